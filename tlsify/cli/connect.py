@@ -1,0 +1,124 @@
+"""tlsify connect: TLS client on stdin and stdout."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tlsify.cli import options as shared
+from tlsify.config import ClientConfig, ReferenceIdentifier, TrustAnchors, is_ip_address
+from tlsify.errors import DeadlineExceeded, ExitCode, NetworkError
+from tlsify.handoff import connect
+from tlsify.stream import TLSSocket
+
+if TYPE_CHECKING:
+    import argparse
+
+    from tlsify.cli import GlobalOptions
+    from tlsify.handoff import Handoff
+
+DESCRIPTION = "Connect to a TLS server; send stdin, write what comes to stdout."
+_log = logging.getLogger("tlsify")
+_CHUNK = 2**18
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's own options."""
+    parser.add_argument(
+        "--servername", metavar="NAME", help="name to send (SNI) and to accept, default HOST"
+    )
+    parser.add_argument(
+        "--ref-id",
+        action="append",
+        type=ReferenceIdentifier.parse,
+        metavar="KIND:NAME",
+        help="accept this identity instead: dns:NAME, ip:ADDRESS, srv:_SERVICE.NAME or "
+        "uri:SCHEME:NAME; may be repeated",
+    )
+    parser.add_argument(
+        "--ca",
+        type=Path,
+        metavar="FILE|DIR",
+        help="trust anchors: a PEM file, or a folder of .pem and .crt files; default: the system's",
+    )
+    parser.add_argument("--no-verify", action="store_true", help="accept any certificate")
+    parser.add_argument(
+        "--alpn", action="append", default=[], metavar="PROTOCOL", help="may be repeated"
+    )
+    parser.add_argument(
+        "--timeout",
+        type=shared.seconds,
+        default=30.0,
+        metavar="S",
+        help="seconds to connect, and again for the handshake; default 30",
+    )
+    parser.add_argument("host", metavar="HOST")
+    parser.add_argument("port", type=shared.port, metavar="PORT")
+
+
+def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
+    """Connect, and pump until the peer has closed."""
+    config = _configure(arguments)
+    sock = _dial(arguments.host, arguments.port, arguments.timeout)
+    handed = connect(sock, config, shared.policy(options))
+    agreed = handed.negotiated
+    carrier = "kernel" if handed.reason is None else f"relay, {': '.join(handed.reason[:2])}"
+    _log.info("%s %s (%s)", agreed.version.label, agreed.suite.name, carrier)
+    _pump(handed)
+    return ExitCode.OK
+
+
+def _configure(arguments: argparse.Namespace) -> ClientConfig:
+    name = arguments.servername or arguments.host
+    if arguments.no_verify:
+        _log.warning("warning: the peer is not verified")
+    return ClientConfig(
+        server_name=None if is_ip_address(name) else name,
+        identities=tuple(arguments.ref_id or [ReferenceIdentifier.for_host(name)]),
+        verify=not arguments.no_verify,
+        trust=TrustAnchors() if arguments.ca is None else TrustAnchors.load(arguments.ca),
+        alpn=tuple(protocol.encode() for protocol in arguments.alpn),
+        timeout=arguments.timeout,
+    )
+
+
+def _dial(host: str, port: int, timeout: float) -> socket.socket:
+    try:
+        sock = socket.create_connection((host, port), timeout=timeout)
+    except TimeoutError as exc:
+        raise DeadlineExceeded(
+            f"no connection to {host} port {port} within {timeout:g} seconds",
+            hint="the host may be down, or a firewall may drop what is sent to it",
+        ) from exc
+    except (OSError, UnicodeError) as exc:
+        raise NetworkError(f"cannot connect to {host} port {port}: {exc}") from exc
+    sock.settimeout(None)
+    return sock
+
+
+def _pump(handed: Handoff) -> None:
+    with TLSSocket(handed) as stream:
+        # Nothing wakes a thread that waits for stdin, so the process does not wait for it either.
+        threading.Thread(target=_send_stdin, args=[stream], daemon=True).start()
+        while data := stream.recv(_CHUNK):
+            _write_stdout(data)
+
+
+def _send_stdin(stream: TLSSocket) -> None:
+    try:
+        while data := os.read(0, _CHUNK):
+            stream.sendall(data)
+        stream.shutdown(socket.SHUT_WR)
+    except OSError as exc:
+        # The receiving side finds out what happened and reports it.
+        _log.debug("sending ended: %s", exc)
+
+
+def _write_stdout(data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(1, view) :]

@@ -1,0 +1,161 @@
+"""Serve control records on a kTLS fd: perform a Session's actions."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from typing import TYPE_CHECKING, NoReturn
+
+from tlsify.codepoints import AlertDescription, ContentType
+from tlsify.errors import HandshakeError, PeerAlert, PeerMisbehaved, Truncated
+from tlsify.ktls import ulp
+from tlsify.tls.messages import encode_alert
+from tlsify.tls.record import MAX_PLAINTEXT
+from tlsify.tls.session import Action, Fail, PeerClosed, SendRecord, StoreTicket
+
+if TYPE_CHECKING:
+    from tlsify.tls.session import Session
+
+
+def receive(sock: socket.socket, session: Session, size: int, flags: int = 0) -> bytes:
+    """Receive data, serving whatever control records lie in front of it.
+
+    Args:
+        sock: keyed for RX.
+        session: the descriptor's own.
+        size: most bytes to give, at least 1.
+        flags: as for ``recvmsg``.
+
+    Returns:
+        Data; empty once the peer has sent close_notify.
+
+    Raises:
+        Truncated: the stream ended without close_notify.
+        HandshakeError: the peer ended the connection or has to be refused; it got its alert.
+        OSError: as ``recv``; BlockingIOError if nothing is there.
+    """
+    while not session.peer_closed:
+        try:
+            record = ulp.recv_record(sock, size, flags)
+        except PeerMisbehaved as error:
+            fail(sock, error)
+        if record is None:
+            raise truncated()
+        if record.content_type == ContentType.application_data:
+            if record.payload:
+                return record.payload
+            continue
+        serve(sock, session, record.content_type, record.payload, complete=record.complete)
+    return b""
+
+
+def receive_into(sock: socket.socket, session: Session, buffer: memoryview, flags: int = 0) -> int:
+    """Do as `receive`, into the caller's buffer; gives the number of bytes."""
+    while not session.peer_closed:
+        try:
+            content_type, count, complete = ulp.recv_record_into(sock, buffer, flags)
+        except PeerMisbehaved as error:
+            fail(sock, error)
+        if content_type is None:
+            raise truncated()
+        if content_type == ContentType.application_data:
+            if count:
+                return count
+            continue
+        serve(sock, session, content_type, bytes(buffer[:count]), complete=complete)
+    return 0
+
+
+def service(sock: socket.socket, session: Session) -> bool:
+    """Serve the next record if it is a control record.
+
+    Returns:
+        False once the peer has sent close_notify; True if it has not, be it that a control record
+        was served or that data is next.
+
+    Raises:
+        As `receive`.
+    """
+    try:
+        upcoming = ulp.recv_record(sock, 1, socket.MSG_PEEK)
+    except PeerMisbehaved as error:
+        fail(sock, error)
+    if upcoming is None and not session.peer_closed:
+        raise truncated()
+    if upcoming is not None and upcoming.content_type != ContentType.application_data:
+        serve(sock, session, upcoming.content_type, b"", complete=False)
+    return not session.peer_closed
+
+
+def serve(
+    sock: socket.socket, session: Session, content_type: int, payload: bytes, *, complete: bool
+) -> None:
+    """Deal with one control record, of which the first part, or nothing, has been received.
+
+    Raises:
+        HandshakeError: the connection is over; the peer got its alert.
+    """
+    while not complete:
+        # The rest of this record lies in the kernel: this cannot block.
+        try:
+            rest = ulp.recv_record(sock, MAX_PLAINTEXT)
+        except PeerMisbehaved as error:
+            fail(sock, error)
+        if rest is None:
+            break
+        payload += rest.payload
+        complete = rest.complete
+    perform(sock, session.receive(content_type, payload))
+
+
+def perform(sock: socket.socket, actions: list[Action]) -> None:
+    """Carry out what a session asks for, in order.
+
+    Raises:
+        HandshakeError: of a `Fail`; the peer got its alert.
+    """
+    for action in actions:
+        match action:
+            case SendRecord(content_type, payload):
+                _send_if_possible(sock, content_type, payload)
+            case Fail(error):
+                fail(sock, error)
+            case StoreTicket() | PeerClosed():
+                # Tickets are kept only where the caller named a place for them.
+                continue
+
+
+def fail(sock: socket.socket, error: HandshakeError) -> NoReturn:
+    """End the connection: the alert that is due, then no more records.
+
+    Raises:
+        HandshakeError: the error itself, always.
+    """
+    if error.alert is not None and not isinstance(error, PeerAlert):
+        _send_if_possible(sock, ContentType.alert, encode_alert(error.alert))
+    with contextlib.suppress(OSError):
+        sock.shutdown(socket.SHUT_WR)
+    raise error
+
+
+def send_close_notify(sock: socket.socket) -> None:
+    """End the sending direction in good order, as far as the peer lets us.
+
+    A full send buffer must not turn a close into a hang, so the alert is dropped if it does not
+    fit; the peer then sees truncation, which is what a connection it does not read comes to.
+    """
+    alert = encode_alert(AlertDescription.close_notify)
+    _send_if_possible(sock, ContentType.alert, alert)
+
+
+def _send_if_possible(sock: socket.socket, content_type: ContentType, payload: bytes) -> None:
+    with contextlib.suppress(OSError):
+        ulp.send_record(sock, content_type, payload, socket.MSG_DONTWAIT)
+
+
+def truncated() -> Truncated:
+    """Build the error for an end of stream without close_notify (RFC 8446 6.1)."""
+    return Truncated(
+        "the connection ended without close_notify: what was received may be incomplete",
+        hint="the peer, or somebody in between, cut the connection",
+    )

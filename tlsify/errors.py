@@ -1,0 +1,188 @@
+"""Every exception, its exit code and its hint."""
+
+from __future__ import annotations
+
+import errno as _errno
+from enum import IntEnum
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tlsify.codepoints import AlertDescription
+
+
+class ExitCode(IntEnum):
+    """Exit status of the command, after s6-tls: above 96, so that no program collides with it."""
+
+    OK = 0
+    CONFIG = 96
+    HANDSHAKE = 97
+    IDENTITY = 98
+    CLOSED = 99
+    USAGE = 100
+    BUG = 101
+    NETWORK = 102
+    KTLS = 103
+    COMMIT = 104
+    AGENT = 105
+    DEADLINE = 106
+    SYSTEM = 111
+    NOT_EXECUTABLE = 126
+    NOT_FOUND = 127
+
+
+def errno_name(number: int) -> str:
+    """Give the symbolic name of an errno, such as ``ENOENT``."""
+    return _errno.errorcode.get(number, f"errno {number}")
+
+
+class TlsifyError(Exception):
+    """Anything tlsify reports by itself; raised directly only for a broken internal invariant.
+
+    Attributes:
+        hint: what the user can do about it.
+    """
+
+    exit_code: ClassVar[ExitCode] = ExitCode.BUG
+    general_hint: ClassVar[str] = "this is a bug in tlsify: please report it with this line"
+    hint: str
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        """Take one clear line, lower case and without a full stop, and a remedy if there is one."""
+        super().__init__(message)
+        self.hint = hint or self.general_hint
+
+
+class ConfigError(TlsifyError):
+    """A flag, key, certificate or trust store is unusable; nothing was sent."""
+
+    exit_code = ExitCode.CONFIG
+    general_hint = "see docs/cli.md for what is allowed"
+
+
+class NetworkError(TlsifyError):
+    """The host's name does not resolve, or nobody answers there."""
+
+    exit_code = ExitCode.NETWORK
+    general_hint = "check host, port and network"
+
+
+class HandshakeError(TlsifyError):
+    """The TLS peer and we did not come to terms, or parted badly.
+
+    Attributes:
+        alert: the alert that was sent (or received, in PeerAlert); None if there was none.
+    """
+
+    exit_code = ExitCode.HANDSHAKE
+    general_hint = "see what the peer's log says"
+    alert: AlertDescription | None
+
+    def __init__(
+        self, message: str, *, alert: AlertDescription | None = None, hint: str | None = None
+    ) -> None:
+        """Take the message and the alert that belongs to it."""
+        super().__init__(message, hint=hint)
+        self.alert = alert
+
+
+class PeerAlert(HandshakeError):
+    """The peer sent a fatal alert."""
+
+
+class PeerMisbehaved(HandshakeError):
+    """What the peer sent was refused; ``alert`` is what it was answered with."""
+
+
+class IdentityError(HandshakeError):
+    """No reference identifier matched, or no path leads to a trust anchor (RFC 9525).
+
+    Attributes:
+        mismatches: the identifiers that the certificate presented.
+    """
+
+    exit_code = ExitCode.IDENTITY
+    general_hint = "check the peer's certificate"
+    mismatches: Sequence[str]
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        mismatches: Sequence[str] = (),
+        alert: AlertDescription | None = None,
+        hint: str | None = None,
+    ) -> None:
+        """Take the message and what was presented instead."""
+        super().__init__(message, alert=alert, hint=hint)
+        self.mismatches = tuple(mismatches)
+
+
+class Truncated(HandshakeError):
+    """End of stream before Finished, or later without close_notify (RFC 8446 6.1)."""
+
+    exit_code = ExitCode.CLOSED
+    general_hint = "the peer, or somebody in between, cut the connection"
+
+
+class KtlsError(TlsifyError):
+    """The kernel refused a step of the offload.
+
+    Attributes:
+        step: "TCP_ULP", "TLS_TX", "TLS_RX", "sendmsg" or "recvmsg".
+        errno: what the kernel answered; 0 where tlsify refused before asking it.
+    """
+
+    step: str
+    errno: int
+
+    def __init__(self, step: str, errno: int, message: str, *, hint: str | None = None) -> None:
+        """Build the line ``STEP: ERRNO: message``."""
+        named = f"{step}: {errno_name(errno)}: {message}" if errno else f"{step}: {message}"
+        super().__init__(named, hint=hint)
+        self.step = step
+        self.errno = errno
+
+
+class KtlsUnavailable(KtlsError):
+    """Refused before the first key was installed: the only error that permits the relay.
+
+    Attributes:
+        code: short, stable name of the reason, such as "no-tls-ulp" (docs/cli.md lists them).
+        sentence: the reason in words, without step and errno.
+    """
+
+    exit_code = ExitCode.KTLS
+    general_hint = "see why with tlsify check, or drop --ktls=require to use the relay"
+    code: str
+    sentence: str
+
+    def __init__(
+        self, step: str, errno: int, message: str, *, code: str, hint: str | None = None
+    ) -> None:
+        """Take what `KtlsError` takes and the reason's code."""
+        super().__init__(step, errno, message, hint=hint)
+        self.sentence = message
+        self.code = code
+
+
+class KtlsCommitError(KtlsError):
+    """RX is the kernel's but TX was refused: the connection is dead."""
+
+    exit_code = ExitCode.COMMIT
+    general_hint = "connect again with --ktls=off"
+
+
+class RekeyUnsupported(KtlsError):
+    """The direction is keyed already and this kernel or version cannot rekey."""
+
+    exit_code = ExitCode.COMMIT
+    general_hint = "use Linux 6.14 or later"
+
+
+class DeadlineExceeded(TlsifyError, TimeoutError):
+    """The peer took longer than the caller allows."""
+
+    exit_code = ExitCode.DEADLINE
+    general_hint = "the peer may be down, or may not speak TLS on this port"

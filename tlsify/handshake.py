@@ -1,0 +1,138 @@
+"""Drive an Engine over a connected socket, one record at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import time
+from typing import TYPE_CHECKING
+
+from tlsify.errors import DeadlineExceeded, HandshakeError, PeerMisbehaved, Truncated
+from tlsify.tls.record import Framer
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from tlsify.tls.engine import Engine
+
+# How long a refused peer may take to read its alert, and how much it may still send.
+PARTING_TIME = 1.0
+PARTING_BYTES = 2**18
+
+
+def conversation(engine: Engine) -> Generator[bytes | int, bytes, None]:
+    """Run a handshake without doing any I/O, for any kind of driver.
+
+    Yields:
+        Bytes to send to the peer, or the largest number of bytes to receive; what was received is
+        sent back in, empty at the end of the stream. Returns when the handshake is finished and
+        every byte of it has been handed out.
+
+    Raises:
+        HandshakeError: it failed; the alert that is due was handed out before.
+    """
+    framer = Framer()
+    while True:
+        if output := engine.output():
+            yield output
+        if engine.result() is not None:
+            return
+        received = yield framer.need()
+        if not received:
+            raise Truncated(
+                "the peer closed the connection during the handshake",
+                hint="check that the peer speaks TLS on this port",
+            )
+        try:
+            record = framer.feed(received)
+        except PeerMisbehaved as error:
+            engine.refuse(error, framer.pending)
+            yield engine.output()
+            raise
+        if record is None:
+            continue
+        try:
+            engine.feed(record)
+        except HandshakeError:
+            yield engine.output()
+            raise
+
+
+def too_slow(seconds: float) -> DeadlineExceeded:
+    """Build the error for a handshake that is not finished in time."""
+    return DeadlineExceeded(
+        f"the handshake did not finish within {seconds:g} seconds",
+        hint="the peer may be down, or may not speak TLS on this port",
+    )
+
+
+def run(sock: socket.socket, engine: Engine, timeout: float) -> None:
+    """Do a whole handshake over a blocking socket; afterwards ``engine.result()`` is set.
+
+    Args:
+        sock: connected; its timeout and TCP_NODELAY are left as they were.
+        engine: fresh.
+        timeout: seconds for everything.
+
+    Raises:
+        HandshakeError: the handshake failed; the peer has been sent its alert.
+        DeadlineExceeded: it took too long.
+        OSError: the connection broke.
+    """
+    deadline = time.monotonic() + timeout
+    blocking = sock.gettimeout()
+    with undelayed(sock):
+        try:
+            _drive(sock, engine, deadline)
+        except HandshakeError:
+            part(sock)
+            raise
+        except TimeoutError as exc:
+            raise too_slow(timeout) from exc
+        finally:
+            with contextlib.suppress(OSError):
+                sock.settimeout(blocking)
+
+
+def _drive(sock: socket.socket, engine: Engine, deadline: float) -> None:
+    steps = conversation(engine)
+    step = next(steps, None)
+    while step is not None:
+        remaining = deadline - time.monotonic()
+        if remaining <= 0:
+            raise TimeoutError
+        sock.settimeout(remaining)
+        try:
+            if isinstance(step, int):
+                step = steps.send(sock.recv(step))
+            else:
+                sock.sendall(step)
+                step = next(steps)
+        except StopIteration:
+            return
+
+
+@contextlib.contextmanager
+def undelayed(sock: socket.socket) -> Generator[None, None, None]:
+    """Send each flight at once: Nagle's algorithm would hold back its last segment."""
+    before = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, before)
+
+
+def part(sock: socket.socket) -> None:
+    """See to it that a refused peer gets its alert: closing on unread bytes would reset it."""
+    deadline = time.monotonic() + PARTING_TIME
+    budget = PARTING_BYTES
+    with contextlib.suppress(OSError):
+        sock.shutdown(socket.SHUT_WR)
+        while budget > 0 and (remaining := deadline - time.monotonic()) > 0:
+            sock.settimeout(remaining)
+            received = sock.recv(budget)
+            if not received:
+                return
+            budget -= len(received)

@@ -1,0 +1,1 @@
+"""One file per HTTP server or framework that tlsify brings kernel TLS to."""

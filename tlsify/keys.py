@@ -1,0 +1,61 @@
+"""TrafficKeys, Direction: the one value the two pillars share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tlsify.codepoints import CipherSuite
+
+IV_LENGTH = 12
+SEQ_LIMIT = 2**64
+
+
+class Direction(Enum):
+    """Which way records flow, seen from this host, in the kernel's words."""
+
+    TX = "TX"
+    RX = "RX"
+
+
+@dataclass(frozen=True, slots=True, repr=False, eq=False)
+class TrafficKeys:
+    """Record protection of one direction, ready to be installed.
+
+    Attributes:
+        suite: fixes version, algorithm and lengths.
+        key: 16 or 32 bytes; a bytearray so that it can be wiped.
+        iv: 12 bytes. TLS 1.3 and ChaCha20-Poly1305: the write IV. TLS 1.2 GCM and CCM:
+            4 bytes of salt, then the next explicit nonce.
+        seq: number of the next record, 0 <= seq < 2**64.
+
+    Raises:
+        ValueError: a length or the sequence number is out of bounds.
+
+    Source: RFC 8446 5.3 and 7.3; RFC 5288 3; linux/tls.h.
+    """
+
+    suite: CipherSuite
+    key: bytearray
+    iv: bytearray
+    seq: int
+
+    def __post_init__(self) -> None:
+        """Refuse what the kernel would misread rather than refuse."""
+        if len(self.key) != self.suite.aead.key_length or len(self.iv) != IV_LENGTH:
+            msg = f"{self.suite.name}: key {len(self.key)} bytes, iv {len(self.iv)} bytes"
+            raise ValueError(msg)
+        if not 0 <= self.seq < SEQ_LIMIT:
+            msg = f"sequence number {self.seq} is out of bounds"
+            raise ValueError(msg)
+
+    def __repr__(self) -> str:
+        """Show what is no secret."""
+        return f"TrafficKeys({self.suite.name}, seq={self.seq})"
+
+    def wipe(self) -> None:
+        """Overwrite the key and iv held here; copies made by libraries are out of reach."""
+        for secret in (self.key, self.iv):
+            secret[:] = bytes(len(secret))

@@ -1,0 +1,226 @@
+"""Read back: INET_DIAG ULP info, /proc/net/tls_stat, NIC features."""
+
+from __future__ import annotations
+
+import socket
+import struct
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tlsify.codepoints import Aead, ProtocolVersion
+from tlsify.ktls import uapi
+from tlsify.ktls.crypto_info import LAYOUT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+TLS_STAT = Path("/proc/net/tls_stat")
+
+# linux/netlink.h, linux/sock_diag.h, linux/inet_diag.h
+_NETLINK_SOCK_DIAG = 4
+_SOCK_DIAG_BY_FAMILY = 20
+_NLMSG_ERROR = 2
+_NLMSG_DONE = 3
+_NLM_F_REQUEST = 1
+_NLM_F_DUMP = 0x300
+_NLA_TYPE_MASK = 0x3FFF
+_INET_DIAG_INFO = 2
+_INET_DIAG_ULP_INFO = 19
+_INET_ULP_INFO_NAME = 1
+_INET_ULP_INFO_TLS = 2
+_TCP_ESTABLISHED_STATES = 0x1F2  # 1 << state: ESTABLISHED, FIN_WAIT*, CLOSE_WAIT, LAST_ACK
+_NO_COOKIE = 0xFFFFFFFF
+_NLMSG = struct.Struct("=IHHII")
+_NLA = struct.Struct("=HH")
+_REQUEST_HEAD = struct.Struct("=BBBxI")
+_SOCKET_ID = struct.Struct("!HH16s16s")
+_SOCKET_ID_TAIL = struct.Struct("=III")
+_MESSAGE = struct.Struct("=BBBB")
+_MESSAGE_TAIL = struct.Struct("=IIIII")
+_RECEIVE_SIZE = 2**18
+
+_MODES = {
+    uapi.TLS_CONF_BASE: "none",
+    uapi.TLS_CONF_SW: "kernel",
+    uapi.TLS_CONF_HW: "device",
+}
+_AEADS = {layout.cipher_type: aead for aead, layout in LAYOUT.items()}
+_VERSIONS = {int(version): version for version in ProtocolVersion}
+
+
+@dataclass(frozen=True, slots=True)
+class UlpInfo:
+    """What the kernel says of one socket's ULP.
+
+    Attributes:
+        name: "tls", "mptcp", ...; empty for a socket without ULP.
+        version: None before a key is installed.
+        cipher: None before a key is installed, or for one that tlsify does not know.
+        tx: "none", "kernel" (software) or "device" (NIC).
+        rx: likewise.
+    """
+
+    name: str
+    version: ProtocolVersion | None = None
+    cipher: Aead | None = None
+    tx: str = "none"
+    rx: str = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class SocketEntry:
+    """One TCP socket of this network namespace.
+
+    Attributes:
+        local: address and port.
+        remote: address and port.
+        inode: joins the socket to the processes that hold it.
+        uid: owner.
+        ulp: None where the kernel keeps it from unprivileged callers (before 6.15), or has none.
+    """
+
+    local: tuple[str, int]
+    remote: tuple[str, int]
+    inode: int
+    uid: int
+    ulp: UlpInfo | None
+
+
+def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
+    position = 0
+    while position + _NLA.size <= len(data):
+        length, kind = _NLA.unpack_from(data, position)
+        if length < _NLA.size:
+            return
+        yield kind & _NLA_TYPE_MASK, data[position + _NLA.size : position + length]
+        position += (length + 3) & ~3
+
+
+def _parse_ulp(nest: bytes) -> UlpInfo:
+    name, numbers = "", {}
+    for kind, value in _attributes(nest):
+        if kind == _INET_ULP_INFO_NAME:
+            name = value.rstrip(b"\0").decode("ascii", "replace")
+        elif kind == _INET_ULP_INFO_TLS:
+            numbers = {k: int.from_bytes(v[:2], "little") for k, v in _attributes(value)}
+    return UlpInfo(
+        name=name,
+        version=_VERSIONS.get(numbers.get(uapi.TLS_INFO_VERSION, 0)),
+        cipher=_AEADS.get(numbers.get(uapi.TLS_INFO_CIPHER, 0)),
+        tx=_MODES.get(numbers.get(uapi.TLS_INFO_TXCONF, 0), "none"),
+        rx=_MODES.get(numbers.get(uapi.TLS_INFO_RXCONF, 0), "none"),
+    )
+
+
+def _parse_entry(message: bytes) -> SocketEntry:
+    family = _MESSAGE.unpack_from(message)[0]
+    sport, dport, source, destination = _SOCKET_ID.unpack_from(message, _MESSAGE.size)
+    tail = _MESSAGE.size + _SOCKET_ID.size + _SOCKET_ID_TAIL.size
+    *_, uid, inode = _MESSAGE_TAIL.unpack_from(message, tail)
+    width = 4 if family == socket.AF_INET else 16
+    ulp = None
+    for kind, value in _attributes(message[tail + _MESSAGE_TAIL.size :]):
+        if kind == _INET_DIAG_ULP_INFO:
+            ulp = _parse_ulp(value)
+    return SocketEntry(
+        local=(socket.inet_ntop(family, source[:width]), sport),
+        remote=(socket.inet_ntop(family, destination[:width]), dport),
+        inode=inode,
+        uid=uid,
+        ulp=ulp,
+    )
+
+
+def _request(family: int, flags: int, socket_id: bytes) -> bytes:
+    head = _REQUEST_HEAD.pack(
+        family, socket.IPPROTO_TCP, 1 << (_INET_DIAG_INFO - 1), _TCP_ESTABLISHED_STATES
+    )
+    body = head + socket_id
+    length = _NLMSG.size + len(body)
+    return _NLMSG.pack(length, _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST | flags, 1, 0) + body
+
+
+def _ask(request: bytes, *, dump: bool) -> Iterator[SocketEntry]:
+    with closing(socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG)) as netlink:
+        netlink.send(request)
+        while True:
+            data = netlink.recv(_RECEIVE_SIZE)
+            position = 0
+            while position + _NLMSG.size <= len(data):
+                length, kind, *_ = _NLMSG.unpack_from(data, position)
+                body = data[position + _NLMSG.size : position + length]
+                if kind == _NLMSG_DONE:
+                    return
+                if kind == _NLMSG_ERROR:
+                    number = -int.from_bytes(body[:4], "little", signed=True)
+                    raise OSError(number, "sock_diag")
+                yield _parse_entry(body)
+                if not dump:
+                    return
+                position += (length + 3) & ~3
+
+
+def list_sockets(family: int) -> Iterator[SocketEntry]:
+    """List the connected TCP sockets of this network namespace.
+
+    Args:
+        family: AF_INET or AF_INET6.
+
+    Raises:
+        OSError: the kernel has no sock_diag, or a policy forbids it.
+
+    Source: linux/inet_diag.h.
+    """
+    nobody = _SOCKET_ID.pack(0, 0, b"", b"") + _SOCKET_ID_TAIL.pack(0, _NO_COOKIE, _NO_COOKIE)
+    yield from _ask(_request(family, _NLM_F_DUMP, nobody), dump=True)
+
+
+def socket_info(sock: socket.socket) -> SocketEntry:
+    """Ask the kernel about one connected TCP socket.
+
+    Raises:
+        OSError: the socket is not connected, or sock_diag is not to be had.
+    """
+    family = sock.family
+    local, remote = sock.getsockname(), sock.getpeername()
+    socket_id = _SOCKET_ID.pack(
+        local[1],
+        remote[1],
+        socket.inet_pton(family, local[0].partition("%")[0]),
+        socket.inet_pton(family, remote[0].partition("%")[0]),
+    ) + _SOCKET_ID_TAIL.pack(0, _NO_COOKIE, _NO_COOKIE)
+    return next(_ask(_request(family, 0, socket_id), dump=False))
+
+
+def tls_stat() -> dict[str, int]:
+    """Read this network namespace's counters; empty while the tls module is not loaded.
+
+    Source: net/tls/tls_proc.c; Documentation/networking/tls.rst, Statistics.
+    """
+    try:
+        lines = TLS_STAT.read_text("ascii").splitlines()
+    except OSError:
+        return {}
+    return {name: int(count) for name, count in (line.split() for line in lines)}
+
+
+def tls_devices() -> list[str]:
+    """Name the network interfaces whose hardware can protect TLS records."""
+    # Its import takes a quarter of a second, and only `tlsify check` asks.
+    from pyroute2.ethtool import Ethtool  # noqa: PLC0415
+
+    devices = []
+    with closing(Ethtool()) as ethtool:
+        for _, name in socket.if_nameindex():
+            try:
+                features = ethtool.get_features(name).features
+            except OSError:
+                continue
+            if any(
+                feature in features and features[feature].enable
+                for feature in ("tls-hw-tx-offload", "tls-hw-rx-offload")
+            ):
+                devices.append(name)
+    return devices

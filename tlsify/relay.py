@@ -1,0 +1,171 @@
+"""Fallback: pump plaintext socketpair <-> Tunnel."""
+
+from __future__ import annotations
+
+import select
+import socket
+import threading
+from contextlib import closing
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from tlsify.control import truncated
+from tlsify.errors import HandshakeError
+
+if TYPE_CHECKING:
+    from tlsify.tls.tunnel import Tunnel
+
+_READ_SIZE = 2**16
+_BUFFER_LIMIT = 2**18
+# How long the last bytes of a program that has closed its end may take without any progress.
+_LINGER = 30.0
+
+
+class _Flow(Enum):
+    """One direction: taken in, no longer taken in but not yet all passed on, over."""
+
+    READING = "reading"
+    DRAINING = "draining"
+    DONE = "done"
+
+
+class Relay:
+    """One connection that stays in userspace, with a socketpair for the program.
+
+    The program's end behaves as a kTLS socket does: it speaks plaintext, backpressure reaches the
+    peer, ``shutdown(SHUT_WR)`` sends close_notify, and the end of the stream is the peer's. What
+    a descriptor alone cannot tell, truncation, is in ``failure``.
+    """
+
+    def __init__(self, sock: socket.socket, tunnel: Tunnel) -> None:
+        """Take a connected socket and its tunnel; ``start`` begins to pump.
+
+        Raises:
+            OSError: no descriptor is left for the socketpair.
+        """
+        self._network = sock
+        self._tunnel = tunnel
+        self.local_address = sock.getsockname()
+        self.peer_address = sock.getpeername()
+        self.program_end, self._program = socket.socketpair()
+        self._network.setblocking(False)  # noqa: FBT003 - socket's own signature
+        self._program.setblocking(False)  # noqa: FBT003
+        self._to_network = bytearray(tunnel.output())
+        self._to_program = bytearray()
+        self._outbound = self._inbound = _Flow.READING
+        self._program_gone = False
+        self.failure: HandshakeError | OSError | None = None
+        # Not a daemon: the interpreter must not end before the last bytes are out.
+        self._thread = threading.Thread(target=self._run, name="tlsify-relay")
+
+    def start(self) -> None:
+        """Begin to pump, in a thread."""
+        self._thread.start()
+
+    def join(self, timeout: float | None = None) -> bool:
+        """Wait until the connection is over; tells whether it is."""
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        with closing(self._network), closing(self._program):
+            self._flush()
+            while self._outbound is not _Flow.DONE or self._inbound is not _Flow.DONE:
+                events = self._wait()
+                if not events:
+                    return
+                self._act(
+                    events.get(self._network.fileno(), 0), events.get(self._program.fileno(), 0)
+                )
+                self._flush()
+
+    def _wait(self) -> dict[int, int]:
+        """Wait for what can be acted on; empty if a closed program's last bytes do not get out.
+
+        A side without anything to do is left out: poll reports hang-ups of whatever it is given,
+        and would spin.
+        """
+        poller = select.poll()
+        from_network = self._inbound is _Flow.READING and len(self._to_program) < _BUFFER_LIMIT
+        from_program = self._outbound is _Flow.READING and len(self._to_network) < _BUFFER_LIMIT
+        network = _mask(read=from_network, write=bool(self._to_network))
+        if network:
+            poller.register(self._network, network)
+        if from_program or self._inbound is not _Flow.DONE:
+            program = _mask(read=from_program, write=bool(self._to_program))
+            poller.register(self._program, program)
+        return dict(poller.poll(_LINGER * 1000 if self._program_gone else None))
+
+    def _act(self, network: int, program: int) -> None:
+        if program & (select.POLLHUP | select.POLLERR):
+            # Nobody will read what the peer still sends.
+            self._program_gone = True
+            self._inbound = _Flow.DONE
+            self._to_program.clear()
+        if program and self._outbound is _Flow.READING:
+            self._take_from_program()
+        if network and self._inbound is _Flow.READING:
+            self._take_from_network()
+
+    def _take_from_program(self) -> None:
+        try:
+            plaintext = self._program.recv(_READ_SIZE)
+        except BlockingIOError:
+            return
+        except OSError:
+            plaintext = b""
+        if plaintext:
+            self._tunnel.send(plaintext)
+        else:
+            self._outbound = _Flow.DRAINING
+            self._tunnel.close()
+        self._to_network += self._tunnel.output()
+
+    def _take_from_network(self) -> None:
+        try:
+            records = self._network.recv(_READ_SIZE)
+        except BlockingIOError:
+            return
+        except OSError as exc:
+            self._fail(exc)
+            return
+        if not records:
+            self._fail(truncated())
+            return
+        try:
+            self._to_program += self._tunnel.receive(records)
+        except HandshakeError as error:
+            self._fail(error)
+        if self._tunnel.peer_closed:
+            self._inbound = _Flow.DRAINING
+        self._to_network += self._tunnel.output()  # an alert, or the answer to a KeyUpdate
+
+    def _fail(self, failure: HandshakeError | OSError) -> None:
+        """End both directions; what came before the failure is still passed on."""
+        self.failure = failure
+        self._inbound = self._outbound = _Flow.DRAINING
+
+    def _flush(self) -> None:
+        self._outbound = _pass_on(self._network, self._to_network, self._outbound)
+        self._inbound = _pass_on(self._program, self._to_program, self._inbound)
+
+
+def _mask(*, read: bool, write: bool) -> int:
+    return (select.POLLIN if read else 0) | (select.POLLOUT if write else 0)
+
+
+def _pass_on(sock: socket.socket, pending: bytearray, flow: _Flow) -> _Flow:
+    """Send as much as fits; a flow that has been drained ends with a half-close."""
+    if flow is _Flow.DONE:
+        return flow
+    try:
+        while pending:
+            del pending[: sock.send(pending)]
+        if flow is _Flow.READING:
+            return flow
+        sock.shutdown(socket.SHUT_WR)
+    except BlockingIOError:
+        return flow
+    except OSError:
+        pending.clear()
+    return _Flow.DONE

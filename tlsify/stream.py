@@ -1,0 +1,215 @@
+"""TLSSocket: a socket subclass that serves its own control records."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import socket
+import struct
+import termios
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from tlsify import control
+from tlsify.handoff import Handoff, Offload
+from tlsify.ktls.probe import polls_partial_records
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer, WriteableBuffer
+
+_TIMEVAL = struct.Struct("@ll")
+_MICROSECONDS = 1_000_000
+
+
+class TLSSocket(socket.socket):
+    """A handed-over connection for Python programs: read, write, sendfile, close.
+
+    Over the kernel path it deals with whatever control records come, so that ``recv`` gives data,
+    ``b""`` after the peer's close_notify, or raises. Over the relay path it is the plain end of
+    the relay's socketpair, with the same answers.
+
+    Timeouts are the kernel's own (SO_RCVTIMEO, SO_SNDTIMEO): waiting with poll first, as sockets
+    in Python do, would spin on partial records before Linux 6.5. They hold for each system call,
+    not for the whole of ``sendall``.
+    """
+
+    def __init__(self, handoff: Handoff) -> None:
+        """Take over the connection of a hand-off."""
+        timeout = handoff.sock.gettimeout()
+        super().__init__(fileno=handoff.sock.detach())
+        handoff.sock = self
+        self.handoff = handoff
+        self._session = handoff.session
+        self._timeout: float | None = None
+        self._close_notify_sent = False
+        self._low_water = 1
+        self.settimeout(timeout)
+
+    @property
+    def offload(self) -> Offload:
+        """Who protects the records."""
+        return self.handoff.offload
+
+    # -- receiving
+
+    def recv(self, bufsize: int, flags: int = 0, /) -> bytes:
+        """Receive up to ``bufsize`` bytes; ``b""`` once the peer has sent close_notify.
+
+        Raises:
+            Truncated: the stream ended without close_notify.
+            HandshakeError: the connection is over; the peer got its alert.
+            TimeoutError: nothing came in time.
+            BlockingIOError: non-blocking, and nothing is there.
+        """
+        if bufsize == 0:
+            return b""
+        if self._session is None:
+            received = super().recv(bufsize, flags)
+            if not received:
+                self._raise_relay_failure()
+            return received
+        while True:
+            try:
+                received = control.receive(self, self._session, bufsize, flags)
+            except BlockingIOError:
+                if self._wait_for_whole_record():
+                    continue
+                self._raise_timeout()
+            self._reset_low_water()
+            return received
+
+    def recv_into(self, buffer: WriteableBuffer, nbytes: int = 0, flags: int = 0) -> int:
+        """Do as `recv`, into a buffer; gives the number of bytes."""
+        view = memoryview(buffer).cast("B")
+        view = view[: nbytes or len(view)]
+        if not len(view):
+            return 0
+        if self._session is None:
+            count = super().recv_into(view, 0, flags)
+            if not count:
+                self._raise_relay_failure()
+            return count
+        while True:
+            try:
+                count = control.receive_into(self, self._session, view, flags)
+            except BlockingIOError:
+                if self._wait_for_whole_record():
+                    continue
+                self._raise_timeout()
+            self._reset_low_water()
+            return count
+
+    def _wait_for_whole_record(self) -> bool:
+        """Keep poll quiet until more has come than now; True asks for one more try.
+
+        Only where poll reports partial records. The second try closes the gap in which the rest
+        of the record may have come: whatever comes after it exceeds the mark and wakes poll.
+        """
+        if self._timeout != 0 or not polls_partial_records():
+            return False
+        queued = struct.unpack("i", fcntl.ioctl(self, termios.FIONREAD, bytes(4)))[0]
+        if queued + 1 == self._low_water:
+            return False
+        self._low_water = queued + 1
+        self.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, self._low_water)
+        return True
+
+    def _reset_low_water(self) -> None:
+        if self._low_water != 1:
+            self._low_water = 1
+            self.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
+
+    def _raise_relay_failure(self) -> None:
+        if self.handoff.relay is not None:
+            self.handoff.raise_failure()
+
+    # -- sending
+
+    def send(self, data: ReadableBuffer, flags: int = 0, /) -> int:
+        """Send some of ``data``; gives the number of bytes."""
+        try:
+            return super().send(data, flags)
+        except BlockingIOError:
+            self._raise_timeout()
+
+    def sendall(self, data: ReadableBuffer, flags: int = 0, /) -> None:
+        """Send all of ``data``."""
+        try:
+            super().sendall(data, flags)
+        except BlockingIOError:
+            self._raise_timeout()
+
+    # -- closing
+
+    def shutdown(self, how: int, /) -> None:
+        """End the sending direction with close_notify, the receiving one, or both."""
+        if how != socket.SHUT_RD:
+            self._send_close_notify()
+        super().shutdown(how)
+
+    def unwrap(self) -> None:
+        """Close in both directions: send close_notify, and wait for the peer's.
+
+        Data that still comes is discarded.
+
+        Raises:
+            Truncated: the stream ended without close_notify.
+            HandshakeError: the connection ended badly.
+            TimeoutError: it did not come in time.
+        """
+        self.shutdown(socket.SHUT_WR)
+        scratch = bytearray(2**16)
+        while self.recv_into(scratch):
+            pass
+
+    def _send_close_notify(self) -> None:
+        if not self._close_notify_sent and self.handoff.offload is Offload.KERNEL:
+            control.send_close_notify(self)
+        self._close_notify_sent = True
+
+    def _real_close(self, *args: Any) -> None:
+        # socket.close calls this once the last file object made from the socket is closed too.
+        if self.fileno() != -1:
+            self._send_close_notify()
+        super()._real_close(*args)  # type: ignore[misc]
+
+    # -- what else differs from a plain socket
+
+    def settimeout(self, value: float | None, /) -> None:
+        """Wait at most ``value`` seconds in each call; 0 never waits, None waits for ever."""
+        if self.handoff.session is None:
+            super().settimeout(value)
+        else:
+            super().settimeout(0 if value == 0 else None)
+            seconds = value or 0.0
+            packed = _TIMEVAL.pack(int(seconds), int(seconds % 1 * _MICROSECONDS))
+            self.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, packed)
+            self.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, packed)
+        self._timeout = value
+
+    def setblocking(self, flag: bool, /) -> None:  # noqa: FBT001 - socket's own signature
+        """Wait for ever, or never."""
+        self.settimeout(None if flag else 0.0)
+
+    def gettimeout(self) -> float | None:
+        """Give what `settimeout` set."""
+        return self._timeout
+
+    def _raise_timeout(self) -> NoReturn:
+        if self._timeout:
+            raise TimeoutError("timed out")
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    def getpeername(self) -> Any:
+        """Give the peer's address, also where the connection itself is the relay's."""
+        relay = self.handoff.relay
+        return super().getpeername() if relay is None else relay.peer_address
+
+    def getsockname(self) -> Any:
+        """Give our own address, likewise."""
+        relay = self.handoff.relay
+        return super().getsockname() if relay is None else relay.local_address
+
+    def dup(self) -> NoReturn:
+        """Refuse: two objects would serve the same control records."""
+        raise NotImplementedError("a TLSSocket cannot be duplicated")

@@ -1,0 +1,173 @@
+"""SNI, ALPN, versions, max_fragment_length of the first flight."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tlsify.codepoints import AlertDescription, HandshakeType
+from tlsify.errors import PeerMisbehaved
+
+# Several times what a hybrid post-quantum hello with a long ALPN list needs.
+MAX_LENGTH = 2**16
+
+_HANDSHAKE_HEADER = 4
+_SERVER_NAME = 0
+_MAX_FRAGMENT_LENGTH = 1
+_ALPN = 16
+_RECORD_SIZE_LIMIT = 28
+_SUPPORTED_VERSIONS = 43
+_HOST_NAME = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ClientHello:
+    """The few fields of a ClientHello that are needed before the engine starts.
+
+    Attributes:
+        server_name: SNI host name (RFC 6066 3), or None.
+        alpn: offered protocols in order (RFC 7301).
+        versions: offered wire versions; the legacy one alone where the extension is absent.
+        max_fragment_length: bytes the client asks records to stay below (RFC 6066 4), or None.
+        record_size_limit: plaintext bytes per record the client accepts (RFC 8449), or None.
+    """
+
+    server_name: str | None
+    alpn: tuple[bytes, ...]
+    versions: tuple[int, ...]
+    max_fragment_length: int | None
+    record_size_limit: int | None
+
+
+class _Reader:
+    """Reads length-prefixed vectors; running out of bytes is the peer's decode_error."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._position = 0
+
+    def __bool__(self) -> bool:
+        return self._position < len(self._data)
+
+    def take(self, count: int) -> bytes:
+        end = self._position + count
+        if end > len(self._data):
+            msg = "ClientHello is cut short or inconsistent"
+            raise PeerMisbehaved(msg, alert=AlertDescription.decode_error)
+        taken = self._data[self._position : end]
+        self._position = end
+        return taken
+
+    def number(self, width: int) -> int:
+        return int.from_bytes(self.take(width), "big")
+
+    def vector(self, width: int) -> _Reader:
+        return _Reader(self.take(self.number(width)))
+
+    def rest(self) -> bytes:
+        return self.take(len(self._data) - self._position)
+
+
+class HelloCollector:
+    """Collects handshake fragments until one ClientHello is whole."""
+
+    def __init__(self) -> None:
+        """Start with nothing."""
+        self._buffer = bytearray()
+
+    def feed(self, fragment: bytes) -> ClientHello | None:
+        """Take the payload of one handshake record; give the hello once it is complete.
+
+        Raises:
+            PeerMisbehaved: not a ClientHello, too long, or malformed.
+        """
+        self._buffer += fragment
+        if not self._buffer:
+            msg = "empty handshake record"
+            raise PeerMisbehaved(msg, alert=AlertDescription.unexpected_message)
+        if self._buffer[0] != HandshakeType.client_hello:
+            raise PeerMisbehaved(
+                f"handshake starts with message type {self._buffer[0]}, not a ClientHello",
+                alert=AlertDescription.unexpected_message,
+            )
+        length = int.from_bytes(self._buffer[1:_HANDSHAKE_HEADER], "big")
+        if len(self._buffer) >= _HANDSHAKE_HEADER and length > MAX_LENGTH:
+            raise PeerMisbehaved(
+                f"ClientHello of {length} bytes exceeds {MAX_LENGTH}",
+                alert=AlertDescription.illegal_parameter,
+            )
+        if len(self._buffer) < _HANDSHAKE_HEADER + length:
+            return None
+        return decode_client_hello(bytes(self._buffer[_HANDSHAKE_HEADER:][:length]))
+
+
+def decode_client_hello(body: bytes) -> ClientHello:
+    """Read a ClientHello message without its 4-byte handshake header.
+
+    Raises:
+        PeerMisbehaved: malformed (decode_error).
+
+    Source: RFC 8446 4.1.2.
+    """
+    reader = _Reader(body)
+    legacy_version = reader.number(2)
+    reader.take(32)  # random
+    reader.vector(1)  # session id
+    reader.vector(2)  # cipher suites
+    reader.vector(1)  # compression methods
+    extensions: dict[int, _Reader] = {}
+    if reader:
+        block = reader.vector(2)
+        while block:
+            number = block.number(2)
+            extensions[number] = block.vector(2)
+    return ClientHello(
+        server_name=_server_name(extensions.get(_SERVER_NAME)),
+        alpn=_alpn(extensions.get(_ALPN)),
+        versions=_versions(extensions.get(_SUPPORTED_VERSIONS)) or (legacy_version,),
+        max_fragment_length=_max_fragment_length(extensions.get(_MAX_FRAGMENT_LENGTH)),
+        record_size_limit=_record_size_limit(extensions.get(_RECORD_SIZE_LIMIT)),
+    )
+
+
+def _server_name(extension: _Reader | None) -> str | None:
+    if not extension:
+        return None
+    names = extension.vector(2)
+    while names:
+        kind, name = names.number(1), names.vector(2).rest()
+        if kind == _HOST_NAME:
+            if not name.isascii():
+                msg = "server name is not ASCII"
+                raise PeerMisbehaved(msg, alert=AlertDescription.illegal_parameter)
+            return name.decode("ascii").lower()
+    return None
+
+
+def _alpn(extension: _Reader | None) -> tuple[bytes, ...]:
+    protocols: list[bytes] = []
+    if extension:
+        names = extension.vector(2)
+        while names:
+            protocols.append(names.vector(1).rest())
+    return tuple(protocols)
+
+
+def _versions(extension: _Reader | None) -> tuple[int, ...]:
+    versions: list[int] = []
+    if extension:
+        numbers = extension.vector(1)
+        while numbers:
+            versions.append(numbers.number(2))
+    return tuple(versions)
+
+
+def _max_fragment_length(extension: _Reader | None) -> int | None:
+    """2**9 .. 2**12; an unknown code is left to the engine, which refuses it."""
+    if not extension:
+        return None
+    code = extension.number(1)
+    return 2 ** (8 + code) if 1 <= code <= 4 else None  # noqa: PLR2004 - the four codes of RFC 6066 4
+
+
+def _record_size_limit(extension: _Reader | None) -> int | None:
+    return extension.number(2) if extension else None

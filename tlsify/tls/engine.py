@@ -1,0 +1,418 @@
+"""The handshake: records in, records out, Negotiated at the end (pyOpenSSL)."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from OpenSSL import SSL, crypto
+
+from tlsify.codepoints import (
+    Aead,
+    AlertDescription,
+    CipherSuite,
+    ContentType,
+    ProtocolVersion,
+)
+from tlsify.config import ClientConfig, ServerConfig
+from tlsify.errors import (
+    HandshakeError,
+    IdentityError,
+    PeerAlert,
+    PeerMisbehaved,
+    TlsifyError,
+)
+from tlsify.tls import schedule
+from tlsify.tls.client_hello import ClientHello, HelloCollector
+from tlsify.tls.context import context_for
+from tlsify.tls.explain import peer_alert, untrusted_path
+from tlsify.tls.identity import compile_identifiers, matches, presented
+from tlsify.tls.protection import open_record
+from tlsify.tls.record import HEADER_LENGTH, encode_plain_alert, split_records
+from tlsify.tls.unbound import session_reused
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from cryptography import x509
+    from service_identity.hazmat import ServiceID
+
+    from tlsify.keys import TrafficKeys
+
+_DRAIN_SIZE = 2**16
+_CLIENT_SECRET = b"CLIENT_TRAFFIC_SECRET_0"
+_SERVER_SECRET = b"SERVER_TRAFFIC_SECRET_0"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Negotiated:
+    """What a finished handshake leaves.
+
+    Attributes:
+        suite: fixes the version too.
+        alpn: protocol agreed on, or None.
+        server_name: SNI sent or received, or None.
+        peer_certificate: leaf, or None if the peer showed none.
+        group: key exchange group, such as ``X25519MLKEM768``; empty if unknown.
+        resumed: whether a session was resumed.
+        max_fragment_length: bytes the peer asked our records to stay below, or None.
+        tx: keys of what we send next.
+        rx: keys of what we receive next.
+        tx_secret: TLS 1.3 traffic secret behind ``tx``, wiped by its last user; else empty.
+        rx_secret: TLS 1.3 traffic secret behind ``rx``, likewise.
+    """
+
+    suite: CipherSuite
+    alpn: bytes | None
+    server_name: str | None
+    peer_certificate: x509.Certificate | None
+    group: str
+    resumed: bool
+    max_fragment_length: int | None
+    tx: TrafficKeys = field(repr=False)
+    rx: TrafficKeys = field(repr=False)
+    tx_secret: bytearray = field(repr=False)
+    rx_secret: bytearray = field(repr=False)
+
+    @property
+    def version(self) -> ProtocolVersion:
+        """Protocol version, from the suite."""
+        return self.suite.version
+
+    def wipe(self) -> None:
+        """Overwrite every secret held here."""
+        self.tx.wipe()
+        self.rx.wipe()
+        for secret in (self.tx_secret, self.rx_secret):
+            secret[:] = bytes(len(secret))
+
+
+class Engine:
+    """One handshake, without a socket: feed it single records, send what it puts out.
+
+    Feeding exactly one record at a time is what keeps the receiving sequence number at its start:
+    nothing behind the peer's Finished is ever read (design note 0001).
+    """
+
+    def __init__(
+        self, config: ClientConfig | ServerConfig, aeads: tuple[Aead, ...] | None = None
+    ) -> None:
+        """Prepare a handshake; a client's first flight is ready in ``output()`` at once.
+
+        Args:
+            config: decides the role.
+            aeads: record protection to negotiate, where it differs from the configuration's.
+
+        Raises:
+            ConfigError: the configuration is unusable.
+        """
+        self._config = config
+        self._aeads = config.aeads if aeads is None else aeads
+        self.is_client = isinstance(config, ClientConfig)
+        self._connection: SSL.Connection | None = None
+        self._hello: ClientHello | None = None
+        self._collector = HelloCollector()
+        self._first_flight: list[bytes] = []
+        self._output = bytearray()
+        self._tickets: list[bytes] = []
+        self._secrets: dict[bytes, bytearray] = {}
+        self._last_sent = self._last_received = b""
+        self._alert_sent: AlertDescription | None = None
+        self._alert_received: int | None = None
+        self._rejection: IdentityError | None = None
+        self._accepted: Sequence[ServiceID] = ()
+        self._negotiated: Negotiated | None = None
+        if isinstance(config, ClientConfig):
+            self._accepted = compile_identifiers(config.identities)
+            connection = self._connect()
+            if config.server_name is not None:
+                connection.set_tlsext_host_name(config.server_name.encode("idna"))
+            connection.set_connect_state()
+            self._advance(connection)
+        else:
+            context_for(config, self._aeads)  # an unusable certificate must show before a client
+
+    def _connect(self) -> SSL.Connection:
+        connection = SSL.Connection(context_for(self._config, self._aeads), None)
+        connection.set_app_data(self)
+        self._connection = connection
+        return connection
+
+    # -- records in, records out
+
+    def feed(self, record: bytes) -> None:
+        """Take exactly one record from the peer.
+
+        Args:
+            record: header included.
+
+        Raises:
+            PeerAlert: the peer ended the handshake.
+            IdentityError: the peer is not one of those accepted.
+            PeerMisbehaved: anything else that it did wrong.
+
+        After an error ``output()`` holds the alert that the peer has to be sent.
+        """
+        if self._negotiated is not None:
+            msg = "a record was fed to a finished handshake"
+            raise TlsifyError(msg)
+        try:
+            if self._connection is None:
+                self._feed_hello(record)
+            else:
+                self._feed_engine(self._connection, record)
+        except HandshakeError as exc:
+            if self._connection is None and exc.alert is not None:
+                self._output += encode_plain_alert(exc.alert)
+            raise
+
+    def _feed_hello(self, record: bytes) -> None:
+        if record[0] == ContentType.alert:
+            raise PeerAlert("the client sent an alert instead of a ClientHello")
+        if record[0] != ContentType.handshake:
+            raise PeerMisbehaved(
+                f"record of type {record[0]} instead of a ClientHello",
+                alert=AlertDescription.unexpected_message,
+            )
+        self._first_flight.append(record)
+        self._hello = self._collector.feed(record[HEADER_LENGTH:])
+        if self._hello is not None:
+            connection = self._connect()
+            connection.set_accept_state()
+            for held in self._first_flight:
+                self._feed_engine(connection, held)
+            self._first_flight.clear()
+
+    def _feed_engine(self, connection: SSL.Connection, record: bytes) -> None:
+        connection.bio_write(record)
+        self._last_received = record
+        self._advance(connection)
+
+    def _advance(self, connection: SSL.Connection) -> None:
+        established = False
+        try:
+            connection.do_handshake()
+            established = True
+        except SSL.WantReadError:
+            pass
+        except PeerMisbehaved:
+            self._output += _drain(connection)
+            raise
+        except SSL.Error as exc:
+            raise self._explain(exc, _drain(connection)) from exc
+        emitted = _drain(connection)
+        if records := split_records(emitted):
+            self._last_sent = records[-1]
+        is_tls13 = connection.get_protocol_version() == ProtocolVersion.TLSv1_3
+        if established and is_tls13 and not self.is_client:
+            # All that a TLS 1.3 server emits after the client's Finished is tickets, under the
+            # application key. Held back, they leave TX at sequence number 0.
+            self._tickets = split_records(emitted)
+        else:
+            self._output += emitted
+        if established:
+            self._negotiated = self._conclude(connection)
+
+    def refuse(self, error: PeerMisbehaved, received: bytes) -> None:
+        """Answer bytes that are no record: ``output()`` then holds the alert, if one is due.
+
+        Args:
+            error: what the framer found.
+            received: the offending bytes.
+        """
+        if self._connection is None:
+            if error.alert is not None:
+                self._output += encode_plain_alert(error.alert)
+            return
+        # The alert may have to be protected by now, so OpenSSL must find the fault by itself.
+        self._connection.bio_write(received)
+        with contextlib.suppress(SSL.Error):
+            self._connection.do_handshake()
+        self._output += _drain(self._connection)
+
+    def output(self) -> bytes:
+        """Give what has to be sent to the peer now; empty if nothing."""
+        output = bytes(self._output)
+        self._output.clear()
+        return output
+
+    def result(self) -> Negotiated | None:
+        """Give the outcome, or None while more records are needed."""
+        return self._negotiated
+
+    def take_tickets(self) -> bytes:
+        """Give the ticket records held back, for a connection that stays in userspace."""
+        records = b"".join(self._tickets)
+        self._tickets.clear()
+        return records
+
+    def take_connection(self) -> SSL.Connection:
+        """Give the established OpenSSL connection away, for `tunnel.Tunnel`."""
+        if self._connection is None or self._negotiated is None:
+            msg = "the handshake is not finished"
+            raise TlsifyError(msg)
+        connection, self._connection = self._connection, None
+        return connection
+
+    # -- what OpenSSL reports while it works (context.Observer)
+
+    def on_key_log(self, line: bytes) -> None:
+        """Keep the first generation's traffic secrets, and nothing else."""
+        label, _, rest = line.partition(b" ")
+        if label in {_CLIENT_SECRET, _SERVER_SECRET}:
+            self._secrets[label] = bytearray.fromhex(rest.rpartition(b" ")[2].decode("ascii"))
+
+    def on_alert(self, *, sent: bool, description: int) -> None:
+        """Remember the alert that ends the handshake."""
+        if sent:
+            self._alert_sent = AlertDescription.known(description)
+        else:
+            self._alert_received = description
+
+    def on_certificate(
+        self, certificate: crypto.X509, error: int, depth: int, *, valid: bool
+    ) -> bool:
+        """Judge path, then identity, inside the handshake: a wrong peer never gets our Finished."""
+        if not valid:
+            self._rejection = untrusted_path(error)
+        elif depth == 0 and self._accepted:
+            self._rejection = self._judge_identity(certificate)
+        return self._rejection is None
+
+    def _judge_identity(self, certificate: crypto.X509) -> IdentityError | None:
+        try:
+            leaf = certificate.to_cryptography()
+        except ValueError:
+            msg = "the peer's certificate is malformed"
+            return IdentityError(msg, alert=AlertDescription.bad_certificate)
+        if matches(leaf, self._accepted):
+            return None
+        names = presented(leaf)
+        wanted = " or ".join(str(identity) for identity in self._client_config().identities)
+        return IdentityError(
+            f"the peer is not {wanted}: it presents {', '.join(names) or 'no name at all'}",
+            mismatches=names,
+            alert=AlertDescription.bad_certificate,
+            hint="check the host, or name the identity to accept with --ref-id",
+        )
+
+    def on_alpn(self, offered: list[bytes]) -> bytes:
+        """Choose the first of the server's own protocols that the client offers (RFC 7301 3.2)."""
+        for protocol in self._config.alpn:
+            if protocol in offered:
+                return protocol
+        raise PeerMisbehaved(
+            "the client offers no ALPN protocol in common",
+            alert=AlertDescription.no_application_protocol,
+        )
+
+    # -- the end, good or bad
+
+    def _client_config(self) -> ClientConfig:
+        if not isinstance(self._config, ClientConfig):
+            msg = "a server has no reference identifiers"
+            raise TlsifyError(msg)
+        return self._config
+
+    def _explain(self, exc: SSL.Error, emitted: bytes) -> HandshakeError:
+        if self._rejection is not None and self._rejection.alert is not None:
+            # OpenSSL knows nothing of the reason and would say internal_error. A client has
+            # written nothing protected before it accepts the certificate: a plain alert is right.
+            self._output += encode_plain_alert(self._rejection.alert)
+            return self._rejection
+        self._output += emitted
+        if self._rejection is not None:
+            self._rejection.alert = self._alert_sent
+            return self._rejection
+        if self._alert_received is not None:
+            return peer_alert(self._alert_received, "the handshake")
+        reasons = "; ".join(entry[2] for entry in exc.args[0]) if exc.args else ""
+        return PeerMisbehaved(
+            f"the handshake failed: {reasons or 'unknown reason'}", alert=self._alert_sent
+        )
+
+    def _conclude(self, connection: SSL.Connection) -> Negotiated:
+        name = connection.get_cipher_name() or ""
+        suite = CipherSuite.from_openssl(name)
+        if suite.version is ProtocolVersion.TLSv1_3:
+            tx, rx, tx_secret, rx_secret = self._conclude_tls13(suite)
+        else:
+            tx, rx = self._conclude_tls12(connection, suite)
+            tx_secret = rx_secret = bytearray()
+        try:
+            certificate = connection.get_peer_certificate(as_cryptography=True)
+        except ValueError as exc:  # only without verification does OpenSSL get this far
+            msg = "the peer's certificate is malformed"
+            raise PeerMisbehaved(msg, alert=AlertDescription.bad_certificate) from exc
+        hello = self._hello
+        return Negotiated(
+            suite=suite,
+            alpn=connection.get_alpn_proto_negotiated() or None,
+            server_name=hello.server_name if hello else self._client_config().server_name,
+            peer_certificate=certificate,
+            group=connection.get_group_name() or "",
+            resumed=session_reused(connection),
+            max_fragment_length=hello.max_fragment_length if hello else None,
+            tx=tx,
+            rx=rx,
+            tx_secret=tx_secret,
+            rx_secret=rx_secret,
+        )
+
+    def _conclude_tls13(
+        self, suite: CipherSuite
+    ) -> tuple[TrafficKeys, TrafficKeys, bytearray, bytearray]:
+        try:
+            client, server = self._secrets.pop(_CLIENT_SECRET), self._secrets.pop(_SERVER_SECRET)
+        except KeyError as exc:
+            msg = "OpenSSL's key log lacks a traffic secret"
+            raise TlsifyError(msg) from exc
+        tx_secret, rx_secret = (client, server) if self.is_client else (server, client)
+        tx = schedule.traffic_keys(suite, bytes(tx_secret))
+        rx = schedule.traffic_keys(suite, bytes(rx_secret))
+        for seq, record in enumerate(self._tickets):
+            _check_key(tx, seq, record)
+        return tx, rx, tx_secret, rx_secret
+
+    def _conclude_tls12(
+        self, connection: SSL.Connection, suite: CipherSuite
+    ) -> tuple[TrafficKeys, TrafficKeys]:
+        randoms = connection.client_random(), connection.server_random()
+        block = schedule.key_block(suite, connection.master_key() or b"", *map(_known, randoms))
+        client, server = (
+            (block.client_key, block.client_iv),
+            (block.server_key, block.server_iv),
+        )
+        ours, theirs = (client, server) if self.is_client else (server, client)
+        tx = schedule.tls12_keys(suite, *ours, self._last_sent)
+        rx = schedule.tls12_keys(suite, *theirs, self._last_received)
+        _check_key(tx, 0, self._last_sent)
+        _check_key(rx, 0, self._last_received)
+        return tx, rx
+
+
+def _check_key(keys: TrafficKeys, seq: int, record: bytes) -> None:
+    """A wrong key must fail here, not as a broken connection in the kernel."""
+    try:
+        content_type, _ = open_record(keys, seq, record)
+    except PeerMisbehaved as exc:
+        raise TlsifyError(f"derived keys do not open record {seq}: {keys!r}") from exc
+    if content_type != ContentType.handshake:
+        raise TlsifyError(f"record {seq} opened by {keys!r} is no handshake record")
+
+
+def _known(random: bytes | None) -> bytes:
+    if random is None:
+        msg = "OpenSSL does not tell the handshake's randoms"
+        raise TlsifyError(msg)
+    return random
+
+
+def _drain(connection: SSL.Connection) -> bytes:
+    output = bytearray()
+    while True:
+        try:
+            output += connection.bio_read(_DRAIN_SIZE)
+        except SSL.WantReadError:
+            return bytes(output)

@@ -1,0 +1,130 @@
+"""5-byte record header, one-record framer."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from tlsify.codepoints import AlertDescription, AlertLevel, ContentType
+from tlsify.errors import PeerMisbehaved
+
+HEADER_LENGTH = 5
+MAX_PLAINTEXT = 2**14
+# RFC 5246 6.2.3 allows 2048 bytes of expansion, RFC 8446 5.2 only 256; the engine knows which.
+MAX_CIPHERTEXT = MAX_PLAINTEXT + 2048
+_LEGACY_VERSION = 0x0303
+_MAJOR_VERSION = 3
+
+
+class RecordHeader(NamedTuple):
+    """What the first 5 bytes of a record say (RFC 8446 5.1)."""
+
+    content_type: int
+    length: int
+
+
+def decode_header(header: bytes) -> RecordHeader:
+    """Read a record header.
+
+    Args:
+        header: exactly 5 bytes.
+
+    Raises:
+        PeerMisbehaved: not a TLS record; ``alert`` says how to answer.
+    """
+    content_type, length = header[0], int.from_bytes(header[3:5], "big")
+    if ContentType.known(content_type) is None:
+        raise PeerMisbehaved(
+            _describe_stranger(header),
+            alert=AlertDescription.unexpected_message,
+            hint="check that the peer speaks TLS on this port",
+        )
+    if header[1] != _MAJOR_VERSION:
+        raise PeerMisbehaved(
+            f"record version {header[1]}.{header[2]} is not TLS",
+            alert=AlertDescription.protocol_version,
+        )
+    if length > MAX_CIPHERTEXT:
+        raise PeerMisbehaved(
+            f"record of {length} bytes exceeds {MAX_CIPHERTEXT}",
+            alert=AlertDescription.record_overflow,
+        )
+    return RecordHeader(content_type, length)
+
+
+def _describe_stranger(header: bytes) -> str:
+    if header[:4].isalpha() or header.startswith((b"GET ", b"PUT ")):
+        word = header.decode("ascii", "replace").strip()
+        return f'peer sent plain text beginning "{word}", not a TLS record'
+    return f"peer sent bytes that are not a TLS record (first byte 0x{header[0]:02x})"
+
+
+def encode_record(content_type: ContentType, payload: bytes) -> bytes:
+    """Build one unprotected record.
+
+    Args:
+        content_type: goes into the header.
+        payload: at most 2**14 bytes.
+    """
+    header = bytes([content_type]) + _LEGACY_VERSION.to_bytes(2, "big")
+    return header + len(payload).to_bytes(2, "big") + payload
+
+
+def encode_plain_alert(description: AlertDescription) -> bytes:
+    """Build an unprotected fatal alert record, for use before any key exists."""
+    return encode_record(ContentType.alert, bytes([AlertLevel.fatal, description]))
+
+
+class Framer:
+    """Cuts a byte stream into records, never asking for a byte beyond the current one.
+
+    Whatever follows the last record read stays in the socket, so that the kernel's receiving
+    side starts exactly at a record boundary (design note 0001).
+    """
+
+    def __init__(self) -> None:
+        """Start at a record boundary."""
+        self._buffer = bytearray()
+        self._wanted = HEADER_LENGTH
+
+    @property
+    def pending(self) -> bytes:
+        """What has been read of the current record; empty at a record boundary."""
+        return bytes(self._buffer)
+
+    def need(self) -> int:
+        """How many bytes to read at most, always 1 or more."""
+        return self._wanted - len(self._buffer)
+
+    def feed(self, data: bytes) -> bytes | None:
+        """Take what was read; give the whole record (header included) once it is complete.
+
+        Args:
+            data: at most ``need()`` bytes.
+
+        Raises:
+            PeerMisbehaved: the header is not that of a TLS record.
+        """
+        self._buffer += data
+        if len(self._buffer) < self._wanted:
+            return None
+        if self._wanted == HEADER_LENGTH:
+            length = decode_header(bytes(self._buffer)).length
+            self._wanted = HEADER_LENGTH + length
+            if length:
+                return None
+        record = bytes(self._buffer)
+        self._buffer.clear()
+        self._wanted = HEADER_LENGTH
+        return record
+
+
+def split_records(stream: bytes) -> list[bytes]:
+    """Cut what an engine emitted into whole records (headers included)."""
+    framer, records = Framer(), []
+    position = 0
+    while position < len(stream):
+        chunk = stream[position : position + framer.need()]
+        position += len(chunk)
+        if (record := framer.feed(chunk)) is not None:
+            records.append(record)
+    return records

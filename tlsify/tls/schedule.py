@@ -1,0 +1,113 @@
+"""Secret -> key, iv; secret_N -> secret_N+1; TLS 1.2 key block."""
+
+from __future__ import annotations
+
+import hmac
+import itertools
+from typing import TYPE_CHECKING, NamedTuple
+
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
+
+from tlsify.keys import IV_LENGTH, TrafficKeys
+
+if TYPE_CHECKING:
+    from tlsify.codepoints import CipherSuite
+
+_HASHES: dict[str, type[hashes.HashAlgorithm]] = {
+    "sha256": hashes.SHA256,
+    "sha384": hashes.SHA384,
+}
+_SALT_LENGTH = 4
+EXPLICIT_NONCE_LENGTH = 8
+
+
+def expand_label(secret: bytes, label: bytes, length: int, hash_name: str) -> bytes:
+    """HKDF-Expand-Label with an empty context (RFC 8446 7.1).
+
+    Args:
+        secret: as long as the hash's output.
+        label: without the "tls13 " prefix.
+        length: bytes wanted.
+        hash_name: "sha256" or "sha384".
+    """
+    full = b"tls13 " + label
+    info = length.to_bytes(2, "big") + bytes([len(full)]) + full + b"\0"
+    return HKDFExpand(algorithm=_HASHES[hash_name](), length=length, info=info).derive(secret)
+
+
+def traffic_keys(suite: CipherSuite, secret: bytes, seq: int = 0) -> TrafficKeys:
+    """Derive the write key and iv of a TLS 1.3 traffic secret (RFC 8446 7.3)."""
+    key = expand_label(secret, b"key", suite.aead.key_length, suite.hash_name)
+    iv = expand_label(secret, b"iv", IV_LENGTH, suite.hash_name)
+    return TrafficKeys(suite, bytearray(key), bytearray(iv), seq)
+
+
+def next_secret(suite: CipherSuite, secret: bytes) -> bytes:
+    """Derive application_traffic_secret_N+1 from secret_N (RFC 8446 7.2)."""
+    return expand_label(secret, b"traffic upd", len(secret), suite.hash_name)
+
+
+def prf(secret: bytes, label: bytes, seed: bytes, length: int, hash_name: str) -> bytes:
+    """Compute the TLS 1.2 pseudorandom function (RFC 5246 5)."""
+    seed = label + seed
+    output, a = b"", seed
+    while len(output) < length:
+        a = hmac.digest(secret, a, hash_name)
+        output += hmac.digest(secret, a + seed, hash_name)
+    return output[:length]
+
+
+class KeyBlock(NamedTuple):
+    """Both directions of a TLS 1.2 AEAD connection: write keys and fixed IVs (RFC 5246 6.3)."""
+
+    client_key: bytes
+    server_key: bytes
+    client_iv: bytes
+    server_iv: bytes
+
+
+def key_block(
+    suite: CipherSuite, master_secret: bytes, client_random: bytes, server_random: bytes
+) -> KeyBlock:
+    """Expand the master secret; AEAD suites have no MAC keys.
+
+    Args:
+        suite: a TLS 1.2 suite.
+        master_secret: 48 bytes.
+        client_random: 32 bytes, as the server's.
+        server_random: 32 bytes.
+
+    Source: RFC 5246 6.3; fixed IV of 4 bytes for GCM and CCM (RFC 5288 3), 12 for
+    ChaCha20-Poly1305 (RFC 7905 2).
+    """
+    key_length = suite.aead.key_length
+    iv_length = _SALT_LENGTH if suite.aead.has_explicit_nonce else IV_LENGTH
+    block = prf(
+        master_secret,
+        b"key expansion",
+        server_random + client_random,
+        2 * (key_length + iv_length),
+        suite.hash_name,
+    )
+    cuts = [0, key_length, 2 * key_length, 2 * key_length + iv_length, len(block)]
+    return KeyBlock(*(block[a:b] for a, b in itertools.pairwise(cuts)))
+
+
+def tls12_keys(suite: CipherSuite, key: bytes, fixed_iv: bytes, last_record: bytes) -> TrafficKeys:
+    """Keys of one TLS 1.2 direction, right after that direction's Finished.
+
+    The sender counts on from the explicit nonce of its last protected record, since starting
+    over anywhere else risks using one twice with the same key (RFC 5288 3).
+
+    Args:
+        suite: a TLS 1.2 suite.
+        key: write key.
+        fixed_iv: 4 or 12 bytes of the key block.
+        last_record: the Finished record as it went over the wire, header included.
+    """
+    iv = fixed_iv
+    if suite.aead.has_explicit_nonce:
+        used = int.from_bytes(last_record[5 : 5 + EXPLICIT_NONCE_LENGTH], "big")
+        iv = fixed_iv + ((used + 1) % 2**64).to_bytes(EXPLICIT_NONCE_LENGTH, "big")
+    return TrafficKeys(suite, bytearray(key), bytearray(iv), 1)

@@ -1,0 +1,106 @@
+"""Record protection that stays in userspace: plaintext in, records out, and back."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from OpenSSL import SSL
+
+from tlsify.codepoints import AlertDescription
+from tlsify.errors import PeerAlert, PeerMisbehaved
+from tlsify.tls.explain import peer_alert
+from tlsify.tls.record import MAX_PLAINTEXT
+
+if TYPE_CHECKING:
+    from tlsify.tls.engine import Engine
+
+_DRAIN_SIZE = 2**18
+
+
+class Tunnel:
+    """An established connection whose keys OpenSSL keeps; tickets and KeyUpdate are its affair."""
+
+    def __init__(self, engine: Engine) -> None:
+        """Take over a finished engine, whose held-back tickets are due now.
+
+        Raises:
+            TlsifyError: its handshake is not finished.
+        """
+        self._output = bytearray(engine.take_tickets())
+        self._connection = engine.take_connection()
+        self._connection.set_app_data(self)
+        self._alert_received: int | None = None
+        self._alert_sent: AlertDescription | None = None
+        self._peer_closed = False
+
+    @property
+    def peer_closed(self) -> bool:
+        """Whether close_notify has come: an end of stream before that is truncation."""
+        return self._peer_closed
+
+    def output(self) -> bytes:
+        """Give the records that have to be sent to the peer now; empty if none."""
+        try:
+            while True:
+                self._output += self._connection.bio_read(_DRAIN_SIZE)
+        except SSL.WantReadError:
+            pass
+        output = bytes(self._output)
+        self._output.clear()
+        return output
+
+    def send(self, plaintext: bytes) -> None:
+        """Protect plaintext of any length; the records are then in ``output()``."""
+        view = memoryview(plaintext)
+        for start in range(0, len(view), MAX_PLAINTEXT):
+            self._connection.send(bytes(view[start : start + MAX_PLAINTEXT]))
+
+    def receive(self, records: bytes) -> bytes:
+        """Open what has come from the peer, in pieces of any size.
+
+        Returns:
+            The plaintext that became available; empty if none did.
+
+        Raises:
+            PeerAlert: the peer ended the connection with an error alert.
+            PeerMisbehaved: a record is wrong; ``output()`` holds the alert to answer with.
+        """
+        if records:
+            self._connection.bio_write(records)
+        plaintext = bytearray()
+        while not self._peer_closed:
+            try:
+                plaintext += self._connection.recv(MAX_PLAINTEXT)
+            except SSL.WantReadError:
+                break
+            except SSL.ZeroReturnError:
+                self._peer_closed = True
+            except SSL.Error as exc:
+                raise self._explain(exc) from exc
+        return bytes(plaintext)
+
+    def close(self) -> None:
+        """Put close_notify into ``output()``; nothing can be sent afterwards."""
+        try:
+            self._connection.shutdown()
+        except SSL.Error:
+            # A connection that failed has said its alert already.
+            return
+
+    def on_key_log(self, line: bytes) -> None:
+        """Ignore later generations: they stay in OpenSSL."""
+
+    def on_alert(self, *, sent: bool, description: int) -> None:
+        """Remember the alert that ends the connection."""
+        if sent:
+            self._alert_sent = AlertDescription.known(description)
+        elif description not in {AlertDescription.close_notify, AlertDescription.user_canceled}:
+            self._alert_received = description
+
+    def _explain(self, exc: SSL.Error) -> PeerAlert | PeerMisbehaved:
+        if self._alert_received is not None:
+            return peer_alert(self._alert_received, "the connection")
+        reasons = "; ".join(entry[2] for entry in exc.args[0]) if exc.args else ""
+        return PeerMisbehaved(
+            f"the connection failed: {reasons or 'unknown reason'}", alert=self._alert_sent
+        )
