@@ -94,10 +94,10 @@ def _new_context(versions: Iterable[ProtocolVersion], aeads: Iterable[Aead]) -> 
 def _use_key_pair(context: SSL.Context, key_pair: KeyPair) -> None:
     leaf, *rest = key_pair.chain
     try:
-        context.use_certificate(crypto.X509.from_cryptography(leaf))
+        context.use_certificate(leaf)
         for certificate in rest:
-            context.add_extra_chain_cert(crypto.X509.from_cryptography(certificate))
-        context.use_privatekey(crypto.PKey.from_cryptography_key(key_pair.key))  # type: ignore[arg-type]
+            context.add_extra_chain_cert(certificate)
+        context.use_privatekey(key_pair.key)  # type: ignore[arg-type] - a TypeError if it cannot
     except (SSL.Error, TypeError) as exc:
         raise ConfigError(
             "OpenSSL refuses the certificate or its key",

@@ -1,0 +1,104 @@
+"""Fixtures that several test modules share, and what to do about kernels without kTLS."""
+
+from __future__ import annotations
+
+import os
+import platform
+from typing import TYPE_CHECKING
+
+import pytest
+import trustme
+from OpenSSL import SSL
+
+from tests.doubles import Endpoint
+from tlsify.config import (
+    ClientConfig,
+    KeyPair,
+    ReferenceIdentifier,
+    ServerConfig,
+    TrustAnchors,
+    parse_certificates,
+)
+from tlsify.ktls.probe import capabilities, loopback_pair
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Iterator
+
+EXPECT_KTLS = os.environ.get("TLSIFY_EXPECT_KTLS") == "1"
+HOST = "example.org"
+
+
+def pytest_report_header() -> str:
+    """Say what the run stands on."""
+    refusal = capabilities().refusal
+    ktls = "kTLS" if refusal is None else f"no kTLS ({refusal.code})"
+    openssl = SSL.OpenSSL_version(SSL.OPENSSL_VERSION).decode()
+    return f"kernel: {platform.release()} ({platform.version()}), {ktls}; {openssl}"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip kTLS tests where the kernel has none, unless it must have it: then they fail."""
+    if EXPECT_KTLS or capabilities().refusal is None:
+        return
+    skip = pytest.mark.skip(reason="this kernel has no kTLS")
+    for item in items:
+        if item.get_closest_marker("ktls"):
+            item.add_marker(skip)
+
+
+@pytest.fixture(scope="session")
+def authority() -> trustme.CA:
+    """A certificate authority of the tests' own."""
+    return trustme.CA()
+
+
+def issue(authority: trustme.CA, *names: str) -> KeyPair:
+    """Issue a certificate for some names."""
+    leaf = authority.issue_cert(*names)
+    chain = b"".join(pem.bytes() for pem in leaf.cert_chain_pems)
+    return KeyPair.from_pem(chain, leaf.private_key_pem.bytes())
+
+
+@pytest.fixture(scope="session")
+def key_pair(authority: trustme.CA) -> KeyPair:
+    """A certificate for example.org, localhost and 127.0.0.1."""
+    return issue(authority, HOST, "localhost", "127.0.0.1")
+
+
+@pytest.fixture(scope="session")
+def trust(authority: trustme.CA) -> TrustAnchors:
+    """The authority as a client's only trust anchor."""
+    return TrustAnchors(parse_certificates(authority.cert_pem.bytes(), "the test authority"))
+
+
+@pytest.fixture(scope="session")
+def server_config(key_pair: KeyPair) -> ServerConfig:
+    """A server that shows the certificate."""
+    return ServerConfig(key_pair=key_pair, timeout=10)
+
+
+@pytest.fixture(scope="session")
+def client_config(trust: TrustAnchors) -> ClientConfig:
+    """A client that accepts example.org only."""
+    return ClientConfig(
+        server_name=HOST,
+        identities=(ReferenceIdentifier.for_host(HOST),),
+        trust=trust,
+        timeout=10,
+    )
+
+
+@pytest.fixture
+def tcp_pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """Two connected TCP sockets."""
+    with loopback_pair() as (ours, theirs):
+        ours.settimeout(10)
+        theirs.settimeout(10)
+        yield ours, theirs
+
+
+@pytest.fixture
+def endpoint() -> type[Endpoint]:
+    """The class that runs one side of a conversation in a thread."""
+    return Endpoint
