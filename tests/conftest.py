@@ -10,7 +10,6 @@ import pytest
 import trustme
 from OpenSSL import SSL
 
-from tests.doubles import Endpoint
 from tlsify.config import (
     ClientConfig,
     KeyPair,
@@ -96,9 +95,3 @@ def tcp_pair() -> Iterator[tuple[socket.socket, socket.socket]]:
         ours.settimeout(10)
         theirs.settimeout(10)
         yield ours, theirs
-
-
-@pytest.fixture
-def endpoint() -> type[Endpoint]:
-    """The class that runs one side of a conversation in a thread."""
-    return Endpoint

@@ -5,10 +5,14 @@ from __future__ import annotations
 import ipaddress
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, TypeAlias
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+from cryptography.hazmat.primitives.asymmetric.ed448 import Ed448PrivateKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 
 from tlsify.codepoints import DEFAULT_AEADS, Aead, CipherSuite, ProtocolVersion
@@ -18,9 +22,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-    from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
-
 _MAX_ALPN_LENGTH = 255
+
+PrivateKey: TypeAlias = (
+    RSAPrivateKey | EllipticCurvePrivateKey | Ed25519PrivateKey | Ed448PrivateKey
+)
 
 
 class KtlsMode(Enum):
@@ -129,7 +135,7 @@ class KeyPair:
     """A certificate chain, leaf first, and the leaf's private key."""
 
     chain: tuple[x509.Certificate, ...]
-    key: PrivateKeyTypes
+    key: PrivateKey
 
     def __repr__(self) -> str:
         """Show the subject only."""
@@ -148,7 +154,7 @@ class KeyPair:
         """
         certificates = parse_certificates(chain, "the certificate file")
         try:
-            private: PrivateKeyTypes = load_pem_private_key(key, None)
+            private = load_pem_private_key(key, None)
         except TypeError as exc:
             raise ConfigError(
                 "the private key is encrypted", hint="give an unencrypted key file of mode 0600"
@@ -158,6 +164,11 @@ class KeyPair:
                 "the key file holds no usable PEM private key",
                 hint='it must contain "-----BEGIN PRIVATE KEY-----"',
             ) from exc
+        if not isinstance(private, PrivateKey):
+            raise ConfigError(
+                "the private key is of a kind that TLS servers do not use",
+                hint="use an RSA (2048 bits or more), EC or Ed25519 key",
+            )
         if private.public_key() != certificates[0].public_key():
             raise ConfigError(
                 "the private key does not belong to the certificate",

@@ -97,8 +97,8 @@ def _use_key_pair(context: SSL.Context, key_pair: KeyPair) -> None:
         context.use_certificate(leaf)
         for certificate in rest:
             context.add_extra_chain_cert(certificate)
-        context.use_privatekey(key_pair.key)  # type: ignore[arg-type] - a TypeError if it cannot
-    except (SSL.Error, TypeError) as exc:
+        context.use_privatekey(key_pair.key)
+    except SSL.Error as exc:
         raise ConfigError(
             "OpenSSL refuses the certificate or its key",
             hint="use an RSA (2048 bits or more), EC or Ed25519 key",
