@@ -6,7 +6,8 @@ import socket
 import threading
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from tlsify.tls.engine import Engine, Negotiated
+from tlsify.tls.engine import Engine
+from tlsify.tls.negotiated import Negotiated
 from tlsify.tls.record import split_records
 
 if TYPE_CHECKING:

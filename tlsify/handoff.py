@@ -22,13 +22,15 @@ from tlsify.keys import Direction
 from tlsify.ktls import ulp
 from tlsify.ktls.probe import Capabilities, capabilities
 from tlsify.relay import Relay
-from tlsify.tls.engine import Engine, Negotiated
+from tlsify.tls.engine import Engine
 from tlsify.tls.session import Session
 from tlsify.tls.tunnel import Tunnel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import TracebackType
+
+    from tlsify.tls.negotiated import Negotiated
 
 _log = logging.getLogger("tlsify")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from OpenSSL import SSL, crypto
@@ -23,69 +22,22 @@ from tlsify.errors import (
     PeerMisbehaved,
     TlsifyError,
 )
-from tlsify.tls import schedule
 from tlsify.tls.client_hello import ClientHello, HelloCollector
 from tlsify.tls.context import context_for
 from tlsify.tls.explain import peer_alert, untrusted_path
 from tlsify.tls.identity import compile_identifiers, matches, presented
-from tlsify.tls.protection import open_record
+from tlsify.tls.negotiated import Keys, Negotiated, tls12_keys, tls13_keys
 from tlsify.tls.record import HEADER_LENGTH, encode_plain_alert, split_records
+from tlsify.tls.schedule import key_block
 from tlsify.tls.unbound import session_reused
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from cryptography import x509
     from service_identity.hazmat import ServiceID
 
-    from tlsify.keys import TrafficKeys
-
 _DRAIN_SIZE = 2**16
-_CLIENT_SECRET = b"CLIENT_TRAFFIC_SECRET_0"
-_SERVER_SECRET = b"SERVER_TRAFFIC_SECRET_0"
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Negotiated:
-    """What a finished handshake leaves.
-
-    Attributes:
-        suite: fixes the version too.
-        alpn: protocol agreed on, or None.
-        server_name: SNI sent or received, or None.
-        peer_certificate: leaf, or None if the peer showed none.
-        group: key exchange group, such as ``X25519MLKEM768``; empty if unknown.
-        resumed: whether a session was resumed.
-        max_fragment_length: bytes the peer asked our records to stay below, or None.
-        tx: keys of what we send next.
-        rx: keys of what we receive next.
-        tx_secret: TLS 1.3 traffic secret behind ``tx``, wiped by its last user; else empty.
-        rx_secret: TLS 1.3 traffic secret behind ``rx``, likewise.
-    """
-
-    suite: CipherSuite
-    alpn: bytes | None
-    server_name: str | None
-    peer_certificate: x509.Certificate | None
-    group: str
-    resumed: bool
-    max_fragment_length: int | None
-    tx: TrafficKeys = field(repr=False)
-    rx: TrafficKeys = field(repr=False)
-    tx_secret: bytearray = field(repr=False)
-    rx_secret: bytearray = field(repr=False)
-
-    @property
-    def version(self) -> ProtocolVersion:
-        """Protocol version, from the suite."""
-        return self.suite.version
-
-    def wipe(self) -> None:
-        """Overwrite every secret held here."""
-        self.tx.wipe()
-        self.rx.wipe()
-        for secret in (self.tx_secret, self.rx_secret):
-            secret[:] = bytes(len(secret))
+_SECRETS = (b"CLIENT_TRAFFIC_SECRET_0", b"SERVER_TRAFFIC_SECRET_0")
 
 
 class Engine:
@@ -260,7 +212,7 @@ class Engine:
     def on_key_log(self, line: bytes) -> None:
         """Keep the first generation's traffic secrets, and nothing else."""
         label, _, rest = line.partition(b" ")
-        if label in {_CLIENT_SECRET, _SERVER_SECRET}:
+        if label in _SECRETS:
             self._secrets[label] = bytearray.fromhex(rest.rpartition(b" ")[2].decode("ascii"))
 
     def on_alert(self, *, sent: bool, description: int) -> None:
@@ -335,11 +287,6 @@ class Engine:
     def _conclude(self, connection: SSL.Connection) -> Negotiated:
         name = connection.get_cipher_name() or ""
         suite = CipherSuite.from_openssl(name)
-        if suite.version is ProtocolVersion.TLSv1_3:
-            tx, rx, tx_secret, rx_secret = self._conclude_tls13(suite)
-        else:
-            tx, rx = self._conclude_tls12(connection, suite)
-            tx_secret = rx_secret = bytearray()
         try:
             certificate = connection.get_peer_certificate(as_cryptography=True)
         except ValueError as exc:  # only without verification does OpenSSL get this far
@@ -354,59 +301,29 @@ class Engine:
             group=connection.get_group_name() or "",
             resumed=session_reused(connection),
             max_fragment_length=hello.max_fragment_length if hello else None,
-            tx=tx,
-            rx=rx,
-            tx_secret=tx_secret,
-            rx_secret=rx_secret,
+            **self._keys(connection, suite)._asdict(),
         )
 
-    def _conclude_tls13(
-        self, suite: CipherSuite
-    ) -> tuple[TrafficKeys, TrafficKeys, bytearray, bytearray]:
-        try:
-            client, server = self._secrets.pop(_CLIENT_SECRET), self._secrets.pop(_SERVER_SECRET)
-        except KeyError as exc:
-            msg = "OpenSSL's key log lacks a traffic secret"
-            raise TlsifyError(msg) from exc
-        tx_secret, rx_secret = (client, server) if self.is_client else (server, client)
-        tx = schedule.traffic_keys(suite, bytes(tx_secret))
-        rx = schedule.traffic_keys(suite, bytes(rx_secret))
-        for seq, record in enumerate(self._tickets):
-            _check_key(tx, seq, record)
-        return tx, rx, tx_secret, rx_secret
-
-    def _conclude_tls12(
-        self, connection: SSL.Connection, suite: CipherSuite
-    ) -> tuple[TrafficKeys, TrafficKeys]:
+    def _keys(self, connection: SSL.Connection, suite: CipherSuite) -> Keys:
+        if suite.version is ProtocolVersion.TLSv1_3:
+            try:
+                client, server = (self._secrets.pop(name) for name in _SECRETS)
+            except KeyError as exc:
+                raise TlsifyError("OpenSSL's key log lacks a traffic secret") from exc
+            ours, theirs = (client, server) if self.is_client else (server, client)
+            return tls13_keys(suite, ours, theirs, self._tickets)
+        master_secret = connection.master_key()
         randoms = connection.client_random(), connection.server_random()
-        block = schedule.key_block(suite, connection.master_key() or b"", *map(_known, randoms))
-        client, server = (
-            (block.client_key, block.client_iv),
-            (block.server_key, block.server_iv),
+        if master_secret is None or None in randoms:
+            raise TlsifyError("OpenSSL does not tell the master secret and the randoms")
+        block = key_block(suite, master_secret, *filter(None, randoms))
+        return tls12_keys(
+            suite,
+            block,
+            is_client=self.is_client,
+            sent=self._last_sent,
+            received=self._last_received,
         )
-        ours, theirs = (client, server) if self.is_client else (server, client)
-        tx = schedule.tls12_keys(suite, *ours, self._last_sent)
-        rx = schedule.tls12_keys(suite, *theirs, self._last_received)
-        _check_key(tx, 0, self._last_sent)
-        _check_key(rx, 0, self._last_received)
-        return tx, rx
-
-
-def _check_key(keys: TrafficKeys, seq: int, record: bytes) -> None:
-    """A wrong key must fail here, not as a broken connection in the kernel."""
-    try:
-        content_type, _ = open_record(keys, seq, record)
-    except PeerMisbehaved as exc:
-        raise TlsifyError(f"derived keys do not open record {seq}: {keys!r}") from exc
-    if content_type != ContentType.handshake:
-        raise TlsifyError(f"record {seq} opened by {keys!r} is no handshake record")
-
-
-def _known(random: bytes | None) -> bytes:
-    if random is None:
-        msg = "OpenSSL does not tell the handshake's randoms"
-        raise TlsifyError(msg)
-    return random
 
 
 def _drain(connection: SSL.Connection) -> bytes:

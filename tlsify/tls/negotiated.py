@@ -1,0 +1,126 @@
+"""What a finished handshake leaves, and the keys behind it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+from tlsify.codepoints import CipherSuite, ContentType, ProtocolVersion
+from tlsify.errors import PeerMisbehaved, TlsifyError
+from tlsify.tls import schedule
+from tlsify.tls.protection import open_record
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from cryptography import x509
+
+    from tlsify.keys import TrafficKeys
+    from tlsify.tls.schedule import KeyBlock
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Negotiated:
+    """What a finished handshake leaves.
+
+    Attributes:
+        suite: fixes the version too.
+        alpn: protocol agreed on, or None.
+        server_name: SNI sent or received, or None.
+        peer_certificate: leaf, or None if the peer showed none.
+        group: key exchange group, such as ``X25519MLKEM768``; empty if unknown.
+        resumed: whether a session was resumed.
+        max_fragment_length: bytes the peer asked our records to stay below, or None.
+        tx: keys of what we send next.
+        rx: keys of what we receive next.
+        tx_secret: TLS 1.3 traffic secret behind ``tx``, wiped by its last user; else empty.
+        rx_secret: TLS 1.3 traffic secret behind ``rx``, likewise.
+    """
+
+    suite: CipherSuite
+    alpn: bytes | None
+    server_name: str | None
+    peer_certificate: x509.Certificate | None
+    group: str
+    resumed: bool
+    max_fragment_length: int | None
+    tx: TrafficKeys = field(repr=False)
+    rx: TrafficKeys = field(repr=False)
+    tx_secret: bytearray = field(repr=False)
+    rx_secret: bytearray = field(repr=False)
+
+    @property
+    def version(self) -> ProtocolVersion:
+        """Protocol version, from the suite."""
+        return self.suite.version
+
+    def wipe(self) -> None:
+        """Overwrite every secret held here."""
+        self.tx.wipe()
+        self.rx.wipe()
+        for secret in (self.tx_secret, self.rx_secret):
+            secret[:] = bytes(len(secret))
+
+
+class Keys(NamedTuple):
+    """Both directions' keys, as `Negotiated` holds them."""
+
+    tx: TrafficKeys
+    rx: TrafficKeys
+    tx_secret: bytearray
+    rx_secret: bytearray
+
+
+def tls13_keys(
+    suite: CipherSuite, tx_secret: bytearray, rx_secret: bytearray, sent: Sequence[bytes]
+) -> Keys:
+    """Derive the keys of a TLS 1.3 connection, both directions at sequence number 0.
+
+    Args:
+        suite: what was negotiated.
+        tx_secret: application traffic secret of this side.
+        rx_secret: that of the peer.
+        sent: records that the engine made with the TX key, to check it against.
+
+    Raises:
+        TlsifyError: the TX key does not open them.
+    """
+    tx = schedule.traffic_keys(suite, bytes(tx_secret))
+    rx = schedule.traffic_keys(suite, bytes(rx_secret))
+    for seq, record in enumerate(sent):
+        _check_key(tx, seq, record)
+    return Keys(tx, rx, tx_secret, rx_secret)
+
+
+def tls12_keys(
+    suite: CipherSuite, block: KeyBlock, *, is_client: bool, sent: bytes, received: bytes
+) -> Keys:
+    """Assign the halves of a TLS 1.2 key block, both directions at sequence number 1.
+
+    Args:
+        suite: what was negotiated.
+        block: the expanded master secret.
+        is_client: which half is whose.
+        sent: this side's Finished record, to check the key against and count on from.
+        received: the peer's Finished record.
+
+    Raises:
+        TlsifyError: a key does not open its Finished.
+    """
+    client, server = (block.client_key, block.client_iv), (block.server_key, block.server_iv)
+    ours, theirs = (client, server) if is_client else (server, client)
+    tx = schedule.tls12_keys(suite, *ours, sent)
+    rx = schedule.tls12_keys(suite, *theirs, received)
+    _check_key(tx, 0, sent)
+    _check_key(rx, 0, received)
+    return Keys(tx, rx, bytearray(), bytearray())
+
+
+def _check_key(keys: TrafficKeys, seq: int, record: bytes) -> None:
+    """A wrong key must fail here, not as a broken connection in the kernel."""
+    try:
+        content_type, _ = open_record(keys, seq, record)
+    except PeerMisbehaved as exc:
+        raise TlsifyError(f"derived keys do not open record {seq}: {keys!r}") from exc
+    if content_type != ContentType.handshake:
+        raise TlsifyError(f"record {seq} opened by {keys!r} is no handshake record")
