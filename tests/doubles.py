@@ -1,22 +1,50 @@
-"""Stand-ins and harnesses: two engines back to back, a side in a thread, failing system calls."""
+"""Stand-ins and harnesses: engines back to back, peers made by hand, failing system calls."""
 
 from __future__ import annotations
 
+import dataclasses
+import errno
+import fcntl
+import select
 import socket
+import struct
+import termios
 import threading
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+import time
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
+import pytest
+
+from tlsify.codepoints import AlertDescription, ContentType, HandshakeType, ProtocolVersion
+from tlsify.config import ClientConfig, KtlsMode, KtlsPolicy, ServerConfig
+from tlsify.handoff import Handoff, Offload, accept, connect
+from tlsify.ktls import uapi
+from tlsify.stream import TLSSocket
+from tlsify.tls import schedule
 from tlsify.tls.engine import Engine
-from tlsify.tls.negotiated import Negotiated
-from tlsify.tls.record import split_records
+from tlsify.tls.messages import KeyUpdateRequest, encode_key_update
+from tlsify.tls.protection import open_record, seal_record
+from tlsify.tls.record import Framer, split_records
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tlsify.codepoints import Aead
-    from tlsify.config import ClientConfig, ServerConfig
+    from tlsify.config import KeyPair, TrustAnchors
+    from tlsify.tls.negotiated import Negotiated
 
 T = TypeVar("T")
+
+RELAY = KtlsPolicy(KtlsMode.OFF)
+KERNEL = KtlsPolicy(KtlsMode.REQUIRE)
+# For parametrize: one suite, both ways to carry the records.
+OFFLOADS = (
+    pytest.param(RELAY, id="relay"),
+    pytest.param(KERNEL, id="kernel", marks=pytest.mark.ktls),
+)
+VERSIONS = tuple(pytest.param(version, id=version.label) for version in ProtocolVersion)
+CLOSE_NOTIFY = (ContentType.alert, bytes([1, AlertDescription.close_notify]))
 
 
 class EnginePair:
@@ -68,6 +96,11 @@ class Endpoint(Generic[T]):
         except BaseException as exc:  # noqa: BLE001 - handed to the thread that asks
             self._error = exc
 
+    @property
+    def done(self) -> bool:
+        """Whether it has ended, well or badly."""
+        return not self._thread.is_alive()
+
     def result(self, timeout: float = 20) -> T:
         """Wait for the end."""
         self._thread.join(timeout)
@@ -93,3 +126,302 @@ class FailingSocket(socket.socket):
         if len(self.calls) - 1 == self._fail_at:
             raise self._error
         super().setsockopt(*args)
+
+
+class FakeUlpSocket(FailingSocket):
+    """A failing socket on which a kernel without kTLS seems to have it: no key is ever used."""
+
+    def setsockopt(self, *args: Any) -> None:
+        """Fail in turn; swallow what this kernel may not know."""
+        self.calls.append(args)
+        if len(self.calls) - 1 == self._fail_at:
+            raise self._error
+        if args[0] != uapi.SOL_TLS and args[:2] != (uapi.SOL_TCP, uapi.TCP_ULP):
+            socket.socket.setsockopt(self, *args)
+
+
+def until(condition: Callable[[], object], timeout: float = 10) -> None:
+    """Wait for something that nothing can be waited on for."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come true in time"
+        select.select([], [], [], 0.0005)
+
+
+def queued(sock: socket.socket) -> int:
+    """Tell how many bytes lie unread in a socket."""
+    (count,) = struct.unpack("i", fcntl.ioctl(sock, termios.FIONREAD, bytes(4)))
+    return int(count)
+
+
+def reset(sock: socket.socket) -> None:
+    """Close a TCP connection with RST."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock.close()
+
+
+def recv_exactly(sock: socket.socket, size: int) -> bytes:
+    """Receive that many bytes, or what there is before the end of the stream."""
+    received = bytearray()
+    while len(received) < size and (more := sock.recv(size - len(received))):
+        received += more
+    return bytes(received)
+
+
+def read(handoff: Handoff, size: int = 2**16) -> bytes:
+    """Read as docs/handoff.md tells a program to: plain recv, and ``service`` where that fails."""
+    while True:
+        try:
+            data = handoff.sock.recv(size)
+        except OSError as exc:
+            if exc.errno != errno.EIO:
+                raise
+            if not handoff.service():
+                return b""
+            continue
+        if not data:
+            handoff.service()  # raises if this is no orderly end
+        return data
+
+
+def read_exactly(handoff: Handoff, size: int) -> bytes:
+    """Read that many bytes of plaintext, or what there is before the end of the stream."""
+    received = bytearray()
+    while len(received) < size and (more := read(handoff, size - len(received))):
+        received += more
+    return bytes(received)
+
+
+def new_session_ticket(ticket: bytes = b"ticket") -> bytes:
+    """Build a NewSessionTicket message by hand (RFC 8446 4.6.1)."""
+    nonce = b"\x01n"
+    body = (3600).to_bytes(4, "big") + bytes(4) + nonce
+    body += len(ticket).to_bytes(2, "big") + ticket + bytes(2)
+    return bytes([HandshakeType.new_session_ticket]) + len(body).to_bytes(3, "big") + body
+
+
+class RawPeer:
+    """A peer that does a real handshake and then builds and opens every record by hand."""
+
+    def __init__(
+        self, sock: socket.socket, config: ClientConfig | ServerConfig, *, hold: bool = False
+    ) -> None:
+        """Do the handshake.
+
+        Args:
+            sock: connected.
+            config: decides the role.
+            hold: keep the last flight in ``held`` instead of sending it.
+        """
+        self.sock = sock
+        engine, framer = Engine(config), Framer()
+        while True:
+            self.held = engine.output()
+            negotiated = engine.result()
+            if negotiated is not None:
+                break
+            sock.sendall(self.held)
+            record = None
+            while record is None:
+                received = sock.recv(framer.need())
+                assert received, "the handshake was cut short"
+                record = framer.feed(received)
+            engine.feed(record)
+        if not hold:
+            sock.sendall(self.held)
+        self.negotiated = negotiated
+        self._tx, self._rx = negotiated.tx, negotiated.rx
+        self._tx_secret, self._rx_secret = negotiated.tx_secret, negotiated.rx_secret
+        self._tx_seq, self._rx_seq = self._tx.seq, self._rx.seq
+
+    def seal(self, content_type: ContentType, payload: bytes) -> bytes:
+        """Build the next record."""
+        record = seal_record(self._tx, self._tx_seq, content_type, payload)
+        self._tx_seq += 1
+        return record
+
+    def data(self, payload: bytes) -> bytes:
+        """Build the next record, of application data."""
+        return self.seal(ContentType.application_data, payload)
+
+    def send(self, content_type: ContentType, payload: bytes) -> None:
+        """Send one record."""
+        self.sock.sendall(self.seal(content_type, payload))
+
+    def send_data(self, payload: bytes) -> None:
+        """Send one record of application data."""
+        self.sock.sendall(self.data(payload))
+
+    def send_alert(self, description: AlertDescription, level: int = 2) -> None:
+        """Send an alert."""
+        self.send(ContentType.alert, bytes([level, description]))
+
+    def close_notify(self) -> None:
+        """End the sending direction in good order."""
+        self.send(*CLOSE_NOTIFY)
+        self.sock.shutdown(socket.SHUT_WR)
+
+    def key_update(self, request: KeyUpdateRequest) -> bytes:
+        """Build a KeyUpdate; what is built next uses the next generation."""
+        record = self.seal(ContentType.handshake, encode_key_update(request))
+        suite = self.negotiated.suite
+        self._tx_secret = bytearray(schedule.next_secret(suite, bytes(self._tx_secret)))
+        self._tx, self._tx_seq = schedule.traffic_keys(suite, bytes(self._tx_secret)), 0
+        return record
+
+    def follow_key_update(self) -> None:
+        """Open what comes next with the next generation."""
+        suite = self.negotiated.suite
+        self._rx_secret = bytearray(schedule.next_secret(suite, bytes(self._rx_secret)))
+        self._rx, self._rx_seq = schedule.traffic_keys(suite, bytes(self._rx_secret)), 0
+
+    def recv_raw(self) -> bytes:
+        """Receive one record as it is on the wire; empty at the end of the stream."""
+        header = recv_exactly(self.sock, 5)
+        return header and header + recv_exactly(self.sock, int.from_bytes(header[3:5], "big"))
+
+    def recv(self) -> tuple[int, bytes] | None:
+        """Receive and open one record: content type and payload; None at the end of the stream."""
+        record = self.recv_raw()
+        if not record:
+            return None
+        opened = open_record(self._rx, self._rx_seq, record)
+        self._rx_seq += 1
+        return opened
+
+    def recv_alert(self) -> AlertDescription:
+        """Receive an alert, of which only the description matters, passing over data."""
+        while (record := self.recv()) is not None:
+            if record[0] == ContentType.alert:
+                return AlertDescription(record[1][1])
+        raise AssertionError("the stream ended without an alert")
+
+    def recv_data(self, size: int) -> bytes:
+        """Receive that much application data."""
+        received = b""
+        while len(received) < size:
+            record = self.recv()
+            assert record is not None
+            assert record[0] == ContentType.application_data
+            received += record[1]
+        return received
+
+
+class Lab:
+    """Makes connections over either offload, and takes them down at the end of the test."""
+
+    def __init__(self, trust: TrustAnchors, key_pair: KeyPair) -> None:
+        """Keep what configurations are made of."""
+        self._stack = ExitStack()
+        self._client = ClientConfig(verify=False, trust=trust, timeout=20)
+        self._server = ServerConfig(key_pair=key_pair, timeout=20)
+        self._configs: dict[ProtocolVersion, tuple[ClientConfig, ServerConfig]] = {}
+
+    def __enter__(self) -> Self:
+        """Begin."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close every connection; relays must end by themselves then."""
+        self._stack.close()
+
+    def configs(
+        self, version: ProtocolVersion = ProtocolVersion.TLSv1_3
+    ) -> tuple[ClientConfig, ServerConfig]:
+        """Give a client's and a server's configuration for one version."""
+        if version not in self._configs:
+            only = frozenset({version})
+            self._configs[version] = (
+                dataclasses.replace(self._client, versions=only),
+                dataclasses.replace(self._server, versions=only),
+            )
+        return self._configs[version]
+
+    def tcp(self) -> tuple[socket.socket, socket.socket]:
+        """Connect two sockets."""
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            ours = socket.create_connection(listener.getsockname(), timeout=20)
+            theirs, _ = listener.accept()
+        for sock in (ours, theirs):
+            self._stack.enter_context(sock)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.settimeout(20)
+        return ours, theirs
+
+    def keep(self, handoff: Handoff) -> Handoff:
+        """Close a hand-off at the end of the test."""
+
+        def end() -> None:
+            handoff.sock.close()
+            if handoff.relay is not None:
+                assert handoff.relay.join(10), "the relay goes on"
+
+        assert handoff.offload is (Offload.KERNEL if handoff.relay is None else Offload.RELAY)
+        self._stack.callback(end)
+        handoff.sock.settimeout(20)
+        return handoff
+
+    def pair(
+        self, policy: KtlsPolicy, version: ProtocolVersion = ProtocolVersion.TLSv1_3
+    ) -> tuple[Handoff, Handoff]:
+        """Connect two hand-offs: the client's and the server's."""
+        ours, theirs = self.tcp()
+        client, server = self.configs(version)
+        other = Endpoint(lambda: accept(theirs, server, policy))
+        return self.keep(connect(ours, client, policy)), self.keep(other.result())
+
+    def server(
+        self, policy: KtlsPolicy, version: ProtocolVersion = ProtocolVersion.TLSv1_3
+    ) -> tuple[Handoff, RawPeer]:
+        """Connect a server's hand-off with a client made by hand."""
+        ours, theirs = self.tcp()
+        client, server = self.configs(version)
+        other = Endpoint(lambda: accept(theirs, server, policy))
+        peer = RawPeer(ours, client)
+        return self.keep(other.result()), peer
+
+    def client(
+        self, policy: KtlsPolicy, version: ProtocolVersion = ProtocolVersion.TLSv1_3
+    ) -> tuple[Handoff, RawPeer]:
+        """Connect a client's hand-off with a server made by hand."""
+        ours, theirs = self.tcp()
+        client, server = self.configs(version)
+        other = Endpoint(lambda: RawPeer(theirs, server))
+        handoff = self.keep(connect(ours, client, policy))
+        return handoff, other.result()
+
+    def stream(
+        self, policy: KtlsPolicy, version: ProtocolVersion = ProtocolVersion.TLSv1_3
+    ) -> tuple[TLSSocket, RawPeer]:
+        """Do as `server`, with a TLSSocket."""
+        handoff, peer = self.server(policy, version)
+        return TLSSocket(handoff), peer
+
+
+class Middleman:
+    """Forwards a TCP connection and keeps every byte that passes."""
+
+    def __init__(self, left: socket.socket, right: socket.socket) -> None:
+        """Forward until both directions have ended.
+
+        Args:
+            left: the near end of a connection to one side.
+            right: likewise to the other.
+        """
+        self.from_left, self.from_right = bytearray(), bytearray()
+        self._directions = (
+            Endpoint(lambda: self._forward(left, right, self.from_left)),
+            Endpoint(lambda: self._forward(right, left, self.from_right)),
+        )
+
+    @staticmethod
+    def _forward(source: socket.socket, sink: socket.socket, kept: bytearray) -> None:
+        while data := source.recv(2**16):
+            kept += data
+            sink.sendall(data)
+        sink.shutdown(socket.SHUT_WR)
+
+    def join(self) -> None:
+        """Wait for both ends of stream."""
+        for direction in self._directions:
+            direction.result()

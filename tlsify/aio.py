@@ -176,9 +176,9 @@ class Acceptor:
             _log.error("bug in a handshake", exc_info=error)
 
     async def _open(self, sock: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
         try:
             handed = await hand_over(sock, self._config, self._policy)
+            await loop.connect_accepted_socket(self._factory, LoopSocket(handed))
         except (HandshakeError, DeadlineExceeded, KtlsError, OSError) as exc:
-            _log.info("handshake failed: %s", exc)
-            return
-        await asyncio.get_running_loop().connect_accepted_socket(self._factory, LoopSocket(handed))
+            _log.info("connection refused: %s", exc)

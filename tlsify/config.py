@@ -106,13 +106,17 @@ def is_ip_address(host: str) -> bool:
     return True
 
 
+def _unreadable(path: Path, what: str, exc: OSError) -> ConfigError:
+    return ConfigError(
+        f"cannot read {what} {path}: {exc.strerror}", hint="check the path and its permissions"
+    )
+
+
 def _read(path: Path, what: str) -> bytes:
     try:
         return path.read_bytes()
     except OSError as exc:
-        raise ConfigError(
-            f"cannot read {what} {path}: {exc.strerror}", hint="check the path and its permissions"
-        ) from exc
+        raise _unreadable(path, what, exc) from exc
 
 
 def parse_certificates(pem: bytes, what: str) -> tuple[x509.Certificate, ...]:
@@ -123,7 +127,7 @@ def parse_certificates(pem: bytes, what: str) -> tuple[x509.Certificate, ...]:
     """
     try:
         return tuple(x509.load_pem_x509_certificates(pem))
-    except ValueError as exc:
+    except (ValueError, x509.InvalidVersion) as exc:
         raise ConfigError(
             f"{what} holds no usable PEM certificate",
             hint='it must contain "-----BEGIN CERTIFICATE-----"',
@@ -169,7 +173,11 @@ class KeyPair:
                 "the private key is of a kind that TLS servers do not use",
                 hint="use an RSA (2048 bits or more), EC or Ed25519 key",
             )
-        if private.public_key() != certificates[0].public_key():
+        try:
+            fits = private.public_key() == certificates[0].public_key()
+        except (ValueError, UnsupportedAlgorithm):  # of a key that ours is certainly not
+            fits = False
+        if not fits:
             raise ConfigError(
                 "the private key does not belong to the certificate",
                 hint="the first certificate in the file must be the key's own",
@@ -199,9 +207,13 @@ class TrustAnchors:
         Raises:
             ConfigError: unreadable, or nothing usable in it.
         """
-        if not path.is_dir():
+        try:
+            inside = list(path.iterdir()) if path.is_dir() else None
+        except OSError as exc:
+            raise _unreadable(path, "trust anchors", exc) from exc
+        if inside is None:
             return cls(parse_certificates(_read(path, "trust anchors"), str(path)))
-        files = sorted(p for p in path.iterdir() if p.suffix in {".pem", ".crt"})
+        files = sorted(p for p in inside if p.suffix in {".pem", ".crt"})
         anchors = [
             certificate
             for file in files

@@ -34,36 +34,49 @@ def receive(sock: socket.socket, session: Session, size: int, flags: int = 0) ->
         HandshakeError: the peer ended the connection or has to be refused; it got its alert.
         OSError: as ``recv``; BlockingIOError if nothing is there.
     """
+    _refuse_failed(session)
     while not session.peer_closed:
         try:
             record = ulp.recv_record(sock, size, flags)
         except PeerMisbehaved as error:
-            fail(sock, error)
+            fail(sock, session, error)
         if record is None:
             raise truncated()
         if record.content_type == ContentType.application_data:
             if record.payload:
                 return record.payload
             continue
-        serve(sock, session, record.content_type, record.payload, complete=record.complete)
+        if flags & socket.MSG_PEEK:
+            # A control record is never the caller's to look at; take it for good.
+            record = ulp.Record(record.content_type, b"", complete=False)
+        serve(sock, session, record)
     return b""
 
 
 def receive_into(sock: socket.socket, session: Session, buffer: memoryview, flags: int = 0) -> int:
     """Do as `receive`, into the caller's buffer; gives the number of bytes."""
+    _refuse_failed(session)
     while not session.peer_closed:
         try:
             content_type, count, complete = ulp.recv_record_into(sock, buffer, flags)
         except PeerMisbehaved as error:
-            fail(sock, error)
+            fail(sock, session, error)
         if content_type is None:
             raise truncated()
         if content_type == ContentType.application_data:
             if count:
                 return count
             continue
-        serve(sock, session, content_type, bytes(buffer[:count]), complete=complete)
+        if flags & socket.MSG_PEEK:
+            count, complete = 0, False
+        serve(sock, session, ulp.Record(content_type, bytes(buffer[:count]), complete))
     return 0
+
+
+def _refuse_failed(session: Session) -> None:
+    """A kernel whose record parser has stopped would let the next receive wait for ever."""
+    if session.failure is not None:
+        raise session.failure
 
 
 def service(sock: socket.socket, session: Session) -> bool:
@@ -76,39 +89,39 @@ def service(sock: socket.socket, session: Session) -> bool:
     Raises:
         As `receive`.
     """
+    _refuse_failed(session)
     try:
         upcoming = ulp.recv_record(sock, 1, socket.MSG_PEEK)
     except PeerMisbehaved as error:
-        fail(sock, error)
+        fail(sock, session, error)
     if upcoming is None and not session.peer_closed:
         raise truncated()
     if upcoming is not None and upcoming.content_type != ContentType.application_data:
-        serve(sock, session, upcoming.content_type, b"", complete=False)
+        serve(sock, session, ulp.Record(upcoming.content_type, b"", complete=False))
     return not session.peer_closed
 
 
-def serve(
-    sock: socket.socket, session: Session, content_type: int, payload: bytes, *, complete: bool
-) -> None:
+def serve(sock: socket.socket, session: Session, record: ulp.Record) -> None:
     """Deal with one control record, of which the first part, or nothing, has been received.
 
     Raises:
         HandshakeError: the connection is over; the peer got its alert.
     """
+    payload, complete = record.payload, record.complete
     while not complete:
         # The rest of this record lies in the kernel: this cannot block.
         try:
             rest = ulp.recv_record(sock, MAX_PLAINTEXT)
         except PeerMisbehaved as error:
-            fail(sock, error)
+            fail(sock, session, error)
         if rest is None:
             break
         payload += rest.payload
         complete = rest.complete
-    perform(sock, session.receive(content_type, payload))
+    perform(sock, session, session.receive(record.content_type, payload))
 
 
-def perform(sock: socket.socket, actions: list[Action]) -> None:
+def perform(sock: socket.socket, session: Session, actions: list[Action]) -> None:
     """Carry out what a session asks for, in order.
 
     Raises:
@@ -119,18 +132,19 @@ def perform(sock: socket.socket, actions: list[Action]) -> None:
             case SendRecord(content_type, payload):
                 _send_if_possible(sock, content_type, payload)
             case Fail(error):
-                fail(sock, error)
+                fail(sock, session, error)
             case StoreTicket() | PeerClosed():
                 # Tickets are kept only where the caller named a place for them.
                 continue
 
 
-def fail(sock: socket.socket, error: HandshakeError) -> NoReturn:
+def fail(sock: socket.socket, session: Session, error: HandshakeError) -> NoReturn:
     """End the connection: the alert that is due, then no more records.
 
     Raises:
         HandshakeError: the error itself, always.
     """
+    session.failure = error
     if error.alert is not None and not isinstance(error, PeerAlert):
         _send_if_possible(sock, ContentType.alert, encode_alert(error.alert))
     with contextlib.suppress(OSError):

@@ -204,7 +204,7 @@ class Opening:
         """
         self._sock = sock
         self._policy = policy
-        self._reason = self._attempt(self._attach)
+        self._reason = self._attempt(self._attach, config.aeads)
         self.engine = Engine(config, self._aeads(config.aeads))
 
     def commit(self) -> Handoff:
@@ -234,6 +234,7 @@ class Opening:
             raise
         finally:
             negotiated.wipe()
+        self.engine.release()
         session = Session(negotiated.version, is_client=self.engine.is_client)
         return Handoff(self._sock, Offload.KERNEL, None, negotiated, session, None)
 
@@ -247,9 +248,11 @@ class Opening:
             return Reason(exc.code, str(exc), exc.hint)
         return None
 
-    def _attach(self) -> None:
+    def _attach(self, wanted: tuple[Aead, ...]) -> None:
         if (refusal := host_refusal(self._policy)) is not None:
             raise refusal
+        if not any(map(capabilities().offloads_everywhere, wanted)):
+            raise _refusal("suite-unsupported", "this kernel takes none of the ciphers", _ASK)
         ulp.attach(self._sock)
 
     def _aeads(self, wanted: tuple[Aead, ...]) -> tuple[Aead, ...]:
@@ -258,7 +261,7 @@ class Opening:
             return wanted
         found = capabilities()
         offloaded = tuple(aead for aead in wanted if found.offloads_everywhere(aead))
-        if self._policy.mode is KtlsMode.REQUIRE and offloaded:
+        if self._policy.mode is KtlsMode.REQUIRE:
             return offloaded
         return offloaded + tuple(aead for aead in wanted if aead not in offloaded)
 
@@ -274,9 +277,7 @@ class Opening:
     def _check_suite(self, negotiated: Negotiated, found: Capabilities) -> None:
         suite = negotiated.suite
         if not found.offloads(suite):
-            raise _refusal(
-                "suite-unsupported", f"this kernel does not take {suite.name}", "see tlsify check"
-            )
+            raise _refusal("suite-unsupported", f"this kernel does not take {suite.name}", _ASK)
         is_tls13 = suite.version is ProtocolVersion.TLSv1_3
         if self._policy.rekey_required and is_tls13 and not found.rekey:
             raise _refusal(
@@ -317,6 +318,7 @@ def host_refusal(policy: KtlsPolicy) -> KtlsUnavailable | None:
     return None
 
 
+_ASK = "see which ones it takes with tlsify check"
 _REPORT = "the probe said that this suite works here: please report this kernel's version"
 
 

@@ -115,8 +115,12 @@ def _drive(sock: socket.socket, engine: Engine, deadline: float) -> None:
 @contextlib.contextmanager
 def undelayed(sock: socket.socket) -> Generator[None, None, None]:
     """Send each flight at once: Nagle's algorithm would hold back its last segment."""
-    before = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    try:
+        before = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    except OSError:  # not TCP, so nothing is held back
+        yield
+        return
     try:
         yield
     finally:

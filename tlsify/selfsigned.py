@@ -13,6 +13,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from tlsify.config import KeyPair, is_ip_address
 
 _LIFETIME = timedelta(days=30)
+_MAX_COMMON_NAME = 64  # RFC 5280 A.1; nobody compares it, so that a part will do
 # Certificates are refused by hosts whose clock is a little behind.
 _LEEWAY = timedelta(hours=1)
 
@@ -21,10 +22,10 @@ def make_key_pair(names: list[str]) -> KeyPair:
     """Make an EC key and a self-signed server certificate for it.
 
     Args:
-        names: host names and addresses; the first is the common name as well.
+        names: host names and addresses; the first, cut to 64 characters, is the subject as well.
     """
     key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0])])
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0][:_MAX_COMMON_NAME])])
     alternatives = [
         x509.IPAddress(ipaddress.ip_address(name)) if is_ip_address(name) else x509.DNSName(name)
         for name in names

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+from collections import Counter
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from tlsify.codepoints import Aead, CipherSuite, ProtocolVersion
 from tlsify.errors import ConfigError, KtlsUnavailable
 from tlsify.keys import Direction
 from tlsify.ktls import ulp
-from tlsify.ktls.diag import socket_info, tls_devices
+from tlsify.ktls.diag import list_sockets, socket_info, tls_devices
 from tlsify.ktls.floor import true_version
 from tlsify.ktls.probe import Capabilities, capabilities, loopback_pair
 
@@ -81,7 +82,9 @@ def _findings(found: Capabilities) -> Iterator[Finding]:
         yield _rekey(found)
         yield _payload_limit(found)
         yield _aes_driver()
-        yield _diag()
+        diag = _diag()
+        yield diag
+        yield _in_use(visible=diag.ok)
         yield _mptcp()
     yield _devices()
 
@@ -277,6 +280,37 @@ def _mptcp() -> Finding:
                         remedy="listen with IPPROTO_TCP; tlsify's own listeners do",
                     )
     return Finding("mptcp", "MPTCP", ok=True, detail="its sockets take the ULP")
+
+
+def _in_use(*, visible: bool) -> Finding:
+    """Name the processes whose connections the kernel protects right now."""
+    subject = "connections offloaded now"
+    if not visible:
+        return Finding("in-use", subject, ok=True, detail="unknown: sock_diag hides them")
+    # Only this verb needs it, and it takes a while to import.
+    import psutil  # noqa: PLC0415
+
+    offloaded = {
+        (entry.local, entry.remote)
+        for family in (socket.AF_INET, socket.AF_INET6)
+        for entry in list_sockets(family)
+        if entry.ulp is not None and {entry.ulp.tx, entry.ulp.rx} != {"none"}
+    }
+    owners: Counter[str] = Counter()
+    for connection in psutil.net_connections("tcp") if offloaded else ():
+        if (tuple(connection.laddr), tuple(connection.raddr)) in offloaded:
+            owners[_process_name(connection.pid)] += 1
+    detail = ", ".join(f"{name}: {number}" for name, number in owners.most_common())
+    return Finding("in-use", subject, ok=True, detail=detail or "none")
+
+
+def _process_name(pid: int | None) -> str:
+    import psutil  # noqa: PLC0415 - as above
+
+    try:
+        return f"{psutil.Process(pid).name()} ({pid})" if pid else "of other users"
+    except psutil.NoSuchProcess:
+        return "of a process that has just ended"
 
 
 def _devices() -> Finding:

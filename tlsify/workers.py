@@ -13,7 +13,7 @@ _log = logging.getLogger("tlsify")
 
 # A worker that dies sooner than this after its start is not restarted at once.
 _MINIMUM_LIFE = 1.0
-
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 # To be called once connections are accepted.
 Ready: TypeAlias = Callable[[], None]
@@ -22,15 +22,16 @@ Worker: TypeAlias = Callable[[Ready], None]
 
 
 class _Supervisor:
-    def __init__(self, count: int, worker: Worker) -> None:
+    def __init__(self, count: int, worker: Worker, on_stop: Callable[[], None]) -> None:
         self._count = count
         self._worker = worker
+        self._on_stop = on_stop
         self._started: dict[int, float] = {}
         self._stopping = False
 
     def run(self, ready: Ready) -> None:
-        signal.signal(signal.SIGTERM, self._stop)
-        signal.signal(signal.SIGINT, self._stop)
+        for number in _STOP_SIGNALS:
+            signal.signal(number, self._stop)
         read_end, write_end = os.pipe()
         for _ in range(self._count):
             self._spawn(write_end, read_end)
@@ -44,18 +45,24 @@ class _Supervisor:
         while waiting > 0 and (arrived := os.read(read_end, waiting)):
             waiting -= len(arrived)
         os.close(read_end)
-        if waiting == 0 and not self._stopping:
+        if waiting == 0:
             ready()
+        elif not self._stopping:
+            _log.error("%d of %d workers did not start", waiting, self._count)
 
     def _spawn(self, write_end: int | None = None, read_end: int | None = None) -> None:
+        # A signal between fork and the child's own handlers would run the parent's in the child.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
         pid = os.fork()
         if pid:
             self._started[pid] = time.monotonic()
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP_SIGNALS)
             return
         status = 1
         try:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent passes it on as SIGTERM
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP_SIGNALS)
             if read_end is not None:
                 os.close(read_end)
             self._worker(lambda: _tell(write_end))
@@ -80,6 +87,7 @@ class _Supervisor:
 
     def _stop(self, _signal: int, _frame: object) -> None:
         self._stopping = True
+        self._on_stop()
         for pid in self._started:
             os.kill(pid, signal.SIGTERM)
 
@@ -90,15 +98,19 @@ def _tell(write_end: int | None) -> None:
         os.close(write_end)
 
 
-def run(count: int, worker: Worker, ready: Ready) -> None:
+def run(
+    count: int, worker: Worker, ready: Ready, on_stop: Callable[[], None] = lambda: None
+) -> None:
     """Run a worker in this process, or in several forked ones.
 
     Args:
         count: 1 runs it here.
         worker: inherits the listening socket, configuration and probe results.
         ready: called once when every worker accepts connections.
+        on_stop: called in the parent of forked workers when they are told to drain; it has to
+            close the listening socket, or connections would wait in it for nobody.
     """
     if count == 1:
         worker(ready)
     else:
-        _Supervisor(count, worker).run(ready)
+        _Supervisor(count, worker, on_stop).run(ready)

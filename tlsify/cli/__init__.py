@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import errno
+import io
 import logging
 import os
 import resource
@@ -11,6 +14,7 @@ import sys
 import traceback
 from dataclasses import dataclass
 from importlib import import_module
+from itertools import islice
 from typing import TYPE_CHECKING, NoReturn
 
 from tlsify import __version__
@@ -27,6 +31,15 @@ VERBS = {
 }
 _KTLS_MODES = ("auto", "require", "off")
 _PROGRAM = "tlsify"
+_STDOUT, _STDERR = 1, 2
+_GENERAL_HINT = "errno(3) explains the name"
+_HINTS = {
+    errno.EBADF: "leave stdin, stdout and stderr open",
+    errno.ECONNRESET: "the peer, or somebody in between, cut the connection",
+    errno.EMFILE: 'raise the limit with "ulimit -n"',
+    errno.ENOSPC: "free some space where the output goes",
+    errno.EPIPE: "keep the reader of our output open until the end",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +67,25 @@ class _Parser(argparse.ArgumentParser):
         fail(message, f'see "{self.prog} --help"')
         raise SystemExit(ExitCode.USAGE)
 
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        """End after --help or --version, if they could be printed."""
+        flush_stdout()
+        super().exit(status, message)
+
 
 def fail(message: str, hint: str) -> None:
-    """Print the error line and the hint line."""
-    print(f"{_PROGRAM}: error: {message}", file=sys.stderr)
-    print(f"{_PROGRAM}: hint: {hint}", file=sys.stderr)
+    """Print the error line and the hint line; what a peer put into them stays one line of text."""
+    if not sys.stderr:
+        return  # print would take stdout instead
+    try:
+        for kind, text in (("error", message), ("hint", hint)):
+            print(f"{_PROGRAM}: {kind}: {_printable(text)}", file=sys.stderr)
+    except OSError:
+        _discard(_STDERR)
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -69,6 +96,7 @@ def _parser() -> argparse.ArgumentParser:
         description="TLS for programs that do not speak TLS.",
         epilog=f"verbs:\n{verbs}\n\n{_PROGRAM} VERB --help describes one of them.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"{_PROGRAM} {__version__}")
     parser.add_argument(
@@ -91,35 +119,69 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("-v", "--verbose", action="store_true", help="say what is going on")
     parser.add_argument("verb", choices=tuple(VERBS), metavar="VERB", help=argparse.SUPPRESS)
-    parser.add_argument("rest", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     return parser
 
 
-def _spell_out(arguments: Sequence[str]) -> list[str]:
-    """Move --ktls options in front of the verb, and give a bare --ktls its value.
+def _divide(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Give the command's own words, the verb last, and what belongs to the verb.
 
-    Left to argparse, an optional value would swallow the next word.
+    --ktls options are the command's wherever they stand, and a bare --ktls gets its value here:
+    left to argparse, an optional value would swallow the next word.
     """
     ours: list[str] = []
+    verb: list[str] = []
     rest: list[str] = []
-    for position, word in enumerate(arguments):
-        if word == "--":
-            rest += arguments[position:]
-            break
-        if word == "--ktls":
+    words = iter(arguments)
+    for word in words:
+        if word == "--" and verb:
+            rest += [word, *words]
+        elif word == "--":
+            verb, rest = [word, *islice(words, 1)], [*words]
+        elif word == "--ktls":
             ours.append("--ktls=auto")
+        elif word == "--ktls-rekey":
+            ours.append(f"{word}={next(words, '')}")
         elif word.startswith(("--ktls=", "--ktls-")):
             ours.append(word)
-        else:
+        elif verb:
             rest.append(word)
-    return ours + rest
+        elif word.startswith("-"):
+            ours.append(word)
+        else:
+            verb = [word]
+    return ours + verb, rest
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; gives its exit status (`errors.ExitCode`)."""
-    _protect_process()
-    words = _spell_out(sys.argv[1:] if arguments is None else arguments)
-    parsed = _parser().parse_args(words)
+    try:
+        _protect_process()
+        status = _dispatch(sys.argv[1:] if arguments is None else arguments)
+        flush_stdout()
+    except TlsifyError as exc:
+        if exc.exit_code is ExitCode.BUG:
+            traceback.print_exc()
+        fail(str(exc), exc.hint)
+        return exc.exit_code
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except OSError as exc:
+        number = exc.errno or 0
+        where = f"{exc.filename}: " if exc.filename else ""
+        fail(
+            f"{where}{errno_name(number)}: {exc.strerror or exc}", _HINTS.get(number, _GENERAL_HINT)
+        )
+        return ExitCode.SYSTEM
+    except Exception:  # noqa: BLE001 - the one place where a bug ends
+        traceback.print_exc()
+        fail("unexpected exception", TlsifyError.general_hint)
+        return ExitCode.BUG
+    return status
+
+
+def _dispatch(arguments: Sequence[str]) -> int:
+    ours, rest = _divide(arguments)
+    parsed = _parser().parse_args(ours)
     options = GlobalOptions(
         ktls=parsed.ktls,
         ktls_rekey=parsed.ktls_rekey,
@@ -136,43 +198,42 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog=f"{_PROGRAM} {parsed.verb}", description=verb.DESCRIPTION, allow_abbrev=False
     )
     verb.add_arguments(parser)
-    return _run(verb.run, parser.parse_args(parsed.rest), options)
+    run: Callable[[argparse.Namespace, GlobalOptions], int] = verb.run
+    return run(parser.parse_args(rest), options)
 
 
-def _run(
-    verb: Callable[[argparse.Namespace, GlobalOptions], int],
-    arguments: argparse.Namespace,
-    options: GlobalOptions,
-) -> int:
+def flush_stdout() -> None:
+    """Print what is still buffered, while a failure can still be reported.
+
+    Raises:
+        OSError: it cannot be printed; its ``filename`` is "stdout".
+    """
+    if not sys.stdout:
+        return
     try:
-        return verb(arguments, options)
-    except TlsifyError as exc:
-        if exc.exit_code is ExitCode.BUG:
-            traceback.print_exc()
-        fail(str(exc), exc.hint)
-        return exc.exit_code
-    except KeyboardInterrupt:
-        return 128 + signal.SIGINT
-    except BrokenPipeError:
-        fail("write: EPIPE: the reader of our output is gone", "keep it open until the end")
-        _discard_stdout()
-        return ExitCode.SYSTEM
+        sys.stdout.flush()
     except OSError as exc:
-        number = exc.errno or 0
-        fail(f"{errno_name(number)}: {exc}", os.strerror(number) if number else "see above")
-        return ExitCode.SYSTEM
-    except Exception:  # noqa: BLE001 - the one place where a bug ends
-        traceback.print_exc()
-        fail("unexpected exception", TlsifyError.general_hint)
-        return ExitCode.BUG
+        _discard(_STDOUT)  # the interpreter would try, and complain, once more
+        raise OSError(exc.errno, exc.strerror, "stdout") from exc
 
 
-def _discard_stdout() -> None:
-    """Keep the interpreter from complaining once more when it flushes."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def _discard(number: int) -> None:
+    with contextlib.suppress(OSError):
+        sink = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(sink, number)
+        os.close(sink)
 
 
 def _protect_process() -> None:
-    """Keep secrets out of core dumps."""
+    """Keep secrets out of core dumps, and connections out of the places of closed streams."""
     _, hard = resource.getrlimit(resource.RLIMIT_CORE)
     resource.setrlimit(resource.RLIMIT_CORE, (0, hard))
+    # A socket with number 1 would get in plain what is meant for stdout. Reading a closed stdin
+    # gives its end; writing a closed stdout fails, as it should.
+    for number, flags in ((0, os.O_RDONLY), (_STDOUT, os.O_RDONLY), (_STDERR, os.O_WRONLY)):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, flags)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # folders' names may be any bytes

@@ -47,7 +47,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--no-verify", action="store_true", help="accept any certificate")
     parser.add_argument(
-        "--alpn", action="append", default=[], metavar="PROTOCOL", help="may be repeated"
+        "--alpn",
+        action="append",
+        type=os.fsencode,
+        default=[],
+        metavar="PROTOCOL",
+        help="may be repeated",
     )
     parser.add_argument(
         "--timeout",
@@ -81,7 +86,7 @@ def _configure(arguments: argparse.Namespace) -> ClientConfig:
         identities=tuple(arguments.ref_id or [ReferenceIdentifier.for_host(name)]),
         verify=not arguments.no_verify,
         trust=TrustAnchors() if arguments.ca is None else TrustAnchors.load(arguments.ca),
-        alpn=tuple(protocol.encode() for protocol in arguments.alpn),
+        alpn=tuple(arguments.alpn),
         timeout=arguments.timeout,
     )
 
@@ -101,24 +106,43 @@ def _dial(host: str, port: int, timeout: float) -> socket.socket:
 
 
 def _pump(handed: Handoff) -> None:
+    unreadable: list[OSError] = []
     with TLSSocket(handed) as stream:
         # Nothing wakes a thread that waits for stdin, so the process does not wait for it either.
-        threading.Thread(target=_send_stdin, args=[stream], daemon=True).start()
-        while data := stream.recv(_CHUNK):
-            _write_stdout(data)
+        threading.Thread(target=_send_stdin, args=[stream, unreadable], daemon=True).start()
+        try:
+            while data := stream.recv(_CHUNK):
+                _write_stdout(data)
+        finally:
+            if unreadable:
+                raise unreadable[0]
 
 
-def _send_stdin(stream: TLSSocket) -> None:
+def _send_stdin(stream: TLSSocket, unreadable: list[OSError]) -> None:
     try:
-        while data := os.read(0, _CHUNK):
+        while data := _read_stdin(stream, unreadable):
             stream.sendall(data)
-        stream.shutdown(socket.SHUT_WR)
+        if not unreadable:
+            stream.shutdown(socket.SHUT_WR)
     except OSError as exc:
         # The receiving side finds out what happened and reports it.
         _log.debug("sending ended: %s", exc)
 
 
+def _read_stdin(stream: TLSSocket, unreadable: list[OSError]) -> bytes:
+    """Read some of stdin; if that fails, which is not its end, wake the receiving side."""
+    try:
+        return os.read(0, _CHUNK)
+    except OSError as exc:
+        unreadable.append(OSError(exc.errno, exc.strerror, "stdin"))
+        stream.shutdown(socket.SHUT_RD)
+        return b""
+
+
 def _write_stdout(data: bytes) -> None:
     view = memoryview(data)
-    while view:
-        view = view[os.write(1, view) :]
+    try:
+        while view:
+            view = view[os.write(1, view) :]
+    except OSError as exc:
+        raise OSError(exc.errno, exc.strerror, "stdout") from exc

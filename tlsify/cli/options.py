@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 _MAX_PORT = 65535
 _MAX_COUNT = 1024
+_MAX_SECONDS = 1e6  # what poll takes in milliseconds
 
 
 def policy(options: GlobalOptions) -> KtlsPolicy:
@@ -34,7 +35,7 @@ def port(text: str) -> int:
 def seconds(text: str) -> float:
     """Read a positive number of seconds, for argparse."""
     number = float(text)
-    if not 0 < number < float("inf"):
+    if not 0 < number <= _MAX_SECONDS:
         raise ValueError(text)
     return number
 
@@ -47,7 +48,8 @@ def address(text: str) -> tuple[str, int]:
     """
     host, colon, number = text.rpartition(":")
     try:
-        return host.removeprefix("[").removesuffix("]"), port(number if colon else text)
+        # Without a colon an address may be missing by mistake, and every interface is a lot.
+        return host.removeprefix("[").removesuffix("]"), port(number if colon else "")
     except ValueError as exc:
         raise ConfigError(
             f'"{text}" is not ADDR:PORT', hint="write 127.0.0.1:8443, [::1]:8443 or :8443"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from tlsify.config import KeyPair, KtlsMode, ServerConfig
 from tlsify.errors import ConfigError, ExitCode, NetworkError
 from tlsify.handoff import host_refusal
 from tlsify.selfsigned import make_key_pair
+from tlsify.tls.engine import Engine
 
 if TYPE_CHECKING:
     import argparse
@@ -64,6 +66,7 @@ def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
     config = ServerConfig(
         key_pair=_key_pair(arguments, host), alpn=(b"http/1.1",), timeout=arguments.timeout
     )
+    Engine(config)  # a key that OpenSSL refuses must show before the first client
     policy = shared.policy(options)
     refusal = host_refusal(policy)
     if refusal is not None and policy.mode is KtlsMode.REQUIRE:
@@ -78,8 +81,12 @@ def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
 
     def worker(tell_ready: workers.Ready) -> None:
         static_files.serve(listener, root, config, policy, tell_ready)
+        # A forked worker's end waits for no thread, but relays still hold the last bytes.
+        for thread in threading.enumerate():
+            if thread is not threading.current_thread() and not thread.daemon:
+                thread.join()
 
-    workers.run(arguments.workers, worker, ready)
+    workers.run(arguments.workers, worker, ready, on_stop=listener.close)
     return ExitCode.OK
 
 
@@ -126,7 +133,7 @@ def _listen(host: str, port: int) -> socket.socket:
             family=socket.AF_INET6 if ":" in host else socket.AF_INET,
             backlog=_BACKLOG,
         )
-    except (OSError, OverflowError) as exc:
+    except (OSError, OverflowError, UnicodeError) as exc:
         raise NetworkError(
             f"cannot listen on {host}:{port}: {exc}", hint="choose another --listen ADDR:PORT"
         ) from exc

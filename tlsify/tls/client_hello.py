@@ -80,10 +80,10 @@ class HelloCollector:
         Raises:
             PeerMisbehaved: not a ClientHello, too long, or malformed.
         """
-        self._buffer += fragment
-        if not self._buffer:
+        if not fragment:  # RFC 8446 5.1; without this, empty records could go on for ever
             msg = "empty handshake record"
             raise PeerMisbehaved(msg, alert=AlertDescription.unexpected_message)
+        self._buffer += fragment
         if self._buffer[0] != HandshakeType.client_hello:
             raise PeerMisbehaved(
                 f"handshake starts with message type {self._buffer[0]}, not a ClientHello",

@@ -207,6 +207,13 @@ class Engine:
         connection, self._connection = self._connection, None
         return connection
 
+    def release(self) -> None:
+        """Let go of OpenSSL's connection and the keys in it, now rather than at a collection."""
+        if self._connection is not None:
+            self._connection.set_app_data(None)
+            self._connection = None
+        self._tickets.clear()
+
     # -- what OpenSSL reports while it works (context.Observer)
 
     def on_key_log(self, line: bytes) -> None:

@@ -30,6 +30,9 @@ _SERVICE_IDS: dict[IdKind, Callable[[str], ServiceID]] = {
     IdKind.URI: URI_ID,
 }
 
+# What cryptography raises for a subjectAltName, or another extension, that it cannot read.
+_UNREADABLE_NAMES = (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType)
+
 
 def compile_identifiers(identities: Iterable[ReferenceIdentifier]) -> tuple[ServiceID, ...]:
     """Prepare reference identifiers for matching.
@@ -41,7 +44,7 @@ def compile_identifiers(identities: Iterable[ReferenceIdentifier]) -> tuple[Serv
     for identity in identities:
         try:
             compiled.append(_SERVICE_IDS[identity.kind](identity.name))
-        except ValueError as exc:
+        except (ValueError, ImportError) as exc:  # ImportError: Unicode, and no idna package
             raise ConfigError(
                 f'"{identity}" is not a valid {identity.kind.name}-ID',
                 hint="write dns:NAME, ip:ADDRESS, srv:_SERVICE.NAME or uri:SCHEME:NAME",
@@ -53,7 +56,7 @@ def matches(certificate: x509.Certificate, accepted: Sequence[ServiceID]) -> boo
     """Tell whether a certificate presents at least one of the accepted identifiers."""
     try:
         patterns = extract_patterns(certificate)
-    except (CertificateError, ValueError, x509.DuplicateExtension):
+    except (CertificateError, *_UNREADABLE_NAMES):
         return False
     return any(_matches_one(patterns, identifier) for identifier in accepted)
 
@@ -70,10 +73,12 @@ def presented(certificate: x509.Certificate) -> tuple[str, ...]:
     """List the DNS, IP and URI names of a certificate, for messages."""
     try:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except (x509.ExtensionNotFound, x509.DuplicateExtension, ValueError):
+    except (x509.ExtensionNotFound, *_UNREADABLE_NAMES):
         return ()
-    return (
+    found = (
         *(f"dns:{name}" for name in names.get_values_for_type(x509.DNSName)),
         *(f"ip:{address}" for address in names.get_values_for_type(x509.IPAddress)),
         *(f"uri:{uri}" for uri in names.get_values_for_type(x509.UniformResourceIdentifier)),
     )
+    # The peer chose these bytes, and a terminal may read them.
+    return tuple(name if name.isprintable() else ascii(name) for name in found)

@@ -52,8 +52,8 @@ def decode_header(header: bytes) -> RecordHeader:
 
 
 def _describe_stranger(header: bytes) -> str:
-    if header[:4].isalpha() or header.startswith((b"GET ", b"PUT ")):
-        word = header.decode("ascii", "replace").strip()
+    word = header.decode("ascii", "replace").strip()
+    if word.isprintable() and (header[:4].isalpha() or header.startswith((b"GET ", b"PUT "))):
         return f'peer sent plain text beginning "{word}", not a TLS record'
     return f"peer sent bytes that are not a TLS record (first byte 0x{header[0]:02x})"
 

@@ -79,6 +79,8 @@ class Session:
         self._handshake = bytearray()
         self._budget = CONTROL_RECORD_BUDGET
         self._peer_closed = False
+        # What ended the connection; whoever reads on gets it again instead of a hang.
+        self.failure: HandshakeError | None = None
 
     @property
     def peer_closed(self) -> bool:
@@ -148,7 +150,11 @@ class Session:
             raise _unexpected("empty handshake record")
         self._handshake += payload
         rows = MESSAGES[self._version, self._is_client]
+        first = True
         while (message := decode_handshake(self._handshake, limit=MAX_MESSAGE)) is not None:
+            if not first:  # a record of 4096 HelloRequests is not one request
+                self._spend_budget()
+            first = False
             handler = rows.get(message.msg_type, Session._refuse_message)
             handler(self, message, actions)
 

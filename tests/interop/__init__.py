@@ -1,0 +1,1 @@
+"""Other TLS implementations against tlsify, over the kernel and over the relay."""

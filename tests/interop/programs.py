@@ -1,0 +1,154 @@
+"""Run a peer's program: feed it, collect what it prints, wait until it listens, end it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from typing import TYPE_CHECKING, Self
+
+import pytest
+
+from tests.conftest import EXPECT_KTLS
+from tests.doubles import Endpoint
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import TracebackType
+
+# Generous: under TCG a guest is fifteen times slower than its host, and may have to share it.
+PATIENCE = 40.0
+_CHUNK = 2**16
+
+
+def require(program: str) -> None:
+    """Skip where a peer is not installed, unless this is a guest: then fail."""
+    if shutil.which(program) is None:
+        if EXPECT_KTLS:
+            pytest.fail(f"{program} is missing in the guest")
+        pytest.skip(f"{program} is not installed")
+
+
+def free_port() -> int:
+    """Find a port of 127.0.0.1 that nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class Program:
+    """One running program; its standard input stays open until it is closed or fed to its end.
+
+    What it prints is collected in the background, so that it never blocks on a full pipe.
+    """
+
+    def __init__(self, words: Sequence[str], feed: bytes = b"", *, end_input: bool = False) -> None:
+        """Start it.
+
+        Args:
+            words: the command.
+            feed: what it reads on its standard input.
+            end_input: whether that is all of its input.
+        """
+        self._errors = tempfile.TemporaryFile()
+        self._process = subprocess.Popen(
+            words,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            bufsize=0,
+        )
+        self._feed, self._end_input = feed, end_input
+        self._feeder = Endpoint(self._write)
+        self._reader = Endpoint(self._read)
+
+    def _write(self) -> None:
+        stdin = self._process.stdin
+        assert stdin is not None
+        view = memoryview(self._feed)
+        with contextlib.suppress(BrokenPipeError):
+            while view:
+                view = view[os.write(stdin.fileno(), view[:_CHUNK]) :]
+        if self._end_input:
+            stdin.close()
+
+    def _read(self) -> bytes:
+        stdout = self._process.stdout
+        assert stdout is not None
+        collected = bytearray()
+        while data := os.read(stdout.fileno(), _CHUNK):
+            collected += data
+        return bytes(collected)
+
+    def output(self) -> bytes:
+        """Wait for its end, and give all that it printed."""
+        collected = self._reader.result(PATIENCE)
+        self._feeder.result(PATIENCE)
+        self._process.wait(PATIENCE)
+        return collected
+
+    def errors(self) -> str:
+        """Give what it has written to its standard error so far."""
+        self._errors.seek(0)
+        return self._errors.read().decode("utf-8", "replace")
+
+    def status(self) -> int:
+        """Wait for its end, and give its exit status."""
+        self.output()
+        return self._process.wait(PATIENCE)
+
+    def dial(self, port: int) -> socket.socket:
+        """Connect to a port as soon as the program listens there.
+
+        Raises:
+            AssertionError: it ended, or did not listen in time.
+        """
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            try:
+                return socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)
+            except ConnectionRefusedError:
+                assert time.monotonic() < deadline, f"nobody listens: {self.errors()}"
+            # The pause between two tries is a wait for the program's premature end.
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(0.02)
+                pytest.fail(f"it ended before it listened: {self.errors()}")
+
+    def terminate(self) -> None:
+        """Ask it to end (SIGTERM)."""
+        self._process.terminate()
+
+    def kill(self) -> None:
+        """End it now, and give its pipes back."""
+        self._process.kill()
+        self._process.wait(PATIENCE)
+        with contextlib.suppress(AssertionError):
+            self._reader.result(PATIENCE)
+            self._feeder.result(PATIENCE)
+        for pipe in (self._process.stdin, self._process.stdout, self._errors):
+            if pipe is not None:
+                pipe.close()
+
+    def __enter__(self) -> Self:
+        """Kill it at the end of the block, whatever happens."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Kill it; if the block failed, say what the program had to say."""
+        self.kill_loudly(failed=error is not None)
+
+    def kill_loudly(self, *, failed: bool) -> None:
+        """Kill it, and show its standard error if asked to."""
+        errors = self.errors() if failed else ""
+        self.kill()
+        if errors:
+            print(f"--- {self._process.args!r}\n{errors}")  # noqa: T201 - pytest shows it

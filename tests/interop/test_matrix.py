@@ -1,0 +1,81 @@
+"""Tests of every suite with every peer."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.interop.carriers import CARRIERS, MODES
+from tests.interop.matrix import CELLS, LEFT_OUT, Cell, Peer
+from tests.interop.peers import START
+from tests.interop.programs import require
+from tlsify.config import KtlsPolicy
+from tlsify.handoff import Offload, accept, connect
+from tlsify.ktls.diag import UlpInfo, socket_info, tls_stat
+from tlsify.stream import TLSSocket
+
+if TYPE_CHECKING:
+    import socket
+
+    from tests.interop.conftest import Results
+    from tests.interop.peers import Site, Talk
+    from tlsify.codepoints import CipherSuite
+    from tlsify.handoff import Handoff
+
+pytestmark = [pytest.mark.interop, pytest.mark.timeout(300)]
+
+# A connection of ours counts once in each direction. The peers protect their records themselves:
+# all of them link a library that could use kTLS, but none does so unless it is told to.
+_ONE_SOCKET = {
+    **dict.fromkeys(("TlsTxSw", "TlsRxSw"), 1),
+    **dict.fromkeys(("TlsTxDevice", "TlsRxDevice", "TlsDecryptError"), 0),
+}
+
+
+@pytest.mark.parametrize("offload", CARRIERS)
+@pytest.mark.parametrize("cell", CELLS, ids=str)
+def test_files_go_both_ways(offload: Offload, cell: Cell, site: Site, results: Results) -> None:
+    """A file of each side reaches the other unchanged, under the suite and by the carrier meant."""
+    if cell.peer.program is not None:
+        require(cell.peer.program)
+    before = tls_stat()
+    with START[cell.peer](cell.suite, site) as talk:
+        stream = TLSSocket(_shake_hands(cell, talk.sock, site, KtlsPolicy(MODES[offload])))
+        with stream:
+            assert stream.offload is offload
+            assert stream.handoff.negotiated.suite is cell.suite
+            received = talk.converse(stream, site.up, len(talk.expected))
+            if offload is Offload.KERNEL:
+                _check_kernel(stream, cell.suite, before)
+            stream.unwrap()
+        delivered = talk.delivered()
+    assert _digest(received) == _digest(talk.expected)
+    assert _digest(delivered) == _digest(site.up)
+    results.passed[offload].add(cell)
+
+
+def _shake_hands(cell: Cell, sock: socket.socket, site: Site, policy: KtlsPolicy) -> Handoff:
+    """Take the role that the peer leaves, offering nothing but the cell's suite."""
+    if cell.peer.is_server:
+        return connect(sock, site.client(cell.suite), policy)
+    return accept(sock, site.server(cell.suite), policy)
+
+
+def _check_kernel(stream: TLSSocket, suite: CipherSuite, before: dict[str, int]) -> None:
+    """The kernel itself says that it does the work, for one socket more than before."""
+    expected = UlpInfo("tls", suite.version, suite.aead, tx="kernel", rx="kernel")
+    assert socket_info(stream).ulp == expected
+    now = tls_stat()
+    moved = {name: now[name] - before.get(name, 0) for name in _ONE_SOCKET}
+    assert moved == _ONE_SOCKET
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def test_no_cell_is_left_out_by_accident() -> None:
+    """Every suite is tried with every peer, but for those left out for a reason."""
+    assert len(CELLS) + len(LEFT_OUT) == len(Peer) * len({cell.suite for cell in CELLS})

@@ -1,0 +1,347 @@
+"""Tests of config."""
+
+from __future__ import annotations
+
+import base64
+import stat
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed25519, rsa, x25519
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+)
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.conftest import issue
+from tlsify.codepoints import Aead, ProtocolVersion
+from tlsify.config import (
+    ClientConfig,
+    IdKind,
+    KeyPair,
+    KtlsMode,
+    KtlsPolicy,
+    ReferenceIdentifier,
+    ServerConfig,
+    TrustAnchors,
+    is_ip_address,
+    parse_certificates,
+)
+from tlsify.errors import ConfigError
+from tlsify.selfsigned import make_key_pair
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import trustme
+    from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
+
+HOST = ReferenceIdentifier(IdKind.DNS, "example.org")
+
+
+def pem(key: PrivateKeyTypes, password: bytes | None = None) -> bytes:
+    """Write a key as PKCS #8."""
+    encryption = BestAvailableEncryption(password) if password else NoEncryption()
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption)
+
+
+@pytest.fixture(scope="module")
+def made() -> KeyPair:
+    """A certificate and its key."""
+    return make_key_pair(["example.org"])
+
+
+# -- reference identifiers
+
+
+@given(st.sampled_from(IdKind), st.text(min_size=1).filter(lambda n: n == n.strip() and n))
+def test_identifier_spelled_and_parsed(kind: IdKind, name: str) -> None:
+    """Parsing gives back what was spelled."""
+    identifier = ReferenceIdentifier(kind, name)
+    assert ReferenceIdentifier.parse(str(identifier)) == identifier
+
+
+@given(st.text(max_size=30))
+def test_any_text_as_identifier(text: str) -> None:
+    """Any text is an identifier or a ConfigError."""
+    try:
+        assert ReferenceIdentifier.parse(text).name
+    except ConfigError as error:
+        assert "dns:NAME" in error.hint
+
+
+@pytest.mark.parametrize("text", ["", ":", "dns", "dns:", "dns: ", "cn:example.org", "example.org"])
+def test_text_that_is_no_identifier(text: str) -> None:
+    """Kind and name are both needed, and the common name is no kind."""
+    with pytest.raises(ConfigError, match="is not a reference identifier"):
+        ReferenceIdentifier.parse(text)
+
+
+def test_kind_in_capitals() -> None:
+    """The kind is read in either case, and a URI keeps its own colon."""
+    assert ReferenceIdentifier.parse("DNS:a") == ReferenceIdentifier(IdKind.DNS, "a")
+    assert ReferenceIdentifier.parse("uri:sip:a") == ReferenceIdentifier(IdKind.URI, "sip:a")
+
+
+@pytest.mark.parametrize(
+    ("host", "kind"),
+    [
+        ("example.org", IdKind.DNS),
+        ("localhost", IdKind.DNS),
+        ("192.0.2.1", IdKind.IP),
+        ("2001:db8::1", IdKind.IP),
+        ("1.2.3", IdKind.DNS),
+        ("0x7f000001", IdKind.DNS),
+    ],
+)
+def test_host(host: str, kind: IdKind) -> None:
+    """An address is an IP-ID without SNI, anything else a DNS-ID with it."""
+    assert ReferenceIdentifier.for_host(host) == ReferenceIdentifier(kind, host)
+    config = ClientConfig.for_host(host)
+    assert config.server_name == (None if kind is IdKind.IP else host)
+    assert config.identities == (ReferenceIdentifier(kind, host),)
+    assert is_ip_address(host) is (kind is IdKind.IP)
+
+
+# -- keys and certificates
+
+
+def test_key_pair_from_files(tmp_path: Path, made: KeyPair) -> None:
+    """Both files are read, and the chain is given out again without the key."""
+    (tmp_path / "chain.pem").write_bytes(made.certificate_pem())
+    (tmp_path / "key.pem").write_bytes(pem(made.key))
+    loaded = KeyPair.load(tmp_path / "chain.pem", tmp_path / "key.pem")
+    assert loaded.chain == made.chain
+    assert loaded.key.public_key() == made.key.public_key()
+    assert b"PRIVATE" not in loaded.certificate_pem()
+
+
+def test_whole_chain_is_kept(authority: trustme.CA) -> None:
+    """Intermediates stay behind the leaf, in order."""
+    middle = authority.create_child_ca()
+    pair = issue(middle, "example.org")
+    assert len(pair.chain) == 2
+    assert pair.chain[0].issuer == pair.chain[1].subject
+    assert pair.certificate_pem().count(b"BEGIN") == 2
+
+
+def test_file_that_is_not_there(tmp_path: Path, made: KeyPair) -> None:
+    """The path and the system's reason are told."""
+    with pytest.raises(ConfigError, match=r"cannot read certificate .*absent.*No such file"):
+        KeyPair.load(tmp_path / "absent", tmp_path / "absent")
+    (tmp_path / "chain.pem").write_bytes(made.certificate_pem())
+    with pytest.raises(ConfigError, match="cannot read private key"):
+        KeyPair.load(tmp_path / "chain.pem", tmp_path)
+
+
+def test_key_of_another_certificate(made: KeyPair) -> None:
+    """A key that does not belong to the first certificate is refused."""
+    other = ec.generate_private_key(ec.SECP256R1())
+    with pytest.raises(ConfigError, match="does not belong"):
+        KeyPair.from_pem(made.certificate_pem(), pem(other))
+
+
+def test_chain_in_the_wrong_order(authority: trustme.CA, made: KeyPair) -> None:
+    """The leaf has to come first."""
+    chain = authority.cert_pem.bytes() + made.certificate_pem()
+    with pytest.raises(ConfigError, match="does not belong"):
+        KeyPair.from_pem(chain, pem(made.key))
+
+
+def test_encrypted_key(made: KeyPair) -> None:
+    """There is nobody to ask for the passphrase."""
+    with pytest.raises(ConfigError, match="is encrypted"):
+        KeyPair.from_pem(made.certificate_pem(), pem(made.key, b"passphrase"))
+
+
+@pytest.mark.parametrize("make", [x25519.X25519PrivateKey.generate, lambda: dsa.generate_private_key(1024)])
+def test_key_of_a_useless_kind(made: KeyPair, make: type) -> None:
+    """A key that cannot sign for a server is refused with the kinds that can."""
+    with pytest.raises(ConfigError, match="of a kind") as caught:
+        KeyPair.from_pem(made.certificate_pem(), pem(make()))
+    assert "Ed25519" in caught.value.hint
+
+
+@pytest.mark.parametrize("garbage", [b"", b"garbage", b"\xff\xfe\0", b"-----BEGIN PRIVATE KEY-----\n"])
+def test_garbage(made: KeyPair, garbage: bytes) -> None:
+    """Neither a certificate nor a key comes out of garbage."""
+    with pytest.raises(ConfigError, match="no usable PEM private key"):
+        KeyPair.from_pem(made.certificate_pem(), garbage)
+    with pytest.raises(ConfigError, match="no usable PEM certificate"):
+        KeyPair.from_pem(garbage, pem(made.key))
+
+
+@given(st.binary(max_size=200), st.integers(0, 2000))
+def test_damaged_pem(noise: bytes, position: int) -> None:
+    """Damage anywhere in a file is a ConfigError, or does not matter."""
+    good = _GOOD.certificate_pem() + pem(_GOOD.key)
+    position %= len(good)
+    damaged = good[:position] + noise + good[position + 1 :]
+    try:
+        KeyPair.from_pem(damaged, damaged)
+    except ConfigError as error:
+        assert error.hint
+
+
+_GOOD = make_key_pair(["example.org"])
+
+
+def _with_version(made: KeyPair, version: int) -> bytes:
+    """Write a certificate that says another X.509 version; its signature no longer fits."""
+    der = made.chain[0].public_bytes(Encoding.DER)
+    der = der.replace(b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01" + bytes([version]), 1)
+    body = base64.encodebytes(der)
+    return b"-----BEGIN CERTIFICATE-----\n" + body + b"-----END CERTIFICATE-----\n"
+
+
+def test_certificate_of_an_unknown_version(made: KeyPair) -> None:
+    """X.509 v4 is malformed, not a bug of ours."""
+    with pytest.raises(ConfigError, match="no usable PEM certificate"):
+        parse_certificates(_with_version(made, 3), "the file")
+
+
+def test_secret_in_no_text(made: KeyPair) -> None:
+    """The key shows in no repr, and in no error about it."""
+    key = pem(made.key)
+    secret = key.splitlines()[1].decode()
+    number = str(made.key.private_numbers().private_value)  # type: ignore[union-attr]  # it is an EC key
+    config = ServerConfig(key_pair=made)
+    with pytest.raises(ConfigError) as caught:
+        KeyPair.from_pem(_GOOD.certificate_pem(), key)
+    texts = [repr(made), str(made), repr(config), str(config)]
+    texts += traceback.format_exception(caught.value)
+    for text in texts:
+        assert secret not in text
+        assert number not in text
+        assert "PRIVATE" not in text
+    assert "example.org" in repr(made)
+
+
+def test_key_kinds_that_servers_use() -> None:
+    """RSA and Ed25519 keys are read as well as EC keys."""
+    for key in (rsa.generate_private_key(65537, 2048), ed25519.Ed25519PrivateKey.generate()):
+        with pytest.raises(ConfigError, match="does not belong"):
+            KeyPair.from_pem(_GOOD.certificate_pem(), pem(key))
+
+
+# -- trust anchors
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    """A folder with two anchors, a readme and a key."""
+    for index, suffix in enumerate(("pem", "crt")):
+        made = make_key_pair([f"{index}.example.org"])
+        (tmp_path / f"{index}.{suffix}").write_bytes(made.certificate_pem())
+        (tmp_path / f"{index}.key").write_bytes(pem(made.key))
+    (tmp_path / "README").write_text("not a certificate")
+    yield tmp_path
+    tmp_path.chmod(stat.S_IRWXU)
+
+
+def test_folder_of_anchors(folder: Path) -> None:
+    """Every .pem and .crt file counts, and nothing else."""
+    anchors = TrustAnchors.load(folder).certificates
+    assert anchors is not None
+    assert [a.subject.rfc4514_string() for a in anchors] == [
+        "CN=0.example.org",
+        "CN=1.example.org",
+    ]
+
+
+def test_one_file_of_anchors(tmp_path: Path, made: KeyPair, authority: trustme.CA) -> None:
+    """A file may hold several."""
+    path = tmp_path / "bundle"
+    path.write_bytes(made.certificate_pem() + authority.cert_pem.bytes())
+    anchors = TrustAnchors.load(path).certificates
+    assert anchors is not None
+    assert len(anchors) == 2
+
+
+def test_folder_without_anchors(tmp_path: Path) -> None:
+    """An empty folder is no way to trust nobody, but a mistake."""
+    with pytest.raises(ConfigError, match="no trust anchor"):
+        TrustAnchors.load(tmp_path)
+
+
+def test_folder_with_a_broken_anchor(folder: Path) -> None:
+    """The broken file is named."""
+    (folder / "2.pem").write_text("garbage")
+    with pytest.raises(ConfigError, match=r"2\.pem holds no usable PEM certificate"):
+        TrustAnchors.load(folder)
+
+
+def test_folder_inside_the_folder(folder: Path) -> None:
+    """A folder named like a certificate is named in the error."""
+    (folder / "sub.pem").mkdir()
+    with pytest.raises(ConfigError, match=r"cannot read trust anchor .*sub\.pem"):
+        TrustAnchors.load(folder)
+
+
+@pytest.mark.parametrize("call", ["is_dir", "iterdir"])
+def test_unreadable_folder(folder: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    """A folder that may not be looked at is a ConfigError, whichever call finds it out."""
+
+    def refuse(_: Path) -> bool:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, call, refuse)
+    with pytest.raises(ConfigError, match="cannot read trust anchors .*Permission denied"):
+        TrustAnchors.load(folder)
+
+
+def test_missing_anchor_file(tmp_path: Path) -> None:
+    """A path that does not exist is named."""
+    with pytest.raises(ConfigError, match="cannot read trust anchors .*absent"):
+        TrustAnchors.load(tmp_path / "absent")
+
+
+# -- configurations
+
+
+def test_verification_without_identity() -> None:
+    """Not naming an identity is a mistake unless verification is off explicitly."""
+    with pytest.raises(ConfigError, match="no reference identifier"):
+        ClientConfig()
+    assert ClientConfig(verify=False).identities == ()
+
+
+@pytest.mark.parametrize("protocol", [b"", bytes(256)])
+def test_alpn_of_a_wrong_length(protocol: bytes, made: KeyPair) -> None:
+    """An ALPN protocol has 1 to 255 bytes."""
+    with pytest.raises(ConfigError, match="ALPN"):
+        ClientConfig(identities=(HOST,), alpn=(b"h2", protocol))
+    with pytest.raises(ConfigError, match="ALPN"):
+        ServerConfig(key_pair=made, alpn=(protocol,))
+    assert ServerConfig(key_pair=made, alpn=(b"x", bytes(255))).alpn
+
+
+@pytest.mark.parametrize(
+    ("versions", "aeads"),
+    [
+        (frozenset[ProtocolVersion](), (Aead.AES_GCM_128,)),
+        (frozenset(ProtocolVersion), ()),
+    ],
+)
+def test_nothing_left_to_negotiate(
+    versions: frozenset[ProtocolVersion], aeads: tuple[Aead, ...], made: KeyPair
+) -> None:
+    """A configuration that no peer could meet is refused at once."""
+    with pytest.raises(ConfigError, match="left to negotiate"):
+        ClientConfig(identities=(HOST,), versions=versions, aeads=aeads)
+    with pytest.raises(ConfigError, match="left to negotiate"):
+        ServerConfig(key_pair=made, versions=versions, aeads=aeads)
+
+
+def test_configurations_are_frozen(made: KeyPair) -> None:
+    """One Context serves all connections of a configuration, so that it must not change."""
+    config = ServerConfig(key_pair=made)
+    with pytest.raises(AttributeError):
+        config.alpn = ()  # type: ignore[misc]  # the point of the test
+    assert KtlsPolicy() == KtlsPolicy(KtlsMode.AUTO, rekey_required=False, any_kernel=False)

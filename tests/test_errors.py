@@ -1,0 +1,120 @@
+"""Tests of errors."""
+
+from __future__ import annotations
+
+import errno
+
+import pytest
+
+from tlsify import errors
+from tlsify.codepoints import AlertDescription
+from tlsify.errors import (
+    ConfigError,
+    DeadlineExceeded,
+    ExitCode,
+    HandshakeError,
+    IdentityError,
+    KtlsCommitError,
+    KtlsError,
+    KtlsUnavailable,
+    NetworkError,
+    PeerAlert,
+    PeerMisbehaved,
+    RekeyUnsupported,
+    TlsifyError,
+    Truncated,
+    errno_name,
+)
+
+EXIT_CODES = {
+    TlsifyError: ExitCode.BUG,
+    ConfigError: ExitCode.CONFIG,
+    NetworkError: ExitCode.NETWORK,
+    HandshakeError: ExitCode.HANDSHAKE,
+    PeerAlert: ExitCode.HANDSHAKE,
+    PeerMisbehaved: ExitCode.HANDSHAKE,
+    IdentityError: ExitCode.IDENTITY,
+    Truncated: ExitCode.CLOSED,
+    KtlsError: ExitCode.BUG,
+    KtlsUnavailable: ExitCode.KTLS,
+    KtlsCommitError: ExitCode.COMMIT,
+    RekeyUnsupported: ExitCode.COMMIT,
+    DeadlineExceeded: ExitCode.DEADLINE,
+}
+
+
+def test_every_exception_is_listed_here() -> None:
+    """No exception exists whose exit code is not tested."""
+    defined = {
+        value
+        for value in vars(errors).values()
+        if isinstance(value, type) and issubclass(value, Exception)
+    }
+    assert defined == set(EXIT_CODES)
+
+
+@pytest.mark.parametrize("kind", EXIT_CODES)
+def test_exit_code(kind: type[TlsifyError]) -> None:
+    """Each exception ends the command with its documented status."""
+    assert kind.exit_code is EXIT_CODES[kind]
+
+
+def test_exit_codes_collide_with_no_program() -> None:
+    """Failures of tlsify are above 95, shell conventions excepted."""
+    assert all(code == 0 or code >= 96 for code in ExitCode)
+
+
+def test_no_hint_given() -> None:
+    """Without a hint of its own an error gives its class's."""
+    assert ConfigError("broken").hint == ConfigError.general_hint
+    assert ConfigError("broken", hint="mend it").hint == "mend it"
+
+
+@pytest.mark.parametrize("kind", EXIT_CODES)
+def test_every_class_has_a_hint(kind: type[TlsifyError]) -> None:
+    """Whatever happens, the user is told what to do."""
+    assert kind.general_hint
+
+
+@pytest.mark.parametrize("kind", [HandshakeError, PeerAlert, PeerMisbehaved, Truncated])
+def test_alert_is_kept(kind: type[HandshakeError]) -> None:
+    """A handshake error knows its alert, or that there was none."""
+    error = kind("no", alert=AlertDescription.decode_error)
+    assert str(error) == "no"
+    assert error.alert is AlertDescription.decode_error
+    assert kind("no").alert is None
+
+
+def test_mismatches_are_kept() -> None:
+    """An identity error lists what was presented instead."""
+    error = IdentityError("no", mismatches=["dns:a", "dns:b"], alert=AlertDescription.unknown_ca)
+    assert error.mismatches == ("dns:a", "dns:b")
+    assert error.alert is AlertDescription.unknown_ca
+
+
+def test_kernel_said_why() -> None:
+    """The line names step and errno."""
+    error = KtlsError("TLS_TX", errno.EINVAL, "refused")
+    assert str(error) == "TLS_TX: EINVAL: refused"
+    assert (error.step, error.errno) == ("TLS_TX", errno.EINVAL)
+
+
+def test_refused_before_asking_the_kernel() -> None:
+    """Without an errno the line names the step only."""
+    error = KtlsUnavailable("TCP_ULP", 0, "known bad", code="bad-kernel")
+    assert str(error) == "TCP_ULP: known bad"
+    assert (error.code, error.sentence) == ("bad-kernel", "known bad")
+
+
+@pytest.mark.parametrize(
+    ("number", "name"), [(errno.ENOENT, "ENOENT"), (127, "EKEYEXPIRED"), (99999, "errno 99999")]
+)
+def test_errno_name(number: int, name: str) -> None:
+    """Every errno has a name, an unassigned one its number."""
+    assert errno_name(number) == name
+
+
+def test_deadline_is_a_timeout() -> None:
+    """Callers that expect the standard library's exception catch ours."""
+    with pytest.raises(TimeoutError):
+        raise DeadlineExceeded("late")

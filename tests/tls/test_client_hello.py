@@ -1,0 +1,203 @@
+"""Tests of client_hello."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from OpenSSL import SSL
+
+from tlsify.codepoints import AlertDescription
+from tlsify.errors import PeerMisbehaved
+from tlsify.tls.client_hello import (
+    MAX_LENGTH,
+    ClientHello,
+    HelloCollector,
+    decode_client_hello,
+)
+from tlsify.tls.record import HEADER_LENGTH, split_records
+
+RANDOM = bytes(range(32))
+NAMES = st.text("abcdefghijklmnopqrstuvwxyz0123456789-.", min_size=1, max_size=60)
+HELLOS = st.builds(
+    ClientHello,
+    server_name=st.none() | NAMES,
+    alpn=st.lists(st.binary(min_size=1, max_size=20), max_size=4).map(tuple),
+    versions=st.lists(st.integers(0, 0xFFFF), min_size=1, max_size=5).map(tuple),
+    max_fragment_length=st.none() | st.sampled_from([512, 1024, 2048, 4096]),
+    record_size_limit=st.none() | st.integers(64, 2**14 + 1),
+)
+
+
+def vector(width: int, data: bytes) -> bytes:
+    """Prefix bytes with their length."""
+    return len(data).to_bytes(width, "big") + data
+
+
+def extension(number: int, data: bytes) -> bytes:
+    """Build one extension."""
+    return number.to_bytes(2, "big") + vector(2, data)
+
+
+def body(extensions: bytes | None, legacy_version: int = 0x0303) -> bytes:
+    """Build a ClientHello's body around a block of extensions."""
+    fixed = legacy_version.to_bytes(2, "big") + RANDOM
+    fixed += vector(1, b"\x01" * 32) + vector(2, b"\x13\x01\xc0\x2f") + vector(1, b"\0")
+    return fixed if extensions is None else fixed + vector(2, extensions)
+
+
+def encode(hello: ClientHello) -> bytes:
+    """Build the body that says what a decoded hello says."""
+    block = extension(23, b"")
+    if hello.server_name is not None:
+        name = b"\0" + vector(2, hello.server_name.encode("ascii"))
+        block += extension(0, vector(2, name))
+    if hello.alpn:
+        block += extension(16, vector(2, b"".join(vector(1, name) for name in hello.alpn)))
+    if hello.max_fragment_length is not None:
+        block += extension(1, bytes([hello.max_fragment_length.bit_length() - 9]))
+    if hello.record_size_limit is not None:
+        block += extension(28, hello.record_size_limit.to_bytes(2, "big"))
+    numbers = b"".join(version.to_bytes(2, "big") for version in hello.versions)
+    return body(block + extension(43, vector(1, numbers)))
+
+
+def message(hello_body: bytes) -> bytes:
+    """Put the handshake header in front."""
+    return b"\x01" + vector(3, hello_body)
+
+
+@given(HELLOS)
+def test_decode_what_was_encoded(hello: ClientHello) -> None:
+    """Decoding gives back every field that was encoded."""
+    assert decode_client_hello(encode(hello)) == hello
+
+
+@given(st.binary(max_size=200))
+def test_arbitrary_bytes(data: bytes) -> None:
+    """Arbitrary bytes raise PeerMisbehaved and nothing else."""
+    try:
+        decode_client_hello(data)
+    except PeerMisbehaved as error:
+        assert error.alert in {AlertDescription.decode_error, AlertDescription.illegal_parameter}
+
+
+@given(HELLOS, st.data())
+def test_changed_bytes(hello: ClientHello, data: st.DataObject) -> None:
+    """A valid hello with some bytes changed, or cut short, raises nothing else either."""
+    changed = bytearray(encode(hello))
+    for _ in range(3):
+        changed[data.draw(st.integers(0, len(changed) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        decode_client_hello(bytes(changed[: data.draw(st.integers(0, len(changed)))]))
+    except PeerMisbehaved as error:
+        assert error.alert in {AlertDescription.decode_error, AlertDescription.illegal_parameter}
+
+
+@given(HELLOS)
+def test_every_truncation(hello: ClientHello) -> None:
+    """A hello cut within its extensions is a decode_error at every byte."""
+    whole = encode(hello)
+    for end in range(len(body(None)) + 1, len(whole)):
+        with pytest.raises(PeerMisbehaved) as caught:
+            decode_client_hello(whole[:end])
+        assert caught.value.alert is AlertDescription.decode_error
+
+
+def test_hello_without_extensions() -> None:
+    """A hello of TLS 1.1 or older without extensions tells its version and nothing else."""
+    assert decode_client_hello(body(None, 0x0302)) == ClientHello(None, (), (0x0302,), None, None)
+
+
+@pytest.mark.parametrize("code", [0, 5, 255])
+def test_unknown_max_fragment_length(code: int) -> None:
+    """An unknown code is left to OpenSSL, which refuses it."""
+    assert decode_client_hello(body(extension(1, bytes([code])))).max_fragment_length is None
+
+
+def test_server_name_in_capitals() -> None:
+    """Host names are compared in lower case."""
+    block = extension(0, vector(2, b"\0" + vector(2, b"EXAMPLE.org")))
+    assert decode_client_hello(body(block)).server_name == "example.org"
+
+
+def test_server_name_of_another_kind() -> None:
+    """A name type that nobody defined is passed over."""
+    names = b"\x07" + vector(2, b"what") + b"\0" + vector(2, b"example.org")
+    assert decode_client_hello(body(extension(0, vector(2, names)))).server_name == "example.org"
+
+
+def test_server_name_that_is_not_ascii() -> None:
+    """Only A-labels are allowed in SNI (RFC 6066 3)."""
+    block = extension(0, vector(2, b"\0" + vector(2, "exämple.org".encode())))
+    with pytest.raises(PeerMisbehaved) as caught:
+        decode_client_hello(body(block))
+    assert caught.value.alert is AlertDescription.illegal_parameter
+
+
+def test_openssls_own_hello() -> None:
+    """The hello of a real client is read as that client was set up."""
+    context = SSL.Context(SSL.TLS_METHOD)
+    context.set_alpn_protos([b"h2", b"http/1.1"])
+    connection = SSL.Connection(context, None)
+    connection.set_tlsext_host_name(b"example.org")
+    connection.set_connect_state()
+    with pytest.raises(SSL.WantReadError):
+        connection.do_handshake()
+    (record,) = split_records(connection.bio_read(2**16))
+    hello = HelloCollector().feed(record[HEADER_LENGTH:])
+    assert hello is not None
+    assert hello.server_name == "example.org"
+    assert hello.alpn == (b"h2", b"http/1.1")
+    assert {0x0304, 0x0303} <= set(hello.versions)
+    assert hello.max_fragment_length is None
+
+
+@given(HELLOS, st.data())
+def test_fragmented_hello(hello: ClientHello, data: st.DataObject) -> None:
+    """However a hello is fragmented, it is given once, with its last byte."""
+    rest = message(encode(hello))
+    collector = HelloCollector()
+    while rest:
+        size = data.draw(st.integers(1, len(rest)))
+        found = collector.feed(rest[:size])
+        rest = rest[size:]
+        assert found == (None if rest else hello)
+
+
+@given(st.lists(st.binary(max_size=60), min_size=1, max_size=4))
+def test_arbitrary_fragments(fragments: list[bytes]) -> None:
+    """Arbitrary fragments raise PeerMisbehaved and nothing else."""
+    collector = HelloCollector()
+    try:
+        for fragment in fragments:
+            collector.feed(fragment)
+    except PeerMisbehaved as error:
+        assert error.alert is not None
+
+
+def test_another_message_first() -> None:
+    """A handshake that does not start with a ClientHello is refused at its first byte."""
+    with pytest.raises(PeerMisbehaved, match="message type 2") as caught:
+        HelloCollector().feed(b"\x02")
+    assert caught.value.alert is AlertDescription.unexpected_message
+
+
+def test_longest_hello() -> None:
+    """The length limit is refused as soon as the length is known, and not before."""
+    collector = HelloCollector()
+    assert collector.feed(b"\x01" + MAX_LENGTH.to_bytes(3, "big")) is None
+    with pytest.raises(PeerMisbehaved) as caught:
+        HelloCollector().feed(b"\x01" + (MAX_LENGTH + 1).to_bytes(3, "big"))
+    assert caught.value.alert is AlertDescription.illegal_parameter
+
+
+@pytest.mark.parametrize("first", [b"", b"\x01\x00"])
+def test_empty_fragment(first: bytes) -> None:
+    """An empty handshake fragment is refused wherever it comes (RFC 8446 5.1), or it never ends."""
+    collector = HelloCollector()
+    if first:
+        assert collector.feed(first) is None
+    with pytest.raises(PeerMisbehaved) as caught:
+        collector.feed(b"")
+    assert caught.value.alert is AlertDescription.unexpected_message

@@ -1,0 +1,61 @@
+"""Tests of explain."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tlsify.codepoints import AlertDescription
+from tlsify.tls.explain import peer_alert, untrusted_path
+
+
+@given(st.integers(0, 255))
+def test_any_alert(number: int) -> None:
+    """Every description byte becomes an error that names it and says what to do."""
+    error = peer_alert(number, "the handshake")
+    assert error.alert == AlertDescription.known(number)
+    name = AlertDescription.name_of(number)
+    assert str(error) == f"the peer ended the handshake with alert {name}"
+    assert error.hint
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        (AlertDescription.handshake_failure, "cipher suite"),
+        (AlertDescription.protocol_version, "protocol version"),
+        (AlertDescription.unknown_ca, "authority"),
+        (AlertDescription.no_application_protocol, "ALPN"),
+        (AlertDescription.unrecognized_name, "--servername"),
+    ],
+)
+def test_alert_that_the_user_can_do_something_about(number: int, words: str) -> None:
+    """Common alerts have a hint of their own."""
+    assert words in peer_alert(number, "the handshake").hint
+
+
+@pytest.mark.parametrize(
+    ("number", "words", "hint"),
+    [
+        (9, "not yet valid", "clock"),
+        (10, "expired", "renew"),
+        (18, "self-signed", "--ca"),
+        (19, "self-signed", "--ca"),
+        (20, "unable to get local issuer", "--ca"),
+        (21, "unable to verify the first certificate", "intermediate"),
+        (28, "rejected", "--ca"),
+    ],
+)
+def test_untrusted_path(number: int, words: str, hint: str) -> None:
+    """OpenSSL's reason is told, with a remedy that fits it."""
+    error = untrusted_path(number)
+    assert words in str(error)
+    assert hint in error.hint
+    assert error.alert is None
+
+
+@given(st.integers(-(2**31), 2**31 - 1))
+def test_any_verification_error(number: int) -> None:
+    """A number that this OpenSSL does not know has words, too."""
+    assert "not trusted" in str(untrusted_path(number))

@@ -1,0 +1,334 @@
+"""Tests of session."""
+
+from __future__ import annotations
+
+import itertools
+from typing import TypeAlias
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tlsify.codepoints import AlertDescription, ContentType, HandshakeType, ProtocolVersion
+from tlsify.errors import HandshakeError, PeerAlert, PeerMisbehaved
+from tlsify.tls.messages import (
+    KeyUpdateRequest,
+    NewSessionTicket,
+    encode_alert,
+    encode_key_update,
+)
+from tlsify.tls.session import (
+    CONTROL_RECORD_BUDGET,
+    MAX_MESSAGE,
+    MESSAGES,
+    TRANSITIONS,
+    Action,
+    Fail,
+    PeerClosed,
+    SendRecord,
+    Session,
+    StoreTicket,
+)
+
+TLS12, TLS13 = ProtocolVersion.TLSv1_2, ProtocolVersion.TLSv1_3
+Role: TypeAlias = tuple[ProtocolVersion, bool]
+ROLES: list[Role] = list(itertools.product(ProtocolVersion, (True, False)))
+TICKET_BODY = bytes(8) + b"\x01n" + b"\x00\x01t" + b"\x00\x00"
+STORE = StoreTicket(NewSessionTicket(0, b"n", b"t"))
+DECLINE = SendRecord(ContentType.alert, b"\x01\x64")
+
+
+def _session(role: Role) -> Session:
+    return Session(role[0], is_client=role[1])
+
+
+def _message(msg_type: int, body: bytes = b"") -> bytes:
+    return bytes([msg_type]) + len(body).to_bytes(3, "big") + body
+
+
+def _failure(actions: list[Action]) -> HandshakeError:
+    """Take the error out of actions that have to end with one."""
+    assert actions
+    last = actions[-1]
+    assert isinstance(last, Fail)
+    assert not any(isinstance(action, Fail) for action in actions[:-1])
+    return last.error
+
+
+def _refusal(actions: list[Action], alert: AlertDescription) -> None:
+    error = _failure(actions)
+    assert error.alert is alert
+    assert not isinstance(error, PeerAlert)
+
+
+# -- records
+
+
+@pytest.mark.parametrize("role", ROLES)
+@given(content_type=st.integers(0, 255), payload=st.binary(max_size=40))
+def test_any_record(role: Role, content_type: int, payload: bytes) -> None:
+    """Every content type and payload has an outcome, and never an exception."""
+    actions = _session(role).receive(content_type, payload)
+    if content_type not in TRANSITIONS[role[0]]:
+        _refusal(actions, AlertDescription.unexpected_message)
+    if content_type == ContentType.alert and len(payload) != 2:
+        _refusal(actions, AlertDescription.decode_error)
+
+
+@pytest.mark.parametrize("role", ROLES)
+@given(records=st.lists(st.tuples(st.sampled_from([21, 22]), st.binary(max_size=12)), max_size=6))
+def test_any_records(role: Role, records: list[tuple[int, bytes]]) -> None:
+    """No sequence of control records raises."""
+    session = _session(role)
+    for content_type, payload in records:
+        actions = session.receive(content_type, payload)
+        if actions and isinstance(actions[-1], Fail):
+            return
+
+
+@pytest.mark.parametrize("content_type", [0, 20, 23, 24, 255])
+@pytest.mark.parametrize("role", ROLES)
+def test_record_of_another_type(role: Role, content_type: int) -> None:
+    """Whatever is neither alert nor handshake is an unexpected_message."""
+    _refusal(_session(role).receive(content_type, b"\x01"), AlertDescription.unexpected_message)
+
+
+# -- alerts
+
+
+@pytest.mark.parametrize("level", [1, 2])
+@pytest.mark.parametrize("role", ROLES)
+def test_close_notify(role: Role, level: int) -> None:
+    """close_notify ends the receiving direction in good order, whatever its level."""
+    session = _session(role)
+    assert not session.peer_closed
+    assert session.receive(ContentType.alert, bytes([level, 0])) == [PeerClosed()]
+    assert session.peer_closed
+
+
+@pytest.mark.parametrize("role", ROLES)
+@given(level=st.integers(0, 255), description=st.integers(1, 255))
+def test_any_alert(role: Role, level: int, description: int) -> None:
+    """TLS 1.3 ignores user_canceled alone; TLS 1.2 ignores warnings; the rest ends it unanswered."""
+    session = _session(role)
+    actions = session.receive(ContentType.alert, bytes([level, description]))
+    version = role[0]
+    ignored = description == AlertDescription.user_canceled if version is TLS13 else level == 1
+    assert not session.peer_closed
+    if ignored:
+        assert actions == []
+    else:
+        error = _failure(actions)
+        assert isinstance(error, PeerAlert)
+        assert error.alert == AlertDescription.known(description)
+
+
+# -- handshake messages
+
+
+def _is_row(role: Role, msg_type: int) -> bool:
+    return msg_type in MESSAGES[role]
+
+
+@pytest.mark.parametrize("role", ROLES)
+@given(msg_type=st.integers(0, 255), body=st.binary(max_size=40))
+def test_any_message(role: Role, msg_type: int, body: bytes) -> None:
+    """Every message has an outcome; one that its receiver must not get is unexpected."""
+    actions = _session(role).receive(ContentType.handshake, _message(msg_type, body))
+    if not _is_row(role, msg_type):
+        _refusal(actions, AlertDescription.unexpected_message)
+
+
+@pytest.mark.parametrize("msg_type", HandshakeType)
+@pytest.mark.parametrize("role", ROLES)
+def test_which_messages_each_side_takes(role: Role, msg_type: HandshakeType) -> None:
+    """After the handshake only these may come (RFC 8446 4.6; RFC 5246 7.4.1)."""
+    expected = {
+        (TLS13, True): {HandshakeType.new_session_ticket, HandshakeType.key_update},
+        (TLS13, False): {HandshakeType.key_update},
+        (TLS12, True): {HandshakeType.hello_request},
+        (TLS12, False): {HandshakeType.client_hello},
+    }[role]
+    assert _is_row(role, msg_type) == (msg_type in expected)
+
+
+def test_ticket() -> None:
+    """A client stores a ticket, or two in one record, in order."""
+    session = _session((TLS13, True))
+    ticket = _message(HandshakeType.new_session_ticket, TICKET_BODY)
+    assert session.receive(ContentType.handshake, ticket) == [STORE]
+    assert session.receive(ContentType.handshake, ticket * 2) == [STORE, STORE]
+
+
+def test_ticket_to_a_server() -> None:
+    """A server has no use for tickets."""
+    ticket = _message(HandshakeType.new_session_ticket, TICKET_BODY)
+    actions = _session((TLS13, False)).receive(ContentType.handshake, ticket)
+    _refusal(actions, AlertDescription.unexpected_message)
+
+
+def test_malformed_ticket() -> None:
+    """A ticket that does not parse ends the connection."""
+    ticket = _message(HandshakeType.new_session_ticket, TICKET_BODY[:-1])
+    actions = _session((TLS13, True)).receive(ContentType.handshake, ticket)
+    _refusal(actions, AlertDescription.decode_error)
+
+
+def test_ticket_followed_by_nonsense() -> None:
+    """What came in good order is done before the connection ends."""
+    payload = _message(HandshakeType.new_session_ticket, TICKET_BODY) + _message(99)
+    actions = _session((TLS13, True)).receive(ContentType.handshake, payload)
+    assert actions[0] == STORE
+    _refusal(actions, AlertDescription.unexpected_message)
+
+
+@pytest.mark.parametrize("request_update", KeyUpdateRequest)
+@pytest.mark.parametrize("is_client", [True, False])
+def test_key_update(*, is_client: bool, request_update: KeyUpdateRequest) -> None:
+    """A KeyUpdate cannot be followed: internal_error, and the hint names the way round."""
+    session = _session((TLS13, is_client))
+    error = _failure(session.receive(ContentType.handshake, encode_key_update(request_update)))
+    assert error.alert is AlertDescription.internal_error
+    assert "KeyUpdate" in str(error)
+    assert "--ktls=off" in error.hint
+
+
+@pytest.mark.parametrize(
+    ("payload", "alert"),
+    [
+        (_message(24, b""), AlertDescription.decode_error),
+        (_message(24, b"\0\0"), AlertDescription.decode_error),
+        (_message(24, b"\2"), AlertDescription.illegal_parameter),
+        (_message(24, b"\0") + b"\x04", AlertDescription.unexpected_message),
+        (_message(24, b"\0") * 2, AlertDescription.unexpected_message),
+    ],
+)
+def test_key_update_that_is_wrong(payload: bytes, alert: AlertDescription) -> None:
+    """A malformed KeyUpdate, or one that shares its record, is the peer's fault."""
+    _refusal(_session((TLS13, True)).receive(ContentType.handshake, payload), alert)
+
+
+@pytest.mark.parametrize("is_client", [True, False])
+def test_key_update_in_tls12(*, is_client: bool) -> None:
+    """TLS 1.2 has no KeyUpdate."""
+    payload = encode_key_update(KeyUpdateRequest.update_not_requested)
+    actions = _session((TLS12, is_client)).receive(ContentType.handshake, payload)
+    _refusal(actions, AlertDescription.unexpected_message)
+
+
+@pytest.mark.parametrize(
+    ("is_client", "payload"),
+    [
+        (True, _message(HandshakeType.hello_request)),
+        (False, _message(HandshakeType.client_hello, bytes(50))),
+    ],
+)
+def test_renegotiation(*, is_client: bool, payload: bytes) -> None:
+    """Renegotiation is declined with a warning, and the connection goes on."""
+    session = _session((TLS12, is_client))
+    assert session.receive(ContentType.handshake, payload) == [DECLINE]
+    assert session.receive(ContentType.alert, b"\x01\x00") == [PeerClosed()]
+
+
+@given(st.data())
+def test_message_in_fragments(data: st.DataObject) -> None:
+    """A message takes effect with its last byte, however it is cut."""
+    session = _session((TLS13, True))
+    rest = _message(HandshakeType.new_session_ticket, TICKET_BODY)
+    while rest:
+        size = data.draw(st.integers(1, len(rest)))
+        actions = session.receive(ContentType.handshake, rest[:size])
+        rest = rest[size:]
+        assert actions == ([] if rest else [STORE])
+
+
+@pytest.mark.parametrize("content_type", [20, 21, 23, 24])
+def test_another_record_inside_a_message(content_type: int) -> None:
+    """A fragmented message is not interrupted, not even by close_notify (RFC 8446 5.1)."""
+    session = _session((TLS13, True))
+    assert session.receive(ContentType.handshake, b"\x04\x00") == []
+    actions = session.receive(content_type, b"\x01\x00")
+    _refusal(actions, AlertDescription.unexpected_message)
+    assert not session.peer_closed
+
+
+@pytest.mark.parametrize("begun", [b"", b"\x04"])
+@pytest.mark.parametrize("role", ROLES)
+def test_empty_handshake_record(role: Role, begun: bytes) -> None:
+    """A handshake record without content is refused, also inside a message."""
+    session = _session(role)
+    if begun:
+        session.receive(ContentType.handshake, begun)
+    actions = session.receive(ContentType.handshake, b"")
+    _refusal(actions, AlertDescription.unexpected_message)
+
+
+def test_message_that_is_too_long() -> None:
+    """An announced length beyond the limit is refused by the header alone."""
+    header = b"\x04" + (MAX_MESSAGE + 1).to_bytes(3, "big")
+    actions = _session((TLS13, True)).receive(ContentType.handshake, header)
+    _refusal(actions, AlertDescription.illegal_parameter)
+
+
+def test_longest_message() -> None:
+    """A message of exactly the limit is collected, and judged when it is whole."""
+    session = _session((TLS13, True))
+    message = _message(4, bytes(MAX_MESSAGE))
+    chunks = [message[i : i + 2**14] for i in range(0, len(message), 2**14)]
+    for chunk in chunks[:-1]:
+        assert session.receive(ContentType.handshake, chunk) == []
+    actions = session.receive(ContentType.handshake, chunks[-1])
+    _refusal(actions, AlertDescription.decode_error)
+
+
+# -- bounds
+
+
+@pytest.mark.parametrize("version", ProtocolVersion)
+def test_budget(version: ProtocolVersion) -> None:
+    """A peer that sends nothing but ignorable records is stopped after the budget."""
+    session = _session((version, True))
+    ignorable = bytes([1, AlertDescription.user_canceled])
+    for _ in range(CONTROL_RECORD_BUDGET):
+        assert session.receive(ContentType.alert, ignorable) == []
+    _refusal(session.receive(ContentType.alert, ignorable), AlertDescription.unexpected_message)
+
+
+def test_budget_of_fragments() -> None:
+    """Fragments of one byte count like any other control record."""
+    session = _session((TLS13, True))
+    message = _message(4, bytes(2 * CONTROL_RECORD_BUDGET))
+    for index in range(CONTROL_RECORD_BUDGET):
+        assert session.receive(ContentType.handshake, message[index : index + 1]) == []
+    actions = session.receive(ContentType.handshake, message[CONTROL_RECORD_BUDGET:][:1])
+    _refusal(actions, AlertDescription.unexpected_message)
+
+
+def test_many_requests_in_one_record() -> None:
+    """One record of HelloRequests does not make us send as many alerts as it has messages."""
+    session = _session((TLS12, True))
+    payload = _message(HandshakeType.hello_request) * 4096
+    actions = session.receive(ContentType.handshake, payload)
+    assert len(actions) <= CONTROL_RECORD_BUDGET + 1
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_close(role: Role) -> None:
+    """Closing sends close_notify, and does not pretend that the peer has closed."""
+    session = _session(role)
+    alert = encode_alert(AlertDescription.close_notify)
+    assert session.close() == [SendRecord(ContentType.alert, alert)]
+    assert alert == b"\x01\x00"
+    assert not session.peer_closed
+
+
+def test_every_version_has_its_tables() -> None:
+    """No protocol version or role lacks its rows."""
+    assert set(TRANSITIONS) == set(ProtocolVersion)
+    assert set(MESSAGES) == set(ROLES)
+
+
+def test_refusals_are_the_peers_fault() -> None:
+    """What the peer did wrong is PeerMisbehaved."""
+    actions = _session((TLS13, True)).receive(ContentType.application_data, b"")
+    assert isinstance(_failure(actions), PeerMisbehaved)

@@ -1,0 +1,1 @@
+"""Runs a command in a guest that has kernel TLS."""
