@@ -150,6 +150,9 @@ def _call(options: argparse.Namespace) -> session.Call:
         "LANG": "C.UTF-8",
         "PYTHONPATH": str(image.PROJECT),
         "PYTHONDONTWRITEBYTECODE": "1",
+        # These would else try to write into the project.
+        "HYPOTHESIS_STORAGE_DIRECTORY": "/tmp/hypothesis",  # noqa: S108 - the guest's own
+        "PYTEST_ADDOPTS": "-o cache_dir=/tmp/pytest-cache",
         "TLSIFY_EXPECT_KTLS": "1",
         "TLSIFY_GUEST": options.kernel,
         "TLSIFY_SCRATCH": str(image.PROJECT / ".scratch"),
