@@ -43,7 +43,7 @@ def test_members_of_the_registries() -> None:
     assert (AlertDescription.bad_record_mac, AlertDescription.record_overflow) == (20, 22)
     assert (AlertDescription.unknown_ca, AlertDescription.decode_error) == (48, 50)
     assert (AlertDescription.protocol_version, AlertDescription.no_renegotiation) == (70, 100)
-    assert AlertDescription.no_application_protocol == 120
+    assert AlertDescription.known(120) is AlertDescription.no_application_protocol
 
 
 @pytest.mark.parametrize("version", ProtocolVersion)

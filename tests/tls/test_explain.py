@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from OpenSSL import SSL
 
 from tlsify.codepoints import AlertDescription
-from tlsify.tls.explain import peer_alert, untrusted_path
+from tlsify.tls.explain import library_failure, peer_alert, untrusted_path
 
 
 @given(st.integers(0, 255))
@@ -59,3 +60,20 @@ def test_untrusted_path(number: int, words: str, hint: str) -> None:
 def test_any_verification_error(number: int) -> None:
     """A number that this OpenSSL does not know has words, too."""
     assert "not trusted" in str(untrusted_path(number))
+
+
+@pytest.mark.parametrize(
+    ("failure", "words"),
+    [
+        (SSL.Error([("SSL routines", "", "one"), ("lib", "", "two")]), "one; two"),
+        (SSL.Error([]), "unknown reason"),
+        (SSL.ZeroReturnError(), "unknown reason"),
+        (SSL.SysCallError(-1, "Unexpected EOF"), "Unexpected EOF"),
+        (SSL.SysCallError(104, None), "None"),
+    ],
+)
+def test_every_shape_of_failure(failure: SSL.Error, words: str) -> None:
+    """Whatever pyOpenSSL raises becomes an error with the alert that was sent."""
+    error = library_failure("the handshake", failure, AlertDescription.decode_error)
+    assert str(error) == f"the handshake failed: {words}"
+    assert error.alert is AlertDescription.decode_error

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import ipaddress
 
 import pytest
@@ -20,7 +20,7 @@ from tlsify.tls.identity import compile_identifiers, matches, presented
 
 KEY = ec.generate_private_key(ec.SECP256R1())
 NAME = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "cn.example.org")])
-DAY = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
+DAY = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 SRV_NAME = x509.ObjectIdentifier("1.3.6.1.5.5.7.8.7")
 
 
@@ -33,7 +33,7 @@ def certificate(*extensions: x509.ExtensionType) -> x509.Certificate:
         .public_key(KEY.public_key())
         .serial_number(1)
         .not_valid_before(DAY)
-        .not_valid_after(DAY + datetime.timedelta(days=1))
+        .not_valid_after(DAY + dt.timedelta(days=1))
     )
     for extension in extensions:
         builder = builder.add_extension(extension, critical=False)
@@ -143,7 +143,11 @@ def test_common_name() -> None:
 
 def test_other_names_beside_the_right_one() -> None:
     """Kinds of name that nobody asked for do no harm."""
-    names = (x509.RFC822Name("a@example.org"), x509.DNSName("example.org"), x509.RegisteredID(SRV_NAME))
+    names = (
+        x509.RFC822Name("a@example.org"),
+        x509.DNSName("example.org"),
+        x509.RegisteredID(SRV_NAME),
+    )
     assert accepts(named(*names), "dns:example.org")
 
 
@@ -222,7 +226,7 @@ def test_any_identifier(kind: IdKind, name: str) -> None:
     try:
         compile_identifiers([ReferenceIdentifier(kind, name)])
     except ConfigError as error:
-        assert error.hint
+        assert error.hint  # noqa: PT017 - or nothing is raised
 
 
 def test_name_that_needs_a_library_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -99,8 +99,6 @@ def test_record_without_content_type() -> None:
 
 def _seal_inner(keys: TrafficKeys, inner: bytes) -> bytes:
     """Seal a whole TLSInnerPlaintext, as no decent sender builds it."""
-
-
     header = bytes([23, 3, 3]) + (len(inner) + TAG_LENGTH).to_bytes(2, "big")
     return header + AESGCM(bytes(keys.key)).encrypt(bytes(keys.iv), inner, header)
 

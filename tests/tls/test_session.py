@@ -109,7 +109,7 @@ def test_close_notify(role: Role, level: int) -> None:
 @pytest.mark.parametrize("role", ROLES)
 @given(level=st.integers(0, 255), description=st.integers(1, 255))
 def test_any_alert(role: Role, level: int, description: int) -> None:
-    """TLS 1.3 ignores user_canceled alone; TLS 1.2 ignores warnings; the rest ends it unanswered."""
+    """TLS 1.3 ignores user_canceled only, TLS 1.2 warnings; the rest ends it, unanswered."""
     session = _session(role)
     actions = session.receive(ContentType.alert, bytes([level, description]))
     version = role[0]

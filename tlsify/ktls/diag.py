@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import struct
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from sys import byteorder
 from typing import TYPE_CHECKING
 
 from tlsify.codepoints import Aead, ProtocolVersion
@@ -104,7 +106,7 @@ def _parse_ulp(nest: bytes) -> UlpInfo:
         if kind == _INET_ULP_INFO_NAME:
             name = value.rstrip(b"\0").decode("ascii", "replace")
         elif kind == _INET_ULP_INFO_TLS:
-            numbers = {k: int.from_bytes(v[:2], "little") for k, v in _attributes(value)}
+            numbers = {k: int.from_bytes(v[:2], byteorder) for k, v in _attributes(value)}
     return UlpInfo(
         name=name,
         version=_VERSIONS.get(numbers.get(uapi.TLS_INFO_VERSION, 0)),
@@ -151,10 +153,12 @@ def _ask(request: bytes, *, dump: bool) -> Iterator[SocketEntry]:
             while position + _NLMSG.size <= len(data):
                 length, kind, *_ = _NLMSG.unpack_from(data, position)
                 body = data[position + _NLMSG.size : position + length]
+                if length < _NLMSG.size:
+                    raise OSError(errno.EBADMSG, "sock_diag: message cut short")
                 if kind == _NLMSG_DONE:
                     return
                 if kind == _NLMSG_ERROR:
-                    number = -int.from_bytes(body[:4], "little", signed=True)
+                    number = -int.from_bytes(body[:4], byteorder, signed=True)
                     raise OSError(number, "sock_diag")
                 yield _parse_entry(body)
                 if not dump:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tlsify.codepoints import AlertDescription, HandshakeType
-from tlsify.errors import PeerMisbehaved
+from tlsify.errors import ConfigError, PeerMisbehaved
 
 # Several times what a hybrid post-quantum hello with a long ALPN list needs.
 MAX_LENGTH = 2**16
@@ -17,6 +17,7 @@ _ALPN = 16
 _RECORD_SIZE_LIMIT = 28
 _SUPPORTED_VERSIONS = 43
 _HOST_NAME = 0
+_MAX_HOST_NAME = 255
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,11 +137,29 @@ def _server_name(extension: _Reader | None) -> str | None:
     while names:
         kind, name = names.number(1), names.vector(2).rest()
         if kind == _HOST_NAME:
-            if not name.isascii():
-                msg = "server name is not ASCII"
+            text = name.decode("latin-1").lower()
+            if not text.isascii() or not text.isprintable():  # it will be shown and logged
+                msg = "server name is not printable ASCII"
                 raise PeerMisbehaved(msg, alert=AlertDescription.illegal_parameter)
-            return name.decode("ascii").lower()
+            return text
     return None
+
+
+def encode_server_name(name: str) -> bytes:
+    """Spell a host name as SNI carries it (RFC 6066 3).
+
+    Raises:
+        ConfigError: no DNS name can look like that.
+    """
+    try:
+        encoded = name.encode("idna")
+    except UnicodeError:
+        encoded = b""
+    if not 0 < len(encoded) <= _MAX_HOST_NAME or not encoded.decode("ascii").isprintable():
+        raise ConfigError(
+            f"{name!r} cannot be sent as a server name", hint="check its spelling, or send none"
+        )
+    return encoded
 
 
 def _alpn(extension: _Reader | None) -> tuple[bytes, ...]:

@@ -14,6 +14,8 @@ from tlsify.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from OpenSSL.SSL import _NoOverlappingProtocols
+
 _OPENSSL_VERSIONS = {
     ProtocolVersion.TLSv1_2: SSL.TLS1_2_VERSION,
     ProtocolVersion.TLSv1_3: SSL.TLS1_3_VERSION,
@@ -42,8 +44,8 @@ class Observer(Protocol):
     ) -> bool:
         """Judge one certificate of the peer's path; False ends the handshake."""
 
-    def on_alpn(self, offered: list[bytes]) -> bytes:
-        """Choose a protocol, or raise PeerMisbehaved to end the handshake."""
+    def on_alpn(self, offered: list[bytes]) -> bytes | _NoOverlappingProtocols:
+        """Choose a protocol, or give NO_OVERLAPPING_PROTOCOLS; raising is not allowed."""
 
 
 def _observer(connection: SSL.Connection) -> Observer:
@@ -66,7 +68,9 @@ def _verify(
     return _observer(connection).on_certificate(certificate, error, depth, valid=bool(valid))
 
 
-def _select_alpn(connection: SSL.Connection, offered: list[bytes]) -> bytes:
+def _select_alpn(
+    connection: SSL.Connection, offered: list[bytes]
+) -> bytes | _NoOverlappingProtocols:
     return _observer(connection).on_alpn(offered)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING
 
+from cryptography import x509
 from OpenSSL import SSL, crypto
 
 from tlsify.codepoints import (
@@ -22,9 +23,9 @@ from tlsify.errors import (
     PeerMisbehaved,
     TlsifyError,
 )
-from tlsify.tls.client_hello import ClientHello, HelloCollector
+from tlsify.tls.client_hello import ClientHello, HelloCollector, encode_server_name
 from tlsify.tls.context import context_for
-from tlsify.tls.explain import peer_alert, untrusted_path
+from tlsify.tls.explain import library_failure, peer_alert, untrusted_path
 from tlsify.tls.identity import compile_identifiers, matches, presented
 from tlsify.tls.negotiated import Keys, Negotiated, tls12_keys, tls13_keys
 from tlsify.tls.record import HEADER_LENGTH, encode_plain_alert, split_records
@@ -34,6 +35,7 @@ from tlsify.tls.unbound import session_reused
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from OpenSSL.SSL import _NoOverlappingProtocols
     from service_identity.hazmat import ServiceID
 
 _DRAIN_SIZE = 2**16
@@ -67,9 +69,11 @@ class Engine:
         self._collector = HelloCollector()
         self._first_flight: list[bytes] = []
         self._output = bytearray()
+        self._begun = False  # whether the peer has sent a record
         self._tickets: list[bytes] = []
         self._secrets: dict[bytes, bytearray] = {}
-        self._last_sent = self._last_received = b""
+        self._last_sent = b""
+        self._received: list[bytes] = []  # since ChangeCipherSpec: TLS 1.2 counts from there
         self._alert_sent: AlertDescription | None = None
         self._alert_received: int | None = None
         self._rejection: IdentityError | None = None
@@ -79,7 +83,7 @@ class Engine:
             self._accepted = compile_identifiers(config.identities)
             connection = self._connect()
             if config.server_name is not None:
-                connection.set_tlsext_host_name(config.server_name.encode("idna"))
+                connection.set_tlsext_host_name(encode_server_name(config.server_name))
             connection.set_connect_state()
             self._advance(connection)
         else:
@@ -109,6 +113,7 @@ class Engine:
         if self._negotiated is not None:
             msg = "a record was fed to a finished handshake"
             raise TlsifyError(msg)
+        self._begun = True
         try:
             if self._connection is None:
                 self._feed_hello(record)
@@ -130,6 +135,7 @@ class Engine:
         self._first_flight.append(record)
         self._hello = self._collector.feed(record[HEADER_LENGTH:])
         if self._hello is not None:
+            self._check_alpn(self._hello.alpn)
             connection = self._connect()
             connection.set_accept_state()
             for held in self._first_flight:
@@ -138,7 +144,9 @@ class Engine:
 
     def _feed_engine(self, connection: SSL.Connection, record: bytes) -> None:
         connection.bio_write(record)
-        self._last_received = record
+        self._received.append(record)
+        if record[0] == ContentType.change_cipher_spec:
+            self._received.clear()
         self._advance(connection)
 
     def _advance(self, connection: SSL.Connection) -> None:
@@ -148,9 +156,6 @@ class Engine:
             established = True
         except SSL.WantReadError:
             pass
-        except PeerMisbehaved:
-            self._output += _drain(connection)
-            raise
         except SSL.Error as exc:
             raise self._explain(exc, _drain(connection)) from exc
         emitted = _drain(connection)
@@ -173,7 +178,7 @@ class Engine:
             error: what the framer found.
             received: the offending bytes.
         """
-        if self._connection is None:
+        if self._connection is None or not self._begun:
             if error.alert is not None:
                 self._output += encode_plain_alert(error.alert)
             return
@@ -182,6 +187,7 @@ class Engine:
         with contextlib.suppress(SSL.Error):
             self._connection.do_handshake()
         self._output += _drain(self._connection)
+        error.alert = self._alert_sent
 
     def output(self) -> bytes:
         """Give what has to be sent to the peer now; empty if nothing."""
@@ -223,11 +229,9 @@ class Engine:
             self._secrets[label] = bytearray.fromhex(rest.rpartition(b" ")[2].decode("ascii"))
 
     def on_alert(self, *, sent: bool, description: int) -> None:
-        """Remember the alert that ends the handshake."""
-        if sent:
-            self._alert_sent = AlertDescription.known(description)
-        else:
-            self._alert_received = description
+        """Remember the last alert: a warning may come before the one that ends the handshake."""
+        self._alert_sent = AlertDescription.known(description) if sent else None
+        self._alert_received = None if sent else description
 
     def on_certificate(
         self, certificate: crypto.X509, error: int, depth: int, *, valid: bool
@@ -242,7 +246,7 @@ class Engine:
     def _judge_identity(self, certificate: crypto.X509) -> IdentityError | None:
         try:
             leaf = certificate.to_cryptography()
-        except ValueError:
+        except (ValueError, x509.InvalidVersion):
             msg = "the peer's certificate is malformed"
             return IdentityError(msg, alert=AlertDescription.bad_certificate)
         if matches(leaf, self._accepted):
@@ -256,15 +260,24 @@ class Engine:
             hint="check the host, or name the identity to accept with --ref-id",
         )
 
-    def on_alpn(self, offered: list[bytes]) -> bytes:
+    def on_alpn(self, offered: list[bytes]) -> bytes | _NoOverlappingProtocols:
         """Choose the first of the server's own protocols that the client offers (RFC 7301 3.2)."""
         for protocol in self._config.alpn:
             if protocol in offered:
                 return protocol
-        raise PeerMisbehaved(
-            "the client offers no ALPN protocol in common",
-            alert=AlertDescription.no_application_protocol,
-        )
+        return SSL.NO_OVERLAPPING_PROTOCOLS
+
+    def _check_alpn(self, offered: Sequence[bytes]) -> None:
+        """Refuse a client before OpenSSL sees it.
+
+        pyOpenSSL keeps what a callback raises with the Context, where any other connection of the
+        configuration may pick it up: `on_alpn` must not raise.
+        """
+        if self._config.alpn and offered and not set(self._config.alpn) & set(offered):
+            raise PeerMisbehaved(
+                "the client offers no ALPN protocol in common",
+                alert=AlertDescription.no_application_protocol,
+            )
 
     # -- the end, good or bad
 
@@ -286,19 +299,17 @@ class Engine:
             return self._rejection
         if self._alert_received is not None:
             return peer_alert(self._alert_received, "the handshake")
-        reasons = "; ".join(entry[2] for entry in exc.args[0]) if exc.args else ""
-        return PeerMisbehaved(
-            f"the handshake failed: {reasons or 'unknown reason'}", alert=self._alert_sent
-        )
+        return library_failure("the handshake", exc, self._alert_sent)
 
     def _conclude(self, connection: SSL.Connection) -> Negotiated:
         name = connection.get_cipher_name() or ""
         suite = CipherSuite.from_openssl(name)
         try:
             certificate = connection.get_peer_certificate(as_cryptography=True)
-        except ValueError as exc:  # only without verification does OpenSSL get this far
-            msg = "the peer's certificate is malformed"
-            raise PeerMisbehaved(msg, alert=AlertDescription.bad_certificate) from exc
+        except (ValueError, x509.InvalidVersion) as exc:
+            # Only without verification does OpenSSL get this far, and then it is too late for it
+            # to send an alert.
+            raise PeerMisbehaved("the peer's certificate is malformed") from exc
         hello = self._hello
         return Negotiated(
             suite=suite,
@@ -329,7 +340,7 @@ class Engine:
             block,
             is_client=self.is_client,
             sent=self._last_sent,
-            received=self._last_received,
+            received=self._received,
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tlsify.codepoints import AlertDescription
-from tlsify.errors import IdentityError, PeerAlert
+from tlsify.errors import IdentityError, PeerAlert, PeerMisbehaved
 from tlsify.tls.unbound import verify_error
 
 # X509_V_ERR numbers (openssl/x509_vfy.h).
@@ -54,3 +54,19 @@ def peer_alert(number: int, during: str) -> PeerAlert:
         alert=alert,
         hint=_ALERT_HINTS.get(alert) if alert is not None else None,
     )
+
+
+def library_failure(
+    during: str, failure: Exception, alert: AlertDescription | None
+) -> PeerMisbehaved:
+    """Build the error for what OpenSSL refused.
+
+    Args:
+        during: what failed, such as "the handshake".
+        failure: pyOpenSSL's exception. Mostly it holds OpenSSL's error queue; a SysCallError, which
+            comes where that queue is empty, holds a number and a text.
+        alert: what the peer was answered with, if anything.
+    """
+    queue = failure.args[0] if failure.args else []
+    reasons = "; ".join(e[2] for e in queue) if isinstance(queue, list) else str(failure.args[-1])
+    return PeerMisbehaved(f"{during} failed: {reasons or 'unknown reason'}", alert=alert)

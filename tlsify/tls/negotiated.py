@@ -70,6 +70,10 @@ class Keys(NamedTuple):
     tx_secret: bytearray
     rx_secret: bytearray
 
+    def __repr__(self) -> str:
+        """Show what is no secret."""
+        return f"Keys({self.tx!r}, {self.rx!r})"
+
 
 def tls13_keys(
     suite: CipherSuite, tx_secret: bytearray, rx_secret: bytearray, sent: Sequence[bytes]
@@ -93,16 +97,16 @@ def tls13_keys(
 
 
 def tls12_keys(
-    suite: CipherSuite, block: KeyBlock, *, is_client: bool, sent: bytes, received: bytes
+    suite: CipherSuite, block: KeyBlock, *, is_client: bool, sent: bytes, received: Sequence[bytes]
 ) -> Keys:
-    """Assign the halves of a TLS 1.2 key block, both directions at sequence number 1.
+    """Assign the halves of a TLS 1.2 key block, each direction right behind its Finished.
 
     Args:
         suite: what was negotiated.
         block: the expanded master secret.
         is_client: which half is whose.
         sent: this side's Finished record, to check the key against and count on from.
-        received: the peer's Finished record.
+        received: the peer's Finished record, or those that it is spread over.
 
     Raises:
         TlsifyError: a key does not open its Finished.
@@ -110,9 +114,9 @@ def tls12_keys(
     client, server = (block.client_key, block.client_iv), (block.server_key, block.server_iv)
     ours, theirs = (client, server) if is_client else (server, client)
     tx = schedule.tls12_keys(suite, *ours, sent)
-    rx = schedule.tls12_keys(suite, *theirs, received)
+    rx = schedule.tls12_keys(suite, *theirs, received[-1], seq=len(received))
     _check_key(tx, 0, sent)
-    _check_key(rx, 0, received)
+    _check_key(rx, len(received) - 1, received[-1])
     return Keys(tx, rx, bytearray(), bytearray())
 
 

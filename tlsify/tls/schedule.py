@@ -66,6 +66,10 @@ class KeyBlock(NamedTuple):
     client_iv: bytes
     server_iv: bytes
 
+    def __repr__(self) -> str:
+        """Show nothing: all of it is secret."""
+        return "KeyBlock(...)"
+
 
 def key_block(
     suite: CipherSuite, master_secret: bytes, client_random: bytes, server_random: bytes
@@ -94,7 +98,9 @@ def key_block(
     return KeyBlock(*(block[a:b] for a, b in itertools.pairwise(cuts)))
 
 
-def tls12_keys(suite: CipherSuite, key: bytes, fixed_iv: bytes, last_record: bytes) -> TrafficKeys:
+def tls12_keys(
+    suite: CipherSuite, key: bytes, fixed_iv: bytes, last_record: bytes, *, seq: int = 1
+) -> TrafficKeys:
     """Keys of one TLS 1.2 direction, right after that direction's Finished.
 
     The sender counts on from the explicit nonce of its last protected record, since starting
@@ -105,9 +111,10 @@ def tls12_keys(suite: CipherSuite, key: bytes, fixed_iv: bytes, last_record: byt
         key: write key.
         fixed_iv: 4 or 12 bytes of the key block.
         last_record: the Finished record as it went over the wire, header included.
+        seq: number of the next record; 1 unless the peer spread its Finished over several.
     """
     iv = fixed_iv
     if suite.aead.has_explicit_nonce:
         used = int.from_bytes(last_record[5 : 5 + EXPLICIT_NONCE_LENGTH], "big")
         iv = fixed_iv + ((used + 1) % 2**64).to_bytes(EXPLICIT_NONCE_LENGTH, "big")
-    return TrafficKeys(suite, bytearray(key), bytearray(iv), 1)
+    return TrafficKeys(suite, bytearray(key), bytearray(iv), seq)

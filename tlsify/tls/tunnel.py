@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 from OpenSSL import SSL
 
 from tlsify.codepoints import AlertDescription
-from tlsify.errors import PeerAlert, PeerMisbehaved
-from tlsify.tls.explain import peer_alert
+from tlsify.tls.explain import library_failure, peer_alert
 from tlsify.tls.record import MAX_PLAINTEXT
 
 if TYPE_CHECKING:
+    from tlsify.errors import HandshakeError, PeerAlert, PeerMisbehaved
     from tlsify.tls.engine import Engine
 
 _DRAIN_SIZE = 2**18
@@ -32,6 +32,7 @@ class Tunnel:
         self._alert_received: int | None = None
         self._alert_sent: AlertDescription | None = None
         self._peer_closed = False
+        self._failure: HandshakeError | None = None
 
     @property
     def peer_closed(self) -> bool:
@@ -52,19 +53,23 @@ class Tunnel:
     def send(self, plaintext: bytes) -> None:
         """Protect plaintext of any length; the records are then in ``output()``."""
         view = memoryview(plaintext)
-        for start in range(0, len(view), MAX_PLAINTEXT):
-            self._connection.send(bytes(view[start : start + MAX_PLAINTEXT]))
+        while view:
+            # One call makes one record, and a peer may have asked for shorter ones than ours.
+            view = view[self._connection.send(bytes(view[:MAX_PLAINTEXT])) :]
 
     def receive(self, records: bytes) -> bytes:
         """Open what has come from the peer, in pieces of any size.
 
         Returns:
-            The plaintext that became available; empty if none did.
+            The plaintext that became available; empty if none did. Where an error follows it, the
+            next call raises that: what came before is still the caller's.
 
         Raises:
             PeerAlert: the peer ended the connection with an error alert.
             PeerMisbehaved: a record is wrong; ``output()`` holds the alert to answer with.
         """
+        if self._failure is not None:
+            raise self._failure
         if records:
             self._connection.bio_write(records)
         plaintext = bytearray()
@@ -76,7 +81,10 @@ class Tunnel:
             except SSL.ZeroReturnError:
                 self._peer_closed = True
             except SSL.Error as exc:
-                raise self._explain(exc) from exc
+                self._failure = self._explain(exc)
+                if not plaintext:
+                    raise self._failure from exc
+                break
         return bytes(plaintext)
 
     def close(self) -> None:
@@ -94,13 +102,11 @@ class Tunnel:
         """Remember the alert that ends the connection."""
         if sent:
             self._alert_sent = AlertDescription.known(description)
+            self._alert_received = None  # a warning at most, or there were nothing to answer
         elif description not in {AlertDescription.close_notify, AlertDescription.user_canceled}:
             self._alert_received = description
 
     def _explain(self, exc: SSL.Error) -> PeerAlert | PeerMisbehaved:
         if self._alert_received is not None:
             return peer_alert(self._alert_received, "the connection")
-        reasons = "; ".join(entry[2] for entry in exc.args[0]) if exc.args else ""
-        return PeerMisbehaved(
-            f"the connection failed: {reasons or 'unknown reason'}", alert=self._alert_sent
-        )
+        return library_failure("the connection", exc, self._alert_sent)

@@ -1,0 +1,163 @@
+"""Tests of context."""
+
+from __future__ import annotations
+
+import datetime as dt
+import gc
+import weakref
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
+from cryptography.x509.oid import NameOID
+from OpenSSL import SSL
+
+from tests.conftest import HOST, issue
+from tests.doubles import EnginePair
+from tlsify.codepoints import DEFAULT_AEADS, Aead, CipherSuite, ProtocolVersion
+from tlsify.config import ClientConfig, KeyPair, PrivateKey, ServerConfig, TrustAnchors
+from tlsify.errors import ConfigError
+from tlsify.tls import context as module
+from tlsify.tls.context import context_for
+
+if TYPE_CHECKING:
+    import trustme
+
+WEAK = rsa.generate_private_key(65537, 1024)  # noqa: S505 - to be refused
+
+
+def self_signed(key: PrivateKey) -> KeyPair:
+    """Make a certificate for the test host with any kind of key."""
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, HOST)])
+    now = dt.datetime.now(dt.UTC)
+    algorithm = None if isinstance(key, ed25519.Ed25519PrivateKey) else hashes.SHA256()
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - dt.timedelta(hours=1))
+        .not_valid_after(now + dt.timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(HOST)]), critical=False)
+        .sign(key, algorithm)
+    )
+    return KeyPair((certificate,), key)
+
+
+def test_one_context_for_each_configuration(client_config: ClientConfig) -> None:
+    """The same configuration and ciphers share a Context; anything else does not."""
+    first = context_for(client_config, DEFAULT_AEADS)
+    assert context_for(client_config, DEFAULT_AEADS) is first
+    assert context_for(client_config, (Aead.AES_GCM_128,)) is not first
+    assert context_for(replace(client_config), DEFAULT_AEADS) is not first
+
+
+def test_context_goes_with_its_configuration(client_config: ClientConfig) -> None:
+    """A configuration that nobody uses any more takes its Contexts along."""
+    config = replace(client_config)
+    context_for(config, DEFAULT_AEADS)
+    gone = weakref.ref(config)
+    before = len(module._made)
+    del config
+    gc.collect()
+    assert gone() is None
+    assert len(module._made) < before
+
+
+def _offered(client_config: ClientConfig, aeads: tuple[Aead, ...]) -> list[str]:
+    connection = SSL.Connection(context_for(client_config, aeads), None)
+    return connection.get_cipher_list()
+
+
+@pytest.mark.parametrize("aead", Aead)
+def test_only_the_ciphers_asked_for(client_config: ClientConfig, aead: Aead) -> None:
+    """A Context knows the suites of its ciphers and no other."""
+    expected = {suite.openssl_name for suite in CipherSuite if suite.aead is aead}
+    assert set(_offered(client_config, (aead,))) == expected
+
+
+def test_order_of_ciphers(client_config: ClientConfig) -> None:
+    """What is wanted most comes first, in each version."""
+    order = (Aead.CHACHA20_POLY1305, Aead.AES_GCM_128, Aead.AES_GCM_256)
+    names = _offered(client_config, order)
+    for version in ProtocolVersion:
+        found = [
+            suite.aead for suite in map(CipherSuite.from_openssl, names) if suite.version is version
+        ]
+        assert list(dict.fromkeys(found)) == list(order)
+
+
+def test_every_suite_offered_is_known(client_config: ClientConfig) -> None:
+    """No suite can be negotiated that the kernel could not take."""
+    for name in _offered(client_config, tuple(Aead)):
+        assert CipherSuite.from_openssl(name)
+
+
+def test_key_that_openssl_refuses(client_config: ClientConfig) -> None:
+    """A key that is too short is a ConfigError, on either side."""
+    weak = self_signed(WEAK)
+    with pytest.raises(ConfigError, match="OpenSSL refuses"):
+        context_for(ServerConfig(key_pair=weak), DEFAULT_AEADS)
+    with pytest.raises(ConfigError, match="OpenSSL refuses"):
+        context_for(replace(client_config, key_pair=weak), DEFAULT_AEADS)
+
+
+def test_refused_key_leaves_no_trace(client_config: ClientConfig, key_pair: KeyPair) -> None:
+    """After a refusal the next configuration works: no error is left in OpenSSL's queue."""
+    weak = self_signed(WEAK)
+    with pytest.raises(ConfigError):
+        context_for(ServerConfig(key_pair=weak), DEFAULT_AEADS)
+    client, _ = EnginePair(client_config, ServerConfig(key_pair=key_pair)).run()
+    assert client.suite
+
+
+def test_ed25519_certificate(client_config: ClientConfig) -> None:
+    """Ed25519 works in both versions."""
+    key_pair = self_signed(ed25519.Ed25519PrivateKey.generate())
+    for version in ProtocolVersion:
+        client = replace(
+            client_config, trust=TrustAnchors(key_pair.chain), versions=frozenset({version})
+        )
+        outcome, _ = EnginePair(client, ServerConfig(key_pair=key_pair)).run()
+        assert outcome.version is version
+
+
+def test_whole_chain_is_sent(authority: trustme.CA, client_config: ClientConfig) -> None:
+    """A client that knows the root only can build the path through the intermediate."""
+    key_pair = issue(authority.create_child_ca(), HOST)
+    client, _ = EnginePair(client_config, ServerConfig(key_pair=key_pair)).run()
+    assert client.peer_certificate == key_pair.chain[0]
+
+
+def test_intermediate_as_anchor(authority: trustme.CA, client_config: ClientConfig) -> None:
+    """Whatever the caller names is an anchor, be it self-signed or not."""
+    middle = authority.create_child_ca()
+    key_pair = issue(middle, HOST)
+    trust = TrustAnchors((key_pair.chain[1],))
+    server = ServerConfig(key_pair=key_pair)
+    client, _ = EnginePair(replace(client_config, trust=trust), server).run()
+    assert client.suite
+
+
+def test_same_anchor_twice(
+    client_config: ClientConfig, server_config: ServerConfig, trust: TrustAnchors
+) -> None:
+    """An anchor that is in two files is no error."""
+    assert trust.certificates is not None
+    twice = TrustAnchors(trust.certificates * 2)
+    client, _ = EnginePair(replace(client_config, trust=twice), server_config).run()
+    assert client.suite
+
+
+def test_nothing_is_remembered(client_config: ClientConfig, server_config: ServerConfig) -> None:
+    """A second connection does not resume the first, whatever the library could do."""
+    for version in ProtocolVersion:
+        client = replace(client_config, versions=frozenset({version}))
+        for _ in range(2):
+            outcome, peer = EnginePair(client, server_config).run()
+            assert not outcome.resumed
+            assert not peer.resumed
