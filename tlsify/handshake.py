@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from tlsify.errors import DeadlineExceeded, HandshakeError, PeerMisbehaved, Truncated
 from tlsify.tls.record import Framer
@@ -20,13 +20,17 @@ PARTING_TIME = 1.0
 PARTING_BYTES = 2**18
 
 
-def conversation(engine: Engine) -> Generator[bytes | int, bytes, None]:
+# What `conversation` asks of its driver.
+Conversation: TypeAlias = "Generator[bytes | int, bytes | None, None]"
+
+
+def conversation(engine: Engine) -> Conversation:
     """Run a handshake without doing any I/O, for any kind of driver.
 
     Yields:
         Bytes to send to the peer, or the largest number of bytes to receive; what was received is
-        sent back in, empty at the end of the stream. Returns when the handshake is finished and
-        every byte of it has been handed out.
+        sent back in, empty at the end of the stream. An OSError is thrown in. Returns when the
+        handshake is finished and every byte of it has been handed out.
 
     Raises:
         HandshakeError: it failed; the alert that is due was handed out before.
@@ -47,15 +51,22 @@ def conversation(engine: Engine) -> Generator[bytes | int, bytes, None]:
             record = framer.feed(received)
         except PeerMisbehaved as error:
             engine.refuse(error, framer.pending)
-            yield engine.output()
+            yield from _last_words(engine)
             raise
         if record is None:
             continue
         try:
             engine.feed(record)
         except HandshakeError:
-            yield engine.output()
+            yield from _last_words(engine)
             raise
+
+
+def _last_words(engine: Engine) -> Conversation:
+    """Say what is due; a peer that is gone, like one whose alert this is, may not hear it."""
+    if output := engine.output():
+        with contextlib.suppress(OSError):
+            yield output
 
 
 def too_slow(seconds: float) -> DeadlineExceeded:
@@ -102,12 +113,17 @@ def _drive(sock: socket.socket, engine: Engine, deadline: float) -> None:
         if remaining <= 0:
             raise TimeoutError
         sock.settimeout(remaining)
+        received = None
         try:
             if isinstance(step, int):
-                step = steps.send(sock.recv(step))
+                received = sock.recv(step)
             else:
                 sock.sendall(step)
-                step = next(steps)
+        except OSError as exc:
+            step = steps.throw(exc)
+            continue
+        try:
+            step = steps.send(received)
         except StopIteration:
             return
 
@@ -115,17 +131,21 @@ def _drive(sock: socket.socket, engine: Engine, deadline: float) -> None:
 @contextlib.contextmanager
 def undelayed(sock: socket.socket) -> Generator[None, None, None]:
     """Send each flight at once: Nagle's algorithm would hold back its last segment."""
-    try:
-        before = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    except OSError:  # not TCP, so nothing is held back
-        yield
-        return
+    before = _set_nodelay(sock, 1)
     try:
         yield
     finally:
-        with contextlib.suppress(OSError):
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, before)
+        _set_nodelay(sock, before)
+
+
+def _set_nodelay(sock: socket.socket, value: int) -> int:
+    """Set TCP_NODELAY and give what it was; 1 for a socket that is gone or not TCP."""
+    try:
+        before = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, value)
+    except OSError:
+        return 1
+    return before
 
 
 def part(sock: socket.socket) -> None:

@@ -49,7 +49,8 @@ def address(text: str) -> tuple[str, int]:
     host, colon, number = text.rpartition(":")
     try:
         # Without a colon an address may be missing by mistake, and every interface is a lot.
-        return host.removeprefix("[").removesuffix("]"), port(number if colon else "")
+        name = host.removeprefix("[").removesuffix("]").encode("idna").decode("ascii")
+        return name, port(number if colon else "")
     except ValueError as exc:
         raise ConfigError(
             f'"{text}" is not ADDR:PORT', hint="write 127.0.0.1:8443, [::1]:8443 or :8443"

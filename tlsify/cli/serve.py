@@ -133,7 +133,7 @@ def _listen(host: str, port: int) -> socket.socket:
             family=socket.AF_INET6 if ":" in host else socket.AF_INET,
             backlog=_BACKLOG,
         )
-    except (OSError, OverflowError, UnicodeError) as exc:
+    except (OSError, OverflowError) as exc:
         raise NetworkError(
             f"cannot listen on {host}:{port}: {exc}", hint="choose another --listen ADDR:PORT"
         ) from exc

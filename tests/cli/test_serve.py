@@ -1,0 +1,484 @@
+"""Tests of serve."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import socket
+import ssl
+import subprocess
+import warnings
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+)
+
+from tests.cli.harness import (
+    CARRIERS,
+    LOOPBACK,
+    PATIENCE,
+    CutPeer,
+    Served,
+    descriptors,
+    finish,
+    in_threads,
+    read_all,
+    run,
+)
+from tests.doubles import reset, until
+from tlsify.codepoints import AlertDescription, ContentType
+from tlsify.tls.record import split_records
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tests.cli.conftest import Pki
+
+_BIG = random.Random(1).randbytes(12 * 2**20)  # noqa: S311 - more than sockets can hold
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder to serve."""
+    root = tmp_path_factory.mktemp("www")
+    (root / "index.html").write_bytes(b"index")
+    (root / "big").write_bytes(_BIG)
+    return root
+
+
+def _words(pki: Pki, folder: Path, *more: str) -> tuple[str | Path, ...]:
+    listen = ("--listen", f"{LOOPBACK}:0")
+    return ("serve", *listen, "--cert", pki.good.certificate, "--key", pki.good.key, *more, folder)
+
+
+@pytest.fixture(scope="module")
+def served(pki: Pki, folder: Path) -> Iterator[Served]:
+    """A server that meets one bad client after the other, and ends well all the same."""
+    with Served(*_words(pki, folder)) as server:
+        yield server
+        assert server.stop().succeeded() == b""
+
+
+# -- what works
+
+
+def test_ready_line(served: Served, folder: Path) -> None:
+    """One line says what is served where, with the port that was chosen, and by whom."""
+    url = f"https://127.0.0.1:{served.port}/"
+    expected = f"tlsify: serving {folder} on {url} (relay: policy-off)\n"
+    assert served.lines == [expected]
+
+
+@pytest.mark.ktls
+def test_ready_line_of_the_kernel(pki: Pki, folder: Path) -> None:
+    """With --ktls=require the ready line says kernel TLS; files and the end are as ever."""
+    with Served("--ktls=require", *_words(pki, folder)) as server:
+        assert server.ready_line.endswith("(kernel TLS)\n")
+        assert server.fetch(pki.client_context()) == (200, b"index")
+        assert server.fetch(pki.client_context(), "/nonexistent")[0] == 404
+        assert server.stop().succeeded() == b""
+
+
+@pytest.mark.parametrize("host", ["::1", "localhost"])
+def test_other_addresses(folder: Path, host: str) -> None:
+    """--listen takes names, and IPv6 addresses in brackets, which the ready line repeats."""
+    shown = "[::1]" if host == "::1" else LOOPBACK
+    listen = f"[{host}]:0" if host == "::1" else f"{host}:0"
+    with Served("serve", "--listen", listen, folder) as server:
+        assert f"https://{shown}:{server.port}/" in server.ready_line
+        with socket.create_connection((host, server.port), timeout=PATIENCE):
+            pass
+        server.stop().succeeded()
+
+
+def test_folder_of_any_name(tmp_path: Path) -> None:
+    """A folder whose name is no text can be served."""
+    folder = tmp_path / os.fsdecode(b"\xff\x1b[31m")
+    folder.mkdir()
+    with Served("serve", "--listen", f"{LOOPBACK}:0", folder) as server:
+        assert r"\udcff" in server.ready_line
+        server.stop().succeeded()
+
+
+def test_self_signed_certificate(folder: Path, tmp_path: Path) -> None:
+    """The certificate that --write-ca saves satisfies the strictest of clients."""
+    anchor = tmp_path / "ca.pem"
+    words = ("serve", "--listen", f"{LOOPBACK}:0", "--write-ca", anchor, folder)
+    with Served(*words) as server:
+        assert "self-signed certificate for localhost, 127.0.0.1, ::1" in server.lines[0]
+        for flags in (0, ssl.VERIFY_X509_STRICT, ssl.VERIFY_X509_PARTIAL_CHAIN):
+            context = ssl.create_default_context(cafile=anchor)
+            context.verify_flags |= ssl.VerifyFlags(flags)
+            assert server.fetch(context) == (200, b"index")
+        server.stop().succeeded()
+
+
+@pytest.mark.interop
+@pytest.mark.skipif(not shutil.which("curl"), reason="needs curl")
+def test_curl_verifies_the_self_signed_certificate(folder: Path, tmp_path: Path) -> None:
+    """Curl accepts the saved certificate by name and by address, and nothing without it."""
+    anchor = tmp_path / "ca.pem"
+    words = ("serve", "--listen", f"{LOOPBACK}:0", "--write-ca", anchor, folder)
+    with Served(*words) as server:
+        for host in ("localhost", LOOPBACK):
+            url = f"https://{host}:{server.port}/"
+            got = subprocess.run(
+                ["curl", "-sS", "--cacert", anchor, url], check=True, capture_output=True
+            )
+            assert got.stdout == b"index"
+        refused = subprocess.run(["curl", "-s", url], check=False, capture_output=True)
+        assert refused.returncode == 60
+        server.stop().succeeded()
+
+
+def test_secrets_stay_out_of_core_dumps(served: Served) -> None:
+    """The process leaves no core file, which would hold its keys."""
+    limits = Path(f"/proc/{served.process.pid}/limits").read_text("ascii").splitlines()
+    (core,) = (line for line in limits if line.startswith("Max core file size"))
+    assert core.split()[4] == "0"
+
+
+# -- clients that do not speak TLS as they should
+
+
+def _alerts(sock: socket.socket) -> list[bytes]:
+    return [r[5:] for r in split_records(read_all(sock)) if r[0] == ContentType.alert]
+
+
+_STRANGERS = {
+    "plain-http": (b"GET / HTTP/1.0\r\n\r\n", AlertDescription.unexpected_message),
+    "garbage": (bytes(64), AlertDescription.unexpected_message),
+    "ssl-2": (b"\x80\x2e\x01\x03\x01" + bytes(43), AlertDescription.unexpected_message),
+    "record-version": (b"\x16\x05\x03\x00\x10" + bytes(16), AlertDescription.protocol_version),
+    "oversized-record": (b"\x16\x03\x03\xff\xff" + bytes(99), AlertDescription.record_overflow),
+    "data-first": (b"\x17\x03\x03\x00\x10" + bytes(16), AlertDescription.unexpected_message),
+    "finished-first": (
+        b"\x16\x03\x03\x00\x24\x14\x00\x00\x20" + bytes(32),
+        AlertDescription.unexpected_message,
+    ),
+    "alert-first": (b"\x15\x03\x03\x00\x02\x02\x28", None),
+    "empty-hello": (b"\x16\x03\x03\x00\x04\x01\x00\x00\x00", AlertDescription.decode_error),
+}
+
+
+@pytest.mark.parametrize(("sent", "alert"), _STRANGERS.values(), ids=_STRANGERS)
+def test_strange_client(
+    served: Served, pki: Pki, sent: bytes, alert: AlertDescription | None
+) -> None:
+    """A client without ClientHello gets the right alert and no more; others are served on."""
+    with served.unharmed(pki.client_context()), served.connect() as sock:
+        sock.sendall(sent)
+        assert _alerts(sock) == ([] if alert is None else [bytes([2, alert])])
+
+
+def _tls11(context: ssl.SSLContext) -> None:
+    context.set_ciphers("ALL:@SECLEVEL=0")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_1
+
+
+def _cbc(context: ssl.SSLContext) -> None:
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers("ECDHE-ECDSA-AES128-SHA")
+
+
+def _alpn(context: ssl.SSLContext) -> None:
+    context.set_alpn_protocols(["h2", "gopher"])
+
+
+@pytest.mark.parametrize(
+    ("limit", "alert"),
+    [
+        pytest.param(_tls11, "protocol version", id="tls-1.1"),
+        pytest.param(_cbc, "handshake failure", id="suite"),
+        pytest.param(_alpn, "no application protocol", id="alpn"),
+    ],
+)
+def test_nothing_in_common(
+    served: Served, pki: Pki, limit: Callable[[ssl.SSLContext], None], alert: str
+) -> None:
+    """A client with nothing in common learns what it is; others are served on."""
+    context = pki.client_context()
+    limit(context)
+    with (
+        served.unharmed(pki.client_context()),
+        served.connect() as sock,
+        pytest.raises(ssl.SSLError) as caught,
+    ):
+        context.wrap_socket(sock, server_hostname="localhost")
+    assert f"alert {alert}" in str(caught.value).replace("_", " ").lower()  # with or without name
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_alert_in_place_of_finished(served: Served, pki: Pki, version: ssl.TLSVersion) -> None:
+    """A client that does not trust the certificate says so and goes; others are served on."""
+    context = ssl.create_default_context()
+    context.minimum_version = context.maximum_version = version
+    with (
+        served.unharmed(pki.client_context()),
+        served.connect() as sock,
+        pytest.raises(ssl.SSLCertVerificationError),
+    ):
+        context.wrap_socket(sock, server_hostname="localhost")
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_end_of_stream_at_every_byte_of_the_handshake(
+    served: Served, pki: Pki, version: ssl.TLSVersion
+) -> None:
+    """Wherever a client's half of the handshake is cut off, nothing remains of it."""
+    context = pki.client_context()
+    context.check_hostname = False
+    context.minimum_version = context.maximum_version = version
+    cuts = 0
+    with served.unharmed(pki.client_context()):
+        while True:
+            with served.connect() as sock:
+                if not CutPeer(context, server=False).talk(sock, cuts):
+                    break
+            cuts += 1
+    assert cuts > 200
+
+
+def test_reset_anywhere(served: Served, pki: Pki) -> None:
+    """Clients that reset the connection, before or after the handshake, leave nothing."""
+    context = pki.client_context()
+    with served.unharmed(pki.client_context()):
+        for _ in range(5):
+            reset(served.connect())
+            sock = served.connect()
+            sock.sendall(b"\x16\x03\x01")
+            reset(sock)
+            stream = context.wrap_socket(served.connect(), server_hostname="localhost")
+            stream.sendall(b"GET /big HTTP/1.1\r\nHost: x\r\n\r\n")
+            reset(stream)
+
+
+def test_a_hundred_garbage_connections(served: Served, pki: Pki) -> None:
+    """A hundred clients that send noise, ten at a time, do no harm."""
+
+    def bother(number: int) -> None:
+        noise = random.Random(number)  # noqa: S311 - test data
+        for _ in range(10):
+            with suppress(ConnectionResetError, BrokenPipeError), served.connect() as sock:
+                sock.sendall(noise.randbytes(noise.randrange(1, 5000)))
+                sock.shutdown(socket.SHUT_WR)
+                read_all(sock)
+
+    with served.unharmed(pki.client_context()):
+        in_threads(10, bother)
+
+
+def test_slow_clients_block_nobody(served: Served, pki: Pki) -> None:
+    """While handshakes hang, others are served."""
+    context = pki.client_context()
+    with served.unharmed(context), ExitStack() as idle:
+        for number in range(50):
+            sock = idle.enter_context(served.connect())
+            sock.sendall(b"\x16\x03\x01\x02\x00\x01"[: number % 7])
+        assert served.fetch(context) == (200, b"index")
+
+
+def test_handshake_deadline(pki: Pki, folder: Path) -> None:
+    """A client that stalls in the handshake is let go after --timeout; others are served on."""
+    with Served(*_words(pki, folder, "--timeout", "0.2")) as server:
+        context = pki.client_context()
+        with server.unharmed(context):
+            for sent in (b"", b"\x16\x03\x01\x02\x00\x01"):
+                with server.connect() as sock:
+                    sock.sendall(sent)
+                    assert read_all(sock) == b""
+        server.stop().succeeded()
+
+
+def test_verbose_names_what_went_wrong(pki: Pki, folder: Path) -> None:
+    """With --verbose a refused client is one line on stderr, without traceback."""
+    with Served("--verbose", *_words(pki, folder)) as server:
+        with server.connect() as sock:
+            sock.sendall(b"GET / HTTP/1.0\r\n\r\n")
+            read_all(sock)
+        outcome = server.stop()
+    assert 'plain text beginning "GET ' in outcome.err
+    assert all(line.startswith("tlsify: ") for line in outcome.err.splitlines())
+
+
+# -- the end
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal(pki: Pki, folder: Path, number: int, workers: str) -> None:
+    """SIGTERM and SIGINT end the server with 0, in silence, whatever handshake hangs."""
+    with Served(*_words(pki, folder, "--workers", workers)) as server, server.connect() as sock:
+        sock.sendall(b"\x16\x03\x01")
+        assert server.fetch(pki.client_context()) == (200, b"index")
+        assert server.stop(number).succeeded() == b""
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("carrier", CARRIERS)
+def test_sigterm_drains(pki: Pki, folder: Path, carrier: str, workers: str) -> None:
+    """After SIGTERM nobody is accepted, but a download comes to its end, the last byte too."""
+    with Served(carrier, *_words(pki, folder, "--workers", workers)) as server:
+        stream = pki.client_context().wrap_socket(server.connect(), server_hostname="localhost")
+        with stream:
+            stream.sendall(b"GET /big HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            received = bytearray(stream.recv(2**14))
+            pids = server.workers() or {server.process.pid}
+            server.process.terminate()
+            until(lambda: _refuses(server.port), PATIENCE)
+            while any(_runs_a_loop(pid) for pid in pids):
+                received += stream.recv(2**14)
+            received += read_all(stream)
+        assert bytes(received).partition(b"\r\n\r\n")[2] == _BIG
+        assert finish(server.process).succeeded() == b""
+
+
+def _refuses(port: int) -> bool:
+    try:
+        socket.create_connection((LOOPBACK, port), timeout=PATIENCE).close()
+    except ConnectionRefusedError:
+        return True
+    except ConnectionResetError:
+        pass
+    return False
+
+
+def _runs_a_loop(pid: int) -> bool:
+    try:
+        return any("eventpoll" in name for name in descriptors(pid))
+    except OSError:
+        return False
+
+
+def test_worker_killed(pki: Pki, folder: Path) -> None:
+    """When one of two workers is killed, the other serves on, and a new one takes its place."""
+    context = pki.client_context()
+    with Served(*_words(pki, folder, "--workers", "2")) as server:
+        before = server.workers()
+        assert len(before) == 2
+        os.kill(victim := min(before), signal.SIGKILL)
+        for _ in range(10):
+            assert server.fetch(context) == (200, b"index")
+        until(lambda: len(server.workers() - {victim}) == 2, PATIENCE)
+        assert server.workers() > before - {victim}
+        outcome = server.stop()
+    assert outcome.status == 0
+    assert outcome.err == f"tlsify: worker {victim} ended with status -9 and is replaced\n"
+
+
+# -- configuration
+
+
+def _encrypted(pki: Pki, folder: Path) -> Path:
+    key = load_pem_private_key(pki.good.key.read_bytes(), None)
+    locked = BestAvailableEncryption(b"secret")
+    file = folder / "encrypted.key"
+    file.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, locked))
+    return file
+
+
+_PAIRS: dict[str, tuple[Callable[[Pki, Path], list[str | Path]], list[str]]] = {
+    "cert-without-key": (lambda p, _: ["--cert", p.good.certificate], ["--cert and --key", "both"]),
+    "key-without-cert": (lambda p, _: ["--key", p.good.key], ["--cert and --key", "both"]),
+    "cert-missing": (
+        lambda p, d: ["--cert", d / "no.pem", "--key", p.good.key],
+        ["cannot read certificate", "no.pem"],
+    ),
+    "key-missing": (
+        lambda p, d: ["--cert", p.good.certificate, "--key", d / "no.key"],
+        ["cannot read private key", "no.key"],
+    ),
+    "key-is-a-folder": (
+        lambda p, d: ["--cert", p.good.certificate, "--key", d],
+        ["cannot read private key", "permissions"],
+    ),
+    "key-is-no-key": (
+        lambda p, _: ["--cert", p.good.certificate, "--key", p.authority],
+        ["no usable PEM private key", "BEGIN PRIVATE KEY"],
+    ),
+    "cert-is-no-cert": (
+        lambda p, _: ["--cert", p.good.key, "--key", p.good.key],
+        ["no usable PEM certificate", "BEGIN CERTIFICATE"],
+    ),
+    "key-of-another": (
+        lambda p, _: ["--cert", p.good.certificate, "--key", p.bad["expired"].key],
+        ["does not belong", "first certificate"],
+    ),
+    "key-encrypted": (
+        lambda p, d: ["--cert", p.good.certificate, "--key", _encrypted(p, d)],
+        ["encrypted", "unencrypted"],
+    ),
+    "write-ca-with-cert": (
+        lambda p, d: [*_PAIRS["good"][0](p, d), "--write-ca", d / "ca.pem"],
+        ["--write-ca", "leave one"],
+    ),
+    "write-ca-nowhere": (
+        lambda _, d: ["--write-ca", d / "no" / "ca.pem"],
+        ["cannot write", "writable"],
+    ),
+    "good": (lambda p, _: ["--cert", p.good.certificate, "--key", p.good.key], []),
+}
+
+
+@pytest.mark.parametrize("name", sorted(_PAIRS.keys() - {"good"}))
+def test_unusable_certificate_or_key(pki: Pki, tmp_path: Path, name: str) -> None:
+    """A certificate or key that cannot be used gives 96 and a remedy before anything is bound."""
+    make, expected = _PAIRS[name]
+    outcome = run("serve", "--listen", f"{LOOPBACK}:0", *make(pki, tmp_path), tmp_path)
+    outcome.failed(96, *expected, out=None)
+    assert b"serving" not in outcome.out
+
+
+def test_key_too_weak_for_openssl(tmp_path: Path) -> None:
+    """A key that OpenSSL refuses shows at the start (96), not at the first client."""
+    certificate, key = tmp_path / "weak.pem", tmp_path / "weak.key"
+    words = ["openssl", "req", "-x509", "-newkey", "rsa:1024", "-nodes", "-subj", "/CN=localhost"]
+    subprocess.run([*words, "-out", certificate, "-keyout", key], check=True, capture_output=True)
+    words = ["serve", "--listen", f"{LOOPBACK}:0", "--cert", str(certificate), "--key", str(key)]
+    run(*words, tmp_path).failed(96, "OpenSSL refuses", "2048 bits")
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "expected"),
+    [
+        pytest.param(["no/such/folder"], 96, ["No such file", "folder"], id="folder-missing"),
+        pytest.param(["/dev/null"], 96, ["Not a directory", "folder"], id="folder-is-a-file"),
+        pytest.param(["--listen", "nonsense", "/"], 96, ['"nonsense"', ":8443"], id="listen"),
+        pytest.param(["--listen", "8443", "/"], 96, ['"8443"', ":8443"], id="listen-without-colon"),
+        pytest.param(["--listen", "[::1]", "/"], 96, ['"[::1]"', ":8443"], id="listen-portless"),
+        pytest.param(["--listen", "127.0.0.1:65536", "/"], 96, ["65536"], id="listen-port"),
+        pytest.param(
+            ["--listen", "192.0.2.1:0", "/"], 102, ["cannot listen", "--listen"], id="not-ours"
+        ),
+        pytest.param(["--listen", "two..dots:0", "/"], 96, ['"two..dots:0"'], id="no-name"),
+    ],
+)
+def test_unusable_folder_or_address(words: list[str], status: int, expected: list[str]) -> None:
+    """A folder or address that cannot be used gives 96 or 102 and a remedy."""
+    run("serve", *words).failed(status, *expected, out=None)
+
+
+def test_port_in_use(folder: Path) -> None:
+    """A port that is taken gives 102."""
+    with socket.create_server((LOOPBACK, 0)) as listener:
+        listen = f"{LOOPBACK}:{listener.getsockname()[1]}"
+        run("serve", "--listen", listen, folder).failed(102, listen, "already in use", out=None)
+
+
+@pytest.mark.usefixtures("lacks_ktls")
+def test_ktls_required_without_kernel(folder: Path) -> None:
+    """Without kTLS --ktls=require gives 103 and a remedy; nothing is bound."""
+    outcome = run("serve", "--ktls=require", "--listen", f"{LOOPBACK}:0", folder)
+    outcome.failed(103, "TCP_ULP: ENOENT: ", "modprobe", out=None)
+    assert b"serving" not in outcome.out
