@@ -11,7 +11,7 @@ import struct
 import termios
 import threading
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 import pytest
@@ -281,13 +281,16 @@ class RawPeer:
         return header and header + recv_exactly(self.sock, int.from_bytes(header[3:5], "big"))
 
     def recv(self) -> tuple[int, bytes] | None:
-        """Receive and open one record: content type and payload; None at the end of the stream."""
-        record = self.recv_raw()
-        if not record:
-            return None
-        opened = open_record(self._rx, self._rx_seq, record)
-        self._rx_seq += 1
-        return opened
+        """Receive and open one record: content type and payload; None at the end of the stream.
+
+        Tickets, which OpenSSL sends where the records are its own, are passed over.
+        """
+        while record := self.recv_raw():
+            opened = open_record(self._rx, self._rx_seq, record)
+            self._rx_seq += 1
+            if opened[0] != ContentType.handshake or opened[1][0] == HandshakeType.key_update:
+                return opened
+        return None
 
     def recv_alert(self) -> AlertDescription:
         """Receive an alert, of which only the description matters, passing over data."""
@@ -313,6 +316,7 @@ class Lab:
     def __init__(self, trust: TrustAnchors, key_pair: KeyPair) -> None:
         """Keep what configurations are made of."""
         self._stack = ExitStack()
+        self._peers: list[socket.socket] = []
         self._client = ClientConfig(verify=False, trust=trust, timeout=20)
         self._server = ServerConfig(key_pair=key_pair, timeout=20)
         self._configs: dict[ProtocolVersion, tuple[ClientConfig, ServerConfig]] = {}
@@ -323,6 +327,8 @@ class Lab:
 
     def __exit__(self, *_: object) -> None:
         """Close every connection; relays must end by themselves then."""
+        for sock in self._peers:
+            sock.close()
         self._stack.close()
 
     def configs(
@@ -377,6 +383,7 @@ class Lab:
         ours, theirs = self.tcp()
         client, server = self.configs(version)
         other = Endpoint(lambda: accept(theirs, server, policy))
+        self._peers.append(ours)
         peer = RawPeer(ours, client)
         return self.keep(other.result()), peer
 
@@ -386,6 +393,7 @@ class Lab:
         """Connect a client's hand-off with a server made by hand."""
         ours, theirs = self.tcp()
         client, server = self.configs(version)
+        self._peers.append(theirs)
         other = Endpoint(lambda: RawPeer(theirs, server))
         handoff = self.keep(connect(ours, client, policy))
         return handoff, other.result()
@@ -416,10 +424,11 @@ class Middleman:
 
     @staticmethod
     def _forward(source: socket.socket, sink: socket.socket, kept: bytearray) -> None:
-        while data := source.recv(2**16):
-            kept += data
-            sink.sendall(data)
-        sink.shutdown(socket.SHUT_WR)
+        with suppress(OSError):  # a side that has closed for good
+            while data := source.recv(2**16):
+                kept += data
+                sink.sendall(data)
+            sink.shutdown(socket.SHUT_WR)
 
     def join(self) -> None:
         """Wait for both ends of stream."""

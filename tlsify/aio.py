@@ -61,12 +61,17 @@ async def _drive(sock: socket.socket, opening: Opening) -> None:
     steps = handshake.conversation(opening.engine)
     step = next(steps, None)
     while step is not None:
+        received = None
         try:
             if isinstance(step, int):
-                step = steps.send(await loop.sock_recv(sock, step))
+                received = await loop.sock_recv(sock, step)
             else:
                 await loop.sock_sendall(sock, step)
-                step = next(steps)
+        except OSError as exc:
+            step = steps.throw(exc)
+            continue
+        try:
+            step = steps.send(received)
         except StopIteration:
             return
 
@@ -114,6 +119,12 @@ def _aborted(exc: TlsifyError) -> NoReturn:
     raise ConnectionAbortedError(str(exc)) from exc
 
 
+async def _end(*tasks: asyncio.Task[None]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
 class Acceptor:
     """Accepts on a listening socket and gives each connection to an asyncio protocol.
 
@@ -147,18 +158,17 @@ class Acceptor:
 
     async def __aexit__(self, *_: object) -> None:
         """Accept no more; handshakes under way are given up."""
-        tasks = {*self._openings} | ({self._accepting} if self._accepting else set())
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._accepting is not None:
+            await _end(self._accepting)
+        # By now every opening has begun: one cancelled before would not close its socket.
+        await _end(*self._openings)
         self._listener.close()
 
     async def _accept_forever(self) -> None:
-        loop = asyncio.get_running_loop()
         while True:
             await self._slots.acquire()
             try:
-                sock, _ = await loop.sock_accept(self._listener)
+                sock = await self._accept()
             except OSError as exc:
                 # Out of descriptors, or the peer was gone already: others must not suffer.
                 self._slots.release()
@@ -168,6 +178,19 @@ class Acceptor:
             task = asyncio.create_task(self._open(sock))
             self._openings.add(task)
             task.add_done_callback(self._opened)
+
+    async def _accept(self) -> socket.socket:
+        """Accept one connection: ``loop.sock_accept`` may lose it if it is cancelled meanwhile."""
+        loop = asyncio.get_running_loop()
+        while True:
+            with contextlib.suppress(BlockingIOError):
+                return self._listener.accept()[0]
+            readable = asyncio.Event()
+            loop.add_reader(self._listener, readable.set)
+            try:
+                await readable.wait()
+            finally:
+                loop.remove_reader(self._listener)
 
     def _opened(self, task: asyncio.Task[None]) -> None:
         self._openings.discard(task)

@@ -79,8 +79,13 @@ def _refuse_failed(session: Session) -> None:
         raise session.failure
 
 
-def service(sock: socket.socket, session: Session) -> bool:
+def service(sock: socket.socket, session: Session, flags: int = 0) -> bool:
     """Serve the next record if it is a control record.
+
+    Args:
+        sock: keyed for RX.
+        session: the descriptor's own.
+        flags: as for ``recvmsg``.
 
     Returns:
         False once the peer has sent close_notify; True if it has not, be it that a control record
@@ -91,7 +96,7 @@ def service(sock: socket.socket, session: Session) -> bool:
     """
     _refuse_failed(session)
     try:
-        upcoming = ulp.recv_record(sock, 1, socket.MSG_PEEK)
+        upcoming = ulp.recv_record(sock, 1, socket.MSG_PEEK | flags)
     except PeerMisbehaved as error:
         fail(sock, session, error)
     if upcoming is None and not session.peer_closed:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple, Self
 
@@ -77,6 +77,7 @@ class Handoff:
     negotiated: Negotiated
     session: Session | None
     relay: Relay | None
+    _close_notify_sent: bool = field(default=False, init=False, repr=False)
 
     @property
     def peer_closed(self) -> bool:
@@ -111,10 +112,15 @@ class Handoff:
         if self.relay is not None and self.relay.failure is not None:
             raise self.relay.failure
 
+    def send_close_notify(self) -> None:
+        """Send close_notify, once; on the relay path the relay does when ``sock`` is shut down."""
+        if self.offload is Offload.KERNEL and not self._close_notify_sent:
+            self._close_notify_sent = True
+            control.send_close_notify(self.sock)
+
     def shutdown(self) -> None:
         """End the sending direction: close_notify, then FIN. Receiving goes on."""
-        if self.offload is Offload.KERNEL:
-            control.send_close_notify(self.sock)  # the kernel itself only sends FIN
+        self.send_close_notify()  # the kernel itself only sends FIN
         with contextlib.suppress(OSError):
             self.sock.shutdown(socket.SHUT_WR)
 

@@ -7,12 +7,14 @@ import socket
 import threading
 from contextlib import closing
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tlsify.control import truncated
 from tlsify.errors import HandshakeError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tlsify.tls.tunnel import Tunnel
 
 _READ_SIZE = 2**16
@@ -45,8 +47,9 @@ class Relay:
         """
         self._network = sock
         self._tunnel = tunnel
-        self.local_address = sock.getsockname()
-        self.peer_address = sock.getpeername()
+        # None for a connection that is broken already; the pump finds out why.
+        self.local_address = _address(sock.getsockname)
+        self.peer_address = _address(sock.getpeername)
         self.program_end, self._program = socket.socketpair()
         self._network.setblocking(False)  # noqa: FBT003 - socket's own signature
         self._program.setblocking(False)  # noqa: FBT003
@@ -55,6 +58,7 @@ class Relay:
         self._outbound = self._inbound = _Flow.READING
         self._program_gone = False
         self.failure: HandshakeError | OSError | None = None
+        self._send_error: OSError | None = None
         # Not a daemon: the interpreter must not end before the last bytes are out.
         self._thread = threading.Thread(target=self._run, name="tlsify-relay")
 
@@ -130,10 +134,13 @@ class Relay:
             self._fail(exc)
             return
         if not records:
-            self._fail(truncated())
+            # A reset is told once, and it may have been to a send.
+            self._fail(self._send_error or truncated())
             return
         try:
-            self._to_program += self._tunnel.receive(records)
+            # Once more, for the error that may stand behind what this gave.
+            for piece in (records, b""):
+                self._to_program += self._tunnel.receive(piece)
         except HandshakeError as error:
             self._fail(error)
         if self._tunnel.peer_closed:
@@ -146,8 +153,24 @@ class Relay:
         self._inbound = self._outbound = _Flow.DRAINING
 
     def _flush(self) -> None:
-        self._outbound = _pass_on(self._network, self._to_network, self._outbound)
-        self._inbound = _pass_on(self._program, self._to_program, self._inbound)
+        try:
+            self._outbound = _pass_on(self._network, self._to_network, self._outbound)
+        except OSError as exc:
+            self._send_error = exc
+            self._to_network.clear()
+            self._outbound = _Flow.DONE
+        try:
+            self._inbound = _pass_on(self._program, self._to_program, self._inbound)
+        except OSError:
+            self._to_program.clear()
+            self._inbound = _Flow.DONE
+
+
+def _address(ask: Callable[[], Any]) -> Any:
+    try:
+        return ask()
+    except OSError:
+        return None
 
 
 def _mask(*, read: bool, write: bool) -> int:
@@ -155,7 +178,11 @@ def _mask(*, read: bool, write: bool) -> int:
 
 
 def _pass_on(sock: socket.socket, pending: bytearray, flow: _Flow) -> _Flow:
-    """Send as much as fits; a flow that has been drained ends with a half-close."""
+    """Send as much as fits; a flow that has been drained ends with a half-close.
+
+    Raises:
+        OSError: nobody is there any more.
+    """
     if flow is _Flow.DONE:
         return flow
     try:
@@ -166,6 +193,4 @@ def _pass_on(sock: socket.socket, pending: bytearray, flow: _Flow) -> _Flow:
         sock.shutdown(socket.SHUT_WR)
     except BlockingIOError:
         return flow
-    except OSError:
-        pending.clear()
     return _Flow.DONE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -11,11 +12,13 @@ import termios
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from tlsify import control
-from tlsify.handoff import Handoff, Offload
-from tlsify.ktls.probe import polls_partial_records
+from tlsify.errors import TlsifyError
+from tlsify.ktls.probe import capabilities, polls_partial_records
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
+
+    from tlsify.handoff import Handoff, Offload
 
 _TIMEVAL = struct.Struct("@ll")
 _MICROSECONDS = 1_000_000
@@ -41,8 +44,8 @@ class TLSSocket(socket.socket):
         self.handoff = handoff
         self._session = handoff.session
         self._timeout: float | None = None
-        self._close_notify_sent = False
         self._low_water = 1
+        self._broken: OSError | None = None
         self.settimeout(timeout)
 
     @property
@@ -68,6 +71,7 @@ class TLSSocket(socket.socket):
             if not received:
                 self._raise_relay_failure()
             return received
+        self._raise_broken()
         while True:
             try:
                 received = control.receive(self, self._session, bufsize, flags)
@@ -76,6 +80,7 @@ class TLSSocket(socket.socket):
                     continue
                 self._raise_timeout()
             self._reset_low_water()
+            self._serve_parked()
             return received
 
     def recv_into(self, buffer: WriteableBuffer, nbytes: int = 0, flags: int = 0) -> int:
@@ -89,6 +94,7 @@ class TLSSocket(socket.socket):
             if not count:
                 self._raise_relay_failure()
             return count
+        self._raise_broken()
         while True:
             try:
                 count = control.receive_into(self, self._session, view, flags)
@@ -97,6 +103,7 @@ class TLSSocket(socket.socket):
                     continue
                 self._raise_timeout()
             self._reset_low_water()
+            self._serve_parked()
             return count
 
     def _wait_for_whole_record(self) -> bool:
@@ -118,6 +125,33 @@ class TLSSocket(socket.socket):
         if self._low_water != 1:
             self._low_water = 1
             self.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
+
+    def _serve_parked(self) -> None:
+        """Look behind the data just received, where poll would not tell.
+
+        Kernels that can rekey decrypt a KeyUpdate along with the data in front of it, and from
+        then on poll is silent (net/tls/tls_main.c tls_sk_poll). Whatever end is found here is the
+        next receive's to report: this one has data to give. Ending the receiving direction makes
+        poll ask for that call.
+        """
+        if self._timeout != 0 or self._session is None or not capabilities().rekey:
+            return
+        try:
+            goes_on = control.service(self, self._session, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return
+        except TlsifyError:  # the session remembers it, or the next receive finds it again
+            goes_on = False
+        except OSError as exc:  # a socket tells it once
+            self._broken = exc
+            goes_on = False
+        if not goes_on:
+            with contextlib.suppress(OSError):
+                super().shutdown(socket.SHUT_RD)
+
+    def _raise_broken(self) -> None:
+        if self._broken is not None:
+            raise self._broken
 
     def _raise_relay_failure(self) -> None:
         if self.handoff.relay is not None:
@@ -144,7 +178,7 @@ class TLSSocket(socket.socket):
     def shutdown(self, how: int, /) -> None:
         """End the sending direction with close_notify, the receiving one, or both."""
         if how != socket.SHUT_RD:
-            self._send_close_notify()
+            self.handoff.send_close_notify()
         super().shutdown(how)
 
     def unwrap(self) -> None:
@@ -162,15 +196,10 @@ class TLSSocket(socket.socket):
         while self.recv_into(scratch):
             pass
 
-    def _send_close_notify(self) -> None:
-        if not self._close_notify_sent and self.handoff.offload is Offload.KERNEL:
-            control.send_close_notify(self)
-        self._close_notify_sent = True
-
     def _real_close(self, *args: Any) -> None:
         # socket.close calls this once the last file object made from the socket is closed too.
         if self.fileno() != -1:
-            self._send_close_notify()
+            self.handoff.send_close_notify()
         super()._real_close(*args)  # type: ignore[misc]
 
     # -- what else differs from a plain socket
@@ -203,13 +232,19 @@ class TLSSocket(socket.socket):
     def getpeername(self) -> Any:
         """Give the peer's address, also where the connection itself is the relay's."""
         relay = self.handoff.relay
-        return super().getpeername() if relay is None else relay.peer_address
+        return super().getpeername() if relay is None else _known(relay.peer_address)
 
     def getsockname(self) -> Any:
         """Give our own address, likewise."""
         relay = self.handoff.relay
-        return super().getsockname() if relay is None else relay.local_address
+        return super().getsockname() if relay is None else _known(relay.local_address)
 
     def dup(self) -> NoReturn:
         """Refuse: two objects would serve the same control records."""
         raise NotImplementedError("a TLSSocket cannot be duplicated")
+
+
+def _known(address: Any) -> Any:
+    if address is None:
+        raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
+    return address

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 import trustme
 
-from tests.interop.matrix import CELLS, LEFT_OUT, SUITES, Cell, Peer
+from tests.interop.matrix import CELLS, LEFT_OUT, SIZE, SUITES, Cell, Peer
 from tests.interop.peers import Identity, Site
 from tlsify.config import KeyPair
 from tlsify.handoff import Offload
@@ -24,14 +24,16 @@ if TYPE_CHECKING:
 
     from tlsify.config import TrustAnchors
 
-SIZE = int(os.environ.get("TLSIFY_INTEROP_BYTES", str(2**18)))
-_WIDTH = 10
+_LINE = 1000
+_WIDTH = 12
+_SUITE_WIDTH = 53
 
 
 def _text(seed: int) -> bytes:
-    """Make a file of short lines: gnutls-serv echoes nothing else."""
-    lines = base64.encodebytes(random.Random(seed).randbytes(SIZE * 3 // 4))  # noqa: S311
-    return lines[: SIZE - 1] + b"\n"
+    """Make a file of lines: gnutls-serv echoes nothing else, and gnutls-cli sends line by line."""
+    text = base64.b64encode(random.Random(seed).randbytes(SIZE))  # noqa: S311
+    lines = (text[start : start + _LINE] for start in range(0, SIZE, _LINE))
+    return b"\n".join(lines)[: SIZE - 1] + b"\n"
 
 
 def _issue(authority: trustme.CA, folder: Path, kind: trustme.KeyType) -> Identity:
@@ -78,14 +80,15 @@ class Results:
 
 def _table(offload: Offload, passed: set[Cell]) -> str:
     where = "the kernel" if offload is Offload.KERNEL else "the relay"
-    lines = [
-        f"{platform.release()} ({platform.version()}): records by {where}; "
-        f"files of {SIZE} bytes both ways, SHA-256 equal; peer's side in the head",
-        f"{'':<53}" + "".join(f"{peer.value.rpartition(' ')[2]:>12}" for peer in Peer),
-    ]
+    title = f"{platform.release()} ({platform.version()}): records by {where}, "
+    title += f"files of {SIZE} bytes both ways, SHA-256 equal; in the head: the peer and its side"
+    head = "".join(f"{peer.value.rpartition(' ')[2]:>{_WIDTH}}" for peer in Peer)
+    lines = [title, f"{'':<{_SUITE_WIDTH}}{head}"]
     for suite in SUITES:
-        marks = "".join(f"{_mark(Cell(suite, peer), passed):>12}" for peer in Peer)
-        lines.append(f"{suite.version.label} {suite.name:<45}{marks}")
+        marks = "".join(f"{_mark(Cell(suite, peer), passed):>{_WIDTH}}" for peer in Peer)
+        lines.append(f"{f'{suite.version.label} {suite.name}':<{_SUITE_WIDTH}}{marks}")
+    if any("?" in line for line in lines):
+        lines.append("? = failed, or not run")
     reasons = sorted({f"- = left out: {reason}" for reason in LEFT_OUT.values()})
     return "\n".join([*lines, *reasons, f"{len(passed)} of {len(CELLS)} cells ok", ""])
 

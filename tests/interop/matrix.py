@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from enum import Enum
 from typing import NamedTuple
 
 from tlsify.codepoints import Aead, CipherSuite, ProtocolVersion
+
+# Of each file. A quarter of a MiB is little enough for a guest under TCG.
+SIZE = int(os.environ.get("TLSIFY_INTEROP_BYTES", str(2**18)))
 
 SUITES = tuple(
     sorted(CipherSuite, key=lambda suite: (-suite.version, list(Aead).index(suite.aead)))

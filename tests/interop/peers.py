@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from tlsify.stream import TLSSocket
 
 CHUNK = 2**16
+# What openssl s_server prints, unless it is told to be quiet.
+LISTENING = rb"(?m)^ACCEPT (127\.0\.0\.1:\d+)$"
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,14 @@ def receive_exactly(stream: socket.socket, count: int) -> bytes:
     return bytes(received)
 
 
+def answer_after_the_end(stream: TLSSocket, up: bytes, expected: int) -> bytes:
+    """Send a file to a peer that has sent its own and closed its direction."""
+    received = receive_exactly(stream, expected)
+    assert stream.recv(1) == b""
+    stream.sendall(up)
+    return received
+
+
 def answer_post(stream: TLSSocket, up: bytes, expected: int) -> bytes:
     """Take the body of an HTTP POST and answer with a file; gives what was received."""
     head = bytearray()
@@ -115,6 +125,7 @@ def answer_post(stream: TLSSocket, up: bytes, expected: int) -> bytes:
     received = receive_exactly(stream, expected)
     stream.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(up))
     stream.sendall(up)
+    assert stream.recv(1) == b"", "curl has what it wants, and closes"
     return received
 
 
@@ -178,7 +189,7 @@ def _gnutls_client(suite: CipherSuite, site: Site) -> Iterator[Talk]:
         words += ["--sni-hostname=localhost", "--verify-hostname=localhost"]
         words += [f"--x509cafile={site.authority}", f"--logfile={site.folder / 'gnutls-cli.log'}"]
         with Program([*words, *gnutls_options(suite)], site.down, end_input=True) as program:
-            yield Talk(accepted(listener), site.down, program.output)
+            yield Talk(accepted(listener), site.down, program.output, answer_after_the_end)
 
 
 @contextlib.contextmanager

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import socket
 import subprocess
 import tempfile
+import threading
 import time
 from typing import TYPE_CHECKING, Self
 
@@ -15,13 +17,17 @@ import pytest
 
 from tests.conftest import EXPECT_KTLS
 from tests.doubles import Endpoint
+from tests.interop.matrix import SIZE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import TracebackType
 
-# Generous: under TCG a guest is fifteen times slower than its host, and may have to share it.
-PATIENCE = 40.0
+# Seconds for one step. Generous: under TCG a guest is fifteen times slower than its host, which it
+# may have to share.
+PATIENCE = 40.0 + SIZE / 100_000
+# Seconds for one test.
+TIMEOUT = 100.0 + 4 * PATIENCE
 _CHUNK = 2**16
 
 
@@ -54,7 +60,7 @@ class Program:
             feed: what it reads on its standard input.
             end_input: whether that is all of its input.
         """
-        self._errors = tempfile.TemporaryFile()
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed by kill
         self._process = subprocess.Popen(
             words,
             stdin=subprocess.PIPE,
@@ -63,6 +69,8 @@ class Program:
             bufsize=0,
         )
         self._feed, self._end_input = feed, end_input
+        self._collected = bytearray()
+        self._progress = threading.Condition()
         self._feeder = Endpoint(self._write)
         self._reader = Endpoint(self._read)
 
@@ -76,30 +84,60 @@ class Program:
         if self._end_input:
             stdin.close()
 
+    def close_input(self) -> None:
+        """End its input, once it has been fed what there was."""
+        self._feeder.result(PATIENCE)
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+
     def _read(self) -> bytes:
         stdout = self._process.stdout
         assert stdout is not None
-        collected = bytearray()
         while data := os.read(stdout.fileno(), _CHUNK):
-            collected += data
-        return bytes(collected)
+            with self._progress:
+                self._collected += data
+                self._progress.notify_all()
+        return bytes(self._collected)
+
+    def wait_for(self, pattern: bytes) -> re.Match[bytes]:
+        """Wait until it has printed something."""
+        with self._progress:
+            said = self._progress.wait_for(
+                lambda: re.search(pattern, self._collected) or self._process.poll() is not None,
+                PATIENCE,
+            )
+        assert isinstance(said, re.Match), f"{pattern!r} was not printed: {self.errors()}"
+        return said
 
     def output(self) -> bytes:
-        """Wait for its end, and give all that it printed."""
-        collected = self._reader.result(PATIENCE)
-        self._feeder.result(PATIENCE)
-        self._process.wait(PATIENCE)
-        return collected
+        """Wait for its end in good order, and give all that it printed."""
+        assert self.status() == 0, self.errors()
+        return bytes(self._collected)
 
     def errors(self) -> str:
         """Give what it has written to its standard error so far."""
-        self._errors.seek(0)
-        return self._errors.read().decode("utf-8", "replace")
+        size = os.fstat(self._errors.fileno()).st_size
+        # Not by seek: the program shares the file's position.
+        return os.pread(self._errors.fileno(), size, 0).decode("utf-8", "replace")
 
     def status(self) -> int:
         """Wait for its end, and give its exit status."""
-        self.output()
+        self._reader.result(PATIENCE)
+        self._feeder.result(PATIENCE)
         return self._process.wait(PATIENCE)
+
+    def wait_for_error(self, text: str) -> None:
+        """Wait until it has printed something to its standard error."""
+        deadline = time.monotonic() + PATIENCE
+        while text not in self.errors():
+            assert time.monotonic() < deadline, f"{text!r} was not printed: {self.errors()}"
+            self._pause()
+
+    def _pause(self) -> None:
+        """Let it go on for a moment, which its premature end cuts short."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(0.02)
+            pytest.fail(f"it ended too soon: {self.errors()}")
 
     def dial(self, port: int) -> socket.socket:
         """Connect to a port as soon as the program listens there.
@@ -113,10 +151,7 @@ class Program:
                 return socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)
             except ConnectionRefusedError:
                 assert time.monotonic() < deadline, f"nobody listens: {self.errors()}"
-            # The pause between two tries is a wait for the program's premature end.
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(0.02)
-                pytest.fail(f"it ended before it listened: {self.errors()}")
+            self._pause()
 
     def terminate(self) -> None:
         """Ask it to end (SIGTERM)."""
@@ -144,11 +179,7 @@ class Program:
         traceback: TracebackType | None,
     ) -> None:
         """Kill it; if the block failed, say what the program had to say."""
-        self.kill_loudly(failed=error is not None)
-
-    def kill_loudly(self, *, failed: bool) -> None:
-        """Kill it, and show its standard error if asked to."""
-        errors = self.errors() if failed else ""
+        errors = self.errors() if error is not None and not self._errors.closed else ""
         self.kill()
         if errors:
             print(f"--- {self._process.args!r}\n{errors}")  # noqa: T201 - pytest shows it

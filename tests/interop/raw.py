@@ -6,11 +6,11 @@ import select
 import socket
 import time
 from collections import deque
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
 from tests.interop.programs import PATIENCE
 from tlsify.codepoints import ContentType, ProtocolVersion
-from tlsify.config import ClientConfig
 from tlsify.handoff import Opening
 from tlsify.handshake import conversation
 from tlsify.stream import TLSSocket
@@ -23,21 +23,34 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from tlsify.codepoints import CipherSuite
-    from tlsify.config import KtlsPolicy, ServerConfig
+    from tlsify.config import ClientConfig, KtlsPolicy, ServerConfig
     from tlsify.keys import TrafficKeys
 
 T = TypeVar("T")
 _CLOSE_NOTIFY = b"\1\0"
 
 
-class RawPeer:
-    """Decides by itself which bytes go out together; its records are sealed in userspace.
+@dataclass(frozen=True)
+class Manner:
+    """How a raw peer sends.
 
     Attributes:
         early: data that goes out in the same flight as Finished, before the other side has
             answered it (TLS 1.3 server: RFC 8446 2; TLS 1.2 client: RFC 7918).
-        cut: how a flight is divided; each piece becomes one send.
-        flights: those sent so far, whole.
+        held_back: how many bytes at the end of that flight come in a segment of their own.
+        cut: how every other flight is divided; each piece becomes one send.
+    """
+
+    early: bytes = b""
+    held_back: int = 0
+    cut: Callable[[bytes], Iterable[bytes]] = field(default=lambda flight: [flight])
+
+
+class RawPeer:
+    """Decides by itself which bytes go out together; its records are sealed in userspace.
+
+    Attributes:
+        sock: its end of the connection, non-blocking.
         records: content type and payload of each protected record received.
     """
 
@@ -46,18 +59,14 @@ class RawPeer:
         sock: socket.socket,
         config: ClientConfig | ServerConfig,
         suite: CipherSuite,
-        *,
-        early: bytes = b"",
-        cut: Callable[[bytes], Iterable[bytes]] = lambda flight: [flight],
+        manner: Manner,
     ) -> None:
         """Take a connected socket; a client's first flight is ready to be delivered."""
         sock.setblocking(False)  # noqa: FBT003 - socket's own signature
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.sock = sock
-        self.early, self.cut = early, cut
-        self.flights: list[bytes] = []
         self.records: list[tuple[int, bytes]] = []
-        self._suite = suite
+        self._suite, self._manner = suite, manner
         self._engine = Engine(config)
         self._framer = Framer()
         self._pieces: deque[bytes] = deque()
@@ -112,9 +121,12 @@ class RawPeer:
         flight = self._engine.output()
         if not flight:
             return
-        if self.early and self._tx is None and self._holds_finished(flight):
-            flight += self._seal(ContentType.application_data, self.early)
-        self._deliver(flight)
+        if self._manner.early and self._tx is None and self._holds_finished(flight):
+            flight += self._seal(ContentType.application_data, self._manner.early)
+            cut = len(flight) - self._manner.held_back
+            self._pieces.extend(piece for piece in (flight[:cut], flight[cut:]) if piece)
+        else:
+            self._deliver(flight)
 
     def _holds_finished(self, flight: bytes) -> bool:
         if self._engine.result() is not None:
@@ -125,8 +137,7 @@ class RawPeer:
         return ContentType.change_cipher_spec in kinds
 
     def _deliver(self, flight: bytes) -> None:
-        self.flights.append(flight)
-        self._pieces.extend(self.cut(flight))
+        self._pieces.extend(self._manner.cut(flight))
 
     def _seal(self, kind: ContentType, *payloads: bytes) -> bytes:
         if self._tx is None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.interop.carriers import CARRIERS, MODES
-from tests.interop.raw import RawPeer, hand_over, receive, settle
+from tests.interop.programs import TIMEOUT
+from tests.interop.raw import Manner, RawPeer, hand_over, receive, settle
 from tlsify.codepoints import CipherSuite, ProtocolVersion
 from tlsify.config import KtlsPolicy
 from tlsify.handoff import Offload
@@ -17,15 +17,15 @@ from tlsify.keys import Direction
 from tlsify.ktls import ulp
 from tlsify.ktls.diag import tls_stat
 from tlsify.ktls.probe import loopback_pair
-from tlsify.tls.record import MAX_PLAINTEXT, split_records
+from tlsify.tls.record import MAX_PLAINTEXT
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterable, Iterator
 
     from tests.interop.peers import Site
     from tlsify.stream import TLSSocket
 
-pytestmark = [pytest.mark.interop, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.interop, pytest.mark.timeout(TIMEOUT)]
 
 _SUITES = [
     CipherSuite.TLS_AES_128_GCM_SHA256,
@@ -34,6 +34,12 @@ _SUITES = [
 # The kernel cares for version and cipher, not for how keys were exchanged.
 _PROTECTIONS = [suite for suite in CipherSuite if "_RSA_" not in suite.name]
 _EARLY = b"early"
+_PLAIN = Manner()
+# Header, explicit nonce, payload, content type, tag.
+_DATA_RECORD = {
+    ProtocolVersion.TLSv1_3: 5 + len(_EARLY) + 1 + 16,
+    ProtocolVersion.TLSv1_2: 5 + 8 + len(_EARLY) + 16,
+}
 # How far before the end of Finished the splits begin.
 _MARGIN = 6
 
@@ -72,17 +78,16 @@ def meeting(
     site: Site,
     suite: CipherSuite,
     offload: Offload,
+    manner: Manner = _PLAIN,
     *,
     peer_is_client: bool,
-    early: bytes = b"",
-    cut: Callable[[bytes], Iterable[bytes]] = lambda flight: [flight],
 ) -> Iterator[Meeting]:
     """Connect tlsify and a raw peer; no record of theirs may fail to open."""
     configs = site.client(suite), site.server(suite)
     their_config, our_config = configs if peer_is_client else configs[::-1]
     before = tls_stat()
     with loopback_pair() as (ours, theirs):
-        peer = RawPeer(theirs, their_config, suite, early=early, cut=cut)
+        peer = RawPeer(theirs, their_config, suite, manner)
         with hand_over(ours, our_config, KtlsPolicy(MODES[offload]), peer) as stream:
             assert stream.offload is offload
             yield Meeting(stream, peer)
@@ -100,9 +105,8 @@ def test_bytes_may_come_one_at_a_time(
     site: Site, suite: CipherSuite, offload: Offload, *, peer_is_client: bool
 ) -> None:
     """A peer whose every byte comes by itself, from the first flight to close_notify, is served."""
-    with meeting(
-        site, suite, offload, peer_is_client=peer_is_client, cut=_byte_by_byte
-    ) as met:
+    manner = Manner(cut=_byte_by_byte)
+    with meeting(site, suite, offload, manner, peer_is_client=peer_is_client) as met:
         met.peer.send(b"ping")
         assert met.receive(4) == b"ping"
         met.send(b"pong")
@@ -117,7 +121,8 @@ def test_data_may_share_a_segment_with_finished(
     site: Site, suite: CipherSuite, offload: Offload, *, peer_is_client: bool
 ) -> None:
     """Data that comes in one segment with the peer's Finished is neither lost nor read too soon."""
-    with meeting(site, suite, offload, peer_is_client=peer_is_client, early=_EARLY) as met:
+    manner = Manner(early=_EARLY)
+    with meeting(site, suite, offload, manner, peer_is_client=peer_is_client) as met:
         assert met.receive(len(_EARLY)) == _EARLY
         met.send(b"reply")
         met.part()
@@ -130,28 +135,12 @@ def test_data_may_be_split_from_finished_anywhere(
     site: Site, suite: CipherSuite, offload: Offload, *, peer_is_client: bool
 ) -> None:
     """Wherever the segment with Finished and data is cut in two, the data arrives."""
-    with meeting(site, suite, offload, peer_is_client=peer_is_client, early=_EARLY) as met:
-        last = next(f for f in reversed(met.peer.flights))
-        data_record = split_records(last)[-1]
-        met.part()
-    for distance in range(1, len(data_record) + _MARGIN):
-        with meeting(
-            site,
-            suite,
-            offload,
-            peer_is_client=peer_is_client,
-            early=_EARLY,
-            cut=partial(_cut_before_end, distance, len(last)),
-        ) as met:
-            assert met.receive(len(_EARLY)) == _EARLY, f"cut {distance} bytes before the end"
+    for held_back in range(1, _DATA_RECORD[suite.version] + _MARGIN):
+        manner = Manner(early=_EARLY, held_back=held_back)
+        with meeting(site, suite, offload, manner, peer_is_client=peer_is_client) as met:
+            assert met.receive(len(_EARLY)) == _EARLY, f"cut {held_back} bytes before the end"
             met.send(b"reply")
-
-
-def _cut_before_end(distance: int, length: int, flight: bytes) -> list[bytes]:
-    """Cut the one flight that is as long as the one meant; signatures make it vary by a few bytes."""
-    if abs(len(flight) - length) > _SIGNATURE_VARIES:
-        return [flight]
-    return [flight[:-distance], flight[-distance:]]
+            met.part()
 
 
 @by_carrier

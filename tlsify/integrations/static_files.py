@@ -43,9 +43,12 @@ def application(root: Path) -> web.Application:
                     location = "/" + request.path.strip("/") + "/"
                     raise web.HTTPMovedPermanently(URL.build(path=location))
                 path /= _INDEX
+            elif request.path.endswith("/"):  # a file is no folder
+                raise web.HTTPNotFound
             if not path.is_file():
                 raise web.HTTPNotFound
-        except (OSError, ValueError) as exc:  # a name too long, a NUL byte, a loop of links
+        # A name too long, a NUL byte, a loop of links (RuntimeError before Python 3.13).
+        except (OSError, ValueError, RuntimeError) as exc:
             raise web.HTTPNotFound from exc
         return web.FileResponse(path)
 

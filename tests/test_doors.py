@@ -1,0 +1,118 @@
+"""What may be used where, as far as imports cannot tell: checked on the syntax trees."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import tlsify
+
+ROOT = Path(tlsify.__file__).parent
+MODULES = {path.relative_to(ROOT).as_posix(): path for path in sorted(ROOT.rglob("*.py"))}
+
+
+def tree(module: str) -> ast.Module:
+    """Parse a module."""
+    return ast.parse(MODULES[module].read_text("utf-8"))
+
+
+def names(module: str) -> list[str]:
+    """List every name and attribute that a module uses, in the order of the tree."""
+    found = []
+    for node in ast.walk(tree(module)):
+        if isinstance(node, ast.Name):
+            found.append(node.id)
+        elif isinstance(node, ast.Attribute):
+            found.append(node.attr)
+        elif isinstance(node, ast.alias):
+            found += [node.name, node.asname or ""]
+    return found
+
+
+def users(name: str) -> set[str]:
+    """List the modules that use a name."""
+    return {module for module in MODULES if name in names(module)}
+
+
+def test_the_package_is_read() -> None:
+    """The checks below look at the whole package."""
+    assert {"handoff.py", "ktls/ulp.py", "tls/engine.py"} <= set(MODULES)
+
+
+@pytest.mark.parametrize("name", ["SOL_TLS", "TCP_ULP", "TLS_TX", "TLS_RX"])
+def test_kernel_tls_has_one_door(name: str) -> None:
+    """The kernel's names occur under ktls/ only."""
+    assert all(module.startswith("ktls/") for module in users(name))
+
+
+def test_sol_tls_is_used() -> None:
+    """The check above would not notice a change of name."""
+    assert users("SOL_TLS") == {"ktls/uapi.py", "ktls/ulp.py"}
+
+
+def options(module: str) -> list[str]:
+    """Name the options that a module sets."""
+    set_here = []
+    for node in ast.walk(tree(module)):
+        if (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Attribute)
+            and node.func.attr == "setsockopt"
+        ):
+            option = node.args[1]
+            set_here.append(option.attr if isinstance(option, ast.Attribute) else ast.dump(option))
+    return set_here
+
+
+def test_setsockopt_has_few_doors() -> None:
+    """Outside ulp.py only options of plain TCP are set, each where it belongs."""
+    assert users("setsockopt") == {"ktls/ulp.py", "handshake.py", "handoff.py", "stream.py"}
+    assert set(options("handshake.py")) == {"TCP_NODELAY"}
+    assert set(options("handoff.py")) == {"SO_RCVLOWAT"}
+    assert set(options("stream.py")) == {"SO_RCVTIMEO", "SO_SNDTIMEO", "SO_RCVLOWAT"}
+
+
+def test_protocol_reads_no_clock() -> None:
+    """Under tls/ the time of day is unknown."""
+    clocks = {"time", "datetime", "now", "utcnow", "today", "monotonic"}
+    for module in MODULES:
+        if module.startswith("tls/"):
+            assert not clocks & set(names(module)), module
+
+
+def handlers(module: str) -> list[str]:
+    """Name the exceptions that a module catches."""
+    caught = []
+    for node in ast.walk(tree(module)):
+        if isinstance(node, ast.ExceptHandler):
+            if node.type is None:
+                caught.append("")
+            else:
+                caught += [n.id for n in ast.walk(node.type) if isinstance(n, ast.Name)]
+    return caught
+
+
+def test_one_fallback() -> None:
+    """One place decides what follows from KtlsUnavailable: handoff.py, once."""
+    catching = {
+        module: handlers(module).count("KtlsUnavailable")
+        for module in MODULES
+        if not module.startswith("ktls/") and module != "status.py"
+    }
+    assert {module: count for module, count in catching.items() if count} == {"handoff.py": 1}
+
+
+def test_nothing_is_swallowed() -> None:
+    """Everything is caught only at the command's end and in a forked worker."""
+    broad = {
+        module for module in MODULES if {"", "Exception", "BaseException"} & set(handlers(module))
+    }
+    assert broad == {"cli/__init__.py", "handoff.py", "workers.py"}
+
+
+def test_peers_cause_no_assertion() -> None:
+    """There is no assert in the package."""
+    for module in MODULES:
+        assert not any(isinstance(node, ast.Assert) for node in ast.walk(tree(module))), module

@@ -1,0 +1,215 @@
+"""Tests of relay."""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.doubles import (
+    CLOSE_NOTIFY,
+    RELAY,
+    Endpoint,
+    Lab,
+    RawPeer,
+    read,
+    read_exactly,
+    reset,
+    until,
+)
+from tlsify import relay as relay_module
+from tlsify.codepoints import ContentType
+from tlsify.errors import PeerMisbehaved, Truncated
+from tlsify.handoff import accept
+from tlsify.tls.record import MAX_PLAINTEXT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tlsify.config import KeyPair, TrustAnchors
+    from tlsify.handoff import Handoff
+    from tlsify.relay import Relay
+
+# What one read may add to a buffer that was just below its limit, with room for headers.
+BOUND = relay_module._BUFFER_LIMIT + 2 * relay_module._READ_SIZE
+
+
+@pytest.fixture
+def lab(trust: TrustAnchors, key_pair: KeyPair) -> Iterator[Lab]:
+    """Connections that are taken down at the end."""
+    with Lab(trust, key_pair) as made:
+        yield made
+
+
+def running(handoff: Handoff) -> Relay:
+    """Give the relay behind a hand-off."""
+    assert handoff.relay is not None
+    return handoff.relay
+
+
+def fill(sock: socket.socket, block: bytes) -> int:
+    """Write until for a while there is no room; gives the number of bytes."""
+    sock.settimeout(0)
+    poller = select.poll()
+    poller.register(sock, select.POLLOUT)
+    written = 0
+    while poller.poll(200):
+        try:
+            written += sock.send(block[written % len(block) :])
+        except BlockingIOError:
+            continue
+        assert written < 2**26, "nothing holds the writer back"
+    return written
+
+
+def test_program_that_does_not_read(lab: Lab) -> None:
+    """The peer is held back, the relay's memory stays bounded, and nothing is lost afterwards."""
+    server, peer = lab.server(RELAY)
+    sent = bytearray()
+    sender_done = False
+
+    def send() -> None:
+        nonlocal sender_done
+        for _ in range(1500):
+            piece = os.urandom(1000) * 16
+            sent.extend(piece)
+            peer.send_data(piece)
+        peer.close_notify()
+        sender_done = True
+
+    sender = Endpoint(send)
+    relay = running(server)
+    until(lambda: len(relay._to_program) >= relay_module._BUFFER_LIMIT)
+    poller = select.poll()
+    poller.register(peer.sock, select.POLLOUT)
+    until(lambda: not poller.poll(50))
+    assert not sender_done
+    assert len(relay._to_program) <= BOUND
+    assert read_exactly(server, 2**26) == sent
+    sender.result()
+
+
+def test_peer_that_does_not_read(lab: Lab) -> None:
+    """The program is held back likewise."""
+    server, peer = lab.server(RELAY)
+    block = os.urandom(MAX_PLAINTEXT)
+    written = fill(server.sock, block)
+    relay = running(server)
+    assert len(relay._to_network) <= BOUND + 2**13  # headers and tags of its records
+    received = b""
+    while len(received) < written:
+        record = peer.recv()
+        assert record is not None
+        received += record[1]
+    assert received == (block * (written // len(block) + 1))[:written]
+
+
+def test_close_with_bytes_under_way(lab: Lab) -> None:
+    """What a program wrote before it closed still arrives, and close_notify behind it."""
+    server, peer = lab.server(RELAY)
+    content = os.urandom(2**18)
+    sender = Endpoint(lambda: server.sock.sendall(content))
+    received = peer.recv_data(10)
+    sender.result()
+    server.close()
+    while len(received) < len(content):
+        received += peer.recv_data(1)
+    assert received == content
+    assert peer.recv() == CLOSE_NOTIFY
+    assert running(server).join(10)
+
+
+def test_program_gone_and_peer_stuck(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A peer that takes nothing keeps the relay of a closed program only so long."""
+    monkeypatch.setattr(relay_module, "_LINGER", 0.1)
+    server, _peer = lab.server(RELAY)
+    fill(server.sock, bytes(2**16))
+    server.sock.close()
+    assert running(server).join(10)
+
+
+def test_program_gone_and_peer_quiet(lab: Lab) -> None:
+    """Once everything is out, nothing is waited for: the connection ends."""
+    server, peer = lab.server(RELAY)
+    server.close()
+    assert running(server).join(10)
+    assert peer.recv() == CLOSE_NOTIFY
+    assert peer.recv() is None
+
+
+def test_data_for_a_program_that_has_closed(lab: Lab) -> None:
+    """It is dropped, and hurts nobody."""
+    server, peer = lab.server(RELAY)
+    server.close()
+
+    def send_for_ever() -> None:
+        while True:
+            peer.send_data(bytes(MAX_PLAINTEXT))
+
+    with pytest.raises(OSError, match=r"reset|[Bb]roken"):
+        send_for_ever()
+    assert running(server).join(10)
+
+
+def test_half_close_by_the_program(lab: Lab) -> None:
+    """A shutdown becomes close_notify and FIN; the other direction goes on until the peer's."""
+    server, peer = lab.server(RELAY)
+    server.sock.shutdown(socket.SHUT_WR)
+    assert peer.recv() == CLOSE_NOTIFY
+    assert peer.recv() is None
+    for message in (b"one", b"two"):
+        peer.send_data(message)
+        assert read(server) == message
+    assert not running(server).join(0)
+    peer.close_notify()
+    assert read(server) == b""
+    assert running(server).join(10)
+    assert running(server).failure is None
+
+
+def test_service_of_a_relay(lab: Lab) -> None:
+    """There is nothing to serve; it tells whether the relay goes on."""
+    server, peer = lab.server(RELAY)
+    assert server.service()
+    peer.close_notify()
+    server.shutdown()
+    assert read(server) == b""
+    assert running(server).join(10)
+    assert not server.service()
+
+
+@pytest.mark.parametrize("way", ["fin", "rst", "bad record"])
+def test_failure_is_kept(lab: Lab, way: str) -> None:
+    """What a descriptor cannot tell stands in ``failure``, and both directions end."""
+    server, peer = lab.server(RELAY)
+    expected: type[Exception]
+    if way == "fin":
+        peer.sock.shutdown(socket.SHUT_WR)
+        expected = Truncated
+    elif way == "rst":
+        reset(peer.sock)
+        expected = ConnectionResetError
+    else:
+        peer.sock.sendall(b"\x17\x03\x03\x00\x11" + bytes(17))
+        expected = PeerMisbehaved
+    assert server.sock.recv(1) == b""
+    assert isinstance(running(server).failure, expected)
+    assert running(server).join(10)
+    with pytest.raises(expected):
+        server.raise_failure()
+
+
+def test_tickets_come_first(lab: Lab) -> None:
+    """The engine's held-back tickets are the relay's first records."""
+    ours, theirs = lab.tcp()
+    client, server_config = lab.configs()
+    other = Endpoint(lambda: accept(theirs, server_config, RELAY))
+    peer = RawPeer(ours, client)
+    server = lab.keep(other.result())
+    server.sock.sendall(b"data")
+    # Passing over them, the peer can open the data only with the right sequence number.
+    assert peer.recv() == (ContentType.application_data, b"data")
+    server.sock.close()
