@@ -179,7 +179,12 @@ class TLSSocket(socket.socket):
         """End the sending direction with close_notify, the receiving one, or both."""
         if how != socket.SHUT_RD:
             self.handoff.send_close_notify()
-        super().shutdown(how)
+        try:
+            super().shutdown(how)
+        except OSError as exc:
+            # A peer that has gone answers our close_notify with a reset. How it went, recv tells.
+            if exc.errno != errno.ENOTCONN or how == socket.SHUT_RD:
+                raise
 
     def unwrap(self) -> None:
         """Close in both directions: send close_notify, and wait for the peer's.

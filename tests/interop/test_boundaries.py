@@ -144,6 +144,20 @@ def test_data_may_be_split_from_finished_anywhere(
 
 
 @by_carrier
+@by_role
+@by_version
+def test_a_peer_that_has_closed_and_gone_is_no_error(
+    site: Site, suite: CipherSuite, offload: Offload, *, peer_is_client: bool
+) -> None:
+    """Closing after a peer that has said close_notify and left raises nothing."""
+    with meeting(site, suite, offload, peer_is_client=peer_is_client) as met:
+        met.peer.close()
+        assert met.receive(1) == b""
+        met.peer.sock.close()
+        met.stream.unwrap()
+
+
+@by_carrier
 @pytest.mark.parametrize("suite", _PROTECTIONS, ids=lambda suite: suite.name)
 def test_smallest_and_largest_records_pass(
     site: Site, suite: CipherSuite, offload: Offload
