@@ -103,13 +103,13 @@ def fetch_with_tlsify(port: int, ca: Path) -> tuple[bytes, str, list[SocketEntry
     if handed.offload is not Offload.KERNEL:
         sys.exit("demo: the client is not offloaded")
     with TLSSocket(handed) as stream:
+        stream.sendall(request())
+        answer = bytearray(stream.recv(1))  # the server has its keys, too, once it answers
         both = [
             entry
             for entry in list_sockets(socket.AF_INET)
             if port in {entry.local[1], entry.remote[1]}
         ]
-        stream.sendall(request())
-        answer = bytearray()
         while data := stream.recv(2**18):
             answer += data
     return bytes(answer.partition(b"\r\n\r\n")[2]), handed.negotiated.suite.name, both
