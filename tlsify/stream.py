@@ -9,16 +9,20 @@ import os
 import socket
 import struct
 import termios
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from tlsify import control
 from tlsify.errors import TlsifyError
 from tlsify.ktls.probe import capabilities, polls_partial_records
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from _typeshed import ReadableBuffer, WriteableBuffer
 
     from tlsify.handoff import Handoff, Offload
+
+T = TypeVar("T")
 
 _TIMEVAL = struct.Struct("@ll")
 _MICROSECONDS = 1_000_000
@@ -71,17 +75,8 @@ class TLSSocket(socket.socket):
             if not received:
                 self._raise_relay_failure()
             return received
-        self._raise_broken()
-        while True:
-            try:
-                received = control.receive(self, self._session, bufsize, flags)
-            except BlockingIOError:
-                if self._wait_for_whole_record():
-                    continue
-                self._raise_timeout()
-            self._reset_low_water()
-            self._serve_parked()
-            return received
+        session = self._session
+        return self._receive(lambda: control.receive(self, session, bufsize, flags))
 
     def recv_into(self, buffer: WriteableBuffer, nbytes: int = 0, flags: int = 0) -> int:
         """Do as `recv`, into a buffer; gives the number of bytes."""
@@ -94,17 +89,22 @@ class TLSSocket(socket.socket):
             if not count:
                 self._raise_relay_failure()
             return count
-        self._raise_broken()
+        session = self._session
+        return self._receive(lambda: control.receive_into(self, session, view, flags))
+
+    def _receive(self, attempt: Callable[[], T]) -> T:
+        if self._broken is not None:
+            raise self._broken
         while True:
             try:
-                count = control.receive_into(self, self._session, view, flags)
+                received = attempt()
             except BlockingIOError:
                 if self._wait_for_whole_record():
                     continue
                 self._raise_timeout()
             self._reset_low_water()
             self._serve_parked()
-            return count
+            return received
 
     def _wait_for_whole_record(self) -> bool:
         """Keep poll quiet until more has come than now; True asks for one more try.
@@ -148,10 +148,6 @@ class TLSSocket(socket.socket):
         if not goes_on:
             with contextlib.suppress(OSError):
                 super().shutdown(socket.SHUT_RD)
-
-    def _raise_broken(self) -> None:
-        if self._broken is not None:
-            raise self._broken
 
     def _raise_relay_failure(self) -> None:
         if self.handoff.relay is not None:
