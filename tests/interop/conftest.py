@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gc
 import os
 import platform
 import random
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from tlsify.config import TrustAnchors
 
 _LINE = 1000
+# Files from this size on are too large for a guest to keep until the next collection comes by.
+_LARGE = 2**20
 _WIDTH = 12
 _SUITE_WIDTH = 53
 
@@ -63,6 +66,14 @@ def site(
         down=_text(2),
         folder=folder,
     )
+
+
+@pytest.fixture(autouse=True)
+def _forget_files() -> Iterator[None]:
+    """Programs and their threads refer to each other, and to the files that they carried."""
+    yield
+    if SIZE >= _LARGE:
+        gc.collect()
 
 
 class Results:
