@@ -728,7 +728,7 @@ def test_suite_that_the_kernel_lacks(lab: Lab, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_rekey_required_where_there_is_none(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    """--ktls-rekey=require keeps TLS 1.3 in userspace on kernels that cannot rekey."""
+    """--ktls-rekey=require keeps TLS 1.3 in userspace: no session follows a KeyUpdate yet."""
     policy = KtlsPolicy(rekey_required=True)
     other, _, _peer = _fake_server(lab, monkeypatch, policy)
     server = lab.keep(other.result())

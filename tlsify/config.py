@@ -43,7 +43,8 @@ class KtlsPolicy:
 
     Attributes:
         mode: AUTO falls back to the relay, REQUIRE raises KtlsUnavailable instead.
-        rekey_required: do not offload TLS 1.3 where the kernel cannot follow a KeyUpdate.
+        rekey_required: do not offload TLS 1.3 where a KeyUpdate cannot be followed, which is
+            nowhere yet: `tls.session` ends such a connection.
         any_kernel: offload even on a kernel known to be bad (`ktls.floor`).
     """
 

@@ -285,11 +285,12 @@ class Opening:
         if not found.offloads(suite):
             raise _refusal("suite-unsupported", f"this kernel does not take {suite.name}", _ASK)
         is_tls13 = suite.version is ProtocolVersion.TLSv1_3
-        if self._policy.rekey_required and is_tls13 and not found.rekey:
+        # The kernel's ability is not enough: the session ends on a KeyUpdate.
+        if self._policy.rekey_required and is_tls13:
             raise _refusal(
                 "no-rekey",
-                "this kernel cannot follow a TLS 1.3 KeyUpdate",
-                "use Linux 6.14 or later, or drop --ktls-rekey=require",
+                "an offloaded connection does not follow a TLS 1.3 KeyUpdate yet",
+                "drop --ktls-rekey=require, and have a KeyUpdate end the connection",
             )
 
     def _start_relay(self, negotiated: Negotiated, reason: Reason) -> Handoff:

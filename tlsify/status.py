@@ -182,13 +182,18 @@ _CRYPTO_REMEDY = {
 
 def _rekey(found: Capabilities) -> Finding:
     if found.rekey:
-        return Finding("rekey", "TLS 1.3 KeyUpdate", ok=True, detail="the kernel can rekey")
+        return Finding(
+            "rekey",
+            "TLS 1.3 KeyUpdate",
+            ok=True,
+            detail="the kernel can rekey; tlsify does not yet, and a peer's KeyUpdate ends it all",
+        )
     return Finding(
         "no-rekey",
         "TLS 1.3 KeyUpdate",
         ok=False,
         detail="the kernel cannot rekey: a peer's KeyUpdate ends the connection",
-        remedy="use Linux 6.14 or later, or relay such peers with --ktls-rekey=require",
+        remedy="relay TLS 1.3 with --ktls-rekey=require if peers update their keys",
     )
 
 

@@ -110,7 +110,7 @@ def _parser() -> argparse.ArgumentParser:
         "--ktls-rekey",
         choices=("auto", "require"),
         default="auto",
-        help="require: do not offload TLS 1.3 where the kernel cannot follow a KeyUpdate",
+        help="require: do not offload TLS 1.3 where a KeyUpdate cannot be followed (nowhere yet)",
     )
     parser.add_argument(
         "--ktls-any-kernel",
@@ -192,7 +192,8 @@ def _dispatch(arguments: Sequence[str]) -> int:
         level=logging.DEBUG if options.verbose else logging.WARNING,
         format=f"{_PROGRAM}: %(message)s",
     )
-    logging.getLogger("asyncio").setLevel(logging.WARNING)
+    for library in ("asyncio", "pyroute2"):  # what they find odd is not the user's business
+        logging.getLogger(library).setLevel(logging.ERROR)
     verb = import_module(f"tlsify.cli.{parsed.verb}")
     parser = _Parser(
         prog=f"{_PROGRAM} {parsed.verb}", description=verb.DESCRIPTION, allow_abbrev=False
