@@ -97,6 +97,13 @@ class Site:
         self._root = root
         self._config = config
         self._context = context
+        self._stopped = False
+
+    def stop(self) -> None:
+        """Stop the server, once: after its end the signal would be the death of the tests."""
+        if not self._stopped:
+            self._stopped = True
+            os.kill(os.getpid(), signal.SIGTERM)
 
     def visit(self, work: Callable[[Browser], T], policy: KtlsPolicy = RELAY) -> T:
         """Serve here until the work is done in a thread; then stop as SIGTERM does."""
@@ -110,7 +117,7 @@ class Site:
                 with closing(browser.sock):
                     return work(browser)
             finally:
-                os.kill(os.getpid(), signal.SIGTERM)
+                self.stop()
 
         def ready() -> None:
             visits.append(Endpoint(browse))
@@ -264,7 +271,7 @@ def test_answer_under_way_at_the_end(site: Site) -> None:
     def work(browser: Browser) -> Answer:
         browser._http.request("GET", "/text.txt")
         response = browser._http.getresponse()
-        os.kill(os.getpid(), signal.SIGTERM)
+        site.stop()
         with response:
             return Answer(response.status, {}, response.read())
 
