@@ -40,7 +40,7 @@ PYTHON = "3.13"
 # Where the environment appears in the guest.
 ENVIRONMENT = "/opt/tlsify-env"
 # From the project's "dev" extra only what its tests import or are run by.
-TEST_TOOLS = ("coverage", "hypothesis", "pytest", "pytest-timeout", "trustme")
+TEST_TOOLS = ("coverage", "hypothesis", "pytest", "pytest-timeout", "tlslite-ng", "trustme")
 
 # What the packages' maintainer scripts, which are not run, would have made.
 FILES = {
