@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import platform
+import signal
 from typing import TYPE_CHECKING
 
 import pytest
 import trustme
 from OpenSSL import SSL
 
+from tests.doubles import Lab, ScriptedSocket
 from tlsify.config import (
     ClientConfig,
     KeyPair,
@@ -22,10 +24,18 @@ from tlsify.ktls.probe import capabilities, loopback_pair
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 EXPECT_KTLS = os.environ.get("TLSIFY_EXPECT_KTLS") == "1"
 HOST = "example.org"
+
+
+def pytest_configure() -> None:
+    """Undo what shells and nohup do to background commands: they, and all below, ignore signals."""
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            is_interrupt = number == signal.SIGINT
+            signal.signal(number, signal.default_int_handler if is_interrupt else signal.SIG_DFL)
 
 
 def pytest_report_header() -> str:
@@ -36,8 +46,16 @@ def pytest_report_header() -> str:
     return f"kernel: {platform.release()} ({platform.version()}), {ktls}; {openssl}"
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip kTLS tests where the kernel has none, unless it must have it: then they fail."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip kTLS tests where the kernel has none, unless it must have it: then they fail.
+
+    What is about kernels with a second key, or without, has nothing to say about the others.
+    """
+    other = "no_rekey" if capabilities().rekey else "rekey"
+    beside = [item for item in items if item.get_closest_marker(other)]
+    if beside and capabilities().refusal is None:
+        config.hook.pytest_deselected(items=beside)
+        items[:] = [item for item in items if item not in beside]
     if EXPECT_KTLS or capabilities().refusal is None:
         return
     skip = pytest.mark.skip(reason="this kernel has no kTLS")
@@ -95,3 +113,24 @@ def tcp_pair() -> Iterator[tuple[socket.socket, socket.socket]]:
         ours.settimeout(10)
         theirs.settimeout(10)
         yield ours, theirs
+
+
+@pytest.fixture
+def lab(trust: TrustAnchors, key_pair: KeyPair) -> Iterator[Lab]:
+    """Connections that are taken down at the end."""
+    with Lab(trust, key_pair) as made:
+        yield made
+
+
+@pytest.fixture
+def scripted() -> Iterator[Callable[..., ScriptedSocket]]:
+    """Make scripted sockets, and close them."""
+    made: list[ScriptedSocket] = []
+
+    def make(*script: tuple[int, bytes] | int | None) -> ScriptedSocket:
+        made.append(ScriptedSocket(*script))
+        return made[-1]
+
+    yield make
+    for sock in made:
+        sock.close()

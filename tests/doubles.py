@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import errno
 import fcntl
+import os
 import select
 import socket
 import struct
 import termios
 import threading
 import time
+from collections import deque
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
@@ -18,8 +20,9 @@ import pytest
 
 from tlsify.codepoints import AlertDescription, ContentType, HandshakeType, ProtocolVersion
 from tlsify.config import ClientConfig, KtlsMode, KtlsPolicy, ServerConfig
-from tlsify.handoff import Handoff, Offload, accept, connect
+from tlsify.handoff import Handoff, Offload
 from tlsify.ktls import uapi
+from tlsify.opening import accept, connect
 from tlsify.stream import TLSSocket
 from tlsify.tls import schedule
 from tlsify.tls.engine import Engine
@@ -140,6 +143,70 @@ class FakeUlpSocket(FailingSocket):
             socket.socket.setsockopt(self, *args)
 
 
+class ScriptedSocket(socket.socket):
+    """Half of a kTLS socket: records come from a script as net/tls gives them (kernel.md 3.1)."""
+
+    def __init__(self, *script: tuple[int, bytes] | int | None) -> None:
+        """Take (content type, payload) for a record, an errno, or None for the end of stream."""
+        super().__init__(socket.AF_INET, socket.SOCK_STREAM)
+        self.script = deque(script)
+        self.sent: list[tuple[int, bytes]] = []
+        self.send_error: OSError | None = None
+        self.shut: list[int] = []
+        self.error_read = False
+
+    def recvmsg(self, bufsize: int, ancbufsize: int = 0, flags: int = 0, /) -> Any:
+        """Give the next record, or as much of it as fits."""
+        assert ancbufsize >= socket.CMSG_LEN(1)
+        if not self.script:
+            raise BlockingIOError(errno.EAGAIN, "nothing")
+        upcoming = self.script[0]
+        if upcoming is None:
+            return b"", [], 0, None
+        if isinstance(upcoming, int):
+            raise OSError(upcoming, os.strerror(upcoming))
+        content_type, payload = upcoming
+        taken, rest = payload[:bufsize], payload[bufsize:]
+        if not flags & socket.MSG_PEEK:
+            if rest:
+                self.script[0] = content_type, rest
+            else:
+                self.script.popleft()
+        message_flags = (
+            0 if rest or content_type == ContentType.application_data else socket.MSG_EOR
+        )
+        ancillary = [(uapi.SOL_TLS, uapi.TLS_GET_RECORD_TYPE, bytes([content_type]))]
+        return taken, ancillary, message_flags, None
+
+    def recvmsg_into(self, buffers: Any, ancbufsize: int = 0, flags: int = 0, /) -> Any:
+        """Do the same into a buffer."""
+        (buffer,) = buffers
+        taken, ancillary, message_flags, address = self.recvmsg(len(buffer), ancbufsize, flags)
+        buffer[: len(taken)] = taken
+        return len(taken), ancillary, message_flags, address
+
+    def sendmsg(self, buffers: Any, ancdata: Any = (), flags: int = 0, address: Any = None) -> int:
+        """Keep what is sent."""
+        assert flags & socket.MSG_DONTWAIT
+        assert address is None
+        if self.send_error is not None:
+            raise self.send_error
+        ((level, kind, content_type),) = ancdata
+        assert (level, kind) == (uapi.SOL_TLS, uapi.TLS_SET_RECORD_TYPE)
+        (payload,) = buffers
+        self.sent.append((content_type[0], payload))
+        return len(payload)
+
+    def shutdown(self, how: int, /) -> None:
+        """Keep the direction."""
+        self.shut.append(how)
+
+    def getsockopt(self, *args: Any) -> Any:
+        """Note that SO_ERROR was read: before that, sending fails."""
+        self.error_read |= args[:2] == (socket.SOL_SOCKET, socket.SO_ERROR)
+        return super().getsockopt(*args)
+
+
 def until(condition: Callable[[], object], timeout: float = 10) -> None:
     """Wait for something that nothing can be waited on for."""
     deadline = time.monotonic() + timeout
@@ -158,6 +225,22 @@ def reset(sock: socket.socket) -> None:
     """Close a TCP connection with RST."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     sock.close()
+
+
+def descriptors() -> set[str]:
+    """List this process's open descriptors by what they are."""
+    found = set()
+    for entry in os.listdir("/proc/self/fd"):  # noqa: PTH208 - pathlib opens another one
+        try:
+            found.add(f"{entry} {os.readlink(f'/proc/self/fd/{entry}')}")  # noqa: PTH115
+        except FileNotFoundError:
+            continue
+    return found
+
+
+def check_descriptors(before: set[str]) -> None:
+    """Assert that nothing has been left open, once relays have ended."""
+    until(lambda: descriptors() <= before)
 
 
 def recv_exactly(sock: socket.socket, size: int) -> bytes:
@@ -264,10 +347,14 @@ class RawPeer:
     def key_update(self, request: KeyUpdateRequest) -> bytes:
         """Build a KeyUpdate; what is built next uses the next generation."""
         record = self.seal(ContentType.handshake, encode_key_update(request))
+        self.turn_key()
+        return record
+
+    def turn_key(self) -> None:
+        """Build what comes next with the next generation."""
         suite = self.negotiated.suite
         self._tx_secret = bytearray(schedule.next_secret(suite, bytes(self._tx_secret)))
         self._tx, self._tx_seq = schedule.traffic_keys(suite, bytes(self._tx_secret)), 0
-        return record
 
     def follow_key_update(self) -> None:
         """Open what comes next with the next generation."""

@@ -347,3 +347,9 @@ def test_configurations_are_frozen(made: KeyPair) -> None:
     with pytest.raises(AttributeError):
         config.alpn = ()  # type: ignore[misc]  # the point of the test
     assert KtlsPolicy() == KtlsPolicy(KtlsMode.AUTO, rekey_required=False, any_kernel=False)
+
+
+def test_nothing_is_resumed_unless_asked(made: KeyPair) -> None:
+    """Resumption state undoes forward secrecy, so that neither side keeps any by default."""
+    assert ClientConfig(verify=False).session_store is None
+    assert ServerConfig(key_pair=made).resumption is False

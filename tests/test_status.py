@@ -19,10 +19,8 @@ from tlsify.ktls.floor import ADVISORIES
 from tlsify.ktls.probe import Capabilities, Refusal, capabilities
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
-    from tlsify.config import KeyPair, TrustAnchors
 
 ABLE = Capabilities(
     refusal=None,
@@ -56,13 +54,6 @@ driver       : generic-gcm-aesni-avx
 priority     : 400
 internal     : no
 """
-
-
-@pytest.fixture
-def lab(trust: TrustAnchors, key_pair: KeyPair) -> Iterator[Lab]:
-    """Connections that are taken down at the end."""
-    with Lab(trust, key_pair) as made:
-        yield made
 
 
 def report(found: Capabilities, monkeypatch: pytest.MonkeyPatch) -> dict[str, status.Finding]:

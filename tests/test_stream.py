@@ -8,28 +8,31 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.doubles import CLOSE_NOTIFY, KERNEL, OFFLOADS, Endpoint, Lab, new_session_ticket, reset
+from tests.doubles import (
+    CLOSE_NOTIFY,
+    KERNEL,
+    OFFLOADS,
+    Endpoint,
+    Lab,
+    new_session_ticket,
+    reset,
+    until,
+)
 from tlsify.codepoints import AlertDescription, ContentType
 from tlsify.errors import HandshakeError, PeerAlert, PeerMisbehaved, Truncated
 from tlsify.handoff import Offload
+from tlsify.ktls.probe import capabilities
 from tlsify.stream import TLSSocket
 from tlsify.tls.messages import KeyUpdateRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
-    from tlsify.config import KeyPair, KtlsPolicy, TrustAnchors
+    from tlsify.config import KtlsPolicy
 
 both = pytest.mark.parametrize("policy", OFFLOADS)
 SHORT = 0.05
-
-
-@pytest.fixture
-def lab(trust: TrustAnchors, key_pair: KeyPair) -> Iterator[Lab]:
-    """Connections that are taken down at the end."""
-    with Lab(trust, key_pair) as made:
-        yield made
 
 
 def readable(sock: socket.socket, milliseconds: int) -> bool:
@@ -171,8 +174,30 @@ def test_key_update_behind_data(lab: Lab, timeout: float | None) -> None:
     update = KeyUpdateRequest.update_not_requested
     peer.sock.sendall(peer.data(b"data") + peer.key_update(update))
     assert stream.recv(9) == b"data"
-    with pytest.raises(HandshakeError, match="KeyUpdate"):
-        stream.recv(9)
+    if not capabilities().rekey:
+        with pytest.raises(HandshakeError, match="KeyUpdate"):
+            stream.recv(9)
+        return
+    peer.send_data(b"later")
+    assert stream.recv(9) == b"later"
+
+
+@both
+@pytest.mark.parametrize("told", ["recv", "send"])
+def test_broken_connection_stays_broken(lab: Lab, policy: KtlsPolicy, told: str) -> None:
+    """Whoever was told of it, sending fails from then on: a kernel would take it, and drop it."""
+    stream, peer = lab.stream(policy)
+    if told == "recv":
+        reset(peer.sock)
+        with pytest.raises(ConnectionError):
+            stream.recv(9)
+    else:
+        peer.sock.close()
+    with pytest.raises(ConnectionError):
+        until(lambda: not stream.send(b"x"))
+    for _ in range(3):
+        with pytest.raises(ConnectionError):
+            stream.sendall(b"x")
 
 
 # -- timeouts

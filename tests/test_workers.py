@@ -32,7 +32,10 @@ def worker(tell_ready):
     signal.sigwait([signal.SIGTERM])
     say("drained", os.getpid())
 
-workers.run({count}, worker, lambda: say("ready"), lambda: say("stopping"))
+def before_fork():
+    os.write(2, b"forking\\n")
+
+workers.run({count}, worker, lambda: say("ready"), lambda: say("stopping"), before_fork)
 say("over")
 """
 
@@ -115,7 +118,9 @@ def test_worker_that_is_killed() -> None:
         program.process.send_signal(signal.SIGTERM)
         rest = program.end()
         assert {words[1] for words in rest if words[0] == "drained"} == {second, replaced[1]}
-        assert f"worker {first} ended with status -9" in program.errors()
+        errors = program.errors()
+        assert f"worker {first} ended with status -9" in errors
+        assert errors.count("forking") == 3, "what children must not inherit is dropped each time"
 
 
 def test_worker_that_fails_at_once() -> None:

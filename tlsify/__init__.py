@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from tlsify.codepoints import Aead, AlertDescription, CipherSuite, ProtocolVersion
     from tlsify.config import (
         ClientConfig,
+        ClosePolicy,
         KeyPair,
         KtlsMode,
         KtlsPolicy,
@@ -17,11 +18,13 @@ if TYPE_CHECKING:
         ServerConfig,
         TrustAnchors,
     )
+    from tlsify.counters import counters
     from tlsify.errors import (
         ConfigError,
         DeadlineExceeded,
         HandshakeError,
         IdentityError,
+        KeyUpdateRefused,
         KtlsCommitError,
         KtlsError,
         KtlsUnavailable,
@@ -32,14 +35,17 @@ if TYPE_CHECKING:
         TlsifyError,
         Truncated,
     )
-    from tlsify.handoff import Handoff, Offload, Reason, accept, connect
+    from tlsify.handoff import Handoff, Offload, Reason
     from tlsify.ktls.probe import Capabilities, capabilities
+    from tlsify.opening import accept, connect
+    from tlsify.process import protect_process
     from tlsify.stream import TLSSocket
 
 _HOMES = {
     "codepoints": ("Aead", "AlertDescription", "CipherSuite", "ProtocolVersion"),
     "config": (
         "ClientConfig",
+        "ClosePolicy",
         "KeyPair",
         "KtlsMode",
         "KtlsPolicy",
@@ -54,6 +60,7 @@ _HOMES = {
         "IdentityError",
         "KtlsCommitError",
         "KtlsError",
+        "KeyUpdateRefused",
         "KtlsUnavailable",
         "NetworkError",
         "PeerAlert",
@@ -62,8 +69,11 @@ _HOMES = {
         "TlsifyError",
         "Truncated",
     ),
-    "handoff": ("Handoff", "Offload", "Reason", "accept", "connect"),
+    "counters": ("counters",),
+    "handoff": ("Handoff", "Offload", "Reason", "adopt"),
     "ktls.probe": ("Capabilities", "capabilities"),
+    "opening": ("accept", "connect"),
+    "process": ("protect_process",),
     "stream": ("TLSSocket",),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
@@ -71,12 +81,14 @@ _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = [  # noqa: RUF022 - in the order in which a reader meets them
     "connect",
     "accept",
+    "adopt",
     "Handoff",
     "Offload",
     "Reason",
     "TLSSocket",
     "ClientConfig",
     "ServerConfig",
+    "ClosePolicy",
     "KeyPair",
     "TrustAnchors",
     "ReferenceIdentifier",
@@ -84,6 +96,8 @@ __all__ = [  # noqa: RUF022 - in the order in which a reader meets them
     "KtlsPolicy",
     "Capabilities",
     "capabilities",
+    "counters",
+    "protect_process",
     "Aead",
     "AlertDescription",
     "CipherSuite",
@@ -93,6 +107,7 @@ __all__ = [  # noqa: RUF022 - in the order in which a reader meets them
     "DeadlineExceeded",
     "HandshakeError",
     "IdentityError",
+    "KeyUpdateRefused",
     "KtlsCommitError",
     "KtlsError",
     "KtlsUnavailable",

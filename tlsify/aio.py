@@ -9,21 +9,23 @@ import socket
 from typing import TYPE_CHECKING, NoReturn, Self
 
 from tlsify import handshake
-from tlsify.config import KtlsPolicy
-from tlsify.errors import DeadlineExceeded, HandshakeError, KtlsError, TlsifyError, Truncated
-from tlsify.handoff import Handoff, Opening, closed_on_error
+from tlsify.config import ClosePolicy, KtlsPolicy
+from tlsify.errors import DeadlineExceeded, HandshakeError, KtlsError, TlsifyError
+from tlsify.opening import Opening, closed_on_error, drop_past_keys
 from tlsify.stream import TLSSocket
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from _typeshed import WriteableBuffer
+    from _typeshed import ReadableBuffer, WriteableBuffer
 
     from tlsify.config import ClientConfig, ServerConfig
+    from tlsify.handoff import Handoff
 
 _log = logging.getLogger("tlsify")
 
 _ACCEPT_PAUSE = 0.1  # seconds
+_CHORE_PAUSE = 600.0
 
 
 async def hand_over(
@@ -37,7 +39,7 @@ async def hand_over(
         policy: when to offload; AUTO if None.
 
     Raises:
-        As `handoff.connect`.
+        As `opening.connect`.
     """
     with closed_on_error(sock):
         sock.setblocking(False)  # noqa: FBT003 - socket's own signature
@@ -88,19 +90,20 @@ async def _part(sock: socket.socket) -> None:
 
 
 class LoopSocket(TLSSocket):
-    """A TLSSocket in the terms of asyncio's transports and of HTTP.
+    """A TLSSocket in the terms of asyncio's transports, and by default of HTTP.
 
     A transport reports anything but an OSError as a bug of the program, with a traceback; here
-    the peer's faults become connection errors. An end of stream without close_notify is an end:
-    HTTP's own framing says whether a message is complete (RFC 9112 9.8).
+    the peer's faults become connection errors.
     """
+
+    def __init__(self, handoff: Handoff, closing: ClosePolicy = ClosePolicy.RELAXED) -> None:
+        """Take over the connection of a hand-off."""
+        super().__init__(handoff, closing)
 
     def recv(self, bufsize: int, flags: int = 0, /) -> bytes:
         """Receive as `TLSSocket.recv`; raises OSError only."""
         try:
             return super().recv(bufsize, flags)
-        except Truncated:
-            return b""
         except TlsifyError as exc:
             _aborted(exc)
 
@@ -108,8 +111,13 @@ class LoopSocket(TLSSocket):
         """Receive as `TLSSocket.recv_into`; raises OSError only."""
         try:
             return super().recv_into(buffer, nbytes, flags)
-        except Truncated:
-            return 0
+        except TlsifyError as exc:
+            _aborted(exc)
+
+    def send(self, data: ReadableBuffer, flags: int = 0, /) -> int:
+        """Send as `TLSSocket.send`; raises OSError only."""
+        try:
+            return super().send(data, flags)
         except TlsifyError as exc:
             _aborted(exc)
 
@@ -149,15 +157,24 @@ class Acceptor:
         self._slots = asyncio.Semaphore(handshakes)
         self._openings: set[asyncio.Task[None]] = set()
         self._accepting: asyncio.Task[None] | None = None
+        self._chore: asyncio.TimerHandle | None = None
 
     async def __aenter__(self) -> Self:
         """Begin to accept."""
         self._listener.setblocking(False)  # noqa: FBT003
         self._accepting = asyncio.create_task(self._accept_forever())
+        self._do_chores()
         return self
+
+    def _do_chores(self) -> None:
+        """Where nobody connects for long, keys must go all the same."""
+        drop_past_keys()
+        self._chore = asyncio.get_running_loop().call_later(_CHORE_PAUSE, self._do_chores)
 
     async def __aexit__(self, *_: object) -> None:
         """Accept no more; handshakes under way are given up."""
+        if self._chore is not None:
+            self._chore.cancel()
         if self._accepting is not None:
             await _end(self._accepting)
         # By now every opening has begun: one cancelled before would not close its socket.

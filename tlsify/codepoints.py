@@ -131,6 +131,16 @@ class Aead(Enum):
         """Whether TLS 1.2 sends 8 nonce bytes with each record (RFC 5288 3, RFC 6655 3)."""
         return self is not Aead.CHACHA20_POLY1305
 
+    @property
+    def record_limit(self) -> int | None:
+        """Records to protect with one key at most; None if the sequence number ends first.
+
+        Source: RFC 8446 5.5 (2**24.5 full records of AES-GCM), RFC 9147 B.1 (2**23 of AES-CCM).
+        """
+        if self is Aead.CHACHA20_POLY1305:
+            return None
+        return 2**23 if self is Aead.AES_CCM_128 else 2**24
+
 
 class _Suite(NamedTuple):
     number: int

@@ -43,14 +43,24 @@ class KtlsPolicy:
 
     Attributes:
         mode: AUTO falls back to the relay, REQUIRE raises KtlsUnavailable instead.
-        rekey_required: do not offload TLS 1.3 where a KeyUpdate cannot be followed, which is
-            nowhere yet: `tls.session` ends such a connection.
+        rekey_required: do not offload TLS 1.3 where the kernel cannot follow a KeyUpdate.
         any_kernel: offload even on a kernel known to be bad (`ktls.floor`).
     """
 
     mode: KtlsMode = KtlsMode.AUTO
     rekey_required: bool = False
     any_kernel: bool = False
+
+
+class ClosePolicy(Enum):
+    """What an end of stream without close_notify is (RFC 8446 6.1).
+
+    STRICT: truncation, an error. RELAXED: an end, for protocols whose own framing tells whether a
+    message is complete, such as HTTP (RFC 9112 9.8).
+    """
+
+    STRICT = "strict"
+    RELAXED = "relaxed"
 
 
 class IdKind(Enum):
@@ -248,6 +258,8 @@ class ClientConfig:
         aeads: record protection to offer, most wanted first.
         key_pair: what to authenticate with if the server asks.
         timeout: seconds for the whole handshake.
+        session_store: the caller's own folder, mode 0700, for what later connections may resume
+            with, which is secret; None asks for no TLS 1.2 ticket and stores nothing.
 
     Raises:
         ConfigError: verification without an identity, or an empty list.
@@ -262,6 +274,7 @@ class ClientConfig:
     aeads: tuple[Aead, ...] = DEFAULT_AEADS
     key_pair: KeyPair | None = None
     timeout: float = 30.0
+    session_store: Path | None = None
 
     def __post_init__(self) -> None:
         """Refuse a configuration that cannot mean what its author wants."""
@@ -293,6 +306,9 @@ class ServerConfig:
         versions: protocol versions to accept.
         aeads: record protection to accept, most wanted first.
         timeout: seconds for the whole handshake.
+        resumption: give tickets, and resume with them. Until their key is dropped (`tls.context`)
+            whoever gets hold of it can read TLS 1.2 connections made or resumed with them, and
+            pass for the server in TLS 1.3 ones.
     """
 
     key_pair: KeyPair
@@ -300,6 +316,7 @@ class ServerConfig:
     versions: frozenset[ProtocolVersion] = frozenset(ProtocolVersion)
     aeads: tuple[Aead, ...] = DEFAULT_AEADS
     timeout: float = 30.0
+    resumption: bool = False
 
     def __post_init__(self) -> None:
         """Refuse a configuration that cannot mean what its author wants."""

@@ -2,179 +2,242 @@
 
 from __future__ import annotations
 
-import contextlib
+import logging
 import socket
 from typing import TYPE_CHECKING, NoReturn
 
-from tlsify.codepoints import AlertDescription, ContentType
-from tlsify.errors import HandshakeError, PeerAlert, PeerMisbehaved, Truncated
+from tlsify.codepoints import AlertDescription, ContentType, HandshakeType, ProtocolVersion
+from tlsify.counters import Event, count
+from tlsify.errors import HandshakeError, KeyUpdateRefused, PeerAlert, PeerMisbehaved
+from tlsify.keys import Direction
 from tlsify.ktls import ulp
-from tlsify.tls.messages import encode_alert
+from tlsify.sender import Sender
+from tlsify.tls.explain import truncated
 from tlsify.tls.record import MAX_PLAINTEXT
-from tlsify.tls.session import Action, Fail, PeerClosed, SendRecord, StoreTicket
+from tlsify.tls.session import (
+    Action,
+    Fail,
+    InstallKeys,
+    SendRecord,
+    StoreTicket,
+    UpdateKeys,
+)
 
 if TYPE_CHECKING:
+    from tlsify.tickets import Intake
     from tlsify.tls.session import Session
 
+_log = logging.getLogger("tlsify")
 
-def receive(sock: socket.socket, session: Session, size: int, flags: int = 0) -> bytes:
-    """Receive data, serving whatever control records lie in front of it.
+_KEY_UPDATE = bytes([HandshakeType.key_update])
 
-    Args:
-        sock: keyed for RX.
-        session: the descriptor's own.
-        size: most bytes to give, at least 1.
-        flags: as for ``recvmsg``.
 
-    Returns:
-        Data; empty once the peer has sent close_notify.
+class Channel(Sender):
+    """A kTLS socket with its session: data in and out, control records served on the way.
 
-    Raises:
-        Truncated: the stream ended without close_notify.
-        HandshakeError: the peer ended the connection or has to be refused; it got its alert.
-        OSError: as ``recv``; BlockingIOError if nothing is there.
+    One thread at a time may receive.
+
+    Attributes:
+        intake: takes the tickets that come; None drops them.
     """
-    _refuse_failed(session)
-    while not session.peer_closed:
-        try:
-            record = ulp.recv_record(sock, size, flags)
-        except PeerMisbehaved as error:
-            fail(sock, session, error)
-        if record is None:
-            raise truncated()
-        if record.content_type == ContentType.application_data:
-            if record.payload:
+
+    def __init__(self, sock: socket.socket, session: Session, intake: Intake | None = None) -> None:
+        """Take over a socket right after its keys were installed."""
+        super().__init__(sock, session)
+        self.intake = intake
+
+    # -- receiving
+
+    def receive(self, size: int, flags: int = 0) -> bytes:
+        """Receive data, serving whatever control records lie in front of it.
+
+        Args:
+            size: most bytes to give, at least 1.
+            flags: as for ``recvmsg``.
+
+        Returns:
+            Data; empty once the peer has sent close_notify.
+
+        Raises:
+            Truncated: the stream ended without close_notify.
+            HandshakeError: the peer ended the connection or has to be refused; it got its alert.
+            OSError: as ``recv``; BlockingIOError if nothing is there.
+        """
+        self._refuse_failed()
+        while not self.session.peer_closed:
+            try:
+                record = ulp.recv_record(self.sock, size, flags)
+            except PeerMisbehaved as error:
+                self.fail(error)
+            if record is None:
+                self._truncated()
+            if record.content_type == ContentType.application_data and record.payload:
+                self._refuse_interruption()
                 return record.payload
-            continue
-        if flags & socket.MSG_PEEK:
-            # A control record is never the caller's to look at; take it for good.
-            record = ulp.Record(record.content_type, b"", complete=False)
-        serve(sock, session, record)
-    return b""
+            self._serve_seen(record, flags)
+        return b""
 
+    def receive_into(self, buffer: memoryview, flags: int = 0) -> int:
+        """Do as `receive`, into the caller's buffer; gives the number of bytes."""
+        self._refuse_failed()
+        while not self.session.peer_closed:
+            try:
+                content_type, size, complete = ulp.recv_record_into(self.sock, buffer, flags)
+            except PeerMisbehaved as error:
+                self.fail(error)
+            if content_type is None:
+                self._truncated()
+            if content_type == ContentType.application_data and size:
+                self._refuse_interruption()
+                return size
+            self._serve_seen(ulp.Record(content_type, bytes(buffer[:size]), complete), flags)
+        return 0
 
-def receive_into(sock: socket.socket, session: Session, buffer: memoryview, flags: int = 0) -> int:
-    """Do as `receive`, into the caller's buffer; gives the number of bytes."""
-    _refuse_failed(session)
-    while not session.peer_closed:
+    def service(self, flags: int = 0) -> bool:
+        """Serve the next record if it is a control record.
+
+        Args:
+            flags: as for ``recvmsg``.
+
+        Returns:
+            False once the peer has sent close_notify; True if it has not, be it that a control
+            record was served or that data is next.
+
+        Raises:
+            As `receive`.
+        """
+        self._refuse_failed()
         try:
-            content_type, count, complete = ulp.recv_record_into(sock, buffer, flags)
+            upcoming = ulp.recv_record(self.sock, 1, socket.MSG_PEEK | flags)
         except PeerMisbehaved as error:
-            fail(sock, session, error)
-        if content_type is None:
-            raise truncated()
-        if content_type == ContentType.application_data:
-            if count:
-                return count
-            continue
+            self.fail(error)
+        if upcoming is None:
+            if not self.session.peer_closed:
+                self._truncated()
+        elif upcoming.content_type != ContentType.application_data or not upcoming.payload:
+            self._serve_seen(upcoming, socket.MSG_PEEK)
+        return not self.session.peer_closed
+
+    def _serve_seen(self, record: ulp.Record, flags: int) -> None:
+        """Serve what is not the caller's to look at: what was only peeked at is taken for good."""
         if flags & socket.MSG_PEEK:
-            count, complete = 0, False
-        serve(sock, session, ulp.Record(content_type, bytes(buffer[:count]), complete))
-    return 0
+            self.serve(ulp.Record(record.content_type, b"", complete=False))
+        elif record.content_type == ContentType.application_data:
+            self.serve(record._replace(complete=True))
+        else:
+            self.serve(record)
 
+    def _refuse_failed(self) -> None:
+        """A kernel whose record parser has stopped would let the next receive wait for ever."""
+        if self.session.failure is not None:
+            raise self.session.failure
 
-def _refuse_failed(session: Session) -> None:
-    """A kernel whose record parser has stopped would let the next receive wait for ever."""
-    if session.failure is not None:
-        raise session.failure
+    def _refuse_interruption(self) -> None:
+        if self.session.unfinished:  # RFC 8446 5.1
+            self._refuse("data inside a fragmented handshake message")
 
+    def _refuse(self, what: str) -> NoReturn:
+        self.fail(PeerMisbehaved(what, alert=AlertDescription.unexpected_message))
 
-def service(sock: socket.socket, session: Session, flags: int = 0) -> bool:
-    """Serve the next record if it is a control record.
+    def _truncated(self) -> NoReturn:
+        count(Event.TRUNCATED)
+        self.session.failure = truncated()
+        raise self.session.failure
 
-    Args:
-        sock: keyed for RX.
-        session: the descriptor's own.
-        flags: as for ``recvmsg``.
+    def serve(self, record: ulp.Record) -> None:
+        """Deal with one control record, of which the first part, or nothing, has been received.
 
-    Returns:
-        False once the peer has sent close_notify; True if it has not, be it that a control record
-        was served or that data is next.
+        Raises:
+            HandshakeError: the connection is over; the peer got its alert.
+        """
+        payload, complete = record.payload, record.complete
+        is_data = record.content_type == ContentType.application_data
+        while not complete:
+            # The rest of this record lies in the kernel: this cannot block. Empty data is told
+            # of only in front of a control record, which ends the receive.
+            try:
+                rest = ulp.recv_record(self.sock, 1 if is_data else MAX_PLAINTEXT)
+            except PeerMisbehaved as error:
+                self.fail(error)
+            if rest is None:
+                break
+            payload += rest.payload
+            complete = rest.complete or is_data
+        session = self.session
+        if not session.budget:
+            self._count_records()
+        actions = session.receive(record.content_type, payload)
+        self.perform(actions)
+        if record.content_type == ContentType.handshake and payload[:1] == _KEY_UPDATE:
+            # For the kernel any handshake record that starts with this byte is a KeyUpdate, and a
+            # key has to follow (net/tls/tls_sw.c tls_check_pending_rekey). After a first part, or
+            # the middle of another message, that is the current one. TLS 1.2 has no way out.
+            if session.version is ProtocolVersion.TLSv1_2:
+                self._refuse("TLS 1.2 handshake record that begins as a KeyUpdate")
+            if session.can_rekey and InstallKeys(Direction.RX) not in actions:
+                ulp.reinstall(self.sock, Direction.RX, session.suite.aead)
 
-    Raises:
-        As `receive`.
-    """
-    _refuse_failed(session)
-    try:
-        upcoming = ulp.recv_record(sock, 1, socket.MSG_PEEK | flags)
-    except PeerMisbehaved as error:
-        fail(sock, session, error)
-    if upcoming is None and not session.peer_closed:
-        raise truncated()
-    if upcoming is not None and upcoming.content_type != ContentType.application_data:
-        serve(sock, session, ulp.Record(upcoming.content_type, b"", complete=False))
-    return not session.peer_closed
+    def _count_records(self) -> None:
+        session = self.session
+        session.count(ulp.next_seq(self.sock, Direction.RX, session.suite.aead))
 
+    def perform(self, actions: list[Action]) -> None:
+        """Carry out what a session asks for, in order.
 
-def serve(sock: socket.socket, session: Session, record: ulp.Record) -> None:
-    """Deal with one control record, of which the first part, or nothing, has been received.
+        Raises:
+            HandshakeError: of a `Fail`; the peer got its alert.
+            KtlsError: the kernel refuses the next key.
+        """
+        for action in actions:
+            match action:
+                case SendRecord(content_type, payload):
+                    if not self.session.close_notify_sent:
+                        self.send_if_possible(content_type, payload)
+                case InstallKeys():
+                    self._follow_update()
+                case UpdateKeys():
+                    self.settle_if_free()
+                case StoreTicket():
+                    self._store_ticket(action)
+                case Fail(error):
+                    self.fail(error)
 
-    Raises:
-        HandshakeError: the connection is over; the peer got its alert.
-    """
-    payload, complete = record.payload, record.complete
-    while not complete:
-        # The rest of this record lies in the kernel: this cannot block.
+    def _store_ticket(self, action: StoreTicket) -> None:
+        count(Event.TICKET_RECEIVED)
+        if self.intake is not None:
+            try:
+                self.intake.take(action.message)
+            except PeerMisbehaved as error:
+                self.fail(error)
+
+    def fail(self, error: HandshakeError) -> NoReturn:
+        """End the connection: the alert that is due, then no more records.
+
+        Raises:
+            HandshakeError: the error itself, always.
+        """
+        self.session.failure = error
+        if isinstance(error, KeyUpdateRefused):
+            count(Event.KEY_UPDATE_REFUSED)
+            _log.warning("connection ended: %s", error)
+        else:
+            count(Event.PEER_ALERT if isinstance(error, PeerAlert) else Event.PEER_MISBEHAVED)
+        self.abort(None if isinstance(error, PeerAlert) else error.alert)
+        self.wipe()  # not before: a writer must not derive its next key from what is left
+        raise error
+
+    def wipe(self) -> None:
+        """Let go of every secret, since the connection ends here."""
+        self.session.wipe()
+        if self.intake is not None:
+            self.intake.wipe()
+            self.intake = None
+
+    def _follow_update(self) -> None:
+        count(Event.KEY_UPDATE_RECEIVED)
+        self._count_records()  # the kernel forgets their number with the key
+        following = self.session.next_generation(Direction.RX)
         try:
-            rest = ulp.recv_record(sock, MAX_PLAINTEXT)
-        except PeerMisbehaved as error:
-            fail(sock, session, error)
-        if rest is None:
-            break
-        payload += rest.payload
-        complete = rest.complete
-    perform(sock, session, session.receive(record.content_type, payload))
-
-
-def perform(sock: socket.socket, session: Session, actions: list[Action]) -> None:
-    """Carry out what a session asks for, in order.
-
-    Raises:
-        HandshakeError: of a `Fail`; the peer got its alert.
-    """
-    for action in actions:
-        match action:
-            case SendRecord(content_type, payload):
-                _send_if_possible(sock, content_type, payload)
-            case Fail(error):
-                fail(sock, session, error)
-            case StoreTicket() | PeerClosed():
-                # Tickets are kept only where the caller named a place for them.
-                continue
-
-
-def fail(sock: socket.socket, session: Session, error: HandshakeError) -> NoReturn:
-    """End the connection: the alert that is due, then no more records.
-
-    Raises:
-        HandshakeError: the error itself, always.
-    """
-    session.failure = error
-    if error.alert is not None and not isinstance(error, PeerAlert):
-        _send_if_possible(sock, ContentType.alert, encode_alert(error.alert))
-    with contextlib.suppress(OSError):
-        sock.shutdown(socket.SHUT_WR)
-    raise error
-
-
-def send_close_notify(sock: socket.socket) -> None:
-    """End the sending direction in good order, as far as the peer lets us.
-
-    A full send buffer must not turn a close into a hang, so the alert is dropped if it does not
-    fit; the peer then sees truncation, which is what a connection it does not read comes to.
-    """
-    alert = encode_alert(AlertDescription.close_notify)
-    _send_if_possible(sock, ContentType.alert, alert)
-
-
-def _send_if_possible(sock: socket.socket, content_type: ContentType, payload: bytes) -> None:
-    with contextlib.suppress(OSError):
-        ulp.send_record(sock, content_type, payload, socket.MSG_DONTWAIT)
-
-
-def truncated() -> Truncated:
-    """Build the error for an end of stream without close_notify (RFC 8446 6.1)."""
-    return Truncated(
-        "the connection ended without close_notify: what was received may be incomplete",
-        hint="the peer, or somebody in between, cut the connection",
-    )
+            self.install(Direction.RX, following)
+        finally:
+            following.wipe()

@@ -95,6 +95,12 @@ class PeerMisbehaved(HandshakeError):
     """What the peer sent was refused; ``alert`` is what it was answered with."""
 
 
+class KeyUpdateRefused(HandshakeError):
+    """The peer sent a KeyUpdate that this kernel, which has the keys, cannot follow."""
+
+    general_hint = "use Linux 6.14 or later, or relay TLS 1.3 with --ktls-rekey=require"
+
+
 class IdentityError(HandshakeError):
     """No reference identifier matched, or no path leads to a trust anchor (RFC 9525).
 

@@ -1,38 +1,25 @@
-"""THE decision: kernel or relay; commits keys once; returns Handoff."""
+"""What the caller gets: a descriptor that speaks plaintext, and what can be asked of it."""
 
 from __future__ import annotations
 
 import contextlib
-import logging
 import socket
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple, Self
 
-from tlsify import control, handshake
-from tlsify.codepoints import Aead, ProtocolVersion
-from tlsify.config import ClientConfig, KtlsMode, KtlsPolicy, ServerConfig
-from tlsify.errors import (
-    KtlsCommitError,
-    KtlsError,
-    KtlsUnavailable,
-    TlsifyError,
-)
+from tlsify.control import Channel
+from tlsify.errors import ConfigError, RekeyUnsupported
 from tlsify.keys import Direction
 from tlsify.ktls import ulp
-from tlsify.ktls.probe import Capabilities, capabilities
-from tlsify.relay import Relay
-from tlsify.tls.engine import Engine
-from tlsify.tls.session import Session
-from tlsify.tls.tunnel import Tunnel
+from tlsify.ktls.probe import capabilities
+from tlsify.tls.portable import export_secrets, restore
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
     from types import TracebackType
 
+    from tlsify.relay import Relay
     from tlsify.tls.negotiated import Negotiated
-
-_log = logging.getLogger("tlsify")
 
 
 class Offload(Enum):
@@ -67,7 +54,7 @@ class Handoff:
         offload: which of the two it is.
         reason: why it is not the kernel; None if it is.
         negotiated: what the handshake agreed on; its secrets are wiped.
-        session: what serves control records; None on the relay path.
+        channel: what serves control records; None on the relay path.
         relay: None on the kernel path.
     """
 
@@ -75,17 +62,19 @@ class Handoff:
     offload: Offload
     reason: Reason | None
     negotiated: Negotiated
-    session: Session | None
+    channel: Channel | None
     relay: Relay | None
-    _close_notify_sent: bool = field(default=False, init=False, repr=False)
 
     @property
     def peer_closed(self) -> bool:
         """Whether the peer has ended its direction with close_notify (kernel path)."""
-        return self.session is not None and self.session.peer_closed
+        return self.channel is not None and self.channel.session.peer_closed
 
     def service(self) -> bool:
-        """Serve what made a plain read of ``sock`` fail with EIO.
+        """Serve what made a plain read of ``sock`` fail with EIO, or give 0 bytes.
+
+        A KeyUpdate that asks for one in return is answered at once: where other threads write to
+        ``sock`` they have to hold ``channel.writing``, or a record may get in between.
 
         Returns:
             False once the peer has sent close_notify. On the relay path there is nothing to
@@ -96,10 +85,39 @@ class Handoff:
             HandshakeError: the connection is over; the peer got its alert.
             OSError: as ``recv``; BlockingIOError if nothing is next.
         """
-        if self.session is None:
+        if self.channel is None:
             self.raise_failure()
             return self.relay is not None and not self.relay.join(0)
-        return control.service(self.sock, self.session)
+        return self.channel.service()
+
+    def key_update(self, *, request: bool = False) -> None:
+        """Go on with a new sending key (RFC 8446 4.6.3).
+
+        Args:
+            request: ask the peer to change its own, too.
+
+        Raises:
+            RekeyUnsupported: this kernel, TLS 1.2 or the relay cannot; nothing was sent.
+            OSError: the connection broke; BlockingIOError if it does not fit now.
+        """
+        if self.channel is None:
+            raise RekeyUnsupported("relay", 0, "OpenSSL has the keys, and changes them by itself")
+        with self.channel.writing:
+            self.channel.key_update(request=request)
+
+    def refresh(self) -> None:
+        """Look whether the sending key has protected enough, and change it if so.
+
+        TLSSocket does it by itself. Whoever writes to the bare descriptor has to every few million
+        records: 2**24 of AES-GCM are too many (RFC 8446 5.5).
+
+        Raises:
+            RekeyUnsupported: it has, and no other can follow: the connection was ended.
+            OSError: as `key_update`.
+        """
+        if self.channel is not None:
+            with self.channel.writing:
+                self.channel.refresh()
 
     def raise_failure(self) -> None:
         """Raise what ended a relayed connection, if it did not end in good order.
@@ -112,22 +130,52 @@ class Handoff:
         if self.relay is not None and self.relay.failure is not None:
             raise self.relay.failure
 
-    def send_close_notify(self) -> None:
-        """Send close_notify, once; on the relay path the relay does when ``sock`` is shut down."""
-        if self.offload is Offload.KERNEL and not self._close_notify_sent:
-            self._close_notify_sent = True
-            control.send_close_notify(self.sock)
-
     def shutdown(self) -> None:
-        """End the sending direction: close_notify, then FIN. Receiving goes on."""
-        self.send_close_notify()  # the kernel itself only sends FIN
-        with contextlib.suppress(OSError):
-            self.sock.shutdown(socket.SHUT_WR)
+        """End the sending direction: close_notify, then FIN. Receiving goes on.
+
+        Nothing is waited for. What a full send buffer has no room for goes out in the background.
+        """
+        if self.channel is not None:
+            self.channel.shut_down()
+        else:
+            with contextlib.suppress(OSError):
+                self.sock.shutdown(socket.SHUT_WR)
 
     def close(self) -> None:
-        """End both directions; on the relay path the last bytes go out in the background."""
+        """End both directions; the last bytes go out in the background."""
         self.shutdown()
+        if self.channel is not None:
+            self.channel.wipe()
         self.sock.close()
+
+    def detach(self) -> tuple[int, bytearray]:
+        """Give the connection away, for another process to `adopt`.
+
+        Returns:
+            The descriptor, and the session's state. Who has either has the traffic secrets: pass
+            the state through a pipe or a socket of your own, then overwrite it. Here the secrets
+            are wiped.
+
+        Raises:
+            ConfigError: on the relay path the connection is this process's to carry: pass the
+                descriptor alone, and let this process live. A connection that failed has no state.
+        """
+        if self.channel is None:
+            raise ConfigError(
+                "a relayed connection cannot move to another process",
+                hint="pass its descriptor on, and let this process live",
+            )
+        session = self.channel.session
+        if session.failure is not None:
+            raise ConfigError(
+                "the connection has failed already", hint="see the error it failed with"
+            ) from session.failure
+        state = export_secrets(self.negotiated, session)
+        self.channel.wipe()
+        # A TLSSocket's are the descriptor's own, and would go along with it.
+        self.sock.settimeout(None)
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
+        return self.sock.detach(), state
 
     def __enter__(self) -> Self:
         """Close at the end of the block."""
@@ -143,191 +191,20 @@ class Handoff:
         self.close()
 
 
-def connect(sock: socket.socket, config: ClientConfig, policy: KtlsPolicy | None = None) -> Handoff:
-    """Do a client's handshake and hand the connection over.
+def adopt(sock: socket.socket, state: bytes | bytearray) -> Handoff:
+    """Go on with a connection that another process detached (`Handoff.detach`).
 
     Args:
-        sock: connected TCP socket, which belongs to tlsify from here on: whatever goes wrong, it
-            is closed.
-        config: whom to accept.
-        policy: when to offload; AUTO if None.
+        sock: the descriptor that came along, keyed as it was there.
+        state: what came along with it; overwrite it afterwards.
 
     Raises:
-        ConfigError: the configuration or the socket is unusable; nothing was sent.
-        IdentityError: the peer is not one of those accepted.
-        HandshakeError: the handshake failed.
-        DeadlineExceeded: it took longer than ``config.timeout``.
-        KtlsUnavailable: the policy requires the kernel, which cannot.
-        KtlsCommitError: the kernel took one direction only.
-        OSError: the connection broke.
+        ConfigError: they do not belong together, or are no such thing.
     """
-    return _hand_over(sock, config, policy)
-
-
-def accept(sock: socket.socket, config: ServerConfig, policy: KtlsPolicy | None = None) -> Handoff:
-    """Do a server's handshake on an accepted socket and hand the connection over.
-
-    Arguments and errors are those of `connect`.
-    """
-    return _hand_over(sock, config, policy)
-
-
-def _hand_over(
-    sock: socket.socket, config: ClientConfig | ServerConfig, policy: KtlsPolicy | None
-) -> Handoff:
-    with closed_on_error(sock):
-        opening = Opening(sock, config, policy or KtlsPolicy())
-        handshake.run(sock, opening.engine, config.timeout)
-        return opening.commit()
-
-
-@contextlib.contextmanager
-def closed_on_error(sock: socket.socket) -> Iterator[None]:
-    """Close a socket if the block fails, since nobody can go on with half a TLS connection."""
-    try:
-        yield
-    except BaseException:
-        sock.close()
-        raise
-
-
-class Opening:
-    """A connection between ``connect``/``accept`` and its hand-over.
-
-    The ULP is attached before the handshake, so that a peer's early FIN cannot prevent it and
-    availability is known before the first byte is written. Until the first key is installed any
-    refusal leads to the relay; afterwards none does (design note 0003).
-    """
-
-    def __init__(
-        self, sock: socket.socket, config: ClientConfig | ServerConfig, policy: KtlsPolicy
-    ) -> None:
-        """Attach the ULP if the policy wants it, and start the engine.
-
-        Raises:
-            KtlsUnavailable: the policy requires the kernel, which cannot.
-            ConfigError: the configuration or the socket is unusable.
-        """
-        self._sock = sock
-        self._policy = policy
-        self._reason = self._attempt(self._attach, config.aeads)
-        self.engine = Engine(config, self._aeads(config.aeads))
-
-    def commit(self) -> Handoff:
-        """Install the keys, or start the relay; the handshake must be finished and flushed.
-
-        Raises:
-            KtlsUnavailable: the policy requires the kernel, which cannot; the peer was told.
-            KtlsCommitError: RX is the kernel's and TX was refused.
-        """
-        negotiated = self.engine.result()
-        if negotiated is None:
-            msg = "commit before the end of the handshake"
-            raise TlsifyError(msg)
-        try:
-            if self._reason is None:
-                self._reason = self._attempt(self._install_rx, negotiated)
-            if self._reason is not None:
-                return self._start_relay(negotiated, self._reason)
-            try:
-                ulp.install(self._sock, Direction.TX, negotiated.tx)
-            except KtlsError as exc:
-                raise KtlsCommitError(
-                    exc.step, exc.errno, "the kernel took RX but not TX", hint=_REPORT
-                ) from exc
-        except KtlsError:
-            self._say_goodbye()
-            raise
-        finally:
-            negotiated.wipe()
-        self.engine.release()
-        session = Session(negotiated.version, is_client=self.engine.is_client)
-        return Handoff(self._sock, Offload.KERNEL, None, negotiated, session, None)
-
-    def _attempt(self, step: Callable[..., None], *args: object) -> Reason | None:
-        """Try a step of the offload; a refusal becomes the reason for the relay, or an error."""
-        try:
-            step(*args)
-        except KtlsUnavailable as exc:
-            if self._policy.mode is KtlsMode.REQUIRE:
-                raise
-            return Reason(exc.code, str(exc), exc.hint)
-        return None
-
-    def _attach(self, wanted: tuple[Aead, ...]) -> None:
-        if (refusal := host_refusal(self._policy)) is not None:
-            raise refusal
-        if not any(map(capabilities().offloads_everywhere, wanted)):
-            raise _refusal("suite-unsupported", "this kernel takes none of the ciphers", _ASK)
-        ulp.attach(self._sock)
-
-    def _aeads(self, wanted: tuple[Aead, ...]) -> tuple[Aead, ...]:
-        """Negotiate first, or only, what this kernel can take."""
-        if self._reason is not None:
-            return wanted
-        found = capabilities()
-        offloaded = tuple(aead for aead in wanted if found.offloads_everywhere(aead))
-        if self._policy.mode is KtlsMode.REQUIRE:
-            return offloaded
-        return offloaded + tuple(aead for aead in wanted if aead not in offloaded)
-
-    def _install_rx(self, negotiated: Negotiated) -> None:
-        """Do everything that may still fail without consequences, and the first key last."""
-        self._check_suite(negotiated, capabilities())
-        if negotiated.max_fragment_length is not None:
-            ulp.limit_payload(self._sock, negotiated.max_fragment_length)
-        # A low-water mark above the queued bytes keeps the kernel's record parser asleep.
-        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
-        ulp.install(self._sock, Direction.RX, negotiated.rx)
-
-    def _check_suite(self, negotiated: Negotiated, found: Capabilities) -> None:
-        suite = negotiated.suite
-        if not found.offloads(suite):
-            raise _refusal("suite-unsupported", f"this kernel does not take {suite.name}", _ASK)
-        is_tls13 = suite.version is ProtocolVersion.TLSv1_3
-        # The kernel's ability is not enough: the session ends on a KeyUpdate.
-        if self._policy.rekey_required and is_tls13:
-            raise _refusal(
-                "no-rekey",
-                "an offloaded connection does not follow a TLS 1.3 KeyUpdate yet",
-                "drop --ktls-rekey=require, and have a KeyUpdate end the connection",
-            )
-
-    def _start_relay(self, negotiated: Negotiated, reason: Reason) -> Handoff:
-        _log.debug("relayed: %s: %s", reason.code, reason.sentence)
-        relay = Relay(self._sock, Tunnel(self.engine))
-        relay.start()
-        return Handoff(relay.program_end, Offload.RELAY, reason, negotiated, None, relay)
-
-    def _say_goodbye(self) -> None:
-        """Tell the peer of a finished handshake that nothing will follow: TX is still ours."""
-        tunnel = Tunnel(self.engine)
-        tunnel.close()
-        with contextlib.suppress(OSError):
-            self._sock.sendall(tunnel.output())
-
-
-def host_refusal(policy: KtlsPolicy) -> KtlsUnavailable | None:
-    """Say why no connection at all would be offloaded here, or None if they would be."""
-    if policy.mode is KtlsMode.OFF:
-        return _refusal("policy-off", "kernel TLS is switched off", "start with --ktls")
-    found = capabilities()
-    if found.refusal is not None:
-        number, code, sentence, hint = found.refusal
-        return KtlsUnavailable("TCP_ULP", number, sentence, code=code, hint=hint)
-    if found.advisories and not policy.any_kernel:
-        worst = found.advisories[0]
-        return _refusal(
-            "known-bad-kernel",
-            f"this kernel has {worst.cve}: {worst.effect}",
-            "update the kernel, or accept the risk with --ktls-any-kernel",
+    negotiated, session = restore(state, can_rekey=capabilities().rekey)
+    if not all(ulp.is_keyed(sock, direction, negotiated.suite) for direction in Direction):
+        raise ConfigError(
+            f"the descriptor is not keyed with {negotiated.suite.name}",
+            hint="hand over the descriptor that Handoff.detach gave",
         )
-    return None
-
-
-_ASK = "see which ones it takes with tlsify check"
-_REPORT = "the probe said that this suite works here: please report this kernel's version"
-
-
-def _refusal(code: str, sentence: str, hint: str) -> KtlsUnavailable:
-    return KtlsUnavailable("ktls", 0, sentence, code=code, hint=hint)
+    return Handoff(sock, Offload.KERNEL, None, negotiated, Channel(sock, session), None)

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import fcntl
 import select
 import socket
+import struct
+import termios
 import threading
-from contextlib import closing
+from contextlib import closing, suppress
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
-from tlsify.control import truncated
 from tlsify.errors import HandshakeError
+from tlsify.tls.explain import truncated
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from tlsify.tls.negotiated import Resumable
     from tlsify.tls.tunnel import Tunnel
 
 _READ_SIZE = 2**16
@@ -39,14 +43,25 @@ class Relay:
     a descriptor alone cannot tell, truncation, is in ``failure``.
     """
 
-    def __init__(self, sock: socket.socket, tunnel: Tunnel) -> None:
+    def __init__(
+        self,
+        sock: socket.socket,
+        tunnel: Tunnel,
+        keep: Callable[[Resumable], None] | None = None,
+    ) -> None:
         """Take a connected socket and its tunnel; ``start`` begins to pump.
+
+        Args:
+            sock: connected; the relay closes it.
+            tunnel: fresh.
+            keep: takes what a later connection may resume with; it must not raise.
 
         Raises:
             OSError: no descriptor is left for the socketpair.
         """
         self._network = sock
         self._tunnel = tunnel
+        self._keep = keep
         # None for a connection that is broken already; the pump finds out why.
         self.local_address = _address(sock.getsockname)
         self.peer_address = _address(sock.getpeername)
@@ -71,8 +86,21 @@ class Relay:
         self._thread.join(timeout)
         return not self._thread.is_alive()
 
+    def under_way(self) -> int:
+        """Tell how many bytes of what the program has sent the peer has not acknowledged.
+
+        Records and plaintext are added up: it tells whether there are fewer than before.
+        """
+        waiting = len(self._to_network)
+        for sock, request in ((self._program, termios.FIONREAD), (self._network, termios.TIOCOUTQ)):
+            with suppress(OSError, ValueError):  # closed at the end
+                (count,) = struct.unpack("i", fcntl.ioctl(sock, request, bytes(4)))
+                waiting += count
+        return waiting
+
     def _run(self) -> None:
         with closing(self._network), closing(self._program):
+            self._keep_sessions()
             self._flush()
             while self._outbound is not _Flow.DONE or self._inbound is not _Flow.DONE:
                 events = self._wait()
@@ -143,9 +171,15 @@ class Relay:
                 self._to_program += self._tunnel.receive(piece)
         except HandshakeError as error:
             self._fail(error)
+        self._keep_sessions()
         if self._tunnel.peer_closed:
             self._inbound = _Flow.DRAINING
         self._to_network += self._tunnel.output()  # an alert, or the answer to a KeyUpdate
+
+    def _keep_sessions(self) -> None:
+        if self._keep is not None:
+            for found in self._tunnel.take_sessions():
+                self._keep(found)
 
     def _fail(self, failure: HandshakeError | OSError) -> None:
         """End both directions; what came before the failure is still passed on."""

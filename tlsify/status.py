@@ -186,7 +186,7 @@ def _rekey(found: Capabilities) -> Finding:
             "rekey",
             "TLS 1.3 KeyUpdate",
             ok=True,
-            detail="the kernel can rekey; tlsify does not yet, and a peer's KeyUpdate ends it all",
+            detail="the kernel can change keys: a peer's KeyUpdate is followed",
         )
     return Finding(
         "no-rekey",

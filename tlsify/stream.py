@@ -5,24 +5,38 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import io
+import logging
 import os
 import socket
 import struct
 import termios
+import threading
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
-from tlsify import control
-from tlsify.errors import TlsifyError
+from tlsify.config import ClosePolicy
+from tlsify.errors import TlsifyError, Truncated
 from tlsify.ktls.probe import capabilities, polls_partial_records
+from tlsify.tls.record import MAX_PLAINTEXT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from socket import _SendableFile
 
     from _typeshed import ReadableBuffer, WriteableBuffer
 
+    from tlsify.control import Channel
     from tlsify.handoff import Handoff, Offload
 
 T = TypeVar("T")
+_log = logging.getLogger("tlsify")
+
+# How much is sent before somebody else, or the answer to a KeyUpdate, gets a turn.
+_TURN = 2**22
+# After how many records at most the kernel is asked how many the key has protected, and how many
+# each receive counts for.
+_CHECK_EVERY = 2**16
+_RECORDS_PER_RECEIVE = 2**12
 
 _TIMEVAL = struct.Struct("@ll")
 _MICROSECONDS = 1_000_000
@@ -40,16 +54,28 @@ class TLSSocket(socket.socket):
     not for the whole of ``sendall``.
     """
 
-    def __init__(self, handoff: Handoff) -> None:
-        """Take over the connection of a hand-off."""
+    def __init__(self, handoff: Handoff, closing: ClosePolicy = ClosePolicy.STRICT) -> None:
+        """Take over the connection of a hand-off.
+
+        Args:
+            handoff: its ``sock`` is this object from here on.
+            closing: what an end of stream without close_notify is.
+        """
         timeout = handoff.sock.gettimeout()
         super().__init__(fileno=handoff.sock.detach())
         handoff.sock = self
         self.handoff = handoff
-        self._session = handoff.session
+        self._closing = closing
+        self._channel = handoff.channel
+        if self._channel is not None:
+            self._channel.sock = self
+        self._reading = threading.Lock()
         self._timeout: float | None = None
         self._low_water = 1
         self._broken: OSError | None = None
+        self._dead = 0  # the errno that the connection broke with
+        # Records that may have been sent since the kernel was asked for their number.
+        self._unchecked = 0
         self.settimeout(timeout)
 
     @property
@@ -63,20 +89,22 @@ class TLSSocket(socket.socket):
         """Receive up to ``bufsize`` bytes; ``b""`` once the peer has sent close_notify.
 
         Raises:
-            Truncated: the stream ended without close_notify.
+            Truncated: the stream ended without close_notify, and the policy is STRICT.
             HandshakeError: the connection is over; the peer got its alert.
             TimeoutError: nothing came in time.
             BlockingIOError: non-blocking, and nothing is there.
         """
         if bufsize == 0:
             return b""
-        if self._session is None:
-            received = super().recv(bufsize, flags)
-            if not received:
-                self._raise_relay_failure()
-            return received
-        session = self._session
-        return self._receive(lambda: control.receive(self, session, bufsize, flags))
+        channel = self._channel
+        try:
+            if channel is not None:
+                return self._receive(lambda: channel.receive(bufsize, flags), flags)
+            received = self._relayed(lambda: super(TLSSocket, self).recv(bufsize, flags), b"")
+        except Truncated as exc:
+            self._judge(exc)
+            return b""
+        return received
 
     def recv_into(self, buffer: WriteableBuffer, nbytes: int = 0, flags: int = 0) -> int:
         """Do as `recv`, into a buffer; gives the number of bytes."""
@@ -84,27 +112,67 @@ class TLSSocket(socket.socket):
         view = view[: nbytes or len(view)]
         if not len(view):
             return 0
-        if self._session is None:
-            count = super().recv_into(view, 0, flags)
-            if not count:
-                self._raise_relay_failure()
-            return count
-        session = self._session
-        return self._receive(lambda: control.receive_into(self, session, view, flags))
+        channel = self._channel
+        try:
+            if channel is not None:
+                return self._receive(lambda: channel.receive_into(view, flags), flags)
+            count = self._relayed(lambda: super(TLSSocket, self).recv_into(view, 0, flags), 0)
+        except Truncated as exc:
+            self._judge(exc)
+            return 0
+        return count
 
-    def _receive(self, attempt: Callable[[], T]) -> T:
-        if self._broken is not None:
-            raise self._broken
-        while True:
-            try:
-                received = attempt()
-            except BlockingIOError:
-                if self._wait_for_whole_record():
-                    continue
-                self._raise_timeout()
-            self._reset_low_water()
-            self._serve_parked()
-            return received
+    def _relayed(self, attempt: Callable[[], T], end: T) -> T:
+        """Receive from the relay; gives ``end`` at an end that is no failure."""
+        try:
+            received = attempt()
+        except ConnectionResetError:
+            # A relay that ends in front of unread data resets its socketpair; why it has, it knows.
+            received = end
+        if not received:
+            self.handoff.raise_failure()
+        return received
+
+    def _judge(self, error: Truncated) -> None:
+        if self._closing is ClosePolicy.STRICT:
+            raise error
+        _log.info("the peer ended the stream without close_notify")
+
+    def _receive(self, attempt: Callable[[], T], flags: int) -> T:
+        """Receive, one thread at a time: between a KeyUpdate and its key nobody else can."""
+        at_once = self._timeout == 0 or bool(flags & socket.MSG_DONTWAIT)
+        self._take_turn(self._reading)
+        try:
+            if self._broken is not None:
+                raise self._broken
+            while True:
+                try:
+                    received = attempt()
+                except BlockingIOError:
+                    if not at_once:
+                        self._raise_timeout()
+                    if self._wait_for_whole_record():
+                        continue
+                    raise
+                except ConnectionError as exc:
+                    self._dead = exc.errno or errno.ECONNRESET
+                    raise
+                if self._low_water != 1:
+                    self._low_water = 1
+                    self.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
+                if at_once:
+                    self._serve_parked()
+                break
+        finally:
+            self._reading.release()
+        # Who receives may be answering with sendfile on the bare descriptor, past us.
+        self._unchecked += _RECORDS_PER_RECEIVE
+        return received
+
+    def _take_turn(self, lock: threading.Lock) -> None:
+        """Take a lock within the socket's timeout."""
+        if not lock.acquire(timeout=-1 if self._timeout is None else self._timeout):
+            self._raise_timeout()
 
     def _wait_for_whole_record(self) -> bool:
         """Keep poll quiet until more has come than now; True asks for one more try.
@@ -112,7 +180,7 @@ class TLSSocket(socket.socket):
         Only where poll reports partial records. The second try closes the gap in which the rest
         of the record may have come: whatever comes after it exceeds the mark and wakes poll.
         """
-        if self._timeout != 0 or not polls_partial_records():
+        if not polls_partial_records():
             return False
         queued = struct.unpack("i", fcntl.ioctl(self, termios.FIONREAD, bytes(4)))[0]
         if queued + 1 == self._low_water:
@@ -120,11 +188,6 @@ class TLSSocket(socket.socket):
         self._low_water = queued + 1
         self.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, self._low_water)
         return True
-
-    def _reset_low_water(self) -> None:
-        if self._low_water != 1:
-            self._low_water = 1
-            self.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
 
     def _serve_parked(self) -> None:
         """Look behind the data just received, where poll would not tell.
@@ -134,47 +197,110 @@ class TLSSocket(socket.socket):
         next receive's to report: this one has data to give. Ending the receiving direction makes
         poll ask for that call.
         """
-        if self._timeout != 0 or self._session is None or not capabilities().rekey:
+        channel = self._channel
+        if channel is None or not capabilities().rekey:
             return
         try:
-            goes_on = control.service(self, self._session, socket.MSG_DONTWAIT)
+            goes_on = channel.service(socket.MSG_DONTWAIT)
         except BlockingIOError:
             return
         except TlsifyError:  # the session remembers it, or the next receive finds it again
             goes_on = False
         except OSError as exc:  # a socket tells it once
-            self._broken = exc
+            self._broken, self._dead = exc, exc.errno or errno.EIO
             goes_on = False
         if not goes_on:
             with contextlib.suppress(OSError):
                 super().shutdown(socket.SHUT_RD)
 
-    def _raise_relay_failure(self) -> None:
-        if self.handoff.relay is not None:
-            self.handoff.raise_failure()
-
     # -- sending
 
     def send(self, data: ReadableBuffer, flags: int = 0, /) -> int:
-        """Send some of ``data``; gives the number of bytes."""
-        try:
+        """Send some of ``data``; gives the number of bytes.
+
+        Raises:
+            RekeyUnsupported: the key has protected enough, and no other can follow it.
+            TimeoutError: it did not fit in time.
+            BlockingIOError: non-blocking, and it does not fit.
+        """
+        if self._channel is None:
             return super().send(data, flags)
-        except BlockingIOError:
-            self._raise_timeout()
+        return self._transmit(self._channel, lambda: super(TLSSocket, self).send(data, flags))
 
     def sendall(self, data: ReadableBuffer, flags: int = 0, /) -> None:
-        """Send all of ``data``."""
+        """Send all of ``data``; raises as `send`."""
+        view = memoryview(data).cast("B")
+        while view:
+            view = view[self.send(view[:_TURN], flags) :]
+
+    def sendfile(self, file: _SendableFile, offset: int = 0, count: int | None = None) -> int:
+        """Send a file's bytes from the kernel's own cache, as ``socket.sendfile``.
+
+        Raises:
+            ValueError: non-blocking, or an impossible offset or count.
+        """
+        if self._channel is None:
+            return super().sendfile(file, offset, count)
+        if self._timeout == 0:
+            raise ValueError("non-blocking sockets are not supported")
         try:
-            super().sendall(data, flags)
+            source = file.fileno()  # type: ignore[attr-defined]
+        except (AttributeError, io.UnsupportedOperation):
+            return self._sendfile_use_send(file, offset, count)  # type: ignore[attr-defined,no-any-return]
+        self._check_sendfile_params(file, offset, count)  # type: ignore[attr-defined]
+        total = 0
+        try:
+            while count is None or total < count:
+                size = _TURN if count is None else min(_TURN, count - total)
+                start = offset + total
+                sent = self._transmit(
+                    self._channel,
+                    lambda: os.sendfile(self.fileno(), source, start, size),  # noqa: B023 - at once
+                )
+                if not sent:
+                    break
+                total += sent
+        finally:
+            if total and hasattr(file, "seek"):
+                file.seek(offset + total)
+        return total
+
+    def _transmit(self, channel: Channel, attempt: Callable[[], int]) -> int:
+        """Send once, behind everything that has to come first; nobody else sends meanwhile."""
+        self._take_turn(channel.writing)
+        try:
+            # Of a broken connection the kernel tells once; afterwards it takes data and drops it.
+            if self._dead or channel.session.close_notify_sent:
+                number = self._dead or errno.EPIPE
+                raise OSError(number, os.strerror(number))
+            channel.settle()
+            if self._unchecked >= _CHECK_EVERY:
+                self._unchecked = 0
+                channel.refresh()
+            sent = attempt()
         except BlockingIOError:
             self._raise_timeout()
+        except ConnectionError as exc:
+            self._dead = exc.errno or errno.EPIPE
+            raise
+        finally:
+            channel.writing.release()
+        self._unchecked += sent // MAX_PLAINTEXT + 1
+        # A KeyUpdate that came meanwhile could not be answered: we were sending.
+        if channel.session.update_due:
+            channel.settle_if_free()
+        return sent
 
     # -- closing
 
     def shutdown(self, how: int, /) -> None:
         """End the sending direction with close_notify, the receiving one, or both."""
-        if how != socket.SHUT_RD:
-            self.handoff.send_close_notify()
+        channel = self._channel
+        if how != socket.SHUT_RD and channel is not None and not channel.close_notify():
+            channel.shut_down()
+            if how == socket.SHUT_WR:
+                return
+            how = socket.SHUT_RD
         try:
             super().shutdown(how)
         except OSError as exc:
@@ -199,15 +325,17 @@ class TLSSocket(socket.socket):
 
     def _real_close(self, *args: Any) -> None:
         # socket.close calls this once the last file object made from the socket is closed too.
-        if self.fileno() != -1:
-            self.handoff.send_close_notify()
+        if self.fileno() != -1 and self._channel is not None:
+            if not self._channel.close_notify():
+                self._channel.shut_down()
+            self._channel.wipe()
         super()._real_close(*args)  # type: ignore[misc]
 
     # -- what else differs from a plain socket
 
     def settimeout(self, value: float | None, /) -> None:
         """Wait at most ``value`` seconds in each call; 0 never waits, None waits for ever."""
-        if self.handoff.session is None:
+        if self._channel is None:
             super().settimeout(value)
         else:
             super().settimeout(0 if value == 0 else None)

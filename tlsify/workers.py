@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -22,7 +23,14 @@ Worker: TypeAlias = Callable[[Ready], None]
 
 
 class _Supervisor:
-    def __init__(self, count: int, worker: Worker, on_stop: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        count: int,
+        worker: Worker,
+        on_stop: Callable[[], None],
+        before_fork: Callable[[], None],
+    ) -> None:
+        self._before_fork = before_fork
         self._count = count
         self._worker = worker
         self._on_stop = on_stop
@@ -51,6 +59,7 @@ class _Supervisor:
             _log.error("%d of %d workers did not start", waiting, self._count)
 
     def _spawn(self, write_end: int | None = None, read_end: int | None = None) -> None:
+        self._before_fork()
         # A signal between fork and the child's own handlers would run the parent's in the child.
         signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
         pid = os.fork()
@@ -89,7 +98,8 @@ class _Supervisor:
         self._stopping = True
         self._on_stop()
         for pid in self._started:
-            os.kill(pid, signal.SIGTERM)
+            with contextlib.suppress(ProcessLookupError):  # it was waited for just now
+                os.kill(pid, signal.SIGTERM)
 
 
 def _tell(write_end: int | None) -> None:
@@ -99,7 +109,11 @@ def _tell(write_end: int | None) -> None:
 
 
 def run(
-    count: int, worker: Worker, ready: Ready, on_stop: Callable[[], None] = lambda: None
+    count: int,
+    worker: Worker,
+    ready: Ready,
+    on_stop: Callable[[], None] = lambda: None,
+    before_fork: Callable[[], None] = lambda: None,
 ) -> None:
     """Run a worker in this process, or in several forked ones.
 
@@ -109,8 +123,9 @@ def run(
         ready: called once when every worker accepts connections.
         on_stop: called in the parent of forked workers when they are told to drain; it has to
             close the listening socket, or connections would wait in it for nobody.
+        before_fork: called in the parent before each worker is forked.
     """
     if count == 1:
         worker(ready)
     else:
-        _Supervisor(count, worker, on_stop).run(ready)
+        _Supervisor(count, worker, on_stop, before_fork).run(ready)

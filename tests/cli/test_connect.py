@@ -39,7 +39,7 @@ from tests.cli.harness import (
     run,
     start,
 )
-from tests.doubles import RawPeer, reset
+from tests.doubles import Endpoint, RawPeer, reset
 from tlsify.codepoints import AlertDescription, ContentType
 from tlsify.config import KeyPair, ServerConfig
 from tlsify.tls.record import encode_plain_alert, split_records
@@ -589,3 +589,56 @@ def test_folder_of_anchors(pki: Pki, tmp_path: Path) -> None:
     server = Server(over_tls(pki.good.server_context(), _answer))
     outcome = run("connect", "--ca", tmp_path, LOOPBACK, server.port)
     assert outcome.succeeded() == b"0 bytes came"
+
+
+# -- sessions and ends
+
+
+def _sessions(folder: Path) -> int:
+    return len(list(folder.glob("*.session")))
+
+
+def test_session_store(pki: Pki, tmp_path: Path) -> None:
+    """A second connection resumes what the first has kept, and keeps what it is given."""
+    reused: list[bool | None] = []
+
+    def answer(stream: ssl.SSLSocket) -> None:
+        reused.append(stream.session_reused)
+        _answer(stream)
+
+    serve = over_tls(pki.good.server_context(), answer)
+    store = tmp_path / "store"
+    with socket.create_server((LOOPBACK, 0)) as listener:
+        words = _connect(pki, listener.getsockname()[1], "--session-store", str(store))
+        for expected in (False, True):
+            server = Endpoint(lambda: serve(listener.accept()[0]))
+            assert run(*words).succeeded() == b"0 bytes came"
+            server.result(PATIENCE)
+            assert reused[-1] is expected
+            assert _sessions(store) > 0
+
+
+@pytest.mark.parametrize("flaw", ["open to others", "a link", "a file"])
+def test_unusable_session_store(tmp_path: Path, flaw: str) -> None:
+    """A store that is not private gives 96; not one byte has been sent."""
+    store = tmp_path / "store"
+    if flaw == "a file":
+        store.touch()
+    elif flaw == "a link":
+        (tmp_path / "real").mkdir(0o700)
+        store.symlink_to("real")
+    else:
+        store.mkdir(0o750)
+    server = Server(read_all)
+    outcome = run("connect", "--session-store", store, LOOPBACK, server.port)
+    outcome.failed(96, "session folder", str(store))
+    assert server.result() == b""
+
+
+@pytest.mark.parametrize("carrier", CARRIERS)
+def test_truncation_that_is_none(pki: Pki, carrier: str) -> None:
+    """With --close=relaxed an end without close_notify is one like any other."""
+    server = Server(over_tls(pki.good.server_context(), _truncate))
+    outcome = run(carrier, *_connect(pki, server.port, "--close=relaxed"))
+    assert outcome.succeeded() == _noise(_MEBIBYTE)
+    server.result()

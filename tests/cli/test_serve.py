@@ -11,7 +11,6 @@ import ssl
 import subprocess
 import warnings
 from contextlib import ExitStack, suppress
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -40,6 +39,7 @@ from tlsify.tls.record import split_records
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from tests.cli.conftest import Pki
 
@@ -140,11 +140,20 @@ def test_curl_verifies_the_self_signed_certificate(folder: Path, tmp_path: Path)
         server.stop().succeeded()
 
 
-def test_secrets_stay_out_of_core_dumps(served: Served) -> None:
-    """The process leaves no core file, which would hold its keys."""
-    limits = Path(f"/proc/{served.process.pid}/limits").read_text("ascii").splitlines()
-    (core,) = (line for line in limits if line.startswith("Max core file size"))
-    assert core.split()[4] == "0"
+@pytest.mark.parametrize("words", [[], ["--resumption"]], ids=["none", "resumption"])
+def test_resumption(pki: Pki, folder: Path, words: list[str]) -> None:
+    """Sessions are resumed if the server is told so, whichever process is asked; else never."""
+    context = pki.client_context()
+    with Served(*_words(pki, folder, "--workers", "3", *words)) as server:
+        session = None
+        for number in range(6):
+            sock = server.connect()
+            with context.wrap_socket(sock, server_hostname="localhost", session=session) as stream:
+                stream.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+                assert read_all(stream).endswith(b"index")
+                assert stream.session_reused == (bool(words) and number > 0)
+                session = stream.session
+        server.stop().succeeded()
 
 
 # -- clients that do not speak TLS as they should

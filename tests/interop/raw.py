@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 from tests.interop.programs import PATIENCE
 from tlsify.codepoints import ContentType, ProtocolVersion
-from tlsify.handoff import Opening
 from tlsify.handshake import conversation
+from tlsify.opening import Opening
 from tlsify.stream import TLSSocket
 from tlsify.tls import schedule
 from tlsify.tls.engine import Engine

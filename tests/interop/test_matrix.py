@@ -13,8 +13,9 @@ from tests.interop.matrix import CELLS, LEFT_OUT, Cell
 from tests.interop.peers import START
 from tests.interop.programs import TIMEOUT, require
 from tlsify.config import KtlsPolicy
-from tlsify.handoff import Offload, accept, connect
+from tlsify.handoff import Offload
 from tlsify.ktls.diag import UlpInfo, socket_info, tls_stat
+from tlsify.opening import accept, connect
 from tlsify.stream import TLSSocket
 
 if TYPE_CHECKING:

@@ -20,11 +20,12 @@ from tests.interop.peers import (
 from tests.interop.programs import TIMEOUT, Program, free_port, require
 from tlsify.codepoints import CipherSuite, ProtocolVersion
 from tlsify.config import KtlsMode, KtlsPolicy
-from tlsify.handoff import Offload, accept, connect
+from tlsify.handoff import Offload
 from tlsify.keys import Direction
 from tlsify.ktls import ulp
 from tlsify.ktls.diag import tls_stat
 from tlsify.ktls.probe import capabilities
+from tlsify.opening import accept, connect
 from tlsify.stream import TLSSocket
 from tlsify.tls.session import CONTROL_RECORD_BUDGET
 
@@ -64,8 +65,8 @@ def test_tickets_in_front_of_the_data_are_no_obstacle(
         handed = connect(server.dial(port), site.client(_TLS13), KtlsPolicy(MODES[offload]))
         with TLSSocket(handed) as stream:
             assert swap_files(stream, site.up, len(site.down)) == site.down
-            if handed.session is not None:
-                assert CONTROL_RECORD_BUDGET - handed.session._budget == tickets
+            if handed.channel is not None:
+                assert CONTROL_RECORD_BUDGET - handed.channel.session.budget == tickets
             stream.unwrap()
         assert server.output() == site.up
     assert tls_stat().get("TlsDecryptError") == before.get("TlsDecryptError")

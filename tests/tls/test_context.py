@@ -21,9 +21,18 @@ from tlsify.codepoints import DEFAULT_AEADS, Aead, CipherSuite, ProtocolVersion
 from tlsify.config import ClientConfig, KeyPair, PrivateKey, ServerConfig, TrustAnchors
 from tlsify.errors import ConfigError
 from tlsify.tls import context as module
-from tlsify.tls.context import context_for
+from tlsify.tls.context import (
+    PERIOD,
+    RING,
+    TICKET_LIFETIME,
+    context_for,
+    drop_past_keys,
+    prepare,
+)
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import trustme
 
 WEAK = rsa.generate_private_key(65537, 1024)  # noqa: S505 - to be refused
@@ -161,3 +170,77 @@ def test_nothing_is_remembered(client_config: ClientConfig, server_config: Serve
             outcome, peer = EnginePair(client, server_config).run()
             assert not outcome.resumed
             assert not peer.resumed
+
+
+# -- the ring of ticket keys
+
+
+@pytest.fixture
+def resuming(server_config: ServerConfig) -> ServerConfig:
+    """A server that gives tickets."""
+    return replace(server_config, resumption=True)
+
+
+def test_one_context_for_each_period(resuming: ServerConfig) -> None:
+    """A period's Context stays until the next period begins; the past is dropped."""
+    first = context_for(resuming, DEFAULT_AEADS, 0.0)
+    assert context_for(resuming, DEFAULT_AEADS, PERIOD - 0.5) is first
+    other = context_for(resuming, (Aead.AES_GCM_128,), 1.0)
+    gone = weakref.ref(first), weakref.ref(other)
+    del first, other
+    second = context_for(resuming, DEFAULT_AEADS, PERIOD)
+    gc.collect()
+    assert [reference() for reference in gone] == [None, None]
+    assert second.get_timeout() == TICKET_LIFETIME
+
+
+def test_ring_prepared(resuming: ServerConfig) -> None:
+    """Every period of the ring has its Context already; what follows is made when it comes."""
+    start = 7 * PERIOD + 5.0
+    prepare(resuming, DEFAULT_AEADS, start)
+    made = list(module._made[resuming].values())
+    assert len(made) == len(set(map(id, made))) == RING
+    used = [context_for(resuming, DEFAULT_AEADS, start + i * PERIOD) for i in range(RING)]
+    assert list(map(id, used)) == list(map(id, made))
+    assert id(context_for(resuming, DEFAULT_AEADS, start + RING * PERIOD)) not in map(id, made)
+    assert len(module._made[resuming]) == 1
+
+
+def test_past_keys_dropped(resuming: ServerConfig, server_config: ServerConfig) -> None:
+    """A process that makes no connections drops its past keys as well, and nothing else."""
+    lasting = context_for(server_config, DEFAULT_AEADS)
+    prepare(resuming, DEFAULT_AEADS, 0.0)
+    drop_past_keys(3 * PERIOD)
+    assert len(module._made[resuming]) == RING - 3
+    drop_past_keys(3 * PERIOD)
+    assert len(module._made[resuming]) == RING - 3
+    assert context_for(server_config, DEFAULT_AEADS) is lasting
+
+
+def test_preparing_what_does_not_resume(server_config: ServerConfig) -> None:
+    """A server without tickets has one Context, at any time."""
+    config = replace(server_config)
+    prepare(config, DEFAULT_AEADS, 5 * PERIOD)
+    (made,) = module._made[config].values()
+    assert context_for(config, DEFAULT_AEADS, 9 * PERIOD) is made
+
+
+def test_client_does_not_rotate(client_config: ClientConfig, tmp_path: Path) -> None:
+    """A client has no ticket keys, and one Context."""
+    config = replace(client_config, session_store=tmp_path)
+    assert context_for(config, DEFAULT_AEADS) is context_for(config, DEFAULT_AEADS, 2 * PERIOD)
+
+
+def test_tickets_only_where_wanted(
+    client_config: ClientConfig, resuming: ServerConfig, server_config: ServerConfig, tmp_path: Path
+) -> None:
+    """OP_NO_TICKET is left out for those who asked for resumption, and for nobody else."""
+    storing = replace(client_config, session_store=tmp_path)
+    for config, wanted in (
+        (client_config, False),
+        (storing, True),
+        (server_config, False),
+        (resuming, True),
+    ):
+        made = context_for(replace(config), DEFAULT_AEADS)
+        assert bool(made.set_options(0) & SSL.OP_NO_TICKET) is not wanted

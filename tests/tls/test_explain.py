@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from OpenSSL import SSL
 
 from tlsify.codepoints import AlertDescription
-from tlsify.tls.explain import library_failure, peer_alert, untrusted_path
+from tlsify.config import KeyPair, ReferenceIdentifier
+from tlsify.tls.explain import library_failure, peer_alert, untrusted_path, wrong_peer
 
 
 @given(st.integers(0, 255))
@@ -77,3 +78,12 @@ def test_every_shape_of_failure(failure: SSL.Error, words: str) -> None:
     error = library_failure("the handshake", failure, AlertDescription.decode_error)
     assert str(error) == f"the handshake failed: {words}"
     assert error.alert is AlertDescription.decode_error
+
+
+def test_wrong_peer(key_pair: KeyPair) -> None:
+    """What was wanted and what was presented are both named."""
+    error = wrong_peer(key_pair.chain[0], [ReferenceIdentifier.for_host("a.example")])
+    assert str(error).startswith("the peer is not dns:a.example: it presents dns:example.org")
+    assert "dns:localhost" in error.mismatches
+    assert error.alert is AlertDescription.bad_certificate
+    assert "--ref-id" in error.hint

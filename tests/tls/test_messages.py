@@ -169,3 +169,12 @@ def test_empty_ticket() -> None:
     """A ticket of no bytes is malformed (RFC 8446 4.6.1)."""
     with pytest.raises(PeerMisbehaved):
         decode_new_session_ticket(_ticket(NewSessionTicket(1, b"", b"")))
+
+
+@pytest.mark.parametrize(
+    ("said", "taken"), [(0, 0), (604800, 604800), (604801, 604800), (2**32 - 1, 604800)]
+)
+def test_lifetime_beyond_what_is_allowed(said: int, taken: int) -> None:
+    """A server that names more than seven days is not believed (RFC 8446 4.6.1)."""
+    body = _ticket(NewSessionTicket(said, b"n", b"t"))
+    assert decode_new_session_ticket(body).lifetime == taken

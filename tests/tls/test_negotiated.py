@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tlsify.codepoints import CipherSuite, ContentType, ProtocolVersion
 from tlsify.errors import TlsifyError
 from tlsify.keys import TrafficKeys
-from tlsify.tls.negotiated import Keys, Negotiated, tls12_keys, tls13_keys
+from tlsify.tls.negotiated import Keys, Negotiated, resumable, tls12_keys, tls13_keys
 from tlsify.tls.protection import seal_record
 from tlsify.tls.schedule import KeyBlock, traffic_keys
+
+if TYPE_CHECKING:
+    from tlsify.config import KeyPair
 
 SUITE13 = CipherSuite.TLS_AES_128_GCM_SHA256
 SUITE12 = CipherSuite.TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256
@@ -32,6 +39,15 @@ def test_tls13_keys_start_at_zero() -> None:
     assert (keys.tx.seq, keys.rx.seq) == (0, 0)
     assert keys.tx.key == traffic_keys(SUITE13, PLANTED).key
     assert keys.rx.key == traffic_keys(SUITE13, b"r" * 32).key
+
+
+def test_tls13_records_sent() -> None:
+    """Records that the peer is sent count, those held back do not."""
+    keys = traffic_keys(SUITE13, PLANTED)
+    sealed = [seal_record(keys, seq, ContentType.handshake, b"ticket") for seq in range(2)]
+    for sent in (0, 2):
+        made = tls13_keys(SUITE13, bytearray(PLANTED), bytearray(32), sealed, sent=sent)
+        assert (made.tx.seq, made.rx.seq) == (sent, 0)
 
 
 def test_tls13_key_that_does_not_fit() -> None:
@@ -78,14 +94,16 @@ def test_tls12_key_that_does_not_fit() -> None:
         tls12_keys(SUITE12, BLOCK, is_client=True, sent=good, received=[good])
 
 
-def _negotiated() -> Negotiated:
+def _negotiated(
+    suite: CipherSuite = SUITE13, peer: KeyPair | None = None, *, resumed: bool = False
+) -> Negotiated:
     return Negotiated(
-        suite=SUITE13,
+        suite=suite,
         alpn=None,
         server_name=None,
-        peer_certificate=None,
+        peer_certificate=peer.chain[0] if peer else None,
         group="",
-        resumed=False,
+        resumed=resumed,
         max_fragment_length=None,
         **_tls13()._asdict(),
     )
@@ -113,3 +131,76 @@ def test_wipe() -> None:
     assert all(any(secret) for secret in held)
     outcome.wipe()
     assert not any(any(secret) for secret in held)
+
+
+# -- sessions
+
+
+def _der(tag: int, content: bytes) -> bytes:
+    size = len(content)
+    length = bytes([size]) if size < 128 else b"\x82" + size.to_bytes(2, "big")
+    return bytes([tag]) + length + content
+
+
+def _number(value: int) -> bytes:
+    return _der(2, value.to_bytes(5, "big"))
+
+
+def _session(begun: int, lifetime: int | None, ticket: bytes | None = b"ticket" * 50) -> bytes:
+    """Write what matters of OpenSSL's SSL_SESSION."""
+    fields = _number(1) + _number(0x304) + _der(4, PLANTED) + _der(0xA1, _number(begun))
+    if lifetime is not None:
+        fields += _der(0xA9, _number(lifetime))
+    if ticket is not None:
+        fields += _der(0xAA, _der(4, ticket))
+    return _der(0x30, fields)
+
+
+@pytest.mark.parametrize(
+    ("suite", "lifetime", "expires"),
+    [
+        (SUITE13, 7200, 8200),
+        (SUITE13, 604801, 605800),
+        (SUITE13, 0, None),
+        (SUITE13, None, None),
+        (SUITE12, 300, 1300),
+        (SUITE12, 2**32, 605800),
+        (SUITE12, 0, 8200),
+        (SUITE12, None, 8200),
+    ],
+)
+def test_expiry_of_a_session(suite: CipherSuite, lifetime: int | None, expires: int | None) -> None:
+    """The lifetime counts from the beginning, with a bound, and means different things at 0."""
+    found = resumable(_session(1000, lifetime), _negotiated(suite, resumed=True))
+    assert (found and found.expires) == expires
+    assert found is None or found.resumed
+
+
+def test_session_of_an_old_certificate(key_pair: KeyPair) -> None:
+    """A session ends with the certificate that it stands for, be it in the past."""
+    end = key_pair.chain[0].not_valid_after_utc.timestamp()
+    found = resumable(_session(int(end) - 5, 7200), _negotiated(peer=key_pair))
+    assert found is not None
+    assert found.expires == end
+
+
+def test_session_without_a_ticket() -> None:
+    """There is nothing in it to resume with."""
+    assert resumable(_session(1000, 7200, ticket=None), _negotiated()) is None
+    assert resumable(None, _negotiated()) is None
+
+
+@given(st.binary(max_size=80), st.integers(0, 400))
+def test_damaged_session(noise: bytes, position: int) -> None:
+    """Whatever is in there, it is a session or none."""
+    good = _session(1000, 7200)
+    for damaged in (noise, good[:position] + noise + good[position + 1 :]):
+        found = resumable(damaged, _negotiated())
+        assert found is None or found.session == damaged
+
+
+def test_session_in_no_text() -> None:
+    """A session shows nothing of what it holds."""
+    found = resumable(_session(1000, 7200), _negotiated())
+    assert "planted" not in repr(found)
+    assert "ticket" not in repr(found)

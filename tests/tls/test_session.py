@@ -9,37 +9,66 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tlsify.codepoints import AlertDescription, ContentType, HandshakeType, ProtocolVersion
-from tlsify.errors import HandshakeError, PeerAlert, PeerMisbehaved
+from tlsify.codepoints import (
+    AlertDescription,
+    CipherSuite,
+    ContentType,
+    HandshakeType,
+    ProtocolVersion,
+)
+from tlsify.errors import (
+    HandshakeError,
+    KeyUpdateRefused,
+    PeerAlert,
+    PeerMisbehaved,
+    TlsifyError,
+)
+from tlsify.keys import Direction
 from tlsify.tls.messages import (
     KeyUpdateRequest,
     NewSessionTicket,
-    encode_alert,
     encode_key_update,
 )
+from tlsify.tls.schedule import next_secret, traffic_keys
 from tlsify.tls.session import (
     CONTROL_RECORD_BUDGET,
     MAX_MESSAGE,
     MESSAGES,
+    RECORDS_PER_CONTROL_RECORD,
     TRANSITIONS,
     Action,
     Fail,
+    InstallKeys,
     PeerClosed,
     SendRecord,
     Session,
     StoreTicket,
+    UpdateKeys,
 )
 
 TLS12, TLS13 = ProtocolVersion.TLSv1_2, ProtocolVersion.TLSv1_3
 Role: TypeAlias = tuple[ProtocolVersion, bool]
 ROLES: list[Role] = list(itertools.product(ProtocolVersion, (True, False)))
 TICKET_BODY = bytes(8) + b"\x01n" + b"\x00\x01t" + b"\x00\x00"
-STORE = StoreTicket(NewSessionTicket(0, b"n", b"t"))
+STORE = StoreTicket(
+    NewSessionTicket(0, b"n", b"t"), b"\x04" + len(TICKET_BODY).to_bytes(3, "big") + TICKET_BODY
+)
 DECLINE = SendRecord(ContentType.alert, b"\x01\x64")
 
 
 def _session(role: Role) -> Session:
-    return Session(role[0], is_client=role[1])
+    suite = next(suite for suite in CipherSuite if suite.version is role[0])
+    return Session(suite, role[1])
+
+
+def _rekeyable(*, is_client: bool = True) -> Session:
+    return Session(
+        CipherSuite.TLS_AES_128_GCM_SHA256,
+        is_client,
+        can_rekey=True,
+        tx_secret=bytearray(b"t" * 32),
+        rx_secret=bytearray(b"r" * 32),
+    )
 
 
 def _message(msg_type: int, body: bytes = b"") -> bytes:
@@ -68,6 +97,8 @@ def _refusal(actions: list[Action], alert: AlertDescription) -> None:
 @given(content_type=st.integers(0, 255), payload=st.binary(max_size=40))
 def test_any_record(role: Role, content_type: int, payload: bytes) -> None:
     """Every content type and payload has an outcome, and never an exception."""
+    if content_type == ContentType.application_data:
+        payload = b""
     actions = _session(role).receive(content_type, payload)
     if content_type not in TRANSITIONS[role[0]]:
         _refusal(actions, AlertDescription.unexpected_message)
@@ -86,7 +117,7 @@ def test_any_records(role: Role, records: list[tuple[int, bytes]]) -> None:
             return
 
 
-@pytest.mark.parametrize("content_type", [0, 20, 23, 24, 255])
+@pytest.mark.parametrize("content_type", [0, 20, 24, 255])
 @pytest.mark.parametrize("role", ROLES)
 def test_record_of_another_type(role: Role, content_type: int) -> None:
     """Whatever is neither alert nor handshake is an unexpected_message."""
@@ -184,13 +215,87 @@ def test_ticket_followed_by_nonsense() -> None:
 
 @pytest.mark.parametrize("request_update", KeyUpdateRequest)
 @pytest.mark.parametrize("is_client", [True, False])
-def test_key_update(*, is_client: bool, request_update: KeyUpdateRequest) -> None:
+def test_key_update_without_rekey(*, is_client: bool, request_update: KeyUpdateRequest) -> None:
     """A KeyUpdate cannot be followed: internal_error, and the hint names the way round."""
     session = _session((TLS13, is_client))
     error = _failure(session.receive(ContentType.handshake, encode_key_update(request_update)))
     assert error.alert is AlertDescription.internal_error
+    assert isinstance(error, KeyUpdateRefused)
     assert "KeyUpdate" in str(error)
-    assert "--ktls=off" in error.hint
+    assert "--ktls-rekey=require" in error.hint
+
+
+@pytest.mark.parametrize("is_client", [True, False])
+def test_key_update(*, is_client: bool) -> None:
+    """The receiving key changes at once; the sending key too if the peer asks for it."""
+    session = _rekeyable(is_client=is_client)
+    update = encode_key_update(KeyUpdateRequest.update_not_requested)
+    assert session.receive(ContentType.handshake, update) == [InstallKeys(Direction.RX)]
+    due = session.update_due
+    assert not due
+    update = encode_key_update(KeyUpdateRequest.update_requested)
+    assert session.receive(ContentType.handshake, update) == [
+        InstallKeys(Direction.RX),
+        UpdateKeys(KeyUpdateRequest.update_not_requested),
+    ]
+    due = session.update_due
+    assert due
+    session.enter(Direction.TX, session.next_generation(Direction.TX))
+    due = session.update_due
+    assert not due
+
+
+@pytest.mark.parametrize("direction", Direction)
+def test_next_generation(direction: Direction) -> None:
+    """Each direction has its own generations (RFC 8446 7.2); the old secret is gone."""
+    session = _rekeyable()
+    secret = session.tx_secret if direction is Direction.TX else session.rx_secret
+    other = session.rx_secret if direction is Direction.TX else session.tx_secret
+    expected, untouched = bytes(secret), bytes(other)
+    for _ in range(3):
+        expected = next_secret(session.suite, expected)
+        generation, right = (
+            session.next_generation(direction),
+            traffic_keys(session.suite, expected),
+        )
+        assert bytes(secret) != expected
+        session.enter(direction, generation)
+        keys = generation.keys
+        assert (keys.key, keys.iv, keys.seq) == (right.key, right.iv, 0)
+        assert bytes(secret) == expected
+        generation.wipe()
+        assert not any(generation.secret + generation.keys.key)
+        assert bytes(secret) == expected
+    assert bytes(other) == untouched
+
+
+def test_key_update_behind_a_ticket() -> None:
+    """The last message of a record may be a KeyUpdate, whatever is in front of it."""
+    session = _rekeyable()
+    payload = STORE.message + encode_key_update(KeyUpdateRequest.update_not_requested)
+    assert session.receive(ContentType.handshake, payload) == [STORE, InstallKeys(Direction.RX)]
+
+
+def test_key_update_in_fragments() -> None:
+    """Nothing changes before the last byte of it."""
+    session = _rekeyable()
+    update = encode_key_update(KeyUpdateRequest.update_not_requested)
+    for index in range(4):
+        assert session.receive(ContentType.handshake, update[index : index + 1]) == []
+    assert session.receive(ContentType.handshake, update[4:]) == [InstallKeys(Direction.RX)]
+
+
+def test_wipe() -> None:
+    """Without its secrets a session follows no KeyUpdate, and shows none anywhere."""
+    session = _rekeyable()
+    secrets = bytes(session.tx_secret), bytes(session.rx_secret)
+    assert not any(
+        secret.hex() in repr(session) or str(secret) in repr(session) for secret in secrets
+    )
+    session.wipe()
+    assert not any(session.tx_secret + session.rx_secret)
+    update = encode_key_update(KeyUpdateRequest.update_not_requested)
+    assert isinstance(_failure(session.receive(22, update)), KeyUpdateRefused)
 
 
 @pytest.mark.parametrize(
@@ -247,7 +352,8 @@ def test_another_record_inside_a_message(content_type: int) -> None:
     """A fragmented message is not interrupted, not even by close_notify (RFC 8446 5.1)."""
     session = _session((TLS13, True))
     assert session.receive(ContentType.handshake, b"\x04\x00") == []
-    actions = session.receive(content_type, b"\x01\x00")
+    payload = b"" if content_type == ContentType.application_data else b"\x01\x00"
+    actions = session.receive(content_type, payload)
     _refusal(actions, AlertDescription.unexpected_message)
     assert not session.peer_closed
 
@@ -312,14 +418,48 @@ def test_many_requests_in_one_record() -> None:
     assert len(actions) <= CONTROL_RECORD_BUDGET + 1
 
 
+def test_budget_grows_with_data() -> None:
+    """Every few records that come earn one more control record, and none is counted twice."""
+    session = _session((TLS13, True))
+    session.budget = 0
+    session.count(RECORDS_PER_CONTROL_RECORD * 3 - 1)
+    assert session.budget == 2
+    session.count(RECORDS_PER_CONTROL_RECORD * 3 - 1)
+    assert session.budget == 2
+    session.count(RECORDS_PER_CONTROL_RECORD * 3)
+    assert session.budget == 3
+    session.enter(
+        Direction.RX, session.next_generation(Direction.RX)
+    )  # the kernel counts from 0 again
+    session.count(RECORDS_PER_CONTROL_RECORD)
+    assert session.budget == 4
+
+
+def test_storm_of_key_updates() -> None:
+    """Key updates with nothing between them end the connection."""
+    session = _rekeyable()
+    update = encode_key_update(KeyUpdateRequest.update_requested)
+    for _ in range(CONTROL_RECORD_BUDGET):
+        assert session.receive(ContentType.handshake, update)[0] == InstallKeys(Direction.RX)
+        session.enter(Direction.RX, session.next_generation(Direction.RX))
+        session.count(1)
+    _refusal(session.receive(ContentType.handshake, update), AlertDescription.unexpected_message)
+
+
 @pytest.mark.parametrize("role", ROLES)
-def test_close(role: Role) -> None:
-    """Closing sends close_notify, and does not pretend that the peer has closed."""
+def test_storm_of_empty_data(role: Role) -> None:
+    """Empty data records are nothing, and too many of them an end."""
     session = _session(role)
-    alert = encode_alert(AlertDescription.close_notify)
-    assert session.close() == [SendRecord(ContentType.alert, alert)]
-    assert alert == b"\x01\x00"
-    assert not session.peer_closed
+    for _ in range(CONTROL_RECORD_BUDGET):
+        assert session.receive(ContentType.application_data, b"") == []
+    actions = session.receive(ContentType.application_data, b"")
+    _refusal(actions, AlertDescription.unexpected_message)
+
+
+def test_data_is_not_the_sessions() -> None:
+    """Data must go to the caller: a session that gets it would lose it."""
+    with pytest.raises(TlsifyError, match="data"):
+        _session((TLS13, True)).receive(ContentType.application_data, b"data")
 
 
 def test_every_version_has_its_tables() -> None:
@@ -330,5 +470,5 @@ def test_every_version_has_its_tables() -> None:
 
 def test_refusals_are_the_peers_fault() -> None:
     """What the peer did wrong is PeerMisbehaved."""
-    actions = _session((TLS13, True)).receive(ContentType.application_data, b"")
+    actions = _session((TLS13, True)).receive(ContentType.change_cipher_spec, b"")
     assert isinstance(_failure(actions), PeerMisbehaved)

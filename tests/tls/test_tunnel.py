@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,12 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import HOST
-from tests.doubles import EnginePair
+from tests.doubles import EnginePair, new_session_ticket
 from tlsify.codepoints import AlertDescription, ContentType, ProtocolVersion
 from tlsify.config import ClientConfig, ReferenceIdentifier, ServerConfig, TrustAnchors
 from tlsify.errors import HandshakeError, PeerAlert, PeerMisbehaved, TlsifyError
 from tlsify.selfsigned import make_key_pair
 from tlsify.tls.engine import Engine
+from tlsify.tls.harvest import MAX_TICKETS
 from tlsify.tls.messages import KeyUpdateRequest, encode_key_update
 from tlsify.tls.protection import open_record, seal_record
 from tlsify.tls.record import MAX_CIPHERTEXT, split_records
@@ -236,3 +238,90 @@ def test_plaintext_in_front_of_a_bad_record(version: ProtocolVersion) -> None:
     with pytest.raises(PeerMisbehaved):
         server.receive(b"")
     assert negotiated.version is version
+
+
+# -- sessions
+
+
+def resuming(version: ProtocolVersion, session: bytes | None = None) -> tuple[Tunnel, bytes]:
+    """Finish a handshake that wants sessions; gives the client and what the server sent it."""
+    client, server = Engine(_storing(version), session=session), Engine(RESUMING)
+    beyond = b""
+    while client.result() is None or server.result() is None:
+        for record in split_records(client.output()):
+            server.feed(record)
+        for record in split_records(server.output()):
+            if client.result() is None:
+                client.feed(record)
+            else:
+                beyond += record
+    outcome = client.result()
+    assert outcome is not None
+    assert outcome.resumed is (session is not None)
+    return Tunnel(client), beyond + Tunnel(server).output()
+
+
+def _storing(version: ProtocolVersion) -> ClientConfig:
+    return replace(CLIENT, versions=frozenset({version}), session_store=Path("somewhere"))
+
+
+RESUMING = replace(SERVER, resumption=True)
+
+
+def test_sessions_of_tls13() -> None:
+    """Each ticket that comes by itself brings a session, once; what was resumed is not given."""
+    client, tickets = resuming(TLS13)
+    assert client.take_sessions() == []
+    found = []
+    for record in split_records(tickets):
+        assert client.receive(record) == b""
+        found += client.take_sessions()
+        assert client.take_sessions() == []
+    assert len({each.session for each in found}) == 2
+    for each in found:
+        assert not each.resumed
+        again, tickets = resuming(TLS13, each.session)
+        assert again.take_sessions() == []
+        again.receive(tickets)
+        (next_one,) = again.take_sessions()
+        assert next_one.resumed
+
+
+def test_tickets_in_one_piece() -> None:
+    """Of tickets read at once OpenSSL keeps the last, which is one to resume with."""
+    client, tickets = resuming(TLS13)
+    client.receive(tickets)
+    (found,) = client.take_sessions()
+    resuming(TLS13, found.session)
+
+
+def test_sessions_of_tls12() -> None:
+    """The ticket came in the handshake; a session resumed may be used again until it expires."""
+    client, _ = resuming(TLS12)
+    (found,) = client.take_sessions()
+    assert client.take_sessions() == []
+    again, _ = resuming(TLS12, found.session)
+    (same,) = again.take_sessions()
+    assert same.expires == found.expires
+    assert same.resumed
+
+
+def test_enough_sessions() -> None:
+    """A server that goes on sending tickets is not listened to for ever."""
+    pair = EnginePair(_storing(TLS13), SERVER)
+    _, negotiated = pair.run()
+    client, found = Tunnel(pair.client), []
+    for seq in range(MAX_TICKETS + 2):
+        message = new_session_ticket(bytes([seq]))
+        record = seal_record(negotiated.tx, seq, ContentType.handshake, message)
+        assert client.receive(record) == b""
+        found += client.take_sessions()
+    assert len(found) == MAX_TICKETS
+
+
+@pytest.mark.parametrize("version", ProtocolVersion)
+def test_sessions_nobody_wants(version: ProtocolVersion) -> None:
+    """Without a place for them there are none, and never any at a server."""
+    client, server, _ = settled(version)
+    assert client.take_sessions() == []
+    assert server.take_sessions() == []

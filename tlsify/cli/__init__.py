@@ -8,7 +8,6 @@ import errno
 import io
 import logging
 import os
-import resource
 import signal
 import sys
 import traceback
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from tlsify import __version__
 from tlsify.errors import ExitCode, TlsifyError, errno_name
+from tlsify.process import protect_process
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -62,8 +62,33 @@ class GlobalOptions:
 class _Parser(argparse.ArgumentParser):
     """Reports misuse as every other error is reported."""
 
+    _asking = False
+
+    def split(self, words: list[str]) -> tuple[list[str], list[str]]:
+        """Give the verb's words, and the program's, which are not for argparse.
+
+        The program stands behind the first "--" with all that the verb needs in front of it. One
+        further in front ends the options.
+        """
+        for at, word in enumerate(words):
+            if word == "--" and self._accepts(words[:at]):
+                return words[:at], words[at + 1 :]
+        return words, []
+
+    def _accepts(self, words: list[str]) -> bool:
+        self._asking = True
+        try:
+            self.parse_args(words)
+        except argparse.ArgumentError:
+            return False
+        finally:
+            self._asking = False
+        return True
+
     def error(self, message: str) -> NoReturn:
         """End with exit code 100."""
+        if self._asking:
+            raise argparse.ArgumentError(None, message)
         fail(message, f'see "{self.prog} --help"')
         raise SystemExit(ExitCode.USAGE)
 
@@ -110,7 +135,7 @@ def _parser() -> argparse.ArgumentParser:
         "--ktls-rekey",
         choices=("auto", "require"),
         default="auto",
-        help="require: do not offload TLS 1.3 where a KeyUpdate cannot be followed (nowhere yet)",
+        help="require: do not offload TLS 1.3 where the kernel cannot follow a KeyUpdate",
     )
     parser.add_argument(
         "--ktls-any-kernel",
@@ -199,8 +224,11 @@ def _dispatch(arguments: Sequence[str]) -> int:
         prog=f"{_PROGRAM} {parsed.verb}", description=verb.DESCRIPTION, allow_abbrev=False
     )
     verb.add_arguments(parser)
+    words, program = parser.split(rest) if parser.get_default("program") == [] else (rest, [])
+    given = parser.parse_args(words)
+    given.program = program
     run: Callable[[argparse.Namespace, GlobalOptions], int] = verb.run
-    return run(parser.parse_args(rest), options)
+    return run(given, options)
 
 
 def flush_stdout() -> None:
@@ -227,8 +255,7 @@ def _discard(number: int) -> None:
 
 def _protect_process() -> None:
     """Keep secrets out of core dumps, and connections out of the places of closed streams."""
-    _, hard = resource.getrlimit(resource.RLIMIT_CORE)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, hard))
+    protect_process()
     # A socket with number 1 would get in plain what is meant for stdout. Reading a closed stdin
     # gives its end; writing a closed stdout fails, as it should.
     for number, flags in ((0, os.O_RDONLY), (_STDOUT, os.O_RDONLY), (_STDERR, os.O_WRONLY)):

@@ -9,10 +9,17 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tlsify.cli import execute
 from tlsify.cli import options as shared
-from tlsify.config import ClientConfig, ReferenceIdentifier, TrustAnchors, is_ip_address
-from tlsify.errors import DeadlineExceeded, ExitCode, NetworkError
-from tlsify.handoff import connect
+from tlsify.config import (
+    ClientConfig,
+    ClosePolicy,
+    ReferenceIdentifier,
+    TrustAnchors,
+    is_ip_address,
+)
+from tlsify.errors import ConfigError, DeadlineExceeded, ExitCode, NetworkError
+from tlsify.opening import connect
 from tlsify.stream import TLSSocket
 
 if TYPE_CHECKING:
@@ -55,26 +62,61 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="may be repeated",
     )
     parser.add_argument(
+        "--session-store",
+        type=Path,
+        metavar="DIR",
+        help="private folder to keep sessions in, for later connections to resume; default: none",
+    )
+    parser.add_argument(
         "--timeout",
         type=shared.seconds,
         default=30.0,
         metavar="S",
         help="seconds to connect, and again for the handshake; default 30",
     )
+    parser.add_argument(
+        "--close",
+        choices=[policy.value for policy in ClosePolicy],
+        default=ClosePolicy.STRICT.value,
+        help="relaxed: an end without close_notify is no error; for protocols that tell by "
+        "themselves whether a message is complete",
+    )
+    parser.add_argument(
+        "--aware",
+        action="store_true",
+        help="PROG keeps to docs/handoff.md: give it the connection itself, and the session",
+    )
     parser.add_argument("host", metavar="HOST")
     parser.add_argument("port", type=shared.port, metavar="PORT")
+    parser.usage = f"{parser.prog} [OPTION...] HOST PORT [-- PROG ARG...]"
+    parser.epilog = "PROG runs with the connection on descriptors 6 (read) and 7 (write)."
+    parser.set_defaults(program=[])
 
 
 def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
-    """Connect, and pump until the peer has closed."""
+    """Connect, and pump until the peer has closed; or leave that to a program."""
     config = _configure(arguments)
+    closing = ClosePolicy(arguments.close)
+
+    def open_connection() -> Handoff:
+        return _open(arguments, options, config)
+
+    if arguments.program:
+        return execute.run(arguments.program, open_connection, closing, aware=arguments.aware)
+    if arguments.aware:
+        raise ConfigError("--aware is a promise about a program", hint="add -- PROG ARG...")
+    _pump(open_connection(), closing)
+    return ExitCode.OK
+
+
+def _open(arguments: argparse.Namespace, options: GlobalOptions, config: ClientConfig) -> Handoff:
     sock = _dial(arguments.host, arguments.port, arguments.timeout)
     handed = connect(sock, config, shared.policy(options))
     agreed = handed.negotiated
     carrier = "kernel" if handed.reason is None else f"relay, {': '.join(handed.reason[:2])}"
-    _log.info("%s %s (%s)", agreed.version.label, agreed.suite.name, carrier)
-    _pump(handed)
-    return ExitCode.OK
+    how = ", resumed" if agreed.resumed else ""
+    _log.info("%s %s%s (%s)", agreed.version.label, agreed.suite.name, how, carrier)
+    return handed
 
 
 def _configure(arguments: argparse.Namespace) -> ClientConfig:
@@ -88,6 +130,7 @@ def _configure(arguments: argparse.Namespace) -> ClientConfig:
         trust=TrustAnchors() if arguments.ca is None else TrustAnchors.load(arguments.ca),
         alpn=tuple(arguments.alpn),
         timeout=arguments.timeout,
+        session_store=arguments.session_store,
     )
 
 
@@ -105,9 +148,9 @@ def _dial(host: str, port: int, timeout: float) -> socket.socket:
     return sock
 
 
-def _pump(handed: Handoff) -> None:
+def _pump(handed: Handoff, closing: ClosePolicy) -> None:
     unreadable: list[OSError] = []
-    with TLSSocket(handed) as stream:
+    with TLSSocket(handed, closing) as stream:
         # Nothing wakes a thread that waits for stdin, so the process does not wait for it either.
         threading.Thread(target=_send_stdin, args=[stream, unreadable], daemon=True).start()
         try:

@@ -13,9 +13,8 @@ from tlsify import workers
 from tlsify.cli import options as shared
 from tlsify.config import KeyPair, KtlsMode, ServerConfig
 from tlsify.errors import ConfigError, ExitCode, NetworkError
-from tlsify.handoff import host_refusal
+from tlsify.opening import drop_past_keys, host_refusal, prepare
 from tlsify.selfsigned import make_key_pair
-from tlsify.tls.engine import Engine
 
 if TYPE_CHECKING:
     import argparse
@@ -43,6 +42,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--workers", type=shared.count, default=1, metavar="N", help="processes, default 1"
     )
     parser.add_argument(
+        "--resumption",
+        action="store_true",
+        help="send tickets, with which clients shorten later handshakes",
+    )
+    parser.add_argument(
         "--timeout",
         type=shared.seconds,
         default=30.0,
@@ -64,10 +68,13 @@ def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
     root = _folder(arguments.directory)
     host, port = shared.address(arguments.listen)
     config = ServerConfig(
-        key_pair=_key_pair(arguments, host), alpn=(b"http/1.1",), timeout=arguments.timeout
+        key_pair=_key_pair(arguments, host),
+        alpn=(b"http/1.1",),
+        timeout=arguments.timeout,
+        resumption=arguments.resumption,
     )
-    Engine(config)  # a key that OpenSSL refuses must show before the first client
     policy = shared.policy(options)
+    prepare(config, policy)  # a key that OpenSSL refuses must show before the first client
     refusal = host_refusal(policy)
     if refusal is not None and policy.mode is KtlsMode.REQUIRE:
         raise refusal
@@ -86,7 +93,9 @@ def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
             if thread is not threading.current_thread() and not thread.daemon:
                 thread.join()
 
-    workers.run(arguments.workers, worker, ready, on_stop=listener.close)
+    workers.run(
+        arguments.workers, worker, ready, on_stop=listener.close, before_fork=drop_past_keys
+    )
     return ExitCode.OK
 
 

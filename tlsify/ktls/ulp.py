@@ -7,7 +7,7 @@ import socket
 import sys
 from typing import NamedTuple, NoReturn
 
-from tlsify.codepoints import Aead, AlertDescription, ContentType
+from tlsify.codepoints import Aead, AlertDescription, CipherSuite, ContentType
 from tlsify.errors import (
     ConfigError,
     KtlsUnavailable,
@@ -150,13 +150,28 @@ def next_seq(sock: socket.socket, direction: Direction, aead: Aead) -> int:
     return unpack_seq(packed)
 
 
-def is_keyed(sock: socket.socket, direction: Direction) -> bool:
-    """Tell whether a direction has a key; False for any socket without the ULP."""
+def reinstall(sock: socket.socket, direction: Direction, aead: Aead) -> None:
+    """Install a direction's current key once more, which ends the wait for another.
+
+    Raises:
+        OSError: the kernel cannot rekey (EBUSY), or the direction has no key.
+
+    Source: net/tls/tls_main.c do_tls_setsockopt_conf.
+    """
+    option = _OPTION[direction]
+    sock.setsockopt(uapi.SOL_TLS, option, sock.getsockopt(uapi.SOL_TLS, option, LAYOUT[aead].size))
+
+
+def is_keyed(sock: socket.socket, direction: Direction, suite: CipherSuite | None = None) -> bool:
+    """Tell whether a direction has a key, of a suite's version and cipher if one is named.
+
+    False for any socket without the ULP.
+    """
     try:
-        sock.getsockopt(uapi.SOL_TLS, _OPTION[direction], HEADER.size)
+        found = HEADER.unpack(sock.getsockopt(uapi.SOL_TLS, _OPTION[direction], HEADER.size))
     except OSError:
         return False
-    return True
+    return suite is None or found == (suite.version, LAYOUT[suite.aead].cipher_type)
 
 
 def can_limit_payload(sock: socket.socket) -> bool:

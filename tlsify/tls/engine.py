@@ -25,12 +25,12 @@ from tlsify.errors import (
 )
 from tlsify.tls.client_hello import ClientHello, HelloCollector, encode_server_name
 from tlsify.tls.context import context_for
-from tlsify.tls.explain import library_failure, peer_alert, untrusted_path
-from tlsify.tls.identity import compile_identifiers, matches, presented
-from tlsify.tls.negotiated import Keys, Negotiated, tls12_keys, tls13_keys
+from tlsify.tls.explain import library_failure, peer_alert, untrusted_path, wrong_peer
+from tlsify.tls.identity import compile_identifiers, matches
+from tlsify.tls.negotiated import Keys, Negotiated, Resumable, resumable, tls12_keys, tls13_keys
 from tlsify.tls.record import HEADER_LENGTH, encode_plain_alert, split_records
 from tlsify.tls.schedule import key_block
-from tlsify.tls.unbound import session_reused
+from tlsify.tls.unbound import dump_session, load_session, session_reused
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,20 +50,30 @@ class Engine:
     """
 
     def __init__(
-        self, config: ClientConfig | ServerConfig, aeads: tuple[Aead, ...] | None = None
+        self,
+        config: ClientConfig | ServerConfig,
+        aeads: tuple[Aead, ...] | None = None,
+        session: bytes | None = None,
+        now: float = 0.0,
     ) -> None:
         """Prepare a handshake; a client's first flight is ready in ``output()`` at once.
 
         Args:
             config: decides the role.
             aeads: record protection to negotiate, where it differs from the configuration's.
+            session: for a client to resume (`Resumable.session`). No path is verified then: it
+                must come of a connection with the same peer, identities and trust anchors. One
+                that OpenSSL or the server refuses leads to a full handshake.
+            now: for a server that resumes; as `context_for` takes it.
 
         Raises:
             ConfigError: the configuration is unusable.
         """
         self._config = config
-        self._aeads = config.aeads if aeads is None else aeads
+        # Made here, since an unusable certificate must show before a client does.
+        self._context = context_for(config, config.aeads if aeads is None else aeads, now)
         self.is_client = isinstance(config, ClientConfig)
+        self._resumes = isinstance(config, ServerConfig) and config.resumption
         self._connection: SSL.Connection | None = None
         self._hello: ClientHello | None = None
         self._collector = HelloCollector()
@@ -85,12 +95,12 @@ class Engine:
             if config.server_name is not None:
                 connection.set_tlsext_host_name(encode_server_name(config.server_name))
             connection.set_connect_state()
+            if session is not None:
+                load_session(connection, session)
             self._advance(connection)
-        else:
-            context_for(config, self._aeads)  # an unusable certificate must show before a client
 
     def _connect(self) -> SSL.Connection:
-        connection = SSL.Connection(context_for(self._config, self._aeads), None)
+        connection = SSL.Connection(self._context, None)
         connection.set_app_data(self)
         self._connection = connection
         return connection
@@ -162,14 +172,15 @@ class Engine:
         if records := split_records(emitted):
             self._last_sent = records[-1]
         is_tls13 = connection.get_protocol_version() == ProtocolVersion.TLSv1_3
-        if established and is_tls13 and not self.is_client:
-            # All that a TLS 1.3 server emits after the client's Finished is tickets, under the
-            # application key. Held back, they leave TX at sequence number 0.
-            self._tickets = split_records(emitted)
+        # All that a TLS 1.3 server emits after the client's Finished is tickets, under the
+        # application key. Held back where nothing is resumed, they leave TX at sequence number 0.
+        tickets = records if established and is_tls13 and not self.is_client else []
+        if tickets and not self._resumes:
+            self._tickets = tickets
         else:
             self._output += emitted
         if established:
-            self._negotiated = self._conclude(connection)
+            self._negotiated = self._conclude(connection, tickets)
 
     def refuse(self, error: PeerMisbehaved, received: bytes) -> None:
         """Answer bytes that are no record: ``output()`` then holds the alert, if one is due.
@@ -198,6 +209,24 @@ class Engine:
     def result(self) -> Negotiated | None:
         """Give the outcome, or None while more records are needed."""
         return self._negotiated
+
+    @property
+    def wants_sessions(self) -> bool:
+        """Whether the configuration has a place for what later connections may resume with."""
+        return isinstance(self._config, ClientConfig) and self._config.session_store is not None
+
+    def resumable(self) -> Resumable | None:
+        """Give what a client may resume a TLS 1.2 connection with; see `harvest` for TLS 1.3.
+
+        After a resumed handshake whose server sent no new ticket this is the old session, with the
+        expiry it always had.
+        """
+        outcome, connection = self._negotiated, self._connection
+        if not self.wants_sessions or outcome is None or connection is None:
+            return None
+        if outcome.version is ProtocolVersion.TLSv1_3:
+            return None
+        return resumable(dump_session(connection), outcome)
 
     def take_tickets(self) -> bytes:
         """Give the ticket records held back, for a connection that stays in userspace."""
@@ -249,16 +278,12 @@ class Engine:
         except (ValueError, x509.InvalidVersion):
             msg = "the peer's certificate is malformed"
             return IdentityError(msg, alert=AlertDescription.bad_certificate)
+        return self._judge_names(leaf)
+
+    def _judge_names(self, leaf: x509.Certificate) -> IdentityError | None:
         if matches(leaf, self._accepted):
             return None
-        names = presented(leaf)
-        wanted = " or ".join(str(identity) for identity in self._client_config().identities)
-        return IdentityError(
-            f"the peer is not {wanted}: it presents {', '.join(names) or 'no name at all'}",
-            mismatches=names,
-            alert=AlertDescription.bad_certificate,
-            hint="check the host, or name the identity to accept with --ref-id",
-        )
+        return wrong_peer(leaf, self._client_config().identities)
 
     def on_alpn(self, offered: list[bytes]) -> bytes | _NoOverlappingProtocols:
         """Choose the first of the server's own protocols that the client offers (RFC 7301 3.2)."""
@@ -301,7 +326,7 @@ class Engine:
             return peer_alert(self._alert_received, "the handshake")
         return library_failure("the handshake", exc, self._alert_sent)
 
-    def _conclude(self, connection: SSL.Connection) -> Negotiated:
+    def _conclude(self, connection: SSL.Connection, tickets: list[bytes]) -> Negotiated:
         name = connection.get_cipher_name() or ""
         suite = CipherSuite.from_openssl(name)
         try:
@@ -310,6 +335,9 @@ class Engine:
             # Only without verification does OpenSSL get this far, and then it is too late for it
             # to send an alert.
             raise PeerMisbehaved("the peer's certificate is malformed") from exc
+        resumed = session_reused(connection)
+        if resumed and self._accepted and self._client_config().verify:
+            self._check_resumed(certificate)
         hello = self._hello
         return Negotiated(
             suite=suite,
@@ -317,19 +345,34 @@ class Engine:
             server_name=hello.server_name if hello else self._client_config().server_name,
             peer_certificate=certificate,
             group=connection.get_group_name() or "",
-            resumed=session_reused(connection),
+            resumed=resumed,
             max_fragment_length=hello.max_fragment_length if hello else None,
-            **self._keys(connection, suite)._asdict(),
+            **self._keys(connection, suite, tickets)._asdict(),
         )
 
-    def _keys(self, connection: SSL.Connection, suite: CipherSuite) -> Keys:
+    def _check_resumed(self, leaf: x509.Certificate | None) -> None:
+        """Judge the names again: a resumed handshake shows no certificate to `on_certificate`.
+
+        That the path was once verified, against the same anchors, is for whoever kept the session
+        to know (`tickets.Origin`); a session mixed up must at least not name somebody else.
+        """
+        error: IdentityError | None = IdentityError("the session resumed has no certificate")
+        if leaf is not None:
+            error = self._judge_names(leaf)
+        if error is not None:
+            error.alert = None
+            self._output.clear()  # such a peer does not get our Finished
+            raise error
+
+    def _keys(self, connection: SSL.Connection, suite: CipherSuite, tickets: list[bytes]) -> Keys:
         if suite.version is ProtocolVersion.TLSv1_3:
             try:
                 client, server = (self._secrets.pop(name) for name in _SECRETS)
             except KeyError as exc:
                 raise TlsifyError("OpenSSL's key log lacks a traffic secret") from exc
             ours, theirs = (client, server) if self.is_client else (server, client)
-            return tls13_keys(suite, ours, theirs, self._tickets)
+            sent = len(tickets) if self._resumes else 0
+            return tls13_keys(suite, ours, theirs, tickets, sent=sent)
         master_secret = connection.master_key()
         randoms = connection.client_random(), connection.server_random()
         if master_secret is None or None in randoms:

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from tlsify.codepoints import AlertDescription
-from tlsify.errors import IdentityError, PeerAlert, PeerMisbehaved
+from tlsify.errors import IdentityError, PeerAlert, PeerMisbehaved, Truncated
+from tlsify.tls.identity import presented
 from tlsify.tls.unbound import verify_error
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from cryptography import x509
+
+    from tlsify.config import ReferenceIdentifier
 
 # X509_V_ERR numbers (openssl/x509_vfy.h).
 _PATH_HINTS = {
@@ -41,6 +51,18 @@ def untrusted_path(error: int) -> IdentityError:
     )
 
 
+def wrong_peer(leaf: x509.Certificate, identities: Iterable[ReferenceIdentifier]) -> IdentityError:
+    """Build the error for a certificate that presents none of the identities accepted."""
+    names = presented(leaf)
+    wanted = " or ".join(map(str, identities))
+    return IdentityError(
+        f"the peer is not {wanted}: it presents {', '.join(names) or 'no name at all'}",
+        mismatches=names,
+        alert=AlertDescription.bad_certificate,
+        hint="check the host, or name the identity to accept with --ref-id",
+    )
+
+
 def peer_alert(number: int, during: str) -> PeerAlert:
     """Build the error for a fatal alert that the peer sent.
 
@@ -70,3 +92,11 @@ def library_failure(
     queue = failure.args[0] if failure.args else []
     reasons = "; ".join(e[2] for e in queue) if isinstance(queue, list) else str(failure.args[-1])
     return PeerMisbehaved(f"{during} failed: {reasons or 'unknown reason'}", alert=alert)
+
+
+def truncated() -> Truncated:
+    """Build the error for an end of stream without close_notify (RFC 8446 6.1)."""
+    return Truncated(
+        "the connection ended without close_notify: what was received may be incomplete",
+        hint="the peer, or somebody in between, cut the connection",
+    )

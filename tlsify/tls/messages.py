@@ -9,6 +9,8 @@ from tlsify.errors import PeerMisbehaved
 
 ALERT_LENGTH = 2
 HANDSHAKE_HEADER_LENGTH = 4
+# Seven days. A server must not name more, a client must not keep one longer (RFC 8446 4.6.1).
+MAX_TICKET_LIFETIME = 604800
 
 
 class KeyUpdateRequest(Codepoint):
@@ -88,6 +90,11 @@ def decode_handshake(buffer: bytearray, *, limit: int) -> HandshakeMessage | Non
     return message
 
 
+def encode_handshake(message: HandshakeMessage) -> bytes:
+    """Build a whole handshake message."""
+    return bytes([message.msg_type]) + len(message.body).to_bytes(3, "big") + message.body
+
+
 def decode_key_update(body: bytes) -> KeyUpdateRequest:
     """Read a KeyUpdate's body, exactly 1 byte.
 
@@ -116,7 +123,7 @@ class NewSessionTicket:
     """A TLS 1.3 ticket (RFC 8446 4.6.1).
 
     Attributes:
-        lifetime: seconds, at most 604800.
+        lifetime: seconds; what a server says beyond 604800, which it must not, is cut off there.
         nonce: what the PSK is derived with.
         ticket: the opaque identity.
     """
@@ -132,7 +139,7 @@ def decode_new_session_ticket(body: bytes) -> NewSessionTicket:
     Raises:
         PeerMisbehaved: malformed (decode_error).
     """
-    lifetime = int.from_bytes(body[:4], "big")
+    lifetime = min(int.from_bytes(body[:4], "big"), MAX_TICKET_LIFETIME)
     position = 8
     vectors: list[bytes] = []
     for width in (1, 2, 2):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from tlsify.codepoints import CipherSuite, ContentType, ProtocolVersion
 from tlsify.errors import PeerMisbehaved, TlsifyError
 from tlsify.tls import schedule
+from tlsify.tls.messages import MAX_TICKET_LIFETIME
 from tlsify.tls.protection import open_record
 
 if TYPE_CHECKING:
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
 
     from tlsify.keys import TrafficKeys
     from tlsify.tls.schedule import KeyBlock
+
+_INTEGER, _SEQUENCE, _LONG_FORM = 0x02, 0x30, 0x80
+_TIME, _LIFETIME_HINT, _TICKET = 0xA1, 0xA9, 0xAA  # of OpenSSL's SSL_SESSION
+_LIFETIME_UNSPECIFIED = 7200  # seconds to keep a TLS 1.2 ticket that does not say how long
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,6 +67,62 @@ class Negotiated:
             secret[:] = bytes(len(secret))
 
 
+@dataclass(frozen=True, slots=True)
+class Resumable:
+    """What one later connection may resume with.
+
+    Attributes:
+        session: OpenSSL's DER of it, secrets included.
+        expires: seconds since the epoch from which on it is of no use.
+        resumed: whether it comes of a handshake that was resumed itself, in which the path of the
+            peer's certificate was not judged anew.
+    """
+
+    session: bytes = field(repr=False)
+    expires: float
+    resumed: bool
+
+
+def resumable(session: bytes | None, outcome: Negotiated) -> Resumable | None:
+    """Tell until when a session may be resumed: ticket and certificate both have to be good.
+
+    Args:
+        session: as OpenSSL writes it; the clock is OpenSSL's too. None if there is none.
+        outcome: of the connection that it belongs to.
+
+    Returns:
+        None if there is no ticket in it, or one to be discarded at once.
+
+    Source: ssl/ssl_asn1.c; RFC 8446 4.6.1 (lifetime 0: discard), RFC 5077 3.3 (0: unspecified).
+    """
+    fields = _elements(_elements(session or b"").get(_SEQUENCE, b""))
+    if session is None or _TICKET not in fields:
+        return None
+    begun, lifetime = (
+        int.from_bytes(_elements(fields.get(tag, b"")).get(_INTEGER, b""), "big")
+        for tag in (_TIME, _LIFETIME_HINT)
+    )
+    if not lifetime and outcome.version is ProtocolVersion.TLSv1_3:
+        return None
+    expires: float = begun + min(lifetime or _LIFETIME_UNSPECIFIED, MAX_TICKET_LIFETIME)
+    if outcome.peer_certificate is not None:
+        expires = min(expires, outcome.peer_certificate.not_valid_after_utc.timestamp())
+    return Resumable(session, expires, outcome.resumed)
+
+
+def _elements(der: bytes) -> dict[int, bytes]:
+    """Take apart what is inside a DER element; of each tag the last."""
+    found: dict[int, bytes] = {}
+    while der:
+        length, start = int.from_bytes(der[1:2], "big"), 2
+        if length & _LONG_FORM:
+            start += length ^ _LONG_FORM
+            length = int.from_bytes(der[2:start], "big")
+        found[der[0]] = der[start : start + length]
+        der = der[start + length :]
+    return found
+
+
 class Keys(NamedTuple):
     """Both directions' keys, as `Negotiated` holds them."""
 
@@ -76,22 +137,28 @@ class Keys(NamedTuple):
 
 
 def tls13_keys(
-    suite: CipherSuite, tx_secret: bytearray, rx_secret: bytearray, sent: Sequence[bytes]
+    suite: CipherSuite,
+    tx_secret: bytearray,
+    rx_secret: bytearray,
+    sealed: Sequence[bytes],
+    *,
+    sent: int = 0,
 ) -> Keys:
-    """Derive the keys of a TLS 1.3 connection, both directions at sequence number 0.
+    """Derive the keys of a TLS 1.3 connection, receiving from record 0 on.
 
     Args:
         suite: what was negotiated.
         tx_secret: application traffic secret of this side.
         rx_secret: that of the peer.
-        sent: records that the engine made with the TX key, to check it against.
+        sealed: records that the engine made with the TX key, to check it against.
+        sent: how many of them the peer is sent, which is where sending goes on.
 
     Raises:
         TlsifyError: the TX key does not open them.
     """
-    tx = schedule.traffic_keys(suite, bytes(tx_secret))
+    tx = schedule.traffic_keys(suite, bytes(tx_secret), sent)
     rx = schedule.traffic_keys(suite, bytes(rx_secret))
-    for seq, record in enumerate(sent):
+    for seq, record in enumerate(sealed):
         _check_key(tx, seq, record)
     return Keys(tx, rx, tx_secret, rx_secret)
 

@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
 from tlsify.codepoints import (
     AlertDescription,
     AlertLevel,
+    CipherSuite,
     ContentType,
     HandshakeType,
     ProtocolVersion,
 )
-from tlsify.errors import HandshakeError, PeerMisbehaved
+from tlsify.errors import HandshakeError, KeyUpdateRefused, PeerMisbehaved, TlsifyError
+from tlsify.keys import Direction, TrafficKeys
 from tlsify.tls.explain import peer_alert
 from tlsify.tls.messages import (
     HandshakeMessage,
+    KeyUpdateRequest,
     NewSessionTicket,
     decode_alert,
     decode_handshake,
     decode_key_update,
     decode_new_session_ticket,
     encode_alert,
+    encode_handshake,
 )
+from tlsify.tls.schedule import next_secret, traffic_keys
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,9 +35,10 @@ if TYPE_CHECKING:
 # A ticket holds at most 2**16 bytes of identity and as many of extensions (RFC 8446 4.6.1); what
 # servers really send is far smaller.
 MAX_MESSAGE = 2**16
-# The caller's data reads are not seen here, so the bound is per connection. Two tickets are usual;
-# a peer that rekeys every 2**24 records reaches this bound after 2**37 bytes at the very least.
+# How many control records a connection may have for nothing, and how many records of any kind it
+# takes to earn one more: two tickets are usual, and a key is good for 2**24 records.
 CONTROL_RECORD_BUDGET = 512
+RECORDS_PER_CONTROL_RECORD = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +50,30 @@ class SendRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class InstallKeys:
+    """Receive whatever comes next with the next generation (`Session.next_generation`)."""
+
+    direction: Direction
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateKeys:
+    """Send a KeyUpdate and change the sending key: before the next data record, at the latest."""
+
+    request: KeyUpdateRequest
+
+
+@dataclass(frozen=True, slots=True)
 class StoreTicket:
-    """A ticket came: keep it if the caller named a place for it, drop it otherwise."""
+    """A ticket came: keep it if the caller named a place for it, drop it otherwise.
+
+    Attributes:
+        ticket: what it says.
+        message: the whole handshake message.
+    """
 
     ticket: NewSessionTicket
+    message: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,36 +88,100 @@ class Fail:
     error: HandshakeError
 
 
-Action: TypeAlias = SendRecord | StoreTicket | PeerClosed | Fail
+Action: TypeAlias = SendRecord | InstallKeys | UpdateKeys | StoreTicket | PeerClosed | Fail
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Generation:
+    """A traffic secret and the keys that come of it, from record 0."""
+
+    secret: bytearray = field(repr=False)
+    keys: TrafficKeys
+
+    def wipe(self) -> None:
+        """Overwrite both."""
+        self.keys.wipe()
+        self.secret[:] = bytes(len(self.secret))
+
+
+@dataclass(slots=True, eq=False)
 class Session:
     """What remains of TLS once the kernel has the keys: it reads control records, nothing else.
 
     It performs nothing itself. Whoever owns the descriptor owns its session and performs the
     actions in order (design note 0002).
+
+    Attributes:
+        suite: fixes the version too.
+        is_client: the role.
+        can_rekey: whether this kernel can replace a key; never true of TLS 1.2.
+        tx_secret: TLS 1.3 traffic secret of the current sending key; empty where no key follows.
+        rx_secret: likewise of the receiving key.
+        budget: control records that may still come before more data has.
+        unfinished: the beginning of a handshake message that spans records.
+        peer_closed: whether close_notify has come; an end of stream before it is truncation.
+        close_notify_sent: whether our direction has ended too, be it in order or not.
+        update_due: whether a KeyUpdate of ours has to precede our next data record.
+        failure: what ended the connection; whoever reads on gets it again instead of a hang.
     """
 
-    def __init__(self, version: ProtocolVersion, *, is_client: bool) -> None:
-        """Start right after the hand-off."""
-        self._version = version
-        self._is_client = is_client
-        self._handshake = bytearray()
-        self._budget = CONTROL_RECORD_BUDGET
-        self._peer_closed = False
-        # What ended the connection; whoever reads on gets it again instead of a hang.
-        self.failure: HandshakeError | None = None
+    suite: CipherSuite
+    is_client: bool
+    can_rekey: bool = False
+    tx_secret: bytearray = field(default_factory=bytearray, repr=False)
+    rx_secret: bytearray = field(default_factory=bytearray, repr=False)
+    budget: int = CONTROL_RECORD_BUDGET
+    unfinished: bytearray = field(default_factory=bytearray, repr=False)
+    peer_closed: bool = False
+    close_notify_sent: bool = False
+    update_due: bool = False
+    failure: HandshakeError | None = None
+    _counted: int = field(default=0, init=False, repr=False)
 
     @property
-    def peer_closed(self) -> bool:
-        """Whether close_notify has come: an end of stream before that is truncation."""
-        return self._peer_closed
+    def version(self) -> ProtocolVersion:
+        """Protocol version, from the suite."""
+        return self.suite.version
+
+    def wipe(self) -> None:
+        """Overwrite the secrets: no key follows the current ones."""
+        for secret in (self.tx_secret, self.rx_secret):
+            secret[:] = bytes(len(secret))
+        self.can_rekey = False
+
+    def next_generation(self, direction: Direction) -> Generation:
+        """Derive what follows the current keys of a direction (RFC 8446 7.2); nothing changes."""
+        secret = self.tx_secret if direction is Direction.TX else self.rx_secret
+        following = bytearray(next_secret(self.suite, bytes(secret)))
+        return Generation(following, traffic_keys(self.suite, bytes(following)))
+
+    def enter(self, direction: Direction, generation: Generation) -> None:
+        """Move a direction on to its next generation.
+
+        The old secret is overwritten: whoever learns the new one must not find it.
+        """
+        if direction is Direction.TX:
+            self.tx_secret[:] = generation.secret
+            self.update_due = False
+        else:
+            self.rx_secret[:] = generation.secret
+            self._counted = 0
+
+    def count(self, received: int) -> None:
+        """Grant more control records for what has come.
+
+        Args:
+            received: number of records received under the current key, of any kind.
+        """
+        earned = max(0, received - self._counted) // RECORDS_PER_CONTROL_RECORD
+        self._counted += earned * RECORDS_PER_CONTROL_RECORD
+        self.budget += earned
 
     def receive(self, content_type: int, payload: bytes) -> list[Action]:
         """Take one control record.
 
         Args:
-            content_type: any byte other than application_data.
+            content_type: any byte; of application data only empty records, which nobody wants.
             payload: the record's content, at most 2**14 bytes.
 
         Returns:
@@ -100,25 +190,20 @@ class Session:
         actions: list[Action] = []
         try:
             self._spend_budget()
-            if self._handshake and content_type != ContentType.handshake:
+            if self.unfinished and content_type != ContentType.handshake:
                 raise _unexpected("record inside a fragmented handshake message")  # RFC 8446 5.1
-            rows = TRANSITIONS[self._version]
+            rows = TRANSITIONS[self.version]
             handler = rows.get(content_type, Session._refuse_record)
             handler(self, payload, actions)
         except HandshakeError as error:
             actions.append(Fail(error))
         return actions
 
-    def close(self) -> list[Action]:
-        """End the sending direction: close_notify."""
-        alert = encode_alert(AlertDescription.close_notify)
-        return [SendRecord(ContentType.alert, alert)]
-
     def _spend_budget(self) -> None:
-        self._budget -= 1
-        if self._budget < 0:
+        self.budget -= 1
+        if self.budget < 0:
             raise PeerMisbehaved(
-                f"more than {CONTROL_RECORD_BUDGET} control records on one connection",
+                "too many control records for the data between them",
                 alert=AlertDescription.unexpected_message,
             )
 
@@ -141,17 +226,17 @@ class Session:
             raise peer_alert(alert.description, "the connection")
 
     def _close(self, actions: list[Action]) -> None:
-        self._peer_closed = True
+        self.peer_closed = True
         actions.append(PeerClosed())
 
     def _handshake_record(self, payload: bytes, actions: list[Action]) -> None:
         """Read every message that is complete; one may span records (RFC 8446 5.1)."""
         if not payload:
             raise _unexpected("empty handshake record")
-        self._handshake += payload
-        rows = MESSAGES[self._version, self._is_client]
+        self.unfinished += payload
+        rows = MESSAGES[self.version, self.is_client]
         first = True
-        while (message := decode_handshake(self._handshake, limit=MAX_MESSAGE)) is not None:
+        while (message := decode_handshake(self.unfinished, limit=MAX_MESSAGE)) is not None:
             if not first:  # a record of 4096 HelloRequests is not one request
                 self._spend_budget()
             first = False
@@ -159,17 +244,28 @@ class Session:
             handler(self, message, actions)
 
     def _ticket(self, message: HandshakeMessage, actions: list[Action]) -> None:
-        actions.append(StoreTicket(decode_new_session_ticket(message.body)))
+        ticket = decode_new_session_ticket(message.body)
+        actions.append(StoreTicket(ticket, encode_handshake(message)))
 
-    def _key_update(self, message: HandshakeMessage, actions: list[Action]) -> None:  # noqa: ARG002
-        decode_key_update(message.body)
-        if self._handshake:
+    def _key_update(self, message: HandshakeMessage, actions: list[Action]) -> None:
+        """RFC 8446 4.6.3; the answer may wait until there is data to send."""
+        request = decode_key_update(message.body)
+        if self.unfinished:
             raise _unexpected("KeyUpdate not at the end of its record")  # RFC 8446 5.1
-        raise HandshakeError(
-            "the peer changed its keys (KeyUpdate), which this connection cannot follow",
-            alert=AlertDescription.internal_error,
-            hint="run with --ktls=off against a peer that updates its keys",
-        )
+        if not self.can_rekey:
+            raise KeyUpdateRefused(
+                "the peer changed its keys (KeyUpdate), which this kernel cannot follow",
+                alert=AlertDescription.internal_error,
+            )
+        actions.append(InstallKeys(Direction.RX))
+        if request is KeyUpdateRequest.update_requested:
+            self.update_due = True
+            actions.append(UpdateKeys(KeyUpdateRequest.update_not_requested))
+
+    def _empty_data(self, payload: bytes, actions: list[Action]) -> None:  # noqa: ARG002
+        """RFC 8446 5.1 allows them; a storm of them is none."""
+        if payload:
+            raise TlsifyError("data is not the session's to receive")
 
     def _decline_renegotiation(self, message: HandshakeMessage, actions: list[Action]) -> None:  # noqa: ARG002
         """RFC 5246 7.4.1.1 and 7.4.1.2: decline, and carry on."""
@@ -191,10 +287,12 @@ def _unexpected(message: str) -> PeerMisbehaved:
 # Everything that is not listed here is an unexpected_message.
 TRANSITIONS: dict[ProtocolVersion, dict[int, Callable[[Session, bytes, list[Action]], None]]] = {
     ProtocolVersion.TLSv1_3: {
+        ContentType.application_data: Session._empty_data,  # noqa: SLF001
         ContentType.alert: Session._alert_tls13,  # noqa: SLF001 - the table names its own rows
         ContentType.handshake: Session._handshake_record,  # noqa: SLF001
     },
     ProtocolVersion.TLSv1_2: {
+        ContentType.application_data: Session._empty_data,  # noqa: SLF001
         ContentType.alert: Session._alert_tls12,  # noqa: SLF001
         ContentType.handshake: Session._handshake_record,  # noqa: SLF001
     },

@@ -8,11 +8,13 @@ from OpenSSL import SSL
 
 from tlsify.codepoints import AlertDescription
 from tlsify.tls.explain import library_failure, peer_alert
+from tlsify.tls.harvest import SessionWatch
 from tlsify.tls.record import MAX_PLAINTEXT
 
 if TYPE_CHECKING:
     from tlsify.errors import HandshakeError, PeerAlert, PeerMisbehaved
     from tlsify.tls.engine import Engine
+    from tlsify.tls.negotiated import Resumable
 
 _DRAIN_SIZE = 2**18
 
@@ -29,7 +31,9 @@ class Tunnel:
         self._output = bytearray(engine.take_tickets())
         self._connection = engine.take_connection()
         self._connection.set_app_data(self)
+        self._sessions = SessionWatch(engine, self._connection) if engine.wants_sessions else None
         self._alert_received: int | None = None
+        self._close_notify_received = False
         self._alert_sent: AlertDescription | None = None
         self._peer_closed = False
         self._failure: HandshakeError | None = None
@@ -81,11 +85,25 @@ class Tunnel:
             except SSL.ZeroReturnError:
                 self._peer_closed = True
             except SSL.Error as exc:
+                if self._close_notify_received:
+                    # Behind user_canceled, where RFC 8446 6.1 wants it, OpenSSL knows it no more.
+                    self._peer_closed = True
+                    break
                 self._failure = self._explain(exc)
                 if not plaintext:
                     raise self._failure from exc
                 break
         return bytes(plaintext)
+
+    def take_sessions(self) -> list[Resumable]:
+        """Give what later connections may resume with and was not given before.
+
+        Of tickets that came in one piece only the last counts: OpenSSL keeps no others. It is for
+        the caller to ask after each ``receive``; where the configuration wants no sessions there
+        are none.
+        """
+        found = self._sessions.look() if self._sessions is not None else None
+        return [] if found is None else [found]
 
     def close(self) -> None:
         """Put close_notify into ``output()``; nothing can be sent afterwards."""
@@ -100,6 +118,8 @@ class Tunnel:
 
     def on_alert(self, *, sent: bool, description: int) -> None:
         """Remember the alert that ends the connection."""
+        if not sent and description == AlertDescription.close_notify:
+            self._close_notify_received = True
         if sent:
             self._alert_sent = AlertDescription.known(description)
             self._alert_received = None  # a warning at most, or there were nothing to answer

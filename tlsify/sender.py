@@ -1,0 +1,197 @@
+"""The sending side of a kTLS socket: alerts, KeyUpdates and close_notify among the data."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import socket
+import threading
+from typing import TYPE_CHECKING
+
+from tlsify import linger
+from tlsify.codepoints import AlertDescription, ContentType, ProtocolVersion
+from tlsify.counters import Event, count
+from tlsify.errors import KtlsError, RekeyUnsupported
+from tlsify.keys import Direction
+from tlsify.ktls import ulp
+from tlsify.tls.messages import KeyUpdateRequest, encode_alert, encode_key_update
+
+if TYPE_CHECKING:
+    from tlsify.tls.session import Generation, Session
+
+CLOSE_NOTIFY = encode_alert(AlertDescription.close_notify)
+# Between two looks at the number of records sent.
+KEY_LIMIT_MARGIN = 2**18
+# For how long at most somebody may have the right to send who is not stuck; in seconds.
+_MOMENT = 0.2
+
+
+class Sender:
+    """Sends what is not data, in the right places between data.
+
+    ``writing`` is held by whoever sends data, and across a KeyUpdate and the change of the key
+    behind it, so that no data record gets between the two. A receiver never waits for it: RFC 8446
+    4.6.3 wants the answer to a KeyUpdate before the next data record, and whoever sends that sees
+    to it (`settle`).
+
+    Attributes:
+        sock: keyed in both directions.
+        session: the socket's own.
+        writing: the right to send.
+    """
+
+    def __init__(self, sock: socket.socket, session: Session) -> None:
+        """Take over a socket right after its keys were installed."""
+        self.sock = sock
+        self.session = session
+        self.writing = threading.Lock()
+
+    def abort(self, alert: AlertDescription | None) -> None:
+        """End the sending direction, not in order: an alert if one is due, and FIN."""
+        self.session.close_notify_sent = True  # this is no orderly end
+        if alert is not None:
+            self.send_if_possible(ContentType.alert, encode_alert(alert))
+        with contextlib.suppress(OSError):
+            self.sock.shutdown(socket.SHUT_WR)
+
+    def send_if_possible(self, content_type: ContentType, payload: bytes) -> None:
+        """Send a control record that nobody waits for."""
+        with contextlib.suppress(OSError):
+            self._send_at_once(content_type, payload)
+
+    def _send_at_once(self, content_type: ContentType, payload: bytes) -> None:
+        """Send a control record, if that can be done without waiting.
+
+        Raises:
+            OSError: as ``sendmsg``; BlockingIOError leaves nothing sent.
+        """
+        if not linger.has_room(self.sock):
+            raise BlockingIOError(errno.EAGAIN, "no room")
+        ulp.send_record(self.sock, content_type, payload, socket.MSG_DONTWAIT)
+
+    # -- keys
+
+    def key_update(self, *, request: bool = False) -> None:
+        """Change the sending key; ``writing`` must be held.
+
+        Args:
+            request: ask the peer to change its own.
+
+        Raises:
+            RekeyUnsupported: TLS 1.2, or a kernel that cannot; nothing was sent.
+            BlockingIOError: non-blocking, and the KeyUpdate does not fit now; nothing was sent.
+            OSError: the connection broke.
+        """
+        if not self.session.can_rekey:
+            tls13 = self.session.version is ProtocolVersion.TLSv1_3
+            reason = "this kernel cannot rekey" if tls13 else "TLS 1.2 has no KeyUpdate"
+            raise RekeyUnsupported("TLS_TX", 0, reason)
+        self._update(KeyUpdateRequest(request), 0)
+
+    def settle(self, flags: int = 0) -> None:
+        """Send the KeyUpdate that has to precede the next data record; ``writing`` must be held.
+
+        Raises:
+            As `key_update`.
+        """
+        if self.session.update_due and not self.session.close_notify_sent:
+            self._update(KeyUpdateRequest.update_not_requested, flags)
+
+    def settle_if_free(self) -> None:
+        """Do as `settle` if that needs no waiting; whoever is sending now looks here afterwards."""
+        if self.session.update_due and self.writing.acquire(blocking=False):
+            try:
+                with contextlib.suppress(OSError):  # a broken connection shows where data goes
+                    self.settle(socket.MSG_DONTWAIT)
+            finally:
+                self.writing.release()
+
+    def _update(self, request: KeyUpdateRequest, flags: int) -> None:
+        # Derived beforehand: the two system calls should follow each other closely, since nothing
+        # keeps those who write to the bare descriptor from coming between.
+        following = self.session.next_generation(Direction.TX)
+        try:
+            ulp.send_record(self.sock, ContentType.handshake, encode_key_update(request), flags)
+            self.install(Direction.TX, following)
+        finally:
+            following.wipe()
+        count(Event.KEY_UPDATE_SENT)
+
+    def install(self, direction: Direction, generation: Generation) -> None:
+        """Go on with the next generation in one direction.
+
+        Raises:
+            KtlsError: the kernel refuses it; the connection was ended.
+        """
+        try:
+            ulp.install(self.sock, direction, generation.keys)
+        except KtlsError:
+            self.abort(None)  # the peer has the next key already, or we lack it
+            raise
+        self.session.enter(direction, generation)
+
+    def refresh(self, *, may_update: bool = True) -> bool:
+        """Change the sending key before it has protected too much (RFC 8446 5.5).
+
+        ``writing`` must be held.
+
+        Args:
+            may_update: False puts a change off for as long as possible.
+
+        Returns:
+            Whether it was put off.
+
+        Raises:
+            RekeyUnsupported: the key may protect no more: the connection was ended.
+            OSError: as `key_update`.
+        """
+        session = self.session
+        if (limit := session.suite.aead.record_limit) is None:
+            return False
+        sent = ulp.next_seq(self.sock, Direction.TX, session.suite.aead)
+        is_worn = session.can_rekey and sent >= limit // 2
+        if is_worn and may_update:
+            self.key_update()
+            return False
+        if sent >= limit - KEY_LIMIT_MARGIN:
+            count(Event.KEY_LIMIT_REACHED)
+            self.abort(AlertDescription.internal_error)
+            raise RekeyUnsupported(
+                "TLS_TX",
+                0,
+                f"{sent} records were sent with one key, and it could not be changed",
+                hint="connect again for more; Linux 6.14 and TLS 1.3 can change the key",
+            )
+        return is_worn
+
+    # -- closing
+
+    def close_notify(self) -> bool:
+        """Send close_notify, once; False if it does not fit yet."""
+        if not self.session.close_notify_sent:
+            try:
+                self._send_at_once(ContentType.alert, CLOSE_NOTIFY)
+            except BlockingIOError:
+                return False
+            except OSError:  # nobody is there to hear it
+                pass
+            self.session.close_notify_sent = True
+        return True
+
+    def shut_down(self) -> None:
+        """End the sending direction: close_notify, then FIN, in the background if need be.
+
+        A full send buffer must neither turn this into a wait nor cost the peer the end of what it
+        is still reading.
+        """
+        if self.close_notify():
+            with contextlib.suppress(OSError):
+                self.sock.shutdown(socket.SHUT_WR)
+            return
+        self.session.close_notify_sent = True
+        if self.writing.acquire(timeout=_MOMENT):
+            self.writing.release()
+            linger.finish(self.sock, CLOSE_NOTIFY)
+        else:  # another thread is stuck in the midst of its data: this wakes it
+            with contextlib.suppress(OSError):
+                self.sock.shutdown(socket.SHUT_WR)

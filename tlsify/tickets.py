@@ -1,0 +1,375 @@
+"""Resumption state in a private folder: take, keep, expire."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import logging
+import os
+import re
+import secrets
+import stat
+import time
+from dataclasses import astuple, dataclass, field
+from typing import TYPE_CHECKING, NamedTuple, Self
+
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from tlsify.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from cryptography import x509
+
+    from tlsify.codepoints import Aead
+    from tlsify.config import ClientConfig
+    from tlsify.tls.harvest import Harvest
+    from tlsify.tls.negotiated import Resumable
+
+# Sessions kept for one origin, and in the whole folder; of more, the oldest go.
+PER_ORIGIN = 8
+IN_FOLDER = 1024
+# What one full handshake is good for, in seconds: each resumption brings new tickets, and without
+# an end nobody would ever verify the peer again (RFC 8446 4.6.1).
+RENEWABLE = 604800
+_MAX_SIZE = 2**18  # a ticket of 2**16 bytes and the peer's certificate, with room to spare
+_ABANDONED = 60.0  # seconds after which a file that is being written is nobody's any more
+
+_MAGIC = b"tlsify session 1\n"
+_DIGEST_LENGTH, _TIME_LENGTH = 32, 8
+# Origin, time of writing in nanoseconds, expiry in seconds, something random. Files of other names
+# are none of ours: the folder may hold more than sessions.
+_NAME = re.compile(
+    r"(?P<origin>[0-9a-f]{64})-(?P<written>[0-9a-f]{16})-(?P<expires>[0-9a-f]{16})-[0-9a-f]{16}"
+    r"\.(?P<kind>session|partial)"
+)
+_log = logging.getLogger("tlsify")
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What a session is good for: a resumed handshake verifies no path, so all of it must match.
+
+    Attributes:
+        host: name sent as SNI, or the peer's address if none is.
+        port: the peer's.
+        alpn: protocols offered.
+        identities: reference identifiers, spelled out.
+        verify: whether the peer was verified at all.
+        trust: digest of the trust anchors; empty stands for the system's.
+        certificate: digest of the client's own certificate; empty if it has none.
+        versions: protocol versions offered.
+        aeads: record protection offered. A server may insist on that of a TLS 1.2 session.
+    """
+
+    host: str
+    port: int
+    alpn: tuple[bytes, ...]
+    identities: tuple[str, ...]
+    verify: bool
+    trust: bytes
+    certificate: bytes
+    versions: tuple[int, ...]
+    aeads: tuple[str, ...]
+
+    @classmethod
+    def of(
+        cls,
+        config: ClientConfig,
+        address: tuple[str, int, *tuple[int, ...]],
+        aeads: tuple[Aead, ...] | None = None,
+    ) -> Self:
+        """Tell the origin of a connection.
+
+        Args:
+            config: the client's.
+            address: the peer's, as ``getpeername`` gives it.
+            aeads: as `tls.engine.Engine` was given them.
+        """
+        anchors, chain = config.trust.certificates, config.key_pair and config.key_pair.chain
+        return cls(
+            host=config.server_name or address[0],
+            port=address[1],
+            alpn=config.alpn,
+            identities=tuple(sorted(map(str, config.identities))),
+            verify=config.verify,
+            trust=b"" if anchors is None else _digest(*sorted(map(_der, anchors))),
+            certificate=_digest(_der(chain[0])) if chain else b"",
+            versions=tuple(sorted(config.versions)),
+            aeads=tuple(aead.name for aead in (config.aeads if aeads is None else aeads)),
+        )
+
+    def digest(self) -> bytes:
+        """Give 32 bytes that any other origin has different ones of."""
+        return _digest(*map(_encode, astuple(self)))
+
+
+def _der(certificate: x509.Certificate) -> bytes:
+    return certificate.public_bytes(Encoding.DER)
+
+
+def _digest(*parts: bytes) -> bytes:
+    """Hash parts so that no other parts have the same hash: each with its length in front."""
+    return hashlib.sha256(b"".join(len(p).to_bytes(8, "big") + p for p in parts)).digest()
+
+
+def _encode(value: object) -> bytes:
+    """Write a field of an origin; which kind it is, is fixed by its place."""
+    if isinstance(value, tuple):
+        return b"".join(len(p).to_bytes(8, "big") + p for p in map(_encode, value))
+    return value if isinstance(value, bytes) else str(value).encode("utf-8", "surrogatepass")
+
+
+class Kept(NamedTuple):
+    """What a file holds.
+
+    Attributes:
+        session: OpenSSL's DER of it.
+        expires: seconds since the epoch from which on it is of no use.
+        renewable: likewise, for whatever comes of a handshake that resumes it.
+    """
+
+    session: bytes
+    expires: float
+    renewable: float
+
+    def __repr__(self) -> str:
+        """Show what is no secret."""
+        return f"Kept(expires={self.expires}, renewable={self.renewable})"
+
+
+def encode(origin: bytes, kept: Kept) -> bytes:
+    """Write a file's content.
+
+    A damaged session that is offered nonetheless would have the server end the handshake, hence
+    the digest.
+    """
+    times = (max(0, int(at)).to_bytes(_TIME_LENGTH, "big") for at in kept[1:])
+    body = origin + b"".join(times) + kept.session
+    return _MAGIC + hashlib.sha256(body).digest() + body
+
+
+def decode(origin: bytes, content: bytes) -> Kept | None:
+    """Read a file's content; None if it is damaged, or another origin's."""
+    body = content[len(_MAGIC) + _DIGEST_LENGTH :]
+    session = body[_DIGEST_LENGTH + 2 * _TIME_LENGTH :]
+    intact = content == _MAGIC + hashlib.sha256(body).digest() + body
+    if not intact or not session or body[:_DIGEST_LENGTH] != origin:
+        return None
+    expires, renewable = (
+        int.from_bytes(body[start : start + _TIME_LENGTH], "big")
+        for start in (_DIGEST_LENGTH, _DIGEST_LENGTH + _TIME_LENGTH)
+    )
+    return Kept(session, expires, renewable)
+
+
+class TicketStore:
+    """A folder of the caller's own in which sessions wait for the connection to resume them.
+
+    Any number of processes may use it. Apart from the constructor nothing here raises: without a
+    session there is a full handshake.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Use a folder, made if there is none.
+
+        Raises:
+            ConfigError: it cannot be made, or others could read or change what is in it.
+        """
+        self._path = path
+        try:
+            with contextlib.suppress(FileExistsError):
+                path.mkdir(0o700)
+            with self._opened():
+                pass
+        except OSError as exc:
+            raise ConfigError(
+                f"cannot use session folder {path}: {exc.strerror}",
+                hint="name a folder of your own, not a link, in one that exists",
+            ) from exc
+
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[int]:
+        """Open the folder; what is done in it is done in this very one, whatever its name becomes.
+
+        Raises:
+            ConfigError: it is somebody else's, or open to others.
+            OSError: it cannot be opened.
+        """
+        folder = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            state = os.fstat(folder)
+            if state.st_uid != os.geteuid() or state.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+                raise ConfigError(
+                    f"session folder {self._path} is not private",
+                    hint=f"it must be yours and of mode 0700: chmod 700 {self._path}",
+                )
+            yield folder
+        finally:
+            os.close(folder)
+
+    def take(self, origin: Origin) -> Kept | None:
+        """Take the newest session of an origin out of the folder.
+
+        It is removed first, so that nobody uses it twice (RFC 8446 C.4).
+        """
+        digest = origin.digest()
+        try:
+            with self._opened() as folder:
+                for entry in _sessions(folder, digest.hex()):
+                    kept = _take_file(folder, entry.string, digest)
+                    if kept is not None and kept.expires > time.time():
+                        return kept
+        except (OSError, ConfigError) as exc:
+            _log.warning("no session to resume: %s", exc)
+        return None
+
+    def keep(self, origin: Origin, kept: Kept) -> None:
+        """Put a session into the folder, and sweep it; what is expired already is not kept."""
+        if kept.expires <= time.time():
+            return
+        digest = origin.digest()
+        content = encode(digest, kept)
+        if len(content) > _MAX_SIZE:
+            return
+        name = "-".join(
+            [
+                digest.hex(),
+                f"{time.time_ns():016x}",
+                f"{int(kept.expires):016x}",
+                secrets.token_hex(8),
+            ]
+        )
+        try:
+            with self._opened() as folder:
+                _write_file(folder, name, content)
+                _sweep(folder, digest.hex())
+        except (OSError, ConfigError) as exc:
+            _log.warning("session not kept: %s", exc)
+
+    def slot(self, origin: Origin) -> Slot:
+        """Take what there is to resume for one connection, and the place for what comes of it."""
+        return Slot(self, origin, self.take(origin))
+
+
+@dataclass(slots=True, eq=False)
+class Slot:
+    """One connection's dealings with the store."""
+
+    _store: TicketStore
+    _origin: Origin
+    _taken: Kept | None = field(repr=False)
+
+    @property
+    def session(self) -> bytes | None:
+        """What to resume, as `tls.engine.Engine` takes it; None for a full handshake."""
+        return None if self._taken is None else self._taken.session
+
+    def keep(self, found: Resumable) -> None:
+        """Keep what the connection brought, no longer than the full handshake behind it is good."""
+        renewable = time.time() + RENEWABLE
+        if found.resumed:
+            renewable = 0.0 if self._taken is None else self._taken.renewable
+        kept = Kept(found.session, min(found.expires, renewable), renewable)
+        self._store.keep(self._origin, kept)
+
+
+class Intake:
+    """Keeps what comes of the tickets that a handed-off connection receives."""
+
+    def __init__(self, harvest: Harvest, slot: Slot) -> None:
+        """Take a connection's harvest, and its place in the store."""
+        self._harvest = harvest
+        self._slot = slot
+
+    def take(self, message: bytes) -> None:
+        """Take one whole NewSessionTicket message.
+
+        Raises:
+            PeerMisbehaved: it is malformed.
+        """
+        found = self._harvest.add(message)
+        if found is not None:
+            self._slot.keep(found)
+
+    def wipe(self) -> None:
+        """Let go of the connection that tickets are understood with."""
+        self._harvest.wipe()
+
+
+def _entries(folder: int) -> list[re.Match[str]]:
+    """List the files that are ours, by their names taken apart, newest first."""
+    found = [entry for name in os.listdir(folder) if (entry := _NAME.fullmatch(name))]
+    return sorted(found, key=lambda entry: entry["written"], reverse=True)
+
+
+def _sessions(folder: int, origin: str) -> list[re.Match[str]]:
+    return [e for e in _entries(folder) if e["kind"] == "session" and e["origin"] == origin]
+
+
+def _remove(folder: int, name: str) -> bool:
+    """Remove a file; False if it was gone already, or cannot be removed."""
+    try:
+        os.unlink(name, dir_fd=folder)
+    except OSError:
+        return False
+    return True
+
+
+def _take_file(folder: int, name: str, origin: bytes) -> Kept | None:
+    """Remove a file and read it; None if it is unusable, or another process was quicker."""
+    try:
+        # NONBLOCK, or a FIFO would have us wait for somebody to open its other end.
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        file = os.open(name, flags, dir_fd=folder)
+    except OSError:
+        _remove(folder, name)
+        return None
+    try:
+        if not _remove(folder, name) or not stat.S_ISREG(os.fstat(file).st_mode):
+            return None
+        return decode(origin, os.read(file, _MAX_SIZE))
+    finally:
+        os.close(file)
+
+
+def _write_file(folder: int, name: str, content: bytes) -> None:
+    """Write a file that is there as a whole or not at all."""
+    partial = f"{name}.partial"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    file = os.open(partial, flags, 0o600, dir_fd=folder)
+    try:
+        try:
+            os.fchmod(file, 0o600)  # whatever the umask is
+            written = os.write(file, content)
+        finally:
+            os.close(file)
+        if written < len(content):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        os.rename(partial, f"{name}.session", src_dir_fd=folder, dst_dir_fd=folder)
+    except OSError:
+        _remove(folder, partial)
+        raise
+
+
+def _sweep(folder: int, origin: str) -> None:
+    """Remove what is expired, abandoned, or too much."""
+    now = time.time()
+    sessions = 0
+    of_origin = 0
+    for entry in _entries(folder):
+        if entry["kind"] == "partial":
+            useless = int(entry["written"], 16) < (now - _ABANDONED) * 1e9
+        else:
+            sessions += 1
+            of_origin += entry["origin"] == origin
+            useless = (
+                int(entry["expires"], 16) <= now
+                or sessions > IN_FOLDER
+                or (entry["origin"] == origin and of_origin > PER_ORIGIN)
+            )
+        if useless:
+            _remove(folder, entry.string)
