@@ -32,7 +32,9 @@ SELECTION = apt.Selection(
         ),
         *("debianutils", "util-linux", "mount", "procps", "psmisc", "iproute2", "kmod", "strace"),
         *("python3", "openssl", "gnutls-bin", "curl", "nginx-light", "git", "ca-certificates"),
-        *("socat", "netcat-openbsd"),
+        *("busybox", "openssh-client", "openssh-server", "perl"),
+        *("socat", "netcat-openbsd", "ngircd", "ii", "exim4-daemon-light", "swaks"),
+        *("dovecot-imapd", "fetchmail"),
     ),
 )
 UNUSED = ("usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/info", "usr/lib/udev")
@@ -47,10 +49,14 @@ FILES = {
     "etc/passwd": (
         "root:x:0:0:root:/root:/bin/bash\n"
         "www-data:x:33:33:www-data:/var/www:/usr/sbin/nologin\n"
+        "sshd:x:100:65534::/run/sshd:/usr/sbin/nologin\n"
+        "Debian-exim:x:101:101::/nonexistent:/usr/sbin/nologin\n"
         "user:x:1000:1000:an ordinary user:/home/user:/bin/bash\n"
         "nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n"
     ),
-    "etc/group": "root:x:0:\nadm:x:4:\nwww-data:x:33:\nuser:x:1000:\nnogroup:x:65534:\n",
+    "etc/group": (
+        "root:x:0:\nadm:x:4:\nwww-data:x:33:\nDebian-exim:x:101:\nuser:x:1000:\nnogroup:x:65534:\n"
+    ),
     "etc/hosts": "127.0.0.1 localhost\n::1 localhost ip6-localhost\n",
     "etc/hostname": "guest\n",
     "etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\nservices: files\n",
