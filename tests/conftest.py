@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import os
 import platform
 import signal
@@ -9,6 +10,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 import trustme
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 from OpenSSL import SSL
 
 from tests.doubles import Lab, ScriptedSocket
@@ -18,8 +23,8 @@ from tlsify.config import (
     ReferenceIdentifier,
     ServerConfig,
     TrustAnchors,
-    parse_certificates,
 )
+from tlsify.credentials import parse_certificates
 from tlsify.ktls.probe import capabilities, loopback_pair
 
 if TYPE_CHECKING:
@@ -75,6 +80,33 @@ def issue(authority: trustme.CA, *names: str) -> KeyPair:
     leaf = authority.issue_cert(*names)
     chain = b"".join(pem.bytes() for pem in leaf.cert_chain_pems)
     return KeyPair.from_pem(chain, leaf.private_key_pem.bytes())
+
+
+def make_crl(
+    authority: trustme.CA,
+    *revoked: KeyPair,
+    until: dt.timedelta = dt.timedelta(days=1),
+    signer: trustme.CA | None = None,
+) -> bytes:
+    """Issue a revocation list, in PEM, for the leaves of some key pairs; by a forger, if wanted."""
+    (issuer,) = parse_certificates(authority.cert_pem.bytes(), "the test authority")
+    now = dt.datetime.now(dt.UTC)
+    builder = (
+        x509.CertificateRevocationListBuilder()
+        .issuer_name(issuer.subject)
+        .last_update(now - dt.timedelta(days=9))
+        .next_update(now + until)
+    )
+    for pair in revoked:
+        builder = builder.add_revoked_certificate(
+            x509.RevokedCertificateBuilder()
+            .serial_number(pair.chain[0].serial_number)
+            .revocation_date(now - dt.timedelta(days=1))
+            .build()
+        )
+    key = load_pem_private_key((signer or authority).private_key_pem.bytes(), None)
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    return builder.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM)
 
 
 @pytest.fixture(scope="session")

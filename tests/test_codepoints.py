@@ -57,12 +57,15 @@ def test_version_label(version: ProtocolVersion) -> None:
 def test_suite_looked_up_by_openssl_name(suite: CipherSuite) -> None:
     """OpenSSL's name leads back to the suite."""
     assert CipherSuite.from_openssl(suite.openssl_name) is suite
+    assert CipherSuite.from_number(suite.value.number) is suite
 
 
 def test_suite_that_tlsify_does_not_negotiate() -> None:
     """A CBC suite is a KeyError, not some other suite."""
     with pytest.raises(KeyError):
         CipherSuite.from_openssl("ECDHE-RSA-AES128-SHA")
+    with pytest.raises(KeyError):
+        CipherSuite.from_number(0x1305)
 
 
 @pytest.mark.parametrize("suite", CipherSuite)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import base64
 import stat
+import subprocess
+import sys
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+import trustme
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa, x448, x25519
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
@@ -19,7 +22,7 @@ from cryptography.hazmat.primitives.serialization import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.conftest import issue
+from tests.conftest import issue, make_crl
 from tlsify.codepoints import Aead, ProtocolVersion
 from tlsify.config import (
     ClientConfig,
@@ -31,15 +34,14 @@ from tlsify.config import (
     ServerConfig,
     TrustAnchors,
     is_ip_address,
-    parse_certificates,
 )
+from tlsify.credentials import parse_certificates, parse_crls
 from tlsify.errors import ConfigError
 from tlsify.selfsigned import make_key_pair
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    import trustme
     from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 
 HOST = ReferenceIdentifier(IdKind.DNS, "example.org")
@@ -341,6 +343,46 @@ def test_nothing_left_to_negotiate(
         ServerConfig(key_pair=made, versions=versions, aeads=aeads)
 
 
+@pytest.mark.parametrize("length", [0, 20, 31, 33, 44])
+def test_pin_of_a_wrong_length(length: int) -> None:
+    """A digest of another kind would never match."""
+    with pytest.raises(ConfigError, match="not a SHA-256 digest"):
+        ClientConfig(identities=(HOST,), pins=(bytes(32), bytes(length)))
+
+
+def test_lists_without_verification() -> None:
+    """Who verifies nothing cannot ask whether it is revoked."""
+    crls = parse_crls(make_crl(trustme.CA()), "it")
+    with pytest.raises(ConfigError, match="without verification"):
+        ClientConfig(verify=False, crls=crls)
+    assert ClientConfig(identities=(HOST,), crls=crls).crls == crls
+
+
+def test_wishes_about_clients_without_anchors(made: KeyPair) -> None:
+    """Clients that must be verified must be so against something."""
+    wishes: list[dict[str, Any]] = [
+        {"client_required": True},
+        {"client_identities": (HOST,)},
+        {"crls": parse_crls(make_crl(trustme.CA()), "it")},
+    ]
+    for wish in wishes:
+        with pytest.raises(ConfigError, match="no trust anchors"):
+            ServerConfig(key_pair=made, **wish)
+        assert ServerConfig(key_pair=made, client_trust=TrustAnchors(), **wish)
+
+
+def test_parser_is_imported_late() -> None:
+    """A client without a certificate of its own pays for no parser before it says hello."""
+    program = (
+        "import sys; from tlsify.config import ClientConfig; ClientConfig.for_host('a.example');"
+        "print(*(name for name in sys.modules if name.startswith('cryptography')))"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True
+    )
+    assert not ran.stdout.strip()
+
+
 def test_configurations_are_frozen(made: KeyPair) -> None:
     """One Context serves all connections of a configuration, so that it must not change."""
     config = ServerConfig(key_pair=made)
@@ -353,3 +395,9 @@ def test_nothing_is_resumed_unless_asked(made: KeyPair) -> None:
     """Resumption state undoes forward secrecy, so that neither side keeps any by default."""
     assert ClientConfig(verify=False).session_store is None
     assert ServerConfig(key_pair=made).resumption is False
+
+
+def test_nothing_is_logged_unless_asked(made: KeyPair) -> None:
+    """Nor does either side give its secrets away."""
+    assert ClientConfig(verify=False).key_log is None
+    assert ServerConfig(key_pair=made).key_log is None

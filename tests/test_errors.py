@@ -9,6 +9,7 @@ import pytest
 from tlsify import errors
 from tlsify.codepoints import AlertDescription
 from tlsify.errors import (
+    AgentError,
     ConfigError,
     DeadlineExceeded,
     ExitCode,
@@ -28,6 +29,7 @@ from tlsify.errors import (
 )
 
 EXIT_CODES = {
+    AgentError: ExitCode.AGENT,
     TlsifyError: ExitCode.BUG,
     ConfigError: ExitCode.CONFIG,
     NetworkError: ExitCode.NETWORK,

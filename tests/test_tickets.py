@@ -7,15 +7,18 @@ import os
 import stat
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
+import trustme
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.conftest import make_crl
 from tlsify import tickets as module
 from tlsify.codepoints import Aead, ProtocolVersion
-from tlsify.config import ClientConfig, KeyPair, ReferenceIdentifier, TrustAnchors
+from tlsify.config import ClientConfig, KeyPair, Lookup, ReferenceIdentifier, TrustAnchors
+from tlsify.credentials import parse_crls
 from tlsify.errors import ConfigError
 from tlsify.selfsigned import make_key_pair
 from tlsify.tickets import (
@@ -29,9 +32,6 @@ from tlsify.tickets import (
     encode,
 )
 from tlsify.tls.negotiated import Resumable
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 ADDRESS = ("192.0.2.1", 443)
 CONFIG = ClientConfig.for_host("example.org")
@@ -66,6 +66,8 @@ def mode(path: Path) -> int:
 # -- origins
 
 
+LOOKUP = Lookup((), (Path("anchors"),), chosen=True, digest=b"a")
+
 CHANGES = {
     "host": replace(CONFIG, server_name="www.example.org"),
     "alpn": replace(CONFIG, alpn=(b"h2",)),
@@ -73,6 +75,12 @@ CHANGES = {
     "verify": replace(CONFIG, verify=False),
     "trust": replace(CONFIG, trust=TrustAnchors(make_key_pair(["a"]).chain)),
     "no trust": replace(CONFIG, trust=TrustAnchors(())),
+    "folder": replace(CONFIG, trust=TrustAnchors(lookup=LOOKUP)),
+    "folder that has changed": replace(
+        CONFIG, trust=TrustAnchors(lookup=replace(LOOKUP, digest=b"b"))
+    ),
+    "pins": replace(CONFIG, pins=(bytes(32),)),
+    "crls": replace(CONFIG, crls=parse_crls(make_crl(trustme.CA()), "it")),
     "certificate": replace(CONFIG, key_pair=make_key_pair(["b"])),
     "versions": replace(CONFIG, versions=frozenset({ProtocolVersion.TLSv1_3})),
     "aeads": replace(CONFIG, aeads=(Aead.AES_GCM_256,)),
@@ -115,6 +123,8 @@ ORIGINS = st.builds(
     identities=st.lists(st.text(max_size=3), max_size=3).map(tuple),
     verify=st.booleans(),
     trust=st.binary(max_size=3),
+    pins=st.lists(st.binary(max_size=3), max_size=3).map(tuple),
+    crls=st.binary(max_size=3),
     certificate=st.binary(max_size=3),
     versions=st.lists(st.integers(0, 3), max_size=3).map(tuple),
     aeads=st.lists(st.text(max_size=3), max_size=3).map(tuple),

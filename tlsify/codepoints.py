@@ -236,7 +236,17 @@ class CipherSuite(Enum):
         """
         return _BY_OPENSSL_NAME[name]
 
+    @classmethod
+    def from_number(cls, number: int) -> CipherSuite:
+        """Look a suite up by IANA's number.
 
+        Raises:
+            KeyError: not a suite that tlsify negotiates.
+        """
+        return _BY_NUMBER[number]
+
+
+_BY_NUMBER = {suite.value.number: suite for suite in CipherSuite}
 _BY_OPENSSL_NAME = {suite.openssl_name: suite for suite in CipherSuite}
 
 # AES-128 first: it is the cheapest that is still strong, and the field's common denominator.

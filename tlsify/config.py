@@ -1,32 +1,28 @@
-"""ClientConfig, ServerConfig, KtlsPolicy: frozen values; PEM parsing."""
+"""ClientConfig, ServerConfig, KtlsPolicy: frozen values."""
 
 from __future__ import annotations
 
-import ipaddress
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING, Self, TypeAlias
-
-from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
-from cryptography.hazmat.primitives.asymmetric.ed448 import Ed448PrivateKey
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
-from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
+from ipaddress import ip_address
+from typing import TYPE_CHECKING, Self
 
 from tlsify.codepoints import DEFAULT_AEADS, Aead, CipherSuite, ProtocolVersion
+from tlsify.credentials import no_anchors, parse_certificates, parse_key, read_file, unreadable
 from tlsify.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-_MAX_ALPN_LENGTH = 255
+    from cryptography import x509
 
-PrivateKey: TypeAlias = (
-    RSAPrivateKey | EllipticCurvePrivateKey | Ed25519PrivateKey | Ed448PrivateKey
-)
+    from tlsify.credentials import PrivateKey
+
+_MAX_ALPN_LENGTH = 255
+_PIN_LENGTH = 32
+# Names of the files in a folder of trust anchors.
+ANCHOR_SUFFIXES = (".pem", ".crt")
 
 
 class KtlsMode(Enum):
@@ -111,38 +107,10 @@ class ReferenceIdentifier:
 def is_ip_address(host: str) -> bool:
     """Tell an IPv4 or IPv6 address from a name."""
     try:
-        ipaddress.ip_address(host)
+        ip_address(host)
     except ValueError:
         return False
     return True
-
-
-def _unreadable(path: Path, what: str, exc: OSError) -> ConfigError:
-    return ConfigError(
-        f"cannot read {what} {path}: {exc.strerror}", hint="check the path and its permissions"
-    )
-
-
-def _read(path: Path, what: str) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as exc:
-        raise _unreadable(path, what, exc) from exc
-
-
-def parse_certificates(pem: bytes, what: str) -> tuple[x509.Certificate, ...]:
-    """Read one or more PEM certificates.
-
-    Raises:
-        ConfigError: there is none, or one is malformed.
-    """
-    try:
-        return tuple(x509.load_pem_x509_certificates(pem))
-    except (ValueError, x509.InvalidVersion) as exc:
-        raise ConfigError(
-            f"{what} holds no usable PEM certificate",
-            hint='it must contain "-----BEGIN CERTIFICATE-----"',
-        ) from exc
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -158,6 +126,8 @@ class KeyPair:
 
     def certificate_pem(self) -> bytes:
         """Give the chain in PEM; the key stays here."""
+        from cryptography.hazmat.primitives.serialization import Encoding  # noqa: PLC0415 - see above
+
         return b"".join(certificate.public_bytes(Encoding.PEM) for certificate in self.chain)
 
     @classmethod
@@ -167,23 +137,10 @@ class KeyPair:
         Raises:
             ConfigError: one of them is unusable, or they do not belong together.
         """
+        from cryptography.exceptions import UnsupportedAlgorithm  # noqa: PLC0415 - see above
+
         certificates = parse_certificates(chain, "the certificate file")
-        try:
-            private = load_pem_private_key(key, None)
-        except TypeError as exc:
-            raise ConfigError(
-                "the private key is encrypted", hint="give an unencrypted key file of mode 0600"
-            ) from exc
-        except (ValueError, UnsupportedAlgorithm) as exc:
-            raise ConfigError(
-                "the key file holds no usable PEM private key",
-                hint='it must contain "-----BEGIN PRIVATE KEY-----"',
-            ) from exc
-        if not isinstance(private, PrivateKey):
-            raise ConfigError(
-                "the private key is of a kind that TLS servers do not use",
-                hint="use an RSA (2048 bits or more), EC or Ed25519 key",
-            )
+        private = parse_key(key)
         try:
             fits = private.public_key() == certificates[0].public_key()
         except (ValueError, UnsupportedAlgorithm):  # of a key that ours is certainly not
@@ -198,22 +155,46 @@ class KeyPair:
     @classmethod
     def load(cls, chain: Path, key: Path) -> Self:
         """Read both files and parse them (`from_pem`)."""
-        return cls.from_pem(_read(chain, "certificate"), _read(key, "private key"))
+        return cls.from_pem(read_file(chain, "certificate"), read_file(key, "private key"))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Lookup:
+    """Trust anchors that OpenSSL reads by itself (`trust`).
+
+    Attributes:
+        files: PEM files, read as a whole before the first handshake.
+        folders: in OpenSSL's own layout, searched by subject whenever a path is built.
+        chosen: whether the caller has chosen every one: each then is an anchor, be it self-signed
+            or not, which is not said of the system's.
+        digest: 32 bytes that other anchors have different ones of.
+        lease: what has to live as long as the folders are needed.
+    """
+
+    files: tuple[Path, ...]
+    folders: tuple[Path, ...]
+    chosen: bool
+    digest: bytes = field(repr=False)
+    lease: object = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TrustAnchors:
-    """Whom a client believes: certificates of its own choosing, or the system's store.
+    """Whom one believes: certificates of one's own choosing, or the system's store.
 
     Attributes:
-        certificates: the anchors; None means the system's store.
+        certificates: the anchors; None means those of `lookup`.
+        lookup: where OpenSSL finds them; None means the system's store as OpenSSL knows it.
     """
 
     certificates: tuple[x509.Certificate, ...] | None = None
+    lookup: Lookup | None = None
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read a PEM file, or every ``*.pem`` and ``*.crt`` file of a folder.
+        """Read a PEM file, or every ``*.pem`` and ``*.crt`` file of a folder, into memory.
+
+        Whoever starts often reads less with `trust.load`.
 
         Raises:
             ConfigError: unreadable, or nothing usable in it.
@@ -221,27 +202,17 @@ class TrustAnchors:
         try:
             inside = list(path.iterdir()) if path.is_dir() else None
         except OSError as exc:
-            raise _unreadable(path, "trust anchors", exc) from exc
+            raise unreadable(path, "trust anchors", exc) from exc
         if inside is None:
-            return cls(parse_certificates(_read(path, "trust anchors"), str(path)))
-        files = sorted(p for p in inside if p.suffix in {".pem", ".crt"})
+            return cls(parse_certificates(read_file(path, "trust anchors"), str(path)))
         anchors = [
             certificate
-            for file in files
-            for certificate in parse_certificates(_read(file, "trust anchor"), str(file))
+            for file in sorted(p for p in inside if p.suffix in ANCHOR_SUFFIXES)
+            for certificate in parse_certificates(read_file(file, "trust anchor"), str(file))
         ]
         if not anchors:
-            raise ConfigError(
-                f"no trust anchor in {path}", hint="it needs at least one .pem or .crt file"
-            )
+            raise no_anchors(path)
         return cls(tuple(anchors))
-
-
-def _check_alpn(protocols: Iterable[bytes]) -> None:
-    for protocol in protocols:
-        if not 0 < len(protocol) <= _MAX_ALPN_LENGTH:
-            msg = f"ALPN protocol of {len(protocol)} bytes"
-            raise ConfigError(msg, hint="1 to 255 bytes are allowed")
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True, weakref_slot=True)
@@ -251,8 +222,12 @@ class ClientConfig:
     Attributes:
         server_name: sent as SNI; None sends none.
         identities: the certificate must match at least one of them.
-        verify: False accepts any certificate.
+        verify: False accepts any certificate, or with ``pins`` any that has one of these keys.
         trust: where a certificate path must end.
+        pins: SHA-256 of SubjectPublicKeyInfo, 32 bytes each: the certificate's own key must be one
+            of these, besides all else; none allows any key.
+        crls: revocation lists: the peer's issuer must have one here, and whatever is on one is
+            refused, at any depth; none asks for none.
         alpn: protocols to offer, most wanted first.
         versions: protocol versions to offer.
         aeads: record protection to offer, most wanted first.
@@ -260,21 +235,26 @@ class ClientConfig:
         timeout: seconds for the whole handshake.
         session_store: the caller's own folder, mode 0700, for what later connections may resume
             with, which is secret; None asks for no TLS 1.2 ticket and stores nothing.
+        key_log: file to append the handshake's secrets to, with which anybody can read the
+            connection (RFC 9850); None keeps them to ourselves.
 
     Raises:
-        ConfigError: verification without an identity, or an empty list.
+        ConfigError: verification without an identity, an empty list, or what contradicts itself.
     """
 
     server_name: str | None = None
     identities: tuple[ReferenceIdentifier, ...] = ()
     verify: bool = True
     trust: TrustAnchors = field(default_factory=TrustAnchors)
+    pins: tuple[bytes, ...] = ()
+    crls: tuple[x509.CertificateRevocationList, ...] = ()
     alpn: tuple[bytes, ...] = ()
     versions: frozenset[ProtocolVersion] = frozenset(ProtocolVersion)
     aeads: tuple[Aead, ...] = DEFAULT_AEADS
     key_pair: KeyPair | None = None
     timeout: float = 30.0
     session_store: Path | None = None
+    key_log: Path | None = None
 
     def __post_init__(self) -> None:
         """Refuse a configuration that cannot mean what its author wants."""
@@ -283,6 +263,13 @@ class ClientConfig:
                 "no reference identifier to verify the peer against",
                 hint="name at least one identity, or turn verification off explicitly",
             )
+        if self.crls and not self.verify:
+            raise ConfigError(
+                "revocation lists mean nothing without verification",
+                hint="leave the lists out, or verify",
+            )
+        if any(len(pin) != _PIN_LENGTH for pin in self.pins):
+            raise ConfigError("a pin is not a SHA-256 digest", hint="a pin has 32 bytes")
         _check_alpn(self.alpn)
         _check_choices(self.versions, self.aeads)
 
@@ -302,26 +289,54 @@ class ServerConfig:
 
     Attributes:
         key_pair: the server's certificate and key.
+        client_trust: where the path of a client's certificate must end; None asks for none.
+        client_required: refuse clients that show no certificate.
+        client_identities: a client's certificate must match at least one of them; none allows any
+            that ``client_trust`` leads to.
+        crls: revocation lists for clients' certificates, as `ClientConfig` has them.
         alpn: protocols to choose from, most wanted first; empty ignores what clients offer.
         versions: protocol versions to accept.
         aeads: record protection to accept, most wanted first.
         timeout: seconds for the whole handshake.
         resumption: give tickets, and resume with them. Until their key is dropped (`tls.context`)
             whoever gets hold of it can read TLS 1.2 connections made or resumed with them, and
-            pass for the server in TLS 1.3 ones.
+            pass for the server in TLS 1.3 ones. A client's certificate is in its ticket, and its
+            path is not judged anew.
+        key_log: as `ClientConfig` has it.
+
+    Raises:
+        ConfigError: an empty list, or a wish about clients' certificates and no trust anchors.
     """
 
     key_pair: KeyPair
+    client_trust: TrustAnchors | None = None
+    client_required: bool = False
+    client_identities: tuple[ReferenceIdentifier, ...] = ()
+    crls: tuple[x509.CertificateRevocationList, ...] = ()
     alpn: tuple[bytes, ...] = ()
     versions: frozenset[ProtocolVersion] = frozenset(ProtocolVersion)
     aeads: tuple[Aead, ...] = DEFAULT_AEADS
     timeout: float = 30.0
     resumption: bool = False
+    key_log: Path | None = None
 
     def __post_init__(self) -> None:
         """Refuse a configuration that cannot mean what its author wants."""
+        wishes = self.client_required or self.client_identities or self.crls
+        if wishes and self.client_trust is None:
+            raise ConfigError(
+                "clients are to be verified, and there are no trust anchors for them",
+                hint="name the authority that issues their certificates",
+            )
         _check_alpn(self.alpn)
         _check_choices(self.versions, self.aeads)
+
+
+def _check_alpn(protocols: Iterable[bytes]) -> None:
+    for protocol in protocols:
+        if not 0 < len(protocol) <= _MAX_ALPN_LENGTH:
+            msg = f"ALPN protocol of {len(protocol)} bytes"
+            raise ConfigError(msg, hint="1 to 255 bytes are allowed")
 
 
 def _check_choices(versions: frozenset[ProtocolVersion], aeads: tuple[Aead, ...]) -> None:

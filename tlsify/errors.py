@@ -192,3 +192,21 @@ class DeadlineExceeded(TlsifyError, TimeoutError):
 
     exit_code = ExitCode.DEADLINE
     general_hint = "the peer may be down, or may not speak TLS on this port"
+
+
+class AgentError(TlsifyError):
+    """The agent is absent, refuses, has died, or broke its wire format.
+
+    Attributes:
+        untouched: whether the connection is as it was, so that the handshake can be done without
+            the agent. Otherwise nobody knows what was sent, and it was closed.
+    """
+
+    exit_code = ExitCode.AGENT
+    general_hint = "see whether tlsify agent runs, and what it says"
+    untouched: bool
+
+    def __init__(self, message: str, *, untouched: bool, hint: str | None = None) -> None:
+        """Take the message, and what may follow from it."""
+        super().__init__(message, hint=hint)
+        self.untouched = untouched

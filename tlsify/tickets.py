@@ -14,8 +14,6 @@ import time
 from dataclasses import astuple, dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, Self
 
-from cryptography.hazmat.primitives.serialization import Encoding
-
 from tlsify.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -25,7 +23,7 @@ if TYPE_CHECKING:
     from cryptography import x509
 
     from tlsify.codepoints import Aead
-    from tlsify.config import ClientConfig
+    from tlsify.config import ClientConfig, TrustAnchors
     from tlsify.tls.harvest import Harvest
     from tlsify.tls.negotiated import Resumable
 
@@ -60,6 +58,8 @@ class Origin:
         identities: reference identifiers, spelled out.
         verify: whether the peer was verified at all.
         trust: digest of the trust anchors; empty stands for the system's.
+        pins: keys accepted.
+        crls: digest of the revocation lists; empty if there are none.
         certificate: digest of the client's own certificate; empty if it has none.
         versions: protocol versions offered.
         aeads: record protection offered. A server may insist on that of a TLS 1.2 session.
@@ -71,6 +71,8 @@ class Origin:
     identities: tuple[str, ...]
     verify: bool
     trust: bytes
+    pins: tuple[bytes, ...]
+    crls: bytes
     certificate: bytes
     versions: tuple[int, ...]
     aeads: tuple[str, ...]
@@ -89,14 +91,16 @@ class Origin:
             address: the peer's, as ``getpeername`` gives it.
             aeads: as `tls.engine.Engine` was given them.
         """
-        anchors, chain = config.trust.certificates, config.key_pair and config.key_pair.chain
+        chain = config.key_pair and config.key_pair.chain
         return cls(
             host=config.server_name or address[0],
             port=address[1],
             alpn=config.alpn,
             identities=tuple(sorted(map(str, config.identities))),
             verify=config.verify,
-            trust=b"" if anchors is None else _digest(*sorted(map(_der, anchors))),
+            trust=_trust(config.trust),
+            pins=tuple(sorted(config.pins)),
+            crls=_digest(*sorted(map(_der, config.crls))) if config.crls else b"",
             certificate=_digest(_der(chain[0])) if chain else b"",
             versions=tuple(sorted(config.versions)),
             aeads=tuple(aead.name for aead in (config.aeads if aeads is None else aeads)),
@@ -107,8 +111,16 @@ class Origin:
         return _digest(*map(_encode, astuple(self)))
 
 
-def _der(certificate: x509.Certificate) -> bytes:
-    return certificate.public_bytes(Encoding.DER)
+def _trust(anchors: TrustAnchors) -> bytes:
+    if anchors.certificates is not None:
+        return _digest(*sorted(map(_der, anchors.certificates)))
+    return b"" if anchors.lookup is None else anchors.lookup.digest
+
+
+def _der(signed: x509.Certificate | x509.CertificateRevocationList) -> bytes:
+    from cryptography.hazmat.primitives.serialization import Encoding  # noqa: PLC0415 - slow
+
+    return signed.public_bytes(Encoding.DER)
 
 
 def _digest(*parts: bytes) -> bytes:

@@ -18,7 +18,7 @@ from OpenSSL import SSL
 from tests.conftest import HOST, issue
 from tests.doubles import EnginePair
 from tlsify.codepoints import DEFAULT_AEADS, Aead, CipherSuite, ProtocolVersion
-from tlsify.config import ClientConfig, KeyPair, PrivateKey, ServerConfig, TrustAnchors
+from tlsify.config import ClientConfig, KeyPair, ServerConfig, TrustAnchors
 from tlsify.errors import ConfigError
 from tlsify.tls import context as module
 from tlsify.tls.context import (
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import trustme
+
+    from tlsify.credentials import PrivateKey
 
 WEAK = rsa.generate_private_key(65537, 1024)  # noqa: S505 - to be refused
 

@@ -9,7 +9,16 @@ from OpenSSL import SSL
 
 from tlsify.codepoints import AlertDescription
 from tlsify.config import KeyPair, ReferenceIdentifier
-from tlsify.tls.explain import library_failure, peer_alert, untrusted_path, wrong_peer
+from tlsify.credentials import spell_pin
+from tlsify.errors import IdentityError, PeerMisbehaved
+from tlsify.tls.explain import (
+    handshake_failure,
+    library_failure,
+    peer_alert,
+    untrusted_path,
+    wrong_key,
+    wrong_peer,
+)
 
 
 @given(st.integers(0, 255))
@@ -30,6 +39,8 @@ def test_any_alert(number: int) -> None:
         (AlertDescription.unknown_ca, "authority"),
         (AlertDescription.no_application_protocol, "ALPN"),
         (AlertDescription.unrecognized_name, "--servername"),
+        (AlertDescription.certificate_required, "client certificate"),
+        (AlertDescription.certificate_revoked, "withdrawn"),
     ],
 )
 def test_alert_that_the_user_can_do_something_about(number: int, words: str) -> None:
@@ -40,12 +51,16 @@ def test_alert_that_the_user_can_do_something_about(number: int, words: str) -> 
 @pytest.mark.parametrize(
     ("number", "words", "hint"),
     [
+        (3, "unable to get certificate CRL", "revocation list"),
         (9, "not yet valid", "clock"),
         (10, "expired", "renew"),
+        (11, "CRL is not yet valid", "clock"),
+        (12, "CRL has expired", "current"),
         (18, "self-signed", "--ca"),
         (19, "self-signed", "--ca"),
         (20, "unable to get local issuer", "--ca"),
         (21, "unable to verify the first certificate", "intermediate"),
+        (23, "revoked", "withdrawn"),
         (28, "rejected", "--ca"),
     ],
 )
@@ -87,3 +102,29 @@ def test_wrong_peer(key_pair: KeyPair) -> None:
     assert "dns:localhost" in error.mismatches
     assert error.alert is AlertDescription.bad_certificate
     assert "--ref-id" in error.hint
+
+
+def test_wrong_key() -> None:
+    """The key that was shown is spelled as it would be pinned, if it has a spelling."""
+    error = wrong_key(bytes(32))
+    assert error.mismatches == (spell_pin(bytes(32)),)
+    assert spell_pin(bytes(32)) in str(error)
+    assert error.alert is AlertDescription.certificate_unknown
+    strange = wrong_key(b"")
+    assert strange.mismatches == ()
+    assert "does not know" in str(strange)
+
+
+def test_client_that_shows_nothing() -> None:
+    """One thing that OpenSSL refuses is about who the peer is; all else is its misbehaviour."""
+    alert = AlertDescription.certificate_required
+    none = SSL.Error([("SSL routines", "", "peer did not return a certificate")])
+    error = handshake_failure(none, alert)
+    assert isinstance(error, IdentityError)
+    assert error.alert is alert
+    for other in (
+        SSL.Error([("SSL routines", "", "no shared cipher")]),
+        SSL.Error([]),
+        SSL.Error(),
+    ):
+        assert isinstance(handshake_failure(other, None), PeerMisbehaved)

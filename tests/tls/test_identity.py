@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import datetime as dt
 import ipaddress
+import subprocess
+import sys
 
 import pytest
 from cryptography import x509
@@ -16,7 +18,7 @@ from service_identity import hazmat
 
 from tlsify.config import IdKind, ReferenceIdentifier
 from tlsify.errors import ConfigError
-from tlsify.tls.identity import compile_identifiers, matches, presented
+from tlsify.tls.identity import check_identifiers, compile_identifiers, matches, presented
 
 KEY = ec.generate_private_key(ec.SECP256R1())
 NAME = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "cn.example.org")])
@@ -234,3 +236,37 @@ def test_name_that_needs_a_library_that_is_not_there(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(hazmat, "idna", None)
     with pytest.raises(ConfigError):
         compile_identifiers([ReferenceIdentifier(IdKind.DNS, "straße.de")])
+
+
+@given(
+    st.sampled_from(IdKind),
+    st.one_of(
+        st.text(max_size=12),
+        st.from_regex(r"[0-9a-zA-Z_.:-]{0,12}", fullmatch=True),
+        st.ip_addresses().map(str),
+    ),
+)
+def test_check_without_the_library(kind: IdKind, name: str) -> None:
+    """What is checked early, mostly by looking at it, is what the library takes later."""
+    identities = [ReferenceIdentifier(kind, name)]
+    try:
+        compile_identifiers(identities)
+    except ConfigError:
+        with pytest.raises(ConfigError):
+            check_identifiers(identities)
+    else:
+        check_identifiers(identities)
+
+
+def test_library_is_imported_late() -> None:
+    """For a plain name or an address nothing is imported before there is a certificate."""
+    program = (
+        "import sys; from tlsify.tls.identity import check_identifiers;"
+        "from tlsify.config import ReferenceIdentifier as R;"
+        "check_identifiers(map(R.for_host, ('www.example.org', '192.0.2.1', '2001:db8::1')));"
+        "print('service_identity' in sys.modules)"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True
+    )
+    assert ran.stdout.strip() == "False"

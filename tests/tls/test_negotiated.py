@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tlsify.codepoints import CipherSuite, ContentType, ProtocolVersion
 from tlsify.errors import TlsifyError
 from tlsify.keys import TrafficKeys
+from tlsify.selfsigned import make_key_pair
 from tlsify.tls.negotiated import Keys, Negotiated, resumable, tls12_keys, tls13_keys
 from tlsify.tls.protection import seal_record
 from tlsify.tls.schedule import KeyBlock, traffic_keys
@@ -101,7 +104,7 @@ def _negotiated(
         suite=suite,
         alpn=None,
         server_name=None,
-        peer_certificate=peer.chain[0] if peer else None,
+        certificate=peer.chain[0].public_bytes(Encoding.DER) if peer else None,
         group="",
         resumed=resumed,
         max_fragment_length=None,
@@ -204,3 +207,62 @@ def test_session_in_no_text() -> None:
     found = resumable(_session(1000, 7200), _negotiated())
     assert "planted" not in repr(found)
     assert "ticket" not in repr(found)
+
+
+# -- who the peer is
+
+
+def _shown(der: bytes | None) -> Negotiated:
+    facts: dict[str, Any] = {
+        "alpn": None,
+        "server_name": None,
+        "certificate": der,
+        "group": "",
+        "resumed": False,
+        "max_fragment_length": None,
+    }
+    return Negotiated.without_keys(SUITE13, **facts)
+
+
+def _with_subject(tag: int, value: bytes) -> bytes:
+    """Change the common name of a certificate, and its kind of string, behind its signature."""
+    der = bytearray(make_key_pair(["abcdefgh.example"]).chain[0].public_bytes(Encoding.DER))
+    start = der.rindex(bytes.fromhex("0603550403")) + 5
+    assert der[start + 2 : start + 10] == b"abcdefgh"
+    der[start] = tag
+    der[start + 2 : start + 2 + len(value)] = value
+    return bytes(der)
+
+
+def test_peer_without_a_certificate() -> None:
+    """There is nothing to say of it."""
+    nobody = _shown(None)
+    assert (nobody.peer_certificate, nobody.peer_subject, nobody.peer_hash) == (None, None, None)
+
+
+def test_peers_subject_and_hash() -> None:
+    """They are what other programs show of the same certificate."""
+    made = make_key_pair(["peer.example"]).chain[0]
+    somebody = _shown(made.public_bytes(Encoding.DER))
+    assert somebody.peer_certificate == made
+    assert somebody.peer_subject == "CN=peer.example"
+    assert somebody.peer_hash == made.fingerprint(SHA256()).hex()
+
+
+@pytest.mark.parametrize(
+    ("tag", "value", "expected"),
+    [
+        pytest.param(0x0C, b"a\nb\x1b[31", "CN=a\\nb\\x1b[31", id="control characters"),
+        pytest.param(0x0C, b"a\xe2\x80\xaebcde", "CN=a\\u202ebcde", id="bidi"),
+        pytest.param(0x0C, b"\xff\xff", "", id="not UTF-8"),
+        pytest.param(0x03, b"\0ab", "", id="a bit string"),
+        pytest.param(0x30, b"ab", "", id="no string"),
+    ],
+)
+def test_subject_that_a_peer_has_thought_up(tag: int, value: bytes, expected: str) -> None:
+    """It can be printed, and put into an environment, or is empty."""
+    subject = _shown(_with_subject(tag, value)).peer_subject
+    assert subject is not None
+    assert subject.isprintable()
+    assert subject.startswith(expected)
+    assert bool(subject) == bool(expected)

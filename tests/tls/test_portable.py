@@ -7,12 +7,13 @@ import warnings
 from typing import TYPE_CHECKING
 
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.utils import CryptographyDeprecationWarning
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tlsify.codepoints import CipherSuite, ProtocolVersion
-from tlsify.config import parse_certificates
+from tlsify.credentials import parse_certificates
 from tlsify.errors import ConfigError
 from tlsify.keys import IV_LENGTH, TrafficKeys
 from tlsify.tls.negotiated import Negotiated
@@ -36,7 +37,7 @@ def _negotiated(suite: CipherSuite) -> Negotiated:
         suite=suite,
         alpn=b"h2",
         server_name="example.org",
-        peer_certificate=None,
+        certificate=None,
         group="X25519MLKEM768",
         resumed=True,
         max_fragment_length=512,
@@ -122,7 +123,9 @@ def test_certificate(authority: trustme.CA) -> None:
     """The peer's comes along."""
     certificate: x509.Certificate = parse_certificates(authority.cert_pem.bytes(), "it")[0]
     suite = CipherSuite.TLS_AES_128_GCM_SHA256
-    with_it = dataclasses.replace(_negotiated(suite), peer_certificate=certificate)
+    with_it = dataclasses.replace(
+        _negotiated(suite), certificate=certificate.public_bytes(Encoding.DER)
+    )
     restored, _ = restore(export_secrets(with_it, _session(suite)), can_rekey=False)
     assert restored.peer_certificate == certificate
 
@@ -171,7 +174,9 @@ def test_truncated_certificate(authority: trustme.CA) -> None:
     """A real one with any byte changed is refused, or is one still."""
     certificate = parse_certificates(authority.cert_pem.bytes(), "it")[0]
     suite = CipherSuite.TLS_AES_128_GCM_SHA256
-    with_it = dataclasses.replace(_negotiated(suite), peer_certificate=certificate)
+    with_it = dataclasses.replace(
+        _negotiated(suite), certificate=certificate.public_bytes(Encoding.DER)
+    )
     state = export_secrets(with_it, _session(suite))
     for place in range(len(state)):
         for change in (1, 0x80):

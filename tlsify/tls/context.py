@@ -8,12 +8,14 @@ from weakref import WeakKeyDictionary
 from OpenSSL import SSL, crypto
 
 from tlsify.codepoints import Aead, CipherSuite, ProtocolVersion
-from tlsify.config import ClientConfig, KeyPair, ServerConfig
+from tlsify.config import ClientConfig, KeyPair, Lookup, ServerConfig, TrustAnchors
+from tlsify.credentials import no_certificate
 from tlsify.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from cryptography import x509
     from OpenSSL.SSL import _NoOverlappingProtocols
 
 _OPENSSL_VERSIONS = {
@@ -31,6 +33,9 @@ TICKET_LIFETIME = 7200
 # ring of them 22 ms and 1.4 MiB that the workers share. Later periods' keys are each process's own.
 PERIOD = 12 * 3600
 RING = 64
+# How many trust anchors a server names to its clients, which may do without: each costs some 100
+# bytes in every handshake.
+_MAX_AUTHORITIES = 32
 
 
 class Observer(Protocol):
@@ -117,18 +122,48 @@ def _use_key_pair(context: SSL.Context, key_pair: KeyPair) -> None:
         ) from exc
 
 
+def _use_trust(
+    context: SSL.Context, trust: TrustAnchors, crls: Iterable[x509.CertificateRevocationList]
+) -> None:
+    store = context.get_cert_store() or crypto.X509Store()
+    if trust.certificates is not None:
+        for anchor in trust.certificates:
+            store.add_cert(crypto.X509.from_cryptography(anchor))
+    elif trust.lookup is not None:
+        _use_lookup(store, trust.lookup)
+    else:
+        context.set_default_verify_paths()
+    if trust.certificates is not None or (trust.lookup is not None and trust.lookup.chosen):
+        # Whatever the caller names is an anchor, be it self-signed or not.
+        store.set_flags(crypto.X509StoreFlags.PARTIAL_CHAIN)
+    for crl in crls:
+        store.add_crl(crl)
+        # Where nobody has issued a list, Engine.on_certificate decides.
+        store.set_flags(crypto.X509StoreFlags.CRL_CHECK | crypto.X509StoreFlags.CRL_CHECK_ALL)
+
+
+def _use_lookup(store: crypto.X509Store, lookup: Lookup) -> None:
+    for file in lookup.files:
+        try:
+            store.load_locations(file)
+        except crypto.Error as exc:
+            raise no_certificate(str(file)) from exc
+    for folder in lookup.folders:
+        store.load_locations(None, folder)
+
+
+def _name_authorities(context: SSL.Context, trust: TrustAnchors) -> None:
+    """Tell clients, which may have several certificates, whom to choose for (RFC 8446 4.2.4)."""
+    for anchor in (trust.certificates or ())[:_MAX_AUTHORITIES]:
+        context.add_client_ca(anchor)
+
+
 def _client_context(config: ClientConfig, aeads: tuple[Aead, ...]) -> SSL.Context:
     context = _new_context(config.versions, aeads, tickets=config.session_store is not None)
     if config.verify:
+        _use_trust(context, config.trust, config.crls)
+    if config.verify or config.pins:
         context.set_verify(SSL.VERIFY_PEER, _verify)
-        if config.trust.certificates is None:
-            context.set_default_verify_paths()
-        else:
-            store = context.get_cert_store() or crypto.X509Store()
-            # Whatever the caller names is an anchor, be it self-signed or not.
-            store.set_flags(crypto.X509StoreFlags.PARTIAL_CHAIN)
-            for anchor in config.trust.certificates:
-                store.add_cert(crypto.X509.from_cryptography(anchor))
     if config.alpn:
         context.set_alpn_protos(list(config.alpn))
     if config.key_pair is not None:
@@ -139,6 +174,11 @@ def _client_context(config: ClientConfig, aeads: tuple[Aead, ...]) -> SSL.Contex
 def _server_context(config: ServerConfig, aeads: tuple[Aead, ...]) -> SSL.Context:
     context = _new_context(config.versions, aeads, tickets=config.resumption)
     _use_key_pair(context, config.key_pair)
+    if config.client_trust is not None:
+        required = SSL.VERIFY_FAIL_IF_NO_PEER_CERT if config.client_required else 0
+        context.set_verify(SSL.VERIFY_PEER | required, _verify)
+        _use_trust(context, config.client_trust, config.crls)
+        _name_authorities(context, config.client_trust)
     if config.resumption:
         context.set_session_id(b"tlsify")  # OpenSSL wants one; its value matters to shared caches
         context.set_timeout(TICKET_LIFETIME)

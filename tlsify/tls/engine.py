@@ -18,25 +18,25 @@ from tlsify.codepoints import (
 from tlsify.config import ClientConfig, ServerConfig
 from tlsify.errors import (
     HandshakeError,
-    IdentityError,
     PeerAlert,
     PeerMisbehaved,
     TlsifyError,
 )
 from tlsify.tls.client_hello import ClientHello, HelloCollector, encode_server_name
 from tlsify.tls.context import context_for
-from tlsify.tls.explain import library_failure, peer_alert, untrusted_path, wrong_peer
-from tlsify.tls.identity import compile_identifiers, matches
+from tlsify.tls.explain import handshake_failure, peer_alert
+from tlsify.tls.judge import Judge
+from tlsify.tls.messages import encode_alert
 from tlsify.tls.negotiated import Keys, Negotiated, Resumable, resumable, tls12_keys, tls13_keys
+from tlsify.tls.protection import seal_record
 from tlsify.tls.record import HEADER_LENGTH, encode_plain_alert, split_records
-from tlsify.tls.schedule import key_block
+from tlsify.tls.schedule import key_block, traffic_keys
 from tlsify.tls.unbound import dump_session, load_session, session_reused
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from OpenSSL.SSL import _NoOverlappingProtocols
-    from service_identity.hazmat import ServiceID
 
 _DRAIN_SIZE = 2**16
 _SECRETS = (b"CLIENT_TRAFFIC_SECRET_0", b"SERVER_TRAFFIC_SECRET_0")
@@ -86,11 +86,10 @@ class Engine:
         self._received: list[bytes] = []  # since ChangeCipherSpec: TLS 1.2 counts from there
         self._alert_sent: AlertDescription | None = None
         self._alert_received: int | None = None
-        self._rejection: IdentityError | None = None
-        self._accepted: Sequence[ServiceID] = ()
+        self._judge = Judge(config)
+        self._key_log: list[bytes] = []
         self._negotiated: Negotiated | None = None
         if isinstance(config, ClientConfig):
-            self._accepted = compile_identifiers(config.identities)
             connection = self._connect()
             if config.server_name is not None:
                 connection.set_tlsext_host_name(encode_server_name(config.server_name))
@@ -228,6 +227,12 @@ class Engine:
             return None
         return resumable(dump_session(connection), outcome)
 
+    def take_key_log(self) -> bytes:
+        """Give the lines that the configuration's ``key_log`` asks for, and forget them."""
+        lines = b"".join(self._key_log)
+        self._key_log.clear()
+        return lines
+
     def take_tickets(self) -> bytes:
         """Give the ticket records held back, for a connection that stays in userspace."""
         records = b"".join(self._tickets)
@@ -252,7 +257,9 @@ class Engine:
     # -- what OpenSSL reports while it works (context.Observer)
 
     def on_key_log(self, line: bytes) -> None:
-        """Keep the first generation's traffic secrets, and nothing else."""
+        """Keep the first generation's traffic secrets; all only for those who want a log."""
+        if self._config.key_log is not None:
+            self._key_log.append(line + b"\n")
         label, _, rest = line.partition(b" ")
         if label in _SECRETS:
             self._secrets[label] = bytearray.fromhex(rest.rpartition(b" ")[2].decode("ascii"))
@@ -265,25 +272,8 @@ class Engine:
     def on_certificate(
         self, certificate: crypto.X509, error: int, depth: int, *, valid: bool
     ) -> bool:
-        """Judge path, then identity, inside the handshake: a wrong peer never gets our Finished."""
-        if not valid:
-            self._rejection = untrusted_path(error)
-        elif depth == 0 and self._accepted:
-            self._rejection = self._judge_identity(certificate)
-        return self._rejection is None
-
-    def _judge_identity(self, certificate: crypto.X509) -> IdentityError | None:
-        try:
-            leaf = certificate.to_cryptography()
-        except (ValueError, x509.InvalidVersion):
-            msg = "the peer's certificate is malformed"
-            return IdentityError(msg, alert=AlertDescription.bad_certificate)
-        return self._judge_names(leaf)
-
-    def _judge_names(self, leaf: x509.Certificate) -> IdentityError | None:
-        if matches(leaf, self._accepted):
-            return None
-        return wrong_peer(leaf, self._client_config().identities)
+        """Judge one certificate of the path."""
+        return self._judge.hear(certificate, error, depth, valid=valid)
 
     def on_alpn(self, offered: list[bytes]) -> bytes | _NoOverlappingProtocols:
         """Choose the first of the server's own protocols that the client offers (RFC 7301 3.2)."""
@@ -313,56 +303,63 @@ class Engine:
         return self._config
 
     def _explain(self, exc: SSL.Error, emitted: bytes) -> HandshakeError:
-        if self._rejection is not None and self._rejection.alert is not None:
-            # OpenSSL knows nothing of the reason and would say internal_error. A client has
-            # written nothing protected before it accepts the certificate: a plain alert is right.
-            self._output += encode_plain_alert(self._rejection.alert)
-            return self._rejection
+        rejection = self._judge.rejection
+        if rejection is not None and rejection.alert is not None:
+            # OpenSSL knows nothing of the reason and would say internal_error.
+            self._output += self._encode_alert(rejection.alert)
+            return rejection
         self._output += emitted
-        if self._rejection is not None:
-            self._rejection.alert = self._alert_sent
-            return self._rejection
+        if rejection is not None:
+            rejection.alert = self._alert_sent
+            return rejection
         if self._alert_received is not None:
             return peer_alert(self._alert_received, "the handshake")
-        return library_failure("the handshake", exc, self._alert_sent)
+        return handshake_failure(exc, self._alert_sent)
+
+    def _encode_alert(self, alert: AlertDescription) -> bytes:
+        """Write the alert for a certificate that is refused.
+
+        A client has protected nothing before it accepts the certificate, nor has a server of TLS
+        1.2. One of TLS 1.3 has its last key already, and this is the first record under it.
+        """
+        secret = self._secrets.get(_SECRETS[1])
+        if self.is_client or secret is None or self._connection is None:
+            return encode_plain_alert(alert)
+        suite = CipherSuite.from_openssl(self._connection.get_cipher_name() or "")
+        keys = traffic_keys(suite, bytes(secret))
+        sealed = seal_record(keys, 0, ContentType.alert, encode_alert(alert))
+        keys.wipe()
+        return sealed
 
     def _conclude(self, connection: SSL.Connection, tickets: list[bytes]) -> Negotiated:
         name = connection.get_cipher_name() or ""
         suite = CipherSuite.from_openssl(name)
+        shown = connection.get_peer_certificate()
         try:
-            certificate = connection.get_peer_certificate(as_cryptography=True)
+            if shown is not None:
+                shown.to_cryptography()
         except (ValueError, x509.InvalidVersion) as exc:
             # Only without verification does OpenSSL get this far, and then it is too late for it
             # to send an alert.
             raise PeerMisbehaved("the peer's certificate is malformed") from exc
-        resumed = session_reused(connection)
-        if resumed and self._accepted and self._client_config().verify:
-            self._check_resumed(certificate)
+        if not self._judge.heard and (error := self._judge.judge(shown)) is not None:
+            # A resumed handshake shows no certificate to `on_certificate`. That its path was once
+            # verified, against the same anchors, is for whoever kept the session to know
+            # (`tickets.Origin`); a session mixed up must at least not name somebody else.
+            error.alert = None
+            self._output.clear()  # such a peer does not get our Finished
+            raise error
         hello = self._hello
         return Negotiated(
             suite=suite,
             alpn=connection.get_alpn_proto_negotiated() or None,
             server_name=hello.server_name if hello else self._client_config().server_name,
-            peer_certificate=certificate,
+            certificate=_der(shown),
             group=connection.get_group_name() or "",
-            resumed=resumed,
+            resumed=session_reused(connection),
             max_fragment_length=hello.max_fragment_length if hello else None,
             **self._keys(connection, suite, tickets)._asdict(),
         )
-
-    def _check_resumed(self, leaf: x509.Certificate | None) -> None:
-        """Judge the names again: a resumed handshake shows no certificate to `on_certificate`.
-
-        That the path was once verified, against the same anchors, is for whoever kept the session
-        to know (`tickets.Origin`); a session mixed up must at least not name somebody else.
-        """
-        error: IdentityError | None = IdentityError("the session resumed has no certificate")
-        if leaf is not None:
-            error = self._judge_names(leaf)
-        if error is not None:
-            error.alert = None
-            self._output.clear()  # such a peer does not get our Finished
-            raise error
 
     def _keys(self, connection: SSL.Connection, suite: CipherSuite, tickets: list[bytes]) -> Keys:
         if suite.version is ProtocolVersion.TLSv1_3:
@@ -385,6 +382,12 @@ class Engine:
             sent=self._last_sent,
             received=self._received,
         )
+
+
+def _der(certificate: crypto.X509 | None) -> bytes | None:
+    if certificate is None:
+        return None
+    return crypto.dump_certificate(crypto.FILETYPE_ASN1, certificate)
 
 
 def _drain(connection: SSL.Connection) -> bytes:

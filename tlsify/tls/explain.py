@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tlsify.codepoints import AlertDescription
+from tlsify.credentials import spell_pin
 from tlsify.errors import IdentityError, PeerAlert, PeerMisbehaved, Truncated
-from tlsify.tls.identity import presented
-from tlsify.tls.unbound import verify_error
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -15,16 +14,23 @@ if TYPE_CHECKING:
     from cryptography import x509
 
     from tlsify.config import ReferenceIdentifier
+    from tlsify.errors import HandshakeError
 
 # X509_V_ERR numbers (openssl/x509_vfy.h).
 _PATH_HINTS = {
+    3: "add the current list of the issuer to the revocation lists",  # UNABLE_TO_GET_CRL
     9: "check this host's clock",  # CERT_NOT_YET_VALID
     10: "the peer has to renew its certificate; check this host's clock too",  # CERT_HAS_EXPIRED
+    11: "check this host's clock",  # CRL_NOT_YET_VALID
+    12: "get the issuer's current revocation list",  # CRL_HAS_EXPIRED
     18: "to accept this very certificate, name its file with --ca",  # DEPTH_ZERO_SELF_SIGNED_CERT
     19: "if you trust that authority, name its file with --ca",  # SELF_SIGNED_CERT_IN_CHAIN
     20: "if you trust its issuer, name the issuer's file with --ca",  # ..._ISSUER_CERT_LOCALLY
     21: "the peer may have left out an intermediate certificate",  # UNABLE_TO_VERIFY_LEAF_SIGNATURE
+    23: "its issuer has withdrawn it: the peer needs another one",  # CERT_REVOKED
 }
+# What OpenSSL's error queue says where a client shows no certificate and has to.
+_NONE_SHOWN = "peer did not return a certificate"
 _ALERT_HINTS = {
     AlertDescription.handshake_failure: "the two sides may have no cipher suite in common",
     AlertDescription.protocol_version: "the two sides have no protocol version in common",
@@ -33,6 +39,7 @@ _ALERT_HINTS = {
     AlertDescription.bad_certificate: "the peer does not accept our certificate or its names",
     AlertDescription.certificate_unknown: "the peer does not accept our certificate or its names",
     AlertDescription.certificate_expired: "the peer finds our certificate expired",
+    AlertDescription.certificate_revoked: "the peer finds our certificate withdrawn by its issuer",
     AlertDescription.certificate_required: "the peer wants a client certificate",
     AlertDescription.unrecognized_name: "the peer serves no such name; check --servername",
     AlertDescription.no_application_protocol: "the two sides have no ALPN protocol in common",
@@ -45,6 +52,8 @@ def untrusted_path(error: int) -> IdentityError:
     Args:
         error: an X509_V_ERR number.
     """
+    from tlsify.tls.unbound import verify_error  # noqa: PLC0415 - slow to import, and rarely needed
+
     return IdentityError(
         f"the peer's certificate is not trusted: {verify_error(error)}",
         hint=_PATH_HINTS.get(error, "name the authority to trust with --ca"),
@@ -53,6 +62,8 @@ def untrusted_path(error: int) -> IdentityError:
 
 def wrong_peer(leaf: x509.Certificate, identities: Iterable[ReferenceIdentifier]) -> IdentityError:
     """Build the error for a certificate that presents none of the identities accepted."""
+    from tlsify.tls.identity import presented  # noqa: PLC0415 - likewise
+
     names = presented(leaf)
     wanted = " or ".join(map(str, identities))
     return IdentityError(
@@ -60,6 +71,23 @@ def wrong_peer(leaf: x509.Certificate, identities: Iterable[ReferenceIdentifier]
         mismatches=names,
         alert=AlertDescription.bad_certificate,
         hint="check the host, or name the identity to accept with --ref-id",
+    )
+
+
+def wrong_key(digest: bytes) -> IdentityError:
+    """Build the error for a certificate whose key is none of those pinned.
+
+    Nothing is wrong with the certificate in itself, which is what bad_certificate would say.
+
+    Args:
+        digest: SHA-256 of its SubjectPublicKeyInfo; empty if OpenSSL cannot read that.
+    """
+    found = spell_pin(digest) if digest else "of a kind that OpenSSL does not know"
+    return IdentityError(
+        f"the peer's key is not one of those pinned: it is {found}",
+        mismatches=(found,) if digest else (),
+        alert=AlertDescription.certificate_unknown,
+        hint="if the peer tells you by another way that this is its new key, pin it",
     )
 
 
@@ -89,9 +117,23 @@ def library_failure(
             comes where that queue is empty, holds a number and a text.
         alert: what the peer was answered with, if anything.
     """
+    return PeerMisbehaved(f"{during} failed: {_reasons(failure) or 'unknown reason'}", alert=alert)
+
+
+def handshake_failure(failure: Exception, alert: AlertDescription | None) -> HandshakeError:
+    """Build the error for a handshake that OpenSSL refused; arguments are `library_failure`'s."""
+    if _reasons(failure) == _NONE_SHOWN:
+        return IdentityError(
+            "the client shows no certificate",
+            alert=alert,
+            hint="give the client a certificate, or serve those without one too",
+        )
+    return library_failure("the handshake", failure, alert)
+
+
+def _reasons(failure: Exception) -> str:
     queue = failure.args[0] if failure.args else []
-    reasons = "; ".join(e[2] for e in queue) if isinstance(queue, list) else str(failure.args[-1])
-    return PeerMisbehaved(f"{during} failed: {reasons or 'unknown reason'}", alert=alert)
+    return "; ".join(e[2] for e in queue) if isinstance(queue, list) else str(failure.args[-1])
 
 
 def truncated() -> Truncated:

@@ -2,36 +2,36 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
-from cryptography import x509
-from service_identity.cryptography import extract_patterns
-from service_identity.exceptions import CertificateError, VerificationError
-from service_identity.hazmat import (
-    DNS_ID,
-    SRV_ID,
-    URI_ID,
-    CertificatePattern,
-    IPAddress_ID,
-    ServiceID,
-    verify_service_identity,
-)
-
-from tlsify.config import IdKind, ReferenceIdentifier
+from tlsify.config import IdKind, ReferenceIdentifier, is_ip_address
 from tlsify.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-_SERVICE_IDS: dict[IdKind, Callable[[str], ServiceID]] = {
-    IdKind.DNS: DNS_ID,
-    IdKind.IP: IPAddress_ID,
-    IdKind.SRV: SRV_ID,
-    IdKind.URI: URI_ID,
-}
+    from cryptography import x509
+    from service_identity.hazmat import CertificatePattern, ServiceID
 
-# What cryptography raises for a subjectAltName, or another extension, that it cannot read.
-_UNREADABLE_NAMES = (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType)
+# service_identity takes longer to import than a handshake does. So it is imported where there is a
+# certificate to match: the ClientHello is on its way then.
+
+# A name that service_identity takes; one without a letter it might take for an address.
+_PLAIN_NAME = re.compile(r"(?=[^A-Za-z]*[A-Za-z])[A-Za-z0-9_.-]+")
+
+
+def check_identifiers(identities: Iterable[ReferenceIdentifier]) -> None:
+    """Make sure that `compile_identifiers` will take them; for most of them that is easily told.
+
+    Raises:
+        ConfigError: one is not valid for its kind.
+    """
+    for identity in identities:
+        kind, name = identity.kind, identity.name
+        is_plain_name = kind is IdKind.DNS and _PLAIN_NAME.fullmatch(name)
+        if not is_plain_name and not (kind is IdKind.IP and is_ip_address(name)):
+            compile_identifiers([identity])
 
 
 def compile_identifiers(identities: Iterable[ReferenceIdentifier]) -> tuple[ServiceID, ...]:
@@ -40,10 +40,18 @@ def compile_identifiers(identities: Iterable[ReferenceIdentifier]) -> tuple[Serv
     Raises:
         ConfigError: one is not valid for its kind.
     """
+    from service_identity import hazmat  # noqa: PLC0415 - see above
+
+    kinds: dict[IdKind, Callable[[str], ServiceID]] = {
+        IdKind.DNS: hazmat.DNS_ID,
+        IdKind.IP: hazmat.IPAddress_ID,
+        IdKind.SRV: hazmat.SRV_ID,
+        IdKind.URI: hazmat.URI_ID,
+    }
     compiled: list[ServiceID] = []
     for identity in identities:
         try:
-            compiled.append(_SERVICE_IDS[identity.kind](identity.name))
+            compiled.append(kinds[identity.kind](identity.name))
         except (ValueError, ImportError) as exc:  # ImportError: Unicode, and no idna package
             raise ConfigError(
                 f'"{identity}" is not a valid {identity.kind.name}-ID',
@@ -54,14 +62,25 @@ def compile_identifiers(identities: Iterable[ReferenceIdentifier]) -> tuple[Serv
 
 def matches(certificate: x509.Certificate, accepted: Sequence[ServiceID]) -> bool:
     """Tell whether a certificate presents at least one of the accepted identifiers."""
+    from service_identity.cryptography import extract_patterns  # noqa: PLC0415 - see above
+    from service_identity.exceptions import CertificateError  # noqa: PLC0415
+
     try:
         patterns = extract_patterns(certificate)
-    except (CertificateError, *_UNREADABLE_NAMES):
+    except CertificateError:
+        return False
+    except _unreadable_names():
         return False
     return any(_matches_one(patterns, identifier) for identifier in accepted)
 
 
 def _matches_one(patterns: Sequence[CertificatePattern], identifier: ServiceID) -> bool:
+    from service_identity.exceptions import (  # noqa: PLC0415 - see above
+        CertificateError,
+        VerificationError,
+    )
+    from service_identity.hazmat import verify_service_identity  # noqa: PLC0415
+
     try:
         verify_service_identity(patterns, obligatory_ids=[identifier], optional_ids=[])
     except (CertificateError, VerificationError):
@@ -71,9 +90,13 @@ def _matches_one(patterns: Sequence[CertificatePattern], identifier: ServiceID) 
 
 def presented(certificate: x509.Certificate) -> tuple[str, ...]:
     """List the DNS, IP and URI names of a certificate, for messages."""
+    from cryptography import x509  # noqa: PLC0415 - see above
+
     try:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except (x509.ExtensionNotFound, *_UNREADABLE_NAMES):
+    except x509.ExtensionNotFound:
+        return ()
+    except _unreadable_names():
         return ()
     found = (
         *(f"dns:{name}" for name in names.get_values_for_type(x509.DNSName)),
@@ -82,3 +105,10 @@ def presented(certificate: x509.Certificate) -> tuple[str, ...]:
     )
     # The peer chose these bytes, and a terminal may read them.
     return tuple(name if name.isprintable() else ascii(name) for name in found)
+
+
+def _unreadable_names() -> tuple[type[Exception], ...]:
+    """Give what cryptography raises for a subjectAltName, or another extension, it cannot read."""
+    from cryptography import x509  # noqa: PLC0415 - see above
+
+    return ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from tlsify.codepoints import CipherSuite, ContentType, ProtocolVersion
 from tlsify.errors import PeerMisbehaved, TlsifyError
-from tlsify.tls import schedule
+from tlsify.keys import IV_LENGTH, TrafficKeys
 from tlsify.tls.messages import MAX_TICKET_LIFETIME
-from tlsify.tls.protection import open_record
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from cryptography import x509
 
-    from tlsify.keys import TrafficKeys
     from tlsify.tls.schedule import KeyBlock
 
 _INTEGER, _SEQUENCE, _LONG_FORM = 0x02, 0x30, 0x80
@@ -32,7 +31,7 @@ class Negotiated:
         suite: fixes the version too.
         alpn: protocol agreed on, or None.
         server_name: SNI sent or received, or None.
-        peer_certificate: leaf, or None if the peer showed none.
+        certificate: the peer's leaf in DER, or None if it showed none.
         group: key exchange group, such as ``X25519MLKEM768``; empty if unknown.
         resumed: whether a session was resumed.
         max_fragment_length: bytes the peer asked our records to stay below, or None.
@@ -45,7 +44,7 @@ class Negotiated:
     suite: CipherSuite
     alpn: bytes | None
     server_name: str | None
-    peer_certificate: x509.Certificate | None
+    certificate: bytes | None
     group: str
     resumed: bool
     max_fragment_length: int | None
@@ -54,10 +53,46 @@ class Negotiated:
     tx_secret: bytearray = field(repr=False)
     rx_secret: bytearray = field(repr=False)
 
+    @classmethod
+    def without_keys(cls, suite: CipherSuite, **facts: Any) -> Self:
+        """Describe a connection whose keys are somebody else's."""
+        none = (bytearray(suite.aead.key_length), bytearray(IV_LENGTH), 0)
+        keys = Keys(TrafficKeys(suite, *none), TrafficKeys(suite, *none), bytearray(), bytearray())
+        return cls(suite=suite, **facts, **keys._asdict())
+
     @property
     def version(self) -> ProtocolVersion:
         """Protocol version, from the suite."""
         return self.suite.version
+
+    @property
+    def peer_certificate(self) -> x509.Certificate | None:
+        """The peer's leaf, or None if it showed none; parsed each time."""
+        if self.certificate is None:
+            return None
+        from cryptography import x509  # noqa: PLC0415 - slow, and few want it
+
+        return x509.load_der_x509_certificate(self.certificate)
+
+    @property
+    def peer_subject(self) -> str | None:
+        """Whom the peer's certificate is issued to, as RFC 4514 spells it, fit to be printed.
+
+        Empty if the peer has written what cannot be read; None if it showed no certificate.
+        """
+        leaf = self.peer_certificate
+        if leaf is None:
+            return None
+        try:
+            subject = leaf.subject.rfc4514_string()
+        except (ValueError, TypeError):  # cryptography reads it only now
+            return ""
+        return subject if subject.isprintable() else ascii(subject)[1:-1]
+
+    @property
+    def peer_hash(self) -> str | None:
+        """SHA-256 of the peer's certificate, 64 hexadecimal digits; None if it showed none."""
+        return None if self.certificate is None else hashlib.sha256(self.certificate).hexdigest()
 
     def wipe(self) -> None:
         """Overwrite every secret held here."""
@@ -105,8 +140,8 @@ def resumable(session: bytes | None, outcome: Negotiated) -> Resumable | None:
     if not lifetime and outcome.version is ProtocolVersion.TLSv1_3:
         return None
     expires: float = begun + min(lifetime or _LIFETIME_UNSPECIFIED, MAX_TICKET_LIFETIME)
-    if outcome.peer_certificate is not None:
-        expires = min(expires, outcome.peer_certificate.not_valid_after_utc.timestamp())
+    if (leaf := outcome.peer_certificate) is not None:
+        expires = min(expires, leaf.not_valid_after_utc.timestamp())
     return Resumable(session, expires, outcome.resumed)
 
 
@@ -156,6 +191,8 @@ def tls13_keys(
     Raises:
         TlsifyError: the TX key does not open them.
     """
+    from tlsify.tls import schedule  # noqa: PLC0415 - slow; an adopted session does without
+
     tx = schedule.traffic_keys(suite, bytes(tx_secret), sent)
     rx = schedule.traffic_keys(suite, bytes(rx_secret))
     for seq, record in enumerate(sealed):
@@ -178,6 +215,8 @@ def tls12_keys(
     Raises:
         TlsifyError: a key does not open its Finished.
     """
+    from tlsify.tls import schedule  # noqa: PLC0415 - as above
+
     client, server = (block.client_key, block.client_iv), (block.server_key, block.server_iv)
     ours, theirs = (client, server) if is_client else (server, client)
     tx = schedule.tls12_keys(suite, *ours, sent)
@@ -189,6 +228,8 @@ def tls12_keys(
 
 def _check_key(keys: TrafficKeys, seq: int, record: bytes) -> None:
     """A wrong key must fail here, not as a broken connection in the kernel."""
+    from tlsify.tls.protection import open_record  # noqa: PLC0415 - as above
+
     try:
         content_type, _ = open_record(keys, seq, record)
     except PeerMisbehaved as exc:

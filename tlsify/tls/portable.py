@@ -5,12 +5,8 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING
 
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
-
 from tlsify.codepoints import CipherSuite, ProtocolVersion
 from tlsify.errors import ConfigError
-from tlsify.keys import IV_LENGTH, TrafficKeys
 from tlsify.tls.negotiated import Negotiated
 from tlsify.tls.session import CONTROL_RECORD_BUDGET, MAX_MESSAGE, Session
 
@@ -38,7 +34,6 @@ def export_secrets(negotiated: Negotiated, session: Session) -> bytearray:
         | _UPDATE_DUE * session.update_due
         | _RESUMED * negotiated.resumed
     )
-    certificate = negotiated.peer_certificate
     state = bytearray(
         _FIXED.pack(
             _MAGIC,
@@ -51,7 +46,7 @@ def export_secrets(negotiated: Negotiated, session: Session) -> bytearray:
     for part in (
         negotiated.alpn or b"",
         (negotiated.server_name or "").encode(),
-        certificate.public_bytes(Encoding.DER) if certificate else b"",
+        negotiated.certificate or b"",
         negotiated.group.encode(),
         session.unfinished,
         session.tx_secret if session.can_rekey else b"",
@@ -73,7 +68,7 @@ def restore(state: bytes | bytearray, *, can_rekey: bool) -> tuple[Negotiated, S
     """
     try:
         return _restore(state, can_rekey=can_rekey)
-    except (ValueError, struct.error, KeyError, x509.InvalidVersion) as exc:
+    except (ValueError, struct.error, KeyError) as exc:
         raise ConfigError(
             "this is not the state of a session",
             hint="hand over what Handoff.detach gave, of the same version of tlsify",
@@ -84,7 +79,7 @@ def _restore(state: bytes | bytearray, *, can_rekey: bool) -> tuple[Negotiated, 
     magic, number, flags, budget, fragment = _FIXED.unpack_from(state)
     if magic != _MAGIC:
         raise ValueError(magic)
-    suite = _BY_NUMBER[number]
+    suite = CipherSuite.from_number(number)
     alpn, name, certificate, group, unfinished, tx_secret, rx_secret = _vectors(state, 7)
     expected = _LENGTHS_OF_SECRETS[suite.hash_name]
     if {len(tx_secret), len(rx_secret)} not in ({0}, {expected}) or len(unfinished) > MAX_MESSAGE:
@@ -102,20 +97,14 @@ def _restore(state: bytes | bytearray, *, can_rekey: bool) -> tuple[Negotiated, 
         close_notify_sent=bool(flags & _CLOSE_NOTIFY_SENT),
         update_due=bool(flags & _UPDATE_DUE),
     )
-    negotiated = Negotiated(
-        suite=suite,
+    negotiated = Negotiated.without_keys(
+        suite,
         alpn=bytes(alpn) or None,
         server_name=name.decode() or None,
-        peer_certificate=(
-            x509.load_der_x509_certificate(bytes(certificate)) if certificate else None
-        ),
+        certificate=bytes(certificate) or None,
         group=group.decode(),
         resumed=bool(flags & _RESUMED),
         max_fragment_length=fragment or None,
-        tx=_no_keys(suite),
-        rx=_no_keys(suite),
-        tx_secret=bytearray(),
-        rx_secret=bytearray(),
     )
     return negotiated, session
 
@@ -132,10 +121,3 @@ def _vectors(state: bytes | bytearray, count: int) -> Iterator[bytearray]:
         yield vector
     if position != len(state):
         raise ValueError(position)
-
-
-def _no_keys(suite: CipherSuite) -> TrafficKeys:
-    return TrafficKeys(suite, bytearray(suite.aead.key_length), bytearray(IV_LENGTH), 0)
-
-
-_BY_NUMBER = {suite.value.number: suite for suite in CipherSuite}

@@ -27,7 +27,6 @@ from tlsify.tls.messages import (
     encode_alert,
     encode_handshake,
 )
-from tlsify.tls.schedule import next_secret, traffic_keys
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -151,6 +150,8 @@ class Session:
 
     def next_generation(self, direction: Direction) -> Generation:
         """Derive what follows the current keys of a direction (RFC 8446 7.2); nothing changes."""
+        from tlsify.tls.schedule import next_secret, traffic_keys  # noqa: PLC0415 - slow, and rare
+
         secret = self.tx_secret if direction is Direction.TX else self.rx_secret
         following = bytearray(next_secret(self.suite, bytes(secret)))
         return Generation(following, traffic_keys(self.suite, bytes(following)))

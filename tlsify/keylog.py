@@ -1,0 +1,44 @@
+"""Append a connection's secrets to a file, for whoever has asked to read along (RFC 9850)."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from typing import TYPE_CHECKING
+
+from tlsify.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def append(path: Path, lines: bytes) -> None:
+    """Write whole lines at the end of a file of the caller's own, made with mode 0600.
+
+    Args:
+        path: the file.
+        lines: as OpenSSL gives them, each with its newline; none just sees whether that would go.
+
+    Raises:
+        ConfigError: it cannot be written, or others could read it.
+    """
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        file = os.open(path, flags, 0o600)
+        try:
+            state = os.fstat(file)
+            shared = state.st_mode & (stat.S_IRWXG | stat.S_IRWXO)
+            if not stat.S_ISREG(state.st_mode) or state.st_uid != os.geteuid() or shared:
+                raise ConfigError(
+                    f"key log {path} is not private",
+                    hint=f"it must be a file of yours and of mode 0600: chmod 600 {path}",
+                )
+            if os.write(file, lines) < len(lines):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        finally:
+            os.close(file)
+    except OSError as exc:
+        raise ConfigError(
+            f"cannot write key log {path}: {exc.strerror}", hint="check the path, or leave it out"
+        ) from exc

@@ -1,0 +1,97 @@
+"""Whom a configuration accepts: path, names and key of the peer's certificate, one verdict."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tlsify.codepoints import AlertDescription
+from tlsify.config import ClientConfig
+from tlsify.errors import IdentityError
+from tlsify.tls.certificates import key_hash
+from tlsify.tls.explain import untrusted_path, wrong_key, wrong_peer
+from tlsify.tls.identity import check_identifiers, compile_identifiers, matches
+
+if TYPE_CHECKING:
+    from OpenSSL import crypto
+
+    from tlsify.config import ReferenceIdentifier, ServerConfig
+
+_UNABLE_TO_GET_CRL = 3  # openssl/x509_vfy.h
+
+
+class Judge:
+    """Judges one peer, inside the handshake: a wrong one never gets our Finished.
+
+    Attributes:
+        rejection: why the peer is refused, or None as long as it is not.
+        heard: whether OpenSSL has shown the peer's own certificate, and it was judged.
+    """
+
+    def __init__(self, config: ClientConfig | ServerConfig) -> None:
+        """Judge by a configuration.
+
+        Raises:
+            ConfigError: a reference identifier is not valid for its kind.
+        """
+        self.rejection: IdentityError | None = None
+        self.heard = False
+        self._verifies = True
+        self._pins: tuple[bytes, ...] = ()
+        self._identities: tuple[ReferenceIdentifier, ...] = ()
+        self._has_lists = bool(config.crls)
+        if isinstance(config, ClientConfig):
+            self._verifies = config.verify
+            self._pins = config.pins
+            check_identifiers(config.identities)
+            if config.verify:
+                self._identities = config.identities
+            self._required = bool(self._identities or self._pins)
+        else:
+            check_identifiers(config.client_identities)
+            self._identities = config.client_identities
+            self._required = config.client_required
+
+    def hear(self, certificate: crypto.X509, error: int, depth: int, *, valid: bool) -> bool:
+        """Take what OpenSSL finds about one certificate of the path; False ends the handshake.
+
+        Args:
+            certificate: the one in question.
+            error: an X509_V_ERR number, if it is not valid.
+            depth: how far up it is; 0 is the peer's own.
+            valid: what OpenSSL would say.
+        """
+        if not valid and not self._overlooks(error, depth):
+            self.rejection = untrusted_path(error)
+        elif depth == 0:
+            self.rejection = self.judge(certificate)
+            self.heard = True
+        return self.rejection is None
+
+    def _overlooks(self, error: int, depth: int) -> bool:
+        """Only the peer's own issuer must have a revocation list: authorities seldom publish one.
+
+        Without verification nothing is wrong with any path.
+        """
+        return not self._verifies or (self._has_lists and error == _UNABLE_TO_GET_CRL and depth > 0)
+
+    def judge(self, certificate: crypto.X509 | None) -> IdentityError | None:
+        """Say what is wrong with the names, or the key, of the peer's own certificate.
+
+        Args:
+            certificate: None if there is none, as in a session that was made without.
+        """
+        if certificate is None:
+            return IdentityError("the peer has no certificate") if self._required else None
+        if self._identities:
+            from cryptography import x509  # noqa: PLC0415 - slow, and too early before the hello
+
+            try:
+                leaf = certificate.to_cryptography()
+            except (ValueError, x509.InvalidVersion):
+                msg = "the peer's certificate is malformed"
+                return IdentityError(msg, alert=AlertDescription.bad_certificate)
+            if not matches(leaf, compile_identifiers(self._identities)):
+                return wrong_peer(leaf, self._identities)
+        if self._pins and (digest := key_hash(certificate)) not in self._pins:
+            return wrong_key(digest)
+        return None

@@ -1,0 +1,130 @@
+"""Trust anchors: a folder of PEM files, indexed once, read lazily; a file; the system's store."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import re
+import stat
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tlsify.config import Lookup, TrustAnchors
+from tlsify.credentials import no_certificate, read_file, unreadable
+from tlsify.errors import ConfigError
+from tlsify.trust_index import Cache, default_cache, has_foreign_rights, survey
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+# Where distributions keep their store: in one file, and in OpenSSL's own layout.
+BUNDLES = (
+    "/etc/ssl/certs/ca-certificates.crt",  # Debian, Arch, Alpine, Gentoo
+    "/etc/pki/tls/certs/ca-bundle.crt",  # Fedora
+    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",  # the same, under its own name
+    "/etc/ssl/ca-bundle.pem",  # openSUSE
+    "/etc/ssl/cert.pem",  # Alpine, OpenBSD
+)
+FOLDERS = ("/etc/ssl/certs", "/etc/pki/ca-trust/extracted/pem/directory-hash")
+_HASHED = re.compile(r"[0-9a-f]{8}\.\d+")
+_FEW = 16  # links in such a folder that may be somebody's own addition, and not the whole store
+
+_log = logging.getLogger("tlsify")
+
+
+def load(path: Path, cache: Path | None = None) -> TrustAnchors:
+    """Find the trust anchors in a PEM file, or in the ``*.pem`` and ``*.crt`` files of a folder.
+
+    A folder that is new, or in which anything has changed, is read as a whole, and each file in it
+    must be right. Afterwards a handshake reads no more than it needs, through an index in the
+    cache. What was found is good for as long as this process lives, but not beyond: a file that is
+    added later is not seen, one that is removed is no longer trusted unless it was read before.
+    Who gives up the right to read the folder or the cache needs `TrustAnchors.load`.
+
+    Args:
+        path: the file or folder.
+        cache: folder of the caller's own for indexes, mode 0700, made if there is none; None takes
+            ``tlsify/trust`` in ``$XDG_CACHE_HOME``. Without one everything is read each time.
+
+    Raises:
+        ConfigError: unreadable, or nothing usable in it; a file in it that is no certificate.
+    """
+    try:
+        source = path.resolve(strict=True)
+        mode = source.stat().st_mode
+        if stat.S_ISDIR(mode):
+            found = survey(source)
+    except OSError as exc:
+        raise unreadable(path, "trust anchors", exc) from exc
+    if stat.S_ISREG(mode):
+        return _load_file(source)
+    if not stat.S_ISDIR(mode):
+        return TrustAnchors.load(path)  # a pipe, which can be read once only
+    try:
+        index = Cache(default_cache() if cache is None else cache).index(source, found)
+    except OSError as exc:
+        _log.debug("trust anchors in %s are read without an index: %s", path, exc)
+        return TrustAnchors.load(path)
+    return TrustAnchors(
+        lookup=Lookup((), (index.folder,), chosen=True, digest=found.state, lease=index)
+    )
+
+
+def _load_file(source: Path) -> TrustAnchors:
+    """Leave the parsing to OpenSSL, which is done sooner; only what is no PEM file shows here."""
+    pem = read_file(source, "trust anchors")
+    if b"-----BEGIN " not in pem:
+        raise no_certificate(str(source))
+    digest = hashlib.sha256(pem).digest()
+    return TrustAnchors(lookup=Lookup((source,), (), chosen=True, digest=digest))
+
+
+def system(environment: Mapping[str, str] | None = None) -> TrustAnchors:
+    """Find the system's store, to be read as lazily as the distribution's layout allows.
+
+    Args:
+        environment: ``SSL_CERT_FILE`` and ``SSL_CERT_DIR`` in it replace the store, as they do for
+            OpenSSL; None takes this process's, unless it runs with somebody else's rights.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if environment is None:
+        environment = {} if has_foreign_rights() else os.environ
+    named = environment.get("SSL_CERT_FILE", ""), environment.get("SSL_CERT_DIR", "")
+    if any(named):
+        files: Sequence[Path] = [path for path in map(Path, named[:1]) if path.is_file()]
+        folders: Sequence[Path] = [
+            path for path in map(Path, filter(None, named[1].split(":"))) if path.is_dir()
+        ]
+        hint = "SSL_CERT_FILE and SSL_CERT_DIR lead nowhere: correct or unset them"
+    else:
+        files, folders = _find_store(map(Path, BUNDLES), map(Path, FOLDERS))
+        hint = "install ca-certificates, or name the authority to trust with --ca"
+    if not files and not folders:
+        raise ConfigError("this system has no store of trust anchors", hint=hint)
+    digest = hashlib.sha256(repr((files, folders)).encode()).digest()
+    return TrustAnchors(lookup=Lookup(tuple(files), tuple(folders), chosen=False, digest=digest))
+
+
+def _find_store(
+    bundles: Iterable[Path], folders: Iterable[Path]
+) -> tuple[Sequence[Path], Sequence[Path]]:
+    """Choose the files and folders to use of those that a distribution may have."""
+    bundle = next((path for path in bundles if path.is_file()), None)
+    for folder in folders:
+        links = _count_hashed(folder)
+        if links:
+            # Somebody may have added a certificate to the bundle alone.
+            newer = bundle is not None and bundle.stat().st_mtime_ns > folder.stat().st_mtime_ns
+            complete = links > _FEW and not newer
+            return [] if complete or bundle is None else [bundle], [folder]
+    return [] if bundle is None else [bundle], []
+
+
+def _count_hashed(folder: Path) -> int:
+    try:
+        return sum(1 for path in folder.iterdir() if _HASHED.fullmatch(path.name))
+    except OSError:
+        return 0
