@@ -30,7 +30,7 @@ from tests.doubles import (
     until,
 )
 from tests.fake_kernel import FakeKernel, FakeSocket
-from tlsify import opening
+from tlsify import commit, eligibility, opening
 from tlsify.codepoints import Aead, AlertDescription, ContentType, ProtocolVersion
 from tlsify.errors import KeyUpdateRefused, PeerMisbehaved, Truncated
 from tlsify.keys import Direction
@@ -111,7 +111,8 @@ def client(
         yield Client(handoff, peer, capabilities().rekey, polls_partial_records())
         return
     fake = FAKES[carrier]
-    monkeypatch.setattr(opening, "capabilities", lambda: _able(fake))
+    for module in (commit, eligibility):
+        monkeypatch.setattr(module, "capabilities", lambda: _able(fake))
     ours, theirs = lab.tcp()
     other = Endpoint(lambda: RawPeer(theirs, lab.configs()[1]))
     with FakeSocket(ours, fake) as sock:

@@ -68,10 +68,10 @@ def options(module: str) -> list[str]:
 
 def test_setsockopt_has_few_doors() -> None:
     """Outside ulp.py only options of plain TCP are set, each where it belongs."""
-    expected = {"ktls/ulp.py", "handshake.py", "opening.py", "handoff.py", "stream.py"}
+    expected = {"ktls/ulp.py", "handshake.py", "commit.py", "handoff.py", "stream.py"}
     assert users("setsockopt") == expected
     assert set(options("handshake.py")) == {"TCP_NODELAY"}
-    assert set(options("opening.py")) == {"SO_RCVLOWAT"}
+    assert set(options("commit.py")) == {"SO_RCVLOWAT"}
     assert set(options("handoff.py")) == {"SO_RCVLOWAT"}
     assert set(options("stream.py")) == {"SO_RCVTIMEO", "SO_SNDTIMEO", "SO_RCVLOWAT"}
 
@@ -97,13 +97,13 @@ def handlers(module: str) -> list[str]:
 
 
 def test_one_fallback() -> None:
-    """One place decides what follows from KtlsUnavailable: opening.py, once."""
+    """One place decides what follows from KtlsUnavailable: eligibility.py, once."""
     catching = {
         module: handlers(module).count("KtlsUnavailable")
         for module in MODULES
         if not module.startswith("ktls/") and module != "status.py"
     }
-    assert {module: count for module, count in catching.items() if count} == {"opening.py": 1}
+    assert {module: count for module, count in catching.items() if count} == {"eligibility.py": 1}
 
 
 def test_nothing_is_swallowed() -> None:
@@ -111,7 +111,8 @@ def test_nothing_is_swallowed() -> None:
     broad = {
         module for module in MODULES if {"", "Exception", "BaseException"} & set(handlers(module))
     }
-    assert broad == {"cli/__init__.py", "opening.py", "workers.py"}
+    agent = {"agent/server.py", "agent/client.py"}
+    assert broad == {"cli/__init__.py", "opening.py", "workers.py"} | agent
 
 
 def test_peers_cause_no_assertion() -> None:

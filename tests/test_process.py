@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import errno
+import os
+import pwd
 import resource
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tlsify import process
-from tlsify.process import protect_process
+from tlsify.errors import ConfigError
+from tlsify.process import Account, await_threads, protect_process
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -75,7 +79,8 @@ def test_nobody_may_look() -> None:
     look = "import ctypes; print(ctypes.CDLL(None).prctl(3, 0, 0, 0, 0), flush=True)"
     script = f"""
 import os, sys
-from tlsify.process import protect_process
+from tlsify.errors import ConfigError
+from tlsify.process import Account, await_threads, protect_process
 protect_process()
 {look}
 os.execv(sys.executable, [sys.executable, "-c", {look!r}])
@@ -90,3 +95,144 @@ def test_kernel_that_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(OSError, match="Invalid") as raised:
         protect_process()
     assert raised.value.errno == errno.EINVAL
+
+
+_CHILD = """
+import os, sys, time
+from tlsify.process import end_with
+parent = os.getpid()
+if os.fork() == 0:
+    if {late}:
+        while os.getppid() == parent:
+            time.sleep(0.001)
+    else:
+        end_with(parent)
+    os.write(1, b"ready")
+    if {late}:
+        end_with(parent)
+    time.sleep(60)
+    os.write(1, b"too late")
+    os._exit(0)
+if not {late}:
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_end_with_the_parent(*, late: bool) -> None:
+    """A child ends when its parent does, be that before it could say so."""
+    words = [sys.executable, "-c", _CHILD.format(late=late)]
+    with subprocess.Popen(words, stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        assert parent.stdout.read(5) == b"ready"
+        parent.kill()
+        assert parent.stdout.read() == b""  # nobody has the other end any more
+
+
+# -- accounts
+
+
+def test_account_by_name() -> None:
+    """Its groups come with it; a group may be named."""
+    account = Account.parse("nobody")
+    assert account.user == pwd.getpwnam("nobody").pw_uid
+    assert account.group in account.groups
+    assert Account.parse("nobody:root").group == 0
+
+
+@pytest.mark.parametrize("text", ["", "no-such-user", "nobody:no-such-group", ":root"])
+def test_account_that_does_not_exist(text: str) -> None:
+    """It is refused with the spelling that is expected."""
+    with pytest.raises(ConfigError, match="no such user or group"):
+        Account.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("uid", "gid", "expected"),
+    [("1", "2", Account(1, 2, ())), ("", "", None), (None, None, None)],
+)
+def test_account_of_the_environment(
+    monkeypatch: pytest.MonkeyPatch, uid: str | None, gid: str | None, expected: Account | None
+) -> None:
+    """TLS_UID and TLS_GID name it, or nobody does."""
+    for name, value in (("TLS_UID", uid), ("TLS_GID", gid)):
+        if value is None:
+            monkeypatch.delenv(name, raising=False)
+        else:
+            monkeypatch.setenv(name, value)
+    assert Account.from_environment() == expected
+
+
+@pytest.mark.parametrize(("uid", "gid"), [("1", ""), ("", "1"), ("root", "root")])
+def test_account_that_is_half_named(monkeypatch: pytest.MonkeyPatch, uid: str, gid: str) -> None:
+    """That cannot be meant."""
+    monkeypatch.setenv("TLS_UID", uid)
+    monkeypatch.setenv("TLS_GID", gid)
+    with pytest.raises(ConfigError, match="TLS_UID and TLS_GID"):
+        Account.from_environment()
+
+
+_BECOME = """
+import os
+from pathlib import Path
+from tlsify.process import Account
+Account(12345, 12346, (7,)).become()
+print(os.getresuid(), os.getresgid(), os.getgroups())
+try:
+    Path("/proc/self/mem").open("rb").close()
+except PermissionError:
+    print("nobody looks in")
+"""
+
+
+def _run_python(program: str) -> str:
+    words = [sys.executable, "-c", program]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert not done.stderr, done.stderr
+    return str(done.stdout)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+def test_becoming_somebody() -> None:
+    """For good, with all of its groups, and without becoming readable by that."""
+    said = "(12345, 12345, 12345) (12346, 12346, 12346) [7]\nnobody looks in\n"
+    assert _run_python(_BECOME) == said
+
+
+def test_becoming_oneself() -> None:
+    """It takes no rights."""
+    Account(os.geteuid(), os.getegid(), ()).become()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can begin as somebody else")
+def test_only_root_may() -> None:
+    """Whoever is nobody in particular stays so."""
+    program = """
+import os
+from tlsify.errors import ConfigError
+from tlsify.process import Account
+os.setresuid(65534, 65534, 65534)
+try:
+    Account(1, 1, ()).become()
+except ConfigError as exc:
+    print(exc)
+"""
+    said = _run_python(program)
+    assert "cannot become user 1, group 1" in said
+
+
+# -- the end
+
+
+def test_waiting_for_threads() -> None:
+    """For all but those that do not matter, which are daemons."""
+    go_on = threading.Event()
+    waits = threading.Thread(target=go_on.wait)
+    daemon = threading.Thread(target=threading.Event().wait, daemon=True)
+    waits.start()
+    daemon.start()
+    ender = threading.Timer(0.01, go_on.set)
+    ender.start()
+    await_threads()
+    assert not waits.is_alive()
+    assert daemon.is_alive()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import select
 import socket
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
@@ -24,12 +25,12 @@ from tlsify import relay as relay_module
 from tlsify.codepoints import AlertDescription, ContentType
 from tlsify.errors import PeerMisbehaved, Truncated
 from tlsify.opening import accept
+from tlsify.relay import Relay
 from tlsify.stream import TLSSocket
 from tlsify.tls.record import MAX_PLAINTEXT
 
 if TYPE_CHECKING:
     from tlsify.handoff import Handoff
-    from tlsify.relay import Relay
 
 # What one read may add to a buffer that was just below its limit, with room for headers.
 BOUND = relay_module._BUFFER_LIMIT + 2 * relay_module._READ_SIZE
@@ -37,7 +38,7 @@ BOUND = relay_module._BUFFER_LIMIT + 2 * relay_module._READ_SIZE
 
 def running(handoff: Handoff) -> Relay:
     """Give the relay behind a hand-off."""
-    assert handoff.relay is not None
+    assert isinstance(handoff.relay, Relay)
     return handoff.relay
 
 
@@ -96,6 +97,45 @@ def test_peer_that_does_not_read(lab: Lab) -> None:
         assert record is not None
         received += record[1]
     assert received == (block * (written // len(block) + 1))[:written]
+
+
+def watched(relay: Relay) -> list[tuple[bool, bool, bool]]:
+    """Watch a relay; gives what is known each time: settled, over, failed."""
+    seen: list[tuple[bool, bool, bool]] = []
+    relay.watch(lambda: seen.append((relay.is_settled, relay.is_over, relay.failure is not None)))
+    return seen
+
+
+def test_watched_to_a_good_end(lab: Lab) -> None:
+    """Who watches is told of the peer's end, and then of the connection's."""
+    server, peer = lab.server(RELAY)
+    seen = watched(running(server))
+    peer.close_notify()
+    assert server.sock.recv(1) == b""
+    until(lambda: len(seen) == 2)
+    server.close()
+    until(lambda: len(seen) == 3)
+    assert seen == [(False, False, False), (True, False, False), (True, True, False)]
+
+
+def test_watched_to_a_bad_end(lab: Lab) -> None:
+    """A failure is told before the program can see the end of its stream."""
+    server, peer = lab.server(RELAY)
+    seen = watched(running(server))
+    peer.sock.shutdown(socket.SHUT_WR)
+    assert server.sock.recv(1) == b""
+    assert seen[1] == (True, False, True)
+    until(lambda: len(seen) == 3)
+    assert watched(running(server)) == [(True, True, True)]
+
+
+def test_relay_outlives_the_thread_that_started_it(lab: Lab) -> None:
+    """Daemons beget daemons, and the interpreter would end before the last bytes are out."""
+    made: list[Handoff] = []
+    thread = threading.Thread(target=lambda: made.append(lab.server(RELAY)[0]), daemon=True)
+    thread.start()
+    thread.join()
+    assert not running(made[0])._thread.daemon
 
 
 def test_close_with_bytes_under_way(lab: Lab) -> None:

@@ -6,19 +6,16 @@ import contextlib
 import socket
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 
-from tlsify.control import Channel
 from tlsify.errors import ConfigError, RekeyUnsupported
 from tlsify.keys import Direction
-from tlsify.ktls import ulp
-from tlsify.ktls.probe import capabilities
-from tlsify.tls.portable import export_secrets, restore
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from tlsify.relay import Relay
+    from tlsify.control import Channel
+    from tlsify.errors import TlsifyError
     from tlsify.tls.negotiated import Negotiated
 
 
@@ -43,6 +40,23 @@ class Reason(NamedTuple):
     hint: str | None = None
 
 
+class Carrier(Protocol):
+    """What relays a connection, in this process (`relay.Relay`) or in an agent's."""
+
+    local_address: Any
+    peer_address: Any
+
+    @property
+    def failure(self) -> TlsifyError | OSError | None:
+        """What ended the peer's direction, if that has ended, and not in good order."""
+
+    def join(self, timeout: float | None = None) -> bool:
+        """Wait until the connection is over; tells whether it is."""
+
+    def under_way(self) -> int:
+        """Tell how many bytes of what the program has sent the peer has not acknowledged."""
+
+
 @dataclass(slots=True, eq=False)
 class Handoff:
     """A connection handed to the caller.
@@ -63,7 +77,7 @@ class Handoff:
     reason: Reason | None
     negotiated: Negotiated
     channel: Channel | None
-    relay: Relay | None
+    relay: Carrier | None
 
     @property
     def peer_closed(self) -> bool:
@@ -127,8 +141,8 @@ class Handoff:
             HandshakeError: a record was wrong, or the peer sent an error alert.
             OSError: the connection broke.
         """
-        if self.relay is not None and self.relay.failure is not None:
-            raise self.relay.failure
+        if self.relay is not None and (failure := self.relay.failure) is not None:
+            raise failure
 
     def shutdown(self) -> None:
         """End the sending direction: close_notify, then FIN. Receiving goes on.
@@ -170,6 +184,8 @@ class Handoff:
             raise ConfigError(
                 "the connection has failed already", hint="see the error it failed with"
             ) from session.failure
+        from tlsify.tls.portable import export_secrets  # noqa: PLC0415 - few need it
+
         state = export_secrets(self.negotiated, session)
         self.channel.wipe()
         # A TLSSocket's are the descriptor's own, and would go along with it.
@@ -201,7 +217,13 @@ def adopt(sock: socket.socket, state: bytes | bytearray) -> Handoff:
     Raises:
         ConfigError: they do not belong together, or are no such thing.
     """
-    negotiated, session = restore(state, can_rekey=capabilities().rekey)
+    # Where a connection was made elsewhere, what makes connections is not needed here.
+    from tlsify.control import Channel  # noqa: PLC0415
+    from tlsify.ktls import ulp  # noqa: PLC0415
+    from tlsify.tls.portable import restore  # noqa: PLC0415
+
+    # The state has secrets only if the kernel that has the keys can change them.
+    negotiated, session = restore(state, can_rekey=True)
     if not all(ulp.is_keyed(sock, direction, negotiated.suite) for direction in Direction):
         raise ConfigError(
             f"the descriptor is not keyed with {negotiated.suite.name}",

@@ -1,11 +1,16 @@
-"""Keep this process's memory, and with it the secrets, from core dumps and debuggers."""
+"""This process: who may look into it, whom it can become, how it ends."""
 
 from __future__ import annotations
 
 import ctypes
 import os
+import signal
+import threading
+from typing import NamedTuple, Self
 
-_PR_SET_DUMPABLE = 4
+from tlsify.errors import ConfigError
+
+_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE = 1, 4
 
 
 def protect_process() -> None:
@@ -19,7 +24,105 @@ def protect_process() -> None:
 
     Source: prctl(2) PR_SET_DUMPABLE; RLIMIT_CORE does not bind dumps that are piped to a program.
     """
+    _prctl(_PR_SET_DUMPABLE, 0)
+
+
+def await_threads() -> None:
+    """Wait for what still carries the last bytes: ``os._exit`` would wait for no thread."""
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread() and not thread.daemon:
+            thread.join()
+
+
+def end_with(parent: int) -> None:
+    """Have the kernel send this process SIGTERM once its parent has ended.
+
+    Args:
+        parent: the process that has forked this one.
+
+    Raises:
+        OSError: the kernel refuses.
+
+    Source: prctl(2) PR_SET_PDEATHSIG.
+    """
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:  # it has ended meanwhile
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _prctl(option: int, value: int) -> None:
     library = ctypes.CDLL(None, use_errno=True)
-    if library.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
+    if library.prctl(option, value, 0, 0, 0) != 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number), "prctl")
+
+
+class Account(NamedTuple):
+    """Whom a process can become.
+
+    Attributes:
+        user: uid.
+        group: gid.
+        groups: supplementary gids.
+    """
+
+    user: int
+    group: int
+    groups: tuple[int, ...]
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read ``NAME`` or ``NAME:GROUP``, as /etc/passwd and /etc/group have them.
+
+        Raises:
+            ConfigError: there is no such user or group.
+        """
+        import grp  # noqa: PLC0415 - hardly ever wanted
+        import pwd  # noqa: PLC0415
+
+        name, _, group = text.partition(":")
+        try:
+            user = pwd.getpwnam(name)
+            gid = grp.getgrnam(group).gr_gid if group else user.pw_gid
+        except KeyError as exc:
+            raise ConfigError(
+                f"no such user or group: {text}", hint="write NAME or NAME:GROUP"
+            ) from exc
+        return cls(user.pw_uid, gid, tuple(os.getgrouplist(name, gid)))
+
+    @classmethod
+    def from_environment(cls) -> Self | None:
+        """Read what TLS_UID and TLS_GID say, as s6-tls knows them; None if they say nothing.
+
+        Raises:
+            ConfigError: they are no numbers.
+        """
+        given = {name: os.environ.get(name) for name in ("TLS_UID", "TLS_GID")}
+        if not any(given.values()):
+            return None
+        try:
+            user, group = (int(given[name] or "") for name in given)
+        except ValueError as exc:
+            raise ConfigError(
+                "TLS_UID and TLS_GID are not both numbers", hint="set both, or neither"
+            ) from exc
+        return cls(user, group, ())
+
+    def become(self) -> None:
+        """Give up every other privilege, for good; a no-op for who is that account already.
+
+        Raises:
+            ConfigError: only root may.
+        """
+        if (self.user, self.group) == (os.geteuid(), os.getegid()):
+            return
+        try:
+            os.setgroups(self.groups)
+            os.setresgid(self.group, self.group, self.group)
+            os.setresuid(self.user, self.user, self.user)
+        except OSError as exc:
+            raise ConfigError(
+                f"cannot become user {self.user}, group {self.group}: {exc.strerror}",
+                hint="only root may change who it is",
+            ) from exc
+        protect_process()  # setuid made it readable again, where fs.suid_dumpable says so

@@ -73,9 +73,13 @@ class Relay:
         self._outbound = self._inbound = _Flow.READING
         self._program_gone = False
         self.failure: HandshakeError | OSError | None = None
+        # Whether the peer's direction has ended, in which case `failure` says how; and whether all
+        # of the connection has.
+        self.is_settled = self.is_over = False
+        self._watcher: Callable[[], None] = lambda: None
         self._send_error: OSError | None = None
-        # Not a daemon: the interpreter must not end before the last bytes are out.
-        self._thread = threading.Thread(target=self._run, name="tlsify-relay")
+        # Not a daemon, whoever starts it: the last bytes must be out before the interpreter ends.
+        self._thread = threading.Thread(target=self._run, name="tlsify-relay", daemon=False)
 
     def start(self) -> None:
         """Begin to pump, in a thread."""
@@ -85,6 +89,16 @@ class Relay:
         """Wait until the connection is over; tells whether it is."""
         self._thread.join(timeout)
         return not self._thread.is_alive()
+
+    def watch(self, watcher: Callable[[], None]) -> None:
+        """Have something called whenever `is_settled` or `is_over` has become true.
+
+        Args:
+            watcher: called at once, too, and in the relay's thread; it must not raise, nor take
+                its time, since what it is told of waits for it.
+        """
+        self._watcher = watcher
+        watcher()
 
     def under_way(self) -> int:
         """Tell how many bytes of what the program has sent the peer has not acknowledged.
@@ -99,6 +113,13 @@ class Relay:
         return waiting
 
     def _run(self) -> None:
+        try:
+            self._pump()
+        finally:
+            self.is_over = True
+            self._watcher()
+
+    def _pump(self) -> None:
         with closing(self._network), closing(self._program):
             self._keep_sessions()
             self._flush()
@@ -174,6 +195,7 @@ class Relay:
         self._keep_sessions()
         if self._tunnel.peer_closed:
             self._inbound = _Flow.DRAINING
+            self._settle()
         self._to_network += self._tunnel.output()  # an alert, or the answer to a KeyUpdate
 
     def _keep_sessions(self) -> None:
@@ -185,6 +207,11 @@ class Relay:
         """End both directions; what came before the failure is still passed on."""
         self.failure = failure
         self._inbound = self._outbound = _Flow.DRAINING
+        self._settle()
+
+    def _settle(self) -> None:
+        self.is_settled = True
+        self._watcher()
 
     def _flush(self) -> None:
         try:

@@ -1,0 +1,120 @@
+"""Tests of listening."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tlsify import listening
+from tlsify.errors import NetworkError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_INHERIT = """
+import os, sys
+from tlsify.errors import ConfigError
+from tlsify.listening import inherited, spell
+os.environ["LISTEN_PID"] = str(os.getpid() + int(sys.argv[1]))
+try:
+    found = inherited()
+except ConfigError as exc:
+    sys.exit(str(exc))
+print([spell(sock) for sock in found], sorted(n for n in os.environ if "LISTEN" in n))
+print([os.get_inheritable(sock.fileno()) for sock in found])
+for sock in found:
+    sock.close()
+"""
+
+
+def _inherit(sock: socket.socket, *, stranger: bool = False) -> subprocess.CompletedProcess[str]:
+    def place() -> None:
+        os.dup2(sock.fileno(), 3)
+
+    return subprocess.run(
+        [sys.executable, "-c", _INHERIT, str(int(stranger))],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"LISTEN_FDS": "1", "LISTEN_FDNAMES": "https"},
+        preexec_fn=place,
+        close_fds=False,
+    )
+
+
+def test_listening_on_a_free_port() -> None:
+    """Port 0 finds one, and the spelling says which."""
+    with listening.listen("127.0.0.1", 0) as sock:
+        assert listening.spell(sock) == f"127.0.0.1:{sock.getsockname()[1]}"
+        with socket.create_connection(sock.getsockname()):
+            pass
+
+
+def test_address_of_version_6() -> None:
+    """It is spelled in brackets."""
+    with listening.listen("::1", 0) as sock:
+        assert listening.spell(sock).startswith("[::1]:")
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "no-such-host.invalid", "a" * 70])
+def test_address_that_cannot_be_had(host: str) -> None:
+    """One line says so, whatever the reason."""
+    with pytest.raises(NetworkError, match="cannot listen on"):
+        listening.listen(host, 0)
+
+
+def test_port_in_use() -> None:
+    """Somebody else's is not shared."""
+    with (
+        listening.listen("127.0.0.1", 0) as sock,
+        pytest.raises(NetworkError, match="in use"),
+    ):
+        listening.listen("127.0.0.1", sock.getsockname()[1])
+
+
+def test_sockets_of_systemd() -> None:
+    """They are taken over, and neither they nor the variables are passed on."""
+    with listening.listen("127.0.0.1", 0) as sock:
+        outcome = _inherit(sock)
+        assert outcome.stdout == f"{[listening.spell(sock)]} []\n[False]\n", outcome.stderr
+
+
+def test_sockets_of_somebody_else() -> None:
+    """Variables that were meant for another process say nothing."""
+    with listening.listen("127.0.0.1", 0) as sock:
+        assert _inherit(sock, stranger=True).stdout == "[] []\n[]\n"
+
+
+def test_socket_that_does_not_listen() -> None:
+    """It is refused with the unit's remedy."""
+    with socket.socket() as sock:
+        assert "no listening stream socket" in _inherit(sock).stderr
+
+
+def test_no_sockets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the variables there are none."""
+    monkeypatch.delenv("LISTEN_FDS", raising=False)
+    assert listening.inherited() == []
+
+
+def test_notification(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is one datagram, to a path or an abstract name."""
+    for address in (str(tmp_path / "notify"), f"@tlsify-test-{os.getpid()}"):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+            sock.bind(address.replace("@", "\0", 1))
+            sock.settimeout(10)
+            monkeypatch.setenv("NOTIFY_SOCKET", address)
+            listening.notify("READY=1")
+            assert sock.recv(100) == b"READY=1"
+
+
+@pytest.mark.parametrize("address", ["", "vsock:1:2", "/nonexistent/socket"])
+def test_notification_that_nobody_takes(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is dropped."""
+    monkeypatch.setenv("NOTIFY_SOCKET", address)
+    listening.notify("READY=1")

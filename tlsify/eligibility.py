@@ -1,0 +1,90 @@
+"""What policy and host say to an offload: why not, or with which ciphers."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from tlsify.codepoints import Aead, ProtocolVersion
+from tlsify.config import KtlsMode, KtlsPolicy
+from tlsify.errors import KtlsUnavailable
+from tlsify.ktls.probe import capabilities
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tlsify.codepoints import CipherSuite
+
+# "off" in this variable turns the offload off, whatever the program was started with.
+KILL_SWITCH = "TLSIFY_KTLS"
+_ASK = "see which ones it takes with tlsify check"
+
+
+def host_refusal(policy: KtlsPolicy) -> KtlsUnavailable | None:
+    """Say why no connection at all would be offloaded here, or None if they would be."""
+    if policy.mode is KtlsMode.OFF:
+        return _refusal("policy-off", "kernel TLS is switched off", "start with --ktls")
+    if os.environ.get(KILL_SWITCH) == "off":
+        return _refusal("switched-off", f"{KILL_SWITCH}=off", "unset that variable")
+    found = capabilities()
+    if found.refusal is not None:
+        number, code, sentence, hint = found.refusal
+        return KtlsUnavailable("TCP_ULP", number, sentence, code=code, hint=hint)
+    if found.advisories and not policy.any_kernel:
+        worst = found.advisories[0]
+        return _refusal(
+            "known-bad-kernel",
+            f"this kernel has {worst.cve}: {worst.effect}",
+            "update the kernel, or accept the risk with --ktls-any-kernel",
+        )
+    return None
+
+
+def cipher_refusal(wanted: tuple[Aead, ...]) -> KtlsUnavailable | None:
+    """Say why no suite could be offloaded, or None if one could be."""
+    if any(map(capabilities().offloads_everywhere, wanted)):
+        return None
+    return _refusal("suite-unsupported", "this kernel takes none of the ciphers", _ASK)
+
+
+def suite_refusal(suite: CipherSuite, policy: KtlsPolicy) -> KtlsUnavailable | None:
+    """Say why a connection with the suite that was negotiated is not offloaded, or None."""
+    found = capabilities()
+    if not found.offloads(suite):
+        return _refusal("suite-unsupported", f"this kernel does not take {suite.name}", _ASK)
+    is_tls13 = suite.version is ProtocolVersion.TLSv1_3
+    if policy.rekey_required and is_tls13 and not found.rekey:
+        return _refusal(
+            "no-rekey",
+            "this kernel cannot follow a TLS 1.3 KeyUpdate",
+            "use Linux 6.14 or later, or drop --ktls-rekey=require",
+        )
+    return None
+
+
+def offloadable(wanted: tuple[Aead, ...], policy: KtlsPolicy) -> tuple[Aead, ...]:
+    """Negotiate first, or only, what this kernel can take."""
+    found = capabilities()
+    offloaded = tuple(aead for aead in wanted if found.offloads_everywhere(aead))
+    if policy.mode is KtlsMode.REQUIRE:
+        return offloaded
+    return offloaded + tuple(aead for aead in wanted if aead not in offloaded)
+
+
+def attempt(policy: KtlsPolicy, step: Callable[..., None], *args: object) -> KtlsUnavailable | None:
+    """Try a step of the offload; gives what refused it, from which the relay follows.
+
+    Raises:
+        KtlsUnavailable: the policy wants nothing else.
+    """
+    try:
+        step(*args)
+    except KtlsUnavailable as exc:
+        if policy.mode is KtlsMode.REQUIRE:
+            raise
+        return exc
+    return None
+
+
+def _refusal(code: str, sentence: str, hint: str) -> KtlsUnavailable:
+    return KtlsUnavailable("ktls", 0, sentence, code=code, hint=hint)

@@ -1,0 +1,91 @@
+"""One message and at most one descriptor over a local socket, bounded and close-on-exec."""
+
+from __future__ import annotations
+
+import array
+import os
+import socket
+import struct
+
+from tlsify.errors import AgentError
+
+_ITEM = array.array("i").itemsize
+# Room for exactly one descriptor. CMSG_SPACE would leave room for a second one behind it.
+_ROOM = socket.CMSG_LEN(_ITEM)
+# struct ucred: pid, uid, gid (unix(7) SO_PEERCRED).
+_CREDENTIALS = struct.Struct("3i")
+
+
+def send(channel: socket.socket, message: bytes | bytearray, descriptor: int | None = None) -> None:
+    """Send one message, with one descriptor or none.
+
+    Args:
+        channel: AF_UNIX and SOCK_SEQPACKET.
+        message: at least one byte: an empty one cannot be told from the end.
+        descriptor: stays open here.
+
+    Raises:
+        OSError: nobody is there, or it does not fit.
+    """
+    passed = [] if descriptor is None else [array.array("i", [descriptor])]
+    channel.sendmsg(
+        [message],
+        [(socket.SOL_SOCKET, socket.SCM_RIGHTS, one) for one in passed],
+        socket.MSG_NOSIGNAL,
+    )
+
+
+def receive(channel: socket.socket, limit: int) -> tuple[bytearray, int | None]:
+    """Receive one message, and the descriptor that came with it.
+
+    Args:
+        channel: AF_UNIX and SOCK_SEQPACKET.
+        limit: most bytes that a message may have.
+
+    Returns:
+        The message, which the caller can overwrite, empty at the end; and the descriptor, which is
+        the caller's to close.
+
+    Raises:
+        AgentError: the message is longer, or has more than one descriptor; none is left open.
+        OSError: as ``recvmsg``.
+    """
+    # Messages are mostly short, and room for the longest would have to be cleared each time.
+    size = channel.recv_into(bytearray(1), 1, socket.MSG_PEEK | socket.MSG_TRUNC)
+    message = bytearray(min(max(size, 1), limit))
+    size, ancillary, flags, _ = channel.recvmsg_into([message], _ROOM, socket.MSG_CMSG_CLOEXEC)
+    descriptors = array.array("i")
+    for level, kind, data in ancillary:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            descriptors.frombytes(data[: len(data) - len(data) % _ITEM])
+    if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC) or len(descriptors) > 1:
+        for number in descriptors:
+            os.close(number)
+        is_long = flags & socket.MSG_TRUNC
+        raise AgentError(
+            f"a message with {'too many bytes' if is_long else 'too many descriptors'} came",
+            untouched=False,
+            hint="a descriptor is too many, too, where this process may have no more of them",
+        )
+    del message[size:]
+    return message, descriptors[0] if descriptors else None
+
+
+def as_socket(descriptor: int) -> socket.socket:
+    """Make a socket of a descriptor that was received.
+
+    Raises:
+        AgentError: it is none; it was closed.
+    """
+    try:
+        return socket.socket(fileno=descriptor)
+    except OSError as exc:
+        os.close(descriptor)
+        raise AgentError("the descriptor that came is no socket", untouched=False) from exc
+
+
+def peer_uid(channel: socket.socket) -> int:
+    """Tell whose process made the other end: of a listening socket, who listens (unix(7))."""
+    packed = channel.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    uid: int = _CREDENTIALS.unpack(packed)[1]
+    return uid
