@@ -1,0 +1,34 @@
+"""Certificates in files, and an agent for tests that do it no harm."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.agent.harness import Agent, Files
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import trustme
+
+    from tlsify.config import KeyPair
+
+
+@pytest.fixture(scope="session")
+def files(
+    authority: trustme.CA, key_pair: KeyPair, tmp_path_factory: pytest.TempPathFactory
+) -> Files:
+    """Certificates and keys."""
+    return Files.save(tmp_path_factory.mktemp("agent"), authority, key_pair)
+
+
+@pytest.fixture(scope="module")
+def running(files: Files) -> Iterator[Agent]:
+    """An agent that meets all kinds of requests, and ends well all the same."""
+    words = ("--cert", str(files.certificate), "--key", files.key)
+    with Agent(*words, workers=2) as it:
+        yield it
+        it.at_rest()
+        assert it.stop() == (0, "")

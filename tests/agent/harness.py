@@ -1,0 +1,197 @@
+"""An agent in a process of its own, and TLS peers for what it connects."""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import tempfile
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, Self
+
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+from tests.doubles import Endpoint, until
+from tlsify import agent
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import trustme
+
+    from tlsify.config import KeyPair
+
+ROOT = Path(__file__).resolve().parents[2]
+HOST = "example.org"
+PATIENCE = 30.0
+VERBOSE = "-v"  # stands in front of the verb
+
+
+class Files(NamedTuple):
+    """What requests and command lines name."""
+
+    trust: Path
+    certificate: Path
+    key: Path
+
+    @classmethod
+    def save(cls, folder: Path, authority: trustme.CA, pair: KeyPair) -> Self:
+        """Write them."""
+        made = cls(folder / "ca.pem", folder / "cert.pem", folder / "key.pem")
+        made.trust.write_bytes(authority.cert_pem.bytes())
+        made.certificate.write_bytes(pair.certificate_pem())
+        made.key.write_bytes(
+            pair.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        )
+        return made
+
+    def server_context(self) -> ssl.SSLContext:
+        """Make a TLS server of them."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(self.certificate, self.key)
+        return context
+
+    def client_context(self) -> ssl.SSLContext:
+        """Make a TLS client that trusts them."""
+        return ssl.create_default_context(cafile=self.trust)
+
+    def request(self, *, ktls: str = "off", name: str = HOST) -> agent.ClientRequest:
+        """Ask for a connection with their server, and with nobody else."""
+        return agent.ClientRequest(
+            server_name=name,
+            identities=(f"dns:{name}",),
+            trust=str(self.trust),
+            timeout=PATIENCE,
+            ktls=ktls,
+        )
+
+
+class Agent:
+    """A running ``tlsify agent`` in a private folder, with a short name as AF_UNIX wants it."""
+
+    def __init__(self, *words: str | Path, workers: int = 1, limit: int | None = None) -> None:
+        """Start it and wait until it is ready.
+
+        Args:
+            words: options.
+            workers: processes.
+            limit: how many descriptors it may have; None for the usual number.
+        """
+        self.folder = Path(tempfile.mkdtemp(prefix="tlsify-"))
+        self.place = self.folder / "agent"
+        self.process = start(self.place, *words, workers=workers, limit=limit)
+        assert self.process.stdout is not None
+        assert self.process.stdout.readline().startswith(b"tlsify: agent at")
+        self._idle = self.descriptors()
+
+    def __enter__(self) -> Self:
+        """Serve."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Take it down, however the test ended."""
+        if self.process.poll() is None:
+            for pid in self.pids():
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        self.process.communicate()
+        shutil.rmtree(self.folder)
+
+    def pids(self) -> list[int]:
+        """Tell its processes, the first one first."""
+        pid = self.process.pid
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        return [pid, *map(int, children)]
+
+    def descriptors(self) -> int:
+        """Count what its processes have open."""
+        return sum(len(list(Path(f"/proc/{pid}/fd").iterdir())) for pid in self.pids())
+
+    def at_rest(self) -> None:
+        """Wait until no session has left anything open."""
+        until(lambda: self.descriptors() <= self._idle, PATIENCE)
+
+    def stop(self) -> tuple[int, str]:
+        """Ask it to end; gives its exit status and what it said on stderr."""
+        self.process.terminate()
+        _, said = self.process.communicate(timeout=PATIENCE)
+        return self.process.returncode, said.decode()
+
+    def signal(self, number: int) -> None:
+        """Send a signal to all of its processes."""
+        for pid in reversed(self.pids()):
+            os.kill(pid, number)
+
+    def kill(self) -> None:
+        """Have it die without a word, all of it."""
+        self.signal(signal.SIGKILL)
+        self.process.wait(PATIENCE)
+
+
+def start(
+    *words: str | Path,
+    workers: int = 1,
+    pass_fds: tuple[int, ...] = (),
+    limit: int | None = None,
+) -> subprocess.Popen[bytes]:
+    """Start ``tlsify agent``."""
+
+    def prepare() -> None:
+        if limit is not None:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+
+    verbose = [VERBOSE] if VERBOSE in words else []
+    rest = [word for word in words if word != VERBOSE]
+    command = [sys.executable, "-m", "tlsify", *verbose, "agent", "--workers", str(workers), *rest]
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=ROOT,
+        pass_fds=pass_fds,
+        preexec_fn=prepare,  # noqa: PLW1509 - no lock is needed in it
+        env=os.environ | {"PYTHONWARNINGS": "always::ResourceWarning"},
+    )
+
+
+@contextmanager
+def tcp() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """Make a connection; both ends are closed in the end."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        ours = socket.create_connection(listener.getsockname())
+        theirs, _ = listener.accept()
+    with ours, theirs:
+        for sock in (ours, theirs):
+            sock.settimeout(PATIENCE)
+        ours.settimeout(None)
+        yield ours, theirs
+
+
+def echo(stream: ssl.SSLSocket) -> bytes:
+    """Send everything back in capitals, and end in good order."""
+    received = b""
+    while data := stream.recv(2**14):
+        received += data
+        stream.sendall(data.upper())
+    with suppress(OSError):
+        stream.unwrap()
+    return received
+
+
+def serving(
+    files: Files, sock: socket.socket, work: Callable[[ssl.SSLSocket], object] = echo
+) -> Endpoint[object]:
+    """Be a TLS server on a socket, in a thread."""
+
+    def run() -> object:
+        context = files.server_context()
+        with context.wrap_socket(sock, server_side=True, suppress_ragged_eofs=False) as stream:
+            return work(stream)
+
+    return Endpoint(run)

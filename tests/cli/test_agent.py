@@ -1,0 +1,133 @@
+"""Tests of the verb agent."""
+
+from __future__ import annotations
+
+import os
+import socket
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.agent.harness import HOST, Agent, Files, serving, tcp
+from tests.cli.harness import run
+from tests.doubles import Endpoint
+from tlsify import agent
+from tlsify.stream import TLSSocket
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import trustme
+
+    from tlsify.config import KeyPair
+
+
+@pytest.fixture(scope="module")
+def files(
+    authority: trustme.CA, key_pair: KeyPair, tmp_path_factory: pytest.TempPathFactory
+) -> Files:
+    """Certificates and keys."""
+    return Files.save(tmp_path_factory.mktemp("agent"), authority, key_pair)
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A private folder with a name that is short enough."""
+    with tempfile.TemporaryDirectory(prefix="tlsify-") as name:
+        yield Path(name)
+
+
+def test_one_worker_for_each_processor(folder: Path) -> None:
+    """That is the default; the place is made private."""
+    words = ("--workers", str(len(os.sched_getaffinity(0))))
+    with Agent(*words) as it:
+        assert len(it.pids()) - 1 == len(os.sched_getaffinity(0)) or len(it.pids()) == 1
+        assert it.stop() == (0, "")
+    assert folder.exists()
+
+
+def test_key_pairs(files: Files) -> None:
+    """A server names the key pair that it wants as the command line does."""
+    name = str(files.certificate)
+    words = ("--cert", name, "--key", files.key, "--alpn", "h2", "--alpn", "x")
+    with Agent(*words) as it, tcp() as (ours, theirs):
+        context = files.client_context()
+        context.set_alpn_protocols(["x"])
+
+        def greet() -> bytes | None:
+            request = agent.ServerRequest(key_pair=name, ktls="off")
+            theirs.settimeout(None)
+            with TLSSocket(agent.accept(it.place, theirs, request)) as stream:
+                stream.sendall(b"hello")
+                return stream.handoff.negotiated.alpn
+
+        greeting = Endpoint(greet)
+        with context.wrap_socket(ours, server_hostname=HOST) as stream:
+            assert stream.recv(5) == b"hello"
+            assert stream.selected_alpn_protocol() == "x"
+        assert greeting.result() == b"x"
+
+
+def test_verbose(files: Files) -> None:
+    """With --verbose it says what becomes of each session."""
+    with Agent("-v") as it, tcp() as (ours, theirs):
+        peer = serving(files, theirs)
+        handed = agent.connect(it.place, ours, files.request())
+        with TLSSocket(handed) as stream:
+            stream.shutdown(socket.SHUT_WR)
+            stream.recv(1)
+        peer.result()
+        status, said = it.stop()
+    assert status == 0
+    assert "policy-off" in said
+
+
+def test_nothing_secret_is_shown(files: Files) -> None:
+    """The process cannot be looked into, not even by others of its user."""
+    words = ("--cert", str(files.certificate), "--key", files.key)
+    with Agent(*words) as it:
+        (pid,) = it.pids()
+        line = Path(f"/proc/{pid}/cmdline").read_bytes()
+        assert b"PRIVATE" not in line
+        status = Path(f"/proc/{pid}/maps").stat()
+        assert status.st_uid == 0  # what is not dumpable belongs to root
+
+
+# -- misuse
+
+
+def test_usage() -> None:
+    """It needs exactly one place."""
+    run("agent").failed(96, "one place", "--fd N")
+    run("agent", "here", "--fd", "3").failed(96, "one place")
+    run("agent", "--fd", "x").failed(100, "--fd")
+    run("agent", "here", "--workers", "0").failed(100, "--workers")
+
+
+def test_bad_descriptor() -> None:
+    """A descriptor has to be one end of a pair."""
+    run("agent", "--fd", "0").failed(96, "descriptor 0", "socketpair")
+    run("agent", "--fd", "99").failed(96, "descriptor 99", "Bad file descriptor")
+    with socket.socket() as sock:
+        number = sock.fileno()
+        run("agent", "--fd", number, pass_fds=[number]).failed(96, f"descriptor {number}")
+
+
+def test_bad_key_pairs(files: Files, folder: Path) -> None:
+    """A pair is a pair, and has to be usable before anybody asks for it."""
+    place = folder / "agent"
+    run("agent", "--cert", files.certificate, place).failed(96, "--cert", "--key")
+    run("agent", "--cert", files.certificate, "--key", files.trust, place).failed(96, "private key")
+    run("agent", "--cert", "/none", "--key", files.key, place).failed(96, "cannot read certificate")
+    assert not place.exists()
+
+
+def test_bad_places(folder: Path) -> None:
+    """The folder has to be private, and nobody there."""
+    with Agent() as it:
+        run("agent", it.place).failed(96, "an agent lives at", "end it first")
+    folder.chmod(0o755)
+    run("agent", folder / "agent").failed(96, "is not private", "chmod 700")
+    run("agent", folder / "none" / "none" / "agent").failed(96, "cannot listen at")

@@ -1,0 +1,6 @@
+"""A private process that does handshakes for others, and has the keys that they need not have."""
+
+from tlsify.agent.client import Place, RemoteRelay, accept, connect
+from tlsify.agent.wire import ClientRequest, ServerRequest
+
+__all__ = ["ClientRequest", "Place", "RemoteRelay", "ServerRequest", "accept", "connect"]

@@ -1,0 +1,322 @@
+"""Have an agent do a handshake, and go on with the connection as if it had been done here."""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from tlsify import fdpass
+from tlsify.agent import wire
+from tlsify.agent.failures import revive
+from tlsify.errors import AgentError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tlsify.errors import TlsifyError
+    from tlsify.handoff import Handoff
+
+# A socket's path, or our end of the socketpair whose other end is the agent's.
+Place: TypeAlias = str | Path | int | socket.socket
+
+# Seconds for an agent to take a session, and beyond the handshake's own time for its reply.
+_PATIENCE = 5.0
+# Milliseconds in which an agent that has ended the program's stream, or died, says so.
+_VERDICT = 1000
+
+
+def connect(place: Place, sock: socket.socket, request: wire.ClientRequest) -> Handoff:
+    """Have a client's handshake done, and take the connection over.
+
+    Args:
+        place: where the agent is.
+        sock: connected TCP socket, which belongs to tlsify from here on: whatever goes wrong, it
+            is closed, unless that is an `AgentError` which says ``untouched``.
+        request: whom to accept, and when to offload.
+
+    Raises:
+        AgentError: there is no agent, or no more; ``untouched`` tells whether the handshake may
+            still be done on this connection.
+        TlsifyError: as `opening.connect`.
+        OSError: likewise.
+    """
+    return _hand_over(place, sock, request)
+
+
+def accept(place: Place, sock: socket.socket, request: wire.ServerRequest) -> Handoff:
+    """Have a server's handshake done with a key that the agent has, and take the connection over.
+
+    Arguments and errors are those of `connect`.
+    """
+    return _hand_over(place, sock, request)
+
+
+def _hand_over(place: Place, sock: socket.socket, request: wire.Request) -> Handoff:
+    message = wire.encode_request(request)
+    timeout = sock.gettimeout()
+    try:
+        channel = _ask(place, message, sock)
+        try:
+            handed = _answer(channel, sock, request.timeout + _PATIENCE)
+        except BaseException:
+            channel.close()
+            raise
+        if handed.relay is None:
+            channel.close()
+            handed.sock.settimeout(timeout)  # the agent has changed the flags that we share
+    except AgentError as exc:
+        if not exc.untouched:
+            sock.close()
+        raise
+    except BaseException:
+        sock.close()
+        raise
+    return handed
+
+
+def _ask(place: Place, message: bytes, sock: socket.socket) -> socket.socket:
+    """Send the request; gives the channel that the reply will come by."""
+    channel = None
+    try:
+        channel = _open(place)
+        fdpass.send(channel, message, sock.fileno())
+    except (OSError, ValueError) as exc:
+        if channel is not None:
+            channel.close()
+        reason = exc.strerror if isinstance(exc, OSError) and exc.strerror else exc
+        raise AgentError(
+            f"no agent at {_name(place)}: {reason}",
+            untouched=True,
+            hint="start tlsify agent there, or do without one",
+        ) from exc
+    return channel
+
+
+def _open(place: Place) -> socket.socket:
+    """Make a channel to the agent.
+
+    Raises:
+        AgentError: somebody else's process is there.
+        OSError: nobody is.
+    """
+    if isinstance(place, (str, Path)):
+        channel = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            channel.settimeout(_PATIENCE)
+            channel.connect(os.fspath(place))
+            if (uid := fdpass.peer_uid(channel)) != os.geteuid():
+                raise AgentError(
+                    f"the agent at {place} is user {uid}'s", untouched=True, hint="use your own"
+                )
+        except BaseException:
+            channel.close()
+            raise
+        return channel
+    number = place if isinstance(place, int) else place.fileno()
+    with socket.socket(fileno=os.dup(number)) as pair:
+        channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            with theirs:
+                _invite(pair, theirs)
+        except BaseException:
+            channel.close()
+            raise
+    return channel
+
+
+def _invite(pair: socket.socket, theirs: socket.socket) -> None:
+    """Send the agent its end of a channel.
+
+    Raises:
+        OSError: nobody is there, or nobody takes it.
+    """
+    message = wire.encode(wire.Open())
+    poller = select.poll()
+    poller.register(pair, select.POLLOUT)
+    if not poller.poll(_PATIENCE * 1000):
+        raise TimeoutError("it takes no more sessions")
+    fdpass.send(pair, message, theirs.fileno())
+
+
+def _name(place: Place) -> str:
+    return str(place) if isinstance(place, (str, Path)) else "the inherited socket"
+
+
+def _answer(channel: socket.socket, sock: socket.socket, patience: float) -> Handoff:
+    """Wait for the reply, and make of it what `opening` makes of a handshake.
+
+    What a hand-off needs is imported while the agent works, and not before it does.
+    """
+    import tlsify.handoff  # noqa: F401, PLC0415
+
+    message, descriptor = _receive_reply(channel, patience)
+    program_end = None if descriptor is None else fdpass.as_socket(descriptor)
+    try:
+        try:
+            reply = wire.decode(message, wire.Kernel, wire.Relayed, wire.Failed)
+        finally:
+            message[:] = bytes(len(message))
+        if isinstance(reply, wire.Failed):
+            raise revive(reply) or AgentError("the agent gives no reason", untouched=False)
+        if isinstance(reply, wire.Kernel) and program_end is None:
+            return _adopt(sock, reply)
+        if isinstance(reply, wire.Relayed) and program_end is not None:
+            return _take_relay(channel, sock, program_end, reply)
+        raise AgentError("the agent's reply and its descriptor do not fit", untouched=False)
+    except BaseException:
+        if program_end is not None:
+            program_end.close()
+        raise
+
+
+def _receive_reply(channel: socket.socket, patience: float) -> tuple[bytearray, int | None]:
+    channel.settimeout(patience)
+    try:
+        message, descriptor = fdpass.receive(channel, wire.MAX_REPLY)
+    except ConnectionResetError as exc:
+        # AF_UNIX tells an end before the last message was read from one after it
+        # (net/unix/af_unix.c unix_release_sock): nobody has taken our socket.
+        raise AgentError("the agent ended before the request was read", untouched=True) from exc
+    except OSError as exc:
+        what = "does not answer" if isinstance(exc, TimeoutError) else "cannot be heard"
+        raise AgentError(f"the agent {what}", untouched=False) from exc
+    if not message:
+        raise AgentError(
+            "the agent ended in the middle of the handshake",
+            untouched=False,
+            hint="connect again; see what the agent said last",
+        )
+    return message, descriptor
+
+
+def _adopt(sock: socket.socket, reply: wire.Kernel) -> Handoff:
+    from tlsify.handoff import adopt  # noqa: PLC0415 - see `_answer`
+
+    try:
+        return adopt(sock, reply.state)
+    finally:
+        reply.state[:] = bytes(len(reply.state))
+
+
+def _take_relay(
+    channel: socket.socket, sock: socket.socket, program_end: socket.socket, reply: wire.Relayed
+) -> Handoff:
+    from tlsify.codepoints import CipherSuite  # noqa: PLC0415 - see `_answer`
+    from tlsify.handoff import Handoff, Offload, Reason  # noqa: PLC0415
+    from tlsify.tls.negotiated import Negotiated  # noqa: PLC0415
+
+    try:
+        suite = CipherSuite.from_number(reply.suite)
+    except KeyError as exc:
+        raise AgentError(f"the agent agreed on suite {reply.suite}", untouched=False) from exc
+    negotiated = Negotiated.without_keys(
+        suite,
+        alpn=reply.alpn,
+        server_name=reply.server_name,
+        certificate=reply.certificate,
+        group=reply.group,
+        resumed=reply.resumed,
+        max_fragment_length=reply.max_fragment_length,
+    )
+    reason = Reason(reply.code, reply.sentence, reply.hint)
+    relay = RemoteRelay(channel, sock)
+    sock.close()  # the agent has it
+    return Handoff(program_end, Offload.RELAY, reason, negotiated, None, relay)
+
+
+class _Channel(socket.socket):
+    """Is closed in silence when nobody wants to know the end: the connection goes on without."""
+
+    def __del__(self) -> None:
+        self.close()
+
+
+class RemoteRelay:
+    """A connection that the agent carries, seen from here: a `handoff.Carrier`.
+
+    Attributes:
+        local_address: of the connection; None if it was broken already.
+        peer_address: likewise.
+    """
+
+    def __init__(self, channel: socket.socket, sock: socket.socket) -> None:
+        """Take the channel that the agent will tell the end by, and the connection's socket."""
+        self._channel = _Channel(fileno=channel.detach())
+        self._lock = threading.Lock()
+        self._told = self._is_over = False
+        self._failure: TlsifyError | OSError | None = None
+        self.local_address = _address(sock.getsockname)
+        self.peer_address = _address(sock.getpeername)
+
+    @property
+    def failure(self) -> TlsifyError | OSError | None:
+        """What ended the peer's direction: ask after the end of the stream.
+
+        An agent that lives has told it by then, or does at once. Of one that was killed the stream
+        may tell first.
+        """
+        self._wait(_VERDICT, lambda: self._told)
+        return self._failure
+
+    def join(self, timeout: float | None = None) -> bool:
+        """Wait until the connection is over; tells whether it is."""
+        self._wait(None if timeout is None else timeout * 1000, lambda: self._is_over)
+        return self._is_over
+
+    def under_way(self) -> int:
+        """Give 0: the agent sees to what was sent, whether or not somebody waits for it."""
+        return 0
+
+    def _wait(self, milliseconds: float | None, enough: Callable[[], bool]) -> None:
+        """Take what the agent says, until it is enough or the time is over."""
+        deadline = None if milliseconds is None else time.monotonic() + milliseconds / 1000
+        while not enough() and not self._is_over:
+            poller = select.poll()
+            poller.register(self._channel, select.POLLIN)
+            left = None if deadline is None else max(0.0, deadline - time.monotonic()) * 1000
+            if not poller.poll(left):
+                return
+            with self._lock:
+                if not self._is_over:
+                    self._take()
+
+    def _take(self) -> None:
+        """Take one message, or the end; another thread may have been quicker."""
+        message, descriptor = bytearray(), None
+        try:
+            self._channel.setblocking(False)  # noqa: FBT003 - socket's own signature
+            message, descriptor = fdpass.receive(self._channel, wire.MAX_REPLY)
+            if message:
+                self._failure = revive(wire.decode(message, wire.Ended))
+                self._told = True
+        except BlockingIOError:
+            return
+        except AgentError as exc:
+            self._failure, self._told = exc, True
+        except OSError:  # it has ended, too
+            message.clear()
+        finally:
+            if descriptor is not None:
+                os.close(descriptor)
+        if not message:
+            self._is_over = True
+            self._channel.close()
+            if not self._told:
+                self._told = True
+                self._failure = AgentError(
+                    "the agent ended while it carried the connection",
+                    untouched=False,
+                    hint="what was received may be incomplete; connect again",
+                )
+
+
+def _address(ask: Callable[[], Any]) -> Any:
+    try:
+        return ask()
+    except OSError:
+        return None

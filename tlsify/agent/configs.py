@@ -1,0 +1,224 @@
+"""Requests -> configurations, made once for all that ask for the same."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import OrderedDict
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+
+from tlsify import opening, trust
+from tlsify.agent import wire
+from tlsify.codepoints import DEFAULT_AEADS, Aead, ProtocolVersion
+from tlsify.config import (
+    ClientConfig,
+    KeyPair,
+    KtlsMode,
+    KtlsPolicy,
+    ReferenceIdentifier,
+    ServerConfig,
+    TrustAnchors,
+)
+from tlsify.credentials import load_crls
+from tlsify.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+Config: TypeAlias = ClientConfig | ServerConfig
+
+# A client's Context with the system's trust anchors takes 11 ms, and half a megabyte.
+_KEPT = 64
+# Seconds after which files are read again, even if they look as they did.
+_FRESH = 60.0
+# The fields of requests that name files or folders.
+_PATHS = ("trust", "client_trust", "crls", "certificate", "key")
+
+
+class _Made(NamedTuple):
+    config: Config
+    until: float
+    stamps: tuple[object, ...]
+
+
+class Configs:
+    """Makes and keeps what requests ask for; any number of threads may ask."""
+
+    def __init__(
+        self,
+        key_pairs: Mapping[str, KeyPair] | None = None,
+        *,
+        alpn: tuple[bytes, ...] = (),
+        resumption: bool = False,
+    ) -> None:
+        """Take what only the agent has.
+
+        Args:
+            key_pairs: those that servers may use, by name; the first is for who names none.
+            alpn: for servers whose requests have none.
+            resumption: whether servers give tickets.
+        """
+        self._key_pairs = dict(key_pairs or {})
+        self._alpn = alpn
+        self._resumption = resumption
+        self._lock = threading.Lock()
+        self._made: OrderedDict[wire.Request, _Made] = OrderedDict()
+        # What was made before workers were forked, and stays: its ticket keys are common to them.
+        self._prepared: dict[wire.Request, Config] = {}
+
+    def prepare(self, policy: KtlsPolicy) -> None:
+        """Make what the usual requests to servers ask for, before workers are forked.
+
+        Raises:
+            ConfigError: OpenSSL refuses a certificate or its key.
+        """
+        for name in self._key_pairs:
+            request = self._complete(wire.ServerRequest(key_pair=name))
+            config = self._server(request)
+            opening.prepare(config, policy)
+            self._prepared[_essence(request)] = config
+
+    def find(self, request: wire.Request) -> Config:
+        """Give the configuration that a request asks for; its timeout is the request's affair.
+
+        Raises:
+            ConfigError: it asks for what is not there, or makes no sense.
+        """
+        if isinstance(request, wire.ServerRequest):
+            request = self._complete(request)
+        wanted = _essence(request)
+        if (prepared := self._prepared.get(wanted)) is not None:
+            return prepared
+        now = time.monotonic()
+        stamps = tuple(_stamp(getattr(request, name, None)) for name in _PATHS)
+        with self._lock:
+            found = self._made.get(wanted)
+            if found is not None and found.until > now and found.stamps == stamps:
+                self._made.move_to_end(wanted)
+                return found.config
+        if isinstance(request, wire.ServerRequest):
+            made = _Made(self._server(request), now + _FRESH, stamps)
+        elif isinstance(request, wire.ClientRequest):
+            made = _Made(_client(request), now + _FRESH, stamps)
+        else:
+            raise ConfigError("this request has no role", hint="ask to connect, or to accept")
+        with self._lock:
+            self._made[wanted] = made
+            self._made.move_to_end(wanted)
+            while len(self._made) > _KEPT:
+                self._made.popitem(last=False)
+        return made.config
+
+    def _complete(self, request: wire.ServerRequest) -> wire.ServerRequest:
+        """Say what was left to the agent, so that the same wishes are the same request."""
+        if not self._key_pairs:
+            raise ConfigError(
+                "this agent has no key for servers", hint="start it with --cert FILE --key FILE"
+            )
+        name = next(iter(self._key_pairs)) if request.key_pair is None else request.key_pair
+        if name not in self._key_pairs:
+            raise ConfigError(
+                f"this agent has no key pair {name}", hint=f"it has {', '.join(self._key_pairs)}"
+            )
+        return request.but(
+            key_pair=name,
+            alpn=request.alpn or self._alpn,
+            versions=tuple(sorted(set(request.versions or ProtocolVersion))),
+            aeads=request.aeads or tuple(aead.value for aead in DEFAULT_AEADS),
+        )
+
+    def _server(self, request: wire.ServerRequest) -> ServerConfig:
+        return ServerConfig(
+            key_pair=self._key_pairs[request.key_pair or ""],
+            resumption=self._resumption,
+            client_trust=None if request.client_trust is None else _trust(request.client_trust),
+            client_required=request.client_required,
+            client_identities=_identities(request.client_identities),
+            **_common(request),
+        )
+
+
+# -- requests, field by field
+
+
+def policy(request: wire.Request) -> KtlsPolicy:
+    """Say when a request lets the kernel have the keys.
+
+    Raises:
+        ConfigError: it does not say so.
+    """
+    try:
+        mode = KtlsMode(request.ktls)
+    except ValueError as exc:
+        raise ConfigError(str(exc), hint="there are auto, require and off") from exc
+    return KtlsPolicy(mode, request.rekey_required, request.any_kernel)
+
+
+def _client(request: wire.ClientRequest) -> ClientConfig:
+    key_pair = None
+    if request.certificate is not None and request.key is not None:
+        key_pair = KeyPair.load(_path(request.certificate), _path(request.key))
+    return ClientConfig(
+        server_name=request.server_name,
+        identities=_identities(request.identities),
+        verify=request.verify,
+        trust=TrustAnchors() if request.trust is None else _trust(request.trust),
+        key_pair=key_pair,
+        session_store=None if request.session_store is None else _path(request.session_store),
+        pins=request.pins,
+        **_common(request),
+    )
+
+
+def _common(request: wire.Request) -> dict[str, Any]:
+    """Give what client and server have in common; what was left out has its default."""
+    values: dict[str, Any] = {"alpn": request.alpn}
+    try:
+        if request.versions:
+            values["versions"] = frozenset(map(ProtocolVersion, request.versions))
+        if request.aeads:
+            values["aeads"] = tuple(map(Aead, request.aeads))
+    except ValueError as exc:
+        raise ConfigError(str(exc), hint="docs/agent.md lists what there is") from exc
+    if request.crls is not None:
+        values["crls"] = load_crls(_path(request.crls))
+    if request.key_log is not None:
+        values["key_log"] = _path(request.key_log)
+    return values
+
+
+def _identities(spelled: tuple[str, ...]) -> tuple[ReferenceIdentifier, ...]:
+    return tuple(map(ReferenceIdentifier.parse, spelled))
+
+
+def _trust(named: str) -> TrustAnchors:
+    return trust.load(_path(named))
+
+
+def _path(text: str) -> Path:
+    path = Path(text)
+    if not path.is_absolute():
+        raise ConfigError(
+            f"{path} is no absolute path", hint="the agent's current folder is not the requester's"
+        )
+    return path
+
+
+@lru_cache(_KEPT)
+def _essence(request: wire.Request) -> wire.Request:
+    """Leave out what does not go into a configuration."""
+    return request.but(timeout=0.0, ktls="auto", rekey_required=False, any_kernel=False)
+
+
+def _stamp(path: str | None) -> tuple[int, ...] | None:
+    """Tell a file that has changed from one that has not."""
+    if path is None:
+        return None
+    try:
+        state = os.stat(path)  # noqa: PTH116 - for each session, and Path makes it slower
+    except OSError:
+        return ()
+    return state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns

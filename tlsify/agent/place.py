@@ -1,0 +1,164 @@
+"""Where an agent is found: a socket in a private folder, or an inherited one end of a pair."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import socket
+import stat
+from typing import TYPE_CHECKING
+
+from tlsify.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+_BACKLOG = 4096
+
+
+class Listener:
+    """A listening socket in a folder of the caller's own.
+
+    Attributes:
+        sock: AF_UNIX, SOCK_SEQPACKET.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Listen, in the place of an agent that has died, but not of one that lives.
+
+        Args:
+            path: of the socket. Its folder is made if there is none.
+
+        Raises:
+            ConfigError: the folder is not private, an agent lives there, or nothing can be made.
+        """
+        self._path = path
+        self._withdrawn = False
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            with contextlib.suppress(FileExistsError):
+                path.parent.mkdir(0o700)
+            with _alone_in(path.parent):
+                _clear(path)
+                self.sock.bind(os.fspath(path))
+                self._identity = _identity(path)
+                self.sock.listen(_BACKLOG)
+        except (OSError, ValueError) as exc:
+            self.sock.close()
+            reason = exc.strerror if isinstance(exc, OSError) and exc.strerror else str(exc)
+            raise ConfigError(
+                f"cannot listen at {path}: {reason}",
+                hint="name a socket, by a path of at most 107 bytes, in a folder of your own",
+            ) from exc
+        except ConfigError:
+            self.sock.close()
+            raise
+
+    def withdraw(self) -> None:
+        """Take no more sessions: another agent may take the place. What waits is still served.
+
+        A signal's handler may call it, in the middle of itself.
+        """
+        if self._withdrawn:
+            return
+        self._withdrawn = True
+        with contextlib.suppress(OSError, ConfigError), _alone_in(self._path.parent):
+            if _identity(self._path) == self._identity:
+                self._path.unlink()
+        with contextlib.suppress(OSError):
+            self.sock.shutdown(socket.SHUT_RD)
+
+
+@contextlib.contextmanager
+def _alone_in(path: Path) -> Iterator[None]:
+    """Keep other agents that start or end in the same folder waiting, and look that it is private.
+
+    Raises:
+        ConfigError: others may change what is in it.
+        OSError: it cannot be opened.
+    """
+    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        state = os.fstat(folder)
+        if state.st_uid != os.geteuid() or state.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+            raise ConfigError(
+                f"the folder {path} is not private",
+                hint=f"it must be yours and of mode 0700: chmod 700 {path}",
+            )
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    state = path.lstat()
+    return state.st_dev, state.st_ino
+
+
+def _clear(path: Path) -> None:
+    """Remove the socket of an agent that has died.
+
+    Raises:
+        ConfigError: it lives, or this is something else.
+        OSError: it cannot be removed.
+    """
+    try:
+        if not stat.S_ISSOCK(path.lstat().st_mode):
+            raise ConfigError(
+                f"{path} exists and is no socket", hint="name another place for the agent's socket"
+            )
+    except FileNotFoundError:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as probe:
+        probe.setblocking(False)  # noqa: FBT003 - socket's own signature
+        found = probe.connect_ex(os.fspath(path))
+    if found != errno.ECONNREFUSED:
+        raise ConfigError(f"an agent lives at {path}", hint="use it, or end it first")
+    path.unlink()
+
+
+class Inherited:
+    """Our end of a socketpair that the caller made.
+
+    Attributes:
+        sock: AF_UNIX, SOCK_SEQPACKET.
+    """
+
+    def __init__(self, number: int) -> None:
+        """Take a descriptor.
+
+        Raises:
+            ConfigError: it is no such thing.
+        """
+        try:
+            self.sock = socket.socket(fileno=number)
+        except OSError as exc:
+            raise ConfigError(
+                f"descriptor {number} is no socket: {exc.strerror}",
+                hint="pass one end of a socketpair",
+            ) from exc
+        if not _is_channel(self.sock):
+            self.sock.detach()  # the caller's, and nothing of ours
+            raise ConfigError(
+                f"descriptor {number} is no connected AF_UNIX socket of type SOCK_SEQPACKET",
+                hint="pass one end of a socketpair",
+            )
+        self.sock.set_inheritable(False)
+        self.sock.setblocking(True)  # noqa: FBT003 - socket's own signature
+
+    def withdraw(self) -> None:
+        """Take no more sessions. What waits is still served."""
+        with contextlib.suppress(OSError):
+            self.sock.shutdown(socket.SHUT_RD)
+
+
+def _is_channel(sock: socket.socket) -> bool:
+    try:
+        sock.getpeername()
+    except OSError:
+        return False
+    return sock.family == socket.AF_UNIX and sock.type == socket.SOCK_SEQPACKET

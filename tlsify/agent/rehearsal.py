@@ -1,0 +1,28 @@
+"""One handshake with oneself, so that workers share what it takes and nobody waits for it."""
+
+from __future__ import annotations
+
+import tlsify.commit  # noqa: F401 - what a client imports after its hello
+from tlsify.config import ClientConfig, ReferenceIdentifier, ServerConfig, TrustAnchors
+from tlsify.ktls.probe import capabilities
+from tlsify.selfsigned import make_key_pair
+from tlsify.tls.engine import Engine
+from tlsify.tls.record import split_records
+
+_NAME = "localhost"
+
+
+def rehearse() -> None:
+    """Probe the kernel and do a handshake in memory; what is loaded for it stays loaded."""
+    capabilities()
+    pair = make_key_pair([_NAME])
+    identities = (ReferenceIdentifier.for_host(_NAME),)
+    client = Engine(ClientConfig(identities=identities, trust=TrustAnchors(pair.chain)))
+    server = Engine(ServerConfig(key_pair=pair))
+    while client.result() is None or server.result() is None:
+        for source, sink in ((client, server), (server, client)):
+            for record in split_records(source.output()):
+                if sink.result() is None:
+                    sink.feed(record)
+    for engine in (client, server):
+        engine.release()

@@ -1,0 +1,292 @@
+"""The agent's process: take a connected socket, do its handshake, give the outcome."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import select
+import signal
+import socket
+import threading
+import time
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from tlsify import fdpass, handshake
+from tlsify.agent import wire
+from tlsify.agent.configs import policy
+from tlsify.agent.failures import describe
+from tlsify.agent.fields import Message
+from tlsify.errors import AgentError, ConfigError, TlsifyError
+from tlsify.opening import Opening, closed_on_error, drop_past_keys
+from tlsify.relay import Relay
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tlsify.agent.configs import Configs
+    from tlsify.handoff import Handoff
+
+_log = logging.getLogger("tlsify")
+
+# Seconds that a requester may take for its request, which is one message.
+_REQUEST_TIME = 5.0
+# Threads that wait for the next session rather than end.
+_SPARE = 4
+# Seconds to wait if descriptors or memory run out, and between two looks at the ticket keys.
+_PAUSE = 0.1
+_CHORES = 600
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+M = TypeVar("M", bound=Message)
+_SCARCE = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EAGAIN}
+
+
+class Worker:
+    """One process's share of an agent: a thread for each session that is in its handshake.
+
+    Threads, for `handshake.run` to wait in: OpenSSL computes without the interpreter's lock. At
+    most ``sessions`` of them at a time; beyond that sessions wait where they came from, for this
+    process or another. A relayed connection has a thread of its own and does not count.
+    """
+
+    def __init__(self, source: socket.socket, configs: Configs, sessions: int) -> None:
+        """Prepare to serve.
+
+        Args:
+            source: shared with other processes; listening, or our end of an inherited pair.
+            configs: what requests become.
+            sessions: how many may be in their handshakes at a time.
+        """
+        self._source = source
+        self._is_pair = not source.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+        self._configs = configs
+        self._sessions = sessions
+        self._changed = threading.Condition()
+        self._waiting = self._busy = 0
+
+    def run(self, ready: Callable[[], None], stop: Callable[[], None]) -> None:
+        """Serve until SIGTERM or SIGINT, or until the pair is closed; then finish what has begun.
+
+        Args:
+            ready: called once sessions are taken.
+            stop: called then, to have no more of them come; whoever waits for one wakes up.
+        """
+        # Blocked for good: who has begun to finish is not to be hurried by the same signal.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
+        with self._changed:
+            self._add_thread()
+        ready()
+        while signal.sigtimedwait(_STOP_SIGNALS, _CHORES) is None:
+            drop_past_keys()
+        stop()
+        with self._changed:
+            self._changed.wait_for(lambda: not self._waiting and not self._busy)
+        for thread in threading.enumerate():  # of relays, which hold the last bytes
+            if thread is not threading.current_thread() and not thread.daemon:
+                thread.join()
+
+    def _add_thread(self) -> None:
+        self._waiting += 1
+        # A daemon: nothing has begun for a thread that waits.
+        threading.Thread(target=self._serve, name="tlsify-agent", daemon=True).start()
+
+    def _serve(self) -> None:
+        """Serve one session after the other, and see that another thread waits meanwhile."""
+        while (channel := self._next()) is not None:
+            with self._changed:
+                self._waiting -= 1
+                self._busy += 1
+                if not self._waiting and self._busy < self._sessions:
+                    self._add_thread()
+            try:
+                serve(channel, self._configs)
+            finally:
+                with self._changed:
+                    self._busy -= 1
+                    goes_on = self._waiting < _SPARE
+                    self._waiting += goes_on
+                    self._changed.notify_all()
+            if not goes_on:
+                return
+        with self._changed:
+            self._waiting -= 1
+            self._changed.notify_all()
+
+    def _next(self) -> socket.socket | None:
+        """Wait for a session; gives its channel, or None once there will be no more."""
+        while True:
+            try:
+                return self._invited() if self._is_pair else self._accepted()
+            except AgentError as exc:
+                _log.warning("refused: %s", exc)
+            except OSError as exc:
+                if exc.errno not in _SCARCE:
+                    return None
+                _log.warning("waiting for better times: %s", exc)
+                time.sleep(_PAUSE)
+
+    def _accepted(self) -> socket.socket:
+        """Accept a requester.
+
+        Raises:
+            AgentError: somebody else's.
+            OSError: EINVAL once nobody is accepted any more.
+        """
+        channel, _ = self._source.accept()
+        if (uid := fdpass.peer_uid(channel)) != os.geteuid():
+            channel.close()
+            raise AgentError(f"a requester of user {uid}", untouched=True)
+        return channel
+
+    def _invited(self) -> socket.socket | None:
+        """Take a channel from the pair; None once its other end is closed.
+
+        Raises:
+            AgentError: the message is not that.
+        """
+        message, sock = _receive(self._source)
+        if not message:
+            os.kill(os.getpid(), signal.SIGTERM)  # what `run` waits for
+            return None
+        return _with_socket(lambda: wire.decode(message, wire.Open), sock)[1]
+
+
+def serve(channel: socket.socket, configs: Configs) -> None:
+    """Serve one session: one request, one reply, and what becomes of a relay.
+
+    Args:
+        channel: the requester's; closed at the end, or along with the relay.
+        configs: what requests become.
+    """
+    relay = None
+    try:
+        try:
+            relay = _answer(channel, configs)
+        except (TlsifyError, OSError) as exc:
+            _log.info("no connection: %s", exc)
+            _tell(channel, exc, wire.Failed)
+        except Exception as exc:  # noqa: BLE001 - the agent has other sessions than this one
+            _log.exception("bug in the agent")
+            bug = TlsifyError(f"unexpected {type(exc).__name__} in the agent")
+            _tell(channel, bug, wire.Failed)
+    finally:
+        if relay is None:
+            channel.close()
+        else:
+            relay.watch(_Report(channel, relay))
+
+
+def _answer(channel: socket.socket, configs: Configs) -> Relay | None:
+    """Do what is asked for; gives the relay, where it comes to that."""
+    channel.settimeout(_REQUEST_TIME)
+    try:
+        message, sock = _receive(channel)
+        request, sock = _with_socket(lambda: wire.decode_request(bytes(message)), sock)
+    except AgentError as exc:
+        exc.untouched = True
+        raise
+    if _is_gone(channel):  # and has given up, or does it by itself
+        sock.close()
+        return None
+    handed = _shake_hands(sock, request, configs)
+    if _is_gone(channel):
+        handed.close()
+        return None
+    return _reply(channel, handed)
+
+
+def _shake_hands(sock: socket.socket, request: wire.Request, configs: Configs) -> Handoff:
+    with closed_on_error(sock):
+        if sock.type != socket.SOCK_STREAM:
+            raise ConfigError("the socket is no stream", hint="pass a connected TCP socket")
+        config, wanted = configs.find(request), policy(request)
+        sock.setblocking(True)  # noqa: FBT003 - socket's own signature
+        opening = Opening(sock, config, wanted)
+        handshake.run(sock, opening.engine, request.timeout)
+        return opening.commit()
+
+
+def _reply(channel: socket.socket, handed: Handoff) -> Relay | None:
+    """Give the outcome away, and with it the connection; gives the relay if there is one."""
+    agreed = handed.negotiated
+    facts: dict[str, Any] = {
+        "suite": agreed.suite.value.number,
+        "alpn": agreed.alpn,
+        "server_name": agreed.server_name,
+        "group": agreed.group,
+        "resumed": agreed.resumed,
+        "max_fragment_length": agreed.max_fragment_length,
+    }
+    relay = handed.relay
+    if not isinstance(relay, Relay) or handed.reason is None:
+        descriptor, state = handed.detach()
+        message = bytearray()
+        try:
+            message = wire.encode(wire.Kernel(state=state, **facts))
+            fdpass.send(channel, message)
+        finally:
+            os.close(descriptor)
+            for secret in (state, message):
+                secret[:] = bytes(len(secret))
+        return None
+    code, sentence, hint = handed.reason
+    told = wire.Relayed(
+        code=code, sentence=sentence, hint=hint, certificate=agreed.certificate, **facts
+    )
+    with handed.sock:
+        fdpass.send(channel, wire.encode(told), handed.sock.fileno())
+    return relay
+
+
+class _Report:
+    """Tells the requester how a relayed connection has ended, as soon as that is known."""
+
+    def __init__(self, channel: socket.socket, relay: Relay) -> None:
+        self._channel = channel
+        self._relay = relay
+        self._lock = threading.Lock()
+        self._told = False
+
+    def __call__(self) -> None:
+        with self._lock:
+            if not self._told and (self._relay.is_settled or self._relay.is_over):
+                self._told = True
+                _tell(self._channel, self._relay.failure, wire.Ended)
+            if self._relay.is_over:
+                self._channel.close()
+
+
+def _tell(
+    channel: socket.socket,
+    error: TlsifyError | OSError | None,
+    form: type[wire.Failed | wire.Ended],
+) -> None:
+    with contextlib.suppress(OSError):  # nobody is there any more, who would want to know
+        fdpass.send(channel, wire.encode(describe(error, form)))
+
+
+def _is_gone(channel: socket.socket) -> bool:
+    poller = select.poll()
+    poller.register(channel, 0)  # hang-ups are told unasked
+    return bool(poller.poll(0))
+
+
+def _receive(channel: socket.socket) -> tuple[bytearray, socket.socket | None]:
+    message, descriptor = fdpass.receive(channel, wire.MAX_REQUEST)
+    return message, None if descriptor is None else fdpass.as_socket(descriptor)
+
+
+def _with_socket(decode: Callable[[], M], sock: socket.socket | None) -> tuple[M, socket.socket]:
+    """Read a message that has to come with a socket.
+
+    Raises:
+        AgentError: it is another one, or came without; nothing is left open.
+    """
+    if sock is None:
+        raise AgentError("a message came without its descriptor", untouched=True)
+    try:
+        return decode(), sock
+    except AgentError:
+        sock.close()
+        raise

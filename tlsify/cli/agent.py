@@ -1,0 +1,125 @@
+"""tlsify agent: a private process that does handshakes for others."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tlsify import workers
+from tlsify.agent.configs import Configs
+from tlsify.agent.place import Inherited, Listener
+from tlsify.agent.rehearsal import rehearse
+from tlsify.agent.server import Worker
+from tlsify.cli import options as shared
+from tlsify.config import KeyPair, KtlsPolicy
+from tlsify.errors import ConfigError, ExitCode
+from tlsify.opening import drop_past_keys
+from tlsify.process import end_with
+
+if TYPE_CHECKING:
+    import argparse
+
+    from tlsify.cli import GlobalOptions
+
+DESCRIPTION = "Do TLS handshakes for other processes of yours, which pass their connections here."
+_SESSIONS = 256
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's own options."""
+    parser.add_argument(
+        "--fd",
+        type=shared.descriptor,
+        metavar="N",
+        help="serve the other end of an inherited socketpair, until that is closed",
+    )
+    parser.add_argument(
+        "--workers",
+        type=shared.count,
+        default=len(os.sched_getaffinity(0)),
+        metavar="N",
+        help="processes, default one for each processor",
+    )
+    parser.add_argument(
+        "--sessions",
+        type=shared.count,
+        default=_SESSIONS,
+        metavar="N",
+        help="handshakes at a time in each of them, default %(default)s; more have to wait",
+    )
+    parser.add_argument(
+        "--cert",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="PEM certificate chain that servers may show; may be repeated, along with --key",
+    )
+    parser.add_argument(
+        "--key",
+        action="append",
+        type=Path,
+        default=[],
+        metavar="FILE",
+        help="its PEM private key, unencrypted",
+    )
+    parser.add_argument(
+        "--alpn",
+        action="append",
+        type=os.fsencode,
+        default=[],
+        metavar="PROTOCOL",
+        help="for servers that name none; may be repeated",
+    )
+    parser.add_argument(
+        "--resumption", action="store_true", help="servers send tickets for later connections"
+    )
+    parser.add_argument("path", nargs="?", type=Path, metavar="PATH", help="socket to listen on")
+    parser.usage = f"{parser.prog} [OPTION...] PATH | --fd N"
+
+
+def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
+    """Serve until SIGTERM or SIGINT, or until the socketpair is closed."""
+    del options  # what the kernel is to do, each request says
+    if (arguments.path is None) == (arguments.fd is None):
+        raise ConfigError("an agent needs one place to be found at", hint="give PATH, or --fd N")
+    configs = Configs(
+        _key_pairs(arguments), alpn=tuple(arguments.alpn), resumption=arguments.resumption
+    )
+    configs.prepare(KtlsPolicy())
+    rehearse()
+    place: Listener | Inherited
+    if arguments.fd is None:
+        place, name = Listener(arguments.path.absolute()), str(arguments.path)
+    else:
+        place, name = Inherited(arguments.fd), f"descriptor {arguments.fd}"
+    count, parent = arguments.workers, os.getpid()
+
+    def ready() -> None:
+        print(f"tlsify: agent at {name} (workers: {count})", flush=True)
+
+    def stop() -> None:
+        place.withdraw()
+        if os.getppid() == parent:  # where one worker ends, the agent does
+            os.kill(parent, signal.SIGTERM)
+
+    def worker(tell_ready: workers.Ready) -> None:
+        if os.getpid() != parent:
+            end_with(parent)
+        Worker(place.sock, configs, arguments.sessions).run(tell_ready, stop)
+
+    with place.sock:
+        workers.run(count, worker, ready, on_stop=place.withdraw, before_fork=drop_past_keys)
+    return ExitCode.OK
+
+
+def _key_pairs(arguments: argparse.Namespace) -> dict[str, KeyPair]:
+    if len(arguments.cert) != len(arguments.key):
+        raise ConfigError(
+            "each --cert goes together with a --key", hint="give both, as often as there are pairs"
+        )
+    return {
+        name: KeyPair.load(Path(name), key)
+        for name, key in zip(arguments.cert, arguments.key, strict=True)
+    }
