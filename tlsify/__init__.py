@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     )
     from tlsify.counters import counters
     from tlsify.errors import (
+        AgentError,
         ConfigError,
         DeadlineExceeded,
         HandshakeError,
@@ -54,6 +55,7 @@ _HOMES = {
         "TrustAnchors",
     ),
     "errors": (
+        "AgentError",
         "ConfigError",
         "DeadlineExceeded",
         "HandshakeError",
@@ -103,6 +105,7 @@ __all__ = [  # noqa: RUF022 - in the order in which a reader meets them
     "CipherSuite",
     "ProtocolVersion",
     "TlsifyError",
+    "AgentError",
     "ConfigError",
     "DeadlineExceeded",
     "HandshakeError",

@@ -289,14 +289,19 @@ def test_descriptors_and_environment(pki: Pki, carrier: str, *, aware: bool) -> 
     given = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
     given["LC_ALL"] = "C"  # or Python sets LC_CTYPE (PEP 538)
     words = _connect(pki, server.port, *PYTHON, _LOOK, aware=aware)
-    outcome = run(carrier, *words, env=given | {"TLSIFY_SESSION_FD": "1"})
+    outcome = run(carrier, *words, env=given | {"TLSIFY_SESSION_FD": "1", "KEYFILE": "/secret"})
     numbers = [0, 1, 2, 6, 7]
     if aware and carrier != "--ktls=off":
         numbers.append(8)
         given["TLSIFY_SESSION_FD"] = "8"
     found, _, environment = outcome.succeeded().decode().partition(" {")
     assert found == str(numbers)
-    assert ast.literal_eval("{" + environment) == given
+    told = ast.literal_eval("{" + environment)
+    assert {name: told.pop(name) for name in given} == given
+    assert told.pop("TCPREMOTEPORT") == told.pop("SSLREMOTEPORT") == str(server.port)
+    assert told.pop("TLSIFY_KTLS_TX") == told.pop("TLSIFY_KTLS_RX")
+    assert set(told) >= {"PROTO", "SSL_PROTOCOL", "SSL_CIPHER", "SSL_PEER_CERT_HASH"}
+    assert not [name for name in told if not name.startswith(("PROTO", "SSL", "TCP", "TLSIFY_"))]
 
 
 @pytest.mark.parametrize("size", [10, 2**16, 100_000])

@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import contextlib
 import errno
+import gc
+import importlib.util
 import io
 import logging
 import os
 import signal
 import sys
-import traceback
 from dataclasses import dataclass
 from importlib import import_module
 from itertools import islice
@@ -25,12 +26,20 @@ if TYPE_CHECKING:
 
 # Verb -> what it does. The module of the same name is imported only when its verb is called.
 VERBS = {
-    "connect": "TLS client on stdin and stdout",
+    "connect": "TLS client, on stdin and stdout or for a program",
+    "accept": "TLS server of one connection, which inetd or another program has accepted",
+    "listen": "TLS server that runs a program for each connection",
+    "agent": "private process that does handshakes for others, and has their keys",
+    "ssl_client": "busybox's TLS helper, with verification",
     "serve": "HTTPS server for the files of a folder",
     "check": "say what this host can offload, and why not what it cannot",
 }
+_PROGRAMS = ("ssl_client",)
 _KTLS_MODES = ("auto", "require", "off")
 _PROGRAM = "tlsify"
+# How many new objects it takes to look for garbage. Importing makes tens of thousands, and none of
+# it: with Python's 700 a fifth of the start goes into looking.
+_OBJECTS = 50_000
 _STDOUT, _STDERR = 1, 2
 _GENERAL_HINT = "errno(3) explains the name"
 _HINTS = {
@@ -59,10 +68,27 @@ class GlobalOptions:
     verbose: bool = False
 
 
+class Ended(BaseException):
+    """Somebody has ended us by a signal that leaves time to end a connection in good order."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
 class _Parser(argparse.ArgumentParser):
     """Reports misuse as every other error is reported."""
 
     _asking = False
+    # What a verb finds wrong with words that are each right; see `connect.misuse`.
+    misuse: Callable[[argparse.Namespace], str | None] | None = None
+
+    def read(self, words: list[str]) -> argparse.Namespace:
+        """Parse, and see whether all of it goes together."""
+        given = self.parse_args(words)
+        if self.misuse is not None and (message := self.misuse(given)) is not None:
+            self.error(message)
+        return given
 
     def split(self, words: list[str]) -> tuple[list[str], list[str]]:
         """Give the verb's words, and the program's, which are not for argparse.
@@ -78,7 +104,7 @@ class _Parser(argparse.ArgumentParser):
     def _accepts(self, words: list[str]) -> bool:
         self._asking = True
         try:
-            self.parse_args(words)
+            self.read(words)
         except argparse.ArgumentError:
             return False
         finally:
@@ -114,7 +140,7 @@ def _printable(text: str) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    verbs = "\n".join(f"  {verb:<9} {text}" for verb, text in VERBS.items())
+    verbs = "\n".join(f"  {verb:<10} {text}" for verb, text in VERBS.items())
     parser = _Parser(
         prog=_PROGRAM,
         usage=f"{_PROGRAM} [--ktls[=MODE]] VERB [OPTION...]",
@@ -179,29 +205,78 @@ def _divide(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; gives its exit status (`errors.ExitCode`)."""
-    try:
+    gc.set_threshold(_OBJECTS)
+
+    def work() -> int:
         _protect_process()
-        status = _dispatch(sys.argv[1:] if arguments is None else arguments)
+        status = _dispatch(_words() if arguments is None else arguments)
         flush_stdout()
+        return status
+
+    return guarded(work)
+
+
+def _words() -> list[str]:
+    """Give the command line; under the name of a verb that others run as a program, with it."""
+    name = os.path.basename(sys.argv[0])  # noqa: PTH119 - pathlib comes at a price
+    return [name, *sys.argv[1:]] if name in _PROGRAMS else sys.argv[1:]
+
+
+def guarded(work: Callable[[], int], prefix: str = "") -> int:
+    """Do something, and report what goes wrong with it as the command does.
+
+    Args:
+        work: gives an exit status.
+        prefix: of the error line, where there are several it could be about.
+    """
+    try:
+        return work()
     except TlsifyError as exc:
         if exc.exit_code is ExitCode.BUG:
-            traceback.print_exc()
-        fail(str(exc), exc.hint)
+            _print_traceback()
+        fail(f"{prefix}{exc}", exc.hint)
         return exc.exit_code
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
+    except Ended as exc:
+        return 128 + exc.number
     except OSError as exc:
         number = exc.errno or 0
         where = f"{exc.filename}: " if exc.filename else ""
         fail(
-            f"{where}{errno_name(number)}: {exc.strerror or exc}", _HINTS.get(number, _GENERAL_HINT)
+            f"{prefix}{where}{errno_name(number)}: {exc.strerror or exc}",
+            _HINTS.get(number, _GENERAL_HINT),
         )
         return ExitCode.SYSTEM
     except Exception:  # noqa: BLE001 - the one place where a bug ends
-        traceback.print_exc()
-        fail("unexpected exception", TlsifyError.general_hint)
+        _print_traceback()
+        fail(f"{prefix}unexpected exception", TlsifyError.general_hint)
         return ExitCode.BUG
-    return status
+
+
+def _print_traceback() -> None:
+    import traceback  # noqa: PLC0415 - only bugs need it
+
+    traceback.print_exc()
+
+
+def _load_late(name: str) -> None:
+    """Have a package loaded when something of it is used, and not where it is imported.
+
+    pyOpenSSL imports X.509, a third of its own time, which a client does without until it sees the
+    server's certificate.
+    """
+    if name in sys.modules:
+        return
+    parent, _, child = name.rpartition(".")
+    spec = importlib.util.find_spec(name)
+    if spec is None or spec.loader is None:
+        return
+    spec.loader = importlib.util.LazyLoader(spec.loader)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    setattr(sys.modules[parent], child, module)
+    spec.loader.exec_module(module)
 
 
 def _dispatch(arguments: Sequence[str]) -> int:
@@ -219,13 +294,15 @@ def _dispatch(arguments: Sequence[str]) -> int:
     )
     for library in ("asyncio", "pyroute2"):  # what they find odd is not the user's business
         logging.getLogger(library).setLevel(logging.ERROR)
+    _load_late("cryptography.x509")
     verb = import_module(f"tlsify.cli.{parsed.verb}")
     parser = _Parser(
         prog=f"{_PROGRAM} {parsed.verb}", description=verb.DESCRIPTION, allow_abbrev=False
     )
     verb.add_arguments(parser)
+    parser.misuse = getattr(verb, "misuse", None)
     words, program = parser.split(rest) if parser.get_default("program") == [] else (rest, [])
-    given = parser.parse_args(words)
+    given = parser.read(words)
     given.program = program
     run: Callable[[argparse.Namespace, GlobalOptions], int] = verb.run
     return run(given, options)

@@ -1,137 +1,125 @@
-"""tlsify connect: TLS client on stdin and stdout."""
+"""tlsify connect: TLS client, for stdin and stdout, for a program, or for whoever gets a socket."""
 
 from __future__ import annotations
 
-import logging
-import os
 import socket
-import threading
-from pathlib import Path
+from argparse import ArgumentTypeError
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
-from tlsify.cli import execute
+from tlsify.cli import by_agent, client_options, ending, ucspi
 from tlsify.cli import options as shared
-from tlsify.config import (
-    ClientConfig,
-    ClosePolicy,
-    ReferenceIdentifier,
-    TrustAnchors,
-    is_ip_address,
-)
-from tlsify.errors import ConfigError, DeadlineExceeded, ExitCode, NetworkError
-from tlsify.opening import connect
-from tlsify.stream import TLSSocket
+from tlsify.cli.descriptors import hand_on, take_socket
+from tlsify.errors import DeadlineExceeded, NetworkError
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Callable
 
     from tlsify.cli import GlobalOptions
+    from tlsify.config import KtlsPolicy
     from tlsify.handoff import Handoff
 
 DESCRIPTION = "Connect to a TLS server; send stdin, write what comes to stdout."
-_log = logging.getLogger("tlsify")
-_CHUNK = 2**18
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's own options."""
+    client_options.add_arguments(parser)
+    shared.add_timing(parser, "to connect, and again for the handshake")
     parser.add_argument(
-        "--servername", metavar="NAME", help="name to send (SNI) and to accept, default HOST"
+        "--fd",
+        type=shared.descriptor,
+        metavar="N",
+        help="use a socket that is connected already, instead of HOST and PORT",
     )
     parser.add_argument(
-        "--ref-id",
-        action="append",
-        type=ReferenceIdentifier.parse,
-        metavar="KIND:NAME",
-        help="accept this identity instead: dns:NAME, ip:ADDRESS, srv:_SERVICE.NAME or "
-        "uri:SCHEME:NAME; may be repeated",
-    )
-    parser.add_argument(
-        "--ca",
-        type=Path,
-        metavar="FILE|DIR",
-        help="trust anchors: a PEM file, or a folder of .pem and .crt files; default: the system's",
-    )
-    parser.add_argument("--no-verify", action="store_true", help="accept any certificate")
-    parser.add_argument(
-        "--alpn",
-        action="append",
-        type=os.fsencode,
-        default=[],
+        "--starttls",
+        type=_protocol,
         metavar="PROTOCOL",
-        help="may be repeated",
+        help="ask the server for TLS in its own protocol first: ftp, imap, irc, ldap, lmtp, mysql, "
+        "nntp, pop3, postgres, sieve, smtp or xmpp, among others",
     )
-    parser.add_argument(
-        "--session-store",
-        type=Path,
-        metavar="DIR",
-        help="private folder to keep sessions in, for later connections to resume; default: none",
-    )
-    parser.add_argument(
-        "--timeout",
-        type=shared.seconds,
-        default=30.0,
-        metavar="S",
-        help="seconds to connect, and again for the handshake; default 30",
-    )
-    parser.add_argument(
-        "--close",
-        choices=[policy.value for policy in ClosePolicy],
-        default=ClosePolicy.STRICT.value,
-        help="relaxed: an end without close_notify is no error; for protocols that tell by "
-        "themselves whether a message is complete",
-    )
-    parser.add_argument(
-        "--aware",
-        action="store_true",
-        help="PROG keeps to docs/handoff.md: give it the connection itself, and the session",
-    )
-    parser.add_argument("host", metavar="HOST")
-    parser.add_argument("port", type=shared.port, metavar="PORT")
+    by_agent.add_argument(parser)
+    ending.add_arguments(parser)
+    parser.add_argument("host", nargs="?", metavar="HOST", help="name or address")
+    parser.add_argument("port", nargs="?", type=shared.port, metavar="PORT", help="TCP port")
     parser.usage = f"{parser.prog} [OPTION...] HOST PORT [-- PROG ARG...]"
     parser.epilog = "PROG runs with the connection on descriptors 6 (read) and 7 (write)."
-    parser.set_defaults(program=[])
+
+
+def misuse(arguments: argparse.Namespace) -> str | None:
+    """Say what is wrong with whom to connect to."""
+    if arguments.fd is not None:
+        return None if arguments.host is None else "HOST and --fd exclude each other"
+    return None if arguments.port is not None else "HOST and PORT are required, or --fd N"
 
 
 def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
-    """Connect, and pump until the peer has closed; or leave that to a program."""
-    config = _configure(arguments)
-    closing = ClosePolicy(arguments.close)
+    """Connect, and see to what is to become of the connection."""
+    ending.check(arguments)
+    policy = ending.policy(arguments, options)
 
-    def open_connection() -> Handoff:
-        return _open(arguments, options, config)
+    def reach() -> socket.socket:
+        if inherited is not None:
+            sock = hand_on(inherited)
+        else:
+            sock = _dial(arguments.host, arguments.port, arguments.timeout)
+        if arguments.starttls is not None:
+            _ask_for_tls(sock, arguments)
+        return sock
 
-    if arguments.program:
-        return execute.run(arguments.program, open_connection, closing, aware=arguments.aware)
-    if arguments.aware:
-        raise ConfigError("--aware is a promise about a program", hint="add -- PROG ARG...")
-    _pump(open_connection(), closing)
-    return ExitCode.OK
+    if arguments.agent is None:
+        hand_over = _here(arguments, policy)
+    else:
+        hand_over = _by_agent(arguments, policy, reach if arguments.fd is None else None)
+
+    def open_connection() -> ucspi.Connection:
+        return ucspi.open_connection(reach(), hand_over)
+
+    with nullcontext() if arguments.fd is None else take_socket(arguments.fd) as inherited:
+        return ending.run(arguments, open_connection, ucspi.CLIENT_PLACES)
 
 
-def _open(arguments: argparse.Namespace, options: GlobalOptions, config: ClientConfig) -> Handoff:
-    sock = _dial(arguments.host, arguments.port, arguments.timeout)
-    handed = connect(sock, config, shared.policy(options))
-    agreed = handed.negotiated
-    carrier = "kernel" if handed.reason is None else f"relay, {': '.join(handed.reason[:2])}"
-    how = ", resumed" if agreed.resumed else ""
-    _log.info("%s %s%s (%s)", agreed.version.label, agreed.suite.name, how, carrier)
-    return handed
+def _here(arguments: argparse.Namespace, policy: KtlsPolicy) -> Callable[[socket.socket], Handoff]:
+    """Configure; gives what shakes hands then."""
+    from tlsify.opening import connect  # noqa: PLC0415 - heavy, and the agent's where there is one
+
+    config = client_options.configure(arguments, arguments.host)
+    return lambda sock: connect(sock, config, policy)
 
 
-def _configure(arguments: argparse.Namespace) -> ClientConfig:
-    name = arguments.servername or arguments.host
-    if arguments.no_verify:
-        _log.warning("warning: the peer is not verified")
-    return ClientConfig(
-        server_name=None if is_ip_address(name) else name,
-        identities=tuple(arguments.ref_id or [ReferenceIdentifier.for_host(name)]),
-        verify=not arguments.no_verify,
-        trust=TrustAnchors() if arguments.ca is None else TrustAnchors.load(arguments.ca),
-        alpn=tuple(arguments.alpn),
-        timeout=arguments.timeout,
-        session_store=arguments.session_store,
-    )
+def _by_agent(
+    arguments: argparse.Namespace,
+    policy: KtlsPolicy,
+    again: Callable[[], socket.socket] | None,
+) -> Callable[[socket.socket], Handoff]:
+    request = by_agent.client_request(arguments, arguments.host, policy)
+
+    def alone(sock: socket.socket) -> Handoff:
+        from tlsify.opening import closed_on_error  # noqa: PLC0415 - see `_here`
+
+        with closed_on_error(sock):
+            return _here(arguments, policy)(sock)
+
+    return lambda sock: by_agent.hand_over(arguments.agent, sock, request, alone, again)
+
+
+def _protocol(text: str) -> str:
+    from tlsify.starttls import PROTOCOLS  # noqa: PLC0415 - rarely wanted
+
+    if text not in PROTOCOLS:
+        raise ArgumentTypeError(f'"{text}" is none of {", ".join(PROTOCOLS)}')
+    return text
+
+
+def _ask_for_tls(sock: socket.socket, arguments: argparse.Namespace) -> None:
+    from tlsify.opening import closed_on_error  # noqa: PLC0415 - heavy, and wanted later only
+    from tlsify.starttls import upgrade  # noqa: PLC0415 - rarely wanted
+
+    name = arguments.servername or arguments.host or ""
+    with closed_on_error(sock):
+        upgrade(sock, arguments.starttls, name, arguments.timeout)
 
 
 def _dial(host: str, port: int, timeout: float) -> socket.socket:
@@ -146,46 +134,3 @@ def _dial(host: str, port: int, timeout: float) -> socket.socket:
         raise NetworkError(f"cannot connect to {host} port {port}: {exc}") from exc
     sock.settimeout(None)
     return sock
-
-
-def _pump(handed: Handoff, closing: ClosePolicy) -> None:
-    unreadable: list[OSError] = []
-    with TLSSocket(handed, closing) as stream:
-        # Nothing wakes a thread that waits for stdin, so the process does not wait for it either.
-        threading.Thread(target=_send_stdin, args=[stream, unreadable], daemon=True).start()
-        try:
-            while data := stream.recv(_CHUNK):
-                _write_stdout(data)
-        finally:
-            if unreadable:
-                raise unreadable[0]
-
-
-def _send_stdin(stream: TLSSocket, unreadable: list[OSError]) -> None:
-    try:
-        while data := _read_stdin(stream, unreadable):
-            stream.sendall(data)
-        if not unreadable:
-            stream.shutdown(socket.SHUT_WR)
-    except OSError as exc:
-        # The receiving side finds out what happened and reports it.
-        _log.debug("sending ended: %s", exc)
-
-
-def _read_stdin(stream: TLSSocket, unreadable: list[OSError]) -> bytes:
-    """Read some of stdin; if that fails, which is not its end, wake the receiving side."""
-    try:
-        return os.read(0, _CHUNK)
-    except OSError as exc:
-        unreadable.append(OSError(exc.errno, exc.strerror, "stdin"))
-        stream.shutdown(socket.SHUT_RD)
-        return b""
-
-
-def _write_stdout(data: bytes) -> None:
-    view = memoryview(data)
-    try:
-        while view:
-            view = view[os.write(1, view) :]
-    except OSError as exc:
-        raise OSError(exc.errno, exc.strerror, "stdout") from exc

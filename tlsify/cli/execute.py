@@ -8,11 +8,13 @@ import os
 import shutil
 import signal
 import socket
+import struct
 from typing import TYPE_CHECKING
 
-from tlsify.cli import fail
+from tlsify.cli import fail, ucspi
 from tlsify.errors import ExitCode
 from tlsify.keeper import Keeper
+from tlsify.process import Account
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,23 +22,24 @@ if TYPE_CHECKING:
     from tlsify.config import ClosePolicy
     from tlsify.handoff import Handoff
 
-# Where a UCSPI client's program finds the connection (cr.yp.to/proto/ucspi.txt).
-READ_FD, WRITE_FD = 6, 7
 # Where a program that knows the contract finds the session's state, once.
 SESSION_FD = 8
 SESSION_VARIABLE = "TLSIFY_SESSION_FD"
-_FREE = 16  # above all of these
-_MAX_STATE = 2**17
+_FREE = 16  # above all that programs are given
+_MAX_MESSAGE = 2**17
 _STDERR = 2
 _SIGNAL = 128  # and the number of the signal: how shells spell such an end
-# What the child sends: nothing if it fails; descriptors; descriptors and the session's state.
+# What the child sends, with descriptors and behind the length of what the program is told of its
+# connection: nothing more, or the session's state. It sends nothing at all if it fails.
 _NOTHING, _KEPT, _AWARE = b"", b"k", b"a"
+_LENGTH = struct.Struct("!I")
 
 
 def run(
     program: list[str],
-    open_connection: Callable[[], Handoff],
+    open_connection: Callable[[], ucspi.Connection],
     closing: ClosePolicy,
+    places: tuple[int, int],
     *,
     aware: bool,
 ) -> int:
@@ -49,6 +52,7 @@ def run(
         program: its name, looked up in PATH, and its arguments.
         open_connection: connects and hands over.
         closing: what an end of stream without close_notify is.
+        places: where the program finds the descriptors to read and to write.
         aware: the program keeps to docs/handoff.md: it gets the bare descriptor and the session.
 
     Returns:
@@ -58,23 +62,35 @@ def run(
         TlsifyError: in the child: the connection failed, or ended badly.
         OSError: likewise.
     """
-    path = shutil.which(program[0])
-    if path is None:
-        return _not_runnable(program[0])
+    path = find(program[0])
+    if isinstance(path, ExitCode):
+        return path
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     pid = os.fork()
     if pid == 0:
         ours.close()
         with theirs:
-            _let_go()
-            _serve(open_connection(), theirs, closing, aware=aware)
+            let_go()
+            connection = open_connection()
+            told = ucspi.encode(ucspi.variables(connection))
+            message = _LENGTH.pack(len(told)) + told
+            _serve(connection.handoff, theirs, message, closing, aware=aware)
         return ExitCode.OK
     theirs.close()
-    kind = _take_descriptors(ours)
+    kind = _take_descriptors(ours, places)
     if kind == _NOTHING:
-        return _status_of(pid)
+        return status_of(pid)
     if kind == _AWARE:
         os.waitpid(pid, 0)  # nothing is left for it to do
+    return become(path, program)
+
+
+def become(path: str, program: list[str]) -> int:
+    """Turn this process into a program, with signals as programs expect them.
+
+    Returns:
+        Why it did not; the error was printed.
+    """
     for number in (signal.SIGPIPE, signal.SIGXFSZ):  # the interpreter ignores them
         signal.signal(number, signal.SIG_DFL)
     try:
@@ -84,7 +100,15 @@ def run(
     return ExitCode.NOT_EXECUTABLE
 
 
-def _not_runnable(name: str) -> int:
+def find(name: str) -> str | ExitCode:
+    """Look a program up in PATH.
+
+    Returns:
+        Its path, or why it cannot be run; the error was printed.
+    """
+    path = shutil.which(name)
+    if path is not None:
+        return path
     exists = shutil.which(name, mode=os.F_OK) is not None
     if exists:
         fail(f"cannot run {name}: not executable", "make it executable, or name another program")
@@ -96,49 +120,57 @@ def _not_runnable(name: str) -> int:
 # -- the child
 
 
-def _let_go() -> None:
+def let_go(*kept: int | None) -> None:
     """Close what the caller gave the program to inherit: who waits for its end waits for no more.
 
     Whatever is ours closes itself on exec, so that what does not is not ours. Errors still go to
-    stderr.
+    stderr. What is ``kept`` stays open. Privileges go too, where TLS_UID and TLS_GID say so.
+
+    Raises:
+        ConfigError: these say something that cannot be done.
     """
     for entry in os.listdir("/proc/self/fd"):  # noqa: PTH208 - pathlib opens another one
         with contextlib.suppress(OSError):
-            if int(entry) > _STDERR and os.get_inheritable(int(entry)):
+            if int(entry) > _STDERR and int(entry) not in kept and os.get_inheritable(int(entry)):
                 os.close(int(entry))
     null = os.open(os.devnull, os.O_RDWR)
-    for stream in range(_STDERR):
+    for stream in {*range(_STDERR)} - {*kept}:
         os.dup2(null, stream)
     os.close(null)
+    account = Account.from_environment()
+    if account is not None:
+        account.become()
 
 
-def _serve(handoff: Handoff, channel: socket.socket, closing: ClosePolicy, *, aware: bool) -> None:
+def _serve(
+    handoff: Handoff, channel: socket.socket, message: bytes, closing: ClosePolicy, *, aware: bool
+) -> None:
     # From here on the connection is the program's, and so is what the user types.
     for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     if not aware:
-        _keep(handoff, channel, closing)
+        _keep(handoff, channel, message, closing)
     elif handoff.relay is not None:
-        _send(channel, _KEPT, [handoff.sock.fileno()] * 2)
+        _send(channel, _KEPT + message, [handoff.sock.fileno()] * 2)
         handoff.sock.close()
         handoff.relay.join()
         handoff.raise_failure()
     else:
-        _give_away(handoff, channel)
+        _give_away(handoff, channel, message)
 
 
-def _keep(handoff: Handoff, channel: socket.socket, closing: ClosePolicy) -> None:
+def _keep(handoff: Handoff, channel: socket.socket, message: bytes, closing: ClosePolicy) -> None:
     keeper = Keeper(handoff, closing)
     parent = os.getppid()
-    is_taken = _send(channel, _KEPT, [end.fileno() for end in keeper.ends])
+    is_taken = _send(channel, _KEPT + message, [end.fileno() for end in keeper.ends])
     keeper.let_go()
     keeper.run(parent if is_taken else None)
 
 
-def _give_away(handoff: Handoff, channel: socket.socket) -> None:
+def _give_away(handoff: Handoff, channel: socket.socket, message: bytes) -> None:
     descriptor, state = handoff.detach()
     try:
-        _send(channel, _AWARE + state, [descriptor] * 2)
+        _send(channel, _AWARE + message + state, [descriptor] * 2)
     finally:
         state[:] = bytes(len(state))
         os.close(descriptor)
@@ -158,22 +190,24 @@ def _send(channel: socket.socket, message: bytes | bytearray, descriptors: list[
 # -- the parent
 
 
-def _take_descriptors(channel: socket.socket) -> bytes:
+def _take_descriptors(channel: socket.socket, places: tuple[int, int]) -> bytes:
     """Put what the child sends where the program looks for it; gives the kind of message."""
     with channel:
-        message, descriptors, _, _ = socket.recv_fds(channel, _MAX_STATE, 2)
+        message, descriptors, _, _ = socket.recv_fds(channel, _MAX_MESSAGE, 2)
     for number in descriptors:
         os.set_inheritable(number, False)  # noqa: FBT003 - os's own signature
-    kind, state = message[:1], message[1:]
+    kind, rest = message[:1], message[1:]
     if kind == _NOTHING:
         return kind
-    os.environ.pop(SESSION_VARIABLE, None)
+    (length,) = _LENGTH.unpack_from(rest)
+    told, state = rest[_LENGTH.size :][:length], rest[_LENGTH.size + length :]
+    ucspi.apply(ucspi.decode(told))
     if kind == _AWARE:
         descriptors.append(_pipe_with(state))
         os.environ[SESSION_VARIABLE] = str(SESSION_FD)
     # Out of the way first: some of them may stand where others belong.
     free = [fcntl.fcntl(number, fcntl.F_DUPFD_CLOEXEC, _FREE) for number in descriptors]
-    for number, place in zip(free, (READ_FD, WRITE_FD, SESSION_FD), strict=False):
+    for number, place in zip(free, (*places, SESSION_FD), strict=False):
         os.dup2(number, place)
     return kind
 
@@ -188,7 +222,7 @@ def _pipe_with(state: bytes) -> int:
     return reader
 
 
-def _status_of(pid: int) -> int:
+def status_of(pid: int) -> int:
     """Wait for a child; gives its exit status as shells spell it."""
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     return code if code >= 0 else _SIGNAL - code

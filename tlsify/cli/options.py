@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
+import argparse
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tlsify.config import KtlsMode, KtlsPolicy
+from tlsify import trust
+from tlsify.codepoints import DEFAULT_AEADS, Aead, ProtocolVersion
+from tlsify.config import ClosePolicy, KeyPair, KtlsMode, KtlsPolicy, TrustAnchors
+from tlsify.credentials import load_crls, read_file
 from tlsify.errors import ConfigError
 
 if TYPE_CHECKING:
+    from cryptography.x509 import CertificateRevocationList
+
     from tlsify.cli import GlobalOptions
 
 _MAX_PORT = 65535
 _MAX_COUNT = 1024
 _MAX_SECONDS = 1e6  # what poll takes in milliseconds
+_MAX_DESCRIPTOR = 2**20
+_MAX_PEM = 2**20
+_AEADS = {
+    "aes-128-gcm": Aead.AES_GCM_128,
+    "aes-256-gcm": Aead.AES_GCM_256,
+    "chacha20-poly1305": Aead.CHACHA20_POLY1305,
+    "aes-128-ccm": Aead.AES_CCM_128,
+}
+_VERSIONS = {"1.2": ProtocolVersion.TLSv1_2, "1.3": ProtocolVersion.TLSv1_3}
 
 
 def policy(options: GlobalOptions) -> KtlsPolicy:
@@ -63,3 +80,200 @@ def count(text: str) -> int:
     if not 1 <= number <= _MAX_COUNT:
         raise ValueError(text)
     return number
+
+
+def descriptor(text: str) -> int:
+    """Read the number of a descriptor, for argparse."""
+    number = int(text)
+    if not 0 <= number <= _MAX_DESCRIPTOR:
+        raise ValueError(text)
+    return number
+
+
+# -- flags that clients and servers have in common
+
+
+def add_key_pair(group: argparse._ArgumentGroup, purpose: str) -> None:
+    """Declare --cert, --key and --key-fd."""
+    group.add_argument(
+        "--cert",
+        type=Path,
+        metavar="FILE",
+        help=f"PEM certificate chain, {purpose}; default: $CERTFILE",
+    )
+    group.add_argument(
+        "--key", type=Path, metavar="FILE", help="PEM private key, unencrypted; default: $KEYFILE"
+    )
+    group.add_argument(
+        "--key-fd", type=descriptor, metavar="N", help="read the private key from a descriptor"
+    )
+
+
+def key_pair(arguments: argparse.Namespace) -> KeyPair | None:
+    """Read certificate and key from where flags, or else the environment, say that they are.
+
+    Raises:
+        ConfigError: one of them is missing or unusable.
+    """
+    chain, key = arguments.cert, arguments.key
+    if key is not None and arguments.key_fd is not None:
+        raise ConfigError("--key and --key-fd exclude each other", hint="leave one of them out")
+    if key is None and arguments.key_fd is None:
+        key = _path_from_environment("KEYFILE")
+    if chain is None and (chain := _path_from_environment("CERTFILE")) is None:
+        # Half a pair in the environment says nothing about us.
+        key = arguments.key
+    if chain is None and key is None and arguments.key_fd is None:
+        return None
+    if chain is None or (key is None and arguments.key_fd is None):
+        raise ConfigError(
+            "a certificate and its key go together", hint="give --cert and --key, or neither"
+        )
+    if key is not None:
+        return KeyPair.load(chain, key)
+    return KeyPair.from_pem(read_file(chain, "certificate"), _read_key(arguments.key_fd))
+
+
+def _path_from_environment(name: str) -> Path | None:
+    found = os.environ.get(name)
+    return Path(found) if found else None
+
+
+def _read_key(number: int) -> bytes:
+    try:
+        with open(number, "rb") as source:
+            pem = source.read(_MAX_PEM)
+    except OSError as exc:
+        raise ConfigError(
+            f"cannot read the private key from descriptor {number}: {exc.strerror}",
+            hint="leave it open for the command",
+        ) from exc
+    return pem
+
+
+def add_trust(group: argparse._ArgumentGroup, flag: str, purpose: str, otherwise: str = "") -> None:
+    """Declare a flag that names trust anchors; ``otherwise`` says what there is without any."""
+    group.add_argument(
+        flag,
+        metavar="FILE|DIR|system",
+        help=f'{purpose}"system" for those of this host; default: $CAFILE, $CADIR{otherwise}',
+    )
+
+
+def load_trust(named: str | None, *, at_once: bool = False) -> TrustAnchors:
+    """Find the trust anchors that a flag or the environment names.
+
+    Args:
+        named: a path, or "system", or nothing, which is the same.
+        at_once: read all of a folder, for who will not be allowed to later.
+
+    Raises:
+        ConfigError: unreadable, or nothing usable in it.
+    """
+    if named in {None, "system"}:
+        return trust.system()
+    path = Path(str(named))
+    return TrustAnchors.load(path) if at_once else trust.load(path)
+
+
+def trust_from_environment() -> str | None:
+    """Tell what CAFILE or CADIR name, as ucspi-ssl and s6-tls have them."""
+    return os.environ.get("CAFILE") or os.environ.get("CADIR")
+
+
+def add_secrets(group: argparse._ArgumentGroup) -> None:
+    """Declare --crl and --keylog."""
+    group.add_argument(
+        "--crl",
+        type=Path,
+        metavar="FILE",
+        help="revocation lists: the issuer of the peer's certificate must have one there",
+    )
+    group.add_argument(
+        "--keylog",
+        action="store_true",
+        help="append secrets, with which anybody can read the connection, to $SSLKEYLOGFILE",
+    )
+
+
+def crls(arguments: argparse.Namespace) -> tuple[CertificateRevocationList, ...]:
+    """Read what --crl names.
+
+    Raises:
+        ConfigError: it is no revocation list.
+    """
+    return () if arguments.crl is None else load_crls(arguments.crl)
+
+
+def key_log(arguments: argparse.Namespace) -> Path | None:
+    """Give the file for --keylog; without that flag the environment alone discloses nothing.
+
+    Raises:
+        ConfigError: the flag is there, and no file is named.
+    """
+    if not arguments.keylog:
+        return None
+    found = _path_from_environment("SSLKEYLOGFILE")
+    if found is None:
+        raise ConfigError("--keylog without a file", hint="name one in SSLKEYLOGFILE")
+    return found
+
+
+def add_choices(group: argparse._ArgumentGroup) -> None:
+    """Declare what is left to negotiation: ALPN, versions, ciphers."""
+    group.add_argument(
+        "--alpn",
+        action="append",
+        type=os.fsencode,
+        default=[],
+        metavar="PROTOCOL",
+        help="application protocol; may be repeated, most wanted first",
+    )
+    group.add_argument(
+        "--tls-min", choices=tuple(_VERSIONS), default="1.2", help="oldest version; default 1.2"
+    )
+    group.add_argument(
+        "--tls-max", choices=tuple(_VERSIONS), default="1.3", help="newest version; default 1.3"
+    )
+    group.add_argument(
+        "--ciphers",
+        type=_ciphers,
+        metavar="LIST",
+        help=f"most wanted first, of {', '.join(_AEADS)}; default: all but the last",
+    )
+
+
+def _ciphers(text: str) -> tuple[Aead, ...]:
+    names = text.lower().split(",")
+    if not set(names) <= set(_AEADS):
+        raise argparse.ArgumentTypeError(f'"{text}" is not a list of {", ".join(_AEADS)}')
+    return tuple(dict.fromkeys(_AEADS[name] for name in names))
+
+
+def versions(arguments: argparse.Namespace) -> frozenset[ProtocolVersion]:
+    """Give the versions from --tls-min to --tls-max; none if they are the wrong way round."""
+    oldest, newest = _VERSIONS[arguments.tls_min], _VERSIONS[arguments.tls_max]
+    return frozenset(version for version in ProtocolVersion if oldest <= version <= newest)
+
+
+def aeads(arguments: argparse.Namespace) -> tuple[Aead, ...]:
+    """Give what --ciphers names, or the default."""
+    return arguments.ciphers or DEFAULT_AEADS
+
+
+def add_timing(parser: argparse.ArgumentParser, what: str) -> None:
+    """Declare --timeout and --close."""
+    parser.add_argument(
+        "--timeout",
+        type=seconds,
+        default=30.0,
+        metavar="S",
+        help=f"seconds {what}; default 30",
+    )
+    parser.add_argument(
+        "--close",
+        choices=[policy.value for policy in ClosePolicy],
+        default=ClosePolicy.STRICT.value,
+        help="relaxed: an end without close_notify is no error; for protocols that tell by "
+        "themselves whether a message is complete",
+    )

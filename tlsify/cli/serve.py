@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
-import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tlsify import workers
+from tlsify import listening, workers
 from tlsify.cli import options as shared
 from tlsify.config import KeyPair, KtlsMode, ServerConfig
-from tlsify.errors import ConfigError, ExitCode, NetworkError
-from tlsify.opening import drop_past_keys, host_refusal, prepare
+from tlsify.eligibility import host_refusal
+from tlsify.errors import ConfigError, ExitCode
+from tlsify.opening import drop_past_keys, prepare
+from tlsify.process import await_threads
 from tlsify.selfsigned import make_key_pair
 
 if TYPE_CHECKING:
@@ -22,13 +22,15 @@ if TYPE_CHECKING:
     from tlsify.cli import GlobalOptions
 
 DESCRIPTION = "Serve the files of a folder over HTTPS, HTTP/1.1, from the kernel if it can."
-_BACKLOG = 1024
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's own options."""
     parser.add_argument(
-        "--listen", default="127.0.0.1:8443", metavar="ADDR:PORT", help="default: %(default)s"
+        "--listen",
+        default="127.0.0.1:8443",
+        metavar="ADDR:PORT",
+        help="where to listen; default %(default)s",
     )
     parser.add_argument("--cert", type=Path, metavar="FILE", help="PEM certificate chain")
     parser.add_argument("--key", type=Path, metavar="FILE", help="PEM private key, unencrypted")
@@ -78,20 +80,16 @@ def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
     refusal = host_refusal(policy)
     if refusal is not None and policy.mode is KtlsMode.REQUIRE:
         raise refusal
-    listener = _listen(host, port)
+    listener = listening.listen(host, port)
     carrier = "kernel TLS" if refusal is None else f"relay: {refusal.code}"
-    name = listener.getsockname()
-    shown = f"[{name[0]}]" if ":" in name[0] else name[0]
+    shown = listening.spell(listener)
 
     def ready() -> None:
-        print(f"tlsify: serving {root} on https://{shown}:{name[1]}/ ({carrier})", flush=True)
+        print(f"tlsify: serving {root} on https://{shown}/ ({carrier})", flush=True)
 
     def worker(tell_ready: workers.Ready) -> None:
         static_files.serve(listener, root, config, policy, tell_ready)
-        # A forked worker's end waits for no thread, but relays still hold the last bytes.
-        for thread in threading.enumerate():
-            if thread is not threading.current_thread() and not thread.daemon:
-                thread.join()
+        await_threads()
 
     workers.run(
         arguments.workers, worker, ready, on_stop=listener.close, before_fork=drop_past_keys
@@ -133,16 +131,3 @@ def _key_pair(arguments: argparse.Namespace, host: str) -> KeyPair:
                 f"cannot write {arguments.write_ca}: {exc.strerror}", hint="name a writable path"
             ) from exc
     return made
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    try:
-        return socket.create_server(
-            (host, port),
-            family=socket.AF_INET6 if ":" in host else socket.AF_INET,
-            backlog=_BACKLOG,
-        )
-    except (OSError, OverflowError) as exc:
-        raise NetworkError(
-            f"cannot listen on {host}:{port}: {exc}", hint="choose another --listen ADDR:PORT"
-        ) from exc

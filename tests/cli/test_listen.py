@@ -1,0 +1,320 @@
+"""Tests of listen, and of UCSPI-TLS on it."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import socket
+import ssl
+import subprocess
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+import pytest
+
+from tests.cli.harness import (
+    CARRIERS,
+    COMMAND,
+    ENVIRONMENT,
+    LOOPBACK,
+    PATIENCE,
+    Outcome,
+    descriptors,
+    finish,
+    in_threads,
+    read_all,
+    read_line,
+    run,
+    start,
+)
+from tests.doubles import until
+
+if TYPE_CHECKING:
+    from tests.cli.conftest import Credentials, Pki
+
+each_carrier = pytest.mark.parametrize("carrier", CARRIERS)
+_ECHO = ("cat",)
+
+
+class Listening:
+    """A running ``tlsify listen``."""
+
+    def __init__(self, shown: Credentials, *words: str, program: tuple[str, ...] = _ECHO) -> None:
+        """Start it and wait until it is ready."""
+        shows = ("--cert", shown.certificate, "--key", shown.key)
+        self.process = start(
+            "listen",
+            *words,
+            *shows,
+            *[LOOPBACK, "0", "--"],
+            *program,
+            stdin=subprocess.DEVNULL,
+        )
+        line = read_line(self.process.stdout)
+        assert line, finish(self.process).err
+        self.port = int(line.rpartition(":")[2])
+
+    def __enter__(self) -> Self:
+        """Serve."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Take it down, however the test ended."""
+        if self.process.poll() is None:
+            self.process.kill()
+        finish(self.process)
+
+    def stop(self) -> Outcome:
+        """Ask it to end; gives how it did."""
+        self.process.send_signal(signal.SIGTERM)
+        return finish(self.process)
+
+    def children(self) -> list[int]:
+        """Tell which processes it has forked."""
+        pid = self.process.pid
+        return [int(n) for n in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+    def dial(self, source: str = LOOPBACK) -> socket.socket:
+        """Make a TCP connection."""
+        return socket.create_connection(
+            (LOOPBACK, self.port), timeout=PATIENCE, source_address=(source, 0)
+        )
+
+    def connect(self, pki: Pki, source: str = LOOPBACK) -> ssl.SSLSocket:
+        """Make a TLS connection."""
+        context = pki.client_context()
+        return context.wrap_socket(self.dial(source), server_hostname="localhost")
+
+    def ask(self, pki: Pki, question: bytes) -> bytes:
+        """Ask by our own client, which tells a cut stream from an end."""
+        words = ("connect", "--ca", pki.authority, "localhost", self.port)
+        return run(*words, data=question).succeeded()
+
+
+@each_carrier
+def test_program_for_each_connection(pki: Pki, carrier: str) -> None:
+    """Several at once; each has a process of its own, and the answer comes after the question."""
+    with Listening(pki.good, carrier) as server:
+        in_threads(6, lambda n: _check(server.ask(pki, b"question %d" % n) == b"question %d" % n))
+        until(lambda: not server.children())
+        assert server.stop() == Outcome(0, b"", "")
+
+
+def _check(claim: bool) -> None:  # noqa: FBT001 - an assertion for lambdas
+    assert claim
+
+
+@each_carrier
+def test_what_the_program_has(pki: Pki, carrier: str) -> None:
+    """Three descriptors, and both ends' addresses."""
+    script = "ls /proc/self/fd | wc -l; echo $TCPREMOTEIP $SSLLOCALPORT $SSL_TLS_SNI_SERVERNAME"
+    with Listening(pki.good, carrier, program=("sh", "-c", script)) as server:
+        expected = f"4\n127.0.0.1 {server.port} localhost\n"
+        assert server.ask(pki, b"") == expected.encode()
+
+
+def test_more_than_the_limit(pki: Pki) -> None:
+    """They wait, and are served when another has ended."""
+    with Listening(pki.good, "--limit", "2") as server, ExitStack() as stack:
+        first = [stack.enter_context(server.connect(pki)) for _ in range(2)]
+        waiting = stack.enter_context(server.dial())
+        assert len(server.children()) == 2
+        first[0].close()
+        context = pki.client_context()
+        with context.wrap_socket(waiting, server_hostname="localhost") as third:
+            third.sendall(b"x")
+            assert third.recv(1) == b"x"
+
+
+def test_more_than_an_address_may_have(pki: Pki) -> None:
+    """They are closed at once, and other addresses are not the worse for it."""
+    with Listening(pki.good, "--per-address", "1") as server:
+        with server.connect(pki), server.dial() as second:
+            assert read_all(second) == b""
+            with server.connect(pki, "127.0.0.2") as other:
+                other.sendall(b"x")
+                assert other.recv(1) == b"x"
+        until(lambda: not server.children())
+        assert server.ask(pki, b"again") == b"again"
+        assert "127.0.0.1: closed" in server.stop().err
+
+
+def test_drain(pki: Pki) -> None:
+    """SIGTERM ends listening at once, and the process when the last program has ended."""
+    with Listening(pki.good) as server:
+        with server.connect(pki) as stream:
+            stream.sendall(b"x")
+            assert stream.recv(1) == b"x"
+            server.process.send_signal(signal.SIGTERM)
+            until(lambda: not _listens(server.port))
+            stream.sendall(b"y")
+            assert stream.recv(1) == b"y"
+            assert server.process.poll() is None
+        assert finish(server.process).status == 0
+
+
+def test_second_signal(pki: Pki) -> None:
+    """It ends the process without waiting; who is connected stays so."""
+    with Listening(pki.good) as server, server.connect(pki) as stream:
+        server.process.send_signal(signal.SIGTERM)
+        until(lambda: not _listens(server.port))
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(PATIENCE) == 0
+        stream.sendall(b"z")
+        assert stream.recv(1) == b"z"
+
+
+def _listens(port: int) -> bool:
+    with suppress(ConnectionRefusedError), socket.create_connection((LOOPBACK, port)):
+        return True
+    return False
+
+
+def test_reload(pki: Pki, tmp_path: Path) -> None:
+    """SIGHUP reads certificate and key anew; what is unusable changes nothing."""
+    shown = type(pki.good)(tmp_path / "certificate.pem", tmp_path / "key.pem")
+
+    def install(credentials: Credentials) -> None:
+        shown.certificate.write_bytes(credentials.certificate.read_bytes())
+        shown.key.write_bytes(credentials.key.read_bytes())
+
+    def subject() -> bytes:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        with context.wrap_socket(server.dial()) as stream:
+            return stream.getpeercert(binary_form=True) or b""
+
+    install(pki.good)
+    with Listening(shown) as server:
+        before = subject()
+        install(pki.bad["expired"])
+        server.process.send_signal(signal.SIGHUP)
+        until(lambda: subject() != before)
+        after = subject()
+        shown.key.write_bytes(b"nonsense")
+        server.process.send_signal(signal.SIGHUP)
+        while "they stay as they were" not in (line := read_line(server.process.stderr)):
+            assert line
+        assert subject() == after
+
+
+def test_clients_that_fail(pki: Pki) -> None:
+    """Each is one error line and its hint, with the address; nothing stays behind."""
+    with Listening(pki.good, "--timeout", "1") as server:
+        idle = descriptors(server.process.pid)
+        with server.dial() as plain:
+            plain.sendall(b"GET / HTTP/1.0\r\n\r\n")
+            assert read_all(plain)[:1] == b"\x15"
+        with server.dial() as silent:
+            read_all(silent)
+        until(lambda: not server.children())
+        assert server.ask(pki, b"well") == b"well"
+        until(lambda: not server.children())
+        assert descriptors(server.process.pid) == idle
+        lines = server.stop().err.splitlines()
+        expected = ["peer sent plain text", "the handshake did not finish"]
+        for line, words in zip(lines[::2], expected, strict=True):
+            assert line.startswith(f"tlsify: error: 127.0.0.1: {words}")
+
+
+def test_program_that_is_killed(pki: Pki) -> None:
+    """Only its own connection ends."""
+    with Listening(pki.good) as server, server.connect(pki) as other:
+        with server.connect(pki) as stream:
+            stream.sendall(b"x")
+            assert stream.recv(1) == b"x"
+            os.kill(server.children()[-1], signal.SIGKILL)
+            with suppress(ssl.SSLEOFError):
+                assert stream.recv(1) == b""
+        other.sendall(b"y")
+        assert other.recv(1) == b"y"
+
+
+def test_no_descriptors_left(pki: Pki) -> None:
+    """Accepting goes on when there are some again, and does not spin meanwhile."""
+    with Listening(pki.good) as server:
+        pid = server.process.pid
+        used = {int(entry.name) for entry in Path(f"/proc/{pid}/fd").iterdir()}
+        free = min(set(range(100)) - used)
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (free, 4096))
+        with server.dial() as sock:
+            assert "EMFILE" in read_line(server.process.stderr)
+            ticks = _cpu(pid)
+            assert "EMFILE" in read_line(server.process.stderr)  # a second later
+            assert _cpu(pid) - ticks < 20
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, (4096, 4096))
+            with pki.client_context().wrap_socket(sock, server_hostname="localhost") as stream:
+                stream.sendall(b"x")
+                assert stream.recv(1) == b"x"
+
+
+def _cpu(pid: int) -> int:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return int(fields[11]) + int(fields[12])
+
+
+def test_socket_of_systemd(pki: Pki) -> None:
+    """Without ADDR and PORT; readiness and the end are told."""
+    with socket.create_server((LOOPBACK, 0)) as listener, ExitStack() as stack:
+        name = f"@tlsify-listen-{os.getpid()}"
+        told = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
+        told.bind(name.replace("@", "\0", 1))
+        told.settimeout(PATIENCE)
+        shown = ("--cert", str(pki.good.certificate), "--key", str(pki.good.key))
+        script = (
+            f"exec 3<&{listener.fileno()} {listener.fileno()}<&-; "
+            'LISTEN_PID=$$ LISTEN_FDS=1 exec "$@"'
+        )
+        command = [*COMMAND, "listen", *shown, "--", "cat"]
+        process = subprocess.Popen(
+            ["bash", "-c", script, "bash", *command],
+            pass_fds=[listener.fileno()],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=ENVIRONMENT | {"NOTIFY_SOCKET": name},
+        )
+        assert told.recv(100) == b"READY=1"
+        port = listener.getsockname()[1]
+        sock = socket.create_connection((LOOPBACK, port), timeout=PATIENCE)
+        with pki.client_context().wrap_socket(sock, server_hostname="localhost") as stream:
+            stream.sendall(b"x")
+            assert stream.recv(1) == b"x"
+        process.send_signal(signal.SIGTERM)
+        assert told.recv(100) == b"STOPPING=1"
+        outcome = finish(process)
+        said = f"tlsify: listening on 127.0.0.1:{port}\n"
+        assert (outcome.status, outcome.out) == (0, said.encode())
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "said"),
+    [
+        ((LOOPBACK, "0"), 96, "no program"),
+        (("--", "true"), 96, "certificate"),
+        ((LOOPBACK, "0", "--", "no-such-program"), 127, "not found"),
+        ((LOOPBACK, "x", "--", "true"), 100, "PORT"),
+        (("--limit", "0", LOOPBACK, "0", "--", "true"), 100, "--limit"),
+    ],
+)
+def test_contradictions(words: tuple[str, ...], status: int, said: str) -> None:
+    """Each is told before anything is listened on."""
+    run("listen", *words).failed(status, said)
+
+
+def test_nothing_to_listen_on(pki: Pki) -> None:
+    """Neither an address nor systemd's sockets; an address that is taken."""
+    shown = ("--cert", pki.good.certificate, "--key", pki.good.key)
+    run("listen", *shown, "--", "true").failed(96, "nothing to listen on")
+    run("listen", *shown, LOOPBACK, "--", "true").failed(96, "ADDR without PORT")
+    with socket.create_server((LOOPBACK, 0)) as listener:
+        port = listener.getsockname()[1]
+        run("listen", *shown, LOOPBACK, port, "--", "true").failed(102, "in use")
+
+
+@pytest.mark.usefixtures("lacks_ktls")
+def test_kernel_that_cannot(pki: Pki) -> None:
+    """Required and absent: 103 before the first client."""
+    words = ("--cert", pki.good.certificate, "--key", pki.good.key, LOOPBACK, 0, "--", "true")
+    run("--ktls=require", "listen", *words).failed(103)

@@ -1,0 +1,104 @@
+"""Tests of ucspi_tls."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.cli.harness import CARRIERS, PATIENCE, finish, read_line, start
+from tests.cli.test_listen import Listening
+
+if TYPE_CHECKING:
+    import ssl
+
+    from tests.cli.conftest import Pki
+
+each_carrier = pytest.mark.parametrize("carrier", CARRIERS)
+# Greets in plain text, is asked for TLS, asks for it, and goes on there.
+_UPGRADE = """
+printf 'plain\\r\\n'
+IFS= read -r line
+printf 'go\\r\\n'
+printf %s ORDER >&$SSLCTLFD
+TELL
+exec <&$SSLREADFD >&$SSLWRITEFD
+printf 'sealed '
+exec cat
+"""
+_TELL = """
+while IFS= read -r -u $SSLCTLFD -d '' variable && [ -n "$variable" ]; do
+    case $variable in SSL_PROTOCOL=*) told=$variable;; esac
+done
+echo "$told" >&2
+"""
+
+
+def _program(order: str, tell: str = "") -> tuple[str, ...]:
+    return ("bash", "-c", _UPGRADE.replace("ORDER", order).replace("TELL", tell))
+
+
+def _upgrade(server: Listening, pki: Pki) -> ssl.SSLSocket:
+    sock = server.dial()
+    assert sock.recv(100) == b"plain\r\n"
+    sock.sendall(b"STARTTLS\n")
+    assert sock.recv(100) == b"go\r\n"
+    return pki.client_context().wrap_socket(sock, server_hostname="localhost")
+
+
+@each_carrier
+def test_upgrade(pki: Pki, carrier: str) -> None:
+    """Plain text before, TLS afterwards, and the client's end is the program's."""
+    with Listening(pki.good, carrier, "--ucspi-tls", program=_program("y")) as server:
+        with _upgrade(server, pki) as stream:
+            stream.sendall(b"question")
+            received = b""
+            while received != b"sealed question":
+                received += stream.recv(100)
+            plain = stream.unwrap()
+            plain.close()
+        assert server.stop().status == 0
+
+
+def test_upgrade_with_variables(pki: Pki) -> None:
+    """Y instead of y: the program is told of the connection on the descriptor that it asked on."""
+    with Listening(pki.good, "--ucspi-tls", program=_program("Y", _TELL)) as server:
+        with _upgrade(server, pki) as stream:
+            stream.sendall(b"x")
+            received = b""
+            while received != b"sealed x":
+                received += stream.recv(100)
+            assert read_line(server.process.stderr) == "SSL_PROTOCOL=TLSv1.3\n"
+            stream.unwrap().close()
+        server.stop()
+
+
+def test_program_that_does_without(pki: Pki) -> None:
+    """It never asks, and everything stays plain."""
+    with Listening(pki.good, "--ucspi-tls", program=("sh", "-c", "read x; echo plain")) as server:
+        with server.dial() as sock:
+            sock.sendall(b"\n")
+            assert sock.recv(100) == b"plain\n"
+            assert sock.recv(100) == b""
+        outcome = server.stop()
+        assert (outcome.status, outcome.err) == (0, "")
+
+
+def test_client_that_goes_on_in_plain_text(pki: Pki) -> None:
+    """The handshake fails, which the program learns by the end of what it reads."""
+    script = "printf y >&$SSLCTLFD; exec <&$SSLREADFD; cat; echo over >&2"
+    with Listening(pki.good, "--ucspi-tls", program=("sh", "-c", script)) as server:
+        with server.dial() as sock:
+            sock.settimeout(PATIENCE)
+            sock.sendall(b"MAIL FROM:<x@example.org>\r\n")
+            assert sock.recv(100)[:1] == b"\x15"
+            while sock.recv(100):
+                pass
+        assert "over" in server.stop().err
+
+
+def test_program_that_cannot_be_run(pki: Pki) -> None:
+    """As with connect: 127."""
+    words = ("--cert", pki.good.certificate, "--key", pki.good.key)
+    process = start("listen", *words, "--ucspi-tls", "127.0.0.1", 0, "--", "no-such-program")
+    finish(process).failed(127)

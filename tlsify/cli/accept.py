@@ -1,0 +1,80 @@
+"""tlsify accept: one TLS server connection on a socket that somebody else has accepted."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tlsify.cli import by_agent, ending, server_options, ucspi
+from tlsify.cli import options as shared
+from tlsify.cli.descriptors import hand_on, take_socket
+from tlsify.errors import ConfigError
+
+if TYPE_CHECKING:
+    import argparse
+    import socket
+    from collections.abc import Callable
+
+    from tlsify.cli import GlobalOptions
+    from tlsify.config import KtlsPolicy
+    from tlsify.handoff import Handoff
+
+DESCRIPTION = "Be the TLS server of one connection, which inetd or another program has accepted."
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's own options."""
+    server_options.add_arguments(parser)
+    shared.add_timing(parser, "for the handshake")
+    parser.add_argument(
+        "--fd",
+        type=shared.descriptor,
+        metavar="N",
+        help="the connected socket; default 0, as inetd gives it",
+    )
+    by_agent.add_argument(parser)
+    ending.add_arguments(parser)
+    parser.usage = f"{parser.prog} [OPTION...] [-- PROG ARG...]"
+    parser.epilog = "PROG runs with the connection on descriptors 0 (read) and 1 (write)."
+
+
+def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
+    """Shake hands, and see to what is to become of the connection."""
+    ending.check(arguments)
+    if not arguments.fd and not (arguments.program or arguments.send_fd or arguments.aware):
+        raise ConfigError(
+            "stdin is the connection, and nobody is there to use it",
+            hint="add -- PROG ARG..., or name another socket with --fd",
+        )
+    policy = ending.policy(arguments, options)
+    hand_over = _by_agent(arguments, policy) if arguments.agent else _here(arguments, policy)
+    with take_socket(arguments.fd or 0) as sock:
+
+        def open_connection() -> ucspi.Connection:
+            return ucspi.open_connection(hand_on(sock), hand_over)
+
+        return ending.run(arguments, open_connection, ucspi.SERVER_PLACES)
+
+
+def _here(arguments: argparse.Namespace, policy: KtlsPolicy) -> Callable[[socket.socket], Handoff]:
+    """Configure, and drop privileges; gives what shakes hands then."""
+    from tlsify.opening import accept  # noqa: PLC0415 - heavy, and the agent's where there is one
+
+    config = server_options.configure(arguments)
+    server_options.prepare(arguments, config, policy)
+    return lambda sock: accept(sock, config, policy)
+
+
+def _by_agent(
+    arguments: argparse.Namespace, policy: KtlsPolicy
+) -> Callable[[socket.socket], Handoff]:
+    request = by_agent.server_request(arguments, policy)
+    if arguments.user is not None:
+        arguments.user.become()
+
+    def alone(sock: socket.socket) -> Handoff:
+        from tlsify.opening import closed_on_error  # noqa: PLC0415 - see `_here`
+
+        with closed_on_error(sock):
+            return _here(arguments, policy)(sock)
+
+    return lambda sock: by_agent.hand_over(arguments.agent, sock, request, alone, None)

@@ -1,0 +1,133 @@
+"""Have an agent do the handshake, and do it here where there is none."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tlsify.cli import options as shared
+from tlsify.errors import AgentError, ConfigError
+
+if TYPE_CHECKING:
+    import argparse
+    import socket
+    from collections.abc import Callable
+
+    from tlsify.agent.wire import ClientRequest, ServerRequest
+    from tlsify.config import KtlsPolicy
+    from tlsify.handoff import Handoff
+
+_log = logging.getLogger("tlsify")
+
+
+def add_argument(parser: argparse.ArgumentParser) -> None:
+    """Declare --agent."""
+    parser.add_argument(
+        "--agent",
+        metavar="PATH|FD",
+        help="have the handshake done by the tlsify agent there; without one it is done here",
+    )
+
+
+def client_request(
+    arguments: argparse.Namespace, host: str | None, policy: KtlsPolicy
+) -> ClientRequest:
+    """Ask for what `client_options.configure` would do.
+
+    Raises:
+        ConfigError: an agent cannot do that.
+    """
+    from tlsify.agent.wire import ClientRequest  # noqa: PLC0415 - only where there is an agent
+    from tlsify.cli.client_options import choose  # noqa: PLC0415 - it is our caller's
+
+    name, identities = choose(arguments, host)
+    return ClientRequest(
+        server_name=name,
+        identities=tuple(map(str, identities)),
+        verify=not arguments.no_verify,
+        trust=_path(arguments.ca or shared.trust_from_environment()),
+        session_store=_path(arguments.session_store),
+        certificate=_path(arguments.cert),
+        key=_path(arguments.key),
+        pins=tuple(pin for pins in arguments.pin for pin in pins),
+        **_common(arguments, policy),
+    )
+
+
+def server_request(arguments: argparse.Namespace, policy: KtlsPolicy) -> ServerRequest:
+    """Ask for what `server_options.configure` would do, with a key that the agent has.
+
+    Raises:
+        ConfigError: an agent cannot do that.
+    """
+    from tlsify.agent.wire import ServerRequest  # noqa: PLC0415 - only where there is an agent
+
+    for flag in ("key", "resumption"):
+        if getattr(arguments, flag):
+            raise ConfigError(f"--{flag} is the agent's to know", hint="start the agent with it")
+    return ServerRequest(
+        key_pair=None if arguments.cert is None else str(arguments.cert),
+        client_trust=_path(arguments.client_ca),
+        client_required=arguments.client_cert == "require",
+        client_identities=tuple(map(str, arguments.client_ref_id)),
+        **_common(arguments, policy),
+    )
+
+
+def _common(arguments: argparse.Namespace, policy: KtlsPolicy) -> dict[str, Any]:
+    if arguments.key_fd is not None:
+        raise ConfigError("an agent knows no --key-fd", hint="leave it out, or --agent")
+    return {
+        "alpn": tuple(arguments.alpn),
+        "versions": tuple(sorted(shared.versions(arguments))),
+        "aeads": tuple(aead.value for aead in shared.aeads(arguments)),
+        "timeout": arguments.timeout,
+        "crls": _path(arguments.crl),
+        "key_log": _path(shared.key_log(arguments)),
+        "ktls": policy.mode.value,
+        "rekey_required": policy.rekey_required,
+        "any_kernel": policy.any_kernel,
+    }
+
+
+def _path(named: str | Path | None) -> str | None:
+    """Spell a path so that the agent finds it, too."""
+    return None if named is None or named == "system" else str(Path(named).absolute())
+
+
+def hand_over(
+    place: str,
+    sock: socket.socket,
+    request: ClientRequest | ServerRequest,
+    alone: Callable[[socket.socket], Handoff],
+    again: Callable[[], socket.socket] | None,
+) -> Handoff:
+    """Shake hands by way of an agent.
+
+    Args:
+        place: path of the agent's socket, or the number of an inherited one.
+        sock: connected.
+        request: what is asked of it.
+        alone: does it here, if the agent has not begun.
+        again: makes another connection, if the agent died in the midst of it; None if nobody can.
+
+    Raises:
+        AgentError: it died, and there is no other connection to be had.
+        TlsifyError: as `opening.connect`.
+        OSError: likewise.
+    """
+    from tlsify.agent import client  # noqa: PLC0415 - only where there is an agent
+    from tlsify.agent.wire import ClientRequest  # noqa: PLC0415
+
+    where = int(place) if place.isdecimal() else os.path.abspath(place)  # noqa: PTH100
+    try:
+        if isinstance(request, ClientRequest):
+            return client.connect(where, sock, request)
+        return client.accept(where, sock, request)
+    except AgentError as exc:
+        if not exc.untouched and again is None:
+            raise
+        _log.warning("without an agent: %s", exc)
+        return alone(sock if exc.untouched or again is None else again())

@@ -1,0 +1,106 @@
+"""What a client's flags and environment say of the peers that it accepts."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tlsify.cli import options as shared
+from tlsify.config import ClientConfig, ReferenceIdentifier, is_ip_address
+from tlsify.credentials import parse_pins
+from tlsify.errors import ConfigError
+
+if TYPE_CHECKING:
+    import argparse
+
+_log = logging.getLogger("tlsify")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare them."""
+    group = parser.add_argument_group("whom to accept, and how")
+    group.add_argument(
+        "--servername", metavar="NAME", help="name to send (SNI) and to accept, default HOST"
+    )
+    group.add_argument(
+        "--ref-id",
+        action="append",
+        type=ReferenceIdentifier.parse,
+        metavar="KIND:NAME",
+        help="accept this identity instead: dns:NAME, ip:ADDRESS, srv:_SERVICE.NAME or "
+        "uri:SCHEME:NAME; may be repeated",
+    )
+    shared.add_trust(
+        group,
+        "--ca",
+        "trust anchors: a PEM file, a folder of .pem and .crt files, or ",
+        ", or else these",
+    )
+    group.add_argument(
+        "--pin",
+        action="append",
+        type=parse_pins,
+        default=[],
+        metavar="sha256//BASE64",
+        help="accept no other public key (hash of SubjectPublicKeyInfo); may be repeated",
+    )
+    shared.add_secrets(group)
+    group.add_argument("--no-verify", action="store_true", help="accept any certificate")
+    shared.add_key_pair(group, "what to authenticate with if the server asks")
+    shared.add_choices(group)
+    group.add_argument(
+        "--session-store",
+        type=Path,
+        metavar="DIR",
+        help="private folder to keep sessions in, for later connections to resume; default: none",
+    )
+
+
+def choose(
+    arguments: argparse.Namespace, host: str | None
+) -> tuple[str | None, tuple[ReferenceIdentifier, ...]]:
+    """Tell what name to send (SNI), and which identities to accept.
+
+    Raises:
+        ConfigError: nobody in particular is to be accepted.
+    """
+    name = arguments.servername or host
+    identities = tuple(arguments.ref_id or ())
+    if not identities and name is not None:
+        identities = (ReferenceIdentifier.for_host(name),)
+    if not identities and not arguments.no_verify:
+        raise ConfigError(
+            "nobody was named as the peer to accept", hint="add --servername NAME or --ref-id"
+        )
+    return None if name is None or is_ip_address(name) else name, identities
+
+
+def configure(arguments: argparse.Namespace, host: str | None) -> ClientConfig:
+    """Make a configuration of them.
+
+    Args:
+        arguments: parsed.
+        host: whom the user wants to reach, if that was said.
+
+    Raises:
+        ConfigError: a file is unusable, or nobody in particular is to be accepted.
+    """
+    server_name, identities = choose(arguments, host)
+    if arguments.no_verify and not arguments.pin:
+        _log.warning("warning: the peer is not verified")
+    return ClientConfig(
+        server_name=server_name,
+        identities=identities,
+        verify=not arguments.no_verify,
+        pins=tuple(pin for pins in arguments.pin for pin in pins),
+        trust=shared.load_trust(arguments.ca or shared.trust_from_environment()),
+        crls=shared.crls(arguments),
+        alpn=tuple(arguments.alpn),
+        versions=shared.versions(arguments),
+        aeads=shared.aeads(arguments),
+        key_pair=shared.key_pair(arguments),
+        timeout=arguments.timeout,
+        session_store=arguments.session_store,
+        key_log=shared.key_log(arguments),
+    )

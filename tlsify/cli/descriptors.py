@@ -1,0 +1,91 @@
+"""Descriptors that the caller gave us: sockets are taken over, so that nobody else uses them."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import stat
+
+from tlsify.errors import ConfigError, errno_name
+
+# Above those that programs are given.
+_FREE = 16
+_STREAMS = 3
+_HINT = "name the descriptor of a connected stream socket that you left open for the command"
+
+
+def take_socket(number: int) -> socket.socket:
+    """Take over a connected socket.
+
+    Its number is free afterwards: a program that is run later must not find the bare connection
+    there. Standard streams that are the same socket, as inetd makes them, lead nowhere from here
+    on, since no message may get between the records.
+
+    Args:
+        number: a descriptor of this process.
+
+    Raises:
+        ConfigError: it is none, or no connected stream socket; it is as it was.
+    """
+    try:
+        status = os.fstat(number)
+    except OSError as exc:
+        raise _unusable(number, "not open") from exc
+    if not stat.S_ISSOCK(status.st_mode):
+        raise _unusable(number, "not a socket")
+    sock = socket.socket(fileno=fcntl.fcntl(number, fcntl.F_DUPFD_CLOEXEC, _FREE))
+    try:
+        if sock.type != socket.SOCK_STREAM:
+            raise _unusable(number, "not a stream socket")
+        sock.getpeername()
+    except OSError as exc:
+        sock.close()
+        raise _unusable(number, f"not connected ({errno_name(exc.errno or 0)})") from exc
+    except ConfigError:
+        sock.close()
+        raise
+    _vacate(number, status)
+    return sock
+
+
+def _vacate(number: int, status: os.stat_result) -> None:
+    null = os.open(os.devnull, os.O_RDWR)
+    for stream in range(_STREAMS):
+        found = os.fstat(stream)
+        if (found.st_dev, found.st_ino) == (status.st_dev, status.st_ino):
+            os.dup2(null, stream)
+    os.close(null)
+    if number >= _STREAMS:
+        os.close(number)
+
+
+def hand_on(sock: socket.socket) -> socket.socket:
+    """Give a socket a new owner: its old one, which may go on to close it, has it no more."""
+    return socket.socket(fileno=sock.detach())
+
+
+def check_unix_socket(number: int) -> None:
+    """See that descriptors can be sent through a descriptor.
+
+    Raises:
+        ConfigError: they cannot.
+    """
+    try:
+        with socket.socket(fileno=os.dup(number)) as sock:
+            if sock.family == socket.AF_UNIX:
+                return
+    except OSError as exc:
+        raise _not_unix(number) from exc
+    raise _not_unix(number)
+
+
+def _unusable(number: int, why: str) -> ConfigError:
+    return ConfigError(f"cannot use descriptor {number}: {why}", hint=_HINT)
+
+
+def _not_unix(number: int) -> ConfigError:
+    return ConfigError(
+        f"cannot send through descriptor {number}: not an AF_UNIX socket",
+        hint="name one end of a socketpair whose other end the receiver has",
+    )

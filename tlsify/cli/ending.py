@@ -1,0 +1,231 @@
+"""What becomes of a connection: a program's, stdin's and stdout's, or somebody else's."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import socket
+from typing import TYPE_CHECKING
+
+from tlsify.cli import Ended
+from tlsify.cli import options as shared
+from tlsify.cli.descriptors import check_unix_socket
+from tlsify.cli.ucspi import SERVER_PLACES
+from tlsify.config import ClosePolicy, KtlsMode, KtlsPolicy
+from tlsify.errors import ConfigError, ExitCode
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable, Iterator
+
+    from tlsify.cli import GlobalOptions
+    from tlsify.cli.ucspi import Connection
+    from tlsify.handoff import Handoff
+
+_log = logging.getLogger("tlsify")
+_DONE = b"d"
+_OF_THE_TERMINAL = (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare them."""
+    group = parser.add_argument_group("what becomes of the connection")
+    group.add_argument(
+        "--send-fd",
+        type=shared.descriptor,
+        metavar="N",
+        help="send a descriptor of it through the AF_UNIX socket N, and exit",
+    )
+    keeping = group.add_mutually_exclusive_group()
+    keeping.add_argument(
+        "--keep",
+        action="store_true",
+        help="whoever gets it knows nothing of TLS records, and a process stays to look after it; "
+        "the default",
+    )
+    keeping.add_argument(
+        "--aware",
+        action="store_true",
+        help="whoever gets it keeps to docs/handoff.md, and gets the connection itself; with --fd "
+        "alone that is the caller, with the descriptor that it has",
+    )
+    group.add_argument(
+        "--session-fd",
+        type=shared.descriptor,
+        metavar="N",
+        help="write the session's state, which is secret, to N; for --aware without PROG",
+    )
+    group.add_argument(
+        "--ignore-eof",
+        action="store_true",
+        help="do not tell the peer of the end of stdin, which some servers take for the end of all",
+    )
+    parser.set_defaults(program=[])
+
+
+def check(arguments: argparse.Namespace) -> None:
+    """See that they go together.
+
+    Raises:
+        ConfigError: they do not.
+    """
+    if arguments.program and arguments.send_fd is not None:
+        raise ConfigError("--send-fd and PROG exclude each other", hint="leave one of them out")
+    if arguments.aware and not _has_receiver(arguments):
+        raise ConfigError(
+            "--aware is a promise about whoever gets the connection",
+            hint="add -- PROG ARG..., --send-fd N or --fd N",
+        )
+    if arguments.session_fd is not None and (arguments.program or not arguments.aware):
+        raise ConfigError(
+            "--session-fd is for --aware without PROG",
+            hint="a program finds the state where TLSIFY_SESSION_FD says",
+        )
+    if arguments.send_fd is not None:
+        check_unix_socket(arguments.send_fd)
+
+
+def _has_receiver(arguments: argparse.Namespace) -> bool:
+    return bool(arguments.program) or arguments.send_fd is not None or arguments.fd is not None
+
+
+def policy(arguments: argparse.Namespace, options: GlobalOptions) -> KtlsPolicy:
+    """Say when the kernel may have the keys, seeing who gets the connection.
+
+    Raises:
+        ConfigError: the kernel is required where it cannot be used.
+    """
+    wanted = shared.policy(options)
+    if arguments.program or (arguments.send_fd is None and not arguments.aware):
+        return wanted
+    if arguments.send_fd is None:
+        # The caller goes on with the descriptor that it has: there is no room for a relay.
+        return KtlsPolicy(KtlsMode.REQUIRE, wanted.rekey_required, wanted.any_kernel)
+    if arguments.aware or wanted.mode is KtlsMode.OFF:
+        return wanted
+    if wanted.mode is KtlsMode.REQUIRE:
+        raise ConfigError(
+            "one descriptor of an offloaded connection is for those who keep to its contract",
+            hint="add --aware if the receiver does (docs/handoff.md), or drop --ktls=require",
+        )
+    _log.debug("relayed: a receiver that knows nothing of records gets a single descriptor")
+    return KtlsPolicy(KtlsMode.OFF)
+
+
+def run(
+    arguments: argparse.Namespace,
+    open_connection: Callable[[], Connection],
+    places: tuple[int, int],
+) -> int:
+    """Open a connection, and give it to whom it is for; gives the exit status.
+
+    Args:
+        arguments: checked.
+        open_connection: connects, shakes hands and hands over.
+        places: where a program finds it.
+
+    Raises:
+        TlsifyError: it could not be opened, or ended badly.
+        OSError: likewise.
+    """
+    closing = ClosePolicy(arguments.close)
+    if arguments.program:
+        from tlsify.cli import execute  # noqa: PLC0415
+
+        return execute.run(
+            arguments.program, open_connection, closing, places, aware=arguments.aware
+        )
+    if arguments.send_fd is not None:
+        return _send_away(arguments, open_connection)
+    if arguments.aware:
+        _leave(open_connection().handoff, arguments)
+    else:
+        handoff = open_connection().handoff
+        from tlsify.cli.pump import half_close, pump, stay_silent  # noqa: PLC0415
+
+        with _signals_as_exceptions():
+            pump(
+                handoff,
+                closing,
+                is_server=places == SERVER_PLACES,
+                end=stay_silent if arguments.ignore_eof else half_close,
+            )
+    return ExitCode.OK
+
+
+def _send_away(arguments: argparse.Namespace, open_connection: Callable[[], Connection]) -> int:
+    """Fork: the child opens the connection, sends a descriptor of it and carries what it must.
+
+    This process ends as soon as the descriptor is on its way.
+    """
+    from tlsify.cli import execute  # noqa: PLC0415 - see `run`
+
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(reader)
+        execute.let_go(arguments.send_fd, arguments.session_fd)
+        handoff = open_connection().handoff
+        for number in _OF_THE_TERMINAL:  # they are meant for whoever has the connection now
+            signal.signal(number, signal.SIG_IGN)
+        if handoff.relay is None:
+            _leave(handoff, arguments)
+            os.write(writer, _DONE)
+        else:
+            with handoff.sock as end:  # a relay goes on for as long as somebody has its end
+                _send(arguments.send_fd, end.fileno())
+            os.close(arguments.send_fd)
+            os.write(writer, _DONE)
+            os.close(writer)
+            _leave_stderr()
+            handoff.relay.join()
+        return ExitCode.OK
+    os.close(writer)
+    with open(reader, "rb") as told:  # noqa: PTH123 - a descriptor
+        if told.read(1) == _DONE:
+            return ExitCode.OK
+    return execute.status_of(pid)
+
+
+@contextlib.contextmanager
+def _signals_as_exceptions() -> Iterator[None]:
+    """End the connection in good order when we are ended, as ssh does with its ProxyCommand."""
+
+    def end(number: int, _: object) -> None:
+        raise Ended(number)
+
+    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _leave_stderr() -> None:
+    """The command has ended well: nobody must wait for more from it."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 2)
+    os.close(null)
+
+
+def _leave(handoff: Handoff, arguments: argparse.Namespace) -> None:
+    """Leave an offloaded connection to somebody who looks after it."""
+    descriptor, state = handoff.detach()
+    try:
+        if arguments.session_fd is not None:
+            with open(arguments.session_fd, "wb", closefd=False) as sink:
+                sink.write(state)
+        if arguments.send_fd is not None:
+            _send(arguments.send_fd, descriptor)
+    finally:
+        state[:] = bytes(len(state))
+        os.close(descriptor)
+
+
+def _send(through: int, descriptor: int) -> None:
+    """Pass a descriptor on, with one byte of data, since a message must have some."""
+    with socket.socket(fileno=os.dup(through)) as channel:
+        socket.send_fds(channel, [b"\0"], [descriptor])

@@ -1,0 +1,113 @@
+"""tlsify ssl_client: the TLS helper that busybox's wget runs, with verification."""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+from typing import TYPE_CHECKING
+
+from tlsify.cli import client_options, ucspi
+from tlsify.cli import options as shared
+from tlsify.cli.descriptors import take_socket
+from tlsify.cli.pump import pump
+from tlsify.config import ClosePolicy
+from tlsify.errors import ConfigError, ExitCode, Truncated
+from tlsify.opening import connect
+
+if TYPE_CHECKING:
+    import argparse
+
+    from tlsify.cli import GlobalOptions
+    from tlsify.stream import TLSSocket
+
+DESCRIPTION = (
+    "Be the helper that busybox's wget runs: a TLS client on a connected socket, which carries "
+    "stdin and stdout."
+)
+_STDOUT, _STREAMS = 1, 3
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's own options: busybox's, -I as Alpine's helper has it, and connect's."""
+    parser.add_argument(
+        "-s",
+        type=shared.descriptor,
+        required=True,
+        dest="fd",
+        metavar="FD",
+        help="the connected socket",
+    )
+    parser.add_argument(
+        "-r", type=shared.descriptor, dest="read_fd", metavar="FD", help="the same socket once more"
+    )
+    parser.add_argument("-n", dest="host", metavar="NAME", help="name to send (SNI) and to accept")
+    parser.add_argument(
+        "-e", action="store_true", dest="leave", help="the end of stdin ends the connection"
+    )
+    parser.add_argument(
+        "-I", action="store_true", dest="insecure", help="the same as --no-verify: wget says so"
+    )
+    client_options.add_arguments(parser)
+    shared.add_timing(parser, "for the handshake")
+    parser.usage = f"{parser.prog} [-e] -s FD [-r FD] -n NAME [-I] [OPTION...]"
+
+
+def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
+    """Shake hands, and carry stdin and stdout until the server has closed."""
+    arguments.no_verify |= arguments.insecure
+    # wget passes on the "[::1]" of its URL.
+    host = None if arguments.host is None else arguments.host.strip("[]")
+    config = client_options.configure(arguments, host)
+    policy = shared.policy(options)
+    sock = _take_socket(arguments.fd, arguments.read_fd)
+    connection = ucspi.open_connection(sock, lambda sock: connect(sock, config, policy))
+    abandoned = False
+
+    def end(stream: TLSSocket) -> None:
+        """Stdin has ended, which wget does behind each request: servers must not hear of it.
+
+        Many of them take close_notify for the end of all interest, and do not answer any more.
+        """
+        nonlocal abandoned
+        if not arguments.leave:
+            _nobody_reads(None)
+        abandoned = True
+        stream.shutdown(socket.SHUT_RDWR)
+
+    try:
+        pump(connection.handoff, ClosePolicy(arguments.close), end=end, is_server=False)
+    except (Truncated, OSError):
+        if not (abandoned or _nobody_reads(0)):
+            raise
+    return ExitCode.OK
+
+
+def _take_socket(writing: int, reading: int | None) -> socket.socket:
+    """Take over the socket that both descriptors are of."""
+    if reading in {None, writing}:
+        return take_socket(writing)
+    try:
+        is_same = os.path.sameopenfile(writing, reading)
+    except OSError:
+        is_same = False
+    if not is_same:
+        raise ConfigError(
+            f"descriptors {writing} and {reading} are not the same socket",
+            hint="leave -r out, and give -s the connected socket",
+        )
+    sock = take_socket(writing)
+    if reading >= _STREAMS:
+        os.close(reading)
+    return sock
+
+
+def _nobody_reads(timeout: int | None) -> bool:
+    """Tell whether our stdout leads nowhere any more, as far as that can be known.
+
+    Args:
+        timeout: milliseconds to wait for that; None waits for ever.
+    """
+    poller = select.poll()
+    poller.register(_STDOUT, 0)
+    return bool(poller.poll(timeout))

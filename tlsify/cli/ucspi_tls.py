@@ -1,0 +1,78 @@
+"""UCSPI-TLS: a program begins in plain text, and says when TLS is to start."""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import TYPE_CHECKING
+
+from tlsify.cli import execute, ucspi
+from tlsify.cli.pump import pump
+from tlsify.errors import ExitCode
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tlsify.config import ClosePolicy
+
+# What a program asks with: for TLS; for TLS, and to be told of it.
+_START, _START_AND_TELL = b"y", b"Y"
+
+
+def run(
+    program: list[str],
+    sock: socket.socket,
+    open_connection: Callable[[], ucspi.Connection],
+    closing: ClosePolicy,
+) -> int:
+    """Fork: the parent becomes the program, the child waits for it to ask for TLS.
+
+    The program has the plain connection on 0 and 1, and finds in SSLCTLFD where to ask, in
+    SSLREADFD and SSLWRITEFD where to go on afterwards. It writes ``y``, or ``Y`` to read there the
+    variables that describe the connection, each with a NUL behind it and one more at the end.
+
+    Args:
+        program: its name, looked up in PATH, and its arguments.
+        sock: connected.
+        open_connection: shakes hands on ``sock`` and hands over.
+        closing: what an end of stream without close_notify is.
+
+    Returns:
+        In the parent, why there is no program; in the child, once the connection is over.
+
+    Raises:
+        TlsifyError: in the child: the connection failed, or ended badly.
+        OSError: likewise.
+
+    Source: https://www.fehcom.de/ipnet/ucspi-ssl/ucspi-tls.html.
+    """
+    path = execute.find(program[0])
+    if isinstance(path, ExitCode):
+        return path
+    asked, asking = socket.socketpair()
+    reading, feeding = os.pipe()
+    draining, writing = os.pipe()
+    if os.fork() == 0:
+        asking.close()
+        os.close(reading)
+        os.close(writing)
+        execute.let_go()
+        with asked:
+            order = asked.recv(1)
+            if order not in {_START, _START_AND_TELL}:
+                return ExitCode.OK  # it has done without
+            connection = open_connection()
+            if order == _START_AND_TELL:
+                asked.sendall(ucspi.encode(ucspi.variables(connection)))
+            pump(connection.handoff, closing, draining, feeding, is_server=True)
+        return ExitCode.OK
+    for name, number in (
+        ("SSLCTLFD", asking.detach()),
+        ("SSLREADFD", reading),
+        ("SSLWRITEFD", writing),
+    ):
+        os.environ[name] = str(number)
+        os.set_inheritable(number, True)  # noqa: FBT003 - os's own signature
+    for place in ucspi.SERVER_PLACES:
+        os.dup2(sock.fileno(), place)
+    return execute.become(path, program)
