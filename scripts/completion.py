@@ -1,0 +1,95 @@
+"""Make completion for bash and zsh of the command's parsers; scripts/cli_docs calls it."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+import shtab
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_PROGRAM = {"bash": "_tlsify_programs", "zsh": "_command_names -e"}
+_HOST = {"bash": "_tlsify_hosts", "zsh": "_hosts"}
+# What the parsers' own words for values stand for.
+_KINDS = {
+    "FILE": shtab.FILE,
+    "PATH": shtab.FILE,
+    "PATH|FD": shtab.FILE,
+    "FILE|DIR|system": shtab.FILE,
+    "DIR": shtab.DIRECTORY,
+    "HOST": _HOST,
+    "ADDR": _HOST,
+    "PORT": {"bash": "", "zsh": "_ports"},
+}
+_MODES = ("auto", "require", "off")
+
+_BASH_PREAMBLE = """
+_tlsify_programs() {
+  compgen -c -- "$1"
+}
+
+_tlsify_hosts() {
+  compgen -A hostname -- "$1"
+}
+"""
+# bash takes "=" for a word of its own, and shtab for an operand.
+_BASH_WORDS = """
+
+_tlsify() {
+  local at cword=0 words=()
+  for at in "${!COMP_WORDS[@]}"; do
+    if [[ ${COMP_WORDS[at]} == "=" && ${#words[@]} -gt 0 ]]; then
+      [[ ${words[-1]} == --ktls ]] && words[-1]="--ktls="
+      ((at == COMP_CWORD)) && words+=("")
+    else
+      words+=("${COMP_WORDS[at]}")
+    fi
+    ((at == COMP_CWORD)) && cword=$((${#words[@]} - 1))
+  done
+  local COMP_WORDS=("${words[@]}") COMP_CWORD=$cword
+  _shtab_tlsify
+}
+
+complete -o bashdefault -F _tlsify tlsify
+"""
+
+
+def bash(top: argparse.ArgumentParser) -> str:
+    """Make bash's."""
+    _name_the_kinds(top)
+    _split_ktls(top, "--ktls=")
+    return shtab.complete(top, "bash", preamble=_BASH_PREAMBLE) + _BASH_WORDS
+
+
+def zsh(top: argparse.ArgumentParser) -> str:
+    """Make zsh's."""
+    _name_the_kinds(top)
+    _split_ktls(top, "--ktls=-")  # how _arguments spells that the value is in the same word
+    return shtab.complete(top, "zsh")
+
+
+def _name_the_kinds(parser: argparse.ArgumentParser) -> None:
+    """Tell shtab which values are files, folders, hosts and programs."""
+    for each in _family(parser):
+        for action in each._actions:  # noqa: SLF001 - argparse has no public way to look
+            if action.metavar in _KINDS:
+                action.complete = _KINDS[action.metavar]  # type: ignore[attr-defined]
+        if each.get_default("program") == []:
+            words = each.add_argument("PROG", nargs=argparse.REMAINDER, help="program to run")
+            words.complete = _PROGRAM  # type: ignore[attr-defined]
+
+
+def _family(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    yield parser
+    for action in parser._actions:  # noqa: SLF001 - as above
+        if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001
+            yield from action.choices.values()
+
+
+def _split_ktls(top: argparse.ArgumentParser, spelling: str) -> None:
+    """Make two options of --ktls: a value stands in the same word, or nowhere."""
+    (option,) = (action for action in top._actions if action.dest == "ktls")  # noqa: SLF001
+    option.nargs, option.choices = 0, None
+    top.add_argument(spelling, choices=_MODES, metavar="MODE", help=option.help)

@@ -1,0 +1,1 @@
+"""Programs that have adopted tlsify, as docs/adopters.md has it."""
