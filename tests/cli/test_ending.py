@@ -6,6 +6,8 @@ import os
 import signal
 import socket
 import threading
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -24,12 +26,16 @@ from tests.cli.harness import (
     run,
     start,
 )
+from tests.doubles import Endpoint
 
 if TYPE_CHECKING:
     import ssl
     import subprocess
 
     from tests.cli.conftest import Pki
+
+
+_MPTCP = 262  # socket.IPPROTO_MPTCP, unless Python was built without it
 
 
 def _converse(stream: ssl.SSLSocket) -> bytes:
@@ -272,3 +278,51 @@ def test_end_of_stdin_that_is_ignored(pki: Pki, carrier: str) -> None:
     words = ("connect", "--ignore-eof", "--ca", pki.authority, LOOPBACK, server.port)
     assert run(carrier, *words, data=b"question").succeeded() == b"answer"
     server.result()
+
+
+@pytest.mark.parametrize("carrier", CARRIERS)
+def test_keeper_that_is_killed(pki: Pki, carrier: str) -> None:
+    """Its program is told as of a cut stream: what is missing is not taken for an end."""
+    server = Server(over_tls(pki.good.server_context(), _greet_and_wait))
+    script = "read line <&6; echo $line; cat <&6; echo status $?"
+    words = ("connect", "--ca", pki.authority, LOOPBACK, server.port, "--", "sh", "-c", script)
+    process = start(carrier, *words)
+    assert read_line(process.stdout) == "hello\n"
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    (keeper, *_) = children.read_text().split()
+    os.kill(int(keeper), signal.SIGKILL)
+    outcome = finish(process)
+    assert outcome.out == b"status 1\n"
+    assert "reset by peer" in outcome.err
+    server.result()
+
+
+def _greet_and_wait(stream: ssl.SSLSocket) -> None:
+    stream.sendall(b"hello\n")
+    with suppress(OSError):
+        read_all(stream)
+
+
+@pytest.mark.skipif(not Path("/proc/sys/net/mptcp").exists(), reason="this kernel has no MPTCP")
+def test_socket_of_multipath_tcp(pki: Pki) -> None:
+    """It cannot have another ULP: relayed, and 103 if that is not wanted."""
+    for mode, status in (("--ktls", 0), ("--ktls=require", 103)):
+        with socket.socket(proto=_MPTCP) as listener:
+            listener.bind((LOOPBACK, 0))
+            listener.listen()
+            sock = socket.socket(proto=_MPTCP)
+            sock.connect(listener.getsockname())
+            theirs, _ = listener.accept()
+        server = Endpoint(lambda peer=theirs: _serve_one(pki, peer))  # type: ignore[misc]
+        with sock:
+            words = ("--fd", sock.fileno(), "--servername", "localhost", "--ca", pki.authority)
+            process = start(mode, "connect", *words, pass_fds=[sock.fileno()])
+        outcome = finish(process)
+        assert outcome.status == status, outcome
+        server.result()
+
+
+def _serve_one(pki: Pki, sock: socket.socket) -> None:
+    context = pki.good.server_context()
+    with suppress(OSError), context.wrap_socket(sock, server_side=True) as stream:
+        _converse(stream)
