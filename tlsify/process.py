@@ -27,6 +27,11 @@ def protect_process() -> None:
     _prctl(_PR_SET_DUMPABLE, 0)
 
 
+def has_foreign_rights() -> bool:
+    """Tell whether this process runs with other rights than its caller's, as setuid programs do."""
+    return os.getuid() != os.geteuid() or os.getgid() != os.getegid()
+
+
 def await_threads() -> None:
     """Wait for what still carries the last bytes: ``os._exit`` would wait for no thread."""
     for thread in threading.enumerate():

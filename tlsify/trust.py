@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import re
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING
 from tlsify.config import Lookup, TrustAnchors
 from tlsify.credentials import no_certificate, read_file, unreadable
 from tlsify.errors import ConfigError
-from tlsify.trust_index import Cache, default_cache, has_foreign_rights, survey
+from tlsify.process import has_foreign_rights
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -50,6 +49,8 @@ def load(path: Path, cache: Path | None = None) -> TrustAnchors:
     Raises:
         ConfigError: unreadable, or nothing usable in it; a file in it that is no certificate.
     """
+    from tlsify.trust_index import Cache, default_cache, survey  # noqa: PLC0415 - for folders only
+
     try:
         source = path.resolve(strict=True)
         mode = source.stat().st_mode
@@ -76,7 +77,7 @@ def _load_file(source: Path) -> TrustAnchors:
     pem = read_file(source, "trust anchors")
     if b"-----BEGIN " not in pem:
         raise no_certificate(str(source))
-    digest = hashlib.sha256(pem).digest()
+    digest = _digest(pem)
     return TrustAnchors(lookup=Lookup((source,), (), chosen=True, digest=digest))
 
 
@@ -104,7 +105,7 @@ def system(environment: Mapping[str, str] | None = None) -> TrustAnchors:
         hint = "install ca-certificates, or name the authority to trust with --ca"
     if not files and not folders:
         raise ConfigError("this system has no store of trust anchors", hint=hint)
-    digest = hashlib.sha256(repr((files, folders)).encode()).digest()
+    digest = _digest(repr((files, folders)).encode())
     return TrustAnchors(lookup=Lookup(tuple(files), tuple(folders), chosen=False, digest=digest))
 
 
@@ -128,3 +129,9 @@ def _count_hashed(folder: Path) -> int:
         return sum(1 for path in folder.iterdir() if _HASHED.fullmatch(path.name))
     except OSError:
         return 0
+
+
+def _digest(data: bytes) -> bytes:
+    import hashlib  # noqa: PLC0415 - an agent's requester, for one, does without
+
+    return hashlib.sha256(data).digest()

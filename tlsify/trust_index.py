@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 from tlsify.config import ANCHOR_SUFFIXES
 from tlsify.credentials import no_anchors, no_certificate, read_file, unreadable
 from tlsify.errors import ConfigError
+from tlsify.process import has_foreign_rights
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -290,11 +291,6 @@ def default_cache() -> Path:
     _check_own(base, base.stat(), shared)  # which may well be a link
     _make_own(base / "tlsify", shared)
     return base / "tlsify" / "trust"
-
-
-def has_foreign_rights() -> bool:
-    """Tell whether this process runs with other rights than its caller's, as setuid programs do."""
-    return os.getuid() != os.geteuid() or os.getgid() != os.getegid()
 
 
 def _make_own(folder: Path, forbidden: int) -> None:

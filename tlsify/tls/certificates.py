@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 
 from OpenSSL import crypto
@@ -47,4 +46,6 @@ def key_hash(certificate: crypto.X509) -> bytes:
         info = crypto.dump_publickey(crypto.FILETYPE_ASN1, certificate.get_pubkey())
     except crypto.Error:
         return b""
+    import hashlib  # noqa: PLC0415 - only pins need it
+
     return hashlib.sha256(info).digest()

@@ -26,11 +26,7 @@ from tlsify.tls.client_hello import ClientHello, HelloCollector, encode_server_n
 from tlsify.tls.context import context_for
 from tlsify.tls.explain import handshake_failure, peer_alert
 from tlsify.tls.judge import Judge
-from tlsify.tls.messages import encode_alert
-from tlsify.tls.negotiated import Keys, Negotiated, Resumable, resumable, tls12_keys, tls13_keys
-from tlsify.tls.protection import seal_record
 from tlsify.tls.record import HEADER_LENGTH, encode_plain_alert, split_records
-from tlsify.tls.schedule import key_block, traffic_keys
 from tlsify.tls.unbound import dump_session, load_session, session_reused
 
 if TYPE_CHECKING:
@@ -38,6 +34,9 @@ if TYPE_CHECKING:
 
     from OpenSSL.SSL import _NoOverlappingProtocols
 
+    from tlsify.tls.negotiated import Keys, Negotiated, Resumable
+
+# What is needed at the end only is imported there: a client says hello sooner.
 _DRAIN_SIZE = 2**16
 _SECRETS = (b"CLIENT_TRAFFIC_SECRET_0", b"SERVER_TRAFFIC_SECRET_0")
 
@@ -225,6 +224,8 @@ class Engine:
             return None
         if outcome.version is ProtocolVersion.TLSv1_3:
             return None
+        from tlsify.tls.negotiated import resumable  # noqa: PLC0415
+
         return resumable(dump_session(connection), outcome)
 
     def take_key_log(self) -> bytes:
@@ -325,11 +326,10 @@ class Engine:
         secret = self._secrets.get(_SECRETS[1])
         if self.is_client or secret is None or self._connection is None:
             return encode_plain_alert(alert)
+        from tlsify.tls.negotiated import sealed_alert  # noqa: PLC0415
+
         suite = CipherSuite.from_openssl(self._connection.get_cipher_name() or "")
-        keys = traffic_keys(suite, bytes(secret))
-        sealed = seal_record(keys, 0, ContentType.alert, encode_alert(alert))
-        keys.wipe()
-        return sealed
+        return sealed_alert(suite, bytes(secret), alert)
 
     def _conclude(self, connection: SSL.Connection, tickets: list[bytes]) -> Negotiated:
         name = connection.get_cipher_name() or ""
@@ -349,6 +349,8 @@ class Engine:
             error.alert = None
             self._output.clear()  # such a peer does not get our Finished
             raise error
+        from tlsify.tls.negotiated import Negotiated  # noqa: PLC0415
+
         hello = self._hello
         return Negotiated(
             suite=suite,
@@ -362,6 +364,8 @@ class Engine:
         )
 
     def _keys(self, connection: SSL.Connection, suite: CipherSuite, tickets: list[bytes]) -> Keys:
+        from tlsify.tls import negotiated, schedule  # noqa: PLC0415
+
         if suite.version is ProtocolVersion.TLSv1_3:
             try:
                 client, server = (self._secrets.pop(name) for name in _SECRETS)
@@ -369,18 +373,15 @@ class Engine:
                 raise TlsifyError("OpenSSL's key log lacks a traffic secret") from exc
             ours, theirs = (client, server) if self.is_client else (server, client)
             sent = len(tickets) if self._resumes else 0
-            return tls13_keys(suite, ours, theirs, tickets, sent=sent)
+            return negotiated.tls13_keys(suite, ours, theirs, tickets, sent=sent)
         master_secret = connection.master_key()
         randoms = connection.client_random(), connection.server_random()
         if master_secret is None or None in randoms:
             raise TlsifyError("OpenSSL does not tell the master secret and the randoms")
-        block = key_block(suite, master_secret, *filter(None, randoms))
-        return tls12_keys(
-            suite,
-            block,
-            is_client=self.is_client,
-            sent=self._last_sent,
-            received=self._received,
+        block = schedule.key_block(suite, master_secret, *filter(None, randoms))
+        ours_last, theirs_last = self._last_sent, self._received
+        return negotiated.tls12_keys(
+            suite, block, is_client=self.is_client, sent=ours_last, received=theirs_last
         )
 
 

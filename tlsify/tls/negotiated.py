@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 from tlsify.codepoints import CipherSuite, ContentType, ProtocolVersion
 from tlsify.errors import PeerMisbehaved, TlsifyError
 from tlsify.keys import IV_LENGTH, TrafficKeys
-from tlsify.tls.messages import MAX_TICKET_LIFETIME
+from tlsify.tls.messages import MAX_TICKET_LIFETIME, encode_alert
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from cryptography import x509
 
+    from tlsify.codepoints import AlertDescription
     from tlsify.tls.schedule import KeyBlock
 
 _INTEGER, _SEQUENCE, _LONG_FORM = 0x02, 0x30, 0x80
@@ -224,6 +225,17 @@ def tls12_keys(
     _check_key(tx, 0, sent)
     _check_key(rx, len(received) - 1, received[-1])
     return Keys(tx, rx, bytearray(), bytearray())
+
+
+def sealed_alert(suite: CipherSuite, secret: bytes, alert: AlertDescription) -> bytes:
+    """Make the first record under a TLS 1.3 traffic secret: a fatal alert."""
+    from tlsify.tls import schedule  # noqa: PLC0415 - as above
+    from tlsify.tls.protection import seal_record  # noqa: PLC0415 - as above
+
+    keys = schedule.traffic_keys(suite, secret)
+    sealed = seal_record(keys, 0, ContentType.alert, encode_alert(alert))
+    keys.wipe()
+    return sealed
 
 
 def _check_key(keys: TrafficKeys, seq: int, record: bytes) -> None:
