@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 from tlsify import workers
 from tlsify.agent.configs import Configs
 from tlsify.agent.place import Inherited, Listener
-from tlsify.agent.rehearsal import rehearse
 from tlsify.agent.server import Worker
 from tlsify.cli import options as shared
 from tlsify.config import KeyPair, KtlsPolicy
 from tlsify.errors import ConfigError, ExitCode
 from tlsify.opening import drop_past_keys
 from tlsify.process import end_with
+from tlsify.rehearsal import rehearse
 
 if TYPE_CHECKING:
     import argparse

@@ -19,6 +19,7 @@ from tlsify.config import ClosePolicy
 from tlsify.errors import ConfigError, ExitCode, TlsifyError, errno_name
 from tlsify.opening import accept
 from tlsify.process import await_threads
+from tlsify.rehearsal import rehearse
 
 if TYPE_CHECKING:
     import argparse
@@ -94,6 +95,7 @@ def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
     with ExitStack() as stack:
         listeners = [stack.enter_context(sock) for sock in _listeners(arguments)]
         server_options.prepare(arguments, config, policy)
+        rehearse()
 
         def serve(sock: socket.socket) -> int:
             return _serve(arguments, sock, config, policy)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
-from tests.agent.harness import ROOT
+ROOT = Path(__file__).resolve().parents[1]
 
 # What is imported from the second handshake on.
 _PROGRAM = """
 import sys
-from tlsify.agent.rehearsal import rehearse
+from tlsify.rehearsal import rehearse
 rehearse()
 before = set(sys.modules)
 rehearse()
