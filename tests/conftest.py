@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import os
 import platform
+import resource
 import signal
 from typing import TYPE_CHECKING
 
@@ -36,7 +37,11 @@ HOST = "example.org"
 
 
 def pytest_configure() -> None:
-    """Undo what shells and nohup do to background commands: they, and all below, ignore signals."""
+    """Undo what shells and nohup do to background commands: they, and all below, ignore signals.
+
+    And have programs that crash, which are not always ours, leave no core file in the work tree.
+    """
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
         if signal.getsignal(number) is signal.SIG_IGN:
             is_interrupt = number == signal.SIGINT

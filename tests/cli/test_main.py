@@ -127,7 +127,9 @@ def test_misuse(words: list[str], word: str, page: str) -> None:
 # -- streams
 
 
-@pytest.mark.parametrize("words", [["--help"], ["--version"], ["check"], ["check", "--json"]])
+@pytest.mark.parametrize(
+    "words", [["--help"], ["--version"], ["check"], ["check", "--json"], ["status", "--watch"]]
+)
 def test_disk_full(words: list[str]) -> None:
     """Output that cannot be written gives 111, once."""
     with open("/dev/full", "wb") as full:  # noqa: PTH123

@@ -88,6 +88,24 @@ def test_arbitrary_ulp_info(data: bytes) -> None:
     assert isinstance(diag._parse_ulp(data), UlpInfo)
 
 
+@given(st.binary(max_size=300))
+def test_arbitrary_tcp_info(data: bytes) -> None:
+    """Arbitrary bytes give numbers, or nothing where an old kernel says less."""
+    assert (diag._parse_traffic(data) is None) is (len(data) < 208)
+
+
+def test_traffic_is_that_of_the_kernel(tcp_pair: SocketPair) -> None:
+    """The numbers stand where the running kernel puts them."""
+    ours, theirs = tcp_pair
+    ours.sendall(bytes(12345))
+    assert theirs.recv(12345, socket.MSG_WAITALL)
+    traffic = diag._parse_traffic(ours.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 512))
+    assert traffic is not None
+    assert (traffic.sent, traffic.received) == (12345, 0)
+    assert traffic.acknowledged <= 12345 + 1  # the SYN's
+    assert 0 <= traffic.idle < 60
+
+
 @pytest.mark.parametrize(
     ("numbers", "expected"),
     [
@@ -123,6 +141,18 @@ def test_entry() -> None:
         1000,
         UlpInfo("tls", ProtocolVersion.TLSv1_3, Aead.AES_GCM_256, "kernel", "kernel"),
     )
+
+
+def test_traffic_of_an_entry() -> None:
+    """What TCP has carried is told of a socket with a ULP, and not worked out for the others."""
+    info = bytes(44) + struct.pack("=IIII", 1500, 0, 2500, 9) + bytes(60)
+    info += struct.pack("=QQ", 30, 20) + bytes(64) + struct.pack("=Q", 40)
+    told = attribute(2, info)
+    with_ulp = diag._parse_entry(
+        message(socket.AF_INET, LOOPBACK, told + attribute(19, nest(0x0304, 51, 2, 2)))
+    )
+    assert with_ulp.traffic == diag.Traffic(sent=40, acknowledged=30, received=20, idle=1.5)
+    assert diag._parse_entry(message(socket.AF_INET, LOOPBACK, told)).traffic is None
 
 
 def test_entry_of_ipv6() -> None:

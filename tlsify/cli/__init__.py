@@ -33,6 +33,7 @@ VERBS = {
     "ssl_client": "busybox's TLS helper, with verification",
     "serve": "HTTPS server for the files of a folder",
     "check": "say what this host can offload, and why not what it cannot",
+    "status": "list the connections that the kernel protects, with their processes",
 }
 _PROGRAMS = ("ssl_client",)
 _KTLS_MODES = ("auto", "require", "off")
@@ -130,12 +131,15 @@ def fail(message: str, hint: str) -> None:
         return  # print would take stdout instead
     try:
         for kind, text in (("error", message), ("hint", hint)):
-            print(f"{_PROGRAM}: {kind}: {_printable(text)}", file=sys.stderr)
+            print(f"{_PROGRAM}: {kind}: {printable(text)}", file=sys.stderr)
     except OSError:
         _discard(_STDERR)
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
+    """Escape what would do more to a terminal than show a character."""
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 

@@ -7,9 +7,10 @@ import socket
 import struct
 from contextlib import closing
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from sys import byteorder
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from tlsify.codepoints import Aead, ProtocolVersion
 from tlsify.ktls import uapi
@@ -42,6 +43,10 @@ _SOCKET_ID_TAIL = struct.Struct("=III")
 _MESSAGE = struct.Struct("=BBBB")
 _MESSAGE_TAIL = struct.Struct("=IIIII")
 _RECEIVE_SIZE = 2**18
+# struct tcp_info: milliseconds since data was sent and received; bytes acknowledged and received;
+# bytes sent, since Linux 4.19.
+_LAST_SENT, _LAST_RECEIVED = (struct.Struct(f"={at}xI") for at in (44, 52))
+_BYTES = struct.Struct("=120xQQ64xQ")
 
 _MODES = {
     uapi.TLS_CONF_BASE: "none",
@@ -71,6 +76,22 @@ class UlpInfo:
     rx: str = "none"
 
 
+class Traffic(NamedTuple):
+    """What TCP has carried for one socket since it was connected: records, with what they add.
+
+    Attributes:
+        sent: bytes, those sent again included.
+        acknowledged: bytes that the peer's TCP has.
+        received: bytes.
+        idle: seconds since data last went either way.
+    """
+
+    sent: int
+    acknowledged: int
+    received: int
+    idle: float
+
+
 @dataclass(frozen=True, slots=True)
 class SocketEntry:
     """One TCP socket of this network namespace.
@@ -81,6 +102,7 @@ class SocketEntry:
         inode: joins the socket to the processes that hold it.
         uid: owner.
         ulp: None where the kernel keeps it from unprivileged callers (before 6.15), or has none.
+        traffic: only of sockets whose ULP is known.
     """
 
     local: tuple[str, int]
@@ -88,6 +110,7 @@ class SocketEntry:
     inode: int
     uid: int
     ulp: UlpInfo | None
+    traffic: Traffic | None = None
 
 
 def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
@@ -100,6 +123,7 @@ def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
         position += (length + 3) & ~3
 
 
+@lru_cache(256)  # thousands of sockets have the same to say
 def _parse_ulp(nest: bytes) -> UlpInfo:
     name, numbers = "", {}
     for kind, value in _attributes(nest):
@@ -116,22 +140,33 @@ def _parse_ulp(nest: bytes) -> UlpInfo:
     )
 
 
+def _parse_traffic(info: bytes) -> Traffic | None:
+    if len(info) < _BYTES.size:
+        return None
+    acknowledged, received, sent = _BYTES.unpack_from(info)
+    idle = min(*_LAST_SENT.unpack_from(info), *_LAST_RECEIVED.unpack_from(info))
+    return Traffic(sent, acknowledged, received, idle / 1000)
+
+
 def _parse_entry(message: bytes) -> SocketEntry:
     family = _MESSAGE.unpack_from(message)[0]
     sport, dport, source, destination = _SOCKET_ID.unpack_from(message, _MESSAGE.size)
     tail = _MESSAGE.size + _SOCKET_ID.size + _SOCKET_ID_TAIL.size
     *_, uid, inode = _MESSAGE_TAIL.unpack_from(message, tail)
     width = 4 if family == socket.AF_INET else 16
-    ulp = None
+    ulp, info = None, b""
     for kind, value in _attributes(message[tail + _MESSAGE_TAIL.size :]):
         if kind == _INET_DIAG_ULP_INFO:
             ulp = _parse_ulp(value)
+        elif kind == _INET_DIAG_INFO:
+            info = value
     return SocketEntry(
         local=(socket.inet_ntop(family, source[:width]), sport),
         remote=(socket.inet_ntop(family, destination[:width]), dport),
         inode=inode,
         uid=uid,
         ulp=ulp,
+        traffic=_parse_traffic(info) if ulp is not None else None,
     )
 
 
