@@ -70,6 +70,7 @@ class Program:
         )
         self._feed, self._end_input = feed, end_input
         self._collected = bytearray()
+        self._ended = False
         self._progress = threading.Condition()
         self._feeder = Endpoint(self._write)
         self._reader = Endpoint(self._read)
@@ -93,9 +94,12 @@ class Program:
     def _read(self) -> bytes:
         stdout = self._process.stdout
         assert stdout is not None
-        while data := os.read(stdout.fileno(), _CHUNK):
+        data = b"-"
+        while data:
+            data = os.read(stdout.fileno(), _CHUNK)
             with self._progress:
                 self._collected += data
+                self._ended = not data
                 self._progress.notify_all()
         return bytes(self._collected)
 
@@ -103,7 +107,7 @@ class Program:
         """Wait until it has printed something."""
         with self._progress:
             said = self._progress.wait_for(
-                lambda: re.search(pattern, self._collected) or self._process.poll() is not None,
+                lambda: re.search(pattern, self._collected) or self._ended,
                 PATIENCE,
             )
         assert isinstance(said, re.Match), f"{pattern!r} was not printed: {self.errors()}"
