@@ -6,6 +6,8 @@ import logging
 import os
 from typing import TYPE_CHECKING, NamedTuple
 
+from tlsify.cli import printable
+
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Mapping
@@ -87,11 +89,7 @@ def variables(connection: Connection) -> dict[str, str]:
             for family in ("SSL", "TCP"):
                 found[f"{family}{side}IP"] = str(address[0])
                 found[f"{family}{side}PORT"] = str(address[1])
-    return {name: _printable(value) for name, value in found.items()}
-
-
-def _printable(text: str) -> str:
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    return {name: printable(value) for name, value in found.items()}
 
 
 def apply(told: Mapping[str, str]) -> None:
