@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 PROJECT = Path(__file__).resolve().parents[2]
 PAGE = PROJECT / "docs/adopters.md"
-KERNEL = "--ktls=require"
+RELAY, KERNEL = "--ktls=off", "--ktls=require"
 _BLOCK = re.compile(r"^```(?:sh|text) (\S+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 

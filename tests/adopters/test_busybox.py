@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.adopters.recipes import KERNEL, Place, recipe, recipes
+from tests.adopters.recipes import KERNEL, RELAY, Place, recipe, recipes
 from tests.interop.programs import PATIENCE, TIMEOUT, require
 from tlsify.errors import ExitCode
 
@@ -117,6 +117,7 @@ def test_helper_verifies(site: Place) -> None:
     assert errors.startswith("tlsify: error: ")
 
 
+@pytest.mark.parametrize("place", [RELAY], indirect=True)
 @pytest.mark.skipif(_BUSYBOX is None, reason="TLSIFY_BUSYBOX names no busybox with a helper")
 def test_wget_that_runs_its_helper(site: Place) -> None:
     """The file arrives, and only from the server that was named."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 import trustme
 
-from tests.adopters.recipes import KERNEL, PROJECT
+from tests.adopters.recipes import KERNEL, PROJECT, RELAY
 from tests.interop.programs import TIMEOUT
 from tlsify.errors import ExitCode
 
@@ -29,7 +29,19 @@ _INTERPRETERS = {".sh": "sh", ".py": sys.executable, ".pl": "perl", ".tcl": "tcl
 _PAGE = b"<p>hello</p>\n" * 10_000
 _LONGEST = 40  # lines that the issue allows the C program
 _NAMES = sorted(path.name for path in _EXAMPLES.glob("fetch.*"))
-each = pytest.mark.parametrize("name", _NAMES)
+# The guests have no compiler and no Tcl.
+_IN_GUESTS = [name for name in _NAMES if not name.endswith((".c", ".tcl"))]
+each = pytest.mark.parametrize(
+    ("place", "name"),
+    [
+        *(pytest.param(RELAY, name, id=f"relay-{name}") for name in _NAMES),
+        *(
+            pytest.param(KERNEL, name, id=f"kernel-{name}", marks=pytest.mark.ktls)
+            for name in _IN_GUESTS
+        ),
+    ],
+    indirect=["place"],
+)
 
 
 def _require(program: str) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.cli.harness import CARRIERS, PATIENCE, finish, read_line, start
+from tests.cli.harness import CARRIERS, ENVIRONMENT, PATIENCE, finish, read_line, start
 from tests.cli.test_listen import Listening
 
 if TYPE_CHECKING:
@@ -82,6 +82,18 @@ def test_program_that_does_without(pki: Pki) -> None:
             assert sock.recv(100) == b""
         outcome = server.stop()
         assert (outcome.status, outcome.err) == (0, "")
+
+
+def test_environment_before_tls(pki: Pki, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who is there is known already; where keys are is none of the program's business."""
+    monkeypatch.setitem(ENVIRONMENT, "KEYFILE", "/secret")
+    monkeypatch.setitem(ENVIRONMENT, "SSL_CIPHER", "somebody else's")
+    script = 'read x; echo "$PROTO $TCPREMOTEIP $TCPLOCALPORT <$KEYFILE$SSL_CIPHER>"'
+    with Listening(pki.good, "--ucspi-tls", program=("sh", "-c", script)) as server:
+        with server.dial() as sock:
+            sock.sendall(b"\n")
+            assert sock.recv(100) == f"TCP 127.0.0.1 {server.port} <>\n".encode()
+        assert server.stop().status == 0
 
 
 def test_client_that_goes_on_in_plain_text(pki: Pki) -> None:

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.conftest import EXPECT_KTLS
 from tests.interop.programs import PATIENCE, Program, free_port, require
 
 if TYPE_CHECKING:
@@ -80,14 +79,9 @@ class Ground:
 
 
 def find(program: str) -> str:
-    """Find a server's program; skips the test if it is not there.
-
-    They are no part of the guests, unlike the peers that say something of the kernel.
-    """
+    """Find a server's program; without it there is no test."""
     search = os.pathsep.join([os.environ.get("PATH", os.defpath), *_FOLDERS])
     found = shutil.which(program, path=search)
-    if found is None and EXPECT_KTLS:
-        pytest.skip(f"{program} is not installed in the guest")
     if found is None:
         require(program)
     return found or program

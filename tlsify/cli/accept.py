@@ -72,9 +72,6 @@ def _by_agent(
         arguments.user.become()
 
     def alone(sock: socket.socket) -> Handoff:
-        from tlsify.opening import closed_on_error  # noqa: PLC0415 - see `_here`
-
-        with closed_on_error(sock):
-            return _here(arguments, policy)(sock)
+        return _here(arguments, policy)(sock)
 
     return lambda sock: by_agent.hand_over(arguments.agent, sock, request, alone, None)

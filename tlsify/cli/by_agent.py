@@ -130,4 +130,8 @@ def hand_over(
         if not exc.untouched and again is None:
             raise
         _log.warning("without an agent: %s", exc)
-        return alone(sock if exc.untouched or again is None else again())
+        own = sock if exc.untouched or again is None else again()
+    from tlsify.opening import closed_on_error  # noqa: PLC0415 - heavy, and wanted here only
+
+    with closed_on_error(own):  # what it takes to do it here may be missing
+        return alone(own)

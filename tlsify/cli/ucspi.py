@@ -84,12 +84,25 @@ def variables(connection: Connection) -> dict[str, str]:
     if agreed.peer_hash is not None:
         found["SSL_PEER_CERT_HASH"] = f"SHA256:{agreed.peer_hash}"
         found["SSL_PEER_CERT_SUBJECT"] = agreed.peer_subject or ""
-    for side, address in (("LOCAL", connection.local), ("REMOTE", connection.remote)):
-        if isinstance(address, tuple):
-            for family in ("SSL", "TCP"):
-                found[f"{family}{side}IP"] = str(address[0])
-                found[f"{family}{side}PORT"] = str(address[1])
+    for family in ("SSL", "TCP"):
+        found |= addresses(family, connection.local, connection.remote)
     return {name: printable(value) for name, value in found.items()}
+
+
+def addresses(family: str, local: object, remote: object) -> dict[str, str]:
+    """Give the variables of both ends, as far as they are IP addresses.
+
+    Args:
+        family: "SSL" or "TCP", which their names begin with.
+        local: as ``getsockname`` gives it.
+        remote: likewise.
+    """
+    found = {}
+    for side, address in (("LOCAL", local), ("REMOTE", remote)):
+        if isinstance(address, tuple):
+            found[f"{family}{side}IP"] = str(address[0])
+            found[f"{family}{side}PORT"] = str(address[1])
+    return found
 
 
 def apply(told: Mapping[str, str]) -> None:

@@ -27,9 +27,10 @@ def run(
 ) -> int:
     """Fork: the parent becomes the program, the child waits for it to ask for TLS.
 
-    The program has the plain connection on 0 and 1, and finds in SSLCTLFD where to ask, in
-    SSLREADFD and SSLWRITEFD where to go on afterwards. It writes ``y``, or ``Y`` to read there the
-    variables that describe the connection, each with a NUL behind it and one more at the end.
+    The program has the plain connection on 0 and 1, and its addresses in TCP's variables. It finds
+    in SSLCTLFD where to ask, and in SSLREADFD and SSLWRITEFD where to go on afterwards. It writes
+    ``y``, or ``Y`` to read there the variables that describe the connection, each with a NUL
+    behind it and one more at the end.
 
     Args:
         program: its name, looked up in PATH, and its arguments.
@@ -66,6 +67,7 @@ def run(
                 asked.sendall(ucspi.encode(ucspi.variables(connection)))
             pump(connection.handoff, closing, draining, feeding, is_server=True)
         return ExitCode.OK
+    ucspi.apply({"PROTO": "TCP"} | _addresses(sock))
     for name, number in (
         ("SSLCTLFD", asking.detach()),
         ("SSLREADFD", reading),
@@ -76,3 +78,10 @@ def run(
     for place in ucspi.SERVER_PLACES:
         os.dup2(sock.fileno(), place)
     return execute.become(path, program)
+
+
+def _addresses(sock: socket.socket) -> dict[str, str]:
+    try:
+        return ucspi.addresses("TCP", sock.getsockname(), sock.getpeername())
+    except OSError:  # gone already, as the program will find out
+        return {}
