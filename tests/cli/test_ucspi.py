@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from tests.doubles import RELAY, Lab
 from tlsify.cli import ucspi
+from tlsify.tls.negotiated import Negotiated
 
 if TYPE_CHECKING:
     from tlsify.config import KeyPair
@@ -52,6 +53,18 @@ def test_ends_without_addresses(connection: ucspi.Connection) -> None:
     """They are left out."""
     told = ucspi.variables(connection._replace(local="", remote=None))
     assert not [name for name in told if name.endswith(("IP", "PORT"))]
+
+
+@pytest.mark.parametrize(("length", "is_told"), [(4000, True), (5000, False)])
+def test_subject_of_any_length(
+    connection: ucspi.Connection, monkeypatch: pytest.MonkeyPatch, length: int, *, is_told: bool
+) -> None:
+    """A peer can neither fill the environment nor have its name cut to another's."""
+    subject = "CN=" + "é" * length
+    monkeypatch.setattr(Negotiated, "peer_subject", property(lambda _: subject))
+    told = ucspi.variables(connection)
+    assert told.get("SSL_PEER_CERT_SUBJECT") == (subject if is_told else None)
+    assert "SSL_PEER_CERT_HASH" in told
 
 
 def test_what_is_ours_goes(monkeypatch: pytest.MonkeyPatch) -> None:

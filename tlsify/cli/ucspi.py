@@ -25,6 +25,8 @@ _SET = (
     *("SSL_TLS_SNI_SERVERNAME", "SSL_PEER_CERT_HASH", "SSL_PEER_CERT_SUBJECT"),
     *("TLSIFY_KTLS_TX", "TLSIFY_KTLS_RX", "TLSIFY_KTLS_REASON", "TLSIFY_SESSION_FD"),
 )
+# Characters of a value. A certificate's subject may be as long as OpenSSL takes: 100 KiB.
+_LONGEST = 2**12
 _SET_OF_EACH_SIDE = ("TCPLOCAL", "TCPREMOTE", "SSLLOCAL", "SSLREMOTE")
 
 
@@ -59,7 +61,8 @@ def open_connection(
 def variables(connection: Connection) -> dict[str, str]:
     """Describe a connection.
 
-    Ends that are no IP addresses are left out.
+    Ends that are no IP addresses are left out, and so is what is longer than an environment may
+    well be: a name that was cut would be somebody else's.
 
     Returns:
         Printable values only: names may come from the peer.
@@ -86,7 +89,8 @@ def variables(connection: Connection) -> dict[str, str]:
         found["SSL_PEER_CERT_SUBJECT"] = agreed.peer_subject or ""
     for family in ("SSL", "TCP"):
         found |= addresses(family, connection.local, connection.remote)
-    return {name: printable(value) for name, value in found.items()}
+    shown = {name: printable(value) for name, value in found.items()}
+    return {name: value for name, value in shown.items() if len(value) <= _LONGEST}
 
 
 def addresses(family: str, local: object, remote: object) -> dict[str, str]:
