@@ -1,0 +1,290 @@
+"""Tests of carrying: data, ends, cuts and pressure, both ways."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import os
+import socket
+from functools import partial
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.doubles import (
+    CLOSE_NOTIFY,
+    OFFLOADS,
+    RELAY,
+    Endpoint,
+    check_descriptors,
+    descriptors,
+    recv_exactly,
+    reset,
+)
+from tlsify.aio.carrying import _Carriage, buffer, carry, part
+from tlsify.codepoints import ContentType
+from tlsify.config import ClosePolicy
+from tlsify.errors import Truncated
+from tlsify.stream import TLSSocket
+
+if TYPE_CHECKING:
+    from tests.doubles import Lab, RawPeer
+    from tlsify.config import KtlsPolicy
+    from tlsify.handoff import Handoff
+
+both = pytest.mark.parametrize("policy", OFFLOADS)
+BIG = 2**22
+
+
+def carrying(
+    handed: Handoff, plain: socket.socket, closing: ClosePolicy = ClosePolicy.STRICT
+) -> Endpoint[None]:
+    """Carry, in a thread with a loop of its own."""
+    return Endpoint(lambda: asyncio.run(carry(handed, plain, closing, buffer()), debug=True))
+
+
+def arrange(
+    lab: Lab, policy: KtlsPolicy, closing: ClosePolicy = ClosePolicy.STRICT
+) -> tuple[RawPeer, socket.socket, Endpoint[None]]:
+    """Give the TLS peer, the backend, and what is between them."""
+    handed, peer = lab.server(policy)
+    ours, backend = lab.tcp()
+    return peer, backend, carrying(handed, ours, closing)
+
+
+@both
+def test_request_and_answer(lab: Lab, policy: KtlsPolicy) -> None:
+    """Both directions, the client's ended first: the end of one is not that of the other."""
+    peer, backend, work = arrange(lab, policy)
+    peer.send_data(b"request")
+    peer.close_notify()
+    assert recv_exactly(backend, 99) == b"request"
+    backend.sendall(b"answer")
+    backend.close()
+    assert peer.recv_data(6) == b"answer"
+    assert peer.recv() == CLOSE_NOTIFY
+    assert peer.recv() is None
+    work.result()
+
+
+@both
+def test_backend_ends_first(lab: Lab, policy: KtlsPolicy) -> None:
+    """A backend that has said all it had to say may go on listening."""
+    peer, backend, work = arrange(lab, policy)
+    backend.sendall(b"greeting")
+    backend.shutdown(socket.SHUT_WR)
+    assert peer.recv_data(8) == b"greeting"
+    assert peer.recv() == CLOSE_NOTIFY
+    peer.send_data(b"reply")
+    peer.close_notify()
+    assert recv_exactly(backend, 99) == b"reply"
+    work.result()
+
+
+@both
+def test_cut_by_the_client(lab: Lab, policy: KtlsPolicy) -> None:
+    """What may be half a message is no whole one for the backend: it sees a reset."""
+    peer, backend, work = arrange(lab, policy)
+    peer.send_data(b"DELETE /tmp")
+    assert recv_exactly(backend, 11) == b"DELETE /tmp"
+    peer.sock.shutdown(socket.SHUT_WR)
+    with pytest.raises(ConnectionResetError):
+        backend.recv(1)
+    with pytest.raises(Truncated):
+        work.result()
+    peer.sock.close()
+
+
+@both
+def test_end_without_close_notify_where_that_is_usual(lab: Lab, policy: KtlsPolicy) -> None:
+    """Protocols that know the length of their messages need not be strict."""
+    peer, backend, work = arrange(lab, policy, ClosePolicy.RELAXED)
+    peer.send_data(b"request")
+    peer.sock.shutdown(socket.SHUT_WR)
+    assert recv_exactly(backend, 99) == b"request"
+    backend.close()
+    work.result()
+
+
+@both
+def test_cut_by_the_backend(lab: Lab, policy: KtlsPolicy) -> None:
+    """An answer that was cut does not end with close_notify."""
+    peer, backend, work = arrange(lab, policy)
+    backend.sendall(b"half an ans")
+    assert peer.recv_data(11) == b"half an ans"
+    reset(backend)
+    assert peer.recv() is None
+    with pytest.raises(ConnectionResetError):
+        work.result()
+
+
+@both
+def test_backend_that_takes_no_more(lab: Lab, policy: KtlsPolicy) -> None:
+    """It has answered before it had read everything: what it sent arrives, and no good end."""
+    peer, backend, work = arrange(lab, policy)
+    peer.send_data(b"x" * 1000)
+    assert backend.recv(10) == b"x" * 10
+    backend.sendall(b"413 too much")
+    backend.close()  # in front of unread data
+    assert peer.recv_data(12) == b"413 too much"
+    assert peer.recv() is None
+    with pytest.raises(ConnectionResetError):
+        work.result()
+
+
+@both
+def test_client_that_goes_away(lab: Lab, policy: KtlsPolicy) -> None:
+    """The backend need not send to nobody."""
+    peer, backend, work = arrange(lab, policy)
+    backend.sendall(b"x" * 1000)
+    peer.recv_data(1000)
+    reset(peer.sock)
+    with pytest.raises(ConnectionError):
+        backend.sendall(bytes(2**28))
+    with pytest.raises((ConnectionError, Truncated)):
+        work.result()
+
+
+@both
+def test_client_that_says_goodbye_and_takes_no_more(lab: Lab, policy: KtlsPolicy) -> None:
+    """What it sent is whole, whatever becomes of the answer."""
+    peer, backend, work = arrange(lab, policy)
+    peer.send_data(b"log line")
+    peer.close_notify()
+    assert recv_exactly(backend, 99) == b"log line"
+    reset(peer.sock)
+    backend.sendall(b"thanks")
+    backend.close()
+    work.result()
+
+
+@both
+def test_pressure_from_both_sides(lab: Lab, policy: KtlsPolicy) -> None:
+    """Who is not read from is held back, and nothing is lost once it is."""
+    peer, backend, work = arrange(lab, policy)
+    backend.settimeout(0.2)
+    sent = 0
+    with contextlib.suppress(TimeoutError):
+        while sent < 2**28:
+            sent += backend.send(bytes(2**16))
+    assert sent < 2**28
+    received = 0
+    backend.settimeout(20)
+    backend.shutdown(socket.SHUT_WR)
+    while (record := peer.recv()) is not None and record[0] == ContentType.application_data:
+        received += len(record[1])
+    assert received == sent
+    peer.close_notify()
+    assert backend.recv(1) == b""
+    work.result()
+
+
+def _send(sock: socket.socket, seed: int) -> None:
+    block = hashlib.sha256(bytes([seed])).digest() * 2**10
+    for _ in range(BIG // len(block)):
+        sock.sendall(block)
+    sock.shutdown(socket.SHUT_WR)
+
+
+def _receive(sock: socket.socket, seed: int) -> bool:
+    digest = hashlib.sha256()
+    while data := sock.recv(2**16):
+        digest.update(data)
+    expected = hashlib.sha256(bytes([seed])).digest() * (BIG // 32)
+    return digest.digest() == hashlib.sha256(expected).digest()
+
+
+@both
+def test_many_at_once(lab: Lab, policy: KtlsPolicy) -> None:
+    """Connections share a buffer, and none sees a byte of another."""
+    ends: list[tuple[socket.socket, socket.socket]] = []
+    between = []
+    for _ in range(6):
+        client, server = lab.pair(policy)
+        ours, backend = lab.tcp()
+        ends.append((TLSSocket(client), backend))
+        between.append((server, ours))
+
+    async def run() -> None:
+        scratch = buffer()
+        await asyncio.gather(
+            *(carry(server, ours, ClosePolicy.STRICT, scratch) for server, ours in between)
+        )
+
+    work = Endpoint(lambda: asyncio.run(run()))
+    senders, receivers = [], []
+    for at, pair in enumerate(ends):
+        for seed, (sock, other) in ((2 * at, pair), (2 * at + 1, pair[::-1])):
+            senders.append(Endpoint(partial(_send, sock, seed)))
+            receivers.append(Endpoint(partial(_receive, other, seed)))
+    assert all(each.result(40) for each in receivers)
+    for each in senders:
+        each.result()
+    work.result()
+
+
+def test_busy_connection_leaves_room(lab: Lab) -> None:
+    """One that never has to wait lets others have their turn."""
+    handed, peer = lab.server(RELAY)
+    quiet_plain, quiet_backend = lab.tcp()
+
+    class Endless(socket.socket):
+        """Always has something to give."""
+
+        def recv_into(self, into: memoryview, *_: int) -> int:  # type: ignore[override]
+            return len(into)
+
+        def send(self, data: memoryview, *_: int) -> int:  # type: ignore[override]
+            return len(data)
+
+    async def run() -> None:
+        left, right = socket.socketpair()
+        with right, Endless(fileno=left.detach()) as endless:
+            carriage = _Carriage(TLSSocket(handed), endless, buffer())
+            busy = asyncio.ensure_future(carriage._flow(endless, endless))
+            await carry(handed, quiet_plain, ClosePolicy.STRICT, buffer())
+            busy.cancel()
+            await asyncio.gather(busy, return_exceptions=True)
+
+    work = Endpoint(lambda: asyncio.run(run()))
+    peer.send_data(b"small")
+    assert recv_exactly(quiet_backend, 5) == b"small"
+    peer.close_notify()
+    quiet_backend.close()
+    work.result()
+
+
+@both
+def test_cancelled(lab: Lab, policy: KtlsPolicy) -> None:
+    """Where time is over both sides are told that this was no good end, and nothing stays open."""
+    before = descriptors()
+    handed, peer = lab.server(policy)
+    ours, backend = lab.tcp()
+
+    async def run() -> None:
+        async with asyncio.timeout(0.05):
+            await carry(handed, ours, ClosePolicy.STRICT, buffer())
+
+    with pytest.raises(TimeoutError):
+        asyncio.run(run())
+    assert peer.recv() is None
+    with pytest.raises(ConnectionResetError):
+        backend.recv(1)
+    backend.close()
+    peer.sock.close()
+    if handed.relay is not None:
+        assert handed.relay.join(10)
+    check_descriptors(before)
+
+
+@both
+def test_part(lab: Lab, policy: KtlsPolicy) -> None:
+    """A peer whom nobody serves is told so, although it has sent what nobody has read."""
+    handed, peer = lab.server(policy)
+    peer.send_data(os.urandom(1000))
+    work = Endpoint(lambda: asyncio.run(part(handed)))
+    assert peer.recv() == CLOSE_NOTIFY
+    assert peer.recv() is None
+    peer.close_notify()
+    work.result()

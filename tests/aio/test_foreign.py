@@ -1,0 +1,312 @@
+"""Tests of foreign: it behaves as asyncio's own transport does, which is tested alongside."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.aio.peers import Echo, raw_peer, serving
+from tests.doubles import CLOSE_NOTIFY, OFFLOADS, RELAY, Lab, RawPeer
+from tlsify.aio.foreign import ForeignTransport
+from tlsify.aio.loop_socket import LoopSocket
+from tlsify.aio.transport import sendfile
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+    from pathlib import Path
+
+    from tlsify.config import KtlsPolicy
+
+    Run = Callable[[Any], Any]
+
+both = pytest.mark.parametrize("policy", OFFLOADS)
+
+
+@asynccontextmanager
+async def connected(
+    lab: Lab, policy: KtlsPolicy, make: Callable[[], Echo] = Echo
+) -> AsyncIterator[tuple[Echo, RawPeer]]:
+    """Connect a protocol and a peer made by hand."""
+    async with serving(lab.configs()[1], policy, make) as server:
+        peer = await raw_peer(lab, server)
+        protocol = await server.first()
+        is_own = isinstance(asyncio.get_running_loop(), asyncio.SelectorEventLoop)
+        assert isinstance(protocol.transport, ForeignTransport) is not is_own
+        yield protocol, peer
+        if not protocol.ended.done():
+            protocol.transport.abort()
+
+
+class Metered(Echo):
+    """Keeps what it is told of the flow."""
+
+    def __init__(self) -> None:
+        """Begin with nothing."""
+        super().__init__()
+        self.told: list[str] = []
+        self.resumed = asyncio.Event()
+
+    def pause_writing(self) -> None:
+        """Keep it."""
+        self.told.append("pause")
+
+    def resume_writing(self) -> None:
+        """Keep it."""
+        self.told.append("resume")
+        self.resumed.set()
+
+
+@both
+def test_flow(run: Run, lab: Lab, policy: KtlsPolicy) -> None:
+    """A peer that does not read makes the protocol pause, until it does; nothing is lost."""
+    chunk, total = bytes(2**16), 0
+
+    async def work() -> None:
+        nonlocal total
+        async with connected(lab, policy, Metered) as (protocol, peer):
+            assert isinstance(protocol, Metered)
+            transport = protocol.transport
+            transport.set_write_buffer_limits(high=2**18)
+            assert transport.get_write_buffer_limits() == (2**16, 2**18)
+            while not protocol.told:
+                transport.write(chunk)
+                total += len(chunk)
+                await asyncio.sleep(0)
+            assert protocol.told == ["pause"]
+            assert transport.get_write_buffer_size() > 2**18
+            transport.close()
+            assert transport.is_closing()
+            assert await asyncio.to_thread(peer.recv_data, total) == bytes(total)
+            assert protocol.told == ["pause", "resume"]
+            assert await asyncio.to_thread(peer.recv) == CLOSE_NOTIFY
+            assert await protocol.ended is None
+
+    run(work())
+
+
+@both
+def test_reading_paused(run: Run, lab: Lab, policy: KtlsPolicy) -> None:
+    """What comes meanwhile comes afterwards."""
+
+    async def work() -> None:
+        async with connected(lab, policy) as (protocol, peer):
+            transport = protocol.transport
+            assert transport.is_reading()
+            transport.pause_reading()
+            transport.pause_reading()
+            assert not transport.is_reading()
+            peer.send_data(b"data")
+            for _ in range(20):
+                await asyncio.sleep(0.001)
+            assert protocol.received == b""
+            transport.resume_reading()
+            transport.resume_reading()
+            assert await asyncio.to_thread(peer.recv_data, 4) == b"data"
+
+    run(work())
+
+
+@both
+@pytest.mark.parametrize("size", [4, 4_000_000])
+def test_half_close(run: Run, lab: Lab, policy: KtlsPolicy, size: int) -> None:
+    """write_eof ends our direction, behind what was written; the peer's goes on."""
+    eof = asyncio.Event()
+
+    class Quiet(Echo):
+        def data_received(self, data: bytes) -> None:
+            self.received += data
+
+        def eof_received(self) -> bool:
+            eof.set()
+            return True
+
+    async def work() -> None:
+        async with connected(lab, policy, Quiet) as (protocol, peer):
+            transport = protocol.transport
+            assert transport.can_write_eof()
+            transport.write(bytes(size))
+            transport.write_eof()
+            transport.write_eof()
+            with pytest.raises(RuntimeError):
+                transport.write(b"more")
+            assert await asyncio.to_thread(peer.recv_data, size) == bytes(size)
+            assert await asyncio.to_thread(peer.recv) == CLOSE_NOTIFY
+            await asyncio.to_thread(peer.send_data, b"answer")
+            await asyncio.to_thread(peer.close_notify)
+            await eof.wait()
+            assert protocol.received == b"answer"
+            assert not protocol.ended.done()
+            transport.pause_reading()
+            transport.resume_reading()
+            transport.close()
+            assert await protocol.ended is None
+
+    run(work())
+
+
+def test_bytes_only(run: Run, lab: Lab) -> None:
+    """Anything else is the program's mistake; nothing at all is no mistake."""
+
+    async def work() -> None:
+        async with connected(lab, RELAY) as (protocol, peer):
+            transport = protocol.transport
+            with pytest.raises(TypeError):
+                transport.write("text")
+            transport.write(b"")
+            transport.writelines([b"a", bytearray(b"b"), memoryview(b"c")])
+            assert await asyncio.to_thread(peer.recv_data, 3) == b"abc"
+            for low, high in ((5, 4), (-1, None)):
+                with pytest.raises(ValueError, match="must be >="):
+                    transport.set_write_buffer_limits(high=high, low=low)
+            transport.set_write_buffer_limits(low=10)
+            assert transport.get_write_buffer_limits() == (10, 40)
+            assert "fd=" in repr(transport)
+            assert transport.get_protocol() is protocol
+
+    run(work())
+
+
+@both
+def test_buffered_protocol(run: Run, lab: Lab, policy: KtlsPolicy) -> None:
+    """One that brings its own buffer; and a protocol may follow another."""
+    ended = asyncio.Event()
+
+    class Buffered(asyncio.BufferedProtocol):
+        def __init__(self, transport: asyncio.Transport) -> None:
+            self.transport = transport
+            self.buffer = bytearray(3)
+
+        def get_buffer(self, sizehint: int) -> bytearray:
+            assert sizehint == -1
+            return self.buffer
+
+        def buffer_updated(self, nbytes: int) -> None:
+            self.transport.write(self.buffer[:nbytes])
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            assert exc is None
+            ended.set()
+
+    async def work() -> None:
+        async with connected(lab, policy) as (protocol, peer):
+            protocol.transport.set_protocol(Buffered(protocol.transport))
+            peer.send_data(b"longer than the buffer")
+            assert await asyncio.to_thread(peer.recv_data, 22) == b"longer than the buffer"
+            peer.close_notify()
+            assert await asyncio.to_thread(peer.recv) == CLOSE_NOTIFY
+            await ended.wait()
+            protocol.ended.set_result(None)
+
+    run(work())
+
+
+class Failing(Echo):
+    """Fails in one of its methods."""
+
+    where = ""
+
+    def data_received(self, data: bytes) -> None:
+        """Fail, or answer."""
+        if self.where == "data_received":
+            raise ZeroDivisionError
+        super().data_received(data)
+
+    def eof_received(self) -> None:
+        """Fail."""
+        raise ZeroDivisionError
+
+    def pause_writing(self) -> None:
+        """Fail."""
+        raise ZeroDivisionError
+
+
+class Empty(asyncio.BufferedProtocol):
+    """Has no room."""
+
+    def __init__(self, behind: Echo) -> None:
+        """Keep who is told of the end."""
+        self._behind = behind
+
+    def get_buffer(self, sizehint: int) -> bytearray:
+        """Fail."""
+        assert sizehint == -1
+        return bytearray()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Pass it on."""
+        self._behind.connection_lost(exc)
+
+
+@pytest.mark.parametrize("where", ["data_received", "eof_received", "get_buffer"])
+def test_protocol_that_fails(reporting: Run, lab: Lab, where: str) -> None:
+    """The loop hears of it, and the connection ends."""
+
+    async def work() -> None:
+        async with connected(lab, RELAY, Failing) as (protocol, peer):
+            assert isinstance(protocol, Failing)
+            protocol.where = where
+            if where == "get_buffer":
+                protocol.transport.set_protocol(Empty(protocol))
+            peer.send_data(b"data")
+            peer.close_notify()
+            assert await protocol.ended is not None
+
+    (report,) = reporting(work())
+    expected = RuntimeError if where == "get_buffer" else ZeroDivisionError
+    assert isinstance(report["exception"], expected)
+
+
+def test_protocol_that_fails_to_pause(reporting: Run, lab: Lab) -> None:
+    """The loop hears of it, and the connection goes on."""
+
+    async def work() -> None:
+        async with connected(lab, RELAY, Failing) as (protocol, peer):
+            protocol.transport.set_write_buffer_limits(high=0)
+            protocol.transport.write(bytes(4_000_000))
+            await asyncio.to_thread(peer.recv_data, 4_000_000)
+
+    (report,) = reporting(work())
+    assert isinstance(report["exception"], ZeroDivisionError)
+
+
+def test_one_thing_at_a_time(run: Run, lab: Lab, tmp_path: Path) -> None:
+    """While a file is sent nothing else can be; closing meanwhile is an error of the sending."""
+    path = tmp_path / "file"
+    path.write_bytes(bytes(30_000_000))
+
+    async def work() -> None:
+        async with connected(lab, RELAY) as (protocol, _peer):
+            transport = protocol.transport
+            transport.write(bytes(4_000_000))
+            with path.open("rb") as file:
+                task = asyncio.create_task(sendfile(transport, file))
+                await asyncio.sleep(0)
+                await asyncio.sleep(0)
+                assert not transport.is_reading()
+                with pytest.raises(RuntimeError):
+                    transport.write(b"data")
+                transport.abort()
+                with pytest.raises(ConnectionError):
+                    await task
+
+    run(work())
+
+
+def test_forgotten(lab: Lab) -> None:
+    """A transport that nobody closes is closed with a warning, as any other resource."""
+
+    async def work() -> None:
+        handed, peer = lab.server(RELAY)
+        loop = asyncio.get_running_loop()
+        transport = ForeignTransport(loop, LoopSocket(handed), asyncio.Protocol(), None, {})
+        await asyncio.sleep(0)
+        transport.pause_reading()
+        with pytest.warns(ResourceWarning, match="unclosed <ForeignTransport"):
+            del transport
+        assert handed.sock.fileno() == -1
+        assert await asyncio.to_thread(peer.recv) == CLOSE_NOTIFY
+
+    asyncio.run(work())

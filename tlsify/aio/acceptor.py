@@ -1,0 +1,367 @@
+"""Accept on the loop: handshakes side by side, as many of everything as there may be, and drain."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self, TypeAlias
+
+from tlsify import roster
+from tlsify.aio.half_open import HalfOpen, Opening, origin
+from tlsify.aio.opening import hand_over
+from tlsify.counters import Event, Gauge, change, count, handshake_took
+from tlsify.errors import (
+    ConfigError,
+    DeadlineExceeded,
+    HandshakeError,
+    IdentityError,
+    KtlsError,
+    PeerAlert,
+    TlsifyError,
+    Truncated,
+)
+from tlsify.opening import drop_past_keys
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from tlsify.config import KtlsPolicy, ServerConfig
+    from tlsify.handoff import Handoff
+
+    Serve: TypeAlias = Callable[[Handoff], Awaitable[None]]
+
+_log = logging.getLogger("tlsify")
+
+_ACCEPT_PAUSE = 0.1  # seconds
+_CHORE_PAUSE = 600.0
+# What accept(2) says of a connection that is gone, rather than of us: it may be called again.
+_GONE = {
+    errno.ECONNABORTED,
+    errno.ENETDOWN,
+    errno.EPROTO,
+    errno.ENOPROTOOPT,
+    errno.EHOSTDOWN,
+    errno.ENONET,
+    errno.EHOSTUNREACH,
+    errno.EOPNOTSUPP,
+    errno.ENETUNREACH,
+}
+_KINDS: tuple[tuple[type[Exception], Event], ...] = (
+    (DeadlineExceeded, Event.HANDSHAKE_TOO_SLOW),
+    (PeerAlert, Event.HANDSHAKE_PEER_ALERT),
+    (IdentityError, Event.HANDSHAKE_IDENTITY),
+    (Truncated, Event.HANDSHAKE_TRUNCATED),
+    (HandshakeError, Event.HANDSHAKE_MISBEHAVED),
+    (KtlsError, Event.HANDSHAKE_KTLS),
+    (Exception, Event.HANDSHAKE_BROKEN),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How many there may be at a time.
+
+    Attributes:
+        connections: handshakes included; more of them wait in the listening socket; None for any
+            number.
+        handshakes: more of them wait, until one ends, or has stalled and gives up its place.
+        per_address: connections from one IPv4 address or IPv6 /64; more of them are closed; None
+            for any number.
+    """
+
+    connections: int | None = None
+    handshakes: int = 1000
+    per_address: int | None = None
+
+    def part(self, index: int, processes: int) -> Limits:
+        """Give one of several processes its part, which together are the whole.
+
+        An address may have its number in each: which process it meets is the kernel's choice.
+        """
+
+        def divide(number: int) -> int:
+            return max(number // processes + (index < number % processes), 1)
+
+        connections = None if self.connections is None else divide(self.connections)
+        return Limits(connections, divide(self.handshakes), self.per_address)
+
+
+@dataclass(eq=False, slots=True)
+class _Visit:
+    opening: Opening
+    is_handed: bool = False
+    is_evicted: bool = False
+
+
+_NO_LIMITS = Limits()
+
+
+class Acceptor:
+    """Accepts on listening sockets, does the handshakes, and has each connection served.
+
+    Where descriptors or memory run out it waits, and those who have connected do, too: other
+    processes that listen on the same socket may take them meanwhile.
+
+    A flood of connections that do not get on with their handshakes keeps nobody out for long: once
+    all places for handshakes are taken, one that has been silent for two seconds makes room for
+    each newcomer, first of those from the address that has the most.
+    """
+
+    def __init__(
+        self,
+        listeners: Sequence[socket.socket],
+        serve: Serve,
+        config: ServerConfig,
+        policy: KtlsPolicy | None = None,
+        limits: Limits = _NO_LIMITS,
+    ) -> None:
+        """Prepare to accept; ``async with`` begins, and ends as ``drain(0)`` does.
+
+        Args:
+            listeners: bound and listening; they belong to the acceptor from here on.
+            serve: lasts for as long as the connection that it is given; if it is cancelled, the
+                connection has to go. What it leaves open is closed.
+            config: for handshakes that begin from now on (`reload`).
+            policy: when to offload; AUTO if None.
+            limits: how many there may be.
+        """
+        self._listeners = list(listeners)
+        self._serve = serve
+        self._config = config
+        self._policy = policy
+        self._limits = limits
+        self._visits: dict[asyncio.Task[None], _Visit] = {}
+        self._opening: dict[Opening, asyncio.Task[None]] = {}
+        self._half_open = HalfOpen()
+        self._from = Counter[bytes]()
+        self._is_listening = self._is_failing = False
+        self._resumption: asyncio.TimerHandle | None = None
+        self._chore: asyncio.TimerHandle | None = None
+
+    @property
+    def connections(self) -> int:
+        """How many there are, those in their handshakes included."""
+        return len(self._visits)
+
+    async def __aenter__(self) -> Self:
+        """Begin to accept."""
+        self.begin()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Accept no more, and end what there is at once."""
+        await self.drain(0)
+
+    def begin(self) -> None:
+        """Begin to accept."""
+        for listener in self._listeners:
+            listener.setblocking(False)  # noqa: FBT003 - socket's own signature
+        self._listen()
+        self._do_chores()
+
+    def stop(self) -> None:
+        """Accept no more, at once; handshakes and connections go on."""
+        self._rest()
+        if self._chore is not None:
+            self._chore.cancel()
+        for listener in self._listeners:
+            listener.close()
+        self._listeners.clear()
+
+    def reload(self, config: ServerConfig) -> None:
+        """Go on with another configuration; handshakes under way keep theirs."""
+        self._config = config
+
+    async def drain(self, seconds: float | None, *, sweep: bool = False) -> None:
+        """Accept no more, and wait for what there is to come to its end.
+
+        Args:
+            seconds: after which what there is still is cut off; None waits for ever.
+            sweep: take those first who have connected already, where nobody else would.
+        """
+        if sweep and self._is_listening:
+            for listener in self._listeners:
+                while self._is_listening and self._accept(listener):
+                    pass
+        self.stop()
+        if not self._visits:
+            return
+        evicting = asyncio.create_task(self._evict_stalled())
+        _, late = await asyncio.wait(self._visits, timeout=seconds)
+        evicting.cancel()
+        for task in late:
+            if self._visits[task].is_handed:
+                count(Event.DRAIN_CUT)
+            task.cancel()
+        await asyncio.gather(evicting, *late, return_exceptions=True)
+
+    async def _evict_stalled(self) -> None:
+        """Let go of stalled handshakes, one after the other: there is an end to wait for."""
+        while (found := self._half_open.stalled(asyncio.get_running_loop().time())) is not None:
+            if isinstance(found, Opening):
+                self._evict(found)
+            else:
+                await asyncio.sleep(found)
+
+    def _do_chores(self) -> None:
+        """Where nobody connects for long, keys must go all the same."""
+        drop_past_keys()
+        self._chore = asyncio.get_running_loop().call_later(_CHORE_PAUSE, self._do_chores)
+
+    # -- when to accept
+
+    def _listen(self) -> None:
+        """Accept; a no-op for who does."""
+        self._rest()
+        loop = asyncio.get_running_loop()
+        for listener in self._listeners:
+            loop.add_reader(listener, self._accept, listener)
+        self._is_listening = bool(self._listeners)
+
+    def _rest(self, seconds: float | None = None) -> None:
+        """Do not accept: for some time, or until something ends."""
+        loop = asyncio.get_running_loop()
+        if self._resumption is not None:
+            self._resumption.cancel()
+            self._resumption = None
+        if self._is_listening:
+            for listener in self._listeners:
+                loop.remove_reader(listener)
+            self._is_listening = False
+        if seconds is not None:
+            self._resumption = loop.call_later(seconds, self._listen)
+
+    def _accept(self, listener: socket.socket) -> bool:
+        """Accept one connection; tells whether there was one, and a place for it.
+
+        One only: the next may be another process's, which has nothing else to do.
+        """
+        if not self._has_room():
+            return False
+        try:
+            sock, name = listener.accept()
+        except BlockingIOError:  # somebody else was quicker
+            return False
+        except OSError as exc:
+            if exc.errno not in _GONE:
+                count(Event.ACCEPT_FAILED)
+                if not self._is_failing:
+                    _log.warning("cannot accept, and waits for better times: %s", exc)
+                self._is_failing = True
+                self._rest(_ACCEPT_PAUSE)
+            return False
+        self._is_failing = False
+        count(Event.ACCEPTED)
+        where = origin(name)
+        limit = self._limits.per_address
+        if limit is not None and where is not None and self._from[where] >= limit:
+            count(Event.REFUSED_PER_ADDRESS)
+            _log.info("connection refused: %s has %d already", name[0], limit)
+            sock.close()
+            return True
+        self._begin(sock, where)
+        return True
+
+    def _has_room(self) -> bool:
+        """Tell whether there is a place, if need be by taking it from who does not use it."""
+        limits = self._limits
+        if limits.connections is not None and len(self._visits) >= limits.connections:
+            event = Event.FULL_OF_CONNECTIONS
+        elif len(self._half_open) >= limits.handshakes:
+            event = Event.FULL_OF_HANDSHAKES
+        else:
+            return True
+        count(event)
+        stalled = self._half_open.stalled(asyncio.get_running_loop().time())
+        if not isinstance(stalled, Opening):
+            self._rest(stalled)
+            return False
+        self._evict(stalled)
+        if event is Event.FULL_OF_CONNECTIONS:
+            self._rest()  # which it is until that task has run
+            return False
+        return True
+
+    def _evict(self, opening: Opening) -> None:
+        task = self._opening[opening]
+        self._visits[task].is_evicted = True
+        task.cancel()
+        self._leave_handshake(opening)
+
+    # -- one connection
+
+    def _begin(self, sock: socket.socket, where: bytes | None) -> None:
+        loop = asyncio.get_running_loop()
+        opening = Opening(sock, where, loop.time())
+        visit = _Visit(opening)
+        task = loop.create_task(self._visit(visit))
+        self._visits[task] = visit
+        self._opening[opening] = task
+        self._half_open.enter(opening)
+        if where is not None:
+            self._from[where] += 1
+        change(Gauge.HANDSHAKES, 1)
+        task.add_done_callback(self._ended)
+
+    def _leave_handshake(self, opening: Opening) -> None:
+        if self._half_open.leave(opening):
+            del self._opening[opening]
+            change(Gauge.HANDSHAKES, -1)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        visit = self._visits.pop(task)
+        sock, where, _ = visit.opening
+        self._leave_handshake(visit.opening)
+        if where is not None:
+            self._from[where] -= 1
+            if not self._from[where]:
+                del self._from[where]
+        if not visit.is_handed:
+            sock.close()  # one that was cancelled before it began has closed nothing
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("bug in a connection", exc_info=error)
+        self._look_again()
+
+    def _look_again(self) -> None:
+        """Something has ended: there may be room, unless it is descriptors that we wait for."""
+        waits = self._is_failing and self._resumption is not None
+        if not self._is_listening and self._listeners and not waits:
+            self._listen()
+
+    async def _visit(self, visit: _Visit) -> None:
+        handed = await self._open(visit)
+        if handed is None:
+            return
+        change(Gauge.CONNECTIONS, 1)
+        try:
+            with roster.listed(handed):
+                await self._serve(handed)
+        except (TlsifyError, OSError) as exc:
+            _log.info("connection ended: %s", exc)
+        finally:
+            change(Gauge.CONNECTIONS, -1)
+            if handed.sock.fileno() != -1:
+                handed.close()
+
+    async def _open(self, visit: _Visit) -> Handoff | None:
+        try:
+            handed = await hand_over(visit.opening.sock, self._config, self._policy)
+        except (HandshakeError, DeadlineExceeded, KtlsError, ConfigError, OSError) as exc:
+            count(next(event for kind, event in _KINDS if isinstance(exc, kind)))
+            _log.info("connection refused: %s", exc)
+            return None
+        except asyncio.CancelledError:
+            count(Event.HANDSHAKE_EVICTED if visit.is_evicted else Event.HANDSHAKE_ABANDONED)
+            raise
+        finally:
+            self._leave_handshake(visit.opening)
+        visit.is_handed = True
+        took = asyncio.get_running_loop().time() - visit.opening.since
+        self._half_open.took(took)
+        handshake_took(took)
+        self._look_again()
+        return handed

@@ -1,0 +1,170 @@
+"""Carry bytes between a TLS connection and a plain one, on the loop, until both have ended."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import socket
+import struct
+from typing import TYPE_CHECKING
+
+from tlsify import handshake
+from tlsify.errors import TlsifyError
+from tlsify.stream import TLSSocket
+
+if TYPE_CHECKING:
+    from tlsify.config import ClosePolicy
+    from tlsify.handoff import Handoff
+
+_BUFFER = 2**18
+# How many bytes one direction may carry before others get a turn.
+_TURN = 2**20
+_AT_ONCE = struct.pack("ii", 1, 0)  # struct linger: on, no time
+
+
+def buffer() -> memoryview:
+    """Make what `carry` needs; one is enough for all connections of a loop."""
+    return memoryview(bytearray(_BUFFER))
+
+
+async def carry(
+    handed: Handoff, plain: socket.socket, closing: ClosePolicy, scratch: memoryview
+) -> None:
+    """Carry both directions, each until it ends; then both connections are closed.
+
+    The end of one side's data is told to the other: close_notify becomes FIN, and FIN becomes
+    close_notify. A side that takes no more may still send. A stream that was cut is cut on the
+    other side: with RST, or without close_notify. Who sends faster than the other takes has to
+    wait.
+
+    Args:
+        handed: the TLS connection.
+        plain: connected; it belongs to this call, as the hand-off does.
+        closing: what an end of the TLS stream without close_notify is.
+        scratch: nothing is in it while anybody waits: connections of one loop share it.
+
+    Raises:
+        HandshakeError: the TLS side was cut, or misbehaved.
+        OSError: one of the two was cut.
+    """
+    carriage = _Carriage(TLSSocket(handed, closing), plain, scratch)
+    flows = [asyncio.ensure_future(flow()) for flow in (carriage.inbound, carriage.outbound)]
+    try:
+        await asyncio.gather(*flows)
+    except BaseException:
+        for each in flows:
+            each.cancel()
+        await asyncio.gather(*flows, return_exceptions=True)
+        handed.abort()
+        abort(plain)
+        raise
+    with plain:
+        handed.close()
+
+
+class _Carriage:
+    """One connection's two directions."""
+
+    def __init__(self, stream: TLSSocket, plain: socket.socket, scratch: memoryview) -> None:
+        self._stream = stream
+        self._plain = plain
+        self._scratch = scratch
+        self._plain_is_broken = False
+        for sock in (stream, plain):
+            sock.settimeout(0)
+
+    async def inbound(self) -> None:
+        """Carry what the TLS peer sends."""
+        try:
+            await self._flow(self._stream, self._plain)
+        except _SinkBroken:
+            self._plain_is_broken = True
+        else:
+            _end(self._plain)
+
+    async def outbound(self) -> None:
+        """Carry what is sent to the TLS peer."""
+        try:
+            await self._flow(self._plain, self._stream)
+        except _SinkBroken:
+            return
+        if self._plain_is_broken:
+            # A reset is told once, and it was to a send: this may be no end of data at all.
+            raise OSError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
+        _end(self._stream)
+
+    async def _flow(self, source: socket.socket, sink: socket.socket) -> None:
+        carried = 0
+        while size := await self._receive(source):
+            try:
+                await self._send(sink, size)
+            except (TlsifyError, OSError) as exc:
+                raise _SinkBroken from exc
+            carried += size
+            if carried >= _TURN:
+                carried = 0
+                await asyncio.sleep(0)
+
+    async def _receive(self, sock: socket.socket) -> int:
+        while True:
+            try:
+                return sock.recv_into(self._scratch)
+            except (BlockingIOError, InterruptedError):
+                await readable(sock)
+
+    async def _send(self, sock: socket.socket, size: int) -> None:
+        sent = 0
+        with contextlib.suppress(BlockingIOError, InterruptedError):
+            sent = sock.send(self._scratch[:size])
+        if sent < size:
+            rest = bytes(self._scratch[sent:size])  # others may use the buffer meanwhile
+            await asyncio.get_running_loop().sock_sendall(sock, rest)
+
+
+class _SinkBroken(Exception):  # noqa: N818 - named for what happened
+    """Nobody takes any more."""
+
+
+async def readable(sock: socket.socket) -> None:
+    """Wait until something can be received."""
+    loop = asyncio.get_running_loop()
+    ready = asyncio.Event()
+    loop.add_reader(sock, ready.set)
+    try:
+        await ready.wait()
+    finally:
+        loop.remove_reader(sock)
+
+
+def _end(sock: socket.socket) -> None:
+    """Tell a side that no more data comes; whether it has gone shows where it is received from."""
+    with contextlib.suppress(OSError):
+        sock.shutdown(socket.SHUT_WR)
+
+
+def abort(sock: socket.socket) -> None:
+    """Close, with RST where that can be told."""
+    with contextlib.suppress(OSError):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
+    sock.close()
+
+
+async def part(handed: Handoff) -> None:
+    """End a connection that nobody serves in good order: closing on unread bytes would reset it."""
+    with TLSSocket(handed) as stream:
+        stream.settimeout(0)
+        budget = handshake.PARTING_BYTES
+        with contextlib.suppress(TlsifyError, OSError):
+            stream.shutdown(socket.SHUT_WR)
+            async with asyncio.timeout(handshake.PARTING_TIME):
+                while budget > 0:
+                    try:
+                        received = stream.recv(budget)
+                    except (BlockingIOError, InterruptedError):
+                        await readable(stream)
+                        continue
+                    if not received:
+                        return
+                    budget -= len(received)

@@ -1,0 +1,117 @@
+"""Handshakes under way: how many, from where, and which of them has stalled."""
+
+from __future__ import annotations
+
+import fcntl
+import socket
+import struct
+import termios
+from collections import Counter
+from typing import NamedTuple
+
+# How long a peer may say nothing in its handshake before others get its place, and how long a
+# handshake may take then, in seconds: where handshakes take long in general, four times that.
+_SILENCE, _AGE, _USUAL = 2.0, 10.0, 4.0
+_SMOOTHING = 0.1
+_SHORTEST_WAIT, _LONGEST_WAIT = 0.05, 0.25
+# linux/tcp.h struct tcp_info: eight bytes, eleven 32-bit fields, then tcpi_last_data_recv in ms.
+_LAST_DATA_RECV = struct.Struct("=52xI")
+# An IPv6 site has 64 bits of its own, and so any number of addresses.
+_SITE = 8
+_MAPPED = bytes(10) + b"\xff\xff"
+
+
+class Opening(NamedTuple):
+    """One of them.
+
+    Attributes:
+        sock: the connection.
+        origin: whom it comes from (`origin`).
+        since: when it was accepted, on the loop's clock.
+    """
+
+    sock: socket.socket
+    origin: bytes | None
+    since: float
+
+
+class HalfOpen:
+    """Those that are in their handshakes."""
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        self._openings: dict[Opening, None] = {}  # the oldest first
+        self._from = Counter[bytes | None]()
+        self._usual = 0.0
+
+    def __len__(self) -> int:
+        """Count them."""
+        return len(self._openings)
+
+    def enter(self, opening: Opening) -> None:
+        """Add one."""
+        self._openings[opening] = None
+        self._from[opening.origin] += 1
+
+    def leave(self, opening: Opening) -> bool:
+        """Take one away; tells whether it was there."""
+        if opening not in self._openings:
+            return False
+        del self._openings[opening]
+        self._from[opening.origin] -= 1
+        if not self._from[opening.origin]:
+            del self._from[opening.origin]
+        return True
+
+    def took(self, seconds: float) -> None:
+        """Take note of how long one took that went well."""
+        self._usual += _SMOOTHING * (seconds - self._usual)
+
+    def stalled(self, now: float) -> Opening | float | None:
+        """Find the one that has to make room for others, if there is one.
+
+        It is the oldest from where most come. One whose bytes we have not read yet has not
+        stalled: it is us who are slow.
+
+        Returns:
+            The handshake; or the seconds until it is worth asking again; None if there are none.
+        """
+        if not self._openings:
+            return None
+        usual = _USUAL * self._usual
+        silence, age = max(_SILENCE, min(usual, _AGE)), max(_AGE, usual)
+        old = [opening for opening in self._openings if now - opening.since >= silence]
+        for opening in sorted(old, key=lambda each: -self._from[each.origin]):
+            if now - opening.since >= age or _silence(opening.sock) >= silence:
+                return opening
+        if old:
+            return _LONGEST_WAIT
+        return max(next(iter(self._openings)).since + silence - now, _SHORTEST_WAIT)
+
+
+def origin(name: object) -> bytes | None:
+    """Tell addresses apart as far as different people have them; None for a local socket.
+
+    Args:
+        name: what ``accept`` gives: IPv6 is told apart by site, the first 64 bits.
+    """
+    if not isinstance(name, tuple):
+        return None
+    host = str(name[0]).partition("%")[0]
+    if ":" not in host:
+        return socket.inet_pton(socket.AF_INET, host)
+    packed = socket.inet_pton(socket.AF_INET6, host)
+    return packed[len(_MAPPED) :] if packed.startswith(_MAPPED) else packed[:_SITE]
+
+
+def _silence(sock: socket.socket) -> float:
+    """Tell for how many seconds a peer has said nothing that we have not heard yet."""
+    try:
+        (unread,) = struct.unpack("i", fcntl.ioctl(sock, termios.FIONREAD, bytes(4)))
+        if unread:
+            return 0.0
+        told = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _LAST_DATA_RECV.size)
+        (milliseconds,) = _LAST_DATA_RECV.unpack(told)
+    except (OSError, struct.error, ValueError):  # not TCP, or gone
+        return _AGE
+    return float(milliseconds) / 1000

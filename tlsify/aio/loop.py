@@ -1,0 +1,139 @@
+"""EventLoop: asyncio's loop, whose ``ssl=`` takes tlsify's SSLContext and means kernel TLS."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+from tlsify.aio.foreign import ForeignTransport
+from tlsify.aio.server import create_server
+from tlsify.aio.streams import connect_on, create_connection, server_terms, start_tls
+from tlsify.aio.transport import keep_promise
+from tlsify.errors import TlsifyError
+from tlsify.sslcontext import SSLContext
+from tlsify.sslsocket import ssl_error
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable, Iterator
+
+
+@contextlib.contextmanager
+def _ssl_errors() -> Iterator[None]:
+    """Raise what programs expect of ``ssl=``; tlsify's own error is the cause."""
+    try:
+        yield
+    except TlsifyError as exc:
+        if isinstance(exc, OSError):
+            raise
+        raise ssl_error(exc) from exc
+
+
+class ByTlsify:
+    """Mixin in front of an event loop's class: connections with tlsify's SSLContext are tlsify's.
+
+    With any other ``ssl`` the loop does what it always does. Arguments are asyncio's, and errors,
+    too: `ssl.SSLError` for a failed handshake, with tlsify's own as ``__cause__``. There is no
+    ``ssl_shutdown_timeout``, since nobody waits for the end of a closed connection.
+    """
+
+    async def create_server(
+        self,
+        protocol_factory: Callable[[], asyncio.BaseProtocol],
+        host: Any = None,
+        port: Any = None,
+        *,
+        ssl: Any = None,
+        **options: Any,
+    ) -> Any:
+        """Listen, as ``loop.create_server``."""
+        if not isinstance(ssl, SSLContext):
+            parent: Any = super()
+            return await parent.create_server(protocol_factory, host, port, ssl=ssl, **options)
+        return await create_server(protocol_factory, host, port, ssl=ssl, **_translated(options))
+
+    async def create_connection(
+        self,
+        protocol_factory: Callable[[], asyncio.BaseProtocol],
+        host: Any = None,
+        port: Any = None,
+        *,
+        ssl: Any = None,
+        **options: Any,
+    ) -> Any:
+        """Connect, as ``loop.create_connection``."""
+        if not isinstance(ssl, SSLContext):
+            parent: Any = super()
+            return await parent.create_connection(protocol_factory, host, port, ssl=ssl, **options)
+        if options.get("server_hostname") is None and not host:
+            raise ValueError("You must set server_hostname when using ssl without a host")
+        with _ssl_errors():
+            return await create_connection(
+                protocol_factory, host, port, ssl=ssl, **_translated(options)
+            )
+
+    async def connect_accepted_socket(
+        self,
+        protocol_factory: Callable[[], asyncio.BaseProtocol],
+        sock: socket.socket,
+        *,
+        ssl: Any = None,
+        **options: Any,
+    ) -> Any:
+        """Go on with a connection accepted elsewhere, as ``loop.connect_accepted_socket``."""
+        if not isinstance(ssl, SSLContext):
+            parent: Any = super()
+            return await parent.connect_accepted_socket(protocol_factory, sock, ssl=ssl, **options)
+        with _ssl_errors():
+            terms = server_terms(None, ssl)
+            terms = terms._replace(timeout=options.get("ssl_handshake_timeout"))
+            return await connect_on(protocol_factory, sock, terms)
+
+    async def start_tls(
+        self,
+        transport: Any,
+        protocol: asyncio.BaseProtocol,
+        sslcontext: Any,
+        **options: Any,
+    ) -> Any:
+        """Go over to TLS, as ``loop.start_tls``."""
+        if not isinstance(sslcontext, SSLContext):
+            parent: Any = super()
+            return await parent.start_tls(transport, protocol, sslcontext, **options)
+        with _ssl_errors():
+            return await start_tls(transport, protocol, sslcontext, **_translated(options))
+
+    async def sendfile(
+        self,
+        transport: Any,
+        file: Any,
+        offset: int = 0,
+        count: int | None = None,
+        **options: Any,
+    ) -> int:
+        """Send a file, as ``loop.sendfile``; one shorter than ``count`` ends the connection.
+
+        That is so for tlsify's connections, and for the reason that `keep_promise` gives.
+        """
+        if isinstance(transport, ForeignTransport):
+            sending = transport.sendfile(file, offset, count)
+        else:
+            parent: Any = super()
+            sending = parent.sendfile(transport, file, offset, count, **options)
+        return await keep_promise(transport, sending, count)
+
+
+def _translated(options: dict[str, Any]) -> dict[str, Any]:
+    """Name the options as tlsify does."""
+    kept = {key: value for key, value in options.items() if not key.startswith("ssl_")}
+    return kept | {"timeout": options.get("ssl_handshake_timeout")}
+
+
+class EventLoop(ByTlsify, asyncio.SelectorEventLoop):
+    """asyncio's selector loop, with ``ssl=`` as `ByTlsify` has it."""
+
+
+def new_event_loop() -> EventLoop:
+    """Make a loop, for ``asyncio.Runner(loop_factory=...)`` and the like."""
+    return EventLoop()

@@ -1,0 +1,133 @@
+"""LoopSocket: a TLSSocket in the terms of asyncio's own transports."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import socket
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from tlsify.config import ClosePolicy
+from tlsify.errors import TlsifyError
+from tlsify.stream import TLSSocket
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from _typeshed import ReadableBuffer, WriteableBuffer
+
+    from tlsify.handoff import Handoff
+
+_log = logging.getLogger("tlsify")
+
+_IPV4_PARTS = 2  # of an address; IPv6 has four
+
+
+class LoopSocket(TLSSocket):
+    """A TLSSocket in the terms of asyncio's transports, and by default of HTTP.
+
+    A transport reports anything but an OSError as a bug of the program, with a traceback; here
+    the peer's faults become connection errors.
+    """
+
+    def __init__(
+        self,
+        handoff: Handoff,
+        closing: ClosePolicy = ClosePolicy.RELAXED,
+        on_close: Callable[[], None] | None = None,
+    ) -> None:
+        """Take over the connection of a hand-off.
+
+        Args:
+            handoff: as `TLSSocket` has it.
+            closing: what an end of stream without close_notify is.
+            on_close: called once, when the socket has been closed.
+        """
+        super().__init__(handoff, closing)
+        self._on_close = on_close
+
+    @property
+    def family(self) -> socket.AddressFamily:
+        """The family of the addresses that `getpeername` gives, also where that is a relay's."""
+        relay = self.handoff.relay
+        address = None if relay is None else relay.peer_address or relay.local_address
+        if not isinstance(address, tuple):
+            return socket.AddressFamily(super().family)
+        return socket.AF_INET if len(address) == _IPV4_PARTS else socket.AF_INET6
+
+    def recv(self, bufsize: int, flags: int = 0, /) -> bytes:
+        """Receive as `TLSSocket.recv`; raises OSError only."""
+        try:
+            return super().recv(bufsize, flags)
+        except (TlsifyError, OSError) as exc:
+            _raise_os_error(exc)
+
+    def recv_into(self, buffer: WriteableBuffer, nbytes: int = 0, flags: int = 0) -> int:
+        """Receive as `TLSSocket.recv_into`; raises OSError only."""
+        try:
+            return super().recv_into(buffer, nbytes, flags)
+        except (TlsifyError, OSError) as exc:
+            _raise_os_error(exc)
+
+    def send(self, data: ReadableBuffer, flags: int = 0, /) -> int:
+        """Send as `TLSSocket.send`; raises OSError only."""
+        try:
+            return super().send(data, flags)
+        except (TlsifyError, OSError) as exc:
+            _raise_os_error(exc)
+
+    def sendmsg(
+        self,
+        buffers: Iterable[ReadableBuffer],
+        ancdata: Iterable[Any] = (),
+        flags: int = 0,
+        address: Any = None,
+        /,
+    ) -> int:
+        """Send several pieces as one, which Python 3.12's transports do; raises OSError only.
+
+        With ancillary data it is a control record: those are the channel's own.
+        """
+        channel = self._channel
+        if ancdata or channel is None:
+            return super().sendmsg(buffers, ancdata, flags, address)
+        try:
+            return self._transmit(channel, lambda: socket.socket.sendmsg(self, buffers, (), flags))
+        except (TlsifyError, OSError) as exc:
+            _raise_os_error(exc)
+
+    def send_file(self, source: int, offset: int, size: int) -> int:
+        """Send some of a file, without waiting; raises OSError only.
+
+        Args:
+            source: the file's descriptor.
+            offset: in bytes.
+            size: most bytes to send.
+
+        Returns:
+            The number of bytes sent; 0 at the end of the file.
+        """
+        channel = self._channel
+        if channel is None:
+            return os.sendfile(self.fileno(), source, offset, size)
+        try:
+            return self._transmit(channel, lambda: os.sendfile(self.fileno(), source, offset, size))
+        except (TlsifyError, OSError) as exc:
+            _raise_os_error(exc)
+
+    def _real_close(self, *args: Any) -> None:
+        super()._real_close(*args)
+        on_close, self._on_close = self._on_close, None
+        if on_close is not None:
+            on_close()
+
+
+def _raise_os_error(exc: TlsifyError | OSError) -> NoReturn:
+    """Make what tlsify reports a connection error; what ended the connection is logged."""
+    if isinstance(exc, BlockingIOError | InterruptedError):
+        raise exc
+    _log.info("connection ended: %s", exc)
+    if isinstance(exc, OSError):
+        raise exc
+    raise ConnectionAbortedError(errno.ECONNABORTED, str(exc)) from exc

@@ -1,0 +1,83 @@
+"""The handshake on the loop, which it does not block; then the connection is handed over."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from typing import TYPE_CHECKING
+
+from tlsify import handshake
+from tlsify.config import KtlsPolicy
+from tlsify.errors import HandshakeError
+from tlsify.opening import Opening, closed_on_error
+
+if TYPE_CHECKING:
+    from tlsify.config import ClientConfig, ServerConfig
+    from tlsify.handoff import Handoff
+
+
+async def hand_over(
+    sock: socket.socket,
+    config: ClientConfig | ServerConfig,
+    policy: KtlsPolicy | None = None,
+    timeout: float | None = None,  # noqa: ASYNC109 - configurations have it, too
+) -> Handoff:
+    """Do a handshake without blocking the loop, and hand the connection over.
+
+    Args:
+        sock: connected TCP socket, which belongs to tlsify from here on.
+        config: decides the role.
+        policy: when to offload; AUTO if None.
+        timeout: seconds for the handshake; the configuration's own if None.
+
+    Raises:
+        As `opening.connect`.
+    """
+    seconds = config.timeout if timeout is None else timeout
+    with closed_on_error(sock):
+        sock.setblocking(False)  # noqa: FBT003 - socket's own signature
+        opening = Opening(sock, config, policy or KtlsPolicy())
+        with handshake.undelayed(sock):
+            try:
+                async with asyncio.timeout(seconds):
+                    await _drive(sock, opening)
+            except HandshakeError:
+                await _part(sock)
+                raise
+            except TimeoutError as exc:
+                raise handshake.too_slow(seconds) from exc
+        handed = opening.commit()
+        handed.sock.setblocking(False)  # noqa: FBT003
+        return handed
+
+
+async def _drive(sock: socket.socket, opening: Opening) -> None:
+    loop = asyncio.get_running_loop()
+    steps = handshake.conversation(opening.engine)
+    step = next(steps, None)
+    while step is not None:
+        received = None
+        try:
+            if isinstance(step, int):
+                received = await loop.sock_recv(sock, step)
+            else:
+                await loop.sock_sendall(sock, step)
+        except OSError as exc:
+            step = steps.throw(exc)
+            continue
+        try:
+            step = steps.send(received)
+        except StopIteration:
+            return
+
+
+async def _part(sock: socket.socket) -> None:
+    """Do as `handshake.part`: a refused peer has to get its alert."""
+    loop = asyncio.get_running_loop()
+    budget = handshake.PARTING_BYTES
+    with contextlib.suppress(OSError):
+        sock.shutdown(socket.SHUT_WR)
+        async with asyncio.timeout(handshake.PARTING_TIME):
+            while budget > 0 and (received := await loop.sock_recv(sock, budget)):
+                budget -= len(received)

@@ -1,0 +1,334 @@
+"""Connect, or go over to TLS, on a running loop: as asyncio's own functions of these names."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
+
+from tlsify.aio.loop_socket import LoopSocket
+from tlsify.aio.opening import hand_over
+from tlsify.aio.transport import make_transport
+from tlsify.config import ClientConfig, ClosePolicy, KtlsPolicy, ServerConfig
+from tlsify.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tlsify.sslcontext import SSLContext
+
+# How much a reader keeps before its peer has to wait, as asyncio has it.
+LIMIT = 2**16
+
+
+class Terms(NamedTuple):
+    """What a connection is made with.
+
+    Attributes:
+        config: decides the role.
+        policy: when to offload.
+        context: what ``get_extra_info("sslcontext")`` gives; None if there is no such thing.
+        closing: what an end of stream without close_notify is.
+        timeout: seconds for the handshake; the configuration's own if None.
+    """
+
+    config: ClientConfig | ServerConfig
+    policy: KtlsPolicy
+    context: SSLContext | None
+    closing: ClosePolicy = ClosePolicy.RELAXED
+    timeout: float | None = None
+
+
+class StreamProtocol(asyncio.StreamReaderProtocol):
+    """Connects a connection with streams that can be closed one by one.
+
+    asyncio's own closes both where it sees TLS; here a peer that has sent its request and
+    close_notify gets its answer.
+    """
+
+    def eof_received(self) -> bool:
+        """End the reader, and leave the writer."""
+        super().eof_received()
+        return True
+
+
+async def open_connection(
+    host: str | None = None,
+    port: int | str | None = None,
+    *,
+    limit: int = LIMIT,
+    **options: Any,
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Connect, and do a client's handshake.
+
+    Args:
+        host: name or address.
+        port: number or name.
+        limit: bytes that the reader keeps.
+        options: as `create_connection` has them.
+
+    Raises:
+        As `create_connection`.
+    """
+    reader = asyncio.StreamReader(limit=limit)
+    protocol = StreamProtocol(reader)
+    transport, _ = await create_connection(lambda: protocol, host, port, **options)
+    writer = asyncio.StreamWriter(transport, protocol, reader, asyncio.get_running_loop())
+    return reader, writer
+
+
+async def create_connection(  # noqa: PLR0913 - as asyncio's own
+    factory: Callable[[], asyncio.BaseProtocol],
+    host: str | None = None,
+    port: int | str | None = None,
+    *,
+    config: ClientConfig | None = None,
+    ssl: SSLContext | None = None,
+    server_hostname: str | None = None,
+    policy: KtlsPolicy | None = None,
+    closing: ClosePolicy = ClosePolicy.RELAXED,
+    timeout: float | None = None,  # noqa: ASYNC109 - of the handshake, as configurations have it
+    sock: socket.socket | None = None,
+    **options: Any,
+) -> tuple[asyncio.Transport, asyncio.BaseProtocol]:
+    """Connect, do a client's handshake, and connect a protocol.
+
+    Args:
+        factory: makes the protocol.
+        host: name or address.
+        port: number or name.
+        config: whom to accept; without it and ``ssl``, whoever proves to be the host to the
+            system's trust anchors.
+        ssl: instead of ``config``.
+        server_hostname: whom to expect instead of ``host``; not with ``config``, which says it.
+        policy: when to offload; that of ``ssl``, or AUTO if None.
+        closing: what an end of stream without close_notify is.
+        timeout: seconds for the handshake; the configuration's own if None.
+        sock: connected, instead of host and port; belongs to tlsify from here on.
+        options: what else ``loop.create_connection`` takes, such as ``family`` or ``local_addr``.
+
+    Raises:
+        ConfigError: the arguments contradict each other; nothing was sent.
+        OSError: nobody answers, or the connection broke.
+        HandshakeError, IdentityError, DeadlineExceeded, KtlsError: as `opening.connect`.
+    """
+    name = host if server_hostname is None else server_hostname
+    terms = client_terms(config, ssl, name, policy)
+    if config is not None and server_hostname is not None:
+        raise ConfigError(
+            "server_hostname is the configuration's to say",
+            hint="see ClientConfig's server_name and identities",
+        )
+    terms = terms._replace(closing=closing, timeout=timeout)
+    return await connect_on(factory, sock or await _connect(host, port, options), terms)
+
+
+def client_terms(
+    config: ClientConfig | None,
+    ssl: SSLContext | None,
+    name: str | None,
+    policy: KtlsPolicy | None = None,
+) -> Terms:
+    """Tell what a client's arguments mean.
+
+    Raises:
+        ConfigError: they contradict each other, or there is nobody to expect.
+    """
+    if ssl is not None:
+        _refuse_both(config)
+        return Terms(ssl.client_config(name), policy or ssl.policy, ssl)
+    if config is None:
+        if not name:
+            raise ConfigError("nobody is named whom to expect", hint="give host, config or ssl")
+        config = ClientConfig.for_host(name)
+    return Terms(config, policy or KtlsPolicy(), None)
+
+
+def server_terms(
+    config: ServerConfig | None, ssl: SSLContext | None, policy: KtlsPolicy | None = None
+) -> Terms:
+    """Tell what a server's arguments mean; raises as `client_terms`."""
+    if ssl is not None:
+        _refuse_both(config)
+        return Terms(ssl.server_config(), policy or ssl.policy, ssl)
+    if config is None:
+        raise ConfigError("a server needs a certificate", hint="give config or ssl")
+    return Terms(config, policy or KtlsPolicy(), None)
+
+
+def _refuse_both(config: object) -> None:
+    if config is not None:
+        raise ConfigError("both config and ssl were given", hint="give one of them")
+
+
+async def connect_on(
+    factory: Callable[[], asyncio.BaseProtocol], sock: socket.socket, terms: Terms
+) -> tuple[asyncio.Transport, asyncio.BaseProtocol]:
+    """Do a handshake on a connected socket, which is tlsify's from here on; connect a protocol.
+
+    Raises:
+        As `opening.connect`.
+    """
+    handed = await hand_over(sock, terms.config, terms.policy, terms.timeout)
+    stream = LoopSocket(handed, terms.closing)
+    waiter = asyncio.get_running_loop().create_future()
+    verified = not isinstance(terms.config, ClientConfig) or terms.config.verify
+    try:
+        protocol = factory()
+        transport = make_transport(protocol, stream, terms.context, waiter, verified=verified)
+    except BaseException:
+        stream.close()
+        raise
+    try:
+        await waiter
+    except BaseException:
+        transport.abort()
+        raise
+    return transport, protocol
+
+
+class _Waiting(asyncio.Protocol):
+    """Holds a transport of the loop's own until its socket can be taken; never reads.
+
+    What the transport says of its flow goes to the protocol that waits behind.
+    """
+
+    def __init__(self, behind: asyncio.BaseProtocol | None = None) -> None:
+        self.behind = behind or asyncio.Protocol()
+        self.drained: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Leave what comes to the handshake."""
+        if isinstance(transport, asyncio.ReadTransport):
+            transport.pause_reading()
+
+    def pause_writing(self) -> None:
+        """Pass it on."""
+        self.behind.pause_writing()
+
+    def resume_writing(self) -> None:
+        """Everything is out."""
+        self.behind.resume_writing()
+        if not self.drained.done():
+            self.drained.set_result(None)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection broke before TLS began."""
+        self.behind.connection_lost(exc)
+        if not self.drained.done():
+            self.drained.set_exception(exc or ConnectionAbortedError("the connection was closed"))
+            self.drained.exception()  # the loop must not complain where nobody waits
+
+
+async def _connect(
+    host: str | None, port: int | str | None, options: dict[str, Any]
+) -> socket.socket:
+    """Connect as the loop does, with all that it can, and take the socket."""
+    connect: Any = asyncio.get_running_loop().create_connection
+    transport, _ = await connect(_Waiting, host, port, **options)
+    return await _take_socket(transport)
+
+
+async def _take_socket(
+    transport: asyncio.Transport, behind: asyncio.BaseProtocol | None = None
+) -> socket.socket:
+    """Take the connection out of a plain transport, once that has sent everything.
+
+    Raises:
+        ConfigError: the transport is not plain TCP, or it is closing.
+        OSError: the connection broke; ``behind`` has been told.
+    """
+    carrier = transport.get_extra_info("socket")
+    if carrier is None or transport.get_extra_info("sslcontext") is not None:
+        raise ConfigError("the transport is no plain connection", hint="start TLS on TCP, and once")
+    if transport.is_closing():
+        raise ConfigError("the transport is closing", hint="start TLS before it is closed")
+    transport.pause_reading()
+    waiting = _Waiting(behind)
+    transport.set_protocol(waiting)
+    try:
+        transport.set_write_buffer_limits(high=0)
+        if transport.get_write_buffer_size():
+            await waiting.drained
+        taken = socket.socket(fileno=os.dup(carrier.fileno()))
+    except BaseException:
+        transport.abort()
+        raise
+    transport.set_protocol(asyncio.Protocol())
+    transport.abort()  # closes its own descriptor; the connection goes on
+    return taken
+
+
+class _Upgraded(asyncio.Protocol):
+    """Makes way for a protocol that knows already that it is connected."""
+
+    def __init__(self, protocol: asyncio.BaseProtocol) -> None:
+        self._protocol = protocol
+        self.has_transport = False
+
+    def __call__(self) -> Self:
+        """Come as the protocol that a factory makes."""
+        self.has_transport = True
+        return self
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Make way; what comes is not to be read before the caller has the transport."""
+        if isinstance(transport, asyncio.ReadTransport):
+            transport.pause_reading()
+        transport.set_protocol(self._protocol)
+
+
+async def start_tls(  # noqa: PLR0913 - as above
+    transport: asyncio.Transport,
+    protocol: asyncio.BaseProtocol,
+    config: ClientConfig | ServerConfig | SSLContext,
+    *,
+    server_side: bool = False,
+    server_hostname: str | None = None,
+    policy: KtlsPolicy | None = None,
+    closing: ClosePolicy = ClosePolicy.RELAXED,
+    timeout: float | None = None,  # noqa: ASYNC109 - as above
+) -> asyncio.Transport:
+    """Go over to TLS on a connection of the loop's own, as ``loop.start_tls``.
+
+    What was written before goes out in plain text; what the protocol has read before, it keeps.
+
+    Args:
+        transport: plain; of no use any more from here on.
+        protocol: goes on with the transport that is returned, and is told if that is lost.
+        config: decides the role, unless it is an SSLContext.
+        server_side: which side we are.
+        server_hostname: whom to expect, for an SSLContext.
+        policy: when to offload; that of the SSLContext, or AUTO if None.
+        closing: what an end of stream without close_notify is.
+        timeout: seconds for the handshake; the configuration's own if None.
+
+    Raises:
+        As `create_connection`; the protocol has been told that the connection is lost, too.
+    """
+    if isinstance(config, ClientConfig | ServerConfig):
+        if server_side and isinstance(config, ClientConfig):
+            raise ConfigError("a client's configuration on the server's side")
+        terms = Terms(config, policy or KtlsPolicy(), None)
+    elif server_side:
+        terms = server_terms(None, config, policy)
+    else:
+        terms = client_terms(None, config, server_hostname, policy)
+    terms = terms._replace(closing=closing, timeout=timeout)
+    taken = await _take_socket(transport, protocol)
+    upgraded = _Upgraded(protocol)
+    try:
+        made, _ = await connect_on(upgraded, taken, terms)
+    except BaseException as exc:
+        if not upgraded.has_transport:
+            told = exc if isinstance(exc, Exception) else None
+            asyncio.get_running_loop().call_soon(protocol.connection_lost, told)
+        raise
+    asyncio.get_running_loop().call_soon(made.resume_reading)
+    if isinstance(protocol, asyncio.StreamReaderProtocol):
+        # asyncio leaves the reader with the transport that it has known, whose reading it pauses.
+        reader: Any = protocol._stream_reader  # type: ignore[attr-defined]  # noqa: SLF001
+        if reader is not None:
+            reader._transport = made  # noqa: SLF001
+    return made

@@ -1,0 +1,193 @@
+"""A handed-over connection as an asyncio transport, with all that a program may ask of it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+from tlsify.aio.foreign import ForeignTransport
+from tlsify.aio.loop_socket import LoopSocket
+from tlsify.config import ClosePolicy
+from tlsify.facts import Facts
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from typing import BinaryIO
+
+    from tlsify.handoff import Handoff
+
+_log = logging.getLogger("tlsify")
+
+_current: ContextVar[Handoff | None] = ContextVar("tlsify_connection", default=None)
+
+
+def current() -> Handoff | None:
+    """Give the connection that the code which asks is serving.
+
+    Callbacks of a protocol know theirs, and so do the tasks that they start: this is how an
+    application learns of its client behind a server that does not tell.
+    """
+    return _current.get()
+
+
+async def attach(
+    factory: Callable[[], asyncio.BaseProtocol],
+    handed: Handoff,
+    context: object = None,
+    closing: ClosePolicy = ClosePolicy.RELAXED,
+) -> None:
+    """Connect a protocol to a handed-over connection; lasts until the connection is closed.
+
+    Cancelling it aborts the connection.
+
+    Args:
+        factory: makes the protocol.
+        handed: belongs to the transport from here on, and is closed if the factory fails.
+        context: what ``get_extra_info("sslcontext")`` gives; the facts of the connection if None,
+            since programs take its absence for plain text.
+        closing: what an end of stream without close_notify is.
+    """
+    transport, closed = begin(factory, handed, context, closing)
+    try:
+        await closed
+    except asyncio.CancelledError:
+        transport.abort()
+        raise
+
+
+def begin(
+    factory: Callable[[], asyncio.BaseProtocol],
+    handed: Handoff,
+    context: object = None,
+    closing: ClosePolicy = ClosePolicy.RELAXED,
+) -> tuple[asyncio.Transport, asyncio.Future[None]]:
+    """Do as `attach` does, without waiting; gives what is settled when the connection is closed."""
+    closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    sock = LoopSocket(handed, closing, lambda: _settle(closed))
+    try:
+        return make_transport(factory(), sock, context), closed
+    except BaseException:
+        sock.close()
+        raise
+
+
+def make_transport(
+    protocol: asyncio.BaseProtocol,
+    sock: LoopSocket,
+    context: object = None,
+    waiter: asyncio.Future[None] | None = None,
+    *,
+    verified: bool = True,
+) -> asyncio.Transport:
+    """Make the transport of a connection on the running loop, which tells the protocol soon.
+
+    Args:
+        protocol: its ``connection_made`` comes in the loop's next round.
+        sock: non-blocking.
+        context: as `attach` has it.
+        waiter: gets its result once the protocol knows.
+        verified: whether the peer's certificate was judged.
+    """
+    loop = asyncio.get_running_loop()
+    handed = sock.handoff
+    facts = Facts(handed, verified=verified)
+    extra = {
+        "sslcontext": facts if context is None else context,
+        "ssl_object": facts,
+        "peercert": facts.getpeercert(),
+        "cipher": facts.cipher(),
+        "compression": None,
+        "ktls": facts.ktls,
+        "handoff": handed,
+    }
+    sock.setblocking(False)  # noqa: FBT003 - socket's own signature
+    token = _current.set(handed)
+    try:
+        if isinstance(loop, asyncio.SelectorEventLoop):
+            # The only way to give a transport more to tell, and what the loop's own methods call.
+            make: Any = loop._make_socket_transport  # type: ignore[attr-defined]  # noqa: SLF001
+            transport: asyncio.Transport = make(sock, protocol, waiter, extra=extra)
+            return transport
+        return ForeignTransport(loop, sock, protocol, waiter, extra)
+    finally:
+        _current.reset(token)
+
+
+def _settle(closed: asyncio.Future[None]) -> None:
+    # Where a transport is collected only after its loop, nobody waits any more.
+    if not closed.done():
+        with contextlib.suppress(RuntimeError):
+            closed.set_result(None)
+
+
+async def sendfile(
+    transport: asyncio.Transport, file: BinaryIO, offset: int = 0, count: int | None = None
+) -> int:
+    """Send a file's bytes from the kernel's own cache, on any loop.
+
+    On the relay path they go to the relay so, which encrypts them. A count is a promise: where the
+    file turns out to be shorter, the connection is aborted (`keep_promise`).
+
+    Args:
+        transport: one that tlsify made.
+        file: open for reading in binary.
+        offset: where to begin.
+        count: how many bytes; to the end of the file if None.
+
+    Returns:
+        The number of bytes sent.
+
+    Raises:
+        OSError: the connection broke, or the file cannot be read.
+        RuntimeError: the transport is closing, or is sending a file already.
+    """
+    if isinstance(transport, ForeignTransport):
+        sending: Awaitable[int] = transport.sendfile(file, offset, count)
+    else:
+        sending = asyncio.get_running_loop().sendfile(transport, file, offset, count)
+    return await keep_promise(transport, sending, count)
+
+
+async def keep_promise(
+    transport: asyncio.Transport, sending: Awaitable[int], count: int | None
+) -> int:
+    """Wait for a file to be sent; abort the connection if that is less than was promised.
+
+    Servers announce a file's length, call ``loop.sendfile`` and do not look at what it returns.
+    The peer would take the next answer for the rest of a file that was cut short meanwhile.
+
+    Args:
+        transport: one that tlsify made; others are left alone.
+        sending: gives the number of bytes sent.
+        count: how many were promised; None if that was not said.
+
+    Returns:
+        The number of bytes sent.
+
+    Raises:
+        As ``sending``.
+    """
+    try:
+        sent = await sending
+    except OSError:
+        _cut(transport)
+        raise
+    if count is not None and sent < count and not transport.is_closing() and _cut(transport):
+        _log.warning("connection ended: a file had %d of %d bytes to send", sent, count)
+    return sent
+
+
+def _cut(transport: asyncio.Transport) -> bool:
+    """Abort without close_notify, so that the peer sees truncation; tells if that is ours to do."""
+    handed: Handoff | None = transport.get_extra_info("handoff")
+    if handed is None:
+        return False
+    transport.abort()  # closes the socket in the loop's next round
+    if handed.channel is not None:
+        handed.channel.abort(None)
+    if handed.relay is not None:
+        handed.relay.abandon()
+    return True
