@@ -1,0 +1,75 @@
+"""Tests of sslcontext with Python's clients of other protocols, and the servers that people run."""
+
+from __future__ import annotations
+
+import ftplib
+import imaplib
+import poplib
+import smtplib
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.doubles import OFFLOADS
+from tests.interop.daemons import dovecot, exim, running, vsftpd
+from tests.interop.programs import PATIENCE, TIMEOUT
+from tlsify.sslcontext import SSLContext
+from tlsify.sslsocket import SSLSocket
+
+if TYPE_CHECKING:
+    from tests.interop.peers import Site
+    from tlsify.config import KtlsPolicy
+
+pytestmark = [pytest.mark.interop, pytest.mark.timeout(TIMEOUT)]
+both = pytest.mark.parametrize("policy", OFFLOADS)
+
+
+def _context(site: Site, policy: KtlsPolicy) -> SSLContext:
+    return SSLContext.for_client(cafile=site.authority, policy=policy)
+
+
+@both
+def test_smtplib(site: Site, policy: KtlsPolicy) -> None:
+    """STARTTLS with exim."""
+    with running(exim, site.ec) as (program, port):
+        program.dial(port).close()
+        with smtplib.SMTP("localhost", port, timeout=PATIENCE) as client:
+            client.starttls(context=_context(site, policy))
+            assert isinstance(client.sock, SSLSocket)
+            assert client.sock.version() == "TLSv1.3"
+            assert client.ehlo()[0] == 250
+
+
+@both
+def test_imaplib(site: Site, policy: KtlsPolicy) -> None:
+    """STARTTLS with dovecot."""
+    with running(dovecot("imap"), site.ec) as (program, port):
+        program.dial(port).close()
+        with imaplib.IMAP4("localhost", port, timeout=PATIENCE) as client:
+            client.starttls(_context(site, policy))
+            assert isinstance(client.sock, SSLSocket)
+            assert "AUTH=PLAIN" in client.capabilities
+
+
+@both
+def test_poplib(site: Site, policy: KtlsPolicy) -> None:
+    """STLS with dovecot."""
+    with running(dovecot("pop3"), site.ec) as (program, port):
+        program.dial(port).close()
+        client = poplib.POP3("localhost", port, timeout=PATIENCE)
+        client.stls(_context(site, policy))
+        assert "UIDL" in client.capa()
+        client.quit()
+
+
+@both
+def test_ftplib(site: Site, policy: KtlsPolicy) -> None:
+    """AUTH TLS with vsftpd."""
+    with running(vsftpd, site.ec) as (program, port):
+        program.dial(port).close()
+        client = ftplib.FTP_TLS(context=_context(site, policy), timeout=PATIENCE)  # noqa: S321 - with TLS
+        client.connect("localhost", port)
+        assert client.auth().startswith("234")
+        assert isinstance(client.sock, SSLSocket)
+        assert client.sendcmd("FEAT").startswith("211")
+        client.close()
