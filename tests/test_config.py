@@ -7,6 +7,7 @@ import stat
 import subprocess
 import sys
 import traceback
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ from cryptography.hazmat.primitives.serialization import (
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.certificates import DAY, certify, respond
 from tests.conftest import issue, make_crl
 from tlsify.codepoints import Aead, ProtocolVersion
 from tlsify.config import (
@@ -381,6 +383,33 @@ def test_parser_is_imported_late() -> None:
         [sys.executable, "-c", program], check=True, capture_output=True, text=True
     )
     assert not ran.stdout.strip()
+
+
+@pytest.mark.parametrize("name", ["", "ffdhe2048", "P-256:P-384", "x25519 "])
+def test_group_that_nobody_knows(name: str, made: KeyPair) -> None:
+    """The hint lists those that there are."""
+    with pytest.raises(ConfigError, match="is no key exchange group") as caught:
+        ServerConfig(key_pair=made, groups=("P-256", name))
+    assert "X25519MLKEM768" in caught.value.hint
+    with pytest.raises(ConfigError, match="is no key exchange group"):
+        ClientConfig(identities=(HOST,), groups=(name,))
+
+
+def test_names_and_end_of_a_certificate() -> None:
+    """What metrics and SNI want to know: names in lower case, addresses, the last second."""
+    pair = make_key_pair(["Www.Example.org", "192.0.2.1", "::1"])
+    assert pair.names == ("www.example.org", "192.0.2.1", "::1")
+    assert pair.not_after == pair.chain[0].not_valid_after_utc
+    assert pair.staple() is None
+
+
+def test_staple_at_this_moment(authority: trustme.CA) -> None:
+    """A response is given out while it is good."""
+    pair = certify(authority, "a.example")
+    good = respond(authority, pair)
+    assert replace(pair, ocsp=good).staple() == good
+    stale = respond(authority, pair, begin=-2 * DAY, end=-DAY)
+    assert replace(pair, ocsp=stale).staple() is None
 
 
 def test_configurations_are_frozen(made: KeyPair) -> None:

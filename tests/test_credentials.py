@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,13 +12,21 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.certificates import certify
 from tests.conftest import make_crl
-from tlsify.credentials import load_crls, parse_crls, parse_pins, spell_pin
+from tests.doubles import check_descriptors, descriptors
+from tlsify.credentials import (
+    as_file,
+    certificate_names,
+    load_crls,
+    parse_certificates,
+    parse_crls,
+    parse_pins,
+    spell_pin,
+)
 from tlsify.errors import ConfigError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import trustme
 
 DIGEST = hashlib.sha256(b"a key").digest()
@@ -110,3 +119,24 @@ def test_damaged_list(authority: trustme.CA, noise: bytes, position: int) -> Non
         parse_crls(good[:position] + noise + good[position + 1 :], "it")
     except ConfigError as error:
         assert error.hint  # noqa: PT017 - or nothing is raised
+
+
+# -- names, and memory as a file
+
+
+def test_names_of_a_certificate(authority: trustme.CA) -> None:
+    """The common name is none; who has no other is for nobody."""
+    assert certificate_names(certify(authority, "A.example", "::1").chain[0]) == (
+        "a.example",
+        "::1",
+    )
+    (root,) = parse_certificates(authority.cert_pem.bytes(), "it")
+    assert certificate_names(root) == ()
+
+
+def test_memory_as_a_file() -> None:
+    """What is in memory can be read at a path, until it is not needed any more."""
+    before = descriptors()
+    with as_file(b"content") as path:
+        assert Path(path).read_bytes() == b"content"
+    check_descriptors(before)

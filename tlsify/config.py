@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
-from ipaddress import ip_address
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
-from tlsify.codepoints import DEFAULT_AEADS, Aead, CipherSuite, ProtocolVersion
-from tlsify.credentials import no_anchors, parse_certificates, parse_key, read_file, unreadable
+from tlsify.codepoints import DEFAULT_AEADS, Aead, CipherSuite, NamedGroup, ProtocolVersion
+from tlsify.credentials import (
+    certificate_names,
+    no_anchors,
+    parse_certificates,
+    parse_key,
+    read_file,
+    unreadable,
+)
 from tlsify.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from datetime import datetime
     from pathlib import Path
 
     from cryptography import x509
@@ -33,8 +40,7 @@ class KtlsMode(Enum):
     OFF = "off"
 
 
-@dataclass(frozen=True, slots=True)
-class KtlsPolicy:
+class KtlsPolicy(NamedTuple):
     """When to give the keys to the kernel.
 
     Attributes:
@@ -68,8 +74,7 @@ class IdKind(Enum):
     URI = "uri"
 
 
-@dataclass(frozen=True, slots=True)
-class ReferenceIdentifier:
+class ReferenceIdentifier(NamedTuple):
     """One identity that the caller accepts in the peer's certificate (RFC 9525 6.1)."""
 
     kind: IdKind
@@ -106,6 +111,10 @@ class ReferenceIdentifier:
 
 def is_ip_address(host: str) -> bool:
     """Tell an IPv4 or IPv6 address from a name."""
+    if ":" not in host and not host[-1:].isdigit():
+        return False  # as is most of what a client connects to, which is spared the import
+    from ipaddress import ip_address  # noqa: PLC0415 - as above
+
     try:
         ip_address(host)
     except ValueError:
@@ -115,10 +124,17 @@ def is_ip_address(host: str) -> bool:
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class KeyPair:
-    """A certificate chain, leaf first, and the leaf's private key."""
+    """A certificate chain, leaf first, and the leaf's private key.
+
+    Attributes:
+        chain: what the peer is shown.
+        key: the first certificate's.
+        ocsp: an OCSP response in DER, stapled for as long as it is good (`ocsp`).
+    """
 
     chain: tuple[x509.Certificate, ...]
     key: PrivateKey
+    ocsp: bytes | None = None
 
     def __repr__(self) -> str:
         """Show the subject only."""
@@ -129,6 +145,26 @@ class KeyPair:
         from cryptography.hazmat.primitives.serialization import Encoding  # noqa: PLC0415 - see above
 
         return b"".join(certificate.public_bytes(Encoding.PEM) for certificate in self.chain)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """DNS names, in lower case, and addresses of the certificate; none if it is unreadable."""
+        return certificate_names(self.chain[0])
+
+    @property
+    def not_after(self) -> datetime:
+        """The certificate's last second, in UTC."""
+        return self.chain[0].not_valid_after_utc
+
+    def staple(self) -> bytes | None:
+        """Give the OCSP response if it is fit to be shown at this moment, by this host's clock."""
+        if self.ocsp is None:
+            return None
+        from datetime import UTC, datetime  # noqa: PLC0415 - see above
+
+        from tlsify.ocsp import objection  # noqa: PLC0415 - see above
+
+        return None if objection(self.ocsp, self.chain[0], datetime.now(UTC)) else self.ocsp
 
     @classmethod
     def from_pem(cls, chain: bytes, key: bytes) -> Self:
@@ -167,14 +203,14 @@ class Lookup:
         folders: in OpenSSL's own layout, searched by subject whenever a path is built.
         chosen: whether the caller has chosen every one: each then is an anchor, be it self-signed
             or not, which is not said of the system's.
-        digest: 32 bytes that other anchors have different ones of.
+        content: any bytes that other anchors have different ones of.
         lease: what has to live as long as the folders are needed.
     """
 
-    files: tuple[Path, ...]
-    folders: tuple[Path, ...]
+    files: tuple[Path | str, ...]
+    folders: tuple[Path | str, ...]
     chosen: bool
-    digest: bytes = field(repr=False)
+    content: bytes = field(repr=False)
     lease: object = field(default=None, repr=False)
 
 
@@ -231,6 +267,8 @@ class ClientConfig:
         alpn: protocols to offer, most wanted first.
         versions: protocol versions to offer.
         aeads: record protection to offer, most wanted first.
+        groups: for the key exchange, most wanted first, such as ``X25519MLKEM768`` or ``P-256``
+            (`codepoints.NamedGroup`); none leaves it to OpenSSL, whose first is X25519MLKEM768.
         key_pair: what to authenticate with if the server asks.
         timeout: seconds for the whole handshake.
         session_store: the caller's own folder, mode 0700, for what later connections may resume
@@ -251,6 +289,7 @@ class ClientConfig:
     alpn: tuple[bytes, ...] = ()
     versions: frozenset[ProtocolVersion] = frozenset(ProtocolVersion)
     aeads: tuple[Aead, ...] = DEFAULT_AEADS
+    groups: tuple[str, ...] = ()
     key_pair: KeyPair | None = None
     timeout: float = 30.0
     session_store: Path | None = None
@@ -271,7 +310,7 @@ class ClientConfig:
         if any(len(pin) != _PIN_LENGTH for pin in self.pins):
             raise ConfigError("a pin is not a SHA-256 digest", hint="a pin has 32 bytes")
         _check_alpn(self.alpn)
-        _check_choices(self.versions, self.aeads)
+        _check_choices(self.versions, self.aeads, self.groups)
 
     @classmethod
     def for_host(cls, host: str, *, trust: TrustAnchors | None = None) -> Self:
@@ -288,7 +327,10 @@ class ServerConfig:
     """What a server shows and accepts.
 
     Attributes:
-        key_pair: the server's certificate and key.
+        key_pair: the server's certificate and key; shown to clients that name nobody, or somebody
+            whom no certificate is for.
+        more_key_pairs: others, chosen by the name that a client asks for (RFC 6066 3), and those
+            for the same names by what kinds of key it can verify.
         client_trust: where the path of a client's certificate must end; None asks for none.
         client_required: refuse clients that show no certificate.
         client_identities: a client's certificate must match at least one of them; none allows any
@@ -297,6 +339,7 @@ class ServerConfig:
         alpn: protocols to choose from, most wanted first; empty ignores what clients offer.
         versions: protocol versions to accept.
         aeads: record protection to accept, most wanted first.
+        groups: for the key exchange, as `ClientConfig` has them.
         timeout: seconds for the whole handshake.
         resumption: give tickets, and resume with them. Until their key is dropped (`tls.context`)
             whoever gets hold of it can read TLS 1.2 connections made or resumed with them, and
@@ -309,6 +352,7 @@ class ServerConfig:
     """
 
     key_pair: KeyPair
+    more_key_pairs: tuple[KeyPair, ...] = ()
     client_trust: TrustAnchors | None = None
     client_required: bool = False
     client_identities: tuple[ReferenceIdentifier, ...] = ()
@@ -316,6 +360,7 @@ class ServerConfig:
     alpn: tuple[bytes, ...] = ()
     versions: frozenset[ProtocolVersion] = frozenset(ProtocolVersion)
     aeads: tuple[Aead, ...] = DEFAULT_AEADS
+    groups: tuple[str, ...] = ()
     timeout: float = 30.0
     resumption: bool = False
     key_log: Path | None = None
@@ -329,7 +374,7 @@ class ServerConfig:
                 hint="name the authority that issues their certificates",
             )
         _check_alpn(self.alpn)
-        _check_choices(self.versions, self.aeads)
+        _check_choices(self.versions, self.aeads, self.groups)
 
 
 def _check_alpn(protocols: Iterable[bytes]) -> None:
@@ -339,8 +384,16 @@ def _check_alpn(protocols: Iterable[bytes]) -> None:
             raise ConfigError(msg, hint="1 to 255 bytes are allowed")
 
 
-def _check_choices(versions: frozenset[ProtocolVersion], aeads: tuple[Aead, ...]) -> None:
+def _check_choices(
+    versions: frozenset[ProtocolVersion], aeads: tuple[Aead, ...], groups: tuple[str, ...]
+) -> None:
     if not any(s.version in versions and s.aead in aeads for s in CipherSuite):
         raise ConfigError(
             "no protocol version and cipher left to negotiate", hint="allow at least one of each"
         )
+    for name in groups:
+        if NamedGroup.parse(name) is None:
+            raise ConfigError(
+                f'"{name}" is no key exchange group',
+                hint=f"there are {', '.join(group.name for group in NamedGroup)}",
+            )

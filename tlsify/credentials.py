@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import binascii
+import contextlib
+import os
 import re
 from typing import TYPE_CHECKING
 
 from tlsify.errors import ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
     from typing import TypeAlias
 
@@ -48,6 +51,15 @@ def read_file(path: Path, what: str) -> bytes:
         raise unreadable(path, what, exc) from exc
 
 
+@contextlib.contextmanager
+def as_file(content: bytes) -> Iterator[str]:
+    """Give a path at which OpenSSL finds what is in memory, while the block lasts."""
+    with open(os.memfd_create("tlsify"), "wb") as file:  # noqa: PTH123 - a descriptor
+        file.write(content)
+        file.flush()
+        yield f"/proc/self/fd/{file.fileno()}"
+
+
 def parse_certificates(pem: bytes, what: str) -> tuple[x509.Certificate, ...]:
     """Read one or more PEM certificates.
 
@@ -60,6 +72,28 @@ def parse_certificates(pem: bytes, what: str) -> tuple[x509.Certificate, ...]:
         return tuple(x509.load_pem_x509_certificates(pem))
     except (ValueError, x509.InvalidVersion) as exc:
         raise no_certificate(what) from exc
+
+
+def certificate_names(certificate: x509.Certificate) -> tuple[str, ...]:
+    """List the DNS names, in lower case, and then the addresses that a certificate is for.
+
+    The common name is none of them (RFC 9525 2); none if nobody can read the extension.
+    """
+    from cryptography import x509  # noqa: PLC0415 - see above
+
+    try:
+        found = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (
+        x509.ExtensionNotFound,
+        x509.DuplicateExtension,
+        x509.UnsupportedGeneralNameType,
+        ValueError,
+    ):
+        return ()
+    return (
+        *(name.lower() for name in found.get_values_for_type(x509.DNSName)),
+        *map(str, found.get_values_for_type(x509.IPAddress)),
+    )
 
 
 def no_certificate(what: str) -> ConfigError:

@@ -29,6 +29,7 @@ from tlsify.tls.context import (
     drop_past_keys,
     prepare,
 )
+from tlsify.tls.engine import Engine
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -112,7 +113,7 @@ def test_key_that_openssl_refuses(client_config: ClientConfig) -> None:
     """A key that is too short is a ConfigError, on either side."""
     weak = self_signed(WEAK)
     with pytest.raises(ConfigError, match="OpenSSL refuses"):
-        context_for(ServerConfig(key_pair=weak), DEFAULT_AEADS)
+        Engine(ServerConfig(key_pair=weak))
     with pytest.raises(ConfigError, match="OpenSSL refuses"):
         context_for(replace(client_config, key_pair=weak), DEFAULT_AEADS)
 
@@ -121,7 +122,7 @@ def test_refused_key_leaves_no_trace(client_config: ClientConfig, key_pair: KeyP
     """After a refusal the next configuration works: no error is left in OpenSSL's queue."""
     weak = self_signed(WEAK)
     with pytest.raises(ConfigError):
-        context_for(ServerConfig(key_pair=weak), DEFAULT_AEADS)
+        Engine(ServerConfig(key_pair=weak))
     client, _ = EnginePair(client_config, ServerConfig(key_pair=key_pair)).run()
     assert client.suite
 

@@ -1,19 +1,20 @@
-"""Configuration -> OpenSSL Context, made once per configuration."""
+"""Configuration -> OpenSSL Contexts, made once per configuration."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol, TypeAlias, cast
+from typing import TYPE_CHECKING, Protocol
 from weakref import WeakKeyDictionary
 
 from OpenSSL import SSL, crypto
 
-from tlsify.codepoints import Aead, CipherSuite, ProtocolVersion
+from tlsify.codepoints import Aead, CipherSuite, NamedGroup, ProtocolVersion
 from tlsify.config import ClientConfig, KeyPair, Lookup, ServerConfig, TrustAnchors
-from tlsify.credentials import no_certificate
+from tlsify.credentials import as_file, no_certificate
 from tlsify.errors import ConfigError
+from tlsify.tls.unbound import hear_alerts, set_groups, share_trust
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from cryptography import x509
     from OpenSSL.SSL import _NoOverlappingProtocols
@@ -56,37 +57,37 @@ class Observer(Protocol):
         """Choose a protocol, or give NO_OVERLAPPING_PROTOCOLS; raising is not allowed."""
 
 
-def _observer(connection: SSL.Connection) -> Observer:
-    return cast("Observer", connection.get_app_data())
-
-
 def _key_log(connection: SSL.Connection, line: bytes) -> None:
-    _observer(connection).on_key_log(line)
+    observer: Observer = connection.get_app_data()
+    observer.on_key_log(line)
 
 
-def _info(connection: SSL.Connection, where: int, value: int) -> None:
+def _alert(connection: SSL.Connection, where: int, value: int) -> None:
     if where & SSL.SSL_CB_ALERT:
+        observer: Observer = connection.get_app_data()
         sent = bool(where & SSL.SSL_CB_WRITE)
-        _observer(connection).on_alert(sent=sent, description=value & 0xFF)
+        observer.on_alert(sent=sent, description=value & 0xFF)
 
 
 def _verify(
     connection: SSL.Connection, certificate: crypto.X509, error: int, depth: int, valid: int
 ) -> bool:
-    return _observer(connection).on_certificate(certificate, error, depth, valid=bool(valid))
+    observer: Observer = connection.get_app_data()
+    return observer.on_certificate(certificate, error, depth, valid=bool(valid))
 
 
 def _select_alpn(
     connection: SSL.Connection, offered: list[bytes]
 ) -> bytes | _NoOverlappingProtocols:
-    return _observer(connection).on_alpn(offered)
+    observer: Observer = connection.get_app_data()
+    return observer.on_alpn(offered)
 
 
 def _new_context(
-    versions: Iterable[ProtocolVersion], aeads: Iterable[Aead], *, tickets: bool
+    config: ClientConfig | ServerConfig, aeads: Iterable[Aead], *, tickets: bool
 ) -> SSL.Context:
     context = SSL.Context(SSL.TLS_METHOD)
-    numbers = [_OPENSSL_VERSIONS[version] for version in versions]
+    numbers = [_OPENSSL_VERSIONS[version] for version in config.versions]
     context.set_min_proto_version(min(numbers))
     context.set_max_proto_version(max(numbers))
     # Unless told so, a server must not seal resumption state into tickets: silent state that
@@ -96,7 +97,7 @@ def _new_context(
     context.set_mode(SSL.MODE_RELEASE_BUFFERS)
     context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
     context.set_keylog_callback(_key_log)
-    context.set_info_callback(_info)
+    hear_alerts(context, _alert)
     names: dict[ProtocolVersion, list[str]] = {version: [] for version in ProtocolVersion}
     for aead in aeads:
         for suite in CipherSuite:
@@ -105,15 +106,31 @@ def _new_context(
     if names[ProtocolVersion.TLSv1_2]:
         context.set_cipher_list(":".join(names[ProtocolVersion.TLSv1_2]).encode())
     context.set_tls13_ciphersuites(":".join(names[ProtocolVersion.TLSv1_3]).encode())
+    _use_groups(context, config.groups)
     return context
 
 
-def _use_key_pair(context: SSL.Context, key_pair: KeyPair) -> None:
+def _use_groups(context: SSL.Context, wanted: Iterable[str]) -> None:
+    names = [group.name for group in map(NamedGroup.parse, wanted) if group is not None]
+    if names and not set_groups(context, names):
+        known = [group.name for group in NamedGroup if set_groups(context, [group.name])]
+        raise ConfigError(
+            f"OpenSSL cannot use the groups {', '.join(names)}",
+            hint=f"it can use {', '.join(known)}",
+        )
+
+
+def _use_key_pair(context: SSL.Context, key_pair: KeyPair, *, among_others: bool = False) -> None:
     leaf, *rest = key_pair.chain
     try:
-        context.use_certificate(leaf)
-        for certificate in rest:
-            context.add_extra_chain_cert(certificate)
+        if among_others:
+            # Only of a file does OpenSSL keep a chain for each certificate.
+            with as_file(key_pair.certificate_pem()) as path:
+                context.use_certificate_chain_file(path)
+        else:
+            context.use_certificate(leaf)
+            for certificate in rest:
+                context.add_extra_chain_cert(certificate)
         context.use_privatekey(key_pair.key)
     except SSL.Error as exc:
         raise ConfigError(
@@ -159,7 +176,7 @@ def _name_authorities(context: SSL.Context, trust: TrustAnchors) -> None:
 
 
 def _client_context(config: ClientConfig, aeads: tuple[Aead, ...]) -> SSL.Context:
-    context = _new_context(config.versions, aeads, tickets=config.session_store is not None)
+    context = _new_context(config, aeads, tickets=config.session_store is not None)
     if config.verify:
         _use_trust(context, config.trust, config.crls)
     if config.verify or config.pins:
@@ -172,29 +189,90 @@ def _client_context(config: ClientConfig, aeads: tuple[Aead, ...]) -> SSL.Contex
 
 
 def _server_context(config: ServerConfig, aeads: tuple[Aead, ...]) -> SSL.Context:
-    context = _new_context(config.versions, aeads, tickets=config.resumption)
-    _use_key_pair(context, config.key_pair)
+    """Make what connections begin with: all but what they show and whom they accept."""
+    context = _new_context(config, aeads, tickets=config.resumption)
     if config.client_trust is not None:
         required = SSL.VERIFY_FAIL_IF_NO_PEER_CERT if config.client_required else 0
         context.set_verify(SSL.VERIFY_PEER | required, _verify)
-        _use_trust(context, config.client_trust, config.crls)
-        _name_authorities(context, config.client_trust)
     if config.resumption:
-        context.set_session_id(b"tlsify")  # OpenSSL wants one; its value matters to shared caches
         context.set_timeout(TICKET_LIFETIME)
-    if config.alpn:
-        context.set_alpn_select_callback(_select_alpn)
+    context.set_session_id(b"tlsify")  # of no connection: each gets another one (unbound.move)
     return context
 
 
-_Contexts: TypeAlias = dict[tuple[tuple[Aead, ...], int], SSL.Context]
+def showing(
+    config: ServerConfig,
+    aeads: tuple[Aead, ...],
+    key_pairs: Sequence[KeyPair],
+    clients: SSL.Context | None,
+) -> SSL.Context:
+    """Make a Context that a server's connections are moved to, to show certificates.
+
+    Args:
+        config: whose connections they are.
+        aeads: what they began with.
+        key_pairs: one for each kind of key; OpenSSL chooses among them.
+        clients: what `judging_clients` gives for the configuration.
+
+    Raises:
+        ConfigError: OpenSSL refuses a certificate or its key.
+    """
+    context = _new_context(config, aeads, tickets=config.resumption)
+    for key_pair in key_pairs:
+        _use_key_pair(context, key_pair, among_others=len(key_pairs) > 1)
+    if config.client_trust is not None:
+        if clients is None or not share_trust(context, clients):
+            _use_trust(context, config.client_trust, config.crls)
+        _name_authorities(context, config.client_trust)
+    if config.alpn:
+        context.set_alpn_select_callback(_select_alpn)
+    if any(key_pair.ocsp is not None for key_pair in key_pairs):
+        context.set_ocsp_server_callback(_staple, tuple(key_pairs))
+    return context
+
+
+def _staple(connection: SSL.Connection, key_pairs: Sequence[KeyPair] | None) -> bytes:
+    """Give the response for the certificate that OpenSSL has chosen; none leaves it out."""
+    shown = connection.get_certificate(as_cryptography=True)
+    for key_pair in key_pairs or ():
+        if key_pair.chain[0] == shown:
+            return key_pair.staple() or b""
+    return b""
+
+
+def judging_clients(config: ServerConfig) -> SSL.Context | None:
+    """Make a Context that has what clients are verified with; None if they are not asked."""
+    if config.client_trust is None:
+        return None
+    context = SSL.Context(SSL.TLS_METHOD)
+    _use_trust(context, config.client_trust, config.crls)
+    return context
+
+
+def check_key_pairs(config: ServerConfig) -> None:
+    """Have OpenSSL look at every certificate and its key, which a Context later has to take.
+
+    Raises:
+        ConfigError: it refuses one of them.
+    """
+    context = SSL.Context(SSL.TLS_METHOD)
+    for key_pair in (config.key_pair, *config.more_key_pairs):
+        _use_key_pair(context, key_pair)
+
+
+class _Contexts(dict[tuple[tuple[Aead, ...], int], SSL.Context]):
+    """Those of a configuration, by record protection and period."""
+
+    oldest = 0  # the first period that there may be one of
+
+
 _made: WeakKeyDictionary[ClientConfig | ServerConfig, _Contexts] = WeakKeyDictionary()
 
 
 def context_for(
     config: ClientConfig | ServerConfig, aeads: tuple[Aead, ...], now: float = 0.0
 ) -> SSL.Context:
-    """Give the Context of a configuration.
+    """Give the Context that connections of a configuration begin with.
 
     Args:
         config: frozen, so that one Context serves all its connections; where a server resumes,
@@ -203,9 +281,9 @@ def context_for(
         now: seconds on a clock that all processes share and nobody sets back.
 
     Raises:
-        ConfigError: OpenSSL refuses the certificate or key.
+        ConfigError: OpenSSL refuses a client's certificate or key, or the groups.
     """
-    contexts = _made.setdefault(config, {})
+    contexts = _contexts(config)
     period = 0
     if _rotates(config):
         period = _period(now)
@@ -219,10 +297,35 @@ def prepare(config: ServerConfig, aeads: tuple[Aead, ...], now: float) -> None:
     Arguments and errors are those of `context_for`. Where the server does not resume, this makes
     its one Context.
     """
-    contexts = _made.setdefault(config, {})
+    contexts = _contexts(config)
     periods = range(_period(now), _period(now) + RING) if _rotates(config) else range(1)
     for period in periods:
         _at(contexts, config, aeads, period)
+
+
+def succeed(previous: ServerConfig, config: ServerConfig) -> bool:
+    """Have a configuration take the tickets that were given under the one that it replaces.
+
+    Their keys then live on in it for as long as they would have. A single ticket is still refused
+    where the name, or what is asked of clients, has changed (`connections`).
+
+    Returns:
+        Whether it does: one of the two may not resume at all, or versions or groups, or whether
+        clients are asked for a certificate, may have changed.
+    """
+    is_same = _rotates(previous) and _essence(previous) == _essence(config)
+    if is_same:
+        contexts = _contexts(config)
+        for key, context in list(_contexts(previous).items()):
+            contexts.oldest = min(contexts.oldest, key[1])
+            contexts.setdefault(key, context)
+    return is_same
+
+
+def _essence(config: ServerConfig) -> tuple[object, ...]:
+    """Give all that is in the Context that connections begin with, apart from ciphers."""
+    asks = config.client_trust is not None, config.client_required
+    return config.resumption, config.versions, config.groups, *asks
 
 
 def drop_past_keys(now: float) -> None:
@@ -245,10 +348,17 @@ def _period(now: float) -> int:
     return int(now // PERIOD)
 
 
+def _contexts(config: ClientConfig | ServerConfig) -> _Contexts:
+    found = _made.get(config)
+    return _made.setdefault(config, _Contexts()) if found is None else found
+
+
 def _drop_before(contexts: _Contexts, period: int) -> None:
-    for key in list(contexts):
-        if key[1] < period:
-            contexts.pop(key, None)
+    if contexts.oldest < period:
+        contexts.oldest = period
+        for key in list(contexts):
+            if key[1] < period:
+                contexts.pop(key, None)
 
 
 def _at(
@@ -260,6 +370,7 @@ def _at(
             found = _client_context(config, aeads)
         else:
             found = _server_context(config, aeads)
+        contexts.oldest = min(contexts.oldest, period)
         # Another thread may have been quicker; there is one Context, or tickets would be refused.
         found = contexts.setdefault((aeads, period), found)
     return found

@@ -1,0 +1,142 @@
+"""A configuration's OpenSSL connections: what each shows, and which tickets are good for it."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
+
+from OpenSSL import SSL
+
+from tlsify.config import ServerConfig
+from tlsify.tls import context as contexts
+from tlsify.tls.unbound import move
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from tlsify.codepoints import Aead
+    from tlsify.config import ClientConfig, TrustAnchors
+    from tlsify.tls.sni import Group
+
+
+class Connections:
+    """Makes the connections of one configuration, in one period of its ticket keys."""
+
+    def __init__(
+        self, config: ClientConfig | ServerConfig, aeads: tuple[Aead, ...], now: float = 0.0
+    ) -> None:
+        """Make what they have in common, as `context.context_for` takes it.
+
+        Raises:
+            ConfigError: OpenSSL refuses a certificate, its key, or the groups.
+        """
+        self._config = config
+        self._aeads = aeads
+        # First, since an unusable certificate must show before a client does.
+        self._shown = _shown_by(config) if isinstance(config, ServerConfig) else None
+        self._base = contexts.context_for(config, aeads, now)
+
+    def make(self, server_name: str | None = None) -> SSL.Connection:
+        """Make one; a server's shows what it has for the name that the client asks for."""
+        connection = _Connection(self._base, None)
+        # Until it ends: its callbacks are there, and its ticket keys.
+        connection.begun_with = self._base
+        if self._shown is not None and isinstance(self._config, ServerConfig):
+            self._shown.dress(connection, self._config, self._aeads, server_name)
+        return connection
+
+
+class _Connection(SSL.Connection):
+    begun_with: SSL.Context
+
+
+class _Shown:
+    """What the connections of a server show, and whom they accept."""
+
+    def __init__(self, config: ServerConfig) -> None:
+        from tlsify.tls.sni import Choice  # noqa: PLC0415 - a client needs none
+
+        contexts.check_key_pairs(config)
+        self._choice = Choice(config.key_pair, config.more_key_pairs)
+        self._judging = contexts.judging_clients(config)
+        self._clients = _digest_of_clients(config)
+        # A thousand certificates need not have a Context each before somebody asks for them. Only
+        # who has taken one out of its list may use it (`unbound.move`).
+        self._idle: dict[tuple[tuple[Aead, ...], Group], list[SSL.Context]] = {}
+
+    def dress(
+        self,
+        connection: SSL.Connection,
+        config: ServerConfig,
+        aeads: tuple[Aead, ...],
+        server_name: str | None,
+    ) -> None:
+        """Show what there is for a name.
+
+        A ticket is good for the name that it was given under (RFC 6066 3), as long as there is a
+        certificate for it or has never been one, and for the same demands on clients.
+        """
+        group, is_ours = self._choice.find(server_name)
+        idle = self._idle.setdefault((aeads, group), [])
+        try:
+            context = idle.pop()
+        except IndexError:
+            context = contexts.showing(config, aeads, group, self._judging)
+        move(connection, context, _purpose(self._clients, server_name or "", is_ours=is_ours))
+        idle.append(context)
+
+
+@functools.lru_cache(maxsize=256)
+def _purpose(clients: bytes, name: str, *, is_ours: bool) -> bytes:
+    """Tell the tickets given under a name from all others."""
+    return _digest([clients, bytes([is_ours]), name.encode()])
+
+
+_shown: WeakKeyDictionary[ServerConfig, _Shown] = WeakKeyDictionary()
+
+
+def _shown_by(config: ServerConfig) -> _Shown:
+    found = _shown.get(config)
+    return _shown.setdefault(config, _Shown(config)) if found is None else found
+
+
+def prepare(config: ServerConfig, aeads: tuple[Aead, ...], now: float) -> None:
+    """Make what the processes about to be forked are to share, as `context.prepare` has it.
+
+    Raises:
+        ConfigError: OpenSSL refuses a certificate, its key, or the groups.
+    """
+    contexts.prepare(config, aeads, now)
+    Connections(config, aeads, now).make()
+
+
+def _digest_of_clients(config: ServerConfig) -> bytes:
+    """Tell from any other what is asked of clients, whose path no resumption judges anew."""
+    if config.client_trust is None:
+        return b""
+    from cryptography.hazmat.primitives.serialization import Encoding  # noqa: PLC0415 - slow
+
+    return _digest(
+        [
+            bytes([config.client_required]),
+            _digest_of_trust(config.client_trust),
+            _digest(sorted(str(identity).encode() for identity in config.client_identities)),
+            _digest(sorted(crl.public_bytes(Encoding.DER) for crl in config.crls)),
+        ]
+    )
+
+
+def _digest_of_trust(trust: TrustAnchors) -> bytes:
+    from cryptography.hazmat.primitives.serialization import Encoding  # noqa: PLC0415 - slow
+
+    if trust.certificates is not None:
+        return _digest(sorted(anchor.public_bytes(Encoding.DER) for anchor in trust.certificates))
+    return b"" if trust.lookup is None else _digest([trust.lookup.content])
+
+
+def _digest(parts: Iterable[bytes]) -> bytes:
+    """Hash parts so that no other parts have the same hash: each with its length in front."""
+    import hashlib  # noqa: PLC0415 - a client needs none before it says hello
+
+    return hashlib.sha256(b"".join(len(p).to_bytes(8, "big") + p for p in parts)).digest()
