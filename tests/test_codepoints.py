@@ -16,6 +16,7 @@ from tlsify.codepoints import (
     Codepoint,
     ContentType,
     HandshakeType,
+    NamedGroup,
     ProtocolVersion,
 )
 
@@ -44,6 +45,28 @@ def test_members_of_the_registries() -> None:
     assert (AlertDescription.unknown_ca, AlertDescription.decode_error) == (48, 50)
     assert (AlertDescription.protocol_version, AlertDescription.no_renegotiation) == (70, 100)
     assert AlertDescription.known(120) is AlertDescription.no_application_protocol
+
+
+@pytest.mark.parametrize("group", NamedGroup)
+def test_group_by_name(group: NamedGroup) -> None:
+    """A group is found by its name, in any case."""
+    assert NamedGroup.parse(group.name) is group
+    assert NamedGroup.parse(group.name.upper()) is group
+
+
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [("P-256", 23), ("p-384", 24), ("P-521", 25), ("x25519", 29), ("X25519MLKEM768", 4588)],
+)
+def test_names_of_groups(name: str, number: int) -> None:
+    """NIST's names are known as well; the numbers are IANA's."""
+    assert NamedGroup.parse(name) == number
+
+
+@pytest.mark.parametrize("name", ["", "P-224", "ffdhe2048", "secp256k1", "X25519:P-256", "?x448"])
+def test_no_group(name: str) -> None:
+    """What is weak, or OpenSSL's syntax, is none."""
+    assert NamedGroup.parse(name) is None
 
 
 @pytest.mark.parametrize("version", ProtocolVersion)

@@ -30,11 +30,14 @@ from tlsify.errors import (
     KtlsError,
     KtlsUnavailable,
     RekeyUnsupported,
+    TlsifyError,
 )
 from tlsify.handoff import Offload
+from tlsify.handshake import run
 from tlsify.keys import Direction
 from tlsify.ktls.probe import Capabilities, capabilities
 from tlsify.opening import accept
+from tlsify.tls.engine import Engine
 
 if TYPE_CHECKING:
     from tlsify.handoff import Handoff
@@ -106,6 +109,22 @@ def test_refusal_after_the_handshake_tells_the_peer(
     assert fake.fileno() == -1
     assert peer.recv() == CLOSE_NOTIFY
     assert peer.recv() is None
+
+
+def test_keys_that_were_never_derived(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An engine that was told to derive no keys can never have zeros installed."""
+    for module in (commit, eligibility):
+        monkeypatch.setattr(module, "capabilities", lambda: ABLE)
+    ours, theirs = lab.tcp()
+    client, server = lab.configs()
+    other = Endpoint(lambda: RawPeer(ours, client))
+    engine = Engine(server, keys=False)
+    run(theirs, engine, 20)
+    other.result()
+    fake = FakeUlpSocket(theirs, -1, OSError())
+    with fake, pytest.raises(TlsifyError, match="never derived"):
+        commit.commit(commit.Ready(fake, engine, AUTO, None, None, None))
+    assert not any("tls" in str(call).lower() for call in fake.calls)
 
 
 # The privileged calls of a server's commit, in order.

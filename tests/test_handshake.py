@@ -39,6 +39,7 @@ CLIENT = ClientConfig(
     identities=(ReferenceIdentifier.for_host(HOST),),
     trust=TrustAnchors(SERVER.key_pair.chain),
 )
+TLS12, TLS13 = ProtocolVersion.TLSv1_2, ProtocolVersion.TLSv1_3
 SocketPair = tuple[socket.socket, socket.socket]
 
 
@@ -199,10 +200,50 @@ def test_flipped_bits(version: ProtocolVersion, towards: str) -> None:
     assert told > length // 5 // 2  # in most cases one side got an alert that says what happened
 
 
+def receives(side: Side) -> list[int]:
+    """Drive a fresh side's peer to the end; gives how much was read at a time."""
+    taken: list[int] = []
+    take = side.incoming.take
+
+    def counted(size: int) -> bytes | None:
+        data = take(size)
+        if data:
+            taken.append(len(data))
+        return data
+
+    side.incoming.take = counted  # type: ignore[method-assign]
+    return taken
+
+
+@pytest.mark.parametrize(("version", "most"), [(TLS12, 5), (TLS13, 3)])
+def test_few_reads(version: ProtocolVersion, most: int) -> None:
+    """What cannot be behind the handshake is read at once."""
+    to_server, to_client = Wire(), Wire()
+    ours = Side(Engine(client_for(version)), to_client, to_server)
+    theirs = Side(Engine(SERVER), to_server, to_client)
+    taken = receives(theirs)
+    while not (ours.over and theirs.over):
+        assert theirs.receive() or ours.receive()
+    assert len(taken) <= most
+    assert to_server.position == len(to_server.carried)
+
+
+def test_more_than_a_hello_in_the_first_flight() -> None:
+    """What a client says before it was answered is handled record by record, and harms nobody."""
+    to_server, to_client = Wire(), Wire()
+    ours = Side(Engine(client_for(TLS13)), to_client, to_server)
+    to_server.put(b"\x14\x03\x03\x00\x01\x01" * 2 + b"\x17\x03\x03\x00\x20" + bytes(32))
+    theirs = Side(Engine(SERVER), to_server, to_client)
+    while theirs.receive():
+        pass
+    assert isinstance(theirs.error, PeerMisbehaved)
+    assert ours.receive()
+
+
 def test_stranger_to_a_server() -> None:
     """Plain HTTP is told apart at its fifth byte, and answered with an alert."""
     steps = conversation(Engine(SERVER))
-    assert next(steps) == 5
+    assert next(steps) == handshake.FIRST_FLIGHT
     assert steps.send(b"GET /") == encode_plain_alert(AlertDescription.unexpected_message)
     with pytest.raises(PeerMisbehaved, match='plain text beginning "GET /"'):
         next(steps)
@@ -221,7 +262,7 @@ def test_stranger_to_a_client() -> None:
     # OpenSSL does not answer everything; what the error says must be what went out.
     alert = client.error.alert
     assert to_server.carried[len(hello) :] == (b"" if alert is None else encode_plain_alert(alert))
-    assert to_client.position == 5
+    assert to_client.position == handshake.SHORTEST_LAST
 
 
 @settings(max_examples=60)

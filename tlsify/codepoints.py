@@ -1,4 +1,4 @@
-"""IANA numbers: record and handshake types, alerts, versions, cipher suites."""
+"""IANA numbers: record and handshake types, alerts, versions, cipher suites, groups."""
 
 from __future__ import annotations
 
@@ -113,23 +113,52 @@ class ProtocolVersion(IntEnum):
         return self.name.replace("_", ".")
 
 
+class NamedGroup(Codepoint):
+    """Groups for the key exchange that tlsify can be told to use (RFC 8446 4.2.7).
+
+    OpenSSL knows them by the same names. What is left out is finite-field, weak, or in no wide use.
+    """
+
+    secp256r1 = 23
+    secp384r1 = 24
+    secp521r1 = 25
+    x25519 = 29
+    x448 = 30
+    SecP256r1MLKEM768 = 4587
+    X25519MLKEM768 = 4588
+    SecP384r1MLKEM1024 = 4589
+
+    @classmethod
+    def parse(cls, name: str) -> Self | None:
+        """Find a group by IANA's name or, for NIST's curves, by theirs; None if there is none."""
+        wanted = name.lower()
+        wanted = _NIST_CURVES.get(wanted, wanted)
+        return next((group for group in cls if group.name.lower() == wanted), None)
+
+
+_NIST_CURVES = {"p-256": "secp256r1", "p-384": "secp384r1", "p-521": "secp521r1"}
+
+
 class Aead(Enum):
-    """Record protection algorithms, under the kernel's names (linux/tls.h TLS_CIPHER_*)."""
+    """Record protection algorithms, under the kernel's names (linux/tls.h TLS_CIPHER_*).
+
+    Attributes:
+        key_length: bytes of write key: 16 or 32.
+        has_explicit_nonce: whether TLS 1.2 sends 8 nonce bytes with each record (RFC 5288 3,
+            RFC 6655 3).
+    """
 
     AES_GCM_128 = "AES_GCM_128"
     AES_GCM_256 = "AES_GCM_256"
     AES_CCM_128 = "AES_CCM_128"
     CHACHA20_POLY1305 = "CHACHA20_POLY1305"
 
-    @property
-    def key_length(self) -> int:
-        """Bytes of write key: 16 or 32."""
-        return 16 if self in {Aead.AES_GCM_128, Aead.AES_CCM_128} else 32
+    def __init__(self, name: str) -> None:
+        # Once, rather than by properties: each handshake asks many times.
+        self.key_length = 16 if name.endswith("_128") else 32
+        self.has_explicit_nonce = name.startswith("AES")
 
-    @property
-    def has_explicit_nonce(self) -> bool:
-        """Whether TLS 1.2 sends 8 nonce bytes with each record (RFC 5288 3, RFC 6655 3)."""
-        return self is not Aead.CHACHA20_POLY1305
+    __hash__ = object.__hash__  # Enum's own takes Python code
 
     @property
     def record_limit(self) -> int | None:
@@ -151,7 +180,14 @@ class _Suite(NamedTuple):
 
 
 class CipherSuite(Enum):
-    """Every suite tlsify negotiates: AEAD, forward secret, known to the kernel."""
+    """Every suite tlsify negotiates: AEAD, forward secret, known to the kernel.
+
+    Attributes:
+        version: the one protocol version that it belongs to.
+        aead: how records are protected.
+        hash_name: hash of the key schedule or PRF: ``sha256`` or ``sha384``.
+        openssl_name: what OpenSSL's cipher lists call it.
+    """
 
     TLS_AES_128_GCM_SHA256 = _Suite(
         0x1301, ProtocolVersion.TLSv1_3, Aead.AES_GCM_128, "sha256", "TLS_AES_128_GCM_SHA256"
@@ -207,25 +243,12 @@ class CipherSuite(Enum):
         "ECDHE-ECDSA-CHACHA20-POLY1305",
     )
 
-    @property
-    def version(self) -> ProtocolVersion:
-        """The one protocol version this suite belongs to."""
-        return self.value.version
-
-    @property
-    def aead(self) -> Aead:
-        """How records are protected."""
-        return self.value.aead
-
-    @property
-    def hash_name(self) -> str:
-        """Hash of the key schedule or PRF: ``sha256`` or ``sha384``."""
-        return self.value.hash_name
-
-    @property
-    def openssl_name(self) -> str:
-        """What OpenSSL's cipher lists call it."""
-        return self.value.openssl_name
+    def __init__(self, *_: object) -> None:
+        found: _Suite = self.value  # its parts are what this is called with
+        self.version = found.version
+        self.aead = found.aead
+        self.hash_name = found.hash_name
+        self.openssl_name = found.openssl_name
 
     @classmethod
     def from_openssl(cls, name: str) -> CipherSuite:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from tlsify import keylog
 from tlsify.codepoints import ProtocolVersion
 from tlsify.control import Channel
+from tlsify.counters import Event, count, relayed
 from tlsify.eligibility import attempt, suite_refusal
 from tlsify.errors import (
     ConfigError,
@@ -75,6 +76,8 @@ def commit(ready: Ready) -> Handoff:
         msg = "commit before the end of the handshake"
         raise TlsifyError(msg)
     _log_keys(ready)
+    if negotiated.resumed:
+        count(Event.RESUMED)
     try:
         refusal = ready.refusal or attempt(ready.policy, _install_rx, ready, negotiated)
         if refusal is not None:
@@ -92,6 +95,7 @@ def commit(ready: Ready) -> Handoff:
     finally:
         negotiated.wipe()
     ready.engine.release()
+    count(Event.OFFLOADED)
     return Handoff(ready.sock, Offload.KERNEL, None, negotiated, channel, None)
 
 
@@ -133,6 +137,9 @@ def _install_rx(ready: Ready, negotiated: Negotiated) -> None:
     """Do everything that may still fail without consequences, and the first key last."""
     if (refusal := suite_refusal(negotiated.suite, ready.policy)) is not None:
         raise refusal
+    if not any(negotiated.rx.key):
+        msg = "keys that were never derived"  # the engine was told that nobody would ask
+        raise TlsifyError(msg)
     if negotiated.max_fragment_length is not None:
         ulp.limit_payload(ready.sock, negotiated.max_fragment_length)
     # A low-water mark above the queued bytes keeps the kernel's record parser asleep.
@@ -146,6 +153,7 @@ def _start_relay(ready: Ready, negotiated: Negotiated, refusal: KtlsUnavailable)
     keep = ready.slot.keep if ready.slot is not None else None
     relay = Relay(ready.sock, Tunnel(ready.engine), keep)
     relay.start()
+    relayed(reason.code)
     return Handoff(relay.program_end, Offload.RELAY, reason, negotiated, None, relay)
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import socket
 import time
 from typing import TYPE_CHECKING, TypeAlias
 
-from tlsify.errors import DeadlineExceeded, HandshakeError, PeerMisbehaved, Truncated
+from tlsify.errors import DeadlineExceeded, HandshakeError, PeerMisbehaved, TlsifyError, Truncated
 from tlsify.tls.record import Framer
 
 if TYPE_CHECKING:
@@ -19,6 +20,14 @@ if TYPE_CHECKING:
 PARTING_TIME = 1.0
 PARTING_BYTES = 2**18
 
+
+# What a client says before it has our ServerHello is no Finished, so that all of it is ours.
+FIRST_FLIGHT = 2**12
+# The record that ends a handshake is protected: header, one byte, tag. What is shorter, such as
+# ChangeCipherSpec or an alert, has a successor, or none at all ever.
+SHORTEST_LAST = 22
+# Each timeout set is a system call, so one that is a little too long is left as it is.
+_LENIENCE = 0.01
 
 # What `conversation` asks of its driver.
 Conversation: TypeAlias = "Generator[bytes | int, bytes | None, None]"
@@ -35,31 +44,34 @@ def conversation(engine: Engine) -> Conversation:
     Raises:
         HandshakeError: it failed; the alert that is due was handed out before.
     """
-    framer = Framer()
+    framer = Framer(SHORTEST_LAST if engine.is_client else FIRST_FLIGHT)
     while True:
         if output := engine.output():
+            framer.ahead = SHORTEST_LAST
             yield output
         if engine.result() is not None:
-            return
-        received = yield framer.need()
-        if not received:
-            raise Truncated(
-                "the peer closed the connection during the handshake",
-                hint="check that the peer speaks TLS on this port",
-            )
+            break
         try:
-            record = framer.feed(received)
+            record = framer.feed(b"")
+            while record is None:
+                received = yield framer.need()
+                if not received:
+                    raise Truncated(
+                        "the peer closed the connection during the handshake",
+                        hint="check that the peer speaks TLS on this port",
+                    )
+                record = framer.feed(received)
         except PeerMisbehaved as error:
             engine.refuse(error, framer.pending)
             yield from _last_words(engine)
             raise
-        if record is None:
-            continue
         try:
             engine.feed(record)
         except HandshakeError:
             yield from _last_words(engine)
             raise
+    if framer.pending:
+        raise TlsifyError("bytes behind the handshake were read")
 
 
 def _last_words(engine: Engine) -> Conversation:
@@ -108,11 +120,14 @@ def run(sock: socket.socket, engine: Engine, timeout: float) -> None:
 def _drive(sock: socket.socket, engine: Engine, deadline: float) -> None:
     steps = conversation(engine)
     step = next(steps, None)
+    granted = math.inf
     while step is not None:
         remaining = deadline - time.monotonic()
         if remaining <= 0:
             raise TimeoutError
-        sock.settimeout(remaining)
+        if granted - remaining > _LENIENCE * remaining:
+            sock.settimeout(remaining)
+            granted = remaining
         received = None
         try:
             if isinstance(step, int):
@@ -131,21 +146,20 @@ def _drive(sock: socket.socket, engine: Engine, deadline: float) -> None:
 @contextlib.contextmanager
 def undelayed(sock: socket.socket) -> Generator[None, None, None]:
     """Send each flight at once: Nagle's algorithm would hold back its last segment."""
-    before = _set_nodelay(sock, 1)
+    try:
+        before = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+    except OSError:  # gone, or not TCP
+        before = 1
+    _set_nodelay(sock, 1)
     try:
         yield
     finally:
         _set_nodelay(sock, before)
 
 
-def _set_nodelay(sock: socket.socket, value: int) -> int:
-    """Set TCP_NODELAY and give what it was; 1 for a socket that is gone or not TCP."""
-    try:
-        before = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+def _set_nodelay(sock: socket.socket, value: int) -> None:
+    with contextlib.suppress(OSError):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, value)
-    except OSError:
-        return 1
-    return before
 
 
 def part(sock: socket.socket) -> None:

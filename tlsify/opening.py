@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 from tlsify import handshake, keylog
 from tlsify.config import ClientConfig, KtlsPolicy, ServerConfig
 from tlsify.eligibility import attempt, cipher_refusal, host_refusal, offloadable
-from tlsify.ktls import ulp
-from tlsify.tls import context
+from tlsify.tls import connections, context
 from tlsify.tls.engine import Engine
 
 if TYPE_CHECKING:
@@ -96,7 +95,9 @@ class Opening:
         aeads = config.aeads if self._refusal else offloadable(config.aeads, policy)
         self._slot = _slot(sock, config, aeads) if isinstance(config, ClientConfig) else None
         session = None if self._slot is None else self._slot.session
-        self.engine = Engine(config, aeads, session, time.monotonic())
+        # What is known to end as a relay needs no keys outside of OpenSSL.
+        wanted = self._refusal is None
+        self.engine = Engine(config, aeads, session, time.monotonic(), keys=wanted)
 
     def commit(self) -> Handoff:
         """Install the keys, or start the relay (`tlsify.commit`)."""
@@ -109,20 +110,30 @@ class Opening:
     def _attach(self, wanted: tuple[Aead, ...]) -> None:
         if (refusal := host_refusal(self._policy) or cipher_refusal(wanted)) is not None:
             raise refusal
+        from tlsify.ktls import ulp  # noqa: PLC0415 - most clients want no offload
+
         ulp.attach(self._sock)
 
 
-def prepare(config: ServerConfig, policy: KtlsPolicy) -> None:
+def prepare(config: ServerConfig, policy: KtlsPolicy, previous: ServerConfig | None = None) -> None:
     """Make what connections share, before workers are forked: the keys of tickets above all.
 
+    Args:
+        config: the server's.
+        policy: when to offload.
+        previous: the one that it replaces, whose tickets stay good if they can be
+            (`context.succeed`).
+
     Raises:
-        ConfigError: OpenSSL refuses the certificate or its key.
+        ConfigError: OpenSSL refuses a certificate, its key, or the groups.
     """
+    if previous is not None:
+        context.succeed(previous, config)
     import tlsify.commit  # noqa: F401, PLC0415 - once for all workers, too
 
-    context.prepare(config, config.aeads, time.monotonic())
+    connections.prepare(config, config.aeads, time.monotonic())
     if host_refusal(policy) is None:
-        context.prepare(config, offloadable(config.aeads, policy), time.monotonic())
+        connections.prepare(config, offloadable(config.aeads, policy), time.monotonic())
 
 
 def drop_past_keys() -> None:

@@ -162,7 +162,7 @@ class RawPeer:
         block = schedule.key_block(
             self._suite, connection.master_key() or b"", randoms[0] or b"", randoms[1] or b""
         )
-        finished = self._engine._last_sent
+        *_, finished = split_records(self._engine._last_flight)
         return schedule.tls12_keys(self._suite, block.client_key, block.client_iv, finished)
 
 

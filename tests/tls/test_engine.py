@@ -12,7 +12,7 @@ import pytest
 import trustme
 
 from tests.conftest import HOST
-from tests.doubles import EnginePair
+from tests.doubles import EnginePair, opened
 from tlsify.codepoints import (
     DEFAULT_AEADS,
     Aead,
@@ -33,6 +33,7 @@ from tlsify.tls.engine import Engine
 from tlsify.tls.protection import open_record, seal_record
 from tlsify.tls.record import HEADER_LENGTH, split_records
 from tlsify.tls.schedule import key_block
+from tlsify.tls.tunnel import Tunnel
 
 if TYPE_CHECKING:
     from tlsify.tls.negotiated import Negotiated
@@ -240,6 +241,24 @@ def test_tickets_are_held_back(configs: Configs, authority: trustme.CA) -> None:
         assert open_record(tx, seq, record)[0] == ContentType.handshake
     assert engine.take_tickets() == b""
     _assert_ssl_takes_what_we_seal(peer, tx)
+
+
+@each([CipherSuite.TLS_AES_128_GCM_SHA256, TLS12_SUITES[0]])
+def test_keys_that_nobody_wants(configs: Configs) -> None:
+    """A connection that stays in userspace works without them, and keeps no secret outside."""
+    client, engine = Engine(configs[0]), Engine(configs[1], keys=False)
+    while engine.result() is None or client.result() is None:
+        for source, sink in ((client, engine), (engine, client)):
+            for record in split_records(source.output()):
+                sink.feed(record)
+    ours, theirs = result_of(engine), result_of(client)
+    assert not any(ours.tx.key + ours.rx.key + ours.tx_secret + ours.rx_secret)
+    assert not engine._secrets
+    assert any(theirs.rx.key)
+    assert ours.suite is theirs.suite
+    sender, receiver = Tunnel(engine), Tunnel(client)
+    sender.send(b"data")
+    assert opened(receiver, sender.output()) == b"data"
 
 
 @each([CipherSuite.TLS_AES_128_GCM_SHA256])

@@ -22,8 +22,8 @@ from tlsify.codepoints import Aead, AlertDescription, ContentType, ProtocolVersi
 from tlsify.config import ClientConfig, KeyPair, ReferenceIdentifier, ServerConfig, TrustAnchors
 from tlsify.errors import HandshakeError, IdentityError, PeerAlert, PeerMisbehaved
 from tlsify.selfsigned import make_key_pair
+from tlsify.tls import connections
 from tlsify.tls.client_hello import MAX_LENGTH
-from tlsify.tls.context import context_for
 from tlsify.tls.engine import Engine
 from tlsify.tls.record import (
     HEADER_LENGTH,
@@ -398,10 +398,11 @@ def _length(number: int) -> bytes:
 
 def _replace_certificate(server: ServerConfig, der: bytes) -> None:
     """Make a server show a certificate that the parser would not have loaded."""
+    connections.prepare(server, server.aeads, 0.0)
+    ((context,),) = connections._shown[server]._idle.values()
+    context._used = False
     with pytest.warns(DeprecationWarning, match="X509"):  # the only way to show what does not parse
-        context_for(server, server.aeads).use_certificate(
-            crypto.load_certificate(crypto.FILETYPE_ASN1, der)
-        )
+        context.use_certificate(crypto.load_certificate(crypto.FILETYPE_ASN1, der))
 
 
 # -- garbage

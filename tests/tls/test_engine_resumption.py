@@ -13,18 +13,17 @@ import pytest
 import trustme
 
 from tests.conftest import HOST
-from tlsify.codepoints import Aead, CipherSuite, ContentType, HandshakeType, ProtocolVersion
+from tests.meetings import Meeting
+from tlsify.codepoints import Aead, CipherSuite, ContentType, ProtocolVersion
 from tlsify.config import ClientConfig, KeyPair, ReferenceIdentifier, ServerConfig, TrustAnchors
 from tlsify.errors import IdentityError
 from tlsify.tls import context
 from tlsify.tls.engine import Engine
-from tlsify.tls.harvest import Harvest
 from tlsify.tls.protection import open_record, seal_record
 from tlsify.tls.record import split_records
 
 if TYPE_CHECKING:
-    from tlsify.keys import TrafficKeys
-    from tlsify.tls.negotiated import Negotiated, Resumable
+    from tlsify.tls.negotiated import Negotiated
 
 TLS12, TLS13 = ProtocolVersion.TLSv1_2, ProtocolVersion.TLSv1_3
 SUITES: list[CipherSuite] = list(CipherSuite)
@@ -79,75 +78,15 @@ def both(
 each_suite = pytest.mark.parametrize("configs", SUITES, indirect=True, ids=lambda s: s.name)
 
 
-class Meeting:
-    """One connection between two engines, which keeps what the server sent beyond the end."""
-
-    def __init__(
-        self, client: Engine | ClientConfig, server: Engine | ServerConfig, *, now: float = 0.0
-    ) -> None:
-        """Do the handshake."""
-        self.client = client if isinstance(client, Engine) else Engine(client)
-        self.server = server if isinstance(server, Engine) else Engine(server, now=now)
-        self.beyond: list[bytes] = []
-        moved = True
-        while moved:
-            moved = False
-            for record in split_records(self.client.output()):
-                self.server.feed(record)
-                moved = True
-            for record in split_records(self.server.output()):
-                moved = True
-                if self.client.result() is None:
-                    self.client.feed(record)
-                else:
-                    self.beyond.append(record)
-
-    @property
-    def ours(self) -> Negotiated:
-        """The client's outcome."""
-        return _result(self.client)
-
-    @property
-    def theirs(self) -> Negotiated:
-        """The server's outcome."""
-        return _result(self.server)
-
-    def session(self) -> Resumable:
-        """Give what the client may resume with: the first ticket, as the kernel would open it."""
-        found = self.client.resumable()
-        if self.ours.version is TLS13:
-            _, message = open_record(self.ours.rx, 0, self.beyond[0])
-            found = Harvest(self.client).add(message)
-        assert found is not None
-        return found
-
-    def check_data(self) -> None:
-        """Seal and open a record each way, at the numbers that the two sides tell."""
-        rx = self.ours.rx
-        for seq, record in enumerate(self.beyond):
-            kind, message = open_record(rx, rx.seq + seq, record)
-            assert kind == ContentType.handshake
-            assert message[0] == HandshakeType.new_session_ticket
-        assert self.theirs.tx.seq == rx.seq + len(self.beyond)
-        assert self.theirs.rx.seq == self.ours.tx.seq
-        _carry(self.ours.tx, self.theirs.rx, self.ours.tx.seq)
-        _carry(self.theirs.tx, rx, self.theirs.tx.seq)
-
-
-def _carry(tx: TrafficKeys, rx: TrafficKeys, seq: int) -> None:
-    sealed = seal_record(tx, seq, ContentType.application_data, b"data")
-    assert open_record(rx, seq, sealed) == (ContentType.application_data, b"data")
+def _result(engine: Engine) -> Negotiated:
+    outcome = engine.result()
+    assert outcome is not None
+    return outcome
 
 
 def _feed(engine: Engine, records: bytes) -> None:
     for record in split_records(records):
         engine.feed(record)
-
-
-def _result(engine: Engine) -> Negotiated:
-    outcome = engine.result()
-    assert outcome is not None
-    return outcome
 
 
 def resume(configs: Configs, session: bytes, *, now: float = 0.0) -> Meeting:

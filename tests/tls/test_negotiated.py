@@ -61,6 +61,14 @@ def test_tls13_key_that_does_not_fit() -> None:
     assert PLANTED.hex() not in str(caught.value)
 
 
+def test_tls13_records_counted_wrong() -> None:
+    """The last of the records tells whether as many were sealed as there are."""
+    keys = traffic_keys(SUITE13, PLANTED)
+    sealed = [seal_record(keys, seq, ContentType.handshake, b"ticket") for seq in (0, 2)]
+    with pytest.raises(TlsifyError, match="do not open record 1"):
+        tls13_keys(SUITE13, bytearray(PLANTED), bytearray(32), sealed)
+
+
 def test_tls13_record_of_another_kind() -> None:
     """The engine seals nothing but handshake messages after its Finished."""
     data = seal_record(traffic_keys(SUITE13, PLANTED), 0, ContentType.application_data, b"x")

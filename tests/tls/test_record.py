@@ -101,6 +101,28 @@ def test_stream_cut_anywhere(records: list[tuple[ContentType, bytes]], data: st.
     assert framer.need() == HEADER_LENGTH
 
 
+@given(RECORDS, st.integers(1, 30), st.data())
+def test_reading_ahead(
+    records: list[tuple[ContentType, bytes]], ahead: int, data: st.DataObject
+) -> None:
+    """As long as a record is no shorter than what is read ahead, none is asked for beyond it."""
+    whole = [encode_record(*record) for record in records]
+    whole.append(encode_record(ContentType.handshake, bytes(ahead)))
+    stream, position = b"".join(whole), 0
+    found: list[bytes] = []
+    framer = Framer(ahead)
+    while len(found) < len(whole):
+        if (record := framer.feed(b"")) is None:
+            assert 1 <= framer.need() <= len(stream) - position
+            size = data.draw(st.integers(1, framer.need()))
+            record = framer.feed(stream[position : position + size])
+            position += size
+        if record is not None:
+            found.append(record)
+    assert found == whole
+    assert framer.pending == b""
+
+
 @given(st.binary(max_size=64), st.integers(1, 7))
 def test_arbitrary_stream(stream: bytes, size: int) -> None:
     """Arbitrary bytes raise only PeerMisbehaved, with what was read still at hand."""

@@ -57,6 +57,39 @@ def test_rubbish_for_a_session(rubbish: bytes) -> None:
         connection.do_handshake()
 
 
+@pytest.mark.parametrize("lean", [True, False])
+@pytest.mark.parametrize("flights", [0, 1, 200])
+def test_drained(monkeypatch: pytest.MonkeyPatch, flights: int, *, lean: bool) -> None:
+    """All that is there comes out, however much, with or without what pyOpenSSL hides."""
+    connection = _connection()
+    flight = bytes(range(256)) * flights
+    if flight:
+        unbound._lib.BIO_write(connection._from_ssl, flight, len(flight))
+    if not lean:
+        monkeypatch.setattr(unbound, "_lib", SimpleNamespace())
+    assert unbound.drain(connection) == flight
+    assert unbound.drain(connection) == b""
+
+
+@pytest.mark.parametrize("lean", [True, False])
+def test_alerts_heard(monkeypatch: pytest.MonkeyPatch, *, lean: bool) -> None:
+    """Each alert is told with the connection that it belongs to, and nothing else needs be."""
+    if not lean:
+        monkeypatch.setattr(unbound, "_lib", SimpleNamespace())
+    heard = []
+    context = SSL.Context(SSL.TLS_METHOD)
+    unbound.hear_alerts(context, lambda *told: heard.append(told))
+    victim, other = (SSL.Connection(context, None) for _ in range(2))
+    for connection in (victim, other):
+        connection.set_accept_state()
+    victim.bio_write(b"\x16\x03\x03\x00\x04\x02\x00\x00\x00")
+    for connection in (victim, other):
+        with pytest.raises(SSL.Error):
+            connection.do_handshake()
+    alerts = [(who, value & 0xFF) for who, where, value in heard if where & SSL.SSL_CB_ALERT]
+    assert alerts == [(victim, 10)]
+
+
 @pytest.mark.parametrize(("number", "words"), [(0, "ok"), (10, "certificate has expired")])
 def test_verify_error(number: int, words: str) -> None:
     """The words are OpenSSL's own."""
@@ -71,3 +104,24 @@ def test_library_without_the_functions(monkeypatch: pytest.MonkeyPatch) -> None:
     assert unbound.dump_session(_connection()) is None
     assert unbound.load_session(_connection(), b"") is False
     assert unbound.verify_error(10) == "X.509 verification error 10"
+    assert not unbound.set_groups(SSL.Context(SSL.TLS_METHOD), ["x25519"])
+    assert not unbound.share_trust(SSL.Context(SSL.TLS_METHOD), SSL.Context(SSL.TLS_METHOD))
+
+
+def test_groups_that_there_are() -> None:
+    """One that OpenSSL lacks is refused with all others, and leaves no error behind."""
+    context = SSL.Context(SSL.TLS_METHOD)
+    assert unbound.set_groups(context, ["X25519MLKEM768", "x448"])
+    assert not unbound.set_groups(context, ["x25519", "rubbish"])
+    assert unbound._lib.ERR_peek_error() == 0
+
+
+def test_moved_without_a_purpose(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where tickets cannot be told from each other there are none."""
+    names = ("SSL_set_SSL_CTX", "SSL_set_options", "SSL_OP_NO_TICKET")
+    some = {name: getattr(unbound._lib, name) for name in names}
+    connection, context = _connection(), SSL.Context(SSL.TLS_METHOD)
+    monkeypatch.setattr(unbound, "_lib", SimpleNamespace(**some))
+    unbound.move(connection, context, b"x")
+    assert connection.get_context() is context
+    assert connection.set_options(0) & SSL.OP_NO_TICKET

@@ -1,8 +1,9 @@
-"""SNI, ALPN, versions, max_fragment_length of the first flight."""
+"""SNI, ALPN, max_fragment_length of the first flight."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import struct
+from typing import NamedTuple
 
 from tlsify.codepoints import AlertDescription, HandshakeType
 from tlsify.errors import ConfigError, PeerMisbehaved
@@ -14,29 +15,25 @@ _HANDSHAKE_HEADER = 4
 _SERVER_NAME = 0
 _MAX_FRAGMENT_LENGTH = 1
 _ALPN = 16
-_RECORD_SIZE_LIMIT = 28
-_SUPPORTED_VERSIONS = 43
+_WANTED = {_SERVER_NAME, _MAX_FRAGMENT_LENGTH, _ALPN}
+_EXTENSION_HEADER = struct.Struct(">HH")  # its number, and how long it is
 _HOST_NAME = 0
 _MAX_HOST_NAME = 255
+_MAX_LABEL = 63
 
 
-@dataclass(frozen=True, slots=True)
-class ClientHello:
+class ClientHello(NamedTuple):
     """The few fields of a ClientHello that are needed before the engine starts.
 
     Attributes:
         server_name: SNI host name (RFC 6066 3), or None.
         alpn: offered protocols in order (RFC 7301).
-        versions: offered wire versions; the legacy one alone where the extension is absent.
         max_fragment_length: bytes the client asks records to stay below (RFC 6066 4), or None.
-        record_size_limit: plaintext bytes per record the client accepts (RFC 8449), or None.
     """
 
     server_name: str | None
     alpn: tuple[bytes, ...]
-    versions: tuple[int, ...]
     max_fragment_length: int | None
-    record_size_limit: int | None
 
 
 class _Reader:
@@ -52,8 +49,7 @@ class _Reader:
     def take(self, count: int) -> bytes:
         end = self._position + count
         if end > len(self._data):
-            msg = "ClientHello is cut short or inconsistent"
-            raise PeerMisbehaved(msg, alert=AlertDescription.decode_error)
+            raise _cut_short()
         taken = self._data[self._position : end]
         self._position = end
         return taken
@@ -110,23 +106,37 @@ def decode_client_hello(body: bytes) -> ClientHello:
     Source: RFC 8446 4.1.2.
     """
     reader = _Reader(body)
-    legacy_version = reader.number(2)
-    reader.take(32)  # random
-    reader.vector(1)  # session id
-    reader.vector(2)  # cipher suites
-    reader.vector(1)  # compression methods
-    extensions: dict[int, _Reader] = {}
-    if reader:
-        block = reader.vector(2)
-        while block:
-            number = block.number(2)
-            extensions[number] = block.vector(2)
+    reader.take(34)  # legacy_version, random
+    for width in (1, 2, 1):  # session id, cipher suites, compression methods
+        reader.take(reader.number(width))
+    extensions = _extensions(reader.take(reader.number(2))) if reader else {}
     return ClientHello(
         server_name=_server_name(extensions.get(_SERVER_NAME)),
         alpn=_alpn(extensions.get(_ALPN)),
-        versions=_versions(extensions.get(_SUPPORTED_VERSIONS)) or (legacy_version,),
         max_fragment_length=_max_fragment_length(extensions.get(_MAX_FRAGMENT_LENGTH)),
-        record_size_limit=_record_size_limit(extensions.get(_RECORD_SIZE_LIMIT)),
+    )
+
+
+def _extensions(block: bytes) -> dict[int, _Reader]:
+    """Find those that are wanted; all others are OpenSSL's affair."""
+    found: dict[int, _Reader] = {}
+    start = 0
+    while start < len(block):
+        body = start + _EXTENSION_HEADER.size
+        if body > len(block):
+            raise _cut_short()
+        number, length = _EXTENSION_HEADER.unpack_from(block, start)
+        start = body + length
+        if start > len(block):
+            raise _cut_short()
+        if number in _WANTED:
+            found[number] = _Reader(block[body:start])
+    return found
+
+
+def _cut_short() -> PeerMisbehaved:
+    return PeerMisbehaved(
+        "ClientHello is cut short or inconsistent", alert=AlertDescription.decode_error
     )
 
 
@@ -152,7 +162,7 @@ def encode_server_name(name: str) -> bytes:
         ConfigError: no DNS name can look like that.
     """
     try:
-        encoded = name.encode("idna")
+        encoded = _encode_host(name)
     except UnicodeError:
         encoded = b""
     if not 0 < len(encoded) <= _MAX_HOST_NAME or not encoded.decode("ascii").isprintable():
@@ -160,6 +170,15 @@ def encode_server_name(name: str) -> bytes:
             f"{name!r} cannot be sent as a server name", hint="check its spelling, or send none"
         )
     return encoded
+
+
+def _encode_host(name: str) -> bytes:
+    """Do as the codec "idna" does, whose import ASCII is spared."""
+    if not name.isascii():
+        return name.encode("idna")
+    if not all(0 < len(label) <= _MAX_LABEL for label in name.removesuffix(".").split(".")):
+        raise UnicodeError(name)
+    return name.encode("ascii")
 
 
 def _alpn(extension: _Reader | None) -> tuple[bytes, ...]:
@@ -171,22 +190,9 @@ def _alpn(extension: _Reader | None) -> tuple[bytes, ...]:
     return tuple(protocols)
 
 
-def _versions(extension: _Reader | None) -> tuple[int, ...]:
-    versions: list[int] = []
-    if extension:
-        numbers = extension.vector(1)
-        while numbers:
-            versions.append(numbers.number(2))
-    return tuple(versions)
-
-
 def _max_fragment_length(extension: _Reader | None) -> int | None:
     """2**9 .. 2**12; an unknown code is left to the engine, which refuses it."""
     if not extension:
         return None
     code = extension.number(1)
     return 2 ** (8 + code) if 1 <= code <= 4 else None  # noqa: PLR2004 - the four codes of RFC 6066 4
-
-
-def _record_size_limit(extension: _Reader | None) -> int | None:
-    return extension.number(2) if extension else None

@@ -23,11 +23,11 @@ from tlsify.errors import (
     TlsifyError,
 )
 from tlsify.tls.client_hello import ClientHello, HelloCollector, encode_server_name
-from tlsify.tls.context import context_for
+from tlsify.tls.connections import Connections
 from tlsify.tls.explain import handshake_failure, peer_alert
 from tlsify.tls.judge import Judge
 from tlsify.tls.record import HEADER_LENGTH, encode_plain_alert, split_records
-from tlsify.tls.unbound import dump_session, load_session, session_reused
+from tlsify.tls.unbound import drain, dump_session, load_session, session_reused
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from tlsify.tls.negotiated import Keys, Negotiated, Resumable
 
 # What is needed at the end only is imported there: a client says hello sooner.
-_DRAIN_SIZE = 2**16
+_TLS_1_3 = int(ProtocolVersion.TLSv1_3)
 _SECRETS = (b"CLIENT_TRAFFIC_SECRET_0", b"SERVER_TRAFFIC_SECRET_0")
 
 
@@ -54,6 +54,8 @@ class Engine:
         aeads: tuple[Aead, ...] | None = None,
         session: bytes | None = None,
         now: float = 0.0,
+        *,
+        keys: bool = True,
     ) -> None:
         """Prepare a handshake; a client's first flight is ready in ``output()`` at once.
 
@@ -63,14 +65,14 @@ class Engine:
             session: for a client to resume (`Resumable.session`). No path is verified then: it
                 must come of a connection with the same peer, identities and trust anchors. One
                 that OpenSSL or the server refuses leads to a full handshake.
-            now: for a server that resumes; as `context_for` takes it.
+            now: for a server that resumes; as `Connections` takes it.
+            keys: whether anybody will ask for the traffic keys. A `Tunnel` does without.
 
         Raises:
             ConfigError: the configuration is unusable.
         """
         self._config = config
-        # Made here, since an unusable certificate must show before a client does.
-        self._context = context_for(config, config.aeads if aeads is None else aeads, now)
+        self._connections = Connections(config, config.aeads if aeads is None else aeads, now)
         self.is_client = isinstance(config, ClientConfig)
         self._resumes = isinstance(config, ServerConfig) and config.resumption
         self._connection: SSL.Connection | None = None
@@ -78,10 +80,11 @@ class Engine:
         self._collector = HelloCollector()
         self._first_flight: list[bytes] = []
         self._output = bytearray()
+        self._wants_keys = keys
         self._begun = False  # whether the peer has sent a record
         self._tickets: list[bytes] = []
         self._secrets: dict[bytes, bytearray] = {}
-        self._last_sent = b""
+        self._last_flight = b""
         self._received: list[bytes] = []  # since ChangeCipherSpec: TLS 1.2 counts from there
         self._alert_sent: AlertDescription | None = None
         self._alert_received: int | None = None
@@ -97,8 +100,8 @@ class Engine:
                 load_session(connection, session)
             self._advance(connection)
 
-    def _connect(self) -> SSL.Connection:
-        connection = SSL.Connection(self._context, None)
+    def _connect(self, wanted: str | None = None) -> SSL.Connection:
+        connection = self._connections.make(wanted)
         connection.set_app_data(self)
         self._connection = connection
         return connection
@@ -144,7 +147,7 @@ class Engine:
         self._hello = self._collector.feed(record[HEADER_LENGTH:])
         if self._hello is not None:
             self._check_alpn(self._hello.alpn)
-            connection = self._connect()
+            connection = self._connect(self._hello.server_name)
             connection.set_accept_state()
             for held in self._first_flight:
                 self._feed_engine(connection, held)
@@ -165,14 +168,15 @@ class Engine:
         except SSL.WantReadError:
             pass
         except SSL.Error as exc:
-            raise self._explain(exc, _drain(connection)) from exc
-        emitted = _drain(connection)
-        if records := split_records(emitted):
-            self._last_sent = records[-1]
-        is_tls13 = connection.get_protocol_version() == ProtocolVersion.TLSv1_3
-        # All that a TLS 1.3 server emits after the client's Finished is tickets, under the
-        # application key. Held back where nothing is resumed, they leave TX at sequence number 0.
-        tickets = records if established and is_tls13 and not self.is_client else []
+            raise self._explain(exc, drain(connection)) from exc
+        emitted = drain(connection)
+        self._last_flight = emitted or self._last_flight
+        tickets: list[bytes] = []
+        if established and not self.is_client and connection.get_protocol_version() == _TLS_1_3:
+            # All that a TLS 1.3 server emits after the client's Finished is tickets, under the
+            # application key. Held back where nothing is resumed, they leave TX at sequence
+            # number 0.
+            tickets = split_records(emitted)
         if tickets and not self._resumes:
             self._tickets = tickets
         else:
@@ -195,7 +199,7 @@ class Engine:
         self._connection.bio_write(received)
         with contextlib.suppress(SSL.Error):
             self._connection.do_handshake()
-        self._output += _drain(self._connection)
+        self._output += drain(self._connection)
         error.alert = self._alert_sent
 
     def output(self) -> bytes:
@@ -349,9 +353,11 @@ class Engine:
             error.alert = None
             self._output.clear()  # such a peer does not get our Finished
             raise error
-        from tlsify.tls.negotiated import Negotiated  # noqa: PLC0415
+        from tlsify.tls.negotiated import Negotiated, no_keys  # noqa: PLC0415
 
         hello = self._hello
+        keys = self._keys(connection, suite, tickets) if self._wants_keys else no_keys(suite)
+        self._secrets.clear()
         return Negotiated(
             suite=suite,
             alpn=connection.get_alpn_proto_negotiated() or None,
@@ -360,7 +366,7 @@ class Engine:
             group=connection.get_group_name() or "",
             resumed=session_reused(connection),
             max_fragment_length=hello.max_fragment_length if hello else None,
-            **self._keys(connection, suite, tickets)._asdict(),
+            **keys._asdict(),
         )
 
     def _keys(self, connection: SSL.Connection, suite: CipherSuite, tickets: list[bytes]) -> Keys:
@@ -379,7 +385,7 @@ class Engine:
         if master_secret is None or None in randoms:
             raise TlsifyError("OpenSSL does not tell the master secret and the randoms")
         block = schedule.key_block(suite, master_secret, *filter(None, randoms))
-        ours_last, theirs_last = self._last_sent, self._received
+        ours_last, theirs_last = split_records(self._last_flight)[-1], self._received
         return negotiated.tls12_keys(
             suite, block, is_client=self.is_client, sent=ours_last, received=theirs_last
         )
@@ -389,12 +395,3 @@ def _der(certificate: crypto.X509 | None) -> bytes | None:
     if certificate is None:
         return None
     return crypto.dump_certificate(crypto.FILETYPE_ASN1, certificate)
-
-
-def _drain(connection: SSL.Connection) -> bytes:
-    output = bytearray()
-    while True:
-        try:
-            output += connection.bio_read(_DRAIN_SIZE)
-        except SSL.WantReadError:
-            return bytes(output)

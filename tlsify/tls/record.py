@@ -13,6 +13,7 @@ MAX_PLAINTEXT = 2**14
 MAX_CIPHERTEXT = MAX_PLAINTEXT + 2048
 _LEGACY_VERSION = 0x0303
 _MAJOR_VERSION = 3
+_CONTENT_TYPES = frozenset(map(int, ContentType))  # hashing members takes Python code
 
 
 class RecordHeader(NamedTuple):
@@ -32,7 +33,7 @@ def decode_header(header: bytes) -> RecordHeader:
         PeerMisbehaved: not a TLS record; ``alert`` says how to answer.
     """
     content_type, length = header[0], int.from_bytes(header[3:5], "big")
-    if ContentType.known(content_type) is None:
+    if content_type not in _CONTENT_TYPES:
         raise PeerMisbehaved(
             _describe_stranger(header),
             alert=AlertDescription.unexpected_message,
@@ -75,56 +76,62 @@ def encode_plain_alert(description: AlertDescription) -> bytes:
 
 
 class Framer:
-    """Cuts a byte stream into records, never asking for a byte beyond the current one.
+    """Cuts a byte stream into records, never asking for more than it may.
 
     Whatever follows the last record read stays in the socket, so that the kernel's receiving
     side starts exactly at a record boundary (design note 0001).
+
+    Attributes:
+        ahead: how many bytes are known to come at least, from a record boundary on, before the
+            stream is somebody else's; to be read at once where a header alone would be.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, ahead: int = 0) -> None:
         """Start at a record boundary."""
+        self.ahead = ahead
         self._buffer = bytearray()
         self._wanted = HEADER_LENGTH
 
     @property
     def pending(self) -> bytes:
-        """What has been read of the current record; empty at a record boundary."""
+        """What has been read and not been given; empty at a record boundary."""
         return bytes(self._buffer)
 
     def need(self) -> int:
-        """How many bytes to read at most, always 1 or more."""
-        return self._wanted - len(self._buffer)
+        """How many bytes to read at most, always 1 or more, once `feed` has given None."""
+        wanted = self._wanted
+        if wanted == HEADER_LENGTH and wanted < self.ahead:
+            wanted = self.ahead
+        return wanted - len(self._buffer)
 
     def feed(self, data: bytes) -> bytes | None:
-        """Take what was read; give the whole record (header included) once it is complete.
+        """Take what was read; give a whole record (header included) if there is one.
 
         Args:
-            data: at most ``need()`` bytes.
+            data: at most ``need()`` bytes; empty to ask for the next record.
 
         Raises:
             PeerMisbehaved: the header is not that of a TLS record.
         """
-        self._buffer += data
-        if len(self._buffer) < self._wanted:
+        buffer = self._buffer
+        buffer += data
+        if len(buffer) < self._wanted:
             return None
         if self._wanted == HEADER_LENGTH:
-            length = decode_header(bytes(self._buffer)).length
-            self._wanted = HEADER_LENGTH + length
-            if length:
+            self._wanted += decode_header(bytes(buffer[:HEADER_LENGTH])).length
+            if len(buffer) < self._wanted:
                 return None
-        record = bytes(self._buffer)
-        self._buffer.clear()
+        record = bytes(buffer[: self._wanted])
+        del buffer[: self._wanted]
         self._wanted = HEADER_LENGTH
         return record
 
 
 def split_records(stream: bytes) -> list[bytes]:
-    """Cut what an engine emitted into whole records (headers included)."""
-    framer, records = Framer(), []
-    position = 0
-    while position < len(stream):
-        chunk = stream[position : position + framer.need()]
-        position += len(chunk)
-        if (record := framer.feed(chunk)) is not None:
-            records.append(record)
+    """Cut what an engine emitted into whole records (headers included), taking it at its word."""
+    records, start = [], 0
+    while start < len(stream):
+        end = start + HEADER_LENGTH + int.from_bytes(stream[start + 3 : start + 5], "big")
+        records.append(stream[start:end])
+        start = end
     return records

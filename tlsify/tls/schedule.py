@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hmac
 import itertools
 from typing import TYPE_CHECKING, NamedTuple
@@ -14,9 +15,9 @@ from tlsify.keys import IV_LENGTH, TrafficKeys
 if TYPE_CHECKING:
     from tlsify.codepoints import CipherSuite
 
-_HASHES: dict[str, type[hashes.HashAlgorithm]] = {
-    "sha256": hashes.SHA256,
-    "sha384": hashes.SHA384,
+_HASHES: dict[str, hashes.HashAlgorithm] = {
+    "sha256": hashes.SHA256(),
+    "sha384": hashes.SHA384(),
 }
 _SALT_LENGTH = 4
 EXPLICIT_NONCE_LENGTH = 8
@@ -31,9 +32,14 @@ def expand_label(secret: bytes, label: bytes, length: int, hash_name: str) -> by
         length: bytes wanted.
         hash_name: "sha256" or "sha384".
     """
+    info = _info(label, length)
+    return HKDFExpand(algorithm=_HASHES[hash_name], length=length, info=info).derive(secret)
+
+
+@functools.cache
+def _info(label: bytes, length: int) -> bytes:
     full = b"tls13 " + label
-    info = length.to_bytes(2, "big") + bytes([len(full)]) + full + b"\0"
-    return HKDFExpand(algorithm=_HASHES[hash_name](), length=length, info=info).derive(secret)
+    return length.to_bytes(2, "big") + bytes([len(full)]) + full + b"\0"
 
 
 def traffic_keys(suite: CipherSuite, secret: bytes, seq: int = 0) -> TrafficKeys:

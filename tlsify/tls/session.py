@@ -121,6 +121,8 @@ class Session:
         peer_closed: whether close_notify has come; an end of stream before it is truncation.
         close_notify_sent: whether our direction has ended too, be it in order or not.
         update_due: whether a KeyUpdate of ours has to precede our next data record.
+        updates_sent: how often the sending key was replaced.
+        updates_received: likewise the receiving key.
         failure: what ended the connection; whoever reads on gets it again instead of a hang.
     """
 
@@ -134,6 +136,8 @@ class Session:
     peer_closed: bool = False
     close_notify_sent: bool = False
     update_due: bool = False
+    updates_sent: int = 0
+    updates_received: int = 0
     failure: HandshakeError | None = None
     _counted: int = field(default=0, init=False, repr=False)
 
@@ -164,8 +168,10 @@ class Session:
         if direction is Direction.TX:
             self.tx_secret[:] = generation.secret
             self.update_due = False
+            self.updates_sent += 1
         else:
             self.rx_secret[:] = generation.secret
+            self.updates_received += 1
             self._counted = 0
 
     def count(self, received: int) -> None:

@@ -9,14 +9,20 @@ from OpenSSL import SSL
 from tlsify.codepoints import AlertDescription
 from tlsify.tls.explain import library_failure, peer_alert
 from tlsify.tls.harvest import SessionWatch
-from tlsify.tls.record import MAX_PLAINTEXT
+from tlsify.tls.record import MAX_CIPHERTEXT
+from tlsify.tls.room import records_waiting, write_whole
+from tlsify.tls.unbound import drain
 
 if TYPE_CHECKING:
     from tlsify.errors import HandshakeError, PeerAlert, PeerMisbehaved
     from tlsify.tls.engine import Engine
     from tlsify.tls.negotiated import Resumable
+    from tlsify.tls.room import Room
 
-_DRAIN_SIZE = 2**18
+# How much OpenSSL gets at once: its buffers grow to that, and do not shrink again.
+_PIECE = 2**16
+# What OpenSSL may have of a record that is not yet whole.
+ROOM_BEYOND = MAX_CIPHERTEXT
 
 
 class Tunnel:
@@ -31,6 +37,7 @@ class Tunnel:
         self._output = bytearray(engine.take_tickets())
         self._connection = engine.take_connection()
         self._connection.set_app_data(self)
+        write_whole(self._connection)
         self._sessions = SessionWatch(engine, self._connection) if engine.wants_sessions else None
         self._alert_received: int | None = None
         self._close_notify_received = False
@@ -43,57 +50,80 @@ class Tunnel:
         """Whether close_notify has come: an end of stream before that is truncation."""
         return self._peer_closed
 
+    @property
+    def waiting(self) -> int:
+        """How many bytes ``output`` would give."""
+        return len(self._output) + records_waiting(self._connection)
+
     def output(self) -> bytes:
         """Give the records that have to be sent to the peer now; empty if none."""
-        try:
-            while True:
-                self._output += self._connection.bio_read(_DRAIN_SIZE)
-        except SSL.WantReadError:
-            pass
-        output = bytes(self._output)
+        output = bytes(self._output) + drain(self._connection)
         self._output.clear()
         return output
 
-    def send(self, plaintext: bytes) -> None:
+    def output_into(self, room: Room, offset: int = 0) -> int:
+        """Do as ``output``, but into a room as far as it suffices; gives the number of bytes."""
+        if not self._output:
+            return room.read_records(self._connection, offset)
+        size = min(len(self._output), len(room.view) - offset)
+        room.view[offset : offset + size] = self._output[:size]
+        del self._output[:size]
+        return size
+
+    def send(self, plaintext: bytes | memoryview) -> None:
         """Protect plaintext of any length; the records are then in ``output()``."""
         view = memoryview(plaintext)
         while view:
-            # One call makes one record, and a peer may have asked for shorter ones than ours.
-            view = view[self._connection.send(bytes(view[:MAX_PLAINTEXT])) :]
+            view = view[self._connection.send(view) :]
 
-    def receive(self, records: bytes) -> bytes:
+    def send_into(self, plaintext: memoryview, room: Room) -> int:
+        """Do both, `send` and ``output_into``; much leaves less behind in OpenSSL's memory so."""
+        size = self.output_into(room)
+        for start in range(0, len(plaintext), _PIECE):
+            self.send(plaintext[start : start + _PIECE])
+            size += self.output_into(room, size)
+        return size
+
+    def receive(self, records: bytes | memoryview, room: Room) -> int:
         """Open what has come from the peer, in pieces of any size.
 
+        Args:
+            records: some; empty to learn of an error.
+            room: where the plaintext goes, at least `ROOM_BEYOND` bytes larger than the records.
+
         Returns:
-            The plaintext that became available; empty if none did. Where an error follows it, the
-            next call raises that: what came before is still the caller's.
+            How many bytes of plaintext became available. Where an error follows them, the next
+            call raises that: what came before is still the caller's.
 
         Raises:
             PeerAlert: the peer ended the connection with an error alert.
             PeerMisbehaved: a record is wrong; ``output()`` holds the alert to answer with.
         """
-        if self._failure is not None:
+        size = 0
+        for start in range(0, len(records), _PIECE):
+            if self._failure is not None or self._peer_closed:
+                break
+            self._connection.bio_write(records[start : start + _PIECE])
+            size = self._open(room, size)
+        if self._failure is not None and not size:
             raise self._failure
-        if records:
-            self._connection.bio_write(records)
-        plaintext = bytearray()
-        while not self._peer_closed:
-            try:
-                plaintext += self._connection.recv(MAX_PLAINTEXT)
-            except SSL.WantReadError:
-                break
-            except SSL.ZeroReturnError:
+        return size
+
+    def _open(self, room: Room, size: int) -> int:
+        """Have OpenSSL open all it has; gives where the plaintext in the room ends then."""
+        try:
+            while opened := room.read_plaintext(self._connection, size):
+                size += opened
+        except SSL.ZeroReturnError:
+            self._peer_closed = True
+        except SSL.Error as exc:
+            if self._close_notify_received:
+                # Behind user_canceled, where RFC 8446 6.1 wants it, OpenSSL knows it no more.
                 self._peer_closed = True
-            except SSL.Error as exc:
-                if self._close_notify_received:
-                    # Behind user_canceled, where RFC 8446 6.1 wants it, OpenSSL knows it no more.
-                    self._peer_closed = True
-                    break
+            else:
                 self._failure = self._explain(exc)
-                if not plaintext:
-                    raise self._failure from exc
-                break
-        return bytes(plaintext)
+                self._failure.__cause__ = exc
+        return size
 
     def take_sessions(self) -> list[Resumable]:
         """Give what later connections may resume with and was not given before.
@@ -112,6 +142,12 @@ class Tunnel:
         except SSL.Error:
             # A connection that failed has said its alert already.
             return
+
+    def release(self) -> None:
+        """Let go of OpenSSL's connection, now rather than at a collection; the last thing to do."""
+        self._connection.set_app_data(None)
+        self._sessions = None
+        del self._connection
 
     def on_key_log(self, line: bytes) -> None:
         """Ignore later generations: they stay in OpenSSL."""

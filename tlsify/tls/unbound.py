@@ -4,12 +4,66 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from OpenSSL import _util
+from OpenSSL import SSL, _util
 
 if TYPE_CHECKING:
-    from OpenSSL import SSL
+    from collections.abc import Callable, Iterable
 
 _lib, _ffi = _util.lib, _util.ffi
+_ROOM = 2**14  # several times what one side says at a time in a handshake
+_new_room = _ffi.new_allocator(should_clear_after_alloc=False)
+
+
+def drain(connection: SSL.Connection) -> bytes:
+    """Give what a connection without a socket has to send, empty if nothing.
+
+    The public ``Connection.bio_read`` takes an exception to say that this was all.
+    """
+    source = getattr(connection, "_from_ssl", None)
+    if source is None or not hasattr(_lib, "BIO_read"):
+        return _drain_in_public(connection)
+    output = b""
+    while True:
+        # Of this call alone: other threads may run while OpenSSL copies.
+        room = _new_room("char[]", _ROOM)
+        count = _lib.BIO_read(source, room, _ROOM)
+        if count > 0:
+            output += _ffi.buffer(room, count)[:]
+        if count < _ROOM:
+            return output
+
+
+def _drain_in_public(connection: SSL.Connection) -> bytes:
+    output = b""
+    try:
+        while True:
+            output += connection.bio_read(_ROOM)
+    except SSL.WantReadError:
+        return output
+
+
+def hear_alerts(context: SSL.Context, told: Callable[[SSL.Connection, int, int], None]) -> None:
+    """Have OpenSSL tell of a Context's connections each alert that was read or written.
+
+    It tells of every step of a handshake; the public ``Context.set_info_callback`` finds out whose
+    it is before anybody can say that it does not matter.
+
+    Args:
+        context: that nobody uses yet.
+        told: takes what ``set_info_callback`` takes.
+    """
+    connections = getattr(SSL.Connection, "_reverse_mapping", None)
+    if connections is None or not hasattr(_lib, "SSL_CTX_set_info_callback"):
+        context.set_info_callback(told)
+        return
+
+    def tell(ssl: object, where: int, value: int) -> None:
+        if where & SSL.SSL_CB_ALERT:
+            told(connections[ssl], where, value)
+
+    held = _ffi.callback("void (*)(const SSL *, int, int)", tell)
+    context._info_callback = held  # noqa: SLF001 - where it lives
+    _lib.SSL_CTX_set_info_callback(context._context, held)  # noqa: SLF001
 
 
 def session_reused(connection: SSL.Connection) -> bool:
@@ -65,6 +119,47 @@ def load_session(connection: SSL.Connection, der: bytes) -> bool:
     # pyOpenSSL would blame what is left in the queue on the next call.
     _lib.ERR_clear_error()
     return loaded
+
+
+def set_groups(context: SSL.Context, names: Iterable[str]) -> bool:
+    """Have a Context use some groups only, most wanted first; False if OpenSSL lacks one."""
+    if not hasattr(_lib, "SSL_CTX_set1_curves_list"):
+        return False
+    done: bool = _lib.SSL_CTX_set1_curves_list(context._context, ":".join(names).encode()) == 1  # noqa: SLF001
+    _lib.ERR_clear_error()
+    return done
+
+
+def share_trust(context: SSL.Context, source: SSL.Context) -> bool:
+    """Have a Context verify with another one's trust anchors and lists; False if it cannot."""
+    wanted = ("SSL_CTX_get_cert_store", "SSL_CTX_set_cert_store", "X509_STORE_up_ref")
+    if not all(hasattr(_lib, name) for name in wanted):
+        return False
+    store = _lib.SSL_CTX_get_cert_store(source._context)  # noqa: SLF001
+    _lib.X509_STORE_up_ref(store)  # the next call takes a reference over
+    _lib.SSL_CTX_set_cert_store(context._context, store)  # noqa: SLF001
+    return True
+
+
+def move(connection: SSL.Connection, context: SSL.Context, tickets: bytes) -> None:
+    """Have a new connection show what another Context has, and make and take its own tickets only.
+
+    OpenSSL copies what tells the tickets of one purpose from those of another together with the
+    certificates; it has no public way to say it to a single connection. So nobody else may use the
+    Context meanwhile.
+
+    Args:
+        connection: that has not shaken hands.
+        context: whose certificates it is to show.
+        tickets: 1 to 32 bytes for which tickets are made, and without which they are not taken.
+
+    Source: SSL_set_SSL_CTX in ssl/ssl_lib.c.
+    """
+    if hasattr(_lib, "SSL_CTX_set_session_id_context"):
+        _lib.SSL_CTX_set_session_id_context(context._context, tickets, len(tickets))  # noqa: SLF001
+    else:
+        connection.set_options(_lib.SSL_OP_NO_TICKET)
+    connection.set_context(context)
 
 
 def verify_error(number: int) -> str:

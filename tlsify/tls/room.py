@@ -1,0 +1,67 @@
+"""Memory that OpenSSL writes to where it is, and that sockets receive into and send from."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from OpenSSL import _util
+
+if TYPE_CHECKING:
+    from OpenSSL import SSL
+
+_lib, _ffi = _util.lib, _util.ffi
+
+
+class Room:
+    """A buffer of a fixed size.
+
+    pyOpenSSL's own methods take new memory for each record, and copy once more.
+
+    Attributes:
+        view: all of it, writable.
+    """
+
+    def __init__(self, size: int) -> None:
+        """Make one of so many bytes."""
+        self.view = memoryview(bytearray(size))
+        self._start = _ffi.from_buffer(self.view)
+
+    def read_plaintext(self, connection: SSL.Connection, offset: int) -> int:
+        """Do as ``Connection.recv_into`` from an offset on: one record at most.
+
+        Returns:
+            How many bytes; 0 where that has an exception, WantReadError, to say so.
+
+        Raises:
+            SSL.Error: as there.
+        """
+        ssl = connection._ssl  # noqa: SLF001 - the reason for this module
+        size: int = _lib.SSL_read(ssl, self._start + offset, len(self.view) - offset)
+        if size > 0:
+            return size
+        if _lib.SSL_get_error(ssl, size) != _lib.SSL_ERROR_WANT_READ:
+            connection._raise_ssl_error(ssl, size)  # noqa: SLF001
+        return 0
+
+    def read_records(self, connection: SSL.Connection, offset: int) -> int:
+        """Do as ``Connection.bio_read`` from an offset on; 0 where that has an exception."""
+        size: int = _lib.BIO_read(
+            connection._from_ssl,  # noqa: SLF001
+            self._start + offset,
+            len(self.view) - offset,
+        )
+        return max(size, 0)
+
+
+def records_waiting(connection: SSL.Connection) -> int:
+    """Tell how many bytes ``Connection.bio_read`` could give; 0 if that cannot be known."""
+    if not hasattr(_lib, "BIO_get_mem_data"):
+        return 0
+    size: int = _lib.BIO_get_mem_data(connection._from_ssl, _ffi.new("char **"))  # noqa: SLF001
+    return size
+
+
+def write_whole(connection: SSL.Connection) -> None:
+    """Have one ``send`` make all the records that its bytes need; pyOpenSSL has it make one."""
+    if hasattr(_lib, "SSL_clear_mode"):
+        _lib.SSL_clear_mode(connection._ssl, _lib.SSL_MODE_ENABLE_PARTIAL_WRITE)  # noqa: SLF001
