@@ -644,6 +644,17 @@ def test_block_closes_the_connection(lab: Lab, policy: KtlsPolicy) -> None:
 
 
 @both
+def test_abort(lab: Lab, policy: KtlsPolicy) -> None:
+    """What was sent arrives, and no close_notify behind it."""
+    handoff, peer = lab.server(policy)
+    handoff.sock.sendall(b"the first part")
+    handoff.abort()
+    assert peer.recv() == (ContentType.application_data, b"the first part")
+    assert peer.recv() is None
+    assert handoff.sock.fileno() == -1
+
+
+@both
 def test_secrets_are_wiped(lab: Lab, policy: KtlsPolicy) -> None:
     """After the commit no key or traffic secret is left in what the caller holds."""
     for handoff in lab.pair(policy):

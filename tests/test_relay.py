@@ -16,6 +16,7 @@ from tests.doubles import (
     Endpoint,
     Lab,
     RawPeer,
+    queued,
     read,
     read_exactly,
     reset,
@@ -27,13 +28,14 @@ from tlsify.errors import PeerMisbehaved, Truncated
 from tlsify.opening import accept
 from tlsify.relay import Relay
 from tlsify.stream import TLSSocket
+from tlsify.tls.messages import KeyUpdateRequest
 from tlsify.tls.record import MAX_PLAINTEXT
 
 if TYPE_CHECKING:
     from tlsify.handoff import Handoff
 
-# What one read may add to a buffer that was just below its limit, with room for headers.
-BOUND = relay_module._BUFFER_LIMIT + 2 * relay_module._READ_SIZE
+# What a relay has in memory of each direction, at most.
+BOUND = relay_module._ROOM_SIZE
 
 
 def running(handoff: Handoff) -> Relay:
@@ -74,7 +76,7 @@ def test_program_that_does_not_read(lab: Lab) -> None:
 
     sender = Endpoint(send)
     relay = running(server)
-    until(lambda: len(relay._to_program) >= relay_module._BUFFER_LIMIT)
+    until(lambda: len(relay._to_program) > 0)
     poller = select.poll()
     poller.register(peer.sock, select.POLLOUT)
     until(lambda: not poller.poll(50))
@@ -90,13 +92,53 @@ def test_peer_that_does_not_read(lab: Lab) -> None:
     block = os.urandom(MAX_PLAINTEXT)
     written = fill(server.sock, block)
     relay = running(server)
-    assert len(relay._to_network) <= BOUND + 2**13  # headers and tags of its records
+    assert len(relay._to_network) <= BOUND
     received = b""
     while len(received) < written:
         record = peer.recv()
         assert record is not None
         received += record[1]
     assert received == (block * (written // len(block) + 1))[:written]
+
+
+def test_peer_that_asks_and_does_not_read(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answers to KeyUpdates that nobody takes do not pile up: no more of them are read."""
+    server, peer = lab.server(RELAY)
+    relay = running(server)
+    fill(server.sock, bytes(MAX_PLAINTEXT))
+    limit = 2**11
+    monkeypatch.setattr(relay_module, "_MAX_ANSWERS", limit)
+    monkeypatch.setattr(relay_module, "_READ_SIZE", limit)
+    most = 0
+
+    def ask() -> bool:
+        nonlocal most
+        peer.sock.sendall(peer.key_update(KeyUpdateRequest.update_requested))
+        most = max(most, relay._tunnel.waiting)
+        return most > limit and queued(relay._network) > 2 * limit
+
+    until(ask)
+    # An answer is as long as what it answers, and one read goes beyond the limit.
+    assert most <= 2 * limit
+
+
+def test_answer_in_two_pieces(lab: Lab) -> None:
+    """The second does not wait until the peer has acknowledged the first."""
+    server, _ = lab.server(RELAY)
+    network = running(server)._network
+    assert network.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
+def test_rooms_are_left(lab: Lab) -> None:
+    """A connection with nothing under way keeps no room."""
+    server, peer = lab.server(RELAY)
+    peer.send_data(b"data")
+    assert read(server) == b"data"
+    server.sock.sendall(b"answer")
+    assert peer.recv_data(6) == b"answer"
+    relay = running(server)
+    until(lambda: relay._to_network._room is relay._to_program._room is None)
+    assert 0 < len(relay_module._rooms) <= relay_module._SPARE_ROOMS
 
 
 def watched(relay: Relay) -> list[tuple[bool, bool, bool]]:

@@ -47,6 +47,23 @@ def _send_for_ever(send: Callable[[], object]) -> None:
         send()
 
 
+@both
+def test_tcp_options(lab: Lab, policy: KtlsPolicy) -> None:
+    """They are set on the connection, wherever it is; after its end nobody minds."""
+    stream, peer = lab.stream(policy)
+    stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    relay = stream.handoff.relay
+    below = stream if relay is None else relay._network  # type: ignore[attr-defined]
+    assert below.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+    stream.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2**16)
+    if relay is not None:
+        peer.close_notify()
+        peer.sock.close()
+        stream.shutdown(socket.SHUT_RDWR)
+        assert relay.join(20)
+        stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 0)
+
+
 # -- receiving
 
 

@@ -56,6 +56,12 @@ class Carrier(Protocol):
     def under_way(self) -> int:
         """Tell how many bytes of what the program has sent the peer has not acknowledged."""
 
+    def set_tcp_option(self, *arguments: Any) -> None:
+        """Set one of TCP's options on the connection, as far as it is at hand."""
+
+    def abandon(self) -> None:
+        """Have the end of the program's data be no orderly one: the peer sees truncation."""
+
 
 @dataclass(slots=True, eq=False)
 class Handoff:
@@ -156,10 +162,27 @@ class Handoff:
                 self.sock.shutdown(socket.SHUT_WR)
 
     def close(self) -> None:
-        """End both directions; the last bytes go out in the background."""
+        """End both directions; the last bytes go out in the background.
+
+        A connection that was detached is somebody else's by now: nothing happens to it.
+        """
+        if self.sock.fileno() == -1:
+            return
         self.shutdown()
         if self.channel is not None:
             self.channel.wipe()
+        self.sock.close()
+
+    def abort(self) -> None:
+        """End both directions, and not in good order: the peer sees truncation.
+
+        For who passes on what somebody else sends, and was cut off.
+        """
+        if self.channel is not None:
+            self.channel.abort(None)
+            self.channel.wipe()
+        if self.relay is not None:
+            self.relay.abandon()
         self.sock.close()
 
     def detach(self) -> tuple[int, bytearray]:

@@ -10,10 +10,13 @@ import termios
 import threading
 from contextlib import closing, suppress
 from enum import Enum
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from tlsify.errors import HandshakeError
 from tlsify.tls.explain import truncated
+from tlsify.tls.room import Room
+from tlsify.tls.tunnel import ROOM_BEYOND
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,8 +24,13 @@ if TYPE_CHECKING:
     from tlsify.tls.negotiated import Resumable
     from tlsify.tls.tunnel import Tunnel
 
-_READ_SIZE = 2**16
-_BUFFER_LIMIT = 2**18
+# What one read takes: much, since it costs a turn, and no more than stays in a processor's cache.
+_READ_SIZE = 2**18
+_ROOM_SIZE = _READ_SIZE + ROOM_BEYOND
+# How much of what OpenSSL says by itself may wait for a peer that does not read.
+_MAX_ANSWERS = 2**16
+# Rooms that are kept for the next turn, whoever's it is.
+_SPARE_ROOMS = 8
 # How long the last bytes of a program that has closed its end may take without any progress.
 _LINGER = 30.0
 
@@ -33,6 +41,60 @@ class _Flow(Enum):
     READING = "reading"
     DRAINING = "draining"
     DONE = "done"
+
+
+_rooms: list[Room] = []
+
+
+def _enter() -> Room:
+    try:
+        return _rooms.pop()
+    except IndexError:
+        return Room(_ROOM_SIZE)
+
+
+def _leave(room: Room) -> None:
+    if len(_rooms) < _SPARE_ROOMS:
+        _rooms.append(room)
+
+
+class _Load:
+    """Bytes on their way to one side. There is a room for them as long as there are any."""
+
+    def __init__(self) -> None:
+        self._room: Room | None = None
+        self._start = self._end = 0
+
+    def __len__(self) -> int:
+        return self._end - self._start
+
+    def take_on(self, fill: Callable[[Room], int]) -> None:
+        """Have some written, once there are none; the call is told where, and tells how many."""
+        room = _enter()
+        self._start, self._end = 0, fill(room)
+        if self._end:
+            self._room = room
+        else:
+            _leave(room)
+
+    def send(self, sock: socket.socket) -> None:
+        """Send all.
+
+        Raises:
+            BlockingIOError: the rest has to wait.
+            OSError: nobody is there any more.
+        """
+        while self._room is not None:
+            self._start += sock.send(self._room.view[self._start : self._end])
+            if self._start == self._end:
+                self.drop()
+
+    def drop(self) -> None:
+        """Forget what there is."""
+        if self._room is not None:
+            _leave(self._room)
+        self._room = None
+        self._start = self._end = 0
 
 
 class Relay:
@@ -62,16 +124,20 @@ class Relay:
         self._network = sock
         self._tunnel = tunnel
         self._keep = keep
+        # What goes together was written together, or met in the socketpair: waiting for more would
+        # only add the peer's delayed acknowledgements to an answer that comes in two pieces.
+        self.set_tcp_option(socket.TCP_NODELAY, 1)
         # None for a connection that is broken already; the pump finds out why.
         self.local_address = _address(sock.getsockname)
         self.peer_address = _address(sock.getpeername)
         self.program_end, self._program = socket.socketpair()
+        for end in (self.program_end, self._program):
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _READ_SIZE)
         self._network.setblocking(False)  # noqa: FBT003 - socket's own signature
         self._program.setblocking(False)  # noqa: FBT003
-        self._to_network = bytearray(tunnel.output())
-        self._to_program = bytearray()
+        self._to_network, self._to_program = _Load(), _Load()
         self._outbound = self._inbound = _Flow.READING
-        self._program_gone = False
+        self._program_gone = self._abandoned = False
         self.failure: HandshakeError | OSError | None = None
         # Whether the peer's direction has ended, in which case `failure` says how; and whether all
         # of the connection has.
@@ -89,6 +155,15 @@ class Relay:
         """Wait until the connection is over; tells whether it is."""
         self._thread.join(timeout)
         return not self._thread.is_alive()
+
+    def set_tcp_option(self, *arguments: Any) -> None:
+        """Set one of TCP's options on the connection, unless it has ended."""
+        with suppress(OSError):
+            self._network.setsockopt(socket.IPPROTO_TCP, *arguments)
+
+    def abandon(self) -> None:
+        """Have the end of the program's data be no orderly one: the peer sees truncation."""
+        self._abandoned = True
 
     def watch(self, watcher: Callable[[], None]) -> None:
         """Have something called whenever `is_settled` or `is_over` has become true.
@@ -116,6 +191,8 @@ class Relay:
         try:
             self._pump()
         finally:
+            # Whoever has this object may keep it, and with it 40 KiB that nobody needs any more.
+            self._tunnel.release()
             self.is_over = True
             self._watcher()
 
@@ -139,8 +216,13 @@ class Relay:
         and would spin.
         """
         poller = select.poll()
-        from_network = self._inbound is _Flow.READING and len(self._to_program) < _BUFFER_LIMIT
-        from_program = self._outbound is _Flow.READING and len(self._to_network) < _BUFFER_LIMIT
+        from_network = (
+            self._inbound is _Flow.READING
+            and not self._to_program
+            # Who asks for a new key, again and again, has to take the answers.
+            and not (self._to_network and self._tunnel.waiting > _MAX_ANSWERS)
+        )
+        from_program = self._outbound is _Flow.READING and not self._to_network
         network = _mask(read=from_network, write=bool(self._to_network))
         if network:
             poller.register(self._network, network)
@@ -154,49 +236,52 @@ class Relay:
             # Nobody will read what the peer still sends.
             self._program_gone = True
             self._inbound = _Flow.DONE
-            self._to_program.clear()
-        if program and self._outbound is _Flow.READING:
+            self._to_program.drop()
+        if program & ~select.POLLOUT and self._outbound is _Flow.READING and not self._to_network:
             self._take_from_program()
-        if network and self._inbound is _Flow.READING:
+        if network & ~select.POLLOUT and self._inbound is _Flow.READING and not self._to_program:
             self._take_from_network()
 
     def _take_from_program(self) -> None:
+        room = _enter()
         try:
-            plaintext = self._program.recv(_READ_SIZE)
+            size = self._program.recv_into(room.view, _READ_SIZE)
         except BlockingIOError:
             return
         except OSError:
-            plaintext = b""
-        if plaintext:
-            self._tunnel.send(plaintext)
+            size = 0
+        if size:
+            self._to_network.take_on(partial(self._tunnel.send_into, room.view[:size]))
         else:
             self._outbound = _Flow.DRAINING
-            self._tunnel.close()
-        self._to_network += self._tunnel.output()
+            if not self._abandoned:
+                self._tunnel.close()
+        _leave(room)
 
     def _take_from_network(self) -> None:
+        room = _enter()
         try:
-            records = self._network.recv(_READ_SIZE)
+            size = self._network.recv_into(room.view, _READ_SIZE)
         except BlockingIOError:
             return
         except OSError as exc:
             self._fail(exc)
             return
-        if not records:
+        if not size:
             # A reset is told once, and it may have been to a send.
             self._fail(self._send_error or truncated())
             return
         try:
+            self._to_program.take_on(partial(self._tunnel.receive, room.view[:size]))
             # Once more, for the error that may stand behind what this gave.
-            for piece in (records, b""):
-                self._to_program += self._tunnel.receive(piece)
+            self._tunnel.receive(b"", room)
         except HandshakeError as error:
             self._fail(error)
+        _leave(room)
         self._keep_sessions()
         if self._tunnel.peer_closed:
             self._inbound = _Flow.DRAINING
             self._settle()
-        self._to_network += self._tunnel.output()  # an alert, or the answer to a KeyUpdate
 
     def _keep_sessions(self) -> None:
         if self._keep is not None:
@@ -215,15 +300,26 @@ class Relay:
 
     def _flush(self) -> None:
         try:
-            self._outbound = _pass_on(self._network, self._to_network, self._outbound)
+            while self._outbound is not _Flow.DONE:
+                self._to_network.send(self._network)
+                # Beside data, an alert or the answer to a KeyUpdate.
+                self._to_network.take_on(self._tunnel.output_into)
+                if not self._to_network:
+                    self._outbound = _end(self._network, self._outbound)
+                    break
+        except BlockingIOError:
+            pass
         except OSError as exc:
             self._send_error = exc
-            self._to_network.clear()
+            self._to_network.drop()
             self._outbound = _Flow.DONE
         try:
-            self._inbound = _pass_on(self._program, self._to_program, self._inbound)
+            self._to_program.send(self._program)
+            self._inbound = _end(self._program, self._inbound)
+        except BlockingIOError:
+            pass
         except OSError:
-            self._to_program.clear()
+            self._to_program.drop()
             self._inbound = _Flow.DONE
 
 
@@ -238,20 +334,13 @@ def _mask(*, read: bool, write: bool) -> int:
     return (select.POLLIN if read else 0) | (select.POLLOUT if write else 0)
 
 
-def _pass_on(sock: socket.socket, pending: bytearray, flow: _Flow) -> _Flow:
-    """Send as much as fits; a flow that has been drained ends with a half-close.
+def _end(sock: socket.socket, flow: _Flow) -> _Flow:
+    """End a flow that has been drained, with a half-close.
 
     Raises:
         OSError: nobody is there any more.
     """
-    if flow is _Flow.DONE:
+    if flow is not _Flow.DRAINING:
         return flow
-    try:
-        while pending:
-            del pending[: sock.send(pending)]
-        if flow is _Flow.READING:
-            return flow
-        sock.shutdown(socket.SHUT_WR)
-    except BlockingIOError:
-        return flow
+    sock.shutdown(socket.SHUT_WR)
     return _Flow.DONE

@@ -345,6 +345,14 @@ class TLSSocket(socket.socket):
             self.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, packed)
         self._timeout = value
 
+    def setsockopt(self, level: int, *arguments: Any) -> None:
+        """Set an option; TCP's are the connection's, also where that is the relay's."""
+        relay = self.handoff.relay
+        if relay is not None and level == socket.IPPROTO_TCP:
+            relay.set_tcp_option(*arguments)
+        else:
+            super().setsockopt(level, *arguments)
+
     def setblocking(self, flag: bool, /) -> None:  # noqa: FBT001 - socket's own signature
         """Wait for ever, or never."""
         self.settimeout(None if flag else 0.0)
