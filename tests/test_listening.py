@@ -118,3 +118,80 @@ def test_notification_that_nobody_takes(address: str, monkeypatch: pytest.Monkey
     """It is dropped."""
     monkeypatch.setenv("NOTIFY_SOCKET", address)
     listening.notify("READY=1")
+
+
+def test_listening_at_a_path(tmp_path: Path) -> None:
+    """One who is gone is taken the place of; one who is there is not, nor is another file."""
+    path = tmp_path / "socket"
+    with listening.listen_at(path) as first:
+        assert listening.spell(first) == str(path)
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(path))
+        with pytest.raises(NetworkError, match="cannot listen at"):
+            listening.listen_at(path)
+    with listening.listen_at(path), socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(path))
+    path.unlink()
+    path.write_text("mine")
+    with pytest.raises(NetworkError, match="in use"):
+        listening.listen_at(path)
+    assert path.read_text() == "mine"
+    with pytest.raises(NetworkError, match="cannot listen at"):
+        listening.listen_at(tmp_path / "no" / "socket")
+    with pytest.raises(NetworkError, match="too long"):
+        listening.listen_at(tmp_path / ("x" * 200))
+
+
+def test_forgetting(tmp_path: Path) -> None:
+    """A path goes along with its socket; other sockets are just closed, once or twice."""
+    path = tmp_path / "socket"
+    at_path, on_port = listening.listen_at(path), listening.listen("127.0.0.1", 0)
+    for sock in (at_path, on_port, on_port):
+        listening.forget(sock)
+        assert sock.fileno() == -1
+    assert not path.exists()
+
+
+def test_several_sockets_of_one_address() -> None:
+    """They share it if each says so."""
+    with listening.listen("127.0.0.1", 0, reuse_port=True) as first:
+        port = first.getsockname()[1]
+        with listening.listen("127.0.0.1", port, reuse_port=True) as second:
+            assert second.getsockname() == first.getsockname()
+        with pytest.raises(NetworkError, match="in use"):
+            listening.listen("127.0.0.1", port)
+
+
+def test_adopting() -> None:
+    """A listening socket is taken over; anything else is refused, and left as it was."""
+    with listening.listen("127.0.0.1", 0) as sock:
+        number = os.dup(sock.fileno())
+        os.set_inheritable(number, True)  # noqa: FBT003
+        with listening.adopt(number) as taken:
+            assert taken.getsockname() == sock.getsockname()
+            assert not os.get_inheritable(number)
+    with socket.socket() as other:
+        with pytest.raises(OSError, match="Invalid"):
+            listening.adopt(other.fileno())
+        assert other.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) == 0
+
+
+@pytest.mark.parametrize(
+    ("period", "pid", "expected"),
+    [
+        ("3000000", "", 3.0),
+        ("500000", str(os.getpid()), 0.5),
+        ("500000", "1", None),
+        ("", "", None),
+        ("0", "", None),
+        ("-1", "", None),
+        ("soon", "", None),
+    ],
+)
+def test_watchdog(
+    period: str, pid: str, expected: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Systemd says how often, and whom it means."""
+    monkeypatch.setenv("WATCHDOG_USEC", period)
+    monkeypatch.setenv("WATCHDOG_PID", pid)
+    assert listening.watchdog() == expected

@@ -1,10 +1,14 @@
-"""What has happened on this process's connections since it started."""
+"""What has happened on this process's connections, or those of all workers, since the start."""
 
 from __future__ import annotations
 
+import os
 import threading
-from collections import Counter
 from enum import Enum
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable
 
 
 class Event(Enum):
@@ -20,19 +24,279 @@ class Event(Enum):
     PEER_MISBEHAVED = "peer_misbehaved"
     TRUNCATED = "truncated"
     TICKET_RECEIVED = "ticket_received"
+    # How connections began (`commit`).
+    OFFLOADED = "offloaded"
+    RELAYED = "relayed"
+    RESUMED = "resumed"
+    # What a server's door does (`aio.acceptor`).
+    ACCEPTED = "accepted"
+    ACCEPT_FAILED = "accept_failed"
+    REFUSED_PER_ADDRESS = "refused_per_address"
+    # Accepting had to wait, since there were as many as there may be.
+    FULL_OF_CONNECTIONS = "full_of_connections"
+    FULL_OF_HANDSHAKES = "full_of_handshakes"
+    HANDSHAKE_OK = "handshake_ok"
+    HANDSHAKE_TOO_SLOW = "handshake_too_slow"
+    # It was stalled, and others waited for its place.
+    HANDSHAKE_EVICTED = "handshake_evicted"
+    HANDSHAKE_ABANDONED = "handshake_abandoned"
+    HANDSHAKE_PEER_ALERT = "handshake_peer_alert"
+    HANDSHAKE_MISBEHAVED = "handshake_misbehaved"
+    HANDSHAKE_IDENTITY = "handshake_identity"
+    HANDSHAKE_TRUNCATED = "handshake_truncated"
+    HANDSHAKE_BROKEN = "handshake_broken"
+    HANDSHAKE_KTLS = "handshake_ktls"
+    # Connections that did not end within the time to drain.
+    DRAIN_CUT = "drain_cut"
+    # What a supervisor does (`workers`).
+    WORKER_RESTARTED = "worker_restarted"
+    RELOADED = "reloaded"
+    RELOAD_REFUSED = "reload_refused"
+    # What becomes of a connection behind us (`forwarding`).
+    BACKEND_FAILED = "backend_failed"
+    DESCRIPTOR_PASSED = "descriptor_passed"
 
 
-_counts: Counter[Event] = Counter()
+class Gauge(Enum):
+    """Something that there is now, more or less of it."""
+
+    CONNECTIONS = "connections"
+    HANDSHAKES = "handshakes"
+    WORKERS = "workers"
+    WORKERS_DRAINING = "workers_draining"
+    STOPPING = "stopping"
+
+
+# Why connections are relayed: the codes of `handoff.Reason` (docs/cli.md), and whatever else.
+REASONS = (
+    "policy-off",
+    "switched-off",
+    "no-tls-ulp",
+    "no-tls-module",
+    "tls-module-not-loaded",
+    "no-tls-ulp-container",
+    "not-established",
+    "mptcp",
+    "not-tcp",
+    "suite-unsupported",
+    "no-rekey",
+    "max-fragment-length",
+    "known-bad-kernel",
+    "forbidden",
+    "no-memory",
+    "not-available",
+    "no-loopback",
+    "ulp-preset",
+    "other",
+)
+# Upper bounds of how long handshakes take, in seconds.
+BOUNDS = (0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+
+class Times(NamedTuple):
+    """How long handshakes took that went well.
+
+    Attributes:
+        counts: how many took at most each of `BOUNDS`, and how many any time at all.
+        seconds: all of them together.
+    """
+
+    counts: tuple[int, ...]
+    seconds: float
+
+
+# Processes that may be counted for at a time: workers, and those of earlier generations.
+SLOTS = 4096
+# A cell is 8 bytes, aligned, which processors write and read as a whole.
+_CELL = 8
+# What the cells mean is written in front of them, for who may inherit them from another version.
+_HEADER = 2**13
+_MICROSECONDS = 1_000_000
+
+_NAMES: tuple[Hashable, ...] = (
+    *Event,
+    *Gauge,
+    *(("relayed", code) for code in REASONS),
+    *(("handshake", bound) for bound in (*BOUNDS, "more", "microseconds")),
+)
+_PLACES = {name: place for place, name in enumerate(_NAMES)}
+_WIDTH = len(_NAMES)
+_LAYOUT = f"tlsify counters {SLOTS} {_NAMES}".encode()
+
+_Cells: TypeAlias = "memoryview[int]"
+
+
+class _Memory:
+    """Cells: a row for each process, which alone writes there, so that nothing is ever lost."""
+
+    def __init__(self, cells: _Cells, head: memoryview | None = None, descriptor: int = -1) -> None:
+        self.cells = cells
+        self.head = head
+        self.descriptor = descriptor
+        self.row = 0
+
+    @property
+    def rows(self) -> int:
+        return 1 if self.head is None else self.head[0]
+
+    def add(self, name: Hashable, amount: int) -> None:
+        self.cells[self.row * _WIDTH + _PLACES[name]] += amount
+
+    def total(self, name: Hashable) -> int:
+        return sum(self.cells[_PLACES[name] : self.rows * _WIDTH : _WIDTH])
+
+
+_memory = _Memory(memoryview(bytearray(_CELL * _WIDTH)).cast("q"))
 _lock = threading.Lock()
 
 
-def count(event: Event) -> None:
-    """Add one."""
+def count(event: Event, amount: int = 1) -> None:
+    """Add one, or more."""
     with _lock:
-        _counts[event] += 1
+        _memory.add(event, amount)
+
+
+def change(gauge: Gauge, by: int) -> None:
+    """Add to what there is now of something; take away, if negative."""
+    with _lock:
+        _memory.add(gauge, by)
+
+
+def put(gauge: Gauge, number: int) -> None:
+    """Say how much there is now of something in this process."""
+    with _lock:
+        _memory.cells[_memory.row * _WIDTH + _PLACES[gauge]] = number
+
+
+def relayed(code: str) -> None:
+    """Count a connection that is relayed, by its reason."""
+    with _lock:
+        _memory.add(Event.RELAYED, 1)
+        _memory.add(("relayed", code if code in REASONS else "other"), 1)
+
+
+def handshake_took(seconds: float) -> None:
+    """Count a handshake that went well, by how long it took."""
+    bound = next((each for each in BOUNDS if seconds <= each), "more")
+    with _lock:
+        _memory.add(Event.HANDSHAKE_OK, 1)
+        _memory.add(("handshake", bound), 1)
+        _memory.add(("handshake", "microseconds"), round(seconds * _MICROSECONDS))
 
 
 def counters() -> dict[str, int]:
-    """Give every count by name, zeros included."""
+    """Give every count by name, zeros included; where workers share them, the sums."""
     with _lock:
-        return {event.value: _counts[event] for event in Event}
+        return {event.value: _memory.total(event) for event in Event}
+
+
+def gauge(which: Gauge) -> int:
+    """Tell how much there is now of something, in all workers."""
+    with _lock:
+        return _memory.total(which)
+
+
+def relayed_by_reason() -> dict[str, int]:
+    """Give the number of relayed connections by the codes of their reasons, zeros included."""
+    with _lock:
+        return {code: _memory.total(("relayed", code)) for code in REASONS}
+
+
+def handshake_times() -> Times:
+    """Tell how long handshakes took."""
+    with _lock:
+        each = [_memory.total(("handshake", bound)) for bound in (*BOUNDS, "more")]
+        microseconds = _memory.total(("handshake", "microseconds"))
+    return Times(
+        tuple(sum(each[: at + 1]) for at in range(len(each))), microseconds / _MICROSECONDS
+    )
+
+
+# -- one process of several
+
+
+def share(descriptor: int | None = None) -> int:
+    """Move the counts to memory that forked processes share, and take the first slot there.
+
+    Args:
+        descriptor: what `share` gave to the program that this process ran before; its counts are
+            gone on with, unless that program counted otherwise. It belongs to this call.
+
+    Returns:
+        The memory's descriptor, close-on-exec, which lives as long as the process.
+
+    Raises:
+        OSError: there is no memory.
+    """
+    global _memory  # noqa: PLW0603 - a process has one set of counts, as it has one set of events
+    if descriptor is not None:
+        found = _open(descriptor)
+        if found is not None:
+            _memory = found
+            return descriptor
+        os.close(descriptor)
+    descriptor = os.memfd_create("tlsify-counters")
+    try:
+        os.ftruncate(descriptor, _HEADER + SLOTS * _WIDTH * _CELL)
+        os.pwrite(descriptor, _LAYOUT, _CELL)
+        made = _open(descriptor)
+        if made is None:
+            raise OSError("the counters' memory does not hold what was written")
+    except BaseException:
+        os.close(descriptor)
+        raise
+    with _lock:
+        made.cells[:_WIDTH] = _memory.cells[:_WIDTH]
+        _memory = made
+    _use(0)
+    return descriptor
+
+
+def _open(descriptor: int) -> _Memory | None:
+    """Map the memory; None if it is laid out otherwise."""
+    import mmap  # noqa: PLC0415 - servers alone share
+
+    if os.fstat(descriptor).st_size != _HEADER + SLOTS * _WIDTH * _CELL:
+        return None
+    if os.pread(descriptor, _HEADER - _CELL, _CELL).rstrip(b"\0") != _LAYOUT:
+        return None
+    view = memoryview(mmap.mmap(descriptor, 0))
+    return _Memory(view[_HEADER:].cast("q"), view[:_CELL].cast("q"), descriptor)
+
+
+def occupy(slot: int) -> None:
+    """Count in a slot of this process's own from here on; a no-op where nothing is shared.
+
+    Args:
+        slot: 1 or more, below `SLOTS`, and nobody else's. What others counted there before stays.
+    """
+    with _lock:
+        if _memory.head is not None:
+            _memory.row = slot
+
+
+def reserve(slot: int) -> None:
+    """Have a slot be part of the sums; only the process that has called `share` may do so."""
+    _use(slot)
+
+
+def vacate(slot: int) -> None:
+    """Take note that a slot's process has ended: what it counted stays, what it had is gone."""
+    with _lock:
+        if _memory.head is None:
+            return
+        for each in Gauge:
+            _memory.cells[slot * _WIDTH + _PLACES[each]] = 0
+
+
+def _use(slot: int) -> None:
+    if _memory.head is not None:
+        _memory.head[0] = max(_memory.head[0], slot + 1)
+
+
+def _after_fork() -> None:
+    global _lock  # noqa: PLW0603 - another thread, which is not here, may have held it
+    _lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_after_fork)

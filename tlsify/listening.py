@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
+import stat
+from typing import TYPE_CHECKING
 
 from tlsify.errors import ConfigError, NetworkError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 BACKLOG = 1024
 _FIRST = 3  # sd_listen_fds(3)
 
 
-def listen(host: str, port: int, backlog: int = BACKLOG) -> socket.socket:
+def listen(
+    host: str, port: int, backlog: int = BACKLOG, *, reuse_port: bool = False
+) -> socket.socket:
     """Listen on an address.
 
     Args:
         host: a name or an address; empty for every IPv4 interface.
         port: 0 for any that is free.
         backlog: how many connections may wait.
+        reuse_port: let other sockets of this user listen there, too, among which the kernel
+            spreads connections (SO_REUSEPORT).
 
     Raises:
         NetworkError: it cannot be listened on.
@@ -28,12 +38,57 @@ def listen(host: str, port: int, backlog: int = BACKLOG) -> socket.socket:
             (host, port),
             family=socket.AF_INET6 if ":" in host else socket.AF_INET,
             backlog=backlog,
+            reuse_port=reuse_port,
         )
     except (OSError, OverflowError, UnicodeError) as exc:
         raise NetworkError(
             f"cannot listen on {host}:{port}: {exc}",
             hint="choose another address or port",
         ) from exc
+
+
+def listen_at(path: Path) -> socket.socket:
+    """Listen at a path, in the place of one who listened there and is gone.
+
+    Who may connect, the umask and the folder say.
+
+    Raises:
+        NetworkError: somebody is there, or it cannot be listened on.
+    """
+    sock = socket.socket(socket.AF_UNIX)
+    try:
+        try:
+            sock.bind(str(path))
+        except OSError as exc:
+            if exc.errno != errno.EADDRINUSE or not _is_left_over(path):
+                raise
+            path.unlink()
+            sock.bind(str(path))
+        sock.listen(BACKLOG)
+    except OSError as exc:
+        sock.close()
+        raise NetworkError(
+            f"cannot listen at {path}: {exc.strerror or exc}", hint="choose another path"
+        ) from exc
+    return sock
+
+
+def _is_left_over(path: Path) -> bool:
+    """Tell whether a path is that of a socket on which nobody listens."""
+    if not stat.S_ISSOCK(path.lstat().st_mode):
+        return False
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.setblocking(False)  # noqa: FBT003 - socket's own signature
+        return probe.connect_ex(str(path)) == errno.ECONNREFUSED
+
+
+def forget(sock: socket.socket) -> None:
+    """Close a socket that listens, and remove its path if it has one."""
+    name = sock.getsockname() if sock.fileno() != -1 else ""
+    if isinstance(name, str) and name:
+        with contextlib.suppress(OSError):
+            os.unlink(name)  # noqa: PTH108 - pathlib comes at a price
+    sock.close()
 
 
 def inherited() -> list[socket.socket]:
@@ -51,22 +106,31 @@ def inherited() -> list[socket.socket]:
     found = []
     for number in range(_FIRST, _FIRST + int(count)):
         try:
-            os.set_inheritable(number, False)  # noqa: FBT003 - os's own signature
-            sock = socket.socket(fileno=number)
-            is_listening = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+            found.append(adopt(number))
         except OSError as exc:
-            raise _not_listening(number) from exc
-        if not is_listening or sock.type != socket.SOCK_STREAM:
-            raise _not_listening(number)
-        found.append(sock)
+            raise ConfigError(
+                f"descriptor {number} from systemd is no listening stream socket",
+                hint="use ListenStream= with Accept=no in the .socket unit",
+            ) from exc
     return found
 
 
-def _not_listening(number: int) -> ConfigError:
-    return ConfigError(
-        f"descriptor {number} from systemd is no listening stream socket",
-        hint="use ListenStream= with Accept=no in the .socket unit",
-    )
+def adopt(number: int) -> socket.socket:
+    """Take over a listening socket that was inherited, so that nobody else inherits it.
+
+    Raises:
+        OSError: it is none.
+    """
+    sock = socket.socket(fileno=number)
+    try:
+        is_listening = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+        if not is_listening or sock.type != socket.SOCK_STREAM:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        sock.set_inheritable(False)
+    except OSError:
+        sock.detach()
+        raise
+    return sock
 
 
 def notify(state: str) -> None:
@@ -84,6 +148,17 @@ def notify(state: str) -> None:
         socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock,
     ):
         sock.sendto(state.encode(), address.replace("@", "\0", 1))
+
+
+def watchdog() -> float | None:
+    """Tell in how many seconds systemd wants to hear ``WATCHDOG=1``, if it does.
+
+    Source: sd_watchdog_enabled(3).
+    """
+    period, pid = (os.environ.get(name, "") for name in ("WATCHDOG_USEC", "WATCHDOG_PID"))
+    if not period.isdecimal() or int(period) == 0 or pid not in {"", str(os.getpid())}:
+        return None
+    return int(period) / 1_000_000
 
 
 def spell(sock: socket.socket) -> str:

@@ -1,131 +1,400 @@
-"""Pre-forked accept loops: readiness, restart, drain."""
+"""A supervisor and its forked workers: readiness, restart, reload, drain, and a successor."""
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
+import select
 import signal
 import time
-from collections.abc import Callable
-from typing import TypeAlias
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NoReturn, TypeAlias
+
+from tlsify.counters import SLOTS, Event, Gauge, count, put, reserve, vacate
+from tlsify.errors import TlsifyError, WorkerError
+from tlsify.forked import SIGNALS, Generation, Worker
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from tlsify.forked import Work
 
 _log = logging.getLogger("tlsify")
 
-# A worker that dies sooner than this after its start is not restarted at once.
-_MINIMUM_LIFE = 1.0
+# How long a new generation may take to be ready, and how much longer than its deadline a worker
+# may take to drain, before it is killed.
+_START_TIME = 60.0
+_GRACE = 5.0
+_WATCH_INTERVAL = 3.0
+_PAUSE = 1.0
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
-# To be called once connections are accepted.
-Ready: TypeAlias = Callable[[], None]
-# What one process does: accept until SIGTERM, then drain and return.
-Worker: TypeAlias = Callable[[Ready], None]
+
+# Workers that an earlier program in this process has left: pid and slot in the counters.
+Former: TypeAlias = dict[int, int]
+
+
+def _nothing(*_: object) -> None:
+    """Do nothing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Duty:
+    """What there is for a supervisor to do besides.
+
+    Attributes:
+        on_ready: called once, when every worker accepts connections.
+        on_stop: called when workers are told to drain for good; it has to close the listening
+            sockets here, or connections would wait in them for nobody.
+        before_fork: called before each worker is forked.
+        renew: gives the work of a new generation on SIGHUP; raises a TlsifyError if it is to stay
+            as it was. None leaves SIGHUP alone.
+        watch: its value is looked at every few seconds; when it changes, that is as SIGHUP.
+        seen: its value before the first generation's work was made.
+        rehearse: starts a process that tries out, on SIGUSR2, whether a successor would start, and
+            gives its pid. None leaves SIGUSR2 alone.
+        succeed: has the successor take this process over, after the rehearsal went well.
+        drain: seconds that workers give themselves to drain; None for any time.
+        together: a worker that ends of itself, with status 0, has all of them drain.
+        notify: tells the service manager (`listening.notify`).
+        watchdog: seconds in which it wants to hear of us, or None.
+    """
+
+    on_ready: Callable[[], None] = _nothing
+    on_stop: Callable[[], None] = _nothing
+    before_fork: Callable[[], None] = _nothing
+    renew: Callable[[], Work] | None = None
+    watch: Callable[[], object] | None = None
+    seen: object = None
+    rehearse: Callable[[], int] | None = None
+    succeed: Callable[[Former], NoReturn] | None = None
+    drain: float | None = None
+    together: bool = False
+    notify: Callable[[str], None] = _nothing
+    watchdog: float | None = None
+
+
+def run(number: int, work: Work, duty: Duty, former: Former | None = None) -> None:
+    """Run a worker in each of several forked processes, until SIGTERM or SIGINT.
+
+    A worker that dies is replaced in its place, at once or, if it dies again and again, after a
+    while. SIGHUP starts a new generation; once all of it is ready the old one drains. SIGTERM and
+    SIGINT have all of them drain; the second of these kills them.
+
+    Args:
+        number: of workers.
+        work: what each does; it inherits the listening sockets and all else that is here.
+        duty: what there is to do besides.
+        former: workers to drain as soon as those of ours are ready.
+
+    Raises:
+        WorkerError: at the start a worker has ended before it was ready.
+    """
+    _Supervisor(number, duty, former or {}).run(work)
 
 
 class _Supervisor:
-    def __init__(
-        self,
-        count: int,
-        worker: Worker,
-        on_stop: Callable[[], None],
-        before_fork: Callable[[], None],
-    ) -> None:
-        self._before_fork = before_fork
-        self._count = count
-        self._worker = worker
-        self._on_stop = on_stop
-        self._started: dict[int, float] = {}
-        self._stopping = False
+    def __init__(self, number: int, duty: Duty, former: Former) -> None:
+        self._number = number
+        self._duty = duty
+        now = time.monotonic()
+        self._former = [Worker(pid, slot, now, is_ready=True) for pid, slot in former.items()]
+        self._draining: list[Worker] = []
+        self._current: Generation | None = None
+        self._coming: Generation | None = None
+        self._again = self._stopping = False
+        self._rehearsal: int | None = None
+        self._failure: WorkerError | None = None
+        self._retry: tuple[float, Work] | None = None
+        self._seen = duty.seen
+        self._look_at = self._ping_at = now
+        self._reader, self._writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
-    def run(self, ready: Ready) -> None:
-        for number in _STOP_SIGNALS:
-            signal.signal(number, self._stop)
-        read_end, write_end = os.pipe()
-        for _ in range(self._count):
-            self._spawn(write_end, read_end)
-        os.close(write_end)
-        self._await_readiness(read_end, ready)
-        while self._started:
-            self._reap()
+    # -- the loop
 
-    def _await_readiness(self, read_end: int, ready: Ready) -> None:
-        waiting = self._count
-        while waiting > 0 and (arrived := os.read(read_end, waiting)):
-            waiting -= len(arrived)
-        os.close(read_end)
-        if waiting == 0:
-            ready()
-        elif not self._stopping:
-            _log.error("%d of %d workers did not start", waiting, self._count)
-
-    def _spawn(self, write_end: int | None = None, read_end: int | None = None) -> None:
-        self._before_fork()
-        # A signal between fork and the child's own handlers would run the parent's in the child.
-        signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
-        pid = os.fork()
-        if pid:
-            self._started[pid] = time.monotonic()
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP_SIGNALS)
-            return
-        status = 1
+    def run(self, work: Work) -> None:
+        signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
+        for number in self._signals():
+            signal.signal(number, lambda *_: None)
+        # An earlier program in this process may have left them blocked, so that none gets lost.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         try:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent passes it on as SIGTERM
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP_SIGNALS)
-            if read_end is not None:
-                os.close(read_end)
-            self._worker(lambda: _tell(write_end))
-            status = 0
-        except Exception:  # noqa: BLE001 - a child must never return into its parent's code
-            _log.exception("worker %d failed", os.getpid())
+            self._start(work)
+            while not self._stopping or self._all():
+                self._wait()
+                self._reap()
+                self._look_after()
         finally:
-            os._exit(status)
+            signal.set_wakeup_fd(-1)
+            os.close(self._reader)
+            os.close(self._writer)
+        if self._failure is not None:
+            raise self._failure
+
+    def _signals(self) -> frozenset[signal.Signals]:
+        left_alone = set()
+        if self._duty.renew is None:
+            left_alone.add(signal.SIGHUP)
+        if self._duty.rehearse is None or self._duty.succeed is None:
+            left_alone.add(signal.SIGUSR2)
+        return SIGNALS - left_alone
+
+    def _generations(self) -> list[Generation]:
+        return [each for each in (self._current, self._coming) if each is not None]
+
+    def _all(self) -> list[Worker]:
+        serving = [worker for each in self._generations() for worker in each.workers()]
+        return [*serving, *self._former, *self._draining]
+
+    def _wait(self) -> None:
+        """Wait for a signal, a worker's word, or for what is due."""
+        poller = select.poll()
+        poller.register(self._reader, select.POLLIN)
+        starting = {worker.read_end: worker for worker in self._all() if worker.read_end != -1}
+        for read_end in starting:
+            poller.register(read_end, select.POLLIN)
+        wait = max(self._next_due() - time.monotonic(), 0)
+        for number, _ in poller.poll(wait * 1000 + 1):
+            if number == self._reader:
+                self._heed(os.read(self._reader, 2**10))
+            elif starting[number].read_end == number:
+                starting[number].listen()
+
+    def _next_due(self) -> float:
+        due = [time.monotonic() + 60]
+        if self._duty.watch is not None and not self._stopping:
+            due.append(self._look_at)
+        if self._duty.watchdog is not None:
+            due.append(self._ping_at)
+        due += [worker.deadline for worker in self._all() if worker.deadline is not None]
+        for generation in self._generations():
+            due += generation.due()
+        if self._coming is not None:
+            due.append(self._coming.deadline)
+        if self._retry is not None:
+            due.append(self._retry[0])
+        return min(due)
+
+    def _heed(self, numbers: bytes) -> None:
+        asked = [number for number in numbers if number in _STOP_SIGNALS]
+        if asked and (self._stopping or len(asked) > 1):
+            self._stop()
+            for worker in self._all():
+                worker.kill(signal.SIGKILL)
+        elif asked:
+            self._stop()
+        elif self._stopping:
+            return
+        if signal.SIGHUP in numbers:
+            self._reload()
+        if signal.SIGUSR2 in numbers:
+            self._rehearse()
+
+    # -- generations
+
+    def _start(self, work: Work) -> None:
+        self._retry = None
+        self._coming = Generation(work, time.monotonic() + _START_TIME, {})
+        for index in range(self._number):
+            self._fork(self._coming, index)
+
+    def _fork(self, generation: Generation, index: int) -> None:
+        self._duty.before_fork()
+        generation.fork(index, self._free_slot(), self._signals(), self._leave)
+
+    def _leave(self) -> None:
+        """Close, in a worker, what is ours."""
+        os.close(self._reader)
+        os.close(self._writer)
+        for worker in self._all():
+            worker.forget_pipe()
+
+    def _free_slot(self) -> int:
+        taken = {worker.slot for worker in self._all()}
+        slot = next(each for each in range(1, SLOTS) if each not in taken)
+        reserve(slot)
+        return slot
+
+    def _reload(self) -> None:
+        if self._duty.renew is None:
+            return
+        if self._coming is not None:
+            self._again = True  # those that start may have seen half of what has changed
+            return
+        microseconds = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+        self._duty.notify(f"RELOADING=1\nMONOTONIC_USEC={microseconds}")
+        if self._duty.watch is not None:
+            self._seen = self._duty.watch()  # what changes meanwhile shows the next time
+        try:
+            if len(self._all()) + self._number >= SLOTS:
+                raise WorkerError(
+                    "too many workers drain still", hint="reload less often, or shorten --drain"
+                )
+            self._start(self._duty.renew())
+        except TlsifyError as exc:
+            _log.error("not reloaded, all stays as it was: %s", exc)
+            count(Event.RELOAD_REFUSED)
+            self._tell("not reloaded: " + str(exc))
+
+    def _promote(self, generation: Generation) -> None:
+        """All of a new generation accept: the old one may go."""
+        self._drain([*(self._current.workers() if self._current else ()), *self._former])
+        self._former = []
+        if self._current is None:
+            self._duty.on_ready()
+        else:
+            _log.info("reloaded")
+            count(Event.RELOADED)
+        self._current, self._coming = generation, None
+        self._tell()
+        if self._again:
+            self._again = False
+            self._reload()
+
+    def _abandon(self, generation: Generation, why: str) -> None:
+        """A new generation does not come up: the old one goes on."""
+        for worker in generation.workers():
+            worker.kill(signal.SIGKILL)
+            worker.forget_pipe()
+            self._draining.append(worker)
+        self._coming = None
+        if self._current is not None:
+            _log.error("not reloaded, all stays as it was: %s", why)
+            count(Event.RELOAD_REFUSED)
+            self._tell("not reloaded: " + why)
+            return
+        if self._former:  # which go on
+            _log.error("tried again: %s", why)
+            self._retry = time.monotonic() + _PAUSE, generation.work
+            return
+        self._failure = WorkerError(why, hint="see what it said before")
+        self._stop()
+
+    def _tell(self, trouble: str = "") -> None:
+        """Tell the service manager that we are ready, and how we are."""
+        drain = f", {len(self._draining)} of earlier ones drain" if self._draining else ""
+        status = f"{self._number} workers{drain}{'; ' if trouble else ''}{trouble}"
+        self._duty.notify(f"READY=1\nSTATUS={status}")
+
+    # -- what becomes of workers
 
     def _reap(self) -> None:
-        pid, status = os.wait()
-        started = self._started.pop(pid, 0.0)
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            code = os.waitstatus_to_exitcode(status)
+            if pid == self._rehearsal:
+                self._rehearsal = None
+                self._succeed(code)
+                continue
+            for worker in self._all():
+                if worker.pid == pid:
+                    self._bury(worker, code)
+
+    def _bury(self, worker: Worker, code: int) -> None:
+        worker.forget_pipe()
+        vacate(worker.slot)
+        for crowd in (self._former, self._draining):
+            if worker in crowd:
+                crowd.remove(worker)
+                if not self._stopping:
+                    self._tell()
+                return
+        for generation in self._generations():
+            if (index := generation.index(worker)) is not None:
+                self._replace(generation, index, worker, code)
+
+    def _replace(self, generation: Generation, index: int, worker: Worker, code: int) -> None:
+        if generation is self._coming:
+            del generation.members[index]
+            self._abandon(generation, f"worker {worker.pid} ended with status {code} at its start")
+        elif code == 0 and self._duty.together:
+            del generation.members[index]
+            self._stop()
+        else:
+            _log.warning("worker %d ended with status %d and is replaced", worker.pid, code)
+            count(Event.WORKER_RESTARTED)
+            generation.mourn(index, time.monotonic())
+
+    def _look_after(self) -> None:
+        """Do what is due."""
+        now = time.monotonic()
+        for worker in self._all():
+            if worker.deadline is not None and worker.deadline <= now:
+                _log.warning("worker %d did not end in time and is killed", worker.pid)
+                worker.kill(signal.SIGKILL)
+                worker.deadline = None
+        for generation in self._generations():
+            for index, member in list(generation.members.items()):
+                if isinstance(member, float) and member <= now:
+                    self._fork(generation, index)
+        self._look_at_coming(now)
+        self._set_gauges()
+        if self._duty.watchdog is not None and now >= self._ping_at:
+            self._ping_at = now + self._duty.watchdog / 2
+            self._duty.notify("WATCHDOG=1")
+        if self._duty.watch is not None and now >= self._look_at and not self._stopping:
+            self._look_at = now + _WATCH_INTERVAL
+            if self._duty.watch() != self._seen:
+                self._reload()
+
+    def _look_at_coming(self, now: float) -> None:
+        if self._coming is not None and self._coming.is_ready():
+            self._promote(self._coming)
+        elif self._coming is not None and self._coming.deadline <= now:
+            self._abandon(self._coming, f"the new workers are not ready after {_START_TIME:g} s")
+        elif self._retry is not None and self._retry[0] <= now:
+            self._start(self._retry[1])
+
+    def _set_gauges(self) -> None:
+        serving = [] if self._current is None else self._current.workers()
+        put(Gauge.WORKERS, sum(worker.is_ready for worker in serving))
+        put(Gauge.WORKERS_DRAINING, len(self._draining))
+        put(Gauge.STOPPING, int(self._stopping))
+
+    def _drain(self, some: Iterable[Worker]) -> None:
+        for worker in some:
+            worker.kill(signal.SIGTERM)
+            if self._duty.drain is not None and worker.deadline is None:
+                worker.deadline = time.monotonic() + self._duty.drain + _GRACE
+            if worker not in self._draining:
+                self._draining.append(worker)
+
+    def _stop(self) -> None:
         if self._stopping:
             return
-        code = os.waitstatus_to_exitcode(status)
-        _log.warning("worker %d ended with status %d and is replaced", pid, code)
-        lived = time.monotonic() - started
-        if lived < _MINIMUM_LIFE:
-            time.sleep(_MINIMUM_LIFE - lived)
-        if not self._stopping:
-            self._spawn()
-
-    def _stop(self, _signal: int, _frame: object) -> None:
         self._stopping = True
-        self._on_stop()
-        for pid in self._started:
-            with contextlib.suppress(ProcessLookupError):  # it was waited for just now
-                os.kill(pid, signal.SIGTERM)
+        self._duty.notify("STOPPING=1\nSTATUS=draining")
+        self._set_gauges()
+        self._duty.on_stop()
+        self._drain(self._all())
+        self._current = self._coming = self._retry = None
+        self._former = []
 
+    # -- the successor
 
-def _tell(write_end: int | None) -> None:
-    if write_end is not None:
-        os.write(write_end, b"\0")
-        os.close(write_end)
+    def _rehearse(self) -> None:
+        if self._duty.rehearse is None or self._rehearsal is not None:
+            return
+        try:
+            self._rehearsal = self._duty.rehearse()
+        except OSError as exc:
+            _log.error("not restarted: %s", exc)
 
-
-def run(
-    count: int,
-    worker: Worker,
-    ready: Ready,
-    on_stop: Callable[[], None] = lambda: None,
-    before_fork: Callable[[], None] = lambda: None,
-) -> None:
-    """Run a worker in this process, or in several forked ones.
-
-    Args:
-        count: 1 runs it here.
-        worker: inherits the listening socket, configuration and probe results.
-        ready: called once when every worker accepts connections.
-        on_stop: called in the parent of forked workers when they are told to drain; it has to
-            close the listening socket, or connections would wait in it for nobody.
-        before_fork: called in the parent before each worker is forked.
-    """
-    if count == 1:
-        worker(ready)
-    else:
-        _Supervisor(count, worker, on_stop, before_fork).run(ready)
+    def _succeed(self, code: int) -> None:
+        if self._duty.succeed is None or self._stopping:
+            return
+        if code != 0 or self._coming is not None:
+            why = "a reload is under way" if code == 0 else f"it ended with status {code}"
+            _log.error("not restarted, all stays as it was: %s", why)
+            return
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        try:
+            self._duty.succeed({worker.pid: worker.slot for worker in self._all()})
+        except OSError as exc:
+            _log.error("not restarted: %s", exc)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)

@@ -11,6 +11,7 @@ import ssl
 import subprocess
 import warnings
 from contextlib import ExitStack, suppress
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import pytest
@@ -154,6 +155,31 @@ def test_resumption(pki: Pki, folder: Path, words: list[str]) -> None:
                 assert stream.session_reused == (bool(words) and number > 0)
                 session = stream.session
         server.stop().succeeded()
+
+
+@pytest.mark.parametrize("carrier", CARRIERS)
+def test_file_truncated_under_way(pki: Pki, tmp_path: Path, carrier: str) -> None:
+    """The connection ends without close_notify, rather than another answer in the file's place."""
+    (tmp_path / "big").write_bytes(bytes(32_000_000))  # more than all buffers on the way
+    (tmp_path / "index.html").write_bytes(b"index")
+    context = pki.client_context()
+    with Served(carrier, *_words(pki, tmp_path)) as server:
+        with (
+            server.connect() as sock,
+            context.wrap_socket(
+                sock, server_hostname="localhost", suppress_ragged_eofs=False
+            ) as stream,
+        ):
+            stream.sendall(2 * b"GET /big HTTP/1.1\r\nHost: x\r\n\r\n")
+            received = bytearray(stream.recv(1000))
+            os.truncate(tmp_path / "big", 2000)
+            with pytest.raises(ssl.SSLEOFError):
+                received.extend(chain.from_iterable(iter(lambda: stream.recv(2**16), None)))
+            assert len(received) < 32_000_000
+            assert received.count(b"HTTP/1.1 200") == 1
+        assert server.fetch(context) == (200, b"index")
+        outcome = server.stop()
+        assert (outcome.status, outcome.err.count("a file had")) == (0, 1), outcome.err
 
 
 # -- clients that do not speak TLS as they should
@@ -393,13 +419,28 @@ def _encrypted(pki: Pki, folder: Path) -> Path:
     key = load_pem_private_key(pki.good.key.read_bytes(), None)
     locked = BestAvailableEncryption(b"secret")
     file = folder / "encrypted.key"
+    file.touch(0o600)
     file.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, locked))
     return file
 
 
+def _private(source: Path, folder: Path) -> Path:
+    """Copy a file to where nobody else can read it."""
+    file = folder / "private"
+    file.touch(0o600)
+    file.write_bytes(source.read_bytes())
+    return file
+
+
 _PAIRS: dict[str, tuple[Callable[[Pki, Path], list[str | Path]], list[str]]] = {
-    "cert-without-key": (lambda p, _: ["--cert", p.good.certificate], ["--cert and --key", "both"]),
-    "key-without-cert": (lambda p, _: ["--key", p.good.key], ["--cert and --key", "both"]),
+    "cert-without-key": (
+        lambda p, _: ["--cert", p.good.certificate],
+        ["certificate and its key", "--cert and --key"],
+    ),
+    "key-without-cert": (
+        lambda p, _: ["--key", p.good.key],
+        ["certificate and its key", "--cert and --key"],
+    ),
     "cert-missing": (
         lambda p, d: ["--cert", d / "no.pem", "--key", p.good.key],
         ["cannot read certificate", "no.pem"],
@@ -413,7 +454,7 @@ _PAIRS: dict[str, tuple[Callable[[Pki, Path], list[str | Path]], list[str]]] = {
         ["cannot read private key", "permissions"],
     ),
     "key-is-no-key": (
-        lambda p, _: ["--cert", p.good.certificate, "--key", p.authority],
+        lambda p, d: ["--cert", p.good.certificate, "--key", _private(p.authority, d)],
         ["no usable PEM private key", "BEGIN PRIVATE KEY"],
     ),
     "cert-is-no-cert": (

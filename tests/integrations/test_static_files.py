@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import os
-import signal
 import socket
 import ssl
 from contextlib import closing
@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 import pytest
 
 from tests.doubles import OFFLOADS, RELAY, Endpoint
+from tlsify.aio.acceptor import Acceptor
+from tlsify.aio.loop import EventLoop
 from tlsify.integrations import static_files
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
     import trustme
@@ -89,7 +91,7 @@ def client_context(authority: trustme.CA) -> ssl.SSLContext:
     return context
 
 
-class Site:
+class Host:
     """Serves the folder while a piece of work runs as its browser."""
 
     def __init__(self, root: Path, config: ServerConfig, context: ssl.SSLContext) -> None:
@@ -97,19 +99,22 @@ class Site:
         self._root = root
         self._config = config
         self._context = context
-        self._stopped = False
+        self._loop: asyncio.AbstractEventLoop
+        self._stop: asyncio.Event
 
     def stop(self) -> None:
-        """Stop the server, once: after its end the signal would be the death of the tests."""
-        if not self._stopped:
-            self._stopped = True
-            os.kill(os.getpid(), signal.SIGTERM)
+        """Have the server drain."""
+        self._loop.call_soon_threadsafe(self._stop.set)
 
     def visit(self, work: Callable[[Browser], T], policy: KtlsPolicy = RELAY) -> T:
-        """Serve here until the work is done in a thread; then stop as SIGTERM does."""
+        """Serve here until the work is done in a thread."""
+        with asyncio.Runner(loop_factory=EventLoop) as runner:
+            return runner.run(self._visit(work, policy))
+
+    async def _visit(self, work: Callable[[Browser], T], policy: KtlsPolicy) -> T:
+        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
         listener = socket.create_server(("127.0.0.1", 0))
         address = listener.getsockname()
-        visits: list[Endpoint[T]] = []
 
         def browse() -> T:
             try:
@@ -119,25 +124,27 @@ class Site:
             finally:
                 self.stop()
 
-        def ready() -> None:
-            visits.append(Endpoint(browse))
-
-        static_files.serve(listener, self._root, self._config, policy, ready)
-        assert listener.fileno() == -1
-        return visits[0].result()
+        site = static_files.Site(self._root)
+        await site.start()
+        async with Acceptor([listener], site.serve, self._config, policy) as acceptor:
+            visit = Endpoint(browse)
+            await self._stop.wait()
+            parting = asyncio.create_task(site.drain())
+            await acceptor.drain(20)
+            parting.cancel()
+            await asyncio.gather(parting, return_exceptions=True)
+        await site.stop()
+        return visit.result()
 
 
 @pytest.fixture
-def site(root: Path, server_config: ServerConfig, client_context: ssl.SSLContext) -> Iterator[Site]:
-    """The folder's site; signal handlers are put back."""
-    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
-    yield Site(root, server_config, client_context)
-    for number, handler in zip((signal.SIGTERM, signal.SIGINT), before, strict=True):
-        signal.signal(number, handler)
+def site(root: Path, server_config: ServerConfig, client_context: ssl.SSLContext) -> Host:
+    """The folder's site."""
+    return Host(root, server_config, client_context)
 
 
 @pytest.mark.parametrize("policy", OFFLOADS)
-def test_files_over_one_connection(site: Site, policy: KtlsPolicy) -> None:
+def test_files_over_one_connection(site: Host, policy: KtlsPolicy) -> None:
     """Whole files, parts of them and headers alone, one after the other on one connection."""
 
     def work(browser: Browser) -> None:
@@ -155,7 +162,42 @@ def test_files_over_one_connection(site: Site, policy: KtlsPolicy) -> None:
     site.visit(work, policy)
 
 
-def test_ranges(site: Site) -> None:
+@pytest.mark.parametrize("policy", OFFLOADS)
+def test_file_truncated_under_way(
+    site: Host, root: Path, policy: KtlsPolicy, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The connection ends, since the next answer would be taken for the rest of the file."""
+    (root / "text.txt").write_bytes(bytes(32_000_000))  # more than all buffers on the way
+
+    def work(browser: Browser) -> None:
+        browser._http.request("GET", "/text.txt")
+        with browser._http.getresponse() as response:
+            os.truncate(root / "text.txt", 2000)
+            with pytest.raises(http.client.IncompleteRead):
+                response.read()
+        assert browser.sock.recv(1) == b""
+
+    site.visit(work, policy)
+    assert caplog.text.count("connection ended: a file had") == 1
+
+
+@pytest.mark.parametrize("policy", OFFLOADS)
+def test_file_replaced_under_way(site: Host, root: Path, policy: KtlsPolicy) -> None:
+    """An answer that has begun is finished, with the old file; the next one has the new file."""
+    (root / "text.txt").write_bytes(bytes(32_000_000))
+    (root / "other").write_bytes(TEXT)
+
+    def work(browser: Browser) -> None:
+        browser._http.request("GET", "/text.txt")
+        with browser._http.getresponse() as response:
+            (root / "other").replace(root / "text.txt")
+            assert len(response.read()) == 32_000_000
+        assert browser.ask("/text.txt").body == TEXT
+
+    site.visit(work, policy)
+
+
+def test_ranges(site: Host) -> None:
     """From, to the end, the last bytes; what lies outside cannot be satisfied."""
 
     def work(browser: Browser) -> None:
@@ -167,7 +209,7 @@ def test_ranges(site: Site) -> None:
     site.visit(work)
 
 
-def test_conditional_requests(site: Site) -> None:
+def test_conditional_requests(site: Host) -> None:
     """An unchanged file is not sent again."""
     date = formatdate(MODIFIED, usegmt=True)
 
@@ -186,7 +228,7 @@ def test_conditional_requests(site: Site) -> None:
     site.visit(work)
 
 
-def test_folders(site: Site) -> None:
+def test_folders(site: Host) -> None:
     """A folder is its index.html, under a name with a slash; without one it is not found."""
 
     def work(browser: Browser) -> None:
@@ -199,7 +241,7 @@ def test_folders(site: Site) -> None:
     site.visit(work)
 
 
-def test_types(site: Site) -> None:
+def test_types(site: Host) -> None:
     """Names tell what a file is."""
 
     def work(browser: Browser) -> None:
@@ -242,7 +284,7 @@ ESCAPES = (
 )
 
 
-def test_what_lies_outside(site: Site) -> None:
+def test_what_lies_outside(site: Host) -> None:
     """It is not found, however its path is spelled; nor is anything odd."""
 
     def work(browser: Browser) -> None:
@@ -255,7 +297,7 @@ def test_what_lies_outside(site: Site) -> None:
     site.visit(work)
 
 
-def test_other_methods(site: Site) -> None:
+def test_other_methods(site: Host) -> None:
     """Only GET and HEAD are there."""
 
     def work(browser: Browser) -> None:
@@ -265,14 +307,51 @@ def test_other_methods(site: Site) -> None:
     site.visit(work)
 
 
-def test_answer_under_way_at_the_end(site: Site) -> None:
-    """SIGTERM lets an answer finish that has begun."""
+def test_answer_under_way_at_the_end(site: Host) -> None:
+    """An answer that has begun is finished; the one after it is announced to be the last."""
 
-    def work(browser: Browser) -> Answer:
+    def work(browser: Browser) -> tuple[Answer, Answer]:
         browser._http.request("GET", "/text.txt")
         response = browser._http.getresponse()
         site.stop()
         with response:
-            return Answer(response.status, {}, response.read())
+            first = Answer(response.status, {}, response.read())
+        last = browser.ask("/text.txt")
+        while last.headers.get("connection") != "close":  # it had begun when the end came
+            last = browser.ask("/text.txt")
+        return first, last
 
-    assert site.visit(work).body == TEXT
+    first, last = site.visit(work)
+    assert first.body == last.body == TEXT
+
+
+@pytest.mark.parametrize("path", ["/missing", "/sub"])
+def test_other_answers_at_the_end(site: Host, path: str) -> None:
+    """They announce it, too."""
+
+    def work(browser: Browser) -> None:
+        browser.ask("/")
+        site.stop()
+        while browser.ask(path).headers.get("connection") != "close":
+            pass
+
+    site.visit(work)
+
+
+def test_idle_connections_at_the_end(site: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are closed after a while, and so are those on which nothing was ever asked for."""
+    monkeypatch.setattr(static_files, "_KEEP_ALIVE_DRAINING", 0.05)
+    monkeypatch.setattr(static_files, "_LOOK", 0.01)
+
+    def work(browser: Browser) -> None:
+        browser.ask("/")
+        other = site._context.wrap_socket(
+            socket.create_connection(browser.sock.getpeername(), timeout=20),
+            server_hostname="example.org",
+        )
+        with closing(other):
+            site.stop()
+            assert browser.sock.recv(1) == b""
+            assert other.recv(1) == b""
+
+    site.visit(work)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,8 +19,10 @@ from tlsify.rehearsal import rehearse
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Callable
 
     from tlsify.cli import GlobalOptions
+    from tlsify.forked import Post
 
 DESCRIPTION = "Do TLS handshakes for other processes of yours, which pass their connections here."
 _SESSIONS = 256
@@ -99,18 +100,24 @@ def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
     def ready() -> None:
         print(f"tlsify: agent at {name} (workers: {count})", flush=True)
 
-    def stop() -> None:
-        place.withdraw()
-        if os.getppid() == parent:  # where one worker ends, the agent does
-            os.kill(parent, signal.SIGTERM)
+    def work(tell_ready: Callable[[], None]) -> None:
+        Worker(place.sock, configs, arguments.sessions).run(tell_ready, place.withdraw)
 
-    def worker(tell_ready: workers.Ready) -> None:
-        if os.getpid() != parent:
-            end_with(parent)
-        Worker(place.sock, configs, arguments.sessions).run(tell_ready, stop)
+    def work_beside(post: Post) -> None:
+        end_with(parent)
+        work(post.ready)
 
     with place.sock:
-        workers.run(count, worker, ready, on_stop=place.withdraw, before_fork=drop_past_keys)
+        if count == 1:
+            work(ready)
+        else:
+            duty = workers.Duty(
+                on_ready=ready,
+                on_stop=place.withdraw,
+                before_fork=drop_past_keys,
+                together=True,  # where the pair is closed for one, it is for all
+            )
+            workers.run(count, work_beside, duty)
     return ExitCode.OK
 
 

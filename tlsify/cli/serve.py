@@ -4,56 +4,37 @@ from __future__ import annotations
 
 import logging
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tlsify import listening, workers
+from tlsify import listening, serving
 from tlsify.cli import options as shared
-from tlsify.config import KeyPair, KtlsMode, ServerConfig
+from tlsify.cli import server_options, serving_options
 from tlsify.eligibility import host_refusal
 from tlsify.errors import ConfigError, ExitCode
-from tlsify.opening import drop_past_keys, prepare
-from tlsify.process import await_threads
 from tlsify.selfsigned import make_key_pair
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Callable
 
     from tlsify.cli import GlobalOptions
+    from tlsify.config import KeyPair, ServerConfig
 
 DESCRIPTION = "Serve the files of a folder over HTTPS, HTTP/1.1, from the kernel if it can."
+_ALPN = b"http/1.1"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's own options."""
-    parser.add_argument(
-        "--listen",
-        default="127.0.0.1:8443",
-        metavar="ADDR:PORT",
-        help="where to listen; default %(default)s",
-    )
-    parser.add_argument("--cert", type=Path, metavar="FILE", help="PEM certificate chain")
-    parser.add_argument("--key", type=Path, metavar="FILE", help="PEM private key, unencrypted")
+    server_options.add_arguments(parser)
+    serving_options.add_arguments(parser, listen="127.0.0.1:8443")
     parser.add_argument(
         "--write-ca",
         type=Path,
         metavar="FILE",
         help="where to save the self-signed certificate made in the absence of --cert",
-    )
-    parser.add_argument(
-        "--workers", type=shared.count, default=1, metavar="N", help="processes, default 1"
-    )
-    parser.add_argument(
-        "--resumption",
-        action="store_true",
-        help="send tickets, with which clients shorten later handshakes",
-    )
-    parser.add_argument(
-        "--timeout",
-        type=shared.seconds,
-        default=30.0,
-        metavar="S",
-        help="seconds for each handshake, default 30",
     )
     parser.add_argument("directory", type=Path, metavar="DIR", help="folder to serve")
 
@@ -68,33 +49,47 @@ def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
         ) from exc
     logging.getLogger("aiohttp").setLevel(logging.ERROR)
     root = _folder(arguments.directory)
-    host, port = shared.address(arguments.listen)
-    config = ServerConfig(
-        key_pair=_key_pair(arguments, host),
-        alpn=(b"http/1.1",),
-        timeout=arguments.timeout,
-        resumption=arguments.resumption,
-    )
-    policy = shared.policy(options)
-    prepare(config, policy)  # a key that OpenSSL refuses must show before the first client
-    refusal = host_refusal(policy)
-    if refusal is not None and policy.mode is KtlsMode.REQUIRE:
-        raise refusal
-    listener = listening.listen(host, port)
-    carrier = "kernel TLS" if refusal is None else f"relay: {refusal.code}"
-    shown = listening.spell(listener)
+    stopgap = _Stopgap(arguments)
+
+    def load() -> ServerConfig:
+        config = _configure(arguments, stopgap.give)
+        if arguments.write_ca is not None and not stopgap.is_made:
+            raise ConfigError(
+                "--write-ca saves a certificate made in the absence of --cert",
+                hint="leave one of the two out",
+            )
+        return config
 
     def ready() -> None:
-        print(f"tlsify: serving {root} on https://{shown}/ ({carrier})", flush=True)
+        refusal = host_refusal(plan.policy)
+        carrier = "kernel TLS" if refusal is None else f"relay: {refusal.code}"
+        for shown in dict.fromkeys(map(listening.spell, plan.listeners)):
+            print(f"tlsify: serving {root} on https://{shown}/ ({carrier})", flush=True)
 
-    def worker(tell_ready: workers.Ready) -> None:
-        static_files.serve(listener, root, config, policy, tell_ready)
-        await_threads()
-
-    workers.run(
-        arguments.workers, worker, ready, on_stop=listener.close, before_fork=drop_past_keys
+    plan = serving_options.plan(
+        arguments, options, lambda: static_files.Site(root), load=load, on_ready=ready
     )
+    stopgap.outlives = not plan.estate.is_rehearsal
+    with plan.estate:
+        serving.run(plan)
     return ExitCode.OK
+
+
+def examine(arguments: argparse.Namespace) -> ServerConfig:
+    """Find what is wrong with the arguments, without serving; gives the configuration.
+
+    Raises:
+        ConfigError: it could not be served with them.
+    """
+    _folder(arguments.directory)
+    serving_options.examine(arguments)
+    return _configure(arguments, lambda: make_key_pair(["localhost"]))
+
+
+def _configure(arguments: argparse.Namespace, otherwise: Callable[[], KeyPair]) -> ServerConfig:
+    if set(arguments.alpn) - {_ALPN}:
+        raise ConfigError("serve speaks HTTP/1.1 alone", hint="leave --alpn out")
+    return replace(server_options.configure(arguments, otherwise=otherwise), alpn=(_ALPN,))
 
 
 def _folder(path: Path) -> Path:
@@ -108,26 +103,46 @@ def _folder(path: Path) -> Path:
     return root
 
 
-def _key_pair(arguments: argparse.Namespace, host: str) -> KeyPair:
-    if (arguments.cert is None) != (arguments.key is None):
-        raise ConfigError("--cert and --key go together", hint="give both, or neither")
-    if arguments.cert is not None:
-        if arguments.write_ca is not None:
+class _Stopgap:
+    """A certificate made on the spot, once, where none is named."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self._arguments = arguments
+        self._made: KeyPair | None = None
+        self.outlives = True
+
+    @property
+    def is_made(self) -> bool:
+        return self._made is not None
+
+    def give(self) -> KeyPair:
+        """Give it, the same on each reload.
+
+        Raises:
+            ConfigError: it cannot be saved, or would be another one in a successor.
+        """
+        if not self.outlives:
             raise ConfigError(
-                "--write-ca saves a certificate made in the absence of --cert",
-                hint="leave one of the two out",
+                "a certificate made on the spot would be lost", hint="name one with --cert"
             )
-        return KeyPair.load(arguments.cert, arguments.key)
-    names = ["localhost", "127.0.0.1", "::1"]
-    if host and host not in {*names, "0.0.0.0", "::"}:  # noqa: S104 - compared, not bound
-        names.append(host)
-    made = make_key_pair(names)
-    print(f"tlsify: made a self-signed certificate for {', '.join(names)}", flush=True)
-    if arguments.write_ca is not None:
-        try:
-            arguments.write_ca.write_bytes(made.certificate_pem())
-        except OSError as exc:
-            raise ConfigError(
-                f"cannot write {arguments.write_ca}: {exc.strerror}", hint="name a writable path"
-            ) from exc
-    return made
+        if self._made is None:
+            self._made = self._make()
+        return self._made
+
+    def _make(self) -> KeyPair:
+        names = ["localhost", "127.0.0.1", "::1"]
+        for text in self._arguments.listen:
+            host, _ = shared.address(text)
+            if host and host not in {*names, "0.0.0.0", "::"}:  # noqa: S104 - compared, not bound
+                names.append(host)
+        made = make_key_pair(names)
+        print(f"tlsify: made a self-signed certificate for {', '.join(names)}", flush=True)
+        path = self._arguments.write_ca
+        if path is not None:
+            try:
+                path.write_bytes(made.certificate_pem())
+            except OSError as exc:
+                raise ConfigError(
+                    f"cannot write {path}: {exc.strerror}", hint="name a writable path"
+                ) from exc
+        return made

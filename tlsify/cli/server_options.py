@@ -2,25 +2,48 @@
 
 from __future__ import annotations
 
+import logging
+from argparse import Namespace
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tlsify import opening
+from tlsify import ocsp, opening
+from tlsify.cli import late
 from tlsify.cli import options as shared
 from tlsify.config import KtlsMode, ReferenceIdentifier, ServerConfig
 from tlsify.eligibility import host_refusal
-from tlsify.errors import ConfigError
+from tlsify.errors import ConfigError, TlsifyError
+from tlsify.key_pairs import Files, amiss, find, fingerprint
 from tlsify.process import Account
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Callable
 
-    from tlsify.config import KtlsPolicy, TrustAnchors
+    from tlsify.config import KeyPair, KtlsPolicy, TrustAnchors
+
+_log = logging.getLogger("tlsify")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare them."""
     group = parser.add_argument_group("what to show, and whom to accept")
-    shared.add_key_pair(group, "the server's own")
+    shared.add_key_pair(group, "the server's own", several=True)
+    group.add_argument(
+        "--cert-dir",
+        type=Path,
+        metavar="DIR",
+        help="more of them, each shown to who asks for its names (docs/certificates.md)",
+    )
+    group.add_argument(
+        "--ocsp",
+        action="append",
+        type=Path,
+        default=[],
+        metavar="FILE",
+        help="OCSP response in DER, for whichever certificate it is about; may be repeated",
+    )
     shared.add_choices(group)
     group.add_argument(
         "--client-cert",
@@ -50,20 +73,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def configure(arguments: argparse.Namespace) -> ServerConfig:
-    """Make a configuration of them.
+def configure(
+    arguments: argparse.Namespace,
+    *,
+    quiet: bool = False,
+    otherwise: Callable[[], KeyPair] | None = None,
+) -> ServerConfig:
+    """Make a configuration of them, and say what is amiss with the certificates.
+
+    Args:
+        arguments: parsed.
+        quiet: say nothing: for a process that lives for one connection, whose stderr this may be.
+        otherwise: makes a certificate where none is named; None has one be named.
 
     Raises:
         ConfigError: a file is unusable, or there is no certificate.
     """
-    pair = shared.key_pair(arguments)
-    if pair is None:
-        raise ConfigError(
-            "a server needs a certificate and its key",
-            hint="add --cert FILE --key FILE, or set CERTFILE and KEYFILE",
-        )
+    pair, *more = _key_pairs(arguments, _log.debug if quiet else _log.warning, otherwise)
     return ServerConfig(
         key_pair=pair,
+        more_key_pairs=tuple(more),
         client_trust=_client_trust(arguments),
         client_required=arguments.client_cert == "require",
         client_identities=tuple(arguments.client_ref_id),
@@ -71,10 +100,100 @@ def configure(arguments: argparse.Namespace) -> ServerConfig:
         alpn=tuple(arguments.alpn),
         versions=shared.versions(arguments),
         aeads=shared.aeads(arguments),
+        groups=arguments.groups,
         timeout=arguments.timeout,
         resumption=arguments.resumption,
         key_log=shared.key_log(arguments),
     )
+
+
+def _key_pairs(
+    arguments: argparse.Namespace,
+    tell: Callable[..., None],
+    otherwise: Callable[[], KeyPair] | None,
+) -> list[KeyPair]:
+    """Read the certificates that flags or environment name, and tell what is amiss with them."""
+    found: list[tuple[str, KeyPair]] = []
+    if arguments.key_fd is not None:
+        found.append((str(arguments.cert[0] if arguments.cert else "--key-fd"), _of_fd(arguments)))
+    for files in _files(arguments):
+        if files.open_to_all:
+            tell("warning: %s: any user can read this private key", files.key)
+        found.append((str(files.chain), files.load()))
+    if not found and otherwise is not None:
+        return [otherwise()]
+    if not found:
+        raise ConfigError(
+            "a server needs a certificate and its key",
+            hint="add --cert FILE --key FILE, or set CERTFILE and KEYFILE",
+        )
+    for path in arguments.ocsp:
+        found = _with_response(found, path, tell)
+    for name, pair in found:
+        for complaint in amiss(pair):
+            tell("warning: %s: %s", name, complaint)
+    return [pair for _, pair in found]
+
+
+def _of_fd(arguments: argparse.Namespace) -> KeyPair:
+    if len(arguments.cert) > 1:
+        raise ConfigError("--key-fd is for a single --cert", hint="name the others' with --key")
+    chain, key = (named[0] if named else None for named in (arguments.cert, arguments.key))
+    pair = shared.key_pair(Namespace(cert=chain, key=key, key_fd=arguments.key_fd))
+    if pair is None:
+        raise TlsifyError("a descriptor for the key was taken for none")
+    return pair
+
+
+def _files(arguments: argparse.Namespace) -> list[Files]:
+    """Tell where the certificates are, apart from one whose key comes from a descriptor."""
+    named: list[Files] = []
+    if arguments.key_fd is not None:
+        pass
+    elif len(arguments.cert) > 1 or len(arguments.key) > 1:
+        if len(arguments.cert) != len(arguments.key):
+            raise ConfigError(
+                "each --cert goes together with a --key",
+                hint="give both, as often as there are pairs",
+            )
+        named = [
+            Files(str(chain), chain, key)
+            for chain, key in zip(arguments.cert, arguments.key, strict=True)
+        ]
+    elif arguments.cert or arguments.key or arguments.cert_dir is None:
+        chain, key = (each[0] if each else None for each in (arguments.cert, arguments.key))
+        single = shared.key_pair_files(chain, key, None)
+        if single is not None and single[1] is not None:
+            named = [Files(str(single[0]), single[0], single[1])]
+    return named if arguments.cert_dir is None else [*named, *find(arguments.cert_dir)]
+
+
+def _with_response(
+    found: list[tuple[str, KeyPair]], path: Path, tell: Callable[..., None]
+) -> list[tuple[str, KeyPair]]:
+    """Give an OCSP response to the certificate that it is about."""
+    der = ocsp.load(path)
+    about = [pair for _, pair in found if ocsp.belongs(der, pair.chain[0])]
+    if not about:
+        tell("warning: %s: this OCSP response is about no certificate here", path)
+    return [(name, replace(pair, ocsp=der) if pair in about else pair) for name, pair in found]
+
+
+def watch(arguments: argparse.Namespace) -> Callable[[], object]:
+    """Give a function whose result differs once a file that `configure` reads has changed.
+
+    Whoever reloads asks it before he configures: what changes meanwhile then shows the next time.
+    What it is asked about needs no more than to be listed.
+    """
+    paths = [path for files in ("cert", "key", "ocsp") for path in getattr(arguments, files)]
+    paths += [path for path in (arguments.cert_dir, arguments.crl) if path is not None]
+    if not arguments.cert and arguments.cert_dir is None:
+        named = shared.key_pair_files(None, None, arguments.key_fd)
+        paths += [path for path in named or () if path is not None]
+    if arguments.client_cert is not None:
+        trusted = arguments.client_ca or shared.trust_from_environment()
+        paths += [Path(trusted)] if trusted not in {None, "system"} else []
+    return lambda: fingerprint(paths)
 
 
 def _client_trust(arguments: argparse.Namespace) -> TrustAnchors | None:
@@ -96,16 +215,42 @@ def _client_trust(arguments: argparse.Namespace) -> TrustAnchors | None:
     return shared.load_trust(named, at_once=arguments.user is not None)
 
 
-def prepare(arguments: argparse.Namespace, config: ServerConfig, policy: KtlsPolicy) -> None:
+def prepare(
+    arguments: argparse.Namespace,
+    config: ServerConfig,
+    policy: KtlsPolicy,
+    previous: ServerConfig | None = None,
+) -> None:
     """Do what must show before the first client, or needs privileges, and then drop these.
+
+    Args:
+        arguments: parsed.
+        config: made of them.
+        policy: when to offload.
+        previous: the configuration that it replaces, if this is a reload: its tickets stay good
+            where they can.
 
     Raises:
         ConfigError: OpenSSL refuses the certificate or its key, or we may not become --user.
         KtlsUnavailable: the policy requires the kernel, which cannot.
     """
-    opening.prepare(config, policy)  # the probe also loads the kernel's module, which root may
+    opening.prepare(
+        config, policy, previous
+    )  # the probe also loads the kernel's module, which root may
     refusal = host_refusal(policy)
     if refusal is not None and policy.mode is KtlsMode.REQUIRE:
         raise refusal
-    if arguments.user is not None:
-        arguments.user.become()
+    become(arguments.user)
+
+
+def become(user: Account | None) -> None:
+    """Give up privileges, if --user says so, with all loaded that nobody else may be able to read.
+
+    Raises:
+        ConfigError: we may not.
+    """
+    if user is not None:
+        from tlsify.cli import execute  # noqa: F401, PLC0415 - as above
+
+        late.load_now()
+        user.become()

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 from typing import TYPE_CHECKING
 
 from aiohttp import web
+from aiohttp.abc import AbstractAccessLogger
 from yarl import URL
 
-from tlsify.aio import Acceptor
+from tlsify.aio.transport import attach
 
 if TYPE_CHECKING:
-    import socket
-    from collections.abc import Callable
+    import logging
     from pathlib import Path
 
-    from tlsify.config import KtlsPolicy, ServerConfig
+    from aiohttp.typedefs import Handler
+
+    from tlsify.handoff import Handoff
 
 _INDEX = "index.html"
-_DRAIN_SECONDS = 30.0
 _MAX_REQUEST_BODY = 2**16
+# How long a connection may be idle, in seconds, and how long while we drain: a client that has
+# just got an answer may be sending its next request, which closing would lose.
+_KEEP_ALIVE = 75.0
+_KEEP_ALIVE_DRAINING = 3.0
+_LOOK = 0.25
 
 
 def application(root: Path) -> web.Application:
@@ -57,43 +62,85 @@ def application(root: Path) -> web.Application:
     return app
 
 
-def serve(
-    listener: socket.socket,
-    root: Path,
-    config: ServerConfig,
-    policy: KtlsPolicy,
-    ready: Callable[[], None],
-) -> None:
-    """Serve a folder until SIGTERM or SIGINT, then finish what has begun.
+class Site:
+    """A folder's `serving.Service`, on a loop of `tlsify.aio.loop`.
 
-    Args:
-        listener: bound and listening.
-        root: resolved path of the folder.
-        config: certificate and protocol choices.
-        policy: when to offload.
-        ready: called once connections are accepted.
+    That loop's sendfile ends a connection whose file is cut short meanwhile: aiohttp would go on,
+    and the client would take the next answer for the rest of the file.
+
+    To drain, it tells clients with their next answer that it is the last one (RFC 9112 9.6), and
+    closes connections that have been idle for some seconds.
     """
-    asyncio.run(_serve(listener, root, config, policy, ready))
+
+    def __init__(self, root: Path) -> None:
+        """Take the resolved path of the folder."""
+        self._app = application(root)
+        self._app.middlewares.append(self._visit)
+        # Since when connections are idle, on the loop's clock; None for those that are not.
+        self._idle: dict[asyncio.BaseProtocol, float | None] = {}
+        self._draining = False
+        self._runner = web.AppRunner(
+            self._app,
+            access_log_class=_rest_of(self._idle),
+            handle_signals=False,
+            keepalive_timeout=_KEEP_ALIVE,
+        )
+
+    async def start(self) -> None:
+        """Set up aiohttp's own."""
+        await self._runner.setup()
+
+    async def serve(self, handed: Handoff) -> None:
+        """Serve one connection."""
+        server = self._runner.server
+        if server is None:
+            raise RuntimeError("aiohttp's runner has no server before its set-up")
+        protocol = server()
+        self._idle[protocol] = asyncio.get_running_loop().time()
+        try:
+            await attach(lambda: protocol, handed)
+        finally:
+            del self._idle[protocol]
+
+    async def drain(self) -> None:
+        """Let go of whoever is idle, and, with its next answer, of whoever is not."""
+        self._draining = True
+        loop = asyncio.get_running_loop()
+        while True:
+            for protocol, since in list(self._idle.items()):
+                rests = since is not None and loop.time() - since >= _KEEP_ALIVE_DRAINING
+                if rests and isinstance(protocol, web.RequestHandler):
+                    protocol.close()
+            await asyncio.sleep(_LOOK)
+
+    async def stop(self) -> None:
+        """Take aiohttp's own down."""
+        await self._runner.cleanup()
+
+    @web.middleware
+    async def _visit(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        self._idle[request.protocol] = None
+        try:
+            response = await handler(request)
+        except web.HTTPException as exc:
+            if self._draining:
+                exc.force_close()
+            raise
+        if self._draining:
+            response.force_close()
+        return response
 
 
-async def _serve(
-    listener: socket.socket,
-    root: Path,
-    config: ServerConfig,
-    policy: KtlsPolicy,
-    ready: Callable[[], None],
-) -> None:
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    runner = web.AppRunner(
-        application(root), access_log=None, handle_signals=False, shutdown_timeout=_DRAIN_SECONDS
-    )
-    await runner.setup()
-    if runner.server is None:
-        raise RuntimeError("aiohttp's runner has no server after its set-up")
-    async with Acceptor(listener, runner.server, config, policy):
-        ready()
-        await stop.wait()
-    await runner.cleanup()
+def _rest_of(idle: dict[asyncio.BaseProtocol, float | None]) -> type[AbstractAccessLogger]:
+    """Make what aiohttp tells of each request once its answer is sent."""
+
+    class Rest(AbstractAccessLogger):
+        def __init__(self, logger: logging.Logger, log_format: str) -> None:
+            super().__init__(logger, log_format)
+
+        def log(self, request: web.BaseRequest, response: web.StreamResponse, time: float) -> None:
+            del response, time
+            if request.protocol in idle:
+                idle[request.protocol] = asyncio.get_running_loop().time()
+
+    return Rest

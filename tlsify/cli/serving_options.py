@@ -1,0 +1,209 @@
+"""What flags say of how a server serves: where, by how many processes, within which limits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tlsify import listening
+from tlsify.aio.acceptor import Limits
+from tlsify.cli import options as shared
+from tlsify.cli import server_options
+from tlsify.errors import ConfigError
+from tlsify.serving import Plan
+from tlsify.succession import Estate
+
+if TYPE_CHECKING:
+    import argparse
+    import socket
+    from collections.abc import Callable
+
+    from tlsify.cli import GlobalOptions
+    from tlsify.config import ServerConfig
+    from tlsify.serving import Service
+
+_HANDSHAKES = 1000
+_DRAIN = 30.0
+_MAX_NUMBER = 10_000_000
+_UNIX = "unix:"
+
+
+def add_arguments(parser: argparse.ArgumentParser, *, listen: str | None) -> None:
+    """Declare them.
+
+    Args:
+        parser: of a verb.
+        listen: the default of --listen; None where the verb has operands in its place.
+    """
+    group = parser.add_argument_group("how to serve")
+    if listen is not None:
+        group.add_argument(
+            "--listen",
+            action="append",
+            default=[],
+            metavar="ADDR:PORT",
+            help="where to listen; may be repeated; default: the sockets that systemd has opened, "
+            f"or {listen}",
+        )
+    parser.set_defaults(default_listen=listen)
+    group.add_argument(
+        "--workers", type=shared.count, default=1, metavar="N", help="processes, default 1"
+    )
+    group.add_argument(
+        "--reuse-port",
+        action="store_true",
+        help="a listening socket for each of them: the kernel spreads connections evenly",
+    )
+    group.add_argument(
+        "--max-connections",
+        type=_number,
+        metavar="N",
+        help="connections at a time, in all workers; more of them wait; default: as many as there "
+        "are descriptors for",
+    )
+    group.add_argument(
+        "--max-handshakes",
+        type=_number,
+        default=_HANDSHAKES,
+        metavar="N",
+        help="of them in their handshakes; more of them wait until one ends or has stalled; "
+        f"default {_HANDSHAKES}",
+    )
+    group.add_argument(
+        "--per-address",
+        type=_number,
+        metavar="N",
+        help="connections at a time from one IPv4 address or IPv6 /64, in each worker; more of "
+        "them are closed; default: no limit",
+    )
+    group.add_argument(
+        "--timeout",
+        type=shared.seconds,
+        default=30.0,
+        metavar="S",
+        help="seconds for each handshake, default 30",
+    )
+    group.add_argument(
+        "--drain",
+        type=shared.seconds,
+        default=_DRAIN,
+        metavar="S",
+        help="seconds that connections have to end when the server stops or is reloaded; "
+        f"default {_DRAIN:g}",
+    )
+    group.add_argument(
+        "--metrics",
+        metavar=f"ADDR:PORT|{_UNIX}PATH",
+        help="where to answer GET /metrics and /healthz, over plain HTTP",
+    )
+
+
+def examine(arguments: argparse.Namespace) -> None:
+    """Find what is wrong with the addresses.
+
+    Raises:
+        ConfigError: one of them is none.
+    """
+    for text in arguments.listen:
+        shared.address(text)
+    if arguments.metrics is not None and not arguments.metrics.startswith(_UNIX):
+        shared.address(arguments.metrics)
+
+
+def _number(text: str) -> int:
+    """Read how many there may be, for argparse."""
+    number = int(text)
+    if not 1 <= number <= _MAX_NUMBER:
+        raise ValueError(text)
+    return number
+
+
+def plan(
+    arguments: argparse.Namespace,
+    options: GlobalOptions,
+    service: Callable[[], Service],
+    *,
+    load: Callable[[], ServerConfig] | None = None,
+    on_ready: Callable[[], None] = lambda: None,
+) -> Plan:
+    """Make a plan of them, and listen.
+
+    Args:
+        arguments: parsed, `server_options` among them; ``listen`` is a list of ``ADDR:PORT``.
+        options: of the command.
+        service: makes a worker's service.
+        load: gives the configuration; `server_options.configure` if None.
+        on_ready: called when every worker accepts connections.
+
+    Raises:
+        ConfigError: an address is none.
+        NetworkError: it cannot be listened on.
+    """
+    estate = Estate.inherit()
+    try:
+        listeners = _listeners(arguments, estate)
+        metrics = None
+        if arguments.metrics is not None:
+            (metrics,) = estate.claim(
+                f"metrics {arguments.metrics}", lambda: [_listen_for_metrics(arguments.metrics)]
+            )
+    except BaseException:
+        estate.close()
+        raise
+    estate.drop_unclaimed()
+    return Plan(
+        listeners=listeners,
+        load=load or (lambda: server_options.configure(arguments)),
+        policy=shared.policy(options),
+        service=service,
+        workers=arguments.workers,
+        limits=Limits(arguments.max_connections, arguments.max_handshakes, arguments.per_address),
+        drain_seconds=arguments.drain,
+        metrics=metrics,
+        watch=server_options.watch(arguments),
+        account=arguments.user,
+        on_ready=on_ready,
+        estate=estate,
+    )
+
+
+def _listeners(arguments: argparse.Namespace, estate: Estate) -> list[socket.socket]:
+    found: list[socket.socket] = []
+    if not arguments.listen:
+        found = estate.claim("systemd", listening.inherited)
+    addresses = arguments.listen
+    if not found and not addresses:
+        if arguments.default_listen is None:
+            raise ConfigError(
+                "nothing to listen on", hint="name an address, or have systemd open the socket"
+            )
+        addresses = [arguments.default_listen]
+    number = arguments.workers if arguments.reuse_port else 1
+    for text in dict.fromkeys(addresses):
+        host, port = shared.address(text)
+
+        def listen(host: str = host, port: int = port) -> list[socket.socket]:
+            return _listen(host, port, number, reuse_port=arguments.reuse_port)
+
+        found = found + estate.claim(text, listen)
+    return found
+
+
+def _listen(host: str, port: int, number: int, *, reuse_port: bool) -> list[socket.socket]:
+    first = listening.listen(host, port, reuse_port=reuse_port)
+    found = [first]
+    try:
+        while len(found) < number:
+            own = first.getsockname()[1]  # where any port would do, that of the first
+            found.append(listening.listen(host, own, reuse_port=reuse_port))
+    except BaseException:
+        for sock in found:
+            sock.close()
+        raise
+    return found
+
+
+def _listen_for_metrics(text: str) -> socket.socket:
+    if text.startswith(_UNIX):
+        return listening.listen_at(Path(text.removeprefix(_UNIX)))
+    return listening.listen(*shared.address(text))

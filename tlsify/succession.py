@@ -1,0 +1,166 @@
+"""A new program in the place of this process: what it takes over, and a rehearsal before that."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NoReturn, Self
+
+from tlsify.errors import ConfigError
+from tlsify.forked import SIGNALS
+from tlsify.listening import adopt
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable, Iterator
+    from types import TracebackType
+
+_VARIABLE = "TLSIFY_SUCCESSION"
+
+
+@dataclass(slots=True, eq=False)
+class Estate:
+    """What is passed on from program to program in one process.
+
+    Attributes:
+        sockets: listening, by what was asked for.
+        counters: descriptor of the counters' memory; -1 if there is none.
+        workers: the former program's, pid and slot in the counters.
+        is_rehearsal: whether this is another process, which only has to find out if it would start.
+    """
+
+    sockets: dict[str, list[socket.socket]] = field(default_factory=dict)
+    counters: int = -1
+    workers: dict[int, int] = field(default_factory=dict)
+    is_rehearsal: bool = False
+    _unclaimed: dict[str, list[socket.socket]] = field(default_factory=dict)
+
+    @classmethod
+    def inherit(cls) -> Estate:
+        """Take over what the program before has left; empty if there was none.
+
+        Raises:
+            ConfigError: what is there is not what was left.
+        """
+        text = os.environ.pop(_VARIABLE, "")
+        if not text:
+            return cls()
+        try:
+            left: dict[str, Any] = json.loads(text)
+            is_rehearsal = left["pid"] != os.getpid()
+            if is_rehearsal and left["pid"] != os.getppid():
+                return cls()
+            counters = int(left["counters"])
+            if counters != -1:
+                os.set_inheritable(counters, False)  # noqa: FBT003 - os's own signature
+            return cls(
+                counters=counters,
+                workers={int(pid): int(slot) for pid, slot in left["workers"].items()},
+                is_rehearsal=is_rehearsal,
+                _unclaimed={
+                    name: [adopt(number) for number in numbers]
+                    for name, numbers in left["sockets"].items()
+                },
+            )
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as exc:
+            raise ConfigError(
+                f"{_VARIABLE} is not what an earlier program has left: {exc}",
+                hint="leave that variable unset",
+            ) from exc
+
+    def claim(self, name: str, make: Callable[[], list[socket.socket]]) -> list[socket.socket]:
+        """Give the sockets that are there under a name, or make them."""
+        found = self._unclaimed.pop(name, None)
+        self.sockets[name] = make() if found is None else found
+        return self.sockets[name]
+
+    def drop_unclaimed(self) -> None:
+        """Close what nobody has asked for; who has connected there finds nobody."""
+        for sockets in self._unclaimed.values():
+            for sock in sockets:
+                sock.close()
+        self._unclaimed.clear()
+
+    def close(self) -> None:
+        """Close all of it."""
+        self.drop_unclaimed()
+        for sockets in self.sockets.values():
+            for sock in sockets:
+                sock.close()
+        if self.counters != -1:
+            os.close(self.counters)
+            self.counters = -1
+
+    def __enter__(self) -> Self:
+        """Close all of it at the end of the block."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close all of it."""
+        self.close()
+
+    def rehearse(self) -> int:
+        """Start our command line anew in another process; gives its pid.
+
+        It ends with 0 if it would have started.
+
+        Raises:
+            OSError: there can be no process.
+        """
+        path, words = _command()
+        with self._inheritable():
+            return os.posix_spawn(
+                path, words, self._environment({}), setsigmask=[], setsigdef=SIGNALS
+            )
+
+    def succeed(self, workers: dict[int, int]) -> NoReturn:
+        """Start our command line anew in this process, which keeps its number and its children.
+
+        Args:
+            workers: pid and slot in the counters.
+
+        Raises:
+            OSError: it cannot be started; all is as it was.
+        """
+        path, words = _command()
+        sys.stdout.flush()
+        with self._inheritable():
+            os.execve(path, words, self._environment(workers))  # noqa: S606 - no shell is wanted
+
+    def _environment(self, workers: dict[int, int]) -> dict[str, str]:
+        numbers = {name: [s.fileno() for s in found] for name, found in self.sockets.items()}
+        left = {
+            "pid": os.getpid(),
+            "sockets": numbers,
+            "counters": self.counters,
+            "workers": workers,
+        }
+        return {**os.environ, _VARIABLE: json.dumps(left)}
+
+    @contextlib.contextmanager
+    def _inheritable(self) -> Iterator[None]:
+        numbers = [sock.fileno() for found in self.sockets.values() for sock in found]
+        if self.counters != -1:
+            numbers.append(self.counters)
+        try:
+            for number in numbers:
+                os.set_inheritable(number, True)  # noqa: FBT003 - os's own signature
+            yield
+        finally:
+            for number in numbers:
+                os.set_inheritable(number, False)  # noqa: FBT003
+
+
+def _command() -> tuple[str, list[str]]:
+    """Give the interpreter's path and the words that this process was started with."""
+    if not sys.executable:
+        raise FileNotFoundError(2, "the interpreter's own path is unknown")
+    return sys.executable, [sys.executable, *sys.orig_argv[1:]]
