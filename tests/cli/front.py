@@ -1,0 +1,72 @@
+"""A running ``tlsify forward``, and clients of it."""
+
+from __future__ import annotations
+
+import re
+import signal
+import socket
+import subprocess
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from tests.cli.harness import LOOPBACK, PATIENCE, Outcome, descriptors, finish, read_line, start
+
+if TYPE_CHECKING:
+    import ssl
+
+    from tests.cli.conftest import Pki
+
+
+class Front:
+    """A running ``tlsify forward``."""
+
+    def __init__(
+        self, pki: Pki, *words: str | Path, carrier: str = "--ktls=off", **how: Any
+    ) -> None:
+        """Start it, and wait until it is ready."""
+        given = (carrier, "forward", "--cert", pki.good.certificate, "--key", pki.good.key)
+        self.process = start(*given, *words, stdin=subprocess.DEVNULL, **how)
+        self._pki = pki
+        self.line = read_line(self.process.stdout)
+        found = re.match(r"tlsify: forwarding (.*):(\d+) to ", self.line)
+        if found is None:
+            raise AssertionError(f"it did not start: {self.line}{finish(self.process).err}")
+        self.port = int(found[2])
+
+    def __enter__(self) -> Self:
+        """Forward."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Take it down, however the test ended."""
+        if self.process.poll() is None:
+            self.process.kill()
+            self.stop()
+
+    def stop(self) -> Outcome:
+        """Ask it to end; gives how it did."""
+        self.process.send_signal(signal.SIGTERM)
+        return finish(self.process)
+
+    def connect(self, name: str = "localhost", alpn: str | None = None) -> ssl.SSLSocket:
+        """Connect a client."""
+        context = self._pki.client_context()
+        context.check_hostname = name == "localhost"
+        if alpn is not None:
+            context.set_alpn_protocols([alpn])
+        sock = socket.create_connection((LOOPBACK, self.port), PATIENCE)
+        return context.wrap_socket(sock, server_hostname=name, suppress_ragged_eofs=False)
+
+    def ask(self, path: str = "/", **how: str) -> bytes:
+        """Fetch a page; gives the body."""
+        with self.connect(**how) as client:
+            client.sendall(f"GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n".encode())
+            answer = b"".join(iter(partial(client.recv, 2**16), b""))
+        return answer.partition(b"\r\n\r\n")[2]
+
+    def descriptors(self) -> int:
+        """Tell how many descriptors its workers have open."""
+        pid = self.process.pid
+        workers = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        return sum(len(descriptors(int(worker))) for worker in workers)

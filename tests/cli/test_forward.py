@@ -1,0 +1,279 @@
+"""Tests of forward."""
+
+from __future__ import annotations
+
+import resource
+import signal
+import socket
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.cli.front import Front
+from tests.cli.harness import (
+    CARRIERS,
+    LOOPBACK,
+    PATIENCE,
+    finish,
+    read_line,
+    run,
+)
+from tests.doubles import Endpoint, recv_exactly, reset, until
+from tests.interop.programs import free_port
+from tlsify.errors import ExitCode
+from tlsify.handoff import Offload
+from tlsify.receiver import Receiver
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.cli.conftest import Pki
+
+each_carrier = pytest.mark.parametrize("carrier", CARRIERS)
+_BIG = 3_000_000
+
+
+@contextmanager
+def backend(says: bytes, where: tuple[str, int] = (LOOPBACK, 0)) -> Iterator[str]:
+    """A web server without TLS, which says the same of everything; gives its address."""
+
+    class Saying(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(says)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(where, Saying) as server:
+        thread = Thread(target=server.serve_forever, args=[0.01])
+        thread.start()
+        yield f"{LOOPBACK}:{server.server_address[1]}"
+        server.shutdown()
+        thread.join()
+
+
+@contextmanager
+def nobody() -> Iterator[str]:
+    """An address where nobody is, and nobody comes."""
+    with socket.socket() as bound:
+        bound.bind((LOOPBACK, 0))
+        yield f"{LOOPBACK}:{bound.getsockname()[1]}"
+
+
+# -- what works
+
+
+@each_carrier
+def test_pages(pki: Pki, carrier: str) -> None:
+    """One line says what goes where; pages come whole; it ends in silence."""
+    page = bytes(range(256)) * (_BIG // 256)
+    with backend(page) as where, Front(pki, f"{LOOPBACK}:0", where, carrier=carrier) as front:
+        how = "relay: policy-off" if carrier == "--ktls=off" else "kernel TLS"
+        assert front.line == f"tlsify: forwarding {LOOPBACK}:{front.port} to {where} ({how})\n"
+        idle = front.descriptors()
+        for _ in range(3):
+            assert front.ask() == page
+        until(lambda: front.descriptors() <= idle)
+        assert front.stop().succeeded() == b""
+
+
+def test_several_addresses(pki: Pki) -> None:
+    """One process listens on all of them; options may stand in between."""
+    with (
+        backend(b"page") as where,
+        Front(pki, f"{LOOPBACK}:0", "--workers", "2", "[::1]:0", where) as front,
+    ):
+        assert front.ask() == b"page"
+        line = read_line(front.process.stdout)
+        front.port = int(line.rpartition(" to ")[0].rpartition(":")[2])
+        assert line.startswith("tlsify: forwarding [::1]:")
+        with socket.create_connection(("::1", front.port)):
+            pass
+        assert front.stop().status == 0
+
+
+def test_routes(pki: Pki) -> None:
+    """Protocols and names have backends of their own; the first rule that fits decides."""
+    with ExitStack() as stack:
+        places = [stack.enter_context(backend(name)) for name in (b"two", b"name", b"rest")]
+        words = ["--alpn", "h2", "--alpn", "http/1.1", "--route", f"h2={places[0]}"]
+        words += ["--route", f"sni:*.example.org={places[1]}"]
+        front = stack.enter_context(Front(pki, *words, f"{LOOPBACK}:0", places[2]))
+        assert front.ask() == b"rest"
+        assert front.ask(alpn="http/1.1") == b"rest"
+        assert front.ask(alpn="h2") == b"two"
+        assert front.ask(name="www.example.org") == b"name"
+        assert front.ask(name="www.example.org", alpn="h2") == b"two"
+
+
+def test_failover(pki: Pki) -> None:
+    """Where the first backend is down the second answers, and that is said once."""
+    with (
+        nobody() as down,
+        backend(b"page") as up,
+        Front(pki, f"{LOOPBACK}:0", f"{down},{up}") as front,
+    ):
+        assert [front.ask() for _ in range(3)] == [b"page"] * 3
+        err = front.stop().err
+    assert err == (
+        f"tlsify: backend {down} takes no connections: ECONNREFUSED: Connection refused\n"
+    )
+
+
+def test_backend_that_is_restarted(pki: Pki) -> None:
+    """Who connects meanwhile waits for it."""
+    port = free_port()
+    with Front(pki, f"{LOOPBACK}:0", f"{LOOPBACK}:{port}") as front:
+        asking = Endpoint(front.ask)
+        with front.connect():
+            pass
+        with backend(b"page", (LOOPBACK, port)):
+            assert asking.result() == b"page"
+
+
+@each_carrier
+def test_descriptors_for_any_worker(pki: Pki, tmp_path: Path, carrier: str) -> None:
+    """A worker gets a descriptor of its own for each connection."""
+    path = tmp_path / "socket"
+    words = (f"{LOOPBACK}:0", "--pass-fd", f"unix:{path}", "--alpn", "http/1.1")
+    with Receiver(path) as receiver, Front(pki, *words, carrier=carrier) as front:
+        idle = front.descriptors()
+        with front.connect(alpn="http/1.1") as client:
+            stream, told = receiver.accept()
+            assert told.offload is (Offload.RELAY if carrier == "--ktls=off" else Offload.KERNEL)
+            assert stream.offload is Offload.RELAY
+            assert (told.server_name, told.alpn) == ("localhost", b"http/1.1")
+            assert stream.getpeername() == client.getsockname()
+            with stream:
+                stream.sendall(b"page")
+            assert recv_exactly(client, 99) == b"page"
+            client.unwrap().close()
+        until(lambda: front.descriptors() <= idle)
+        assert front.stop().succeeded() == b""
+
+
+@each_carrier
+def test_descriptors_for_aware_workers(pki: Pki, tmp_path: Path, carrier: str) -> None:
+    """An aware one gets the connection itself, if the kernel protects it."""
+    path = tmp_path / "socket"
+    words = (f"{LOOPBACK}:0", "--pass-fd", f"unix:{path}", "--aware")
+    with Receiver(path) as receiver, Front(pki, *words, carrier=carrier) as front:
+        idle = front.descriptors()
+        with front.connect() as client:
+            stream, told = receiver.accept()
+            assert stream.offload is told.offload
+            assert stream.offload is (Offload.RELAY if carrier == "--ktls=off" else Offload.KERNEL)
+            if carrier != "--ktls=off":
+                until(lambda: front.descriptors() <= idle)
+            client.sendall(b"request")
+            assert stream.recv(99) == b"request"
+            with stream:
+                stream.sendall(b"page")
+            assert recv_exactly(client, 99) == b"page"
+            client.unwrap().close()
+        until(lambda: front.descriptors() <= idle)
+
+
+# -- what does not
+
+
+@each_carrier
+def test_backend_down(pki: Pki, carrier: str) -> None:
+    """The client is told in good order, whatever it has sent already; it is said once."""
+    words = ("--connect-timeout", "0.1", f"{LOOPBACK}:0")
+    with nobody() as down, Front(pki, *words, down, carrier=carrier) as front:
+        idle = front.descriptors()
+        for _ in range(2):
+            with front.connect() as client:
+                client.sendall(b"GET / HTTP/1.0\r\n\r\n")
+                assert client.recv(1) == b""  # or it would raise: no ragged ends
+                client.unwrap().close()
+        until(lambda: front.descriptors() <= idle)
+        outcome = front.stop()
+    assert outcome.status == 0
+    assert outcome.err.count("takes no connections: ECONNREFUSED") == 1
+
+
+@each_carrier
+def test_clients_that_go_away(pki: Pki, carrier: str) -> None:
+    """In the midst of an answer, of a request, or of nothing: nothing stays open."""
+    with (
+        backend(bytes(2**26)) as where,
+        Front(pki, f"{LOOPBACK}:0", where, carrier=carrier) as front,
+    ):
+        idle = front.descriptors()
+        for request in (b"GET / HTTP/1.0\r\n\r\n", b"GET /", b""):
+            client = front.connect()
+            client.sendall(request)
+            if request.endswith(b"\n"):
+                client.recv(1)
+            reset(client)
+        until(lambda: front.descriptors() <= idle)
+        assert front.stop().status == 0
+
+
+def test_few_descriptors(pki: Pki) -> None:
+    """More clients than there are descriptors for wait, and all are served."""
+    limit = partial(resource.setrlimit, resource.RLIMIT_NOFILE, (90, 90))
+    with (
+        backend(b"page") as where,
+        Front(pki, f"{LOOPBACK}:0", where, preexec_fn=limit) as front,
+    ):
+        with ExitStack() as stack:
+            for _ in range(8):
+                stack.enter_context(socket.create_connection((LOOPBACK, front.port)))
+            waiting = [Endpoint(front.ask) for _ in range(4)]
+        assert [each.result(PATIENCE) for each in waiting] == [b"page"] * 4
+        assert front.stop().status == 0
+
+
+def test_drain(pki: Pki) -> None:
+    """Who is being served when it is told to end is served to the end."""
+    with socket.create_server((LOOPBACK, 0)) as listener:
+        where = f"{LOOPBACK}:{listener.getsockname()[1]}"
+        with Front(pki, f"{LOOPBACK}:0", where) as front, front.connect() as client:
+            plain, _ = listener.accept()
+            with plain:
+                plain.sendall(b"begun, ")
+                assert recv_exactly(client, 7) == b"begun, "
+                front.process.send_signal(signal.SIGTERM)
+                plain.sendall(b"and finished")
+            assert recv_exactly(client, 99) == b"and finished"
+            client.unwrap().close()
+            assert finish(front.process).succeeded() == b""
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "message"),
+    [
+        ([], ExitCode.USAGE, "BACKEND is required"),
+        (["127.0.0.1:0", "b:1", "--aware"], ExitCode.USAGE, "--aware"),
+        (
+            ["127.0.0.1:0", "--pass-fd", "unix:/x", "--proxy-protocol"],
+            ExitCode.USAGE,
+            "--proxy-protocol",
+        ),
+        (["127.0.0.1:0", "nobody"], ExitCode.CONFIG, '"nobody" is no backend'),
+        (["127.0.0.1:0", "--pass-fd", "b:1"], ExitCode.CONFIG, "cannot be sent to b:1"),
+        (
+            ["127.0.0.1:0", "--pass-fd", "unix:/x", "--route", "sni:a=b:1"],
+            ExitCode.CONFIG,
+            "cannot be sent to b:1",
+        ),
+        (["127.0.0.1:0", "b:1", "--route", "h2=c:1"], ExitCode.CONFIG, "add --alpn h2"),
+        (["127.0.0.1:0", "b:1", "--route", "h2"], ExitCode.CONFIG, '"h2" is no rule'),
+        (["b:1"], ExitCode.CONFIG, "ADDR:PORT"),
+        (["nowhere", "b:1"], ExitCode.CONFIG, "ADDR:PORT"),
+    ],
+)
+def test_misuse(pki: Pki, words: list[str], status: int, message: str) -> None:
+    """What cannot be meant is refused before anything listens."""
+    given = ("forward", "--cert", pki.good.certificate, "--key", pki.good.key)
+    run(*given, *words).failed(status, message)

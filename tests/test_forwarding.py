@@ -1,0 +1,382 @@
+"""Tests of forwarding: what backends get, and what becomes of connections that nobody takes."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.doubles import (
+    CLOSE_NOTIFY,
+    KERNEL,
+    OFFLOADS,
+    RELAY,
+    Endpoint,
+    check_descriptors,
+    descriptors,
+    recv_exactly,
+    reset,
+    until,
+)
+from tlsify import fdpass
+from tlsify.backends import Backend, Backends, Rule
+from tlsify.config import ClosePolicy
+from tlsify.counters import counters
+from tlsify.errors import BackendError
+from tlsify.forwarding import Forwarding, Passing
+from tlsify.handoff import Offload
+from tlsify.passed import Passed
+from tlsify.proxy_protocol import decode
+from tlsify.receiver import Receiver
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.doubles import Lab
+    from tlsify.config import KtlsPolicy
+    from tlsify.handoff import Handoff
+
+both = pytest.mark.parametrize("policy", OFFLOADS)
+STRICT = ClosePolicy.STRICT
+
+
+def to(*backends: Backend, timeout: float = 5) -> Backends:
+    """All connections go there."""
+    return Backends([Rule(None, None, backends)], timeout)
+
+
+def serving(service: Forwarding | Passing, handed: Handoff) -> Endpoint[None]:
+    """Serve one connection, in a thread with a loop of its own."""
+
+    async def serve() -> None:
+        await service.start()
+        try:
+            await service.serve(handed)
+        finally:
+            await service.drain()
+            await service.stop()
+
+    return Endpoint(lambda: asyncio.run(serve(), debug=True))
+
+
+@contextmanager
+def listening(where: str | tuple[str, int], backlog: int = 10) -> Iterator[socket.socket]:
+    """Be a backend's listening socket: for descriptors at a path, for data at an address."""
+    if isinstance(where, str):
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    else:
+        sock = socket.socket()
+    with sock:
+        sock.settimeout(10)
+        sock.bind(where)
+        sock.listen(backlog)
+        yield sock
+
+
+def receive(listener: socket.socket) -> tuple[socket.socket, Passed]:
+    """Receive a connection as a program does that has read docs/passing.md and has no library."""
+    with listener.accept()[0] as channel:
+        message, numbers, _, _ = socket.recv_fds(channel, 2**18, 1)
+    header, _ = Passed.decode(message)
+    sock = socket.socket(fileno=numbers[0])
+    sock.settimeout(10)
+    return sock, header
+
+
+# -- plaintext to backends
+
+
+@both
+@pytest.mark.parametrize("is_path", [False, True])
+def test_plaintext(lab: Lab, policy: KtlsPolicy, tmp_path: Path, *, is_path: bool) -> None:
+    """A backend gets the request in plain text, at an address or a path, and answers."""
+    handed, peer = lab.server(policy)
+    path = str(tmp_path / "socket")
+    with socket.socket(socket.AF_UNIX if is_path else socket.AF_INET) as listener:
+        listener.bind(path if is_path else ("127.0.0.1", 0))
+        listener.listen()
+        name = f"unix:{path}" if is_path else "{}:{}".format(*listener.getsockname())
+        work = serving(Forwarding(to(Backend.parse(name)), STRICT), handed)
+        peer.send_data(b"request")
+        peer.close_notify()
+        plain, _ = listener.accept()
+        with plain:
+            assert recv_exactly(plain, 99) == b"request"
+            plain.sendall(b"answer")
+        assert peer.recv_data(6) == b"answer"
+        assert peer.recv() == CLOSE_NOTIFY
+        work.result()
+
+
+@both
+def test_header(lab: Lab, policy: KtlsPolicy) -> None:
+    """A PROXY header stands in front of the data, and says who the client is."""
+    handed, peer = lab.server(policy)
+    with listening(("127.0.0.1", 0)) as listener:
+        backends = to(Backend(*listener.getsockname()))
+        work = serving(Forwarding(backends, STRICT, proxy_protocol=True), handed)
+        peer.send_data(b"request")
+        peer.close_notify()
+        plain, _ = listener.accept()
+        with plain:
+            received = recv_exactly(plain, 2**12)
+        header, size = decode(received)
+        assert header.peer == peer.sock.getsockname()
+        assert header.local == peer.sock.getpeername()
+        assert received[size:] == b"request"
+        told, _ = Passed.decode(received)
+        assert told.version == "TLSv1.3"
+        work.result()
+
+
+@both
+def test_nobody_there(lab: Lab, policy: KtlsPolicy) -> None:
+    """The client is told in good order, although nobody has read its request; it is counted."""
+    before, counted = descriptors(), counters()["backend_failed"]
+    handed, peer = lab.server(policy)
+    peer.send_data(os.urandom(1000))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = listener.getsockname()
+    work = serving(Forwarding(to(Backend(*address), timeout=0.1), STRICT), handed)
+    assert peer.recv() == CLOSE_NOTIFY
+    assert peer.recv() is None
+    peer.close_notify()
+    with pytest.raises(BackendError, match="ECONNREFUSED"):
+        work.result()
+    assert counters()["backend_failed"] == counted + 1
+    peer.sock.close()
+    check_descriptors(before)
+
+
+def test_out_of_descriptors(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where none is left for the backend the client is told as well."""
+    handed, peer = lab.server(RELAY)
+
+    async def connect(*_: object) -> socket.socket:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(Backend, "connect", connect)
+    work = serving(Forwarding(to(Backend("127.0.0.1", 1), timeout=0.1), STRICT), handed)
+    assert peer.recv() == CLOSE_NOTIFY
+    peer.close_notify()
+    with pytest.raises(BackendError, match="EMFILE"):
+        work.result()
+
+
+def test_client_gone_meanwhile(lab: Lab, tmp_path: Path) -> None:
+    """Who does not wait for a backend leaves nothing behind."""
+    before = descriptors()
+    handed, peer = lab.server(RELAY)
+    service = Forwarding(to(Backend(path=str(tmp_path / "none")), timeout=0.1), STRICT)
+    work = serving(service, handed)
+    reset(peer.sock)
+    with pytest.raises(BackendError):
+        work.result()
+    check_descriptors(before)
+
+
+# -- descriptors to workers
+
+
+@both
+def test_descriptor_for_any_program(lab: Lab, policy: KtlsPolicy, tmp_path: Path) -> None:
+    """It reads and writes, knows nothing of TLS, and closes; its client gets a close_notify."""
+    before, counted = descriptors(), counters()["descriptor_passed"]
+    handed, peer = lab.server(policy)
+    path = str(tmp_path / "socket")
+    with listening(path) as listener:
+        work = serving(Passing(to(Backend(path=path)), STRICT), handed)
+        sock, told = receive(listener)
+    assert told.peer == peer.sock.getsockname()
+    assert told.offload is (Offload.RELAY if policy is RELAY else Offload.KERNEL)
+    peer.send_data(b"request")
+    peer.close_notify()
+    with sock:
+        assert recv_exactly(sock, 99) == b"request"
+        sock.sendall(b"answer")
+    assert peer.recv_data(6) == b"answer"
+    assert peer.recv() == CLOSE_NOTIFY
+    work.result()
+    assert counters()["descriptor_passed"] == counted + 1
+    peer.sock.close()
+    check_descriptors(before)
+
+
+@pytest.mark.ktls
+def test_connection_itself(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An aware worker has it for itself; here no secret of it is left."""
+    handed, peer = lab.server(KERNEL)
+    sent: list[bytes | bytearray] = []
+    send = fdpass.send
+
+    def note(channel: socket.socket, message: bytes, descriptor: int) -> None:
+        sent.append(message)
+        send(channel, message, descriptor)
+
+    monkeypatch.setattr(fdpass, "send", note)
+    with Receiver(tmp_path / "socket") as receiver:
+        backends = to(Backend(path=str(tmp_path / "socket")))
+        work = serving(Passing(backends, STRICT, aware=True), handed)
+        stream, told = receiver.accept()
+    work.result()
+    assert sent
+    assert not any(sent[0])
+    assert (stream.offload, told.offload) == (Offload.KERNEL, Offload.KERNEL)
+    with stream:
+        assert stream.gettimeout() is None
+        peer.send_data(b"request")
+        assert stream.recv(99) == b"request"
+        stream.sendall(b"answer")
+    assert peer.recv_data(6) == b"answer"
+    assert peer.recv() == CLOSE_NOTIFY
+
+
+def test_aware_worker_on_the_relay_path(lab: Lab, tmp_path: Path) -> None:
+    """It gets the end of a pair, and the reason along with it."""
+    handed, peer = lab.server(RELAY)
+    with Receiver(tmp_path / "socket") as receiver:
+        backends = to(Backend(path=str(tmp_path / "socket")))
+        work = serving(Passing(backends, STRICT, aware=True), handed)
+        stream, told = receiver.accept()
+    assert (told.offload, told.reason) == (Offload.RELAY, "policy-off")
+    with stream:
+        stream.sendall(b"hello")
+        assert peer.recv_data(5) == b"hello"
+    assert peer.recv() == CLOSE_NOTIFY
+    peer.close_notify()
+    work.result()
+
+
+AWARE = (
+    pytest.param(RELAY, False, id="relay"),
+    pytest.param(KERNEL, False, id="kernel", marks=pytest.mark.ktls),
+    pytest.param(KERNEL, True, id="aware", marks=pytest.mark.ktls),
+)
+each_way = pytest.mark.parametrize(("policy", "aware"), AWARE)
+
+
+def _refuse(listener: socket.socket, answer: bytes = b"") -> None:
+    """Accept, take nothing, and perhaps say so."""
+    with listener.accept()[0] as channel:
+        if answer:
+            socket.recv_fds(channel, 2**18, 0)
+            channel.send(answer)
+
+
+@each_way
+def test_refused(lab: Lab, policy: KtlsPolicy, tmp_path: Path, *, aware: bool) -> None:
+    """A worker that takes nothing is asked again; in the end the client is told in good order."""
+    before = descriptors()
+    handed, peer = lab.server(policy)
+    peer.send_data(b"request")
+    path = str(tmp_path / "socket")
+    with listening(path) as listener:
+        service = Passing(to(Backend(path=path), timeout=0.1), STRICT, aware=aware)
+        work = serving(service, handed)
+        _refuse(listener)
+        _refuse(listener, b"no")
+    assert peer.recv() == CLOSE_NOTIFY
+    assert peer.recv() is None
+    peer.close_notify()
+    with pytest.raises(BackendError, match="took no connection"):
+        work.result()
+    peer.sock.close()
+    check_descriptors(before)
+
+
+@each_way
+def test_worker_dies_with_a_queue(
+    lab: Lab, policy: KtlsPolicy, tmp_path: Path, *, aware: bool
+) -> None:
+    """What it had not received the next one gets."""
+    handed, peer = lab.server(policy)
+    path = str(tmp_path / "socket")
+    with listening(path):
+        service = Passing(to(Backend(path=path)), STRICT, aware=aware)
+        work = serving(service, handed)
+        until(lambda: _queue(path))
+    os.unlink(path)  # noqa: PTH108 - a str
+    with Receiver(path) as receiver:
+        stream, _ = receiver.accept()
+    with stream:
+        stream.sendall(b"hello")
+        assert peer.recv_data(5) == b"hello"
+    assert peer.recv() == CLOSE_NOTIFY
+    peer.close_notify()
+    work.result()
+
+
+def _queue(path: str) -> bool:
+    """Tell whether somebody has connected to a path: the kernel lists two sockets there."""
+    with open("/proc/net/unix") as table:  # noqa: PTH123 - no file
+        return sum(line.endswith(f" {path}\n") for line in table) > 1
+
+
+@each_way
+def test_worker_that_hangs(lab: Lab, policy: KtlsPolicy, tmp_path: Path, *, aware: bool) -> None:
+    """Who may find the connection later is not given company: it finds that it has ended."""
+    handed, peer = lab.server(policy)
+    slow, other = str(tmp_path / "slow"), str(tmp_path / "other")
+    with listening(slow) as listener, listening(other, 1) as spare:
+        backends = to(Backend(path=slow), Backend(path=other), timeout=0.2)
+        work = serving(Passing(backends, STRICT, aware=aware), handed)
+        assert peer.recv() == CLOSE_NOTIFY
+        assert peer.recv() is None
+        peer.close_notify()
+        with pytest.raises(BackendError, match="did not take a connection in time"):
+            work.result()
+        sock, _ = receive(listener)
+        with sock:
+            assert sock.recv(1) == b""
+            if not aware:  # to a kernel connection that has ended sends succeed, and go nowhere
+                with pytest.raises(OSError, match=r"Broken pipe|reset"):
+                    sock.sendall(bytes(2**20))
+        spare.settimeout(0)
+        with pytest.raises(BlockingIOError):
+            spare.accept()
+
+
+def test_full_queue(lab: Lab, tmp_path: Path) -> None:
+    """A worker that is slow gets its next connection when there is room for it."""
+    path = str(tmp_path / "socket")
+    pairs = [lab.server(RELAY) for _ in range(4)]
+
+    async def serve() -> None:
+        service = Passing(to(Backend(path=path)), STRICT)
+        await asyncio.gather(*(service.serve(handed) for handed, _ in pairs))
+
+    with listening(path, 0) as listener:
+        work = Endpoint(lambda: asyncio.run(serve()))
+        until(lambda: _queue(path))
+        for _ in pairs:
+            receive(listener)[0].close()
+    for _, peer in pairs:
+        assert peer.recv() == CLOSE_NOTIFY
+        peer.close_notify()
+    work.result()
+
+
+@each_way
+def test_cancelled_in_the_queue(
+    lab: Lab, policy: KtlsPolicy, tmp_path: Path, *, aware: bool
+) -> None:
+    """Where the time to drain is over the connection is cut, and nothing stays open."""
+    before = descriptors()
+    handed, peer = lab.server(policy)
+    path = str(tmp_path / "socket")
+
+    async def serve() -> None:
+        async with asyncio.timeout(0.05):
+            await Passing(to(Backend(path=path)), STRICT, aware=aware).serve(handed)
+
+    with listening(path), pytest.raises(TimeoutError):
+        asyncio.run(serve())
+    handed.close()  # as the acceptor does
+    peer.recv()
+    peer.sock.close()
+    check_descriptors(before)

@@ -1,0 +1,266 @@
+"""Who gets a connection: rules by ALPN and server name, and backends that are tried in order."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
+
+from tlsify.errors import BackendError, ConfigError, errno_name
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+T = TypeVar("T")
+_log = logging.getLogger("tlsify")
+
+_UNIX = "unix:"
+_SNI = "sni:"
+_MAX_PORT = 65535
+# How long to wait, in seconds, once nobody has answered; it doubles each time, up to the second.
+_PAUSE, _LONGEST_PAUSE = 0.02, 1.0
+_HINT = "write HOST:PORT, [ADDR]:PORT or unix:PATH, with commas between several"
+
+
+class Backend(NamedTuple):
+    """An address; whether data or descriptors are sent there is the service's affair.
+
+    Attributes:
+        host: a name or an IP address; empty for a path.
+        port: of TCP; 0 for a path.
+        path: of a socket of this host; empty for an address. A first "@" stands for NUL.
+    """
+
+    host: str = ""
+    port: int = 0
+    path: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> Backend:
+        """Read ``HOST:PORT``, ``[ADDR]:PORT`` or ``unix:PATH``.
+
+        Raises:
+            ConfigError: it is none of them.
+        """
+        if text.startswith(_UNIX):
+            path = text.removeprefix(_UNIX)
+            if path and "\0" not in path:
+                return cls(path=path)
+            raise ConfigError(f'"{text}" has no path', hint=_HINT)
+        host, _, number = text.rpartition(":")
+        try:
+            host = host.removeprefix("[").removesuffix("]").encode("idna").decode("ascii")
+            port = int(number)
+        except ValueError as exc:
+            raise ConfigError(f'"{text}" is no backend', hint=_HINT) from exc
+        if not host or not 0 < port <= _MAX_PORT:
+            raise ConfigError(f'"{text}" is no backend', hint=_HINT)
+        return cls(host, port)
+
+    def __str__(self) -> str:
+        """Spell it as `parse` reads it."""
+        if self.path:
+            return f"{_UNIX}{self.path}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
+
+    async def connect(self, seconds: float) -> socket.socket:
+        """Connect a stream.
+
+        Args:
+            seconds: how long it may take.
+
+        Returns:
+            A non-blocking socket.
+
+        Raises:
+            OSError: nobody is there, too many wait there already, or it takes too long.
+        """
+        if self.path:
+            return self.connect_here(socket.SOCK_STREAM)
+        async with asyncio.timeout(seconds):
+            return await self._connect_there()
+
+    async def _connect_there(self) -> socket.socket:
+        loop = asyncio.get_running_loop()
+        failure: OSError | None = None
+        for family, _, _, _, address in await _resolve(self.host, self.port):
+            sock = socket.socket(family, socket.SOCK_STREAM)
+            try:
+                sock.setblocking(False)  # noqa: FBT003 - socket's own signature
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                await loop.sock_connect(sock, address)
+            except OSError as exc:
+                sock.close()
+                failure = exc
+            except BaseException:
+                sock.close()
+                raise
+            else:
+                return sock
+        raise failure or OSError(f"{self.host} has no address")
+
+    def connect_here(self, kind: socket.SocketKind) -> socket.socket:
+        """Connect to a path.
+
+        Done without the loop: it takes a full queue (EAGAIN), where nothing can be waited for, for
+        a connection that is on its way.
+
+        Raises:
+            OSError: nobody is there, or too many wait there already.
+        """
+        sock = socket.socket(socket.AF_UNIX, kind)
+        try:
+            sock.setblocking(False)  # noqa: FBT003
+            path = self.path
+            sock.connect("\0" + path[1:] if path.startswith("@") else path)
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+
+async def _resolve(host: str, port: int) -> list[tuple[int, int, int, str, tuple[object, ...]]]:
+    """Look a name up; an address, which needs no thread to be waited for, is read."""
+    wanted = {"type": socket.SOCK_STREAM, "proto": socket.IPPROTO_TCP}
+    try:
+        found = socket.getaddrinfo(host, port, flags=socket.AI_NUMERICHOST, **wanted)
+    except socket.gaierror:
+        found = await asyncio.get_running_loop().getaddrinfo(host, port, **wanted)
+    return found  # type: ignore[return-value]
+
+
+def parse_several(text: str) -> tuple[Backend, ...]:
+    """Read backends with commas between them, the most wanted first.
+
+    Raises:
+        ConfigError: one of them is none.
+    """
+    return tuple(Backend.parse(each) for each in text.split(","))
+
+
+class Rule(NamedTuple):
+    """Which connections go to other backends.
+
+    Attributes:
+        alpn: those with this protocol; None for any.
+        server_name: those for this name, in lower case; ``*.`` stands for one label. None for any.
+        backends: where they go.
+    """
+
+    alpn: bytes | None
+    server_name: str | None
+    backends: tuple[Backend, ...]
+
+    @classmethod
+    def parse(cls, text: str) -> Rule:
+        """Read ``PROTOCOL=BACKEND`` or ``sni:NAME=BACKEND``.
+
+        Raises:
+            ConfigError: it is neither.
+        """
+        what, equals, where = text.partition("=")
+        is_name = what.startswith(_SNI)
+        value = what.removeprefix(_SNI) if is_name else what
+        if not equals or not value:
+            raise ConfigError(
+                f'"{text}" is no rule', hint="write PROTOCOL=BACKEND or sni:NAME=BACKEND"
+            )
+        if is_name:
+            return cls(None, value.lower().removesuffix("."), parse_several(where))
+        return cls(value.encode(errors="surrogateescape"), None, parse_several(where))
+
+    def fits(self, alpn: bytes | None, server_name: str | None) -> bool:
+        """Tell whether it is about such a connection."""
+        if self.alpn is not None:
+            return alpn == self.alpn
+        if self.server_name is None or server_name is None:
+            return self.server_name is None
+        name = server_name.lower().removesuffix(".")
+        if self.server_name.startswith("*."):
+            return name.partition(".")[2] == self.server_name[2:]
+        return name == self.server_name
+
+
+class Backends:
+    """Finds somebody who takes a connection.
+
+    Backends are tried in the order in which they are named; one that has failed is tried after the
+    others until it has been reached again. If all fail, it begins anew after a pause, so that a
+    backend may be restarted: until the time is over.
+    """
+
+    def __init__(self, rules: Sequence[Rule], timeout: float) -> None:
+        """Take what there is.
+
+        Args:
+            rules: the first that fits decides; the last must fit all.
+            timeout: seconds within which a connection has to be taken. In each round a backend
+                has an equal part of it.
+        """
+        self._rules = tuple(rules)
+        self._timeout = timeout
+        self._down: set[Backend] = set()
+
+    async def reach(
+        self,
+        alpn: bytes | None,
+        server_name: str | None,
+        attempt: Callable[[Backend, float], Awaitable[T]],
+    ) -> T:
+        """Have a connection taken.
+
+        Args:
+            alpn: of the connection.
+            server_name: likewise.
+            attempt: does it within some seconds; an OSError says that this backend cannot, and a
+                BackendError that nobody else may be asked any more.
+
+        Returns:
+            What the attempt that succeeded gave.
+
+        Raises:
+            BackendError: nobody took it in time.
+        """
+        backends = next(rule.backends for rule in self._rules if rule.fits(alpn, server_name))
+        loop = asyncio.get_running_loop()
+        deadline, pause = loop.time() + self._timeout, _PAUSE
+        while True:
+            for backend in sorted(backends, key=self._down.__contains__):
+                share = min(self._timeout / len(backends), deadline - loop.time())
+                try:
+                    found = await attempt(backend, share)
+                except (OSError, BackendError) as exc:
+                    failure = _spell(exc)
+                    self._failed(backend, failure)
+                    if isinstance(exc, BackendError):
+                        raise
+                else:
+                    self._succeeded(backend)
+                    return found
+            if loop.time() + pause >= deadline:
+                raise BackendError(f"{backends[-1]} took no connection: {failure}")
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
+
+    def _failed(self, backend: Backend, failure: str) -> None:
+        if backend not in self._down:
+            self._down.add(backend)
+            _log.warning("backend %s takes no connections: %s", backend, failure)
+
+    def _succeeded(self, backend: Backend) -> None:
+        if backend in self._down:
+            self._down.discard(backend)
+            _log.warning("backend %s takes connections again", backend)
+
+
+def _spell(exc: OSError | BackendError) -> str:
+    if isinstance(exc, BackendError):
+        return str(exc)
+    if isinstance(exc, TimeoutError) and exc.errno is None:
+        return "too slow"
+    if isinstance(exc, socket.gaierror) or exc.errno is None:
+        return str(exc.strerror or exc)
+    return f"{errno_name(exc.errno)}: {os.strerror(exc.errno)}"  # asyncio has words of its own

@@ -1,0 +1,151 @@
+"""tlsify forward: TLS in front of another server, which gets plaintext or descriptors."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from typing import TYPE_CHECKING
+
+from tlsify import listening, serving
+from tlsify.backends import Backends, Rule, parse_several
+from tlsify.cli import options as shared
+from tlsify.cli import server_options, serving_options
+from tlsify.config import ClosePolicy
+from tlsify.eligibility import host_refusal
+from tlsify.errors import ConfigError, ExitCode
+from tlsify.forwarding import Forwarding, Passing
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable
+
+    from tlsify.cli import GlobalOptions
+    from tlsify.config import ServerConfig
+
+DESCRIPTION = "Accept TLS connections, and hand what is in them to another server."
+# "LISTEN --proxy-protocol BACKEND" is what people write.
+IS_MIXED = True
+_PATIENCE = 5.0
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's own options."""
+    server_options.add_arguments(parser)
+    serving_options.add_arguments(parser, listen=None)
+    group = parser.add_argument_group("who gets connections")
+    group.add_argument(
+        "--pass-fd",
+        metavar="unix:PATH",
+        help="send each connection there as a descriptor (docs/passing.md), in the place of "
+        "BACKEND",
+    )
+    group.add_argument(
+        "--aware",
+        action="store_true",
+        help="who is there keeps to docs/handoff.md: send the connection itself, and the session",
+    )
+    group.add_argument(
+        "--proxy-protocol",
+        action="store_true",
+        help="begin with a PROXY header, version 2, that tells who the client is",
+    )
+    group.add_argument(
+        "--route",
+        action="append",
+        type=Rule.parse,
+        default=[],
+        metavar="PROTOCOL=BACKEND|sni:NAME=BACKEND",
+        help="where those go that have agreed on an ALPN protocol, or ask for a name; may be "
+        "repeated, and the first that fits decides",
+    )
+    group.add_argument(
+        "--connect-timeout",
+        type=shared.seconds,
+        default=_PATIENCE,
+        metavar="S",
+        help=f"seconds within which somebody has to take a connection; default {_PATIENCE:g}",
+    )
+    shared.add_closing(group)
+    parser.add_argument(
+        "addresses",
+        nargs="*",
+        metavar="LISTEN",
+        help="where to listen: ADDR:PORT; without any, the sockets that systemd has opened",
+    )
+    parser.usage = f"{parser.prog} [OPTION...] [LISTEN...] BACKEND|--pass-fd unix:PATH"
+    parser.epilog = (
+        "BACKEND is HOST:PORT or unix:PATH, or several of them, with commas between, which are "
+        "tried in this order."
+    )
+    parser.set_defaults(default_listen="")
+
+
+def misuse(arguments: argparse.Namespace) -> str | None:
+    """Say what is wrong with where connections go."""
+    if arguments.pass_fd is not None:
+        return "--proxy-protocol has no place in --pass-fd" if arguments.proxy_protocol else None
+    if arguments.aware:
+        return "--aware goes together with --pass-fd"
+    return None if arguments.addresses else "BACKEND is required, or --pass-fd unix:PATH"
+
+
+def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
+    """Forward until SIGTERM or SIGINT."""
+    target = _divide(arguments)
+    service = _service(arguments, target)
+    policy = shared.policy(options)
+
+    def tell() -> None:
+        refusal = host_refusal(policy)
+        carrier = "kernel TLS" if refusal is None else f"relay: {refusal.code}"
+        for place in dict.fromkeys(listening.spell(sock) for sock in plan.listeners):
+            print(f"tlsify: forwarding {place} to {target} ({carrier})", flush=True)
+
+    plan = serving_options.plan(arguments, options, service, on_ready=tell)
+    with plan.estate:
+        for sock in plan.listeners:
+            # What is accepted inherits it: pieces are as large as the backend's; none has to wait.
+            with contextlib.suppress(OSError):  # systemd's may be of another family
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        serving.run(plan)
+    return ExitCode.OK
+
+
+def examine(arguments: argparse.Namespace) -> ServerConfig:
+    """Find what is wrong with the arguments, without forwarding; gives the configuration.
+
+    Raises:
+        ConfigError: it could not be forwarded with them.
+    """
+    _service(arguments, _divide(arguments))
+    serving_options.examine(arguments)
+    return server_options.configure(arguments)
+
+
+def _divide(arguments: argparse.Namespace) -> str:
+    """Tell where to listen from where connections go, which is given."""
+    arguments.listen = list(arguments.addresses)
+    target: str = arguments.pass_fd or arguments.listen.pop()
+    return target
+
+
+def _service(arguments: argparse.Namespace, target: str) -> Callable[[], Forwarding | Passing]:
+    """Give what makes a worker's service; each knows by itself which backends are down."""
+    rules = [*arguments.route, Rule(None, None, parse_several(target))]
+    for rule in arguments.route:
+        if rule.alpn is not None and rule.alpn not in arguments.alpn:
+            name = rule.alpn.decode(errors="backslashreplace")
+            raise ConfigError(
+                f"nobody can agree on {name}: it is not offered", hint=f"add --alpn {name}"
+            )
+    closing, patience = ClosePolicy(arguments.close), arguments.connect_timeout
+    if arguments.pass_fd is None:
+        return lambda: Forwarding(
+            Backends(rules, patience), closing, proxy_protocol=arguments.proxy_protocol
+        )
+    for backend in (backend for rule in rules for backend in rule.backends):
+        if not backend.path:
+            raise ConfigError(
+                f"a descriptor cannot be sent to {backend}", hint="name a socket: unix:PATH"
+            )
+    return lambda: Passing(Backends(rules, patience), closing, aware=arguments.aware)

@@ -1,0 +1,176 @@
+"""Forward connections: their plaintext to a backend, or a descriptor to a backend's worker."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+from typing import TYPE_CHECKING, TypeVar
+
+from tlsify import fdpass
+from tlsify.aio.carrying import buffer, carry, part
+from tlsify.counters import Event, count
+from tlsify.errors import BackendError
+from tlsify.handoff import adopt
+from tlsify.passed import Passed
+from tlsify.proxy_protocol import MAX_SIZE
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from tlsify.backends import Backend, Backends
+    from tlsify.config import ClosePolicy
+    from tlsify.handoff import Handoff
+
+T = TypeVar("T")
+
+
+class _Service:
+    """What both have in common: a `serving.Service`."""
+
+    def __init__(self, backends: Backends, closing: ClosePolicy) -> None:
+        """Take what does not change.
+
+        Args:
+            backends: where connections go.
+            closing: what an end of a TLS stream without close_notify is.
+        """
+        self._backends = backends
+        self._closing = closing
+        self._scratch = buffer()
+
+    async def start(self) -> None:
+        """Do nothing: backends may start later than we."""
+
+    async def drain(self) -> None:
+        """Do nothing: only backends know which connections are idle."""
+
+    async def stop(self) -> None:
+        """Do nothing."""
+
+    async def _reach(self, handed: Handoff, attempt: Callable[[Backend, float], Awaitable[T]]) -> T:
+        agreed = handed.negotiated
+        try:
+            return await self._backends.reach(agreed.alpn, agreed.server_name, attempt)
+        except BackendError:
+            count(Event.BACKEND_FAILED)
+            raise
+
+
+class Forwarding(_Service):
+    """Carries plaintext between connections and backends."""
+
+    def __init__(
+        self, backends: Backends, closing: ClosePolicy, *, proxy_protocol: bool = False
+    ) -> None:
+        """Take what does not change.
+
+        Args:
+            backends: where connections go.
+            closing: what an end of a TLS stream without close_notify is.
+            proxy_protocol: begin each connection to a backend with a PROXY header.
+        """
+        super().__init__(backends, closing)
+        self._proxy_protocol = proxy_protocol
+
+    async def serve(self, handed: Handoff) -> None:
+        """Carry one connection until its end.
+
+        Raises:
+            BackendError: no backend took it; the peer was told in good order.
+            HandshakeError: the peer cut it, or misbehaved; the backend was cut off, too.
+            OSError: likewise, or the backend did.
+        """
+        header = Passed.of(handed).encode() if self._proxy_protocol else b""
+
+        async def connect(backend: Backend, seconds: float) -> socket.socket:
+            sock = await backend.connect(seconds)
+            try:
+                await asyncio.get_running_loop().sock_sendall(sock, header)
+            except BaseException:
+                sock.close()
+                raise
+            return sock
+
+        try:
+            plain = await self._reach(handed, connect)
+        except BackendError:
+            await part(handed)
+            raise
+        await carry(handed, plain, self._closing, self._scratch)
+
+
+class Passing(_Service):
+    """Passes descriptors to backends' workers (docs/passing.md)."""
+
+    def __init__(self, backends: Backends, closing: ClosePolicy, *, aware: bool = False) -> None:
+        """Take what does not change.
+
+        Args:
+            backends: who takes them; paths only.
+            closing: what an end of a TLS stream without close_notify is, where this process
+                carries it.
+            aware: whether backends keep to docs/handoff.md, and so get connections themselves,
+                and not one end of a pair whose other end this process has.
+        """
+        super().__init__(backends, closing)
+        self._aware = aware
+
+    async def serve(self, handed: Handoff) -> None:
+        """Pass one connection on, and carry it until its end if it has to be carried.
+
+        Raises:
+            As `Forwarding.serve`.
+        """
+        header = Passed.of(handed).encode(MAX_SIZE)
+        if self._aware and handed.channel is not None:
+            await self._give(handed, header)
+        else:
+            await self._lend(handed, header)
+
+    async def _give(self, handed: Handoff, header: bytes) -> None:
+        """Pass the connection itself, with all that belongs to it."""
+        number, state = handed.detach()
+        message = bytearray(header + state)
+        with socket.socket(fileno=number) as sock:
+            try:
+                await self._pass(handed, number, message)
+            except BackendError:
+                await part(adopt(sock, state))
+                raise
+            except BaseException:
+                adopt(sock, state).abort()
+                raise
+            finally:
+                for secret in (message, state):
+                    secret[:] = bytes(len(secret))
+
+    async def _lend(self, handed: Handoff, header: bytes) -> None:
+        """Pass one end of a pair."""
+        ours, theirs = socket.socketpair()
+        try:
+            with theirs:
+                await self._pass(handed, theirs.fileno(), header)
+        except BaseException as exc:
+            ours.close()
+            if isinstance(exc, BackendError):
+                await part(handed)
+            raise
+        await carry(handed, ours, self._closing, self._scratch)
+
+    async def _pass(self, handed: Handoff, number: int, message: bytes | bytearray) -> None:
+        async def attempt(backend: Backend, seconds: float) -> None:
+            with backend.connect_here(socket.SOCK_SEQPACKET) as channel:
+                fdpass.send(channel, message, number)
+                try:
+                    async with asyncio.timeout(seconds):
+                        answer = await asyncio.get_running_loop().sock_recv(channel, 1)
+                except TimeoutError:
+                    # It may still find the message: nobody else must have the connection then.
+                    raise BackendError(f"{backend} did not take a connection in time") from None
+            # The end says that the message was received; before that it would be a reset.
+            if answer:
+                raise ConnectionRefusedError(errno.ECONNREFUSED, "it could not take it")
+
+        await self._reach(handed, attempt)
+        count(Event.DESCRIPTOR_PASSED)
