@@ -1,0 +1,1 @@
+"""Tests of the integrations: unmodified servers over real HTTPS."""

@@ -1,0 +1,36 @@
+"""What the programs with asynchronous servers share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from tests.integrations.applications import offload
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def told(scope: dict[str, Any]) -> dict[str, str]:
+    """Give what an ASGI request's scope says, by page."""
+    tls = scope["extensions"]["tls"]
+    name = tls["client_cert_name"] or ""
+    names = [part.removeprefix("CN=") for part in name.split(",") if part.startswith("CN=")]
+    assert len(tls["client_cert_chain"]) == bool(name)
+    client = scope["client"]
+    return {
+        "peer": names[0] if names else "-",
+        "offload": offload(tls["ktls"]),
+        "version": f"{tls['tls_version']:#06x}",
+        "address": client[0] if client else "-",
+    }
+
+
+def loop(options: dict[str, str]) -> Callable[[], Any]:
+    """Give the class of the loop that a task wants."""
+    if options.get("loop") == "uvloop":
+        from tlsify.integrations.uvloop import EventLoop as UvloopEventLoop  # noqa: PLC0415
+
+        return UvloopEventLoop
+    from tlsify.aio.loop import EventLoop  # noqa: PLC0415 - as above
+
+    return EventLoop

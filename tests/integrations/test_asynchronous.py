@@ -1,0 +1,173 @@
+"""Servers on asyncio's loop and on uvloop, unmodified: what they show, and what they bear."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import shutil
+import subprocess
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.integrations.harness import Row, Served, arrange
+from tests.integrations.trials import PATHS, Server, endure, show
+from tests.interop.programs import TIMEOUT
+
+if TYPE_CHECKING:
+    import trustme
+
+pytestmark = [pytest.mark.interop, pytest.mark.timeout(TIMEOUT)]
+
+SERVERS = (
+    Server("aiohttp", "aiohttp_site", "aiohttp", sendfile=True),
+    Server(
+        "aiohttp (uvloop)", "aiohttp_site", "aiohttp", sendfile=True, options={"loop": "uvloop"}
+    ),
+    Server(
+        "uvicorn (h11)", "uvicorn_server", "uvicorn", options={"loop": "asyncio", "http": "h11"}
+    ),
+    Server(
+        "uvicorn (httptools)",
+        "uvicorn_server",
+        "uvicorn",
+        options={"loop": "asyncio", "http": "httptools"},
+    ),
+    Server(
+        "uvicorn (httptools, uvloop)",
+        "uvicorn_server",
+        "uvicorn",
+        options={"loop": "uvloop", "http": "httptools"},
+    ),
+    Server("hypercorn", "hypercorn_server", "hypercorn"),
+    Server("gunicorn (asgi)", "gunicorn_asgi_server", "gunicorn", options={"loop": "asyncio"}),
+    Server(
+        "gunicorn (asgi, uvloop)", "gunicorn_asgi_server", "gunicorn", options={"loop": "uvloop"}
+    ),
+)
+H2 = (
+    Server("hypercorn (h2)", "hypercorn_server", "hypercorn"),
+    Server(
+        "gunicorn (asgi, h2)",
+        "gunicorn_asgi_server",
+        "gunicorn",
+        options={"loop": "asyncio", "protocols": "h2,h1"},
+    ),
+)
+every = pytest.mark.parametrize("server", SERVERS, ids=lambda server: server.name)
+both = pytest.mark.parametrize("ktls", PATHS)
+
+
+@every
+@both
+def test_what_it_shows(tmp_path: Path, authority: trustme.CA, server: Server, ktls: str) -> None:
+    """Scheme, protocol, client and offload reach the application; files go as they should."""
+    show(server, tmp_path, authority, ktls)
+
+
+@every
+@both
+def test_what_it_endures(tmp_path: Path, authority: trustme.CA, server: Server, ktls: str) -> None:
+    """Others are served, and nothing is blamed."""
+    endure(server, tmp_path, authority, ktls)
+
+
+@every
+@both
+def test_what_else_it_knows(
+    tmp_path: Path, authority: trustme.CA, server: Server, ktls: str
+) -> None:
+    """Whence a request comes, and by which version of TLS; nothing of it is worth a warning."""
+    task = arrange(tmp_path, authority, ktls, **server.options)
+    with Served(server.program, task, authority) as served:
+        assert served.ask_anew(served.context(), "/address") == b"127.0.0.1"
+        assert served.ask_anew(served.context(), "/version") in {b"0x0304", b"TLSv1.3"}
+        errors = served.program.errors()
+        assert not any(word in errors for word in ("Traceback", "WARNING", "ERROR")), errors
+
+
+class Curl:
+    """A client of HTTP/2, with a certificate."""
+
+    def __init__(self, served: Served, authority: trustme.CA, folder: Path) -> None:
+        """Write its files."""
+        self._task = served.task
+        self._pair = folder / "client.pem"
+        issued = authority.issue_cert("client.example", common_name="client.example")
+        issued.private_key_and_cert_chain_pem.write_to_path(self._pair)
+        self._got = folder / "got"
+
+    def ask(self, path: str, *words: str) -> bytes:
+        """Ask for a page."""
+        port = self._task.port
+        command: list[Any] = ["curl", "--silent", "--show-error", "--fail", "--http2"]
+        command += ["--cacert", self._task.ca, "--cert", self._pair, "--output", self._got]
+        command += ["--connect-to", f"example.org:443:127.0.0.1:{port}", "--max-time", "30"]
+        command += ["--write-out", "%{http_version}", *words, f"https://example.org{path}"]
+        done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
+        assert done.stdout == b"2"
+        return self._got.read_bytes()
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="no curl here")
+@pytest.mark.parametrize("server", H2, ids=lambda server: server.name)
+@both
+def test_http2(tmp_path: Path, authority: trustme.CA, server: Server, ktls: str) -> None:
+    """A server that finds the protocol by ALPN does so here."""
+    task = arrange(tmp_path, authority, ktls, **server.options)
+    big = Path(task.file).read_bytes()
+    with Served(server.program, task, authority) as served:
+        curl = Curl(served, authority, tmp_path)
+        assert curl.ask("/file") == big
+        assert curl.ask("/echo", "--data-binary", f"@{task.cert}") == Path(task.cert).read_bytes()
+        path = "kernel" if ktls == "require" else "relay"
+        assert curl.ask("/offload").decode().startswith(path)
+        row = Row(
+            server.name,
+            server.package,
+            path,
+            scheme=curl.ask("/scheme").decode(),
+            sendfile=int(curl.ask("/sendfiles")),
+            alpn="h2",
+            client_cert=curl.ask("/peer").decode(),
+        )
+        assert (row.scheme, row.client_cert) == ("https", "client.example")
+        row.keep()
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+@pytest.mark.parametrize("change", ["truncated", "replaced"])
+@both
+def test_file_changed_under_way(
+    tmp_path: Path, authority: trustme.CA, ktls: str, change: str, loop: str
+) -> None:
+    """A file cut short ends its connection, and no other; one that was replaced is sent whole."""
+    task = arrange(tmp_path, authority, ktls, loop=loop)
+    with Path(task.file).open("ab") as file:
+        file.write(bytes(30_000_000))
+    with Served("aiohttp_site", task, authority) as served:
+        with closing(served.connect(served.context())) as sock:
+            connection = http.client.HTTPConnection("example.org")
+            connection.sock = sock
+            connection.request("GET", "/file")
+            response = connection.getresponse()
+            whole = Path(task.file).stat().st_size
+            received = len(response.read(1000))
+            if change == "truncated":
+                os.truncate(task.file, 2000)
+                with pytest.raises(http.client.IncompleteRead):
+                    response.read()
+                assert sock.recv(1) == b""
+            else:
+                (tmp_path / "other").write_bytes(bytes(2000))
+                (tmp_path / "other").replace(task.file)
+                received += len(response.read())
+                assert received == whole
+                assert served.ask(sock, "/scheme") == b"https"
+        assert served.ask_anew(served.context(), "/scheme") == b"https"
+        assert len(served.ask_anew(served.context(), "/file")) == 2000
+        errors = served.program.errors()
+        assert "Traceback" not in errors
+        assert errors.count("connection ended: a file had") == (change == "truncated")

@@ -1,0 +1,129 @@
+"""Tests of background."""
+
+from __future__ import annotations
+
+import queue
+import socket
+import ssl
+from typing import TYPE_CHECKING
+
+import pytest
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+from tests.conftest import HOST
+from tests.doubles import RELAY, Endpoint, check_descriptors, descriptors, until
+from tlsify.aio.loop_socket import LoopSocket
+from tlsify.errors import ConfigError
+from tlsify.integrations.background import Handshakes
+from tlsify.sslcontext import SSLContext
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    import trustme
+
+    from tests.doubles import Lab
+    from tlsify.config import KeyPair
+    from tlsify.handoff import Handoff
+
+
+@pytest.fixture
+def context(tmp_path: Path, key_pair: KeyPair) -> SSLContext:
+    """A server's."""
+    key = key_pair.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    (tmp_path / "both.pem").write_bytes(key_pair.certificate_pem() + key)
+    return SSLContext.for_server(tmp_path / "both.pem", policy=RELAY)
+
+
+@pytest.fixture
+def handshakes(context: SSLContext) -> Iterator[Handshakes]:
+    """Two at a time."""
+    made = Handshakes(context, 2)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def python(authority: trustme.CA) -> ssl.SSLContext:
+    """Python's own, of a client."""
+    made = ssl.create_default_context()
+    authority.configure_trust(made)
+    return made
+
+
+def test_side_by_side(lab: Lab, handshakes: Handshakes, python: ssl.SSLContext) -> None:
+    """One that stalls keeps nobody waiting; who is keyed is given back."""
+    done: queue.SimpleQueue[Handoff] = queue.SimpleQueue()
+    handshakes.begin(lab.tcp()[1], done.put)
+    for _ in range(2):
+        ours, theirs = lab.tcp()
+        handshakes.begin(theirs, done.put)
+        with python.wrap_socket(ours, server_hostname=HOST) as peer:
+            with LoopSocket(done.get(timeout=20)) as served:
+                assert served.send(b"hello") == 5
+            assert peer.recv(9) == b"hello"
+
+
+def test_as_many_as_allowed(lab: Lab, handshakes: Handshakes, python: ssl.SSLContext) -> None:
+    """Who comes when there are enough has its turn when one has ended."""
+    done: queue.SimpleQueue[Handoff] = queue.SimpleQueue()
+    stalled = [lab.tcp() for _ in range(2)]
+    for _, theirs in stalled:
+        handshakes.begin(theirs, done.put)
+    ours, theirs = lab.tcp()
+    handshakes.begin(theirs, done.put)
+    client = Endpoint(lambda: python.wrap_socket(ours, server_hostname=HOST))
+    stalled[0][0].close()
+    with client.result(), LoopSocket(done.get(timeout=20)):
+        pass
+
+
+def test_failures(lab: Lab, handshakes: Handshakes, caplog: pytest.LogCaptureFixture) -> None:
+    """Each is one line in the log; its connection is closed."""
+    caplog.set_level("INFO")
+    before = descriptors()
+    for greeting in (b"GET / HTTP/1.1\r\n\r\n", b""):
+        ours, theirs = lab.tcp()
+        handshakes.begin(theirs, lambda _: pytest.fail("a handshake without a client"))
+        ours.sendall(greeting)
+        ours.shutdown(socket.SHUT_WR)
+        answer = ours.recv(100)
+        assert answer[:1] in {b"", b"\x15"}
+        while ours.recv(100):
+            pass
+        ours.close()
+    until(lambda: caplog.text.count("connection refused") == 2)
+    assert "Traceback" not in caplog.text
+    handshakes.close()
+    check_descriptors(before)
+
+
+def test_end(lab: Lab, context: SSLContext) -> None:
+    """What is under way is given up, and nothing is left; an end without a beginning is none."""
+    before = descriptors()
+    made = Handshakes(context)
+    made.close()
+    ours, theirs = lab.tcp()
+    made.begin(theirs, lambda _: None)
+    made.close()
+    made.close()
+    assert ours.recv(9) == b""
+    ours.close()
+    check_descriptors(before)
+
+
+def test_unusable_context() -> None:
+    """It is told at once; one that has become so costs the connection."""
+    with pytest.raises(ConfigError, match="needs a certificate"):
+        Handshakes(SSLContext(ssl.PROTOCOL_TLS_SERVER))
+
+
+def test_context_that_has_become_unusable(
+    lab: Lab, context: SSLContext, handshakes: Handshakes
+) -> None:
+    """The connection is closed."""
+    context.verify_mode = ssl.CERT_REQUIRED
+    ours, theirs = lab.tcp()
+    handshakes.begin(theirs, lambda _: None)
+    assert ours.recv(9) == b""

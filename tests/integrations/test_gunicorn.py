@@ -1,0 +1,81 @@
+"""Tests of gunicorn: its workers, unmodified."""
+
+from __future__ import annotations
+
+import socket
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.doubles import until
+from tests.integrations.harness import Served, arrange
+from tests.integrations.trials import PATHS, Server, endure, show
+from tests.interop.programs import TIMEOUT
+
+if TYPE_CHECKING:
+    import trustme
+
+pytestmark = [pytest.mark.interop, pytest.mark.timeout(TIMEOUT)]
+
+SYNC = Server(
+    "gunicorn (sync)",
+    "gunicorn_server",
+    "gunicorn",
+    keeps_alive=False,
+    sendfile=True,
+    options={"worker": "SyncWorker"},
+    together={"workers": "2"},
+)
+THREADS = Server(
+    "gunicorn (gthread)",
+    "gunicorn_server",
+    "gunicorn",
+    sendfile=True,
+    options={"worker": "ThreadWorker"},
+)
+each = pytest.mark.parametrize("server", [SYNC, THREADS], ids=lambda server: server.name)
+paths = pytest.mark.parametrize("ktls", PATHS)
+
+
+@each
+@paths
+def test_what_it_shows(tmp_path: Path, authority: trustme.CA, server: Server, ktls: str) -> None:
+    """It does its best on either path."""
+    show(server, tmp_path, authority, ktls)
+
+
+@each
+@paths
+def test_what_it_endures(tmp_path: Path, authority: trustme.CA, server: Server, ktls: str) -> None:
+    """It goes on."""
+    endure(server, tmp_path, authority, ktls)
+
+
+def test_by_one_word(tmp_path: Path, authority: trustme.CA) -> None:
+    """The worker's name is enough."""
+    task = arrange(tmp_path, authority, "auto", worker="ThreadWorker")
+    with Served("gunicorn_server", task, authority) as served:
+        offload = served.ask_anew(served.context(), "/offload").decode()
+        assert offload == "kernel" or offload.startswith("relay:")
+
+
+def test_stalled_handshakes_end(tmp_path: Path, authority: trustme.CA) -> None:
+    """A worker that serves one at a time serves again before it is killed for waiting."""
+    task = arrange(tmp_path, authority, "off", worker="SyncWorker", timeout="2")
+    with Served("gunicorn_server", task, authority) as served, ExitStack() as stack:
+        for _ in range(2):
+            stack.enter_context(socket.create_connection(("127.0.0.1", task.port)))
+        assert served.ask_anew(served.context(), "/scheme") == b"https"
+        until(lambda: "did not finish within 1 seconds" in served.program.errors())
+        assert "Traceback" not in served.program.errors()
+
+
+def test_unusable_certificate(tmp_path: Path, authority: trustme.CA) -> None:
+    """It is told before anybody connects."""
+    task = arrange(tmp_path, authority, "off", worker="ThreadWorker")
+    Path(task.cert).write_text("garbage")
+    served = Served("gunicorn_server", task, authority)
+    with served.program as program:
+        program.wait_for_error("holds no usable PEM certificate")

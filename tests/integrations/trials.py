@@ -1,0 +1,93 @@
+"""What every server with threads, or a loop of its own, is put through."""
+
+from __future__ import annotations
+
+import http.client
+import socket
+import struct
+from contextlib import ExitStack, closing
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pytest
+
+from tests.doubles import reset
+from tests.integrations.harness import Served, arrange
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import trustme
+
+# For parametrize: what a program is told (`Task.ktls`).
+PATHS = (
+    pytest.param("off", id="relay"),
+    pytest.param("require", id="kernel", marks=pytest.mark.ktls),
+)
+_ALERT = 21
+
+
+class Server(NamedTuple):
+    """A server.
+
+    Attributes:
+        name: in the table.
+        program: its file in programs/.
+        package: of which the version is shown; empty for what comes with Python.
+        keeps_alive: whether it takes several requests on one connection.
+        sendfile: whether it sends files so.
+        options: for the program.
+        together: more options, for it to serve several connections at a time.
+    """
+
+    name: str
+    program: str
+    package: str = ""
+    keeps_alive: bool = True
+    sendfile: bool = False
+    options: dict[str, Any] = {}  # noqa: RUF012 - never changed
+    together: dict[str, Any] = {}  # noqa: RUF012 - likewise
+
+
+def show(server: Server, folder: Path, authority: trustme.CA, ktls: str) -> None:
+    """Scheme, protocol, client and offload reach the application; files go as they should."""
+    task = arrange(folder, authority, ktls, **server.options)
+    with Served(server.program, task, authority) as served:
+        row = served.judge(server.name, server.package, keeps_alive=server.keeps_alive)
+        assert row.alpn == "http/1.1"
+        assert bool(row.sendfile) == server.sendfile
+        # Who shows no certificate is served, too, and is nobody.
+        assert served.ask_anew(served.context(), "/peer") == b"-"
+
+
+def endure(server: Server, folder: Path, authority: trustme.CA, ktls: str) -> None:
+    """Garbage, stalled handshakes, clients that vanish: others are served, nothing is blamed."""
+    task = arrange(folder, authority, ktls, **server.options, **server.together)
+    with Served(server.program, task, authority) as served, ExitStack() as stack:
+        context = served.context()
+        served.ask_anew(context, "/scheme")
+        address = ("127.0.0.1", task.port)
+        stack.enter_context(socket.create_connection(address))  # stalls
+        with socket.create_connection(address) as begun:
+            begun.sendall(b"\x16\x03\x01")
+        for _ in range(3):
+            rude = stack.enter_context(socket.create_connection(address, timeout=30))
+            rude.sendall(b"GET / HTTP/1.1\r\nHost: example.org\r\n\r\n")
+            answer = rude.recv(100)
+            assert answer[0] == _ALERT, answer  # and nothing in clear
+            reset(stack.enter_context(socket.create_connection(address)))
+        for _ in range(3):
+            _vanish(served)
+        assert served.ask_anew(context, "/scheme") == b"https"
+        errors = served.program.errors()
+        assert "Traceback" not in errors, errors
+
+
+def _vanish(served: Served) -> None:
+    """Ask for the big file, and go away in the middle of it."""
+    with closing(served.connect(served.context())) as sock:
+        connection = http.client.HTTPConnection("example.org")
+        connection.sock = sock
+        connection.request("GET", "/file")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        with connection.getresponse() as response:
+            assert len(response.read(1000)) == 1000

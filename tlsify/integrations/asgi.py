@@ -1,0 +1,60 @@
+"""ASGI: what an application learns of TLS from its scope, behind servers that do not tell."""
+
+from __future__ import annotations
+
+import ssl  # noqa: TID251 - for PEM
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from tlsify.aio.transport import current
+from tlsify.facts import Facts
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from tlsify.handoff import Handoff
+    from tlsify.tls.negotiated import Negotiated
+
+
+class TlsExtension:
+    """Middleware: puts the ASGI TLS extension into the scope of every TLS connection.
+
+    ``scope["extensions"]["tls"]`` has what the extension's text names, version 0.2: ``server_cert``
+    (always None), ``client_cert_chain`` (of the leaf alone), ``client_cert_name``,
+    ``client_cert_error``, ``tls_version``, ``cipher_suite``; and of ours ``ktls``, `Facts.ktls`.
+    """
+
+    def __init__(self, application: Callable[..., Awaitable[None]]) -> None:
+        """Take the application behind."""
+        self._application = application
+
+    async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        """Have the application answer."""
+        handed = current()
+        if handed is not None and scope["type"] != "lifespan":
+            extensions = {**(scope.get("extensions") or {}), "tls": describe(handed)}
+            scope = {**scope, "extensions": extensions}
+        await self._application(scope, receive, send)
+
+
+def describe(handed: Handoff) -> dict[str, Any]:
+    """Say of a connection what the extension says."""
+    negotiated = handed.negotiated
+    name, chain = _client(negotiated)
+    return {
+        "server_cert": None,
+        "client_cert_chain": chain,
+        "client_cert_name": name,
+        "client_cert_error": None,
+        "tls_version": int(negotiated.version),
+        "cipher_suite": negotiated.suite.value.number,
+        "ktls": Facts(handed).ktls,
+    }
+
+
+@lru_cache
+def _client(negotiated: Negotiated) -> tuple[str | None, tuple[str, ...]]:
+    """Give the name in the client's certificate and its chain; parsed once for many requests."""
+    if negotiated.certificate is None:
+        return None, ()
+    return negotiated.peer_subject, (ssl.DER_cert_to_PEM_cert(negotiated.certificate),)

@@ -1,0 +1,98 @@
+"""Handshakes side by side in a thread of their own, for servers whose loop must not wait."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from typing import TYPE_CHECKING
+
+from tlsify.aio.opening import hand_over
+from tlsify.errors import TlsifyError
+from tlsify.opening import closed_on_error
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable
+
+    from tlsify.handoff import Handoff
+    from tlsify.sslcontext import SSLContext
+
+_log = logging.getLogger("tlsify")
+
+# Handshakes under way at a time; whoever comes when there are as many has to wait.
+_LIMIT = 1000
+
+
+class Handshakes:
+    """Takes accepted sockets, and gives those back that have done their handshake."""
+
+    def __init__(self, context: SSLContext, limit: int = _LIMIT) -> None:
+        """Prepare; the thread begins with the first connection, in the process that accepts it.
+
+        Args:
+            context: a server's.
+            limit: handshakes under way at a time.
+
+        Raises:
+            ConfigError: the context is unusable.
+        """
+        context.server_config()
+        self._context = context
+        self._limit = asyncio.Semaphore(limit)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def begin(self, sock: socket.socket, done: Callable[[Handoff], None]) -> None:
+        """Begin a handshake.
+
+        Args:
+            sock: connected; it is closed if the handshake fails, of which a line is logged.
+            done: called in the background's thread, with a connection that it has to take over;
+                it must not take its time.
+        """
+        if self._loop is None:
+            self._loop = asyncio.new_event_loop()
+            self._thread = threading.Thread(
+                target=self._loop.run_forever, name="tlsify-handshakes", daemon=True
+            )
+            self._thread.start()
+        self._loop.call_soon_threadsafe(self._begin, self._loop, sock, done)
+
+    def _begin(
+        self, loop: asyncio.AbstractEventLoop, sock: socket.socket, done: Callable[[Handoff], None]
+    ) -> None:
+        task = loop.create_task(self._do(sock, done))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _do(self, sock: socket.socket, done: Callable[[Handoff], None]) -> None:
+        try:
+            async with self._limit:
+                with closed_on_error(sock):
+                    config = self._context.server_config()
+                handed = await hand_over(sock, config, self._context.policy)
+        except (TlsifyError, OSError) as exc:
+            _log.info("connection refused: %s", exc)
+        except asyncio.CancelledError:
+            sock.close()
+            raise
+        else:
+            done(handed)
+
+    def close(self) -> None:
+        """Give up what is under way, and end the thread."""
+        loop, thread = self._loop, self._thread
+        if loop is None or thread is None:
+            return
+        self._loop = self._thread = None
+        asyncio.run_coroutine_threadsafe(self._cancel(), loop).result()
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+    async def _cancel(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)

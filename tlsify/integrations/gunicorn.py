@@ -1,0 +1,143 @@
+"""gunicorn: the sync and gthread workers, with sendfile and mod_ssl's variables."""
+
+from __future__ import annotations
+
+import ssl  # noqa: TID251 - gunicorn knows its errors
+from typing import TYPE_CHECKING, Any
+
+from gunicorn.workers import gthread, sync
+
+from tlsify.integrations.variables import variables
+from tlsify.sslcontext import SSLContext
+from tlsify.sslsocket import SSLSocket
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tlsify.config import KtlsPolicy
+    from tlsify.facts import Facts
+
+_CLIENT_CERT = ("none", "request", "require")
+_HANDSHAKE_TIMEOUT = 30.0
+
+
+class _Socket(SSLSocket):
+    """Has gunicorn log a handshake that takes too long in one line, as it does any other."""
+
+    def _establish(self) -> Facts:
+        try:
+            return super()._establish()
+        except TimeoutError as exc:
+            raise ssl.SSLError(ssl.SSL_ERROR_SSL, str(exc)) from exc
+
+
+_made: dict[tuple[Any, ...], SSLContext] = {}
+
+
+def ssl_context(conf: Any, default: Callable[[], Any]) -> SSLContext:
+    """Do as `make_context`; a hook of gunicorn's configuration."""
+    del default
+    return make_context(conf)
+
+
+def make_context(conf: Any, policy: KtlsPolicy | None = None) -> SSLContext:
+    """Make a context of gunicorn's settings, once: it is asked for with each connection.
+
+    Args:
+        conf: gunicorn's settings: certfile, keyfile, ca_certs, cert_reqs, ciphers, timeout.
+        policy: when to offload; AUTO if None.
+
+    Raises:
+        ConfigError: a file is unusable, or settings contradict each other.
+    """
+    key = (conf.certfile, conf.keyfile, conf.ca_certs, conf.cert_reqs, conf.ciphers, policy)
+    if key not in _made:
+        context = SSLContext.for_server(
+            conf.certfile or conf.keyfile,
+            conf.keyfile,
+            cafile=conf.ca_certs,
+            alpn=["http/1.1"],
+            client_cert=_CLIENT_CERT[conf.cert_reqs],  # type: ignore[arg-type]
+            policy=policy,
+        )
+        context.sslsocket_class = _Socket  # type: ignore[assignment]
+        if conf.ciphers:
+            context.set_ciphers(conf.ciphers)
+        if conf.timeout:
+            # A sync worker that waits any longer is killed.
+            context.handshake_timeout = min(_HANDSHAKE_TIMEOUT, conf.timeout / 2)
+        _made[key] = context
+    return _made[key]
+
+
+class _Plain:
+    """gunicorn's settings, as they are for a server without TLS: that is who may use sendfile."""
+
+    is_ssl = False
+
+    def __init__(self, cfg: Any) -> None:
+        self._cfg = cfg
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._cfg, name)
+
+
+class _Worker:
+    """What both workers have in common."""
+
+    cfg: Any
+    wsgi: Any
+
+    def init_process(self) -> None:
+        """Take tlsify's context, unless the configuration has a hook of its own."""
+        setting = self.cfg.settings["ssl_context"]
+        if setting.get() is setting.default:
+            self.cfg.set("ssl_context", ssl_context)
+        if self.cfg.is_ssl:
+            self.cfg.ssl_context(self.cfg, None)  # what is wrong with a file must show now
+        super().init_process()  # type: ignore[misc]
+
+    def load_wsgi(self) -> None:
+        """Load the application, and tell it of its connections."""
+        super().load_wsgi()  # type: ignore[misc]
+        application = self.wsgi
+
+        def told(environ: dict[str, Any], start_response: Any) -> Any:
+            sock = environ["gunicorn.socket"]
+            if isinstance(sock, SSLSocket):
+                environ.update(variables(sock.facts))
+            return application(environ, start_response)
+
+        self.wsgi = told
+
+
+class SyncWorker(_Worker, sync.SyncWorker):  # type: ignore[misc]
+    """gunicorn's worker that serves one connection at a time."""
+
+    def handle_request(self, *arguments: Any) -> None:
+        """Answer one request."""
+        cfg = self.cfg
+        self.cfg = _Plain(cfg)
+        try:
+            super().handle_request(*arguments)
+        finally:
+            self.cfg = cfg
+
+
+class ThreadWorker(_Worker, gthread.ThreadWorker):  # type: ignore[misc]
+    """gunicorn's worker that serves connections in threads."""
+
+    def init_process(self) -> None:
+        """Have requests answered as if there were no TLS; connections know better."""
+        self._true_cfg = self.cfg
+        super().init_process()
+
+    def run(self) -> None:
+        """Accept and serve."""
+        self.cfg = _Plain(self._true_cfg)
+        super().run()
+
+    def enqueue_req(self, conn: Any) -> None:
+        """Have a thread serve a connection, whose requests are https."""
+        conn.cfg = self._true_cfg
+        super().enqueue_req(conn)

@@ -1,0 +1,120 @@
+"""Twisted: an endpoint whose handshakes its reactor does not wait for."""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from twisted.internet import defer, interfaces, tcp
+from twisted.internet.ssl import Certificate
+from zope.interface import implementer
+
+from tlsify.aio.loop_socket import LoopSocket
+from tlsify.facts import Facts
+from tlsify.integrations.background import Handshakes
+
+if TYPE_CHECKING:
+    from tlsify.handoff import Handoff
+    from tlsify.sslcontext import SSLContext
+
+_log = logging.getLogger("tlsify")
+
+# Connections accepted before the reactor looks at anything else.
+_TURN = 64
+
+
+@implementer(interfaces.ISSLTransport, interfaces.INegotiated)
+class Transport(tcp.Server):
+    """Twisted's transport of a connection that is keyed already.
+
+    Attributes:
+        facts: what the handshake agreed on.
+    """
+
+    facts: Facts
+
+    @property
+    def negotiatedProtocol(self) -> bytes | None:  # noqa: N802 - INegotiated's own
+        """The protocol agreed on (ALPN), or None."""
+        name = self.facts.selected_alpn_protocol()
+        return None if name is None else name.encode("ascii")
+
+    def getPeerCertificate(self) -> Any:  # noqa: N802 - ISSLTransport's own
+        """Give the peer's certificate as an OpenSSL.crypto.X509, or None."""
+        der = self.facts.getpeercert(binary_form=True)
+        return None if der is None else Certificate.load(der).original
+
+
+class Port(tcp.Port):
+    """Twisted's listening port; connections come to the factory once they are keyed."""
+
+    def __init__(self, context: SSLContext, *arguments: Any, **options: Any) -> None:
+        """Take what `tcp.Port` takes, behind the context."""
+        super().__init__(*arguments, **options)
+        self._handshakes = Handshakes(context)
+
+    def doRead(self) -> None:  # noqa: N802 - Twisted's own
+        """Accept connections, and begin their handshakes."""
+        for _ in range(_TURN):
+            try:
+                sock, address = self.socket.accept()
+            except BlockingIOError:
+                return
+            except OSError as exc:
+                _log.warning("accept: %s", exc)
+                return
+            self._handshakes.begin(sock, partial(self._handed, address))
+
+    def _handed(self, address: Any, handed: Handoff) -> None:
+        self.reactor.callFromThread(self._connect, address, handed)
+
+    def _connect(self, address: Any, handed: Handoff) -> None:
+        """Connect a protocol, in the reactor's thread."""
+        factory: Any = self.factory
+        protocol = factory.buildProtocol(self._buildAddr(address))  # type: ignore[no-untyped-call]
+        if protocol is None or self.disconnecting:
+            handed.close()
+            return
+        number, self.sessionno = self.sessionno, self.sessionno + 1
+        facts = Facts(handed)
+        transport = Transport(LoopSocket(handed), protocol, address, self, number, self.reactor)
+        transport.facts = facts
+        protocol.makeConnection(transport)
+
+    def connectionLost(self, reason: Any) -> None:  # noqa: N802 - Twisted's own
+        """Give up handshakes under way, too."""
+        self._handshakes.close()
+        super().connectionLost(reason)  # type: ignore[no-untyped-call]
+
+
+@implementer(interfaces.IStreamServerEndpoint)
+class Endpoint:
+    """Listens on a TCP port; ``Endpoint(reactor, 8443, context).listen(Site(resource))``."""
+
+    def __init__(
+        self, reactor: Any, port: int, context: SSLContext, interface: str = "", backlog: int = 50
+    ) -> None:
+        """Prepare to listen.
+
+        Args:
+            reactor: Twisted's.
+            port: TCP port; 0 takes a free one.
+            context: a server's.
+            interface: address to listen on; all if empty.
+            backlog: connections that may wait to be accepted.
+        """
+        self._arguments = (reactor, port, context, interface, backlog)
+
+    def listen(self, protocolFactory: Any) -> defer.Deferred[Port]:  # noqa: N803 - Twisted's own
+        """Listen, with connections for the protocols of a factory."""
+        reactor, number, context, interface, backlog = self._arguments
+
+        def start() -> Port:
+            port = Port(
+                context, number, protocolFactory, backlog, interface=interface, reactor=reactor
+            )
+            port.startListening()
+            return port
+
+        return defer.execute(start)
