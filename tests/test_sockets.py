@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.doubles import KERNEL, VERSIONS, Lab, until
-from tlsify import sockets
+from tests.cli.surveys import BARE, BUSY, SEEN
+from tests.doubles import KERNEL, RELAY, VERSIONS, Lab, until
+from tlsify import census, roster, sockets
+from tlsify.cli import printable
 from tlsify.codepoints import Aead, ProtocolVersion
-from tlsify.ktls.diag import SocketEntry, Traffic, UlpInfo
-from tlsify.sockets import Process, find_holders, join, survey
+from tlsify.handoff import Reason
+from tlsify.ktls.diag import Device, SocketEntry, Traffic, UlpInfo
+from tlsify.sockets import Connection, Process, find_holders, join, rates, survey
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -47,7 +54,7 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> list[SocketEntry]:
     """The IPv4 sockets that the kernel lists, with the tls module loaded and no key in use."""
     listed: list[SocketEntry] = []
 
-    def list_sockets(family: int) -> Iterator[SocketEntry]:
+    def list_sockets(family: int, _asked_for: object) -> Iterator[SocketEntry]:
         yield from listed if family == socket.AF_INET else ()
 
     monkeypatch.setattr(sockets, "tls_stat", lambda: {"TlsCurrTxSw": 0, "TlsTxSw": 7})
@@ -121,8 +128,9 @@ def test_nothing_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_odd_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Processes that end meanwhile, are somebody else's or have odd names do no harm."""
+    """Processes that end meanwhile or are somebody else's do no harm."""
     monkeypatch.setattr(sockets, "_PROC", tmp_path)
+    monkeypatch.setattr(psutil, "PROCFS_PATH", str(tmp_path))
     (tmp_path / "net").mkdir()
     for pid in ("9", "10", "11", "12"):
         (tmp_path / pid).mkdir()
@@ -132,8 +140,26 @@ def test_odd_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (tmp_path / pid / "fd/3").symlink_to("socket:[77]")
     (tmp_path / "9/fd/4").write_text("")  # reading this link fails, as that of a closed one does
     (tmp_path / "11/fd").write_text("")  # nor is this a folder
-    (tmp_path / "9/comm").write_bytes(b"a\x1b[2J\xff\nb\n")
-    assert find_holders({77, 78}) == {77: [Process(9, "a\x1b[2J\\xff\nb"), Process(10, "")]}
+    assert find_holders({77, 78}) == {77: [Process(9, ""), Process(10, "")]}
+
+
+def test_odd_name(tcp_pair: SocketPair) -> None:
+    """A process may call itself anything; that is told as it is, and shown as `printable` does."""
+    ours, _ = tcp_pair
+    call = "open('/proc/self/comm', 'wb').write(b'a\\x1b[2J\\xff b')"
+    with subprocess.Popen(
+        [sys.executable, "-c", f"import sys; {call}; print(flush=True); sys.stdin.read()"],
+        pass_fds=(ours.fileno(),),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        holders = find_holders({_inode(ours)})[_inode(ours)]
+        child.communicate()
+    (odd,) = (each.command for each in holders if each.pid == child.pid)
+    assert odd == "a\x1b[2J\udcff b"
+    assert printable(odd) == "a\\x1b[2J\\udcff b"
 
 
 def test_no_descriptor_is_left_open(tcp_pair: SocketPair) -> None:
@@ -181,7 +207,7 @@ def test_process_of_somebody_else(tcp_pair: SocketPair) -> None:
 def test_without_the_module(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the module there is nothing to see, and nothing that could be hidden."""
 
-    def never(_family: int) -> Iterator[SocketEntry]:
+    def never(*_: object) -> Iterator[SocketEntry]:
         raise AssertionError
 
     monkeypatch.setattr(sockets, "tls_stat", dict)
@@ -228,10 +254,151 @@ def test_hidden_sockets(kernel: list[SocketEntry], monkeypatch: pytest.MonkeyPat
     assert "CAP_NET_ADMIN" in unseen.remedy
 
 
+# -- what tlsify says of its own
+
+
+@pytest.fixture
+def published(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """This process publishes its roster, and nobody else does."""
+    folder = Path(tempfile.mkdtemp(prefix="tlsify-"))
+    monkeypatch.setenv(census.VARIABLE, str(folder))
+    with roster.publish():
+        yield folder
+    shutil.rmtree(folder)
+
+
+def told(offload: str = "kernel", suite: str = "TLS_AES_128_GCM_SHA256") -> census.Entry:
+    """Make what a process says of the connection that `entry` makes."""
+    reason = Reason("policy-off", "switched off", "start with --ktls")
+    return census.Entry(
+        local=("192.0.2.1", 443),
+        peer=("192.0.2.7", 50000),
+        server_name="example.org",
+        alpn="h2",
+        version="TLSv1.3",
+        suite=suite,
+        group="X25519",
+        resumed=False,
+        offload=offload,
+        reason=None if offload == "kernel" else reason,
+        age=3.0,
+        rekeys=None,
+        records=None,
+    )
+
+
+def _listed(entry: census.Entry, uid: int, pid: int = 0) -> sockets.Listed:
+    assert entry.local is not None
+    assert entry.peer is not None
+    return {(entry.local, entry.peer): (census.Roster(pid, uid, 1, (entry,)), entry)}
+
+
+def test_relayed_connection(published: Path, lab: Lab) -> None:
+    """A relayed connection is no kTLS socket, and is there all the same, with the reason."""
+    assert published.is_dir()
+    client, _ = lab.pair(RELAY)
+    client.sock.sendall(bytes(5000))
+    with roster.listed(client):
+        seen = survey()
+    (found,) = seen.sockets
+    assert client.relay is not None
+    assert (found.local, found.peer) == (client.relay.local_address, client.relay.peer_address)
+    assert (found.tx, found.rx) == ("relay", "relay")
+    assert (found.version, found.cipher) == (
+        client.negotiated.version,
+        client.negotiated.suite.aead,
+    )
+    assert [each.pid for each in found.processes] == [os.getpid()]
+    assert found.uid == os.getuid()
+    assert found.traffic is not None
+    assert found.entry is not None
+    assert found.entry.reason == client.reason
+    (fallback,) = seen.fallbacks()
+    assert (fallback.code, fallback.connections) == ("policy-off", 1)
+    assert seen.unseen == ()
+    assert survey().sockets == ()
+
+
+def test_where_the_kernel_tells_nothing() -> None:
+    """What the kernel hides of sockets, their process tells; what holds them it tells, too."""
+    listed = _listed(told(), os.getuid(), os.getpid())
+    (found,) = join([entry(5, None)], {}, listed)
+    assert (found.tx, found.rx) == ("kernel", "kernel")
+    assert (found.version, found.cipher) == (ProtocolVersion.TLSv1_3, Aead.AES_GCM_128)
+    assert [each.pid for each in found.processes] == [os.getpid()]
+    (found,) = join([entry(5)], {5: [Process(7, "x")]}, listed)
+    assert (found.tx, found.rx, found.cipher) == ("kernel", "device", Aead.AES_GCM_256)
+    assert found.processes == (Process(7, "x"),)
+    assert found.entry == told()
+
+
+def test_ulp_without_keys() -> None:
+    """Where tlsify found after the handshake only that it has to relay, that is what is said."""
+    (found,) = join([entry(5, UlpInfo("tls"))], {}, _listed(told("relay"), 0))
+    assert (found.tx, found.rx) == ("relay", "relay")
+    (found,) = join([entry(5, UlpInfo("tls"))], {}, _listed(told("relay", "UNKNOWN"), 0))
+    assert (found.tx, found.version, found.cipher) == ("relay", None, None)
+
+
+def test_whom_to_believe() -> None:
+    """What somebody says of another user's connection is not believed."""
+    listed = _listed(told("relay"), os.getuid() + 1)
+    (found,) = join([entry(5)], {}, listed)
+    assert (found.tx, found.entry, found.processes) == ("kernel", None, ())
+    assert join([entry(5, None)], {}, listed) == ()
+
+
+def test_what_of_tlsify_is_not_seen(
+    kernel: list[SocketEntry], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other namespaces, silent processes, and other users'."""
+    assert kernel == []
+    elsewhere = census.Roster(1, 0, 1, (told(), told()))
+    answer = census.Census((elsewhere,), 3, closed=True)
+    monkeypatch.setattr(census, "ask", lambda: answer)
+    seen = survey()
+    assert seen.sockets == ()
+    assert [each.code for each in seen.unseen] == ["namespaces", "rosters", "users"]
+    assert seen.unseen[0].detail.startswith("2 connections")
+
+
+def test_devices(kernel: list[SocketEntry], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Devices are asked only if that is wanted."""
+    assert kernel == []
+    device = Device("eth0", {"tls-hw-tx-offload": "on"})
+    monkeypatch.setattr(sockets, "tls_features", lambda: [device])
+    assert survey().devices is None
+    assert survey(find_devices=True).devices == (device,)
+
+
+# -- rates
+
+
+def _later(each: Connection, sent: int, received: int) -> Connection:
+    assert each.traffic is not None
+    carried = (each.traffic.sent + sent, each.traffic.received + received)
+    traffic = each.traffic._replace(sent=carried[0], received=carried[1])
+    return each._replace(traffic=traffic)
+
+
+def test_rates() -> None:
+    """Bytes a second between two looks; none for what was not there, or cannot be known."""
+    idle = BUSY._replace(inode=8, local=("192.0.2.1", 1))
+    new = BUSY._replace(inode=9)
+    before = dataclasses.replace(SEEN, sockets=(idle, BUSY, BARE))
+    now = dataclasses.replace(SEEN, sockets=(idle, _later(BUSY, 4096, 100), BARE, new))
+    assert rates(before, now, 2.0) == {
+        BUSY.identity: (2048, 50),
+        idle.identity: (0, 0),
+    }
+    assert rates(None, now, 2.0) == {}
+    assert rates(before, now, 0) == {}
+
+
 # -- for real
 
 
-def _of(handoff: Handoff) -> list[sockets.KtlsSocket]:
+def _of(handoff: Handoff) -> list[Connection]:
     inode = _inode(handoff.sock)
     return [each for each in survey().sockets if each.inode == inode]
 

@@ -14,9 +14,10 @@ from tlsify import status
 from tlsify.codepoints import Aead, ProtocolVersion
 from tlsify.keys import Direction
 from tlsify.ktls import probe, ulp
-from tlsify.ktls.diag import UlpInfo, socket_info
+from tlsify.ktls.diag import Device, UlpInfo, socket_info
 from tlsify.ktls.floor import ADVISORIES
 from tlsify.ktls.probe import Capabilities, Refusal, capabilities
+from tlsify.sockets import Connection, Process
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -96,6 +97,16 @@ def test_connections_in_use(lab: Lab) -> None:
     lab.pair(KERNEL)
     detail = status._in_use(visible=True).detail
     assert detail.endswith(f"({os.getpid()}): 2")
+
+
+def test_who_holds_connections() -> None:
+    """The first process is named; a socket may have none, or none that we see."""
+    here, there = ("192.0.2.1", 443), ("192.0.2.7", 50000)
+    unheld = Connection(here, there, 5, 0, "root", (), None, None, "kernel", "none", None)
+    held = unheld._replace(processes=(Process(17, "nginx"), Process(18, "nginx")))
+    assert status._holder(held) == "nginx (17)"
+    assert status._holder(unheld) == "of other users"
+    assert status._holder(unheld._replace(inode=0)) == "closed, still sending"
 
 
 def test_connections_that_are_hidden() -> None:
@@ -229,20 +240,22 @@ def test_diag_that_shows(monkeypatch: pytest.MonkeyPatch) -> None:
     """Then the status commands need no more privileges."""
     monkeypatch.setattr(ulp, "attach", lambda _sock: None)
     with probe.loopback_pair() as (sock, _):
-        entry = dataclasses.replace(socket_info(sock), ulp=UlpInfo("tls"))
+        entry = socket_info(sock)._replace(ulp=UlpInfo("tls"))
     monkeypatch.setattr(status, "socket_info", lambda _sock: entry)
     assert status._diag().ok
 
 
 def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     """Interfaces are named; not knowing is no fault."""
-    monkeypatch.setattr(status, "tls_devices", lambda: ["eth0", "eth1"])
-    assert status._devices().detail == "eth0, eth1"
-    monkeypatch.setattr(status, "tls_devices", list)
+    devices = [Device(name, {"tls-hw-tx-offload": "on"}) for name in ("eth0", "eth1")]
+    monkeypatch.setattr(status, "tls_features", lambda: devices)
+    detail = "eth0: tls-hw-tx-offload on; eth1: tls-hw-tx-offload on"
+    assert status._devices().detail == detail
+    monkeypatch.setattr(status, "tls_features", list)
     assert "no interface" in status._devices().detail
 
     def forbidden() -> list[str]:
         raise OSError(errno.EPERM, "forbidden")
 
-    monkeypatch.setattr(status, "tls_devices", forbidden)
+    monkeypatch.setattr(status, "tls_features", forbidden)
     assert status._devices().ok

@@ -1,24 +1,39 @@
-"""Every kTLS socket of this network namespace, with the processes that hold it."""
+"""Every TLS connection of this network namespace that the kernel or tlsify tells of."""
 
 from __future__ import annotations
 
 import os
 import socket
+from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from tlsify.ktls.diag import SocketEntry, list_sockets, tls_stat
+from tlsify import census
+from tlsify.codepoints import CipherSuite
+from tlsify.handoff import Offload
+from tlsify.ktls.diag import SocketEntry, list_sockets, tls_features, tls_stat
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping
+    from collections.abc import Collection, Iterable, Iterator, Mapping
 
+    from tlsify.census import Address, Census, Entry, Roster
     from tlsify.codepoints import Aead, ProtocolVersion
-    from tlsify.ktls.diag import Traffic
+    from tlsify.ktls.diag import Device, Traffic, UlpInfo
+
+    Identity = tuple[Address, Address, int]
+    # By socket: bytes a second, sent and received.
+    Rates = Mapping[Identity, tuple[float, float]]
+    # By local address and peer's.
+    Listed = Mapping[tuple[Address, Address], tuple[Roster, Entry]]
 
 _PROC = Path("/proc")
+_NETWORK = _PROC / "self/ns/net"
+_TLS = "tls"
+RELAYED = "relay"
 # net/tls/tls_main.c: how many keys are in use; the other counters only grow.
 IN_USE = ("TlsCurrTxSw", "TlsCurrRxSw", "TlsCurrTxDevice", "TlsCurrRxDevice")
 
@@ -29,15 +44,15 @@ class Process:
 
     Attributes:
         pid: as this process's /proc numbers it.
-        command: its name, at most 15 bytes; whatever it chose.
+        command: its name; whatever it chose.
     """
 
     pid: int
     command: str
 
 
-class KtlsSocket(NamedTuple):
-    """A connection with the tls ULP.
+class Connection(NamedTuple):
+    """A TCP connection that has the tls ULP, or that a process of tlsify's relays.
 
     Attributes:
         local: address and port.
@@ -45,16 +60,18 @@ class KtlsSocket(NamedTuple):
         inode: 0 for a socket that every process has closed.
         uid: owner.
         user: the owner's name; the number where it has none.
-        processes: whoever holds it, by pid; empty if that is nobody, or cannot be seen.
+        processes: whoever holds it, by pid, or just the one that tells of it; empty if that is
+            nobody, or cannot be seen.
         version: None before a key is installed.
         cipher: None before a key is installed, or for one that tlsify does not know.
-        tx: "none", "kernel" or "device".
+        tx: "none", "kernel", "device" or "relay".
         rx: likewise.
         traffic: None if the kernel does not say.
+        entry: what the process of tlsify's says that carries it; None if there is none.
     """
 
-    local: tuple[str, int]
-    peer: tuple[str, int]
+    local: Address
+    peer: Address
     inode: int
     uid: int
     user: str
@@ -64,6 +81,12 @@ class KtlsSocket(NamedTuple):
     tx: str
     rx: str
     traffic: Traffic | None
+    entry: Entry | None = None
+
+    @property
+    def identity(self) -> Identity:
+        """What tells it from others, and from those that were there before it."""
+        return self.local, self.peer, self.inode
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +105,23 @@ class Unseen:
 
 
 @dataclass(frozen=True, slots=True)
+class Fallback:
+    """Why some connections are relayed.
+
+    Attributes:
+        code: short and stable, such as "no-tls-ulp".
+        sentence: the same in words.
+        hint: what would change it, or None.
+        connections: how many there are.
+    """
+
+    code: str
+    sentence: str
+    hint: str | None
+    connections: int
+
+
+@dataclass(frozen=True, slots=True)
 class Survey:
     """What was seen, and what was not.
 
@@ -90,38 +130,55 @@ class Survey:
         sockets: by local address, then by peer.
         counters: /proc/net/tls_stat.
         unseen: empty if nothing was kept from us.
+        devices: network interfaces that can protect records; None if nobody has asked.
     """
 
     available: bool
-    sockets: tuple[KtlsSocket, ...]
+    sockets: tuple[Connection, ...]
     counters: Mapping[str, int]
     unseen: tuple[Unseen, ...]
+    devices: tuple[Device, ...] | None = None
+
+    def fallbacks(self) -> list[Fallback]:
+        """Count why connections are relayed, the most frequent reason first."""
+        counts = Counter(
+            each.entry.reason
+            for each in self.sockets
+            if each.entry is not None and each.entry.reason is not None
+        )
+        return [Fallback(*reason, count) for reason, count in counts.most_common()]
 
 
-def survey(*, find_processes: bool = True) -> Survey:
+def survey(*, find_processes: bool = True, find_devices: bool = False) -> Survey:
     """Look at all of this network namespace's connections.
 
     Args:
         find_processes: also look into every process, for who holds them.
+        find_devices: also ask every network interface, which takes a quarter of a second.
 
     Raises:
         OSError: the kernel has no sock_diag, or a policy forbids it.
     """
     counters = tls_stat()
-    if not counters:
-        return Survey(available=False, sockets=(), counters={}, unseen=())
-    entries = [
-        entry
-        for family in (socket.AF_INET, socket.AF_INET6)
-        for entry in list_sockets(family)
-        if entry.ulp is not None and entry.ulp.name == "tls"
-    ]
+    told = census.ask()
+    listed = _listed(told)
+    entries = []
+    if counters or listed:
+        entries = [
+            entry
+            for family in (socket.AF_INET, socket.AF_INET6)
+            for entry in list_sockets(family, listed)
+            if _is_tls(entry) or (entry.local, entry.remote) in listed
+        ]
     holders: dict[int, list[Process]] = {}
     if find_processes:
-        holders = find_holders({entry.inode for entry in entries} - {0})
-    sockets = join(entries, holders)
-    unseen = []
-    if not entries and (keys := sum(counters.get(name, 0) for name in IN_USE)):
+        # Whoever tells of a connection need not be looked for, which takes the longest of all.
+        unclear = {e.inode for e in entries if (by := _teller(e, listed)) is None or not by[0].pid}
+        holders = find_holders(unclear - {0})
+    sockets = join(entries, holders, listed)
+    unseen = list(_unseen_rosters(told))
+    keys = sum(counters.get(name, 0) for name in IN_USE)
+    if keys and not any(map(_is_tls, entries)):
         unseen.append(
             Unseen(
                 "sockets",
@@ -139,36 +196,143 @@ def survey(*, find_processes: bool = True) -> Survey:
                 "run it as root, outside of any container",
             )
         )
-    return Survey(available=True, sockets=sockets, counters=counters, unseen=tuple(unseen))
+    return Survey(
+        available=bool(counters),
+        sockets=sockets,
+        counters=counters,
+        unseen=tuple(unseen),
+        devices=tuple(tls_features()) if find_devices else None,
+    )
+
+
+def _is_tls(entry: SocketEntry) -> bool:
+    return entry.ulp is not None and entry.ulp.name == _TLS
+
+
+def _network() -> int:
+    return _NETWORK.stat().st_ino
+
+
+def _listed(told: Census) -> Listed:
+    here = _network() if told.rosters else 0
+    return {
+        (entry.local, entry.peer): (roster, entry)
+        for roster in told.rosters
+        if roster.network == here
+        for entry in roster.entries
+        if entry.local is not None and entry.peer is not None
+    }
+
+
+def _unseen_rosters(told: Census) -> Iterator[Unseen]:
+    here = _network() if told.rosters else 0
+    elsewhere = sum(len(each.entries) for each in told.rosters if each.network != here)
+    if elsewhere:
+        yield Unseen(
+            "namespaces",
+            f"{elsewhere} connections of tlsify in other network namespaces",
+            "name the namespace with --netns",
+        )
+    if told.silent:
+        yield Unseen(
+            "rosters",
+            f"what {told.silent} processes of tlsify carry, which did not answer",
+            "see whether they are stopped, or of another version than this",
+        )
+    if told.closed:
+        yield Unseen("users", "what other users' processes of tlsify relay", "run it as root")
+
+
+def _teller(entry: SocketEntry, listed: Listed) -> tuple[Roster, Entry] | None:
+    found = listed.get((entry.local, entry.remote))
+    return found if found is not None and found[0].uid in {0, entry.uid} else None
 
 
 def join(
-    entries: Iterable[SocketEntry], holders: Mapping[int, Iterable[Process]]
-) -> tuple[KtlsSocket, ...]:
-    """Put together what the kernel says of sockets and what /proc says of processes.
+    entries: Iterable[SocketEntry],
+    holders: Mapping[int, Iterable[Process]],
+    listed: Listed | None = None,
+) -> tuple[Connection, ...]:
+    """Put together what the kernel says of sockets, /proc of processes, and tlsify of itself.
 
     Args:
-        entries: of sockets with the tls ULP.
+        entries: of sockets that have the tls ULP, or are listed.
         holders: by inode.
+        listed: whatever processes of tlsify say. One that is not root's is believed about its
+            user's sockets only.
     """
-    joined = [
-        KtlsSocket(
-            local=entry.local,
-            peer=entry.remote,
-            inode=entry.inode,
-            uid=entry.uid,
-            user=_user(entry.uid),
-            processes=tuple(holders.get(entry.inode, ())),
-            version=ulp.version,
-            cipher=ulp.cipher,
-            tx=ulp.tx,
-            rx=ulp.rx,
-            traffic=entry.traffic,
+    carriers: dict[int, tuple[Process, ...]] = {0: ()}
+    joined = []
+    for entry in entries:
+        roster, known = _teller(entry, listed or {}) or (None, None)
+        processes = tuple(holders.get(entry.inode, ()))
+        if roster is not None and not processes:
+            if roster.pid not in carriers:
+                carriers[roster.pid] = (Process(roster.pid, _command(roster.pid)),)
+            processes = carriers[roster.pid]
+        if known is not None:
+            version, cipher, tx, rx = _as_told(entry.ulp, known)
+        elif entry.ulp is not None and entry.ulp.name == _TLS:
+            version, cipher, tx, rx = entry.ulp[1:]
+        else:
+            continue
+        joined.append(
+            Connection(
+                entry.local,
+                entry.remote,
+                entry.inode,
+                entry.uid,
+                _user(entry.uid),
+                processes,
+                version,
+                cipher,
+                tx,
+                rx,
+                entry.traffic,
+                known,
+            )
         )
-        for entry in entries
-        if (ulp := entry.ulp) is not None
-    ]
-    return tuple(sorted(joined, key=lambda each: (each.local, each.peer)))
+    return tuple(sorted(joined, key=itemgetter(0, 1)))
+
+
+def _as_told(
+    ulp: UlpInfo | None, known: Entry
+) -> tuple[ProtocolVersion | None, Aead | None, str, str]:
+    """Say who protects a connection, where the kernel knows nothing of it, or hides it from us."""
+    if known.offload == Offload.KERNEL.value and ulp is not None and ulp.name == _TLS:
+        return ulp[1:]
+    suite = CipherSuite.__members__.get(known.suite)
+    mode = "kernel" if known.offload == Offload.KERNEL.value else RELAYED
+    if suite is None:
+        return None, None, mode, mode
+    return suite.version, suite.aead, mode, mode
+
+
+def rates(before: Survey | None, seen: Survey, elapsed: float) -> Rates:
+    """Compare two looks; a socket that is seen for the first time has no rates yet.
+
+    Args:
+        before: the earlier one; None if there was none.
+        seen: the later one.
+        elapsed: seconds between them.
+    """
+    if before is None:
+        return {}
+    earlier = {each.identity: each.traffic for each in before.sockets}
+    found = {}
+    for each in seen.sockets:
+        then, now = earlier.get(each.identity), each.traffic
+        if then is not None and now is not None and elapsed > 0:
+            found[each.identity] = (
+                max(now.sent - then.sent, 0) / elapsed,
+                max(now.received - then.received, 0) / elapsed,
+            )
+    return found
+
+
+def is_offloaded(each: Connection) -> bool:
+    """Tell whether the kernel, or the NIC, has a key of this connection."""
+    return not {each.tx, each.rx} <= {"none", RELAYED}
 
 
 def find_holders(inodes: Collection[int]) -> dict[int, list[Process]]:
@@ -181,19 +345,21 @@ def find_holders(inodes: Collection[int]) -> dict[int, list[Process]]:
     found: dict[int, list[Process]] = {}
     if not wanted:
         return found
-    for name in sorted(filter(str.isdecimal, os.listdir(_PROC)), key=int):  # noqa: PTH208 - names
-        held = _held(name, wanted)
+    import psutil  # noqa: PLC0415 - most commands name no process
+
+    for pid in psutil.pids():
+        held = _held(pid, wanted)
         if held:
-            process = Process(int(name), _command(name))
+            process = Process(pid, _command(pid))
             for inode in held:
                 found.setdefault(inode, []).append(process)
     return found
 
 
-def _held(pid: str, wanted: Mapping[str, int]) -> set[int]:
+def _held(pid: int, wanted: Mapping[str, int]) -> set[int]:
     held = set()
     with suppress(OSError):  # it has ended, or is somebody else's
-        folder = os.open(_PROC / pid / "fd", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        folder = os.open(_PROC / str(pid) / "fd", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             for number in os.listdir(folder):  # noqa: PTH208 - Path knows no descriptors
                 with suppress(OSError):  # closed since
@@ -205,12 +371,13 @@ def _held(pid: str, wanted: Mapping[str, int]) -> set[int]:
     return held
 
 
-def _command(pid: str) -> str:
+def _command(pid: int) -> str:
+    import psutil  # noqa: PLC0415
+
     try:
-        name = (_PROC / pid / "comm").read_bytes()
-    except OSError:
+        return psutil.Process(pid).name()
+    except (psutil.Error, ValueError):  # it has ended, or is of another PID namespace
         return ""
-    return name.removesuffix(b"\n").decode("utf-8", "backslashreplace")
 
 
 @cache

@@ -15,12 +15,15 @@ from tlsify.codepoints import Aead, CipherSuite, ProtocolVersion
 from tlsify.errors import ConfigError, KtlsUnavailable
 from tlsify.keys import Direction
 from tlsify.ktls import ulp
-from tlsify.ktls.diag import list_sockets, socket_info, tls_devices
+from tlsify.ktls.diag import socket_info, tls_features
 from tlsify.ktls.floor import true_version
 from tlsify.ktls.probe import Capabilities, capabilities, loopback_pair
+from tlsify.sockets import is_offloaded, survey
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from tlsify.sockets import Connection
 
 _CRYPTO = Path("/proc/crypto")
 _UID_MAP = Path("/proc/self/uid_map")
@@ -292,36 +295,24 @@ def _in_use(*, visible: bool) -> Finding:
     subject = "connections offloaded now"
     if not visible:
         return Finding("in-use", subject, ok=True, detail="unknown: sock_diag hides them")
-    # Only this verb needs it, and it takes a while to import.
-    import psutil  # noqa: PLC0415
-
-    offloaded = {
-        (entry.local, entry.remote)
-        for family in (socket.AF_INET, socket.AF_INET6)
-        for entry in list_sockets(family)
-        if entry.ulp is not None and {entry.ulp.tx, entry.ulp.rx} != {"none"}
-    }
-    owners: Counter[str] = Counter()
-    for connection in psutil.net_connections("tcp") if offloaded else ():
-        if (tuple(connection.laddr), tuple(connection.raddr)) in offloaded:
-            owners[_process_name(connection.pid)] += 1
-    detail = ", ".join(f"{name}: {number}" for name, number in owners.most_common())
+    holders = Counter(_holder(each) for each in survey().sockets if is_offloaded(each))
+    detail = ", ".join(f"{name}: {number}" for name, number in holders.most_common())
     return Finding("in-use", subject, ok=True, detail=detail or "none")
 
 
-def _process_name(pid: int | None) -> str:
-    import psutil  # noqa: PLC0415 - as above
-
-    try:
-        return f"{psutil.Process(pid).name()} ({pid})" if pid else "of other users"
-    except psutil.NoSuchProcess:
-        return "of a process that has just ended"
+def _holder(connection: Connection) -> str:
+    if not connection.processes:
+        return "of other users" if connection.inode else "closed, still sending"
+    first = connection.processes[0]
+    return f"{first.command} ({first.pid})"
 
 
 def _devices() -> Finding:
     try:
-        names = tls_devices()
+        devices = tls_features()
     except OSError as exc:
         return Finding("nic", "NIC offload", ok=True, detail=f"unknown ({exc})")
-    detail = ", ".join(names) if names else "no interface offers it; the kernel encrypts"
-    return Finding("nic", "NIC offload", ok=True, detail=detail)
+    if not devices:
+        detail = "no interface offers it; the kernel encrypts"
+        return Finding("nic", "NIC offload", ok=True, detail=detail)
+    return Finding("nic", "NIC offload", ok=True, detail="; ".join(map(str, devices)))

@@ -7,6 +7,7 @@ import socket
 import struct
 import sys
 from contextlib import closing
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -20,7 +21,7 @@ from tlsify.ktls.diag import (
     UlpInfo,
     list_sockets,
     socket_info,
-    tls_devices,
+    tls_features,
     tls_stat,
 )
 
@@ -152,7 +153,10 @@ def test_traffic_of_an_entry() -> None:
         message(socket.AF_INET, LOOPBACK, told + attribute(19, nest(0x0304, 51, 2, 2)))
     )
     assert with_ulp.traffic == diag.Traffic(sent=40, acknowledged=30, received=20, idle=1.5)
-    assert diag._parse_entry(message(socket.AF_INET, LOOPBACK, told)).traffic is None
+    without = message(socket.AF_INET, LOOPBACK, told)
+    assert diag._parse_entry(without).traffic is None
+    pair = (with_ulp.local, with_ulp.remote)
+    assert diag._parse_entry(without, {pair}).traffic == with_ulp.traffic
 
 
 def test_entry_of_ipv6() -> None:
@@ -294,6 +298,17 @@ def test_no_counters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_devices() -> None:
     """The loopback interface protects nothing."""
     try:
-        assert "lo" not in tls_devices()
+        assert "lo" not in [device.name for device in tls_features()]
     except OSError:
         pytest.skip("no generic netlink here")
+
+
+def test_features() -> None:
+    """What is on, what could be, and what is not there at all."""
+    assert diag._feature(None) == "none"
+    assert diag._feature(SimpleNamespace(enable=False, available=False)) == "none"
+    assert diag._feature(SimpleNamespace(enable=False, available=True)) == "off"
+    assert diag._feature(SimpleNamespace(enable=True, available=False)) == "on"
+    features = dict(zip(diag.TLS_FEATURES, ("on", "off", "none"), strict=True))
+    device = diag.Device("eth0", features)
+    assert str(device) == "eth0: tls-hw-tx-offload on, tls-hw-rx-offload off"

@@ -6,20 +6,26 @@ import errno
 import socket
 import struct
 from contextlib import closing
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from sys import byteorder
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tlsify.codepoints import Aead, ProtocolVersion
+from tlsify.errors import ConfigError
 from tlsify.ktls import uapi
 from tlsify.ktls.crypto_info import LAYOUT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Container, Iterator
+
+    # Of local and remote address.
+    Pairs = Container[tuple[tuple[str, int], tuple[str, int]]]
 
 TLS_STAT = Path("/proc/net/tls_stat")
+
+# The third is the kernel's own name for NICs that make whole records (TLS_HW_RECORD).
+TLS_FEATURES = ("tls-hw-tx-offload", "tls-hw-rx-offload", "tls-hw-record")
 
 # linux/netlink.h, linux/sock_diag.h, linux/inet_diag.h
 _NETLINK_SOCK_DIAG = 4
@@ -40,13 +46,12 @@ _NLA = struct.Struct("=HH")
 _REQUEST_HEAD = struct.Struct("=BBBxI")
 _SOCKET_ID = struct.Struct("!HH16s16s")
 _SOCKET_ID_TAIL = struct.Struct("=III")
-_MESSAGE = struct.Struct("=BBBB")
-_MESSAGE_TAIL = struct.Struct("=IIIII")
+# struct inet_diag_msg: family, ports, addresses, uid, inode.
+_MESSAGE = struct.Struct("=B3x2s2s16s16s24xII")
 _RECEIVE_SIZE = 2**18
 # struct tcp_info: milliseconds since data was sent and received; bytes acknowledged and received;
 # bytes sent, since Linux 4.19.
-_LAST_SENT, _LAST_RECEIVED = (struct.Struct(f"={at}xI") for at in (44, 52))
-_BYTES = struct.Struct("=120xQQ64xQ")
+_TCP_INFO = struct.Struct("=44xI4xI64xQQ64xQ")
 
 _MODES = {
     uapi.TLS_CONF_BASE: "none",
@@ -57,8 +62,7 @@ _AEADS = {layout.cipher_type: aead for aead, layout in LAYOUT.items()}
 _VERSIONS = {int(version): version for version in ProtocolVersion}
 
 
-@dataclass(frozen=True, slots=True)
-class UlpInfo:
+class UlpInfo(NamedTuple):
     """What the kernel says of one socket's ULP.
 
     Attributes:
@@ -92,8 +96,7 @@ class Traffic(NamedTuple):
     idle: float
 
 
-@dataclass(frozen=True, slots=True)
-class SocketEntry:
+class SocketEntry(NamedTuple):
     """One TCP socket of this network namespace.
 
     Attributes:
@@ -102,7 +105,7 @@ class SocketEntry:
         inode: joins the socket to the processes that hold it.
         uid: owner.
         ulp: None where the kernel keeps it from unprivileged callers (before 6.15), or has none.
-        traffic: only of sockets whose ULP is known.
+        traffic: of sockets whose ULP is known, and of those that were asked for.
     """
 
     local: tuple[str, int]
@@ -113,14 +116,15 @@ class SocketEntry:
     traffic: Traffic | None = None
 
 
-def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
-    position = 0
-    while position + _NLA.size <= len(data):
+def _attributes(data: bytes, position: int = 0) -> list[tuple[int, bytes]]:
+    found, end = [], len(data) - _NLA.size
+    while position <= end:
         length, kind = _NLA.unpack_from(data, position)
         if length < _NLA.size:
-            return
-        yield kind & _NLA_TYPE_MASK, data[position + _NLA.size : position + length]
+            break
+        found.append((kind & _NLA_TYPE_MASK, data[position + _NLA.size : position + length]))
         position += (length + 3) & ~3
+    return found
 
 
 @lru_cache(256)  # thousands of sockets have the same to say
@@ -141,33 +145,30 @@ def _parse_ulp(nest: bytes) -> UlpInfo:
 
 
 def _parse_traffic(info: bytes) -> Traffic | None:
-    if len(info) < _BYTES.size:
+    if len(info) < _TCP_INFO.size:
         return None
-    acknowledged, received, sent = _BYTES.unpack_from(info)
-    idle = min(*_LAST_SENT.unpack_from(info), *_LAST_RECEIVED.unpack_from(info))
-    return Traffic(sent, acknowledged, received, idle / 1000)
+    last_sent, last_received, acknowledged, received, sent = _TCP_INFO.unpack_from(info)
+    return Traffic(sent, acknowledged, received, min(last_sent, last_received) / 1000)
 
 
-def _parse_entry(message: bytes) -> SocketEntry:
-    family = _MESSAGE.unpack_from(message)[0]
-    sport, dport, source, destination = _SOCKET_ID.unpack_from(message, _MESSAGE.size)
-    tail = _MESSAGE.size + _SOCKET_ID.size + _SOCKET_ID_TAIL.size
-    *_, uid, inode = _MESSAGE_TAIL.unpack_from(message, tail)
-    width = 4 if family == socket.AF_INET else 16
+def _parse_entry(message: bytes, asked_for: Pairs = ()) -> SocketEntry:
+    family, sport, dport, source, destination, uid, inode = _MESSAGE.unpack_from(message)
+    local = (_spell(family, source), int.from_bytes(sport))
+    remote = (_spell(family, destination), int.from_bytes(dport))
     ulp, info = None, b""
-    for kind, value in _attributes(message[tail + _MESSAGE_TAIL.size :]):
+    for kind, value in _attributes(message, _MESSAGE.size):
         if kind == _INET_DIAG_ULP_INFO:
             ulp = _parse_ulp(value)
         elif kind == _INET_DIAG_INFO:
             info = value
-    return SocketEntry(
-        local=(socket.inet_ntop(family, source[:width]), sport),
-        remote=(socket.inet_ntop(family, destination[:width]), dport),
-        inode=inode,
-        uid=uid,
-        ulp=ulp,
-        traffic=_parse_traffic(info) if ulp is not None else None,
-    )
+    wanted = ulp is not None or (local, remote) in asked_for
+    traffic = _parse_traffic(info) if wanted else None
+    return SocketEntry(local, remote, inode, uid, ulp, traffic)
+
+
+@lru_cache(4096)  # a server's own addresses are few, and its peers' come again
+def _spell(family: int, address: bytes) -> str:
+    return socket.inet_ntop(family, address[:4] if family == socket.AF_INET else address)
 
 
 def _request(family: int, flags: int, socket_id: bytes) -> bytes:
@@ -179,7 +180,7 @@ def _request(family: int, flags: int, socket_id: bytes) -> bytes:
     return _NLMSG.pack(length, _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST | flags, 1, 0) + body
 
 
-def _ask(request: bytes, *, dump: bool) -> Iterator[SocketEntry]:
+def _ask(request: bytes, *, dump: bool, asked_for: Pairs = ()) -> Iterator[SocketEntry]:
     with closing(socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG)) as netlink:
         netlink.send(request)
         while True:
@@ -195,17 +196,18 @@ def _ask(request: bytes, *, dump: bool) -> Iterator[SocketEntry]:
                 if kind == _NLMSG_ERROR:
                     number = -int.from_bytes(body[:4], byteorder, signed=True)
                     raise OSError(number, "sock_diag")
-                yield _parse_entry(body)
+                yield _parse_entry(body, asked_for)
                 if not dump:
                     return
                 position += (length + 3) & ~3
 
 
-def list_sockets(family: int) -> Iterator[SocketEntry]:
+def list_sockets(family: int, asked_for: Pairs = ()) -> Iterator[SocketEntry]:
     """List the connected TCP sockets of this network namespace.
 
     Args:
         family: AF_INET or AF_INET6.
+        asked_for: whose traffic is wanted even if they have no ULP.
 
     Raises:
         OSError: the kernel has no sock_diag, or a policy forbids it.
@@ -213,7 +215,7 @@ def list_sockets(family: int) -> Iterator[SocketEntry]:
     Source: linux/inet_diag.h.
     """
     nobody = _SOCKET_ID.pack(0, 0, b"", b"") + _SOCKET_ID_TAIL.pack(0, _NO_COOKIE, _NO_COOKIE)
-    yield from _ask(_request(family, _NLM_F_DUMP, nobody), dump=True)
+    yield from _ask(_request(family, _NLM_F_DUMP, nobody), dump=True, asked_for=asked_for)
 
 
 def socket_info(sock: socket.socket) -> SocketEntry:
@@ -245,21 +247,66 @@ def tls_stat() -> dict[str, int]:
     return {name: int(count) for name, count in (line.split() for line in lines)}
 
 
-def tls_devices() -> list[str]:
-    """Name the network interfaces whose hardware can protect TLS records."""
-    # Its import takes a quarter of a second, and only `tlsify check` asks.
+def enter_network(name: str) -> None:
+    """Move this process into another network namespace: what the kernel lists is there from now on.
+
+    Args:
+        name: of the namespace, as ip-netns(8) knows it, or the PID of a process that is in it.
+
+    Raises:
+        ConfigError: there is no such namespace, or only root may enter it.
+    """
+    from pyroute2.netns import setns  # noqa: PLC0415 - as below
+
+    try:
+        setns(f"/proc/{name}/ns/net" if name.isdecimal() else f"/run/netns/{name}", flags=0)
+    except (OSError, ValueError) as exc:
+        reason = exc.strerror if isinstance(exc, OSError) and exc.strerror else "no such name"
+        raise ConfigError(
+            f"cannot enter the network namespace {name}: {reason}",
+            hint="as root, name one of those that `ip netns` lists, or a process's PID",
+        ) from exc
+
+
+class Device(NamedTuple):
+    """A network interface that can protect TLS records.
+
+    Attributes:
+        name: of the interface.
+        features: what ethtool(8) calls them -> "on"; "off", which can be changed; or "none".
+    """
+
+    name: str
+    features: dict[str, str]
+
+    def __str__(self) -> str:
+        """Leave out what it has not."""
+        had = (f"{key} {state}" for key, state in self.features.items() if state != "none")
+        return f"{self.name}: {', '.join(had)}"
+
+
+def tls_features() -> list[Device]:
+    """Ask every network interface for what its hardware can do about TLS; leaves out who cannot.
+
+    Source: net/ethtool/common.c netdev_features_strings.
+    """
+    # Its import takes a quarter of a second, and few ask.
     from pyroute2.ethtool import Ethtool  # noqa: PLC0415
 
     devices = []
     with closing(Ethtool()) as ethtool:
         for _, name in socket.if_nameindex():
             try:
-                features = ethtool.get_features(name).features
+                found = ethtool.get_features(name).features
             except OSError:
                 continue
-            if any(
-                feature in features and features[feature].enable
-                for feature in ("tls-hw-tx-offload", "tls-hw-rx-offload")
-            ):
-                devices.append(name)
+            features = {each: _feature(found.get(each)) for each in TLS_FEATURES}
+            if set(features.values()) != {"none"}:
+                devices.append(Device(name, features))
     return devices
+
+
+def _feature(found: Any) -> str:
+    if found is None or not (found.enable or found.available):
+        return "none"
+    return "on" if found.enable else "off"

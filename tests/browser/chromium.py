@@ -1,0 +1,95 @@
+"""Chromium without a screen, with a profile of its own that trusts one authority more."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from typing import TYPE_CHECKING, Self
+
+from selenium import webdriver
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from types import TracebackType
+
+# Debian's names.
+PROGRAMS = ("chromium", "chromedriver", "certutil")
+_FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--hide-scrollbars",
+    "--autoplay-policy=no-user-gesture-required",
+)
+
+
+def missing() -> list[str]:
+    """Name the programs that are not installed."""
+    return [each for each in PROGRAMS if shutil.which(each) is None]
+
+
+class Browser:
+    """A browser that is there for the length of a block.
+
+    Attributes:
+        driver: Selenium's.
+    """
+
+    def __init__(self, folder: Path, authority: Path | None = None) -> None:
+        """Prepare.
+
+        Args:
+            folder: for its profile, and its home, where Chromium looks for anchors.
+            authority: PEM; trusted as a certificate authority.
+        """
+        self._folder = folder
+        self._authority = authority
+        self.driver: webdriver.Chrome
+
+    def __enter__(self) -> Self:
+        """Start it."""
+        home = self._folder / "home"
+        anchors = home / ".pki/nssdb"
+        anchors.mkdir(parents=True)
+        if self._authority is not None:
+            database = ("-d", f"sql:{anchors}")
+            subprocess.run(["certutil", "-N", *database, "--empty-password"], check=True)
+            subprocess.run(
+                ["certutil", "-A", *database, "-t", "C,,", "-n", "test", "-i", self._authority],
+                check=True,
+            )
+        options = webdriver.ChromeOptions()
+        options.binary_location = shutil.which(PROGRAMS[0]) or ""
+        for flag in (*_FLAGS, f"--user-data-dir={self._folder / 'profile'}"):
+            options.add_argument(flag)
+        options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+        # Named, so that Selenium fetches none.
+        service = webdriver.ChromeService(
+            executable_path=shutil.which(PROGRAMS[1]),
+            env={"HOME": str(home), "PATH": "/usr/bin:/bin"},
+        )
+        self.driver = webdriver.Chrome(options, service)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """End it."""
+        self.driver.quit()
+
+    def log(self, kind: str) -> list[str]:
+        """Give what it has logged since it was last asked.
+
+        Args:
+            kind: "browser" for its console, "performance" for its network, in JSON.
+        """
+        entries = self.driver.get_log(kind)  # type: ignore[no-untyped-call]
+        return [entry["message"] for entry in entries]
