@@ -6,18 +6,17 @@ import argparse
 import contextlib
 import errno
 import gc
-import importlib.util
 import io
-import logging
 import os
 import signal
 import sys
-from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from itertools import islice
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from tlsify import __version__
+from tlsify.cli import late
 from tlsify.errors import ExitCode, TlsifyError, errno_name
 from tlsify.process import protect_process
 
@@ -32,12 +31,14 @@ VERBS = {
     "agent": "private process that does handshakes for others, and has their keys",
     "ssl_client": "busybox's TLS helper, with verification",
     "serve": "HTTPS server for the files of a folder",
+    "forward": "TLS in front of another server, which gets plaintext or descriptors",
     "check": "say what this host can offload, and why not what it cannot",
-    "status": "list the connections that the kernel protects, with their processes",
+    "status": "list the connections that the kernel or tlsify protects, with their processes",
 }
 _PROGRAMS = ("ssl_client",)
 _KTLS_MODES = ("auto", "require", "off")
 _PROGRAM = "tlsify"
+CONFIG = "--config"
 # How many new objects it takes to look for garbage. Importing makes tens of thousands, and none of
 # it: with Python's 700 a fifth of the start goes into looking.
 _OBJECTS = 50_000
@@ -52,8 +53,7 @@ _HINTS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class GlobalOptions:
+class GlobalOptions(NamedTuple):
     """Options that stand for every verb.
 
     Attributes:
@@ -77,16 +77,32 @@ class Ended(BaseException):
         self.number = number
 
 
+# argparse makes a formatter for each option that is added; without a width it would ask shutil for
+# the terminal's, whose import takes longer than all of them.
+_of_any_width = partial(argparse.HelpFormatter, width=80)
+
+
 class _Parser(argparse.ArgumentParser):
     """Reports misuse as every other error is reported."""
 
     _asking = False
     # What a verb finds wrong with words that are each right; see `connect.misuse`.
     misuse: Callable[[argparse.Namespace], str | None] | None = None
+    # Whether options may stand between several operands.
+    is_mixed = False
+
+    def __init__(self, *, formatter_class: Any = argparse.HelpFormatter, **options: Any) -> None:
+        super().__init__(formatter_class=_of_any_width, allow_abbrev=False, **options)
+        self._help = formatter_class
+
+    def format_help(self) -> str:
+        """Write it as wide as the terminal is."""
+        self.formatter_class = self._help
+        return super().format_help()
 
     def read(self, words: list[str]) -> argparse.Namespace:
         """Parse, and see whether all of it goes together."""
-        given = self.parse_args(words)
+        given = self.parse_intermixed_args(words) if self.is_mixed else self.parse_args(words)
         if self.misuse is not None and (message := self.misuse(given)) is not None:
             self.error(message)
         return given
@@ -143,7 +159,8 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
-def _parser() -> argparse.ArgumentParser:
+def top_parser() -> _Parser:
+    """Build what reads the words in front of a verb, and the verb."""
     verbs = "\n".join(f"  {verb:<10} {text}" for verb, text in VERBS.items())
     parser = _Parser(
         prog=_PROGRAM,
@@ -151,7 +168,6 @@ def _parser() -> argparse.ArgumentParser:
         description="TLS for programs that do not speak TLS.",
         epilog=f"verbs:\n{verbs}\n\n{_PROGRAM} VERB --help describes one of them.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"{_PROGRAM} {__version__}")
     parser.add_argument(
@@ -172,12 +188,20 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="offload even on a kernel with a known kTLS vulnerability",
     )
+    parser.add_argument(
+        "--config", metavar="FILE", help="read verb, options and operands from a TOML file"
+    )
     parser.add_argument("-v", "--verbose", action="store_true", help="say what is going on")
     parser.add_argument("verb", choices=tuple(VERBS), metavar="VERB", help=argparse.SUPPRESS)
     return parser
 
 
-def _divide(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+def is_config(word: str) -> bool:
+    """Tell whether a word stands for a file with others."""
+    return word == CONFIG or word.startswith(f"{CONFIG}=")
+
+
+def divide(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """Give the command's own words, the verb last, and what belongs to the verb.
 
     --ktls options are the command's wherever they stand, and a bare --ktls gets its value here:
@@ -196,8 +220,8 @@ def _divide(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
             ours.append("--ktls=auto")
         elif word == "--ktls-rekey":
             ours.append(f"{word}={next(words, '')}")
-        elif word.startswith(("--ktls=", "--ktls-")):
-            ours.append(word)
+        elif word.startswith(("--ktls=", "--ktls-")) or (is_config(word) and not verb):
+            ours.append(word if word != CONFIG else f"{word}={next(words, '')}")
         elif verb:
             rest.append(word)
         elif word.startswith("-"):
@@ -205,6 +229,16 @@ def _divide(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
         else:
             verb = [word]
     return ours + verb, rest
+
+
+def verb_parser(verb: str) -> _Parser:
+    """Build what reads the words behind a verb."""
+    module = import_module(f"tlsify.cli.{verb}")
+    parser = _Parser(prog=f"{_PROGRAM} {verb}", description=module.DESCRIPTION)
+    module.add_arguments(parser)
+    parser.misuse = getattr(module, "misuse", None)
+    parser.is_mixed = getattr(module, "IS_MIXED", False)
+    return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -264,52 +298,50 @@ def _print_traceback() -> None:
     traceback.print_exc()
 
 
-def _load_late(name: str) -> None:
-    """Have a package loaded when something of it is used, and not where it is imported.
-
-    pyOpenSSL imports X.509, a third of its own time, which a client does without until it sees the
-    server's certificate.
-    """
-    if name in sys.modules:
-        return
-    parent, _, child = name.rpartition(".")
-    spec = importlib.util.find_spec(name)
-    if spec is None or spec.loader is None:
-        return
-    spec.loader = importlib.util.LazyLoader(spec.loader)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    setattr(sys.modules[parent], child, module)
-    spec.loader.exec_module(module)
-
-
 def _dispatch(arguments: Sequence[str]) -> int:
-    ours, rest = _divide(arguments)
-    parsed = _parser().parse_args(ours)
-    options = GlobalOptions(
-        ktls=parsed.ktls,
-        ktls_rekey=parsed.ktls_rekey,
-        ktls_any_kernel=parsed.ktls_any_kernel,
-        verbose=parsed.verbose,
-    )
+    ours, rest = divide(arguments)
+    if any(map(is_config, ours)):
+        from tlsify.cli import config_file  # noqa: PLC0415 - few need it
+
+        ours, rest = divide(config_file.expand(arguments))
+    verb, options = read_options(ours)
+    for name in late.MODULES:
+        late.load_late(name)
+    import logging  # noqa: PLC0415 - only now without what it does not need
+
     logging.basicConfig(
         level=logging.DEBUG if options.verbose else logging.WARNING,
         format=f"{_PROGRAM}: %(message)s",
     )
     for library in ("asyncio", "pyroute2"):  # what they find odd is not the user's business
         logging.getLogger(library).setLevel(logging.ERROR)
-    _load_late("cryptography.x509")
-    verb = import_module(f"tlsify.cli.{parsed.verb}")
-    parser = _Parser(
-        prog=f"{_PROGRAM} {parsed.verb}", description=verb.DESCRIPTION, allow_abbrev=False
+    given = read_words(verb, rest)
+    run: Callable[[argparse.Namespace, GlobalOptions], int]
+    run = import_module(f"tlsify.cli.{verb}").run
+    return run(given, options)
+
+
+def read_options(words: list[str]) -> tuple[str, GlobalOptions]:
+    """Read what stands in front of a verb, and the verb; ends the process if that cannot be."""
+    if len(words) == 1 and words[0] in VERBS:  # as mostly, and making a parser takes its time
+        return words[0], GlobalOptions()
+    parsed = top_parser().parse_args(words)
+    options = GlobalOptions(
+        ktls=parsed.ktls,
+        ktls_rekey=parsed.ktls_rekey,
+        ktls_any_kernel=parsed.ktls_any_kernel,
+        verbose=parsed.verbose,
     )
-    verb.add_arguments(parser)
-    parser.misuse = getattr(verb, "misuse", None)
+    return parsed.verb, options
+
+
+def read_words(verb: str, rest: list[str]) -> argparse.Namespace:
+    """Read what stands behind a verb; ends the process if that cannot be."""
+    parser = verb_parser(verb)
     words, program = parser.split(rest) if parser.get_default("program") == [] else (rest, [])
     given = parser.read(words)
     given.program = program
-    run: Callable[[argparse.Namespace, GlobalOptions], int] = verb.run
-    return run(given, options)
+    return given
 
 
 def flush_stdout() -> None:

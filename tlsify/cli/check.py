@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tlsify import __version__
+from tlsify.cli import printable
 from tlsify.errors import ExitCode
 from tlsify.status import examine
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Iterable
 
     from tlsify.cli import GlobalOptions
-    from tlsify.status import Report
+    from tlsify.status import Finding, Report
 
 DESCRIPTION = (
     "Try kernel TLS on loopback connections, and explain what does not work. The exit status is "
@@ -25,11 +28,19 @@ _WIDTH = 30
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's own options."""
+    parser.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help="check what a configuration file names in its place, without starting anything",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
-    """Examine the host and print what was found."""
+    """Examine the host, or a configuration, and print what was found."""
+    if arguments.config is not None:
+        return _check_config(arguments.config, as_json=arguments.json)
     report = examine()
     if arguments.json:
         print(json.dumps({"tlsify": __version__, **asdict(report)}, indent=2))
@@ -39,11 +50,27 @@ def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
     return ExitCode.OK if report.usable else ExitCode.KTLS
 
 
+def _check_config(path: Path, *, as_json: bool) -> int:
+    from tlsify.cli.check_config import examine as examine_config  # noqa: PLC0415 - see cli
+
+    status, findings = examine_config(path)
+    if as_json:
+        listed = [asdict(finding) for finding in findings]
+        print(json.dumps({"tlsify": __version__, "findings": listed}, indent=2))
+    else:
+        _print_findings(findings)
+    return status
+
+
 def _print_table(report: Report) -> None:
-    for finding in report.findings:
-        mark = "yes" if finding.ok else "NO "
-        print(f"{mark} {finding.subject:<{_WIDTH}} {finding.detail}")
-        if finding.remedy:
-            print(f"    {'':<{_WIDTH}} -> {finding.remedy}")
+    _print_findings(report.findings)
     verdict = "the kernel carries TLS here" if report.usable else "TLS is relayed here"
     print(f"\n{verdict}: TLS 1.3 AES-GCM, both directions: {'yes' if report.usable else 'no'}")
+
+
+def _print_findings(findings: Iterable[Finding]) -> None:
+    for finding in findings:
+        mark = "yes" if finding.ok else "NO "
+        print(f"{mark} {finding.subject:<{_WIDTH}} {printable(finding.detail)}")
+        if finding.remedy:
+            print(f"    {'':<{_WIDTH}} -> {finding.remedy}")

@@ -1,0 +1,119 @@
+"""Tests of check_config: what would keep a service from starting shows before it is started."""
+
+from __future__ import annotations
+
+import json
+import socket
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.cli.harness import run
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import trustme
+
+
+@pytest.fixture
+def place(tmp_path: Path, authority: trustme.CA) -> Path:
+    """A folder with a certificate, its key, and a folder to serve."""
+    issued = authority.issue_cert("example.org", "www.example.org")
+    (tmp_path / "cert.pem").touch(0o600)  # it is named as a key, once
+    (tmp_path / "cert.pem").write_bytes(b"".join(blob.bytes() for blob in issued.cert_chain_pems))
+    (tmp_path / "key.pem").touch(0o600)
+    (tmp_path / "key.pem").write_bytes(issued.private_key_pem.bytes())
+    (tmp_path / "www").mkdir()
+    return tmp_path
+
+
+def _write(place: Path, **values: Any) -> Path:
+    pair = {"cert": str(place / "cert.pem"), "key": str(place / "key.pem")}
+    path = place / "tlsify.toml"
+    given = {**pair, **values}
+    lines = [f"{name} = {json.dumps(value)}" for name, value in given.items() if value is not None]
+    path.write_text("\n".join(lines))
+    return path
+
+
+VERBS = {
+    "serve": {"verb": "serve", "operands": ["PLACE/www"], "listen": ["127.0.0.1:0"]},
+    "forward": {"verb": "forward", "operands": ["127.0.0.1:0", "unix:/run/backend"]},
+    "pass-fd": {"verb": "forward", "operands": ["127.0.0.1:0"], "pass-fd": "unix:/run/workers"},
+    "listen": {"verb": "listen", "operands": ["127.0.0.1", 0], "program": ["cat"]},
+}
+
+
+def _of(verb: str, place: Path) -> dict[str, Any]:
+    values: dict[str, Any] = json.loads(json.dumps(VERBS[verb]).replace("PLACE", str(place)))
+    return values
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_all_is_well(place: Path, verb: str) -> None:
+    """Certificates are read and named, and nothing is listened on."""
+    path = _write(place, **_of(verb, place))
+    outcome = run("check", "--config", str(path), "--json")
+    found = json.loads(outcome.succeeded())["findings"]
+    assert [each["code"] for each in found] == ["configuration", "certificate", "policy-off"]
+    assert all(each["ok"] for each in found)
+    assert found[1]["detail"].startswith("example.org, www.example.org: ")
+
+
+def test_an_address_in_use_is_none_of_its_business(place: Path) -> None:
+    """The service that is to be replaced is running."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        listen = [f"127.0.0.1:{taken.getsockname()[1]}"]
+        path = _write(place, **_of("serve", place) | {"listen": listen})
+        run("check", "--config", str(path)).succeeded()
+
+
+@pytest.mark.parametrize(
+    ("verb", "change", "complaint"),
+    [
+        ("serve", {"operands": ["/nowhere"]}, "cannot serve /nowhere"),
+        ("serve", {"listen": ["nonsense"]}, '"nonsense" is not ADDR:PORT'),
+        ("serve", {"metrics": "nonsense"}, '"nonsense" is not ADDR:PORT'),
+        ("serve", {"key": "PLACE/cert.pem"}, "key"),
+        ("serve", {"cert": "/nowhere"}, "/nowhere"),
+        ("serve", {"alpn": ["h2"]}, "serve speaks HTTP/1.1 alone"),
+        ("serve", {"client-cert": "require"}, "no authority for clients' certificates"),
+        ("forward", {"route": ["h2=127.0.0.1:1"]}, "nobody can agree on h2"),
+        ("forward", {"cert": None, "key": None}, "a server needs a certificate"),
+        ("pass-fd", {"pass-fd": "127.0.0.1:1"}, "a descriptor cannot be sent to 127.0.0.1:1"),
+        ("listen", {"program": []}, "there is no program to run"),
+        ("listen", {"operands": ["127.0.0.1"]}, "ADDR without PORT"),
+    ],
+)
+def test_what_is_wrong(place: Path, verb: str, change: dict[str, Any], complaint: str) -> None:
+    """It is the message, and the exit status, that the verb itself would end with."""
+    values = json.loads(json.dumps(_of(verb, place) | change).replace("PLACE", str(place)))
+    path = _write(place, **values)
+    run("check", "--config", str(path)).failed(96, complaint)
+    run("--config", str(path)).failed(96, complaint)
+
+
+def test_other_verbs(place: Path) -> None:
+    """Of what is no service there is nothing to check."""
+    path = _write(place, verb="status", cert=None, key=None)
+    run("check", "--config", str(path)).failed(96, "nothing of status can be checked")
+
+
+@pytest.mark.usefixtures("lacks_ktls")
+@pytest.mark.parametrize(("mode", "status"), [("auto", 0), ("require", 103)])
+def test_without_ktls(place: Path, mode: str, status: int) -> None:
+    """What cannot be offloaded is told, and is an error where it is required."""
+    path = _write(place, **_of("serve", place), ktls=mode)
+    outcome = run("check", "--config", str(path), "--json")
+    assert (outcome.status, outcome.err) == (status, "")
+    offload = json.loads(outcome.out)["findings"][-1]
+    assert (offload["ok"], offload["blocking"]) == (False, mode == "require")
+    assert b"\nNO  offload" in run("check", "--config", str(path)).out
+
+
+@pytest.mark.ktls
+def test_with_ktls(place: Path) -> None:
+    """With it there is nothing to complain about."""
+    path = _write(place, **_of("serve", place), ktls="require")
+    assert b"\nyes offload" in run("check", "--config", str(path)).succeeded()

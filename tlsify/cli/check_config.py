@@ -1,0 +1,85 @@
+"""What a configuration file would do, found out without doing it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from tlsify import cli, opening
+from tlsify.cli import config_file
+from tlsify.cli import options as shared
+from tlsify.config import KtlsMode
+from tlsify.eligibility import host_refusal
+from tlsify.errors import ConfigError, ExitCode
+from tlsify.key_pairs import amiss
+from tlsify.status import Finding
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tlsify.config import KeyPair, KtlsPolicy, ServerConfig
+    from tlsify.errors import KtlsUnavailable
+
+    Examine = Callable[[argparse.Namespace], ServerConfig]
+
+
+def examine(path: Path) -> tuple[ExitCode, list[Finding]]:
+    """Read a configuration, and all the files that it names, as the verb in it would.
+
+    Returns:
+        What the exit status has to be, and what was found.
+
+    Raises:
+        ConfigError: it could not be started with.
+    """
+    words = config_file.read(path)
+    ours, rest = cli.divide(words.spell([], []))
+    verb, options = cli.read_options(ours)
+    given = cli.read_words(verb, rest)
+    look: Examine | None = getattr(import_module(f"tlsify.cli.{verb}"), "examine", None)
+    if look is None:
+        raise ConfigError(
+            f"{path}: nothing of {verb} can be checked",
+            hint="check what serve, forward or listen have",
+        )
+    config, policy = look(given), shared.policy(options)
+    opening.prepare(config, policy)
+    refusal = host_refusal(policy)
+    findings = [
+        Finding("configuration", "configuration", ok=True, detail=f"{path}, for {verb}"),
+        *map(_certificate, (config.key_pair, *config.more_key_pairs)),
+        _offload(refusal, policy),
+    ]
+    blocked = any(finding.blocking for finding in findings)
+    return ExitCode.KTLS if blocked else ExitCode.OK, findings
+
+
+def _certificate(pair: KeyPair) -> Finding:
+    complaints = list(amiss(pair))
+    left = pair.not_after - datetime.now(UTC)
+    detail = f"{', '.join(pair.names) or 'no name'}: {left.days} days left"
+    return Finding(
+        "certificate",
+        "certificate",
+        ok=not complaints,
+        detail="; ".join([detail, *complaints]),
+        remedy="put a better one in its place" if complaints else None,
+    )
+
+
+def _offload(refusal: KtlsUnavailable | None, policy: KtlsPolicy) -> Finding:
+    if refusal is None:
+        return Finding("offload", "offload", ok=True, detail="by the kernel, where it can")
+    if policy.mode is KtlsMode.OFF:
+        return Finding(refusal.code, "offload", ok=True, detail="relayed, as configured")
+    return Finding(
+        refusal.code,
+        "offload",
+        ok=False,
+        detail=str(refusal),
+        remedy=refusal.hint,
+        blocking=policy.mode is KtlsMode.REQUIRE,
+    )

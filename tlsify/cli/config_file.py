@@ -1,0 +1,138 @@
+"""A file in the place of words on the command line: TOML, with the options' own names."""
+
+from __future__ import annotations
+
+import argparse
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from tlsify import cli
+from tlsify.credentials import read_file
+from tlsify.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+_VERB, _OPERANDS, _PROGRAM = "verb", "operands", "program"
+
+
+class Words(NamedTuple):
+    """What a file stands for.
+
+    Attributes:
+        ours: options that stand for every verb.
+        verb: what to do.
+        options: the verb's options.
+        operands: what stands behind them.
+        program: what stands behind "--".
+    """
+
+    ours: list[str]
+    verb: str
+    options: list[str]
+    operands: list[str]
+    program: list[str]
+
+    def spell(self, ours: list[str], more: list[str]) -> list[str]:
+        """Give the command line; options besides the file's come behind them, and so prevail."""
+        program = ["--", *self.program] if self.program else []
+        return [*self.ours, *ours, self.verb, *self.options, *more, *self.operands, *program]
+
+
+def expand(arguments: Sequence[str]) -> list[str]:
+    """Put what a file says in the place of --config, which stands in front of any verb.
+
+    Raises:
+        ConfigError: the file is unusable.
+    """
+    ours, rest = cli.divide(arguments)
+    named = [word.partition("=")[2] for word in ours if cli.is_config(word)]
+    top = cli.top_parser()
+    if len(named) > 1:
+        top.error(f"{cli.CONFIG} stands twice")
+    words = read(Path(named[0]))
+    others = [word for word in ours if word != "--" and not cli.is_config(word)]
+    if others and not others[-1].startswith("-"):
+        verb = others.pop()
+        if verb != words.verb:
+            top.error(f"{named[0]} is for {words.verb}, not for {verb}")
+    elif rest:
+        top.error("no verb in front of its options")
+    return words.spell(others, rest)
+
+
+def read(path: Path) -> Words:
+    """Read a file.
+
+    Raises:
+        ConfigError: unreadable, no TOML, or not what the command line could say, too.
+    """
+    try:
+        given = tomllib.loads(read_file(path, "configuration").decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+        raise ConfigError(f"{path}: {exc}", hint="see toml.io for the format") from exc
+    verb = given.pop(_VERB, None)
+    if not isinstance(verb, str) or verb not in cli.VERBS:
+        raise ConfigError(
+            f"{path}: no verb that there is", hint=f'write verb = "...": {", ".join(cli.VERBS)}'
+        )
+    top = cli.top_parser()
+    try:
+        operands, program = (_texts(name, given.pop(name, [])) for name in (_OPERANDS, _PROGRAM))
+        general = {name: given.pop(name) for name in list(given) if _option(top, name) is not None}
+        return Words(
+            list(_spell(top, general)),
+            verb,
+            list(_spell(cli.verb_parser(verb), given)),
+            operands,
+            program,
+        )
+    except _Misfit as exc:
+        raise ConfigError(f"{path}: {exc}", hint=f'see "tlsify {verb} --help"') from exc
+
+
+class _Misfit(Exception):  # noqa: N818 - caught where the file's name is known
+    pass
+
+
+def _option(parser: argparse.ArgumentParser, name: str) -> argparse.Action | None:
+    """Find an option by its long name; those that only print something are none."""
+    action = parser._option_string_actions.get("--" + name.replace("_", "-"))  # noqa: SLF001
+    if isinstance(action, argparse._HelpAction | argparse._VersionAction):  # noqa: SLF001
+        return None
+    return action
+
+
+def _spell(parser: argparse.ArgumentParser, given: Mapping[str, object]) -> Iterator[str]:
+    for name, value in given.items():
+        action = _option(parser, name)
+        if action is None:
+            raise _Misfit(f'"{name}" is no option of {parser.prog}')
+        word = "--" + name.replace("_", "-")
+        if action.nargs == 0:
+            if not isinstance(value, bool):
+                raise _Misfit(f'"{name}" is true or false')
+            if value:
+                yield word
+        elif isinstance(value, list):
+            if not isinstance(action, argparse._AppendAction):  # noqa: SLF001
+                raise _Misfit(f'"{name}" takes one value')
+            yield from (f"{word}={text}" for text in _texts(name, value))
+        else:
+            yield f"{word}={_text(name, value)}"
+
+
+def _texts(name: str, value: object) -> list[str]:
+    if not isinstance(value, list):
+        raise _Misfit(f'"{name}" is a list')
+    return [_text(name, each) for each in value]
+
+
+def _text(name: str, value: object) -> str:
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise _Misfit(f'"{name}" is a text or a number')
+    text = str(value)
+    if "\0" in text:
+        raise _Misfit(f'"{name}" has a NUL byte')
+    return text
