@@ -1,0 +1,156 @@
+"""The command line of scripts/bench/run: which suites, natively or in which guest."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scripts.bench import interleave, machine, peers, report, servers
+from scripts.bench.peers import LaneError
+from scripts.bench.plan import Plan
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+OUT = peers.ROOT / "docs/benchmarks"
+# The exit status of a smoke run in which somebody failed.
+FAILED = 1
+
+
+@dataclass(frozen=True)
+class Suite:
+    """Where a suite's module runs: natively ("") or in a guest; and how often by default."""
+
+    where: tuple[str, ...]
+    rounds: int = 7
+
+
+SUITES = {
+    "startup": Suite(("",), 15),
+    "engine": Suite(("",)),
+    "handshakes": Suite(("",)),
+    "agent": Suite(("",)),
+    "handoff": Suite(("", "uml")),
+    "relay": Suite(("",)),
+    "first_byte": Suite(("", "uml")),
+    "scale": Suite(("", "uml"), 3),
+    "bulk": Suite(("uml",), 5),
+    "counts": Suite(("latest",), 1),
+}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="scripts/bench/run",
+        description="Measure tlsify and its peers, side by side; see docs/benchmarks/notes.md.",
+    )
+    parser.add_argument(
+        "suites", nargs="*", metavar="SUITE", help=f"of {', '.join(SUITES)}; default: all"
+    )
+    parser.add_argument("--smoke", action="store_true", help="only see that everything runs")
+    parser.add_argument("--native", action="store_true", help="leave out what runs in guests")
+    parser.add_argument("--rounds", type=int, metavar="N", help="default: each suite's own")
+    parser.add_argument(
+        "--out", type=Path, default=OUT, metavar="DIR", help="default: docs/benchmarks"
+    )
+    parser.add_argument("--setup", action="store_true", help="fetch the peers, and nothing else")
+    parser.add_argument("--report", action="store_true", help="write tables and plots anew")
+    parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
+    return parser
+
+
+def main() -> int:
+    """Run suites; give the exit status."""
+    parser = _parser()
+    options = parser.parse_args()
+    if unknown := set(options.suites) - SUITES.keys():
+        parser.error(f"no suite named {', '.join(sorted(unknown))}")
+    try:
+        if options.setup:
+            peers.set_up()
+            return 0
+        if not (options.here or options.smoke or options.report):
+            peers.set_up()
+            peers.compile_project()
+    except LaneError as exc:
+        print(f"scripts/bench/run: error: {exc}\nhint: {exc.hint}", file=sys.stderr)
+        return FAILED
+    options.out.mkdir(parents=True, exist_ok=True)
+    failed = False
+    for name, where in _places(options):
+        if where == peers.IN_GUEST or options.here:
+            record = run_suite(name, options)
+        else:
+            record = _in_guest(name, where, options)
+        report.keep(record, options.out)
+        failed |= any(one["failed"] for one in record["experiments"])
+    if not options.here:
+        report.write(options.out)
+    # In a guest it is the record that tells.
+    return FAILED if failed and options.smoke and not options.here else 0
+
+
+def _places(options: argparse.Namespace) -> Iterator[tuple[str, str]]:
+    if options.report:
+        return
+    for name in options.suites or SUITES:
+        if options.here:
+            yield name, peers.IN_GUEST
+            continue
+        for where in SUITES[name].where:
+            if not (where and options.native):
+                yield name, where
+
+
+def run_suite(name: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Run a suite on this machine or guest; gives its record."""
+    core, load_core = machine.cores()
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    suite = importlib.import_module(f"scripts.bench.suites.{name}")
+    rounds = options.rounds or (1 if options.smoke else SUITES[name].rounds)
+    with tempfile.TemporaryDirectory() as folder, servers.backend(load_core) as backend:
+        plan = Plan(
+            folder=Path(folder),
+            smoke=options.smoke,
+            rounds=rounds,
+            core=core,
+            load_core=load_core,
+            cores=len(os.sched_getaffinity(0)),
+            backend=backend,
+        )
+        warm_up = not options.smoke
+        outcomes = [interleave.run(one, rounds, warm_up=warm_up) for one in suite.experiments(plan)]
+    return {
+        "suite": name,
+        "about": (suite.__doc__ or "").partition("\n")[0],
+        "rounds": rounds,
+        "machine": {} if options.smoke else machine.facts(),
+        "experiments": [outcome.as_json() for outcome in outcomes],
+    }
+
+
+def _in_guest(name: str, where: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Run a suite in a guest, which leaves its record in the scratch folder."""
+    with tempfile.TemporaryDirectory(dir=Path.home() / ".cache") as scratch:
+        words = [str(peers.ROOT / "vm/run"), "--kernel", where, "--scratch", scratch]
+        words += ["--timeout", "7200"]
+        if (place := peers.folder()) is not None:
+            words += ["--mount", str(place), "--env", f"{peers.TREE_VARIABLE}={place}"]
+        words += ["--", "python", str(peers.ROOT / "scripts/bench/run"), name, "--here"]
+        words += ["--out", str(peers.ROOT / ".scratch")]
+        words += ["--smoke"] if options.smoke else []
+        words += ["--rounds", str(options.rounds)] if options.rounds else []
+        subprocess.run(words, check=True)
+        (path,) = Path(scratch).glob("*.json")
+        found: dict[str, Any] = json.loads(path.read_text())
+        return found

@@ -1,0 +1,121 @@
+"""Records to tables: raw JSON beside Markdown with medians, ranges and ratios."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from typing import TYPE_CHECKING, Any
+
+from scripts.bench import plots
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+_DIGITS = 3
+_INDEX = """# Benchmarks
+
+Written by `scripts/bench/run`; notes.md says what they led to. Contenders took turns; after a round
+that does not count each had as many as said. A value is the median, with the least and the most in
+brackets; a ratio is of medians. Raw figures are in the JSON files.
+"""
+
+
+def keep(record: dict[str, Any], folder: Path) -> None:
+    """Write a suite's record."""
+    guest = record["machine"].get("guest")
+    name = record["suite"] + (f"-{guest}" if guest else "")
+    text = json.dumps(record, indent=1, ensure_ascii=False)
+    (folder / f"{name}.json").write_text(text + "\n")
+
+
+def write(folder: Path) -> None:
+    """Write the tables of all records in a folder, and the plots if matplotlib is there."""
+    parts = [_INDEX]
+    for path in sorted(folder.glob("*.json")):
+        record = json.loads(path.read_text())
+        drawn = plots.draw(record, folder / f"{path.stem}.svg")
+        parts.append("\n".join(_suite(record, f"{path.stem}.svg" if drawn else "")))
+    (folder / "README.md").write_text("\n".join(parts))
+
+
+def _suite(record: dict[str, Any], picture: str) -> Iterator[str]:
+    machine = record["machine"]
+    guest = machine.get("guest")
+    yield f"## {record['suite']}{f' (in the {guest} guest)' if guest else ''}\n"
+    yield f"{record['about']}\n"
+    if machine:
+        yield (
+            f"{machine['processor']}, {machine['cores']} cores, {machine['kernel']}, gcm(aes) by "
+            f"{machine['aes']}; {record['rounds']} rounds.\n"
+        )
+        yield ", ".join(f"{name} {version}" for name, version in machine["versions"].items()) + "\n"
+    if picture:
+        yield f"![{record['suite']}]({picture})\n"
+    note = ""
+    for experiment in record["experiments"]:
+        if experiment["note"] and experiment["note"] != note:
+            note = experiment["note"]
+            yield f"{note}\n"
+        yield from _experiment(experiment)
+
+
+def _experiment(experiment: dict[str, Any]) -> Iterator[str]:
+    figure, reference = experiment["figure"], experiment["reference"]
+    others = _other_figures(experiment)
+    yield f"### {experiment['title']}\n"
+    heads = ["", experiment["unit"], f"ratio to {reference}", *others]
+    yield f"| {' | '.join(heads)} |"
+    yield f"|---{'|---:' * (len(heads) - 1)}|"
+    base = median(experiment, reference)
+    for name in experiment["contenders"]:
+        values = experiment["figures"].get(name, {}).get(figure)
+        if values is None:
+            reason = experiment["missing"].get(name) or experiment["failed"].get(name, "?")
+            kind = "missing" if name in experiment["missing"] else "failed"
+            yield f"| {name} | {kind}: {_cell(reason)} |{' |' * (len(heads) - 2)}"
+            continue
+        middle = statistics.median(values)
+        ratio = f"{middle / base:.2f}" if base else ""
+        more = [_other(experiment, name, other) for other in others]
+        yield f"| {' | '.join([name, spread(values), ratio, *more])} |"
+    yield ""
+
+
+def median(experiment: dict[str, Any], name: str) -> float | None:
+    """Give a contender's median of the figure that counts; None if it has none."""
+    values = experiment["figures"].get(name, {}).get(experiment["figure"])
+    return statistics.median(values) if values else None
+
+
+def _other_figures(experiment: dict[str, Any]) -> list[str]:
+    found: dict[str, None] = {}
+    for figures in experiment["figures"].values():
+        found |= dict.fromkeys(figures)
+    found.pop(experiment["figure"], None)
+    return list(found)
+
+
+def _other(experiment: dict[str, Any], name: str, figure: str) -> str:
+    values = experiment["figures"][name].get(figure)
+    return _short(statistics.median(values)) if values else ""
+
+
+def spread(values: list[float]) -> str:
+    """Write a median with least and most."""
+    middle = _short(statistics.median(values))
+    if len(values) == 1:
+        return middle
+    return f"{middle} ({_short(min(values))} to {_short(max(values))})"
+
+
+def _short(value: float) -> str:
+    """Write a number with as many digits as mean something."""
+    if value == 0:
+        return "0"
+    magnitude = len(str(int(abs(value)))) if abs(value) >= 1 else 0
+    return f"{value:,.{max(0, _DIGITS - magnitude)}f}"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "/").replace("\n", " ")

@@ -1,0 +1,1 @@
+"""Tests of scripts/bench: that it runs, and that its arithmetic is right. No times."""

@@ -1,0 +1,38 @@
+"""Every contender that is there still runs, and what it says can be read. No figure is judged."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+_ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.parametrize(
+    "suite",
+    ["startup", "engine", "handshakes", "agent", "handoff", "relay", "first_byte", "scale"],
+)
+def test_a_suite_runs(suite: str, tmp_path: Path) -> None:
+    """A run as small as can be: who is there has figures, and nobody has failed."""
+    words = [sys.executable, str(_ROOT / "scripts/bench/run"), suite, "--smoke", "--native"]
+    done = subprocess.run(
+        [*words, "--out", str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    record = json.loads((tmp_path / f"{suite}.json").read_text())
+    assert record["experiments"]
+    for experiment in record["experiments"]:
+        assert not experiment["failed"]
+        assert experiment["figures"].keys() | experiment["missing"].keys() == set(
+            experiment["contenders"]
+        )
+        assert any("tlsify" in name for name in experiment["figures"]) or suite == "handoff"
+        for figures in experiment["figures"].values():
+            assert experiment["figure"] in figures
+            assert all(math.isfinite(value) for values in figures.values() for value in values)
+        assert f"### {experiment['title']}\n" in (tmp_path / "README.md").read_text()
