@@ -66,7 +66,7 @@ def mode(path: Path) -> int:
 # -- origins
 
 
-LOOKUP = Lookup((), (Path("anchors"),), chosen=True, digest=b"a")
+LOOKUP = Lookup((), (Path("anchors"),), chosen=True, content=b"a")
 
 CHANGES = {
     "host": replace(CONFIG, server_name="www.example.org"),
@@ -77,7 +77,7 @@ CHANGES = {
     "no trust": replace(CONFIG, trust=TrustAnchors(())),
     "folder": replace(CONFIG, trust=TrustAnchors(lookup=LOOKUP)),
     "folder that has changed": replace(
-        CONFIG, trust=TrustAnchors(lookup=replace(LOOKUP, digest=b"b"))
+        CONFIG, trust=TrustAnchors(lookup=replace(LOOKUP, content=b"b"))
     ),
     "pins": replace(CONFIG, pins=(bytes(32),)),
     "crls": replace(CONFIG, crls=parse_crls(make_crl(trustme.CA()), "it")),

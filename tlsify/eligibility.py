@@ -8,16 +8,23 @@ from typing import TYPE_CHECKING
 from tlsify.codepoints import Aead, ProtocolVersion
 from tlsify.config import KtlsMode, KtlsPolicy
 from tlsify.errors import KtlsUnavailable
-from tlsify.ktls.probe import capabilities
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tlsify.codepoints import CipherSuite
+    from tlsify.ktls.probe import Capabilities
 
 # "off" in this variable turns the offload off, whatever the program was started with.
 KILL_SWITCH = "TLSIFY_KTLS"
 _ASK = "see which ones it takes with tlsify check"
+
+
+def capabilities() -> Capabilities:
+    """Ask the kernel, by way of `ktls.probe`, which a client that wants no offload does without."""
+    from tlsify.ktls import probe  # noqa: PLC0415 - as above
+
+    return probe.capabilities()
 
 
 def host_refusal(policy: KtlsPolicy) -> KtlsUnavailable | None:
@@ -82,7 +89,9 @@ def attempt(policy: KtlsPolicy, step: Callable[..., None], *args: object) -> Ktl
     except KtlsUnavailable as exc:
         if policy.mode is KtlsMode.REQUIRE:
             raise
-        return exc
+        # Its traceback has the caller's frame, which keeps it: all of a connection would live on
+        # in that circle until garbage is looked for.
+        return exc.with_traceback(None)
     return None
 
 

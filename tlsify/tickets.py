@@ -114,7 +114,7 @@ class Origin:
 def _trust(anchors: TrustAnchors) -> bytes:
     if anchors.certificates is not None:
         return _digest(*sorted(map(_der, anchors.certificates)))
-    return b"" if anchors.lookup is None else anchors.lookup.digest
+    return b"" if anchors.lookup is None else _digest(anchors.lookup.content)
 
 
 def _der(signed: x509.Certificate | x509.CertificateRevocationList) -> bytes:

@@ -6,7 +6,6 @@ import logging
 import os
 import re
 import stat
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tlsify.config import Lookup, TrustAnchors
@@ -16,6 +15,12 @@ from tlsify.process import has_foreign_rights
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+    from pathlib import Path
+    from typing import TypeAlias
+
+    AnyPath: TypeAlias = Path | str
+
+# The search for the system's store has paths as text: pathlib's import takes several times as long.
 
 # Where distributions keep their store: in one file, and in OpenSSL's own layout.
 BUNDLES = (
@@ -49,26 +54,32 @@ def load(path: Path, cache: Path | None = None) -> TrustAnchors:
     Raises:
         ConfigError: unreadable, or nothing usable in it; a file in it that is no certificate.
     """
-    from tlsify.trust_index import Cache, default_cache, survey  # noqa: PLC0415 - for folders only
-
     try:
         source = path.resolve(strict=True)
         mode = source.stat().st_mode
-        if stat.S_ISDIR(mode):
-            found = survey(source)
     except OSError as exc:
         raise unreadable(path, "trust anchors", exc) from exc
     if stat.S_ISREG(mode):
         return _load_file(source)
     if not stat.S_ISDIR(mode):
         return TrustAnchors.load(path)  # a pipe, which can be read once only
+    return _load_folder(path, source, cache)
+
+
+def _load_folder(path: Path, source: Path, cache: Path | None) -> TrustAnchors:
+    from tlsify.trust_index import Cache, default_cache, survey  # noqa: PLC0415 - for folders only
+
+    try:
+        found = survey(source)
+    except OSError as exc:
+        raise unreadable(path, "trust anchors", exc) from exc
     try:
         index = Cache(default_cache() if cache is None else cache).index(source, found)
     except OSError as exc:
         _log.debug("trust anchors in %s are read without an index: %s", path, exc)
         return TrustAnchors.load(path)
     return TrustAnchors(
-        lookup=Lookup((), (index.folder,), chosen=True, digest=found.state, lease=index)
+        lookup=Lookup((), (index.folder,), chosen=True, content=found.state, lease=index)
     )
 
 
@@ -77,8 +88,7 @@ def _load_file(source: Path) -> TrustAnchors:
     pem = read_file(source, "trust anchors")
     if b"-----BEGIN " not in pem:
         raise no_certificate(str(source))
-    digest = _digest(pem)
-    return TrustAnchors(lookup=Lookup((source,), (), chosen=True, digest=digest))
+    return TrustAnchors(lookup=Lookup((source,), (), chosen=True, content=pem))
 
 
 def system(environment: Mapping[str, str] | None = None) -> TrustAnchors:
@@ -95,43 +105,40 @@ def system(environment: Mapping[str, str] | None = None) -> TrustAnchors:
         environment = {} if has_foreign_rights() else os.environ
     named = environment.get("SSL_CERT_FILE", ""), environment.get("SSL_CERT_DIR", "")
     if any(named):
-        files: Sequence[Path] = [path for path in map(Path, named[:1]) if path.is_file()]
-        folders: Sequence[Path] = [
-            path for path in map(Path, filter(None, named[1].split(":"))) if path.is_dir()
-        ]
+        files: Sequence[AnyPath] = [*filter(os.path.isfile, named[:1])]
+        folders: Sequence[AnyPath] = [*filter(os.path.isdir, named[1].split(":"))]
         hint = "SSL_CERT_FILE and SSL_CERT_DIR lead nowhere: correct or unset them"
     else:
-        files, folders = _find_store(map(Path, BUNDLES), map(Path, FOLDERS))
+        files, folders = _find_store(BUNDLES, FOLDERS)
         hint = "install ca-certificates, or name the authority to trust with --ca"
     if not files and not folders:
         raise ConfigError("this system has no store of trust anchors", hint=hint)
-    digest = _digest(repr((files, folders)).encode())
-    return TrustAnchors(lookup=Lookup(tuple(files), tuple(folders), chosen=False, digest=digest))
+    content = repr((files, folders)).encode()
+    return TrustAnchors(lookup=Lookup(tuple(files), tuple(folders), chosen=False, content=content))
 
 
 def _find_store(
-    bundles: Iterable[Path], folders: Iterable[Path]
-) -> tuple[Sequence[Path], Sequence[Path]]:
+    bundles: Iterable[AnyPath], folders: Iterable[AnyPath]
+) -> tuple[Sequence[AnyPath], Sequence[AnyPath]]:
     """Choose the files and folders to use of those that a distribution may have."""
-    bundle = next((path for path in bundles if path.is_file()), None)
+    bundle = next(filter(os.path.isfile, bundles), None)
     for folder in folders:
         links = _count_hashed(folder)
         if links:
             # Somebody may have added a certificate to the bundle alone.
-            newer = bundle is not None and bundle.stat().st_mtime_ns > folder.stat().st_mtime_ns
+            newer = bundle is not None and _changed(bundle) > _changed(folder)
             complete = links > _FEW and not newer
             return [] if complete or bundle is None else [bundle], [folder]
     return [] if bundle is None else [bundle], []
 
 
-def _count_hashed(folder: Path) -> int:
+def _count_hashed(folder: AnyPath) -> int:
     try:
-        return sum(1 for path in folder.iterdir() if _HASHED.fullmatch(path.name))
+        with os.scandir(folder) as entries:
+            return sum(1 for entry in entries if _HASHED.fullmatch(entry.name))
     except OSError:
         return 0
 
 
-def _digest(data: bytes) -> bytes:
-    import hashlib  # noqa: PLC0415 - an agent's requester, for one, does without
-
-    return hashlib.sha256(data).digest()
+def _changed(path: AnyPath) -> int:
+    return os.stat(path).st_mtime_ns  # noqa: PTH116 - as text, too

@@ -56,6 +56,7 @@ def _save(folder: Path, name: str, leaf: trustme.LeafCert) -> Credentials:
     saved = Credentials(folder / f"{name}.pem", folder / f"{name}.key")
     saved.certificate.write_bytes(b"".join(pem.bytes() for pem in leaf.cert_chain_pems))
     leaf.private_key_pem.write_to_path(saved.key)
+    saved.key.chmod(0o600)
     return saved
 
 
@@ -64,6 +65,7 @@ def _save_self_signed(folder: Path) -> Credentials:
     saved = Credentials(folder / "self-signed.pem", folder / "self-signed.key")
     saved.certificate.write_bytes(made.certificate_pem())
     saved.key.write_bytes(made.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    saved.key.chmod(0o600)
     return saved
 
 

@@ -210,9 +210,9 @@ class CutPeer:
 class Served:
     """A running ``tlsify serve``."""
 
-    def __init__(self, *words: str | int | Path) -> None:
+    def __init__(self, *words: str | int | Path, **options: Any) -> None:
         """Start it and wait until it is ready."""
-        self.process = start(*words, stdin=subprocess.DEVNULL)
+        self.process = start(*words, stdin=subprocess.DEVNULL, **options)
         self.lines: list[str] = []
         while not self.lines or "serving" not in self.lines[-1]:
             line = read_line(self.process.stdout)
@@ -220,7 +220,7 @@ class Served:
                 raise AssertionError(f"it did not start: {finish(self.process).err}")
             self.lines.append(line)
         self.port = int(self.lines[-1].rpartition("/ (")[0].rpartition(":")[2])
-        self._idle = len(descriptors(self.process.pid))
+        self._idle = self.descriptors()
 
     @property
     def ready_line(self) -> str:
@@ -240,7 +240,22 @@ class Served:
     def stop(self, number: int = signal.SIGTERM) -> Outcome:
         """Ask it to end; gives how it did."""
         self.process.send_signal(number)
+        return self.finish()
+
+    def finish(self) -> Outcome:
+        """Wait for its end; gives how it did."""
         return finish(self.process)
+
+    def read_lines(self, number: int) -> None:
+        """Read on until there are so many in all."""
+        while len(self.lines) < number:
+            line = read_line(self.process.stdout)
+            assert line, "it has ended"
+            self.lines.append(line)
+
+    def descriptors(self) -> int:
+        """Tell how many descriptors it and its workers have open."""
+        return sum(len(descriptors(pid)) for pid in {self.process.pid, *self.workers()})
 
     def connect(self) -> socket.socket:
         """Make a TCP connection."""
@@ -270,7 +285,7 @@ class Served:
         """Expect that after the block it serves as before, and no connection has left anything."""
         yield
         assert self.fetch(context) == (200, b"index")
-        until(lambda: len(descriptors(self.process.pid)) == self._idle, PATIENCE)
+        until(lambda: self.descriptors() <= self._idle, PATIENCE)
         assert self.process.poll() is None
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Self
 
 import pytest
 
+from tests.certificates import certify, save
 from tests.cli.harness import (
     CARRIERS,
     COMMAND,
@@ -32,6 +33,8 @@ from tests.cli.harness import (
 from tests.doubles import until
 
 if TYPE_CHECKING:
+    import trustme
+
     from tests.cli.conftest import Credentials, Pki
 
 each_carrier = pytest.mark.parametrize("carrier", CARRIERS)
@@ -198,6 +201,37 @@ def test_reload(pki: Pki, tmp_path: Path) -> None:
         while "they stay as they were" not in (line := read_line(server.process.stderr)):
             assert line
         assert subject() == after
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_tickets_across_a_reload(
+    pki: Pki, authority: trustme.CA, tmp_path: Path, version: ssl.TLSVersion
+) -> None:
+    """Who was here before a certificate was renewed resumes after it; others see the new one."""
+    shown = type(pki.good)(tmp_path / "certificate.pem", tmp_path / "key.pem")
+    save(certify(authority, "localhost"), shown.certificate, shown.key)
+    context = pki.client_context()
+    context.minimum_version = context.maximum_version = version
+
+    def visit(session: ssl.SSLSession | None = None) -> ssl.SSLSocket:
+        stream = context.wrap_socket(server.dial(), server_hostname="localhost", session=session)
+        with stream:
+            stream.sendall(b"x")
+            assert stream.recv(1) == b"x"
+            seen.append((stream.session_reused, stream.getpeercert(binary_form=True)))
+            sessions.append(stream.session)
+        return stream
+
+    seen: list[tuple[bool | None, bytes | None]] = []
+    sessions: list[ssl.SSLSession | None] = []
+    with Listening(shown, "--resumption") as server:
+        visit()
+        save(certify(authority, "localhost"), shown.certificate, shown.key)
+        server.process.send_signal(signal.SIGHUP)
+        until(lambda: visit() and seen[-1][1] != seen[0][1])
+        assert not any(resumed for resumed, _ in seen)
+        visit(sessions[0])
+        assert seen[-1][0]
 
 
 def test_clients_that_fail(pki: Pki) -> None:

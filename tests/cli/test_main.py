@@ -9,7 +9,7 @@ import pytest
 
 from tests.cli.harness import COMMAND, ENVIRONMENT, LOOPBACK, PATIENCE, finish, run, start
 from tlsify import __version__
-from tlsify.cli import VERBS, _divide, main
+from tlsify.cli import VERBS, divide, main
 from tlsify.errors import ExitCode, TlsifyError
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ _PLACES = {
 @pytest.mark.parametrize("words", _PLACES.values(), ids=_PLACES)
 def test_bare_ktls_swallows_nothing(words: list[str]) -> None:
     """A bare --ktls means auto wherever it stands, and the next word stays what it was."""
-    assert _divide(words) == (["--ktls=auto", "connect"], ["h", "1"])
+    assert divide(words) == (["--ktls=auto", "connect"], ["h", "1"])
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_division_of_words(words: list[str], ours: list[str] | None, rest: list[
         "-v": ["-v", "--ktls-rekey=require", "check"],
         "--ktls": ["--ktls=auto", "--", "serve"],
     }
-    assert _divide(words) == (expected[words[0]] if ours is None else ours, rest)
+    assert divide(words) == (expected[words[0]] if ours is None else ours, rest)
 
 
 @pytest.mark.parametrize("words", _PLACES.values(), ids=_PLACES)

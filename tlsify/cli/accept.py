@@ -59,7 +59,7 @@ def _here(arguments: argparse.Namespace, policy: KtlsPolicy) -> Callable[[socket
     """Configure, and drop privileges; gives what shakes hands then."""
     from tlsify.opening import accept  # noqa: PLC0415 - heavy, and the agent's where there is one
 
-    config = server_options.configure(arguments)
+    config = server_options.configure(arguments, quiet=True)
     server_options.prepare(arguments, config, policy)
     return lambda sock: accept(sock, config, policy)
 
@@ -68,8 +68,7 @@ def _by_agent(
     arguments: argparse.Namespace, policy: KtlsPolicy
 ) -> Callable[[socket.socket], Handoff]:
     request = by_agent.server_request(arguments, policy)
-    if arguments.user is not None:
-        arguments.user.become()
+    server_options.become(arguments.user)
 
     def alone(sock: socket.socket) -> Handoff:
         return _here(arguments, policy)(sock)

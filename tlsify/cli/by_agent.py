@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tlsify.cli import options as shared
@@ -14,6 +13,7 @@ if TYPE_CHECKING:
     import argparse
     import socket
     from collections.abc import Callable
+    from pathlib import Path
 
     from tlsify.agent.wire import ClientRequest, ServerRequest
     from tlsify.config import KtlsPolicy
@@ -64,11 +64,15 @@ def server_request(arguments: argparse.Namespace, policy: KtlsPolicy) -> ServerR
     """
     from tlsify.agent.wire import ServerRequest  # noqa: PLC0415 - only where there is an agent
 
-    for flag in ("key", "resumption"):
+    for flag in ("key", "cert_dir", "ocsp", "resumption"):
         if getattr(arguments, flag):
-            raise ConfigError(f"--{flag} is the agent's to know", hint="start the agent with it")
+            raise ConfigError(
+                f"--{flag.replace('_', '-')} is the agent's to know", hint="start the agent with it"
+            )
+    if len(arguments.cert) > 1:
+        raise ConfigError("an agent shows one certificate", hint="give one --cert, or no --agent")
     return ServerRequest(
-        key_pair=None if arguments.cert is None else str(arguments.cert),
+        key_pair=str(arguments.cert[0]) if arguments.cert else None,
         client_trust=_path(arguments.client_ca),
         client_required=arguments.client_cert == "require",
         client_identities=tuple(map(str, arguments.client_ref_id)),
@@ -83,6 +87,7 @@ def _common(arguments: argparse.Namespace, policy: KtlsPolicy) -> dict[str, Any]
         "alpn": tuple(arguments.alpn),
         "versions": tuple(sorted(shared.versions(arguments))),
         "aeads": tuple(aead.value for aead in shared.aeads(arguments)),
+        "groups": arguments.groups,
         "timeout": arguments.timeout,
         "crls": _path(arguments.crl),
         "key_log": _path(shared.key_log(arguments)),
@@ -94,7 +99,9 @@ def _common(arguments: argparse.Namespace, policy: KtlsPolicy) -> dict[str, Any]
 
 def _path(named: str | Path | None) -> str | None:
     """Spell a path so that the agent finds it, too."""
-    return None if named is None or named == "system" else str(Path(named).absolute())
+    if named is None or named == "system":
+        return None
+    return str(shared.path(str(named)).absolute())
 
 
 def hand_over(

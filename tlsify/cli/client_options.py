@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tlsify.cli import options as shared
@@ -51,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     shared.add_choices(group)
     group.add_argument(
         "--session-store",
-        type=Path,
+        type=shared.path,
         metavar="DIR",
         help="private folder to keep sessions in, for later connections to resume; default: none",
     )
@@ -99,6 +98,7 @@ def configure(arguments: argparse.Namespace, host: str | None) -> ClientConfig:
         alpn=tuple(arguments.alpn),
         versions=shared.versions(arguments),
         aeads=shared.aeads(arguments),
+        groups=arguments.groups,
         key_pair=shared.key_pair(arguments),
         timeout=arguments.timeout,
         session_store=arguments.session_store,

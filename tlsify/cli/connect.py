@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from argparse import ArgumentTypeError
 from contextlib import nullcontext
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from tlsify.cli import by_agent, client_options, ending, ucspi
 from tlsify.cli import options as shared
@@ -120,8 +120,10 @@ def _ask_for_tls(sock: socket.socket, arguments: argparse.Namespace) -> None:
 
 
 def _dial(host: str, port: int, timeout: float) -> socket.socket:
+    # Text would be encoded by way of a module whose import takes longer than looking up localhost.
+    name = cast("str", host.encode("ascii")) if host.isascii() else host
     try:
-        sock = socket.create_connection((host, port), timeout=timeout)
+        sock = socket.create_connection((name, port), timeout=timeout)
     except TimeoutError as exc:
         raise DeadlineExceeded(
             f"no connection to {host} port {port} within {timeout:g} seconds",

@@ -11,7 +11,7 @@ import socket
 import struct
 from typing import TYPE_CHECKING
 
-from tlsify.cli import fail, ucspi
+from tlsify.cli import fail, late, ucspi
 from tlsify.errors import ExitCode
 from tlsify.keeper import Keeper
 from tlsify.process import Account
@@ -139,6 +139,7 @@ def let_go(*kept: int | None) -> None:
     os.close(null)
     account = Account.from_environment()
     if account is not None:
+        late.load_now()
         account.become()
 
 

@@ -86,7 +86,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
     """Serve until SIGTERM or SIGINT."""
     if not arguments.program:
-        raise ConfigError("there is no program to run", hint="add -- PROG ARG...")
+        raise _no_program()
     path = execute.find(arguments.program[0])
     if isinstance(path, ExitCode):
         return path
@@ -103,11 +103,32 @@ def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
         def reload() -> None:
             nonlocal config
             renewed = server_options.configure(arguments)
-            server_options.prepare(arguments, renewed, policy)
+            server_options.prepare(arguments, renewed, policy, config)
             config = renewed
 
         _Door(listeners, serve, reload, arguments.limit, arguments.per_address).run()
     return ExitCode.OK
+
+
+def examine(arguments: argparse.Namespace) -> ServerConfig:
+    """Find what is wrong with the arguments, without listening; gives the configuration.
+
+    Raises:
+        ConfigError: it could not be listened with them.
+    """
+    if not arguments.program:
+        raise _no_program()
+    if arguments.address is not None and arguments.port is None:
+        raise _no_port()
+    return server_options.configure(arguments)
+
+
+def _no_program() -> ConfigError:
+    return ConfigError("there is no program to run", hint="add -- PROG ARG...")
+
+
+def _no_port() -> ConfigError:
+    return ConfigError("ADDR without PORT", hint="give both")
 
 
 def _serve(
@@ -132,7 +153,7 @@ def _listeners(arguments: argparse.Namespace) -> list[socket.socket]:
             "nothing to listen on", hint="give ADDR and PORT, or have systemd open the socket"
         )
     if arguments.port is None:
-        raise ConfigError("ADDR without PORT", hint="give both")
+        raise _no_port()
     host, _ = shared.address(f"{arguments.address}:{arguments.port}")
     return [listening.listen(host, arguments.port, arguments.backlog)]
 

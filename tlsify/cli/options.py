@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import argparse
 import os
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tlsify import trust
-from tlsify.codepoints import DEFAULT_AEADS, Aead, ProtocolVersion
+from tlsify.codepoints import DEFAULT_AEADS, Aead, NamedGroup, ProtocolVersion
 from tlsify.config import ClosePolicy, KeyPair, KtlsMode, KtlsPolicy, TrustAnchors
 from tlsify.credentials import load_crls, read_file
 from tlsify.errors import ConfigError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from cryptography.x509 import CertificateRevocationList
 
     from tlsify.cli import GlobalOptions
@@ -57,6 +58,13 @@ def seconds(text: str) -> float:
     return number
 
 
+def path(text: str) -> Path:
+    """Take the name of a file or folder, for argparse."""
+    from pathlib import Path  # noqa: PLC0415 - most clients name none, and are spared its import
+
+    return Path(text)
+
+
 def address(text: str) -> tuple[str, int]:
     """Read ``ADDR:PORT``, ``[ADDR]:PORT`` or ``:PORT``.
 
@@ -93,16 +101,23 @@ def descriptor(text: str) -> int:
 # -- flags that clients and servers have in common
 
 
-def add_key_pair(group: argparse._ArgumentGroup, purpose: str) -> None:
-    """Declare --cert, --key and --key-fd."""
+def add_key_pair(group: argparse._ArgumentGroup, purpose: str, *, several: bool = False) -> None:
+    """Declare --cert, --key and --key-fd; the first two once, or for several pairs."""
+    more: dict[str, Any] = {"action": "append", "default": []} if several else {}
+    again = "; may be repeated, each with its key" if several else ""
     group.add_argument(
         "--cert",
-        type=Path,
+        type=path,
         metavar="FILE",
-        help=f"PEM certificate chain, {purpose}; default: $CERTFILE",
+        help=f"PEM certificate chain, {purpose}{again}; default: $CERTFILE",
+        **more,
     )
     group.add_argument(
-        "--key", type=Path, metavar="FILE", help="PEM private key, unencrypted; default: $KEYFILE"
+        "--key",
+        type=path,
+        metavar="FILE",
+        help="PEM private key, unencrypted; default: $KEYFILE",
+        **more,
     )
     group.add_argument(
         "--key-fd", type=descriptor, metavar="N", help="read the private key from a descriptor"
@@ -115,31 +130,54 @@ def key_pair(arguments: argparse.Namespace) -> KeyPair | None:
     Raises:
         ConfigError: one of them is missing or unusable.
     """
-    chain, key = arguments.cert, arguments.key
-    if key is not None and arguments.key_fd is not None:
+    found = key_pair_files(arguments.cert, arguments.key, arguments.key_fd)
+    if found is None:
+        return None
+    chain, key = found
+    if key is not None:
+        return KeyPair.load(chain, key)
+    return KeyPair.from_pem(read_file(chain, "certificate"), read_key(arguments.key_fd))
+
+
+def key_pair_files(
+    chain: Path | None, key: Path | None, key_fd: int | None
+) -> tuple[Path, Path | None] | None:
+    """Tell where a certificate and its key are, going by the environment for what no flag names.
+
+    Returns:
+        No path for a key that is to come from a descriptor; None if nothing is named.
+
+    Raises:
+        ConfigError: half of it is, or the key twice.
+    """
+    named = key
+    if key is not None and key_fd is not None:
         raise ConfigError("--key and --key-fd exclude each other", hint="leave one of them out")
-    if key is None and arguments.key_fd is None:
+    if key is None and key_fd is None:
         key = _path_from_environment("KEYFILE")
     if chain is None and (chain := _path_from_environment("CERTFILE")) is None:
         # Half a pair in the environment says nothing about us.
-        key = arguments.key
-    if chain is None and key is None and arguments.key_fd is None:
+        key = named
+    if chain is None and key is None and key_fd is None:
         return None
-    if chain is None or (key is None and arguments.key_fd is None):
+    if chain is None or (key is None and key_fd is None):
         raise ConfigError(
             "a certificate and its key go together", hint="give --cert and --key, or neither"
         )
-    if key is not None:
-        return KeyPair.load(chain, key)
-    return KeyPair.from_pem(read_file(chain, "certificate"), _read_key(arguments.key_fd))
+    return chain, key
 
 
 def _path_from_environment(name: str) -> Path | None:
     found = os.environ.get(name)
-    return Path(found) if found else None
+    return path(found) if found else None
 
 
-def _read_key(number: int) -> bytes:
+def read_key(number: int) -> bytes:
+    """Read a PEM key from a descriptor.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
     try:
         with open(number, "rb") as source:
             pem = source.read(_MAX_PEM)
@@ -172,8 +210,8 @@ def load_trust(named: str | None, *, at_once: bool = False) -> TrustAnchors:
     """
     if named in {None, "system"}:
         return trust.system()
-    path = Path(str(named))
-    return TrustAnchors.load(path) if at_once else trust.load(path)
+    found = path(str(named))
+    return TrustAnchors.load(found) if at_once else trust.load(found)
 
 
 def trust_from_environment() -> str | None:
@@ -185,7 +223,7 @@ def add_secrets(group: argparse._ArgumentGroup) -> None:
     """Declare --crl and --keylog."""
     group.add_argument(
         "--crl",
-        type=Path,
+        type=path,
         metavar="FILE",
         help="revocation lists: the issuer of the peer's certificate must have one there",
     )
@@ -220,7 +258,7 @@ def key_log(arguments: argparse.Namespace) -> Path | None:
 
 
 def add_choices(group: argparse._ArgumentGroup) -> None:
-    """Declare what is left to negotiation: ALPN, versions, ciphers."""
+    """Declare what is left to negotiation: ALPN, versions, ciphers, groups."""
     group.add_argument(
         "--alpn",
         action="append",
@@ -241,6 +279,14 @@ def add_choices(group: argparse._ArgumentGroup) -> None:
         metavar="LIST",
         help=f"most wanted first, of {', '.join(_AEADS)}; default: all but the last",
     )
+    group.add_argument(
+        "--groups",
+        type=_groups,
+        default=(),
+        metavar="LIST",
+        help="for the key exchange, most wanted first of "
+        f"{', '.join(group.name for group in NamedGroup)}; by default X25519MLKEM768",
+    )
 
 
 def _ciphers(text: str) -> tuple[Aead, ...]:
@@ -248,6 +294,14 @@ def _ciphers(text: str) -> tuple[Aead, ...]:
     if not set(names) <= set(_AEADS):
         raise argparse.ArgumentTypeError(f'"{text}" is not a list of {", ".join(_AEADS)}')
     return tuple(dict.fromkeys(_AEADS[name] for name in names))
+
+
+def _groups(text: str) -> tuple[str, ...]:
+    found = [NamedGroup.parse(name) for name in text.split(",")]
+    if None in found:
+        names = ", ".join(group.name for group in NamedGroup)
+        raise argparse.ArgumentTypeError(f'"{text}" is not a list of {names}')
+    return tuple(dict.fromkeys(group.name for group in found if group is not None))
 
 
 def versions(arguments: argparse.Namespace) -> frozenset[ProtocolVersion]:
@@ -270,6 +324,11 @@ def add_timing(parser: argparse.ArgumentParser, what: str) -> None:
         metavar="S",
         help=f"seconds {what}; default 30",
     )
+    add_closing(parser)
+
+
+def add_closing(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """Declare --close."""
     parser.add_argument(
         "--close",
         choices=[policy.value for policy in ClosePolicy],
