@@ -33,14 +33,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 EXPECT_KTLS = os.environ.get("TLSIFY_EXPECT_KTLS") == "1"
+GUEST = os.environ.get("TLSIFY_GUEST", "")
 HOST = "example.org"
 
 
 def pytest_configure() -> None:
     """Undo what shells and nohup do to background commands: they, and all below, ignore signals.
 
-    And have programs that crash, which are not always ours, leave no core file in the work tree.
+    And have programs that crash, which are not always ours, leave no core file in the work tree,
+    and servers tell no `tlsify status` of this host what they carry.
     """
+    os.environ["TLSIFY_ROSTER"] = "off"  # a test that wants one has a place of its own
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
         if signal.getsignal(number) is signal.SIG_IGN:
@@ -62,7 +65,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     What is about kernels with a second key, or without, has nothing to say about the others.
     """
     other = "no_rekey" if capabilities().rekey else "rekey"
-    beside = [item for item in items if item.get_closest_marker(other)]
+    beside = [item for item in items if item.get_closest_marker(other) or _is_elsewhere(item)]
     if beside and capabilities().refusal is None:
         config.hook.pytest_deselected(items=beside)
         items[:] = [item for item in items if item not in beside]
@@ -72,6 +75,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if item.get_closest_marker("ktls"):
             item.add_marker(skip)
+
+
+def _is_elsewhere(item: pytest.Item) -> bool:
+    """Tell whether one guest is enough for a test: web servers take long under emulation."""
+    return item.path.parent.name == "integrations" and GUEST not in {"", "latest", "uml"}
 
 
 @pytest.fixture(scope="session")

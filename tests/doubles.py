@@ -29,6 +29,8 @@ from tlsify.tls.engine import Engine
 from tlsify.tls.messages import KeyUpdateRequest, encode_key_update
 from tlsify.tls.protection import open_record, seal_record
 from tlsify.tls.record import Framer, split_records
+from tlsify.tls.room import Room
+from tlsify.tls.tunnel import ROOM_BEYOND
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from tlsify.codepoints import Aead
     from tlsify.config import KeyPair, TrustAnchors
     from tlsify.tls.negotiated import Negotiated
+    from tlsify.tls.tunnel import Tunnel
 
 T = TypeVar("T")
 
@@ -48,6 +51,12 @@ OFFLOADS = (
 )
 VERSIONS = tuple(pytest.param(version, id=version.label) for version in ProtocolVersion)
 CLOSE_NOTIFY = (ContentType.alert, bytes([1, AlertDescription.close_notify]))
+
+
+def opened(tunnel: Tunnel, records: bytes) -> bytes:
+    """Have a tunnel open what has come; gives the plaintext."""
+    room = Room(len(records) + ROOM_BEYOND)
+    return bytes(room.view[: tunnel.receive(records, room)])
 
 
 class EnginePair:

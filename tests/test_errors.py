@@ -10,6 +10,7 @@ from tlsify import errors
 from tlsify.codepoints import AlertDescription
 from tlsify.errors import (
     AgentError,
+    BackendError,
     ConfigError,
     DeadlineExceeded,
     ExitCode,
@@ -25,6 +26,7 @@ from tlsify.errors import (
     RekeyUnsupported,
     TlsifyError,
     Truncated,
+    WorkerError,
     errno_name,
 )
 
@@ -33,6 +35,7 @@ EXIT_CODES = {
     TlsifyError: ExitCode.BUG,
     ConfigError: ExitCode.CONFIG,
     NetworkError: ExitCode.NETWORK,
+    BackendError: ExitCode.NETWORK,
     HandshakeError: ExitCode.HANDSHAKE,
     PeerAlert: ExitCode.HANDSHAKE,
     PeerMisbehaved: ExitCode.HANDSHAKE,
@@ -44,6 +47,7 @@ EXIT_CODES = {
     KtlsCommitError: ExitCode.COMMIT,
     RekeyUnsupported: ExitCode.COMMIT,
     DeadlineExceeded: ExitCode.DEADLINE,
+    WorkerError: ExitCode.SYSTEM,
 }
 
 

@@ -28,7 +28,7 @@ from tests.doubles import (
     until,
 )
 from tlsify import sender, stream
-from tlsify.aio import LoopSocket
+from tlsify.aio.loop_socket import LoopSocket
 from tlsify.codepoints import Aead, AlertDescription, ContentType, ProtocolVersion
 from tlsify.counters import counters
 from tlsify.errors import (

@@ -68,6 +68,13 @@ class NetworkError(TlsifyError):
     general_hint = "check host, port and network"
 
 
+class BackendError(TlsifyError):
+    """Nobody behind us took a connection: down, too slow, or unwilling."""
+
+    exit_code = ExitCode.NETWORK
+    general_hint = "see whether the backend runs, and what it says"
+
+
 class HandshakeError(TlsifyError):
     """The TLS peer and we did not come to terms, or parted badly.
 
@@ -185,6 +192,13 @@ class RekeyUnsupported(KtlsError):
 
     exit_code = ExitCode.COMMIT
     general_hint = "use Linux 6.14 or later"
+
+
+class WorkerError(TlsifyError):
+    """A server's workers do not start."""
+
+    exit_code = ExitCode.SYSTEM
+    general_hint = "see what it said before"
 
 
 class DeadlineExceeded(TlsifyError, TimeoutError):

@@ -91,6 +91,7 @@ class Place:
         """Save a certificate and its key where the page has them."""
         leaf.cert_chain_pems[0].write_to_path(self.folder / "cert.pem")
         leaf.private_key_pem.write_to_path(self.folder / "key.pem")
+        (self.folder / "key.pem").chmod(0o600)
 
     def _write_program(self, name: str, text: str) -> None:
         path = self.folder / name

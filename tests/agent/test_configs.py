@@ -47,6 +47,7 @@ def test_client(files: Files, tmp_path: Path) -> None:
             alpn=(b"h2", b"http/1.1"),
             versions=(0x0304,),
             aeads=("AES_GCM_256",),
+            groups=("P-384",),
             session_store=str(tmp_path / "sessions"),
             certificate=str(files.certificate),
             key=str(files.key),
@@ -61,6 +62,7 @@ def test_client(files: Files, tmp_path: Path) -> None:
     assert config.alpn == (b"h2", b"http/1.1")
     assert config.versions == {ProtocolVersion.TLSv1_3}
     assert config.aeads == (Aead.AES_GCM_256,)
+    assert config.groups == ("P-384",)
     assert config.session_store == tmp_path / "sessions"
     assert config.key_pair is not None
     assert config.pins == (bytes(32),)

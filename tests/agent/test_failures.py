@@ -29,6 +29,8 @@ ERRORS: list[errors.TlsifyError] = [
     errors.RekeyUnsupported("relay", 0, "no"),
     errors.AgentError("gone", untouched=True),
     errors.DeadlineExceeded("slow"),
+    errors.WorkerError("none"),
+    errors.BackendError("down"),
 ]
 
 

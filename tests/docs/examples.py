@@ -22,7 +22,7 @@ PAGES = [OVERVIEW, *sorted((PROJECT / "docs/cli").glob("*.md"))]
 _BLOCK = re.compile(r"^```(\w+)(?: (\S+))?\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 # What goes on until it is ended, as its first words show; all else is run to its end.
 _SERVER = re.compile(
-    r"tlsify (?:listen|serve|agent) |systemd-socket-activate |.*create_server", re.DOTALL
+    r"tlsify (?:listen|serve|agent|forward) |systemd-socket-activate |.*create_server", re.DOTALL
 )
 _PROGRAMS = ("bash", "curl", "nc", "openssl", "systemd-socket-activate")
 _OWN_PORT = re.compile(r"\b7\d\d\d\b")
@@ -97,10 +97,12 @@ class Reader:
         if own is not None:
             self._ports[own[0]] = free_port()
         program = self._running.enter_context(self._place.start(f"exec {self._command(example)}"))
-        if own is None:
-            program.wait_for(rb"agent at ")
+        if example.language != "bash" and example.text.startswith("tlsify"):
+            program.wait_for(rb"tlsify: (agent at|listening on|serving|forwarding) ")
         else:
-            until(lambda: self._ports[own[0]] in _listening(), PATIENCE)
+            assert own is not None, example.text
+            port = self._ports[own[0]]
+            until(lambda: port in _listening(), PATIENCE)
         self._running.callback(_end, program, "tlsify" in example.text.split()[0])
 
     def _command(self, example: Example) -> str:

@@ -82,7 +82,7 @@ def test_bash_offers(folder: Path, line: str, offered: set[str]) -> None:
 def test_bash_offers_every_option_of_a_verb(folder: Path) -> None:
     """What --help lists can be completed."""
     offered = _bash(folder, "tlsify check --")
-    assert offered == {"--json", "--help"}
+    assert offered == {"--config", "--json", "--help"}
 
 
 def _zsh(folder: Path, line: str, expected: str) -> None:

@@ -44,6 +44,7 @@ def _issue(authority: trustme.CA, folder: Path, kind: trustme.KeyType) -> Identi
     chain, key = folder / f"{kind.name}.pem", folder / f"{kind.name}.key"
     leaf.cert_chain_pems[0].write_to_path(chain)
     leaf.private_key_pem.write_to_path(key)
+    key.chmod(0o600)
     return Identity(chain, key, KeyPair.load(chain, key))
 
 

@@ -66,6 +66,7 @@ def _files(folder: Path, leaf: trustme.LeafCert) -> Files:
     chain, key = folder / "client.pem", folder / "client.key"
     leaf.cert_chain_pems[0].write_to_path(chain)
     leaf.private_key_pem.write_to_path(key)
+    key.chmod(0o600)
     return Files(chain, key, KeyPair.load(chain, key))
 
 

@@ -7,7 +7,6 @@ import select
 import socket
 import threading
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from tlsify import fdpass
@@ -17,12 +16,13 @@ from tlsify.errors import AgentError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from tlsify.errors import TlsifyError
     from tlsify.handoff import Handoff
 
 # A socket's path, or our end of the socketpair whose other end is the agent's.
-Place: TypeAlias = str | Path | int | socket.socket
+Place: TypeAlias = "str | Path | int | socket.socket"
 
 # Seconds for an agent to take a session, and beyond the handshake's own time for its reply.
 _PATIENCE = 5.0
@@ -104,7 +104,7 @@ def _open(place: Place) -> socket.socket:
         AgentError: somebody else's process is there.
         OSError: nobody is.
     """
-    if isinstance(place, (str, Path)):
+    if not isinstance(place, (int, socket.socket)):
         channel = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             channel.settimeout(_PATIENCE)
@@ -144,7 +144,7 @@ def _invite(pair: socket.socket, theirs: socket.socket) -> None:
 
 
 def _name(place: Place) -> str:
-    return str(place) if isinstance(place, (str, Path)) else "the inherited socket"
+    return "the inherited socket" if isinstance(place, (int, socket.socket)) else str(place)
 
 
 def _answer(channel: socket.socket, sock: socket.socket, patience: float) -> Handoff:
@@ -271,6 +271,12 @@ class RemoteRelay:
     def under_way(self) -> int:
         """Give 0: the agent sees to what was sent, whether or not somebody waits for it."""
         return 0
+
+    def set_tcp_option(self, *arguments: Any) -> None:
+        """Do nothing: the connection is the agent's."""
+
+    def abandon(self) -> None:
+        """Do nothing: what the agent cannot be told ends in good order."""
 
     def _wait(self, milliseconds: float | None, enough: Callable[[], bool]) -> None:
         """Take what the agent says, until it is enough or the time is over."""

@@ -175,7 +175,7 @@ def _client(request: wire.ClientRequest) -> ClientConfig:
 
 def _common(request: wire.Request) -> dict[str, Any]:
     """Give what client and server have in common; what was left out has its default."""
-    values: dict[str, Any] = {"alpn": request.alpn}
+    values: dict[str, Any] = {"alpn": request.alpn, "groups": request.groups}
     try:
         if request.versions:
             values["versions"] = frozenset(map(ProtocolVersion, request.versions))

@@ -28,6 +28,8 @@ NUMBERS: dict[int, type[errors.TlsifyError | OSError]] = {
     14: errors.AgentError,
     15: errors.DeadlineExceeded,
     16: OSError,
+    17: errors.WorkerError,
+    18: errors.BackendError,
 }
 _NUMBER_OF: dict[type, int] = {kind: number for number, kind in NUMBERS.items()}
 _ATTRIBUTES: dict[type[Exception], tuple[str, ...]] = {

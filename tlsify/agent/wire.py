@@ -56,6 +56,7 @@ class Request(Message):
         alpn: protocols, most wanted first.
         versions: wire numbers of protocol versions; none stands for all.
         aeads: names of record protection (`codepoints.Aead`); none stands for the usual ones.
+        groups: for the key exchange, as `ClientConfig` has them; none leaves it to OpenSSL.
         timeout: seconds for the whole handshake.
         ktls: "auto", "require" or "off".
         rekey_required: do not offload TLS 1.3 where the kernel cannot follow a KeyUpdate.
@@ -68,6 +69,7 @@ class Request(Message):
     alpn: tuple[bytes, ...] = several(5, BYTES, default=())
     versions: tuple[int, ...] = several(6, WHOLE, default=())
     aeads: tuple[str, ...] = several(7, TEXT, default=())
+    groups: tuple[str, ...] = several(15, TEXT, default=())
     timeout: float = one(8, SECONDS, default=30.0)
     ktls: str = one(32, TEXT, default="auto")
     rekey_required: bool = one(33, FLAG, default=False)

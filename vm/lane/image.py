@@ -135,7 +135,8 @@ def requirements() -> list[str]:
         if line.split(";")[0].rstrip(" =<>~!.0123456789") in TEST_TOOLS
     ]
     missing = [name for name in TEST_TOOLS if not any(line.startswith(name) for line in declared)]
-    return [*project.get("dependencies", []), *extras.get("serve", []), *declared, *missing]
+    servers = [*extras.get("serve", []), *extras.get("servers", [])]
+    return [*project.get("dependencies", []), *servers, *declared, *missing]
 
 
 def environment() -> Image:
