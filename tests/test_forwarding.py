@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.conftest import EXPECT_KTLS
 from tests.doubles import (
     CLOSE_NOTIFY,
     KERNEL,
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
     from tlsify.config import KtlsPolicy
     from tlsify.handoff import Handoff
 
+# How long backends are waited for that will not do, in seconds: a guest needs more for one attempt.
+SHORT = 2.0 if EXPECT_KTLS else 0.1
 both = pytest.mark.parametrize("policy", OFFLOADS)
 STRICT = ClosePolicy.STRICT
 
@@ -119,6 +122,7 @@ def test_header(lab: Lab, policy: KtlsPolicy) -> None:
     handed, peer = lab.server(policy)
     with listening(("127.0.0.1", 0)) as listener:
         backends = to(Backend(*listener.getsockname()))
+        address = peer.sock.getpeername()
         work = serving(Forwarding(backends, STRICT, proxy_protocol=True), handed)
         peer.send_data(b"request")
         peer.close_notify()
@@ -127,7 +131,7 @@ def test_header(lab: Lab, policy: KtlsPolicy) -> None:
             received = recv_exactly(plain, 2**12)
         header, size = decode(received)
         assert header.peer == peer.sock.getsockname()
-        assert header.local == peer.sock.getpeername()
+        assert header.local == address
         assert received[size:] == b"request"
         told, _ = Passed.decode(received)
         assert told.version == "TLSv1.3"
@@ -142,11 +146,11 @@ def test_nobody_there(lab: Lab, policy: KtlsPolicy) -> None:
     peer.send_data(os.urandom(1000))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         address = listener.getsockname()
-    work = serving(Forwarding(to(Backend(*address), timeout=0.1), STRICT), handed)
+    work = serving(Forwarding(to(Backend(*address), timeout=SHORT), STRICT), handed)
     assert peer.recv() == CLOSE_NOTIFY
     assert peer.recv() is None
     peer.close_notify()
-    with pytest.raises(BackendError, match="ECONNREFUSED"):
+    with pytest.raises(BackendError, match="ECONNREFUSED|too slow"):
         work.result()
     assert counters()["backend_failed"] == counted + 1
     peer.sock.close()
@@ -161,7 +165,7 @@ def test_out_of_descriptors(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError(24, "Too many open files")
 
     monkeypatch.setattr(Backend, "connect", connect)
-    work = serving(Forwarding(to(Backend("127.0.0.1", 1), timeout=0.1), STRICT), handed)
+    work = serving(Forwarding(to(Backend("127.0.0.1", 1), timeout=SHORT), STRICT), handed)
     assert peer.recv() == CLOSE_NOTIFY
     peer.close_notify()
     with pytest.raises(BackendError, match="EMFILE"):
@@ -172,7 +176,7 @@ def test_client_gone_meanwhile(lab: Lab, tmp_path: Path) -> None:
     """Who does not wait for a backend leaves nothing behind."""
     before = descriptors()
     handed, peer = lab.server(RELAY)
-    service = Forwarding(to(Backend(path=str(tmp_path / "none")), timeout=0.1), STRICT)
+    service = Forwarding(to(Backend(path=str(tmp_path / "none")), timeout=SHORT), STRICT)
     work = serving(service, handed)
     reset(peer.sock)
     with pytest.raises(BackendError):
@@ -276,7 +280,7 @@ def test_refused(lab: Lab, policy: KtlsPolicy, tmp_path: Path, *, aware: bool) -
     peer.send_data(b"request")
     path = str(tmp_path / "socket")
     with listening(path) as listener:
-        service = Passing(to(Backend(path=path), timeout=0.1), STRICT, aware=aware)
+        service = Passing(to(Backend(path=path), timeout=SHORT), STRICT, aware=aware)
         work = serving(service, handed)
         _refuse(listener)
         _refuse(listener, b"no")
@@ -307,7 +311,8 @@ def test_worker_dies_with_a_queue(
         stream.sendall(b"hello")
         assert peer.recv_data(5) == b"hello"
     assert peer.recv() == CLOSE_NOTIFY
-    peer.close_notify()
+    with suppress(OSError):  # what the receiver has closed may be gone by now
+        peer.close_notify()
     work.result()
 
 

@@ -16,6 +16,7 @@ import pytest
 from tests.doubles import OFFLOADS, RELAY, Endpoint
 from tlsify.aio.acceptor import Acceptor
 from tlsify.aio.loop import EventLoop
+from tlsify.counters import counters
 from tlsify.integrations import static_files
 
 if TYPE_CHECKING:
@@ -343,6 +344,8 @@ def test_idle_connections_at_the_end(site: Host, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(static_files, "_KEEP_ALIVE_DRAINING", 0.05)
     monkeypatch.setattr(static_files, "_LOOK", 0.01)
 
+    before = counters()["drain_cut"]
+
     def work(browser: Browser) -> None:
         browser.ask("/")
         other = site._context.wrap_socket(
@@ -355,3 +358,4 @@ def test_idle_connections_at_the_end(site: Host, monkeypatch: pytest.MonkeyPatch
             assert other.recv(1) == b""
 
     site.visit(work)
+    assert counters()["drain_cut"] == before

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import ssl
 import subprocess
@@ -108,7 +109,7 @@ def test_kinds_of_key(site: Site, policy: KtlsPolicy, version: str) -> None:
         with serving(site.config, policy) as port:
             words = ("-servername", "a.example", "-status", "-sigalgs", algorithms, "-showcerts")
             said = s_client(port, site, version, *words)
-        assert f"CN = {kind} localhost" in said
+        assert re.search(rf"CN ?= ?{kind} localhost", said)  # OpenSSL 3.2 spells it without spaces
         assert "Verify return code: 0 (ok)" in said
         assert "OCSP Response Status: successful" in said
         assert f"{pair.chain[0].serial_number:X}" in said.upper()

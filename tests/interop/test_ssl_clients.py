@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.doubles import OFFLOADS
+from tests.doubles import OFFLOADS, RELAY
 from tests.interop.daemons import dovecot, exim, running, vsftpd
 from tests.interop.programs import PATIENCE, TIMEOUT
 from tlsify.sslcontext import SSLContext
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.interop, pytest.mark.timeout(TIMEOUT)]
 both = pytest.mark.parametrize("policy", OFFLOADS)
+relayed = pytest.mark.parametrize("policy", [RELAY])  # what no guest has the server for
 
 
 def _context(site: Site, policy: KtlsPolicy) -> SSLContext:
@@ -40,7 +41,7 @@ def test_smtplib(site: Site, policy: KtlsPolicy) -> None:
             assert client.ehlo()[0] == 250
 
 
-@both
+@relayed
 def test_imaplib(site: Site, policy: KtlsPolicy) -> None:
     """STARTTLS with dovecot."""
     with running(dovecot("imap"), site.ec) as (program, port):
@@ -51,7 +52,7 @@ def test_imaplib(site: Site, policy: KtlsPolicy) -> None:
             assert "AUTH=PLAIN" in client.capabilities
 
 
-@both
+@relayed
 def test_poplib(site: Site, policy: KtlsPolicy) -> None:
     """STLS with dovecot."""
     with running(dovecot("pop3"), site.ec) as (program, port):
@@ -62,7 +63,7 @@ def test_poplib(site: Site, policy: KtlsPolicy) -> None:
         client.quit()
 
 
-@both
+@relayed
 def test_ftplib(site: Site, policy: KtlsPolicy) -> None:
     """AUTH TLS with vsftpd."""
     with running(vsftpd, site.ec) as (program, port):

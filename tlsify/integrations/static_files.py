@@ -110,7 +110,7 @@ class Site:
             for protocol, since in list(self._idle.items()):
                 rests = since is not None and loop.time() - since >= _KEEP_ALIVE_DRAINING
                 if rests and isinstance(protocol, web.RequestHandler):
-                    protocol.close()
+                    protocol.force_close()  # close() leaves idle ones open
             await asyncio.sleep(_LOOK)
 
     async def stop(self) -> None:
