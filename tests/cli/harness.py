@@ -13,6 +13,7 @@ from http.client import HTTPSConnection
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple, Self
 
+import psutil
 import pytest
 
 from tests.doubles import Endpoint, until
@@ -278,7 +279,7 @@ class Served:
     def workers(self) -> set[int]:
         """Tell which processes it has forked."""
         pid = self.process.pid
-        return {int(n) for n in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
+        return {child.pid for child in psutil.Process(pid).children()}
 
     @contextmanager
     def unharmed(self, context: ssl.SSLContext) -> Iterator[None]:
