@@ -80,8 +80,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _is_elsewhere(item: pytest.Item) -> bool:
-    """Tell whether one guest is enough for a test: web servers take long under emulation."""
-    return item.path.parent.name == "integrations" and GUEST not in {"", "latest", "uml"}
+    """Tell whether one guest is enough for a test: other people's programs, slow under emulation.
+
+    What is ours between them and the kernel is tested on each.
+    """
+    is_theirs = item.path.parent.name in {"integrations", "adopters"}
+    return is_theirs and GUEST not in {"", "latest", "uml"}
 
 
 @pytest.fixture(scope="session")
