@@ -10,7 +10,6 @@ from selenium import webdriver
 
 if TYPE_CHECKING:
     from pathlib import Path
-    from types import TracebackType
 
 # Debian's names.
 PROGRAMS = ("chromium", "chromedriver", "certutil")
@@ -76,12 +75,7 @@ class Browser:
         self.driver = webdriver.Chrome(options, service)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """End it."""
         self.driver.quit()
 

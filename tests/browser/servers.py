@@ -11,15 +11,12 @@ import sys
 import tempfile
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from tests.browser.tunnel import Kind, Tunnel
 from tests.doubles import until
 from tests.interop.programs import free_port
 from tlsify.census import VARIABLE
-
-if TYPE_CHECKING:
-    from types import TracebackType
 
 ROOT = Path(__file__).resolve().parents[2]
 # A guest may have to be booted first; seconds.
@@ -52,12 +49,7 @@ class Here:
         assert b"serving" in process.stdout.readline()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """End it."""
         self._stack.close()
 
@@ -100,12 +92,7 @@ class There:
         assert self._notes, "the guest has ended"
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """End it."""
         self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join()

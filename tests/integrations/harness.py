@@ -19,8 +19,6 @@ from tests.doubles import until
 from tests.interop.programs import Program, free_port
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     import trustme
 
 PROGRAMS = Path(__file__).parent / "programs"
@@ -124,17 +122,12 @@ class Served:
             stack.pop_all()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *details: object) -> None:
         """End it: first by a signal that takes its workers along."""
         self.program.terminate()
         with suppress(AssertionError):
             until(lambda: self.program._process.poll() is not None, 5)
-        self.program.__exit__(kind, error, traceback)
+        self.program.__exit__(*details)
 
     def context(self, *, client: str | None = None, alpn: tuple[str, ...] = ()) -> ssl.SSLContext:
         """Make a client's context, with a certificate for ``client`` if there is one."""

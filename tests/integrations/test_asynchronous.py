@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.integrations.harness import Row, Served, arrange
-from tests.integrations.trials import PATHS, Server, endure, show
+from tests.integrations.trials import PATHS, Server, trials
 from tests.interop.programs import TIMEOUT
 
 if TYPE_CHECKING:
@@ -56,25 +56,12 @@ H2 = (
         options={"loop": "asyncio", "protocols": "h2,h1"},
     ),
 )
-every = pytest.mark.parametrize("server", SERVERS, ids=lambda server: server.name)
 both = pytest.mark.parametrize("ktls", PATHS)
 
-
-@every
-@both
-def test_what_it_shows(tmp_path: Path, authority: trustme.CA, server: Server, ktls: str) -> None:
-    """Scheme, protocol, client and offload reach the application; files go as they should."""
-    show(server, tmp_path, authority, ktls)
+test_what_it_shows, test_what_it_endures = trials(*SERVERS)
 
 
-@every
-@both
-def test_what_it_endures(tmp_path: Path, authority: trustme.CA, server: Server, ktls: str) -> None:
-    """Others are served, and nothing is blamed."""
-    endure(server, tmp_path, authority, ktls)
-
-
-@every
+@pytest.mark.parametrize("server", SERVERS, ids=lambda server: server.name)
 @both
 def test_what_else_it_knows(
     tmp_path: Path, authority: trustme.CA, server: Server, ktls: str

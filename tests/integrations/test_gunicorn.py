@@ -11,7 +11,7 @@ import pytest
 
 from tests.doubles import until
 from tests.integrations.harness import Served, arrange
-from tests.integrations.trials import PATHS, Server, endure, show
+from tests.integrations.trials import Server, trials
 from tests.interop.programs import TIMEOUT
 
 if TYPE_CHECKING:
@@ -35,22 +35,7 @@ THREADS = Server(
     sendfile=True,
     options={"worker": "ThreadWorker"},
 )
-each = pytest.mark.parametrize("server", [SYNC, THREADS], ids=lambda server: server.name)
-paths = pytest.mark.parametrize("ktls", PATHS)
-
-
-@each
-@paths
-def test_what_it_shows(tmp_path: Path, authority: trustme.CA, server: Server, ktls: str) -> None:
-    """It does its best on either path."""
-    show(server, tmp_path, authority, ktls)
-
-
-@each
-@paths
-def test_what_it_endures(tmp_path: Path, authority: trustme.CA, server: Server, ktls: str) -> None:
-    """It goes on."""
-    endure(server, tmp_path, authority, ktls)
+test_what_it_shows, test_what_it_endures = trials(SYNC, THREADS)
 
 
 def test_by_one_word(tmp_path: Path, authority: trustme.CA) -> None:

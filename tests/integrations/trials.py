@@ -12,8 +12,10 @@ import pytest
 
 from tests.doubles import reset
 from tests.integrations.harness import Served, arrange
+from tests.interop.programs import TIMEOUT
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     import trustme
@@ -46,6 +48,24 @@ class Server(NamedTuple):
     sendfile: bool = False
     options: dict[str, Any] = {}  # noqa: RUF012 - never changed
     together: dict[str, Any] = {}  # noqa: RUF012 - likewise
+
+
+def trials(*servers: Server) -> tuple[Callable[..., None], Callable[..., None]]:
+    """Make the two tests that each server has on each path: `show` and `endure`."""
+    return _test(show, servers), _test(endure, servers)
+
+
+def _test(
+    trial: Callable[[Server, Path, trustme.CA, str], None], servers: tuple[Server, ...]
+) -> Any:
+    @pytest.mark.interop
+    @pytest.mark.timeout(TIMEOUT)
+    @pytest.mark.parametrize("server", servers, ids=lambda server: server.name)
+    @pytest.mark.parametrize("ktls", PATHS)
+    def test(tmp_path: Path, authority: trustme.CA, server: Server, ktls: str) -> None:
+        trial(server, tmp_path, authority, ktls)
+
+    return test
 
 
 def show(server: Server, folder: Path, authority: trustme.CA, ktls: str) -> None:

@@ -21,7 +21,6 @@ from tests.interop.matrix import SIZE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from types import TracebackType
 
 # Seconds for one step. Generous: under TCG a guest is fifteen times slower than its host, which it
 # may have to share.
@@ -176,12 +175,7 @@ class Program:
         """Kill it at the end of the block, whatever happens."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: object, traceback: object) -> None:
         """Kill it; if the block failed, say what the program had to say."""
         errors = self.errors() if error is not None and not self._errors.closed else ""
         self.kill()
