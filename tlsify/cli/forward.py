@@ -77,7 +77,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "BACKEND is HOST:PORT or unix:PATH, or several of them, with commas between, which are "
         "tried in this order."
     )
-    parser.set_defaults(default_listen="")
 
 
 def misuse(arguments: argparse.Namespace) -> str | None:
