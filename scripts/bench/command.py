@@ -6,6 +6,7 @@ import argparse
 import importlib
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -62,6 +63,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--out", type=Path, default=OUT, metavar="DIR", help="default: docs/benchmarks"
     )
+    parser.add_argument(
+        "--only",
+        type=re.compile,
+        metavar="REGEX",
+        help='what "EXPERIMENT: CONTENDER" has to have in it; such records go to --out only',
+    )
     parser.add_argument("--setup", action="store_true", help="fetch the peers, and nothing else")
     parser.add_argument("--report", action="store_true", help="write tables and plots anew")
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
@@ -74,6 +81,8 @@ def main() -> int:
     options = parser.parse_args()
     if unknown := set(options.suites) - SUITES.keys():
         parser.error(f"no suite named {', '.join(sorted(unknown))}")
+    if options.only is not None and options.out == OUT:
+        parser.error("--only needs --out: a part is not what is published")
     try:
         if options.setup:
             peers.set_up()
@@ -129,7 +138,8 @@ def run_suite(name: str, options: argparse.Namespace) -> dict[str, Any]:
             backend=backend,
         )
         warm_up = not options.smoke
-        outcomes = [interleave.run(one, rounds, warm_up=warm_up) for one in suite.experiments(plan)]
+        wanted = filter(None, (one.only(options.only) for one in suite.experiments(plan)))
+        outcomes = [interleave.run(one, rounds, warm_up=warm_up) for one in wanted]
     return {
         "suite": name,
         "about": (suite.__doc__ or "").partition("\n")[0],
@@ -150,6 +160,7 @@ def _in_guest(name: str, where: str, options: argparse.Namespace) -> dict[str, A
         words += ["--out", str(peers.ROOT / ".scratch")]
         words += ["--smoke"] if options.smoke else []
         words += ["--rounds", str(options.rounds)] if options.rounds else []
+        words += ["--only", options.only.pattern] if options.only is not None else []
         subprocess.run(words, check=True)
         (path,) = Path(scratch).glob("*.json")
         found: dict[str, Any] = json.loads(path.read_text())

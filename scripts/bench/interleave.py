@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
+    import re
     from collections.abc import Callable
     from contextlib import AbstractContextManager
 
@@ -56,6 +57,13 @@ class Experiment:
     reference: str
     more_is_better: bool = False
     note: str = ""
+
+    def only(self, pattern: re.Pattern[str] | None) -> Experiment | None:
+        """Give it with those whose "title: name" has the pattern in it; None if that is nobody."""
+        if pattern is None:
+            return self
+        wanted = [one for one in self.contenders if pattern.search(f"{self.title}: {one.name}")]
+        return replace(self, contenders=tuple(wanted)) if wanted else None
 
 
 @dataclass

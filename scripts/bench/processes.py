@@ -51,10 +51,9 @@ class Program:
     def pids(self, *, descendants: bool = True) -> list[int]:
         """List its processes that live."""
         found = [self.pid]
-        for pid in found if descendants else ():
-            with contextlib.suppress(OSError):
-                for task in Path(f"/proc/{pid}/task").iterdir():
-                    found += map(int, (task / "children").read_text().split())
+        children = _children() if descendants else {}
+        for pid in found:
+            found += children.get(pid, ())
         return found
 
     def cpu(self, *, descendants: bool = True) -> float:
@@ -91,6 +90,16 @@ class Program:
                     if line.startswith("Pss:"):
                         total += int(line.split()[1]) * _KIB
         return total
+
+
+def _children() -> dict[int, list[int]]:
+    """Tell whose children all processes are. Not every kernel has a list of them in /proc."""
+    found: dict[int, list[int]] = {}
+    for path in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            parent = int((path / "stat").read_text().rpartition(")")[2].split()[1])
+            found.setdefault(parent, []).append(int(path.name))
+    return found
 
 
 @contextlib.contextmanager
