@@ -424,6 +424,31 @@ def test_parts_of_a_file(run: Run, lab: Lab, policy: KtlsPolicy, tmp_path: Path)
 
 
 @both
+def test_one_file_at_a_time(run: Run, lab: Lab, policy: KtlsPolicy, file: Path) -> None:
+    """A file that waits for the peer to read is not broken into by another one."""
+    with file.open("ab") as larger:  # than all buffers on the way
+        larger.write(SECRET * (4 * BIG // len(SECRET)))
+    content = file.read_bytes()
+
+    async def work() -> None:
+        async with serving(lab.configs()[1], policy) as server:
+            peer = await raw_peer(lab, server)
+            protocol = await server.first()
+            with file.open("rb") as first, file.open("rb") as second:
+                sending = asyncio.create_task(sendfile(protocol.transport, first, 0, len(content)))
+                await asyncio.sleep(0)
+                with pytest.raises(RuntimeError):
+                    await sendfile(protocol.transport, second, 0, 1)
+                assert await asyncio.to_thread(peer.recv_data, len(content)) == content
+                assert await sending == len(content)
+                assert await sendfile(protocol.transport, second, 1, 1) == 1
+            assert await asyncio.to_thread(peer.recv_data, 1) == content[1:2]
+            protocol.transport.close()
+
+    run(work())
+
+
+@both
 def test_file_that_is_too_short(
     run: Run, lab: Lab, policy: KtlsPolicy, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -81,6 +81,9 @@ def root(tmp_path: Path) -> Path:
     (tmp_path / "root-sibling" / "secret").write_text("SECRET")
     (folder / "outside").symlink_to(tmp_path / "secret")
     (folder / "up").symlink_to(tmp_path)
+    (folder / "feigned").mkdir()
+    (folder / "feigned" / "index.html").symlink_to(tmp_path / "secret")
+    os.mkfifo(folder / "pipe")
     return folder
 
 
@@ -274,6 +277,8 @@ ESCAPES = (
     "/outside",
     "/up/secret",
     "/up/root-sibling/secret",
+    "/feigned/",
+    "/pipe",
     "//etc/passwd",
     "/%2fetc%2fpasswd",
     "/text.txt%00",

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from tlsify.aio.foreign import ForeignTransport
+from tlsify.aio.loop_socket import LoopSocket
+from tlsify.aio.pouring import pour
 from tlsify.aio.server import create_server
 from tlsify.aio.streams import connect_on, create_connection, server_terms, start_tls
-from tlsify.aio.transport import keep_promise
+from tlsify.aio.transport import send_file
 from tlsify.errors import TlsifyError
 from tlsify.sslcontext import SSLContext
 from tlsify.sslsocket import ssl_error
@@ -114,14 +116,28 @@ class ByTlsify:
     ) -> int:
         """Send a file, as ``loop.sendfile``; one shorter than ``count`` ends the connection.
 
-        That is so for tlsify's connections, and for the reason that `keep_promise` gives.
+        That is so for tlsify's connections, and for the reason that `transport.keep_promise` gives.
         """
-        if isinstance(transport, ForeignTransport):
-            sending = transport.sendfile(file, offset, count)
-        else:
-            parent: Any = super()
-            sending = parent.sendfile(transport, file, offset, count, **options)
-        return await keep_promise(transport, sending, count)
+        parent: Any = super()
+        native = partial(parent.sendfile, **options)
+        return await send_file(native, transport, file, offset, count)
+
+    async def sock_sendfile(
+        self,
+        sock: Any,
+        file: Any,
+        offset: int = 0,
+        count: int | None = None,
+        *,
+        fallback: bool | None = None,
+    ) -> int:
+        """Send a file to a socket, as ``loop.sock_sendfile``: what ``sendfile`` ends up with."""
+        if isinstance(sock, LoopSocket):
+            return await pour(sock, file, offset, count)
+        parent: Any = super()
+        options = {} if fallback is None else {"fallback": fallback}
+        sent: int = await parent.sock_sendfile(sock, file, offset, count, **options)
+        return sent
 
 
 def _translated(options: dict[str, Any]) -> dict[str, Any]:

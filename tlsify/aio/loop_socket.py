@@ -29,6 +29,10 @@ class LoopSocket(TLSSocket):
 
     A transport reports anything but an OSError as a bug of the program, with a traceback; here
     the peer's faults become connection errors.
+
+    Attributes:
+        sends_file: whether asyncio is sending a file.
+        on_cut: called just before the socket is closed, with what to tell who uses it.
     """
 
     def __init__(
@@ -46,6 +50,8 @@ class LoopSocket(TLSSocket):
         """
         super().__init__(handoff, closing)
         self._on_close = on_close
+        self.sends_file = False
+        self.on_cut: Callable[[OSError], None] | None = None
 
     @property
     def family(self) -> socket.AddressFamily:
@@ -117,6 +123,8 @@ class LoopSocket(TLSSocket):
             _raise_os_error(exc)
 
     def _real_close(self, *args: Any) -> None:
+        if self.on_cut is not None:
+            self.on_cut(ConnectionAbortedError(errno.ECONNABORTED, "the connection was closed"))
         super()._real_close(*args)
         on_close, self._on_close = self._on_close, None
         if on_close is not None:

@@ -102,6 +102,7 @@ def make_transport(
         "compression": None,
         "ktls": facts.ktls,
         "handoff": handed,
+        "tls_socket": sock,
     }
     sock.setblocking(False)  # noqa: FBT003 - socket's own signature
     token = _current.set(handed)
@@ -144,11 +145,57 @@ async def sendfile(
         OSError: the connection broke, or the file cannot be read.
         RuntimeError: the transport is closing, or is sending a file already.
     """
+    return await send_file(asyncio.get_running_loop().sendfile, transport, file, offset, count)
+
+
+async def send_file(
+    native: Callable[..., Awaitable[int]],
+    transport: asyncio.Transport,
+    file: BinaryIO,
+    offset: int,
+    count: int | None,
+) -> int:
+    """Do as `sendfile`, with what the loop has for its own transports."""
     if isinstance(transport, ForeignTransport):
-        sending: Awaitable[int] = transport.sendfile(file, offset, count)
-    else:
-        sending = asyncio.get_running_loop().sendfile(transport, file, offset, count)
-    return await keep_promise(transport, sending, count)
+        return await keep_promise(transport, transport.sendfile(file, offset, count), count)
+    sock = transport.get_extra_info("tls_socket")
+    if sock is None:
+        return await native(transport, file, offset, count)
+    return await keep_promise(transport, _send(native, transport, sock, file, offset, count), count)
+
+
+async def _send(  # noqa: PLR0913, PLR0917 - `send_file`'s, and the socket
+    native: Callable[..., Awaitable[int]],
+    transport: asyncio.Transport,
+    sock: LoopSocket,
+    file: BinaryIO,
+    offset: int,
+    count: int | None,
+) -> int:
+    """Send what the socket takes at once, which is all of a small file, before asyncio begins.
+
+    asyncio first pauses reading, and waits for the loop once more after the last byte.
+    """
+    if sock.sends_file:
+        raise RuntimeError("the transport is sending a file already")
+    sent = 0
+    if count and not transport.is_closing() and not transport.get_write_buffer_size():
+        try:
+            sent = sock.send_file(file.fileno(), offset, count)
+            file.seek(offset + sent)
+        except ConnectionError:
+            raise
+        except (OSError, AttributeError):
+            pass  # it would block, or is no file that can be sent so: asyncio finds out, too
+        if sent == count:
+            await asyncio.sleep(0)  # others want their turn
+            return sent
+    rest = None if count is None else count - sent
+    sock.sends_file = True
+    try:
+        return sent + await native(transport, file, offset + sent, rest)
+    finally:
+        sock.sends_file = False
 
 
 async def keep_promise(

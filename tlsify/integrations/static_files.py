@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+import os
+import stat
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 from aiohttp.abc import AbstractAccessLogger
@@ -13,6 +16,8 @@ from tlsify.aio.transport import attach
 
 if TYPE_CHECKING:
     import logging
+    from collections.abc import Callable
+    from concurrent.futures import Future
     from pathlib import Path
 
     from aiohttp.typedefs import Handler
@@ -37,29 +42,54 @@ def application(root: Path) -> web.Application:
     Args:
         root: resolved path of the folder.
     """
+    prefix = os.path.join(root, "")  # noqa: PTH118 - pathlib takes as long as all of this
+
+    def find(name: str) -> tuple[str, int]:
+        """Resolve a path below the folder; gives it with what kind of file is there."""
+        path = os.path.realpath(prefix + name)
+        if not (path + os.sep).startswith(prefix):
+            raise web.HTTPNotFound
+        return path, stat.S_IFMT(os.stat(path).st_mode)  # noqa: PTH116 - likewise
 
     async def answer(request: web.Request) -> web.StreamResponse:
+        name = request.match_info["path"].lstrip("/")
         try:
-            path = (root / request.match_info["path"].lstrip("/")).resolve()
-            if not path.is_relative_to(root):
-                raise web.HTTPNotFound
-            if path.is_dir():
+            path, kind = find(name)
+            if kind == stat.S_IFDIR:
                 if not request.path.endswith("/"):
                     location = "/" + request.path.strip("/") + "/"
                     raise web.HTTPMovedPermanently(URL.build(path=location))
-                path /= _INDEX
+                path, kind = find(f"{name}/{_INDEX}")
             elif request.path.endswith("/"):  # a file is no folder
                 raise web.HTTPNotFound
-            if not path.is_file():
-                raise web.HTTPNotFound
-        # A name too long, a NUL byte, a loop of links (RuntimeError before Python 3.13).
-        except (OSError, ValueError, RuntimeError) as exc:
+        # A name too long, a NUL byte, a loop of links.
+        except (OSError, ValueError) as exc:
             raise web.HTTPNotFound from exc
+        if kind != stat.S_IFREG:
+            raise web.HTTPNotFound
         return web.FileResponse(path)
 
     app = web.Application(client_max_size=_MAX_REQUEST_BODY)
     app.router.add_get("/{path:.*}", answer)
     return app
+
+
+class _AtOnce(ThreadPoolExecutor):
+    """Does at once what it is given.
+
+    aiohttp has a thread open and close each file. The way there and back takes longer than the
+    work, and a disk that is slow holds up the loop's ``sendfile`` just the same.
+    """
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Call, and give what is done already: nobody has to wait for the loop's next round."""
+        # Of asyncio's kind, which `asyncio.wrap_future` gives to who waits as it is.
+        done: Any = asyncio.get_running_loop().create_future()
+        try:
+            done.set_result(fn(*args, **kwargs))
+        except Exception as exc:  # noqa: BLE001 - whatever it is, it is the caller's
+            done.set_exception(exc)
+        return done  # type: ignore[no-any-return]
 
 
 class Site:
@@ -88,6 +118,7 @@ class Site:
 
     async def start(self) -> None:
         """Set up aiohttp's own."""
+        asyncio.get_running_loop().set_default_executor(_AtOnce())
         await self._runner.setup()
 
     async def serve(self, handed: Handoff) -> None:
