@@ -44,6 +44,8 @@ IN_GUEST = os.environ.get("TLSIFY_GUEST", "")
 # In a guest the cache's folder is a mount, which the caller names.
 TREE_VARIABLE = "TLSIFY_BENCH_PEERS"
 
+# A guest's processor may be emulated, and be starting others.
+_ANSWER_SECONDS = 300 if IN_GUEST else 30
 _VERSIONS = {
     "nginx": ("-v",),
     "haproxy": ("-v",),
@@ -266,7 +268,7 @@ def _ask(words: Words) -> tuple[bool, str]:
             capture_output=True,
             text=True,
             check=False,
-            timeout=30,
+            timeout=_ANSWER_SECONDS,
         )
     except (OSError, subprocess.TimeoutExpired) as exc:
         return False, str(exc)

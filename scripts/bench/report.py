@@ -17,7 +17,8 @@ _INDEX = """# Benchmarks
 
 Written by `scripts/bench/run`; notes.md says what they led to. Contenders took turns; after a round
 that does not count each had as many as said. A value is the median, with the least and the most in
-brackets; a ratio is of medians. Raw figures are in the JSON files.
+brackets. So is a ratio, each of which is that of two turns in one round: a machine is faster at one
+time than at another, and the rounds know nothing of that. Raw figures are in the JSON files.
 """
 
 
@@ -67,7 +68,7 @@ def _experiment(experiment: dict[str, Any]) -> Iterator[str]:
     heads = ["", experiment["unit"], f"ratio to {reference}", *others]
     yield f"| {' | '.join(heads)} |"
     yield f"|---{'|---:' * (len(heads) - 1)}|"
-    base = median(experiment, reference)
+    base = experiment["figures"].get(reference, {}).get(figure, [])
     for name in experiment["contenders"]:
         values = experiment["figures"].get(name, {}).get(figure)
         if values is None:
@@ -75,17 +76,21 @@ def _experiment(experiment: dict[str, Any]) -> Iterator[str]:
             kind = "missing" if name in experiment["missing"] else "failed"
             yield f"| {name} | {kind}: {_cell(reason)} |{' |' * (len(heads) - 2)}"
             continue
-        middle = statistics.median(values)
-        ratio = f"{middle / base:.2f}" if base else ""
+        ratio = _ratio(values, base)
         more = [_other(experiment, name, other) for other in others]
         yield f"| {' | '.join([name, spread(values), ratio, *more])} |"
     yield ""
 
 
-def median(experiment: dict[str, Any], name: str) -> float | None:
-    """Give a contender's median of the figure that counts; None if it has none."""
-    values = experiment["figures"].get(name, {}).get(experiment["figure"])
-    return statistics.median(values) if values else None
+def _ratio(values: list[float], base: list[float]) -> str:
+    """Write the median of each round's ratio; nothing where somebody was not in all rounds."""
+    if len(values) != len(base) or not all(base):
+        return ""
+    ratios = [value / other for value, other in zip(values, base, strict=True)]
+    middle = f"{statistics.median(ratios):.2f}"
+    if len(ratios) == 1 or values is base:
+        return middle
+    return f"{middle} ({min(ratios):.2f} to {max(ratios):.2f})"
 
 
 def _other_figures(experiment: dict[str, Any]) -> list[str]:

@@ -75,7 +75,7 @@ def test_who_fails_or_is_missing_is_told(tmp_path: Path) -> None:
     report.write(tmp_path)
     table = (tmp_path / "README.md").read_text()
     assert "| a | 5.00 (4.00 to 6.00) | 1.00 |" in table
-    assert "| b | 6.00 (5.00 to 7.00) | 1.20 |" in table
+    assert "| b | 6.00 (5.00 to 7.00) | 1.21 (1.17 to 1.25) |" in table
     assert "| absent | missing: not installed |" in table
     assert "| broken | failed: RuntimeError: it / broke |" in table
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from tlsify.aio.loop_socket import LoopSocket
 
 # How many bytes one connection may send before others get a turn.
-_TURN = 2**20
+_TURN = 2**21
 
 
 async def pour(sock: LoopSocket, file: BinaryIO, offset: int, count: int | None) -> int:
