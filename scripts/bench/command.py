@@ -39,7 +39,7 @@ SUITES = {
     "startup": Suite(("",), 15),
     "engine": Suite(("",)),
     "handshakes": Suite(("",)),
-    "agent": Suite(("",)),
+    "agent": Suite(("", "uml")),
     "handoff": Suite(("", "uml")),
     "relay": Suite(("",)),
     "first_byte": Suite(("", "uml")),
