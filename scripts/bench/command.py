@@ -45,6 +45,7 @@ SUITES = {
     "first_byte": Suite(("", "uml")),
     "scale": Suite(("", "uml"), 3),
     "bulk": Suite(("uml",), 5),
+    "pieces": Suite(("", "uml"), 5),
     "counts": Suite(("latest",), 1),
 }
 

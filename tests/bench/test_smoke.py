@@ -15,7 +15,17 @@ _ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.mark.parametrize(
     "suite",
-    ["startup", "engine", "handshakes", "agent", "handoff", "relay", "first_byte", "scale"],
+    [
+        "startup",
+        "engine",
+        "handshakes",
+        "agent",
+        "handoff",
+        "relay",
+        "pieces",
+        "first_byte",
+        "scale",
+    ],
 )
 def test_a_suite_runs(suite: str, tmp_path: Path) -> None:
     """A run as small as can be: who is there has figures, and nobody has failed."""
