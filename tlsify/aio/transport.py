@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from tlsify.aio.foreign import ForeignTransport
 from tlsify.aio.loop_socket import LoopSocket
+from tlsify.aio.pouring import TURN
 from tlsify.config import ClosePolicy
 from tlsify.facts import Facts
 
@@ -181,7 +182,7 @@ async def _send(  # noqa: PLR0913, PLR0917 - `send_file`'s, and the socket
     sent = 0
     if count and not transport.is_closing() and not transport.get_write_buffer_size():
         try:
-            sent = sock.send_file(file.fileno(), offset, count)
+            sent = sock.send_file(file.fileno(), offset, min(count, TURN))
             file.seek(offset + sent)
         except ConnectionError:
             raise
