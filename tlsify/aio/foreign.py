@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _READ_SIZE = 2**18
 _HIGH_WATER = 2**16
 # How much of a file is sent before others get their turn.
-_TURN = 2**22
+_TURN = 2**21
 
 
 class ForeignTransport(asyncio.Transport):

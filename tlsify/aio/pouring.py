@@ -10,8 +10,9 @@ if TYPE_CHECKING:
 
     from tlsify.aio.loop_socket import LoopSocket
 
-# How many bytes one connection may send before others get a turn: less than 2 ms of encrypting.
-TURN = 2**22
+# How many bytes one connection may send before others get a turn. Twice as many take a third longer
+# for each byte, and a quarter as many likewise (docs/benchmarks/notes.md).
+_TURN = 2**21
 
 
 async def pour(sock: LoopSocket, file: BinaryIO, offset: int, count: int | None) -> int:
@@ -63,7 +64,7 @@ class _Pouring:
         sock.on_cut = self.stop
 
     def _send(self) -> None:
-        size = TURN if self._count is None else min(TURN, self._count - self.sent)
+        size = _TURN if self._count is None else min(_TURN, self._count - self.sent)
         try:
             sent = self._sock.send_file(self._source, self._offset + self.sent, size)
         except (BlockingIOError, InterruptedError):

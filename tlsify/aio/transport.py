@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from tlsify.aio.foreign import ForeignTransport
 from tlsify.aio.loop_socket import LoopSocket
-from tlsify.aio.pouring import TURN
 from tlsify.config import ClosePolicy
 from tlsify.facts import Facts
 
@@ -21,6 +20,9 @@ if TYPE_CHECKING:
     from tlsify.handoff import Handoff
 
 _log = logging.getLogger("tlsify")
+
+# Most bytes of a file to send with one call, before anybody else has a turn.
+_AT_ONCE = 2**22
 
 _current: ContextVar[Handoff | None] = ContextVar("tlsify_connection", default=None)
 
@@ -182,7 +184,7 @@ async def _send(  # noqa: PLR0913, PLR0917 - `send_file`'s, and the socket
     sent = 0
     if count and not transport.is_closing() and not transport.get_write_buffer_size():
         try:
-            sent = sock.send_file(file.fileno(), offset, min(count, TURN))
+            sent = sock.send_file(file.fileno(), offset, min(count, _AT_ONCE))
             file.seek(offset + sent)
         except ConnectionError:
             raise
