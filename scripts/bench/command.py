@@ -46,7 +46,7 @@ SUITES = {
     "scale": Suite(("", "uml"), 3),
     "bulk": Suite(("uml",), 5),
     "pieces": Suite(("", "uml"), 5),
-    "counts": Suite(("latest",), 1),
+    "counts": Suite(("uml", "latest"), 1),
 }
 
 
