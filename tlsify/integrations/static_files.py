@@ -85,10 +85,7 @@ class _AtOnce(ThreadPoolExecutor):
         """Call, and give what is done already: nobody has to wait for the loop's next round."""
         # Of asyncio's kind, which `asyncio.wrap_future` gives to who waits as it is.
         done: Any = asyncio.get_running_loop().create_future()
-        try:
-            done.set_result(fn(*args, **kwargs))
-        except Exception as exc:  # noqa: BLE001 - whatever it is, it is the caller's
-            done.set_exception(exc)
+        done.set_result(fn(*args, **kwargs))  # what it raises comes to who calls, and waits at once
         return done  # type: ignore[no-any-return]
 
 
