@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import socket
 from typing import TYPE_CHECKING, NoReturn
@@ -139,7 +140,22 @@ class Channel(Sender):
     def _refuse(self, what: str) -> NoReturn:
         self.fail(PeerMisbehaved(what, alert=AlertDescription.unexpected_message))
 
+    def tell_reader(self, error: OSError) -> None:
+        """End the receiving direction if what a send raised was meant for it.
+
+        Of a bad record the kernel tells once, whoever calls it next (net/tls/tls_sw.c
+        tls_err_abort). A receive that waits meanwhile would wait for ever.
+        """
+        bad = ulp.bad_record(error.errno)
+        if bad is not None and self.session.failure is None:
+            try:
+                self.fail(bad)
+            except PeerMisbehaved:  # the reader's to raise
+                with contextlib.suppress(OSError):
+                    self.sock.shutdown(socket.SHUT_RD)
+
     def _truncated(self) -> NoReturn:
+        self._refuse_failed()
         count(Event.TRUNCATED)
         self.session.failure = truncated()
         raise self.session.failure

@@ -283,6 +283,9 @@ class TLSSocket(socket.socket):
         except ConnectionError as exc:
             self._dead = exc.errno or errno.EPIPE
             raise
+        except OSError as exc:
+            channel.tell_reader(exc)
+            raise
         finally:
             channel.writing.release()
         self._unchecked += sent // MAX_PLAINTEXT + 1

@@ -267,6 +267,14 @@ def record_type(control: list[tuple[int, int, bytes]]) -> int | None:
     return None
 
 
+def bad_record(number: int | None) -> PeerMisbehaved | None:
+    """Give what the peer did by the errno of a call that was not a receive; None if it did not."""
+    if number not in _RECEIVE_ERRORS or number == errno.EINVAL:  # which says too many other things
+        return None
+    what, alert = _RECEIVE_ERRORS[number]
+    return PeerMisbehaved(f"recvmsg: {errno_name(number)}: {what}", alert=alert)
+
+
 def _raise_receive_error(sock: socket.socket, exc: OSError) -> NoReturn:
     number = exc.errno or 0
     if number in _RECEIVE_ERRORS:
