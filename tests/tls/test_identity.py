@@ -11,6 +11,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtensionOID, NameOID
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,7 +19,7 @@ from service_identity import hazmat
 
 from tlsify.config import IdKind, ReferenceIdentifier
 from tlsify.errors import ConfigError
-from tlsify.tls.identity import check_identifiers, compile_identifiers, matches, presented
+from tlsify.tls.identity import check_identifiers, compile_identifiers, matches, presented, presents
 
 KEY = ec.generate_private_key(ec.SECP256R1())
 NAME = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "cn.example.org")])
@@ -54,8 +55,10 @@ def raw(value: bytes) -> x509.Certificate:
 
 def accepts(found: x509.Certificate, *identities: str) -> bool:
     """Match a certificate against identifiers in their command line spelling."""
-    wanted = [ReferenceIdentifier.parse(identity) for identity in identities]
-    return matches(found, compile_identifiers(wanted))
+    wanted = tuple(ReferenceIdentifier.parse(identity) for identity in identities)
+    told = presents(found.public_bytes(Encoding.DER), wanted)
+    assert told == matches(found, compile_identifiers(wanted))
+    return told
 
 
 def _srv(name: str) -> x509.OtherName:

@@ -36,6 +36,11 @@ def name_hashes(pem: bytes) -> dict[str, int]:
     }
 
 
+def der(certificate: crypto.X509) -> bytes:
+    """Give a certificate as it came."""
+    return crypto.dump_certificate(crypto.FILETYPE_ASN1, certificate)
+
+
 def key_hash(certificate: crypto.X509) -> bytes:
     """Give the SHA-256 of a certificate's SubjectPublicKeyInfo, which pins name (RFC 7469 2.4).
 

@@ -6,7 +6,7 @@ import contextlib
 from typing import TYPE_CHECKING
 
 from cryptography import x509
-from OpenSSL import SSL, crypto
+from OpenSSL import SSL
 
 from tlsify.codepoints import (
     Aead,
@@ -22,6 +22,7 @@ from tlsify.errors import (
     PeerMisbehaved,
     TlsifyError,
 )
+from tlsify.tls.certificates import der
 from tlsify.tls.client_hello import ClientHello, HelloCollector, encode_server_name
 from tlsify.tls.connections import Connections
 from tlsify.tls.explain import handshake_failure, peer_alert
@@ -32,6 +33,7 @@ from tlsify.tls.unbound import drain, dump_session, load_session, session_reused
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from OpenSSL import crypto
     from OpenSSL.SSL import _NoOverlappingProtocols
 
     from tlsify.tls.negotiated import Keys, Negotiated, Resumable
@@ -362,7 +364,7 @@ class Engine:
             suite=suite,
             alpn=connection.get_alpn_proto_negotiated() or None,
             server_name=hello.server_name if hello else self._client_config().server_name,
-            certificate=_der(shown),
+            certificate=None if shown is None else der(shown),
             group=connection.get_group_name() or "",
             resumed=session_reused(connection),
             max_fragment_length=hello.max_fragment_length if hello else None,
@@ -389,9 +391,3 @@ class Engine:
         return negotiated.tls12_keys(
             suite, block, is_client=self.is_client, sent=ours_last, received=theirs_last
         )
-
-
-def _der(certificate: crypto.X509 | None) -> bytes | None:
-    if certificate is None:
-        return None
-    return crypto.dump_certificate(crypto.FILETYPE_ASN1, certificate)

@@ -63,6 +63,20 @@ def _compile(identity: ReferenceIdentifier) -> ServiceID:
         ) from exc
 
 
+@functools.lru_cache(256)  # names take 100 µs to read, and a program meets the same peers again
+def presents(der: bytes, accepted: tuple[ReferenceIdentifier, ...]) -> bool:
+    """Do as `matches`, for a certificate in DER.
+
+    Raises:
+        ValueError: the certificate is malformed.
+        x509.InvalidVersion: likewise.
+        ConfigError: as `compile_identifiers`.
+    """
+    from cryptography import x509  # noqa: PLC0415 - see above
+
+    return matches(x509.load_der_x509_certificate(der), compile_identifiers(accepted))
+
+
 def matches(certificate: x509.Certificate, accepted: Sequence[ServiceID]) -> bool:
     """Tell whether a certificate presents at least one of the accepted identifiers."""
     from service_identity.cryptography import extract_patterns  # noqa: PLC0415 - see above

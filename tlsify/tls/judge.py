@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 from tlsify.codepoints import AlertDescription
 from tlsify.config import ClientConfig
 from tlsify.errors import IdentityError
-from tlsify.tls.certificates import key_hash
+from tlsify.tls.certificates import der, key_hash
 from tlsify.tls.explain import untrusted_path, wrong_key, wrong_peer
-from tlsify.tls.identity import check_identifiers, compile_identifiers, matches
+from tlsify.tls.identity import check_identifiers, presents
 
 if TYPE_CHECKING:
     from OpenSSL import crypto
@@ -86,12 +86,11 @@ class Judge:
             from cryptography import x509  # noqa: PLC0415 - slow, and too early before the hello
 
             try:
-                leaf = certificate.to_cryptography()
+                if not presents(der(certificate), self._identities):
+                    return wrong_peer(certificate.to_cryptography(), self._identities)
             except (ValueError, x509.InvalidVersion):
                 msg = "the peer's certificate is malformed"
                 return IdentityError(msg, alert=AlertDescription.bad_certificate)
-            if not matches(leaf, compile_identifiers(self._identities)):
-                return wrong_peer(leaf, self._identities)
         if self._pins and (digest := key_hash(certificate)) not in self._pins:
             return wrong_key(digest)
         return None
