@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scripts.bench import interleave, machine, peers, report, servers
+from scripts.bench import interleave, machine, pages, peers, report, servers
 from scripts.bench.peers import LaneError
 from scripts.bench.plan import Plan
 
@@ -38,13 +38,13 @@ class Suite:
 SUITES = {
     "startup": Suite(("",), 15),
     "engine": Suite(("",)),
-    "handshakes": Suite(("",)),
+    "handshakes": Suite(("",), 3),
     "agent": Suite(("", "uml")),
     "handoff": Suite(("", "uml")),
     "relay": Suite(("",)),
     "first_byte": Suite(("", "uml")),
-    "scale": Suite(("", "uml"), 3),
-    "bulk": Suite(("uml",), 5),
+    "scale": Suite(("", "uml"), 1),
+    "bulk": Suite(("", "uml"), 3),
     "pieces": Suite(("", "uml"), 5),
     "counts": Suite(("uml", "latest"), 1),
 }
@@ -105,6 +105,8 @@ def main() -> int:
         failed |= any(one["failed"] for one in record["experiments"])
     if not options.here:
         report.write(options.out)
+    if options.out == OUT:
+        pages.fill(OUT)
     # In a guest it is the record that tells.
     return FAILED if failed and options.smoke and not options.here else 0
 

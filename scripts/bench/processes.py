@@ -82,14 +82,18 @@ class Program:
             time.sleep(_PAUSE)
 
     def memory(self) -> int:
-        """Give bytes of memory; what processes share is counted once."""
-        total = 0
-        for pid in self.pids():
-            with contextlib.suppress(OSError):
-                for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-                    if line.startswith("Pss:"):
-                        total += int(line.split()[1]) * _KIB
-        return total
+        """Give bytes of memory; what processes share is counted once, or not at all."""
+        return sum(map(_memory, self.pids()))
+
+
+def _memory(pid: int) -> int:
+    """Give a process's part of what it shares; what is its alone where no more is known."""
+    for name, label in (("smaps_rollup", "Pss:"), ("status", "RssAnon:")):
+        with contextlib.suppress(OSError):
+            for line in Path(f"/proc/{pid}/{name}").read_text().splitlines():
+                if line.startswith(label):
+                    return int(line.split()[1]) * _KIB
+    return 0
 
 
 def _children() -> dict[int, list[int]]:

@@ -83,14 +83,21 @@ def _experiment(experiment: dict[str, Any]) -> Iterator[str]:
 
 
 def _ratio(values: list[float], base: list[float]) -> str:
-    """Write the median of each round's ratio; nothing where somebody was not in all rounds."""
-    if len(values) != len(base) or not all(base):
+    """Write the median of each round's ratio."""
+    found = ratios(values, base)
+    if not found:
         return ""
-    ratios = [value / other for value, other in zip(values, base, strict=True)]
-    middle = f"{statistics.median(ratios):.2f}"
-    if len(ratios) == 1 or values is base:
+    middle = f"{statistics.median(found):.2f}"
+    if len(found) == 1 or values is base:
         return middle
-    return f"{middle} ({min(ratios):.2f} to {max(ratios):.2f})"
+    return f"{middle} ({min(found):.2f} to {max(found):.2f})"
+
+
+def ratios(values: list[float], base: list[float]) -> list[float]:
+    """Give each round's ratio; none where somebody was not in all rounds."""
+    if len(values) != len(base) or not all(base):
+        return []
+    return [value / other for value, other in zip(values, base, strict=True)]
 
 
 def _other_figures(experiment: dict[str, Any]) -> list[str]:
@@ -103,18 +110,18 @@ def _other_figures(experiment: dict[str, Any]) -> list[str]:
 
 def _other(experiment: dict[str, Any], name: str, figure: str) -> str:
     values = experiment["figures"][name].get(figure)
-    return _short(statistics.median(values)) if values else ""
+    return short(statistics.median(values)) if values else ""
 
 
 def spread(values: list[float]) -> str:
     """Write a median with least and most."""
-    middle = _short(statistics.median(values))
+    middle = short(statistics.median(values))
     if len(values) == 1:
         return middle
-    return f"{middle} ({_short(min(values))} to {_short(max(values))})"
+    return f"{middle} ({short(min(values))} to {short(max(values))})"
 
 
-def _short(value: float) -> str:
+def short(value: float) -> str:
     """Write a number with as many digits as mean something."""
     if value == 0:
         return "0"

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import re
 from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scripts.bench import interleave, report
+from scripts.bench import interleave, pages, report
 from scripts.bench.fetching import Meter
 from scripts.bench.interleave import Contender, Experiment, Missing
 from scripts.bench.suites.counts import tally
@@ -111,3 +113,44 @@ def test_system_calls_are_counted() -> None:
     calls, copied, inside = tally(trace.splitlines())
     assert dict(calls) == {"sendfile": 1, "recvfrom": 2, "epoll_wait": 1, "sendto": 1}
     assert (copied, inside) == (320, 65536)
+
+
+def _record(folder: Path, **figures: list[float]) -> None:
+    experiment = {
+        "title": "work",
+        "figure": "time",
+        "reference": "a",
+        "figures": {name: {"time": values} for name, values in figures.items()},
+    }
+    (folder / "suite.json").write_text(json.dumps({"experiments": [experiment]}))
+
+
+def _fill(folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    page = folder / "page.md"
+    page.write_text("before\n<!-- table: some -->\nold\n<!-- end -->\nbehind\n")
+    column = pages.Column("each", "suite", "work", pages.both)
+    monkeypatch.setattr(pages, "PAGE", page)
+    monkeypatch.setattr(pages, "TABLES", {"some": pages.Table("who", ("a", "b", "c"), (column,))})
+    pages.fill(folder)
+    return page.read_text()
+
+
+def test_a_page_is_filled_from_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Medians, with ratios round by round; who has no figures is shown without."""
+    _record(tmp_path, a=[1.0, 2.0, 4.0], b=[2.0, 5.0, 8.0])
+    assert _fill(tmp_path, monkeypatch) == (
+        "before\n<!-- table: some -->\n| who | each |\n|---|---:|\n| a | 2.00 (1.00) |\n"
+        "| b | 5.00 (2.00) |\n| c | - |\n<!-- end -->\nbehind\n"
+    )
+
+
+def test_who_left_early_has_no_ratio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rounds cannot be told from each other then."""
+    _record(tmp_path, a=[1.0, 2.0, 4.0], b=[2.0, 5.0])
+    assert "| b | 3.50 (-) |" in _fill(tmp_path, monkeypatch)
+
+
+def test_the_page_has_every_table() -> None:
+    """None is named that nobody can fill, and none is left out."""
+    named = re.findall(r"<!-- table: (\w+) -->", pages.PAGE.read_text())
+    assert sorted(named) == sorted(pages.TABLES)

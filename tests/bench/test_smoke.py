@@ -25,6 +25,7 @@ _ROOT = Path(__file__).resolve().parents[2]
         "pieces",
         "first_byte",
         "scale",
+        "bulk",
     ],
 )
 def test_a_suite_runs(suite: str, tmp_path: Path) -> None:

@@ -13,15 +13,14 @@ from typing import TYPE_CHECKING
 from scripts.bench import client, peers, servers
 from scripts.bench.credentials import make
 from scripts.bench.interleave import Contender, Experiment, Missing
-from scripts.bench.web import SITES
+from scripts.bench.web import SITES, Site, carried_by
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from contextlib import AbstractContextManager
+    from collections.abc import Iterator
 
     from scripts.bench.interleave import Turn
     from scripts.bench.plan import Plan
-    from scripts.bench.servers import Running, Setting
+    from scripts.bench.servers import Running
 
 _KIB = 1024
 _CHILDREN = 4
@@ -35,16 +34,16 @@ _NOTE = (
     "before; kernel memory is that of both ends of the connections. Each round has a server of its "
     "own. Latency is that of handshakes of four clients at a time while the connections are there."
 )
-CONTENDERS: dict[str, Callable[[Setting], AbstractContextManager[Running]]] = {
-    "tlsify serve, kernel": SITES["tlsify serve, kernel"].start,
-    "tlsify serve, relay": SITES["tlsify serve, relay"].start,
-    "tlsify forward": servers.forward("auto"),
-    "nginx, kernel": servers.nginx_ktls,
-    "nginx": servers.nginx,
-    "haproxy": servers.haproxy,
-    "hitch": servers.hitch,
-    "stunnel": servers.stunnel,
-    "aiohttp + ssl": SITES["aiohttp + ssl"].start,
+CONTENDERS = {
+    "tlsify serve, kernel": SITES["tlsify serve, kernel"],
+    "tlsify serve, relay": SITES["tlsify serve, relay"],
+    "tlsify forward": Site(servers.forward("auto")),
+    "nginx, kernel": SITES["nginx, kernel"],
+    "nginx": SITES["nginx"],
+    "haproxy": Site(servers.haproxy),
+    "hitch": Site(servers.hitch),
+    "stunnel": Site(servers.stunnel),
+    "aiohttp + ssl": SITES["aiohttp + ssl"],
 }
 # The others run in other suites' smoke, and one after the other they take their time.
 _SMOKE = ("tlsify serve, kernel", "nginx")
@@ -81,9 +80,11 @@ def _contender(plan: Plan, name: str, count: int, *, stalled: bool) -> Contender
         shown = make(plan.folder, "ECDSA")
 
         def turn() -> dict[str, float]:
-            with CONTENDERS[name](plan.setting(shown)) as running:
+            site = CONTENDERS[name]
+            with site.start(plan.setting(shown)) as running:
                 # One, for what is made once.
-                client.in_children(plan.load_core, client.latencies, running.port, 1)
+                with carried_by(site):
+                    client.in_children(plan.load_core, client.latencies, running.port, 1)
                 return _measure(plan, name, running, count, stalled=stalled)
 
         yield turn
