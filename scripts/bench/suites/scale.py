@@ -46,7 +46,7 @@ CONTENDERS = {
     "aiohttp + ssl": SITES["aiohttp + ssl"],
 }
 # The others run in other suites' smoke, and one after the other they take their time.
-_SMOKE = ("tlsify serve, kernel", "nginx")
+_SMOKE = ("tlsify serve, relay", "nginx")
 
 
 def experiments(plan: Plan) -> Iterator[Experiment]:
