@@ -46,6 +46,7 @@ SUITES = {
     "scale": Suite(("", "uml"), 1),
     "bulk": Suite(("", "uml"), 3),
     "pieces": Suite(("", "uml"), 5),
+    "http2": Suite(("", "uml"), 3),
     "counts": Suite(("uml", "latest"), 1),
 }
 

@@ -122,6 +122,21 @@ TABLES = {
             Column("16 KiB", "pieces-uml", "pieces of 16,384 bytes", both),
         ),
     ),
+    "http2": Table(
+        "µs of the server's processor time for each (ratio to nginx, h2)",
+        tuple(
+            f"{name}, {version}"
+            for name in (
+                *("tlsify + hypercorn, kernel", "tlsify + hypercorn, relay", "hypercorn + ssl"),
+                *("nginx, kernel", "nginx"),
+            )
+            for version in ("h2", "1.1")
+        ),
+        (
+            Column("1 MiB", "http2-uml", "1 MiB, 1 connections kept", both),
+            Column("4 KiB", "http2-uml", "4 KiB, 1 connections kept", both),
+        ),
+    ),
     "handshakes": Table(
         "µs of the server's processor time (ratio to CPython's ssl)",
         (

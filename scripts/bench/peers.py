@@ -242,7 +242,8 @@ def versions() -> dict[str, str]:
         "import importlib.metadata as m\n"
         "from OpenSSL import SSL\n"
         "print(SSL.OpenSSL_version(0).decode().split()[1])\n"
-        "for n in ('cryptography', 'pyOpenSSL', 'aiohttp', 'gunicorn', 'aiofastnet', 'uvloop'):\n"
+        "for n in ('cryptography', 'pyOpenSSL', 'aiohttp', 'gunicorn', 'hypercorn', 'aiofastnet', "
+        "'uvloop'):\n"
         "    try: print(n, m.version(n))\n"
         "    except m.PackageNotFoundError: pass\n"
     )

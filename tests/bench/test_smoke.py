@@ -26,6 +26,7 @@ _ROOT = Path(__file__).resolve().parents[2]
         "first_byte",
         "scale",
         "bulk",
+        "http2",
     ],
 )
 def test_a_suite_runs(suite: str, tmp_path: Path) -> None:
