@@ -9,7 +9,7 @@ from scripts.bench import client, fetching
 from scripts.bench.credentials import make
 from scripts.bench.interleave import Contender, Experiment
 from scripts.bench.suites.bulk import write_file
-from scripts.bench.web import SITES
+from scripts.bench.web import SITES, carried_by
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,7 +42,8 @@ def _contender(plan: Plan, name: str) -> Contender:
             def turn() -> dict[str, float]:
                 times = 3 if plan.smoke else 200
                 work = (running.port, path, times, SITES[name].tls)
-                found: list[dict[str, float]] = client.in_children(plan.load_core, _load, *work)
+                with carried_by(SITES[name]):
+                    found: list[dict[str, float]] = client.in_children(plan.load_core, _load, *work)
                 return found[0]
 
             yield turn
