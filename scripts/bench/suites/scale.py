@@ -45,6 +45,8 @@ CONTENDERS = {
     "stunnel": Site(servers.stunnel),
     "aiohttp + ssl": SITES["aiohttp + ssl"],
 }
+# Descriptors that some need for each connection: its way on, and a relay's socketpair.
+_DESCRIPTORS = {"tlsify forward": 4, "haproxy": 2, "hitch": 2}
 # The others run in other suites' smoke, and one after the other they take their time.
 _SMOKE = ("tlsify serve, relay", "nginx")
 
@@ -75,8 +77,9 @@ def _contender(plan: Plan, name: str, count: int, *, stalled: bool) -> Contender
     def start() -> Iterator[Turn]:
         if count > _MOST_THREADS and name in {"stunnel", "tlsify serve, relay"}:
             raise Missing("a thread for each connection")
-        if count + _SPARE > (limit := resource.getrlimit(resource.RLIMIT_NOFILE)[1]):
-            raise Missing(f"no more than {limit} descriptors are allowed")
+        needed = count * _DESCRIPTORS.get(name, 1) + _SPARE
+        if needed > (limit := resource.getrlimit(resource.RLIMIT_NOFILE)[1]):
+            raise Missing(f"no more than {limit:,} descriptors are allowed, it needs {needed:,}")
         shown = make(plan.folder, "ECDSA")
 
         def turn() -> dict[str, float]:
