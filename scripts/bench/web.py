@@ -91,25 +91,30 @@ def _passed(setting: Setting) -> Iterator[Running]:
             yield Running(front.port, (*front.programs, process))
 
 
-def kernel_sessions() -> int:
-    """Count the sending directions that this kernel has been given so far; 0 without kernel TLS."""
+def _kernel_sessions() -> int | None:
+    """Count the sending directions that this kernel has been given; None without kernel TLS."""
     try:
         lines = Path("/proc/net/tls_stat").read_text().splitlines()
     except OSError:
-        return 0
+        return None
     return sum(int(line.split()[1]) for line in lines if line.startswith("TlsTxSw"))
 
 
 @contextlib.contextmanager
-def carried_by(site: Site) -> Iterator[None]:
+def carried_by(*, kernel: bool) -> Iterator[None]:
     """See to it that the kernel has a part in what is meant to be its work.
+
+    Args:
+        kernel: whether it is.
 
     Raises:
         Missing: it had none: some builds of OpenSSL offload nothing.
     """
-    before = kernel_sessions()
+    before = _kernel_sessions()
+    if kernel and before is None:
+        raise Missing("no kernel TLS here")
     yield
-    if site.ktls and kernel_sessions() == before:
+    if kernel and _kernel_sessions() == before:
         raise Missing("the kernel had no part in it")
 
 

@@ -111,7 +111,7 @@ def _contender(plan: Plan, name: str, work: Work) -> Contender:
 
             def turn() -> dict[str, float]:
                 before = running.cpu()
-                with carried_by(site):
+                with carried_by(kernel=site.ktls):
                     (found,) = client.in_children(
                         plan.load_core, _load, running.port, path, work, site.tls
                     )

@@ -79,7 +79,7 @@ def _contender(plan: Plan, name: str, work: Work) -> Contender:
             def turn() -> dict[str, float]:
                 pids = [pid for program in running.programs for pid in program.pids()]
                 trace = plan.folder / "trace"
-                with carried_by(site), _traced(pids, trace):
+                with carried_by(kernel=site.ktls), _traced(pids, trace):
                     (found,) = client.in_children(
                         plan.load_core, _load, running.port, path, work, site.tls
                     )

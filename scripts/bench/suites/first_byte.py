@@ -42,7 +42,7 @@ def _contender(plan: Plan, name: str) -> Contender:
             def turn() -> dict[str, float]:
                 times = 3 if plan.smoke else 200
                 work = (running.port, path, times, SITES[name].tls)
-                with carried_by(SITES[name]):
+                with carried_by(kernel=SITES[name].ktls):
                     found: list[dict[str, float]] = client.in_children(plan.load_core, _load, *work)
                 return found[0]
 

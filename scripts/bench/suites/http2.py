@@ -91,7 +91,7 @@ def _contender(plan: Plan, name: str, version: str, work: Work) -> Contender:
 
             def turn() -> dict[str, float]:
                 before = running.cpu()
-                with carried_by(SERVERS[name]):
+                with carried_by(kernel=SERVERS[name].ktls):
                     (seconds,) = client.in_children(
                         plan.load_core, _fetch, words, version, work.size, work.times
                     )
