@@ -75,6 +75,7 @@ def both(values: list[float], base: list[float]) -> str:
 
 _LARGE = "128 MiB, a connection for each"
 _COUNTED = "16 MiB, a connection for each"
+_LATENCY = "handshake p50 ms"
 _IDLE = tuple(f"{count:,} idle connections" for count in (100, 1_000, 10_000))
 
 TABLES = {
@@ -195,15 +196,9 @@ TABLES = {
         ),
         (
             *(Column(f"natively, {title.split()[0]}", "scale", title, value) for title in _IDLE),
-            Column("in the guest, 1,000", "scale-uml", _IDLE[1], value),
-            Column(
-                "new handshakes beside 10,000: p50, ms",
-                "scale",
-                _IDLE[2],
-                value,
-                "handshake p50 ms",
-            ),
-            Column("p99", "scale", _IDLE[2], value, "handshake p99 ms"),
+            *(Column(f"guest, {title.split()[0]}", "scale-uml", title, value) for title in _IDLE),
+            Column("kernel's part", "scale-uml", _IDLE[1], value, "kernel KiB"),
+            Column("ms for a handshake beside 1,000", "scale", _IDLE[1], value, _LATENCY),
         ),
     ),
 }
