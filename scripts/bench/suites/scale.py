@@ -52,8 +52,9 @@ _DESCRIPTORS = {
     "hitch": 2,
     "stunnel": 2,
 }
-# Who takes so much memory for each that a guest, which has 1 GiB, has not enough for many.
-_LARGE = frozenset(("tlsify serve, relay", "hitch", "stunnel", "aiohttp + ssl"))
+# Who takes so much memory for each, a backend's thread included, that a guest, which has 1 GiB,
+# has not enough for many.
+_LARGE = frozenset(("tlsify serve, relay", "tlsify forward", "hitch", "stunnel", "aiohttp + ssl"))
 _FEW = 1_000
 # The others run in other suites' smoke, and one after the other they take their time.
 _SMOKE = ("tlsify serve, relay", "nginx")
