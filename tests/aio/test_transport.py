@@ -417,8 +417,24 @@ def test_parts_of_a_file(run: Run, lab: Lab, policy: KtlsPolicy, tmp_path: Path)
             protocol.transport.write(b">")
             assert await asyncio.to_thread(peer.recv_data, 7) == b"<23489>"
             protocol.transport.close()
-            with path.open("rb") as file, pytest.raises(RuntimeError):
-                await sendfile(protocol.transport, file)
+
+    run(work())
+
+
+@both
+def test_file_for_a_peer_that_is_gone(run: Run, lab: Lab, policy: KtlsPolicy, file: Path) -> None:
+    """It is a lost connection, which servers expect, and no error of the program."""
+
+    async def work() -> None:
+        async with serving(lab.configs()[1], policy) as server:
+            peer = await raw_peer(lab, server)
+            protocol = await server.first()
+            reset(peer.sock)
+            while not protocol.transport.is_closing():
+                protocol.transport.write(SECRET)
+                await asyncio.sleep(0)
+            with file.open("rb") as content, pytest.raises(ConnectionResetError):
+                await sendfile(protocol.transport, content)
 
     run(work())
 

@@ -248,10 +248,10 @@ class ForeignTransport(asyncio.Transport):
 
         Raises:
             OSError: the connection broke, or the file cannot be sent so.
-            RuntimeError: the transport is closing, or is sending a file already.
+            RuntimeError: the transport has written its end, or is sending a file already.
         """
-        if self._closing or self._eof_written or self._sending is not None:
-            raise RuntimeError("the transport is closing, or sendfile is in progress")
+        if self._eof_written or self._sending is not None:
+            raise RuntimeError("the end was written, or sendfile is in progress")
         total, resume = 0, self.is_reading()
         self.pause_reading()
         try:

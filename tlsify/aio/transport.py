@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
@@ -145,8 +146,8 @@ async def sendfile(
         The number of bytes sent.
 
     Raises:
-        OSError: the connection broke, or the file cannot be read.
-        RuntimeError: the transport is closing, or is sending a file already.
+        OSError: the connection broke, or is closing, or the file cannot be read.
+        RuntimeError: the transport is sending a file already.
     """
     return await send_file(asyncio.get_running_loop().sendfile, transport, file, offset, count)
 
@@ -158,7 +159,13 @@ async def send_file(
     offset: int,
     count: int | None,
 ) -> int:
-    """Do as `sendfile`, with what the loop has for its own transports."""
+    """Do as `sendfile`, with what the loop has for its own transports.
+
+    A transport that is closing is a lost connection here. asyncio raises RuntimeError, which
+    servers take for a fault of the program: a peer that goes away early would fill their logs.
+    """
+    if transport.is_closing() and transport.get_extra_info("handoff") is not None:
+        raise ConnectionResetError(errno.ECONNRESET, "the transport is closing")
     if isinstance(transport, ForeignTransport):
         return await keep_promise(transport, transport.sendfile(file, offset, count), count)
     sock = transport.get_extra_info("tls_socket")
