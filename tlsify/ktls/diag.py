@@ -116,8 +116,8 @@ class SocketEntry(NamedTuple):
     traffic: Traffic | None = None
 
 
-def _attributes(data: bytes, position: int = 0) -> list[tuple[int, bytes]]:
-    found, end = [], len(data) - _NLA.size
+def _attributes(data: bytes) -> list[tuple[int, bytes]]:
+    found, position, end = [], 0, len(data) - _NLA.size
     while position <= end:
         length, kind = _NLA.unpack_from(data, position)
         if length < _NLA.size:
@@ -156,11 +156,19 @@ def _parse_entry(message: bytes, asked_for: Pairs = ()) -> SocketEntry:
     local = (_spell(family, source), int.from_bytes(sport))
     remote = (_spell(family, destination), int.from_bytes(dport))
     ulp, info = None, b""
-    for kind, value in _attributes(message, _MESSAGE.size):
-        if kind == _INET_DIAG_ULP_INFO:
-            ulp = _parse_ulp(value)
-        elif kind == _INET_DIAG_INFO:
-            info = value
+    # As `_attributes`, without taking apart the many that nobody wants: there are 70,000 in a list
+    # of 10,000 sockets.
+    position, end = _MESSAGE.size, len(message) - _NLA.size
+    while position <= end:
+        length, kind = _NLA.unpack_from(message, position)
+        if length < _NLA.size:
+            break
+        kind &= _NLA_TYPE_MASK
+        if kind == _INET_DIAG_INFO:
+            info = message[position + _NLA.size : position + length]
+        elif kind == _INET_DIAG_ULP_INFO:
+            ulp = _parse_ulp(message[position + _NLA.size : position + length])
+        position += (length + 3) & ~3
     wanted = ulp is not None or (local, remote) in asked_for
     traffic = _parse_traffic(info) if wanted else None
     return SocketEntry(local, remote, inode, uid, ulp, traffic)
