@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import signal
 import socket
 import sys
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 _PROGRAMS = peers.ROOT / "scripts/bench/programs"
 _CONNECTIONS = 16384
+_SPARE = 100  # descriptors that a proxy has beside those of connections
 
 
 class Running(NamedTuple):
@@ -181,9 +183,9 @@ frontend f
 def _haproxy(
     setting: Setting, mode: str, action: str, more: str = ""
 ) -> AbstractContextManager[Running]:
-    port = free_port()
+    port, descriptors = free_port(), resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     text = _HAPROXY.format(
-        connections=_CONNECTIONS // 2,
+        connections=min(_CONNECTIONS, descriptors // 2 - _SPARE),  # it wants two for each
         workers=setting.workers,
         mode=mode,
         port=port,
