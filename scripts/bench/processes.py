@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from dataclasses import dataclass
@@ -148,6 +149,8 @@ def started(
             if port is not None:
                 _await_port(process, port, output.fileno())
             yield Program(process.pid)
+            if process.poll() is not None:
+                print(_farewell(process, output.fileno()), file=sys.stderr)
         finally:
             end(process)
 
@@ -171,6 +174,11 @@ def _await_port(process: subprocess.Popen[bytes], port: int, output: int) -> Non
             socket.create_connection(("127.0.0.1", port), timeout=1).close()
             return
         time.sleep(_PAUSE)
+    raise RuntimeError(_farewell(process, output))
+
+
+def _farewell(process: subprocess.Popen[bytes], output: int) -> str:
+    """Tell how a program ended, or that it did not even get ready, and what it said."""
     said = os.pread(output, 2000, 0).decode(errors="replace").strip()
     state = "did not get ready" if process.poll() is None else f"ended with {process.returncode}"
-    raise RuntimeError(f"{state}: {said}")
+    return f"{process.args!r}: {state}: {said}"

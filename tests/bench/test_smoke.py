@@ -32,10 +32,17 @@ _ROOT = Path(__file__).resolve().parents[2]
 def test_a_suite_runs(suite: str, tmp_path: Path) -> None:
     """A run as small as can be: who is there has figures, and nobody has failed."""
     words = [sys.executable, str(_ROOT / "scripts/bench/run"), suite, "--smoke", "--native"]
-    done = subprocess.run(
-        [*words, "--out", str(tmp_path)], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
+    said: list[str] = []
+    # A dozen programs of others are told ports that are free, and are seldom too late to take them.
+    while len(said) < 2:
+        done = subprocess.run(
+            [*words, "--out", str(tmp_path)], capture_output=True, text=True, check=False
+        )
+        said.append(done.stderr)
+        if done.returncode == 0:
+            break
+    else:
+        pytest.fail("\n\n".join(said))
     record = json.loads((tmp_path / f"{suite}.json").read_text())
     assert record["experiments"]
     for experiment in record["experiments"]:

@@ -189,7 +189,7 @@ async def _send(  # noqa: PLR0913, PLR0917 - `send_file`'s, and the socket
     if sock.sends_file:
         raise RuntimeError("the transport is sending a file already")
     sent = 0
-    if count and not transport.is_closing() and not transport.get_write_buffer_size():
+    if count and not transport.get_write_buffer_size():
         try:
             sent = sock.send_file(file.fileno(), offset, min(count, _AT_ONCE))
             file.seek(offset + sent)
