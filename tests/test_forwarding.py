@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import socket
 from contextlib import contextmanager, suppress
@@ -162,7 +163,7 @@ def test_out_of_descriptors(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     handed, peer = lab.server(RELAY)
 
     async def connect(*_: object) -> socket.socket:
-        raise OSError(24, "Too many open files")
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
     monkeypatch.setattr(Backend, "connect", connect)
     work = serving(Forwarding(to(Backend("127.0.0.1", 1), timeout=SHORT), STRICT), handed)
@@ -170,6 +171,26 @@ def test_out_of_descriptors(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     peer.close_notify()
     with pytest.raises(BackendError, match="EMFILE"):
         work.result()
+
+
+def test_out_of_descriptors_for_a_pair(
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where none is left to lend a connection by, the client is told likewise."""
+    handed, peer = lab.server(RELAY)
+
+    def socketpair(*_: object) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    async def work() -> None:
+        monkeypatch.setattr(socket, "socketpair", socketpair)  # the loop has its own by now
+        await Passing(to(Backend(path=str(tmp_path / "nobody"))), STRICT).serve(handed)
+
+    attempt = Endpoint(lambda: asyncio.run(work()))
+    assert peer.recv() == CLOSE_NOTIFY
+    peer.close_notify()
+    with pytest.raises(OSError, match=os.strerror(errno.EMFILE)):
+        attempt.result()
 
 
 def test_client_gone_meanwhile(lab: Lab, tmp_path: Path) -> None:

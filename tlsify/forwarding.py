@@ -147,7 +147,11 @@ class Passing(_Service):
 
     async def _lend(self, handed: Handoff, header: bytes) -> None:
         """Pass one end of a pair."""
-        ours, theirs = socket.socketpair()
+        try:
+            ours, theirs = socket.socketpair()
+        except OSError:  # no descriptors are left
+            await part(handed)
+            raise
         try:
             with theirs:
                 await self._pass(handed, theirs.fileno(), header)
