@@ -721,7 +721,8 @@ def test_stuck_writer_does_not_hold_up_the_end(lab: Lab) -> None:
     """A bad record is told at once, though the alert cannot be: somebody is in the way."""
     tls, peer = lab.stream(KERNEL)
     tls.settimeout(PATIENCE)
-    writer = Endpoint(lambda: _send_each(tls.sendall, [bytes(2**20)] * 100))
+    # A record each: of an error in the midst of a send the kernel tells nobody (docs/handoff.md).
+    writer = Endpoint(lambda: _send_each(tls.sendall, [bytes(MAX_PLAINTEXT)] * 6400))
     until(lambda: not select.select([], [tls], [], 0)[1])
     peer.sock.sendall(b"\x17\x03\x03\0\x01x")
     with pytest.raises(PeerMisbehaved):
