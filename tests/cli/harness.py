@@ -291,11 +291,12 @@ class Served:
 
 
 def descriptors(pid: int) -> list[str]:
-    """Tell what a process has open."""
+    """Tell what a process has open; nothing if it has ended, as a worker may meanwhile."""
     opened = []
-    for entry in Path(f"/proc/{pid}/fd").iterdir():
-        with suppress(OSError):
-            opened.append(str(entry.readlink()))
+    with suppress(FileNotFoundError, ProcessLookupError):
+        for entry in Path(f"/proc/{pid}/fd").iterdir():
+            with suppress(OSError):
+                opened.append(str(entry.readlink()))
     return opened
 
 
