@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 
-from tests.doubles import KERNEL, RELAY, Lab, RawPeer, queued, until
+from tests.doubles import KERNEL, RELAY, Lab, RawPeer, flipped, queued, until
 from tlsify.codepoints import AlertDescription, ContentType, ProtocolVersion
 from tlsify.counters import counters
 from tlsify.errors import PeerMisbehaved, Truncated
@@ -61,12 +61,6 @@ class Case:
         return bad.ljust(JUDGED, b"\0") if peer.negotiated.version is TLS12 else bad
 
 
-def _flipped(peer: RawPeer) -> bytes:
-    record = bytearray(peer.data(b"data"))
-    record[-1] ^= 1
-    return bytes(record)
-
-
 def _replayed(peer: RawPeer) -> bytes:
     """The number of a record is not in it, but protected with it."""
     record = peer.data(b"data")
@@ -84,7 +78,9 @@ def _too_long(peer: RawPeer) -> bytes:
 
 
 CASES = {
-    "flipped bit": Case(_flipped, BAD_MAC, "authenticate", undecryptable=1),
+    "flipped bit": Case(
+        lambda peer: flipped(peer.data(b"data")), BAD_MAC, "authenticate", undecryptable=1
+    ),
     "wrong number": Case(_replayed, BAD_MAC, "authenticate", undecryptable=1),
     "all zeros inside": Case(_zeros, BAD_MAC, "authenticate", versions=(TLS13,)),
     "too long": Case(_too_long, AlertDescription.record_overflow, "too long"),

@@ -24,6 +24,7 @@ from tests.doubles import (
     Endpoint,
     Lab,
     RawPeer,
+    flipped,
     new_session_ticket,
     queued,
     reset,
@@ -233,7 +234,7 @@ def test_r5_bad_record(
     """The error, after the data in front of it; ``service`` answers, and says the same again."""
     sock, peer = client.sock, client.peer
     bad: dict[int, Callable[[], bytes]] = {
-        errno.EBADMSG: lambda: peer.data(b"data")[:-1] + b"\0",
+        errno.EBADMSG: lambda: flipped(peer.data(b"data")),
         errno.EMSGSIZE: lambda: b"\x17\x03\x03\x60\x00",
         errno.EINVAL: lambda: b"GET / HTTP/1.0\r\n\r\n",
     }
@@ -440,7 +441,7 @@ def test_r18_sending(real: Client, tmp_path: Path) -> None:
 def test_r19_sending_after_a_bad_record(client: Client) -> None:
     """The error of a record that does not authenticate is met by send too, until it was read."""
     sock, peer = client.sock, client.peer
-    peer.sock.sendall(peer.data(b"data")[:-1] + b"\0")
+    peer.sock.sendall(flipped(peer.data(b"data")))
     _refused(lambda: sock.recv(100), errno.EBADMSG)
     _refused(lambda: sock.send(b"x"), errno.EBADMSG)
     sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)

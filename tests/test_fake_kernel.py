@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from tests.doubles import queued, recv_exactly, reset, until
+from tests.doubles import flipped, queued, recv_exactly, reset, until
 from tests.fake_kernel import FakeKernel, FakeSocket
 from tlsify.codepoints import CipherSuite, ContentType
 from tlsify.keys import IV_LENGTH, Direction, TrafficKeys
@@ -934,15 +934,10 @@ def test_type_0(keyed: Bench) -> None:
 # -- errors (kernel.md 3.5)
 
 
-def damaged(record: bytes) -> bytes:
-    """Flip a bit."""
-    return record[:-1] + bytes([record[-1] ^ 1])
-
-
 @BOTH_VERSIONS
 def test_bad_mac(keyed: Bench) -> None:
     """EBADMSG with every read; sending fails too until SO_ERROR has been read."""
-    keyed.feed(damaged(keyed.seal(b"data")), keyed.seal(b"more"))
+    keyed.feed(flipped(keyed.seal(b"data")), keyed.seal(b"more"))
     for count in (1, 2):
         with fails(errno.EBADMSG):
             keyed.recv()
@@ -972,7 +967,7 @@ def test_no_content_type(keyed: Bench) -> None:
 
 def test_bad_record_behind_good_ones(keyed: Bench) -> None:
     """They come first; the error is pending by then."""
-    keyed.feed(keyed.seal(b"good"), damaged(keyed.seal(b"bad")))
+    keyed.feed(keyed.seal(b"good"), flipped(keyed.seal(b"bad")))
     assert keyed.recv() == (DATA, b"good", True)
     with fails(errno.EBADMSG):
         keyed.ours.send(b"x")

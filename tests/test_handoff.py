@@ -23,6 +23,7 @@ from tests.doubles import (
     RawPeer,
     check_descriptors,
     descriptors,
+    flipped,
     new_session_ticket,
     queued,
     read,
@@ -402,16 +403,12 @@ def _serve_until_it_fails(server: Handoff) -> None:
     server.service()
 
 
-def _flip(record: bytes) -> bytes:
-    return record[:-1] + bytes([record[-1] ^ 1])
-
-
 @both
 @each_version
 def test_record_with_a_flipped_bit(lab: Lab, policy: KtlsPolicy, version: ProtocolVersion) -> None:
     """A record that does not authenticate ends the connection, and the peer is told why."""
     server, peer = lab.server(policy, version)
-    peer.sock.sendall(_flip(peer.data(b"data")))
+    peer.sock.sendall(flipped(peer.data(b"data")))
     with pytest.raises(PeerMisbehaved) as raised:
         _serve_until_it_fails(server)
     assert raised.value.alert is AlertDescription.bad_record_mac

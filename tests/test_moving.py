@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import pytest
 
-from tests.doubles import CLOSE_NOTIFY, KERNEL, RELAY, Lab, RawPeer, new_session_ticket
+from tests.doubles import CLOSE_NOTIFY, KERNEL, RELAY, Lab, RawPeer, flipped, new_session_ticket
 from tlsify.codepoints import AlertDescription, ContentType, ProtocolVersion
 from tlsify.errors import ConfigError, PeerMisbehaved
 from tlsify.handoff import adopt
@@ -237,7 +237,7 @@ def test_bad_record_there(lab: Lab, elsewhere: Elsewhere) -> None:
     """And sends the alert that is due."""
     handoff, peer = lab.server(KERNEL)
     elsewhere.send(handoff)
-    peer.sock.sendall(peer.data(b"data")[:-1] + b"?")
+    peer.sock.sendall(flipped(peer.data(b"data")))
     assert peer.recv_alert() is AlertDescription.bad_record_mac
     assert elsewhere.result()[0] == "PeerMisbehaved"
 

@@ -14,6 +14,7 @@ from tests.doubles import (
     OFFLOADS,
     Endpoint,
     Lab,
+    flipped,
     new_session_ticket,
     reset,
     until,
@@ -127,9 +128,7 @@ def test_truncation(lab: Lab, policy: KtlsPolicy, *, into: bool) -> None:
 def test_bad_record(lab: Lab, policy: KtlsPolicy, *, into: bool) -> None:
     """A record that does not authenticate raises, and the peer gets its alert."""
     stream, peer = lab.stream(policy)
-    record = bytearray(peer.data(b"data"))
-    record[-1] ^= 1
-    peer.sock.sendall(record)
+    peer.sock.sendall(flipped(peer.data(b"data")))
     with pytest.raises(PeerMisbehaved):
         stream.recv_into(bytearray(9)) if into else stream.recv(9)
     assert peer.recv_alert() is AlertDescription.bad_record_mac

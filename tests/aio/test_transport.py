@@ -23,6 +23,7 @@ from tests.doubles import (
     Middleman,
     check_descriptors,
     descriptors,
+    flipped,
     reset,
 )
 from tlsify.aio.transport import attach, current, sendfile
@@ -239,9 +240,7 @@ def test_fault_of_the_peer(
         async with serving(lab.configs()[1], policy) as server:
             peer = await raw_peer(lab, server)
             if fault == "flipped bit":
-                record = bytearray(peer.data(b"data"))
-                record[-1] ^= 1
-                peer.sock.sendall(record)
+                peer.sock.sendall(flipped(peer.data(b"data")))
             elif fault == "error alert":
                 peer.send_alert(AlertDescription.internal_error)
             else:

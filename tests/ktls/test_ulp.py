@@ -11,7 +11,7 @@ from contextlib import closing
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from tests.doubles import FailingSocket
+from tests.doubles import FailingSocket, flipped
 from tlsify.codepoints import Aead, AlertDescription, CipherSuite, ContentType, ProtocolVersion
 from tlsify.errors import (
     ConfigError,
@@ -480,7 +480,7 @@ def test_bad_record(receiving: Keyed, fault: str, alert: AlertDescription) -> No
     sender, receiver, keys = receiving
     ulp.install(receiver, Direction.TX, keys)
     bad = {
-        "flipped bit": data(keys, 1, b"x")[:-1] + b"!",
+        "flipped bit": flipped(data(keys, 1, b"x")),
         "plain alert": encode_record(ContentType.alert, b"\2\x28"),
         "no content type": _sealed_zeros(keys, 1),
         "too long": b"\x17\x03\x03\x48\x01",

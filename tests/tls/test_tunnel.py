@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import HOST
-from tests.doubles import EnginePair, new_session_ticket, opened
+from tests.doubles import EnginePair, flipped, new_session_ticket, opened
 from tlsify.codepoints import AlertDescription, ContentType, ProtocolVersion
 from tlsify.config import ClientConfig, ReferenceIdentifier, ServerConfig, TrustAnchors
 from tlsify.errors import HandshakeError, PeerAlert, PeerMisbehaved, TlsifyError
@@ -168,10 +168,9 @@ def test_fatal_alert(version: ProtocolVersion) -> None:
 def test_damaged_record(version: ProtocolVersion) -> None:
     """A record that does not open is answered with bad_record_mac."""
     client, server, negotiated = settled(version)
-    record = bytearray(sealed(negotiated, ContentType.application_data, b"data"))
-    record[-1] ^= 1
+    record = flipped(sealed(negotiated, ContentType.application_data, b"data"))
     with pytest.raises(PeerMisbehaved) as caught:
-        opened(server, bytes(record))
+        opened(server, record)
     assert caught.value.alert is AlertDescription.bad_record_mac
     with pytest.raises(PeerAlert, match="bad_record_mac"):
         opened(client, server.output())
