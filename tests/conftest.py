@@ -15,6 +15,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
+from hypothesis import settings
 from OpenSSL import SSL
 
 from tests.doubles import Lab, ScriptedSocket
@@ -37,6 +38,8 @@ GUEST = os.environ.get("TLSIFY_GUEST", "")
 HOST = "example.org"
 # A browser needs more than a guest has: it is outside, and only the server within.
 collect_ignore = ["browser"] if GUEST else []
+# The same inputs each time, and no limit of time for one; docs/testing.md says how to have others.
+settings.load_profile("ci")
 
 
 def pytest_configure() -> None:

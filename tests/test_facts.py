@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.certificate_samples import SAMPLES, VICTIM, facts_of, make_certificate
@@ -59,7 +59,6 @@ def test_other_forms_of_the_certificate() -> None:
     assert facts_of(der, verified=False).getpeercert(binary_form=True) == der
 
 
-@settings(deadline=None)
 @given(st.data())
 def test_hostile_certificate(data: st.DataObject) -> None:
     """Whatever a peer wrote: an answer, or an empty one; never an error."""
@@ -70,7 +69,6 @@ def test_hostile_certificate(data: st.DataObject) -> None:
     assert isinstance(facts_of(bytes(der)).peer_name, str)
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=60))
 def test_no_certificate_at_all(garbage: bytes) -> None:
     """Bytes that are none."""

@@ -297,7 +297,7 @@ def test_no_address() -> None:
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(said=sayings)
 def test_anything_may_come(protocol: str, said: bytes) -> None:
     """Whatever a server sends, there is a go-ahead or an error of ours; nothing is over-read."""

@@ -180,7 +180,7 @@ def test_malformed(running: Agent, message: bytes, number: int | None, why: str)
     running.at_rest()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.binary(max_size=60), kind=st.sampled_from([b"", b"\1\2", b"\1\3", b"\1"]))
 def test_anything(running: Agent, data: bytes, kind: bytes) -> None:
     """Whatever is sent is answered with an error, and does no harm."""

@@ -8,7 +8,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.certificate_samples import VICTIM, facts_of, make_certificate
@@ -60,7 +60,6 @@ def test_names_that_cannot_be_printed(name: str) -> None:
     assert said["SSL_CLIENT_S_DN"].isprintable()
 
 
-@settings(deadline=None)
 @given(st.data())
 def test_hostile_certificate(data: st.DataObject) -> None:
     """Whatever a peer wrote, the values are what PEP 3333 wants."""
