@@ -39,6 +39,7 @@ def say(*words):
 
 def make():
     words = orders.read_text().split()
+    workers._START_TIME = 0 if "late" in words else 60
     if "bad" in words:
         raise ConfigError("the file is bad")
 
@@ -61,8 +62,12 @@ def stop():
     say("stopping", gauge(Gauge.STOPPING))
 
 def rehearse():
-    status = 3 if "refused" in orders.read_text() else 0
-    return os.posix_spawn("/bin/sh", ["sh", "-c", f"exit {{status}}"], os.environ)
+    words = orders.read_text().split()
+    workers._START_TIME = 0 if "late" in words else 60
+    command = "exec sleep 100" if "hangs" in words else "exit 3" if "refused" in words else "exit 0"
+    pid = os.posix_spawn("/bin/sh", ["sh", "-c", command], os.environ)
+    say("rehearses", pid)
+    return pid
 
 def succeed(former):
     say("succeeded", *(f"{{pid}}:{{slot}}" for pid, slot in former.items()))
@@ -329,6 +334,17 @@ def test_new_generation_that_does_not_get_ready(tmp_path: Path, orders: str) -> 
         assert rest[-1] == ["over", "1", "0", "1"]
 
 
+def test_new_generation_that_takes_too_long(tmp_path: Path) -> None:
+    """It is given up, and the old one goes on."""
+    with Program(tmp_path, 2) as program:
+        old = _pids(program.read_until("notify", "'READY=1\\nSTATUS=2"), "started")
+        program.orders.write_text("hangs late")
+        program.tell(signal.SIGHUP)
+        program.read_until("notify", "'READY=1\\nSTATUS=2")
+        assert _pids(program.end(), "drained") == old
+        assert "the new workers are not ready after 0 s" in program.errors()
+
+
 def test_reload_while_reloading(tmp_path: Path) -> None:
     """The second begins when the first is done: what it is about may have come in between."""
     with Program(tmp_path, 1) as program:
@@ -382,15 +398,43 @@ def test_successor(tmp_path: Path) -> None:
         assert "not restarted: planted" in program.errors()
 
 
-def test_rehearsal_that_fails(tmp_path: Path) -> None:
-    """Then there is no successor."""
+@pytest.mark.parametrize(("orders", "status"), [("refused", 3), ("hangs late", -9)])
+def test_rehearsal_that_fails(tmp_path: Path, orders: str, status: int) -> None:
+    """Then there is no successor; one that does not end is killed."""
     with Program(tmp_path, 1) as program:
         program.read_until("ready")
-        program.orders.write_text("refused")
+        program.orders.write_text(orders)
         program.tell(signal.SIGUSR2)
         assert program.process.stderr is not None
         for line in program.process.stderr:
             if "not restarted" in line:
-                assert "status 3" in line
+                assert f"status {status}" in line
                 break
-        assert not _pids(program.end(), "succeeded")
+        program.orders.write_text("")
+        program.tell(signal.SIGUSR2)
+        program.read_until("succeeded")
+        program.end()
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR2])
+def test_end_at_the_same_time(tmp_path: Path, number: int) -> None:
+    """Nothing is begun then that nobody would end."""
+    with Program(tmp_path, 1) as program:
+        old = _pids(program.read_until("ready"), "started")
+        for each in (signal.SIGSTOP, number, signal.SIGTERM, signal.SIGCONT):
+            program.tell(each)
+        rest = list(program.lines())
+        assert program.process.wait(10) == 0
+        assert _pids(rest, "drained") == old
+        assert not _pids(rest, "started")
+        assert not _pids(rest, "rehearses")
+
+
+def test_end_during_a_rehearsal(tmp_path: Path) -> None:
+    """It is killed, or it would be there for ever."""
+    with Program(tmp_path, 1) as program:
+        program.read_until("ready")
+        program.orders.write_text("hangs")
+        program.tell(signal.SIGUSR2)
+        program.read_until("rehearses")
+        program.end()  # which waits for all that could write to where it writes

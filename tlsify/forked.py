@@ -81,6 +81,13 @@ class Worker:
         with contextlib.suppress(ProcessLookupError):  # it was waited for just now
             os.kill(self.pid, number)
 
+    def kill_late(self, now: float) -> None:
+        """Kill it if its deadline has passed."""
+        if self.deadline is not None and self.deadline <= now:
+            _log.warning("process %d did not end in time and is killed", self.pid)
+            self.kill(signal.SIGKILL)
+            self.deadline = None
+
 
 @dataclass(eq=False, slots=True)
 class Generation:

@@ -21,14 +21,13 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("tlsify")
 
-# How long a new generation may take to be ready, and how much longer than its deadline a worker
-# may take to drain, before it is killed.
+# How long a new generation may take to be ready and a rehearsal to end, and how much longer than
+# its deadline a worker may take to drain, before they are killed.
 _START_TIME = 60.0
 _GRACE = 5.0
 _WATCH_INTERVAL = 3.0
 _PAUSE = 1.0
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
-
 
 # Workers that an earlier program in this process has left: pid and slot in the counters.
 Former: TypeAlias = dict[int, int]
@@ -103,7 +102,7 @@ class _Supervisor:
         self._current: Generation | None = None
         self._coming: Generation | None = None
         self._again = self._stopping = False
-        self._rehearsal: int | None = None
+        self._rehearsal: list[Worker] = []
         self._failure: WorkerError | None = None
         self._retry: tuple[float, Work] | None = None
         self._seen = duty.seen
@@ -166,7 +165,8 @@ class _Supervisor:
             due.append(self._look_at)
         if self._duty.watchdog is not None:
             due.append(self._ping_at)
-        due += [worker.deadline for worker in self._all() if worker.deadline is not None]
+        some = [*self._all(), *self._rehearsal]
+        due += [each.deadline for each in some if each.deadline is not None]
         for generation in self._generations():
             due += generation.due()
         if self._coming is not None:
@@ -177,13 +177,12 @@ class _Supervisor:
 
     def _heed(self, numbers: bytes) -> None:
         asked = [number for number in numbers if number in _STOP_SIGNALS]
-        if asked and (self._stopping or len(asked) > 1):
+        if asked:
+            at_once = self._stopping or len(asked) > 1
             self._stop()
-            for worker in self._all():
+            for worker in self._all() if at_once else ():
                 worker.kill(signal.SIGKILL)
-        elif asked:
-            self._stop()
-        elif self._stopping:
+        if self._stopping:
             return
         if signal.SIGHUP in numbers:
             self._reload()
@@ -287,8 +286,8 @@ class _Supervisor:
             if pid == 0:
                 return
             code = os.waitstatus_to_exitcode(status)
-            if pid == self._rehearsal:
-                self._rehearsal = None
+            if pid in [each.pid for each in self._rehearsal]:
+                self._rehearsal.clear()
                 self._succeed(code)
                 continue
             for worker in self._all():
@@ -323,11 +322,8 @@ class _Supervisor:
     def _look_after(self) -> None:
         """Do what is due."""
         now = time.monotonic()
-        for worker in self._all():
-            if worker.deadline is not None and worker.deadline <= now:
-                _log.warning("worker %d did not end in time and is killed", worker.pid)
-                worker.kill(signal.SIGKILL)
-                worker.deadline = None
+        for worker in [*self._all(), *self._rehearsal]:
+            worker.kill_late(now)
         for generation in self._generations():
             for index, member in list(generation.members.items()):
                 if isinstance(member, float) and member <= now:
@@ -372,16 +368,19 @@ class _Supervisor:
         self._set_gauges()
         self._duty.on_stop()
         self._drain(self._all())
+        for each in self._rehearsal:
+            each.kill(signal.SIGKILL)
         self._current = self._coming = self._retry = None
         self._former = []
 
     # -- the successor
 
     def _rehearse(self) -> None:
-        if self._duty.rehearse is None or self._rehearsal is not None:
+        if self._duty.rehearse is None or self._rehearsal:
             return
+        now = time.monotonic()
         try:
-            self._rehearsal = self._duty.rehearse()
+            self._rehearsal = [Worker(self._duty.rehearse(), 0, now, deadline=now + _START_TIME)]
         except OSError as exc:
             _log.error("not restarted: %s", exc)
 
