@@ -105,11 +105,13 @@ def main() -> int:
         return FAILED
     options.out.mkdir(parents=True, exist_ok=True)
     failed = False
+    origin = machine.origin()  # before there are new records, which make a clone a changed one
     for name, where in _places(options):
         if where == peers.IN_GUEST or options.here:
             record = run_suite(name, options)
         else:
             record = _in_guest(name, where, options)
+        record["origin"] = origin
         report.keep(record, options.out)
         failed |= any(one["failed"] for one in record["experiments"])
     if not options.here:

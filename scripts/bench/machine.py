@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import os
 import platform
+import subprocess
 from pathlib import Path
 
 from scripts.bench import peers
@@ -26,6 +28,17 @@ def facts() -> dict[str, object]:
         "aes": _aes(),
         "versions": peers.versions(),
     }
+
+
+def origin() -> dict[str, str]:
+    """Tell of which tlsify figures are, and when they were taken."""
+    words = ["git", "-C", str(peers.ROOT), "describe", "--always", "--dirty"]
+    try:
+        found = subprocess.run(words, capture_output=True, text=True, check=True)
+        commit = found.stdout.strip()
+    except (OSError, subprocess.CalledProcessError):  # no git, or not a clone
+        commit = "?"
+    return {"tlsify": commit, "date": dt.datetime.now(dt.UTC).date().isoformat()}
 
 
 def _processor() -> str:

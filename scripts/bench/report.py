@@ -48,7 +48,8 @@ def _suite(record: dict[str, Any], picture: str) -> Iterator[str]:
     if machine:
         yield (
             f"{machine['processor']}, {machine['cores']} cores, {machine['kernel']}, gcm(aes) by "
-            f"{machine['aes']}; {record['rounds']} rounds.\n"
+            f"{machine['aes']}; {record['rounds']} rounds; tlsify "
+            f"{record['origin']['tlsify']}, {record['origin']['date']}.\n"
         )
         yield ", ".join(f"{name} {version}" for name, version in machine["versions"].items()) + "\n"
     if picture:
