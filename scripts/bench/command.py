@@ -79,7 +79,9 @@ def _parser() -> argparse.ArgumentParser:
         metavar="REGEX",
         help='what "EXPERIMENT: CONTENDER" has to have in it; such records go to --out only',
     )
-    parser.add_argument("--setup", action="store_true", help="fetch the peers, and nothing else")
+    parser.add_argument(
+        "--setup", action="store_true", help="fetch and build what it takes, and nothing else"
+    )
     parser.add_argument("--report", action="store_true", help="write tables and plots anew")
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
     return parser
@@ -94,15 +96,13 @@ def main() -> int:
     if options.only is not None and options.out == OUT:
         parser.error("--only needs --out: a part is not what is published")
     try:
-        if options.setup:
-            peers.set_up()
-            return 0
         if not (options.here or options.smoke or options.report):
-            peers.set_up()
-            peers.compile_project()
+            _set_up(options)
     except LaneError as exc:
         print(f"scripts/bench/run: error: {exc}\nhint: {exc.hint}", file=sys.stderr)
         return FAILED
+    if options.setup:
+        return 0
     options.out.mkdir(parents=True, exist_ok=True)
     failed = False
     origin = machine.origin()  # before there are new records, which make a clone a changed one
@@ -120,6 +120,14 @@ def main() -> int:
         pages.fill(OUT)
     # In a guest it is the record that tells.
     return FAILED if failed and options.smoke and not options.here else 0
+
+
+def _set_up(options: argparse.Namespace) -> None:
+    """Fetch the peers and build the guests, before anything has been measured in vain."""
+    peers.set_up()
+    for guest in sorted({where for _, where in _places(options) if where}):
+        peers.set_up_guest(guest)
+    peers.compile_project()
 
 
 def _places(options: argparse.Namespace) -> Iterator[tuple[str, str]]:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "vm"))
 
-from lane import apt, cache, image
+from lane import apt, cache, image, kernel, qemu, umlbuild
 from lane.cache import LaneError as LaneError  # noqa: PLC0414 - for those who call set_up
 
 ROOT = image.PROJECT
@@ -86,6 +86,19 @@ def set_up() -> None:
     """
     _environment_tree()
     _build()
+
+
+def set_up_guest(name: str) -> None:
+    """Build whatever of a guest is missing.
+
+    Raises:
+        LaneError: it cannot be had.
+    """
+    if name == "uml":
+        if not os.environ.get("TLSIFY_UML"):  # which names one that is built
+            umlbuild.build()
+    else:
+        qemu.ready_snapshot(kernel.declared()[name])
 
 
 def _environment_tree() -> Path:
