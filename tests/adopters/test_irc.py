@@ -124,6 +124,7 @@ def test_two_users_and_a_bot(place: Place, server: int) -> None:
 
 def test_bot_and_another_server(place: Place, authority: trustme.CA) -> None:
     """The bot is not even started where the certificate names somebody else."""
+    require("nc")
     place.certify(authority.issue_cert("elsewhere.example"))
     own = {"0.0.0.0 6697": "127.0.0.1 0"}
     refused = ".* alert bad_certificate.*"
