@@ -96,7 +96,7 @@ def main() -> int:
     if options.only is not None and options.out == OUT:
         parser.error("--only needs --out: a part is not what is published")
     try:
-        if not (options.here or options.smoke or options.report):
+        if options.setup or not (options.here or options.smoke or options.report):
             _set_up(options)
     except LaneError as exc:
         print(f"scripts/bench/run: error: {exc}\nhint: {exc.hint}", file=sys.stderr)

@@ -182,7 +182,7 @@ def missing(program: str) -> str | None:
     """Say why a program cannot be measured; None if it can."""
     if find(program) is not None:
         return None
-    return UNPACKAGED.get(program, "not installed: run scripts/bench/run --setup")
+    return UNPACKAGED.get(program, "not installed: run scripts/bench/run --setup --native")
 
 
 @functools.cache

@@ -130,7 +130,7 @@ def started(
         RuntimeError: it ended, or did not get ready.
     """
     if words is None:
-        raise Missing("not installed: run scripts/bench/run --setup")
+        raise Missing("not installed: run scripts/bench/run --setup --native")
     with tempfile.TemporaryFile() as output:
         process = subprocess.Popen(
             words.words,
