@@ -117,6 +117,22 @@ def test_full_buffer(lab: Lab, ending: str, version: ProtocolVersion) -> None:
 
 
 @pytest.mark.ktls
+@pytest.mark.parametrize("again", ENDINGS)
+@pytest.mark.parametrize("first", ["shutdown", "hand-off's shutdown"])
+def test_full_buffer_and_ended_twice(
+    lab: Lab, gate: threading.Event, first: str, again: str
+) -> None:
+    """To end once more what is ending already does not take its close_notify from the peer."""
+    tls, peer, sent = _full(lab)
+    for ending in (first, again):
+        _at_once(lambda ending=ending: ENDINGS[ending](tls))  # type: ignore[misc]
+    gate.set()
+    _check_all_arrives(peer, sent)
+    until(lambda: _threads() == 0)
+    tls.close()
+
+
+@pytest.mark.ktls
 def test_reading_goes_on_meanwhile(lab: Lab) -> None:
     """Half closed, data can be received before the peer reads, and afterwards."""
     tls, peer, sent = _full(lab)

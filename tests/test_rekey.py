@@ -717,6 +717,29 @@ def test_answer_between_the_turns_of_a_writer(lab: Lab, monkeypatch: pytest.Monk
     assert seen_at[0] % 2**16 == 0
 
 
+@pytest.mark.rekey
+def test_answer_beside_the_end(lab: Lab) -> None:
+    """Who ends its direction while another thread answers ends it in good order, one way or other.
+
+    Either the peer gets no answer, or one in front of close_notify, which the new key opens.
+    """
+    for _ in range(50):
+        tls, peer = lab.stream(KERNEL)
+        tls.settimeout(PATIENCE)
+        reader = Endpoint(lambda tls=tls: tls.recv(9))  # type: ignore[misc]
+        peer.sock.sendall(peer.key_update(REQUESTED) + peer.seal(*CLOSE_NOTIFY))
+        tls.shutdown(socket.SHUT_WR)
+        record = peer.recv()
+        if record == (HANDSHAKE, KEY_UPDATE):
+            peer.follow_key_update()
+            record = peer.recv()
+        assert record == CLOSE_NOTIFY
+        assert peer.sock.recv(1) == b""
+        assert reader.result() == b""
+        tls.close()
+        peer.sock.close()
+
+
 def test_stuck_writer_does_not_hold_up_the_end(lab: Lab) -> None:
     """A bad record is told at once, though the alert cannot be: somebody is in the way."""
     tls, peer = lab.stream(KERNEL)

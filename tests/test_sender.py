@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.doubles import CLOSE_NOTIFY, ScriptedSocket
+from tlsify import linger
 from tlsify.codepoints import AlertDescription, CipherSuite, ContentType, ProtocolVersion
 from tlsify.errors import KtlsError, RekeyUnsupported
 from tlsify.sender import Sender
@@ -77,6 +78,82 @@ def test_close_notify_for_nobody(scripted: Callable[..., ScriptedSocket]) -> Non
     sock = scripted()
     sock.send_error = GONE
     assert sender(sock).close_notify()
+
+
+class _Busy:
+    """Somebody else's right to send, until it is waited for."""
+
+    def __init__(self, give_way: Callable[[], object] | None) -> None:
+        """Take what the other does before it lets go; None if it never does."""
+        self._give_way = give_way
+        self.waited = False
+
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:  # noqa: FBT001, FBT002
+        """Give way to who waits."""
+        if not blocking or self._give_way is None:
+            return False
+        assert timeout > 0
+        self._give_way()
+        self.waited = True
+        return True
+
+    def release(self) -> None:
+        """Nobody else is waiting."""
+
+
+def test_close_notify_in_the_midst_of_a_key_update(
+    scripted: Callable[..., ScriptedSocket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It waits for the key that follows, or the peer could not open it."""
+    sock = scripted()
+    side = sender(sock)
+    busy = _Busy(lambda: sock.sent.append((ContentType.handshake, b"")))
+    monkeypatch.setattr(side, "writing", busy)
+    monkeypatch.setattr(linger, "has_room", lambda _: True)
+    assert side.close_notify()
+    assert busy.waited
+    assert sock.sent == [(ContentType.handshake, b""), CLOSE_NOTIFY]
+
+
+def test_close_notify_by_two_at_once(
+    scripted: Callable[..., ScriptedSocket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever comes second sends none."""
+    sock = scripted()
+    side = sender(sock)
+
+    def be_first() -> None:
+        side.session.close_notify_sent = True
+
+    monkeypatch.setattr(side, "writing", _Busy(be_first))
+    monkeypatch.setattr(linger, "has_room", lambda _: True)
+    assert side.close_notify()
+    assert not sock.sent
+
+
+@pytest.mark.parametrize("room", [True, False])
+def test_shut_down_beside_a_stuck_writer(
+    scripted: Callable[..., ScriptedSocket], monkeypatch: pytest.MonkeyPatch, *, room: bool
+) -> None:
+    """Nobody waits for it: FIN alone wakes it, and is no orderly end."""
+    sock = scripted()
+    side = sender(sock)
+    monkeypatch.setattr(side, "writing", _Busy(None))
+    monkeypatch.setattr(linger, "has_room", lambda _: room)
+    side.shut_down()
+    assert not sock.sent
+    assert sock.shut == [socket.SHUT_WR]
+    assert side.session.close_notify_sent
+
+
+def test_no_key_update_after_close_notify(scripted: Callable[..., ScriptedSocket]) -> None:
+    """The peer would not read it."""
+    sock = scripted()
+    side = sender(sock, can_rekey=True)
+    side.close_notify()
+    with pytest.raises(BrokenPipeError):
+        side.key_update()
+    assert sock.sent == [CLOSE_NOTIFY]
 
 
 def test_shut_down(scripted: Callable[..., ScriptedSocket]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import socket
 import threading
 from typing import TYPE_CHECKING
@@ -45,6 +46,7 @@ class Sender:
         self.sock = sock
         self.session = session
         self.writing = threading.Lock()
+        self._lingers = False
 
     def abort(self, alert: AlertDescription | None) -> None:
         """End the sending direction, not in order: an alert if one is due, and FIN."""
@@ -80,12 +82,14 @@ class Sender:
         Raises:
             RekeyUnsupported: TLS 1.2, or a kernel that cannot; nothing was sent.
             BlockingIOError: non-blocking, and the KeyUpdate does not fit now; nothing was sent.
-            OSError: the connection broke.
+            OSError: the connection broke, or its sending direction has ended.
         """
         if not self.session.can_rekey:
             tls13 = self.session.version is ProtocolVersion.TLSv1_3
             reason = "this kernel cannot rekey" if tls13 else "TLS 1.2 has no KeyUpdate"
             raise RekeyUnsupported("TLS_TX", 0, reason)
+        if self.session.close_notify_sent:
+            raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
         self._update(KeyUpdateRequest(request), 0)
 
     def settle(self, flags: int = 0) -> None:
@@ -167,29 +171,49 @@ class Sender:
     # -- closing
 
     def close_notify(self) -> bool:
-        """Send close_notify, once; False if it does not fit yet."""
-        if not self.session.close_notify_sent:
-            try:
+        """Send close_notify, once; False if that needs more waiting than is good.
+
+        Not between a KeyUpdate and the key that follows it, and no KeyUpdate behind it: the peer
+        could not open the one, and will not read the other.
+        """
+        if self.session.close_notify_sent:
+            return not self._lingers
+        if not self.writing.acquire(blocking=False) and not (
+            linger.has_room(self.sock) and self.writing.acquire(timeout=_MOMENT)
+        ):
+            return False  # another thread is stuck in the midst of its data
+        try:
+            if not self.session.close_notify_sent:
                 self._send_at_once(ContentType.alert, CLOSE_NOTIFY)
-            except BlockingIOError:
-                return False
-            except OSError:  # nobody is there to hear it
-                pass
+        except BlockingIOError:
+            return False
+        except OSError:  # nobody is there to hear it
             self.session.close_notify_sent = True
+        else:
+            self.session.close_notify_sent = True
+        finally:
+            self.writing.release()
         return True
 
     def shut_down(self) -> None:
-        """End the sending direction: close_notify, then FIN, in the background if need be.
+        """End the sending direction: close_notify, then FIN, in the background if need be."""
+        if self.close_notify():
+            with contextlib.suppress(OSError):
+                self.sock.shutdown(socket.SHUT_WR)
+        else:
+            self.shut_down_later()
+
+    def shut_down_later(self) -> None:
+        """Do as `shut_down`, in the background: close_notify did not fit.
 
         A full send buffer must neither turn this into a wait nor cost the peer the end of what it
         is still reading.
         """
-        if self.close_notify():
-            with contextlib.suppress(OSError):
-                self.sock.shutdown(socket.SHUT_WR)
+        if self._lingers:
             return
         self.session.close_notify_sent = True
         if self.writing.acquire(timeout=_MOMENT):
+            self._lingers = True
             self.writing.release()
             linger.finish(self.sock, CLOSE_NOTIFY)
         else:  # another thread is stuck in the midst of its data: this wakes it

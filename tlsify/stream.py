@@ -300,7 +300,7 @@ class TLSSocket(socket.socket):
         """End the sending direction with close_notify, the receiving one, or both."""
         channel = self._channel
         if how != socket.SHUT_RD and channel is not None and not channel.close_notify():
-            channel.shut_down()
+            channel.shut_down_later()
             if how == socket.SHUT_WR:
                 return
             how = socket.SHUT_RD
@@ -330,7 +330,7 @@ class TLSSocket(socket.socket):
         # socket.close calls this once the last file object made from the socket is closed too.
         if self.fileno() != -1 and self._channel is not None:
             if not self._channel.close_notify():
-                self._channel.shut_down()
+                self._channel.shut_down_later()
             self._channel.wipe()
         super()._real_close(*args)  # type: ignore[misc]
 
