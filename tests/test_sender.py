@@ -131,6 +131,23 @@ def test_close_notify_by_two_at_once(
     assert not sock.sent
 
 
+def test_end_beside_one_that_lingers(
+    scripted: Callable[..., ScriptedSocket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever comes second does not send FIN in front of the close_notify that waits for room."""
+    sock = scripted()
+    side = sender(sock)
+    lingering: list[bytes] = []
+    monkeypatch.setattr(linger, "finish", lambda _, alert: lingering.append(alert))
+    monkeypatch.setattr(linger, "has_room", lambda _: True)
+    monkeypatch.setattr(side, "writing", _Busy(side.shut_down_later))
+    side.shut_down()
+    side.shut_down()
+    assert lingering == [CLOSE_NOTIFY[1]]
+    assert not sock.sent
+    assert not sock.shut
+
+
 @pytest.mark.parametrize("room", [True, False])
 def test_shut_down_beside_a_stuck_writer(
     scripted: Callable[..., ScriptedSocket], monkeypatch: pytest.MonkeyPatch, *, room: bool

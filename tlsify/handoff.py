@@ -154,8 +154,8 @@ class Handoff:
         """End the sending direction: close_notify, then FIN. Receiving goes on.
 
         The peer is not waited for: what a full send buffer has no room for goes out in the
-        background. Another thread that holds ``channel.writing`` has a moment (0.2 s) to let go of
-        it; if it does not, FIN goes out alone.
+        background. Another thread that holds ``channel.writing`` has half a second at most to let
+        go of it; then FIN goes out alone.
         """
         if self.channel is not None:
             self.channel.shut_down()

@@ -46,7 +46,7 @@ class Sender:
         self.sock = sock
         self.session = session
         self.writing = threading.Lock()
-        self._lingers = False
+        self._ending = False
 
     def abort(self, alert: AlertDescription | None) -> None:
         """End the sending direction, not in order: an alert if one is due, and FIN."""
@@ -174,10 +174,11 @@ class Sender:
         """Send close_notify, once; False if that needs more waiting than is good.
 
         Not between a KeyUpdate and the key that follows it, and no KeyUpdate behind it: the peer
-        could not open the one, and will not read the other.
+        could not open the one, and will not read the other. False, too, once `shut_down_later` sees
+        to it: FIN must not come before.
         """
         if self.session.close_notify_sent:
-            return not self._lingers
+            return not self._ending
         if not self.writing.acquire(blocking=False) and not (
             linger.has_room(self.sock) and self.writing.acquire(timeout=_MOMENT)
         ):
@@ -193,7 +194,7 @@ class Sender:
             self.session.close_notify_sent = True
         finally:
             self.writing.release()
-        return True
+        return not self._ending
 
     def shut_down(self) -> None:
         """End the sending direction: close_notify, then FIN, in the background if need be."""
@@ -204,16 +205,16 @@ class Sender:
             self.shut_down_later()
 
     def shut_down_later(self) -> None:
-        """Do as `shut_down`, in the background: close_notify did not fit.
+        """Do as `shut_down`, in the background, since `close_notify` could not be sent; once.
 
         A full send buffer must neither turn this into a wait nor cost the peer the end of what it
         is still reading.
         """
-        if self._lingers:
+        if self._ending:
             return
+        self._ending = True  # first: whoever sees the next must know of this
         self.session.close_notify_sent = True
         if self.writing.acquire(timeout=_MOMENT):
-            self._lingers = True
             self.writing.release()
             linger.finish(self.sock, CLOSE_NOTIFY)
         else:  # another thread is stuck in the midst of its data: this wakes it
