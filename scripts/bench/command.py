@@ -71,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--native", action="store_true", help="leave out what runs in guests")
     parser.add_argument("--rounds", type=int, metavar="N", help="default: each suite's own")
     parser.add_argument(
-        "--out", type=Path, default=OUT, metavar="DIR", help="default: docs/benchmarks"
+        "--out", type=Path, metavar="DIR", help="default: docs/benchmarks, and nowhere for --smoke"
     )
     parser.add_argument(
         "--only",
@@ -93,7 +93,7 @@ def main() -> int:
     options = parser.parse_args()
     if unknown := set(options.suites) - SUITES.keys():
         parser.error(f"no suite named {', '.join(sorted(unknown))}")
-    if options.only is not None and options.out == OUT:
+    if options.only is not None and options.out in {None, OUT}:
         parser.error("--only needs --out: a part is not what is published")
     try:
         if options.setup or not (options.here or options.smoke or options.report):
@@ -103,6 +103,14 @@ def main() -> int:
         return FAILED
     if options.setup:
         return 0
+    with tempfile.TemporaryDirectory() as nowhere:
+        if options.out is None:
+            options.out = Path(nowhere) if options.smoke else OUT
+        return _measure(options)
+
+
+def _measure(options: argparse.Namespace) -> int:
+    """Run the suites and write what came of them; gives the exit status."""
     options.out.mkdir(parents=True, exist_ok=True)
     failed = False
     origin = machine.origin()  # before there are new records, which make a clone a changed one

@@ -34,6 +34,7 @@ SELECTION = apt.Selection(
 PYTHON_PACKAGES = ("aiofastnet",)
 # The server in C, an example of ours: it knows no TLS.
 FILES_PROGRAM = ("files.c", "receiver.c")
+NOT_INSTALLED = "not installed: run scripts/bench/run --setup --native"
 # In no Debian suite that is used here; named so that the tables say so.
 UNPACKAGED = {
     "s6-tlsc": "not packaged by Debian 13",
@@ -182,7 +183,7 @@ def missing(program: str) -> str | None:
     """Say why a program cannot be measured; None if it can."""
     if find(program) is not None:
         return None
-    return UNPACKAGED.get(program, "not installed: run scripts/bench/run --setup --native")
+    return UNPACKAGED.get(program, NOT_INSTALLED)
 
 
 @functools.cache

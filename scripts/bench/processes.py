@@ -130,7 +130,7 @@ def started(
         RuntimeError: it ended, or did not get ready.
     """
     if words is None:
-        raise Missing("not installed: run scripts/bench/run --setup --native")
+        raise Missing(peers.NOT_INSTALLED)
     with tempfile.TemporaryFile() as output:
         process = subprocess.Popen(
             words.words,

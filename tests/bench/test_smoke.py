@@ -55,3 +55,12 @@ def test_a_suite_runs(suite: str, tmp_path: Path) -> None:
             assert experiment["figure"] in figures
             assert all(math.isfinite(value) for values in figures.values() for value in values)
         assert f"### {experiment['title']}\n" in (tmp_path / "README.md").read_text()
+
+
+def test_a_smoke_run_publishes_nothing() -> None:
+    """Its figures mean nothing: the records that are there stay as they are."""
+    published = _ROOT / "docs/benchmarks"
+    before = {path: path.read_bytes() for path in published.iterdir()}
+    words = [sys.executable, str(_ROOT / "scripts/bench/run"), "handoff", "--smoke", "--native"]
+    subprocess.run(words, check=True)
+    assert {path: path.read_bytes() for path in published.iterdir()} == before
