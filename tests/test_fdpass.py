@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 import os
+import resource
 import socket
 from typing import TYPE_CHECKING
 
@@ -27,8 +28,8 @@ def pair() -> Iterator[Pair]:
     before = descriptors()
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs:
-        ours.settimeout(10)
-        theirs.settimeout(10)
+        ours.settimeout(60)
+        theirs.settimeout(60)
         yield ours, theirs
     check_descriptors(before)
 
@@ -99,6 +100,26 @@ def test_too_many(pair: Pair, count: int) -> None:
     check_descriptors(before)
     fdpass.send(pair[0], b"next")
     assert fdpass.receive(pair[1], 100) == (bytearray(b"next"), None)
+
+
+def test_no_room_for_it(pair: Pair) -> None:
+    """Where this process has no descriptor left, that is what is said, and the next one comes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    fdpass.send(pair[0], b"m", pair[0].fileno())
+    # The limit is on the number, and the lowest free one is what would be taken.
+    lowest = os.dup(pair[0].fileno())
+    os.close(lowest)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))
+    try:
+        with pytest.raises(AgentError, match="can open no more") as caught:
+            fdpass.receive(pair[1], 100)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert "ulimit" in str(caught.value.hint)
+    fdpass.send(pair[0], b"m", pair[0].fileno())
+    _, number = fdpass.receive(pair[1], 100)
+    assert number is not None
+    os.close(number)
 
 
 def test_no_socket(pair: Pair) -> None:

@@ -47,7 +47,8 @@ def receive(channel: socket.socket, limit: int) -> tuple[bytearray, int | None]:
         the caller's to close.
 
     Raises:
-        AgentError: the message is longer, or has more than one descriptor; none is left open.
+        AgentError: the message is longer, or has more than one descriptor, or its descriptor does
+            not fit into this process; none is left open.
         OSError: as ``recvmsg``.
     """
     # Messages are mostly short, and room for the longest would have to be cleared each time.
@@ -61,11 +62,18 @@ def receive(channel: socket.socket, limit: int) -> tuple[bytearray, int | None]:
     if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC) or len(descriptors) > 1:
         for number in descriptors:
             os.close(number)
+        if flags & socket.MSG_CTRUNC and not descriptors:
+            # The kernel takes as many as there is room for, and stops at the first that it cannot
+            # install (net/core/scm.c, scm_detach_fds).
+            raise AgentError(
+                "the descriptor of a message was lost: this process can open no more of them",
+                untouched=False,
+                hint="raise its limit on open files (ulimit -n, LimitNOFILE=)",
+            )
         is_long = flags & socket.MSG_TRUNC
         raise AgentError(
             f"a message with {'too many bytes' if is_long else 'too many descriptors'} came",
             untouched=False,
-            hint="a descriptor is too many, too, where this process may have no more of them",
         )
     del message[size:]
     return message, descriptors[0] if descriptors else None

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[2]
 HOST = "example.org"
-PATIENCE = 30.0
+PATIENCE = 60.0
 VERBOSE = "-v"  # stands in front of the verb
 
 
@@ -61,13 +61,15 @@ class Files(NamedTuple):
         """Make a TLS client that trusts them."""
         return ssl.create_default_context(cafile=self.trust)
 
-    def request(self, *, ktls: str = "off", name: str = HOST) -> agent.ClientRequest:
+    def request(
+        self, *, ktls: str = "off", name: str = HOST, timeout: float = PATIENCE
+    ) -> agent.ClientRequest:
         """Ask for a connection with their server, and with nobody else."""
         return agent.ClientRequest(
             server_name=name,
             identities=(f"dns:{name}",),
             trust=str(self.trust),
-            timeout=PATIENCE,
+            timeout=timeout,
             ktls=ktls,
         )
 
