@@ -1,7 +1,9 @@
-"""The project's byte code for the guest, made on the host: under TCG that would take seconds."""
+"""The project's byte code for the guest, made on the host: under TCG that would take minutes."""
 
 from __future__ import annotations
 
+import os
+import subprocess
 from typing import TYPE_CHECKING
 
 from lane import cache, image
@@ -32,6 +34,55 @@ def compiled(sources: list[Path]) -> dict[Path, Path]:
         listing = "".join(f"{source}\t{targets[source]}\n" for source in stale)
         image.run_python(root.tree, ["-c", PROGRAM], listing.encode())
     return {source: target for source, target in targets.items() if target.exists()}
+
+
+def rewritten(sources: list[Path]) -> dict[Path, Path]:
+    """Return the file of byte code that pytest makes of each test module among the sources.
+
+    pytest puts code of its own in the place of `assert`, and would do so anew in every guest,
+    which cannot write into the project. The guest's pytest does it here, while it collects.
+    """
+    modules = [source for source in sources if _is_rewritten(source)]
+    prefix = cache.home() / "bytecode" / image.environment().key
+    if stale := [source for source in modules if _made(prefix, source) is None]:
+        cache.about_to(f"compiling {len(stale)} test modules")
+        _collect(prefix, stale)
+    found = {source: _made(prefix, source) for source in modules}
+    return {source: target for source, target in found.items() if target is not None}
+
+
+def _is_rewritten(source: Path) -> bool:
+    in_tests = source.is_relative_to(image.PROJECT / "tests")
+    return in_tests and (source.name.startswith("test_") or source.name == "conftest.py")
+
+
+def _made(prefix: Path, source: Path) -> Path | None:
+    """Return pytest's byte code for a module if it is there, and newer than the module."""
+    folder = prefix.joinpath(*source.parent.parts[1:])
+    made = folder.glob(f"{source.stem}.*-pytest-*.pyc")
+    return next((target for target in made if _is_fresh(source, target)), None)
+
+
+def _collect(prefix: Path, modules: list[Path]) -> None:
+    """Have the guest's pytest collect test modules on the host, for the byte code it leaves.
+
+    What is wrong with a module is found by the call that is being prepared.
+    """
+    environment = os.environ | image.python_environment() | {"PYTHONPYCACHEPREFIX": str(prefix)}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
+    subprocess.run(
+        [
+            *image.python_words(image.root().tree),
+            *("-m", "pytest", "-p", "no:cacheprovider", "--collect-only", "-qq"),
+            *map(str, modules),
+        ],
+        cwd=image.PROJECT,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        check=False,
+    )
 
 
 def _is_fresh(source: Path, target: Path) -> bool:

@@ -112,9 +112,8 @@ def compile_python(root_tree: Path, folder: Path, seen_as: str) -> None:
 
 def run_python(root_tree: Path, arguments: list[str], data: bytes = b"") -> None:
     """Run the guest's Python on the host."""
-    python = tools.command_in(root_tree, f"python{PYTHON}")
     done = subprocess.run(
-        [*python, *arguments],
+        [*python_words(root_tree), *arguments],
         env={"PYTHONHOME": str(root_tree / "usr")},
         input=data,
         capture_output=True,
@@ -123,6 +122,17 @@ def run_python(root_tree: Path, arguments: list[str], data: bytes = b"") -> None
     # compileall fails for files that are of another Python's syntax, but says nothing to stderr.
     if done.returncode and done.stderr:
         raise LaneError(f"the guest's Python failed: {done.stderr.decode()}", "report it")
+
+
+def python_words(root_tree: Path) -> list[str]:
+    """Return the words that run the guest's Python on the host."""
+    return tools.command_in(root_tree, f"python{PYTHON}")
+
+
+def python_environment() -> dict[str, str]:
+    """Return the variables that let the guest's Python, on the host, import what it has there."""
+    packages = environment().tree / f"lib/python{PYTHON}/site-packages"
+    return {"PYTHONHOME": str(root().tree / "usr"), "PYTHONPATH": str(packages)}
 
 
 def requirements() -> list[str]:

@@ -84,14 +84,19 @@ def _add_bytecode(archive: tarfile.TarFile, project: Path) -> None:
     sources = [
         path for path, _ in _walk(project, "0", LEFT_OUT) if path.suffix == ".py" and path.is_file()
     ]
+    compiled, rewritten = bytecode.compiled(sources), bytecode.rewritten(sources)
+    members = [
+        *((source, f"{source.stem}.{TAG}.pyc", code) for source, code in compiled.items()),
+        *((source, code.name, code) for source, code in rewritten.items()),
+    ]
     folders = set()
-    for source, code in bytecode.compiled(sources).items():
+    for source, name, code in members:
         folder = Path("0") / source.relative_to(project).parent / "__pycache__"
         if folder not in folders:
             archive.addfile(_directory(str(folder)))
             folders.add(folder)
         with code.open("rb") as content:
-            info = archive.gettarinfo(arcname=f"{folder}/{source.stem}.{TAG}.pyc", fileobj=content)
+            info = archive.gettarinfo(arcname=f"{folder}/{name}", fileobj=content)
             info.uid = info.gid = 0
             archive.addfile(info, content)
 
