@@ -80,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Run a command in a guest that has kernel TLS.",
         usage="vm/run [--kernel NAME] [--mount DIR]... [--env NAME[=VALUE]]... [--timeout S]\n"
         "              [--scratch DIR] [--all] [--] COMMAND...\n"
-        "       vm/run --list | --setup",
+        "       vm/run --list | --ready [KERNEL]... | --setup",
     )
     names = [*kernel.declared(), "uml"]
     parser.add_argument(
@@ -114,6 +114,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--list", action="store_true", help="show the kernels")
     parser.add_argument(
+        "--ready",
+        action="store_true",
+        help="fetch and build what is missing for some kernels, or all",
+    )
+    parser.add_argument(
         "--setup", action="store_true", help="fetch and build everything, or renew it"
     )
     parser.add_argument(
@@ -127,6 +132,8 @@ def _dispatch(options: argparse.Namespace) -> int:
         return _list()
     if options.setup:
         return _setup()
+    if options.ready:
+        return _ready(options.command)
     if options.command[:1] == ["--"]:
         del options.command[0]
     if not options.command:
@@ -188,6 +195,18 @@ def _setup() -> int:
         apt.choose(entry.kind, entry.selection)
         qemu.ready_snapshot(entry)
     return _list()
+
+
+def _ready(names: list[str]) -> int:
+    known = kernel.declared()
+    if unknown := sorted(set(names) - {*known, "uml"}):
+        raise LaneError(f"no such kernel: {', '.join(unknown)}", "vm/run --list shows them")
+    for name in names or [*known, "uml"]:
+        if name == "uml":
+            umlbuild.ready()
+        else:
+            qemu.ready_snapshot(known[name])
+    return 0
 
 
 def _run_all(options: argparse.Namespace) -> int:

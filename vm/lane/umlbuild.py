@@ -32,6 +32,13 @@ NEEDED = {
 }
 
 
+def ready() -> Path:
+    """Return the kernel that TLSIFY_UML names, or else ours, built if it is not there."""
+    if named := os.environ.get("TLSIFY_UML"):
+        return Path(named)
+    return build() / "linux"
+
+
 def kernel() -> Path:
     """Return the built kernel, or the one that TLSIFY_UML names."""
     if named := os.environ.get("TLSIFY_UML"):
