@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, load_pem_priv
 from hypothesis import settings
 from OpenSSL import SSL
 
+from tests import progress
 from tests.doubles import Lab, ScriptedSocket
 from tlsify.config import (
     ClientConfig,
@@ -42,12 +43,13 @@ collect_ignore = ["browser"] if GUEST else []
 settings.load_profile("ci")
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """Undo what shells and nohup do to background commands: they, and all below, ignore signals.
 
     And have programs that crash, which are not always ours, leave no core file in the work tree,
     and servers tell no `tlsify status` of this host what they carry.
     """
+    progress.register(config)
     os.environ["TLSIFY_ROSTER"] = "off"  # a test that wants one has a place of its own
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
@@ -69,26 +71,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
     What is about kernels with a second key, or without, has nothing to say about the others.
     """
+    refusal = capabilities().refusal
     other = "no_rekey" if capabilities().rekey else "rekey"
-    beside = [item for item in items if item.get_closest_marker(other) or _is_elsewhere(item)]
-    if beside and capabilities().refusal is None:
+    beside = [item for item in items if item.get_closest_marker(other)]
+    if beside and refusal is None:
         config.hook.pytest_deselected(items=beside)
         items[:] = [item for item in items if item not in beside]
-    if EXPECT_KTLS or capabilities().refusal is None:
+    if EXPECT_KTLS or refusal is None:
         return
     skip = pytest.mark.skip(reason="this kernel has no kTLS")
     for item in items:
         if item.get_closest_marker("ktls"):
             item.add_marker(skip)
-
-
-def _is_elsewhere(item: pytest.Item) -> bool:
-    """Tell whether one guest is enough for a test: other people's programs, slow under emulation.
-
-    What is ours between them and the kernel is tested on each.
-    """
-    is_theirs = item.path.parent.name in {"integrations", "adopters"}
-    return is_theirs and GUEST not in {"", "latest", "uml"}
 
 
 @pytest.fixture(scope="session")
@@ -146,7 +140,7 @@ def trust(authority: trustme.CA) -> TrustAnchors:
 @pytest.fixture(scope="session")
 def server_config(key_pair: KeyPair) -> ServerConfig:
     """A server that shows the certificate."""
-    return ServerConfig(key_pair=key_pair, timeout=10)
+    return ServerConfig(key_pair=key_pair, timeout=60)
 
 
 @pytest.fixture(scope="session")
@@ -156,7 +150,7 @@ def client_config(trust: TrustAnchors) -> ClientConfig:
         server_name=HOST,
         identities=(ReferenceIdentifier.for_host(HOST),),
         trust=trust,
-        timeout=10,
+        timeout=60,
     )
 
 
@@ -164,8 +158,8 @@ def client_config(trust: TrustAnchors) -> ClientConfig:
 def tcp_pair() -> Iterator[tuple[socket.socket, socket.socket]]:
     """Two connected TCP sockets."""
     with loopback_pair() as (ours, theirs):
-        ours.settimeout(10)
-        theirs.settimeout(10)
+        ours.settimeout(60)
+        theirs.settimeout(60)
         yield ours, theirs
 
 

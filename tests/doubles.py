@@ -113,7 +113,7 @@ class Endpoint(Generic[T]):
         """Whether it has ended, well or badly."""
         return not self._thread.is_alive()
 
-    def result(self, timeout: float = 20) -> T:
+    def result(self, timeout: float = 60) -> T:
         """Wait for the end."""
         self._thread.join(timeout)
         assert not self._thread.is_alive(), "the other side hangs"
@@ -216,7 +216,7 @@ class ScriptedSocket(socket.socket):
         return super().getsockopt(*args)
 
 
-def until(condition: Callable[[], object], timeout: float = 10) -> None:
+def until(condition: Callable[[], object], timeout: float = 60) -> None:
     """Wait for something that nothing can be waited on for."""
     deadline = time.monotonic() + timeout
     while not condition():
@@ -418,8 +418,8 @@ class Lab:
         """Keep what configurations are made of."""
         self._stack = ExitStack()
         self._peers: list[socket.socket] = []
-        self._client = ClientConfig(verify=False, trust=trust, timeout=20)
-        self._server = ServerConfig(key_pair=key_pair, timeout=20)
+        self._client = ClientConfig(verify=False, trust=trust, timeout=60)
+        self._server = ServerConfig(key_pair=key_pair, timeout=60)
         self._configs: dict[ProtocolVersion, tuple[ClientConfig, ServerConfig]] = {}
 
     def __enter__(self) -> Self:
@@ -447,12 +447,12 @@ class Lab:
     def tcp(self) -> tuple[socket.socket, socket.socket]:
         """Connect two sockets."""
         with socket.create_server(("127.0.0.1", 0)) as listener:
-            ours = socket.create_connection(listener.getsockname(), timeout=20)
+            ours = socket.create_connection(listener.getsockname(), timeout=60)
             theirs, _ = listener.accept()
         for sock in (ours, theirs):
             self._stack.enter_context(sock)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            sock.settimeout(20)
+            sock.settimeout(60)
         return ours, theirs
 
     def keep(self, handoff: Handoff) -> Handoff:
@@ -465,7 +465,7 @@ class Lab:
 
         assert handoff.offload is (Offload.KERNEL if handoff.relay is None else Offload.RELAY)
         self._stack.callback(end)
-        handoff.sock.settimeout(20)
+        handoff.sock.settimeout(60)
         return handoff
 
     def pair(

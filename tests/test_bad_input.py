@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from tlsify.config import KtlsPolicy
     from tlsify.handoff import Handoff
 
+pytestmark = pytest.mark.each_kernel
+
 TLS12, TLS13 = ProtocolVersion.TLSv1_2, ProtocolVersion.TLSv1_3
 BAD_MAC = AlertDescription.bad_record_mac
 # What a record may be longer than its plaintext (RFC 8446 5.2, RFC 5246 6.2.3).

@@ -42,6 +42,8 @@ from tlsify.tls.engine import Engine
 if TYPE_CHECKING:
     from tlsify.handoff import Handoff
 
+pytestmark = pytest.mark.each_kernel
+
 TLS13 = ProtocolVersion.TLSv1_3
 TLS12 = ProtocolVersion.TLSv1_2
 AUTO = KtlsPolicy()
@@ -72,7 +74,7 @@ def _fake_server(
         monkeypatch.setattr(module, "capabilities", lambda: found)
     ours, theirs = lab.tcp()
     fake = FakeUlpSocket(theirs, *(fault or (-1, OSError())))
-    fake.settimeout(20)
+    fake.settimeout(60)
     client, server = lab.configs()
     other = Endpoint(lambda: accept(fake, server, policy))
     return other, fake, RawPeer(ours, client)
@@ -191,7 +193,7 @@ def test_failing_system_call_on_a_kernel_with_ktls(lab: Lab, fail_at: int) -> No
     before = descriptors()
     ours, theirs = lab.tcp()
     failing = FailingSocket(theirs, fail_at, OSError(errno.EINVAL, "planted"))
-    failing.settimeout(20)
+    failing.settimeout(60)
     client, server_config = lab.configs()
     other = Endpoint(lambda: accept(failing, server_config, AUTO))
     step = STEPS[fail_at] if fail_at < len(STEPS) else None

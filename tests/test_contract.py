@@ -46,6 +46,8 @@ if TYPE_CHECKING:
     from tlsify.config import KtlsPolicy
     from tlsify.handoff import Handoff
 
+pytestmark = pytest.mark.each_kernel
+
 CONTRACT = Path(__file__).resolve().parent.parent / "docs/handoff.md"
 SPACE = socket.CMSG_SPACE(1)
 QUIET = 20  # milliseconds in which poll must say nothing

@@ -68,7 +68,7 @@ def end(pid):
 
 
 def _run(program: str) -> None:
-    subprocess.run([sys.executable, "-c", _PRELUDE + program], check=True, timeout=30)
+    subprocess.run([sys.executable, "-c", _PRELUDE + program], check=True, timeout=60)
 
 
 def test_sums_of_processes() -> None:

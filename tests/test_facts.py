@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from tlsify.codepoints import ProtocolVersion
     from tlsify.config import KeyPair, KtlsPolicy
 
+pytestmark = pytest.mark.each_kernel
+
 
 def _python_says(der: bytes, folder: Path) -> Any:
     path = folder / "certificate.pem"

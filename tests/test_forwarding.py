@@ -76,7 +76,7 @@ def listening(where: str | tuple[str, int], backlog: int = 10) -> Iterator[socke
     else:
         sock = socket.socket()
     with sock:
-        sock.settimeout(10)
+        sock.settimeout(60)
         sock.bind(where)
         sock.listen(backlog)
         yield sock
@@ -88,13 +88,14 @@ def receive(listener: socket.socket) -> tuple[socket.socket, Passed]:
         message, numbers, _, _ = socket.recv_fds(channel, 2**18, 1)
     header, _ = Passed.decode(message)
     sock = socket.socket(fileno=numbers[0])
-    sock.settimeout(10)
+    sock.settimeout(60)
     return sock, header
 
 
 # -- plaintext to backends
 
 
+@pytest.mark.each_kernel
 @both
 @pytest.mark.parametrize("is_path", [False, True])
 def test_plaintext(lab: Lab, policy: KtlsPolicy, tmp_path: Path, *, is_path: bool) -> None:
@@ -208,6 +209,7 @@ def test_client_gone_meanwhile(lab: Lab, tmp_path: Path) -> None:
 # -- descriptors to workers
 
 
+@pytest.mark.each_kernel
 @both
 def test_descriptor_for_any_program(lab: Lab, policy: KtlsPolicy, tmp_path: Path) -> None:
     """It reads and writes, knows nothing of TLS, and closes; its client gets a close_notify."""
@@ -232,6 +234,7 @@ def test_descriptor_for_any_program(lab: Lab, policy: KtlsPolicy, tmp_path: Path
     check_descriptors(before)
 
 
+@pytest.mark.each_kernel
 @pytest.mark.ktls
 def test_connection_itself(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An aware worker has it for itself; here no secret of it is left."""

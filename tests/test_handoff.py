@@ -59,6 +59,8 @@ if TYPE_CHECKING:
 
     from tlsify.handoff import Handoff
 
+pytestmark = pytest.mark.each_kernel
+
 TLS13 = ProtocolVersion.TLSv1_3
 TLS12 = ProtocolVersion.TLSv1_2
 AUTO = KtlsPolicy()

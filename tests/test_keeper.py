@@ -55,6 +55,8 @@ if TYPE_CHECKING:
     from tlsify.handoff import Handoff
     from tlsify.keys import TrafficKeys
 
+pytestmark = pytest.mark.each_kernel
+
 both = pytest.mark.parametrize("policy", OFFLOADS)
 each_version = pytest.mark.parametrize("version", VERSIONS)
 NOT_REQUESTED, REQUESTED = KeyUpdateRequest
@@ -80,7 +82,7 @@ class Kept:
         """Let the keeper begin."""
         keeper = Keeper(handoff, closing)
         self.read, self.write = (end.dup() for end in keeper.ends)
-        self.read.settimeout(20)
+        self.read.settimeout(60)
         keeper.let_go()
         self._keeper = Endpoint(lambda: keeper.run(pid))
 
@@ -496,6 +498,7 @@ def test_worn_key_is_changed_in_a_pause(lab: Lab, monkeypatch: pytest.MonkeyPatc
         program.finish()
 
 
+@pytest.mark.heavy
 @pytest.mark.ktls
 @pytest.mark.parametrize(
     "version",

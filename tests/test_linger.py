@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
     from tlsify.config import KtlsPolicy
 
+pytestmark = pytest.mark.each_kernel
+
 BLOCK = bytes(range(256)) * 64
 # Closing waits for nothing: what takes longer is stuck, whatever the machine's load.
 AT_ONCE = 5.0
@@ -43,7 +45,7 @@ THREAD = "tlsify-linger"
 @pytest.fixture(autouse=True)
 def _alone() -> None:
     """The connections of other tests have ended before."""
-    until(lambda: _threads() == 0, timeout=40)
+    until(lambda: _threads() == 0, timeout=60)
 
 
 @pytest.fixture
@@ -136,7 +138,7 @@ def test_full_buffer_and_ended_twice(
 def test_reading_goes_on_meanwhile(lab: Lab) -> None:
     """Half closed, data can be received before the peer reads, and afterwards."""
     tls, peer, sent = _full(lab)
-    tls.settimeout(20)
+    tls.settimeout(60)
     _at_once(lambda: tls.shutdown(socket.SHUT_WR))
     peer.send_data(b"before")
     assert tls.recv(9) == b"before"

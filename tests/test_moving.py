@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
     from tlsify.handoff import Handoff
 
+pytestmark = pytest.mark.each_kernel
+
 ROOT = Path(__file__).resolve().parent.parent
 HANDSHAKE = ContentType.handshake
 TLS12 = ProtocolVersion.TLSv1_2
@@ -69,7 +71,7 @@ class Elsewhere:
     def __init__(self) -> None:
         """Start it."""
         self._ours, theirs = socket.socketpair()
-        self._ours.settimeout(40)
+        self._ours.settimeout(60)
         with theirs:
             words = [sys.executable, "-c", textwrap.dedent(PROGRAM), str(theirs.fileno())]
             self._process = subprocess.Popen(words, cwd=ROOT, pass_fds=[theirs.fileno()])

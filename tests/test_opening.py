@@ -28,6 +28,8 @@ from tlsify.ktls.probe import capabilities
 from tlsify.opening import accept, connect
 from tlsify.tls.record import split_records
 
+pytestmark = pytest.mark.each_kernel
+
 TLS13 = ProtocolVersion.TLSv1_3
 TLS12 = ProtocolVersion.TLSv1_2
 AUTO = KtlsPolicy()

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from tests.doubles import Lab
     from tlsify.stream import TLSSocket
 
+pytestmark = pytest.mark.each_kernel
+
 RELAYED = PLAIN._replace(offload=Offload.RELAY, reason="no-tls-ulp")
 
 
@@ -35,14 +37,14 @@ RELAYED = PLAIN._replace(offload=Offload.RELAY, reason="no-tls-ulp")
 def receiver(tmp_path: Path) -> Iterator[Receiver]:
     """A receiver at "socket"."""
     with Receiver(tmp_path / "socket") as made:
-        made.sock.settimeout(10)
+        made.sock.settimeout(60)
         yield made
 
 
 def dial(receiver: Receiver) -> socket.socket:
     """Connect as tlsify does."""
     channel = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    channel.settimeout(10)
+    channel.settimeout(60)
     channel.connect(receiver.sock.getsockname())
     return channel
 
@@ -52,7 +54,7 @@ def passed(
 ) -> tuple[TLSSocket, socket.socket]:
     """Pass one end of a pair; gives what was received, and the other end."""
     ours, theirs = socket.socketpair()
-    ours.settimeout(10)
+    ours.settimeout(60)
     with dial(receiver) as channel:
         fdpass.send(channel, told.encode(), theirs.fileno())
         theirs.close()

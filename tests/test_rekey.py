@@ -52,12 +52,12 @@ if TYPE_CHECKING:
 
     from tlsify.tls.session import Session
 
-pytestmark = pytest.mark.ktls
+pytestmark = [pytest.mark.ktls, pytest.mark.each_kernel]
 
 TLS12, TLS13 = ProtocolVersion.TLSv1_2, ProtocolVersion.TLSv1_3
 HANDSHAKE = ContentType.handshake
 MANY = 1000
-PATIENCE = 40.0
+PATIENCE = 60.0
 NOT_REQUESTED, REQUESTED = KeyUpdateRequest
 KEY_UPDATE = encode_key_update(NOT_REQUESTED)
 
@@ -124,6 +124,7 @@ def _refused(tls: TLSSocket, peer: RawPeer) -> None:
 # -- by the thousand
 
 
+@pytest.mark.heavy
 def test_a_thousand_received(lab: Lab) -> None:
     """A peer that changes its key after every third record loses nothing by it."""
     tls, peer = lab.stream(KERNEL)
@@ -147,6 +148,7 @@ def test_a_thousand_received(lab: Lab) -> None:
     watch.check(received=MANY)
 
 
+@pytest.mark.heavy
 def test_a_thousand_sent(lab: Lab) -> None:
     """We change our key a thousand times, and a peer that follows can open every record."""
     tls, peer = lab.stream(KERNEL)
@@ -176,6 +178,7 @@ def test_a_thousand_sent(lab: Lab) -> None:
     watch.check(sent=MANY)
 
 
+@pytest.mark.heavy
 def test_a_thousand_both_ways_at_once(lab: Lab) -> None:
     """Both ends change their keys all the time, ask for as much, and no byte is lost."""
     if not _can_rekey():
@@ -652,6 +655,7 @@ def test_in_tls12(lab: Lab, payload: bytes, *, to_client: bool) -> None:
 # -- the answer, and who is sending
 
 
+@pytest.mark.heavy
 def test_answer_gets_in_front_of_the_next_data(lab: Lab) -> None:
     """A writer stuck in a full buffer neither holds up the reader nor loses the answer."""
     tls, peer = lab.stream(KERNEL)
@@ -717,6 +721,7 @@ def test_answer_between_the_turns_of_a_writer(lab: Lab, monkeypatch: pytest.Monk
     assert seen_at[0] % 2**16 == 0
 
 
+@pytest.mark.heavy
 @pytest.mark.rekey
 def test_answer_beside_the_end(lab: Lab) -> None:
     """Who ends its direction while another thread answers ends it in good order, one way or other.
@@ -827,6 +832,7 @@ STORMS: dict[str, tuple[ProtocolVersion, Callable[[RawPeer], bytes]]] = {
 }
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("storm", STORMS)
 def test_storm(lab: Lab, storm: str) -> None:
     """Control records without data between them end the connection after a bounded number."""
@@ -875,6 +881,7 @@ def test_storm_of_tickets(lab: Lab) -> None:
     assert watch.ours("ticket_received") <= _BOUND
 
 
+@pytest.mark.heavy
 def test_plenty_of_data_between(lab: Lab) -> None:
     """Far more control records than the budget are fine for who sends data in between."""
     client, peer = lab.client(KERNEL)

@@ -28,6 +28,8 @@ from tlsify.tls.session import Session
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+pytestmark = pytest.mark.each_kernel
+
 
 @pytest.fixture
 def folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
@@ -49,7 +51,7 @@ def _ours() -> census.Roster:
 def _connect(folder: Path) -> socket.socket:
     (path,) = folder.iterdir()
     found = socket.socket(socket.AF_UNIX)
-    found.settimeout(10)
+    found.settimeout(60)
     found.connect(str(path))
     return found
 

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
     from tlsify.handoff import Handoff
 
+pytestmark = pytest.mark.each_kernel
+
 SocketPair = tuple[socket.socket, socket.socket]
 KEYED = UlpInfo("tls", ProtocolVersion.TLSv1_3, Aead.AES_GCM_256, "kernel", "device")
 TRAFFIC = Traffic(3000, 2000, 1000, 0.5)

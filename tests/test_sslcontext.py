@@ -92,6 +92,7 @@ def _serving(context: ssl.SSLContext) -> Iterator[int]:
         thread.join()
 
 
+@pytest.mark.each_kernel
 @both
 @pytest.mark.parametrize("peer", ["python", "tlsify"])
 def test_https(files: Path, policy: KtlsPolicy, peer: str) -> None:
@@ -104,7 +105,7 @@ def test_https(files: Path, policy: KtlsPolicy, peer: str) -> None:
     for _ in range(2):  # OpenSSL keeps what it opens the first time
         before = descriptors()
         with _serving(ours if peer == "tlsify" else pure) as port:
-            connection = http.client.HTTPSConnection("localhost", port, context=context, timeout=20)
+            connection = http.client.HTTPSConnection("localhost", port, context=context, timeout=60)
             for path in ("/one", "/two"):
                 connection.request("GET", path)
                 assert connection.getresponse().read() == path.encode() * 1000
@@ -119,7 +120,7 @@ def test_https(files: Path, policy: KtlsPolicy, peer: str) -> None:
 def test_wrong_name(server: SSLContext, client: SSLContext) -> None:
     """A client is told as Python's context would tell it; so it is of an unknown authority."""
     with _serving(server) as port:
-        sock = socket.create_connection(("127.0.0.1", port), timeout=20)
+        sock = socket.create_connection(("127.0.0.1", port), timeout=60)
         with pytest.raises(ssl.SSLCertVerificationError):
             client.wrap_socket(sock, server_hostname="other.example")
         assert sock.fileno() == -1
@@ -133,10 +134,10 @@ def test_bad_clients_of_a_server(server: SSLContext, client: SSLContext) -> None
     with _serving(server) as port:
         address = ("127.0.0.1", port)
         with socket.create_connection(address) as stalled:
-            with socket.create_connection(address, timeout=20) as rude:
+            with socket.create_connection(address, timeout=60) as rude:
                 rude.sendall(b"GET / HTTP/1.0\r\n\r\n")
                 assert rude.recv(100)[0] == 21  # an alert
-            connection = http.client.HTTPSConnection("localhost", port, context=client, timeout=20)
+            connection = http.client.HTTPSConnection("localhost", port, context=client, timeout=60)
             connection.request("GET", "/")
             assert connection.getresponse().status == 200
             connection.close()

@@ -83,7 +83,7 @@ def listener(context: Fixed) -> Iterator[SSLSocket]:
     """A wrapped listening socket."""
     plain = socket.create_server(("127.0.0.1", 0))
     with SSLSocket(plain, context, server_side=True) as made:
-        made.settimeout(20)
+        made.settimeout(60)
         yield made
 
 
@@ -101,6 +101,7 @@ def _connected(
             yield served, peer
 
 
+@pytest.mark.each_kernel
 @both
 def test_conversation(
     lab: Lab, context: Fixed, python: ssl.SSLContext, policy: KtlsPolicy, tmp_path: Path
@@ -175,7 +176,7 @@ def test_first_need(listener: SSLSocket, python: ssl.SSLContext, need: str) -> N
 
     def client() -> bytes:
         with (
-            socket.create_connection(listener.getsockname(), timeout=20) as sock,
+            socket.create_connection(listener.getsockname(), timeout=60) as sock,
             python.wrap_socket(sock, server_hostname=HOST) as peer,
         ):
             peer.sendall(b"x")
@@ -195,7 +196,7 @@ def test_first_need(listener: SSLSocket, python: ssl.SSLContext, need: str) -> N
         assert served.getpeername() == address
         assert served.getsockname() == listener.getsockname()
         assert "raddr" in repr(served)
-        served.settimeout(20)
+        served.settimeout(60)
         calls[need]()
         served.sendall(b"y")
         assert running.result() == b"y"
@@ -210,7 +211,7 @@ def test_nothing_is_sent_in_clear(
     for is_tls in (True, False):
 
         def client(*, is_tls: bool = is_tls) -> bytes:
-            with socket.create_connection(listener.getsockname(), timeout=20) as sock:
+            with socket.create_connection(listener.getsockname(), timeout=60) as sock:
                 if not is_tls:
                     sock.sendall(b"GET / HTTP/1.0\r\n\r\n")
                     return recv_exactly(sock, 100)
@@ -220,7 +221,7 @@ def test_nothing_is_sent_in_clear(
         running = Endpoint(client)
         served, _ = listener.accept()
         with served, (tmp_path / "file").open("rb") as file:
-            served.settimeout(20)
+            served.settimeout(60)
             argument = {"sendmsg": [b"secret"], "sendfile": file}.get(need, b"secret")
             if is_tls:
                 getattr(served, need)(argument)
@@ -288,6 +289,7 @@ def test_threads(lab: Lab, context: Fixed, python: ssl.SSLContext) -> None:
             assert receiving.result() == b"y"
 
 
+@pytest.mark.each_kernel
 @both
 @pytest.mark.parametrize("suppress", [True, False])
 def test_ragged_end(lab: Lab, context: Fixed, policy: KtlsPolicy, *, suppress: bool) -> None:
@@ -391,14 +393,14 @@ def test_concurrent_stall(listener: SSLSocket, python: ssl.SSLContext) -> None:
     """Who stalls in the handshake keeps its own thread waiting, and nobody else."""
 
     def serve(served: SSLSocket) -> None:
-        served.settimeout(20)
+        served.settimeout(60)
         with served, contextlib.suppress(OSError):
             served.sendall(b"hello")
 
     with socket.create_connection(listener.getsockname()):
         stalled, _ = listener.accept()
         waiting = Endpoint(lambda: serve(stalled))
-        sock = socket.create_connection(listener.getsockname(), timeout=20)
+        sock = socket.create_connection(listener.getsockname(), timeout=60)
         served, _ = listener.accept()
         running = Endpoint(lambda: serve(served))
         with python.wrap_socket(sock, server_hostname=HOST) as peer:

@@ -22,6 +22,8 @@ from tlsify.sockets import Connection, Process
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.each_kernel
+
 
 ABLE = Capabilities(
     refusal=None,

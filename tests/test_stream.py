@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
     from tlsify.config import KtlsPolicy
 
+pytestmark = pytest.mark.each_kernel
+
 both = pytest.mark.parametrize("policy", OFFLOADS)
 SHORT = 0.05
 

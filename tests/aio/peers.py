@@ -115,7 +115,7 @@ async def raw_peer(lab: Lab, server: Server) -> RawPeer:
     """Connect a peer made by hand."""
 
     def connect() -> RawPeer:
-        sock = socket.create_connection(server.address, timeout=20)
+        sock = socket.create_connection(server.address, timeout=60)
         lab._peers.append(sock)
         return RawPeer(sock, lab.configs()[0])
 
@@ -129,7 +129,7 @@ async def converse(server: Server, context: ssl.SSLContext, message: bytes) -> b
 
 def _converse(address: tuple[str, int], context: ssl.SSLContext, message: bytes) -> bytes:
     with (
-        socket.create_connection(address, timeout=20) as sock,
+        socket.create_connection(address, timeout=60) as sock,
         context.wrap_socket(sock, server_hostname="example.org") as tls,
     ):
         return talk(tls, message)

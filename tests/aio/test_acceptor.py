@@ -140,6 +140,7 @@ async def converse(server: Server, context: ssl.SSLContext, message: bytes) -> b
     return answer
 
 
+@pytest.mark.each_kernel
 @both
 def test_echo(
     lab: Lab, policy: KtlsPolicy, server_config: ServerConfig, client_context: ssl.SSLContext
@@ -155,6 +156,7 @@ def test_echo(
     asyncio.run(run())
 
 
+@pytest.mark.each_kernel
 @both
 def test_sendfile(
     policy: KtlsPolicy, server_config: ServerConfig, client_context: ssl.SSLContext, tmp_path: Path

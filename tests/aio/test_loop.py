@@ -108,7 +108,7 @@ def test_streams(run: Run, pair: Pair, ours: KtlsPolicy | None, theirs: KtlsPoli
 
     async def work() -> None:
         server = await asyncio.start_server(
-            answer, HERE, 0, ssl=pair.server(ours), ssl_handshake_timeout=10
+            answer, HERE, 0, ssl=pair.server(ours), ssl_handshake_timeout=60
         )
         async with server:
             address = server.sockets[0].getsockname()
@@ -142,7 +142,7 @@ def test_accepted_elsewhere(run: Run, pair: Pair, policy: KtlsPolicy) -> None:
             )
         )
         transport, protocol = await loop.connect_accepted_socket(
-            Echo, theirs, ssl=pair.server(policy), ssl_handshake_timeout=10
+            Echo, theirs, ssl=pair.server(policy), ssl_handshake_timeout=60
         )
         other, other_protocol = await connecting
         transport.close()
@@ -221,6 +221,7 @@ def test_errors_as_programs_expect_them(run: Run, pair: Pair) -> None:
     run(work())
 
 
+@pytest.mark.each_kernel
 @both
 def test_sendfile(
     run: Run, pair: Pair, policy: KtlsPolicy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -361,7 +362,7 @@ def test_loop_that_is_not_ours(pair: Pair, factory: Any, caplog: pytest.LogCaptu
 
     def visit(address: tuple[str, int]) -> None:
         with (
-            socket.create_connection(address, timeout=20) as sock,
+            socket.create_connection(address, timeout=60) as sock,
             pytest.raises((ssl.SSLError, ConnectionError)),
         ):
             pair.client(None).wrap_socket(sock, server_hostname="example.org")

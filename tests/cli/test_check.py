@@ -44,6 +44,7 @@ def test_json_without_ktls() -> None:
     assert blocking["code"].startswith(("no-tls-", "tls-module-"))
 
 
+@pytest.mark.each_kernel
 @pytest.mark.ktls
 def test_json_with_ktls() -> None:
     """With kTLS the exit status is 0, nothing blocks, and every suite is there."""

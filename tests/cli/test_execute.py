@@ -401,6 +401,7 @@ def test_keeper_ends_soon_and_holds_nothing(pki: Pki, carrier: str) -> None:
 # -- real programs
 
 
+@pytest.mark.each_kernel
 @each_carrier
 def test_download(pki: Pki, carrier: str) -> None:
     """Megabytes through a pipeline of ordinary programs."""
@@ -462,6 +463,7 @@ sock.close()
 """
 
 
+@pytest.mark.each_kernel
 @each_carrier
 def test_aware_program(pki: Pki, carrier: str) -> None:
     """It goes on where the handshake ended, KeyUpdates included where the kernel follows them."""

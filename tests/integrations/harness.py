@@ -141,7 +141,7 @@ class Served:
 
     def connect(self, context: ssl.SSLContext) -> ssl.SSLSocket:
         """Connect and do the handshake."""
-        sock = socket.create_connection(("127.0.0.1", self.task.port), timeout=30)
+        sock = socket.create_connection(("127.0.0.1", self.task.port), timeout=60)
         return context.wrap_socket(sock, server_hostname="example.org")
 
     def ask(self, sock: ssl.SSLSocket, path: str, body: bytes | None = None) -> bytes:

@@ -60,7 +60,7 @@ def test_side_by_side(lab: Lab, handshakes: Handshakes, python: ssl.SSLContext) 
         ours, theirs = lab.tcp()
         handshakes.begin(theirs, done.put)
         with python.wrap_socket(ours, server_hostname=HOST) as peer:
-            with LoopSocket(done.get(timeout=20)) as served:
+            with LoopSocket(done.get(timeout=60)) as served:
                 assert served.send(b"hello") == 5
             assert peer.recv(9) == b"hello"
 
@@ -75,7 +75,7 @@ def test_as_many_as_allowed(lab: Lab, handshakes: Handshakes, python: ssl.SSLCon
     handshakes.begin(theirs, done.put)
     client = Endpoint(lambda: python.wrap_socket(ours, server_hostname=HOST))
     stalled[0][0].close()
-    with client.result(), LoopSocket(done.get(timeout=20)):
+    with client.result(), LoopSocket(done.get(timeout=60)):
         pass
 
 

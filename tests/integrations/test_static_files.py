@@ -47,7 +47,7 @@ class Browser:
     def __init__(self, address: tuple[str, int], context: ssl.SSLContext) -> None:
         """Connect."""
         self.sock = context.wrap_socket(
-            socket.create_connection(address, timeout=20), server_hostname="example.org"
+            socket.create_connection(address, timeout=60), server_hostname="example.org"
         )
         self._http = http.client.HTTPConnection("example.org")
         self._http.sock = self.sock
@@ -354,7 +354,7 @@ def test_idle_connections_at_the_end(site: Host, monkeypatch: pytest.MonkeyPatch
     def work(browser: Browser) -> None:
         browser.ask("/")
         other = site._context.wrap_socket(
-            socket.create_connection(browser.sock.getpeername(), timeout=20),
+            socket.create_connection(browser.sock.getpeername(), timeout=60),
             server_hostname="example.org",
         )
         with closing(other):

@@ -90,7 +90,7 @@ def endure(server: Server, folder: Path, authority: trustme.CA, ktls: str) -> No
         with socket.create_connection(address) as begun:
             begun.sendall(b"\x16\x03\x01")
         for _ in range(3):
-            rude = stack.enter_context(socket.create_connection(address, timeout=30))
+            rude = stack.enter_context(socket.create_connection(address, timeout=60))
             rude.sendall(b"GET / HTTP/1.1\r\nHost: example.org\r\n\r\n")
             answer = rude.recv(100)
             assert answer[0] == _ALERT, answer  # and nothing in clear

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 # Seconds for one step. Generous: under TCG a guest is fifteen times slower than its host, which it
 # may have to share.
-PATIENCE = 40.0 + SIZE / 100_000
+PATIENCE = 60.0 + SIZE / 100_000
 # Seconds for one test.
 TIMEOUT = 100.0 + 4 * PATIENCE
 _CHUNK = 2**16

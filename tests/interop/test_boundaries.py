@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from tests.interop.peers import Site
     from tlsify.stream import TLSSocket
 
-pytestmark = [pytest.mark.interop, pytest.mark.timeout(TIMEOUT)]
+pytestmark = [pytest.mark.each_kernel, pytest.mark.interop, pytest.mark.timeout(TIMEOUT)]
 
 _SUITES = [
     CipherSuite.TLS_AES_128_GCM_SHA256,
@@ -128,6 +128,7 @@ def test_data_may_share_a_segment_with_finished(
         met.part()
 
 
+@pytest.mark.heavy
 @by_carrier
 @by_role
 @by_version

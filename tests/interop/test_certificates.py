@@ -52,7 +52,7 @@ class Site:
         self.rsa = self._respond(certify(self.authority, *NAMES, kind="rsa"))
         self.other = certify(self.authority, "*.other.example", kind="ed25519")
         self.config = ServerConfig(
-            key_pair=self.ec, more_key_pairs=(self.rsa, self.other), resumption=True, timeout=10
+            key_pair=self.ec, more_key_pairs=(self.rsa, self.other), resumption=True, timeout=60
         )
 
     def _respond(self, pair: KeyPair) -> KeyPair:
@@ -69,7 +69,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
 def serving(config: ServerConfig, policy: KtlsPolicy, count: int = 1) -> Iterator[int]:
     """Answer some connections with a short page, in a thread; gives the port."""
     with listen("127.0.0.1", 0) as listener:
-        listener.settimeout(20)
+        listener.settimeout(60)
 
         def serve() -> None:
             for _ in range(count):
@@ -77,7 +77,7 @@ def serving(config: ServerConfig, policy: KtlsPolicy, count: int = 1) -> Iterato
                 sock.settimeout(None)
                 try:
                     with TLSSocket(accept(sock, config, policy)) as stream:
-                        stream.settimeout(10)
+                        stream.settimeout(60)
                         stream.recv(2**12)
                         stream.sendall(ANSWER)
                 except (TlsifyError, OSError):
@@ -93,7 +93,7 @@ def s_client(port: int, site: Site, *words: str) -> str:
     require("openssl")
     command = ["openssl", "s_client", "-connect", f"127.0.0.1:{port}", "-CAfile", str(site.anchor)]
     done = subprocess.run(
-        [*command, *words], input=b"x\n", capture_output=True, timeout=30, check=False
+        [*command, *words], input=b"x\n", capture_output=True, timeout=60, check=False
     )
     return (done.stdout + done.stderr).decode()
 
@@ -153,7 +153,7 @@ def test_curl(site: Site, policy: KtlsPolicy) -> None:
         done = subprocess.run(
             ["curl", "-sS", "--cert-status", *words, f"https://a.example:{port}/"],
             capture_output=True,
-            timeout=30,
+            timeout=60,
             check=False,
         )
     assert (done.stderr, done.stdout) == (b"", b"hello")

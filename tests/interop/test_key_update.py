@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from tests.interop.peers import Site
 
-pytestmark = [pytest.mark.interop, pytest.mark.timeout(TIMEOUT)]
+pytestmark = [pytest.mark.each_kernel, pytest.mark.interop, pytest.mark.timeout(TIMEOUT)]
 
 _TLS13 = CipherSuite.TLS_AES_128_GCM_SHA256
 _TLS12 = CipherSuite.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256

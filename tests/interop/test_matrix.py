@@ -21,6 +21,8 @@ from tlsify.stream import TLSSocket
 if TYPE_CHECKING:
     import socket
 
+    from _pytest.mark import ParameterSet
+
     from tests.interop.conftest import Results
     from tests.interop.peers import Site
     from tlsify.codepoints import CipherSuite
@@ -36,8 +38,14 @@ _ONE_SOCKET = {
 }
 
 
+def _parameter(cell: Cell) -> ParameterSet:
+    """Give a cell as a parameter; each kernel has every suite, and one program on either side."""
+    marks = [pytest.mark.each_kernel] if cell.peer.program == "openssl" else []
+    return pytest.param(cell, id=str(cell), marks=marks)
+
+
 @pytest.mark.parametrize("offload", CARRIERS)
-@pytest.mark.parametrize("cell", CELLS, ids=str)
+@pytest.mark.parametrize("cell", [_parameter(cell) for cell in CELLS])
 def test_files_go_both_ways(offload: Offload, cell: Cell, site: Site, results: Results) -> None:
     """A file of each side reaches the other unchanged, under the suite and by the carrier meant."""
     if cell.peer.program is not None:

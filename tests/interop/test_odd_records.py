@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from tests.interop.peers import Site
 
-pytestmark = [pytest.mark.interop, pytest.mark.timeout(TIMEOUT)]
+pytestmark = [pytest.mark.each_kernel, pytest.mark.interop, pytest.mark.timeout(TIMEOUT)]
 
 _TLS13 = CipherSuite.TLS_AES_128_GCM_SHA256
 _TLS12 = CipherSuite.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256
@@ -303,6 +303,7 @@ def test_empty_records(
             met.stream.recv(9)
 
 
+@pytest.mark.heavy
 @by_carrier
 @by_role
 def test_long_transfer(offload: Offload, site: Site, *, peer_is_client: bool) -> None:

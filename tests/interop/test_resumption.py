@@ -131,6 +131,7 @@ def test_library_resumes_with_gnutls(
                 _echoed(stream)
 
 
+@pytest.mark.each_kernel
 @by_carrier
 @by_version
 def test_library_resumes_with_python(

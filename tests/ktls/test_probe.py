@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from tlsify.keys import TrafficKeys
 
+pytestmark = pytest.mark.each_kernel
+
 KERNELS = Path(__file__).parents[2] / "vm" / "kernels.toml"
 GUEST = os.environ.get("TLSIFY_GUEST", "")
 NOBODY = 65534

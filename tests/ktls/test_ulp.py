@@ -27,6 +27,8 @@ from tlsify.ktls.probe import capabilities
 from tlsify.tls.protection import open_record, seal_record
 from tlsify.tls.record import encode_record
 
+pytestmark = pytest.mark.each_kernel
+
 GCM_13 = CipherSuite.TLS_AES_128_GCM_SHA256
 GCM_12 = CipherSuite.TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256
 CHACHA_13 = CipherSuite.TLS_CHACHA20_POLY1305_SHA256

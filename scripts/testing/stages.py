@@ -1,0 +1,89 @@
+"""The stages of a test run: what each runs, and where."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "vm"))
+
+from lane import kernel
+
+ROOT = Path(__file__).resolve().parents[2]
+PYTEST = str(ROOT / ".venv/bin/pytest")
+LATEST, QUICK = "latest", "uml"
+KERNELS = tuple(kernel.declared())
+# A hang fails its own test; this is for a guest that is stuck as a whole.
+GUEST_SECONDS = 5400
+NO_TESTS = 5  # pytest's exit status
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A command that reports its tests, each as it ends, on descriptor 3.
+
+    Attributes:
+        name: in the summary.
+        words: the command.
+        environment: variables besides this process's own.
+    """
+
+    name: str
+    words: list[str]
+    environment: dict[str, str] = field(default_factory=dict)
+
+
+def everything(*, full: bool, quick: bool) -> list[Stage]:
+    """Give the stages of a whole run, the longest first.
+
+    Args:
+        full: whether every kernel gets every test that needs kernel TLS.
+        quick: whether the quick lane is there, to take most of them off the emulated kernels.
+    """
+    files = _files_of("ktls")
+    sample = "ktls" if full else "ktls and each_kernel and not heavy"
+    sampled = _files_of(sample)
+    workers = len(os.sched_getaffinity(0))
+    stages = [host("not ktls", ["--numprocesses", str(workers), "--dist", "worksteal"])]
+    if quick:
+        stages.append(guest(QUICK, "ktls", files))
+    for name in reversed(KERNELS):
+        has_all = name == LATEST and not quick
+        stages.append(guest(name, *(("ktls", files) if has_all else (sample, sampled))))
+    return stages
+
+
+def named(arguments: list[str], kernels: list[str]) -> list[Stage]:
+    """Give the stages that run what is named: here, and in guests what is marked so."""
+    return [host("not ktls", arguments), *(guest(name, "ktls", arguments) for name in kernels)]
+
+
+def host(marks: str, arguments: list[str]) -> Stage:
+    """Run tests on this machine."""
+    return Stage("host", [PYTEST, "--quiet", "-m", marks, *arguments])
+
+
+def guest(name: str, marks: str, arguments: list[str]) -> Stage:
+    """Run tests in a guest, whose standard output passes on what they report."""
+    words = ["sh", "-c", 'exec "$@" 3>&1 >&2', "sh", "pytest", "--quiet", "-m", marks, *arguments]
+    lane = [str(ROOT / "vm/run"), "--kernel", name, "--timeout", str(GUEST_SECONDS), "--"]
+    # On this side it is the other way round: the lane's standard output is the report.
+    return Stage(name, ["sh", "-c", 'exec "$@" >&3', "sh", *lane, *words])
+
+
+def _files_of(marks: str) -> list[str]:
+    """List the files that have tests with these marks, so that guests need not read the others."""
+    done = subprocess.run(
+        [PYTEST, "--collect-only", "-qq", "-m", marks],
+        cwd=ROOT,
+        env=os.environ | {"TLSIFY_EXPECT_KTLS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        sys.exit(f"scripts/test: error: tests cannot be collected:\n{done.stdout}{done.stderr}")
+    return [line.rpartition(":")[0] for line in done.stdout.splitlines() if ".py: " in line]

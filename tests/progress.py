@@ -1,0 +1,66 @@
+"""Tells another process of each test as it ends: one JSON object a line.
+
+`scripts/test` runs several pytests at once, some of them in guests, and shows how far each is.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+
+# Names the descriptor that the lines are written to.
+VARIABLE = "TLSIFY_TEST_PROGRESS"
+_RANK = ("passed", "skipped", "failed")
+
+
+class Progress:
+    """A pytest plugin that writes `{"total": N}`, and then a line for each test."""
+
+    def __init__(self, descriptor: int) -> None:
+        """Write to a descriptor, which no program that a test starts inherits."""
+        os.set_inheritable(descriptor, False)  # noqa: FBT003 - its own signature
+        self._descriptor = descriptor
+        self._totalled = False
+        self._unfinished: dict[str, tuple[str, float]] = {}
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """Tell how many tests there will be, if this process runs them itself."""
+        if session.items:
+            self._tell_total(len(session.items))
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_xdist_node_collection_finished(self, ids: list[str]) -> None:
+        """Tell how many tests there will be, when the first of the workers has found them."""
+        self._tell_total(len(ids))
+
+    def _tell_total(self, count: int) -> None:
+        if not self._totalled:
+            self._totalled = True
+            self._write({"total": count})
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Tell of a test when it has been taken down; the worst of its three parts counts."""
+        outcome, seconds = self._unfinished.pop(report.nodeid, ("passed", 0.0))
+        outcome = max(outcome, report.outcome, key=_RANK.index)
+        seconds += report.duration
+        if report.when == "teardown":
+            self._write({"test": report.nodeid, "outcome": outcome, "seconds": seconds})
+        else:
+            self._unfinished[report.nodeid] = outcome, seconds
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        """Tell of a module that cannot be collected: it counts as a test that failed."""
+        if report.failed:
+            self._write({"test": report.nodeid, "outcome": "failed", "seconds": 0.0})
+
+    def _write(self, event: dict[str, object]) -> None:
+        os.write(self._descriptor, json.dumps(event).encode() + b"\n")
+
+
+def register(config: pytest.Config) -> None:
+    """Load the plugin where somebody wants to know; not in xdist's workers, whose parent tells."""
+    descriptor = os.environ.pop(VARIABLE, "")
+    if descriptor and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Progress(int(descriptor)))
