@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, load_pem_priv
 from hypothesis import settings
 from OpenSSL import SSL
 
+from tests import provision
 from tests.doubles import Lab, ScriptedSocket
 from tlsify.config import (
     ClientConfig,
@@ -45,9 +46,11 @@ settings.load_profile("ci")
 def pytest_configure() -> None:
     """Undo what shells and nohup do to background commands: they, and all below, ignore signals.
 
-    And have programs that crash, which are not always ours, leave no core file in the work tree,
+    And have peers' programs found in the lane's tree, not where the host may have others. And have
+    programs that crash, which are not always ours, leave no core file in the work tree,
     and servers tell no `tlsify status` of this host what they carry.
     """
+    provision.prepare()
     os.environ["TLSIFY_ROSTER"] = "off"  # a test that wants one has a place of its own
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
@@ -56,12 +59,13 @@ def pytest_configure() -> None:
             signal.signal(number, signal.default_int_handler if is_interrupt else signal.SIG_DFL)
 
 
-def pytest_report_header() -> str:
+def pytest_report_header() -> list[str]:
     """Say what the run stands on."""
     refusal = capabilities().refusal
     ktls = "kTLS" if refusal is None else f"no kTLS ({refusal.code})"
     openssl = SSL.OpenSSL_version(SSL.OPENSSL_VERSION).decode()
-    return f"kernel: {platform.release()} ({platform.version()}), {ktls}; {openssl}"
+    kernel = f"kernel: {platform.release()} ({platform.version()}), {ktls}; {openssl}"
+    return [kernel] if provision.refusal() is None else [kernel, str(provision.refusal())]
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

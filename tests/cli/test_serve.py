@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import shutil
 import signal
 import socket
 import ssl
@@ -35,6 +34,7 @@ from tests.cli.harness import (
     run,
 )
 from tests.doubles import reset, until
+from tests.interop.programs import require
 from tlsify.codepoints import AlertDescription, ContentType
 from tlsify.tls.record import split_records
 
@@ -124,9 +124,9 @@ def test_self_signed_certificate(folder: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.interop
-@pytest.mark.skipif(not shutil.which("curl"), reason="needs curl")
 def test_curl_verifies_the_self_signed_certificate(folder: Path, tmp_path: Path) -> None:
     """Curl accepts the saved certificate by name and by address, and nothing without it."""
+    require("curl")
     anchor = tmp_path / "ca.pem"
     words = ("serve", "--listen", f"{LOOPBACK}:0", "--write-ca", anchor, folder)
     with Served(*words) as server:
