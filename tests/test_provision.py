@@ -9,20 +9,19 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from lane import peers
+from lane.peers import PEERS
 
-from tests.provision import GUEST, find, refusal
+from tests import provision
+from tests.provision import find
 
 
 @pytest.fixture
 def tree() -> Path:
     """The tree."""
-    if GUEST or refusal() is not None:
-        pytest.skip(refusal() or "guests have their programs in their root image")
-    return peers.tree()
+    return provision.tree()
 
 
-@pytest.mark.parametrize("program", sorted(peers.PROGRAMS))
+@pytest.mark.parametrize("program", sorted(PEERS.programs))
 def test_nothing_of_the_hosts(program: str, tree: Path) -> None:
     """What runs a peer, and all the libraries that it is linked with, are in the tree."""
     assert shutil.which(program) == find(program) == str(tree / "programs" / program)
@@ -42,7 +41,7 @@ def test_nothing_of_the_hosts(program: str, tree: Path) -> None:
 
 def test_nothing_but_peers_is_found(tree: Path) -> None:
     """No program that is not a peer's takes the place of the host's own."""
-    assert {each.name for each in (tree / "programs").iterdir()} == set(peers.PROGRAMS)
+    assert {each.name for each in (tree / "programs").iterdir()} == set(PEERS.programs)
 
 
 def _perl(expression: str) -> str:
@@ -80,5 +79,5 @@ def test_a_user_that_a_server_is_told_to_be() -> None:
 
 def test_prepared_twice_is_prepared(tree: Path) -> None:
     """A process whose parent has the peers in its PATH, as pytest's workers, leaves it alone."""
-    assert peers.environment() == {"PATH": os.environ["PATH"]}
+    assert PEERS.environment() == {"PATH": os.environ["PATH"]}
     assert os.environ["PATH"].split(os.pathsep).count(str(tree / "programs")) == 1

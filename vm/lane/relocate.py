@@ -24,9 +24,8 @@ _HEAD = 4096
 _TYPE, _FIXED = 16, 2
 _FOLDERS = ("usr/bin", "usr/sbin", "usr/lib", "usr/libexec")
 _FIRST_LINE = re.compile(rb"#! ?(?:/usr/bin/env (?:-S )?|(?:/usr)?/bin/)([\w.+-]+)")
-# What changes the others cannot be changed itself meanwhile; and the compilers proper, which lie at
-# fixed addresses, crash when they have been changed: they are run by the loader's path instead.
-_UNCHANGED = {"patchelf", "cc1", "lto1"}
+# It cannot be changed while it changes the others.
+_PATCHELF = "patchelf"
 
 
 def relocate(tree: Path, place: Path, compiler: Path) -> None:
@@ -37,6 +36,9 @@ def relocate(tree: Path, place: Path, compiler: Path) -> None:
     nobody needs a variable that would reach other people's children, nor a script around him:
     `/proc/self/exe` is the program itself. What else is compiled into it is usr.c's business.
 
+    Not so the few programs that lie at a fixed address, Python and GCC: patchelf breaks them. They
+    stay as they are, and have to be run by the tree's loader (`tools.command_in`).
+
     Args:
         tree: where it is now; patchelf is in it.
         place: where it will be.
@@ -44,7 +46,7 @@ def relocate(tree: Path, place: Path, compiler: Path) -> None:
     """
     _compile(compiler, tree / _LIBRARIES / _SHIM, place)
     _move_links(tree)
-    patch = _command(tree, "patchelf")
+    patch = _command(tree, _PATCHELF)
     loader = str(place / _LOADER)
     for path in _files(tree):
         with path.open("rb") as file:
@@ -57,12 +59,10 @@ def relocate(tree: Path, place: Path, compiler: Path) -> None:
             # A library's own DT_RUNPATH would keep the loader from asking the program's DT_RPATH.
             if own := _rpath(patch, path, place):
                 _run([*patch, "--force-rpath", "--set-rpath", own, path])
-        elif _INTERPRETER in head and path.name not in _UNCHANGED:
+        elif _INTERPRETER in head and head[_TYPE] != _FIXED and path.name != _PATCHELF:
             own = _rpath(patch, path, place) + str(place / _LIBRARIES)
             words = ["--set-interpreter", loader, "--force-rpath", "--set-rpath", own]
-            # A program at a fixed address has no room for more: Python, which knows where it is.
-            words += [] if head[_TYPE] == _FIXED else ["--add-needed", _SHIM]
-            _run([*patch, *words, path])
+            _run([*patch, *words, "--add-needed", _SHIM, path])
 
 
 def _compile(compiler: Path, library: Path, place: Path) -> None:
