@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, load_pem_priv
 from hypothesis import settings
 from OpenSSL import SSL
 
-from tests import progress
+from tests import progress, provision
 from tests.doubles import Lab, ScriptedSocket
 from tlsify.config import (
     ClientConfig,
@@ -46,10 +46,12 @@ settings.load_profile("ci")
 def pytest_configure(config: pytest.Config) -> None:
     """Undo what shells and nohup do to background commands: they, and all below, ignore signals.
 
-    And have programs that crash, which are not always ours, leave no core file in the work tree,
+    And have peers' programs found in the lane's tree, not where the host may have others. And have
+    programs that crash, which are not always ours, leave no core file in the work tree,
     and servers tell no `tlsify status` of this host what they carry.
     """
     progress.register(config)
+    provision.prepare()
     os.environ["TLSIFY_ROSTER"] = "off"  # a test that wants one has a place of its own
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
@@ -58,12 +60,13 @@ def pytest_configure(config: pytest.Config) -> None:
             signal.signal(number, signal.default_int_handler if is_interrupt else signal.SIG_DFL)
 
 
-def pytest_report_header() -> str:
+def pytest_report_header() -> list[str]:
     """Say what the run stands on."""
     refusal = capabilities().refusal
     ktls = "kTLS" if refusal is None else f"no kTLS ({refusal.code})"
     openssl = SSL.OpenSSL_version(SSL.OPENSSL_VERSION).decode()
-    return f"kernel: {platform.release()} ({platform.version()}), {ktls}; {openssl}"
+    kernel = f"kernel: {platform.release()} ({platform.version()}), {ktls}; {openssl}"
+    return [kernel] if provision.refusal() is None else [kernel, str(provision.refusal())]
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -1,7 +1,7 @@
-"""The programs that are measured: Debian's, unpacked into a cache of their own, and PyPI's.
+"""The programs that are measured: Debian's, which the tests and guests have, too, and PyPI's.
 
-Nothing is installed: all of it lies in one folder that natively and in every guest has the same
-path. So every program is Debian 13's, with the same OpenSSL below it.
+Nothing is installed. Natively Debian's are in the peers' tree of the lane's cache, and in a guest
+in its root image, from the same packages: every program is Debian 13's, with the same OpenSSL.
 """
 
 from __future__ import annotations
@@ -15,21 +15,19 @@ import sys
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "vm"))
 
-from lane import apt, cache, image, kernel, qemu, umlbuild
+from lane import cache, image, kernel, qemu, tools, umlbuild
 from lane.cache import LaneError as LaneError  # noqa: PLC0414 - for those who call set_up
+from lane.peers import PEERS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 ROOT = image.PROJECT
 
-SELECTION = apt.Selection(
-    ("trixie", "trixie-security"),
-    (
-        *("nginx-light", "haproxy", "hitch", "stunnel4", "socat", "ncat"),
-        *("openssl", "busybox", "gnutls-bin", "python3"),
-    ),
-)
 # What people run beside Debian's: for the guest's Python, since it takes the place of its modules.
 PYTHON_PACKAGES = ("aiofastnet",)
 # The server in C, an example of ours: it knows no TLS.
@@ -86,7 +84,7 @@ def set_up() -> None:
         LaneError: it cannot be had.
     """
     _environment_tree()
-    _build()
+    _build()  # with a compiler of the peers' tree, which that has fetched
 
 
 def set_up_guest(name: str) -> None:
@@ -107,20 +105,16 @@ def _environment_tree() -> Path:
 
 
 def _build() -> Path:
-    """Give the folder with all peers, filled if it is not there."""
-    debs = apt.select("bench", SELECTION)
+    """Give the folder with what is not Debian's, filled if it is not there."""
     sources = [ROOT / "docs/examples" / name for name in FILES_PROGRAM]
 
     def make(folder: Path) -> None:
-        tree = folder / "debian"
-        tree.mkdir()
-        apt.unpack(SELECTION, debs, tree)
-        for name in image.UNUSED:
-            shutil.rmtree(tree / name, ignore_errors=True)
         _install(folder / "python")
-        _compile(folder / "files", sources)
+        # Guests run it, too, with libraries of their own.
+        words = [str(PEERS.program("gcc")), "-O2", "-static", "-o", str(folder / "files")]
+        subprocess.run([*words, *map(str, sources)], check=True)
 
-    key = cache.digest("bench 1", debs, PYTHON_PACKAGES, cache.file_digest(*sources))
+    key = cache.digest("bench 2", PYTHON_PACKAGES, cache.file_digest(*sources))
     return cache.build("bench", key, "fetching what is to be measured", make)
 
 
@@ -133,50 +127,37 @@ def _install(folder: Path) -> None:
         raise LaneError(f"pip failed: {done.stderr.strip()}", "is PyPI reachable?")
 
 
-def _compile(program: Path, sources: list[Path]) -> None:
-    """Build the C program, where there is a compiler; its contender is missing otherwise."""
-    if (compiler := shutil.which("cc")) is not None:
-        subprocess.run([compiler, "-O2", "-o", str(program), *map(str, sources)], check=True)
-
-
 @functools.cache
 def folder() -> Path | None:
-    """Give the folder with the peers if it is there already; None leaves what PATH has."""
+    """Give the folder with what is not Debian's, if it is there already."""
     if named := os.environ.get(TREE_VARIABLE):
         return Path(named)
     if IN_GUEST:
         return None
+    return _peek(_build)
+
+
+@functools.cache
+def _tree() -> Path | None:
+    """Give the tree with Debian's programs if it is there already; guests have none."""
+    return None if IN_GUEST else _peek(lambda: PEERS.tree)
+
+
+def _peek(action: Callable[[], Path]) -> Path | None:
     try:
         with _peeking:
-            return cache.peek(_build)
+            return cache.peek(action)
     except LaneError:
         return None
 
 
 def find(program: str) -> Words | None:
     """Give the command that runs one of the peers; None if it is nowhere."""
-    place = folder()
-    if place is not None and not IN_GUEST:
-        for part in ("bin", "sbin"):
-            if (place / "debian/usr" / part / program).exists():
-                return _in_tree(place / "debian", Path("usr", part, program))
-    if place is not None and IN_GUEST:
-        # A guest's own libraries are of the same suite, and its own programs come first.
-        known = shutil.which(program)
-        for part in ("bin", "sbin"):
-            path = place / "debian/usr" / part / program
-            if known is None and path.exists():
-                libraries = place / "debian/usr/lib/x86_64-linux-gnu"
-                return Words((str(path),), {"LD_LIBRARY_PATH": str(libraries)})
-    found = shutil.which(program)
-    return None if found is None else Words((found,))
-
-
-def _in_tree(tree: Path, program: Path) -> Words:
-    libraries = tree / "usr/lib/x86_64-linux-gnu"
-    loader = tree / "lib64/ld-linux-x86-64.so.2"
-    words = (str(loader), "--library-path", str(libraries), "--argv0", program.name)
-    return Words((*words, str(tree / program)))
+    if IN_GUEST or program in UNPACKAGED:
+        found = shutil.which(program)
+        return None if found is None else Words((found,))
+    known = _tree() is not None and program in PEERS.programs
+    return Words((str(PEERS.program(program)),)) if known else None
 
 
 def missing(program: str) -> str | None:
@@ -191,12 +172,11 @@ def python() -> Words:
     """Give the Python that every Python contender runs with, tlsify's packages in its path."""
     if IN_GUEST:
         return Words((sys.executable,), {"PYTHONPATH": _path()})
-    place = folder()
-    if place is None or _environment() is None:
+    tree = _tree()
+    if tree is None or _environment() is None:
         return Words((sys.executable,), {"PYTHONPATH": str(ROOT)})
-    tree = place / "debian"
-    words = _in_tree(tree, Path("usr/bin", f"python{image.PYTHON}"))
-    return Words(words.words, {"PYTHONHOME": str(tree / "usr"), "PYTHONPATH": _path()})
+    words = tools.command_in(tree, f"python{image.PYTHON}")
+    return Words(tuple(words), {"PYTHONHOME": str(tree / "usr"), "PYTHONPATH": _path()})
 
 
 def compile_project() -> None:
@@ -220,13 +200,7 @@ def _path() -> str:
 @functools.cache
 def _environment() -> Path | None:
     """Give the packages that guests have, to be used by the same Python here."""
-    if IN_GUEST:
-        return None
-    try:
-        with _peeking:
-            return cache.peek(_environment_tree)
-    except LaneError:
-        return None
+    return None if IN_GUEST else _peek(_environment_tree)
 
 
 def python_has(package: str) -> bool:
@@ -235,7 +209,7 @@ def python_has(package: str) -> bool:
 
 
 def files_program() -> Words | None:
-    """Give the server in C that gets its connections passed; None where there was no compiler."""
+    """Give the server in C that gets its connections passed."""
     place = folder()
     path = None if place is None else place / "files"
     return Words((str(path),)) if path is not None and path.exists() else None

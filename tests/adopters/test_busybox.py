@@ -15,6 +15,7 @@ import pytest
 
 from tests.adopters.recipes import KERNEL, RELAY, Place, recipe, recipes
 from tests.interop.programs import PATIENCE, TIMEOUT, require
+from tests.provision import find
 from tlsify.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def _as_wget(place: Place, port: int, name: str = "localhost") -> tuple[bytes, s
     number = sock.fileno()
     with ours, theirs, sock:
         helper = subprocess.Popen(
-            ["bash", "-c", f"exec ssl_client -s3 -n {name} 3<&{number} {number}<&-"],
+            [find("bash"), "-c", f"exec ssl_client -s3 -n {name} 3<&{number} {number}<&-"],
             env=os.environ | place.environment(),
             stdin=theirs.fileno(),
             stdout=theirs.fileno(),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import shutil
 import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -14,6 +13,7 @@ import trustme
 
 from tests.adopters.recipes import KERNEL, PROJECT, RELAY
 from tests.interop.programs import TIMEOUT
+from tests.provision import find
 from tlsify.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.interop, pytest.mark.timeout(TIMEOUT)]
 
 _EXAMPLES = PROJECT / "docs/examples"
-_INTERPRETERS = {".sh": "sh", ".py": sys.executable, ".pl": "perl", ".tcl": "tclsh"}
 _PAGE = b"<p>hello</p>\n" * 10_000
 _LONGEST = 40  # lines that the issue allows the C program
 _NAMES = sorted(path.name for path in _EXAMPLES.glob("fetch.*"))
@@ -44,21 +43,18 @@ each = pytest.mark.parametrize(
 )
 
 
-def _require(program: str) -> None:
-    if shutil.which(program) is None:
-        pytest.skip(f"{program} is not installed")
+def _interpreter(suffix: str) -> str:
+    ours = {".sh": "sh", ".py": sys.executable}
+    return ours.get(suffix) or find({".pl": "perl", ".tcl": "tclsh"}[suffix])
 
 
 def _words(name: str, folder: Path) -> str:
     """Give the words that run an example; C is compiled first."""
     path = _EXAMPLES / name
     if path.suffix != ".c":
-        interpreter = _INTERPRETERS[path.suffix]
-        _require(interpreter)
-        return shlex.join([interpreter, str(path)])
-    _require("gcc")
+        return shlex.join([_interpreter(path.suffix), str(path)])
     made = folder / "fetch"
-    words = ["gcc", "-std=gnu11", "-Wall", "-Wextra", "-Werror", "-o", str(made), str(path)]
+    words = [find("gcc"), "-std=gnu11", "-Wall", "-Wextra", "-Werror", "-o", str(made), str(path)]
     return f"{shlex.join(words)} && {shlex.quote(str(made))}"
 
 

@@ -10,6 +10,7 @@ import pytest
 from tests.adopters.recipes import recipe
 from tests.doubles import until
 from tests.interop.programs import PATIENCE, TIMEOUT, free_port, require
+from tests.provision import find
 from tlsify.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -43,13 +44,13 @@ _SERVER = """
 @pytest.fixture
 def server(place: Place) -> Iterator[int]:
     """A server behind ``tlsify listen``; gives the port for TLS."""
-    for program in ("/usr/sbin/ngircd", "ii", "socat", "nc"):
+    for program in ("ngircd", "ii", "socat", "nc"):
         require(program)
     plain = free_port()
     place.write("ngircd.conf", _SERVER.format(plain))
     (place.folder / "ngircd.conf").chmod(0o644)
     own = {"0.0.0.0 6697": "127.0.0.1 0", "6667": plain}
-    with place.start("exec /usr/sbin/ngircd --nodaemon --config ngircd.conf") as daemon:
+    with place.start(f"exec {find('ngircd')} --nodaemon --config ngircd.conf") as daemon:
         daemon.dial(plain).close()
         with place.serving(recipe("irc-serve", own)) as port:
             yield port

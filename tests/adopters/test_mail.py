@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 from tests.adopters.recipes import recipe
 from tests.doubles import until
 from tests.interop.programs import PATIENCE, TIMEOUT, Program, free_port, require
+from tests.provision import find
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -74,6 +74,8 @@ plain:
   server_set_id = $auth2
 """
 _DOVECOT = """
+dovecot_config_version = 2.4.0
+dovecot_storage_version = 2.4.0
 protocols = imap
 base_dir = {folder}/run
 state_dir = {folder}/run
@@ -98,21 +100,6 @@ service anvil {{
 service stats {{
   chroot =
 }}
-"""
-_DOVECOT_2_3 = """
-ssl_cert = <{folder}/cert.pem
-ssl_key = <{folder}/key.pem
-mail_location = maildir:{folder}/mail
-passdb {{
-  driver = static
-  args = password={password}
-}}
-userdb {{
-  driver = static
-  args = uid=nobody gid=nogroup home={folder}
-}}
-"""
-_DOVECOT_2_4 = """
 ssl_server_cert_file = {folder}/cert.pem
 ssl_server_key_file = {folder}/key.pem
 mail_driver = maildir
@@ -165,11 +152,11 @@ def stranger(place: Place, authority: trustme.CA) -> None:
 @pytest.fixture
 def smtp(place: Place) -> Iterator[Server]:
     """Exim, which takes letters from Bob for everybody into one box."""
-    require("/usr/sbin/exim4")
+    program = find("exim4")
     port = free_port()
     with _folder(place) as folder:
         (folder / "conf").write_text(_EXIM.format(folder=folder, port=port))
-        with Program(["/usr/sbin/exim4", "-C", str(folder / "conf"), "-bdf"]) as server:
+        with Program([program, "-C", str(folder / "conf"), "-bdf"]) as server:
             server.dial(port).close()
             yield Server(port, folder / "mail/new")
 
@@ -177,23 +164,17 @@ def smtp(place: Place) -> Iterator[Server]:
 @pytest.fixture
 def imap(place: Place) -> Iterator[Server]:
     """Dovecot, with a letter for Bob."""
-    require("/usr/sbin/dovecot")
+    program = find("dovecot")
     port = free_port()
-    said = subprocess.run(["/usr/sbin/dovecot", "--version"], capture_output=True, check=True)
-    version = said.stdout.decode().split(".")[:2]
-    head, rest = "", _DOVECOT_2_3
-    if version != ["2", "3"]:
-        head = "dovecot_config_version = 2.4.0\ndovecot_storage_version = 2.4.0\n"
-        rest = _DOVECOT_2_4
     with _folder(place) as folder:
         for part in ("cur", "new", "tmp"):
             (folder / "mail" / part).mkdir()
         (folder / "mail/new/1.letter").write_text(_LETTER)
         for path in (folder / "mail").rglob("*"):
             path.chmod(0o777)
-        text = (head + _DOVECOT + rest).format(folder=folder, port=port, password=_PASSWORD)
+        text = _DOVECOT.format(folder=folder, port=port, password=_PASSWORD)
         (folder / "conf").write_text(text)
-        with Program(["/usr/sbin/dovecot", "-F", "-c", str(folder / "conf")]) as server:
+        with Program([program, "-F", "-c", str(folder / "conf")]) as server:
             server.dial(port).close()
             yield Server(port, folder / "mail/new")
             server.terminate()

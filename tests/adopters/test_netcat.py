@@ -59,7 +59,6 @@ def test_server_behind_nc(place: Place) -> None:
 def test_program_behind_nc(place: Place) -> None:
     """``nc -l`` gives a program that has no TLS a port of its own host to talk to."""
     require("nc")
-    require("mkfifo")
     local = free_port()
     with place.serving("tlsify listen --cert cert.pem --key key.pem 127.0.0.1 0 -- cat") as port:
         own: dict[str, str | int] = {

@@ -14,6 +14,7 @@ import pytest
 
 from tests.adopters.recipes import KERNEL, Place, recipe
 from tests.interop.programs import PATIENCE, TIMEOUT, require
+from tests.provision import find
 from tlsify.ktls.diag import tls_stat
 
 if TYPE_CHECKING:
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.interop, pytest.mark.timeout(TIMEOUT)]
 
-_SSHD = "/usr/sbin/sshd"
 _NOISE = random.Random(22).randbytes(2**20)  # noqa: S311 - test data
 _SERVER = """
 HostKey {0}/host
@@ -47,7 +47,7 @@ LogLevel ERROR
 @pytest.fixture
 def keys(place: Place) -> Place:
     """A place with a server's configuration, and keys for it and its user."""
-    for name in ("ssh", "ssh-keygen", _SSHD):
+    for name in ("ssh", "ssh-keygen", "sshd"):
         require(name)
     if os.geteuid() == 0:
         Path("/run/sshd").mkdir(exist_ok=True)  # as Debian's service has it made
@@ -60,8 +60,8 @@ def keys(place: Place) -> Place:
 
 @contextmanager
 def _serving(place: Place) -> Iterator[int]:
-    sshd = f"{_SSHD} -i -f {place.folder}/server -E {place.folder}/log"
-    own: dict[str, str | int] = {"0.0.0.0 443": "127.0.0.1 0", f"{_SSHD} -i": sshd}
+    sshd = f"{find('sshd')} -i -f {place.folder}/server -E {place.folder}/log"
+    own: dict[str, str | int] = {"0.0.0.0 443": "127.0.0.1 0", "/usr/sbin/sshd -i": sshd}
     with place.start("exec " + recipe("ssh-serve", own)) as server:
         yield int(server.wait_for(rb"listening on 127\.0\.0\.1:(\d+)\n")[1])
         server.terminate()

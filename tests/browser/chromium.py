@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from typing import TYPE_CHECKING, Self
 
+from lane.peers import BROWSER
 from selenium import webdriver
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-# Debian's names.
-PROGRAMS = ("chromium", "chromedriver", "certutil")
 _FLAGS = (
     "--headless",
     "--no-sandbox",
@@ -25,11 +23,6 @@ _FLAGS = (
     "--hide-scrollbars",
     "--autoplay-policy=no-user-gesture-required",
 )
-
-
-def missing() -> list[str]:
-    """Name the programs that are not installed."""
-    return [each for each in PROGRAMS if shutil.which(each) is None]
 
 
 class Browser:
@@ -56,21 +49,22 @@ class Browser:
         anchors = home / ".pki/nssdb"
         anchors.mkdir(parents=True)
         if self._authority is not None:
+            certutil = str(BROWSER.program("certutil"))
             database = ("-d", f"sql:{anchors}")
-            subprocess.run(["certutil", "-N", *database, "--empty-password"], check=True)
+            subprocess.run([certutil, "-N", *database, "--empty-password"], check=True)
             subprocess.run(
-                ["certutil", "-A", *database, "-t", "C,,", "-n", "test", "-i", self._authority],
+                [certutil, "-A", *database, "-t", "C,,", "-n", "test", "-i", self._authority],
                 check=True,
             )
         options = webdriver.ChromeOptions()
-        options.binary_location = shutil.which(PROGRAMS[0]) or ""
+        options.binary_location = str(BROWSER.program("chromium"))
         for flag in (*_FLAGS, f"--user-data-dir={self._folder / 'profile'}"):
             options.add_argument(flag)
         options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
         # Named, so that Selenium fetches none.
         service = webdriver.ChromeService(
-            executable_path=shutil.which(PROGRAMS[1]),
-            env={"HOME": str(home), "PATH": "/usr/bin:/bin"},
+            executable_path=str(BROWSER.program("chromedriver")),
+            env={"HOME": str(home), **BROWSER.environment()},
         )
         self.driver = webdriver.Chrome(options, service)
         return self

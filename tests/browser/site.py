@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 from typing import TYPE_CHECKING
 
+from lane.peers import BROWSER
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -74,11 +76,13 @@ def make_film(folder: Path) -> None:
     """Add the film, of noise: it is as large as it is long.
 
     Raises:
-        OSError: ffmpeg is not installed.
+        LaneError: ffmpeg cannot be had.
         subprocess.CalledProcessError: it cannot make this.
     """
     picture = f"testsrc2=size=320x240:rate=12:duration={_SECONDS},noise=alls=40:allf=t"
-    words = f"ffmpeg -v error -f lavfi -i {picture} -c:v libvpx -deadline realtime -cpu-used 8"
+    ffmpeg = str(BROWSER.program("ffmpeg"))
+    words = f"-v error -f lavfi -i {picture} -c:v libvpx -deadline realtime -cpu-used 8"
     subprocess.run(
-        [*words.split(), "-b:v", str(_BITS), "-minrate", str(_BITS), folder / FILM], check=True
+        [ffmpeg, *words.split(), "-b:v", str(_BITS), "-minrate", str(_BITS), folder / FILM],
+        check=True,
     )

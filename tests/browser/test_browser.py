@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +11,7 @@ import pytest
 
 from tests.browser import site
 from tests.doubles import until
+from tests.provision import WITH_BROWSER, refusal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,7 +26,8 @@ servers = pytest.importorskip("tests.browser.servers")
 
 pytestmark = [
     pytest.mark.skipif(
-        bool(chromium.missing()), reason=f"not installed: {', '.join(chromium.missing())}"
+        not WITH_BROWSER or refusal() is not None,
+        reason=refusal() or "TLSIFY_BROWSER=1, which has Chromium fetched, is not set",
     ),
     pytest.mark.timeout(600),
 ]
@@ -60,8 +61,6 @@ return [Number(document.getElementById('ran').textContent), broken, colors.size]
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The site."""
-    if shutil.which("ffmpeg") is None:
-        pytest.skip("not installed: ffmpeg")
     made = tmp_path_factory.mktemp("browser") / "site"
     site.make(made)
     site.make_film(made)

@@ -7,7 +7,6 @@ import ctypes
 import hashlib
 import os
 import random
-import shutil
 import signal
 import socket
 import sys
@@ -32,6 +31,7 @@ from tests.cli.harness import (
     start,
 )
 from tests.doubles import RawPeer
+from tests.interop.programs import require
 from tlsify.cli import execute
 from tlsify.codepoints import AlertDescription, ContentType
 from tlsify.config import KeyPair, ServerConfig
@@ -427,9 +427,9 @@ def test_upload(pki: Pki, carrier: str, tmp_path: Path) -> None:
     assert hashlib.sha256(server.result()).digest() == hashlib.sha256(_NOISE).digest()
 
 
-@pytest.mark.skipif(not shutil.which("socat"), reason="needs socat")
 def test_socat(pki: Pki) -> None:
     """A program that polls both descriptors and uses them at once."""
+    require("socat")
 
     def echo(stream: ssl.SSLSocket) -> None:
         stream.sendall(stream.recv(100).upper())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import shutil
 import signal
 import socket
 import ssl
@@ -35,6 +34,8 @@ from tests.cli.harness import (
     run,
 )
 from tests.doubles import reset, until
+from tests.interop.programs import require
+from tests.provision import find
 from tlsify.codepoints import AlertDescription, ContentType
 from tlsify.tls.record import split_records
 
@@ -125,9 +126,9 @@ def test_self_signed_certificate(folder: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.interop
-@pytest.mark.skipif(not shutil.which("curl"), reason="needs curl")
 def test_curl_verifies_the_self_signed_certificate(folder: Path, tmp_path: Path) -> None:
     """Curl accepts the saved certificate by name and by address, and nothing without it."""
+    require("curl")
     anchor = tmp_path / "ca.pem"
     words = ("serve", "--listen", f"{LOOPBACK}:0", "--write-ca", anchor, folder)
     with Served(*words) as server:
@@ -494,7 +495,16 @@ def test_unusable_certificate_or_key(pki: Pki, tmp_path: Path, name: str) -> Non
 def test_key_too_weak_for_openssl(tmp_path: Path) -> None:
     """A key that OpenSSL refuses shows at the start (96), not at the first client."""
     certificate, key = tmp_path / "weak.pem", tmp_path / "weak.key"
-    words = ["openssl", "req", "-x509", "-newkey", "rsa:1024", "-nodes", "-subj", "/CN=localhost"]
+    words = [
+        find("openssl"),
+        "req",
+        "-x509",
+        "-newkey",
+        "rsa:1024",
+        "-nodes",
+        "-subj",
+        "/CN=localhost",
+    ]
     subprocess.run([*words, "-out", certificate, "-keyout", key], check=True, capture_output=True)
     words = ["serve", "--listen", f"{LOOPBACK}:0", "--cert", str(certificate), "--key", str(key)]
     run(*words, tmp_path).failed(96, "OpenSSL refuses", "2048 bits")

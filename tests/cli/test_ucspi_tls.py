@@ -8,6 +8,7 @@ import pytest
 
 from tests.cli.harness import CARRIERS, ENVIRONMENT, PATIENCE, finish, read_line, start
 from tests.cli.test_listen import Listening
+from tests.provision import find
 
 if TYPE_CHECKING:
     import ssl
@@ -35,7 +36,7 @@ echo "$told" >&2
 
 
 def _program(order: str, tell: str = "") -> tuple[str, ...]:
-    return ("bash", "-c", _UPGRADE.replace("ORDER", order).replace("TELL", tell))
+    return (find("bash"), "-c", _UPGRADE.replace("ORDER", order).replace("TELL", tell))
 
 
 def _upgrade(server: Listening, pki: Pki) -> ssl.SSLSocket:

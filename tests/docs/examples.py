@@ -80,7 +80,7 @@ class Reader:
     def follow(self, page: Path) -> None:
         """Run all that is on a page; each has to end well, and print what the page says."""
         for program in _PROGRAMS:
-            if re.search(rf"\b{program} ", page.read_text()):
+            if re.search(rf"\b{program} |^```{program}$", page.read_text(), re.MULTILINE):
                 require(program)
         with self._running:
             for example in examples(page):

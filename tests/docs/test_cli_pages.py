@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
-import shutil
 import subprocess
 import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -16,6 +16,7 @@ import pytest
 from tests.adopters.recipes import Place
 from tests.docs.examples import OVERVIEW, PAGES, PROJECT, Reader, examples
 from tests.interop.programs import TIMEOUT
+from tests.provision import find
 from tlsify.cli import VERBS
 from tlsify.cli.ucspi import _SET, _SET_OF_EACH_SIDE
 from tlsify.errors import ExitCode
@@ -209,23 +210,21 @@ def test_what_is_made_of_them_is_up_to_date() -> None:
 def test_man_page_is_well_formed(name: str) -> None:
     """Neither groff nor mandoc finds anything wrong with it."""
     path = PROJECT / f"share/man/man1/{name}.1"
-    if shutil.which("man"):
-        done = subprocess.run(
-            ["man", "--warnings", "-E", "UTF-8", "-l", path],
-            capture_output=True,
-            text=True,
-            check=True,
-            env={"MANWIDTH": "80", "PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8"},
-        )
-        assert done.stderr == ""
-        assert f"{name} - " in re.sub(" +", " ", done.stdout)
-    if shutil.which("mandoc"):
-        lint = subprocess.run(
-            ["mandoc", "-T", "lint", "-W", "warning", path],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        # A date would have to be changed by hand, or would change by itself.
-        complaints = [line for line in lint.stdout.splitlines() if "missing date" not in line]
-        assert complaints == []
+    done = subprocess.run(
+        [find("man"), "--warnings", "-E", "UTF-8", "-l", path],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | {"MANWIDTH": "80", "LC_ALL": "C.UTF-8"},
+    )
+    assert done.stderr == ""
+    assert f"{name} - " in re.sub(" +", " ", done.stdout)
+    lint = subprocess.run(
+        [find("mandoc"), "-T", "lint", "-W", "warning", path],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    # A date would have to be changed by hand, or would change by itself.
+    complaints = [line for line in lint.stdout.splitlines() if "missing date" not in line]
+    assert complaints == []

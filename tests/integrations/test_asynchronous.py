@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import os
-import shutil
 import subprocess
 from contextlib import closing
 from pathlib import Path
@@ -14,7 +13,7 @@ import pytest
 
 from tests.integrations.harness import Row, Served, arrange
 from tests.integrations.trials import PATHS, Server, trials
-from tests.interop.programs import TIMEOUT
+from tests.interop.programs import TIMEOUT, require
 
 if TYPE_CHECKING:
     import trustme
@@ -98,11 +97,11 @@ class Curl:
         return self._got.read_bytes()
 
 
-@pytest.mark.skipif(shutil.which("curl") is None, reason="no curl here")
 @pytest.mark.parametrize("server", H2, ids=lambda server: server.name)
 @both
 def test_http2(tmp_path: Path, authority: trustme.CA, server: Server, ktls: str) -> None:
     """A server that finds the protocol by ALPN does so here."""
+    require("curl")
     task = arrange(tmp_path, authority, ktls, **server.options)
     big = Path(task.file).read_bytes()
     with Served(server.program, task, authority) as served:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -17,6 +16,7 @@ from tests.cli.front import Front
 from tests.cli.harness import CARRIERS
 from tests.doubles import until
 from tests.interop.programs import TIMEOUT, Program, free_port, require
+from tests.provision import GUEST
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -73,12 +73,6 @@ class Browser:
         return done.stdout
 
 
-def skip_without(program: str) -> None:
-    """Skip where a server is not installed, which guests need not have."""
-    if shutil.which(program) is None:
-        pytest.skip(f"{program} is not installed")
-
-
 def asking(pki: Pki) -> tuple[str | Path, ...]:
     """Ask clients for certificates."""
     return ("--client-cert", "request", "--client-ca", pki.authority)
@@ -116,12 +110,9 @@ http {{
 def test_nginx(pki: Pki, tmp_path: Path, carrier: str, *, is_path: bool) -> None:
     """The header is read, and nginx tells what is in it."""
     require("nginx")
-    said = subprocess.run(["nginx", "-v"], capture_output=True, text=True, check=True).stderr
-    version = tuple(map(int, re.findall(r"\d+", said)[:3]))
     names = ["proxy_protocol_addr", "proxy_protocol_port", "proxy_protocol_server_port"]
-    if version >= (1, 23, 2):
-        names += [f"proxy_protocol_tlv_{name}" for name in ("alpn", "authority", "ssl_version")]
-        names += [f"proxy_protocol_tlv_{name}" for name in ("ssl_cn", "ssl_cipher", "ssl_verify")]
+    names += [f"proxy_protocol_tlv_{name}" for name in ("alpn", "authority", "ssl_version")]
+    names += [f"proxy_protocol_tlv_{name}" for name in ("ssl_cn", "ssl_cipher", "ssl_verify")]
     path = f"unix:{tmp_path}/nginx.sock"
     where = path if is_path else f"{HERE}:{free_port()}"
     text = _NGINX.format(
@@ -138,11 +129,10 @@ def test_nginx(pki: Pki, tmp_path: Path, carrier: str, *, is_path: bool) -> None
         judge(browser)
         told = browser.get("told", more=("-w", " %{local_port}")).decode().split()
         assert told[:3] == [HERE, told[-1], str(front.port)]
-        if version >= (1, 23, 2):
-            assert told[3:6] == ["http/1.1", "localhost", "TLSv1.3"]
-            assert told[6] == "client"
-            assert told[7].startswith("TLS_AES")
-            assert told[8] == "0"
+        assert told[3:6] == ["http/1.1", "localhost", "TLSv1.3"]
+        assert told[6] == "client"
+        assert told[7].startswith("TLS_AES")
+        assert told[8] == "0"
 
 
 _HAPROXY = """
@@ -159,7 +149,7 @@ frontend front
 
 def test_haproxy(pki: Pki, tmp_path: Path) -> None:
     """So does haproxy, where the protocol comes from."""
-    skip_without("haproxy")
+    require("haproxy")
     where = f"{HERE}:{free_port()}"
     text = _HAPROXY.format(where=where, more="%[fc_pp_authority] %[fc_rcvd_proxy]")
     (tmp_path / "haproxy.cfg").write_text(text)
@@ -171,7 +161,7 @@ def test_haproxy(pki: Pki, tmp_path: Path) -> None:
 
 def test_lighttpd(pki: Pki, site: Path, tmp_path: Path) -> None:
     """lighttpd, too, reads the header."""
-    skip_without("lighttpd")
+    require("lighttpd")
     port = free_port()
     (tmp_path / "lighttpd.conf").write_text(
         f'server.document-root = "{site}"\nserver.bind = "{HERE}"\nserver.port = {port}\n'
@@ -225,7 +215,7 @@ def test_http2_to_a_backend_of_its_own(pki: Pki, carrier: str) -> None:
 
 # Guests have no compiler: there a file that was made outside of them, with -static, is run.
 _MADE = os.environ.get("TLSIFY_C_SERVER")
-_C_CARRIERS = CARRIERS if _MADE or shutil.which("gcc") else CARRIERS[:1]
+_C_CARRIERS = CARRIERS if _MADE or not GUEST else CARRIERS[:1]
 
 
 @pytest.fixture(scope="session")
@@ -233,7 +223,7 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The C server; nothing in it may look suspicious to the compiler or to the sanitizers."""
     if _MADE is not None:
         return _MADE
-    skip_without("gcc")
+    require("gcc")
     made = str(tmp_path_factory.mktemp("c") / "files")
     sources = [str(PROJECT / "docs/examples" / name) for name in ("files.c", "receiver.c")]
     words = ["gcc", "-std=gnu11", "-g", "-Wall", "-Wextra", "-Werror"]

@@ -15,15 +15,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.interop.programs import PATIENCE, Program, free_port, require
+from tests.interop.programs import PATIENCE, Program, free_port
+from tests.provision import find
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from tests.interop.peers import Identity
 
-# Where Debian keeps daemons, which an ordinary user's PATH may leave out.
-_FOLDERS = ["/usr/sbin", *sorted(map(str, Path("/usr/lib/postgresql").glob("*/bin")), reverse=True)]
 _IS_ROOT = os.geteuid() == 0
 # Who servers may become that insist on becoming somebody.
 _SOMEBODY = pwd.getpwnam("nobody") if _IS_ROOT else pwd.getpwuid(os.geteuid())
@@ -76,15 +75,6 @@ class Ground:
         path.mkdir()
         path.chmod(0o777)
         return path
-
-
-def find(program: str) -> str:
-    """Find a server's program; without it there is no test."""
-    search = os.pathsep.join([os.environ.get("PATH", os.defpath), *_FOLDERS])
-    found = shutil.which(program, path=search)
-    if found is None:
-        require(program)
-    return found or program
 
 
 @contextmanager
@@ -141,16 +131,11 @@ def dovecot(protocol: str) -> Callable[[Ground], list[str]]:
 
     def start(ground: Ground) -> list[str]:
         program = find("dovecot")
-        version = subprocess.run([program, "--version"], capture_output=True, check=True).stdout
-        if not version.startswith(b"2.3."):
-            pytest.skip("this dovecot's configuration is of another form than 2.3's")
-        if not Path(
-            "/usr/share/dovecot/protocols.d", f"{_protocol_file(protocol)}d.protocol"
-        ).exists():
-            pytest.skip(f"dovecot has no {protocol} here")
         service, listener, other = _DOVECOT_SERVICES[protocol]
         path = ground.write(
             "dovecot.conf",
+            "dovecot_config_version = 2.4.0",
+            "dovecot_storage_version = 2.4.0",
             f"protocols = {protocol}",
             "base_dir = @FOLDER@/run",
             "state_dir = @FOLDER@/run",
@@ -159,9 +144,10 @@ def dovecot(protocol: str) -> Callable[[Ground], list[str]]:
             "default_internal_user = @USER@",
             "default_login_user = @USER@",
             "default_internal_group = @GROUP@",
-            "mail_location = maildir:@FOLDER@/mail",
-            "passdb {\n driver = static\n args = nopassword=y\n}",
-            "userdb {\n driver = static\n args = uid=@USER@ gid=@GROUP@ home=@FOLDER@/home\n}",
+            "mail_driver = maildir",
+            "mail_path = @FOLDER@/mail",
+            "passdb static {\n password = secret\n}",
+            "userdb static {\n fields {\n  uid = @USER@\n  gid = @GROUP@\n  home = @FOLDER@\n }\n}",
             f"service {service} {{\n chroot =",
             f" inet_listener {listener} {{\n  port = @PORT@\n }}",
             f" inet_listener {other} {{\n  port = 0\n }}" if other else "",
@@ -169,15 +155,11 @@ def dovecot(protocol: str) -> Callable[[Ground], list[str]]:
             "service anvil {\n chroot =\n}",
             "service stats {\n chroot =\n}",
             f"ssl = {'yes' if ground.tls else 'no'}",
-            tls="ssl_cert = <@CHAIN@\nssl_key = <@KEY@",
+            tls="ssl_server_cert_file = @CHAIN@\nssl_server_key_file = @KEY@",
         )
         return [program, "-F", "-c", path]
 
     return start
-
-
-def _protocol_file(protocol: str) -> str:
-    return "managesieve" if protocol == "sieve" else protocol
 
 
 def vsftpd(ground: Ground) -> list[str]:
@@ -190,6 +172,7 @@ def vsftpd(ground: Ground) -> list[str]:
         "listen_port=@PORT@",
         "background=NO",
         "run_as_launching_user=YES",
+        "ftp_username=@USER@",
         tls="ssl_enable=YES\nrsa_cert_file=@CHAIN@\nrsa_private_key_file=@KEY@\nssl_ciphers=HIGH",
     )
     return [program, path]
@@ -262,8 +245,7 @@ def postgres(ground: Ground) -> list[str]:
     data.mkdir(mode=0o700)
     ground.key.chmod(0o600)
     if _IS_ROOT:
-        become = ["setpriv", f"--reuid={_SOMEBODY.pw_uid}", f"--regid={_SOMEBODY.pw_gid}"]
-        become.append("--clear-groups")
+        become = ["env", f"TLSIFY_PEER_UID={_SOMEBODY.pw_uid}"]  # vm/lane/usr.c has it believe so
         for path in (data, ground.key):
             os.chown(path, _SOMEBODY.pw_uid, _SOMEBODY.pw_gid)
     subprocess.run(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import shutil
 import socket
 import subprocess
 import tempfile
@@ -15,9 +14,9 @@ from typing import TYPE_CHECKING, Self
 
 import pytest
 
-from tests.conftest import EXPECT_KTLS
 from tests.doubles import Endpoint
 from tests.interop.matrix import SIZE
+from tests.provision import find
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,11 +30,8 @@ _CHUNK = 2**16
 
 
 def require(program: str) -> None:
-    """Skip where a peer is not installed, unless this is a guest: then fail."""
-    if shutil.which(program) is None:
-        if EXPECT_KTLS:
-            pytest.fail(f"{program} is missing in the guest")
-        pytest.skip(f"{program} is not installed")
+    """Skip where peers cannot be had, and fail where only this one is missing."""
+    find(program)
 
 
 def free_port() -> int:

@@ -120,7 +120,7 @@ def test_name_of_another(site: Site) -> None:
     """A wildcard's certificate, and no response where there is none."""
     with serving(site.config, KtlsPolicy()) as port:
         said = s_client(port, site, "-servername", "Www.Other.Example", "-status")
-    assert "CN = ed25519 *.other.example" in said
+    assert re.search(r"CN ?= ?ed25519 \*\.other\.example", said)
     assert "OCSP response: no response sent" in said
 
 
@@ -140,7 +140,7 @@ def test_hello_retry_request(site: Site) -> None:
         said = s_client(
             port, site, "-servername", "a.example", "-tls1_3", "-groups", "X25519:P-384"
         )
-    assert "Server Temp Key: ECDH, secp384r1, 384 bits" in said
+    assert "Temp Key: ECDH, secp384r1, 384 bits" in said
     assert "Verify return code: 0 (ok)" in said
 
 

@@ -17,6 +17,7 @@ from typing import IO, TYPE_CHECKING
 
 from lane import apt, cache, image, kernel, process, qemu, session, uml, umlbuild
 from lane.cache import LaneError
+from lane.peers import PEERS
 
 if TYPE_CHECKING:
     import subprocess
@@ -191,6 +192,7 @@ def _list() -> int:
 
 def _setup() -> int:
     apt.refresh(force=True)
+    PEERS.renew()
     for entry in kernel.declared().values():
         apt.choose(entry.kind, entry.selection)
         qemu.ready_snapshot(entry)

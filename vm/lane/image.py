@@ -35,6 +35,8 @@ SELECTION = apt.Selection(
         *("busybox", "openssh-client", "openssh-server", "perl"),
         *("socat", "netcat-openbsd", "ngircd", "ii", "exim4-daemon-light", "swaks"),
         *("dovecot-imapd", "fetchmail"),
+        # What the benchmark measures beside these.
+        *("haproxy", "hitch", "stunnel4", "ncat"),
     ),
 )
 UNUSED = ("usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/info", "usr/lib/udev")

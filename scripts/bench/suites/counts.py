@@ -5,13 +5,12 @@ from __future__ import annotations
 import collections
 import contextlib
 import re
-import shutil
 import signal
 import subprocess
 import time
 from typing import TYPE_CHECKING
 
-from scripts.bench import client
+from scripts.bench import client, peers
 from scripts.bench.credentials import make
 from scripts.bench.interleave import Contender, Experiment, Missing
 from scripts.bench.suites.bulk import Work, fetch, write_file
@@ -71,15 +70,15 @@ def _contender(plan: Plan, name: str, work: Work) -> Contender:
     def start() -> Iterator[Turn]:
         if work.connections and not site.keeps:
             raise Missing("keeps no connection")
-        if shutil.which("strace") is None:
-            raise Missing("there is no strace")
+        if (strace := peers.find("strace")) is None:
+            raise Missing(str(peers.missing("strace")))
         path = write_file(plan.folder, work.size)
         with site.start(plan.setting(make(plan.folder, "ECDSA"))) as running:
 
             def turn() -> dict[str, float]:
                 pids = [pid for program in running.programs for pid in program.pids()]
                 trace = plan.folder / "trace"
-                with carried_by(kernel=site.ktls), _traced(pids, trace):
+                with carried_by(kernel=site.ktls), _traced(strace, pids, trace):
                     (found,) = client.in_children(
                         plan.load_core, _load, running.port, path, work, site.tls
                     )
@@ -102,8 +101,8 @@ def _load(port: int, path: str, work: Work, tls: bool) -> dict[str, float]:  # n
 
 
 @contextlib.contextmanager
-def _traced(pids: list[int], trace: Path) -> Iterator[None]:
-    words = ["strace", "-f", "-qq", "-s", "0", "-o", str(trace)]
+def _traced(strace: peers.Words, pids: list[int], trace: Path) -> Iterator[None]:
+    words = [*strace.words, "-f", "-qq", "-s", "0", "-o", str(trace)]
     for pid in pids:
         words += ["-p", str(pid)]
     process = subprocess.Popen(words, stderr=subprocess.DEVNULL)

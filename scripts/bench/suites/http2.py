@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 import subprocess
 import time
 from typing import TYPE_CHECKING
@@ -78,15 +77,15 @@ def experiments(plan: Plan) -> Iterator[Experiment]:
 def _contender(plan: Plan, name: str, version: str, work: Work) -> Contender:
     @contextlib.contextmanager
     def start() -> Iterator[Turn]:
-        if shutil.which("curl") is None:
-            raise Missing("there is no curl")
+        if (curl := peers.find("curl")) is None:
+            raise Missing(str(peers.missing("curl")))
         path = write_file(plan.folder, work.size)
         shown = make(plan.folder, "ECDSA")
         with SERVERS[name].start(plan.setting(shown)) as running:
             wishes = plan.folder / f"{running.port}.curl"
             url = f"https://localhost:{running.port}/{path}"
             wishes.write_text(f'url = "{url}"\noutput = "/dev/null"\n' * work.times)
-            words = ["curl", _VERSIONS[version], "--silent", "--show-error", "--fail"]
+            words = [*curl.words, _VERSIONS[version], "--silent", "--show-error", "--fail"]
             words += ["--ipv4", "--cacert", str(shown.authority), "--config", str(wishes)]
 
             def turn() -> dict[str, float]:

@@ -1,0 +1,61 @@
+"""Where the programs of peers come from: a guest's root image, or the lane's trees on the host."""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "vm"))
+
+from lane import peers
+from lane.cache import LaneError
+
+GUEST = os.environ.get("TLSIFY_GUEST", "")
+WITH_BROWSER = os.environ.get("TLSIFY_BROWSER") == "1"
+
+
+@functools.cache
+def refusal() -> str | None:
+    """Say why there are no peers here; None if there are."""
+    if not GUEST:
+        try:
+            peers.PEERS.environment()
+            if WITH_BROWSER:
+                peers.BROWSER.environment()
+        except LaneError as error:
+            return f"no peers' programs: {error}; {error.hint}"
+    return None
+
+
+def prepare() -> None:
+    """Have whatever the tests run find the peers' programs before any of the host's."""
+    if not GUEST and refusal() is None:
+        os.environ.update(peers.PEERS.environment())
+
+
+def tree() -> Path:
+    """Give the root of the peers' tree; where there is none, as in guests, there is no test."""
+    if (reason := "guests have no tree" if GUEST else refusal()) is not None:
+        pytest.skip(reason)
+    return peers.PEERS.tree
+
+
+def find(program: str) -> str:
+    """Give a peer's path.
+
+    It is never one that the host happens to have: on the host it is in the lane's tree, and
+    without a tree there is no test. Guests have a part of the same release.
+    """
+    assert program in peers.PEERS.programs, f"vm/lane/peers.py does not name {program}"
+    if not GUEST:
+        return str(tree() / "programs" / program)
+    if program not in peers.IN_GUESTS:
+        pytest.skip(f"guests have no {program}")
+    found = shutil.which(program)
+    assert found is not None, f"{program} is missing in the guest"
+    return found
