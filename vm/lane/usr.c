@@ -47,7 +47,8 @@ static const char *moved(const char *path, char *room)
 		return next(__VA_ARGS__);                                                          \
 	}
 
-/* The mode is there only where a file may be made; where it is not, nobody reads it. */
+/* The mode is there only where a file may be made. */
+#define MAKES(flags) (((flags) & O_CREAT) != 0 || ((flags) & O_TMPFILE) == O_TMPFILE)
 #define MOVE_OPEN(name)                                                                            \
 	int name(const char *path, int flags, ...)                                                 \
 	{                                                                                          \
@@ -55,7 +56,7 @@ static const char *moved(const char *path, char *room)
 		char room[PATH_MAX];                                                               \
 		va_list more;                                                                      \
 		va_start(more, flags);                                                             \
-		mode_t mode = flags & (O_CREAT | O_TMPFILE) ? va_arg(more, mode_t) : 0;            \
+		mode_t mode = MAKES(flags) ? va_arg(more, mode_t) : 0;                             \
 		va_end(more);                                                                      \
 		if (next == NULL)                                                                  \
 			next = (int (*)(const char *, int, ...))dlsym(RTLD_NEXT, #name);           \
@@ -68,7 +69,7 @@ static const char *moved(const char *path, char *room)
 		char room[PATH_MAX];                                                               \
 		va_list more;                                                                      \
 		va_start(more, flags);                                                             \
-		mode_t mode = flags & (O_CREAT | O_TMPFILE) ? va_arg(more, mode_t) : 0;            \
+		mode_t mode = MAKES(flags) ? va_arg(more, mode_t) : 0;                             \
 		va_end(more);                                                                      \
 		if (next == NULL)                                                                  \
 			next = (int (*)(int, const char *, int, ...))dlsym(RTLD_NEXT, #name);      \
