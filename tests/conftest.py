@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import gc
 import os
 import platform
 import resource
@@ -50,6 +51,7 @@ def pytest_configure(config: pytest.Config) -> None:
     programs that crash, which are not always ours, leave no core file in the work tree,
     and servers tell no `tlsify status` of this host what they carry.
     """
+    gc.disable()  # until all is collected: modules and tests are here to stay
     progress.register(config)
     provision.prepare()
     os.environ["TLSIFY_ROSTER"] = "off"  # a test that wants one has a place of its own
@@ -58,6 +60,12 @@ def pytest_configure(config: pytest.Config) -> None:
         if signal.getsignal(number) is signal.SIG_IGN:
             is_interrupt = number == signal.SIGINT
             signal.signal(number, signal.default_int_handler if is_interrupt else signal.SIG_DFL)
+
+
+def pytest_collection_finish() -> None:
+    """Spare the garbage collector what was collected: under emulation that takes seconds."""
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_report_header() -> list[str]:

@@ -402,13 +402,13 @@ class RawPeer:
 
     def recv_data(self, size: int) -> bytes:
         """Receive that much application data."""
-        received = b""
+        received = bytearray()
         while len(received) < size:
             record = self.recv()
             assert record is not None
             assert record[0] == ContentType.application_data
             received += record[1]
-        return received
+        return bytes(received)
 
 
 class Lab:

@@ -1,6 +1,8 @@
-"""Tells another process of each test as it ends: one JSON object a line.
+"""Tells whoever reads pytest's output of each test as it ends.
 
-`scripts/test` runs several pytests at once, some of them in guests, and shows how far each is.
+`scripts/test` runs several pytests at once, some of them in guests, and shows how far each is. It
+finds JSON texts amid what pytest prints, marked as in RFC 7464: behind a record separator, in front
+of a line feed.
 """
 
 from __future__ import annotations
@@ -10,18 +12,17 @@ import os
 
 import pytest
 
-# Names the descriptor that the lines are written to.
 VARIABLE = "TLSIFY_TEST_PROGRESS"
+MARK = b"\x1e"
+_STDOUT = 1
 _RANK = ("passed", "skipped", "failed")
 
 
 class Progress:
-    """A pytest plugin that writes `{"total": N}`, and then a line for each test."""
+    """A pytest plugin that writes `{"total": N}`, and then an object for each test."""
 
-    def __init__(self, descriptor: int) -> None:
-        """Write to a descriptor, which no program that a test starts inherits."""
-        os.set_inheritable(descriptor, False)  # noqa: FBT003 - its own signature
-        self._descriptor = descriptor
+    def __init__(self) -> None:
+        """Start with nothing told."""
         self._totalled = False
         self._unfinished: dict[str, tuple[str, float]] = {}
 
@@ -56,11 +57,11 @@ class Progress:
             self._write({"test": report.nodeid, "outcome": "failed", "seconds": 0.0})
 
     def _write(self, event: dict[str, object]) -> None:
-        os.write(self._descriptor, json.dumps(event).encode() + b"\n")
+        # pytest gives the descriptor back between the parts of a test, when it calls these hooks.
+        os.write(_STDOUT, MARK + json.dumps(event).encode() + b"\n")
 
 
 def register(config: pytest.Config) -> None:
     """Load the plugin where somebody wants to know; not in xdist's workers, whose parent tells."""
-    descriptor = os.environ.pop(VARIABLE, "")
-    if descriptor and not hasattr(config, "workerinput"):
-        config.pluginmanager.register(Progress(int(descriptor)))
+    if os.environ.pop(VARIABLE, "") and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Progress())

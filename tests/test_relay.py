@@ -93,7 +93,7 @@ def test_peer_that_does_not_read(lab: Lab) -> None:
     written = fill(server.sock, block)
     relay = running(server)
     assert len(relay._to_network) <= BOUND
-    received = b""
+    received = bytearray()
     while len(received) < written:
         record = peer.recv()
         assert record is not None

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING
 
 from scripts.testing.stages import NO_TESTS, ROOT, Stage
-from tests.progress import VARIABLE
+from tests.progress import MARK, VARIABLE
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -61,9 +61,9 @@ class Running:
         """Give the seconds it has taken."""
         return (self.end or time.monotonic()) - self.begin
 
-    def take(self, line: bytes) -> None:
-        """Take in a line that it reports."""
-        event = json.loads(line)
+    def take(self, text: bytes) -> None:
+        """Take in what it tells."""
+        event = json.loads(text)
         if "total" in event:
             self.total = event["total"]
             return
@@ -113,32 +113,29 @@ class Run:
 
     def _start(self, stage: Stage, stack: contextlib.ExitStack) -> None:
         running = Running(stage, LOGS / f"{stage.name}.log")
-        log = stack.enter_context(running.log.open("wb"))
-        source, sink = os.pipe()
-        words = ["sh", "-c", f'exec "$@" 3>&{sink} {sink}>&-', "sh", *stage.words]
+        log = stack.enter_context(running.log.open("wb", buffering=0))
         process = subprocess.Popen(
-            words,
+            stage.words,
             cwd=ROOT,
-            env=_environment() | stage.environment | {VARIABLE: "3"},
+            env=_environment() | stage.environment | {VARIABLE: "1"},
             stdin=subprocess.DEVNULL,
-            stdout=log,
+            stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            pass_fds=[sink],
             start_new_session=True,
         )
-        os.close(sink)
         stack.callback(_end, process)
-        reports = stack.enter_context(os.fdopen(source, "rb"))
-        threading.Thread(target=self._follow, args=(running, process, reports), daemon=True).start()
+        threading.Thread(target=self._follow, args=(running, process, log), daemon=True).start()
         self._running.append(running)
         self._say(f"{stage.name} begins")
 
-    def _follow(
-        self, running: Running, process: subprocess.Popen[bytes], reports: IO[bytes]
-    ) -> None:
-        for line in reports:
-            with self._news:
-                running.take(line)
+    def _follow(self, running: Running, process: subprocess.Popen[bytes], log: IO[bytes]) -> None:
+        """Take in what a stage tells of its tests, and write all else down."""
+        for line in process.stdout or ():
+            text, mark, event = line.partition(MARK)
+            log.write(text)
+            if mark:
+                with self._news:
+                    running.take(event)
         status = process.wait()
         with self._news:
             running.end = time.monotonic()

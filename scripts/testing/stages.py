@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import sys
@@ -23,7 +24,7 @@ NO_TESTS = 5  # pytest's exit status
 
 @dataclass(frozen=True)
 class Stage:
-    """A command that reports its tests, each as it ends, on descriptor 3.
+    """A command that tells of its tests, each as it ends, as tests/progress.py does.
 
     Attributes:
         name: in the summary.
@@ -40,14 +41,16 @@ def everything(*, full: bool, quick: bool) -> list[Stage]:
     """Give the stages of a whole run, the longest first.
 
     Args:
-        full: whether every kernel gets every test that needs kernel TLS.
+        full: whether every kernel gets every test that needs kernel TLS, and a browser is tried.
         quick: whether the quick lane is there, to take most of them off the emulated kernels.
     """
     files = _files_of("ktls")
     sample = "ktls" if full else "ktls and each_kernel and not heavy"
     sampled = _files_of(sample)
     workers = len(os.sched_getaffinity(0))
-    stages = [host("not ktls", ["--numprocesses", str(workers), "--dist", "worksteal"])]
+    stages = [
+        host("not ktls", ["--numprocesses", str(workers), "--dist", "worksteal"], browser=full)
+    ]
     if quick:
         stages.append(guest(QUICK, "ktls", files))
     for name in reversed(KERNELS):
@@ -61,19 +64,19 @@ def named(arguments: list[str], kernels: list[str]) -> list[Stage]:
     return [host("not ktls", arguments), *(guest(name, "ktls", arguments) for name in kernels)]
 
 
-def host(marks: str, arguments: list[str]) -> Stage:
-    """Run tests on this machine."""
-    return Stage("host", [PYTEST, "--quiet", "-m", marks, *arguments])
+def host(marks: str, arguments: list[str], *, browser: bool = False) -> Stage:
+    """Run tests on this machine; those with a browser only if it is to be fetched."""
+    environment = {"TLSIFY_BROWSER": "1"} if browser else {}
+    return Stage("host", [PYTEST, "--quiet", "-m", marks, *arguments], environment)
 
 
 def guest(name: str, marks: str, arguments: list[str]) -> Stage:
-    """Run tests in a guest, whose standard output passes on what they report."""
-    words = ["sh", "-c", 'exec "$@" 3>&1 >&2', "sh", "pytest", "--quiet", "-m", marks, *arguments]
+    """Run tests in a guest."""
     lane = [str(ROOT / "vm/run"), "--kernel", name, "--timeout", str(GUEST_SECONDS), "--"]
-    # On this side it is the other way round: the lane's standard output is the report.
-    return Stage(name, ["sh", "-c", 'exec "$@" >&3', "sh", *lane, *words])
+    return Stage(name, [*lane, "pytest", "--quiet", "-m", marks, *arguments])
 
 
+@functools.cache
 def _files_of(marks: str) -> list[str]:
     """List the files that have tests with these marks, so that guests need not read the others."""
     done = subprocess.run(

@@ -29,7 +29,7 @@ class Echo(asyncio.Protocol):
         self._file = file
         self._sending: asyncio.Task[int] | None = None
         self.transport: Any = None
-        self.received = b""
+        self.received = bytearray()
         loop = asyncio.get_running_loop()
         self.connected = asyncio.Event()
         self.sent: asyncio.Future[int] = loop.create_future()
@@ -138,7 +138,7 @@ def _converse(address: tuple[str, int], context: ssl.SSLContext, message: bytes)
 def talk(tls: ssl.SSLSocket, message: bytes) -> bytes:
     """Do as `converse` on a connection that is there."""
     tls.sendall(message)
-    answer = b""
+    answer = bytearray()
     while (message == b"file" or len(answer) < len(message)) and (more := tls.recv(2**16)):
         answer += more
-    return answer
+    return bytes(answer)

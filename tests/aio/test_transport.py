@@ -386,7 +386,7 @@ def test_file_that_shrinks(
         sock = socket.create_connection(address, timeout=60)
         with client_context.wrap_socket(sock, server_hostname="example.org") as tls:
             tls.sendall(b"file")
-            answer = tls.recv(100)
+            answer = bytearray(tls.recv(100))
             # The kernel sends the file's pages themselves, and clears what is behind the end in the
             # page that it cuts, on its way or not (sendfile(2), NOTES): so it cuts none.
             os.truncate(file, BIG // 2 // mmap.PAGESIZE * mmap.PAGESIZE)

@@ -128,7 +128,6 @@ def test_descriptors_of_the_program(pki: Pki, pair: tuple[socket.socket, socket.
     assert len(lines) == 4
 
 
-@pytest.mark.each_kernel
 @each_carrier
 def test_stdin_and_stdout(
     pki: Pki, pair: tuple[socket.socket, socket.socket], carrier: str

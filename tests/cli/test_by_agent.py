@@ -76,7 +76,6 @@ def _connect(pki: Pki, agent: Path, port: int, *words: str) -> tuple[str | int |
     return ("connect", *given, *words)
 
 
-@pytest.mark.each_kernel
 @each_carrier
 def test_client(pki: Pki, agent: Agent, carrier: str) -> None:
     """The agent shakes hands, and the command goes on."""

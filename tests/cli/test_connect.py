@@ -384,7 +384,6 @@ def _truncate(stream: ssl.SSLSocket) -> None:
     end_raw(stream)
 
 
-@pytest.mark.each_kernel
 @pytest.mark.parametrize("carrier", CARRIERS)
 def test_truncation(pki: Pki, carrier: str) -> None:
     """An end without close_notify gives 99; what came before is on stdout."""

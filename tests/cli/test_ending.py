@@ -156,7 +156,6 @@ def test_socket_of_the_callers(pki: Pki, carrier: str) -> None:
     assert server.result() == b"question"
 
 
-@pytest.mark.each_kernel
 @pytest.mark.ktls
 def test_caller_goes_on_with_its_own_descriptor(pki: Pki) -> None:
     """The inherited socket is keyed in place, and nothing of tlsify is left."""

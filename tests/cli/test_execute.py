@@ -463,7 +463,6 @@ sock.close()
 """
 
 
-@pytest.mark.each_kernel
 @each_carrier
 def test_aware_program(pki: Pki, carrier: str) -> None:
     """It goes on where the handshake ended, KeyUpdates included where the kernel follows them."""

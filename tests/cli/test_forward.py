@@ -70,7 +70,6 @@ def nobody() -> Iterator[str]:
 # -- what works
 
 
-@pytest.mark.each_kernel
 @each_carrier
 def test_pages(pki: Pki, carrier: str) -> None:
     """One line says what goes where; pages come whole; it ends in silence."""

@@ -96,7 +96,6 @@ class Listening:
         return run(*words, data=question).succeeded()
 
 
-@pytest.mark.each_kernel
 @each_carrier
 def test_program_for_each_connection(pki: Pki, carrier: str) -> None:
     """Several at once; each has a process of its own, and the answer comes after the question."""

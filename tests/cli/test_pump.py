@@ -71,7 +71,6 @@ def test_client_ends_with_its_server(lab: Lab, policy: KtlsPolicy) -> None:
     pipes.close()
 
 
-@pytest.mark.each_kernel
 @each_offload
 def test_truncation(lab: Lab, policy: KtlsPolicy) -> None:
     """What came is written, and the error raised."""

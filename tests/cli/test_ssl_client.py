@@ -88,7 +88,6 @@ def test_end_of_stdin_is_not_passed_on(pki: Pki, carrier: str) -> None:
     assert wget.outcome() == Outcome(0, b"", "")
 
 
-@pytest.mark.each_kernel
 @each_carrier
 def test_end_of_stdin_with_e(pki: Pki, carrier: str) -> None:
     """It ends the connection, in good order."""

@@ -216,7 +216,6 @@ def test_no_such_namespace(name: str) -> None:
     run("status", "--netns", name).failed(ExitCode.CONFIG, "network namespace", "ip netns")
 
 
-@pytest.mark.each_kernel
 @pytest.mark.ktls
 def test_real_connection(lab: Lab) -> None:
     """Another process's connection is shown with its owner, keys and traffic."""

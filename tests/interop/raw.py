@@ -217,13 +217,13 @@ def _wait(*socks: socket.socket) -> None:
 
 def receive(stream: TLSSocket, peer: RawPeer, count: int) -> bytes:
     """Receive a number of bytes, or fewer if the stream ends before, in turns with the peer."""
-    received = b""
+    received = bytearray()
     while len(received) < count:
         data = _take_turns(stream, peer, stream.recv, count - len(received))
         if not data:
             break
         received += data
-    return received
+    return bytes(received)
 
 
 def settle(peer: RawPeer, condition: Callable[[], bool]) -> None:

@@ -82,7 +82,6 @@ def test_a_large_file_arrives_whole(served: Served) -> None:
         assert after["TlsDecryptError"] == before["TlsDecryptError"]
 
 
-@pytest.mark.each_kernel
 def test_a_range_is_served(served: Served) -> None:
     """Curl gets the bytes it asks for, and 206."""
     written = "%{http_code}"

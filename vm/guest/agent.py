@@ -7,12 +7,15 @@ Guest to host:  o and e standard output and error, s scratch (a tar), x exit sta
 
 from __future__ import annotations
 
+import array
 import ctypes
 import fcntl
 import json
+import marshal
 import os
 import selectors
 import signal
+import socket
 import struct
 import time
 from typing import Any
@@ -26,8 +29,13 @@ COMMAND_NOT_FOUND = 127
 CANNOT_RUN = 126
 
 
-def main(channel: int) -> None:
-    """Serve one request; the host ends the guest when it has the exit status."""
+def main(channel: int, waiting: tuple[int, socket.socket] | None) -> None:
+    """Serve one request; the host ends the guest when it has the exit status.
+
+    Args:
+        channel: leads to the host.
+        waiting: process id of an interpreter that waits to become pytest, and the way to it.
+    """
     try:
         _, payload = receive(channel)
         request = json.loads(payload)
@@ -35,7 +43,7 @@ def main(channel: int) -> None:
         reseed(bytes.fromhex(request["entropy"]))
         for step in request["mounts"]:
             mount(**step)
-        status = Command(channel, request).run()
+        status = Command(channel, request, waiting).run()
         if request["scratch"]:
             send_scratch(channel, request["scratch"])
         send(channel, b"x", str(status).encode())
@@ -66,7 +74,12 @@ def mount(source: str, target: str, kind: str, flags: int, data: str) -> None:
 class Command:
     """The command and its standard streams, which pass through this process."""
 
-    def __init__(self, channel: int, request: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        channel: int,
+        request: dict[str, Any],
+        waiting: tuple[int, socket.socket] | None,
+    ) -> None:
         """Start the command."""
         self.channel = channel
         self.status: int | None = None
@@ -81,7 +94,11 @@ class Command:
         # Process 1 inherits every orphan, so it reaps all that end, not only the command.
         signal.set_wakeup_fd(wakeup)
         signal.signal(signal.SIGCHLD, lambda *_: None)
-        self.child = start(request, (child_in, child_out, child_err))
+        streams = (child_in, child_out, child_err)
+        if waiting and request["argv"][0] == "pytest":
+            self.child = become(waiting, request, streams)
+        else:
+            self.child = start(request, streams)
         for end in (child_in, child_out, child_err):
             os.close(end)
 
@@ -178,6 +195,43 @@ def start(request: dict[str, Any], streams: tuple[int, int, int]) -> int:
         os.write(2, f"vm/run: {name}: {error.strerror}\n".encode())
     finally:
         os._exit(CANNOT_RUN)
+
+
+# What the waiting interpreter does then; it has imported already what this needs.
+BECOME = """
+size, = struct.unpack("I", channel.recv(4))
+text, descriptors, *_ = socket.recv_fds(channel, size, 3)
+channel.detach()  # its number is standard input's
+import json
+request = json.loads(text)
+for number, stream in enumerate(descriptors):
+    os.dup2(stream, number)
+    os.close(stream)
+os.setsid()
+os.chdir(request["cwd"])
+os.environ.clear()
+os.environ.update(request["env"])
+sys.path[0:1] = filter(None, request["env"].get("PYTHONPATH", "").split(":"))
+sys.dont_write_bytecode = "PYTHONDONTWRITEBYTECODE" in os.environ
+# pytest would rewrite its plugins' asserts, and warns that it comes too late for that.
+sys.argv = ["pytest", "-W", "ignore:Module already imported", *request["argv"][1:]]
+random.seed()
+runpy.run_module("pytest", run_name="__main__", alter_sys=True)
+"""
+
+
+def become(
+    waiting: tuple[int, socket.socket], request: dict[str, Any], streams: tuple[int, ...]
+) -> int:
+    """Have the waiting interpreter become pytest; return its process id."""
+    child, way = waiting
+    with way:
+        way.send(marshal.dumps(compile(BECOME, "BECOME", "exec")))
+        text = json.dumps(request).encode()
+        way.send(struct.pack("I", len(text)))
+        rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", streams))
+        way.sendmsg([text], [rights])
+    return child
 
 
 def send_scratch(channel: int, folder: str) -> None:

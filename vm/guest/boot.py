@@ -7,6 +7,7 @@ the host: see agent.py.
 import importlib
 import marshal
 import os
+import socket
 import subprocess
 import sys
 import tty
@@ -15,10 +16,25 @@ from pathlib import Path
 UML_CHANNEL = "/dev/ttyS0"
 READY = b"ready\n"
 # What a snapshot holds in memory need not be read and unpacked again by any later call.
-AGENT_MODULES = ("ctypes", "fcntl", "json", "selectors", "signal", "struct", "tarfile", "time")
-WARM = """
-import asyncio, sqlite3
-import OpenSSL.SSL, aiohttp, psutil, pyroute2, pytest, service_identity, trustme
+AGENT_MODULES = (
+    "array",
+    "ctypes",
+    "fcntl",
+    "json",
+    "selectors",
+    "signal",
+    "socket",
+    "struct",
+    "time",
+)
+# An interpreter that has imported, when the snapshot is made, what every pytest imports, and then
+# waits to be told what to do: see agent.py. Under TCG these imports take half a minute.
+WAITING = """
+import array, asyncio, marshal, os, random, runpy, socket, sqlite3, struct, sys
+import OpenSSL.SSL, aiohttp, hypothesis, psutil, pyroute2, pytest, service_identity, trustme
+channel = socket.socket(fileno=0)
+channel.send(b"ready")
+exec(marshal.loads(channel.recv(1 << 20)))
 """
 
 
@@ -40,20 +56,31 @@ def read_exactly(channel: int, size: int) -> bytes:
     return data
 
 
+def prepare_python() -> tuple[int, socket.socket]:
+    """Start the waiting interpreter; gives its process id and the way to it, once it waits."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    words = ["/opt/tlsify-env/bin/python", "-c", WAITING]
+    child = subprocess.Popen(words, stdin=theirs.fileno(), env={"PATH": "/usr/bin"})
+    theirs.close()
+    ours.recv(5)
+    return child.pid, ours
+
+
 def main() -> None:
     """Say that the guest is up, then run what the host sends."""
     channel = os.open(find_channel(), os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+    waiting = None
     if sys.argv[1] == "uml":
         tty.setraw(channel)
     else:
         for name in AGENT_MODULES:
             importlib.import_module(name)
-        subprocess.run(["/opt/tlsify-env/bin/python", "-c", WARM], check=False)
+        waiting = prepare_python()
     os.write(channel, READY)
     size = int(read_exactly(channel, 8), 16)
     agent: dict[str, object] = {"__name__": "agent"}
     exec(marshal.loads(read_exactly(channel, size)), agent)  # noqa: S102, S302
-    agent["main"](channel)  # type: ignore[operator]
+    agent["main"](channel, waiting)  # type: ignore[operator]
 
 
 if __name__ == "__main__":

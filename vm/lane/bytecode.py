@@ -23,6 +23,30 @@ for line in sys.stdin.read().splitlines():
 HEADER_SIZE = 16
 
 
+def made(sources: list[Path]) -> dict[Path, Path]:
+    """Return the file of byte code for each place where the guest's Python looks for one."""
+    tag = f"cpython-{image.PYTHON.replace('.', '')}"
+    return {
+        **{
+            source.parent / "__pycache__" / f"{source.stem}.{tag}.pyc": code
+            for source, code in compiled(sources).items()
+        },
+        **{
+            source.parent / "__pycache__" / code.name: code
+            for source, code in _rewritten(sources).items()
+        },
+    }
+
+
+def put(sources: list[Path]) -> None:
+    """Put the byte code beside the modules themselves, for a guest that sees the host's folders."""
+    for place, code in made(sources).items():
+        content = code.read_bytes()
+        if not place.exists() or place.read_bytes() != content:
+            place.parent.mkdir(exist_ok=True)
+            place.write_bytes(content)
+
+
 def compiled(sources: list[Path]) -> dict[Path, Path]:
     """Return the file of byte code for each of the sources that can be compiled."""
     root = image.root()
@@ -36,7 +60,7 @@ def compiled(sources: list[Path]) -> dict[Path, Path]:
     return {source: target for source, target in targets.items() if target.exists()}
 
 
-def rewritten(sources: list[Path]) -> dict[Path, Path]:
+def _rewritten(sources: list[Path]) -> dict[Path, Path]:
     """Return the file of byte code that pytest makes of each test module among the sources.
 
     pytest puts code of its own in the place of `assert`, and would do so anew in every guest,

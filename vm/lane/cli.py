@@ -117,7 +117,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--ready",
         action="store_true",
-        help="fetch and build what is missing for some kernels, or all",
+        help="fetch and build what the tests, or some kernels, still lack",
     )
     parser.add_argument(
         "--setup", action="store_true", help="fetch and build everything, or renew it"
@@ -203,6 +203,7 @@ def _ready(names: list[str]) -> int:
     known = kernel.declared()
     if unknown := sorted(set(names) - {*known, "uml"}):
         raise LaneError(f"no such kernel: {', '.join(unknown)}", "vm/run --list shows them")
+    PEERS.environment()
     for name in names or [*known, "uml"]:
         if name == "uml":
             umlbuild.ready()

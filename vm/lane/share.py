@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from lane import bytecode, cache, image, tools
+from lane import bytecode, cache, tools
 from lane.cache import LaneError
 
 if TYPE_CHECKING:
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 # A guest restored from a snapshot believes in the size that it saw when it booted.
 SIZE = 16 << 30
-TAG = f"cpython-{image.PYTHON.replace('.', '')}"
 # Of the project; of the mounted folders nothing is left out.
 LEFT_OUT = {
     *(".git", ".venv", "__pycache__", ".mypy_cache", ".pytest_cache", ".ruff_cache"),
@@ -80,23 +79,21 @@ def _add(archive: tarfile.TarFile, folder: Path, name: str, left_out: set[str]) 
                 archive.addfile(info)
 
 
+def sources(project: Path) -> list[Path]:
+    """List the project's Python modules."""
+    files = (path for path, _ in _walk(project, "0", LEFT_OUT) if path.suffix == ".py")
+    return [path for path in files if path.is_file()]
+
+
 def _add_bytecode(archive: tarfile.TarFile, project: Path) -> None:
-    sources = [
-        path for path, _ in _walk(project, "0", LEFT_OUT) if path.suffix == ".py" and path.is_file()
-    ]
-    compiled, rewritten = bytecode.compiled(sources), bytecode.rewritten(sources)
-    members = [
-        *((source, f"{source.stem}.{TAG}.pyc", code) for source, code in compiled.items()),
-        *((source, code.name, code) for source, code in rewritten.items()),
-    ]
     folders = set()
-    for source, name, code in members:
-        folder = Path("0") / source.relative_to(project).parent / "__pycache__"
-        if folder not in folders:
-            archive.addfile(_directory(str(folder)))
-            folders.add(folder)
+    for target, code in bytecode.made(sources(project)).items():
+        member = Path("0") / target.relative_to(project)
+        if member.parent not in folders:
+            archive.addfile(_directory(str(member.parent)))
+            folders.add(member.parent)
         with code.open("rb") as content:
-            info = archive.gettarinfo(arcname=f"{folder}/{name}", fileobj=content)
+            info = archive.gettarinfo(arcname=str(member), fileobj=content)
             info.uid = info.gid = 0
             archive.addfile(info, content)
 

@@ -6,7 +6,7 @@ import os
 import socket
 import tempfile
 
-from lane import image, initramfs, process, session, umlbuild
+from lane import bytecode, image, initramfs, process, session, share, umlbuild
 
 MEMORY = "1G"
 BOOT_SECONDS = 30
@@ -15,6 +15,7 @@ BOOT_SECONDS = 30
 def run(call: session.Call) -> int:
     """Run a command under user-mode Linux and return its exit status."""
     kernel = umlbuild.kernel()
+    bytecode.put(share.sources(image.PROJECT))
     root, environment = image.root().tree, image.environment().tree
     folder = tempfile.TemporaryDirectory(prefix="tlsify-uml-")
     ours, theirs = socket.socketpair()
