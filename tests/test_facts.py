@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from tlsify.codepoints import ProtocolVersion
     from tlsify.config import KeyPair, KtlsPolicy
 
-pytestmark = pytest.mark.each_kernel
-
 
 def _python_says(der: bytes, folder: Path) -> Any:
     path = folder / "certificate.pem"

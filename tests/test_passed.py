@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from tests.doubles import Lab
     from tlsify.config import KtlsPolicy, TrustAnchors
 
-pytestmark = pytest.mark.each_kernel
-
 _SUITE = CipherSuite.TLS_AES_128_GCM_SHA256
 PLAIN = Passed(
     peer=("192.0.2.1", 1025),

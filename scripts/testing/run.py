@@ -113,7 +113,10 @@ class Run:
 
     def _start(self, stage: Stage, stack: contextlib.ExitStack) -> None:
         running = Running(stage, LOGS / f"{stage.name}.log")
-        log = stack.enter_context(running.log.open("wb", buffering=0))
+        log, events = (
+            stack.enter_context((LOGS / f"{stage.name}.{suffix}").open("wb", buffering=0))
+            for suffix in ("log", "jsonl")
+        )
         process = subprocess.Popen(
             stage.words,
             cwd=ROOT,
@@ -124,16 +127,24 @@ class Run:
             start_new_session=True,
         )
         stack.callback(_end, process)
-        threading.Thread(target=self._follow, args=(running, process, log), daemon=True).start()
+        arguments = (running, process, log, events)
+        threading.Thread(target=self._follow, args=arguments, daemon=True).start()
         self._running.append(running)
         self._say(f"{stage.name} begins")
 
-    def _follow(self, running: Running, process: subprocess.Popen[bytes], log: IO[bytes]) -> None:
-        """Take in what a stage tells of its tests, and write all else down."""
+    def _follow(
+        self,
+        running: Running,
+        process: subprocess.Popen[bytes],
+        log: IO[bytes],
+        events: IO[bytes],
+    ) -> None:
+        """Take in what a stage tells of its tests, and write that down, and all else."""
         for line in process.stdout or ():
             text, mark, event = line.partition(MARK)
             log.write(text)
             if mark:
+                events.write(event)
                 with self._news:
                     running.take(event)
         status = process.wait()

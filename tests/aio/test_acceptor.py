@@ -140,7 +140,6 @@ async def converse(server: Server, context: ssl.SSLContext, message: bytes) -> b
     return answer
 
 
-@pytest.mark.each_kernel
 @both
 def test_echo(
     lab: Lab, policy: KtlsPolicy, server_config: ServerConfig, client_context: ssl.SSLContext
@@ -156,7 +155,6 @@ def test_echo(
     asyncio.run(run())
 
 
-@pytest.mark.each_kernel
 @both
 def test_sendfile(
     policy: KtlsPolicy, server_config: ServerConfig, client_context: ssl.SSLContext, tmp_path: Path

@@ -53,7 +53,6 @@ def arrange(
     return peer, backend, carrying(handed, ours, closing)
 
 
-@pytest.mark.each_kernel
 @both
 def test_request_and_answer(lab: Lab, policy: KtlsPolicy) -> None:
     """Both directions, the client's ended first: the end of one is not that of the other."""

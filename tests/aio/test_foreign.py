@@ -169,7 +169,6 @@ def test_bytes_only(run: Run, lab: Lab) -> None:
     run(work())
 
 
-@pytest.mark.each_kernel
 @both
 def test_buffered_protocol(run: Run, lab: Lab, policy: KtlsPolicy) -> None:
     """One that brings its own buffer; and a protocol may follow another."""

@@ -221,7 +221,6 @@ def test_errors_as_programs_expect_them(run: Run, pair: Pair) -> None:
     run(work())
 
 
-@pytest.mark.each_kernel
 @both
 def test_sendfile(
     run: Run, pair: Pair, policy: KtlsPolicy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 both = pytest.mark.parametrize("policy", OFFLOADS)
 
 
-@pytest.mark.each_kernel
 @both
 @pytest.mark.parametrize("into", [False, True])
 def test_receiving_raises_os_errors_only(lab: Lab, policy: KtlsPolicy, *, into: bool) -> None:
@@ -41,7 +40,6 @@ def test_receiving_raises_os_errors_only(lab: Lab, policy: KtlsPolicy, *, into: 
     assert receive() in {0, b""}
 
 
-@pytest.mark.each_kernel
 @both
 def test_sending(lab: Lab, policy: KtlsPolicy, tmp_path: Path) -> None:
     """In one piece, in several, and from a file; all of it is data."""
@@ -57,7 +55,6 @@ def test_sending(lab: Lab, policy: KtlsPolicy, tmp_path: Path) -> None:
         assert peer.recv_data(18) == b"one two three 3456"
 
 
-@pytest.mark.each_kernel
 @both
 def test_sending_to_nobody(lab: Lab, policy: KtlsPolicy, tmp_path: Path) -> None:
     """Behind close_notify nothing goes out, whichever way."""

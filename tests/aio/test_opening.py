@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 both = pytest.mark.parametrize("policy", OFFLOADS)
 
 
-@pytest.mark.each_kernel
 @both
 def test_client(run: Run, lab: Lab, policy: KtlsPolicy) -> None:
     """``hand_over`` does the client's side as well, and gives a socket that never waits."""

@@ -96,7 +96,6 @@ def test_cancelled(lab: Lab, policy: KtlsPolicy, file: Path) -> None:
     asyncio.run(work())
 
 
-@pytest.mark.each_kernel
 @both
 @pytest.mark.parametrize("source", [io.BytesIO(b"data"), object()])
 def test_no_file(lab: Lab, policy: KtlsPolicy, source: Any) -> None:
@@ -127,7 +126,6 @@ def test_peer_that_goes_away(lab: Lab, policy: KtlsPolicy, file: Path) -> None:
     check_descriptors(before)
 
 
-@pytest.mark.each_kernel
 @pytest.mark.ktls
 def test_keys_change_between_pieces(lab: Lab, file: Path) -> None:
     """What the session owes the peer goes out between two pieces, and the file goes on."""

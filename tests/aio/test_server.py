@@ -49,7 +49,6 @@ async def ask(server: aio.Server, config: ClientConfig, policy: KtlsPolicy = REL
     return answer
 
 
-@pytest.mark.each_kernel
 @both
 def test_streams(
     run: Run, policy: KtlsPolicy, server_config: ServerConfig, client_config: ClientConfig

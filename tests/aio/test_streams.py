@@ -34,7 +34,6 @@ both = pytest.mark.parametrize("policy", OFFLOADS)
 HERE = "127.0.0.1"
 
 
-@pytest.mark.each_kernel
 @both
 def test_connection(
     run: Run, policy: KtlsPolicy, client_config: ClientConfig, server_config: ServerConfig

@@ -401,7 +401,6 @@ def test_keeper_ends_soon_and_holds_nothing(pki: Pki, carrier: str) -> None:
 # -- real programs
 
 
-@pytest.mark.each_kernel
 @each_carrier
 def test_download(pki: Pki, carrier: str) -> None:
     """Megabytes through a pipeline of ordinary programs."""

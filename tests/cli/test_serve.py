@@ -80,7 +80,6 @@ def test_ready_line(served: Served, folder: Path) -> None:
     assert served.lines == [expected]
 
 
-@pytest.mark.each_kernel
 @pytest.mark.ktls
 def test_ready_line_of_the_kernel(pki: Pki, folder: Path) -> None:
     """With --ktls=require the ready line says kernel TLS; files and the end are as ever."""

@@ -72,7 +72,6 @@ def test_tickets_in_front_of_the_data_are_no_obstacle(
     assert tls_stat().get("TlsDecryptError") == before.get("TlsDecryptError")
 
 
-@pytest.mark.each_kernel
 @by_carrier
 @by_version
 def test_a_client_that_wants_short_records_gets_them(

@@ -131,7 +131,6 @@ def test_library_resumes_with_gnutls(
                 _echoed(stream)
 
 
-@pytest.mark.each_kernel
 @by_carrier
 @by_version
 def test_library_resumes_with_python(
