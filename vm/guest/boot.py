@@ -30,8 +30,10 @@ AGENT_MODULES = (
 # An interpreter that has imported, when the snapshot is made, what every pytest imports, and then
 # waits to be told what to do: see agent.py. Under TCG these imports take half a minute.
 WAITING = """
-import array, asyncio, marshal, os, random, runpy, socket, sqlite3, struct, sys
-import OpenSSL.SSL, aiohttp, hypothesis, psutil, pyroute2, pytest, service_identity, trustme
+import array, asyncio, marshal, os, random, runpy, socket, sqlite3, struct, sys, tempfile
+import http.client, http.server, multiprocessing, pickle, ssl, tlslite.api, urllib.request, uvloop
+import OpenSSL.SSL, aiohttp, hypothesis.strategies, psutil, pyroute2, pytest
+import service_identity, trustme
 channel = socket.socket(fileno=0)
 channel.send(b"ready")
 exec(marshal.loads(channel.recv(1 << 20)))
