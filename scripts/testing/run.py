@@ -20,8 +20,8 @@ from tests.progress import MARK, VARIABLE
 if TYPE_CHECKING:
     from pathlib import Path
 
-# Beside the host's, which takes all processors, two guests keep two processors busy.
-AT_ONCE = max(2, os.cpu_count() or 1)
+# One more than there are processors: tests wait a good deal, above all the host's.
+AT_ONCE = len(os.sched_getaffinity(0)) + 1
 INTERVAL = 30.0  # seconds between two lines that say how far everything is
 LOGS = ROOT / ".scratch" / "tests"
 _REPORT = re.compile(r"^=+ (?:ERRORS|FAILURES) =+$", re.MULTILINE)
