@@ -20,8 +20,8 @@ from tests.progress import MARK, VARIABLE
 if TYPE_CHECKING:
     from pathlib import Path
 
-# One more than there are processors: tests wait a good deal, above all the host's.
-AT_ONCE = len(os.sched_getaffinity(0)) + 1
+# Two guests keep two processors busy; three stages at once take as long, and crowd each other.
+AT_ONCE = max(2, len(os.sched_getaffinity(0)))
 INTERVAL = 30.0  # seconds between two lines that say how far everything is
 LOGS = ROOT / ".scratch" / "tests"
 _REPORT = re.compile(r"^=+ (?:ERRORS|FAILURES) =+$", re.MULTILINE)
@@ -215,6 +215,9 @@ def main(stages: list[Stage], slowest: int) -> int:
     """Run the stages, and give the exit status."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     run = Run(stages)
-    good = run.run()
+    try:
+        good = run.run()
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
     run.summarize(slowest)
     return int(not good)
