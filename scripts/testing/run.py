@@ -54,8 +54,11 @@ class Running:
 
     @property
     def failed(self) -> bool:
-        """Whether a test failed, or the stage itself."""
-        return bool(self.counts["failed"]) or self.status not in {0, NO_TESTS}
+        """Whether a test failed, or the stage itself: where tests must be, none is a failure."""
+        if self.status == NO_TESTS:
+            return not self.stage.may_be_empty
+        is_cut_short = sum(self.counts.values()) < self.total
+        return bool(self.counts["failed"]) or self.status != 0 or is_cut_short
 
     def age(self) -> float:
         """Give the seconds it has taken."""
@@ -140,18 +143,22 @@ class Run:
         events: IO[bytes],
     ) -> None:
         """Take in what a stage tells of its tests, and write that down, and all else."""
-        for line in process.stdout or ():
-            text, mark, event = line.partition(MARK)
-            log.write(text)
-            if mark:
-                events.write(event)
-                with self._news:
-                    running.take(event)
-        status = process.wait()
-        with self._news:
-            running.end = time.monotonic()
-            running.status = status
-            self._news.notify()
+        try:
+            with process.stdout or contextlib.nullcontext(()) as lines:
+                for line in lines:
+                    text, mark, event = line.partition(MARK)
+                    log.write(text)
+                    if mark:
+                        events.write(event)
+                        with self._news:
+                            running.take(event)
+        finally:
+            # Whatever went wrong here, as on a full disk: the stage does not run for ever unread.
+            status = process.wait()
+            with self._news:
+                running.end = time.monotonic()
+                running.status = status
+                self._news.notify()
 
     def _collect(self) -> None:
         """Report the stages that have ended."""
@@ -174,7 +181,8 @@ class Run:
                 print(f"{seconds:8.2f} s  {name}")
         print()
         for ended in self.ended:
-            broken = "" if ended.status in {0, 1, NO_TESTS} else f", exit status {ended.status}"
+            usual = {0, 1, NO_TESTS} if ended.stage.may_be_empty else {0, 1}
+            broken = "" if ended.status in usual else f", exit status {ended.status}"
             print(f"{ended.stage.name:8} {ended.summary()} in {ended.age():.0f} s{broken}")
         for ended in self.ended:
             for name in ended.failures:
@@ -220,4 +228,4 @@ def main(stages: list[Stage], slowest: int) -> int:
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     run.summarize(slowest)
-    return int(not good)
+    return int(not good or all(ended.status == NO_TESTS for ended in run.ended))
