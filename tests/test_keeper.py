@@ -540,6 +540,7 @@ def test_key_that_has_protected_enough(
             read_on(program.read, received)
         assert content.startswith(received)
         sending.result()
+        peer.sock.close()  # the keeper would wait for it
         with pytest.raises(RekeyUnsupported):
             program.finish()
 

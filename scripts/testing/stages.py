@@ -6,6 +6,7 @@ import functools
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -42,23 +43,24 @@ class Stage:
 def everything(*, full: bool, quick: bool) -> list[Stage]:
     """Give the stages of a whole run, the longest first.
 
+    The host's comes last, though it is long: it is the only one that can keep all processors busy
+    by itself, when the last of the guests has ended.
+
     Args:
         full: whether every kernel gets every test that needs kernel TLS, and a browser is tried.
         quick: whether the quick lane is there, to take most of them off the emulated kernels.
     """
-    files = _files_of("ktls")
     sample = "ktls" if full else "ktls and each_kernel and not heavy"
-    sampled = _files_of(sample)
-    workers = len(os.sched_getaffinity(0))
-    stages = [
-        host("not ktls", ["--numprocesses", str(workers), "--dist", "worksteal"], browser=full)
-    ]
-    if quick:
-        stages.append(guest(QUICK, "ktls", files))
+    with ThreadPoolExecutor() as executor:  # each is an interpreter's start, and an import of all
+        files, sampled = executor.map(_files_of, ("ktls", sample))
+    stages = [guest(QUICK, "ktls", files)] if quick else []
     for name in reversed(KERNELS):
         has_all = name == LATEST and not quick
         stages.append(guest(name, *(("ktls", files) if has_all else (sample, sampled))))
-    return stages
+    # One more than there are processors: tests wait now and then.
+    workers = len(os.sched_getaffinity(0)) + 1
+    side_by_side = ["--numprocesses", str(workers), "--dist", "worksteal"]
+    return [*stages, host("not ktls", side_by_side, browser=full)]
 
 
 def named(arguments: list[str], kernels: list[str]) -> list[Stage]:

@@ -7,7 +7,6 @@ import dataclasses
 import errno
 import io
 import logging
-import mmap
 import os
 import socket
 from typing import TYPE_CHECKING, Any
@@ -387,9 +386,9 @@ def test_file_that_shrinks(
         with client_context.wrap_socket(sock, server_hostname="example.org") as tls:
             tls.sendall(b"file")
             answer = bytearray(tls.recv(100))
-            # The kernel sends the file's pages themselves, and clears what is behind the end in the
-            # page that it cuts, on its way or not (sendfile(2), NOTES): so it cuts none.
-            os.truncate(file, BIG // 2 // mmap.PAGESIZE * mmap.PAGESIZE)
+            # The kernel sends the file's pages themselves, and where a new end cuts a folio, clears
+            # what is behind it, on its way or not (mm/truncate.c): so there is no new end inside.
+            os.truncate(file, 0)
             while more := tls.recv(2**16):
                 answer += more
         assert answer == (SECRET * (BIG // len(SECRET)))[: len(answer)]
