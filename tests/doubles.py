@@ -56,7 +56,10 @@ CLOSE_NOTIFY = (ContentType.alert, bytes([1, AlertDescription.close_notify]))
 def opened(tunnel: Tunnel, records: bytes) -> bytes:
     """Have a tunnel open what has come; gives the plaintext."""
     room = Room(len(records) + ROOM_BEYOND)
-    return bytes(room.view[: tunnel.receive(records, room)])
+    size = tunnel.receive(records, room)
+    if tunnel.failure is not None and not size:
+        raise tunnel.failure
+    return bytes(room.view[:size])
 
 
 class EnginePair:

@@ -36,7 +36,7 @@ from tlsify.handoff import Offload
 from tlsify.handshake import run
 from tlsify.keys import Direction
 from tlsify.ktls.probe import Capabilities, capabilities
-from tlsify.opening import accept
+from tlsify.opening import accept, hand_over
 from tlsify.tls.engine import Engine
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def _fake_server(
     fake = FakeUlpSocket(theirs, *(fault or (-1, OSError())))
     fake.settimeout(60)
     client, server = lab.configs()
-    other = Endpoint(lambda: accept(fake, server, policy))
+    other = Endpoint(lambda: hand_over(fake, server, policy))
     return other, fake, RawPeer(ours, client)
 
 
@@ -195,7 +195,7 @@ def test_failing_system_call_on_a_kernel_with_ktls(lab: Lab, fail_at: int) -> No
     failing = FailingSocket(theirs, fail_at, OSError(errno.EINVAL, "planted"))
     failing.settimeout(60)
     client, server_config = lab.configs()
-    other = Endpoint(lambda: accept(failing, server_config, AUTO))
+    other = Endpoint(lambda: hand_over(failing, server_config, AUTO))
     step = STEPS[fail_at] if fail_at < len(STEPS) else None
     if step == "SO_RCVLOWAT":
         RawPeer(ours, client)

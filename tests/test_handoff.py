@@ -47,7 +47,7 @@ from tlsify.errors import (
 )
 from tlsify.ktls.diag import tls_stat
 from tlsify.ktls.probe import capabilities
-from tlsify.opening import Opening, accept, connect
+from tlsify.opening import Opening, accept, connect, hand_over
 from tlsify.tls.messages import KeyUpdateRequest
 from tlsify.tls.record import MAX_PLAINTEXT, encode_record
 
@@ -243,7 +243,7 @@ def test_data_split_at_every_byte_of_the_boundary(lab: Lab, policy: KtlsPolicy) 
     client_config, server_config = lab.configs()
     for split in _boundary(policy):
         ours, theirs = lab.tcp()
-        other = Endpoint(lambda sock=theirs: accept(sock, server_config, policy))  # type: ignore[misc]
+        other = Endpoint(lambda sock=theirs: hand_over(sock, server_config, policy))  # type: ignore[misc]
         peer = RawPeer(ours, client_config, hold=True)
         stream = peer.held + peer.data(b"data") + peer.seal(*CLOSE_NOTIFY)
         if split >= len(stream):

@@ -23,7 +23,7 @@ from tests.doubles import (
     reset,
     until,
 )
-from tlsify import linger
+from tlsify import linger, patience
 from tlsify.codepoints import ContentType, ProtocolVersion
 from tlsify.config import ClosePolicy
 from tlsify.errors import Truncated
@@ -156,7 +156,7 @@ def test_reading_goes_on_meanwhile(lab: Lab) -> None:
 @pytest.mark.usefixtures("gate")
 def test_peer_that_never_reads(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is given up, and gets FIN without close_notify should it read after all."""
-    monkeypatch.setattr(linger, "PATIENCE", 0.05)
+    monkeypatch.setattr(patience, "PATIENCE", 0.05)
     tls, peer, sent = _full(lab)
     _at_once(tls.close)
     until(lambda: _threads() == 0)

@@ -22,6 +22,7 @@ from tests.doubles import (
     reset,
     until,
 )
+from tlsify import patience
 from tlsify import relay as relay_module
 from tlsify.codepoints import AlertDescription, ContentType
 from tlsify.errors import PeerMisbehaved, Truncated
@@ -167,6 +168,7 @@ def test_watched_to_a_bad_end(lab: Lab) -> None:
     peer.sock.shutdown(socket.SHUT_WR)
     assert server.sock.recv(1) == b""
     assert seen[1] == (True, False, True)
+    server.close()
     until(lambda: len(seen) == 3)
     assert watched(running(server)) == [(True, True, True)]
 
@@ -197,7 +199,7 @@ def test_close_with_bytes_under_way(lab: Lab) -> None:
 
 def test_program_gone_and_peer_stuck(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     """A peer that takes nothing keeps the relay of a closed program only so long."""
-    monkeypatch.setattr(relay_module, "_LINGER", 0.1)
+    monkeypatch.setattr(patience, "PATIENCE", 0.1)
     server, _peer = lab.server(RELAY)
     fill(server.sock, bytes(2**16))
     server.sock.close()
@@ -256,7 +258,7 @@ def test_service_of_a_relay(lab: Lab) -> None:
 
 @pytest.mark.parametrize("way", ["fin", "rst", "bad record"])
 def test_failure_is_kept(lab: Lab, way: str) -> None:
-    """What a descriptor cannot tell stands in ``failure``, and both directions end."""
+    """What a descriptor cannot tell stands in ``failure``; the peer's FIN is not our end."""
     server, peer = lab.server(RELAY)
     expected: type[Exception]
     if way == "fin":
@@ -270,7 +272,12 @@ def test_failure_is_kept(lab: Lab, way: str) -> None:
         expected = PeerMisbehaved
     assert server.sock.recv(1) == b""
     assert isinstance(running(server).failure, expected)
-    assert running(server).join(10)
+    if way == "fin":
+        server.sock.sendall(b"data")
+        assert peer.recv_data(4) == b"data"
+        server.close()
+        assert peer.recv() == CLOSE_NOTIFY
+    assert running(server).join(60)
     with pytest.raises(expected):
         server.raise_failure()
 

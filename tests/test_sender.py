@@ -137,13 +137,15 @@ def test_end_beside_one_that_lingers(
     """Whoever comes second does not send FIN in front of the close_notify that waits for room."""
     sock = scripted()
     side = sender(sock)
-    lingering: list[bytes] = []
-    monkeypatch.setattr(linger, "finish", lambda _, alert: lingering.append(alert))
+    lingering: list[linger.Ending] = []
+    monkeypatch.setattr(linger, "finish", lingering.append)
     monkeypatch.setattr(linger, "has_room", lambda _: True)
     monkeypatch.setattr(side, "writing", _Busy(side.shut_down_later))
     side.shut_down()
     side.shut_down()
-    assert lingering == [CLOSE_NOTIFY[1]]
+    (ending,) = lingering
+    assert ending._alert == CLOSE_NOTIFY[1]
+    ending.sock.close()
     assert not sock.sent
     assert not sock.shut
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import socket
+import threading
 from typing import TYPE_CHECKING, NoReturn
 
+from tlsify import forks, linger
 from tlsify.codepoints import AlertDescription, ContentType, HandshakeType, ProtocolVersion
 from tlsify.counters import Event, count
 from tlsify.errors import HandshakeError, KeyUpdateRefused, PeerAlert, PeerMisbehaved
 from tlsify.keys import Direction
 from tlsify.ktls import ulp
+from tlsify.linger import Ending
 from tlsify.sender import Sender
 from tlsify.tls.explain import truncated
 from tlsify.tls.record import MAX_PLAINTEXT
@@ -39,6 +43,7 @@ class Channel(Sender):
     One thread at a time may receive.
 
     Attributes:
+        reading: the right to receive.
         intake: takes the tickets that come; None drops them.
     """
 
@@ -46,6 +51,8 @@ class Channel(Sender):
         """Take over a socket right after its keys were installed."""
         super().__init__(sock, session)
         self.intake = intake
+        self.reading = threading.Lock()
+        linger.open_connections.add(self)
 
     # -- receiving
 
@@ -241,6 +248,51 @@ class Channel(Sender):
         self.abort(None if isinstance(error, PeerAlert) else error.alert)
         self.wipe()  # not before: a writer must not derive its next key from what is left
         raise error
+
+    # -- closing
+
+    def discard(self, scratch: memoryview) -> int:
+        """Receive what nobody will read, and see how it ends (`linger.Receiver`).
+
+        What is wrong with it is no reason to let the peer have less than it was promised: nothing
+        is sent in answer.
+        """
+        if self.session.peer_closed or self.session.failure is not None:
+            return 0
+        if not self.reading.acquire(blocking=False):
+            raise BlockingIOError(errno.EAGAIN, "somebody is receiving")
+        try:
+            kind, size, _ = ulp.recv_record_into(self.sock, scratch, socket.MSG_DONTWAIT)
+            if kind is None:
+                return 0
+            if kind != ContentType.application_data:
+                self._serve_unread(kind, bytes(scratch[:size]))
+            return 0 if self.session.peer_closed else max(size, 1)
+        finally:
+            self.reading.release()
+
+    def _serve_unread(self, content_type: int, payload: bytes) -> None:
+        for action in self.session.receive(content_type, payload):
+            match action:
+                case InstallKeys():
+                    self._follow_update()
+                case StoreTicket():
+                    self._store_ticket(action)
+                case Fail(error):
+                    self.session.failure = error
+                    is_alert = isinstance(error, PeerAlert)
+                    count(Event.PEER_ALERT if is_alert else Event.PEER_MISBEHAVED)
+                    _log.info("connection ended: %s", error)
+                    raise error
+
+    def end_with_interpreter(self) -> None:
+        """Have what was sent arrive (`linger.Ends`); a connection that others have is theirs."""
+        if (
+            self.sock.fileno() != -1
+            and linger.is_owed(self.sock)
+            and not forks.is_held_elsewhere(forks.inode(self.sock))
+        ):
+            linger.finish(Ending(self._duplicate(), None, self))
 
     def wipe(self) -> None:
         """Let go of every secret, since the connection ends here."""

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 
+from tlsify import forks
 from tlsify.errors import ConfigError, RekeyUnsupported
+from tlsify.forks import Share
 from tlsify.keys import Direction
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
 
     from tlsify.control import Channel
@@ -45,6 +48,7 @@ class Carrier(Protocol):
 
     local_address: Any
     peer_address: Any
+    is_inherited: bool  # whether the connection is older than this process (`forks.is_inherited`)
 
     @property
     def failure(self) -> TlsifyError | OSError | None:
@@ -59,8 +63,8 @@ class Carrier(Protocol):
     def set_tcp_option(self, *arguments: Any) -> None:
         """Set one of TCP's options on the connection, as far as it is at hand."""
 
-    def abandon(self) -> None:
-        """Have the end of the program's data be no orderly one: the peer sees truncation."""
+    def end_in_order(self) -> None:
+        """Have the end of the program's data be an orderly one, close_notify, however it comes."""
 
 
 @dataclass(slots=True, eq=False)
@@ -76,6 +80,7 @@ class Handoff:
         negotiated: what the handshake agreed on; its secrets are wiped.
         channel: what serves control records; None on the relay path.
         relay: None on the kernel path.
+        share: this process's share in the connection.
     """
 
     sock: socket.socket
@@ -84,6 +89,8 @@ class Handoff:
     negotiated: Negotiated
     channel: Channel | None
     relay: Carrier | None
+    share: Share = field(default_factory=Share)
+    _is_parted: bool = False
 
     @property
     def peer_closed(self) -> bool:
@@ -159,33 +166,61 @@ class Handoff:
         """
         if self.channel is not None:
             self.channel.shut_down()
-        else:
-            with contextlib.suppress(OSError):
-                self.sock.shutdown(socket.SHUT_WR)
+            return
+        if self.relay is not None:
+            self.relay.end_in_order()
+        with contextlib.suppress(OSError):
+            self.sock.shutdown(socket.SHUT_WR)
 
     def close(self) -> None:
-        """End both directions; the last bytes go out in the background.
+        """End both directions in order; the last bytes go out in the background.
 
+        That is so in the process that serves the connection, or has it alone. Where a fork has
+        shared it, and this process has not used it since, only this process's copy is closed.
         A connection that was detached is somebody else's by now: nothing happens to it.
         """
-        if self.sock.fileno() == -1:
-            return
-        self.shutdown()
-        if self.channel is not None:
-            self.channel.wipe()
-        self.sock.close()
+        self._close(in_order=True)
 
     def abort(self) -> None:
         """End both directions, and not in good order: the peer sees truncation.
 
-        For who passes on what somebody else sends, and was cut off.
+        For who passes on what somebody else sends, and was cut off. What was sent still arrives.
         """
+        self._close(in_order=False)
+
+    def _close(self, *, in_order: bool) -> None:
+        if self.sock.fileno() != -1:
+            wait = self.part(in_order=in_order)
+            self.sock.close()
+            wait()
+
+    def part(self, *, in_order: bool) -> Callable[[], object]:
+        """End both directions, in whose name this process may; then the descriptor can be closed.
+
+        Args:
+            in_order: whether with close_notify.
+
+        Returns:
+            What to call when it is closed: it waits for what would be lost with this process, in a
+            process that was forked for this connection.
+        """
+        if self._is_parted:
+            return _wait_for_nothing
+        self._is_parted = True
+        ends = not in_order or self.share.is_last_or_serving(self.sock)
+        may_wait = self.sock.gettimeout() != 0
         if self.channel is not None:
-            self.channel.abort(None)
-            self.channel.wipe()
-        if self.relay is not None:
-            self.relay.abandon()
-        self.sock.close()
+            may_wait = may_wait and forks.is_inherited(self.sock)
+            if not ends:
+                self.channel.wipe()
+            elif (ending := self.channel.part(self.channel, in_order=in_order)) and may_wait:
+                return ending.wait
+        elif self.relay is not None:
+            if ends and in_order:
+                self.relay.end_in_order()
+            if may_wait and self.relay.is_inherited and not self.share.is_shared:
+                return self.relay.join
+        return _wait_for_nothing
 
     def detach(self) -> tuple[int, bytearray]:
         """Give the connection away, for another process to `adopt`.
@@ -228,8 +263,12 @@ class Handoff:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Close."""
-        self.close()
+        """Close; in good order only if nothing went wrong."""
+        self._close(in_order=kind is None)
+
+
+def _wait_for_nothing() -> None:
+    """Do nothing."""
 
 
 def adopt(sock: socket.socket, state: bytes | bytearray) -> Handoff:

@@ -1,51 +1,149 @@
-"""Send a close_notify that does not fit yet, without anybody waiting for it."""
+"""End kTLS connections whose peers are still owed something, without anybody waiting for it."""
 
 from __future__ import annotations
 
+import atexit
 import contextlib
-import fcntl
+import heapq
 import os
 import select
 import socket
-import struct
-import termios
 import threading
 import time
+import weakref
+from typing import TYPE_CHECKING, Protocol
 
 from tlsify.codepoints import ContentType
+from tlsify.errors import TlsifyError
+from tlsify.exit import CarrierThread
 from tlsify.ktls import ulp
+from tlsify.patience import Patience, unacknowledged, unread
 
-# How long a peer may read nothing at all of what is queued for it.
-PATIENCE = 30.0
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+# What is received at once of what nobody will read, and how often in a row.
+_SCRATCH = 2**16
+_TURNS = 16
+_THREAD = "tlsify-linger"
 
 
-class _Ending:
-    """A connection whose last record is still to be sent."""
+class Receiver(Protocol):
+    """Who can receive what nobody will read."""
 
-    def __init__(self, sock: socket.socket, alert: bytes) -> None:
+    def discard(self, scratch: memoryview) -> int:
+        """Receive some without waiting; gives 0 when nothing more can come.
+
+        Raises:
+            BlockingIOError: nothing is there.
+            TlsifyError: what comes cannot be received any more.
+            OSError: likewise.
+        """
+
+    def wipe(self) -> None:
+        """Let go of every secret."""
+
+
+class Ending:
+    """A connection that ends: close_notify if it is still to be sent, FIN, and what comes by then.
+
+    Closing a socket in front of what has come, or before it comes, makes TCP reset it, and lose
+    what the peer has not received yet. So what comes is received, and judged, until the peer's TCP
+    has acknowledged everything, or has ended its direction, too.
+    """
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        alert: bytes | None,
+        receiver: Receiver | None = None,
+        *,
+        shuts_down: bool = True,
+    ) -> None:
+        """Take a socket of one's own.
+
+        Args:
+            sock: the connection; closed at the end.
+            alert: close_notify, if it is still to be sent.
+            receiver: receives what comes; None leaves that to somebody else, and the socket goes as
+                soon as FIN is on its way.
+            shuts_down: whether FIN is to follow.
+        """
         self.sock = sock
         self._alert = alert
-        self._unread = _unread(sock)
-        self.deadline = time.monotonic() + PATIENCE
+        self._receiver = receiver
+        self._receives = receiver is not None
+        self._shuts_down = shuts_down
+        self._patience = Patience(sock)
+        self._lock = threading.Lock()
+        self._done = threading.Event()
+        self.look_at = 0.0
+        self.watched = 0
+
+    @property
+    def events(self) -> int:
+        """What to wait for, besides `look_at`."""
+        return (select.EPOLLOUT if self._alert else 0) | (select.EPOLLIN if self._receives else 0)
+
+    def take(self, receiver: Receiver) -> bool:
+        """Have what comes received, too, from now on; False if the ending is done with."""
+        with self._lock:
+            if not self._done.is_set():
+                self._receiver, self._receives = receiver, True
+            return not self._done.is_set()
+
+    def wait(self) -> None:
+        """Wait until it is done with."""
+        _lingerer.finish()
+        self._done.wait()
 
     def tried(self) -> bool:
-        """Send the alert and FIN, or give up; tells whether the connection is done with."""
-        with contextlib.suppress(OSError):
-            if not has_room(self.sock):
-                if self._is_patient():
+        """Do what can be done now; tells whether the connection is done with, but for `close`."""
+        with self._lock:
+            with contextlib.suppress(OSError):
+                if not self._part():
                     return False
-            else:
-                ulp.send_record(self.sock, ContentType.alert, self._alert, socket.MSG_DONTWAIT)
-            self.sock.shutdown(socket.SHUT_WR)
-        self.sock.close()
+            if self._receiver is not None:
+                self._receiver.wipe()
+            self._done.set()
+            return True
+
+    def _part(self) -> bool:
+        if self._alert is not None and has_room(self.sock):
+            ulp.send_record(self.sock, ContentType.alert, self._alert, socket.MSG_DONTWAIT)
+            self._alert = None
+        is_over = self._patience.is_over()
+        has_more = self._drain()
+        if self._alert is None or is_over:
+            if self._shuts_down:
+                self._shuts_down, self._alert = False, None
+                self.sock.shutdown(socket.SHUT_WR)
+            # Whoever can receive no more, but has something to receive, has only the answer left.
+            if is_over or self._receiver is None or not unacknowledged(self.sock):
+                return True
+            if not self._receives and not unread(self.sock):
+                return True
+        self.look_at = time.monotonic() + (0 if has_more else self._patience.pause())
+        return False
+
+    def _drain(self) -> bool:
+        """Receive what has come, as far as it is fair to others; tells whether there is more."""
+        if self._receiver is None or not self._receives:
+            return False
+        try:
+            for _ in range(_TURNS):
+                if not self._receiver.discard(_scratch):
+                    self._receives = False
+                    return False
+        except BlockingIOError:
+            return False
+        except (TlsifyError, OSError):  # counted where it was found
+            self._receives = False
+            return False
         return True
 
-    def _is_patient(self) -> bool:
-        if time.monotonic() < self.deadline:
-            return True
-        before, self._unread = self._unread, _unread(self.sock)
-        self.deadline = time.monotonic() + PATIENCE
-        return self._unread < before
+
+_scratch = memoryview(bytearray(_SCRATCH))
 
 
 def has_room(sock: socket.socket) -> bool:
@@ -60,10 +158,12 @@ def has_room(sock: socket.socket) -> bool:
     return bool(poller.poll(0))
 
 
-def _unread(sock: socket.socket) -> int:
-    """Tell how many bytes the peer has not acknowledged (tcp(7) SIOCOUTQ)."""
-    (count,) = struct.unpack("i", fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4)))
-    return int(count)
+def is_owed(sock: socket.socket) -> bool:
+    """Tell whether closing now might cost the peer something, or has to be waited with."""
+    try:
+        return bool(unacknowledged(sock) or unread(sock))
+    except OSError:  # no connection any more
+        return False
 
 
 class _Lingerer:
@@ -71,43 +171,88 @@ class _Lingerer:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._endings: list[_Ending] = []
+        self._new: list[Ending] = []
+        self._endings: dict[int, Ending] = {}
         self._running = False
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
 
-    def add(self, ending: _Ending) -> None:
+    def add(self, ending: Ending) -> None:
         with self._lock:
-            self._endings.append(ending)
+            self._new.append(ending)
             if self._running:
                 os.eventfd_write(self._bell, 1)
                 return
             self._running = True
-        # Not a daemon: the interpreter must not end before the last records are complete.
-        threading.Thread(target=self._run, name="tlsify-linger").start()
+        try:
+            CarrierThread(_THREAD, self._run).start()
+        except RuntimeError:  # there are no threads to be had: the next call tries again
+            with self._lock:
+                self._running = False
+
+    def finish(self) -> None:
+        """At the interpreter's end, where no thread begins any more: see to the rest here."""
+        with self._lock:
+            if self._running or not self._new:
+                return
+            self._running = True
+        self._run()
 
     def _run(self) -> None:
-        while True:
-            with self._lock:
-                self._endings = [ending for ending in self._endings if not ending.tried()]
-                waiting = list(self._endings)
-                if not waiting:
-                    self._running = False
+        poller = select.epoll()
+        times: list[tuple[float, int]] = []
+        with poller:
+            poller.register(self._bell, select.EPOLLIN)
+            while True:
+                due = self._take(poller)
+                if due is None:
                     return
-            self._wait(waiting)
+                now = time.monotonic()
+                while times and times[0][0] <= now:
+                    due.add(heapq.heappop(times)[1])
+                for number in due:
+                    self._try(number, poller, times)
+                wait = times[0][0] - time.monotonic() if times else 0.0
+                for number, _ in poller.poll(max(0.0, wait) if self._endings else 0.0):
+                    if number in self._endings:
+                        self._try(number, poller, times)
 
-    def _wait(self, waiting: list[_Ending]) -> None:
-        poller = select.poll()
-        poller.register(self._bell, select.POLLIN)
-        for ending in waiting:
-            poller.register(ending.sock, select.POLLOUT)
-        until = min(ending.deadline for ending in waiting) - time.monotonic()
-        poller.poll(max(0.0, until) * 1000)
+    def _take(self, poller: select.epoll) -> set[int] | None:
+        """Take what has been added; None ends the thread, since there is nothing left."""
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self._bell)
+        with self._lock:
+            new, self._new = self._new, []
+            if not new and not self._endings:
+                self._running = False
+                return None
+        for ending in new:
+            number = ending.sock.fileno()
+            self._endings[number] = ending
+            self._watch(ending, poller.register)
+        return {ending.sock.fileno() for ending in new}
+
+    @staticmethod
+    def _watch(ending: Ending, how: Callable[[int, int], None]) -> None:
+        """Have edges told alone: before Linux 6.5 part of a record would wake it on and on."""
+        ending.watched = ending.events
+        how(ending.sock.fileno(), ending.watched | select.EPOLLET)
+
+    def _try(self, number: int, poller: select.epoll, times: list[tuple[float, int]]) -> None:
+        ending = self._endings.get(number)
+        if ending is None:
+            return
+        if ending.tried():
+            del self._endings[number]
+            poller.unregister(number)
+            ending.sock.close()
+            return
+        if ending.events != ending.watched:
+            self._watch(ending, poller.modify)
+        heapq.heappush(times, (ending.look_at, number))
 
     def forget(self) -> None:
         """In a forked child: the parent goes on with its connections, the child must not."""
-        for ending in self._endings:
+        for ending in (*self._new, *self._endings.values()):
             ending.sock.close()
         os.close(self._bell)
         self.__init__()  # type: ignore[misc]
@@ -117,13 +262,42 @@ _lingerer = _Lingerer()
 os.register_at_fork(after_in_child=_lingerer.forget)
 
 
-def finish(sock: socket.socket, alert: bytes) -> None:
-    """End the sending direction of a kTLS socket in good order, as soon as the peer lets us.
+def finish(ending: Ending) -> None:
+    """End a connection as soon as its peer lets us, in the background.
 
-    A peer that takes nothing within `PATIENCE` seconds gets FIN alone, and sees truncation.
-
-    Args:
-        sock: keyed for TX; it may be closed, or received from, meanwhile.
-        alert: close_notify.
+    A peer that takes nothing of what it is owed within `patience.PATIENCE` seconds gets FIN alone,
+    and sees truncation.
     """
-    _lingerer.add(_Ending(socket.socket(fileno=os.dup(sock.fileno())), alert))
+    if ending.tried():
+        ending.sock.close()
+    else:
+        _lingerer.add(ending)
+
+
+def await_all() -> None:
+    """Wait until all connections have ended, or been given up."""
+    _lingerer.finish()
+    for thread in threading.enumerate():
+        if isinstance(thread, CarrierThread) and thread.name == _THREAD:
+            thread.join()
+
+
+class Ends(Protocol):
+    """A connection that is open when the interpreter ends."""
+
+    def end_with_interpreter(self) -> None:
+        """Let what was sent arrive; that is all that is owed."""
+
+
+open_connections: weakref.WeakSet[Ends] = weakref.WeakSet()
+
+
+def _at_exit() -> None:
+    """Have what was sent arrive: exiting in front of what has come would reset the connection."""
+    for connection in list(open_connections):
+        with contextlib.suppress(OSError, ValueError):
+            connection.end_with_interpreter()
+    await_all()
+
+
+atexit.register(_at_exit)

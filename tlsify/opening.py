@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 import time
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,6 @@ from tlsify.tls import connections, context
 from tlsify.tls.engine import Engine
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Iterator
 
     from tlsify.codepoints import Aead
@@ -25,8 +25,8 @@ def connect(sock: socket.socket, config: ClientConfig, policy: KtlsPolicy | None
     """Do a client's handshake and hand the connection over.
 
     Args:
-        sock: connected TCP socket, which belongs to tlsify from here on: whatever goes wrong, it
-            is closed.
+        sock: connected TCP socket. The connection is taken out of it, as `ssl` does: it is closed
+            from here on, and whatever goes wrong, so is the connection.
         config: whom to accept.
         policy: when to offload; AUTO if None.
 
@@ -39,7 +39,7 @@ def connect(sock: socket.socket, config: ClientConfig, policy: KtlsPolicy | None
         KtlsCommitError: the kernel took one direction only.
         OSError: the connection broke.
     """
-    return _hand_over(sock, config, policy)
+    return hand_over(take(sock), config, policy)
 
 
 def accept(sock: socket.socket, config: ServerConfig, policy: KtlsPolicy | None = None) -> Handoff:
@@ -47,16 +47,25 @@ def accept(sock: socket.socket, config: ServerConfig, policy: KtlsPolicy | None 
 
     Arguments and errors are those of `connect`.
     """
-    return _hand_over(sock, config, policy)
+    return hand_over(take(sock), config, policy)
 
 
-def _hand_over(
+def hand_over(
     sock: socket.socket, config: ClientConfig | ServerConfig, policy: KtlsPolicy | None
 ) -> Handoff:
+    """Do a handshake on a socket of tlsify's own; arguments and errors are those of `connect`."""
     with closed_on_error(sock):
         opening = Opening(sock, config, policy or KtlsPolicy())
         handshake.run(sock, opening.engine, config.timeout)
         return opening.commit()
+
+
+def take(sock: socket.socket) -> socket.socket:
+    """Take the connection out of a caller's object, which he may close, or forget."""
+    timeout = sock.gettimeout()
+    taken = socket.socket(fileno=sock.detach())
+    taken.settimeout(timeout)
+    return taken
 
 
 @contextlib.contextmanager

@@ -137,9 +137,11 @@ class _Carried:
         handoff: the connection's.
         is_shut: whether we have ended our direction.
         was_reset: whether the socket has said so.
+        is_inherited: False; the forwarder outlives this process.
     """
 
     handoff: Handoff
+    is_inherited = False
 
     def __init__(self, told: Passed) -> None:
         self.local_address: Any = told.local
@@ -171,8 +173,8 @@ class _Carried:
     def set_tcp_option(self, *arguments: Any) -> None:
         """Do nothing: the connection is its carrier's."""
 
-    def abandon(self) -> None:
-        """Do nothing: who carries the connection cannot be told."""
+    def end_in_order(self) -> None:
+        """Do nothing: who carries the connection takes its end for one."""
 
 
 def take(channel: socket.socket) -> tuple[Handoff, Passed] | None:

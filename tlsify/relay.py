@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import fcntl
+import logging
 import select
 import socket
 import struct
 import termios
-import threading
 from contextlib import closing, suppress
 from enum import Enum
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from tlsify.errors import HandshakeError
+from tlsify import exit as interpreter
+from tlsify import forks
+from tlsify.errors import HandshakeError, TlsifyError, Truncated
+from tlsify.exit import CarrierThread
+from tlsify.forks import Verdict
+from tlsify.patience import Patience, unacknowledged
 from tlsify.tls.explain import truncated
 from tlsify.tls.room import Room
 from tlsify.tls.tunnel import ROOM_BEYOND
@@ -24,21 +29,24 @@ if TYPE_CHECKING:
     from tlsify.tls.negotiated import Resumable
     from tlsify.tls.tunnel import Tunnel
 
+_log = logging.getLogger("tlsify")
+
 # What one read takes: much, since it costs a turn, and no more than stays in a processor's cache.
 _READ_SIZE = 2**18
 _ROOM_SIZE = _READ_SIZE + ROOM_BEYOND
+# Between two looks for who has the program's end, once this process's program is over.
+_LOOK = 0.5
 # How much of what OpenSSL says by itself may wait for a peer that does not read.
 _MAX_ANSWERS = 2**16
 # Rooms that are kept for the next turn, whoever's it is.
 _SPARE_ROOMS = 8
-# How long the last bytes of a program that has closed its end may take without any progress.
-_LINGER = 30.0
 
 
 class _Flow(Enum):
     """One direction: taken in, no longer taken in but not yet all passed on, over."""
 
     READING = "reading"
+    DISCARDING = "discarding"  # taken in, for nobody: only how it ends is of interest
     DRAINING = "draining"
     DONE = "done"
 
@@ -102,7 +110,8 @@ class Relay:
 
     The program's end behaves as a kTLS socket does: it speaks plaintext, backpressure reaches the
     peer, ``shutdown(SHUT_WR)`` sends close_notify, and the end of the stream is the peer's. What
-    a descriptor alone cannot tell, truncation, is in ``failure``.
+    a descriptor alone cannot tell, truncation, is in ``failure``. A program's end that is merely
+    lost is no orderly end of its data, unless somebody has said so (`end_in_order`).
     """
 
     def __init__(
@@ -133,19 +142,28 @@ class Relay:
         self.program_end, self._program = socket.socketpair()
         for end in (self.program_end, self._program):
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _READ_SIZE)
+        self._inode = forks.inode(self.program_end)
+        self.is_inherited = forks.is_inherited(sock)
         self._network.setblocking(False)  # noqa: FBT003 - socket's own signature
         self._program.setblocking(False)  # noqa: FBT003
         self._to_network, self._to_program = _Load(), _Load()
         self._outbound = self._inbound = _Flow.READING
-        self._program_gone = self._abandoned = False
-        self.failure: HandshakeError | OSError | None = None
+        self._program_gone = False
+        self._asked: Callable[[], bool] = lambda: False
+        self._patience: Patience | None = None
+        self._failure: TlsifyError | OSError | None = None
+        self._verdict = Verdict()
         # Whether the peer's direction has ended, in which case `failure` says how; and whether all
         # of the connection has.
         self.is_settled = self.is_over = False
         self._watcher: Callable[[], None] = lambda: None
         self._send_error: OSError | None = None
-        # Not a daemon, whoever starts it: the last bytes must be out before the interpreter ends.
-        self._thread = threading.Thread(target=self._run, name="tlsify-relay", daemon=False)
+        self._thread = CarrierThread("tlsify-relay", self._run)
+
+    @property
+    def failure(self) -> TlsifyError | OSError | None:
+        """What ended the peer's direction, if that has ended, and not in good order."""
+        return self._failure if self._verdict.is_ours else self._verdict.failure()
 
     def start(self) -> None:
         """Begin to pump, in a thread."""
@@ -161,9 +179,13 @@ class Relay:
         with suppress(OSError):
             self._network.setsockopt(socket.IPPROTO_TCP, *arguments)
 
-    def abandon(self) -> None:
-        """Have the end of the program's data be no orderly one: the peer sees truncation."""
-        self._abandoned = True
+    def end_in_order(self) -> None:
+        """Have the end of the program's data be an orderly one, close_notify, however it comes."""
+        self._verdict.end_in_order()
+
+    def ask(self, asked: Callable[[], bool]) -> None:
+        """Have somebody asked, too, whether a lost program's end is an orderly one."""
+        self._asked = asked
 
     def watch(self, watcher: Callable[[], None]) -> None:
         """Have something called whenever `is_settled` or `is_over` has become true.
@@ -189,58 +211,116 @@ class Relay:
 
     def _run(self) -> None:
         try:
-            self._pump()
+            with closing(self._network), closing(self._program):
+                try:
+                    self._pump()
+                except BaseException as exc:  # noqa: BLE001 - nobody else would be told
+                    self._crash(exc)
         finally:
             # Whoever has this object may keep it, and with it 40 KiB that nobody needs any more.
             self._tunnel.release()
             self.is_over = True
             self._watcher()
 
-    def _pump(self) -> None:
-        with closing(self._network), closing(self._program):
-            self._keep_sessions()
-            self._flush()
-            while self._outbound is not _Flow.DONE or self._inbound is not _Flow.DONE:
-                events = self._wait()
-                if not events:
-                    return
-                self._act(
-                    events.get(self._network.fileno(), 0), events.get(self._program.fileno(), 0)
-                )
-                self._flush()
+    def _crash(self, exc: BaseException) -> None:
+        """Have it look like what it is: no end in good order, to either side."""
+        _log.error("the relay of a connection failed", exc_info=exc)
+        if self._failure is None:
+            failure = TlsifyError(f"relay: {type(exc).__name__}: {exc}")
+            failure.__cause__ = exc
+            self._note(failure)
 
-    def _wait(self) -> dict[int, int]:
-        """Wait for what can be acted on; empty if a closed program's last bytes do not get out.
+    def _pump(self) -> None:
+        self._keep_sessions()
+        self._flush()
+        while self._outbound is not _Flow.DONE or self._inbound is not _Flow.DONE:
+            events = self._wait()
+            if events is None:
+                return
+            self._act(events.get(self._network.fileno(), 0), events.get(self._program.fileno(), 0))
+            self._flush()
+        self._await_delivery()
+
+    def _wait(self) -> dict[int, int] | None:
+        """Wait for what can be acted on; None if nobody takes the last bytes.
 
         A side without anything to do is left out: poll reports hang-ups of whatever it is given,
         and would spin.
         """
+        if self._program_gone and self._takes_from_program():
+            return {}  # nothing more will say that there is something to take
         poller = select.poll()
         from_network = (
-            self._inbound is _Flow.READING
+            self._inbound in {_Flow.READING, _Flow.DISCARDING}
             and not self._to_program
             # Who asks for a new key, again and again, has to take the answers.
             and not (self._to_network and self._tunnel.waiting > _MAX_ANSWERS)
         )
-        from_program = self._outbound is _Flow.READING and not self._to_network
         network = _mask(read=from_network, write=bool(self._to_network))
         if network:
             poller.register(self._network, network)
-        if from_program or self._inbound is not _Flow.DONE:
+        from_program = self._takes_from_program()
+        if not self._program_gone and (from_program or self._inbound is not _Flow.DONE):
             program = _mask(read=from_program, write=bool(self._to_program))
             poller.register(self._program, program)
-        return dict(poller.poll(_LINGER * 1000 if self._program_gone else None))
+        if not interpreter.has_begun():
+            poller.register(interpreter.bell(), select.POLLIN)
+        patience = self._patience_now()
+        while not (events := dict(poller.poll(self._time_limit(patience)))):
+            if interpreter.has_begun() and not self._program_gone:
+                break
+            if patience is not None and patience.is_over():
+                return None
+        return events
+
+    def _time_limit(self, patience: Patience | None) -> float | None:
+        """Give the milliseconds until the next look."""
+        if patience is not None:
+            return patience.pause() * 1000
+        return _LOOK * 1000 if interpreter.has_begun() else None
+
+    def _takes_from_program(self) -> bool:
+        return (
+            self._outbound is _Flow.READING and not self._to_network and not self._tunnel.is_waiting
+        )
+
+    def _patience_now(self) -> Patience | None:
+        """Give the patience that is left where only the peer is waited for."""
+        is_ending = self._program_gone or (
+            self._outbound is _Flow.DRAINING and self._tunnel.is_waiting
+        )
+        if not is_ending:
+            self._patience = None
+        elif self._patience is None:
+            self._patience = Patience(self._network)
+        return self._patience
 
     def _act(self, network: int, program: int) -> None:
+        if (
+            interpreter.has_begun()
+            and not self._program_gone
+            and not forks.is_held_elsewhere(self._inode)
+        ):
+            # Whatever the program has sent by then is in the socketpair, or was refused.
+            with suppress(OSError):
+                self._program.shutdown(socket.SHUT_RD)
+            self._lose_program()
         if program & (select.POLLHUP | select.POLLERR):
-            # Nobody will read what the peer still sends.
-            self._program_gone = True
-            self._inbound = _Flow.DONE
-            self._to_program.drop()
-        if program & ~select.POLLOUT and self._outbound is _Flow.READING and not self._to_network:
+            self._lose_program()
+        if (program & ~select.POLLOUT or self._program_gone) and self._takes_from_program():
             self._take_from_program()
-        if network & ~select.POLLOUT and self._inbound is _Flow.READING and not self._to_program:
+        takes = self._inbound in {_Flow.READING, _Flow.DISCARDING} and not self._to_program
+        if network & ~select.POLLOUT and takes:
             self._take_from_network()
+
+    def _lose_program(self) -> None:
+        """Nobody will read what the peer still sends; how it ends has yet to be seen."""
+        self._program_gone = True
+        self._to_program.drop()
+        if self._inbound is _Flow.READING:
+            self._inbound = _Flow.DISCARDING
+        elif self._inbound is _Flow.DRAINING:
+            self._inbound = _Flow.DONE
 
     def _take_from_program(self) -> None:
         room = _enter()
@@ -252,11 +332,18 @@ class Relay:
             size = 0
         if size:
             self._to_network.take_on(partial(self._tunnel.send_into, room.view[:size]))
+            self._look_at_tunnel()
         else:
-            self._outbound = _Flow.DRAINING
-            if not self._abandoned:
-                self._tunnel.close()
+            self._end_outbound()
         _leave(room)
+
+    def _end_outbound(self) -> None:
+        self._outbound = _Flow.DRAINING
+        # A half-close is an end that a program means; what has only gone may have been cut off.
+        if not self._program_gone or self._verdict.in_order or self._asked():
+            self._tunnel.close()
+        else:
+            self._tunnel.drop()
 
     def _take_from_network(self) -> None:
         room = _enter()
@@ -268,20 +355,34 @@ class Relay:
             self._fail(exc)
             return
         if not size:
-            # A reset is told once, and it may have been to a send.
-            self._fail(self._send_error or truncated())
+            self._end_inbound()
             return
-        try:
-            self._to_program.take_on(partial(self._tunnel.receive, room.view[:size]))
-            # Once more, for the error that may stand behind what this gave.
-            self._tunnel.receive(b"", room)
-        except HandshakeError as error:
-            self._fail(error)
+        self._to_program.take_on(partial(self._tunnel.receive, room.view[:size]))
         _leave(room)
         self._keep_sessions()
-        if self._tunnel.peer_closed:
-            self._inbound = _Flow.DRAINING
-            self._settle()
+        if self._program_gone:
+            self._to_program.drop()
+        self._look_at_tunnel()
+
+    def _look_at_tunnel(self) -> None:
+        """See whether the peer's direction has ended, or all of the connection."""
+        if self._tunnel.failure is not None:
+            if not self.is_settled:
+                self._fail(self._tunnel.failure)
+        elif self._tunnel.peer_closed and not self.is_settled:
+            self._note(None)
+            self._inbound = _Flow.DONE if self._program_gone else _Flow.DRAINING
+
+    def _end_inbound(self) -> None:
+        """The peer's stream has ended without close_notify: its direction, not ours."""
+        if self._send_error is not None:  # a reset is told once, and it may have been to a send
+            self._fail(self._send_error)
+            return
+        self._note(truncated())
+        self._inbound = _Flow.DONE if self._program_gone else _Flow.DRAINING
+        if self._tunnel.is_waiting:  # for what will never come
+            self._outbound = _Flow.DRAINING
+            self._tunnel.drop()
 
     def _keep_sessions(self) -> None:
         if self._keep is not None:
@@ -290,11 +391,15 @@ class Relay:
 
     def _fail(self, failure: HandshakeError | OSError) -> None:
         """End both directions; what came before the failure is still passed on."""
-        self.failure = failure
-        self._inbound = self._outbound = _Flow.DRAINING
-        self._settle()
+        self._note(failure)
+        self._outbound = _Flow.DRAINING if self._outbound is not _Flow.DONE else _Flow.DONE
+        self._inbound = _Flow.DONE if self._program_gone else _Flow.DRAINING
+        self._tunnel.drop()
 
-    def _settle(self) -> None:
+    def _note(self, failure: TlsifyError | OSError | None) -> None:
+        """Remember how the peer's direction has ended, and tell."""
+        self._failure = failure
+        self._verdict.give(failure, cut=isinstance(failure, Truncated))
         self.is_settled = True
         self._watcher()
 
@@ -305,22 +410,49 @@ class Relay:
                 # Beside data, an alert or the answer to a KeyUpdate.
                 self._to_network.take_on(self._tunnel.output_into)
                 if not self._to_network:
-                    self._outbound = _end(self._network, self._outbound)
+                    if not self._tunnel.is_waiting:
+                        self._outbound = _end(self._network, self._outbound)
                     break
         except BlockingIOError:
             pass
         except OSError as exc:
             self._send_error = exc
             self._to_network.drop()
+            self._tunnel.drop()
             self._outbound = _Flow.DONE
+        if self._program_gone and self._outbound is _Flow.DONE:
+            self._inbound = _Flow.DONE
         try:
             self._to_program.send(self._program)
             self._inbound = _end(self._program, self._inbound)
         except BlockingIOError:
             pass
         except OSError:
-            self._to_program.drop()
-            self._inbound = _Flow.DONE
+            self._lose_program()
+
+    def _await_delivery(self) -> None:
+        """Wait until the peer's TCP has all: to close in front of what it sends would reset.
+
+        It is its end of stream, or its acknowledgement of ours, that ends the wait.
+        """
+        patience = Patience(self._network)
+        poller = select.poll()
+        poller.register(self._network, select.POLLIN)
+        room = _enter()
+        with suppress(OSError):
+            while unacknowledged(self._network) and not patience.is_over():
+                try:
+                    size = self._network.recv_into(room.view, _READ_SIZE)
+                except BlockingIOError:
+                    poller.poll(patience.pause() * 1000)
+                    continue
+                if not size:
+                    break
+                if not self.is_settled:  # an alert is no silence
+                    self._to_program.take_on(partial(self._tunnel.receive, room.view[:size]))
+                    self._to_program.drop()
+                    self._look_at_tunnel()
+        _leave(room)
 
 
 def _address(ask: Callable[[], Any]) -> Any:

@@ -15,9 +15,11 @@ from tlsify.counters import Event, count
 from tlsify.errors import KtlsError, RekeyUnsupported
 from tlsify.keys import Direction
 from tlsify.ktls import ulp
+from tlsify.linger import Ending
 from tlsify.tls.messages import KeyUpdateRequest, encode_alert, encode_key_update
 
 if TYPE_CHECKING:
+    from tlsify.linger import Receiver
     from tlsify.tls.session import Generation, Session
 
 CLOSE_NOTIFY = encode_alert(AlertDescription.close_notify)
@@ -46,7 +48,8 @@ class Sender:
         self.sock = sock
         self.session = session
         self.writing = threading.Lock()
-        self._ending = False
+        self._ending: Ending | None = None
+        self._is_ending = False
 
     def abort(self, alert: AlertDescription | None) -> None:
         """End the sending direction, not in order: an alert if one is due, and FIN."""
@@ -178,7 +181,7 @@ class Sender:
         to it: FIN must not come before.
         """
         if self.session.close_notify_sent:
-            return not self._ending
+            return not self._is_ending
         if not self.writing.acquire(blocking=False) and not (
             linger.has_room(self.sock) and self.writing.acquire(timeout=_MOMENT)
         ):
@@ -194,7 +197,7 @@ class Sender:
             self.session.close_notify_sent = True
         finally:
             self.writing.release()
-        return not self._ending
+        return not self._is_ending
 
     def shut_down(self) -> None:
         """End the sending direction: close_notify, then FIN, in the background if need be."""
@@ -210,13 +213,44 @@ class Sender:
         A full send buffer must neither turn this into a wait nor cost the peer the end of what it
         is still reading.
         """
-        if self._ending:
+        if self._is_ending:
             return
-        self._ending = True  # first: whoever sees the next must know of this
+        self._is_ending = True  # first: whoever sees the next must know of this
         self.session.close_notify_sent = True
         if self.writing.acquire(timeout=_MOMENT):
             self.writing.release()
-            linger.finish(self.sock, CLOSE_NOTIFY)
+            self._ending = Ending(self._duplicate(), CLOSE_NOTIFY)
+            linger.finish(self._ending)
         else:  # another thread is stuck in the midst of its data: this wakes it
             with contextlib.suppress(OSError):
                 self.sock.shutdown(socket.SHUT_WR)
+
+    def part(self, receiver: Receiver, *, in_order: bool = True) -> Ending | None:
+        """End both directions; gives what goes on in the background, if the peer is owed something.
+
+        It has a descriptor of its own, and ``sock`` may be closed.
+
+        Args:
+            receiver: receives what nobody will read, from ``sock``.
+            in_order: whether with close_notify.
+        """
+        is_owed = linger.is_owed(self.sock)
+        if not in_order:
+            self.session.close_notify_sent = True
+        elif not self.close_notify():
+            self.shut_down_later()
+        ending = self._ending
+        if ending is not None and ending.take(receiver):
+            self.sock = ending.sock
+            return ending
+        if is_owed:
+            with contextlib.suppress(OSError):  # no descriptor is left to wait with
+                self.sock = self._duplicate()
+                ending = Ending(self.sock, None, receiver)
+                linger.finish(ending)
+                return ending
+        receiver.wipe()
+        return None
+
+    def _duplicate(self) -> socket.socket:
+        return socket.socket(fileno=os.dup(self.sock.fileno()))

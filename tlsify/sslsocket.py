@@ -79,6 +79,7 @@ class SSLSocket(TLSSocket):
         timeout = sock.gettimeout()
         socket.socket.__init__(self, fileno=sock.detach())
         self._channel = None
+        self._cut = False
         self._facts: Facts | None = None
         self._failure: OSError | None = None
         self._beginning = threading.RLock()
@@ -209,6 +210,12 @@ class SSLSocket(TLSSocket):
             socket.socket.shutdown(self, how)
         else:
             super().shutdown(how)
+
+    def _real_close(self, *args: Any) -> None:
+        if self._facts is None:
+            socket.socket._real_close(self, *args)  # type: ignore[attr-defined]  # noqa: SLF001
+        else:
+            super()._real_close(*args)
 
     # -- data
 

@@ -7,19 +7,23 @@ import errno
 import fcntl
 import io
 import logging
+import math
 import os
 import socket
 import struct
 import termios
-import threading
+import warnings
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
+from tlsify import forks
 from tlsify.config import ClosePolicy
 from tlsify.errors import TlsifyError, Truncated
 from tlsify.ktls.probe import capabilities, polls_partial_records
+from tlsify.patience import has_died
 from tlsify.tls.record import MAX_PLAINTEXT
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Callable
     from socket import _SendableFile
 
@@ -69,11 +73,12 @@ class TLSSocket(socket.socket):
         self._channel = handoff.channel
         if self._channel is not None:
             self._channel.sock = self
-        self._reading = threading.Lock()
+        self._share = handoff.share
         self._timeout: float | None = None
+        self._cut = False
         self._low_water = 1
         self._broken: OSError | None = None
-        self._dead = 0  # the errno that the connection broke with
+        self._dead = 0  # the errno that the connection broke with, the first that anybody was told
         # Records that may have been sent since the kernel was asked for their number.
         self._unchecked = 0
         self.settimeout(timeout)
@@ -99,7 +104,7 @@ class TLSSocket(socket.socket):
         channel = self._channel
         try:
             if channel is not None:
-                return self._receive(lambda: channel.receive(bufsize, flags), flags)
+                return self._receive(channel, lambda: channel.receive(bufsize, flags), flags)
             received = self._relayed(lambda: super(TLSSocket, self).recv(bufsize, flags), b"")
         except Truncated as exc:
             self._judge(exc)
@@ -115,7 +120,7 @@ class TLSSocket(socket.socket):
         channel = self._channel
         try:
             if channel is not None:
-                return self._receive(lambda: channel.receive_into(view, flags), flags)
+                return self._receive(channel, lambda: channel.receive_into(view, flags), flags)
             count = self._relayed(lambda: super(TLSSocket, self).recv_into(view, 0, flags), 0)
         except Truncated as exc:
             self._judge(exc)
@@ -129,6 +134,7 @@ class TLSSocket(socket.socket):
         except ConnectionResetError:
             # A relay that ends in front of unread data resets its socketpair; why it has, it knows.
             received = end
+        self._share.used = forks.seen
         if not received:
             self.handoff.raise_failure()
         return received
@@ -138,10 +144,11 @@ class TLSSocket(socket.socket):
             raise error
         _log.info("the peer ended the stream without close_notify")
 
-    def _receive(self, attempt: Callable[[], T], flags: int) -> T:
+    def _receive(self, channel: Channel, attempt: Callable[[], T], flags: int) -> T:
         """Receive, one thread at a time: between a KeyUpdate and its key nobody else can."""
         at_once = self._timeout == 0 or bool(flags & socket.MSG_DONTWAIT)
-        self._take_turn(self._reading)
+        self._take_turn(channel.reading)
+        self._share.used = forks.seen
         try:
             if self._broken is not None:
                 raise self._broken
@@ -154,8 +161,12 @@ class TLSSocket(socket.socket):
                     if self._wait_for_whole_record():
                         continue
                     raise
-                except ConnectionError as exc:
-                    self._dead = exc.errno or errno.ECONNRESET
+                except Truncated:
+                    # A broken connection tells one call why, and the others that it has ended.
+                    self._refuse_dead()
+                    raise
+                except OSError as exc:
+                    self._note_death(exc)
                     raise
                 if self._low_water != 1:
                     self._low_water = 1
@@ -164,10 +175,22 @@ class TLSSocket(socket.socket):
                     self._serve_parked()
                 break
         finally:
-            self._reading.release()
+            channel.reading.release()
         # Who receives may be answering with sendfile on the bare descriptor, past us.
         self._unchecked += _RECORDS_PER_RECEIVE
         return received
+
+    def _note_death(self, exc: OSError) -> None:
+        """Remember that the connection is no more, and why: the kernel tells that once.
+
+        Which error it is depends on the network: ECONNRESET, ETIMEDOUT, EHOSTUNREACH, ...
+        """
+        if not self._dead and (isinstance(exc, ConnectionError) or has_died(self)):
+            self._dead = exc.errno or errno.ECONNRESET
+
+    def _refuse_dead(self) -> None:
+        if self._dead:
+            raise OSError(self._dead, os.strerror(self._dead))
 
     def _take_turn(self, lock: threading.Lock) -> None:
         """Take a lock within the socket's timeout."""
@@ -224,6 +247,7 @@ class TLSSocket(socket.socket):
             BlockingIOError: non-blocking, and it does not fit.
         """
         if self._channel is None:
+            self._share.used = forks.seen
             return super().send(data, flags)
         return self._transmit(self._channel, lambda: super(TLSSocket, self).send(data, flags))
 
@@ -268,11 +292,12 @@ class TLSSocket(socket.socket):
     def _transmit(self, channel: Channel, attempt: Callable[[], int]) -> int:
         """Send once, behind everything that has to come first; nobody else sends meanwhile."""
         self._take_turn(channel.writing)
+        self._share.used = forks.seen
         try:
             # Of a broken connection the kernel tells once; afterwards it takes data and drops it.
-            if self._dead or channel.session.close_notify_sent:
-                number = self._dead or errno.EPIPE
-                raise OSError(number, os.strerror(number))
+            self._refuse_dead()
+            if channel.session.close_notify_sent:
+                raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
             channel.settle()
             if self._unchecked >= _CHECK_EVERY:
                 self._unchecked = 0
@@ -280,10 +305,8 @@ class TLSSocket(socket.socket):
             sent = attempt()
         except BlockingIOError:
             self._raise_timeout()
-        except ConnectionError as exc:
-            self._dead = exc.errno or errno.EPIPE
-            raise
         except OSError as exc:
+            self._note_death(exc)
             channel.tell_reader(exc)
             raise
         finally:
@@ -299,6 +322,8 @@ class TLSSocket(socket.socket):
     def shutdown(self, how: int, /) -> None:
         """End the sending direction with close_notify, the receiving one, or both."""
         channel = self._channel
+        if how != socket.SHUT_RD and self.handoff.relay is not None:
+            self.handoff.relay.end_in_order()
         if how != socket.SHUT_RD and channel is not None and not channel.close_notify():
             channel.shut_down_later()
             if how == socket.SHUT_WR:
@@ -326,13 +351,32 @@ class TLSSocket(socket.socket):
         while self.recv_into(scratch):
             pass
 
+    def abort(self) -> None:
+        """Close, and not in good order: the peer sees truncation. What was sent still arrives."""
+        self._cut = True
+        self.close()
+
+    def __exit__(self, *failure: object) -> None:
+        """Close; in good order only if nothing went wrong."""
+        if not any(failure):
+            self.close()
+        else:
+            self.abort()
+
+    def __del__(self) -> None:
+        """End what was forgotten, which is no end in good order."""
+        if self.fileno() != -1:
+            warnings.warn(f"unclosed {self!r}", ResourceWarning, stacklevel=1, source=self)
+            self._cut = True
+            self._real_close()
+
     def _real_close(self, *args: Any) -> None:
         # socket.close calls this once the last file object made from the socket is closed too.
-        if self.fileno() != -1 and self._channel is not None:
-            if not self._channel.close_notify():
-                self._channel.shut_down_later()
-            self._channel.wipe()
+        if self.fileno() == -1:
+            return
+        wait = self.handoff.part(in_order=not self._cut)
         super()._real_close(*args)  # type: ignore[misc]
+        wait()
 
     # -- what else differs from a plain socket
 
@@ -342,8 +386,9 @@ class TLSSocket(socket.socket):
             super().settimeout(value)
         else:
             super().settimeout(0 if value == 0 else None)
-            seconds = value or 0.0
-            packed = _TIMEVAL.pack(int(seconds), int(seconds % 1 * _MICROSECONDS))
+            # Rounded up, as Python does: for the kernel no time at all is no limit.
+            whole, rest = divmod(math.ceil((value or 0.0) * _MICROSECONDS), _MICROSECONDS)
+            packed = _TIMEVAL.pack(whole, rest)
             self.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, packed)
             self.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, packed)
         self._timeout = value

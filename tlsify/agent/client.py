@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import socket
@@ -242,7 +243,10 @@ class RemoteRelay:
     Attributes:
         local_address: of the connection; None if it was broken already.
         peer_address: likewise.
+        is_inherited: False; the agent outlives this process.
     """
+
+    is_inherited = False
 
     def __init__(self, channel: socket.socket, sock: socket.socket) -> None:
         """Take the channel that the agent will tell the end by, and the connection's socket."""
@@ -275,8 +279,10 @@ class RemoteRelay:
     def set_tcp_option(self, *arguments: Any) -> None:
         """Do nothing: the connection is the agent's."""
 
-    def abandon(self) -> None:
-        """Do nothing: what the agent cannot be told ends in good order."""
+    def end_in_order(self) -> None:
+        """Tell the agent; without that it takes the program's end for cut off."""
+        with contextlib.suppress(OSError):
+            self._channel.send(wire.IN_ORDER, socket.MSG_DONTWAIT)
 
     def _wait(self, milliseconds: float | None, enough: Callable[[], bool]) -> None:
         """Take what the agent says, until it is enough or the time is over."""
@@ -300,7 +306,8 @@ class RemoteRelay:
             if message:
                 self._failure = revive(wire.decode(message, wire.Ended))
                 self._told = True
-        except BlockingIOError:
+        except (BlockingIOError, ConnectionResetError):
+            # The agent need not read all that it is told. Its own words stand behind that error.
             return
         except AgentError as exc:
             self._failure, self._told = exc, True

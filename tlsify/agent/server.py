@@ -11,6 +11,7 @@ import signal
 import socket
 import threading
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from tlsify import fdpass, handshake
@@ -174,6 +175,7 @@ def serve(channel: socket.socket, configs: Configs) -> None:
         if relay is None:
             channel.close()
         else:
+            relay.ask(partial(_ends_in_order, channel))
             relay.watch(_Report(channel, relay))
 
 
@@ -237,6 +239,13 @@ def _reply(channel: socket.socket, handed: Handoff) -> Relay | None:
     with handed.sock:
         fdpass.send(channel, wire.encode(told), handed.sock.fileno())
     return relay
+
+
+def _ends_in_order(channel: socket.socket) -> bool:
+    """Tell whether the requester has said so; what was merely lost may have been cut off."""
+    with contextlib.suppress(OSError, ValueError):
+        return channel.recv(len(wire.IN_ORDER), socket.MSG_DONTWAIT) == wire.IN_ORDER
+    return False
 
 
 class _Report:

@@ -26,6 +26,9 @@ __all__ = ["decode", "encode"]
 # certificate that OpenSSL takes (100 KiB).
 MAX_REQUEST = 2**16
 MAX_REPLY = 2**17
+# What a requester sends besides its request: that the end of a relayed connection's data, which is
+# about to come, is an orderly one.
+IN_ORDER = b"in order"
 
 
 class Kind(IntEnum):

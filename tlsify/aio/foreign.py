@@ -63,7 +63,7 @@ class ForeignTransport(asyncio.Transport):
         """Nobody else closes what was forgotten."""
         if self._sock.fileno() != -1:
             warnings.warn(f"unclosed {self!r}", ResourceWarning, stacklevel=1, source=self)
-            self._sock.close()
+            self._sock.abort()
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
         """Go on with another protocol."""
@@ -315,10 +315,16 @@ class ForeignTransport(asyncio.Transport):
                 self._lose(None)
 
     def abort(self) -> None:
-        """Close at once."""
+        """Close at once, and not in good order."""
+        self._cut()
         self._lose(None)
 
+    def _cut(self) -> None:
+        if not self._over:
+            self._sock.cut()
+
     def _fail(self, exc: Exception, message: str) -> None:
+        self._cut()
         if not isinstance(exc, OSError):
             self._report(exc, message)
         self._lose(exc)

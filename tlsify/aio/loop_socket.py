@@ -120,7 +120,13 @@ class LoopSocket(TLSSocket):
         try:
             return self._transmit(channel, lambda: os.sendfile(self.fileno(), source, offset, size))
         except (TlsifyError, OSError) as exc:
+            if isinstance(exc, OSError) and not self._dead:
+                raise  # it may be the file's
             _raise_os_error(exc)
+
+    def cut(self) -> None:
+        """Have the end, when it comes, be no orderly one."""
+        self._cut = True
 
     def _real_close(self, *args: Any) -> None:
         if self.on_cut is not None:
@@ -136,6 +142,8 @@ def _raise_os_error(exc: TlsifyError | OSError) -> NoReturn:
     if isinstance(exc, BlockingIOError | InterruptedError):
         raise exc
     _log.info("connection ended: %s", exc)
-    if isinstance(exc, OSError):
+    if isinstance(exc, ConnectionError):
         raise exc
+    if isinstance(exc, OSError):  # as TCP's ETIMEDOUT, which would be taken for a time limit's
+        raise ConnectionAbortedError(exc.errno, exc.strerror) from exc
     raise ConnectionAbortedError(errno.ECONNABORTED, str(exc)) from exc

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from tlsify import handshake
 from tlsify.config import KtlsPolicy
 from tlsify.errors import HandshakeError
-from tlsify.opening import Opening, closed_on_error
+from tlsify.opening import Opening, closed_on_error, take
 
 if TYPE_CHECKING:
     from tlsify.config import ClientConfig, ServerConfig
@@ -26,7 +26,7 @@ async def hand_over(
     """Do a handshake without blocking the loop, and hand the connection over.
 
     Args:
-        sock: connected TCP socket, which belongs to tlsify from here on.
+        sock: connected TCP socket; the connection is taken out of it (`opening.take`).
         config: decides the role.
         policy: when to offload; AUTO if None.
         timeout: seconds for the handshake; the configuration's own if None.
@@ -35,6 +35,7 @@ async def hand_over(
         As `opening.connect`.
     """
     seconds = config.timeout if timeout is None else timeout
+    sock = take(sock)
     with closed_on_error(sock):
         sock.setblocking(False)  # noqa: FBT003 - socket's own signature
         opening = Opening(sock, config, policy or KtlsPolicy())

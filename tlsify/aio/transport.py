@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import errno
 import logging
+from asyncio import selector_events
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +36,22 @@ def current() -> Handoff | None:
     application learns of its client behind a server that does not tell.
     """
     return _current.get()
+
+
+class _LoopTransport(selector_events._SelectorSocketTransport):  # type: ignore[name-defined,misc]  # noqa: SLF001
+    """asyncio's own, which makes no difference between to close and to abort a socket."""
+
+    _sock: LoopSocket
+
+    def _force_close(self, exc: BaseException | None) -> None:
+        if not self._conn_lost:  # that is, unless it is being closed in order already
+            self._sock.cut()
+        super()._force_close(exc)
+
+    def __del__(self, *arguments: Any) -> None:
+        if self._sock is not None:
+            self._sock.cut()
+        super().__del__(*arguments)
 
 
 async def attach(
@@ -74,7 +91,7 @@ def begin(
     try:
         return make_transport(factory(), sock, context), closed
     except BaseException:
-        sock.close()
+        sock.abort()
         raise
 
 
@@ -112,10 +129,7 @@ def make_transport(
     token = _current.set(handed)
     try:
         if isinstance(loop, asyncio.SelectorEventLoop):
-            # The only way to give a transport more to tell, and what the loop's own methods call.
-            make: Any = loop._make_socket_transport  # type: ignore[attr-defined]  # noqa: SLF001
-            transport: asyncio.Transport = make(sock, protocol, waiter, extra=extra)
-            return transport
+            return _LoopTransport(loop, sock, protocol, waiter, extra)
         return ForeignTransport(loop, sock, protocol, waiter, extra)
     finally:
         _current.reset(token)
@@ -239,12 +253,7 @@ async def keep_promise(
 
 def _cut(transport: asyncio.Transport) -> bool:
     """Abort without close_notify, so that the peer sees truncation; tells if that is ours to do."""
-    handed: Handoff | None = transport.get_extra_info("handoff")
-    if handed is None:
+    if transport.get_extra_info("handoff") is None:
         return False
     transport.abort()  # closes the socket in the loop's next round
-    if handed.channel is not None:
-        handed.channel.abort(None)
-    if handed.relay is not None:
-        handed.relay.abandon()
     return True

@@ -174,6 +174,7 @@ def _send_away(arguments: argparse.Namespace, open_connection: Callable[[], Conn
             _leave(handoff, arguments)
             os.write(writer, _DONE)
         else:
+            handoff.relay.end_in_order()  # whoever gets it can say so no other way
             with handoff.sock as end:  # a relay goes on for as long as somebody has its end
                 _send(arguments.send_fd, end.fileno())
             os.close(arguments.send_fd)

@@ -152,6 +152,7 @@ def _serve(
     if not aware:
         _keep(handoff, channel, message, closing)
     elif handoff.relay is not None:
+        handoff.relay.end_in_order()  # as the keeper has it: the program's end is one
         _send(channel, _KEPT + message, [handoff.sock.fileno()] * 2)
         handoff.sock.close()
         handoff.relay.join()

@@ -44,11 +44,25 @@ class Tunnel:
         self._alert_sent: AlertDescription | None = None
         self._peer_closed = False
         self._failure: HandshakeError | None = None
+        # While a handshake message of the peer's is here in part, OpenSSL sends nothing: plaintext
+        # and close_notify wait for the rest of it.
+        self._held = bytearray()
+        self._closing = False
 
     @property
     def peer_closed(self) -> bool:
         """Whether close_notify has come: an end of stream before that is truncation."""
         return self._peer_closed
+
+    @property
+    def failure(self) -> HandshakeError | None:
+        """What ended the connection; ``output()`` holds the alert that is due, if one is."""
+        return self._failure
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether plaintext or close_notify has to wait for more of the peer's records."""
+        return bool(self._held) or self._closing
 
     @property
     def waiting(self) -> int:
@@ -71,10 +85,42 @@ class Tunnel:
         return size
 
     def send(self, plaintext: bytes | memoryview) -> None:
-        """Protect plaintext of any length; the records are then in ``output()``."""
+        """Protect plaintext of any length; the records are then in ``output()``.
+
+        What has to wait (`is_waiting`) is kept, and protected once the records for it have come.
+        Of a connection that failed nothing more is sent.
+        """
+        if self._failure is not None:
+            return
+        if self._held:
+            self._held += plaintext
+            return
         view = memoryview(plaintext)
-        while view:
-            view = view[self._connection.send(view) :]
+        try:
+            while view:
+                view = view[self._connection.send(view) :]
+        except SSL.WantReadError:
+            self._held += view
+        except SSL.Error as exc:  # it has read on, and found something wrong
+            self._fail(exc)
+
+    def _resume(self) -> None:
+        """Send what had to wait, as far as that goes now."""
+        if self._held:
+            held, self._held = self._held, bytearray()
+            self.send(memoryview(held))
+        if self._closing and not self._held:
+            self.close()
+
+    def drop(self) -> None:
+        """Forget what has to wait: nothing will follow it."""
+        self._held.clear()
+        self._closing = False
+
+    def _fail(self, exc: SSL.Error) -> None:
+        self._failure = self._explain(exc)
+        self._failure.__cause__ = exc
+        self.drop()
 
     def send_into(self, plaintext: memoryview, room: Room) -> int:
         """Do both, `send` and ``output_into``; much leaves less behind in OpenSSL's memory so."""
@@ -92,12 +138,8 @@ class Tunnel:
             room: where the plaintext goes, at least `ROOM_BEYOND` bytes larger than the records.
 
         Returns:
-            How many bytes of plaintext became available. Where an error follows them, the next
-            call raises that: what came before is still the caller's.
-
-        Raises:
-            PeerAlert: the peer ended the connection with an error alert.
-            PeerMisbehaved: a record is wrong; ``output()`` holds the alert to answer with.
+            How many bytes of plaintext became available. What is wrong behind them is in
+            `failure`: a PeerAlert, or a PeerMisbehaved.
         """
         size = 0
         for start in range(0, len(records), _PIECE):
@@ -105,8 +147,8 @@ class Tunnel:
                 break
             self._connection.bio_write(records[start : start + _PIECE])
             size = self._open(room, size)
-        if self._failure is not None and not size:
-            raise self._failure
+        if self._held or self._closing:
+            self._resume()
         return size
 
     def _open(self, room: Room, size: int) -> int:
@@ -121,8 +163,7 @@ class Tunnel:
                 # Behind user_canceled, where RFC 8446 6.1 wants it, OpenSSL knows it no more.
                 self._peer_closed = True
             else:
-                self._failure = self._explain(exc)
-                self._failure.__cause__ = exc
+                self._fail(exc)
         return size
 
     def take_sessions(self) -> list[Resumable]:
@@ -136,12 +177,17 @@ class Tunnel:
         return [] if found is None else [found]
 
     def close(self) -> None:
-        """Put close_notify into ``output()``; nothing can be sent afterwards."""
-        try:
-            self._connection.shutdown()
-        except SSL.Error:
-            # A connection that failed has said its alert already.
-            return
+        """Put close_notify into ``output()``, now or when it can be; nothing is sent afterwards.
+
+        A connection that failed has said its alert already.
+        """
+        if self._failure is None:
+            try:
+                self._closing = bool(self._held)
+                if not self._held:
+                    self._connection.shutdown()
+            except SSL.Error:
+                self._closing = True
 
     def release(self) -> None:
         """Let go of OpenSSL's connection, now rather than at a collection; the last thing to do."""

@@ -1,0 +1,75 @@
+"""Notice the interpreter's end, which waits for the threads that carry connections."""
+
+from __future__ import annotations
+
+import os
+import threading
+
+
+class CarrierThread(threading.Thread):
+    """A thread that carries the last bytes of connections.
+
+    Not a daemon, whoever starts it: they must be out before the interpreter ends. It watches
+    `bell`, and ends what it carries when that is rung.
+    """
+
+    def __init__(self, name: str, run: object) -> None:
+        """Prepare; ``start`` begins."""
+        super().__init__(target=run, name=name, daemon=False)  # type: ignore[arg-type]
+
+    def start(self) -> None:
+        """Begin, and see that the program's end is noticed."""
+        _watcher.begin()
+        super().start()
+
+
+class _Watcher:
+    """One daemon thread of each process that has carriers, and the bell that it rings."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._is_watching = False
+        self.bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self.has_rung = False
+
+    def begin(self) -> None:
+        with self._lock:
+            if not self._is_watching:
+                threading.Thread(target=self._watch, name="tlsify-exit", daemon=True).start()
+                self._is_watching = True
+
+    def _watch(self) -> None:
+        """Wait until nothing of the program runs any more but what carries its connections.
+
+        The interpreter ends its main thread first, then waits for all that are no daemons.
+        """
+        threading.main_thread().join()
+        while others := [each for each in threading.enumerate() if _is_the_programs(each)]:
+            others[0].join()
+        self.has_rung = True
+        os.eventfd_write(self.bell, 1)
+
+    def forget(self) -> None:
+        """In a forked child, which has none of its parent's threads: a bell of its own."""
+        os.close(self.bell)
+        self.__init__()  # type: ignore[misc]
+
+
+def _is_the_programs(thread: threading.Thread) -> bool:
+    return not (
+        thread.daemon or isinstance(thread, CarrierThread) or thread is threading.main_thread()
+    )
+
+
+_watcher = _Watcher()
+os.register_at_fork(after_in_child=_watcher.forget)
+
+
+def bell() -> int:
+    """Give the descriptor that becomes readable, for good, at the interpreter's end."""
+    return _watcher.bell
+
+
+def has_begun() -> bool:
+    """Tell whether the program is over, and only the last bytes are still to be carried."""
+    return _watcher.has_rung

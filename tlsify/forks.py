@@ -1,0 +1,199 @@
+"""What a fork has shared: whose connection it is, and what its carrier tells the copies of it."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import mmap
+import os
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tlsify.tls.explain import truncated
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Iterator
+
+    from tlsify.errors import TlsifyError
+
+_PROC = Path("/proc")
+
+# How many forks this process has seen, on either side of them.
+seen = 0
+# Whether this process is a child of one that had tlsify, and which sockets it was born with.
+is_child = False
+_inherited: frozenset[int] = frozenset()
+
+
+def _on_fork() -> None:
+    global seen  # noqa: PLW0603 - it is the process's
+    seen += 1
+
+
+def _on_birth() -> None:
+    global is_child, _inherited  # noqa: PLW0603
+    is_child = True
+    _inherited = frozenset(_inodes())
+    _on_fork()
+
+
+def _inodes() -> Iterator[int]:
+    with contextlib.suppress(OSError), os.scandir(_PROC / "self/fd") as entries:
+        for entry in entries:
+            with contextlib.suppress(OSError):
+                yield os.fstat(int(entry.name)).st_ino
+
+
+def is_inherited(sock: socket.socket) -> bool:
+    """Tell whether a connection is older than this process, which was forked to serve it.
+
+    Such a process ends when it has done so, and often by ``os._exit``, which waits for no thread.
+    """
+    return is_child and inode(sock) in _inherited
+
+
+os.register_at_fork(after_in_parent=_on_fork, after_in_child=_on_birth)
+
+
+class Share:
+    """One process's share in a connection.
+
+    Attributes:
+        used: forks seen when the connection was last read from or written to here.
+    """
+
+    __slots__ = ("_made", "used")
+
+    def __init__(self) -> None:
+        """Begin with a connection of this process alone."""
+        self._made = self.used = seen
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether there has been a fork since the connection was made."""
+        return self._made != seen
+
+    def is_last_or_serving(self, sock: socket.socket) -> bool:
+        """Tell whether to close this process's copy is to end the connection.
+
+        It is for who has used it since the last fork, and for whoever is the last to have it.
+        accept, fork, close: the parent has done neither.
+        """
+        return not self.is_shared or self.used == seen or not is_held_elsewhere(inode(sock))
+
+
+def inode(sock: socket.socket) -> int:
+    """Give what all descriptors of a socket have in common."""
+    return os.fstat(sock.fileno()).st_ino
+
+
+def is_held_elsewhere(inode: int) -> bool:
+    """Tell whether another process has a descriptor of a socket.
+
+    Of a relative that may not be looked into, which has become another user, that is assumed; and
+    of anybody where there is no /proc: a copy is closed then, as it is without tlsify.
+    """
+    wanted = f"socket:[{inode}]"
+    if not (_PROC / "self/fd").exists():
+        return True
+    relatives = {*_children(), os.getppid()} if is_child else {*_children()}
+    others = {int(each.name) for each in _PROC.iterdir() if each.name.isdigit()}
+    for pid in (*sorted(relatives, reverse=True), *sorted(others - relatives - {os.getpid()})):
+        try:
+            if wanted in _open_in(pid):
+                return True
+        except PermissionError:
+            if pid in relatives:
+                return True
+        except OSError:  # it has ended
+            continue
+    return False
+
+
+def _open_in(pid: int) -> Iterator[str]:
+    with os.scandir(f"/proc/{pid}/fd") as entries:
+        for entry in entries:
+            with contextlib.suppress(FileNotFoundError):
+                yield os.readlink(entry.path)  # noqa: PTH115 - no Path for each
+
+
+def _children() -> Iterator[int]:
+    """Give this process's children, where the kernel lists them (CONFIG_PROC_CHILDREN)."""
+    for task in (_PROC / "self/task").iterdir():
+        with contextlib.suppress(OSError):
+            yield from map(int, (task / "children").read_text().split())
+
+
+# -- what a carrier and forked copies of a program's end tell each other
+
+_UNDER_WAY, _GOOD, _CUT, _BROKEN = range(4)
+_ENTRY = 4  # bytes: a generation (2), the verdict, whether the program has ended in order
+_PER_PAGE = mmap.PAGESIZE // _ENTRY
+
+
+class Verdict:
+    """How a carried connection has ended, legible in children that were forked meanwhile.
+
+    A relay's thread lives in one process. Its memory is shared with no other, but for this.
+    """
+
+    _lock = threading.Lock()
+    _free: list[tuple[mmap.mmap, int]] = []  # noqa: RUF012 - all have it in common
+
+    def __init__(self) -> None:
+        """Take an entry."""
+        with self._lock:
+            if not self._free:
+                page = mmap.mmap(-1, mmap.PAGESIZE)
+                self._free.extend((page, _ENTRY * index) for index in range(_PER_PAGE))
+            self._page, self._at = self._free.pop()
+        self._generation = (int.from_bytes(self._page[self._at : self._at + 2]) + 1) % 2**16
+        entry = self._generation.to_bytes(2) + bytes(2)
+        self._page[self._at : self._at + _ENTRY] = entry
+        self._owner = os.getpid()
+
+    @classmethod
+    def forget(cls) -> None:
+        """In a forked child: what is free is the parent's to take."""
+        cls._lock, cls._free = threading.Lock(), []
+
+    def __del__(self) -> None:
+        """Leave it to others; a child that still asks finds another generation."""
+        if self._owner == os.getpid():
+            self._free.append((self._page, self._at))
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether the carrier is in this process."""
+        return self._owner == os.getpid()
+
+    @property
+    def in_order(self) -> bool:
+        """Whether somebody who had the program's end has said that its end is an orderly one."""
+        return self._is_current() and bool(self._page[self._at + 3])
+
+    def end_in_order(self) -> None:
+        """Say so."""
+        if self._is_current():
+            self._page[self._at + 3] = 1
+
+    def give(self, failure: Exception | None, *, cut: bool = False) -> None:
+        """Say how the peer's direction has ended."""
+        self._page[self._at + 2] = _GOOD if failure is None else _CUT if cut else _BROKEN
+
+    def failure(self) -> TlsifyError | OSError | None:
+        """Give the failure, in a child, as far as it is known there."""
+        code = self._page[self._at + 2] if self._is_current() else _BROKEN
+        if code == _CUT:
+            return truncated()
+        if code == _BROKEN:
+            return OSError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
+        return None
+
+    def _is_current(self) -> bool:
+        return int.from_bytes(self._page[self._at : self._at + 2]) == self._generation
+
+
+os.register_at_fork(after_in_child=Verdict.forget)

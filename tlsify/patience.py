@@ -1,0 +1,100 @@
+"""How long a peer may leave what it is owed: its silence is told from that of the path."""
+
+from __future__ import annotations
+
+import fcntl
+import socket
+import struct
+import termios
+import time
+from typing import NamedTuple
+
+# How long a peer that is there may take nothing of what is queued for it.
+PATIENCE = 30.0
+# Between two looks, which double: TCP tells nobody when an acknowledgement has come.
+_FIRST_LOOK, _LAST_LOOK = 0.004, 1.0
+
+# struct tcp_info of include/uapi/linux/tcp.h, as far as tcpi_bytes_acked (Linux 4.1).
+_INFO = struct.Struct("=B x B B 4x 96x 16x Q")
+_CLOSE = 7  # TCP_CLOSE of include/net/tcp_states.h
+
+
+class _Progress(NamedTuple):
+    """What TCP says of a connection.
+
+    Attributes:
+        state: of include/net/tcp_states.h.
+        acknowledged: bytes that the peer has, ever.
+        path_is_silent: whether what was sent is being sent again and again, with no answer at all.
+    """
+
+    state: int
+    acknowledged: int
+    path_is_silent: bool
+
+
+def _progress(sock: socket.socket) -> _Progress:
+    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO.size)
+    state, retransmits, probes, acknowledged = _INFO.unpack(info)
+    # One probe of a closed window is always under way; an answer sets their number back.
+    return _Progress(state, acknowledged, retransmits > 0 or probes > 1)
+
+
+def has_died(sock: socket.socket) -> bool:
+    """Tell whether TCP has given the connection up, or the peer has reset it."""
+    try:
+        return _progress(sock).state == _CLOSE
+    except OSError:
+        return False
+
+
+def unacknowledged(sock: socket.socket) -> int:
+    """Tell how many bytes the peer's TCP does not have yet, a FIN among them (tcp(7) SIOCOUTQ)."""
+    return _count(sock, termios.TIOCOUTQ)
+
+
+def unread(sock: socket.socket) -> int:
+    """Tell how many bytes have come that nobody has received: closing would reset (tcp(7))."""
+    return _count(sock, termios.FIONREAD)
+
+
+def _count(sock: socket.socket, request: int) -> int:
+    (count,) = struct.unpack("i", fcntl.ioctl(sock, request, bytes(4)))
+    return int(count)
+
+
+class Patience:
+    """Waits with a peer that is owed something: as long as it takes some, or TCP tries.
+
+    Silence of the path is TCP's to give up (tcp(7) tcp_retries2): an outage that TCP outlives
+    loses nothing. A peer that answers and takes nothing has `PATIENCE` seconds.
+    """
+
+    def __init__(self, sock: socket.socket, seconds: float | None = None) -> None:
+        """Begin now.
+
+        Args:
+            sock: the connection.
+            seconds: without progress; `PATIENCE` if None.
+        """
+        self._sock = sock
+        self._seconds = PATIENCE if seconds is None else seconds
+        self._acknowledged = -1
+        self._since = time.monotonic()
+        self._pause = _FIRST_LOOK
+
+    def is_over(self) -> bool:
+        """Look how it goes; true once it went on for long enough without anything."""
+        now = time.monotonic()
+        try:
+            progress = _progress(self._sock)
+        except OSError:  # no TCP connection any more
+            return True
+        if progress.acknowledged != self._acknowledged or progress.path_is_silent:
+            self._acknowledged, self._since = progress.acknowledged, now
+        return now - self._since >= self._seconds
+
+    def pause(self) -> float:
+        """Give the seconds until the next look, at most."""
+        pause, self._pause = self._pause, min(2 * self._pause, _LAST_LOOK)
+        return pause
