@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import contextlib
 import errno
 import fcntl
 import os
@@ -727,7 +728,8 @@ def test_peer_that_reads_slowly_at_the_end(
             received += peer.recv_data(1)
             select.select([], [], [], 1.0 / (written // len(SOME)))
         assert receive_rest(peer) == b""
-        peer.close_notify()
+        with contextlib.suppress(OSError):  # it may be too late
+            peer.close_notify()
         program.result()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import socket
@@ -16,6 +17,7 @@ from tests.doubles import (
     Endpoint,
     Lab,
     RawPeer,
+    new_session_ticket,
     queued,
     read,
     read_exactly,
@@ -25,11 +27,12 @@ from tests.doubles import (
 from tlsify import patience
 from tlsify import relay as relay_module
 from tlsify.codepoints import AlertDescription, ContentType
-from tlsify.errors import PeerMisbehaved, Truncated
+from tlsify.config import ClosePolicy
+from tlsify.errors import HandshakeError, PeerMisbehaved, TlsifyError, Truncated
 from tlsify.opening import accept
 from tlsify.relay import Relay
 from tlsify.stream import TLSSocket
-from tlsify.tls.messages import KeyUpdateRequest
+from tlsify.tls.messages import KeyUpdateRequest, encode_key_update
 from tlsify.tls.record import MAX_PLAINTEXT
 
 if TYPE_CHECKING:
@@ -352,3 +355,171 @@ def test_what_is_under_way(lab: Lab) -> None:
     handoff.close()
     assert relay.join(10)
     assert relay.under_way() == 0
+
+
+# -- a handshake message of the peer's that is here in part
+
+_TICKET = new_session_ticket(b"t" * 200)
+_REQUEST = encode_key_update(KeyUpdateRequest.update_requested)
+
+
+@pytest.mark.parametrize(
+    ("message", "split"),
+    [(_TICKET, 4), (_TICKET, 40), (_TICKET, len(_TICKET) - 1), (_REQUEST, 2), (_REQUEST, 4)],
+)
+def test_writing_meanwhile(lab: Lab, message: bytes, split: int) -> None:
+    """What the program writes waits for the rest of the message, and nothing is lost."""
+    handed, peer = lab.client(RELAY)
+    stream, relay = TLSSocket(handed), running(handed)
+    peer.send_data(b"first")
+    peer.send(ContentType.handshake, message[:split])
+    assert stream.recv(9) == b"first"
+    until(lambda: not queued(relay._network))
+    stream.sendall(b"request")
+    stream.sendall(b", and more" * 20_000)
+    stream.shutdown(socket.SHUT_WR)
+    peer.send(ContentType.handshake, message[split:])
+    if message is _REQUEST:
+        peer.turn_key()
+        peer.recv_data(0)
+    peer.send_data(b"second")
+    peer.close_notify()
+    assert stream.recv(9) == b"second"
+    assert stream.recv(9) == b""
+    received = bytearray()
+    while (record := peer.recv()) not in {None, CLOSE_NOTIFY}:
+        assert record is not None
+        if record == (
+            ContentType.handshake,
+            encode_key_update(KeyUpdateRequest.update_not_requested),
+        ):
+            peer.follow_key_update()
+        else:
+            received += record[1]
+    assert record == CLOSE_NOTIFY
+    assert received == b"request" + b", and more" * 20_000
+    stream.close()
+
+
+@pytest.mark.parametrize("end", ["close", "shutdown"])
+@pytest.mark.parametrize("rest", [True, False])
+def test_ending_meanwhile(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, end: str, *, rest: bool
+) -> None:
+    """An end waits likewise, so that it is one in good order; not for ever, and then it is not."""
+    if not rest:
+        monkeypatch.setattr(patience, "PATIENCE", 0.1)
+    handed, peer = lab.client(RELAY)
+    relay = running(handed)
+    peer.send(ContentType.handshake, _TICKET[:40])
+    until(lambda: not queued(relay._network))
+    handed.sock.sendall(b"last")
+    handed.close() if end == "close" else handed.shutdown()
+    if rest:
+        peer.send(ContentType.handshake, _TICKET[40:])
+        assert peer.recv_data(4) == b"last"
+        assert peer.recv() == CLOSE_NOTIFY
+        assert peer.recv() is None
+        peer.close_notify()
+        handed.close()
+    else:
+        assert peer.recv() is None
+        assert isinstance(relay.failure, HandshakeError)
+    assert relay.join(60)
+
+
+def test_cut_meanwhile(lab: Lab) -> None:
+    """The rest will never come: what waits for it is given up, and the end is told as it was."""
+    handed, peer = lab.client(RELAY)
+    stream, relay = TLSSocket(handed), running(handed)
+    peer.send(ContentType.handshake, _TICKET[:40])
+    until(lambda: not queued(relay._network))
+    stream.sendall(b"lost")
+    peer.sock.shutdown(socket.SHUT_WR)
+    with pytest.raises(Truncated):
+        stream.recv(9)
+    assert peer.recv() is None
+    stream.close()
+    assert relay.join(60)
+
+
+def test_wrong_meanwhile(lab: Lab) -> None:
+    """What comes instead of the rest is answered, and told, though a write has found it."""
+    handed, peer = lab.client(RELAY)
+    stream, relay = TLSSocket(handed), running(handed)
+    peer.send(ContentType.handshake, _TICKET[:40])
+    until(lambda: not queued(relay._network))
+    peer.send_data(b"not the rest")
+    with pytest.raises(PeerMisbehaved):
+        stream.recv(9)
+    assert peer.recv_alert() is AlertDescription.unexpected_message
+    stream.close()
+
+
+# -- a relay that fails
+
+
+@pytest.mark.parametrize("where", ["receive", "send_into", "output_into"])
+def test_crash(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, where: str
+) -> None:
+    """It is an end in good order for neither side, and has a name."""
+    handed, peer = lab.server(RELAY)
+    stream, relay = TLSSocket(handed, ClosePolicy.RELAXED), running(handed)
+
+    def fail(*_: object) -> int:
+        raise RuntimeError("planted")
+
+    monkeypatch.setattr(relay._tunnel, where, fail)
+    peer.send_data(b"data")
+    with contextlib.suppress(OSError):
+        stream.sendall(b"data")
+    assert relay.join(60)
+    with pytest.raises(TlsifyError, match="planted"):
+        stream.recv(9)
+    with contextlib.suppress(ConnectionResetError):
+        assert peer.recv() is None
+    assert "the relay of a connection failed" in caplog.text
+    stream.close()
+
+
+@pytest.mark.parametrize("closing", ClosePolicy)
+def test_sending_goes_on_behind_a_cut(lab: Lab, closing: ClosePolicy) -> None:
+    """A peer's FIN ends its direction: ours has its end in good order."""
+    handed, peer = lab.server(RELAY)
+    stream = TLSSocket(handed, closing)
+    peer.send_data(b"request")
+    peer.sock.shutdown(socket.SHUT_WR)
+    assert stream.recv(9) == b"request"
+    if closing is ClosePolicy.STRICT:
+        with pytest.raises(Truncated):
+            stream.recv(9)
+    else:
+        assert stream.recv(9) == b""
+    stream.sendall(b"answer")
+    stream.close()
+    assert peer.recv_data(6) == b"answer"
+    assert peer.recv() == CLOSE_NOTIFY
+    assert peer.recv() is None
+
+
+def test_lost_end(lab: Lab) -> None:
+    """A descriptor that is merely closed is no end in good order, but loses nothing."""
+    handed, peer = lab.server(RELAY)
+    handed.sock.sendall(b"some")
+    handed.sock.close()
+    assert peer.recv_data(4) == b"some"
+    assert peer.recv() is None
+
+
+def test_unread_data_costs_nothing(lab: Lab) -> None:
+    """A program that reads nothing of what has come loses nothing of what it sends."""
+    stream, peer = lab.stream(RELAY)
+    content = os.urandom(600_000)
+    peer.send_data(b"unread" * 1000)
+    stream.sendall(content)
+    stream.close()
+    peer.send_data(b"late" * 1000)
+    assert peer.recv_data(len(content)) == content
+    assert peer.recv() == CLOSE_NOTIFY
+    assert peer.recv() is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import logging
 import select
@@ -148,7 +149,7 @@ class Relay:
         self._program.setblocking(False)  # noqa: FBT003
         self._to_network, self._to_program = _Load(), _Load()
         self._outbound = self._inbound = _Flow.READING
-        self._program_gone = False
+        self._program_gone = self._half_closed = False
         self._asked: Callable[[], bool] = lambda: False
         self._patience: Patience | None = None
         self._failure: TlsifyError | OSError | None = None
@@ -236,10 +237,19 @@ class Relay:
         while self._outbound is not _Flow.DONE or self._inbound is not _Flow.DONE:
             events = self._wait()
             if events is None:
+                self._give_up()
                 return
             self._act(events.get(self._network.fileno(), 0), events.get(self._program.fileno(), 0))
             self._flush()
         self._await_delivery()
+
+    def _give_up(self) -> None:
+        if self.is_settled:
+            return
+        if self._tunnel.is_waiting:
+            self._note(HandshakeError("the peer stopped in the midst of a handshake message"))
+        else:
+            self._note(TimeoutError(errno.ETIMEDOUT, "the peer has not taken what was sent"))
 
     def _wait(self) -> dict[int, int] | None:
         """Wait for what can be acted on; None if nobody takes the last bytes.
@@ -262,6 +272,8 @@ class Relay:
         from_program = self._takes_from_program()
         if not self._program_gone and (from_program or self._inbound is not _Flow.DONE):
             program = _mask(read=from_program, write=bool(self._to_program))
+            if self._tunnel.is_waiting and not self._half_closed:
+                program |= select.POLLRDHUP  # an end that cannot be taken in yet
             poller.register(self._program, program)
         if not interpreter.has_begun():
             poller.register(interpreter.bell(), select.POLLIN)
@@ -287,7 +299,7 @@ class Relay:
     def _patience_now(self) -> Patience | None:
         """Give the patience that is left where only the peer is waited for."""
         is_ending = self._program_gone or (
-            self._outbound is _Flow.DRAINING and self._tunnel.is_waiting
+            self._tunnel.is_waiting and (self._half_closed or self._outbound is _Flow.DRAINING)
         )
         if not is_ending:
             self._patience = None
@@ -305,6 +317,7 @@ class Relay:
             with suppress(OSError):
                 self._program.shutdown(socket.SHUT_RD)
             self._lose_program()
+        self._half_closed |= bool(program & select.POLLRDHUP)
         if program & (select.POLLHUP | select.POLLERR):
             self._lose_program()
         if (program & ~select.POLLOUT or self._program_gone) and self._takes_from_program():

@@ -1,0 +1,145 @@
+"""Tests of exit: a program that ends with connections open."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+from typing import TYPE_CHECKING, NamedTuple
+
+import pytest
+
+from tests.doubles import Endpoint
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    import trustme
+
+SIZE = 600_000
+_PRELUDE = """
+import os, signal, socket, sys, threading
+from tlsify import ClientConfig, TLSSocket, connect
+from tlsify.config import KtlsMode, KtlsPolicy
+def opened():
+    sock = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
+    return connect(sock, ClientConfig(verify=False), KtlsPolicy(KtlsMode(sys.argv[2])))
+"""
+_THREAD = """
+def work():
+    threading.main_thread().join()
+    stream.sendall(bytes(N))
+stream = TLSSocket(opened())
+threading.Thread(target=work).start()
+"""
+# What a program does with a connection, besides to send, and its exit status.
+_PROGRAMS = {
+    "ends": ("stream = TLSSocket(opened()); stream.sendall(bytes(N))", 0),
+    "bare": ("handed = opened(); handed.sock.sendall(bytes(N))", 0),
+    "exits": ("stream = TLSSocket(opened()); stream.sendall(bytes(N)); sys.exit(3)", 3),
+    "fails": ("stream = TLSSocket(opened()); stream.sendall(bytes(N)); {}[1]", 1),
+    "in another thread": (_THREAD, 0),
+    "idle": ("stream = TLSSocket(opened())", 0),
+}
+both = pytest.mark.parametrize(
+    "mode", ["off", pytest.param("require", marks=[pytest.mark.ktls, pytest.mark.each_kernel])]
+)
+
+
+class Arrived(NamedTuple):
+    """What a peer has received, and whether that ended with close_notify."""
+
+    size: int
+    in_order: bool
+
+
+class Peer:
+    """A server that sends its tickets, reads slowly, and never closes first."""
+
+    def __init__(self, authority: trustme.CA) -> None:
+        """Listen."""
+        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        authority.issue_cert("example.org").configure_cert(self._context)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+
+    def close(self) -> None:
+        """Listen no more."""
+        self._listener.close()
+
+    def serve(self) -> Arrived:
+        """Serve one connection."""
+        sock, _ = self._listener.accept()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**14)
+        sock.settimeout(60)
+        with self._context.wrap_socket(
+            sock, server_side=True, suppress_ragged_eofs=False
+        ) as stream:
+            size, pause = 0, threading.Event()
+            try:
+                while received := stream.recv(2**14):
+                    size += len(received)
+                    pause.wait(0.002)
+            except ssl.SSLEOFError:
+                return Arrived(size, in_order=False)
+            return Arrived(size, in_order=True)
+
+
+@pytest.fixture
+def peer(authority: trustme.CA) -> Iterator[Peer]:
+    """A peer."""
+    made = Peer(authority)
+    yield made
+    made.close()
+
+
+def _start(peer: Peer, mode: str, program: str) -> subprocess.Popen[bytes]:
+    text = _PRELUDE + program.replace("N", str(SIZE))
+    return subprocess.Popen([sys.executable, "-c", text, str(peer.port), mode])
+
+
+@both
+@pytest.mark.parametrize("program", _PROGRAMS)
+def test_program_that_closes_nothing(peer: Peer, mode: str, program: str) -> None:
+    """It ends, what it has sent arrives, and that is no end in good order."""
+    serving = Endpoint(peer.serve)
+    text, status = _PROGRAMS[program]
+    with _start(peer, mode, text) as process:
+        assert process.wait(60) == status
+    arrived = serving.result()
+    assert arrived == Arrived(0 if program == "idle" else SIZE, in_order=False)
+
+
+@both
+def test_interrupted(peer: Peer, mode: str, tmp_path: Path) -> None:
+    """Ctrl-C ends a program that waits for a peer, however idle that is."""
+    serving = Endpoint(peer.serve)
+    ready = tmp_path / "ready"
+    program = f"stream = TLSSocket(opened()); open({str(ready)!r}, 'w').close(); stream.recv(1)"
+    with _start(peer, mode, program) as process:
+        while not ready.exists():
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) != 0
+    assert not serving.result().in_order
+
+
+@both
+@pytest.mark.parametrize("how", ["close", "shutdown", "with"])
+def test_what_was_closed_before(peer: Peer, mode: str, how: str) -> None:
+    """An end in good order stays one, and nothing of it is lost at the program's."""
+    program = {
+        "close": "stream = TLSSocket(opened()); stream.sendall(bytes(N)); stream.close()",
+        "shutdown": (
+            "stream = TLSSocket(opened()); stream.sendall(bytes(N));stream.shutdown(socket.SHUT_WR)"
+        ),
+        "with": "with TLSSocket(opened()) as stream: stream.sendall(bytes(N))",
+    }[how]
+    serving = Endpoint(peer.serve)
+    with _start(peer, mode, program) as process:
+        assert process.wait(60) == 0
+    assert serving.result() == Arrived(SIZE, in_order=True)

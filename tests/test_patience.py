@@ -1,0 +1,117 @@
+"""Tests of patience."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.doubles import Lab, reset, until
+from tlsify import patience
+from tlsify.patience import Patience, has_died, unacknowledged, unread
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+pytestmark = pytest.mark.each_kernel
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Have time go by; gives what has it go."""
+    now = 1000.0
+
+    def go(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    monkeypatch.setattr(patience.time, "monotonic", lambda: now)
+    return go
+
+
+def _fill(sock: socket.socket) -> None:
+    sock.setblocking(False)  # noqa: FBT003
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            sock.send(bytes(2**16))
+
+
+def test_peer_that_reads_nothing(lab: Lab, clock: Callable[[float], None]) -> None:
+    """It is given so much time from its last acknowledgement on, and no more."""
+    ours, theirs = lab.tcp()
+    _fill(ours)
+    until(lambda: unacknowledged(ours) and not patience._progress(ours).path_is_silent)
+    waiting = Patience(ours, 30)
+    assert not waiting.is_over()
+    clock(29)
+    assert not waiting.is_over()
+    before = patience._progress(ours).acknowledged
+    until(lambda: theirs.recv(2**20) and patience._progress(ours).acknowledged > before)
+    clock(29)
+    assert not waiting.is_over(), "it has taken some"
+
+
+def test_answered_probes_are_no_progress(lab: Lab, clock: Callable[[float], None]) -> None:
+    """A peer whose TCP answers, and which takes nothing, is given up."""
+    ours, _theirs = lab.tcp()
+    _fill(ours)
+    waiting = Patience(ours, 30)
+
+    def runs_out() -> bool:
+        clock(31)
+        return waiting.is_over()
+
+    until(runs_out)
+
+
+def test_path_that_is_silent(
+    monkeypatch: pytest.MonkeyPatch, clock: Callable[[float], None]
+) -> None:
+    """That is TCP's to give up: an outage that it outlives loses nothing."""
+    silent = patience._Progress(1, 100, path_is_silent=True)
+    monkeypatch.setattr(patience, "_progress", lambda _: silent)
+    with socket.socket() as sock:
+        waiting = Patience(sock, 30)
+        for _ in range(20):
+            assert not waiting.is_over()
+            clock(60)
+        answering = silent._replace(path_is_silent=False)
+        monkeypatch.setattr(patience, "_progress", lambda _: answering)
+        assert waiting.is_over()
+
+
+def test_layout_of_tcp_info(lab: Lab) -> None:
+    """The state and the count are where the structure has them: seen to change as they must."""
+    ours, theirs = lab.tcp()
+    before = patience._progress(ours)
+    assert before.state == 1  # TCP_ESTABLISHED
+    ours.sendall(b"x" * 1000)
+    until(lambda: patience._progress(ours).acknowledged == before.acknowledged + 1000)
+    assert unread(theirs) == 1000
+    assert unacknowledged(ours) == 0
+    size = struct.calcsize("=8x 24I 2Q")
+    assert patience._INFO.size == size + 8
+    assert not has_died(ours)
+    reset(theirs)
+    until(lambda: has_died(ours))
+
+
+def test_what_is_no_connection() -> None:
+    """It is over at once."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        assert Patience(ours).is_over()
+        assert not has_died(ours)
+
+
+def test_pauses(lab: Lab) -> None:
+    """They grow, to a second."""
+    ours, _ = lab.tcp()
+    waiting = Patience(ours)
+    pauses = [waiting.pause() for _ in range(12)]
+    assert pauses == sorted(pauses)
+    assert pauses[0] < 0.01
+    assert pauses[-1] == 1.0
