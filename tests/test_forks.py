@@ -44,6 +44,16 @@ def _fork(work: Callable[[], object]) -> int:
         os._exit(status)
 
 
+def _until_closed(reader: int, writer: int) -> Callable[[], object]:
+    """Give what waits until the other process has closed its end of a pipe."""
+
+    def wait() -> None:
+        os.close(writer)
+        os.read(reader, 1)
+
+    return wait
+
+
 def _status(pid: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
@@ -164,7 +174,9 @@ def test_forking_server(lab: Lab, policy: KtlsPolicy) -> None:
             warnings.simplefilter("ignore", DeprecationWarning)
             serving.start()
             for _ in range(3):
-                peer = RawPeer(socket.create_connection(server.server_address), client)
+                peer = RawPeer(
+                    socket.create_connection(("127.0.0.1", server.server_address[1])), client
+                )
                 peer.send_data(b"this")
                 assert peer.recv_data(14) == b"answer to this"
                 _ended_in_order(peer)
@@ -179,7 +191,7 @@ def test_held_elsewhere() -> None:
     reader, writer = os.pipe()
     with ours, theirs:
         assert not is_held_elsewhere(inode(ours))
-        child = _fork(lambda: (os.close(writer), os.read(reader, 1)))
+        child = _fork(_until_closed(reader, writer))
         assert is_held_elsewhere(inode(ours))
         os.close(writer)
         assert _status(child) == 0
@@ -192,9 +204,9 @@ def test_share() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         share = Share()
-        assert not share.is_shared
+        assert share.is_last_or_serving(ours)
         reader, writer = os.pipe()
-        child = _fork(lambda: (os.close(writer), os.read(reader, 1)))
+        child = _fork(_until_closed(reader, writer))
         assert share.is_shared
         assert not share.is_last_or_serving(ours)
         share.used = forks.seen
@@ -232,9 +244,9 @@ def test_verdicts_are_not_taken_for_others() -> None:
     again = Verdict()
     assert (again._page, again._at) == before[:2]
     assert isinstance(stale.failure(), ConnectionResetError)
-    assert not again.in_order
+    before_and_after = [again.in_order]
     again.end_in_order()
-    assert again.in_order
+    assert [*before_and_after, again.in_order] == [False, True]
     assert not stale.in_order
 
 

@@ -24,7 +24,7 @@ from tests.doubles import (
     reset,
     until,
 )
-from tlsify import patience
+from tlsify import loads, patience
 from tlsify import relay as relay_module
 from tlsify.codepoints import AlertDescription, ContentType
 from tlsify.config import ClosePolicy
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from tlsify.handoff import Handoff
 
 # What a relay has in memory of each direction, at most.
-BOUND = relay_module._ROOM_SIZE
+BOUND = loads.ROOM_SIZE
 
 
 def running(handoff: Handoff) -> Relay:
@@ -112,7 +112,7 @@ def test_peer_that_asks_and_does_not_read(lab: Lab, monkeypatch: pytest.MonkeyPa
     fill(server.sock, bytes(MAX_PLAINTEXT))
     limit = 2**11
     monkeypatch.setattr(relay_module, "_MAX_ANSWERS", limit)
-    monkeypatch.setattr(relay_module, "_READ_SIZE", limit)
+    monkeypatch.setattr(relay_module, "READ_SIZE", limit)
     most = 0
 
     def ask() -> bool:
@@ -142,7 +142,7 @@ def test_rooms_are_left(lab: Lab) -> None:
     assert peer.recv_data(6) == b"answer"
     relay = running(server)
     until(lambda: relay._to_network._room is relay._to_program._room is None)
-    assert 0 < len(relay_module._rooms) <= relay_module._SPARE_ROOMS
+    assert 0 < len(loads.rooms) <= loads.SPARE_ROOMS
 
 
 def watched(relay: Relay) -> list[tuple[bool, bool, bool]]:

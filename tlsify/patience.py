@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import os
 import socket
 import struct
 import termios
@@ -61,6 +63,32 @@ def unread(sock: socket.socket) -> int:
 def _count(sock: socket.socket, request: int) -> int:
     (count,) = struct.unpack("i", fcntl.ioctl(sock, request, bytes(4)))
     return int(count)
+
+
+class Death:
+    """How a connection has died, which the kernel tells once, whoever asks first.
+
+    Which error it is depends on the network: ECONNRESET, ETIMEDOUT, EHOSTUNREACH, ... The kernel
+    takes whatever is sent afterwards on a kTLS socket, and drops it.
+
+    Attributes:
+        number: the errno; 0 as long as it lives.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        """Begin with a connection that lives."""
+        self._sock = sock
+        self.number = 0
+
+    def note(self, exc: OSError) -> None:
+        """Look whether an error was the connection's end."""
+        if not self.number and (isinstance(exc, ConnectionError) or has_died(self._sock)):
+            self.number = exc.errno or errno.ECONNRESET
+
+    def refuse(self) -> None:
+        """Raise what it died of, if it has."""
+        if self.number:
+            raise OSError(self.number, os.strerror(self.number))
 
 
 class Patience:

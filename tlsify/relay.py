@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import logging
 import select
 import socket
-import struct
-import termios
 from contextlib import closing, suppress
-from enum import Enum
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -19,10 +15,9 @@ from tlsify import forks
 from tlsify.errors import HandshakeError, TlsifyError, Truncated
 from tlsify.exit import CarrierThread
 from tlsify.forks import Verdict
-from tlsify.patience import Patience, unacknowledged
+from tlsify.loads import READ_SIZE, Flow, Load, end, enter, leave, mask
+from tlsify.patience import Patience, unacknowledged, unread
 from tlsify.tls.explain import truncated
-from tlsify.tls.room import Room
-from tlsify.tls.tunnel import ROOM_BEYOND
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,78 +27,10 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("tlsify")
 
-# What one read takes: much, since it costs a turn, and no more than stays in a processor's cache.
-_READ_SIZE = 2**18
-_ROOM_SIZE = _READ_SIZE + ROOM_BEYOND
 # Between two looks for who has the program's end, once this process's program is over.
 _LOOK = 0.5
 # How much of what OpenSSL says by itself may wait for a peer that does not read.
 _MAX_ANSWERS = 2**16
-# Rooms that are kept for the next turn, whoever's it is.
-_SPARE_ROOMS = 8
-
-
-class _Flow(Enum):
-    """One direction: taken in, no longer taken in but not yet all passed on, over."""
-
-    READING = "reading"
-    DISCARDING = "discarding"  # taken in, for nobody: only how it ends is of interest
-    DRAINING = "draining"
-    DONE = "done"
-
-
-_rooms: list[Room] = []
-
-
-def _enter() -> Room:
-    try:
-        return _rooms.pop()
-    except IndexError:
-        return Room(_ROOM_SIZE)
-
-
-def _leave(room: Room) -> None:
-    if len(_rooms) < _SPARE_ROOMS:
-        _rooms.append(room)
-
-
-class _Load:
-    """Bytes on their way to one side. There is a room for them as long as there are any."""
-
-    def __init__(self) -> None:
-        self._room: Room | None = None
-        self._start = self._end = 0
-
-    def __len__(self) -> int:
-        return self._end - self._start
-
-    def take_on(self, fill: Callable[[Room], int]) -> None:
-        """Have some written, once there are none; the call is told where, and tells how many."""
-        room = _enter()
-        self._start, self._end = 0, fill(room)
-        if self._end:
-            self._room = room
-        else:
-            _leave(room)
-
-    def send(self, sock: socket.socket) -> None:
-        """Send all.
-
-        Raises:
-            BlockingIOError: the rest has to wait.
-            OSError: nobody is there any more.
-        """
-        while self._room is not None:
-            self._start += sock.send(self._room.view[self._start : self._end])
-            if self._start == self._end:
-                self.drop()
-
-    def drop(self) -> None:
-        """Forget what there is."""
-        if self._room is not None:
-            _leave(self._room)
-        self._room = None
-        self._start = self._end = 0
 
 
 class Relay:
@@ -141,14 +68,14 @@ class Relay:
         self.local_address = _address(sock.getsockname)
         self.peer_address = _address(sock.getpeername)
         self.program_end, self._program = socket.socketpair()
-        for end in (self.program_end, self._program):
-            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _READ_SIZE)
+        for each in (self.program_end, self._program):
+            each.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, READ_SIZE)
         self._inode = forks.inode(self.program_end)
         self.is_inherited = forks.is_inherited(sock)
         self._network.setblocking(False)  # noqa: FBT003 - socket's own signature
         self._program.setblocking(False)  # noqa: FBT003
-        self._to_network, self._to_program = _Load(), _Load()
-        self._outbound = self._inbound = _Flow.READING
+        self._to_network, self._to_program = Load(), Load()
+        self._outbound = self._inbound = Flow.READING
         self._program_gone = self._half_closed = False
         self._asked: Callable[[], bool] = lambda: False
         self._patience: Patience | None = None
@@ -204,10 +131,8 @@ class Relay:
         Records and plaintext are added up: it tells whether there are fewer than before.
         """
         waiting = len(self._to_network)
-        for sock, request in ((self._program, termios.FIONREAD), (self._network, termios.TIOCOUTQ)):
-            with suppress(OSError, ValueError):  # closed at the end
-                (count,) = struct.unpack("i", fcntl.ioctl(sock, request, bytes(4)))
-                waiting += count
+        with suppress(OSError, ValueError):  # closed at the end
+            waiting += unread(self._program) + unacknowledged(self._network)
         return waiting
 
     def _run(self) -> None:
@@ -234,7 +159,7 @@ class Relay:
     def _pump(self) -> None:
         self._keep_sessions()
         self._flush()
-        while self._outbound is not _Flow.DONE or self._inbound is not _Flow.DONE:
+        while self._outbound is not Flow.DONE or self._inbound is not Flow.DONE:
             events = self._wait()
             if events is None:
                 self._give_up()
@@ -261,17 +186,17 @@ class Relay:
             return {}  # nothing more will say that there is something to take
         poller = select.poll()
         from_network = (
-            self._inbound in {_Flow.READING, _Flow.DISCARDING}
+            self._inbound in {Flow.READING, Flow.DISCARDING}
             and not self._to_program
             # Who asks for a new key, again and again, has to take the answers.
             and not (self._to_network and self._tunnel.waiting > _MAX_ANSWERS)
         )
-        network = _mask(read=from_network, write=bool(self._to_network))
+        network = mask(read=from_network, write=bool(self._to_network))
         if network:
             poller.register(self._network, network)
         from_program = self._takes_from_program()
-        if not self._program_gone and (from_program or self._inbound is not _Flow.DONE):
-            program = _mask(read=from_program, write=bool(self._to_program))
+        if not self._program_gone and (from_program or self._inbound is not Flow.DONE):
+            program = mask(read=from_program, write=bool(self._to_program))
             if self._tunnel.is_waiting and not self._half_closed:
                 program |= select.POLLRDHUP  # an end that cannot be taken in yet
             poller.register(self._program, program)
@@ -293,13 +218,13 @@ class Relay:
 
     def _takes_from_program(self) -> bool:
         return (
-            self._outbound is _Flow.READING and not self._to_network and not self._tunnel.is_waiting
+            self._outbound is Flow.READING and not self._to_network and not self._tunnel.is_waiting
         )
 
     def _patience_now(self) -> Patience | None:
         """Give the patience that is left where only the peer is waited for."""
         is_ending = self._program_gone or (
-            self._tunnel.is_waiting and (self._half_closed or self._outbound is _Flow.DRAINING)
+            self._tunnel.is_waiting and (self._half_closed or self._outbound is Flow.DRAINING)
         )
         if not is_ending:
             self._patience = None
@@ -322,7 +247,7 @@ class Relay:
             self._lose_program()
         if (program & ~select.POLLOUT or self._program_gone) and self._takes_from_program():
             self._take_from_program()
-        takes = self._inbound in {_Flow.READING, _Flow.DISCARDING} and not self._to_program
+        takes = self._inbound in {Flow.READING, Flow.DISCARDING} and not self._to_program
         if network & ~select.POLLOUT and takes:
             self._take_from_network()
 
@@ -330,15 +255,15 @@ class Relay:
         """Nobody will read what the peer still sends; how it ends has yet to be seen."""
         self._program_gone = True
         self._to_program.drop()
-        if self._inbound is _Flow.READING:
-            self._inbound = _Flow.DISCARDING
-        elif self._inbound is _Flow.DRAINING:
-            self._inbound = _Flow.DONE
+        if self._inbound is Flow.READING:
+            self._inbound = Flow.DISCARDING
+        elif self._inbound is Flow.DRAINING:
+            self._inbound = Flow.DONE
 
     def _take_from_program(self) -> None:
-        room = _enter()
+        room = enter()
         try:
-            size = self._program.recv_into(room.view, _READ_SIZE)
+            size = self._program.recv_into(room.view, READ_SIZE)
         except BlockingIOError:
             return
         except OSError:
@@ -348,10 +273,10 @@ class Relay:
             self._look_at_tunnel()
         else:
             self._end_outbound()
-        _leave(room)
+        leave(room)
 
     def _end_outbound(self) -> None:
-        self._outbound = _Flow.DRAINING
+        self._outbound = Flow.DRAINING
         # A half-close is an end that a program means; what has only gone may have been cut off.
         if not self._program_gone or self._verdict.in_order or self._asked():
             self._tunnel.close()
@@ -359,9 +284,9 @@ class Relay:
             self._tunnel.drop()
 
     def _take_from_network(self) -> None:
-        room = _enter()
+        room = enter()
         try:
-            size = self._network.recv_into(room.view, _READ_SIZE)
+            size = self._network.recv_into(room.view, READ_SIZE)
         except BlockingIOError:
             return
         except OSError as exc:
@@ -371,7 +296,7 @@ class Relay:
             self._end_inbound()
             return
         self._to_program.take_on(partial(self._tunnel.receive, room.view[:size]))
-        _leave(room)
+        leave(room)
         self._keep_sessions()
         if self._program_gone:
             self._to_program.drop()
@@ -384,7 +309,7 @@ class Relay:
                 self._fail(self._tunnel.failure)
         elif self._tunnel.peer_closed and not self.is_settled:
             self._note(None)
-            self._inbound = _Flow.DONE if self._program_gone else _Flow.DRAINING
+            self._inbound = Flow.DONE if self._program_gone else Flow.DRAINING
 
     def _end_inbound(self) -> None:
         """The peer's stream has ended without close_notify: its direction, not ours."""
@@ -392,9 +317,9 @@ class Relay:
             self._fail(self._send_error)
             return
         self._note(truncated())
-        self._inbound = _Flow.DONE if self._program_gone else _Flow.DRAINING
+        self._inbound = Flow.DONE if self._program_gone else Flow.DRAINING
         if self._tunnel.is_waiting:  # for what will never come
-            self._outbound = _Flow.DRAINING
+            self._outbound = Flow.DRAINING
             self._tunnel.drop()
 
     def _keep_sessions(self) -> None:
@@ -405,8 +330,8 @@ class Relay:
     def _fail(self, failure: HandshakeError | OSError) -> None:
         """End both directions; what came before the failure is still passed on."""
         self._note(failure)
-        self._outbound = _Flow.DRAINING if self._outbound is not _Flow.DONE else _Flow.DONE
-        self._inbound = _Flow.DONE if self._program_gone else _Flow.DRAINING
+        self._outbound = Flow.DRAINING if self._outbound is not Flow.DONE else Flow.DONE
+        self._inbound = Flow.DONE if self._program_gone else Flow.DRAINING
         self._tunnel.drop()
 
     def _note(self, failure: TlsifyError | OSError | None) -> None:
@@ -418,13 +343,13 @@ class Relay:
 
     def _flush(self) -> None:
         try:
-            while self._outbound is not _Flow.DONE:
+            while self._outbound is not Flow.DONE:
                 self._to_network.send(self._network)
                 # Beside data, an alert or the answer to a KeyUpdate.
                 self._to_network.take_on(self._tunnel.output_into)
                 if not self._to_network:
                     if not self._tunnel.is_waiting:
-                        self._outbound = _end(self._network, self._outbound)
+                        self._outbound = end(self._network, self._outbound)
                     break
         except BlockingIOError:
             pass
@@ -432,12 +357,12 @@ class Relay:
             self._send_error = exc
             self._to_network.drop()
             self._tunnel.drop()
-            self._outbound = _Flow.DONE
-        if self._program_gone and self._outbound is _Flow.DONE:
-            self._inbound = _Flow.DONE
+            self._outbound = Flow.DONE
+        if self._program_gone and self._outbound is Flow.DONE:
+            self._inbound = Flow.DONE
         try:
             self._to_program.send(self._program)
-            self._inbound = _end(self._program, self._inbound)
+            self._inbound = end(self._program, self._inbound)
         except BlockingIOError:
             pass
         except OSError:
@@ -451,11 +376,11 @@ class Relay:
         patience = Patience(self._network)
         poller = select.poll()
         poller.register(self._network, select.POLLIN)
-        room = _enter()
+        room = enter()
         with suppress(OSError):
             while unacknowledged(self._network) and not patience.is_over():
                 try:
-                    size = self._network.recv_into(room.view, _READ_SIZE)
+                    size = self._network.recv_into(room.view, READ_SIZE)
                 except BlockingIOError:
                     poller.poll(patience.pause() * 1000)
                     continue
@@ -465,7 +390,7 @@ class Relay:
                     self._to_program.take_on(partial(self._tunnel.receive, room.view[:size]))
                     self._to_program.drop()
                     self._look_at_tunnel()
-        _leave(room)
+        leave(room)
 
 
 def _address(ask: Callable[[], Any]) -> Any:
@@ -473,19 +398,3 @@ def _address(ask: Callable[[], Any]) -> Any:
         return ask()
     except OSError:
         return None
-
-
-def _mask(*, read: bool, write: bool) -> int:
-    return (select.POLLIN if read else 0) | (select.POLLOUT if write else 0)
-
-
-def _end(sock: socket.socket, flow: _Flow) -> _Flow:
-    """End a flow that has been drained, with a half-close.
-
-    Raises:
-        OSError: nobody is there any more.
-    """
-    if flow is not _Flow.DRAINING:
-        return flow
-    sock.shutdown(socket.SHUT_WR)
-    return _Flow.DONE

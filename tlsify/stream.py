@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import io
 import logging
-import math
 import os
 import socket
-import struct
-import termios
 import warnings
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from tlsify import forks
 from tlsify.config import ClosePolicy
 from tlsify.errors import TlsifyError, Truncated
-from tlsify.ktls.probe import capabilities, polls_partial_records
-from tlsify.patience import has_died
+from tlsify.ktls.probe import capabilities
+from tlsify.patience import Death
+from tlsify.polling import LowWater, timeval
 from tlsify.tls.record import MAX_PLAINTEXT
 
 if TYPE_CHECKING:
@@ -41,9 +38,6 @@ _TURN = 2**22
 # each receive counts for.
 _CHECK_EVERY = 2**16
 _RECORDS_PER_RECEIVE = 2**12
-
-_TIMEVAL = struct.Struct("@ll")
-_MICROSECONDS = 1_000_000
 
 
 class TLSSocket(socket.socket):
@@ -76,9 +70,9 @@ class TLSSocket(socket.socket):
         self._share = handoff.share
         self._timeout: float | None = None
         self._cut = False
-        self._low_water = 1
+        self._low_water = LowWater(self)
         self._broken: OSError | None = None
-        self._dead = 0  # the errno that the connection broke with, the first that anybody was told
+        self._death = Death(self)
         # Records that may have been sent since the kernel was asked for their number.
         self._unchecked = 0
         self.settimeout(timeout)
@@ -158,19 +152,17 @@ class TLSSocket(socket.socket):
                 except BlockingIOError:
                     if not at_once:
                         self._raise_timeout()
-                    if self._wait_for_whole_record():
+                    if self._low_water.rise():
                         continue
                     raise
                 except Truncated:
                     # A broken connection tells one call why, and the others that it has ended.
-                    self._refuse_dead()
+                    self._death.refuse()
                     raise
                 except OSError as exc:
-                    self._note_death(exc)
+                    self._death.note(exc)
                     raise
-                if self._low_water != 1:
-                    self._low_water = 1
-                    self.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
+                self._low_water.fall()
                 if at_once:
                     self._serve_parked()
                 break
@@ -180,37 +172,10 @@ class TLSSocket(socket.socket):
         self._unchecked += _RECORDS_PER_RECEIVE
         return received
 
-    def _note_death(self, exc: OSError) -> None:
-        """Remember that the connection is no more, and why: the kernel tells that once.
-
-        Which error it is depends on the network: ECONNRESET, ETIMEDOUT, EHOSTUNREACH, ...
-        """
-        if not self._dead and (isinstance(exc, ConnectionError) or has_died(self)):
-            self._dead = exc.errno or errno.ECONNRESET
-
-    def _refuse_dead(self) -> None:
-        if self._dead:
-            raise OSError(self._dead, os.strerror(self._dead))
-
     def _take_turn(self, lock: threading.Lock) -> None:
         """Take a lock within the socket's timeout."""
         if not lock.acquire(timeout=-1 if self._timeout is None else self._timeout):
             self._raise_timeout()
-
-    def _wait_for_whole_record(self) -> bool:
-        """Keep poll quiet until more has come than now; True asks for one more try.
-
-        Only where poll reports partial records. The second try closes the gap in which the rest
-        of the record may have come: whatever comes after it exceeds the mark and wakes poll.
-        """
-        if not polls_partial_records():
-            return False
-        queued = struct.unpack("i", fcntl.ioctl(self, termios.FIONREAD, bytes(4)))[0]
-        if queued + 1 == self._low_water:
-            return False
-        self._low_water = queued + 1
-        self.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, self._low_water)
-        return True
 
     def _serve_parked(self) -> None:
         """Look behind the data just received, where poll would not tell.
@@ -230,7 +195,8 @@ class TLSSocket(socket.socket):
         except TlsifyError:  # the session remembers it, or the next receive finds it again
             goes_on = False
         except OSError as exc:  # a socket tells it once
-            self._broken, self._dead = exc, exc.errno or errno.EIO
+            self._broken = exc
+            self._death.note(exc)
             goes_on = False
         if not goes_on:
             with contextlib.suppress(OSError):
@@ -295,7 +261,7 @@ class TLSSocket(socket.socket):
         self._share.used = forks.seen
         try:
             # Of a broken connection the kernel tells once; afterwards it takes data and drops it.
-            self._refuse_dead()
+            self._death.refuse()
             if channel.session.close_notify_sent:
                 raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
             channel.settle()
@@ -306,7 +272,7 @@ class TLSSocket(socket.socket):
         except BlockingIOError:
             self._raise_timeout()
         except OSError as exc:
-            self._note_death(exc)
+            self._death.note(exc)
             channel.tell_reader(exc)
             raise
         finally:
@@ -386,9 +352,7 @@ class TLSSocket(socket.socket):
             super().settimeout(value)
         else:
             super().settimeout(0 if value == 0 else None)
-            # Rounded up, as Python does: for the kernel no time at all is no limit.
-            whole, rest = divmod(math.ceil((value or 0.0) * _MICROSECONDS), _MICROSECONDS)
-            packed = _TIMEVAL.pack(whole, rest)
+            packed = timeval(value or 0.0)
             self.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, packed)
             self.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, packed)
         self._timeout = value

@@ -1,0 +1,102 @@
+"""Bytes on their way through a relay, in its two directions, in rooms that all relays share."""
+
+from __future__ import annotations
+
+import select
+import socket
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from tlsify.tls.room import Room
+from tlsify.tls.tunnel import ROOM_BEYOND
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+# What one read takes: much, since it costs a turn, and no more than stays in a processor's cache.
+READ_SIZE = 2**18
+ROOM_SIZE = READ_SIZE + ROOM_BEYOND
+# Rooms that are kept for the next turn, whoever's it is.
+SPARE_ROOMS = 8
+
+
+class Flow(Enum):
+    """One direction: taken in, no longer taken in but not yet all passed on, over."""
+
+    READING = "reading"
+    DISCARDING = "discarding"  # taken in, for nobody: only how it ends is of interest
+    DRAINING = "draining"
+    DONE = "done"
+
+
+def mask(*, read: bool, write: bool) -> int:
+    """Give what poll is to wait for."""
+    return (select.POLLIN if read else 0) | (select.POLLOUT if write else 0)
+
+
+def end(sock: socket.socket, flow: Flow) -> Flow:
+    """End a flow that has been drained, with a half-close.
+
+    Raises:
+        OSError: nobody is there any more.
+    """
+    if flow is not Flow.DRAINING:
+        return flow
+    sock.shutdown(socket.SHUT_WR)
+    return Flow.DONE
+
+
+rooms: list[Room] = []
+
+
+def enter() -> Room:
+    """Take a room, for as long as something is in it."""
+    try:
+        return rooms.pop()
+    except IndexError:
+        return Room(ROOM_SIZE)
+
+
+def leave(room: Room) -> None:
+    """Leave a room to whoever comes next."""
+    if len(rooms) < SPARE_ROOMS:
+        rooms.append(room)
+
+
+class Load:
+    """Bytes on their way to one side. There is a room for them as long as there are any."""
+
+    def __init__(self) -> None:
+        self._room: Room | None = None
+        self._start = self._end = 0
+
+    def __len__(self) -> int:
+        return self._end - self._start
+
+    def take_on(self, fill: Callable[[Room], int]) -> None:
+        """Have some written, once there are none; the call is told where, and tells how many."""
+        room = enter()
+        self._start, self._end = 0, fill(room)
+        if self._end:
+            self._room = room
+        else:
+            leave(room)
+
+    def send(self, sock: socket.socket) -> None:
+        """Send all.
+
+        Raises:
+            BlockingIOError: the rest has to wait.
+            OSError: nobody is there any more.
+        """
+        while self._room is not None:
+            self._start += sock.send(self._room.view[self._start : self._end])
+            if self._start == self._end:
+                self.drop()
+
+    def drop(self) -> None:
+        """Forget what there is."""
+        if self._room is not None:
+            leave(self._room)
+        self._room = None
+        self._start = self._end = 0
