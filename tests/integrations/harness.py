@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import signal
 import socket
 import ssl
 import sys
@@ -128,6 +129,11 @@ class Served:
         with suppress(AssertionError):
             until(lambda: self.program._process.poll() is not None, 5)
         self.program.__exit__(*details)
+
+    def interrupt(self) -> None:
+        """End it as Ctrl-C does, whoever is connected; an idle client keeps no server alive."""
+        self.program._process.send_signal(signal.SIGINT)
+        until(lambda: self.program._process.poll() is not None)
 
     def context(self, *, client: str | None = None, alpn: tuple[str, ...] = ()) -> ssl.SSLContext:
         """Make a client's context, with a certificate for ``client`` if there is one."""

@@ -100,6 +100,10 @@ def endure(server: Server, folder: Path, authority: trustme.CA, ktls: str) -> No
         assert served.ask_anew(context, "/scheme") == b"https"
         errors = served.program.errors()
         assert "Traceback" not in errors, errors
+        idle = stack.enter_context(closing(served.connect(context)))
+        if server.keeps_alive:
+            served.ask(idle, "/scheme")
+        served.interrupt()
 
 
 def _vanish(served: Served) -> None:

@@ -51,8 +51,13 @@ class TLSMixIn:
             super().finish_request(request, client_address)  # type: ignore[misc]
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Log a connection's end in one line; anything else as the server does."""
+        """Log a connection's end in one line; anything else as the server does.
+
+        An answer that was not finished must not look like one that was.
+        """
         error = sys.exception()
+        if isinstance(request, SSLSocket):
+            request.abort()
         if isinstance(error, ConnectionError | TimeoutError | ssl.SSLError):
             _log.info("connection ended: %s", error)
         else:
