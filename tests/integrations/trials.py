@@ -37,6 +37,7 @@ class Server(NamedTuple):
         package: of which the version is shown; empty for what comes with Python.
         keeps_alive: whether it takes several requests on one connection.
         sendfile: whether it sends files so.
+        interruptible: whether Ctrl-C ends it beside an idle client, with Python's `ssl`, too.
         options: for the program.
         together: more options, for it to serve several connections at a time.
     """
@@ -46,6 +47,7 @@ class Server(NamedTuple):
     package: str = ""
     keeps_alive: bool = True
     sendfile: bool = False
+    interruptible: bool = True
     options: dict[str, Any] = {}  # noqa: RUF012 - never changed
     together: dict[str, Any] = {}  # noqa: RUF012 - likewise
 
@@ -103,7 +105,8 @@ def endure(server: Server, folder: Path, authority: trustme.CA, ktls: str) -> No
         idle = stack.enter_context(closing(served.connect(context)))
         if server.keeps_alive:
             served.ask(idle, "/scheme")
-        served.interrupt()
+        if server.interruptible:
+            served.interrupt()
 
 
 def _vanish(served: Served) -> None:
