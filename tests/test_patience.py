@@ -83,6 +83,10 @@ def test_path_that_is_silent(
         for _ in range(20):
             assert not waiting.is_over()
             clock(60)
+        monkeypatch.setattr(patience, "_at_most", None)  # back, at the end
+        patience.hurry(5)
+        assert waiting.is_over(), "but not of who is killed if he waits"
+        patience.hurry(3600)
         answering = silent._replace(path_is_silent=False)
         monkeypatch.setattr(patience, "_progress", lambda _: answering)
         assert waiting.is_over()

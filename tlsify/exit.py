@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import threading
 
+from tlsify import process
+
 
 class CarrierThread(threading.Thread):
     """A thread that carries the last bytes of connections.
@@ -46,6 +48,9 @@ class _Watcher:
         threading.main_thread().join()
         while others := [each for each in threading.enumerate() if _is_the_programs(each)]:
             others[0].join()
+        self.ring()
+
+    def ring(self) -> None:
         self.has_rung = True
         os.eventfd_write(self.bell, 1)
 
@@ -63,6 +68,7 @@ def _is_the_programs(thread: threading.Thread) -> bool:
 
 _watcher = _Watcher()
 os.register_at_fork(after_in_child=_watcher.forget)
+process.before_end(_watcher.ring)
 
 
 def bell() -> int:

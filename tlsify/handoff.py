@@ -112,6 +112,7 @@ class Handoff:
             HandshakeError: the connection is over; the peer got its alert.
             OSError: as ``recv``; BlockingIOError if nothing is next.
         """
+        self._refuse_detached()
         if self.channel is None:
             self.raise_failure()
             return self.relay is not None and not self.relay.join(0)
@@ -127,6 +128,7 @@ class Handoff:
             RekeyUnsupported: this kernel, TLS 1.2 or the relay cannot; nothing was sent.
             OSError: the connection broke; BlockingIOError if it does not fit now.
         """
+        self._refuse_detached()
         if self.channel is None:
             raise RekeyUnsupported("relay", 0, "OpenSSL has the keys, and changes them by itself")
         with self.channel.writing:
@@ -164,6 +166,7 @@ class Handoff:
         background. Another thread that holds ``channel.writing`` has half a second at most to let
         go of it; then FIN goes out alone.
         """
+        self._refuse_detached()
         if self.channel is not None:
             self.channel.shut_down()
             return
@@ -239,6 +242,7 @@ class Handoff:
                 "a relayed connection cannot move to another process",
                 hint="pass its descriptor on, and let this process live",
             )
+        self._refuse_detached()
         session = self.channel.session
         if session.failure is not None:
             raise ConfigError(
@@ -252,6 +256,12 @@ class Handoff:
         self.sock.settimeout(None)
         self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
         return self.sock.detach(), state
+
+    def _refuse_detached(self) -> None:
+        if self.sock.fileno() == -1:
+            raise ConfigError(
+                "the connection was closed here, or handed away", hint="go on where it is now"
+            )
 
     def __enter__(self) -> Self:
         """Close at the end of the block."""

@@ -13,6 +13,7 @@ import time
 import weakref
 from typing import TYPE_CHECKING, Protocol
 
+from tlsify import process
 from tlsify.codepoints import ContentType
 from tlsify.errors import TlsifyError
 from tlsify.exit import CarrierThread
@@ -188,6 +189,8 @@ class _Lingerer:
         except RuntimeError:  # there are no threads to be had: the next call tries again
             with self._lock:
                 self._running = False
+            if not threading.main_thread().is_alive():  # there will be none
+                self.finish()
 
     def finish(self) -> None:
         """At the interpreter's end, where no thread begins any more: see to the rest here."""
@@ -292,12 +295,17 @@ class Ends(Protocol):
 open_connections: weakref.WeakSet[Ends] = weakref.WeakSet()
 
 
-def _at_exit() -> None:
+def _end_all() -> None:
     """Have what was sent arrive: exiting in front of what has come would reset the connection."""
     for connection in list(open_connections):
         with contextlib.suppress(OSError, ValueError):
             connection.end_with_interpreter()
+
+
+def _at_exit() -> None:
+    _end_all()
     await_all()
 
 
 atexit.register(_at_exit)
+process.before_end(_end_all)

@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 # How long a peer that is there may take nothing of what is queued for it.
 PATIENCE = 30.0
+# Set where a process has to end within a given time (`hurry`): seconds, whoever is silent.
+_at_most: float | None = None
 # Between two looks, which double: TCP tells nobody when an acknowledgement has come.
 _FIRST_LOOK, _LAST_LOOK = 0.004, 1.0
 
@@ -91,6 +93,15 @@ class Death:
             raise OSError(self.number, os.strerror(self.number))
 
 
+def hurry(seconds: float) -> None:
+    """Have nobody waited for longer than that without progress from now on, in this process.
+
+    For who is killed if he does not end in time: silence of the path counts, too.
+    """
+    global _at_most  # noqa: PLW0603 - it is the process's
+    _at_most = seconds
+
+
 class Patience:
     """Waits with a peer that is owed something: as long as it takes some, or TCP tries.
 
@@ -118,9 +129,11 @@ class Patience:
             progress = _progress(self._sock)
         except OSError:  # no TCP connection any more
             return True
-        if progress.acknowledged != self._acknowledged or progress.path_is_silent:
+        is_excused = progress.path_is_silent and _at_most is None
+        if progress.acknowledged != self._acknowledged or is_excused:
             self._acknowledged, self._since = progress.acknowledged, now
-        return now - self._since >= self._seconds
+        seconds = self._seconds if _at_most is None else min(self._seconds, _at_most)
+        return now - self._since >= seconds
 
     def pause(self) -> float:
         """Give the seconds until the next look, at most."""

@@ -6,9 +6,12 @@ import ctypes
 import os
 import signal
 import threading
-from typing import NamedTuple, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 from tlsify.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE = 1, 4
 
@@ -32,8 +35,21 @@ def has_foreign_rights() -> bool:
     return os.getuid() != os.geteuid() or os.getgid() != os.getegid()
 
 
+_endings: list[Callable[[], object]] = []
+
+
+def before_end(ending: Callable[[], object]) -> None:
+    """Have something called by `await_threads`."""
+    _endings.append(ending)
+
+
 def await_threads() -> None:
-    """Wait for what still carries the last bytes: ``os._exit`` would wait for no thread."""
+    """Wait for what still carries the last bytes: ``os._exit`` would wait for no thread.
+
+    What is open is ended first, as at the interpreter's end.
+    """
+    for ending in _endings:
+        ending()
     for thread in threading.enumerate():
         if thread is not threading.current_thread() and not thread.daemon:
             thread.join()

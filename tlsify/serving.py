@@ -12,7 +12,7 @@ import signal
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
-from tlsify import listening, opening, roster, workers
+from tlsify import listening, opening, patience, roster, workers
 from tlsify.aio.acceptor import Acceptor, Limits
 from tlsify.aio.loop import EventLoop
 from tlsify.config import KtlsMode
@@ -41,6 +41,8 @@ _PER_OFFLOADED, _PER_RELAYED = 2, 4
 # When a worker looks for garbage. The command that it was forked from does so rarely, for a quick
 # start; here each connection leaves some forty objects that know each other.
 _GARBAGE = (2_000, 10, 5)
+# How long a worker waits, once it has drained, for who takes nothing: less than `workers._GRACE`.
+_PARTING = 3.0
 
 
 class Service(Protocol):
@@ -170,6 +172,7 @@ class _Office:
         # Its sendfile ends a connection rather than let an answer be too short.
         with asyncio.Runner(loop_factory=EventLoop) as runner:
             runner.run(_serve(plan, config, own, post))
+        patience.hurry(_PARTING)
         await_threads()
 
 

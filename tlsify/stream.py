@@ -34,8 +34,7 @@ _log = logging.getLogger("tlsify")
 
 # How much is sent before somebody else, or the answer to a KeyUpdate, gets a turn.
 _TURN = 2**22
-# After how many records at most the kernel is asked how many the key has protected, and how many
-# each receive counts for.
+# After how many records the kernel is asked how many there were, and for how many a receive counts.
 _CHECK_EVERY = 2**16
 _RECORDS_PER_RECEIVE = 2**12
 
@@ -99,11 +98,10 @@ class TLSSocket(socket.socket):
         try:
             if channel is not None:
                 return self._receive(channel, lambda: channel.receive(bufsize, flags), flags)
-            received = self._relayed(lambda: super(TLSSocket, self).recv(bufsize, flags), b"")
+            return self._relayed(lambda: super(TLSSocket, self).recv(bufsize, flags), b"")
         except Truncated as exc:
             self._judge(exc)
             return b""
-        return received
 
     def recv_into(self, buffer: WriteableBuffer, nbytes: int = 0, flags: int = 0) -> int:
         """Do as `recv`, into a buffer; gives the number of bytes."""
@@ -115,11 +113,10 @@ class TLSSocket(socket.socket):
         try:
             if channel is not None:
                 return self._receive(channel, lambda: channel.receive_into(view, flags), flags)
-            count = self._relayed(lambda: super(TLSSocket, self).recv_into(view, 0, flags), 0)
+            return self._relayed(lambda: super(TLSSocket, self).recv_into(view, 0, flags), 0)
         except Truncated as exc:
             self._judge(exc)
             return 0
-        return count
 
     def _relayed(self, attempt: Callable[[], T], end: T) -> T:
         """Receive from the relay; gives ``end`` at an end that is no failure."""
@@ -387,6 +384,10 @@ class TLSSocket(socket.socket):
         """Give our own address, likewise."""
         relay = self.handoff.relay
         return super().getsockname() if relay is None else _known(relay.local_address)
+
+    def __getstate__(self) -> NoReturn:
+        """Refuse: a pickle cannot hold a connection."""
+        raise TypeError("a TLSSocket cannot be pickled: see Handoff.detach, or fork")
 
     def dup(self) -> NoReturn:
         """Refuse: two objects would serve the same control records."""

@@ -42,11 +42,18 @@ class _LoopTransport(selector_events._SelectorSocketTransport):  # type: ignore[
     """asyncio's own, which makes no difference between to close and to abort a socket."""
 
     _sock: LoopSocket
+    _empty_waiter: asyncio.Future[None] | None
 
     def _force_close(self, exc: BaseException | None) -> None:
         if not self._conn_lost:  # that is, unless it is being closed in order already
             self._sock.cut()
         super()._force_close(exc)
+
+    def _call_connection_lost(self, exc: BaseException | None) -> None:
+        # Who has waited for the buffer to be empty is told so only once; asyncio tells him again.
+        if self._empty_waiter is not None and self._empty_waiter.done():
+            self._empty_waiter = None
+        super()._call_connection_lost(exc)
 
     def __del__(self, *arguments: Any) -> None:
         if self._sock is not None:
