@@ -16,10 +16,11 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 from cryptography.x509 import ocsp
-from cryptography.x509.oid import NameOID
+from cryptography.x509.oid import ExtensionOID, NameOID
 
-from tlsify.config import KeyPair, is_ip_address
+from tlsify.config import KeyPair
 from tlsify.credentials import parse_certificates
+from tlsify.names import is_ip_address
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -77,6 +78,34 @@ def certify(  # noqa: PLR0913 - each test cares for one or two
     above = parse_certificates(authority.cert_pem.bytes(), "the test authority")
     is_root = issuer.subject == issuer.issuer
     return KeyPair((builder.sign(key, hashes.SHA256()), *(() if is_root else above)), KEYS[kind])
+
+
+def with_extensions(*extensions: x509.ExtensionType) -> x509.Certificate:
+    """Make a certificate with these extensions only."""
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "cn.example.org")])
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(KEYS["ec"].public_key())
+        .serial_number(1)
+        .not_valid_before(now() - DAY)
+        .not_valid_after(now() + DAY)
+    )
+    for extension in extensions:
+        builder = builder.add_extension(extension, critical=False)
+    return builder.sign(KEYS["ec"], hashes.SHA256())
+
+
+def named(*names: x509.GeneralName) -> x509.Certificate:
+    """Make a certificate for these names."""
+    return with_extensions(x509.SubjectAlternativeName(names))
+
+
+def raw(value: bytes) -> x509.Certificate:
+    """Make a certificate whose subjectAltName holds these bytes."""
+    oid = ExtensionOID.SUBJECT_ALTERNATIVE_NAME
+    return with_extensions(x509.UnrecognizedExtension(oid, value))
 
 
 def respond(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import trustme
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa, x448, x25519
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
@@ -23,7 +24,7 @@ from cryptography.hazmat.primitives.serialization import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.certificates import DAY, certify, respond
+from tests.certificates import DAY, certify, raw, respond, with_extensions
 from tests.conftest import issue, make_crl
 from tlsify.codepoints import Aead, ProtocolVersion
 from tlsify.config import (
@@ -35,7 +36,6 @@ from tlsify.config import (
     ReferenceIdentifier,
     ServerConfig,
     TrustAnchors,
-    is_ip_address,
 )
 from tlsify.credentials import parse_certificates, parse_crls
 from tlsify.errors import ConfigError
@@ -61,56 +61,63 @@ def made() -> KeyPair:
     return make_key_pair(["example.org"])
 
 
-# -- reference identifiers
-
-
-@given(st.sampled_from(IdKind), st.text(min_size=1).filter(lambda n: n == n.strip() and n))
-def test_identifier_spelled_and_parsed(kind: IdKind, name: str) -> None:
-    """Parsing gives back what was spelled."""
-    identifier = ReferenceIdentifier(kind, name)
-    assert ReferenceIdentifier.parse(str(identifier)) == identifier
-
-
-@given(st.text(max_size=30))
-def test_any_text_as_identifier(text: str) -> None:
-    """Any text is an identifier or a ConfigError."""
-    try:
-        assert ReferenceIdentifier.parse(text).name
-    except ConfigError as error:
-        assert "dns:NAME" in error.hint  # noqa: PT017 - or nothing is raised
-
-
-@pytest.mark.parametrize("text", ["", ":", "dns", "dns:", "dns: ", "cn:example.org", "example.org"])
-def test_text_that_is_no_identifier(text: str) -> None:
-    """Kind and name are both needed, and the common name is no kind."""
-    with pytest.raises(ConfigError, match="is not a reference identifier"):
-        ReferenceIdentifier.parse(text)
-
-
-def test_kind_in_capitals() -> None:
-    """The kind is read in either case, and a URI keeps its own colon."""
-    assert ReferenceIdentifier.parse("DNS:a") == ReferenceIdentifier(IdKind.DNS, "a")
-    assert ReferenceIdentifier.parse("uri:sip:a") == ReferenceIdentifier(IdKind.URI, "sip:a")
+# -- names
 
 
 @pytest.mark.parametrize(
-    ("host", "kind"),
+    ("host", "name", "identity"),
     [
-        ("example.org", IdKind.DNS),
-        ("localhost", IdKind.DNS),
-        ("192.0.2.1", IdKind.IP),
-        ("2001:db8::1", IdKind.IP),
-        ("1.2.3", IdKind.DNS),
-        ("0x7f000001", IdKind.DNS),
+        ("example.org", "example.org", "dns:example.org"),
+        ("Straße.example.", "xn--strae-oqa.example", "dns:xn--strae-oqa.example"),
+        ("192.0.2.1", None, "ip:192.0.2.1"),
+        ("fe80::1%eth0", None, "ip:fe80::1"),
+        ("[2001:DB8::1]", None, "ip:2001:db8::1"),
     ],
 )
-def test_host(host: str, kind: IdKind) -> None:
-    """An address is an IP-ID without SNI, anything else a DNS-ID with it."""
-    assert ReferenceIdentifier.for_host(host) == ReferenceIdentifier(kind, host)
+def test_host(host: str, name: str | None, identity: str) -> None:
+    """An address is an IP-ID without SNI, anything else a DNS-ID with it, in canonical form."""
     config = ClientConfig.for_host(host)
-    assert config.server_name == (None if kind is IdKind.IP else host)
-    assert config.identities == (ReferenceIdentifier(kind, host),)
-    assert is_ip_address(host) is (kind is IdKind.IP)
+    assert config.server_name == name
+    assert list(map(str, config.identities)) == [identity]
+
+
+def test_names_given_one_by_one(made: KeyPair) -> None:
+    """However a configuration is made, what is in it is in canonical form."""
+    wanted = (ReferenceIdentifier(IdKind.DNS, "Ü.example."), ReferenceIdentifier.parse("ip:::1%lo"))
+    client = replace(ClientConfig.for_host("a"), server_name="Ü.example.", identities=wanted)
+    trust = TrustAnchors(made.chain)
+    server = ServerConfig(key_pair=made, client_trust=trust, client_identities=wanted)
+    assert client.server_name == "xn--tda.example"
+    for found in (client.identities, server.client_identities):
+        assert list(map(str, found)) == ["dns:xn--tda.example", "ip:::1"]
+    assert replace(client, server_name="[::1]").server_name is None
+
+
+@pytest.mark.parametrize("wrong", ["a" * 64 + ".org", "a..b", "nul\0name", "", "127.1"])
+def test_name_that_nobody_has(made: KeyPair, wrong: str) -> None:
+    """What could never be sent, or match, is a mistake that shows before anything is sent."""
+    client = ClientConfig.for_host("example.org")
+    identities = (ReferenceIdentifier(IdKind.DNS, wrong),)
+    for act in (
+        lambda: ClientConfig.for_host(wrong),
+        lambda: replace(client, server_name=wrong),
+        lambda: replace(client, identities=identities),
+        lambda: replace(client, identities=identities, verify=False),
+        lambda: ServerConfig(
+            key_pair=made, client_trust=TrustAnchors(made.chain), client_identities=identities
+        ),
+    ):
+        with pytest.raises(ConfigError, match=r"neither a host's name|not a valid DNS-ID"):
+            act()
+
+
+def test_names_of_a_certificate(made: KeyPair) -> None:
+    """The common name is none; who has no other is for nobody."""
+    names = made.chain[0].extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert list(made.names) == names.get_values_for_type(x509.DNSName)
+    odd = raw(b"\x30\x0c\x82\x01\xff\x82\x01A\x87\x04\x7f\x00\x00\x01")
+    assert KeyPair((odd,), made.key).names[1:] == ("a", "127.0.0.1")
+    assert KeyPair((with_extensions(),), made.key).names == ()
 
 
 # -- keys and certificates

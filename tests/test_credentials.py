@@ -12,14 +12,11 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.certificates import certify
 from tests.conftest import make_crl
 from tests.doubles import check_descriptors, descriptors
 from tlsify.credentials import (
     as_file,
-    certificate_names,
     load_crls,
-    parse_certificates,
     parse_crls,
     parse_pins,
     spell_pin,
@@ -121,17 +118,7 @@ def test_damaged_list(authority: trustme.CA, noise: bytes, position: int) -> Non
         assert error.hint  # noqa: PT017 - or nothing is raised
 
 
-# -- names, and memory as a file
-
-
-def test_names_of_a_certificate(authority: trustme.CA) -> None:
-    """The common name is none; who has no other is for nobody."""
-    assert certificate_names(certify(authority, "A.example", "::1").chain[0]) == (
-        "a.example",
-        "::1",
-    )
-    (root,) = parse_certificates(authority.cert_pem.bytes(), "it")
-    assert certificate_names(root) == ()
+# -- memory as a file
 
 
 def test_memory_as_a_file() -> None:

@@ -129,6 +129,21 @@ def test_wrong_name(server: SSLContext, client: SSLContext) -> None:
         assert isinstance(caught.value.reason, ssl.SSLCertVerificationError)
 
 
+def test_name_as_it_was_given(client: SSLContext) -> None:
+    """Any spelling is one name, for its configuration and for what the socket tells of it."""
+    config = client.client_config("Straße.example.")
+    assert config.server_name == "xn--strae-oqa.example"
+    assert list(map(str, config.identities)) == ["dns:xn--strae-oqa.example"]
+    assert client.client_config("fe80::1%lo").server_name is None
+    for name in ("Straße.example.", b"xn--strae-oqa.EXAMPLE"):
+        with socket.socket() as sock, client.wrap_socket(sock, server_hostname=name) as wrapped:
+            assert wrapped.server_hostname == "xn--strae-oqa.example"
+    with socket.socket() as sock:
+        with pytest.raises(ConfigError, match="no internationalized name"):
+            client.wrap_socket(sock, server_hostname="i❤.ws")
+        assert sock.fileno() >= 0
+
+
 def test_bad_clients_of_a_server(server: SSLContext, client: SSLContext) -> None:
     """An accept loop outlives them, and waits for none."""
     with _serving(server) as port:

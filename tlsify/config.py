@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 
 from tlsify.codepoints import DEFAULT_AEADS, Aead, CipherSuite, NamedGroup, ProtocolVersion
 from tlsify.credentials import (
-    certificate_names,
     no_anchors,
     parse_certificates,
     parse_key,
@@ -16,6 +15,9 @@ from tlsify.credentials import (
     unreadable,
 )
 from tlsify.errors import ConfigError
+from tlsify.names import IdKind as IdKind  # noqa: PLC0414 - part of what there is here
+from tlsify.names import ReferenceIdentifier as ReferenceIdentifier  # noqa: PLC0414
+from tlsify.names import canonical, is_ip_address
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -65,63 +67,6 @@ class ClosePolicy(Enum):
     RELAXED = "relaxed"
 
 
-class IdKind(Enum):
-    """Kinds of reference identifier (RFC 9525); the common name is not one."""
-
-    DNS = "dns"
-    IP = "ip"
-    SRV = "srv"
-    URI = "uri"
-
-
-class ReferenceIdentifier(NamedTuple):
-    """One identity that the caller accepts in the peer's certificate (RFC 9525 6.1)."""
-
-    kind: IdKind
-    name: str
-
-    def __str__(self) -> str:
-        """Spell it as ``parse`` reads it."""
-        return f"{self.kind.value}:{self.name}"
-
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        """Read ``KIND:NAME``, such as ``dns:example.org`` or ``ip:192.0.2.1``.
-
-        Raises:
-            ConfigError: unknown kind, or no name.
-        """
-        kind, separator, name = text.partition(":")
-        try:
-            parsed = cls(IdKind(kind.lower()), name.strip())
-        except ValueError:
-            parsed = None
-        if parsed is None or not separator or not parsed.name:
-            raise ConfigError(
-                f'"{text}" is not a reference identifier',
-                hint="write dns:NAME, ip:ADDRESS, srv:_SERVICE.NAME or uri:SCHEME:NAME",
-            )
-        return parsed
-
-    @classmethod
-    def for_host(cls, host: str) -> Self:
-        """Take an address as an IP-ID and anything else as a DNS-ID."""
-        return cls(IdKind.IP if is_ip_address(host) else IdKind.DNS, host)
-
-
-def is_ip_address(host: str) -> bool:
-    """Tell an IPv4 or IPv6 address from a name."""
-    if ":" not in host and not host[-1:].isdigit():
-        return False  # as is most of what a client connects to, which is spared the import
-    from ipaddress import ip_address  # noqa: PLC0415 - as above
-
-    try:
-        ip_address(host)
-    except ValueError:
-        return False
-    return True
-
-
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class KeyPair:
     """A certificate chain, leaf first, and the leaf's private key.
@@ -148,8 +93,14 @@ class KeyPair:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """DNS names, in lower case, and addresses of the certificate; none if it is unreadable."""
-        return certificate_names(self.chain[0])
+        """DNS names, in lower case, and addresses that the certificate is for.
+
+        The common name is none of them (RFC 9525 2).
+        """
+        from tlsify.presented import read  # noqa: PLC0415 - a client needs none
+
+        found = [name for name in read(self.chain[0]) if name.kind in {IdKind.DNS, IdKind.IP}]
+        return tuple(name.text.lower() for name in found)
 
     @property
     def not_after(self) -> datetime:
@@ -256,8 +207,9 @@ class ClientConfig:
     """What a client wants of its peer, decided before the handshake.
 
     Attributes:
-        server_name: sent as SNI; None sends none.
-        identities: the certificate must match at least one of them.
+        server_name: sent as SNI, in its canonical form (`names`); None sends none, and neither does
+            an address (RFC 6066 3).
+        identities: the certificate must match at least one of them, in their canonical form.
         verify: False accepts any certificate, or with ``pins`` any that has one of these keys.
         trust: where a certificate path must end.
         pins: SHA-256 of SubjectPublicKeyInfo, 32 bytes each: the certificate's own key must be one
@@ -277,7 +229,8 @@ class ClientConfig:
             connection (RFC 9850); None keeps them to ourselves.
 
     Raises:
-        ConfigError: verification without an identity, an empty list, or what contradicts itself.
+        ConfigError: verification without an identity, a name that nobody can have, an empty list,
+            or what contradicts itself.
     """
 
     server_name: str | None = None
@@ -296,8 +249,13 @@ class ClientConfig:
     key_log: Path | None = None
 
     def __post_init__(self) -> None:
-        """Refuse a configuration that cannot mean what its author wants."""
-        if self.verify and not self.identities:
+        """Refuse a configuration that cannot mean what its author wants; spell names as used."""
+        if self.server_name is not None:
+            name = canonical(self.server_name)
+            object.__setattr__(self, "server_name", None if is_ip_address(name) else name)
+        identities = tuple(identity.canonical() for identity in self.identities)
+        object.__setattr__(self, "identities", identities)
+        if self.verify and not identities:
             raise ConfigError(
                 "no reference identifier to verify the peer against",
                 hint="name at least one identity, or turn verification off explicitly",
@@ -316,7 +274,7 @@ class ClientConfig:
     def for_host(cls, host: str, *, trust: TrustAnchors | None = None) -> Self:
         """Accept exactly the named host, and send its name as SNI unless it is an address."""
         return cls(
-            server_name=None if is_ip_address(host) else host,
+            server_name=host,
             identities=(ReferenceIdentifier.for_host(host),),
             trust=trust or TrustAnchors(),
         )
@@ -348,7 +306,8 @@ class ServerConfig:
         key_log: as `ClientConfig` has it.
 
     Raises:
-        ConfigError: an empty list, or a wish about clients' certificates and no trust anchors.
+        ConfigError: an empty list, a name that nobody can have, or a wish about clients'
+            certificates and no trust anchors.
     """
 
     key_pair: KeyPair
@@ -366,7 +325,9 @@ class ServerConfig:
     key_log: Path | None = None
 
     def __post_init__(self) -> None:
-        """Refuse a configuration that cannot mean what its author wants."""
+        """Refuse a configuration that cannot mean what its author wants; spell names as used."""
+        identities = tuple(identity.canonical() for identity in self.client_identities)
+        object.__setattr__(self, "client_identities", identities)
         wishes = self.client_required or self.client_identities or self.crls
         if wishes and self.client_trust is None:
             raise ConfigError(

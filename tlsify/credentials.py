@@ -74,28 +74,6 @@ def parse_certificates(pem: bytes, what: str) -> tuple[x509.Certificate, ...]:
         raise no_certificate(what) from exc
 
 
-def certificate_names(certificate: x509.Certificate) -> tuple[str, ...]:
-    """List the DNS names, in lower case, and then the addresses that a certificate is for.
-
-    The common name is none of them (RFC 9525 2); none if nobody can read the extension.
-    """
-    from cryptography import x509  # noqa: PLC0415 - see above
-
-    try:
-        found = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except (
-        x509.ExtensionNotFound,
-        x509.DuplicateExtension,
-        x509.UnsupportedGeneralNameType,
-        ValueError,
-    ):
-        return ()
-    return (
-        *(name.lower() for name in found.get_values_for_type(x509.DNSName)),
-        *map(str, found.get_values_for_type(x509.IPAddress)),
-    )
-
-
 def no_certificate(what: str) -> ConfigError:
     """Build the error for a file without a certificate, or with a malformed one."""
     return ConfigError(

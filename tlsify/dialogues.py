@@ -11,6 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from tlsify.errors import HandshakeError
+from tlsify.names import to_unicode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -170,7 +171,7 @@ def _xmpp(content: str, server: str, _own_name: str) -> Dialogue:
     parser.EndElementHandler = ended.add
     parser.StartDoctypeDeclHandler = _no_doctype
     stream = f"xmlns='{content}' xmlns:stream='{_STREAMS}' version='1.0'"
-    to = server.translate(_ESCAPED)
+    to = to_unicode(server).translate(_ESCAPED)  # RFC 7622 3.2.1
     opening = f"<?xml version='1.0'?><stream:stream {stream} to='{to}'>"
     steps = (opening, f"{_STREAMS} features"), (f"<starttls xmlns='{_TLS}'/>", f"{_TLS} proceed")
     for request, wanted in steps:

@@ -10,7 +10,8 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from tlsify.config import KeyPair, is_ip_address
+from tlsify.config import KeyPair
+from tlsify.names import canonical, is_ip_address
 
 _LIFETIME = timedelta(days=30)
 _MAX_COMMON_NAME = 64  # RFC 5280 A.1; nobody compares it, so that a part will do
@@ -23,7 +24,11 @@ def make_key_pair(names: list[str]) -> KeyPair:
 
     Args:
         names: host names and addresses; the first, cut to 64 characters, is the subject as well.
+
+    Raises:
+        ConfigError: there can be no such name.
     """
+    names = list(map(canonical, names))
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0][:_MAX_COMMON_NAME])])
     alternatives = [

@@ -14,9 +14,9 @@ from tlsify.config import (
     ReferenceIdentifier,
     ServerConfig,
     TrustAnchors,
-    is_ip_address,
 )
 from tlsify.errors import ConfigError
+from tlsify.names import canonical
 from tlsify.opening import closed_on_error, prepare
 from tlsify.sslsettings import Settings
 from tlsify.sslsocket import SSLSocket
@@ -205,9 +205,8 @@ class SSLContext(Settings):
                     hint="set identities to those that are accepted",
                 )
             identities = (ReferenceIdentifier.for_host(server_hostname or ""),)
-        named = server_hostname and not is_ip_address(server_hostname)
         return ClientConfig(
-            server_name=server_hostname if named else None,
+            server_name=server_hostname or None,
             identities=identities,
             verify=verify,
             trust=self.trust() if verify else TrustAnchors(()),
@@ -281,7 +280,7 @@ class SSLContext(Settings):
             self,
             server_side=server_side,
             suppress_ragged_eofs=suppress_ragged_eofs,
-            server_hostname=name,
+            server_hostname=canonical(name) if name else name,
         )
         wrapped.do_handshake_on_connect = do_handshake_on_connect
         if connected and do_handshake_on_connect:

@@ -69,6 +69,14 @@ def test_client(files: Files, tmp_path: Path) -> None:
     assert config.key_log == tmp_path / "log"
 
 
+def test_names_as_they_were_typed() -> None:
+    """Whoever asks, the agent sends and compares the canonical form."""
+    config = client(ClientRequest(server_name="Ü.example.", identities=("dns:Ü.example.",)))
+    assert config.server_name == "xn--tda.example"
+    assert list(map(str, config.identities)) == ["dns:xn--tda.example"]
+    assert client(ClientRequest(server_name="fe80::1%lo", identities=(A,))).server_name is None
+
+
 def test_defaults() -> None:
     """What is not said is as it is without an agent."""
     ours, usual = client(ClientRequest(identities=(A,))), ClientConfig.for_host("a.example")

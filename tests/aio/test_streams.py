@@ -14,7 +14,7 @@ import pytest
 from tests.aio.peers import Echo
 from tests.doubles import OFFLOADS, RELAY, Endpoint, Lab, RawPeer, descriptors, until
 from tlsify import aio
-from tlsify.config import ClosePolicy
+from tlsify.config import ClientConfig, ClosePolicy
 from tlsify.errors import ConfigError, DeadlineExceeded, IdentityError
 from tlsify.opening import accept
 from tlsify.sslcontext import SSLContext
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     import trustme
 
-    from tlsify.config import ClientConfig, KtlsPolicy, ServerConfig
+    from tlsify.config import KtlsPolicy, ServerConfig, TrustAnchors
 
     Run = Callable[[Any], Any]
 
@@ -64,6 +64,44 @@ def test_connection(
                 await writer.wait_closed()
 
     run(work())
+
+
+def test_name_as_it_was_typed(run: Run, trust: TrustAnchors, server_config: ServerConfig) -> None:
+    """An absolute name, or an address with its zone, is connected to and then compared without."""
+
+    async def work() -> None:
+        async with await aio.create_server(Echo, HERE, 0, config=server_config) as server:
+            port = server.sockets[0].getsockname()[1]
+            for host in ("localhost.", "LOCALHOST"):
+                config = ClientConfig.for_host(host, trust=trust)
+                _, writer = await aio.open_connection(host, port, config=config)
+                assert writer.get_extra_info("handoff").negotiated.server_name == "localhost"
+                writer.close()
+                await writer.wait_closed()
+            with pytest.raises(ConfigError):
+                await aio.open_connection("https://localhost", port)
+
+    run(work())
+
+
+def test_what_is_looked_up(client_config: ClientConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same name as is sent, in A-labels."""
+    asked = []
+
+    async def work() -> None:
+        loop = asyncio.get_running_loop()
+
+        async def look_up(host: str, *_: object, **__: object) -> list[Any]:
+            asked.append(host)
+            raise socket.gaierror
+
+        monkeypatch.setattr(loop, "getaddrinfo", look_up)
+        for host in ("Straße.example.", "fe80::1%lo", "192.0.2.1"):
+            with suppress(OSError):
+                await aio.open_connection(host, 1, config=client_config)
+
+    asyncio.run(work())
+    assert asked[0] == "xn--strae-oqa.example."
 
 
 def test_who_is_expected(

@@ -71,12 +71,25 @@ def test_everything_said(pki: Pki, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert config.key_log == tmp_path / "log"
 
 
-@pytest.mark.parametrize("host", ["192.0.2.1", "::1"])
+@pytest.mark.parametrize("host", ["192.0.2.1", "::1", "fe80::1%lo", "[::1]"])
 def test_address(host: str) -> None:
     """It is accepted as such, and not sent as a name."""
     config = configure(host=host)
     assert config.server_name is None
     assert config.identities == (ReferenceIdentifier.for_host(host),)
+
+
+def test_name_as_it_was_typed() -> None:
+    """HOST, --servername and --ref-id have one canonical form."""
+    for config in (
+        configure(host="Straße.example."),
+        configure("--servername", "Straße.example.", host="192.0.2.1"),
+        configure("--ref-id", "dns:Straße.example.", host="Straße.example."),
+    ):
+        assert config.server_name == "xn--strae-oqa.example"
+        assert list(map(str, config.identities)) == ["dns:xn--strae-oqa.example"]
+    with pytest.raises(ConfigError, match="neither a host's name"):
+        configure("--servername", "https://example.org")
 
 
 def test_files_named_by_the_environment(pki: Pki, monkeypatch: pytest.MonkeyPatch) -> None:

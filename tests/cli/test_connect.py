@@ -361,10 +361,16 @@ def test_port_closed(pki: Pki) -> None:
     run(*_connect(pki, port)).failed(102, "Connection refused", f"port {port}")
 
 
-@pytest.mark.parametrize("host", ["nonexistent.invalid", "two..dots", "", "l" * 64 + ".example"])
+@pytest.mark.parametrize("host", ["nonexistent.invalid", "nonexistent.invalid.", "ü.invalid"])
 def test_unresolvable_host(host: str) -> None:
-    """A name that does not resolve, or cannot be one, gives 102."""
+    """A name that does not resolve gives 102."""
     run("connect", host, "443").failed(102, f"cannot connect to {host} port 443")
+
+
+@pytest.mark.parametrize("host", ["two..dots", "", "l" * 64 + ".example", "https://a.b", "i❤.ws"])
+def test_no_host(host: str) -> None:
+    """What cannot be a name gives 96, before anybody is asked for it."""
+    run("connect", host, "443").failed(96, "name", "write it")
 
 
 @pytest.mark.usefixtures("lacks_ktls")

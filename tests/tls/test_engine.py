@@ -483,14 +483,6 @@ def test_connection_taken_too_early(client_config: ClientConfig) -> None:
         Engine(client_config).take_connection()
 
 
-@pytest.mark.parametrize("name", ["a" * 64 + ".example.org", "a..b", ".", "x" * 300, "nul\0name"])
-def test_server_name_that_cannot_be_sent(client_config: ClientConfig, name: str) -> None:
-    """A name that no DNS could hold is a ConfigError, and leaves OpenSSL's error queue clean."""
-    with pytest.raises(ConfigError, match="server name"):
-        Engine(replace(client_config, server_name=name))
-    assert Engine(client_config).output()
-
-
 def test_invalid_identity(client_config: ClientConfig) -> None:
     """An identifier that fits nothing is found before anything is sent."""
     invalid = ReferenceIdentifier.parse(f"ip:{HOST}")

@@ -2,60 +2,27 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import ipaddress
 import subprocess
 import sys
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
-from cryptography.x509.oid import ExtensionOID, NameOID
 from hypothesis import given
 from hypothesis import strategies as st
-from service_identity import hazmat
 
+from tests.certificates import named, raw, with_extensions
 from tlsify.config import IdKind, ReferenceIdentifier
 from tlsify.errors import ConfigError
-from tlsify.tls.identity import check_identifiers, compile_identifiers, matches, presented, presents
+from tlsify.tls.identity import compile_identifiers, matches, presented, presents
 
-KEY = ec.generate_private_key(ec.SECP256R1())
-NAME = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "cn.example.org")])
-DAY = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 SRV_NAME = x509.ObjectIdentifier("1.3.6.1.5.5.7.8.7")
-
-
-def certificate(*extensions: x509.ExtensionType) -> x509.Certificate:
-    """Make a certificate with these extensions only."""
-    builder = (
-        x509.CertificateBuilder()
-        .subject_name(NAME)
-        .issuer_name(NAME)
-        .public_key(KEY.public_key())
-        .serial_number(1)
-        .not_valid_before(DAY)
-        .not_valid_after(DAY + dt.timedelta(days=1))
-    )
-    for extension in extensions:
-        builder = builder.add_extension(extension, critical=False)
-    return builder.sign(KEY, hashes.SHA256())
-
-
-def named(*names: x509.GeneralName) -> x509.Certificate:
-    """Make a certificate for these names."""
-    return certificate(x509.SubjectAlternativeName(names))
-
-
-def raw(value: bytes) -> x509.Certificate:
-    """Make a certificate whose subjectAltName holds these bytes."""
-    return certificate(x509.UnrecognizedExtension(ExtensionOID.SUBJECT_ALTERNATIVE_NAME, value))
 
 
 def accepts(found: x509.Certificate, *identities: str) -> bool:
     """Match a certificate against identifiers in their command line spelling."""
-    wanted = tuple(ReferenceIdentifier.parse(identity) for identity in identities)
+    wanted = tuple(ReferenceIdentifier.parse(each).canonical() for each in identities)
     told = presents(found.public_bytes(Encoding.DER), wanted)
     assert told == matches(found, compile_identifiers(wanted))
     return told
@@ -142,7 +109,7 @@ def test_nothing_accepted() -> None:
 
 def test_common_name() -> None:
     """The common name is no identity (RFC 9525 2)."""
-    assert not accepts(certificate(), "dns:cn.example.org")
+    assert not accepts(with_extensions(), "dns:cn.example.org")
     assert not accepts(named(x509.DNSName("other.example.org")), "dns:cn.example.org")
 
 
@@ -156,29 +123,6 @@ def test_other_names_beside_the_right_one() -> None:
     assert accepts(named(*names), "dns:example.org")
 
 
-@pytest.mark.parametrize(
-    "value",
-    [
-        pytest.param(b"", id="empty"),
-        pytest.param(b"\x30\x00", id="no names"),
-        pytest.param(b"\x30\x03\x82\x05a", id="cut short"),
-        pytest.param(b"\x30\x06\x87\x04\x01\x02\x03", id="inconsistent"),
-        pytest.param(b"\x30\x05\x87\x03\x01\x02\x03", id="address of three bytes"),
-        pytest.param(b"\x30\x04\xa3\x02\x30\x00", id="x400Address"),
-        pytest.param(b"\x30\x04\xa5\x02\x30\x00", id="ediPartyName"),
-        pytest.param(b"\x30\x03\x82\x01\xff", id="name that is not ASCII"),
-        pytest.param(b"\x30\x02\x82\x00", id="empty name"),
-        pytest.param(b"\x30\x03\x82\x01\x00", id="NUL"),
-        pytest.param(b"\x30\x03\x86\x01a", id="URI without a scheme"),
-    ],
-)
-def test_malformed_names(value: bytes) -> None:
-    """A certificate whose names do not parse is nobody's, without an exception."""
-    found = raw(value)
-    assert not accepts(found, "dns:example.org", "ip:192.0.2.1")
-    assert all(name.isprintable() for name in presented(found))
-
-
 @given(st.binary(max_size=40) | st.binary(max_size=30).map(lambda v: b"\x30" + bytes([len(v)]) + v))
 def test_arbitrary_names(value: bytes) -> None:
     """Whatever the extension holds, matching and listing give an answer."""
@@ -187,10 +131,50 @@ def test_arbitrary_names(value: bytes) -> None:
     presented(found)
 
 
-def test_malformed_srv_name() -> None:
-    """An otherName that says SRV and holds something else refuses the certificate."""
-    broken = x509.OtherName(SRV_NAME, b"\x02\x01\x05")
-    assert not accepts(named(x509.DNSName("example.org"), broken), "dns:example.org")
+@pytest.mark.parametrize(
+    "odd",
+    [
+        pytest.param(b"\x82\x01*", id="*"),
+        pytest.param(b"\x82\x05*.org", id="*.org"),
+        pytest.param(b"\x82\x07*.*.org", id="*.*.org"),
+        pytest.param(b"\x82\x0aw.*.org.uk", id="w.*.org.uk"),
+        pytest.param(b"\x82\x00", id="empty"),
+        pytest.param(b"\x82\x01 ", id="blank"),
+        pytest.param(b"\x82\x01\x00", id="NUL"),
+        pytest.param(b"\x82\x09192.0.2.1", id="address as a name"),
+        pytest.param(b"\x82\x05\xc3\xbc.de", id="UTF-8"),
+        pytest.param(b"\x87\x03\x01\x02\x03", id="address of three bytes"),
+        pytest.param(b"\x87\x08\x7f\x00\x00\x00\xff\x00\x00\x00", id="network"),
+        pytest.param(b"\x86\x01a", id="URI without a scheme"),
+        pytest.param(b"\x86\x0fhttps://a.b:443", id="URI with a port"),
+        pytest.param(b"\x86\x05a:*.b", id="URI with a wildcard"),
+        pytest.param(b"\xa0\x0e\x06\x08\x2b\x06\x01\x05\x05\x07\x08\x07\xa0\x02\x16\x00", id="SRV"),
+    ],
+)
+def test_unusable_entry(odd: bytes) -> None:
+    """It is nobody's, it spoils none of those beside it, and the message says which it is."""
+    good = b"\x82\x0bexample.org\x87\x04\xc0\x00\x02\x02"
+    found = raw(bytes([0x30, len(odd) + len(good)]) + odd + good)
+    assert accepts(found, "dns:example.org")
+    assert accepts(found, "ip:192.0.2.2")
+    assert not accepts(found, "dns:a.org", "dns:w.a.org.uk", "ip:192.0.2.1", "uri:a:a.b", "dns:b")
+    remarks = [name.endswith(" (unusable)") for name in presented(found)]
+    assert remarks == [True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("*.example.org", True),
+        ("*.bücher.example", False),
+        ("x*.example.org", False),
+        ("*.org", False),
+    ],
+)
+def test_wildcard_for_an_a_label(pattern: str, *, expected: bool) -> None:
+    """A wildcard stands for any whole label, an A-label as well (RFC 9525 6.3)."""
+    found = named(x509.DNSName(pattern.encode("idna").decode()))
+    assert accepts(found, "dns:xn--strae-oqa.example.org") is expected
 
 
 def test_presented_names() -> None:
@@ -201,44 +185,7 @@ def test_presented_names() -> None:
         x509.UniformResourceIdentifier("sip:example.org"),
     )
     assert presented(found) == ("dns:example.org", "ip:192.0.2.1", "uri:sip:example.org")
-    assert presented(certificate()) == ()
-
-
-@pytest.mark.parametrize(
-    "identity",
-    [
-        ReferenceIdentifier(IdKind.IP, "example.org"),
-        ReferenceIdentifier(IdKind.IP, ""),
-        ReferenceIdentifier(IdKind.DNS, ""),
-        ReferenceIdentifier(IdKind.DNS, "*.example.org"),
-        ReferenceIdentifier(IdKind.DNS, "exa mple.org"),
-        ReferenceIdentifier(IdKind.DNS, "192.0.2.1"),
-        ReferenceIdentifier(IdKind.SRV, "mail.example.org"),
-        ReferenceIdentifier(IdKind.SRV, "_mail"),
-        ReferenceIdentifier(IdKind.URI, "example.org"),
-    ],
-    ids=str,
-)
-def test_invalid_identifier(identity: ReferenceIdentifier) -> None:
-    """An identifier that is not valid for its kind is a ConfigError before anything is sent."""
-    with pytest.raises(ConfigError, match=r"is not a valid \w+-ID"):
-        compile_identifiers([identity])
-
-
-@given(st.sampled_from(IdKind), st.text(max_size=20))
-def test_any_identifier(kind: IdKind, name: str) -> None:
-    """No name raises anything but ConfigError."""
-    try:
-        compile_identifiers([ReferenceIdentifier(kind, name)])
-    except ConfigError as error:
-        assert error.hint  # noqa: PT017 - or nothing is raised
-
-
-def test_name_that_needs_a_library_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the idna package a name in Unicode is a ConfigError, not an ImportError."""
-    monkeypatch.setattr(hazmat, "idna", None)
-    with pytest.raises(ConfigError):
-        compile_identifiers([ReferenceIdentifier(IdKind.DNS, "groß.example")])
+    assert presented(with_extensions()) == ()
 
 
 @given(
@@ -249,25 +196,22 @@ def test_name_that_needs_a_library_that_is_not_there(monkeypatch: pytest.MonkeyP
         st.ip_addresses().map(str),
     ),
 )
-def test_check_without_the_library(kind: IdKind, name: str) -> None:
-    """What is checked early, mostly by looking at it, is what the library takes later."""
-    identities = [ReferenceIdentifier(kind, name)]
+def test_what_is_canonical_is_compiled(kind: IdKind, name: str) -> None:
+    """What a configuration takes, the library takes later."""
     try:
-        compile_identifiers(identities)
+        identity = ReferenceIdentifier(kind, name).canonical()
     except ConfigError:
-        with pytest.raises(ConfigError):
-            check_identifiers(identities)
-    else:
-        check_identifiers(identities)
+        return
+    assert compile_identifiers([identity])
 
 
 def test_library_is_imported_late() -> None:
-    """For a plain name or an address nothing is imported before there is a certificate."""
+    """Nothing is imported before there is a certificate, nor is what only some names need."""
     program = (
-        "import sys; from tlsify.tls.identity import check_identifiers;"
-        "from tlsify.config import ReferenceIdentifier as R;"
-        "check_identifiers(map(R.for_host, ('www.example.org', '192.0.2.1', '2001:db8::1')));"
-        "print('service_identity' in sys.modules)"
+        "import sys; import tlsify.tls.judge; from tlsify.config import ClientConfig;"
+        "[tlsify.tls.judge.Judge(ClientConfig.for_host(host))"
+        " for host in ('www.example.org', '192.0.2.1', '2001:db8::1')];"
+        "print('service_identity' in sys.modules or 'idna' in sys.modules)"
     )
     ran = subprocess.run(
         [sys.executable, "-c", program], check=True, capture_output=True, text=True

@@ -28,7 +28,6 @@ from tlsify.selfsigned import make_key_pair
 from tlsify.tls.certificates import key_hash
 from tlsify.tls.engine import Engine
 from tlsify.tls.harvest import Harvest
-from tlsify.tls.judge import Judge
 from tlsify.tls.protection import open_record
 from tlsify.tls.record import split_records
 
@@ -163,17 +162,6 @@ def test_pin_without_verification_and_an_incomplete_path(client: ClientConfig) -
     EnginePair(replace(client, verify=False, pins=(pin_of(lonely),)), server).run()
     error, _ = refused(replace(client, verify=False, pins=(ZEROS,)), server)
     assert isinstance(error, IdentityError)
-
-
-def test_invalid_identity_shows_early(client: ClientConfig) -> None:
-    """What could never match is a mistake in the configuration, before anything is sent."""
-    wrong = (ReferenceIdentifier.parse("srv:nonsense"),)
-    for config in (
-        replace(client, identities=wrong),
-        replace(client, identities=wrong, verify=False),
-    ):
-        with pytest.raises(Exception, match="not a valid SRV-ID"):
-            Judge(config)
 
 
 # -- revocation lists

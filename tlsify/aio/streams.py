@@ -12,6 +12,7 @@ from tlsify.aio.opening import hand_over
 from tlsify.aio.transport import make_transport
 from tlsify.config import ClientConfig, ClosePolicy, KtlsPolicy, ServerConfig
 from tlsify.errors import ConfigError
+from tlsify.names import to_look_up
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -226,7 +227,7 @@ async def _connect(
 ) -> socket.socket:
     """Connect as the loop does, with all that it can, and take the socket."""
     connect: Any = asyncio.get_running_loop().create_connection
-    transport, _ = await connect(_Waiting, host, port, **options)
+    transport, _ = await connect(_Waiting, host and to_look_up(host), port, **options)
     return await _take_socket(transport)
 
 

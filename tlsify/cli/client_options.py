@@ -6,7 +6,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from tlsify.cli import options as shared
-from tlsify.config import ClientConfig, ReferenceIdentifier, is_ip_address
+from tlsify.config import ClientConfig, ReferenceIdentifier
 from tlsify.credentials import parse_pins
 from tlsify.errors import ConfigError
 
@@ -59,10 +59,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def choose(
     arguments: argparse.Namespace, host: str | None
 ) -> tuple[str | None, tuple[ReferenceIdentifier, ...]]:
-    """Tell what name to send (SNI), and which identities to accept.
+    """Tell what name to send (SNI) unless it is an address, and which identities to accept.
 
     Raises:
-        ConfigError: nobody in particular is to be accepted.
+        ConfigError: nobody in particular is to be accepted, or there can be no such name.
     """
     name = arguments.servername or host
     identities = tuple(arguments.ref_id or ())
@@ -72,7 +72,7 @@ def choose(
         raise ConfigError(
             "nobody was named as the peer to accept", hint="add --servername NAME or --ref-id"
         )
-    return None if name is None or is_ip_address(name) else name, identities
+    return name, identities
 
 
 def configure(arguments: argparse.Namespace, host: str | None) -> ClientConfig:

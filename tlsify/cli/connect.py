@@ -11,6 +11,7 @@ from tlsify.cli import by_agent, client_options, ending, ucspi
 from tlsify.cli import options as shared
 from tlsify.cli.descriptors import hand_on, take_socket
 from tlsify.errors import DeadlineExceeded, NetworkError
+from tlsify.names import canonical, to_look_up
 
 if TYPE_CHECKING:
     import argparse
@@ -114,14 +115,15 @@ def _ask_for_tls(sock: socket.socket, arguments: argparse.Namespace) -> None:
     from tlsify.opening import closed_on_error  # noqa: PLC0415 - heavy, and wanted later only
     from tlsify.starttls import upgrade  # noqa: PLC0415 - rarely wanted
 
-    name = arguments.servername or arguments.host or ""
+    named = arguments.servername or arguments.host
+    name = canonical(named) if named else ""
     with closed_on_error(sock):
         upgrade(sock, arguments.starttls, name, arguments.timeout)
 
 
 def _dial(host: str, port: int, timeout: float) -> socket.socket:
     # Text would be encoded by way of a module whose import takes longer than looking up localhost.
-    name = cast("str", host.encode("ascii")) if host.isascii() else host
+    name = cast("str", to_look_up(host).encode("ascii"))
     try:
         sock = socket.create_connection((name, port), timeout=timeout)
     except TimeoutError as exc:

@@ -11,6 +11,7 @@ from tlsify.codepoints import DEFAULT_AEADS, Aead, NamedGroup, ProtocolVersion
 from tlsify.config import ClosePolicy, KeyPair, KtlsMode, KtlsPolicy, TrustAnchors
 from tlsify.credentials import load_crls, read_file
 from tlsify.errors import ConfigError
+from tlsify.names import canonical, to_look_up
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -73,10 +74,11 @@ def address(text: str) -> tuple[str, int]:
     """
     host, colon, number = text.rpartition(":")
     try:
+        if host:
+            canonical(host)
         # Without a colon an address may be missing by mistake, and every interface is a lot.
-        name = host.removeprefix("[").removesuffix("]").encode("idna").decode("ascii")
-        return name, port(number if colon else "")
-    except ValueError as exc:
+        return to_look_up(host), port(number if colon else "")
+    except (ValueError, ConfigError) as exc:
         raise ConfigError(
             f'"{text}" is not ADDR:PORT', hint="write 127.0.0.1:8443, [::1]:8443 or :8443"
         ) from exc

@@ -56,9 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
     """Shake hands, and carry stdin and stdout until the server has closed."""
     arguments.no_verify |= arguments.insecure
-    # wget passes on the "[::1]" of its URL.
-    host = None if arguments.host is None else arguments.host.strip("[]")
-    config = client_options.configure(arguments, host)
+    config = client_options.configure(arguments, arguments.host)
     policy = shared.policy(options)
     sock = _take_socket(arguments.fd, arguments.read_fd)
     connection = ucspi.open_connection(sock, lambda sock: connect(sock, config, policy))

@@ -6,7 +6,7 @@ import struct
 from typing import NamedTuple
 
 from tlsify.codepoints import AlertDescription, HandshakeType
-from tlsify.errors import ConfigError, PeerMisbehaved
+from tlsify.errors import PeerMisbehaved
 
 # Several times what a hybrid post-quantum hello with a long ALPN list needs.
 MAX_LENGTH = 2**16
@@ -18,8 +18,6 @@ _ALPN = 16
 _WANTED = {_SERVER_NAME, _MAX_FRAGMENT_LENGTH, _ALPN}
 _EXTENSION_HEADER = struct.Struct(">HH")  # its number, and how long it is
 _HOST_NAME = 0
-_MAX_HOST_NAME = 255
-_MAX_LABEL = 63
 
 
 class ClientHello(NamedTuple):
@@ -153,32 +151,6 @@ def _server_name(extension: _Reader | None) -> str | None:
                 raise PeerMisbehaved(msg, alert=AlertDescription.illegal_parameter)
             return text
     return None
-
-
-def encode_server_name(name: str) -> bytes:
-    """Spell a host name as SNI carries it (RFC 6066 3).
-
-    Raises:
-        ConfigError: no DNS name can look like that.
-    """
-    try:
-        encoded = _encode_host(name)
-    except UnicodeError:
-        encoded = b""
-    if not 0 < len(encoded) <= _MAX_HOST_NAME or not encoded.decode("ascii").isprintable():
-        raise ConfigError(
-            f"{name!r} cannot be sent as a server name", hint="check its spelling, or send none"
-        )
-    return encoded
-
-
-def _encode_host(name: str) -> bytes:
-    """Do as the codec "idna" does, whose import ASCII is spared."""
-    if not name.isascii():
-        return name.encode("idna")
-    if not all(0 < len(label) <= _MAX_LABEL for label in name.removesuffix(".").split(".")):
-        raise UnicodeError(name)
-    return name.encode("ascii")
 
 
 def _alpn(extension: _Reader | None) -> tuple[bytes, ...]:

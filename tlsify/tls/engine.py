@@ -23,7 +23,7 @@ from tlsify.errors import (
     TlsifyError,
 )
 from tlsify.tls.certificates import der
-from tlsify.tls.client_hello import ClientHello, HelloCollector, encode_server_name
+from tlsify.tls.client_hello import ClientHello, HelloCollector
 from tlsify.tls.connections import Connections
 from tlsify.tls.explain import handshake_failure, peer_alert
 from tlsify.tls.judge import Judge
@@ -96,7 +96,7 @@ class Engine:
         if isinstance(config, ClientConfig):
             connection = self._connect()
             if config.server_name is not None:
-                connection.set_tlsext_host_name(encode_server_name(config.server_name))
+                connection.set_tlsext_host_name(config.server_name.encode("ascii"))
             connection.set_connect_state()
             if session is not None:
                 load_session(connection, session)

@@ -67,7 +67,7 @@ def wrong_peer(leaf: x509.Certificate, identities: Iterable[ReferenceIdentifier]
     names = presented(leaf)
     wanted = " or ".join(map(str, identities))
     return IdentityError(
-        f"the peer is not {wanted}: it presents {', '.join(names) or 'no name at all'}",
+        f"the peer is not {wanted}: it presents {', '.join(names) or 'no such name'}",
         mismatches=names,
         alert=AlertDescription.bad_certificate,
         hint="check the host, or name the identity to accept with --ref-id",

@@ -9,7 +9,7 @@ from tlsify.config import ClientConfig
 from tlsify.errors import IdentityError
 from tlsify.tls.certificates import der, key_hash
 from tlsify.tls.explain import untrusted_path, wrong_key, wrong_peer
-from tlsify.tls.identity import check_identifiers, presents
+from tlsify.tls.identity import presents
 
 if TYPE_CHECKING:
     from OpenSSL import crypto
@@ -28,11 +28,7 @@ class Judge:
     """
 
     def __init__(self, config: ClientConfig | ServerConfig) -> None:
-        """Judge by a configuration.
-
-        Raises:
-            ConfigError: a reference identifier is not valid for its kind.
-        """
+        """Judge by a configuration."""
         self.rejection: IdentityError | None = None
         self.heard = False
         self._verifies = True
@@ -42,12 +38,10 @@ class Judge:
         if isinstance(config, ClientConfig):
             self._verifies = config.verify
             self._pins = config.pins
-            check_identifiers(config.identities)
             if config.verify:
                 self._identities = config.identities
             self._required = bool(self._identities or self._pins)
         else:
-            check_identifiers(config.client_identities)
             self._identities = config.client_identities
             self._required = config.client_required
 
