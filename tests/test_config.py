@@ -215,7 +215,7 @@ def _with_version(made: KeyPair, version: int) -> bytes:
 
 def test_certificate_of_an_unknown_version(made: KeyPair) -> None:
     """X.509 v4 is malformed, not a bug of ours."""
-    with pytest.raises(ConfigError, match="no usable PEM certificate"):
+    with pytest.raises(ConfigError, match="cut off or damaged"):
         parse_certificates(_with_version(made, 3), "the file")
 
 
@@ -260,8 +260,9 @@ def folder(tmp_path: Path) -> Iterator[Path]:
 
 def test_folder_of_anchors(folder: Path) -> None:
     """Every .pem and .crt file counts, and nothing else."""
-    anchors = TrustAnchors.load(folder).certificates
-    assert anchors is not None
+    found = TrustAnchors.load(folder).lookup
+    assert found is not None
+    anchors = [x509.load_der_x509_certificate(anchor.der) for anchor in found.anchors]
     assert [a.subject.rfc4514_string() for a in anchors] == [
         "CN=0.example.org",
         "CN=1.example.org",
@@ -272,9 +273,9 @@ def test_one_file_of_anchors(tmp_path: Path, made: KeyPair, authority: trustme.C
     """A file may hold several."""
     path = tmp_path / "bundle"
     path.write_bytes(made.certificate_pem() + authority.cert_pem.bytes())
-    anchors = TrustAnchors.load(path).certificates
-    assert anchors is not None
-    assert len(anchors) == 2
+    found = TrustAnchors.load(path).lookup
+    assert found is not None
+    assert [anchor.source for anchor in found.anchors] == [str(path)] * 2
 
 
 def test_folder_without_anchors(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Tests of credentials; test_config has those of certificates and keys."""
+"""Tests of credentials; test_config has those of keys."""
 
 from __future__ import annotations
 
@@ -14,20 +14,56 @@ from hypothesis import strategies as st
 
 from tests.conftest import make_crl
 from tests.doubles import check_descriptors, descriptors
+from tests.spellings import bad, good
 from tlsify.credentials import (
     as_file,
     load_crls,
+    parse_certificates,
     parse_crls,
     parse_pins,
+    read_pem,
     spell_pin,
 )
 from tlsify.errors import ConfigError
+from tlsify.selfsigned import make_key_pair
 
 if TYPE_CHECKING:
     import trustme
 
+MADE = make_key_pair(["example.org"])
+PEM = MADE.certificate_pem()
 DIGEST = hashlib.sha256(b"a key").digest()
 PIN = "sha256//" + base64.b64encode(DIGEST).decode()
+
+
+# -- certificates
+
+
+@pytest.mark.parametrize("spelling", good(PEM))
+def test_file_that_is_good(spelling: str) -> None:
+    """However tools spell it, each certificate is found, as it was made."""
+    found = read_pem(good(PEM)[spelling], "it")
+    assert MADE.chain[0].public_bytes(Encoding.DER) in found
+    assert MADE.chain[0] in parse_certificates(good(PEM)[spelling], "it")
+
+
+@pytest.mark.parametrize("spelling", bad(PEM))
+def test_file_that_is_bad(spelling: str) -> None:
+    """A certificate that is not whole is never left out, and the error says what is the matter."""
+    content, said = bad(PEM)[spelling]
+    with pytest.raises(ConfigError, match="it holds") as caught:
+        parse_certificates(content, "it")
+    assert said in f"{caught.value} {caught.value.hint}"
+
+
+@given(st.binary(max_size=100), st.integers(0, 2000))
+def test_damaged_file(noise: bytes, position: int) -> None:
+    """Damage anywhere is a ConfigError, or leaves a certificate."""
+    position %= len(PEM)
+    try:
+        assert read_pem(PEM[:position] + noise + PEM[position + 1 :], "it")
+    except ConfigError as error:
+        assert error.hint  # noqa: PT017 - or nothing is raised
 
 
 # -- pins

@@ -128,7 +128,9 @@ def test_anchors(files: Path, authority: trustme.CA) -> None:
     ):
         context = Settings(CLIENT)
         context.load_verify_locations(**where)
-        assert context.trust().certificates is not None
+        found = context.trust().lookup
+        assert found is not None
+        assert [anchor.der for anchor in found.anchors] == [der]
         assert context.get_ca_certs(binary_form=True) == [der]
         assert context.get_ca_certs() == pure.get_ca_certs()
         assert context.cert_store_stats() == pure.cert_store_stats()
@@ -140,7 +142,7 @@ def test_anchors(files: Path, authority: trustme.CA) -> None:
 
 
 def test_system_store(files: Path) -> None:
-    """It can be taken as it is, and extended by files."""
+    """It can be taken as it is, and extended."""
     context = Settings(CLIENT)
     context.set_default_verify_paths()
     plain = context.trust().lookup
@@ -148,11 +150,13 @@ def test_system_store(files: Path) -> None:
     context.load_verify_locations(files / "ca.pem")
     more = context.trust().lookup
     assert more is not None
-    assert more.files == (*plain.files, files / "ca.pem")
+    assert more.files == plain.files
+    assert [anchor.source for anchor in more.anchors] == [str(files / "ca.pem")]
     assert more.content != plain.content
     context.load_verify_locations(cadata=(files / "ca.pem").read_text())
-    with pytest.raises(ConfigError, match="by files only"):
-        context.trust()
+    most = context.trust().lookup
+    assert most is not None
+    assert len(most.anchors) == 2
 
 
 def test_revocation(files: Path, authority: trustme.CA) -> None:

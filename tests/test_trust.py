@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import ssl
 import subprocess
 import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import trustme
@@ -17,10 +18,12 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from tests.conftest import HOST, issue
 from tests.doubles import EnginePair
+from tests.spellings import bad, good
 from tlsify import trust as module
 from tlsify.config import ClientConfig, KeyPair, ServerConfig, TrustAnchors
 from tlsify.errors import ConfigError, HandshakeError, IdentityError
 from tlsify.selfsigned import make_key_pair
+from tlsify.sslcontext import SSLContext
 from tlsify.trust import load, system
 
 if TYPE_CHECKING:
@@ -173,8 +176,8 @@ def test_without_a_cache(
     (tmp_path / "file").touch()
     with caplog.at_level(logging.DEBUG, "tlsify"):
         anchors = load(source, tmp_path / "file")
-    assert anchors.certificates is not None
-    assert len(anchors.certificates) == 4
+    assert anchors.lookup is not None
+    assert len(anchors.lookup.anchors) == 4
     assert accepts(anchors, chain)
     assert [record.levelname for record in caplog.records] == ["DEBUG"]
     assert "without an index" in caplog.text
@@ -188,7 +191,9 @@ def test_own_cache(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert Path(found.folders[0]).parent == tmp_path / "xdg/tlsify/trust"
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.delenv("HOME", raising=False)
-    assert load(source).lookup is None
+    unindexed = load(source).lookup
+    assert unindexed is not None
+    assert not unindexed.folders
 
 
 def test_relative_path(
@@ -257,26 +262,95 @@ def test_file(tmp_path: Path, authority: trustme.CA, chain: KeyPair) -> None:
     assert not accepts(load(path), chain)
 
 
-@pytest.mark.parametrize(
-    "content",
-    [b"", b"garbage", STRANGERS[0][:-50], STRANGERS[0] + STRANGERS[1].replace(b"M", b"!")],
-)
-def test_broken_file(tmp_path: Path, content: bytes) -> None:
-    """It is named, before anything is sent, even if only its second certificate is broken."""
+def test_file_that_is_gone_when_it_is_needed(
+    tmp_path: Path, authority: trustme.CA, chain: KeyPair
+) -> None:
+    """What was loaded is in memory."""
     path = tmp_path / "it.pem"
-    path.write_bytes(content)
-    with pytest.raises(ConfigError, match=r"it\.pem holds no usable PEM certificate"):
-        accepts(load(path), make_key_pair([HOST]))
-
-
-def test_file_that_is_gone_when_it_is_needed(tmp_path: Path) -> None:
-    """Nor may it vanish in between."""
-    path = tmp_path / "it.pem"
-    path.write_bytes(STRANGERS[0])
+    path.write_bytes(authority.cert_pem.bytes())
     anchors = load(path)
-    path.unlink()
-    with pytest.raises(ConfigError, match=r"it\.pem"):
-        accepts(anchors, make_key_pair([HOST]))
+    path.write_bytes(b"garbage")
+    assert accepts(anchors, chain)
+
+
+# -- every way to write a file, by every door
+
+
+def _by_file(path: Path) -> TrustAnchors:
+    return load(path)
+
+
+def _by_folder(path: Path) -> TrustAnchors:
+    return load(path.parent, path.parent.parent / "cache")
+
+
+def _by_context(**where: Any) -> TrustAnchors:
+    context = SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.load_verify_locations(**where)
+    return context.client_config(HOST).trust
+
+
+DOORS: dict[str, Callable[[Path], TrustAnchors]] = {
+    "--ca FILE": _by_file,
+    "--ca DIR": _by_folder,
+    "--ca DIR, a second time": _by_folder,
+    "a file in memory": TrustAnchors.load,
+    "a folder in memory": lambda path: TrustAnchors.load(path.parent),
+    "cafile": lambda path: _by_context(cafile=path),
+    "capath": lambda path: _by_context(capath=path.parent),
+    "cadata": lambda path: _by_context(cadata=path.read_bytes().decode("latin-1")),
+}
+
+
+@pytest.fixture(scope="module")
+def root() -> tuple[bytes, KeyPair]:
+    """An authority in PEM, and a server of its."""
+    authority = trustme.CA()
+    return authority.cert_pem.bytes(), issue(authority, HOST)
+
+
+@pytest.mark.parametrize("spelling", good(STRANGERS[0]))
+def test_file_that_is_good(tmp_path: Path, root: tuple[bytes, KeyPair], spelling: str) -> None:
+    """By whatever door it comes, its certificate is trusted, in a handshake."""
+    path = tmp_path / "folder/it.pem"
+    path.parent.mkdir()
+    (path.parent / "other.pem").write_bytes(STRANGERS[2])
+    path.write_bytes(good(root[0])[spelling])
+    assert {door: accepts(take(path), root[1]) for door, take in DOORS.items()} == dict.fromkeys(
+        DOORS, True
+    )
+
+
+@pytest.mark.parametrize("spelling", bad(STRANGERS[0]))
+def test_file_that_is_bad(tmp_path: Path, root: tuple[bytes, KeyPair], spelling: str) -> None:
+    """By whatever door it comes, it is refused by its name, before anything is sent."""
+    path = tmp_path / "folder/it.pem"
+    path.parent.mkdir()
+    content, said = bad(root[0])[spelling]
+    for door, take in DOORS.items():
+        path.write_bytes(content)
+        with pytest.raises(ConfigError) as caught:
+            accepts(take(path), root[1])
+        assert door == "cadata" or said in f"{caught.value} {caught.value.hint}", door
+        assert ("cadata" if door == "cadata" else "it.pem") in str(caught.value), door
+
+
+def test_file_in_a_folder_that_openssl_reads_otherwise(
+    source: Path, cache: Path, root: tuple[bytes, KeyPair], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Then OpenSSL is not left to look for it; once it is written as usual, it is."""
+    (source / "it.pem").write_bytes(good(root[0])["joined without a line break"])
+    with caplog.at_level(logging.DEBUG, "tlsify"):
+        found = load(source, cache)
+    assert accepts(found, root[1])
+    assert found.lookup is not None
+    assert not found.lookup.folders
+    assert "OpenSSL would not find all that is in" in caplog.text
+    (source / "it.pem").write_bytes(root[0])
+    found = load(source, cache)
+    assert accepts(found, root[1])
+    assert found.lookup is not None
+    assert found.lookup.folders
 
 
 def test_pipe(tmp_path: Path, authority: trustme.CA, chain: KeyPair) -> None:
@@ -399,7 +473,7 @@ def test_bundle_that_is_broken(tmp_path: Path) -> None:
     """A store that OpenSSL cannot read is an error, not an empty store."""
     path = tmp_path / "it.pem"
     path.write_text("garbage")
-    with pytest.raises(ConfigError, match=r"it\.pem holds no usable"):
+    with pytest.raises(ConfigError, match=r"it\.pem holds a PEM certificate that is"):
         accepts(system({"SSL_CERT_FILE": str(path)}), make_key_pair([HOST]))
 
 

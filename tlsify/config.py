@@ -12,6 +12,7 @@ from tlsify.credentials import (
     parse_certificates,
     parse_key,
     read_file,
+    read_pem,
     unreadable,
 )
 from tlsify.errors import ConfigError
@@ -20,7 +21,7 @@ from tlsify.names import ReferenceIdentifier as ReferenceIdentifier  # noqa: PLC
 from tlsify.names import canonical, is_ip_address
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
     from datetime import datetime
     from pathlib import Path
 
@@ -145,17 +146,25 @@ class KeyPair:
         return cls.from_pem(read_file(chain, "certificate"), read_file(key, "private key"))
 
 
+class Anchor(NamedTuple):
+    """A trust anchor as it was read, in DER, and from where, for messages."""
+
+    der: bytes
+    source: str
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Lookup:
-    """Trust anchors that OpenSSL reads by itself (`trust`).
+    """Trust anchors that only OpenSSL has to understand (`trust`).
 
     Attributes:
-        files: PEM files, read as a whole before the first handshake.
+        files: the system's PEM files, read as a whole before the first handshake.
         folders: in OpenSSL's own layout, searched by subject whenever a path is built.
         chosen: whether the caller has chosen every one: each then is an anchor, be it self-signed
             or not, which is not said of the system's.
         content: any bytes that other anchors have different ones of.
         lease: what has to live as long as the folders are needed.
+        anchors: those that are in memory.
     """
 
     files: tuple[Path | str, ...]
@@ -163,6 +172,7 @@ class Lookup:
     chosen: bool
     content: bytes = field(repr=False)
     lease: object = field(default=None, repr=False)
+    anchors: tuple[Anchor, ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -171,7 +181,7 @@ class TrustAnchors:
 
     Attributes:
         certificates: the anchors; None means those of `lookup`.
-        lookup: where OpenSSL finds them; None means the system's store as OpenSSL knows it.
+        lookup: those that were read from files; None means the system's store as OpenSSL knows it.
     """
 
     certificates: tuple[x509.Certificate, ...] | None = None
@@ -191,15 +201,31 @@ class TrustAnchors:
         except OSError as exc:
             raise unreadable(path, "trust anchors", exc) from exc
         if inside is None:
-            return cls(parse_certificates(read_file(path, "trust anchors"), str(path)))
+            return cls.of(read_anchors(read_file(path, "trust anchors"), str(path)))
         anchors = [
-            certificate
+            anchor
             for file in sorted(p for p in inside if p.suffix in ANCHOR_SUFFIXES)
-            for certificate in parse_certificates(read_file(file, "trust anchor"), str(file))
+            for anchor in read_anchors(read_file(file, "trust anchor"), str(file))
         ]
         if not anchors:
             raise no_anchors(path)
-        return cls(tuple(anchors))
+        return cls.of(anchors)
+
+    @classmethod
+    def of(cls, anchors: Iterable[Anchor]) -> Self:
+        """Believe these."""
+        held = tuple(anchors)
+        content = b"".join(anchor.der for anchor in held)
+        return cls(lookup=Lookup((), (), chosen=True, content=content, anchors=held))
+
+
+def read_anchors(pem: bytes, what: str) -> Iterator[Anchor]:
+    """Find the trust anchors of a PEM file (`read_pem`).
+
+    Raises:
+        ConfigError: there is none, or half of one.
+    """
+    return (Anchor(der, what) for der in read_pem(pem, what))
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True, weakref_slot=True)

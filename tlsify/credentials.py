@@ -8,6 +8,7 @@ import os
 import re
 from typing import TYPE_CHECKING
 
+from tlsify.der import SEQUENCE, elements
 from tlsify.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -29,6 +30,11 @@ if TYPE_CHECKING:
 # them is imported where that is done.
 
 _PIN = re.compile(r"sha256//([A-Za-z0-9+/]{43}=)")
+_LABELS = (b"CERTIFICATE", b"X509 CERTIFICATE")
+_CERTIFICATE = rb"(?s)-----BEGIN (%b)-----(.*?)-----END \1-----" % b"|".join(_LABELS)
+_TRUSTED = b"-----BEGIN TRUSTED CERTIFICATE-----"
+_BLANKS = b" \t\r\n"
+_DER = b"\x30\x82"
 _PEM_CRL = re.compile(rb"-----BEGIN X509 CRL-----.*?-----END X509 CRL-----", re.DOTALL)
 
 
@@ -69,16 +75,64 @@ def parse_certificates(pem: bytes, what: str) -> tuple[x509.Certificate, ...]:
     from cryptography import x509  # noqa: PLC0415 - see above
 
     try:
-        return tuple(x509.load_pem_x509_certificates(pem))
+        return tuple(map(x509.load_der_x509_certificate, read_pem(pem, what)))
     except (ValueError, x509.InvalidVersion) as exc:
-        raise no_certificate(what) from exc
+        raise malformed(what) from exc
 
 
-def no_certificate(what: str) -> ConfigError:
-    """Build the error for a file without a certificate, or with a malformed one."""
+def read_pem(pem: bytes, what: str) -> tuple[bytes, ...]:
+    """Find the certificates of a PEM file: the one reader of them, whatever they are read for.
+
+    It takes what tools, editors and ``cat`` make of such files: any line ends, or none between one
+    certificate and the next, and anything else around them. Every certificate must be whole.
+
+    Returns:
+        DER, of which only its length has been looked at.
+
+    Raises:
+        ConfigError: there is no certificate, or half of one.
+
+    Source: RFC 7468.
+    """
+    begun = sum(pem.count(b"-----BEGIN %b-----" % label) for label in _LABELS)
+    if _TRUSTED in pem:
+        raise ConfigError(
+            f"{what} holds a TRUSTED CERTIFICATE, whose own terms nobody else keeps",
+            hint="make a plain one of it: openssl x509 -in FILE -out FILE.pem",
+        )
+    if not begun:
+        raise ConfigError(f"{what} holds no usable PEM certificate", hint=_instead(pem))
+    found = re.findall(_CERTIFICATE, pem)
+    if len(found) != begun:
+        raise malformed(what)
+    return tuple(_decode(body, what) for _, body in found)
+
+
+def _decode(body: bytes, what: str) -> bytes:
+    try:
+        der = binascii.a2b_base64(body.translate(None, _BLANKS), strict_mode=True)
+        ((tag, _),) = elements(der)
+    except ValueError as exc:  # which binascii.Error is
+        raise malformed(what) from exc
+    if tag != SEQUENCE:
+        raise malformed(what)
+    return der
+
+
+def _instead(content: bytes) -> str:
+    """Say what to do about a file that is of another kind."""
+    if content.startswith(_DER):
+        return "it is DER: openssl x509 -inform DER -in FILE -out FILE.pem makes PEM of it"
+    if _LABELS[0] in content.replace(b"\0", b""):
+        return "it is in UTF-16: save it as plain text, UTF-8 or ASCII"
+    return 'it must contain "-----BEGIN CERTIFICATE-----"'
+
+
+def malformed(what: str) -> ConfigError:
+    """Build the error for a file with something in it that should be a certificate."""
     return ConfigError(
-        f"{what} holds no usable PEM certificate",
-        hint='it must contain "-----BEGIN CERTIFICATE-----"',
+        f"{what} holds a PEM certificate that is cut off or damaged",
+        hint='each must be whole, from "-----BEGIN CERTIFICATE-----" to its END line',
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from tlsify.der import SEQUENCE, elements
 from tlsify.names import IdKind
 
 if TYPE_CHECKING:
@@ -12,13 +13,12 @@ if TYPE_CHECKING:
     from cryptography import x509
 
 # DER identifier octets (X.690 8.1.2), and the numbers of GeneralName (RFC 5280 4.2.1.6).
-_OBJECT_IDENTIFIER, _OCTET_STRING, _IA5_STRING, _SEQUENCE = 0x06, 0x04, 0x16, 0x30
+_OBJECT_IDENTIFIER, _OCTET_STRING, _IA5_STRING = 0x06, 0x04, 0x16
 _EXTENSIONS = 0xA3
 _OTHER_NAME = 0xA0
 _KINDS = {0x82: IdKind.DNS, 0x86: IdKind.URI, 0x87: IdKind.IP}
 _SUBJECT_ALT_NAME = bytes.fromhex("551d11")  # 2.5.29.17
 _DNS_SRV = bytes.fromhex("2b06010505070807")  # 1.3.6.1.5.5.7.8.7, RFC 4985
-_LONG_TAG, _LONG_LENGTH = 0x1F, 0x80
 
 
 class Presented(NamedTuple):
@@ -58,8 +58,8 @@ def read(certificate: x509.Certificate) -> tuple[Presented, ...]:
     """
     try:
         (value,) = _extensions(certificate.tbs_certificate_bytes, _SUBJECT_ALT_NAME)
-        (names,) = (content for tag, content in _elements(value) if tag == _SEQUENCE)
-        found = [_general_name(tag, content) for tag, content in _elements(names)]
+        (names,) = (content for tag, content in elements(value) if tag == SEQUENCE)
+        found = [_general_name(tag, content) for tag, content in elements(names)]
     except ValueError:
         return ()
     return tuple(name for name in found if name is not None)
@@ -67,12 +67,12 @@ def read(certificate: x509.Certificate) -> tuple[Presented, ...]:
 
 def _extensions(to_be_signed: bytes, wanted: bytes) -> Iterator[bytes]:
     """Find extensions of a kind (RFC 5280 4.1)."""
-    ((_, fields),) = _elements(to_be_signed)
-    for tag, content in _elements(fields):
+    ((_, fields),) = elements(to_be_signed)
+    for tag, content in elements(fields):
         if tag == _EXTENSIONS:
-            ((_, extensions),) = _elements(content)
-            for _, extension in _elements(extensions):
-                parts = list(_elements(extension))
+            ((_, extensions),) = elements(content)
+            for _, extension in elements(extensions):
+                parts = list(elements(extension))
                 if parts[0] == (_OBJECT_IDENTIFIER, wanted) and parts[-1][0] == _OCTET_STRING:
                     yield parts[-1][1]
 
@@ -86,36 +86,9 @@ def _general_name(tag: int, content: bytes) -> Presented | None:
 def _srv_name(other: bytes) -> Presented | None:
     """Read an otherName, if it is an SRVName (RFC 4985)."""
     try:
-        identifier, (_, explicit) = _elements(other)
-        ((tag, name),) = _elements(explicit)
+        identifier, (_, explicit) = elements(other)
+        ((tag, name),) = elements(explicit)
     except ValueError:
         return None
     is_srv = identifier == (_OBJECT_IDENTIFIER, _DNS_SRV) and tag == _IA5_STRING
     return Presented(IdKind.SRV, name) if is_srv else None
-
-
-def _elements(der: bytes) -> Iterator[tuple[int, bytes]]:
-    """Read DER: elements one behind the other, each as its identifier octet and its contents.
-
-    Raises:
-        ValueError: something else is there, or half of one.
-    """
-    start = 0
-    while start < len(der):
-        begin, length = _length(der, start + 1)
-        if der[start] & _LONG_TAG == _LONG_TAG or begin + length > len(der):
-            raise ValueError("no element, or half of one")
-        yield der[start], der[begin : begin + length]
-        start = begin + length
-
-
-def _length(der: bytes, start: int) -> tuple[int, int]:
-    """Tell where contents begin, and how long they are (X.690 8.1.3 and 10.1)."""
-    first = int.from_bytes(der[start : start + 1], "big")
-    if first < _LONG_LENGTH and start < len(der):
-        return start + 1, first
-    begin = start + 1 + first - _LONG_LENGTH
-    octets = der[start + 1 : begin]
-    if not octets.lstrip(b"\0"):
-        raise ValueError("no length")
-    return begin, int.from_bytes(octets, "big")

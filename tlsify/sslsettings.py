@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import ssl  # noqa: TID251 - servers test for its SSLContext; it keeps settings, and connects nobody
@@ -12,8 +11,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from tlsify import trust
 from tlsify.codepoints import DEFAULT_AEADS, Aead, CipherSuite, ProtocolVersion
-from tlsify.config import KeyPair, Lookup, TrustAnchors
-from tlsify.credentials import parse_certificates, parse_crls, read_file
+from tlsify.config import Anchor, KeyPair, TrustAnchors, read_anchors
+from tlsify.credentials import parse_crls, read_file
+from tlsify.der import elements
 from tlsify.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -41,9 +41,7 @@ class Wishes:
 
     pairs: tuple[KeyPair, ...] = ()
     more_pairs: tuple[KeyPair, ...] = ()
-    anchors: tuple[x509.Certificate, ...] = ()
-    files: tuple[Path, ...] = ()  # of anchors
-    only_files: bool = True  # hold them all
+    anchors: tuple[Anchor, ...] = ()
     crls: tuple[x509.CertificateRevocationList, ...] = ()
     system: bool = False
     alpn: tuple[bytes, ...] = ()
@@ -113,28 +111,21 @@ class Settings(ssl.SSLContext):
         """
         if cafile is None and capath is None and cadata is None:
             raise TypeError("cafile, capath and cadata cannot be all omitted")
-        found: list[x509.Certificate] = []
+        found: list[Anchor] = []
         crls: list[x509.CertificateRevocationList] = []
-        files = self.wishes.files
         if cafile is not None:
             pem = read_file(_path(cafile), "trust anchors")
-            files = (*files, _path(cafile))
             if b"-----BEGIN X509 CRL-----" in pem:
                 crls += parse_crls(pem, str(_path(cafile)))
-            if b"-----BEGIN CERTIFICATE-----" in pem or not crls:
-                found += parse_certificates(pem, str(_path(cafile)))
+            if b"CERTIFICATE-----" in pem or not crls:
+                found += read_anchors(pem, str(_path(cafile)))
         if capath is not None:
-            found += TrustAnchors.load(_path(capath)).certificates or ()
+            loaded = TrustAnchors.load(_path(capath)).lookup
+            found += loaded.anchors if loaded is not None else ()
         if cadata is not None:
-            found += _parse_data(cadata)
+            found += _read_data(cadata)
         wishes = self.wishes
-        self.wishes = replace(
-            wishes,
-            anchors=(*wishes.anchors, *found),
-            crls=(*wishes.crls, *crls),
-            files=files,
-            only_files=wishes.only_files and capath is None and cadata is None,
-        )
+        self.wishes = replace(wishes, anchors=(*wishes.anchors, *found), crls=(*wishes.crls, *crls))
 
     def load_default_certs(self, purpose: ssl.Purpose = ssl.Purpose.SERVER_AUTH) -> None:  # noqa: ARG002 - ssl's own
         """Trust the system's store."""
@@ -193,11 +184,9 @@ class Settings(ssl.SSLContext):
 
     def get_ca_certs(self, binary_form: bool = False) -> Any:  # noqa: FBT001, FBT002 - ssl's own
         """List the anchors loaded by name; the system's are not among them."""
-        from cryptography.hazmat.primitives.serialization import Encoding  # noqa: PLC0415 - rarely
+        from tlsify.facts import describe  # noqa: PLC0415 - rarely
 
-        from tlsify.facts import describe  # noqa: PLC0415 - as above
-
-        encoded = [anchor.public_bytes(Encoding.DER) for anchor in self.wishes.anchors]
+        encoded = [anchor.der for anchor in self.wishes.anchors]
         return encoded if binary_form else list(map(describe, encoded))
 
     def cert_store_stats(self) -> dict[str, int]:
@@ -220,7 +209,7 @@ class Settings(ssl.SSLContext):
         """Give what was loaded to trust.
 
         Raises:
-            ConfigError: nothing was, or what cannot be had together.
+            ConfigError: nothing was.
         """
         wishes = self.wishes
         if not wishes.system:
@@ -229,11 +218,12 @@ class Settings(ssl.SSLContext):
                     "certificates are to be verified, and nobody is trusted",
                     hint="call load_verify_locations or load_default_certs",
                 )
-            return TrustAnchors(wishes.anchors)
+            return TrustAnchors.of(wishes.anchors)
         store = trust.system()
         if not wishes.anchors or store.lookup is None:
             return store
-        return TrustAnchors(lookup=_extended(store.lookup, wishes))
+        content = repr((store.lookup.content, wishes.anchors)).encode()
+        return TrustAnchors(lookup=replace(store.lookup, anchors=wishes.anchors, content=content))
 
     # -- what cannot be meant
 
@@ -317,28 +307,14 @@ def _decrypt(pem: bytes, password: Secret) -> bytes:
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
 
-def _parse_data(data: str | ReadableBuffer) -> Iterable[x509.Certificate]:
-    from cryptography import x509  # noqa: PLC0415 - slow
-
+def _read_data(data: str | ReadableBuffer) -> Iterable[Anchor]:
     if isinstance(data, str):
-        return parse_certificates(data.encode("ascii", "replace"), "cadata")
+        return read_anchors(data.encode("ascii", "replace"), "cadata")
+    encoded = bytes(data)
     try:
-        return (x509.load_der_x509_certificate(bytes(data)),)
-    except (ValueError, x509.InvalidVersion) as exc:
+        ((_, _),) = elements(encoded)
+    except ValueError as exc:
         raise ConfigError(
             "cadata holds no usable certificate", hint="bytes are one DER certificate"
         ) from exc
-
-
-def _extended(store: Lookup, wishes: Wishes) -> Lookup:
-    """Add files of anchors to the system's store, which OpenSSL reads by itself."""
-    if not wishes.only_files:
-        raise ConfigError(
-            "the system's store can be extended by files only",
-            hint="give the certificates to load_verify_locations as cafile",
-        )
-    digest = hashlib.sha256(store.content)
-    for anchor in wishes.anchors:
-        digest.update(anchor.tbs_certificate_bytes)
-    files = (*store.files, *wishes.files)
-    return Lookup(files, store.folders, chosen=False, content=digest.digest())
+    return (Anchor(encoded, "cadata"),)

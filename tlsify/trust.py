@@ -9,7 +9,7 @@ import stat
 from typing import TYPE_CHECKING
 
 from tlsify.config import Lookup, TrustAnchors
-from tlsify.credentials import no_certificate, read_file, unreadable
+from tlsify.credentials import unreadable
 from tlsify.errors import ConfigError
 from tlsify.process import has_foreign_rights
 
@@ -59,10 +59,8 @@ def load(path: Path, cache: Path | None = None) -> TrustAnchors:
         mode = source.stat().st_mode
     except OSError as exc:
         raise unreadable(path, "trust anchors", exc) from exc
-    if stat.S_ISREG(mode):
-        return _load_file(source)
     if not stat.S_ISDIR(mode):
-        return TrustAnchors.load(path)  # a pipe, which can be read once only
+        return TrustAnchors.load(path)
     return _load_folder(path, source, cache)
 
 
@@ -81,14 +79,6 @@ def _load_folder(path: Path, source: Path, cache: Path | None) -> TrustAnchors:
     return TrustAnchors(
         lookup=Lookup((), (index.folder,), chosen=True, content=found.state, lease=index)
     )
-
-
-def _load_file(source: Path) -> TrustAnchors:
-    """Leave the parsing to OpenSSL, which is done sooner; only what is no PEM file shows here."""
-    pem = read_file(source, "trust anchors")
-    if b"-----BEGIN " not in pem:
-        raise no_certificate(str(source))
-    return TrustAnchors(lookup=Lookup((source,), (), chosen=True, content=pem))
 
 
 def system(environment: Mapping[str, str] | None = None) -> TrustAnchors:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from tlsify.config import ANCHOR_SUFFIXES
-from tlsify.credentials import no_anchors, no_certificate, read_file, unreadable
+from tlsify.credentials import malformed, no_anchors, read_file, read_pem, unreadable
 from tlsify.errors import ConfigError
 from tlsify.process import has_foreign_rights
 
@@ -210,16 +210,21 @@ def _links(source: Path, names: Iterable[str]) -> list[tuple[str, Path]]:
 
     Raises:
         ConfigError: a file is unusable.
-        OSError: there would be too many links.
+        OSError: OpenSSL would read a file otherwise, or there would be too many links.
     """
-    from tlsify.tls.certificates import name_hashes  # noqa: PLC0415 - OpenSSL, rarely needed here
+    from tlsify.tls.certificates import is_read_so, name_hashes  # noqa: PLC0415 - rarely needed
 
     held: dict[str, dict[str, int]] = {}
     for name in names:
+        path = source / name
+        pem = read_file(path, "trust anchor")
+        found = read_pem(pem, str(path))
         try:
-            held[name] = name_hashes(read_file(source / name, "trust anchor"))
+            held[name] = name_hashes(found)
         except ValueError as exc:
-            raise no_certificate(str(source / name)) from exc
+            raise malformed(str(path)) from exc
+        if not is_read_so(pem, found):
+            raise OSError(errno.EINVAL, "OpenSSL would not find all that is in", str(path))
     links: list[tuple[str, Path]] = []
     limit = _LINKS_PER_CERTIFICATE * sum(map(len, held.values()))
     for number, files in choose(held).items():

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from hypothesis import given
-from hypothesis import strategies as st
 from OpenSSL import crypto
 
 from tests.interop.programs import require
+from tests.spellings import good
+from tlsify.credentials import read_pem
 from tlsify.selfsigned import make_key_pair
-from tlsify.tls.certificates import key_hash, name_hashes
+from tlsify.tls import unbound
+from tlsify.tls.certificates import is_read_so, key_hash, name_hashes
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 
 MADE = make_key_pair(["example.org"])
 PEM = MADE.certificate_pem()
+DER = read_pem(PEM, "it")
+PASSED_OVER = "something damaged of another kind"  # by this OpenSSL, which others may not do
+TWIN = make_key_pair(["example.org"])  # of the same name
 
 
 def test_names_are_those_that_openssl_looks_for(tmp_path: Path) -> None:
@@ -31,44 +35,58 @@ def test_names_are_those_that_openssl_looks_for(tmp_path: Path) -> None:
     (tmp_path / "it.pem").write_bytes(PEM)
     words = ["openssl", "x509", "-noout", "-subject_hash", "-in", str(tmp_path / "it.pem")]
     told = subprocess.run(words, check=True, capture_output=True, text=True).stdout
-    assert [f"{number:08x}" for number in name_hashes(PEM).values()] == [told.strip()]
+    assert [f"{number:08x}" for number in name_hashes(DER).values()] == [told.strip()]
 
 
-def test_file_with_several(authority: trustme.CA) -> None:
-    """Each certificate counts once, and what stands in between does not."""
-    other = authority.cert_pem.bytes()
-    assert len(name_hashes(b"first\n" + PEM + b"second\n" + other + PEM)) == 2
-    old = PEM.replace(b"CERTIFICATE-----", b"X509 CERTIFICATE-----")
-    old = old.replace(b"BEGIN CERTIFICATE", b"BEGIN X509 CERTIFICATE")
-    assert name_hashes(old) == name_hashes(PEM)
+def test_several(authority: trustme.CA) -> None:
+    """Each certificate counts once."""
+    other = read_pem(authority.cert_pem.bytes(), "it")
+    assert len(name_hashes(DER + other + DER)) == 2
 
 
-@pytest.mark.parametrize(
-    "pem",
-    [
-        b"",
-        b"garbage",
-        PEM[: len(PEM) // 2],
-        PEM + PEM[: len(PEM) // 2],
-        PEM.replace(b"M", b"!", 3),
-        b"-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n",
-        PEM + b"-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----\n",
-    ],
-)
-def test_broken_file(pem: bytes) -> None:
-    """One broken certificate spoils the file, whatever else is in it."""
-    with pytest.raises(ValueError, match="certificate"):
-        name_hashes(pem)
+@pytest.mark.parametrize("encoded", [b"", b"garbage", b"\x30\x00", DER[0][:-1]])
+def test_malformed(encoded: bytes) -> None:
+    """What OpenSSL cannot read is a ValueError."""
+    with pytest.raises(ValueError, match="malformed certificate"):
+        name_hashes([*DER, encoded])
 
 
-@given(st.binary(max_size=100), st.integers(0, 2000))
-def test_damaged_file(noise: bytes, position: int) -> None:
-    """Damage anywhere is a ValueError, or leaves a certificate."""
-    position %= len(PEM)
-    try:
-        assert name_hashes(PEM[:position] + noise + PEM[position + 1 :])
-    except ValueError as error:
-        assert str(error)  # noqa: PT017 - or nothing is raised
+@pytest.mark.parametrize("spelling", good(PEM))
+def test_what_openssl_finds(tmp_path: Path, spelling: str) -> None:
+    """What is said of a file is what OpenSSL does with it, in a folder in its own layout."""
+    file = tmp_path / "it"
+    file.write_bytes(good(PEM)[spelling])
+    (number,) = name_hashes(DER).values()
+    (tmp_path / f"{number:08x}.0").symlink_to(file)
+    (tmp_path / f"{number:08x}.1").write_bytes(TWIN.certificate_pem())
+    found = []
+    for pair in (MADE, TWIN):
+        store = crypto.X509Store()
+        store.load_locations(None, str(tmp_path))
+        store.set_flags(crypto.X509StoreFlags.PARTIAL_CHAIN)
+        leaf = crypto.X509.from_cryptography(pair.chain[0])
+        try:
+            crypto.X509StoreContext(store, leaf).verify_certificate()
+        except crypto.X509StoreContextError:
+            found.append(False)
+        else:
+            found.append(True)
+    encoded = read_pem(file.read_bytes(), "it")
+    is_read = is_read_so(file.read_bytes(), encoded)
+    assert all(found) if is_read else not all(found) or spelling == PASSED_OVER
+
+
+def test_what_openssl_reads_in_part() -> None:
+    """One certificate more, or less, is not the same."""
+    assert is_read_so(PEM, DER)
+    assert not is_read_so(PEM, DER * 2)
+    assert not is_read_so(PEM * 2, DER)
+
+
+def test_without_openssls_reader(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it cannot be asked nothing is left to it."""
+    monkeypatch.setattr(unbound, "_lib", object())
+    assert not is_read_so(PEM, DER)
 
 
 def test_hash_of_a_key() -> None:

@@ -2,38 +2,52 @@
 
 from __future__ import annotations
 
-import re
+from typing import TYPE_CHECKING
 
 from OpenSSL import crypto
 
-_BEGIN = re.compile(rb"-----BEGIN (?:X509 )?CERTIFICATE-----")
-_BLOCK = re.compile(_BEGIN.pattern + rb".*?-----END (?:X509 )?CERTIFICATE-----", re.DOTALL)
+from tlsify.tls.unbound import read_as_found
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 
-def name_hashes(pem: bytes) -> dict[str, int]:
-    """Tell under which subjects OpenSSL looks for the certificates of a file.
+def load(encoded: bytes) -> crypto.X509:
+    """Have OpenSSL read a certificate in DER.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    try:
+        return crypto.load_certificate(crypto.FILETYPE_ASN1, encoded)
+    except crypto.Error as exc:
+        raise ValueError("malformed certificate") from exc
+
+
+def name_hashes(encoded: Iterable[bytes]) -> dict[str, int]:
+    """Tell under which subjects OpenSSL looks for certificates.
 
     Returns:
         Digest of each certificate -> 32-bit hash of its subject's name.
 
     Raises:
-        ValueError: there is no certificate, or one is malformed.
+        ValueError: one is malformed.
 
     Source: X509_LOOKUP_hash_dir(3), openssl-rehash(1).
     """
-    blocks = _BLOCK.findall(pem)
-    if not blocks or len(blocks) != len(_BEGIN.findall(pem)):
-        msg = "no certificate, or half of one"
-        raise ValueError(msg)
-    try:
-        certificates = [crypto.load_certificate(crypto.FILETYPE_PEM, block) for block in blocks]
-    except crypto.Error as exc:
-        msg = "malformed certificate"
-        raise ValueError(msg) from exc
     return {
         certificate.digest("sha256").decode("ascii"): certificate.subject_name_hash()
-        for certificate in certificates
+        for certificate in map(load, encoded)
     }
+
+
+def is_read_so(pem: bytes, encoded: Iterable[bytes]) -> bool:
+    """Tell whether OpenSSL, where it finds a file by itself, reads these certificates in it.
+
+    It takes fewer spellings of PEM than `credentials.read_pem`, and says nothing of the rest.
+    """
+    found = read_as_found(pem)
+    return found is not None and list(map(der, found)) == list(encoded)
 
 
 def der(certificate: crypto.X509) -> bytes:

@@ -9,8 +9,9 @@ from OpenSSL import SSL, crypto
 
 from tlsify.codepoints import Aead, CipherSuite, NamedGroup, ProtocolVersion
 from tlsify.config import ClientConfig, KeyPair, Lookup, ServerConfig, TrustAnchors
-from tlsify.credentials import as_file, no_certificate
+from tlsify.credentials import as_file, malformed
 from tlsify.errors import ConfigError
+from tlsify.tls.certificates import load
 from tlsify.tls.unbound import hear_alerts, set_groups, share_trust
 
 if TYPE_CHECKING:
@@ -160,19 +161,27 @@ def _use_trust(
 
 
 def _use_lookup(store: crypto.X509Store, lookup: Lookup) -> None:
+    for anchor in lookup.anchors:
+        try:
+            store.add_cert(load(anchor.der))
+        except ValueError as exc:
+            raise malformed(anchor.source) from exc
     for file in lookup.files:
         try:
             store.load_locations(file)
         except crypto.Error as exc:
-            raise no_certificate(str(file)) from exc
+            raise malformed(str(file)) from exc
     for folder in lookup.folders:
         store.load_locations(None, folder)
 
 
 def _name_authorities(context: SSL.Context, trust: TrustAnchors) -> None:
     """Tell clients, which may have several certificates, whom to choose for (RFC 8446 4.2.4)."""
-    for anchor in (trust.certificates or ())[:_MAX_AUTHORITIES]:
-        context.add_client_ca(anchor)
+    for certificate in (trust.certificates or ())[:_MAX_AUTHORITIES]:
+        context.add_client_ca(certificate)
+    if trust.lookup is not None:
+        for anchor in trust.lookup.anchors[:_MAX_AUTHORITIES]:
+            context.add_client_ca(load(anchor.der).to_cryptography())
 
 
 def _client_context(config: ClientConfig, aeads: tuple[Aead, ...]) -> SSL.Context:

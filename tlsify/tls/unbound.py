@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from OpenSSL import SSL, _util
+from OpenSSL import SSL, _util, crypto
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 _lib, _ffi = _util.lib, _util.ffi
+_NO_START_LINE = 108  # PEM_R_NO_START_LINE, openssl/pemerr.h
 _ROOM = 2**14  # several times what one side says at a time in a handshake
 _new_room = _ffi.new_allocator(should_clear_after_alloc=False)
 
@@ -119,6 +120,28 @@ def load_session(connection: SSL.Connection, der: bytes) -> bool:
     # pyOpenSSL would blame what is left in the queue on the next call.
     _lib.ERR_clear_error()
     return loaded
+
+
+def read_as_found(pem: bytes) -> list[crypto.X509] | None:
+    """Read a PEM file as OpenSSL does one in a folder that it looks into; None if it would fail.
+
+    It is also None where that cannot be known.
+
+    Source: X509_load_cert_file_ex in crypto/x509/by_file.c.
+    """
+    names = ("BIO_new_mem_buf", "BIO_free", "PEM_read_bio_X509", "ERR_peek_error", "ERR_GET_REASON")
+    made = getattr(crypto.X509, "_from_raw_x509_ptr", None)
+    if made is None or not all(hasattr(_lib, name) for name in names):
+        return None
+    held = _ffi.from_buffer(pem)
+    source = _ffi.gc(_lib.BIO_new_mem_buf(held, len(pem)), _lib.BIO_free)
+    found = []
+    nothing = _ffi.NULL
+    while (read := _lib.PEM_read_bio_X509(source, nothing, nothing, nothing)) != nothing:
+        found.append(made(read))
+    is_end = _lib.ERR_GET_REASON(_lib.ERR_peek_error()) == _NO_START_LINE
+    _lib.ERR_clear_error()
+    return found if is_end else None
 
 
 def set_groups(context: SSL.Context, names: Iterable[str]) -> bool:

@@ -1,0 +1,38 @@
+"""DER: what is encoded, element by element, in so far as it is needed beside a parser's verdict."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SEQUENCE = 0x30
+_LONG_TAG, _LONG_LENGTH = 0x1F, 0x80
+
+
+def elements(der: bytes) -> Iterator[tuple[int, bytes]]:
+    """Read elements one behind the other, each as its identifier octet and its contents.
+
+    Raises:
+        ValueError: something else is there, or half of one.
+    """
+    start = 0
+    while start < len(der):
+        begin, length = _length(der, start + 1)
+        if der[start] & _LONG_TAG == _LONG_TAG or begin + length > len(der):
+            raise ValueError("no element, or half of one")
+        yield der[start], der[begin : begin + length]
+        start = begin + length
+
+
+def _length(der: bytes, start: int) -> tuple[int, int]:
+    """Tell where contents begin, and how long they are (X.690 8.1.3 and 10.1)."""
+    first = int.from_bytes(der[start : start + 1], "big")
+    if first < _LONG_LENGTH and start < len(der):
+        return start + 1, first
+    begin = start + 1 + first - _LONG_LENGTH
+    octets = der[start + 1 : begin]
+    if not octets.lstrip(b"\0"):
+        raise ValueError("no length")
+    return begin, int.from_bytes(octets, "big")
