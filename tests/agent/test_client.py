@@ -17,7 +17,7 @@ import tlsify.commit  # noqa: F401 - it opens a descriptor, once
 from tests.agent.harness import HOST, PATIENCE, Agent, serving, tcp
 from tests.doubles import Endpoint, check_descriptors, descriptors, until
 from tlsify import agent, fdpass
-from tlsify.agent import client, wire
+from tlsify.agent import awaiting, client, wire
 from tlsify.codepoints import CipherSuite
 from tlsify.errors import AgentError, ConfigError, IdentityError, Truncated
 from tlsify.handoff import Handoff, Offload
@@ -368,7 +368,7 @@ def test_odd_reply(
 
 def test_silent_agent(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that does not answer in the time that the handshake may take, and a little more."""
-    monkeypatch.setattr(client, "_PATIENCE", 0.01)
+    monkeypatch.setattr(awaiting, "PATIENCE", 0.01)
     impostor = Impostor(lambda channel: channel.recv(1))
     with tcp() as (ours, _):
         with pytest.raises(AgentError, match="does not answer") as caught:

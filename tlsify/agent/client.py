@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from tlsify import fdpass
 from tlsify.agent import wire
+from tlsify.agent.awaiting import PATIENCE, Watch
 from tlsify.agent.failures import revive
 from tlsify.errors import AgentError
 
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
 # A socket's path, or our end of the socketpair whose other end is the agent's.
 Place: TypeAlias = "str | Path | int | socket.socket"
 
-# Seconds for an agent to take a session, and beyond the handshake's own time for its reply.
-_PATIENCE = 5.0
 # Milliseconds in which an agent that has ended the program's stream, or died, says so.
 _VERDICT = 1000
 
@@ -60,10 +59,15 @@ def accept(place: Place, sock: socket.socket, request: wire.ServerRequest) -> Ha
 def _hand_over(place: Place, sock: socket.socket, request: wire.Request) -> Handoff:
     message = wire.encode_request(request)
     timeout = sock.gettimeout()
+    watch = Watch(sock, request)
     try:
         channel = _ask(place, message, sock)
         try:
-            handed = _answer(channel, sock, request.timeout + _PATIENCE)
+            # What a hand-off needs is imported while the agent works, and not before it does.
+            import tlsify.handoff  # noqa: F401, PLC0415
+
+            watch.wait(channel)
+            handed = _answer(channel, sock)
         except BaseException:
             channel.close()
             raise
@@ -72,12 +76,19 @@ def _hand_over(place: Place, sock: socket.socket, request: wire.Request) -> Hand
             handed.sock.settimeout(timeout)  # the agent has changed the flags that we share
     except AgentError as exc:
         if not exc.untouched:
-            sock.close()
+            _give_up(sock)
         raise
     except BaseException:
-        sock.close()
+        _give_up(sock)
         raise
     return handed
+
+
+def _give_up(sock: socket.socket) -> None:
+    """End a connection for the agent as well, which may have it still."""
+    with contextlib.suppress(OSError):
+        sock.shutdown(socket.SHUT_RDWR)
+    sock.close()
 
 
 def _ask(place: Place, message: bytes, sock: socket.socket) -> socket.socket:
@@ -108,7 +119,7 @@ def _open(place: Place) -> socket.socket:
     if not isinstance(place, (int, socket.socket)):
         channel = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
-            channel.settimeout(_PATIENCE)
+            channel.settimeout(PATIENCE)
             channel.connect(os.fspath(place))
             if (uid := fdpass.peer_uid(channel)) != os.geteuid():
                 raise AgentError(
@@ -139,7 +150,7 @@ def _invite(pair: socket.socket, theirs: socket.socket) -> None:
     message = wire.encode(wire.Open())
     poller = select.poll()
     poller.register(pair, select.POLLOUT)
-    if not poller.poll(_PATIENCE * 1000):
+    if not poller.poll(PATIENCE * 1000):
         raise TimeoutError("it takes no more sessions")
     fdpass.send(pair, message, theirs.fileno())
 
@@ -148,14 +159,9 @@ def _name(place: Place) -> str:
     return "the inherited socket" if isinstance(place, (int, socket.socket)) else str(place)
 
 
-def _answer(channel: socket.socket, sock: socket.socket, patience: float) -> Handoff:
-    """Wait for the reply, and make of it what `opening` makes of a handshake.
-
-    What a hand-off needs is imported while the agent works, and not before it does.
-    """
-    import tlsify.handoff  # noqa: F401, PLC0415
-
-    message, descriptor = _receive_reply(channel, patience)
+def _answer(channel: socket.socket, sock: socket.socket) -> Handoff:
+    """Receive the reply, and make of it what `opening` makes of a handshake."""
+    message, descriptor = _receive_reply(channel, PATIENCE)
     program_end = None if descriptor is None else fdpass.as_socket(descriptor)
     try:
         try:
@@ -196,7 +202,7 @@ def _receive_reply(channel: socket.socket, patience: float) -> tuple[bytearray, 
 
 
 def _adopt(sock: socket.socket, reply: wire.Kernel) -> Handoff:
-    from tlsify.handoff import adopt  # noqa: PLC0415 - see `_answer`
+    from tlsify.handoff import adopt  # noqa: PLC0415 - see `_hand_over`
 
     try:
         return adopt(sock, reply.state)
@@ -207,7 +213,7 @@ def _adopt(sock: socket.socket, reply: wire.Kernel) -> Handoff:
 def _take_relay(
     channel: socket.socket, sock: socket.socket, program_end: socket.socket, reply: wire.Relayed
 ) -> Handoff:
-    from tlsify.codepoints import CipherSuite  # noqa: PLC0415 - see `_answer`
+    from tlsify.codepoints import CipherSuite  # noqa: PLC0415 - see `_hand_over`
     from tlsify.handoff import Handoff, Offload, Reason  # noqa: PLC0415
     from tlsify.tls.negotiated import Negotiated  # noqa: PLC0415
 
