@@ -47,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     shared.add_secrets(group)
     group.add_argument("--no-verify", action="store_true", help="accept any certificate")
     shared.add_key_pair(group, "what to authenticate with if the server asks")
+    shared.add_alpn(group)
     shared.add_choices(group)
     group.add_argument(
         "--session-store",

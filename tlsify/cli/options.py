@@ -259,8 +259,8 @@ def key_log(arguments: argparse.Namespace) -> Path | None:
     return found
 
 
-def add_choices(group: argparse._ArgumentGroup) -> None:
-    """Declare what is left to negotiation: ALPN, versions, ciphers, groups."""
+def add_alpn(group: argparse._ArgumentGroup) -> None:
+    """Declare what is spoken over TLS."""
     group.add_argument(
         "--alpn",
         action="append",
@@ -269,6 +269,10 @@ def add_choices(group: argparse._ArgumentGroup) -> None:
         metavar="PROTOCOL",
         help="application protocol; may be repeated, most wanted first",
     )
+
+
+def add_choices(group: argparse._ArgumentGroup) -> None:
+    """Declare what is left to negotiation: versions, ciphers, groups."""
     group.add_argument(
         "--tls-min", choices=tuple(_VERSIONS), default="1.2", help="oldest version; default 1.2"
     )

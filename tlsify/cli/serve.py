@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,18 +16,17 @@ from tlsify.selfsigned import make_key_pair
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable
 
     from tlsify.cli import GlobalOptions
     from tlsify.config import KeyPair, ServerConfig
 
 DESCRIPTION = "Serve the files of a folder over HTTPS, HTTP/1.1, from the kernel if it can."
-_ALPN = b"http/1.1"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's own options."""
-    server_options.add_arguments(parser)
+    server_options.add_arguments(parser, alpn=False)
+    parser.set_defaults(alpn=[b"http/1.1"])
     serving_options.add_arguments(parser, listen="127.0.0.1:8443")
     parser.add_argument(
         "--write-ca",
@@ -36,13 +34,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="where to save the self-signed certificate made in the absence of --cert",
     )
+    parser.add_argument(
+        "--dotfiles",
+        action="store_true",
+        help="serve files and folders whose names begin with a dot, too; "
+        "without it .well-known alone",
+    )
+    parser.add_argument(
+        "--precompressed",
+        action="store_true",
+        help="send NAME.br or NAME.gz in the place of NAME, if it is not older, "
+        "to clients that accept it",
+    )
     parser.add_argument("directory", type=Path, metavar="DIR", help="folder to serve")
 
 
 def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
     """Serve until SIGTERM or SIGINT."""
     try:
-        from tlsify.integrations import static_files  # noqa: PLC0415 - an extra, and slow to import
+        from tlsify.integrations.static_files import Site  # noqa: PLC0415 - an extra, slow to import
     except ModuleNotFoundError as exc:
         raise ConfigError(
             f"serve needs the package {exc.name}", hint='install "tlsify[serve]"'
@@ -52,7 +62,7 @@ def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
     stopgap = _Stopgap(arguments)
 
     def load() -> ServerConfig:
-        config = _configure(arguments, stopgap.give)
+        config = server_options.configure(arguments, otherwise=stopgap.give)
         if arguments.write_ca is not None and not stopgap.is_made:
             raise ConfigError(
                 "--write-ca saves a certificate made in the absence of --cert",
@@ -66,9 +76,10 @@ def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
         for shown in dict.fromkeys(map(listening.spell, plan.listeners)):
             print(f"tlsify: serving {root} on https://{shown}/ ({carrier})", flush=True)
 
-    plan = serving_options.plan(
-        arguments, options, lambda: static_files.Site(root), load=load, on_ready=ready
-    )
+    def service() -> Site:
+        return Site(root, dotfiles=arguments.dotfiles, precompressed=arguments.precompressed)
+
+    plan = serving_options.plan(arguments, options, service, load=load, on_ready=ready)
     stopgap.outlives = not plan.estate.is_rehearsal
     with plan.estate:
         serving.run(plan)
@@ -83,13 +94,7 @@ def examine(arguments: argparse.Namespace) -> ServerConfig:
     """
     _folder(arguments.directory)
     serving_options.examine(arguments)
-    return _configure(arguments, lambda: make_key_pair(["localhost"]))
-
-
-def _configure(arguments: argparse.Namespace, otherwise: Callable[[], KeyPair]) -> ServerConfig:
-    if set(arguments.alpn) - {_ALPN}:
-        raise ConfigError("serve speaks HTTP/1.1 alone", hint="leave --alpn out")
-    return replace(server_options.configure(arguments, otherwise=otherwise), alpn=(_ALPN,))
+    return server_options.configure(arguments, otherwise=lambda: make_key_pair(["localhost"]))
 
 
 def _folder(path: Path) -> Path:

@@ -26,8 +26,13 @@ if TYPE_CHECKING:
 _log = logging.getLogger("tlsify")
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare them."""
+def add_arguments(parser: argparse.ArgumentParser, *, alpn: bool = True) -> None:
+    """Declare them.
+
+    Args:
+        parser: the verb's.
+        alpn: whether there is a choice of application protocols.
+    """
     group = parser.add_argument_group("what to show, and whom to accept")
     shared.add_key_pair(group, "the server's own", several=True)
     group.add_argument(
@@ -44,6 +49,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="OCSP response in DER, for whichever certificate it is about; may be repeated",
     )
+    if alpn:
+        shared.add_alpn(group)
     shared.add_choices(group)
     group.add_argument(
         "--client-cert",

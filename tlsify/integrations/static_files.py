@@ -3,90 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import stat
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+import logging
+from typing import TYPE_CHECKING, cast
 
 from aiohttp import web
 from aiohttp.abc import AbstractAccessLogger
-from yarl import URL
+from aiohttp.http_exceptions import HttpProcessingError
 
 from tlsify.aio.transport import attach
+from tlsify.integrations.static_answers import Folder, Request
 
 if TYPE_CHECKING:
-    import logging
-    from collections.abc import Callable
-    from concurrent.futures import Future
     from pathlib import Path
 
-    from aiohttp.typedefs import Handler
+    from aiohttp.abc import AbstractStreamWriter
+    from aiohttp.http import RawRequestMessage
+    from aiohttp.streams import StreamReader
 
     from tlsify.handoff import Handoff
 
-_INDEX = "index.html"
-_MAX_REQUEST_BODY = 2**16
+_log = logging.getLogger("tlsify")
+
 # How long a connection may be idle, in seconds, and how long while we drain: a client that has
 # just got an answer may be sending its next request, which closing would lose.
 _KEEP_ALIVE = 75.0
 _KEEP_ALIVE_DRAINING = 3.0
 _LOOK = 0.25
-
-
-def application(root: Path) -> web.Application:
-    """Build an application that answers GET and HEAD from a folder.
-
-    Ranges, conditional requests and MIME types are aiohttp's; what lies outside the folder, also
-    by way of symbolic links, is not found.
-
-    Args:
-        root: resolved path of the folder.
-    """
-    prefix = os.path.join(root, "")  # noqa: PTH118 - pathlib takes as long as all of this
-
-    def find(name: str) -> tuple[str, int]:
-        """Resolve a path below the folder; gives it with what kind of file is there."""
-        path = os.path.realpath(prefix + name)
-        if not (path + os.sep).startswith(prefix):
-            raise web.HTTPNotFound
-        return path, stat.S_IFMT(os.stat(path).st_mode)  # noqa: PTH116 - likewise
-
-    async def answer(request: web.Request) -> web.StreamResponse:
-        name = request.match_info["path"].lstrip("/")
-        try:
-            path, kind = find(name)
-            if kind == stat.S_IFDIR:
-                if not request.path.endswith("/"):
-                    location = "/" + request.path.strip("/") + "/"
-                    raise web.HTTPMovedPermanently(URL.build(path=location))
-                path, kind = find(f"{name}/{_INDEX}")
-            elif request.path.endswith("/"):  # a file is no folder
-                raise web.HTTPNotFound
-        # A name too long, a NUL byte, a loop of links.
-        except (OSError, ValueError) as exc:
-            raise web.HTTPNotFound from exc
-        if kind != stat.S_IFREG:
-            raise web.HTTPNotFound
-        return web.FileResponse(path)
-
-    app = web.Application(client_max_size=_MAX_REQUEST_BODY)
-    app.router.add_get("/{path:.*}", answer)
-    return app
-
-
-class _AtOnce(ThreadPoolExecutor):
-    """Does at once what it is given.
-
-    aiohttp has a thread open and close each file. The way there and back takes longer than the
-    work, and a disk that is slow holds up the loop's ``sendfile`` just the same.
-    """
-
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Call, and give what is done already: nobody has to wait for the loop's next round."""
-        # Of asyncio's kind, which `asyncio.wrap_future` gives to who waits as it is.
-        done: Any = asyncio.get_running_loop().create_future()
-        done.set_result(fn(*args, **kwargs))  # what it raises comes to who calls, and waits at once
-        return done  # type: ignore[no-any-return]
 
 
 class Site:
@@ -99,23 +41,24 @@ class Site:
     closes connections that have been idle for some seconds.
     """
 
-    def __init__(self, root: Path) -> None:
-        """Take the resolved path of the folder."""
-        self._app = application(root)
-        self._app.middlewares.append(self._visit)
+    def __init__(self, root: Path, *, dotfiles: bool = False, precompressed: bool = False) -> None:
+        """Take what `static_answers.Folder` takes."""
+        self._folder = Folder(root, dotfiles=dotfiles, precompressed=precompressed)
         # Since when connections are idle, on the loop's clock; None for those that are not.
         self._idle: dict[asyncio.BaseProtocol, float | None] = {}
         self._draining = False
-        self._runner = web.AppRunner(
-            self._app,
-            access_log_class=_rest_of(self._idle),
-            handle_signals=False,
-            keepalive_timeout=_KEEP_ALIVE,
-        )
+        self._runner: web.ServerRunner
 
     async def start(self) -> None:
         """Set up aiohttp's own."""
-        asyncio.get_running_loop().set_default_executor(_AtOnce())
+        logging.getLogger("aiohttp.server").addFilter(_is_our_fault)
+        server = web.Server(
+            self._answer,
+            request_factory=_make_request,
+            access_log_class=_rest_of(self._idle),
+            keepalive_timeout=_KEEP_ALIVE,
+        )
+        self._runner = web.ServerRunner(server)
         await self._runner.setup()
 
     async def serve(self, handed: Handoff) -> None:
@@ -145,18 +88,31 @@ class Site:
         """Take aiohttp's own down."""
         await self._runner.cleanup()
 
-    @web.middleware
-    async def _visit(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         self._idle[request.protocol] = None
-        try:
-            response = await handler(request)
-        except web.HTTPException as exc:
-            if self._draining:
-                exc.force_close()
-            raise
+        answer = self._folder.answer(cast("Request", request))
         if self._draining:
-            response.force_close()
-        return response
+            answer.force_close()
+        return answer
+
+
+def _make_request(
+    message: RawRequestMessage,
+    payload: StreamReader,
+    protocol: web.RequestHandler,
+    writer: AbstractStreamWriter,
+    task: asyncio.Task[None],
+) -> Request:
+    return Request(message, payload, protocol, writer, task, asyncio.get_running_loop())
+
+
+def _is_our_fault(record: logging.LogRecord) -> bool:
+    """Keep what is no HTTP out of the log of errors, which a client could fill with it."""
+    fault = record.exc_info[1] if record.exc_info else None
+    if isinstance(fault, HttpProcessingError):
+        _log.info("bad request: %s", fault.message.partition("\n")[0])
+        return False
+    return True
 
 
 def _rest_of(idle: dict[asyncio.BaseProtocol, float | None]) -> type[AbstractAccessLogger]:

@@ -1,0 +1,1 @@
+"""HTTP's rules for files (RFC 9110), without HTTP's I/O: docs/http.md has the table."""

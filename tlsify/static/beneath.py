@@ -1,0 +1,117 @@
+"""Open a file beneath a folder, name by name: no link and no rename leads out of it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_FOLDER = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+# A FIFO that has taken the file's place meanwhile must not wait for who writes into it.
+_FILE = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_NOFOLLOW | os.O_CLOEXEC
+_MAX_LINKS = 40  # as the kernel has it
+
+
+class Opened(NamedTuple):
+    """A regular file.
+
+    Attributes:
+        descriptor: open for reading; the caller closes it.
+        status: what it was when it was opened.
+    """
+
+    descriptor: int
+    status: os.stat_result
+
+
+def open_beneath(root: bytes, names: Sequence[bytes]) -> Opened:
+    """Open the regular file that the names lead to.
+
+    Each name is looked up in a folder that is open, and links are read rather than followed: a
+    link's target is looked up in the same way, beneath the same folder. So nothing outside is ever
+    opened or even looked at, whatever is renamed meanwhile; links that lead out are not found.
+
+    Args:
+        root: path of the folder, with neither links nor a slash at its end (but for "/").
+        names: none of them is empty, "." or "..", or has a slash or NUL in it.
+
+    Raises:
+        IsADirectoryError: it is a folder.
+        FileNotFoundError: it is nothing that can be sent, or a link leads out.
+        OSError: any other reason why it cannot be opened.
+    """
+    for _ in range(_MAX_LINKS):
+        found = _walk(root, list(names))
+        if isinstance(found, Opened):
+            return found
+        names = found
+    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+
+
+def _walk(root: bytes, names: list[bytes]) -> Opened | list[bytes]:
+    """Go down from the folder; gives the names to try instead where there is a link or ".."."""
+    here = os.open(root, _FOLDER)
+    try:
+        for index, name in enumerate(names):
+            if name == b"..":  # a link's: all names in front of it are of real folders
+                if not index:
+                    raise _not_found()
+                return [*names[: index - 1], *names[index + 1 :]]
+            if index == len(names) - 1:
+                kind = stat.S_IFMT(os.stat(name, dir_fd=here, follow_symlinks=False).st_mode)
+                if kind == stat.S_IFREG:
+                    return _open(name, here)
+                if kind == stat.S_IFLNK:
+                    return _resolve(root, names, index, here)
+                _refuse(kind)
+            try:
+                there = os.open(name, _FOLDER, dir_fd=here)
+            except NotADirectoryError:
+                return _resolve(root, names, index, here)
+            os.close(here)
+            here = there
+    finally:
+        os.close(here)
+    raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+
+
+def _open(name: bytes, folder: int) -> Opened:
+    descriptor = os.open(name, _FILE, dir_fd=folder)
+    try:
+        status = os.fstat(descriptor)  # of what was opened, which need not be what was there before
+        if not stat.S_ISREG(status.st_mode):
+            _refuse(stat.S_IFMT(status.st_mode))
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return Opened(descriptor, status)
+
+
+def _refuse(kind: int) -> None:
+    if kind == stat.S_IFDIR:
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    raise _not_found()
+
+
+def _resolve(root: bytes, names: list[bytes], index: int, folder: int) -> list[bytes]:
+    """Put a link's target in its place.
+
+    Raises:
+        OSError: it is none (EINVAL), or leads out.
+    """
+    before, target = names[:index], os.readlink(names[index], dir_fd=folder)
+    if target.startswith(b"/"):
+        before, prefix = [], root.rstrip(b"/") + b"/"
+        if not (target + b"/").startswith(prefix):
+            raise _not_found()
+        target = target[len(prefix) :]
+    steps = [name for name in target.split(b"/") if name not in {b"", b"."}]
+    return [*before, *steps, *names[index + 1 :]]
+
+
+def _not_found() -> FileNotFoundError:
+    return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
