@@ -223,6 +223,61 @@ except ConfigError as exc:
     assert "cannot become user 1, group 1" in said
 
 
+# -- forks and signals
+
+
+@pytest.fixture
+def handlers() -> Iterator[list[int]]:
+    """SIGTERM and SIGHUP have a handler, which notes them; what woke us up is on the pipe."""
+    noted: list[int] = []
+    reader, writer = os.pipe2(os.O_NONBLOCK)
+    numbers = (signal.SIGTERM, signal.SIGHUP)
+    before = {each: signal.signal(each, lambda number, _: noted.append(number)) for each in numbers}
+    old = signal.set_wakeup_fd(writer)
+    yield noted
+    signal.set_wakeup_fd(old)
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    with pytest.raises(BlockingIOError):
+        os.read(reader, 1)
+    os.close(reader)
+    os.close(writer)
+
+
+def test_signal_to_a_child_just_forked(handlers: list[int]) -> None:
+    """It ends the child; the parent hears nothing of it, in either way."""
+    for _ in range(50):
+        pid = process.fork()
+        if pid == 0:
+            while True:
+                signal.pause()
+        os.kill(pid, signal.SIGTERM)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGTERM
+    assert not handlers
+
+
+def test_signals_of_a_child(handlers: list[int]) -> None:
+    """None is blocked that was not before; some are ignored; Ctrl-C is what it was."""
+    del handlers
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+    pid = process.fork(ignored=[signal.SIGHUP])
+    if pid == 0:
+        found = [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)]
+        masked = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+        expected = [signal.SIG_DFL, signal.SIG_IGN, signal.default_int_handler]
+        os._exit(0 if found == expected and masked == {signal.SIGUSR1} else 1)
+    assert signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR1]) == {signal.SIGUSR1}
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def test_one_request_to_end_and_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What follows at once is the first once more."""
+    times = iter([10.0, 10.0, 10.2, 10.4, 11.0])
+    monkeypatch.setattr(process.time, "monotonic", lambda: next(times))
+    requests = process.StopRequests()
+    assert [requests.insist() for _ in range(5)] == [False, False, False, True, True]
+
+
 # -- the end
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Self
 
 import pytest
 
+from tests.cli.harness import insist
 from tests.doubles import until
 
 if TYPE_CHECKING:
@@ -201,7 +202,8 @@ def test_second_signal(tmp_path: Path) -> None:
         program.tell(signal.SIGTERM)
         program.read_until("stopping")
         begun = time.monotonic()
-        program.end(signal.SIGINT)
+        insist(program.process, signal.SIGINT)
+        assert program.process.returncode == 0
         assert time.monotonic() - begun < 5
 
 

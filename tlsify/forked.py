@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import NoReturn, TypeAlias
 
 from tlsify.counters import occupy
+from tlsify.process import fork
 
 _log = logging.getLogger("tlsify")
 
@@ -143,13 +144,12 @@ class Generation:
             leave: closes, in the worker, what is the supervisor's own.
         """
         read_end, write_end = os.pipe2(os.O_CLOEXEC)
-        # A signal between fork and the child's own handlers would run the parent's in the child.
-        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         try:
-            pid = os.fork()
+            # A terminal's are for the supervisor, which passes on what they mean.
+            pid = fork(ignored=caught - {signal.SIGTERM, signal.SIGCHLD})
             if pid == 0:
                 os.close(read_end)
-                self._be(Post(index, write_end), slot, caught, leave)
+                self._be(Post(index, write_end), slot, leave)
             self.members[index] = Worker(pid, slot, time.monotonic(), read_end)
         except OSError as exc:
             _log.warning("cannot fork: %s", exc)
@@ -157,20 +157,11 @@ class Generation:
             self.members[index] = time.monotonic() + _PAUSE
         finally:
             os.close(write_end)
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
-    def _be(
-        self, post: Post, slot: int, caught: frozenset[signal.Signals], leave: Callable[[], None]
-    ) -> NoReturn:
+    def _be(self, post: Post, slot: int, leave: Callable[[], None]) -> NoReturn:
         """Be the worker."""
         status = 1
         try:
-            signal.set_wakeup_fd(-1)
-            for number in caught:
-                # A terminal's are for the supervisor, which passes on what they mean.
-                keeps = number in {signal.SIGTERM, signal.SIGCHLD}
-                signal.signal(number, signal.SIG_DFL if keeps else signal.SIG_IGN)
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
             leave()
             occupy(slot)
             self.work(post)

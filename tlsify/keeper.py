@@ -31,6 +31,9 @@ _LOOK = 30.0
 _QUIET = 0.05
 # How long to wait, after the program's end, for the peer to take more of what was sent or to close.
 _PARTING = 5.0
+_TICK = (
+    0.001  # the shortest wait: for the kernel less than a microsecond is none, and that no limit
+)
 
 
 class Ends(NamedTuple):
@@ -242,7 +245,7 @@ class Keeper:
             before = self._under_way()
             deadline = time.monotonic() + _PARTING
             while (left := deadline - time.monotonic()) > 0:
-                stream.settimeout(left)
+                stream.settimeout(max(left, _TICK))
                 with contextlib.suppress(TimeoutError):
                     if not stream.recv_into(self._buffer):
                         return

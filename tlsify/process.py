@@ -1,4 +1,4 @@
-"""This process: who may look into it, whom it can become, how it ends."""
+"""This process: who may look into it, whom it can become, how it forks, how it ends."""
 
 from __future__ import annotations
 
@@ -6,14 +6,20 @@ import ctypes
 import os
 import signal
 import threading
+import time
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from tlsify.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE = 1, 4
+# How long after a request to end another one is a second request, in seconds.
+_AGAIN = 0.3
+# What the program on a connection is sent, and its keeper with it, where it is sent to all of a
+# terminal, of a process group or of a service: it is for the program to say what becomes of it.
+THE_PROGRAMS = (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM)
 
 
 def protect_process() -> None:
@@ -41,6 +47,63 @@ _endings: list[Callable[[], object]] = []
 def before_end(ending: Callable[[], object]) -> None:
     """Have something called by `await_threads`."""
     _endings.append(ending)
+
+
+def fork(ignored: Collection[int] = ()) -> int:
+    """Fork; a signal to the child is the child's own from its first moment.
+
+    The parent's handlers would run in the child, and its wake-up descriptor is the same pipe: the
+    parent would take the child's signal for one of its own. So signals wait until the child has
+    neither. What had a handler has its default action there; SIGINT remains KeyboardInterrupt
+    where it was that.
+
+    Args:
+        ignored: signals that the child ignores.
+
+    Returns:
+        As ``os.fork``.
+
+    Raises:
+        OSError: there can be no process.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        pid = os.fork()
+        if pid == 0:
+            signal.set_wakeup_fd(-1)
+            for number in signal.valid_signals():
+                handler = signal.getsignal(number)
+                if callable(handler) and handler is not signal.default_int_handler:
+                    signal.signal(number, signal.SIG_DFL)
+            ignore(ignored)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return pid
+
+
+def ignore(numbers: Collection[int]) -> None:
+    """Ignore signals from here on."""
+    for number in numbers:
+        signal.signal(number, signal.SIG_IGN)
+
+
+class StopRequests:
+    """Requests to end, of which the second is an urgent one.
+
+    One request may come twice: timeout(1) sends its signal to the process and to its group, and
+    whoever runs a command in a terminal may pass on the Ctrl-C that the command has got as well.
+    """
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        self._first: float | None = None
+
+    def insist(self) -> bool:
+        """Take note of one; tells whether it is a second one, rather than the first once more."""
+        now = time.monotonic()
+        if self._first is None:
+            self._first = now
+        return now - self._first >= _AGAIN
 
 
 def await_threads() -> None:

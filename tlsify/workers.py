@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NoReturn, TypeAlias
 from tlsify.counters import SLOTS, Event, Gauge, count, put, reserve, vacate
 from tlsify.errors import TlsifyError, WorkerError
 from tlsify.forked import SIGNALS, Generation, Worker
+from tlsify.process import StopRequests, ignore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -78,7 +79,7 @@ def run(number: int, work: Work, duty: Duty, former: Former | None = None) -> No
 
     A worker that dies is replaced in its place, at once or, if it dies again and again, after a
     while. SIGHUP starts a new generation; once all of it is ready the old one drains. SIGTERM and
-    SIGINT have all of them drain; the second of these kills them.
+    SIGINT have all of them drain; another one, a moment later, kills them.
 
     Args:
         number: of workers.
@@ -102,6 +103,7 @@ class _Supervisor:
         self._current: Generation | None = None
         self._coming: Generation | None = None
         self._again = self._stopping = False
+        self._requests = StopRequests()
         self._rehearsal: list[Worker] = []
         self._failure: WorkerError | None = None
         self._retry: tuple[float, Work] | None = None
@@ -124,6 +126,7 @@ class _Supervisor:
                 self._reap()
                 self._look_after()
         finally:
+            ignore(_STOP_SIGNALS)  # the interpreter, as it ends, would die of one more
             signal.set_wakeup_fd(-1)
             os.close(self._reader)
             os.close(self._writer)
@@ -178,7 +181,7 @@ class _Supervisor:
     def _heed(self, numbers: bytes) -> None:
         asked = [number for number in numbers if number in _STOP_SIGNALS]
         if asked:
-            at_once = self._stopping or len(asked) > 1
+            at_once = self._requests.insist()
             self._stop()
             for worker in self._all() if at_once else ():
                 worker.kill(signal.SIGKILL)

@@ -94,6 +94,22 @@ def read_line(stream: IO[bytes] | None) -> str:
     return stream.readline().decode()
 
 
+def pause(process: subprocess.Popen[bytes]) -> None:
+    """Stop it, and wait until it stands."""
+    process.send_signal(signal.SIGSTOP)
+    until(lambda: psutil.Process(process.pid).status() == psutil.STATUS_STOPPED, PATIENCE)
+
+
+def insist(process: subprocess.Popen[Any], number: int = signal.SIGTERM) -> None:
+    """Send a signal until the process has ended: one that follows at once is the same request."""
+
+    def has_ended() -> bool:
+        process.send_signal(number)
+        return process.poll() is not None
+
+    until(has_ended, PATIENCE)
+
+
 # -- servers for connect
 
 

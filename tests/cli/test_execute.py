@@ -30,12 +30,13 @@ from tests.cli.harness import (
     run,
     start,
 )
-from tests.doubles import RawPeer
+from tests.doubles import RawPeer, recv_exactly
 from tests.interop.programs import require
 from tlsify.cli import execute
 from tlsify.codepoints import AlertDescription, ContentType
 from tlsify.config import KeyPair, ServerConfig
 from tlsify.ktls.probe import capabilities
+from tlsify.process import THE_PROGRAMS
 from tlsify.tls.messages import KeyUpdateRequest, encode_key_update
 
 if TYPE_CHECKING:
@@ -501,3 +502,48 @@ def test_aware_program_is_alone(pki: Pki) -> None:
     outcome = finish(process, b"\n")
     assert outcome.status == 0
     assert len(outcome.out.split()) == 1  # cat itself
+
+
+# -- signals that are sent to a program and its keeper alike
+
+# Says goodbye, and ends, when it is asked to end.
+_FAREWELL = (
+    "trap 'echo bye >&7; exit 0' TERM INT HUP QUIT; echo hello >&7; while :; do sleep 0.05; done"
+)
+
+
+@each_carrier
+@pytest.mark.parametrize("number", THE_PROGRAMS)
+def test_signal_to_the_whole_group(pki: Pki, carrier: str, number: int) -> None:
+    """timeout(1) sends so, and systemd: the farewell arrives, and close_notify behind it."""
+    greeted = threading.Event()
+
+    def converse(stream: ssl.SSLSocket) -> bytes:
+        assert recv_exactly(stream, 6) == b"hello\n"
+        greeted.set()
+        return read_all(stream)
+
+    server = Server(over_tls(pki.good.server_context(), converse))
+    process = start(carrier, *_connect(pki, server.port, *_sh(_FAREWELL)), start_new_session=True)
+    assert greeted.wait(PATIENCE)
+    for _ in range(2):
+        os.killpg(process.pid, number)
+    assert finish(process).status == 0
+    assert server.result() == b"bye\n"
+
+
+@each_carrier
+def test_keeper_ends_with_its_program(pki: Pki, carrier: str, orphans: None) -> None:
+    """A signal for the keeper alone does not end it before."""
+    del orphans
+    server = Server(over_tls(pki.good.server_context(), _converse))
+    process = start(
+        carrier,
+        *_connect(pki, server.port, *_sh("read line <&6; echo ready; read x; echo last >&7")),
+    )
+    assert read_line(process.stdout) == "ready\n"
+    keeper = _keeper(process)
+    os.kill(keeper, signal.SIGTERM)
+    assert finish(process, b"x\n").status == 0
+    assert _status(keeper) == 0
+    assert server.result() == b"last\n"

@@ -25,6 +25,8 @@ from tests.cli.harness import (
     descriptors,
     finish,
     in_threads,
+    insist,
+    pause,
     read_all,
     read_line,
     run,
@@ -163,10 +165,40 @@ def test_second_signal(pki: Pki) -> None:
     with Listening(pki.good) as server, server.connect(pki) as stream:
         server.process.send_signal(signal.SIGTERM)
         until(lambda: not _listens(server.port))
-        server.process.send_signal(signal.SIGTERM)
+        insist(server.process)
         assert server.process.wait(PATIENCE) == 0
         stream.sendall(b"z")
         assert stream.recv(1) == b"z"
+
+
+def test_signal_that_comes_twice(pki: Pki) -> None:
+    """One request may: timeout(1) sends it to the process and to its group."""
+    with Listening(pki.good) as server:
+        with server.connect(pki) as stream:
+            pause(server.process)
+            for number in (signal.SIGTERM, signal.SIGINT):
+                server.process.send_signal(number)
+            server.process.send_signal(signal.SIGCONT)
+            until(lambda: not _listens(server.port))
+            stream.sendall(b"z")
+            assert stream.recv(1) == b"z"
+            assert server.process.poll() is None
+        assert finish(server.process).status == 0
+
+
+def test_signal_to_a_child(pki: Pki) -> None:
+    """It is that child's alone, also in the moment in which it is forked."""
+    with Listening(pki.good, "--limit", "100") as server:
+        seen: set[int] = set()
+        while len(seen) < 20:
+            with server.dial():
+                until(lambda: set(server.children()) - seen)
+                for pid in set(server.children()) - seen:
+                    seen.add(pid)
+                    os.kill(pid, signal.SIGTERM)
+        assert server.ask(pki, b"still here") == b"still here"
+        until(lambda: not server.children())
+        server.stop().succeeded()
 
 
 def _listens(port: int) -> bool:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.cli.harness import LOOPBACK, PATIENCE, Served, in_threads
+from tests.cli.harness import LOOPBACK, PATIENCE, Served, in_threads, insist, pause
 from tests.cli.ordeal import scrape, undergo
 from tests.cli.swarm import Load
 from tests.doubles import until
@@ -146,7 +146,30 @@ def test_second_signal(pki: Pki, folder: Path) -> None:
             assert stream.recv(1)
             server.process.terminate()
             until(lambda: not _accepts(server.port), PATIENCE)
-            assert server.stop().status == 0
+            insist(server.process)
+            assert server.finish().status == 0
+
+
+def test_signal_that_comes_twice(pki: Pki, folder: Path) -> None:
+    """One request may; who is connected is served all the same."""
+    with Served(*_words(pki, folder)) as server:
+        context = pki.client_context()
+        with context.wrap_socket(server.connect(), server_hostname="localhost") as stream:
+            _ask(stream)
+            pause(server.process)
+            for number in (signal.SIGTERM, signal.SIGINT):
+                server.process.send_signal(number)
+            server.process.send_signal(signal.SIGCONT)
+            until(lambda: not _accepts(server.port), PATIENCE)
+            _ask(stream)
+        assert server.finish().status == 0
+
+
+def _ask(stream: ssl.SSLSocket) -> None:
+    stream.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+    received = b""
+    while not received.endswith(b"index"):
+        received += stream.recv(2**16) or pytest.fail("it was closed")
 
 
 def _accepts(port: int) -> bool:

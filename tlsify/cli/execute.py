@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from tlsify.cli import fail, late, ucspi
 from tlsify.errors import ExitCode
 from tlsify.keeper import Keeper
-from tlsify.process import Account
+from tlsify.process import THE_PROGRAMS, Account, fork, ignore
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -66,7 +66,7 @@ def run(
     if isinstance(path, ExitCode):
         return path
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    pid = os.fork()
+    pid = fork()
     if pid == 0:
         ours.close()
         with theirs:
@@ -146,9 +146,9 @@ def let_go(*kept: int | None) -> None:
 def _serve(
     handoff: Handoff, channel: socket.socket, message: bytes, closing: ClosePolicy, *, aware: bool
 ) -> None:
-    # From here on the connection is the program's, and so is what the user types.
-    for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
+    # From here on the connection is the program's, and so is what the user types. A program that is
+    # asked to end may have something to say yet: we end when it has.
+    ignore(THE_PROGRAMS)
     if not aware:
         _keep(handoff, channel, message, closing)
     elif handoff.relay is not None:

@@ -18,7 +18,7 @@ from tlsify.cli.descriptors import hand_on
 from tlsify.config import ClosePolicy
 from tlsify.errors import ConfigError, ExitCode, TlsifyError, errno_name
 from tlsify.opening import accept
-from tlsify.process import await_threads
+from tlsify.process import StopRequests, await_threads, fork, ignore
 from tlsify.rehearsal import rehearse
 
 if TYPE_CHECKING:
@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 DESCRIPTION = "Listen for TLS clients, and run a program on each connection."
 _log = logging.getLogger("tlsify")
 _LIMIT = 40  # as tcpserver and its successors have it
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_SIGNALS = (*_STOP_SIGNALS, signal.SIGHUP, signal.SIGCHLD)
 # How long to wait, in seconds, where accepting fails and no connection of ours can end.
 _PAUSE = 1.0
 
@@ -181,6 +182,7 @@ class _Door:
         self._running: dict[int, str] = {}
         self._from = Counter[str]()
         self._stopping = False
+        self._requests = StopRequests()
         self._pausing = False
 
     def run(self) -> None:
@@ -201,6 +203,7 @@ class _Door:
                 for listener in self._listeners:  # none if the signal was to stop
                     if listener.fileno() == ready:
                         self._accept(listener)
+        ignore(_STOP_SIGNALS)  # the interpreter, as it ends, would die of one more
 
     def _wait(self, reader: int) -> list[int]:
         poller = select.poll()
@@ -216,7 +219,7 @@ class _Door:
         if signal.SIGCHLD in numbers:
             self._reap()
         if signal.SIGTERM in numbers or signal.SIGINT in numbers:
-            if self._stopping:  # asked twice: those that run go on without us
+            if self._requests.insist():  # those that run go on without us
                 self._running.clear()
             self._stop()
         elif signal.SIGHUP in numbers and not self._stopping:
@@ -266,7 +269,7 @@ class _Door:
 
     def _fork(self, sock: socket.socket, address: str) -> None:
         try:
-            pid = os.fork()
+            pid = fork()
         except OSError as exc:
             _log.warning("cannot fork: %s: %s", errno_name(exc.errno or 0), exc.strerror)
             self._pausing = True
@@ -277,9 +280,6 @@ class _Door:
             return
         status: int = ExitCode.BUG
         try:
-            signal.set_wakeup_fd(-1)
-            for number in _SIGNALS:
-                signal.signal(number, signal.SIG_DFL)
             for listener in self._listeners:
                 listener.close()
             sock.setblocking(True)  # noqa: FBT003 - socket's own signature
