@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 
 import pytest
 
+from tests.cli.harness import finish, insist, read_line
 from tests.doubles import check_descriptors, descriptors
 from tlsify import listening
 from tlsify.errors import ConfigError
@@ -129,9 +131,59 @@ def test_unknown_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_successor_that_cannot_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
     """All is as it was."""
     monkeypatch.setattr(sys, "executable", "/nonexistent/python")
+    before = signal.getsignal(signal.SIGTERM), signal.pthread_sigmask(signal.SIG_BLOCK, [])
     with Estate() as estate:
         (sock,) = estate.claim("x", lambda: [listening.listen("127.0.0.1", 0)])
         for begin in (estate.rehearse, lambda: estate.succeed({})):
             with pytest.raises(FileNotFoundError):
                 begin()
             assert not os.get_inheritable(sock.fileno())
+    after = signal.getsignal(signal.SIGTERM), signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    assert after == before
+
+
+_BEGINS = """
+import os, signal, sys, time
+from tlsify.succession import Estate
+
+worker = os.fork()
+if worker == 0:
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    os.write(1, b"works\\n")
+    signal.sigwait([signal.SIGTERM])
+    sys.stdin.readline()
+    print("drained", flush=True)
+    os._exit(0)
+Estate(workers={worker: 1}).await_workers()
+os.write(1, b"begins\\n")
+time.sleep(1000)
+"""
+
+
+@pytest.mark.parametrize("twice", [False, True])
+def test_request_to_end_while_a_successor_begins(*, twice: bool) -> None:
+    """It waits for the former program's workers; another request does not."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", _BEGINS], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert {read_line(process.stdout) for _ in range(2)} == {"works\n", "begins\n"}
+    process.terminate()
+    if twice:
+        insist(process)
+    outcome = finish(process, b"end\n")
+    assert outcome == (-signal.SIGTERM if twice else 0, b"drained\n", "")
+
+
+def test_signals_of_a_successor() -> None:
+    """None is lost that is for it to act on, and a request to end is one from the first moment."""
+    program = """
+import os, signal
+from tlsify import succession
+signal.signal(signal.SIGTERM, lambda *_: None)
+show = "import signal; print(*sorted(signal.pthread_sigmask(signal.SIG_BLOCK, [])))"
+succession._command = lambda: ("/proc/self/exe", ["python", "-S", "-E", "-c", show])
+succession.Estate().succeed({})
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
+    blocked = sorted((signal.SIGHUP, signal.SIGUSR2, signal.SIGCHLD))
+    assert done.stdout.split() == [b"%d" % number for number in blocked]

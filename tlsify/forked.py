@@ -20,7 +20,8 @@ _log = logging.getLogger("tlsify")
 # time, twice as long each time after that, up to the last of these; in seconds.
 _PROMPT, _PAUSE, _LONGEST_PAUSE = 10.0, 1.0, 30.0
 # What is the supervisor's to act on.
-SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGCHLD, signal.SIGHUP, signal.SIGUSR2})
+STOP_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT})
+SIGNALS = STOP_SIGNALS | {signal.SIGCHLD, signal.SIGHUP, signal.SIGUSR2}
 
 
 class Post:

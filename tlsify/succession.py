@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from tlsify.errors import ConfigError
-from tlsify.forked import SIGNALS
+from tlsify.forked import SIGNALS, STOP_SIGNALS
 from tlsify.listening import adopt
 
 if TYPE_CHECKING:
@@ -70,6 +71,26 @@ class Estate:
                 f"{_VARIABLE} is not what an earlier program has left: {exc}",
                 hint="leave that variable unset",
             ) from exc
+
+    def await_workers(self) -> None:
+        """Have a request to end wait for the former program's workers, as long as we have none.
+
+        They are asked to drain; another request ends this process at once.
+        """
+        if self.workers and not self.is_rehearsal:
+            for number in STOP_SIGNALS:
+                signal.signal(number, self._end)
+
+    def _end(self, *_: object) -> None:
+        for number in STOP_SIGNALS:
+            signal.signal(number, signal.SIG_DFL)
+        for pid in self.workers:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
+        with contextlib.suppress(ChildProcessError):
+            while True:
+                os.wait()
+        os._exit(0)
 
     def claim(self, name: str, make: Callable[[], list[socket.socket]]) -> list[socket.socket]:
         """Give the sockets that are there under a name, or make them."""
@@ -132,7 +153,7 @@ class Estate:
         """
         path, words = _command()
         sys.stdout.flush()
-        with self._inheritable():
+        with self._inheritable(), _nobody_listens():
             os.execve(path, words, self._environment(workers))  # noqa: S606 - no shell is wanted
 
     def _environment(self, workers: dict[int, int]) -> dict[str, str]:
@@ -157,6 +178,20 @@ class Estate:
         finally:
             for number in numbers:
                 os.set_inheritable(number, False)  # noqa: FBT003
+
+
+@contextlib.contextmanager
+def _nobody_listens() -> Iterator[None]:
+    """Signals wait for the program that begins; a request to end does not, whatever it hangs in."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in STOP_SIGNALS}
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
 
 def _command() -> tuple[str, list[str]]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NoReturn, TypeAlias
 
 from tlsify.counters import SLOTS, Event, Gauge, count, put, reserve, vacate
 from tlsify.errors import TlsifyError, WorkerError
-from tlsify.forked import SIGNALS, Generation, Worker
+from tlsify.forked import SIGNALS, STOP_SIGNALS, Generation, Worker
 from tlsify.process import StopRequests, ignore
 
 if TYPE_CHECKING:
@@ -28,7 +28,6 @@ _START_TIME = 60.0
 _GRACE = 5.0
 _WATCH_INTERVAL = 3.0
 _PAUSE = 1.0
-_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 # Workers that an earlier program in this process has left: pid and slot in the counters.
 Former: TypeAlias = dict[int, int]
@@ -117,7 +116,7 @@ class _Supervisor:
         signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
         for number in self._signals():
             signal.signal(number, lambda *_: None)
-        # An earlier program in this process may have left them blocked, so that none gets lost.
+        # An earlier program in this process has left some blocked, so that none gets lost.
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         try:
             self._start(work)
@@ -126,7 +125,7 @@ class _Supervisor:
                 self._reap()
                 self._look_after()
         finally:
-            ignore(_STOP_SIGNALS)  # the interpreter, as it ends, would die of one more
+            ignore(STOP_SIGNALS)  # the interpreter, as it ends, would die of one more
             signal.set_wakeup_fd(-1)
             os.close(self._reader)
             os.close(self._writer)
@@ -179,7 +178,7 @@ class _Supervisor:
         return min(due)
 
     def _heed(self, numbers: bytes) -> None:
-        asked = [number for number in numbers if number in _STOP_SIGNALS]
+        asked = [number for number in numbers if number in STOP_SIGNALS]
         if asked:
             at_once = self._requests.insist()
             self._stop()
@@ -394,9 +393,7 @@ class _Supervisor:
             why = "a reload is under way" if code == 0 else f"it ended with status {code}"
             _log.error("not restarted, all stays as it was: %s", why)
             return
-        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         try:
             self._duty.succeed({worker.pid: worker.slot for worker in self._all()})
         except OSError as exc:
             _log.error("not restarted: %s", exc)
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.cli.harness import LOOPBACK, PATIENCE, Served, in_threads, insist, pause
+from tests.cli.harness import ENVIRONMENT, LOOPBACK, PATIENCE, Served, in_threads, insist, pause
 from tests.cli.ordeal import scrape, undergo
 from tests.cli.swarm import Load
 from tests.doubles import until
@@ -163,6 +163,33 @@ def test_signal_that_comes_twice(pki: Pki, folder: Path) -> None:
             until(lambda: not _accepts(server.port), PATIENCE)
             _ask(stream)
         assert server.finish().status == 0
+
+
+# Hangs before anything of tlsify is imported, and only where a program has taken over.
+_HANGS = """
+import json, os, pathlib, time
+left = json.loads(os.environ.get("TLSIFY_SUCCESSION", "{}"))
+if left.get("pid") == os.getpid():
+    pathlib.Path(os.environ["REACHED"]).touch()
+    time.sleep(1000)
+"""
+
+
+def test_end_of_a_successor_that_hangs(pki: Pki, folder: Path, tmp_path: Path) -> None:
+    """It can be ended; the workers of before it drain."""
+    (tmp_path / "sitecustomize.py").write_text(_HANGS)
+    reached = tmp_path / "reached"
+    env = ENVIRONMENT | {"PYTHONPATH": str(tmp_path), "REACHED": str(reached)}
+    with Served(*_words(pki, folder), env=env) as server:
+        context = pki.client_context()
+        with context.wrap_socket(server.connect(), server_hostname="localhost") as stream:
+            _ask(stream)
+            server.process.send_signal(signal.SIGUSR2)
+            until(reached.exists, PATIENCE)
+            server.process.terminate()
+            assert server.process.wait(PATIENCE) == -signal.SIGTERM
+            _ask(stream)
+        server.finish()  # which waits for all that could write to where it writes
 
 
 def _ask(stream: ssl.SSLSocket) -> None:

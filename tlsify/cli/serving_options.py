@@ -140,6 +140,7 @@ def plan(
         NetworkError: it cannot be listened on.
     """
     estate = Estate.inherit()
+    estate.await_workers()
     try:
         listeners = _listeners(arguments, estate)
         metrics = None
