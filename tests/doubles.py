@@ -239,6 +239,17 @@ def reset(sock: socket.socket) -> None:
     sock.close()
 
 
+def give_up(sock: socket.socket) -> None:
+    """Have TCP give up soon, with ETIMEDOUT, a peer that reads nothing."""
+    timeout = sock.gettimeout()
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 100)
+    sock.settimeout(0)
+    with suppress(BlockingIOError):
+        while True:
+            sock.send(bytes(2**16))
+    sock.settimeout(timeout)
+
+
 def descriptors() -> set[str]:
     """List this process's open descriptors by what they are."""
     found = set()

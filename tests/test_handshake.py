@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import threading
 from dataclasses import dataclass, field, replace
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import HOST
-from tests.doubles import Endpoint
+from tests.doubles import Endpoint, give_up
 from tlsify import handshake
 from tlsify.codepoints import AlertDescription, ContentType, ProtocolVersion
 from tlsify.config import ClientConfig, ReferenceIdentifier, ServerConfig, TrustAnchors
@@ -346,6 +347,17 @@ def test_silent_peer(tcp_pair: SocketPair) -> None:
     with pytest.raises(DeadlineExceeded, match=r"within 0\.05 seconds"):
         run(ours, Engine(CLIENT), 0.05)
     assert ours.gettimeout() == 60
+
+
+def test_peer_that_tcp_has_given_up(tcp_pair: SocketPair) -> None:
+    """TCP's time-out is not the handshake's, which may have had more time left."""
+    ours, theirs = tcp_pair
+    give_up(ours)
+    with pytest.raises(TimeoutError) as raised:
+        run(ours, Engine(CLIENT), 60)
+    assert raised.value.errno == errno.ETIMEDOUT
+    assert not isinstance(raised.value, DeadlineExceeded)
+    theirs.close()
 
 
 def test_no_time_at_all(tcp_pair: SocketPair) -> None:

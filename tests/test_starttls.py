@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 
 from tests.conversations import CONVERSATIONS, SERVER, replies
-from tests.doubles import Endpoint, queued, recv_exactly, reset
+from tests.doubles import Endpoint, give_up, queued, recv_exactly, reset
 from tests.test_dialogues import sayings
 from tlsify.dialogues import LONGEST
 from tlsify.errors import (
@@ -146,6 +146,15 @@ def test_a_silent_server(tcp_pair: SocketPair, protocol: str) -> None:
     ) as caught:
         ask(ours, protocol, 0.05)
     assert "TLS from the start" in caught.value.hint
+
+
+def test_a_server_that_tcp_has_given_up(tcp_pair: SocketPair) -> None:
+    """TCP's time-out is not ours."""
+    ours, _theirs = tcp_pair
+    give_up(ours)
+    with pytest.raises(TimeoutError) as raised:
+        ask(ours, "imap")
+    assert raised.value.errno == errno.ETIMEDOUT
 
 
 @pytest.mark.parametrize("said", [b"*", b"* OK\r\n"], ids=["bytes", "lines"])

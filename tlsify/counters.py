@@ -23,6 +23,7 @@ class Event(Enum):
     # A record was wrong, and we said so with an alert.
     PEER_MISBEHAVED = "peer_misbehaved"
     TRUNCATED = "truncated"
+    BROKEN = "broken"
     TICKET_RECEIVED = "ticket_received"
     # How connections began (`commit`).
     OFFLOADED = "offloaded"

@@ -139,6 +139,41 @@ class Truncated(HandshakeError):
     general_hint = "the peer, or somebody in between, cut the connection"
 
 
+# What a TCP connection dies of: from the peer, from silence, from the network (ICMP, icmp(7)).
+_BY_THE_PEER = "the peer, or somebody in between, cut the connection"
+_BY_SILENCE = "nothing came back for a long time: the peer may be down, or the network to it"
+_BY_THE_NETWORK = "the network reports that it cannot reach the peer any more"
+CUTS = {
+    _errno.ECONNRESET: _BY_THE_PEER,
+    _errno.ECONNABORTED: _BY_THE_PEER,
+    _errno.EPIPE: _BY_THE_PEER,
+    _errno.ETIMEDOUT: _BY_SILENCE,
+    _errno.EHOSTUNREACH: _BY_THE_NETWORK,
+    _errno.ENETUNREACH: _BY_THE_NETWORK,
+    _errno.EHOSTDOWN: _BY_THE_NETWORK,
+    _errno.ENETDOWN: _BY_THE_NETWORK,
+    _errno.ENETRESET: _BY_THE_NETWORK,
+    _errno.ENONET: _BY_THE_NETWORK,
+    _errno.ECONNREFUSED: _BY_THE_NETWORK,
+    _errno.ENOPROTOOPT: _BY_THE_NETWORK,
+    _errno.EPROTO: _BY_THE_NETWORK,
+    _errno.EOPNOTSUPP: _BY_THE_NETWORK,
+}
+
+
+class ConnectionCut(TlsifyError):
+    """The TCP connection is no more: reset, silent for too long, or out of reach; `CUTS`."""
+
+    exit_code = ExitCode.CLOSED
+    general_hint = _BY_THE_PEER
+
+    def __init__(self, error: OSError, prefix: str = "") -> None:
+        """Take the socket's error, and what to name in front of it."""
+        number = error.errno or 0
+        message = f"{prefix}the connection was cut: {errno_name(number)}: {error.strerror}"
+        super().__init__(message, hint=CUTS.get(number))
+
+
 class KtlsError(TlsifyError):
     """The kernel refused a step of the offload.
 

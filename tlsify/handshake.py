@@ -111,6 +111,8 @@ def run(sock: socket.socket, engine: Engine, timeout: float) -> None:
             part(sock)
             raise
         except TimeoutError as exc:
+            if exc.errno is not None:  # TCP has given the peer up, whatever time we give it
+                raise
             raise too_slow(timeout) from exc
         finally:
             with contextlib.suppress(OSError):

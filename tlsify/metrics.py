@@ -90,6 +90,7 @@ _SINGLE: tuple[tuple[str, str, Event], ...] = (
     ("peer_alerts", "Connections that the peer ended with an alert.", Event.PEER_ALERT),
     ("bad_records", "Connections ended by a bad record.", Event.PEER_MISBEHAVED),
     ("truncations", "Streams that ended without close_notify.", Event.TRUNCATED),
+    ("breaks", "Connections that were reset, timed out or became unreachable.", Event.BROKEN),
     ("drain_cuts", "Connections cut off at the end of a drain.", Event.DRAIN_CUT),
     ("worker_restarts", "Workers replaced because they ended.", Event.WORKER_RESTARTED),
     ("backend_errors", "Connections lost to a backend.", Event.BACKEND_FAILED),

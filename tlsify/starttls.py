@@ -53,6 +53,8 @@ def upgrade(sock: socket.socket, protocol: str, name: str, timeout: float) -> No
         _drive(dialogue, _Wire(sock, time.monotonic() + timeout))
         _expect_silence(sock)
     except TimeoutError as exc:
+        if exc.errno is not None:  # as in `handshake.run`
+            raise
         raise DeadlineExceeded(
             f"starttls: no go-ahead from the server within {timeout:g} seconds", hint=SOMETHING_ELSE
         ) from exc

@@ -525,6 +525,44 @@ def test_times_are_counted(server_config: ServerConfig, client_context: ssl.SSLC
         assert counted(event) == events[event.value] + 1
 
 
+@both
+@pytest.mark.parametrize(
+    ("cut", "event"),
+    [
+        pytest.param(reset, Event.BROKEN, id="reset"),
+        pytest.param(lambda sock: sock.close(), Event.TRUNCATED, id="truncated"),
+    ],
+)
+def test_cuts_are_counted(
+    policy: KtlsPolicy,
+    server_config: ServerConfig,
+    client_context: ssl.SSLContext,
+    cut: Callable[[socket.socket], None],
+    event: Event,
+) -> None:
+    """A connection that was cut is, once, whoever carries it."""
+    kinds = (Event.BROKEN, Event.TRUNCATED)
+    before = {each: counted(each) for each in kinds}
+
+    def begin(address: tuple[str, int]) -> socket.socket:
+        sock = socket.create_connection(address, timeout=60)
+        stream = client_context.wrap_socket(sock, server_hostname="example.org")
+        stream.sendall(b"x")
+        assert stream.recv(1) == b"x"
+        return socket.socket(fileno=stream.detach())
+
+    async def run() -> None:
+        async with serving(server_config, policy) as server:
+            cut(await asyncio.to_thread(begin, server.address))
+            await accepted(server, 0)
+            assert await converse(server, client_context, b"in order") == b"in order"
+
+    asyncio.run(run())
+    assert {each: counted(each) - before[each] for each in kinds} == {
+        each: int(each is event) for each in kinds
+    }
+
+
 # -- the end
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import errno
 import socket
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.doubles import OFFLOADS, RELAY, Endpoint, Lab, until
+from tests.doubles import OFFLOADS, RELAY, Endpoint, Lab, give_up, until
 from tlsify.aio.loop_socket import LoopSocket
 from tlsify.aio.opening import hand_over
 from tlsify.codepoints import ContentType
@@ -58,6 +59,19 @@ def test_deadline(run: Run, lab: Lab, *, override: bool) -> None:
         with pytest.raises(DeadlineExceeded, match=r"within 0\.05 seconds"):
             await hand_over(ours, client, RELAY, 0.05 if override else None)
         assert ours.fileno() == -1
+
+    run(work())
+
+
+def test_peer_that_tcp_has_given_up(run: Run, lab: Lab) -> None:
+    """TCP's time-out is not the handshake's, which may have had more time left."""
+
+    async def work() -> None:
+        ours, _theirs = lab.tcp()
+        give_up(ours)
+        with pytest.raises(TimeoutError) as raised:
+            await hand_over(ours, lab.configs()[0], RELAY)
+        assert raised.value.errno == errno.ETIMEDOUT
 
     run(work())
 

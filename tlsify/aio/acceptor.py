@@ -343,6 +343,7 @@ class Acceptor:
         except (TlsifyError, OSError) as exc:
             _log.info("connection ended: %s", exc)
         finally:
+            _count_cut(handed)
             change(Gauge.CONNECTIONS, -1)
             if handed.sock.fileno() != -1:
                 handed.close()
@@ -365,3 +366,14 @@ class Acceptor:
         handshake_took(took)
         self._look_again()
         return handed
+
+
+def _count_cut(handed: Handoff) -> None:
+    """Count a connection that was cut; what was truncated on the kernel path has been counted."""
+    if handed.relay is None:
+        if getattr(handed.sock, "_dead", 0):  # `TLSSocket` knows what it broke with
+            count(Event.BROKEN)
+    elif isinstance(handed.relay.failure, Truncated):
+        count(Event.TRUNCATED)
+    elif isinstance(handed.relay.failure, OSError):
+        count(Event.BROKEN)

@@ -47,6 +47,8 @@ async def hand_over(
                 await _part(sock)
                 raise
             except TimeoutError as exc:
+                if exc.errno is not None:  # as in `handshake.run`
+                    raise
                 raise handshake.too_slow(seconds) from exc
         handed = opening.commit()
         handed.sock.setblocking(False)  # noqa: FBT003

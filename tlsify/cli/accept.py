@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tlsify.cli import by_agent, ending, server_options, ucspi
+from tlsify.cli import by_agent, cuts, ending, server_options, ucspi
 from tlsify.cli import options as shared
 from tlsify.cli.descriptors import hand_on, take_socket
 from tlsify.errors import ConfigError
@@ -52,7 +52,8 @@ def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
         def open_connection() -> ucspi.Connection:
             return ucspi.open_connection(hand_on(sock), hand_over)
 
-        return ending.run(arguments, open_connection, ucspi.SERVER_PLACES)
+        with cuts.told(cuts.peer_of(sock)):
+            return ending.run(arguments, open_connection, ucspi.SERVER_PLACES)
 
 
 def _here(arguments: argparse.Namespace, policy: KtlsPolicy) -> Callable[[socket.socket], Handoff]:

@@ -7,7 +7,7 @@ from argparse import ArgumentTypeError
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, cast
 
-from tlsify.cli import by_agent, client_options, ending, ucspi
+from tlsify.cli import by_agent, client_options, cuts, ending, ucspi
 from tlsify.cli import options as shared
 from tlsify.cli.descriptors import hand_on, take_socket
 from tlsify.errors import DeadlineExceeded, NetworkError
@@ -79,7 +79,9 @@ def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
         return ucspi.open_connection(reach(), hand_over)
 
     with nullcontext() if arguments.fd is None else take_socket(arguments.fd) as inherited:
-        return ending.run(arguments, open_connection, ucspi.CLIENT_PLACES)
+        host = f"{arguments.host} port {arguments.port}"
+        with cuts.told(host if inherited is None else cuts.peer_of(inherited)):
+            return ending.run(arguments, open_connection, ucspi.CLIENT_PLACES)
 
 
 def _here(arguments: argparse.Namespace, policy: KtlsPolicy) -> Callable[[socket.socket], Handoff]:
@@ -127,6 +129,8 @@ def _dial(host: str, port: int, timeout: float) -> socket.socket:
     try:
         sock = socket.create_connection((name, port), timeout=timeout)
     except TimeoutError as exc:
+        if exc.errno is not None:  # TCP's own, which may have given up before
+            raise NetworkError(f"cannot connect to {host} port {port}: {exc}") from exc
         raise DeadlineExceeded(
             f"no connection to {host} port {port} within {timeout:g} seconds",
             hint="the host may be down, or a firewall may drop what is sent to it",

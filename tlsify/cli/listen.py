@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from tlsify import listening
-from tlsify.cli import execute, guarded, server_options, ucspi, ucspi_tls
+from tlsify.cli import cuts, execute, guarded, server_options, ucspi, ucspi_tls
 from tlsify.cli import options as shared
 from tlsify.cli.descriptors import hand_on
 from tlsify.config import ClosePolicy
@@ -139,11 +139,12 @@ def _serve(
         return ucspi.open_connection(hand_on(sock), lambda own: accept(own, config, policy))
 
     closing = ClosePolicy(arguments.close)
-    if arguments.ucspi_tls:
-        return ucspi_tls.run(arguments.program, sock, open_connection, closing)
-    return execute.run(
-        arguments.program, open_connection, closing, ucspi.SERVER_PLACES, aware=arguments.aware
-    )
+    with cuts.told():
+        if arguments.ucspi_tls:
+            return ucspi_tls.run(arguments.program, sock, open_connection, closing)
+        return execute.run(
+            arguments.program, open_connection, closing, ucspi.SERVER_PLACES, aware=arguments.aware
+        )
 
 
 def _listeners(arguments: argparse.Namespace) -> list[socket.socket]:

@@ -7,7 +7,7 @@ import select
 import socket
 from typing import TYPE_CHECKING
 
-from tlsify.cli import client_options, ucspi
+from tlsify.cli import client_options, cuts, ucspi
 from tlsify.cli import options as shared
 from tlsify.cli.descriptors import take_socket
 from tlsify.cli.pump import pump
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import argparse
 
     from tlsify.cli import GlobalOptions
+    from tlsify.config import ClientConfig, KtlsPolicy
     from tlsify.stream import TLSSocket
 
 DESCRIPTION = (
@@ -59,6 +60,13 @@ def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
     config = client_options.configure(arguments, arguments.host)
     policy = shared.policy(options)
     sock = _take_socket(arguments.fd, arguments.read_fd)
+    with cuts.told(cuts.peer_of(sock)):
+        return _carry(arguments, sock, config, policy)
+
+
+def _carry(
+    arguments: argparse.Namespace, sock: socket.socket, config: ClientConfig, policy: KtlsPolicy
+) -> int:
     connection = ucspi.open_connection(sock, lambda sock: connect(sock, config, policy))
     abandoned = False
 

@@ -1,0 +1,45 @@
+"""Tell of a connection that was cut: which one, what of, and with an exit status of its own."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from tlsify.errors import CUTS, ConnectionCut, TlsifyError, Truncated
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Iterator
+
+
+@contextmanager
+def told(peer: str = "") -> Iterator[None]:
+    """Have errors that are the connection's say so, and say whose it was.
+
+    An OSError that names a file is that file's. TimeoutError without an errno is a time limit's.
+
+    Args:
+        peer: host and port; empty where whoever reports the error names them.
+
+    Raises:
+        Truncated: as the block raised it.
+        ConnectionCut: the block raised an OSError that says that the connection is no more.
+    """
+    prefix = f"{peer}: " if peer else ""
+    try:
+        yield
+    except Truncated as exc:
+        raise Truncated(f"{prefix}{exc}", alert=exc.alert, hint=exc.hint) from exc
+    except OSError as exc:
+        if isinstance(exc, TlsifyError) or exc.filename is not None or exc.errno not in CUTS:
+            raise
+        raise ConnectionCut(exc, prefix) from exc
+
+
+def peer_of(sock: socket.socket) -> str:
+    """Name whom a socket is connected to."""
+    try:
+        address = sock.getpeername()
+    except OSError:
+        return ""
+    return f"{address[0]} port {address[1]}" if isinstance(address, tuple) else ""
