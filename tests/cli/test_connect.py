@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
+import shlex
 import signal
 import socket
 import ssl
 import subprocess
 import threading
 import warnings
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -40,14 +43,14 @@ from tests.cli.harness import (
     start,
 )
 from tests.conversations import CONVERSATIONS
-from tests.doubles import Endpoint, RawPeer, reset
+from tests.doubles import Endpoint, RawPeer, recv_exactly, reset
+from tests.provision import find
 from tlsify.codepoints import AlertDescription, ContentType
 from tlsify.config import KeyPair, ServerConfig
 from tlsify.tls.record import encode_plain_alert, split_records
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
 _MEBIBYTE = 2**20
 _HANDSHAKE_FAILURE = encode_plain_alert(AlertDescription.handshake_failure)
@@ -336,7 +339,7 @@ def test_reset_in_the_handshake(pki: Pki) -> None:
         reset(sock)
 
     server = Server(cut)
-    run(*_connect(pki, server.port)).failed(111, "ECONNRESET", "cut the connection")
+    run(*_connect(pki, server.port)).failed(99, "ECONNRESET", "cut the connection")
     server.result()
 
 
@@ -438,25 +441,92 @@ def test_bad_end(
     finish(process).failed(97, *words, out=b"good")
 
 
-def test_reader_of_stdout_gone(pki: Pki) -> None:
-    """When nobody reads stdout any more, the end is 111 and the server is told."""
+@pytest.mark.parametrize("carrier", CARRIERS)
+@pytest.mark.parametrize("whole", [True, False], ids=["stdin-ended", "stdin-open"])
+def test_reader_of_stdout_gone(pki: Pki, carrier: str, *, whole: bool) -> None:
+    """As with cat and head: no word, and SIGPIPE's status; what was cut off looks cut off."""
     gone = threading.Event()
 
-    def insist(stream: ssl.SSLSocket) -> bytes:
+    def insist(stream: ssl.SSLSocket) -> bool:
+        assert stream.recv(100) == b"question"
+        if whole:
+            assert stream.recv(1) == b""
         assert gone.wait(PATIENCE)
         stream.sendall(b"too late")
-        return stream.recv(1)
+        try:
+            return stream.recv(1) == b""
+        except (ssl.SSLEOFError, ConnectionResetError):
+            return False
 
     server = Server(over_tls(pki.good.server_context(), insist))
-    process = start(*_connect(pki, server.port))
+    process = start(carrier, *_connect(pki, server.port))
     assert process.stdin is not None
     assert process.stdout is not None
+    process.stdin.write(b"question")
+    process.stdin.flush()
+    if whole:
+        process.stdin.close()
+        process.stdin = None
     process.stdout.close()
-    gone.set()
-    assert process.wait(PATIENCE) == 111
     process.stdout = None
-    finish(process).failed(111, "stdout: EPIPE", "until the end")
-    assert server.result() == b""
+    gone.set()
+    assert process.wait(PATIENCE) == 128 + signal.SIGPIPE
+    assert finish(process).err == ""
+    assert server.result() is whole
+
+
+def test_head(pki: Pki) -> None:
+    """The shell sees it as it sees every other command in front of head."""
+
+    def talk(stream: ssl.SSLSocket) -> None:
+        with suppress(OSError):
+            for _ in range(1000):
+                stream.sendall(b"line\n" * 1000)
+
+    server = Server(over_tls(pki.good.server_context(), talk))
+    words = shlex.join([*COMMAND, *_connect(pki, server.port)])
+    done = subprocess.run(
+        [find("bash"), "-c", f"{words} | head -1; echo ${{PIPESTATUS[0]}}"],
+        input=b"",
+        env=ENVIRONMENT,
+        check=False,
+        capture_output=True,
+        timeout=PATIENCE,
+    )
+    assert (done.stdout, done.stderr) == (b"line\n141\n", b"")
+    with suppress(OSError):
+        server.result()
+
+
+@pytest.mark.parametrize("carrier", CARRIERS)
+def test_streams_that_do_not_wait(pki: Pki, carrier: str) -> None:
+    """A parent may have set O_NONBLOCK: all arrives, and the flag stays."""
+    sent = _noise(_MEBIBYTE // 4)
+
+    def echo(stream: ssl.SSLSocket) -> None:
+        stream.sendall(read_all(stream))
+        stream.unwrap()
+
+    server = Server(over_tls(pki.good.server_context(), echo))
+    (source, into), (out, sink) = os.pipe(), os.pipe()
+    for number in (source, sink):
+        os.set_blocking(number, False)
+    process = start(carrier, *_connect(pki, server.port), stdin=source, stdout=sink)
+    with open(into, "wb") as writing:  # noqa: PTH123 - a descriptor
+        for at in range(0, len(sent), 2**14):
+            writing.write(sent[at : at + 2**14])
+            writing.flush()
+    assert not os.get_blocking(source)
+    assert not os.get_blocking(sink)
+    os.close(source)
+    os.close(sink)
+    received = b""
+    with open(out, "rb") as reading:  # noqa: PTH123
+        while more := reading.read(2**12):
+            received += more
+    assert received == sent
+    assert finish(process).status == 0
+    server.result()
 
 
 def _with_redirection(redirection: str, *words: str) -> subprocess.Popen[bytes]:
@@ -490,14 +560,39 @@ def test_stdin_closed(pki: Pki) -> None:
 def test_unusable_stream(pki: Pki, redirection: str, words: list[str]) -> None:
     """A stream that cannot be used ends the command with 111, and what goes wrong is named."""
 
-    def talk(stream: ssl.SSLSocket) -> bytes:
+    def talk(stream: ssl.SSLSocket) -> None:
         stream.sendall(b"hello")
-        return read_all(stream)
+        read_all(stream)
 
     server = Server(over_tls(pki.good.server_context(), talk))
     outcome = finish(_with_redirection(redirection, *_connect(pki, server.port)))
     outcome.failed(111, *words, out=None)
-    assert server.result() == b""
+    # What could not be read was not sent: that is no end.
+    with pytest.raises(ssl.SSLEOFError) if "stdin: EBADF" in words else nullcontext():
+        server.result()
+
+
+@pytest.mark.parametrize("carrier", CARRIERS)
+def test_stdin_that_fails(pki: Pki, carrier: str) -> None:
+    """A disk's or a terminal's error in the midst of the data: the server sees truncation."""
+
+    def take(stream: ssl.SSLSocket) -> bytes:
+        received = recv_exactly(stream, 100)
+        with pytest.raises(ssl.SSLEOFError):
+            stream.recv(1)
+        return received
+
+    server = Server(over_tls(pki.good.server_context(), take))
+    # Of another process's memory the end of a mapping can be read, and what is behind it cannot.
+    lines = Path("/proc/self/maps").read_text().splitlines()
+    spans = [[int(n, 16) for n in line.split()[0].split("-")] for line in lines if " r" in line]
+    end = next(b for (_, b), (a, _) in itertools.pairwise(spans) if b != a)
+    with open("/proc/self/mem", "rb", buffering=0) as memory:  # noqa: PTH123
+        memory.seek(end - 100)
+        there = memory.read(100)
+        memory.seek(end - 100)
+        run(carrier, *_connect(pki, server.port), stdin=memory).failed(111, "stdin: EIO")
+    assert server.result() == there
 
 
 # -- signals

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.cli.harness import COMMAND, ENVIRONMENT, LOOPBACK, PATIENCE, finish, run, start
 from tlsify import __version__
-from tlsify.cli import VERBS, divide, main
+from tlsify.cli import VERBS, divide, main, streams
 from tlsify.errors import ExitCode, TlsifyError
 
 if TYPE_CHECKING:
@@ -136,14 +139,49 @@ def test_disk_full(words: list[str]) -> None:
         run(*words, stdout=full).failed(111, "stdout: ENOSPC", "space")
 
 
-@pytest.mark.parametrize("words", [["--version"], ["check"]])
+@pytest.mark.parametrize("words", [["--version"], ["check"], ["connect", "--help"]])
 def test_reader_gone(words: list[str]) -> None:
-    """Output that nobody reads gives 111, once."""
+    """Where nobody reads what is printed the command ends as others do, by SIGPIPE, in silence."""
     process = start(*words, stdin=None)
     assert process.stdout is not None
     process.stdout.close()
     process.stdout = None
-    finish(process).failed(111, "stdout: EPIPE", "until the end")
+    assert finish(process) == (128 + signal.SIGPIPE, b"", "")
+
+
+def test_stdout_closed() -> None:
+    """What was asked for cannot be told: that is no success."""
+    words = (*COMMAND, "--version")
+    done = subprocess.run(
+        ["sh", "-c", 'exec "$@" >&-', "sh", *words],
+        env=ENVIRONMENT,
+        check=False,
+        stderr=subprocess.PIPE,
+        timeout=PATIENCE,
+        text=True,
+    )
+    assert done.returncode == 111
+    assert done.stderr.startswith("tlsify: error: stdout: EBADF")
+
+
+@pytest.mark.parametrize("name", ["stdout", "stderr"])
+def test_stream_that_does_not_wait(name: str) -> None:
+    """A parent may have set O_NONBLOCK: what is printed waits for room, and is whole."""
+    words = ("connect", "--help") if name == "stdout" else ("connect", "--fd", "x" * 5000)
+    expected = run(*words)
+    reader, writer = os.pipe2(os.O_NONBLOCK)
+    filled = 0
+    with suppress(BlockingIOError):
+        while True:
+            filled += os.write(writer, bytes(2**12))
+    process = start(*words, **{name: writer})
+    os.close(writer)
+    received = b""
+    while more := streams.read(reader, 2**12):
+        received += more
+    os.close(reader)
+    assert finish(process).status == expected.status
+    assert received[filled:] == (expected.out if name == "stdout" else expected.err.encode())
 
 
 @pytest.mark.parametrize("redirection", ["2>&-", "2>/dev/full", "2>&- <&- >&-"])

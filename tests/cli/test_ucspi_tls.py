@@ -4,14 +4,24 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import psutil
 import pytest
 
-from tests.cli.harness import CARRIERS, ENVIRONMENT, PATIENCE, finish, read_line, start
+from tests.cli.harness import (
+    CARRIERS,
+    ENVIRONMENT,
+    PATIENCE,
+    finish,
+    read_all,
+    read_line,
+    start,
+)
 from tests.cli.test_listen import Listening
 from tests.provision import find
 
 if TYPE_CHECKING:
     import ssl
+    from pathlib import Path
 
     from tests.cli.conftest import Pki
 
@@ -115,3 +125,46 @@ def test_program_that_cannot_be_run(pki: Pki) -> None:
     words = ("--cert", pki.good.certificate, "--key", pki.good.key)
     process = start("listen", *words, "--ucspi-tls", "127.0.0.1", 0, "--", "no-such-program")
     finish(process).failed(127)
+
+
+_FAREWELL = """
+printf %s y >&$SSLCTLFD
+trap 'echo bye >&$SSLWRITEFD; exit 0' TERM
+echo hello >&$SSLWRITEFD
+while :; do sleep 0.05; done
+"""
+
+
+@each_carrier
+def test_signal_to_program_and_keeper(pki: Pki, carrier: str) -> None:
+    """A service's end is sent so: the farewell arrives, and close_notify behind it."""
+    words = (pki.good, carrier, "--ucspi-tls")
+    with Listening(*words, program=(find("bash"), "-c", _FAREWELL)) as server:
+        with server.connect(pki) as stream:
+            assert stream.recv(100) == b"hello\n"
+            for process in psutil.Process(server.process.pid).children(recursive=True):
+                process.terminate()
+            assert read_all(stream) == b"bye\n"
+        assert server.stop().status == 0
+
+
+_DEAF = """
+eval "exec $SSLREADFD<&-"
+echo ok >&$SSLWRITEFD
+while [ ! -e FILE ]; do sleep 0.05; done
+echo last >&$SSLWRITEFD
+"""
+
+
+@each_carrier
+def test_program_that_stops_reading(pki: Pki, carrier: str, tmp_path: Path) -> None:
+    """What it writes goes out all the same, to its end."""
+    script = "printf %s y >&$SSLCTLFD" + _DEAF.replace("FILE", str(tmp_path / "go"))
+    words = (pki.good, carrier, "--ucspi-tls")
+    with Listening(*words, program=(find("bash"), "-c", script)) as server:
+        with server.connect(pki) as stream:
+            assert stream.recv(100) == b"ok\n"
+            stream.sendall(b"for nobody")
+            (tmp_path / "go").touch()
+            assert read_all(stream) == b"last\n"
+        server.stop().succeeded()

@@ -6,7 +6,6 @@ import argparse
 import contextlib
 import errno
 import gc
-import io
 import os
 import signal
 import sys
@@ -16,7 +15,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from tlsify import __version__
-from tlsify.cli import late
+from tlsify.cli import late, streams
 from tlsify.errors import ExitCode, TlsifyError, errno_name
 from tlsify.process import protect_process
 
@@ -42,14 +41,13 @@ CONFIG = "--config"
 # How many new objects it takes to look for garbage. Importing makes tens of thousands, and none of
 # it: with Python's 700 a fifth of the start goes into looking.
 _OBJECTS = 50_000
-_STDOUT, _STDERR = 1, 2
 _GENERAL_HINT = "errno(3) explains the name"
 _HINTS = {
     errno.EBADF: "leave stdin, stdout and stderr open",
-    errno.ECONNRESET: "the peer, or somebody in between, cut the connection",
+    errno.EIO: "see whether the terminal or the disk behind it is still there",
+    errno.EISDIR: "name a file, a pipe or a terminal",
     errno.EMFILE: 'raise the limit with "ulimit -n"',
     errno.ENOSPC: "free some space where the output goes",
-    errno.EPIPE: "keep the reader of our output open until the end",
 }
 
 
@@ -143,13 +141,8 @@ class _Parser(argparse.ArgumentParser):
 
 def fail(message: str, hint: str) -> None:
     """Print the error line and the hint line; what a peer put into them stays one line of text."""
-    if not sys.stderr:
-        return  # print would take stdout instead
-    try:
-        for kind, text in (("error", message), ("hint", hint)):
-            print(f"{_PROGRAM}: {kind}: {printable(text)}", file=sys.stderr)
-    except OSError:
-        _discard(_STDERR)
+    for kind, text in (("error", message), ("hint", hint)):
+        print(f"{_PROGRAM}: {kind}: {printable(text)}", file=sys.stderr)
 
 
 def printable(text: str) -> str:
@@ -251,7 +244,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         flush_stdout()
         return status
 
-    return guarded(work)
+    status = guarded(work)
+    with contextlib.suppress(OSError):  # of what an error has left there
+        flush_stdout()
+    return status
 
 
 def _words() -> list[str]:
@@ -279,17 +275,24 @@ def guarded(work: Callable[[], int], prefix: str = "") -> int:
     except Ended as exc:
         return 128 + exc.number
     except OSError as exc:
-        number = exc.errno or 0
-        where = f"{exc.filename}: " if exc.filename else ""
-        fail(
-            f"{prefix}{where}{errno_name(number)}: {exc.strerror or exc}",
-            _HINTS.get(number, _GENERAL_HINT),
-        )
-        return ExitCode.SYSTEM
+        return _report_os_error(exc, prefix)
     except Exception:  # noqa: BLE001 - the one place where a bug ends
         _print_traceback()
         fail(f"{prefix}unexpected exception", TlsifyError.general_hint)
         return ExitCode.BUG
+
+
+def _report_os_error(exc: OSError, prefix: str) -> int:
+    number = exc.errno or 0
+    if number == errno.EPIPE and exc.filename == "stdout":
+        # Whoever read it has enough, as head(1) has: SIGPIPE would have ended us.
+        return 128 + signal.SIGPIPE
+    where = f"{exc.filename}: " if exc.filename else ""
+    fail(
+        f"{prefix}{where}{errno_name(number)}: {exc.strerror or exc}",
+        _HINTS.get(number, _GENERAL_HINT),
+    )
+    return ExitCode.SYSTEM
 
 
 def _print_traceback() -> None:
@@ -350,20 +353,8 @@ def flush_stdout() -> None:
     Raises:
         OSError: it cannot be printed; its ``filename`` is "stdout".
     """
-    if not sys.stdout:
-        return
-    try:
+    if sys.stdout:
         sys.stdout.flush()
-    except OSError as exc:
-        _discard(_STDOUT)  # the interpreter would try, and complain, once more
-        raise OSError(exc.errno, exc.strerror, "stdout") from exc
-
-
-def _discard(number: int) -> None:
-    with contextlib.suppress(OSError):
-        sink = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(sink, number)
-        os.close(sink)
 
 
 def _protect_process() -> None:
@@ -371,10 +362,9 @@ def _protect_process() -> None:
     protect_process()
     # A socket with number 1 would get in plain what is meant for stdout. Reading a closed stdin
     # gives its end; writing a closed stdout fails, as it should.
-    for number, flags in ((0, os.O_RDONLY), (_STDOUT, os.O_RDONLY), (_STDERR, os.O_WRONLY)):
+    for number, flags in ((0, os.O_RDONLY), (1, os.O_RDONLY), (2, os.O_WRONLY)):
         try:
             os.fstat(number)
         except OSError:
             os.open(os.devnull, flags)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # folders' names may be any bytes
+    streams.prepare()

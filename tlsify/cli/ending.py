@@ -6,15 +6,15 @@ import contextlib
 import logging
 import os
 import signal
-import socket
 from typing import TYPE_CHECKING
 
-from tlsify.cli import Ended
+from tlsify.cli import Ended, streams
 from tlsify.cli import options as shared
 from tlsify.cli.descriptors import check_unix_socket
 from tlsify.cli.ucspi import SERVER_PLACES
 from tlsify.config import ClosePolicy, KtlsMode, KtlsPolicy
 from tlsify.errors import ConfigError, ExitCode
+from tlsify.process import THE_PROGRAMS, fork, ignore
 
 if TYPE_CHECKING:
     import argparse
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("tlsify")
 _DONE = b"d"
-_OF_THE_TERMINAL = (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -163,24 +162,23 @@ def _send_away(arguments: argparse.Namespace, open_connection: Callable[[], Conn
     from tlsify.cli import execute  # noqa: PLC0415 - see `run`
 
     reader, writer = os.pipe()
-    pid = os.fork()
+    pid = fork()
     if pid == 0:
         os.close(reader)
         execute.let_go(arguments.send_fd, arguments.session_fd)
         handoff = open_connection().handoff
-        for number in _OF_THE_TERMINAL:  # they are meant for whoever has the connection now
-            signal.signal(number, signal.SIG_IGN)
+        ignore(THE_PROGRAMS)  # whoever has the connection now is one
         if handoff.relay is None:
             _leave(handoff, arguments)
             os.write(writer, _DONE)
         else:
             handoff.relay.end_in_order()  # whoever gets it can say so no other way
             with handoff.sock as end:  # a relay goes on for as long as somebody has its end
-                _send(arguments.send_fd, end.fileno())
+                streams.send_descriptor(arguments.send_fd, end.fileno())
             os.close(arguments.send_fd)
             os.write(writer, _DONE)
             os.close(writer)
-            _leave_stderr()
+            streams.discard(streams.STDERR)  # nobody must wait for more from it
             handoff.relay.join()
         return ExitCode.OK
     os.close(writer)
@@ -205,28 +203,14 @@ def _signals_as_exceptions() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _leave_stderr() -> None:
-    """The command has ended well: nobody must wait for more from it."""
-    null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, 2)
-    os.close(null)
-
-
 def _leave(handoff: Handoff, arguments: argparse.Namespace) -> None:
     """Leave an offloaded connection to somebody who looks after it."""
     descriptor, state = handoff.detach()
     try:
         if arguments.session_fd is not None:
-            with open(arguments.session_fd, "wb", closefd=False) as sink:
-                sink.write(state)
+            streams.write(arguments.session_fd, state)
         if arguments.send_fd is not None:
-            _send(arguments.send_fd, descriptor)
+            streams.send_descriptor(arguments.send_fd, descriptor)
     finally:
         state[:] = bytes(len(state))
         os.close(descriptor)
-
-
-def _send(through: int, descriptor: int) -> None:
-    """Pass a descriptor on, with one byte of data, since a message must have some."""
-    with socket.socket(fileno=os.dup(through)) as channel:
-        socket.send_fds(channel, [b"\0"], [descriptor])

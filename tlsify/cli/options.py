@@ -7,6 +7,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from tlsify import trust
+from tlsify.cli import streams
 from tlsify.codepoints import DEFAULT_AEADS, Aead, NamedGroup, ProtocolVersion
 from tlsify.config import ClosePolicy, KeyPair, KtlsMode, KtlsPolicy, TrustAnchors
 from tlsify.credentials import load_crls, read_file
@@ -181,8 +182,8 @@ def read_key(number: int) -> bytes:
         ConfigError: it cannot be read.
     """
     try:
-        with open(number, "rb") as source:
-            pem = source.read(_MAX_PEM)
+        pem = streams.read_all(number, _MAX_PEM)
+        os.close(number)
     except OSError as exc:
         raise ConfigError(
             f"cannot read the private key from descriptor {number}: {exc.strerror}",

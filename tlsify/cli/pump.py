@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import socket
 import threading
 from typing import TYPE_CHECKING
 
+from tlsify.cli import streams
+from tlsify.errors import TlsifyError, Truncated
 from tlsify.stream import TLSSocket
 
 if TYPE_CHECKING:
@@ -18,7 +21,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("tlsify")
 _CHUNK = 2**18
-_NAMES = {0: "stdin", 1: "stdout"}
+_MOMENT = 0.1  # seconds that a thread may take to get from a system call's error to our noting it
 
 
 def half_close(stream: TLSSocket) -> None:
@@ -43,7 +46,9 @@ def pump(  # noqa: PLR0913 - most are left alone
 
     Returns when the peer has closed, and everything it sent has been written. A client that has
     closed may still wait for its answer: a server closes ``sink`` then, and goes on sending until
-    ``source`` ends.
+    ``source`` ends. So it does where nobody reads ``sink`` any more.
+
+    Where it fails with ``source`` not sent to its end, the peer sees truncation.
 
     Args:
         handoff: closed at the end.
@@ -55,57 +60,83 @@ def pump(  # noqa: PLR0913 - most are left alone
 
     Raises:
         HandshakeError: the connection ended badly.
+        RekeyUnsupported: the sending key has protected enough, and no other can follow it.
         OSError: likewise, or one of the descriptors failed: ``filename`` tells which.
     """
-    unreadable: list[OSError] = []
     with TLSSocket(handoff, closing) as stream:
-        # Nothing wakes a thread that waits for a descriptor: nobody waits for its end.
-        sending = threading.Thread(
-            target=_send, args=[stream, source, unreadable, end], daemon=True
-        )
+        sending = _Sending(stream, source, end)
         sending.start()
         try:
-            while data := stream.recv(_CHUNK):
-                _write(sink, data)
-            if is_server:
-                os.close(sink)
-                sending.join()
-        finally:
-            if unreadable:
-                raise unreadable[0]
+            _receive(stream, sink, sending, is_server=is_server)
+        except Exception as exc:
+            cause = sending.cause(exc)
+            if not sending.is_complete:
+                handoff.abort()
+            if cause is not exc:
+                raise cause from exc
+            raise
+        except BaseException:  # we are ended by a signal, and in good order
+            handoff.close()
+            raise
+        if sending.failure is not None:
+            handoff.abort()
+            raise sending.failure
 
 
-def _send(
-    stream: TLSSocket, source: int, unreadable: list[OSError], end: Callable[[TLSSocket], None]
-) -> None:
+def _receive(stream: TLSSocket, sink: int, sending: _Sending, *, is_server: bool) -> None:
     try:
-        while data := _read(stream, source, unreadable):
-            stream.sendall(data)
-        if not unreadable:
-            end(stream)
-    except OSError as exc:
-        # The receiving side finds out what happened and reports it.
-        _log.debug("sending ended: %s", exc)
+        while data := stream.recv(_CHUNK):
+            streams.write(sink, data)
+    except BrokenPipeError as exc:
+        if is_server and exc.filename is not None:
+            sending.join()
+        raise
+    if is_server:
+        os.close(sink)
+        sending.join()
 
 
-def _read(stream: TLSSocket, source: int, unreadable: list[OSError]) -> bytes:
-    """Read some; if that fails, which is not the end, wake the receiving side."""
-    try:
-        return os.read(source, _CHUNK)
-    except OSError as exc:
-        unreadable.append(OSError(exc.errno, exc.strerror, _name(source)))
-        stream.shutdown(socket.SHUT_RD)
-        return b""
+class _Sending(threading.Thread):
+    """Sends what is read.
 
+    Nothing wakes a thread that waits for a descriptor: nobody waits for its end.
 
-def _write(sink: int, data: bytes) -> None:
-    view = memoryview(data)
-    try:
-        while view:
-            view = view[os.write(sink, view) :]
-    except OSError as exc:
-        raise OSError(exc.errno, exc.strerror, _name(sink)) from exc
+    Attributes:
+        is_complete: whether all has been sent, and its end told.
+        failure: why not, where the receiving side cannot find that out by itself.
+    """
 
+    def __init__(self, stream: TLSSocket, source: int, end: Callable[[TLSSocket], None]) -> None:
+        super().__init__(daemon=True)
+        self._stream = stream
+        self._source = source
+        self._end = end
+        self.is_complete = False
+        self.failure: TlsifyError | OSError | None = None
+        self._broken: OSError | None = None
 
-def _name(number: int) -> str:
-    return _NAMES.get(number, f"descriptor {number}")
+    def cause(self, seen: Exception) -> Exception:
+        """Give what has ended the connection, of which the receiving side has seen something.
+
+        A socket tells its error once: if that was to us, there it looks like truncation.
+        """
+        if isinstance(seen, Truncated):
+            self.join(_MOMENT)
+        return self.failure or (self._broken if isinstance(seen, Truncated) else None) or seen
+
+    def run(self) -> None:
+        try:
+            while data := streams.read(self._source, _CHUNK):
+                self._stream.sendall(data)
+            self._end(self._stream)
+        except (TlsifyError, OSError) as exc:
+            if isinstance(exc, OSError) and exc.filename is None:
+                # The receiving side finds out what has become of the connection, and reports it.
+                _log.debug("sending ended: %s", exc)
+                self._broken = None if isinstance(exc, BrokenPipeError) else exc
+                return
+            self.failure = exc
+            with contextlib.suppress(OSError):
+                self._stream.shutdown(socket.SHUT_RD)  # wakes it
+        else:
+            self.is_complete = True

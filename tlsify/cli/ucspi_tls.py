@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 from typing import TYPE_CHECKING
 
-from tlsify.cli import execute, ucspi
+from tlsify.cli import execute, streams, ucspi
 from tlsify.cli.pump import pump
 from tlsify.errors import ExitCode
+from tlsify.process import THE_PROGRAMS, fork
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tlsify.config import ClosePolicy
 
+_log = logging.getLogger("tlsify")
 # What a program asks with: for TLS; for TLS, and to be told of it.
 _START, _START_AND_TELL = b"y", b"Y"
 
@@ -53,7 +56,7 @@ def run(
     asked, asking = socket.socketpair()
     reading, feeding = os.pipe()
     draining, writing = os.pipe()
-    if os.fork() == 0:
+    if fork(ignored=THE_PROGRAMS) == 0:
         asking.close()
         os.close(reading)
         os.close(writing)
@@ -64,8 +67,13 @@ def run(
                 return ExitCode.OK  # it has done without
             connection = open_connection()
             if order == _START_AND_TELL:
-                asked.sendall(ucspi.encode(ucspi.variables(connection)))
-            pump(connection.handoff, closing, draining, feeding, is_server=True)
+                streams.write(asked.fileno(), ucspi.encode(ucspi.variables(connection)))
+            try:
+                pump(connection.handoff, closing, draining, feeding, is_server=True)
+            except BrokenPipeError as exc:
+                if exc.filename is None:
+                    raise
+                _log.debug("the program has not read all that came")
         return ExitCode.OK
     ucspi.apply({"PROTO": "TCP"} | _addresses(sock))
     for name, number in (
