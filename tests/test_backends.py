@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import os
+import re
 import socket
 from typing import TYPE_CHECKING
 
@@ -60,6 +62,24 @@ def test_any_text(text: str) -> None:
             continue
 
 
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("http://127.0.0.1:8000", "write 127.0.0.1:8000"),
+        ("https://[::1]:8443/path", r"write \[::1\]:8443"),
+        ("http://localhost", "write localhost:PORT"),
+        ("tcp://", "write HOST:PORT"),
+        ("127.0.0.1:1,h2c://a:2", "write a:2"),
+    ],
+)
+def test_url(text: str, hint: str) -> None:
+    """Who has another proxy's habits is told what to write."""
+    for parse in (parse_several, lambda text: Rule.parse(f"h2={text}")):
+        with pytest.raises(ConfigError, match="is a URL") as caught:
+            parse(text)
+        assert re.search(hint, caught.value.hint)
+
+
 def test_several() -> None:
     """Commas stand between them."""
     assert parse_several("127.0.0.1:1,127.0.0.1:2") == (A, B)
@@ -97,9 +117,10 @@ def test_rules(rule: str, alpn: bytes | None, name: str | None, *, fits: bool) -
 class Attempts:
     """Succeeds where it is told to, and keeps the order."""
 
-    def __init__(self, *, up: set[Backend]) -> None:
-        """Take who is there."""
+    def __init__(self, *, up: set[Backend], fails_by: int = errno.ECONNREFUSED) -> None:
+        """Take who is there, and what is said of others."""
         self.up = up
+        self.fails_by = fails_by
         self.tried: list[Backend] = []
 
     async def __call__(self, backend: Backend, seconds: float) -> Backend:
@@ -107,7 +128,7 @@ class Attempts:
         assert seconds > 0
         self.tried.append(backend)
         if backend not in self.up:
-            raise ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
+            raise OSError(self.fails_by, os.strerror(self.fails_by))
         return backend
 
 
@@ -149,24 +170,57 @@ def test_failover(caplog: pytest.LogCaptureFixture) -> None:
     ]
 
 
+class Late(Attempts):
+    """Comes up after some rounds."""
+
+    async def __call__(self, backend: Backend, seconds: float) -> Backend:
+        """Try one."""
+        if len(self.tried) == 4:
+            self.up = {A}
+        return await super().__call__(backend, seconds)
+
+
 def test_restart_is_waited_for() -> None:
-    """A backend that comes back in time costs nobody a connection."""
-
-    class Late(Attempts):
-        async def __call__(self, backend: Backend, seconds: float) -> Backend:
-            if len(self.tried) == 4:
-                self.up = {A}
-            return await super().__call__(backend, seconds)
-
-    assert reach(Backends(ALL, 5), Late(up=set())) == A
+    """A backend that comes back in time costs nobody a connection, if that is wanted."""
+    assert reach(Backends(ALL, 0.01, retry=60), Late(up=set())) == A
 
 
-def test_nobody_there() -> None:
-    """In the end there is a named error."""
-    attempt = Attempts(up=set())
-    with pytest.raises(BackendError, match=r"127.0.0.1:2 took no connection: ECONNREFUSED"):
+@pytest.mark.parametrize(
+    "number", [errno.ECONNREFUSED, errno.ENOENT, errno.EACCES, errno.EHOSTUNREACH]
+)
+def test_certain(number: int) -> None:
+    """Where each of them has refused nobody is asked again, and each is named."""
+    attempt = Attempts(up=set(), fails_by=number)
+    name = errno.errorcode[number]
+    with pytest.raises(BackendError) as caught:
+        reach(Backends(ALL, 60), attempt)
+    assert [line.partition(": ")[0] for line in str(caught.value).split("; ")] == [
+        "127.0.0.1:1 took no connection",
+        "127.0.0.1:2 took no connection",
+    ]
+    assert str(caught.value).count(name) == 2
+    assert attempt.tried == [A, B]
+
+
+@pytest.mark.parametrize("number", [errno.EAGAIN, errno.EMFILE, errno.ETIMEDOUT])
+def test_what_may_pass(number: int) -> None:
+    """What may be better in a moment is tried again, for as long as it may take."""
+    assert reach(Backends(ALL, 60), Late(up=set(), fails_by=number)) == A
+    attempt = Attempts(up=set(), fails_by=number)
+    with pytest.raises(BackendError, match=errno.errorcode[number]):
         reach(Backends(ALL, 0.1), attempt)
     assert len(attempt.tried) >= 4
+
+
+def test_one_refuses_and_one_is_slow() -> None:
+    """As long as one of them may do it, it is waited for."""
+
+    class Mixed(Late):
+        async def __call__(self, backend: Backend, seconds: float) -> Backend:
+            self.fails_by = errno.ECONNREFUSED if backend == A else errno.EAGAIN
+            return await super().__call__(backend, seconds)
+
+    assert reach(Backends(ALL, 60), Mixed(up=set())) == A
 
 
 def test_nobody_else_may_be_asked() -> None:

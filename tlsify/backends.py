@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
+import re
 import socket
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
+from tlsify.aio import dialing
 from tlsify.errors import BackendError, ConfigError, errno_name
 
 if TYPE_CHECKING:
@@ -22,6 +25,12 @@ _MAX_PORT = 65535
 # How long to wait, in seconds, once nobody has answered; it doubles each time, up to the second.
 _PAUSE, _LONGEST_PAUSE = 0.02, 1.0
 _HINT = "write HOST:PORT, [ADDR]:PORT or unix:PATH, with commas between several"
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://(.*)")
+# What may pass by itself; any other error is an answer, and will be the same in a moment.
+_PASSING = {
+    errno.EAGAIN, errno.EINTR, errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM,
+    socket.EAI_AGAIN,
+}  # fmt: skip
 
 
 class Backend(NamedTuple):
@@ -49,6 +58,12 @@ class Backend(NamedTuple):
             if path and "\0" not in path:
                 return cls(path=path)
             raise ConfigError(f'"{text}" has no path', hint=_HINT)
+        if (url := _URL.fullmatch(text)) is not None:
+            where = url[1].partition("/")[0] or "HOST:PORT"
+            raise ConfigError(
+                f'"{text}" is a URL, and a backend is an address, which gets plaintext',
+                hint=f"write {where if ':' in where else where + ':PORT'}",
+            )
         host, _, number = text.rpartition(":")
         try:
             host = host.removeprefix("[").removesuffix("]").encode("idna").decode("ascii")
@@ -80,27 +95,7 @@ class Backend(NamedTuple):
         """
         if self.path:
             return self.connect_here(socket.SOCK_STREAM)
-        async with asyncio.timeout(seconds):
-            return await self._connect_there()
-
-    async def _connect_there(self) -> socket.socket:
-        loop = asyncio.get_running_loop()
-        failure: OSError | None = None
-        for family, _, _, _, address in await _resolve(self.host, self.port):
-            sock = socket.socket(family, socket.SOCK_STREAM)
-            try:
-                sock.setblocking(False)  # noqa: FBT003 - socket's own signature
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                await loop.sock_connect(sock, address)
-            except OSError as exc:
-                sock.close()
-                failure = exc
-            except BaseException:
-                sock.close()
-                raise
-            else:
-                return sock
-        raise failure or OSError(f"{self.host} has no address")
+        return await dialing.connect(self.host, self.port, seconds)
 
     def connect_here(self, kind: socket.SocketKind) -> socket.socket:
         """Connect to a path.
@@ -120,16 +115,6 @@ class Backend(NamedTuple):
             sock.close()
             raise
         return sock
-
-
-async def _resolve(host: str, port: int) -> list[tuple[int, int, int, str, tuple[object, ...]]]:
-    """Look a name up; an address, which needs no thread to be waited for, is read."""
-    wanted = {"type": socket.SOCK_STREAM, "proto": socket.IPPROTO_TCP}
-    try:
-        found = socket.getaddrinfo(host, port, flags=socket.AI_NUMERICHOST, **wanted)
-    except socket.gaierror:
-        found = await asyncio.get_running_loop().getaddrinfo(host, port, **wanted)
-    return found  # type: ignore[return-value]
 
 
 def parse_several(text: str) -> tuple[Backend, ...]:
@@ -188,20 +173,23 @@ class Backends:
     """Finds somebody who takes a connection.
 
     Backends are tried in the order in which they are named; one that has failed is tried after the
-    others until it has been reached again. If all fail, it begins anew after a pause, so that a
-    backend may be restarted: until the time is over.
+    others until it has been reached again. If all fail, it begins anew after a pause for as long
+    as that may help: until the time is over, or not at all where each of them has refused.
     """
 
-    def __init__(self, rules: Sequence[Rule], timeout: float) -> None:
+    def __init__(self, rules: Sequence[Rule], timeout: float, retry: float = 0) -> None:
         """Take what there is.
 
         Args:
             rules: the first that fits decides; the last must fit all.
             timeout: seconds within which a connection has to be taken. In each round a backend
                 has an equal part of it.
+            retry: seconds for which backends are asked again although each of them has refused,
+                since one may be on its way back.
         """
         self._rules = tuple(rules)
         self._timeout = timeout
+        self._retry = retry
         self._down: set[Backend] = set()
 
     async def reach(
@@ -226,22 +214,27 @@ class Backends:
         """
         backends = next(rule.backends for rule in self._rules if rule.fits(alpn, server_name))
         loop = asyncio.get_running_loop()
-        deadline, pause = loop.time() + self._timeout, _PAUSE
+        began, pause = loop.time(), _PAUSE
         while True:
+            failures: dict[Backend, OSError] = {}
             for backend in sorted(backends, key=self._down.__contains__):
-                share = min(self._timeout / len(backends), deadline - loop.time())
+                left = began + max(self._timeout, self._retry) - loop.time()
                 try:
-                    found = await attempt(backend, share)
-                except (OSError, BackendError) as exc:
-                    failure = _spell(exc)
-                    self._failed(backend, failure)
-                    if isinstance(exc, BackendError):
-                        raise
+                    found = await attempt(backend, min(self._timeout / len(backends), left))
+                except OSError as exc:
+                    failures[backend] = exc
+                    self._failed(backend, _spell(exc))
+                except BackendError as exc:
+                    self._failed(backend, str(exc))
+                    raise
                 else:
                     self._succeeded(backend)
                     return found
-            if loop.time() + pause >= deadline:
-                raise BackendError(f"{backends[-1]} took no connection: {failure}")
+            may_pass = any(map(_may_pass, failures.values()))
+            patience = self._timeout if may_pass else self._retry
+            if loop.time() + pause >= began + patience:
+                told = (f"{name} took no connection: {_spell(failures[name])}" for name in backends)
+                raise BackendError("; ".join(dict.fromkeys(told)))
             await asyncio.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
 
@@ -256,11 +249,11 @@ class Backends:
             _log.warning("backend %s takes connections again", backend)
 
 
-def _spell(exc: OSError | BackendError) -> str:
-    if isinstance(exc, BackendError):
-        return str(exc)
-    if isinstance(exc, TimeoutError) and exc.errno is None:
-        return "too slow"
+def _may_pass(exc: OSError) -> bool:
+    return isinstance(exc, TimeoutError) or exc.errno in _PASSING
+
+
+def _spell(exc: OSError) -> str:
     if isinstance(exc, socket.gaierror) or exc.errno is None:
         return str(exc.strerror or exc)
     return f"{errno_name(exc.errno)}: {os.strerror(exc.errno)}"  # asyncio has words of its own

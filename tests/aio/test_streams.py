@@ -6,13 +6,14 @@ import asyncio
 import dataclasses
 import socket
 import ssl
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.aio.peers import Echo
 from tests.doubles import OFFLOADS, RELAY, Endpoint, Lab, RawPeer, descriptors, until
+from tests.test_dialing import KINDS, Names, at, named
 from tlsify import aio
 from tlsify.config import ClientConfig, ClosePolicy
 from tlsify.errors import ConfigError, DeadlineExceeded, IdentityError
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from tlsify.config import KtlsPolicy, ServerConfig, TrustAnchors
 
     Run = Callable[[Any], Any]
+
+__all__ = ["named"]
 
 both = pytest.mark.parametrize("policy", OFFLOADS)
 HERE = "127.0.0.1"
@@ -48,9 +51,13 @@ def test_connection(
             sock = socket.create_connection(address)
             ways: tuple[dict[str, Any], ...] = (
                 {"host": address[0], "port": address[1], "local_addr": (HERE, 0)},
-                {"host": address[0], "port": address[1], "happy_eyeballs_delay": 0.1}
-                if isinstance(asyncio.get_running_loop(), asyncio.SelectorEventLoop)
-                else {"host": address[0], "port": address[1], "family": socket.AF_INET},
+                {"host": address[0], "port": address[1], "happy_eyeballs_delay": None},
+                {"host": address[0], "port": address[1], "family": socket.AF_INET},
+                *(
+                    [{"host": address[0], "port": address[1], "interleave": 1}]
+                    if isinstance(asyncio.get_running_loop(), asyncio.SelectorEventLoop)
+                    else []
+                ),
                 {"sock": sock},
             )
             for way in ways:
@@ -150,6 +157,37 @@ def test_nobody_there(run: Run, client_config: ClientConfig, server_config: Serv
         with pytest.raises(ConnectionRefusedError):
             await aio.open_connection(*address, config=client_config)
         assert server_config
+
+    run(work())
+
+
+@pytest.mark.parametrize("kinds", [["dead", "alive"], ["no-way", "refusing"]])
+def test_name_with_dead_addresses(
+    run: Run,
+    named: Names,
+    kinds: list[str],
+    client_config: ClientConfig,
+    server_config: ServerConfig,
+) -> None:
+    """They cost a moment on any loop; if all are dead the error is the one that says most."""
+
+    async def work() -> None:
+        async with await aio.create_server(Echo, HERE, 0, config=server_config) as server:
+            with ExitStack() as stack:
+                found = [stack.enter_context(KINDS[kind]()) for kind in kinds]
+                if "alive" in kinds:
+                    found[-1] = at(server.sockets[0].getsockname()[1])
+                named.known["several.test"] = found
+                opening = aio.open_connection("several.test", 1, config=client_config)
+                if "alive" not in kinds:
+                    with pytest.raises(ConnectionRefusedError):
+                        await opening
+                    return
+                reader, writer = await opening
+                writer.write(b"hello")
+                assert await reader.readexactly(5) == b"hello"
+                writer.close()
+                await writer.wait_closed()
 
     run(work())
 

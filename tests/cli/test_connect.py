@@ -12,7 +12,7 @@ import ssl
 import subprocess
 import threading
 import warnings
-from contextlib import nullcontext, suppress
+from contextlib import ExitStack, nullcontext, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -45,12 +45,17 @@ from tests.cli.harness import (
 from tests.conversations import CONVERSATIONS
 from tests.doubles import Endpoint, RawPeer, recv_exactly, reset
 from tests.provision import find
+from tests.test_dialing import KINDS, Names, alive, dead, named
+from tlsify.cli import connect
 from tlsify.codepoints import AlertDescription, ContentType
 from tlsify.config import KeyPair, ServerConfig
+from tlsify.errors import DeadlineExceeded, NetworkError
 from tlsify.tls.record import encode_plain_alert, split_records
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+__all__ = ["named"]
 
 _MEBIBYTE = 2**20
 _HANDSHAKE_FAILURE = encode_plain_alert(AlertDescription.handshake_failure)
@@ -362,6 +367,75 @@ def test_port_closed(pki: Pki) -> None:
     with socket.create_server((LOOPBACK, 0)) as listener:
         port = listener.getsockname()[1]
     run(*_connect(pki, port)).failed(102, "Connection refused", f"port {port}")
+
+
+# -- names with several addresses, and one limit for everything
+
+
+@pytest.mark.parametrize(
+    ("kinds", "error", "said"),
+    [
+        (["dead", "refusing"], NetworkError, "Connection refused"),
+        (["no-way", "dead"], DeadlineExceeded, "within 0.4 seconds: it does not answer"),
+    ],
+)
+def test_addresses_that_are_dead(
+    named: Names, kinds: list[str], error: type[Exception], said: str
+) -> None:
+    """One limit holds for all of them, and the error is the one that says most."""
+    with ExitStack() as stack:
+        named.known["several.test"] = [stack.enter_context(KINDS[kind]()) for kind in kinds]
+        with pytest.raises(error, match=said):
+            connect._dial("several.test", 1, 0.4)
+
+
+def test_address_that_is_alive(named: Names) -> None:
+    """It is found beside one that is dead."""
+    with dead() as first, alive() as second:
+        named.known["several.test"] = [first, second]
+        with connect._dial("several.test", 1, PATIENCE) as sock:
+            assert sock.getpeername() == second[4]
+
+
+def test_resolver_that_hangs(named: Names) -> None:
+    """It counts as well."""
+    with pytest.raises(DeadlineExceeded, match=r"within 0.1 seconds: its name is not looked up"):
+        connect._dial("silent.test", 1, 0.1)
+    named.silence.set()
+
+
+def test_one_limit() -> None:
+    """What comes later gets what is left, and the user hears of the limit that was given."""
+    deadline = connect._Deadline(60)
+    deadline._at -= 50
+    with deadline.spend("the rest did not come") as left:
+        assert 0 < left <= 10
+
+    def take_too_long() -> None:
+        with deadline.spend("the rest did not come"):
+            raise DeadlineExceeded("within 10 seconds", hint="ask")
+
+    for seconds in (0, 50):
+        deadline._at -= seconds
+        with pytest.raises(DeadlineExceeded, match=r"^the rest did not come within 60 seconds$"):
+            take_too_long()
+    deadline.begin()
+    with deadline.spend("nothing") as left:
+        assert left > 50
+
+
+def test_server_that_stalls_in_starttls(pki: Pki) -> None:
+    """The limit is the same, and so is what is said of it."""
+
+    def stall(sock: socket.socket) -> None:
+        sock.sendall(b"220 hello\r\n")
+        read_all(sock)
+
+    server = Server(stall)
+    words = ("--starttls", "smtp", "--timeout", "0.5")
+    outcome = run(*_connect(pki, server.port, *words))
+    outcome.failed(106, "starttls: no go-ahead from the server within 0.5 seconds")
+    server.result()
 
 
 @pytest.mark.parametrize("host", ["nonexistent.invalid", "nonexistent.invalid.", "ü.invalid"])

@@ -7,6 +7,7 @@ import os
 import socket
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
+from tlsify.aio import dialing
 from tlsify.aio.loop_socket import LoopSocket
 from tlsify.aio.opening import hand_over
 from tlsify.aio.transport import make_transport
@@ -39,6 +40,10 @@ class Terms(NamedTuple):
     context: SSLContext | None
     closing: ClosePolicy = ClosePolicy.RELAXED
     timeout: float | None = None
+
+
+# What `dialing.connect` knows of what ``loop.create_connection`` does.
+_DIALLED = {"family", "proto", "flags", "local_addr", "happy_eyeballs_delay"}
 
 
 class StreamProtocol(asyncio.StreamReaderProtocol):
@@ -108,10 +113,13 @@ async def create_connection(  # noqa: PLR0913 - as asyncio's own
         timeout: seconds for the handshake; the configuration's own if None.
         sock: connected, instead of host and port; belongs to tlsify from here on.
         options: what else ``loop.create_connection`` takes, such as ``family`` or ``local_addr``.
+            Addresses of a name are tried as RFC 8305 has it, with 250 ms in between unless
+            ``happy_eyeballs_delay`` says otherwise, on any loop.
 
     Raises:
         ConfigError: the arguments contradict each other; nothing was sent.
-        OSError: nobody answers, or the connection broke.
+        OSError: nobody answers, or the connection broke; where addresses of a name have failed
+            in several ways, the one that says most.
         HandshakeError, IdentityError, DeadlineExceeded, KtlsError: as `opening.connect`.
     """
     name = host if server_hostname is None else server_hostname
@@ -225,7 +233,9 @@ class _Waiting(asyncio.Protocol):
 async def _connect(
     host: str | None, port: int | str | None, options: dict[str, Any]
 ) -> socket.socket:
-    """Connect as the loop does, with all that it can, and take the socket."""
+    """Connect to the first address that answers, or else as the loop does; give the socket."""
+    if (host or port is not None) and options.keys() <= _DIALLED:
+        return await dialing.connect(host, port, **options)
     connect: Any = asyncio.get_running_loop().create_connection
     transport, _ = await connect(_Waiting, host and to_look_up(host), port, **options)
     return await _take_socket(transport)

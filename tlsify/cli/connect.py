@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import socket
+import dataclasses
+import time
 from argparse import ArgumentTypeError
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, cast
 
+from tlsify import dialing
 from tlsify.cli import by_agent, client_options, cuts, ending, ucspi
 from tlsify.cli import options as shared
 from tlsify.cli.descriptors import hand_on, take_socket
@@ -15,19 +17,21 @@ from tlsify.names import canonical, to_look_up
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable
+    import socket
+    from collections.abc import Callable, Iterator
 
     from tlsify.cli import GlobalOptions
     from tlsify.config import KtlsPolicy
     from tlsify.handoff import Handoff
 
+_UNFINISHED = "the handshake did not finish"
 DESCRIPTION = "Connect to a TLS server; send stdin, write what comes to stdout."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's own options."""
     client_options.add_arguments(parser)
-    shared.add_timing(parser, "to connect, and again for the handshake")
+    shared.add_timing(parser, "to look HOST up, connect and shake hands, together")
     parser.add_argument(
         "--fd",
         type=shared.descriptor,
@@ -56,24 +60,59 @@ def misuse(arguments: argparse.Namespace) -> str | None:
     return None if arguments.port is not None else "HOST and PORT are required, or --fd N"
 
 
+class _Deadline:
+    """When a connection has to be ready, counted from when it is begun."""
+
+    def __init__(self, timeout: float) -> None:
+        self.timeout = timeout
+        self._at = 0.0
+        self.begin()
+
+    def begin(self) -> None:
+        """Count anew."""
+        self._at = time.monotonic() + self.timeout
+
+    @contextmanager
+    def spend(self, what: str) -> Iterator[float]:
+        """Give how many seconds are left for a part of the work.
+
+        Args:
+            what: has not happened, if there are too few.
+
+        Raises:
+            DeadlineExceeded: there are none, or the block has used them up.
+        """
+        message = f"{what} within {self.timeout:g} seconds"
+        left = self._at - time.monotonic()
+        if left <= 0:
+            raise DeadlineExceeded(message)
+        try:
+            yield left
+        except DeadlineExceeded as exc:  # which knows of its own part only
+            raise DeadlineExceeded(message, hint=exc.hint) from exc
+
+
 def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
     """Connect, and see to what is to become of the connection."""
     ending.check(arguments)
     policy = ending.policy(arguments, options)
+    deadline = _Deadline(arguments.timeout)
 
     def reach() -> socket.socket:
+        deadline.begin()
         if inherited is not None:
             sock = hand_on(inherited)
         else:
             sock = _dial(arguments.host, arguments.port, arguments.timeout)
         if arguments.starttls is not None:
-            _ask_for_tls(sock, arguments)
+            _ask_for_tls(sock, arguments, deadline)
         return sock
 
     if arguments.agent is None:
-        hand_over = _here(arguments, policy)
+        hand_over = _here(arguments, policy, deadline)
     else:
-        hand_over = _by_agent(arguments, policy, reach if arguments.fd is None else None)
+        again = reach if arguments.fd is None else None
+        hand_over = _by_agent(arguments, policy, deadline, again)
 
     def open_connection() -> ucspi.Connection:
         return ucspi.open_connection(reach(), hand_over)
@@ -84,25 +123,39 @@ def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
             return ending.run(arguments, open_connection, ucspi.CLIENT_PLACES)
 
 
-def _here(arguments: argparse.Namespace, policy: KtlsPolicy) -> Callable[[socket.socket], Handoff]:
+def _here(
+    arguments: argparse.Namespace, policy: KtlsPolicy, deadline: _Deadline
+) -> Callable[[socket.socket], Handoff]:
     """Configure; gives what shakes hands then."""
-    from tlsify.opening import connect  # noqa: PLC0415 - heavy, and the agent's where there is one
+    # Heavy, and the agent's where there is one.
+    from tlsify.opening import closed_on_error, connect  # noqa: PLC0415
 
     config = client_options.configure(arguments, arguments.host)
-    return lambda sock: connect(sock, config, policy)
+
+    def shake_hands(sock: socket.socket) -> Handoff:
+        with closed_on_error(sock), deadline.spend(_UNFINISHED) as left:
+            return connect(sock, dataclasses.replace(config, timeout=left), policy)
+
+    return shake_hands
 
 
 def _by_agent(
     arguments: argparse.Namespace,
     policy: KtlsPolicy,
+    deadline: _Deadline,
     again: Callable[[], socket.socket] | None,
 ) -> Callable[[socket.socket], Handoff]:
     request = by_agent.client_request(arguments, arguments.host, policy)
 
     def alone(sock: socket.socket) -> Handoff:
-        return _here(arguments, policy)(sock)
+        return _here(arguments, policy, deadline)(sock)
 
-    return lambda sock: by_agent.hand_over(arguments.agent, sock, request, alone, again)
+    def shake_hands(sock: socket.socket) -> Handoff:
+        with deadline.spend(_UNFINISHED) as left:
+            asked = request.but(timeout=left)
+        return by_agent.hand_over(arguments.agent, sock, asked, alone, again)
+
+    return shake_hands
 
 
 def _protocol(text: str) -> str:
@@ -113,29 +166,27 @@ def _protocol(text: str) -> str:
     return text
 
 
-def _ask_for_tls(sock: socket.socket, arguments: argparse.Namespace) -> None:
+def _ask_for_tls(sock: socket.socket, arguments: argparse.Namespace, deadline: _Deadline) -> None:
     from tlsify.opening import closed_on_error  # noqa: PLC0415 - heavy, and wanted later only
     from tlsify.starttls import upgrade  # noqa: PLC0415 - rarely wanted
 
     named = arguments.servername or arguments.host
     name = canonical(named) if named else ""
-    with closed_on_error(sock):
-        upgrade(sock, arguments.starttls, name, arguments.timeout)
+    what = "starttls: no go-ahead from the server"
+    with closed_on_error(sock), deadline.spend(what) as left:
+        upgrade(sock, arguments.starttls, name, left)
 
 
 def _dial(host: str, port: int, timeout: float) -> socket.socket:
     # Text would be encoded by way of a module whose import takes longer than looking up localhost.
     name = cast("str", to_look_up(host).encode("ascii"))
     try:
-        sock = socket.create_connection((name, port), timeout=timeout)
+        return dialing.connect(name, port, timeout)
     except TimeoutError as exc:
-        if exc.errno is not None:  # TCP's own, which may have given up before
-            raise NetworkError(f"cannot connect to {host} port {port}: {exc}") from exc
+        reason = f": {exc}" if exc.errno is None else ""
         raise DeadlineExceeded(
-            f"no connection to {host} port {port} within {timeout:g} seconds",
+            f"no connection to {host} port {port} within {timeout:g} seconds{reason}",
             hint="the host may be down, or a firewall may drop what is sent to it",
         ) from exc
     except (OSError, UnicodeError) as exc:
         raise NetworkError(f"cannot connect to {host} port {port}: {exc}") from exc
-    sock.settimeout(None)
-    return sock

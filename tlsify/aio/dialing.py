@@ -1,0 +1,153 @@
+"""Connect on the loop to a name with several addresses, some of which may be dead (RFC 8305)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import socket
+import threading
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+
+from tlsify import dialing
+from tlsify.dialing import ATTEMPT_DELAY, Address, truest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+_Key: TypeAlias = "tuple[object, ...]"
+
+
+class _Outcome(NamedTuple):
+    """Of a look-up; a value, since the last one who waits for it may have gone."""
+
+    found: list[Address]
+    failure: Exception | None
+
+
+# Look-ups that have not ended: who wants to know the same waits for the same.
+_under_way: dict[_Key, asyncio.Future[_Outcome]] = {}
+
+
+async def connect(  # noqa: PLR0913 - as asyncio's own
+    host: Any,
+    port: Any,
+    seconds: float | None = None,
+    *,
+    family: int = 0,
+    proto: int = 0,
+    flags: int = 0,
+    local_addr: tuple[Any, Any] | None = None,
+    happy_eyeballs_delay: float | None = ATTEMPT_DELAY,
+) -> socket.socket:
+    """Look a name up, and connect to the first of its addresses that answers.
+
+    Args:
+        host: name or address.
+        port: number, or name of a service.
+        seconds: for all of it; None sets no limit.
+        family: as ``loop.create_connection`` has it, and so all others.
+        proto: likewise.
+        flags: likewise.
+        local_addr: likewise.
+        happy_eyeballs_delay: likewise.
+
+    Returns:
+        A non-blocking socket that sends each piece at once.
+
+    Raises:
+        TimeoutError: it takes too long.
+        OSError: nobody is there; of several errors the one that says most.
+    """
+    wanted = {"family": family, "type": socket.SOCK_STREAM, "proto": proto, "flags": flags}
+    delay = math.inf if happy_eyeballs_delay is None else happy_eyeballs_delay
+    failures: list[OSError] = []
+    what = "its name is not looked up"
+    try:
+        async with asyncio.timeout(seconds):
+            local = await look_up(*local_addr, **wanted) if local_addr is not None else []
+            found = await look_up(host, port, **wanted)
+            what = "it does not answer"
+            sock = await _drive(dialing.race(found, failures, local, delay))
+    except TimeoutError as exc:
+        silence = exc if exc.errno is not None else TimeoutError(what)
+        raise truest([*failures, silence]) from exc
+    with contextlib.suppress(OSError):  # gone already, which whoever uses it is told
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return sock
+
+
+async def _drive(steps: Any) -> socket.socket:
+    ready: list[socket.socket] | None = None
+    try:
+        while True:
+            step = next(steps) if ready is None else steps.send(ready)
+            ready = await _writable(step.socks, step.seconds)
+    except StopIteration as end:
+        sock: socket.socket = end.value
+        return sock
+    finally:
+        steps.close()
+
+
+async def _writable(socks: Sequence[socket.socket], seconds: float | None) -> list[socket.socket]:
+    loop = asyncio.get_running_loop()
+    ready: list[socket.socket] = []
+    told = asyncio.Event()
+
+    def note(sock: socket.socket) -> None:
+        loop.remove_writer(sock)
+        ready.append(sock)
+        told.set()
+
+    for sock in socks:
+        loop.add_writer(sock, note, sock)
+    try:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await told.wait()
+    finally:
+        for sock in socks:
+            loop.remove_writer(sock)
+    return ready
+
+
+async def look_up(host: Any, port: Any, **wanted: int) -> list[Address]:
+    """Look a name up, as ``loop.getaddrinfo``, but in a thread that nobody has to wait for.
+
+    The loop's own threads are few, and joined at the end: a resolver that hangs would hold up all.
+
+    Raises:
+        OSError: there is no such name.
+    """
+    if (numeric := dialing.read(host, port, **wanted)) is not None:
+        return numeric
+    loop = asyncio.get_running_loop()
+    key = (loop, host, port, *sorted(wanted.items()))
+    if (future := _under_way.get(key)) is None:
+        future = _under_way[key] = loop.create_future()
+
+        def settle(outcome: _Outcome) -> None:
+            del _under_way[key]
+            if not future.done():
+                future.set_result(outcome)
+
+        def work() -> None:
+            outcome = _ask(lambda: socket.getaddrinfo(host, port, **wanted))
+            try:
+                loop.call_soon_threadsafe(settle, outcome)
+            except RuntimeError:  # the loop was closed
+                _under_way.pop(key, None)
+
+        threading.Thread(target=work, name="tlsify-look-up", daemon=True).start()
+    found, failure = await asyncio.shield(future)
+    if failure is not None:
+        raise failure
+    return found
+
+
+def _ask(attempt: Callable[[], Any]) -> _Outcome:
+    try:
+        return _Outcome(attempt(), None)
+    except Exception as exc:  # noqa: BLE001 - told by whoever waits
+        return _Outcome([], exc)

@@ -1,0 +1,236 @@
+"""Connect to a name with several addresses, some of which may be dead (RFC 8305), in time."""
+
+from __future__ import annotations
+
+import errno
+import math
+import os
+import select
+import socket
+import threading
+import time
+from itertools import chain, zip_longest
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterable, Sequence
+
+# What ``getaddrinfo`` gives for one address: family, type, protocol, canonical name, address.
+Address: TypeAlias = tuple[int, int, int, str, tuple[Any, ...]]
+
+# Seconds after which the next address is tried beside those that have not answered (RFC 8305 5).
+ATTEMPT_DELAY = 0.25
+# Most seconds of one wait: poll counts milliseconds in an int.
+_LONGEST_WAIT = 3600.0
+# This host has no way there: what it says of itself says least of the other.
+_NO_WAY = {errno.ENETUNREACH, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT}
+
+
+class Wait(NamedTuple):
+    """What `race` waits for.
+
+    Attributes:
+        socks: until one of them is writable,
+        seconds: but no longer; None for as long as it takes.
+    """
+
+    socks: Sequence[socket.socket]
+    seconds: float | None
+
+
+def connect(host: str, port: int, timeout: float) -> socket.socket:
+    """Look a name up, and connect to the first of its addresses that answers.
+
+    Args:
+        host: name or address.
+        port: of TCP.
+        timeout: seconds for all of it.
+
+    Returns:
+        A blocking socket.
+
+    Raises:
+        TimeoutError: it takes too long.
+        OSError: nobody is there; of several errors the one that says most.
+    """
+    deadline = time.monotonic() + timeout
+    found = look_up(host, port, timeout, type=socket.SOCK_STREAM)
+    failures: list[OSError] = []
+    steps = race(found, failures)
+    ready: list[socket.socket] | None = None
+    while True:
+        try:
+            step = next(steps) if ready is None else steps.send(ready)
+        except StopIteration as end:
+            sock: socket.socket = end.value
+            sock.settimeout(None)
+            return sock
+        left = deadline - time.monotonic()
+        if left <= 0:
+            steps.close()
+            raise truest([*failures, TimeoutError("it does not answer")])
+        pause = math.inf if step.seconds is None else step.seconds
+        ready = _writable(step.socks, min(left, pause, _LONGEST_WAIT))
+
+
+def _writable(socks: Sequence[socket.socket], seconds: float) -> list[socket.socket]:
+    poller = select.poll()
+    for sock in socks:
+        poller.register(sock, select.POLLOUT)
+    ready = {number for number, _ in poller.poll(math.ceil(seconds * 1000))}
+    return [sock for sock in socks if sock.fileno() in ready]
+
+
+def race(
+    found: Iterable[Address],
+    failures: list[OSError],
+    local: Iterable[Address] = (),
+    delay: float = ATTEMPT_DELAY,
+) -> Generator[Wait, Sequence[socket.socket], socket.socket]:
+    """Try addresses one after the other, each for a moment alone; the first to answer is taken.
+
+    It does not wait by itself: it is sent those sockets that have become writable. When it is
+    closed, so are all of them.
+
+    Args:
+        found: where to connect to, the most wanted first; families take turns (RFC 8305 4).
+        failures: is told what has gone wrong, one error for each address.
+        local: where to connect from, one of the same family; none leaves it to the kernel.
+        delay: seconds until the next address is tried beside the last; ``inf`` tries one at a time.
+
+    Returns:
+        A non-blocking socket.
+
+    Raises:
+        OSError: nobody is there; of several errors the one that says most.
+    """
+    waiting = interleave(found)
+    trying: list[socket.socket] = []
+    next_at = -math.inf
+    try:
+        while waiting or trying:
+            if waiting and (not trying or time.monotonic() >= next_at):
+                try:
+                    trying.append(_begin(waiting.pop(0), list(local)))
+                except OSError as exc:
+                    failures.append(exc)
+                else:
+                    next_at = time.monotonic() + delay
+                continue
+            limited = waiting and next_at < math.inf
+            pause = max(0.0, next_at - time.monotonic()) if limited else None
+            for sock in (yield Wait(tuple(trying), pause)):
+                trying.remove(sock)
+                number = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+                if not number:
+                    return sock
+                sock.close()
+                failures.append(OSError(number, os.strerror(number)))
+                next_at = -math.inf  # nobody is there to be given a moment
+    finally:
+        for sock in trying:
+            sock.close()
+    raise truest(failures or [OSError("the name has no address")])
+
+
+def _begin(target: Address, local: list[Address]) -> socket.socket:
+    """Begin to connect.
+
+    Raises:
+        OSError: it cannot be, and that is known at once.
+    """
+    family, kind, protocol, _, address = target
+    sock = socket.socket(family, kind, protocol)
+    try:
+        sock.setblocking(False)  # noqa: FBT003 - socket's own signature
+        if local:
+            _bind(sock, [each[4] for each in local if each[0] == family])
+        number = sock.connect_ex(address)
+        if number not in {0, errno.EINPROGRESS}:
+            raise OSError(number, os.strerror(number))
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _bind(sock: socket.socket, addresses: list[tuple[Any, ...]]) -> None:
+    failure = OSError(errno.EAFNOSUPPORT, "no local address of this family was named")
+    for address in addresses:
+        try:
+            sock.bind(address)
+        except OSError as exc:
+            failure = exc
+        else:
+            return
+    raise failure
+
+
+def interleave(found: Iterable[Address]) -> list[Address]:
+    """Have families take turns, the first one first, so that a dead one costs one moment."""
+    families: dict[int, list[Address]] = {}
+    for each in found:
+        families.setdefault(each[0], []).append(each)
+    rounds = zip_longest(*families.values())
+    return [each for each in chain.from_iterable(rounds) if each is not None]
+
+
+def truest(failures: Sequence[OSError]) -> OSError:
+    """Choose the error that says most: an answer says more than silence, and that more than none.
+
+    Of equal ones it is the first.
+    """
+    return min(failures, key=_rank)
+
+
+def _rank(failure: OSError) -> int:
+    if failure.errno == errno.ECONNREFUSED:
+        return 0  # the host itself has said so
+    if isinstance(failure, TimeoutError):
+        return 2
+    return 3 if failure.errno in _NO_WAY else 1
+
+
+def look_up(host: Any, port: Any, timeout: float, **wanted: int) -> list[Address]:
+    """Look a name up, as ``socket.getaddrinfo``, which knows no limit.
+
+    Args:
+        host: name or address.
+        port: number, or name of a service.
+        timeout: seconds after which nobody waits for it any more.
+        wanted: what else ``getaddrinfo`` takes.
+
+    Raises:
+        TimeoutError: it takes too long.
+        OSError: there is no such name.
+    """
+    if (numeric := read(host, port, **wanted)) is not None:
+        return numeric
+    found: list[list[Address]] = []
+    failures: list[Exception] = []
+
+    def work() -> None:
+        try:
+            found.append(socket.getaddrinfo(host, port, **wanted))  # type: ignore[arg-type]
+        except Exception as exc:  # noqa: BLE001 - told by the thread that waits
+            failures.append(exc)
+
+    # A daemon: a resolver that hangs must not keep the process.
+    thread = threading.Thread(target=work, name="tlsify-look-up", daemon=True)
+    thread.start()
+    thread.join(min(timeout, threading.TIMEOUT_MAX))
+    if failures:
+        raise failures[0]
+    if not found:
+        raise TimeoutError("its name is not looked up")
+    return found[0]
+
+
+def read(host: Any, port: Any, **wanted: int) -> list[Address] | None:
+    """Read an address, which needs nobody to be asked; None if it is a name."""
+    flags = wanted.pop("flags", 0) | socket.AI_NUMERICHOST
+    try:
+        found = socket.getaddrinfo(host, port, flags=flags, **wanted)
+    except socket.gaierror:
+        return None
+    return found  # type: ignore[return-value]
