@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import select
 import socket
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
@@ -28,18 +29,19 @@ from tlsify import fdpass
 from tlsify.backends import Backend, Backends, Rule
 from tlsify.config import ClosePolicy
 from tlsify.counters import counters
-from tlsify.errors import BackendError
+from tlsify.errors import BackendError, Truncated
 from tlsify.forwarding import Forwarding, Passing
-from tlsify.handoff import Offload
+from tlsify.handoff import Offload, adopt
 from tlsify.passed import Passed
 from tlsify.proxy_protocol import decode
 from tlsify.receiver import Receiver
+from tlsify.stream import TLSSocket
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from tests.doubles import Lab
+    from tests.doubles import Lab, RawPeer
     from tlsify.config import KtlsPolicy
     from tlsify.handoff import Handoff
 
@@ -49,9 +51,9 @@ both = pytest.mark.parametrize("policy", OFFLOADS)
 STRICT = ClosePolicy.STRICT
 
 
-def to(*backends: Backend, timeout: float = 5) -> Backends:
+def to(*backends: Backend, timeout: float = 5, retry: float = 0) -> Backends:
     """All connections go there."""
-    return Backends([Rule(None, None, backends)], timeout)
+    return Backends([Rule(None, None, backends)], timeout, retry)
 
 
 def serving(service: Forwarding | Passing, handed: Handoff) -> Endpoint[None]:
@@ -140,27 +142,68 @@ def test_header(lab: Lab, policy: KtlsPolicy) -> None:
         work.result()
 
 
+def expect_cut(peer: RawPeer, sent: bytes = b"") -> None:
+    """See the end of a connection as it is for nobody who was served: without close_notify."""
+    with suppress(ConnectionResetError):
+        assert peer.recv_data(len(sent)) == sent
+        assert peer.recv() is None
+
+
 @both
-def test_nobody_there(lab: Lab, policy: KtlsPolicy) -> None:
-    """The client is told in good order, although nobody has read its request; it is counted."""
+@pytest.mark.parametrize("request_", [b"", os.urandom(1000)], ids=["silent", "request"])
+def test_nobody_there(lab: Lab, policy: KtlsPolicy, request_: bytes) -> None:
+    """The client is cut off at once, for that is certain, and may not take it for an answer."""
     before, counted = descriptors(), counters()["backend_failed"]
     handed, peer = lab.server(policy)
-    peer.send_data(os.urandom(1000))
+    if request_:
+        peer.send_data(request_)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         address = listener.getsockname()
-    work = serving(Forwarding(to(Backend(*address), timeout=SHORT), STRICT), handed)
-    assert peer.recv() == CLOSE_NOTIFY
-    assert peer.recv() is None
-    peer.close_notify()
-    with pytest.raises(BackendError, match=r"ECONNREFUSED|too slow"):
+    work = serving(Forwarding(to(Backend(*address), timeout=3600), STRICT), handed)
+    expect_cut(peer)
+    with pytest.raises(BackendError, match="ECONNREFUSED"):
         work.result()
     assert counters()["backend_failed"] == counted + 1
     peer.sock.close()
     check_descriptors(before)
 
 
+@both
+def test_backend_that_does_not_answer(lab: Lab, policy: KtlsPolicy) -> None:
+    """What may pass is waited for, and then the client is cut off likewise."""
+    handed, peer = lab.server(policy)
+    with listening(("127.0.0.1", 0), 0) as listener:
+        address = listener.getsockname()
+        with socket.create_connection(address):
+            backends = to(Backend(*address), timeout=SHORT)
+            work = serving(Forwarding(backends, STRICT), handed)
+            expect_cut(peer)
+            with pytest.raises(BackendError, match="it does not answer"):
+                work.result()
+
+
+@both
+def test_stopped_while_it_connects(lab: Lab, policy: KtlsPolicy) -> None:
+    """Where the time to drain is over before there is a backend the client is cut off as well."""
+    before = descriptors()
+    handed, peer = lab.server(policy)
+
+    async def serve(backend: Backend) -> None:
+        async with asyncio.timeout(0.05):
+            await Forwarding(to(backend), STRICT).serve(handed)
+
+    with listening(("127.0.0.1", 0), 0) as listener:
+        address = listener.getsockname()
+        with socket.create_connection(address), pytest.raises(TimeoutError):
+            asyncio.run(serve(Backend(*address)))
+    assert handed.sock.fileno() == -1
+    expect_cut(peer)
+    peer.sock.close()
+    check_descriptors(before)
+
+
 def test_out_of_descriptors(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where none is left for the backend the client is told as well."""
+    """Where none is left for the backend the client is cut off as well."""
     handed, peer = lab.server(RELAY)
 
     async def connect(*_: object) -> socket.socket:
@@ -168,8 +211,7 @@ def test_out_of_descriptors(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(Backend, "connect", connect)
     work = serving(Forwarding(to(Backend("127.0.0.1", 1), timeout=SHORT), STRICT), handed)
-    assert peer.recv() == CLOSE_NOTIFY
-    peer.close_notify()
+    expect_cut(peer)
     with pytest.raises(BackendError, match="EMFILE"):
         work.result()
 
@@ -177,7 +219,7 @@ def test_out_of_descriptors(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_out_of_descriptors_for_a_pair(
     lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where none is left to lend a connection by, the client is told likewise."""
+    """Where none is left to lend a connection by, likewise."""
     handed, peer = lab.server(RELAY)
 
     def socketpair(*_: object) -> None:
@@ -188,8 +230,7 @@ def test_out_of_descriptors_for_a_pair(
         await Passing(to(Backend(path=str(tmp_path / "nobody"))), STRICT).serve(handed)
 
     attempt = Endpoint(lambda: asyncio.run(work()))
-    assert peer.recv() == CLOSE_NOTIFY
-    peer.close_notify()
+    expect_cut(peer)
     with pytest.raises(OSError, match=os.strerror(errno.EMFILE)):
         attempt.result()
 
@@ -298,19 +339,17 @@ def _refuse(listener: socket.socket, answer: bytes = b"") -> None:
 
 @each_way
 def test_refused(lab: Lab, policy: KtlsPolicy, tmp_path: Path, *, aware: bool) -> None:
-    """A worker that takes nothing is asked again; in the end the client is told in good order."""
+    """A worker that takes nothing is asked again; in the end the client is cut off."""
     before = descriptors()
     handed, peer = lab.server(policy)
     peer.send_data(b"request")
     path = str(tmp_path / "socket")
     with listening(path) as listener:
-        service = Passing(to(Backend(path=path), timeout=SHORT), STRICT, aware=aware)
-        work = serving(service, handed)
+        backends = to(Backend(path=path), timeout=SHORT, retry=SHORT)
+        work = serving(Passing(backends, STRICT, aware=aware), handed)
         _refuse(listener)
         _refuse(listener, b"no")
-    assert peer.recv() == CLOSE_NOTIFY
-    assert peer.recv() is None
-    peer.close_notify()
+    expect_cut(peer)
     with pytest.raises(BackendError, match="took no connection"):
         work.result()
     peer.sock.close()
@@ -325,7 +364,7 @@ def test_worker_dies_with_a_queue(
     handed, peer = lab.server(policy)
     path = str(tmp_path / "socket")
     with listening(path):
-        service = Passing(to(Backend(path=path)), STRICT, aware=aware)
+        service = Passing(to(Backend(path=path), retry=60), STRICT, aware=aware)
         work = serving(service, handed)
         until(lambda: _queue(path))
     os.unlink(path)  # noqa: PTH108 - a str
@@ -354,9 +393,7 @@ def test_worker_that_hangs(lab: Lab, policy: KtlsPolicy, tmp_path: Path, *, awar
     with listening(slow) as listener, listening(other, 1) as spare:
         backends = to(Backend(path=slow), Backend(path=other), timeout=0.2)
         work = serving(Passing(backends, STRICT, aware=aware), handed)
-        assert peer.recv() == CLOSE_NOTIFY
-        assert peer.recv() is None
-        peer.close_notify()
+        expect_cut(peer)
         with pytest.raises(BackendError, match="did not take a connection in time"):
             work.result()
         sock, _ = receive(listener)
@@ -370,13 +407,92 @@ def test_worker_that_hangs(lab: Lab, policy: KtlsPolicy, tmp_path: Path, *, awar
             spare.accept()
 
 
+@each_way
+def test_worker_that_comes_too_late(
+    lab: Lab, policy: KtlsPolicy, tmp_path: Path, caplog: pytest.LogCaptureFixture, *, aware: bool
+) -> None:
+    """It is not given what has ended, and goes on with the next; nothing was taken from it."""
+    before = descriptors()
+    handed, peer = lab.server(policy)
+    other, other_peer = lab.server(policy)
+    peer.send_data(b"POST order")
+    with Receiver(tmp_path / "late") as receiver:
+        where = Backend(path=str(tmp_path / "late"))
+        work = serving(Passing(to(where, timeout=0.2), STRICT, aware=aware), handed)
+        expect_cut(peer)
+        with pytest.raises(BackendError, match="in time"):
+            work.result()
+        work = serving(Passing(to(where, timeout=60), STRICT, aware=aware), other)
+        stream, _ = receiver.accept()
+        with stream:
+            stream.sendall(b"hello")
+            assert other_peer.recv_data(5) == b"hello"
+        other_peer.close_notify()
+        work.result()
+    assert "it came too late" in caplog.text
+    for sock in (peer.sock, other_peer.sock):
+        sock.close()
+    check_descriptors(before)
+
+
+@each_way
+def test_late_worker_without_a_library(
+    lab: Lab, policy: KtlsPolicy, tmp_path: Path, *, aware: bool
+) -> None:
+    """It finds the request, if the connection itself was sent, then an end; it never waits."""
+    handed, peer = lab.server(policy)
+    peer.send_data(b"POST order")
+    path = str(tmp_path / "late")
+    with listening(path) as listener:
+        work = serving(Passing(to(Backend(path=path), timeout=0.2), STRICT, aware=aware), handed)
+        expect_cut(peer)
+        with pytest.raises(BackendError, match="in time"):
+            work.result()
+        sock, _ = receive(listener)
+        with sock:
+            assert recv_exactly(sock, 99) == (b"POST order" if aware else b"")
+            poller = select.poll()
+            poller.register(sock, 0)
+            assert poller.poll(0)[0][1] & select.POLLHUP
+
+
+@each_way
+def test_worker_that_confirms_too_late(
+    lab: Lab, policy: KtlsPolicy, tmp_path: Path, *, aware: bool
+) -> None:
+    """It has answered, and hangs before it says so: its client sees no good end of the answer."""
+    handed, peer = lab.server(policy)
+    path = str(tmp_path / "slow")
+    peer.send_data(b"request")
+    with listening(path) as listener:
+        work = serving(Passing(to(Backend(path=path), timeout=SHORT), STRICT, aware=aware), handed)
+        with listener.accept()[0] as channel:
+            message, numbers, _, _ = socket.recv_fds(channel, 2**18, 1)
+            _, size = Passed.decode(message)
+            sock = socket.socket(fileno=numbers[0])
+            sock.settimeout(60)
+            with TLSSocket(adopt(sock, message[size:])) if aware else sock as stream:
+                with suppress(OSError):
+                    stream.sendall(b"good")
+                expect_cut(peer, b"good" if aware else b"")
+                with pytest.raises(BackendError, match="in time"):
+                    work.result()
+                if aware:
+                    assert stream.recv(99) == b"request"
+                    with pytest.raises(Truncated):
+                        stream.recv(99)
+                else:
+                    with pytest.raises(OSError, match=r"Broken pipe|reset"):
+                        stream.sendall(bytes(2**20))
+
+
 def test_full_queue(lab: Lab, tmp_path: Path) -> None:
     """A worker that is slow gets its next connection when there is room for it."""
     path = str(tmp_path / "socket")
     pairs = [lab.server(RELAY) for _ in range(4)]
 
     async def serve() -> None:
-        service = Passing(to(Backend(path=path)), STRICT)
+        service = Passing(to(Backend(path=path), timeout=60), STRICT)
         await asyncio.gather(*(service.serve(handed) for handed, _ in pairs))
 
     with listening(path, 0) as listener:
@@ -403,9 +519,10 @@ def test_cancelled_in_the_queue(
         async with asyncio.timeout(0.05):
             await Passing(to(Backend(path=path)), STRICT, aware=aware).serve(handed)
 
-    with listening(path), pytest.raises(TimeoutError):
-        asyncio.run(serve())
-    handed.close()  # as the acceptor does
-    peer.recv()
+    with listening(path):
+        with pytest.raises(TimeoutError):
+            asyncio.run(serve())
+        assert handed.sock.fileno() == -1
+        expect_cut(peer)
     peer.sock.close()
     check_descriptors(before)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import socket
 from typing import TYPE_CHECKING, TypeVar
 
 from tlsify import fdpass
-from tlsify.aio.carrying import buffer, carry, part
+from tlsify.aio.carrying import buffer, carry
+from tlsify.closing import Closing
 from tlsify.counters import Event, count
 from tlsify.errors import BackendError
 from tlsify.handoff import adopt
@@ -28,12 +30,13 @@ T = TypeVar("T")
 class _Service:
     """What both have in common: a `serving.Service`."""
 
-    def __init__(self, backends: Backends, closing: ClosePolicy) -> None:
+    def __init__(self, backends: Backends, closing: ClosePolicy | None) -> None:
         """Take what does not change.
 
         Args:
             backends: where connections go.
-            closing: what an end of a TLS stream without close_notify is.
+            closing: what an end of a TLS stream without close_notify is; None leaves it to the
+                protocol.
         """
         self._backends = backends
         self._closing = closing
@@ -48,6 +51,10 @@ class _Service:
     async def stop(self) -> None:
         """Do nothing."""
 
+    async def _carry(self, handed: Handoff, plain: socket.socket) -> None:
+        closing = Closing(self._closing, handed.negotiated.alpn)
+        await carry(handed, plain, closing, self._scratch)
+
     async def _reach(self, handed: Handoff, attempt: Callable[[Backend, float], Awaitable[T]]) -> T:
         agreed = handed.negotiated
         try:
@@ -61,13 +68,13 @@ class Forwarding(_Service):
     """Carries plaintext between connections and backends."""
 
     def __init__(
-        self, backends: Backends, closing: ClosePolicy, *, proxy_protocol: bool = False
+        self, backends: Backends, closing: ClosePolicy | None, *, proxy_protocol: bool = False
     ) -> None:
         """Take what does not change.
 
         Args:
             backends: where connections go.
-            closing: what an end of a TLS stream without close_notify is.
+            closing: as `_Service` has it.
             proxy_protocol: begin each connection to a backend with a PROXY header.
         """
         super().__init__(backends, closing)
@@ -77,7 +84,7 @@ class Forwarding(_Service):
         """Carry one connection until its end.
 
         Raises:
-            BackendError: no backend took it; the peer was told in good order.
+            BackendError: no backend took it; the peer was cut off.
             HandshakeError: the peer cut it, or misbehaved; the backend was cut off, too.
             OSError: likewise, or the backend did.
         """
@@ -94,22 +101,27 @@ class Forwarding(_Service):
 
         try:
             plain = await self._reach(handed, connect)
-        except BackendError:
-            await part(handed)
+        except BaseException:  # of which nobody may think that it was served
+            handed.abort()
             raise
-        await carry(handed, plain, self._closing, self._scratch)
+        await self._carry(handed, plain)
+
+
+class _Unconfirmed(BackendError):  # noqa: N818 - named for what happened
+    """A worker may have the connection, or find it later: nobody else must, from here on."""
 
 
 class Passing(_Service):
     """Passes descriptors to backends' workers (docs/passing.md)."""
 
-    def __init__(self, backends: Backends, closing: ClosePolicy, *, aware: bool = False) -> None:
+    def __init__(
+        self, backends: Backends, closing: ClosePolicy | None, *, aware: bool = False
+    ) -> None:
         """Take what does not change.
 
         Args:
             backends: who takes them; paths only.
-            closing: what an end of a TLS stream without close_notify is, where this process
-                carries it.
+            closing: as `_Service` has it, for what this process carries.
             aware: whether backends keep to docs/handoff.md, and so get connections themselves,
                 and not one end of a pair whose other end this process has.
         """
@@ -135,32 +147,33 @@ class Passing(_Service):
         with socket.socket(fileno=number) as sock:
             try:
                 await self._pass(handed, number, message)
-            except BackendError:
-                await part(adopt(sock, state))
+            except BackendError as exc:
+                if isinstance(exc, _Unconfirmed):
+                    _hang_up(sock)
+                else:
+                    adopt(sock, state).abort()
                 raise
             except BaseException:
-                adopt(sock, state).abort()
+                _hang_up(sock)
                 raise
             finally:
                 for secret in (message, state):
                     secret[:] = bytes(len(secret))
 
     async def _lend(self, handed: Handoff, header: bytes) -> None:
-        """Pass one end of a pair."""
+        """Pass one end of a pair; a worker that finds it too late sees the end of both ways."""
         try:
             ours, theirs = socket.socketpair()
-        except OSError:  # no descriptors are left
-            await part(handed)
+            try:
+                with theirs:
+                    await self._pass(handed, theirs.fileno(), header)
+            except BaseException:
+                ours.close()
+                raise
+        except BaseException:
+            handed.abort()
             raise
-        try:
-            with theirs:
-                await self._pass(handed, theirs.fileno(), header)
-        except BaseException as exc:
-            ours.close()
-            if isinstance(exc, BackendError):
-                await part(handed)
-            raise
-        await carry(handed, ours, self._closing, self._scratch)
+        await self._carry(handed, ours)
 
     async def _pass(self, handed: Handoff, number: int, message: bytes | bytearray) -> None:
         async def attempt(backend: Backend, seconds: float) -> None:
@@ -170,11 +183,21 @@ class Passing(_Service):
                     async with asyncio.timeout(seconds):
                         answer = await asyncio.get_running_loop().sock_recv(channel, 1)
                 except TimeoutError:
-                    # It may still find the message: nobody else must have the connection then.
-                    raise BackendError(f"{backend} did not take a connection in time") from None
+                    raise _Unconfirmed(f"{backend} did not take a connection in time") from None
             # The end says that the message was received; before that it would be a reset.
             if answer:
                 raise ConnectionRefusedError(errno.ECONNREFUSED, "it could not take it")
 
         await self._reach(handed, attempt)
         count(Event.DESCRIPTOR_PASSED)
+
+
+def _hang_up(sock: socket.socket) -> None:
+    """End a connection that a worker may have, or find later, so that it sees the end.
+
+    Without close_notify, since nobody knows what the client was sent; and nothing is read, since it
+    may be the worker's.
+    """
+    with contextlib.suppress(OSError):
+        sock.shutdown(socket.SHUT_RDWR)
+    sock.close()

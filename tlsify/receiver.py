@@ -161,10 +161,7 @@ class _Carried:
         """Wait until the connection is over; tells whether it is."""
         if self.handoff.sock.fileno() == -1:
             return True
-        poller = select.poll()
-        poller.register(self.handoff.sock, 0)
-        events = poller.poll(None if timeout is None else timeout * 1000)
-        return bool(events and events[0][1] & select.POLLHUP)
+        return _is_over(self.handoff.sock, timeout)
 
     def under_way(self) -> int:
         """Give 0: who carries the connection sees to what was sent."""
@@ -205,12 +202,22 @@ def _take(channel: socket.socket) -> tuple[Handoff, Passed]:
         sock = fdpass.as_socket(descriptor)
         try:
             told, size = Passed.decode(message)
+            if _is_over(channel) and _is_over(sock):
+                raise ValueError("it came too late: the sender had given it up")
             return _go_on(sock, told, message[size:]), told
         except BaseException:
             sock.close()
             raise
     finally:
         message[:] = bytes(len(message))
+
+
+def _is_over(sock: socket.socket, timeout: float | None = 0) -> bool:
+    """Wait until both directions have ended; tells whether they have."""
+    poller = select.poll()
+    poller.register(sock, 0)  # hang-ups are told unasked
+    events = poller.poll(None if timeout is None else timeout * 1000)
+    return any(event & select.POLLHUP for _, event in events)
 
 
 def _go_on(sock: socket.socket, told: Passed, state: bytearray) -> Handoff:

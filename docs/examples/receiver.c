@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <netinet/in.h>
+#include <poll.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
@@ -96,6 +97,12 @@ static int header(struct passed *one, const uint8_t *raw, size_t size) {
     return fields(one, body + ends, body + length);
 }
 
+/* Tell whether the sender has given up, and has ended the connection both ways. */
+static int is_too_late(int channel, int fd) {
+    struct pollfd ends[] = {{.fd = channel}, {.fd = fd}}; /* POLLHUP is told unasked */
+    return poll(ends, 2, 0) == 2 && ends[0].revents & ends[1].revents & POLLHUP;
+}
+
 int passed_accept(int listener, struct passed *one) {
     static uint8_t raw[MAX_MESSAGE];
     union {
@@ -119,6 +126,8 @@ int passed_accept(int listener, struct passed *one) {
     int good = one->fd >= 0 && !cut && header(one, raw, size) == 0;
     if (size > 0)
         explicit_bzero(raw, size); /* the traffic secrets are in it */
+    if (good && is_too_late(channel, one->fd))
+        good = 0;
     if (!good) {
         if (send(channel, "", 1, MSG_NOSIGNAL) < 0) /* it is still the sender's */
             perror("send");

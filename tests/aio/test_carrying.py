@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-import os
 import socket
 from functools import partial
 from typing import TYPE_CHECKING
@@ -22,7 +21,8 @@ from tests.doubles import (
     recv_exactly,
     reset,
 )
-from tlsify.aio.carrying import _Carriage, buffer, carry, part
+from tlsify.aio.carrying import _Carriage, buffer, carry
+from tlsify.closing import Closing
 from tlsify.codepoints import ContentType
 from tlsify.config import ClosePolicy
 from tlsify.errors import Truncated
@@ -37,15 +37,18 @@ both = pytest.mark.parametrize("policy", OFFLOADS)
 BIG = 2**22
 
 
-def carrying(
-    handed: Handoff, plain: socket.socket, closing: ClosePolicy = ClosePolicy.STRICT
-) -> Endpoint[None]:
+def by(policy: ClosePolicy | None) -> Closing:
+    """Make one connection's rule; nothing was agreed on."""
+    return Closing(policy, None)
+
+
+def carrying(handed: Handoff, plain: socket.socket, closing: ClosePolicy | None) -> Endpoint[None]:
     """Carry, in a thread with a loop of its own."""
-    return Endpoint(lambda: asyncio.run(carry(handed, plain, closing, buffer()), debug=True))
+    return Endpoint(lambda: asyncio.run(carry(handed, plain, by(closing), buffer()), debug=True))
 
 
 def arrange(
-    lab: Lab, policy: KtlsPolicy, closing: ClosePolicy = ClosePolicy.STRICT
+    lab: Lab, policy: KtlsPolicy, closing: ClosePolicy | None = ClosePolicy.STRICT
 ) -> tuple[RawPeer, socket.socket, Endpoint[None]]:
     """Give the TLS peer, the backend, and what is between them."""
     handed, peer = lab.server(policy)
@@ -105,6 +108,41 @@ def test_end_without_close_notify_where_that_is_usual(lab: Lab, policy: KtlsPoli
     assert recv_exactly(backend, 99) == b"request"
     backend.close()
     work.result()
+
+
+@both
+@pytest.mark.parametrize("request_", [b"GET / HTTP/1.1\r\n\r\n", b"QUIT\r\n", b"GET /", b""])
+def test_hang_up_where_the_protocol_decides(lab: Lab, policy: KtlsPolicy, request_: bytes) -> None:
+    """After a whole exchange of HTTP the backend sees an end, of anything else a reset."""
+    peer, backend, work = arrange(lab, policy, None)
+    if request_:
+        peer.send_data(request_)
+        assert recv_exactly(backend, len(request_)) == request_
+    backend.sendall(b"answer")
+    assert peer.recv_data(6) == b"answer"
+    peer.sock.shutdown(socket.SHUT_WR)
+    if request_.startswith(b"GET / HTTP"):
+        assert backend.recv(1) == b""
+        backend.close()
+        work.result()
+    else:
+        with pytest.raises(ConnectionResetError):
+            backend.recv(1)
+        with pytest.raises(Truncated):
+            work.result()
+
+
+@both
+def test_reset_by_a_client_of_http(lab: Lab, policy: KtlsPolicy) -> None:
+    """A reset is no end in any protocol."""
+    peer, backend, work = arrange(lab, policy, None)
+    peer.send_data(b"GET / HTTP/1.1\r\n\r\n")
+    assert recv_exactly(backend, 18)
+    reset(peer.sock)
+    with pytest.raises(ConnectionResetError):
+        backend.recv(1)
+    with pytest.raises(ConnectionResetError):
+        work.result()
 
 
 @both
@@ -209,7 +247,7 @@ def test_many_at_once(lab: Lab, policy: KtlsPolicy) -> None:
     async def run() -> None:
         scratch = buffer()
         await asyncio.gather(
-            *(carry(server, ours, ClosePolicy.STRICT, scratch) for server, ours in between)
+            *(carry(server, ours, by(ClosePolicy.STRICT), scratch) for server, ours in between)
         )
 
     work = Endpoint(lambda: asyncio.run(run()))
@@ -241,9 +279,9 @@ def test_busy_connection_leaves_room(lab: Lab) -> None:
     async def run() -> None:
         left, right = socket.socketpair()
         with right, Endless(fileno=left.detach()) as endless:
-            carriage = _Carriage(TLSSocket(handed), endless, buffer())
+            carriage = _Carriage(TLSSocket(handed), endless, by(None), buffer())
             busy = asyncio.ensure_future(carriage._flow(endless, endless))
-            await carry(handed, quiet_plain, ClosePolicy.STRICT, buffer())
+            await carry(handed, quiet_plain, by(None), buffer())
             busy.cancel()
             await asyncio.gather(busy, return_exceptions=True)
 
@@ -264,7 +302,7 @@ def test_cancelled(lab: Lab, policy: KtlsPolicy) -> None:
 
     async def run() -> None:
         async with asyncio.timeout(0.05):
-            await carry(handed, ours, ClosePolicy.STRICT, buffer())
+            await carry(handed, ours, by(None), buffer())
 
     with pytest.raises(TimeoutError):
         asyncio.run(run())
@@ -276,15 +314,3 @@ def test_cancelled(lab: Lab, policy: KtlsPolicy) -> None:
     if handed.relay is not None:
         assert handed.relay.join(10)
     check_descriptors(before)
-
-
-@both
-def test_part(lab: Lab, policy: KtlsPolicy) -> None:
-    """A peer whom nobody serves is told so, although it has sent what nobody has read."""
-    handed, peer = lab.server(policy)
-    peer.send_data(os.urandom(1000))
-    work = Endpoint(lambda: asyncio.run(part(handed)))
-    assert peer.recv() == CLOSE_NOTIFY
-    assert peer.recv() is None
-    peer.close_notify()
-    work.result()

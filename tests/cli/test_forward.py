@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import signal
 import socket
+import ssl
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -21,9 +22,9 @@ from tests.cli.harness import (
     finish,
     read_line,
     run,
+    start,
 )
 from tests.doubles import Endpoint, recv_exactly, reset, until
-from tests.interop.programs import free_port
 from tlsify.errors import ExitCode
 from tlsify.handoff import Offload
 from tlsify.receiver import Receiver
@@ -61,8 +62,9 @@ def backend(says: bytes, where: tuple[str, int] = (LOOPBACK, 0)) -> Iterator[str
 
 @contextmanager
 def nobody() -> Iterator[str]:
-    """An address where nobody is, and nobody comes."""
+    """An address where nobody is, and nobody comes unasked."""
     with socket.socket() as bound:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # whoever wants to may listen
         bound.bind((LOOPBACK, 0))
         yield f"{LOOPBACK}:{bound.getsockname()[1]}"
 
@@ -128,14 +130,63 @@ def test_failover(pki: Pki) -> None:
 
 
 def test_backend_that_is_restarted(pki: Pki) -> None:
-    """Who connects meanwhile waits for it."""
-    port = free_port()
-    with Front(pki, f"{LOOPBACK}:0", f"{LOOPBACK}:{port}") as front:
+    """Who connects meanwhile waits for it, if that is asked for."""
+    with nobody() as down, Front(pki, f"{LOOPBACK}:0", "--retry", "60", down) as front:
+        port = int(down.rpartition(":")[2])
         asking = Endpoint(front.ask)
-        with front.connect():
-            pass
+        assert front.process.stderr is not None
+        assert "ECONNREFUSED" in read_line(front.process.stderr)
         with backend(b"page", (LOOPBACK, port)):
             assert asking.result() == b"page"
+
+
+@pytest.mark.parametrize("alpn", [None, "http/1.1"])
+@each_carrier
+def test_client_of_http_that_hangs_up(pki: Pki, carrier: str, alpn: str | None) -> None:
+    """After its exchange the backend sees an end; it need not be told what protocol this is."""
+    words = () if alpn is None else ("--alpn", alpn)
+    with socket.create_server((LOOPBACK, 0)) as listener:
+        where = f"{LOOPBACK}:{listener.getsockname()[1]}"
+        with Front(pki, f"{LOOPBACK}:0", *words, where, carrier=carrier) as front:
+            client = front.connect(alpn=alpn)
+            client.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            plain, _ = listener.accept()
+            with plain:
+                assert plain.recv(4)
+                plain.sendall(b"HTTP/1.1 204 No Content\r\n\r\n")
+                assert client.recv(12) == b"HTTP/1.1 204"
+                client.close()  # as Python's ssl does: without close_notify
+                while plain.recv(99):
+                    pass
+
+
+@pytest.mark.parametrize(
+    ("words", "sent", "is_cut"),
+    [
+        ([], b"QUIT\r\n", True),
+        ([], b"GET /", True),
+        (["--close", "strict"], b"GET / HTTP/1.1\r\n\r\n", True),
+        (["--close", "relaxed"], b"QUIT\r\n", False),
+    ],
+)
+def test_client_that_hangs_up(pki: Pki, words: list[str], sent: bytes, *, is_cut: bool) -> None:
+    """In another protocol, or by the user's word, that is a cut; or it is none."""
+    with socket.create_server((LOOPBACK, 0)) as listener:
+        where = f"{LOOPBACK}:{listener.getsockname()[1]}"
+        with Front(pki, f"{LOOPBACK}:0", *words, where) as front:
+            client = front.connect()
+            client.sendall(sent)
+            plain, _ = listener.accept()
+            with plain:
+                assert recv_exactly(plain, len(sent)) == sent
+                plain.sendall(b"ok")
+                assert client.recv(2) == b"ok"
+                client.close()
+                if is_cut:
+                    with pytest.raises(ConnectionResetError):
+                        plain.recv(1)
+                else:
+                    assert plain.recv(1) == b""
 
 
 @each_carrier
@@ -186,19 +237,25 @@ def test_descriptors_for_aware_workers(pki: Pki, tmp_path: Path, carrier: str) -
 
 @each_carrier
 def test_backend_down(pki: Pki, carrier: str) -> None:
-    """The client is told in good order, whatever it has sent already; it is said once."""
-    words = ("--connect-timeout", "0.1", f"{LOOPBACK}:0")
+    """The client sees at once that it was not served, whatever it has sent; it is said once."""
+    words = ("--connect-timeout", "3600", f"{LOOPBACK}:0")
     with nobody() as down, Front(pki, *words, down, carrier=carrier) as front:
         idle = front.descriptors()
-        for _ in range(2):
-            with front.connect() as client:
-                client.sendall(b"GET / HTTP/1.0\r\n\r\n")
-                assert client.recv(1) == b""  # or it would raise: no ragged ends
-                client.unwrap().close()
+        for request in (b"GET / HTTP/1.0\r\n\r\n", b""):
+            with front.connect() as client, pytest.raises((ssl.SSLEOFError, ConnectionError)):
+                _exchange(client, request)
+        process = start("connect", "--ca", pki.authority, LOOPBACK, front.port)
+        assert process.wait(PATIENCE) == ExitCode.CLOSED
+        finish(process).failed(ExitCode.CLOSED, "close_notify")
         until(lambda: front.descriptors() <= idle)
         outcome = front.stop()
     assert outcome.status == 0
     assert outcome.err.count("takes no connections: ECONNREFUSED") == 1
+
+
+def _exchange(client: ssl.SSLSocket, request: bytes) -> None:
+    client.sendall(request)
+    client.recv(1)
 
 
 @each_carrier
@@ -262,6 +319,8 @@ def test_drain(pki: Pki) -> None:
             "--proxy-protocol",
         ),
         (["127.0.0.1:0", "nobody"], ExitCode.CONFIG, '"nobody" is no backend'),
+        (["127.0.0.1:0", "http://b:1"], ExitCode.CONFIG, '"http://b:1" is a URL'),
+        (["127.0.0.1:0", "b:1", "--retry", "0"], ExitCode.USAGE, "--retry"),
         (["127.0.0.1:0", "--pass-fd", "b:1"], ExitCode.CONFIG, "cannot be sent to b:1"),
         (
             ["127.0.0.1:0", "--pass-fd", "unix:/x", "--route", "sni:a=b:1"],

@@ -10,12 +10,11 @@ import socket
 import struct
 from typing import TYPE_CHECKING
 
-from tlsify import handshake
-from tlsify.errors import TlsifyError
+from tlsify.errors import TlsifyError, Truncated
 from tlsify.stream import TLSSocket
 
 if TYPE_CHECKING:
-    from tlsify.config import ClosePolicy
+    from tlsify.closing import Closing
     from tlsify.handoff import Handoff
 
 _BUFFER = 2**18
@@ -30,7 +29,7 @@ def buffer() -> memoryview:
 
 
 async def carry(
-    handed: Handoff, plain: socket.socket, closing: ClosePolicy, scratch: memoryview
+    handed: Handoff, plain: socket.socket, closing: Closing, scratch: memoryview
 ) -> None:
     """Carry both directions, each until it ends; then both connections are closed.
 
@@ -42,14 +41,14 @@ async def carry(
     Args:
         handed: the TLS connection.
         plain: connected; it belongs to this call, as the hand-off does.
-        closing: what an end of the TLS stream without close_notify is.
+        closing: what an end of the TLS stream without close_notify is; sees how it begins.
         scratch: nothing is in it while anybody waits: connections of one loop share it.
 
     Raises:
         HandshakeError: the TLS side was cut, or misbehaved.
         OSError: one of the two was cut.
     """
-    carriage = _Carriage(TLSSocket(handed, closing), plain, scratch)
+    carriage = _Carriage(TLSSocket(handed), plain, closing, scratch)
     flows = [asyncio.ensure_future(flow()) for flow in (carriage.inbound, carriage.outbound)]
     try:
         await asyncio.gather(*flows)
@@ -67,9 +66,12 @@ async def carry(
 class _Carriage:
     """One connection's two directions."""
 
-    def __init__(self, stream: TLSSocket, plain: socket.socket, scratch: memoryview) -> None:
+    def __init__(
+        self, stream: TLSSocket, plain: socket.socket, closing: Closing, scratch: memoryview
+    ) -> None:
         self._stream = stream
         self._plain = plain
+        self._closing = closing
         self._scratch = scratch
         self._plain_is_broken = False
         for sock in (stream, plain):
@@ -81,8 +83,11 @@ class _Carriage:
             await self._flow(self._stream, self._plain)
         except _SinkBroken:
             self._plain_is_broken = True
-        else:
-            _end(self._plain)
+            return
+        except Truncated:
+            if not self._closing.is_relaxed:
+                raise
+        _end(self._plain)
 
     async def outbound(self) -> None:
         """Carry what is sent to the TLS peer."""
@@ -110,9 +115,13 @@ class _Carriage:
     async def _receive(self, sock: socket.socket) -> int:
         while True:
             try:
-                return sock.recv_into(self._scratch)
+                size = sock.recv_into(self._scratch)
             except (BlockingIOError, InterruptedError):
                 await readable(sock)
+            else:
+                if sock is self._stream:
+                    self._closing.look(self._scratch[:size])
+                return size
 
     async def _send(self, sock: socket.socket, size: int) -> None:
         sent = 0
@@ -149,22 +158,3 @@ def abort(sock: socket.socket) -> None:
     with contextlib.suppress(OSError):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
     sock.close()
-
-
-async def part(handed: Handoff) -> None:
-    """End a connection that nobody serves in good order: closing on unread bytes would reset it."""
-    with TLSSocket(handed) as stream:
-        stream.settimeout(0)
-        budget = handshake.PARTING_BYTES
-        with contextlib.suppress(TlsifyError, OSError):
-            stream.shutdown(socket.SHUT_WR)
-            async with asyncio.timeout(handshake.PARTING_TIME):
-                while budget > 0:
-                    try:
-                        received = stream.recv(budget)
-                    except (BlockingIOError, InterruptedError):
-                        await readable(stream)
-                        continue
-                    if not received:
-                        return
-                    budget -= len(received)

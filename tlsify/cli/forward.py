@@ -26,6 +26,7 @@ DESCRIPTION = "Accept TLS connections, and hand what is in them to another serve
 # "LISTEN --proxy-protocol BACKEND" is what people write.
 IS_MIXED = True
 _PATIENCE = 5.0
+_BY_PROTOCOL = "auto"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -65,7 +66,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help=f"seconds within which somebody has to take a connection; default {_PATIENCE:g}",
     )
-    shared.add_closing(group)
+    group.add_argument(
+        "--retry",
+        type=shared.seconds,
+        metavar="S",
+        help="seconds for which it is tried again although all of them refuse, for one may be on "
+        "its way back; by default not at all, or with --pass-fd as long as --connect-timeout says",
+    )
+    group.add_argument(
+        "--close",
+        choices=[_BY_PROTOCOL, *(policy.value for policy in ClosePolicy)],
+        default=_BY_PROTOCOL,
+        help="what a client's end without close_notify is: a cut (strict) or an end like any other "
+        "(relaxed); by default (auto) an end for HTTP, and a cut for other protocols",
+    )
     parser.add_argument(
         "addresses",
         nargs="*",
@@ -137,14 +151,17 @@ def _service(arguments: argparse.Namespace, target: str) -> Callable[[], Forward
             raise ConfigError(
                 f"nobody can agree on {name}: it is not offered", hint=f"add --alpn {name}"
             )
-    closing, patience = ClosePolicy(arguments.close), arguments.connect_timeout
+    closing = None if arguments.close == _BY_PROTOCOL else ClosePolicy(arguments.close)
+    patience, retry = arguments.connect_timeout, arguments.retry
     if arguments.pass_fd is None:
         return lambda: Forwarding(
-            Backends(rules, patience), closing, proxy_protocol=arguments.proxy_protocol
+            Backends(rules, patience, retry or 0), closing, proxy_protocol=arguments.proxy_protocol
         )
     for backend in (backend for rule in rules for backend in rule.backends):
         if not backend.path:
             raise ConfigError(
                 f"a descriptor cannot be sent to {backend}", hint="name a socket: unix:PATH"
             )
-    return lambda: Passing(Backends(rules, patience), closing, aware=arguments.aware)
+    # Workers come and go, and a connection that waits for one has lost nothing yet.
+    retry = patience if retry is None else retry
+    return lambda: Passing(Backends(rules, patience, retry), closing, aware=arguments.aware)
