@@ -157,6 +157,22 @@ def test_address_asks_nobody(named: Names) -> None:
     assert named.asked == 0
 
 
+def test_kernel_that_gives_up() -> None:
+    """That it does so by itself is told from our own limit."""
+
+    class Hasty(socket.socket):
+        def connect_ex(self, address: Any, /) -> int:
+            self.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 100)
+            return super().connect_ex(address)
+
+    with dead() as found, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket, "socket", Hasty)
+        host, port = found[4]
+        with pytest.raises(TimeoutError) as caught:
+            dialing.connect(host, port, PATIENCE)
+    assert caught.value.errno == errno.ETIMEDOUT
+
+
 def test_families_take_turns() -> None:
     """The resolver's order stands, but for a family whose turn it is not."""
     six = [(socket.AF_INET6, 1, 6, "", (f"::{n}", 1, 0, 0)) for n in range(4)]

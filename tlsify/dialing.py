@@ -26,6 +26,21 @@ _LONGEST_WAIT = 3600.0
 _NO_WAY = {errno.ENETUNREACH, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT}
 
 
+class Silence(TimeoutError):  # noqa: N818 - named for what happened
+    """Nobody has said anything in time: a host, or who should know its addresses.
+
+    The kernel, which gives up by itself after some minutes, has an errno.
+
+    Attributes:
+        is_named: whether the name was looked up by then.
+    """
+
+    def __init__(self, *, is_named: bool) -> None:
+        """Say who is silent."""
+        super().__init__("it does not answer" if is_named else "its name is not looked up")
+        self.is_named = is_named
+
+
 class Wait(NamedTuple):
     """What `race` waits for.
 
@@ -50,7 +65,7 @@ def connect(host: str, port: int, timeout: float) -> socket.socket:
         A blocking socket.
 
     Raises:
-        TimeoutError: it takes too long.
+        Silence: it takes too long.
         OSError: nobody is there; of several errors the one that says most.
     """
     deadline = time.monotonic() + timeout
@@ -68,7 +83,7 @@ def connect(host: str, port: int, timeout: float) -> socket.socket:
         left = deadline - time.monotonic()
         if left <= 0:
             steps.close()
-            raise truest([*failures, TimeoutError("it does not answer")])
+            raise truest([*failures, Silence(is_named=True)])
         pause = math.inf if step.seconds is None else step.seconds
         ready = _writable(step.socks, min(left, pause, _LONGEST_WAIT))
 
@@ -201,7 +216,7 @@ def look_up(host: Any, port: Any, timeout: float, **wanted: int) -> list[Address
         wanted: what else ``getaddrinfo`` takes.
 
     Raises:
-        TimeoutError: it takes too long.
+        Silence: it takes too long.
         OSError: there is no such name.
     """
     if (numeric := read(host, port, **wanted)) is not None:
@@ -222,7 +237,7 @@ def look_up(host: Any, port: Any, timeout: float, **wanted: int) -> list[Address
     if failures:
         raise failures[0]
     if not found:
-        raise TimeoutError("its name is not looked up")
+        raise Silence(is_named=False)
     return found[0]
 
 

@@ -10,7 +10,7 @@ import threading
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from tlsify import dialing
-from tlsify.dialing import ATTEMPT_DELAY, Address, truest
+from tlsify.dialing import ATTEMPT_DELAY, Address, Silence, truest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -56,22 +56,23 @@ async def connect(  # noqa: PLR0913 - as asyncio's own
         A non-blocking socket that sends each piece at once.
 
     Raises:
-        TimeoutError: it takes too long.
+        Silence: it takes too long.
         OSError: nobody is there; of several errors the one that says most.
     """
     wanted = {"family": family, "type": socket.SOCK_STREAM, "proto": proto, "flags": flags}
     delay = math.inf if happy_eyeballs_delay is None else happy_eyeballs_delay
     failures: list[OSError] = []
-    what = "its name is not looked up"
+    is_named = False
     try:
         async with asyncio.timeout(seconds):
             local = await look_up(*local_addr, **wanted) if local_addr is not None else []
             found = await look_up(host, port, **wanted)
-            what = "it does not answer"
+            is_named = True
             sock = await _drive(dialing.race(found, failures, local, delay))
     except TimeoutError as exc:
-        silence = exc if exc.errno is not None else TimeoutError(what)
-        raise truest([*failures, silence]) from exc
+        if exc.errno is not None:
+            raise
+        raise truest([*failures, Silence(is_named=is_named)]) from exc
     with contextlib.suppress(OSError):  # gone already, which whoever uses it is told
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return sock

@@ -182,11 +182,12 @@ def _dial(host: str, port: int, timeout: float) -> socket.socket:
     name = cast("str", to_look_up(host).encode("ascii"))
     try:
         return dialing.connect(name, port, timeout)
-    except TimeoutError as exc:
-        reason = f": {exc}" if exc.errno is None else ""
+    except dialing.Silence as exc:
         raise DeadlineExceeded(
-            f"no connection to {host} port {port} within {timeout:g} seconds{reason}",
-            hint="the host may be down, or a firewall may drop what is sent to it",
+            f"no connection to {host} port {port} within {timeout:g} seconds: {exc}",
+            hint="the host may be down, or a firewall may drop what is sent to it"
+            if exc.is_named
+            else "see whether the name servers answer (/etc/resolv.conf)",
         ) from exc
     except (OSError, UnicodeError) as exc:
         raise NetworkError(f"cannot connect to {host} port {port}: {exc}") from exc
