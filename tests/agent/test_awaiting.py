@@ -10,19 +10,17 @@ from typing import TYPE_CHECKING
 import pytest
 
 import tlsify.commit  # noqa: F401 - it opens a descriptor, once
-from tests.agent.harness import PATIENCE, Agent, serving, tcp
+from tests.agent.harness import HOST, PATIENCE, Agent, serving, tcp
 from tests.doubles import Endpoint, check_descriptors, descriptors, until
 from tlsify import agent, fdpass
 from tlsify.agent import awaiting, wire
 from tlsify.agent.awaiting import Watch
 from tlsify.errors import AgentError
-from tlsify.opening import connect
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tests.agent.harness import Files
-    from tlsify.config import ClientConfig
 
 
 @pytest.fixture
@@ -60,6 +58,16 @@ def test_not_taken(files: Files) -> None:
     check_descriptors(before)
 
 
+def test_not_taken_where_there_is_little_time(files: Files) -> None:
+    """Half of it is left for a handshake without the agent."""
+    with (
+        channel() as (pair, _theirs),
+        tcp() as (ours, _),
+        pytest.raises(AgentError, match=r"0\.1 "),
+    ):
+        agent.connect(pair, ours, files.request(timeout=0.2))
+
+
 @pytest.mark.usefixtures("hasty")
 def test_not_taken_from_an_inherited_pair(files: Files) -> None:
     """Likewise where nobody accepts."""
@@ -71,20 +79,25 @@ def test_not_taken_from_an_inherited_pair(files: Files) -> None:
 
 
 @pytest.mark.usefixtures("hasty")
-def test_server_goes_on_alone(files: Files, client_config: ClientConfig) -> None:
-    """What was taken back is good for a handshake here, of either side."""
+def test_server_goes_on_alone(files: Files) -> None:
+    """What was taken back is good for a handshake here, although the client has spoken already."""
+
+    def visit() -> bytes:
+        with files.client_context().wrap_socket(ours, server_hostname=HOST) as stream:
+            stream.sendall(b"hello")
+            answer = stream.recv(100)
+            stream.unwrap()
+            return answer
+
     with Agent() as it, tcp() as (ours, theirs):
         it.signal(signal.SIGSTOP)
-        visitor = Endpoint(lambda: connect(ours, client_config))
+        visitor = Endpoint(visit)
         with pytest.raises(AgentError) as caught:
             agent.accept(it.place, theirs, agent.ServerRequest())
         assert caught.value.untouched
         it.signal(signal.SIGCONT)
-        it.at_rest()
-        peer = serving(files, theirs, lambda stream: stream.recv(100))
-        with visitor.result() as handed:
-            handed.sock.sendall(b"hello")
-            assert peer.result() == b"hello"
+        serving(files, theirs).result()
+        assert visitor.result() == b"HELLO"
 
 
 @pytest.mark.usefixtures("hasty")

@@ -42,6 +42,8 @@ class Watch:
         self._has_the_word = isinstance(request, wire.ClientRequest)
         self._sent = _segments(sock)
         self._seconds = request.timeout + PATIENCE
+        # Where there is little time, some of it is left for a handshake without the agent.
+        self._patience = min(PATIENCE, request.timeout / 2)
 
     def wait(self, channel: socket.socket) -> None:
         """Wait until the agent has something to say, or is gone.
@@ -54,17 +56,30 @@ class Watch:
         poller.register(channel, select.POLLIN)
         began = since = time.monotonic()
         before = None
-        while not poller.poll(min(_LOOK, PATIENCE) * 1000):
+        while not poller.poll(min(_LOOK, self._patience) * 1000):
             now = time.monotonic()
             if _is_unread(channel):
-                if now - began >= PATIENCE:
-                    _take_back(channel)
+                if now - began >= self._patience:
+                    self._take_back(channel)
                 continue
             state = self._its_turn()
             if state is None or state != before:
                 before, since = state, now
             if now - since >= _STALLED or now - began >= self._seconds:
                 raise AgentError("the agent does not answer", untouched=False)
+
+    def _take_back(self, channel: socket.socket) -> NoReturn:
+        """Have an agent that reads its request later find that nobody asks any more.
+
+        Raises:
+            AgentError: always.
+        """
+        with contextlib.suppress(OSError):
+            channel.shutdown(socket.SHUT_RDWR)
+        raise AgentError(
+            f"the agent takes no session within {round(self._patience, 2):g} seconds",
+            untouched=_is_unread(channel),
+        )
 
     def _its_turn(self) -> int | None:
         """Tell whether the peer waits for the agent: how much it has sent that is not read."""
@@ -90,16 +105,3 @@ def _is_unread(channel: socket.socket) -> bool:
 def _count(sock: socket.socket, request: int) -> int:
     (count,) = struct.unpack("i", fcntl.ioctl(sock, request, bytes(4)))
     return int(count)
-
-
-def _take_back(channel: socket.socket) -> NoReturn:
-    """Have an agent that has not read its request find, when it does, that nobody asks any more.
-
-    Raises:
-        AgentError: always.
-    """
-    with contextlib.suppress(OSError):
-        channel.shutdown(socket.SHUT_RDWR)
-    raise AgentError(
-        f"the agent takes no session within {PATIENCE:g} seconds", untouched=_is_unread(channel)
-    )
