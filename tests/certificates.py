@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509 import ocsp
 from cryptography.x509.oid import ExtensionOID, NameOID
 
+from tests.conftest import HOST
 from tlsify.config import KeyPair
 from tlsify.credentials import parse_certificates
 from tlsify.names import is_ip_address
@@ -78,6 +79,24 @@ def certify(  # noqa: PLR0913 - each test cares for one or two
     above = parse_certificates(authority.cert_pem.bytes(), "the test authority")
     is_root = issuer.subject == issuer.issuer
     return KeyPair((builder.sign(key, hashes.SHA256()), *(() if is_root else above)), KEYS[kind])
+
+
+def self_signed(key: PrivateKey) -> KeyPair:
+    """Make a certificate for the tests' host with any kind of key."""
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, HOST)])
+    is_eddsa = isinstance(key, ed25519.Ed25519PrivateKey | ed448.Ed448PrivateKey)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now() - DAY)
+        .not_valid_after(now() + DAY)
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(HOST)]), critical=False)
+        .sign(key, None if is_eddsa else hashes.SHA256())
+    )
+    return KeyPair((certificate,), key)
 
 
 def with_extensions(*extensions: x509.ExtensionType) -> x509.Certificate:

@@ -37,7 +37,7 @@ from tlsify.config import (
     ServerConfig,
     TrustAnchors,
 )
-from tlsify.credentials import parse_certificates, parse_crls
+from tlsify.credentials import parse_certificates, parse_crls, parse_key
 from tlsify.errors import ConfigError
 from tlsify.selfsigned import make_key_pair
 
@@ -177,6 +177,18 @@ def test_key_of_a_useless_kind(made: KeyPair, make: type) -> None:
     with pytest.raises(ConfigError, match="of a kind") as caught:
         KeyPair.from_pem(made.certificate_pem(), pem(make()))
     assert "Ed25519" in caught.value.hint
+
+
+def test_key_on_a_curve_that_nobody_knows() -> None:
+    """It is a key, and the error does not say otherwise."""
+    known, strange = bytes.fromhex("06082a8648ce3d030107"), bytes.fromhex("06082a8648ce3d03017f")
+    der = ec.generate_private_key(ec.SECP256R1()).private_bytes(
+        Encoding.DER, PrivateFormat.PKCS8, NoEncryption()
+    )
+    body = base64.encodebytes(der.replace(known, strange)).decode()
+    text = f"-----BEGIN PRIVATE KEY-----\n{body}-----END PRIVATE KEY-----\n"
+    with pytest.raises(ConfigError, match="of a kind that TLS servers do not use"):
+        parse_key(text.encode())
 
 
 @pytest.mark.parametrize(

@@ -84,7 +84,7 @@ class KeyPair:
 
     def __repr__(self) -> str:
         """Show the subject only."""
-        return f"KeyPair({self.chain[0].subject.rfc4514_string()!r})"
+        return f"KeyPair({self.subject!r})"
 
     def certificate_pem(self) -> bytes:
         """Give the chain in PEM; the key stays here."""
@@ -102,6 +102,11 @@ class KeyPair:
 
         found = [name for name in read(self.chain[0]) if name.kind in {IdKind.DNS, IdKind.IP}]
         return tuple(name.text.lower() for name in found)
+
+    @property
+    def subject(self) -> str:
+        """Whose certificate it is, for messages."""
+        return self.chain[0].subject.rfc4514_string()
 
     @property
     def not_after(self) -> datetime:

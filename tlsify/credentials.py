@@ -207,16 +207,19 @@ def parse_key(pem: bytes) -> PrivateKey:
         load_pem_private_key,
     )
 
+    private = None  # as one whose curve the library does not know
     try:
         private = load_pem_private_key(pem, None)
+    except UnsupportedAlgorithm:
+        pass
     except TypeError as exc:
         raise ConfigError(
             "the private key is encrypted", hint="give an unencrypted key file of mode 0600"
         ) from exc
-    except (ValueError, UnsupportedAlgorithm) as exc:
+    except ValueError as exc:
         raise ConfigError(
             "the key file holds no usable PEM private key",
-            hint='it must contain "-----BEGIN PRIVATE KEY-----"',
+            hint='it must contain "-----BEGIN PRIVATE KEY-----", and all of the key',
         ) from exc
     if not isinstance(
         private,
@@ -227,6 +230,6 @@ def parse_key(pem: bytes) -> PrivateKey:
     ):
         raise ConfigError(
             "the private key is of a kind that TLS servers do not use",
-            hint="use an RSA (2048 bits or more), EC or Ed25519 key",
+            hint="use an RSA (2048 bits or more), EC (P-256, P-384 or P-521) or Ed25519 key",
         )
     return private

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 import trustme
+from cryptography.hazmat.primitives.asymmetric import rsa
 from OpenSSL import SSL
 
-from tests.certificates import DAY, KEYS, certify, respond
+from tests.certificates import DAY, KEYS, certify, respond, self_signed
 from tests.conftest import make_crl
 from tests.doubles import VERSIONS, EnginePair, opened
 from tests.meetings import Meeting
@@ -185,9 +186,8 @@ def test_all_kinds_for_one_name() -> None:
 
 def test_bad_certificate_among_many(client_config: ClientConfig) -> None:
     """One that OpenSSL refuses shows before any client does, whatever its name."""
-    from tests.tls.test_context import WEAK, self_signed  # noqa: PLC0415
-
-    server = replace(SERVER, more_key_pairs=(A_EC, self_signed(WEAK)))
+    weak = self_signed(rsa.generate_private_key(65537, 1024))  # noqa: S505 - to be refused
+    server = replace(SERVER, more_key_pairs=(A_EC, weak))
     with pytest.raises(ConfigError, match="OpenSSL refuses"):
         Engine(server)
     assert EnginePair(client_config, ServerConfig(key_pair=DEFAULT))

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import gc
 import weakref
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
-from cryptography.x509.oid import NameOID
 from OpenSSL import SSL
 
+from tests.certificates import self_signed
 from tests.conftest import HOST, issue
 from tests.doubles import EnginePair
 from tlsify.codepoints import DEFAULT_AEADS, Aead, CipherSuite, ProtocolVersion
@@ -36,28 +33,7 @@ if TYPE_CHECKING:
 
     import trustme
 
-    from tlsify.credentials import PrivateKey
-
 WEAK = rsa.generate_private_key(65537, 1024)  # noqa: S505 - to be refused
-
-
-def self_signed(key: PrivateKey) -> KeyPair:
-    """Make a certificate for the test host with any kind of key."""
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, HOST)])
-    now = dt.datetime.now(dt.UTC)
-    algorithm = None if isinstance(key, ed25519.Ed25519PrivateKey) else hashes.SHA256()
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - dt.timedelta(hours=1))
-        .not_valid_after(now + dt.timedelta(hours=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(HOST)]), critical=False)
-        .sign(key, algorithm)
-    )
-    return KeyPair((certificate,), key)
 
 
 def test_one_context_for_each_configuration(client_config: ClientConfig) -> None:

@@ -10,6 +10,7 @@ from OpenSSL import SSL
 
 from tlsify.config import ServerConfig
 from tlsify.tls import context as contexts
+from tlsify.tls import showable
 from tlsify.tls.unbound import move
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ class Connections:
         self._aeads = aeads
         # First, since an unusable certificate must show before a client does.
         self._shown = _shown_by(config) if isinstance(config, ServerConfig) else None
+        if self._shown is None:
+            showable.check(config)
         self._base = contexts.context_for(config, aeads, now)
 
     def make(self, server_name: str | None = None) -> SSL.Connection:
@@ -57,7 +60,7 @@ class _Shown:
     def __init__(self, config: ServerConfig) -> None:
         from tlsify.tls.sni import Choice  # noqa: PLC0415 - a client needs none
 
-        contexts.check_key_pairs(config)
+        showable.check(config)
         self._choice = Choice(config.key_pair, config.more_key_pairs)
         self._judging = contexts.judging_clients(config)
         self._clients = _digest_of_clients(config)

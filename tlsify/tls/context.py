@@ -88,9 +88,7 @@ def _new_context(
     config: ClientConfig | ServerConfig, aeads: Iterable[Aead], *, tickets: bool
 ) -> SSL.Context:
     context = SSL.Context(SSL.TLS_METHOD)
-    numbers = [_OPENSSL_VERSIONS[version] for version in config.versions]
-    context.set_min_proto_version(min(numbers))
-    context.set_max_proto_version(max(numbers))
+    restrict(context, config.versions, aeads)
     # Unless told so, a server must not seal resumption state into tickets: silent state that
     # undoes forward secrecy. Resumed or not, TLS 1.3 exchanges fresh keys: that is OpenSSL's
     # default (no ALLOW_NO_DHE_KEX), as is that no early data is taken.
@@ -99,6 +97,17 @@ def _new_context(
     context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
     context.set_keylog_callback(_key_log)
     hear_alerts(context, _alert)
+    _use_groups(context, config.groups)
+    return context
+
+
+def restrict(
+    context: SSL.Context, versions: Iterable[ProtocolVersion], aeads: Iterable[Aead]
+) -> None:
+    """Have a Context negotiate these only, record protection in this order."""
+    numbers = [_OPENSSL_VERSIONS[version] for version in versions]
+    context.set_min_proto_version(min(numbers))
+    context.set_max_proto_version(max(numbers))
     names: dict[ProtocolVersion, list[str]] = {version: [] for version in ProtocolVersion}
     for aead in aeads:
         for suite in CipherSuite:
@@ -107,8 +116,6 @@ def _new_context(
     if names[ProtocolVersion.TLSv1_2]:
         context.set_cipher_list(":".join(names[ProtocolVersion.TLSv1_2]).encode())
     context.set_tls13_ciphersuites(":".join(names[ProtocolVersion.TLSv1_3]).encode())
-    _use_groups(context, config.groups)
-    return context
 
 
 def _use_groups(context: SSL.Context, wanted: Iterable[str]) -> None:
@@ -121,7 +128,12 @@ def _use_groups(context: SSL.Context, wanted: Iterable[str]) -> None:
         )
 
 
-def _use_key_pair(context: SSL.Context, key_pair: KeyPair, *, among_others: bool = False) -> None:
+def use_key_pair(context: SSL.Context, key_pair: KeyPair, *, among_others: bool = False) -> None:
+    """Have a Context show a certificate, besides those of other kinds if it is among others.
+
+    Raises:
+        ConfigError: OpenSSL refuses it, or its key.
+    """
     leaf, *rest = key_pair.chain
     try:
         if among_others:
@@ -135,8 +147,8 @@ def _use_key_pair(context: SSL.Context, key_pair: KeyPair, *, among_others: bool
         context.use_privatekey(key_pair.key)
     except SSL.Error as exc:
         raise ConfigError(
-            "OpenSSL refuses the certificate or its key",
-            hint="use an RSA (2048 bits or more), EC or Ed25519 key",
+            f"OpenSSL refuses the certificate of {key_pair.subject}, or its key",
+            hint="use an RSA (2048 bits or more), EC (P-256, P-384 or P-521) or Ed25519 key",
         ) from exc
 
 
@@ -193,7 +205,7 @@ def _client_context(config: ClientConfig, aeads: tuple[Aead, ...]) -> SSL.Contex
     if config.alpn:
         context.set_alpn_protos(list(config.alpn))
     if config.key_pair is not None:
-        _use_key_pair(context, config.key_pair)
+        use_key_pair(context, config.key_pair)
     return context
 
 
@@ -228,7 +240,7 @@ def showing(
     """
     context = _new_context(config, aeads, tickets=config.resumption)
     for key_pair in key_pairs:
-        _use_key_pair(context, key_pair, among_others=len(key_pairs) > 1)
+        use_key_pair(context, key_pair, among_others=len(key_pairs) > 1)
     if config.client_trust is not None:
         if clients is None or not share_trust(context, clients):
             _use_trust(context, config.client_trust, config.crls)
@@ -256,17 +268,6 @@ def judging_clients(config: ServerConfig) -> SSL.Context | None:
     context = SSL.Context(SSL.TLS_METHOD)
     _use_trust(context, config.client_trust, config.crls)
     return context
-
-
-def check_key_pairs(config: ServerConfig) -> None:
-    """Have OpenSSL look at every certificate and its key, which a Context later has to take.
-
-    Raises:
-        ConfigError: it refuses one of them.
-    """
-    context = SSL.Context(SSL.TLS_METHOD)
-    for key_pair in (config.key_pair, *config.more_key_pairs):
-        _use_key_pair(context, key_pair)
 
 
 class _Contexts(dict[tuple[tuple[Aead, ...], int], SSL.Context]):
