@@ -280,13 +280,14 @@ class Served:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return sock
 
-    def fetch(self, context: ssl.SSLContext, path: str = "/") -> tuple[int, bytes]:
-        """Fetch a file: status and body."""
+    def fetch(self, context: ssl.SSLContext, path: str = "/", **fields: str) -> tuple[int, bytes]:
+        """Fetch a file: status and body; underscores in names of fields become hyphens."""
         connection = HTTPSConnection(
             "localhost", self.port, context=context, timeout=PATIENCE, source_address=(LOOPBACK, 0)
         )
         try:
-            connection.request("GET", path)
+            headers = {name.replace("_", "-"): value for name, value in fields.items()}
+            connection.request("GET", path, headers=headers)
             response = connection.getresponse()
             return response.status, response.read()
         finally:

@@ -73,6 +73,54 @@ def served(pki: Pki, folder: Path) -> Iterator[Served]:
 # -- what works
 
 
+@pytest.mark.parametrize("carrier", CARRIERS)
+def test_what_is_served_when_asked_for(pki: Pki, tmp_path: Path, carrier: str) -> None:
+    """Dotfiles and variants need their options; what does not change is served as ever."""
+    for name in (".env", "page", "page.gz", ".well-known/token"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+    paths = ("/.env", "/page", "/.well-known/token")
+
+    def fetch(*options: str) -> list[bytes | int]:
+        with Served(carrier, *_words(pki, tmp_path, *options)) as server:
+            got = [
+                server.fetch(pki.client_context(), path, Accept_Encoding="gzip") for path in paths
+            ]
+            server.stop().succeeded()
+        return [body if status == 200 else status for status, body in got]
+
+    assert fetch() == [404, b"page", b".well-known/token"]
+    assert fetch("--dotfiles") == [b".env", b"page", b".well-known/token"]
+    assert fetch("--precompressed") == [404, b"page.gz", b".well-known/token"]
+
+
+def test_one_application_protocol(served: Served, pki: Pki, folder: Path) -> None:
+    """HTTP/1.1 is agreed on with who names it; there is no option for others."""
+    context = pki.client_context()
+    context.set_alpn_protocols(["h2", "http/1.1"])
+    with served.connect() as sock, context.wrap_socket(sock, server_hostname="localhost") as tls:
+        assert tls.selected_alpn_protocol() == "http/1.1"
+    run(*_words(pki, folder, "--alpn", "h2")).failed(100, "--alpn")
+
+
+@pytest.mark.parametrize("carrier", CARRIERS)
+def test_clients_that_leave_in_the_midst(pki: Pki, folder: Path, carrier: str) -> None:
+    """They are nobody's fault: nothing is said, and nothing stays open."""
+    with Served(carrier, *_words(pki, folder)) as server:
+        with server.unharmed(pki.client_context()):
+            for number in range(6):
+                stream = pki.client_context().wrap_socket(
+                    server.connect(), server_hostname="localhost"
+                )
+                stream.sendall(b"GET /big HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                assert stream.recv(1000).startswith(b"HTTP/1.1 200 OK\r\n")
+                if number % 2:
+                    reset(stream)
+                else:
+                    stream.close()
+        assert server.stop().succeeded() == b""
+
+
 def test_ready_line(served: Served, folder: Path) -> None:
     """One line says what is served where, with the port that was chosen, and by whom."""
     url = f"https://127.0.0.1:{served.port}/"

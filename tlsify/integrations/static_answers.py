@@ -7,7 +7,7 @@ import errno
 import logging
 import os
 from io import FileIO
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from aiohttp import HttpVersion10, HttpVersion11, web
 
@@ -81,12 +81,11 @@ class Folder:
 
         Opening does not wait, but for a disk; a thread for it would take longer than it does.
         """
-        if request.claimed != request.version:
-            return _closing(_refusal(505 if request.claimed > HttpVersion11 else 400))
-        answer = self._answer(request)
-        if "Expect" in request.headers:
-            # The final answer comes at once, and whether a body follows is not known (10.1.1).
-            return _closing(answer)
+        is_spoken = request.claimed == request.version
+        answer = self._answer(request) if is_spoken else _refuse_version(request.claimed)
+        if not is_spoken or "Expect" in request.headers:
+            # Whether content follows an answer that comes at once is not known (10.1.1).
+            answer.force_close()
         return answer
 
     def _answer(self, request: Request) -> web.StreamResponse:
@@ -232,6 +231,5 @@ def _refusal(status: int, **headers: str) -> web.Response:
     return answer
 
 
-def _closing(answer: Any) -> web.StreamResponse:
-    answer.force_close()
-    return cast("web.StreamResponse", answer)
+def _refuse_version(claimed: HttpVersion) -> web.Response:
+    return _refusal(505 if claimed > HttpVersion11 else 400)
