@@ -126,15 +126,14 @@ int passed_accept(int listener, struct passed *one) {
     int good = one->fd >= 0 && !cut && header(one, raw, size) == 0;
     if (size > 0)
         explicit_bzero(raw, size); /* the traffic secrets are in it */
-    if (good && is_too_late(channel, one->fd))
-        good = 0;
-    if (!good) {
-        if (send(channel, "", 1, MSG_NOSIGNAL) < 0) /* it is still the sender's */
+    int late = good && is_too_late(channel, one->fd);
+    if (!good || late) {
+        if (!late && send(channel, "", 1, MSG_NOSIGNAL) < 0) /* it is still the sender's */
             perror("send");
         if (one->fd >= 0)
             close(one->fd);
         close(channel);
-        errno = EPROTO;
+        errno = late ? ECONNABORTED : EPROTO;
         return -1;
     }
     close(channel); /* it is ours */

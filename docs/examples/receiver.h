@@ -14,7 +14,8 @@ struct passed {
 
 /* Listen at a path; gives a descriptor, or -1 and errno. */
 int passed_listen(const char *path);
-/* Wait for a connection; 0, or -1 and errno. EPROTO: something else came, and was refused. */
+/* Wait for a connection; 0, or -1 and errno. EPROTO: something else came, and was refused;
+   ECONNABORTED: the sender had given it up. */
 int passed_accept(int listener, struct passed *one);
 /* Do as read(2), for 2 bytes at least; 0 is an end in good order, ECONNABORTED one that is none. */
 ssize_t passed_read(struct passed *one, void *data, size_t size);

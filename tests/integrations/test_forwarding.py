@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import signal
+import ssl
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -307,3 +309,23 @@ def test_c_in_the_page_is_that_of_the_header() -> None:
     header = (PROJECT / "docs/examples/receiver.h").read_text()
     for name in re.findall(r"passed_\w+(?=\()", (PROJECT / "docs/passing.md").read_text()):
         assert name in header
+
+
+@pytest.mark.parametrize("carrier", _C_CARRIERS)
+@pytest.mark.parametrize("aware", [(), ("--aware",)], ids=["carried", "aware"])
+@pytest.mark.usefixtures("site")
+def test_c_server_that_hangs_for_a_while(
+    compiled: str, pki: Pki, tmp_path: Path, *, carrier: str, aware: tuple[str, ...]
+) -> None:
+    """What it finds too late it passes over, and goes on with the next."""
+    path = tmp_path / "socket"
+    words = (f"{HERE}:0", "--pass-fd", f"unix:{path}", "--connect-timeout", "2", *aware)
+    server = Program([compiled, str(path), str(tmp_path / "site")])
+    with server, Front(pki, *words, carrier=carrier) as front:
+        until(path.exists)
+        server._process.send_signal(signal.SIGSTOP)
+        with front.connect() as client, pytest.raises((ssl.SSLEOFError, ConnectionError)):
+            client.recv(1)
+        server._process.send_signal(signal.SIGCONT)
+        assert Browser(front, pki).get("small") == b"small\n"
+        assert server.errors() == ""
