@@ -8,6 +8,8 @@ import stat
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 import pytest
 import trustme
@@ -32,6 +34,9 @@ from tlsify.tickets import (
     encode,
 )
 from tlsify.tls.negotiated import Resumable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 ADDRESS = ("192.0.2.1", 443)
 CONFIG = ClientConfig.for_host("example.org")
@@ -259,6 +264,30 @@ def test_expired(folder: Path, store: TicketStore, monkeypatch: pytest.MonkeyPat
     assert len(list(folder.iterdir())) == 1
     store.keep(replace(ORIGIN, port=2), kept())
     assert len(list(folder.iterdir())) == 1
+
+
+def test_clock_that_was_ahead(
+    folder: Path, store: TicketStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was kept then is neither taken, nor in the way of what is kept since."""
+    right, ahead = time.time_ns, lambda: time.time_ns() + 10**9 * 86400 * 365
+
+    def keep(clock: Callable[[], int], name: str) -> None:
+        present = clock()
+        with monkeypatch.context() as patch:
+            fake = SimpleNamespace(time=lambda: present / 1e9, time_ns=lambda: present)
+            patch.setattr(module, "time", fake)
+            for number in range(PER_ORIGIN):
+                store.keep(ORIGIN, kept(f"{name} {number}".encode()))
+
+    keep(ahead, "ahead")
+    keep(right, "right")
+    assert len(list(folder.iterdir())) == PER_ORIGIN
+    taken = [store.take(ORIGIN) for _ in range(PER_ORIGIN)]
+    assert all(each is not None and each.session.startswith(b"right") for each in taken)
+    keep(ahead, "ahead")
+    assert store.take(ORIGIN) is None
+    assert not list(folder.iterdir())
 
 
 def test_too_many_of_an_origin(folder: Path, store: TicketStore) -> None:

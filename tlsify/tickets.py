@@ -233,7 +233,9 @@ class TicketStore:
             with self._opened() as folder:
                 for entry in _sessions(folder, digest.hex()):
                     kept = _take_file(folder, entry.string, digest)
-                    if kept is not None and kept.expires > time.time():
+                    if kept is None or _is_of_the_future(entry):
+                        continue
+                    if kept.expires > time.time():
                         return kept
         except (OSError, ConfigError) as exc:
             _log.warning("no session to resume: %s", exc)
@@ -318,6 +320,11 @@ def _entries(folder: int) -> list[re.Match[str]]:
     return sorted(found, key=lambda entry: entry["written"], reverse=True)
 
 
+def _is_of_the_future(entry: re.Match[str]) -> bool:
+    """Tell whether the clock was ahead then: nothing that it said of the file's age is true."""
+    return int(entry["written"], 16) > time.time_ns()
+
+
 def _sessions(folder: int, origin: str) -> list[re.Match[str]]:
     return [e for e in _entries(folder) if e["kind"] == "session" and e["origin"] == origin]
 
@@ -373,7 +380,9 @@ def _sweep(folder: int, origin: str) -> None:
     sessions = 0
     of_origin = 0
     for entry in _entries(folder):
-        if entry["kind"] == "partial":
+        if _is_of_the_future(entry):
+            useless = True
+        elif entry["kind"] == "partial":
             useless = int(entry["written"], 16) < (now - _ABANDONED) * 1e9
         else:
             sessions += 1
