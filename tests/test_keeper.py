@@ -12,6 +12,7 @@ import socket
 import subprocess
 import threading
 from contextlib import ExitStack, contextmanager
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Self
 
 import pytest
@@ -812,6 +813,20 @@ def test_peer_that_never_closes(
         if talker is not None:
             with pytest.raises((BrokenPipeError, ConnectionResetError)):
                 talker.result()
+
+
+@both
+def test_last_moment_of_patience(
+    lab: Lab, policy: KtlsPolicy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is left of it may be less than the kernel can count, for which that is no limit."""
+    handoff, _peer = lab.client(policy)
+    keeper = Keeper(handoff)
+    keeper.let_go()
+    times = iter([0.0, keeper_module._PARTING - 3e-7, keeper_module._PARTING])
+    monkeypatch.setattr(keeper_module, "time", SimpleNamespace(monotonic=lambda: next(times)))
+    keeper._part()
+    assert not list(times)
 
 
 # -- waiting

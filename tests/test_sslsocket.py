@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import socket
 import ssl
 from dataclasses import dataclass
@@ -142,6 +143,30 @@ def test_conversation(
         assert lines.read(4) == b"late"  # the file made from the socket is still open
         lines.close()
         assert peer.recv(9) == b""
+
+
+@pytest.mark.each_kernel
+@both
+def test_no_waiting_for_data(
+    lab: Lab, context: Fixed, python: ssl.SSLContext, policy: KtlsPolicy
+) -> None:
+    """A non-blocking socket says what it wants, as `ssl` does."""
+    with _connected(lab, context, python, policy) as (served, peer):
+        served.settimeout(None)
+        with pytest.raises(BlockingIOError):
+            served.recv(9, socket.MSG_DONTWAIT)
+        served.settimeout(0)
+        for receive in (served.recv, served.read, lambda n: served.recv_into(bytearray(n))):
+            with pytest.raises(ssl.SSLWantReadError):
+                receive(9)
+        peer.sendall(b"hello")
+        select.select([served], [], [], 60)
+        assert served.recv(9) == b"hello"
+        with pytest.raises(ssl.SSLWantWriteError):
+            served.sendall(bytes(2**26))
+        for send in (served.send, served.write):
+            with pytest.raises(ssl.SSLWantWriteError):
+                send(b"x")
 
 
 @both

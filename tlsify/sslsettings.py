@@ -229,7 +229,10 @@ class Settings(ssl.SSLContext):
 
     def wrap_bio(self, *_: object, **__: object) -> NoReturn:
         """Refuse: the kernel protects records of a socket, not of a buffer."""
-        message = "tlsify's SSLContext needs a loop of tlsify's, such as tlsify.aio.EventLoop"
+        message = (
+            "wrap_bio: tlsify's SSLContext protects a socket, and no buffer; asyncio needs a loop "
+            "of tlsify's, such as tlsify.aio.EventLoop; anyio goes by buffers, whatever the loop"
+        )
         _log.error("%s", message)  # servers on other loops drop the error without a word
         raise NotImplementedError(message)
 

@@ -220,28 +220,48 @@ class SSLSocket(TLSSocket):
     # -- data
 
     def recv(self, bufsize: int = 1024, flags: int = 0, /) -> bytes:
-        """Receive as `TLSSocket.recv`; raises OSError only."""
+        """Receive as `TLSSocket.recv`; raises OSError only.
+
+        Where it may not wait, and nothing is there, that is SSLWantReadError.
+        """
         self._begin()
         try:
             return super().recv(bufsize, flags)
+        except BlockingIOError as exc:
+            raise self._want(exc, reading=True) from exc
         except TlsifyError as exc:
             raise ssl_error(exc) from exc
 
     def recv_into(self, buffer: WriteableBuffer, nbytes: int = 0, flags: int = 0) -> int:
-        """Receive as `TLSSocket.recv_into`; raises OSError only."""
+        """Receive as `TLSSocket.recv_into`; raises as `recv`."""
         self._begin()
         try:
             return super().recv_into(buffer, nbytes or 0, flags)
+        except BlockingIOError as exc:
+            raise self._want(exc, reading=True) from exc
         except TlsifyError as exc:
             raise ssl_error(exc) from exc
 
     def send(self, data: ReadableBuffer, flags: int = 0, /) -> int:
-        """Send as `TLSSocket.send`; raises OSError only. So does ``sendall``."""
+        """Send as `TLSSocket.send`; raises OSError only. So does ``sendall``.
+
+        Where it may not wait, and there is no room, that is SSLWantWriteError.
+        """
         self._begin()
         try:
             return super().send(data, flags)
+        except BlockingIOError as exc:
+            raise self._want(exc, reading=False) from exc
         except TlsifyError as exc:
             raise ssl_error(exc) from exc
+
+    def _want(self, exc: BlockingIOError, *, reading: bool) -> OSError:
+        """Say it as `ssl` does, unless it is MSG_DONTWAIT, which `ssl` does not have, that asks."""
+        if self.gettimeout() != 0:
+            return exc
+        if reading:
+            return ssl.SSLWantReadError(ssl.SSL_ERROR_WANT_READ, "nothing to read yet")
+        return ssl.SSLWantWriteError(ssl.SSL_ERROR_WANT_WRITE, "no room to write yet")
 
     def sendfile(self, file: _SendableFile, offset: int = 0, count: int | None = None) -> int:
         """Send as `TLSSocket.sendfile`; raises OSError only."""

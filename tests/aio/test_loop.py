@@ -210,11 +210,47 @@ def test_errors_as_programs_expect_them(run: Run, pair: Pair) -> None:
         assert isinstance(other.value.__cause__, PeerMisbehaved)
         theirs.close()
         ours, theirs = socket.socketpair()
-        with pytest.raises(DeadlineExceeded):
+        with pytest.raises(ConnectionAbortedError, match="within") as late:
             await loop.connect_accepted_socket(
                 Echo, ours, ssl=pair.server(RELAY), ssl_handshake_timeout=0.05
             )
+        assert isinstance(late.value.__cause__, DeadlineExceeded)
         theirs.close()
+        with socket.create_server((HERE, 0)) as silent:
+            with pytest.raises(ConnectionAbortedError, match="within"):
+                await loop.create_connection(
+                    Echo, *silent.getsockname(), ssl=pair.client(RELAY), ssl_handshake_timeout=0.05
+                )
+            reader, writer = await asyncio.open_connection(*silent.getsockname())
+            with pytest.raises(ConnectionAbortedError, match="within"):
+                await writer.start_tls(
+                    pair.client(RELAY), server_hostname="example.org", ssl_handshake_timeout=0.05
+                )
+            del reader
+        server.close()
+        await server.wait_closed()
+
+    run(work())
+
+
+def test_sockets_of_the_file_system(run: Run, pair: Pair, tmp_path: Path) -> None:
+    """They are refused at once, and not connection by connection; for others they stay."""
+    path = str(tmp_path / "socket")
+
+    async def work() -> None:
+        loop = asyncio.get_running_loop()
+        with pytest.raises(NotImplementedError, match="AF_UNIX"):
+            await asyncio.start_unix_server(print, path, ssl=pair.server(RELAY))
+        with pytest.raises(NotImplementedError, match="AF_UNIX"):
+            await loop.create_unix_connection(
+                Echo, path, ssl=pair.client(RELAY), server_hostname="example.org"
+            )
+        server = await loop.create_unix_server(Echo, path)
+        reader, writer = await asyncio.open_unix_connection(path)
+        writer.write(b"hello")
+        assert await reader.readexactly(5) == b"hello"
+        writer.close()
+        await writer.wait_closed()
         server.close()
         await server.wait_closed()
 

@@ -336,7 +336,8 @@ def test_truncation(pki: Pki, carrier: str) -> None:
     server = Server(over_tls(pki.good.server_context(), _truncate))
     outcome = run(carrier, *_connect(pki, server.port, *PYTHON, _WAIT))
     assert (outcome.status, outcome.out) == (0, b"4\nreset\n99\n")
-    assert outcome.err.startswith("tlsify: error: the connection ended without close_notify")
+    name = f"{LOOPBACK} port {server.port}"
+    assert outcome.err.startswith(f"tlsify: error: {name}: the connection ended without close_")
     assert outcome.err.count("\n") == 2
     server.result()
 
@@ -547,3 +548,33 @@ def test_keeper_ends_with_its_program(pki: Pki, carrier: str, orphans: None) -> 
     assert finish(process, b"x\n").status == 0
     assert _status(keeper) == 0
     assert server.result() == b"last\n"
+
+
+_NEVER_WAITS = """
+import os
+os.set_blocking(7, False)
+size = 0
+try:
+    while True:
+        size += os.write(7, bytes(2**12))
+except BlockingIOError:
+    print(size, flush=True)
+"""
+
+
+@each_carrier
+def test_program_that_never_waits(pki: Pki, carrier: str) -> None:
+    """What it has written before its end arrives: its flags are not the keeper's."""
+    begin = threading.Event()
+
+    def take(stream: ssl.SSLSocket) -> int:
+        assert begin.wait(PATIENCE)
+        return len(read_all(stream))
+
+    server = Server(over_tls(pki.good.server_context(), take))
+    process = start(carrier, *_connect(pki, server.port, *PYTHON, _NEVER_WAITS))
+    size = int(read_line(process.stdout))
+    process.wait(PATIENCE)
+    begin.set()
+    assert finish(process).err == ""
+    assert server.result() == size > 0

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.doubles import Endpoint
 from tlsify.cli import GlobalOptions
-from tlsify.cli.options import address, count, policy, port, seconds
+from tlsify.cli.options import address, count, policy, port, read_key, seconds
 from tlsify.config import KtlsMode, KtlsPolicy
 from tlsify.errors import ConfigError
 
@@ -77,3 +79,17 @@ def test_no_address(text: str) -> None:
 def test_policy(options: GlobalOptions, expected: KtlsPolicy) -> None:
     """The global options say when to offload; without --ktls nothing is."""
     assert policy(options) == expected
+
+
+def test_key_from_a_descriptor_that_does_not_wait() -> None:
+    """A parent may have set O_NONBLOCK: the key is waited for, and read to its end."""
+    reader, writer = os.pipe2(os.O_NONBLOCK)
+    reading = Endpoint(lambda: read_key(reader))
+    for part in (b"one", b"two"):
+        os.write(writer, part)
+    os.close(writer)
+    assert reading.result() == b"onetwo"
+    with pytest.raises(OSError, match="Bad file"):
+        os.fstat(reader)
+    with pytest.raises(ConfigError, match="descriptor 12345"):
+        read_key(12345)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from tlsify.aio.pouring import pour
 from tlsify.aio.server import create_server
 from tlsify.aio.streams import connect_on, create_connection, server_terms, start_tls
 from tlsify.aio.transport import send_file
-from tlsify.errors import TlsifyError
+from tlsify.errors import DeadlineExceeded, TlsifyError
 from tlsify.sslcontext import SSLContext
 from tlsify.sslsocket import ssl_error
 
@@ -26,9 +27,9 @@ def _ssl_errors() -> Iterator[None]:
     """Raise what programs expect of ``ssl=``; tlsify's own error is the cause."""
     try:
         yield
+    except DeadlineExceeded as exc:
+        raise ConnectionAbortedError(errno.ECONNABORTED, str(exc)) from exc
     except TlsifyError as exc:
-        if isinstance(exc, OSError):
-            raise
         raise ssl_error(exc) from exc
 
 
@@ -36,7 +37,8 @@ class ByTlsify:
     """Mixin in front of an event loop's class: connections with tlsify's SSLContext are tlsify's.
 
     With any other ``ssl`` the loop does what it always does. Arguments are asyncio's, and errors,
-    too: `ssl.SSLError` for a failed handshake, with tlsify's own as ``__cause__``. There is no
+    too: `ssl.SSLError` for a failed handshake, ConnectionAbortedError for one that takes too long,
+    with tlsify's own as ``__cause__``. There is no
     ``ssl_shutdown_timeout``, since nobody waits for the end of a closed connection.
     """
 
@@ -92,6 +94,32 @@ class ByTlsify:
             terms = terms._replace(timeout=options.get("ssl_handshake_timeout"))
             return await connect_on(protocol_factory, sock, terms)
 
+    async def create_unix_server(
+        self,
+        protocol_factory: Callable[[], asyncio.BaseProtocol],
+        path: Any = None,
+        *,
+        ssl: Any = None,
+        **options: Any,
+    ) -> Any:
+        """Listen, as ``loop.create_unix_server``, though not with tlsify's SSLContext."""
+        _refuse_unix(ssl)
+        parent: Any = super()
+        return await parent.create_unix_server(protocol_factory, path, ssl=ssl, **options)
+
+    async def create_unix_connection(
+        self,
+        protocol_factory: Callable[[], asyncio.BaseProtocol],
+        path: Any = None,
+        *,
+        ssl: Any = None,
+        **options: Any,
+    ) -> Any:
+        """Connect, as ``loop.create_unix_connection``, though not with tlsify's SSLContext."""
+        _refuse_unix(ssl)
+        parent: Any = super()
+        return await parent.create_unix_connection(protocol_factory, path, ssl=ssl, **options)
+
     async def start_tls(
         self,
         transport: Any,
@@ -138,6 +166,11 @@ class ByTlsify:
         options = {} if fallback is None else {"fallback": fallback}
         sent: int = await parent.sock_sendfile(sock, file, offset, count, **options)
         return sent
+
+
+def _refuse_unix(ssl: Any) -> None:
+    if isinstance(ssl, SSLContext):
+        raise NotImplementedError("tlsify's SSLContext is for TCP, and not for AF_UNIX sockets")
 
 
 def _translated(options: dict[str, Any]) -> dict[str, Any]:
