@@ -1,0 +1,263 @@
+"""How a connection ends, by every door: the answers, and where a question has no meaning.
+
+The one source of the tests here and of docs/endings.md (`scripts/endings_doc`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import NamedTuple
+
+# What a program sends: more than a peer that does not read has room for.
+SIZE = 600_000
+
+
+class Sees(Enum):
+    """What a peer has seen once it has read to the end."""
+
+    WHOLE = "all, end"
+    DELIVERED = "all, cut"
+    CUT = "some, cut"
+    TRUE = "some, no false end"
+    ANY = "some, end"
+    GONE = "gone"
+
+
+# How a peer behaves; the first five go on reading, once the program is done.
+PEERS = {
+    "slow": "reads slowly: not before the program is done",
+    "tickets": "the same, and has sent tickets that nobody reads",
+    "data": "the same, and has sent data that the program does not read, unless it waits",
+    "half": "has ended its direction, close_notify and FIN, and reads slowly",
+    "cut": "has ended its direction with FIN alone, and reads slowly",
+    "leaves": "has sent close_notify and closed its socket",
+    "resets": "has reset the connection",
+    "never": "reads nothing until the program's patience has run out",
+}
+READING = ("slow", "tickets", "data", "half", "cut")
+AWAY = ("leaves", "resets")
+
+
+class Answer(NamedTuple):
+    """What is right.
+
+    Attributes:
+        sees: what the peer sees.
+        told: what the program is told by what it calls: "nothing", "end", "cut", "reset".
+    """
+
+    sees: Sees
+    told: str = "nothing"
+
+
+@dataclass(frozen=True)
+class Program:
+    """What a program does with a connection, and how it ends itself.
+
+    Attributes:
+        text: for the page.
+        status: its exit status.
+        answers: by peer; what is not there has nothing of its own to show.
+    """
+
+    text: str
+    status: int
+    answers: dict[str, Answer]
+
+
+_RESET = {peer: Answer(Sees.GONE, "reset") for peer in AWAY}
+_ALL = dict.fromkeys(READING, Answer(Sees.WHOLE))
+_LEFT = dict.fromkeys(READING, Answer(Sees.DELIVERED))
+_TORN = dict.fromkeys((*READING, "never"), Answer(Sees.CUT))
+_NEVER = {"never": Answer(Sees.TRUE)}
+_FEW = {peer: Answer(Sees.DELIVERED) for peer in ("tickets", "data")}
+
+PROGRAMS = {
+    "close": Program("sends and closes", 0, _ALL | _RESET | _NEVER),
+    "wait": Program(
+        "sends, shuts down, and reads to the peer's end",
+        0,
+        dict.fromkeys(("slow", "tickets", "data", "half"), Answer(Sees.WHOLE, "end"))
+        | {"cut": Answer(Sees.WHOLE, "cut")}
+        | _RESET,
+    ),
+    "return": Program("sends, and its main returns", 0, _LEFT | {"never": Answer(Sees.CUT)}),
+    "exit": Program("sends, and raises SystemExit(3)", 3, _FEW),
+    "raise": Program("sends, and raises what nobody catches", 1, _FEW),
+    "_exit": Program(
+        "sends and closes in a forked child, which ends by os._exit", 0, _ALL | _NEVER
+    ),
+    "kill": Program(
+        "sends, and is killed by SIGKILL", -9, {peer: _TORN[peer] for peer in ("tickets", "data")}
+    ),
+    "serve-in-child": Program(
+        "forks and closes; the child sends, closes, and ends by os._exit", 0, _ALL | _NEVER
+    ),
+    "close-in-child": Program(
+        "forks a child that closes and ends; sends, and closes", 0, _ALL
+    ),
+    "drop": Program("sends, drops the object, and lives on", 0, _TORN),
+    "abort": Program("sends, aborts, and lives on", 0, _TORN),
+}
+
+
+@dataclass(frozen=True)
+class Door:
+    """A way to have a connection.
+
+    Attributes:
+        text: for the page.
+        without: programs that it cannot have, and why.
+        peers_without: peers that it cannot have, and why.
+        differs: answers of its own, by program and peer, or by program alone, and why.
+        statuses: of programs whose end is not that of their process.
+        is_client: whether the program connects; its peer is a server then.
+        relaxed: why a FIN alone is met with ClosePolicy.RELAXED, if it is.
+    """
+
+    text: str
+    without: dict[str, str] = field(default_factory=dict)
+    peers_without: dict[str, str] = field(default_factory=dict)
+    differs: dict[tuple[str, str] | str, tuple[Answer, str]] = field(default_factory=dict)
+    statuses: dict[str, int] = field(default_factory=dict)
+    is_client: bool = True
+    relaxed: str = ""
+
+
+def _all(programs: tuple[str, ...], why: str) -> dict[str, str]:
+    return dict.fromkeys(programs, why)
+
+
+_FORKS = ("serve-in-child", "close-in-child")
+_RELAXED = "`--close relaxed`; strict, the default, ends both directions"
+_NO_TICKETS = {"tickets": "a client sends no tickets"}
+_ON_A_LOOP = _all(_FORKS, "a running loop does not survive a fork") | {
+    "drop": "the loop keeps what is connected"
+}
+
+DOORS = {
+    "Handoff": Door("the bare descriptor: `handoff.sock`, `service`, `shutdown`, `close`, `abort`"),
+    "TLSSocket": Door("`TLSSocket(connect(...))`"),
+    "sslcontext": Door("`SSLContext.wrap_socket`"),
+    "agent": Door("`agent.connect`: the handshake, and a relay, are the agent's"),
+    "aio": Door("`tlsify.aio.open_connection`, on asyncio's own loop", _ON_A_LOOP),
+    "uvloop": Door("the same on uvloop", _ON_A_LOOP),
+    "EventLoop": Door(
+        "`asyncio.open_connection(ssl=)` on `tlsify.aio.EventLoop`",
+        _ON_A_LOOP,
+        dict.fromkeys(
+            ("half", "cut"),
+            "asyncio's streams close both directions when the peer ends its own, if there is TLS",
+        ),
+    ),
+    "keeper": Door(
+        "`tlsify connect HOST PORT -- PROG`; killed is its keeper",
+        {
+            "wait": "descriptors 6 and 7 are one connection, which PROG can only end as a whole",
+            "return": "to end is how PROG closes",
+            **_all(("raise", "_exit"), "PROG is written in any language: it exits"),
+            "drop": "to close both descriptors is how PROG closes",
+            "abort": "nothing that PROG can do is an abort",
+        },
+        differs={
+            "exit": (Answer(Sees.WHOLE), "the status of PROG is for who has started it"),
+        },
+        relaxed=_RELAXED,
+    ),
+    "pump": Door(
+        "`tlsify connect HOST PORT`, on stdin and stdout; its exit status tells: 0, 99 or another",
+        {
+            "close": "it waits for the peer's end",
+            **_all(("return", "exit", "raise", "_exit", *_FORKS, "drop"), "stdin ends, or does not"),
+            "abort": "nothing that stdin can tell is an abort",
+        },
+        {"leaves": "the command ends when the server has"},
+        {
+            ("wait", "half"): (
+                Answer(Sees.ANY, "end"),
+                "the command ends when the server has, as at a terminal",
+            ),
+            ("wait", "cut"): (Answer(Sees.CUT, "cut"), "the same; `--close strict`"),
+        },
+    ),
+    "socketserver": Door(
+        "`integrations.socketserver.TLSMixIn`: the handler is the program, and the server closes",
+        {
+            **_all(("exit", "_exit"), "a handler is no process"),
+            "close-in-child": "the server forks, not the handler",
+            "drop": "the server has the connection, too",
+            "abort": "the server closes what the handler leaves",
+        },
+        _NO_TICKETS,
+        statuses={"raise": 0},
+        is_client=False,
+        relaxed="`suppress_ragged_eofs`, as with `ssl`",
+    ),
+    "forward": Door(
+        "`tlsify forward ADDR:PORT BACKEND`: the backend is the program; killed is `forward`",
+        {
+            **_all(
+                ("return", "exit", "raise", "_exit", *_FORKS, "drop"),
+                "however a backend ends, its plain TCP connection has ended or was reset",
+            ),
+        },
+        _NO_TICKETS
+        | {"leaves": "a client that has left is told from a slow one by the next bytes only"},
+        {
+            ("close", "data"): (
+                Answer(Sees.TRUE),
+                "a backend that closes in front of data resets its own connection",
+            ),
+        },
+        is_client=False,
+        relaxed=_RELAXED,
+    ),
+    "receiver": Door(
+        "`tlsify.receiver`, behind `tlsify forward --pass-fd` (on the kernel path `--aware`)",
+        {"_exit": "the child would be the worker"},
+        _NO_TICKETS,
+        is_client=False,
+    ),
+}
+
+
+class Cell(NamedTuple):
+    """One question, and its answer."""
+
+    door: str
+    program: str
+    peer: str
+    answer: Answer
+
+    @property
+    def id(self) -> str:
+        """Its name among the tests."""
+        return f"{self.door}-{self.program}-{self.peer}"
+
+
+def answer(door: str, program: str, peer: str) -> Answer | str | None:
+    """Give the right answer; or why there is none; or None where it would show nothing new."""
+    there = DOORS[door]
+    if program in there.without:
+        return there.without[program]
+    if peer in there.peers_without:
+        return there.peers_without[peer]
+    usual = PROGRAMS[program].answers.get(peer)
+    if usual is None:
+        return None
+    found = there.differs.get((program, peer)) or there.differs.get(program)
+    if found is not None:
+        return found[0]
+    return usual._replace(told="end") if there.relaxed and usual.told == "cut" else usual
+
+
+def cells() -> Iterator[Cell]:
+    """Give all that have an answer."""
+    for door in DOORS:
+        for program in PROGRAMS:
+            for peer in PEERS:
+                found = answer(door, program, peer)
+                if isinstance(found, Answer):
+                    yield Cell(door, program, peer, found)
