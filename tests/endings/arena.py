@@ -32,7 +32,7 @@ _OURS = "RuntimeError: the program's own"
 
 # What sh does as a PROG: it hears and says as the other programs do.
 _SAY = f"""say() {{ echo "{{\\"at\\": \\"$1\\", \\"told\\": \\"$2\\"}}" >&{LINE}; }}
-send() {{ if head -c {SIZE} /dev/zero >&7; then say done nothing; else say done reset; fi; }}
+send() {{ if head -c $size /dev/zero >&7; then say done nothing; else say done reset; fi; }}
 say connected; read word <&{LINE}
 """
 _PROGS = {
@@ -93,7 +93,7 @@ class Arena:
     # -- the library
 
     def _program(self, cell: Cell, carrier: str) -> None:
-        job: dict[str, Any] = {"door": cell.door, "program": cell.program, "ktls": MODES[carrier]}
+        job: dict[str, Any] = cell._asdict() | {"answer": None, "ktls": MODES[carrier]}
         if cell.door == "agent":
             job["agent"] = self._agent()
         with self._peer(cell) as peer:
@@ -146,7 +146,8 @@ class Arena:
     def _keeper(self, cell: Cell, carrier: str) -> None:
         with self._peer(cell) as peer:
             _, port = peer.listen()
-            prog = ["--", "sh", "-c", _SAY + _PROGS[cell.program]]
+            size = f"size={10 * SIZE if cell.peer in AWAY else SIZE}\n"
+            prog = ["--", "sh", "-c", size + _SAY + _PROGS[cell.program]]
             with self._start(cell, command=self._connect(cell, carrier, port, *prog)) as process:
                 peer.accept()
                 process.hear()  # it is connected

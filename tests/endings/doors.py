@@ -17,7 +17,7 @@ from tests.doubles import read
 from tests.endings.peers import HOST
 from tlsify.agent import ClientRequest
 from tlsify.agent import client as by_agent
-from tlsify.config import ClientConfig, ClosePolicy, KtlsMode, KtlsPolicy, TrustAnchors
+from tlsify.config import ClientConfig, KtlsMode, KtlsPolicy, TrustAnchors
 from tlsify.integrations.socketserver import TLSMixIn
 from tlsify.opening import connect
 from tlsify.receiver import Receiver
@@ -268,11 +268,7 @@ class ByStreams(Door):
     async def make(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """Connect by tlsify's function."""
         return await tlsify.aio.open_connection(
-            "127.0.0.1",
-            self.job["port"],
-            config=self.config(),
-            policy=self.policy,
-            closing=ClosePolicy.STRICT,
+            "127.0.0.1", self.job["port"], config=self.config(), policy=self.policy
         )
 
     async def send(self, data: bytes) -> None:

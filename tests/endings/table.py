@@ -132,6 +132,7 @@ def _all(programs: tuple[str, ...], why: str) -> dict[str, str]:
 
 _FORKS = ("serve-in-child", "close-in-child")
 _RELAXED = "`--close relaxed`; strict, the default, ends both directions"
+_DEFAULT = "`closing=ClosePolicy.RELAXED`, the default there; strict, it is an error that aborts"
 _NO_TICKETS = {"tickets": "a client sends no tickets"}
 _ON_A_LOOP = _all(_FORKS, "a running loop does not survive a fork") | {
     "drop": "the loop keeps what is connected"
@@ -142,8 +143,10 @@ DOORS = {
     "TLSSocket": Door("`TLSSocket(connect(...))`"),
     "sslcontext": Door("`SSLContext.wrap_socket`"),
     "agent": Door("`agent.connect`: the handshake, and a relay, are the agent's"),
-    "aio": Door("`tlsify.aio.open_connection`, on asyncio's own loop", _ON_A_LOOP),
-    "uvloop": Door("the same on uvloop", _ON_A_LOOP),
+    "aio": Door(
+        "`tlsify.aio.open_connection`, on asyncio's own loop", _ON_A_LOOP, relaxed=_DEFAULT
+    ),
+    "uvloop": Door("the same on uvloop", _ON_A_LOOP, relaxed=_DEFAULT),
     "EventLoop": Door(
         "`asyncio.open_connection(ssl=)` on `tlsify.aio.EventLoop`",
         _ON_A_LOOP,
