@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import select
 import socket
 import struct
 from contextlib import ExitStack, suppress
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import psutil
 
-from tests.doubles import until
+from tests.doubles import queued, until
 from tests.endings.harness import Process, Template
 from tests.endings.peers import HOST, PATIENCE, Contexts, Peer, Seen
 from tests.endings.programs import LINE
@@ -237,8 +236,8 @@ class Arena:
             if cell.program == "wait" and cell.peer not in AWAY:
                 self._read(cell, peer)
             return "reset"
-        if cell.program != "close":
-            select.select([peer.tls], [], [], PATIENCE)  # it has begun to pass it on
+        if cell.program in {"abort", "kill"}:
+            until(lambda: queued(peer.tls) > SIZE // 10)  # it has begun to pass it on
         if cell.program == "kill":
             worker.kill()
         if cell.program == "abort":
