@@ -103,7 +103,7 @@ class Arena:
                     self._converse(cell, carrier, peer, process)
                 return
             with self._start(cell, **job) as process:
-                port = process.hear().get("port") or self._passing(carrier)
+                port = process.hear().get("port") or self._passing(cell, carrier)
                 peer.connect(port)
                 self._converse(cell, carrier, peer, process)
 
@@ -152,17 +152,17 @@ class Arena:
                 process.hear()  # it is connected
                 (keeper,) = psutil.Process(process.pid).children()
                 peer.act()
-                process.say("go\n")
+                process.say("go")
                 told = process.hear()
                 if cell.program == "kill":
                     keeper.kill()
                 if cell.peer == "never":
-                    process.say("bye\n")
+                    process.say("bye")
                     until(lambda: _is_over(keeper), PATIENCE)
                 if cell.peer not in AWAY:
                     self._read(cell, peer)
                     peer.close()
-                process.say("bye\n")
+                process.say("bye")
                 _expect("told", told["told"], cell.answer.told)
                 # That of a killed keeper is not its program's.
                 right = 0 if cell.program == "kill" else PROGRAMS[cell.program].status
@@ -266,14 +266,15 @@ class Arena:
         command = [f"--ktls={MODES[carrier]}", "forward", *given, *words]
         return Process(self._template, command=command, patience=patience)
 
-    def _passing(self, carrier: str) -> int:
+    def _passing(self, cell: Cell, carrier: str) -> int:
         """Give the port of a ``tlsify forward --pass-fd``."""
-        if ("forward", carrier) not in self._servers:
+        key = _policy(cell), carrier
+        if key not in self._servers:
             aware = ["--aware"] if carrier == "kernel" else []
-            words = ["--pass-fd", f"unix:{self._files.worker}", *aware]
+            words = ["--close", key[0], "--pass-fd", f"unix:{self._files.worker}", *aware]
             server = self._stack.enter_context(self._serve(carrier, words))
-            self._servers["forward", carrier] = server, str(_port(server))
-        return int(self._servers["forward", carrier][1])
+            self._servers[key] = server, str(_port(server))
+        return int(self._servers[key][1])
 
     def _agent(self) -> str:
         """Give the place of a ``tlsify agent``."""

@@ -17,7 +17,7 @@ from tests.doubles import read
 from tests.endings.peers import HOST
 from tlsify.agent import ClientRequest
 from tlsify.agent import client as by_agent
-from tlsify.config import ClientConfig, KtlsMode, KtlsPolicy, TrustAnchors
+from tlsify.config import ClientConfig, ClosePolicy, KtlsMode, KtlsPolicy, TrustAnchors
 from tlsify.integrations.socketserver import TLSMixIn
 from tlsify.opening import connect
 from tlsify.receiver import Receiver
@@ -205,7 +205,8 @@ class ByReceiver(ByTLSSocket):
         """Wait for it."""
         with Receiver(self.job["path"]) as receiver:
             self.line.say(at="listening")
-            return receiver.accept()[0]
+            closing = ClosePolicy.RELAXED if self.job["peer"] == "cut" else ClosePolicy.STRICT
+            return receiver.accept(closing)[0]
 
 
 class ByHandler(ByTLSSocket):

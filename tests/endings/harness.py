@@ -116,7 +116,7 @@ class Process:
     def say(self, word: str) -> None:
         """Give a word to a program that waits for one, if it still does."""
         with suppress(BrokenPipeError):
-            self._line.send(word.encode())
+            self._line.send(word.encode() + b"\n")
 
     def kill(self) -> None:
         """End it at once."""

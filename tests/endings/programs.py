@@ -32,6 +32,7 @@ class Line:
     def __init__(self, descriptor: int) -> None:
         """Take it."""
         self._sock = socket.socket(fileno=descriptor)
+        self._words = self._sock.makefile("rb", 0)
 
     def say(self, **what: object) -> None:
         """Tell something."""
@@ -39,7 +40,7 @@ class Line:
 
     def wait(self) -> None:
         """Wait for a word of the test's, or for its end."""
-        self._sock.recv(1)
+        self._words.readline()
 
 
 def run(job: dict[str, Any]) -> None:

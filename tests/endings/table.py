@@ -222,6 +222,7 @@ DOORS = {
         {"_exit": "the child would be the worker"},
         _NO_TICKETS,
         is_client=False,
+        relaxed=_RELAXED,
     ),
 }
 
