@@ -216,16 +216,17 @@ def test_share() -> None:
         assert _status(child) == 0
 
 
-def test_inherited() -> None:
-    """A child knows the sockets that it was born with."""
+def test_short_lived() -> None:
+    """A child knows the connections that it was born with, and those that it has opened."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        assert not forks.is_inherited(ours)
+        assert not forks.is_short_lived(ours, is_client=True)
 
         def look() -> None:
-            assert forks.is_inherited(ours)
+            assert forks.is_short_lived(ours, is_client=False)
             with socket.socket() as own:
-                assert not forks.is_inherited(own)
+                assert not forks.is_short_lived(own, is_client=False)
+                assert forks.is_short_lived(own, is_client=True)
 
         assert _status(_fork(look)) == 0
 

@@ -152,9 +152,9 @@ def _start_relay(ready: Ready, negotiated: Negotiated, refusal: KtlsUnavailable)
     _log.debug("relayed: %s: %s", reason.code, reason.sentence)
     keep = ready.slot.keep if ready.slot is not None else None
     relay = Relay(ready.sock, Tunnel(ready.engine), keep)
-    relay.start()
+    program_end = relay.start()
     relayed(reason.code)
-    return Handoff(relay.program_end, Offload.RELAY, reason, negotiated, None, relay)
+    return Handoff(program_end, Offload.RELAY, reason, negotiated, None, relay)
 
 
 def _say_goodbye(ready: Ready) -> None:

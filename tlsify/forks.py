@@ -46,15 +46,13 @@ def _inodes() -> Iterator[int]:
                 yield os.fstat(int(entry.name)).st_ino
 
 
-def is_inherited(sock: socket.socket) -> bool:
-    """Tell whether a connection is older than this process, which was forked to serve it.
+def is_short_lived(sock: socket.socket, *, is_client: bool) -> bool:
+    """Tell whether this process was forked for a connection, and ends with it, as far as one can.
 
-    Such a process ends when it has done so, and often by ``os._exit``, which waits for no thread.
+    Such a process often ends by ``os._exit``, which waits for no thread. It has inherited the
+    connection, or has opened it; a forked process that has accepted it goes on to accept others.
     """
-    return is_child and inode(sock) in _inherited
-
-
-os.register_at_fork(after_in_parent=_on_fork, after_in_child=_on_birth)
+    return is_child and (is_client or inode(sock) in _inherited)
 
 
 class Share:

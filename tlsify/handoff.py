@@ -48,7 +48,7 @@ class Carrier(Protocol):
 
     local_address: Any
     peer_address: Any
-    is_inherited: bool  # whether the connection is older than this process (`forks.is_inherited`)
+    dies_with_process: bool  # and whether this process does with it (`forks.is_short_lived`)
 
     @property
     def failure(self) -> TlsifyError | OSError | None:
@@ -213,7 +213,8 @@ class Handoff:
         ends = not in_order or self.share.is_last_or_serving(self.sock)
         may_wait = self.sock.gettimeout() != 0
         if self.channel is not None:
-            may_wait = may_wait and forks.is_inherited(self.sock)
+            is_client = self.channel.session.is_client
+            may_wait = may_wait and forks.is_short_lived(self.sock, is_client=is_client)
             if not ends:
                 self.channel.wipe()
             elif (ending := self.channel.part(self.channel, in_order=in_order)) and may_wait:
@@ -221,7 +222,7 @@ class Handoff:
         elif self.relay is not None:
             if ends and in_order:
                 self.relay.end_in_order()
-            if may_wait and self.relay.is_inherited and not self.share.is_shared:
+            if may_wait and self.relay.dies_with_process and not self.share.is_shared:
                 return self.relay.join
         return _wait_for_nothing
 

@@ -137,11 +137,11 @@ class _Carried:
         handoff: the connection's.
         is_shut: whether we have ended our direction.
         was_reset: whether the socket has said so.
-        is_inherited: False; the forwarder outlives this process.
+        dies_with_process: False; the forwarder outlives it.
     """
 
     handoff: Handoff
-    is_inherited = False
+    dies_with_process = False
 
     def __init__(self, told: Passed) -> None:
         self.local_address: Any = told.local

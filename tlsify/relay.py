@@ -67,11 +67,12 @@ class Relay:
         # None for a connection that is broken already; the pump finds out why.
         self.local_address = _address(sock.getsockname)
         self.peer_address = _address(sock.getpeername)
-        self.program_end, self._program = socket.socketpair()
-        for each in (self.program_end, self._program):
+        program_end, self._program = socket.socketpair()
+        self._program_end: socket.socket | None = program_end
+        for each in (program_end, self._program):
             each.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, READ_SIZE)
-        self._inode = forks.inode(self.program_end)
-        self.is_inherited = forks.is_inherited(sock)
+        self._inode = forks.inode(program_end)
+        self.dies_with_process = forks.is_short_lived(sock, is_client=tunnel.is_client)
         self._network.setblocking(False)  # noqa: FBT003 - socket's own signature
         self._program.setblocking(False)  # noqa: FBT003
         self._to_network, self._to_program = Load(), Load()
@@ -93,9 +94,13 @@ class Relay:
         """What ended the peer's direction, if that has ended, and not in good order."""
         return self._failure if self._verdict.is_ours else self._verdict.failure()
 
-    def start(self) -> None:
-        """Begin to pump, in a thread."""
+    def start(self) -> socket.socket:
+        """Begin to pump, in a thread; gives the program's end, which nobody else has."""
         self._thread.start()
+        end, self._program_end = self._program_end, None
+        if end is None:
+            raise TlsifyError("a relay was started twice")
+        return end
 
     def join(self, timeout: float | None = None) -> bool:
         """Wait until the connection is over; tells whether it is."""

@@ -95,9 +95,7 @@ PROGRAMS = {
     "serve-in-child": Program(
         "forks and closes; the child sends, closes, and ends by os._exit", 0, _ALL | _NEVER
     ),
-    "close-in-child": Program(
-        "forks a child that closes and ends; sends, and closes", 0, _ALL
-    ),
+    "close-in-child": Program("forks a child that closes and ends; sends, and closes", 0, _ALL),
     "drop": Program("sends, drops the object, and lives on", 0, _TORN),
     "abort": Program("sends, aborts, and lives on", 0, _TORN),
 }
@@ -173,7 +171,9 @@ DOORS = {
         "`tlsify connect HOST PORT`, on stdin and stdout; its exit status tells: 0, 99 or another",
         {
             "close": "it waits for the peer's end",
-            **_all(("return", "exit", "raise", "_exit", *_FORKS, "drop"), "stdin ends, or does not"),
+            **_all(
+                ("return", "exit", "raise", "_exit", *_FORKS, "drop"), "stdin ends, or does not"
+            ),
             "abort": "nothing that stdin can tell is an abort",
         },
         {"leaves": "the command ends when the server has"},

@@ -249,10 +249,10 @@ class RemoteRelay:
     Attributes:
         local_address: of the connection; None if it was broken already.
         peer_address: likewise.
-        is_inherited: False; the agent outlives this process.
+        dies_with_process: False; the agent outlives it.
     """
 
-    is_inherited = False
+    dies_with_process = False
 
     def __init__(self, channel: socket.socket, sock: socket.socket) -> None:
         """Take the channel that the agent will tell the end by, and the connection's socket."""

@@ -26,7 +26,11 @@ ROOM_BEYOND = MAX_CIPHERTEXT
 
 
 class Tunnel:
-    """An established connection whose keys OpenSSL keeps; tickets and KeyUpdate are its affair."""
+    """An established connection whose keys OpenSSL keeps; tickets and KeyUpdate are its affair.
+
+    Attributes:
+        is_client: the role.
+    """
 
     def __init__(self, engine: Engine) -> None:
         """Take over a finished engine, whose held-back tickets are due now.
@@ -34,6 +38,7 @@ class Tunnel:
         Raises:
             TlsifyError: its handshake is not finished.
         """
+        self.is_client = engine.is_client
         self._output = bytearray(engine.take_tickets())
         self._connection = engine.take_connection()
         self._connection.set_app_data(self)
