@@ -68,7 +68,7 @@ class Relay:
         self.local_address = _address(sock.getsockname)
         self.peer_address = _address(sock.getpeername)
         program_end, self._program = socket.socketpair()
-        self._program_end: socket.socket | None = program_end
+        self._ends = [program_end]
         for each in (program_end, self._program):
             each.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, READ_SIZE)
         self._inode = forks.inode(program_end)
@@ -97,10 +97,7 @@ class Relay:
     def start(self) -> socket.socket:
         """Begin to pump, in a thread; gives the program's end, which nobody else has."""
         self._thread.start()
-        end, self._program_end = self._program_end, None
-        if end is None:
-            raise TlsifyError("a relay was started twice")
-        return end
+        return self._ends.pop()
 
     def join(self, timeout: float | None = None) -> bool:
         """Wait until the connection is over; tells whether it is."""

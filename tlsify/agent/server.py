@@ -243,8 +243,13 @@ def _reply(channel: socket.socket, handed: Handoff) -> Relay | None:
 
 def _ends_in_order(channel: socket.socket) -> bool:
     """Tell whether the requester has said so; what was merely lost may have been cut off."""
-    with contextlib.suppress(OSError, ValueError):
-        return channel.recv(len(wire.IN_ORDER), socket.MSG_DONTWAIT) == wire.IN_ORDER
+    for _ in range(2):
+        try:
+            return channel.recv(len(wire.IN_ORDER), socket.MSG_DONTWAIT) == wire.IN_ORDER
+        except ConnectionResetError:
+            continue  # he did not read all that he was told; his own words stand behind that error
+        except OSError:
+            break
     return False
 
 

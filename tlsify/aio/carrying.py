@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import errno
 import os
-import select
 import socket
 import struct
 from typing import TYPE_CHECKING
@@ -21,8 +20,6 @@ if TYPE_CHECKING:
 _BUFFER = 2**18
 # How many bytes one direction may carry before others get a turn.
 _TURN = 2**20
-# Between two looks whether a side that is waited for is still to get more, in seconds.
-_LOOK = 1.0
 _AT_ONCE = struct.pack("ii", 1, 0)  # struct linger: on, no time
 
 
@@ -108,8 +105,6 @@ class _Carriage:
         while size := await self._receive(source):
             try:
                 await self._send(sink, size)
-            except TimeoutError:
-                raise
             except (TlsifyError, OSError) as exc:
                 raise _SinkBroken from exc
             carried += size
@@ -133,29 +128,8 @@ class _Carriage:
         with contextlib.suppress(BlockingIOError, InterruptedError):
             sent = sock.send(self._scratch[:size])
         if sent < size:
-            rest = memoryview(
-                bytes(self._scratch[sent:size])
-            )  # others may use the buffer meanwhile
-            await (self._send_to_peer(rest) if sock is self._stream else _send_all(sock, rest))
-
-    async def _send_to_peer(self, rest: memoryview) -> None:
-        """Send to the TLS peer, which is not waited for without end once the other side has ended.
-
-        A client that pauses may do so as long as there is somebody to send it more.
-
-        Raises:
-            TimeoutError: it has taken nothing for `patience.PATIENCE` seconds since.
-        """
-        waited = 0.0
-        while rest:
-            try:
-                rest, waited = rest[self._stream.send(rest) :], 0.0
-            except (BlockingIOError, InterruptedError):
-                if await _writable(self._stream, _LOOK):
-                    continue
-                waited = waited + _LOOK if _has_hung_up(self._plain) else 0.0
-                if waited >= patience.PATIENCE:
-                    raise TimeoutError(errno.ETIMEDOUT, "the peer takes nothing") from None
+            rest = bytes(self._scratch[sent:size])  # others may use the buffer meanwhile
+            await asyncio.get_running_loop().sock_sendall(sock, rest)
 
 
 class _SinkBroken(Exception):  # noqa: N818 - named for what happened
@@ -171,33 +145,6 @@ async def readable(sock: socket.socket) -> None:
         await ready.wait()
     finally:
         loop.remove_reader(sock)
-
-
-async def _writable(sock: socket.socket, seconds: float) -> bool:
-    """Wait so long until something can be sent; tells whether it can."""
-    loop = asyncio.get_running_loop()
-    ready = asyncio.Event()
-    loop.add_writer(sock, ready.set)
-    try:
-        async with asyncio.timeout(seconds):
-            await ready.wait()
-    except TimeoutError:
-        return False
-    else:
-        return True
-    finally:
-        loop.remove_writer(sock)
-
-
-async def _send_all(sock: socket.socket, rest: memoryview) -> None:
-    await asyncio.get_running_loop().sock_sendall(sock, rest)
-
-
-def _has_hung_up(sock: socket.socket) -> bool:
-    """Tell whether a side has ended its direction, though not all of it was received yet."""
-    poller = select.poll()
-    poller.register(sock, select.POLLRDHUP)
-    return bool(poller.poll(0))
 
 
 def _end(sock: socket.socket) -> None:
