@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import os
 import stat
+from collections import Counter
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from tlsify import ocsp
 from tlsify.config import KeyPair
-from tlsify.credentials import read_file, unreadable
+from tlsify.credentials import read_file, read_pem, unreadable
 from tlsify.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
-# What certbot calls them, in a folder for each certificate.
-_CERTBOT = ("fullchain.pem", "privkey.pem")
+_CALLED_AFTER_IT, _ECC = "*.key", "_ecc"
+# Certificate and key, in a folder for each certificate, as tools call them.
+_LAYOUTS = {
+    "fullchain.pem": "privkey.pem",  # certbot
+    "fullchain.cer": _CALLED_AFTER_IT,  # acme.sh, whose folder is called NAME or NAME_ecc
+    "tls.crt": "tls.key",  # cert-manager, and all Secrets of Kubernetes
+    "certificate.crt": "privatekey.key",  # Traefik's, as traefik-certs-dumper writes them
+}
+# Two folders side by side, as traefik-certs-dumper makes them unless told otherwise.
+_CERTS, _PRIVATE = "certs", "private"
 _CHAIN_SUFFIXES = (".pem", ".crt")
 _DEFAULT = "default"
 _DEPTH = 2  # a folder, and the folders in it
@@ -71,22 +80,39 @@ def with_ocsp(pair: KeyPair, path: Path) -> KeyPair:
     return KeyPair(pair.chain, pair.key, ocsp.load(path))
 
 
-def find(folder: Path) -> list[Files]:
-    """Find the key pairs of a folder, the one to be the default first.
+class Found(NamedTuple):
+    """What is in a folder of certificates.
 
-    There may be NAME.pem, with NAME.key or the key in it; NAME.crt with NAME.key; and folders NAME
-    with certbot's fullchain.pem and privkey.pem. NAME.ocsp beside any of them is its OCSP response.
-    The default is the one called "default", or else the first by name. What begins with a dot, and
-    what has another suffix, is none of them.
+    Attributes:
+        files: key pairs, the one to be the default first.
+        left: certificates that were left alone, and why, for messages.
+    """
+
+    files: list[Files]
+    left: dict[Path, str]
+
+
+def find(folder: Path) -> Found:
+    """Find the key pairs of a folder.
+
+    There may be NAME.pem, with NAME.key, mkcert's NAME-key.pem, or the key in it; NAME.crt with
+    NAME.key; and folders NAME as tools make them for one certificate, of which the folder itself
+    may be one. NAME.ocsp beside any of them is its OCSP response. The default is the one called
+    "default", or else the first by name. What begins with a dot, and what has another suffix, is
+    none of them. A certificate without a key is left alone if it is an authority's, or if it is
+    there with its key as well: tools leave such files beside the others.
 
     Raises:
-        ConfigError: the folder is unreadable, or there is none in it, or half of one.
+        ConfigError: the folder is unreadable, or there is none in it.
     """
     try:
-        inside = sorted(folder.iterdir())
-        found = [files for path in inside for files in _of(path)]
+        found = [files for path in sorted(folder.iterdir()) for files in _of(path)]
+        keys = {files.key for files in found if files.key != files.chain}
+        found = [files for files in found if files.chain not in keys]
+        left = _leave(found)
     except OSError as exc:
         raise unreadable(folder, "certificates", exc) from exc
+    found = [files for files in found if files.chain not in left]
     if not found:
         raise ConfigError(
             f"no certificate in {folder}",
@@ -97,25 +123,72 @@ def find(folder: Path) -> list[Files]:
         raise ConfigError(
             f"more than one certificate called {min(twice)} in {folder}", hint="rename one of them"
         )
-    return sorted(found, key=lambda files: files.name != _DEFAULT)
+    return Found(sorted(found, key=lambda files: files.name != _DEFAULT), left)
 
 
 def _of(path: Path) -> Iterator[Files]:
+    """Tell what a file, or a folder, has to be, be it whole or not."""
+    chain, name = path, path.stem
     if path.name.startswith("."):
         return
     if path.is_dir():
-        chain, key = (path / name for name in _CERTBOT)
-        if not chain.exists():
+        files = (*_LAYOUTS, f"{path.name}.crt")  # the last is Caddy's
+        known = next((file for file in files if (path / file).exists()), None)
+        if known is None:
             return
-        name = path.name
-    elif path.suffix in _CHAIN_SUFFIXES:
-        chain, key, name = path, path.with_suffix(".key"), path.stem
-        if not key.exists() and b"PRIVATE KEY-----" in read_file(path, "certificate"):
-            key = path
-    else:
+        chain, name = path / known, path.name
+    elif path.suffix not in _CHAIN_SUFFIXES and path.name not in _LAYOUTS:
         return
     response = path.parent / f"{name}.ocsp"
-    yield Files(name, chain, key, response if response.exists() else None)
+    yield Files(name, chain, _key_of(chain), response if response.exists() else None)
+
+
+def _key_of(chain: Path) -> Path:
+    """Find a certificate's key; if there is none, the file that it should be in."""
+    pattern = _LAYOUTS.get(chain.name, "")
+    if pattern == _CALLED_AFTER_IT:
+        inside = sorted(chain.parent.glob(pattern))
+        called = chain.with_name(f"{chain.parent.name.removesuffix(_ECC)}.key")
+        return inside[0] if len(inside) == 1 and called not in inside else called
+    usual = chain.with_name(pattern) if pattern else chain.with_suffix(".key")
+    places = [usual, chain.with_suffix(".key"), chain.with_name(f"{chain.stem}-key.pem")]
+    if chain.parent.name == _CERTS:
+        places.append(chain.parent.with_name(_PRIVATE) / chain.with_suffix(".key").name)
+    for path in places:
+        if path.exists():
+            return path
+    return chain if b"PRIVATE KEY-----" in read_file(chain, "certificate") else usual
+
+
+def _leave(found: list[Files]) -> dict[Path, str]:
+    """Tell which certificates are not meant to be shown, and why."""
+    names = Counter(files.name for files in found)
+    odd = {files for files in found if names[files.name] > 1 or not files.key.exists()}
+    left: dict[Path, str] = {}
+    shown = {_first(files.chain): files.chain for files in found if odd and files not in odd}
+    for files in sorted(odd, key=lambda files: (not files.key.exists(), files)):
+        first = _first(files.chain)
+        if first in shown:
+            left[files.chain] = f"the same certificate as in {shown[first]}"
+        elif files.key.exists():
+            shown[first] = files.chain
+        elif _is_authority(first):
+            left[files.chain] = "an authority's certificate, without a key"
+    return left
+
+
+def _first(chain: Path) -> bytes:
+    return read_pem(read_file(chain, "certificate"), str(chain))[0]
+
+
+def _is_authority(der: bytes) -> bool:
+    from cryptography import x509  # noqa: PLC0415 - see credentials
+
+    try:
+        extensions = x509.load_der_x509_certificate(der).extensions
+        return extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    except (ValueError, x509.InvalidVersion, x509.ExtensionNotFound, x509.DuplicateExtension):
+        return False
 
 
 def amiss(pair: KeyPair) -> list[str]:

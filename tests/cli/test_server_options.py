@@ -124,6 +124,16 @@ def test_folder_alone(folder: Path, monkeypatch: pytest.MonkeyPatch, pki: Pki) -
     assert other.staple() is not None
 
 
+def test_file_that_is_left_alone(
+    folder: Path, authority: trustme.CA, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is named, and the server starts with the others."""
+    (folder / "ca.crt").write_bytes(authority.cert_pem.bytes())
+    config = server_options.configure(parse("--cert-dir", folder))
+    assert config.key_pair.names == ("a.example",)
+    assert "ca.crt is left alone: it is an authority's certificate, without a key" in caplog.text
+
+
 def test_key_from_a_descriptor_and_a_folder(pki: Pki, folder: Path) -> None:
     """One key may come from elsewhere."""
     with pki.good.key.open("rb") as source:

@@ -123,7 +123,7 @@ def _key_pairs(
     found: list[tuple[str, KeyPair]] = []
     if arguments.key_fd is not None:
         found.append((str(arguments.cert[0] if arguments.cert else "--key-fd"), _of_fd(arguments)))
-    for files in _files(arguments):
+    for files in _files(arguments, tell):
         if files.open_to_all:
             tell("warning: %s: any user can read this private key", files.key)
         found.append((str(files.chain), files.load()))
@@ -152,7 +152,7 @@ def _of_fd(arguments: argparse.Namespace) -> KeyPair:
     return pair
 
 
-def _files(arguments: argparse.Namespace) -> list[Files]:
+def _files(arguments: argparse.Namespace, tell: Callable[..., None]) -> list[Files]:
     """Tell where the certificates are, apart from one whose key comes from a descriptor."""
     named: list[Files] = []
     if arguments.key_fd is not None:
@@ -172,7 +172,12 @@ def _files(arguments: argparse.Namespace) -> list[Files]:
         single = shared.key_pair_files(chain, key, None)
         if single is not None and single[1] is not None:
             named = [Files(str(single[0]), single[0], single[1])]
-    return named if arguments.cert_dir is None else [*named, *find(arguments.cert_dir)]
+    if arguments.cert_dir is None:
+        return named
+    found = find(arguments.cert_dir)
+    for path, why in found.left.items():
+        tell("%s is left alone: it is %s", path, why)
+    return [*named, *found.files]
 
 
 def _with_response(
