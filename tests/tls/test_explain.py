@@ -61,7 +61,13 @@ def test_alert_that_the_user_can_do_something_about(number: int, words: str) -> 
         (20, "unable to get local issuer", "--ca"),
         (21, "unable to verify the first certificate", "intermediate"),
         (23, "revoked", "withdrawn"),
-        (28, "rejected", "--ca"),
+        (7, "signature failure", "same name"),
+        (24, "public key", "another certificate"),
+        (26, "purpose", "another use"),
+        (28, "rejected", "not to be trusted"),
+        (34, "unhandled critical extension", "another certificate"),
+        (47, "permitted subtree", "may not issue"),
+        (67, "too weak", "too weak"),
     ],
 )
 def test_untrusted_path(number: int, words: str, hint: str) -> None:
@@ -70,6 +76,16 @@ def test_untrusted_path(number: int, words: str, hint: str) -> None:
     assert words in str(error)
     assert hint in error.hint
     assert error.alert is None
+
+
+def test_more_trust_is_no_remedy() -> None:
+    """An anchor is asked for where one is missing, under a condition, and nowhere else."""
+    asking = {number for number in range(-1, 200) if "--ca" in untrusted_path(number).hint}
+    assert asking == {2, 18, 19, 20}
+    for number in asking:
+        assert "if you " in untrusted_path(number).hint
+    for number in range(200):
+        assert "verif" not in untrusted_path(number).hint
 
 
 @given(st.integers(-(2**31), 2**31 - 1))

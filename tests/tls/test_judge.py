@@ -9,9 +9,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 import trustme
+from cryptography import x509
 from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from OpenSSL import crypto
 
+from tests.certificates import DAY, now
 from tests.conftest import HOST, issue, make_crl
 from tests.doubles import EnginePair
 from tlsify.codepoints import AlertDescription, ContentType, ProtocolVersion
@@ -162,6 +166,75 @@ def test_pin_without_verification_and_an_incomplete_path(client: ClientConfig) -
     EnginePair(replace(client, verify=False, pins=(pin_of(lonely),)), server).run()
     error, _ = refused(replace(client, verify=False, pins=(ZEROS,)), server)
     assert isinstance(error, IdentityError)
+
+
+# -- paths that are refused, and what is to be done
+
+
+def _signed(
+    name: str,
+    issuer: tuple[str, ec.EllipticCurvePrivateKey | None],
+    *extensions: x509.ExtensionType,
+) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
+    key = ec.generate_private_key(ec.SECP256R1())
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]))
+        .issuer_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, issuer[0])]))
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now() - DAY)
+        .not_valid_after(now() + DAY)
+    )
+    for extension in extensions:
+        builder = builder.add_extension(extension, critical=True)
+    return builder.sign(issuer[1] or key, hashes.SHA256()), key
+
+
+def _may_issue(length: int | None = None) -> x509.BasicConstraints:
+    return x509.BasicConstraints(ca=True, path_length=length)
+
+
+NAMED = x509.SubjectAlternativeName([x509.DNSName(HOST)])
+ELSEWHERE = [x509.DNSName("elsewhere.example")]
+NOBODYS = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.3.6.1.4.1.99999.1"), b"\x05\x00")
+REFUSED: dict[str, tuple[list[x509.ExtensionType], list[x509.ExtensionType], str, str]] = {
+    "permitted": (
+        [_may_issue(), x509.NameConstraints(ELSEWHERE, None)],
+        [NAMED],
+        *("permitted subtree violation", "may not issue"),
+    ),
+    "excluded": (
+        [_may_issue(), x509.NameConstraints(None, [x509.DNSName(HOST)])],
+        [NAMED],
+        *("excluded subtree violation", "may not issue"),
+    ),
+    "purpose": (
+        [_may_issue()],
+        [NAMED, x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH])],
+        *("purpose", "another use"),
+    ),
+    "no authority": (
+        [x509.BasicConstraints(ca=False, path_length=None)],
+        [NAMED],
+        *("invalid CA certificate", "may not issue"),
+    ),
+    "unknown": ([_may_issue()], [NAMED, NOBODYS], "unhandled critical", "not as it should be"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_path_that_no_trust_can_mend(client: ClientConfig, case: str) -> None:
+    """The hint says what is wrong with it, and does not ask for more trust."""
+    of_middle, of_leaf, why, hint = REFUSED[case]
+    root, key = _signed("root", ("root", None), _may_issue())
+    middle, key = _signed("middle", ("root", key), *of_middle)
+    leaf, key = _signed("leaf", ("middle", key), *of_leaf)
+    shown = ServerConfig(key_pair=KeyPair((leaf, middle), key))
+    with pytest.raises(IdentityError, match=why) as caught:
+        EnginePair(replace(client, trust=TrustAnchors((root,))), shown).run()
+    assert hint in caught.value.hint
+    assert "--ca" not in caught.value.hint
 
 
 # -- revocation lists

@@ -16,19 +16,56 @@ if TYPE_CHECKING:
     from tlsify.config import ReferenceIdentifier
     from tlsify.errors import HandshakeError
 
-# X509_V_ERR numbers (openssl/x509_vfy.h).
+# X509_V_ERR numbers (openssl/x509_vfy.h). None of these may lead anybody to trust more than he
+# means to: --ca is named where an anchor is missing, and then with an "if".
+_ANOTHER = "the peer needs another certificate"
+_NO_ISSUER = f"an authority on the path may not issue this: {_ANOTHER}"
+_TOO_WEAK = f"a key or signature on the path is too weak: {_ANOTHER}"
+_UNUSABLE_LIST = "get the current revocation list from the issuer of the certificate"
+_MISSING_ROOT = (
+    "the peer may have left out an intermediate certificate; if you trust its issuer, name the "
+    "issuer's file with --ca"
+)
 _PATH_HINTS = {
+    2: _MISSING_ROOT,  # UNABLE_TO_GET_ISSUER_CERT
     3: "add the current list of the issuer to the revocation lists",  # UNABLE_TO_GET_CRL
+    5: _UNUSABLE_LIST,  # UNABLE_TO_DECRYPT_CRL_SIGNATURE
+    7: "an authority here has the same name as the issuer and another key: if it has changed its "
+    "key, get its new certificate from itself",  # CERT_SIGNATURE_FAILURE
+    8: _UNUSABLE_LIST,  # CRL_SIGNATURE_FAILURE
     9: "check this host's clock",  # CERT_NOT_YET_VALID
     10: "the peer has to renew its certificate; check this host's clock too",  # CERT_HAS_EXPIRED
     11: "check this host's clock",  # CRL_NOT_YET_VALID
     12: "get the issuer's current revocation list",  # CRL_HAS_EXPIRED
-    18: "to accept this very certificate, name its file with --ca",  # DEPTH_ZERO_SELF_SIGNED_CERT
+    15: _UNUSABLE_LIST,  # ERROR_IN_CRL_LAST_UPDATE_FIELD
+    16: _UNUSABLE_LIST,  # ERROR_IN_CRL_NEXT_UPDATE_FIELD
+    18: "if you know by another way that this very certificate is the peer's, name its file with "
+    "--ca",  # DEPTH_ZERO_SELF_SIGNED_CERT
     19: "if you trust that authority, name its file with --ca",  # SELF_SIGNED_CERT_IN_CHAIN
-    20: "if you trust its issuer, name the issuer's file with --ca",  # ..._ISSUER_CERT_LOCALLY
+    20: _MISSING_ROOT,  # UNABLE_TO_GET_ISSUER_CERT_LOCALLY
     21: "the peer may have left out an intermediate certificate",  # UNABLE_TO_VERIFY_LEAF_SIGNATURE
+    22: f"its chain is longer than OpenSSL follows: {_ANOTHER}",  # CERT_CHAIN_TOO_LONG
     23: "its issuer has withdrawn it: the peer needs another one",  # CERT_REVOKED
+    25: _NO_ISSUER,  # PATH_LENGTH_EXCEEDED
+    26: f"it, or an authority on the path, is for another use: {_ANOTHER}",  # INVALID_PURPOSE
+    27: "an authority on the path is marked as not to be trusted for this",  # CERT_UNTRUSTED
+    28: "an authority on the path is marked as not to be trusted for this",  # CERT_REJECTED
+    32: _NO_ISSUER,  # KEYUSAGE_NO_CERTSIGN
+    33: _UNUSABLE_LIST,  # UNABLE_TO_GET_CRL_ISSUER
+    35: _UNUSABLE_LIST,  # KEYUSAGE_NO_CRL_SIGN
+    36: _UNUSABLE_LIST,  # UNHANDLED_CRITICAL_CRL_EXTENSION
+    37: _NO_ISSUER,  # INVALID_NON_CA
+    44: _UNUSABLE_LIST,  # DIFFERENT_CRL_SCOPE
+    47: _NO_ISSUER,  # PERMITTED_VIOLATION
+    48: _NO_ISSUER,  # EXCLUDED_VIOLATION
+    54: _UNUSABLE_LIST,  # CRL_PATH_VALIDATION_ERROR
+    66: _TOO_WEAK,  # EE_KEY_TOO_SMALL
+    67: _TOO_WEAK,  # CA_KEY_TOO_SMALL
+    68: _TOO_WEAK,  # CA_MD_TOO_WEAK
+    79: _NO_ISSUER,  # INVALID_CA
 }
+# Of all others: what is wrong is in a certificate.
+_OTHERWISE = f"a certificate on the path is not as it should be: {_ANOTHER}"
 # What OpenSSL's error queue says where a client shows no certificate and has to.
 _NONE_SHOWN = "peer did not return a certificate"
 _ALERT_HINTS = {
@@ -56,7 +93,7 @@ def untrusted_path(error: int) -> IdentityError:
 
     return IdentityError(
         f"the peer's certificate is not trusted: {verify_error(error)}",
-        hint=_PATH_HINTS.get(error, "name the authority to trust with --ca"),
+        hint=_PATH_HINTS.get(error, _OTHERWISE),
     )
 
 
@@ -70,7 +107,7 @@ def wrong_peer(leaf: x509.Certificate, identities: Iterable[ReferenceIdentifier]
         f"the peer is not {wanted}: it presents {', '.join(names) or 'no such name'}",
         mismatches=names,
         alert=AlertDescription.bad_certificate,
-        hint="check the host, or name the identity to accept with --ref-id",
+        hint="check the host; if you know that the peer has another name, say so with --ref-id",
     )
 
 
