@@ -8,7 +8,6 @@ import os
 import re
 from typing import TYPE_CHECKING
 
-from tlsify.der import SEQUENCE, elements
 from tlsify.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -109,6 +108,8 @@ def read_pem(pem: bytes, what: str) -> tuple[bytes, ...]:
 
 
 def _decode(body: bytes, what: str) -> bytes:
+    from tlsify.der import SEQUENCE, elements  # noqa: PLC0415 - see above
+
     try:
         der = binascii.a2b_base64(body.translate(None, _BLANKS), strict_mode=True)
         ((tag, _),) = elements(der)

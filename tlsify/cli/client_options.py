@@ -89,7 +89,7 @@ def configure(arguments: argparse.Namespace, host: str | None) -> ClientConfig:
     server_name, identities = choose(arguments, host)
     if arguments.no_verify and not arguments.pin:
         _log.warning("warning: the peer is not verified")
-    return ClientConfig(
+    config = ClientConfig(
         server_name=server_name,
         identities=identities,
         verify=not arguments.no_verify,
@@ -105,3 +105,8 @@ def configure(arguments: argparse.Namespace, host: str | None) -> ClientConfig:
         session_store=arguments.session_store,
         key_log=shared.key_log(arguments),
     )
+    if config.key_pair is not None:
+        from tlsify.tls.showable import check  # noqa: PLC0415 - most clients have none
+
+        check(config)  # whether it is of any use must show before anybody is asked
+    return config

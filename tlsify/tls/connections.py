@@ -10,7 +10,6 @@ from OpenSSL import SSL
 
 from tlsify.config import ServerConfig
 from tlsify.tls import context as contexts
-from tlsify.tls import showable
 from tlsify.tls.unbound import move
 
 if TYPE_CHECKING:
@@ -36,8 +35,10 @@ class Connections:
         self._aeads = aeads
         # First, since an unusable certificate must show before a client does.
         self._shown = _shown_by(config) if isinstance(config, ServerConfig) else None
-        if self._shown is None:
-            showable.check(config)
+        if self._shown is None and config.key_pair is not None:
+            from tlsify.tls.showable import check  # noqa: PLC0415 - most clients have none
+
+            check(config)
         self._base = contexts.context_for(config, aeads, now)
 
     def make(self, server_name: str | None = None) -> SSL.Connection:
@@ -58,9 +59,10 @@ class _Shown:
     """What the connections of a server show, and whom they accept."""
 
     def __init__(self, config: ServerConfig) -> None:
-        from tlsify.tls.sni import Choice  # noqa: PLC0415 - a client needs none
+        from tlsify.tls.showable import check  # noqa: PLC0415 - a client needs neither
+        from tlsify.tls.sni import Choice  # noqa: PLC0415
 
-        showable.check(config)
+        check(config)
         self._choice = Choice(config.key_pair, config.more_key_pairs)
         self._judging = contexts.judging_clients(config)
         self._clients = _digest_of_clients(config)

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from tlsify.errors import ConfigError
 from tlsify.names import IdKind
-from tlsify.presented import read
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -63,6 +62,8 @@ def presents(der: bytes, accepted: tuple[ReferenceIdentifier, ...]) -> bool:
 
 def matches(certificate: x509.Certificate, accepted: Sequence[ServiceID]) -> bool:
     """Tell whether a certificate presents at least one of the accepted identifiers."""
+    from tlsify.presented import read  # noqa: PLC0415 - see above
+
     found = [pattern for pattern in map(_pattern, read(certificate)) if pattern is not None]
     return any(_fits(pattern, identifier) for pattern in found for identifier in accepted)
 
@@ -101,6 +102,8 @@ def _fits(pattern: CertificatePattern, identifier: ServiceID) -> bool:
 
 def presented(certificate: x509.Certificate) -> tuple[str, ...]:
     """List what a certificate presents, for messages; with a remark where nobody can be meant."""
+    from tlsify.presented import read  # noqa: PLC0415 - see above
+
     return tuple(
         f"{name.kind.value}:{name.text}{'' if _pattern(name) else ' (unusable)'}"
         for name in read(certificate)
