@@ -94,6 +94,19 @@ def test_what_is_served_when_asked_for(pki: Pki, tmp_path: Path, carrier: str) -
     assert fetch("--precompressed") == [404, b"page.gz", b".well-known/token"]
 
 
+def test_folder_by_two_names(pki: Pki, tmp_path: Path) -> None:
+    """Links in it may begin with the path that was given, or with what it really is."""
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real/page").write_text("page")
+    (tmp_path / "given").symlink_to("real")
+    for name in ("given", "real"):
+        (tmp_path / "real" / name).symlink_to(tmp_path / name / "page")
+    with Served(*_words(pki, tmp_path / "given")) as server:
+        for path in ("/given", "/real"):
+            assert server.fetch(pki.client_context(), path) == (200, b"page")
+        server.stop().succeeded()
+
+
 def test_one_application_protocol(served: Served, pki: Pki, folder: Path) -> None:
     """HTTP/1.1 is agreed on with who names it; there is no option for others."""
     context = pki.client_context()

@@ -58,7 +58,7 @@ def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
             f"serve needs the package {exc.name}", hint='install "tlsify[serve]"'
         ) from exc
     logging.getLogger("aiohttp").setLevel(logging.ERROR)
-    root = _folder(arguments.directory)
+    root, alias = _folder(arguments.directory), arguments.directory.absolute()
     stopgap = _Stopgap(arguments)
 
     def load() -> ServerConfig:
@@ -77,7 +77,12 @@ def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
             print(f"tlsify: serving {root} on https://{shown}/ ({carrier})", flush=True)
 
     def service() -> Site:
-        return Site(root, dotfiles=arguments.dotfiles, precompressed=arguments.precompressed)
+        return Site(
+            root,
+            alias=alias,
+            dotfiles=arguments.dotfiles,
+            precompressed=arguments.precompressed,
+        )
 
     plan = serving_options.plan(arguments, options, service, load=load, on_ready=ready)
     stopgap.outlives = not plan.estate.is_rehearsal

@@ -33,16 +33,18 @@ _INDEX = b"index.html"
 _METHODS = ("GET", "HEAD")
 # What a file that cannot be opened is to the client. Others are faults of the host.
 _STATUSES = {
-    **dict.fromkeys((errno.EACCES, errno.EPERM), 403),
-    **dict.fromkeys(
-        (
-            *(errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL),
-            *(errno.ENXIO, errno.ENODEV, errno.EISDIR),
-        ),
-        404,
-    ),
+    errno.EACCES: 403,
+    errno.EPERM: 403,
+    errno.ENOENT: 404,
+    errno.ENOTDIR: 404,
+    errno.ELOOP: 404,
+    errno.ENAMETOOLONG: 404,
+    errno.EINVAL: 404,
     # There may be descriptors or memory again soon, or another process gives up its lease.
-    **dict.fromkeys((errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN), 503),
+    errno.EMFILE: 503,
+    errno.ENFILE: 503,
+    errno.ENOMEM: 503,
+    errno.EAGAIN: 503,
 }
 
 
@@ -64,15 +66,24 @@ class Request(web.BaseRequest):
 class Folder:
     """A folder's files, and what is answered to requests for them."""
 
-    def __init__(self, root: Path, *, dotfiles: bool = False, precompressed: bool = False) -> None:
+    def __init__(
+        self,
+        root: Path,
+        *,
+        alias: Path | None = None,
+        dotfiles: bool = False,
+        precompressed: bool = False,
+    ) -> None:
         """Take the folder.
 
         Args:
             root: its resolved path; it is opened anew for each request.
+            alias: another absolute path of it, which links in it may begin with.
             dotfiles: whether to serve names that begin with a dot.
             precompressed: whether to look for variants in content codings.
         """
         self._root = os.fsencode(root)
+        self._alias = None if alias is None else os.fsencode(alias)
         self._dotfiles = dotfiles
         self._precompressed = precompressed
 
@@ -111,7 +122,7 @@ class Folder:
         except OSError as exc:
             status = _STATUSES.get(exc.errno or 0, 500)
             if status >= 500:  # noqa: PLR2004 - server errors
-                _log.warning("cannot open a file: %s", exc.strerror)
+                _log.warning("cannot open %a: %s", b"/".join(names), exc.strerror)
             return _refusal(status)
 
     def _file(self, request: Request, names: Sequence[bytes]) -> web.StreamResponse:
@@ -127,13 +138,13 @@ class Folder:
 
     def _choose(self, names: Sequence[bytes], accepted: str | None) -> tuple[Opened, str]:
         """Open the file, or a variant of it that is not older and that the client prefers."""
-        plain = open_beneath(self._root, names)
+        plain = open_beneath(self._root, names, self._alias)
         if not self._precompressed:
             return plain, ""
         for coding in codings.wanted(accepted):
             name = names[-1] + codings.ENDINGS[coding]
             try:
-                variant = open_beneath(self._root, [*names[:-1], name])
+                variant = open_beneath(self._root, [*names[:-1], name], self._alias)
             except OSError:
                 continue
             if variant.status.st_mtime_ns >= plain.status.st_mtime_ns:

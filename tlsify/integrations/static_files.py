@@ -41,9 +41,16 @@ class Site:
     closes connections that have been idle for some seconds.
     """
 
-    def __init__(self, root: Path, *, dotfiles: bool = False, precompressed: bool = False) -> None:
+    def __init__(
+        self,
+        root: Path,
+        *,
+        alias: Path | None = None,
+        dotfiles: bool = False,
+        precompressed: bool = False,
+    ) -> None:
         """Take what `static_answers.Folder` takes."""
-        self._folder = Folder(root, dotfiles=dotfiles, precompressed=precompressed)
+        self._folder = Folder(root, alias=alias, dotfiles=dotfiles, precompressed=precompressed)
         # Since when connections are idle, on the loop's clock; None for those that are not.
         self._idle: dict[asyncio.BaseProtocol, float | None] = {}
         self._draining = False

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 _FOLDER = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # A FIFO that has taken the file's place meanwhile must not wait for who writes into it.
 _FILE = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_NOFOLLOW | os.O_CLOEXEC
-_MAX_LINKS = 40  # as the kernel has it
+_MAX_WALKS = 120  # the kernel follows 40 links; one may take a few walks here, for its ".."
 
 
 class Opened(NamedTuple):
@@ -28,7 +28,7 @@ class Opened(NamedTuple):
     status: os.stat_result
 
 
-def open_beneath(root: bytes, names: Sequence[bytes]) -> Opened:
+def open_beneath(root: bytes, names: Sequence[bytes], alias: bytes | None = None) -> Opened:
     """Open the regular file that the names lead to.
 
     Each name is looked up in a folder that is open, and links are read rather than followed: a
@@ -38,23 +38,25 @@ def open_beneath(root: bytes, names: Sequence[bytes]) -> Opened:
     Args:
         root: path of the folder, with neither links nor a slash at its end (but for "/").
         names: none of them is empty, "." or "..", or has a slash or NUL in it.
+        alias: another path of the folder, which links in it may begin with.
 
     Raises:
         IsADirectoryError: it is a folder.
         FileNotFoundError: it is nothing that can be sent, or a link leads out.
         OSError: any other reason why it cannot be opened.
     """
-    for _ in range(_MAX_LINKS):
-        found = _walk(root, list(names))
+    roots = (root,) if alias is None else (root, alias)
+    for _ in range(_MAX_WALKS):
+        found = _walk(roots, list(names))
         if isinstance(found, Opened):
             return found
         names = found
     raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
 
 
-def _walk(root: bytes, names: list[bytes]) -> Opened | list[bytes]:
+def _walk(roots: Sequence[bytes], names: list[bytes]) -> Opened | list[bytes]:
     """Go down from the folder; gives the names to try instead where there is a link or ".."."""
-    here = os.open(root, _FOLDER)
+    here = os.open(roots[0], _FOLDER)
     try:
         for index, name in enumerate(names):
             if name == b"..":  # a link's: all names in front of it are of real folders
@@ -66,12 +68,12 @@ def _walk(root: bytes, names: list[bytes]) -> Opened | list[bytes]:
                 if kind == stat.S_IFREG:
                     return _open(name, here)
                 if kind == stat.S_IFLNK:
-                    return _resolve(root, names, index, here)
+                    return _resolve(roots, names, index, here)
                 _refuse(kind)
             try:
                 there = os.open(name, _FOLDER, dir_fd=here)
             except NotADirectoryError:
-                return _resolve(root, names, index, here)
+                return _resolve(roots, names, index, here)
             os.close(here)
             here = there
     finally:
@@ -97,7 +99,7 @@ def _refuse(kind: int) -> None:
     raise _not_found()
 
 
-def _resolve(root: bytes, names: list[bytes], index: int, folder: int) -> list[bytes]:
+def _resolve(roots: Sequence[bytes], names: list[bytes], index: int, folder: int) -> list[bytes]:
     """Put a link's target in its place.
 
     Raises:
@@ -105,12 +107,17 @@ def _resolve(root: bytes, names: list[bytes], index: int, folder: int) -> list[b
     """
     before, target = names[:index], os.readlink(names[index], dir_fd=folder)
     if target.startswith(b"/"):
-        before, prefix = [], root.rstrip(b"/") + b"/"
-        if not (target + b"/").startswith(prefix):
-            raise _not_found()
-        target = target[len(prefix) :]
+        before, target = [], _relative(roots, target + b"/")
     steps = [name for name in target.split(b"/") if name not in {b"", b"."}]
     return [*before, *steps, *names[index + 1 :]]
+
+
+def _relative(roots: Sequence[bytes], target: bytes) -> bytes:
+    for root in roots:
+        prefix = root.rstrip(b"/") + b"/"
+        if target.startswith(prefix):
+            return target[len(prefix) :]
+    raise _not_found()
 
 
 def _not_found() -> FileNotFoundError:
