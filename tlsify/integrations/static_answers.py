@@ -92,9 +92,9 @@ class Folder:
 
         Opening does not wait, but for a disk; a thread for it would take longer than it does.
         """
-        is_spoken = request.claimed == request.version
-        answer = self._answer(request) if is_spoken else _refuse_version(request.claimed)
-        if not is_spoken or "Expect" in request.headers:
+        fault = _fault(request)
+        answer = _refusal(fault) if fault else self._answer(request)
+        if fault or "Expect" in request.headers:
             # Whether content follows an answer that comes at once is not known (10.1.1).
             answer.force_close()
         return answer
@@ -242,5 +242,9 @@ def _refusal(status: int, **headers: str) -> web.Response:
     return answer
 
 
-def _refuse_version(claimed: HttpVersion) -> web.Response:
-    return _refusal(505 if claimed > HttpVersion11 else 400)
+def _fault(request: Request) -> int:
+    """Give the status that refuses a message which is none of HTTP/1.0 or 1.1; 0 if it is one."""
+    if request.claimed != request.version:
+        return 505 if request.claimed > HttpVersion11 else 400
+    hosts = len(request.headers.getall("Host", ()))
+    return 400 if hosts > 1 or (not hosts and request.version == HttpVersion11) else 0

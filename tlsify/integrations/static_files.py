@@ -34,9 +34,6 @@ _LOOK = 0.25
 class Site:
     """A folder's `serving.Service`, on a loop of `tlsify.aio.loop`.
 
-    That loop's sendfile ends a connection whose file is cut short meanwhile: aiohttp would go on,
-    and the client would take the next answer for the rest of the file.
-
     To drain, it tells clients with their next answer that it is the last one (RFC 9112 9.6), and
     closes connections that have been idle for some seconds.
     """
