@@ -68,6 +68,7 @@ def test_any_text(text: str) -> None:
         ("http://127.0.0.1:8000", "write 127.0.0.1:8000"),
         ("https://[::1]:8443/path", r"write \[::1\]:8443"),
         ("http://localhost", "write localhost:PORT"),
+        ("http://[::1]/", r"write \[::1\]:PORT"),
         ("tcp://", "write HOST:PORT"),
         ("127.0.0.1:1,h2c://a:2", "write a:2"),
     ],

@@ -25,6 +25,7 @@ _MAX_PORT = 65535
 # How long to wait, in seconds, once nobody has answered; it doubles each time, up to the second.
 _PAUSE, _LONGEST_PAUSE = 0.02, 1.0
 _HINT = "write HOST:PORT, [ADDR]:PORT or unix:PATH, with commas between several"
+_PORT = re.compile(r":\d+$")
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://(.*)")
 # What may pass by itself; any other error is an answer, and will be the same in a moment.
 _PASSING = {
@@ -59,10 +60,10 @@ class Backend(NamedTuple):
                 return cls(path=path)
             raise ConfigError(f'"{text}" has no path', hint=_HINT)
         if (url := _URL.fullmatch(text)) is not None:
-            where = url[1].partition("/")[0] or "HOST:PORT"
+            where = url[1].partition("/")[0] or "HOST"
             raise ConfigError(
-                f'"{text}" is a URL, and a backend is an address, which gets plaintext',
-                hint=f"write {where if ':' in where else where + ':PORT'}",
+                f'"{text}" is a URL; a backend is an address, and gets plaintext',
+                hint=f"write {where if _PORT.search(where) else where + ':PORT'}",
             )
         host, _, number = text.rpartition(":")
         try:

@@ -22,21 +22,21 @@ Address: TypeAlias = tuple[int, int, int, str, tuple[Any, ...]]
 ATTEMPT_DELAY = 0.25
 # Most seconds of one wait: poll counts milliseconds in an int.
 _LONGEST_WAIT = 3600.0
-# This host has no way there: what it says of itself says least of the other.
+# This host has no route: that says least about the other host.
 _NO_WAY = {errno.ENETUNREACH, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT}
 
 
 class Silence(TimeoutError):  # noqa: N818 - named for what happened
-    """Nobody has said anything in time: a host, or who should know its addresses.
+    """No answer within the caller's limit, from a host or from a name server.
 
-    The kernel, which gives up by itself after some minutes, has an errno.
+    The kernel's own timeout, after some minutes, is a TimeoutError with an errno instead.
 
     Attributes:
-        is_named: whether the name was looked up by then.
+        is_named: whether the name had been looked up by then.
     """
 
     def __init__(self, *, is_named: bool) -> None:
-        """Say who is silent."""
+        """Say which of the two was silent."""
         super().__init__("it does not answer" if is_named else "its name is not looked up")
         self.is_named = is_named
 
@@ -45,8 +45,8 @@ class Wait(NamedTuple):
     """What `race` waits for.
 
     Attributes:
-        socks: until one of them is writable,
-        seconds: but no longer; None for as long as it takes.
+        socks: wait until one of these is writable.
+        seconds: wait no longer than this; None sets no limit.
     """
 
     socks: Sequence[socket.socket]
@@ -66,7 +66,7 @@ def connect(host: str, port: int, timeout: float) -> socket.socket:
 
     Raises:
         Silence: it takes too long.
-        OSError: nobody is there; of several errors the one that says most.
+        OSError: every address failed; of several errors the one that says most.
     """
     deadline = time.monotonic() + timeout
     found = look_up(host, port, timeout, type=socket.SOCK_STREAM)
@@ -102,22 +102,22 @@ def race(
     local: Iterable[Address] = (),
     delay: float = ATTEMPT_DELAY,
 ) -> Generator[Wait, Sequence[socket.socket], socket.socket]:
-    """Try addresses one after the other, each for a moment alone; the first to answer is taken.
+    """Try addresses one after the other, a moment apart, and take the first that answers.
 
-    It does not wait by itself: it is sent those sockets that have become writable. When it is
-    closed, so are all of them.
+    Does no waiting itself: the caller sends in the sockets that have become writable. Closing the
+    generator closes all sockets.
 
     Args:
         found: where to connect to, the most wanted first; families take turns (RFC 8305 4).
-        failures: is told what has gone wrong, one error for each address.
-        local: where to connect from, one of the same family; none leaves it to the kernel.
-        delay: seconds until the next address is tried beside the last; ``inf`` tries one at a time.
+        failures: receives one error for each address that failed.
+        local: where to connect from, by family; empty leaves it to the kernel.
+        delay: seconds before the next address is tried as well; ``inf`` tries one at a time.
 
     Returns:
         A non-blocking socket.
 
     Raises:
-        OSError: nobody is there; of several errors the one that says most.
+        OSError: every address failed; of several errors the one that says most.
     """
     waiting = interleave(found)
     trying: list[socket.socket] = []
@@ -141,7 +141,7 @@ def race(
                     return sock
                 sock.close()
                 failures.append(OSError(number, os.strerror(number)))
-                next_at = -math.inf  # nobody is there to be given a moment
+                next_at = -math.inf  # the next one need not wait
     finally:
         for sock in trying:
             sock.close()
@@ -152,7 +152,7 @@ def _begin(target: Address, local: list[Address]) -> socket.socket:
     """Begin to connect.
 
     Raises:
-        OSError: it cannot be, and that is known at once.
+        OSError: it failed at once.
     """
     family, kind, protocol, _, address = target
     sock = socket.socket(family, kind, protocol)
@@ -170,7 +170,7 @@ def _begin(target: Address, local: list[Address]) -> socket.socket:
 
 
 def _bind(sock: socket.socket, addresses: list[tuple[Any, ...]]) -> None:
-    failure = OSError(errno.EAFNOSUPPORT, "no local address of this family was named")
+    failure = OSError(errno.EAFNOSUPPORT, "no local address of this family was given")
     for address in addresses:
         try:
             sock.bind(address)
@@ -182,7 +182,7 @@ def _bind(sock: socket.socket, addresses: list[tuple[Any, ...]]) -> None:
 
 
 def interleave(found: Iterable[Address]) -> list[Address]:
-    """Have families take turns, the first one first, so that a dead one costs one moment."""
+    """Return the addresses with families taking turns, so that a dead family costs one moment."""
     families: dict[int, list[Address]] = {}
     for each in found:
         families.setdefault(each[0], []).append(each)
@@ -191,28 +191,28 @@ def interleave(found: Iterable[Address]) -> list[Address]:
 
 
 def truest(failures: Sequence[OSError]) -> OSError:
-    """Choose the error that says most: an answer says more than silence, and that more than none.
+    """Return the error that says most: an answer, else silence, else that there is no route.
 
-    Of equal ones it is the first.
+    Among equals it is the first.
     """
     return min(failures, key=_rank)
 
 
 def _rank(failure: OSError) -> int:
     if failure.errno == errno.ECONNREFUSED:
-        return 0  # the host itself has said so
+        return 0  # the host itself said so
     if isinstance(failure, TimeoutError):
         return 2
     return 3 if failure.errno in _NO_WAY else 1
 
 
 def look_up(host: Any, port: Any, timeout: float, **wanted: int) -> list[Address]:
-    """Look a name up, as ``socket.getaddrinfo``, which knows no limit.
+    """Look a name up as ``socket.getaddrinfo`` does, but with a time limit.
 
     Args:
         host: name or address.
         port: number, or name of a service.
-        timeout: seconds after which nobody waits for it any more.
+        timeout: seconds.
         wanted: what else ``getaddrinfo`` takes.
 
     Raises:
@@ -227,10 +227,10 @@ def look_up(host: Any, port: Any, timeout: float, **wanted: int) -> list[Address
     def work() -> None:
         try:
             found.append(socket.getaddrinfo(host, port, **wanted))  # type: ignore[arg-type]
-        except Exception as exc:  # noqa: BLE001 - told by the thread that waits
+        except Exception as exc:  # noqa: BLE001 - raised by the waiting thread
             failures.append(exc)
 
-    # A daemon: a resolver that hangs must not keep the process.
+    # A daemon: a resolver that hangs must not keep the process alive.
     thread = threading.Thread(target=work, name="tlsify-look-up", daemon=True)
     thread.start()
     thread.join(min(timeout, threading.TIMEOUT_MAX))
@@ -242,7 +242,7 @@ def look_up(host: Any, port: Any, timeout: float, **wanted: int) -> list[Address
 
 
 def read(host: Any, port: Any, **wanted: int) -> list[Address] | None:
-    """Read an address, which needs nobody to be asked; None if it is a name."""
+    """Return what a numeric address stands for, without any look-up; None if it is a name."""
     flags = wanted.pop("flags", 0) | socket.AI_NUMERICHOST
     try:
         found = socket.getaddrinfo(host, port, flags=flags, **wanted)

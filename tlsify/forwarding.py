@@ -101,14 +101,14 @@ class Forwarding(_Service):
 
         try:
             plain = await self._reach(handed, connect)
-        except BaseException:  # of which nobody may think that it was served
+        except BaseException:  # the client must not think that it was served
             handed.abort()
             raise
         await self._carry(handed, plain)
 
 
 class _Unconfirmed(BackendError):  # noqa: N818 - named for what happened
-    """A worker may have the connection, or find it later: nobody else must, from here on."""
+    """A worker may have the connection, or find it later: no other may get it."""
 
 
 class Passing(_Service):
@@ -161,7 +161,7 @@ class Passing(_Service):
                     secret[:] = bytes(len(secret))
 
     async def _lend(self, handed: Handoff, header: bytes) -> None:
-        """Pass one end of a pair; a worker that finds it too late sees the end of both ways."""
+        """Pass one end of a pair; a late worker finds both directions ended."""
         try:
             ours, theirs = socket.socketpair()
             try:
@@ -193,10 +193,10 @@ class Passing(_Service):
 
 
 def _hang_up(sock: socket.socket) -> None:
-    """End a connection that a worker may have, or find later, so that it sees the end.
+    """End a connection that a worker may have, or find later, so that the worker sees the end.
 
-    Without close_notify, since nobody knows what the client was sent; and nothing is read, since it
-    may be the worker's.
+    Without close_notify, since it is not known what the client was sent; and without reading, since
+    what is there may be the worker's.
     """
     with contextlib.suppress(OSError):
         sock.shutdown(socket.SHUT_RDWR)

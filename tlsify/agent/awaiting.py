@@ -1,4 +1,4 @@
-"""Wait for an agent's reply: as long as its handshake may take, if it is at work on it."""
+"""Wait for an agent's reply, for as long as the agent is at work on it."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ from tlsify.errors import AgentError
 
 # Seconds for an agent to take a session, and beyond the handshake's own time for its reply.
 PATIENCE = 5.0
-# Seconds for an agent that has taken it to go on where nobody but itself is waited for, and between
-# two looks for whether it does.
+# Seconds in which an agent that has taken it must go on when it is its turn, and between checks.
 _STALLED = 10.0
 _LOOK = 1.0
 # linux/tcp.h, struct tcp_info, tcpi_data_segs_out: how many segments with data were sent.
@@ -25,10 +24,10 @@ _SENT = struct.Struct("=156xI")
 
 
 class Watch:
-    """Sees from outside whether an agent is at work on a connection.
+    """Tells from outside whether an agent is at work on a connection.
 
-    The kernel tells whether it has received the request, whether the peer has sent what it does not
-    read, and whether it has sent anything.
+    The kernel knows whether it has received the request, whether it leaves unread what the peer
+    has sent, and whether it has sent anything itself.
     """
 
     def __init__(self, sock: socket.socket, request: wire.Request) -> None:
@@ -36,7 +35,7 @@ class Watch:
 
         Args:
             sock: the connection.
-            request: a client's, who speaks first, or a server's.
+            request: tells the role; a client speaks first.
         """
         self._sock = sock
         self._has_the_word = isinstance(request, wire.ClientRequest)
@@ -46,11 +45,11 @@ class Watch:
         self._patience = min(PATIENCE, request.timeout / 2)
 
     def wait(self, channel: socket.socket) -> None:
-        """Wait until the agent has something to say, or is gone.
+        """Wait until the channel has a reply, or has ended.
 
         Raises:
-            AgentError: it does nothing, or takes too long; ``untouched`` if it has not taken the
-                request, and never will.
+            AgentError: the agent hangs, or takes too long; ``untouched`` if it has not received the
+                request, and will not act on it.
         """
         poller = select.poll()
         poller.register(channel, select.POLLIN)
@@ -69,7 +68,7 @@ class Watch:
                 raise AgentError("the agent does not answer", untouched=False)
 
     def _take_back(self, channel: socket.socket) -> NoReturn:
-        """Have an agent that reads its request later find that nobody asks any more.
+        """Withdraw a request: an agent that reads it later finds the channel hung up.
 
         Raises:
             AgentError: always.
@@ -82,7 +81,7 @@ class Watch:
         )
 
     def _its_turn(self) -> int | None:
-        """Tell whether the peer waits for the agent: how much it has sent that is not read."""
+        """Return how much of the peer's data is unread, or None if it is not the agent's turn."""
         unread = _count(self._sock, termios.FIONREAD)
         is_silent = self._has_the_word and _segments(self._sock) == self._sent
         return unread if unread or is_silent else None
@@ -91,14 +90,14 @@ class Watch:
 def _segments(sock: socket.socket) -> int:
     try:
         found = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _SENT.size)
-    except OSError:  # not TCP, as the agent will say
+    except OSError:  # not TCP; the agent will refuse it
         return 0
     (count,) = _SENT.unpack(found)
     return int(count)
 
 
 def _is_unread(channel: socket.socket) -> bool:
-    """Tell whether what was sent has not been received: it is charged to us (unix(7) SIOCOUTQ)."""
+    """Tell whether our message has not been received yet (unix(7) SIOCOUTQ)."""
     return _count(channel, termios.TIOCOUTQ) > 0
 
 

@@ -19,13 +19,13 @@ _Key: TypeAlias = "tuple[object, ...]"
 
 
 class _Outcome(NamedTuple):
-    """Of a look-up; a value, since the last one who waits for it may have gone."""
+    """Outcome of a look-up; a value, since an exception might find nobody waiting for it."""
 
     found: list[Address]
     failure: Exception | None
 
 
-# Look-ups that have not ended: who wants to know the same waits for the same.
+# Look-ups in progress: everyone who asks for the same waits for the same one.
 _under_way: dict[_Key, asyncio.Future[_Outcome]] = {}
 
 
@@ -57,7 +57,7 @@ async def connect(  # noqa: PLR0913 - as asyncio's own
 
     Raises:
         Silence: it takes too long.
-        OSError: nobody is there; of several errors the one that says most.
+        OSError: every address failed; of several errors the one that says most.
     """
     wanted = {"family": family, "type": socket.SOCK_STREAM, "proto": proto, "flags": flags}
     delay = math.inf if happy_eyeballs_delay is None else happy_eyeballs_delay
@@ -73,7 +73,7 @@ async def connect(  # noqa: PLR0913 - as asyncio's own
         if exc.errno is not None:
             raise
         raise truest([*failures, Silence(is_named=is_named)]) from exc
-    with contextlib.suppress(OSError):  # gone already, which whoever uses it is told
+    with contextlib.suppress(OSError):  # broken already, as the next call on it will say
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return sock
 
@@ -114,9 +114,9 @@ async def _writable(socks: Sequence[socket.socket], seconds: float | None) -> li
 
 
 async def look_up(host: Any, port: Any, **wanted: int) -> list[Address]:
-    """Look a name up, as ``loop.getaddrinfo``, but in a thread that nobody has to wait for.
+    """Look a name up as ``loop.getaddrinfo`` does, but in a thread that may be abandoned.
 
-    The loop's own threads are few, and joined at the end: a resolver that hangs would hold up all.
+    The loop's own threads are few, and joined at the end: a resolver that hangs would block both.
 
     Raises:
         OSError: there is no such name.
@@ -150,5 +150,5 @@ async def look_up(host: Any, port: Any, **wanted: int) -> list[Address]:
 def _ask(attempt: Callable[[], Any]) -> _Outcome:
     try:
         return _Outcome(attempt(), None)
-    except Exception as exc:  # noqa: BLE001 - told by whoever waits
+    except Exception as exc:  # noqa: BLE001 - raised where it is awaited
         return _Outcome([], exc)

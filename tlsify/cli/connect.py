@@ -61,7 +61,7 @@ def misuse(arguments: argparse.Namespace) -> str | None:
 
 
 class _Deadline:
-    """When a connection has to be ready, counted from when it is begun."""
+    """When a connection has to be ready, counted from its beginning."""
 
     def __init__(self, timeout: float) -> None:
         self.timeout = timeout
@@ -74,13 +74,13 @@ class _Deadline:
 
     @contextmanager
     def spend(self, what: str) -> Iterator[float]:
-        """Give how many seconds are left for a part of the work.
+        """Give the block what is left of the time.
 
         Args:
-            what: has not happened, if there are too few.
+            what: the first half of the message if that is too little.
 
         Raises:
-            DeadlineExceeded: there are none, or the block has used them up.
+            DeadlineExceeded: nothing is left, or the block took too long.
         """
         message = f"{what} within {self.timeout:g} seconds"
         left = self._at - time.monotonic()
@@ -88,7 +88,7 @@ class _Deadline:
             raise DeadlineExceeded(message)
         try:
             yield left
-        except DeadlineExceeded as exc:  # which knows of its own part only
+        except DeadlineExceeded as exc:  # it names its own part of the time only
             raise DeadlineExceeded(message, hint=exc.hint) from exc
 
 

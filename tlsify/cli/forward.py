@@ -70,15 +70,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--retry",
         type=shared.seconds,
         metavar="S",
-        help="seconds for which it is tried again although all of them refuse, for one may be on "
-        "its way back; by default not at all, or with --pass-fd as long as --connect-timeout says",
+        help="seconds to go on trying while every backend refuses, for one that is being "
+        "restarted; default 0, or with --pass-fd as for --connect-timeout",
     )
     group.add_argument(
         "--close",
         choices=[_BY_PROTOCOL, *(policy.value for policy in ClosePolicy)],
         default=_BY_PROTOCOL,
-        help="what a client's end without close_notify is: a cut (strict) or an end like any other "
-        "(relaxed); by default (auto) an end for HTTP, and a cut for other protocols",
+        help="whether a client's end without close_notify is a cut (strict) or an ordinary end "
+        "(relaxed); default auto: an ordinary end in HTTP, a cut in any other protocol",
     )
     parser.add_argument(
         "addresses",
@@ -162,6 +162,6 @@ def _service(arguments: argparse.Namespace, target: str) -> Callable[[], Forward
             raise ConfigError(
                 f"a descriptor cannot be sent to {backend}", hint="name a socket: unix:PATH"
             )
-    # Workers come and go, and a connection that waits for one has lost nothing yet.
+    # Workers come and go, and a connection loses nothing by waiting for one.
     retry = patience if retry is None else retry
     return lambda: Passing(Backends(rules, patience, retry), closing, aware=arguments.aware)
