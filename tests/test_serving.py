@@ -408,3 +408,34 @@ def test_certificates_in_metrics(authority: trustme.CA) -> None:
     found = dict(serving._certificates(config))
     assert set(found) == {"a.example", "b.example"}
     assert found["a.example"] == min(pairs[0].not_after, pairs[2].not_after).timestamp()
+
+
+# Leaves a thread behind that has something to carry yet, as a relay does.
+_CARRIES = """
+import threading, time
+
+def carry(loop):
+    while not loop.is_closed():
+        time.sleep(0.01)
+    say("carries", os.getpid())
+    while not (folder / "go").exists():
+        time.sleep(0.01)
+    say("carried", os.getpid())
+
+async def stop(self):
+    threading.Thread(target=carry, args=[asyncio.get_running_loop()]).start()
+
+Service.stop = stop
+"""
+
+
+def test_signal_that_comes_again(authority: trustme.CA, tmp_path: Path) -> None:
+    """A worker that has been asked to end already carries what it owes to its end."""
+    with Server(tmp_path, authority, _CARRIES) as server:
+        server.process.terminate()
+        workers = {int(server.read("carries")[1]) for _ in range(2)}
+        for pid in workers:
+            os.kill(pid, signal.SIGTERM)
+        (tmp_path / "go").touch()
+        assert {int(server.read("carried")[1]) for _ in range(2)} == workers
+        assert server.process.wait(60) == 0

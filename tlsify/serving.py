@@ -19,7 +19,7 @@ from tlsify.config import KtlsMode
 from tlsify.counters import share
 from tlsify.eligibility import host_refusal
 from tlsify.metrics import About, Endpoint, is_ready
-from tlsify.process import await_threads, end_with
+from tlsify.process import await_threads, end_with, ignore
 from tlsify.rehearsal import rehearse
 from tlsify.succession import Estate
 
@@ -234,7 +234,9 @@ async def _serve(
 ) -> None:
     """Be a worker: accept until SIGTERM, then drain."""
     stop = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    loop = asyncio.get_running_loop()
+    # Not by add_signal_handler: the loop would leave the signal's default behind.
+    signal.signal(signal.SIGTERM, lambda *_: loop.call_soon_threadsafe(stop.set))
     service = plan.service()
     await service.start()
     limits = plan.limits.part(post.index, plan.workers)
@@ -257,6 +259,8 @@ async def _serve(
         await acceptor.drain(plan.drain_seconds, sweep=is_last)
         parting.cancel()
         await asyncio.gather(parting, return_exceptions=True)
+    # It may come again, to the whole service as it did to us; what is still carried is owed.
+    ignore([signal.SIGTERM])
 
 
 def _certificates(config: ServerConfig) -> Iterator[tuple[str, float]]:
