@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import struct
 import threading
 from contextlib import suppress
 from pathlib import Path
@@ -20,6 +21,7 @@ from tests.cli.harness import (
     Server,
     finish,
     over_tls,
+    pause,
     read_all,
     read_line,
     refusal,
@@ -27,6 +29,7 @@ from tests.cli.harness import (
     start,
 )
 from tests.doubles import Endpoint
+from tlsify.process import THE_PROGRAMS
 
 if TYPE_CHECKING:
     import ssl
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
     from tests.cli.conftest import Pki
 
 
+_PEER = struct.Struct("iII")  # struct ucred
 _MPTCP = 262  # socket.IPPROTO_MPTCP, unless Python was built without it
 
 
@@ -82,6 +86,22 @@ def test_sent_descriptor(pki: Pki) -> None:
         sock.shutdown(socket.SHUT_WR)
         assert server.result() == b"answer"
         assert sock.recv(100) == b""
+
+
+def test_signals_to_the_relay(pki: Pki) -> None:
+    """They are for whoever has the descriptor, and his last words arrive."""
+    server = Server(over_tls(pki.good.server_context(), _converse))
+    process, channel = _start_sending(pki, server.port)
+    _, (number,) = _receive(channel)
+    assert finish(process).succeeded() == b""
+    with socket.socket(fileno=number) as sock:
+        sock.settimeout(PATIENCE)
+        relay, _, _ = _PEER.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        for each in THE_PROGRAMS:
+            os.kill(relay, each)
+        sock.sendall(b"farewell")
+        sock.shutdown(socket.SHUT_WR)
+        assert server.result() == b"farewell"
 
 
 @pytest.mark.ktls
@@ -258,6 +278,23 @@ def test_ended_by_a_signal(pki: Pki, carrier: str, number: int) -> None:
     process.send_signal(number)
     outcome = finish(process)
     assert (outcome.status, outcome.err) == (128 + number, "")
+    assert server.result() == b""
+
+
+@pytest.mark.parametrize("carrier", CARRIERS)
+def test_ended_by_several_signals(pki: Pki, carrier: str) -> None:
+    """As timeout(1) and systemd send them: one does not disturb what another has begun."""
+    server = Server(over_tls(pki.good.server_context(), _converse))
+    words = ("connect", "--ca", pki.authority, LOOPBACK, server.port)
+    process = start(carrier, *words)
+    assert read_line(process.stdout) == "hello\n"
+    pause(process)
+    numbers = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
+    for number in (*numbers, signal.SIGCONT):
+        process.send_signal(number)
+    outcome = finish(process)
+    assert outcome.status in [128 + number for number in numbers]
+    assert outcome.err == ""
     assert server.result() == b""
 
 

@@ -14,7 +14,7 @@ from tlsify.cli.descriptors import check_unix_socket
 from tlsify.cli.ucspi import SERVER_PLACES
 from tlsify.config import ClosePolicy, KtlsMode, KtlsPolicy
 from tlsify.errors import ConfigError, ExitCode
-from tlsify.process import THE_PROGRAMS, fork, ignore
+from tlsify.process import THE_PROGRAMS, StopRequests, fork, ignore
 
 if TYPE_CHECKING:
     import argparse
@@ -190,17 +190,30 @@ def _send_away(arguments: argparse.Namespace, open_connection: Callable[[], Conn
 
 @contextlib.contextmanager
 def _signals_as_exceptions() -> Iterator[None]:
-    """End the connection in good order when we are ended, as ssh does with its ProxyCommand."""
+    """End the connection in good order when we are ended, as ssh does with its ProxyCommand.
+
+    More of the same, which may come at once, disturbs nothing; a second request ends us at once.
+    """
+    requests = StopRequests()
+    is_ended = False
 
     def end(number: int, _: object) -> None:
-        raise Ended(number)
+        nonlocal is_ended
+        if requests.insist():
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        elif not is_ended:
+            is_ended = True
+            raise Ended(number)
 
-    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGHUP)}
+    numbers = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+    before = {number: signal.signal(number, end) for number in numbers}
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        if not is_ended:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 def _leave(handoff: Handoff, arguments: argparse.Namespace) -> None:
