@@ -133,8 +133,13 @@ def test_silence(pki: Pki, carrier: str) -> None:
         sock.setblocking(False)  # noqa: FBT003 - socket's own signature
         words = ("connect", "--fd", sock.fileno(), "--servername", "localhost")
         process = start(carrier, *words, "--ca", pki.authority, pass_fds=[sock.fileno()])
-        said = finish(process, bytes(2**24)).failed(99, "ETIMEDOUT", "nothing came back")
-    assert f"error: {LOOPBACK} port {server.port}: the connection was cut" in said
+        said = finish(process, bytes(2**24)).failed(99, f"error: {LOOPBACK} port {server.port}: ")
+    # A send that the kernel tells of it keeps it to itself where it has sent something already.
+    is_known = "without close_notify" not in said
+    assert is_known or carrier != CARRIERS[0].values[0]
+    if is_known:
+        assert "the connection was cut: ETIMEDOUT" in said
+        assert "nothing came back" in said
     over.set()
     server.result()
 
@@ -148,6 +153,6 @@ def test_reset_of_a_servers_connection(pki: Pki, carrier: str) -> None:
             assert stream.recv(1) == b"x"
             reset(stream)
         said = f"tlsify: error: {LOOPBACK}: the connection was cut: ECONNRESET"
-        while not read_line(server.process.stderr).startswith(said):  # cat says something, too
-            assert server.children()
+        # cat may say something, too, and be the first.
+        assert any(read_line(server.process.stderr).startswith(said) for _ in range(2))
         server.stop()

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("tlsify")
 _CHUNK = 2**18
-_MOMENT = 0.1  # seconds that a thread may take to get from a system call's error to our noting it
+_MOMENT = 1.0  # seconds that a thread may take to get from a system call's error to our noting it
 
 
 def half_close(stream: TLSSocket) -> None:
@@ -114,20 +114,25 @@ class _Sending(threading.Thread):
         self.is_complete = False
         self.failure: TlsifyError | OSError | None = None
         self._broken: OSError | None = None
+        self._is_sending = False
 
     def cause(self, seen: Exception) -> Exception:
         """Give what has ended the connection, of which the receiving side has seen something.
 
         A socket tells its error once: if that was to us, there it looks like truncation.
         """
-        if isinstance(seen, Truncated):
+        if not isinstance(seen, Truncated):
+            return self.failure or seen
+        if self._is_sending:
             self.join(_MOMENT)
-        return self.failure or (self._broken if isinstance(seen, Truncated) else None) or seen
+        return self.failure or self._broken or seen
 
     def run(self) -> None:
         try:
             while data := streams.read(self._source, _CHUNK):
+                self._is_sending = True
                 self._stream.sendall(data)
+                self._is_sending = False
             self._end(self._stream)
         except (TlsifyError, OSError) as exc:
             if isinstance(exc, OSError) and exc.filename is None:
