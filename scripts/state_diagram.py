@@ -18,10 +18,13 @@ from tlsify.codepoints import (  # noqa: E402 - found by the line above
     HandshakeType,
     ProtocolVersion,
 )
-from tlsify.tls.messages import KeyUpdateRequest, encode_key_update  # noqa: E402
+from tlsify.tls.messages import (  # noqa: E402
+    MAX_TICKET_MESSAGE,
+    KeyUpdateRequest,
+    encode_key_update,
+)
 from tlsify.tls.session import (  # noqa: E402
     CONTROL_RECORD_BUDGET,
-    MAX_MESSAGE,
     RECORDS_PER_CONTROL_RECORD,
     Action,
     Fail,
@@ -51,14 +54,15 @@ stateDiagram-v2
     Open --> Message: part of a handshake message
     Message --> Message: a further part
     Message --> Open: its last part
-    Message --> Failed: any other record
+    Message --> Failed: any other record, alerts excepted
     Open --> PeerClosed: close_notify
     Open --> Failed: an error alert, anything unexpected, the budget spent
     PeerClosed --> [*]
     Failed --> [*]
 ```
 
-A handshake message may be as long as {MAX_MESSAGE} bytes and span records. A connection may have
+A handshake message may be as long as {MAX_TICKET_MESSAGE} bytes and span records. One that is
+refused is by its first byte, and an alert counts also between its parts. A connection may have
 {CONTROL_RECORD_BUDGET} control records for nothing;
 {RECORDS_PER_CONTROL_RECORD} records of any kind earn one more.
 "PeerClosed" ends the receiving direction only: data may still be sent.
@@ -76,9 +80,10 @@ def events() -> Iterator[tuple[str, int, bytes]]:
     for level in AlertLevel:
         payload = bytes([level, AlertDescription.handshake_failure])
         yield f"any other alert, level {level.name}", ContentType.alert, payload
+    yield "any alert, another level", ContentType.alert, b"\0\x28"
     yield "alert of another length than 2", ContentType.alert, bytes(3)
     yield "empty handshake record", ContentType.handshake, b""
-    yield "part of a handshake message", ContentType.handshake, b"\x04\x00"
+    yield "part of new_session_ticket", ContentType.handshake, b"\x04\x00"
     for kind in HandshakeType:
         if kind is HandshakeType.key_update:
             for request in KeyUpdateRequest:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from tlsify.handoff import Handoff
 
 # Most bytes of a message with a descriptor: a header, and the state of a session behind it.
-MAX_MESSAGE = MAX_SIZE + 2**17
+MAX_MESSAGE = MAX_SIZE + 2**18
 # X509_V_ERR_UNSPECIFIED: no certificate, or one that nobody was asked to verify.
 _UNVERIFIED = 1
 

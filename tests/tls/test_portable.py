@@ -16,9 +16,10 @@ from tlsify.codepoints import CipherSuite, ProtocolVersion
 from tlsify.credentials import parse_certificates
 from tlsify.errors import ConfigError
 from tlsify.keys import IV_LENGTH, TrafficKeys
+from tlsify.tls.messages import MAX_TICKET_MESSAGE
 from tlsify.tls.negotiated import Negotiated
 from tlsify.tls.portable import export_secrets, restore
-from tlsify.tls.session import CONTROL_RECORD_BUDGET, MAX_MESSAGE, Session
+from tlsify.tls.session import CONTROL_RECORD_BUDGET, Session
 
 if TYPE_CHECKING:
     import trustme
@@ -193,7 +194,7 @@ def _check(state: bytearray) -> None:
     except ConfigError:
         return
     assert session.budget <= CONTROL_RECORD_BUDGET
-    assert len(session.unfinished) <= MAX_MESSAGE
+    assert len(session.unfinished) < MAX_TICKET_MESSAGE + 4
     if session.can_rekey:
         length = SECRET_LENGTH[session.suite.hash_name]
         assert len(session.tx_secret) == len(session.rx_secret) == length

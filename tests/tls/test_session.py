@@ -25,6 +25,7 @@ from tlsify.errors import (
 )
 from tlsify.keys import Direction
 from tlsify.tls.messages import (
+    MAX_TICKET_MESSAGE,
     KeyUpdateRequest,
     NewSessionTicket,
     encode_key_update,
@@ -32,7 +33,6 @@ from tlsify.tls.messages import (
 from tlsify.tls.schedule import next_secret, traffic_keys
 from tlsify.tls.session import (
     CONTROL_RECORD_BUDGET,
-    MAX_MESSAGE,
     MESSAGES,
     RECORDS_PER_CONTROL_RECORD,
     TRANSITIONS,
@@ -103,7 +103,7 @@ def test_any_record(role: Role, content_type: int, payload: bytes) -> None:
     if content_type not in TRANSITIONS[role[0]]:
         _refusal(actions, AlertDescription.unexpected_message)
     if content_type == ContentType.alert and len(payload) != 2:
-        _refusal(actions, AlertDescription.decode_error)
+        _refusal(actions, AlertDescription.unexpected_message)
 
 
 @pytest.mark.parametrize("role", ROLES)
@@ -140,13 +140,18 @@ def test_close_notify(role: Role, level: int) -> None:
 @pytest.mark.parametrize("role", ROLES)
 @given(level=st.integers(0, 255), description=st.integers(1, 255))
 def test_any_alert(role: Role, level: int, description: int) -> None:
-    """TLS 1.3 ignores user_canceled only, TLS 1.2 warnings; the rest ends it, unanswered."""
+    """TLS 1.3 ignores user_canceled only, TLS 1.2 warnings; the rest ends it, unanswered.
+
+    In TLS 1.2 a level that there is not is no alert.
+    """
     session = _session(role)
     actions = session.receive(ContentType.alert, bytes([level, description]))
     version = role[0]
     ignored = description == AlertDescription.user_canceled if version is TLS13 else level == 1
     assert not session.peer_closed
-    if ignored:
+    if version is TLS12 and level not in {1, 2}:
+        _refusal(actions, AlertDescription.illegal_parameter)
+    elif ignored:
         assert actions == []
     else:
         error = _failure(actions)
@@ -347,9 +352,9 @@ def test_message_in_fragments(data: st.DataObject) -> None:
         assert actions == ([] if rest else [STORE])
 
 
-@pytest.mark.parametrize("content_type", [20, 21, 23, 24])
+@pytest.mark.parametrize("content_type", [20, 23, 24])
 def test_another_record_inside_a_message(content_type: int) -> None:
-    """A fragmented message is not interrupted, not even by close_notify (RFC 8446 5.1)."""
+    """A fragmented message is not interrupted (RFC 8446 5.1)."""
     session = _session((TLS13, True))
     assert session.receive(ContentType.handshake, b"\x04\x00") == []
     payload = b"" if content_type == ContentType.application_data else b"\x01\x00"
@@ -358,20 +363,44 @@ def test_another_record_inside_a_message(content_type: int) -> None:
     assert not session.peer_closed
 
 
+def test_alert_inside_a_message() -> None:
+    """A peer may fail, or end, in the midst of a message: what it says then counts."""
+    session = _session((TLS13, True))
+    ticket = _message(HandshakeType.new_session_ticket, TICKET_BODY)
+    assert session.receive(ContentType.handshake, ticket[:9]) == []
+    assert session.receive(ContentType.alert, bytes([1, AlertDescription.user_canceled])) == []
+    assert session.receive(ContentType.handshake, ticket[9:]) == [STORE]
+    assert session.receive(ContentType.handshake, ticket[:9]) == []
+    assert isinstance(_failure(session.receive(ContentType.alert, b"\x02\x50")), PeerAlert)
+    assert session.receive(ContentType.alert, b"\x01\x00") == [PeerClosed()]
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_message_that_is_refused_by_its_first_byte(role: Role) -> None:
+    """Nothing is waited for that would be refused when it is there."""
+    actions = _session(role).receive(ContentType.handshake, b"\x63")
+    _refusal(actions, AlertDescription.unexpected_message)
+
+
+def test_hello_request_with_a_body() -> None:
+    """It has none (RFC 5246 7.4.1.1)."""
+    actions = _session((TLS12, True)).receive(ContentType.handshake, _message(0, b"x"))
+    _refusal(actions, AlertDescription.decode_error)
+
+
 @pytest.mark.parametrize("begun", [b"", b"\x04"])
 @pytest.mark.parametrize("role", ROLES)
 def test_empty_handshake_record(role: Role, begun: bytes) -> None:
     """A handshake record without content is refused, also inside a message."""
     session = _session(role)
-    if begun:
-        session.receive(ContentType.handshake, begun)
+    session.unfinished += begun
     actions = session.receive(ContentType.handshake, b"")
     _refusal(actions, AlertDescription.unexpected_message)
 
 
 def test_message_that_is_too_long() -> None:
     """An announced length beyond the limit is refused by the header alone."""
-    header = b"\x04" + (MAX_MESSAGE + 1).to_bytes(3, "big")
+    header = b"\x04" + (MAX_TICKET_MESSAGE + 1).to_bytes(3, "big")
     actions = _session((TLS13, True)).receive(ContentType.handshake, header)
     _refusal(actions, AlertDescription.illegal_parameter)
 
@@ -379,7 +408,7 @@ def test_message_that_is_too_long() -> None:
 def test_longest_message() -> None:
     """A message of exactly the limit is collected, and judged when it is whole."""
     session = _session((TLS13, True))
-    message = _message(4, bytes(MAX_MESSAGE))
+    message = _message(4, bytes(MAX_TICKET_MESSAGE))
     chunks = [message[i : i + 2**14] for i in range(0, len(message), 2**14)]
     for chunk in chunks[:-1]:
         assert session.receive(ContentType.handshake, chunk) == []

@@ -8,8 +8,9 @@ from typing import NamedTuple
 from tlsify.codepoints import AlertDescription, HandshakeType
 from tlsify.errors import PeerMisbehaved
 
-# Several times what a hybrid post-quantum hello with a long ALPN list needs.
-MAX_LENGTH = 2**16
+# Version and random, then session id, suites, compression methods and extensions, each vector full
+# (RFC 8446 4.1.2); OpenSSL has the same limit.
+MAX_LENGTH = 34 + (1 + 32) + (2 + 2**16 - 2) + (1 + 255) + (2 + 2**16 - 1)
 
 _HANDSHAKE_HEADER = 4
 _SERVER_NAME = 0
@@ -159,6 +160,11 @@ def _alpn(extension: _Reader | None) -> tuple[bytes, ...]:
         names = extension.vector(2)
         while names:
             protocols.append(names.vector(1).rest())
+            if not protocols[-1]:  # RFC 7301 3.1: of at least one byte
+                raise PeerMisbehaved(
+                    "the client offers an ALPN protocol without a name",
+                    alert=AlertDescription.decode_error,
+                )
     return tuple(protocols)
 
 

@@ -9,7 +9,11 @@ from OpenSSL import SSL
 from tlsify.codepoints import AlertDescription, ContentType, HandshakeType, ProtocolVersion
 from tlsify.errors import PeerMisbehaved, TlsifyError
 from tlsify.keys import TrafficKeys
-from tlsify.tls.messages import decode_handshake, decode_new_session_ticket
+from tlsify.tls.messages import (
+    MAX_TICKET_MESSAGE,
+    decode_handshake,
+    decode_new_session_ticket,
+)
 from tlsify.tls.negotiated import resumable
 from tlsify.tls.protection import seal_record
 from tlsify.tls.record import MAX_PLAINTEXT
@@ -22,7 +26,6 @@ if TYPE_CHECKING:
 # Tickets that one connection is worth: browsers open six connections to a host, servers send two
 # tickets. A harvest keeps 33 KiB of OpenSSL (measured, 4.0), which go with the last of these.
 MAX_TICKETS = 4
-_MAX_MESSAGE = 2**17  # identity and extensions of 2**16 bytes each (RFC 8446 4.6.1)
 
 
 class SessionWatch:
@@ -96,7 +99,7 @@ class Harvest:
                 (unexpected_message), which OpenSSL must not see.
         """
         buffer = bytearray(message)
-        found = decode_handshake(buffer, limit=_MAX_MESSAGE)
+        found = decode_handshake(buffer, limit=MAX_TICKET_MESSAGE)
         if found is None or buffer or found.msg_type != HandshakeType.new_session_ticket:
             raise PeerMisbehaved(
                 "not a NewSessionTicket", alert=AlertDescription.unexpected_message

@@ -11,6 +11,9 @@ ALERT_LENGTH = 2
 HANDSHAKE_HEADER_LENGTH = 4
 # Seven days. A server must not name more, a client must not keep one longer (RFC 8446 4.6.1).
 MAX_TICKET_LIFETIME = 604800
+# The longest body of a NewSessionTicket: lifetime and age, then nonce, ticket and extensions, each
+# behind its length, and full (RFC 8446 4.6.1).
+MAX_TICKET_MESSAGE = 8 + (1 + 255) + (2 + 2**16 - 1) + (2 + 2**16 - 1)
 
 
 class KeyUpdateRequest(Codepoint):
@@ -29,14 +32,15 @@ class Alert:
 
 
 def decode_alert(payload: bytes) -> Alert:
-    """Read an alert record's payload, exactly 2 bytes (RFC 8446 6; 5.1 forbids fragments).
+    """Read an alert record's payload, exactly 2 bytes.
 
     Raises:
-        PeerMisbehaved: another length (decode_error).
+        PeerMisbehaved: another length (unexpected_message): RFC 8446 5.4 names that for an empty
+            record, and 5.1 forbids a part of an alert, or several, as it forbids empty records.
     """
     if len(payload) != ALERT_LENGTH:
         raise PeerMisbehaved(
-            f"alert record of {len(payload)} bytes", alert=AlertDescription.decode_error
+            f"alert record of {len(payload)} bytes", alert=AlertDescription.unexpected_message
         )
     return Alert(payload[0], payload[1])
 

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 from tlsify.codepoints import CipherSuite, ProtocolVersion
 from tlsify.errors import ConfigError
+from tlsify.tls.messages import HANDSHAKE_HEADER_LENGTH, MAX_TICKET_MESSAGE
 from tlsify.tls.negotiated import Negotiated
-from tlsify.tls.session import CONTROL_RECORD_BUDGET, MAX_MESSAGE, Session
+from tlsify.tls.session import CONTROL_RECORD_BUDGET, Session
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -82,7 +83,8 @@ def _restore(state: bytes | bytearray, *, can_rekey: bool) -> tuple[Negotiated, 
     suite = CipherSuite.from_number(number)
     alpn, name, certificate, group, unfinished, tx_secret, rx_secret = _vectors(state, 7)
     expected = _LENGTHS_OF_SECRETS[suite.hash_name]
-    if {len(tx_secret), len(rx_secret)} not in ({0}, {expected}) or len(unfinished) > MAX_MESSAGE:
+    longest = HANDSHAKE_HEADER_LENGTH + MAX_TICKET_MESSAGE
+    if {len(tx_secret), len(rx_secret)} not in ({0}, {expected}) or len(unfinished) >= longest:
         raise ValueError(number)
     has_secrets = bool(tx_secret) and suite.version is ProtocolVersion.TLSv1_3
     session = Session(

@@ -17,6 +17,7 @@ from tlsify.errors import HandshakeError, KeyUpdateRefused, PeerMisbehaved, Tlsi
 from tlsify.keys import Direction, TrafficKeys
 from tlsify.tls.explain import peer_alert
 from tlsify.tls.messages import (
+    MAX_TICKET_MESSAGE,
     HandshakeMessage,
     KeyUpdateRequest,
     NewSessionTicket,
@@ -31,9 +32,8 @@ from tlsify.tls.messages import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# A ticket holds at most 2**16 bytes of identity and as many of extensions (RFC 8446 4.6.1); what
-# servers really send is far smaller.
-MAX_MESSAGE = 2**16
+# A peer that fails in the midst of a message says so there. OpenSSL takes that as it is meant, too.
+_INSIDE_A_MESSAGE = {ContentType.handshake, ContentType.alert}
 # How many control records a connection may have for nothing, and how many records of any kind it
 # takes to earn one more: two tickets are usual, and a key is good for 2**24 records.
 CONTROL_RECORD_BUDGET = 512
@@ -197,7 +197,7 @@ class Session:
         actions: list[Action] = []
         try:
             self._spend_budget()
-            if self.unfinished and content_type != ContentType.handshake:
+            if self.unfinished and content_type not in _INSIDE_A_MESSAGE:
                 raise _unexpected("record inside a fragmented handshake message")  # RFC 8446 5.1
             rows = TRANSITIONS[self.version]
             handler = rows.get(content_type, Session._refuse_record)
@@ -227,6 +227,10 @@ class Session:
     def _alert_tls12(self, payload: bytes, actions: list[Action]) -> None:
         """RFC 5246 7.2: warnings other than close_notify may be ignored."""
         alert = decode_alert(payload)
+        if AlertLevel.known(alert.level) is None:
+            raise PeerMisbehaved(
+                f"alert of level {alert.level}", alert=AlertDescription.illegal_parameter
+            )
         if alert.description == AlertDescription.close_notify:
             self._close(actions)
         elif alert.level != AlertLevel.warning:
@@ -237,17 +241,26 @@ class Session:
         actions.append(PeerClosed())
 
     def _handshake_record(self, payload: bytes, actions: list[Action]) -> None:
-        """Read every message that is complete; one may span records (RFC 8446 5.1)."""
+        """Read every message that is complete; one may span records (RFC 8446 5.1).
+
+        One that has no place here is refused by its first byte: nobody has to send the rest.
+        """
         if not payload:
             raise _unexpected("empty handshake record")
         self.unfinished += payload
         rows = MESSAGES[self.version, self.is_client]
         first = True
-        while (message := decode_handshake(self.unfinished, limit=MAX_MESSAGE)) is not None:
+        while self.unfinished:
+            handler = rows.get(self.unfinished[0])
+            if handler is None:
+                name = HandshakeType.name_of(self.unfinished[0])
+                raise _unexpected(f"unexpected handshake message: {name}")
+            message = decode_handshake(self.unfinished, limit=MAX_TICKET_MESSAGE)
+            if message is None:
+                return
             if not first:  # a record of 4096 HelloRequests is not one request
                 self._spend_budget()
             first = False
-            handler = rows.get(message.msg_type, Session._refuse_message)
             handler(self, message, actions)
 
     def _ticket(self, message: HandshakeMessage, actions: list[Action]) -> None:
@@ -274,6 +287,14 @@ class Session:
         if payload:
             raise TlsifyError("data is not the session's to receive")
 
+    def _hello_request(self, message: HandshakeMessage, actions: list[Action]) -> None:
+        """RFC 5246 7.4.1.1: it has no body."""
+        if message.body:
+            raise PeerMisbehaved(
+                f"HelloRequest of {len(message.body)} bytes", alert=AlertDescription.decode_error
+            )
+        self._decline_renegotiation(message, actions)
+
     def _decline_renegotiation(self, message: HandshakeMessage, actions: list[Action]) -> None:  # noqa: ARG002
         """RFC 5246 7.4.1.1 and 7.4.1.2: decline, and carry on."""
         alert = encode_alert(AlertDescription.no_renegotiation)
@@ -281,10 +302,6 @@ class Session:
 
     def _refuse_record(self, payload: bytes, actions: list[Action]) -> None:  # noqa: ARG002
         raise _unexpected("record of an unexpected content type")
-
-    def _refuse_message(self, message: HandshakeMessage, actions: list[Action]) -> None:  # noqa: ARG002
-        name = HandshakeType.name_of(message.msg_type)
-        raise _unexpected(f"unexpected handshake message: {name}")
 
 
 def _unexpected(message: str) -> PeerMisbehaved:
@@ -316,7 +333,7 @@ MESSAGES: dict[
         HandshakeType.key_update: Session._key_update,  # noqa: SLF001
     },
     (ProtocolVersion.TLSv1_2, True): {
-        HandshakeType.hello_request: Session._decline_renegotiation,  # noqa: SLF001
+        HandshakeType.hello_request: Session._hello_request,  # noqa: SLF001
     },
     (ProtocolVersion.TLSv1_2, False): {
         HandshakeType.client_hello: Session._decline_renegotiation,  # noqa: SLF001

@@ -1,0 +1,1 @@
+"""Peers that do odd things, each on every carrier: what they get and what the program is told."""

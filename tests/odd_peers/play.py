@@ -1,0 +1,66 @@
+"""A connection with an odd peer: both ends, step by step, and how it went."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tests.doubles import KERNEL, Endpoint, until
+from tests.odd_peers.foreign import ForeignPeer
+from tests.odd_peers.opening import Halted, OddPeer
+from tests.odd_peers.outcome import Outcome, name
+from tests.odd_peers.steps import Stage
+from tlsify.errors import TlsifyError
+from tlsify.ktls import ulp
+from tlsify.opening import accept, connect
+from tlsify.stream import TLSSocket
+
+if TYPE_CHECKING:
+    from tests.doubles import Lab, RawPeer
+    from tests.odd_peers.scenario import Case
+    from tlsify.config import KtlsPolicy
+
+# In seconds. What takes so long never ends.
+_PATIENCE = 20
+
+
+def play(lab: Lab, case: Case, policy: KtlsPolicy) -> Outcome:
+    """Play one case on a carrier; gives what came of it."""
+    scenario = case.scenario
+    ours, theirs = lab.tcp()
+    theirs.settimeout(_PATIENCE)
+    client, server = lab.configs(case.version)
+    lab._peers.append(theirs)
+    theirs_config = server if case.role == "client" else client
+
+    def ready() -> None:
+        if policy is KERNEL:
+            until(lambda: ulp.ulp_name(ours) == "tls")
+
+    def negotiate() -> RawPeer:
+        try:
+            if scenario.opening.foreign:
+                return ForeignPeer(theirs, theirs_config, scenario.opening.foreign)
+            return OddPeer(theirs, theirs_config, scenario.opening, ready)
+        except BaseException:
+            theirs.close()  # nobody has to wait for what will not come
+            raise
+
+    peer = Endpoint(negotiate)
+    try:
+        if case.role == "client":
+            handoff = connect(ours, client, policy)
+        else:
+            handoff = accept(ours, server, policy)
+    except (TlsifyError, OSError) as exc:
+        ours.close()
+        try:
+            peer.result()
+        except Halted as halted:
+            return Outcome(b"", name(exc), tuple(map(str, halted.args)))
+        raise
+    stream = TLSSocket(lab.keep(handoff), scenario.closing)
+    stream.settimeout(_PATIENCE)
+    stage = Stage(stream, peer.result(), scenario.notes_tickets)
+    for step in scenario.play():
+        step.play(stage)
+    return stage.finish()
