@@ -195,3 +195,11 @@ def test_empty_fragment(first: bytes) -> None:
     with pytest.raises(PeerMisbehaved) as caught:
         collector.feed(b"")
     assert caught.value.alert is AlertDescription.unexpected_message
+
+
+def test_alpn_without_a_name() -> None:
+    """A protocol of no bytes is a decode_error (RFC 7301 3.1)."""
+    protocols = vector(2, vector(1, b"h2") + vector(1, b""))
+    with pytest.raises(PeerMisbehaved, match="without a name") as caught:
+        decode_client_hello(body(extension(16, protocols)))
+    assert caught.value.alert is AlertDescription.decode_error

@@ -18,7 +18,7 @@ from OpenSSL import crypto
 
 from tests.conftest import HOST
 from tests.doubles import EnginePair
-from tlsify.codepoints import Aead, AlertDescription, ContentType, ProtocolVersion
+from tlsify.codepoints import Aead, AlertDescription, ContentType, HandshakeType, ProtocolVersion
 from tlsify.config import ClientConfig, KeyPair, ReferenceIdentifier, ServerConfig, TrustAnchors
 from tlsify.errors import HandshakeError, IdentityError, PeerAlert, PeerMisbehaved
 from tlsify.selfsigned import make_key_pair
@@ -542,6 +542,29 @@ def test_fragmented_client_hello(version: ProtocolVersion, size: int) -> None:
         pair.server.feed(encode_record(ContentType.handshake, message[start : start + size]))
     client, server = pair.run()
     assert client.suite is server.suite
+
+
+@pytest.mark.parametrize("version", ProtocolVersion)
+def test_client_hello_that_is_very_long(version: ProtocolVersion) -> None:
+    """As many suites as there is room for, and extensions: RFC 8446 4.1.2 allows them."""
+    (record,) = split_records(Engine(replace(CLIENT, versions=versions(version))).output())
+    body = record[HEADER_LENGTH + 4 :]
+    suites = 35 + body[34]
+    extensions = suites + 2 + int.from_bytes(body[suites : suites + 2], "big") + 2
+    many = body[suites + 2 : extensions - 2] + b"\x7a\x7a" * 32000
+    block = body[extensions + 2 :]
+    block += b"\xfe\0" + (60000).to_bytes(2, "big") + bytes(60000)
+    long = body[:suites] + len(many).to_bytes(2, "big") + many + body[extensions - 2 : extensions]
+    long += len(block).to_bytes(2, "big") + block
+    assert 2**16 < len(long) < MAX_LENGTH
+    message = b"\x01" + len(long).to_bytes(3, "big") + long
+    server = Engine(replace(SERVER, versions=versions(version)))
+    for start in range(0, len(message), 2**14):
+        piece = message[start : start + 2**14]
+        server.feed(encode_record(ContentType.handshake, piece))
+    answer = server.output()
+    assert answer[0] == ContentType.handshake
+    assert answer[HEADER_LENGTH] == HandshakeType.server_hello
 
 
 def test_client_hello_that_is_too_long() -> None:

@@ -25,6 +25,7 @@ _OPENSSL_VERSIONS = {
     ProtocolVersion.TLSv1_3: SSL.TLS1_3_VERSION,
 }
 # Renegotiation cannot be carried out once the kernel has the keys.
+_UNWANTED_LIFETIME = 1
 _OPTIONS = SSL.OP_NO_RENEGOTIATION | SSL.OP_NO_COMPRESSION | SSL.OP_CIPHER_SERVER_PREFERENCE
 # How long a server's ticket is good for, in seconds.
 TICKET_LIFETIME = 7200
@@ -215,8 +216,9 @@ def _server_context(config: ServerConfig, aeads: tuple[Aead, ...]) -> SSL.Contex
     if config.client_trust is not None:
         required = SSL.VERIFY_FAIL_IF_NO_PEER_CERT if config.client_required else 0
         context.set_verify(SSL.VERIFY_PEER | required, _verify)
-    if config.resumption:
-        context.set_timeout(TICKET_LIFETIME)
+    # Where nothing is resumed OpenSSL makes TLS 1.3 tickets all the same: SSL_CTX_set_num_tickets
+    # has no name in pyOpenSSL. Clients are told not to keep them; 0 would be OpenSSL's default.
+    context.set_timeout(TICKET_LIFETIME if config.resumption else _UNWANTED_LIFETIME)
     context.set_session_id(b"tlsify")  # of no connection: each gets another one (unbound.move)
     return context
 
