@@ -154,10 +154,10 @@ class Arena:
                 peer.act()
                 process.say("go")
                 told = process.hear()
-                if cell.program == "kill":
+                if cell.program == "kill":  # on the kernel path PROG has the connection, too
                     keeper.kill()
-                if cell.peer == "never":
                     process.say("bye")
+                if cell.peer == "never":
                     until(lambda: _is_over(keeper), PATIENCE)
                 if cell.peer not in AWAY:
                     self._read(cell, peer)

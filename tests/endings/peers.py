@@ -127,7 +127,8 @@ class Peer:
                 size += len(data)
         except ssl.SSLZeroReturnError:  # as after our own close_notify
             return Seen(size, "end")
-        except (ssl.SSLEOFError, ConnectionResetError):
+        except (ssl.SSLEOFError, ConnectionResetError, BrokenPipeError):
+            # OpenSSL answers such an end with an alert, for which there may be no way any more.
             return Seen(size, "cut")
         return Seen(size, "end")
 

@@ -70,7 +70,7 @@ class Program:
 _RESET = {peer: Answer(Sees.GONE, "reset") for peer in AWAY}
 _ALL = dict.fromkeys(READING, Answer(Sees.WHOLE))
 _LEFT = dict.fromkeys(READING, Answer(Sees.DELIVERED))
-_TORN = dict.fromkeys((*READING, "never"), Answer(Sees.CUT))
+_GIVEN_UP = {"never": Answer(Sees.CUT)}
 _NEVER = {"never": Answer(Sees.TRUE)}
 _FEW = {peer: Answer(Sees.DELIVERED) for peer in ("tickets", "data")}
 
@@ -83,21 +83,27 @@ PROGRAMS = {
         | {"cut": Answer(Sees.WHOLE, "cut")}
         | _RESET,
     ),
-    "return": Program("sends, and its main returns", 0, _LEFT | {"never": Answer(Sees.CUT)}),
+    "return": Program("sends, and its main returns", 0, _LEFT | _GIVEN_UP),
     "exit": Program("sends, and raises SystemExit(3)", 3, _FEW),
     "raise": Program("sends, and raises what nobody catches", 1, _FEW),
     "_exit": Program(
-        "sends and closes in a forked child, which ends by os._exit", 0, _ALL | _NEVER
+        "forks with a TCP connection; the child shakes hands, sends, closes, and ends by os._exit",
+        0,
+        _ALL | _NEVER,
     ),
     "kill": Program(
-        "sends, and is killed by SIGKILL", -9, {peer: _TORN[peer] for peer in ("tickets", "data")}
+        "sends, and is killed by SIGKILL",
+        -9,
+        dict.fromkeys(("tickets", "data"), Answer(Sees.CUT)),
     ),
     "serve-in-child": Program(
         "forks and closes; the child sends, closes, and ends by os._exit", 0, _ALL | _NEVER
     ),
-    "close-in-child": Program("forks a child that closes and ends; sends, and closes", 0, _ALL),
-    "drop": Program("sends, drops the object, and lives on", 0, _TORN),
-    "abort": Program("sends, aborts, and lives on", 0, _TORN),
+    "close-in-child": Program(
+        "forks a child that closes and ends; sends, and closes", 0, _ALL
+    ),
+    "drop": Program("sends, drops the object, and lives on", 0, _LEFT | _GIVEN_UP),
+    "abort": Program("sends, aborts, and lives on", 0, _LEFT | _GIVEN_UP),
 }
 
 
@@ -133,7 +139,8 @@ _RELAXED = "`--close relaxed`; strict, the default, ends both directions"
 _DEFAULT = "`closing=ClosePolicy.RELAXED`, the default there; strict, it is an error that aborts"
 _NO_TICKETS = {"tickets": "a client sends no tickets"}
 _ON_A_LOOP = _all(_FORKS, "a running loop does not survive a fork") | {
-    "drop": "the loop keeps what is connected"
+    "_exit": "nothing on a loop waits, and `os._exit` does not either: end such a process in its main",
+    "drop": "the loop keeps what is connected",
 }
 
 DOORS = {
@@ -171,9 +178,7 @@ DOORS = {
         "`tlsify connect HOST PORT`, on stdin and stdout; its exit status tells: 0, 99 or another",
         {
             "close": "it waits for the peer's end",
-            **_all(
-                ("return", "exit", "raise", "_exit", *_FORKS, "drop"), "stdin ends, or does not"
-            ),
+            **_all(("return", "exit", "raise", "_exit", *_FORKS, "drop"), "stdin ends, or does not"),
             "abort": "nothing that stdin can tell is an abort",
         },
         {"leaves": "the command ends when the server has"},
@@ -213,6 +218,7 @@ DOORS = {
                 Answer(Sees.TRUE),
                 "a backend that closes in front of data resets its own connection",
             ),
+            "abort": (Answer(Sees.CUT), "a backend that resets its connection loses what it sent"),
         },
         is_client=False,
         relaxed=_RELAXED,
