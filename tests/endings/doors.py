@@ -233,11 +233,11 @@ class ByHandler(ByTLSSocket):
                 if program == "return":
                     door.line.wait()
 
-        mixin: list[type] = {
+        mixins: dict[str, list[type]] = {
             "return": [socketserver.ThreadingMixIn],
             "serve-in-child": [socketserver.ForkingMixIn],
-        }.get(program, [])
-        made: Any = type("Server", (TLSMixIn, *mixin, socketserver.TCPServer), {})
+        }
+        made: Any = type("Server", (TLSMixIn, *mixins.get(program, []), socketserver.TCPServer), {})
         made.daemon_threads = True
         context = SSLContext.for_server(self.job["cert"], self.job["key"], policy=self.policy)
         server = made(("127.0.0.1", 0), Handler, context=context)

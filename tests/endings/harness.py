@@ -10,12 +10,9 @@ import subprocess
 import sys
 import tempfile
 from contextlib import suppress
-from typing import IO, TYPE_CHECKING, Any, Self
+from typing import IO, Any, Self
 
 from tests.endings.peers import PATIENCE
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 _MAX_MESSAGE = 2**16
 
@@ -29,9 +26,13 @@ class Template:
         self._channel.settimeout(PATIENCE)
         with theirs:
             words = [sys.executable, "-m", "tests.endings.template", str(theirs.fileno())]
-            # What its objects for stdin and stdout have found out must be true of its children's.
-            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-            self._process = subprocess.Popen(words, pass_fds=[theirs.fileno()], **pipes)
+            self._process = subprocess.Popen(
+                words,
+                pass_fds=[theirs.fileno()],
+                # What sys.stdin and sys.stdout have found out must be true of its children's.
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+            )
         self._statuses: dict[int, int] = {}
 
     def __enter__(self) -> Self:

@@ -6,7 +6,7 @@ import os
 import socket
 import ssl
 from contextlib import suppress
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 from tests.doubles import reset
 from tests.endings.table import SIZE, Sees
@@ -67,7 +67,7 @@ class Peer:
         self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _ROOM)
         self._tls: ssl.SSLSocket | None = None
 
-    def __enter__(self) -> Peer:
+    def __enter__(self) -> Self:
         """Be there."""
         return self
 
