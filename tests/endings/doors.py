@@ -45,7 +45,6 @@ class Door:
     def __init__(self, job: dict[str, Any], line: Any) -> None:
         """Take what the test says of it, and the line to the test."""
         self.job, self.line = job, line
-        self._dialled: socket.socket | None = None
         self.policy = KtlsPolicy(KtlsMode(job["ktls"]))
 
     def run(self, work: Coroutine[Any, Any, None]) -> None:
@@ -60,13 +59,9 @@ class Door:
         """Give a client's context."""
         return SSLContext.for_client(cafile=self.job["ca"], policy=self.policy)
 
-    def prepare(self) -> None:
-        """Connect, without TLS, before there is anything else."""
-        self._dialled = self.dial()
-
     def dial(self) -> socket.socket:
         """Connect, without TLS."""
-        return self._dialled or socket.create_connection(("127.0.0.1", self.job["port"]))
+        return socket.create_connection(("127.0.0.1", self.job["port"]))
 
     async def open(self) -> None:
         """Have a connection."""

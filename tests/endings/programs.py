@@ -54,7 +54,6 @@ def run(job: dict[str, Any]) -> None:
     door = DOORS[job["door"]](job, line)
     work = PROGRAMS[job["program"]](door, line)
     if job["program"] == "_exit":
-        door.prepare()
         _in_a_child(lambda: door.run(work))
     else:
         door.run(work)

@@ -89,7 +89,7 @@ PROGRAMS = {
     "exit": Program("sends, and raises SystemExit(3)", 3, _FEW),
     "raise": Program("sends, and raises what nobody catches", 1, _FEW),
     "_exit": Program(
-        "forks with a TCP connection; the child shakes hands, sends, closes, and ends by os._exit",
+        "forks a child that connects, sends, closes, and ends by os._exit",
         0,
         _ALL | _NEVER,
     ),
