@@ -61,8 +61,8 @@ class Relay:
         self._network = sock
         self._tunnel = tunnel
         self._keep = keep
-        # What goes together was written together, or met in the socketpair: waiting for more would
-        # only add the peer's delayed acknowledgements to an answer that comes in two pieces.
+        # What goes together was written together, or met in the socketpair. To wait for more adds
+        # the peer's delayed acknowledgements to an answer that comes in two pieces.
         self.set_tcp_option(socket.TCP_NODELAY, 1)
         # None for a connection that is broken already; the pump finds out why.
         self.local_address = _address(sock.getsockname)
@@ -82,8 +82,7 @@ class Relay:
         self._patience: Patience | None = None
         self._failure: TlsifyError | OSError | None = None
         self._verdict = Verdict()
-        # Whether the peer's direction has ended, in which case `failure` says how; and whether all
-        # of the connection has.
+        # Whether the peer's direction has ended, as `failure` says; and whether all has.
         self.is_settled = self.is_over = False
         self._watcher: Callable[[], None] = lambda: None
         self._send_error: OSError | None = None
@@ -145,7 +144,7 @@ class Relay:
                 except BaseException as exc:  # noqa: BLE001 - nobody else would be told
                     self._crash(exc)
         finally:
-            # Whoever has this object may keep it, and with it 40 KiB that nobody needs any more.
+            # Whoever has this object may keep it, and with it 40 KiB that nobody needs.
             self._tunnel.release()
             self.is_over = True
             self._watcher()
@@ -171,11 +170,9 @@ class Relay:
         self._await_delivery()
 
     def _give_up(self) -> None:
-        if self.is_settled:
-            return
         if self._tunnel.is_waiting:
             self._note(HandshakeError("the peer stopped in the midst of a handshake message"))
-        else:
+        elif not self.is_settled:
             self._note(TimeoutError(errno.ETIMEDOUT, "the peer has not taken what was sent"))
 
     def _wait(self) -> dict[int, int] | None:

@@ -10,7 +10,6 @@ import socket
 import struct
 from typing import TYPE_CHECKING
 
-from tlsify import patience
 from tlsify.errors import TlsifyError, Truncated
 from tlsify.stream import TLSSocket
 
