@@ -13,6 +13,7 @@ import time
 import weakref
 from typing import TYPE_CHECKING, Protocol
 
+from tlsify import exit as interpreter
 from tlsify import process
 from tlsify.codepoints import ContentType
 from tlsify.errors import TlsifyError
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 # What is received at once of what nobody will read, and how often in a row.
 _SCRATCH = 2**16
 _TURNS = 16
+# How long the thread waits for the next connection that ends slowly, in seconds: a server has many.
+_IDLE = 0.2
 _THREAD = "tlsify-linger"
 
 
@@ -133,7 +136,7 @@ class Ending:
             return False
         try:
             for _ in range(_TURNS):
-                if not self._receiver.discard(_scratch):
+                if not self._receiver.discard(_scratch()):
                     self._receives = False
                     return False
         except BlockingIOError:
@@ -144,7 +147,15 @@ class Ending:
         return True
 
 
-_scratch = memoryview(bytearray(_SCRATCH))
+_local = threading.local()
+
+
+def _scratch() -> memoryview:
+    """Give what each thread has to receive into."""
+    if not hasattr(_local, "scratch"):
+        _local.scratch = memoryview(bytearray(_SCRATCH))
+    scratch: memoryview = _local.scratch
+    return scratch
 
 
 def has_room(sock: socket.socket) -> bool:
@@ -168,13 +179,13 @@ def is_owed(sock: socket.socket) -> bool:
 
 
 class _Lingerer:
-    """One thread for all connections that end slowly; it lives while there are any."""
+    """One thread for all connections that end slowly; it lives a moment longer than the last."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._new: list[Ending] = []
         self._endings: dict[int, Ending] = {}
-        self._running = False
+        self._running = self._is_idle = False
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
 
     def add(self, ending: Ending) -> None:
@@ -205,6 +216,7 @@ class _Lingerer:
         times: list[tuple[float, int]] = []
         with poller:
             poller.register(self._bell, select.EPOLLIN)
+            poller.register(interpreter.bell(), select.EPOLLIN | select.EPOLLET)
             while True:
                 due = self._take(poller)
                 if due is None:
@@ -214,8 +226,8 @@ class _Lingerer:
                     due.add(heapq.heappop(times)[1])
                 for number in due:
                     self._try(number, poller, times)
-                wait = times[0][0] - time.monotonic() if times else 0.0
-                for number, _ in poller.poll(max(0.0, wait) if self._endings else 0.0):
+                wait = times[0][0] - time.monotonic() if self._endings else _IDLE
+                for number, _ in poller.poll(max(0.0, wait)):
                     if number in self._endings:
                         self._try(number, poller, times)
 
@@ -225,9 +237,11 @@ class _Lingerer:
             os.eventfd_read(self._bell)
         with self._lock:
             new, self._new = self._new, []
-            if not new and not self._endings:
-                self._running = False
+            is_idle = not new and not self._endings
+            if is_idle and (self._is_idle or interpreter.has_begun()):
+                self._running = self._is_idle = False
                 return None
+            self._is_idle = is_idle
         for ending in new:
             number = ending.sock.fileno()
             self._endings[number] = ending
