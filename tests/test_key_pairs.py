@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ import trustme
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from tests.certificates import DAY, certify, key_pem, respond, save
+from tests.test_traefik import stored
 from tlsify.errors import ConfigError
 from tlsify.key_pairs import Files, amiss, find, fingerprint, with_ocsp
 
@@ -203,6 +205,13 @@ def _caddy(folder: Path) -> None:
     (folder / f"{folder.name}.json").write_text("{}")
 
 
+def _traefik(folder: Path) -> None:
+    kept = [stored(p.names[0], p.certificate_pem(), key_pem(p)) for p in (PAIR, THIRD)]
+    (folder / "acme.json").write_text(json.dumps({"le": {"Certificates": kept}}))
+    (folder / "acme.json").chmod(0o600)
+    _authority(folder / "ca.pem")
+
+
 AT_HOME: dict[str, tuple[Callable[[Path], None], int, set[str]]] = {
     "lego": (_lego, 2, {"_.example.net.issuer.crt", "example.org.issuer.crt"}),
     "lego --pem": (
@@ -216,6 +225,7 @@ AT_HOME: dict[str, tuple[Callable[[Path], None], int, set[str]]] = {
     "acme.sh, copied": (_acme_sh_copied, 1, set()),
     "mkcert": (_mkcert, 2, set()),
     "traefik-certs-dumper": (_dumped, 1, set()),
+    "Traefik": (_traefik, 2, {"ca.pem"}),
 }
 
 
@@ -271,6 +281,15 @@ def test_half_of_what_a_tool_makes(tmp_path: Path, tool: str) -> None:
     with pytest.raises(ConfigError, match="cannot read private key") as caught:
         [files.load() for files in find(folder).files]
     assert "key" in str(caught.value).rpartition("/")[2]
+
+
+def test_traefik_goes_on(tmp_path: Path) -> None:
+    """What is renewed, or given up, between a look and the next is no bug of ours."""
+    _traefik(tmp_path)
+    first, _ = find(tmp_path).files
+    (tmp_path / "acme.json").write_text("{}")
+    with pytest.raises(ConfigError, match=r"acme\.json: le/.* is gone"):
+        first.load()
 
 
 def test_only_authorities(tmp_path: Path) -> None:

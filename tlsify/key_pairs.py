@@ -8,7 +8,7 @@ from collections import Counter
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from tlsify import ocsp
+from tlsify import ocsp, traefik
 from tlsify.config import KeyPair
 from tlsify.credentials import read_file, read_pem, unreadable
 from tlsify.errors import ConfigError
@@ -27,6 +27,7 @@ _LAYOUTS = {
 }
 # Two folders side by side, as traefik-certs-dumper makes them unless told otherwise.
 _CERTS, _PRIVATE = "certs", "private"
+_TRAEFIKS = "acme.json"
 _CHAIN_SUFFIXES = (".pem", ".crt")
 _DEFAULT = "default"
 _DEPTH = 2  # a folder, and the folders in it
@@ -56,11 +57,19 @@ class Files(NamedTuple):
             ConfigError: one of them is unusable; the message names it.
         """
         try:
-            pair = KeyPair.load(self.chain, self.key)
+            pair = KeyPair.from_pem(*self.read())
         except ConfigError as exc:
             named = str(exc) if str(self.chain) in str(exc) else f"{self.chain}: {exc}"
             raise ConfigError(named, hint=exc.hint) from exc
         return pair if self.ocsp is None else with_ocsp(pair, self.ocsp)
+
+    def read(self) -> tuple[bytes, bytes]:
+        """Give chain and key, in PEM.
+
+        Raises:
+            ConfigError: one of the files cannot be read.
+        """
+        return read_file(self.chain, "certificate"), read_file(self.key, "private key")
 
     @property
     def open_to_all(self) -> bool:
@@ -69,6 +78,21 @@ class Files(NamedTuple):
             return bool(self.key.stat().st_mode & stat.S_IROTH)
         except OSError:
             return False
+
+
+class _Traefiks(Files):
+    """One of the certificates in a file of Traefik's."""
+
+    def read(self) -> tuple[bytes, bytes]:
+        """Give chain and key, in PEM.
+
+        Raises:
+            ConfigError: the file cannot be read, or Traefik has changed it meanwhile.
+        """
+        try:
+            return traefik.read(self.chain)[self.name]
+        except KeyError as exc:
+            raise ConfigError(f"{self.name} is gone", hint="try again") from exc
 
 
 def with_ocsp(pair: KeyPair, path: Path) -> KeyPair:
@@ -96,11 +120,11 @@ def find(folder: Path) -> Found:
     """Find the key pairs of a folder.
 
     There may be NAME.pem, with NAME.key, mkcert's NAME-key.pem, or the key in it; NAME.crt with
-    NAME.key; and folders NAME as tools make them for one certificate, of which the folder itself
-    may be one. NAME.ocsp beside any of them is its OCSP response. The default is the one called
-    "default", or else the first by name. What begins with a dot, and what has another suffix, is
-    none of them. A certificate without a key is left alone if it is an authority's, or if it is
-    there with its key as well: tools leave such files beside the others.
+    NAME.key; folders NAME as tools make them for one certificate, of which the folder itself may be
+    one; and Traefik's acme.json. NAME.ocsp beside any of them is its OCSP response. The default is
+    the one called "default", or else the first by name. What begins with a dot, and what has
+    another suffix, is none of them. A certificate without a key is left alone if it is an
+    authority's, or if it is there with its key as well: tools leave such files beside the others.
 
     Raises:
         ConfigError: the folder is unreadable, or there is none in it.
@@ -137,6 +161,9 @@ def _of(path: Path) -> Iterator[Files]:
         if known is None:
             return
         chain, name = path / known, path.name
+    elif path.name == _TRAEFIKS:
+        yield from (_Traefiks(name, path, path) for name in traefik.read(path))
+        return
     elif path.suffix not in _CHAIN_SUFFIXES and path.name not in _LAYOUTS:
         return
     response = path.parent / f"{name}.ocsp"
@@ -165,9 +192,9 @@ def _leave(found: list[Files]) -> dict[Path, str]:
     names = Counter(files.name for files in found)
     odd = {files for files in found if names[files.name] > 1 or not files.key.exists()}
     left: dict[Path, str] = {}
-    shown = {_first(files.chain): files.chain for files in found if odd and files not in odd}
+    shown = {_first(files): files.chain for files in found if odd and files not in odd}
     for files in sorted(odd, key=lambda files: (not files.key.exists(), files)):
-        first = _first(files.chain)
+        first = _first(files)
         if first in shown:
             left[files.chain] = f"the same certificate as in {shown[first]}"
         elif files.key.exists():
@@ -177,8 +204,9 @@ def _leave(found: list[Files]) -> dict[Path, str]:
     return left
 
 
-def _first(chain: Path) -> bytes:
-    return read_pem(read_file(chain, "certificate"), str(chain))[0]
+def _first(files: Files) -> bytes:
+    chain = files.read()[0] if files.key.exists() else read_file(files.chain, "certificate")
+    return read_pem(chain, str(files.chain))[0]
 
 
 def _is_authority(der: bytes) -> bool:
