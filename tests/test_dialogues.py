@@ -177,6 +177,7 @@ def test_a_no_is_understood(protocol: str, said: bytes, expected: str) -> None:
     [
         ("a'><b&c", b"to='a&apos;>&lt;b&amp;c'>"),
         ("bücher.example", "to='bücher.example'>".encode()),
+        ("xn--bcher-kva.example", "to='bücher.example'>".encode()),
         ("\udcff", b"to='?'>"),
     ],
 )

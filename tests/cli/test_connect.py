@@ -102,6 +102,18 @@ def test_end_of_stdin(pki: Pki, carrier: str) -> None:
     server.result()
 
 
+@pytest.mark.parametrize("host", ["localhost.", "LOCALHOST", "Localhost."])
+def test_name_as_it_was_typed(pki: Pki, host: str) -> None:
+    """It is found, sent in its canonical form, and compared in that."""
+    sent: list[str | None] = []
+    context = pki.good.server_context()
+    context.sni_callback = lambda _, name, __: sent.append(name)
+    server = Server(over_tls(context, _answer))
+    outcome = run("connect", "--ca", pki.authority, host, server.port, data=b"12345")
+    assert outcome.succeeded() == b"5 bytes came"
+    assert sent == ["localhost"]
+
+
 def test_peer_ends_before_stdin(pki: Pki) -> None:
     """The server's close_notify ends the command, though stdin is still open."""
 
