@@ -72,9 +72,13 @@ def test_setsockopt_has_few_doors() -> None:
     """Outside ulp.py only options of plain TCP are set, each where it belongs."""
     expected = {"ktls/ulp.py", "handshake.py", "commit.py", "handoff.py", "stream.py"}
     expected |= {"relay.py", "sslsocket.py"}  # which pass on what the program sets
-    expected |= {"backends.py", "cli/forward.py", "aio/carrying.py"}  # of backends' connections
+    expected |= {
+        "aio/dialing.py",
+        "cli/forward.py",
+        "aio/carrying.py",
+    }  # for whole pieces, and ends
     assert users("setsockopt") == expected
-    assert set(options("backends.py")) | set(options("cli/forward.py")) == {"TCP_NODELAY"}
+    assert set(options("aio/dialing.py")) | set(options("cli/forward.py")) == {"TCP_NODELAY"}
     assert set(options("aio/carrying.py")) == {"SO_LINGER"}
     assert set(options("handshake.py")) == {"TCP_NODELAY"}
     assert set(options("commit.py")) == {"SO_RCVLOWAT"}

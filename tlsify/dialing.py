@@ -222,12 +222,12 @@ def look_up(host: Any, port: Any, timeout: float, **wanted: int) -> list[Address
     if (numeric := read(host, port, **wanted)) is not None:
         return numeric
     found: list[list[Address]] = []
-    failures: list[Exception] = []
+    failures: list[OSError | ValueError] = []
 
     def work() -> None:
         try:
             found.append(socket.getaddrinfo(host, port, **wanted))  # type: ignore[arg-type]
-        except Exception as exc:  # noqa: BLE001 - raised by the waiting thread
+        except (OSError, ValueError) as exc:
             failures.append(exc)
 
     # A daemon: a resolver that hangs must not keep the process alive.

@@ -22,7 +22,7 @@ class _Outcome(NamedTuple):
     """Outcome of a look-up; a value, since an exception might find nobody waiting for it."""
 
     found: list[Address]
-    failure: Exception | None
+    failure: OSError | ValueError | None
 
 
 # Look-ups in progress: everyone who asks for the same waits for the same one.
@@ -150,5 +150,5 @@ async def look_up(host: Any, port: Any, **wanted: int) -> list[Address]:
 def _ask(attempt: Callable[[], Any]) -> _Outcome:
     try:
         return _Outcome(attempt(), None)
-    except Exception as exc:  # noqa: BLE001 - raised where it is awaited
+    except (OSError, ValueError) as exc:
         return _Outcome([], exc)
