@@ -263,7 +263,10 @@ def descriptors() -> set[str]:
 
 def check_descriptors(before: set[str]) -> None:
     """Assert that nothing has been left open, once relays have ended."""
-    until(lambda: descriptors() <= before)
+    try:
+        until(lambda: descriptors() <= before)
+    except AssertionError:
+        raise AssertionError(f"still open: {descriptors() - before}") from None
 
 
 def recv_exactly(sock: socket.socket, size: int) -> bytes:
