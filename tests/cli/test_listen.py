@@ -12,6 +12,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+import psutil
 import pytest
 
 from tests.certificates import certify, save
@@ -186,6 +187,23 @@ def test_signal_that_comes_twice(pki: Pki) -> None:
         assert finish(server.process).status == 0
 
 
+# Says goodbye when it is asked to end.
+_FAREWELL = "trap 'echo 421 closing; exit 0' TERM; echo 220 hello; while :; do sleep 0.05; done"
+
+
+@each_carrier
+def test_signal_to_the_whole_service(pki: Pki, carrier: str) -> None:
+    """As systemd ends it by default: each client gets the last words, and close_notify."""
+    with Listening(pki.good, carrier, program=("sh", "-c", _FAREWELL)) as server:
+        with server.connect(pki) as stream:
+            assert stream.recv(100) == b"220 hello\n"
+            service = psutil.Process(server.process.pid)
+            for process in (service, *service.children(recursive=True)):
+                process.terminate()
+            assert read_all(stream) == b"421 closing\n"
+        assert finish(server.process).status == 0
+
+
 def test_signal_to_a_child(pki: Pki) -> None:
     """It is that child's alone, also in the moment in which it is forked."""
     with Listening(pki.good, "--limit", "100") as server:
@@ -198,7 +216,7 @@ def test_signal_to_a_child(pki: Pki) -> None:
                     os.kill(pid, signal.SIGTERM)
         assert server.ask(pki, b"still here") == b"still here"
         until(lambda: not server.children())
-        server.stop().succeeded()
+        assert server.stop().status == 0
 
 
 def _listens(port: int) -> bool:
