@@ -16,8 +16,6 @@ from tlsify.tls.protection import open_record
 from tlsify.tls.record import HEADER_LENGTH, Framer, encode_record, split_records
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from tests.odd_peers.parts import Part
     from tlsify.config import ServerConfig
     from tlsify.tls.negotiated import Negotiated
@@ -76,7 +74,6 @@ class OddPeer(RawPeer):
         sock: socket.socket,
         config: ClientConfig | ServerConfig,
         opening: Opening,
-        ready: Callable[[], None],
     ) -> None:
         """Do the handshake.
 
@@ -84,14 +81,12 @@ class OddPeer(RawPeer):
             sock: connected.
             config: decides the role.
             opening: what is odd about it.
-            ready: returns once the other side has begun; a connection that is broken already
-                is no longer one that a kernel could take.
 
         Raises:
             Halted: it has no good end, by our doing or the other side's.
         """
         self.sock = sock
-        self._opening, self._ready = opening, ready
+        self._opening = opening
         self._is_client = isinstance(config, ClientConfig)
         self._engine, self._framer = Engine(config), Framer()
         self._is_early = False
@@ -132,7 +127,6 @@ class OddPeer(RawPeer):
         opening = self._opening
         wire = _fragmented(flight, opening.fragment) if opening.fragment else flight
         if opening.halt is not None and opening.halt.flight == number:
-            self._ready()
             self._halt(opening.halt, wire)
         if is_last and opening.behind:
             self.held = wire

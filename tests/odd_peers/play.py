@@ -32,15 +32,16 @@ def play(lab: Lab, case: Case, policy: KtlsPolicy) -> Outcome:
     lab._peers.append(theirs)
     theirs_config = server if case.role == "client" else client
 
-    def ready() -> None:
-        if policy is KERNEL:
-            until(lambda: ulp.ulp_name(ours) == "tls")
+    beside = ours.dup()  # a door may take the connection out of the socket
 
     def negotiate() -> RawPeer:
         try:
+            with beside:  # no longer, or nobody would see our FIN
+                if policy is KERNEL:  # takes no connection that is broken already
+                    until(lambda: ulp.ulp_name(beside) == "tls")
             if scenario.opening.foreign:
                 return ForeignPeer(theirs, theirs_config, scenario.opening.foreign)
-            return OddPeer(theirs, theirs_config, scenario.opening, ready)
+            return OddPeer(theirs, theirs_config, scenario.opening)
         except BaseException:
             theirs.close()  # nobody has to wait for what will not come
             raise
