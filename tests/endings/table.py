@@ -190,6 +190,7 @@ DOORS = {
                 "the command ends when the server has, as at a terminal",
             ),
             ("wait", "cut"): (Answer(Sees.TRUE, "cut"), "the same; `--close strict`"),
+            ("wait", "resets"): (Answer(Sees.GONE, "cut"), "exit status 99, however it was cut"),
         },
     ),
     "socketserver": Door(
