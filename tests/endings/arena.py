@@ -213,7 +213,7 @@ class Arena:
                         until(lambda: _has_ended(backend))
                     told = self._as_backend(cell, peer, backend, worker)
                 _expect("told", told, cell.answer.told)
-                if cell.peer == "never":
+                if cell.peer == "never" and cell.program == "abort":
                     until(lambda: worker.num_fds() <= idle)
                 if cell.program != "wait" and cell.peer not in AWAY:
                     self._read(cell, peer)

@@ -116,6 +116,7 @@ class Door:
         without: programs that it cannot have, and why.
         peers_without: peers that it cannot have, and why.
         differs: answers of its own, by program and peer, or by program alone, and why.
+        carried: those of the relay alone, likewise, by program and peer.
         statuses: of programs whose end is not that of their process.
         is_client: whether the program connects; its peer is a server then.
         relaxed: why a FIN alone is met with ClosePolicy.RELAXED, if it is.
@@ -125,6 +126,7 @@ class Door:
     without: dict[str, str] = field(default_factory=dict)
     peers_without: dict[str, str] = field(default_factory=dict)
     differs: dict[tuple[str, str] | str, tuple[Answer, str]] = field(default_factory=dict)
+    carried: dict[tuple[str, str], tuple[Answer, str]] = field(default_factory=dict)
     statuses: dict[str, int] = field(default_factory=dict)
     is_client: bool = True
     relaxed: str = ""
@@ -136,6 +138,8 @@ def _all(programs: tuple[str, ...], why: str) -> dict[str, str]:
 
 _FORKS = ("serve-in-child", "close-in-child")
 _RELAXED = "`--close relaxed`; strict, the default, ends both directions"
+_PLAIN = "a carried descriptor is a plain socket, for any worker: its end is the end of the data"
+_UNREAD = "to close a plain socket in front of unread data is a reset, and that is taken for a cut"
 _DEFAULT = "`closing=ClosePolicy.RELAXED`, the default there; strict, it is an error that aborts"
 _NO_TICKETS = {"tickets": "a client sends no tickets"}
 _ON_A_LOOP = _all(_FORKS, "a running loop does not survive a fork") | {
@@ -222,6 +226,10 @@ DOORS = {
                 "a backend that closes in front of data resets its own connection",
             ),
             "abort": (Answer(Sees.CUT), "a backend that resets its connection loses what it sent"),
+            ("close", "never"): (
+                Answer(Sees.TRUE),
+                "to forward it is a half-close: it goes on waiting for the client's end",
+            ),
         },
         is_client=False,
         relaxed=_RELAXED,
@@ -230,6 +238,17 @@ DOORS = {
         "`tlsify.receiver`, behind `tlsify forward --pass-fd` (on the kernel path `--aware`)",
         {"_exit": "the child would be the worker"},
         _NO_TICKETS,
+        carried={
+            **{
+                (program, peer): (Answer(Sees.TRUE if peer == "never" else Sees.WHOLE), _PLAIN)
+                for program in ("return", "drop", "abort")
+                for peer in ("slow", "half", "cut", "never")
+            },
+            **{
+                (program, "data"): (Answer(Sees.DELIVERED), _UNREAD)
+                for program in ("close", *_FORKS)
+            },
+        },
         is_client=False,
         relaxed=_RELAXED,
     ),
@@ -269,7 +288,7 @@ class Cell(NamedTuple):
         return ("tickets" if stands_in else self.peer) in peers
 
 
-def answer(door: str, program: str, peer: str) -> Answer | str | None:
+def answer(door: str, program: str, peer: str, carrier: str = "") -> Answer | str | None:
     """Give the right answer; or why there is none; or None where it would show nothing new."""
     there = DOORS[door]
     if program in there.without:
@@ -280,16 +299,18 @@ def answer(door: str, program: str, peer: str) -> Answer | str | None:
     if usual is None:
         return None
     found = there.differs.get((program, peer)) or there.differs.get(program)
+    if carrier == "relay":
+        found = there.carried.get((program, peer)) or found
     if found is not None:
         return found[0]
     return usual._replace(told="end") if there.relaxed and usual.told == "cut" else usual
 
 
-def cells() -> Iterator[Cell]:
-    """Give all that have an answer."""
+def cells(carrier: str) -> Iterator[Cell]:
+    """Give all that have an answer, which are the same on every carrier."""
     for door in DOORS:
         for program in PROGRAMS:
             for peer in PEERS:
-                found = answer(door, program, peer)
+                found = answer(door, program, peer, carrier)
                 if isinstance(found, Answer):
                     yield Cell(door, program, peer, found)

@@ -34,8 +34,9 @@ _EACH_KERNEL = {
 
 
 def _of_every_carrier() -> Iterator[object]:
-    for cell in cells():
+    for cell in cells("relay"):
         yield pytest.param(cell, "relay", id=f"{cell.id}-relay")
+    for cell in cells("kernel"):
         marks = [pytest.mark.ktls]
         if cell.id in _EACH_KERNEL:
             marks.append(pytest.mark.each_kernel)
