@@ -55,6 +55,9 @@ def is_short_lived(sock: socket.socket, *, is_client: bool) -> bool:
     return is_child and (is_client or inode(sock) in _inherited)
 
 
+os.register_at_fork(after_in_parent=_on_fork, after_in_child=_on_birth)
+
+
 class Share:
     """One process's share in a connection.
 
