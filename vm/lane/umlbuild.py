@@ -6,9 +6,15 @@ import os
 import shutil
 import subprocess
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from lane import apt, cache
+from lane import apt, cache, image
 from lane.cache import LaneError
+from lane.collection import Collection
+from lane.peers import PEERS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 VM = Path(__file__).resolve().parents[1]
 CONFIG = VM / "uml.config"
@@ -20,16 +26,16 @@ SELECTION = apt.Selection(
 # What the patch's Makefile builds from copies of arch/x86/crypto.
 COPIED = ("aesni-intel_glue.c", "aesni-intel_asm.S", "aes-*.S")
 # Program that must be there, and the Debian package that has it.
-NEEDED = {
-    "gcc": "gcc",
-    "make": "make",
-    "bc": "bc",
-    "patch": "patch",
-    "flex": "flex",
-    "bison": "bison",
-    "perl": "perl",
-    "xz": "xz-utils",
-}
+NEEDED = {"gcc": "gcc", "make": "make", "patch": "patch", "perl": "perl", "xz": "xz-utils"}
+# What few have who build no kernels.
+RARE = Collection(
+    "generators",
+    "what else it takes to build a kernel",
+    apt.Selection(image.SELECTION.suites, ("bc", "bison", "flex", "m4", "patchelf")),
+    {name: f"usr/bin/{name}" for name in ("bc", "bison", "flex", "m4")},
+    variables={"BISON_PKGDATADIR": "usr/share/bison", "M4": "programs/m4"},
+    compiler=lambda: PEERS.tree,
+)
 
 
 def ready() -> Path:
@@ -64,6 +70,8 @@ def _build(folder: Path, debs: list[str]) -> None:
         raise LaneError(
             f"to build a kernel takes {', '.join(missing)}", f"apt-get install {' '.join(missing)}"
         )
+    has_all = all(shutil.which(program) for program in RARE.programs)
+    environment = os.environ | ({} if has_all else RARE.environment())
     package = folder / "package"
     package.mkdir()
     apt.unpack(SELECTION, debs, package)
@@ -78,17 +86,23 @@ def _build(folder: Path, debs: list[str]) -> None:
             shutil.copy(path, copies)
     _run(["patch", "-p1", "--batch", "-i", str(PATCH)], source)
     make = ["make", "ARCH=um", f"-j{os.cpu_count()}"]
-    _run([*make, "allnoconfig", f"KCONFIG_ALLCONFIG={CONFIG}"], source)
-    _run([*make, "linux"], source)
+    _run([*make, "allnoconfig", f"KCONFIG_ALLCONFIG={CONFIG}"], source, environment)
+    _run([*make, "linux"], source, environment)
     _run(["strip", "-o", str(folder / "linux"), str(source / "linux")], folder)
     (folder / "version").write_text(debs[0].split("_")[1])
     for leftover in (package, source):
         shutil.rmtree(leftover)
 
 
-def _run(words: list[str], folder: Path) -> None:
+def _run(words: list[str], folder: Path, environment: Mapping[str, str] | None = None) -> None:
     done = subprocess.run(
-        words, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+        words,
+        cwd=folder,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if done.returncode:
         end = "\n".join([*done.stdout.splitlines()[-5:], *done.stderr.splitlines()[-15:]])
