@@ -648,8 +648,10 @@ def test_unusable_stream(pki: Pki, redirection: str, words: list[str]) -> None:
     """A stream that cannot be used ends the command with 111, and what goes wrong is named."""
 
     def talk(stream: ssl.SSLSocket) -> None:
-        stream.sendall(b"hello")
         read_all(stream)
+        stream.sendall(b"hello")
+        with suppress(ConnectionResetError):
+            stream.unwrap()
 
     server = Server(over_tls(pki.good.server_context(), talk))
     outcome = finish(_with_redirection(redirection, *_connect(pki, server.port)))
