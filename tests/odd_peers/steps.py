@@ -40,14 +40,17 @@ class Stage:
     saw: list[bytes | str] = field(default_factory=list)
 
     def settle(self) -> None:
-        """Wait until our side has what the peer has sent; a relay has dealt with it then."""
+        """Wait until our side has what the peer has sent; a relay has dealt with it then.
+
+        Behind the end of the peer's direction a relay need not look any more.
+        """
         if self.peer.sock.fileno() != -1:
             with suppress(OSError):  # reset
                 until(lambda: not _unacknowledged(self.peer.sock))
         relay = self.stream.handoff.relay
         if isinstance(relay, Relay):
             with suppress(OSError, ValueError):  # over, and closed
-                until(lambda: relay.is_over or not queued(relay._network))
+                until(lambda: relay.is_settled or relay.is_over or not queued(relay._network))
 
     def read(self, size: int | None = None) -> None:
         """Have the program read so much, or to the end."""
