@@ -71,7 +71,7 @@ class TLSSocket(socket.socket):
         self._cut = False
         self._low_water = LowWater(self)
         self._broken: OSError | None = None
-        self._death = Death(self)
+        self.death = Death(self)
         # Records that may have been sent since the kernel was asked for their number.
         self._unchecked = 0
         self.settimeout(timeout)
@@ -154,10 +154,10 @@ class TLSSocket(socket.socket):
                     raise
                 except Truncated:
                     # A broken connection tells one call why, and the others that it has ended.
-                    self._death.refuse()
+                    self.death.refuse()
                     raise
                 except OSError as exc:
-                    self._death.note(exc)
+                    self.death.note(exc)
                     raise
                 self._low_water.fall()
                 if at_once:
@@ -193,7 +193,7 @@ class TLSSocket(socket.socket):
             goes_on = False
         except OSError as exc:  # a socket tells it once
             self._broken = exc
-            self._death.note(exc)
+            self.death.note(exc)
             goes_on = False
         if not goes_on:
             with contextlib.suppress(OSError):
@@ -258,7 +258,7 @@ class TLSSocket(socket.socket):
         self._share.used = forks.seen
         try:
             # Of a broken connection the kernel tells once; afterwards it takes data and drops it.
-            self._death.refuse()
+            self.death.refuse()
             if channel.session.close_notify_sent:
                 raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
             channel.settle()
@@ -269,7 +269,7 @@ class TLSSocket(socket.socket):
         except BlockingIOError:
             self._raise_timeout()
         except OSError as exc:
-            self._death.note(exc)
+            self.death.note(exc)
             channel.tell_reader(exc)
             raise
         finally:
@@ -285,7 +285,7 @@ class TLSSocket(socket.socket):
     def shutdown(self, how: int, /) -> None:
         """End the sending direction with close_notify, the receiving one, or both."""
         channel = self._channel
-        if how != socket.SHUT_RD and self.handoff.relay is not None:
+        if how != socket.SHUT_RD and self.handoff.relay is not None and not self._cut:
             self.handoff.relay.end_in_order()
         if how != socket.SHUT_RD and channel is not None and not channel.close_notify():
             channel.shut_down_later()

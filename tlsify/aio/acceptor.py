@@ -24,6 +24,7 @@ from tlsify.errors import (
     Truncated,
 )
 from tlsify.opening import drop_past_keys
+from tlsify.stream import TLSSocket
 
 if TYPE_CHECKING:
     import socket
@@ -371,7 +372,7 @@ class Acceptor:
 def _count_cut(handed: Handoff) -> None:
     """Count a connection that was cut; what was truncated on the kernel path has been counted."""
     if handed.relay is None:
-        if getattr(handed.sock, "_dead", 0):  # `TLSSocket` knows what it broke with
+        if isinstance(handed.sock, TLSSocket) and handed.sock.death.number:
             count(Event.BROKEN)
     elif isinstance(handed.relay.failure, Truncated):
         count(Event.TRUNCATED)

@@ -120,7 +120,7 @@ class LoopSocket(TLSSocket):
         try:
             return self._transmit(channel, lambda: os.sendfile(self.fileno(), source, offset, size))
         except (TlsifyError, OSError) as exc:
-            if isinstance(exc, OSError) and not self._death.number:
+            if isinstance(exc, OSError) and not self.death.number:
                 raise  # it may be the file's
             _raise_os_error(exc)
 
