@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from tlsify.aio import dialing
 from tlsify.errors import BackendError, ConfigError, errno_name
+from tlsify.names import to_ascii, to_look_up
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -67,9 +68,9 @@ class Backend(NamedTuple):
             )
         host, _, number = text.rpartition(":")
         try:
-            host = host.removeprefix("[").removesuffix("]").encode("idna").decode("ascii")
+            host = to_look_up(host.removeprefix("[").removesuffix("]"))
             port = int(number)
-        except ValueError as exc:
+        except (ValueError, ConfigError) as exc:
             raise ConfigError(f'"{text}" is no backend', hint=_HINT) from exc
         if not host or not 0 < port <= _MAX_PORT:
             raise ConfigError(f'"{text}" is no backend', hint=_HINT)
@@ -155,7 +156,7 @@ class Rule(NamedTuple):
                 f'"{text}" is no rule', hint="write PROTOCOL=BACKEND or sni:NAME=BACKEND"
             )
         if is_name:
-            return cls(None, value.lower().removesuffix("."), parse_several(where))
+            return cls(None, to_ascii(value).lower().removesuffix("."), parse_several(where))
         return cls(value.encode(errors="surrogateescape"), None, parse_several(where))
 
     def fits(self, alpn: bytes | None, server_name: str | None) -> bool:
