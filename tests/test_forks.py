@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.doubles import CLOSE_NOTIFY, OFFLOADS, Lab, RawPeer
+from tests.doubles import CLOSE_NOTIFY, OFFLOADS, Lab, RawPeer, until
 from tlsify import forks
-from tlsify.forks import Share, Verdict, inode, is_held_elsewhere
+from tlsify.forks import Share, Verdict, inode, is_held_elsewhere, is_left_to_others
 from tlsify.opening import accept
 from tlsify.stream import TLSSocket
 
@@ -193,9 +193,11 @@ def test_held_elsewhere() -> None:
         assert not is_held_elsewhere(inode(ours))
         child = _fork(_until_closed(reader, writer))
         assert is_held_elsewhere(inode(ours))
+        until(lambda: is_left_to_others(inode(ours)))
         os.close(writer)
         assert _status(child) == 0
         assert not is_held_elsewhere(inode(ours))
+        until(lambda: not is_left_to_others(inode(ours)))
     os.close(reader)
 
 

@@ -290,7 +290,7 @@ class Channel(Sender):
         if (
             self.sock.fileno() != -1
             and linger.is_owed(self.sock)
-            and not forks.is_held_elsewhere(forks.inode(self.sock))
+            and not forks.is_left_to_others(forks.inode(self.sock))
         ):
             linger.finish(Ending(self._duplicate(), None, self))
 

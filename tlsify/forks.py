@@ -7,6 +7,7 @@ import errno
 import mmap
 import os
 import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from tlsify.errors import TlsifyError
 
 _PROC = Path("/proc")
+_MOMENT = 0.2  # seconds
 
 # How many forks this process has seen, on either side of them.
 seen = 0
@@ -113,6 +115,35 @@ def is_held_elsewhere(inode: int) -> bool:
     return False
 
 
+class _Others:
+    """What all other processes hold, as it was a moment ago: many may ask at once."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._seen_at = -_MOMENT
+        self._held: frozenset[str] = frozenset()
+
+    def hold(self, inode: int) -> bool:
+        with self._lock:
+            if time.monotonic() - self._seen_at >= _MOMENT:
+                self._held = frozenset(self._look())
+                self._seen_at = time.monotonic()
+            return f"socket:[{inode}]" in self._held
+
+    @staticmethod
+    def _look() -> Iterator[str]:
+        with contextlib.suppress(OSError):
+            for each in _PROC.iterdir():
+                if each.name.isdigit() and int(each.name) != os.getpid():
+                    with contextlib.suppress(OSError):  # it has ended, or is somebody else's
+                        yield from _open_in(int(each.name))
+
+
+def is_left_to_others(inode: int) -> bool:
+    """Tell whether a socket lives on when this process ends, as far as one can see."""
+    return _others.hold(inode)
+
+
 def _open_in(pid: int) -> Iterator[str]:
     with os.scandir(f"/proc/{pid}/fd") as entries:
         for entry in entries:
@@ -125,6 +156,10 @@ def _children() -> Iterator[int]:
     for task in (_PROC / "self/task").iterdir():
         with contextlib.suppress(OSError):
             yield from map(int, (task / "children").read_text().split())
+
+
+_others = _Others()
+os.register_at_fork(after_in_child=_others.__init__)  # type: ignore[misc]
 
 
 # -- what a carrier and forked copies of a program's end tell each other

@@ -235,7 +235,7 @@ class Relay:
         if (
             interpreter.has_begun()
             and not self._program_gone
-            and not forks.is_held_elsewhere(self._inode)
+            and not forks.is_left_to_others(self._inode)
         ):
             # Whatever the program has sent by then is in the socketpair, or was refused.
             with suppress(OSError):
