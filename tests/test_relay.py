@@ -420,7 +420,8 @@ def test_ending_meanwhile(
         assert peer.recv_data(4) == b"last"
         assert peer.recv() == CLOSE_NOTIFY
         assert peer.recv() is None
-        peer.close_notify()
+        with contextlib.suppress(OSError):  # it may be too late
+            peer.close_notify()
         handed.close()
     else:
         assert peer.recv() is None
@@ -475,6 +476,8 @@ def test_crash(
     with contextlib.suppress(OSError):
         stream.sendall(b"data")
     assert relay.join(60)
+    with contextlib.suppress(TlsifyError):
+        assert stream.recv(9) == b"data", "which came before"
     with pytest.raises(TlsifyError, match="planted"):
         stream.recv(9)
     with contextlib.suppress(ConnectionResetError):

@@ -120,17 +120,14 @@ class Relay:
         """Have something called whenever `is_settled` or `is_over` has become true.
 
         Args:
-            watcher: called at once, too, and in the relay's thread; it must not raise, nor take
-                its time, since what it is told of waits for it.
+            watcher: called at once, too, and in the relay's thread, which waits for it; it must
+                not raise.
         """
         self._watcher = watcher
         watcher()
 
     def under_way(self) -> int:
-        """Tell how many bytes of what the program has sent the peer has not acknowledged.
-
-        Records and plaintext are added up: it tells whether there are fewer than before.
-        """
+        """Tell how many bytes, records and plaintext, the peer has yet to acknowledge."""
         waiting = len(self._to_network)
         with suppress(OSError, ValueError):  # closed at the end
             waiting += unread(self._program) + unacknowledged(self._network)
@@ -178,8 +175,7 @@ class Relay:
     def _wait(self) -> dict[int, int] | None:
         """Wait for what can be acted on; None if nobody takes the last bytes.
 
-        A side without anything to do is left out: poll reports hang-ups of whatever it is given,
-        and would spin.
+        A side without anything to do is left out: poll would tell of its hang-up, and spin.
         """
         if self._program_gone and self._takes_from_program():
             return {}  # nothing more will say that there is something to take
@@ -202,12 +198,12 @@ class Relay:
         if not interpreter.has_begun():
             poller.register(interpreter.bell(), select.POLLIN)
         patience = self._patience_now()
-        while not (events := dict(poller.poll(self._time_limit(patience)))):
-            if interpreter.has_begun() and not self._program_gone:
-                break
+        while True:
+            events = dict(poller.poll(self._time_limit(patience)))
             if patience is not None and patience.is_over():
-                return None
-        return events
+                return None  # also of a peer that sends on and on, and takes nothing
+            if events or (interpreter.has_begun() and not self._program_gone):
+                return events
 
     def _time_limit(self, patience: Patience | None) -> float | None:
         """Give the milliseconds until the next look."""
@@ -279,6 +275,7 @@ class Relay:
         # A half-close is an end that a program means; what has only gone may have been cut off.
         if not self._program_gone or self._verdict.in_order or self._asked():
             self._tunnel.close()
+            self._look_at_tunnel()
         else:
             self._tunnel.drop()
 
@@ -309,6 +306,9 @@ class Relay:
         elif self._tunnel.peer_closed and not self.is_settled:
             self._note(None)
             self._inbound = Flow.DONE if self._program_gone else Flow.DRAINING
+        if self.is_settled and self._tunnel.is_waiting:  # for what will never come
+            self._outbound = Flow.DRAINING
+            self._tunnel.drop()
 
     def _end_inbound(self) -> None:
         """The peer's stream has ended without close_notify: its direction, not ours."""
@@ -317,9 +317,7 @@ class Relay:
             return
         self._note(truncated())
         self._inbound = Flow.DONE if self._program_gone else Flow.DRAINING
-        if self._tunnel.is_waiting:  # for what will never come
-            self._outbound = Flow.DRAINING
-            self._tunnel.drop()
+        self._look_at_tunnel()
 
     def _keep_sessions(self) -> None:
         if self._keep is not None:
@@ -368,10 +366,7 @@ class Relay:
             self._lose_program()
 
     def _await_delivery(self) -> None:
-        """Wait until the peer's TCP has all: to close in front of what it sends would reset.
-
-        It is its end of stream, or its acknowledgement of ours, that ends the wait.
-        """
+        """Wait for the peer's end, or until its TCP has all: to close before might reset."""
         patience = Patience(self._network)
         poller = select.poll()
         poller.register(self._network, select.POLLIN)

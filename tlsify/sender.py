@@ -7,7 +7,7 @@ import errno
 import os
 import socket
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from tlsify import linger
 from tlsify.codepoints import AlertDescription, ContentType, ProtocolVersion
@@ -19,8 +19,12 @@ from tlsify.linger import Ending
 from tlsify.tls.messages import KeyUpdateRequest, encode_alert, encode_key_update
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tlsify.linger import Receiver
     from tlsify.tls.session import Generation, Session
+
+T = TypeVar("T")
 
 CLOSE_NOTIFY = encode_alert(AlertDescription.close_notify)
 # Between two looks at the number of records sent.
@@ -72,7 +76,22 @@ class Sender:
         """
         if not linger.has_room(self.sock):
             raise BlockingIOError(errno.EAGAIN, "no room")
-        ulp.send_record(self.sock, content_type, payload, socket.MSG_DONTWAIT)
+        self.pass_over(
+            lambda: ulp.send_record(self.sock, content_type, payload, socket.MSG_DONTWAIT)
+        )
+
+    def pass_over(self, attempt: Callable[[], T]) -> T:
+        """Send, whatever has come behind close_notify, which is to be ignored (RFC 8446 6.1).
+
+        Of bytes that are no record the kernel tells a send, too (net/tls/tls_sw.c tls_err_abort).
+        """
+        try:
+            return attempt()
+        except OSError as exc:
+            if not self.session.peer_closed or ulp.bad_record(exc.errno) is None:
+                raise
+        self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)  # it is told until it is read
+        return attempt()
 
     # -- keys
 

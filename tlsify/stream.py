@@ -265,7 +265,7 @@ class TLSSocket(socket.socket):
             if self._unchecked >= _CHECK_EVERY:
                 self._unchecked = 0
                 channel.refresh()
-            sent = attempt()
+            sent = channel.pass_over(attempt)
         except BlockingIOError:
             self._raise_timeout()
         except OSError as exc:

@@ -205,12 +205,12 @@ class Tunnel:
 
     def on_alert(self, *, sent: bool, description: int) -> None:
         """Remember the alert that ends the connection."""
-        if not sent and description == AlertDescription.close_notify:
-            self._close_notify_received = True
-        if sent:
+        if description == AlertDescription.close_notify:
+            self._close_notify_received |= not sent  # ours answers nothing
+        elif sent:
             self._alert_sent = AlertDescription.known(description)
             self._alert_received = None  # a warning at most, or there were nothing to answer
-        elif description not in {AlertDescription.close_notify, AlertDescription.user_canceled}:
+        else:
             self._alert_received = description
 
     def _explain(self, exc: SSL.Error) -> PeerAlert | PeerMisbehaved:
