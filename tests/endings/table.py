@@ -148,7 +148,16 @@ _ON_A_LOOP = _all(_FORKS, "a running loop does not survive a fork") | {
 }
 
 DOORS = {
-    "Handoff": Door("the bare descriptor: `handoff.sock`, `service`, `shutdown`, `close`, `abort`"),
+    "Handoff": Door(
+        "the bare descriptor: `handoff.sock`, `service`, `shutdown`, `close`, `abort`",
+        differs={
+            ("drop", peer): (
+                Answer(Sees.CUT),
+                "Python closes it: behind unread data that is a reset",
+            )
+            for peer in ("tickets", "data", "half", "cut")
+        },
+    ),
     "TLSSocket": Door("`TLSSocket(connect(...))`"),
     "sslcontext": Door("`SSLContext.wrap_socket`"),
     "agent": Door("`agent.connect`: the handshake, and a relay, are the agent's"),
