@@ -104,8 +104,11 @@ def test_layout_of_tcp_info(lab: Lab) -> None:
     size = struct.calcsize("=8x 24I 2Q")
     assert patience._INFO.size == size + 8
     assert not has_died(ours)
+    waiting = Patience(ours)
+    assert not waiting.is_over()
     reset(theirs)
     until(lambda: has_died(ours))
+    assert waiting.is_over(), "nobody is waited for who has gone"
 
 
 def test_what_is_no_connection() -> None:

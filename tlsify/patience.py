@@ -123,11 +123,13 @@ class Patience:
         self._pause = _FIRST_LOOK
 
     def is_over(self) -> bool:
-        """Look how it goes; true once it went on for long enough without anything."""
+        """Look how it goes; true once it has gone on long enough without anything, or is dead."""
         now = time.monotonic()
         try:
             progress = _progress(self._sock)
         except OSError:  # no TCP connection any more
+            return True
+        if progress.state == _CLOSE:  # a reset, say: nobody will take anything any more
             return True
         is_excused = progress.path_is_silent and _at_most is None
         if progress.acknowledged != self._acknowledged or is_excused:

@@ -264,7 +264,10 @@ DOORS = {
 }
 
 
-# What the quick lane plays: each program at each door, and each peer at each door.
+# What the quick lane plays of each program, at one door; at the others each that ends another way,
+# with the first of its peers.
+_SAMPLED_DOOR = "TLSSocket"
+_SAMPLED_PROGRAMS = {"close", "wait", "return", "serve-in-child", "abort"}
 _SAMPLE = {
     **dict.fromkeys(PROGRAMS, ("tickets",)),
     "close": ("tickets", "data", "resets", "never"),
@@ -293,6 +296,8 @@ class Cell(NamedTuple):
     def is_sample(self) -> bool:
         """Whether it is played on the kernel path, too, if not all of them are asked for."""
         peers = _SAMPLE[self.program]
+        if self.door != _SAMPLED_DOOR:
+            peers = peers[:1] if self.program in _SAMPLED_PROGRAMS else ()
         stands_in = "tickets" in DOORS[self.door].peers_without and self.peer == "slow"
         return ("tickets" if stands_in else self.peer) in peers
 

@@ -57,21 +57,16 @@ H2 = (
 )
 both = pytest.mark.parametrize("ktls", PATHS)
 
-test_what_it_shows, test_what_it_endures = trials(*SERVERS)
 
-
-@pytest.mark.parametrize("server", SERVERS, ids=lambda server: server.name)
-@both
-def test_what_else_it_knows(
-    tmp_path: Path, authority: trustme.CA, server: Server, ktls: str
-) -> None:
+def _know_more(served: Served) -> None:
     """Whence a request comes, and by which version of TLS; nothing of it is worth a warning."""
-    task = arrange(tmp_path, authority, ktls, **server.options)
-    with Served(server.program, task, authority) as served:
-        assert served.ask_anew(served.context(), "/address") == b"127.0.0.1"
-        assert served.ask_anew(served.context(), "/version") in {b"0x0304", b"TLSv1.3"}
-        errors = served.program.errors()
-        assert not any(word in errors for word in ("Traceback", "WARNING", "ERROR")), errors
+    assert served.ask_anew(served.context(), "/address") == b"127.0.0.1"
+    assert served.ask_anew(served.context(), "/version") in {b"0x0304", b"TLSv1.3"}
+    errors = served.program.errors()
+    assert not any(word in errors for word in ("Traceback", "WARNING", "ERROR")), errors
+
+
+test_what_it_shows, test_what_it_endures = trials(*SERVERS, also=_know_more)
 
 
 class Curl:

@@ -6,6 +6,7 @@ import http.client
 import socket
 import struct
 from contextlib import ExitStack, closing
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
@@ -52,9 +53,16 @@ class Server(NamedTuple):
     together: dict[str, Any] = {}  # noqa: RUF012 - likewise
 
 
-def trials(*servers: Server) -> tuple[Callable[..., None], Callable[..., None]]:
-    """Make the two tests that each server has on each path: `show` and `endure`."""
-    return _test(show, servers), _test(endure, servers)
+def trials(
+    *servers: Server, also: Callable[[Served], None] = lambda _: None
+) -> tuple[Callable[..., None], Callable[..., None]]:
+    """Make the two tests that each server has on each path: `show` and `endure`.
+
+    Args:
+        servers: each is started for each test.
+        also: what else these show.
+    """
+    return _test(partial(show, also), servers), _test(endure, servers)
 
 
 def _test(
@@ -70,7 +78,9 @@ def _test(
     return test
 
 
-def show(server: Server, folder: Path, authority: trustme.CA, ktls: str) -> None:
+def show(
+    also: Callable[[Served], None], server: Server, folder: Path, authority: trustme.CA, ktls: str
+) -> None:
     """Scheme, protocol, client and offload reach the application; files go as they should."""
     task = arrange(folder, authority, ktls, **server.options)
     with Served(server.program, task, authority) as served:
@@ -79,6 +89,7 @@ def show(server: Server, folder: Path, authority: trustme.CA, ktls: str) -> None
         assert bool(row.sendfile) == server.sendfile
         # Who shows no certificate is served, too, and is nobody.
         assert served.ask_anew(served.context(), "/peer") == b"-"
+        also(served)
 
 
 def endure(server: Server, folder: Path, authority: trustme.CA, ktls: str) -> None:
