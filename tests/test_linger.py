@@ -43,8 +43,9 @@ THREAD = "tlsify-linger"
 
 
 @pytest.fixture(autouse=True)
-def _alone() -> None:
-    """The connections of other tests have ended before."""
+def _alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The connections of other tests have ended before, and the thread does not wait for more."""
+    monkeypatch.setattr(linger, "_IDLE", 0.0)
     until(lambda: _threads() == 0, timeout=60)
 
 

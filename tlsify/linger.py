@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _SCRATCH = 2**16
 _TURNS = 16
 # How long the thread waits for the next connection that ends slowly, in seconds: a server has many.
-_IDLE = 0.2
+_IDLE = 0.02
 _THREAD = "tlsify-linger"
 
 

@@ -27,8 +27,6 @@ def arena(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> It
 # Whose kernels may differ: where records and the end of TCP meet.
 _EACH_KERNEL = {
     "TLSSocket-close-tickets",
-    "TLSSocket-return-tickets",
-    "TLSSocket-abort-data",
     "keeper-close-tickets",
 }
 

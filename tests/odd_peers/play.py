@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tests.doubles import KERNEL, Endpoint, until
-from tests.odd_peers.foreign import ForeignPeer
 from tests.odd_peers.opening import Halted, OddPeer
 from tests.odd_peers.outcome import Outcome, name
 from tests.odd_peers.steps import Stage
@@ -40,6 +39,9 @@ def play(lab: Lab, case: Case, policy: KtlsPolicy) -> Outcome:
                 if policy is KERNEL:  # takes no connection that is broken already
                     until(lambda: ulp.ulp_name(beside) == "tls")
             if scenario.opening.foreign:
+                # Slow to import, above all under emulation, and rarely wanted there.
+                from tests.odd_peers.foreign import ForeignPeer  # noqa: PLC0415
+
                 return ForeignPeer(theirs, theirs_config, scenario.opening.foreign)
             return OddPeer(theirs, theirs_config, scenario.opening)
         except BaseException:
