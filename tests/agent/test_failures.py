@@ -31,6 +31,7 @@ ERRORS: list[errors.TlsifyError] = [
     errors.DeadlineExceeded("slow"),
     errors.WorkerError("none"),
     errors.BackendError("down"),
+    errors.ConnectionCut(OSError(errno.ECONNRESET, "reset")),
 ]
 
 

@@ -96,13 +96,11 @@ def test_what_is_looked_up(client_config: ClientConfig, monkeypatch: pytest.Monk
     asked = []
 
     async def work() -> None:
-        loop = asyncio.get_running_loop()
-
-        async def look_up(host: str, *_: object, **__: object) -> list[Any]:
+        def look_up(host: str, *_: object, **__: object) -> list[Any]:
             asked.append(host)
             raise socket.gaierror
 
-        monkeypatch.setattr(loop, "getaddrinfo", look_up)
+        monkeypatch.setattr(socket, "getaddrinfo", look_up)
         for host in ("Straße.example.", "fe80::1%lo", "192.0.2.1"):
             with suppress(OSError):
                 await aio.open_connection(host, 1, config=client_config)

@@ -30,6 +30,7 @@ NUMBERS: dict[int, type[errors.TlsifyError | OSError]] = {
     16: OSError,
     17: errors.WorkerError,
     18: errors.BackendError,
+    19: errors.ConnectionCut,
 }
 _NUMBER_OF: dict[type, int] = {kind: number for number, kind in NUMBERS.items()}
 _ATTRIBUTES: dict[type[Exception], tuple[str, ...]] = {

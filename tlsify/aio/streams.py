@@ -234,10 +234,11 @@ async def _connect(
     host: str | None, port: int | str | None, options: dict[str, Any]
 ) -> socket.socket:
     """Connect to the first address that answers, or else as the loop does; give the socket."""
+    host = host and to_look_up(host)
     if (host or port is not None) and options.keys() <= _DIALLED:
         return await dialing.connect(host, port, **options)
     connect: Any = asyncio.get_running_loop().create_connection
-    transport, _ = await connect(_Waiting, host and to_look_up(host), port, **options)
+    transport, _ = await connect(_Waiting, host, port, **options)
     return await _take_socket(transport)
 
 
