@@ -186,13 +186,14 @@ class _Lingerer:
         self._new: list[Ending] = []
         self._endings: dict[int, Ending] = {}
         self._running = self._is_idle = False
-        self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._bell: int | None = None  # as long as there is a thread
 
     def add(self, ending: Ending) -> None:
         with self._lock:
             self._new.append(ending)
-            if self._running:
+            if self._bell is not None:
                 os.eventfd_write(self._bell, 1)
+            if self._running:
                 return
             self._running = True
         try:
@@ -212,13 +213,21 @@ class _Lingerer:
         self._run()
 
     def _run(self) -> None:
-        poller = select.epoll()
         times: list[tuple[float, int]] = []
-        with poller:
-            poller.register(self._bell, select.EPOLLIN)
+        with contextlib.ExitStack() as stack:
+            try:
+                poller = stack.enter_context(select.epoll())
+                bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+            except OSError:  # no descriptor is left: the next call tries again
+                with self._lock:
+                    self._running = False
+                return
+            with self._lock:
+                self._bell = bell
+            poller.register(bell, select.EPOLLIN)
             poller.register(interpreter.bell(), select.EPOLLIN | select.EPOLLET)
             while True:
-                due = self._take(poller)
+                due = self._take(poller, bell)
                 if due is None:
                     return
                 now = time.monotonic()
@@ -231,15 +240,17 @@ class _Lingerer:
                     if number in self._endings:
                         self._try(number, poller, times)
 
-    def _take(self, poller: select.epoll) -> set[int] | None:
+    def _take(self, poller: select.epoll, bell: int) -> set[int] | None:
         """Take what has been added; None ends the thread, since there is nothing left."""
         with contextlib.suppress(BlockingIOError):
-            os.eventfd_read(self._bell)
+            os.eventfd_read(bell)
         with self._lock:
             new, self._new = self._new, []
             is_idle = not new and not self._endings
             if is_idle and (self._is_idle or interpreter.has_begun()):
                 self._running = self._is_idle = False
+                self._bell = None
+                os.close(bell)
                 return None
             self._is_idle = is_idle
         for ending in new:
@@ -271,7 +282,8 @@ class _Lingerer:
         """In a forked child: the parent goes on with its connections, the child must not."""
         for ending in (*self._new, *self._endings.values()):
             ending.sock.close()
-        os.close(self._bell)
+        if self._bell is not None:
+            os.close(self._bell)
         self.__init__()  # type: ignore[misc]
 
 
