@@ -108,7 +108,8 @@ def fetch_with_tlsify(port: int, ca: Path) -> tuple[bytes, str, list[SocketEntry
         both = [
             entry
             for entry in list_sockets(socket.AF_INET)
-            if port in {entry.local[1], entry.remote[1]}
+            # What has been closed and still ends, TCP alone has: it is in nobody's hands.
+            if entry.inode and port in {entry.local[1], entry.remote[1]}
         ]
         while data := stream.recv(2**18):
             answer += data
