@@ -31,15 +31,8 @@ class _Watcher:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._is_watching = False
-        # Only when it is wanted: a program may count on which descriptors are free.
-        self._bell: int | None = None
+        self.bell = process.out_of_the_way(os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC))
         self.has_rung = False
-
-    def bell(self) -> int:
-        with self._lock:
-            if self._bell is None:
-                self._bell = os.eventfd(int(self.has_rung), os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-            return self._bell
 
     def begin(self) -> None:
         with self._lock:
@@ -58,15 +51,12 @@ class _Watcher:
         self.ring()
 
     def ring(self) -> None:
-        with self._lock:
-            self.has_rung = True
-            if self._bell is not None:
-                os.eventfd_write(self._bell, 1)
+        self.has_rung = True
+        os.eventfd_write(self.bell, 1)
 
     def forget(self) -> None:
         """In a forked child, which has none of its parent's threads: a bell of its own."""
-        if self._bell is not None:
-            os.close(self._bell)
+        os.close(self.bell)
         self.__init__()  # type: ignore[misc]
 
 
@@ -83,7 +73,7 @@ process.before_end(_watcher.ring)
 
 def bell() -> int:
     """Give the descriptor that becomes readable, for good, at the interpreter's end."""
-    return _watcher.bell()
+    return _watcher.bell
 
 
 def has_begun() -> bool:

@@ -186,14 +186,13 @@ class _Lingerer:
         self._new: list[Ending] = []
         self._endings: dict[int, Ending] = {}
         self._running = self._is_idle = False
-        self._bell: int | None = None  # as long as there is a thread
+        self._bell = process.out_of_the_way(os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC))
 
     def add(self, ending: Ending) -> None:
         with self._lock:
             self._new.append(ending)
-            if self._bell is not None:
-                os.eventfd_write(self._bell, 1)
             if self._running:
+                os.eventfd_write(self._bell, 1)
                 return
             self._running = True
         try:
@@ -213,21 +212,13 @@ class _Lingerer:
         self._run()
 
     def _run(self) -> None:
+        poller = select.epoll()
         times: list[tuple[float, int]] = []
-        with contextlib.ExitStack() as stack:
-            try:
-                poller = stack.enter_context(select.epoll())
-                bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-            except OSError:  # no descriptor is left: the next call tries again
-                with self._lock:
-                    self._running = False
-                return
-            with self._lock:
-                self._bell = bell
-            poller.register(bell, select.EPOLLIN)
+        with poller:
+            poller.register(self._bell, select.EPOLLIN)
             poller.register(interpreter.bell(), select.EPOLLIN | select.EPOLLET)
             while True:
-                due = self._take(poller, bell)
+                due = self._take(poller)
                 if due is None:
                     return
                 now = time.monotonic()
@@ -240,17 +231,15 @@ class _Lingerer:
                     if number in self._endings:
                         self._try(number, poller, times)
 
-    def _take(self, poller: select.epoll, bell: int) -> set[int] | None:
+    def _take(self, poller: select.epoll) -> set[int] | None:
         """Take what has been added; None ends the thread, since there is nothing left."""
         with contextlib.suppress(BlockingIOError):
-            os.eventfd_read(bell)
+            os.eventfd_read(self._bell)
         with self._lock:
             new, self._new = self._new, []
             is_idle = not new and not self._endings
             if is_idle and (self._is_idle or interpreter.has_begun()):
                 self._running = self._is_idle = False
-                self._bell = None
-                os.close(bell)
                 return None
             self._is_idle = is_idle
         for ending in new:
@@ -282,8 +271,7 @@ class _Lingerer:
         """In a forked child: the parent goes on with its connections, the child must not."""
         for ending in (*self._new, *self._endings.values()):
             ending.sock.close()
-        if self._bell is not None:
-            os.close(self._bell)
+        os.close(self._bell)
         self.__init__()  # type: ignore[misc]
 
 

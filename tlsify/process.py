@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
 import signal
 import threading
@@ -14,6 +15,8 @@ from tlsify.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
+# The first descriptor that is out of the way.
+_FAR = 64
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE = 1, 4
 # How long after a request to end another one is a second request, in seconds.
 _AGAIN = 0.3
@@ -39,6 +42,16 @@ def protect_process() -> None:
 def has_foreign_rights() -> bool:
     """Tell whether this process runs with other rights than its caller's, as setuid programs do."""
     return os.getuid() != os.geteuid() or os.getgid() != os.getegid()
+
+
+def out_of_the_way(descriptor: int) -> int:
+    """Move a descriptor of ours to where no program looks for its own: shells know ten of them."""
+    try:
+        moved = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, _FAR)
+    except OSError:  # so few are allowed
+        return descriptor
+    os.close(descriptor)
+    return moved
 
 
 _endings: list[Callable[[], object]] = []
