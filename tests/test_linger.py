@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
 import threading
@@ -17,6 +18,7 @@ from tests.doubles import (
     KERNEL,
     OFFLOADS,
     VERSIONS,
+    Endpoint,
     Lab,
     RawPeer,
     descriptors,
@@ -210,6 +212,67 @@ def test_forked_child_lets_go(lab: Lab, gate: threading.Event) -> None:
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     gate.set()
     _check_all_arrives(peer, sent)
+    until(lambda: _threads() == 0)
+
+
+# -- the thread, whatever the carrier
+
+
+class _Nobody:
+    """Has nothing to receive."""
+
+    def discard(self, _: memoryview) -> int:
+        """Wait."""
+        raise BlockingIOError
+
+    def wipe(self) -> None:
+        """Have no secret."""
+
+
+def _owing(lab: Lab) -> tuple[linger.Ending, socket.socket]:
+    """Give a connection that is ending, and whose peer has much to read; and the peer."""
+    ours, theirs = lab.tcp()
+    ours.setblocking(False)  # noqa: FBT003
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            ours.send(bytes(2**16))
+    return linger.Ending(ours, None, _Nobody()), theirs
+
+
+def _read_all(peer: socket.socket) -> None:
+    while peer.recv(2**20):
+        pass
+
+
+def test_finalizer_in_the_midst(lab: Lab) -> None:
+    """A connection that is collected while this thread has the lock is ended all the same."""
+    ending, peer = _owing(lab)
+
+    def collect() -> None:
+        with linger._lingerer._lock:
+            linger.finish(ending)
+
+    Endpoint(collect).result()
+    _read_all(peer)
+    ending.wait()
+    until(lambda: _threads() == 0)
+
+
+def test_no_descriptor_for_the_thread(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever comes next finds out that there are some again, for those before as well."""
+    first, second = _owing(lab), _owing(lab)
+
+    def refuse(*_: object) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with monkeypatch.context() as want:
+        want.setattr(os, "eventfd", refuse)
+        linger.finish(first[0])
+        until(lambda: _threads() == 0)
+    linger.finish(second[0])
+    for ending, peer in (first, second):
+        _read_all(peer)
+        ending.wait()
     until(lambda: _threads() == 0)
 
 

@@ -148,7 +148,8 @@ class _Memory:
 
 
 _memory = _Memory(memoryview(bytearray(_CELL * _WIDTH)).cast("q"))
-_lock = threading.Lock()
+# A finalizer that ends a connection may count in the midst of a count.
+_lock = threading.RLock()
 
 
 def count(event: Event, amount: int = 1) -> None:
@@ -297,7 +298,7 @@ def _use(slot: int) -> None:
 
 def _after_fork() -> None:
     global _lock  # noqa: PLW0603 - another thread, which is not here, may have held it
-    _lock = threading.Lock()
+    _lock = threading.RLock()
 
 
 os.register_at_fork(after_in_child=_after_fork)

@@ -29,7 +29,7 @@ class _Watcher:
     """One daemon thread of each process that has carriers, and the bell that it rings."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a finalizer may want it in the midst of `begin`
         self._is_watching = False
         self.bell = process.out_of_the_way(os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC))
         self.has_rung = False

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import select
 import socket
-import struct
-import termios
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -16,6 +13,7 @@ from tlsify.config import ClosePolicy
 from tlsify.errors import HandshakeError, TlsifyError
 from tlsify.keys import Direction
 from tlsify.ktls import ulp
+from tlsify.patience import unacknowledged
 from tlsify.stream import TLSSocket
 
 if TYPE_CHECKING:
@@ -227,11 +225,10 @@ class Keeper:
         return now - self._seen_at >= _QUIET
 
     def _under_way(self) -> int:
-        """Tell how many bytes the peer has not acknowledged (tcp(7) SIOCOUTQ)."""
+        """Tell how many bytes the peer has not acknowledged."""
         if self._relay is not None:
             return self._relay.under_way()
-        (count,) = struct.unpack("i", fcntl.ioctl(self._stream, termios.TIOCOUTQ, bytes(4)))
-        return int(count)
+        return unacknowledged(self._stream)
 
     # -- the end
 

@@ -61,8 +61,6 @@ class Ending:
         sock: socket.socket,
         alert: bytes | None,
         receiver: Receiver | None = None,
-        *,
-        shuts_down: bool = True,
     ) -> None:
         """Take a socket of one's own.
 
@@ -71,13 +69,12 @@ class Ending:
             alert: close_notify, if it is still to be sent.
             receiver: receives what comes; None leaves that to somebody else, and the socket goes as
                 soon as FIN is on its way.
-            shuts_down: whether FIN is to follow.
         """
         self.sock = sock
         self._alert = alert
         self._receiver = receiver
         self._receives = receiver is not None
-        self._shuts_down = shuts_down
+        self._has_shut_down = False
         self._patience = Patience(sock)
         self._lock = threading.Lock()
         self._done = threading.Event()
@@ -119,8 +116,8 @@ class Ending:
         is_over = self._patience.is_over()
         has_more = self._drain()
         if self._alert is None or is_over:
-            if self._shuts_down:
-                self._shuts_down, self._alert = False, None
+            if not self._has_shut_down:
+                self._has_shut_down, self._alert = True, None
                 self.sock.shutdown(socket.SHUT_WR)
             # Whoever can receive no more, but has something to receive, has only the answer left.
             if is_over or self._receiver is None or not unacknowledged(self.sock):
@@ -182,19 +179,21 @@ class _Lingerer:
     """One thread for all connections that end slowly; it lives a moment longer than the last."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        # A finalizer may want it in the midst of whatever this thread is doing.
+        self._lock = threading.RLock()
         self._new: list[Ending] = []
         self._endings: dict[int, Ending] = {}
         self._running = self._is_idle = False
-        self._bell = process.out_of_the_way(os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC))
+        self._bell: int | None = None  # as long as there is a thread
 
     def add(self, ending: Ending) -> None:
         with self._lock:
             self._new.append(ending)
-            if self._running:
+            begins, self._running = not self._running, True
+            if self._bell is not None:
                 os.eventfd_write(self._bell, 1)
-                return
-            self._running = True
+        if not begins:
+            return
         try:
             CarrierThread(_THREAD, self._run).start()
         except RuntimeError:  # there are no threads to be had: the next call tries again
@@ -212,13 +211,21 @@ class _Lingerer:
         self._run()
 
     def _run(self) -> None:
-        poller = select.epoll()
         times: list[tuple[float, int]] = []
-        with poller:
-            poller.register(self._bell, select.EPOLLIN)
+        with contextlib.ExitStack() as stack:
+            try:
+                poller = stack.enter_context(select.epoll())
+                bell = process.out_of_the_way(os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC))
+            except OSError:  # there are no descriptors to be had: the next call tries again
+                with self._lock:
+                    self._running = False
+                return
+            with self._lock:
+                self._bell = bell
+            poller.register(bell, select.EPOLLIN)
             poller.register(interpreter.bell(), select.EPOLLIN | select.EPOLLET)
             while True:
-                due = self._take(poller)
+                due = self._take(poller, bell)
                 if due is None:
                     return
                 now = time.monotonic()
@@ -231,15 +238,17 @@ class _Lingerer:
                     if number in self._endings:
                         self._try(number, poller, times)
 
-    def _take(self, poller: select.epoll) -> set[int] | None:
+    def _take(self, poller: select.epoll, bell: int) -> set[int] | None:
         """Take what has been added; None ends the thread, since there is nothing left."""
         with contextlib.suppress(BlockingIOError):
-            os.eventfd_read(self._bell)
+            os.eventfd_read(bell)
         with self._lock:
             new, self._new = self._new, []
             is_idle = not new and not self._endings
             if is_idle and (self._is_idle or interpreter.has_begun()):
                 self._running = self._is_idle = False
+                self._bell = None
+                os.close(bell)
                 return None
             self._is_idle = is_idle
         for ending in new:
@@ -271,7 +280,8 @@ class _Lingerer:
         """In a forked child: the parent goes on with its connections, the child must not."""
         for ending in (*self._new, *self._endings.values()):
             ending.sock.close()
-        os.close(self._bell)
+        if self._bell is not None:
+            os.close(self._bell)
         self.__init__()  # type: ignore[misc]
 
 

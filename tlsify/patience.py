@@ -53,7 +53,7 @@ def has_died(sock: socket.socket) -> bool:
 
 
 def unacknowledged(sock: socket.socket) -> int:
-    """Tell how many bytes the peer's TCP does not have yet, a FIN among them (tcp(7) SIOCOUTQ)."""
+    """Tell how many bytes the peer does not have yet, with any FIN (tcp(7), unix(7) SIOCOUTQ)."""
     return _count(sock, termios.TIOCOUTQ)
 
 

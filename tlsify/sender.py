@@ -247,7 +247,7 @@ class Sender:
     def part(self, receiver: Receiver, *, in_order: bool = True) -> Ending | None:
         """End both directions; gives what goes on in the background, if the peer is owed something.
 
-        It has a descriptor of its own, and ``sock`` may be closed.
+        It has ``sock``'s descriptor then, or one of its own; ``sock`` is to be closed all the same.
 
         Args:
             receiver: receives what nobody will read, from ``sock``.
@@ -262,14 +262,13 @@ class Sender:
         if ending is not None and ending.take(receiver):
             self.sock = ending.sock
             return ending
-        if is_owed:
-            with contextlib.suppress(OSError):  # no descriptor is left to wait with
-                self.sock = self._duplicate()
-                ending = Ending(self.sock, None, receiver)
-                linger.finish(ending)
-                return ending
-        receiver.wipe()
-        return None
+        if not is_owed:
+            receiver.wipe()
+            return None
+        self.sock = socket.socket(fileno=self.sock.detach())
+        ending = Ending(self.sock, None, receiver)
+        linger.finish(ending)
+        return ending
 
     def _duplicate(self) -> socket.socket:
         return socket.socket(fileno=os.dup(self.sock.fileno()))

@@ -321,16 +321,15 @@ class TLSSocket(socket.socket):
 
     def __exit__(self, *failure: object) -> None:
         """Close; in good order only if nothing went wrong."""
-        if not any(failure):
-            self.close()
-        else:
-            self.abort()
+        self._cut |= any(failure)
+        self.close()
 
     def __del__(self) -> None:
         """End what was forgotten, which is no end in good order."""
         if self.fileno() != -1:
             warnings.warn(f"unclosed {self!r}", ResourceWarning, stacklevel=1, source=self)
-            self._cut = True
+            # Whoever was in the midst of something else is not made to wait.
+            self._cut, self._timeout = True, 0.0
             self._real_close()
 
     def _real_close(self, *args: Any) -> None:

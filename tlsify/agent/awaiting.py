@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import select
 import socket
 import struct
-import termios
 import time
 from typing import NoReturn
 
 from tlsify.agent import wire
 from tlsify.errors import AgentError
+from tlsify.patience import unacknowledged, unread
 
 # Seconds for an agent to take a session, and beyond the handshake's own time for its reply.
 PATIENCE = 5.0
@@ -82,9 +81,9 @@ class Watch:
 
     def _its_turn(self) -> int | None:
         """Return how much of the peer's data is unread, or None if it is not the agent's turn."""
-        unread = _count(self._sock, termios.FIONREAD)
+        left = unread(self._sock)
         is_silent = self._has_the_word and _segments(self._sock) == self._sent
-        return unread if unread or is_silent else None
+        return left if left or is_silent else None
 
 
 def _segments(sock: socket.socket) -> int:
@@ -98,9 +97,4 @@ def _segments(sock: socket.socket) -> int:
 
 def _is_unread(channel: socket.socket) -> bool:
     """Tell whether our message has not been received yet (unix(7) SIOCOUTQ)."""
-    return _count(channel, termios.TIOCOUTQ) > 0
-
-
-def _count(sock: socket.socket, request: int) -> int:
-    (count,) = struct.unpack("i", fcntl.ioctl(sock, request, bytes(4)))
-    return int(count)
+    return unacknowledged(channel) > 0

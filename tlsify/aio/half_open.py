@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
 import socket
 import struct
-import termios
 from collections import Counter
 from typing import NamedTuple
+
+from tlsify.patience import unread
 
 # How long a peer may say nothing in its handshake before others get its place, and how long a
 # handshake may take then, in seconds: where handshakes take long in general, four times that.
@@ -107,8 +107,7 @@ def origin(name: object) -> bytes | None:
 def _silence(sock: socket.socket) -> float:
     """Tell for how many seconds a peer has said nothing that we have not heard yet."""
     try:
-        (unread,) = struct.unpack("i", fcntl.ioctl(sock, termios.FIONREAD, bytes(4)))
-        if unread:
+        if unread(sock):
             return 0.0
         told = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _LAST_DATA_RECV.size)
         (milliseconds,) = _LAST_DATA_RECV.unpack(told)
