@@ -506,6 +506,32 @@ def test_sending_goes_on_behind_a_cut(lab: Lab, closing: ClosePolicy) -> None:
     assert peer.recv() is None
 
 
+def test_program_that_reads_no_more(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may write all the same, and ends in order; its relay does not turn in circles."""
+    handed, peer = lab.server(RELAY)
+    relay, turns = running(handed), 0
+    act = relay._act
+
+    def counted(network: int, program: int) -> None:
+        nonlocal turns
+        turns += 1
+        act(network, program)
+
+    monkeypatch.setattr(relay, "_act", counted)
+    handed.sock.shutdown(socket.SHUT_RD)
+    for piece in (b"one", b"two"):
+        peer.send_data(b"unread")
+        until(lambda: not queued(relay._network))
+        handed.sock.sendall(piece)
+        assert peer.recv_data(3) == piece
+    assert turns < 50
+    handed.shutdown()
+    assert peer.recv() == CLOSE_NOTIFY
+    peer.close_notify()
+    handed.sock.close()
+    assert relay.join(60)
+
+
 def test_lost_end(lab: Lab) -> None:
     """A descriptor that is merely closed is no end in good order, but loses nothing."""
     handed, peer = lab.server(RELAY)

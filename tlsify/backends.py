@@ -217,10 +217,12 @@ class Backends:
         backends = next(rule.backends for rule in self._rules if rule.fits(alpn, server_name))
         loop = asyncio.get_running_loop()
         began, pause = loop.time(), _PAUSE
+        failures: dict[Backend, OSError] = {}  # the last of each
         while True:
-            failures: dict[Backend, OSError] = {}
             for backend in sorted(backends, key=self._down.__contains__):
                 left = began + max(self._timeout, self._retry) - loop.time()
+                if left <= 0 and failures:
+                    break  # a limit of ours is no fault of theirs
                 try:
                     found = await attempt(backend, min(self._timeout / len(backends), left))
                 except OSError as exc:
@@ -235,7 +237,11 @@ class Backends:
             may_pass = any(map(_may_pass, failures.values()))
             patience = self._timeout if may_pass else self._retry
             if loop.time() + pause >= began + patience:
-                told = (f"{name} took no connection: {_spell(failures[name])}" for name in backends)
+                told = (
+                    f"{name} took no connection: {_spell(failures[name])}"
+                    for name in backends
+                    if name in failures
+                )
                 raise BackendError("; ".join(dict.fromkeys(told)))
             await asyncio.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)

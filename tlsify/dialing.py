@@ -13,7 +13,7 @@ from itertools import chain, zip_longest
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Sequence
+    from collections.abc import Callable, Generator, Iterable, Sequence
 
 # What ``getaddrinfo`` gives for one address: family, type, protocol, canonical name, address.
 Address: TypeAlias = tuple[int, int, int, str, tuple[Any, ...]]
@@ -206,6 +206,21 @@ def _rank(failure: OSError) -> int:
     return 3 if failure.errno in _NO_WAY else 1
 
 
+def start_look_up(work: Callable[[], None]) -> threading.Thread:
+    """Have a name looked up in a thread that may be abandoned.
+
+    Raises:
+        OSError: EAGAIN, there are no threads to be had.
+    """
+    # A daemon: a resolver that hangs must not keep the process alive.
+    thread = threading.Thread(target=work, name="tlsify-look-up", daemon=True)
+    try:
+        thread.start()
+    except RuntimeError as exc:
+        raise OSError(errno.EAGAIN, f"no thread to look the name up: {exc}") from exc
+    return thread
+
+
 def look_up(host: Any, port: Any, timeout: float, **wanted: int) -> list[Address]:
     """Look a name up as ``socket.getaddrinfo`` does, but with a time limit.
 
@@ -230,9 +245,7 @@ def look_up(host: Any, port: Any, timeout: float, **wanted: int) -> list[Address
         except (OSError, ValueError) as exc:
             failures.append(exc)
 
-    # A daemon: a resolver that hangs must not keep the process alive.
-    thread = threading.Thread(target=work, name="tlsify-look-up", daemon=True)
-    thread.start()
+    thread = start_look_up(work)
     thread.join(min(timeout, threading.TIMEOUT_MAX))
     if failures:
         raise failures[0]

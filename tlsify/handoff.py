@@ -81,6 +81,7 @@ class Handoff:
         channel: what serves control records; None on the relay path.
         relay: None on the kernel path.
         share: this process's share in the connection.
+        is_cut: whether its end, whenever and however it comes, is no orderly one.
     """
 
     sock: socket.socket
@@ -90,6 +91,7 @@ class Handoff:
     channel: Channel | None
     relay: Carrier | None
     share: Share = field(default_factory=Share)
+    is_cut: bool = False
     _is_parted: bool = False
 
     @property
@@ -210,6 +212,7 @@ class Handoff:
         if self._is_parted:
             return _wait_for_nothing
         self._is_parted = True
+        in_order = in_order and not self.is_cut
         ends = not in_order or self.share.is_last_or_serving(self.sock)
         may_wait = self.sock.gettimeout() != 0
         if self.channel is not None:

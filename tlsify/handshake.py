@@ -84,7 +84,7 @@ def _last_words(engine: Engine) -> Conversation:
 def too_slow(seconds: float) -> DeadlineExceeded:
     """Build the error for a handshake that is not finished in time."""
     return DeadlineExceeded(
-        f"the handshake did not finish within {round(seconds, 2):g} seconds",
+        f"the handshake did not finish within {seconds:.3g} seconds",
         hint="the peer may be down, or may not speak TLS on this port",
     )
 

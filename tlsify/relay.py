@@ -6,7 +6,7 @@ import errno
 import logging
 import select
 import socket
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -249,6 +249,9 @@ class Relay:
     def _lose_program(self) -> None:
         """Nobody will read what the peer still sends; how it ends has yet to be seen."""
         self._program_gone = True
+        self._drop_inbound()
+
+    def _drop_inbound(self) -> None:
         self._to_program.drop()
         if self._inbound is Flow.READING:
             self._inbound = Flow.DISCARDING
@@ -259,16 +262,18 @@ class Relay:
         room = enter()
         try:
             size = self._program.recv_into(room.view, READ_SIZE)
+            if size:
+                self._to_network.take_on(partial(self._tunnel.send_into, room.view[:size]))
         except BlockingIOError:
             return
         except OSError:
             size = 0
+        finally:
+            leave(room)
         if size:
-            self._to_network.take_on(partial(self._tunnel.send_into, room.view[:size]))
             self._look_at_tunnel()
         else:
             self._end_outbound()
-        leave(room)
 
     def _end_outbound(self) -> None:
         self._outbound = Flow.DRAINING
@@ -283,18 +288,19 @@ class Relay:
         room = enter()
         try:
             size = self._network.recv_into(room.view, READ_SIZE)
+            self._to_program.take_on(partial(self._tunnel.receive, room.view[:size]))
         except BlockingIOError:
             return
         except OSError as exc:
             self._fail(exc)
             return
+        finally:
+            leave(room)
         if not size:
             self._end_inbound()
             return
-        self._to_program.take_on(partial(self._tunnel.receive, room.view[:size]))
-        leave(room)
         self._keep_sessions()
-        if self._program_gone:
+        if self._inbound is Flow.DISCARDING:
             self._to_program.drop()
         self._look_at_tunnel()
 
@@ -362,8 +368,8 @@ class Relay:
             self._inbound = end(self._program, self._inbound)
         except BlockingIOError:
             pass
-        except OSError:
-            self._lose_program()
+        except OSError:  # nobody reads; whether anybody still writes, poll tells
+            self._drop_inbound()
 
     def _await_delivery(self) -> None:
         """Wait for the peer's end, or until its TCP has all: to close before might reset."""
@@ -371,7 +377,8 @@ class Relay:
         poller = select.poll()
         poller.register(self._network, select.POLLIN)
         room = enter()
-        with suppress(OSError):
+        with suppress(OSError), ExitStack() as stack:
+            stack.callback(leave, room)
             while unacknowledged(self._network) and not patience.is_over():
                 try:
                     size = self._network.recv_into(room.view, READ_SIZE)
@@ -384,7 +391,6 @@ class Relay:
                     self._to_program.take_on(partial(self._tunnel.receive, room.view[:size]))
                     self._to_program.drop()
                     self._look_at_tunnel()
-        leave(room)
 
 
 def _address(ask: Callable[[], Any]) -> Any:

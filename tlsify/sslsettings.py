@@ -230,8 +230,9 @@ class Settings(ssl.SSLContext):
     def wrap_bio(self, *_: object, **__: object) -> NoReturn:
         """Refuse: the kernel protects records of a socket, not of a buffer."""
         message = (
-            "wrap_bio: tlsify's SSLContext protects a socket, and no buffer; asyncio needs a loop "
-            "of tlsify's, such as tlsify.aio.EventLoop; anyio goes by buffers, whatever the loop"
+            "wrap_bio: tlsify's SSLContext protects sockets, not buffers: asyncio needs a loop of "
+            "tlsify's, such as tlsify.aio.EventLoop, and anyio, which always uses buffers, cannot "
+            "take it"
         )
         _log.error("%s", message)  # servers on other loops drop the error without a word
         raise NotImplementedError(message)

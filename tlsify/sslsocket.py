@@ -79,7 +79,6 @@ class SSLSocket(TLSSocket):
         timeout = sock.gettimeout()
         socket.socket.__init__(self, fileno=sock.detach())
         self._channel = None
-        self._cut = False
         self._facts: Facts | None = None
         self._failure: OSError | None = None
         self._beginning = threading.RLock()
@@ -210,6 +209,11 @@ class SSLSocket(TLSSocket):
             socket.socket.shutdown(self, how)
         else:
             super().shutdown(how)
+
+    def cut(self) -> None:
+        """Have the end be no orderly one, if there has been a handshake."""
+        if self._facts is not None:
+            super().cut()
 
     def _real_close(self, *args: Any) -> None:
         if self._facts is None:

@@ -56,7 +56,8 @@ def upgrade(sock: socket.socket, protocol: str, name: str, timeout: float) -> No
         if exc.errno is not None:  # as in `handshake.run`
             raise
         raise DeadlineExceeded(
-            f"starttls: no go-ahead from the server within {timeout:g} seconds", hint=SOMETHING_ELSE
+            f"starttls: no go-ahead from the server within {timeout:.3g} seconds",
+            hint=SOMETHING_ELSE,
         ) from exc
     finally:
         with contextlib.suppress(OSError):

@@ -42,13 +42,11 @@ _RECORDS_PER_RECEIVE = 2**12
 class TLSSocket(socket.socket):
     """A handed-over connection for Python programs: read, write, sendfile, close.
 
-    Over the kernel path it deals with whatever control records come, so that ``recv`` gives data,
-    ``b""`` after the peer's close_notify, or raises. Over the relay path it is the plain end of
-    the relay's socketpair, with the same answers.
+    It deals with whatever control records come, so that ``recv`` gives data, ``b""`` after the
+    peer's close_notify, or raises. The plain end of a relay's socketpair gives the same answers.
 
-    Timeouts are the kernel's own (SO_RCVTIMEO, SO_SNDTIMEO): waiting with poll first, as sockets
-    in Python do, would spin on partial records before Linux 6.5. They hold for each system call,
-    not for the whole of ``sendall``.
+    Timeouts are the kernel's own, for each system call, not for the whole of ``sendall``: to wait
+    with poll first, as Python does, would spin on partial records before Linux 6.5.
     """
 
     def __init__(self, handoff: Handoff, closing: ClosePolicy = ClosePolicy.STRICT) -> None:
@@ -68,7 +66,6 @@ class TLSSocket(socket.socket):
             self._channel.sock = self
         self._share = handoff.share
         self._timeout: float | None = None
-        self._cut = False
         self._low_water = LowWater(self)
         self._broken: OSError | None = None
         self.death = Death(self)
@@ -105,8 +102,7 @@ class TLSSocket(socket.socket):
 
     def recv_into(self, buffer: WriteableBuffer, nbytes: int = 0, flags: int = 0) -> int:
         """Do as `recv`, into a buffer; gives the number of bytes."""
-        view = memoryview(buffer).cast("B")
-        view = view[: nbytes or len(view)]
+        view = memoryview(buffer).cast("B")[: nbytes or None]
         if not len(view):
             return 0
         channel = self._channel
@@ -226,6 +222,7 @@ class TLSSocket(socket.socket):
         Raises:
             ValueError: non-blocking, or an impossible offset or count.
         """
+        self._share.used = forks.seen
         if self._channel is None:
             return super().sendfile(file, offset, count)
         if self._timeout == 0:
@@ -285,7 +282,7 @@ class TLSSocket(socket.socket):
     def shutdown(self, how: int, /) -> None:
         """End the sending direction with close_notify, the receiving one, or both."""
         channel = self._channel
-        if how != socket.SHUT_RD and self.handoff.relay is not None and not self._cut:
+        if how != socket.SHUT_RD and self.handoff.relay is not None and not self.handoff.is_cut:
             self.handoff.relay.end_in_order()
         if how != socket.SHUT_RD and channel is not None and not channel.close_notify():
             channel.shut_down_later()
@@ -305,9 +302,7 @@ class TLSSocket(socket.socket):
         Data that still comes is discarded.
 
         Raises:
-            Truncated: the stream ended without close_notify.
-            HandshakeError: the connection ended badly.
-            TimeoutError: it did not come in time.
+            As `recv`.
         """
         self.shutdown(socket.SHUT_WR)
         scratch = bytearray(2**16)
@@ -316,12 +311,17 @@ class TLSSocket(socket.socket):
 
     def abort(self) -> None:
         """Close, and not in good order: the peer sees truncation. What was sent still arrives."""
-        self._cut = True
+        self.cut()
         self.close()
+
+    def cut(self) -> None:
+        """Have the end, whenever it comes, be no orderly one."""
+        self.handoff.is_cut = True
 
     def __exit__(self, *failure: object) -> None:
         """Close; in good order only if nothing went wrong."""
-        self._cut |= any(failure)
+        if any(failure):
+            self.cut()
         self.close()
 
     def __del__(self) -> None:
@@ -329,14 +329,15 @@ class TLSSocket(socket.socket):
         if self.fileno() != -1:
             warnings.warn(f"unclosed {self!r}", ResourceWarning, stacklevel=1, source=self)
             # Whoever was in the midst of something else is not made to wait.
-            self._cut, self._timeout = True, 0.0
+            self.cut()
+            self._timeout = 0.0
             self._real_close()
 
     def _real_close(self, *args: Any) -> None:
         # socket.close calls this once the last file object made from the socket is closed too.
         if self.fileno() == -1:
             return
-        wait = self.handoff.part(in_order=not self._cut)
+        wait = self.handoff.part(in_order=True)
         super()._real_close(*args)  # type: ignore[misc]
         wait()
 

@@ -13,6 +13,7 @@ from tests.aio.peers import Echo
 from tests.doubles import OFFLOADS, RELAY
 from tlsify import aio
 from tlsify.aio.acceptor import Limits
+from tlsify.config import ClosePolicy
 from tlsify.errors import ConfigError
 from tlsify.sslcontext import SSLContext
 
@@ -201,6 +202,34 @@ def test_clients_sent_away(
             for reader, writer in streams:
                 assert await reader.read() == b""
                 writer.close()
+
+    run(work())
+
+
+@pytest.mark.parametrize("how", ["close_clients", "abort_clients", "drain"])
+def test_what_clients_are_told(
+    run: Run, server_config: ServerConfig, client_config: ClientConfig, how: str
+) -> None:
+    """Only who is sent away in good order sees an end; a connection that is given up is cut."""
+
+    async def work() -> None:
+        async with await aio.create_server(Echo, HERE, 0, config=server_config) as server:
+            address = server.sockets[0].getsockname()
+            reader, writer = await aio.open_connection(
+                *address, config=client_config, closing=ClosePolicy.STRICT
+            )
+            writer.write(b"hello")
+            await reader.readexactly(5)
+            if how == "drain":
+                await server.acceptor.drain(0)
+            else:
+                getattr(server, how)()
+            if how == "close_clients":
+                assert await reader.read() == b""
+            else:
+                with pytest.raises(ConnectionAbortedError, match="without close_notify"):
+                    await reader.read()
+            writer.close()
 
     run(work())
 

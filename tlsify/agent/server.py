@@ -175,7 +175,6 @@ def serve(channel: socket.socket, configs: Configs) -> None:
         if relay is None:
             channel.close()
         else:
-            relay.ask(partial(_ends_in_order, channel))
             relay.watch(_Report(channel, relay))
 
 
@@ -236,6 +235,7 @@ def _reply(channel: socket.socket, handed: Handoff) -> Relay | None:
     told = wire.Relayed(
         code=code, sentence=sentence, hint=hint, certificate=agreed.certificate, **facts
     )
+    relay.ask(partial(_ends_in_order, channel))  # before anybody has what may end
     with handed.sock:
         fdpass.send(channel, wire.encode(told), handed.sock.fileno())
     return relay
@@ -247,7 +247,7 @@ def _ends_in_order(channel: socket.socket) -> bool:
         try:
             return channel.recv(len(wire.IN_ORDER), socket.MSG_DONTWAIT) == wire.IN_ORDER
         except ConnectionResetError:
-            continue  # he did not read all that he was told; his own words stand behind that error
+            continue  # our own words lie unread there, which is told once, in front of theirs
         except OSError:
             break
     return False

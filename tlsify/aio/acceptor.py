@@ -339,15 +339,13 @@ class Acceptor:
             return
         change(Gauge.CONNECTIONS, 1)
         try:
-            with roster.listed(handed):
+            with handed, roster.listed(handed):
                 await self._serve(handed)
         except (TlsifyError, OSError) as exc:
             _log.info("connection ended: %s", exc)
         finally:
             _count_cut(handed)
             change(Gauge.CONNECTIONS, -1)
-            if handed.sock.fileno() != -1:
-                handed.close()
 
     async def _open(self, visit: _Visit) -> Handoff | None:
         try:

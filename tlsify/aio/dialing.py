@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import math
 import socket
-import threading
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from tlsify import dialing
@@ -126,10 +125,10 @@ async def look_up(host: Any, port: Any, **wanted: int) -> list[Address]:
     loop = asyncio.get_running_loop()
     key = (loop, host, port, *sorted(wanted.items()))
     if (future := _under_way.get(key)) is None:
-        future = _under_way[key] = loop.create_future()
+        future = loop.create_future()
 
         def settle(outcome: _Outcome) -> None:
-            del _under_way[key]
+            _under_way.pop(key, None)
             if not future.done():
                 future.set_result(outcome)
 
@@ -140,7 +139,8 @@ async def look_up(host: Any, port: Any, **wanted: int) -> list[Address]:
             except RuntimeError:  # the loop was closed
                 _under_way.pop(key, None)
 
-        threading.Thread(target=work, name="tlsify-look-up", daemon=True).start()
+        dialing.start_look_up(work)
+        _under_way[key] = future  # `settle` comes in a later round of the loop
     found, failure = await asyncio.shield(future)
     if failure is not None:
         raise failure

@@ -8,6 +8,7 @@ import os
 import socket
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from tlsify import forks
 from tlsify.config import ClosePolicy
 from tlsify.errors import TlsifyError
 from tlsify.stream import TLSSocket
@@ -96,6 +97,7 @@ class LoopSocket(TLSSocket):
         With ancillary data it is a control record: those are the channel's own.
         """
         channel = self._channel
+        self._share.used = forks.seen
         if ancdata or channel is None:
             return super().sendmsg(buffers, ancdata, flags, address)
         try:
@@ -115,6 +117,7 @@ class LoopSocket(TLSSocket):
             The number of bytes sent; 0 at the end of the file.
         """
         channel = self._channel
+        self._share.used = forks.seen
         if channel is None:
             return os.sendfile(self.fileno(), source, offset, size)
         try:
@@ -123,10 +126,6 @@ class LoopSocket(TLSSocket):
             if isinstance(exc, OSError) and not self.death.number:
                 raise  # it may be the file's
             _raise_os_error(exc)
-
-    def cut(self) -> None:
-        """Have the end, when it comes, be no orderly one."""
-        self._cut = True
 
     def _real_close(self, *args: Any) -> None:
         if self.on_cut is not None:

@@ -103,12 +103,10 @@ class Receiving:
         handed, told = found
         handed.sock.setblocking(False)  # noqa: FBT003
         try:
-            await self._serve(handed, told)
+            with handed:
+                await self._serve(handed, told)
         except (TlsifyError, OSError) as exc:
             _log.info("connection ended: %s", exc)
-        finally:
-            if handed.sock.fileno() != -1:
-                handed.close()
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._serving.discard(task)

@@ -187,7 +187,7 @@ async def connect_on(
         protocol = factory()
         transport = make_transport(protocol, stream, terms.context, waiter, verified=verified)
     except BaseException:
-        stream.close()
+        stream.abort()
         raise
     try:
         await waiter

@@ -82,7 +82,7 @@ class _Deadline:
         Raises:
             DeadlineExceeded: nothing is left, or the block took too long.
         """
-        message = f"{what} within {self.timeout:g} seconds"
+        message = f"{what} within {self.timeout:.3g} seconds"
         left = self._at - time.monotonic()
         if left <= 0:
             raise DeadlineExceeded(message)

@@ -74,7 +74,7 @@ class Port(tcp.Port):
         factory: Any = self.factory
         protocol = factory.buildProtocol(self._buildAddr(address))  # type: ignore[no-untyped-call]
         if protocol is None or self.disconnecting:
-            handed.close()
+            handed.abort()
             return
         number, self.sessionno = self.sessionno, self.sessionno + 1
         facts = Facts(handed)
