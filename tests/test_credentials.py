@@ -163,3 +163,9 @@ def test_memory_as_a_file() -> None:
     with as_file(b"content") as path:
         assert Path(path).read_bytes() == b"content"
     check_descriptors(before)
+
+
+def test_many_beginnings() -> None:
+    """Certificates that begin, and never end, are read in a time that their size is worth."""
+    with pytest.raises(ConfigError):
+        read_pem(b"-----BEGIN CERTIFICATE-----\nMII\n" * 100_000, "it")

@@ -201,3 +201,9 @@ def test_import_is_for_who_needs_it() -> None:
         [sys.executable, "-c", program], check=True, capture_output=True, text=True
     )
     assert ran.stdout.split() == ["False", "True"]
+
+
+def test_zone_as_urls_have_it() -> None:
+    """RFC 6874: in brackets its sign is escaped."""
+    assert to_look_up("[fe80::1%25lo]") == "fe80::1%lo"
+    assert canonical("[fe80::1%25lo]") == "fe80::1"

@@ -77,3 +77,9 @@ def test_file_that_is_not_there(tmp_path: Path) -> None:
     """The system's reason is told."""
     with pytest.raises(ConfigError, match=r"cannot read certificates .*absent"):
         read(tmp_path / "absent")
+
+
+def test_too_deep() -> None:
+    """What nests without end is something else, too."""
+    with pytest.raises(ConfigError):
+        _parse(b"[" * 200_000, "it")

@@ -106,7 +106,10 @@ class KeyPair:
     @property
     def subject(self) -> str:
         """Whose certificate it is, for messages."""
-        return self.chain[0].subject.rfc4514_string()
+        try:
+            return self.chain[0].subject.rfc4514_string()
+        except ValueError:
+            return "an unreadable subject"
 
     @property
     def not_after(self) -> datetime:

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
 _PIN = re.compile(r"sha256//([A-Za-z0-9+/]{43}=)")
 _LABELS = (b"CERTIFICATE", b"X509 CERTIFICATE")
-_CERTIFICATE = rb"(?s)-----BEGIN (%b)-----(.*?)-----END \1-----" % b"|".join(_LABELS)
+# Base64 has no hyphen: so nothing is looked at again for each BEGIN without an END.
+_CERTIFICATE = rb"-----BEGIN (%b)-----([^-]*)-----END \1-----" % b"|".join(_LABELS)
 _TRUSTED = b"-----BEGIN TRUSTED CERTIFICATE-----"
 _BLANKS = b" \t\r\n"
 _DER = b"\x30\x82"

@@ -6,7 +6,7 @@ import os
 import stat
 from collections import Counter
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, Self, TypeAlias
 
 from tlsify import ocsp, traefik
 from tlsify.config import KeyPair
@@ -81,14 +81,32 @@ class Files(NamedTuple):
 
 
 class _Traefiks(Files):
-    """One of the certificates in a file of Traefik's."""
+    """One of the certificates in a file of Traefik's, which is read once for all of them."""
+
+    _pair: tuple[bytes, bytes]
+    _state: tuple[State, ...]
+
+    @classmethod
+    def all_of(cls, path: Path) -> Iterator[Self]:
+        """Give each of a file.
+
+        Raises:
+            ConfigError: as `traefik.read`.
+        """
+        state = fingerprint([path])
+        for name, pair in traefik.read(path).items():
+            found = cls(name, path, path)
+            found._pair, found._state = pair, state
+            yield found
 
     def read(self) -> tuple[bytes, bytes]:
         """Give chain and key, in PEM.
 
         Raises:
-            ConfigError: the file cannot be read, or Traefik has changed it meanwhile.
+            ConfigError: Traefik has changed the file meanwhile, and it is not in there any more.
         """
+        if fingerprint([self.chain]) == self._state:
+            return self._pair
         try:
             return traefik.read(self.chain)[self.name]
         except KeyError as exc:
@@ -127,7 +145,8 @@ def find(folder: Path) -> Found:
     authority's, or if it is there with its key as well: tools leave such files beside the others.
 
     Raises:
-        ConfigError: the folder is unreadable, or there is none in it.
+        ConfigError: the folder is unreadable, there is none in it, or two have one name; also,
+            where some have no key, that one of all the files holds no certificate.
     """
     try:
         found = [files for path in sorted(folder.iterdir()) for files in _of(path)]
@@ -162,7 +181,7 @@ def _of(path: Path) -> Iterator[Files]:
             return
         chain, name = path / known, path.name
     elif path.name == _TRAEFIKS:
-        yield from (_Traefiks(name, path, path) for name in traefik.read(path))
+        yield from _Traefiks.all_of(path)
         return
     elif path.suffix not in _CHAIN_SUFFIXES and path.name not in _LAYOUTS:
         return
@@ -215,7 +234,13 @@ def _is_authority(der: bytes) -> bool:
     try:
         extensions = x509.load_der_x509_certificate(der).extensions
         return extensions.get_extension_for_class(x509.BasicConstraints).value.ca
-    except (ValueError, x509.InvalidVersion, x509.ExtensionNotFound, x509.DuplicateExtension):
+    except (
+        ValueError,
+        x509.InvalidVersion,
+        x509.ExtensionNotFound,
+        x509.DuplicateExtension,
+        x509.UnsupportedGeneralNameType,
+    ):
         return False
 
 

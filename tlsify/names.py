@@ -130,9 +130,10 @@ def canonical(host: str) -> str:
 def to_look_up(host: str) -> str:
     """Give what to look up for what somebody has typed, in ASCII.
 
-    It means the same host as `canonical`. A zone says how to get there, and a final dot keeps the
-    resolver from trying the name below domains of its own (resolv.conf(5)): both stay. A single
-    label is in no domain, but mostly in a file, and without its dot: ``localhost``.
+    It means the same host as `canonical`, where that takes it; anything else, such as ``127.1``, is
+    the resolver's to judge. A zone says how to get there, and a final dot keeps the resolver from
+    trying the name below domains of its own (resolv.conf(5)): both stay. A single label is in no
+    domain, but mostly in a file, and without its dot: ``localhost``.
 
     Raises:
         ConfigError: there can be no such name.
@@ -188,8 +189,10 @@ def is_ip_address(host: str) -> bool:
 
 
 def _without_brackets(host: str) -> str:
-    """Take an IPv6 address out of the brackets that it has in URLs."""
-    return host[1:-1] if host[:1] == "[" and host[-1:] == "]" and ":" in host else host
+    """Take an IPv6 address out of the brackets that it has in URLs, where "%" is "%25"."""
+    if host[:1] != "[" or host[-1:] != "]" or ":" not in host:
+        return host
+    return host[1:-1].replace("%25", "%", 1)
 
 
 def _is_label(text: str) -> bool:

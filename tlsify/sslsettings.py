@@ -13,7 +13,6 @@ from tlsify import trust
 from tlsify.codepoints import DEFAULT_AEADS, Aead, CipherSuite, ProtocolVersion
 from tlsify.config import Anchor, KeyPair, TrustAnchors, read_anchors
 from tlsify.credentials import parse_crls, read_file
-from tlsify.der import elements
 from tlsify.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -315,9 +314,11 @@ def _read_data(data: str | ReadableBuffer) -> Iterable[Anchor]:
     if isinstance(data, str):
         return read_anchors(data.encode("ascii", "replace"), "cadata")
     encoded = bytes(data)
+    from cryptography import x509  # noqa: PLC0415 - few have their anchors in DER
+
     try:
-        ((_, _),) = elements(encoded)
-    except ValueError as exc:
+        x509.load_der_x509_certificate(encoded)
+    except (ValueError, x509.InvalidVersion) as exc:
         raise ConfigError(
             "cadata holds no usable certificate", hint="bytes are one DER certificate"
         ) from exc

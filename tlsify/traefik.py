@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import binascii
-import functools
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +24,6 @@ def read(path: Path) -> dict[str, tuple[bytes, bytes]]:
     return _parse(read_file(path, "certificates"), str(path))
 
 
-@functools.lru_cache(1)  # each certificate in it is asked for by itself
 def _parse(content: bytes, path: str) -> dict[str, tuple[bytes, bytes]]:
     found: dict[str, tuple[bytes, bytes]] = {}
     try:
@@ -36,7 +34,7 @@ def _parse(content: bytes, path: str) -> dict[str, tuple[bytes, bytes]]:
                 if name in found:
                     name = f"{name}, {len(found)}"
                 found[name] = _decode(stored["certificate"]), _decode(stored["key"])
-    except (ValueError, AttributeError, KeyError, TypeError) as exc:
+    except (ValueError, AttributeError, KeyError, TypeError, RecursionError) as exc:
         raise ConfigError(
             f"{path} is not what Traefik 2 or 3 keeps its certificates in",
             hint="move it away, or dump it to files",

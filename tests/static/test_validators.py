@@ -164,3 +164,10 @@ def test_dates_of_ours(seconds: int) -> None:
     """What is sent is read."""
     sent = Validators.of(status(seconds * SECOND, 1), now=2**35 * SECOND)
     assert parse_date(sent.last_modified) == sent.modified == seconds
+
+
+def test_many_blanks() -> None:
+    """A header of nothing but blanks is read in a time that its length is worth."""
+    validators = Validators("tag", is_strong=True, modified=0, is_date_strong=True)
+    assert not validators.matches("," + " " * 2_000_000 + "x", strongly=False)
+    assert validators.matches(" " * 2_000_000 + '"tag"' + "\t" * 2_000_000 + ",", strongly=True)

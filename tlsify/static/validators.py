@@ -19,7 +19,8 @@ _SECOND = 10**9
 # How coarse the dates of file systems are that have no fractions of a second.
 _COARSEST = 2 * _SECOND
 _LONGEST_DATE = len("Wednesday, 06-Nov-94 08:49:37 GMT")
-_TAG = re.compile(r'[\t ]*(?:(W/)?"([\x21\x23-\x7e\x80-\U0010ffff]*)")?[\t ]*(?:,|$)')
+# Each blank fits one place only: a client may send many of them.
+_TAG = re.compile(r'[\t ]*(?:(W/)?"([\x21\x23-\x7e\x80-\U0010ffff]*)"[\t ]*)?(?:,|$)')
 
 
 @dataclass(frozen=True, slots=True)

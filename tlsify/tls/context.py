@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Protocol
 from weakref import WeakKeyDictionary
 
@@ -25,10 +26,11 @@ _OPENSSL_VERSIONS = {
     ProtocolVersion.TLSv1_3: SSL.TLS1_3_VERSION,
 }
 # Renegotiation cannot be carried out once the kernel has the keys.
-_UNWANTED_LIFETIME = 1
 _OPTIONS = SSL.OP_NO_RENEGOTIATION | SSL.OP_NO_COMPRESSION | SSL.OP_CIPHER_SERVER_PREFERENCE
 # How long a server's ticket is good for, in seconds.
 TICKET_LIFETIME = 7200
+# And one that nobody has asked for, which OpenSSL sends all the same.
+_UNWANTED_LIFETIME = 1
 # A server's ticket key lives as long as its Context: OpenSSL makes it there and tells nobody. It
 # opens every ticket sealed with it, so each period, in seconds, has a Context of its own. Those
 # for the periods to come are made before workers are forked, which is how these come to share
@@ -146,7 +148,7 @@ def use_key_pair(context: SSL.Context, key_pair: KeyPair, *, among_others: bool 
             for certificate in rest:
                 context.add_extra_chain_cert(certificate)
         context.use_privatekey(key_pair.key)
-    except SSL.Error as exc:
+    except (SSL.Error, crypto.Error) as exc:
         raise ConfigError(
             f"OpenSSL refuses the certificate of {key_pair.subject}, or its key",
             hint="use an RSA (2048 bits or more), EC (P-256, P-384 or P-521) or Ed25519 key",
@@ -190,11 +192,14 @@ def _use_lookup(store: crypto.X509Store, lookup: Lookup) -> None:
 
 def _name_authorities(context: SSL.Context, trust: TrustAnchors) -> None:
     """Tell clients, which may have several certificates, whom to choose for (RFC 8446 4.2.4)."""
+    from cryptography import x509  # noqa: PLC0415 - few servers ask for certificates
+
     for certificate in (trust.certificates or ())[:_MAX_AUTHORITIES]:
         context.add_client_ca(certificate)
-    if trust.lookup is not None:
-        for anchor in trust.lookup.anchors[:_MAX_AUTHORITIES]:
-            context.add_client_ca(load(anchor.der).to_cryptography())
+    for anchor in (trust.lookup.anchors if trust.lookup else ())[:_MAX_AUTHORITIES]:
+        # What only OpenSSL understands is trusted all the same; its name is a mere hint.
+        with contextlib.suppress(ValueError, x509.InvalidVersion):
+            context.add_client_ca(x509.load_der_x509_certificate(anchor.der))
 
 
 def _client_context(config: ClientConfig, aeads: tuple[Aead, ...]) -> SSL.Context:

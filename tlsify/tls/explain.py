@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 # X509_V_ERR numbers (openssl/x509_vfy.h). None of these may lead anybody to trust more than he
 # means to: --ca is named where an anchor is missing, and then with an "if".
 _ANOTHER = "the peer needs another certificate"
+_DISTRUSTED = "an authority on the path is marked as not to be trusted for this"
 _NO_ISSUER = f"an authority on the path may not issue this: {_ANOTHER}"
 _TOO_WEAK = f"a key or signature on the path is too weak: {_ANOTHER}"
 _UNUSABLE_LIST = "get the current revocation list from the issuer of the certificate"
@@ -48,13 +49,12 @@ _PATH_HINTS = {
     23: "its issuer has withdrawn it: the peer needs another one",  # CERT_REVOKED
     25: _NO_ISSUER,  # PATH_LENGTH_EXCEEDED
     26: f"it, or an authority on the path, is for another use: {_ANOTHER}",  # INVALID_PURPOSE
-    27: "an authority on the path is marked as not to be trusted for this",  # CERT_UNTRUSTED
-    28: "an authority on the path is marked as not to be trusted for this",  # CERT_REJECTED
+    27: _DISTRUSTED,  # CERT_UNTRUSTED
+    28: _DISTRUSTED,  # CERT_REJECTED
     32: _NO_ISSUER,  # KEYUSAGE_NO_CERTSIGN
     33: _UNUSABLE_LIST,  # UNABLE_TO_GET_CRL_ISSUER
     35: _UNUSABLE_LIST,  # KEYUSAGE_NO_CRL_SIGN
     36: _UNUSABLE_LIST,  # UNHANDLED_CRITICAL_CRL_EXTENSION
-    37: _NO_ISSUER,  # INVALID_NON_CA
     44: _UNUSABLE_LIST,  # DIFFERENT_CRL_SCOPE
     47: _NO_ISSUER,  # PERMITTED_VIOLATION
     48: _NO_ISSUER,  # EXCLUDED_VIOLATION

@@ -15,6 +15,7 @@ from tlsify.codepoints import (
 )
 from tlsify.errors import HandshakeError, KeyUpdateRefused, PeerMisbehaved, TlsifyError
 from tlsify.keys import Direction, TrafficKeys
+from tlsify.tls.client_hello import MAX_LENGTH
 from tlsify.tls.explain import peer_alert
 from tlsify.tls.messages import (
     MAX_TICKET_MESSAGE,
@@ -38,6 +39,12 @@ _INSIDE_A_MESSAGE = {ContentType.handshake, ContentType.alert}
 # takes to earn one more: two tickets are usual, and a key is good for 2**24 records.
 CONTROL_RECORD_BUDGET = 512
 RECORDS_PER_CONTROL_RECORD = 4
+# How many bytes the body of a message may have: what cannot be long need not be kept for.
+_USUAL_LIMIT = 2**14
+_LIMITS: dict[int, int] = {
+    HandshakeType.new_session_ticket: MAX_TICKET_MESSAGE,
+    HandshakeType.client_hello: MAX_LENGTH,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,7 +262,8 @@ class Session:
             if handler is None:
                 name = HandshakeType.name_of(self.unfinished[0])
                 raise _unexpected(f"unexpected handshake message: {name}")
-            message = decode_handshake(self.unfinished, limit=MAX_TICKET_MESSAGE)
+            limit = _LIMITS.get(self.unfinished[0], _USUAL_LIMIT)
+            message = decode_handshake(self.unfinished, limit=limit)
             if message is None:
                 return
             if not first:  # a record of 4096 HelloRequests is not one request
