@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import ssl
 from typing import TYPE_CHECKING
 
 import pytest
@@ -290,6 +291,18 @@ def test_traefik_goes_on(tmp_path: Path) -> None:
     (tmp_path / "acme.json").write_text("{}")
     with pytest.raises(ConfigError, match=r"acme\.json: le/.* is gone"):
         first.load()
+
+
+def test_authority_with_an_odd_name(tmp_path: Path) -> None:
+    """What cannot be read is no authority's, and its key is missed in one line."""
+    save(PAIR, tmp_path / "a.crt", tmp_path / "a.key")
+    der = PAIR.chain[0].public_bytes(Encoding.DER)
+    name = PAIR.names[0].encode()
+    at = der.index(b"\x82" + bytes([len(name)]) + name)
+    odd = der[:at] + b"\xa5" + der[at + 1 :]  # ediPartyName, of which x509 knows nothing
+    (tmp_path / "ca.crt").write_text(ssl.DER_cert_to_PEM_cert(odd))
+    with pytest.raises(ConfigError, match="private key"):
+        [files.load() for files in find(tmp_path).files]
 
 
 def test_only_authorities(tmp_path: Path) -> None:

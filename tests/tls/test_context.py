@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import ssl
 import weakref
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -223,3 +225,32 @@ def test_tickets_only_where_wanted(
     ):
         made = context_for(replace(config), DEFAULT_AEADS)
         assert bool(made.set_options(0) & SSL.OP_NO_TICKET) is not wanted
+
+
+def _spoilt(pem: bytes, good: bytes, bad: bytes) -> bytes:
+    """Change some bytes of a certificate; it is signed no more, which nobody asks of an anchor."""
+    der = ssl.PEM_cert_to_DER_cert(pem.decode())
+    assert good in der
+    return ssl.DER_cert_to_PEM_cert(der.replace(good, bad, 1)).encode()
+
+
+def test_authority_that_only_openssl_understands(
+    authority: trustme.CA, server_config: ServerConfig, tmp_path: Path
+) -> None:
+    """It is trusted, and clients are not told its name."""
+    version = b"\xa0\x03\x02\x01"
+    path = tmp_path / "ca.pem"
+    path.write_bytes(_spoilt(authority.cert_pem.bytes(), version + b"\x02", version + b"\x03"))
+    config = replace(server_config, client_trust=TrustAnchors.load(path))
+    context_for(config, DEFAULT_AEADS, now=0.0)
+
+
+def test_subject_that_is_no_text(authority: trustme.CA) -> None:
+    """It is refused as any other certificate that OpenSSL refuses, or shown, and has a name."""
+    leaf = authority.issue_cert(HOST, common_name="subject")
+    chain = _spoilt(leaf.cert_chain_pems[0].bytes(), b"subject", b"\xff" * 7)
+    pair = KeyPair.from_pem(chain, leaf.private_key_pem.bytes())
+    assert pair.subject == "an unreadable subject"
+    assert repr(pair)
+    with contextlib.suppress(ConfigError):
+        context_for(ServerConfig(key_pair=pair), DEFAULT_AEADS, now=0.0)
