@@ -44,6 +44,11 @@ collect_ignore = ["browser"] if GUEST else []
 settings.load_profile("ci")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Declare how to have all endings on the kernel path: known here, whatever tests are named."""
+    parser.addoption("--every-ending", action="store_true", help="on the kernel path, too")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Undo what shells and nohup do to background commands: they, and all below, ignore signals.
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
-from tests.doubles import Endpoint
+from tests.doubles import Endpoint, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     import trustme
 
 SIZE = 600_000
-_PRELUDE = """
+_PRELUDE = f"""
 import os, signal, socket, sys, threading
+N = {SIZE}
 from tlsify import ClientConfig, TLSSocket, connect
 from tlsify.config import KtlsMode, KtlsPolicy
 def opened():
@@ -96,8 +97,7 @@ def peer(authority: trustme.CA) -> Iterator[Peer]:
 
 
 def _start(peer: Peer, mode: str, program: str) -> subprocess.Popen[bytes]:
-    text = _PRELUDE + program.replace("N", str(SIZE))
-    return subprocess.Popen([sys.executable, "-c", text, str(peer.port), mode])
+    return subprocess.Popen([sys.executable, "-c", _PRELUDE + program, str(peer.port), mode])
 
 
 @pytest.mark.ktls
@@ -129,10 +129,9 @@ def test_interrupted(peer: Peer, mode: str, tmp_path: Path) -> None:
     ready = tmp_path / "ready"
     program = f"stream = TLSSocket(opened()); open({str(ready)!r}, 'w').close(); stream.recv(1)"
     with _start(peer, mode, program) as process:
-        while not ready.exists():
-            assert process.poll() is None
+        until(ready.exists)
         process.send_signal(signal.SIGINT)
-        assert process.wait(60) != 0
+        assert process.wait(60) == -signal.SIGINT
     assert not serving.result().in_order
 
 

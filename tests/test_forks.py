@@ -64,7 +64,9 @@ def _ended_in_order(peer: RawPeer) -> None:
 
 
 @both
-def test_accept_fork_close(lab: Lab, policy: KtlsPolicy) -> None:
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
+@pytest.mark.parametrize("way", ["close", "abort", "__del__"])
+def test_accept_fork_close(lab: Lab, policy: KtlsPolicy, way: str) -> None:
     """The oldest server there is: the parent's copy is closed, and the child's end is the end."""
     handed, peer = lab.server(policy)
     stream = TLSSocket(handed)
@@ -77,9 +79,9 @@ def test_accept_fork_close(lab: Lab, policy: KtlsPolicy) -> None:
         stream.close()
 
     child = _fork(serve)
-    stream.close()
-    os.write(writer, b".")
     peer.send_data(b"question")
+    getattr(stream, way)()
+    os.write(writer, b".")
     assert peer.recv_data(6) == b"answer"
     _ended_in_order(peer)
     assert _status(child) == 0

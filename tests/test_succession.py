@@ -174,6 +174,17 @@ def test_request_to_end_while_a_successor_begins(*, twice: bool) -> None:
     assert outcome == (-signal.SIGTERM if twice else 0, b"drained\n", "")
 
 
+def test_request_to_end_that_comes_twice() -> None:
+    """As timeout(1) sends it, to the process and to its group: that is one request."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", _BEGINS], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert {read_line(process.stdout) for _ in range(2)} == {"works\n", "begins\n"}
+    for number in (signal.SIGSTOP, signal.SIGTERM, signal.SIGINT, signal.SIGCONT):
+        process.send_signal(number)
+    assert finish(process, b"end\n") == (0, b"drained\n", "")
+
+
 def test_signals_of_a_successor() -> None:
     """None is lost that is for it to act on, and a request to end is one from the first moment."""
     program = """

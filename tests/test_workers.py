@@ -70,6 +70,14 @@ def rehearse():
     say("rehearses", pid)
     return pid
 
+def ended():
+    for child in forked.ended():
+        if "overtaken" in orders.read_text():
+            os.kill(os.getpid(), signal.SIGTERM)
+        yield child
+
+workers.ended = ended
+
 def succeed(former):
     say("succeeded", *(f"{{pid}}:{{slot}}" for pid, slot in former.items()))
     raise OSError("planted")
@@ -431,6 +439,18 @@ def test_end_at_the_same_time(tmp_path: Path, number: int) -> None:
         assert _pids(rest, "drained") == old
         assert not _pids(rest, "started")
         assert not _pids(rest, "rehearses")
+
+
+def test_end_just_before_a_successor(tmp_path: Path) -> None:
+    """A request that comes when the pipe was read already is heeded, not lost with the program."""
+    with Program(tmp_path, 1) as program:
+        old = _pids(program.read_until("ready"), "started")
+        program.orders.write_text("overtaken")
+        program.tell(signal.SIGUSR2)
+        rest = list(program.lines())
+        assert program.process.wait(10) == 0
+        assert _pids(rest, "drained") == old
+        assert not _pids(rest, "succeeded")
 
 
 def test_end_during_a_rehearsal(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import NoReturn, TypeAlias
 
@@ -22,6 +22,13 @@ _PROMPT, _PAUSE, _LONGEST_PAUSE = 10.0, 1.0, 30.0
 # What is the supervisor's to act on.
 STOP_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT})
 SIGNALS = STOP_SIGNALS | {signal.SIGCHLD, signal.SIGHUP, signal.SIGUSR2}
+
+
+def ended() -> Iterator[tuple[int, int]]:
+    """Give each child that has ended meanwhile: its pid, and its exit code as subprocess has it."""
+    with contextlib.suppress(ChildProcessError):  # there are none left
+        while (found := os.waitpid(-1, os.WNOHANG))[0] != 0:
+            yield found[0], os.waitstatus_to_exitcode(found[1])
 
 
 class Post:

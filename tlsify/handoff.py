@@ -213,7 +213,7 @@ class Handoff:
             return _wait_for_nothing
         self._is_parted = True
         in_order = in_order and not self.is_cut
-        ends = not in_order or self.share.is_last_or_serving(self.sock)
+        ends = self.share.is_last_or_serving(self.sock)
         may_wait = self.sock.gettimeout() != 0
         if self.channel is not None:
             is_client = self.channel.session.is_client

@@ -86,7 +86,8 @@ class Keeper:
         """Look after the connection until nobody holds ``ends.read`` and the program has ended.
 
         A connection that fails ends both directions, as soon as the program has been given what
-        came before: so a program can wait for its keeper's exit status.
+        came before: so a program can wait for its keeper's exit status. The program may have been
+        in the midst of something, so the peer gets no close_notify then.
 
         Args:
             pid: the program's process; None goes by ``ends.read`` alone.
@@ -171,6 +172,7 @@ class Keeper:
             if self._failure is None:
                 self._program.shutdown(socket.SHUT_WR)
             else:
+                self._stream.cut()  # before the program can know of it, and end
                 self._program.close()  # in front of the byte that was never read
 
     def _forget_reader(self) -> None:
@@ -238,6 +240,9 @@ class Keeper:
         if self._channel is not None:
             self._channel.writing.release()
         with self._stream as stream, contextlib.suppress(HandshakeError, OSError):
+            if stream.handoff.is_cut:
+                socket.socket.shutdown(stream, socket.SHUT_WR)  # FIN alone, whoever else has it
+                return
             stream.shutdown(socket.SHUT_WR)
             before = self._under_way()
             deadline = time.monotonic() + _PARTING

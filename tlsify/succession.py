@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self
 from tlsify.errors import ConfigError
 from tlsify.forked import SIGNALS, STOP_SIGNALS
 from tlsify.listening import adopt
+from tlsify.process import StopRequests
 
 if TYPE_CHECKING:
     import socket
@@ -38,6 +39,8 @@ class Estate:
     workers: dict[int, int] = field(default_factory=dict)
     is_rehearsal: bool = False
     _unclaimed: dict[str, list[socket.socket]] = field(default_factory=dict)
+    _requests: StopRequests = field(default_factory=StopRequests)
+    _is_ending: bool = False
 
     @classmethod
     def inherit(cls) -> Estate:
@@ -81,9 +84,13 @@ class Estate:
             for number in STOP_SIGNALS:
                 signal.signal(number, self._end)
 
-    def _end(self, *_: object) -> None:
-        for number in STOP_SIGNALS:
+    def _end(self, number: int, _: object) -> None:
+        if self._requests.insist():
             signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        if self._is_ending:
+            return
+        self._is_ending = True
         for pid in self.workers:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGTERM)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import select
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, NoReturn, TypeAlias
 
 from tlsify.counters import SLOTS, Event, Gauge, count, put, reserve, vacate
 from tlsify.errors import TlsifyError, WorkerError
-from tlsify.forked import SIGNALS, STOP_SIGNALS, Generation, Worker
+from tlsify.forked import SIGNALS, STOP_SIGNALS, Generation, Worker, ended
 from tlsify.process import StopRequests, ignore
 
 if TYPE_CHECKING:
@@ -133,12 +134,9 @@ class _Supervisor:
             raise self._failure
 
     def _signals(self) -> frozenset[signal.Signals]:
-        left_alone = set()
-        if self._duty.renew is None:
-            left_alone.add(signal.SIGHUP)
-        if self._duty.rehearse is None or self._duty.succeed is None:
-            left_alone.add(signal.SIGUSR2)
-        return SIGNALS - left_alone
+        duty = self._duty
+        acts = {signal.SIGHUP: duty.renew, signal.SIGUSR2: duty.rehearse and duty.succeed}
+        return SIGNALS - {number for number, act in acts.items() if act is None}
 
     def _generations(self) -> list[Generation]:
         return [each for each in (self._current, self._coming) if each is not None]
@@ -280,14 +278,7 @@ class _Supervisor:
     # -- what becomes of workers
 
     def _reap(self) -> None:
-        while True:
-            try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                return
-            if pid == 0:
-                return
-            code = os.waitstatus_to_exitcode(status)
+        for pid, code in ended():
             if pid in [each.pid for each in self._rehearsal]:
                 self._rehearsal.clear()
                 self._succeed(code)
@@ -393,7 +384,16 @@ class _Supervisor:
             why = "a reload is under way" if code == 0 else f"it ended with status {code}"
             _log.error("not restarted, all stays as it was: %s", why)
             return
+        # What is in the pipe, such as a request to end, would be lost with this program.
+        missed = b""
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         try:
-            self._duty.succeed({worker.pid: worker.slot for worker in self._all()})
+            with contextlib.suppress(BlockingIOError):
+                missed = os.read(self._reader, 2**10)
+            if not STOP_SIGNALS.intersection(missed):
+                self._duty.succeed({worker.pid: worker.slot for worker in self._all()})
         except OSError as exc:
             _log.error("not restarted: %s", exc)
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+        self._heed(missed)

@@ -43,7 +43,7 @@ def main() -> int:
         kernels = options.kernel or [LATEST]
         if status := _make_ready(*kernels):
             return status
-        return run.main(stages.named(options.paths, kernels), options.slowest)
+        return run.main(stages.named(options.paths, kernels, full=options.full), options.slowest)
     if status := _make_ready(*KERNELS):
         return status
     quick = not _make_ready(QUICK)

@@ -21,6 +21,7 @@ KERNELS = tuple(kernel.declared())
 # A hang fails its own test; this is for a guest that is stuck as a whole.
 GUEST_SECONDS = 5400
 NO_TESTS = 5  # pytest's exit status
+_EVERY_ENDING = "--every-ending"  # an option of tests/conftest.py
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,8 @@ def everything(*, full: bool, quick: bool) -> list[Stage]:
     sample = "ktls" if full else "ktls and each_kernel and not heavy"
     with ThreadPoolExecutor() as executor:  # each is an interpreter's start, and an import of all
         files, sampled = executor.map(_files_of, ("ktls", sample))
+    if full:
+        files, sampled = [*files, _EVERY_ENDING], [*sampled, _EVERY_ENDING]
     stages = [guest(QUICK, "ktls", files)] if quick else []
     for name in reversed(KERNELS):
         has_all = name == LATEST and not quick
@@ -63,9 +66,10 @@ def everything(*, full: bool, quick: bool) -> list[Stage]:
     return [*stages, host("not ktls", side_by_side, browser=full)]
 
 
-def named(arguments: list[str], kernels: list[str]) -> list[Stage]:
+def named(arguments: list[str], kernels: list[str], *, full: bool) -> list[Stage]:
     """Give the stages that run what is named: here, and in guests what is marked so."""
-    stages = [host("not ktls", arguments), *(guest(name, "ktls", arguments) for name in kernels)]
+    there = [*arguments, _EVERY_ENDING] if full else arguments
+    stages = [host("not ktls", arguments), *(guest(name, "ktls", there) for name in kernels)]
     return [replace(stage, may_be_empty=True) for stage in stages]
 
 

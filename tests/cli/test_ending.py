@@ -29,7 +29,7 @@ from tests.cli.harness import (
     start,
 )
 from tests.doubles import Endpoint
-from tlsify.process import THE_PROGRAMS
+from tlsify.process import THE_PROGRAMS, ignore
 
 if TYPE_CHECKING:
     import ssl
@@ -279,6 +279,22 @@ def test_ended_by_a_signal(pki: Pki, carrier: str, number: int) -> None:
     outcome = finish(process)
     assert (outcome.status, outcome.err) == (128 + number, "")
     assert server.result() == b""
+
+
+@pytest.mark.parametrize("carrier", CARRIERS)
+def test_signals_that_the_caller_ignores(pki: Pki, carrier: str) -> None:
+    """They stay ignored, as nohup and a shell's background jobs want it."""
+    ignored = (signal.SIGHUP, signal.SIGINT)
+    server = Server(over_tls(pki.good.server_context(), _converse))
+    words = ("connect", "--ca", pki.authority, LOOPBACK, server.port)
+    process = start(carrier, *words, preexec_fn=lambda: ignore(ignored))
+    assert read_line(process.stdout) == "hello\n"
+    pause(process)
+    for number in (*ignored, signal.SIGCONT):
+        process.send_signal(number)
+    outcome = finish(process, b"goes on\n")
+    assert (outcome.status, outcome.err) == (0, "")
+    assert server.result() == b"goes on\n"
 
 
 @pytest.mark.parametrize("carrier", CARRIERS)

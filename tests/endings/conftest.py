@@ -10,18 +10,16 @@ if TYPE_CHECKING:
     import pytest
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    """Declare how to have all of them there."""
-    parser.addoption("--every-ending", action="store_true", help="on the kernel path, too")
-
-
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out what is no sample: a guest takes a second for what takes the host a moment."""
-    if config.getoption("--every-ending", default=False):
+    if config.getoption("--every-ending"):
         return
-    beside = [item for item in items if _is_beside(item)]
+    kept: list[pytest.Item] = []
+    beside: list[pytest.Item] = []
+    for item in items:
+        (beside if _is_beside(item) else kept).append(item)
     config.hook.pytest_deselected(items=beside)
-    items[:] = [item for item in items if item not in beside]
+    items[:] = kept
 
 
 def _is_beside(item: pytest.Item) -> bool:

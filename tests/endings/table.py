@@ -137,7 +137,7 @@ def _all(programs: tuple[str, ...], why: str) -> dict[str, str]:
 
 
 _FORKS = ("serve-in-child", "close-in-child")
-_RELAXED = "`--close relaxed`; strict, the default, ends both directions"
+_RELAXED = "`--close relaxed`; where such an end is a cut, both directions end"
 _PLAIN = "a carried descriptor is a plain socket, for any worker: its end is the end of the data"
 _UNREAD = "to close a plain socket in front of unread data is a reset, and that is taken for a cut"
 _DEFAULT = "`closing=ClosePolicy.RELAXED`, the default there; strict, it is an error that aborts"

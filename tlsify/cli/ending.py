@@ -193,6 +193,7 @@ def _signals_as_exceptions() -> Iterator[None]:
     """End the connection in good order when we are ended, as ssh does with its ProxyCommand.
 
     More of the same, which may come at once, disturbs nothing; a second request ends us at once.
+    What the caller has us ignore stays ignored: SIGHUP under nohup, SIGINT of a background job.
     """
     requests = StopRequests()
     is_ended = False
@@ -206,8 +207,9 @@ def _signals_as_exceptions() -> Iterator[None]:
             is_ended = True
             raise Ended(number)
 
-    numbers = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
-    before = {number: signal.signal(number, end) for number in numbers}
+    every = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+    heeded = [number for number in every if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, end) for number in heeded}
     try:
         yield
     finally:

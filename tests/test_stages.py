@@ -1,0 +1,46 @@
+"""Tests of the stages of scripts/test."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from scripts.testing import stages
+from scripts.testing.stages import KERNELS, LATEST, QUICK
+
+OPTION = "--every-ending"
+
+
+@pytest.fixture(autouse=True)
+def _files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is collected."""
+    monkeypatch.setattr(stages, "_files_of", lambda marks: [f"{marks}.py"])
+
+
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize("quick", [False, True])
+def test_whole_run(*, full: bool, quick: bool) -> None:
+    """Every guest plays each ending if all is asked for; the host has those on the relay anyway."""
+    *guests, host = stages.everything(full=full, quick=quick)
+    assert [stage.name for stage in guests] == [*([QUICK] if quick else []), *reversed(KERNELS)]
+    assert [OPTION in stage.words for stage in guests] == [full] * len(guests)
+    assert host.name == "host"
+    assert OPTION not in host.words
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_named(*, full: bool) -> None:
+    """What is named runs here and in guests, which play each of its endings if asked to."""
+    host, guest = stages.named(["tests/endings"], [LATEST], full=full)
+    assert host.words[-1] == "tests/endings"
+    assert guest.words[-2:] == (["tests/endings", OPTION] if full else ["ktls", "tests/endings"])
+
+
+def test_option_is_known_whatever_is_named() -> None:
+    """No other folder's tests are refused for it."""
+    words = [sys.executable, "-m", "pytest", "--collect-only", "-qq", OPTION, __file__]
+    root = Path(__file__).resolve().parents[1]
+    subprocess.run(words, cwd=root, check=True, stdout=subprocess.DEVNULL)
