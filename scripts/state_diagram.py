@@ -23,9 +23,8 @@ from tlsify.tls.messages import (  # noqa: E402
     KeyUpdateRequest,
     encode_key_update,
 )
+from tlsify.tls.ration import BYTES_FOR_ONE, MOST  # noqa: E402
 from tlsify.tls.session import (  # noqa: E402
-    CONTROL_RECORD_BUDGET,
-    RECORDS_PER_CONTROL_RECORD,
     Action,
     Fail,
     InstallKeys,
@@ -62,9 +61,8 @@ stateDiagram-v2
 ```
 
 A handshake message may be as long as {MAX_TICKET_MESSAGE} bytes and span records. One that is
-refused is by its first byte, and an alert counts also between its parts. A connection may have
-{CONTROL_RECORD_BUDGET} control records for nothing;
-{RECORDS_PER_CONTROL_RECORD} records of any kind earn one more.
+refused is by its first byte, and an alert counts also between its parts. A peer may send
+{MOST} control records at once, and one more for each {BYTES_FOR_ONE // 1024} KiB and each second.
 "PeerClosed" ends the receiving direction only: data may still be sent.
 
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
 import errno
 import fcntl
@@ -23,6 +24,7 @@ from tlsify.config import ClientConfig, KtlsMode, KtlsPolicy, ServerConfig
 from tlsify.handoff import Handoff, Offload
 from tlsify.ktls import uapi
 from tlsify.opening import accept, connect
+from tlsify.patience import unacknowledged
 from tlsify.stream import TLSSocket
 from tlsify.tls import schedule
 from tlsify.tls.engine import Engine
@@ -41,6 +43,9 @@ if TYPE_CHECKING:
     from tlsify.tls.tunnel import Tunnel
 
 T = TypeVar("T")
+
+# Of linux/filter.h and asm-generic/socket.h.
+_BPF_RET, _SO_ATTACH_FILTER = 0x06, 26
 
 RELAY = KtlsPolicy(KtlsMode.OFF)
 KERNEL = KtlsPolicy(KtlsMode.REQUIRE)
@@ -237,6 +242,18 @@ def reset(sock: socket.socket) -> None:
     """Close a TCP connection with RST."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     sock.close()
+
+
+def vanish(sock: socket.socket) -> None:
+    """Have nothing more come in on a TCP socket: it neither answers nor acknowledges.
+
+    By a filter that drops everything (socket(7) SO_ATTACH_FILTER), which takes no privilege. What
+    it has sent must have arrived, or it would go on sending it.
+    """
+    until(lambda: not unacknowledged(sock))
+    program = ctypes.create_string_buffer(struct.pack("HBBI", _BPF_RET, 0, 0, 0))
+    packed = struct.pack("@HP", 1, ctypes.addressof(program))
+    sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, packed)
 
 
 def give_up(sock: socket.socket) -> None:

@@ -7,62 +7,25 @@ import os
 import shutil
 import socket
 import tempfile
+import threading
 import time
-from contextlib import suppress
+import tracemalloc
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from tests.doubles import check_descriptors, descriptors
-from tlsify import census
-from tlsify.handoff import Reason
+from tests.strangers import LOT, UID, only_root, opening, stranger
+from tests.test_entries import ENTRY
+from tlsify import census, entries, hearing, roster
+from tlsify.hearing import Roster
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
-_TEXTS = st.text(max_size=20)
-_PAIRS = st.none() | st.tuples(st.integers(0, 2**64), st.integers(0, 2**64))
-_ADDRESSES = st.none() | st.tuples(_TEXTS, st.integers(0, 65535))
-ENTRIES = st.builds(
-    census.Entry,
-    local=_ADDRESSES,
-    peer=_ADDRESSES,
-    server_name=st.none() | _TEXTS,
-    alpn=st.none() | _TEXTS,
-    version=_TEXTS,
-    suite=_TEXTS,
-    group=_TEXTS,
-    resumed=st.booleans(),
-    offload=_TEXTS,
-    reason=st.none() | st.builds(Reason, _TEXTS, _TEXTS, st.none() | _TEXTS),
-    age=st.floats(0, 1e9),
-    rekeys=_PAIRS,
-    records=_PAIRS,
-)
-_JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | _TEXTS,
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(_TEXTS, inner, max_size=4),
-    max_leaves=8,
-)
-ENTRY = census.Entry(
-    local=("192.0.2.1", 443),
-    peer=("192.0.2.7", 50000),
-    server_name="example.org",
-    alpn="h2",
-    version="TLSv1.3",
-    suite="TLS_AES_128_GCM_SHA256",
-    group="X25519",
-    resumed=True,
-    offload="relay",
-    reason=Reason("no-tls-ulp", "no ULP", None),
-    age=1.5,
-    rekeys=None,
-    records=None,
-)
-HEAD = {"roster": census.FORMAT, "network": 5, "connections": 1, "fields": [*census.FIELDS]}
+    from tlsify.entries import Address, Entry
 
 
 @pytest.fixture
@@ -83,106 +46,25 @@ def _listener(path: Path, backlog: int = 8) -> socket.socket:
     return made
 
 
-def _answering(path: Path, answer: bytes) -> census.Census:
-    """Ask a process that says this."""
-    with _listener(path) as listener:
-        asking = census._reach_all
-
-        def reach_all(stack: object) -> object:
-            found = asking(stack)  # type: ignore[arg-type]
-            with listener.accept()[0] as accepted:
-                accepted.sendall(answer)
-            return found
-
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(census, "_reach_all", reach_all)
-            return census.ask(10)
-
-
-# -- rows
-
-
-@given(st.lists(ENTRIES, max_size=5))
-def test_there_and_back(entries: list[census.Entry]) -> None:
-    """Whatever is known of connections arrives as it is."""
-    line = json.dumps([census.row(entry) for entry in entries])
-    assert "\n" not in line
-    assert census.read_rows(line) == entries
-
-
-@given(_JSON)
-def test_any_json(value: object) -> None:
-    """What is no list of rows is refused, and nothing else goes wrong."""
-    text = json.dumps(value)
-    if value == []:
-        assert census.read_rows(text) == []
-    else:
-        with pytest.raises(ValueError, match=r"."):
-            census.read_rows(text)
-
-
-@given(st.binary(max_size=200))
-def test_any_bytes(line: bytes) -> None:
-    """Nor does any text."""
-    with suppress(ValueError):
-        census.read_rows(line)
-
-
-@given(ENTRIES, st.integers(0, len(census.FIELDS) - 1), _JSON)
-def test_any_field(entry: census.Entry, at: int, value: object) -> None:
-    """A field of another type makes a row none."""
-    row = census.row(entry)
-    row[at] = value
-    try:
-        census.read_rows(json.dumps([row]))
-    except ValueError:
-        return
-    assert type(value) in list(census.FIELDS.values())[at]
-
-
-@pytest.mark.parametrize("text", ["[" * 100_000, "[[" + "1" * 5000 + "]]", "[NaN]", "", "\xff"])
-def test_odd_text(text: str) -> None:
-    """Neither depth nor length does harm."""
-    with pytest.raises(ValueError, match=r"."):
-        census.read_rows(text)
-
-
-# -- answers
+# -- asking
 
 
 def test_answer(folder: Path) -> None:
-    """Who answers is known by the kernel, what he says by his word."""
-    text = f"{json.dumps(HEAD)}\n{json.dumps([census.row(ENTRY)])}\n[]".encode()
-    (found,) = _answering(folder / "1-a", text).rosters
-    assert found == census.Roster(os.getpid(), os.getuid(), 5, (ENTRY,))
+    """Who answers is heard, and who does not, or says something else, is counted."""
+    answers = [opening(1) + next(entries.lines([ENTRY])).encode(), b"something else"]
+    with ExitStack() as stack:
+        for number, answer in enumerate(answers):
+            listener = stack.enter_context(_listener(folder / f"{number}-a"))
 
+            def answer_one(listener: socket.socket = listener, answer: bytes = answer) -> None:
+                with listener.accept()[0] as accepted:
+                    accepted.sendall(answer)
 
-@pytest.mark.parametrize(
-    "answer",
-    [
-        b"",
-        b"\n",
-        b"\xff",
-        b"[]",
-        b"{}",
-        json.dumps(HEAD | {"roster": 2, "connections": 0}).encode(),
-        json.dumps(HEAD).encode(),
-        json.dumps(HEAD | {"connections": 0, "network": None}).encode(),
-        json.dumps(HEAD | {"connections": 0, "fields": ["local"]}).encode(),
-        json.dumps(HEAD).encode() + b"\n[[]]",
-        b"[" * 100_000,
-    ],
-)
-def test_odd_answer(folder: Path, answer: bytes) -> None:
-    """Whatever else somebody says is counted, and not believed."""
-    assert _answering(folder / "1-a", answer) == census.Census((), 1)
-
-
-def test_endless_answer(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What takes more room than any roster is given up."""
-    monkeypatch.setattr(census, "_MOST_BYTES", 1000)
-    monkeypatch.setattr(census, "_CHUNK", 100)
-    assert _answering(folder / "1-a", json.dumps([census.row(ENTRY)] * 100).encode()).silent == 1
+            thread = threading.Thread(target=answer_one)
+            thread.start()
+            stack.callback(thread.join)
+        found = census.ask(10)
+    assert found == census.Census((Roster(os.getpid(), os.geteuid(), (ENTRY,)),), 1)
 
 
 def test_who_is_stuck(folder: Path) -> None:
@@ -195,6 +77,94 @@ def test_who_is_stuck(folder: Path) -> None:
             assert census.ask(0.05) == census.Census((), 2)
         assert time.monotonic() - before < 5
         assert stuck.fileno() != -1
+
+
+# -- strangers
+
+
+def _entry_of(local: Address, peer: Address) -> Entry:
+    return ENTRY._replace(local=local, peer=peer)
+
+
+@only_root
+def test_stranger() -> None:
+    """Root hears of others' connections, and believes each user about his own."""
+    with stranger(None) as (local, peer, _):
+        assert census.ask(0.01, lambda: {(local, peer): UID}).silent == 1
+    assert ENTRY.local is not None
+    assert ENTRY.peer is not None
+    answer = opening(1) + next(entries.lines([ENTRY])).encode()
+    with stranger(answer):
+        (found,) = census.ask(60, lambda: {(ENTRY.local, ENTRY.peer): UID}).rosters  # type: ignore[dict-item]
+        assert (found.uid, found.entries) == (UID, (ENTRY,))
+        (found,) = census.ask(60, lambda: {(ENTRY.local, ENTRY.peer): 0}).rosters  # type: ignore[dict-item]
+        assert (found.uid, found.entries) == (UID, ())
+
+
+def _rows(line: bytes) -> bytes:
+    return opening(LOT // 100) + (line + b"\n") * (LOT // len(line))
+
+
+_SHORT = ["", 0, "", 0, None, None, "", "", "", True, "relay", None, "", None, 0, *[None] * 4]
+# Made when they are wanted: each is of 60 MB.
+_BURDENS: dict[str, Callable[[], bytes]] = {
+    "lists": lambda: b"[" + b"[]," * (LOT // 3),
+    "lists behind a head": lambda: opening(1) + b"[" + b"[]," * (LOT // 3),
+    "empty lines": lambda: opening(0) + b"[]\n" * (LOT // 3),
+    "depth": lambda: opening(1) + b"[" * LOT,
+    "blanks": lambda: b" " * LOT,
+    "one line": lambda: opening(1) + b'["' + b"x" * LOT,
+    "rows of nothing": lambda: _rows(json.dumps([_SHORT] * 1000).encode()),
+    "sound rows": lambda: _rows(next(entries.lines([ENTRY] * 256)).encode()),
+}
+
+
+@only_root
+@pytest.mark.parametrize("burden", _BURDENS)
+def test_burden(burden: str) -> None:
+    """Whatever a stranger says, and however much, root reads a little of it, which is said."""
+    with stranger(_BURDENS[burden]()) as (_, _, told):
+        census.ask(60)
+        tracemalloc.start()
+        found = census.ask(60)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert found.silent + len(found.cut) == 1
+        assert not [entry for each in found.rosters for entry in each.entries]
+        told.readline()
+        assert int(told.readline()) < 2**20  # what waits in between is the kernel's
+        assert peak < 4 * 2**20
+
+
+@only_root
+def test_burden_of_many_processes() -> None:
+    """It grows with a stranger's processes by little; and there is an end to how many are asked."""
+    with stranger(_BURDENS["lists"](), census._MOST_OF_OTHERS + 1):
+        tracemalloc.start()
+        found = census.ask(1)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert found.cut == {UID}
+        assert 0 < found.silent <= census._MOST_OF_OTHERS
+        assert peak < 4 * 2**20
+
+
+@only_root
+def test_own_first(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of a stranger's is heard before everything of our own is."""
+    heard: list[set[int]] = []
+
+    def hear(asked: dict[socket.socket, int], *rest: Any) -> Any:
+        heard.append(set(asked.values()))
+        return hearing.hear(asked, *rest)
+
+    with roster.publish(), stranger(b"") as _:
+        there = Path(os.environ[census.VARIABLE])
+        monkeypatch.setattr(census, "hear", hear)
+        monkeypatch.setattr(census, "places", lambda: [folder])
+        monkeypatch.setattr(census, "_others", lambda: [there])
+        assert [each.pid for each in census.ask(60).rosters] == [os.getpid()]
+    assert heard == [{os.geteuid()}, {UID}]
 
 
 # -- places
@@ -264,18 +234,83 @@ def test_places(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     assert census.places() == [system, Path("/tmp/tlsify-0/roster")]  # noqa: S108
     monkeypatch.setenv(census.VARIABLE, "/some/where")
-    assert census.places() == census._all_places() == [Path("/some/where")]
+    assert census.places() == census._others() == [Path("/some/where")]
     monkeypatch.setenv(census.VARIABLE, "off")
-    assert census.places() == census._all_places() == []
+    assert census.places() == census._others() == []
 
 
-def test_root_looks_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Root finds the folders of users."""
+@pytest.fixture
+def everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A host's folders, looked at by root; all is ours, who are taken for users 7 and 8."""
     monkeypatch.delenv(census.VARIABLE, raising=False)
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     for name in ("_SYSTEM", "_USERS", "_SHARED"):
+        (tmp_path / name).mkdir()
         monkeypatch.setattr(census, name, tmp_path / name)
-    theirs = [tmp_path / "_USERS/7/tlsify/roster", tmp_path / "_SHARED/tlsify-8/roster"]
-    for each in theirs:
-        each.mkdir(parents=True)
-    assert census._all_places()[2:] == theirs
+    return tmp_path
+
+
+def _shared_by(monkeypatch: pytest.MonkeyPatch, *found: tuple[int, int]) -> None:
+    monkeypatch.setattr(census, "_shared", lambda: iter(found))
+
+
+def test_root_looks_everywhere(everywhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Root finds the folders of users, those of the system and of people before those of others."""
+    (everywhere / "_USERS/7").mkdir()
+    (everywhere / "_USERS/x").mkdir()
+    _shared_by(monkeypatch, (8, 8), (1, 9), (0, 0), (100_000, 100_000))
+    places = [
+        (everywhere / f"_USERS/{uid}/tlsify/roster", everywhere / f"_SHARED/tlsify-{uid}/roster")
+        for uid in (7, 8, 100_000)
+    ]
+    assert census._others() == [place for both in places for place in both]
+    monkeypatch.setattr(os, "geteuid", lambda: 7)
+    assert census._others() == []
+
+
+def test_shared_folder(everywhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where everybody may make folders, those with a number are looked at, whosever they are."""
+    for name in ("tlsify-5", "tlsify-x", "tlsify-٣", "other-5", "tlsify-"):
+        (everywhere / "_SHARED" / name).mkdir()
+    assert list(census._shared()) == [(os.getuid(), 5)]
+    for number in range(20):
+        (everywhere / "_SHARED" / f"a{number}").touch()
+    monkeypatch.setattr(census, "_MOST_NAMES", 3)
+    found = set(census._shared())
+    assert (os.getuid(), os.getuid()) in found
+    assert len(found) >= len({each.stat().st_uid for each in Path("/proc").glob("[1-9]*")}) - 1
+
+
+@only_root
+def test_many_places(everywhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of more users than can be asked the last ones are left out, which is said."""
+    monkeypatch.setattr(census, "_MOST_PLACES", 2)
+    _shared_by(monkeypatch, *((uid, uid) for uid in (11, 12, 13)))
+    for uid in (11, 12, 13):
+        place = everywhere / f"_SHARED/tlsify-{uid}/roster"
+        place.mkdir(0o700, parents=True)
+        os.chown(place, uid, uid)
+    assert census.ask() == census.Census((), 0, 0, frozenset({13}))
+
+
+def test_link_in_the_way(everywhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder that somebody has put a link in the place of leads nowhere."""
+    (everywhere / "elsewhere/roster").mkdir(0o700, parents=True)
+    (everywhere / "_SHARED/tlsify-9").symlink_to(everywhere / "elsewhere")
+    with pytest.raises(NotADirectoryError), census.opened(everywhere / "_SHARED/tlsify-9/roster"):
+        pass
+    monkeypatch.setenv(census.VARIABLE, str(everywhere / "_SHARED/tlsify-9/roster"))
+    with census.opened(everywhere / "_SHARED/tlsify-9/roster"):
+        pass  # whoever names it is to be trusted
+
+
+def test_closed_places(everywhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Users are told that there are others' connections; root sees them."""
+    monkeypatch.setattr(os, "geteuid", lambda: 7)
+    _shared_by(monkeypatch, (7, 7))
+    (everywhere / "_SYSTEM").rmdir()
+    assert not census._is_closed()
+    _shared_by(monkeypatch, (7, 7), (8, 8))
+    assert census._is_closed()
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert not census._is_closed()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import gc
 import os
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ import pytest
 from tests.doubles import (
     CLOSE_NOTIFY,
     OFFLOADS,
+    RELAY,
     VERSIONS,
     Endpoint,
     FailingSocket,
@@ -20,18 +22,23 @@ from tests.doubles import (
     RawPeer,
     check_descriptors,
     descriptors,
+    queued,
     read,
+    until,
 )
+from tests.want import Want
 from tlsify import commit, eligibility
 from tlsify.codepoints import Aead, ProtocolVersion
 from tlsify.config import KtlsMode, KtlsPolicy
+from tlsify.counters import counters
 from tlsify.errors import (
     KtlsCommitError,
-    KtlsError,
     KtlsUnavailable,
     RekeyUnsupported,
+    ResourceError,
     TlsifyError,
 )
+from tlsify.forks import Verdict
 from tlsify.handoff import Offload
 from tlsify.handshake import run
 from tlsify.keys import Direction
@@ -40,6 +47,8 @@ from tlsify.opening import accept, hand_over
 from tlsify.tls.engine import Engine
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from tlsify.handoff import Handoff
 
 pytestmark = pytest.mark.each_kernel
@@ -129,8 +138,51 @@ def test_keys_that_were_never_derived(lab: Lab, monkeypatch: pytest.MonkeyPatch)
     assert not any("tls" in str(call).lower() for call in fake.calls)
 
 
+@pytest.mark.parametrize(
+    ("kind", "says"),
+    [
+        ("thread", "can't start new thread"),
+        ("socketpair", "EMFILE: Too many open files"),
+        ("mmap", "ENOMEM: Cannot allocate memory"),
+    ],
+)
+@pytest.mark.usefixtures("nothing_kept")
+def test_no_relay_to_be_had(lab: Lab, kind: str, says: str) -> None:
+    """The peer, whatever it has said by then, gets close_notify; nothing stays open."""
+    ours, theirs = lab.tcp()
+    client, server = lab.configs()
+    other = Endpoint(lambda: RawPeer(ours, client))
+    engine = Engine(server, keys=False)
+    run(theirs, engine, 20)
+    peer = other.result()
+    peer.send_data(b"question")
+    until(lambda: queued(theirs))
+    before, lacking = descriptors(), counters()["shortage"]
+    refusal = KtlsUnavailable("TCP_ULP", 0, "no", code="policy-off")
+    with Want(kind, 1), theirs, pytest.raises(ResourceError) as caught:
+        commit.commit(commit.Ready(theirs, engine, RELAY, refusal, None, None))
+    assert str(caught.value) == f"the connection cannot be relayed: {says}"
+    assert caught.value.hint != TlsifyError.general_hint
+    assert descriptors() < before
+    assert counters()["shortage"] == lacking + 1
+    assert peer.recv() == CLOSE_NOTIFY
+    assert peer.recv() is None
+
+
+@pytest.fixture
+def nothing_kept(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No page is there for another verdict, and nothing is left to the garbage collector."""
+    monkeypatch.setattr(Verdict, "_free", [])
+    gc.disable()
+    yield
+    gc.enable()
+
+
 # The privileged calls of a server's commit, in order.
-STEPS = ("TCP_ULP", "NODELAY on", "NODELAY off", "SO_RCVLOWAT", "TLS_RX", "TLS_TX")
+STEPS = (
+    *("TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT", "SO_KEEPALIVE"),
+    *("TCP_ULP", "NODELAY on", "NODELAY off", "SO_RCVLOWAT", "TLS_RX", "TLS_TX"),
+)
 ERRNOS = (
     errno.ENOENT,
     errno.ENOTCONN,
@@ -169,8 +221,7 @@ def test_failing_system_call_during_the_commit(
         with pytest.raises(expected):
             other.result()
         assert fake.fileno() == -1
-        if issubclass(expected, KtlsError):
-            assert peer.recv() == CLOSE_NOTIFY
+        assert peer.recv() == CLOSE_NOTIFY
         assert peer.recv() is None
     else:
         server = lab.keep(other.result())
@@ -198,9 +249,10 @@ def test_failing_system_call_on_a_kernel_with_ktls(lab: Lab, fail_at: int) -> No
     other = Endpoint(lambda: hand_over(failing, server_config, AUTO))
     step = STEPS[fail_at] if fail_at < len(STEPS) else None
     if step == "SO_RCVLOWAT":
-        RawPeer(ours, client)
+        peer = RawPeer(ours, client)
         with pytest.raises(OSError, match="planted"):
             other.result()
+        assert peer.recv() == CLOSE_NOTIFY
     elif step == "TLS_TX":
         peer = RawPeer(ours, client)
         with pytest.raises(KtlsCommitError):

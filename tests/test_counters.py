@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 from tests.doubles import Endpoint
-from tlsify.counters import Event, count, counters, occupy, reserve, vacate
+from tlsify.counters import Event, beat, beats, count, counters, occupy, reserve, vacate
 
 
 def test_every_event_has_its_number() -> None:
@@ -160,3 +160,20 @@ def test_slots_where_nothing_is_shared() -> None:
     count(Event.RESUMED)
     vacate(5)
     assert counters()["resumed"] == before + 1
+    beat()
+    assert beats(5) == 0
+
+
+def test_heartbeats() -> None:
+    """Each process shows its own, by its slot; the next one there begins anew."""
+    _run("""
+def work():
+    for _ in range(3):
+        beat()
+pids = [child(slot, work) for slot in (1, 2)]
+assert [beats(slot) for slot in (0, 1, 2, 3)] == [0, 3, 3, 0]
+end(pids[0])
+vacate(1)
+assert [beats(slot) for slot in (1, 2)] == [0, 3]
+end(pids[1])
+""")

@@ -72,7 +72,7 @@ def test_setsockopt_has_few_doors() -> None:
     """Outside ulp.py only options of plain TCP are set, each where it belongs."""
     expected = {"ktls/ulp.py", "handshake.py", "commit.py", "handoff.py", "stream.py"}
     expected |= {"relay.py", "sslsocket.py"}  # which pass on what the program sets
-    expected |= {"polling.py"}
+    expected |= {"polling.py", "keepalive.py"}
     expected |= {
         "aio/dialing.py",
         "cli/forward.py",
@@ -82,6 +82,8 @@ def test_setsockopt_has_few_doors() -> None:
     assert set(options("aio/dialing.py")) | set(options("cli/forward.py")) == {"TCP_NODELAY"}
     assert set(options("aio/carrying.py")) == {"SO_LINGER"}
     assert set(options("handshake.py")) == {"TCP_NODELAY"}
+    times = {"TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT"}
+    assert set(options("keepalive.py")) == {"SO_KEEPALIVE", *times}
     assert set(options("commit.py")) == {"SO_RCVLOWAT"}
     assert set(options("handoff.py")) == {"SO_RCVLOWAT"}
     assert set(options("polling.py")) == {"SO_RCVLOWAT"}

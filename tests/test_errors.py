@@ -25,6 +25,7 @@ from tlsify.errors import (
     PeerAlert,
     PeerMisbehaved,
     RekeyUnsupported,
+    ResourceError,
     TlsifyError,
     Truncated,
     WorkerError,
@@ -50,6 +51,7 @@ EXIT_CODES = {
     RekeyUnsupported: ExitCode.COMMIT,
     DeadlineExceeded: ExitCode.DEADLINE,
     WorkerError: ExitCode.SYSTEM,
+    ResourceError: ExitCode.SYSTEM,
 }
 
 

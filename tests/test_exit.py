@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 
 from tests.doubles import Endpoint, until
+from tests.want import Want
+from tlsify import exit as interpreter
+from tlsify.exit import carry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -150,3 +153,19 @@ def test_what_was_closed_before(peer: Peer, mode: str, how: str) -> None:
     with _start(peer, mode, program) as process:
         assert process.wait(60) == 0
     assert serving.result() == Arrived(SIZE, in_order=True)
+
+
+def test_carry() -> None:
+    """Where there is no thread what it would have carried is closed; the next one finds its own."""
+    ours, theirs = socket.socketpair()
+    for nth in (1, 2):
+        interpreter._watcher._is_watching = False
+        with Want("thread", nth), pytest.raises(RuntimeError, match="can't start new thread"):
+            carry("carrier", lambda: None, ours)
+        assert ours.fileno() == -1
+    assert theirs.recv(1) == b""
+    carried = threading.Event()
+    carry("carrier", carried.set, theirs).join()
+    assert carried.is_set()
+    assert theirs.fileno() != -1, "who carries it closes it"
+    theirs.close()

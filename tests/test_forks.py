@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import socketserver
 import threading
 import traceback
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 
 from tests.doubles import CLOSE_NOTIFY, OFFLOADS, Lab, RawPeer, until
+from tests.want import Want
 from tlsify import forks
 from tlsify.forks import Share, Verdict, inode, is_held_elsewhere, is_left_to_others
 from tlsify.opening import accept
@@ -203,6 +205,23 @@ def test_held_elsewhere() -> None:
     os.close(reader)
 
 
+@pytest.mark.parametrize("lacking", ["os.scandir", "os.listdir"])
+def test_no_descriptor_to_look_with(monkeypatch: pytest.MonkeyPatch, lacking: str) -> None:
+    """What cannot be found out is assumed: nobody's connection ends for want of a descriptor."""
+
+    def refuse(*_: object) -> NoReturn:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        child = _fork(lambda: os.read(ours.fileno(), 1))
+        with monkeypatch.context() as want:
+            want.setattr(lacking, refuse)
+            assert is_held_elsewhere(inode(ours))
+        theirs.send(b"x")
+        assert _status(child) == 0
+
+
 def test_share() -> None:
     """Who serves a connection is who has used it since the last fork."""
     ours, theirs = socket.socketpair()
@@ -218,6 +237,15 @@ def test_share() -> None:
         os.close(writer)
         os.close(reader)
         assert _status(child) == 0
+
+
+def test_no_memory_for_a_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is none then, and nothing of one that could be left to others."""
+    monkeypatch.setattr(Verdict, "_free", [])
+    with Want("mmap", 1), pytest.raises(OSError, match="memory"):
+        Verdict()
+    assert not Verdict._free
+    assert not Verdict().in_order
 
 
 def test_short_lived() -> None:

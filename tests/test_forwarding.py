@@ -7,6 +7,7 @@ import errno
 import os
 import select
 import socket
+import threading
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
@@ -24,17 +25,20 @@ from tests.doubles import (
     recv_exactly,
     reset,
     until,
+    vanish,
 )
-from tlsify import fdpass
+from tlsify import fdpass, keepalive, patience
+from tlsify.aio import watching
 from tlsify.backends import Backend, Backends, Rule
 from tlsify.config import ClosePolicy
 from tlsify.counters import counters
-from tlsify.errors import BackendError, Truncated
+from tlsify.errors import BackendError, PeerMisbehaved, Truncated
 from tlsify.forwarding import Forwarding, Passing
 from tlsify.handoff import Offload, adopt
 from tlsify.passed import Passed
 from tlsify.proxy_protocol import decode
 from tlsify.receiver import Receiver
+from tlsify.stillness import Bounds
 from tlsify.stream import TLSSocket
 
 if TYPE_CHECKING:
@@ -524,5 +528,119 @@ def test_cancelled_in_the_queue(
             asyncio.run(serve())
         assert handed.sock.fileno() == -1
         expect_cut(peer)
+    peer.sock.close()
+    check_descriptors(before)
+
+
+# -- connections that are still
+
+
+@contextmanager
+def forwarded(
+    lab: Lab, policy: KtlsPolicy, bounds: Bounds
+) -> Iterator[tuple[RawPeer, socket.socket, Endpoint[None]]]:
+    """Give a client, its backend, and what is between them."""
+    handed, peer = lab.server(policy)
+    with listening(("127.0.0.1", 0)) as listener:
+        backends = to(Backend(*listener.getsockname()))
+        work = serving(Forwarding(backends, STRICT, bounds), handed)
+        plain, _ = listener.accept()
+        plain.settimeout(60)
+        with plain:
+            yield peer, plain, work
+
+
+@both
+def test_idle(lab: Lab, policy: KtlsPolicy) -> None:
+    """Both sides are told in good order, and may end likewise."""
+    before = counters()["idle_ended"]
+    with forwarded(lab, policy, Bounds(idle=0.5)) as (peer, backend, work):
+        peer.send_data(b"request")
+        assert recv_exactly(backend, 7) == b"request"
+        assert peer.recv() == CLOSE_NOTIFY
+        assert backend.recv(1) == b""
+        peer.close_notify()
+        backend.close()
+        work.result()
+    assert counters()["idle_ended"] == before + 1
+
+
+@both
+def test_idle_and_nobody_heeds_it(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, policy: KtlsPolicy
+) -> None:
+    """A moment later the connection is over all the same, without an error; nothing stays open."""
+    monkeypatch.setattr(watching, "_PARTING", 0.01)
+    before = descriptors()
+    with forwarded(lab, policy, Bounds(idle=0.2)) as (peer, _, work):
+        assert peer.recv() == CLOSE_NOTIFY
+        work.result()
+    peer.sock.close()
+    check_descriptors(before)
+
+
+@both
+@pytest.mark.parametrize("size", [2**30, 2**20], ids=["waits", "closes"])
+def test_client_that_takes_nothing(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, policy: KtlsPolicy, size: int
+) -> None:
+    """It is cut off, whether its backend waits for it or has closed, and nothing stays open."""
+    monkeypatch.setattr(patience, "PATIENCE", 0.1)
+    before, counted = descriptors(), counters()["send_timed_out"]
+    with forwarded(lab, policy, Bounds(send=0.2)) as (peer, backend, work):
+        sending = Endpoint(lambda: _send_and_close(backend, size))
+        with pytest.raises(TimeoutError, match="taken nothing of what was sent"):
+            work.result()
+        assert counters()["send_timed_out"] == counted + 1
+        until(lambda: not _relays())
+        sending.result()
+    left = size
+    with suppress(OSError, PeerMisbehaved):  # half of a record may be the last
+        while (record := peer.recv()) is not None:
+            assert record != CLOSE_NOTIFY or not left
+            left -= len(record[1])
+    peer.sock.close()
+    check_descriptors(before)
+
+
+def _send_and_close(sock: socket.socket, size: int) -> None:
+    with suppress(OSError), sock:
+        for _ in range(0, size, 2**16):
+            sock.sendall(bytes(2**16))
+
+
+def _relays() -> list[str]:
+    return [each.name for each in threading.enumerate() if each.name == "tlsify-relay"]
+
+
+@both
+def test_client_that_does_not_end(lab: Lab, policy: KtlsPolicy) -> None:
+    """It has got all, and nothing is to come: it is not waited for for ever."""
+    before = counters()["idle_ended"]
+    with forwarded(lab, policy, Bounds(send=0.1)) as (peer, backend, work):
+        backend.sendall(b"answer")
+        backend.close()
+        work.result()
+        assert peer.recv_data(6) == b"answer"
+        assert peer.recv() == CLOSE_NOTIFY
+    assert counters()["idle_ended"] == before + 1
+
+
+@both
+def test_client_that_has_vanished(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, policy: KtlsPolicy
+) -> None:
+    """TCP notices it where nothing is sent, and its backend is told of a cut."""
+    for name in ("IDLE", "INTERVAL", "COUNT"):
+        monkeypatch.setattr(keepalive, name, 1)
+    before = descriptors()
+    with forwarded(lab, policy, Bounds()) as (peer, backend, work):
+        peer.send_data(b"x")  # which acknowledges whatever we have sent
+        assert recv_exactly(backend, 1)
+        vanish(peer.sock)
+        with pytest.raises(ConnectionResetError):
+            backend.recv(1)
+        with pytest.raises(TimeoutError):
+            work.result()
     peer.sock.close()
     check_descriptors(before)

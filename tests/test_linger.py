@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import socket
 import threading
@@ -21,13 +20,16 @@ from tests.doubles import (
     Endpoint,
     Lab,
     RawPeer,
+    check_descriptors,
     descriptors,
     reset,
     until,
 )
+from tests.want import Want
 from tlsify import linger, patience
 from tlsify.codepoints import ContentType, ProtocolVersion
 from tlsify.config import ClosePolicy
+from tlsify.counters import counters
 from tlsify.errors import Truncated
 from tlsify.stream import TLSSocket
 
@@ -182,6 +184,23 @@ def test_peer_that_resets(lab: Lab, gate: threading.Event) -> None:
 
 
 @pytest.mark.ktls
+@pytest.mark.parametrize("ending", ["shutdown", "hand-off's shutdown", "close"])
+def test_writer_that_is_stuck(lab: Lab, ending: str) -> None:
+    """Whoever is in the midst of sending is woken by FIN, be it in the midst of a record."""
+    tls, peer, _sent = _full(lab)
+    tls.settimeout(None)
+    writer = Endpoint(lambda: tls.sendall(BLOCK * 2**10))
+    channel = tls.handoff.channel
+    assert channel is not None
+    until(channel.writing.locked)
+    ENDINGS[ending](tls)
+    with pytest.raises(OSError, match=r"Broken pipe|Bad file"):
+        writer.result()
+    _read_all(peer.sock)
+    tls.close()
+
+
+@pytest.mark.ktls
 def test_many_share_one_thread(lab: Lab, gate: threading.Event) -> None:
     """It begins with the first of them, and ends with the last, leaving no descriptor open."""
     made = [_full(lab) for _ in range(6)]
@@ -229,14 +248,17 @@ class _Nobody:
         """Have no secret."""
 
 
-def _owing(lab: Lab) -> tuple[linger.Ending, socket.socket]:
+def _owing(
+    lab: Lab, alert: bytes | None = None, *, receives: bool = True
+) -> tuple[linger.Ending, socket.socket]:
     """Give a connection that is ending, and whose peer has much to read; and the peer."""
     ours, theirs = lab.tcp()
     ours.setblocking(False)  # noqa: FBT003
     with contextlib.suppress(BlockingIOError):
         while True:
             ours.send(bytes(2**16))
-    return linger.Ending(ours, None, _Nobody()), theirs
+    own = socket.socket(fileno=ours.detach())  # whose end is the ending's alone
+    return linger.Ending(own, alert, _Nobody() if receives else None), theirs
 
 
 def _read_all(peer: socket.socket) -> None:
@@ -258,21 +280,74 @@ def test_finalizer_in_the_midst(lab: Lab) -> None:
     until(lambda: _threads() == 0)
 
 
-def test_no_descriptor_for_the_thread(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever comes next finds out that there are some again, for those before as well."""
-    first, second = _owing(lab), _owing(lab)
-
-    def refuse(*_: object) -> int:
-        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-
-    with monkeypatch.context() as want:
-        want.setattr(os, "eventfd", refuse)
+@pytest.mark.parametrize("kind", ["epoll", "eventfd"])
+def test_no_descriptor_for_the_thread(lab: Lab, kind: str) -> None:
+    """It does without, and has what it lacked as soon as there is some again."""
+    before = descriptors()
+    with Want(kind, 0):
+        first = _owing(lab)
         linger.finish(first[0])
-        until(lambda: _threads() == 0)
-    linger.finish(second[0])
+        _read_all(first[1])
+        first[0].wait()
+        second = _owing(lab)
+        linger.finish(second[0])
+        until(lambda: linger._lingerer._endings)
+    until(lambda: linger._lingerer._bell is not None)
+    _read_all(second[1])
+    second[0].wait()
+    until(lambda: _threads() == 0)
+    first[1].close()
+    second[1].close()
+    check_descriptors(before)
+
+
+def test_no_thread(lab: Lab, caplog: pytest.LogCaptureFixture) -> None:
+    """The peer gets FIN at once, behind all that was sent; the next one takes care of the rest."""
+    before = descriptors()
+    first, second, third = _owing(lab, b"alert"), _owing(lab), _owing(lab)
+    lacking = counters()["shortage"]
+    with Want("thread", 0):
+        linger.finish(first[0])
+        linger.finish(second[0])
     for ending, peer in (first, second):
         _read_all(peer)
+        assert ending.sock.fileno() != -1
+    assert counters()["shortage"] == lacking + 1, "the other one has had its FIN"
+    assert [record.getMessage() for record in caplog.records] == [
+        "a connection ends without close_notify: can't start new thread"
+    ]
+    linger.finish(third[0])
+    _read_all(third[1])
+    for ending, peer in (first, second, third):
         ending.wait()
+        peer.close()
+    until(lambda: _threads() == 0)
+    check_descriptors(before)
+
+
+def test_no_thread_for_a_half_close(lab: Lab) -> None:
+    """A descriptor that nobody needs any more is closed at once."""
+    ending, peer = _owing(lab, b"alert", receives=False)
+    with Want("thread", 0):
+        linger.finish(ending)
+    assert ending.sock.fileno() == -1
+    _read_all(peer)
+
+
+def test_thread_that_dies(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it has left is not lost: the next one begins with it."""
+    first, second = _owing(lab, b"alert"), _owing(lab)
+    deaths: list[threading.ExceptHookArgs] = []
+    monkeypatch.setattr(threading, "excepthook", deaths.append)
+    with monkeypatch.context() as dying:
+        dying.setattr(linger._lingerer, "_wait", lambda: 1 // 0)
+        linger.finish(first[0])
+        until(lambda: deaths)
+    _read_all(first[1])
+    linger.finish(second[0])
+    first[0].wait()
+    _read_all(second[1])
+    second[0].wait()
     until(lambda: _threads() == 0)
 
 

@@ -102,24 +102,6 @@ def test_no_sockets(monkeypatch: pytest.MonkeyPatch) -> None:
     assert listening.inherited() == []
 
 
-def test_notification(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is one datagram, to a path or an abstract name."""
-    for address in (str(tmp_path / "notify"), f"@tlsify-test-{os.getpid()}"):
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-            sock.bind(address.replace("@", "\0", 1))
-            sock.settimeout(60)
-            monkeypatch.setenv("NOTIFY_SOCKET", address)
-            listening.notify("READY=1")
-            assert sock.recv(100) == b"READY=1"
-
-
-@pytest.mark.parametrize("address", ["", "vsock:1:2", "/nonexistent/socket"])
-def test_notification_that_nobody_takes(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is dropped."""
-    monkeypatch.setenv("NOTIFY_SOCKET", address)
-    listening.notify("READY=1")
-
-
 def test_listening_at_a_path(tmp_path: Path) -> None:
     """One who is gone is taken the place of; one who is there is not, nor is another file."""
     path = tmp_path / "socket"
@@ -174,24 +156,3 @@ def test_adopting() -> None:
         with pytest.raises(OSError, match="Invalid"):
             listening.adopt(other.fileno())
         assert other.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) == 0
-
-
-@pytest.mark.parametrize(
-    ("period", "pid", "expected"),
-    [
-        ("3000000", "", 3.0),
-        pytest.param("500000", str(os.getpid()), 0.5, id="ours"),
-        ("500000", "1", None),
-        ("", "", None),
-        ("0", "", None),
-        ("-1", "", None),
-        ("soon", "", None),
-    ],
-)
-def test_watchdog(
-    period: str, pid: str, expected: float | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Systemd says how often, and whom it means."""
-    monkeypatch.setenv("WATCHDOG_USEC", period)
-    monkeypatch.setenv("WATCHDOG_PID", pid)
-    assert listening.watchdog() == expected

@@ -218,6 +218,45 @@ def test_clients_that_stall(monkeypatch: pytest.MonkeyPatch) -> None:
     assert threading.active_count() == threads
 
 
+@pytest.mark.parametrize("said", [b"", b"GET /met", b"GET /metrics HTTP/1.1\r\n\r\n"])
+def test_newcomers(monkeypatch: pytest.MonkeyPatch, said: bytes) -> None:
+    """Who asks is answered at once, however many there are who say nothing, or do not hang up."""
+    monkeypatch.setattr(metrics, "_PATIENCE", 3600)
+    before = descriptors()
+
+    async def run() -> None:
+        async with answering() as address:
+            crowd = []
+            for _ in range(3 * metrics._AT_ONCE):
+                crowd.append(await asyncio.open_connection(*address))
+                crowd[-1][1].write(said)
+                if len(crowd) >= metrics._AT_ONCE:
+                    head, _ = await ask(address, b"GET /metrics HTTP/1.1\r\n\r\n", ends=True)
+                    assert head.startswith(b"HTTP/1.1 200 ")
+            for _, writer in crowd:
+                writer.close()
+
+    asyncio.run(run())
+    check_descriptors(before)
+
+
+def test_crowd_from_one_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever comes from elsewhere is not dropped for a crowd, however slow he is himself."""
+    monkeypatch.setattr(metrics, "_PATIENCE", 3600)
+
+    async def run() -> None:
+        async with answering() as address:
+            reader, writer = await asyncio.open_connection(*address, local_addr=("127.0.0.2", 0))
+            writer.write(b"GET /healthz ")
+            crowd = [await asyncio.open_connection(*address) for _ in range(2 * metrics._AT_ONCE)]
+            writer.write(b"HTTP/1.1\r\n\r\n")
+            assert (await reader.readuntil(b"ready\n")).startswith(b"HTTP/1.1 200 ")
+            for _, each in [*crowd, (reader, writer)]:
+                each.close()
+
+    asyncio.run(run())
+
+
 def test_client_that_does_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
     """It holds nothing up, the end least of all."""
     monkeypatch.setattr(metrics, "_PATIENCE", 0.2)

@@ -78,13 +78,13 @@ def test_peer_that_reads_nothing(
     """It is given so much time from its last acknowledgement on, and no more."""
     ours, theirs = pair
     _fill(ours)
-    until(lambda: unacknowledged(ours) and not patience._progress(ours).path_is_silent)
+    until(lambda: unacknowledged(ours) and not patience.tcp_progress(ours).path_is_silent)
     waiting = Patience(ours, 30)
     assert not waiting.is_over()
     clock(29)
     assert not waiting.is_over()
-    before = patience._progress(ours).acknowledged
-    while patience._progress(ours).acknowledged == before:
+    before = patience.tcp_progress(ours).acknowledged
+    while patience.tcp_progress(ours).acknowledged == before:
         assert theirs.recv(2**20)
     clock(29)
     assert not waiting.is_over(), "it has taken some"
@@ -110,8 +110,8 @@ def test_path_that_is_silent(
     monkeypatch: pytest.MonkeyPatch, clock: Callable[[float], None]
 ) -> None:
     """That is TCP's to give up: an outage that it outlives loses nothing."""
-    silent = patience._Progress(1, 100, path_is_silent=True)
-    monkeypatch.setattr(patience, "_progress", lambda _: silent)
+    silent = patience.Progress(1, 100, path_is_silent=True)
+    monkeypatch.setattr(patience, "tcp_progress", lambda _: silent)
     with socket.socket() as sock:
         waiting = Patience(sock, 30)
         for _ in range(20):
@@ -122,21 +122,21 @@ def test_path_that_is_silent(
         assert waiting.is_over(), "but not of who is killed if he waits"
         patience.hurry(3600)
         answering = silent._replace(path_is_silent=False)
-        monkeypatch.setattr(patience, "_progress", lambda _: answering)
+        monkeypatch.setattr(patience, "tcp_progress", lambda _: answering)
         assert waiting.is_over()
 
 
 def test_layout_of_tcp_info(pair: tuple[socket.socket, socket.socket]) -> None:
     """The state and the count are where the structure has them: seen to change as they must."""
     ours, theirs = pair
-    before = patience._progress(ours)
+    before = patience.tcp_progress(ours)
     assert before.state == 1  # TCP_ESTABLISHED
     ours.sendall(b"x" * 1000)
-    until(lambda: patience._progress(ours).acknowledged == before.acknowledged + 1000)
-    assert unread(theirs) == 1000
+    until(lambda: patience.tcp_progress(ours).acknowledged == before.acknowledged + 1000)
+    assert unread(theirs) == patience.tcp_progress(theirs).received == 1000
     assert unacknowledged(ours) == 0
     size = struct.calcsize("=8x 24I 2Q")
-    assert patience._INFO.size == size + 8
+    assert patience._INFO.size == size + 16
     assert not has_died(ours)
     waiting = Patience(ours)
     assert not waiting.is_over()

@@ -297,3 +297,20 @@ def test_waiting_for_threads() -> None:
     threading.Timer(0.01, go_on.set).start()
     await_threads()
     os._exit(waits.is_alive() or not daemon.is_alive())
+
+
+def test_no_new_rights() -> None:
+    """Nothing that is executed from now on gives any."""
+    program = """
+from pathlib import Path
+from tlsify.process import forgo_rights
+forgo_rights()
+print(Path("/proc/self/status").read_text())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    status = dict(line.split(":\t", 1) for line in done.stdout.splitlines() if ":\t" in line)
+    assert status["NoNewPrivs"] == "1"
+    if os.geteuid() == 0:
+        assert int(status["CapBnd"], 16) == 0

@@ -43,9 +43,10 @@ from tlsify.ktls.diag import tls_stat
 from tlsify.ktls.probe import capabilities, polls_partial_records
 from tlsify.opening import accept, connect
 from tlsify.stream import TLSSocket
+from tlsify.tls import ration
 from tlsify.tls.messages import KeyUpdateRequest, encode_key_update
+from tlsify.tls.ration import BYTES_FOR_ONE, MOST
 from tlsify.tls.record import MAX_PLAINTEXT
-from tlsify.tls.session import CONTROL_RECORD_BUDGET
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -124,7 +125,15 @@ def _refused(tls: TLSSocket, peer: RawPeer) -> None:
 # -- by the thousand
 
 
+@pytest.fixture
+def unrationed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Control records earn themselves."""
+    monkeypatch.setattr(ration, "BYTES_FOR_ONE", 1)
+    monkeypatch.setattr(ration, "MOST", 10**6)
+
+
 @pytest.mark.heavy
+@pytest.mark.usefixtures("unrationed")
 def test_a_thousand_received(lab: Lab) -> None:
     """A peer that changes its key after every third record loses nothing by it."""
     tls, peer = lab.stream(KERNEL)
@@ -179,6 +188,7 @@ def test_a_thousand_sent(lab: Lab) -> None:
 
 
 @pytest.mark.heavy
+@pytest.mark.usefixtures("unrationed")
 def test_a_thousand_both_ways_at_once(lab: Lab) -> None:
     """Both ends change their keys all the time, ask for as much, and no byte is lost."""
     if not _can_rekey():
@@ -795,7 +805,7 @@ def test_stuck_writer_is_woken_by_shutdown(lab: Lab, how: int) -> None:
 STORM = 10_000
 # Records that a peer may send for nothing before it is told to stop, plus a margin for those
 # that it has sent meanwhile.
-_BOUND = 2 * CONTROL_RECORD_BUDGET
+_BOUND = 4 * MOST  # time earns some, too
 
 
 def _storm(tls: TLSSocket, peer: RawPeer, records: Callable[[], bytes]) -> HandshakeError:
@@ -888,13 +898,13 @@ def test_plenty_of_data_between(lab: Lab) -> None:
     tls = TLSSocket(client)
     tls.settimeout(PATIENCE)
     flight = bytearray()
-    rounds = 2 * CONTROL_RECORD_BUDGET
+    rounds, piece = 2 * MOST, bytes(BYTES_FOR_ONE)
     for _ in range(rounds):
         flight += peer.seal(HANDSHAKE, new_session_ticket())
-        for _ in range(4):
-            flight += peer.data(b"x")
+        for start in range(0, len(piece), MAX_PLAINTEXT):
+            flight += peer.data(piece[start : start + MAX_PLAINTEXT])
     sender = Endpoint(lambda: peer.sock.sendall(flight))
-    assert recv_exactly(tls, 4 * rounds) == b"x" * 4 * rounds
+    assert recv_exactly(tls, len(piece) * rounds) == piece * rounds
     sender.result()
 
 

@@ -21,6 +21,7 @@ from tests.doubles import KERNEL, RELAY, Lab, check_descriptors, descriptors, re
 from tlsify import census, roster
 from tlsify.control import Channel
 from tlsify.handoff import Handoff, Offload
+from tlsify.hearing import Roster
 from tlsify.ktls import ulp
 from tlsify.stream import TLSSocket
 from tlsify.tls.session import Session
@@ -41,7 +42,7 @@ def folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     assert not [t for t in threading.enumerate() if t.name == "tlsify-roster"]
 
 
-def _ours() -> census.Roster:
+def _ours() -> Roster:
     (found,) = census.ask(10).rosters
     return found
 
@@ -77,9 +78,7 @@ def test_connections_come_and_go(folder: Path, lab: Lab) -> None:
         assert folder.stat().st_mode & 0o777 == 0o700
         (path,) = folder.iterdir()
         assert path.stat().st_mode & 0o777 == 0o600
-        assert _ours() == census.Roster(
-            os.getpid(), os.getuid(), Path("/proc/self/ns/net").stat().st_ino, ()
-        )
+        assert _ours() == Roster(os.getpid(), os.getuid(), ())
         with roster.listed(client):
             with roster.listed(server):
                 assert len(_ours().entries) == 2
@@ -138,6 +137,16 @@ def test_rekeys(folder: Path, lab: Lab) -> None:
         sender, receiver = (by_address[end.sock.getsockname()] for end in (client, server))
         assert (sender.rekeys, sender.records) == ((1, 0), (1, 0))
         assert (receiver.rekeys, receiver.records) == ((0, 1), (0, 1))
+
+
+def test_connection_of_this_moment(folder: Path, lab: Lab) -> None:
+    """One that began after somebody had asked is not younger than none."""
+    client, _ = lab.pair(RELAY)
+    assert folder.parent.is_dir()
+    with roster.publish(), roster.listed(client) as _:
+        (each,) = roster._live
+        each._since += 1000
+        assert [entry.age for entry in _ours().entries] == [0.0]
 
 
 def test_connection_that_has_been_closed(folder: Path, lab: Lab) -> None:

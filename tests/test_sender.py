@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.doubles import CLOSE_NOTIFY, ScriptedSocket
+from tests.want import Want
 from tlsify import linger
 from tlsify.codepoints import AlertDescription, CipherSuite, ContentType, ProtocolVersion
+from tlsify.counters import counters
 from tlsify.errors import KtlsError, RekeyUnsupported
 from tlsify.sender import Sender
 from tlsify.tls.messages import encode_alert
@@ -163,6 +165,22 @@ def test_shut_down_beside_a_stuck_writer(
     assert not sock.sent
     assert sock.shut == [socket.SHUT_WR]
     assert side.session.close_notify_sent
+
+
+def test_shut_down_without_a_descriptor(
+    scripted: Callable[..., ScriptedSocket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where none is to be had to go on with in the background the peer gets FIN, and no silence."""
+    sock = scripted()
+    side = sender(sock)
+    monkeypatch.setattr(linger, "has_room", lambda _: False)
+    lacking = counters()["shortage"]
+    with Want("dup", 1):
+        side.shut_down()
+    assert not sock.sent
+    assert sock.shut == [socket.SHUT_WR]
+    assert counters()["shortage"] == lacking + 1
+    assert side.close_notify(), "FIN need not wait any more"
 
 
 def test_no_key_update_after_close_notify(scripted: Callable[..., ScriptedSocket]) -> None:

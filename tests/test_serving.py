@@ -10,6 +10,8 @@ import socket
 import ssl
 import subprocess
 import sys
+import threading
+from dataclasses import replace
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, cast
@@ -17,10 +19,12 @@ from typing import TYPE_CHECKING, Any, Self, cast
 import pytest
 
 from tests.conftest import issue
-from tests.doubles import until
+from tests.doubles import Endpoint, until
 from tlsify import listening, serving
 from tlsify.aio.acceptor import Limits
+from tlsify.capacity import Bound
 from tlsify.config import KtlsMode, KtlsPolicy, ServerConfig
+from tlsify.process import Account
 from tlsify.serving import Plan, part
 
 if TYPE_CHECKING:
@@ -296,6 +300,21 @@ def test_worker_killed(tmp_path: Path, authority: trustme.CA, sockets: int) -> N
         server.stop()
 
 
+def test_worker_that_hangs(tmp_path: Path, authority: trustme.CA) -> None:
+    """It is replaced, and counted; the other one has served all the while, and lives on."""
+    settings = "from functools import partial; serving.Duty = partial(serving.Duty, patience=2.0)"
+    with Server(tmp_path, authority, settings) as server, server.connect() as sock:
+        other = server.ask(sock)[0]
+        (hung,) = server.workers() - {other}
+        os.kill(hung, signal.SIGSTOP)
+        until(lambda: hung not in server.workers() and len(server.workers()) == 2, 60)
+        assert server.ask(sock)[0] == other
+        until(lambda: server.ask()[0] not in {hung, other}, 60)
+        assert server.metric("tlsify_worker_hangs_total") == 1
+        assert server.metric("tlsify_worker_restarts_total") == 1
+        server.stop()
+
+
 @pytest.mark.parametrize("sockets", [1, 2])
 def test_successor(tmp_path: Path, authority: trustme.CA, sockets: int) -> None:
     """It is the same process, goes on counting, and old connections live on for a while."""
@@ -389,16 +408,71 @@ def test_descriptors_for_all(
     authority: trustme.CA, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """There are no more connections than descriptors suffice for, whatever was asked for."""
+    monkeypatch.setattr(serving, "threads", lambda *_: Bound(10**6, ""))
     monkeypatch.setattr(resource, "getrlimit", lambda _: (1064, 1064))
-    within = serving._within_descriptors
+    within = serving._within_means
     assert within(_plan(Limits(), authority)).connections == 500
     assert within(_plan(Limits(connections=20), authority)).connections == 20
     assert not caplog.records
     assert within(_plan(Limits(connections=501), authority)).connections == 500
-    assert "no more descriptors" in caplog.text
+    assert "no more descriptors (ulimit -n)" in caplog.text
     infinity = resource.RLIM_INFINITY
     monkeypatch.setattr(resource, "getrlimit", lambda _: (infinity, infinity))
-    assert within(_plan(Limits(), authority)).connections is None
+    assert within(_plan(Limits(), authority)).connections == 10**6
+
+
+def test_threads_for_all(
+    authority: trustme.CA, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor, where each has one, than threads can be had for; the kernel's connections need none."""
+    asked: list[tuple[int, int]] = []
+
+    def threads(processes: int, user: int) -> Bound:
+        asked.append((processes, user))
+        return Bound(300, "pids.max")
+
+    monkeypatch.setattr(serving, "threads", threads)
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (1064, 1064))
+    within = serving._within_means
+    plan = _plan(Limits(), authority)
+    assert within(plan).connections == 300
+    assert within(replace(plan, account=Account(5, 6, ()))).connections == 300
+    assert asked == [(2, os.geteuid()), (2, 5)]
+    assert within(replace(plan, limits=Limits(connections=301))).connections == 300
+    assert "300 connections at a time, and not 301: no more threads (pids.max)" in caplog.text
+    monkeypatch.setattr(serving, "host_refusal", lambda _: None)
+    assert within(plan).connections == 1000
+
+
+# May have as many threads as some connections take, besides those of both workers.
+_FEW_THREADS = """
+import resource
+from tlsify import capacity
+resource.setrlimit(resource.RLIMIT_NPROC, (2 * capacity._OWN_THREADS + 8, 4096))
+ACCOUNT = Account({user}, {user}, ())
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="root has no such limit, and becomes who has")
+def test_threads_run_out(tmp_path: Path, authority: trustme.CA) -> None:
+    """Connections wait in the listening socket until there is a thread for each of them."""
+    tmp_path.chmod(0o700)
+    user = 2**30 + os.getpid()  # who is nobody else's
+    with Server(tmp_path, authority, _FEW_THREADS.format(user=user)) as server:
+        most = int(server.metric('tlsify_limit{limit="connections"}'))
+        assert most < 8
+        everybody = threading.Barrier(3 * most)
+
+        def be_client() -> int:
+            everybody.wait(60)
+            return server.ask()[1]
+
+        for client in [Endpoint(be_client) for _ in range(3 * most)]:
+            assert client.result() == user
+        assert server.metric('tlsify_handshakes_total{outcome="resources"}') == 0
+        assert server.metric("tlsify_shortages_total") == 0
+        assert server.metric('tlsify_limit_reached_total{limit="connections"}') > 0
+        server.stop()
 
 
 def test_certificates_in_metrics(authority: trustme.CA) -> None:

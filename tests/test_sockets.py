@@ -6,30 +6,30 @@ import dataclasses
 import os
 import shutil
 import socket
-import subprocess
-import sys
 import tempfile
-from contextlib import closing
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING
 
-import psutil
 import pytest
 
 from tests.cli.surveys import BARE, BUSY, SEEN
 from tests.doubles import KERNEL, RELAY, VERSIONS, Lab, until
-from tlsify import census, roster, sockets
-from tlsify.cli import printable
+from tests.strangers import as_nobody, only_root, opening, stranger
+from tlsify import census, entries, roster, sockets
 from tlsify.codepoints import Aead, ProtocolVersion
+from tlsify.entries import Entry
 from tlsify.handoff import Reason
+from tlsify.hearing import Roster
+from tlsify.holders import Process
 from tlsify.ktls.diag import Device, SocketEntry, Traffic, UlpInfo
-from tlsify.sockets import Connection, Process, find_holders, join, rates, survey
+from tlsify.sockets import Connection, join, rates, survey
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from tlsify.handoff import Handoff
+    from tlsify.hearing import Owners
 
 pytestmark = pytest.mark.each_kernel
 
@@ -92,116 +92,6 @@ def test_nothing_is_lost(seed: int) -> None:
     assert sorted(each.inode for each in joined) == sorted(inode for inode, _ in made)
     assert [each.local[1] for each in joined] == sorted(port for _, port in made)
     assert all(bool(each.processes) is (each.inode == 3) for each in joined)
-
-
-# -- processes
-
-
-def test_socket_of_ours(tcp_pair: SocketPair) -> None:
-    """Sockets of this process are found, under its name, and nothing else is looked for."""
-    name = Path("/proc/self/comm").read_text().strip()
-    wanted = {_inode(sock) for sock in tcp_pair}
-    assert find_holders(wanted | {NOBODY}) == {i: [Process(os.getpid(), name)] for i in wanted}
-
-
-def test_socket_that_several_hold(tcp_pair: SocketPair) -> None:
-    """A socket that was inherited has two holders, and that it is open twice counts once."""
-    ours, _ = tcp_pair
-    wait = "import sys; print(flush=True); sys.stdin.read()"
-    with (
-        closing(ours.dup()),
-        subprocess.Popen(
-            [sys.executable, "-c", wait],
-            pass_fds=(ours.fileno(),),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        ) as child,
-    ):
-        assert child.stdout is not None
-        child.stdout.readline()
-        holders = find_holders({_inode(ours)})[_inode(ours)]
-        child.communicate()
-    assert [each.pid for each in holders] == sorted([os.getpid(), child.pid])
-
-
-def test_nothing_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a socket to look for no process is looked into."""
-    monkeypatch.setattr(sockets, "_PROC", Path("/nonexistent"))
-    assert find_holders(set()) == {}
-
-
-def test_odd_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Processes that end meanwhile or are somebody else's do no harm."""
-    monkeypatch.setattr(sockets, "_PROC", tmp_path)
-    monkeypatch.setattr(psutil, "PROCFS_PATH", str(tmp_path))
-    (tmp_path / "net").mkdir()
-    for pid in ("9", "10", "11", "12"):
-        (tmp_path / pid).mkdir()
-    for pid in ("9", "10"):
-        (tmp_path / pid / "fd").mkdir()
-        (tmp_path / pid / "fd/0").symlink_to("/dev/null")
-        (tmp_path / pid / "fd/3").symlink_to("socket:[77]")
-    (tmp_path / "9/fd/4").write_text("")  # reading this link fails, as that of a closed one does
-    (tmp_path / "11/fd").write_text("")  # nor is this a folder
-    assert find_holders({77, 78}) == {77: [Process(9, ""), Process(10, "")]}
-
-
-def test_odd_name(tcp_pair: SocketPair) -> None:
-    """A process may call itself anything; that is told as it is, and shown as `printable` does."""
-    ours, _ = tcp_pair
-    call = "open('/proc/self/comm', 'wb').write(b'a\\x1b[2J\\xff b')"
-    with subprocess.Popen(
-        [sys.executable, "-c", f"import sys; {call}; print(flush=True); sys.stdin.read()"],
-        pass_fds=(ours.fileno(),),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    ) as child:
-        assert child.stdout is not None
-        child.stdout.readline()
-        holders = find_holders({_inode(ours)})[_inode(ours)]
-        child.communicate()
-    (odd,) = (each.command for each in holders if each.pid == child.pid)
-    assert odd == "a\x1b[2J\udcff b"
-    assert printable(odd) == "a\\x1b[2J\\udcff b"
-
-
-def test_no_descriptor_is_left_open(tcp_pair: SocketPair) -> None:
-    """Looking leaves nothing behind."""
-    before = os.listdir("/proc/self/fd")  # noqa: PTH208 - names
-    find_holders({_inode(tcp_pair[0])})
-    assert os.listdir("/proc/self/fd") == before  # noqa: PTH208 - names
-
-
-only_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can become somebody else")
-
-
-def _as_nobody(look: Callable[[], str]) -> str:
-    """Have somebody without privileges, and without our descriptors, look; gives what he says."""
-    reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            os.closerange(3, writer)
-            os.closerange(writer + 1, 1024)
-            os.setgroups([])
-            os.setresgid(65534, 65534, 65534)
-            os.setresuid(65534, 65534, 65534)
-            os.write(writer, look().encode())
-        finally:
-            os._exit(0)
-    os.close(writer)
-    with os.fdopen(reader) as said:
-        found = said.read()
-    os.waitpid(child, 0)
-    return found
-
-
-@only_root
-def test_process_of_somebody_else(tcp_pair: SocketPair) -> None:
-    """What we may not look into holds nothing, and is no error."""
-    inodes = {_inode(sock) for sock in tcp_pair}
-    assert _as_nobody(lambda: str(find_holders(inodes))) == "{}"
-    assert len(find_holders(inodes)) == 2
 
 
 # -- all of it
@@ -270,10 +160,10 @@ def published(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
-def told(offload: str = "kernel", suite: str = "TLS_AES_128_GCM_SHA256") -> census.Entry:
+def told(offload: str = "kernel", suite: str = "TLS_AES_128_GCM_SHA256") -> Entry:
     """Make what a process says of the connection that `entry` makes."""
     reason = Reason("policy-off", "switched off", "start with --ktls")
-    return census.Entry(
+    return Entry(
         local=("192.0.2.1", 443),
         peer=("192.0.2.7", 50000),
         server_name="example.org",
@@ -290,10 +180,10 @@ def told(offload: str = "kernel", suite: str = "TLS_AES_128_GCM_SHA256") -> cens
     )
 
 
-def _listed(entry: census.Entry, uid: int, pid: int = 0) -> sockets.Listed:
+def _listed(entry: Entry, uid: int, pid: int = 0) -> sockets.Listed:
     assert entry.local is not None
     assert entry.peer is not None
-    return {(entry.local, entry.peer): (census.Roster(pid, uid, 1, (entry,)), entry)}
+    return {(entry.local, entry.peer): (Roster(pid, uid, (entry,)), entry)}
 
 
 def test_relayed_connection(published: Path, lab: Lab) -> None:
@@ -356,13 +246,82 @@ def test_what_of_tlsify_is_not_seen(
 ) -> None:
     """Other namespaces, silent processes, and other users'."""
     assert kernel == []
-    elsewhere = census.Roster(1, 0, 1, (told(), told()))
-    answer = census.Census((elsewhere,), 3, closed=True)
-    monkeypatch.setattr(census, "ask", lambda: answer)
+    answer = census.Census((), 3, 2, frozenset({0, *range(NOBODY, NOBODY + 5)}), closed=True)
+    monkeypatch.setattr(census, "ask", lambda **_: answer)
     seen = survey()
     assert seen.sockets == ()
-    assert [each.code for each in seen.unseen] == ["namespaces", "rosters", "users"]
-    assert seen.unseen[0].detail.startswith("2 connections")
+    assert [each.code for each in seen.unseen] == ["namespaces", "rosters", "answers", "users"]
+    assert seen.unseen[0].detail.startswith("what 2 processes of tlsify carry")
+    assert f"processes of root, {NOBODY}, {NOBODY + 1} and 3 more say" in seen.unseen[2].detail
+
+
+def test_hoarder(kernel: list[SocketEntry], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whose descriptors are too many is said."""
+    kernel.append(entry(NOBODY))
+    monkeypatch.setattr(sockets, "find_holders", lambda wanted: ({}, set(wanted.values())))
+    hoarder, unknown = survey().unseen
+    assert (hoarder.code, unknown.code) == ("descriptors", "processes")
+    assert "too many descriptors" in hoarder.detail
+
+
+@pytest.mark.parametrize("listed_twice", [False, True])
+def test_who_asks_others(
+    kernel: list[SocketEntry], monkeypatch: pytest.MonkeyPatch, *, listed_twice: bool
+) -> None:
+    """The kernel's list is asked for once, whether it was needed to know whom to believe or not."""
+    uid = os.getuid()
+    kernel.append(entry(5, None)._replace(traffic=TRAFFIC))
+    (listed,) = _listed(told("relay"), uid).values()
+
+    def ask(owners: Callable[[], Owners]) -> census.Census:
+        if listed_twice:
+            assert owners() == {(("192.0.2.1", 443), ("192.0.2.7", 50000)): uid}
+            kernel.clear()
+        return census.Census((listed[0],))
+
+    monkeypatch.setattr(census, "ask", ask)
+    (found,) = survey(find_processes=False).sockets
+    assert (found.tx, found.entry, found.traffic) == ("relay", listed[1], TRAFFIC)
+
+
+def test_no_list_for_strangers(kernel: list[SocketEntry], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the kernel has no list nobody else is believed, and that is all."""
+
+    def refuse(*_: object) -> Iterator[SocketEntry]:
+        raise PermissionError
+
+    def ask(owners: Callable[[], Owners]) -> census.Census:
+        assert owners() == {}
+        return census.Census(())
+
+    assert kernel == []
+    monkeypatch.setattr(census, "ask", ask)
+    monkeypatch.setattr(sockets, "tls_stat", dict)
+    monkeypatch.setattr(sockets, "list_sockets", refuse)
+    assert survey().sockets == ()
+
+
+@only_root
+def test_what_a_stranger_says_of_others(lab: Lab) -> None:
+    """Nobody can hide a connection by telling of it himself."""
+    client, _ = lab.pair(RELAY)
+    assert client.relay is not None
+    ours, theirs = client.relay.local_address, client.relay.peer_address
+    folder = Path(tempfile.mkdtemp(prefix="tlsify-"))
+    liar = told("relay")._replace(local=ours, peer=theirs, server_name="liar")
+    try:
+        with stranger(opening(1) + next(entries.lines([liar])).encode()):
+            strangers = Path(os.environ[census.VARIABLE])
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setenv(census.VARIABLE, str(folder))
+                patch.setattr(census, "_others", lambda: [strangers])
+                with roster.publish(), roster.listed(client):
+                    (found,) = survey().sockets
+                assert found.entry is not None
+                assert found.entry.server_name == client.negotiated.server_name
+                assert survey().sockets == ()
+    finally:
+        shutil.rmtree(folder)
 
 
 def test_devices(kernel: list[SocketEntry], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -451,4 +410,4 @@ def test_unprivileged(lab: Lab) -> None:
         seen = survey()
         return f"{bool(seen.sockets)} {','.join(each.code for each in seen.unseen)}"
 
-    assert _as_nobody(look) in {"False sockets", "True processes"}
+    assert as_nobody(look) in {"False sockets", "True processes"}

@@ -12,12 +12,13 @@ import pytest
 from tests.doubles import KERNEL, Lab
 from tlsify import status
 from tlsify.codepoints import Aead, ProtocolVersion
+from tlsify.holders import Process
 from tlsify.keys import Direction
 from tlsify.ktls import probe, ulp
 from tlsify.ktls.diag import Device, UlpInfo, socket_info
 from tlsify.ktls.floor import ADVISORIES
 from tlsify.ktls.probe import Capabilities, Refusal, capabilities
-from tlsify.sockets import Connection, Process
+from tlsify.sockets import Connection
 
 if TYPE_CHECKING:
     from pathlib import Path

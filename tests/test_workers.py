@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 PROGRAM = """
 import logging, os, pathlib, signal, sys, time
 from tlsify import forked, workers
-from tlsify.counters import Gauge, counters, gauge, share
+from tlsify.counters import Gauge, beat, counters, gauge, share
+from tlsify.duty import Duty
 from tlsify.errors import ConfigError
 
 logging.basicConfig(format="%(message)s")
@@ -51,8 +52,11 @@ def make():
             raise RuntimeError("planted")
         if "hangs" in words:
             time.sleep(1000)
+        if "beats" in words:
+            beat()
         post.ready()
-        signal.sigwait([signal.SIGTERM])
+        while signal.sigtimedwait([signal.SIGTERM], 0.02 if "beats" in words else 1000) is None:
+            beat()
         if "lingers" in words:
             time.sleep(1000)
         say("drained", os.getpid(), *words)
@@ -82,7 +86,7 @@ def succeed(former):
     say("succeeded", *(f"{{pid}}:{{slot}}" for pid, slot in former.items()))
     raise OSError("planted")
 
-duty = workers.Duty(
+duty = Duty(
     on_ready=lambda: say("ready"),
     on_stop=stop,
     before_fork=lambda: os.write(2, b"forking\\n"),
@@ -100,6 +104,7 @@ except Exception as exc:
     status = 1
 found = counters()
 say("over", *(found[name] for name in ("worker_restarted", "reloaded", "reload_refused")))
+say("hung", found["worker_hung"])
 sys.exit(status)
 """
 
@@ -192,7 +197,7 @@ def test_draining(tmp_path: Path, number: signal.Signals, count: int) -> None:
     assert ["stopping", "1"] in rest
     assert ["notify", "'STOPPING=1\\nSTATUS=draining'"] in rest
     assert _pids(rest, "drained") == pids
-    assert rest[-1] == ["over", "0", "0", "0"]
+    assert rest[-2] == ["over", "0", "0", "0"]
 
 
 def test_drain_that_takes_too_long(tmp_path: Path) -> None:
@@ -249,7 +254,7 @@ def test_worker_that_is_killed(tmp_path: Path) -> None:
         assert replaced[2] == begun[0][2]
         rest = program.end()
         assert _pids(rest, "drained") == {second, replaced[1]}
-        assert rest[-1] == ["over", "1", "0", "0"]
+        assert rest[-2] == ["over", "1", "0", "0"]
         errors = program.errors()
         assert f"worker {first} ended with status -9 and is replaced" in errors
         assert errors.count("forking") == 3, "what children must not inherit is dropped each time"
@@ -292,6 +297,32 @@ def test_worker_that_ends_of_itself(tmp_path: Path) -> None:
                 assert second in _pids(program.end(), "drained")
 
 
+def test_worker_that_hangs(tmp_path: Path) -> None:
+    """It is killed and replaced; the other, which shows signs of life, works on."""
+    with Program(tmp_path, 2, "beats", "{'patience': 1.0}") as program:
+        hung, other = (words[1] for words in program.read_until("ready")[:2])
+        os.kill(int(hung), signal.SIGSTOP)
+        replaced = program.read_until("started")[-1][1]
+        assert replaced not in {hung, other}
+        rest = program.end()
+        assert _pids(rest, "drained") == {other, replaced}
+        assert rest[-2:] == [["over", "1", "0", "0"], ["hung", "1"]]
+        errors = program.errors()
+        assert f"worker {hung} hangs and is killed: no sign of life for 1 seconds" in errors
+        assert f"worker {hung} ended with status -9 and is replaced" in errors
+
+
+def test_worker_that_shows_no_heartbeat(tmp_path: Path) -> None:
+    """One that never has is left alone, however long it takes."""
+    with Program(tmp_path, 2, more="{'patience': 0.1, 'watchdog': 0.3}") as program:
+        pids = _pids(program.read_until("ready"), "started")
+        for _ in range(5):
+            program.read_until("notify", "'WATCHDOG=1'")
+        rest = program.end()
+        assert _pids(rest, "drained") == pids
+        assert rest[-1] == ["hung", "0"]
+
+
 # -- reload
 
 
@@ -309,7 +340,7 @@ def test_reload(tmp_path: Path) -> None:
         assert ["ready"] not in seen
         rest = program.end()
         assert _pids(rest, "drained") == new
-        assert rest[-1] == ["over", "0", "1", "0"]
+        assert rest[-2] == ["over", "0", "1", "0"]
 
 
 def test_bad_reload(tmp_path: Path) -> None:
@@ -321,7 +352,7 @@ def test_bad_reload(tmp_path: Path) -> None:
         program.read_until("notify", "'READY=1\\nSTATUS=2", "workers;", "not", "reloaded:")
         rest = program.end()
         assert _pids(rest, "drained") == old
-        assert rest[-1] == ["over", "0", "0", "1"]
+        assert rest[-2] == ["over", "0", "0", "1"]
         assert "not reloaded, all stays as it was: the file is bad" in program.errors()
 
 
@@ -342,7 +373,7 @@ def test_new_generation_that_does_not_get_ready(tmp_path: Path, orders: str) -> 
         assert replaced[3:] == []
         rest = program.end()
         assert _pids(rest, "drained") == old - {min(old)} | {replaced[1]}
-        assert rest[-1] == ["over", "1", "0", "1"]
+        assert rest[-2] == ["over", "1", "0", "1"]
 
 
 def test_new_generation_that_takes_too_long(tmp_path: Path) -> None:
@@ -370,7 +401,7 @@ def test_reload_while_reloading(tmp_path: Path) -> None:
         while program.read_until("started")[-1][3:] != ["two"]:
             pass
         program.read_until("notify", "'READY=1\\nSTATUS=1")
-        assert program.end()[-1][0] == "over"
+        assert program.end()[-2][0] == "over"
 
 
 def test_watching(tmp_path: Path) -> None:
@@ -381,7 +412,7 @@ def test_watching(tmp_path: Path) -> None:
         program.orders.write_text("new")
         assert program.read_until("started")[-1][3:] == ["new"]
         program.read_until("drained")
-        assert program.end()[-1] == ["over", "0", "1", "0"]
+        assert program.end()[-2] == ["over", "0", "1", "0"]
 
 
 def test_watchdog(tmp_path: Path) -> None:

@@ -4,189 +4,53 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import os
-import selectors
 import socket
 import stat
-import struct
 import time
-from functools import lru_cache
+from collections import Counter, deque
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple
 
-from tlsify.handoff import Reason
+from tlsify.hearing import Share, hear
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+
+    from tlsify.hearing import Owners, Roster
 
 # Names a folder of rosters in place of the usual ones; "off" publishes none.
 VARIABLE = "TLSIFY_ROSTER"
-# The format of an answer: a head, then lists of rows, each on a line of its own.
-FORMAT = 1
-PEER = struct.Struct("=3i")  # unix(7) struct ucred
 _SYSTEM, _USERS, _SHARED = Path("/run/tlsify"), Path("/run/user"), Path("/tmp")  # noqa: S108
-_MOST_BYTES = 2**26
-_MOST_PROCESSES = 4096
-_CHUNK = 2**18
+_PROCESSES = Path("/proc")
+# How many entries of a folder where everybody may make some are looked at, and places of others.
+_MOST_NAMES, _MOST_PLACES = 2**16, 2**8
+# How many processes are asked, and what they may say: rows, and seconds that it takes to read them.
+_MOST_PROCESSES, _MOST_OF_OTHERS = 2**12, 2**9
+_MOST_ROWS, _ROWS_PER_PROCESS = 2**20, 16
+_LONGEST, _WORK, _WORK_PER_ROW = 30.0, 0.5, 1e-4
 # A socket that a publisher was killed over before it could listen; seconds.
 _ABANDONED = 60.0
-
-
-Address: TypeAlias = tuple[str, int]
-
-
-class Entry(NamedTuple):
-    """One connection on a roster: what the process that carries it knows of it.
-
-    Attributes:
-        local: address and port; None if the connection is broken.
-        peer: likewise.
-        server_name: SNI; whatever the peer chose.
-        alpn: protocol agreed on; likewise.
-        version: such as ``TLSv1.3``.
-        suite: such as ``TLS_AES_128_GCM_SHA256``.
-        group: of the key exchange; empty if unknown.
-        resumed: whether a session was.
-        offload: "kernel" or "relay".
-        reason: why it is relayed; None if it is not.
-        age: seconds since the handshake.
-        rekeys: KeyUpdates sent and received; None on the relay path, where OpenSSL does them.
-        records: number of the next one under the current key, sent and received; None likewise.
-    """
-
-    local: Address | None
-    peer: Address | None
-    server_name: str | None
-    alpn: str | None
-    version: str
-    suite: str
-    group: str
-    resumed: bool
-    offload: str
-    reason: Reason | None
-    age: float
-    rekeys: tuple[int, int] | None
-    records: tuple[int, int] | None
-
-
-class Roster(NamedTuple):
-    """The connections of one process.
-
-    Attributes:
-        pid: of the process, as this one's /proc numbers it; 0 outside of our PID namespace.
-        uid: whose it is.
-        network: number of its network namespace (``/proc/self/ns/net``).
-        entries: its connections.
-    """
-
-    pid: int
-    uid: int
-    network: int
-    entries: tuple[Entry, ...]
 
 
 class Census(NamedTuple):
     """What was answered.
 
     Attributes:
-        rosters: of all that answered.
+        rosters: of this network namespace; whoever comes later is to be believed, should two of
+            them tell of the same connection.
         silent: how many were asked and did not answer, or not what we understand.
+        elsewhere: how many have connections in other network namespaces.
+        cut: users of whose processes' words, or of whose processes, some were left out.
         closed: whether there is a place that we may not look into.
     """
 
     rosters: tuple[Roster, ...]
-    silent: int
+    silent: int = 0
+    elsewhere: int = 0
+    cut: frozenset[int] = frozenset()
     closed: bool = False
-
-
-# What each place of a row may hold.
-_TEXT: frozenset[type] = frozenset({str})
-_NUMBER: frozenset[type] = frozenset({int})
-_MAYBE_TEXT: frozenset[type] = frozenset({str, type(None)})
-_MAYBE_NUMBER: frozenset[type] = frozenset({int, type(None)})
-FIELDS: dict[str, frozenset[type]] = {
-    "local": _MAYBE_TEXT,
-    "local_port": _NUMBER,
-    "peer": _MAYBE_TEXT,
-    "peer_port": _NUMBER,
-    "server_name": _MAYBE_TEXT,
-    "alpn": _MAYBE_TEXT,
-    "version": _TEXT,
-    "suite": _TEXT,
-    "group": _TEXT,
-    "resumed": frozenset({bool}),
-    "offload": _TEXT,
-    "reason": _MAYBE_TEXT,
-    "sentence": _TEXT,
-    "hint": _MAYBE_TEXT,
-    "age": frozenset({int, float}),
-    "updates_sent": _MAYBE_NUMBER,
-    "updates_received": _MAYBE_NUMBER,
-    "records_sent": _MAYBE_NUMBER,
-    "records_received": _MAYBE_NUMBER,
-}
-
-
-def row(entry: Entry) -> list[object]:
-    """Lay an entry out as `FIELDS` has it."""
-    return [
-        *(entry.local or (None, 0)),
-        *(entry.peer or (None, 0)),
-        *entry[2:9],
-        *(entry.reason or (None, "", None)),
-        entry.age,
-        *(entry.rekeys or (None, None)),
-        *(entry.records or (None, None)),
-    ]
-
-
-def read_rows(line: str | bytes) -> list[Entry]:
-    """Read a line of rows, which anybody may have written.
-
-    Raises:
-        ValueError: it is something else.
-    """
-    rows = _parse(line)
-    if type(rows) is not list or not all(
-        type(r) is list and _is_sound(*map(type, r)) for r in rows
-    ):
-        raise ValueError("no list of rows")
-    return list(map(_entry, rows))
-
-
-def _parse(text: str | bytes) -> Any:
-    try:
-        return json.loads(text)
-    except RecursionError as exc:
-        raise ValueError("nested too deep") from exc
-
-
-@lru_cache(256)  # rows differ in what is None, and in nothing else
-def _is_sound(*kinds: type) -> bool:
-    return len(kinds) == len(FIELDS) and all(
-        kind in allowed for kind, allowed in zip(kinds, FIELDS.values(), strict=True)
-    )
-
-
-def _entry(values: list[Any]) -> Entry:  # _is_sound has seen the types
-    local, local_port, peer, peer_port, server_name, alpn, version, suite, group = values[:9]
-    resumed, offload, code, sentence, hint, age, updated, updates, sent, received = values[9:]
-    return Entry(
-        None if local is None else (local, local_port),
-        None if peer is None else (peer, peer_port),
-        server_name,
-        alpn,
-        version,
-        suite,
-        group,
-        resumed,
-        offload,
-        None if code is None else Reason(code, sentence, hint),
-        age,
-        None if updated is None or updates is None else (updated, updates),
-        None if sent is None or received is None else (sent, received),
-    )
 
 
 # -- the places
@@ -205,23 +69,54 @@ def places() -> list[Path]:
     return [*found, _SHARED / f"tlsify-{uid}/roster"]
 
 
-def _all_places() -> list[Path]:
-    """Name the folders that this process may look into: root's are everybody's."""
-    found = places()
-    if os.geteuid() == 0 and not os.environ.get(VARIABLE):
-        found += [*_USERS.glob("*/tlsify/roster"), *_SHARED.glob("tlsify-*/roster")]
-    return list(dict.fromkeys(found))
+def _is_named() -> bool:
+    return bool(os.environ.get(VARIABLE))
+
+
+def _others() -> list[Path]:
+    """Name the folders in which other users may publish; only root may look into them."""
+    if os.geteuid() != 0:
+        return []
+    if _is_named():
+        return places()  # which may well be somebody else's
+    uids = {owner for owner, number in _shared() if owner == number}
+    with contextlib.suppress(OSError):
+        uids |= {int(name) for name in os.listdir(_USERS) if name.isascii() and name.isdecimal()}  # noqa: PTH208 - names alone are wanted
+    return [
+        place
+        for uid in sorted(uids - {os.geteuid()})
+        for place in (_USERS / f"{uid}/tlsify/roster", _SHARED / f"tlsify-{uid}/roster")
+    ]
+
+
+def _shared() -> Iterator[tuple[int, int]]:
+    """Find who has a folder where everybody may make one: its owner, and whose its name says it is.
+
+    Where somebody has filled it up, who has a process is taken for one who may have a folder.
+    """
+    with contextlib.suppress(OSError), os.scandir(_SHARED) as found:
+        for entry in islice(found, _MOST_NAMES):
+            prefix, _, number = entry.name.partition("-")
+            if prefix == "tlsify" and number.isascii() and number.isdecimal():
+                with contextlib.suppress(OSError):
+                    yield entry.stat(follow_symlinks=False).st_uid, int(number)
+        if next(found, None) is None:
+            return
+    with os.scandir(_PROCESSES) as found:
+        for entry in found:
+            with contextlib.suppress(OSError):  # it has ended
+                uid = entry.stat(follow_symlinks=False).st_uid
+                yield uid, uid
 
 
 def _is_closed() -> bool:
     """Tell whether others have places; those below ``/run/user`` may well have none."""
-    if os.environ.get(VARIABLE) or (uid := os.geteuid()) == 0:
+    if _is_named() or (uid := os.geteuid()) == 0:
         return False
-    for place in (_SYSTEM, *_SHARED.glob("tlsify-*")):
-        with contextlib.suppress(OSError):
-            if place.lstat().st_uid != uid:
-                return True
-    return False
+    with contextlib.suppress(OSError):
+        if _SYSTEM.lstat().st_uid != uid:
+            return True
+    return any(owner != uid for owner, _ in _shared())
 
 
 @contextlib.contextmanager
@@ -231,7 +126,13 @@ def opened(folder: Path) -> Iterator[tuple[int, int]]:
     Raises:
         OSError: it is not there, or not to be trusted.
     """
-    number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    flags, folder = os.O_DIRECTORY | os.O_CLOEXEC, folder.absolute()
+    # Where somebody else has put a link in its place, nobody knows for how long opening waits.
+    above = os.open(folder.parent, flags | os.O_PATH | (0 if _is_named() else os.O_NOFOLLOW))
+    try:
+        number = os.open(folder.name, flags | os.O_NOFOLLOW, dir_fd=above)
+    finally:
+        os.close(above)
     try:
         state = os.fstat(number)
         if state.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
@@ -286,74 +187,87 @@ def reach(folder: int, name: str, owner: int) -> socket.socket | None:
 # -- asking
 
 
-def ask(timeout: float = 1.0) -> Census:
-    """Ask all processes at once.
+def ask(timeout: float = 1.0, owners: Callable[[], Owners] = dict) -> Census:
+    """Ask all processes at once: first our own user's, then those of others.
 
     Args:
         timeout: seconds for all of them together; who is stuck shall not hold up others.
+        owners: called if others are asked, who are believed about their own connections only, and
+            may say as much as these are worth.
     """
-    rosters: list[Roster] = []
+    uid = os.geteuid()
     with contextlib.ExitStack() as stack:
-        silent, reached = _reach_all(stack)
-        for each, text in _collect(reached, time.monotonic() + timeout).items():
-            pid, uid, _ = PEER.unpack(
-                each.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, PEER.size)
-            )
-            try:
-                rosters.append(_read(pid, uid, text))
-            except ValueError:
-                silent += 1
-    rosters.sort(key=lambda each: each.pid)
-    return Census(tuple(rosters), silent, _is_closed())
+        ours = _reach_all(stack, places(), lambda owner: owner == uid, _MOST_PROCESSES)
+        own = hear(ours.sockets, {uid: Share(_MOST_ROWS)}, timeout, _LONGEST)
+    with contextlib.ExitStack() as stack:
+        theirs = _reach_all(stack, _others(), lambda owner: owner != uid, _MOST_OF_OTHERS)
+        known = owners() if theirs.sockets else {}
+        shares, work = _shares(theirs.sockets, known)
+        others = hear(theirs.sockets, shares, timeout / 2, work)
+    return Census(
+        (*others.rosters, *own.rosters),
+        ours.silent + own.silent + theirs.silent + others.silent,
+        own.elsewhere + others.elsewhere,
+        frozenset().union(ours.cut, own.cut, theirs.cut, others.cut),
+        _is_closed(),
+    )
 
 
-def _reach_all(stack: contextlib.ExitStack) -> tuple[int, list[socket.socket]]:
-    silent, reached = 0, []
-    for place in _all_places():
-        with contextlib.suppress(OSError), opened(place) as (folder, owner):
-            for name in sorted(os.listdir(folder))[:_MOST_PROCESSES]:  # noqa: PTH208 - of a descriptor
-                try:
-                    sock = reach(folder, name, owner)
-                except OSError:
-                    silent += 1
-                    continue
-                if sock is not None:
-                    reached.append(stack.enter_context(sock))
-    return silent, reached
+def _shares(sockets: Mapping[socket.socket, int], owners: Owners) -> tuple[dict[int, Share], float]:
+    """Let each user say twice what there is to say of his connections, and some words on top."""
+    processes, connections = Counter(sockets.values()), Counter(owners.values())
+    shares = {
+        uid: Share(2 * connections[uid] + _ROWS_PER_PROCESS * count, owners)
+        for uid, count in processes.items()
+    }
+    return shares, _WORK + _WORK_PER_ROW * sum(connections[uid] for uid in processes)
 
 
-def _collect(reached: list[socket.socket], deadline: float) -> dict[socket.socket, bytearray]:
-    """Read all answers until each has ended; who has not by then has none."""
-    answers = {each: bytearray() for each in reached}
-    with selectors.DefaultSelector() as selector:
-        for each in reached:
-            selector.register(each, selectors.EVENT_READ, each)
-        while selector.get_map() and (left := deadline - time.monotonic()) > 0:
-            for key, _ in selector.select(left):
-                sock: socket.socket = key.data
-                try:
-                    data = sock.recv(_CHUNK)
-                except BlockingIOError:
-                    continue
-                except OSError:
-                    data = b""
-                answers[sock] += data
-                if not data or len(answers[sock]) > _MOST_BYTES:
-                    selector.unregister(sock)
-    return answers
+class _Reached(NamedTuple):
+    """Who is there to be heard, by whose they are; how many are not; and `cut` as of a `Census`."""
+
+    sockets: dict[socket.socket, int]
+    silent: int
+    cut: set[int]
 
 
-def _read(pid: int, uid: int, text: bytes | bytearray) -> Roster:
-    """Read a whole answer.
+def _reach_all(
+    stack: contextlib.ExitStack, places: Iterable[Path], wanted: Callable[[int], bool], most: int
+) -> _Reached:
+    """Connect to the processes of each place in turn, so that nobody's crowd others' out.
 
-    Raises:
-        ValueError: it is something else, or cut short.
+    Args:
+        stack: what closes the connections.
+        places: of whoever.
+        wanted: whether it is this user whom we want.
+        most: how many processes, of any of them and in all.
     """
-    first, *lines = text.decode("utf-8").split("\n")
-    head = _parse(first)
-    if type(head) is not dict or (head.get("roster"), head.get("fields")) != (FORMAT, [*FIELDS]):
-        raise ValueError("an answer of another version")
-    entries = [entry for line in lines for entry in read_rows(line)]
-    if type(network := head.get("network")) is not int or head.get("connections") != len(entries):
-        raise ValueError("an answer cut short")
-    return Roster(pid, uid, network, tuple(entries))
+    sockets: dict[socket.socket, int] = {}
+    silent, cut = 0, set()
+    with contextlib.ExitStack() as folders:
+        queue: deque[tuple[int, int, list[str]]] = deque()
+        for place in places:
+            with contextlib.suppress(OSError):
+                folder, owner = folders.enter_context(opened(place))
+                if not wanted(owner):
+                    continue
+                with os.scandir(folder) as found:
+                    names = [entry.name for entry in islice(found, most)]
+                    if next(found, None) is not None or len(queue) >= _MOST_PLACES:
+                        cut.add(owner)
+                if len(queue) < _MOST_PLACES:
+                    queue.append((folder, owner, names))
+        while queue and len(sockets) < most:
+            folder, owner, names = queue.popleft()
+            if not names:
+                continue
+            queue.append((folder, owner, names))
+            try:
+                sock = reach(folder, names.pop(), owner)
+            except OSError:
+                silent += 1
+                continue
+            if sock is not None:
+                sockets[stack.enter_context(sock)] = owner
+        cut |= {owner for _, owner, names in queue if names}
+    return _Reached(sockets, silent, cut)

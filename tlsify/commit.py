@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import socket
+import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from tlsify import keylog
@@ -13,13 +14,16 @@ from tlsify.control import Channel
 from tlsify.counters import Event, count, relayed
 from tlsify.eligibility import attempt, suite_refusal
 from tlsify.errors import (
+    SHORTAGES,
     ConfigError,
     KtlsCommitError,
     KtlsError,
     KtlsUnavailable,
+    ResourceError,
     TlsifyError,
 )
 from tlsify.handoff import Handoff, Offload, Reason
+from tlsify.handshake import PARTING_BYTES
 from tlsify.keys import Direction
 from tlsify.ktls import ulp
 from tlsify.ktls.probe import capabilities
@@ -70,6 +74,8 @@ def commit(ready: Ready) -> Handoff:
     Raises:
         KtlsUnavailable: the policy requires the kernel, which cannot; the peer was told.
         KtlsCommitError: RX is the kernel's and TX was refused.
+        ResourceError: no thread, descriptor or memory is to be had for a relay; the peer was told.
+        OSError: the connection broke.
     """
     negotiated = ready.engine.result()
     if negotiated is None:
@@ -79,19 +85,10 @@ def commit(ready: Ready) -> Handoff:
     if negotiated.resumed:
         count(Event.RESUMED)
     try:
-        refusal = ready.refusal or attempt(ready.policy, _install_rx, ready, negotiated)
+        refusal = _install(ready, negotiated)
         if refusal is not None:
             return _start_relay(ready, negotiated, refusal)
-        try:
-            ulp.install(ready.sock, Direction.TX, negotiated.tx)
-        except KtlsError as exc:
-            raise KtlsCommitError(
-                exc.step, exc.errno, "the kernel took RX but not TX", hint=_REPORT
-            ) from exc
         channel = Channel(ready.sock, _session(ready, negotiated), _intake(ready, negotiated))
-    except KtlsError:
-        _say_goodbye(ready)
-        raise
     finally:
         negotiated.wipe()
     ready.engine.release()
@@ -133,6 +130,18 @@ def _session(ready: Ready, negotiated: Negotiated) -> Session:
     )
 
 
+def _install(ready: Ready, negotiated: Negotiated) -> KtlsUnavailable | None:
+    """Install both keys, or none; gives the refusal that leads to the relay."""
+    try:
+        refusal = ready.refusal or attempt(ready.policy, _install_rx, ready, negotiated)
+        if refusal is None:
+            _install_tx(ready, negotiated)
+    except (KtlsError, OSError):
+        _say_goodbye(ready.sock, Tunnel(ready.engine))
+        raise
+    return refusal
+
+
 def _install_rx(ready: Ready, negotiated: Negotiated) -> None:
     """Do everything that may still fail without consequences, and the first key last."""
     if (refusal := suite_refusal(negotiated.suite, ready.policy)) is not None:
@@ -147,19 +156,45 @@ def _install_rx(ready: Ready, negotiated: Negotiated) -> None:
     ulp.install(ready.sock, Direction.RX, negotiated.rx)
 
 
+def _install_tx(ready: Ready, negotiated: Negotiated) -> None:
+    try:
+        ulp.install(ready.sock, Direction.TX, negotiated.tx)
+    except KtlsError as exc:
+        raise KtlsCommitError(
+            exc.step, exc.errno, "the kernel took RX but not TX", hint=_REPORT
+        ) from exc
+
+
 def _start_relay(ready: Ready, negotiated: Negotiated, refusal: KtlsUnavailable) -> Handoff:
     reason = Reason(refusal.code, str(refusal), refusal.hint)
     _log.debug("relayed: %s: %s", reason.code, reason.sentence)
     keep = ready.slot.keep if ready.slot is not None else None
-    relay = Relay(ready.sock, Tunnel(ready.engine), keep)
-    program_end = relay.start()
+    tunnel = Tunnel(ready.engine, time.monotonic)
+    try:
+        relay = Relay(ready.sock, tunnel, keep)
+        program_end = relay.start()
+    except (OSError, RuntimeError, MemoryError) as exc:
+        _say_goodbye(ready.sock, tunnel)
+        if isinstance(exc, OSError) and exc.errno not in SHORTAGES:
+            raise
+        count(Event.SHORTAGE)
+        raise ResourceError(exc, "the connection cannot be relayed") from exc
     relayed(reason.code)
     return Handoff(program_end, Offload.RELAY, reason, negotiated, None, relay)
 
 
-def _say_goodbye(ready: Ready) -> None:
-    """Tell the peer of a finished handshake that nothing will follow: TX is still ours."""
-    tunnel = Tunnel(ready.engine)
+def _say_goodbye(sock: socket.socket, tunnel: Tunnel) -> None:
+    """Tell the peer of a finished handshake that nothing will follow: TX is still ours.
+
+    Nobody waits for it; but what it has said by now is received, since to close in front of that
+    would reset the connection.
+    """
     tunnel.close()
+    left = PARTING_BYTES
     with contextlib.suppress(OSError):
-        ready.sock.sendall(tunnel.output())
+        sock.setblocking(False)  # noqa: FBT003 - socket's own signature
+        sock.sendall(tunnel.output())
+        sock.shutdown(socket.SHUT_WR)
+        while left > 0 and (received := sock.recv(left)):
+            left -= len(received)
+    tunnel.release()

@@ -7,6 +7,7 @@ import errno
 import logging
 import socket
 import threading
+import time
 from typing import TYPE_CHECKING, NoReturn
 
 from tlsify import forks, linger
@@ -16,6 +17,7 @@ from tlsify.errors import HandshakeError, KeyUpdateRefused, PeerAlert, PeerMisbe
 from tlsify.keys import Direction
 from tlsify.ktls import ulp
 from tlsify.linger import Ending
+from tlsify.patience import received, unread
 from tlsify.sender import Sender
 from tlsify.tls.explain import truncated
 from tlsify.tls.record import MAX_PLAINTEXT
@@ -187,8 +189,7 @@ class Channel(Sender):
             payload += rest.payload
             complete = rest.complete or is_data
         session = self.session
-        if not session.budget:
-            self._count_records()
+        self._earn()
         actions = session.receive(record.content_type, payload)
         self.perform(actions)
         if record.content_type == ContentType.handshake and payload[:1] == _KEY_UPDATE:
@@ -200,9 +201,9 @@ class Channel(Sender):
             if session.can_rekey and InstallKeys(Direction.RX) not in actions:
                 ulp.reinstall(self.sock, Direction.RX, session.suite.aead)
 
-    def _count_records(self) -> None:
-        session = self.session
-        session.count(ulp.next_seq(self.sock, Direction.RX, session.suite.aead))
+    def _earn(self) -> None:
+        taken = received(self.sock) - unread(self.sock)
+        self.session.ration.earn(taken, time.monotonic())
 
     def perform(self, actions: list[Action]) -> None:
         """Carry out what a session asks for, in order.
@@ -272,6 +273,7 @@ class Channel(Sender):
             self.reading.release()
 
     def _serve_unread(self, content_type: int, payload: bytes) -> None:
+        self._earn()
         for action in self.session.receive(content_type, payload):
             match action:
                 case InstallKeys():
@@ -303,7 +305,6 @@ class Channel(Sender):
 
     def _follow_update(self) -> None:
         count(Event.KEY_UPDATE_RECEIVED)
-        self._count_records()  # the kernel forgets their number with the key
         following = self.session.next_generation(Direction.RX)
         try:
             self.install(Direction.RX, following)

@@ -47,10 +47,18 @@ class Event(Enum):
     HANDSHAKE_TRUNCATED = "handshake_truncated"
     HANDSHAKE_BROKEN = "handshake_broken"
     HANDSHAKE_KTLS = "handshake_ktls"
+    HANDSHAKE_RESOURCES = "handshake_resources"
+    # No thread, descriptor or memory was to be had for a connection's start, or its end in order.
+    SHORTAGE = "shortage"
+    # Connections that were ended since nothing moved on them, or their peers took nothing.
+    IDLE_ENDED = "idle_ended"
+    SEND_TIMED_OUT = "send_timed_out"
     # Connections that did not end within the time to drain.
     DRAIN_CUT = "drain_cut"
     # What a supervisor does (`workers`).
     WORKER_RESTARTED = "worker_restarted"
+    # Those of them that hung.
+    WORKER_HUNG = "worker_hung"
     RELOADED = "reloaded"
     RELOAD_REFUSED = "reload_refused"
     # What becomes of a connection behind us (`forwarding`).
@@ -119,6 +127,7 @@ _NAMES: tuple[Hashable, ...] = (
     *Gauge,
     *(("relayed", code) for code in REASONS),
     *(("handshake", bound) for bound in (*BOUNDS, "more", "microseconds")),
+    "heartbeats",
 )
 _PLACES = {name: place for place, name in enumerate(_NAMES)}
 _WIDTH = len(_NAMES)
@@ -287,8 +296,21 @@ def vacate(slot: int) -> None:
     with _lock:
         if _memory.head is None:
             return
-        for each in Gauge:
+        for each in (*Gauge, "heartbeats"):
             _memory.cells[slot * _WIDTH + _PLACES[each]] = 0
+
+
+def beat() -> None:
+    """Show that this process's event loop runs; for who watches over it (`heartbeats`)."""
+    with _lock:
+        _memory.add("heartbeats", 1)
+
+
+def beats(slot: int) -> int:
+    """Return how often the process that counts in a slot has called `beat`; 0 if none is shared."""
+    if _memory.head is None:
+        return 0
+    return _memory.cells[slot * _WIDTH + _PLACES["heartbeats"]]
 
 
 def _use(slot: int) -> None:

@@ -236,6 +236,36 @@ class WorkerError(TlsifyError):
     general_hint = "see what it said before"
 
 
+# What a system call says where there is no more of something to be had.
+_MORE_FILES = "raise the limit on open files: ulimit -n, LimitNOFILE= of systemd, fs.file-max"
+_MORE_MEMORY = "have less run here, or give it more memory"
+SHORTAGES = {
+    _errno.EMFILE: _MORE_FILES,
+    _errno.ENFILE: _MORE_FILES,
+    _errno.ENOMEM: _MORE_MEMORY,
+    _errno.ENOBUFS: _MORE_MEMORY,
+}
+
+
+class ResourceError(TlsifyError):
+    """No thread, descriptor or memory is to be had, for this process or on this host."""
+
+    exit_code = ExitCode.SYSTEM
+    general_hint = (
+        "raise the limit on threads: ulimit -u, TasksMax= of systemd, pids.max of a cgroup"
+    )
+
+    def __init__(self, error: OSError | RuntimeError | MemoryError, what: str) -> None:
+        """Take what Python says, RuntimeError where it can start no thread, and what is lacking."""
+        if isinstance(error, RuntimeError):
+            said, hint = str(error), None
+        elif isinstance(error, OSError) and error.errno:
+            said, hint = f"{errno_name(error.errno)}: {error.strerror}", SHORTAGES.get(error.errno)
+        else:
+            said, hint = str(error) or "out of memory", _MORE_MEMORY
+        super().__init__(f"{what}: {said}", hint=hint)
+
+
 class DeadlineExceeded(TlsifyError, TimeoutError):
     """The peer took longer than the caller allows."""
 

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import os
 import threading
+from typing import TYPE_CHECKING
 
 from tlsify import process
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable
 
 
 class CarrierThread(threading.Thread):
@@ -23,6 +28,27 @@ class CarrierThread(threading.Thread):
         """Begin, and see that the program's end is noticed."""
         _watcher.begin()
         super().start()
+
+
+def carry(name: str, run: Callable[[], None], *belongings: socket.socket) -> CarrierThread:
+    """Have a thread carry something, and close it at the end.
+
+    Args:
+        name: of the thread.
+        run: what it does.
+        belongings: what it closes; closed here where no thread is to be had.
+
+    Raises:
+        RuntimeError: none is.
+    """
+    thread = CarrierThread(name, run)
+    try:
+        thread.start()
+    except (RuntimeError, MemoryError):
+        for each in belongings:
+            each.close()
+        raise
+    return thread
 
 
 class _Watcher:

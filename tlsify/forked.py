@@ -65,6 +65,7 @@ class Worker:
         read_end: of the pipe on which it says that it is ready; -1 afterwards.
         is_ready: whether it has.
         deadline: when it is killed, or None.
+        is_condemned: whether it has been killed because it hung.
     """
 
     pid: int
@@ -73,6 +74,7 @@ class Worker:
     read_end: int = -1
     is_ready: bool = False
     deadline: float | None = None
+    is_condemned: bool = False
 
     def listen(self) -> None:
         """Read what it says, which is that it is ready; or its end."""

@@ -9,13 +9,14 @@ import os
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from tlsify.errors import SHORTAGES
 from tlsify.tls.explain import truncated
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from tlsify.errors import TlsifyError
 
@@ -92,6 +93,14 @@ def inode(sock: socket.socket) -> int:
     return os.fstat(sock.fileno()).st_ino
 
 
+def address(ask: Callable[[], Any]) -> Any:
+    """Give what a socket tells of its ends; None if the connection is broken already."""
+    try:
+        return ask()
+    except OSError:
+        return None
+
+
 def is_held_elsewhere(inode: int) -> bool:
     """Tell whether another process has a descriptor of a socket.
 
@@ -101,18 +110,32 @@ def is_held_elsewhere(inode: int) -> bool:
     wanted = f"socket:[{inode}]"
     if not (_PROC / "self/fd").exists():
         return True
-    relatives = {*_children(), os.getppid()} if is_child else {*_children()}
-    others = {int(each.name) for each in _PROC.iterdir() if each.name.isdigit()}
-    for pid in (*sorted(relatives, reverse=True), *sorted(others - relatives - {os.getpid()})):
-        try:
-            if wanted in _open_in(pid):
-                return True
-        except PermissionError:
-            if pid in relatives:
-                return True
-        except OSError:  # it has ended
-            continue
-    return False
+    try:
+        relatives = {*_children(), os.getppid()} if is_child else {*_children()}
+        others = {int(each.name) for each in _PROC.iterdir() if each.name.isdigit()}
+        others -= relatives | {os.getpid()}
+        return any(
+            _is_held_in(pid, wanted, is_relative=pid in relatives)
+            for pid in (*sorted(relatives, reverse=True), *sorted(others))
+        )
+    except OSError:  # no descriptor is to be had to look with
+        return True
+
+
+def _is_held_in(pid: int, wanted: str, *, is_relative: bool) -> bool:
+    """Look into one process.
+
+    Raises:
+        OSError: that is not possible now.
+    """
+    try:
+        return wanted in _open_in(pid)
+    except PermissionError:
+        return is_relative
+    except OSError as exc:
+        if exc.errno in SHORTAGES:
+            raise
+        return False  # it has ended
 
 
 class _Others:
@@ -175,6 +198,7 @@ class Verdict:
     A relay's thread lives in one process. Its memory is shared with no other, but for this.
     """
 
+    _owner = -1  # as long as there is no entry
     _lock = threading.Lock()
     _free: list[tuple[mmap.mmap, int]] = []  # noqa: RUF012 - all have it in common
 

@@ -10,12 +10,15 @@ from typing import TYPE_CHECKING, TypeVar
 
 from tlsify import fdpass
 from tlsify.aio.carrying import buffer, carry
+from tlsify.aio.watching import watched
 from tlsify.closing import Closing
 from tlsify.counters import Event, count
 from tlsify.errors import BackendError
 from tlsify.handoff import adopt
+from tlsify.linger import is_owed
 from tlsify.passed import Passed
 from tlsify.proxy_protocol import MAX_SIZE
+from tlsify.stillness import Bounds
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -25,21 +28,24 @@ if TYPE_CHECKING:
     from tlsify.handoff import Handoff
 
 T = TypeVar("T")
+_NO_BOUNDS = Bounds()
 
 
 class _Service:
     """What both have in common: a `serving.Service`."""
 
-    def __init__(self, backends: Backends, closing: ClosePolicy | None) -> None:
+    def __init__(self, backends: Backends, closing: ClosePolicy | None, bounds: Bounds) -> None:
         """Take what does not change.
 
         Args:
             backends: where connections go.
             closing: what an end of a TLS stream without close_notify is; None leaves it to the
                 protocol.
+            bounds: how long a connection may be still.
         """
         self._backends = backends
         self._closing = closing
+        self._bounds = bounds
         self._scratch = buffer()
 
     async def start(self) -> None:
@@ -53,7 +59,8 @@ class _Service:
 
     async def _carry(self, handed: Handoff, plain: socket.socket) -> None:
         closing = Closing(self._closing, handed.negotiated.alpn)
-        await carry(handed, plain, closing, self._scratch)
+        work = carry(handed, plain, closing, self._scratch)
+        await watched(work, handed, self._bounds, lambda: _end(handed, plain))
 
     async def _reach(self, handed: Handoff, attempt: Callable[[Backend, float], Awaitable[T]]) -> T:
         agreed = handed.negotiated
@@ -68,16 +75,22 @@ class Forwarding(_Service):
     """Carries plaintext between connections and backends."""
 
     def __init__(
-        self, backends: Backends, closing: ClosePolicy | None, *, proxy_protocol: bool = False
+        self,
+        backends: Backends,
+        closing: ClosePolicy | None,
+        bounds: Bounds = _NO_BOUNDS,
+        *,
+        proxy_protocol: bool = False,
     ) -> None:
         """Take what does not change.
 
         Args:
             backends: where connections go.
             closing: as `_Service` has it.
+            bounds: likewise.
             proxy_protocol: begin each connection to a backend with a PROXY header.
         """
-        super().__init__(backends, closing)
+        super().__init__(backends, closing, bounds)
         self._proxy_protocol = proxy_protocol
 
     async def serve(self, handed: Handoff) -> None:
@@ -115,17 +128,23 @@ class Passing(_Service):
     """Passes descriptors to backends' workers (docs/passing.md)."""
 
     def __init__(
-        self, backends: Backends, closing: ClosePolicy | None, *, aware: bool = False
+        self,
+        backends: Backends,
+        closing: ClosePolicy | None,
+        bounds: Bounds = _NO_BOUNDS,
+        *,
+        aware: bool = False,
     ) -> None:
         """Take what does not change.
 
         Args:
             backends: who takes them; paths only.
             closing: as `_Service` has it, for what this process carries.
+            bounds: likewise.
             aware: whether backends keep to docs/handoff.md, and so get connections themselves,
                 and not one end of a pair whose other end this process has.
         """
-        super().__init__(backends, closing)
+        super().__init__(backends, closing, bounds)
         self._aware = aware
 
     async def serve(self, handed: Handoff) -> None:
@@ -190,6 +209,20 @@ class Passing(_Service):
 
         await self._reach(handed, attempt)
         count(Event.DESCRIPTOR_PASSED)
+
+
+def _end(handed: Handoff, plain: socket.socket) -> bool:
+    """Tell both sides of a connection that has been idle that nothing more will come.
+
+    Returns:
+        False if the backend has not taken all: for it that would be the end of something else.
+    """
+    if is_owed(plain):
+        return False
+    handed.shutdown()
+    with contextlib.suppress(OSError):
+        plain.shutdown(socket.SHUT_WR)
+    return True
 
 
 def _hang_up(sock: socket.socket) -> None:

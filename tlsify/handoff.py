@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from tlsify.control import Channel
     from tlsify.errors import TlsifyError
+    from tlsify.patience import Progress
     from tlsify.tls.negotiated import Negotiated
 
 
@@ -60,8 +61,15 @@ class Carrier(Protocol):
     def under_way(self) -> int:
         """Tell how many bytes of what the program has sent the peer has not acknowledged."""
 
-    def set_tcp_option(self, *arguments: Any) -> None:
-        """Set one of TCP's options on the connection, as far as it is at hand."""
+    def progress(self) -> Progress | None:
+        """Tell what TCP says of the connection; None if that is not at hand.
+
+        Raises:
+            OSError: the connection is over, or not TCP's.
+        """
+
+    def set_option(self, *arguments: Any) -> None:
+        """Set an option on the connection, as far as it is at hand."""
 
     def end_in_order(self) -> None:
         """Have the end of the program's data be an orderly one, close_notify, however it comes."""

@@ -8,6 +8,7 @@ import stat
 from typing import TYPE_CHECKING
 
 from tlsify.errors import ConfigError
+from tlsify.modes import own_alone
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,6 +35,8 @@ def append(path: Path, lines: bytes) -> None:
                     f"key log {path} is not private",
                     hint=f"it must be a file of yours and of mode 0600: chmod 600 {path}",
                 )
+            if not state.st_mode & stat.S_IRWXU:  # it has just been made
+                own_alone(file)
             if os.write(file, lines) < len(lines):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         finally:

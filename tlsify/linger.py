@@ -5,30 +5,33 @@ from __future__ import annotations
 import atexit
 import contextlib
 import heapq
+import logging
 import os
 import select
 import socket
 import threading
 import time
 import weakref
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from tlsify import exit as interpreter
 from tlsify import process
 from tlsify.codepoints import ContentType
+from tlsify.counters import Event, count
 from tlsify.errors import TlsifyError
 from tlsify.exit import CarrierThread
 from tlsify.ktls import ulp
 from tlsify.patience import Patience, unacknowledged, unread
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
+_log = logging.getLogger("tlsify")
 
 # What is received at once of what nobody will read, and how often in a row.
 _SCRATCH = 2**16
 _TURNS = 16
 # How long the thread waits for the next connection that ends slowly, in seconds: a server has many.
 _IDLE = 0.02
+# Between two looks where no descriptor is to be had to wait with.
+_PAUSE = 0.05
 _THREAD = "tlsify-linger"
 
 
@@ -76,10 +79,10 @@ class Ending:
         self._receives = receiver is not None
         self._has_shut_down = False
         self._patience = Patience(sock)
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a finalizer may put off what is being looked at
         self._done = threading.Event()
         self.look_at = 0.0
-        self.watched = 0
+        self.watched: int | None = None
 
     @property
     def events(self) -> int:
@@ -92,6 +95,16 @@ class Ending:
             if not self._done.is_set():
                 self._receiver, self._receives = receiver, True
             return not self._done.is_set()
+
+    def hurry(self, why: BaseException) -> None:
+        """Send FIN now, if it is still to come: nobody may be there to do so later."""
+        with self._lock:
+            if self._alert is None:
+                return
+            count(Event.SHORTAGE)
+            _log.warning("a connection ends without close_notify: %s", why)
+            with contextlib.suppress(OSError):
+                self._shut_down()
 
     def wait(self) -> None:
         """Wait until it is done with."""
@@ -117,8 +130,7 @@ class Ending:
         has_more = self._drain()
         if self._alert is None or is_over:
             if not self._has_shut_down:
-                self._has_shut_down, self._alert = True, None
-                self.sock.shutdown(socket.SHUT_WR)
+                self._shut_down()
             # Whoever can receive no more, but has something to receive, has only the answer left.
             if is_over or self._receiver is None or not unacknowledged(self.sock):
                 return True
@@ -126,6 +138,10 @@ class Ending:
                 return True
         self.look_at = time.monotonic() + (0 if has_more else self._patience.pause())
         return False
+
+    def _shut_down(self) -> None:
+        self._has_shut_down, self._alert = True, None
+        self.sock.shutdown(socket.SHUT_WR)
 
     def _drain(self) -> bool:
         """Receive what has come, as far as it is fair to others; tells whether there is more."""
@@ -183,24 +199,50 @@ class _Lingerer:
         self._lock = threading.RLock()
         self._new: list[Ending] = []
         self._endings: dict[int, Ending] = {}
+        self._times: list[tuple[float, int]] = []
         self._running = self._is_idle = False
-        self._bell: int | None = None  # as long as there is a thread
+        # As long as there is a thread, and descriptors are to be had for it.
+        self._poller: select.epoll | None = None
+        self._bell: int | None = None
 
     def add(self, ending: Ending) -> None:
         with self._lock:
-            self._new.append(ending)
+            self._leave(ending)
             begins, self._running = not self._running, True
-            if self._bell is not None:
-                os.eventfd_write(self._bell, 1)
         if not begins:
             return
         try:
             CarrierThread(_THREAD, self._run).start()
-        except RuntimeError:  # there are no threads to be had: the next call tries again
-            with self._lock:
-                self._running = False
-            if not threading.main_thread().is_alive():  # there will be none
+        except (RuntimeError, MemoryError) as exc:
+            self._put_off(exc)
+            if not threading.main_thread().is_alive():  # there will be no thread any more
                 self.finish()
+
+    def _leave(self, ending: Ending) -> None:
+        """Leave an ending to the thread, whether there is one or not."""
+        with self._lock:
+            self._new.append(ending)
+            if self._bell is not None:
+                os.eventfd_write(self._bell, 1)
+
+    def _put_off(self, why: BaseException) -> None:
+        """Leave what there is to the next call, which may never come: no peer has to wait for it.
+
+        What has been sent arrives, and FIN behind it.
+        """
+        with self._lock:
+            self._running = False
+            late, self._new, self._endings = (*self._endings.values(), *self._new), [], {}
+        for ending in late:
+            ending.watched = None
+            ending.hurry(why)
+            is_over = False
+            with contextlib.suppress(Exception):  # it may be what has ended the thread
+                is_over = ending.tried()
+            if is_over:
+                ending.sock.close()
+            else:
+                self._leave(ending)
 
     def finish(self) -> None:
         """At the interpreter's end, where no thread begins any more: see to the rest here."""
@@ -211,77 +253,97 @@ class _Lingerer:
         self._run()
 
     def _run(self) -> None:
-        times: list[tuple[float, int]] = []
-        with contextlib.ExitStack() as stack:
-            try:
-                poller = stack.enter_context(select.epoll())
-                bell = process.out_of_the_way(os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC))
-            except OSError:  # there are no descriptors to be had: the next call tries again
-                with self._lock:
-                    self._running = False
-                return
-            with self._lock:
-                self._bell = bell
-            poller.register(bell, select.EPOLLIN)
-            poller.register(interpreter.bell(), select.EPOLLIN | select.EPOLLET)
-            while True:
-                due = self._take(poller, bell)
-                if due is None:
-                    return
+        try:
+            while self._take():
                 now = time.monotonic()
-                while times and times[0][0] <= now:
-                    due.add(heapq.heappop(times)[1])
-                for number in due:
-                    self._try(number, poller, times)
-                wait = times[0][0] - time.monotonic() if self._endings else _IDLE
-                for number, _ in poller.poll(max(0.0, wait)):
-                    if number in self._endings:
-                        self._try(number, poller, times)
+                while self._times and self._times[0][0] <= now:
+                    self._try(heapq.heappop(self._times)[1])
+                for number in self._wait():
+                    self._try(number)
+        except BaseException as exc:
+            with self._lock:
+                self._close()
+            self._put_off(exc)
+            raise
 
-    def _take(self, poller: select.epoll, bell: int) -> set[int] | None:
-        """Take what has been added; None ends the thread, since there is nothing left."""
-        with contextlib.suppress(BlockingIOError):
-            os.eventfd_read(bell)
+    def _take(self) -> bool:
+        """Take what has been added; False ends the thread, since there is nothing left."""
         with self._lock:
+            self._open()
+            if self._bell is not None:
+                with contextlib.suppress(BlockingIOError):
+                    os.eventfd_read(self._bell)
             new, self._new = self._new, []
-            is_idle = not new and not self._endings
+            self._endings.update((ending.sock.fileno(), ending) for ending in new)
+            is_idle = not self._endings
             if is_idle and (self._is_idle or interpreter.has_begun()):
                 self._running = self._is_idle = False
-                self._bell = None
-                os.close(bell)
-                return None
+                self._close()
+                return False
             self._is_idle = is_idle
         for ending in new:
-            number = ending.sock.fileno()
-            self._endings[number] = ending
-            self._watch(ending, poller.register)
-        return {ending.sock.fileno() for ending in new}
+            self._watch(ending)
+            self._try(ending.sock.fileno())
+        return True
 
-    @staticmethod
-    def _watch(ending: Ending, how: Callable[[int, int], None]) -> None:
-        """Have edges told alone: before Linux 6.5 part of a record would wake it on and on."""
-        ending.watched = ending.events
-        how(ending.sock.fileno(), ending.watched | select.EPOLLET)
+    def _open(self) -> None:
+        """Get what wakes the thread; where no descriptors are to be had for it, time has to."""
+        with contextlib.suppress(OSError):
+            if self._poller is None:
+                self._poller = select.epoll()
+            if self._bell is None:
+                bell = process.out_of_the_way(os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC))
+                self._bell = bell
+                self._poller.register(bell, select.EPOLLIN)
+                self._poller.register(interpreter.bell(), select.EPOLLIN | select.EPOLLET)
 
-    def _try(self, number: int, poller: select.epoll, times: list[tuple[float, int]]) -> None:
+    def _close(self) -> None:
+        if self._bell is not None:
+            os.close(self._bell)
+        if self._poller is not None:
+            self._poller.close()
+        self._bell = self._poller = None
+        self._times.clear()
+
+    def _wait(self) -> list[int]:
+        """Wait until there is something to do; gives the descriptors that have it."""
+        wait = max(0.0, self._times[0][0] - time.monotonic()) if self._endings else _IDLE
+        if self._poller is None or self._bell is None:
+            time.sleep(min(wait, _PAUSE))
+            return []
+        return [number for number, _ in self._poller.poll(wait)]
+
+    def _watch(self, ending: Ending) -> None:
+        """Have edges told alone: before Linux 6.5 part of a record would wake it on and on.
+
+        Where the kernel has no memory for that, time has to tell.
+        """
+        if self._poller is None:
+            return
+        how = self._poller.register if ending.watched is None else self._poller.modify
+        with contextlib.suppress(OSError):
+            how(ending.sock.fileno(), ending.events | select.EPOLLET)
+            ending.watched = ending.events
+
+    def _try(self, number: int) -> None:
         ending = self._endings.get(number)
         if ending is None:
             return
         if ending.tried():
             del self._endings[number]
-            poller.unregister(number)
+            if self._poller is not None and ending.watched is not None:
+                self._poller.unregister(number)
             ending.sock.close()
             return
         if ending.events != ending.watched:
-            self._watch(ending, poller.modify)
-        heapq.heappush(times, (ending.look_at, number))
+            self._watch(ending)
+        heapq.heappush(self._times, (ending.look_at, number))
 
     def forget(self) -> None:
         """In a forked child: the parent goes on with its connections, the child must not."""
         for ending in (*self._new, *self._endings.values()):
             ending.sock.close()
-        if self._bell is not None:
-            os.close(self._bell)
+        self._close()
         self.__init__()  # type: ignore[misc]
 
 

@@ -1,4 +1,4 @@
-"""Listening sockets, our own or systemd's, and telling systemd how we are."""
+"""Listening sockets: our own, or those that systemd has opened."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import stat
 from typing import TYPE_CHECKING
 
 from tlsify.errors import ConfigError, NetworkError
+from tlsify.modes import bind
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -50,7 +51,7 @@ def listen(
 def listen_at(path: Path) -> socket.socket:
     """Listen at a path, in the place of one who listened there and is gone.
 
-    Who may connect, the umask and the folder say.
+    This user alone may connect.
 
     Raises:
         NetworkError: somebody is there, or it cannot be listened on.
@@ -58,12 +59,12 @@ def listen_at(path: Path) -> socket.socket:
     sock = socket.socket(socket.AF_UNIX)
     try:
         try:
-            sock.bind(str(path))
+            bind(sock, str(path))
         except OSError as exc:
             if exc.errno != errno.EADDRINUSE or not _is_left_over(path):
                 raise
             path.unlink()
-            sock.bind(str(path))
+            bind(sock, str(path))
         sock.listen(BACKLOG)
     except OSError as exc:
         sock.close()
@@ -99,8 +100,9 @@ def inherited() -> list[socket.socket]:
 
     Source: sd_listen_fds(3).
     """
-    names = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
-    pid, count, _ = (os.environ.pop(name, "") for name in names)
+    pid, count = (os.environ.get(name, "") for name in ("LISTEN_PID", "LISTEN_FDS"))
+    for name in ("LISTEN_PID", "LISTEN_PIDFDID", "LISTEN_FDS", "LISTEN_FDNAMES"):
+        os.environ.pop(name, None)
     if pid != str(os.getpid()) or not count.isdecimal():
         return []
     found = []
@@ -131,34 +133,6 @@ def adopt(number: int) -> socket.socket:
         sock.detach()
         raise
     return sock
-
-
-def notify(state: str) -> None:
-    """Tell systemd, if it wants to know, such as ``READY=1`` or ``STOPPING=1``.
-
-    Nothing depends on it, so that it cannot fail.
-
-    Source: sd_notify(3).
-    """
-    address = os.environ.get("NOTIFY_SOCKET", "")
-    if not address.startswith(("/", "@")):
-        return
-    with (
-        contextlib.suppress(OSError),
-        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock,
-    ):
-        sock.sendto(state.encode(), address.replace("@", "\0", 1))
-
-
-def watchdog() -> float | None:
-    """Tell in how many seconds systemd wants to hear ``WATCHDOG=1``, if it does.
-
-    Source: sd_watchdog_enabled(3).
-    """
-    period, pid = (os.environ.get(name, "") for name in ("WATCHDOG_USEC", "WATCHDOG_PID"))
-    if not period.isdecimal() or int(period) == 0 or pid not in {"", str(os.getpid())}:
-        return None
-    return int(period) / 1_000_000
 
 
 def spell(sock: socket.socket) -> str:

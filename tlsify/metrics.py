@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 
@@ -55,6 +56,7 @@ _LABELLED: tuple[tuple[str, str, str, dict[str, Event]], ...] = (
             "truncated": Event.HANDSHAKE_TRUNCATED,
             "network": Event.HANDSHAKE_BROKEN,
             "ktls": Event.HANDSHAKE_KTLS,
+            "resources": Event.HANDSHAKE_RESOURCES,
         },
     ),
     (
@@ -91,8 +93,12 @@ _SINGLE: tuple[tuple[str, str, Event], ...] = (
     ("bad_records", "Connections ended by a bad record.", Event.PEER_MISBEHAVED),
     ("truncations", "Streams that ended without close_notify.", Event.TRUNCATED),
     ("breaks", "Connections that were reset, timed out or became unreachable.", Event.BROKEN),
+    ("shortages", "Connections not begun or ended in order, for want.", Event.SHORTAGE),
+    ("idle_ends", "Connections ended since nothing moved on them.", Event.IDLE_ENDED),
+    ("send_timeouts", "Connections cut since the peer took nothing.", Event.SEND_TIMED_OUT),
     ("drain_cuts", "Connections cut off at the end of a drain.", Event.DRAIN_CUT),
     ("worker_restarts", "Workers replaced because they ended.", Event.WORKER_RESTARTED),
+    ("worker_hangs", "Workers killed because they hung, and then replaced.", Event.WORKER_HUNG),
     ("backend_errors", "Connections lost to a backend.", Event.BACKEND_FAILED),
     ("descriptors_passed", "Connections passed on as descriptors.", Event.DESCRIPTOR_PASSED),
 )
@@ -189,7 +195,8 @@ class Endpoint:
     """Answers ``GET /metrics`` and ``GET /healthz`` over plain HTTP/1.1, one request each time.
 
     /healthz is 200 while the server is ready and 503 once it drains before its end. Whatever is
-    asked, and however slowly, it takes 5 seconds and a few kilobytes at most.
+    asked, and however slowly, it takes 5 seconds and a few kilobytes at most, and less where others
+    come, who are answered beside any crowd that is silent.
     """
 
     def __init__(self, listener: socket.socket, about: Callable[[], About]) -> None:
@@ -202,7 +209,7 @@ class Endpoint:
         self._listener = listener
         self._about = about
         self._is_open = False
-        self._asking: set[asyncio.Task[None]] = set()
+        self._asking: dict[asyncio.Task[None], str] = {}  # from where, the oldest first
 
     async def __aenter__(self) -> Self:
         """Begin to answer."""
@@ -227,7 +234,7 @@ class Endpoint:
     def _accept(self) -> None:
         loop = asyncio.get_running_loop()
         try:
-            sock, _ = self._listener.accept()
+            sock, origin = self._listener.accept()
         except (BlockingIOError, ConnectionError):  # another's, or gone
             return
         except OSError:  # out of descriptors: later there may be one
@@ -235,11 +242,21 @@ class Endpoint:
             loop.call_later(_ACCEPT_PAUSE, self._listen)
             return
         if len(self._asking) >= _AT_ONCE:
-            sock.close()
-            return
+            self._make_room()
         task = loop.create_task(self._answer(sock))
-        self._asking.add(task)
-        task.add_done_callback(self._asking.discard)
+        self._asking[task] = origin[0] if isinstance(origin, tuple) else ""
+        task.add_done_callback(lambda done: self._asking.pop(done, None))
+
+    def _make_room(self) -> None:
+        """Drop whoever has taken longest, of those from where most have come.
+
+        Who asks in earnest sends his question along, and has his answer by the time that so many
+        others have come.
+        """
+        ((crowd, _),) = Counter(self._asking.values()).most_common(1)
+        oldest = next(task for task, origin in self._asking.items() if origin == crowd)
+        del self._asking[oldest]
+        oldest.cancel()
 
     async def __aexit__(self, *_: object) -> None:
         """Answer no more; who is being answered is waited for."""

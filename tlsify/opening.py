@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from tlsify import handshake, keylog
 from tlsify.config import ClientConfig, KtlsPolicy, ServerConfig
 from tlsify.eligibility import attempt, cipher_refusal, host_refusal, offloadable
+from tlsify.keepalive import keep_alive
 from tlsify.tls import connections, context
 from tlsify.tls.engine import Engine
 
@@ -37,6 +38,7 @@ def connect(sock: socket.socket, config: ClientConfig, policy: KtlsPolicy | None
         DeadlineExceeded: it took longer than ``config.timeout``.
         KtlsUnavailable: the policy requires the kernel, which cannot.
         KtlsCommitError: the kernel took one direction only.
+        ResourceError: no thread or descriptor is to be had for a relay; the peer was told.
         OSError: the connection broke.
     """
     return hand_over(take(sock), config, policy)
@@ -100,6 +102,7 @@ class Opening:
         self._key_log = config.key_log
         if self._key_log is not None:
             keylog.append(self._key_log, b"")  # whether it can be written must show now
+        keep_alive(sock)
         self._refusal = attempt(policy, self._attach, config.aeads)
         aeads = config.aeads if self._refusal else offloadable(config.aeads, policy)
         self._slot = _slot(sock, config, aeads) if isinstance(config, ClientConfig) else None

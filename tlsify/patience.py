@@ -18,36 +18,49 @@ _at_most: float | None = None
 # Between two looks, which double: TCP tells nobody when an acknowledgement has come.
 _FIRST_LOOK, _LAST_LOOK = 0.004, 1.0
 
-# struct tcp_info of include/uapi/linux/tcp.h, as far as tcpi_bytes_acked (Linux 4.1).
-_INFO = struct.Struct("=B x B B 4x 96x 16x Q")
-_CLOSE = 7  # TCP_CLOSE of include/net/tcp_states.h
+# struct tcp_info of include/uapi/linux/tcp.h, as far as tcpi_bytes_acked and tcpi_bytes_received
+# (Linux 4.1).
+_INFO = struct.Struct("=B x B B 4x 96x 16x Q Q")
+_FIN_WAIT2, _CLOSE = 5, 7  # of include/net/tcp_states.h
 
 
-class _Progress(NamedTuple):
+class Progress(NamedTuple):
     """What TCP says of a connection.
 
     Attributes:
         state: of include/net/tcp_states.h.
         acknowledged: bytes that the peer has, ever.
         path_is_silent: whether what was sent is being sent again and again, with no answer at all.
+        received: bytes that have come from it and were acknowledged, ever.
     """
 
     state: int
     acknowledged: int
     path_is_silent: bool
+    received: int = 0
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether our FIN has been acknowledged, and the peer's has not come."""
+        return self.state == _FIN_WAIT2
 
 
-def _progress(sock: socket.socket) -> _Progress:
+def tcp_progress(sock: socket.socket) -> Progress:
+    """Ask TCP how a connection goes.
+
+    Raises:
+        OSError: it is no TCP connection, or none any more.
+    """
     info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO.size)
-    state, retransmits, probes, acknowledged = _INFO.unpack(info)
+    state, retransmits, probes, acknowledged, received = _INFO.unpack(info)
     # One probe of a closed window is always under way; an answer sets their number back.
-    return _Progress(state, acknowledged, retransmits > 0 or probes > 1)
+    return Progress(state, acknowledged, retransmits > 0 or probes > 1, received)
 
 
 def has_died(sock: socket.socket) -> bool:
     """Tell whether TCP has given the connection up, or the peer has reset it."""
     try:
-        return _progress(sock).state == _CLOSE
+        return tcp_progress(sock).state == _CLOSE
     except OSError:
         return False
 
@@ -60,6 +73,11 @@ def unacknowledged(sock: socket.socket) -> int:
 def unread(sock: socket.socket) -> int:
     """Tell how many bytes have come that nobody has received: closing would reset (tcp(7))."""
     return _count(sock, termios.FIONREAD)
+
+
+def received(sock: socket.socket) -> int:
+    """Tell how many bytes have come on a TCP connection, ever, and were acknowledged."""
+    return tcp_progress(sock).received
 
 
 def _count(sock: socket.socket, request: int) -> int:
@@ -126,7 +144,7 @@ class Patience:
         """Look how it goes; true once it has gone on long enough without anything, or is dead."""
         now = time.monotonic()
         try:
-            progress = _progress(self._sock)
+            progress = tcp_progress(self._sock)
         except OSError:  # no TCP connection any more
             return True
         if progress.state == _CLOSE:  # a reset, say: nobody will take anything any more

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 # The first descriptor that is out of the way.
 _FAR = 64
-_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE = 1, 4
+_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 1, 4, 24, 38
+_MOST_CAPABILITIES = 64
 # How long after a request to end another one is a second request, in seconds.
 _AGAIN = 0.3
 # What the program on a connection is sent, and its keeper with it, where it is sent to all of a
@@ -37,6 +38,24 @@ def protect_process() -> None:
     Source: prctl(2) PR_SET_DUMPABLE; RLIMIT_CORE does not bind dumps that are piped to a program.
     """
     _prctl(_PR_SET_DUMPABLE, 0)
+
+
+def forgo_rights() -> None:
+    """Have nothing that this process may execute from now on give it rights that it has not.
+
+    For processes that execute no program, and would only if somebody had taken them over.
+
+    Raises:
+        OSError: the kernel refuses.
+
+    Source: prctl(2) PR_SET_NO_NEW_PRIVS, PR_CAPBSET_DROP.
+    """
+    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+    for capability in range(_MOST_CAPABILITIES):
+        try:
+            _prctl(_PR_CAPBSET_DROP, capability)
+        except OSError:  # only root may, or there are no more of them
+            return
 
 
 def has_foreign_rights() -> bool:

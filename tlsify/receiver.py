@@ -15,6 +15,7 @@ from tlsify import fdpass
 from tlsify.config import ClosePolicy
 from tlsify.errors import AgentError, ConfigError, TlsifyError
 from tlsify.handoff import Handoff, Offload, Reason, adopt
+from tlsify.modes import bind
 from tlsify.passed import MAX_MESSAGE, Passed
 from tlsify.stream import TLSSocket
 from tlsify.tls.explain import truncated
@@ -167,7 +168,10 @@ class _Carried:
         """Give 0: who carries the connection sees to what was sent."""
         return 0
 
-    def set_tcp_option(self, *arguments: Any) -> None:
+    def progress(self) -> None:
+        """Tell nothing: the connection is its carrier's."""
+
+    def set_option(self, *arguments: Any) -> None:
         """Do nothing: the connection is its carrier's."""
 
     def end_in_order(self) -> None:
@@ -240,8 +244,7 @@ def _listen(where: str | os.PathLike[str], mode: int) -> socket.socket:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
         _clear(path)
-        sock.bind(path)
-        os.chmod(path, mode)  # noqa: PTH101 - nobody can connect before it listens
+        bind(sock, path, mode)
         sock.listen(_BACKLOG)
     except (OSError, ValueError) as exc:
         sock.close()

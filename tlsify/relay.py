@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 from tlsify import exit as interpreter
 from tlsify import forks
 from tlsify.errors import HandshakeError, TlsifyError, Truncated
-from tlsify.exit import CarrierThread
+from tlsify.exit import carry
 from tlsify.forks import Verdict
 from tlsify.loads import READ_SIZE, Flow, Load, end, enter, leave, mask
-from tlsify.patience import Patience, unacknowledged, unread
+from tlsify.patience import Patience, tcp_progress, unacknowledged, unread
 from tlsify.tls.explain import truncated
 
 if TYPE_CHECKING:
@@ -56,17 +56,18 @@ class Relay:
             keep: takes what a later connection may resume with; it must not raise.
 
         Raises:
-            OSError: no descriptor is left for the socketpair.
+            OSError: no descriptor or memory is to be had; nothing is left open but the socket.
         """
-        self._network = sock
+        self._network, self.progress = sock, partial(tcp_progress, sock)
         self._tunnel = tunnel
         self._keep = keep
         # What goes together was written together, or met in the socketpair. To wait for more adds
         # the peer's delayed acknowledgements to an answer that comes in two pieces.
-        self.set_tcp_option(socket.TCP_NODELAY, 1)
+        self.set_option(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         # None for a connection that is broken already; the pump finds out why.
-        self.local_address = _address(sock.getsockname)
-        self.peer_address = _address(sock.getpeername)
+        self.local_address = forks.address(sock.getsockname)
+        self.peer_address = forks.address(sock.getpeername)
+        self._verdict = Verdict()
         program_end, self._program = socket.socketpair()
         self._ends = [program_end]
         for each in (program_end, self._program):
@@ -81,12 +82,10 @@ class Relay:
         self._asked: Callable[[], bool] = lambda: False
         self._patience: Patience | None = None
         self._failure: TlsifyError | OSError | None = None
-        self._verdict = Verdict()
         # Whether the peer's direction has ended, as `failure` says; and whether all has.
         self.is_settled = self.is_over = False
         self._watcher: Callable[[], None] = lambda: None
         self._send_error: OSError | None = None
-        self._thread = CarrierThread("tlsify-relay", self._run)
 
     @property
     def failure(self) -> TlsifyError | OSError | None:
@@ -94,8 +93,12 @@ class Relay:
         return self._failure if self._verdict.is_ours else self._verdict.failure()
 
     def start(self) -> socket.socket:
-        """Begin to pump, in a thread; gives the program's end, which nobody else has."""
-        self._thread.start()
+        """Begin to pump, in a thread; gives the program's end, which nobody else has.
+
+        Raises:
+            RuntimeError: there is no thread to be had; nothing is left open but the socket.
+        """
+        self._thread = carry("tlsify-relay", self._run, self._program, *self._ends)
         return self._ends.pop()
 
     def join(self, timeout: float | None = None) -> bool:
@@ -103,10 +106,10 @@ class Relay:
         self._thread.join(timeout)
         return not self._thread.is_alive()
 
-    def set_tcp_option(self, *arguments: Any) -> None:
-        """Set one of TCP's options on the connection, unless it has ended."""
+    def set_option(self, *arguments: Any) -> None:
+        """Set an option on the connection, unless it has ended."""
         with suppress(OSError):
-            self._network.setsockopt(socket.IPPROTO_TCP, *arguments)
+            self._network.setsockopt(*arguments)
 
     def end_in_order(self) -> None:
         """Have the end of the program's data be an orderly one, close_notify, however it comes."""
@@ -391,10 +394,3 @@ class Relay:
                     self._to_program.take_on(partial(self._tunnel.receive, room.view[:size]))
                     self._to_program.drop()
                     self._look_at_tunnel()
-
-
-def _address(ask: Callable[[], Any]) -> Any:
-    try:
-        return ask()
-    except OSError:
-        return None

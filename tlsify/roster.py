@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import socket
@@ -13,9 +12,11 @@ import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from tlsify import census
+from tlsify import census, entries
+from tlsify.hearing import PEER
 from tlsify.keys import Direction
 from tlsify.ktls import ulp
+from tlsify.modes import make_private
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -61,7 +62,7 @@ class listed:  # noqa: N801 - used as a function is
         """Take it off."""
         _live.discard(self)
 
-    def entry(self, now: float) -> census.Entry:
+    def entry(self, now: float) -> entries.Entry:
         """Tell what is known of the connection.
 
         Args:
@@ -80,7 +81,7 @@ class listed:  # noqa: N801 - used as a function is
             local, peer = (
                 _plain(each) for each in (handed.relay.local_address, handed.relay.peer_address)
             )
-        return census.Entry(
+        return entries.Entry(
             local=local,
             peer=peer,
             server_name=agreed.server_name,
@@ -91,7 +92,7 @@ class listed:  # noqa: N801 - used as a function is
             resumed=agreed.resumed,
             offload=handed.offload.value,
             reason=handed.reason,
-            age=round(now - self._since, 3),
+            age=max(round(now - self._since, 3), 0.0),
             rekeys=rekeys,
             records=records,
         )
@@ -127,7 +128,7 @@ def publish() -> Publication:
 class Publication:
     """A socket in a private folder, and a thread that answers there.
 
-    Whoever connects is sent the roster (`census.FIELDS`), if it is root or of this process's user.
+    Whoever connects is sent the roster (`entries.FIELDS`), if it is root or of this process's user.
     There is nothing secret in it.
     """
 
@@ -180,10 +181,8 @@ class Publication:
     def _listen(self) -> socket.socket | None:
         for place in census.places():
             try:
-                with contextlib.suppress(FileExistsError):
-                    place.parent.mkdir(0o700)
-                with contextlib.suppress(FileExistsError):
-                    place.mkdir(0o700)
+                make_private(place.parent)
+                make_private(place)
                 with census.opened(place) as (folder, owner):
                     if owner != os.geteuid():
                         continue
@@ -230,20 +229,14 @@ def _answer(asking: socket.socket) -> None:
     Raises:
         OSError: who has asked is gone, or takes too long.
     """
-    credentials = asking.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, census.PEER.size)
-    if census.PEER.unpack(credentials)[1] not in {_ROOT, os.geteuid()}:
+    credentials = asking.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, PEER.size)
+    if PEER.unpack(credentials)[1] not in {_ROOT, os.geteuid()}:
         return
     deadline, now, present = time.monotonic() + _PATIENCE, time.monotonic(), list(_live)
-    head = {
-        "roster": census.FORMAT,
-        "network": os.stat("/proc/self/ns/net").st_ino,  # noqa: PTH116
-        "connections": len(present),
-        "fields": [*census.FIELDS],
-    }
-    text = json.dumps(head)
+    text = entries.head(os.stat("/proc/self/ns/net").st_ino, len(present))  # noqa: PTH116
     for at in range(0, len(present) + 1, _AT_ONCE):
-        rows = [census.row(each.entry(now)) for each in present[at : at + _AT_ONCE]]
-        text += f"\n{json.dumps(rows)}"
+        found = [each.entry(now) for each in present[at : at + _AT_ONCE]]
+        text = "\n".join([text, *entries.lines(found)])
         asking.settimeout(max(deadline - time.monotonic(), 0.001))
         asking.sendall(text.encode())
         text = ""

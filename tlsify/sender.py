@@ -232,17 +232,33 @@ class Sender:
         A full send buffer must neither turn this into a wait nor cost the peer the end of what it
         is still reading.
         """
+        if self._may_say_goodbye_later():
+            try:
+                duplicate = self._duplicate()
+            except OSError:  # no descriptor is to be had: rather a cut than silence
+                count(Event.SHORTAGE)
+                self._cut()
+                return
+            self._ending = Ending(duplicate, CLOSE_NOTIFY)
+            linger.finish(self._ending)
+
+    def _may_say_goodbye_later(self) -> bool:
+        """Have this connection end, once; tells whether close_notify is to be sent for it."""
         if self._is_ending:
-            return
+            return False
         self._is_ending = True  # first: whoever sees the next must know of this
         self.session.close_notify_sent = True
         if self.writing.acquire(timeout=_MOMENT):
             self.writing.release()
-            self._ending = Ending(self._duplicate(), CLOSE_NOTIFY)
-            linger.finish(self._ending)
-        else:  # another thread is stuck in the midst of its data: this wakes it
-            with contextlib.suppress(OSError):
-                self.sock.shutdown(socket.SHUT_WR)
+            return True
+        self._cut()  # another thread is stuck in the midst of its data: this wakes it
+        return False
+
+    def _cut(self) -> None:
+        """Send FIN alone, where nobody will send close_notify later: FIN need not wait for it."""
+        self._is_ending = False
+        with contextlib.suppress(OSError):
+            self.sock.shutdown(socket.SHUT_WR)
 
     def part(self, receiver: Receiver, *, in_order: bool = True) -> Ending | None:
         """End both directions; gives what goes on in the background, if the peer is owed something.
@@ -254,19 +270,20 @@ class Sender:
             in_order: whether with close_notify.
         """
         is_owed = linger.is_owed(self.sock)
+        alert = None
         if not in_order:
             self.session.close_notify_sent = True
-        elif not self.close_notify():
-            self.shut_down_later()
+        elif not self.close_notify() and self._may_say_goodbye_later():
+            alert = CLOSE_NOTIFY
         ending = self._ending
         if ending is not None and ending.take(receiver):
             self.sock = ending.sock
             return ending
-        if not is_owed:
+        if not is_owed and alert is None:
             receiver.wipe()
             return None
         self.sock = socket.socket(fileno=self.sock.detach())
-        ending = Ending(self.sock, None, receiver)
+        ending = Ending(self.sock, alert, receiver)
         linger.finish(ending)
         return ending
 

@@ -12,14 +12,17 @@ import signal
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
-from tlsify import listening, opening, patience, roster, workers
+from tlsify import listening, opening, patience, roster, service_manager, workers
 from tlsify.aio.acceptor import Acceptor, Limits
 from tlsify.aio.loop import EventLoop
+from tlsify.capacity import Bound, threads
 from tlsify.config import KtlsMode
-from tlsify.counters import share
+from tlsify.counters import beat, share
+from tlsify.duty import Duty
 from tlsify.eligibility import host_refusal
+from tlsify.heartbeats import INTERVAL
 from tlsify.metrics import About, Endpoint, is_ready
-from tlsify.process import await_threads, end_with, ignore
+from tlsify.process import await_threads, end_with, forgo_rights, ignore
 from tlsify.rehearsal import rehearse
 from tlsify.succession import Estate
 
@@ -114,11 +117,11 @@ def run(plan: Plan) -> None:
     if estate.is_rehearsal:
         return
     rehearse()
-    plan = replace(plan, limits=_within_descriptors(plan))
+    plan = replace(plan, limits=_within_means(plan))
     estate.counters = share(None if estate.counters == -1 else estate.counters)
     office = _Office(plan, config)
     gc.freeze()  # what is here by now stays: workers need not copy its pages
-    duty = workers.Duty(
+    duty = Duty(
         on_ready=plan.on_ready,
         on_stop=office.close,
         before_fork=opening.drop_past_keys,
@@ -128,8 +131,8 @@ def run(plan: Plan) -> None:
         rehearse=estate.rehearse,
         succeed=estate.succeed,
         drain=plan.drain_seconds,
-        notify=listening.notify,
-        watchdog=listening.watchdog(),
+        notify=service_manager.notify,
+        watchdog=service_manager.watchdog_period(),
     )
     try:
         workers.run(plan.workers, office.work(), duty, estate.workers)
@@ -166,6 +169,7 @@ class _Office:
             if sock not in own:
                 sock.close()
         gc.set_threshold(*_GARBAGE)
+        forgo_rights()
         if plan.account is not None:
             plan.account.become()
         end_with(self._pid)
@@ -203,30 +207,39 @@ def part(listeners: Sequence[socket.socket], index: int, number: int) -> list[so
     return own
 
 
-def _within_descriptors(plan: Plan) -> Limits:
-    """Keep the number of connections below what descriptors suffice for, all files included.
+def _within_means(plan: Plan) -> Limits:
+    """Keep the number of connections below what descriptors and threads suffice for.
 
-    A server that has run out of them can neither accept nor open the file it is asked for.
+    A server that has run out of descriptors can neither accept nor open the file that it is asked
+    for; one without threads ends what it was about to relay. So those beyond wait where they are.
     """
+    is_relaying = host_refusal(plan.policy) is not None
+    bounds = [*_descriptors(_PER_RELAYED if is_relaying else _PER_OFFLOADED, plan.workers)]
+    if is_relaying:
+        user = os.geteuid() if plan.account is None else plan.account.user
+        most, name = threads(plan.workers, user)
+        bounds.append(Bound(most, f"threads ({name})"))
+    limits = plan.limits
+    most, lacking = min(bounds, default=Bound(0, ""))
+    if not bounds or (limits.connections is not None and limits.connections <= most):
+        return limits
+    if limits.connections is not None:
+        _log.warning(
+            "%d connections at a time, and not %d: no more %s", most, limits.connections, lacking
+        )
+    return Limits(most, limits.handshakes, limits.per_address)
+
+
+def _descriptors(each: int, processes: int) -> Iterator[Bound]:
+    """Tell how many connections there are descriptors for, the hard limit's, files included."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         with contextlib.suppress(ValueError, OSError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
             soft = hard
-    limits = plan.limits
-    if soft == resource.RLIM_INFINITY:
-        return limits
-    each = _PER_OFFLOADED if host_refusal(plan.policy) is None else _PER_RELAYED
-    most = max((soft - _OWN_DESCRIPTORS) // each, 1) * plan.workers
-    if limits.connections is not None and limits.connections <= most:
-        return limits
-    if limits.connections is not None:
-        _log.warning(
-            "%d connections at a time, and not %d: no more descriptors (ulimit -n)",
-            most,
-            limits.connections,
-        )
-    return Limits(most, limits.handshakes, limits.per_address)
+    if soft != resource.RLIM_INFINITY:
+        most = max((soft - _OWN_DESCRIPTORS) // each, 1) * processes
+        yield Bound(most, "descriptors (ulimit -n)")
 
 
 async def _serve(
@@ -237,6 +250,7 @@ async def _serve(
     loop = asyncio.get_running_loop()
     # Not by add_signal_handler: the loop would leave the signal's default behind.
     signal.signal(signal.SIGTERM, lambda *_: loop.call_soon_threadsafe(stop.set))
+    _show_life(loop)
     service = plan.service()
     await service.start()
     limits = plan.limits.part(post.index, plan.workers)
@@ -261,6 +275,12 @@ async def _serve(
         await asyncio.gather(parting, return_exceptions=True)
     # It may come again, to the whole service as it did to us; what is still carried is owed.
     ignore([signal.SIGTERM])
+
+
+def _show_life(loop: asyncio.AbstractEventLoop) -> None:
+    """Show the supervisor, again and again, that the loop runs."""
+    beat()
+    loop.call_later(INTERVAL, _show_life, loop)
 
 
 def _certificates(config: ServerConfig) -> Iterator[tuple[str, float]]:

@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-import os
 import socket
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from operator import itemgetter
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from tlsify import census
 from tlsify.codepoints import CipherSuite
 from tlsify.handoff import Offload
+from tlsify.holders import Process, command, find_holders
 from tlsify.ktls.diag import SocketEntry, list_sockets, tls_features, tls_stat
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping
 
-    from tlsify.census import Address, Census, Entry, Roster
+    from tlsify.census import Census
     from tlsify.codepoints import Aead, ProtocolVersion
-    from tlsify.ktls.diag import Device, Traffic, UlpInfo
+    from tlsify.entries import Address, Entry
+    from tlsify.hearing import Owners, Roster
+    from tlsify.ktls.diag import Device, Pairs, Traffic, UlpInfo
 
     Identity = tuple[Address, Address, int]
     # By socket: bytes a second, sent and received.
@@ -30,25 +31,11 @@ if TYPE_CHECKING:
     # By local address and peer's.
     Listed = Mapping[tuple[Address, Address], tuple[Roster, Entry]]
 
-_PROC = Path("/proc")
-_NETWORK = _PROC / "self/ns/net"
 _TLS = "tls"
+_NAMED_USERS = 3
 RELAYED = "relay"
 # net/tls/tls_main.c: how many keys are in use; the other counters only grow.
 IN_USE = ("TlsCurrTxSw", "TlsCurrRxSw", "TlsCurrTxDevice", "TlsCurrRxDevice")
-
-
-@dataclass(frozen=True, slots=True)
-class Process:
-    """A process that holds a socket.
-
-    Attributes:
-        pid: as this process's /proc numbers it.
-        command: its name; whatever it chose.
-    """
-
-    pid: int
-    command: str
 
 
 class Connection(NamedTuple):
@@ -159,24 +146,31 @@ def survey(*, find_processes: bool = True, find_devices: bool = False) -> Survey
     Raises:
         OSError: the kernel has no sock_diag, or a policy forbids it.
     """
-    counters = tls_stat()
-    told = census.ask()
+    counters, found = tls_stat(), list[SocketEntry]()
+
+    def owners() -> Owners:
+        with suppress(OSError):  # then nobody else is believed
+            found.extend(_list_all(None))
+        return {(each.local, each.remote): each.uid for each in found}
+
+    told, entries = census.ask(owners=owners), []
     listed = _listed(told)
-    entries = []
     if counters or listed:
         entries = [
-            entry
-            for family in (socket.AF_INET, socket.AF_INET6)
-            for entry in list_sockets(family, listed)
-            if _is_tls(entry) or (entry.local, entry.remote) in listed
+            each
+            for each in found or _list_all(listed)
+            if _is_tls(each) or (each.local, each.remote) in listed
         ]
-    holders: dict[int, list[Process]] = {}
+    holders, cut = dict[int, list[Process]](), set[int]()
     if find_processes:
         # Whoever tells of a connection need not be looked for, which takes the longest of all.
-        unclear = {e.inode for e in entries if (by := _teller(e, listed)) is None or not by[0].pid}
-        holders = find_holders(unclear - {0})
+        unclear = (e for e in entries if (by := _teller(e, listed)) is None or not by[0].pid)
+        holders, cut = find_holders({each.inode: each.uid for each in unclear if each.inode})
     sockets = join(entries, holders, listed)
     unseen = list(_unseen_rosters(told))
+    if cut:
+        detail = f"some of what processes of {_names(cut)} hold: too many descriptors"
+        unseen.append(Unseen("descriptors", detail, "see what they run"))
     keys = sum(counters.get(name, 0) for name in IN_USE)
     if keys and not any(map(_is_tls, entries)):
         unseen.append(
@@ -205,32 +199,29 @@ def survey(*, find_processes: bool = True, find_devices: bool = False) -> Survey
     )
 
 
+def _list_all(asked_for: Pairs | None) -> Iterator[SocketEntry]:
+    for family in (socket.AF_INET, socket.AF_INET6):
+        yield from list_sockets(family, asked_for)
+
+
 def _is_tls(entry: SocketEntry) -> bool:
     return entry.ulp is not None and entry.ulp.name == _TLS
 
 
-def _network() -> int:
-    return _NETWORK.stat().st_ino
-
-
 def _listed(told: Census) -> Listed:
-    here = _network() if told.rosters else 0
     return {
         (entry.local, entry.peer): (roster, entry)
         for roster in told.rosters
-        if roster.network == here
         for entry in roster.entries
         if entry.local is not None and entry.peer is not None
     }
 
 
 def _unseen_rosters(told: Census) -> Iterator[Unseen]:
-    here = _network() if told.rosters else 0
-    elsewhere = sum(len(each.entries) for each in told.rosters if each.network != here)
-    if elsewhere:
+    if told.elsewhere:
         yield Unseen(
             "namespaces",
-            f"{elsewhere} connections of tlsify in other network namespaces",
+            f"what {told.elsewhere} processes of tlsify carry in other network namespaces",
             "name the namespace with --netns",
         )
     if told.silent:
@@ -239,6 +230,10 @@ def _unseen_rosters(told: Census) -> Iterator[Unseen]:
             f"what {told.silent} processes of tlsify carry, which did not answer",
             "see whether they are stopped, or of another version than this",
         )
+    if told.cut:
+        what = "too much, or not as it should be"
+        detail = f"some of what processes of {_names(told.cut)} say: {what}"
+        yield Unseen("answers", detail, "see what they run")
     if told.closed:
         yield Unseen("users", "what other users' processes of tlsify relay", "run it as root")
 
@@ -268,7 +263,7 @@ def join(
         processes = tuple(holders.get(entry.inode, ()))
         if roster is not None and not processes:
             if roster.pid not in carriers:
-                carriers[roster.pid] = (Process(roster.pid, _command(roster.pid)),)
+                carriers[roster.pid] = (Process(roster.pid, command(roster.pid)),)
             processes = carriers[roster.pid]
         if known is not None:
             version, cipher, tx, rx = _as_told(entry.ulp, known)
@@ -335,49 +330,9 @@ def is_offloaded(each: Connection) -> bool:
     return not {each.tx, each.rx} <= {"none", RELAYED}
 
 
-def find_holders(inodes: Collection[int]) -> dict[int, list[Process]]:
-    """Tell which processes hold some sockets; those that we may not look into hold none.
-
-    It reads every descriptor's link once, and nothing else: psutil's net_connections takes the
-    kernel's list of all sockets apart for each process's.
-    """
-    wanted = {f"socket:[{inode}]": inode for inode in inodes}
-    found: dict[int, list[Process]] = {}
-    if not wanted:
-        return found
-    import psutil  # noqa: PLC0415 - most commands name no process
-
-    for pid in psutil.pids():
-        held = _held(pid, wanted)
-        if held:
-            process = Process(pid, _command(pid))
-            for inode in held:
-                found.setdefault(inode, []).append(process)
-    return found
-
-
-def _held(pid: int, wanted: Mapping[str, int]) -> set[int]:
-    held = set()
-    with suppress(OSError):  # it has ended, or is somebody else's
-        folder = os.open(_PROC / str(pid) / "fd", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            for number in os.listdir(folder):  # noqa: PTH208 - Path knows no descriptors
-                with suppress(OSError):  # closed since
-                    inode = wanted.get(os.readlink(number, dir_fd=folder))
-                    if inode is not None:
-                        held.add(inode)
-        finally:
-            os.close(folder)
-    return held
-
-
-def _command(pid: int) -> str:
-    import psutil  # noqa: PLC0415
-
-    try:
-        return psutil.Process(pid).name()
-    except (psutil.Error, ValueError):  # it has ended, or is of another PID namespace
-        return ""
+def _names(users: Collection[int]) -> str:
+    named = ", ".join(map(_user, sorted(users)[:_NAMED_USERS]))
+    return named if len(users) <= _NAMED_USERS else f"{named} and {len(users) - _NAMED_USERS} more"
 
 
 @cache

@@ -11,7 +11,7 @@ import socket
 import warnings
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
-from tlsify import forks
+from tlsify import forks, keepalive
 from tlsify.config import ClosePolicy
 from tlsify.errors import TlsifyError, Truncated
 from tlsify.ktls.probe import capabilities
@@ -357,8 +357,8 @@ class TLSSocket(socket.socket):
     def setsockopt(self, level: int, *arguments: Any) -> None:
         """Set an option; TCP's are the connection's, also where that is the relay's."""
         relay = self.handoff.relay
-        if relay is not None and level == socket.IPPROTO_TCP:
-            relay.set_tcp_option(*arguments)
+        if relay is not None and keepalive.is_networks(level, *arguments[:1]):
+            relay.set_option(level, *arguments)
         else:
             super().setsockopt(level, *arguments)
 

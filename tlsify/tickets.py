@@ -15,6 +15,7 @@ from dataclasses import astuple, dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from tlsify.errors import ConfigError
+from tlsify.modes import make_private, own_alone
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -193,8 +194,7 @@ class TicketStore:
         """
         self._path = path
         try:
-            with contextlib.suppress(FileExistsError):
-                path.mkdir(0o700)
+            make_private(path)
             with self._opened():
                 pass
         except OSError as exc:
@@ -362,7 +362,7 @@ def _write_file(folder: int, name: str, content: bytes) -> None:
     file = os.open(partial, flags, 0o600, dir_fd=folder)
     try:
         try:
-            os.fchmod(file, 0o600)  # whatever the umask is
+            own_alone(file)
             written = os.write(file, content)
         finally:
             os.close(file)

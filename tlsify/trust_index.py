@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 from tlsify.config import ANCHOR_SUFFIXES
 from tlsify.credentials import malformed, no_anchors, read_file, read_pem, unreadable
 from tlsify.errors import ConfigError
+from tlsify.modes import make_private, own_alone
 from tlsify.process import has_foreign_rights
 
 if TYPE_CHECKING:
@@ -97,6 +98,8 @@ class Index:
         self.folder = folder
         self._lock = os.open(folder / lock, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
+            if flags & os.O_CREAT:
+                own_alone(self._lock)
             fcntl.flock(self._lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except OSError:
             os.close(self._lock)
@@ -109,7 +112,7 @@ class Index:
         Raises:
             OSError: it cannot be made; nothing of it is left.
         """
-        folder.mkdir(0o700)
+        make_private(folder)
         try:
             # Under its own name the file must never be seen unlocked.
             index = cls(folder, "new", os.O_RDWR | os.O_CREAT | os.O_EXCL)
@@ -291,16 +294,14 @@ def default_cache() -> Path:
             raise FileNotFoundError(errno.ENOENT, "neither XDG_CACHE_HOME nor HOME is set")
         _check_own(Path(home), Path(home).stat(), shared)
         base = Path(home, ".cache")
-    with contextlib.suppress(FileExistsError):
-        base.mkdir(0o700)
+    make_private(base)
     _check_own(base, base.stat(), shared)  # which may well be a link
     _make_own(base / "tlsify", shared)
     return base / "tlsify" / "trust"
 
 
 def _make_own(folder: Path, forbidden: int) -> None:
-    with contextlib.suppress(FileExistsError):
-        folder.mkdir(0o700)
+    make_private(folder)
     _check_own(folder, folder.lstat(), forbidden)
 
 

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
 import select
 import signal
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, NoReturn, TypeAlias
+from typing import TYPE_CHECKING
 
 from tlsify.counters import SLOTS, Event, Gauge, count, put, reserve, vacate
 from tlsify.errors import TlsifyError, WorkerError
 from tlsify.forked import SIGNALS, STOP_SIGNALS, Generation, Worker, ended
-from tlsify.process import StopRequests, ignore
+from tlsify.heartbeats import Heartbeats
+from tlsify.process import StopRequests
+from tlsify.service_manager import ServiceManager
+from tlsify.signal_pipe import SignalPipe
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
+    from tlsify.duty import Duty, Former
     from tlsify.forked import Work
 
 _log = logging.getLogger("tlsify")
@@ -30,56 +31,13 @@ _GRACE = 5.0
 _WATCH_INTERVAL = 3.0
 _PAUSE = 1.0
 
-# Workers that an earlier program in this process has left: pid and slot in the counters.
-Former: TypeAlias = dict[int, int]
-
-
-def _nothing(*_: object) -> None:
-    """Do nothing."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Duty:
-    """What there is for a supervisor to do besides.
-
-    Attributes:
-        on_ready: called once, when every worker accepts connections.
-        on_stop: called when workers are told to drain for good; it has to close the listening
-            sockets here, or connections would wait in them for nobody.
-        before_fork: called before each worker is forked.
-        renew: gives the work of a new generation on SIGHUP; raises a TlsifyError if it is to stay
-            as it was. None leaves SIGHUP alone.
-        watch: its value is looked at every few seconds; when it changes, that is as SIGHUP.
-        seen: its value before the first generation's work was made.
-        rehearse: starts a process that tries out, on SIGUSR2, whether a successor would start, and
-            gives its pid. None leaves SIGUSR2 alone.
-        succeed: has the successor take this process over, after the rehearsal went well.
-        drain: seconds that workers give themselves to drain; None for any time.
-        together: a worker that ends of itself, with status 0, has all of them drain.
-        notify: tells the service manager (`listening.notify`).
-        watchdog: seconds in which it wants to hear of us, or None.
-    """
-
-    on_ready: Callable[[], None] = _nothing
-    on_stop: Callable[[], None] = _nothing
-    before_fork: Callable[[], None] = _nothing
-    renew: Callable[[], Work] | None = None
-    watch: Callable[[], object] | None = None
-    seen: object = None
-    rehearse: Callable[[], int] | None = None
-    succeed: Callable[[Former], NoReturn] | None = None
-    drain: float | None = None
-    together: bool = False
-    notify: Callable[[str], None] = _nothing
-    watchdog: float | None = None
-
 
 def run(number: int, work: Work, duty: Duty, former: Former | None = None) -> None:
     """Run a worker in each of several forked processes, until SIGTERM or SIGINT.
 
     A worker that dies is replaced in its place, at once or, if it dies again and again, after a
-    while. SIGHUP starts a new generation; once all of it is ready the old one drains. SIGTERM and
-    SIGINT have all of them drain; another one, a moment later, kills them.
+    while; one that hangs is killed. SIGHUP starts a new generation; once all of it is ready the old
+    one drains. SIGTERM and SIGINT have all of them drain; another one, a moment later, kills them.
 
     Args:
         number: of workers.
@@ -108,15 +66,15 @@ class _Supervisor:
         self._failure: WorkerError | None = None
         self._retry: tuple[float, Work] | None = None
         self._seen = duty.seen
-        self._look_at = self._ping_at = now
-        self._reader, self._writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._look_at = now
+        self._manager = ServiceManager(duty.notify, duty.watchdog)
+        self._hearts = Heartbeats(duty.patience, now)
+        self._pipe = SignalPipe()
 
     # -- the loop
 
     def run(self, work: Work) -> None:
-        signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
-        for number in self._signals():
-            signal.signal(number, lambda *_: None)
+        self._pipe.catch(self._signals())
         # An earlier program in this process has left some blocked, so that none gets lost.
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         try:
@@ -126,16 +84,16 @@ class _Supervisor:
                 self._reap()
                 self._look_after()
         finally:
-            ignore(STOP_SIGNALS)  # the interpreter, as it ends, would die of one more
-            signal.set_wakeup_fd(-1)
-            os.close(self._reader)
-            os.close(self._writer)
+            self._pipe.close(STOP_SIGNALS)
         if self._failure is not None:
             raise self._failure
 
     def _signals(self) -> frozenset[signal.Signals]:
         duty = self._duty
-        acts = {signal.SIGHUP: duty.renew, signal.SIGUSR2: duty.rehearse and duty.succeed}
+        acts = {
+            signal.SIGHUP: duty.renew or duty.refresh,
+            signal.SIGUSR2: duty.rehearse and duty.succeed,
+        }
         return SIGNALS - {number for number, act in acts.items() if act is None}
 
     def _generations(self) -> list[Generation]:
@@ -148,23 +106,23 @@ class _Supervisor:
     def _wait(self) -> None:
         """Wait for a signal, a worker's word, or for what is due."""
         poller = select.poll()
-        poller.register(self._reader, select.POLLIN)
+        poller.register(self._pipe.reader, select.POLLIN)
         starting = {worker.read_end: worker for worker in self._all() if worker.read_end != -1}
         for read_end in starting:
             poller.register(read_end, select.POLLIN)
         wait = max(self._next_due() - time.monotonic(), 0)
         for number, _ in poller.poll(wait * 1000 + 1):
-            if number == self._reader:
-                self._heed(os.read(self._reader, 2**10))
+            if number == self._pipe.reader:
+                self._heed(self._pipe.read())
             elif starting[number].read_end == number:
                 starting[number].listen()
 
     def _next_due(self) -> float:
-        due = [time.monotonic() + 60]
+        due = [time.monotonic() + 60, self._manager.due]
         if self._duty.watch is not None and not self._stopping:
             due.append(self._look_at)
-        if self._duty.watchdog is not None:
-            due.append(self._ping_at)
+        if self._current is not None:
+            due.append(self._hearts.due)
         some = [*self._all(), *self._rehearsal]
         due += [each.deadline for each in some if each.deadline is not None]
         for generation in self._generations():
@@ -203,8 +161,7 @@ class _Supervisor:
 
     def _leave(self) -> None:
         """Close, in a worker, what is ours."""
-        os.close(self._reader)
-        os.close(self._writer)
+        self._pipe.drop()
         for worker in self._all():
             worker.forget_pipe()
 
@@ -214,14 +171,33 @@ class _Supervisor:
         reserve(slot)
         return slot
 
+    def _refresh(self) -> None:
+        """Reload without a new generation."""
+        self._manager.reloading()
+        try:
+            if self._duty.refresh is not None:
+                self._duty.refresh()
+        except TlsifyError as exc:
+            self._refuse(str(exc))
+        else:
+            _log.info("reloaded")
+            count(Event.RELOADED)
+            self._tell()
+
+    def _refuse(self, why: str) -> None:
+        """Tell that all goes on as before."""
+        _log.error("not reloaded, all stays as it was: %s", why)
+        count(Event.RELOAD_REFUSED)
+        self._tell("not reloaded: " + why)
+
     def _reload(self) -> None:
         if self._duty.renew is None:
+            self._refresh()
             return
         if self._coming is not None:
             self._again = True  # those that start may have seen half of what has changed
             return
-        microseconds = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
-        self._duty.notify(f"RELOADING=1\nMONOTONIC_USEC={microseconds}")
+        self._manager.reloading()
         if self._duty.watch is not None:
             self._seen = self._duty.watch()  # what changes meanwhile shows the next time
         try:
@@ -231,9 +207,7 @@ class _Supervisor:
                 )
             self._start(self._duty.renew())
         except TlsifyError as exc:
-            _log.error("not reloaded, all stays as it was: %s", exc)
-            count(Event.RELOAD_REFUSED)
-            self._tell("not reloaded: " + str(exc))
+            self._refuse(str(exc))
 
     def _promote(self, generation: Generation) -> None:
         """All of a new generation accept: the old one may go."""
@@ -258,9 +232,7 @@ class _Supervisor:
             self._draining.append(worker)
         self._coming = None
         if self._current is not None:
-            _log.error("not reloaded, all stays as it was: %s", why)
-            count(Event.RELOAD_REFUSED)
-            self._tell("not reloaded: " + why)
+            self._refuse(why)
             return
         if self._former:  # which go on
             _log.error("tried again: %s", why)
@@ -273,7 +245,7 @@ class _Supervisor:
         """Tell the service manager that we are ready, and how we are."""
         drain = f", {len(self._draining)} of earlier ones drain" if self._draining else ""
         status = f"{self._number} workers{drain}{'; ' if trouble else ''}{trouble}"
-        self._duty.notify(f"READY=1\nSTATUS={status}")
+        self._manager.ready(status)
 
     # -- what becomes of workers
 
@@ -323,9 +295,9 @@ class _Supervisor:
                     self._fork(generation, index)
         self._look_at_coming(now)
         self._set_gauges()
-        if self._duty.watchdog is not None and now >= self._ping_at:
-            self._ping_at = now + self._duty.watchdog / 2
-            self._duty.notify("WATCHDOG=1")
+        # At the start and at the end each has a deadline.
+        serving = None if self._current is None else self._current.workers()
+        self._manager.feed(now, alive=serving is None or self._hearts.end_hung(serving, now))
         if self._duty.watch is not None and now >= self._look_at and not self._stopping:
             self._look_at = now + _WATCH_INTERVAL
             if self._duty.watch() != self._seen:
@@ -357,7 +329,7 @@ class _Supervisor:
         if self._stopping:
             return
         self._stopping = True
-        self._duty.notify("STOPPING=1\nSTATUS=draining")
+        self._manager.stopping("draining")
         self._set_gauges()
         self._duty.on_stop()
         self._drain(self._all())
@@ -388,8 +360,7 @@ class _Supervisor:
         missed = b""
         signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         try:
-            with contextlib.suppress(BlockingIOError):
-                missed = os.read(self._reader, 2**10)
+            missed = self._pipe.read()
             if not STOP_SIGNALS.intersection(missed):
                 self._duty.succeed({worker.pid: worker.slot for worker in self._all()})
         except OSError as exc:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import resource
 import shutil
@@ -30,6 +31,10 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[2]
 HOST = "example.org"
 PATIENCE = 60.0
+_PR_CAPBSET_DROP = 24
+_CAP_SYS_ADMIN, _CAP_SYS_RESOURCE = 21, 24
+# How many threads a user may have who is given.
+_THREADS = 12
 VERBOSE = "-v"  # stands in front of the verb
 
 
@@ -77,17 +82,26 @@ class Files(NamedTuple):
 class Agent:
     """A running ``tlsify agent`` in a private folder, with a short name as AF_UNIX wants it."""
 
-    def __init__(self, *words: str | Path, workers: int = 1, limit: int | None = None) -> None:
+    def __init__(
+        self,
+        *words: str | Path,
+        workers: int = 1,
+        limit: int | None = None,
+        user: int | None = None,
+    ) -> None:
         """Start it and wait until it is ready.
 
         Args:
             words: options.
             workers: processes.
             limit: how many descriptors it may have; None for the usual number.
+            user: whose real uid it has, so that it may have no more threads than that user, which
+                are a few; it keeps root's other rights.
         """
         self.folder = Path(tempfile.mkdtemp(prefix="tlsify-"))
         self.place = self.folder / "agent"
-        self.process = start(self.place, *words, workers=workers, limit=limit)
+        self.user = user
+        self.process = start(self.place, *words, workers=workers, limit=limit, user=user)
         assert self.process.stdout is not None
         assert self.process.stdout.readline().startswith(b"tlsify: agent at")
         self._idle = self.descriptors()
@@ -119,6 +133,24 @@ class Agent:
         """Wait until no session has left anything open."""
         until(lambda: self.descriptors() <= self._idle, PATIENCE)
 
+    @contextmanager
+    def without_threads(self) -> Iterator[None]:
+        """Have others of its user take all threads that it may have beyond those that it has."""
+        user = self.user
+        assert user is not None
+        command = ["sleep", str(PATIENCE)]
+        own = sum(len(list(Path(f"/proc/{pid}/task").iterdir())) for pid in self.pids())
+        others = [
+            subprocess.Popen(command, preexec_fn=lambda: os.setresuid(user, 0, 0))  # noqa: PLW1509
+            for _ in range(_THREADS - own)
+        ]
+        try:
+            yield
+        finally:
+            for one in others:
+                one.kill()
+                one.wait()
+
     def stop(self) -> tuple[int, str]:
         """Ask it to end; gives its exit status and what it said on stderr."""
         self.process.terminate()
@@ -141,12 +173,19 @@ def start(
     workers: int = 1,
     pass_fds: tuple[int, ...] = (),
     limit: int | None = None,
+    user: int | None = None,
 ) -> subprocess.Popen[bytes]:
     """Start ``tlsify agent``."""
 
     def prepare() -> None:
         if limit is not None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+        if user is not None:
+            # Who has one of these is not bound by RLIMIT_NPROC (kernel/fork.c copy_process).
+            for capability in (_CAP_SYS_ADMIN, _CAP_SYS_RESOURCE):
+                ctypes.CDLL(None).prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)
+            resource.setrlimit(resource.RLIMIT_NPROC, (_THREADS, _THREADS))
+            os.setresuid(user, 0, 0)
 
     verbose = [VERBOSE] if VERBOSE in words else []
     rest = [word for word in words if word != VERBOSE]

@@ -32,6 +32,7 @@ ERRORS: list[errors.TlsifyError] = [
     errors.WorkerError("none"),
     errors.BackendError("down"),
     errors.ConnectionCut(OSError(errno.ECONNRESET, "reset")),
+    errors.ResourceError(OSError(errno.EMFILE, "too many"), "no relay"),
 ]
 
 

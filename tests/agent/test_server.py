@@ -18,10 +18,11 @@ from tests.doubles import Endpoint, until
 from tlsify import agent, fdpass
 from tlsify.agent import client, wire
 from tlsify.agent.failures import revive
-from tlsify.errors import AgentError, DeadlineExceeded, TlsifyError
+from tlsify.errors import AgentError, DeadlineExceeded, ResourceError, TlsifyError
 from tlsify.stream import TLSSocket
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 SHORT = 0.3  # seconds
@@ -156,6 +157,70 @@ def test_out_of_descriptors(files: Files) -> None:
         status, said = it.stop()
         assert status == 0
         assert "waiting for better times" in said
+
+
+# -- a moment without threads
+
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+
+
+@pytest.fixture
+def bound() -> Iterator[Agent]:
+    """An agent of a user who is nobody else's, and may have a few threads."""
+    with Agent(user=2**30 + os.getpid()) as it:
+        yield it
+
+
+@as_root
+def test_out_of_threads(bound: Agent, files: Files) -> None:
+    """While there are none the one that there is serves; afterwards there are as many as before."""
+    with bound.without_threads():
+        for _ in range(3):
+            with tcp() as (ours, theirs):
+                peer = serving(files, theirs)
+                with pytest.raises(ResourceError, match="cannot be relayed: can't start") as caught:
+                    agent.connect(bound.place, ours, files.request())
+                assert "TasksMax" in caught.value.hint
+                assert peer.result() == b"", "in good order"
+    for _ in range(2):
+        converse(bound.place, files)
+    bound.at_rest()
+    status, said = bound.stop()
+    assert status == 0
+    assert said.splitlines() == [
+        "tlsify: sessions wait for others to end: nobody waits for sessions: can't start new thread"
+    ]
+
+
+@as_root
+def test_threads_come_back(bound: Agent, files: Files) -> None:
+    """Sessions wait for one that hangs only as long as there are no threads."""
+    with tcp() as (ours, theirs):
+        with bound.without_threads():
+            hanging = Endpoint(lambda: agent.connect(bound.place, ours, files.request()))
+            assert theirs.recv(1, socket.MSG_PEEK) == b"\x16"
+        converse(bound.place, files)
+        assert not hanging.done
+        peer = serving(files, theirs)
+        hanging.result().close()
+        peer.result()
+    bound.at_rest()
+    assert bound.stop()[0] == 0
+
+
+@as_root
+def test_end_without_threads(bound: Agent, files: Files) -> None:
+    """It ends when it is told to, and what it is at before that."""
+    with bound.without_threads(), tcp() as (ours, theirs):
+        hanging = Endpoint(lambda: agent.connect(bound.place, ours, files.request()))
+        assert theirs.recv(1, socket.MSG_PEEK) == b"\x16"
+        bound.process.terminate()
+        until(lambda: not bound.place.exists(), PATIENCE)
+        assert bound.process.poll() is None
+        theirs.shutdown(socket.SHUT_RDWR)
+        with pytest.raises((TlsifyError, OSError)):
+            hanging.result()
+        assert bound.process.wait(PATIENCE) == 0
 
 
 # -- the malformed

@@ -54,6 +54,19 @@ def test_oldest_of_those_from_where_most_come(
     assert len(crowd) == 2
 
 
+def test_newcomer_that_waits(silent: socket.socket) -> None:
+    """Then a moment is old enough: who keeps a place by a byte now and then loses it, too."""
+    crowd = HalfOpen()
+    opening = Opening(silent, A, 10.0)
+    crowd.enter(opening)
+    assert crowd.stalled(10.5) == pytest.approx(1.5)
+    assert crowd.stalled(10.01, pressing=True) == pytest.approx(half_open._LEAST - 0.01)
+    assert crowd.stalled(10.5, pressing=True) is opening
+    for _ in range(100):
+        crowd.took(1.0)
+    assert crowd.stalled(10.5, pressing=True) == pytest.approx(3.5, abs=0.01), "as is usual here"
+
+
 def test_nobody_is_stalled_yet(silent: socket.socket) -> None:
     """The answer is when to ask again; nobody there is none at all."""
     crowd = HalfOpen()

@@ -12,12 +12,16 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.doubles import OFFLOADS, RELAY, Endpoint, Lab, give_up, until
+from tlsify import handshake
+from tlsify.aio import opening
 from tlsify.aio.loop_socket import LoopSocket
 from tlsify.aio.opening import hand_over
 from tlsify.codepoints import ContentType
 from tlsify.errors import DeadlineExceeded, PeerMisbehaved
 from tlsify.handoff import Offload
 from tlsify.opening import accept
+from tlsify.patience import unread
+from tlsify.tls.record import encode_record
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,6 +51,34 @@ def test_client(run: Run, lab: Lab, policy: KtlsPolicy) -> None:
         until(lambda: ours.fileno() == -1)  # a relay has it until then
 
     run(work())
+
+
+def test_others_get_their_turn(run: Run, lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who has filled our buffer with what takes us long does not keep the loop with it."""
+    monkeypatch.setattr(opening, "_LONGEST_TURN", 0.0)
+    monkeypatch.setattr(handshake, "FIRST_FLIGHT", 64)
+    byte = encode_record(ContentType.handshake, b"\0")
+    flood = encode_record(ContentType.handshake, b"\1\0\xff\xff") + byte * 2500
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async def work() -> None:
+        ours, theirs = lab.tcp()
+        ours.sendall(flood)
+        until(lambda: unread(theirs) > len(flood) // 2)
+        counting = asyncio.create_task(count())
+        monkeypatch.setattr(handshake, "PARTING_TIME", 0.0)
+        with pytest.raises(PeerMisbehaved, match="too many records"):
+            await hand_over(theirs, lab.configs()[1], RELAY)
+        counting.cancel()
+
+    run(work())
+    assert turns > 100
 
 
 @pytest.mark.parametrize("override", [False, True])

@@ -220,6 +220,19 @@ _ACCOUNTS = {
 }
 
 
+def test_keeper_gains_no_rights(pki: Pki, pair: tuple[socket.socket, socket.socket]) -> None:
+    """It executes nothing; what the program may is the program's affair."""
+    ours, theirs = pair
+    children = "/proc/$$/task/$$/children"
+    line = "sed -n 's/^NoNewPrivs:.//p'"
+    script = f"read k < {children}; for p in self $k; do {line} /proc/$p/status; done; printf ."
+    words = ("accept", *_identity(pki), "--", "sh", "-c", script)
+    process = start(*words, stdin=theirs.fileno())
+    theirs.close()
+    assert _ask(pki, ours, b"").decode().strip(".").split() == ["0", "1"]
+    assert finish(process).status == 0
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
 @pytest.mark.parametrize("word", _ACCOUNTS)
 def test_privileges(pki: Pki, pair: tuple[socket.socket, socket.socket], word: str) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
+import ssl
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +14,7 @@ import pytest
 
 from tests.agent.harness import HOST, Agent, Files, serving, tcp
 from tests.cli.harness import run
-from tests.doubles import Endpoint
+from tests.doubles import Endpoint, until
 from tlsify import agent
 from tlsify.stream import TLSSocket
 
@@ -40,10 +42,10 @@ def folder() -> Iterator[Path]:
 
 
 def test_one_worker_for_each_processor(folder: Path) -> None:
-    """That is the default; the place is made private."""
+    """That is the default, and a supervisor; the place is made private."""
     words = ("--workers", str(len(os.sched_getaffinity(0))))
     with Agent(*words) as it:
-        assert len(it.pids()) - 1 == len(os.sched_getaffinity(0)) or len(it.pids()) == 1
+        assert len(it.pids()) - 1 == len(os.sched_getaffinity(0))
         assert it.stop() == (0, "")
     assert folder.exists()
 
@@ -88,11 +90,70 @@ def test_nothing_secret_is_shown(files: Files) -> None:
     """The process cannot be looked into, not even by others of its user."""
     words = ("--cert", str(files.certificate), "--key", files.key)
     with Agent(*words) as it:
-        (pid,) = it.pids()
-        line = Path(f"/proc/{pid}/cmdline").read_bytes()
-        assert b"PRIVATE" not in line
-        status = Path(f"/proc/{pid}/maps").stat()
-        assert status.st_uid == 0  # what is not dumpable belongs to root
+        for pid in it.pids():
+            line = Path(f"/proc/{pid}/cmdline").read_bytes()
+            assert b"PRIVATE" not in line
+            status = Path(f"/proc/{pid}/maps").stat()
+            assert status.st_uid == 0  # what is not dumpable belongs to root
+
+
+def test_reload(authority: trustme.CA, files: Files, tmp_path: Path) -> None:
+    """New files are used as soon as they are there; SIGHUP tells whether they can be."""
+    shown = Files(files.trust, tmp_path / "cert.pem", tmp_path / "key.pem")
+
+    def install(leaf: trustme.LeafCert) -> bytes:
+        shown.key.write_bytes(leaf.private_key_pem.bytes())
+        shown.certificate.write_bytes(b"".join(pem.bytes() for pem in leaf.cert_chain_pems))
+        return ssl.PEM_cert_to_DER_cert(leaf.cert_chain_pems[0].bytes().decode())
+
+    def seen() -> bytes | None:
+        with tcp() as (ours, theirs):
+            theirs.settimeout(None)
+            request = agent.ServerRequest(ktls="off")
+            asking = Endpoint(lambda: agent.accept(it.place, theirs, request))
+            context = shown.client_context()
+            with context.wrap_socket(ours, server_hostname=HOST) as stream:
+                asking.result().close()
+                return stream.getpeercert(binary_form=True)
+
+    first = install(authority.issue_cert(HOST))
+    words = ("-v", "--cert", str(shown.certificate), "--key", shown.key)
+    with Agent(*words, workers=2) as it:
+        assert {seen() for _ in range(4)} == {first}
+        second = install(authority.issue_cert(HOST))
+        assert {seen() for _ in range(4)} == {second}
+        it.process.send_signal(signal.SIGHUP)
+        assert it.process.stderr is not None
+        for line in it.process.stderr:
+            if b"reloaded" in line:
+                break
+        shown.key.write_bytes(b"nonsense")
+        assert {seen() for _ in range(4)} == {second}
+        it.process.send_signal(signal.SIGHUP)
+        for line in it.process.stderr:
+            if b"not reloaded, all stays as it was" in line:
+                break
+        third = install(authority.issue_cert(HOST))
+        assert {seen() for _ in range(4)} == {third}
+        assert it.stop()[0] == 0
+
+
+def test_worker_that_dies(files: Files) -> None:
+    """It is replaced, a single one, too."""
+    words = ("--cert", str(files.certificate), "--key", files.key)
+    with Agent(*words, workers=1) as it:
+        before = it.pids()
+        os.kill(before[1], signal.SIGKILL)
+        until(lambda: len(it.pids()) == 2 and it.pids()[1] != before[1])
+        with tcp() as (ours, theirs):
+            peer = serving(files, theirs)
+            with TLSSocket(agent.connect(it.place, ours, files.request())) as stream:
+                stream.sendall(b"data")
+                assert stream.recv(100) == b"DATA"
+                stream.shutdown(socket.SHUT_WR)
+                assert stream.recv(100) == b""
+            peer.result()
+        assert it.stop()[0] == 0
 
 
 # -- misuse

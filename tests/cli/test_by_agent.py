@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
 import subprocess
 from typing import TYPE_CHECKING, Self
 
+import psutil
 import pytest
 
 from tests.cli.harness import (
@@ -24,6 +24,7 @@ from tests.cli.harness import (
     run,
     start,
 )
+from tlsify.errors import ExitCode
 
 if TYPE_CHECKING:
     import ssl
@@ -54,6 +55,13 @@ class Agent:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         finish(self.process)
+
+    def die(self) -> None:
+        """Have it end without a word, all of its processes."""
+        workers = psutil.Process(self.process.pid).children()
+        self.process.kill()
+        for worker in workers:
+            worker.kill()
 
 
 @pytest.fixture
@@ -109,6 +117,26 @@ def test_server(pki: Pki, agent: Agent, carrier: str) -> None:
     assert finish(process).succeeded() == b""
 
 
+@each_carrier
+def test_idle(pki: Pki, agent: Agent, carrier: str) -> None:
+    """A relayed connection is out of sight: it is idle when nothing is written or read."""
+
+    def answer(stream: ssl.SSLSocket) -> None:
+        assert stream.recv(100) == b"question"
+        stream.sendall(b"answer")
+        assert stream.recv(1) == b""
+        stream.unwrap()
+
+    server = Server(over_tls(pki.good.server_context(), answer))
+    process = start(carrier, *_connect(pki, agent.path, server.port, "--idle", "0.5"))
+    assert process.stdin is not None
+    process.stdin.write(b"question")
+    process.stdin.flush()
+    assert process.wait(PATIENCE) == ExitCode.DEADLINE  # with stdin open
+    assert finish(process).out == b"answer"
+    server.result()
+
+
 def test_same_errors(pki: Pki, agent: Agent, tmp_path: Path) -> None:
     """What goes wrong in the agent is told as if it had gone wrong here."""
     server = Server(refusal(pki.bad["wrong-name"].server_context()))
@@ -140,7 +168,7 @@ def test_agent_that_dies(pki: Pki, agent: Agent) -> None:
         first, _ = listener.accept()
         with first:
             assert first.recv(5)
-            os.kill(agent.process.pid, signal.SIGKILL)
+            agent.die()
             assert process.stdin is not None
             process.stdin.write(b"answer")
             process.stdin.close()
@@ -163,7 +191,7 @@ def test_agent_that_dies_with_an_inherited_socket(pki: Pki, agent: Agent) -> Non
         words = ("--agent", agent.path, "--ca", pki.authority, "--servername", "localhost")
         process = start("connect", *words, "--fd", ours.fileno(), pass_fds=[ours.fileno()])
         assert theirs.recv(5)
-        os.kill(agent.process.pid, signal.SIGKILL)
+        agent.die()
         finish(process).failed(105, "agent")
 
 

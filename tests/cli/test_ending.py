@@ -29,6 +29,7 @@ from tests.cli.harness import (
     start,
 )
 from tests.doubles import Endpoint
+from tlsify.errors import ExitCode
 from tlsify.process import THE_PROGRAMS, ignore
 
 if TYPE_CHECKING:
@@ -331,6 +332,38 @@ def test_end_of_stdin_that_is_ignored(pki: Pki, carrier: str) -> None:
     words = ("connect", "--ignore-eof", "--ca", pki.authority, LOOPBACK, server.port)
     assert run(carrier, *words, data=b"question").succeeded() == b"answer"
     server.result()
+
+
+@pytest.mark.parametrize("carrier", CARRIERS)
+@pytest.mark.parametrize("closing", ["strict", "relaxed"])
+def test_idle(pki: Pki, carrier: str, closing: str) -> None:
+    """With --idle the server is told in good order, and the caller by a status of its own."""
+
+    def answer(stream: ssl.SSLSocket) -> None:
+        assert stream.recv(100) == b"question"
+        stream.sendall(b"answer")
+        assert stream.recv(1) == b""
+        stream.unwrap()
+
+    server = Server(over_tls(pki.good.server_context(), answer))
+    words = ("connect", "--idle", "0.5", "--close", closing, "--ca", pki.authority)
+    process = start(carrier, *words, LOOPBACK, server.port)
+    assert process.stdin is not None
+    process.stdin.write(b"question")
+    process.stdin.flush()
+    assert process.wait(PATIENCE) == ExitCode.DEADLINE  # with stdin open
+    outcome = finish(process)
+    assert outcome.out == b"answer"
+    assert "error: nothing has come or gone for 0.5 seconds\n" in outcome.err
+    server.result()
+
+
+@pytest.mark.parametrize("words", [["--send-fd", "9"], ["--", "true"], ["--fd", "9", "--aware"]])
+def test_idle_is_for_stdin_and_stdout(words: list[str]) -> None:
+    """A program, or whoever gets the connection, decides for itself."""
+    place = [] if "--fd" in words else ["localhost", "1"]
+    given = [*place, *words] if "--" in words else [*words, *place]
+    run("connect", "--idle", "5", *given).failed(96, "--idle is for stdin and stdout")
 
 
 @pytest.mark.parametrize("carrier", CARRIERS)

@@ -236,6 +236,41 @@ def test_descriptors_for_aware_workers(pki: Pki, tmp_path: Path, carrier: str) -
 
 
 @each_carrier
+def test_idle_connection(pki: Pki, carrier: str) -> None:
+    """With --idle it ends in good order, for both sides, and is told and counted."""
+    with socket.create_server((LOOPBACK, 0)) as listener:
+        where = f"{LOOPBACK}:{listener.getsockname()[1]}"
+        words = ("--idle", "0.5", f"{LOOPBACK}:0", where)
+        with Front(pki, *words, carrier=carrier) as front, front.connect() as client:
+            plain, _ = listener.accept()
+            with plain:
+                client.sendall(b"request")
+                assert recv_exactly(plain, 7) == b"request"
+                plain.sendall(b"answer")
+                assert recv_exactly(client, 99) == b"answer"
+                assert plain.recv(1) == b""
+            client.unwrap().close()
+            assert front.stop().succeeded() == b""
+
+
+@each_carrier
+def test_client_that_takes_nothing(pki: Pki, carrier: str) -> None:
+    """After --send-timeout nothing of it is left, and its backend is cut off."""
+    with socket.create_server((LOOPBACK, 0)) as listener:
+        where = f"{LOOPBACK}:{listener.getsockname()[1]}"
+        words = ("--send-timeout", "0.3", f"{LOOPBACK}:0", where)
+        with Front(pki, *words, carrier=carrier) as front, front.connect():
+            plain, _ = listener.accept()
+            with plain, pytest.raises((ConnectionResetError, BrokenPipeError)):
+                _send_for_ever(plain)
+
+
+def _send_for_ever(sock: socket.socket) -> None:
+    while True:
+        sock.sendall(bytes(2**16))
+
+
+@each_carrier
 def test_backend_down(pki: Pki, carrier: str) -> None:
     """The client sees at once that it was not served, whatever it has sent; it is said once."""
     words = ("--connect-timeout", "3600", f"{LOOPBACK}:0")
@@ -321,6 +356,8 @@ def test_drain(pki: Pki) -> None:
         (["127.0.0.1:0", "nobody"], ExitCode.CONFIG, '"nobody" is no backend'),
         (["127.0.0.1:0", "http://b:1"], ExitCode.CONFIG, '"http://b:1" is a URL'),
         (["127.0.0.1:0", "b:1", "--retry", "0"], ExitCode.USAGE, "--retry"),
+        (["127.0.0.1:0", "b:1", "--idle", "0"], ExitCode.USAGE, "--idle"),
+        (["127.0.0.1:0", "b:1", "--send-timeout", "x"], ExitCode.USAGE, "--send-timeout"),
         (["127.0.0.1:0", "--pass-fd", "b:1"], ExitCode.CONFIG, "cannot be sent to b:1"),
         (
             ["127.0.0.1:0", "--pass-fd", "unix:/x", "--route", "sni:a=b:1"],

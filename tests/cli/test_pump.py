@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import os
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.doubles import OFFLOADS, RELAY, Endpoint, Lab
+from tests.doubles import CLOSE_NOTIFY, OFFLOADS, RELAY, Endpoint, Lab, vanish
+from tlsify import keepalive
 from tlsify.cli.pump import pump
 from tlsify.config import ClosePolicy
-from tlsify.errors import Truncated
+from tlsify.counters import counters
+from tlsify.errors import DeadlineExceeded, PeerMisbehaved, Truncated
 
 if TYPE_CHECKING:
     from tlsify.config import KtlsPolicy
@@ -21,7 +25,15 @@ each_offload = pytest.mark.parametrize("policy", OFFLOADS)
 class Pipes:
     """A pump between two pipes."""
 
-    def __init__(self, lab: Lab, policy: KtlsPolicy, *, is_server: bool) -> None:
+    def __init__(
+        self,
+        lab: Lab,
+        policy: KtlsPolicy,
+        *,
+        is_server: bool,
+        closing: ClosePolicy = ClosePolicy.STRICT,
+        idle: float | None = None,
+    ) -> None:
         """Start it."""
         make = lab.server if is_server else lab.client
         handoff, self.peer = make(policy)
@@ -31,7 +43,7 @@ class Pipes:
 
         def carry() -> None:
             try:
-                pump(handoff, ClosePolicy.STRICT, source, sink, is_server=is_server)
+                pump(handoff, closing, source, sink, is_server=is_server, idle=idle)
             finally:
                 if not is_server:
                     os.close(sink)
@@ -94,3 +106,72 @@ def test_reader_that_is_gone(lab: Lab) -> None:
     assert str(raised.value.filename).startswith("descriptor ")
     os.close(pipes.into)
     os.close(pipes._source)
+
+
+@each_offload
+@pytest.mark.parametrize("is_server", [False, True])
+@pytest.mark.parametrize("closing", ClosePolicy)
+def test_idle(lab: Lab, policy: KtlsPolicy, closing: ClosePolicy, *, is_server: bool) -> None:
+    """It ends in good order for the peer, and not for who waits for more."""
+    before = counters()["idle_ended"]
+    pipes = Pipes(lab, policy, is_server=is_server, closing=closing, idle=0.5)
+    pipes.peer.send_data(b"last")
+    assert os.read(pipes.out, 100) == b"last"
+    assert pipes.peer.recv() == CLOSE_NOTIFY
+    with pytest.raises(DeadlineExceeded, match=r"nothing has come or gone for 0\.5 seconds"):
+        pipes.carrier.result()
+    assert counters()["idle_ended"] == before + 1
+    os.close(pipes.into)
+    pipes.close()
+
+
+@each_offload
+def test_idle_while_its_answer_is_waited_for(lab: Lab, policy: KtlsPolicy) -> None:
+    """A client that has closed waits no longer than that, and neither do we."""
+    pipes = Pipes(lab, policy, is_server=True, idle=0.2)
+    pipes.peer.close_notify()
+    assert os.read(pipes.out, 100) == b""
+    assert pipes.peer.recv() == CLOSE_NOTIFY
+    with pytest.raises(DeadlineExceeded):
+        pipes.carrier.result()
+    os.close(pipes.into)
+    pipes.close()
+
+
+@each_offload
+def test_idle_in_the_midst_of_sending(lab: Lab, policy: KtlsPolicy) -> None:
+    """A peer that takes nothing must not take what it has got for all."""
+    pipes = Pipes(lab, policy, is_server=False, idle=0.2)
+    feeding = Endpoint(lambda: _feed(pipes.into, 2**25))
+    with pytest.raises(DeadlineExceeded, match="taken nothing of what was sent"):
+        pipes.carrier.result()
+    with suppress(OSError, PeerMisbehaved):  # half of a record may be the last
+        while (record := pipes.peer.recv()) is not None:
+            assert record != CLOSE_NOTIFY
+    pipes.close()
+    feeding.result()
+
+
+def _feed(number: int, size: int) -> None:
+    with suppress(BrokenPipeError):
+        for _ in range(0, size, 2**16):
+            os.write(number, bytes(2**16))
+    os.close(number)
+
+
+@each_offload
+def test_peer_that_has_vanished(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, policy: KtlsPolicy
+) -> None:
+    """TCP notices it, though stdin is open and nobody sends anything."""
+    for name in ("IDLE", "INTERVAL", "COUNT"):
+        monkeypatch.setattr(keepalive, name, 1)
+    pipes = Pipes(lab, policy, is_server=False)
+    pipes.peer.send_data(b"x")  # which acknowledges whatever we have sent
+    assert os.read(pipes.out, 1)
+    vanish(pipes.peer.sock)
+    with pytest.raises(TimeoutError) as raised:
+        pipes.carrier.result()
+    assert raised.value.errno == errno.ETIMEDOUT
+    os.close(pipes.into)
+    pipes.close()

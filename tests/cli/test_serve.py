@@ -11,6 +11,7 @@ import subprocess
 import warnings
 from contextlib import ExitStack, suppress
 from itertools import chain
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -31,6 +32,7 @@ from tests.cli.harness import (
     finish,
     in_threads,
     read_all,
+    read_line,
     run,
 )
 from tests.doubles import reset, until
@@ -41,7 +43,6 @@ from tlsify.tls.record import split_records
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from tests.cli.conftest import Pki
 
@@ -114,6 +115,24 @@ def test_one_application_protocol(served: Served, pki: Pki, folder: Path) -> Non
     with served.connect() as sock, context.wrap_socket(sock, server_hostname="localhost") as tls:
         assert tls.selected_alpn_protocol() == "http/1.1"
     run(*_words(pki, folder, "--alpn", "h2")).failed(100, "--alpn")
+
+
+@pytest.mark.parametrize("carrier", CARRIERS)
+def test_answer_that_nobody_reads(pki: Pki, folder: Path, carrier: str) -> None:
+    """After --send-timeout it is cut off, which is told with -v."""
+    with (folder / "huge").open("wb") as file:
+        file.truncate(2**40)
+    words = _words(pki, folder, "--send-timeout", "0.3")
+    context = pki.client_context()
+    with Served("-v", carrier, *words) as server:
+        with context.wrap_socket(server.connect(), server_hostname="localhost") as client:
+            client.sendall(b"GET /huge HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert client.recv(1000).startswith(b"HTTP/1.1 200 OK\r\n")
+            line = ""
+            while "nothing of what was sent for 0.3 seconds" not in line:
+                line = read_line(server.process.stderr)
+        assert server.stop().status == 0
+    (folder / "huge").unlink()
 
 
 @pytest.mark.parametrize("carrier", CARRIERS)
@@ -606,3 +625,12 @@ def test_ktls_required_without_kernel(folder: Path) -> None:
     outcome = run("serve", "--ktls=require", "--listen", f"{LOOPBACK}:0", folder)
     outcome.failed(103, "TCP_ULP: ENOENT: ", "modprobe", out=None)
     assert b"serving" not in outcome.out
+
+
+def test_workers_gain_no_rights(pki: Pki, folder: Path) -> None:
+    """Whoever takes one over cannot have a program give it more."""
+    with Served(*_words(pki, folder, "--workers", "2")) as server:
+        pids = server.workers()
+        assert pids
+        for pid in pids:
+            assert "NoNewPrivs:\t1\n" in Path(f"/proc/{pid}/status").read_text()

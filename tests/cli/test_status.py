@@ -23,7 +23,9 @@ import pytest
 from tests.cli.harness import COMMAND, ENVIRONMENT, finish, read_line, run, start
 from tests.cli.surveys import SEEN
 from tests.doubles import KERNEL, RELAY, Lab, until
-from tlsify import __version__, census, roster
+from tests.strangers import UID, only_root, saying, stranger
+from tests.test_entries import ENTRY
+from tlsify import __version__, census, roster, sockets
 from tlsify.cli import GlobalOptions, status
 from tlsify.errors import ExitCode
 
@@ -190,6 +192,46 @@ def test_connections_of_tlsify(lab: Lab) -> None:
         assert f"({os.getpid()})" in row
         metrics = run("status", "--prometheus", env=environment).succeeded().decode()
         assert 'tlsify_sockets_relayed{reason="policy-off"} 1\n' in metrics
+
+
+@only_root
+@pytest.mark.parametrize("form", [["--wide"], ["--json"], ["--prometheus"]])
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {},
+        {"age": float("inf")},
+        {"age": float("nan")},
+        {"age": -1.0},
+        {"age": 10**399},
+        {"records_sent": 10**399, "records_received": 0},
+        {"updates_sent": True, "updates_received": True},
+        {"server_name": "x" * 10_000_000},
+        {"server_name": "\ud800\x1b[2J\u202e\n"},
+        {"alpn": [[[[]]]]},
+    ],
+    ids=lambda odd: "-".join(odd) or "sound",
+)
+def test_stranger(odd: dict[str, object], form: list[str]) -> None:
+    """Whatever a stranger says of his connection, root gets a report, and what is left out."""
+    with stranger(saying(ENTRY, **odd)) as (local, _, _):
+        environment = ENVIRONMENT | {census.VARIABLE: os.environ[census.VARIABLE]}
+        report = run("status", *form, env=environment).succeeded().decode()
+    is_sound = not odd or str(odd.get("server_name")).startswith("\ud800")
+    if form == ["--json"]:
+        read = json.loads(report, parse_constant=pytest.fail)
+        assert [each["code"] for each in read["unseen"]] == ([] if is_sound else ["answers"])
+        told = [each for each in read["sockets"] if each["local"]["port"] == local[1]]
+        assert [each["uid"] for each in told] == ([UID] if is_sound else [])
+    elif form == ["--prometheus"]:
+        assert f"tlsify_sockets_incomplete {int(not is_sound)}\n" in report
+        assert ("\ntlsify_sockets_own{" in report) is is_sound
+    else:
+        assert (f":{local[1]} " in report) is is_sound
+        assert (
+            f"some of what processes of {sockets._user(UID)} say: too much" in report
+        ) is not is_sound
+        assert all(line.isprintable() and len(line) < 500 for line in report.splitlines())
 
 
 def _network(pid: int | str) -> str:

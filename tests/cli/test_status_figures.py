@@ -7,6 +7,7 @@ import json
 import re
 from typing import TYPE_CHECKING
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,10 +20,12 @@ from tests.cli.surveys import (
     OFFLOADED,
     OWN,
     REASON,
+    RELAYED,
     SEEN,
 )
 from tlsify import __version__
 from tlsify.cli import status_figures
+from tlsify.handoff import Reason
 from tlsify.sockets import Unseen
 
 if TYPE_CHECKING:
@@ -135,6 +138,7 @@ def test_prometheus() -> None:
     assert types == {
         "tlsify_ktls_available": "gauge",
         "tlsify_sockets_hidden": "gauge",
+        "tlsify_sockets_incomplete": "gauge",
         "tlsify_sockets": "gauge",
         "tlsify_sockets_own": "gauge",
         "tlsify_sockets_relayed": "gauge",
@@ -145,6 +149,7 @@ def test_prometheus() -> None:
     assert found == {
         ("tlsify_ktls_available", None): 1,
         ("tlsify_sockets_hidden", None): 0,
+        ("tlsify_sockets_incomplete", None): 0,
         ("tlsify_sockets_rekeys", 'direction="sent"'): 0,
         ("tlsify_sockets_rekeys", 'direction="received"'): 0,
         ("tlsify_sockets", 'tx="device",rx="kernel",version="TLSv1.3",cipher="AES_GCM_256"'): 2,
@@ -173,6 +178,39 @@ def test_hidden_sockets() -> None:
     hidden = Unseen("sockets", "all", "root")
     _, found = _read(dataclasses.replace(NOTHING, unseen=(hidden,)))
     assert found["tlsify_sockets_hidden", None] == 1
+
+
+@pytest.mark.parametrize("code", ["rosters", "answers"])
+def test_untold(code: str) -> None:
+    """It says so where a process did not tell all."""
+    _, found = _read(dataclasses.replace(NOTHING, unseen=(Unseen(code, "some", "look"),)))
+    assert found["tlsify_sockets_incomplete", None] == 1
+
+
+def test_one_series_for_each_reason() -> None:
+    """Whatever is said of a reason besides, Prometheus takes no series twice."""
+    assert RELAYED.entry is not None
+    told = [
+        RELAYED._replace(entry=RELAYED.entry._replace(reason=Reason("odd", sentence, None)))
+        for sentence in ("one", "another")
+    ]
+    text = "".join(status_figures.metrics(dataclasses.replace(OWN, sockets=tuple(told))))
+    assert text.count("tlsify_sockets_relayed{") == 1
+    assert 'tlsify_sockets_relayed{reason="odd"} 2\n' in text
+
+
+def test_so_many_series() -> None:
+    """Who makes up names makes so many series and no more, and hides none that counts."""
+    assert RELAYED.entry is not None
+    told = [RELAYED, RELAYED]
+    for number in range(1000):
+        reason = Reason(f"odd-{number}", "", None)
+        entry = RELAYED.entry._replace(alpn=str(number), reason=reason)
+        told.append(RELAYED._replace(entry=entry))
+    _, found = _read(dataclasses.replace(OWN, sockets=tuple(told)))
+    for name in ("tlsify_sockets_own", "tlsify_sockets_relayed"):
+        assert len([each for each, _ in found if each == name]) == 256
+    assert found["tlsify_sockets_relayed", 'reason="no-tls-ulp"'] == 2
 
 
 @given(st.text(), st.text())

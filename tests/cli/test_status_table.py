@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from tests.cli.surveys import BARE, BUSY, NOTHING, OFFLOADED, OWN, RELAYED, SEEN
 from tlsify.cli import status_table
 from tlsify.handoff import Reason
-from tlsify.sockets import Process, Survey, Unseen
+from tlsify.holders import Process
+from tlsify.sockets import Survey, Unseen
 
 _HEAD = [
     "PROCESS",
@@ -126,6 +127,20 @@ def test_reason_without_a_hint() -> None:
     entry = RELAYED.entry._replace(reason=Reason("odd", "\x1b odd", None))
     seen = dataclasses.replace(OWN, sockets=(RELAYED._replace(entry=entry),))
     assert status_table.lines(seen)[2] == "relayed 1 (odd): \\x1b odd"
+
+
+def test_many_reasons() -> None:
+    """Who makes up reasons does not push the table off the screen."""
+    assert RELAYED.entry is not None
+    told = [RELAYED, RELAYED]
+    for number in range(100):
+        reason = Reason(f"odd-{number}", "odd", None)
+        told.append(RELAYED._replace(entry=RELAYED.entry._replace(reason=reason)))
+    shown = status_table.lines(dataclasses.replace(OWN, sockets=tuple(told), devices=None))
+    why = [line for line in shown if line.startswith("relayed ")]
+    assert len(why) == 17
+    assert why[0].startswith("relayed 2 (no-tls-ulp)")
+    assert why[-1] == "relayed 85: for 85 more reasons"
 
 
 @given(st.text(), st.text(), st.text(), st.text())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -82,6 +83,21 @@ def test_upgrade_with_variables(pki: Pki) -> None:
                 received += stream.recv(100)
             assert read_line(server.process.stderr) == "SSL_PROTOCOL=TLSv1.3\n"
             stream.unwrap().close()
+        server.stop()
+
+
+_ASKING = (
+    "import socket; s = socket.socket(fileno=0);"
+    "print(s.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE), flush=True)"
+)
+
+
+def test_client_that_vanishes_in_plain_text(pki: Pki) -> None:
+    """TCP looks for it from the beginning."""
+    program = (sys.executable, "-c", _ASKING)
+    with Listening(pki.good, "--ucspi-tls", program=program) as server:
+        with server.dial() as sock:
+            assert sock.recv(100) == b"1\n"
         server.stop()
 
 

@@ -199,7 +199,8 @@ class Arena:
         with socket.create_server(("127.0.0.1", 0)) as listener, self._peer(cell) as peer:
             listener.settimeout(PATIENCE)
             patience = _SHORT if cell.peer == "never" else _LONG
-            words = ["--close", _policy(cell), f"127.0.0.1:{listener.getsockname()[1]}"]
+            words = ["--close", _policy(cell), "--send-timeout", str(patience)]
+            words += [f"127.0.0.1:{listener.getsockname()[1]}"]
             with self._serve(carrier, words, patience) as process:
                 port = _port(process)
                 (worker,) = psutil.Process(process.pid).children()
@@ -213,7 +214,7 @@ class Arena:
                         until(lambda: _has_ended(backend))
                     told = self._as_backend(cell, peer, backend, worker)
                 _expect("told", told, cell.answer.told)
-                if cell.peer == "never" and cell.program == "abort":
+                if cell.peer == "never":
                     until(lambda: worker.num_fds() <= idle)
                 if cell.program != "wait" and cell.peer not in AWAY:
                     self._read(cell, peer)

@@ -237,7 +237,7 @@ DOORS = {
             "abort": (Answer(Sees.CUT), "a backend that resets its connection loses what it sent"),
             ("close", "never"): (
                 Answer(Sees.TRUE),
-                "to forward it is a half-close: it goes on waiting for the client's end",
+                "to forward it is a half-close: it waits for its client for --send-timeout",
             ),
         },
         is_client=False,

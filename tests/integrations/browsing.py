@@ -83,7 +83,7 @@ class Host:
         """Have the server drain."""
         self._loop.call_soon_threadsafe(self._stop.set)
 
-    def visit(self, work: Callable[[Browser], T], policy: KtlsPolicy = RELAY, **options: bool) -> T:
+    def visit(self, work: Callable[[Browser], T], policy: KtlsPolicy = RELAY, **options: Any) -> T:
         """Serve here until the work is done in a thread; the options are the site's."""
         with asyncio.Runner(loop_factory=EventLoop) as runner:
             return runner.run(self._visit(work, policy, options))

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import socket
-from contextlib import closing
+import ssl
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.doubles import OFFLOADS
+from tests.doubles import OFFLOADS, until
 from tests.integrations.browsing import TEXT, Answer, Browser, Host
-from tlsify.counters import counters
+from tlsify import patience, stillness
+from tlsify.counters import Gauge, counters, gauge
 from tlsify.integrations import static_files
+from tlsify.stillness import Stillness, Watch
 
 if TYPE_CHECKING:
     from tlsify.config import KtlsPolicy
@@ -87,3 +90,80 @@ def test_idle_connections_at_the_end(site: Host, monkeypatch: pytest.MonkeyPatch
 
     site.visit(work)
     assert counters()["drain_cut"] == before
+
+
+# -- clients that take nothing
+
+_HUGE = 2**40
+
+
+def _ask_for_much(site: Host, browser: Browser) -> None:
+    """Ask for more than fits between two programs, and read the beginning."""
+    with (site.root / "huge").open("wb") as file:
+        file.truncate(_HUGE)
+    browser.sock.sendall(b"GET /huge HTTP/1.1\r\nHost: example.org\r\n\r\n")
+    assert browser.sock.recv(100).startswith(b"HTTP/1.1 200")
+
+
+def _read_on(browser: Browser) -> None:
+    while browser.sock.recv(2**20):
+        pass
+
+
+@pytest.mark.parametrize("policy", OFFLOADS)
+def test_answer_that_nobody_reads(
+    site: Host, monkeypatch: pytest.MonkeyPatch, policy: KtlsPolicy
+) -> None:
+    """It is cut off, and its place is free: the client can tell that there is more."""
+    monkeypatch.setattr(patience, "PATIENCE", 0.1)
+    before = counters()["send_timed_out"]
+
+    def work(browser: Browser) -> None:
+        _ask_for_much(site, browser)
+        until(lambda: counters()["send_timed_out"] > before)
+        until(lambda: not gauge(Gauge.CONNECTIONS))
+        with pytest.raises((ssl.SSLEOFError, ConnectionResetError)):
+            _read_on(browser)
+
+    site.visit(work, policy, send_timeout=0.2)
+    assert counters()["send_timed_out"] == before + 1
+
+
+def test_client_that_reads_nothing_of_many_answers(
+    site: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Small ones are no better if there are enough of them."""
+    monkeypatch.setattr(patience, "PATIENCE", 0.1)
+    before = counters()["send_timed_out"]
+
+    def work(browser: Browser) -> None:
+        browser.sock.settimeout(0.1)
+        with suppress(OSError):
+            while counters()["send_timed_out"] == before:
+                with suppress(TimeoutError):
+                    browser.sock.send(b"GET /text.txt HTTP/1.1\r\nHost: example.org\r\n\r\n")
+        until(lambda: counters()["send_timed_out"] > before)
+
+    site.visit(work, send_timeout=0.2)
+
+
+@pytest.mark.parametrize("policy", OFFLOADS)
+def test_client_that_reads_after_a_while(site: Host, policy: KtlsPolicy) -> None:
+    """It goes on where it was, as long as the time is not over."""
+    looks = []
+    original = Watch.look
+
+    def look(watch: Watch) -> Stillness | None:
+        looks.append(watch)
+        return original(watch)
+
+    def work(browser: Browser) -> None:
+        _ask_for_much(site, browser)
+        until(lambda: len(looks) > 3)
+        for _ in range(100):
+            assert browser.sock.recv(2**16)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Watch, "look", look)
+        patch.setattr(stillness, "_LOOKS", 10_000)
+        site.visit(work, policy, send_timeout=60)

@@ -37,16 +37,10 @@ things about them first.""",
         "OpenSSL's patience",
         """\
 OpenSSL ends a peer that sends more than 32 empty records or 4 warnings in a row, and one that
-sends a TLS 1.2 warning `no_renegotiation` unasked. The kernel path counts all control records
-together: 512 are free, and every 4 records of any kind earn one more. Empty records that the
-kernel passes over by itself are not among them.""",
-    )
-    BUDGET = (
-        "The kernel path's budget",
-        """\
-OpenSSL takes tickets and KeyUpdates for as long as they come. The kernel path ends a peer that
-sends control records and next to no data: each costs it several system calls, and the peer
-next to nothing.""",
+sends a TLS 1.2 warning `no_renegotiation` unasked. The kernel path counts them together with
+tickets and KeyUpdates, of which a peer may send as many by either carrier: 64 at once, and one
+more for each 64 KiB and each second; a KeyUpdate that asks for one counts twice. Empty records
+that the kernel passes over by itself are not among them.""",
     )
     HALF_MESSAGE = (
         "An end inside a handshake message",

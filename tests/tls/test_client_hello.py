@@ -18,7 +18,8 @@ from tlsify.tls.client_hello import (
 from tlsify.tls.record import HEADER_LENGTH, split_records
 
 RANDOM = bytes(range(32))
-NAMES = st.text("abcdefghijklmnopqrstuvwxyz0123456789-.", min_size=1, max_size=60)
+LABELS = st.from_regex(r"[a-z0-9_]([a-z0-9_-]{0,20}[a-z0-9_])?", fullmatch=True)
+NAMES = st.lists(LABELS, min_size=1, max_size=5).map(".".join)
 HELLOS = st.builds(
     ClientHello,
     server_name=st.none() | NAMES,
@@ -42,6 +43,11 @@ def body(extensions: bytes | None, legacy_version: int = 0x0303) -> bytes:
     fixed = legacy_version.to_bytes(2, "big") + RANDOM
     fixed += vector(1, b"\x01" * 32) + vector(2, b"\x13\x01\xc0\x2f") + vector(1, b"\0")
     return fixed if extensions is None else fixed + vector(2, extensions)
+
+
+def sni(name: bytes) -> bytes:
+    """Build the extension that names a server."""
+    return extension(0, vector(2, b"\0" + vector(2, name)))
 
 
 def encode(hello: ClientHello) -> bytes:
@@ -128,6 +134,88 @@ def test_server_name_that_is_not_ascii() -> None:
     with pytest.raises(PeerMisbehaved) as caught:
         decode_client_hello(body(block))
     assert caught.value.alert is AlertDescription.illegal_parameter
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "localhost",
+        "www.example.org",
+        "www.example.org.",
+        "_dmarc.example.org",
+        "a_b.example",
+        "xn--exmple-cua.org",
+        "r3---sn-x.example",
+        "192.0.2.1",
+        f"{'x' * 63}.example",
+        ".".join(["x" * 63] * 3 + ["x" * 61]),
+        ".".join(["x" * 63] * 3 + ["x" * 61]) + ".",
+    ],
+)
+def test_host_names(name: str) -> None:
+    """Names of LDH labels, or of underscores, are taken as they are."""
+    assert decode_client_hello(body(sni(name.encode()))).server_name == name
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        ".",
+        "..",
+        ".example.org",
+        "www..example.org",
+        "example.org..",
+        "../../etc/passwd",
+        'x"y$(id)',
+        "a b",
+        " example.org",
+        "*.example.org",
+        "example.org/x",
+        "example.org:443",
+        "[2001:db8::1]",
+        "2001:db8::1",
+        "user@example.org",
+        "a,b",
+        "x;y",
+        "x=y",
+        "`id`",
+        "-rf",
+        "www.-x.org",
+        "www.x-.org",
+        "~",
+        "\\",
+        f"{'x' * 64}.example",
+        ".".join(["x" * 63] * 4),
+        "x" * 60_000,
+    ],
+)
+def test_no_host_name(name: str) -> None:
+    """What is none (RFC 6066 3) counts as if it had not been sent: a program might trust it."""
+    hello = decode_client_hello(body(sni(name.encode()) + extension(16, b"\0\3\2h2")))
+    assert (hello.server_name, hello.alpn) == (None, (b"h2",))
+
+
+@pytest.mark.parametrize(
+    "name", [b"\x00", b"example.org\x00", b"\x1b[2J", b"a\nb", b"\x7f", b"\xff"]
+)
+def test_server_name_that_is_not_printable(name: bytes) -> None:
+    """What nobody takes for a name ends the handshake."""
+    with pytest.raises(PeerMisbehaved, match="not printable") as caught:
+        decode_client_hello(body(sni(name)))
+    assert caught.value.alert is AlertDescription.illegal_parameter
+
+
+@given(st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), max_size=80))
+def test_any_server_name(name: str) -> None:
+    """A name is safe as a word of a shell, a folder, a header or a row, or there is none."""
+    found = decode_client_hello(body(sni(name.encode()))).server_name
+    assert found is None or (
+        found == name.lower()
+        and set(found) <= set("abcdefghijklmnopqrstuvwxyz0123456789-_.")
+        and found[0] not in "-."
+        and ".." not in found
+    )
 
 
 def test_openssls_own_hello() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections import deque
 from dataclasses import replace
+from itertools import repeat
 from typing import TYPE_CHECKING
 
 import pytest
@@ -542,6 +544,35 @@ def test_fragmented_client_hello(version: ProtocolVersion, size: int) -> None:
         pair.server.feed(encode_record(ContentType.handshake, message[start : start + size]))
     client, server = pair.run()
     assert client.suite is server.suite
+
+
+@pytest.mark.parametrize("version", ProtocolVersion)
+def test_client_hello_in_too_many_records(version: ProtocolVersion) -> None:
+    """One that goes on and on by single bytes is not worth its work: it is refused on the way."""
+    server = Engine(replace(SERVER, versions=versions(version)))
+    server.feed(encode_record(ContentType.handshake, b"\x01\0\xff\xff"))
+    byte = encode_record(ContentType.handshake, b"\0")
+    for _ in range(2000):
+        server.feed(byte)
+    with pytest.raises(PeerMisbehaved, match="too many records") as caught:
+        deque(map(server.feed, repeat(byte, 100)), 0)
+    assert caught.value.alert is AlertDescription.unexpected_message
+    assert server.output() == encode_plain_alert(AlertDescription.unexpected_message)
+
+
+@pytest.mark.parametrize("version", ProtocolVersion)
+def test_answer_in_too_many_records(version: ProtocolVersion) -> None:
+    """Likewise a server's answer; OpenSSL says the alert, however that has to be sealed."""
+    pair = EnginePair(replace(CLIENT, versions=versions(version)), SERVER)
+    warning = encode_record(ContentType.alert, bytes([1, AlertDescription.unrecognized_name]))
+    first, *_ = split_records(pair.client.output())
+    pair.server.feed(first)
+    pair.client.feed(split_records(pair.server.output())[0])
+    pair.client._allowance.left = len(warning)
+    with pytest.raises(PeerMisbehaved, match="too many records") as caught:
+        pair.client.feed(warning)
+    assert caught.value.alert is not None
+    assert pair.client.output()
 
 
 @pytest.mark.parametrize("version", ProtocolVersion)

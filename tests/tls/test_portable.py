@@ -19,7 +19,8 @@ from tlsify.keys import IV_LENGTH, TrafficKeys
 from tlsify.tls.messages import MAX_TICKET_MESSAGE
 from tlsify.tls.negotiated import Negotiated
 from tlsify.tls.portable import export_secrets, restore
-from tlsify.tls.session import CONTROL_RECORD_BUDGET, Session
+from tlsify.tls.ration import MOST, Ration
+from tlsify.tls.session import Session
 
 if TYPE_CHECKING:
     import trustme
@@ -57,7 +58,7 @@ def _session(suite: CipherSuite, *, can_rekey: bool = False) -> Session:
         can_rekey=can_rekey,
         tx_secret=bytearray(b"t" * length),
         rx_secret=bytearray(b"r" * length),
-        budget=17,
+        ration=Ration(17),
         unfinished=bytearray(b"\x04\0\0"),
         update_due=can_rekey,
     )
@@ -98,13 +99,13 @@ def test_every_flag(flags: list[bool], budget: int) -> None:
         peer_closed=peer_closed,
         close_notify_sent=close_notify_sent,
         update_due=update_due,
-        budget=budget,
+        ration=Ration(budget),
     )
     negotiated = dataclasses.replace(_negotiated(suite), resumed=resumed)
     restored, other = restore(export_secrets(negotiated, session), can_rekey=True)
     found = [other.is_client, other.peer_closed, other.close_notify_sent, other.update_due]
     assert [*found, restored.resumed] == flags
-    assert other.budget == min(budget, CONTROL_RECORD_BUDGET)
+    assert other.ration.left == min(budget, MOST)
 
 
 def test_nothing_optional() -> None:
@@ -193,7 +194,7 @@ def _check(state: bytearray) -> None:
             _, session = restore(state, can_rekey=True)
     except ConfigError:
         return
-    assert session.budget <= CONTROL_RECORD_BUDGET
+    assert session.ration.left <= MOST
     assert len(session.unfinished) < MAX_TICKET_MESSAGE + 4
     if session.can_rekey:
         length = SECRET_LENGTH[session.suite.hash_name]

@@ -20,8 +20,10 @@ from tlsify.tls.engine import Engine
 from tlsify.tls.harvest import MAX_TICKETS
 from tlsify.tls.messages import KeyUpdateRequest, encode_key_update
 from tlsify.tls.protection import open_record, seal_record
-from tlsify.tls.record import MAX_CIPHERTEXT, split_records
+from tlsify.tls.ration import BYTES_FOR_ONE, MOST
+from tlsify.tls.record import MAX_CIPHERTEXT, MAX_PLAINTEXT, split_records
 from tlsify.tls.room import Room
+from tlsify.tls.schedule import next_secret, traffic_keys
 from tlsify.tls.tunnel import Tunnel
 
 if TYPE_CHECKING:
@@ -338,3 +340,66 @@ def test_sessions_nobody_wants(version: ProtocolVersion) -> None:
     client, server, _ = settled(version)
     assert client.take_sessions() == []
     assert server.take_sessions() == []
+
+
+# -- how many control records there may be
+
+
+def _updates(negotiated: Negotiated, count: int, data: bytes = b"") -> bytes:
+    """Records of a server that changes its key again and again, with data under each key."""
+    keys, secret, records = negotiated.rx, bytes(negotiated.rx_secret), b""
+    seq = keys.seq
+    update = encode_key_update(KeyUpdateRequest.update_not_requested)
+    for _ in range(count):
+        records += seal_record(keys, seq, ContentType.handshake, update)
+        secret = next_secret(negotiated.suite, secret)
+        keys = traffic_keys(negotiated.suite, secret)
+        pieces = [data[at : at + MAX_PLAINTEXT] for at in range(0, len(data), MAX_PLAINTEXT)]
+        for number, piece in enumerate(pieces):
+            records += seal_record(keys, number, ContentType.application_data, piece)
+        seq = len(pieces)
+    return records
+
+
+@pytest.mark.parametrize(("count", "passes"), [(MOST - 4, True), (MOST + 1, False)])
+def test_flood_of_key_updates(count: int, *, passes: bool) -> None:
+    """A peer that sends nothing else is refused with an alert, and said to be what it is."""
+    client, server, negotiated = tunnels(TLS13)
+    records = _updates(negotiated, count)
+    if passes:
+        assert opened(client, records) == b""
+        assert client.failure is None
+        return
+    with pytest.raises(PeerMisbehaved, match="too many control records") as caught:
+        opened(client, records)
+    assert caught.value.alert is AlertDescription.unexpected_message
+    with pytest.raises(PeerAlert, match="unexpected_message"):
+        opened(server, client.output())
+
+
+def test_flood_that_ends_within_a_record() -> None:
+    """Whatever OpenSSL has already, there is an alert."""
+    client, _, negotiated = tunnels(TLS13)
+    with pytest.raises(PeerMisbehaved, match="too many control records"):
+        opened(client, _updates(negotiated, MOST + 1) + b"\x17\x03\x03\x01")
+    assert client.output()
+
+
+def test_key_updates_with_data_between_them() -> None:
+    """With as much data as they are worth, there may be any number of them."""
+    client, _, negotiated = tunnels(TLS13)
+    data = bytes(BYTES_FOR_ONE)
+    assert opened(client, _updates(negotiated, 2 * MOST, data)) == data * 2 * MOST
+    assert client.failure is None
+
+
+def test_key_updates_with_time_between_them() -> None:
+    """Somebody who changes the key each second does so for ever."""
+    pair = EnginePair(CLIENT, SERVER)
+    negotiated, _ = pair.run()
+    now = 0.0
+    client = Tunnel(pair.client, lambda: now)
+    for record in split_records(_updates(negotiated, 3 * MOST)):
+        opened(client, record)
+        now += 1
+    assert client.failure is None

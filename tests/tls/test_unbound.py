@@ -78,7 +78,7 @@ def test_alerts_heard(monkeypatch: pytest.MonkeyPatch, *, lean: bool) -> None:
         monkeypatch.setattr(unbound, "_lib", SimpleNamespace())
     heard = []
     context = SSL.Context(SSL.TLS_METHOD)
-    unbound.hear_alerts(context, lambda *told: heard.append(told))
+    unbound.hear(context, lambda *told: heard.append(told))
     victim, other = (SSL.Connection(context, None) for _ in range(2))
     for connection in (victim, other):
         connection.set_accept_state()

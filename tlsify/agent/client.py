@@ -282,7 +282,10 @@ class RemoteRelay:
         """Give 0: the agent sees to what was sent, whether or not somebody waits for it."""
         return 0
 
-    def set_tcp_option(self, *arguments: Any) -> None:
+    def progress(self) -> None:
+        """Tell nothing: the connection is the agent's."""
+
+    def set_option(self, *arguments: Any) -> None:
         """Do nothing: the connection is the agent's."""
 
     def end_in_order(self) -> None:

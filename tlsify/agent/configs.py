@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
 from collections import OrderedDict
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeAlias
 
 from tlsify import opening, trust
 from tlsify.agent import wire
@@ -26,9 +27,11 @@ from tlsify.credentials import load_crls
 from tlsify.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 Config: TypeAlias = ClientConfig | ServerConfig
+
+_log = logging.getLogger("tlsify")
 
 # A client's Context with the system's trust anchors takes 11 ms, and half a megabyte.
 _KEPT = 64
@@ -64,10 +67,39 @@ class Configs:
         self._key_pairs = dict(key_pairs or {})
         self._alpn = alpn
         self._resumption = resumption
+        self._files: dict[str, tuple[Path, Path]] = {}
+        self._read: dict[str, tuple[object, ...]] = {}  # what the files were when last read
+        self._policy = KtlsPolicy()
         self._lock = threading.Lock()
         self._made: OrderedDict[wire.Request, _Made] = OrderedDict()
         # What was made before workers were forked, and stays: its ticket keys are common to them.
-        self._prepared: dict[wire.Request, Config] = {}
+        self._prepared: dict[wire.Request, ServerConfig] = {}
+
+    @classmethod
+    def of_files(cls, files: Mapping[str, tuple[Path, Path]], **options: Any) -> Self:
+        """Read key pairs from files, and again whenever these have changed.
+
+        Args:
+            files: certificate and key of each, by the name that requests give it.
+            options: as above.
+
+        Raises:
+            ConfigError: one is unusable.
+        """
+        read = {name: _stamps(paths) for name, paths in files.items()}
+        made = cls({name: KeyPair.load(*paths) for name, paths in files.items()}, **options)
+        made._files, made._read = dict(files), read
+        return made
+
+    def reload(self) -> None:
+        """Read all key pairs anew.
+
+        Raises:
+            ConfigError: one is unusable; that one stays as it was.
+        """
+        for name in self._files:
+            with self._lock:
+                self._replace(name, _stamps(self._files[name]))
 
     def prepare(self, policy: KtlsPolicy) -> None:
         """Make what the usual requests to servers ask for, before workers are forked.
@@ -75,6 +107,7 @@ class Configs:
         Raises:
             ConfigError: OpenSSL refuses a certificate or its key.
         """
+        self._policy = policy
         for name in self._key_pairs:
             request = self._complete(wire.ServerRequest(key_pair=name))
             config = self._server(request)
@@ -89,6 +122,7 @@ class Configs:
         """
         if isinstance(request, wire.ServerRequest):
             request = self._complete(request)
+            self._look_at(request.key_pair or "")
         wanted = _essence(request)
         if (prepared := self._prepared.get(wanted)) is not None:
             return prepared
@@ -129,6 +163,41 @@ class Configs:
             versions=tuple(sorted(set(request.versions or ProtocolVersion))),
             aeads=request.aeads or tuple(aead.value for aead in DEFAULT_AEADS),
         )
+
+    def _look_at(self, name: str) -> None:
+        """Read a key pair anew if its files have changed; if it is unusable it stays as it was."""
+        paths = self._files.get(name)
+        if paths is None or (found := _stamps(paths)) == self._read[name]:
+            return
+        with self._lock:
+            if found == self._read[name]:  # another thread has
+                return
+            try:
+                self._replace(name, found)
+            except ConfigError as exc:
+                _log.warning("key pair %s is not reloaded: %s", name, exc)
+
+    def _replace(self, name: str, found: tuple[object, ...]) -> None:
+        """Read a key pair, and have it used from now on; tickets of before stay good if they can.
+
+        Raises:
+            ConfigError: it is unusable; nothing has changed.
+        """
+        self._read[name] = found  # also if it is unusable: it is tried again once it has changed
+        before = self._key_pairs[name]
+        self._key_pairs[name] = KeyPair.load(*self._files[name])
+        made: dict[wire.Request, ServerConfig] = {}
+        try:
+            for request, previous in self._prepared.items():
+                if isinstance(request, wire.ServerRequest) and request.key_pair == name:
+                    config = made[request] = self._server(request)
+                    opening.prepare(config, self._policy, previous)
+        except ConfigError:
+            self._key_pairs[name] = before
+            raise
+        self._prepared.update(made)
+        for request in [it for it in self._made if getattr(it, "key_pair", None) == name]:
+            del self._made[request]
 
     def _server(self, request: wire.ServerRequest) -> ServerConfig:
         return ServerConfig(
@@ -211,6 +280,10 @@ def _path(text: str) -> Path:
 def _essence(request: wire.Request) -> wire.Request:
     """Leave out what does not go into a configuration."""
     return request.but(timeout=0.0, ktls="auto", rekey_required=False, any_kernel=False)
+
+
+def _stamps(paths: Iterable[Path]) -> tuple[object, ...]:
+    return tuple(_stamp(str(path)) for path in paths)
 
 
 def _stamp(path: str | None) -> tuple[int, ...] | None:

@@ -31,6 +31,7 @@ NUMBERS: dict[int, type[errors.TlsifyError | OSError]] = {
     17: errors.WorkerError,
     18: errors.BackendError,
     19: errors.ConnectionCut,
+    20: errors.ResourceError,
 }
 _NUMBER_OF: dict[type, int] = {kind: number for number, kind in NUMBERS.items()}
 _ATTRIBUTES: dict[type[Exception], tuple[str, ...]] = {

@@ -11,6 +11,7 @@ import stat
 from typing import TYPE_CHECKING
 
 from tlsify.errors import ConfigError
+from tlsify.modes import bind, make_private
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,7 +31,7 @@ class Listener:
         """Listen, in the place of an agent that has died, but not of one that lives.
 
         Args:
-            path: of the socket. Its folder is made if there is none.
+            path: of the socket. Its folder is made if there is none, and none above it.
 
         Raises:
             ConfigError: the folder is not private, an agent lives there, or nothing can be made.
@@ -39,11 +40,10 @@ class Listener:
         self._withdrawn = False
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
-            with contextlib.suppress(FileExistsError):
-                path.parent.mkdir(0o700)
+            make_private(path.parent)
             with _alone_in(path.parent):
                 _clear(path)
-                self.sock.bind(os.fspath(path))
+                bind(self.sock, os.fspath(path))
                 self._identity = _identity(path)
                 self.sock.listen(_BACKLOG)
         except (OSError, ValueError) as exc:

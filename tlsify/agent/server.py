@@ -19,7 +19,7 @@ from tlsify.agent import wire
 from tlsify.agent.configs import policy
 from tlsify.agent.failures import describe
 from tlsify.agent.fields import Message
-from tlsify.errors import AgentError, ConfigError, TlsifyError
+from tlsify.errors import SHORTAGES, AgentError, ConfigError, ResourceError, TlsifyError
 from tlsify.opening import Opening, closed_on_error, drop_past_keys
 from tlsify.relay import Relay
 
@@ -39,8 +39,10 @@ _SPARE = 4
 _PAUSE = 0.1
 _CHORES = 600
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+# What a thread sends the main one when it has begun a session, and no other is to be had.
+_NOBODY_WAITS = signal.SIGUSR1
 M = TypeVar("M", bound=Message)
-_SCARCE = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EAGAIN}
+_SCARCE = {*SHORTAGES, errno.EAGAIN}
 
 
 class Worker:
@@ -65,6 +67,8 @@ class Worker:
         self._sessions = sessions
         self._changed = threading.Condition()
         self._waiting = self._busy = 0
+        self._is_short = False
+        self._main = 0
 
     def run(self, ready: Callable[[], None], stop: Callable[[], None]) -> None:
         """Serve until SIGTERM or SIGINT, or until the pair is closed; then finish what has begun.
@@ -72,14 +76,20 @@ class Worker:
         Args:
             ready: called once sessions are taken.
             stop: called then, to have no more of them come; whoever waits for one wakes up.
+
+        Raises:
+            ResourceError: there is not one thread to be had.
         """
+        self._main = threading.get_ident()
         # Blocked for good: who has begun to finish is not to be hurried by the same signal.
-        signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
+        signal.pthread_sigmask(signal.SIG_BLOCK, (*_STOP_SIGNALS, _NOBODY_WAITS))
         with self._changed:
             self._add_thread()
         ready()
-        while signal.sigtimedwait(_STOP_SIGNALS, _CHORES) is None:
+        patience: float = _CHORES
+        while (found := self._told(patience)) is None or found.si_signo == _NOBODY_WAITS:
             drop_past_keys()
+            patience = _CHORES if self._somebody_waits() else _PAUSE
         stop()
         with self._changed:
             self._changed.wait_for(lambda: not self._waiting and not self._busy)
@@ -87,32 +97,61 @@ class Worker:
             if thread is not threading.current_thread() and not thread.daemon:
                 thread.join()
 
+    @staticmethod
+    def _told(patience: float) -> signal.struct_siginfo | None:
+        return signal.sigtimedwait((*_STOP_SIGNALS, _NOBODY_WAITS), patience)
+
     def _add_thread(self) -> None:
-        self._waiting += 1
+        """Have one more thread wait for sessions; the lock must be held.
+
+        Raises:
+            ResourceError: there is none to be had.
+        """
         # A daemon: nothing has begun for a thread that waits.
-        threading.Thread(target=self._serve, name="tlsify-agent", daemon=True).start()
+        thread = threading.Thread(target=self._serve, name="tlsify-agent", daemon=True)
+        try:
+            thread.start()
+        except (RuntimeError, MemoryError) as exc:
+            raise ResourceError(exc, "nobody waits for sessions") from exc
+        self._waiting += 1
+
+    def _somebody_waits(self) -> bool:
+        """See that a thread waits for the next session, unless there may be no more of them."""
+        with self._changed:
+            if not self._waiting and self._busy < self._sessions:
+                try:
+                    self._add_thread()
+                except ResourceError as exc:
+                    if not self._is_short:
+                        _log.warning("sessions wait for others to end: %s", exc)
+                    self._is_short = True
+                    return False
+            self._is_short = False
+            return True
 
     def _serve(self) -> None:
         """Serve one session after the other, and see that another thread waits meanwhile."""
-        while (channel := self._next()) is not None:
+        goes_on = True
+        while goes_on and (channel := self._next()) is not None:
             with self._changed:
                 self._waiting -= 1
                 self._busy += 1
-                if not self._waiting and self._busy < self._sessions:
-                    self._add_thread()
             try:
+                if not self._somebody_waits():
+                    signal.pthread_kill(self._main, _NOBODY_WAITS)  # who tries again and again
                 serve(channel, self._configs)
+            except Exception:  # noqa: BLE001 - there are other sessions than this one
+                _log.exception("bug in the agent")
             finally:
                 with self._changed:
                     self._busy -= 1
                     goes_on = self._waiting < _SPARE
                     self._waiting += goes_on
                     self._changed.notify_all()
-            if not goes_on:
-                return
-        with self._changed:
-            self._waiting -= 1
-            self._changed.notify_all()
+        if goes_on:
+            with self._changed:
+                self._waiting -= 1
+                self._changed.notify_all()
 
     def _next(self) -> socket.socket | None:
         """Wait for a session; gives its channel, or None once there will be no more."""
@@ -121,8 +160,8 @@ class Worker:
                 return self._invited() if self._is_pair else self._accepted()
             except AgentError as exc:
                 _log.warning("refused: %s", exc)
-            except OSError as exc:
-                if exc.errno not in _SCARCE:
+            except (OSError, MemoryError) as exc:
+                if isinstance(exc, OSError) and exc.errno not in _SCARCE:
                     return None
                 _log.warning("waiting for better times: %s", exc)
                 time.sleep(_PAUSE)

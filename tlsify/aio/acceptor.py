@@ -12,17 +12,9 @@ from typing import TYPE_CHECKING, Self, TypeAlias
 from tlsify import roster
 from tlsify.aio.half_open import HalfOpen, Opening, origin
 from tlsify.aio.opening import hand_over
+from tlsify.aio.outcomes import FAILURES, outcome
 from tlsify.counters import Event, Gauge, change, count, handshake_took
-from tlsify.errors import (
-    ConfigError,
-    DeadlineExceeded,
-    HandshakeError,
-    IdentityError,
-    KtlsError,
-    PeerAlert,
-    TlsifyError,
-    Truncated,
-)
+from tlsify.errors import TlsifyError, Truncated
 from tlsify.opening import drop_past_keys
 from tlsify.stream import TLSSocket
 
@@ -51,15 +43,6 @@ _GONE = {
     errno.EOPNOTSUPP,
     errno.ENETUNREACH,
 }
-_KINDS: tuple[tuple[type[Exception], Event], ...] = (
-    (DeadlineExceeded, Event.HANDSHAKE_TOO_SLOW),
-    (PeerAlert, Event.HANDSHAKE_PEER_ALERT),
-    (IdentityError, Event.HANDSHAKE_IDENTITY),
-    (Truncated, Event.HANDSHAKE_TRUNCATED),
-    (HandshakeError, Event.HANDSHAKE_MISBEHAVED),
-    (KtlsError, Event.HANDSHAKE_KTLS),
-    (Exception, Event.HANDSHAKE_BROKEN),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +122,7 @@ class Acceptor:
         self._opening: dict[Opening, asyncio.Task[None]] = {}
         self._half_open = HalfOpen()
         self._from = Counter[bytes]()
-        self._is_listening = self._is_failing = False
+        self._is_listening = self._is_failing = self._is_short = False
         self._resumption: asyncio.TimerHandle | None = None
         self._chore: asyncio.TimerHandle | None = None
 
@@ -277,7 +260,7 @@ class Acceptor:
         else:
             return True
         count(event)
-        stalled = self._half_open.stalled(asyncio.get_running_loop().time())
+        stalled = self._half_open.stalled(asyncio.get_running_loop().time(), pressing=True)
         if not isinstance(stalled, Opening):
             self._rest(stalled)
             return False
@@ -350,21 +333,30 @@ class Acceptor:
     async def _open(self, visit: _Visit) -> Handoff | None:
         try:
             handed = await hand_over(visit.opening.sock, self._config, self._policy)
-        except (HandshakeError, DeadlineExceeded, KtlsError, ConfigError, OSError) as exc:
-            count(next(event for kind, event in _KINDS if isinstance(exc, kind)))
-            _log.info("connection refused: %s", exc)
+        except FAILURES as exc:
+            self._note_failure(exc)
             return None
         except asyncio.CancelledError:
             count(Event.HANDSHAKE_EVICTED if visit.is_evicted else Event.HANDSHAKE_ABANDONED)
             raise
         finally:
             self._leave_handshake(visit.opening)
-        visit.is_handed = True
+        visit.is_handed, self._is_short = True, False
         took = asyncio.get_running_loop().time() - visit.opening.since
         self._half_open.took(took)
         handshake_took(took)
         self._look_again()
         return handed
+
+    def _note_failure(self, exc: Exception) -> None:
+        """Count why there is no connection; where it is for want of something, others wait."""
+        kind = outcome(exc)
+        count(kind)
+        is_news = kind is Event.HANDSHAKE_RESOURCES and not self._is_short
+        _log.log(logging.WARNING if is_news else logging.INFO, "connection refused: %s", exc)
+        if kind is Event.HANDSHAKE_RESOURCES:
+            self._is_short = self._is_failing = True
+            self._rest(_ACCEPT_PAUSE)
 
 
 def _count_cut(handed: Handoff) -> None:

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from tlsify.handoff import Handoff
 
 _BUFFER = 2**18
-# How many bytes one direction may carry before others get a turn.
-_TURN = 2**20
+# How many bytes one direction may carry before others get a turn, and as how many a few count.
+_TURN, _FEW = 2**20, 2**16
 _AT_ONCE = struct.pack("ii", 1, 0)  # struct linger: on, no time
 
 
@@ -107,7 +107,7 @@ class _Carriage:
                 await self._send(sink, size)
             except (TlsifyError, OSError) as exc:
                 raise _SinkBroken from exc
-            carried += size
+            carried += max(size, _FEW)
             if carried >= _TURN:
                 carried = 0
                 await asyncio.sleep(0)

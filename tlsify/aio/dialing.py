@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from tlsify import dialing
 from tlsify.dialing import ATTEMPT_DELAY, Address, Silence, truest
+from tlsify.keepalive import keep_alive
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -52,7 +53,7 @@ async def connect(  # noqa: PLR0913 - as asyncio's own
         happy_eyeballs_delay: likewise.
 
     Returns:
-        A non-blocking socket that sends each piece at once.
+        A non-blocking socket that sends each piece at once, with keepalive.
 
     Raises:
         Silence: it takes too long.
@@ -74,6 +75,7 @@ async def connect(  # noqa: PLR0913 - as asyncio's own
         raise truest([*failures, Silence(is_named=is_named)]) from exc
     with contextlib.suppress(OSError):  # broken already, as the next call on it will say
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    keep_alive(sock)
     return sock
 
 

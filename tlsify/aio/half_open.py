@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import socket
 import struct
-from collections import Counter
 from typing import NamedTuple
 
 from tlsify.patience import unread
 
-# How long a peer may say nothing in its handshake before others get its place, and how long a
+# How long a peer may say nothing in its handshake before it counts as stalled, and how long a
 # handshake may take then, in seconds: where handshakes take long in general, four times that.
 _SILENCE, _AGE, _USUAL = 2.0, 10.0, 4.0
+# How old a handshake is at least when it loses its place to a newcomer, if all places are taken.
+_LEAST = 0.05
 _SMOOTHING = 0.1
-_SHORTEST_WAIT, _LONGEST_WAIT = 0.05, 0.25
+_SHORTEST_WAIT, _LONGEST_WAIT = 0.01, 0.25
 # linux/tcp.h struct tcp_info: eight bytes, eleven 32-bit fields, then tcpi_last_data_recv in ms.
 _LAST_DATA_RECV = struct.Struct("=52xI")
 # An IPv6 site has 64 bits of its own, and so any number of addresses.
@@ -40,53 +42,67 @@ class HalfOpen:
 
     def __init__(self) -> None:
         """Begin with none."""
-        self._openings: dict[Opening, None] = {}  # the oldest first
-        self._from = Counter[bytes | None]()
+        self._from: dict[bytes | None, dict[Opening, None]] = {}  # the oldest first
+        self._number = 0
         self._usual = 0.0
 
     def __len__(self) -> int:
         """Count them."""
-        return len(self._openings)
+        return self._number
 
     def enter(self, opening: Opening) -> None:
         """Add one."""
-        self._openings[opening] = None
-        self._from[opening.origin] += 1
+        self._from.setdefault(opening.origin, {})[opening] = None
+        self._number += 1
 
     def leave(self, opening: Opening) -> bool:
         """Take one away; tells whether it was there."""
-        if opening not in self._openings:
+        fellows = self._from.get(opening.origin, {})
+        if opening not in fellows:
             return False
-        del self._openings[opening]
-        self._from[opening.origin] -= 1
-        if not self._from[opening.origin]:
+        del fellows[opening]
+        if not fellows:
             del self._from[opening.origin]
+        self._number -= 1
         return True
 
     def took(self, seconds: float) -> None:
         """Take note of how long one took that went well."""
         self._usual += _SMOOTHING * (seconds - self._usual)
 
-    def stalled(self, now: float) -> Opening | float | None:
+    def stalled(self, now: float, *, pressing: bool = False) -> Opening | float | None:
         """Find the one that has to make room for others, if there is one.
 
         It is the oldest from where most come. One whose bytes we have not read yet has not
         stalled: it is us who are slow.
 
+        Args:
+            now: on the loop's clock.
+            pressing: whether a newcomer waits for the place. Then it is the age that counts: a
+                byte now and then keeps nobody's place.
+
         Returns:
             The handshake; or the seconds until it is worth asking again; None if there are none.
         """
-        if not self._openings:
+        if not self._from:
             return None
         usual = _USUAL * self._usual
-        silence, age = max(_SILENCE, min(usual, _AGE)), max(_AGE, usual)
-        old = [opening for opening in self._openings if now - opening.since >= silence]
-        for opening in sorted(old, key=lambda each: -self._from[each.origin]):
-            if now - opening.since >= age or _silence(opening.sock) >= silence:
-                return opening
-        if old:
-            return _LONGEST_WAIT
-        return max(next(iter(self._openings)).since + silence - now, _SHORTEST_WAIT)
+        least = max(_LEAST if pressing else _SILENCE, min(usual, _AGE))
+        age = max(_AGE, usual)
+        first = min(next(iter(fellows)).since for fellows in self._from.values())
+        if now - first < least:
+            return max(first + least - now, _SHORTEST_WAIT)
+        for fellows in sorted(self._from.values(), key=_crowd):
+            for opening in itertools.takewhile(lambda it: now - it.since >= least, fellows):
+                silence = _silence(opening.sock)
+                if now - opening.since >= age or silence >= least or (pressing and silence > 0):
+                    return opening
+        return _LONGEST_WAIT
+
+
+def _crowd(fellows: dict[Opening, None]) -> tuple[int, float]:
+    """Order those from one origin: where most are first, and of as many the oldest."""
+    return -len(fellows), next(iter(fellows)).since
 
 
 def origin(name: object) -> bytes | None:

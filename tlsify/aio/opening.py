@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from tlsify.handoff import Handoff
 
 
+# How long one connection may keep the loop, in seconds.
+_LONGEST_TURN = 0.001
+
+
 async def hand_over(
     sock: socket.socket,
     config: ClientConfig | ServerConfig,
@@ -59,7 +63,11 @@ async def _drive(sock: socket.socket, opening: Opening) -> None:
     loop = asyncio.get_running_loop()
     steps = handshake.conversation(opening.engine)
     step = next(steps, None)
+    spent = 0.0
     while step is not None:
+        if spent > _LONGEST_TURN:  # what is there already is received without waiting
+            spent = 0.0
+            await asyncio.sleep(0)
         received = None
         try:
             if isinstance(step, int):
@@ -69,10 +77,12 @@ async def _drive(sock: socket.socket, opening: Opening) -> None:
         except OSError as exc:
             step = steps.throw(exc)
             continue
+        began = loop.time()
         try:
             step = steps.send(received)
         except StopIteration:
             return
+        spent += loop.time() - began
 
 
 async def _part(sock: socket.socket) -> None:

@@ -6,20 +6,20 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tlsify import workers
+from tlsify import service_manager, workers
 from tlsify.agent.configs import Configs
 from tlsify.agent.place import Inherited, Listener
 from tlsify.agent.server import Worker
 from tlsify.cli import options as shared
-from tlsify.config import KeyPair, KtlsPolicy
+from tlsify.config import KtlsPolicy
+from tlsify.duty import Duty
 from tlsify.errors import ConfigError, ExitCode
 from tlsify.opening import drop_past_keys
-from tlsify.process import end_with
+from tlsify.process import end_with, forgo_rights
 from tlsify.rehearsal import rehearse
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable
 
     from tlsify.cli import GlobalOptions
     from tlsify.forked import Post
@@ -85,8 +85,8 @@ def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
     del options  # what the kernel is to do, each request says
     if (arguments.path is None) == (arguments.fd is None):
         raise ConfigError("an agent needs one place to be found at", hint="give PATH, or --fd N")
-    configs = Configs(
-        _key_pairs(arguments), alpn=tuple(arguments.alpn), resumption=arguments.resumption
+    configs = Configs.of_files(
+        _files(arguments), alpn=tuple(arguments.alpn), resumption=arguments.resumption
     )
     configs.prepare(KtlsPolicy())
     rehearse()
@@ -100,33 +100,31 @@ def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
     def ready() -> None:
         print(f"tlsify: agent at {name} (workers: {count})", flush=True)
 
-    def work(tell_ready: Callable[[], None]) -> None:
-        Worker(place.sock, configs, arguments.sessions).run(tell_ready, place.withdraw)
-
-    def work_beside(post: Post) -> None:
+    def work(post: Post) -> None:
+        forgo_rights()
         end_with(parent)
-        work(post.ready)
+        Worker(place.sock, configs, arguments.sessions).run(post.ready, place.withdraw)
 
+    duty = Duty(
+        on_ready=ready,
+        on_stop=place.withdraw,
+        before_fork=drop_past_keys,
+        refresh=configs.reload,  # workers see by themselves that files have changed
+        together=True,  # where the pair is closed for one, it is for all
+        notify=service_manager.notify,
+        watchdog=service_manager.watchdog_period(),
+    )
     with place.sock:
-        if count == 1:
-            work(ready)
-        else:
-            duty = workers.Duty(
-                on_ready=ready,
-                on_stop=place.withdraw,
-                before_fork=drop_past_keys,
-                together=True,  # where the pair is closed for one, it is for all
-            )
-            workers.run(count, work_beside, duty)
+        workers.run(count, work, duty)
     return ExitCode.OK
 
 
-def _key_pairs(arguments: argparse.Namespace) -> dict[str, KeyPair]:
+def _files(arguments: argparse.Namespace) -> dict[str, tuple[Path, Path]]:
+    """Tell where certificates and keys are, by the names that requests give them."""
     if len(arguments.cert) != len(arguments.key):
         raise ConfigError(
             "each --cert goes together with a --key", hint="give both, as often as there are pairs"
         )
     return {
-        name: KeyPair.load(Path(name), key)
-        for name, key in zip(arguments.cert, arguments.key, strict=True)
+        name: (Path(name), key) for name, key in zip(arguments.cert, arguments.key, strict=True)
     }

@@ -14,7 +14,7 @@ from tlsify.cli.descriptors import check_unix_socket
 from tlsify.cli.ucspi import SERVER_PLACES
 from tlsify.config import ClosePolicy, KtlsMode, KtlsPolicy
 from tlsify.errors import ConfigError, ExitCode
-from tlsify.process import THE_PROGRAMS, StopRequests, fork, ignore
+from tlsify.process import THE_PROGRAMS, StopRequests, forgo_rights, fork, ignore
 
 if TYPE_CHECKING:
     import argparse
@@ -61,6 +61,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="do not tell the peer of the end of stdin, which some servers take for the end of all",
     )
+    group.add_argument(
+        "--idle",
+        type=shared.seconds,
+        metavar="S",
+        help="end the connection when nothing has come or gone for so many seconds; for stdin and "
+        "stdout; default: never",
+    )
     parser.set_defaults(program=[])
 
 
@@ -81,6 +88,13 @@ def check(arguments: argparse.Namespace) -> None:
         raise ConfigError(
             "--session-fd is for --aware without PROG",
             hint="a program finds the state where TLSIFY_SESSION_FD says",
+        )
+    if arguments.idle is not None and (
+        arguments.program or arguments.aware or arguments.send_fd is not None
+    ):
+        raise ConfigError(
+            "--idle is for stdin and stdout",
+            hint="leave it out; whoever has the connection knows how long it may be idle",
         )
     if arguments.send_fd is not None:
         check_unix_socket(arguments.send_fd)
@@ -150,6 +164,7 @@ def run(
                 closing,
                 is_server=places == SERVER_PLACES,
                 end=stay_silent if arguments.ignore_eof else half_close,
+                idle=arguments.idle,
             )
     return ExitCode.OK
 
@@ -165,6 +180,7 @@ def _send_away(arguments: argparse.Namespace, open_connection: Callable[[], Conn
     pid = fork()
     if pid == 0:
         os.close(reader)
+        forgo_rights()
         execute.let_go(arguments.send_fd, arguments.session_fd)
         handoff = open_connection().handoff
         ignore(THE_PROGRAMS)  # whoever has the connection now is one

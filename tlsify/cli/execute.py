@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from tlsify.cli import fail, late, ucspi
 from tlsify.errors import ExitCode
 from tlsify.keeper import Keeper
-from tlsify.process import THE_PROGRAMS, Account, fork, ignore
+from tlsify.process import THE_PROGRAMS, Account, forgo_rights, fork, ignore
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -70,6 +70,7 @@ def run(
     if pid == 0:
         ours.close()
         with theirs:
+            forgo_rights()  # the program is the other process's
             let_go()
             connection = open_connection()
             told = ucspi.encode(ucspi.variables(connection))

@@ -14,6 +14,7 @@ from tlsify.config import ClosePolicy
 from tlsify.eligibility import host_refusal
 from tlsify.errors import ConfigError, ExitCode
 from tlsify.forwarding import Forwarding, Passing
+from tlsify.stillness import Bounds
 
 if TYPE_CHECKING:
     import argparse
@@ -72,6 +73,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="seconds to go on trying while every backend refuses, for one that is being "
         "restarted; default 0, or with --pass-fd as for --connect-timeout",
+    )
+    group.add_argument(
+        "--idle",
+        type=shared.seconds,
+        metavar="S",
+        help="end a connection, in good order, on which nothing has come or gone for so many "
+        "seconds; default: never",
     )
     group.add_argument(
         "--close",
@@ -152,10 +160,14 @@ def _service(arguments: argparse.Namespace, target: str) -> Callable[[], Forward
                 f"nobody can agree on {name}: it is not offered", hint=f"add --alpn {name}"
             )
     closing = None if arguments.close == _BY_PROTOCOL else ClosePolicy(arguments.close)
+    bounds = Bounds(arguments.idle, arguments.send_timeout)
     patience, retry = arguments.connect_timeout, arguments.retry
     if arguments.pass_fd is None:
         return lambda: Forwarding(
-            Backends(rules, patience, retry or 0), closing, proxy_protocol=arguments.proxy_protocol
+            Backends(rules, patience, retry or 0),
+            closing,
+            bounds,
+            proxy_protocol=arguments.proxy_protocol,
         )
     for backend in (backend for rule in rules for backend in rule.backends):
         if not backend.path:
@@ -164,4 +176,4 @@ def _service(arguments: argparse.Namespace, target: str) -> Callable[[], Forward
             )
     # Workers come and go, and a connection loses nothing by waiting for one.
     retry = patience if retry is None else retry
-    return lambda: Passing(Backends(rules, patience, retry), closing, aware=arguments.aware)
+    return lambda: Passing(Backends(rules, patience, retry), closing, bounds, aware=arguments.aware)

@@ -10,7 +10,9 @@ import threading
 from typing import TYPE_CHECKING
 
 from tlsify.cli import streams
-from tlsify.errors import TlsifyError, Truncated
+from tlsify.counters import Event, count
+from tlsify.errors import DeadlineExceeded, TlsifyError, Truncated
+from tlsify.stillness import Bounds, Stillness, Watch
 from tlsify.stream import TLSSocket
 
 if TYPE_CHECKING:
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("tlsify")
 _CHUNK = 2**18
+_HINT = "see what the peer waits for; --idle says how long that may take"
 _MOMENT = 1.0  # seconds that a thread may take to get from a system call's error to our noting it
 
 
@@ -41,6 +44,7 @@ def pump(  # noqa: PLR0913 - most are left alone
     *,
     is_server: bool,
     end: Callable[[TLSSocket], None] = half_close,
+    idle: float | None = None,
 ) -> None:
     """Send what can be read from one descriptor, and write what is received to another.
 
@@ -57,15 +61,22 @@ def pump(  # noqa: PLR0913 - most are left alone
         sink: where what comes is written.
         is_server: whether the peer is a client.
         end: what the end of ``source`` becomes instead.
+        idle: seconds without a byte in either direction, after which the connection is ended, in
+            good order if the peer has got all that was sent; None for any time.
 
     Raises:
+        DeadlineExceeded: it was idle.
         HandshakeError: the connection ended badly.
         RekeyUnsupported: the sending key has protected enough, and no other can follow it.
         OSError: likewise, or one of the descriptors failed: ``filename`` tells which.
     """
-    with TLSSocket(handoff, closing) as stream:
+    with TLSSocket(handoff, closing) as stream, contextlib.ExitStack() as stack:
         sending = _Sending(stream, source, end)
         sending.start()
+        if idle is not None:
+            idling = _Idling(stream, sending, Bounds(idle))
+            stack.callback(idling.stop.set)
+            idling.start()
         try:
             _receive(stream, sink, sending, is_server=is_server)
         except Exception as exc:
@@ -86,14 +97,15 @@ def pump(  # noqa: PLR0913 - most are left alone
 def _receive(stream: TLSSocket, sink: int, sending: _Sending, *, is_server: bool) -> None:
     try:
         while data := stream.recv(_CHUNK):
+            sending.moved += 1
             streams.write(sink, data)
     except BrokenPipeError as exc:
         if is_server and exc.filename is not None:
-            sending.join()
+            sending.over.wait()
         raise
     if is_server:
         os.close(sink)
-        sending.join()
+        sending.over.wait()
 
 
 class _Sending(threading.Thread):
@@ -104,6 +116,8 @@ class _Sending(threading.Thread):
     Attributes:
         is_complete: whether all has been sent, and its end told.
         failure: why not, where the receiving side cannot find that out by itself.
+        over: whether there is nothing to wait for any more.
+        moved: how often something has come or gone.
     """
 
     def __init__(self, stream: TLSSocket, source: int, end: Callable[[TLSSocket], None]) -> None:
@@ -113,8 +127,10 @@ class _Sending(threading.Thread):
         self._end = end
         self.is_complete = False
         self.failure: TlsifyError | OSError | None = None
+        self.over = threading.Event()
+        self.moved = 0
         self._broken: OSError | None = None
-        self._is_sending = False
+        self.is_sending = False
 
     def cause(self, seen: Exception) -> Exception:
         """Give what has ended the connection, of which the receiving side has seen something.
@@ -123,25 +139,64 @@ class _Sending(threading.Thread):
         """
         if not isinstance(seen, Truncated):
             return self.failure or seen
-        if self._is_sending:
+        if self.is_sending:
             self.join(_MOMENT)
         return self.failure or self._broken or seen
 
     def run(self) -> None:
         try:
             while data := streams.read(self._source, _CHUNK):
-                self._is_sending = True
+                self.is_sending = True
                 self._stream.sendall(data)
-                self._is_sending = False
+                self.moved += 1
+                self.is_sending = False
             self._end(self._stream)
         except (TlsifyError, OSError) as exc:
             if isinstance(exc, OSError) and exc.filename is None:
                 # The receiving side finds out what has become of the connection, and reports it.
                 _log.debug("sending ended: %s", exc)
                 self._broken = None if isinstance(exc, BrokenPipeError) else exc
-                return
-            self.failure = exc
-            with contextlib.suppress(OSError):
-                self._stream.shutdown(socket.SHUT_RD)  # wakes it
+            else:
+                self.fail(exc)
         else:
             self.is_complete = True
+        finally:
+            self.over.set()
+
+    def fail(self, failure: TlsifyError | OSError) -> None:
+        """Have the receiving side raise this."""
+        self.failure = failure
+        with contextlib.suppress(OSError):
+            self._stream.shutdown(socket.SHUT_RD)  # wakes it
+        self.over.set()
+
+
+class _Idling(threading.Thread):
+    """Ends a connection on which nothing moves."""
+
+    def __init__(self, stream: TLSSocket, sending: _Sending, bounds: Bounds) -> None:
+        super().__init__(daemon=True)
+        self._stream = stream
+        self._sending = sending
+        self._watch = Watch(stream.handoff, bounds)
+        self.stop = threading.Event()
+
+    def run(self) -> None:
+        seen = -1
+        while not self.stop.wait(self._watch.pause):
+            if self._sending.moved != seen:  # the connection itself may be out of sight
+                seen = self._sending.moved
+                self._watch.moved()
+            found = self._watch.look()
+            if found is not None:
+                self._act(found)
+                return
+
+    def _act(self, found: Stillness) -> None:
+        count(Event.IDLE_ENDED)
+        failure = DeadlineExceeded(self._watch.reason, hint=_HINT)
+        self._sending.failure = failure  # before the peer can answer
+        if found is Stillness.IDLE and not self._sending.is_sending:
+            with contextlib.suppress(TlsifyError, OSError):
+                self._stream.shutdown(socket.SHUT_WR)
+        self._sending.fail(failure)

@@ -12,6 +12,7 @@ from tlsify.cli import options as shared
 from tlsify.cli import server_options, serving_options
 from tlsify.eligibility import host_refusal
 from tlsify.errors import ConfigError, ExitCode
+from tlsify.modes import write_public
 from tlsify.selfsigned import make_key_pair
 
 if TYPE_CHECKING:
@@ -82,6 +83,7 @@ def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
             alias=alias,
             dotfiles=arguments.dotfiles,
             precompressed=arguments.precompressed,
+            send_timeout=arguments.send_timeout,
         )
 
     plan = serving_options.plan(arguments, options, service, load=load, on_ready=ready)
@@ -150,7 +152,7 @@ class _Stopgap:
         path = self._arguments.write_ca
         if path is not None:
             try:
-                path.write_bytes(made.certificate_pem())
+                write_public(path, made.certificate_pem())
             except OSError as exc:
                 raise ConfigError(
                     f"cannot write {path}: {exc.strerror}", hint="name a writable path"

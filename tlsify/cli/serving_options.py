@@ -11,6 +11,7 @@ from tlsify.cli import options as shared
 from tlsify.cli import server_options
 from tlsify.errors import ConfigError
 from tlsify.serving import Plan
+from tlsify.stillness import SEND_TIMEOUT
 from tlsify.succession import Estate
 
 if TYPE_CHECKING:
@@ -82,6 +83,14 @@ def add_arguments(parser: argparse.ArgumentParser, *, listen: str | None) -> Non
         default=30.0,
         metavar="S",
         help="seconds for each handshake, default 30",
+    )
+    group.add_argument(
+        "--send-timeout",
+        type=shared.seconds,
+        default=SEND_TIMEOUT,
+        metavar="S",
+        help="seconds that a client may take nothing of what it is sent, though its TCP answers, "
+        f"before it is cut off; default {SEND_TIMEOUT:g}",
     )
     group.add_argument(
         "--drain",

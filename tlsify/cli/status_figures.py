@@ -14,8 +14,11 @@ from tlsify.sockets import IN_USE
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from tlsify.census import Entry
+    from tlsify.entries import Entry
     from tlsify.sockets import Connection, Rates, Survey
+
+_UNTOLD = {"rosters", "answers"}
+_MOST_SERIES = 256
 
 
 def as_json(seen: Survey, rates: Rates | None = None) -> str:
@@ -90,6 +93,10 @@ def metrics(seen: Survey) -> Iterator[str]:
         "tlsify_sockets_hidden", "gauge", "Whether the kernel keeps its kTLS sockets from us."
     )
     yield f"tlsify_sockets_hidden {any(each.code == 'sockets' for each in seen.unseen):d}\n"
+    yield from _family(
+        "tlsify_sockets_incomplete", "gauge", "Whether processes of tlsify did not tell all."
+    )
+    yield f"tlsify_sockets_incomplete {any(each.code in _UNTOLD for each in seen.unseen):d}\n"
     yield from _counted(
         "tlsify_sockets",
         "TLS connections of this network namespace, by who protects them.",
@@ -98,9 +105,11 @@ def metrics(seen: Survey) -> Iterator[str]:
     yield from _counted(
         "tlsify_sockets_own", "Connections of tlsify.", (_facts(entry) for entry in entries)
     )
-    yield from _family("tlsify_sockets_relayed", "gauge", "Connections that tlsify relays.")
-    for each in seen.fallbacks():
-        yield f"tlsify_sockets_relayed{{{_labels(reason=each.code)}}} {each.connections}\n"
+    yield from _counted(
+        "tlsify_sockets_relayed",
+        "Connections that tlsify relays.",
+        (_labels(reason=entry.reason.code) for entry in entries if entry.reason is not None),
+    )
     yield from _family(
         "tlsify_sockets_rekeys", "gauge", "KeyUpdates of the connections that there are."
     )
@@ -129,8 +138,9 @@ def _tls_stat(seen: Survey) -> Iterator[str]:
 
 
 def _counted(name: str, meaning: str, labels: Iterable[str]) -> Iterator[str]:
+    """Leave out the rarest of very many: each is a series, and whoever has a roster makes them."""
     yield from _family(name, "gauge", meaning)
-    for each, count in sorted(Counter(labels).items()):
+    for each, count in sorted(Counter(labels).most_common(_MOST_SERIES)):
         yield f"{name}{{{each}}} {count}\n"
 
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from tlsify.census import Entry
+    from tlsify.entries import Entry
     from tlsify.sockets import Connection, Rates, Survey
 
 _NOT_AVAILABLE = "no connections: the tls module is not loaded, or this kernel has none"
@@ -28,6 +28,7 @@ _VERSIONS |= {version: version.label for version in ProtocolVersion}
 _CIPHERS: dict[Aead | None, str] = {None: "-"}
 _CIPHERS |= {cipher: cipher.value for cipher in Aead}
 _LONGEST_NAME = 32
+_MOST_REASONS = 16
 _GAP = "  "
 _UNITS = ("", "K", "M", "G", "T", "P", "E")
 _STEP = 1024
@@ -91,10 +92,13 @@ def _totals(seen: Survey, rates: Rates | None) -> Iterator[str]:
 
 
 def _asides(seen: Survey) -> Iterator[str]:
-    for each in seen.fallbacks():
+    fallbacks = seen.fallbacks()
+    for each in fallbacks[:_MOST_REASONS]:
         hint = f"; {printable(each.hint)}" if each.hint is not None else ""
         why = printable(each.sentence)
         yield f"relayed {each.connections} ({printable(each.code)}): {why}{hint}"
+    if rest := fallbacks[_MOST_REASONS:]:
+        yield f"relayed {sum(each.connections for each in rest)}: for {len(rest)} more reasons"
     if seen.devices is not None:
         for device in seen.devices:
             yield f"device {printable(str(device))}"

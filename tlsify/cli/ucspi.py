@@ -6,6 +6,7 @@ import logging
 import os
 from typing import TYPE_CHECKING, NamedTuple
 
+from tlsify import service_manager
 from tlsify.cli import printable
 
 if TYPE_CHECKING:
@@ -17,8 +18,12 @@ if TYPE_CHECKING:
 _log = logging.getLogger("tlsify")
 # Where a client's and a server's program finds the connection (cr.yp.to/proto/ucspi.txt).
 CLIENT_PLACES, SERVER_PLACES = (6, 7), (0, 1)
-# What says where keys are, or who we are to become, is ours and not the program's.
-_OURS = ("KEYFILE", "CERTFILE", "CAFILE", "CADIR", "SSLKEYLOGFILE", "TLS_UID", "TLS_GID")
+# What says where keys are, or who we are to become, is ours and not the program's; so is what the
+# service manager has told us.
+_OURS = (
+    *("KEYFILE", "CERTFILE", "CAFILE", "CADIR", "SSLKEYLOGFILE", "TLS_UID", "TLS_GID"),
+    *service_manager.VARIABLES,
+)
 # What we set, and what must not be left over from somebody else's connection.
 _SET = (
     *("PROTO", "SSL_PROTOCOL", "SSL_CIPHER", "SSL_SESSION_REUSED", "SSL_ALPN"),

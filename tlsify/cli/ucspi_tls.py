@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from tlsify.cli import execute, streams, ucspi
 from tlsify.cli.pump import pump
 from tlsify.errors import ExitCode
+from tlsify.keepalive import keep_alive
 from tlsify.process import THE_PROGRAMS, fork
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ def run(
     path = execute.find(program[0])
     if isinstance(path, ExitCode):
         return path
+    keep_alive(sock)  # also in plain text
     asked, asking = socket.socketpair()
     reading, feeding = os.pipe()
     draining, writing = os.pipe()

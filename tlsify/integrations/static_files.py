@@ -11,7 +11,9 @@ from aiohttp.abc import AbstractAccessLogger
 from aiohttp.http_exceptions import HttpProcessingError
 
 from tlsify.aio.transport import attach
+from tlsify.aio.watching import watched
 from tlsify.integrations.static_answers import Folder, Request
+from tlsify.stillness import SEND_TIMEOUT, Bounds
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -45,8 +47,18 @@ class Site:
         alias: Path | None = None,
         dotfiles: bool = False,
         precompressed: bool = False,
+        send_timeout: float = SEND_TIMEOUT,
     ) -> None:
-        """Take what `static_answers.Folder` takes."""
+        """Take what `static_answers.Folder` takes.
+
+        Args:
+            root: likewise.
+            alias: likewise.
+            dotfiles: likewise.
+            precompressed: likewise.
+            send_timeout: seconds that a client may take nothing of an answer, before it is cut off.
+        """
+        self._bounds = Bounds(send=send_timeout)
         self._folder = Folder(root, alias=alias, dotfiles=dotfiles, precompressed=precompressed)
         # Since when connections are idle, on the loop's clock; None for those that are not.
         self._idle: dict[asyncio.BaseProtocol, float | None] = {}
@@ -66,14 +78,19 @@ class Site:
         await self._runner.setup()
 
     async def serve(self, handed: Handoff) -> None:
-        """Serve one connection."""
+        """Serve one connection.
+
+        Raises:
+            TimeoutError: the client has taken nothing of an answer.
+        """
         server = self._runner.server
         if server is None:
             raise RuntimeError("aiohttp's runner has no server before its set-up")
         protocol = server()
         self._idle[protocol] = asyncio.get_running_loop().time()
         try:
-            await attach(lambda: protocol, handed)
+            work = attach(lambda: protocol, handed)
+            await watched(work, handed, self._bounds, lambda: False)
         finally:
             del self._idle[protocol]
 

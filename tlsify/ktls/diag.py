@@ -151,7 +151,7 @@ def _parse_traffic(info: bytes) -> Traffic | None:
     return Traffic(sent, acknowledged, received, min(last_sent, last_received) / 1000)
 
 
-def _parse_entry(message: bytes, asked_for: Pairs = ()) -> SocketEntry:
+def _parse_entry(message: bytes, asked_for: Pairs | None = ()) -> SocketEntry:
     family, sport, dport, source, destination, uid, inode = _MESSAGE.unpack_from(message)
     local = (_spell(family, source), int.from_bytes(sport))
     remote = (_spell(family, destination), int.from_bytes(dport))
@@ -169,7 +169,7 @@ def _parse_entry(message: bytes, asked_for: Pairs = ()) -> SocketEntry:
         elif kind == _INET_DIAG_ULP_INFO:
             ulp = _parse_ulp(message[position + _NLA.size : position + length])
         position += (length + 3) & ~3
-    wanted = ulp is not None or (local, remote) in asked_for
+    wanted = ulp is not None or asked_for is None or (local, remote) in asked_for
     traffic = _parse_traffic(info) if wanted else None
     return SocketEntry(local, remote, inode, uid, ulp, traffic)
 
@@ -188,7 +188,7 @@ def _request(family: int, flags: int, socket_id: bytes) -> bytes:
     return _NLMSG.pack(length, _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST | flags, 1, 0) + body
 
 
-def _ask(request: bytes, *, dump: bool, asked_for: Pairs = ()) -> Iterator[SocketEntry]:
+def _ask(request: bytes, *, dump: bool, asked_for: Pairs | None = ()) -> Iterator[SocketEntry]:
     with closing(socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG)) as netlink:
         netlink.send(request)
         while True:
@@ -210,12 +210,12 @@ def _ask(request: bytes, *, dump: bool, asked_for: Pairs = ()) -> Iterator[Socke
                 position += (length + 3) & ~3
 
 
-def list_sockets(family: int, asked_for: Pairs = ()) -> Iterator[SocketEntry]:
+def list_sockets(family: int, asked_for: Pairs | None = ()) -> Iterator[SocketEntry]:
     """List the connected TCP sockets of this network namespace.
 
     Args:
         family: AF_INET or AF_INET6.
-        asked_for: whose traffic is wanted even if they have no ULP.
+        asked_for: whose traffic is wanted even if they have no ULP; None for all.
 
     Raises:
         OSError: the kernel has no sock_diag, or a policy forbids it.

@@ -19,13 +19,15 @@ _ALPN = 16
 _WANTED = {_SERVER_NAME, _MAX_FRAGMENT_LENGTH, _ALPN}
 _EXTENSION_HEADER = struct.Struct(">HH")  # its number, and how long it is
 _HOST_NAME = 0
+_LDH = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-_")
+_LONGEST_LABEL, _LONGEST_NAME = 63, 253  # RFC 1035 2.3.4, as text
 
 
 class ClientHello(NamedTuple):
     """The few fields of a ClientHello that are needed before the engine starts.
 
     Attributes:
-        server_name: SNI host name (RFC 6066 3), or None.
+        server_name: SNI host name (RFC 6066 3); None if there is none, or it is no host name.
         alpn: offered protocols in order (RFC 7301).
         max_fragment_length: bytes the client asks records to stay below (RFC 6066 4), or None.
     """
@@ -150,8 +152,22 @@ def _server_name(extension: _Reader | None) -> str | None:
             if not text.isascii() or not text.isprintable():  # it will be shown and logged
                 msg = "server name is not printable ASCII"
                 raise PeerMisbehaved(msg, alert=AlertDescription.illegal_parameter)
-            return text
+            return text if _is_host_name(text) else None
     return None
+
+
+def _is_host_name(text: str) -> bool:
+    """Tell whether it consists of LDH labels (RFC 5890 2.3.1), which may have underscores.
+
+    Whatever else a client sends would be a surprise to programs that are told of it.
+    """
+    name = text.removesuffix(".")
+    return len(name) <= _LONGEST_NAME and all(
+        0 < len(label) <= _LONGEST_LABEL
+        and _LDH.issuperset(label)
+        and "-" not in {label[0], label[-1]}
+        for label in name.split(".")
+    )
 
 
 def _alpn(extension: _Reader | None) -> tuple[bytes, ...]:

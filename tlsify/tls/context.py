@@ -13,7 +13,7 @@ from tlsify.config import ClientConfig, KeyPair, Lookup, ServerConfig, TrustAnch
 from tlsify.credentials import as_file, malformed
 from tlsify.errors import ConfigError
 from tlsify.tls.certificates import load
-from tlsify.tls.unbound import hear_alerts, set_groups, share_trust
+from tlsify.tls.unbound import hear, set_groups, share_trust
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -52,6 +52,9 @@ class Observer(Protocol):
     def on_alert(self, *, sent: bool, description: int) -> None:
         """Take an alert that was read or written."""
 
+    def on_message(self) -> None:
+        """Take note that OpenSSL is through with its handshake, or with a message after that."""
+
     def on_certificate(
         self, certificate: crypto.X509, error: int, depth: int, *, valid: bool
     ) -> bool:
@@ -66,11 +69,13 @@ def _key_log(connection: SSL.Connection, line: bytes) -> None:
     observer.on_key_log(line)
 
 
-def _alert(connection: SSL.Connection, where: int, value: int) -> None:
+def _hear(connection: SSL.Connection, where: int, value: int) -> None:
+    observer: Observer = connection.get_app_data()
     if where & SSL.SSL_CB_ALERT:
-        observer: Observer = connection.get_app_data()
         sent = bool(where & SSL.SSL_CB_WRITE)
         observer.on_alert(sent=sent, description=value & 0xFF)
+    elif where & SSL.SSL_CB_EXIT and value == 1:
+        observer.on_message()
 
 
 def _verify(
@@ -99,7 +104,7 @@ def _new_context(
     context.set_mode(SSL.MODE_RELEASE_BUFFERS)
     context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
     context.set_keylog_callback(_key_log)
-    hear_alerts(context, _alert)
+    hear(context, _hear)
     _use_groups(context, config.groups)
     return context
 

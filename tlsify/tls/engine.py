@@ -27,7 +27,8 @@ from tlsify.tls.client_hello import ClientHello, HelloCollector
 from tlsify.tls.connections import Connections
 from tlsify.tls.explain import handshake_failure, peer_alert
 from tlsify.tls.judge import Judge
-from tlsify.tls.record import HEADER_LENGTH, encode_plain_alert, split_records
+from tlsify.tls.ration import Allowance
+from tlsify.tls.record import HEADER_LENGTH, NO_RECORD, encode_plain_alert, split_records
 from tlsify.tls.unbound import drain, dump_session, load_session, session_reused
 
 if TYPE_CHECKING:
@@ -80,10 +81,11 @@ class Engine:
         self._connection: SSL.Connection | None = None
         self._hello: ClientHello | None = None
         self._collector = HelloCollector()
-        self._first_flight: list[bytes] = []
+        self._first_flight = bytearray()
         self._output = bytearray()
         self._wants_keys = keys
         self._begun = False  # whether the peer has sent a record
+        self._allowance = Allowance()
         self._tickets: list[bytes] = []
         self._secrets: dict[bytes, bytearray] = {}
         self._last_flight = b""
@@ -128,12 +130,15 @@ class Engine:
             raise TlsifyError(msg)
         self._begun = True
         try:
+            self._allowance.take(len(record))
             if self._connection is None:
                 self._feed_hello(record)
             else:
                 self._feed_engine(self._connection, record)
         except HandshakeError as exc:
-            if self._connection is None and exc.alert is not None:
+            if self._allowance.left < 0:
+                self.refuse(exc, NO_RECORD)
+            elif self._connection is None and exc.alert is not None:
                 self._output += encode_plain_alert(exc.alert)
             raise
 
@@ -145,14 +150,13 @@ class Engine:
                 f"record of type {record[0]} instead of a ClientHello",
                 alert=AlertDescription.unexpected_message,
             )
-        self._first_flight.append(record)
+        self._first_flight += record
         self._hello = self._collector.feed(record[HEADER_LENGTH:])
         if self._hello is not None:
             self._check_alpn(self._hello.alpn)
             connection = self._connect(self._hello.server_name)
             connection.set_accept_state()
-            for held in self._first_flight:
-                self._feed_engine(connection, held)
+            self._feed_engine(connection, bytes(self._first_flight))
             self._first_flight.clear()
 
     def _feed_engine(self, connection: SSL.Connection, record: bytes) -> None:
@@ -186,7 +190,7 @@ class Engine:
         if established:
             self._negotiated = self._conclude(connection, tickets)
 
-    def refuse(self, error: PeerMisbehaved, received: bytes) -> None:
+    def refuse(self, error: HandshakeError, received: bytes) -> None:
         """Answer bytes that are no record: ``output()`` then holds the alert, if one is due.
 
         Args:
@@ -275,6 +279,9 @@ class Engine:
         """Remember the last alert: a warning may come before the one that ends the handshake."""
         self._alert_sent = AlertDescription.known(description) if sent else None
         self._alert_received = None if sent else description
+
+    def on_message(self) -> None:
+        """Ignore it: that the handshake is finished is seen otherwise."""
 
     def on_certificate(
         self, certificate: crypto.X509, error: int, depth: int, *, valid: bool

@@ -142,6 +142,9 @@ class Harvest:
     def on_alert(self, *, sent: bool, description: int) -> None:
         """Ignore what is not sent."""
 
+    def on_message(self) -> None:
+        """Ignore it."""
+
 
 def _outcome(engine: Engine) -> Negotiated:
     outcome = engine.result()

@@ -9,7 +9,8 @@ from tlsify.codepoints import CipherSuite, ProtocolVersion
 from tlsify.errors import ConfigError
 from tlsify.tls.messages import HANDSHAKE_HEADER_LENGTH, MAX_TICKET_MESSAGE
 from tlsify.tls.negotiated import Negotiated
-from tlsify.tls.session import CONTROL_RECORD_BUDGET, Session
+from tlsify.tls.ration import MOST, Ration
+from tlsify.tls.session import Session
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,7 +41,7 @@ def export_secrets(negotiated: Negotiated, session: Session) -> bytearray:
             _MAGIC,
             session.suite.value.number,
             flags,
-            session.budget,
+            max(int(session.ration.left), 0),
             negotiated.max_fragment_length or 0,
         )
     )
@@ -77,7 +78,7 @@ def restore(state: bytes | bytearray, *, can_rekey: bool) -> tuple[Negotiated, S
 
 
 def _restore(state: bytes | bytearray, *, can_rekey: bool) -> tuple[Negotiated, Session]:
-    magic, number, flags, budget, fragment = _FIXED.unpack_from(state)
+    magic, number, flags, left, fragment = _FIXED.unpack_from(state)
     if magic != _MAGIC:
         raise ValueError(magic)
     suite = CipherSuite.from_number(number)
@@ -93,7 +94,7 @@ def _restore(state: bytes | bytearray, *, can_rekey: bool) -> tuple[Negotiated, 
         can_rekey=can_rekey and has_secrets,
         tx_secret=tx_secret,
         rx_secret=rx_secret,
-        budget=min(budget, CONTROL_RECORD_BUDGET),
+        ration=Ration(min(left, MOST)),
         unfinished=unfinished,
         peer_closed=bool(flags & _PEER_CLOSED),
         close_notify_sent=bool(flags & _CLOSE_NOTIFY_SENT),

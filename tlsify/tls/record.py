@@ -11,6 +11,9 @@ HEADER_LENGTH = 5
 MAX_PLAINTEXT = 2**14
 # RFC 5246 6.2.3 allows 2048 bytes of expansion, RFC 8446 5.2 only 256; the engine knows which.
 MAX_CIPHERTEXT = MAX_PLAINTEXT + 2048
+# What OpenSSL takes for no record, and for a bad one where it has the beginning of a record: it
+# answers with the alert that is due.
+NO_RECORD = b"\xff" * (HEADER_LENGTH + MAX_CIPHERTEXT)
 _LEGACY_VERSION = 0x0303
 _MAJOR_VERSION = 3
 _CONTENT_TYPES = frozenset(map(int, ContentType))  # hashing members takes Python code

@@ -7,18 +7,11 @@ import hmac
 import itertools
 from typing import TYPE_CHECKING, NamedTuple
 
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
-
 from tlsify.keys import IV_LENGTH, TrafficKeys
 
 if TYPE_CHECKING:
     from tlsify.codepoints import CipherSuite
 
-_HASHES: dict[str, hashes.HashAlgorithm] = {
-    "sha256": hashes.SHA256(),
-    "sha384": hashes.SHA384(),
-}
 _SALT_LENGTH = 4
 EXPLICIT_NONCE_LENGTH = 8
 
@@ -26,20 +19,21 @@ EXPLICIT_NONCE_LENGTH = 8
 def expand_label(secret: bytes, label: bytes, length: int, hash_name: str) -> bytes:
     """HKDF-Expand-Label with an empty context (RFC 8446 7.1).
 
+    One block of HKDF-Expand (RFC 5869 2.3) is as much as anything here is long.
+
     Args:
         secret: as long as the hash's output.
         label: without the "tls13 " prefix.
-        length: bytes wanted.
+        length: bytes wanted, no more than the hash's output has.
         hash_name: "sha256" or "sha384".
     """
-    info = _info(label, length)
-    return HKDFExpand(algorithm=_HASHES[hash_name], length=length, info=info).derive(secret)
+    return hmac.digest(secret, _info(label, length), hash_name)[:length]
 
 
 @functools.cache
 def _info(label: bytes, length: int) -> bytes:
     full = b"tls13 " + label
-    return length.to_bytes(2, "big") + bytes([len(full)]) + full + b"\0"
+    return length.to_bytes(2, "big") + bytes([len(full)]) + full + b"\0" + b"\1"
 
 
 def traffic_keys(suite: CipherSuite, secret: bytes, seq: int = 0) -> TrafficKeys:

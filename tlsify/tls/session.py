@@ -29,16 +29,13 @@ from tlsify.tls.messages import (
     encode_alert,
     encode_handshake,
 )
+from tlsify.tls.ration import Ration, exceeded
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 # A peer that fails in the midst of a message says so there. OpenSSL takes that as it is meant, too.
 _INSIDE_A_MESSAGE = {ContentType.handshake, ContentType.alert}
-# How many control records a connection may have for nothing, and how many records of any kind it
-# takes to earn one more: two tickets are usual, and a key is good for 2**24 records.
-CONTROL_RECORD_BUDGET = 512
-RECORDS_PER_CONTROL_RECORD = 4
 # How many bytes the body of a message may have: what cannot be long need not be kept for.
 _USUAL_LIMIT = 2**14
 _LIMITS: dict[int, int] = {
@@ -123,7 +120,7 @@ class Session:
         can_rekey: whether this kernel can replace a key; never true of TLS 1.2.
         tx_secret: TLS 1.3 traffic secret of the current sending key; empty where no key follows.
         rx_secret: likewise of the receiving key.
-        budget: control records that may still come before more data has.
+        ration: control records that may still come before more data has.
         unfinished: the beginning of a handshake message that spans records.
         peer_closed: whether close_notify has come; an end of stream before it is truncation.
         close_notify_sent: whether our direction has ended too, be it in order or not.
@@ -138,7 +135,7 @@ class Session:
     can_rekey: bool = False
     tx_secret: bytearray = field(default_factory=bytearray, repr=False)
     rx_secret: bytearray = field(default_factory=bytearray, repr=False)
-    budget: int = CONTROL_RECORD_BUDGET
+    ration: Ration = field(default_factory=Ration)
     unfinished: bytearray = field(default_factory=bytearray, repr=False)
     peer_closed: bool = False
     close_notify_sent: bool = False
@@ -146,7 +143,6 @@ class Session:
     updates_sent: int = 0
     updates_received: int = 0
     failure: HandshakeError | None = None
-    _counted: int = field(default=0, init=False, repr=False)
 
     @property
     def version(self) -> ProtocolVersion:
@@ -179,17 +175,6 @@ class Session:
         else:
             self.rx_secret[:] = generation.secret
             self.updates_received += 1
-            self._counted = 0
-
-    def count(self, received: int) -> None:
-        """Grant more control records for what has come.
-
-        Args:
-            received: number of records received under the current key, of any kind.
-        """
-        earned = max(0, received - self._counted) // RECORDS_PER_CONTROL_RECORD
-        self._counted += earned * RECORDS_PER_CONTROL_RECORD
-        self.budget += earned
 
     def receive(self, content_type: int, payload: bytes) -> list[Action]:
         """Take one control record.
@@ -203,7 +188,7 @@ class Session:
         """
         actions: list[Action] = []
         try:
-            self._spend_budget()
+            self._spend()
             if self.unfinished and content_type not in _INSIDE_A_MESSAGE:
                 raise _unexpected("record inside a fragmented handshake message")  # RFC 8446 5.1
             rows = TRANSITIONS[self.version]
@@ -213,13 +198,9 @@ class Session:
             actions.append(Fail(error))
         return actions
 
-    def _spend_budget(self) -> None:
-        self.budget -= 1
-        if self.budget < 0:
-            raise PeerMisbehaved(
-                "too many control records for the data between them",
-                alert=AlertDescription.unexpected_message,
-            )
+    def _spend(self) -> None:
+        if not self.ration.spend():
+            raise exceeded()
 
     # -- one method for each row of TRANSITIONS
 
@@ -267,7 +248,7 @@ class Session:
             if message is None:
                 return
             if not first:  # a record of 4096 HelloRequests is not one request
-                self._spend_budget()
+                self._spend()
             first = False
             handler(self, message, actions)
 
@@ -287,6 +268,7 @@ class Session:
             )
         actions.append(InstallKeys(Direction.RX))
         if request is KeyUpdateRequest.update_requested:
+            self._spend()  # it is answered
             self.update_due = True
             actions.append(UpdateKeys(KeyUpdateRequest.update_not_requested))
 

@@ -9,11 +9,14 @@ from OpenSSL import SSL
 from tlsify.codepoints import AlertDescription
 from tlsify.tls.explain import library_failure, peer_alert
 from tlsify.tls.harvest import SessionWatch
-from tlsify.tls.record import MAX_CIPHERTEXT
+from tlsify.tls.ration import Ration, exceeded
+from tlsify.tls.record import MAX_CIPHERTEXT, NO_RECORD
 from tlsify.tls.room import records_waiting, write_whole
 from tlsify.tls.unbound import drain
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tlsify.errors import HandshakeError, PeerAlert, PeerMisbehaved
     from tlsify.tls.engine import Engine
     from tlsify.tls.negotiated import Resumable
@@ -32,8 +35,12 @@ class Tunnel:
         is_client: the role.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, clock: Callable[[], float] = float) -> None:
         """Take over a finished engine, whose held-back tickets are due now.
+
+        Args:
+            engine: its handshake is finished.
+            clock: monotonic, in seconds; without one a peer earns no control records by time.
 
         Raises:
             TlsifyError: its handshake is not finished.
@@ -53,6 +60,10 @@ class Tunnel:
         # and close_notify wait for the rest of it.
         self._held = bytearray()
         self._closing = False
+        self._clock = clock
+        self._received = 0
+        self._ration = Ration()
+        self._is_flooded = False
 
     @property
     def peer_closed(self) -> bool:
@@ -150,7 +161,7 @@ class Tunnel:
         for start in range(0, len(records), _PIECE):
             if self._failure is not None or self._peer_closed:
                 break
-            self._connection.bio_write(records[start : start + _PIECE])
+            self._received += self._connection.bio_write(records[start : start + _PIECE])
             size = self._open(room, size)
         if self._held or self._closing:
             self._resume()
@@ -160,7 +171,11 @@ class Tunnel:
         """Have OpenSSL open all it has; gives where the plaintext in the room ends then."""
         try:
             while opened := room.read_plaintext(self._connection, size):
+                if self._is_flooded:  # what comes behind is nobody's any more
+                    break
                 size += opened
+            if self._is_flooded:
+                self._refuse_flood(room, size)
         except SSL.ZeroReturnError:
             self._peer_closed = True
         except SSL.Error as exc:
@@ -170,6 +185,15 @@ class Tunnel:
             else:
                 self._fail(exc)
         return size
+
+    def _refuse_flood(self, room: Room, size: int) -> None:
+        """Have OpenSSL say the alert that is due: it finds fault with what we add."""
+        self._connection.bio_write(NO_RECORD)
+        try:
+            room.read_plaintext(self._connection, size)
+        except SSL.Error as exc:
+            self._fail(exc)
+        self._failure = exceeded(self._alert_sent)
 
     def take_sessions(self) -> list[Resumable]:
         """Give what later connections may resume with and was not given before.
@@ -212,6 +236,11 @@ class Tunnel:
             self._alert_received = None  # a warning at most, or there were nothing to answer
         else:
             self._alert_received = description
+
+    def on_message(self) -> None:
+        """Count a ticket or a KeyUpdate: there are to be few of them for the data between them."""
+        self._ration.earn(self._received, self._clock())
+        self._is_flooded |= not self._ration.spend()
 
     def _explain(self, exc: SSL.Error) -> PeerAlert | PeerMisbehaved:
         if self._alert_received is not None:

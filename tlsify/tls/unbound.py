@@ -43,8 +43,8 @@ def _drain_in_public(connection: SSL.Connection) -> bytes:
         return output
 
 
-def hear_alerts(context: SSL.Context, told: Callable[[SSL.Connection, int, int], None]) -> None:
-    """Have OpenSSL tell of a Context's connections each alert that was read or written.
+def hear(context: SSL.Context, told: Callable[[SSL.Connection, int, int], None]) -> None:
+    """Have OpenSSL tell of a Context's connections each alert, and where it stops at a message.
 
     It tells of every step of a handshake; the public ``Context.set_info_callback`` finds out whose
     it is before anybody can say that it does not matter.
@@ -59,7 +59,7 @@ def hear_alerts(context: SSL.Context, told: Callable[[SSL.Connection, int, int],
         return
 
     def tell(ssl: object, where: int, value: int) -> None:
-        if where & SSL.SSL_CB_ALERT:
+        if where & (SSL.SSL_CB_ALERT | SSL.SSL_CB_EXIT):
             told(connections[ssl], where, value)
 
     held = _ffi.callback("void (*)(const SSL *, int, int)", tell)

@@ -1,0 +1,109 @@
+"""Want: one call of tlsify's finds that there is no thread, descriptor or memory to be had."""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+import select
+import socket
+import sys
+import threading
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import FrameType
+
+
+class _Source(NamedTuple):
+    """Where something comes from.
+
+    Attributes:
+        owner: has the function.
+        name: the function's.
+        error: what it raises where there is none.
+        takes: whether a call, by its arguments, takes some at all.
+    """
+
+    owner: Any
+    name: str
+    error: Exception
+    takes: Callable[..., bool] = lambda *_, **__: True
+
+
+def _is_new(_: object, *arguments: Any, **named: Any) -> bool:
+    """Tell whether a socket is opened, rather than made of a descriptor that is there."""
+    return named.get("fileno") is None and len(arguments) < 4
+
+
+_NO_DESCRIPTOR = OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+_NO_MEMORY = OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+_STARTS = ("_start_joinable_thread", "_start_new_thread")  # Python 3.13's, and those before
+_SOURCES = {
+    "thread": _Source(
+        threading,
+        next(name for name in _STARTS if hasattr(threading, name)),
+        RuntimeError("can't start new thread"),
+    ),
+    "dup": _Source(os, "dup", _NO_DESCRIPTOR),
+    "socketpair": _Source(socket, "socketpair", _NO_DESCRIPTOR),
+    "socket": _Source(socket.socket, "__init__", _NO_DESCRIPTOR, _is_new),
+    "accept": _Source(socket.socket, "accept", _NO_DESCRIPTOR),
+    "epoll": _Source(select, "epoll", _NO_DESCRIPTOR),
+    "eventfd": _Source(os, "eventfd", _NO_DESCRIPTOR),
+    "mmap": _Source(mmap, "mmap", _NO_MEMORY),
+}
+KINDS = tuple(_SOURCES)
+
+
+class Want:
+    """Has the nth call fail that tlsify makes, in any thread, for as long as the block lasts.
+
+    Attributes:
+        has_failed: whether there was an nth one.
+    """
+
+    def __init__(self, kind: str, nth: int) -> None:
+        """Prepare.
+
+        Args:
+            kind: of what there is none, one of `KINDS`.
+            nth: from 1; 0 for every call.
+        """
+        self.has_failed = False
+        self._source = _SOURCES[kind]
+        self._nth = nth
+        self._calls = 0
+        self._patch = pytest.MonkeyPatch()
+
+    def __enter__(self) -> Self:
+        """Begin to count."""
+        real = getattr(self._source.owner, self._source.name)
+
+        def attempt(*arguments: Any, **named: Any) -> Any:
+            if self._source.takes(*arguments, **named) and _is_tlsifys():
+                self._calls += 1
+                if self._nth in {0, self._calls}:
+                    self.has_failed = True
+                    raise self._source.error
+            return real(*arguments, **named)
+
+        self._patch.setattr(self._source.owner, self._source.name, attempt)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """There is enough of everything."""
+        self._patch.undo()
+
+
+def _is_tlsifys() -> bool:
+    """Tell whether a call is made by tlsify, or by what it calls, rather than by a test."""
+    frame: FrameType | None = sys._getframe(2)
+    while frame is not None:
+        if frame.f_globals.get("__name__", "").partition(".")[0] == "tlsify":
+            return True
+        frame = frame.f_back
+    return False

@@ -1,0 +1,36 @@
+"""How a handshake that has failed is counted: by what is to blame."""
+
+from __future__ import annotations
+
+from tlsify.counters import Event
+from tlsify.errors import (
+    SHORTAGES,
+    ConfigError,
+    DeadlineExceeded,
+    HandshakeError,
+    IdentityError,
+    KtlsError,
+    PeerAlert,
+    ResourceError,
+    Truncated,
+)
+
+# What a handshake may end with; anything else is a bug.
+FAILURES = (HandshakeError, DeadlineExceeded, KtlsError, ConfigError, ResourceError, OSError)
+_KINDS: tuple[tuple[type[Exception], Event], ...] = (
+    (DeadlineExceeded, Event.HANDSHAKE_TOO_SLOW),
+    (PeerAlert, Event.HANDSHAKE_PEER_ALERT),
+    (IdentityError, Event.HANDSHAKE_IDENTITY),
+    (Truncated, Event.HANDSHAKE_TRUNCATED),
+    (HandshakeError, Event.HANDSHAKE_MISBEHAVED),
+    (KtlsError, Event.HANDSHAKE_KTLS),
+    (ResourceError, Event.HANDSHAKE_RESOURCES),
+    (Exception, Event.HANDSHAKE_BROKEN),
+)
+
+
+def outcome(error: Exception) -> Event:
+    """Tell as what to count it."""
+    if isinstance(error, OSError) and error.errno in SHORTAGES:
+        return Event.HANDSHAKE_RESOURCES
+    return next(event for kind, event in _KINDS if isinstance(error, kind))

@@ -1,0 +1,344 @@
+"""The door of `listen`: accept, and fork for each connection, as many as have places."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import logging
+import math
+import os
+import resource
+import select
+import signal
+import time
+from functools import partial
+from typing import TYPE_CHECKING, NoReturn
+
+from tlsify import listening
+from tlsify.aio.half_open import origin
+from tlsify.cli import guarded
+from tlsify.cli.places import Newcomer, Place, Places
+from tlsify.errors import ExitCode, TlsifyError, errno_name
+from tlsify.forked import STOP_SIGNALS, ended
+from tlsify.process import StopRequests, await_threads, fork
+from tlsify.service_manager import ServiceManager, notify, watchdog_period
+from tlsify.signal_pipe import SignalPipe
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable, Sequence
+
+_log = logging.getLogger("tlsify")
+
+_SIGNALS = (*STOP_SIGNALS, signal.SIGHUP, signal.SIGCHLD)
+# How long to wait, in seconds, where accepting or forking fails.
+_PAUSE = 1.0
+# Descriptors that are needed besides those of places: one for each.
+_OWN_DESCRIPTORS = 64
+# Seconds between two warnings that places are short.
+_WARNING_INTERVAL = 60.0
+
+
+class Door:
+    """Accepts, and forks for each connection.
+
+    One process does it for all, so that limits are exact and nothing is shared; whatever takes
+    time is done by the forked ones. Each of these, and the keeper that it forks, holds the other
+    end of a pipe: a byte there says that the handshake is done, and its end that both are gone, or
+    one has become the program.
+    """
+
+    def __init__(
+        self,
+        listeners: Sequence[socket.socket],
+        serve: Callable[[socket.socket, int], int],
+        reload: Callable[[], None],
+        limit: int,
+        per_address: int | None,
+    ) -> None:
+        """Prepare.
+
+        Args:
+            listeners: they belong to the door from here on.
+            serve: called in a process of its own with a connection, and with the descriptor to say
+                on that its handshake is done; gives the exit status.
+            reload: called on SIGHUP; raises a TlsifyError if all is to stay as it was.
+            limit: how many connections there may be at once, their keepers included.
+            per_address: how many of them from one IPv4 address or IPv6 /64; None for any number.
+        """
+        self._listeners = list(listeners)
+        self._serve = serve
+        self._reload = reload
+        self._descriptors = _Descriptors()
+        self._places = Places(self._descriptors.suffice_for(limit))
+        self._per_address = per_address
+        self._by_pid: dict[int, Place] = {}
+        self._by_lifeline: dict[int, Place] = {}
+        self._waiting: list[Newcomer] = []
+        self._stopping = self._leaving = False
+        self._requests = StopRequests()
+        self._resume_at: float | None = None
+        self._pipe = SignalPipe()
+        self._poller = select.epoll()
+        self._polled: set[int] = set()
+        self._manager = ServiceManager(notify, watchdog_period())
+        self._shortage = _Shortage()
+
+    # -- the loop
+
+    def run(self) -> None:
+        """Serve until SIGTERM or SIGINT, and then until the last connection has ended."""
+        gc.freeze()  # what is here by now stays: forked processes need not copy its pages
+        self._pipe.catch(_SIGNALS)
+        self._poller.register(self._pipe.reader, select.EPOLLIN)
+        for sock in self._listeners:
+            sock.setblocking(False)  # noqa: FBT003 - socket's own signature
+        for sock in self._listeners:
+            print(f"tlsify: listening on {listening.spell(sock)}", flush=True)
+        self._manager.ready()
+        while not self._stopping or (self._places and not self._leaving):
+            for number in self._wait():
+                if number == self._pipe.reader:
+                    self._heed(self._pipe.read())
+                elif (place := self._by_lifeline.get(number)) is not None:
+                    self._hear(place)
+                else:
+                    self._accept(number)
+            self._look_after(time.monotonic())
+        self._poller.close()
+        self._pipe.close(STOP_SIGNALS)
+
+    def _wait(self) -> list[int]:
+        """Wait for something; gives the descriptors, that of signals first."""
+        now = time.monotonic()
+        wanted = self._resume_at is None and self._places.admits(len(self._waiting))
+        for sock in self._listeners:
+            self._poll(sock.fileno(), wanted=wanted)
+        due = [self._manager.due]
+        if self._resume_at is not None:
+            due.append(self._resume_at)
+        elif self._waiting and (moment := self._places.due(now)) is not None:
+            due.append(moment)
+        wait = min(due) - now
+        events = self._poller.poll(None if math.isinf(wait) else max(wait, 0) + 0.001)
+        return sorted((number for number, _ in events), key=lambda it: it != self._pipe.reader)
+
+    def _poll(self, number: int, *, wanted: bool) -> None:
+        """Have the poller look at a listening socket, or not."""
+        if wanted and number not in self._polled:
+            self._poller.register(number, select.EPOLLIN)
+            self._polled.add(number)
+        elif not wanted and number in self._polled:
+            self._poller.unregister(number)
+            self._polled.discard(number)
+
+    def _look_after(self, now: float) -> None:
+        """Do what is due."""
+        if self._resume_at is not None and now >= self._resume_at:
+            self._resume_at = None
+        if not self._stopping:
+            self._make_room(now)
+        self._manager.feed(now)
+
+    def _heed(self, numbers: bytes) -> None:
+        if signal.SIGCHLD in numbers:
+            for pid, code in ended():
+                self._bury(pid, code)
+        if STOP_SIGNALS.intersection(numbers):
+            self._leaving = self._requests.insist()  # those that run go on without us
+            self._stop()
+        elif signal.SIGHUP in numbers and not self._stopping:
+            self._manager.reloading()
+            try:
+                self._reload()
+                _log.info("certificate and key were read anew")
+                self._manager.ready("reloaded")
+            except TlsifyError as exc:
+                _log.error("they stay as they were: %s", exc)
+                self._manager.ready(f"not reloaded: {exc}")
+
+    def _stop(self) -> None:
+        if self._stopping:
+            return
+        self._stopping = True
+        self._manager.stopping()
+        for sock in self._listeners:
+            self._poll(sock.fileno(), wanted=False)
+            sock.close()
+        self._listeners.clear()
+        while self._waiting:  # as those who wait in the listening socket
+            self._waiting.pop().sock.close()
+
+    # -- newcomers
+
+    def _accept(self, number: int) -> None:
+        listener = next((each for each in self._listeners if each.fileno() == number), None)
+        if listener is None:  # the signal was to stop
+            return
+        try:
+            sock, name = listener.accept()
+        except BlockingIOError:
+            return  # somebody thought better of it
+        except OSError as exc:
+            # One that was cut is none of ours; where we lack something, it may be had later.
+            if not isinstance(exc, ConnectionError):
+                self._pause("accept", exc)
+            return
+        address = str(name[0]) if isinstance(name, tuple) else "local"
+        newcomer = Newcomer(sock, origin(name), address)
+        if self._has_enough(newcomer.origin):
+            _log.warning("%s: closed: %d connections at once", address, self._per_address)
+            sock.close()
+            return
+        self._waiting.append(newcomer)
+
+    def _has_enough(self, where: bytes | None) -> bool:
+        waiting = sum(each.origin == where for each in self._waiting)
+        number = self._places.number_from(where) + waiting
+        return self._per_address is not None and number >= self._per_address
+
+    def _make_room(self, now: float) -> None:
+        """Give places to those who wait, and see that there will be others."""
+        for newcomer in self._places.order(self._waiting)[: self._places.free]:
+            if self._resume_at is not None or not self._fork(newcomer, now):
+                return
+            self._waiting.remove(newcomer)
+        for place in self._places.victims(self._waiting, now):
+            self._hear(place)
+            if self._places.is_opening(place):  # still
+                _log.info("%s: its handshake takes too long and makes room", place.address)
+                self._places.give_up(place)
+                if place.runs:
+                    os.kill(place.pid, signal.SIGTERM)  # and its keeper ends with it
+                self._shortage.note(now, handshakes=1)
+        while (refused := self._places.refused(self._waiting, now)) is not None:
+            _log.info("%s: closed: there are no places", refused.address)
+            self._waiting.remove(refused)
+            refused.sock.close()
+            self._shortage.note(now, newcomers=1)
+
+    def _pause(self, what: str, exc: OSError) -> None:
+        _log.warning("cannot %s: %s: %s", what, errno_name(exc.errno or 0), exc.strerror)
+        self._resume_at = time.monotonic() + _PAUSE
+
+    # -- places
+
+    def _fork(self, newcomer: Newcomer, now: float) -> bool:
+        """Have a process serve a newcomer; if there can be none now, tell so and wait."""
+        try:
+            lifeline, other_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError as exc:
+            self._pause("accept", exc)
+            return False
+        try:
+            pid = fork()
+        except OSError as exc:
+            os.close(lifeline)
+            os.close(other_end)
+            self._pause("fork", exc)
+            return False
+        if not pid:
+            self._be_child(newcomer, lifeline, other_end)
+        os.close(other_end)
+        newcomer.sock.close()
+        place = Place(pid, newcomer.origin, newcomer.address, now, lifeline)
+        self._by_pid[pid] = self._by_lifeline[lifeline] = place
+        self._poller.register(lifeline, select.EPOLLIN)
+        self._places.enter(place)
+        return True
+
+    def _be_child(self, newcomer: Newcomer, lifeline: int, other_end: int) -> NoReturn:
+        status: int = ExitCode.BUG
+        try:
+            self._poller.close()
+            self._pipe.drop()
+            for number in (lifeline, *self._by_lifeline):
+                os.close(number)
+            for sock in (*self._listeners, *(each.sock for each in self._waiting)):
+                if sock is not newcomer.sock:
+                    sock.close()
+            self._descriptors.restore()
+            newcomer.sock.setblocking(True)  # noqa: FBT003 - socket's own signature
+            serve = partial(self._serve, newcomer.sock, other_end)
+            status = guarded(serve, f"{newcomer.address}: ")
+            await_threads()
+        finally:
+            os._exit(status)
+
+    def _hear(self, place: Place) -> None:
+        """Read what a connection's processes say, or that they are gone."""
+        try:
+            said = os.read(place.lifeline, 16)
+        except BlockingIOError:
+            return
+        if said:
+            self._places.opened(place, time.monotonic())
+            return
+        self._poller.unregister(place.lifeline)
+        os.close(place.lifeline)
+        del self._by_lifeline[place.lifeline]
+        place.lifeline = -1
+        self._leave(place)
+
+    def _bury(self, pid: int, code: int) -> None:
+        place = self._by_pid.pop(pid, None)
+        if place is not None:
+            _log.debug("%s: process %d ended with status %d", place.address, pid, code)
+            place.runs = False
+            self._leave(place)
+
+    def _leave(self, place: Place) -> None:
+        """Free a place, if that was the last of what held it."""
+        if not place.runs and place.lifeline == -1:
+            self._places.leave(place)
+
+
+class _Shortage:
+    """Tells the log that places are short, once in a while."""
+
+    def __init__(self) -> None:
+        self._next = 0.0
+        self._handshakes = self._newcomers = 0
+
+    def note(self, now: float, *, handshakes: int = 0, newcomers: int = 0) -> None:
+        self._handshakes += handshakes
+        self._newcomers += newcomers
+        if now >= self._next:
+            _log.warning(
+                "places are short: %d handshakes took too long and made room, %d connections were "
+                "closed",
+                self._handshakes,
+                self._newcomers,
+            )
+            self._next = now + _WARNING_INTERVAL
+            self._handshakes = self._newcomers = 0
+
+
+class _Descriptors:
+    """The limit of descriptors: raised for the door where places need it, and not for programs."""
+
+    def __init__(self) -> None:
+        self._before = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self._is_raised = False
+
+    def suffice_for(self, limit: int) -> int:
+        """Raise it as far as so many places need it; gives how many of them there can be."""
+        soft, hard = self._before
+        needed = limit + _OWN_DESCRIPTORS
+        if soft == resource.RLIM_INFINITY or needed <= soft:
+            return limit
+        most = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+        self._is_raised = True
+        found = max(most - _OWN_DESCRIPTORS, 1)
+        if found < limit:
+            _log.warning(
+                "%d connections at once, and not %d: no more descriptors (ulimit -n)", found, limit
+            )
+        return found
+
+    def restore(self) -> None:
+        """Set it back: programs that call select(2) can do with 1024 descriptors only."""
+        if self._is_raised:
+            with contextlib.suppress(ValueError, OSError):  # somebody has lowered it meanwhile
+                resource.setrlimit(resource.RLIMIT_NOFILE, self._before)

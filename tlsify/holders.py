@@ -1,0 +1,109 @@
+"""Which processes hold a socket: each is looked into, and no user's for longer than it is worth."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_PROC = Path("/proc")
+# How many descriptors of a user's processes are looked at: for each of his sockets, and besides.
+_PER_SOCKET, _BESIDES = 4, 2**14
+_PER_PROCESS = 2  # descriptors that it takes as long as to find out whose it is
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """A process that holds a socket.
+
+    Attributes:
+        pid: as this process's /proc numbers it.
+        command: its name; whatever it chose.
+    """
+
+    pid: int
+    command: str
+
+
+def find_holders(owners: Mapping[int, int]) -> tuple[dict[int, list[Process]], set[int]]:
+    """Tell which processes hold some sockets; those that we may not look into hold none.
+
+    It reads every descriptor's link once, and nothing else: psutil's net_connections takes the
+    kernel's list of all sockets apart for each process's.
+
+    Args:
+        owners: whose each socket is, by inode.
+
+    Returns:
+        The processes, by inode; and the users whose processes hold more descriptors than are looked
+        at. Our own and root's are all looked at.
+    """
+    wanted = {f"socket:[{inode}]": inode for inode in owners}
+    found: dict[int, list[Process]] = {}
+    cut: set[int] = set()
+    if not wanted:
+        return found, cut
+    import psutil  # noqa: PLC0415 - most commands name no process
+
+    spent, sockets, unbounded = Counter[int](), Counter(owners.values()), {0, os.geteuid()}
+    for pid in psutil.pids():
+        with suppress(OSError, ValueError):  # it has ended, or is somebody else's
+            folder = os.open(_PROC / str(pid) / "fd", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                uid = _user(pid, folder)
+                left = _BESIDES + _PER_SOCKET * sockets[uid] - spent[uid]
+                held, count = _held(folder, wanted, None if uid in unbounded else max(left, 0))
+            finally:
+                os.close(folder)
+            spent[uid] += _PER_PROCESS + count
+            if uid not in unbounded and count >= left:
+                cut.add(uid)
+            if held:
+                process = Process(pid, command(pid))
+                for inode in held:
+                    found.setdefault(inode, []).append(process)
+    return found, cut
+
+
+def _user(pid: int, folder: int) -> int:
+    """Tell whose a process is: root's, by the looks of it, is also who lets nobody look into it.
+
+    Raises:
+        OSError: it has ended.
+        ValueError: the kernel does not say.
+    """
+    uid = os.fstat(folder).st_uid
+    if uid != 0:
+        return uid
+    _, _, rest = (_PROC / str(pid) / "status").read_bytes().partition(b"\nUid:")
+    return int(rest.split(None, 1)[0])
+
+
+def _held(folder: int, wanted: Mapping[str, int], most: int | None) -> tuple[set[int], int]:
+    """Look at descriptors; tells which of those that are wanted there are, and how many it saw."""
+    held, count = set(), 0
+    with os.scandir(folder) as numbers:
+        for entry in islice(numbers, most):
+            count += 1
+            with suppress(OSError):  # closed since
+                inode = wanted.get(os.readlink(entry.name, dir_fd=folder))
+                if inode is not None:
+                    held.add(inode)
+    return held, count
+
+
+def command(pid: int) -> str:
+    """Tell a process's name; empty if it has ended, or is of another PID namespace."""
+    import psutil  # noqa: PLC0415
+
+    try:
+        return psutil.Process(pid).name()
+    except (psutil.Error, ValueError):
+        return ""

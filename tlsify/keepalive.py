@@ -1,0 +1,39 @@
+"""Keepalive: have TCP notice a peer that has vanished, on each connection made or accepted."""
+
+from __future__ import annotations
+
+import socket
+
+# Of a peer that has said nothing for so many seconds TCP asks whether it is there, and once more
+# after so many others. As many questions without an answer are the end: ETIMEDOUT, in two minutes.
+IDLE, INTERVAL, COUNT = 60, 15, 4
+
+
+def keep_alive(sock: socket.socket) -> None:
+    """Have TCP ask a silent peer whether it is there, and end the connection if it is not.
+
+    It asks where nothing is under way. What is under way TCP sends again and again, for as long as
+    it tries (tcp(7) tcp_retries2), since what a send has accepted goes out when an outage ends.
+    TCP_USER_TIMEOUT would cut that short. It would end connections whose peers read slowly, too.
+
+    Args:
+        sock: any. One that has keepalive is somebody else's to set; one that is not TCP's, or has
+            ended, stays as it is.
+    """
+    try:
+        if sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE):
+            return
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, IDLE)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, INTERVAL)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, COUNT)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    except OSError:
+        return
+
+
+def is_networks(level: int, option: int) -> bool:
+    """Tell whether an option is one of the TCP connection, wherever that is."""
+    return level == socket.IPPROTO_TCP or (level, option) == (
+        socket.SOL_SOCKET,
+        socket.SO_KEEPALIVE,
+    )

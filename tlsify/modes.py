@@ -1,0 +1,86 @@
+"""Folders, files and sockets that are made: with the mode that is meant, whatever the umask."""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import socket
+    from pathlib import Path
+
+_PRIVATE, _PRIVATE_FOLDER, _PUBLIC = 0o600, 0o700, 0o644
+
+
+def make_private(folder: Path) -> None:
+    """Make a folder for its owner alone, and none above it; what is there is left as it is.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    try:
+        folder.mkdir(_PRIVATE_FOLDER)
+    except FileExistsError:
+        return
+    _correct(folder, _PRIVATE_FOLDER)
+
+
+def bind(sock: socket.socket, path: str, mode: int = _PRIVATE) -> None:
+    """Bind a socket to a path, where its owner alone can connect to it.
+
+    Args:
+        sock: of AF_UNIX.
+        path: where there is nothing yet.
+        mode: who else can connect has to have write permission.
+
+    Raises:
+        OSError: it cannot be bound.
+        ValueError: there can be no such path.
+    """
+    # The kernel takes this mode, less the umask, for the path's: nobody sees it with another.
+    os.fchmod(sock.fileno(), mode)
+    sock.bind(path)
+    _correct(path, mode)
+
+
+def own_alone(file: int) -> None:
+    """Have a file that has just been made be its owner's alone.
+
+    Args:
+        file: descriptor.
+    """
+    os.fchmod(file, _PRIVATE)
+
+
+def write_public(path: Path, content: bytes) -> None:
+    """Write a file that everybody may read, and its owner alone may write, if it is a new one.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
+    try:
+        number = os.open(path, flags | os.O_EXCL, _PUBLIC)
+        is_new = True
+    except FileExistsError:  # or a link that leads nowhere yet, or a terminal, or a pipe
+        number = os.open(path, flags | os.O_TRUNC, _PUBLIC)
+        is_new = False
+    with os.fdopen(number, "wb") as file:
+        if is_new:
+            os.fchmod(number, _PUBLIC)
+        file.write(content)
+
+
+def _correct(path: str | Path, mode: int) -> None:
+    """Give what has been made what the umask has taken away from its owner.
+
+    Where somebody else may rename what is there, this changes no more than what has this name, and
+    no link leads elsewhere.
+    """
+    number = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        if stat.S_IMODE(os.fstat(number).st_mode) & mode != mode:
+            os.chmod(f"/proc/self/fd/{number}", mode)  # noqa: PTH101 - of a descriptor
+    finally:
+        os.close(number)
