@@ -263,7 +263,8 @@ def test_root_looks_everywhere(everywhere: Path, monkeypatch: pytest.MonkeyPatch
         (everywhere / f"_USERS/{uid}/tlsify/roster", everywhere / f"_SHARED/tlsify-{uid}/roster")
         for uid in (7, 8, 100_000)
     ]
-    assert census._others() == [place for both in places for place in both]
+    system = everywhere / "_SYSTEM/roster"
+    assert census._others() == [system, *(place for both in places for place in both)]
     monkeypatch.setattr(os, "geteuid", lambda: 7)
     assert census._others() == []
 
@@ -302,6 +303,21 @@ def test_link_in_the_way(everywhere: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv(census.VARIABLE, str(everywhere / "_SHARED/tlsify-9/roster"))
     with census.opened(everywhere / "_SHARED/tlsify-9/roster"):
         pass  # whoever names it is to be trusted
+
+
+@only_root
+def test_user_of_a_service(everywhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Systemd makes the system's place for a service's user, by way of a link: root finds him."""
+    _shared_by(monkeypatch)
+    (everywhere / "_SYSTEM").rmdir()
+    (everywhere / "private/roster").mkdir(0o700, parents=True)
+    (everywhere / "_SYSTEM").symlink_to(everywhere / "private")
+    with _listener(everywhere / "private/roster/1-a"):
+        for path in (everywhere / "private/roster", everywhere / "private/roster/1-a"):
+            os.chown(path, 7, 7)
+        assert census.ask(0.01).silent == 1, "it was asked"
+        with census.opened(everywhere / "_SYSTEM/roster") as (_, owner):
+            assert owner == 7
 
 
 def test_closed_places(everywhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -82,11 +82,12 @@ def _others() -> list[Path]:
     uids = {owner for owner, number in _shared() if owner == number}
     with contextlib.suppress(OSError):
         uids |= {int(name) for name in os.listdir(_USERS) if name.isascii() and name.isdecimal()}  # noqa: PTH208 - names alone are wanted
-    return [
+    of_users = [
         place
         for uid in sorted(uids - {os.geteuid()})
         for place in (_USERS / f"{uid}/tlsify/roster", _SHARED / f"tlsify-{uid}/roster")
     ]
+    return [_SYSTEM / "roster", *of_users]  # the system's may be that of a service's user
 
 
 def _shared() -> Iterator[tuple[int, int]]:
@@ -127,8 +128,10 @@ def opened(folder: Path) -> Iterator[tuple[int, int]]:
         OSError: it is not there, or not to be trusted.
     """
     flags, folder = os.O_DIRECTORY | os.O_CLOEXEC, folder.absolute()
-    # Where somebody else has put a link in its place, nobody knows for how long opening waits.
-    above = os.open(folder.parent, flags | os.O_PATH | (0 if _is_named() else os.O_NOFOLLOW))
+    # Where somebody else has put a link in its place, nobody knows for how long opening waits. In
+    # the system's only root can: systemd makes one for a user that is there by need.
+    is_trusted = _is_named() or folder.parent == _SYSTEM
+    above = os.open(folder.parent, flags | os.O_PATH | (0 if is_trusted else os.O_NOFOLLOW))
     try:
         number = os.open(folder.name, flags | os.O_NOFOLLOW, dir_fd=above)
     finally:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import configparser
+import resource
 import shlex
 import subprocess
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from tests.cli.harness import run
+from tests.cli.harness import ENVIRONMENT, run
 from tests.interop.programs import require
+from tlsify import capacity, serving, workers
+from tlsify.duty import Duty
+from tlsify.selfsigned import make_key_pair
 
 UNITS = Path(__file__).parents[2] / "share/tlsify"
 PARTS = sorted(UNITS.glob("*@.*"))
@@ -34,14 +39,86 @@ def test_systemd_understands_the_unit(path: Path, tmp_path: Path) -> None:
     assert not about
 
 
-def test_the_service_runs_a_file(tmp_path: Path) -> None:
-    """ExecStart is the command as it stands, with the instance's file."""
+def _service() -> configparser.SectionProxy:
     unit = configparser.ConfigParser(strict=False, interpolation=None, delimiters=("=",))
     unit.optionxform = str  # type: ignore[assignment,method-assign]
     unit.read(UNITS / "tlsify@.service")
+    return unit["Service"]
+
+
+def _command(file: Path) -> tuple[str, list[str]]:
+    """Give the variable that ExecStart sets, and the command's words, for an instance's file."""
+    words = shlex.split(_service()["ExecStart"].replace("/etc/tlsify/%i.toml", str(file)))
+    assert words[0] == "/usr/bin/env"
+    assert words[2] == "tlsify"
+    return words[1], words[3:]
+
+
+def test_the_service_runs_a_file(tmp_path: Path) -> None:
+    """ExecStart is the command as it stands, with the instance's file."""
     file = tmp_path / "www.toml"
-    words = shlex.split(unit["Service"]["ExecStart"].replace("/etc/tlsify/%i.toml", str(file)))
-    assert words[:2] == ["/usr/bin/env", "tlsify"]
-    run(*words[2:]).failed(96, f"cannot read configuration {file}")
+    _, words = _command(file)
+    run(*words).failed(96, f"cannot read configuration {file}")
     file.write_text('verb = "serve"\noperands = ["/nowhere"]\n')
-    run(*words[2:]).failed(96, "cannot serve /nowhere")
+    run(*words).failed(96, "cannot serve /nowhere")
+
+
+def test_key_of_the_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The credential is the key of the documented configuration, which does not name it."""
+    service = _service()
+    credential, _, source = service["LoadCredential"].partition(":")
+    assert source == "/etc/tlsify/%i.key"
+    file = tmp_path / "www.toml"
+    variable, words = _command(file)
+    name, _, path = variable.replace("${CREDENTIALS_DIRECTORY}", str(tmp_path)).partition("=")
+    assert Path(path) == tmp_path / credential
+    page = (UNITS.parents[1] / "docs/operations.md").read_text()
+    text = page.partition("in `/etc/tlsify/www.toml`:")[2].partition("```toml\n")[2]
+    text = text.partition("```")[0]
+    assert "key" not in text
+    text = text.replace("/etc/tlsify", str(tmp_path)).replace("/srv/www", str(tmp_path))
+    file.write_text(text)
+    made = make_key_pair(["localhost"])
+    (tmp_path / "www.pem").write_bytes(made.certificate_pem())
+    key = made.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    Path(path).write_bytes(key)
+    monkeypatch.setitem(ENVIRONMENT, name, path)
+    assert run("check", *words).status == 0
+    Path(path).write_text(service["SetCredential"].partition(":")[2])
+    outcome = run("check", *words)
+    assert outcome.status == 96
+    assert "private key" in outcome.err + outcome.out.decode()
+
+
+def test_rights_of_the_service() -> None:
+    """It is not root, and may do no more than listen on any port."""
+    service = _service()
+    assert service["DynamicUser"] == "yes"
+    assert service["User"] != "root"
+    for name in ("AmbientCapabilities", "CapabilityBoundingSet"):
+        assert service[name] == "CAP_NET_BIND_SERVICE"
+    assert service["NoNewPrivileges"] == "yes"
+
+
+def test_signals_of_the_service() -> None:
+    """What it does is understood by systemd 247: Type=notify-reload came with 253."""
+    service = _service()
+    assert service["Type"] == "notify"
+    assert shlex.split(service["ExecReload"])[1:] == ["-HUP", "$MAINPID"]
+    assert float(service["WatchdogSec"]) > Duty().patience, "a worker that hangs is replaced first"
+    assert float(service["TimeoutStopSec"]) > 30 + workers._GRACE
+
+
+def test_tasks_of_the_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is a thread for each connection for which a worker has descriptors."""
+    service = _service()
+    hard = int(service["LimitNOFILE"])
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (hard, hard))
+    (connections,) = serving._descriptors(serving._PER_RELAYED, 1)
+    tasks = int(service["TasksMax"])
+    groups = [capacity.Bound(tasks, "TasksMax=")]
+    monkeypatch.setattr(capacity, "_of_groups", lambda _: groups)
+    for name in ("_of_user", "_of_kernel", "_of_memory"):
+        monkeypatch.setattr(capacity, name, lambda *_: [])
+    threads = capacity.threads(1, 1000)
+    assert connections.most <= threads.most < 1.2 * connections.most
