@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import trustme
 
 SIZE = 600_000
+_SLOW = 2**16  # bytes, after which the peer waits a moment
 _PRELUDE = f"""
 import os, signal, socket, sys, threading
 N = {SIZE}
@@ -67,6 +68,8 @@ class Peer:
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         authority.issue_cert("example.org").configure_cert(self._context)
         self._listener = socket.create_server(("127.0.0.1", 0))
+        # Loopback's segments are longer than the window below: TCP would wait before each.
+        self._listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 1400)
         self.port = self._listener.getsockname()[1]
 
     def close(self) -> None:
@@ -81,11 +84,14 @@ class Peer:
         with self._context.wrap_socket(
             sock, server_side=True, suppress_ragged_eofs=False
         ) as stream:
-            size, pause = 0, threading.Event()
+            size = paused_at = 0
+            pause = threading.Event()
             try:
                 while received := stream.recv(2**14):
                     size += len(received)
-                    pause.wait(0.002)
+                    if size >= paused_at + _SLOW:
+                        paused_at = size
+                        pause.wait(0.002)
             except ssl.SSLEOFError:
                 return Arrived(size, in_order=False)
             return Arrived(size, in_order=True)

@@ -7,7 +7,7 @@ import sys
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tlsify.errors import ConfigError
@@ -141,6 +141,7 @@ def test_invalid_identifier(spelled: str) -> None:
     assert "dns:NAME" in caught.value.hint
 
 
+@settings(max_examples=50)
 @given(st.sampled_from(IdKind), st.text(min_size=1).filter(lambda n: n == n.strip() and n))
 def test_identifier_spelled_and_parsed(kind: IdKind, name: str) -> None:
     """Parsing gives back what was spelled."""

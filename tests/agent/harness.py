@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import resource
+import select
 import shutil
 import signal
 import socket
@@ -12,7 +13,7 @@ import ssl
 import subprocess
 import sys
 import tempfile
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Self
 
@@ -164,7 +165,13 @@ class Agent:
 
     def kill(self) -> None:
         """Have it die without a word, all of it."""
-        self.signal(signal.SIGKILL)
+        with ExitStack() as stack:
+            ends = [os.pidfd_open(pid) for pid in self.pids()]
+            for end in ends:
+                stack.callback(os.close, end)
+            self.signal(signal.SIGKILL)
+            for end in ends:  # a worker may be the last that listens
+                assert select.select([end], [], [], PATIENCE)[0], "it lives on"
         self.process.wait(PATIENCE)
 
 
