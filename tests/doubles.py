@@ -15,6 +15,7 @@ import threading
 import time
 from collections import deque
 from contextlib import ExitStack, suppress
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 import pytest
@@ -36,6 +37,7 @@ from tlsify.tls.tunnel import ROOM_BEYOND
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from types import ModuleType
 
     from tlsify.codepoints import Aead
     from tlsify.config import KeyPair, TrustAnchors
@@ -230,6 +232,18 @@ def until(condition: Callable[[], object], timeout: float = 60) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it did not come true in time"
         select.select([], [], [], 0.0005)
+
+
+def own_clock(monkeypatch: pytest.MonkeyPatch, module: ModuleType) -> Callable[[float], None]:
+    """Give a module a monotonic clock of its own, which stands still; gives what has it go on."""
+    now = 1000.0
+
+    def go(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now))
+    return go
 
 
 def queued(sock: socket.socket) -> int:

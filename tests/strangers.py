@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tlsify import census, entries
+from tlsify.status import census, entries
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import IO
 
-    from tlsify.entries import Address, Entry
+    from tlsify.status.entries import Address, Entry
 
 UID = 1001
 only_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")

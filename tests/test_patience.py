@@ -5,12 +5,11 @@ from __future__ import annotations
 import contextlib
 import socket
 import struct
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
-from tests.doubles import Lab, reset, until
+from tests.doubles import Lab, own_clock, reset, until
 from tlsify import patience
 from tlsify.ktls import ulp
 from tlsify.patience import Patience, has_died, unacknowledged, unread
@@ -41,14 +40,7 @@ class _Window(NamedTuple):
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     """Have time go by; gives what has it go."""
-    now = 1000.0
-
-    def go(seconds: float) -> None:
-        nonlocal now
-        now += seconds
-
-    monkeypatch.setattr(patience, "time", SimpleNamespace(monotonic=lambda: now))
-    return go
+    return own_clock(monkeypatch, patience)
 
 
 @pytest.fixture(params=["tcp", pytest.param("ktls", marks=pytest.mark.ktls)])

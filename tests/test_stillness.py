@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.doubles import OFFLOADS, RELAY, Endpoint, RawPeer, recv_exactly, until, vanish
+from tests.doubles import OFFLOADS, RELAY, Endpoint, RawPeer, own_clock, recv_exactly, until, vanish
 from tlsify import stillness
 from tlsify.opening import connect
 from tlsify.receiver import _Carried
@@ -29,14 +29,7 @@ both = pytest.mark.parametrize("policy", OFFLOADS)
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     """Have time go by; gives what has it go."""
-    now = 1000.0
-
-    def go(seconds: float) -> None:
-        nonlocal now
-        now += seconds
-
-    monkeypatch.setattr(stillness, "time", SimpleNamespace(monotonic=lambda: now))
-    return go
+    return own_clock(monkeypatch, stillness)
 
 
 def settle(handed: Handoff) -> None:

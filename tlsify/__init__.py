@@ -39,8 +39,8 @@ if TYPE_CHECKING:
     from tlsify.handoff import Handoff, Offload, Reason
     from tlsify.ktls.probe import Capabilities, capabilities
     from tlsify.opening import accept, connect
-    from tlsify.process import protect_process
     from tlsify.stream import TLSSocket
+    from tlsify.system.process import protect_process
 
 _HOMES = {
     "codepoints": ("Aead", "AlertDescription", "CipherSuite", "ProtocolVersion"),

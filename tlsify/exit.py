@@ -6,7 +6,7 @@ import os
 import threading
 from typing import TYPE_CHECKING
 
-from tlsify import process
+from tlsify.system import process
 
 if TYPE_CHECKING:
     import socket

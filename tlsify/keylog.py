@@ -8,7 +8,7 @@ import stat
 from typing import TYPE_CHECKING
 
 from tlsify.errors import ConfigError
-from tlsify.modes import own_alone
+from tlsify.system.modes import own_alone
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -15,13 +15,13 @@ import weakref
 from typing import Protocol
 
 from tlsify import exit as interpreter
-from tlsify import process
 from tlsify.codepoints import ContentType
 from tlsify.counters import Event, count
 from tlsify.errors import TlsifyError
 from tlsify.exit import CarrierThread
 from tlsify.ktls import ulp
 from tlsify.patience import Patience, unacknowledged, unread
+from tlsify.system import process
 
 _log = logging.getLogger("tlsify")
 

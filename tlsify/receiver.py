@@ -15,9 +15,9 @@ from tlsify import fdpass
 from tlsify.config import ClosePolicy
 from tlsify.errors import AgentError, ConfigError, TlsifyError
 from tlsify.handoff import Handoff, Offload, Reason, adopt
-from tlsify.modes import bind
 from tlsify.passed import MAX_MESSAGE, Passed
 from tlsify.stream import TLSSocket
+from tlsify.system.modes import bind
 from tlsify.tls.explain import truncated
 
 if TYPE_CHECKING:

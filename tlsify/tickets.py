@@ -15,7 +15,7 @@ from dataclasses import astuple, dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from tlsify.errors import ConfigError
-from tlsify.modes import make_private, own_alone
+from tlsify.system.modes import make_private, own_alone
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

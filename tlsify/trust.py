@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from tlsify.config import Lookup, TrustAnchors
 from tlsify.credentials import unreadable
 from tlsify.errors import ConfigError
-from tlsify.process import has_foreign_rights
+from tlsify.system.process import has_foreign_rights
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 from tlsify.config import ANCHOR_SUFFIXES
 from tlsify.credentials import malformed, no_anchors, read_file, read_pem, unreadable
 from tlsify.errors import ConfigError
-from tlsify.modes import make_private, own_alone
-from tlsify.process import has_foreign_rights
+from tlsify.system.modes import make_private, own_alone
+from tlsify.system.process import has_foreign_rights
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

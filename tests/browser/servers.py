@@ -16,7 +16,7 @@ from typing import Any, Self
 from tests.browser.tunnel import Kind, Tunnel
 from tests.doubles import until
 from tests.interop.programs import free_port
-from tlsify.census import VARIABLE
+from tlsify.status.census import VARIABLE
 
 ROOT = Path(__file__).resolve().parents[2]
 # A guest may have to be booted first; seconds.

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from tlsify.codepoints import Aead, ProtocolVersion
-from tlsify.entries import Entry
 from tlsify.handoff import Reason
-from tlsify.holders import Process
 from tlsify.ktls.diag import Device, Traffic
-from tlsify.sockets import Connection, Survey, Unseen
+from tlsify.status.entries import Entry
+from tlsify.status.holders import Process
+from tlsify.status.sockets import Connection, Survey, Unseen
 
 BUSY = Connection(
     local=("192.0.2.1", 443),

@@ -15,7 +15,7 @@ import pytest
 from tests.cli.harness import ENVIRONMENT, LOOPBACK, PATIENCE, Server, finish, over_tls, start
 from tests.cli.test_listen import Listening
 from tlsify.ktls.probe import loopback_pair
-from tlsify.service_manager import VARIABLES
+from tlsify.system.service_manager import VARIABLES
 
 if TYPE_CHECKING:
     import ssl

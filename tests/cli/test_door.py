@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 # "e" ends it. All is echoed but the last two.
 PROGRAM = """
 import logging, os, select, signal, sys
-from tlsify import listening
+from tlsify.system import listening
 from tlsify.cli import door, places
-from tlsify.process import fork
+from tlsify.system.process import fork
 
 logging.basicConfig(format="%(message)s")
 door._PAUSE = 0.01
@@ -309,6 +309,33 @@ def failing(*words):
 class Failing(door.Door):
     def run(self):
         {what} = failing
+        super().run()
+door.Door = Failing
+"""
+    with Hall(2, settings) as hall:
+        hall.enter()
+        assert hall.end_with_clients().count("planted") == 3
+
+
+def test_nothing_to_be_had_to_wait_with() -> None:
+    """Likewise where the kernel has no memory for one more descriptor to be waited for."""
+    settings = """
+import stat
+class Poller:
+    def __init__(self, real):
+        self.real, self.left = real, 3
+    def __getattr__(self, name):
+        return getattr(self.real, name)
+    def register(self, number, events):
+        fifo = stat.S_ISFIFO(os.fstat(number).st_mode)
+        if fifo and number != door_made._pipe.reader and self.left:
+            self.left -= 1
+            raise OSError(12, "planted")
+        self.real.register(number, events)
+class Failing(door.Door):
+    def run(self):
+        global door_made
+        door_made, self._poller = self, Poller(self._poller)
         super().run()
 door.Door = Failing
 """

@@ -30,7 +30,7 @@ from tests.cli.harness import (
 )
 from tests.doubles import Endpoint
 from tlsify.errors import ExitCode
-from tlsify.process import THE_PROGRAMS, ignore
+from tlsify.system.process import THE_PROGRAMS, ignore
 
 if TYPE_CHECKING:
     import ssl

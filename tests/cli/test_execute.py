@@ -36,7 +36,7 @@ from tlsify.cli import execute
 from tlsify.codepoints import AlertDescription, ContentType
 from tlsify.config import KeyPair, ServerConfig
 from tlsify.ktls.probe import capabilities
-from tlsify.process import THE_PROGRAMS
+from tlsify.system.process import THE_PROGRAMS
 from tlsify.tls.messages import KeyUpdateRequest, encode_key_update
 
 if TYPE_CHECKING:

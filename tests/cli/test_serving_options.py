@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from tests.doubles import check_descriptors, descriptors
-from tlsify import listening
 from tlsify.aio.acceptor import Limits
 from tlsify.cli import GlobalOptions, server_options, serving_options
 from tlsify.config import KtlsMode
 from tlsify.errors import ConfigError, NetworkError
+from tlsify.system import listening
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tlsify.serving import Plan
+    from tlsify.serving.server import Plan
 
 
 def _parser(listen: str | None = "127.0.0.1:0") -> argparse.ArgumentParser:

@@ -23,16 +23,17 @@ import pytest
 from tests.cli.harness import COMMAND, ENVIRONMENT, finish, read_line, run, start
 from tests.cli.surveys import SEEN
 from tests.doubles import KERNEL, RELAY, Lab, until
+from tests.status.test_entries import ENTRY
 from tests.strangers import UID, only_root, saying, stranger
-from tests.test_entries import ENTRY
-from tlsify import __version__, census, roster, sockets
+from tlsify import __version__
 from tlsify.cli import GlobalOptions, status
 from tlsify.errors import ExitCode
+from tlsify.status import census, roster, sockets
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tlsify.sockets import Survey
+    from tlsify.status.sockets import Survey
 
 
 def _columns(line: str) -> list[str]:

@@ -26,10 +26,10 @@ from tests.cli.surveys import (
 from tlsify import __version__
 from tlsify.cli import status_figures
 from tlsify.handoff import Reason
-from tlsify.sockets import Unseen
+from tlsify.status.sockets import Unseen
 
 if TYPE_CHECKING:
-    from tlsify.sockets import Survey
+    from tlsify.status.sockets import Survey
 
 _KEYS = ["tlsify", "available", "sockets", "fallbacks", "devices", "counters", "unseen"]
 

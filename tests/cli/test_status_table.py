@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from tests.cli.surveys import BARE, BUSY, NOTHING, OFFLOADED, OWN, RELAYED, SEEN
 from tlsify.cli import status_table
 from tlsify.handoff import Reason
-from tlsify.holders import Process
-from tlsify.sockets import Survey, Unseen
+from tlsify.status.holders import Process
+from tlsify.status.sockets import Survey, Unseen
 
 _HEAD = [
     "PROCESS",

@@ -135,7 +135,7 @@ def _reasons_in_the_source() -> set[str]:
     """Collect the literals that stand where reasons are made."""
     found = set()
     for path in (PROJECT / "tlsify").rglob("*.py"):
-        has_tables = path.name in {"ulp.py", "status.py"}
+        has_tables = path.name in {"ulp.py", "host.py"}
         for node in ast.walk(ast.parse(path.read_text())):
             match node:
                 case ast.Call(func=ast.Name(id="_refusal" | "_refused"), args=words):

@@ -13,9 +13,10 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from tests.cli.harness import ENVIRONMENT, run
 from tests.interop.programs import require
-from tlsify import capacity, serving, workers
-from tlsify.duty import Duty
 from tlsify.selfsigned import make_key_pair
+from tlsify.serving import server, workers
+from tlsify.serving.duty import Duty
+from tlsify.system import capacity
 
 UNITS = Path(__file__).parents[2] / "share/tlsify"
 PARTS = sorted(UNITS.glob("*@.*"))
@@ -114,7 +115,7 @@ def test_tasks_of_the_service(monkeypatch: pytest.MonkeyPatch) -> None:
     service = _service()
     hard = int(service["LimitNOFILE"])
     monkeypatch.setattr(resource, "getrlimit", lambda _: (hard, hard))
-    (connections,) = serving._descriptors(serving._PER_RELAYED, 1)
+    (connections,) = server._descriptors(server._PER_RELAYED, 1)
     tasks = int(service["TasksMax"])
     groups = [capacity.Bound(tasks, "TasksMax=")]
     monkeypatch.setattr(capacity, "_of_groups", lambda _: groups)

@@ -20,9 +20,9 @@ from tests.interop.programs import TIMEOUT, require
 from tlsify.config import KtlsPolicy, ServerConfig, TrustAnchors
 from tlsify.credentials import parse_certificates, parse_crls
 from tlsify.errors import TlsifyError
-from tlsify.listening import listen
 from tlsify.opening import accept
 from tlsify.stream import TLSSocket
+from tlsify.system.listening import listen
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -11,7 +11,7 @@ import stat
 from typing import TYPE_CHECKING
 
 from tlsify.errors import ConfigError
-from tlsify.modes import bind, make_private
+from tlsify.system.modes import bind, make_private
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,13 +9,13 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self, TypeAlias
 
-from tlsify import roster
 from tlsify.aio.half_open import HalfOpen, Opening, origin
 from tlsify.aio.opening import hand_over
 from tlsify.aio.outcomes import FAILURES, outcome
 from tlsify.counters import Event, Gauge, change, count, handshake_took
 from tlsify.errors import TlsifyError, Truncated
 from tlsify.opening import drop_past_keys
+from tlsify.status import roster
 from tlsify.stream import TLSSocket
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 from tlsify import __version__
 from tlsify.cli import late, streams
 from tlsify.errors import ExitCode, TlsifyError, errno_name
-from tlsify.process import protect_process
+from tlsify.system.process import protect_process
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

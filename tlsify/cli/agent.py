@@ -6,23 +6,24 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tlsify import service_manager, workers
 from tlsify.agent.configs import Configs
 from tlsify.agent.place import Inherited, Listener
 from tlsify.agent.server import Worker
 from tlsify.cli import options as shared
 from tlsify.config import KtlsPolicy
-from tlsify.duty import Duty
 from tlsify.errors import ConfigError, ExitCode
 from tlsify.opening import drop_past_keys
-from tlsify.process import end_with, forgo_rights
-from tlsify.rehearsal import rehearse
+from tlsify.serving import workers
+from tlsify.serving.duty import Duty
+from tlsify.serving.rehearsal import rehearse
+from tlsify.system import service_manager
+from tlsify.system.process import end_with, forgo_rights
 
 if TYPE_CHECKING:
     import argparse
 
     from tlsify.cli import GlobalOptions
-    from tlsify.forked import Post
+    from tlsify.serving.forked import Post
 
 DESCRIPTION = "Do TLS handshakes for other processes of yours, which pass their connections here."
 _SESSIONS = 256

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 from tlsify import __version__
 from tlsify.cli import printable
 from tlsify.errors import ExitCode
-from tlsify.status import examine
+from tlsify.status.host import examine
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterable
 
     from tlsify.cli import GlobalOptions
-    from tlsify.status import Finding, Report
+    from tlsify.status.host import Finding, Report
 
 DESCRIPTION = (
     "Try kernel TLS on loopback connections, and explain what does not work. The exit status is "

@@ -13,7 +13,7 @@ from tlsify.config import KtlsMode
 from tlsify.eligibility import host_refusal
 from tlsify.errors import ConfigError, ExitCode
 from tlsify.key_pairs import amiss
-from tlsify.status import Finding
+from tlsify.status.host import Finding
 
 if TYPE_CHECKING:
     import argparse

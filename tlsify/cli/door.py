@@ -14,15 +14,15 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, NoReturn
 
-from tlsify import listening
 from tlsify.aio.half_open import origin
 from tlsify.cli import guarded
 from tlsify.cli.places import Newcomer, Place, Places
 from tlsify.errors import ExitCode, TlsifyError, errno_name
-from tlsify.forked import STOP_SIGNALS, ended
-from tlsify.process import StopRequests, await_threads, fork
-from tlsify.service_manager import ServiceManager, notify, watchdog_period
-from tlsify.signal_pipe import SignalPipe
+from tlsify.serving.forked import STOP_SIGNALS, ended
+from tlsify.system import listening
+from tlsify.system.process import StopRequests, await_threads, fork
+from tlsify.system.service_manager import ServiceManager, notify, watchdog_period
+from tlsify.system.signal_pipe import SignalPipe
 
 if TYPE_CHECKING:
     import socket
@@ -231,6 +231,7 @@ class Door:
             self._pause("accept", exc)
             return False
         try:
+            self._poller.register(lifeline, select.EPOLLIN)
             pid = fork()
         except OSError as exc:
             os.close(lifeline)
@@ -243,7 +244,6 @@ class Door:
         newcomer.sock.close()
         place = Place(pid, newcomer.origin, newcomer.address, now, lifeline)
         self._by_pid[pid] = self._by_lifeline[lifeline] = place
-        self._poller.register(lifeline, select.EPOLLIN)
         self._places.enter(place)
         return True
 

@@ -14,7 +14,7 @@ from tlsify.cli.descriptors import check_unix_socket
 from tlsify.cli.ucspi import SERVER_PLACES
 from tlsify.config import ClosePolicy, KtlsMode, KtlsPolicy
 from tlsify.errors import ConfigError, ExitCode
-from tlsify.process import THE_PROGRAMS, StopRequests, forgo_rights, fork, ignore
+from tlsify.system.process import THE_PROGRAMS, StopRequests, forgo_rights, fork, ignore
 
 if TYPE_CHECKING:
     import argparse

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from tlsify.cli import fail, late, ucspi
 from tlsify.errors import ExitCode
 from tlsify.keeper import Keeper
-from tlsify.process import THE_PROGRAMS, Account, forgo_rights, fork, ignore
+from tlsify.system.process import THE_PROGRAMS, Account, forgo_rights, fork, ignore
 
 if TYPE_CHECKING:
     from collections.abc import Callable

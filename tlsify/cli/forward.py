@@ -6,15 +6,16 @@ import contextlib
 import socket
 from typing import TYPE_CHECKING
 
-from tlsify import listening, serving
-from tlsify.backends import Backends, Rule, parse_several
 from tlsify.cli import options as shared
 from tlsify.cli import server_options, serving_options
 from tlsify.config import ClosePolicy
 from tlsify.eligibility import host_refusal
 from tlsify.errors import ConfigError, ExitCode
-from tlsify.forwarding import Forwarding, Passing
+from tlsify.serving import server
+from tlsify.serving.backends import Backends, Rule, parse_several
+from tlsify.serving.forwarding import Forwarding, Passing
 from tlsify.stillness import Bounds
+from tlsify.system import listening
 
 if TYPE_CHECKING:
     import argparse
@@ -128,7 +129,7 @@ def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
             # What is accepted inherits it: pieces are as large as the backend's; none has to wait.
             with contextlib.suppress(OSError):  # systemd's may be of another family
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        serving.run(plan)
+        server.run(plan)
     return ExitCode.OK
 
 

@@ -7,7 +7,6 @@ import os
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from tlsify import listening
 from tlsify.cli import cuts, execute, server_options, ucspi, ucspi_tls
 from tlsify.cli import options as shared
 from tlsify.cli.descriptors import hand_on
@@ -15,8 +14,9 @@ from tlsify.cli.door import Door
 from tlsify.config import ClosePolicy
 from tlsify.errors import ConfigError, ExitCode
 from tlsify.opening import accept
-from tlsify.process import end_with
-from tlsify.rehearsal import rehearse
+from tlsify.serving.rehearsal import rehearse
+from tlsify.system import listening
+from tlsify.system.process import end_with
 
 if TYPE_CHECKING:
     import argparse

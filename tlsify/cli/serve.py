@@ -7,13 +7,14 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tlsify import listening, serving
 from tlsify.cli import options as shared
 from tlsify.cli import server_options, serving_options
 from tlsify.eligibility import host_refusal
 from tlsify.errors import ConfigError, ExitCode
-from tlsify.modes import write_public
 from tlsify.selfsigned import make_key_pair
+from tlsify.serving import server
+from tlsify.system import listening
+from tlsify.system.modes import write_public
 
 if TYPE_CHECKING:
     import argparse
@@ -89,7 +90,7 @@ def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
     plan = serving_options.plan(arguments, options, service, load=load, on_ready=ready)
     stopgap.outlives = not plan.estate.is_rehearsal
     with plan.estate:
-        serving.run(plan)
+        server.run(plan)
     return ExitCode.OK
 
 

@@ -15,7 +15,7 @@ from tlsify.config import KtlsMode, ReferenceIdentifier, ServerConfig
 from tlsify.eligibility import host_refusal
 from tlsify.errors import ConfigError, TlsifyError
 from tlsify.key_pairs import Files, amiss, find, fingerprint
-from tlsify.process import Account
+from tlsify.system.process import Account
 
 if TYPE_CHECKING:
     import argparse

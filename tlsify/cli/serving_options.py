@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tlsify import listening
 from tlsify.aio.acceptor import Limits
 from tlsify.cli import options as shared
 from tlsify.cli import server_options
 from tlsify.errors import ConfigError
-from tlsify.serving import Plan
+from tlsify.serving.server import Plan
+from tlsify.serving.succession import Estate
 from tlsify.stillness import SEND_TIMEOUT
-from tlsify.succession import Estate
+from tlsify.system import listening
 
 if TYPE_CHECKING:
     import argparse
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from tlsify.cli import GlobalOptions
     from tlsify.config import ServerConfig
-    from tlsify.serving import Service
+    from tlsify.serving.server import Service
 
 _HANDSHAKES = 1000
 _DRAIN = 30.0

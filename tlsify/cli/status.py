@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 from tlsify.cli import flush_stdout, status_figures, status_table
 from tlsify.cli.options import seconds
 from tlsify.errors import ExitCode
-from tlsify.sockets import rates, survey
+from tlsify.status.sockets import rates, survey
 
 if TYPE_CHECKING:
     import argparse
 
     from tlsify.cli import GlobalOptions
-    from tlsify.sockets import Survey
+    from tlsify.status.sockets import Survey
 
 DESCRIPTION = (
     "List the connections of this network namespace that the kernel protects, and those that "

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 from tlsify import __version__
 from tlsify.cli import printable
-from tlsify.sockets import IN_USE
+from tlsify.status.sockets import IN_USE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from tlsify.entries import Entry
-    from tlsify.sockets import Connection, Rates, Survey
+    from tlsify.status.entries import Entry
+    from tlsify.status.sockets import Connection, Rates, Survey
 
 _UNTOLD = {"rosters", "answers"}
 _MOST_SERIES = 256

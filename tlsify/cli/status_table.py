@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from tlsify.entries import Entry
-    from tlsify.sockets import Connection, Rates, Survey
+    from tlsify.status.entries import Entry
+    from tlsify.status.sockets import Connection, Rates, Survey
 
 _NOT_AVAILABLE = "no connections: the tls module is not loaded, or this kernel has none"
 # To the right, as numbers stand.

@@ -6,8 +6,8 @@ import logging
 import os
 from typing import TYPE_CHECKING, NamedTuple
 
-from tlsify import service_manager
 from tlsify.cli import printable
+from tlsify.system import service_manager
 
 if TYPE_CHECKING:
     import socket

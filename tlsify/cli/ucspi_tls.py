@@ -11,7 +11,7 @@ from tlsify.cli import execute, streams, ucspi
 from tlsify.cli.pump import pump
 from tlsify.errors import ExitCode
 from tlsify.keepalive import keep_alive
-from tlsify.process import THE_PROGRAMS, fork
+from tlsify.system.process import THE_PROGRAMS, fork
 
 if TYPE_CHECKING:
     from collections.abc import Callable

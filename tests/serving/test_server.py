@@ -1,0 +1,517 @@
+"""Tests of serving: a service of a few lines, with real workers, in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import re
+import resource
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+from dataclasses import replace
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self, cast
+
+import pytest
+
+from tests.conftest import issue
+from tests.doubles import Endpoint, until
+from tlsify.aio.acceptor import Limits
+from tlsify.config import KtlsMode, KtlsPolicy, ServerConfig
+from tlsify.serving import server as serving
+from tlsify.serving.server import Plan, part
+from tlsify.system import listening
+from tlsify.system.capacity import Bound
+from tlsify.system.process import Account
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import trustme
+
+# Answers each line with its worker's pid, its user, and the line.
+PROGRAM = """
+import asyncio, logging, os, sys
+from pathlib import Path
+from tlsify.system import listening
+from tlsify.serving import server as serving
+from tlsify.aio.acceptor import Limits
+from tlsify.aio.transport import attach
+from tlsify.config import KeyPair, KtlsMode, KtlsPolicy, ServerConfig
+from tlsify.system.process import Account
+from tlsify.serving.succession import Estate
+
+logging.basicConfig(format="%(message)s", level=logging.INFO)
+folder = Path(sys.argv[1])
+
+def say(*words):
+    os.write(1, (" ".join(map(str, words)) + "\\n").encode())
+
+class Lines(asyncio.Protocol):
+    def connection_made(self, transport):
+        self.transport = transport
+    def data_received(self, data):
+        self.transport.write(f"{os.getpid()} {os.geteuid()} ".encode() + data)
+
+class Service:
+    async def start(self):
+        if os.path.exists(folder / "fails"):
+            raise RuntimeError("planted")
+    async def serve(self, handed):
+        await attach(Lines, handed)
+    async def drain(self):
+        say("drain", os.getpid())
+        await asyncio.sleep(1000)
+    async def stop(self):
+        say("stop", os.getpid())
+
+def load():
+    return ServerConfig(key_pair=KeyPair.load(folder / "cert.pem", folder / "key.pem"), timeout=5)
+
+def listen():
+    first = listening.listen("127.0.0.1", 0, reuse_port=True)
+    port = first.getsockname()[1]
+    more = [listening.listen("127.0.0.1", port, reuse_port=True) for _ in range(SOCKETS - 1)]
+    return [first, *more]
+
+SOCKETS, ACCOUNT, DRAIN = 1, None, 5.0
+exec(sys.argv[2])
+with Estate.inherit() as estate:
+    listeners = estate.claim("all", listen)
+    (metrics,) = estate.claim("metrics", lambda: [listening.listen_at(folder / "metrics")])
+    serving.run(serving.Plan(
+        listeners=listeners, load=load, policy=KtlsPolicy(KtlsMode.OFF), service=Service, workers=2,
+        limits=Limits(), drain_seconds=DRAIN, metrics=metrics, account=ACCOUNT,
+        watch=lambda: (folder / "watched").exists(), estate=estate,
+        on_ready=lambda: say("ready", os.getpid(), listeners[0].getsockname()[1]),
+    ))
+"""
+
+
+class Server:
+    """The program above."""
+
+    def __init__(self, folder: Path, authority: trustme.CA, settings: str = "") -> None:
+        """Start it, and wait until it is ready."""
+        self._folder = folder
+        self._context = ssl.create_default_context()
+        authority.configure_trust(self._context)
+        self.issue(authority)
+        with (folder / "errors").open("wb") as errors:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", PROGRAM, folder, settings],
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+            )
+        try:
+            _, pid, port = self.read("ready")
+            assert int(pid) == self.process.pid
+        except BaseException:
+            self.__exit__()
+            raise
+        self.port = int(port)
+
+    def __enter__(self) -> Self:
+        """Begin."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End it, should it still run."""
+        self.process.kill()
+        self.process.communicate()
+
+    def issue(self, authority: trustme.CA) -> None:
+        """Put a new certificate and key in place."""
+        leaf = authority.issue_cert("example.org")
+        chain = b"".join(pem.bytes() for pem in leaf.cert_chain_pems)
+        (self._folder / "cert.pem").write_bytes(chain)
+        (self._folder / "key.pem").write_bytes(leaf.private_key_pem.bytes())
+
+    def read(self, word: str) -> list[str]:
+        """Read up to a line that begins with a word."""
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            if line.startswith(word):
+                return line.split()
+        raise AssertionError(f"no {word}: {self.errors()}")
+
+    def errors(self) -> str:
+        """Give what it has said on stderr."""
+        return (self._folder / "errors").read_text()
+
+    def connect(self) -> ssl.SSLSocket:
+        """Make a connection."""
+        sock = socket.create_connection(("127.0.0.1", self.port), timeout=60)
+        return self._context.wrap_socket(sock, server_hostname="example.org")
+
+    def ask(self, sock: ssl.SSLSocket | None = None) -> tuple[int, int]:
+        """Have a line answered, on a connection of its own if there is none; pid and user."""
+        if sock is None:
+            with self.connect() as own:
+                return self.ask(own)
+        sock.sendall(b"hello")
+        pid, user, text = sock.recv(100).split(b" ")
+        assert text == b"hello"
+        return int(pid), int(user)
+
+    def serial(self) -> Any:
+        """Tell the serial number of the certificate that it shows."""
+        with self.connect() as sock:
+            return cast("Any", sock.getpeercert())["serialNumber"]
+
+    def metrics(self, path: str = "/metrics") -> dict[str, float] | int:
+        """Ask for metrics, or something else there: the status, if it is not 200."""
+        connection = HTTPConnection("localhost")
+        connection.sock = socket.socket(socket.AF_UNIX)
+        connection.sock.settimeout(60)
+        connection.sock.connect(str(self._folder / "metrics"))
+        try:
+            connection.request("GET", path)
+            response = connection.getresponse()
+            text = response.read().decode()
+        finally:
+            connection.close()
+        if response.status != 200:
+            return response.status
+        samples = re.findall(r"^(tlsify_\S+) (\S+)$", text, re.MULTILINE)
+        return {name: float(number) for name, number in samples}
+
+    def metric(self, name: str) -> float:
+        """Give one of them."""
+        found = self.metrics()
+        assert isinstance(found, dict)
+        return found[name]
+
+    def workers(self) -> set[int]:
+        """Tell which processes it has forked."""
+        pid = self.process.pid
+        return {int(n) for n in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
+
+    def stop(self) -> None:
+        """Have it end, in good order."""
+        self.process.terminate()
+        assert self.process.wait(20) == 0, self.errors()
+
+
+@pytest.fixture
+def server(tmp_path: Path, authority: trustme.CA) -> Iterator[Server]:
+    """One that runs."""
+    with Server(tmp_path, authority) as made:
+        yield made
+
+
+def test_beginning_and_end(server: Server, tmp_path: Path) -> None:
+    """Workers serve, their service hears of the end, and nothing is left behind."""
+    with server.connect() as sock:
+        pid, _ = server.ask(sock)
+        assert pid in server.workers()
+        assert server.metric("tlsify_connections") == 1
+        assert server.metric("tlsify_workers") == 2
+        server.process.terminate()
+        server.read("drain")
+        until(lambda: server.metrics("/healthz") == 503)
+        assert server.metric("tlsify_ready") == 0
+        assert server.ask(sock) == (pid, os.geteuid()), "it may finish"
+        with pytest.raises(ConnectionRefusedError):
+            server.connect()
+    server.read("stop")
+    assert server.process.wait(20) == 0
+    assert not (tmp_path / "metrics").exists()
+
+
+def test_end_of_patience(tmp_path: Path, authority: trustme.CA) -> None:
+    """Who does not go in time is cut off, with close_notify."""
+    with Server(tmp_path, authority, "DRAIN = 0.1") as server, server.connect() as sock:
+        server.ask(sock)
+        server.stop()
+        assert sock.recv(1) == b"", "no truncation"
+
+
+def test_reload(server: Server, authority: trustme.CA) -> None:
+    """New connections see the new certificate; one that was there lives on with its old worker."""
+    with server.connect() as sock:
+        pid, _ = server.ask(sock)
+        first = server.serial()
+        server.issue(authority)
+        server.process.send_signal(signal.SIGHUP)
+        until(lambda: server.metric('tlsify_reloads_total{outcome="ok"}') == 1)
+        until(lambda: server.serial() != first)
+        assert server.ask(sock)[0] == pid
+        assert server.ask()[0] != pid
+        assert server.metric("tlsify_workers_draining") >= 1
+        assert server.metrics("/healthz") != 503, "it is the old ones that drain"
+    until(lambda: server.metric("tlsify_workers_draining") == 0)
+    assert server.metric("tlsify_connections") == 0
+    server.stop()
+
+
+def test_bad_reload(server: Server, tmp_path: Path) -> None:
+    """It is refused with a line, and all goes on; the next good one is taken."""
+    first, workers = server.serial(), server.workers()
+    good = (tmp_path / "key.pem").read_bytes()
+    (tmp_path / "key.pem").write_bytes(b"nonsense")
+    server.process.send_signal(signal.SIGHUP)
+    until(lambda: server.metric('tlsify_reloads_total{outcome="refused"}') == 1)
+    assert server.serial() == first
+    assert server.workers() == workers
+    assert "not reloaded, all stays as it was: the key file holds no usable" in server.errors()
+    (tmp_path / "key.pem").write_bytes(good)
+    server.process.send_signal(signal.SIGHUP)
+    until(lambda: server.metric('tlsify_reloads_total{outcome="ok"}') == 1)
+    server.stop()
+
+
+def test_workers_that_would_not_start(server: Server, tmp_path: Path) -> None:
+    """A new generation that fails leaves the old one where it was."""
+    workers = server.workers()
+    (tmp_path / "fails").touch()
+    server.process.send_signal(signal.SIGHUP)
+    until(lambda: server.metric('tlsify_reloads_total{outcome="refused"}') == 1)
+    assert server.ask()[0] in workers
+    server.stop()
+
+
+def test_watching(server: Server, tmp_path: Path) -> None:
+    """What is watched has it reload by itself."""
+    (tmp_path / "watched").touch()
+    until(lambda: server.metric('tlsify_reloads_total{outcome="ok"}') == 1)
+    server.stop()
+
+
+@pytest.mark.parametrize("sockets", [1, 2, 3])
+def test_worker_killed(tmp_path: Path, authority: trustme.CA, sockets: int) -> None:
+    """Nobody who connects meanwhile is lost, whether workers share a socket or have their own."""
+    with Server(tmp_path, authority, f"SOCKETS = {sockets}") as server:
+        workers = server.workers()
+        for pid in workers:
+            os.kill(pid, signal.SIGSTOP)
+        waiting = [
+            socket.create_connection(("127.0.0.1", server.port), timeout=60) for _ in range(20)
+        ]
+        for pid in workers:
+            os.kill(pid, signal.SIGKILL)
+        for sock in waiting:
+            with server._context.wrap_socket(sock, server_hostname="example.org") as stream:
+                assert server.ask(stream)[0] not in workers
+        assert server.metric("tlsify_worker_restarts_total") == 2
+        server.stop()
+
+
+def test_worker_that_hangs(tmp_path: Path, authority: trustme.CA) -> None:
+    """It is replaced, and counted; the other one has served all the while, and lives on."""
+    settings = "from functools import partial; serving.Duty = partial(serving.Duty, patience=2.0)"
+    with Server(tmp_path, authority, settings) as server, server.connect() as sock:
+        other = server.ask(sock)[0]
+        (hung,) = server.workers() - {other}
+        os.kill(hung, signal.SIGSTOP)
+        until(lambda: hung not in server.workers() and len(server.workers()) == 2, 60)
+        assert server.ask(sock)[0] == other
+        until(lambda: server.ask()[0] not in {hung, other}, 60)
+        assert server.metric("tlsify_worker_hangs_total") == 1
+        assert server.metric("tlsify_worker_restarts_total") == 1
+        server.stop()
+
+
+@pytest.mark.parametrize("sockets", [1, 2])
+def test_successor(tmp_path: Path, authority: trustme.CA, sockets: int) -> None:
+    """It is the same process, goes on counting, and old connections live on for a while."""
+    with Server(tmp_path, authority, f"SOCKETS = {sockets}") as server:
+        with server.connect() as sock:
+            pid, _ = server.ask(sock)
+            before = server.metric('tlsify_handshakes_total{outcome="ok"}')
+            server.process.send_signal(signal.SIGUSR2)
+            assert server.read("ready") == ["ready", str(server.process.pid), str(server.port)]
+            until(lambda: server.metric("tlsify_workers_draining") > 0)
+            assert server.ask(sock)[0] == pid
+            until(lambda: server.ask()[0] != pid)
+            assert server.metric('tlsify_handshakes_total{outcome="ok"}') > before
+            until(lambda: server.metric("tlsify_connections") == 1)
+        until(lambda: pid not in server.workers())
+        until(lambda: server.metric("tlsify_workers_draining") == 0)
+        server.process.send_signal(signal.SIGUSR2)
+        server.read("ready")
+        server.stop()
+
+
+def test_successor_that_would_not_start(server: Server, tmp_path: Path) -> None:
+    """It is refused before anything has changed."""
+    workers = server.workers()
+    (tmp_path / "cert.pem").write_bytes(b"nonsense")
+    server.process.send_signal(signal.SIGUSR2)
+    until(lambda: "not restarted" in server.errors())
+    assert server.workers() == workers
+    assert server.ask()[0] in workers
+    server.stop()
+
+
+def test_supervisor_killed(server: Server) -> None:
+    """Its workers come to their end, too."""
+    with server.connect() as sock:
+        pid, _ = server.ask(sock)
+        server.process.kill()
+        server.read("drain")
+    until(lambda: not Path(f"/proc/{pid}").exists())
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may become somebody else")
+def test_rights(tmp_path: Path, authority: trustme.CA) -> None:
+    """Workers have none, and a reload still reads what only root may."""
+    tmp_path.chmod(0o700)
+    with Server(tmp_path, authority, "ACCOUNT = Account(65534, 65534, ())") as server:
+        assert server.ask()[1] == 65534
+        first = server.serial()
+        server.issue(authority)
+        (tmp_path / "key.pem").chmod(0o600)
+        server.process.send_signal(signal.SIGHUP)
+        until(lambda: server.serial() != first)
+        assert server.ask()[1] == 65534
+        server.stop()
+
+
+# -- without workers
+
+
+def test_parts() -> None:
+    """Each worker gets its own sockets of each address, and each socket has a worker."""
+    made = [listening.listen("127.0.0.1", 0, reuse_port=True)]
+    port = made[0].getsockname()[1]
+    made += [listening.listen("127.0.0.1", port, reuse_port=True) for _ in range(2)]
+    single = listening.listen("127.0.0.1", 0)
+    try:
+        for number in range(1, 6):
+            parts = [part([*made, single], index, number) for index in range(number)]
+            assert all(single in each for each in parts)
+            assert all(len(each) >= 2 for each in parts)
+            assert {sock for each in parts for sock in each} == {*made, single}
+        assert [part(made, index, 3) for index in range(3)] == [[sock] for sock in made]
+    finally:
+        for sock in (*made, single):
+            sock.close()
+
+
+def _plan(limits: Limits, authority: trustme.CA) -> Plan:
+    config = ServerConfig(key_pair=issue(authority, "example.org"))
+    return Plan(
+        listeners=[],
+        load=lambda: config,
+        policy=KtlsPolicy(KtlsMode.OFF),
+        service=lambda: cast("Any", None),
+        workers=2,
+        limits=limits,
+    )
+
+
+def test_descriptors_for_all(
+    authority: trustme.CA, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There are no more connections than descriptors suffice for, whatever was asked for."""
+    monkeypatch.setattr(serving, "threads", lambda *_: Bound(10**6, ""))
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (1064, 1064))
+    within = serving._within_means
+    assert within(_plan(Limits(), authority)).connections == 500
+    assert within(_plan(Limits(connections=20), authority)).connections == 20
+    assert not caplog.records
+    assert within(_plan(Limits(connections=501), authority)).connections == 500
+    assert "no more descriptors (ulimit -n)" in caplog.text
+    infinity = resource.RLIM_INFINITY
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (infinity, infinity))
+    assert within(_plan(Limits(), authority)).connections == 10**6
+
+
+def test_threads_for_all(
+    authority: trustme.CA, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor, where each has one, than threads can be had for; the kernel's connections need none."""
+    asked: list[tuple[int, int]] = []
+
+    def threads(processes: int, user: int) -> Bound:
+        asked.append((processes, user))
+        return Bound(300, "pids.max")
+
+    monkeypatch.setattr(serving, "threads", threads)
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (1064, 1064))
+    within = serving._within_means
+    plan = _plan(Limits(), authority)
+    assert within(plan).connections == 300
+    assert within(replace(plan, account=Account(5, 6, ()))).connections == 300
+    assert asked == [(2, os.geteuid()), (2, 5)]
+    assert within(replace(plan, limits=Limits(connections=301))).connections == 300
+    assert "300 connections at a time, and not 301: no more threads (pids.max)" in caplog.text
+    monkeypatch.setattr(serving, "host_refusal", lambda _: None)
+    assert within(plan).connections == 1000
+
+
+# May have as many threads as some connections take, besides those of both workers.
+_FEW_THREADS = """
+import resource
+from tlsify.system import capacity
+resource.setrlimit(resource.RLIMIT_NPROC, (2 * capacity._OWN_THREADS + 8, 4096))
+ACCOUNT = Account({user}, {user}, ())
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="root has no such limit, and becomes who has")
+def test_threads_run_out(tmp_path: Path, authority: trustme.CA) -> None:
+    """Connections wait in the listening socket until there is a thread for each of them."""
+    tmp_path.chmod(0o700)
+    user = 2**30 + os.getpid()  # who is nobody else's
+    with Server(tmp_path, authority, _FEW_THREADS.format(user=user)) as server:
+        most = int(server.metric('tlsify_limit{limit="connections"}'))
+        assert most < 8
+        everybody = threading.Barrier(3 * most)
+
+        def be_client() -> int:
+            everybody.wait(60)
+            return server.ask()[1]
+
+        for client in [Endpoint(be_client) for _ in range(3 * most)]:
+            assert client.result() == user
+        assert server.metric('tlsify_handshakes_total{outcome="resources"}') == 0
+        assert server.metric("tlsify_shortages_total") == 0
+        assert server.metric('tlsify_limit_reached_total{limit="connections"}') > 0
+        server.stop()
+
+
+def test_certificates_in_metrics(authority: trustme.CA) -> None:
+    """Each has its names, and of several with the same ones the first to expire is told."""
+    pairs = [issue(authority, name) for name in ("a.example", "b.example", "a.example")]
+    config = ServerConfig(key_pair=pairs[0], more_key_pairs=tuple(pairs[1:]))
+    found = dict(serving._certificates(config))
+    assert set(found) == {"a.example", "b.example"}
+    assert found["a.example"] == min(pairs[0].not_after, pairs[2].not_after).timestamp()
+
+
+# Leaves a thread behind that has something to carry yet, as a relay does.
+_CARRIES = """
+import threading, time
+
+def carry(loop):
+    while not loop.is_closed():
+        time.sleep(0.01)
+    say("carries", os.getpid())
+    while not (folder / "go").exists():
+        time.sleep(0.01)
+    say("carried", os.getpid())
+
+async def stop(self):
+    threading.Thread(target=carry, args=[asyncio.get_running_loop()]).start()
+
+Service.stop = stop
+"""
+
+
+def test_signal_that_comes_again(authority: trustme.CA, tmp_path: Path) -> None:
+    """A worker that has been asked to end already carries what it owes to its end."""
+    with Server(tmp_path, authority, _CARRIES) as server:
+        server.process.terminate()
+        workers = {int(server.read("carries")[1]) for _ in range(2)}
+        for pid in workers:
+            os.kill(pid, signal.SIGTERM)
+        (tmp_path / "go").touch()
+        assert {int(server.read("carried")[1]) for _ in range(2)} == workers
+        assert server.process.wait(60) == 0

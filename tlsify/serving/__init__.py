@@ -1,0 +1,1 @@
+"""A server of several processes: supervisor, workers, successors, and what they serve."""

@@ -1,0 +1,236 @@
+"""Forward connections: their plaintext to a backend, or a descriptor to a backend's worker."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import socket
+from typing import TYPE_CHECKING, TypeVar
+
+from tlsify import fdpass
+from tlsify.aio.carrying import buffer, carry
+from tlsify.aio.watching import watched
+from tlsify.closing import Closing
+from tlsify.counters import Event, count
+from tlsify.errors import BackendError
+from tlsify.handoff import adopt
+from tlsify.linger import is_owed
+from tlsify.passed import Passed
+from tlsify.proxy_protocol import MAX_SIZE
+from tlsify.stillness import Bounds
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from tlsify.config import ClosePolicy
+    from tlsify.handoff import Handoff
+    from tlsify.serving.backends import Backend, Backends
+
+T = TypeVar("T")
+_NO_BOUNDS = Bounds()
+
+
+class _Service:
+    """What both have in common: a `serving.Service`."""
+
+    def __init__(self, backends: Backends, closing: ClosePolicy | None, bounds: Bounds) -> None:
+        """Take what does not change.
+
+        Args:
+            backends: where connections go.
+            closing: what an end of a TLS stream without close_notify is; None leaves it to the
+                protocol.
+            bounds: how long a connection may be still.
+        """
+        self._backends = backends
+        self._closing = closing
+        self._bounds = bounds
+        self._scratch = buffer()
+
+    async def start(self) -> None:
+        """Do nothing: backends may start later than we."""
+
+    async def drain(self) -> None:
+        """Do nothing: only backends know which connections are idle."""
+
+    async def stop(self) -> None:
+        """Do nothing."""
+
+    async def _carry(self, handed: Handoff, plain: socket.socket) -> None:
+        closing = Closing(self._closing, handed.negotiated.alpn)
+        work = carry(handed, plain, closing, self._scratch)
+        await watched(work, handed, self._bounds, lambda: _end(handed, plain))
+
+    async def _reach(self, handed: Handoff, attempt: Callable[[Backend, float], Awaitable[T]]) -> T:
+        agreed = handed.negotiated
+        try:
+            return await self._backends.reach(agreed.alpn, agreed.server_name, attempt)
+        except BackendError:
+            count(Event.BACKEND_FAILED)
+            raise
+
+
+class Forwarding(_Service):
+    """Carries plaintext between connections and backends."""
+
+    def __init__(
+        self,
+        backends: Backends,
+        closing: ClosePolicy | None,
+        bounds: Bounds = _NO_BOUNDS,
+        *,
+        proxy_protocol: bool = False,
+    ) -> None:
+        """Take what does not change.
+
+        Args:
+            backends: where connections go.
+            closing: as `_Service` has it.
+            bounds: likewise.
+            proxy_protocol: begin each connection to a backend with a PROXY header.
+        """
+        super().__init__(backends, closing, bounds)
+        self._proxy_protocol = proxy_protocol
+
+    async def serve(self, handed: Handoff) -> None:
+        """Carry one connection until its end.
+
+        Raises:
+            BackendError: no backend took it; the peer was cut off.
+            HandshakeError: the peer cut it, or misbehaved; the backend was cut off, too.
+            OSError: likewise, or the backend did.
+        """
+        header = Passed.of(handed).encode() if self._proxy_protocol else b""
+
+        async def connect(backend: Backend, seconds: float) -> socket.socket:
+            sock = await backend.connect(seconds)
+            try:
+                await asyncio.get_running_loop().sock_sendall(sock, header)
+            except BaseException:
+                sock.close()
+                raise
+            return sock
+
+        try:
+            plain = await self._reach(handed, connect)
+        except BaseException:  # the client must not think that it was served
+            handed.abort()
+            raise
+        await self._carry(handed, plain)
+
+
+class _Unconfirmed(BackendError):  # noqa: N818 - named for what happened
+    """A worker may have the connection, or find it later: no other may get it."""
+
+
+class Passing(_Service):
+    """Passes descriptors to backends' workers (docs/passing.md)."""
+
+    def __init__(
+        self,
+        backends: Backends,
+        closing: ClosePolicy | None,
+        bounds: Bounds = _NO_BOUNDS,
+        *,
+        aware: bool = False,
+    ) -> None:
+        """Take what does not change.
+
+        Args:
+            backends: who takes them; paths only.
+            closing: as `_Service` has it, for what this process carries.
+            bounds: likewise.
+            aware: whether backends keep to docs/handoff.md, and so get connections themselves,
+                and not one end of a pair whose other end this process has.
+        """
+        super().__init__(backends, closing, bounds)
+        self._aware = aware
+
+    async def serve(self, handed: Handoff) -> None:
+        """Pass one connection on, and carry it until its end if it has to be carried.
+
+        Raises:
+            As `Forwarding.serve`.
+        """
+        header = Passed.of(handed).encode(MAX_SIZE)
+        if self._aware and handed.channel is not None:
+            await self._give(handed, header)
+        else:
+            await self._lend(handed, header)
+
+    async def _give(self, handed: Handoff, header: bytes) -> None:
+        """Pass the connection itself, with all that belongs to it."""
+        number, state = handed.detach()
+        message = bytearray(header + state)
+        with socket.socket(fileno=number) as sock:
+            try:
+                await self._pass(handed, number, message)
+            except BackendError as exc:
+                if isinstance(exc, _Unconfirmed):
+                    _hang_up(sock)
+                else:
+                    adopt(sock, state).abort()
+                raise
+            except BaseException:
+                _hang_up(sock)
+                raise
+            finally:
+                for secret in (message, state):
+                    secret[:] = bytes(len(secret))
+
+    async def _lend(self, handed: Handoff, header: bytes) -> None:
+        """Pass one end of a pair; a late worker finds both directions ended."""
+        try:
+            ours, theirs = socket.socketpair()
+            try:
+                with theirs:
+                    await self._pass(handed, theirs.fileno(), header)
+            except BaseException:
+                ours.close()
+                raise
+        except BaseException:
+            handed.abort()
+            raise
+        await self._carry(handed, ours)
+
+    async def _pass(self, handed: Handoff, number: int, message: bytes | bytearray) -> None:
+        async def attempt(backend: Backend, seconds: float) -> None:
+            with backend.connect_here(socket.SOCK_SEQPACKET) as channel:
+                fdpass.send(channel, message, number)
+                try:
+                    async with asyncio.timeout(seconds):
+                        answer = await asyncio.get_running_loop().sock_recv(channel, 1)
+                except TimeoutError:
+                    raise _Unconfirmed(f"{backend} did not take a connection in time") from None
+            # The end says that the message was received; before that it would be a reset.
+            if answer:
+                raise ConnectionRefusedError(errno.ECONNREFUSED, "it could not take it")
+
+        await self._reach(handed, attempt)
+        count(Event.DESCRIPTOR_PASSED)
+
+
+def _end(handed: Handoff, plain: socket.socket) -> bool:
+    """Tell both sides of a connection that has been idle that nothing more will come.
+
+    Returns:
+        False if the backend has not taken all: for it that would be the end of something else.
+    """
+    if is_owed(plain):
+        return False
+    handed.shutdown()
+    with contextlib.suppress(OSError):
+        plain.shutdown(socket.SHUT_WR)
+    return True
+
+
+def _hang_up(sock: socket.socket) -> None:
+    """End a connection that a worker may have, or find later, so that the worker sees the end.
+
+    Without close_notify, since it is not known what the client was sent; and without reading, since
+    what is there may be the worker's.
+    """
+    with contextlib.suppress(OSError):
+        sock.shutdown(socket.SHUT_RDWR)
+    sock.close()

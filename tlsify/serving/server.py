@@ -1,0 +1,307 @@
+"""Serve with several processes: configuration, workers, drain, metrics, and what passes on."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import os
+import resource
+import signal
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Protocol
+
+from tlsify import opening, patience
+from tlsify.aio.acceptor import Acceptor, Limits
+from tlsify.aio.loop import EventLoop
+from tlsify.config import KtlsMode
+from tlsify.counters import beat, share
+from tlsify.eligibility import host_refusal
+from tlsify.metrics import About, Endpoint, is_ready
+from tlsify.serving import workers
+from tlsify.serving.duty import Duty
+from tlsify.serving.heartbeats import INTERVAL
+from tlsify.serving.rehearsal import rehearse
+from tlsify.serving.succession import Estate
+from tlsify.status import roster
+from tlsify.system import listening, service_manager
+from tlsify.system.capacity import Bound, threads
+from tlsify.system.process import await_threads, end_with, forgo_rights, ignore
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable, Iterator, Sequence
+
+    from tlsify.config import KtlsPolicy, ServerConfig
+    from tlsify.handoff import Handoff
+    from tlsify.serving.forked import Post, Work
+    from tlsify.system.process import Account
+
+_log = logging.getLogger("tlsify")
+
+# Descriptors that a worker needs besides those of connections, and what each connection takes: the
+# socket, or three on the relay path, and what is being sent on it.
+_OWN_DESCRIPTORS = 64
+_PER_OFFLOADED, _PER_RELAYED = 2, 4
+# When a worker looks for garbage. The command that it was forked from does so rarely, for a quick
+# start; here each connection leaves some forty objects that know each other.
+_GARBAGE = (2_000, 10, 5)
+# How long a worker waits, once it has drained, for who takes nothing: less than `workers._GRACE`.
+_PARTING = 3.0
+
+
+class Service(Protocol):
+    """What becomes of connections, in one worker."""
+
+    async def start(self) -> None:
+        """Get ready; called before the first connection."""
+
+    async def serve(self, handed: Handoff) -> None:
+        """Serve one connection until it is closed; if cancelled, it has to go."""
+
+    async def drain(self) -> None:
+        """Have connections come to their end: those that are idle are told to go.
+
+        It is cancelled when there is none left, or no time.
+        """
+
+    async def stop(self) -> None:
+        """Clean up; called after the last connection."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What to serve, and how.
+
+    Attributes:
+        listeners: bound and listening; where several have one address (SO_REUSEPORT) each worker
+            gets its part of them, else all of them share it. They stay open here, so that who has
+            connected meanwhile is not lost with a worker.
+        load: gives the configuration, now and on each reload; raises a TlsifyError to refuse.
+        policy: when to offload.
+        service: makes a worker's service.
+        workers: how many processes.
+        limits: for all of them together.
+        drain_seconds: how long connections may take to end; what is left is cut off then.
+        metrics: listening, for `metrics.Endpoint`; or None.
+        watch: its value is looked at every few seconds; when it changes, all is reloaded.
+        account: whom workers become. Who supervises them keeps its rights, to read keys anew.
+        on_ready: called when every worker accepts connections.
+        estate: what SIGUSR2 passes on, and what was passed on to us; the caller closes it.
+    """
+
+    listeners: Sequence[socket.socket]
+    load: Callable[[], ServerConfig]
+    policy: KtlsPolicy
+    service: Callable[[], Service]
+    workers: int = 1
+    limits: Limits = field(default_factory=Limits)
+    drain_seconds: float = 30.0
+    metrics: socket.socket | None = None
+    watch: Callable[[], object] | None = None
+    account: Account | None = None
+    on_ready: Callable[[], None] = lambda: None
+    estate: Estate = field(default_factory=Estate)
+
+
+def run(plan: Plan) -> None:
+    """Serve until SIGTERM or SIGINT, then drain; docs/operations.md describes each signal.
+
+    Raises:
+        ConfigError: the configuration is unusable.
+        KtlsUnavailable: the policy requires the kernel, which cannot.
+        WorkerError: workers do not start.
+        OSError: there is no memory for counters.
+    """
+    seen = None if plan.watch is None else plan.watch()
+    config = _load(plan, None)
+    estate = plan.estate
+    if estate.is_rehearsal:
+        return
+    rehearse()
+    plan = replace(plan, limits=_within_means(plan))
+    estate.counters = share(None if estate.counters == -1 else estate.counters)
+    office = _Office(plan, config)
+    gc.freeze()  # what is here by now stays: workers need not copy its pages
+    duty = Duty(
+        on_ready=plan.on_ready,
+        on_stop=office.close,
+        before_fork=opening.drop_past_keys,
+        renew=office.renew,
+        watch=plan.watch,
+        seen=seen,
+        rehearse=estate.rehearse,
+        succeed=estate.succeed,
+        drain=plan.drain_seconds,
+        notify=service_manager.notify,
+        watchdog=service_manager.watchdog_period(),
+    )
+    try:
+        workers.run(plan.workers, office.work(), duty, estate.workers)
+    finally:
+        if plan.metrics is not None:
+            listening.forget(plan.metrics)
+
+
+class _Office:
+    """What the supervisor keeps for workers to come: listening sockets and the configuration."""
+
+    def __init__(self, plan: Plan, config: ServerConfig) -> None:
+        self._plan = plan
+        self._config = config
+        self._pid = os.getpid()
+
+    def renew(self) -> Work:
+        self._config = _load(self._plan, self._config)
+        return self.work()
+
+    def work(self) -> Work:
+        """Give what a worker does with the configuration of now."""
+        config = self._config
+        return lambda post: self._be_worker(config, post)
+
+    def close(self) -> None:
+        for sock in self._plan.listeners:
+            sock.close()
+
+    def _be_worker(self, config: ServerConfig, post: Post) -> None:
+        plan = self._plan
+        own = part(plan.listeners, post.index, plan.workers)
+        for sock in plan.listeners:
+            if sock not in own:
+                sock.close()
+        gc.set_threshold(*_GARBAGE)
+        forgo_rights()
+        if plan.account is not None:
+            plan.account.become()
+        end_with(self._pid)
+        # Its sendfile ends a connection rather than let an answer be too short.
+        with asyncio.Runner(loop_factory=EventLoop) as runner:
+            runner.run(_serve(plan, config, own, post))
+        patience.hurry(_PARTING)
+        await_threads()
+
+
+def _load(plan: Plan, previous: ServerConfig | None) -> ServerConfig:
+    """Read the configuration anew; tickets given with the one before stay good if they can."""
+    config = plan.load()
+    opening.prepare(config, plan.policy, previous)  # the probe also loads the kernel's module
+    refusal = host_refusal(plan.policy)
+    if refusal is not None and plan.policy.mode is KtlsMode.REQUIRE:
+        raise refusal
+    return config
+
+
+def part(listeners: Sequence[socket.socket], index: int, number: int) -> list[socket.socket]:
+    """Give one of several workers its listening sockets: of each address those that are its own.
+
+    Args:
+        listeners: of any addresses, several of one or not.
+        index: which worker.
+        number: how many workers there are; each socket is at least one's.
+    """
+    by_address: dict[object, list[socket.socket]] = {}
+    for sock in listeners:
+        by_address.setdefault(sock.getsockname(), []).append(sock)
+    own = []
+    for sockets in by_address.values():
+        own += sockets[index::number] or [sockets[index % len(sockets)]]
+    return own
+
+
+def _within_means(plan: Plan) -> Limits:
+    """Keep the number of connections below what descriptors and threads suffice for.
+
+    A server that has run out of descriptors can neither accept nor open the file that it is asked
+    for; one without threads ends what it was about to relay. So those beyond wait where they are.
+    """
+    is_relaying = host_refusal(plan.policy) is not None
+    bounds = [*_descriptors(_PER_RELAYED if is_relaying else _PER_OFFLOADED, plan.workers)]
+    if is_relaying:
+        user = os.geteuid() if plan.account is None else plan.account.user
+        most, name = threads(plan.workers, user)
+        bounds.append(Bound(most, f"threads ({name})"))
+    limits = plan.limits
+    most, lacking = min(bounds, default=Bound(0, ""))
+    if not bounds or (limits.connections is not None and limits.connections <= most):
+        return limits
+    if limits.connections is not None:
+        _log.warning(
+            "%d connections at a time, and not %d: no more %s", most, limits.connections, lacking
+        )
+    return Limits(most, limits.handshakes, limits.per_address)
+
+
+def _descriptors(each: int, processes: int) -> Iterator[Bound]:
+    """Tell how many connections there are descriptors for, the hard limit's, files included."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+            soft = hard
+    if soft != resource.RLIM_INFINITY:
+        most = max((soft - _OWN_DESCRIPTORS) // each, 1) * processes
+        yield Bound(most, "descriptors (ulimit -n)")
+
+
+async def _serve(
+    plan: Plan, config: ServerConfig, listeners: list[socket.socket], post: Post
+) -> None:
+    """Be a worker: accept until SIGTERM, then drain."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    # Not by add_signal_handler: the loop would leave the signal's default behind.
+    signal.signal(signal.SIGTERM, lambda *_: loop.call_soon_threadsafe(stop.set))
+    _show_life(loop)
+    service = plan.service()
+    await service.start()
+    limits = plan.limits.part(post.index, plan.workers)
+    acceptor = Acceptor(listeners, service.serve, config, plan.policy, limits)
+    async with contextlib.AsyncExitStack() as stack:
+        stack.push_async_callback(service.stop)
+        stack.enter_context(roster.publish())
+        about = About(tuple(_certificates(config)), _limits(plan, config))
+        endpoint = None
+        if plan.metrics is not None:
+            endpoint = Endpoint(plan.metrics, lambda: about)
+            await stack.enter_async_context(endpoint)
+        await stack.enter_async_context(acceptor)
+        post.ready()
+        await stop.wait()
+        is_last = not is_ready()
+        if endpoint is not None and not is_last:
+            endpoint.leave()  # those who have come after us answer
+        parting = asyncio.create_task(service.drain())
+        await acceptor.drain(plan.drain_seconds, sweep=is_last)
+        parting.cancel()
+        await asyncio.gather(parting, return_exceptions=True)
+    # It may come again, to the whole service as it did to us; what is still carried is owed.
+    ignore([signal.SIGTERM])
+
+
+def _show_life(loop: asyncio.AbstractEventLoop) -> None:
+    """Show the supervisor, again and again, that the loop runs."""
+    beat()
+    loop.call_later(INTERVAL, _show_life, loop)
+
+
+def _certificates(config: ServerConfig) -> Iterator[tuple[str, float]]:
+    """Tell when each certificate expires; of several with the same names, the first that does."""
+    moments: dict[str, float] = {}
+    for pair in (config.key_pair, *config.more_key_pairs):
+        name, moment = ",".join(pair.names), pair.not_after.timestamp()
+        moments[name] = min(moments.get(name, moment), moment)
+    yield from moments.items()
+
+
+def _limits(plan: Plan, config: ServerConfig) -> dict[str, float]:
+    named = {
+        "connections": plan.limits.connections,
+        "handshakes": plan.limits.handshakes,
+        "per_address": plan.limits.per_address,
+        "workers": plan.workers,
+        "drain_seconds": plan.drain_seconds,
+        "handshake_seconds": config.timeout,
+    }
+    return {name: most for name, most in named.items() if most is not None}

@@ -1,0 +1,249 @@
+"""This process: who may look into it, whom it can become, how it forks, how it ends."""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import functools
+import os
+import signal
+import threading
+import time
+from typing import TYPE_CHECKING, NamedTuple, Self
+
+from tlsify.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+
+# The first descriptor that is out of the way.
+_FAR = 64
+_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 1, 4, 24, 38
+_MOST_CAPABILITIES = 64
+# How long after a request to end another one is a second request, in seconds.
+_AGAIN = 0.3
+# What the program on a connection is sent, and its keeper with it, where it is sent to all of a
+# terminal, of a process group or of a service: it is for the program to say what becomes of it.
+THE_PROGRAMS = (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM)
+
+
+def protect_process() -> None:
+    """Have the kernel write no core dump of this process, and let nobody attach to it but root.
+
+    That goes for forked children too, and ends with ``exec``. Traffic secrets, private keys and
+    plaintext lie in this process's memory, and copies that libraries make cannot be wiped.
+
+    Raises:
+        OSError: the kernel refuses.
+
+    Source: prctl(2) PR_SET_DUMPABLE; RLIMIT_CORE does not bind dumps that are piped to a program.
+    """
+    _prctl(_PR_SET_DUMPABLE, 0)
+
+
+def forgo_rights() -> None:
+    """Have nothing that this process may execute from now on give it rights that it has not.
+
+    For processes that execute no program, and would only if somebody had taken them over.
+
+    Raises:
+        OSError: the kernel refuses.
+
+    Source: prctl(2) PR_SET_NO_NEW_PRIVS, PR_CAPBSET_DROP.
+    """
+    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+    for capability in range(_MOST_CAPABILITIES):
+        try:
+            _prctl(_PR_CAPBSET_DROP, capability)
+        except OSError:  # only root may, or there are no more of them
+            return
+
+
+def has_foreign_rights() -> bool:
+    """Tell whether this process runs with other rights than its caller's, as setuid programs do."""
+    return os.getuid() != os.geteuid() or os.getgid() != os.getegid()
+
+
+def out_of_the_way(descriptor: int) -> int:
+    """Move a descriptor of ours to where no program looks for its own: shells know ten of them."""
+    try:
+        moved = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, _FAR)
+    except OSError:  # so few are allowed
+        return descriptor
+    os.close(descriptor)
+    return moved
+
+
+_endings: list[Callable[[], object]] = []
+
+
+def before_end(ending: Callable[[], object]) -> None:
+    """Have something called by `await_threads`."""
+    _endings.append(ending)
+
+
+def fork(ignored: Collection[int] = ()) -> int:
+    """Fork; a signal to the child is the child's own from its first moment.
+
+    The parent's handlers would run in the child, and its wake-up descriptor is the same pipe: the
+    parent would take the child's signal for one of its own. So signals wait until the child has
+    neither. What had a handler has its default action there; SIGINT remains KeyboardInterrupt
+    where it was that.
+
+    Args:
+        ignored: signals that the child ignores.
+
+    Returns:
+        As ``os.fork``.
+
+    Raises:
+        OSError: there can be no process.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        pid = os.fork()
+        if pid == 0:
+            signal.set_wakeup_fd(-1)
+            for number in signal.valid_signals():
+                handler = signal.getsignal(number)
+                if callable(handler) and handler is not signal.default_int_handler:
+                    signal.signal(number, signal.SIG_DFL)
+            ignore(ignored)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return pid
+
+
+def ignore(numbers: Collection[int]) -> None:
+    """Ignore signals from here on."""
+    for number in numbers:
+        signal.signal(number, signal.SIG_IGN)
+
+
+class StopRequests:
+    """Requests to end, of which the second is an urgent one.
+
+    One request may come twice: timeout(1) sends its signal to the process and to its group, and
+    whoever runs a command in a terminal may pass on the Ctrl-C that the command has got as well.
+    """
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        self._first: float | None = None
+
+    def insist(self) -> bool:
+        """Take note of one; tells whether it is a second one, rather than the first once more."""
+        now = time.monotonic()
+        if self._first is None:
+            self._first = now
+        return now - self._first >= _AGAIN
+
+
+def await_threads() -> None:
+    """Wait for what still carries the last bytes: ``os._exit`` would wait for no thread.
+
+    What is open is ended first, as at the interpreter's end.
+    """
+    for ending in _endings:
+        ending()
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread() and not thread.daemon:
+            thread.join()
+
+
+def end_with(parent: int) -> None:
+    """Have the kernel send this process SIGTERM once its parent has ended.
+
+    Args:
+        parent: the process that has forked this one.
+
+    Raises:
+        OSError: the kernel refuses.
+
+    Source: prctl(2) PR_SET_PDEATHSIG.
+    """
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:  # it has ended meanwhile
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+@functools.cache
+def _library() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
+
+
+def _prctl(option: int, value: int) -> None:
+    if _library().prctl(option, value, 0, 0, 0) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), "prctl")
+
+
+class Account(NamedTuple):
+    """Whom a process can become.
+
+    Attributes:
+        user: uid.
+        group: gid.
+        groups: supplementary gids.
+    """
+
+    user: int
+    group: int
+    groups: tuple[int, ...]
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read ``NAME`` or ``NAME:GROUP``, as /etc/passwd and /etc/group have them.
+
+        Raises:
+            ConfigError: there is no such user or group.
+        """
+        import grp  # noqa: PLC0415 - hardly ever wanted
+        import pwd  # noqa: PLC0415
+
+        name, _, group = text.partition(":")
+        try:
+            user = pwd.getpwnam(name)
+            gid = grp.getgrnam(group).gr_gid if group else user.pw_gid
+        except KeyError as exc:
+            raise ConfigError(
+                f"no such user or group: {text}", hint="write NAME or NAME:GROUP"
+            ) from exc
+        return cls(user.pw_uid, gid, tuple(os.getgrouplist(name, gid)))
+
+    @classmethod
+    def from_environment(cls) -> Self | None:
+        """Read what TLS_UID and TLS_GID say, as s6-tls knows them; None if they say nothing.
+
+        Raises:
+            ConfigError: they are no numbers.
+        """
+        given = {name: os.environ.get(name) for name in ("TLS_UID", "TLS_GID")}
+        if not any(given.values()):
+            return None
+        try:
+            user, group = (int(given[name] or "") for name in given)
+        except ValueError as exc:
+            raise ConfigError(
+                "TLS_UID and TLS_GID are not both numbers", hint="set both, or neither"
+            ) from exc
+        return cls(user, group, ())
+
+    def become(self) -> None:
+        """Give up every other privilege, for good; a no-op for who is that account already.
+
+        Raises:
+            ConfigError: only root may.
+        """
+        if (self.user, self.group) == (os.geteuid(), os.getegid()):
+            return
+        try:
+            os.setgroups(self.groups)
+            os.setresgid(self.group, self.group, self.group)
+            os.setresuid(self.user, self.user, self.user)
+        except OSError as exc:
+            raise ConfigError(
+                f"cannot become user {self.user}, group {self.group}: {exc.strerror}",
+                hint="only root may change who it is",
+            ) from exc
+        protect_process()  # setuid made it readable again, where fs.suid_dumpable says so
