@@ -168,6 +168,22 @@ def test_silent_connections_of_the_same_address() -> None:
         hall.enter()
 
 
+def test_moment_that_passes_between_two_looks() -> None:
+    """A handshake may become too long after we have looked, and before we wait: it makes room."""
+    settings = """places._PATIENCE = 0.15
+import time
+class Slow(door.Door):
+    def _look_after(self, now):
+        super()._look_after(now)
+        time.sleep(0.1)
+door.Door = Slow
+"""
+    with Hall(1, settings) as hall:
+        silent = hall.dial()
+        hall.enter("127.0.0.2")
+        assert read_all(silent) == b""
+
+
 def test_handshakes_in_time() -> None:
     """They keep their places, and newcomers wait."""
     with Hall(2, _NEVER) as hall:

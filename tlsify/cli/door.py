@@ -78,6 +78,7 @@ class Door:
         self._stopping = self._leaving = False
         self._requests = StopRequests()
         self._resume_at: float | None = None
+        self._looked = 0.0  # when what was due by then was done
         self._pipe = SignalPipe()
         self._poller = select.epoll()
         self._polled: set[int] = set()
@@ -117,7 +118,7 @@ class Door:
         due = [self._manager.due]
         if self._resume_at is not None:
             due.append(self._resume_at)
-        elif self._waiting and (moment := self._places.due(now)) is not None:
+        elif self._waiting and (moment := self._places.due(self._looked)) is not None:
             due.append(moment)
         wait = min(due) - now
         events = self._poller.poll(None if math.isinf(wait) else max(wait, 0) + 0.001)
@@ -138,6 +139,7 @@ class Door:
             self._resume_at = None
         if not self._stopping:
             self._make_room(now)
+        self._looked = now
         self._manager.feed(now)
 
     def _heed(self, numbers: bytes) -> None:

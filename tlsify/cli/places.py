@@ -168,10 +168,14 @@ class Places:
             found.append(victim)
         return found
 
-    def due(self, now: float) -> float | None:
-        """Tell when the next handshake has taken too long; None if there is none."""
+    def due(self, since: float) -> float | None:
+        """Tell when the next handshake has taken too long; None if there is none.
+
+        Args:
+            since: when somebody last looked for those that had: the moment may be over by now.
+        """
         moments = (place.since + self._patience() for place in self._openings)
-        return next((moment for moment in moments if moment > now), None)
+        return next((moment for moment in moments if moment > since), None)
 
     def _stalled(self, now: float) -> list[Place]:
         """List those that have taken too long, the oldest first."""
