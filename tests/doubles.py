@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import ctypes
-import dataclasses
 import errno
 import fcntl
+import functools
 import os
 import select
 import socket
@@ -16,7 +16,7 @@ import time
 from collections import deque
 from contextlib import ExitStack, suppress
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, AnyStr, Generic, Self, TypeVar
 
 import pytest
 
@@ -36,6 +36,7 @@ from tlsify.tls.room import Room
 from tlsify.tls.tunnel import ROOM_BEYOND
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Callable
     from types import ModuleType
 
@@ -227,11 +228,24 @@ class ScriptedSocket(socket.socket):
 
 
 def until(condition: Callable[[], object], timeout: float = 60) -> None:
-    """Wait for something that nothing can be waited on for."""
-    deadline = time.monotonic() + timeout
+    """Wait for something that nothing can be waited on for.
+
+    Who asks all the time takes it from the one who is waited for: the longer it has taken, the
+    rarer.
+    """
+    started = time.monotonic()
     while not condition():
-        assert time.monotonic() < deadline, "it did not come true in time"
-        select.select([], [], [], 0.0005)
+        waited = time.monotonic() - started
+        assert waited < timeout, "it did not come true in time"
+        select.select([], [], [], min(0.0005 + waited / 16, 0.02))
+
+
+def ends(process: subprocess.Popen[AnyStr], timeout: float = 60) -> int:
+    """Wait for a program's end; gives what `Popen.wait` does, which would look now and then."""
+    if process.poll() is None:
+        with open(os.pidfd_open(process.pid), "rb") as handle:  # noqa: PTH123 - for its close
+            assert select.select([handle], [], [], timeout)[0], "it did not end in time"
+    return process.wait()
 
 
 def own_clock(monkeypatch: pytest.MonkeyPatch, module: ModuleType) -> Callable[[float], None]:
@@ -459,6 +473,22 @@ class RawPeer:
         return bytes(received)
 
 
+# The certificate's own has to be among them.
+_GROUPS = ("x25519", "secp256r1")
+
+
+@functools.cache
+def _configs(
+    trust: TrustAnchors, key_pair: KeyPair, version: ProtocolVersion
+) -> tuple[ClientConfig, ServerConfig]:
+    """Make them once for all tests, with the quickest group: a context costs as much as that."""
+    only = frozenset({version})
+    return (
+        ClientConfig(verify=False, trust=trust, timeout=60, versions=only, groups=_GROUPS),
+        ServerConfig(key_pair=key_pair, timeout=60, versions=only, groups=_GROUPS),
+    )
+
+
 class Lab:
     """Makes connections over either offload, and takes them down at the end of the test."""
 
@@ -466,9 +496,7 @@ class Lab:
         """Keep what configurations are made of."""
         self._stack = ExitStack()
         self._peers: list[socket.socket] = []
-        self._client = ClientConfig(verify=False, trust=trust, timeout=60)
-        self._server = ServerConfig(key_pair=key_pair, timeout=60)
-        self._configs: dict[ProtocolVersion, tuple[ClientConfig, ServerConfig]] = {}
+        self._trust, self._key_pair = trust, key_pair
 
     def __enter__(self) -> Self:
         """Begin."""
@@ -484,13 +512,7 @@ class Lab:
         self, version: ProtocolVersion = ProtocolVersion.TLSv1_3
     ) -> tuple[ClientConfig, ServerConfig]:
         """Give a client's and a server's configuration for one version."""
-        if version not in self._configs:
-            only = frozenset({version})
-            self._configs[version] = (
-                dataclasses.replace(self._client, versions=only),
-                dataclasses.replace(self._server, versions=only),
-            )
-        return self._configs[version]
+        return _configs(self._trust, self._key_pair, version)
 
     def tcp(self) -> tuple[socket.socket, socket.socket]:
         """Connect two sockets."""

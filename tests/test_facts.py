@@ -81,7 +81,7 @@ def test_connection_as_python_shows_it(
     lab: Lab, key_pair: KeyPair, authority: trustme.CA, policy: KtlsPolicy, version: ProtocolVersion
 ) -> None:
     """Version, suite and protocol as the other side's `ssl` tells them; the SNI and the offload."""
-    context = ssl.create_default_context()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     authority.configure_trust(context)
     context.set_alpn_protocols(["http/1.1"])
     context.maximum_version = ssl.TLSVersion(version)

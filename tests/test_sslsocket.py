@@ -73,7 +73,7 @@ def context(server_config: ServerConfig, client_config: ClientConfig) -> Fixed:
 @pytest.fixture
 def python(authority: trustme.CA) -> ssl.SSLContext:
     """Python's own, of a client."""
-    made = ssl.create_default_context()
+    made = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     authority.configure_trust(made)
     made.set_alpn_protocols(["http/1.1"])
     return made

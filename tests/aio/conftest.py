@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @pytest.fixture
 def client_context(authority: trustme.CA) -> ssl.SSLContext:
     """Python's own TLS, as a client with a certificate."""
-    context = ssl.create_default_context()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     authority.configure_trust(context)
     authority.issue_cert("client.example", common_name="client.example").configure_cert(context)
     return context

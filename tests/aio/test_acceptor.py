@@ -47,7 +47,7 @@ CLIENTS = 50
 @pytest.fixture
 def client_context(authority: trustme.CA) -> ssl.SSLContext:
     """Python's own TLS, as a client."""
-    context = ssl.create_default_context()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     authority.configure_trust(context)
     return context
 

@@ -338,7 +338,7 @@ def test_nothing_in_common(
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 def test_alert_in_place_of_finished(served: Served, pki: Pki, version: ssl.TLSVersion) -> None:
     """A client that does not trust the certificate says so and goes; others are served on."""
-    context = ssl.create_default_context()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = context.maximum_version = version
     with (
         served.unharmed(pki.client_context()),

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from tests.cli.conftest import Pki
 
 
+_CONNECTIONS = 200
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A folder to serve."""
@@ -45,12 +48,12 @@ def test_ordeal(tmp_path: Path, words: tuple[str, ...]) -> None:
         tmp_path,
         *("--workers", "2", *words),
         metrics_port=free_port(),
-        load=Load(connections=400, requests=3, processes=2, at_once=24, pause=0.15),
+        load=Load(connections=_CONNECTIONS, requests=3, processes=2, at_once=24, pause=0.15),
     )
     assert outcome.failed == []
     tally = outcome.tally
     # Of the connections that were asked for, those that the end came before are left out.
-    assert tally.requests + outcome.lost + 3 * tally.refused >= 0.8 * 3 * 400
+    assert tally.requests + outcome.lost + 3 * tally.refused >= 0.8 * 3 * _CONNECTIONS
     assert len(tally.certificates) == 2, "the swapped one was shown, and the one before"
     assert tally.told > 0, "who had to go was told so"
     assert outcome.status == 0

@@ -46,7 +46,7 @@ class Contexts:
             self.servers[tickets] = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             self.servers[tickets].num_tickets = tickets
             leaf.configure_cert(self.servers[tickets])
-        self.client = ssl.create_default_context()
+        self.client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         authority.configure_trust(self.client)
 
 

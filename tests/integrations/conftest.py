@@ -46,7 +46,7 @@ def root(tmp_path: Path) -> Path:
 @pytest.fixture
 def client_context(authority: trustme.CA) -> ssl.SSLContext:
     """Python's own TLS, as a client."""
-    context = ssl.create_default_context()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     authority.configure_trust(context)
     return context
 

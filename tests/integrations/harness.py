@@ -16,7 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from tests.doubles import until
+from tests.doubles import ends
 from tests.interop.programs import Program, free_port
 
 if TYPE_CHECKING:
@@ -127,17 +127,17 @@ class Served:
         """End it: first by a signal that takes its workers along."""
         self.program.terminate()
         with suppress(AssertionError):
-            until(lambda: self.program._process.poll() is not None, 5)
+            ends(self.program._process, 5)
         self.program.__exit__(*details)
 
     def interrupt(self) -> None:
         """End it as Ctrl-C does, whoever is connected; an idle client keeps no server alive."""
         self.program._process.send_signal(signal.SIGINT)
-        until(lambda: self.program._process.poll() is not None)
+        ends(self.program._process)
 
     def context(self, *, client: str | None = None, alpn: tuple[str, ...] = ()) -> ssl.SSLContext:
         """Make a client's context, with a certificate for ``client`` if there is one."""
-        context = ssl.create_default_context()
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         self._authority.configure_trust(context)
         if client is not None:
             self._authority.issue_cert(client, common_name=client).configure_cert(context)

@@ -52,7 +52,7 @@ def test_extension(
 ) -> None:
     """A request's scope has the connection's facts; what was there before stays."""
     Asking.seen = []
-    context = ssl.create_default_context()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     authority.configure_trust(context)
     authority.issue_cert("a.example", common_name="client.example").configure_cert(context)
     config = server_config

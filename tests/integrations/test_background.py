@@ -47,7 +47,7 @@ def handshakes(context: SSLContext) -> Iterator[Handshakes]:
 @pytest.fixture
 def python(authority: trustme.CA) -> ssl.SSLContext:
     """Python's own, of a client."""
-    made = ssl.create_default_context()
+    made = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     authority.configure_trust(made)
     return made
 

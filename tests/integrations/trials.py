@@ -39,6 +39,7 @@ class Server(NamedTuple):
         keeps_alive: whether it takes several requests on one connection.
         sendfile: whether it sends files so.
         interruptible: whether Ctrl-C ends it beside an idle client, with Python's `ssl`, too.
+        started: what it says when its start is over, if Ctrl-C comes too early before that.
         options: for the program.
         together: more options, for it to serve several connections at a time.
     """
@@ -49,6 +50,7 @@ class Server(NamedTuple):
     keeps_alive: bool = True
     sendfile: bool = False
     interruptible: bool = True
+    started: str = ""
     options: dict[str, Any] = {}  # noqa: RUF012 - never changed
     together: dict[str, Any] = {}  # noqa: RUF012 - likewise
 
@@ -117,6 +119,7 @@ def endure(server: Server, folder: Path, authority: trustme.CA, ktls: str) -> No
         if server.keeps_alive:
             served.ask(idle, "/scheme")
         if server.interruptible:
+            served.program.wait_for_error(server.started)
             served.interrupt()
 
 

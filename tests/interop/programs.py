@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Self
 
 import pytest
 
-from tests.doubles import Endpoint
+from tests.doubles import Endpoint, ends
 from tests.interop.matrix import SIZE
 from tests.provision import find
 
@@ -123,7 +123,7 @@ class Program:
         """Wait for its end, and give its exit status."""
         self._reader.result(PATIENCE)
         self._feeder.result(PATIENCE)
-        return self._process.wait(PATIENCE)
+        return ends(self._process, PATIENCE)
 
     def wait_for_error(self, text: str) -> None:
         """Wait until it has printed something to its standard error."""
@@ -159,7 +159,7 @@ class Program:
     def kill(self) -> None:
         """End it now, and give its pipes back."""
         self._process.kill()
-        self._process.wait(PATIENCE)
+        ends(self._process, PATIENCE)
         with contextlib.suppress(AssertionError):
             self._reader.result(PATIENCE)
             self._feeder.result(PATIENCE)

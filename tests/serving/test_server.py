@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Self, cast
 import pytest
 
 from tests.conftest import issue
-from tests.doubles import Endpoint, until
+from tests.doubles import Endpoint, ends, until
 from tlsify.aio.acceptor import Limits
 from tlsify.config import KtlsMode, KtlsPolicy, ServerConfig
 from tlsify.serving import server as serving
@@ -98,7 +98,7 @@ class Server:
     def __init__(self, folder: Path, authority: trustme.CA, settings: str = "") -> None:
         """Start it, and wait until it is ready."""
         self._folder = folder
-        self._context = ssl.create_default_context()
+        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         authority.configure_trust(self._context)
         self.issue(authority)
         with (folder / "errors").open("wb") as errors:
@@ -195,7 +195,7 @@ class Server:
     def stop(self) -> None:
         """Have it end, in good order."""
         self.process.terminate()
-        assert self.process.wait(20) == 0, self.errors()
+        assert ends(self.process) == 0, self.errors()
 
 
 @pytest.fixture
@@ -220,7 +220,7 @@ def test_beginning_and_end(server: Server, tmp_path: Path) -> None:
         with pytest.raises(ConnectionRefusedError):
             server.connect()
     server.read("stop")
-    assert server.process.wait(20) == 0
+    assert ends(server.process) == 0
     assert not (tmp_path / "metrics").exists()
 
 
@@ -514,4 +514,4 @@ def test_signal_that_comes_again(authority: trustme.CA, tmp_path: Path) -> None:
             os.kill(pid, signal.SIGTERM)
         (tmp_path / "go").touch()
         assert {int(server.read("carried")[1]) for _ in range(2)} == workers
-        assert server.process.wait(60) == 0
+        assert ends(server.process) == 0
