@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 
 import pytest
 
@@ -15,6 +16,8 @@ from tests.doubles import (
     Lab,
     Middleman,
     read,
+    reset,
+    until,
 )
 from tlsify.codepoints import ProtocolVersion
 from tlsify.config import KtlsPolicy
@@ -93,6 +96,17 @@ def test_socket_that_has_a_ulp_already(lab: Lab) -> None:
     with pytest.raises(ConfigError, match="EEXIST"):
         connect(ours, lab.configs()[0], AUTO)
     assert ours.fileno() == -1
+
+
+@pytest.mark.ktls
+def test_client_that_has_gone(lab: Lab) -> None:
+    """Who has reset the connection is blamed, and not the kernel that takes none such."""
+    ours, theirs = lab.tcp()
+    reset(ours)
+    until(lambda: select.select([theirs], [], [], 0)[0])
+    with pytest.raises(ConnectionResetError):
+        accept(theirs, lab.configs()[1], KERNEL)
+    assert theirs.fileno() == -1
 
 
 def test_framing_of_what_the_middleman_sees(lab: Lab) -> None:

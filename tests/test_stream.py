@@ -156,6 +156,22 @@ def test_error_alert(lab: Lab, policy: KtlsPolicy) -> None:
 
 
 @both
+@pytest.mark.parametrize(("timeout", "error"), [(None, BlockingIOError), (0.01, TimeoutError)])
+def test_not_waiting_for_once(
+    lab: Lab, policy: KtlsPolicy, timeout: float | None, error: type[OSError]
+) -> None:
+    """MSG_DONTWAIT does what it does on any socket of Python's: a timeout is waited for first."""
+    stream, _peer = lab.stream(policy)
+    stream.settimeout(timeout)
+    for attempt in (
+        lambda: stream.recv(9, socket.MSG_DONTWAIT),
+        lambda: stream.recv_into(bytearray(9), 0, socket.MSG_DONTWAIT),
+    ):
+        with pytest.raises(error):
+            attempt()
+
+
+@both
 def test_reset(lab: Lab, policy: KtlsPolicy) -> None:
     """RST raises as it does on any socket."""
     stream, peer = lab.stream(policy)

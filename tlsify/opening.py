@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import time
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 from tlsify import handshake, keylog
 from tlsify.config import ClientConfig, KtlsPolicy, ServerConfig
 from tlsify.eligibility import attempt, cipher_refusal, host_refusal, offloadable
+from tlsify.errors import KtlsUnavailable
 from tlsify.keepalive import keep_alive
 from tlsify.tls import connections, context
 from tlsify.tls.engine import Engine
@@ -124,7 +126,23 @@ class Opening:
             raise refusal
         from tlsify.ktls import ulp  # noqa: PLC0415 - most clients want no offload
 
-        ulp.attach(self._sock)
+        try:
+            ulp.attach(self._sock)
+        except KtlsUnavailable as exc:
+            if exc.code == "not-established":
+                _raise_end(self._sock)
+            raise
+
+
+def _raise_end(sock: socket.socket) -> None:
+    """Blame who has reset a connection, and not the kernel, which takes established ones only.
+
+    Raises:
+        OSError: the connection's own error.
+    """
+    if number := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+        raise OSError(number, os.strerror(number))
+    sock.getpeername()
 
 
 def prepare(config: ServerConfig, policy: KtlsPolicy, previous: ServerConfig | None = None) -> None:

@@ -20,8 +20,8 @@ from tests.progress import MARK, VARIABLE
 if TYPE_CHECKING:
     from pathlib import Path
 
-# One more than there are processors, since tests wait now and then.
-AT_ONCE = max(2, len(os.sched_getaffinity(0))) + 1
+# Two guests keep two processors busy; three stages at once take as long, and crowd each other.
+AT_ONCE = max(2, len(os.sched_getaffinity(0)))
 INTERVAL = 30.0  # seconds between two lines that say how far everything is
 LOGS = ROOT / ".scratch" / "tests"
 _REPORT = re.compile(r"^=+ (?:ERRORS|FAILURES) =+$", re.MULTILINE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import ssl
@@ -73,6 +74,10 @@ def start(*words: str | int | Path, **options: Any) -> subprocess.Popen[bytes]:
     return subprocess.Popen([*COMMAND, *map(str, words)], **options)
 
 
+# What servers tell root, who may well be the one that runs tests.
+_AS_ROOT = re.compile(r"^.*workers run as root.*\n", re.MULTILINE)
+
+
 def finish(process: subprocess.Popen[bytes], data: bytes = b"") -> Outcome:
     """Give a command its stdin and wait for its end."""
     with process:
@@ -80,7 +85,7 @@ def finish(process: subprocess.Popen[bytes], data: bytes = b"") -> Outcome:
             out, err = process.communicate(data if process.stdin else None, timeout=PATIENCE)
         finally:
             process.kill()
-    return Outcome(process.returncode, out or b"", (err or b"").decode())
+    return Outcome(process.returncode, out or b"", _AS_ROOT.sub("", (err or b"").decode()))
 
 
 def run(*words: str | int | Path, data: bytes = b"", **options: Any) -> Outcome:

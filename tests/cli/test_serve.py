@@ -34,11 +34,13 @@ from tests.cli.harness import (
     read_all,
     read_line,
     run,
+    start,
 )
 from tests.doubles import reset, until
 from tests.interop.programs import require
 from tests.provision import find
 from tlsify.codepoints import AlertDescription, ContentType
+from tlsify.system import sandbox
 from tlsify.tls.record import split_records
 
 if TYPE_CHECKING:
@@ -220,6 +222,48 @@ def test_curl_verifies_the_self_signed_certificate(folder: Path, tmp_path: Path)
         refused = subprocess.run(["curl", "-s", url], check=False, capture_output=True)
         assert refused.returncode == 60
         server.stop().succeeded()
+
+
+@pytest.mark.parametrize("wanted", ["auto", "off"])
+def test_folder_that_is_replaced(pki: Pki, tmp_path: Path, wanted: str) -> None:
+    """What takes its place is served soon, confined workers or not, and no request fails."""
+    shown, coming = tmp_path / "shown", tmp_path / "coming"
+    for folder in (shown, coming):
+        folder.mkdir()
+        (folder / "index.html").write_text(folder.name)
+    context = pki.client_context()
+    with Served(*_words(pki, shown, "--sandbox", wanted)) as server:
+        assert server.fetch(context) == (200, b"shown")
+        shown.rename(tmp_path / "last")
+        coming.rename(shown)
+        seen: dict[int, bytes] = {}
+        until(lambda: seen.update([server.fetch(context)]) or seen.get(200) == b"coming")
+        assert seen.keys() == {200}
+        server.stop().succeeded()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="it is said to root")
+@pytest.mark.parametrize("words", [(), ("--user", "nobody")], ids=["root", "user"])
+def test_workers_of_root(pki: Pki, folder: Path, words: tuple[str, ...]) -> None:
+    """That workers are root is told once, and how to mend it."""
+    process = start(*_words(pki, folder, *words), stdin=subprocess.DEVNULL)
+    try:
+        read_line(process.stdout)
+    finally:
+        process.terminate()
+        _, err = process.communicate()
+    assert err.count(b"--user") == (not words)
+
+
+def test_required_sandbox(pki: Pki, folder: Path) -> None:
+    """It serves where there is Landlock, and does not start where there is none."""
+    words = _words(pki, folder, "--sandbox=require")
+    if sandbox.refusal() is None:
+        with Served(*words) as server:
+            assert server.fetch(pki.client_context()) == (200, b"index")
+            server.stop().succeeded()
+    else:
+        run(*words).failed(96, "Landlock")
 
 
 @pytest.mark.parametrize("words", [[], ["--resumption"]], ids=["none", "resumption"])

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 _SECTIONS = ["Interface", "Options", "Exit codes", "Environment", "Notes", "Examples"]
 _NAMES = [page.stem for page in PAGES]
 # Findings of "tlsify check" that are no reasons to relay.
-_NO_REASONS = {"aes-unaccelerated", "ulp-diag-unprivileged"}
+_NO_REASONS = {"sandbox", "aes-unaccelerated", "ulp-diag-unprivileged"}
 
 # -- examples
 

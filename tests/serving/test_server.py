@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import resource
@@ -24,7 +25,7 @@ from tlsify.aio.acceptor import Limits
 from tlsify.config import KtlsMode, KtlsPolicy, ServerConfig
 from tlsify.serving import server as serving
 from tlsify.serving.server import Plan, part
-from tlsify.system import listening
+from tlsify.system import listening, sandbox
 from tlsify.system.capacity import Bound
 from tlsify.system.process import Account
 
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
 
     import trustme
 
+with_landlock = pytest.mark.skipif(
+    sandbox.refusal() is not None, reason=f"no sandbox: {sandbox.refusal()}"
+)
 # Answers each line with its worker's pid, its user, and the line.
 PROGRAM = """
 import asyncio, logging, os, sys
@@ -43,6 +47,7 @@ from tlsify.aio.acceptor import Limits
 from tlsify.aio.transport import attach
 from tlsify.config import KeyPair, KtlsMode, KtlsPolicy, ServerConfig
 from tlsify.system.process import Account
+from tlsify.system.sandbox import Reach, Sandboxing
 from tlsify.serving.succession import Estate
 
 logging.basicConfig(format="%(message)s", level=logging.INFO)
@@ -78,7 +83,7 @@ def listen():
     more = [listening.listen("127.0.0.1", port, reuse_port=True) for _ in range(SOCKETS - 1)]
     return [first, *more]
 
-SOCKETS, ACCOUNT, DRAIN = 1, None, 5.0
+SOCKETS, ACCOUNT, DRAIN, REACH, SANDBOXING = 1, None, 5.0, Reach(), Sandboxing.AUTO
 exec(sys.argv[2])
 with Estate.inherit() as estate:
     listeners = estate.claim("all", listen)
@@ -87,6 +92,7 @@ with Estate.inherit() as estate:
         listeners=listeners, load=load, policy=KtlsPolicy(KtlsMode.OFF), service=Service, workers=2,
         limits=Limits(), drain_seconds=DRAIN, metrics=metrics, account=ACCOUNT,
         watch=lambda: (folder / "watched").exists(), estate=estate,
+        reach=lambda: REACH, sandboxing=SANDBOXING,
         on_ready=lambda: say("ready", os.getpid(), listeners[0].getsockname()[1]),
     ))
 """
@@ -203,6 +209,55 @@ def server(tmp_path: Path, authority: trustme.CA) -> Iterator[Server]:
     """One that runs."""
     with Server(tmp_path, authority) as made:
         yield made
+
+
+# A worker that somebody has taken over: what it is told to open, it tries to.
+_TAKEN_OVER = """
+def data_received(self, data):
+    try:
+        open(data.decode(), "rb").close()
+        answer = b"opened"
+    except OSError as exc:
+        answer = str(exc.errno).encode()
+    self.transport.write(b"%d 0 " % os.getpid() + answer)
+Lines.data_received = data_received
+"""
+
+
+def _tries(server: Server, path: Path) -> bytes:
+    with server.connect() as sock:
+        sock.sendall(str(path).encode())
+        return sock.recv(100).split(b" ")[2]
+
+
+@with_landlock
+def test_worker_that_is_taken_over(tmp_path: Path, authority: trustme.CA) -> None:
+    """It can read what it serves, and neither its own key nor anything else; others see it."""
+    (tmp_path / "shown").mkdir()
+    (tmp_path / "shown" / "file").touch()
+    os.environ["TLSIFY_ROSTER"] = str(tmp_path / "roster")
+    settings = f"{_TAKEN_OVER}\nREACH = Reach(read=({str(tmp_path / 'shown')!r},))"
+    try:
+        served = Server(tmp_path, authority, settings)
+    finally:
+        os.environ["TLSIFY_ROSTER"] = "off"
+    with served as server:
+        assert _tries(server, tmp_path / "shown/file") == b"opened"
+        assert _tries(server, tmp_path / "key.pem") == str(errno.EACCES).encode()
+        assert _tries(server, Path("/etc/passwd")) == str(errno.EACCES).encode()
+        assert len([*(tmp_path / "roster").iterdir()]) == 2
+        server.process.send_signal(signal.SIGHUP)
+        until(lambda: server.metric('tlsify_reloads_total{outcome="ok"}') == 1)
+        assert _tries(server, tmp_path / "key.pem") == str(errno.EACCES).encode()
+        server.stop()
+    assert [*(tmp_path / "roster").iterdir()] == []
+
+
+def test_sandbox_that_is_not_wanted(tmp_path: Path, authority: trustme.CA) -> None:
+    """Then workers reach what their user may."""
+    settings = f"{_TAKEN_OVER}\nSANDBOXING = Sandboxing.OFF"
+    with Server(tmp_path, authority, settings) as server:
+        assert _tries(server, tmp_path / "key.pem") == b"opened"
 
 
 def test_beginning_and_end(server: Server, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from tlsify.cli import fail, late, ucspi
 from tlsify.errors import ExitCode
 from tlsify.keeper import Keeper
 from tlsify.system.process import THE_PROGRAMS, Account, forgo_rights, fork, ignore
+from tlsify.system.sandbox import Reach, Sandboxing, confine
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -167,6 +168,7 @@ def _keep(handoff: Handoff, channel: socket.socket, message: bytes, closing: Clo
     parent = os.getppid()
     is_taken = _send(channel, _KEPT + message, [end.fileno() for end in keeper.ends])
     keeper.let_go()
+    confine(Reach(), Sandboxing.AUTO)  # it needs no more than the descriptors that it has
     keeper.run(parent if is_taken else None)
 
 

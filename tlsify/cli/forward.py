@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import socket
 from typing import TYPE_CHECKING
 
@@ -16,10 +17,11 @@ from tlsify.serving.backends import Backends, Rule, parse_several
 from tlsify.serving.forwarding import Forwarding, Passing
 from tlsify.stillness import Bounds
 from tlsify.system import listening
+from tlsify.system.sandbox import Reach
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from tlsify.cli import GlobalOptions
     from tlsify.config import ServerConfig
@@ -29,6 +31,7 @@ DESCRIPTION = "Accept TLS connections, and hand what is in them to another serve
 IS_MIXED = True
 _PATIENCE = 5.0
 _BY_PROTOCOL = "auto"
+_RESOLVERS, _DNS = ("/etc", "/run/systemd/resolve"), 53
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -123,7 +126,8 @@ def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
         for place in dict.fromkeys(listening.spell(sock) for sock in plan.listeners):
             print(f"tlsify: forwarding {place} to {target} ({carrier})", flush=True)
 
-    plan = serving_options.plan(arguments, options, service, on_ready=tell)
+    reach = _reach(_rules(arguments, target))
+    plan = serving_options.plan(arguments, options, service, reach=lambda: reach, on_ready=tell)
     with plan.estate:
         for sock in plan.listeners:
             # What is accepted inherits it: pieces are as large as the backend's; none has to wait.
@@ -151,9 +155,32 @@ def _divide(arguments: argparse.Namespace) -> str:
     return target
 
 
+def _rules(arguments: argparse.Namespace, target: str) -> list[Rule]:
+    return [*arguments.route, Rule(None, None, parse_several(target))]
+
+
+def _reach(rules: Sequence[Rule]) -> Reach:
+    """Tell what workers need for their backends."""
+    backends = [backend for rule in rules for backend in rule.backends]
+    ports = {backend.port for backend in backends if backend.port}
+    abstract = any(backend.path.startswith("@") for backend in backends)
+    if all(backend.path or _is_address(backend.host) for backend in backends):
+        return Reach(ports=tuple(ports), abstract=abstract)
+    # What resolvers read is a matter of the host's own, and may be replaced at any time.
+    return Reach(read=_RESOLVERS, ports=(*ports, _DNS), abstract=abstract)
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
 def _service(arguments: argparse.Namespace, target: str) -> Callable[[], Forwarding | Passing]:
     """Give what makes a worker's service; each knows by itself which backends are down."""
-    rules = [*arguments.route, Rule(None, None, parse_several(target))]
+    rules = _rules(arguments, target)
     for rule in arguments.route:
         if rule.alpn is not None and rule.alpn not in arguments.alpn:
             name = rule.alpn.decode(errors="backslashreplace")

@@ -15,6 +15,7 @@ from tlsify.selfsigned import make_key_pair
 from tlsify.serving import server
 from tlsify.system import listening
 from tlsify.system.modes import write_public
+from tlsify.system.sandbox import Reach
 
 if TYPE_CHECKING:
     import argparse
@@ -87,7 +88,14 @@ def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
             send_timeout=arguments.send_timeout,
         )
 
-    plan = serving_options.plan(arguments, options, service, load=load, on_ready=ready)
+    plan = serving_options.plan(
+        arguments,
+        options,
+        service,
+        reach=lambda: Reach(read=(str(root),)),
+        load=load,
+        on_ready=ready,
+    )
     stopgap.outlives = not plan.estate.is_rehearsal
     with plan.estate:
         server.run(plan)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +15,7 @@ from tlsify.serving.server import Plan
 from tlsify.serving.succession import Estate
 from tlsify.stillness import SEND_TIMEOUT
 from tlsify.system import listening
+from tlsify.system.sandbox import Reach, Sandboxing
 
 if TYPE_CHECKING:
     import argparse
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
     from tlsify.cli import GlobalOptions
     from tlsify.config import ServerConfig
     from tlsify.serving.server import Service
+
+_log = logging.getLogger("tlsify")
 
 _HANDSHAKES = 1000
 _DRAIN = 30.0
@@ -101,6 +106,15 @@ def add_arguments(parser: argparse.ArgumentParser, *, listen: str | None) -> Non
         f"default {_DRAIN:g}",
     )
     group.add_argument(
+        "--sandbox",
+        type=Sandboxing,
+        choices=list(Sandboxing),
+        default=Sandboxing.AUTO,
+        metavar="off|auto|require",
+        help="whether workers give up files and ports that they do not need (Landlock); "
+        "default auto: if the kernel has it",
+    )
+    group.add_argument(
         "--metrics",
         metavar=f"ADDR:PORT|{_UNIX}PATH",
         help="where to answer GET /metrics and /healthz, over plain HTTP",
@@ -127,11 +141,12 @@ def _number(text: str) -> int:
     return number
 
 
-def plan(
+def plan(  # noqa: PLR0913 - each is a matter of its own
     arguments: argparse.Namespace,
     options: GlobalOptions,
     service: Callable[[], Service],
     *,
+    reach: Callable[[], Reach] = Reach,
     load: Callable[[], ServerConfig] | None = None,
     on_ready: Callable[[], None] = lambda: None,
 ) -> Plan:
@@ -141,6 +156,8 @@ def plan(
         arguments: parsed, `server_options` among them; ``listen`` is a list of ``ADDR:PORT``.
         options: of the command.
         service: makes a worker's service.
+        reach: what workers need, if no more than this is within their reach; when it changes,
+            all is reloaded.
         load: gives the configuration; `server_options.configure` if None.
         on_ready: called when every worker accepts connections.
 
@@ -161,6 +178,8 @@ def plan(
         estate.close()
         raise
     estate.drop_unclaimed()
+    if os.geteuid() == 0 and arguments.user is None and not estate.is_rehearsal:
+        _log.warning("workers run as root: name a user for them (--user)")
     return Plan(
         listeners=listeners,
         load=load or (lambda: server_options.configure(arguments)),
@@ -170,11 +189,30 @@ def plan(
         limits=Limits(arguments.max_connections, arguments.max_handshakes, arguments.per_address),
         drain_seconds=arguments.drain,
         metrics=metrics,
-        watch=server_options.watch(arguments),
+        watch=_watch(server_options.watch(arguments), reach, arguments.sandbox),
+        reach=reach,
+        sandboxing=arguments.sandbox,
         account=arguments.user,
         on_ready=on_ready,
         estate=estate,
     )
+
+
+def _watch(
+    files: Callable[[], object], reach: Callable[[], Reach], sandboxing: Sandboxing
+) -> Callable[[], object]:
+    if sandboxing is Sandboxing.OFF:
+        return files
+    return lambda: (files(), [_identity(path) for path in reach().read])
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    """Tell a folder from another one that has taken its place; None if there is none."""
+    try:
+        status = Path(path).stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _listeners(arguments: argparse.Namespace, estate: Estate) -> list[socket.socket]:

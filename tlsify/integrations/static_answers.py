@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import logging
 import os
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, cast
 from aiohttp import HttpVersion10, HttpVersion11, web
 
 from tlsify.static import codings, preconditions, ranges
-from tlsify.static.beneath import Opened, open_beneath
+from tlsify.static.beneath import Opened, open_beneath, pin
 from tlsify.static.media_types import media_type
 from tlsify.static.preconditions import Verdict
 from tlsify.static.ranges import Part
@@ -77,7 +78,7 @@ class Folder:
         """Take the folder.
 
         Args:
-            root: its resolved path; it is opened anew for each request.
+            root: its resolved path; it is opened anew for each request, unless it is pinned.
             alias: another absolute path of it, which links in it may begin with.
             dotfiles: whether to serve names that begin with a dot.
             precompressed: whether to look for variants in content codings.
@@ -86,6 +87,12 @@ class Folder:
         self._alias = None if alias is None else os.fsencode(alias)
         self._dotfiles = dotfiles
         self._precompressed = precompressed
+        self._pinned: int | None = None
+
+    def pin(self) -> None:
+        """Keep to the folder that is there now, rather than to what may take its place."""
+        with contextlib.suppress(OSError):  # each request will find that out, too
+            self._pinned = pin(self._root)
 
     def answer(self, request: Request) -> web.StreamResponse:
         """Make the answer, which has the file open, if it is one.
@@ -138,13 +145,13 @@ class Folder:
 
     def _choose(self, names: Sequence[bytes], accepted: str | None) -> tuple[Opened, str]:
         """Open the file, or a variant of it that is not older and that the client prefers."""
-        plain = open_beneath(self._root, names, self._alias)
+        plain = open_beneath(self._root, names, self._alias, self._pinned)
         if not self._precompressed:
             return plain, ""
         for coding in codings.wanted(accepted):
             name = names[-1] + codings.ENDINGS[coding]
             try:
-                variant = open_beneath(self._root, [*names[:-1], name], self._alias)
+                variant = open_beneath(self._root, [*names[:-1], name], self._alias, self._pinned)
             except OSError:
                 continue
             if variant.status.st_mtime_ns >= plain.status.st_mtime_ns:

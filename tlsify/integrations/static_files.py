@@ -14,6 +14,7 @@ from tlsify.aio.transport import attach
 from tlsify.aio.watching import watched
 from tlsify.integrations.static_answers import Folder, Request
 from tlsify.stillness import SEND_TIMEOUT, Bounds
+from tlsify.system import sandbox
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -66,7 +67,9 @@ class Site:
         self._runner: web.ServerRunner
 
     async def start(self) -> None:
-        """Set up aiohttp's own."""
+        """Set up aiohttp's own, and keep to the folder if no other one is within reach."""
+        if sandbox.in_force():
+            self._folder.pin()
         logging.getLogger("aiohttp.server").addFilter(_is_our_fault)
         server = web.Server(
             self._answer,

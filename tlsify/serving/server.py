@@ -28,6 +28,7 @@ from tlsify.status import roster
 from tlsify.system import listening, service_manager
 from tlsify.system.capacity import Bound, threads
 from tlsify.system.process import await_threads, end_with, forgo_rights, ignore
+from tlsify.system.sandbox import Reach, Sandboxing, confine
 
 if TYPE_CHECKING:
     import socket
@@ -86,6 +87,8 @@ class Plan:
         drain_seconds: how long connections may take to end; what is left is cut off then.
         metrics: listening, for `metrics.Endpoint`; or None.
         watch: its value is looked at every few seconds; when it changes, all is reloaded.
+        reach: what workers need, as long as nothing is reloaded.
+        sandboxing: whether they give up what they do not need.
         account: whom workers become. Who supervises them keeps its rights, to read keys anew.
         on_ready: called when every worker accepts connections.
         estate: what SIGUSR2 passes on, and what was passed on to us; the caller closes it.
@@ -100,6 +103,8 @@ class Plan:
     drain_seconds: float = 30.0
     metrics: socket.socket | None = None
     watch: Callable[[], object] | None = None
+    reach: Callable[[], Reach] = Reach
+    sandboxing: Sandboxing = Sandboxing.AUTO
     account: Account | None = None
     on_ready: Callable[[], None] = lambda: None
     estate: Estate = field(default_factory=Estate)
@@ -176,11 +181,20 @@ class _Office:
         if plan.account is not None:
             plan.account.become()
         end_with(self._pid)
+        confine(_reach(plan, config), plan.sandboxing)
         # Its sendfile ends a connection rather than let an answer be too short.
         with asyncio.Runner(loop_factory=EventLoop) as runner:
             runner.run(_serve(plan, config, own, post))
         patience.hurry(_PARTING)
         await_threads()
+
+
+def _reach(plan: Plan, config: ServerConfig) -> Reach:
+    """Add what the service does not know of: the roster's place, and where keys are logged."""
+    reach, ours = plan.reach(), [roster.place()]
+    if config.key_log is not None:
+        ours.append(config.key_log.absolute().parent)
+    return replace(reach, write=(*reach.write, *(str(path) for path in ours if path is not None)))
 
 
 def _load(plan: Plan, previous: ServerConfig | None) -> ServerConfig:

@@ -28,7 +28,18 @@ class Opened(NamedTuple):
     status: os.stat_result
 
 
-def open_beneath(root: bytes, names: Sequence[bytes], alias: bytes | None = None) -> Opened:
+def pin(root: bytes) -> int:
+    """Open a folder, to be looked into wherever it is moved to; the caller closes it.
+
+    Raises:
+        OSError: it cannot be opened, or is none.
+    """
+    return os.open(root, _FOLDER)
+
+
+def open_beneath(
+    root: bytes, names: Sequence[bytes], alias: bytes | None = None, pinned: int | None = None
+) -> Opened:
     """Open the regular file that the names lead to.
 
     Each name is looked up in a folder that is open, and links are read rather than followed: a
@@ -39,6 +50,7 @@ def open_beneath(root: bytes, names: Sequence[bytes], alias: bytes | None = None
         root: path of the folder, with neither links nor a slash at its end (but for "/").
         names: none of them is empty, "." or "..", or has a slash or NUL in it.
         alias: another path of the folder, which links in it may begin with.
+        pinned: the folder itself (`pin`), so that what has taken its place since is not meant.
 
     Raises:
         IsADirectoryError: it is a folder.
@@ -47,16 +59,16 @@ def open_beneath(root: bytes, names: Sequence[bytes], alias: bytes | None = None
     """
     roots = (root,) if alias is None else (root, alias)
     for _ in range(_MAX_WALKS):
-        found = _walk(roots, list(names))
+        found = _walk(roots, list(names), pinned)
         if isinstance(found, Opened):
             return found
         names = found
     raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
 
 
-def _walk(roots: Sequence[bytes], names: list[bytes]) -> Opened | list[bytes]:
+def _walk(roots: Sequence[bytes], names: list[bytes], pinned: int | None) -> Opened | list[bytes]:
     """Go down from the folder; gives the names to try instead where there is a link or ".."."""
-    here = os.open(roots[0], _FOLDER)
+    here = pin(roots[0]) if pinned is None else os.open(b".", _FOLDER, dir_fd=pinned)
     try:
         for index, name in enumerate(names):
             if name == b"..":  # a link's: all names in front of it are of real folders

@@ -19,6 +19,7 @@ from tlsify.ktls.diag import socket_info, tls_features
 from tlsify.ktls.floor import true_version
 from tlsify.ktls.probe import Capabilities, capabilities, loopback_pair
 from tlsify.status.sockets import is_offloaded, survey
+from tlsify.system import sandbox
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -90,6 +91,21 @@ def _findings(found: Capabilities) -> Iterator[Finding]:
         yield _in_use(visible=diag.ok)
         yield _mptcp()
     yield _devices()
+    yield _sandbox()
+
+
+def _sandbox() -> Finding:
+    missing = sandbox.refusal()
+    if missing is None:
+        detail = f"Landlock ABI {sandbox.abi()} confines servers' workers"
+        return Finding("sandbox", "sandbox", ok=True, detail=detail)
+    return Finding(
+        "sandbox",
+        "sandbox",
+        ok=False,
+        detail=f"workers reach all that their user may: {missing}",
+        remedy='have "landlock" among the LSMs (lsm= on the kernel\'s command line)',
+    )
 
 
 def _kernel(found: Capabilities) -> Finding:

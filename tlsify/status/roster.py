@@ -19,7 +19,7 @@ from tlsify.status.hearing import PEER
 from tlsify.system.modes import make_private
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from types import TracebackType
 
     from tlsify.handoff import Handoff
@@ -115,6 +115,25 @@ def _plain(address: Any) -> tuple[str, int] | None:
 # -- publishing
 
 
+def place() -> Path | None:
+    """Name the folder that `publish` will take, which is made if it is not there yet."""
+    return next(_own_places(), None)
+
+
+def _own_places() -> Iterator[Path]:
+    for place in census.places():
+        try:
+            make_private(place.parent)
+            make_private(place)
+            with census.opened(place) as (_, owner):
+                is_ours = owner == os.geteuid()
+        except OSError as exc:
+            _log.debug("no roster in %s: %s", place, exc)
+            continue
+        if is_ours:
+            yield place
+
+
 def publish() -> Publication:
     """Have `tlsify status` find this process's roster, for as long as the block lasts.
 
@@ -179,13 +198,9 @@ class Publication:
         self._listener = None
 
     def _listen(self) -> socket.socket | None:
-        for place in census.places():
+        for place in _own_places():
             try:
-                make_private(place.parent)
-                make_private(place)
                 with census.opened(place) as (folder, owner):
-                    if owner != os.geteuid():
-                        continue
                     _sweep(folder, owner)
                     self._folder = place
                     return self._bind(folder)

@@ -1,0 +1,197 @@
+"""Landlock: which files and ports this process can reach from now on, whatever it is made to do."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import functools
+import os
+import stat
+import struct
+import sys
+from dataclasses import dataclass
+from enum import Enum, IntFlag
+from typing import TYPE_CHECKING
+
+from tlsify.errors import ConfigError, errno_name
+from tlsify.system.process import forgo_rights
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# asm-generic/unistd.h: the same numbers on every architecture.
+_CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
+_VERSION = 1
+_PATH_BENEATH, _NET_PORT = 1, 2
+_RULESET, _PATH_RULE, _PORT_RULE = struct.Struct("=QQQ"), struct.Struct("=Qi"), struct.Struct("=QQ")
+_CONNECT_TCP = 1 << 1
+# What a kernel knows by its ABI: how much of the ruleset, and which rights to files.
+_SIZES = {1: 8, 2: 8, 3: 8, 4: 16, 5: 16}
+_FILE_RIGHTS = {1: 13, 2: 14, 3: 15, 4: 15}
+_ALL_FILE_RIGHTS, _BOTH_NET_RIGHTS = 16, 3
+_SCOPE_ABSTRACT_UNIX_SOCKET, _SCOPE_SIGNAL = 1 << 0, 1 << 1
+# What the interpreter may look for at any time besides its modules, and the libraries with them.
+_ALWAYS = ("/usr/lib", "/lib", "/lib64", "/etc/localtime", "/usr/share/zoneinfo", "/proc")
+_NULL = "/dev/null"
+
+
+class Sandboxing(Enum):
+    """Whether processes that execute no program give up what they do not need."""
+
+    OFF = "off"
+    AUTO = "auto"
+    REQUIRE = "require"
+
+
+class _Right(IntFlag):
+    """Rights to files (linux/landlock.h LANDLOCK_ACCESS_FS_*)."""
+
+    EXECUTE = 1 << 0
+    WRITE_FILE = 1 << 1
+    READ_FILE = 1 << 2
+    READ_DIR = 1 << 3
+    REMOVE_FILE = 1 << 5
+    MAKE_REG = 1 << 8
+    MAKE_SOCK = 1 << 9
+    TRUNCATE = 1 << 14
+
+
+_READ = _Right.READ_FILE | _Right.READ_DIR
+_WRITE = _READ | _Right.WRITE_FILE | _Right.MAKE_REG | _Right.MAKE_SOCK | _Right.REMOVE_FILE
+_OF_FILES = _Right.EXECUTE | _Right.WRITE_FILE | _Right.READ_FILE | _Right.TRUNCATE
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """What a process needs, besides descriptors that it has, the interpreter and its libraries.
+
+    Attributes:
+        read: files and folders that it reads, with all that is beneath these.
+        write: folders in which it makes, changes and removes files and sockets, too.
+        ports: of TCP, to which it connects.
+        abstract: whether it connects to abstract sockets of others.
+    """
+
+    read: tuple[str, ...] = ()
+    write: tuple[str, ...] = ()
+    ports: tuple[int, ...] = ()
+    abstract: bool = False
+
+
+_in_force = 0
+
+
+def in_force() -> int:
+    """Tell by which ABI this process was confined; 0 if it was not."""
+    return _in_force
+
+
+def confine(reach: Reach, sandboxing: Sandboxing) -> int:
+    """Have this thread, and all that it starts or forks, reach no more than is said.
+
+    There is no way back. Descriptors that are open stay as they are, and so do threads that run.
+    Files need Linux 5.13, ports 6.7, signals to others and their abstract sockets 6.12: what a
+    kernel does not know it does not forbid. Paths that do not exist are passed over.
+
+    Args:
+        reach: what is still needed.
+        sandboxing: whether to do it, and what to do where it cannot be done.
+
+    Returns:
+        The ABI that is in force; 0 if none is.
+
+    Raises:
+        ConfigError: it is required, and the kernel has none.
+
+    Source: Documentation/userspace-api/landlock.rst.
+    """
+    global _in_force  # noqa: PLW0603 - of the process, as what it tells of is
+    if sandboxing is Sandboxing.OFF:
+        return 0
+    try:
+        version = abi()
+        _confine(reach, version)
+    except OSError as exc:
+        if sandboxing is Sandboxing.REQUIRE:
+            raise ConfigError(
+                f"no sandbox: landlock: {errno_name(exc.errno or 0)}: {exc.strerror}",
+                hint='have "landlock" among the LSMs (lsm=), or start with --sandbox=auto',
+            ) from exc
+        return 0
+    _in_force = version
+    return version
+
+
+def abi() -> int:
+    """Tell which version of Landlock the kernel has.
+
+    Raises:
+        OSError: none (ENOSYS), or it is switched off (EOPNOTSUPP).
+    """
+    return _call(_CREATE_RULESET, None, 0, _VERSION)
+
+
+def _confine(reach: Reach, version: int) -> None:
+    rights = (1 << _FILE_RIGHTS.get(version, _ALL_FILE_RIGHTS)) - 1
+    scopes = _SCOPE_SIGNAL | (0 if reach.abstract else _SCOPE_ABSTRACT_UNIX_SOCKET)
+    attributes = _RULESET.pack(rights, _BOTH_NET_RIGHTS, scopes)
+    size = _SIZES.get(version, _RULESET.size)
+    ruleset = _call(_CREATE_RULESET, attributes, size, 0)
+    try:
+        for path, wanted in _paths(reach):
+            _allow_path(ruleset, path, wanted & rights)
+        if size > _SIZES[1]:
+            for port in reach.ports:
+                rule = _PORT_RULE.pack(_CONNECT_TCP, port)
+                _call(_ADD_RULE, ruleset, _NET_PORT, rule, 0)
+        forgo_rights()  # the kernel asks for it
+        _call(_RESTRICT_SELF, ruleset, 0)
+    finally:
+        os.close(ruleset)
+
+
+def _paths(reach: Reach) -> Iterator[tuple[str, int]]:
+    modules = {sys.prefix, sys.base_prefix, *filter(os.path.isabs, sys.path)}
+    for path in (*modules, *_ALWAYS, *reach.read):
+        yield path, _READ
+    for path in reach.write:
+        yield path, _WRITE
+    yield _NULL, _READ | _Right.WRITE_FILE
+
+
+def _allow_path(ruleset: int, path: str, rights: int) -> None:
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+        descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        try:
+            if not stat.S_ISDIR(os.fstat(descriptor).st_mode):
+                rights &= _OF_FILES
+            _call(_ADD_RULE, ruleset, _PATH_BENEATH, _PATH_RULE.pack(rights, descriptor), 0)
+        finally:
+            os.close(descriptor)
+
+
+def _call(number: int, *arguments: int | bytes | None) -> int:
+    result: int = _syscall()(number, *arguments)
+    if result == -1:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+    return result
+
+
+@functools.cache
+def _syscall() -> ctypes._NamedFuncPointer:
+    found = ctypes.CDLL(None, use_errno=True).syscall
+    found.restype = ctypes.c_long
+    return found
+
+
+def refusal() -> str | None:
+    """Say why there is no sandbox on this host; None if there is one."""
+    try:
+        abi()
+    except OSError as exc:
+        if exc.errno == errno.EOPNOTSUPP:
+            return "Landlock is switched off"
+        return "this kernel has no Landlock"
+    return None
