@@ -94,6 +94,7 @@ class TLSSocket(socket.socket):
         channel = self._channel
         try:
             if channel is not None:
+                flags = self._patient(flags)
                 return self._receive(channel, lambda: channel.receive(bufsize, flags), flags)
             return self._relayed(lambda: super(TLSSocket, self).recv(bufsize, flags), b"")
         except Truncated as exc:
@@ -108,11 +109,16 @@ class TLSSocket(socket.socket):
         channel = self._channel
         try:
             if channel is not None:
+                flags = self._patient(flags)
                 return self._receive(channel, lambda: channel.receive_into(view, flags), flags)
             return self._relayed(lambda: super(TLSSocket, self).recv_into(view, 0, flags), 0)
         except Truncated as exc:
             self._judge(exc)
             return 0
+
+    def _patient(self, flags: int) -> int:
+        """Wait for data within the timeout, if there is one, as any socket of Python's does."""
+        return flags & ~socket.MSG_DONTWAIT if self._timeout else flags
 
     def _relayed(self, attempt: Callable[[], T], end: T) -> T:
         """Receive from the relay; gives ``end`` at an end that is no failure."""
