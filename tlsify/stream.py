@@ -91,11 +91,9 @@ class TLSSocket(socket.socket):
         """
         if bufsize == 0:
             return b""
-        channel = self._channel
         try:
-            if channel is not None:
-                flags = self._patient(flags)
-                return self._receive(channel, lambda: channel.receive(bufsize, flags), flags)
+            if (channel := self._channel) is not None:
+                return self._receive(channel, lambda how: channel.receive(bufsize, how), flags)
             return self._relayed(lambda: super(TLSSocket, self).recv(bufsize, flags), b"")
         except Truncated as exc:
             self._judge(exc)
@@ -106,19 +104,13 @@ class TLSSocket(socket.socket):
         view = memoryview(buffer).cast("B")[: nbytes or None]
         if not len(view):
             return 0
-        channel = self._channel
         try:
-            if channel is not None:
-                flags = self._patient(flags)
-                return self._receive(channel, lambda: channel.receive_into(view, flags), flags)
+            if (channel := self._channel) is not None:
+                return self._receive(channel, lambda how: channel.receive_into(view, how), flags)
             return self._relayed(lambda: super(TLSSocket, self).recv_into(view, 0, flags), 0)
         except Truncated as exc:
             self._judge(exc)
             return 0
-
-    def _patient(self, flags: int) -> int:
-        """Wait for data within the timeout, if there is one, as any socket of Python's does."""
-        return flags & ~socket.MSG_DONTWAIT if self._timeout else flags
 
     def _relayed(self, attempt: Callable[[], T], end: T) -> T:
         """Receive from the relay; gives ``end`` at an end that is no failure."""
@@ -137,8 +129,10 @@ class TLSSocket(socket.socket):
             raise error
         _log.info("the peer ended the stream without close_notify")
 
-    def _receive(self, channel: Channel, attempt: Callable[[], T], flags: int) -> T:
+    def _receive(self, channel: Channel, attempt: Callable[[int], T], flags: int) -> T:
         """Receive, one thread at a time: between a KeyUpdate and its key nobody else can."""
+        if self._timeout:
+            flags &= ~socket.MSG_DONTWAIT  # it is waited for first, as on Python's own sockets
         at_once = self._timeout == 0 or bool(flags & socket.MSG_DONTWAIT)
         self._take_turn(channel.reading)
         self._share.used = forks.seen
@@ -147,7 +141,7 @@ class TLSSocket(socket.socket):
                 raise self._broken
             while True:
                 try:
-                    received = attempt()
+                    received = attempt(flags)
                 except BlockingIOError:
                     if not at_once:
                         self._raise_timeout()

@@ -60,6 +60,13 @@ def test_strength(changed: int, is_strong: bool) -> None:  # noqa: FBT001 - a co
     assert found.matches(found.etag, strongly=False)
 
 
+def test_line_feed_at_the_end() -> None:
+    """It is no part of a list, and nothing to look at for ever (found by fuzzing)."""
+    validators = Validators("a", is_strong=True, modified=0, is_date_strong=True)
+    assert not validators.matches("\n", strongly=False)
+    assert validators.matches('"a"\t', strongly=False)
+
+
 def test_no_two_states_have_one_strong_tag(tmp_path: Path) -> None:
     """However fast a file changes, what is called strong tells its contents apart."""
     path = tmp_path / "file"

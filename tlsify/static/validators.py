@@ -20,7 +20,7 @@ _SECOND = 10**9
 _COARSEST = 2 * _SECOND
 _LONGEST_DATE = len("Wednesday, 06-Nov-94 08:49:37 GMT")
 # Each blank fits one place only: a client may send many of them.
-_TAG = re.compile(r'[\t ]*(?:(W/)?"([\x21\x23-\x7e\x80-\U0010ffff]*)"[\t ]*)?(?:,|$)')
+_TAG = re.compile(r'[\t ]*(?:(W/)?"([\x21\x23-\x7e\x80-\U0010ffff]*)"[\t ]*)?(?:,|\Z)')
 
 
 @dataclass(frozen=True, slots=True)
