@@ -16,6 +16,7 @@ import pytest
 import tlsify.commit  # noqa: F401 - it opens a descriptor, once
 from tests.agent.harness import HOST, PATIENCE, Agent, serving, tcp
 from tests.doubles import Endpoint, check_descriptors, descriptors, until
+from tests.want import Want
 from tlsify import agent, fdpass
 from tlsify.agent import awaiting, client, wire
 from tlsify.codepoints import CipherSuite
@@ -207,6 +208,12 @@ def test_absent(files: Files, tmp_path: Path) -> None:
         check_untouched(ours, files, "no agent at the inherited socket: Broken pipe")
         check_untouched(ours.fileno(), files, "Broken pipe")
     check_untouched(9999, files, "Bad file descriptor")
+
+
+def test_nothing_to_ask_with(files: Files, tmp_path: Path) -> None:
+    """It is not the agent that is missing where we have no descriptor left."""
+    with Want("socket", 1):
+        check_untouched(tmp_path / "none", files, "cannot ask the agent at .*/none: Too many")
 
 
 def test_dead(files: Files) -> None:

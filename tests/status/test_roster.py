@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.doubles import KERNEL, RELAY, Lab, check_descriptors, descriptors, recv_exactly
+from tests.want import Want
 from tlsify.control import Channel
 from tlsify.handoff import Handoff, Offload
 from tlsify.ktls import ulp
@@ -229,6 +230,13 @@ def test_many_at_once(folder: Path, lab: Lab) -> None:
         with _connect(folder) as asking:
             asking.recv(1)
         assert len(_ours().entries) == 2000
+
+
+def test_no_thread(folder: Path) -> None:
+    """A server without one serves all the same, and what nobody answers at is not left behind."""
+    with Want("thread", 0) as want, roster.publish():
+        assert want.has_failed
+        assert [*folder.iterdir()] == []
 
 
 def test_who_does_not_read(folder: Path, lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from tlsify import fdpass
 from tlsify.agent import wire
 from tlsify.agent.awaiting import PATIENCE, Watch
 from tlsify.agent.failures import revive
-from tlsify.errors import AgentError
+from tlsify.errors import SHORTAGES, AgentError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -101,6 +101,12 @@ def _ask(place: Place, message: bytes, sock: socket.socket) -> socket.socket:
         if channel is not None:
             channel.close()
         reason = exc.strerror if isinstance(exc, OSError) and exc.strerror else exc
+        if isinstance(exc, OSError) and exc.errno in SHORTAGES:
+            raise AgentError(
+                f"cannot ask the agent at {_name(place)}: {reason}",
+                untouched=True,
+                hint=SHORTAGES[exc.errno],
+            ) from exc
         raise AgentError(
             f"no agent at {_name(place)}: {reason}",
             untouched=True,

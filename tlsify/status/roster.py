@@ -139,7 +139,7 @@ def publish() -> Publication:
 
     ``with publish():`` belongs where connections are served: in each worker, after the fork. A
     child that is forked inside of the block does not go on with it. Where there is no folder for
-    it, the block runs all the same.
+    it, or no thread, the block runs all the same.
     """
     return Publication()
 
@@ -164,11 +164,18 @@ class Publication:
         """Listen, and begin to answer."""
         self._listener = self._listen()
         if self._listener is not None:
-            _publications.add(self)
-            self._thread = threading.Thread(
+            thread = threading.Thread(
                 target=self._answer_all, args=(self._listener,), name="tlsify-roster", daemon=True
             )
-            self._thread.start()
+            try:
+                thread.start()
+            except RuntimeError as exc:
+                _log.warning("no roster for tlsify status: %s", exc)
+                self._withdraw()
+                self.forget()
+            else:
+                _publications.add(self)
+                self._thread = thread
         return self
 
     def __exit__(
@@ -182,14 +189,17 @@ class Publication:
             return
         _publications.discard(self)
         self._ending.set()
-        with contextlib.suppress(OSError), census.opened(Path(self._folder)) as (folder, _):
-            os.unlink(self._name, dir_fd=folder)
+        self._withdraw()
         for sock in (self._listener, self._asking):
             if sock is not None:
                 with contextlib.suppress(OSError):
                     sock.shutdown(socket.SHUT_RDWR)
         self._thread.join(_PATIENCE)
         self._listener.close()
+
+    def _withdraw(self) -> None:
+        with contextlib.suppress(OSError), census.opened(Path(self._folder)) as (folder, _):
+            os.unlink(self._name, dir_fd=folder)
 
     def forget(self) -> None:
         """Be a forked child: the thread is not ours, nor is the place."""
