@@ -1,4 +1,4 @@
-"""Landlock: which files and ports this process can reach from now on, whatever it is made to do."""
+"""What this process can reach from now on, whatever it is made to do: Landlock, and seccomp."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from enum import Enum, IntFlag
 from typing import TYPE_CHECKING
 
 from tlsify.errors import ConfigError, errno_name
+from tlsify.system.forbidden_calls import forbid
 from tlsify.system.process import forgo_rights
 
 if TYPE_CHECKING:
@@ -90,6 +91,7 @@ def in_force() -> int:
 def confine(reach: Reach, sandboxing: Sandboxing) -> int:
     """Have this thread, and all that it starts or forks, reach no more than is said.
 
+    System calls that none of our processes needs are gone, too (`forbidden_calls`).
     There is no way back. Descriptors that are open stay as they are, and so do threads that run.
     Files need Linux 5.13, ports 6.7, signals to others and their abstract sockets 6.12: what a
     kernel does not know it does not forbid. Paths that do not exist are passed over.
@@ -99,7 +101,7 @@ def confine(reach: Reach, sandboxing: Sandboxing) -> int:
         sandboxing: whether to do it, and what to do where it cannot be done.
 
     Returns:
-        The ABI that is in force; 0 if none is.
+        The ABI of Landlock that is in force; 0 if none is.
 
     Raises:
         ConfigError: it is required, and the kernel has none.
@@ -109,16 +111,24 @@ def confine(reach: Reach, sandboxing: Sandboxing) -> int:
     global _in_force  # noqa: PLW0603 - of the process, as what it tells of is
     if sandboxing is Sandboxing.OFF:
         return 0
+    version, lacking = 0, []
     try:
         version = abi()
         _confine(reach, version)
     except OSError as exc:
-        if sandboxing is Sandboxing.REQUIRE:
-            raise ConfigError(
-                f"no sandbox: landlock: {errno_name(exc.errno or 0)}: {exc.strerror}",
-                hint='have "landlock" among the LSMs (lsm=), or start with --sandbox=auto',
-            ) from exc
-        return 0
+        lacking.append(("landlock", exc))
+        version = 0
+    try:
+        forgo_rights()
+        forbid()
+    except OSError as exc:
+        lacking.append(("seccomp", exc))
+    if lacking and sandboxing is Sandboxing.REQUIRE:
+        what, error = lacking[0]
+        raise ConfigError(
+            f"no sandbox: {what}: {errno_name(error.errno or 0)}: {error.strerror}",
+            hint='have "landlock" among the LSMs (lsm=), or start with --sandbox=auto',
+        ) from error
     _in_force = version
     return version
 
