@@ -677,4 +677,5 @@ def test_workers_gain_no_rights(pki: Pki, folder: Path) -> None:
         pids = server.workers()
         assert pids
         for pid in pids:
-            assert "NoNewPrivs:\t1\n" in Path(f"/proc/{pid}/status").read_text()
+            status = Path(f"/proc/{pid}/status").read_text()
+            assert "NoNewPrivs:\t1\nSeccomp:\t2\n" in status

@@ -17,7 +17,8 @@ from tlsify.serving import workers
 from tlsify.serving.duty import Duty
 from tlsify.serving.rehearsal import rehearse
 from tlsify.system import service_manager
-from tlsify.system.process import end_with, forgo_rights
+from tlsify.system.process import end_with
+from tlsify.system.sandbox import renounce
 
 if TYPE_CHECKING:
     import argparse
@@ -102,7 +103,7 @@ def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
         print(f"tlsify: agent at {name} (workers: {count})", flush=True)
 
     def work(post: Post) -> None:
-        forgo_rights()
+        renounce()
         end_with(parent)
         Worker(place.sock, configs, arguments.sessions).run(post.ready, place.withdraw)
 

@@ -14,7 +14,8 @@ from tlsify.cli.descriptors import check_unix_socket
 from tlsify.cli.ucspi import SERVER_PLACES
 from tlsify.config import ClosePolicy, KtlsMode, KtlsPolicy
 from tlsify.errors import ConfigError, ExitCode
-from tlsify.system.process import THE_PROGRAMS, StopRequests, forgo_rights, fork, ignore
+from tlsify.system.process import THE_PROGRAMS, StopRequests, fork, ignore
+from tlsify.system.sandbox import renounce
 
 if TYPE_CHECKING:
     import argparse
@@ -180,7 +181,7 @@ def _send_away(arguments: argparse.Namespace, open_connection: Callable[[], Conn
     pid = fork()
     if pid == 0:
         os.close(reader)
-        forgo_rights()
+        renounce()
         execute.let_go(arguments.send_fd, arguments.session_fd)
         handoff = open_connection().handoff
         ignore(THE_PROGRAMS)  # whoever has the connection now is one

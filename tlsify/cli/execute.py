@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 from tlsify.cli import fail, late, ucspi
 from tlsify.errors import ExitCode
 from tlsify.keeper import Keeper
-from tlsify.system.process import THE_PROGRAMS, Account, forgo_rights, fork, ignore
-from tlsify.system.sandbox import Reach, Sandboxing, confine
+from tlsify.system.process import THE_PROGRAMS, Account, fork, ignore
+from tlsify.system.sandbox import Reach, Sandboxing, confine, renounce
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -71,7 +71,7 @@ def run(
     if pid == 0:
         ours.close()
         with theirs:
-            forgo_rights()  # the program is the other process's
+            renounce()  # the program is the other process's
             let_go()
             connection = open_connection()
             told = ucspi.encode(ucspi.variables(connection))

@@ -133,6 +133,17 @@ def confine(reach: Reach, sandboxing: Sandboxing) -> int:
     return version
 
 
+def renounce() -> None:
+    """Have this process execute nothing, and be given no rights by it, as far as the kernel can.
+
+    Raises:
+        OSError: the kernel refuses the latter.
+    """
+    forgo_rights()
+    with contextlib.suppress(OSError):
+        forbid()
+
+
 def abi() -> int:
     """Tell which version of Landlock the kernel has.
 
