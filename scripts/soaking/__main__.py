@@ -12,12 +12,16 @@ import tempfile
 import time
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import trustme
 
 from scripts.soaking.clients import Crowd
 from scripts.soaking.servers import Held, Server
 from tlsify.eligibility import capabilities
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 _BIG = 400_000
 # Seconds between two reloads, deaths of workers and successors, which take turns.
@@ -53,7 +57,7 @@ def main() -> int:
         began = time.monotonic()
         crowd = soak(Path(folder), servers, 60 * options.minutes, options.seed + 1)
         seconds = time.monotonic() - began
-        after = _rest(servers)
+        after = _rest(servers, before)
     tally = crowd.tally
     print(f"{carrier}, {seconds:.0f} s, seed {options.seed}")
     print(f"served {tally.served}, lost to deaths {tally.lost}, failed {len(tally.failures)}, "
@@ -61,8 +65,7 @@ def main() -> int:
     grown = False
     for name, first in before.items():
         last = after[name]
-        more = any(now > then for now, then in zip(last[:3], first[:3], strict=True))
-        grows = more or last.memory > first.memory + _GROWTH * first.processes
+        grows = last.exceeds(first) or last.memory > first.memory + _GROWTH * first.processes
         grown |= grows
         print(f"{name:8} {_show(first)} -> {_show(last)}{'  GROWS' if grows else ''}")
     for name, number in _statistics().items():
@@ -150,9 +153,10 @@ def _happen(crowd: Crowd, servers: list[Server], turn: int) -> None:
             serve.process.send_signal(signal.SIGUSR2)
 
 
-def _rest(servers: list[Server]) -> dict[str, Held]:
+def _rest(servers: list[Server], before: Mapping[str, Held] | None = None) -> dict[str, Held]:
     numbers = {"serve": 3, "forward": 3, "listen": 1}
-    return {server.name: server.rest(numbers[server.name]) for server in servers}
+    goals = before or {}
+    return {it.name: it.rest(numbers[it.name], goals.get(it.name)) for it in servers}
 
 
 def _statistics() -> dict[str, int]:

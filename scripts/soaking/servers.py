@@ -15,6 +15,10 @@ from tests.doubles import until
 if TYPE_CHECKING:
     from pathlib import Path
 
+# Seconds after which a server has let go of whoever says or takes nothing.
+_REST = 80
+# Threads and descriptors of a process that come with its first slow task.
+_LATE = 2
 _PORT = re.compile(r"127\.0\.0\.1:(\d+)")
 
 
@@ -32,6 +36,12 @@ class Held(NamedTuple):
     descriptors: int
     threads: int
     memory: float
+
+    def exceeds(self, other: Held) -> bool:
+        """Tell whether there is more of anything than what is started late accounts for."""
+        slack = _LATE * other.processes
+        counts = zip(self[1:3], other[1:3], strict=True)
+        return self[0] > other[0] or any(ours > theirs + slack for ours, theirs in counts)
 
 
 class Server:
@@ -78,18 +88,21 @@ class Server:
         root = psutil.Process(self.process.pid)
         for each in (root, *root.children(recursive=True)):
             with contextlib.suppress(psutil.NoSuchProcess):
-                memory = each.memory_full_info().uss / 1e6
-                found.append(Held(1, each.num_fds(), each.num_threads(), memory))
+                told = each.memory_full_info()
+                memory = getattr(told, "uss", told.rss)  # some kernels do not say whose pages are
+                found.append(Held(1, each.num_fds(), each.num_threads(), memory / 1e6))
         return Held(*(sum(column) for column in zip(*found, strict=True)))
 
-    def rest(self, processes: int) -> Held:
-        """Wait until it has no connections any more; gives what it holds then."""
+    def rest(self, processes: int, goal: Held | None = None) -> Held:
+        """Wait until it has no connections any more; gives what it holds then.
+
+        Args:
+            processes: how many it has at rest.
+            goal: what it held when it was at rest before; who takes nothing is waited for as long
+                as servers wait for him.
+        """
         until(lambda: self.held().processes <= processes, 120)
-        last = [self.held()]
-
-        def is_still() -> bool:
-            last.append(self.held())
-            return last[-1][:3] == last[-2][:3]
-
-        until(is_still, 120)
-        return last[-1]
+        if goal is not None:
+            with contextlib.suppress(AssertionError):
+                until(lambda: not self.held().exceeds(goal), _REST)
+        return self.held()
