@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 import socket
 import ssl
@@ -18,6 +17,7 @@ import psutil
 import pytest
 
 from tests.doubles import Endpoint, until
+from tests.interop.programs import AS_ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -74,10 +74,6 @@ def start(*words: str | int | Path, **options: Any) -> subprocess.Popen[bytes]:
     return subprocess.Popen([*COMMAND, *map(str, words)], **options)
 
 
-# What servers tell root, who may well be the one that runs tests.
-_AS_ROOT = re.compile(r"^.*workers run as root.*\n", re.MULTILINE)
-
-
 def finish(process: subprocess.Popen[bytes], data: bytes = b"") -> Outcome:
     """Give a command its stdin and wait for its end."""
     with process:
@@ -85,7 +81,7 @@ def finish(process: subprocess.Popen[bytes], data: bytes = b"") -> Outcome:
             out, err = process.communicate(data if process.stdin else None, timeout=PATIENCE)
         finally:
             process.kill()
-    return Outcome(process.returncode, out or b"", _AS_ROOT.sub("", (err or b"").decode()))
+    return Outcome(process.returncode, out or b"", AS_ROOT.sub("", (err or b"").decode()))
 
 
 def run(*words: str | int | Path, data: bytes = b"", **options: Any) -> Outcome:

@@ -349,7 +349,7 @@ def test_refused(lab: Lab, policy: KtlsPolicy, tmp_path: Path, *, aware: bool) -
     peer.send_data(b"request")
     path = str(tmp_path / "socket")
     with listening(path) as listener:
-        backends = to(Backend(path=path), timeout=SHORT, retry=SHORT)
+        backends = to(Backend(path=path), timeout=SHORT, retry=2.0)  # long enough for two
         work = serving(Passing(backends, STRICT, aware=aware), handed)
         _refuse(listener)
         _refuse(listener, b"no")
