@@ -14,7 +14,7 @@ from tlsify.errors import ConfigError
 from tlsify.serving.server import Plan
 from tlsify.serving.succession import Estate
 from tlsify.stillness import SEND_TIMEOUT
-from tlsify.system import listening
+from tlsify.system import listening, sandbox
 from tlsify.system.sandbox import Reach, Sandboxing
 
 if TYPE_CHECKING:
@@ -107,10 +107,8 @@ def add_arguments(parser: argparse.ArgumentParser, *, listen: str | None) -> Non
     )
     group.add_argument(
         "--sandbox",
-        type=Sandboxing,
-        choices=list(Sandboxing),
-        default=Sandboxing.AUTO,
-        metavar="off|auto|require",
+        choices=[each.value for each in Sandboxing],
+        default=Sandboxing.AUTO.value,
         help="whether workers give up files and ports that they do not need (Landlock); "
         "default auto: if the kernel has it",
     )
@@ -162,9 +160,12 @@ def plan(  # noqa: PLR0913 - each is a matter of its own
         on_ready: called when every worker accepts connections.
 
     Raises:
-        ConfigError: an address is none.
+        ConfigError: an address is none, or there is no sandbox where one is required.
         NetworkError: it cannot be listened on.
     """
+    sandboxing = Sandboxing(arguments.sandbox)
+    if sandboxing is Sandboxing.REQUIRE and (missing := sandbox.refusal()) is not None:
+        raise ConfigError(f"no sandbox: {missing}", hint=sandbox.HINT)
     estate = Estate.inherit()
     estate.await_workers()
     try:
@@ -189,9 +190,9 @@ def plan(  # noqa: PLR0913 - each is a matter of its own
         limits=Limits(arguments.max_connections, arguments.max_handshakes, arguments.per_address),
         drain_seconds=arguments.drain,
         metrics=metrics,
-        watch=_watch(server_options.watch(arguments), reach, arguments.sandbox),
+        watch=_watch(server_options.watch(arguments), reach, sandboxing),
         reach=reach,
-        sandboxing=arguments.sandbox,
+        sandboxing=sandboxing,
         account=arguments.user,
         on_ready=on_ready,
         estate=estate,

@@ -12,6 +12,7 @@ import struct
 import sys
 from dataclasses import dataclass
 from enum import Enum, IntFlag
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tlsify.errors import ConfigError, errno_name
@@ -32,9 +33,11 @@ _SIZES = {1: 8, 2: 8, 3: 8, 4: 16, 5: 16}
 _FILE_RIGHTS = {1: 13, 2: 14, 3: 15, 4: 15}
 _ALL_FILE_RIGHTS, _BOTH_NET_RIGHTS = 16, 3
 _SCOPE_ABSTRACT_UNIX_SOCKET, _SCOPE_SIGNAL = 1 << 0, 1 << 1
+_OURS = Path(__file__).parents[1]  # which an editable installation finds by other ways
 # What the interpreter may look for at any time besides its modules, and the libraries with them.
 _ALWAYS = ("/usr/lib", "/lib", "/lib64", "/etc/localtime", "/usr/share/zoneinfo", "/proc")
 _NULL = "/dev/null"
+HINT = 'have "landlock" among the LSMs (lsm=), or start with --sandbox=auto'
 
 
 class Sandboxing(Enum):
@@ -127,7 +130,7 @@ def confine(reach: Reach, sandboxing: Sandboxing) -> int:
         what, error = lacking[0]
         raise ConfigError(
             f"no sandbox: {what}: {errno_name(error.errno or 0)}: {error.strerror}",
-            hint='have "landlock" among the LSMs (lsm=), or start with --sandbox=auto',
+            hint=HINT,
         ) from error
     _in_force = version
     return version
@@ -173,7 +176,7 @@ def _confine(reach: Reach, version: int) -> None:
 
 
 def _paths(reach: Reach) -> Iterator[tuple[str, int]]:
-    modules = {sys.prefix, sys.base_prefix, *filter(os.path.isabs, sys.path)}
+    modules = {sys.prefix, sys.base_prefix, str(_OURS), *filter(os.path.isabs, sys.path)}
     for path in (*modules, *_ALWAYS, *reach.read):
         yield path, _READ
     for path in reach.write:
