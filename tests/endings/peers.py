@@ -30,6 +30,8 @@ class Seen(NamedTuple):
         """Tell whether that is what it should see."""
         if answer is Sees.TRUE:
             return self.end == "cut" or self.size == SIZE
+        if answer is Sees.ARRIVED:
+            return self.end in {"end", "cut"} and self.size == SIZE
         if answer in {Sees.WHOLE, Sees.ANY}:
             return self.end == "end" and (answer is Sees.ANY or self.size == SIZE)
         return self.end == "cut" and (answer is Sees.CUT or self.size == SIZE)

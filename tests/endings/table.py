@@ -21,6 +21,7 @@ class Sees(Enum):
 
     WHOLE = "all, end"
     DELIVERED = "all, cut"
+    ARRIVED = "all, end or cut"
     CUT = "some, cut"
     TRUE = "some, no false end"
     ANY = "some, end"
@@ -139,7 +140,7 @@ def _all(programs: tuple[str, ...], why: str) -> dict[str, str]:
 _FORKS = ("serve-in-child", "close-in-child")
 _RELAXED = "`--close relaxed`; where such an end is a cut, both directions end"
 _PLAIN = "a carried descriptor is a plain socket, for any worker: its end is the end of the data"
-_UNREAD = "to close a plain socket in front of unread data is a reset, and that is taken for a cut"
+_UNREAD = "to close a plain socket in front of data that has come is a reset, which counts as a cut"
 _DEFAULT = "`closing=ClosePolicy.RELAXED`, the default there; strict, it is an error that aborts"
 _NO_TICKETS = {"tickets": "a client sends no tickets"}
 _ON_A_LOOP = _all(_FORKS, "a running loop does not survive a fork") | {
@@ -254,7 +255,7 @@ DOORS = {
                 for peer in ("slow", "half", "cut", "never")
             },
             **{
-                (program, "data"): (Answer(Sees.DELIVERED), _UNREAD)
+                (program, "data"): (Answer(Sees.ARRIVED), _UNREAD)
                 for program in ("close", *_FORKS)
             },
         },
