@@ -255,8 +255,7 @@ DOORS = {
                 for peer in ("slow", "half", "cut", "never")
             },
             **{
-                (program, "data"): (Answer(Sees.ARRIVED), _UNREAD)
-                for program in ("close", *_FORKS)
+                (program, "data"): (Answer(Sees.ARRIVED), _UNREAD) for program in ("close", *_FORKS)
             },
         },
         is_client=False,
