@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import codecs
 import os
 import selectors
 import shutil
@@ -55,6 +56,7 @@ def as_stranger(work: Callable[[], None]) -> int:
 
     It cannot import anything any more: who knows whether that user may read Python's own modules?
     """
+    codecs.lookup("charmap")  # which OpenSSL's wrapper may want, and he could not read
     pid = os.fork()
     if pid == 0:
         status = 1
