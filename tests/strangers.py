@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import json
-import codecs
 import os
 import selectors
 import shutil
@@ -56,7 +56,7 @@ def as_stranger(work: Callable[[], None]) -> int:
 
     It cannot import anything any more: who knows whether that user may read Python's own modules?
     """
-    codecs.lookup("charmap")  # which OpenSSL's wrapper may want, and he could not read
+    codecs.lookup("charmap")  # he could not read what is looked up late
     pid = os.fork()
     if pid == 0:
         status = 1
