@@ -36,7 +36,15 @@ def test_named(*, full: bool) -> None:
     """What is named runs here and in guests, which play each of its endings if asked to."""
     host, guest = stages.named(["tests/endings"], [LATEST], full=full)
     assert host.words[-1] == "tests/endings"
-    assert guest.words[-2:] == (["tests/endings", OPTION] if full else ["ktls", "tests/endings"])
+    assert guest.words[-2:] == (
+        ["tests/endings", OPTION] if full else ["ktls or own_kernel", "tests/endings"]
+    )
+
+
+def test_what_depends_on_the_build_is_there() -> None:
+    """What is moved or renamed does not drop out of the newest kernel's tests unseen."""
+    root = Path(__file__).resolve().parents[1]
+    assert all((root / path).exists() for path in stages.OF_THE_BUILD)
 
 
 def test_option_is_known_whatever_is_named() -> None:

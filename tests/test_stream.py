@@ -169,6 +169,14 @@ def test_not_waiting_for_once(
     ):
         with pytest.raises(error):
             attempt()
+    stream.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2**14)
+
+    def fill() -> None:
+        while stream.send(bytes(2**14), socket.MSG_DONTWAIT):
+            pass
+
+    with pytest.raises(error):
+        fill()
 
 
 @both

@@ -21,6 +21,11 @@ def timeval(seconds: float) -> bytes:
     return _TIMEVAL.pack(*divmod(math.ceil(seconds * _MICROSECONDS), _MICROSECONDS))
 
 
+def patient(flags: int, timeout: float | None) -> int:
+    """Have a timeout waited for, MSG_DONTWAIT or not, as Python's own sockets do."""
+    return flags & ~socket.MSG_DONTWAIT if timeout else flags
+
+
 class LowWater:
     """The mark above which poll finds a socket readable (socket(7) SO_RCVLOWAT)."""
 

@@ -16,7 +16,7 @@ from tlsify.config import ClosePolicy
 from tlsify.errors import TlsifyError, Truncated
 from tlsify.ktls.probe import capabilities
 from tlsify.patience import Death
-from tlsify.polling import LowWater, timeval
+from tlsify.polling import LowWater, patient, timeval
 from tlsify.tls.record import MAX_PLAINTEXT
 
 if TYPE_CHECKING:
@@ -131,8 +131,7 @@ class TLSSocket(socket.socket):
 
     def _receive(self, channel: Channel, attempt: Callable[[int], T], flags: int) -> T:
         """Receive, one thread at a time: between a KeyUpdate and its key nobody else can."""
-        if self._timeout:
-            flags &= ~socket.MSG_DONTWAIT  # it is waited for first, as on Python's own sockets
+        flags = patient(flags, self._timeout)
         at_once = self._timeout == 0 or bool(flags & socket.MSG_DONTWAIT)
         self._take_turn(channel.reading)
         self._share.used = forks.seen
@@ -208,6 +207,7 @@ class TLSSocket(socket.socket):
         if self._channel is None:
             self._share.used = forks.seen
             return super().send(data, flags)
+        flags = patient(flags, self._timeout)
         return self._transmit(self._channel, lambda: super(TLSSocket, self).send(data, flags))
 
     def sendall(self, data: ReadableBuffer, flags: int = 0, /) -> None:

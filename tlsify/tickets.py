@@ -192,7 +192,7 @@ class TicketStore:
         Raises:
             ConfigError: it cannot be made, or others could read or change what is in it.
         """
-        self._path = path
+        self.path = path
         try:
             make_private(path)
             with self._opened():
@@ -211,13 +211,13 @@ class TicketStore:
             ConfigError: it is somebody else's, or open to others.
             OSError: it cannot be opened.
         """
-        folder = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        folder = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             state = os.fstat(folder)
             if state.st_uid != os.geteuid() or state.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
                 raise ConfigError(
-                    f"session folder {self._path} is not private",
-                    hint=f"it must be yours and of mode 0700: chmod 700 {self._path}",
+                    f"session folder {self.path} is not private",
+                    hint=f"it must be yours and of mode 0700: chmod 700 {self.path}",
                 )
             yield folder
         finally:
@@ -273,7 +273,7 @@ class TicketStore:
 class Slot:
     """One connection's dealings with the store."""
 
-    _store: TicketStore
+    store: TicketStore
     _origin: Origin
     _taken: Kept | None = field(repr=False)
 
@@ -288,16 +288,17 @@ class Slot:
         if found.resumed:
             renewable = 0.0 if self._taken is None else self._taken.renewable
         kept = Kept(found.session, min(found.expires, renewable), renewable)
-        self._store.keep(self._origin, kept)
+        self.store.keep(self._origin, kept)
 
 
 class Intake:
-    """Keeps what comes of the tickets that a handed-off connection receives."""
+    """Keeps what comes of the tickets that a handed-off connection receives, in ``folder``."""
 
     def __init__(self, harvest: Harvest, slot: Slot) -> None:
         """Take a connection's harvest, and its place in the store."""
         self._harvest = harvest
         self._slot = slot
+        self.folder = slot.store.path
 
     def take(self, message: bytes) -> None:
         """Take one whole NewSessionTicket message.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
@@ -105,6 +106,19 @@ def system(environment: Mapping[str, str] | None = None) -> TrustAnchors:
         raise ConfigError("this system has no store of trust anchors", hint=hint)
     content = repr((files, folders)).encode()
     return TrustAnchors(lookup=Lookup(tuple(files), tuple(folders), chosen=False, content=content))
+
+
+def read_later(anchors: TrustAnchors) -> Sequence[str]:
+    """Name the folders in which OpenSSL reads anchors when it needs them, so that it still can."""
+    if anchors.lookup is None:
+        return []
+    folders = {os.path.dirname(os.path.realpath(file)) for file in anchors.lookup.files}  # noqa: PTH120 - as text, too
+    for folder in anchors.lookup.folders:
+        folders.add(str(folder))
+        with contextlib.suppress(OSError), os.scandir(folder) as entries:
+            # Links, mostly: of an index to what it indexes, of a system's store to its packages.
+            folders |= {os.path.dirname(os.path.realpath(entry)) for entry in entries}  # noqa: PTH120
+    return sorted(folders)
 
 
 def _find_store(

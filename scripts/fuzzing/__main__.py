@@ -6,7 +6,6 @@ import argparse
 import logging
 import os
 import re
-import shutil
 import sys
 import tempfile
 import time
@@ -83,8 +82,8 @@ def _fuzz(name: str, flags: list[str]) -> tuple[int, str]:
             for stream in (1, 2):
                 os.dup2(log.fileno(), stream)
             bounds = [f"-max_len={_LONGEST}", f"-timeout={_SLOWEST}", f"-rss_limit_mb={_MEMORY}"]
-            words = [shutil.which("true") or "", *bounds, f"-artifact_prefix={FOUND}/{name}-"]
-            atheris.Setup([*words, *flags], TARGETS[name].feed)
+            words = [sys.argv[0], *bounds, f"-artifact_prefix={FOUND}/{name}-", *flags]
+            atheris.Setup(words, TARGETS[name].feed)
             atheris.Fuzz()
             os._exit(1)  # Fuzz has ended the process by now
         _, status = os.waitpid(pid, 0)

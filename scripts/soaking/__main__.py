@@ -34,8 +34,8 @@ _STATISTICS = Path("/proc/net/tls_stat")
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="scripts/soak",
-        description="Load serve, forward, listen and an agent with good and bad clients, reload "
-        "and kill what may be killed, and compare what all of them hold before and after.",
+        description="Load serve, forward and listen with good and bad clients, reload and kill "
+        "what may be killed, and compare what all of them hold before and after.",
     )
     parser.add_argument("--minutes", type=float, default=30, help="default %(default)g")
     parser.add_argument("--seed", type=int, default=int(time.time()))
@@ -46,7 +46,8 @@ def _options() -> argparse.Namespace:
 def main() -> int:
     """Run scripts/soak; the exit status is 1 if anything grew, or an honest client failed."""
     options = _options()
-    os.environ["TLSIFY_KTLS"] = "off" if options.relay else "auto"
+    if options.relay:
+        os.environ["TLSIFY_KTLS"] = "off"
     refusal = capabilities().refusal
     carrier = "relay" if options.relay or refusal else "kernel"
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
@@ -137,19 +138,17 @@ def soak(folder: Path, servers: list[Server], seconds: float, seed: int) -> Crow
 
 def _happen(crowd: Crowd, servers: list[Server], turn: int) -> None:
     serve, forward, _ = servers
-    match turn % 4:
-        case 0:
+    match turn % 8:
+        case 0 | 4:
             for server in servers:
                 server.process.send_signal(signal.SIGHUP)
-        case 1 | 3:
-            # Supervisors wait longer and longer with a replacement for one that dies young.
-            if turn % 8 == 1:
-                crowd.last_kill = time.monotonic()
-                workers = (serve if turn % 16 == 1 else forward).workers()
-                if workers:
-                    with contextlib.suppress(ProcessLookupError):
-                        os.kill(workers[0], signal.SIGKILL)
-        case 2:
+        case 1:
+            # Seldom: supervisors wait longer and longer with a replacement for one that dies young.
+            workers = (serve, forward)[turn // 8 % 2].workers()
+            crowd.last_kill = time.monotonic()
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(workers[0], signal.SIGKILL)
+        case 2 | 6:
             serve.process.send_signal(signal.SIGUSR2)
 
 

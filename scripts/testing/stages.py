@@ -24,14 +24,13 @@ NO_TESTS = 5  # pytest's exit status
 _EVERY_ENDING = "--every-ending"  # an option of tests/conftest.py
 # The quick lane's kernel has the source of `latest`, where all of it is tried. What it has not is
 # the drivers that do the crypto, a second processor and what Debian has chosen: these are for that.
-_OF_THE_BUILD = (
-    "ktls/",
-    "interop/",
-    "odd_peers/",
-    "test_contract",
-    "test_fake_kernel",
-    "test_rekey",
+OF_THE_BUILD = (
+    *("tests/ktls/", "tests/interop/", "tests/odd_peers/", "tests/system/"),
+    *("tests/cli/test_execute.py", "tests/test_contract.py"),
+    *("tests/test_fake_kernel.py", "tests/test_rekey.py"),
 )
+# What a guest with a kernel of Debian's runs: all that there is for it.
+_ALL = "ktls or own_kernel"
 
 
 @dataclass(frozen=True)
@@ -61,9 +60,9 @@ def everything(*, full: bool, quick: bool) -> list[Stage]:
         full: whether every kernel gets every test that needs kernel TLS, and a browser is tried.
         quick: whether the quick lane is there, to take most of them off the emulated kernels.
     """
-    sample = "ktls" if full else "ktls and each_kernel and not heavy"
+    sample = _ALL if full else "ktls and each_kernel and not heavy or own_kernel"
     with ThreadPoolExecutor() as executor:  # each is an interpreter's start, and an import of all
-        files, sampled = executor.map(_files_of, ("ktls", sample))
+        files, sampled = executor.map(_files_of, (_ALL, sample))
     if full:
         files, sampled = [*files, _EVERY_ENDING], [*sampled, _EVERY_ENDING]
     stages = [guest(QUICK, "ktls", files)] if quick else []
@@ -71,12 +70,10 @@ def everything(*, full: bool, quick: bool) -> list[Stage]:
         if name != LATEST or full:
             stages.append(guest(name, sample, sampled))
         elif quick:
-            build = [
-                file for file in sampled if file.removeprefix("tests/").startswith(_OF_THE_BUILD)
-            ]
+            build = [file for file in sampled if file.startswith(OF_THE_BUILD)]
             stages.append(guest(name, sample, build))
         else:
-            stages.append(guest(name, "ktls", files))
+            stages.append(guest(name, _ALL, files))
     # One more than there are processors: tests wait now and then.
     workers = len(os.sched_getaffinity(0)) + 1
     side_by_side = ["--numprocesses", str(workers), "--dist", "worksteal"]
@@ -86,7 +83,7 @@ def everything(*, full: bool, quick: bool) -> list[Stage]:
 def named(arguments: list[str], kernels: list[str], *, full: bool) -> list[Stage]:
     """Give the stages that run what is named: here, and in guests what is marked so."""
     there = [*arguments, _EVERY_ENDING] if full else arguments
-    stages = [host("not ktls", arguments), *(guest(name, "ktls", there) for name in kernels)]
+    stages = [host("not ktls", arguments), *(guest(name, _ALL, there) for name in kernels)]
     return [replace(stage, may_be_empty=True) for stage in stages]
 
 

@@ -170,13 +170,11 @@ def test_silent_connections_of_the_same_address() -> None:
 
 def test_moment_that_passes_between_two_looks() -> None:
     """A handshake may become too long after we have looked, and before we wait: it makes room."""
-    settings = """places._PATIENCE = 0.15
-import time
-class Slow(door.Door):
+    settings = f"""{_QUICK}
+class Late(door.Door):
     def _look_after(self, now):
-        super()._look_after(now)
-        time.sleep(0.1)
-door.Door = Slow
+        super()._look_after(now - 1)
+door.Door = Late
 """
     with Hall(1, settings) as hall:
         silent = hall.dial()

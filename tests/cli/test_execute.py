@@ -30,7 +30,7 @@ from tests.cli.harness import (
     run,
     start,
 )
-from tests.doubles import RawPeer, recv_exactly
+from tests.doubles import Endpoint, RawPeer, recv_exactly, until
 from tests.interop.programs import require
 from tlsify.cli import execute
 from tlsify.codepoints import AlertDescription, ContentType
@@ -462,6 +462,28 @@ except tlsify.TlsifyError as exc:
     print(type(exc).__name__)
 sock.close()
 """
+
+
+@pytest.mark.each_kernel
+@each_carrier
+def test_session_store(pki: Pki, carrier: str, tmp_path: Path) -> None:
+    """The keeper, confined or not, keeps what comes for connections to come."""
+
+    def greet(stream: ssl.SSLSocket) -> bool | None:
+        stream.sendall(b"hello\n")
+        read_all(stream)
+        return stream.session_reused
+
+    serve = over_tls(pki.good.server_context(), greet)
+    words = ("connect", "--ca", str(pki.authority), "--session-store", str(tmp_path / "store"))
+    with socket.create_server((LOOPBACK, 0)) as listener:
+        place = (LOOPBACK, str(listener.getsockname()[1]))
+        for expected in (False, True):
+            server = Endpoint(lambda: serve(listener.accept()[0]))
+            outcome = run(carrier, *words, *place, "--", *_sh("head -n 1 <&6"))
+            assert outcome.out == b"hello\n"
+            assert server.result(PATIENCE) is expected
+            until(lambda: any((tmp_path / "store").glob("*.session")))
 
 
 @each_carrier

@@ -115,6 +115,15 @@ def test_routes(pki: Pki) -> None:
         assert front.ask(name="www.example.org", alpn="h2") == b"two"
 
 
+def test_backend_with_a_name(pki: Pki) -> None:
+    """It is looked up by confined workers, too."""
+    with backend(b"page") as where:
+        named = where.replace(LOOPBACK, "localhost")
+        with Front(pki, f"{LOOPBACK}:0", named) as front:
+            assert front.ask() == b"page"
+            assert front.stop().status == 0
+
+
 def test_failover(pki: Pki) -> None:
     """Where the first backend is down the second answers, and that is said once."""
     with (

@@ -255,6 +255,18 @@ def test_workers_of_root(pki: Pki, folder: Path, words: tuple[str, ...]) -> None
     assert err.count(b"--user") == (not words)
 
 
+def test_authorities_of_a_folder(pki: Pki, folder: Path, tmp_path: Path) -> None:
+    """Confined workers go on reading those of clients when they need them."""
+    (tmp_path / "authorities").mkdir()
+    (tmp_path / "authorities" / "one.pem").write_bytes(pki.authority.read_bytes())
+    words = ("--client-cert", "require", "--client-ca", str(tmp_path / "authorities"))
+    context = pki.client_context()
+    context.load_cert_chain(pki.good.certificate, pki.good.key)
+    with Served(*_words(pki, folder, *words)) as server:
+        assert server.fetch(context) == (200, b"index")
+        server.stop().succeeded()
+
+
 def test_required_sandbox(pki: Pki, folder: Path) -> None:
     """It serves where there is Landlock, and does not start where there is none."""
     words = _words(pki, folder, "--sandbox=require")

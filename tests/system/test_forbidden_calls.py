@@ -8,40 +8,35 @@ import os
 import platform
 import socket
 import struct
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from tests.system.harness import tried
-from tlsify.system import forbidden_calls
-from tlsify.system.forbidden_calls import forbid
-from tlsify.system.process import forgo_rights
+from tlsify.system import forbidden_calls, libc
+from tlsify.system.sandbox import renounce
 
-pytestmark = pytest.mark.skipif(
-    platform.machine() not in forbidden_calls._ARCHITECTURES
-    or "Seccomp:" not in Path("/proc/self/status").read_text(),
-    reason="no seccomp here",
-)
-
-
-def _forbid() -> None:
-    forgo_rights()
-    forbid()
+pytestmark = [
+    pytest.mark.own_kernel,
+    pytest.mark.skipif(
+        platform.machine() not in forbidden_calls._ARCHITECTURES
+        or "Seccomp:" not in Path("/proc/self/status").read_text(),
+        reason="no seccomp here",
+    ),
+]
 
 
 def _call(number: int) -> None:
     """Call the kernel with arguments that no call succeeds with."""
-    library = ctypes.CDLL(None, use_errno=True)
-    bad = ctypes.c_long(-1)
-    if library.syscall(ctypes.c_long(number), bad, bad, bad, bad, bad, bad) == -1:
-        raise OSError(ctypes.get_errno(), "")
+    libc.call("syscall", ctypes.c_long(number), *[ctypes.c_long(-1)] * 6)
 
 
-@pytest.mark.parametrize("name", forbidden_calls._CALLS)
-def test_forbidden(name: str) -> None:
+def test_forbidden() -> None:
     """Each of them fails as if we were not permitted, whoever we are."""
-    number = forbidden_calls._CALLS[name][platform.machine() == "aarch64"]
-    assert tried(_forbid, lambda: _call(number)) == [errno.EPERM]
+    numbers = [each[platform.machine() == "aarch64"] for each in forbidden_calls._CALLS.values()]
+    found = tried(renounce, *(partial(_call, number) for number in numbers))
+    assert found == [errno.EPERM] * len(forbidden_calls._CALLS)
 
 
 def test_what_goes_on() -> None:
@@ -56,13 +51,13 @@ def test_what_goes_on() -> None:
         assert "Seccomp:\t2\n" in Path("/proc/self/status").read_text()
 
     ends = socket.socketpair
-    assert tried(_forbid, fork, look, ends, lambda: os.pidfd_open(os.getpid())) == [None] * 4
+    assert tried(renounce, fork, look, ends, lambda: os.pidfd_open(os.getpid())) == [None] * 4
 
 
 def test_program() -> None:
     """None is executed, be it a path or a descriptor."""
     found = tried(
-        _forbid,
+        renounce,
         lambda: os.execv("/bin/sh", ["sh", "-c", "exit 3"]),  # noqa: S606 - none is wanted
         lambda: os.execve(os.open("/bin/sh", os.O_RDONLY), ["sh"], {}),  # noqa: S606 - likewise
     )
@@ -72,7 +67,7 @@ def test_program() -> None:
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="about x86")
 def test_other_way_in() -> None:
     """The same calls by x32's numbers are none either."""
-    assert tried(_forbid, lambda: _call(0x40000000 + 520)) == [errno.EPERM]  # x32's execve
+    assert tried(renounce, lambda: _call(0x40000000 + 520)) == [errno.EPERM]  # x32's execve
 
 
 def test_program_of_the_filter() -> None:

@@ -15,7 +15,6 @@ from tlsify.cli.ucspi import SERVER_PLACES
 from tlsify.config import ClosePolicy, KtlsMode, KtlsPolicy
 from tlsify.errors import ConfigError, ExitCode
 from tlsify.system.process import THE_PROGRAMS, StopRequests, fork, ignore
-from tlsify.system.sandbox import renounce
 
 if TYPE_CHECKING:
     import argparse
@@ -176,6 +175,7 @@ def _send_away(arguments: argparse.Namespace, open_connection: Callable[[], Conn
     This process ends as soon as the descriptor is on its way.
     """
     from tlsify.cli import execute  # noqa: PLC0415 - see `run`
+    from tlsify.system.sandbox import renounce  # noqa: PLC0415 - likewise
 
     reader, writer = os.pipe()
     pid = fork()

@@ -168,7 +168,9 @@ def _keep(handoff: Handoff, channel: socket.socket, message: bytes, closing: Clo
     parent = os.getppid()
     is_taken = _send(channel, _KEPT + message, [end.fileno() for end in keeper.ends])
     keeper.let_go()
-    confine(Reach(), Sandboxing.AUTO)  # it needs no more than the descriptors that it has
+    # It needs no more than the descriptors that it has, and the place of sessions to come.
+    intake = None if handoff.channel is None else handoff.channel.intake
+    confine(Reach(write=() if intake is None else (str(intake.folder),)), Sandboxing.AUTO)
     keeper.run(parent if is_taken else None)
 
 

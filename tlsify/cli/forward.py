@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import socket
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tlsify.cli import options as shared
@@ -12,6 +12,7 @@ from tlsify.cli import server_options, serving_options
 from tlsify.config import ClosePolicy
 from tlsify.eligibility import host_refusal
 from tlsify.errors import ConfigError, ExitCode
+from tlsify.names import is_ip_address
 from tlsify.serving import server
 from tlsify.serving.backends import Backends, Rule, parse_several
 from tlsify.serving.forwarding import Forwarding, Passing
@@ -31,7 +32,7 @@ DESCRIPTION = "Accept TLS connections, and hand what is in them to another serve
 IS_MIXED = True
 _PATIENCE = 5.0
 _BY_PROTOCOL = "auto"
-_RESOLVERS, _DNS = ("/etc", "/run/systemd/resolve"), 53
+_RESOLVER, _DNS = Path("/etc/resolv.conf"), 53
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -164,18 +165,12 @@ def _reach(rules: Sequence[Rule]) -> Reach:
     backends = [backend for rule in rules for backend in rule.backends]
     ports = {backend.port for backend in backends if backend.port}
     abstract = any(backend.path.startswith("@") for backend in backends)
-    if all(backend.path or _is_address(backend.host) for backend in backends):
+    if all(backend.path or is_ip_address(backend.host) for backend in backends):
         return Reach(ports=tuple(ports), abstract=abstract)
-    # What resolvers read is a matter of the host's own, and may be replaced at any time.
-    return Reach(read=_RESOLVERS, ports=(*ports, _DNS), abstract=abstract)
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
+    # What resolvers read is a matter of the host's own, and may be replaced at any time; some of it
+    # lies where somebody else writes it (systemd-resolved, NetworkManager, resolvconf).
+    read = (str(_RESOLVER.parent), str(_RESOLVER.resolve().parent))
+    return Reach(read=read, ports=(*ports, _DNS), abstract=abstract)
 
 
 def _service(arguments: argparse.Namespace, target: str) -> Callable[[], Forwarding | Passing]:

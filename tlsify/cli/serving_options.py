@@ -109,8 +109,8 @@ def add_arguments(parser: argparse.ArgumentParser, *, listen: str | None) -> Non
         "--sandbox",
         choices=[each.value for each in Sandboxing],
         default=Sandboxing.AUTO.value,
-        help="whether workers give up files and ports that they do not need (Landlock); "
-        "default auto: if the kernel has it",
+        help="whether workers give up files, ports and system calls that they do not need "
+        "(Landlock, seccomp); default auto: as far as the kernel has it",
     )
     group.add_argument(
         "--metrics",
@@ -202,7 +202,7 @@ def plan(  # noqa: PLR0913 - each is a matter of its own
 def _watch(
     files: Callable[[], object], reach: Callable[[], Reach], sandboxing: Sandboxing
 ) -> Callable[[], object]:
-    if sandboxing is Sandboxing.OFF:
+    if sandboxing is Sandboxing.OFF or sandbox.refusal() is not None:
         return files
     return lambda: (files(), [_identity(path) for path in reach().read])
 

@@ -12,6 +12,7 @@ from tlsify.cli.pump import pump
 from tlsify.errors import ExitCode
 from tlsify.keepalive import keep_alive
 from tlsify.system.process import THE_PROGRAMS, fork
+from tlsify.system.sandbox import renounce
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -62,6 +63,7 @@ def run(
         asking.close()
         os.close(reading)
         os.close(writing)
+        renounce()  # the program is the other process's
         execute.let_go()
         with asked:
             order = asked.recv(1)

@@ -12,7 +12,7 @@ import signal
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
-from tlsify import opening, patience
+from tlsify import opening, patience, trust
 from tlsify.aio.acceptor import Acceptor, Limits
 from tlsify.aio.loop import EventLoop
 from tlsify.config import KtlsMode
@@ -28,7 +28,7 @@ from tlsify.status import roster
 from tlsify.system import listening, service_manager
 from tlsify.system.capacity import Bound, threads
 from tlsify.system.process import await_threads, end_with, forgo_rights, ignore
-from tlsify.system.sandbox import Reach, Sandboxing, confine
+from tlsify.system.sandbox import Reach, Sandboxing, confine, renounce
 
 if TYPE_CHECKING:
     import socket
@@ -177,7 +177,10 @@ class _Office:
             if sock not in own:
                 sock.close()
         gc.set_threshold(*_GARBAGE)
-        forgo_rights()
+        if plan.sandboxing is Sandboxing.OFF:
+            forgo_rights()
+        else:
+            renounce()
         if plan.account is not None:
             plan.account.become()
         end_with(self._pid)
@@ -190,11 +193,15 @@ class _Office:
 
 
 def _reach(plan: Plan, config: ServerConfig) -> Reach:
-    """Add what the service does not know of: the roster's place, and where keys are logged."""
-    reach, ours = plan.reach(), [roster.place()]
+    """Add what the service does not know of: roster, key log and clients' authorities."""
+    reach, write = plan.reach(), [roster.place()]
     if config.key_log is not None:
-        ours.append(config.key_log.absolute().parent)
-    return replace(reach, write=(*reach.write, *(str(path) for path in ours if path is not None)))
+        write.append(config.key_log.absolute().parent)
+    read = [] if config.client_trust is None else trust.read_later(config.client_trust)
+    return reach._replace(
+        read=(*reach.read, *read),
+        write=(*reach.write, *(str(path) for path in write if path is not None)),
+    )
 
 
 def _load(plan: Plan, previous: ServerConfig | None) -> ServerConfig:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-import platform
 import struct
+
+from tlsify.system import libc
 
 _PR_SET_SECCOMP, _MODE_FILTER = 22, 2
 _ALLOW, _ERRNO = 0x7FFF0000, 0x00050000
@@ -52,12 +53,9 @@ def forbid() -> None:
 
     Source: Documentation/userspace-api/seccomp_filter.rst.
     """
-    code = _filter(platform.machine())
+    code = _filter(os.uname().machine)
     program = _Program(len(code) // _INSTRUCTION.size, code)
-    library = ctypes.CDLL(None, use_errno=True)
-    if library.prctl(_PR_SET_SECCOMP, _MODE_FILTER, ctypes.byref(program), 0, 0):
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
+    libc.call("prctl", _PR_SET_SECCOMP, _MODE_FILTER, ctypes.byref(program), 0, 0)
 
 
 def _filter(machine: str) -> bytes:

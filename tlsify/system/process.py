@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
-import functools
 import os
 import signal
 import threading
@@ -12,6 +10,7 @@ import time
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from tlsify.errors import ConfigError
+from tlsify.system import libc
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -167,15 +166,8 @@ def end_with(parent: int) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-@functools.cache
-def _library() -> ctypes.CDLL:
-    return ctypes.CDLL(None, use_errno=True)
-
-
 def _prctl(option: int, value: int) -> None:
-    if _library().prctl(option, value, 0, 0, 0) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number), "prctl")
+    libc.call("prctl", option, value, 0, 0, 0)
 
 
 class Account(NamedTuple):

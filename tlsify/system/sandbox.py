@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
-import functools
+import logging
 import os
 import stat
 import struct
 import sys
-from dataclasses import dataclass
-from enum import Enum, IntFlag
-from pathlib import Path
-from typing import TYPE_CHECKING
+from enum import Enum
+from typing import TYPE_CHECKING, NamedTuple
 
 from tlsify.errors import ConfigError, errno_name
+from tlsify.system import libc
 from tlsify.system.forbidden_calls import forbid
 from tlsify.system.process import forgo_rights
 
@@ -28,14 +26,24 @@ _VERSION = 1
 _PATH_BENEATH, _NET_PORT = 1, 2
 _RULESET, _PATH_RULE, _PORT_RULE = struct.Struct("=QQQ"), struct.Struct("=Qi"), struct.Struct("=QQ")
 _CONNECT_TCP = 1 << 1
+# linux/landlock.h LANDLOCK_ACCESS_FS_*, as plain numbers: the class of flags takes long to make.
+_WRITE_FILE, _READ_FILE, _READ_DIR, _REMOVE_FILE = 1 << 1, 1 << 2, 1 << 3, 1 << 5
+_MAKE_REG, _MAKE_SOCK = 1 << 8, 1 << 9
+_READ = _READ_FILE | _READ_DIR
+_WRITE = _READ | _WRITE_FILE | _MAKE_REG | _MAKE_SOCK | _REMOVE_FILE
+_OF_FILES = _READ_FILE | _WRITE_FILE  # those that a rule for a file may have
 # What a kernel knows by its ABI: how much of the ruleset, and which rights to files.
 _SIZES = {1: 8, 2: 8, 3: 8, 4: 16, 5: 16}
 _FILE_RIGHTS = {1: 13, 2: 14, 3: 15, 4: 15}
 _ALL_FILE_RIGHTS, _BOTH_NET_RIGHTS = 16, 3
 _SCOPE_ABSTRACT_UNIX_SOCKET, _SCOPE_SIGNAL = 1 << 0, 1 << 1
-_OURS = Path(__file__).parents[1]  # which an editable installation finds by other ways
+# Our own modules, which an editable installation finds by other ways; pathlib is slow to import.
+_OURS = os.path.dirname(os.path.dirname(__file__))  # noqa: PTH120
 # What the interpreter may look for at any time besides its modules, and the libraries with them.
-_ALWAYS = ("/usr/lib", "/lib", "/lib64", "/etc/localtime", "/usr/share/zoneinfo", "/proc")
+_ALWAYS = (
+    *("/usr/lib", "/lib", "/lib64", "/nix/store", "/etc/ld.so.cache"),
+    *("/etc/localtime", "/usr/share/zoneinfo", "/proc"),
+)
 _NULL = "/dev/null"
 HINT = 'have "landlock" among the LSMs (lsm=), or start with --sandbox=auto'
 
@@ -48,26 +56,7 @@ class Sandboxing(Enum):
     REQUIRE = "require"
 
 
-class _Right(IntFlag):
-    """Rights to files (linux/landlock.h LANDLOCK_ACCESS_FS_*)."""
-
-    EXECUTE = 1 << 0
-    WRITE_FILE = 1 << 1
-    READ_FILE = 1 << 2
-    READ_DIR = 1 << 3
-    REMOVE_FILE = 1 << 5
-    MAKE_REG = 1 << 8
-    MAKE_SOCK = 1 << 9
-    TRUNCATE = 1 << 14
-
-
-_READ = _Right.READ_FILE | _Right.READ_DIR
-_WRITE = _READ | _Right.WRITE_FILE | _Right.MAKE_REG | _Right.MAKE_SOCK | _Right.REMOVE_FILE
-_OF_FILES = _Right.EXECUTE | _Right.WRITE_FILE | _Right.READ_FILE | _Right.TRUNCATE
-
-
-@dataclass(frozen=True, slots=True)
-class Reach:
+class Reach(NamedTuple):
     """What a process needs, besides descriptors that it has, the interpreter and its libraries.
 
     Attributes:
@@ -83,6 +72,7 @@ class Reach:
     abstract: bool = False
 
 
+_log = logging.getLogger("tlsify")
 _in_force = 0
 
 
@@ -94,17 +84,17 @@ def in_force() -> int:
 def confine(reach: Reach, sandboxing: Sandboxing) -> int:
     """Have this thread, and all that it starts or forks, reach no more than is said.
 
-    System calls that none of our processes needs are gone, too (`forbidden_calls`).
-    There is no way back. Descriptors that are open stay as they are, and so do threads that run.
-    Files need Linux 5.13, ports 6.7, signals to others and their abstract sockets 6.12: what a
-    kernel does not know it does not forbid. Paths that do not exist are passed over.
+    It has to have renounced (`renounce`). There is no way back. Descriptors that are open stay as
+    they are, and so do threads that run. Files need Linux 5.13, ports 6.7, signals to others and
+    their abstract sockets 6.12: what a kernel does not know it does not forbid. Paths that do not
+    exist are passed over.
 
     Args:
         reach: what is still needed.
         sandboxing: whether to do it, and what to do where it cannot be done.
 
     Returns:
-        The ABI of Landlock that is in force; 0 if none is.
+        The ABI that is in force; 0 if none is.
 
     Raises:
         ConfigError: it is required, and the kernel has none.
@@ -114,24 +104,15 @@ def confine(reach: Reach, sandboxing: Sandboxing) -> int:
     global _in_force  # noqa: PLW0603 - of the process, as what it tells of is
     if sandboxing is Sandboxing.OFF:
         return 0
-    version, lacking = 0, []
     try:
         version = abi()
         _confine(reach, version)
     except OSError as exc:
-        lacking.append(("landlock", exc))
-        version = 0
-    try:
-        forgo_rights()
-        forbid()
-    except OSError as exc:
-        lacking.append(("seccomp", exc))
-    if lacking and sandboxing is Sandboxing.REQUIRE:
-        what, error = lacking[0]
-        raise ConfigError(
-            f"no sandbox: {what}: {errno_name(error.errno or 0)}: {error.strerror}",
-            hint=HINT,
-        ) from error
+        why = f"no sandbox: landlock: {errno_name(exc.errno or 0)}: {exc.strerror}"
+        if sandboxing is Sandboxing.REQUIRE:
+            raise ConfigError(why, hint=HINT) from exc
+        _log.info("%s", why)
+        return 0
     _in_force = version
     return version
 
@@ -139,12 +120,16 @@ def confine(reach: Reach, sandboxing: Sandboxing) -> int:
 def renounce() -> None:
     """Have this process execute nothing, and be given no rights by it, as far as the kernel can.
 
+    System calls that none of our processes needs are gone, too (`forbidden_calls`).
+
     Raises:
         OSError: the kernel refuses the latter.
     """
     forgo_rights()
-    with contextlib.suppress(OSError):
+    try:
         forbid()
+    except OSError as exc:
+        _log.info("no filter of system calls: %s", exc.strerror)
 
 
 def abi() -> int:
@@ -169,19 +154,18 @@ def _confine(reach: Reach, version: int) -> None:
             for port in reach.ports:
                 rule = _PORT_RULE.pack(_CONNECT_TCP, port)
                 _call(_ADD_RULE, ruleset, _NET_PORT, rule, 0)
-        forgo_rights()  # the kernel asks for it
         _call(_RESTRICT_SELF, ruleset, 0)
     finally:
         os.close(ruleset)
 
 
 def _paths(reach: Reach) -> Iterator[tuple[str, int]]:
-    modules = {sys.prefix, sys.base_prefix, str(_OURS), *filter(os.path.isabs, sys.path)}
+    modules = {sys.prefix, sys.base_prefix, _OURS, *filter(os.path.isabs, sys.path)}
     for path in (*modules, *_ALWAYS, *reach.read):
         yield path, _READ
     for path in reach.write:
         yield path, _WRITE
-    yield _NULL, _READ | _Right.WRITE_FILE
+    yield _NULL, _READ | _WRITE_FILE
 
 
 def _allow_path(ruleset: int, path: str, rights: int) -> None:
@@ -196,18 +180,7 @@ def _allow_path(ruleset: int, path: str, rights: int) -> None:
 
 
 def _call(number: int, *arguments: int | bytes | None) -> int:
-    result: int = _syscall()(number, *arguments)
-    if result == -1:
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code))
-    return result
-
-
-@functools.cache
-def _syscall() -> ctypes._NamedFuncPointer:
-    found = ctypes.CDLL(None, use_errno=True).syscall
-    found.restype = ctypes.c_long
-    return found
+    return libc.call("syscall", number, *arguments)
 
 
 def refusal() -> str | None:
