@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, load_pem_priv
 from hypothesis import settings
 from OpenSSL import SSL
 
-from tests import progress, provision
+from tests import chosen, progress, provision
 from tests.doubles import Lab, ScriptedSocket
 from tlsify.config import (
     ClientConfig,
@@ -58,6 +58,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """
     gc.disable()  # until all is collected: modules and tests are here to stay
     progress.register(config)
+    chosen.register(config)
     provision.prepare()
     os.environ["TLSIFY_ROSTER"] = "off"  # a test that wants one has a place of its own
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))

@@ -17,7 +17,7 @@ OPTION = "--every-ending"
 @pytest.fixture(autouse=True)
 def _files(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is collected."""
-    monkeypatch.setattr(stages, "_files_of", lambda marks: [f"{marks}.py"])
+    monkeypatch.setattr(stages, "_chosen", lambda marks: [f"{marks}.py::test"])
 
 
 @pytest.mark.parametrize("full", [False, True])

@@ -14,6 +14,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "vm"))
 
 from lane import kernel
 
+from tests import chosen
+
 ROOT = Path(__file__).resolve().parents[2]
 PYTEST = str(ROOT / ".venv/bin/pytest")
 LATEST, QUICK = "latest", "uml"
@@ -31,6 +33,8 @@ OF_THE_BUILD = (
 )
 # What a guest with a kernel of Debian's runs: all that there is for it.
 _ALL = "ktls or own_kernel"
+# What the quick lane runs of it, if not all.
+_QUICK = "ktls and not full_run"
 
 
 @dataclass(frozen=True)
@@ -62,18 +66,17 @@ def everything(*, full: bool, quick: bool) -> list[Stage]:
     """
     sample = _ALL if full else "ktls and each_kernel and not heavy or own_kernel"
     with ThreadPoolExecutor() as executor:  # each is an interpreter's start, and an import of all
-        files, sampled = executor.map(_files_of, (_ALL, sample))
-    if full:
-        files, sampled = [*files, _EVERY_ENDING], [*sampled, _EVERY_ENDING]
-    stages = [guest(QUICK, "ktls", files)] if quick else []
+        every, sampled = executor.map(_chosen, (_ALL, sample))
+    options = [_EVERY_ENDING] if full else []
+    stages = [_guest(QUICK, "ktls" if full else _QUICK, every, options)] if quick else []
     for name in KERNELS if quick else reversed(KERNELS):
         if name != LATEST or full:
-            stages.append(guest(name, sample, sampled))
+            stages.append(_guest(name, sample, sampled, options))
         elif quick:
-            build = [file for file in sampled if file.startswith(OF_THE_BUILD)]
-            stages.append(guest(name, sample, build))
+            build = [function for function in sampled if function.startswith(OF_THE_BUILD)]
+            stages.append(_guest(name, sample, build, options))
         else:
-            stages.append(guest(name, _ALL, files))
+            stages.append(_guest(name, _ALL, every, options))
     # One more than there are processors: tests wait now and then.
     workers = len(os.sched_getaffinity(0)) + 1
     side_by_side = ["--numprocesses", str(workers), "--dist", "worksteal"]
@@ -99,11 +102,18 @@ def guest(name: str, marks: str, arguments: list[str]) -> Stage:
     return Stage(name, [*lane, "pytest", "--quiet", "-m", marks, *arguments])
 
 
+def _guest(name: str, marks: str, functions: list[str], options: list[str]) -> Stage:
+    """Run chosen test functions in a guest, which reads and makes no others."""
+    files = dict.fromkeys(function.partition("::")[0] for function in functions)
+    stage = guest(name, marks, [*files, *options])
+    return replace(stage, environment={chosen.VARIABLE: "\n".join(functions)})
+
+
 @functools.cache
-def _files_of(marks: str) -> list[str]:
-    """List the files that have tests with these marks, so that guests need not read the others."""
+def _chosen(marks: str) -> list[str]:
+    """List the functions that make tests with these marks."""
     done = subprocess.run(
-        [PYTEST, "--collect-only", "-qq", "-m", marks],
+        [PYTEST, "--collect-only", "-q", "-m", marks],
         cwd=ROOT,
         env=os.environ | {"TLSIFY_EXPECT_KTLS": "1"},
         capture_output=True,
@@ -112,4 +122,4 @@ def _files_of(marks: str) -> list[str]:
     )
     if done.returncode:
         sys.exit(f"scripts/test: error: tests cannot be collected:\n{done.stdout}{done.stderr}")
-    return [line.rpartition(":")[0] for line in done.stdout.splitlines() if ".py: " in line]
+    return chosen.functions(done.stdout)

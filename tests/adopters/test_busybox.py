@@ -109,6 +109,7 @@ def test_helper_as_wget_runs_it(site: Place) -> None:
     assert answer.partition(b"\r\n\r\n")[2] == _PAGE
 
 
+@pytest.mark.full_run
 def test_helper_verifies(site: Place) -> None:
     """Wget gets nothing from a server whose certificate names somebody else."""
     _install_helper(site)
@@ -146,6 +147,7 @@ def test_wget_that_runs_openssl(site: Place) -> None:
         assert not (site.folder / "other").exists()
 
 
+@pytest.mark.full_run
 def test_wget_that_was_told_not_to_verify(site: Place) -> None:
     """The script does as it is told, and the command says so."""
     require("busybox")

@@ -90,6 +90,7 @@ def test_page(place: Place, name: str) -> None:
     assert body == _PAGE
 
 
+@pytest.mark.full_run
 @each
 def test_server_that_is_not_trusted(place: Place, name: str) -> None:
     """The example prints nothing; it ends with the command's status, which has said why."""
@@ -102,6 +103,7 @@ def test_server_that_is_not_trusted(place: Place, name: str) -> None:
     assert (place.folder / "answer").read_bytes() == b""
 
 
+@pytest.mark.full_run
 @each
 def test_nobody_there(place: Place, name: str) -> None:
     """Nor does it hang where there is no server."""

@@ -130,6 +130,7 @@ def test_ext(project: Place) -> None:
     assert _objects(project, "project") == _objects(project, "srv/project.git")
 
 
+@pytest.mark.full_run
 @pytest.mark.parametrize("way", ["git-proxy-clone", "git-ext-clone"])
 def test_refused_server(project: Place, way: str, authority: trustme.CA) -> None:
     """Git fails, and leaves nothing behind, where the certificate names somebody else."""

@@ -123,6 +123,7 @@ def test_two_users_and_a_bot(place: Place, server: int) -> None:
             user.hears("<tlsbot> TLSv1.3 TLS_")
 
 
+@pytest.mark.full_run
 def test_bot_and_another_server(place: Place, authority: trustme.CA) -> None:
     """The bot is not even started where the certificate names somebody else."""
     require("nc")

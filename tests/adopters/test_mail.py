@@ -215,6 +215,7 @@ def test_sending_by_starttls(place: Place, smtp: Server) -> None:
     _expect_letter(smtp, _TLS)
 
 
+@pytest.mark.full_run
 @pytest.mark.usefixtures("stranger")
 def test_sending_to_somebody_else(place: Place, smtp: Server) -> None:
     """Swaks fails, and nothing arrives, where the certificate names somebody else."""
@@ -249,6 +250,7 @@ def test_fetching_by_starttls(place: Place, imap: Server) -> None:
     assert _BODY in (place.folder / "inbox").read_text()
 
 
+@pytest.mark.full_run
 @pytest.mark.usefixtures("stranger")
 def test_fetching_from_somebody_else(place: Place, imap: Server) -> None:
     """Fetchmail fails, and has nothing, where the certificate names somebody else."""

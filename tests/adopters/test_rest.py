@@ -50,6 +50,7 @@ def test_item_that_is_not_there(place: Place) -> None:
     assert "404" in done.stdout
 
 
+@pytest.mark.full_run
 def test_server_that_is_somebody_else(place: Place) -> None:
     """The script is not started."""
     with _serving(place) as port:

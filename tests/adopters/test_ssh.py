@@ -114,6 +114,7 @@ def test_proxy_that_passes_its_descriptor(keys: Place) -> None:
     assert taken[1] >= servers  # a probe of what poll reports may have keyed one direction more
 
 
+@pytest.mark.full_run
 @pytest.mark.parametrize("way", ["ssh-proxy", "ssh-fdpass"])
 def test_server_that_is_somebody_else(keys: Place, way: str) -> None:
     """It ends ssh at once; the command says why, and sshd is never started."""

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from tests.cli.conftest import Pki
 
 
-_CONNECTIONS = 200
+_CONNECTIONS = 120
 
 
 @pytest.fixture

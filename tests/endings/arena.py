@@ -60,11 +60,11 @@ class Files:
 class Arena:
     """Where cells are played: what several of them share, each made when it is first needed."""
 
-    def __init__(self, folder: Path, authority: trustme.CA) -> None:
-        """Begin with the template."""
+    def __init__(self, folder: Path, authority: trustme.CA, *, many: bool) -> None:
+        """Begin with the template, for many cells or for a few."""
         self._files, self._contexts = Files(folder, authority), Contexts(authority)
         self._stack = ExitStack()
-        self._template = self._stack.enter_context(Template())
+        self._template = self._stack.enter_context(Template(many=many))
         self._servers: dict[tuple[str, str], tuple[Process, str]] = {}
 
     def __enter__(self) -> Self:

@@ -20,12 +20,13 @@ _MAX_MESSAGE = 2**16
 class Template:
     """The process that forks them."""
 
-    def __init__(self) -> None:
-        """Start it."""
+    def __init__(self, *, many: bool) -> None:
+        """Start it; for many programs it imports beforehand what they may need."""
         self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._channel.settimeout(PATIENCE)
         with theirs:
-            words = [sys.executable, "-m", "tests.endings.template", str(theirs.fileno())]
+            module = [sys.executable, "-m", "tests.endings.template"]
+            words = [*module, str(theirs.fileno()), "many" if many else "few"]
             self._process = subprocess.Popen(
                 words,
                 pass_fds=[theirs.fileno()],

@@ -22,18 +22,20 @@ _MAX_JOB = 2**16
 _hooks: list[dict[str, Any]] = []
 
 
-def _load() -> None:
+def _load(*, many: bool) -> None:
     """Import what programs need, and keep what is to happen at forks: ours are not theirs."""
     register = os.register_at_fork
     os.register_at_fork = lambda **hooks: _hooks.append(hooks)
-    import tlsify  # noqa: PLC0415
-
-    for module in pkgutil.walk_packages(tlsify.__path__, "tlsify."):
-        if not module.name.endswith("__main__") and ".integrations." not in module.name:
-            importlib.import_module(module.name)
-    for name in ("service_identity.cryptography", "service_identity.pyopenssl", "encodings.idna"):
-        importlib.import_module(name)
     importlib.import_module("tests.endings.programs")
+    if many:
+        import tlsify  # noqa: PLC0415
+
+        for module in pkgutil.walk_packages(tlsify.__path__, "tlsify."):
+            if not module.name.endswith("__main__") and ".integrations." not in module.name:
+                importlib.import_module(module.name)
+        for name in ("service_identity.cryptography", "service_identity.pyopenssl"):
+            importlib.import_module(name)
+        importlib.import_module("encodings.idna")
     os.register_at_fork = register
 
 
@@ -82,7 +84,7 @@ def _begin(job: dict[str, Any], given: list[int]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    _load()
+    _load(many=sys.argv[2] == "many")
     gc.collect()
     gc.freeze()
     from tests.endings import programs

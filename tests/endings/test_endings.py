@@ -15,12 +15,19 @@ if TYPE_CHECKING:
     import trustme
 
 
+# For how many programs it pays to import everything beforehand.
+_MANY = 10
+
+
 @pytest.fixture(scope="module")
-def arena(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Arena]:
+def arena(
+    request: pytest.FixtureRequest, authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Arena]:
     """Where they are played."""
     folder = tmp_path_factory.mktemp("endings")
     folder.chmod(0o700)
-    with Arena(folder, authority) as made:
+    many = sum(item.path == request.path for item in request.session.items) > _MANY
+    with Arena(folder, authority, many=many) as made:
         yield made
 
 

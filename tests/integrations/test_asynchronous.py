@@ -23,7 +23,12 @@ pytestmark = [pytest.mark.interop, pytest.mark.timeout(TIMEOUT)]
 SERVERS = (
     Server("aiohttp", "aiohttp_site", "aiohttp", sendfile=True),
     Server(
-        "aiohttp (uvloop)", "aiohttp_site", "aiohttp", sendfile=True, options={"loop": "uvloop"}
+        "aiohttp (uvloop)",
+        "aiohttp_site",
+        "aiohttp",
+        sendfile=True,
+        has_twin=True,
+        options={"loop": "uvloop"},
     ),
     Server(
         "uvicorn (h11)", "uvicorn_server", "uvicorn", options={"loop": "asyncio", "http": "h11"}
@@ -32,6 +37,7 @@ SERVERS = (
         "uvicorn (httptools)",
         "uvicorn_server",
         "uvicorn",
+        has_twin=True,
         options={"loop": "asyncio", "http": "httptools"},
     ),
     Server(
@@ -43,7 +49,11 @@ SERVERS = (
     Server("hypercorn", "hypercorn_server", "hypercorn"),
     Server("gunicorn (asgi)", "gunicorn_asgi_server", "gunicorn", options={"loop": "asyncio"}),
     Server(
-        "gunicorn (asgi, uvloop)", "gunicorn_asgi_server", "gunicorn", options={"loop": "uvloop"}
+        "gunicorn (asgi, uvloop)",
+        "gunicorn_asgi_server",
+        "gunicorn",
+        has_twin=True,
+        options={"loop": "uvloop"},
     ),
 )
 H2 = (

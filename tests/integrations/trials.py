@@ -39,6 +39,7 @@ class Server(NamedTuple):
         keeps_alive: whether it takes several requests on one connection.
         sendfile: whether it sends files so.
         interruptible: whether Ctrl-C ends it beside an idle client, with Python's `ssl`, too.
+        has_twin: whether another one here differs from it only in what the kernel has no part in.
         started: what it says when its start is over, if Ctrl-C comes too early before that.
         options: for the program.
         together: more options, for it to serve several connections at a time.
@@ -50,6 +51,7 @@ class Server(NamedTuple):
     keeps_alive: bool = True
     sendfile: bool = False
     interruptible: bool = True
+    has_twin: bool = False
     started: str = ""
     options: dict[str, Any] = {}  # noqa: RUF012 - never changed
     together: dict[str, Any] = {}  # noqa: RUF012 - likewise
@@ -70,9 +72,14 @@ def trials(
 def _test(
     trial: Callable[[Server, Path, trustme.CA, str], None], servers: tuple[Server, ...]
 ) -> Any:
+    given = []
+    for server in servers:  # what they show is in a table; what they endure is alike in twins
+        marks = [pytest.mark.full_run] if server.has_twin and trial is endure else []
+        given.append(pytest.param(server, id=server.name, marks=marks))
+
     @pytest.mark.interop
     @pytest.mark.timeout(TIMEOUT)
-    @pytest.mark.parametrize("server", servers, ids=lambda server: server.name)
+    @pytest.mark.parametrize("server", given)
     @pytest.mark.parametrize("ktls", PATHS)
     def test(tmp_path: Path, authority: trustme.CA, server: Server, ktls: str) -> None:
         trial(server, tmp_path, authority, ktls)

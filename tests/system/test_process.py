@@ -23,8 +23,6 @@ from tlsify.system.process import Account, await_threads, protect_process
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-pytestmark = pytest.mark.each_kernel
-
 _PATTERN = Path("/proc/sys/kernel/core_pattern")
 _SECRET = b"planted-" + b"secret" * 4
 # Each makes the secret only in memory: what is in argv may be found in anybody's core.
