@@ -81,6 +81,45 @@ def certify(  # noqa: PLR0913 - each test cares for one or two
     return KeyPair((builder.sign(key, hashes.SHA256()), *(() if is_root else above)), KEYS[kind])
 
 
+def sign(
+    name: str,
+    issuer: KeyPair | None,
+    *extensions: x509.ExtensionType,
+    key: PrivateKey | None = None,
+    begin: dt.timedelta = -DAY,
+    end: dt.timedelta = DAY,
+) -> KeyPair:
+    """Have an issuer, or nobody else, sign a certificate.
+
+    Args:
+        name: the common name of its subject.
+        issuer: its first certificate and its key; None for a certificate that signs itself.
+        extensions: what it has beside the identifiers of both keys; all critical.
+        key: of its subject, if it has been certified before.
+        begin: from now, of its time.
+        end: likewise.
+    """
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    key = key or ec.generate_private_key(ec.SECP256R1())
+    signer = issuer.key if issuer else key
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer.chain[0].subject if issuer else subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now() + begin)
+        .not_valid_after(now() + end)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), critical=False
+        )
+    )
+    for extension in extensions:
+        builder = builder.add_extension(extension, critical=True)
+    return KeyPair((builder.sign(signer, hashes.SHA256()),), key)
+
+
 def self_signed(key: PrivateKey) -> KeyPair:
     """Make a certificate for the tests' host with any kind of key."""
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, HOST)])

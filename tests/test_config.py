@@ -24,8 +24,9 @@ from cryptography.hazmat.primitives.serialization import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.certificates import DAY, certify, raw, respond, with_extensions
+from tests.certificates import DAY, KEYS, certify, raw, respond, with_extensions
 from tests.conftest import issue, make_crl
+from tests.spellings import good
 from tlsify.codepoints import Aead, ProtocolVersion
 from tlsify.config import (
     ClientConfig,
@@ -45,6 +46,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
+
+    from tlsify.credentials import PrivateKey
 
 HOST = ReferenceIdentifier(IdKind.DNS, "example.org")
 
@@ -246,6 +249,85 @@ def test_secret_in_no_text(made: KeyPair) -> None:
         assert number not in text
         assert "PRIVATE" not in text
     assert "example.org" in repr(made)
+
+
+SEC1 = PrivateFormat.TraditionalOpenSSL
+# A file for both, spelled so, has somebody else's certificate or key in front, or no key.
+_NOT_FOR_BOTH = {
+    *("joined without a line break", "among others", "key in front"),
+    *("one line of base64", "lines of 76"),
+}
+
+
+@pytest.mark.parametrize("form", [PrivateFormat.PKCS8, SEC1], ids=["PKCS #8", "SEC 1"])
+@pytest.mark.parametrize("spelling", [each for each in good(b"") if each not in _NOT_FOR_BOTH])
+def test_one_file_for_both(spelling: str, form: PrivateFormat) -> None:
+    """However tools spell it, with the key before or behind the certificate, both are found."""
+    key = _GOOD.key.private_bytes(Encoding.PEM, form, NoEncryption())
+    for both in (_GOOD.certificate_pem() + key, key + _GOOD.certificate_pem()):
+        file = good(both)[spelling]
+        assert KeyPair.from_pem(file, file).chain[0] == _GOOD.chain[0]
+
+
+EC_KEY, RSA_KEY = KEYS["ec"], KEYS["rsa"]
+CURVE = b"-----BEGIN EC PARAMETERS-----\nBggqhkjOPQMBBw==\n-----END EC PARAMETERS-----\n"
+
+
+def old_pem(key: PrivateKeyTypes, password: bytes | None = None) -> bytes:
+    """Write a key as PKCS #1 or SEC 1."""
+    encryption = BestAvailableEncryption(password) if password else NoEncryption()
+    return key.private_bytes(Encoding.PEM, SEC1, encryption)
+
+
+def one_line(file: bytes) -> bytes:
+    """Write PEM with all of its base64 in a line."""
+    begin, *body, end = file.splitlines()
+    return b"\n".join([begin, b"".join(body), end])
+
+
+@pytest.mark.parametrize(
+    ("key", "file"),
+    [
+        pytest.param(RSA_KEY, old_pem(RSA_KEY), id="PKCS #1"),
+        pytest.param(RSA_KEY, one_line(pem(RSA_KEY)), id="PKCS #8 in one line"),
+        pytest.param(EC_KEY, CURVE + old_pem(EC_KEY), id="SEC 1 behind its curve"),
+    ],
+)
+def test_formats_of_a_key(key: PrivateKey, file: bytes) -> None:
+    """What older tools write is read as well."""
+    assert parse_key(file).public_key() == key.public_key()
+
+
+@pytest.mark.parametrize(
+    ("file", "said"),
+    [
+        pytest.param(
+            EC_KEY.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption()),
+            "no usable PEM private key",
+            id="DER",
+        ),
+        pytest.param(
+            pem(EC_KEY).decode().encode("utf-16"), "no usable PEM private key", id="UTF-16"
+        ),
+        pytest.param(
+            EC_KEY.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()),
+            "no usable PEM private key",
+            id="OpenSSH",
+        ),
+        pytest.param(old_pem(EC_KEY, b"secret"), "is encrypted", id="SEC 1, encrypted"),
+    ],
+)
+def test_key_in_another_form(file: bytes, said: str) -> None:
+    """What is no PEM that can be read is refused, and what is needed is told."""
+    with pytest.raises(ConfigError, match=said) as caught:
+        parse_key(file)
+    assert "key" in caught.value.hint
+
+
+def test_another_key_in_front(made: KeyPair) -> None:
+    """The first key counts, and the certificate has to be its own."""
+    with pytest.raises(ConfigError, match="does not belong"):
+        KeyPair.from_pem(made.certificate_pem(), pem(EC_KEY) + pem(made.key))
 
 
 def test_key_kinds_that_servers_use() -> None:

@@ -41,6 +41,23 @@ def work():
 stream = TLSSocket(opened())
 threading.Thread(target=work).start()
 """
+# A child that has imported nothing of tlsify before it was forked, and waits for what it closes.
+_CHILD = f"""
+import os, sys
+if pid := os.fork():
+    sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+import asyncio, uvloop
+from tlsify import ClientConfig, aio
+from tlsify.config import KtlsMode, KtlsPolicy
+async def main():
+    policy = KtlsPolicy(KtlsMode(sys.argv[2]))
+    options = dict(config=ClientConfig(verify=False), policy=policy)
+    _, writer = await aio.open_connection("127.0.0.1", int(sys.argv[1]), **options)
+    writer.write(bytes({SIZE}))
+    writer.close()
+    await writer.wait_closed()
+    os._exit(0)
+"""
 # What a program does with a connection, besides to send, and its exit status.
 _PROGRAMS = {
     "ends": ("stream = TLSSocket(opened()); stream.sendall(bytes(N))", 0),
@@ -158,6 +175,16 @@ def test_what_was_closed_before(peer: Peer, mode: str, how: str) -> None:
     serving = Endpoint(peer.serve)
     with _start(peer, mode, program) as process:
         assert process.wait(60) == 0
+    assert serving.result() == Arrived(SIZE, in_order=True)
+
+
+@both
+@pytest.mark.parametrize("loop", ["asyncio.run", "uvloop.run"])
+def test_child_on_a_loop(peer: Peer, mode: str, loop: str) -> None:
+    """It is told that a connection is closed when nothing would be lost with it, and ends there."""
+    serving = Endpoint(peer.serve)
+    words = [sys.executable, "-c", f"{_CHILD}\n{loop}(main())", str(peer.port), mode]
+    assert subprocess.run(words, timeout=60, check=False).returncode == 0
     assert serving.result() == Arrived(SIZE, in_order=True)
 
 

@@ -7,6 +7,8 @@ import gc
 import os
 import socket
 import socketserver
+import subprocess
+import sys
 import threading
 import traceback
 import warnings
@@ -263,6 +265,24 @@ def test_short_lived() -> None:
                 assert forks.is_short_lived(own, is_client=True)
 
         assert _status(_fork(look)) == 0
+
+
+def test_forked_before() -> None:
+    """A process knows that it was forked, whether tlsify was there or not; to exec ends that."""
+    look = "from tlsify import forks; print(int(forks.is_child), flush=True)"
+    program = f"""
+import os, sys
+{look}
+if pid := os.fork():
+    os.waitpid(pid, 0)
+    sys.exit()
+for name in [name for name in sys.modules if name.partition(".")[0] == "tlsify"]:
+    del sys.modules[name]
+{look}
+os.execv(sys.executable, [sys.executable, "-c", {look!r}])
+"""
+    done = subprocess.run([sys.executable, "-c", program], check=True, stdout=subprocess.PIPE)
+    assert done.stdout.split() == [b"0", b"1", b"0"]
 
 
 def test_verdicts_are_not_taken_for_others() -> None:

@@ -9,13 +9,17 @@ import subprocess
 import sys
 import threading
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import trustme
+from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
+from tests.certificates import DAY, sign
 from tests.conftest import HOST, issue
 from tests.doubles import EnginePair
 from tests.spellings import bad, good
@@ -28,8 +32,6 @@ from tlsify.trust import load, system
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from cryptography import x509
 
 STRANGERS = [make_key_pair([f"{number}.example"]).certificate_pem() for number in range(3)]
 
@@ -362,6 +364,112 @@ def test_pipe(tmp_path: Path, authority: trustme.CA, chain: KeyPair) -> None:
     anchors = load(path)
     writer.join()
     assert accepts(anchors, chain)
+
+
+# -- chains as servers show them, to anchors of all kinds, by every door
+
+
+def _may_issue(length: int | None = None) -> x509.BasicConstraints:
+    return x509.BasicConstraints(ca=True, path_length=length)
+
+
+def _for(*uses: x509.ObjectIdentifier) -> KeyPair:
+    return sign("leaf", MIDDLE, NAMED, x509.ExtendedKeyUsage(uses))
+
+
+def _within(permitted: str | None, excluded: str | None) -> list[KeyPair]:
+    """Make a chain whose intermediate may issue for some names only."""
+    trees = ([x509.DNSName(name)] if name else None for name in (permitted, excluded))
+    middle = sign("middle", ROOT, _may_issue(), x509.NameConstraints(*trees))
+    return [sign("Example & Sons, Ltd", middle, NAMED), middle]
+
+
+def _long(count: int, length: int | None = None) -> list[KeyPair]:
+    """Make a chain of some intermediates, the first of which says how many are to follow."""
+    made = [sign("0", ROOT, _may_issue(length))]
+    for number in range(1, count):
+        made.insert(0, sign(f"{number}", made[0], _may_issue()))
+    return [sign("leaf", made[0], NAMED), *made]
+
+
+sign_long_ago = partial(sign, begin=-9 * DAY, end=-DAY)  # what is over by now
+NAMED = x509.SubjectAlternativeName([x509.DNSName(HOST)])
+MANY = [x509.DNSName(f"{number:020}.example.net") for number in range(2700)]  # of 34 bytes each
+UNKNOWN = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.3.6.1.4.1.99999.1"), b"\x05\x00")
+
+ROOT = sign("root", None, _may_issue())
+TWIN = sign("root", None, _may_issue())
+MIDDLE = sign("middle", ROOT, _may_issue())
+LEAF = sign("leaf", MIDDLE, NAMED)
+OTHER_ROOT = sign("other root", None, _may_issue())
+# Roots that were certified by another one, before their own was everywhere.
+OLD_ROOT = sign_long_ago("old root", None, _may_issue())
+CROSS = sign("root", OLD_ROOT, _may_issue(), key=ROOT.key)
+OLD_CROSS = sign_long_ago("root", OLD_ROOT, _may_issue(), key=ROOT.key)
+OLD_MIDDLE = sign_long_ago("middle", ROOT, _may_issue(), key=MIDDLE.key)
+LONG = _long(12)
+SELF_SIGNED = sign(HOST, None, NAMED)
+
+# What is trusted, what is shown, and whether that is enough.
+CHAINS: dict[str, tuple[list[KeyPair], list[KeyPair], bool]] = {
+    "usual": ([ROOT], [LEAF, MIDDLE], True),
+    "intermediate left out": ([ROOT], [LEAF], False),
+    "cross-signed": ([ROOT], [LEAF, MIDDLE, CROSS], True),
+    "cross-signed by a root that is over": ([OLD_ROOT, ROOT], [LEAF, MIDDLE, CROSS], True),
+    "only the root that is over": ([OLD_ROOT], [LEAF, MIDDLE, CROSS], False),
+    "old cross-sign in front of the root": ([OLD_CROSS, ROOT], [LEAF, MIDDLE], True),
+    "old cross-sign behind the root": ([ROOT, OLD_CROSS], [LEAF, MIDDLE], True),
+    "only the old cross-sign": ([OLD_CROSS], [LEAF, MIDDLE], False),
+    "old intermediate": ([ROOT], [LEAF, OLD_MIDDLE], False),
+    "old intermediate in front of the new one": ([ROOT], [LEAF, OLD_MIDDLE, MIDDLE], True),
+    "old intermediate behind the new one": ([ROOT], [LEAF, MIDDLE, OLD_MIDDLE], True),
+    "old intermediate, and the new one trusted": ([ROOT, MIDDLE], [LEAF, OLD_MIDDLE], True),
+    "intermediate as the only anchor": ([MIDDLE], [LEAF, MIDDLE, ROOT], True),
+    "wrong order": ([ROOT], [LEAF, ROOT, MIDDLE], True),
+    "another root in between": ([ROOT], [LEAF, OTHER_ROOT, MIDDLE, OTHER_ROOT], True),
+    "root shown, twice": ([ROOT], [LEAF, MIDDLE, ROOT, ROOT], True),
+    "root shown, and not trusted": ([OTHER_ROOT], [LEAF, MIDDLE, ROOT], False),
+    "twelve intermediates": ([ROOT], LONG, True),
+    "twelve in the wrong order": ([ROOT], [LONG[0], *LONG[:0:-1]], True),
+    "leaf of 94 kB": (
+        [ROOT],
+        [sign("leaf", MIDDLE, x509.SubjectAlternativeName([*NAMED, *MANY])), MIDDLE],
+        True,
+    ),
+    "twin in front of the root": ([TWIN, ROOT], [LEAF, MIDDLE], True),
+    "twin behind the root": ([ROOT, TWIN], [LEAF, MIDDLE], True),
+    "only the twin": ([TWIN], [LEAF, MIDDLE], False),
+    "self-signed leaf as anchor": ([SELF_SIGNED], [SELF_SIGNED], True),
+    "self-signed leaf": ([ROOT], [SELF_SIGNED], False),
+    "leaf as anchor": ([LEAF], [LEAF], True),
+    "leaf as issuer": ([ROOT], [sign("x", LEAF, NAMED), LEAF, MIDDLE], False),
+    "leaf as anchor, and issuer": ([LEAF], [sign("x", LEAF, NAMED), LEAF], False),
+    "names that are permitted": ([ROOT], _within(HOST, None), True),
+    "names that are not permitted": ([ROOT], _within("example.net", None), False),
+    "names that are excluded": ([ROOT], _within(None, HOST), False),
+    "names that are not excluded": ([ROOT], _within(None, "example.net"), True),
+    "no intermediate may follow, nor does": ([ROOT], _long(1, 0), True),
+    "no intermediate may follow": ([ROOT], _long(2, 0), False),
+    "one intermediate may follow": ([ROOT], _long(2, 1), True),
+    "for servers": ([ROOT], [_for(ExtendedKeyUsageOID.SERVER_AUTH), MIDDLE], True),
+    "for clients": ([ROOT], [_for(ExtendedKeyUsageOID.CLIENT_AUTH), MIDDLE], False),
+    "for OCSP": ([ROOT], [_for(ExtendedKeyUsageOID.OCSP_SIGNING), MIDDLE], False),
+    "for any use": ([ROOT], [_for(ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE), MIDDLE], False),
+    "unknown, and critical": ([ROOT], [sign("leaf", MIDDLE, NAMED, UNKNOWN), MIDDLE], False),
+    "only a common name": ([ROOT], [sign(HOST, MIDDLE), MIDDLE], False),
+}
+
+
+@pytest.mark.parametrize("case", CHAINS)
+def test_chain(tmp_path: Path, case: str) -> None:
+    """By whatever door its anchors come, a chain is judged alike, and rightly."""
+    anchors, shown, is_enough = CHAINS[case]
+    path = tmp_path / "folder/it.pem"
+    path.parent.mkdir()
+    path.write_bytes(b"".join(anchor.certificate_pem() for anchor in anchors))
+    server = KeyPair(tuple(each.chain[0] for each in shown), shown[0].key)
+    verdicts = {door: accepts(take(path), server) for door, take in DOORS.items()}
+    assert verdicts == dict.fromkeys(DOORS, is_enough)
 
 
 # -- the system's store

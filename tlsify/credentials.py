@@ -32,6 +32,8 @@ _PIN = re.compile(r"sha256//([A-Za-z0-9+/]{43}=)")
 _LABELS = (b"CERTIFICATE", b"X509 CERTIFICATE")
 # Base64 has no hyphen: so nothing is looked at again for each BEGIN without an END.
 _CERTIFICATE = rb"-----BEGIN (%b)-----([^-]*)-----END \1-----" % b"|".join(_LABELS)
+# Without headers, which have hyphens: an encrypted key's (RFC 1421) are the library's to read.
+_PRIVATE_KEY = re.compile(rb"-----BEGIN ([A-Z ]*PRIVATE KEY)-----([^-]*)-----END \1-----")
 _TRUSTED = b"-----BEGIN TRUSTED CERTIFICATE-----"
 _BLANKS = b" \t\r\n"
 _DER = b"\x30\x82"
@@ -193,7 +195,9 @@ def spell_pin(digest: bytes) -> str:
 
 
 def parse_key(pem: bytes) -> PrivateKey:
-    """Read an unencrypted PEM key that a certificate for TLS may have.
+    """Read an unencrypted PEM key that a certificate for TLS may have: the first of a file.
+
+    As with certificates, blanks within it and whatever is around it make no difference.
 
     Raises:
         ConfigError: it is encrypted, malformed, or of another kind.
@@ -209,6 +213,10 @@ def parse_key(pem: bytes) -> PrivateKey:
         load_pem_private_key,
     )
 
+    if found := _PRIVATE_KEY.search(pem):
+        label, body = found.groups()
+        lines = (b"-----BEGIN %b-----" % label, *body.split(), b"-----END %b-----" % label)
+        pem = b"\n".join(lines)
     private = None  # as one whose curve the library does not know
     try:
         private = load_pem_private_key(pem, None)

@@ -23,9 +23,13 @@ if TYPE_CHECKING:
 _PROC = Path("/proc")
 _MOMENT = 0.2  # seconds
 
+# In a process's flags: it was forked, and runs its parent's program (include/linux/sched.h).
+_PF_FORKNOEXEC = 0x40
+_FLAGS = 9 - 3  # in /proc/PID/stat, behind the name (proc_pid_stat(5))
+
 # How many forks this process has seen, on either side of them.
 seen = 0
-# Whether this process is a child of one that had tlsify, and which sockets it was born with.
+# Whether this process was forked, and goes on as what it was, and which sockets it was born with.
 is_child = False
 _inherited: frozenset[int] = frozenset()
 
@@ -40,6 +44,14 @@ def _on_birth() -> None:
     is_child = True
     _inherited = frozenset(_inodes())
     _on_fork()
+
+
+def _was_forked() -> bool:
+    """Ask the kernel, for forks that came before this module was imported."""
+    with contextlib.suppress(OSError):
+        told = (_PROC / "self/stat").read_bytes().rpartition(b")")[2].split()
+        return bool(int(told[_FLAGS]) & _PF_FORKNOEXEC)
+    return False
 
 
 def _inodes() -> Iterator[int]:
@@ -59,6 +71,8 @@ def is_short_lived(sock: socket.socket, *, is_client: bool) -> bool:
 
 
 os.register_at_fork(after_in_parent=_on_fork, after_in_child=_on_birth)
+if _was_forked():
+    _on_birth()
 
 
 class Share:

@@ -205,24 +205,29 @@ class Handoff:
         if self.sock.fileno() != -1:
             wait = self.part(in_order=in_order)
             self.sock.close()
-            wait()
+            wait(None)
 
-    def part(self, *, in_order: bool) -> Callable[[], object]:
+    def part(
+        self, *, in_order: bool, may_wait: bool | None = None
+    ) -> Callable[[float | None], bool]:
         """End both directions, in whose name this process may; then the descriptor can be closed.
 
         Args:
             in_order: whether with close_notify.
+            may_wait: whether the caller is going to; by default if the socket is a blocking one.
 
         Returns:
-            What to call when it is closed: it waits for what would be lost with this process, in a
-            process that was forked for this connection.
+            What to call when it is closed, with a number of seconds or None: it waits for what
+            would be lost with this process, in a process that was forked for this connection, and
+            tells whether it is out.
         """
         if self._is_parted:
-            return _wait_for_nothing
+            return _is_out
         self._is_parted = True
         in_order = in_order and not self.is_cut
         ends = self.share.is_last_or_serving(self.sock)
-        may_wait = self.sock.gettimeout() != 0
+        if may_wait is None:
+            may_wait = self.sock.gettimeout() != 0
         if self.channel is not None:
             is_client = self.channel.session.is_client
             may_wait = may_wait and forks.is_short_lived(self.sock, is_client=is_client)
@@ -235,7 +240,7 @@ class Handoff:
                 self.relay.end_in_order()
             if may_wait and self.relay.dies_with_process and not self.share.is_shared:
                 return self.relay.join
-        return _wait_for_nothing
+        return _is_out
 
     def detach(self) -> tuple[int, bytearray]:
         """Give the connection away, for another process to `adopt`.
@@ -289,8 +294,9 @@ class Handoff:
         self._close(in_order=kind is None)
 
 
-def _wait_for_nothing() -> None:
-    """Do nothing."""
+def _is_out(_timeout: float | None) -> bool:
+    """Tell that there is nothing to wait for."""
+    return True
 
 
 def adopt(sock: socket.socket, state: bytes | bytearray) -> Handoff:

@@ -106,10 +106,11 @@ class Ending:
             with contextlib.suppress(OSError):
                 self._shut_down()
 
-    def wait(self) -> None:
-        """Wait until it is done with."""
-        _lingerer.finish()
-        self._done.wait()
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until it is done with; tells whether it is."""
+        if timeout is None:
+            _lingerer.finish()
+        return self._done.wait(timeout)
 
     def tried(self) -> bool:
         """Do what can be done now; tells whether the connection is done with, but for `close`."""

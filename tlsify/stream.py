@@ -339,7 +339,7 @@ class TLSSocket(socket.socket):
             return
         wait = self.handoff.part(in_order=True)
         super()._real_close(*args)  # type: ignore[misc]
-        wait()
+        wait(None)
 
     # -- what else differs from a plain socket
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from contextlib import asynccontextmanager
+from select import select
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -105,6 +107,40 @@ def test_reading_paused(run: Run, lab: Lab, policy: KtlsPolicy) -> None:
             transport.resume_reading()
             transport.resume_reading()
             assert await asyncio.to_thread(peer.recv_data, 4) == b"data"
+
+    run(work())
+
+
+@both
+def test_end_while_reading_is_paused(run: Run, lab: Lab, policy: KtlsPolicy) -> None:
+    """It comes afterwards, behind the data, and the answer still goes out."""
+    eof = asyncio.Event()
+
+    class Patient(Echo):
+        def eof_received(self) -> bool:
+            assert self.received == b"data"
+            eof.set()
+            return True
+
+    async def work() -> None:
+        async with connected(lab, policy, Patient) as (protocol, peer):
+            transport = protocol.transport
+            transport.pause_reading()
+            peer.sock.sendall(peer.data(b"data") + peer.seal(*CLOSE_NOTIFY))
+            peer.sock.shutdown(socket.SHUT_WR)
+            there = transport.get_extra_info("socket").fileno()
+            assert (await asyncio.to_thread(select, [there], [], [], 60))[0]
+            for _ in range(5):
+                await asyncio.sleep(0)
+            assert protocol.received == b""
+            assert not eof.is_set()
+            transport.resume_reading()
+            await eof.wait()
+            assert await asyncio.to_thread(peer.recv_data, 4) == b"data"
+            assert not protocol.ended.done()
+            transport.close()
+            assert await asyncio.to_thread(peer.recv) == CLOSE_NOTIFY
+            assert await protocol.ended is None
 
     run(work())
 

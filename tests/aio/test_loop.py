@@ -233,6 +233,38 @@ def test_errors_as_programs_expect_them(run: Run, pair: Pair) -> None:
     run(work())
 
 
+def test_empty_server_hostname(run: Run, pair: Pair) -> None:
+    """It is no name: none is sent, and who compares names is told to give one."""
+    made: list[Echo] = []
+
+    def make() -> Echo:
+        made.append(Echo())
+        return made[-1]
+
+    async def work() -> None:
+        server = await asyncio.get_running_loop().create_server(
+            make, HERE, 0, ssl=pair.server(RELAY)
+        )
+        address = server.sockets[0].getsockname()
+        client = pair.client(RELAY)
+        with pytest.raises(ValueError, match="check_hostname requires server_hostname"):
+            await asyncio.open_connection(*address, ssl=client, server_hostname="")
+        client.check_hostname = False
+        client.verify_mode = ssl.CERT_NONE
+        reader, writer = await asyncio.open_connection(*address, ssl=client, server_hostname="")
+        writer.write(b"hello")
+        assert await reader.readexactly(5) == b"hello"
+        (served,) = made
+        assert served.transport.get_extra_info("ssl_object").server_hostname is None
+        writer.close()
+        await writer.wait_closed()
+        await served.ended
+        server.close()
+        await server.wait_closed()
+
+    run(work())
+
+
 def test_sockets_of_the_file_system(run: Run, pair: Pair, tmp_path: Path) -> None:
     """They are refused at once, and not connection by connection; for others they stay."""
     path = str(tmp_path / "socket")

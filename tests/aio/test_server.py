@@ -274,6 +274,26 @@ def test_where_to_listen(run: Run, server_config: ServerConfig) -> None:
     run(work())
 
 
+def test_several_hosts(run: Run, server_config: ServerConfig, client_config: ClientConfig) -> None:
+    """Each has a socket, on which clients are served."""
+
+    async def work() -> None:
+        async with await aio.start_server(
+            shout, [HERE, "127.0.0.2", "::1"], 0, config=server_config
+        ) as server:
+            assert len(server.sockets) == 3
+            for sock in server.sockets:
+                reader, writer = await aio.open_connection(
+                    *sock.getsockname()[:2], config=client_config, policy=RELAY
+                )
+                writer.write(b"hello\n")
+                assert await reader.read() == b"HELLO\n"
+                writer.close()
+                await writer.wait_closed()
+
+    run(work())
+
+
 def test_arguments(run: Run, server_config: ServerConfig) -> None:
     """What contradicts itself is refused before anybody listens."""
     context = SSLContext(ssl.PROTOCOL_TLS_SERVER)

@@ -144,7 +144,6 @@ _UNREAD = "to close a plain socket in front of data that has come is a reset, wh
 _DEFAULT = "`closing=ClosePolicy.RELAXED`, the default there; strict, it is an error that aborts"
 _NO_TICKETS = {"tickets": "a client sends no tickets"}
 _ON_A_LOOP = _all(_FORKS, "a running loop does not survive a fork") | {
-    "_exit": "on a loop `close` does not wait, and `os._exit` waits for nothing",
     "drop": "the loop keeps what is connected",
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import socket
 import ssl
 from contextlib import closing, suppress
@@ -35,6 +36,32 @@ def test_files_over_one_connection(site: Host, policy: KtlsPolicy) -> None:
         assert (head.status, head.body) == (200, b"")
         assert head.headers["content-length"] == str(len(TEXT))
         assert browser.ask("/").body == b"<p>front</p>"
+
+    site.visit(work, policy)
+
+
+@pytest.mark.parametrize("policy", OFFLOADS)
+def test_requests_in_one_piece(site: Host, policy: KtlsPolicy) -> None:
+    """Each has its answer, in order, and none has content that is not its own."""
+    asked = 4 * [
+        ("GET", "/", 200, b"<p>front</p>"),
+        ("HEAD", "/text.txt", 200, b""),
+        ("GET", "/sub", 301, b"301: Moved Permanently"),
+        ("HEAD", "/sub", 301, b""),
+        ("GET", "/nothing.bin", 200, b""),
+        ("HEAD", "/missing", 404, b""),
+        ("GET", "/missing", 404, b"404: Not Found"),
+        ("GET", "/text.txt", 200, TEXT),
+    ]
+
+    def work(browser: Browser) -> None:
+        requests = (f"{method} {path} HTTP/1.1\r\nHost: x\r\n\r\n" for method, path, *_ in asked)
+        browser.sock.sendall("".join(requests).encode())
+        with browser.sock.makefile("rb") as answers:
+            for method, path, status, content in asked:
+                assert answers.readline().split()[1] == b"%d" % status, path
+                size = int(http.client.parse_headers(answers)["Content-Length"])
+                assert answers.read(0 if method == "HEAD" else size) == content, path
 
     site.visit(work, policy)
 

@@ -49,7 +49,17 @@ def _srv(name: str) -> x509.OtherName:
         ("www.*.org", "www.example.org", False),
         ("*", "example", False),
         ("xn--strae-oqa.de", "straße.de", True),
+        ("xn--strae-oqa.de", "XN--Strae-OQA.de", True),
+        ("*.xn--bcher-kva.example", "www.bücher.example", True),
         ("127.0.0.1", "127.0.0.1.example.org", False),
+        ("*.EXAMPLE.org", "www.Example.org", True),
+        ("*.example.org", "127.example.org", True),
+        ("1*.example.org", "127.example.org", False),
+        ("my_service.example.org", "my_service.example.org", True),
+        ("*.example.org", "my_service.example.org", True),
+        ("my-service.example.org", "my_service.example.org", False),
+        ("localhost", "localhost", True),
+        ("*.localhost", "localhost", False),
     ],
 )
 def test_dns(pattern: str, name: str, *, expected: bool) -> None:
@@ -65,6 +75,11 @@ def test_dns(pattern: str, name: str, *, expected: bool) -> None:
         ("2001:db8::1", "2001:0db8:0::1", True),
         ("2001:db8::1", "2001:db8::2", False),
         ("::ffff:192.0.2.1", "192.0.2.1", False),
+        ("192.0.2.1", "::ffff:192.0.2.1", False),
+        ("::ffff:192.0.2.1", "::FFFF:c000:201", True),
+        ("2001:db8::1", "2001:DB8:0:0:0:0:0:1", True),
+        ("2001:db8::1", "[2001:db8::0.0.0.1]", True),
+        ("fe80::1", "fe80::1%eth0", True),
     ],
 )
 def test_ip(address: str, wanted: str, *, expected: bool) -> None:
@@ -76,6 +91,12 @@ def test_ip(address: str, wanted: str, *, expected: bool) -> None:
 def test_address_written_as_a_dns_name() -> None:
     """An address in a dNSName is no IP-ID."""
     assert not accepts(named(x509.DNSName("192.0.2.1")), "ip:192.0.2.1")
+
+
+@pytest.mark.parametrize("name", ["*.0.2.1", "192.0.2.*", "*", "2001:db8::1", "2001:db8::*"])
+def test_pattern_for_an_address(name: str) -> None:
+    """Nor does a wildcard stand for a part of one."""
+    assert not accepts(named(x509.DNSName(name)), "ip:192.0.2.1", "ip:2001:db8::1")
 
 
 def test_srv() -> None:

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from OpenSSL import crypto
 
-from tests.certificates import DAY, now
+from tests.certificates import DAY, certify, now
 from tests.conftest import HOST, issue, make_crl
 from tests.doubles import EnginePair
 from tlsify.codepoints import AlertDescription, ContentType, ProtocolVersion
@@ -235,6 +235,11 @@ def test_path_that_no_trust_can_mend(client: ClientConfig, case: str) -> None:
         EnginePair(replace(client, trust=TrustAnchors((root,))), shown).run()
     assert hint in caught.value.hint
     assert "--ca" not in caught.value.hint
+
+
+def test_certificate_that_demands_a_response(client: ClientConfig, authority: trustme.CA) -> None:
+    """Who asks for none, as docs/standards.md has it, does not miss one either."""
+    EnginePair(client, ServerConfig(key_pair=certify(authority, HOST, must_staple=True))).run()
 
 
 # -- revocation lists

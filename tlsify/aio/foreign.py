@@ -7,6 +7,7 @@ import io
 import socket
 import warnings
 from asyncio.trsock import TransportSocket
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -340,7 +341,8 @@ class ForeignTransport(asyncio.Transport):
         self._buffer.clear()
         self._loop.remove_reader(self._fd)
         self._loop.remove_writer(self._fd)
-        self._loop.call_soon(self._say_lost, exc)
+        tell = partial(self._say_lost, exc)
+        self._loop.call_soon(self._sock.leave, self._loop, tell)
 
     def _say_lost(self, exc: Exception | None) -> None:
         try:

@@ -14,6 +14,7 @@ from tlsify.errors import TlsifyError
 from tlsify.stream import TLSSocket
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable, Iterable
 
     from _typeshed import ReadableBuffer, WriteableBuffer
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger("tlsify")
 
 _IPV4_PARTS = 2  # of an address; IPv6 has four
+# Between two looks whether what was sent has gone out, in seconds.
+_BETWEEN_LOOKS = 0.005
 
 
 class LoopSocket(TLSSocket):
@@ -127,9 +130,36 @@ class LoopSocket(TLSSocket):
                 raise  # it may be the file's
             _raise_os_error(exc)
 
+    def leave(self, loop: asyncio.AbstractEventLoop, tell: Callable[[], object]) -> None:
+        """See to what is to go out before the protocol is told that the connection is over.
+
+        That is nothing but where this process was forked for the connection: told so, it may end
+        by ``os._exit`` at once. Then the socket is closed first.
+
+        Args:
+            loop: waits meanwhile.
+            tell: tells the protocol, and closes the socket.
+        """
+        if not forks.is_child:
+            tell()
+            return
+        is_out = self.handoff.part(in_order=True, may_wait=True)
+        on_close, self._on_close = self._on_close, None
+        self.close()
+        self._on_close = on_close
+
+        def look() -> None:
+            if is_out(0):
+                tell()
+            else:
+                loop.call_later(_BETWEEN_LOOKS, look)
+
+        look()
+
     def _real_close(self, *args: Any) -> None:
-        if self.on_cut is not None:
-            self.on_cut(ConnectionAbortedError(errno.ECONNABORTED, "the connection was closed"))
+        on_cut, self.on_cut = self.on_cut, None
+        if on_cut is not None:
+            on_cut(ConnectionAbortedError(errno.ECONNABORTED, "the connection was closed"))
         super()._real_close(*args)
         on_close, self._on_close = self._on_close, None
         if on_close is not None:

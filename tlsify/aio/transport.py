@@ -8,6 +8,7 @@ import errno
 import logging
 from asyncio import selector_events
 from contextvars import ContextVar
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from tlsify.aio.foreign import ForeignTransport
@@ -41,6 +42,7 @@ def current() -> Handoff | None:
 class _LoopTransport(selector_events._SelectorSocketTransport):  # type: ignore[name-defined,misc]  # noqa: SLF001
     """asyncio's own, which makes no difference between to close and to abort a socket."""
 
+    _loop: asyncio.AbstractEventLoop
     _sock: LoopSocket
     _empty_waiter: asyncio.Future[None] | None
 
@@ -50,6 +52,9 @@ class _LoopTransport(selector_events._SelectorSocketTransport):  # type: ignore[
         super()._force_close(exc)
 
     def _call_connection_lost(self, exc: BaseException | None) -> None:
+        self._sock.leave(self._loop, partial(self._tell_lost, exc))
+
+    def _tell_lost(self, exc: BaseException | None) -> None:
         # Who has waited for the buffer to be empty is told so only once; asyncio tells him again.
         if self._empty_waiter is not None and self._empty_waiter.done():
             self._empty_waiter = None
