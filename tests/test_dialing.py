@@ -188,9 +188,15 @@ def test_no_address() -> None:
 
 
 def test_error_that_says_most() -> None:
-    """An answer says more than silence, and silence more than having no way."""
-    numbers = [errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ETIMEDOUT, errno.ENETUNREACH]
+    """Our want says more than an answer, that more than silence, and silence than no way."""
+    numbers = [
+        errno.EMFILE,
+        errno.ECONNREFUSED,
+        errno.EHOSTUNREACH,
+        errno.ETIMEDOUT,
+        errno.ENETUNREACH,
+    ]
     errors = [OSError(number, os.strerror(number)) for number in numbers]
     for at_least in range(len(errors)):
         assert truest(errors[at_least:][::-1]) is errors[at_least]
-    assert truest([errors[0], OSError(errno.ECONNREFUSED, "later")]) is errors[0]
+    assert truest([errors[0], OSError(errno.EMFILE, "later")]) is errors[0]

@@ -137,12 +137,29 @@ def test_layout_of_tcp_info(pair: tuple[socket.socket, socket.socket]) -> None:
     assert waiting.is_over(), "nobody is waited for who has gone"
 
 
-def test_what_is_no_connection() -> None:
-    """It is over at once."""
+def test_what_is_not_tcps(clock: Callable[[float], None]) -> None:
+    """A UNIX domain socket's peer is waited for likewise."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        assert Patience(ours).is_over()
+        ours.send(b"x" * 1000)
+        waiting = Patience(ours, 30)
+        assert not waiting.is_over()
+        clock(29)
+        assert not waiting.is_over()
+        theirs.recv(1000)
+        clock(2)
+        assert not waiting.is_over(), "it has taken some"
+        clock(30)
+        assert waiting.is_over()
         assert not has_died(ours)
+
+
+def test_what_is_no_connection() -> None:
+    """It is over at once."""
+    with socket.socket() as sock:
+        waiting = Patience(sock)
+        assert waiting.is_over(), "it is not connected"
+    assert waiting.is_over(), "it is closed"
 
 
 def test_pauses(lab: Lab) -> None:

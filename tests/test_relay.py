@@ -29,7 +29,7 @@ from tlsify import relay as relay_module
 from tlsify.codepoints import AlertDescription, ContentType
 from tlsify.config import ClosePolicy
 from tlsify.errors import HandshakeError, PeerMisbehaved, TlsifyError, Truncated
-from tlsify.opening import accept
+from tlsify.opening import accept, connect
 from tlsify.relay import Relay
 from tlsify.stream import TLSSocket
 from tlsify.tls.messages import KeyUpdateRequest, encode_key_update
@@ -61,6 +61,23 @@ def fill(sock: socket.socket, block: bytes) -> int:
             continue
         assert written < 2**26, "nothing holds the writer back"
     return written
+
+
+def test_what_is_not_tcps(lab: Lab) -> None:
+    """What was sent over a UNIX domain socket arrives behind the close, too, however late."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        client, server = lab.configs()
+        other = Endpoint(lambda: RawPeer(theirs, server))
+        stream = TLSSocket(connect(ours, client, RELAY))
+        peer = other.result()
+        sent = fill(stream, os.urandom(2**14))
+        stream.close()
+        received = 0
+        while (record := peer.recv()) != CLOSE_NOTIFY:
+            assert record is not None
+            received += len(record[1])
+        assert received == sent
 
 
 def test_program_that_does_not_read(lab: Lab) -> None:

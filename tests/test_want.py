@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import socket
+import ssl
 import tempfile
 import threading
 import warnings
@@ -38,17 +39,18 @@ from tlsify.agent.configs import Configs
 from tlsify.agent.place import Listener
 from tlsify.agent.server import Worker
 from tlsify.codepoints import ContentType
-from tlsify.config import KtlsPolicy
+from tlsify.config import ClientConfig, KtlsPolicy
 from tlsify.counters import counters
 from tlsify.errors import ExitCode, TlsifyError
 from tlsify.forks import Verdict
+from tlsify.sslcontext import SSLContext
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import trustme
 
-    from tlsify.config import ClientConfig, KeyPair, ServerConfig
+    from tlsify.config import KeyPair, ServerConfig
 
 QUESTION, BLOCK = b"question", bytes(2**14)
 CARRIERS = {"tlsify-relay", "tlsify-linger"}
@@ -95,7 +97,7 @@ def _be_peer(
     with sock:
         try:
             peer = RawPeer(sock, config)
-        except (TlsifyError, ConnectionError):
+        except (TlsifyError, ConnectionError, AssertionError):  # that is how it says so, too
             return Seen(0, "refused")
         with contextlib.suppress(ConnectionError):
             peer.send_data(QUESTION)
@@ -132,6 +134,20 @@ class Life(NamedTuple):
     error: Exception | None
 
 
+def _open(
+    door: str, sock: socket.socket, config: ClientConfig | ServerConfig, policy: KtlsPolicy
+) -> TLSSocket:
+    """Do a handshake by one of the library's doors."""
+    if door == "wrap_socket":
+        context = SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        context.policy = policy
+        return context.wrap_socket(sock)
+    if isinstance(config, ClientConfig):
+        return TLSSocket(tlsify.connect(sock, config, policy))
+    return TLSSocket(tlsify.accept(sock, config, policy))
+
+
 def _live(lab: Lab, door: str, policy: KtlsPolicy, way: str) -> Life:
     """Answer a question with more than there is room for, and end before the peer reads it."""
     near, far = lab.tcp()
@@ -139,16 +155,12 @@ def _live(lab: Lab, door: str, policy: KtlsPolicy, way: str) -> Life:
     far.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**15)
     client, server = lab.configs()
     gate, sent, error = threading.Event(), 0, None
-    peer = Endpoint(lambda: _be_peer(far, server if door == "connect" else client, gate))
+    peer = Endpoint(lambda: _be_peer(far, client if door == "accept" else server, gate))
     try:
-        if door == "connect":
-            handed = tlsify.connect(near, client, policy)
-        else:
-            handed = tlsify.accept(near, server, policy)
-        with TLSSocket(handed) as stream:
+        with _open(door, near, server if door == "accept" else client, policy) as stream:
             assert stream.recv(100) == QUESTION
             stream.settimeout(0)
-            with contextlib.suppress(BlockingIOError):
+            with contextlib.suppress(BlockingIOError, ssl.SSLWantWriteError):
                 while True:
                     sent += stream.send(BLOCK)
             stream.settimeout(60)
@@ -158,23 +170,25 @@ def _live(lab: Lab, door: str, policy: KtlsPolicy, way: str) -> Life:
                 assert stream.recv(1) == b""
     except (TlsifyError, OSError) as exc:
         error = exc.with_traceback(None)
+        near.close()  # what was refused at once is the caller's
     finally:
         gate.set()
     return Life(peer.result(), sent, error)
 
 
 # What a life takes; the rest of the kinds are never asked for.
+OPTIONS = {"getsockopt", "setsockopt"}
 TAKEN = {
-    "relay": {"thread", "socketpair", "mmap"},
-    "kernel": {"thread", "epoll", "eventfd"},
-    "kernel, half-closed": {"thread", "epoll", "eventfd", "dup"},
+    "relay": {"thread", "socketpair", "mmap"} | OPTIONS,
+    "kernel": {"thread", "epoll", "eventfd"} | OPTIONS,
+    "kernel, half-closed": {"thread", "epoll", "eventfd", "dup"} | OPTIONS,
 }
 
 
 @both
 @each_kind
 @pytest.mark.parametrize("way", ["close", "shutdown"])
-@pytest.mark.parametrize("door", ["accept", "connect"])
+@pytest.mark.parametrize("door", ["accept", "connect", "wrap_socket"])
 def test_sockets(lab: Lab, policy: KtlsPolicy, kind: str, way: str, door: str) -> None:
     """The peer sees an end, with all that was sent before; the caller a named error, or none."""
     is_relayed = policy is RELAY
@@ -189,20 +203,25 @@ def test_sockets(lab: Lab, policy: KtlsPolicy, kind: str, way: str, door: str) -
         assert life.seen.received == life.sent
         # On the kernel path close_notify may have to wait, and nobody is there to do so.
         may_be_cut = has_failed and not is_relayed and kind in {"thread", "dup"}
-        assert life.seen.end in ({"close_notify", "cut"} if may_be_cut else {"close_notify"})
-        assert life.error is None or (has_failed and is_relayed)
+        usual = {"close_notify", "cut"} if may_be_cut else {"close_notify"}
+        if life.error is not None:
+            usual = {"cut", "reset", "refused"} | ({"close_notify"} if way == "shutdown" else set())
+        assert life.seen.end in usual
+        assert life.error is None or has_failed
         again = _live(lab, door, policy, way)
         assert again == Life(Seen(again.sent, "close_notify"), again.sent, None)
     until(lambda: not _carriers())
     check_descriptors(before)
     name = "relay" if is_relayed else "kernel" if way == "close" else "kernel, half-closed"
-    assert (nth > 1) is (kind in TAKEN[name])
+    # Who gives a socket away has a copy in its place.
+    taken = TAKEN[name] | ({"dup"} if door == "wrap_socket" else set())
+    assert (nth > 1) is (kind in taken)
 
 
 # -- a server on a loop
 
 ANSWER = bytes(2**20)
-COUNTED = ("handshake_resources", "accept_failed", "shortage")
+COUNTED = ("handshake_resources", "handshake_ktls", "accept_failed", "shortage")
 
 
 async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -214,8 +233,9 @@ async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
         await writer.wait_closed()
 
 
+# asyncio's own transport is left half made where an option cannot be set.
 @both
-@each_kind
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in OPTIONS])
 def test_server_on_a_loop(
     lab: Lab, policy: KtlsPolicy, kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -241,9 +261,9 @@ def test_server_on_a_loop(
                 with Want(kind, nth) as want:
                     seen = await asyncio.to_thread(ask, address)
                 has_failed = want.has_failed
-                assert seen.end == "close_notify"
+                assert seen == served or (seen.received == 0 and seen.end != "close_notify")
+                assert has_failed or seen == served
                 if seen != served or (has_failed and kind == "accept"):
-                    assert has_failed
                     assert _counted() > counted
                 assert await asyncio.to_thread(ask, address) == served
             await asyncio.to_thread(until, lambda: not _carriers())
@@ -298,6 +318,8 @@ class _Agent:
         except TlsifyError as exc:
             if _is_named(exc):
                 status = exc.exit_code
+        except OSError:
+            status = ExitCode.SYSTEM
         finally:
             os._exit(status + 128 * want.has_failed)
 
@@ -360,5 +382,5 @@ def test_agent(
             finally:
                 status, has_failed = it.end()
             assert status == (ExitCode.OK if it.is_ready else ExitCode.SYSTEM)
-    taken = {"thread", "accept"} | ({"socketpair", "mmap"} if ktls == "off" else set())
+    taken = {"thread", "accept"} | OPTIONS | ({"socketpair", "mmap"} if ktls == "off" else set())
     assert (nth > 1) is (kind in taken)

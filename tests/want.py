@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import mmap
 import os
 import select
 import socket
+import struct
 import sys
 import threading
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
@@ -41,6 +43,7 @@ def _is_new(_: object, *arguments: Any, **named: Any) -> bool:
 
 _NO_DESCRIPTOR = OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 _NO_MEMORY = OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+_NO_PROCESS = BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
 _STARTS = ("_start_joinable_thread", "_start_new_thread")  # Python 3.13's, and those before
 _SOURCES = {
     "thread": _Source(
@@ -55,15 +58,18 @@ _SOURCES = {
     "epoll": _Source(select, "epoll", _NO_DESCRIPTOR),
     "eventfd": _Source(os, "eventfd", _NO_DESCRIPTOR),
     "mmap": _Source(mmap, "mmap", _NO_MEMORY),
+    "fork": _Source(os, "fork", _NO_PROCESS),
+    "setsockopt": _Source(socket.socket, "setsockopt", _NO_MEMORY),
+    "getsockopt": _Source(socket.socket, "getsockopt", _NO_MEMORY),
 }
 KINDS = tuple(_SOURCES)
+_COUNT = struct.Struct("=I")
 
 
 class Want:
     """Has the nth call fail that tlsify makes, in any thread, for as long as the block lasts.
 
-    Attributes:
-        has_failed: whether there was an nth one.
+    Processes that are forked meanwhile count together.
     """
 
     def __init__(self, kind: str, nth: int) -> None:
@@ -73,11 +79,20 @@ class Want:
             kind: of what there is none, one of `KINDS`.
             nth: from 1; 0 for every call.
         """
-        self.has_failed = False
         self._source = _SOURCES[kind]
         self._nth = nth
-        self._calls = 0
+        self._common = mmap.mmap(-1, _COUNT.size)
         self._patch = pytest.MonkeyPatch()
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether there was an nth call."""
+        return self._calls >= max(self._nth, 1)
+
+    @property
+    def _calls(self) -> int:
+        (calls,) = _COUNT.unpack(self._common)
+        return int(calls)
 
     def __enter__(self) -> Self:
         """Begin to count."""
@@ -85,10 +100,11 @@ class Want:
 
         def attempt(*arguments: Any, **named: Any) -> Any:
             if self._source.takes(*arguments, **named) and _is_tlsifys():
-                self._calls += 1
-                if self._nth in {0, self._calls}:
-                    self.has_failed = True
-                    raise self._source.error
+                calls = self._calls + 1
+                _COUNT.pack_into(self._common, 0, calls)
+                if self._nth in {0, calls}:
+                    # Another one each time: it keeps the frames that it has come through.
+                    raise copy.copy(self._source.error)
             return real(*arguments, **named)
 
         self._patch.setattr(self._source.owner, self._source.name, attempt)

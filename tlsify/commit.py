@@ -137,7 +137,7 @@ def _install(ready: Ready, negotiated: Negotiated) -> KtlsUnavailable | None:
         if refusal is None:
             _install_tx(ready, negotiated)
     except (KtlsError, OSError):
-        _say_goodbye(ready.sock, Tunnel(ready.engine))
+        _give_up(ready.sock, Tunnel(ready.engine))
         raise
     return refusal
 
@@ -174,7 +174,7 @@ def _start_relay(ready: Ready, negotiated: Negotiated, refusal: KtlsUnavailable)
         relay = Relay(ready.sock, tunnel, keep)
         program_end = relay.start()
     except (OSError, RuntimeError, MemoryError) as exc:
-        _say_goodbye(ready.sock, tunnel)
+        _give_up(ready.sock, tunnel)
         if isinstance(exc, OSError) and exc.errno not in SHORTAGES:
             raise
         count(Event.SHORTAGE)
@@ -183,17 +183,15 @@ def _start_relay(ready: Ready, negotiated: Negotiated, refusal: KtlsUnavailable)
     return Handoff(program_end, Offload.RELAY, reason, negotiated, None, relay)
 
 
-def _say_goodbye(sock: socket.socket, tunnel: Tunnel) -> None:
-    """Tell the peer of a finished handshake that nothing will follow: TX is still ours.
+def _give_up(sock: socket.socket, tunnel: Tunnel) -> None:
+    """Tell the peer of a finished handshake that nothing will follow: FIN, and no close_notify.
 
-    Nobody waits for it; but what it has said by now is received, since to close in front of that
-    would reset the connection.
+    It was our failure, and no end of anything. Nobody waits for the peer; but what it has said by
+    now is received, since to close in front of that would reset the connection.
     """
-    tunnel.close()
     left = PARTING_BYTES
     with contextlib.suppress(OSError):
         sock.setblocking(False)  # noqa: FBT003 - socket's own signature
-        sock.sendall(tunnel.output())
         sock.shutdown(socket.SHUT_WR)
         while left > 0 and (received := sock.recv(left)):
             left -= len(received)

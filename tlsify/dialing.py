@@ -12,6 +12,8 @@ import time
 from itertools import chain, zip_longest
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
+from tlsify.errors import SHORTAGES
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Sequence
 
@@ -135,8 +137,8 @@ def race(
             limited = waiting and next_at < math.inf
             pause = max(0.0, next_at - time.monotonic()) if limited else None
             for sock in (yield Wait(tuple(trying), pause)):
-                trying.remove(sock)
                 number = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+                trying.remove(sock)
                 if not number:
                     return sock
                 sock.close()
@@ -191,7 +193,7 @@ def interleave(found: Iterable[Address]) -> list[Address]:
 
 
 def truest(failures: Sequence[OSError]) -> OSError:
-    """Return the error that says most: an answer, else silence, else that there is no route.
+    """Return the error that says most: our own want, an answer, silence, or no route.
 
     Among equals it is the first.
     """
@@ -199,11 +201,13 @@ def truest(failures: Sequence[OSError]) -> OSError:
 
 
 def _rank(failure: OSError) -> int:
+    if failure.errno in SHORTAGES:
+        return 0  # the address that could not be tried may be the one that works
     if failure.errno == errno.ECONNREFUSED:
-        return 0  # the host itself said so
+        return 1  # the host itself said so
     if isinstance(failure, TimeoutError):
-        return 2
-    return 3 if failure.errno in _NO_WAY else 1
+        return 3
+    return 4 if failure.errno in _NO_WAY else 2
 
 
 def start_look_up(work: Callable[[], None]) -> threading.Thread:

@@ -115,6 +115,17 @@ def address(ask: Callable[[], Any]) -> Any:
         return None
 
 
+def known(found: Any) -> Any:
+    """Give what `address` has given, as a socket would.
+
+    Raises:
+        OSError: ENOTCONN, the connection was broken already.
+    """
+    if found is None:
+        raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
+    return found
+
+
 def is_held_elsewhere(inode: int) -> bool:
     """Tell whether another process has a descriptor of a socket.
 

@@ -136,7 +136,7 @@ class Patience:
         """
         self._sock = sock
         self._seconds = PATIENCE if seconds is None else seconds
-        self._acknowledged = -1
+        self._seen: int | None = None
         self._since = time.monotonic()
         self._pause = _FIRST_LOOK
 
@@ -144,16 +144,27 @@ class Patience:
         """Look how it goes; true once it has gone on long enough without anything, or is dead."""
         now = time.monotonic()
         try:
-            progress = tcp_progress(self._sock)
-        except OSError:  # no TCP connection any more
+            taken, path_is_silent = self._look()
+        except (OSError, ValueError):  # no connection any more, or no descriptor
             return True
-        if progress.state == _CLOSE:  # a reset, say: nobody will take anything any more
-            return True
-        is_excused = progress.path_is_silent and _at_most is None
-        if progress.acknowledged != self._acknowledged or is_excused:
-            self._acknowledged, self._since = progress.acknowledged, now
+        if taken != self._seen or (path_is_silent and _at_most is None):
+            self._seen, self._since = taken, now
         seconds = self._seconds if _at_most is None else min(self._seconds, _at_most)
         return now - self._since >= seconds
+
+    def _look(self) -> tuple[int, bool]:
+        """Give a number that grows as the peer takes what it is owed, and if the path is silent.
+
+        Raises:
+            OSError: nobody will take anything any more.
+        """
+        try:
+            progress = tcp_progress(self._sock)
+        except OSError:  # a UNIX domain socket, say, which knows what waits in it
+            return -unacknowledged(self._sock), False
+        if progress.state == _CLOSE:  # a reset, say
+            raise OSError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
+        return progress.acknowledged, progress.path_is_silent
 
     def pause(self) -> float:
         """Give the seconds until the next look, at most."""

@@ -21,6 +21,12 @@ def timeval(seconds: float) -> bytes:
     return _TIMEVAL.pack(*divmod(math.ceil(seconds * _MICROSECONDS), _MICROSECONDS))
 
 
+def limit(sock: socket.socket, seconds: float) -> None:
+    """Have each system call on a socket wait for so many seconds at most; 0 is no limit."""
+    for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+        sock.setsockopt(socket.SOL_SOCKET, option, timeval(seconds))
+
+
 def patient(flags: int, timeout: float | None) -> int:
     """Have a timeout waited for, MSG_DONTWAIT or not, as Python's own sockets do."""
     return flags & ~socket.MSG_DONTWAIT if timeout else flags

@@ -71,7 +71,8 @@ class Relay:
         program_end, self._program = socket.socketpair()
         self._ends = [program_end]
         for each in (program_end, self._program):
-            each.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, READ_SIZE)
+            with suppress(OSError):  # a small buffer will do
+                each.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, READ_SIZE)
         self._inode = forks.inode(program_end)
         self.dies_with_process = forks.is_short_lived(sock, is_client=tunnel.is_client)
         self._network.setblocking(False)  # noqa: FBT003 - socket's own signature

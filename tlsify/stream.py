@@ -16,7 +16,7 @@ from tlsify.config import ClosePolicy
 from tlsify.errors import TlsifyError, Truncated
 from tlsify.ktls.probe import capabilities
 from tlsify.patience import Death
-from tlsify.polling import LowWater, patient, timeval
+from tlsify.polling import LowWater, limit, patient
 from tlsify.tls.record import MAX_PLAINTEXT
 
 if TYPE_CHECKING:
@@ -55,6 +55,9 @@ class TLSSocket(socket.socket):
         Args:
             handoff: its ``sock`` is this object from here on.
             closing: what an end of stream without close_notify is.
+
+        Raises:
+            OSError: its time limit cannot be set; the connection was ended.
         """
         timeout = handoff.sock.gettimeout()
         super().__init__(fileno=handoff.sock.detach())
@@ -71,7 +74,11 @@ class TLSSocket(socket.socket):
         self.death = Death(self)
         # Records that may have been sent since the kernel was asked for their number.
         self._unchecked = 0
-        self.settimeout(timeout)
+        try:
+            self.settimeout(timeout)
+        except OSError:  # nobody else has the connection
+            self.abort()
+            raise
 
     @property
     def offload(self) -> Offload:
@@ -348,10 +355,8 @@ class TLSSocket(socket.socket):
         if self._channel is None:
             super().settimeout(value)
         else:
+            limit(self, value or 0.0)
             super().settimeout(0 if value == 0 else None)
-            packed = timeval(value or 0.0)
-            self.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, packed)
-            self.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, packed)
         self._timeout = value
 
     def setsockopt(self, level: int, *arguments: Any) -> None:
@@ -378,12 +383,12 @@ class TLSSocket(socket.socket):
     def getpeername(self) -> Any:
         """Give the peer's address, also where the connection itself is the relay's."""
         relay = self.handoff.relay
-        return super().getpeername() if relay is None else _known(relay.peer_address)
+        return super().getpeername() if relay is None else forks.known(relay.peer_address)
 
     def getsockname(self) -> Any:
         """Give our own address, likewise."""
         relay = self.handoff.relay
-        return super().getsockname() if relay is None else _known(relay.local_address)
+        return super().getsockname() if relay is None else forks.known(relay.local_address)
 
     def __getstate__(self) -> NoReturn:
         """Refuse: a pickle cannot hold a connection."""
@@ -392,9 +397,3 @@ class TLSSocket(socket.socket):
     def dup(self) -> NoReturn:
         """Refuse: two objects would serve the same control records."""
         raise NotImplementedError("a TLSSocket cannot be duplicated")
-
-
-def _known(address: Any) -> Any:
-    if address is None:
-        raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
-    return address

@@ -225,6 +225,20 @@ class CutPeer:
 # -- serve and its clients
 
 
+def fetch(port: int, context: ssl.SSLContext, path: str = "/", **fields: str) -> tuple[int, bytes]:
+    """Fetch a file: status and body; underscores in names of fields become hyphens."""
+    connection = HTTPSConnection(
+        "localhost", port, context=context, timeout=PATIENCE, source_address=(LOOPBACK, 0)
+    )
+    try:
+        headers = {name.replace("_", "-"): value for name, value in fields.items()}
+        connection.request("GET", path, headers=headers)
+        response = connection.getresponse()
+        return response.status, response.read()
+    finally:
+        connection.close()
+
+
 class Served:
     """A running ``tlsify serve``."""
 
@@ -282,17 +296,8 @@ class Served:
         return sock
 
     def fetch(self, context: ssl.SSLContext, path: str = "/", **fields: str) -> tuple[int, bytes]:
-        """Fetch a file: status and body; underscores in names of fields become hyphens."""
-        connection = HTTPSConnection(
-            "localhost", self.port, context=context, timeout=PATIENCE, source_address=(LOOPBACK, 0)
-        )
-        try:
-            headers = {name.replace("_", "-"): value for name, value in fields.items()}
-            connection.request("GET", path, headers=headers)
-            response = connection.getresponse()
-            return response.status, response.read()
-        finally:
-            connection.close()
+        """Do as the function `fetch` does."""
+        return fetch(self.port, context, path, **fields)
 
     def workers(self) -> set[int]:
         """Tell which processes it has forked."""

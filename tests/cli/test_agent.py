@@ -144,7 +144,7 @@ def test_worker_that_dies(files: Files) -> None:
     with Agent(*words, workers=1) as it:
         before = it.pids()
         os.kill(before[1], signal.SIGKILL)
-        until(lambda: len(it.pids()) == 2 and it.pids()[1] != before[1])
+        until(lambda: len(now := it.pids()) == 2 and now[1] != before[1])
         with tcp() as (ours, theirs):
             peer = serving(files, theirs)
             with TLSSocket(agent.connect(it.place, ours, files.request())) as stream:

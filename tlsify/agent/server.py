@@ -174,9 +174,12 @@ class Worker:
             OSError: EINVAL once nobody is accepted any more.
         """
         channel, _ = self._source.accept()
-        if (uid := fdpass.peer_uid(channel)) != os.geteuid():
+        try:
+            if (uid := fdpass.peer_uid(channel)) != os.geteuid():
+                raise AgentError(f"a requester of user {uid}", untouched=True)
+        except (AgentError, OSError):
             channel.close()
-            raise AgentError(f"a requester of user {uid}", untouched=True)
+            raise
         return channel
 
     def _invited(self) -> socket.socket | None:

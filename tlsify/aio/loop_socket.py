@@ -52,10 +52,10 @@ class LoopSocket(TLSSocket):
             closing: what an end of stream without close_notify is.
             on_close: called once, when the socket has been closed.
         """
-        super().__init__(handoff, closing)
         self._on_close = on_close
         self.sends_file = False
         self.on_cut: Callable[[OSError], None] | None = None
+        super().__init__(handoff, closing)
 
     @property
     def family(self) -> socket.AddressFamily:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import time
 from argparse import ArgumentTypeError
 from contextlib import contextmanager, nullcontext
@@ -12,7 +13,7 @@ from tlsify import dialing
 from tlsify.cli import by_agent, client_options, cuts, ending, ucspi
 from tlsify.cli import options as shared
 from tlsify.cli.descriptors import hand_on, take_socket
-from tlsify.errors import DeadlineExceeded, NetworkError
+from tlsify.errors import SHORTAGES, DeadlineExceeded, NetworkError, ResourceError
 from tlsify.names import canonical, to_look_up
 
 if TYPE_CHECKING:
@@ -190,4 +191,7 @@ def _dial(host: str, port: int, timeout: float) -> socket.socket:
             else "see whether the name servers answer (/etc/resolv.conf)",
         ) from exc
     except (OSError, UnicodeError) as exc:
-        raise NetworkError(f"cannot connect to {host} port {port}: {exc}") from exc
+        what = f"cannot connect to {host} port {port}"
+        if isinstance(exc, OSError) and exc.errno in {*SHORTAGES, errno.EAGAIN}:
+            raise ResourceError(exc, what) from exc
+        raise NetworkError(f"{what}: {exc}") from exc

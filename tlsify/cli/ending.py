@@ -14,7 +14,7 @@ from tlsify.cli.descriptors import check_unix_socket
 from tlsify.cli.ucspi import SERVER_PLACES
 from tlsify.config import ClosePolicy, KtlsMode, KtlsPolicy
 from tlsify.errors import ConfigError, ExitCode
-from tlsify.system.process import THE_PROGRAMS, StopRequests, fork, ignore
+from tlsify.system.process import THE_PROGRAMS, StopRequests, fork_for, ignore
 
 if TYPE_CHECKING:
     import argparse
@@ -178,7 +178,7 @@ def _send_away(arguments: argparse.Namespace, open_connection: Callable[[], Conn
     from tlsify.system.sandbox import renounce  # noqa: PLC0415 - likewise
 
     reader, writer = os.pipe()
-    pid = fork()
+    pid = fork_for("the connection")
     if pid == 0:
         os.close(reader)
         renounce()

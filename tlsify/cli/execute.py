@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from tlsify.cli import fail, late, ucspi
 from tlsify.errors import ExitCode
 from tlsify.keeper import Keeper
-from tlsify.system.process import THE_PROGRAMS, Account, fork, ignore
+from tlsify.system.process import THE_PROGRAMS, Account, fork_for, ignore
 from tlsify.system.sandbox import Reach, Sandboxing, confine, renounce
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def run(
     if isinstance(path, ExitCode):
         return path
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    pid = fork()
+    pid = fork_for("the connection")
     if pid == 0:
         ours.close()
         with theirs:

@@ -129,6 +129,10 @@ def install(sock: socket.socket, direction: Direction, keys: TrafficKeys) -> Non
             raise RekeyUnsupported(
                 step, number, "already keyed, and this kernel cannot install a second key"
             ) from exc
+        if number == errno.ENOMEM:
+            raise KtlsUnavailable(
+                step, number, "the kernel has no memory for the key", code="no-memory"
+            ) from exc
         raise KtlsUnavailable(
             step,
             number,

@@ -9,7 +9,7 @@ import socket
 import stat
 from typing import TYPE_CHECKING
 
-from tlsify.errors import ConfigError, NetworkError
+from tlsify.errors import SHORTAGES, ConfigError, NetworkError, ResourceError
 from tlsify.system.modes import bind
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ def listen(
 
     Raises:
         NetworkError: it cannot be listened on.
+        ResourceError: no descriptor is to be had.
     """
     try:
         return socket.create_server(
@@ -42,6 +43,8 @@ def listen(
             reuse_port=reuse_port,
         )
     except (OSError, OverflowError, UnicodeError) as exc:
+        if isinstance(exc, OSError) and exc.errno in SHORTAGES:
+            raise ResourceError(exc, f"cannot listen on {host}:{port}") from exc
         raise NetworkError(
             f"cannot listen on {host}:{port}: {exc}",
             hint="choose another address or port",
@@ -55,8 +58,12 @@ def listen_at(path: Path) -> socket.socket:
 
     Raises:
         NetworkError: somebody is there, or it cannot be listened on.
+        ResourceError: no descriptor is to be had.
     """
-    sock = socket.socket(socket.AF_UNIX)
+    try:
+        sock = socket.socket(socket.AF_UNIX)
+    except OSError as exc:
+        raise ResourceError(exc, f"cannot listen at {path}") from exc
     try:
         try:
             bind(sock, str(path))

@@ -9,7 +9,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, NamedTuple, Self
 
-from tlsify.errors import ConfigError
+from tlsify.errors import ConfigError, ResourceError
 from tlsify.system import libc
 
 if TYPE_CHECKING:
@@ -111,6 +111,21 @@ def fork(ignored: Collection[int] = ()) -> int:
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return pid
+
+
+def fork_for(what: str) -> int:
+    """Fork, as `fork` does.
+
+    Args:
+        what: what the child would have been for.
+
+    Raises:
+        ResourceError: there can be no process.
+    """
+    try:
+        return fork()
+    except OSError as exc:
+        raise ResourceError(exc, f"no process for {what}") from exc
 
 
 def ignore(numbers: Collection[int]) -> None:

@@ -1,0 +1,218 @@
+"""A moment of want in commands: their processes, and those that they fork, count together."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import sys
+import tempfile
+import warnings
+from contextlib import suppress
+from http.client import HTTPException
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING, Self, TypeAlias, cast
+
+import pytest
+
+from tests.cli.harness import CARRIERS, LOOPBACK, PATIENCE, Server, fetch, over_tls
+from tests.doubles import Endpoint
+from tests.want import KINDS, Want
+from tlsify.cli import main
+from tlsify.errors import ExitCode
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from tests.cli.conftest import Pki
+
+each_kind = pytest.mark.parametrize("kind", KINDS)
+each_carrier = pytest.mark.parametrize("carrier", CARRIERS)
+SIZE = 100_000
+# Bytes, and whether they ended with close_notify.
+Arrived: TypeAlias = tuple[int, bool]
+# A program that waits for a question, and answers it.
+_PROGRAM = ("sh", "-c", f"head -c 1 <&6 >/dev/null && head -c {SIZE} /dev/zero >&7")
+
+
+class Command:
+    """The command in a forked child, where there is no nth thing of a kind."""
+
+    def __init__(self, want: Want, *words: str | Path) -> None:
+        """Fork it."""
+        self._want = want
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed at the end
+        self.output, theirs = os.pipe()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of threads and fork
+            self._pid = os.fork()
+        if not self._pid:
+            self._run([str(word) for word in words], theirs)
+        os.close(theirs)
+
+    def _run(self, words: list[str], output: int) -> None:
+        status: object = ExitCode.BUG
+        try:
+            os.setpgid(0, 0)
+            for descriptor, number in ((output, 1), (self._errors.fileno(), 2)):
+                os.dup2(descriptor, number)
+            sys.stdout, sys.stderr = (os.fdopen(number, "w") for number in (1, 2))
+            with self._want:
+                status = main(words)
+        except SystemExit as exc:
+            status = exc.code
+        finally:
+            for stream in (sys.stdout, sys.stderr):
+                stream.flush()
+            os._exit(status if isinstance(status, int) else ExitCode.BUG)
+
+    def __enter__(self) -> Self:
+        """It runs."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Leave nothing behind."""
+        with suppress(ProcessLookupError):
+            os.killpg(self._pid, signal.SIGKILL)
+        with suppress(ChildProcessError):
+            os.waitpid(self._pid, 0)
+        os.close(self.output)
+        self._errors.close()
+
+    def line(self) -> str:
+        """Read a line that it prints; nothing if it ends without one."""
+        found = b""
+        while not found.endswith(b"\n") and (more := os.read(self.output, 1)):
+            found += more
+        return found.decode()
+
+    def ask_to_end(self) -> None:
+        """Send SIGTERM."""
+        os.kill(self._pid, signal.SIGTERM)
+
+    def end(self) -> int:
+        """Wait for its end; gives its exit status. What it said is to the point, if anything."""
+        status = Endpoint(lambda: os.waitpid(self._pid, 0)[1]).result(PATIENCE)
+        self._errors.seek(0)
+        said = self._errors.read().decode()
+        assert "Traceback" not in said, said
+        assert "bug" not in said, said
+        return os.waitstatus_to_exitcode(status)
+
+
+def _until_enough(kind: str, live: Callable[[Want], None]) -> int:
+    """Have life after life lack its nth thing, until there is no nth; tells how many lacked one."""
+    nth = 1
+    while True:
+        want = Want(kind, nth)
+        live(want)
+        if not want.has_failed:
+            return nth - 1
+        nth += 1
+
+
+@each_kind
+@each_carrier
+def test_program(pki: Pki, kind: str, carrier: str) -> None:
+    """PROG is not run, or finds its connection; its peer sees all of it, or an end without."""
+
+    def serve(stream: ssl.SSLSocket) -> Arrived:
+        size = 0
+        try:
+            stream.sendall(b"?")
+            while received := stream.recv(2**16):
+                size += len(received)
+        except OSError:
+            return size, False
+        return size, True
+
+    def live(want: Want) -> None:
+        def serve_or_refuse(sock: socket.socket) -> Arrived:
+            try:
+                return cast("Arrived", over_tls(pki.good.server_context(), serve)(sock))
+            except OSError:
+                return 0, False
+
+        server = Server(serve_or_refuse)
+        words = (carrier, "connect", "--ca", pki.authority, "localhost", str(server.port), "--")
+        with Command(want, *words, *_PROGRAM) as command:
+            status = command.end()
+            if want.has_failed and status:
+                with suppress(OSError):  # it may never have come to connect
+                    socket.create_connection((LOOPBACK, server.port)).close()
+            arrived = server.result()
+        assert (arrived == (SIZE, True)) is (status == 0) or want.has_failed
+        # It may be kernel TLS that fails, or the connection under PROG's feet.
+        others = {ExitCode.KTLS, ExitCode.COMMIT, 1, 141} if "require" in carrier else set()
+        assert status == 0 or (want.has_failed and status in {ExitCode.SYSTEM, *others})
+        assert arrived != (0, True), "an end in good order, with nothing of the answer"
+
+    lacked = _until_enough(kind, live)
+    assert lacked or kind not in {"fork", "socketpair", "dup"}
+
+
+@pytest.fixture
+def backend(tmp_path: Path) -> Iterator[int]:
+    """A server of HTTP."""
+
+    class Handler(SimpleHTTPRequestHandler):
+        def __init__(self, *arguments: object) -> None:
+            super().__init__(*arguments, directory=tmp_path)  # type: ignore[arg-type]
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    (tmp_path / "index.html").write_bytes(b"index")
+    with ThreadingHTTPServer((LOOPBACK, 0), Handler) as server:
+        serving = Endpoint(server.serve_forever)
+        yield server.server_address[1]
+        server.shutdown()
+        serving.result()
+
+
+# What fails of options is ignored, or fails one connection, as everywhere.
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if not kind.endswith("sockopt")])
+@pytest.mark.parametrize(
+    "carrier",
+    [
+        pytest.param("--ktls=off", id="relay"),
+        pytest.param("--ktls=require", id="kernel", marks=[pytest.mark.ktls, pytest.mark.full_run]),
+    ],
+)
+@pytest.mark.parametrize("verb", ["serve", "forward"])
+def test_server(  # noqa: PLR0913, PLR0917 - a server, what it lacks, and what it serves
+    pki: Pki, tmp_path: Path, backend: int, verb: str, kind: str, carrier: str
+) -> None:
+    """It does not start, and says why, or all but one client are served, and it can be ended."""
+    given = ("--cert", pki.good.certificate, "--key", pki.good.key, "--workers", "1")
+    context = pki.client_context()
+    words: tuple[str | Path, ...] = (carrier, verb, *given)
+    if verb == "serve":
+        words += ("--listen", f"{LOOPBACK}:0", tmp_path)
+    else:
+        words += (f"{LOOPBACK}:0", f"{LOOPBACK}:{backend}")
+
+    def live(want: Want) -> None:
+        with Command(want, *words) as command:
+            line = command.line()
+            if not line:
+                assert command.end() == ExitCode.SYSTEM
+                assert want.has_failed
+                return
+            port = int(re.findall(r":(\d+)\b", line)[0])
+            answers = [_ask(context, port) for _ in range(2)]
+            assert answers.count(b"index") >= len(answers) - want.has_failed
+            command.ask_to_end()
+            assert command.end() == 0
+
+    _until_enough(kind, live)
+
+
+def _ask(context: ssl.SSLContext, port: int) -> bytes:
+    try:
+        return fetch(port, context)[1]
+    except (OSError, HTTPException):
+        return b""
