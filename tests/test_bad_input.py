@@ -114,7 +114,9 @@ each_case_and_version = pytest.mark.parametrize(
         for version in case.versions
     ],
 )
-each_role = pytest.mark.parametrize("is_client", [True, False], ids=["client", "server"])
+# The kernel does not know which side it is.
+_CLIENT = pytest.param(True, id="client", marks=pytest.mark.heavy)
+each_role = pytest.mark.parametrize("is_client", [_CLIENT, pytest.param(False, id="server")])
 
 
 @pytest.fixture(autouse=True)

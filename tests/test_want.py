@@ -359,7 +359,10 @@ def _converse(place: Path, files: Files, ktls: str) -> Exception | None:
     return error
 
 
-@pytest.mark.parametrize("ktls", ["off", pytest.param("require", marks=pytest.mark.ktls)])
+@pytest.mark.parametrize(
+    "ktls",
+    ["off", pytest.param("require", marks=[pytest.mark.ktls, pytest.mark.full_run])],
+)
 @each_kind
 def test_agent(
     authority: trustme.CA, key_pair: KeyPair, tmp_path: Path, kind: str, ktls: str

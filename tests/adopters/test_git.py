@@ -119,6 +119,7 @@ def test_proxy(project: Place) -> None:
     assert _objects(project, "project") == _objects(project, "srv/project.git")
 
 
+@pytest.mark.full_run
 def test_ext(project: Place) -> None:
     """An ext:: address, which needs no script, likewise."""
     with _serving(project) as port, project.carried(connections=2):
@@ -144,6 +145,7 @@ def test_refused_server(project: Place, way: str, authority: trustme.CA) -> None
     assert not (project.folder / "project").exists()
 
 
+@pytest.mark.full_run
 @pytest.mark.parametrize("way", ["git-proxy-clone", "git-ext-clone"])
 def test_cut_clone(project: Place, way: str) -> None:
     """Git fails, and leaves nothing behind, where the stream is cut in the middle."""

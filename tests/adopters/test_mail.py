@@ -204,6 +204,7 @@ def test_sending(place: Place, smtp: Server) -> None:
     _expect_letter(smtp, _PLAIN)
 
 
+@pytest.mark.full_run
 def test_sending_by_starttls(place: Place, smtp: Server) -> None:
     """Swaks sends a letter to a server that changes to TLS, which swaks does not see."""
     _prepare_letter(place)
@@ -239,6 +240,7 @@ def test_fetching(place: Place, imap: Server) -> None:
     assert _BODY in (place.folder / "inbox").read_text()
 
 
+@pytest.mark.full_run
 def test_fetching_by_starttls(place: Place, imap: Server) -> None:
     """Fetchmail fetches a letter from a server that changes to TLS, which it does not see."""
     require("fetchmail")

@@ -41,6 +41,7 @@ def test_item_that_is_there(place: Place) -> None:
     assert json.loads(said) == _ITEM
 
 
+@pytest.mark.full_run
 def test_item_that_is_not_there(place: Place) -> None:
     """The script fails with the status, which is the command's."""
     with _serving(place) as port, place.carried(connections=1):
