@@ -37,7 +37,8 @@ def here() -> int:
 
 def opening(connections: int, network: int | None = None) -> bytes:
     """Make the first line of an answer."""
-    return f"{entries.head(network or here(), connections)}\n".encode()
+    head = entries.Head(network or here(), connections)
+    return f"{entries.write_head(head)}\n".encode()
 
 
 def saying(told: Entry, **odd: object) -> Callable[[Address, Address], bytes]:

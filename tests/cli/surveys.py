@@ -8,6 +8,7 @@ from tlsify.ktls.diag import Device, Traffic
 from tlsify.status.entries import Entry
 from tlsify.status.holders import Process
 from tlsify.status.sockets import Connection, Survey, Unseen
+from tlsify.system.sandbox import Restraint
 
 BUSY = Connection(
     local=("192.0.2.1", 443),
@@ -43,6 +44,7 @@ SEEN = Survey(available=True, sockets=(BUSY, BARE), counters=COUNTERS, unseen=(H
 # tlsify's own: one that the kernel protects, one that it does not.
 OFFLOADED = BUSY._replace(
     inode=7,
+    restraint=Restraint(7, seccomp=True),
     processes=(Process(20, "tlsify"),),
     tx="kernel",
     entry=Entry(
@@ -63,6 +65,7 @@ OFFLOADED = BUSY._replace(
 )
 REASON = Reason("no-tls-ulp", "this kernel has no tls ULP", "boot another one")
 RELAYED = OFFLOADED._replace(
+    restraint=Restraint(),
     inode=8,
     tx="relay",
     rx="relay",

@@ -114,6 +114,20 @@ def test_name_as_it_was_typed(pki: Pki, host: str) -> None:
     assert sent == ["localhost"]
 
 
+def test_no_rights(pki: Pki) -> None:
+    """On stdin and stdout it can execute nothing, from before its handshake on."""
+
+    def look(sock: socket.socket) -> str:
+        status = Path(f"/proc/{process.pid}/status").read_text()
+        over_tls(pki.good.server_context(), ssl.SSLSocket.unwrap)(sock)
+        return status
+
+    server = Server(look)
+    process = start(*_connect(pki, server.port))
+    assert "NoNewPrivs:\t1\nSeccomp:\t2\n" in server.result()
+    finish(process).succeeded()
+
+
 def test_peer_ends_before_stdin(pki: Pki) -> None:
     """The server's close_notify ends the command, though stdin is still open."""
 

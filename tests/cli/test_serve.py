@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -24,6 +25,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from tests.cli.harness import (
     CARRIERS,
+    ENVIRONMENT,
     LOOPBACK,
     PATIENCE,
     CutPeer,
@@ -40,6 +42,7 @@ from tests.doubles import reset, until
 from tests.interop.programs import require
 from tests.provision import find
 from tlsify.codepoints import AlertDescription, ContentType
+from tlsify.status import census
 from tlsify.system import sandbox
 from tlsify.tls.record import split_records
 
@@ -683,11 +686,22 @@ def test_ktls_required_without_kernel(folder: Path) -> None:
     assert b"serving" not in outcome.out
 
 
-def test_workers_gain_no_rights(pki: Pki, folder: Path) -> None:
-    """Whoever takes one over cannot have a program give it more."""
-    with Served(*_words(pki, folder, "--workers", "2")) as server:
+def test_workers_gain_no_rights(pki: Pki, folder: Path, tmp_path: Path) -> None:
+    """Whoever takes one over cannot have a program give it more; `status` tells as much."""
+    place = tmp_path / "roster"
+    place.mkdir(0o700)
+    environment = ENVIRONMENT | {census.VARIABLE: str(place)}
+    with (
+        Served(*_words(pki, folder, "--workers", "2"), env=environment) as server,
+        server.connect() as sock,
+        pki.client_context().wrap_socket(sock, server_hostname="localhost"),
+    ):
         pids = server.workers()
         assert pids
         for pid in pids:
             status = Path(f"/proc/{pid}/status").read_text()
             assert "NoNewPrivs:\t1\nSeccomp:\t2\n" in status
+        found = json.loads(run("status", "--json", env=environment).succeeded())["sockets"]
+        (told,) = (each["tlsify"]["sandbox"] for each in found if each["tlsify"] is not None)
+        landlock = 0 if sandbox.refusal() else sandbox.abi()
+        assert told == {"landlock": landlock, "seccomp": True}

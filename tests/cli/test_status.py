@@ -185,6 +185,7 @@ def test_connections_of_tlsify(lab: Lab) -> None:
         assert [one["pid"] for one in seen["processes"]] == [os.getpid()]
         assert seen["tlsify"]["reason"] == "policy-off"
         assert seen["tlsify"]["suite"] == ours.negotiated.suite.name
+        assert seen["tlsify"]["sandbox"] == {"landlock": 0, "seccomp": False}
         assert (seen["tx"], seen["rx"], seen["uid"]) == ("relay", "relay", os.getuid())
         assert isinstance(report["devices"], list)
         table = run("status", "--wide", env=environment).succeeded().decode()

@@ -93,6 +93,7 @@ def test_json_of_our_own() -> None:
         "rekeys": {"sent": 2, "received": 1},
         "records": {"sent": 12, "received": 7},
         "reason": None,
+        "sandbox": {"landlock": 7, "seccomp": True},
     }
     assert list(relayed) == list(offloaded)
     assert (relayed["server_name"], relayed["group"], relayed["rekeys"]) == (None, None, None)

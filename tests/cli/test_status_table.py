@@ -15,6 +15,7 @@ from tlsify.cli import status_table
 from tlsify.handoff import Reason
 from tlsify.status.holders import Process
 from tlsify.status.sockets import Survey, Unseen
+from tlsify.system.sandbox import Restraint
 
 _HEAD = [
     "PROCESS",
@@ -100,9 +101,27 @@ def test_own_connections() -> None:
 def test_wide() -> None:
     """All columns, for who asks for them."""
     head, *rows = status_table.lines(OWN, wide=True)[-4:]
-    assert _columns(head)[14:] == ["GROUP", "RESUMED", "REKEYS", "RECORDS", "REASON"]
-    assert _columns(rows[1])[14:] == ["X25519MLKEM768", "yes", "2/1", "12/7", "-"]
-    assert _columns(rows[2])[14:] == ["-", "no", "-", "-", "no-tls-ulp"]
+    assert _columns(head)[14:] == [*("GROUP", "RESUMED", "REKEYS", "RECORDS", "SANDBOX", "REASON")]
+    assert _columns(rows[1])[14:] == [
+        *("X25519MLKEM768", "yes", "2/1", "12/7", "landlock 7, seccomp", "-")
+    ]
+    assert _columns(rows[2])[14:] == ["-", "no", "-", "-", "no", "no-tls-ulp"]
+
+
+@pytest.mark.parametrize(
+    ("restraint", "told"),
+    [
+        (None, "-"),
+        (Restraint(), "no"),
+        (Restraint(landlock=2), "landlock 2"),
+        (Restraint(seccomp=True), "seccomp"),
+        (Restraint(8, seccomp=True), "landlock 8, seccomp"),
+    ],
+)
+def test_sandbox(restraint: Restraint | None, told: str) -> None:
+    """What a process has given up, as far as it tells."""
+    seen = dataclasses.replace(OWN, sockets=(RELAYED._replace(restraint=restraint),))
+    assert _columns(list(status_table.lines(seen, wide=True))[-1])[-2] == told
 
 
 def test_relayed_without_the_module() -> None:

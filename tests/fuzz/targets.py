@@ -350,7 +350,7 @@ def passed_connection(data: bytes) -> None:
     Passed.decode(data)
 
 
-@_target(ValueError, seeds=lambda: [entries.head(1, 0).encode()])
+@_target(ValueError, seeds=lambda: [entries.write_head(entries.Head(1, 0)).encode()])
 def roster_head(data: bytes) -> None:
     """Read the first line of a roster."""
     entries.read_head(data)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from tlsify.handoff import Reason
 from tlsify.status import entries
+from tlsify.system.sandbox import Restraint
 
 _TEXTS = st.text(max_size=20)
 _PAIRS = st.none() | st.tuples(st.integers(0, 2**64), st.integers(0, 2**64))
@@ -74,8 +75,9 @@ def test_there_and_back(told: list[entries.Entry]) -> None:
 
 
 def test_head() -> None:
-    """Where the connections are, and how many."""
-    assert entries.read_head(entries.head(4026531840, 7)) == (4026531840, 7)
+    """Where the connections are, how many, and what their process has given up."""
+    for head in (entries.Head(4026531840, 7), entries.Head(5, 0, Restraint(7, seccomp=True))):
+        assert entries.read_head(entries.write_head(head)) == head
 
 
 def test_long_lines() -> None:
@@ -197,11 +199,17 @@ def test_odd_text(text: str) -> None:
         {"connections": 10**400},
         {"connections": 1.0},
         {"connections": float("inf")},
+        {"sandbox": None},
+        {"sandbox": [7]},
+        {"sandbox": [True, True]},
+        {"sandbox": [7, 1]},
+        {"sandbox": [-1, True]},
+        {"sandbox": [10**400, True]},
     ],
 )
 def test_odd_heads(odd: dict[str, object]) -> None:
-    """A head says of which version it is, and has two numbers that can be."""
-    head = json.loads(entries.head(5, 1))
+    """A head says of which version it is, and has what can be."""
+    head = json.loads(entries.write_head(entries.Head(5, 1)))
     with pytest.raises(ValueError, match=r"."):
         entries.read_head(json.dumps(head | odd))
 

@@ -369,6 +369,6 @@ def test_the_answer(folder: Path, lab: Lab) -> None:
         asking.makefile("rb") as answer,
     ):
         head, rows = map(json.loads, answer)
-    assert list(head) == ["roster", "network", "connections", "fields"]
+    assert list(head) == ["roster", "network", "connections", "sandbox", "fields"]
     assert head["connections"] == len(rows) == 1
     assert len(rows[0]) == len(head["fields"])

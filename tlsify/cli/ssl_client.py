@@ -14,6 +14,7 @@ from tlsify.cli.pump import pump
 from tlsify.config import ClosePolicy
 from tlsify.errors import ConfigError, ExitCode, Truncated
 from tlsify.opening import connect
+from tlsify.system.sandbox import renounce
 
 if TYPE_CHECKING:
     import argparse
@@ -60,6 +61,7 @@ def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
     config = client_options.configure(arguments, arguments.host)
     policy = shared.policy(options)
     sock = _take_socket(arguments.fd, arguments.read_fd)
+    renounce()
     with cuts.told(cuts.peer_of(sock)):
         return _carry(arguments, sock, config, policy)
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from tlsify.status.entries import Entry
     from tlsify.status.sockets import Connection, Rates, Survey
+    from tlsify.system.sandbox import Restraint
 
 _UNTOLD = {"rosters", "answers"}
 _MOST_SERIES = 256
@@ -55,7 +56,7 @@ def _socket(each: Connection, rates: Rates | None) -> dict[str, object]:
         "bytes_acknowledged": traffic.acknowledged if traffic is not None else None,
         "bytes_received": traffic.received if traffic is not None else None,
         "idle_seconds": traffic.idle if traffic is not None else None,
-        "tlsify": None if each.entry is None else _entry(each.entry),
+        "tlsify": None if each.entry is None else _entry(each.entry, each.restraint),
     }
     if rates is not None:
         sent, received = rates.get(each.identity, (None, None))
@@ -63,7 +64,7 @@ def _socket(each: Connection, rates: Rates | None) -> dict[str, object]:
     return made
 
 
-def _entry(entry: Entry) -> dict[str, object]:
+def _entry(entry: Entry, restraint: Restraint | None) -> dict[str, object]:
     return {
         "server_name": entry.server_name,
         "alpn": entry.alpn,
@@ -74,6 +75,7 @@ def _entry(entry: Entry) -> dict[str, object]:
         "rekeys": _pair(entry.rekeys),
         "records": _pair(entry.records),
         "reason": None if entry.reason is None else entry.reason.code,
+        "sandbox": None if restraint is None else restraint._asdict(),
     }
 
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from tlsify.status.entries import Entry
     from tlsify.status.sockets import Connection, Rates, Survey
+    from tlsify.system.sandbox import Restraint
 
 _NOT_AVAILABLE = "no connections: the tls module is not loaded, or this kernel has none"
 # To the right, as numbers stand.
@@ -145,12 +146,20 @@ def _columns(
             "RESUMED": _told(entries, lambda entry: "yes" if entry.resumed else "no"),
             "REKEYS": _told(entries, lambda entry: _pair(entry.rekeys)),
             "RECORDS": _told(entries, lambda entry: _pair(entry.records)),
+            "SANDBOX": [_restraint(each.restraint) for each in sockets],
         }
     if any(entry is not None and entry.reason is not None for entry in entries):
         made["REASON"] = _told(
             entries, lambda entry: "-" if entry.reason is None else _name(entry.reason.code)
         )
     return made
+
+
+def _restraint(restraint: Restraint | None) -> str:
+    if restraint is None:
+        return "-"
+    told = [f"landlock {restraint.landlock}"] if restraint.landlock else []
+    return ", ".join([*told, "seccomp"] if restraint.seccomp else told) or "no"
 
 
 def _told(entries: Sequence[Entry | None], say: Callable[[Entry], str]) -> list[str]:

@@ -68,7 +68,7 @@ class Site:
 
     async def start(self) -> None:
         """Set up aiohttp's own, and keep to the folder if no other one is within reach."""
-        if sandbox.in_force():
+        if sandbox.in_force().landlock:
             self._folder.pin()
         logging.getLogger("aiohttp.server").addFilter(_is_our_fault)
         server = web.Server(

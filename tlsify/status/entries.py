@@ -8,6 +8,7 @@ from itertools import starmap
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from tlsify.handoff import Offload, Reason
+from tlsify.system.sandbox import Restraint
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -17,6 +18,7 @@ FORMAT = 1
 # Bytes of a line, to who reads it: what Python makes of them takes up to thirty times as many.
 LONGEST_LINE = 2**17
 _MOST_CONNECTIONS = 2**24  # of a process, which has not as many descriptors
+_MOST_ABIS = 2**10  # of Landlock, which has had eight in five years
 
 Address: TypeAlias = tuple[str, int]
 
@@ -105,18 +107,28 @@ _decode = json.JSONDecoder(parse_constant=lambda _name: ...).decode
 # -- written
 
 
-def head(network: int, connections: int) -> str:
-    """Give the first line of an answer, without its end.
+class Head(NamedTuple):
+    """The first line of an answer, about the process itself.
 
-    Args:
+    Attributes:
         network: number of the network namespace (``/proc/self/ns/net``).
         connections: how many rows follow.
+        restraint: what the process can no longer do.
     """
+
+    network: int
+    connections: int
+    restraint: Restraint = Restraint()
+
+
+def write_head(head: Head) -> str:
+    """Give the first line of an answer, without its end."""
     return json.dumps(
         {
             "roster": FORMAT,
-            "network": network,
-            "connections": connections,
+            "network": head.network,
+            "connections": head.connections,
+            "sandbox": head.restraint,
             "fields": [*FIELDS],
         }
     )
@@ -156,8 +168,8 @@ def _cut(why: Reason) -> Reason:
 # -- read
 
 
-def read_head(line: str | bytes) -> tuple[int, int]:
-    """Read the first line of an answer; gives network namespace and number of connections.
+def read_head(line: str | bytes) -> Head:
+    """Read the first line of an answer.
 
     Raises:
         ValueError: it is something else, or of another version.
@@ -170,7 +182,12 @@ def read_head(line: str | bytes) -> tuple[int, int]:
         raise ValueError("a head without its numbers")
     if not 0 <= connections <= _MOST_CONNECTIONS:
         raise ValueError("a head with a number that cannot be")
-    return network, connections
+    restraint = found.get("sandbox")
+    if type(restraint) is not list or list(map(type, restraint)) != [int, bool]:
+        raise ValueError("a head without a sandbox")
+    if not 0 <= restraint[0] < _MOST_ABIS:
+        raise ValueError("a head with a sandbox that cannot be")
+    return Head(network, connections, Restraint(*restraint))
 
 
 def read_rows(line: str | bytes) -> tuple[list[Entry], int]:

@@ -10,6 +10,7 @@ import time
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from tlsify.status import entries
+from tlsify.system.sandbox import Restraint
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -35,11 +36,13 @@ class Roster(NamedTuple):
         pid: of the process, as this one's /proc numbers it; 0 outside of our PID namespace.
         uid: whose it is.
         entries: its connections.
+        restraint: what it can no longer do.
     """
 
     pid: int
     uid: int
     entries: tuple[Entry, ...]
+    restraint: Restraint = Restraint()
 
 
 class Heard(NamedTuple):
@@ -103,6 +106,7 @@ class _Answer:
         is_over: whether all was said.
         is_elsewhere: whether it is about another network namespace.
         is_cut: whether something was left out.
+        restraint: what the process can no longer do.
     """
 
     def __init__(self, uid: int, share: Share, here: int) -> None:
@@ -114,6 +118,7 @@ class _Answer:
         self._rest = b""
         self._missing: int | None = None  # rows; before the head is read nobody knows
         self._odd = 0
+        self.restraint = Restraint()
 
     def take(self, data: bytes) -> None:
         """Take the next bytes, or the end.
@@ -143,7 +148,7 @@ class _Answer:
         if len(line) > entries.LONGEST_LINE:
             raise ValueError("a line that is too long")
         if self._missing is None:
-            network, self._missing = entries.read_head(line)
+            network, self._missing, self.restraint = entries.read_head(line)
             self.is_over = network != self._here
             self.is_elsewhere = self.is_over and self._missing > 0
             return
@@ -226,6 +231,6 @@ def _summed_up(
         elif answer.is_elsewhere:
             elsewhere += 1
         else:
-            heard.rosters.append(Roster(pid, uid, tuple(answer.entries)))
+            heard.rosters.append(Roster(pid, uid, tuple(answer.entries), answer.restraint))
     heard.rosters.sort(key=lambda each: each.pid)
     return heard._replace(silent=silent, elsewhere=elsewhere)

@@ -16,6 +16,7 @@ from tlsify.keys import Direction
 from tlsify.ktls import ulp
 from tlsify.status import census, entries
 from tlsify.status.hearing import PEER
+from tlsify.system import sandbox
 from tlsify.system.modes import make_private
 
 if TYPE_CHECKING:
@@ -258,7 +259,8 @@ def _answer(asking: socket.socket) -> None:
     if PEER.unpack(credentials)[1] not in {_ROOT, os.geteuid()}:
         return
     deadline, now, present = time.monotonic() + _PATIENCE, time.monotonic(), list(_live)
-    text = entries.head(os.stat("/proc/self/ns/net").st_ino, len(present))  # noqa: PTH116
+    network = os.stat("/proc/self/ns/net").st_ino  # noqa: PTH116
+    text = entries.write_head(entries.Head(network, len(present), sandbox.in_force()))
     for at in range(0, len(present) + 1, _AT_ONCE):
         found = [each.entry(now) for each in present[at : at + _AT_ONCE]]
         text = "\n".join([text, *entries.lines(found)])

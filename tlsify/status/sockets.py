@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from tlsify.status.census import Census
     from tlsify.status.entries import Address, Entry
     from tlsify.status.hearing import Owners, Roster
+    from tlsify.system.sandbox import Restraint
 
     Identity = tuple[Address, Address, int]
     # By socket: bytes a second, sent and received.
@@ -55,6 +56,7 @@ class Connection(NamedTuple):
         rx: likewise.
         traffic: None if the kernel does not say.
         entry: what the process of tlsify's says that carries it; None if there is none.
+        restraint: what that process says it can no longer do; likewise.
     """
 
     local: Address
@@ -69,6 +71,7 @@ class Connection(NamedTuple):
     rx: str
     traffic: Traffic | None
     entry: Entry | None = None
+    restraint: Restraint | None = None
 
     @property
     def identity(self) -> Identity:
@@ -285,6 +288,7 @@ def join(
                 rx,
                 entry.traffic,
                 known,
+                None if roster is None else roster.restraint,
             )
         )
     return tuple(sorted(joined, key=itemgetter(0, 1)))

@@ -72,12 +72,24 @@ class Reach(NamedTuple):
     abstract: bool = False
 
 
+class Restraint(NamedTuple):
+    """What a process can no longer do.
+
+    Attributes:
+        landlock: the ABI by which it was confined; 0 if it was not.
+        seccomp: whether system calls are forbidden.
+    """
+
+    landlock: int = 0
+    seccomp: bool = False
+
+
 _log = logging.getLogger("tlsify")
-_in_force = 0
+_in_force = Restraint()
 
 
-def in_force() -> int:
-    """Tell by which ABI this process was confined; 0 if it was not."""
+def in_force() -> Restraint:
+    """Tell what this process can no longer do."""
     return _in_force
 
 
@@ -113,7 +125,7 @@ def confine(reach: Reach, sandboxing: Sandboxing) -> int:
             raise ConfigError(why, hint=HINT) from exc
         _log.info("%s", why)
         return 0
-    _in_force = version
+    _in_force = _in_force._replace(landlock=version)
     return version
 
 
@@ -125,11 +137,14 @@ def renounce() -> None:
     Raises:
         OSError: the kernel refuses the latter.
     """
+    global _in_force  # noqa: PLW0603 - as above
     forgo_rights()
     try:
         forbid()
     except OSError as exc:
         _log.info("no filter of system calls: %s", exc.strerror)
+    else:
+        _in_force = _in_force._replace(seccomp=True)
 
 
 def abi() -> int:
