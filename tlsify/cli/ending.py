@@ -155,11 +155,12 @@ def run(
     if arguments.aware:
         _leave(open_connection().handoff, arguments)
     else:
-        from tlsify.cli.pump import half_close, pump, stay_silent  # noqa: PLC0415
         from tlsify.system.sandbox import renounce  # noqa: PLC0415
 
         renounce()
         handoff = open_connection().handoff
+        from tlsify.cli.pump import half_close, pump, stay_silent  # noqa: PLC0415
+
         with _signals_as_exceptions():
             pump(
                 handoff,
