@@ -36,7 +36,7 @@ if TYPE_CHECKING:
         TlsifyError,
         Truncated,
     )
-    from tlsify.handoff import Handoff, Offload, Reason
+    from tlsify.handoff import Handoff, Offload, Reason, adopt
     from tlsify.ktls.probe import Capabilities, capabilities
     from tlsify.opening import accept, connect
     from tlsify.stream import TLSSocket
@@ -75,7 +75,7 @@ _HOMES = {
     "handoff": ("Handoff", "Offload", "Reason", "adopt"),
     "ktls.probe": ("Capabilities", "capabilities"),
     "opening": ("accept", "connect"),
-    "process": ("protect_process",),
+    "system.process": ("protect_process",),
     "stream": ("TLSSocket",),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
