@@ -15,8 +15,8 @@ from cryptography.x509.oid import NameOID, ObjectIdentifier
 
 from tests.conftest import HOST
 from tlsify.codepoints import CipherSuite
-from tlsify.facts import _ATTRIBUTES, Facts
-from tlsify.handoff import Handoff, Offload, Reason
+from tlsify.connection.handoff import Handoff, Offload, Reason
+from tlsify.sslcontext.facts import _ATTRIBUTES, Facts
 from tlsify.tls.negotiated import Negotiated
 
 DAY = dt.timedelta(days=1)

@@ -20,7 +20,7 @@ from cryptography.x509.oid import ExtensionOID, NameOID
 
 from tests.conftest import HOST
 from tlsify.config import KeyPair
-from tlsify.credentials import parse_certificates
+from tlsify.credentials.parse import parse_certificates
 from tlsify.names import is_ip_address
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     import trustme
 
-    from tlsify.credentials import PrivateKey
+    from tlsify.credentials.parse import PrivateKey
 
 DAY = dt.timedelta(days=1)
 # One of each kind for all tests: an RSA key takes longer than a handshake.

@@ -28,7 +28,7 @@ from tlsify.config import (
     ServerConfig,
     TrustAnchors,
 )
-from tlsify.credentials import parse_certificates
+from tlsify.credentials.parse import parse_certificates
 from tlsify.ktls.probe import capabilities, loopback_pair
 
 if TYPE_CHECKING:

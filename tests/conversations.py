@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from tlsify.dialogues import Dialogue
+    from tlsify.starttls.dialogues import Dialogue
 
 # The names that dialogues are given, and their conversations hold.
 SERVER, OWN = "example.org", "[127.0.0.1]"

@@ -22,11 +22,11 @@ import pytest
 
 from tlsify.codepoints import AlertDescription, ContentType, HandshakeType, ProtocolVersion
 from tlsify.config import ClientConfig, KtlsMode, KtlsPolicy, ServerConfig
-from tlsify.handoff import Handoff, Offload
+from tlsify.connection.establish import accept, connect
+from tlsify.connection.handoff import Handoff, Offload
+from tlsify.connection.patience import unacknowledged
+from tlsify.connection.stream import TLSSocket
 from tlsify.ktls import uapi
-from tlsify.opening import accept, connect
-from tlsify.patience import unacknowledged
-from tlsify.stream import TLSSocket
 from tlsify.tls import schedule
 from tlsify.tls.engine import Engine
 from tlsify.tls.messages import KeyUpdateRequest, encode_key_update

@@ -9,7 +9,7 @@ import textwrap
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from tlsify.selfsigned import make_key_pair
+from tlsify.credentials.self_signed import make_key_pair
 
 _STRANGER = make_key_pair(["stranger.example"]).certificate_pem()
 _KEY = ec.generate_private_key(ec.SECP256R1()).private_bytes(

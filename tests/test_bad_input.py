@@ -14,18 +14,18 @@ import pytest
 
 from tests.doubles import KERNEL, RELAY, Lab, RawPeer, flipped, queued, until
 from tlsify.codepoints import AlertDescription, ContentType, ProtocolVersion
-from tlsify.counters import counters
+from tlsify.connection.stream import TLSSocket
 from tlsify.errors import PeerMisbehaved, Truncated
 from tlsify.ktls.diag import tls_stat
 from tlsify.ktls.probe import capabilities, polls_partial_records
-from tlsify.stream import TLSSocket
+from tlsify.metrics.counters import counters
 from tlsify.tls.record import MAX_PLAINTEXT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tlsify.config import KtlsPolicy
-    from tlsify.handoff import Handoff
+    from tlsify.connection.handoff import Handoff
 
 pytestmark = pytest.mark.each_kernel
 

@@ -38,16 +38,16 @@ from tlsify.config import (
     ServerConfig,
     TrustAnchors,
 )
-from tlsify.credentials import parse_certificates, parse_crls, parse_key
+from tlsify.credentials.parse import parse_certificates, parse_crls, parse_key
+from tlsify.credentials.self_signed import make_key_pair
 from tlsify.errors import ConfigError
-from tlsify.selfsigned import make_key_pair
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 
-    from tlsify.credentials import PrivateKey
+    from tlsify.credentials.parse import PrivateKey
 
 HOST = ReferenceIdentifier(IdKind.DNS, "example.org")
 

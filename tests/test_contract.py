@@ -31,8 +31,8 @@ from tests.doubles import (
     until,
 )
 from tests.fake_kernel import FakeKernel, FakeSocket
-from tlsify import commit, eligibility, opening
 from tlsify.codepoints import Aead, AlertDescription, ContentType, ProtocolVersion
+from tlsify.connection import commit, eligibility, establish
 from tlsify.errors import KeyUpdateRefused, PeerMisbehaved, Truncated
 from tlsify.keys import Direction
 from tlsify.ktls import uapi, ulp
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from tlsify.config import KtlsPolicy
-    from tlsify.handoff import Handoff
+    from tlsify.connection.handoff import Handoff
 
 pytestmark = pytest.mark.each_kernel
 
@@ -119,7 +119,7 @@ def client(
     ours, theirs = lab.tcp()
     other = Endpoint(lambda: RawPeer(theirs, lab.configs()[1]))
     with FakeSocket(ours, fake) as sock:
-        handoff = opening.hand_over(sock, lab.configs()[0], KERNEL)
+        handoff = establish.hand_over(sock, lab.configs()[0], KERNEL)
         sock.settimeout(None)
         assert handoff.sock is sock
         yield Client(handoff, other.result(), fake.rekey, fake.polls_partial_records)

@@ -15,16 +15,16 @@ import pytest
 
 from tests.doubles import CLOSE_NOTIFY, KERNEL, RELAY, Lab, RawPeer, flipped, new_session_ticket
 from tlsify.codepoints import AlertDescription, ContentType, ProtocolVersion
+from tlsify.connection.handoff import adopt
+from tlsify.connection.stream import TLSSocket
 from tlsify.errors import ConfigError, PeerMisbehaved
-from tlsify.handoff import adopt
 from tlsify.ktls.probe import capabilities
-from tlsify.stream import TLSSocket
 from tlsify.tls.messages import KeyUpdateRequest, encode_key_update
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tlsify.handoff import Handoff
+    from tlsify.connection.handoff import Handoff
 
 pytestmark = pytest.mark.each_kernel
 
@@ -38,8 +38,8 @@ LENGTH = struct.Struct("!I")
 PROGRAM = """
     import json, socket, sys
     from tlsify.errors import TlsifyError
-    from tlsify.handoff import adopt
-    from tlsify.stream import TLSSocket
+    from tlsify.connection.handoff import adopt
+    from tlsify.connection.stream import TLSSocket
 
     def serve(stream):
         while data := stream.recv(100):

@@ -7,9 +7,12 @@ import importlib
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from types import ModuleType
 
 _PACKAGES = ["tlsify", "tlsify.aio"]
 # Whatever has been imported before, and in whatever order.

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.doubles import KERNEL, Endpoint, check_descriptors, descriptors, until
-from tests.test_passed import FULL, PLAIN
-from tlsify import fdpass
+from tests.passing.test_metadata import FULL, PLAIN
 from tlsify.config import ClosePolicy
+from tlsify.connection.handoff import Offload
 from tlsify.errors import ConfigError, Truncated
-from tlsify.handoff import Offload
-from tlsify.passed import Passed
+from tlsify.passing import scm_rights
+from tlsify.passing.metadata import Passed
 from tlsify.receiver import Receiver, take
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.doubles import Lab
-    from tlsify.stream import TLSSocket
+    from tlsify.connection.stream import TLSSocket
 
 pytestmark = pytest.mark.each_kernel
 
@@ -56,7 +56,7 @@ def passed(
     ours, theirs = socket.socketpair()
     ours.settimeout(60)
     with dial(receiver) as channel:
-        fdpass.send(channel, told.encode(), theirs.fileno())
+        scm_rights.send(channel, told.encode(), theirs.fileno())
         theirs.close()
         stream, found = receiver.accept(closing)
         assert found == told
@@ -134,7 +134,7 @@ def test_connection_itself(receiver: Receiver, lab: Lab) -> None:
     told = Passed.of(handed)
     number, state = handed.detach()
     with socket.socket(fileno=number), dial(receiver) as channel:
-        fdpass.send(channel, told.encode() + state, number)
+        scm_rights.send(channel, told.encode() + state, number)
         stream, _ = receiver.accept()
     with stream:
         assert stream.offload is Offload.KERNEL
@@ -190,7 +190,7 @@ def test_descriptor_that_is_no_socket(receiver: Receiver, tmp_path: Path) -> Non
     """A file is refused, and closed."""
     before = descriptors()
     with dial(receiver) as channel, (tmp_path / "file").open("w") as file:
-        fdpass.send(channel, RELAYED.encode(), file.fileno())
+        scm_rights.send(channel, RELAYED.encode(), file.fileno())
         accepted, _ = receiver.sock.accept()
         with accepted:
             assert take(accepted) is None
@@ -216,7 +216,7 @@ def test_out_of_descriptors(receiver: Receiver) -> None:
     """Where there is no room for another one the sender is told, and has it still."""
     ours, theirs = socket.socketpair()
     with ours, theirs, dial(receiver) as channel:
-        fdpass.send(channel, RELAYED.encode(), theirs.fileno())
+        scm_rights.send(channel, RELAYED.encode(), theirs.fileno())
         accepted, _ = receiver.sock.accept()
         limits = resource.getrlimit(resource.RLIMIT_NOFILE)
         spare = []
@@ -279,7 +279,7 @@ def test_several_processes(receiver: Receiver) -> None:
     for _ in workers:
         ours, theirs = socket.socketpair()
         with dial(receiver) as channel, theirs:
-            fdpass.send(channel, RELAYED.encode(), theirs.fileno())
+            scm_rights.send(channel, RELAYED.encode(), theirs.fileno())
             assert channel.recv(1) == b""
         pairs.append(ours)
     until(lambda: all(worker.done for worker in workers))

@@ -27,10 +27,11 @@ from tests.doubles import (
     recv_exactly,
     until,
 )
-from tlsify import sender, stream
 from tlsify.aio.loop_socket import LoopSocket
 from tlsify.codepoints import Aead, AlertDescription, ContentType, ProtocolVersion
-from tlsify.counters import counters
+from tlsify.connection import sender, stream
+from tlsify.connection.establish import accept, connect
+from tlsify.connection.stream import TLSSocket
 from tlsify.errors import (
     HandshakeError,
     KeyUpdateRefused,
@@ -41,8 +42,7 @@ from tlsify.keys import Direction, TrafficKeys
 from tlsify.ktls import ulp
 from tlsify.ktls.diag import tls_stat
 from tlsify.ktls.probe import capabilities, polls_partial_records
-from tlsify.opening import accept, connect
-from tlsify.stream import TLSSocket
+from tlsify.metrics.counters import counters
 from tlsify.tls import ration
 from tlsify.tls.messages import KeyUpdateRequest, encode_key_update
 from tlsify.tls.ration import BYTES_FOR_ONE, MOST

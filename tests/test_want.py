@@ -33,17 +33,18 @@ from tests.doubles import (
     until,
 )
 from tests.want import KINDS, Want
-from tlsify import TLSSocket, agent, linger
-from tlsify import exit as interpreter
+from tlsify import TLSSocket, agent
 from tlsify.agent.configs import Configs
 from tlsify.agent.place import Listener
 from tlsify.agent.server import Worker
 from tlsify.codepoints import ContentType
 from tlsify.config import ClientConfig, KtlsPolicy
-from tlsify.counters import counters
+from tlsify.connection import exit as interpreter
+from tlsify.connection import linger
+from tlsify.connection.forks import Verdict
 from tlsify.errors import ExitCode, TlsifyError
-from tlsify.forks import Verdict
-from tlsify.sslcontext import SSLContext
+from tlsify.metrics.counters import counters
+from tlsify.sslcontext.context import SSLContext
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
         ServerConfig,
         TrustAnchors,
     )
-    from tlsify.counters import counters
+    from tlsify.connection.establish import accept, connect
+    from tlsify.connection.handoff import Handoff, Offload, Reason, adopt
+    from tlsify.connection.stream import TLSSocket
     from tlsify.errors import (
         AgentError,
         ConfigError,
@@ -36,10 +38,8 @@ if TYPE_CHECKING:
         TlsifyError,
         Truncated,
     )
-    from tlsify.handoff import Handoff, Offload, Reason, adopt
     from tlsify.ktls.probe import Capabilities, capabilities
-    from tlsify.opening import accept, connect
-    from tlsify.stream import TLSSocket
+    from tlsify.metrics.counters import counters
     from tlsify.system.process import protect_process
 
 _HOMES = {
@@ -71,12 +71,12 @@ _HOMES = {
         "TlsifyError",
         "Truncated",
     ),
-    "counters": ("counters",),
-    "handoff": ("Handoff", "Offload", "Reason", "adopt"),
+    "metrics.counters": ("counters",),
+    "connection.handoff": ("Handoff", "Offload", "Reason", "adopt"),
     "ktls.probe": ("Capabilities", "capabilities"),
-    "opening": ("accept", "connect"),
+    "connection.establish": ("accept", "connect"),
     "system.process": ("protect_process",),
-    "stream": ("TLSSocket",),
+    "connection.stream": ("TLSSocket",),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 

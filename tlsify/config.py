@@ -7,7 +7,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from tlsify.codepoints import DEFAULT_AEADS, Aead, CipherSuite, NamedGroup, ProtocolVersion
-from tlsify.credentials import (
+from tlsify.credentials.parse import (
     no_anchors,
     parse_certificates,
     parse_key,
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from cryptography import x509
 
-    from tlsify.credentials import PrivateKey
+    from tlsify.credentials.parse import PrivateKey
 
 _MAX_ALPN_LENGTH = 255
 _PIN_LENGTH = 32
@@ -98,7 +98,7 @@ class KeyPair:
 
         The common name is none of them (RFC 9525 2).
         """
-        from tlsify.presented import read  # noqa: PLC0415 - a client needs none
+        from tlsify.credentials.presented import read  # noqa: PLC0415 - a client needs none
 
         found = [name for name in read(self.chain[0]) if name.kind in {IdKind.DNS, IdKind.IP}]
         return tuple(name.text.lower() for name in found)
@@ -122,7 +122,7 @@ class KeyPair:
             return None
         from datetime import UTC, datetime  # noqa: PLC0415 - see above
 
-        from tlsify.ocsp import objection  # noqa: PLC0415 - see above
+        from tlsify.credentials.ocsp import objection  # noqa: PLC0415 - see above
 
         return None if objection(self.ocsp, self.chain[0], datetime.now(UTC)) else self.ocsp
 

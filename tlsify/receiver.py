@@ -11,12 +11,12 @@ import socket
 import stat
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from tlsify import fdpass
 from tlsify.config import ClosePolicy
+from tlsify.connection.handoff import Handoff, Offload, Reason, adopt
+from tlsify.connection.stream import TLSSocket
 from tlsify.errors import AgentError, ConfigError, TlsifyError
-from tlsify.handoff import Handoff, Offload, Reason, adopt
-from tlsify.passed import MAX_MESSAGE, Passed
-from tlsify.stream import TLSSocket
+from tlsify.passing import scm_rights
+from tlsify.passing.metadata import MAX_MESSAGE, Passed
 from tlsify.system.modes import bind
 from tlsify.tls.explain import truncated
 
@@ -199,11 +199,11 @@ def take(channel: socket.socket) -> tuple[Handoff, Passed] | None:
 
 
 def _take(channel: socket.socket) -> tuple[Handoff, Passed]:
-    message, descriptor = fdpass.receive(channel, MAX_MESSAGE)
+    message, descriptor = scm_rights.receive(channel, MAX_MESSAGE)
     try:
         if descriptor is None:
             raise ValueError("no descriptor came")
-        sock = fdpass.as_socket(descriptor)
+        sock = scm_rights.as_socket(descriptor)
         try:
             told, size = Passed.decode(message)
             if _is_over(channel) and _is_over(sock):

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-import tlsify.commit  # noqa: F401 - it opens a descriptor, once
+import tlsify.connection.commit  # noqa: F401 - it opens a descriptor, once
 from tests.agent.harness import HOST, PATIENCE, Agent, serving, tcp
 from tests.doubles import Endpoint, check_descriptors, descriptors, until
-from tlsify import agent, fdpass
+from tlsify import agent
 from tlsify.agent import awaiting, wire
 from tlsify.agent.awaiting import Watch
 from tlsify.errors import AgentError
+from tlsify.passing import scm_rights
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -109,8 +110,8 @@ def test_hangs_in_the_handshake(files: Files, role: str) -> None:
         request = wire.ServerRequest()
     with channel() as (mine, its), tcp() as (ours, theirs):
         watch = Watch(ours, request)
-        fdpass.send(mine, wire.encode_request(request), ours.fileno())
-        _, number = fdpass.receive(its, wire.MAX_REQUEST)
+        scm_rights.send(mine, wire.encode_request(request), ours.fileno())
+        _, number = scm_rights.receive(its, wire.MAX_REQUEST)
         assert number is not None
         with socket.socket(fileno=number) as agents:
             if role != "client":
@@ -131,8 +132,8 @@ def test_peer_that_takes_its_time(files: Files, role: str) -> None:
         request = wire.ServerRequest()
     with channel() as (mine, its), tcp() as (ours, theirs):
         watch = Watch(ours, request)
-        fdpass.send(mine, wire.encode_request(request), ours.fileno())
-        _, number = fdpass.receive(its, wire.MAX_REQUEST)
+        scm_rights.send(mine, wire.encode_request(request), ours.fileno())
+        _, number = scm_rights.receive(its, wire.MAX_REQUEST)
         assert number is not None
         with socket.socket(fileno=number) as agents:
             if role == "client":
@@ -141,7 +142,7 @@ def test_peer_that_takes_its_time(files: Files, role: str) -> None:
             waiting = Endpoint(lambda: watch.wait(mine))
             with pytest.raises(AssertionError):
                 waiting.result(0.6)
-            fdpass.send(its, b"reply")
+            scm_rights.send(its, b"reply")
             waiting.result()
 
 
@@ -152,8 +153,8 @@ def test_handshake_that_takes_too_long(files: Files) -> None:
     with channel() as (mine, its), tcp() as (ours, _):
         ours.sendall(b"greeting")
         watch = Watch(ours, request)
-        fdpass.send(mine, wire.encode_request(request), ours.fileno())
-        _, number = fdpass.receive(its, wire.MAX_REQUEST)
+        scm_rights.send(mine, wire.encode_request(request), ours.fileno())
+        _, number = scm_rights.receive(its, wire.MAX_REQUEST)
         assert number is not None
         with socket.socket(fileno=number) as agents:
             agents.sendall(b"hello")
@@ -166,9 +167,9 @@ def test_given_up_for_both(files: Files) -> None:
     """Where the agent may have begun, the peer sees an end at once, though the agent lives."""
     with channel() as (pair, theirs), tcp() as (ours, peer):
         asking = Endpoint(lambda: agent.connect(pair, ours, files.request()))
-        _, number = fdpass.receive(theirs, wire.MAX_REQUEST)
+        _, number = scm_rights.receive(theirs, wire.MAX_REQUEST)
         with socket.socket(fileno=number) as its:
-            _, taken = fdpass.receive(its, wire.MAX_REQUEST)
+            _, taken = scm_rights.receive(its, wire.MAX_REQUEST)
             assert taken is not None
             with socket.socket(fileno=taken):
                 with pytest.raises(AgentError, match="does not answer"):

@@ -13,16 +13,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-import tlsify.commit  # noqa: F401 - it opens a descriptor, once
+import tlsify.connection.commit  # noqa: F401 - it opens a descriptor, once
 from tests.agent.harness import HOST, PATIENCE, Agent, serving, tcp
 from tests.doubles import Endpoint, check_descriptors, descriptors, until
 from tests.want import Want
-from tlsify import agent, fdpass
+from tlsify import agent
 from tlsify.agent import awaiting, client, wire
 from tlsify.codepoints import CipherSuite
+from tlsify.connection.handoff import Handoff, Offload
+from tlsify.connection.stream import TLSSocket
 from tlsify.errors import AgentError, ConfigError, IdentityError, Truncated
-from tlsify.handoff import Handoff, Offload
-from tlsify.stream import TLSSocket
+from tlsify.passing import scm_rights
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -321,7 +322,7 @@ class Impostor:
 
     def _serve(self, answer: Callable[[socket.socket], object]) -> None:
         with self._listener, self._listener.accept()[0] as channel:
-            _, number = fdpass.receive(channel, wire.MAX_REQUEST)
+            _, number = scm_rights.receive(channel, wire.MAX_REQUEST)
             os.close(number or -1)
             answer(channel)
 
@@ -361,7 +362,7 @@ def test_odd_reply(
 
     def answer(channel: socket.socket) -> None:
         with socket.socket() as extra:
-            fdpass.send(channel, message, None if number is None else extra.fileno())
+            scm_rights.send(channel, message, None if number is None else extra.fileno())
 
     impostor = Impostor(answer)
     with tcp() as (ours, theirs):
@@ -400,9 +401,9 @@ def test_odd_end(files: Files, status: bytes, why: str) -> None:
         channel.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2**20)
         ours, theirs = socket.socketpair()
         with ours, theirs:
-            fdpass.send(channel, RELAYED, theirs.fileno())
+            scm_rights.send(channel, RELAYED, theirs.fileno())
             if status:
-                fdpass.send(channel, status, ours.fileno())
+                scm_rights.send(channel, status, ours.fileno())
 
     impostor = Impostor(answer)
     with tcp() as (ours, _):

@@ -16,11 +16,12 @@ from hypothesis import strategies as st
 
 from tests.agent.harness import HOST, PATIENCE, Agent, Files, echo, serving, start, tcp
 from tests.doubles import Endpoint, until
-from tlsify import agent, fdpass
+from tlsify import agent
 from tlsify.agent import client, wire
 from tlsify.agent.failures import revive
+from tlsify.connection.stream import TLSSocket
 from tlsify.errors import AgentError, DeadlineExceeded, ResourceError, TlsifyError
-from tlsify.stream import TLSSocket
+from tlsify.passing import scm_rights
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -54,8 +55,8 @@ def open_channel(place: Path) -> socket.socket:
 def reply_to(place: Path, message: bytes, number: int | None = 0) -> Exception | None:
     """Send an agent anything, and give the error that it answers with."""
     with open_channel(place) as channel:
-        fdpass.send(channel, message, number)
-        raw, extra = fdpass.receive(channel, wire.MAX_REPLY)
+        scm_rights.send(channel, message, number)
+        raw, extra = scm_rights.receive(channel, wire.MAX_REPLY)
         assert extra is None
         assert channel.recv(1) == b""
     return revive(wire.decode(raw, wire.Failed))
@@ -265,7 +266,7 @@ def test_several_descriptors(running: Agent) -> None:
     """Two descriptors are one too many."""
     with tcp() as (ours, _), open_channel(running.place) as channel:
         socket.send_fds(channel, [b"\1\2"], [ours.fileno()] * 2)
-        raw, _ = fdpass.receive(channel, wire.MAX_REPLY)
+        raw, _ = scm_rights.receive(channel, wire.MAX_REPLY)
         assert "too many descriptors" in wire.decode(raw, wire.Failed).message
     running.at_rest()
 
@@ -293,7 +294,7 @@ def test_somebody_else(files: Files) -> None:
                 os.setresuid(65534, 65534, 65534)
                 with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as channel:
                     channel.connect(str(it.place))
-                    fdpass.send(channel, b"\1\2", 0)
+                    scm_rights.send(channel, b"\1\2", 0)
                     channel.recv(100)
             except (ConnectionResetError, BrokenPipeError):
                 status = 0
@@ -319,9 +320,9 @@ def test_pair(files: Files) -> None:
             assert process.stdout.readline().endswith(b" (workers: 2)\n")
             for _ in range(3):
                 converse(ours, files)
-            fdpass.send(ours, b"nonsense", ours.fileno())
-            fdpass.send(ours, wire.encode(wire.Open()))
-            fdpass.send(ours, wire.encode(wire.Open()), 0)
+            scm_rights.send(ours, b"nonsense", ours.fileno())
+            scm_rights.send(ours, wire.encode(wire.Open()))
+            scm_rights.send(ours, wire.encode(wire.Open()), 0)
             for session in [Endpoint(lambda: converse(ours, files)) for _ in range(20)]:
                 session.result(PATIENCE)
             ours.close()

@@ -111,7 +111,8 @@ def test_same_request_same_bytes() -> None:
 
 def test_asking_needs_no_cryptography() -> None:
     """A requester imports neither OpenSSL nor cryptography, nor what makes a hand-off."""
-    code = "import sys, tlsify.agent, tlsify.handoff, tlsify.tls.negotiated; print(*sys.modules)"
+    imported = "tlsify.agent, tlsify.connection.handoff, tlsify.tls.negotiated"
+    code = f"import sys, {imported}; print(*sys.modules)"
     out = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout.split()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import uvloop
 
-import tlsify.commit  # noqa: F401 - what it opens is no leak
+import tlsify.connection.commit  # noqa: F401 - what it opens is no leak
 from tests.doubles import check_descriptors, descriptors
 
 if TYPE_CHECKING:

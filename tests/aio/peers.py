@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from tests.doubles import Lab
     from tlsify.config import KtlsPolicy, ServerConfig
-    from tlsify.handoff import Handoff
+    from tlsify.connection.handoff import Handoff
 
 
 class Echo(asyncio.Protocol):

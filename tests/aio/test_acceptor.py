@@ -28,7 +28,7 @@ from tlsify.aio import half_open
 from tlsify.aio.acceptor import Acceptor, Limits
 from tlsify.aio.transport import attach
 from tlsify.codepoints import AlertDescription
-from tlsify.counters import Event, Gauge, counters, gauge, handshake_times
+from tlsify.metrics.counters import Event, Gauge, counters, gauge, handshake_times
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     import trustme
 
     from tlsify.config import KtlsPolicy, ServerConfig
-    from tlsify.handoff import Handoff
-from tlsify.exit import CarrierThread
+    from tlsify.connection.handoff import Handoff
+from tlsify.connection.exit import CarrierThread
 
 both = pytest.mark.parametrize("policy", OFFLOADS)
 CLIENTS = 50

@@ -22,16 +22,16 @@ from tests.doubles import (
     reset,
 )
 from tlsify.aio.carrying import _Carriage, buffer, carry
-from tlsify.closing import Closing
 from tlsify.codepoints import ContentType
 from tlsify.config import ClosePolicy
+from tlsify.connection.closing import Closing
+from tlsify.connection.stream import TLSSocket
 from tlsify.errors import Truncated
-from tlsify.stream import TLSSocket
 
 if TYPE_CHECKING:
     from tests.doubles import Lab, RawPeer
     from tlsify.config import KtlsPolicy
-    from tlsify.handoff import Handoff
+    from tlsify.connection.handoff import Handoff
 
 both = pytest.mark.parametrize("policy", OFFLOADS)
 BIG = 2**22

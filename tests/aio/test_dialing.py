@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import uvloop
 
+from tests.connection.test_dialing import KINDS, PATIENCE, Names, alive, dead, named, refusing
 from tests.doubles import check_descriptors, descriptors
-from tests.test_dialing import KINDS, PATIENCE, Names, alive, dead, named, refusing
 from tlsify.aio import dialing
 
 if TYPE_CHECKING:

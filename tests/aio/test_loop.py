@@ -18,7 +18,7 @@ from tests.doubles import KERNEL, OFFLOADS, RELAY, Lab, check_descriptors, descr
 from tlsify.aio.loop import EventLoop, new_event_loop
 from tlsify.errors import DeadlineExceeded, IdentityError, PeerMisbehaved
 from tlsify.integrations.uvloop import EventLoop as UvloopEventLoop
-from tlsify.sslcontext import SSLContext
+from tlsify.sslcontext.context import SSLContext
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

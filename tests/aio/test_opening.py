@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.doubles import OFFLOADS, RELAY, Endpoint, Lab, give_up, until
-from tlsify import handshake
 from tlsify.aio import opening
 from tlsify.aio.loop_socket import LoopSocket
 from tlsify.aio.opening import hand_over
 from tlsify.codepoints import ContentType
+from tlsify.connection import handshake
+from tlsify.connection.establish import accept
+from tlsify.connection.handoff import Offload
+from tlsify.connection.patience import unread
 from tlsify.errors import DeadlineExceeded, PeerMisbehaved
-from tlsify.handoff import Offload
-from tlsify.opening import accept
-from tlsify.patience import unread
 from tlsify.tls.record import encode_record
 
 if TYPE_CHECKING:

@@ -7,7 +7,6 @@ import errno
 import pytest
 
 from tlsify.aio.outcomes import FAILURES, outcome
-from tlsify.counters import Event
 from tlsify.errors import (
     ConfigError,
     DeadlineExceeded,
@@ -18,6 +17,7 @@ from tlsify.errors import (
     ResourceError,
     Truncated,
 )
+from tlsify.metrics.counters import Event
 
 
 @pytest.mark.parametrize(

@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.doubles import check_descriptors, descriptors
-from tests.test_passed import FULL
-from tlsify import fdpass
+from tests.passing.test_metadata import FULL
 from tlsify.aio import receiving
 from tlsify.aio.receiving import Receiving
 from tlsify.aio.transport import attach
+from tlsify.connection.handoff import Handoff, Offload
 from tlsify.errors import ConfigError, PeerMisbehaved
-from tlsify.handoff import Handoff, Offload
+from tlsify.passing import scm_rights
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tlsify.passed import Passed
+    from tlsify.passing.metadata import Passed
 
 FULL_RELAY = FULL._replace(offload=Offload.RELAY)
 
@@ -54,7 +54,7 @@ async def pass_one(path: Path, message: bytes | None = None) -> tuple[socket.soc
         channel.settimeout(0)
         channel.connect(str(path))
         if message != b"":
-            fdpass.send(channel, message or FULL_RELAY.encode(), theirs.fileno())
+            scm_rights.send(channel, message or FULL_RELAY.encode(), theirs.fileno())
         return ours, await loop.sock_recv(channel, 1)
 
 

@@ -15,7 +15,7 @@ from tlsify import aio
 from tlsify.aio.acceptor import Limits
 from tlsify.config import ClosePolicy
 from tlsify.errors import ConfigError
-from tlsify.sslcontext import SSLContext
+from tlsify.sslcontext.context import SSLContext
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.aio.peers import Echo
+from tests.connection.test_dialing import KINDS, Names, at, named
 from tests.doubles import OFFLOADS, RELAY, Endpoint, Lab, RawPeer, descriptors, until
-from tests.test_dialing import KINDS, Names, at, named
 from tlsify import aio
 from tlsify.config import ClientConfig, ClosePolicy
+from tlsify.connection.establish import accept
+from tlsify.connection.stream import TLSSocket
 from tlsify.errors import ConfigError, DeadlineExceeded, IdentityError
-from tlsify.opening import accept
-from tlsify.sslcontext import SSLContext
-from tlsify.stream import TLSSocket
+from tlsify.sslcontext.context import SSLContext
 
 if TYPE_CHECKING:
     from collections.abc import Callable

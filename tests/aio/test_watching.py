@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.doubles import CLOSE_NOTIFY, OFFLOADS, RELAY
-from tlsify import stillness
 from tlsify.aio import watching
 from tlsify.aio.watching import watched
-from tlsify.counters import counters
-from tlsify.stillness import Bounds, Stillness, Watch
+from tlsify.connection import stillness
+from tlsify.connection.stillness import Bounds, Stillness, Watch
+from tlsify.metrics.counters import counters
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from tests.doubles import Lab
     from tlsify.config import KtlsPolicy
-    from tlsify.handoff import Handoff
+    from tlsify.connection.handoff import Handoff
 
 both = pytest.mark.parametrize("policy", OFFLOADS)
 NAMES = ("idle_ended", "send_timed_out")

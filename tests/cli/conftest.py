@@ -10,8 +10,8 @@ import pytest
 import trustme
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
+from tlsify.credentials.self_signed import make_key_pair
 from tlsify.ktls.probe import capabilities
-from tlsify.selfsigned import make_key_pair
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tlsify.codepoints import Aead, ProtocolVersion
-from tlsify.handoff import Reason
+from tlsify.connection.handoff import Reason
 from tlsify.ktls.diag import Device, Traffic
 from tlsify.status.entries import Entry
 from tlsify.status.holders import Process

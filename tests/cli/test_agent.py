@@ -16,7 +16,7 @@ from tests.agent.harness import HOST, Agent, Files, serving, tcp
 from tests.cli.harness import run
 from tests.doubles import Endpoint, until
 from tlsify import agent
-from tlsify.stream import TLSSocket
+from tlsify.connection.stream import TLSSocket
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -42,10 +42,10 @@ from tests.cli.harness import (
     run,
     start,
 )
+from tests.connection.test_dialing import KINDS, Names, alive, dead, named
 from tests.conversations import CONVERSATIONS
 from tests.doubles import Endpoint, RawPeer, recv_exactly, reset
 from tests.provision import find
-from tests.test_dialing import KINDS, Names, alive, dead, named
 from tlsify.cli import connect
 from tlsify.codepoints import AlertDescription, ContentType
 from tlsify.config import KeyPair, ServerConfig

@@ -25,8 +25,8 @@ from tests.cli.harness import (
     start,
 )
 from tests.doubles import Endpoint, recv_exactly, reset, until
+from tlsify.connection.handoff import Offload
 from tlsify.errors import ExitCode
-from tlsify.handoff import Offload
 from tlsify.receiver import Receiver
 
 if TYPE_CHECKING:

@@ -110,7 +110,13 @@ _HEAVY = {
     *("asyncio", "calendar", "cryptography.x509", "datetime", "encodings.idna"),
     *("hashlib", "importlib.metadata", "ipaddress", "json", "pathlib", "psutil", "pyroute2"),
     *("random", "service_identity", "shutil", "subprocess", "textwrap", "tokenize", "traceback"),
-    *("urllib.parse", "tlsify.ktls.probe", "tlsify.relay", "tlsify.stream", "tlsify.commit"),
+    *(
+        "urllib.parse",
+        "tlsify.ktls.probe",
+        "tlsify.connection.relay",
+        "tlsify.connection.stream",
+        "tlsify.connection.commit",
+    ),
 }
 
 
@@ -148,7 +154,7 @@ def test_until_an_agent_is_asked(tmp_path: Path) -> None:
         words = ("connect", "--agent", str(place), "localhost", port)
         loaded = set(_run(_TO_THE_HELLO, *words).split())
     assert "tlsify.agent.client" in loaded
-    heavy = _HEAVY | {"OpenSSL", "cryptography.hazmat", "tlsify.opening"}
+    heavy = _HEAVY | {"OpenSSL", "cryptography.hazmat", "tlsify.connection.establish"}
     if sys.version_info < (3, 13):  # whose dataclasses use it
         heavy.add("inspect")
     assert not loaded & heavy

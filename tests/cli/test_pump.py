@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.doubles import CLOSE_NOTIFY, OFFLOADS, RELAY, Endpoint, Lab, vanish
-from tlsify import keepalive
 from tlsify.cli.pump import pump
 from tlsify.config import ClosePolicy
-from tlsify.counters import counters
+from tlsify.connection import keepalive
 from tlsify.errors import DeadlineExceeded, PeerMisbehaved, Truncated
+from tlsify.metrics.counters import counters
 
 if TYPE_CHECKING:
     from tlsify.config import KtlsPolicy

@@ -25,7 +25,7 @@ from tests.cli.surveys import (
 )
 from tlsify import __version__
 from tlsify.cli import status_figures
-from tlsify.handoff import Reason
+from tlsify.connection.handoff import Reason
 from tlsify.status.sockets import Unseen
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tests.cli.surveys import BARE, BUSY, NOTHING, OFFLOADED, OWN, RELAYED, SEEN
 from tlsify.cli import status_table
-from tlsify.handoff import Reason
+from tlsify.connection.handoff import Reason
 from tlsify.status.holders import Process
 from tlsify.status.sockets import Survey, Unseen
 from tlsify.system.sandbox import Restraint

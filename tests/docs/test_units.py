@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from tests.cli.harness import ENVIRONMENT, run
 from tests.interop.programs import require
-from tlsify.selfsigned import make_key_pair
+from tlsify.credentials.self_signed import make_key_pair
 from tlsify.serving import server, workers
 from tlsify.serving.duty import Duty
 from tlsify.system import capacity

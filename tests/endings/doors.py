@@ -18,16 +18,16 @@ from tests.endings.peers import HOST
 from tlsify.agent import ClientRequest
 from tlsify.agent import client as by_agent
 from tlsify.config import ClientConfig, ClosePolicy, KtlsMode, KtlsPolicy, TrustAnchors
+from tlsify.connection.establish import connect
+from tlsify.connection.stream import TLSSocket
 from tlsify.integrations.socketserver import TLSMixIn
-from tlsify.opening import connect
 from tlsify.receiver import Receiver
-from tlsify.sslcontext import SSLContext
-from tlsify.stream import TLSSocket
+from tlsify.sslcontext.context import SSLContext
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
-    from tlsify.handoff import Handoff
+    from tlsify.connection.handoff import Handoff
 
 
 def drive(work: Coroutine[Any, Any, None]) -> None:

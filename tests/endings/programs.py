@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from tests.endings.doors import DOORS, Door, drive
 from tests.endings.table import AWAY, SIZE
-from tlsify import keeper, patience
 from tlsify.cli import main
+from tlsify.connection import keeper, patience
 from tlsify.errors import Truncated
 
 if TYPE_CHECKING:

@@ -26,7 +26,9 @@ def _load(*, many: bool) -> None:
     """Import what programs need, and keep what is to happen at forks: ours are not theirs."""
     register = os.register_at_fork
     os.register_at_fork = lambda **hooks: _hooks.append(hooks)
-    importlib.import_module("tlsify.forks")  # which would see in a child that it was forked
+    importlib.import_module(
+        "tlsify.connection.forks"
+    )  # which would see in a child that it was forked
     importlib.import_module("tests.endings.programs")
     if many:
         import tlsify  # noqa: PLC0415

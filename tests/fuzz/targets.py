@@ -19,17 +19,21 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 from tests.certificates import raw
 from tests.conversations import CONVERSATIONS, OWN, SERVER, follow
 from tests.doubles import EnginePair
-from tlsify import der, metrics, names, ocsp, presented, proxy_protocol, tickets, traefik
+from tlsify import names
 from tlsify.agent import fields, wire
 from tlsify.cli import config_file
 from tlsify.codepoints import CipherSuite, ContentType, ProtocolVersion
 from tlsify.config import ClientConfig, KeyPair, ServerConfig
-from tlsify.credentials import parse_crls, read_pem
-from tlsify.dialogues import DIALOGUES
+from tlsify.connection import session_store
+from tlsify.credentials import der, ocsp, presented, traefik
+from tlsify.credentials.parse import parse_crls, read_pem
+from tlsify.credentials.self_signed import make_key_pair
 from tlsify.errors import AgentError, ConfigError, HandshakeError, PeerMisbehaved
 from tlsify.ktls import diag
-from tlsify.passed import Passed
-from tlsify.selfsigned import make_key_pair
+from tlsify.metrics import exposition
+from tlsify.passing import proxy_protocol
+from tlsify.passing.metadata import Passed
+from tlsify.starttls.dialogues import DIALOGUES
 from tlsify.static import codings, media_types, preconditions, ranges
 from tlsify.static.target import Target as PathTarget
 from tlsify.static.validators import Validators
@@ -297,10 +301,10 @@ def traefik_store(data: bytes) -> None:
     assert isinstance(traefik._parse(data, "it"), dict)
 
 
-@_target(seeds=lambda: [tickets.encode(bytes(32), tickets.Kept(b"session", 1, 2))])
+@_target(seeds=lambda: [session_store.encode(bytes(32), session_store.Kept(b"session", 1, 2))])
 def kept_ticket(data: bytes) -> None:
     """Read what a ticket store has kept."""
-    tickets.decode(bytes(32), data)
+    session_store.decode(bytes(32), data)
 
 
 @_target(ConfigError)
@@ -376,7 +380,7 @@ def tcp_info(data: bytes) -> None:
 @_target(seeds=lambda: [b"GET /metrics HTTP/1.1"])
 def request_line(data: bytes) -> None:
     """Read a request line."""
-    method, target, version = metrics._request_line(data)
+    method, target, version = exposition._request_line(data)
     assert version in {"", "HTTP/1.0", "HTTP/1.1"}
     assert version or (method, target) == ("", "")
 

@@ -15,7 +15,7 @@ from tests.doubles import RELAY, Endpoint, check_descriptors, descriptors, until
 from tlsify.aio.loop_socket import LoopSocket
 from tlsify.errors import ConfigError
 from tlsify.integrations.background import Handshakes
-from tlsify.sslcontext import SSLContext
+from tlsify.sslcontext.context import SSLContext
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from tests.doubles import Lab
     from tlsify.config import KeyPair
-    from tlsify.handoff import Handoff
+    from tlsify.connection.handoff import Handoff
 
 
 @pytest.fixture

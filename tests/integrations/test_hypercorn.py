@@ -11,7 +11,7 @@ from tests.doubles import RELAY
 from tests.integrations.harness import arrange
 from tlsify.errors import ConfigError
 from tlsify.integrations.hypercorn import Config
-from tlsify.sslcontext import SSLContext
+from tlsify.sslcontext.context import SSLContext
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -12,10 +12,10 @@ import pytest
 
 from tests.doubles import OFFLOADS, until
 from tests.integrations.browsing import TEXT, Answer, Browser, Host
-from tlsify import patience, stillness
-from tlsify.counters import Gauge, counters, gauge
+from tlsify.connection import patience, stillness
+from tlsify.connection.stillness import Stillness, Watch
 from tlsify.integrations import static_files
-from tlsify.stillness import Stillness, Watch
+from tlsify.metrics.counters import Gauge, counters, gauge
 
 if TYPE_CHECKING:
     from tlsify.config import KtlsPolicy

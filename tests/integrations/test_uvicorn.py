@@ -11,7 +11,7 @@ import uvicorn
 from tests.integrations.harness import arrange
 from tlsify.errors import ConfigError
 from tlsify.integrations.uvicorn import ssl_context_factory
-from tlsify.sslcontext import SSLContext
+from tlsify.sslcontext.context import SSLContext
 
 if TYPE_CHECKING:
     from pathlib import Path

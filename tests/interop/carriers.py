@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tlsify.config import KtlsMode
-from tlsify.handoff import Offload
+from tlsify.connection.handoff import Offload
 
 MODES = {Offload.KERNEL: KtlsMode.REQUIRE, Offload.RELAY: KtlsMode.OFF}
 CARRIERS = [

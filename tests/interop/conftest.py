@@ -17,7 +17,7 @@ import trustme
 from tests.interop.matrix import CELLS, LEFT_OUT, SIZE, SUITES, Cell, Peer
 from tests.interop.peers import Identity, Site
 from tlsify.config import KeyPair
-from tlsify.handoff import Offload
+from tlsify.connection.handoff import Offload
 from tlsify.ktls.probe import capabilities, polls_partial_records
 
 if TYPE_CHECKING:

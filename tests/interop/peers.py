@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from tlsify.codepoints import CipherSuite
     from tlsify.config import KeyPair, TrustAnchors
-    from tlsify.stream import TLSSocket
+    from tlsify.connection.stream import TLSSocket
 
 CHUNK = 2**16
 # What openssl s_server prints, unless it is told to be quiet.

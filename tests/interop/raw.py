@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 from tests.interop.programs import PATIENCE
 from tlsify.codepoints import ContentType, ProtocolVersion
-from tlsify.handshake import conversation
-from tlsify.opening import Opening
-from tlsify.stream import TLSSocket
+from tlsify.connection.establish import Opening
+from tlsify.connection.handshake import conversation
+from tlsify.connection.stream import TLSSocket
 from tlsify.tls import schedule
 from tlsify.tls.engine import Engine
 from tlsify.tls.protection import open_record, seal_record

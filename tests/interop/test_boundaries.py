@@ -12,7 +12,7 @@ from tests.interop.programs import TIMEOUT
 from tests.interop.raw import Manner, RawPeer, hand_over, receive, settle
 from tlsify.codepoints import CipherSuite, ProtocolVersion
 from tlsify.config import KtlsPolicy
-from tlsify.handoff import Offload
+from tlsify.connection.handoff import Offload
 from tlsify.keys import Direction
 from tlsify.ktls import ulp
 from tlsify.ktls.diag import tls_stat
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from tests.interop.peers import Site
-    from tlsify.stream import TLSSocket
+    from tlsify.connection.stream import TLSSocket
 
 pytestmark = [pytest.mark.each_kernel, pytest.mark.interop, pytest.mark.timeout(TIMEOUT)]
 

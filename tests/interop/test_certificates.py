@@ -18,10 +18,10 @@ from tests.conftest import issue, make_crl
 from tests.doubles import OFFLOADS, Endpoint
 from tests.interop.programs import TIMEOUT, require
 from tlsify.config import KtlsPolicy, ServerConfig, TrustAnchors
-from tlsify.credentials import parse_certificates, parse_crls
+from tlsify.connection.establish import accept
+from tlsify.connection.stream import TLSSocket
+from tlsify.credentials.parse import parse_certificates, parse_crls
 from tlsify.errors import TlsifyError
-from tlsify.opening import accept
-from tlsify.stream import TLSSocket
 from tlsify.system.listening import listen
 
 if TYPE_CHECKING:

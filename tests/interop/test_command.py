@@ -14,8 +14,8 @@ from tests.interop.matrix import openssl_options
 from tests.interop.peers import LISTENING
 from tests.interop.programs import TIMEOUT, Program, require
 from tlsify.codepoints import CipherSuite
+from tlsify.connection.handoff import Offload
 from tlsify.errors import ExitCode
-from tlsify.handoff import Offload
 from tlsify.ktls.diag import tls_stat
 
 if TYPE_CHECKING:

@@ -24,13 +24,13 @@ from tests.interop.peers import (
 from tests.interop.programs import PATIENCE, TIMEOUT, Program, free_port, require
 from tlsify.codepoints import AlertDescription, CipherSuite
 from tlsify.config import KtlsPolicy
-from tlsify.counters import counters
+from tlsify.connection.establish import accept, connect
+from tlsify.connection.handoff import Offload
+from tlsify.connection.stream import TLSSocket
 from tlsify.errors import KeyUpdateRefused, PeerAlert, RekeyUnsupported
-from tlsify.handoff import Offload
 from tlsify.ktls.diag import tls_stat
 from tlsify.ktls.probe import capabilities
-from tlsify.opening import accept, connect
-from tlsify.stream import TLSSocket
+from tlsify.metrics.counters import counters
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -13,10 +13,10 @@ from tests.interop.matrix import CELLS, LEFT_OUT, Cell
 from tests.interop.peers import START
 from tests.interop.programs import TIMEOUT, require
 from tlsify.config import KtlsPolicy
-from tlsify.handoff import Offload
+from tlsify.connection.establish import accept, connect
+from tlsify.connection.handoff import Offload
+from tlsify.connection.stream import TLSSocket
 from tlsify.ktls.diag import UlpInfo, socket_info, tls_stat
-from tlsify.opening import accept, connect
-from tlsify.stream import TLSSocket
 
 if TYPE_CHECKING:
     import socket
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from tests.interop.conftest import Results
     from tests.interop.peers import Site
     from tlsify.codepoints import CipherSuite
-    from tlsify.handoff import Handoff
+    from tlsify.connection.handoff import Handoff
 
 pytestmark = [pytest.mark.interop, pytest.mark.timeout(TIMEOUT)]
 

@@ -15,12 +15,12 @@ from tests.interop.peers import accepted, listening, receive_exactly
 from tests.interop.programs import PATIENCE, TIMEOUT
 from tlsify.codepoints import AlertDescription, CipherSuite, ContentType, ProtocolVersion
 from tlsify.config import KtlsPolicy
+from tlsify.connection.establish import accept, connect
+from tlsify.connection.handoff import Offload
+from tlsify.connection.stream import TLSSocket
 from tlsify.errors import HandshakeError, KeyUpdateRefused, PeerAlert, PeerMisbehaved
-from tlsify.handoff import Offload
 from tlsify.ktls.diag import tls_stat
 from tlsify.ktls.probe import capabilities
-from tlsify.opening import accept, connect
-from tlsify.stream import TLSSocket
 
 with warnings.catch_warnings():
     # Before Python 3.12 it imports asyncore, which is deprecated.

@@ -20,14 +20,14 @@ from tests.interop.peers import (
 from tests.interop.programs import TIMEOUT, Program, free_port, require
 from tlsify.codepoints import CipherSuite, ProtocolVersion
 from tlsify.config import KtlsMode, KtlsPolicy
-from tlsify.counters import counters
-from tlsify.handoff import Offload
+from tlsify.connection.establish import accept, connect
+from tlsify.connection.handoff import Offload
+from tlsify.connection.stream import TLSSocket
 from tlsify.keys import Direction
 from tlsify.ktls import ulp
 from tlsify.ktls.diag import tls_stat
 from tlsify.ktls.probe import capabilities
-from tlsify.opening import accept, connect
-from tlsify.stream import TLSSocket
+from tlsify.metrics.counters import counters
 
 if TYPE_CHECKING:
     import socket

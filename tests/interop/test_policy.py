@@ -19,10 +19,10 @@ from tests.interop.peers import LISTENING, accepted, address, listening
 from tests.interop.programs import PATIENCE, TIMEOUT, Program, require
 from tlsify.codepoints import AlertDescription, ProtocolVersion
 from tlsify.config import ClientConfig, KeyPair, ReferenceIdentifier, ServerConfig
-from tlsify.credentials import parse_crls
+from tlsify.connection.establish import accept, connect
+from tlsify.connection.stream import TLSSocket
+from tlsify.credentials.parse import parse_crls
 from tlsify.errors import HandshakeError, IdentityError
-from tlsify.opening import accept, connect
-from tlsify.stream import TLSSocket
 from tlsify.tls.certificates import key_hash
 
 if TYPE_CHECKING:

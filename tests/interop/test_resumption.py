@@ -17,13 +17,13 @@ from tests.interop.peers import LISTENING, START, accepted, listening
 from tests.interop.programs import PATIENCE, TIMEOUT, Program, require
 from tlsify.codepoints import CipherSuite, ProtocolVersion
 from tlsify.config import ClientConfig, KtlsPolicy, ReferenceIdentifier
+from tlsify.connection.establish import accept, connect
+from tlsify.connection.handoff import Offload
+from tlsify.connection.stream import TLSSocket
 from tlsify.errors import ExitCode
-from tlsify.handoff import Offload
 from tlsify.keys import Direction
 from tlsify.ktls import ulp
 from tlsify.ktls.diag import tls_stat
-from tlsify.opening import accept, connect
-from tlsify.stream import TLSSocket
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

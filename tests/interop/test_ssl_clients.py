@@ -13,8 +13,8 @@ import pytest
 from tests.doubles import OFFLOADS, RELAY
 from tests.interop.daemons import dovecot, exim, running, vsftpd
 from tests.interop.programs import PATIENCE, TIMEOUT
-from tlsify.sslcontext import SSLContext
-from tlsify.sslsocket import SSLSocket
+from tlsify.sslcontext.context import SSLContext
+from tlsify.sslcontext.socket import SSLSocket
 
 if TYPE_CHECKING:
     from tests.interop.peers import Site

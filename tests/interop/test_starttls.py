@@ -23,11 +23,11 @@ from tests.interop.daemons import (
 from tests.interop.programs import PATIENCE, TIMEOUT
 from tlsify.codepoints import CipherSuite
 from tlsify.config import KtlsPolicy
+from tlsify.connection.establish import closed_on_error, connect
+from tlsify.connection.handoff import Offload
+from tlsify.connection.stream import TLSSocket
 from tlsify.errors import DeadlineExceeded, HandshakeError
-from tlsify.handoff import Offload
-from tlsify.opening import closed_on_error, connect
-from tlsify.starttls import PROTOCOLS, upgrade
-from tlsify.stream import TLSSocket
+from tlsify.starttls.upgrade import PROTOCOLS, upgrade
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,10 +8,10 @@ from tests.doubles import KERNEL, Endpoint, until
 from tests.odd_peers.opening import Halted, OddPeer
 from tests.odd_peers.outcome import Outcome, name
 from tests.odd_peers.steps import Stage
+from tlsify.connection.establish import accept, connect
+from tlsify.connection.stream import TLSSocket
 from tlsify.errors import TlsifyError
 from tlsify.ktls import ulp
-from tlsify.opening import accept, connect
-from tlsify.stream import TLSSocket
 
 if TYPE_CHECKING:
     from tests.doubles import Lab, RawPeer

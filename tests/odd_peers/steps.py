@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 from tests.doubles import queued, reset, until
 from tests.odd_peers.outcome import FAREWELL, Outcome, name, spell
 from tlsify.codepoints import AlertDescription, ContentType, HandshakeType
+from tlsify.connection.relay import Relay
 from tlsify.errors import TlsifyError
-from tlsify.relay import Relay
 
 if TYPE_CHECKING:
     from tests.doubles import RawPeer
     from tests.odd_peers.parts import Part
-    from tlsify.stream import TLSSocket
+    from tlsify.connection.stream import TLSSocket
 
 
 @dataclass

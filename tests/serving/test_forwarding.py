@@ -27,19 +27,20 @@ from tests.doubles import (
     until,
     vanish,
 )
-from tlsify import fdpass, keepalive, patience
 from tlsify.aio import watching
 from tlsify.config import ClosePolicy
-from tlsify.counters import counters
+from tlsify.connection import keepalive, patience
+from tlsify.connection.handoff import Offload, adopt
+from tlsify.connection.stillness import Bounds
+from tlsify.connection.stream import TLSSocket
 from tlsify.errors import BackendError, PeerMisbehaved, Truncated
-from tlsify.handoff import Offload, adopt
-from tlsify.passed import Passed
-from tlsify.proxy_protocol import decode
+from tlsify.metrics.counters import counters
+from tlsify.passing import scm_rights
+from tlsify.passing.metadata import Passed
+from tlsify.passing.proxy_protocol import decode
 from tlsify.receiver import Receiver
 from tlsify.serving.backends import Backend, Backends, Rule
 from tlsify.serving.forwarding import Forwarding, Passing
-from tlsify.stillness import Bounds
-from tlsify.stream import TLSSocket
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
 
     from tests.doubles import Lab, RawPeer
     from tlsify.config import KtlsPolicy
-    from tlsify.handoff import Handoff
+    from tlsify.connection.handoff import Handoff
 
 # How long backends are waited for that will not do, in seconds: a guest needs more for one attempt.
 SHORT = 2.0 if EXPECT_KTLS else 0.1
@@ -285,13 +286,13 @@ def test_connection_itself(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyP
     """An aware worker has it for itself; here no secret of it is left."""
     handed, peer = lab.server(KERNEL)
     sent: list[bytes | bytearray] = []
-    send = fdpass.send
+    send = scm_rights.send
 
     def note(channel: socket.socket, message: bytes, descriptor: int) -> None:
         sent.append(message)
         send(channel, message, descriptor)
 
-    monkeypatch.setattr(fdpass, "send", note)
+    monkeypatch.setattr(scm_rights, "send", note)
     with Receiver(tmp_path / "socket") as receiver:
         backends = to(Backend(path=str(tmp_path / "socket")))
         work = serving(Passing(backends, STRICT, aware=True), handed)

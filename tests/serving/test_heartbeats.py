@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from tlsify.counters import counters
+from tlsify.metrics.counters import counters
 from tlsify.serving import heartbeats
 from tlsify.serving.forked import Worker
 from tlsify.serving.heartbeats import Heartbeats

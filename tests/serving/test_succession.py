@@ -19,7 +19,7 @@ from tlsify.system import listening
 # Counts its generations in the environment.
 _PROGRAM = """
 import os, sys
-from tlsify.counters import Event, count, counters, share
+from tlsify.metrics.counters import Event, count, counters, share
 from tlsify.system.listening import listen, spell
 from tlsify.serving.succession import Estate
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 PROGRAM = """
 import logging, os, pathlib, signal, sys, time
 from tlsify.serving import forked, workers
-from tlsify.counters import Gauge, beat, counters, gauge, share
+from tlsify.metrics.counters import Gauge, beat, counters, gauge, share
 from tlsify.serving.duty import Duty
 from tlsify.errors import ConfigError
 

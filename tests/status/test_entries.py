@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tlsify.handoff import Reason
+from tlsify.connection.handoff import Reason
 from tlsify.status import entries
 from tlsify.system.sandbox import Restraint
 

@@ -19,12 +19,12 @@ import pytest
 
 from tests.doubles import KERNEL, RELAY, Lab, check_descriptors, descriptors, recv_exactly
 from tests.want import Want
-from tlsify.control import Channel
-from tlsify.handoff import Handoff, Offload
+from tlsify.connection.control import Channel
+from tlsify.connection.handoff import Handoff, Offload
+from tlsify.connection.stream import TLSSocket
 from tlsify.ktls import ulp
 from tlsify.status import census, roster
 from tlsify.status.hearing import Roster
-from tlsify.stream import TLSSocket
 from tlsify.tls.session import Session
 
 if TYPE_CHECKING:

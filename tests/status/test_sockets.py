@@ -17,7 +17,7 @@ from tests.cli.surveys import BARE, BUSY, SEEN
 from tests.doubles import KERNEL, RELAY, VERSIONS, Lab, until
 from tests.strangers import as_nobody, only_root, opening, stranger
 from tlsify.codepoints import Aead, ProtocolVersion
-from tlsify.handoff import Reason
+from tlsify.connection.handoff import Reason
 from tlsify.ktls.diag import Device, SocketEntry, Traffic, UlpInfo
 from tlsify.status import census, entries, roster, sockets
 from tlsify.status.entries import Entry
@@ -28,7 +28,7 @@ from tlsify.status.sockets import Connection, join, rates, survey
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from tlsify.handoff import Handoff
+    from tlsify.connection.handoff import Handoff
     from tlsify.status.hearing import Owners
 
 pytestmark = pytest.mark.each_kernel

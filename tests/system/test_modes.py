@@ -20,15 +20,15 @@ from tests.strangers import UID, as_stranger, only_root
 from tlsify.agent.place import Listener
 from tlsify.cli import serve
 from tlsify.config import ClientConfig
+from tlsify.connection.keylog import append
+from tlsify.connection.session_store import Kept, Origin, TicketStore
+from tlsify.credentials.self_signed import make_key_pair
 from tlsify.errors import ConfigError
-from tlsify.keylog import append
 from tlsify.receiver import Receiver
-from tlsify.selfsigned import make_key_pair
 from tlsify.status import census, roster
 from tlsify.system import listening
 from tlsify.system.modes import bind, make_private, write_public
-from tlsify.tickets import Kept, Origin, TicketStore
-from tlsify.trust_index import Cache, default_cache, survey
+from tlsify.trust.index import Cache, default_cache, survey
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

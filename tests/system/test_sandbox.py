@@ -89,7 +89,7 @@ def test_interpreter_goes_on() -> None:
     found = _tried(
         Reach(),
         lambda: __import__("mailbox"),
-        lambda: __import__("tlsify.ocsp"),
+        lambda: __import__("tlsify.credentials.ocsp"),
         Path("/proc/self/status").read_text,
         lambda: Path("/dev/null").write_text("x"),
     )

@@ -30,9 +30,9 @@ from tlsify.config import (
     ServerConfig,
     TrustAnchors,
 )
-from tlsify.credentials import parse_certificates, parse_crls
+from tlsify.credentials.parse import parse_certificates, parse_crls
+from tlsify.credentials.self_signed import make_key_pair
 from tlsify.errors import ConfigError, HandshakeError, IdentityError, PeerAlert
-from tlsify.selfsigned import make_key_pair
 from tlsify.tls import connections, context, unbound
 from tlsify.tls.engine import Engine
 from tlsify.tls.record import split_records

@@ -22,8 +22,8 @@ from tests.conftest import HOST
 from tests.doubles import EnginePair
 from tlsify.codepoints import Aead, AlertDescription, ContentType, HandshakeType, ProtocolVersion
 from tlsify.config import ClientConfig, KeyPair, ReferenceIdentifier, ServerConfig, TrustAnchors
+from tlsify.credentials.self_signed import make_key_pair
 from tlsify.errors import HandshakeError, IdentityError, PeerAlert, PeerMisbehaved
-from tlsify.selfsigned import make_key_pair
 from tlsify.tls import connections
 from tlsify.tls.client_hello import MAX_LENGTH
 from tlsify.tls.engine import Engine

@@ -9,7 +9,7 @@ from OpenSSL import SSL
 
 from tlsify.codepoints import AlertDescription
 from tlsify.config import KeyPair, ReferenceIdentifier
-from tlsify.credentials import spell_pin
+from tlsify.credentials.parse import spell_pin
 from tlsify.errors import IdentityError, PeerMisbehaved
 from tlsify.tls.explain import (
     handshake_failure,

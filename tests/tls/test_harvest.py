@@ -17,8 +17,8 @@ from tests.conftest import HOST
 from tests.doubles import EnginePair
 from tlsify.codepoints import AlertDescription, ProtocolVersion
 from tlsify.config import ClientConfig, ReferenceIdentifier, ServerConfig, TrustAnchors
+from tlsify.credentials.self_signed import make_key_pair
 from tlsify.errors import PeerMisbehaved, TlsifyError
-from tlsify.selfsigned import make_key_pair
 from tlsify.tls import harvest as module
 from tlsify.tls.engine import Engine
 from tlsify.tls.harvest import MAX_TICKETS, Harvest

@@ -26,9 +26,9 @@ from tlsify.config import (
     ServerConfig,
     TrustAnchors,
 )
-from tlsify.credentials import parse_certificates, parse_crls, parse_pins, spell_pin
+from tlsify.credentials.parse import parse_certificates, parse_crls, parse_pins, spell_pin
+from tlsify.credentials.self_signed import make_key_pair
 from tlsify.errors import HandshakeError, IdentityError, PeerAlert
-from tlsify.selfsigned import make_key_pair
 from tlsify.tls.certificates import key_hash
 from tlsify.tls.engine import Engine
 from tlsify.tls.harvest import Harvest

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tlsify.codepoints import CipherSuite, ContentType, ProtocolVersion
+from tlsify.credentials.self_signed import make_key_pair
 from tlsify.errors import TlsifyError
 from tlsify.keys import TrafficKeys
-from tlsify.selfsigned import make_key_pair
 from tlsify.tls.negotiated import Keys, Negotiated, resumable, tls12_keys, tls13_keys
 from tlsify.tls.protection import seal_record
 from tlsify.tls.schedule import KeyBlock, traffic_keys

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tlsify.codepoints import CipherSuite, ProtocolVersion
-from tlsify.credentials import parse_certificates
+from tlsify.credentials.parse import parse_certificates
 from tlsify.errors import ConfigError
 from tlsify.keys import IV_LENGTH, TrafficKeys
 from tlsify.tls.messages import MAX_TICKET_MESSAGE

@@ -15,15 +15,15 @@ from tests.doubles import EnginePair
 from tests.interop.programs import require
 from tlsify.codepoints import Aead, CipherSuite, ProtocolVersion
 from tlsify.config import ClientConfig, KeyPair, KtlsMode, KtlsPolicy, ServerConfig, TrustAnchors
+from tlsify.connection.establish import prepare
 from tlsify.errors import ConfigError
-from tlsify.opening import prepare
 from tlsify.tls.engine import Engine
 from tlsify.tls.showable import check
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tlsify.credentials import PrivateKey
+    from tlsify.credentials.parse import PrivateKey
 
 USUAL: dict[str, PrivateKey] = {
     "P-256": ec.generate_private_key(ec.SECP256R1()),

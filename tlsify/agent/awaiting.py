@@ -10,8 +10,8 @@ import time
 from typing import NoReturn
 
 from tlsify.agent import wire
+from tlsify.connection.patience import unacknowledged, unread
 from tlsify.errors import AgentError
-from tlsify.patience import unacknowledged, unread
 
 # Seconds for an agent to take a session, and beyond the handshake's own time for its reply.
 PATIENCE = 5.0

@@ -10,18 +10,18 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from tlsify import fdpass
 from tlsify.agent import wire
 from tlsify.agent.awaiting import PATIENCE, Watch
 from tlsify.agent.failures import revive
 from tlsify.errors import SHORTAGES, AgentError
+from tlsify.passing import scm_rights
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from tlsify.connection.handoff import Handoff
     from tlsify.errors import TlsifyError
-    from tlsify.handoff import Handoff
 
 # A socket's path, or our end of the socketpair whose other end is the agent's.
 Place: TypeAlias = "str | Path | int | socket.socket"
@@ -64,7 +64,7 @@ def _hand_over(place: Place, sock: socket.socket, request: wire.Request) -> Hand
         channel = _ask(place, message, sock)
         try:
             # What a hand-off needs is imported while the agent works, and not before it does.
-            import tlsify.handoff  # noqa: F401, PLC0415
+            import tlsify.connection.handoff  # noqa: F401, PLC0415
 
             watch.wait(channel)
             handed = _answer(channel, sock)
@@ -96,7 +96,7 @@ def _ask(place: Place, message: bytes, sock: socket.socket) -> socket.socket:
     channel = None
     try:
         channel = _open(place)
-        fdpass.send(channel, message, sock.fileno())
+        scm_rights.send(channel, message, sock.fileno())
     except (OSError, ValueError) as exc:
         if channel is not None:
             channel.close()
@@ -127,7 +127,7 @@ def _open(place: Place) -> socket.socket:
         try:
             channel.settimeout(PATIENCE)
             channel.connect(os.fspath(place))
-            if (uid := fdpass.peer_uid(channel)) != os.geteuid():
+            if (uid := scm_rights.peer_uid(channel)) != os.geteuid():
                 raise AgentError(
                     f"the agent at {place} is user {uid}'s", untouched=True, hint="use your own"
                 )
@@ -158,7 +158,7 @@ def _invite(pair: socket.socket, theirs: socket.socket) -> None:
     poller.register(pair, select.POLLOUT)
     if not poller.poll(PATIENCE * 1000):
         raise TimeoutError("it takes no more sessions")
-    fdpass.send(pair, message, theirs.fileno())
+    scm_rights.send(pair, message, theirs.fileno())
 
 
 def _name(place: Place) -> str:
@@ -168,7 +168,7 @@ def _name(place: Place) -> str:
 def _answer(channel: socket.socket, sock: socket.socket) -> Handoff:
     """Receive the reply, and make of it what `opening` makes of a handshake."""
     message, descriptor = _receive_reply(channel, PATIENCE)
-    program_end = None if descriptor is None else fdpass.as_socket(descriptor)
+    program_end = None if descriptor is None else scm_rights.as_socket(descriptor)
     try:
         try:
             reply = wire.decode(message, wire.Kernel, wire.Relayed, wire.Failed)
@@ -190,7 +190,7 @@ def _answer(channel: socket.socket, sock: socket.socket) -> Handoff:
 def _receive_reply(channel: socket.socket, patience: float) -> tuple[bytearray, int | None]:
     channel.settimeout(patience)
     try:
-        message, descriptor = fdpass.receive(channel, wire.MAX_REPLY)
+        message, descriptor = scm_rights.receive(channel, wire.MAX_REPLY)
     except ConnectionResetError as exc:
         # AF_UNIX tells an end before the last message was read from one after it
         # (net/unix/af_unix.c unix_release_sock): nobody has taken our socket.
@@ -208,7 +208,7 @@ def _receive_reply(channel: socket.socket, patience: float) -> tuple[bytearray, 
 
 
 def _adopt(sock: socket.socket, reply: wire.Kernel) -> Handoff:
-    from tlsify.handoff import adopt  # noqa: PLC0415 - see `_hand_over`
+    from tlsify.connection.handoff import adopt  # noqa: PLC0415 - see `_hand_over`
 
     try:
         return adopt(sock, reply.state)
@@ -220,7 +220,7 @@ def _take_relay(
     channel: socket.socket, sock: socket.socket, program_end: socket.socket, reply: wire.Relayed
 ) -> Handoff:
     from tlsify.codepoints import CipherSuite  # noqa: PLC0415 - see `_hand_over`
-    from tlsify.handoff import Handoff, Offload, Reason  # noqa: PLC0415
+    from tlsify.connection.handoff import Handoff, Offload, Reason  # noqa: PLC0415
     from tlsify.tls.negotiated import Negotiated  # noqa: PLC0415
 
     try:
@@ -317,7 +317,7 @@ class RemoteRelay:
         message, descriptor = bytearray(), None
         try:
             self._channel.setblocking(False)  # noqa: FBT003 - socket's own signature
-            message, descriptor = fdpass.receive(self._channel, wire.MAX_REPLY)
+            message, descriptor = scm_rights.receive(self._channel, wire.MAX_REPLY)
             if message:
                 self._failure = revive(wire.decode(message, wire.Ended))
                 self._told = True

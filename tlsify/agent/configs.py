@@ -11,7 +11,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeAlias
 
-from tlsify import opening, trust
 from tlsify.agent import wire
 from tlsify.codepoints import DEFAULT_AEADS, Aead, ProtocolVersion
 from tlsify.config import (
@@ -23,8 +22,10 @@ from tlsify.config import (
     ServerConfig,
     TrustAnchors,
 )
-from tlsify.credentials import load_crls
+from tlsify.connection import establish
+from tlsify.credentials.parse import load_crls
 from tlsify.errors import ConfigError
+from tlsify.trust import store
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -111,7 +112,7 @@ class Configs:
         for name in self._key_pairs:
             request = self._complete(wire.ServerRequest(key_pair=name))
             config = self._server(request)
-            opening.prepare(config, policy)
+            establish.prepare(config, policy)
             self._prepared[_essence(request)] = config
 
     def find(self, request: wire.Request) -> Config:
@@ -191,7 +192,7 @@ class Configs:
             for request, previous in self._prepared.items():
                 if isinstance(request, wire.ServerRequest) and request.key_pair == name:
                     config = made[request] = self._server(request)
-                    opening.prepare(config, self._policy, previous)
+                    establish.prepare(config, self._policy, previous)
         except ConfigError:
             self._key_pairs[name] = before
             raise
@@ -264,7 +265,7 @@ def _identities(spelled: tuple[str, ...]) -> tuple[ReferenceIdentifier, ...]:
 
 
 def _trust(named: str) -> TrustAnchors:
-    return trust.load(_path(named))
+    return store.load(_path(named))
 
 
 def _path(text: str) -> Path:

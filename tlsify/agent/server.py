@@ -14,20 +14,21 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from tlsify import fdpass, handshake
 from tlsify.agent import wire
 from tlsify.agent.configs import policy
 from tlsify.agent.failures import describe
 from tlsify.agent.fields import Message
+from tlsify.connection import handshake
+from tlsify.connection.establish import Opening, closed_on_error, drop_past_keys
+from tlsify.connection.relay import Relay
 from tlsify.errors import SHORTAGES, AgentError, ConfigError, ResourceError, TlsifyError
-from tlsify.opening import Opening, closed_on_error, drop_past_keys
-from tlsify.relay import Relay
+from tlsify.passing import scm_rights
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tlsify.agent.configs import Configs
-    from tlsify.handoff import Handoff
+    from tlsify.connection.handoff import Handoff
 
 _log = logging.getLogger("tlsify")
 
@@ -175,7 +176,7 @@ class Worker:
         """
         channel, _ = self._source.accept()
         try:
-            if (uid := fdpass.peer_uid(channel)) != os.geteuid():
+            if (uid := scm_rights.peer_uid(channel)) != os.geteuid():
                 raise AgentError(f"a requester of user {uid}", untouched=True)
         except (AgentError, OSError):
             channel.close()
@@ -267,7 +268,7 @@ def _reply(channel: socket.socket, handed: Handoff) -> Relay | None:
         message = bytearray()
         try:
             message = wire.encode(wire.Kernel(state=state, **facts))
-            fdpass.send(channel, message)
+            scm_rights.send(channel, message)
         finally:
             os.close(descriptor)
             for secret in (state, message):
@@ -279,7 +280,7 @@ def _reply(channel: socket.socket, handed: Handoff) -> Relay | None:
     )
     relay.ask(partial(_ends_in_order, channel))  # before anybody has what may end
     with handed.sock:
-        fdpass.send(channel, wire.encode(told), handed.sock.fileno())
+        scm_rights.send(channel, wire.encode(told), handed.sock.fileno())
     return relay
 
 
@@ -319,7 +320,7 @@ def _tell(
     form: type[wire.Failed | wire.Ended],
 ) -> None:
     with contextlib.suppress(OSError):  # nobody is there any more, who would want to know
-        fdpass.send(channel, wire.encode(describe(error, form)))
+        scm_rights.send(channel, wire.encode(describe(error, form)))
 
 
 def _is_gone(channel: socket.socket) -> bool:
@@ -329,8 +330,8 @@ def _is_gone(channel: socket.socket) -> bool:
 
 
 def _receive(channel: socket.socket) -> tuple[bytearray, socket.socket | None]:
-    message, descriptor = fdpass.receive(channel, wire.MAX_REQUEST)
-    return message, None if descriptor is None else fdpass.as_socket(descriptor)
+    message, descriptor = scm_rights.receive(channel, wire.MAX_REQUEST)
+    return message, None if descriptor is None else scm_rights.as_socket(descriptor)
 
 
 def _with_socket(decode: Callable[[], M], sock: socket.socket | None) -> tuple[M, socket.socket]:

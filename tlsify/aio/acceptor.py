@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING, Self, TypeAlias
 from tlsify.aio.half_open import HalfOpen, Opening, origin
 from tlsify.aio.opening import hand_over
 from tlsify.aio.outcomes import FAILURES, outcome
-from tlsify.counters import Event, Gauge, change, count, handshake_took
+from tlsify.connection.establish import drop_past_keys
+from tlsify.connection.stream import TLSSocket
 from tlsify.errors import TlsifyError, Truncated
-from tlsify.opening import drop_past_keys
+from tlsify.metrics.counters import Event, Gauge, change, count, handshake_took
 from tlsify.status import roster
-from tlsify.stream import TLSSocket
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Awaitable, Callable, Sequence
 
     from tlsify.config import KtlsPolicy, ServerConfig
-    from tlsify.handoff import Handoff
+    from tlsify.connection.handoff import Handoff
 
     Serve: TypeAlias = Callable[[Handoff], Awaitable[None]]
 

@@ -10,12 +10,12 @@ import socket
 import struct
 from typing import TYPE_CHECKING
 
+from tlsify.connection.stream import TLSSocket
 from tlsify.errors import TlsifyError, Truncated
-from tlsify.stream import TLSSocket
 
 if TYPE_CHECKING:
-    from tlsify.closing import Closing
-    from tlsify.handoff import Handoff
+    from tlsify.connection.closing import Closing
+    from tlsify.connection.handoff import Handoff
 
 _BUFFER = 2**18
 # How many bytes one direction may carry before others get a turn, and as how many a few count.

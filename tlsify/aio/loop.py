@@ -14,8 +14,8 @@ from tlsify.aio.server import create_server
 from tlsify.aio.streams import connect_on, create_connection, server_terms, start_tls
 from tlsify.aio.transport import send_file
 from tlsify.errors import DeadlineExceeded, TlsifyError
-from tlsify.sslcontext import SSLContext
-from tlsify.sslsocket import ssl_error
+from tlsify.sslcontext.context import SSLContext
+from tlsify.sslcontext.socket import ssl_error
 
 if TYPE_CHECKING:
     import socket

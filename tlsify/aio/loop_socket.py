@@ -8,10 +8,10 @@ import os
 import socket
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from tlsify import forks
 from tlsify.config import ClosePolicy
+from tlsify.connection import forks
+from tlsify.connection.stream import TLSSocket
 from tlsify.errors import TlsifyError
-from tlsify.stream import TLSSocket
 
 if TYPE_CHECKING:
     import asyncio
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from _typeshed import ReadableBuffer, WriteableBuffer
 
-    from tlsify.handoff import Handoff
+    from tlsify.connection.handoff import Handoff
 
 _log = logging.getLogger("tlsify")
 

@@ -7,14 +7,14 @@ import contextlib
 import socket
 from typing import TYPE_CHECKING
 
-from tlsify import handshake
 from tlsify.config import KtlsPolicy
+from tlsify.connection import handshake
+from tlsify.connection.establish import Opening, closed_on_error, take
 from tlsify.errors import HandshakeError
-from tlsify.opening import Opening, closed_on_error, take
 
 if TYPE_CHECKING:
     from tlsify.config import ClientConfig, ServerConfig
-    from tlsify.handoff import Handoff
+    from tlsify.connection.handoff import Handoff
 
 
 # How long one connection may keep the loop, in seconds.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from tlsify.counters import Event
 from tlsify.errors import (
     SHORTAGES,
     ConfigError,
@@ -14,6 +13,7 @@ from tlsify.errors import (
     ResourceError,
     Truncated,
 )
+from tlsify.metrics.counters import Event
 
 # What a handshake may end with; anything else is a bug.
 FAILURES = (HandshakeError, DeadlineExceeded, KtlsError, ConfigError, ResourceError, OSError)

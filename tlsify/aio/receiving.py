@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Awaitable, Callable
 
-    from tlsify.handoff import Handoff
-    from tlsify.passed import Passed
+    from tlsify.connection.handoff import Handoff
+    from tlsify.passing.metadata import Passed
 
 _log = logging.getLogger("tlsify")
 

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from tlsify.config import KtlsPolicy
-    from tlsify.handoff import Handoff
-    from tlsify.sslcontext import SSLContext
+    from tlsify.connection.handoff import Handoff
+    from tlsify.sslcontext.context import SSLContext
 
 _BACKLOG = 100
 

@@ -18,7 +18,7 @@ from tlsify.names import to_look_up
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tlsify.sslcontext import SSLContext
+    from tlsify.sslcontext.context import SSLContext
 
 # How much a reader keeps before its peer has to wait, as asyncio has it.
 LIMIT = 2**16

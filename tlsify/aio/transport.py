@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 from tlsify.aio.foreign import ForeignTransport
 from tlsify.aio.loop_socket import LoopSocket
 from tlsify.config import ClosePolicy
-from tlsify.facts import Facts
+from tlsify.sslcontext.facts import Facts
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from typing import BinaryIO
 
-    from tlsify.handoff import Handoff
+    from tlsify.connection.handoff import Handoff
 
 _log = logging.getLogger("tlsify")
 

@@ -8,14 +8,14 @@ import logging
 import math
 from typing import TYPE_CHECKING
 
-from tlsify.counters import Event, count
-from tlsify.stillness import Stillness, Watch
+from tlsify.connection.stillness import Stillness, Watch
+from tlsify.metrics.counters import Event, count
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from tlsify.handoff import Handoff
-    from tlsify.stillness import Bounds
+    from tlsify.connection.handoff import Handoff
+    from tlsify.connection.stillness import Bounds
 
 _log = logging.getLogger("tlsify")
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from tlsify.cli import GlobalOptions
     from tlsify.config import KtlsPolicy
-    from tlsify.handoff import Handoff
+    from tlsify.connection.handoff import Handoff
 
 DESCRIPTION = "Be the TLS server of one connection, which inetd or another program has accepted."
 
@@ -58,7 +58,7 @@ def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
 
 def _here(arguments: argparse.Namespace, policy: KtlsPolicy) -> Callable[[socket.socket], Handoff]:
     """Configure, and drop privileges; gives what shakes hands then."""
-    from tlsify.opening import accept  # noqa: PLC0415 - heavy, and the agent's where there is one
+    from tlsify.connection.establish import accept  # noqa: PLC0415 - heavy, and the agent's where there is one
 
     config = server_options.configure(arguments, quiet=True)
     server_options.prepare(arguments, config, policy)

@@ -11,8 +11,8 @@ from tlsify.agent.place import Inherited, Listener
 from tlsify.agent.server import Worker
 from tlsify.cli import options as shared
 from tlsify.config import KtlsPolicy
+from tlsify.connection.establish import drop_past_keys
 from tlsify.errors import ConfigError, ExitCode
-from tlsify.opening import drop_past_keys
 from tlsify.serving import workers
 from tlsify.serving.duty import Duty
 from tlsify.serving.rehearsal import rehearse

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from tlsify.agent.wire import ClientRequest, ServerRequest
     from tlsify.config import KtlsPolicy
-    from tlsify.handoff import Handoff
+    from tlsify.connection.handoff import Handoff
 
 _log = logging.getLogger("tlsify")
 
@@ -138,7 +138,7 @@ def hand_over(
             raise
         _log.warning("without an agent: %s", exc)
         own = sock if exc.untouched or again is None else again()
-    from tlsify.opening import closed_on_error  # noqa: PLC0415 - heavy, and wanted here only
+    from tlsify.connection.establish import closed_on_error  # noqa: PLC0415 - heavy, and wanted here only
 
     with closed_on_error(own):  # what it takes to do it here may be missing
         return alone(own)

@@ -6,13 +6,14 @@ from datetime import UTC, datetime
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from tlsify import cli, opening
+from tlsify import cli
 from tlsify.cli import config_file
 from tlsify.cli import options as shared
 from tlsify.config import KtlsMode
-from tlsify.eligibility import host_refusal
+from tlsify.connection import establish
+from tlsify.connection.eligibility import host_refusal
+from tlsify.credentials.key_files import amiss
 from tlsify.errors import ConfigError, ExitCode
-from tlsify.key_pairs import amiss
 from tlsify.status.host import Finding
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def examine(path: Path) -> tuple[ExitCode, list[Finding]]:
             hint="check what serve, forward or listen have",
         )
     config, policy = look(given), shared.policy(options)
-    opening.prepare(config, policy)
+    establish.prepare(config, policy)
     refusal = host_refusal(policy)
     findings = [
         Finding("configuration", "configuration", ok=True, detail=f"{path}, for {verb}"),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from tlsify.cli import options as shared
 from tlsify.config import ClientConfig, ReferenceIdentifier
-from tlsify.credentials import parse_pins
+from tlsify.credentials.parse import parse_pins
 from tlsify.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -9,10 +9,10 @@ from argparse import ArgumentTypeError
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, cast
 
-from tlsify import dialing
 from tlsify.cli import by_agent, client_options, cuts, ending, ucspi
 from tlsify.cli import options as shared
 from tlsify.cli.descriptors import hand_on, take_socket
+from tlsify.connection import dialing
 from tlsify.errors import SHORTAGES, DeadlineExceeded, NetworkError, ResourceError
 from tlsify.names import canonical, to_look_up
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from tlsify.cli import GlobalOptions
     from tlsify.config import KtlsPolicy
-    from tlsify.handoff import Handoff
+    from tlsify.connection.handoff import Handoff
 
 _UNFINISHED = "the handshake did not finish"
 DESCRIPTION = "Connect to a TLS server; send stdin, write what comes to stdout."
@@ -129,7 +129,7 @@ def _here(
 ) -> Callable[[socket.socket], Handoff]:
     """Configure; gives what shakes hands then."""
     # Heavy, and the agent's where there is one.
-    from tlsify.opening import closed_on_error, connect  # noqa: PLC0415
+    from tlsify.connection.establish import closed_on_error, connect  # noqa: PLC0415
 
     config = client_options.configure(arguments, arguments.host)
 
@@ -160,7 +160,7 @@ def _by_agent(
 
 
 def _protocol(text: str) -> str:
-    from tlsify.starttls import PROTOCOLS  # noqa: PLC0415 - rarely wanted
+    from tlsify.starttls.upgrade import PROTOCOLS  # noqa: PLC0415 - rarely wanted
 
     if text not in PROTOCOLS:
         raise ArgumentTypeError(f'"{text}" is none of {", ".join(PROTOCOLS)}')
@@ -168,8 +168,8 @@ def _protocol(text: str) -> str:
 
 
 def _ask_for_tls(sock: socket.socket, arguments: argparse.Namespace, deadline: _Deadline) -> None:
-    from tlsify.opening import closed_on_error  # noqa: PLC0415 - heavy, and wanted later only
-    from tlsify.starttls import upgrade  # noqa: PLC0415 - rarely wanted
+    from tlsify.connection.establish import closed_on_error  # noqa: PLC0415 - heavy, and wanted later only
+    from tlsify.starttls.upgrade import upgrade  # noqa: PLC0415 - rarely wanted
 
     named = arguments.servername or arguments.host
     name = canonical(named) if named else ""

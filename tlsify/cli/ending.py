@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from tlsify.cli import GlobalOptions
     from tlsify.cli.ucspi import Connection
-    from tlsify.handoff import Handoff
+    from tlsify.connection.handoff import Handoff
 
 _log = logging.getLogger("tlsify")
 _DONE = b"d"

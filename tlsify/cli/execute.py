@@ -12,8 +12,8 @@ import struct
 from typing import TYPE_CHECKING
 
 from tlsify.cli import fail, late, ucspi
+from tlsify.connection.keeper import Keeper
 from tlsify.errors import ExitCode
-from tlsify.keeper import Keeper
 from tlsify.system.process import THE_PROGRAMS, Account, fork_for, ignore
 from tlsify.system.sandbox import Reach, Sandboxing, confine, renounce
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tlsify.config import ClosePolicy
-    from tlsify.handoff import Handoff
+    from tlsify.connection.handoff import Handoff
 
 # Where a program that knows the contract finds the session's state, once.
 SESSION_FD = 8

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 from tlsify.cli import options as shared
 from tlsify.cli import server_options, serving_options
 from tlsify.config import ClosePolicy
-from tlsify.eligibility import host_refusal
+from tlsify.connection.eligibility import host_refusal
+from tlsify.connection.stillness import Bounds
 from tlsify.errors import ConfigError, ExitCode
 from tlsify.names import is_ip_address
 from tlsify.serving import server
 from tlsify.serving.backends import Backends, Rule, parse_several
 from tlsify.serving.forwarding import Forwarding, Passing
-from tlsify.stillness import Bounds
 from tlsify.system import listening
 from tlsify.system.sandbox import Reach
 

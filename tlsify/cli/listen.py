@@ -12,8 +12,8 @@ from tlsify.cli import options as shared
 from tlsify.cli.descriptors import hand_on
 from tlsify.cli.door import Door
 from tlsify.config import ClosePolicy
+from tlsify.connection.establish import accept
 from tlsify.errors import ConfigError, ExitCode
-from tlsify.opening import accept
 from tlsify.serving.rehearsal import rehearse
 from tlsify.system import listening
 from tlsify.system.process import end_with

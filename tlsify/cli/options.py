@@ -6,13 +6,13 @@ import argparse
 import os
 from typing import TYPE_CHECKING, Any
 
-from tlsify import trust
 from tlsify.cli import streams
 from tlsify.codepoints import DEFAULT_AEADS, Aead, NamedGroup, ProtocolVersion
 from tlsify.config import ClosePolicy, KeyPair, KtlsMode, KtlsPolicy, TrustAnchors
-from tlsify.credentials import load_crls, read_file
+from tlsify.credentials.parse import load_crls, read_file
 from tlsify.errors import ConfigError
 from tlsify.names import canonical, to_look_up
+from tlsify.trust import store
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -212,9 +212,9 @@ def load_trust(named: str | None, *, at_once: bool = False) -> TrustAnchors:
         ConfigError: unreadable, or nothing usable in it.
     """
     if named in {None, "system"}:
-        return trust.system()
+        return store.system()
     found = path(str(named))
-    return TrustAnchors.load(found) if at_once else trust.load(found)
+    return TrustAnchors.load(found) if at_once else store.load(found)
 
 
 def trust_from_environment() -> str | None:

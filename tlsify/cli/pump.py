@@ -10,16 +10,16 @@ import threading
 from typing import TYPE_CHECKING
 
 from tlsify.cli import streams
-from tlsify.counters import Event, count
+from tlsify.connection.stillness import Bounds, Stillness, Watch
+from tlsify.connection.stream import TLSSocket
 from tlsify.errors import DeadlineExceeded, TlsifyError, Truncated
-from tlsify.stillness import Bounds, Stillness, Watch
-from tlsify.stream import TLSSocket
+from tlsify.metrics.counters import Event, count
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tlsify.config import ClosePolicy
-    from tlsify.handoff import Handoff
+    from tlsify.connection.handoff import Handoff
 
 _log = logging.getLogger("tlsify")
 _CHUNK = 2**18

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from tlsify.cli import options as shared
 from tlsify.cli import server_options, serving_options
-from tlsify.eligibility import host_refusal
+from tlsify.connection.eligibility import host_refusal
+from tlsify.credentials.self_signed import make_key_pair
 from tlsify.errors import ConfigError, ExitCode
-from tlsify.selfsigned import make_key_pair
 from tlsify.serving import server
 from tlsify.system import listening
 from tlsify.system.modes import write_public

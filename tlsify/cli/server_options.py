@@ -8,13 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tlsify import ocsp, opening
 from tlsify.cli import late
 from tlsify.cli import options as shared
 from tlsify.config import KtlsMode, ReferenceIdentifier, ServerConfig
-from tlsify.eligibility import host_refusal
+from tlsify.connection import establish
+from tlsify.connection.eligibility import host_refusal
+from tlsify.credentials import ocsp
+from tlsify.credentials.key_files import Files, amiss, find, fingerprint
 from tlsify.errors import ConfigError, TlsifyError
-from tlsify.key_pairs import Files, amiss, find, fingerprint
 from tlsify.system.process import Account
 
 if TYPE_CHECKING:
@@ -246,7 +247,7 @@ def prepare(
         ConfigError: OpenSSL refuses the certificate or its key, or we may not become --user.
         KtlsUnavailable: the policy requires the kernel, which cannot.
     """
-    opening.prepare(
+    establish.prepare(
         config, policy, previous
     )  # the probe also loads the kernel's module, which root may
     refusal = host_refusal(policy)

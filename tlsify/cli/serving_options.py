@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 from tlsify.aio.acceptor import Limits
 from tlsify.cli import options as shared
 from tlsify.cli import server_options
+from tlsify.connection.stillness import SEND_TIMEOUT
 from tlsify.errors import ConfigError
 from tlsify.serving.server import Plan
 from tlsify.serving.succession import Estate
-from tlsify.stillness import SEND_TIMEOUT
 from tlsify.system import listening, sandbox
 from tlsify.system.sandbox import Reach, Sandboxing
 

@@ -12,8 +12,8 @@ from tlsify.cli import options as shared
 from tlsify.cli.descriptors import take_socket
 from tlsify.cli.pump import pump
 from tlsify.config import ClosePolicy
+from tlsify.connection.establish import connect
 from tlsify.errors import ConfigError, ExitCode, Truncated
-from tlsify.opening import connect
 from tlsify.system.sandbox import renounce
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from tlsify.cli import GlobalOptions
     from tlsify.config import ClientConfig, KtlsPolicy
-    from tlsify.stream import TLSSocket
+    from tlsify.connection.stream import TLSSocket
 
 DESCRIPTION = (
     "Be the helper that busybox's wget runs: a TLS client on a connected socket, which carries "

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Mapping
 
-    from tlsify.handoff import Handoff
+    from tlsify.connection.handoff import Handoff
 
 _log = logging.getLogger("tlsify")
 # Where a client's and a server's program finds the connection (cr.yp.to/proto/ucspi.txt).

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from tlsify.cli import execute, streams, ucspi
 from tlsify.cli.pump import pump
+from tlsify.connection.keepalive import keep_alive
 from tlsify.errors import ExitCode
-from tlsify.keepalive import keep_alive
 from tlsify.system.process import THE_PROGRAMS, fork
 from tlsify.system.sandbox import renounce
 

@@ -7,12 +7,12 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from tlsify.aio.transport import current
-from tlsify.facts import Facts
+from tlsify.sslcontext.facts import Facts
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from tlsify.handoff import Handoff
+    from tlsify.connection.handoff import Handoff
     from tlsify.tls.negotiated import Negotiated
 
 

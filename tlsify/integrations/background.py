@@ -8,15 +8,15 @@ import threading
 from typing import TYPE_CHECKING
 
 from tlsify.aio.opening import hand_over
+from tlsify.connection.establish import closed_on_error
 from tlsify.errors import TlsifyError
-from tlsify.opening import closed_on_error
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
 
-    from tlsify.handoff import Handoff
-    from tlsify.sslcontext import SSLContext
+    from tlsify.connection.handoff import Handoff
+    from tlsify.sslcontext.context import SSLContext
 
 _log = logging.getLogger("tlsify")
 

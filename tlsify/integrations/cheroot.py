@@ -11,8 +11,8 @@ from cheroot.makefile import StreamReader, StreamWriter
 from cheroot.ssl import Adapter as BaseAdapter
 
 from tlsify.integrations.variables import variables
-from tlsify.sslcontext import SSLContext
-from tlsify.sslsocket import SSLSocket
+from tlsify.sslcontext.context import SSLContext
+from tlsify.sslcontext.socket import SSLSocket
 
 if TYPE_CHECKING:
     from socket import socket

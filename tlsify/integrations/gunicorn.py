@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 from gunicorn.workers import gthread, sync
 
 from tlsify.integrations.variables import variables
-from tlsify.sslcontext import SSLContext
-from tlsify.sslsocket import SSLSocket
+from tlsify.sslcontext.context import SSLContext
+from tlsify.sslcontext.socket import SSLSocket
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tlsify.config import KtlsPolicy
-    from tlsify.facts import Facts
+    from tlsify.sslcontext.facts import Facts
 
 _CLIENT_CERT = ("none", "request", "require")
 _HANDSHAKE_TIMEOUT = 30.0

@@ -14,7 +14,7 @@ from tlsify.integrations.gunicorn import make_context
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tlsify.sslcontext import SSLContext
+    from tlsify.sslcontext.context import SSLContext
 
 _PROTOCOLS = {"h1": "http/1.1", "h2": "h2"}
 

@@ -11,7 +11,7 @@ from hypercorn.config import Config as _Config
 
 from tlsify.aio.loop import EventLoop
 from tlsify.config import KtlsPolicy
-from tlsify.sslcontext import SSLContext
+from tlsify.sslcontext.context import SSLContext
 
 
 class Config(_Config):

@@ -8,12 +8,12 @@ import sys
 from http.server import HTTPServer, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
-from tlsify.sslsocket import SSLSocket
+from tlsify.sslcontext.socket import SSLSocket
 
 if TYPE_CHECKING:
     from _typeshed import SupportsRead, SupportsWrite
 
-    from tlsify.sslcontext import SSLContext
+    from tlsify.sslcontext.context import SSLContext
 
 _log = logging.getLogger("tlsify")
 

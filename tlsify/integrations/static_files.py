@@ -12,8 +12,8 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from tlsify.aio.transport import attach
 from tlsify.aio.watching import watched
+from tlsify.connection.stillness import SEND_TIMEOUT, Bounds
 from tlsify.integrations.static_answers import Folder, Request
-from tlsify.stillness import SEND_TIMEOUT, Bounds
 from tlsify.system import sandbox
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from aiohttp.http import RawRequestMessage
     from aiohttp.streams import StreamReader
 
-    from tlsify.handoff import Handoff
+    from tlsify.connection.handoff import Handoff
 
 _log = logging.getLogger("tlsify")
 

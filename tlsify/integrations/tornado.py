@@ -12,13 +12,13 @@ from tornado.iostream import IOStream
 from tlsify.aio.loop_socket import LoopSocket
 from tlsify.aio.opening import hand_over
 from tlsify.errors import TlsifyError
-from tlsify.facts import Facts
+from tlsify.sslcontext.facts import Facts
 
 if TYPE_CHECKING:
     from socket import socket
 
-    from tlsify.handoff import Handoff
-    from tlsify.sslcontext import SSLContext
+    from tlsify.connection.handoff import Handoff
+    from tlsify.sslcontext.context import SSLContext
 
 _log = logging.getLogger("tlsify")
 

@@ -11,12 +11,12 @@ from twisted.internet.ssl import Certificate
 from zope.interface import implementer
 
 from tlsify.aio.loop_socket import LoopSocket
-from tlsify.facts import Facts
 from tlsify.integrations.background import Handshakes
+from tlsify.sslcontext.facts import Facts
 
 if TYPE_CHECKING:
-    from tlsify.handoff import Handoff
-    from tlsify.sslcontext import SSLContext
+    from tlsify.connection.handoff import Handoff
+    from tlsify.sslcontext.context import SSLContext
 
 _log = logging.getLogger("tlsify")
 

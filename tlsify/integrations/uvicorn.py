@@ -5,7 +5,7 @@ from __future__ import annotations
 import ssl  # noqa: TID251 - uvicorn's settings are in its terms
 from typing import TYPE_CHECKING, Any
 
-from tlsify.sslcontext import SSLContext
+from tlsify.sslcontext.context import SSLContext
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -6,7 +6,7 @@ import base64
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tlsify.facts import Facts
+    from tlsify.sslcontext.facts import Facts
 
 _LINE = 64
 

@@ -11,15 +11,15 @@ from waitress.server import BaseWSGIServer
 from waitress.task import WSGITask
 
 from tlsify.aio.loop_socket import LoopSocket
-from tlsify.facts import Facts
 from tlsify.integrations.background import Handshakes
 from tlsify.integrations.variables import variables
+from tlsify.sslcontext.facts import Facts
 
 if TYPE_CHECKING:
     import socket
 
-    from tlsify.handoff import Handoff
-    from tlsify.sslcontext import SSLContext
+    from tlsify.connection.handoff import Handoff
+    from tlsify.sslcontext.context import SSLContext
 
 
 class _Task(WSGITask):  # type: ignore[misc]

@@ -12,8 +12,8 @@ from tlsify.integrations.socketserver import TLSMixIn
 from tlsify.integrations.variables import variables
 
 if TYPE_CHECKING:
-    from tlsify.sslcontext import SSLContext
-    from tlsify.sslsocket import SSLSocket
+    from tlsify.sslcontext.context import SSLContext
+    from tlsify.sslcontext.socket import SSLSocket
 
 _LONGEST_LINE = 65536
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import NoReturn, TypeAlias
 
-from tlsify.counters import occupy
+from tlsify.metrics.counters import occupy
 from tlsify.system.process import fork
 
 _log = logging.getLogger("tlsify")

@@ -8,23 +8,23 @@ import errno
 import socket
 from typing import TYPE_CHECKING, TypeVar
 
-from tlsify import fdpass
 from tlsify.aio.carrying import buffer, carry
 from tlsify.aio.watching import watched
-from tlsify.closing import Closing
-from tlsify.counters import Event, count
+from tlsify.connection.closing import Closing
+from tlsify.connection.handoff import adopt
+from tlsify.connection.linger import is_owed
+from tlsify.connection.stillness import Bounds
 from tlsify.errors import BackendError
-from tlsify.handoff import adopt
-from tlsify.linger import is_owed
-from tlsify.passed import Passed
-from tlsify.proxy_protocol import MAX_SIZE
-from tlsify.stillness import Bounds
+from tlsify.metrics.counters import Event, count
+from tlsify.passing import scm_rights
+from tlsify.passing.metadata import Passed
+from tlsify.passing.proxy_protocol import MAX_SIZE
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from tlsify.config import ClosePolicy
-    from tlsify.handoff import Handoff
+    from tlsify.connection.handoff import Handoff
     from tlsify.serving.backends import Backend, Backends
 
 T = TypeVar("T")
@@ -197,7 +197,7 @@ class Passing(_Service):
     async def _pass(self, handed: Handoff, number: int, message: bytes | bytearray) -> None:
         async def attempt(backend: Backend, seconds: float) -> None:
             with backend.connect_here(socket.SOCK_SEQPACKET) as channel:
-                fdpass.send(channel, message, number)
+                scm_rights.send(channel, message, number)
                 try:
                     async with asyncio.timeout(seconds):
                         answer = await asyncio.get_running_loop().sock_recv(channel, 1)

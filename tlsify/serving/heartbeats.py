@@ -7,7 +7,7 @@ import signal
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tlsify.counters import Event, beats, count
+from tlsify.metrics.counters import Event, beats, count
 
 if TYPE_CHECKING:
     from collections.abc import Collection

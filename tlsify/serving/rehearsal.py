@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import tlsify.commit  # noqa: F401 - what a client imports after its hello
+import tlsify.connection.commit  # noqa: F401 - what a client imports after its hello
 from tlsify.config import ClientConfig, ReferenceIdentifier, ServerConfig, TrustAnchors
+from tlsify.credentials.self_signed import make_key_pair
 from tlsify.ktls.probe import capabilities
-from tlsify.selfsigned import make_key_pair
 from tlsify.tls.engine import Engine
 from tlsify.tls.record import split_records
 

@@ -12,13 +12,13 @@ import signal
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
-from tlsify import opening, patience, trust
 from tlsify.aio.acceptor import Acceptor, Limits
 from tlsify.aio.loop import EventLoop
 from tlsify.config import KtlsMode
-from tlsify.counters import beat, share
-from tlsify.eligibility import host_refusal
-from tlsify.metrics import About, Endpoint, is_ready
+from tlsify.connection import establish, patience
+from tlsify.connection.eligibility import host_refusal
+from tlsify.metrics.counters import beat, share
+from tlsify.metrics.exposition import About, Endpoint, is_ready
 from tlsify.serving import workers
 from tlsify.serving.duty import Duty
 from tlsify.serving.heartbeats import INTERVAL
@@ -29,13 +29,14 @@ from tlsify.system import listening, service_manager
 from tlsify.system.capacity import Bound, threads
 from tlsify.system.process import await_threads, end_with, forgo_rights, ignore
 from tlsify.system.sandbox import Reach, Sandboxing, confine, renounce
+from tlsify.trust import store
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Iterator, Sequence
 
     from tlsify.config import KtlsPolicy, ServerConfig
-    from tlsify.handoff import Handoff
+    from tlsify.connection.handoff import Handoff
     from tlsify.serving.forked import Post, Work
     from tlsify.system.process import Account
 
@@ -132,7 +133,7 @@ def run(plan: Plan) -> None:
     duty = Duty(
         on_ready=plan.on_ready,
         on_stop=office.close,
-        before_fork=opening.drop_past_keys,
+        before_fork=establish.drop_past_keys,
         renew=office.renew,
         watch=plan.watch,
         seen=seen,
@@ -197,7 +198,7 @@ def _reach(plan: Plan, config: ServerConfig) -> Reach:
     reach, write = plan.reach(), [roster.place()]
     if config.key_log is not None:
         write.append(config.key_log.absolute().parent)
-    read = [] if config.client_trust is None else trust.read_later(config.client_trust)
+    read = [] if config.client_trust is None else store.read_later(config.client_trust)
     return reach._replace(
         read=(*reach.read, *read),
         write=(*reach.write, *(str(path) for path in write if path is not None)),
@@ -207,7 +208,7 @@ def _reach(plan: Plan, config: ServerConfig) -> Reach:
 def _load(plan: Plan, previous: ServerConfig | None) -> ServerConfig:
     """Read the configuration anew; tickets given with the one before stay good if they can."""
     config = plan.load()
-    opening.prepare(config, plan.policy, previous)  # the probe also loads the kernel's module
+    establish.prepare(config, plan.policy, previous)  # the probe also loads the kernel's module
     refusal = host_refusal(plan.policy)
     if refusal is not None and plan.policy.mode is KtlsMode.REQUIRE:
         raise refusal

@@ -8,8 +8,8 @@ import signal
 import time
 from typing import TYPE_CHECKING
 
-from tlsify.counters import SLOTS, Event, Gauge, count, put, reserve, vacate
 from tlsify.errors import TlsifyError, WorkerError
+from tlsify.metrics.counters import SLOTS, Event, Gauge, count, put, reserve, vacate
 from tlsify.serving.forked import SIGNALS, STOP_SIGNALS, Generation, Worker, ended
 from tlsify.serving.heartbeats import Heartbeats
 from tlsify.system.process import StopRequests

@@ -7,7 +7,7 @@ from functools import lru_cache
 from itertools import starmap
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-from tlsify.handoff import Offload, Reason
+from tlsify.connection.handoff import Offload, Reason
 from tlsify.system.sandbox import Restraint
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import TracebackType
 
-    from tlsify.handoff import Handoff
+    from tlsify.connection.handoff import Handoff
 
 _log = logging.getLogger("tlsify")
 

@@ -11,7 +11,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 from tlsify.codepoints import CipherSuite
-from tlsify.handoff import Offload
+from tlsify.connection.handoff import Offload
 from tlsify.ktls.diag import SocketEntry, list_sockets, tls_features, tls_stat
 from tlsify.status import census
 from tlsify.status.holders import Process, command, find_holders

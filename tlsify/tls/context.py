@@ -10,7 +10,7 @@ from OpenSSL import SSL, crypto
 
 from tlsify.codepoints import Aead, CipherSuite, NamedGroup, ProtocolVersion
 from tlsify.config import ClientConfig, KeyPair, Lookup, ServerConfig, TrustAnchors
-from tlsify.credentials import as_file, malformed
+from tlsify.credentials.parse import as_file, malformed
 from tlsify.errors import ConfigError
 from tlsify.tls.certificates import load
 from tlsify.tls.unbound import hear, set_groups, share_trust

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from cryptography import x509
     from service_identity.hazmat import CertificatePattern, ServiceID
 
+    from tlsify.credentials.presented import Presented
     from tlsify.names import ReferenceIdentifier
-    from tlsify.presented import Presented
 
 # service_identity takes longer to import than a handshake does. So it is imported where there is a
 # certificate to match: the ClientHello is on its way then.
@@ -62,7 +62,7 @@ def presents(der: bytes, accepted: tuple[ReferenceIdentifier, ...]) -> bool:
 
 def matches(certificate: x509.Certificate, accepted: Sequence[ServiceID]) -> bool:
     """Tell whether a certificate presents at least one of the accepted identifiers."""
-    from tlsify.presented import read  # noqa: PLC0415 - see above
+    from tlsify.credentials.presented import read  # noqa: PLC0415 - see above
 
     found = [pattern for pattern in map(_pattern, read(certificate)) if pattern is not None]
     return any(_fits(pattern, identifier) for pattern in found for identifier in accepted)
@@ -102,7 +102,7 @@ def _fits(pattern: CertificatePattern, identifier: ServiceID) -> bool:
 
 def presented(certificate: x509.Certificate) -> tuple[str, ...]:
     """List what a certificate presents, for messages; with a remark where nobody can be meant."""
-    from tlsify.presented import read  # noqa: PLC0415 - see above
+    from tlsify.credentials.presented import read  # noqa: PLC0415 - see above
 
     return tuple(
         f"{name.kind.value}:{name.text}{'' if _pattern(name) else ' (unusable)'}"

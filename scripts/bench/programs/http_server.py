@@ -34,7 +34,7 @@ def _context(certificate: str, key: str) -> ssl.SSLContext:
 
 
 def _ours(certificate: str, key: str) -> ssl.SSLContext:
-    from tlsify.sslcontext import SSLContext  # noqa: PLC0415 - of one way alone
+    from tlsify.sslcontext.context import SSLContext  # noqa: PLC0415 - of one way alone
 
     return SSLContext.for_server(certificate, key)
 

@@ -18,9 +18,9 @@ _PIECE = 2**16
 
 def tlsify(port: int, certificate: str, key: str, backend: int) -> None:
     """The library's relay; a child, whose time is not the relay's, carries on to the backend."""
-    from tlsify import fdpass  # noqa: PLC0415 - each way imports its own
     from tlsify.config import KeyPair, KtlsMode, KtlsPolicy, ServerConfig  # noqa: PLC0415
-    from tlsify.opening import accept, prepare  # noqa: PLC0415
+    from tlsify.connection.establish import accept, prepare  # noqa: PLC0415
+    from tlsify.passing import scm_rights  # noqa: PLC0415 - each way imports its own
 
     here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     if (child := os.fork()) == 0:
@@ -29,7 +29,7 @@ def tlsify(port: int, certificate: str, key: str, backend: int) -> None:
             os._exit(0)
         here.close()
         while True:
-            _, descriptor = fdpass.receive(there, 1)
+            _, descriptor = scm_rights.receive(there, 1)
             if descriptor is None:
                 os._exit(0)
             with contextlib.suppress(OSError), socket.socket(fileno=descriptor) as end:
@@ -44,7 +44,7 @@ def tlsify(port: int, certificate: str, key: str, backend: int) -> None:
             sock, _ = listener.accept()
             with contextlib.suppress(Exception):
                 handed = accept(sock, config, policy)
-                fdpass.send(here, b"x", handed.sock.fileno())
+                scm_rights.send(here, b"x", handed.sock.fileno())
                 handed.sock.close()  # the child has it; the relay goes on
 
 

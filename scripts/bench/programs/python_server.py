@@ -57,9 +57,9 @@ def asyncio_ssl(port: int, certificate: str, key: str) -> None:
 
 def tlsify_handshake(port: int, certificate: str, key: str) -> None:
     """The library as far as the traffic keys, without a carrier for the records behind it."""
-    from tlsify import handshake  # noqa: PLC0415 - each way imports its own
     from tlsify.config import KtlsMode, KtlsPolicy  # noqa: PLC0415
-    from tlsify.opening import prepare  # noqa: PLC0415
+    from tlsify.connection import handshake  # noqa: PLC0415 - each way imports its own
+    from tlsify.connection.establish import prepare  # noqa: PLC0415
     from tlsify.tls.engine import Engine  # noqa: PLC0415
 
     config = _config(certificate, key)
@@ -77,7 +77,7 @@ def tlsify_handshake(port: int, certificate: str, key: str) -> None:
 def tlsify_library(port: int, certificate: str, key: str) -> None:
     """The library with what carries the records: the kernel, or the relay where it cannot."""
     from tlsify.config import KtlsPolicy  # noqa: PLC0415
-    from tlsify.opening import accept, prepare  # noqa: PLC0415
+    from tlsify.connection.establish import accept, prepare  # noqa: PLC0415
 
     config, policy = _config(certificate, key), KtlsPolicy()
     prepare(config, policy)

@@ -14,7 +14,7 @@ from scripts.bench.interleave import Contender, Experiment
 from scripts.bench.processes import started
 from tlsify import agent
 from tlsify.config import ClientConfig, KtlsMode, KtlsPolicy, ReferenceIdentifier, TrustAnchors
-from tlsify.opening import connect
+from tlsify.connection.establish import connect
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from scripts.bench.credentials import Credentials
     from scripts.bench.interleave import Turn
     from scripts.bench.plan import Plan
-    from tlsify.handoff import Handoff
+    from tlsify.connection.handoff import Handoff
 
     # What does a handshake, and the processor seconds that others spend on it.
     Way = tuple[Callable[[socket.socket], Handoff], Callable[[], float]]

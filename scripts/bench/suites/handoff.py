@@ -10,12 +10,12 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from scripts.bench.interleave import Contender, Experiment, Missing
-from tlsify import fdpass
 from tlsify.codepoints import CipherSuite
 from tlsify.keys import Direction
 from tlsify.ktls import ulp
 from tlsify.ktls.crypto_info import pack
 from tlsify.ktls.probe import capabilities
+from tlsify.passing import scm_rights
 from tlsify.tls import schedule
 from tlsify.tls.session import Session
 
@@ -108,8 +108,8 @@ def _pass(count: int) -> float:
     with here, there, socket.socket() as sock:
 
         def step() -> None:
-            fdpass.send(here, b"x" * 100, sock.fileno())
-            _, descriptor = fdpass.receive(there, 200)
+            scm_rights.send(here, b"x" * 100, sock.fileno())
+            _, descriptor = scm_rights.receive(there, 200)
             if descriptor is not None:
                 os.close(descriptor)
 

@@ -8,7 +8,7 @@ from tests.integrations.applications import answer, common_name, count_sendfile,
 from tests.integrations.harness import Task
 from tests.integrations.programs.blocking import context
 from tlsify.integrations.socketserver import FileHandler, ThreadingHTTPSServer
-from tlsify.sslsocket import SSLSocket
+from tlsify.sslcontext.socket import SSLSocket
 
 task = Task.read()
 count_sendfile()

@@ -1,0 +1,127 @@
+"""Tests of opening: kernel or relay, the order of the commit, and what a failure leaves behind."""
+
+from __future__ import annotations
+
+import os
+import select
+
+import pytest
+
+from tests.doubles import (
+    KERNEL,
+    OFFLOADS,
+    RELAY,
+    VERSIONS,
+    Endpoint,
+    Lab,
+    Middleman,
+    read,
+    reset,
+    until,
+)
+from tlsify.codepoints import ProtocolVersion
+from tlsify.config import KtlsPolicy
+from tlsify.connection.establish import accept, connect
+from tlsify.connection.handoff import Offload
+from tlsify.errors import (
+    ConfigError,
+    KtlsUnavailable,
+)
+from tlsify.ktls import ulp
+from tlsify.ktls.probe import capabilities
+from tlsify.tls.record import split_records
+
+pytestmark = pytest.mark.each_kernel
+
+TLS13 = ProtocolVersion.TLSv1_3
+TLS12 = ProtocolVersion.TLSv1_2
+AUTO = KtlsPolicy()
+IN_GUEST = "TLSIFY_GUEST" in os.environ
+LARGE = 2**20 if IN_GUEST else 2**22
+
+both = pytest.mark.parametrize("policy", OFFLOADS)
+each_version = pytest.mark.parametrize("version", VERSIONS)
+
+
+# -- the decision
+
+
+without_ktls = pytest.mark.skipif(
+    capabilities().refusal is None, reason="this kernel has what the test wants to be missing"
+)
+
+
+@without_ktls
+def test_kernel_required_where_there_is_none(lab: Lab) -> None:
+    """--ktls=require refuses before a byte is sent, and closes the socket."""
+    ours, theirs = lab.tcp()
+    with pytest.raises(KtlsUnavailable) as raised:
+        connect(ours, lab.configs()[0], KERNEL)
+    assert raised.value.code == "no-tls-ulp"
+    assert ours.fileno() == -1
+    assert theirs.recv(1) == b""
+
+
+@without_ktls
+def test_relay_says_why(lab: Lab) -> None:
+    """A fallback carries the kernel's reason with it."""
+    client, server = lab.pair(AUTO)
+    assert client.offload is server.offload is Offload.RELAY
+    assert client.reason is not None
+    assert client.reason.code == "no-tls-ulp"
+
+
+def test_kernel_switched_off(lab: Lab) -> None:
+    """The policy is a reason like any other, and the hand-off stays usable."""
+    client, _server = lab.pair(RELAY)
+    assert client.reason is not None
+    assert client.reason.code == "policy-off"
+    assert client.channel is None
+    assert not client.peer_closed
+
+
+@pytest.mark.ktls
+def test_kernel_as_a_matter_of_course(lab: Lab) -> None:
+    """Without any policy the kernel takes what it can."""
+    client, server = lab.pair(AUTO)
+    assert client.offload is server.offload is Offload.KERNEL
+    assert client.reason is None
+
+
+@pytest.mark.ktls
+def test_socket_that_has_a_ulp_already(lab: Lab) -> None:
+    """Somebody else's keys may be on it, so it is refused and closed."""
+    ours, _theirs = lab.tcp()
+    ulp.attach(ours)
+    with pytest.raises(ConfigError, match="EEXIST"):
+        connect(ours, lab.configs()[0], AUTO)
+    assert ours.fileno() == -1
+
+
+@pytest.mark.ktls
+def test_client_that_has_gone(lab: Lab) -> None:
+    """Who has reset the connection is blamed, and not the kernel that takes none such."""
+    ours, theirs = lab.tcp()
+    reset(ours)
+    until(lambda: select.select([theirs], [], [], 0)[0])
+    with pytest.raises(ConnectionResetError):
+        accept(theirs, lab.configs()[1], KERNEL)
+    assert theirs.fileno() == -1
+
+
+def test_framing_of_what_the_middleman_sees(lab: Lab) -> None:
+    """Even the relay's last byte is a whole record, so nothing unprotected can hide behind it."""
+    ours, left = lab.tcp()
+    right, theirs = lab.tcp()
+    middleman = Middleman(left, right)
+    client_config, server_config = lab.configs()
+    other = Endpoint(lambda: accept(theirs, server_config, RELAY))
+    client = lab.keep(connect(ours, client_config, RELAY))
+    server = lab.keep(other.result())
+    server.sock.sendall(b"data")
+    assert read(client) == b"data"
+    server.close()
+    client.close()
+    middleman.join()
+    for seen in (middleman.from_left, middleman.from_right):
+        assert b"".join(split_records(bytes(seen))) == bytes(seen)

@@ -1,0 +1,204 @@
+"""Tests of exit: a program that ends with connections open."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+from typing import TYPE_CHECKING, NamedTuple
+
+import pytest
+
+from tests.doubles import Endpoint, until
+from tests.want import Want
+from tlsify.connection import exit as interpreter
+from tlsify.connection.exit import carry
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    import trustme
+
+SIZE = 600_000
+_SLOW = 2**16  # bytes, after which the peer waits a moment
+_PRELUDE = f"""
+import os, signal, socket, sys, threading
+N = {SIZE}
+from tlsify import ClientConfig, TLSSocket, connect
+from tlsify.config import KtlsMode, KtlsPolicy
+def opened():
+    sock = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
+    return connect(sock, ClientConfig(verify=False), KtlsPolicy(KtlsMode(sys.argv[2])))
+"""
+_THREAD = """
+def work():
+    threading.main_thread().join()
+    stream.sendall(bytes(N))
+stream = TLSSocket(opened())
+threading.Thread(target=work).start()
+"""
+# A child that has imported nothing of tlsify before it was forked, and waits for what it closes.
+_CHILD = f"""
+import os, sys
+if pid := os.fork():
+    sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+import asyncio, uvloop
+from tlsify import ClientConfig, aio
+from tlsify.config import KtlsMode, KtlsPolicy
+async def main():
+    policy = KtlsPolicy(KtlsMode(sys.argv[2]))
+    options = dict(config=ClientConfig(verify=False), policy=policy)
+    _, writer = await aio.open_connection("127.0.0.1", int(sys.argv[1]), **options)
+    writer.write(bytes({SIZE}))
+    writer.close()
+    await writer.wait_closed()
+    os._exit(0)
+"""
+# What a program does with a connection, besides to send, and its exit status.
+_PROGRAMS = {
+    "ends": ("stream = TLSSocket(opened()); stream.sendall(bytes(N))", 0),
+    "bare": ("handed = opened(); handed.sock.sendall(bytes(N))", 0),
+    "exits": ("stream = TLSSocket(opened()); stream.sendall(bytes(N)); sys.exit(3)", 3),
+    "fails": ("stream = TLSSocket(opened()); stream.sendall(bytes(N)); {}[1]", 1),
+    "in another thread": (_THREAD, 0),
+    "idle": ("stream = TLSSocket(opened())", 0),
+}
+both = pytest.mark.parametrize("mode", ["off", pytest.param("require", marks=pytest.mark.ktls)])
+
+
+class Arrived(NamedTuple):
+    """What a peer has received, and whether that ended with close_notify."""
+
+    size: int
+    in_order: bool
+
+
+class Peer:
+    """A server that sends its tickets, reads slowly, and never closes first."""
+
+    def __init__(self, authority: trustme.CA) -> None:
+        """Listen."""
+        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        authority.issue_cert("example.org").configure_cert(self._context)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        # Loopback's segments are longer than the window below: TCP would wait before each.
+        self._listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 1400)
+        self.port = self._listener.getsockname()[1]
+
+    def close(self) -> None:
+        """Listen no more."""
+        self._listener.close()
+
+    def serve(self) -> Arrived:
+        """Serve one connection."""
+        sock, _ = self._listener.accept()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**14)
+        sock.settimeout(60)
+        with self._context.wrap_socket(
+            sock, server_side=True, suppress_ragged_eofs=False
+        ) as stream:
+            size = paused_at = 0
+            pause = threading.Event()
+            try:
+                while received := stream.recv(2**14):
+                    size += len(received)
+                    if size >= paused_at + _SLOW:
+                        paused_at = size
+                        pause.wait(0.002)
+            except ssl.SSLEOFError:
+                return Arrived(size, in_order=False)
+            return Arrived(size, in_order=True)
+
+
+@pytest.fixture
+def peer(authority: trustme.CA) -> Iterator[Peer]:
+    """A peer."""
+    made = Peer(authority)
+    yield made
+    made.close()
+
+
+def _start(peer: Peer, mode: str, program: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-c", _PRELUDE + program, str(peer.port), mode])
+
+
+@pytest.mark.ktls
+@pytest.mark.each_kernel
+def test_program_that_ends(peer: Peer) -> None:
+    """On each kernel: what it has sent arrives, in front of what nobody has read."""
+    serving = Endpoint(peer.serve)
+    with _start(peer, "require", _PROGRAMS["ends"][0]) as process:
+        assert process.wait(60) == 0
+    assert serving.result() == Arrived(SIZE, in_order=False)
+
+
+@both
+@pytest.mark.parametrize("program", _PROGRAMS)
+def test_program_that_closes_nothing(peer: Peer, mode: str, program: str) -> None:
+    """It ends, what it has sent arrives, and that is no end in good order."""
+    serving = Endpoint(peer.serve)
+    text, status = _PROGRAMS[program]
+    with _start(peer, mode, text) as process:
+        assert process.wait(60) == status
+    arrived = serving.result()
+    assert arrived == Arrived(0 if program == "idle" else SIZE, in_order=False)
+
+
+@both
+def test_interrupted(peer: Peer, mode: str, tmp_path: Path) -> None:
+    """Ctrl-C ends a program that waits for a peer, however idle that is."""
+    serving = Endpoint(peer.serve)
+    ready = tmp_path / "ready"
+    program = f"stream = TLSSocket(opened()); open({str(ready)!r}, 'w').close(); stream.recv(1)"
+    with _start(peer, mode, program) as process:
+        until(ready.exists)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == -signal.SIGINT
+    assert not serving.result().in_order
+
+
+@both
+@pytest.mark.parametrize("how", ["close", "shutdown", "with"])
+def test_what_was_closed_before(peer: Peer, mode: str, how: str) -> None:
+    """An end in good order stays one, and nothing of it is lost at the program's."""
+    program = {
+        "close": "stream = TLSSocket(opened()); stream.sendall(bytes(N)); stream.close()",
+        "shutdown": (
+            "stream = TLSSocket(opened()); stream.sendall(bytes(N));stream.shutdown(socket.SHUT_WR)"
+        ),
+        "with": "with TLSSocket(opened()) as stream: stream.sendall(bytes(N))",
+    }[how]
+    serving = Endpoint(peer.serve)
+    with _start(peer, mode, program) as process:
+        assert process.wait(60) == 0
+    assert serving.result() == Arrived(SIZE, in_order=True)
+
+
+@both
+@pytest.mark.parametrize("loop", ["asyncio.run", "uvloop.run"])
+def test_child_on_a_loop(peer: Peer, mode: str, loop: str) -> None:
+    """It is told that a connection is closed when nothing would be lost with it, and ends there."""
+    serving = Endpoint(peer.serve)
+    words = [sys.executable, "-c", f"{_CHILD}\n{loop}(main())", str(peer.port), mode]
+    assert subprocess.run(words, timeout=60, check=False).returncode == 0
+    assert serving.result() == Arrived(SIZE, in_order=True)
+
+
+def test_carry() -> None:
+    """Where there is no thread what it would have carried is closed; the next one finds its own."""
+    ours, theirs = socket.socketpair()
+    for nth in (1, 2):
+        interpreter._watcher._is_watching = False
+        with Want("thread", nth), pytest.raises(RuntimeError, match="can't start new thread"):
+            carry("carrier", lambda: None, ours)
+        assert ours.fileno() == -1
+    assert theirs.recv(1) == b""
+    carried = threading.Event()
+    carry("carrier", carried.set, theirs).join()
+    assert carried.is_set()
+    assert theirs.fileno() != -1, "who carries it closes it"
+    theirs.close()

@@ -1,0 +1,470 @@
+"""Tests of stream."""
+
+from __future__ import annotations
+
+import select
+import socket
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.doubles import (
+    CLOSE_NOTIFY,
+    KERNEL,
+    OFFLOADS,
+    Endpoint,
+    Lab,
+    flipped,
+    new_session_ticket,
+    reset,
+    until,
+)
+from tlsify.codepoints import AlertDescription, ContentType
+from tlsify.connection.handoff import Offload
+from tlsify.connection.stream import TLSSocket
+from tlsify.errors import HandshakeError, PeerAlert, PeerMisbehaved, Truncated
+from tlsify.ktls.probe import capabilities
+from tlsify.tls.messages import KeyUpdateRequest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tlsify.config import KtlsPolicy
+
+pytestmark = pytest.mark.each_kernel
+
+both = pytest.mark.parametrize("policy", OFFLOADS)
+SHORT = 0.05
+
+
+def readable(sock: socket.socket, milliseconds: int) -> bool:
+    """Ask poll."""
+    poller = select.poll()
+    poller.register(sock, select.POLLIN)
+    return bool(poller.poll(milliseconds))
+
+
+def _send_for_ever(send: Callable[[], object]) -> None:
+    for _ in range(10000):
+        send()
+
+
+@both
+def test_tcp_options(lab: Lab, policy: KtlsPolicy) -> None:
+    """They are set on the connection, wherever it is; after its end nobody minds."""
+    stream, peer = lab.stream(policy)
+    stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    relay = stream.handoff.relay
+    below = stream if relay is None else relay._network  # type: ignore[attr-defined]
+    assert below.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+    stream.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2**16)
+    if relay is not None:
+        peer.close_notify()
+        peer.sock.close()
+        stream.shutdown(socket.SHUT_RDWR)
+        assert relay.join(20)
+        stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 0)
+
+
+# -- receiving
+
+
+@both
+def test_recv_passes_over_control_records(lab: Lab, policy: KtlsPolicy) -> None:
+    """A ticket between two pieces of data is none of the program's business."""
+    client, peer = lab.client(policy)
+    stream = TLSSocket(client)
+    peer.send(ContentType.handshake, new_session_ticket())
+    peer.send_data(b"one")
+    assert stream.recv(100) == b"one"
+    peer.send(ContentType.handshake, new_session_ticket(b"x" * 300))
+    peer.send_data(b"two")
+    buffer = bytearray(100)
+    assert stream.recv_into(buffer) == 3
+    assert buffer[:3] == b"two"
+
+
+@both
+def test_recv_of_less_than_a_record(lab: Lab, policy: KtlsPolicy) -> None:
+    """What does not fit comes with the next call, as with any stream."""
+    stream, peer = lab.stream(policy)
+    peer.send_data(b"abcdef")
+    assert stream.recv(1) == b"a"
+    assert stream.recv_into(bytearray(2)) == 2
+    target = bytearray(10)
+    assert stream.recv_into(target, 1) == 1
+    assert stream.recv(100) == b"ef"
+
+
+@both
+def test_recv_of_nothing(lab: Lab, policy: KtlsPolicy) -> None:
+    """Zero bytes are given at once, although nothing has come."""
+    stream, _peer = lab.stream(policy)
+    assert stream.recv(0) == b""
+    assert stream.recv_into(bytearray()) == 0
+
+
+@both
+@pytest.mark.parametrize("into", [False, True])
+def test_end_of_stream(lab: Lab, policy: KtlsPolicy, *, into: bool) -> None:
+    """After close_notify every call says so, and nothing else."""
+    stream, peer = lab.stream(policy)
+    peer.close_notify()
+    for _ in range(2):
+        assert (stream.recv_into(bytearray(9)) if into else stream.recv(9)) in {0, b""}
+
+
+@both
+@pytest.mark.parametrize("into", [False, True])
+def test_truncation(lab: Lab, policy: KtlsPolicy, *, into: bool) -> None:
+    """A FIN without close_notify is an error, for both ways of receiving."""
+    stream, peer = lab.stream(policy)
+    peer.sock.shutdown(socket.SHUT_WR)
+    with pytest.raises(Truncated):
+        stream.recv_into(bytearray(9)) if into else stream.recv(9)
+
+
+@both
+@pytest.mark.parametrize("into", [False, True])
+def test_bad_record(lab: Lab, policy: KtlsPolicy, *, into: bool) -> None:
+    """A record that does not authenticate raises, and the peer gets its alert."""
+    stream, peer = lab.stream(policy)
+    peer.sock.sendall(flipped(peer.data(b"data")))
+    with pytest.raises(PeerMisbehaved):
+        stream.recv_into(bytearray(9)) if into else stream.recv(9)
+    assert peer.recv_alert() is AlertDescription.bad_record_mac
+
+
+@both
+def test_overlong_record(lab: Lab, policy: KtlsPolicy) -> None:
+    """It raises at once instead of waiting for what it announces."""
+    stream, peer = lab.stream(policy)
+    peer.sock.sendall(b"\x17\x03\x03\x48\x01")
+    with pytest.raises(PeerMisbehaved):
+        stream.recv(9)
+    assert peer.recv_alert() is AlertDescription.record_overflow
+
+
+@both
+def test_error_alert(lab: Lab, policy: KtlsPolicy) -> None:
+    """The peer's alert is named."""
+    stream, peer = lab.stream(policy)
+    peer.send_alert(AlertDescription.decode_error)
+    with pytest.raises(PeerAlert, match="decode_error"):
+        stream.recv(9)
+
+
+@both
+@pytest.mark.parametrize(("timeout", "error"), [(None, BlockingIOError), (0.01, TimeoutError)])
+def test_not_waiting_for_once(
+    lab: Lab, policy: KtlsPolicy, timeout: float | None, error: type[OSError]
+) -> None:
+    """MSG_DONTWAIT does what it does on any socket of Python's: a timeout is waited for first."""
+    stream, _peer = lab.stream(policy)
+    stream.settimeout(timeout)
+    for attempt in (
+        lambda: stream.recv(9, socket.MSG_DONTWAIT),
+        lambda: stream.recv_into(bytearray(9), 0, socket.MSG_DONTWAIT),
+    ):
+        with pytest.raises(error):
+            attempt()
+    stream.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2**14)
+
+    def fill() -> None:
+        while stream.send(bytes(2**14), socket.MSG_DONTWAIT):
+            pass
+
+    with pytest.raises(error):
+        fill()
+
+
+@both
+def test_reset(lab: Lab, policy: KtlsPolicy) -> None:
+    """RST raises as it does on any socket."""
+    stream, peer = lab.stream(policy)
+    reset(peer.sock)
+    with pytest.raises(ConnectionResetError):
+        stream.recv(9)
+
+
+@pytest.mark.ktls
+@pytest.mark.parametrize("timeout", [None, 0.0])
+@pytest.mark.parametrize("into", [False, True])
+def test_reset_behind_data(lab: Lab, timeout: float | None, *, into: bool) -> None:
+    """What came before RST is given, and the error comes with the next call."""
+    stream, peer = lab.stream(KERNEL)
+    stream.settimeout(timeout)
+    peer.send_data(b"data")
+    assert readable(stream, 5000)
+    reset(peer.sock)
+    poller = select.poll()
+    poller.register(stream, 0)
+    assert poller.poll(5000)  # POLLHUP: the reset has come
+    buffer = bytearray(9)
+    assert (stream.recv_into(buffer) if into else stream.recv(9)) in {4, b"data"}
+    with pytest.raises(ConnectionResetError):
+        stream.recv_into(buffer) if into else stream.recv(9)
+
+
+@pytest.mark.ktls
+@pytest.mark.parametrize("timeout", [None, 5.0])
+def test_key_update_behind_data(lab: Lab, timeout: float | None) -> None:
+    """A KeyUpdate in the segment of the data is found with and without a timeout."""
+    stream, peer = lab.stream(KERNEL)
+    stream.settimeout(timeout)
+    update = KeyUpdateRequest.update_not_requested
+    peer.sock.sendall(peer.data(b"data") + peer.key_update(update))
+    assert stream.recv(9) == b"data"
+    if not capabilities().rekey:
+        with pytest.raises(HandshakeError, match="KeyUpdate"):
+            stream.recv(9)
+        return
+    peer.send_data(b"later")
+    assert stream.recv(9) == b"later"
+
+
+@both
+@pytest.mark.parametrize("told", ["recv", "send"])
+def test_broken_connection_stays_broken(lab: Lab, policy: KtlsPolicy, told: str) -> None:
+    """Whoever was told of it, sending fails from then on: a kernel would take it, and drop it."""
+    stream, peer = lab.stream(policy)
+    if told == "recv":
+        reset(peer.sock)
+        with pytest.raises(ConnectionError):
+            stream.recv(9)
+    else:
+        peer.sock.close()
+    with pytest.raises(ConnectionError):
+        until(lambda: not stream.send(b"x"))
+    for _ in range(3):
+        with pytest.raises(ConnectionError):
+            stream.sendall(b"x")
+
+
+# -- timeouts
+
+
+@both
+def test_recv_times_out(lab: Lab, policy: KtlsPolicy) -> None:
+    """TimeoutError, after which the connection is as good as before."""
+    stream, peer = lab.stream(policy)
+    stream.settimeout(SHORT)
+    with pytest.raises(TimeoutError):
+        stream.recv(9)
+    with pytest.raises(TimeoutError):
+        stream.recv_into(bytearray(9))
+    peer.send_data(b"late")
+    stream.settimeout(5)
+    assert stream.recv(9) == b"late"
+
+
+@pytest.mark.ktls
+def test_recv_times_out_inside_a_record(lab: Lab) -> None:
+    """Part of a record is nothing to give, so the time runs out on it as well."""
+    stream, peer = lab.stream(KERNEL)
+    stream.settimeout(SHORT)
+    record = peer.data(b"data")
+    peer.sock.sendall(record[:-1])
+    with pytest.raises(TimeoutError):
+        stream.recv(9)
+    peer.sock.sendall(record[-1:])
+    stream.settimeout(5)
+    assert stream.recv(9) == b"data"
+
+
+@both
+def test_send_times_out(lab: Lab, policy: KtlsPolicy) -> None:
+    """A peer that does not read cannot hold up a sender with a timeout."""
+    stream, _peer = lab.stream(policy)
+    stream.settimeout(SHORT)
+    block = bytes(2**20)
+    with pytest.raises(TimeoutError):
+        _send_for_ever(lambda: stream.sendall(block))
+    with pytest.raises(TimeoutError):
+        _send_for_ever(lambda: stream.send(block))
+
+
+@both
+def test_never_waiting(lab: Lab, policy: KtlsPolicy) -> None:
+    """Timeout 0 means BlockingIOError in both directions, and poll says when to go on."""
+    stream, peer = lab.stream(policy)
+    stream.setblocking(False)  # noqa: FBT003 - socket's own signature
+    assert stream.gettimeout() == 0
+    with pytest.raises(BlockingIOError):
+        stream.recv(9)
+    with pytest.raises(BlockingIOError):
+        stream.recv_into(bytearray(9))
+    peer.send_data(b"data")
+    assert readable(stream, 5000)
+    assert stream.recv(9) == b"data"
+    with pytest.raises(BlockingIOError):
+        _send_for_ever(lambda: stream.sendall(bytes(2**20)))
+    with pytest.raises(BlockingIOError):
+        _send_for_ever(lambda: stream.send(bytes(2**20)))
+
+
+@both
+def test_timeout_is_told(lab: Lab, policy: KtlsPolicy) -> None:
+    """It is what settimeout and setblocking have set, and the hand-off's at first."""
+    server, _peer = lab.server(policy)
+    server.sock.settimeout(7)
+    stream = TLSSocket(server)
+    assert stream.gettimeout() == 7
+    stream.setblocking(True)  # noqa: FBT003
+    assert stream.gettimeout() is None
+    stream.settimeout(1.5)
+    assert stream.gettimeout() == 1.5
+
+
+@pytest.mark.ktls
+def test_partial_record_does_not_wake_poll(lab: Lab) -> None:
+    """After BlockingIOError poll stays silent until more has come, also before Linux 6.5."""
+    stream, peer = lab.stream(KERNEL)
+    stream.setblocking(False)  # noqa: FBT003 - socket's own signature
+    record = peer.data(b"whole")
+    for start in range(0, 20, 10):
+        peer.sock.sendall(record[start : start + 10])
+        select.select([stream], [], [], 0.02)  # wakes before Linux 6.5, is silent afterwards
+        with pytest.raises(BlockingIOError):
+            stream.recv(9)
+        assert not readable(stream, 20)
+    peer.sock.sendall(record[20:])
+    assert readable(stream, 5000)
+    assert stream.recv(9) == b"whole"
+    peer.send_data(b"x")
+    assert readable(stream, 5000)
+    assert stream.recv_into(bytearray(9)) == 1
+
+
+# -- sending
+
+
+@both
+def test_sendfile(lab: Lab, policy: KtlsPolicy, tmp_path: Path) -> None:
+    """socket.sendfile carries a part of a file."""
+    stream, peer = lab.stream(policy)
+    content = bytes(range(256)) * 300
+    (tmp_path / "file").write_bytes(content)
+    with (tmp_path / "file").open("rb") as file:
+        sender = Endpoint(lambda: stream.sendfile(file, 100, 70000))
+        assert peer.recv_data(70000) == content[100:70100]
+        assert sender.result() == 70000
+
+
+@both
+def test_makefile(lab: Lab, policy: KtlsPolicy) -> None:
+    """File objects read lines and write, and the connection lives as long as one of them."""
+    stream, peer = lab.stream(policy)
+    reader, writer = stream.makefile("rb"), stream.makefile("wb")
+    peer.send_data(b"first line\nsec")
+    peer.send_data(b"ond line\n")
+    assert reader.readline() == b"first line\n"
+    assert reader.readline() == b"second line\n"
+    stream.close()
+    writer.write(b"answer")
+    writer.close()
+    assert peer.recv_data(6) == b"answer"
+    peer.send_data(b"still open\n")
+    assert reader.readline() == b"still open\n"
+    reader.close()
+    assert peer.recv() == CLOSE_NOTIFY
+    assert peer.recv() is None
+
+
+# -- closing
+
+
+@both
+def test_close_is_idempotent(lab: Lab, policy: KtlsPolicy) -> None:
+    """However often and in whatever way it is closed, close_notify goes out once."""
+    stream, peer = lab.stream(policy)
+    peer.close_notify()
+    assert stream.recv(9) == b""
+    stream.shutdown(socket.SHUT_WR)
+    stream.close()
+    stream.close()
+    assert peer.recv() == CLOSE_NOTIFY
+    assert peer.recv() is None
+
+
+@both
+def test_close_of_the_hand_off(lab: Lab, policy: KtlsPolicy) -> None:
+    """Closing the hand-off under the stream sends close_notify once as well."""
+    stream, peer = lab.stream(policy)
+    stream.handoff.close()
+    assert stream.fileno() == -1
+    assert peer.recv() == CLOSE_NOTIFY
+    assert peer.recv() is None
+
+
+@both
+def test_block(lab: Lab, policy: KtlsPolicy) -> None:
+    """``with`` closes in good order."""
+    stream, peer = lab.stream(policy)
+    with stream:
+        stream.sendall(b"bye")
+    assert peer.recv_data(3) == b"bye"
+    assert peer.recv() == CLOSE_NOTIFY
+
+
+@both
+def test_shutdown_of_the_receiving_side(lab: Lab, policy: KtlsPolicy) -> None:
+    """SHUT_RD tells the peer nothing, so that sending goes on."""
+    stream, peer = lab.stream(policy)
+    stream.shutdown(socket.SHUT_RD)
+    stream.sendall(b"more")
+    assert peer.recv_data(4) == b"more"
+
+
+@both
+def test_unwrap(lab: Lab, policy: KtlsPolicy) -> None:
+    """Both sides say goodbye; what the peer still sends is discarded."""
+    stream, peer = lab.stream(policy)
+    unwrapping = Endpoint(stream.unwrap)
+    assert peer.recv() == CLOSE_NOTIFY
+    peer.send_data(b"too late")
+    peer.close_notify()
+    unwrapping.result()
+
+
+@both
+def test_unwrap_of_a_cut_connection(lab: Lab, policy: KtlsPolicy) -> None:
+    """A peer that does not say goodbye is reported."""
+    stream, peer = lab.stream(policy)
+    peer.sock.shutdown(socket.SHUT_WR)
+    with pytest.raises(Truncated):
+        stream.unwrap()
+
+
+@pytest.mark.ktls
+def test_close_with_a_full_send_buffer(lab: Lab) -> None:
+    """Closing never waits for a peer that does not read."""
+    stream, peer = lab.stream(KERNEL)
+    stream.settimeout(SHORT)
+    with pytest.raises(TimeoutError):
+        _send_for_ever(lambda: stream.sendall(bytes(2**20)))
+    stream.settimeout(None)
+    stream.close()
+    assert stream.fileno() == -1
+    reset(peer.sock)
+
+
+# -- the rest
+
+
+@both
+def test_addresses(lab: Lab, policy: KtlsPolicy) -> None:
+    """They are the TCP connection's, whoever holds it."""
+    stream, peer = lab.stream(policy)
+    assert stream.getpeername() == peer.sock.getsockname()
+    assert stream.getsockname() == peer.sock.getpeername()
+
+
+@both
+def test_dup(lab: Lab, policy: KtlsPolicy) -> None:
+    """A second object on the same records is refused."""
+    stream, _peer = lab.stream(policy)
+    with pytest.raises(NotImplementedError):
+        stream.dup()
+    assert stream.offload is (Offload.KERNEL if policy is KERNEL else Offload.RELAY)

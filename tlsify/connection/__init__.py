@@ -1,0 +1,1 @@
+"""One connection: from a socket to a descriptor in plain text, and to its end."""

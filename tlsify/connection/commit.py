@@ -1,0 +1,198 @@
+"""The commit: install the keys, or start the relay; gives the Handoff."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import socket
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+from tlsify.codepoints import ProtocolVersion
+from tlsify.connection import keylog
+from tlsify.connection.control import Channel
+from tlsify.connection.eligibility import attempt, suite_refusal
+from tlsify.connection.handoff import Handoff, Offload, Reason
+from tlsify.connection.handshake import PARTING_BYTES
+from tlsify.connection.relay import Relay
+from tlsify.connection.session_store import Intake
+from tlsify.errors import (
+    SHORTAGES,
+    ConfigError,
+    KtlsCommitError,
+    KtlsError,
+    KtlsUnavailable,
+    ResourceError,
+    TlsifyError,
+)
+from tlsify.keys import Direction
+from tlsify.ktls import ulp
+from tlsify.ktls.probe import capabilities
+from tlsify.metrics.counters import Event, count, relayed
+from tlsify.tls.harvest import Harvest
+from tlsify.tls.session import Session
+from tlsify.tls.tunnel import Tunnel
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tlsify.config import KtlsPolicy
+    from tlsify.connection.session_store import Slot
+    from tlsify.tls.engine import Engine
+    from tlsify.tls.negotiated import Negotiated
+
+_log = logging.getLogger("tlsify")
+_REPORT = "the probe said that this suite works here: please report this kernel's version"
+
+
+class Ready(NamedTuple):
+    """A connection whose handshake is finished and flushed.
+
+    Attributes:
+        sock: with a ULP, unless there is a refusal.
+        engine: with a result.
+        policy: when to offload.
+        refusal: why not, if that is known already.
+        slot: where to keep what later connections may resume with.
+        key_log: where to disclose the secrets.
+    """
+
+    sock: socket.socket
+    engine: Engine
+    policy: KtlsPolicy
+    refusal: KtlsUnavailable | None
+    slot: Slot | None
+    key_log: Path | None
+
+
+def commit(ready: Ready) -> Handoff:
+    """Install the keys, or start the relay; the handshake must be finished and flushed.
+
+    Until the first key is installed any refusal leads to the relay; afterwards none does (design
+    note 0003).
+
+    Raises:
+        KtlsUnavailable: the policy requires the kernel, which cannot; the peer was told.
+        KtlsCommitError: RX is the kernel's and TX was refused.
+        ResourceError: no thread, descriptor or memory is to be had for a relay; the peer was told.
+        OSError: the connection broke.
+    """
+    negotiated = ready.engine.result()
+    if negotiated is None:
+        msg = "commit before the end of the handshake"
+        raise TlsifyError(msg)
+    _log_keys(ready)
+    if negotiated.resumed:
+        count(Event.RESUMED)
+    try:
+        refusal = _install(ready, negotiated)
+        if refusal is not None:
+            return _start_relay(ready, negotiated, refusal)
+        channel = Channel(ready.sock, _session(ready, negotiated), _intake(ready, negotiated))
+    finally:
+        negotiated.wipe()
+    ready.engine.release()
+    count(Event.OFFLOADED)
+    return Handoff(ready.sock, Offload.KERNEL, None, negotiated, channel, None)
+
+
+def _log_keys(ready: Ready) -> None:
+    if ready.key_log is not None:
+        try:
+            keylog.append(ready.key_log, ready.engine.take_key_log())
+        except ConfigError as exc:  # the disk is full, say: no reason to lose the connection
+            _log.warning("no secrets logged: %s", exc)
+
+
+def _intake(ready: Ready, negotiated: Negotiated) -> Intake | None:
+    """Keep what TLS 1.2 can resume with; give what takes TLS 1.3's tickets when they come."""
+    if ready.slot is None:
+        return None
+    if negotiated.version is ProtocolVersion.TLSv1_3:
+        return Intake(Harvest(ready.engine), ready.slot)
+    found = ready.engine.resumable()
+    if found is not None:
+        ready.slot.keep(found)
+    return None
+
+
+def _session(ready: Ready, negotiated: Negotiated) -> Session:
+    """Keep the traffic secrets where a key may follow, and nowhere else."""
+    is_client = ready.engine.is_client
+    if not (capabilities().rekey and negotiated.version is ProtocolVersion.TLSv1_3):
+        return Session(negotiated.suite, is_client)
+    return Session(
+        negotiated.suite,
+        is_client,
+        can_rekey=True,
+        tx_secret=bytearray(negotiated.tx_secret),
+        rx_secret=bytearray(negotiated.rx_secret),
+    )
+
+
+def _install(ready: Ready, negotiated: Negotiated) -> KtlsUnavailable | None:
+    """Install both keys, or none; gives the refusal that leads to the relay."""
+    try:
+        refusal = ready.refusal or attempt(ready.policy, _install_rx, ready, negotiated)
+        if refusal is None:
+            _install_tx(ready, negotiated)
+    except (KtlsError, OSError):
+        _give_up(ready.sock, Tunnel(ready.engine))
+        raise
+    return refusal
+
+
+def _install_rx(ready: Ready, negotiated: Negotiated) -> None:
+    """Do everything that may still fail without consequences, and the first key last."""
+    if (refusal := suite_refusal(negotiated.suite, ready.policy)) is not None:
+        raise refusal
+    if not any(negotiated.rx.key):
+        msg = "keys that were never derived"  # the engine was told that nobody would ask
+        raise TlsifyError(msg)
+    if negotiated.max_fragment_length is not None:
+        ulp.limit_payload(ready.sock, negotiated.max_fragment_length)
+    # A low-water mark above the queued bytes keeps the kernel's record parser asleep.
+    ready.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
+    ulp.install(ready.sock, Direction.RX, negotiated.rx)
+
+
+def _install_tx(ready: Ready, negotiated: Negotiated) -> None:
+    try:
+        ulp.install(ready.sock, Direction.TX, negotiated.tx)
+    except KtlsError as exc:
+        raise KtlsCommitError(
+            exc.step, exc.errno, "the kernel took RX but not TX", hint=_REPORT
+        ) from exc
+
+
+def _start_relay(ready: Ready, negotiated: Negotiated, refusal: KtlsUnavailable) -> Handoff:
+    reason = Reason(refusal.code, str(refusal), refusal.hint)
+    _log.debug("relayed: %s: %s", reason.code, reason.sentence)
+    keep = ready.slot.keep if ready.slot is not None else None
+    tunnel = Tunnel(ready.engine, time.monotonic)
+    try:
+        relay = Relay(ready.sock, tunnel, keep)
+        program_end = relay.start()
+    except (OSError, RuntimeError, MemoryError) as exc:
+        _give_up(ready.sock, tunnel)
+        if isinstance(exc, OSError) and exc.errno not in SHORTAGES:
+            raise
+        count(Event.SHORTAGE)
+        raise ResourceError(exc, "the connection cannot be relayed") from exc
+    relayed(reason.code)
+    return Handoff(program_end, Offload.RELAY, reason, negotiated, None, relay)
+
+
+def _give_up(sock: socket.socket, tunnel: Tunnel) -> None:
+    """Tell the peer of a finished handshake that nothing will follow: FIN, and no close_notify.
+
+    It was our failure, and no end of anything. Nobody waits for the peer; but what it has said by
+    now is received, since to close in front of that would reset the connection.
+    """
+    left = PARTING_BYTES
+    with contextlib.suppress(OSError):
+        sock.setblocking(False)  # noqa: FBT003 - socket's own signature
+        sock.shutdown(socket.SHUT_WR)
+        while left > 0 and (received := sock.recv(left)):
+            left -= len(received)
+    tunnel.release()

@@ -1,0 +1,185 @@
+"""THE decision: attach before the handshake, commit after it; kernel or relay."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import time
+from typing import TYPE_CHECKING
+
+from tlsify.config import ClientConfig, KtlsPolicy, ServerConfig
+from tlsify.connection import handshake, keylog
+from tlsify.connection.eligibility import attempt, cipher_refusal, host_refusal, offloadable
+from tlsify.connection.keepalive import keep_alive
+from tlsify.errors import KtlsUnavailable
+from tlsify.tls import connections, context
+from tlsify.tls.engine import Engine
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tlsify.codepoints import Aead
+    from tlsify.connection.handoff import Handoff
+    from tlsify.connection.session_store import Slot
+
+
+def connect(sock: socket.socket, config: ClientConfig, policy: KtlsPolicy | None = None) -> Handoff:
+    """Do a client's handshake and hand the connection over.
+
+    Args:
+        sock: connected TCP socket. The connection is taken out of it, as `ssl` does: it is closed
+            from here on, and whatever goes wrong, so is the connection.
+        config: whom to accept.
+        policy: when to offload; AUTO if None.
+
+    Raises:
+        ConfigError: the configuration or the socket is unusable; nothing was sent.
+        IdentityError: the peer is not one of those accepted.
+        HandshakeError: the handshake failed.
+        DeadlineExceeded: it took longer than ``config.timeout``.
+        KtlsUnavailable: the policy requires the kernel, which cannot.
+        KtlsCommitError: the kernel took one direction only.
+        ResourceError: no thread or descriptor is to be had for a relay; the peer was told.
+        OSError: the connection broke.
+    """
+    return hand_over(take(sock), config, policy)
+
+
+def accept(sock: socket.socket, config: ServerConfig, policy: KtlsPolicy | None = None) -> Handoff:
+    """Do a server's handshake on an accepted socket and hand the connection over.
+
+    Arguments and errors are those of `connect`.
+    """
+    return hand_over(take(sock), config, policy)
+
+
+def hand_over(
+    sock: socket.socket, config: ClientConfig | ServerConfig, policy: KtlsPolicy | None
+) -> Handoff:
+    """Do a handshake on a socket of tlsify's own; arguments and errors are those of `connect`."""
+    with closed_on_error(sock):
+        opening = Opening(sock, config, policy or KtlsPolicy())
+        handshake.run(sock, opening.engine, config.timeout)
+        return opening.commit()
+
+
+def take(sock: socket.socket) -> socket.socket:
+    """Take the connection out of a caller's object, which he may close, or forget."""
+    timeout = sock.gettimeout()
+    taken = socket.socket(fileno=sock.detach())
+    taken.settimeout(timeout)
+    return taken
+
+
+@contextlib.contextmanager
+def closed_on_error(sock: socket.socket) -> Iterator[None]:
+    """Close a socket if the block fails, since nobody can go on with half a TLS connection."""
+    try:
+        yield
+    except BaseException:
+        sock.close()
+        raise
+
+
+class Opening:
+    """A connection between ``connect``/``accept`` and its hand-over.
+
+    The ULP is attached before the handshake, so that a peer's early FIN cannot prevent it and
+    availability is known before the first byte is written. Until the first key is installed any
+    refusal leads to the relay; afterwards none does (design note 0003).
+    """
+
+    def __init__(
+        self, sock: socket.socket, config: ClientConfig | ServerConfig, policy: KtlsPolicy
+    ) -> None:
+        """Attach the ULP if the policy wants it, and start the engine.
+
+        Raises:
+            KtlsUnavailable: the policy requires the kernel, which cannot.
+            ConfigError: the configuration or the socket is unusable.
+        """
+        self._sock = sock
+        self._policy = policy
+        self._key_log = config.key_log
+        if self._key_log is not None:
+            keylog.append(self._key_log, b"")  # whether it can be written must show now
+        keep_alive(sock)
+        self._refusal = attempt(policy, self._attach, config.aeads)
+        aeads = config.aeads if self._refusal else offloadable(config.aeads, policy)
+        self._slot = _slot(sock, config, aeads) if isinstance(config, ClientConfig) else None
+        session = None if self._slot is None else self._slot.session
+        # What is known to end as a relay needs no keys outside of OpenSSL.
+        wanted = self._refusal is None
+        self.engine = Engine(config, aeads, session, time.monotonic(), keys=wanted)
+
+    def commit(self) -> Handoff:
+        """Install the keys, or start the relay (`tlsify.connection.commit`)."""
+        from tlsify.connection.commit import Ready, commit  # noqa: PLC0415 - a client says hello sooner so
+
+        return commit(
+            Ready(self._sock, self.engine, self._policy, self._refusal, self._slot, self._key_log)
+        )
+
+    def _attach(self, wanted: tuple[Aead, ...]) -> None:
+        if (refusal := host_refusal(self._policy) or cipher_refusal(wanted)) is not None:
+            raise refusal
+        from tlsify.ktls import ulp  # noqa: PLC0415 - most clients want no offload
+
+        try:
+            ulp.attach(self._sock)
+        except KtlsUnavailable as exc:
+            if exc.code == "not-established":
+                _raise_end(self._sock)
+            raise
+
+
+def _raise_end(sock: socket.socket) -> None:
+    """Blame who has reset a connection, and not the kernel, which takes established ones only.
+
+    Raises:
+        OSError: the connection's own error.
+    """
+    if number := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+        raise OSError(number, os.strerror(number))
+    sock.getpeername()
+
+
+def prepare(config: ServerConfig, policy: KtlsPolicy, previous: ServerConfig | None = None) -> None:
+    """Make what connections share, before workers are forked: the keys of tickets above all.
+
+    Args:
+        config: the server's.
+        policy: when to offload.
+        previous: the one that it replaces, whose tickets stay good if they can be
+            (`context.succeed`).
+
+    Raises:
+        ConfigError: OpenSSL refuses a certificate, its key, or the groups.
+    """
+    if previous is not None:
+        context.succeed(previous, config)
+    import tlsify.connection.commit  # noqa: F401, PLC0415 - once for all workers, too
+
+    connections.prepare(config, config.aeads, time.monotonic())
+    if host_refusal(policy) is None:
+        connections.prepare(config, offloadable(config.aeads, policy), time.monotonic())
+
+
+def drop_past_keys() -> None:
+    """Forget the ticket keys whose time is over; for processes that sit and wait."""
+    context.drop_past_keys(time.monotonic())
+
+
+def _slot(sock: socket.socket, config: ClientConfig, aeads: tuple[Aead, ...]) -> Slot | None:
+    """Take a session to resume from the caller's store, if there is one."""
+    if config.session_store is None:
+        return None
+    from tlsify.connection.session_store import Origin, TicketStore  # noqa: PLC0415 - rarely wanted
+
+    store = TicketStore(config.session_store)
+    try:
+        address = sock.getpeername()
+    except OSError:  # gone already; the handshake will say so
+        return None
+    return store.slot(Origin.of(config, address, aeads))

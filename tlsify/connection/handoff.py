@@ -1,0 +1,324 @@
+"""What the caller gets: a descriptor that speaks plaintext, and what can be asked of it."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
+
+from tlsify.connection import forks
+from tlsify.connection.forks import Share
+from tlsify.errors import ConfigError, RekeyUnsupported
+from tlsify.keys import Direction
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+
+    from tlsify.connection.control import Channel
+    from tlsify.connection.patience import Progress
+    from tlsify.errors import TlsifyError
+    from tlsify.tls.negotiated import Negotiated
+
+
+class Offload(Enum):
+    """Who protects the records."""
+
+    KERNEL = "kernel"
+    RELAY = "relay"
+
+
+class Reason(NamedTuple):
+    """Why a connection is relayed.
+
+    Attributes:
+        code: short and stable, such as "no-tls-ulp" (docs/cli.md lists them).
+        sentence: the same in words.
+        hint: what would change it, or None.
+    """
+
+    code: str
+    sentence: str
+    hint: str | None = None
+
+
+class Carrier(Protocol):
+    """What relays a connection, in this process (`relay.Relay`) or in an agent's."""
+
+    local_address: Any
+    peer_address: Any
+    dies_with_process: bool  # and whether this process does with it (`forks.is_short_lived`)
+
+    @property
+    def failure(self) -> TlsifyError | OSError | None:
+        """What ended the peer's direction, if that has ended, and not in good order."""
+
+    def join(self, timeout: float | None = None) -> bool:
+        """Wait until the connection is over; tells whether it is."""
+
+    def under_way(self) -> int:
+        """Tell how many bytes of what the program has sent the peer has not acknowledged."""
+
+    def progress(self) -> Progress | None:
+        """Tell what TCP says of the connection; None if that is not at hand.
+
+        Raises:
+            OSError: the connection is over, or not TCP's.
+        """
+
+    def set_option(self, *arguments: Any) -> None:
+        """Set an option on the connection, as far as it is at hand."""
+
+    def end_in_order(self) -> None:
+        """Have the end of the program's data be an orderly one, close_notify, however it comes."""
+
+
+@dataclass(slots=True, eq=False)
+class Handoff:
+    """A connection handed to the caller.
+
+    Attributes:
+        sock: speaks plaintext. On the kernel path its descriptor is the connection itself, and
+            docs/handoff.md says what each call on it may return; on the relay path it is one end
+            of a socketpair.
+        offload: which of the two it is.
+        reason: why it is not the kernel; None if it is.
+        negotiated: what the handshake agreed on; its secrets are wiped.
+        channel: what serves control records; None on the relay path.
+        relay: None on the kernel path.
+        share: this process's share in the connection.
+        is_cut: whether its end, whenever and however it comes, is no orderly one.
+    """
+
+    sock: socket.socket
+    offload: Offload
+    reason: Reason | None
+    negotiated: Negotiated
+    channel: Channel | None
+    relay: Carrier | None
+    share: Share = field(default_factory=Share)
+    is_cut: bool = False
+    _is_parted: bool = False
+
+    @property
+    def peer_closed(self) -> bool:
+        """Whether the peer has ended its direction with close_notify (kernel path)."""
+        return self.channel is not None and self.channel.session.peer_closed
+
+    def service(self) -> bool:
+        """Serve what made a plain read of ``sock`` fail with EIO, or give 0 bytes.
+
+        A KeyUpdate that asks for one in return is answered at once: where other threads write to
+        ``sock`` they have to hold ``channel.writing``, or a record may get in between.
+
+        Returns:
+            False once the peer has sent close_notify. On the relay path there is nothing to
+            serve; False says that the relay has ended.
+
+        Raises:
+            Truncated: the stream ended without close_notify.
+            HandshakeError: the connection is over; the peer got its alert.
+            OSError: as ``recv``; BlockingIOError if nothing is next.
+        """
+        self._refuse_detached()
+        if self.channel is None:
+            self.raise_failure()
+            return self.relay is not None and not self.relay.join(0)
+        return self.channel.service()
+
+    def key_update(self, *, request: bool = False) -> None:
+        """Go on with a new sending key (RFC 8446 4.6.3).
+
+        Args:
+            request: ask the peer to change its own, too.
+
+        Raises:
+            RekeyUnsupported: this kernel, TLS 1.2 or the relay cannot; nothing was sent.
+            OSError: the connection broke; BlockingIOError if it does not fit now.
+        """
+        self._refuse_detached()
+        if self.channel is None:
+            raise RekeyUnsupported("relay", 0, "OpenSSL has the keys, and changes them by itself")
+        with self.channel.writing:
+            self.channel.key_update(request=request)
+
+    def refresh(self) -> None:
+        """Look whether the sending key has protected enough, and change it if so.
+
+        TLSSocket does it by itself. Whoever writes to the bare descriptor has to every few million
+        records: 2**24 of AES-GCM are too many (RFC 8446 5.5).
+
+        Raises:
+            RekeyUnsupported: it has, and no other can follow: the connection was ended.
+            OSError: as `key_update`.
+        """
+        if self.channel is not None:
+            with self.channel.writing:
+                self.channel.refresh()
+
+    def raise_failure(self) -> None:
+        """Raise what ended a relayed connection, if it did not end in good order.
+
+        Raises:
+            Truncated: no close_notify came.
+            HandshakeError: a record was wrong, or the peer sent an error alert.
+            OSError: the connection broke.
+        """
+        if self.relay is not None and (failure := self.relay.failure) is not None:
+            raise failure
+
+    def shutdown(self) -> None:
+        """End the sending direction: close_notify, then FIN. Receiving goes on.
+
+        The peer is not waited for: what a full send buffer has no room for goes out in the
+        background. Another thread that holds ``channel.writing`` has half a second at most to let
+        go of it; then FIN goes out alone.
+        """
+        self._refuse_detached()
+        if self.channel is not None:
+            self.channel.shut_down()
+            return
+        if self.relay is not None:
+            self.relay.end_in_order()
+        with contextlib.suppress(OSError):
+            self.sock.shutdown(socket.SHUT_WR)
+
+    def close(self) -> None:
+        """End both directions in order; the last bytes go out in the background.
+
+        That is so in the process that serves the connection, or has it alone. Where a fork has
+        shared it, and this process has not used it since, only this process's copy is closed.
+        A connection that was detached is somebody else's by now: nothing happens to it.
+        """
+        self._close(in_order=True)
+
+    def abort(self) -> None:
+        """End both directions, and not in good order: the peer sees truncation.
+
+        For who passes on what somebody else sends, and was cut off. What was sent still arrives.
+        """
+        self._close(in_order=False)
+
+    def _close(self, *, in_order: bool) -> None:
+        if self.sock.fileno() != -1:
+            wait = self.part(in_order=in_order)
+            self.sock.close()
+            wait(None)
+
+    def part(
+        self, *, in_order: bool, may_wait: bool | None = None
+    ) -> Callable[[float | None], bool]:
+        """End both directions, in whose name this process may; then the descriptor can be closed.
+
+        Args:
+            in_order: whether with close_notify.
+            may_wait: whether the caller is going to; by default if the socket is a blocking one.
+
+        Returns:
+            What to call when it is closed, with a number of seconds or None: it waits for what
+            would be lost with this process, in a process that was forked for this connection, and
+            tells whether it is out.
+        """
+        if self._is_parted:
+            return _is_out
+        self._is_parted = True
+        in_order = in_order and not self.is_cut
+        ends = self.share.is_last_or_serving(self.sock)
+        if may_wait is None:
+            may_wait = self.sock.gettimeout() != 0
+        if self.channel is not None:
+            is_client = self.channel.session.is_client
+            may_wait = may_wait and forks.is_short_lived(self.sock, is_client=is_client)
+            if not ends:
+                self.channel.wipe()
+            elif (ending := self.channel.part(self.channel, in_order=in_order)) and may_wait:
+                return ending.wait
+        elif self.relay is not None:
+            if ends and in_order:
+                self.relay.end_in_order()
+            if may_wait and self.relay.dies_with_process and not self.share.is_shared:
+                return self.relay.join
+        return _is_out
+
+    def detach(self) -> tuple[int, bytearray]:
+        """Give the connection away, for another process to `adopt`.
+
+        Returns:
+            The descriptor, and the session's state. Who has either has the traffic secrets: pass
+            the state through a pipe or a socket of your own, then overwrite it. Here the secrets
+            are wiped.
+
+        Raises:
+            ConfigError: on the relay path the connection is this process's to carry: pass the
+                descriptor alone, and let this process live. A connection that failed has no state.
+        """
+        if self.channel is None:
+            raise ConfigError(
+                "a relayed connection cannot move to another process",
+                hint="pass its descriptor on, and let this process live",
+            )
+        self._refuse_detached()
+        session = self.channel.session
+        if session.failure is not None:
+            raise ConfigError(
+                "the connection has failed already", hint="see the error it failed with"
+            ) from session.failure
+        from tlsify.tls.portable import export_secrets  # noqa: PLC0415 - few need it
+
+        state = export_secrets(self.negotiated, session)
+        self.channel.wipe()
+        # A TLSSocket's are the descriptor's own, and would go along with it.
+        self.sock.settimeout(None)
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
+        return self.sock.detach(), state
+
+    def _refuse_detached(self) -> None:
+        if self.sock.fileno() == -1:
+            raise ConfigError(
+                "the connection was closed here, or handed away", hint="go on where it is now"
+            )
+
+    def __enter__(self) -> Self:
+        """Close at the end of the block."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close; in good order only if nothing went wrong."""
+        self._close(in_order=kind is None)
+
+
+def _is_out(_timeout: float | None) -> bool:
+    """Tell that there is nothing to wait for."""
+    return True
+
+
+def adopt(sock: socket.socket, state: bytes | bytearray) -> Handoff:
+    """Go on with a connection that another process detached (`Handoff.detach`).
+
+    Args:
+        sock: the descriptor that came along, keyed as it was there.
+        state: what came along with it; overwrite it afterwards.
+
+    Raises:
+        ConfigError: they do not belong together, or are no such thing.
+    """
+    # Where a connection was made elsewhere, what makes connections is not needed here.
+    from tlsify.connection.control import Channel  # noqa: PLC0415
+    from tlsify.ktls import ulp  # noqa: PLC0415
+    from tlsify.tls.portable import restore  # noqa: PLC0415
+
+    # The state has secrets only if the kernel that has the keys can change them.
+    negotiated, session = restore(state, can_rekey=True)
+    if not all(ulp.is_keyed(sock, direction, negotiated.suite) for direction in Direction):
+        raise ConfigError(
+            f"the descriptor is not keyed with {negotiated.suite.name}",
+            hint="hand over the descriptor that Handoff.detach gave",
+        )
+    return Handoff(sock, Offload.KERNEL, None, negotiated, Channel(sock, session), None)

@@ -1,0 +1,265 @@
+"""Look after a connection for a program that knows no TLS: read for it, end in good order."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import socket
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+from tlsify.config import ClosePolicy
+from tlsify.connection.patience import unacknowledged
+from tlsify.connection.stream import TLSSocket
+from tlsify.errors import HandshakeError, TlsifyError
+from tlsify.keys import Direction
+from tlsify.ktls import ulp
+
+if TYPE_CHECKING:
+    from tlsify.connection.control import Channel
+    from tlsify.connection.handoff import Handoff
+
+_BUFFER = 2**18
+_TURNS = 16  # how often to receive before looking at anything else
+# Between two looks at the number of records sent. A key may protect 2**24, and is changed from half
+# of them on: at 16 KiB each that leaves 4 GB/s of room.
+_LOOK = 30.0
+# For how long the program must not have sent anything before its key is changed under it.
+_QUIET = 0.05
+# How long to wait, after the program's end, for the peer to take more of what was sent or to close.
+_PARTING = 5.0
+_TICK = (
+    0.001  # the shortest wait: for the kernel less than a microsecond is none, and that no limit
+)
+
+
+class Ends(NamedTuple):
+    """What the program gets.
+
+    Attributes:
+        read: gives data, then end of stream, or ECONNRESET where the stream was cut.
+        write: the connection itself, for ``write`` and ``sendfile``; on the relay path its end.
+    """
+
+    read: socket.socket
+    write: socket.socket
+
+
+class Keeper:
+    """Owns the receiving side of a connection and all control records.
+
+    The program writes to the connection itself, so `sendfile` stays zero-copy; it reads what the
+    keeper has received. What no descriptor can tell, why a stream has ended, is what `run` raises.
+    """
+
+    def __init__(self, handoff: Handoff, closing: ClosePolicy = ClosePolicy.STRICT) -> None:
+        """Take over a hand-off; pass ``ends`` on, then close them here (`let_go`), then `run`."""
+        self._stream = TLSSocket(handoff, closing)
+        # The program shares its flags and options, and knows of no timeout.
+        self._stream.settimeout(None)
+        self._relay = handoff.relay
+        self._channel = handoff.channel
+        if self._channel is not None:
+            # The right to send is the program's. What has to be sent besides waits for its pauses.
+            self._channel.writing.acquire()
+        self._program, theirs = socket.socketpair()
+        # Closing a socket in front of unread bytes resets its other end. This byte is never read:
+        # it is what a cut stream is told with.
+        theirs.send(b"\0")
+        self._program.setblocking(False)  # noqa: FBT003 - socket's own signature
+        self.ends = Ends(theirs, socket.socket(fileno=os.dup(self._stream.fileno())))
+        self._buffer = memoryview(bytearray(_BUFFER))
+        self._pending = self._buffer[:0]
+        self._receiving = True
+        self._failure: TlsifyError | OSError | None = None
+        self._tending = self._channel is not None
+        self._look_at = 0.0
+        self._seen, self._seen_at = -1, 0.0
+
+    def let_go(self) -> None:
+        """Close the program's ends in this process, once they have been passed on."""
+        for end in self.ends:
+            end.close()
+
+    def run(self, pid: int | None = None) -> None:
+        """Look after the connection until nobody holds ``ends.read`` and the program has ended.
+
+        A connection that fails ends both directions, as soon as the program has been given what
+        came before: so a program can wait for its keeper's exit status. The program may have been
+        in the midst of something, so the peer gets no close_notify then.
+
+        Args:
+            pid: the program's process; None goes by ``ends.read`` alone.
+
+        Raises:
+            Truncated: the stream ended without close_notify.
+            HandshakeError: the peer ended the connection, or had to be refused.
+            RekeyUnsupported: the sending key has protected enough, and no other can follow it.
+            OSError: the connection broke.
+        """
+        watched = _watch(pid)
+        try:
+            while self._program.fileno() != -1 or (watched is not None and self._failure is None):
+                watched = self._turn(watched)
+        finally:
+            if watched is not None:
+                os.close(watched)
+            self._part()
+        if self._failure is not None:
+            raise self._failure
+
+    def _turn(self, watched: int | None) -> int | None:
+        """Wait for something, and deal with it; gives what is left of ``watched``."""
+        wait = self._upkeep()
+        poller = select.poll()
+        if watched is not None:
+            poller.register(watched, select.POLLIN)
+        if self._program.fileno() != -1:
+            poller.register(self._program, select.POLLOUT if self._pending else 0)
+        if self._receiving and not self._pending:
+            poller.register(self._stream, select.POLLIN)
+        events = dict(poller.poll(None if wait is None else wait * 1000))
+        if events.get(self._program.fileno(), 0) & (select.POLLHUP | select.POLLERR):
+            self._forget_reader()
+        elif self._pending or self._stream.fileno() in events:
+            self._feed()
+        if watched in events:
+            os.close(watched)
+            return None
+        return watched
+
+    # -- receiving
+
+    def _feed(self) -> None:
+        """Pass on and receive, as far as that goes without waiting."""
+        goes_on = self._pass_on()
+        for _ in range(_TURNS):
+            if not (goes_on and self._receiving and self._receive()):
+                return
+            goes_on = self._pass_on()
+
+    def _pass_on(self) -> bool:
+        """Give the program what was received, and its end; False if that has to wait."""
+        try:
+            while self._pending:
+                self._pending = self._pending[self._program.send(self._pending) :]
+        except BlockingIOError:
+            return False
+        except OSError:
+            self._forget_reader()
+            return False
+        if not self._receiving:
+            self._end_of_stream()
+        return True
+
+    def _receive(self) -> bool:
+        """Receive what is there, or the end; False if nothing is."""
+        size = 0
+        try:
+            # The descriptor itself must go on waiting: its flags are the program's, too.
+            size = self._stream.recv_into(self._buffer, 0, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+        except (TlsifyError, OSError) as exc:
+            self._failure = exc
+        self._pending = self._buffer[:size]
+        self._receiving = size > 0
+        return True
+
+    def _end_of_stream(self) -> None:
+        with contextlib.suppress(OSError):
+            if self._failure is None:
+                self._program.shutdown(socket.SHUT_WR)
+            else:
+                self._stream.cut()  # before the program can know of it, and end
+                self._program.close()  # in front of the byte that was never read
+
+    def _forget_reader(self) -> None:
+        """Nobody reads any more: the peer is held back, as by any program that does not."""
+        self._program.close()
+        self._pending = self._buffer[:0]
+        self._receiving = False
+
+    # -- sending
+
+    def _upkeep(self) -> float | None:
+        """Change the key if that is due and the program pauses; gives the time to look again.
+
+        Between our KeyUpdate and the new key the program must not send, and nothing could stop it:
+        after a pause it is not likely to begin just then.
+        """
+        channel, now = self._channel, time.monotonic()
+        if channel is None or not self._tending:
+            return None
+        if not channel.session.update_due and now < self._look_at:
+            return self._look_at - now
+        try:
+            worn = self._renew(channel, quiet=self._is_quiet(channel, now))
+        except BlockingIOError:
+            worn = True
+        except OSError:
+            # Nothing can be sent any more, which the program finds out by itself. What has been
+            # received is not the worse for it.
+            self._tending = False
+            return None
+        except TlsifyError as exc:
+            self._tending = self._receiving = False
+            self._failure = exc
+            if not self._pending:
+                self._end_of_stream()
+            return 0.0
+        if worn or channel.session.update_due:
+            return _QUIET
+        self._look_at = now + _LOOK
+        return _LOOK
+
+    def _renew(self, channel: Channel, *, quiet: bool) -> bool:
+        """Change the key, in a pause or never; tells whether it has to be tried again soon."""
+        if quiet:
+            channel.settle(socket.MSG_DONTWAIT)
+        return channel.refresh(may_update=quiet)
+
+    def _is_quiet(self, channel: Channel, now: float) -> bool:
+        seq = ulp.next_seq(self._stream, Direction.TX, channel.session.suite.aead)
+        if seq != self._seen or self._under_way():
+            self._seen, self._seen_at = seq, now
+        return now - self._seen_at >= _QUIET
+
+    def _under_way(self) -> int:
+        """Tell how many bytes the peer has not acknowledged."""
+        if self._relay is not None:
+            return self._relay.under_way()
+        return unacknowledged(self._stream)
+
+    # -- the end
+
+    def _part(self) -> None:
+        """Send close_notify, and see that what was sent arrives: closing on unread bytes resets."""
+        self._program.close()
+        if self._channel is not None:
+            self._channel.writing.release()
+        with self._stream as stream, contextlib.suppress(HandshakeError, OSError):
+            if stream.handoff.is_cut:
+                socket.socket.shutdown(stream, socket.SHUT_WR)  # FIN alone, whoever else has it
+                return
+            stream.shutdown(socket.SHUT_WR)
+            before = self._under_way()
+            deadline = time.monotonic() + _PARTING
+            while (left := deadline - time.monotonic()) > 0:
+                stream.settimeout(max(left, _TICK))
+                with contextlib.suppress(TimeoutError):
+                    if not stream.recv_into(self._buffer):
+                        return
+                now = self._under_way()
+                if now < before:
+                    before, deadline = now, time.monotonic() + _PARTING
+
+
+def _watch(pid: int | None) -> int | None:
+    """Give a descriptor that becomes readable with the end of a process."""
+    if pid is None:
+        return None
+    with contextlib.suppress(ProcessLookupError):
+        return os.pidfd_open(pid)
+    return None

@@ -1,0 +1,398 @@
+"""End kTLS connections whose peers are still owed something, without anybody waiting for it."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import heapq
+import logging
+import os
+import select
+import socket
+import threading
+import time
+import weakref
+from typing import Protocol
+
+from tlsify.codepoints import ContentType
+from tlsify.connection import exit as interpreter
+from tlsify.connection.exit import CarrierThread
+from tlsify.connection.patience import Patience, unacknowledged, unread
+from tlsify.errors import TlsifyError
+from tlsify.ktls import ulp
+from tlsify.metrics.counters import Event, count
+from tlsify.system import process
+
+_log = logging.getLogger("tlsify")
+
+# What is received at once of what nobody will read, and how often in a row.
+_SCRATCH = 2**16
+_TURNS = 16
+# How long the thread waits for the next connection that ends slowly, in seconds: a server has many.
+_IDLE = 0.02
+# Between two looks where no descriptor is to be had to wait with.
+_PAUSE = 0.05
+_THREAD = "tlsify-linger"
+
+
+class Receiver(Protocol):
+    """Who can receive what nobody will read."""
+
+    def discard(self, scratch: memoryview) -> int:
+        """Receive some without waiting; gives 0 when nothing more can come.
+
+        Raises:
+            BlockingIOError: nothing is there.
+            TlsifyError: what comes cannot be received any more.
+            OSError: likewise.
+        """
+
+    def wipe(self) -> None:
+        """Let go of every secret."""
+
+
+class Ending:
+    """A connection that ends: close_notify if it is still to be sent, FIN, and what comes by then.
+
+    Closing a socket in front of what has come, or before it comes, makes TCP reset it, and lose
+    what the peer has not received yet. So what comes is received, and judged, until the peer's TCP
+    has acknowledged everything, or has ended its direction, too.
+    """
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        alert: bytes | None,
+        receiver: Receiver | None = None,
+    ) -> None:
+        """Take a socket of one's own.
+
+        Args:
+            sock: the connection; closed at the end.
+            alert: close_notify, if it is still to be sent.
+            receiver: receives what comes; None leaves that to somebody else, and the socket goes as
+                soon as FIN is on its way.
+        """
+        self.sock = sock
+        self._alert = alert
+        self._receiver = receiver
+        self._receives = receiver is not None
+        self._has_shut_down = False
+        self._patience = Patience(sock)
+        self._lock = threading.RLock()  # a finalizer may put off what is being looked at
+        self._done = threading.Event()
+        self.look_at = 0.0
+        self.watched: int | None = None
+
+    @property
+    def events(self) -> int:
+        """What to wait for, besides `look_at`."""
+        return (select.EPOLLOUT if self._alert else 0) | (select.EPOLLIN if self._receives else 0)
+
+    def take(self, receiver: Receiver) -> bool:
+        """Have what comes received, too, from now on; False if the ending is done with."""
+        with self._lock:
+            if not self._done.is_set():
+                self._receiver, self._receives = receiver, True
+            return not self._done.is_set()
+
+    def hurry(self, why: BaseException) -> None:
+        """Send FIN now, if it is still to come: nobody may be there to do so later."""
+        with self._lock:
+            if self._alert is None:
+                return
+            count(Event.SHORTAGE)
+            _log.warning("a connection ends without close_notify: %s", why)
+            with contextlib.suppress(OSError):
+                self._shut_down()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until it is done with; tells whether it is."""
+        if timeout is None:
+            _lingerer.finish()
+        return self._done.wait(timeout)
+
+    def tried(self) -> bool:
+        """Do what can be done now; tells whether the connection is done with, but for `close`."""
+        with self._lock:
+            with contextlib.suppress(OSError):
+                if not self._part():
+                    return False
+            if self._receiver is not None:
+                self._receiver.wipe()
+            self._done.set()
+            return True
+
+    def _part(self) -> bool:
+        if self._alert is not None and has_room(self.sock):
+            ulp.send_record(self.sock, ContentType.alert, self._alert, socket.MSG_DONTWAIT)
+            self._alert = None
+        is_over = self._patience.is_over()
+        has_more = self._drain()
+        if self._alert is None or is_over:
+            if not self._has_shut_down:
+                self._shut_down()
+            # Whoever can receive no more, but has something to receive, has only the answer left.
+            if is_over or self._receiver is None or not unacknowledged(self.sock):
+                return True
+            if not self._receives and not unread(self.sock):
+                return True
+        self.look_at = time.monotonic() + (0 if has_more else self._patience.pause())
+        return False
+
+    def _shut_down(self) -> None:
+        self._has_shut_down, self._alert = True, None
+        self.sock.shutdown(socket.SHUT_WR)
+
+    def _drain(self) -> bool:
+        """Receive what has come, as far as it is fair to others; tells whether there is more."""
+        if self._receiver is None or not self._receives:
+            return False
+        try:
+            for _ in range(_TURNS):
+                if not self._receiver.discard(_scratch()):
+                    self._receives = False
+                    return False
+        except BlockingIOError:
+            return False
+        except (TlsifyError, OSError):  # counted where it was found
+            self._receives = False
+            return False
+        return True
+
+
+_local = threading.local()
+
+
+def _scratch() -> memoryview:
+    """Give what each thread has to receive into."""
+    if not hasattr(_local, "scratch"):
+        _local.scratch = memoryview(bytearray(_SCRATCH))
+    scratch: memoryview = _local.scratch
+    return scratch
+
+
+def has_room(sock: socket.socket) -> bool:
+    """Tell whether a control record can be sent at once, and FIN behind it.
+
+    Without room MSG_DONTWAIT would do harm. Whoever waits for some has the kernel's lock on the
+    sending side, for which it waits too. And a record that fits only in part is accepted and
+    kept; a FIN comes before it (net/tls/tls_sw.c tls_sw_sendmsg, tls_tx_records).
+    """
+    poller = select.poll()
+    poller.register(sock, select.POLLOUT)
+    return bool(poller.poll(0))
+
+
+def is_owed(sock: socket.socket) -> bool:
+    """Tell whether closing now might cost the peer something, or has to be waited with."""
+    try:
+        return bool(unacknowledged(sock) or unread(sock))
+    except OSError:  # no connection any more
+        return False
+
+
+class _Lingerer:
+    """One thread for all connections that end slowly; it lives a moment longer than the last."""
+
+    def __init__(self) -> None:
+        # A finalizer may want it in the midst of whatever this thread is doing.
+        self._lock = threading.RLock()
+        self._new: list[Ending] = []
+        self._endings: dict[int, Ending] = {}
+        self._times: list[tuple[float, int]] = []
+        self._running = self._is_idle = False
+        # As long as there is a thread, and descriptors are to be had for it.
+        self._poller: select.epoll | None = None
+        self._bell: int | None = None
+
+    def add(self, ending: Ending) -> None:
+        with self._lock:
+            self._leave(ending)
+            begins, self._running = not self._running, True
+        if not begins:
+            return
+        try:
+            CarrierThread(_THREAD, self._run).start()
+        except (RuntimeError, MemoryError) as exc:
+            self._put_off(exc)
+            if not threading.main_thread().is_alive():  # there will be no thread any more
+                self.finish()
+
+    def _leave(self, ending: Ending) -> None:
+        """Leave an ending to the thread, whether there is one or not."""
+        with self._lock:
+            self._new.append(ending)
+            if self._bell is not None:
+                os.eventfd_write(self._bell, 1)
+
+    def _put_off(self, why: BaseException) -> None:
+        """Leave what there is to the next call, which may never come: no peer has to wait for it.
+
+        What has been sent arrives, and FIN behind it.
+        """
+        with self._lock:
+            self._running = False
+            late, self._new, self._endings = (*self._endings.values(), *self._new), [], {}
+        for ending in late:
+            ending.watched = None
+            ending.hurry(why)
+            is_over = False
+            with contextlib.suppress(Exception):  # it may be what has ended the thread
+                is_over = ending.tried()
+            if is_over:
+                ending.sock.close()
+            else:
+                self._leave(ending)
+
+    def finish(self) -> None:
+        """At the interpreter's end, where no thread begins any more: see to the rest here."""
+        with self._lock:
+            if self._running or not self._new:
+                return
+            self._running = True
+        self._run()
+
+    def _run(self) -> None:
+        try:
+            while self._take():
+                now = time.monotonic()
+                while self._times and self._times[0][0] <= now:
+                    self._try(heapq.heappop(self._times)[1])
+                for number in self._wait():
+                    self._try(number)
+        except BaseException as exc:
+            with self._lock:
+                self._close()
+            self._put_off(exc)
+            raise
+
+    def _take(self) -> bool:
+        """Take what has been added; False ends the thread, since there is nothing left."""
+        with self._lock:
+            self._open()
+            if self._bell is not None:
+                with contextlib.suppress(BlockingIOError):
+                    os.eventfd_read(self._bell)
+            new, self._new = self._new, []
+            self._endings.update((ending.sock.fileno(), ending) for ending in new)
+            is_idle = not self._endings
+            if is_idle and (self._is_idle or interpreter.has_begun()):
+                self._running = self._is_idle = False
+                self._close()
+                return False
+            self._is_idle = is_idle
+        for ending in new:
+            self._watch(ending)
+            self._try(ending.sock.fileno())
+        return True
+
+    def _open(self) -> None:
+        """Get what wakes the thread; where no descriptors are to be had for it, time has to."""
+        with contextlib.suppress(OSError):
+            if self._poller is None:
+                self._poller = select.epoll()
+            if self._bell is None:
+                bell = process.out_of_the_way(os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC))
+                self._bell = bell
+                self._poller.register(bell, select.EPOLLIN)
+                self._poller.register(interpreter.bell(), select.EPOLLIN | select.EPOLLET)
+
+    def _close(self) -> None:
+        if self._bell is not None:
+            os.close(self._bell)
+        if self._poller is not None:
+            self._poller.close()
+        self._bell = self._poller = None
+        self._times.clear()
+
+    def _wait(self) -> list[int]:
+        """Wait until there is something to do; gives the descriptors that have it."""
+        wait = max(0.0, self._times[0][0] - time.monotonic()) if self._endings else _IDLE
+        if self._poller is None or self._bell is None:
+            time.sleep(min(wait, _PAUSE))
+            return []
+        return [number for number, _ in self._poller.poll(wait)]
+
+    def _watch(self, ending: Ending) -> None:
+        """Have edges told alone: before Linux 6.5 part of a record would wake it on and on.
+
+        Where the kernel has no memory for that, time has to tell.
+        """
+        if self._poller is None:
+            return
+        how = self._poller.register if ending.watched is None else self._poller.modify
+        with contextlib.suppress(OSError):
+            how(ending.sock.fileno(), ending.events | select.EPOLLET)
+            ending.watched = ending.events
+
+    def _try(self, number: int) -> None:
+        ending = self._endings.get(number)
+        if ending is None:
+            return
+        if ending.tried():
+            del self._endings[number]
+            if self._poller is not None and ending.watched is not None:
+                self._poller.unregister(number)
+            ending.sock.close()
+            return
+        if ending.events != ending.watched:
+            self._watch(ending)
+        heapq.heappush(self._times, (ending.look_at, number))
+
+    def forget(self) -> None:
+        """In a forked child: the parent goes on with its connections, the child must not."""
+        for ending in (*self._new, *self._endings.values()):
+            ending.sock.close()
+        self._close()
+        self.__init__()  # type: ignore[misc]
+
+
+_lingerer = _Lingerer()
+os.register_at_fork(after_in_child=_lingerer.forget)
+
+
+def finish(ending: Ending) -> None:
+    """End a connection as soon as its peer lets us, in the background.
+
+    A peer that takes nothing of what it is owed within `patience.PATIENCE` seconds gets FIN alone,
+    and sees truncation.
+    """
+    if ending.tried():
+        ending.sock.close()
+    else:
+        _lingerer.add(ending)
+
+
+def await_all() -> None:
+    """Wait until all connections have ended, or been given up."""
+    _lingerer.finish()
+    for thread in threading.enumerate():
+        if isinstance(thread, CarrierThread) and thread.name == _THREAD:
+            thread.join()
+
+
+class Ends(Protocol):
+    """A connection that is open when the interpreter ends."""
+
+    def end_with_interpreter(self) -> None:
+        """Let what was sent arrive; that is all that is owed."""
+
+
+open_connections: weakref.WeakSet[Ends] = weakref.WeakSet()
+
+
+def _end_all() -> None:
+    """Have what was sent arrive: exiting in front of what has come would reset the connection."""
+    for connection in list(open_connections):
+        with contextlib.suppress(OSError, ValueError):
+            connection.end_with_interpreter()
+
+
+def _at_exit() -> None:
+    _end_all()
+    await_all()
+
+
+atexit.register(_at_exit)
+process.before_end(_end_all)

@@ -1,0 +1,62 @@
+"""How long a kTLS socket sleeps: its timeouts, and what wakes those who poll it."""
+
+from __future__ import annotations
+
+import math
+import socket
+import struct
+
+from tlsify.connection.patience import unread
+from tlsify.ktls.probe import polls_partial_records
+
+_TIMEVAL = struct.Struct("@ll")
+_MICROSECONDS = 1_000_000
+
+
+def timeval(seconds: float) -> bytes:
+    """Pack a time limit as SO_RCVTIMEO and SO_SNDTIMEO want it (socket(7)); 0 is none.
+
+    It is rounded up, as Python's are: what is left of a time must not become no limit.
+    """
+    return _TIMEVAL.pack(*divmod(math.ceil(seconds * _MICROSECONDS), _MICROSECONDS))
+
+
+def limit(sock: socket.socket, seconds: float) -> None:
+    """Have each system call on a socket wait for so many seconds at most; 0 is no limit."""
+    for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+        sock.setsockopt(socket.SOL_SOCKET, option, timeval(seconds))
+
+
+def patient(flags: int, timeout: float | None) -> int:
+    """Have a timeout waited for, MSG_DONTWAIT or not, as Python's own sockets do."""
+    return flags & ~socket.MSG_DONTWAIT if timeout else flags
+
+
+class LowWater:
+    """The mark above which poll finds a socket readable (socket(7) SO_RCVLOWAT)."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        """Begin at 1, as sockets do."""
+        self._sock = sock
+        self._mark = 1
+
+    def rise(self) -> bool:
+        """Keep poll quiet until more has come than now; True asks for one more try.
+
+        Only where poll reports partial records. The second try closes the gap in which the rest
+        of the record may have come: whatever comes after it exceeds the mark and wakes poll.
+        """
+        if not polls_partial_records():
+            return False
+        return self._set(unread(self._sock) + 1)
+
+    def fall(self) -> None:
+        """Have everything wake it again."""
+        self._set(1)
+
+    def _set(self, mark: int) -> bool:
+        if mark == self._mark:
+            return False
+        self._mark = mark
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, mark)
+        return True

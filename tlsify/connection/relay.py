@@ -1,0 +1,397 @@
+"""Fallback: pump plaintext socketpair <-> Tunnel."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import select
+import socket
+from contextlib import ExitStack, closing, suppress
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from tlsify.connection import exit as interpreter
+from tlsify.connection import forks
+from tlsify.connection.exit import carry
+from tlsify.connection.forks import Verdict
+from tlsify.connection.loads import READ_SIZE, Flow, Load, end, enter, leave, mask
+from tlsify.connection.patience import Patience, tcp_progress, unacknowledged, unread
+from tlsify.errors import HandshakeError, TlsifyError, Truncated
+from tlsify.tls.explain import truncated
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tlsify.tls.negotiated import Resumable
+    from tlsify.tls.tunnel import Tunnel
+
+_log = logging.getLogger("tlsify")
+
+# Between two looks for who has the program's end, once this process's program is over.
+_LOOK = 0.5
+# How much of what OpenSSL says by itself may wait for a peer that does not read.
+_MAX_ANSWERS = 2**16
+
+
+class Relay:
+    """One connection that stays in userspace, with a socketpair for the program.
+
+    The program's end behaves as a kTLS socket does: it speaks plaintext, backpressure reaches the
+    peer, ``shutdown(SHUT_WR)`` sends close_notify, and the end of the stream is the peer's. What
+    a descriptor alone cannot tell, truncation, is in ``failure``. A program's end that is merely
+    lost is no orderly end of its data, unless somebody has said so (`end_in_order`).
+    """
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        tunnel: Tunnel,
+        keep: Callable[[Resumable], None] | None = None,
+    ) -> None:
+        """Take a connected socket and its tunnel; ``start`` begins to pump.
+
+        Args:
+            sock: connected; the relay closes it.
+            tunnel: fresh.
+            keep: takes what a later connection may resume with; it must not raise.
+
+        Raises:
+            OSError: no descriptor or memory is to be had; nothing is left open but the socket.
+        """
+        self._network, self.progress = sock, partial(tcp_progress, sock)
+        self._tunnel = tunnel
+        self._keep = keep
+        # What goes together was written together, or met in the socketpair. To wait for more adds
+        # the peer's delayed acknowledgements to an answer that comes in two pieces.
+        self.set_option(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        # None for a connection that is broken already; the pump finds out why.
+        self.local_address = forks.address(sock.getsockname)
+        self.peer_address = forks.address(sock.getpeername)
+        self._verdict = Verdict()
+        program_end, self._program = socket.socketpair()
+        self._ends = [program_end]
+        for each in (program_end, self._program):
+            with suppress(OSError):  # a small buffer will do
+                each.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, READ_SIZE)
+        self._inode = forks.inode(program_end)
+        self.dies_with_process = forks.is_short_lived(sock, is_client=tunnel.is_client)
+        self._network.setblocking(False)  # noqa: FBT003 - socket's own signature
+        self._program.setblocking(False)  # noqa: FBT003
+        self._to_network, self._to_program = Load(), Load()
+        self._outbound = self._inbound = Flow.READING
+        self._program_gone = self._half_closed = False
+        self._asked: Callable[[], bool] = lambda: False
+        self._patience: Patience | None = None
+        self._failure: TlsifyError | OSError | None = None
+        # Whether the peer's direction has ended, as `failure` says; and whether all has.
+        self.is_settled = self.is_over = False
+        self._watcher: Callable[[], None] = lambda: None
+        self._send_error: OSError | None = None
+
+    @property
+    def failure(self) -> TlsifyError | OSError | None:
+        """What ended the peer's direction, if that has ended, and not in good order."""
+        return self._failure if self._verdict.is_ours else self._verdict.failure()
+
+    def start(self) -> socket.socket:
+        """Begin to pump, in a thread; gives the program's end, which nobody else has.
+
+        Raises:
+            RuntimeError: there is no thread to be had; nothing is left open but the socket.
+        """
+        self._thread = carry("tlsify-relay", self._run, self._program, *self._ends)
+        return self._ends.pop()
+
+    def join(self, timeout: float | None = None) -> bool:
+        """Wait until the connection is over; tells whether it is."""
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    def set_option(self, *arguments: Any) -> None:
+        """Set an option on the connection, unless it has ended."""
+        with suppress(OSError):
+            self._network.setsockopt(*arguments)
+
+    def end_in_order(self) -> None:
+        """Have the end of the program's data be an orderly one, close_notify, however it comes."""
+        self._verdict.end_in_order()
+
+    def ask(self, asked: Callable[[], bool]) -> None:
+        """Have somebody asked, too, whether a lost program's end is an orderly one."""
+        self._asked = asked
+
+    def watch(self, watcher: Callable[[], None]) -> None:
+        """Have something called whenever `is_settled` or `is_over` has become true.
+
+        Args:
+            watcher: called at once, too, and in the relay's thread, which waits for it; it must
+                not raise.
+        """
+        self._watcher = watcher
+        watcher()
+
+    def under_way(self) -> int:
+        """Tell how many bytes, records and plaintext, the peer has yet to acknowledge."""
+        waiting = len(self._to_network)
+        with suppress(OSError, ValueError):  # closed at the end
+            waiting += unread(self._program) + unacknowledged(self._network)
+        return waiting
+
+    def _run(self) -> None:
+        try:
+            with closing(self._network), closing(self._program):
+                try:
+                    self._pump()
+                except BaseException as exc:  # noqa: BLE001 - nobody else would be told
+                    self._crash(exc)
+        finally:
+            # Whoever has this object may keep it, and with it 40 KiB that nobody needs.
+            self._tunnel.release()
+            self.is_over = True
+            self._watcher()
+
+    def _crash(self, exc: BaseException) -> None:
+        """Have it look like what it is: no end in good order, to either side."""
+        _log.error("the relay of a connection failed", exc_info=exc)
+        if self._failure is None:
+            failure = TlsifyError(f"relay: {type(exc).__name__}: {exc}")
+            failure.__cause__ = exc
+            self._note(failure)
+
+    def _pump(self) -> None:
+        self._keep_sessions()
+        self._flush()
+        while self._outbound is not Flow.DONE or self._inbound is not Flow.DONE:
+            events = self._wait()
+            if events is None:
+                self._give_up()
+                return
+            self._act(events.get(self._network.fileno(), 0), events.get(self._program.fileno(), 0))
+            self._flush()
+        self._await_delivery()
+
+    def _give_up(self) -> None:
+        if self._tunnel.is_waiting:
+            self._note(HandshakeError("the peer stopped in the midst of a handshake message"))
+        elif not self.is_settled:
+            self._note(TimeoutError(errno.ETIMEDOUT, "the peer has not taken what was sent"))
+
+    def _wait(self) -> dict[int, int] | None:
+        """Wait for what can be acted on; None if nobody takes the last bytes.
+
+        A side without anything to do is left out: poll would tell of its hang-up, and spin.
+        """
+        if self._program_gone and self._takes_from_program():
+            return {}  # nothing more will say that there is something to take
+        poller = select.poll()
+        from_network = (
+            self._inbound in {Flow.READING, Flow.DISCARDING}
+            and not self._to_program
+            # Who asks for a new key, again and again, has to take the answers.
+            and not (self._to_network and self._tunnel.waiting > _MAX_ANSWERS)
+        )
+        network = mask(read=from_network, write=bool(self._to_network))
+        if network:
+            poller.register(self._network, network)
+        from_program = self._takes_from_program()
+        if not self._program_gone and (from_program or self._inbound is not Flow.DONE):
+            program = mask(read=from_program, write=bool(self._to_program))
+            if self._tunnel.is_waiting and not self._half_closed:
+                program |= select.POLLRDHUP  # an end that cannot be taken in yet
+            poller.register(self._program, program)
+        if not interpreter.has_begun():
+            poller.register(interpreter.bell(), select.POLLIN)
+        patience = self._patience_now()
+        while True:
+            events = dict(poller.poll(self._time_limit(patience)))
+            if patience is not None and patience.is_over():
+                return None  # also of a peer that sends on and on, and takes nothing
+            if events or (interpreter.has_begun() and not self._program_gone):
+                return events
+
+    def _time_limit(self, patience: Patience | None) -> float | None:
+        """Give the milliseconds until the next look."""
+        if patience is not None:
+            return patience.pause() * 1000
+        return _LOOK * 1000 if interpreter.has_begun() else None
+
+    def _takes_from_program(self) -> bool:
+        return (
+            self._outbound is Flow.READING and not self._to_network and not self._tunnel.is_waiting
+        )
+
+    def _patience_now(self) -> Patience | None:
+        """Give the patience that is left where only the peer is waited for."""
+        is_ending = self._program_gone or (
+            self._tunnel.is_waiting and (self._half_closed or self._outbound is Flow.DRAINING)
+        )
+        if not is_ending:
+            self._patience = None
+        elif self._patience is None:
+            self._patience = Patience(self._network)
+        return self._patience
+
+    def _act(self, network: int, program: int) -> None:
+        if (
+            interpreter.has_begun()
+            and not self._program_gone
+            and not forks.is_left_to_others(self._inode)
+        ):
+            # Whatever the program has sent by then is in the socketpair, or was refused.
+            with suppress(OSError):
+                self._program.shutdown(socket.SHUT_RD)
+            self._lose_program()
+        self._half_closed |= bool(program & select.POLLRDHUP)
+        if program & (select.POLLHUP | select.POLLERR):
+            self._lose_program()
+        if (program & ~select.POLLOUT or self._program_gone) and self._takes_from_program():
+            self._take_from_program()
+        takes = self._inbound in {Flow.READING, Flow.DISCARDING} and not self._to_program
+        if network & ~select.POLLOUT and takes:
+            self._take_from_network()
+
+    def _lose_program(self) -> None:
+        """Nobody will read what the peer still sends; how it ends has yet to be seen."""
+        self._program_gone = True
+        self._drop_inbound()
+
+    def _drop_inbound(self) -> None:
+        self._to_program.drop()
+        if self._inbound is Flow.READING:
+            self._inbound = Flow.DISCARDING
+        elif self._inbound is Flow.DRAINING:
+            self._inbound = Flow.DONE
+
+    def _take_from_program(self) -> None:
+        room = enter()
+        try:
+            size = self._program.recv_into(room.view, READ_SIZE)
+            if size:
+                self._to_network.take_on(partial(self._tunnel.send_into, room.view[:size]))
+        except BlockingIOError:
+            return
+        except OSError:
+            size = 0
+        finally:
+            leave(room)
+        if size:
+            self._look_at_tunnel()
+        else:
+            self._end_outbound()
+
+    def _end_outbound(self) -> None:
+        self._outbound = Flow.DRAINING
+        # A half-close is an end that a program means; what has only gone may have been cut off.
+        if not self._program_gone or self._verdict.in_order or self._asked():
+            self._tunnel.close()
+            self._look_at_tunnel()
+        else:
+            self._tunnel.drop()
+
+    def _take_from_network(self) -> None:
+        room = enter()
+        try:
+            size = self._network.recv_into(room.view, READ_SIZE)
+            self._to_program.take_on(partial(self._tunnel.receive, room.view[:size]))
+        except BlockingIOError:
+            return
+        except OSError as exc:
+            self._fail(exc)
+            return
+        finally:
+            leave(room)
+        if not size:
+            self._end_inbound()
+            return
+        self._keep_sessions()
+        if self._inbound is Flow.DISCARDING:
+            self._to_program.drop()
+        self._look_at_tunnel()
+
+    def _look_at_tunnel(self) -> None:
+        """See whether the peer's direction has ended, or all of the connection."""
+        if self._tunnel.failure is not None:
+            if not self.is_settled:
+                self._fail(self._tunnel.failure)
+        elif self._tunnel.peer_closed and not self.is_settled:
+            self._note(None)
+            self._inbound = Flow.DONE if self._program_gone else Flow.DRAINING
+        if self.is_settled and self._tunnel.is_waiting:  # for what will never come
+            self._outbound = Flow.DRAINING
+            self._tunnel.drop()
+
+    def _end_inbound(self) -> None:
+        """The peer's stream has ended without close_notify: its direction, not ours."""
+        if self._send_error is not None:  # a reset is told once, and it may have been to a send
+            self._fail(self._send_error)
+            return
+        self._note(truncated())
+        self._inbound = Flow.DONE if self._program_gone else Flow.DRAINING
+        self._look_at_tunnel()
+
+    def _keep_sessions(self) -> None:
+        if self._keep is not None:
+            for found in self._tunnel.take_sessions():
+                self._keep(found)
+
+    def _fail(self, failure: HandshakeError | OSError) -> None:
+        """End both directions; what came before the failure is still passed on."""
+        self._note(failure)
+        self._outbound = Flow.DRAINING if self._outbound is not Flow.DONE else Flow.DONE
+        self._inbound = Flow.DONE if self._program_gone else Flow.DRAINING
+        self._tunnel.drop()
+
+    def _note(self, failure: TlsifyError | OSError | None) -> None:
+        """Remember how the peer's direction has ended, and tell."""
+        self._failure = failure
+        self._verdict.give(failure, cut=isinstance(failure, Truncated))
+        self.is_settled = True
+        self._watcher()
+
+    def _flush(self) -> None:
+        try:
+            while self._outbound is not Flow.DONE:
+                self._to_network.send(self._network)
+                # Beside data, an alert or the answer to a KeyUpdate.
+                self._to_network.take_on(self._tunnel.output_into)
+                if not self._to_network:
+                    if not self._tunnel.is_waiting:
+                        self._outbound = end(self._network, self._outbound)
+                    break
+        except BlockingIOError:
+            pass
+        except OSError as exc:
+            self._send_error = exc
+            self._to_network.drop()
+            self._tunnel.drop()
+            self._outbound = Flow.DONE
+        if self._program_gone and self._outbound is Flow.DONE:
+            self._inbound = Flow.DONE
+        try:
+            self._to_program.send(self._program)
+            self._inbound = end(self._program, self._inbound)
+        except BlockingIOError:
+            pass
+        except OSError:  # nobody reads; whether anybody still writes, poll tells
+            self._drop_inbound()
+
+    def _await_delivery(self) -> None:
+        """Wait for the peer's end, or until its TCP has all: to close before might reset."""
+        patience = Patience(self._network)
+        poller = select.poll()
+        poller.register(self._network, select.POLLIN)
+        room = enter()
+        with suppress(OSError), ExitStack() as stack:
+            stack.callback(leave, room)
+            while unacknowledged(self._network) and not patience.is_over():
+                try:
+                    size = self._network.recv_into(room.view, READ_SIZE)
+                except BlockingIOError:
+                    poller.poll(patience.pause() * 1000)
+                    continue
+                if not size:
+                    break
+                if not self.is_settled:  # an alert is no silence
+                    self._to_program.take_on(partial(self._tunnel.receive, room.view[:size]))
+                    self._to_program.drop()
+                    self._look_at_tunnel()

@@ -1,0 +1,114 @@
+"""Stillness: tell connections on which nothing moves, or whose peers take nothing, from others."""
+
+from __future__ import annotations
+
+import math
+import time
+from enum import Enum
+from typing import TYPE_CHECKING, NamedTuple
+
+from tlsify.connection.patience import tcp_progress, unacknowledged
+
+if TYPE_CHECKING:
+    from tlsify.connection.handoff import Handoff
+    from tlsify.connection.patience import Progress
+
+# How long a client may take nothing of what a server sends it, in seconds.
+SEND_TIMEOUT = 60.0
+# How often to look within the shortest of the times that are allowed.
+_LOOKS = 4
+
+
+class Bounds(NamedTuple):
+    """How long a connection may be still, in seconds; None for any time.
+
+    Attributes:
+        idle: without a byte in either direction. If the peer is owed anything then, it has not
+            taken that.
+        send: without the peer's taking anything of what it is owed, though its TCP answers; or,
+            once we have ended our direction and the peer has all, without its doing anything.
+    """
+
+    idle: float | None = None
+    send: float | None = None
+
+
+class Stillness(Enum):
+    """What is the matter with a connection."""
+
+    IDLE = "nothing has come or gone"
+    UNREAD = "the peer has taken nothing of what was sent"
+    UNENDED = "we have ended, and the peer does nothing"
+
+
+class Watch:
+    """Looks at a connection, as often as it is asked to.
+
+    TCP's own counts say whether anything moves. They are the same on the kernel path and on the
+    relay, and cost those who carry the bytes nothing. A slow peer that takes, or sends, a little
+    now and then is not still.
+
+    Attributes:
+        pause: seconds until the next look. What it finds is late by as much at most.
+        reason: what it has found, in words.
+    """
+
+    def __init__(self, handed: Handoff, bounds: Bounds) -> None:
+        """Begin now."""
+        self._handed = handed
+        self._bounds = bounds
+        self.pause = min(each for each in (*bounds, math.inf) if each is not None) / _LOOKS
+        self._moved_at = self._taken_at = time.monotonic()
+        self._seen: tuple[int, int] | None = None
+        self._is_told = False
+        self.reason = ""
+
+    def moved(self) -> None:
+        """Take note that something has come or gone, where TCP's counts may not be at hand."""
+        self._is_told = True
+        self._moved_at = time.monotonic()
+
+    def look(self) -> Stillness | None:
+        """Tell what is the matter; None if it may go on, or is over, as others will notice."""
+        now = time.monotonic()
+        try:
+            progress, owed = self._ask()
+        except (OSError, ValueError):  # it has been closed
+            return None
+        if progress is None and not self._is_told:
+            return None  # nobody knows
+        self._note(now, progress, owed)
+        still, untaken = now - self._moved_at, now - self._taken_at
+        idle, send = (math.inf if each is None else each for each in self._bounds)
+        if untaken >= send:
+            return self._found(Stillness.UNREAD, send)
+        if still >= idle:  # what has not arrived by then would be missing, unknown to the peer
+            return self._found(Stillness.UNREAD if owed else Stillness.IDLE, idle)
+        if still >= send and not owed and progress is not None and progress.has_ended:
+            return self._found(Stillness.UNENDED, send)
+        return None
+
+    def _found(self, found: Stillness, seconds: float) -> Stillness:
+        self.reason = f"{found.value} for {seconds:g} seconds"
+        return found
+
+    def _note(self, now: float, progress: Progress | None, owed: int) -> None:
+        """Compare with what was there at the last look."""
+        before = self._seen
+        self._seen = (0, owed) if progress is None else (progress.acknowledged, progress.received)
+        if self._seen != before:
+            self._moved_at = now
+        # A path that is silent is TCP's to give up.
+        is_excused = progress is None or progress.path_is_silent or not owed
+        if before is None or self._seen[0] != before[0] or is_excused:
+            self._taken_at = now
+
+    def _ask(self) -> tuple[Progress | None, int]:
+        """Ask how the connection goes, and how much of what was sent is under way."""
+        handed = self._handed
+        if handed.relay is None:
+            return tcp_progress(handed.sock), unacknowledged(handed.sock)
+        progress = handed.relay.progress()
+        if progress is None:  # somebody else relays: what he has yet to take from us counts
+            return None, unacknowledged(handed.sock)
+        return progress, handed.relay.under_way()

@@ -1,0 +1,399 @@
+"""TLSSocket: a socket subclass that serves its own control records."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import logging
+import os
+import socket
+import warnings
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+from tlsify.config import ClosePolicy
+from tlsify.connection import forks, keepalive
+from tlsify.connection.patience import Death
+from tlsify.connection.polling import LowWater, limit, patient
+from tlsify.errors import TlsifyError, Truncated
+from tlsify.ktls.probe import capabilities
+from tlsify.tls.record import MAX_PLAINTEXT
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Callable
+    from socket import _SendableFile
+
+    from _typeshed import ReadableBuffer, WriteableBuffer
+
+    from tlsify.connection.control import Channel
+    from tlsify.connection.handoff import Handoff, Offload
+
+T = TypeVar("T")
+_log = logging.getLogger("tlsify")
+
+# How much is sent before somebody else, or the answer to a KeyUpdate, gets a turn.
+_TURN = 2**22
+# After how many records the kernel is asked how many there were, and for how many a receive counts.
+_CHECK_EVERY = 2**16
+_RECORDS_PER_RECEIVE = 2**12
+
+
+class TLSSocket(socket.socket):
+    """A handed-over connection for Python programs: read, write, sendfile, close.
+
+    It deals with whatever control records come, so that ``recv`` gives data, ``b""`` after the
+    peer's close_notify, or raises. The plain end of a relay's socketpair gives the same answers.
+
+    Timeouts are the kernel's own, for each system call, not for the whole of ``sendall``: to wait
+    with poll first, as Python does, would spin on partial records before Linux 6.5.
+    """
+
+    def __init__(self, handoff: Handoff, closing: ClosePolicy = ClosePolicy.STRICT) -> None:
+        """Take over the connection of a hand-off.
+
+        Args:
+            handoff: its ``sock`` is this object from here on.
+            closing: what an end of stream without close_notify is.
+
+        Raises:
+            OSError: its time limit cannot be set; the connection was ended.
+        """
+        timeout = handoff.sock.gettimeout()
+        super().__init__(fileno=handoff.sock.detach())
+        handoff.sock = self
+        self.handoff = handoff
+        self._closing = closing
+        self._channel = handoff.channel
+        if self._channel is not None:
+            self._channel.sock = self
+        self._share = handoff.share
+        self._timeout: float | None = None
+        self._low_water = LowWater(self)
+        self._broken: OSError | None = None
+        self.death = Death(self)
+        # Records that may have been sent since the kernel was asked for their number.
+        self._unchecked = 0
+        try:
+            self.settimeout(timeout)
+        except OSError:  # nobody else has the connection
+            self.abort()
+            raise
+
+    @property
+    def offload(self) -> Offload:
+        """Who protects the records."""
+        return self.handoff.offload
+
+    # -- receiving
+
+    def recv(self, bufsize: int, flags: int = 0, /) -> bytes:
+        """Receive up to ``bufsize`` bytes; ``b""`` once the peer has sent close_notify.
+
+        Raises:
+            Truncated: the stream ended without close_notify, and the policy is STRICT.
+            HandshakeError: the connection is over; the peer got its alert.
+            TimeoutError: nothing came in time.
+            BlockingIOError: non-blocking, and nothing is there.
+        """
+        if bufsize == 0:
+            return b""
+        try:
+            if (channel := self._channel) is not None:
+                return self._receive(channel, lambda how: channel.receive(bufsize, how), flags)
+            return self._relayed(lambda: super(TLSSocket, self).recv(bufsize, flags), b"")
+        except Truncated as exc:
+            self._judge(exc)
+            return b""
+
+    def recv_into(self, buffer: WriteableBuffer, nbytes: int = 0, flags: int = 0) -> int:
+        """Do as `recv`, into a buffer; gives the number of bytes."""
+        view = memoryview(buffer).cast("B")[: nbytes or None]
+        if not len(view):
+            return 0
+        try:
+            if (channel := self._channel) is not None:
+                return self._receive(channel, lambda how: channel.receive_into(view, how), flags)
+            return self._relayed(lambda: super(TLSSocket, self).recv_into(view, 0, flags), 0)
+        except Truncated as exc:
+            self._judge(exc)
+            return 0
+
+    def _relayed(self, attempt: Callable[[], T], end: T) -> T:
+        """Receive from the relay; gives ``end`` at an end that is no failure."""
+        try:
+            received = attempt()
+        except ConnectionResetError:
+            # A relay that ends in front of unread data resets its socketpair; why it has, it knows.
+            received = end
+        self._share.used = forks.seen
+        if not received:
+            self.handoff.raise_failure()
+        return received
+
+    def _judge(self, error: Truncated) -> None:
+        if self._closing is ClosePolicy.STRICT:
+            raise error
+        _log.info("the peer ended the stream without close_notify")
+
+    def _receive(self, channel: Channel, attempt: Callable[[int], T], flags: int) -> T:
+        """Receive, one thread at a time: between a KeyUpdate and its key nobody else can."""
+        flags = patient(flags, self._timeout)
+        at_once = self._timeout == 0 or bool(flags & socket.MSG_DONTWAIT)
+        self._take_turn(channel.reading)
+        self._share.used = forks.seen
+        try:
+            if self._broken is not None:
+                raise self._broken
+            while True:
+                try:
+                    received = attempt(flags)
+                except BlockingIOError:
+                    if not at_once:
+                        self._raise_timeout()
+                    if self._low_water.rise():
+                        continue
+                    raise
+                except Truncated:
+                    # A broken connection tells one call why, and the others that it has ended.
+                    self.death.refuse()
+                    raise
+                except OSError as exc:
+                    self.death.note(exc)
+                    raise
+                self._low_water.fall()
+                if at_once:
+                    self._serve_parked()
+                break
+        finally:
+            channel.reading.release()
+        # Who receives may be answering with sendfile on the bare descriptor, past us.
+        self._unchecked += _RECORDS_PER_RECEIVE
+        return received
+
+    def _take_turn(self, lock: threading.Lock) -> None:
+        """Take a lock within the socket's timeout."""
+        if not lock.acquire(timeout=-1 if self._timeout is None else self._timeout):
+            self._raise_timeout()
+
+    def _serve_parked(self) -> None:
+        """Look behind the data just received, where poll would not tell.
+
+        Kernels that can rekey decrypt a KeyUpdate along with the data in front of it, and from
+        then on poll is silent (net/tls/tls_main.c tls_sk_poll). Whatever end is found here is the
+        next receive's to report: this one has data to give. Ending the receiving direction makes
+        poll ask for that call.
+        """
+        channel = self._channel
+        if channel is None or not capabilities().rekey:
+            return
+        try:
+            goes_on = channel.service(socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return
+        except TlsifyError:  # the session remembers it, or the next receive finds it again
+            goes_on = False
+        except OSError as exc:  # a socket tells it once
+            self._broken = exc
+            self.death.note(exc)
+            goes_on = False
+        if not goes_on:
+            with contextlib.suppress(OSError):
+                super().shutdown(socket.SHUT_RD)
+
+    # -- sending
+
+    def send(self, data: ReadableBuffer, flags: int = 0, /) -> int:
+        """Send some of ``data``; gives the number of bytes.
+
+        Raises:
+            RekeyUnsupported: the key has protected enough, and no other can follow it.
+            TimeoutError: it did not fit in time.
+            BlockingIOError: non-blocking, and it does not fit.
+        """
+        if self._channel is None:
+            self._share.used = forks.seen
+            return super().send(data, flags)
+        flags = patient(flags, self._timeout)
+        return self._transmit(self._channel, lambda: super(TLSSocket, self).send(data, flags))
+
+    def sendall(self, data: ReadableBuffer, flags: int = 0, /) -> None:
+        """Send all of ``data``; raises as `send`."""
+        view = memoryview(data).cast("B")
+        while view:
+            view = view[self.send(view[:_TURN], flags) :]
+
+    def sendfile(self, file: _SendableFile, offset: int = 0, count: int | None = None) -> int:
+        """Send a file's bytes from the kernel's own cache, as ``socket.sendfile``.
+
+        Raises:
+            ValueError: non-blocking, or an impossible offset or count.
+        """
+        self._share.used = forks.seen
+        if self._channel is None:
+            return super().sendfile(file, offset, count)
+        if self._timeout == 0:
+            raise ValueError("non-blocking sockets are not supported")
+        try:
+            source = file.fileno()  # type: ignore[attr-defined]
+        except (AttributeError, io.UnsupportedOperation):
+            return self._sendfile_use_send(file, offset, count)  # type: ignore[attr-defined,no-any-return]
+        self._check_sendfile_params(file, offset, count)  # type: ignore[attr-defined]
+        total = 0
+        try:
+            while count is None or total < count:
+                size = _TURN if count is None else min(_TURN, count - total)
+                start = offset + total
+                sent = self._transmit(
+                    self._channel,
+                    lambda: os.sendfile(self.fileno(), source, start, size),  # noqa: B023 - at once
+                )
+                if not sent:
+                    break
+                total += sent
+        finally:
+            if total and hasattr(file, "seek"):
+                file.seek(offset + total)
+        return total
+
+    def _transmit(self, channel: Channel, attempt: Callable[[], int]) -> int:
+        """Send once, behind everything that has to come first; nobody else sends meanwhile."""
+        self._take_turn(channel.writing)
+        self._share.used = forks.seen
+        try:
+            # Of a broken connection the kernel tells once; afterwards it takes data and drops it.
+            self.death.refuse()
+            if channel.session.close_notify_sent:
+                raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+            channel.settle()
+            if self._unchecked >= _CHECK_EVERY:
+                self._unchecked = 0
+                channel.refresh()
+            sent = channel.pass_over(attempt)
+        except BlockingIOError:
+            self._raise_timeout()
+        except OSError as exc:
+            self.death.note(exc)
+            channel.tell_reader(exc)
+            raise
+        finally:
+            channel.writing.release()
+        self._unchecked += sent // MAX_PLAINTEXT + 1
+        # A KeyUpdate that came meanwhile could not be answered: we were sending.
+        if channel.session.update_due:
+            channel.settle_if_free()
+        return sent
+
+    # -- closing
+
+    def shutdown(self, how: int, /) -> None:
+        """End the sending direction with close_notify, the receiving one, or both."""
+        channel = self._channel
+        if how != socket.SHUT_RD and self.handoff.relay is not None and not self.handoff.is_cut:
+            self.handoff.relay.end_in_order()
+        if how != socket.SHUT_RD and channel is not None and not channel.close_notify():
+            channel.shut_down_later()
+            if how == socket.SHUT_WR:
+                return
+            how = socket.SHUT_RD
+        try:
+            super().shutdown(how)
+        except OSError as exc:
+            # A peer that has gone answers our close_notify with a reset. How it went, recv tells.
+            if exc.errno != errno.ENOTCONN or how == socket.SHUT_RD:
+                raise
+
+    def unwrap(self) -> None:
+        """Close in both directions: send close_notify, and wait for the peer's.
+
+        Data that still comes is discarded.
+
+        Raises:
+            As `recv`.
+        """
+        self.shutdown(socket.SHUT_WR)
+        scratch = bytearray(2**16)
+        while self.recv_into(scratch):
+            pass
+
+    def abort(self) -> None:
+        """Close, and not in good order: the peer sees truncation. What was sent still arrives."""
+        self.cut()
+        self.close()
+
+    def cut(self) -> None:
+        """Have the end, whenever it comes, be no orderly one."""
+        self.handoff.is_cut = True
+
+    def __exit__(self, *failure: object) -> None:
+        """Close; in good order only if nothing went wrong."""
+        if any(failure):
+            self.cut()
+        self.close()
+
+    def __del__(self) -> None:
+        """End what was forgotten, which is no end in good order."""
+        if self.fileno() != -1:
+            warnings.warn(f"unclosed {self!r}", ResourceWarning, stacklevel=1, source=self)
+            # Whoever was in the midst of something else is not made to wait.
+            self.cut()
+            self._timeout = 0.0
+            self._real_close()
+
+    def _real_close(self, *args: Any) -> None:
+        # socket.close calls this once the last file object made from the socket is closed too.
+        if self.fileno() == -1:
+            return
+        wait = self.handoff.part(in_order=True)
+        super()._real_close(*args)  # type: ignore[misc]
+        wait(None)
+
+    # -- what else differs from a plain socket
+
+    def settimeout(self, value: float | None, /) -> None:
+        """Wait at most ``value`` seconds in each call; 0 never waits, None waits for ever."""
+        if self._channel is None:
+            super().settimeout(value)
+        else:
+            limit(self, value or 0.0)
+            super().settimeout(0 if value == 0 else None)
+        self._timeout = value
+
+    def setsockopt(self, level: int, *arguments: Any) -> None:
+        """Set an option; TCP's are the connection's, also where that is the relay's."""
+        relay = self.handoff.relay
+        if relay is not None and keepalive.is_networks(level, *arguments[:1]):
+            relay.set_option(level, *arguments)
+        else:
+            super().setsockopt(level, *arguments)
+
+    def setblocking(self, flag: bool, /) -> None:  # noqa: FBT001 - socket's own signature
+        """Wait for ever, or never."""
+        self.settimeout(None if flag else 0.0)
+
+    def gettimeout(self) -> float | None:
+        """Give what `settimeout` set."""
+        return self._timeout
+
+    def _raise_timeout(self) -> NoReturn:
+        if self._timeout:
+            raise TimeoutError("timed out")
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    def getpeername(self) -> Any:
+        """Give the peer's address, also where the connection itself is the relay's."""
+        relay = self.handoff.relay
+        return super().getpeername() if relay is None else forks.known(relay.peer_address)
+
+    def getsockname(self) -> Any:
+        """Give our own address, likewise."""
+        relay = self.handoff.relay
+        return super().getsockname() if relay is None else forks.known(relay.local_address)
+
+    def __getstate__(self) -> NoReturn:
+        """Refuse: a pickle cannot hold a connection."""
+        raise TypeError("a TLSSocket cannot be pickled: see Handoff.detach, or fork")
+
+    def dup(self) -> NoReturn:
+        """Refuse: two objects would serve the same control records."""
+        raise NotImplementedError("a TLSSocket cannot be duplicated")

@@ -1,0 +1,1 @@
+"""Certificates, keys and what vouches for them: from files to values."""

@@ -1,0 +1,98 @@
+"""OCSP responses: read from a file, and fit to be stapled or not (RFC 6960)."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+from tlsify.credentials.parse import read_file
+from tlsify.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from datetime import datetime
+    from pathlib import Path
+
+    from cryptography.x509 import Certificate
+    from cryptography.x509.ocsp import OCSPSingleResponse
+
+
+def load(path: Path) -> bytes:
+    """Read a response in DER, as ``openssl ocsp -respout`` writes it.
+
+    Raises:
+        ConfigError: it cannot be read, or is none.
+    """
+    from cryptography.x509.ocsp import load_der_ocsp_response  # noqa: PLC0415 - rarely wanted
+
+    der = read_file(path, "OCSP response")
+    try:
+        load_der_ocsp_response(der)
+    except ValueError as exc:
+        raise ConfigError(
+            f"{path} holds no OCSP response", hint="it must be DER, as openssl ocsp -respout writes"
+        ) from exc
+    return der
+
+
+def belongs(der: bytes, certificate: Certificate) -> bool:
+    """Tell whether a response is about a certificate, whatever it says."""
+    return any(_about(der, certificate))
+
+
+def objection(der: bytes, certificate: Certificate, now: datetime) -> str | None:
+    """Say why a response must not be stapled; None if nothing is against it.
+
+    Its signature is the client's to verify: the server gains nothing by a forged one.
+
+    Args:
+        der: what `load` gave.
+        certificate: the server's own.
+        now: with a time zone.
+    """
+    about = list(_about(der, certificate))
+    if not about:
+        return "the OCSP response is about no certificate that is shown, or a refusal to answer"
+    from cryptography.x509.ocsp import OCSPCertStatus  # noqa: PLC0415 - rarely wanted
+
+    said = about[0]
+    if said.certificate_status is not OCSPCertStatus.GOOD:
+        return f"the OCSP response says {said.certificate_status.name.lower()}"
+    if said.this_update_utc > now:
+        return f"the OCSP response begins on {said.this_update_utc:%Y-%m-%d %H:%M:%S} UTC"
+    end = said.next_update_utc
+    if end is not None and end <= now:
+        return f"the OCSP response ended on {end:%Y-%m-%d %H:%M:%S} UTC"
+    return None
+
+
+def demanded(certificate: Certificate) -> bool:
+    """Tell whether clients are to refuse a certificate without a response (RFC 7633)."""
+    from cryptography import x509  # noqa: PLC0415 - see credentials
+
+    try:
+        features = certificate.extensions.get_extension_for_class(x509.TLSFeature).value
+    except (x509.ExtensionNotFound, x509.DuplicateExtension, ValueError):
+        return False
+    return x509.TLSFeatureType.status_request in features
+
+
+def _about(der: bytes, certificate: Certificate) -> Iterator[OCSPSingleResponse]:
+    """Find what a response says of a certificate: its serial number, issued by that issuer."""
+    from cryptography.exceptions import UnsupportedAlgorithm  # noqa: PLC0415 - rarely wanted
+    from cryptography.x509.ocsp import (  # noqa: PLC0415 - rarely wanted
+        OCSPResponseStatus,
+        load_der_ocsp_response,
+    )
+
+    try:
+        response = load_der_ocsp_response(der)
+        if response.response_status is not OCSPResponseStatus.SUCCESSFUL:
+            return
+        for said in response.responses:
+            name = hashlib.new(said.hash_algorithm.name, certificate.issuer.public_bytes())
+            is_issuers = said.issuer_name_hash == name.digest()
+            if is_issuers and said.serial_number == certificate.serial_number:
+                yield said
+    except (ValueError, UnsupportedAlgorithm):  # a field that nobody can read
+        return

@@ -1,0 +1,46 @@
+"""Traefik's acme.json: the certificates that it has got, with their keys."""
+
+from __future__ import annotations
+
+import binascii
+import json
+from typing import TYPE_CHECKING, Any
+
+from tlsify.credentials.parse import read_file
+from tlsify.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def read(path: Path) -> dict[str, tuple[bytes, bytes]]:
+    """Give what is in the file: for each certificate its chain and its key, in PEM.
+
+    They are called RESOLVER/NAME, and with a number where that is another's already.
+
+    Raises:
+        ConfigError: it cannot be read, or is something else.
+    """
+    return _parse(read_file(path, "certificates"), str(path))
+
+
+def _parse(content: bytes, path: str) -> dict[str, tuple[bytes, bytes]]:
+    found: dict[str, tuple[bytes, bytes]] = {}
+    try:
+        resolvers: dict[str, Any] = json.loads(content)
+        for resolver, kept in resolvers.items():
+            for stored in kept.get("Certificates") or ():
+                name = f"{resolver}/{stored['domain']['main']}"
+                if name in found:
+                    name = f"{name}, {len(found)}"
+                found[name] = _decode(stored["certificate"]), _decode(stored["key"])
+    except (ValueError, AttributeError, KeyError, TypeError, RecursionError) as exc:
+        raise ConfigError(
+            f"{path} is not what Traefik 2 or 3 keeps its certificates in",
+            hint="move it away, or dump it to files",
+        ) from exc
+    return found
+
+
+def _decode(text: str) -> bytes:
+    return binascii.a2b_base64(text, strict_mode=True)

@@ -1,0 +1,1 @@
+"""A connection for another process: the descriptor, and what is told of it."""

@@ -1,0 +1,217 @@
+"""What is told of a connection that somebody else goes on with: its ends, and what TLS said."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
+
+from tlsify.codepoints import CipherSuite
+from tlsify.connection.handoff import Offload
+from tlsify.passing.proxy_protocol import (
+    MAX_SIZE,
+    USUAL_LIMIT,
+    Client,
+    Field,
+    Header,
+    Kind,
+    Ssl,
+    decode,
+    encode,
+)
+from tlsify.tls.negotiated import Negotiated
+
+if TYPE_CHECKING:
+    from tlsify.connection.handoff import Handoff
+
+# Most bytes of a message with a descriptor: a header, and the state of a session behind it.
+MAX_MESSAGE = MAX_SIZE + 2**18
+# X509_V_ERR_UNSPECIFIED: no certificate, or one that nobody was asked to verify.
+_UNVERIFIED = 1
+
+
+class Passed(NamedTuple):
+    """What is told of a connection.
+
+    Attributes:
+        peer: the client's address, as ``getpeername`` gives it; None if it was gone already.
+        local: the address that it has connected to, likewise.
+        server_name: SNI, or None.
+        alpn: protocol agreed on, or None.
+        suite: fixes the version too.
+        group: key exchange group; empty if unknown.
+        resumed: whether a session was resumed.
+        offload: who protects the records.
+        reason: code of why it is not the kernel (docs/cli.md lists them); None if it is.
+        subject: whom the client's certificate is issued to (RFC 4514), or None.
+        common_name: the same's common name, or None.
+        certificate_hash: SHA-256 of the client's certificate, 64 hexadecimal digits, or None.
+        certificate: the certificate in DER; None also where it is too long to be told.
+    """
+
+    peer: Any
+    local: Any
+    server_name: str | None
+    alpn: bytes | None
+    suite: CipherSuite
+    group: str
+    resumed: bool
+    offload: Offload
+    reason: str | None
+    subject: str | None
+    common_name: str | None
+    certificate_hash: str | None
+    certificate: bytes | None
+
+    @property
+    def version(self) -> str:
+        """Protocol version, such as ``TLSv1.3``."""
+        return self.suite.version.label
+
+    @classmethod
+    def of(cls, handed: Handoff) -> Self:
+        """Describe a connection that was handed over here."""
+        agreed = handed.negotiated
+        local, peer = _ends(handed)
+        return cls(
+            peer=peer,
+            local=local,
+            server_name=agreed.server_name,
+            alpn=agreed.alpn,
+            suite=agreed.suite,
+            group=agreed.group,
+            resumed=agreed.resumed,
+            offload=handed.offload,
+            reason=None if handed.reason is None else handed.reason.code,
+            subject=agreed.peer_subject,
+            common_name=_common_name(agreed),
+            certificate_hash=agreed.peer_hash,
+            certificate=agreed.certificate,
+        )
+
+    def encode(self, limit: int = USUAL_LIMIT) -> bytes:
+        """Write it as a PROXY header.
+
+        Args:
+            limit: most bytes; where it is too much the certificate is left out, then its names.
+        """
+        short = self._replace(certificate=None)
+        for told in (self, short):
+            # One of more than 64 KiB is too much for any header.
+            with contextlib.suppress(ValueError):
+                if len(raw := _spell(told)) <= limit:
+                    return raw
+        return _spell(short._replace(subject=None, common_name=None))
+
+    @classmethod
+    def decode(cls, raw: bytes | bytearray | memoryview) -> tuple[Self, int]:
+        """Read what `encode` has written.
+
+        Returns:
+            What it says, and how many bytes it takes.
+
+        Raises:
+            ValueError: it is malformed, or is not about a connection of tlsify's.
+        """
+        header, size = decode(raw)
+        fields = dict(header.fields)
+        inside = dict(Ssl.decode(fields.get(Kind.SSL, b"")).fields)
+        try:
+            suite = CipherSuite.from_openssl(_text(inside, Kind.SSL_CIPHER) or "")
+        except KeyError as exc:
+            raise ValueError("unknown cipher suite") from exc
+        told = cls(
+            peer=header.peer,
+            local=header.local,
+            server_name=_text(fields, Kind.AUTHORITY),
+            alpn=fields.get(Kind.ALPN),
+            suite=suite,
+            group=_text(inside, Kind.SSL_GROUP) or "",
+            resumed=Kind.RESUMED in fields,
+            offload=Offload(_text(fields, Kind.OFFLOAD)),
+            reason=_text(fields, Kind.REASON),
+            subject=_text(fields, Kind.SUBJECT),
+            common_name=_text(inside, Kind.SSL_CN),
+            certificate_hash=_text(fields, Kind.CERTIFICATE_HASH),
+            certificate=inside.get(Kind.SSL_CLIENT_CERT),
+        )
+        return told, size
+
+    def negotiated(self) -> Negotiated:
+        """Give it as a handshake's outcome, as far as it was told."""
+        return Negotiated.without_keys(
+            self.suite,
+            alpn=self.alpn,
+            server_name=self.server_name,
+            certificate=self.certificate,
+            group=self.group,
+            resumed=self.resumed,
+            max_fragment_length=None,
+        )
+
+
+def _spell(told: Passed) -> bytes:
+    found = {
+        Kind.ALPN: told.alpn,
+        Kind.AUTHORITY: _bytes(told.server_name),
+        Kind.SSL: _ssl(told).encode(),
+        Kind.CERTIFICATE_HASH: _bytes(told.certificate_hash),
+        Kind.SUBJECT: _bytes(told.subject),
+        Kind.OFFLOAD: _bytes(told.offload.value),
+        Kind.REASON: _bytes(told.reason),
+        Kind.RESUMED: b"" if told.resumed else None,
+    }
+    fields = (Field(kind, value) for kind, value in found.items() if value is not None)
+    return encode(Header(told.peer, told.local, tuple(fields)))
+
+
+def _ssl(told: Passed) -> Ssl:
+    client, verify = Client.SSL, _UNVERIFIED
+    if told.certificate_hash is not None:
+        verify = 0  # or the handshake would have failed
+        client |= Client.CERT_SESS
+        if not told.resumed:
+            client |= Client.CERT_CONN
+    found = {
+        Kind.SSL_VERSION: _bytes(told.version),
+        Kind.SSL_CN: _bytes(told.common_name),
+        Kind.SSL_CIPHER: _bytes(told.suite.openssl_name),
+        Kind.SSL_GROUP: _bytes(told.group or None),
+        Kind.SSL_CLIENT_CERT: told.certificate,
+    }
+    fields = (Field(kind, value) for kind, value in found.items() if value is not None)
+    return Ssl(client, verify, tuple(fields))
+
+
+def _ends(handed: Handoff) -> tuple[Any, Any]:
+    """Give both addresses; None for those of a connection that is broken already."""
+    if handed.relay is not None:
+        return handed.relay.local_address, handed.relay.peer_address
+    try:
+        return handed.sock.getsockname(), handed.sock.getpeername()
+    except OSError:
+        return None, None
+
+
+def _common_name(agreed: Negotiated) -> str | None:
+    leaf = agreed.peer_certificate
+    if leaf is None:
+        return None
+    from cryptography.x509.oid import NameOID  # noqa: PLC0415 - slow, and few show a certificate
+
+    try:
+        found = leaf.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    except (ValueError, TypeError):  # cryptography reads it only now
+        return None
+    if not found:
+        return None
+    name = str(found[0].value)
+    return name if name.isprintable() else ascii(name)[1:-1]
+
+
+def _bytes(text: str | None) -> bytes | None:
+    return None if text is None else text.encode(errors="surrogateescape")
+
+
+def _text(fields: dict[int, bytes], kind: Kind) -> str | None:
+    value = fields.get(kind)
+    return None if value is None else value.decode()

@@ -1,0 +1,5 @@
+"""Python's `ssl`, in tlsify's terms."""
+
+from tlsify.sslcontext.context import SSLContext
+
+__all__ = ["SSLContext"]

@@ -1,0 +1,391 @@
+"""SSLSocket: a TLSSocket with the methods and errors of Python's `ssl.SSLSocket`."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import socket
+import ssl  # noqa: TID251 - its errors are what servers expect; no connection is made with it
+import threading
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol, overload
+
+from tlsify.config import ClientConfig, ClosePolicy, ServerConfig
+from tlsify.connection import handshake
+from tlsify.connection.establish import Opening, closed_on_error
+from tlsify.connection.stream import TLSSocket
+from tlsify.errors import DeadlineExceeded, IdentityError, TlsifyError, Truncated
+from tlsify.sslcontext.facts import Facts
+
+if TYPE_CHECKING:
+    from socket import _SendableFile
+
+    from _typeshed import ReadableBuffer, WriteableBuffer
+
+    from tlsify.config import KtlsPolicy
+    from tlsify.connection.handoff import Handoff
+
+_log = logging.getLogger("tlsify")
+
+
+class Choices(Protocol):
+    """What a socket asks of its context."""
+
+    @property
+    def policy(self) -> KtlsPolicy:
+        """When to offload."""
+
+    def server_config(self) -> ServerConfig:
+        """Give a server's configuration."""
+
+    def client_config(self, server_hostname: str | None) -> ClientConfig:
+        """Give the configuration of a client of that server."""
+
+
+class SSLSocket(TLSSocket):
+    """A TLSSocket for programs written for `ssl.SSLSocket`.
+
+    The handshake is done by `do_handshake`, or by the first call that needs it: `recv`, `send`, or
+    a question about the connection. That way ``accept`` on a listening socket waits for nobody's
+    handshake; whoever serves the connection does. Errors are `ssl.SSLError`, which is an OSError,
+    with tlsify's own as ``__cause__``. The descriptor's number stays the same throughout.
+
+    Attributes:
+        context: what made it.
+        do_handshake_on_connect: whether `connect` does the handshake, too.
+        server_side: the role.
+        server_hostname: whom a client wants; of a server's connection, the SNI of its client once
+            the handshake is done.
+    """
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        context: Choices,
+        *,
+        server_side: bool,
+        suppress_ragged_eofs: bool = True,
+        server_hostname: str | None = None,
+    ) -> None:
+        """Take over a socket: a connection, one to be, or a listening one.
+
+        Args:
+            sock: of type SOCK_STREAM; it is detached.
+            context: says how to do the handshake, when there is one.
+            server_side: the role.
+            suppress_ragged_eofs: take an end of stream without close_notify for an end.
+            server_hostname: whom a client wants.
+        """
+        timeout = sock.gettimeout()
+        socket.socket.__init__(self, fileno=sock.detach())
+        self._channel = None
+        self._facts: Facts | None = None
+        self._failure: OSError | None = None
+        self._beginning = threading.RLock()
+        self._on_ragged_end = ClosePolicy.RELAXED if suppress_ragged_eofs else ClosePolicy.STRICT
+        self.context = context
+        self.do_handshake_on_connect = False
+        self.server_side = server_side
+        self.server_hostname = server_hostname
+        self.settimeout(timeout)
+
+    # -- the handshake
+
+    def do_handshake(self, block: bool = False) -> None:  # noqa: FBT001, FBT002, ARG002 - ssl's own
+        """Do the handshake, unless it is done; the socket's timeout holds for the whole of it.
+
+        Raises:
+            ssl.SSLError: it failed; the peer got its alert, and the connection is over.
+            TimeoutError: it took too long.
+            ValueError: the socket is non-blocking.
+            OSError: the connection broke.
+        """
+        self._begin()
+
+    def _begin(self) -> Facts:
+        """Have the handshake done, once; gives what it agreed on."""
+        return self._facts or self._establish()
+
+    def _establish(self) -> Facts:
+        with self._beginning:
+            if self._facts is not None:
+                return self._facts
+            if self._failure is not None:
+                raise self._failure
+            if self.gettimeout() == 0:
+                raise ValueError("tlsify's handshake needs a socket that may wait")
+            try:
+                handed = self._hand_over()
+            except (TlsifyError, OSError) as exc:
+                # Whoever goes on with this object must not send a byte in clear.
+                with contextlib.suppress(OSError):
+                    socket.socket.shutdown(self, socket.SHUT_RDWR)
+                _log.info("handshake failed: %s", exc)
+                if isinstance(exc, OSError):
+                    self._failure = exc
+                    raise
+                self._failure = ssl_error(exc)
+                raise self._failure from exc
+            self._facts = facts = self._take(handed)
+            return facts
+
+    def _hand_over(self) -> Handoff:
+        """Do the handshake on a second descriptor, which is the one that closes on errors."""
+        self._config = config = self._choose()
+        limit = self.gettimeout()
+        seconds = config.timeout if limit is None else min(limit, config.timeout)
+        raw = socket.socket(fileno=os.dup(self.fileno()))
+        with closed_on_error(raw):
+            raw.settimeout(limit)
+            opening = Opening(raw, config, self.context.policy)
+            handshake.run(raw, opening.engine, seconds)
+            return opening.commit()
+
+    def _choose(self) -> ClientConfig | ServerConfig:
+        if self.server_side:
+            return self.context.server_config()
+        return self.context.client_config(self.server_hostname)
+
+    def _take(self, handed: Handoff) -> Facts:
+        """Become what was handed over, under the descriptor's old number."""
+        verified = isinstance(self._config, ServerConfig) or self._config.verify
+        readers, timeout = self._io_refs, self.gettimeout()  # type: ignore[has-type]
+        os.dup2(handed.sock.fileno(), self.fileno(), inheritable=False)
+        handed.sock.close()
+        handed.sock = socket.socket(fileno=self.detach())
+        handed.sock.settimeout(timeout)
+        super().__init__(handed, self._on_ragged_end)
+        self._io_refs = readers  # of files made from this socket before
+        facts = Facts(handed, verified=verified)
+        if self.server_side:
+            self.server_hostname = facts.server_hostname
+        return facts
+
+    @property
+    def facts(self) -> Facts:
+        """What the handshake agreed on; done now if it is not yet."""
+        return self._begin()
+
+    # -- before the handshake
+
+    def accept(self) -> tuple[SSLSocket, Any]:
+        """Accept a connection; its handshake is done by whoever first reads, writes or asks."""
+        sock, address = super().accept()
+        suppress = self._on_ragged_end is ClosePolicy.RELAXED
+        served = SSLSocket(sock, self.context, server_side=True, suppress_ragged_eofs=suppress)
+        return served, address
+
+    def connect(self, address: Any, /) -> None:
+        """Connect, and do the handshake if that was wanted."""
+        super().connect(address)
+        if self.do_handshake_on_connect:
+            self.do_handshake()
+
+    def connect_ex(self, address: Any, /) -> int:
+        """Do as `connect`; a failure to connect gives its errno."""
+        number = super().connect_ex(address)
+        if number == 0 and self.do_handshake_on_connect:
+            self.do_handshake()
+        return number
+
+    def getpeername(self) -> Any:
+        """Give the peer's address."""
+        return socket.socket.getpeername(self) if self._facts is None else super().getpeername()
+
+    def getsockname(self) -> Any:
+        """Give our own address."""
+        return socket.socket.getsockname(self) if self._facts is None else super().getsockname()
+
+    def setsockopt(self, level: int, *arguments: Any) -> None:
+        """Set an option of the connection."""
+        if self._facts is None:
+            socket.socket.setsockopt(self, level, *arguments)
+        else:
+            super().setsockopt(level, *arguments)
+
+    def shutdown(self, how: int, /) -> None:
+        """End a direction, with close_notify if there has been a handshake."""
+        if self._facts is None:
+            socket.socket.shutdown(self, how)
+        else:
+            super().shutdown(how)
+
+    def cut(self) -> None:
+        """Have the end be no orderly one, if there has been a handshake."""
+        if self._facts is not None:
+            super().cut()
+
+    def _real_close(self, *args: Any) -> None:
+        if self._facts is None:
+            socket.socket._real_close(self, *args)  # type: ignore[attr-defined]  # noqa: SLF001
+        else:
+            super()._real_close(*args)
+
+    # -- data
+
+    def recv(self, bufsize: int = 1024, flags: int = 0, /) -> bytes:
+        """Receive as `TLSSocket.recv`; raises OSError only.
+
+        Where it may not wait, and nothing is there, that is SSLWantReadError.
+        """
+        self._begin()
+        try:
+            return super().recv(bufsize, flags)
+        except BlockingIOError as exc:
+            raise self._want(exc, reading=True) from exc
+        except TlsifyError as exc:
+            raise ssl_error(exc) from exc
+
+    def recv_into(self, buffer: WriteableBuffer, nbytes: int = 0, flags: int = 0) -> int:
+        """Receive as `TLSSocket.recv_into`; raises as `recv`."""
+        self._begin()
+        try:
+            return super().recv_into(buffer, nbytes or 0, flags)
+        except BlockingIOError as exc:
+            raise self._want(exc, reading=True) from exc
+        except TlsifyError as exc:
+            raise ssl_error(exc) from exc
+
+    def send(self, data: ReadableBuffer, flags: int = 0, /) -> int:
+        """Send as `TLSSocket.send`; raises OSError only. So does ``sendall``.
+
+        Where it may not wait, and there is no room, that is SSLWantWriteError.
+        """
+        self._begin()
+        try:
+            return super().send(data, flags)
+        except BlockingIOError as exc:
+            raise self._want(exc, reading=False) from exc
+        except TlsifyError as exc:
+            raise ssl_error(exc) from exc
+
+    def _want(self, exc: BlockingIOError, *, reading: bool) -> OSError:
+        """Say it as `ssl` does, unless it is MSG_DONTWAIT, which `ssl` does not have, that asks."""
+        if self.gettimeout() != 0:
+            return exc
+        if reading:
+            return ssl.SSLWantReadError(ssl.SSL_ERROR_WANT_READ, "nothing to read yet")
+        return ssl.SSLWantWriteError(ssl.SSL_ERROR_WANT_WRITE, "no room to write yet")
+
+    def sendfile(self, file: _SendableFile, offset: int = 0, count: int | None = None) -> int:
+        """Send as `TLSSocket.sendfile`; raises OSError only."""
+        self._begin()
+        try:
+            return super().sendfile(file, offset, count)
+        except TlsifyError as exc:
+            raise ssl_error(exc) from exc
+
+    def recvmsg(self, bufsize: int, ancbufsize: int = 0, flags: int = 0, /) -> Any:
+        """Receive as ``socket.recvmsg``, once there has been a handshake."""
+        self._begin()
+        return super().recvmsg(bufsize, ancbufsize, flags)
+
+    def recvmsg_into(self, buffers: Any, ancbufsize: int = 0, flags: int = 0, /) -> Any:
+        """Receive as ``socket.recvmsg_into``, once there has been a handshake."""
+        self._begin()
+        return super().recvmsg_into(buffers, ancbufsize, flags)
+
+    def sendmsg(self, buffers: Any, *arguments: Any) -> int:
+        """Send as ``socket.sendmsg``, once there has been a handshake."""
+        self._begin()
+        return super().sendmsg(buffers, *arguments)
+
+    def read(self, len: int = 1024, buffer: WriteableBuffer | None = None) -> bytes | int:  # noqa: A002 - ssl's own
+        """Do as `recv`, or as `recv_into`."""
+        return self.recv(len) if buffer is None else self.recv_into(buffer, len)
+
+    def write(self, data: ReadableBuffer) -> int:
+        """Do as `send`."""
+        return self.send(data)
+
+    def pending(self) -> int:
+        """Give 0: nothing is held back where poll would not tell of it."""
+        return 0
+
+    def unwrap(self) -> None:
+        """Close in both directions, as `TLSSocket.unwrap`; there is no way back to plain text."""
+        self._begin()
+        try:
+            super().unwrap()
+        except TlsifyError as exc:
+            raise ssl_error(exc) from exc
+
+    def _no_datagrams(self, *_: object, **__: object) -> NoReturn:
+        raise NotImplementedError("a TLS connection is a stream: use send and recv")
+
+    sendto = recvfrom = recvfrom_into = _no_datagrams
+
+    # -- questions, as `ssl.SSLSocket` answers them
+
+    def version(self) -> str:
+        """Give the protocol version, such as ``TLSv1.3``."""
+        return self.facts.version()
+
+    def cipher(self) -> tuple[str, str, int]:
+        """Give OpenSSL's name of the suite, the protocol version, and the bits of the key."""
+        return self.facts.cipher()
+
+    def selected_alpn_protocol(self) -> str | None:
+        """Give the protocol agreed on, or None."""
+        return self.facts.selected_alpn_protocol()
+
+    @overload
+    def getpeercert(self, binary_form: Literal[False] = False) -> dict[str, Any] | None: ...  # noqa: FBT002
+    @overload
+    def getpeercert(self, binary_form: Literal[True]) -> bytes | None: ...
+    @overload
+    def getpeercert(self, binary_form: bool) -> dict[str, Any] | bytes | None: ...  # noqa: FBT001
+    def getpeercert(self, binary_form: bool = False) -> dict[str, Any] | bytes | None:  # noqa: FBT001, FBT002
+        """Give the peer's certificate (`Facts.getpeercert`)."""
+        return self.facts.getpeercert(binary_form)
+
+    def compression(self) -> None:
+        """Give None: there is never any."""
+
+    def selected_npn_protocol(self) -> None:
+        """Give None: NPN is no more."""
+
+    def shared_ciphers(self) -> None:
+        """Give None: what the other side offers besides is not kept."""
+
+    @property
+    def session(self) -> None:
+        """None: what a connection can be resumed with stays in tlsify."""
+
+    @property
+    def session_reused(self) -> bool:
+        """Whether a session was resumed."""
+        return self.facts.session_reused
+
+    @property
+    def ktls(self) -> str:
+        """The answer to "who protects the records?": ``kernel``, or why it is not the kernel."""
+        return self.facts.ktls
+
+    def get_channel_binding(self, cb_type: str = "tls-unique") -> NoReturn:
+        """Refuse: TLS 1.3 has no ``tls-unique``, and `ssl` knows no other."""
+        raise ValueError(f"{cb_type} channel binding is not implemented")
+
+    def verify_client_post_handshake(self) -> NoReturn:
+        """Refuse: once the kernel has the keys there is no more handshake."""
+        raise NotImplementedError("post-handshake authentication is not possible with kernel TLS")
+
+
+def ssl_error(error: TlsifyError) -> OSError:
+    """Say the same with an error of `ssl`, which programs written for it expect."""
+    if isinstance(error, DeadlineExceeded):
+        return error
+    made: ssl.SSLError
+    if isinstance(error, IdentityError):
+        made = ssl.SSLCertVerificationError(ssl.SSL_ERROR_SSL, str(error))
+        made.reason = "CERTIFICATE_VERIFY_FAILED"
+        made.verify_code, made.verify_message = 1, str(error)
+    elif isinstance(error, Truncated):
+        made = ssl.SSLEOFError(ssl.SSL_ERROR_EOF, str(error))
+        made.reason = "UNEXPECTED_EOF_WHILE_READING"
+    else:
+        alert = getattr(error, "alert", None)
+        made = ssl.SSLError(ssl.SSL_ERROR_SSL, str(error))
+        made.reason = "TLSIFY" if alert is None else alert.name.upper()
+    made.library = "tlsify"
+    return made

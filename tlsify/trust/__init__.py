@@ -1,0 +1,1 @@
+"""Trust anchors: found, indexed and read by need."""

@@ -1,0 +1,340 @@
+"""An index of a folder of trust anchors, in a private cache: OpenSSL reads only what it needs."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import os
+import re
+import stat
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, Self
+
+from tlsify.config import ANCHOR_SUFFIXES
+from tlsify.credentials.parse import malformed, no_anchors, read_file, read_pem, unreadable
+from tlsify.errors import ConfigError
+from tlsify.system.modes import make_private, own_alone
+from tlsify.system.process import has_foreign_rights
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+# An index is a folder of links, each named after the hash of a subject's name, as OpenSSL expects
+# it: through them OpenSSL reads the source folder's own files, and only those that it needs. So a
+# stale index can hide an anchor, but not add one that the source does not hold.
+#
+# In the cache there are, for each source folder (ORIGIN is a hash of its path):
+#   ORIGIN            a link whose text says which index is current, of which state of the source,
+#                     and what the index looked like when it was finished; replaced at one stroke
+#   ORIGIN.TOKEN/     an index; whatever is done to it later changes its ctime, and so shows
+# Whoever uses an index holds a shared lock on the file "lock" in it. Those that nobody uses and
+# nothing points to are removed by whoever makes the next one.
+_ORIGIN = "[0-9a-f]{32}"  # compiled by who needs them, which is not each start
+_INDEX = _ORIGIN + r"\.[0-9a-f]{16}"
+_NEW = _INDEX + r"\.new"
+_TOKEN_LENGTH = 16
+_LOCK = "lock"
+# Source folders with an index; of more, those indexed least recently lose theirs.
+SOURCES = 32
+# More links than that for each certificate are not worth making. It takes many files that hold
+# several certificates each, of authorities that have the same name and different keys.
+_LINKS_PER_CERTIFICATE = 8
+_ABANDONED = 60.0  # seconds after which what is being made is nobody's any more
+
+
+class Survey(NamedTuple):
+    """What a folder of trust anchors holds, by name, and 32 bytes that change with any of it."""
+
+    names: Sequence[str]
+    state: bytes
+
+
+def survey(source: Path) -> Survey:
+    """Look at each file, but into none.
+
+    Raises:
+        ConfigError: something in it is no file, or there is none.
+        OSError: the folder cannot be read.
+    """
+    found = []
+    with os.scandir(source) as entries:
+        for entry in entries:
+            name = entry.name
+            if not name.endswith(ANCHOR_SUFFIXES) or name in ANCHOR_SUFFIXES:
+                continue
+            try:
+                now = entry.stat()
+            except OSError as exc:
+                raise unreadable(source / name, "trust anchor", exc) from exc
+            if not stat.S_ISREG(now.st_mode):
+                raise ConfigError(
+                    f"trust anchor {source / name} is not a file",
+                    hint="move it away: every .pem and .crt in the folder has to be a certificate",
+                )
+            found.append((name, now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns))
+    if not found:
+        raise no_anchors(source)
+    found.sort()
+    state = hashlib.sha256(repr(found).encode("ascii", "backslashreplace"))
+    return Survey([file[0] for file in found], state.digest())
+
+
+class Index:
+    """An index in use: for as long as this lives nobody removes it.
+
+    Attributes:
+        folder: where it is.
+    """
+
+    def __init__(self, folder: Path, lock: str = _LOCK, flags: int = os.O_RDONLY) -> None:
+        """Take hold of it.
+
+        Raises:
+            OSError: it is not there, or being removed.
+        """
+        self.folder = folder
+        self._lock = os.open(folder / lock, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            if flags & os.O_CREAT:
+                own_alone(self._lock)
+            fcntl.flock(self._lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            os.close(self._lock)
+            raise
+
+    @classmethod
+    def make(cls, folder: Path, links: Iterable[tuple[str, Path]]) -> Self:
+        """Make it of links, by name.
+
+        Raises:
+            OSError: it cannot be made; nothing of it is left.
+        """
+        make_private(folder)
+        try:
+            # Under its own name the file must never be seen unlocked.
+            index = cls(folder, "new", os.O_RDWR | os.O_CREAT | os.O_EXCL)
+            (folder / "new").rename(folder / _LOCK)
+            # Not by their whole paths, which would be looked up for each link.
+            within = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                for name, target in links:
+                    os.symlink(target, name, dir_fd=within)
+            finally:
+                os.close(within)
+        except OSError:
+            _empty(folder)
+            raise
+        return index
+
+    def describe(self, state: bytes) -> str:
+        """Say what a link to it has to say, as long as nobody has changed anything in it."""
+        now = os.lstat(self.folder)
+        token = self.folder.name[-_TOKEN_LENGTH:]
+        return f"{token} {state.hex()} {now.st_ino} {now.st_ctime_ns}"
+
+    def __del__(self) -> None:
+        with contextlib.suppress(AttributeError, OSError):  # it may never have been opened
+            os.close(self._lock)
+
+
+class Cache:
+    """The folder of a caller's own where indexes are kept; any number of processes may use it."""
+
+    def __init__(self, root: Path) -> None:
+        """Use a folder, made if there is none.
+
+        Raises:
+            OSError: it cannot be made, or others could read or change what is in it.
+        """
+        if ":" in str(root):
+            raise OSError(errno.EINVAL, "OpenSSL takes a colon for the end of a path", str(root))
+        _make_own(root, stat.S_IRWXG | stat.S_IRWXO)
+        self._root = root
+
+    def index(self, source: Path, survey: Survey) -> Index:
+        """Give the index of a folder, made anew unless there is one of this very state.
+
+        Raises:
+            ConfigError: a file in it is unusable.
+            OSError: there can be no index.
+        """
+        origin = hashlib.sha256(os.fsencode(source)).hexdigest()[:32]
+        found = self._current(origin, survey.state)
+        return self._make(origin, source, survey) if found is None else found
+
+    def _current(self, origin: str, state: bytes) -> Index | None:
+        try:
+            text = str((self._root / origin).readlink())
+            index = Index(self._root / _name(origin, text))
+            return index if index.describe(state) == text else None
+        except OSError:
+            return None
+
+    def _make(self, origin: str, source: Path, survey: Survey) -> Index:
+        links = _links(source, survey.names)
+        folder = self._root / f"{origin}.{os.urandom(_TOKEN_LENGTH // 2).hex()}"
+        index = Index.make(folder, links)
+        new = folder.with_name(f"{folder.name}.new")
+        try:
+            new.symlink_to(index.describe(survey.state))
+            new.replace(self._root / origin)
+        except OSError:
+            _empty(folder)
+            raise
+        with contextlib.suppress(OSError):
+            self._tidy()
+        return index
+
+    def _tidy(self) -> None:
+        """Remove what is too much, no longer current, or left over from a start that crashed."""
+        entries = list(self._root.iterdir())
+        origins = [path for path in entries if re.fullmatch(_ORIGIN, path.name)]
+        origins.sort(key=lambda path: path.lstat().st_mtime_ns, reverse=True)
+        for path in origins[SOURCES:]:
+            path.unlink()
+        current = {_name(path.name, str(path.readlink())) for path in origins[:SOURCES]}
+        for path in entries:
+            if re.fullmatch(_NEW, path.name) and _is_abandoned(path):
+                path.unlink()
+            elif re.fullmatch(_INDEX, path.name) and path.name not in current:
+                _discard(path)
+
+
+def _name(origin: str, text: str) -> str:
+    """Give the name of the index that a link with this text points to."""
+    return f"{origin}.{text[:_TOKEN_LENGTH]}"
+
+
+def _links(source: Path, names: Iterable[str]) -> list[tuple[str, Path]]:
+    """Read every file, and give the links that OpenSSL needs.
+
+    Raises:
+        ConfigError: a file is unusable.
+        OSError: OpenSSL would read a file otherwise, or there would be too many links.
+    """
+    from tlsify.tls.certificates import is_read_so, name_hashes  # noqa: PLC0415 - rarely needed
+
+    held: dict[str, dict[str, int]] = {}
+    for name in names:
+        path = source / name
+        pem = read_file(path, "trust anchor")
+        found = read_pem(pem, str(path))
+        try:
+            held[name] = name_hashes(found)
+        except ValueError as exc:
+            raise malformed(str(path)) from exc
+        if not is_read_so(pem, found):
+            raise OSError(errno.EINVAL, "OpenSSL would not find all that is in", str(path))
+    links: list[tuple[str, Path]] = []
+    limit = _LINKS_PER_CERTIFICATE * sum(map(len, held.values()))
+    for number, files in choose(held).items():
+        links += ((f"{number:08x}.{n}", source / name) for n, name in enumerate(files))
+        if len(links) > limit:
+            raise OSError(errno.EMLINK, "too many files share names", str(source))
+    return links
+
+
+def choose(held: dict[str, dict[str, int]]) -> dict[int, tuple[str, ...]]:
+    """Choose the files to read for each name.
+
+    Where OpenSSL already has a certificate of a name it does not look for others. So whichever
+    file brings one, the files with all others of the same name have to come with it.
+
+    Args:
+        held: the certificates of each file, by their own hashes: the hashes of their names.
+
+    Returns:
+        Files by hash of a name.
+    """
+    # By the hash of its name, and its own: the file that a certificate is read from. One that says
+    # nothing new, such as a bundle of all others, is of no use.
+    homes: dict[int, dict[str, str]] = {}
+    for name in sorted(held, key=lambda name: len(held[name])):
+        for digest, number in held[name].items():
+            homes.setdefault(number, {}).setdefault(digest, name)
+    complete: dict[tuple[str, ...], tuple[str, ...]] = {}
+    chosen = {}
+    for number, home in homes.items():
+        files = tuple(dict.fromkeys(home.values()))
+        if files not in complete:
+            complete[files] = _complete(files, held, homes)
+        chosen[number] = complete[files]
+    return chosen
+
+
+def _complete(
+    files: tuple[str, ...], held: dict[str, dict[str, int]], homes: dict[int, dict[str, str]]
+) -> tuple[str, ...]:
+    """Add the files with what others in the same files' names there are."""
+    while True:
+        read = {digest for file in files for digest in held[file]}
+        numbers = {number for file in files for number in held[file].values()}
+        missing = [homes[n][digest] for n in numbers for digest in homes[n].keys() - read]
+        if not missing:
+            return files
+        files = tuple(dict.fromkeys((*files, *sorted(missing))))
+
+
+def default_cache() -> Path:
+    """Give the folder in the caller's own cache, made as far as that is his own.
+
+    Raises:
+        OSError: there is none, or somebody else could change it.
+    """
+    if has_foreign_rights():
+        raise PermissionError(errno.EPERM, "this process runs with somebody else's rights")
+    shared = stat.S_IWGRP | stat.S_IWOTH
+    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    if not base.is_absolute():
+        home = os.environ.get("HOME")
+        if not home:
+            raise FileNotFoundError(errno.ENOENT, "neither XDG_CACHE_HOME nor HOME is set")
+        _check_own(Path(home), Path(home).stat(), shared)
+        base = Path(home, ".cache")
+    make_private(base)
+    _check_own(base, base.stat(), shared)  # which may well be a link
+    _make_own(base / "tlsify", shared)
+    return base / "tlsify" / "trust"
+
+
+def _make_own(folder: Path, forbidden: int) -> None:
+    make_private(folder)
+    _check_own(folder, folder.lstat(), forbidden)
+
+
+def _check_own(folder: Path, state: os.stat_result, forbidden: int) -> None:
+    if not stat.S_ISDIR(state.st_mode):
+        raise NotADirectoryError(errno.ENOTDIR, "not a folder", str(folder))
+    if state.st_uid != os.geteuid() or state.st_mode & forbidden:
+        raise PermissionError(errno.EACCES, "not a private folder", str(folder))
+
+
+def _discard(folder: Path) -> None:
+    """Remove an index that nobody uses."""
+    with contextlib.suppress(OSError):
+        try:
+            lock = os.open(folder / _LOCK, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError:
+            if _is_abandoned(folder):
+                _empty(folder)
+            return
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _empty(folder)
+        finally:
+            os.close(lock)
+
+
+def _empty(folder: Path) -> None:
+    """Remove an index with all that is in it; the lock last, for it says that this goes on."""
+    with contextlib.suppress(OSError):
+        for path in sorted(folder.iterdir(), key=lambda path: path.name == _LOCK):
+            path.unlink()
+        folder.rmdir()
+
+
+def _is_abandoned(path: Path) -> bool:
+    return path.lstat().st_mtime < time.time() - _ABANDONED

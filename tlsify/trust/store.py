@@ -1,0 +1,148 @@
+"""Trust anchors: a folder of PEM files, indexed once, read lazily; a file; the system's store."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+import stat
+from typing import TYPE_CHECKING
+
+from tlsify.config import Lookup, TrustAnchors
+from tlsify.credentials.parse import unreadable
+from tlsify.errors import ConfigError
+from tlsify.system.process import has_foreign_rights
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from pathlib import Path
+    from typing import TypeAlias
+
+    AnyPath: TypeAlias = Path | str
+
+# The search for the system's store has paths as text: pathlib's import takes several times as long.
+
+# Where distributions keep their store: in one file, and in OpenSSL's own layout.
+BUNDLES = (
+    "/etc/ssl/certs/ca-certificates.crt",  # Debian, Arch, Alpine, Gentoo
+    "/etc/pki/tls/certs/ca-bundle.crt",  # Fedora
+    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",  # the same, under its own name
+    "/etc/ssl/ca-bundle.pem",  # openSUSE
+    "/etc/ssl/cert.pem",  # Alpine, OpenBSD
+)
+FOLDERS = ("/etc/ssl/certs", "/etc/pki/ca-trust/extracted/pem/directory-hash")
+_HASHED = re.compile(r"[0-9a-f]{8}\.\d+")
+_FEW = 16  # links in such a folder that may be somebody's own addition, and not the whole store
+
+_log = logging.getLogger("tlsify")
+
+
+def load(path: Path, cache: Path | None = None) -> TrustAnchors:
+    """Find the trust anchors in a PEM file, or in the ``*.pem`` and ``*.crt`` files of a folder.
+
+    A folder that is new, or in which anything has changed, is read as a whole, and each file in it
+    must be right. Afterwards a handshake reads no more than it needs, through an index in the
+    cache. What was found is good for as long as this process lives, but not beyond: a file that is
+    added later is not seen, one that is removed is no longer trusted unless it was read before.
+    Who gives up the right to read the folder or the cache needs `TrustAnchors.load`.
+
+    Args:
+        path: the file or folder.
+        cache: folder of the caller's own for indexes, mode 0700, made if there is none; None takes
+            ``tlsify/trust`` in ``$XDG_CACHE_HOME``. Without one everything is read each time.
+
+    Raises:
+        ConfigError: unreadable, or nothing usable in it; a file in it that is no certificate.
+    """
+    try:
+        source = path.resolve(strict=True)
+        mode = source.stat().st_mode
+    except OSError as exc:
+        raise unreadable(path, "trust anchors", exc) from exc
+    if not stat.S_ISDIR(mode):
+        return TrustAnchors.load(path)
+    return _load_folder(path, source, cache)
+
+
+def _load_folder(path: Path, source: Path, cache: Path | None) -> TrustAnchors:
+    from tlsify.trust.index import Cache, default_cache, survey  # noqa: PLC0415 - for folders only
+
+    try:
+        found = survey(source)
+    except OSError as exc:
+        raise unreadable(path, "trust anchors", exc) from exc
+    try:
+        index = Cache(default_cache() if cache is None else cache).index(source, found)
+    except OSError as exc:
+        _log.debug("trust anchors in %s are read without an index: %s", path, exc)
+        return TrustAnchors.load(path)
+    return TrustAnchors(
+        lookup=Lookup((), (index.folder,), chosen=True, content=found.state, lease=index)
+    )
+
+
+def system(environment: Mapping[str, str] | None = None) -> TrustAnchors:
+    """Find the system's store, to be read as lazily as the distribution's layout allows.
+
+    Args:
+        environment: ``SSL_CERT_FILE`` and ``SSL_CERT_DIR`` in it replace the store, as they do for
+            OpenSSL; None takes this process's, unless it runs with somebody else's rights.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if environment is None:
+        environment = {} if has_foreign_rights() else os.environ
+    named = environment.get("SSL_CERT_FILE", ""), environment.get("SSL_CERT_DIR", "")
+    if any(named):
+        files: Sequence[AnyPath] = [*filter(os.path.isfile, named[:1])]
+        folders: Sequence[AnyPath] = [*filter(os.path.isdir, named[1].split(":"))]
+        hint = "SSL_CERT_FILE and SSL_CERT_DIR lead nowhere: correct or unset them"
+    else:
+        files, folders = _find_store(BUNDLES, FOLDERS)
+        hint = "install ca-certificates, or name the authority to trust with --ca"
+    if not files and not folders:
+        raise ConfigError("this system has no store of trust anchors", hint=hint)
+    content = repr((files, folders)).encode()
+    return TrustAnchors(lookup=Lookup(tuple(files), tuple(folders), chosen=False, content=content))
+
+
+def read_later(anchors: TrustAnchors) -> Sequence[str]:
+    """Name the folders in which OpenSSL reads anchors when it needs them, so that it still can."""
+    if anchors.lookup is None:
+        return []
+    folders = {os.path.dirname(os.path.realpath(file)) for file in anchors.lookup.files}  # noqa: PTH120 - as text, too
+    for folder in anchors.lookup.folders:
+        folders.add(str(folder))
+        with contextlib.suppress(OSError), os.scandir(folder) as entries:
+            # Links, mostly: of an index to what it indexes, of a system's store to its packages.
+            folders |= {os.path.dirname(os.path.realpath(entry)) for entry in entries}  # noqa: PTH120
+    return sorted(folders)
+
+
+def _find_store(
+    bundles: Iterable[AnyPath], folders: Iterable[AnyPath]
+) -> tuple[Sequence[AnyPath], Sequence[AnyPath]]:
+    """Choose the files and folders to use of those that a distribution may have."""
+    bundle = next(filter(os.path.isfile, bundles), None)
+    for folder in folders:
+        links = _count_hashed(folder)
+        if links:
+            # Somebody may have added a certificate to the bundle alone.
+            newer = bundle is not None and _changed(bundle) > _changed(folder)
+            complete = links > _FEW and not newer
+            return [] if complete or bundle is None else [bundle], [folder]
+    return [] if bundle is None else [bundle], []
+
+
+def _count_hashed(folder: AnyPath) -> int:
+    try:
+        with os.scandir(folder) as entries:
+            return sum(1 for entry in entries if _HASHED.fullmatch(entry.name))
+    except OSError:
+        return 0
+
+
+def _changed(path: AnyPath) -> int:
+    return os.stat(path).st_mtime_ns  # noqa: PTH116 - as text, too
