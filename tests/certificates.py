@@ -19,7 +19,7 @@ from cryptography.x509 import ocsp
 from cryptography.x509.oid import ExtensionOID, NameOID
 
 from tests.conftest import HOST
-from tlsify.config import KeyPair
+from tlsify.credentials.key_pair import KeyPair
 from tlsify.credentials.parse import parse_certificates
 from tlsify.names import is_ip_address
 

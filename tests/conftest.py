@@ -21,15 +21,12 @@ from OpenSSL import SSL
 
 from tests import chosen, progress, provision
 from tests.doubles import Lab, ScriptedSocket
-from tlsify.config import (
-    ClientConfig,
-    KeyPair,
-    ReferenceIdentifier,
-    ServerConfig,
-    TrustAnchors,
-)
+from tlsify.config import ClientConfig, ServerConfig
+from tlsify.credentials.anchors import TrustAnchors
+from tlsify.credentials.key_pair import KeyPair
 from tlsify.credentials.parse import parse_certificates
 from tlsify.ktls.probe import capabilities, loopback_pair
+from tlsify.names import ReferenceIdentifier
 
 if TYPE_CHECKING:
     import socket

@@ -41,7 +41,8 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from tlsify.codepoints import Aead
-    from tlsify.config import KeyPair, TrustAnchors
+    from tlsify.credentials.anchors import TrustAnchors
+    from tlsify.credentials.key_pair import KeyPair
     from tlsify.tls.negotiated import Negotiated
     from tlsify.tls.tunnel import Tunnel
 

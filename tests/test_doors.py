@@ -38,7 +38,7 @@ def users(name: str) -> set[str]:
 
 def test_the_package_is_read() -> None:
     """The checks below look at the whole package."""
-    assert {"opening.py", "ktls/ulp.py", "tls/engine.py"} <= set(MODULES)
+    assert {"connection/establish.py", "ktls/ulp.py", "tls/engine.py"} <= set(MODULES)
 
 
 @pytest.mark.parametrize("name", ["SOL_TLS", "TCP_ULP", "TLS_TX", "TLS_RX"])
@@ -70,9 +70,18 @@ def options(module: str) -> list[str]:
 
 def test_setsockopt_has_few_doors() -> None:
     """Outside ulp.py only options of plain TCP are set, each where it belongs."""
-    expected = {"ktls/ulp.py", "handshake.py", "commit.py", "handoff.py", "stream.py"}
-    expected |= {"relay.py", "sslsocket.py"}  # which pass on what the program sets
-    expected |= {"polling.py", "keepalive.py"}
+    expected = {
+        "ktls/ulp.py",
+        "connection/handshake.py",
+        "connection/commit.py",
+        "connection/handoff.py",
+        "connection/stream.py",
+    }
+    expected |= {
+        "connection/relay.py",
+        "sslcontext/socket.py",
+    }  # which pass on what the program sets
+    expected |= {"connection/polling.py", "connection/keepalive.py"}
     expected |= {
         "aio/dialing.py",
         "cli/forward.py",
@@ -81,13 +90,13 @@ def test_setsockopt_has_few_doors() -> None:
     assert users("setsockopt") == expected
     assert set(options("aio/dialing.py")) | set(options("cli/forward.py")) == {"TCP_NODELAY"}
     assert set(options("aio/carrying.py")) == {"SO_LINGER"}
-    assert set(options("handshake.py")) == {"TCP_NODELAY"}
+    assert set(options("connection/handshake.py")) == {"TCP_NODELAY"}
     times = {"TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT"}
-    assert set(options("keepalive.py")) == {"SO_KEEPALIVE", *times}
-    assert set(options("commit.py")) == {"SO_RCVLOWAT"}
-    assert set(options("handoff.py")) == {"SO_RCVLOWAT"}
-    assert set(options("polling.py")) == {"SO_RCVLOWAT"}
-    assert set(options("stream.py")) <= {"SO_RCVTIMEO", "SO_SNDTIMEO", "SO_RCVLOWAT"}
+    assert set(options("connection/keepalive.py")) == {"SO_KEEPALIVE", *times}
+    assert set(options("connection/commit.py")) == {"SO_RCVLOWAT"}
+    assert set(options("connection/handoff.py")) == {"SO_RCVLOWAT"}
+    assert set(options("connection/polling.py")) == {"SO_RCVLOWAT", "SO_RCVTIMEO", "SO_SNDTIMEO"}
+    assert set(options("connection/stream.py")) == set(), "but what the program sets"
 
 
 def test_protocol_reads_no_clock() -> None:
@@ -120,7 +129,9 @@ def test_one_fallback() -> None:
         for module in MODULES
         if not module.startswith("ktls/") and module != "status/host.py"
     }
-    assert {module: count for module, count in catching.items() if count} == {"eligibility.py": 1}
+    assert {module: count for module, count in catching.items() if count} == {
+        "connection/eligibility.py": 1
+    }
 
 
 def test_nothing_is_swallowed() -> None:
@@ -128,9 +139,9 @@ def test_nothing_is_swallowed() -> None:
     broad = {
         module for module in MODULES if {"", "Exception", "BaseException"} & set(handlers(module))
     }
-    others = {"agent/server.py", "aio/foreign.py", "relay.py"}
+    others = {"agent/server.py", "aio/foreign.py", "connection/relay.py"}
     others |= {"serving/forked.py", "status/roster.py"}
-    assert broad == {"cli/__init__.py", "facts.py"} | others
+    assert broad == {"cli/__init__.py", "sslcontext/facts.py"} | others
 
 
 def test_peers_cause_no_assertion() -> None:

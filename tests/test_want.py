@@ -51,7 +51,8 @@ if TYPE_CHECKING:
 
     import trustme
 
-    from tlsify.config import KeyPair, ServerConfig
+    from tlsify.config import ServerConfig
+    from tlsify.credentials.key_pair import KeyPair
 
 QUESTION, BLOCK = b"question", bytes(2**14)
 CARRIERS = {"tlsify-relay", "tlsify-linger"}

@@ -8,19 +8,12 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from tlsify.codepoints import Aead, AlertDescription, CipherSuite, ProtocolVersion
-    from tlsify.config import (
-        ClientConfig,
-        ClosePolicy,
-        KeyPair,
-        KtlsMode,
-        KtlsPolicy,
-        ReferenceIdentifier,
-        ServerConfig,
-        TrustAnchors,
-    )
+    from tlsify.config import ClientConfig, ClosePolicy, KtlsMode, KtlsPolicy, ServerConfig
     from tlsify.connection.establish import accept, connect
     from tlsify.connection.handoff import Handoff, Offload, Reason, adopt
     from tlsify.connection.stream import TLSSocket
+    from tlsify.credentials.anchors import TrustAnchors
+    from tlsify.credentials.key_pair import KeyPair
     from tlsify.errors import (
         AgentError,
         ConfigError,
@@ -40,20 +33,15 @@ if TYPE_CHECKING:
     )
     from tlsify.ktls.probe import Capabilities, capabilities
     from tlsify.metrics.counters import counters
+    from tlsify.names import ReferenceIdentifier
     from tlsify.system.process import protect_process
 
 _HOMES = {
     "codepoints": ("Aead", "AlertDescription", "CipherSuite", "ProtocolVersion"),
-    "config": (
-        "ClientConfig",
-        "ClosePolicy",
-        "KeyPair",
-        "KtlsMode",
-        "KtlsPolicy",
-        "ReferenceIdentifier",
-        "ServerConfig",
-        "TrustAnchors",
-    ),
+    "config": ("ClientConfig", "ClosePolicy", "KtlsMode", "KtlsPolicy", "ServerConfig"),
+    "credentials.anchors": ("TrustAnchors",),
+    "credentials.key_pair": ("KeyPair",),
+    "names": ("ReferenceIdentifier",),
     "errors": (
         "AgentError",
         "ConfigError",

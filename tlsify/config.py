@@ -7,32 +7,21 @@ from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from tlsify.codepoints import DEFAULT_AEADS, Aead, CipherSuite, NamedGroup, ProtocolVersion
-from tlsify.credentials.parse import (
-    no_anchors,
-    parse_certificates,
-    parse_key,
-    read_file,
-    read_pem,
-    unreadable,
-)
+from tlsify.credentials.anchors import TrustAnchors
 from tlsify.errors import ConfigError
-from tlsify.names import IdKind as IdKind  # noqa: PLC0414 - part of what there is here
-from tlsify.names import ReferenceIdentifier as ReferenceIdentifier  # noqa: PLC0414
-from tlsify.names import canonical, is_ip_address
+from tlsify.names import ReferenceIdentifier, canonical, is_ip_address
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-    from datetime import datetime
+    from collections.abc import Iterable
     from pathlib import Path
 
     from cryptography import x509
 
-    from tlsify.credentials.parse import PrivateKey
+    from tlsify.credentials.key_pair import KeyPair
+
 
 _MAX_ALPN_LENGTH = 255
 _PIN_LENGTH = 32
-# Names of the files in a folder of trust anchors.
-ANCHOR_SUFFIXES = (".pem", ".crt")
 
 
 class KtlsMode(Enum):
@@ -66,174 +55,6 @@ class ClosePolicy(Enum):
 
     STRICT = "strict"
     RELAXED = "relaxed"
-
-
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
-class KeyPair:
-    """A certificate chain, leaf first, and the leaf's private key.
-
-    Attributes:
-        chain: what the peer is shown.
-        key: the first certificate's.
-        ocsp: an OCSP response in DER, stapled for as long as it is good (`ocsp`).
-    """
-
-    chain: tuple[x509.Certificate, ...]
-    key: PrivateKey
-    ocsp: bytes | None = None
-
-    def __repr__(self) -> str:
-        """Show the subject only."""
-        return f"KeyPair({self.subject!r})"
-
-    def certificate_pem(self) -> bytes:
-        """Give the chain in PEM; the key stays here."""
-        from cryptography.hazmat.primitives.serialization import Encoding  # noqa: PLC0415 - see above
-
-        return b"".join(certificate.public_bytes(Encoding.PEM) for certificate in self.chain)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """DNS names, in lower case, and addresses that the certificate is for.
-
-        The common name is none of them (RFC 9525 2).
-        """
-        from tlsify.credentials.presented import read  # noqa: PLC0415 - a client needs none
-
-        found = [name for name in read(self.chain[0]) if name.kind in {IdKind.DNS, IdKind.IP}]
-        return tuple(name.text.lower() for name in found)
-
-    @property
-    def subject(self) -> str:
-        """Whose certificate it is, for messages."""
-        try:
-            return self.chain[0].subject.rfc4514_string()
-        except ValueError:
-            return "an unreadable subject"
-
-    @property
-    def not_after(self) -> datetime:
-        """The certificate's last second, in UTC."""
-        return self.chain[0].not_valid_after_utc
-
-    def staple(self) -> bytes | None:
-        """Give the OCSP response if it is fit to be shown at this moment, by this host's clock."""
-        if self.ocsp is None:
-            return None
-        from datetime import UTC, datetime  # noqa: PLC0415 - see above
-
-        from tlsify.credentials.ocsp import objection  # noqa: PLC0415 - see above
-
-        return None if objection(self.ocsp, self.chain[0], datetime.now(UTC)) else self.ocsp
-
-    @classmethod
-    def from_pem(cls, chain: bytes, key: bytes) -> Self:
-        """Parse a PEM chain and an unencrypted PEM key.
-
-        Raises:
-            ConfigError: one of them is unusable, or they do not belong together.
-        """
-        from cryptography.exceptions import UnsupportedAlgorithm  # noqa: PLC0415 - see above
-
-        certificates = parse_certificates(chain, "the certificate file")
-        private = parse_key(key)
-        try:
-            fits = private.public_key() == certificates[0].public_key()
-        except (ValueError, UnsupportedAlgorithm):  # of a key that ours is certainly not
-            fits = False
-        if not fits:
-            raise ConfigError(
-                "the private key does not belong to the certificate",
-                hint="the first certificate in the file must be the key's own",
-            )
-        return cls(certificates, private)
-
-    @classmethod
-    def load(cls, chain: Path, key: Path) -> Self:
-        """Read both files and parse them (`from_pem`)."""
-        return cls.from_pem(read_file(chain, "certificate"), read_file(key, "private key"))
-
-
-class Anchor(NamedTuple):
-    """A trust anchor as it was read, in DER, and from where, for messages."""
-
-    der: bytes
-    source: str
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Lookup:
-    """Trust anchors that only OpenSSL has to understand (`trust`).
-
-    Attributes:
-        files: the system's PEM files, read as a whole before the first handshake.
-        folders: in OpenSSL's own layout, searched by subject whenever a path is built.
-        chosen: whether the caller has chosen every one: each then is an anchor, be it self-signed
-            or not, which is not said of the system's.
-        content: any bytes that other anchors have different ones of.
-        lease: what has to live as long as the folders are needed.
-        anchors: those that are in memory.
-    """
-
-    files: tuple[Path | str, ...]
-    folders: tuple[Path | str, ...]
-    chosen: bool
-    content: bytes = field(repr=False)
-    lease: object = field(default=None, repr=False)
-    anchors: tuple[Anchor, ...] = field(default=(), repr=False)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class TrustAnchors:
-    """Whom one believes: certificates of one's own choosing, or the system's store.
-
-    Attributes:
-        certificates: the anchors; None means those of `lookup`.
-        lookup: those that were read from files; None means the system's store as OpenSSL knows it.
-    """
-
-    certificates: tuple[x509.Certificate, ...] | None = None
-    lookup: Lookup | None = None
-
-    @classmethod
-    def load(cls, path: Path) -> Self:
-        """Read a PEM file, or every ``*.pem`` and ``*.crt`` file of a folder, into memory.
-
-        Whoever starts often reads less with `trust.load`.
-
-        Raises:
-            ConfigError: unreadable, or nothing usable in it.
-        """
-        try:
-            inside = list(path.iterdir()) if path.is_dir() else None
-        except OSError as exc:
-            raise unreadable(path, "trust anchors", exc) from exc
-        if inside is None:
-            return cls.of(read_anchors(read_file(path, "trust anchors"), str(path)))
-        anchors = [
-            anchor
-            for file in sorted(p for p in inside if p.suffix in ANCHOR_SUFFIXES)
-            for anchor in read_anchors(read_file(file, "trust anchor"), str(file))
-        ]
-        if not anchors:
-            raise no_anchors(path)
-        return cls.of(anchors)
-
-    @classmethod
-    def of(cls, anchors: Iterable[Anchor]) -> Self:
-        """Believe these."""
-        held = tuple(anchors)
-        content = b"".join(anchor.der for anchor in held)
-        return cls(lookup=Lookup((), (), chosen=True, content=content, anchors=held))
-
-
-def read_anchors(pem: bytes, what: str) -> Iterator[Anchor]:
-    """Find the trust anchors of a PEM file (`read_pem`).
-
-    Raises:
-        ConfigError: there is none, or half of one.
-    """
-    return (Anchor(der, what) for der in read_pem(pem, what))
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True, weakref_slot=True)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     import trustme
 
-    from tlsify.config import KeyPair
+    from tlsify.credentials.key_pair import KeyPair
 
 
 @pytest.fixture(scope="session")

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     import trustme
 
-    from tlsify.config import KeyPair
+    from tlsify.credentials.key_pair import KeyPair
 
 ROOT = Path(__file__).resolve().parents[2]
 HOST = "example.org"

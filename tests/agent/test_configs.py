@@ -11,14 +11,15 @@ import pytest
 from tlsify.agent import ClientRequest, ServerRequest, configs
 from tlsify.agent.configs import Configs, policy
 from tlsify.codepoints import DEFAULT_AEADS, Aead, ProtocolVersion
-from tlsify.config import ClientConfig, KtlsMode, KtlsPolicy, ReferenceIdentifier, ServerConfig
+from tlsify.config import ClientConfig, KtlsMode, KtlsPolicy, ServerConfig
 from tlsify.errors import ConfigError
+from tlsify.names import ReferenceIdentifier
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.agent.harness import Files
-    from tlsify.config import KeyPair
+    from tlsify.credentials.key_pair import KeyPair
 
 A = "dns:a.example"
 

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
     import trustme
 
-    from tlsify.config import KtlsPolicy, ServerConfig, TrustAnchors
+    from tlsify.config import KtlsPolicy, ServerConfig
+    from tlsify.credentials.anchors import TrustAnchors
 
     Run = Callable[[Any], Any]
 

@@ -28,7 +28,7 @@ from tests.doubles import (
 )
 from tlsify.aio.transport import attach, current, sendfile
 from tlsify.codepoints import AlertDescription, ContentType
-from tlsify.config import TrustAnchors
+from tlsify.credentials.anchors import TrustAnchors
 from tlsify.credentials.parse import parse_certificates
 from tlsify.ktls.probe import capabilities
 from tlsify.tls.messages import KeyUpdateRequest

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     import trustme
 
-    from tlsify.config import KeyPair
+    from tlsify.credentials.key_pair import KeyPair
 
 
 @pytest.fixture(scope="module")

@@ -10,13 +10,14 @@ import pytest
 
 from tlsify.cli import client_options
 from tlsify.codepoints import DEFAULT_AEADS, Aead, ProtocolVersion
-from tlsify.config import ClientConfig, ReferenceIdentifier
 from tlsify.errors import ConfigError
+from tlsify.names import ReferenceIdentifier
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.cli.conftest import Pki
+    from tlsify.config import ClientConfig
 
 _ENVIRONMENT = ("CAFILE", "CADIR", "CERTFILE", "KEYFILE", "SSLKEYLOGFILE")
 

@@ -48,7 +48,8 @@ from tests.doubles import Endpoint, RawPeer, recv_exactly, reset
 from tests.provision import find
 from tlsify.cli import connect
 from tlsify.codepoints import AlertDescription, ContentType
-from tlsify.config import KeyPair, ServerConfig
+from tlsify.config import ServerConfig
+from tlsify.credentials.key_pair import KeyPair
 from tlsify.errors import DeadlineExceeded, NetworkError
 from tlsify.tls.record import encode_plain_alert, split_records
 

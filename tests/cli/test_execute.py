@@ -34,7 +34,8 @@ from tests.doubles import Endpoint, RawPeer, recv_exactly, until
 from tests.interop.programs import require
 from tlsify.cli import execute
 from tlsify.codepoints import AlertDescription, ContentType
-from tlsify.config import KeyPair, ServerConfig
+from tlsify.config import ServerConfig
+from tlsify.credentials.key_pair import KeyPair
 from tlsify.ktls.probe import capabilities
 from tlsify.system.process import THE_PROGRAMS
 from tlsify.tls.messages import KeyUpdateRequest, encode_key_update

@@ -15,7 +15,7 @@ from tlsify.cli import ucspi
 from tlsify.tls.negotiated import Negotiated
 
 if TYPE_CHECKING:
-    from tlsify.config import KeyPair
+    from tlsify.credentials.key_pair import KeyPair
 
 
 @pytest.fixture

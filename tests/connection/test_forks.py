@@ -269,7 +269,7 @@ def test_short_lived() -> None:
 
 def test_forked_before() -> None:
     """A process knows that it was forked, whether tlsify was there or not; to exec ends that."""
-    look = "from tlsify import forks; print(int(forks.is_child), flush=True)"
+    look = "from tlsify.connection import forks; print(int(forks.is_child), flush=True)"
     program = f"""
 import os, sys
 {look}

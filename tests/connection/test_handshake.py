@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from tests.conftest import HOST
 from tests.doubles import Endpoint, give_up
 from tlsify.codepoints import AlertDescription, ContentType, ProtocolVersion
-from tlsify.config import ClientConfig, ReferenceIdentifier, ServerConfig, TrustAnchors
+from tlsify.config import ClientConfig, ServerConfig
 from tlsify.connection import handshake
 from tlsify.connection.handshake import conversation, part, run
+from tlsify.credentials.anchors import TrustAnchors
 from tlsify.credentials.self_signed import make_key_pair
 from tlsify.errors import (
     DeadlineExceeded,
@@ -27,6 +28,7 @@ from tlsify.errors import (
     PeerMisbehaved,
     Truncated,
 )
+from tlsify.names import ReferenceIdentifier
 from tlsify.tls.engine import Engine
 from tlsify.tls.protection import open_record, seal_record
 from tlsify.tls.record import encode_plain_alert, split_records

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from tests.conftest import make_crl
 from tlsify.codepoints import Aead, ProtocolVersion
-from tlsify.config import ClientConfig, KeyPair, Lookup, ReferenceIdentifier, TrustAnchors
+from tlsify.config import ClientConfig
 from tlsify.connection import session_store as module
 from tlsify.connection.session_store import (
     IN_FOLDER,
@@ -30,13 +30,17 @@ from tlsify.connection.session_store import (
     decode,
     encode,
 )
+from tlsify.credentials.anchors import Lookup, TrustAnchors
 from tlsify.credentials.parse import parse_crls
 from tlsify.credentials.self_signed import make_key_pair
 from tlsify.errors import ConfigError
+from tlsify.names import ReferenceIdentifier
 from tlsify.tls.negotiated import Resumable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from tlsify.credentials.key_pair import KeyPair
 
 ADDRESS = ("192.0.2.1", 443)
 CONFIG = ClientConfig.for_host("example.org")

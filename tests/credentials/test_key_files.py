@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from tlsify.config import KeyPair
+    from tlsify.credentials.key_pair import KeyPair
 
 AUTHORITY = trustme.CA()
 PAIR = certify(AUTHORITY, "example.org")

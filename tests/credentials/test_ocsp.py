@@ -18,7 +18,7 @@ from tlsify.errors import ConfigError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tlsify.config import KeyPair
+    from tlsify.credentials.key_pair import KeyPair
 
 AUTHORITY = trustme.CA()
 PAIR = certify(AUTHORITY, "example.org")

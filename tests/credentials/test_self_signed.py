@@ -9,12 +9,16 @@ import pytest
 from cryptography import x509
 
 from tests.doubles import EnginePair
-from tlsify.config import ClientConfig, KeyPair, ReferenceIdentifier, ServerConfig, TrustAnchors
+from tlsify.config import ClientConfig, ServerConfig
+from tlsify.credentials.anchors import TrustAnchors
 from tlsify.credentials.self_signed import make_key_pair
 from tlsify.errors import IdentityError
+from tlsify.names import ReferenceIdentifier
 
 if TYPE_CHECKING:
     from cryptography.x509 import Certificate
+
+    from tlsify.credentials.key_pair import KeyPair
 
 NAMES = ["localhost", "127.0.0.1", "::1", "example.org"]
 

@@ -17,9 +17,10 @@ from tests.doubles import read
 from tests.endings.peers import HOST
 from tlsify.agent import ClientRequest
 from tlsify.agent import client as by_agent
-from tlsify.config import ClientConfig, ClosePolicy, KtlsMode, KtlsPolicy, TrustAnchors
+from tlsify.config import ClientConfig, ClosePolicy, KtlsMode, KtlsPolicy
 from tlsify.connection.establish import connect
 from tlsify.connection.stream import TLSSocket
+from tlsify.credentials.anchors import TrustAnchors
 from tlsify.integrations.socketserver import TLSMixIn
 from tlsify.receiver import Receiver
 from tlsify.sslcontext.context import SSLContext

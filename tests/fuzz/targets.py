@@ -23,7 +23,7 @@ from tlsify import names
 from tlsify.agent import fields, wire
 from tlsify.cli import config_file
 from tlsify.codepoints import CipherSuite, ContentType, ProtocolVersion
-from tlsify.config import ClientConfig, KeyPair, ServerConfig
+from tlsify.config import ClientConfig, ServerConfig
 from tlsify.connection import session_store
 from tlsify.credentials import der, ocsp, presented, traefik
 from tlsify.credentials.parse import parse_crls, read_pem
@@ -50,6 +50,8 @@ from tlsify.tls.tunnel import Tunnel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from tlsify.credentials.key_pair import KeyPair
 
 _LIMIT = 64  # bytes of a handshake message, so that inputs need not be long
 

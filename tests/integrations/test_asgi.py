@@ -16,7 +16,8 @@ from tlsify.integrations.asgi import TlsExtension
 if TYPE_CHECKING:
     import trustme
 
-    from tlsify.config import KtlsPolicy, ServerConfig, TrustAnchors
+    from tlsify.config import KtlsPolicy, ServerConfig
+    from tlsify.credentials.anchors import TrustAnchors
 
 
 class Asking(Echo):

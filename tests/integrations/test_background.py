@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     import trustme
 
     from tests.doubles import Lab
-    from tlsify.config import KeyPair
     from tlsify.connection.handoff import Handoff
+    from tlsify.credentials.key_pair import KeyPair
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from tests.certificate_samples import VICTIM, facts_of, make_certificate
 from tlsify.integrations.variables import variables
 
 if TYPE_CHECKING:
-    from tlsify.config import KeyPair
+    from tlsify.credentials.key_pair import KeyPair
 
 
 def test_a_client_with_a_certificate(key_pair: KeyPair) -> None:

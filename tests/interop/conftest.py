@@ -16,14 +16,14 @@ import trustme
 
 from tests.interop.matrix import CELLS, LEFT_OUT, SIZE, SUITES, Cell, Peer
 from tests.interop.peers import Identity, Site
-from tlsify.config import KeyPair
 from tlsify.connection.handoff import Offload
+from tlsify.credentials.key_pair import KeyPair
 from tlsify.ktls.probe import capabilities, polls_partial_records
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tlsify.config import TrustAnchors
+    from tlsify.credentials.anchors import TrustAnchors
 
 _LINE = 1000
 # Files from this size on are too large for a guest to keep until the next collection comes by.

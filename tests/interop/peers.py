@@ -18,7 +18,8 @@ from tests.interop.matrix import (
 )
 from tests.interop.programs import PATIENCE, Program, free_port
 from tlsify.codepoints import ProtocolVersion
-from tlsify.config import ClientConfig, ReferenceIdentifier, ServerConfig
+from tlsify.config import ClientConfig, ServerConfig
+from tlsify.names import ReferenceIdentifier
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -26,8 +27,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tlsify.codepoints import CipherSuite
-    from tlsify.config import KeyPair, TrustAnchors
     from tlsify.connection.stream import TLSSocket
+    from tlsify.credentials.anchors import TrustAnchors
+    from tlsify.credentials.key_pair import KeyPair
 
 CHUNK = 2**16
 # What openssl s_server prints, unless it is told to be quiet.

@@ -17,9 +17,10 @@ from tests.certificates import DAY, certify, respond, save
 from tests.conftest import issue, make_crl
 from tests.doubles import OFFLOADS, Endpoint
 from tests.interop.programs import TIMEOUT, require
-from tlsify.config import KtlsPolicy, ServerConfig, TrustAnchors
+from tlsify.config import KtlsPolicy, ServerConfig
 from tlsify.connection.establish import accept
 from tlsify.connection.stream import TLSSocket
+from tlsify.credentials.anchors import TrustAnchors
 from tlsify.credentials.parse import parse_certificates, parse_crls
 from tlsify.errors import TlsifyError
 from tlsify.system.listening import listen
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from tlsify.config import KeyPair
+    from tlsify.credentials.key_pair import KeyPair
 
 pytestmark = [pytest.mark.interop, pytest.mark.timeout(TIMEOUT)]
 NAMES = ("localhost", "a.example")

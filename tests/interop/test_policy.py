@@ -18,11 +18,13 @@ from tests.doubles import RELAY, VERSIONS, Endpoint
 from tests.interop.peers import LISTENING, accepted, address, listening
 from tests.interop.programs import PATIENCE, TIMEOUT, Program, require
 from tlsify.codepoints import AlertDescription, ProtocolVersion
-from tlsify.config import ClientConfig, KeyPair, ReferenceIdentifier, ServerConfig
+from tlsify.config import ClientConfig, ServerConfig
 from tlsify.connection.establish import accept, connect
 from tlsify.connection.stream import TLSSocket
+from tlsify.credentials.key_pair import KeyPair
 from tlsify.credentials.parse import parse_crls
 from tlsify.errors import HandshakeError, IdentityError
+from tlsify.names import ReferenceIdentifier
 from tlsify.tls.certificates import key_hash
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from tests.interop.matrix import Peer, curl_options, gnutls_options, openssl_opt
 from tests.interop.peers import LISTENING, START, accepted, listening
 from tests.interop.programs import PATIENCE, TIMEOUT, Program, require
 from tlsify.codepoints import CipherSuite, ProtocolVersion
-from tlsify.config import ClientConfig, KtlsPolicy, ReferenceIdentifier
+from tlsify.config import ClientConfig, KtlsPolicy
 from tlsify.connection.establish import accept, connect
 from tlsify.connection.handoff import Offload
 from tlsify.connection.stream import TLSSocket
@@ -24,6 +24,7 @@ from tlsify.errors import ExitCode
 from tlsify.keys import Direction
 from tlsify.ktls import ulp
 from tlsify.ktls.diag import tls_stat
+from tlsify.names import ReferenceIdentifier
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

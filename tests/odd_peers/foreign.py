@@ -28,7 +28,8 @@ with warnings.catch_warnings():
 if TYPE_CHECKING:
     import socket
 
-    from tlsify.config import ClientConfig, KeyPair
+    from tlsify.config import ClientConfig
+    from tlsify.credentials.key_pair import KeyPair
 
 _VERSIONS = {ProtocolVersion.TLSv1_2: (3, 3), ProtocolVersion.TLSv1_3: (3, 4)}
 

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     import trustme
 
     from tests.doubles import Lab
-    from tlsify.config import KtlsPolicy, TrustAnchors
+    from tlsify.config import KtlsPolicy
+    from tlsify.credentials.anchors import TrustAnchors
 
 _SUITE = CipherSuite.TLS_AES_128_GCM_SHA256
 PLAIN = Passed(

@@ -45,7 +45,8 @@ from tlsify.system import listening
 from tlsify.serving import server as serving
 from tlsify.aio.acceptor import Limits
 from tlsify.aio.transport import attach
-from tlsify.config import KeyPair, KtlsMode, KtlsPolicy, ServerConfig
+from tlsify.credentials.key_pair import KeyPair
+from tlsify.config import KtlsMode, KtlsPolicy, ServerConfig
 from tlsify.system.process import Account
 from tlsify.system.sandbox import Reach, Sandboxing
 from tlsify.serving.succession import Estate

@@ -22,9 +22,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from tests.conftest import HOST
 from tests.doubles import KERNEL, OFFLOADS, RELAY, Endpoint, Lab, check_descriptors, descriptors
 from tests.interop.programs import Program, free_port
-from tlsify.config import ReferenceIdentifier
 from tlsify.connection.stream import TLSSocket
 from tlsify.errors import ConfigError
+from tlsify.names import ReferenceIdentifier
 from tlsify.sslcontext.context import SSLContext
 from tlsify.sslcontext.socket import SSLSocket
 
@@ -33,9 +33,10 @@ if TYPE_CHECKING:
 
     import trustme
 
-    from tlsify.config import KeyPair, KtlsPolicy
+    from tlsify.config import KtlsPolicy
+    from tlsify.credentials.key_pair import KeyPair
 
-DOCUMENT = Path(__file__).parent.parent / "docs/sslcontext.md"
+DOCUMENT = Path(__file__).parents[2] / "docs/sslcontext.md"
 both = pytest.mark.parametrize("policy", OFFLOADS)
 
 

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from tests.certificate_samples import SAMPLES, VICTIM, facts_of, make_certificate
 from tests.conftest import HOST, issue
 from tests.doubles import OFFLOADS, RELAY, VERSIONS, Endpoint, Lab
-from tlsify.config import ServerConfig, TrustAnchors
+from tlsify.config import ServerConfig
 from tlsify.connection.establish import accept
+from tlsify.credentials.anchors import TrustAnchors
 from tlsify.credentials.parse import parse_certificates
 from tlsify.sslcontext.facts import Facts
 
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
     import trustme
 
     from tlsify.codepoints import ProtocolVersion
-    from tlsify.config import KeyPair, KtlsPolicy
+    from tlsify.config import KtlsPolicy
+    from tlsify.credentials.key_pair import KeyPair
 
 
 def _python_says(der: bytes, folder: Path) -> Any:

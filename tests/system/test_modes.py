@@ -169,12 +169,12 @@ def test_nobody_else_makes_anything() -> None:
     }
     assert found == {
         "system/modes.py",
-        "keylog.py",
+        "connection/keylog.py",
         "status/roster.py",
-        "tickets.py",
-        "trust_index.py",
-        "credentials.py",  # memory without a name
-        "dialing.py",  # a port, not a path
+        "connection/session_store.py",
+        "trust/index.py",
+        "credentials/parse.py",  # memory without a name
+        "connection/dialing.py",  # a port, not a path
         "status/host.py",  # likewise
     }
 

@@ -23,16 +23,12 @@ from tlsify.codepoints import (
     NamedGroup,
     ProtocolVersion,
 )
-from tlsify.config import (
-    ClientConfig,
-    KeyPair,
-    ReferenceIdentifier,
-    ServerConfig,
-    TrustAnchors,
-)
+from tlsify.config import ClientConfig, ServerConfig
+from tlsify.credentials.anchors import TrustAnchors
 from tlsify.credentials.parse import parse_certificates, parse_crls
 from tlsify.credentials.self_signed import make_key_pair
 from tlsify.errors import ConfigError, HandshakeError, IdentityError, PeerAlert
+from tlsify.names import ReferenceIdentifier
 from tlsify.tls import connections, context, unbound
 from tlsify.tls.engine import Engine
 from tlsify.tls.record import split_records
@@ -41,6 +37,7 @@ from tlsify.tls.tunnel import Tunnel
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from tlsify.credentials.key_pair import KeyPair
     from tlsify.tls.negotiated import Negotiated
 
 AUTHORITY = trustme.CA()

@@ -17,7 +17,9 @@ from tests.certificates import self_signed
 from tests.conftest import HOST, issue
 from tests.doubles import EnginePair
 from tlsify.codepoints import DEFAULT_AEADS, Aead, CipherSuite, ProtocolVersion
-from tlsify.config import ClientConfig, KeyPair, ServerConfig, TrustAnchors
+from tlsify.config import ClientConfig, ServerConfig
+from tlsify.credentials.anchors import TrustAnchors
+from tlsify.credentials.key_pair import KeyPair
 from tlsify.errors import ConfigError
 from tlsify.tls import context as module
 from tlsify.tls.context import (

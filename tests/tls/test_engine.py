@@ -20,15 +20,11 @@ from tlsify.codepoints import (
     ContentType,
     ProtocolVersion,
 )
-from tlsify.config import (
-    ClientConfig,
-    KeyPair,
-    ReferenceIdentifier,
-    ServerConfig,
-    TrustAnchors,
-)
+from tlsify.config import ClientConfig, ServerConfig
+from tlsify.credentials.key_pair import KeyPair
 from tlsify.errors import ConfigError, PeerMisbehaved, TlsifyError
 from tlsify.keys import TrafficKeys
+from tlsify.names import ReferenceIdentifier
 from tlsify.tls.engine import Engine
 from tlsify.tls.messages import decode_new_session_ticket
 from tlsify.tls.protection import open_record, seal_record
@@ -37,6 +33,7 @@ from tlsify.tls.schedule import key_block
 from tlsify.tls.tunnel import Tunnel
 
 if TYPE_CHECKING:
+    from tlsify.credentials.anchors import TrustAnchors
     from tlsify.tls.negotiated import Negotiated
 
 TLS12, TLS13 = ProtocolVersion.TLSv1_2, ProtocolVersion.TLSv1_3

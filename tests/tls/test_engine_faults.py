@@ -21,9 +21,12 @@ from OpenSSL import crypto
 from tests.conftest import HOST
 from tests.doubles import EnginePair
 from tlsify.codepoints import Aead, AlertDescription, ContentType, HandshakeType, ProtocolVersion
-from tlsify.config import ClientConfig, KeyPair, ReferenceIdentifier, ServerConfig, TrustAnchors
+from tlsify.config import ClientConfig, ServerConfig
+from tlsify.credentials.anchors import TrustAnchors
+from tlsify.credentials.key_pair import KeyPair
 from tlsify.credentials.self_signed import make_key_pair
 from tlsify.errors import HandshakeError, IdentityError, PeerAlert, PeerMisbehaved
+from tlsify.names import ReferenceIdentifier
 from tlsify.tls import connections
 from tlsify.tls.client_hello import MAX_LENGTH
 from tlsify.tls.engine import Engine

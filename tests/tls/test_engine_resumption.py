@@ -15,14 +15,17 @@ import trustme
 from tests.conftest import HOST
 from tests.meetings import Meeting
 from tlsify.codepoints import Aead, CipherSuite, ContentType, ProtocolVersion
-from tlsify.config import ClientConfig, KeyPair, ReferenceIdentifier, ServerConfig, TrustAnchors
+from tlsify.config import ClientConfig, ServerConfig
+from tlsify.credentials.key_pair import KeyPair
 from tlsify.errors import IdentityError
+from tlsify.names import ReferenceIdentifier
 from tlsify.tls import context
 from tlsify.tls.engine import Engine
 from tlsify.tls.protection import open_record, seal_record
 from tlsify.tls.record import split_records
 
 if TYPE_CHECKING:
+    from tlsify.credentials.anchors import TrustAnchors
     from tlsify.tls.negotiated import Negotiated
 
 TLS12, TLS13 = ProtocolVersion.TLSv1_2, ProtocolVersion.TLSv1_3

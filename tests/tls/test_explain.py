@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from OpenSSL import SSL
 
 from tlsify.codepoints import AlertDescription
-from tlsify.config import KeyPair, ReferenceIdentifier
 from tlsify.credentials.parse import spell_pin
 from tlsify.errors import IdentityError, PeerMisbehaved
+from tlsify.names import ReferenceIdentifier
 from tlsify.tls.explain import (
     handshake_failure,
     library_failure,
@@ -19,6 +21,9 @@ from tlsify.tls.explain import (
     wrong_key,
     wrong_peer,
 )
+
+if TYPE_CHECKING:
+    from tlsify.credentials.key_pair import KeyPair
 
 
 @given(st.integers(0, 255))

@@ -16,9 +16,11 @@ from OpenSSL import SSL
 from tests.conftest import HOST
 from tests.doubles import EnginePair
 from tlsify.codepoints import AlertDescription, ProtocolVersion
-from tlsify.config import ClientConfig, ReferenceIdentifier, ServerConfig, TrustAnchors
+from tlsify.config import ClientConfig, ServerConfig
+from tlsify.credentials.anchors import TrustAnchors
 from tlsify.credentials.self_signed import make_key_pair
 from tlsify.errors import PeerMisbehaved, TlsifyError
+from tlsify.names import ReferenceIdentifier
 from tlsify.tls import harvest as module
 from tlsify.tls.engine import Engine
 from tlsify.tls.harvest import MAX_TICKETS, Harvest

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.certificates import named, raw, with_extensions
-from tlsify.config import IdKind, ReferenceIdentifier
 from tlsify.errors import ConfigError
+from tlsify.names import IdKind, ReferenceIdentifier
 from tlsify.tls.identity import compile_identifiers, matches, presented, presents
 
 SRV_NAME = x509.ObjectIdentifier("1.3.6.1.5.5.7.8.7")

@@ -19,16 +19,13 @@ from tests.certificates import DAY, certify, now
 from tests.conftest import HOST, issue, make_crl
 from tests.doubles import EnginePair
 from tlsify.codepoints import AlertDescription, ContentType, ProtocolVersion
-from tlsify.config import (
-    ClientConfig,
-    KeyPair,
-    ReferenceIdentifier,
-    ServerConfig,
-    TrustAnchors,
-)
+from tlsify.config import ClientConfig, ServerConfig
+from tlsify.credentials.anchors import TrustAnchors
+from tlsify.credentials.key_pair import KeyPair
 from tlsify.credentials.parse import parse_certificates, parse_crls, parse_pins, spell_pin
 from tlsify.credentials.self_signed import make_key_pair
 from tlsify.errors import HandshakeError, IdentityError, PeerAlert
+from tlsify.names import ReferenceIdentifier
 from tlsify.tls.certificates import key_hash
 from tlsify.tls.engine import Engine
 from tlsify.tls.harvest import Harvest

@@ -19,7 +19,7 @@ from tlsify.tls.protection import seal_record
 from tlsify.tls.schedule import KeyBlock, traffic_keys
 
 if TYPE_CHECKING:
-    from tlsify.config import KeyPair
+    from tlsify.credentials.key_pair import KeyPair
 
 SUITE13 = CipherSuite.TLS_AES_128_GCM_SHA256
 SUITE12 = CipherSuite.TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256

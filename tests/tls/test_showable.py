@@ -14,8 +14,10 @@ from tests.conftest import HOST
 from tests.doubles import EnginePair
 from tests.interop.programs import require
 from tlsify.codepoints import Aead, CipherSuite, ProtocolVersion
-from tlsify.config import ClientConfig, KeyPair, KtlsMode, KtlsPolicy, ServerConfig, TrustAnchors
+from tlsify.config import ClientConfig, KtlsMode, KtlsPolicy, ServerConfig
 from tlsify.connection.establish import prepare
+from tlsify.credentials.anchors import TrustAnchors
+from tlsify.credentials.key_pair import KeyPair
 from tlsify.errors import ConfigError
 from tlsify.tls.engine import Engine
 from tlsify.tls.showable import check

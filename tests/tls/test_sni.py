@@ -14,7 +14,7 @@ from tests.certificates import certify
 from tlsify.tls.sni import Choice
 
 if TYPE_CHECKING:
-    from tlsify.config import KeyPair
+    from tlsify.credentials.key_pair import KeyPair
 
 AUTHORITY = trustme.CA()
 DEFAULT = certify(AUTHORITY, "default.example", "also.example")

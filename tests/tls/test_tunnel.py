@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 from tests.conftest import HOST
 from tests.doubles import EnginePair, flipped, new_session_ticket, opened
 from tlsify.codepoints import AlertDescription, ContentType, ProtocolVersion
-from tlsify.config import ClientConfig, ReferenceIdentifier, ServerConfig, TrustAnchors
+from tlsify.config import ClientConfig, ServerConfig
+from tlsify.credentials.anchors import TrustAnchors
 from tlsify.credentials.self_signed import make_key_pair
 from tlsify.errors import HandshakeError, PeerAlert, PeerMisbehaved, TlsifyError
+from tlsify.names import ReferenceIdentifier
 from tlsify.tls.engine import Engine
 from tlsify.tls.harvest import MAX_TICKETS
 from tlsify.tls.messages import KeyUpdateRequest, encode_key_update

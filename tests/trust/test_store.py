@@ -23,7 +23,9 @@ from tests.certificates import DAY, sign
 from tests.conftest import HOST, issue
 from tests.doubles import EnginePair
 from tests.spellings import bad, good
-from tlsify.config import ClientConfig, KeyPair, ServerConfig, TrustAnchors
+from tlsify.config import ClientConfig, ServerConfig
+from tlsify.credentials.anchors import TrustAnchors
+from tlsify.credentials.key_pair import KeyPair
 from tlsify.credentials.self_signed import make_key_pair
 from tlsify.errors import ConfigError, HandshakeError, IdentityError
 from tlsify.sslcontext.context import SSLContext

@@ -42,7 +42,7 @@ def connect(place: Place, sock: socket.socket, request: wire.ClientRequest) -> H
     Raises:
         AgentError: there is no agent, or no more; ``untouched`` tells whether the handshake may
             still be done on this connection.
-        TlsifyError: as `opening.connect`.
+        TlsifyError: as `establish.connect`.
         OSError: likewise.
     """
     return _hand_over(place, sock, request)
@@ -166,7 +166,7 @@ def _name(place: Place) -> str:
 
 
 def _answer(channel: socket.socket, sock: socket.socket) -> Handoff:
-    """Receive the reply, and make of it what `opening` makes of a handshake."""
+    """Receive the reply, and make of it what `establish` makes of a handshake."""
     message, descriptor = _receive_reply(channel, PATIENCE)
     program_end = None if descriptor is None else scm_rights.as_socket(descriptor)
     try:

@@ -13,18 +13,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeAlias
 
 from tlsify.agent import wire
 from tlsify.codepoints import DEFAULT_AEADS, Aead, ProtocolVersion
-from tlsify.config import (
-    ClientConfig,
-    KeyPair,
-    KtlsMode,
-    KtlsPolicy,
-    ReferenceIdentifier,
-    ServerConfig,
-    TrustAnchors,
-)
+from tlsify.config import ClientConfig, KtlsMode, KtlsPolicy, ServerConfig
 from tlsify.connection import establish
+from tlsify.credentials.anchors import TrustAnchors
+from tlsify.credentials.key_pair import KeyPair
 from tlsify.credentials.parse import load_crls
 from tlsify.errors import ConfigError
+from tlsify.names import ReferenceIdentifier
 from tlsify.trust import store
 
 if TYPE_CHECKING:

@@ -30,13 +30,13 @@ async def hand_over(
     """Do a handshake without blocking the loop, and hand the connection over.
 
     Args:
-        sock: connected TCP socket; the connection is taken out of it (`opening.take`).
+        sock: connected TCP socket; the connection is taken out of it (`establish.take`).
         config: decides the role.
         policy: when to offload; AUTO if None.
         timeout: seconds for the handshake; the configuration's own if None.
 
     Raises:
-        As `opening.connect`.
+        As `establish.connect`.
     """
     seconds = config.timeout if timeout is None else timeout
     sock = take(sock)

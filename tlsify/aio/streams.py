@@ -120,7 +120,7 @@ async def create_connection(  # noqa: PLR0913 - as asyncio's own
         ConfigError: the arguments contradict each other; nothing was sent.
         OSError: nobody answers, or the connection broke; where addresses of a name have failed
             in several ways, the one that says most.
-        HandshakeError, IdentityError, DeadlineExceeded, KtlsError: as `opening.connect`.
+        HandshakeError, IdentityError, DeadlineExceeded, KtlsError: as `establish.connect`.
     """
     name = host if server_hostname is None else server_hostname
     terms = client_terms(config, ssl, name, policy)
@@ -177,7 +177,7 @@ async def connect_on(
     """Do a handshake on a connected socket, which is tlsify's from here on; connect a protocol.
 
     Raises:
-        As `opening.connect`.
+        As `establish.connect`.
     """
     handed = await hand_over(sock, terms.config, terms.policy, terms.timeout)
     stream = LoopSocket(handed, terms.closing)

@@ -122,7 +122,7 @@ def hand_over(
 
     Raises:
         AgentError: it died, and there is no other connection to be had.
-        TlsifyError: as `opening.connect`.
+        TlsifyError: as `establish.connect`.
         OSError: likewise.
     """
     from tlsify.agent import client  # noqa: PLC0415 - only where there is an agent

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from tlsify.config import KeyPair, KtlsPolicy, ServerConfig
+    from tlsify.config import KtlsPolicy, ServerConfig
+    from tlsify.credentials.key_pair import KeyPair
     from tlsify.errors import KtlsUnavailable
 
     Examine = Callable[[argparse.Namespace], ServerConfig]

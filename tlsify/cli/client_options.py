@@ -6,9 +6,10 @@ import logging
 from typing import TYPE_CHECKING
 
 from tlsify.cli import options as shared
-from tlsify.config import ClientConfig, ReferenceIdentifier
+from tlsify.config import ClientConfig
 from tlsify.credentials.parse import parse_pins
 from tlsify.errors import ConfigError
+from tlsify.names import ReferenceIdentifier
 
 if TYPE_CHECKING:
     import argparse

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from tlsify.cli import streams
 from tlsify.codepoints import DEFAULT_AEADS, Aead, NamedGroup, ProtocolVersion
-from tlsify.config import ClosePolicy, KeyPair, KtlsMode, KtlsPolicy, TrustAnchors
+from tlsify.config import ClosePolicy, KtlsMode, KtlsPolicy
+from tlsify.credentials.anchors import TrustAnchors
+from tlsify.credentials.key_pair import KeyPair
 from tlsify.credentials.parse import load_crls, read_file
 from tlsify.errors import ConfigError
 from tlsify.names import canonical, to_look_up

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     import argparse
 
     from tlsify.cli import GlobalOptions
-    from tlsify.config import KeyPair, ServerConfig
+    from tlsify.config import ServerConfig
+    from tlsify.credentials.key_pair import KeyPair
 
 DESCRIPTION = "Serve the files of a folder over HTTPS, HTTP/1.1, from the kernel if it can."
 

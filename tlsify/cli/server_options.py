@@ -10,19 +10,22 @@ from typing import TYPE_CHECKING
 
 from tlsify.cli import late
 from tlsify.cli import options as shared
-from tlsify.config import KtlsMode, ReferenceIdentifier, ServerConfig
+from tlsify.config import KtlsMode, ServerConfig
 from tlsify.connection import establish
 from tlsify.connection.eligibility import host_refusal
 from tlsify.credentials import ocsp
 from tlsify.credentials.key_files import Files, amiss, find, fingerprint
 from tlsify.errors import ConfigError, TlsifyError
+from tlsify.names import ReferenceIdentifier
 from tlsify.system.process import Account
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable
 
-    from tlsify.config import KeyPair, KtlsPolicy, TrustAnchors
+    from tlsify.config import KtlsPolicy
+    from tlsify.credentials.anchors import TrustAnchors
+    from tlsify.credentials.key_pair import KeyPair
 
 _log = logging.getLogger("tlsify")
 

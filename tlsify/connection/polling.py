@@ -23,8 +23,9 @@ def timeval(seconds: float) -> bytes:
 
 def limit(sock: socket.socket, seconds: float) -> None:
     """Have each system call on a socket wait for so many seconds at most; 0 is no limit."""
-    for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
-        sock.setsockopt(socket.SOL_SOCKET, option, timeval(seconds))
+    packed = timeval(seconds)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, packed)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, packed)
 
 
 def patient(flags: int, timeout: float | None) -> int:

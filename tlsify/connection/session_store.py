@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from cryptography import x509
 
     from tlsify.codepoints import Aead
-    from tlsify.config import ClientConfig, TrustAnchors
+    from tlsify.config import ClientConfig
+    from tlsify.credentials.anchors import TrustAnchors
     from tlsify.tls.harvest import Harvest
     from tlsify.tls.negotiated import Resumable
 

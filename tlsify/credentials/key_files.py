@@ -8,8 +8,8 @@ from collections import Counter
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NamedTuple, Self, TypeAlias
 
-from tlsify.config import KeyPair
 from tlsify.credentials import ocsp, traefik
+from tlsify.credentials.key_pair import KeyPair
 from tlsify.credentials.parse import read_file, read_pem, unreadable
 from tlsify.errors import ConfigError
 

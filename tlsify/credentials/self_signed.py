@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from tlsify.config import KeyPair
+from tlsify.credentials.key_pair import KeyPair
 from tlsify.names import canonical, is_ip_address
 
 _LIFETIME = timedelta(days=30)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import tlsify.connection.commit  # noqa: F401 - what a client imports after its hello
-from tlsify.config import ClientConfig, ReferenceIdentifier, ServerConfig, TrustAnchors
+from tlsify.config import ClientConfig, ServerConfig
+from tlsify.credentials.anchors import TrustAnchors
 from tlsify.credentials.self_signed import make_key_pair
 from tlsify.ktls.probe import capabilities
+from tlsify.names import ReferenceIdentifier
 from tlsify.tls.engine import Engine
 from tlsify.tls.record import split_records
 

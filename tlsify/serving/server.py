@@ -86,7 +86,7 @@ class Plan:
         workers: how many processes.
         limits: for all of them together.
         drain_seconds: how long connections may take to end; what is left is cut off then.
-        metrics: listening, for `metrics.Endpoint`; or None.
+        metrics: listening, for `exposition.Endpoint`; or None.
         watch: its value is looked at every few seconds; when it changes, all is reloaded.
         reach: what workers need, as long as nothing is reloaded.
         sandboxing: whether they give up what they do not need.

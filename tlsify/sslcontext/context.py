@@ -8,17 +8,12 @@ import threading
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
-from tlsify.config import (
-    ClientConfig,
-    KtlsPolicy,
-    ReferenceIdentifier,
-    ServerConfig,
-    TrustAnchors,
-)
+from tlsify.config import ClientConfig, KtlsPolicy, ServerConfig
 from tlsify.connection.establish import closed_on_error, prepare
 from tlsify.connection.stream import TLSSocket
+from tlsify.credentials.anchors import TrustAnchors
 from tlsify.errors import ConfigError
-from tlsify.names import canonical
+from tlsify.names import ReferenceIdentifier, canonical
 from tlsify.sslcontext.settings import Settings
 from tlsify.sslcontext.socket import SSLSocket
 

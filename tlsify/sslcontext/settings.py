@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from tlsify.codepoints import DEFAULT_AEADS, Aead, CipherSuite, ProtocolVersion
-from tlsify.config import Anchor, KeyPair, TrustAnchors, read_anchors
+from tlsify.credentials.anchors import Anchor, TrustAnchors, read_anchors
+from tlsify.credentials.key_pair import KeyPair
 from tlsify.credentials.parse import parse_crls, read_file
 from tlsify.errors import ConfigError
 from tlsify.trust import store

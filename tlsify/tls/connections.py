@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from tlsify.codepoints import Aead
-    from tlsify.config import ClientConfig, TrustAnchors
+    from tlsify.config import ClientConfig
+    from tlsify.credentials.anchors import TrustAnchors
     from tlsify.tls.sni import Group
 
 

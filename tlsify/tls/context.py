@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary
 from OpenSSL import SSL, crypto
 
 from tlsify.codepoints import Aead, CipherSuite, NamedGroup, ProtocolVersion
-from tlsify.config import ClientConfig, KeyPair, Lookup, ServerConfig, TrustAnchors
+from tlsify.config import ClientConfig, ServerConfig
 from tlsify.credentials.parse import as_file, malformed
 from tlsify.errors import ConfigError
 from tlsify.tls.certificates import load
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
     from cryptography import x509
     from OpenSSL.SSL import _NoOverlappingProtocols
+
+    from tlsify.credentials.anchors import Lookup, TrustAnchors
+    from tlsify.credentials.key_pair import KeyPair
 
 _OPENSSL_VERSIONS = {
     ProtocolVersion.TLSv1_2: SSL.TLS1_2_VERSION,
@@ -38,8 +41,7 @@ _UNWANTED_LIFETIME = 1
 # ring of them 22 ms and 1.4 MiB that the workers share. Later periods' keys are each process's own.
 PERIOD = 12 * 3600
 RING = 64
-# How many trust anchors a server names to its clients, which may do without: each costs some 100
-# bytes in every handshake.
+# How many trust anchors a server names to its clients: each costs 100 bytes in every handshake.
 _MAX_AUTHORITIES = 32
 
 

@@ -358,7 +358,7 @@ class Engine:
         if not self._judge.heard and (error := self._judge.judge(shown)) is not None:
             # A resumed handshake shows no certificate to `on_certificate`. That its path was once
             # verified, against the same anchors, is for whoever kept the session to know
-            # (`tickets.Origin`); a session mixed up must at least not name somebody else.
+            # (`session_store.Origin`); a session mixed up must at least not name somebody else.
             error.alert = None
             self._output.clear()  # such a peer does not get our Finished
             raise error

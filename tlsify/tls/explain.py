@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
     from cryptography import x509
 
-    from tlsify.config import ReferenceIdentifier
     from tlsify.errors import HandshakeError
+    from tlsify.names import ReferenceIdentifier
 
 # X509_V_ERR numbers (openssl/x509_vfy.h). None of these may lead anybody to trust more than he
 # means to: --ca is named where an anchor is missing, and then with an "if".

@@ -14,7 +14,8 @@ from tlsify.tls.identity import presents
 if TYPE_CHECKING:
     from OpenSSL import crypto
 
-    from tlsify.config import ReferenceIdentifier, ServerConfig
+    from tlsify.config import ServerConfig
+    from tlsify.names import ReferenceIdentifier
 
 _UNABLE_TO_GET_CRL = 3  # openssl/x509_vfy.h
 

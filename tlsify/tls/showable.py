@@ -15,7 +15,8 @@ from tlsify.tls.unbound import drain
 if TYPE_CHECKING:
     from cryptography.x509 import Certificate
 
-    from tlsify.config import ClientConfig, KeyPair
+    from tlsify.config import ClientConfig
+    from tlsify.credentials.key_pair import KeyPair
 
 _RSA_ENCRYPTION = "1.2.840.113549.1.1.1"
 _EDDSA = ("1.3.101.112", "1.3.101.113")  # Ed25519, Ed448

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TypeAlias
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from tlsify.config import KeyPair
+    from tlsify.credentials.key_pair import KeyPair
 
 # One for each kind of key: among these OpenSSL chooses, by what the client can verify.
 Group: TypeAlias = "tuple[KeyPair, ...]"

@@ -9,7 +9,7 @@ import re
 import stat
 from typing import TYPE_CHECKING
 
-from tlsify.config import Lookup, TrustAnchors
+from tlsify.credentials.anchors import Lookup, TrustAnchors
 from tlsify.credentials.parse import unreadable
 from tlsify.errors import ConfigError
 from tlsify.system.process import has_foreign_rights

@@ -18,8 +18,9 @@ _PIECE = 2**16
 
 def tlsify(port: int, certificate: str, key: str, backend: int) -> None:
     """The library's relay; a child, whose time is not the relay's, carries on to the backend."""
-    from tlsify.config import KeyPair, KtlsMode, KtlsPolicy, ServerConfig  # noqa: PLC0415
+    from tlsify.config import KtlsMode, KtlsPolicy, ServerConfig  # noqa: PLC0415
     from tlsify.connection.establish import accept, prepare  # noqa: PLC0415
+    from tlsify.credentials.key_pair import KeyPair  # noqa: PLC0415
     from tlsify.passing import scm_rights  # noqa: PLC0415 - each way imports its own
 
     here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

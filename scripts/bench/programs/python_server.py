@@ -101,7 +101,8 @@ def tlsify_agent(port: int, certificate: str, _: str, place: str) -> None:
 
 
 def _config(certificate: str, key: str) -> ServerConfig:
-    from tlsify.config import KeyPair, ServerConfig  # noqa: PLC0415 - as above
+    from tlsify.config import ServerConfig  # noqa: PLC0415 - as above
+    from tlsify.credentials.key_pair import KeyPair  # noqa: PLC0415 - as above
 
     return ServerConfig(key_pair=KeyPair.load(Path(certificate), Path(key)), resumption=True)
 

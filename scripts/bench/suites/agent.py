@@ -13,8 +13,10 @@ from scripts.bench.credentials import make
 from scripts.bench.interleave import Contender, Experiment
 from scripts.bench.processes import started
 from tlsify import agent
-from tlsify.config import ClientConfig, KtlsMode, KtlsPolicy, ReferenceIdentifier, TrustAnchors
+from tlsify.config import ClientConfig, KtlsMode, KtlsPolicy
 from tlsify.connection.establish import connect
+from tlsify.credentials.anchors import TrustAnchors
+from tlsify.names import ReferenceIdentifier
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -12,7 +12,8 @@ from OpenSSL import SSL
 from scripts.bench import client
 from scripts.bench.credentials import make
 from scripts.bench.interleave import Contender, Experiment
-from tlsify.config import KeyPair, ServerConfig
+from tlsify.config import ServerConfig
+from tlsify.credentials.key_pair import KeyPair
 from tlsify.tls.engine import Engine
 from tlsify.tls.record import split_records
 from tlsify.tls.unbound import session_reused

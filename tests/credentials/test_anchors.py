@@ -1,0 +1,114 @@
+"""Tests of anchors."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+)
+
+from tlsify.credentials.anchors import TrustAnchors
+from tlsify.credentials.self_signed import make_key_pair
+from tlsify.errors import ConfigError
+from tlsify.names import IdKind, ReferenceIdentifier
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import trustme
+    from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
+
+    from tlsify.credentials.key_pair import KeyPair
+
+
+HOST = ReferenceIdentifier(IdKind.DNS, "example.org")
+
+
+def pem(key: PrivateKeyTypes, password: bytes | None = None) -> bytes:
+    """Write a key as PKCS #8."""
+    encryption = BestAvailableEncryption(password) if password else NoEncryption()
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption)
+
+
+@pytest.fixture(scope="module")
+def made() -> KeyPair:
+    """A certificate and its key."""
+    return make_key_pair(["example.org"])
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    """A folder with two anchors, a readme and a key."""
+    for index, suffix in enumerate(("pem", "crt")):
+        made = make_key_pair([f"{index}.example.org"])
+        (tmp_path / f"{index}.{suffix}").write_bytes(made.certificate_pem())
+        (tmp_path / f"{index}.key").write_bytes(pem(made.key))
+    (tmp_path / "README").write_text("not a certificate")
+    yield tmp_path
+    tmp_path.chmod(stat.S_IRWXU)
+
+
+def test_folder_of_anchors(folder: Path) -> None:
+    """Every .pem and .crt file counts, and nothing else."""
+    found = TrustAnchors.load(folder).lookup
+    assert found is not None
+    anchors = [x509.load_der_x509_certificate(anchor.der) for anchor in found.anchors]
+    assert [a.subject.rfc4514_string() for a in anchors] == [
+        "CN=0.example.org",
+        "CN=1.example.org",
+    ]
+
+
+def test_one_file_of_anchors(tmp_path: Path, made: KeyPair, authority: trustme.CA) -> None:
+    """A file may hold several."""
+    path = tmp_path / "bundle"
+    path.write_bytes(made.certificate_pem() + authority.cert_pem.bytes())
+    found = TrustAnchors.load(path).lookup
+    assert found is not None
+    assert [anchor.source for anchor in found.anchors] == [str(path)] * 2
+
+
+def test_folder_without_anchors(tmp_path: Path) -> None:
+    """An empty folder is no way to trust nobody, but a mistake."""
+    with pytest.raises(ConfigError, match="no trust anchor"):
+        TrustAnchors.load(tmp_path)
+
+
+def test_folder_with_a_broken_anchor(folder: Path) -> None:
+    """The broken file is named."""
+    (folder / "2.pem").write_text("garbage")
+    with pytest.raises(ConfigError, match=r"2\.pem holds no usable PEM certificate"):
+        TrustAnchors.load(folder)
+
+
+def test_folder_inside_the_folder(folder: Path) -> None:
+    """A folder named like a certificate is named in the error."""
+    (folder / "sub.pem").mkdir()
+    with pytest.raises(ConfigError, match=r"cannot read trust anchor .*sub\.pem"):
+        TrustAnchors.load(folder)
+
+
+@pytest.mark.parametrize("call", ["is_dir", "iterdir"])
+def test_unreadable_folder(folder: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    """A folder that may not be looked at is a ConfigError, whichever call finds it out."""
+
+    def refuse(_: Path) -> bool:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, call, refuse)
+    with pytest.raises(ConfigError, match=r"cannot read trust anchors .*Permission denied"):
+        TrustAnchors.load(folder)
+
+
+def test_missing_anchor_file(tmp_path: Path) -> None:
+    """A path that does not exist is named."""
+    with pytest.raises(ConfigError, match=r"cannot read trust anchors .*absent"):
+        TrustAnchors.load(tmp_path / "absent")

@@ -1,0 +1,99 @@
+"""TrustAnchors: certificates of one's own choosing, those in files, or the system's store."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple, Self
+
+from tlsify.credentials.parse import no_anchors, read_file, read_pem, unreadable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+    from cryptography import x509
+
+# Names of the files in a folder of trust anchors.
+ANCHOR_SUFFIXES = (".pem", ".crt")
+
+
+class Anchor(NamedTuple):
+    """A trust anchor as it was read, in DER, and from where, for messages."""
+
+    der: bytes
+    source: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Lookup:
+    """Trust anchors that only OpenSSL has to understand (`trust`).
+
+    Attributes:
+        files: the system's PEM files, read as a whole before the first handshake.
+        folders: in OpenSSL's own layout, searched by subject whenever a path is built.
+        chosen: whether the caller has chosen every one: each then is an anchor, be it self-signed
+            or not, which is not said of the system's.
+        content: any bytes that other anchors have different ones of.
+        lease: what has to live as long as the folders are needed.
+        anchors: those that are in memory.
+    """
+
+    files: tuple[Path | str, ...]
+    folders: tuple[Path | str, ...]
+    chosen: bool
+    content: bytes = field(repr=False)
+    lease: object = field(default=None, repr=False)
+    anchors: tuple[Anchor, ...] = field(default=(), repr=False)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TrustAnchors:
+    """Whom one believes: certificates of one's own choosing, or the system's store.
+
+    Attributes:
+        certificates: the anchors; None means those of `lookup`.
+        lookup: those that were read from files; None means the system's store as OpenSSL knows it.
+    """
+
+    certificates: tuple[x509.Certificate, ...] | None = None
+    lookup: Lookup | None = None
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read a PEM file, or every ``*.pem`` and ``*.crt`` file of a folder, into memory.
+
+        Whoever starts often reads less with `trust.store.load`.
+
+        Raises:
+            ConfigError: unreadable, or nothing usable in it.
+        """
+        try:
+            inside = list(path.iterdir()) if path.is_dir() else None
+        except OSError as exc:
+            raise unreadable(path, "trust anchors", exc) from exc
+        if inside is None:
+            return cls.of(read_anchors(read_file(path, "trust anchors"), str(path)))
+        anchors = [
+            anchor
+            for file in sorted(p for p in inside if p.suffix in ANCHOR_SUFFIXES)
+            for anchor in read_anchors(read_file(file, "trust anchor"), str(file))
+        ]
+        if not anchors:
+            raise no_anchors(path)
+        return cls.of(anchors)
+
+    @classmethod
+    def of(cls, anchors: Iterable[Anchor]) -> Self:
+        """Believe these."""
+        held = tuple(anchors)
+        content = b"".join(anchor.der for anchor in held)
+        return cls(lookup=Lookup((), (), chosen=True, content=content, anchors=held))
+
+
+def read_anchors(pem: bytes, what: str) -> Iterator[Anchor]:
+    """Find the trust anchors of a PEM file (`read_pem`).
+
+    Raises:
+        ConfigError: there is none, or half of one.
+    """
+    return (Anchor(der, what) for der in read_pem(pem, what))

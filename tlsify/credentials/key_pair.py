@@ -1,0 +1,106 @@
+"""KeyPair: a certificate chain with its private key, as it was read from PEM."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+from tlsify.credentials.parse import parse_certificates, parse_key, read_file
+from tlsify.errors import ConfigError
+from tlsify.names import IdKind
+
+if TYPE_CHECKING:
+    from datetime import datetime
+    from pathlib import Path
+
+    from cryptography import x509
+
+    from tlsify.credentials.parse import PrivateKey
+
+# Nothing of cryptography is imported here that a client without a certificate would not need.
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class KeyPair:
+    """A certificate chain, leaf first, and the leaf's private key.
+
+    Attributes:
+        chain: what the peer is shown.
+        key: the first certificate's.
+        ocsp: an OCSP response in DER, stapled for as long as it is good (`ocsp`).
+    """
+
+    chain: tuple[x509.Certificate, ...]
+    key: PrivateKey
+    ocsp: bytes | None = None
+
+    def __repr__(self) -> str:
+        """Show the subject only."""
+        return f"KeyPair({self.subject!r})"
+
+    def certificate_pem(self) -> bytes:
+        """Give the chain in PEM; the key stays here."""
+        from cryptography.hazmat.primitives.serialization import Encoding  # noqa: PLC0415 - see above
+
+        return b"".join(certificate.public_bytes(Encoding.PEM) for certificate in self.chain)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """DNS names, in lower case, and addresses that the certificate is for.
+
+        The common name is none of them (RFC 9525 2).
+        """
+        from tlsify.credentials.presented import read  # noqa: PLC0415 - a client needs none
+
+        found = [name for name in read(self.chain[0]) if name.kind in {IdKind.DNS, IdKind.IP}]
+        return tuple(name.text.lower() for name in found)
+
+    @property
+    def subject(self) -> str:
+        """Whose certificate it is, for messages."""
+        try:
+            return self.chain[0].subject.rfc4514_string()
+        except ValueError:
+            return "an unreadable subject"
+
+    @property
+    def not_after(self) -> datetime:
+        """The certificate's last second, in UTC."""
+        return self.chain[0].not_valid_after_utc
+
+    def staple(self) -> bytes | None:
+        """Give the OCSP response if it is fit to be shown at this moment, by this host's clock."""
+        if self.ocsp is None:
+            return None
+        from datetime import UTC, datetime  # noqa: PLC0415 - see above
+
+        from tlsify.credentials.ocsp import objection  # noqa: PLC0415 - see above
+
+        return None if objection(self.ocsp, self.chain[0], datetime.now(UTC)) else self.ocsp
+
+    @classmethod
+    def from_pem(cls, chain: bytes, key: bytes) -> Self:
+        """Parse a PEM chain and an unencrypted PEM key.
+
+        Raises:
+            ConfigError: one of them is unusable, or they do not belong together.
+        """
+        from cryptography.exceptions import UnsupportedAlgorithm  # noqa: PLC0415 - see above
+
+        certificates = parse_certificates(chain, "the certificate file")
+        private = parse_key(key)
+        try:
+            fits = private.public_key() == certificates[0].public_key()
+        except (ValueError, UnsupportedAlgorithm):  # of a key that ours is certainly not
+            fits = False
+        if not fits:
+            raise ConfigError(
+                "the private key does not belong to the certificate",
+                hint="the first certificate in the file must be the key's own",
+            )
+        return cls(certificates, private)
+
+    @classmethod
+    def load(cls, chain: Path, key: Path) -> Self:
+        """Read both files and parse them (`from_pem`)."""
+        return cls.from_pem(read_file(chain, "certificate"), read_file(key, "private key"))
