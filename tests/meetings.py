@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 from tlsify.codepoints import ContentType, HandshakeType, ProtocolVersion
 from tlsify.tls.engine import Engine
-from tlsify.tls.harvest import Harvest
 from tlsify.tls.protection import open_record, seal_record
 from tlsify.tls.record import split_records
+from tlsify.tls.ticket_reader import Harvest
 
 if TYPE_CHECKING:
     from tlsify.config import ClientConfig, ServerConfig

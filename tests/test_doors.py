@@ -85,11 +85,11 @@ def test_setsockopt_has_few_doors() -> None:
     expected |= {
         "aio/dialing.py",
         "cli/forward.py",
-        "aio/carrying.py",
+        "aio/pump.py",
     }  # for whole pieces, and ends
     assert users("setsockopt") == expected
     assert set(options("aio/dialing.py")) | set(options("cli/forward.py")) == {"TCP_NODELAY"}
-    assert set(options("aio/carrying.py")) == {"SO_LINGER"}
+    assert set(options("aio/pump.py")) == {"SO_LINGER"}
     assert set(options("connection/handshake.py")) == {"TCP_NODELAY"}
     times = {"TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT"}
     assert set(options("connection/keepalive.py")) == {"SO_KEEPALIVE", *times}
@@ -139,8 +139,8 @@ def test_nothing_is_swallowed() -> None:
     broad = {
         module for module in MODULES if {"", "Exception", "BaseException"} & set(handlers(module))
     }
-    others = {"agent/server.py", "aio/foreign.py", "connection/relay.py"}
-    others |= {"serving/forked.py", "status/roster.py"}
+    others = {"agent/server.py", "aio/foreign_transport.py", "connection/relay.py"}
+    others |= {"serving/generation.py", "status/roster.py"}
     assert broad == {"cli/__init__.py", "sslcontext/facts.py"} | others
 
 

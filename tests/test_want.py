@@ -34,8 +34,8 @@ from tests.doubles import (
 )
 from tests.want import KINDS, Want
 from tlsify import TLSSocket, agent
-from tlsify.agent.configs import Configs
-from tlsify.agent.place import Listener
+from tlsify.agent.config_cache import Configs
+from tlsify.agent.listener import Listener
 from tlsify.agent.server import Worker
 from tlsify.codepoints import ContentType
 from tlsify.config import ClientConfig, KtlsPolicy

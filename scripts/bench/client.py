@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from OpenSSL import SSL, _util
 
 from scripts.bench import peers
-from tlsify.tls.unbound import session_reused
+from tlsify.tls.openssl import session_reused
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

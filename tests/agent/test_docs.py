@@ -9,7 +9,7 @@ import sys
 
 from tests.agent.harness import ROOT, Agent, Files, echo, serving
 from tests.doubles import Endpoint
-from tlsify.agent.failures import NUMBERS
+from tlsify.agent.errors import NUMBERS
 from tlsify.agent.fields import Message
 from tlsify.agent.wire import MAX_REPLY, MAX_REQUEST, Kind
 

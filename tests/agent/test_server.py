@@ -18,7 +18,7 @@ from tests.agent.harness import HOST, PATIENCE, Agent, Files, echo, serving, sta
 from tests.doubles import Endpoint, until
 from tlsify import agent
 from tlsify.agent import client, wire
-from tlsify.agent.failures import revive
+from tlsify.agent.errors import revive
 from tlsify.connection.stream import TLSSocket
 from tlsify.errors import AgentError, DeadlineExceeded, ResourceError, TlsifyError
 from tlsify.passing import scm_rights

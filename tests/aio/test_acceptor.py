@@ -24,7 +24,7 @@ from tests.doubles import (
     descriptors,
     reset,
 )
-from tlsify.aio import half_open
+from tlsify.aio import pending
 from tlsify.aio.acceptor import Acceptor, Limits
 from tlsify.aio.transport import attach
 from tlsify.codepoints import AlertDescription
@@ -325,7 +325,7 @@ def test_stalled_handshakes_make_room(
     server_config: ServerConfig, client_context: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where all places are taken by who says nothing, a newcomer gets the place of the oldest."""
-    monkeypatch.setattr(half_open, "_SILENCE", 0.05)
+    monkeypatch.setattr(pending, "_SILENCE", 0.05)
     before = counted(Event.HANDSHAKE_EVICTED)
 
     async def run() -> None:
@@ -390,7 +390,7 @@ def test_stalled_handshake_in_the_place_of_a_connection(
     server_config: ServerConfig, client_context: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It makes room where connections are as many as may be, too."""
-    monkeypatch.setattr(half_open, "_SILENCE", 0.05)
+    monkeypatch.setattr(pending, "_SILENCE", 0.05)
 
     async def run() -> None:
         async with serving(server_config, RELAY, limits=Limits(connections=1)) as server:
@@ -620,7 +620,7 @@ def test_drain_does_not_wait_for_who_has_stalled(
     server_config: ServerConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A handshake that does not get on is given up long before its own deadline."""
-    monkeypatch.setattr(half_open, "_SILENCE", 0.05)
+    monkeypatch.setattr(pending, "_SILENCE", 0.05)
 
     async def run() -> None:
         async with serving(server_config, RELAY) as server:

@@ -18,7 +18,7 @@ from tlsify.connection.eligibility import (
     suite_refusal,
 )
 from tlsify.keys import Direction
-from tlsify.ktls.floor import ADVISORIES
+from tlsify.ktls.advisories import ADVISORIES
 from tlsify.ktls.probe import Capabilities
 
 AUTO = KtlsPolicy()

@@ -12,7 +12,7 @@ import pytest
 
 from tests.doubles import KERNEL, OFFLOADS, RELAY, Endpoint, RawPeer, vanish
 from tlsify.aio import dialing
-from tlsify.aio.opening import hand_over
+from tlsify.aio.handshake import hand_over
 from tlsify.connection import keepalive
 from tlsify.connection.establish import accept, connect
 from tlsify.connection.keepalive import keep_alive

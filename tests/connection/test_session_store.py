@@ -1,4 +1,4 @@
-"""Tests of tickets."""
+"""Tests of session_store."""
 
 from __future__ import annotations
 

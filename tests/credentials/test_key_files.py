@@ -1,4 +1,4 @@
-"""Tests of key_pairs."""
+"""Tests of key_files."""
 
 from __future__ import annotations
 

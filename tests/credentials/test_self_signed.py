@@ -1,4 +1,4 @@
-"""Tests of selfsigned."""
+"""Tests of self_signed."""
 
 from __future__ import annotations
 

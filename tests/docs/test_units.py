@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from tests.cli.harness import ENVIRONMENT, run
 from tests.interop.programs import require
 from tlsify.credentials.self_signed import make_key_pair
-from tlsify.serving import server, workers
+from tlsify.serving import server, supervisor
 from tlsify.serving.duty import Duty
 from tlsify.system import capacity
 
@@ -107,7 +107,7 @@ def test_signals_of_the_service() -> None:
     assert service["Type"] == "notify"
     assert shlex.split(service["ExecReload"])[1:] == ["-HUP", "$MAINPID"]
     assert float(service["WatchdogSec"]) > Duty().patience, "a worker that hangs is replaced first"
-    assert float(service["TimeoutStopSec"]) > 30 + workers._GRACE
+    assert float(service["TimeoutStopSec"]) > 30 + supervisor._GRACE
 
 
 def test_tasks_of_the_service(monkeypatch: pytest.MonkeyPatch) -> None:

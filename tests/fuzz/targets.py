@@ -38,7 +38,7 @@ from tlsify.static import codings, media_types, preconditions, ranges
 from tlsify.static.target import Target as PathTarget
 from tlsify.static.validators import Validators
 from tlsify.status import entries
-from tlsify.tls import portable
+from tlsify.tls import serialize
 from tlsify.tls.client_hello import HelloCollector, decode_client_hello
 from tlsify.tls.engine import Engine
 from tlsify.tls.messages import decode_alert, decode_handshake, decode_new_session_ticket
@@ -312,7 +312,7 @@ def kept_ticket(data: bytes) -> None:
 @_target(ConfigError)
 def state(data: bytes) -> None:
     """Restore a connection that was handed away."""
-    portable.restore(bytearray(data), can_rekey=True)
+    serialize.restore(bytearray(data), can_rekey=True)
 
 
 @_target(ConfigError, seeds=lambda: [b'verb = "serve"\nworkers = 2\noperands = ["x"]\n'])

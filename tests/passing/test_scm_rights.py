@@ -1,4 +1,4 @@
-"""Tests of fdpass."""
+"""Tests of scm_rights."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ import pytest
 
 from tlsify.metrics.counters import counters
 from tlsify.serving import heartbeats
-from tlsify.serving.forked import Worker
+from tlsify.serving.generation import Worker
 from tlsify.serving.heartbeats import Heartbeats
 
 _PATIENCE = 30.0

@@ -1,4 +1,4 @@
-"""Tests of serving: a service of a few lines, with real workers, in a process of its own."""
+"""Tests of server: a service of a few lines, with real workers, in a process of its own."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ from tlsify.credentials.key_pair import KeyPair
 from tlsify.config import KtlsMode, KtlsPolicy, ServerConfig
 from tlsify.system.process import Account
 from tlsify.system.sandbox import Reach, Sandboxing
-from tlsify.serving.succession import Estate
+from tlsify.serving.reexec import Estate
 
 logging.basicConfig(format="%(message)s", level=logging.INFO)
 folder = Path(sys.argv[1])

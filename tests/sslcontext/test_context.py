@@ -1,4 +1,4 @@
-"""Tests of sslcontext."""
+"""Tests of context."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests of sslsettings."""
+"""Tests of settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests of sslsocket."""
+"""Tests of socket."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests of starttls."""
+"""Tests of upgrade."""
 
 from __future__ import annotations
 

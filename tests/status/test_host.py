@@ -1,4 +1,4 @@
-"""Tests of status."""
+"""Tests of host."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from tests.doubles import KERNEL, Lab
 from tlsify.codepoints import Aead, ProtocolVersion
 from tlsify.keys import Direction
 from tlsify.ktls import probe, ulp
+from tlsify.ktls.advisories import ADVISORIES
 from tlsify.ktls.diag import Device, UlpInfo, socket_info
-from tlsify.ktls.floor import ADVISORIES
 from tlsify.ktls.probe import Capabilities, Refusal, capabilities
 from tlsify.status import host
 from tlsify.status.holders import Process

@@ -17,7 +17,7 @@ import pytest
 import tlsify.tls.certificates  # who is somebody else by then cannot import it
 from tests.doubles import check_descriptors, descriptors
 from tests.strangers import UID, as_stranger, only_root
-from tlsify.agent.place import Listener
+from tlsify.agent.listener import Listener
 from tlsify.cli import serve
 from tlsify.config import ClientConfig
 from tlsify.connection.keylog import append

@@ -14,7 +14,7 @@ from tests.interop.programs import require
 from tests.spellings import good
 from tlsify.credentials.parse import read_pem
 from tlsify.credentials.self_signed import make_key_pair
-from tlsify.tls import unbound
+from tlsify.tls import openssl
 from tlsify.tls.certificates import is_read_so, key_hash, name_hashes
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def test_what_openssl_reads_in_part() -> None:
 
 def test_without_openssls_reader(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where it cannot be asked nothing is left to it."""
-    monkeypatch.setattr(unbound, "_lib", object())
+    monkeypatch.setattr(openssl, "_lib", object())
     assert not is_read_so(PEM, DER)
 
 

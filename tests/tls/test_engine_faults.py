@@ -27,7 +27,7 @@ from tlsify.credentials.key_pair import KeyPair
 from tlsify.credentials.self_signed import make_key_pair
 from tlsify.errors import HandshakeError, IdentityError, PeerAlert, PeerMisbehaved
 from tlsify.names import ReferenceIdentifier
-from tlsify.tls import connections
+from tlsify.tls import connection_factory
 from tlsify.tls.client_hello import MAX_LENGTH
 from tlsify.tls.engine import Engine
 from tlsify.tls.record import (
@@ -403,8 +403,8 @@ def _length(number: int) -> bytes:
 
 def _replace_certificate(server: ServerConfig, der: bytes) -> None:
     """Make a server show a certificate that the parser would not have loaded."""
-    connections.prepare(server, server.aeads, 0.0)
-    ((context,),) = connections._shown[server]._idle.values()
+    connection_factory.prepare(server, server.aeads, 0.0)
+    ((context,),) = connection_factory._shown[server]._idle.values()
     context._used = False
     with pytest.warns(DeprecationWarning, match="X509"):  # the only way to show what does not parse
         context.use_certificate(crypto.load_certificate(crypto.FILETYPE_ASN1, der))

@@ -19,13 +19,13 @@ from tlsify.credentials.self_signed import make_key_pair
 from tlsify.errors import HandshakeError, PeerAlert, PeerMisbehaved, TlsifyError
 from tlsify.names import ReferenceIdentifier
 from tlsify.tls.engine import Engine
-from tlsify.tls.harvest import MAX_TICKETS
 from tlsify.tls.messages import KeyUpdateRequest, encode_key_update
 from tlsify.tls.protection import open_record, seal_record
 from tlsify.tls.ration import BYTES_FOR_ONE, MOST
 from tlsify.tls.record import MAX_CIPHERTEXT, MAX_PLAINTEXT, split_records
 from tlsify.tls.room import Room
 from tlsify.tls.schedule import next_secret, traffic_keys
+from tlsify.tls.ticket_reader import MAX_TICKETS
 from tlsify.tls.tunnel import Tunnel
 
 if TYPE_CHECKING:

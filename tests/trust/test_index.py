@@ -1,4 +1,4 @@
-"""Tests of trust_index: what is remembered of a folder, and what becomes of it."""
+"""Tests of index: what is remembered of a folder, and what becomes of it."""
 
 from __future__ import annotations
 

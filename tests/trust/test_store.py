@@ -1,4 +1,4 @@
-"""Tests of trust: whom the anchors of a folder, a file or the system's store make acceptable."""
+"""Tests of store: whom the anchors of a folder, a file or the system's store make acceptable."""
 
 from __future__ import annotations
 

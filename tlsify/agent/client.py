@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from tlsify.agent import wire
 from tlsify.agent.awaiting import PATIENCE, Watch
-from tlsify.agent.failures import revive
+from tlsify.agent.errors import revive
 from tlsify.errors import SHORTAGES, AgentError
 from tlsify.passing import scm_rights
 

@@ -15,8 +15,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from tlsify.agent import wire
-from tlsify.agent.configs import policy
-from tlsify.agent.failures import describe
+from tlsify.agent.config_cache import policy
+from tlsify.agent.errors import describe
 from tlsify.agent.fields import Message
 from tlsify.connection import handshake
 from tlsify.connection.establish import Opening, closed_on_error, drop_past_keys
@@ -27,7 +27,7 @@ from tlsify.passing import scm_rights
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tlsify.agent.configs import Configs
+    from tlsify.agent.config_cache import Configs
     from tlsify.connection.handoff import Handoff
 
 _log = logging.getLogger("tlsify")

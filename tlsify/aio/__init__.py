@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tlsify.aio.acceptor import Acceptor, Limits
+    from tlsify.aio.handshake import hand_over
     from tlsify.aio.loop import EventLoop, new_event_loop
-    from tlsify.aio.opening import hand_over
     from tlsify.aio.server import Server, create_server, start_server
     from tlsify.aio.streams import create_connection, open_connection, start_tls
     from tlsify.aio.transport import attach, current, sendfile
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "acceptor": ("Acceptor", "Limits"),
     "loop": ("EventLoop", "new_event_loop"),
-    "opening": ("hand_over",),
+    "handshake": ("hand_over",),
     "server": ("Server", "create_server", "start_server"),
     "streams": ("create_connection", "open_connection", "start_tls"),
     "transport": ("attach", "current", "sendfile"),

@@ -9,9 +9,9 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self, TypeAlias
 
-from tlsify.aio.half_open import HalfOpen, Opening, origin
-from tlsify.aio.opening import hand_over
+from tlsify.aio.handshake import hand_over
 from tlsify.aio.outcomes import FAILURES, outcome
+from tlsify.aio.pending import HalfOpen, Opening, origin
 from tlsify.connection.establish import drop_past_keys
 from tlsify.connection.stream import TLSSocket
 from tlsify.errors import TlsifyError, Truncated

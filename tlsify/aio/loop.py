@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from tlsify.aio.loop_socket import LoopSocket
-from tlsify.aio.pouring import pour
+from tlsify.aio.send_file import pour
 from tlsify.aio.server import create_server
 from tlsify.aio.streams import connect_on, create_connection, server_terms, start_tls
 from tlsify.aio.transport import send_file

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Self
 
-from tlsify.aio.carrying import readable
+from tlsify.aio.pump import readable
 from tlsify.errors import TlsifyError
 from tlsify.receiver import Receiver, take
 

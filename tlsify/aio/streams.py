@@ -8,8 +8,8 @@ import socket
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from tlsify.aio import dialing
+from tlsify.aio.handshake import hand_over
 from tlsify.aio.loop_socket import LoopSocket
-from tlsify.aio.opening import hand_over
 from tlsify.aio.transport import make_transport
 from tlsify.config import ClientConfig, ClosePolicy, KtlsPolicy, ServerConfig
 from tlsify.errors import ConfigError

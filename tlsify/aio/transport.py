@@ -11,7 +11,7 @@ from contextvars import ContextVar
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from tlsify.aio.foreign import ForeignTransport
+from tlsify.aio.foreign_transport import ForeignTransport
 from tlsify.aio.loop_socket import LoopSocket
 from tlsify.config import ClosePolicy
 from tlsify.sslcontext.facts import Facts

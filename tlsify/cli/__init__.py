@@ -15,7 +15,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from tlsify import __version__
-from tlsify.cli import late, streams
+from tlsify.cli import lazy_modules, streams
 from tlsify.errors import ExitCode, TlsifyError, errno_name
 from tlsify.system.process import protect_process
 
@@ -308,8 +308,8 @@ def _dispatch(arguments: Sequence[str]) -> int:
 
         ours, rest = divide(config_file.expand(arguments))
     verb, options = read_options(ours)
-    for name in late.MODULES:
-        late.load_late(name)
+    for name in lazy_modules.MODULES:
+        lazy_modules.load_late(name)
     import logging  # noqa: PLC0415 - only now without what it does not need
 
     logging.basicConfig(

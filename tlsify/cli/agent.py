@@ -6,16 +6,16 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tlsify.agent.configs import Configs
-from tlsify.agent.place import Inherited, Listener
+from tlsify.agent.config_cache import Configs
+from tlsify.agent.listener import Inherited, Listener
 from tlsify.agent.server import Worker
 from tlsify.cli import options as shared
 from tlsify.config import KtlsPolicy
 from tlsify.connection.establish import drop_past_keys
 from tlsify.errors import ConfigError, ExitCode
-from tlsify.serving import workers
+from tlsify.serving import supervisor
 from tlsify.serving.duty import Duty
-from tlsify.serving.rehearsal import rehearse
+from tlsify.serving.warm_up import rehearse
 from tlsify.system import service_manager
 from tlsify.system.process import end_with
 from tlsify.system.sandbox import renounce
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import argparse
 
     from tlsify.cli import GlobalOptions
-    from tlsify.serving.forked import Post
+    from tlsify.serving.generation import Post
 
 DESCRIPTION = "Do TLS handshakes for other processes of yours, which pass their connections here."
 _SESSIONS = 256
@@ -117,7 +117,7 @@ def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
         watchdog=service_manager.watchdog_period(),
     )
     with place.sock:
-        workers.run(count, work, duty)
+        supervisor.run(count, work, duty)
     return ExitCode.OK
 
 

@@ -14,11 +14,11 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, NoReturn
 
-from tlsify.aio.half_open import origin
+from tlsify.aio.pending import origin
 from tlsify.cli import guarded
 from tlsify.cli.places import Newcomer, Place, Places
 from tlsify.errors import ExitCode, TlsifyError, errno_name
-from tlsify.serving.forked import STOP_SIGNALS, ended
+from tlsify.serving.generation import STOP_SIGNALS, ended
 from tlsify.system import listening
 from tlsify.system.process import StopRequests, await_threads, fork
 from tlsify.system.service_manager import ServiceManager, notify, watchdog_period

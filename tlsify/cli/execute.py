@@ -11,7 +11,7 @@ import socket
 import struct
 from typing import TYPE_CHECKING
 
-from tlsify.cli import fail, late, ucspi
+from tlsify.cli import fail, lazy_modules, ucspi
 from tlsify.connection.keeper import Keeper
 from tlsify.errors import ExitCode
 from tlsify.system.process import THE_PROGRAMS, Account, fork_for, ignore
@@ -141,7 +141,7 @@ def let_go(*kept: int | None) -> None:
     os.close(null)
     account = Account.from_environment()
     if account is not None:
-        late.load_now()
+        lazy_modules.load_now()
         account.become()
 
 

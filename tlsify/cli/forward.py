@@ -16,7 +16,7 @@ from tlsify.errors import ConfigError, ExitCode
 from tlsify.names import is_ip_address
 from tlsify.serving import server
 from tlsify.serving.backends import Backends, Rule, parse_several
-from tlsify.serving.forwarding import Forwarding, Passing
+from tlsify.serving.forward import Forwarding, Passing
 from tlsify.system import listening
 from tlsify.system.sandbox import Reach
 

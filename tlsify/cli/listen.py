@@ -14,7 +14,7 @@ from tlsify.cli.door import Door
 from tlsify.config import ClosePolicy
 from tlsify.connection.establish import accept
 from tlsify.errors import ConfigError, ExitCode
-from tlsify.serving.rehearsal import rehearse
+from tlsify.serving.warm_up import rehearse
 from tlsify.system import listening
 from tlsify.system.process import end_with
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tlsify.cli import late
+from tlsify.cli import lazy_modules
 from tlsify.cli import options as shared
 from tlsify.config import KtlsMode, ServerConfig
 from tlsify.connection import establish
@@ -268,5 +268,5 @@ def become(user: Account | None) -> None:
     if user is not None:
         from tlsify.cli import execute  # noqa: F401, PLC0415 - as above
 
-        late.load_now()
+        lazy_modules.load_now()
         user.become()

@@ -12,8 +12,8 @@ from tlsify.cli import options as shared
 from tlsify.cli import server_options
 from tlsify.connection.stillness import SEND_TIMEOUT
 from tlsify.errors import ConfigError
+from tlsify.serving.reexec import Estate
 from tlsify.serving.server import Plan
-from tlsify.serving.succession import Estate
 from tlsify.system import listening, sandbox
 from tlsify.system.sandbox import Reach, Sandboxing
 

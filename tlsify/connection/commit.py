@@ -29,8 +29,8 @@ from tlsify.keys import Direction
 from tlsify.ktls import ulp
 from tlsify.ktls.probe import capabilities
 from tlsify.metrics.counters import Event, count, relayed
-from tlsify.tls.harvest import Harvest
 from tlsify.tls.session import Session
+from tlsify.tls.ticket_reader import Harvest
 from tlsify.tls.tunnel import Tunnel
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from tlsify.connection import handshake, keylog
 from tlsify.connection.eligibility import attempt, cipher_refusal, host_refusal, offloadable
 from tlsify.connection.keepalive import keep_alive
 from tlsify.errors import KtlsUnavailable
-from tlsify.tls import connections, context
+from tlsify.tls import connection_factory, context
 from tlsify.tls.engine import Engine
 
 if TYPE_CHECKING:
@@ -161,9 +161,9 @@ def prepare(config: ServerConfig, policy: KtlsPolicy, previous: ServerConfig | N
         context.succeed(previous, config)
     import tlsify.connection.commit  # noqa: F401, PLC0415 - once for all workers, too
 
-    connections.prepare(config, config.aeads, time.monotonic())
+    connection_factory.prepare(config, config.aeads, time.monotonic())
     if host_refusal(policy) is None:
-        connections.prepare(config, offloadable(config.aeads, policy), time.monotonic())
+        connection_factory.prepare(config, offloadable(config.aeads, policy), time.monotonic())
 
 
 def drop_past_keys() -> None:

@@ -265,7 +265,7 @@ class Handoff:
             raise ConfigError(
                 "the connection has failed already", hint="see the error it failed with"
             ) from session.failure
-        from tlsify.tls.portable import export_secrets  # noqa: PLC0415 - few need it
+        from tlsify.tls.serialize import export_secrets  # noqa: PLC0415 - few need it
 
         state = export_secrets(self.negotiated, session)
         self.channel.wipe()
@@ -312,7 +312,7 @@ def adopt(sock: socket.socket, state: bytes | bytearray) -> Handoff:
     # Where a connection was made elsewhere, what makes connections is not needed here.
     from tlsify.connection.control import Channel  # noqa: PLC0415
     from tlsify.ktls import ulp  # noqa: PLC0415
-    from tlsify.tls.portable import restore  # noqa: PLC0415
+    from tlsify.tls.serialize import restore  # noqa: PLC0415
 
     # The state has secrets only if the kernel that has the keys can change them.
     negotiated, session = restore(state, can_rekey=True)

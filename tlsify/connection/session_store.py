@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from tlsify.codepoints import Aead
     from tlsify.config import ClientConfig
     from tlsify.credentials.anchors import TrustAnchors
-    from tlsify.tls.harvest import Harvest
     from tlsify.tls.negotiated import Resumable
+    from tlsify.tls.ticket_reader import Harvest
 
 # Sessions kept for one origin, and in the whole folder; of more, the oldest go.
 PER_ORIGIN = 8

@@ -7,7 +7,7 @@ import logging
 import threading
 from typing import TYPE_CHECKING
 
-from tlsify.aio.opening import hand_over
+from tlsify.aio.handshake import hand_over
 from tlsify.connection.establish import closed_on_error
 from tlsify.errors import TlsifyError
 

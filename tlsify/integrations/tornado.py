@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from tornado.httpserver import HTTPServer as BaseServer
 from tornado.iostream import IOStream
 
+from tlsify.aio.handshake import hand_over
 from tlsify.aio.loop_socket import LoopSocket
-from tlsify.aio.opening import hand_over
 from tlsify.errors import TlsifyError
 from tlsify.sslcontext.facts import Facts
 

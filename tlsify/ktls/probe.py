@@ -14,7 +14,7 @@ from tlsify.codepoints import Aead, CipherSuite, ProtocolVersion
 from tlsify.errors import ConfigError, KtlsUnavailable, PeerMisbehaved, RekeyUnsupported
 from tlsify.keys import IV_LENGTH, Direction, TrafficKeys
 from tlsify.ktls import ulp
-from tlsify.ktls.floor import Advisory, known_bad
+from tlsify.ktls.advisories import Advisory, known_bad
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NoReturn, TypeAlias
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tlsify.serving.forked import Work
+    from tlsify.serving.generation import Work
 
 # How long a worker's event loop may stand still before it is killed.
 _PATIENCE = 30.0

@@ -12,7 +12,7 @@ from tlsify.metrics.counters import Event, beats, count
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from tlsify.serving.forked import Worker
+    from tlsify.serving.generation import Worker
 
 _log = logging.getLogger("tlsify")
 

@@ -19,11 +19,11 @@ from tlsify.connection import establish, patience
 from tlsify.connection.eligibility import host_refusal
 from tlsify.metrics.counters import beat, share
 from tlsify.metrics.exposition import About, Endpoint, is_ready
-from tlsify.serving import workers
+from tlsify.serving import supervisor
 from tlsify.serving.duty import Duty
 from tlsify.serving.heartbeats import INTERVAL
-from tlsify.serving.rehearsal import rehearse
-from tlsify.serving.succession import Estate
+from tlsify.serving.reexec import Estate
+from tlsify.serving.warm_up import rehearse
 from tlsify.status import roster
 from tlsify.system import listening, service_manager
 from tlsify.system.capacity import Bound, threads
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from tlsify.config import KtlsPolicy, ServerConfig
     from tlsify.connection.handoff import Handoff
-    from tlsify.serving.forked import Post, Work
+    from tlsify.serving.generation import Post, Work
     from tlsify.system.process import Account
 
 _log = logging.getLogger("tlsify")
@@ -49,7 +49,7 @@ _PER_OFFLOADED, _PER_RELAYED = 2, 4
 # When a worker looks for garbage. The command that it was forked from does so rarely, for a quick
 # start; here each connection leaves some forty objects that know each other.
 _GARBAGE = (2_000, 10, 5)
-# How long a worker waits, once it has drained, for who takes nothing: less than `workers._GRACE`.
+# How long a drained worker waits for peers that take nothing: less than `supervisor._GRACE`.
 _PARTING = 3.0
 
 
@@ -144,7 +144,7 @@ def run(plan: Plan) -> None:
         watchdog=service_manager.watchdog_period(),
     )
     try:
-        workers.run(plan.workers, office.work(), duty, estate.workers)
+        supervisor.run(plan.workers, office.work(), duty, estate.workers)
     finally:
         if plan.metrics is not None:
             listening.forget(plan.metrics)

@@ -15,8 +15,8 @@ from tlsify.codepoints import Aead, CipherSuite, ProtocolVersion
 from tlsify.errors import ConfigError, KtlsUnavailable
 from tlsify.keys import Direction
 from tlsify.ktls import ulp
+from tlsify.ktls.advisories import true_version
 from tlsify.ktls.diag import socket_info, tls_features
-from tlsify.ktls.floor import true_version
 from tlsify.ktls.probe import Capabilities, capabilities, loopback_pair
 from tlsify.status.sockets import is_offloaded, survey
 from tlsify.system import sandbox

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from OpenSSL import crypto
 
-from tlsify.tls.unbound import read_as_found
+from tlsify.tls.openssl import read_as_found
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

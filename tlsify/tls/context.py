@@ -13,7 +13,7 @@ from tlsify.config import ClientConfig, ServerConfig
 from tlsify.credentials.parse import as_file, malformed
 from tlsify.errors import ConfigError
 from tlsify.tls.certificates import load
-from tlsify.tls.unbound import hear, set_groups, share_trust
+from tlsify.tls.openssl import hear, set_groups, share_trust
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

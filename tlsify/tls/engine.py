@@ -24,12 +24,12 @@ from tlsify.errors import (
 )
 from tlsify.tls.certificates import der
 from tlsify.tls.client_hello import ClientHello, HelloCollector
-from tlsify.tls.connections import Connections
+from tlsify.tls.connection_factory import Connections
 from tlsify.tls.explain import handshake_failure, peer_alert
-from tlsify.tls.judge import Judge
+from tlsify.tls.openssl import drain, dump_session, load_session, session_reused
 from tlsify.tls.ration import Allowance
 from tlsify.tls.record import HEADER_LENGTH, NO_RECORD, encode_plain_alert, split_records
-from tlsify.tls.unbound import drain, dump_session, load_session, session_reused
+from tlsify.tls.verify import Judge
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

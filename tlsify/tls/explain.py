@@ -89,7 +89,7 @@ def untrusted_path(error: int) -> IdentityError:
     Args:
         error: an X509_V_ERR number.
     """
-    from tlsify.tls.unbound import verify_error  # noqa: PLC0415 - slow to import, and rarely needed
+    from tlsify.tls.openssl import verify_error  # noqa: PLC0415 - slow to import, and rarely needed
 
     return IdentityError(
         f"the peer's certificate is not trusted: {verify_error(error)}",

@@ -10,7 +10,7 @@ from tlsify.codepoints import ProtocolVersion
 from tlsify.config import ServerConfig
 from tlsify.errors import ConfigError
 from tlsify.tls.context import restrict, use_key_pair
-from tlsify.tls.unbound import drain
+from tlsify.tls.openssl import drain
 
 if TYPE_CHECKING:
     from cryptography.x509 import Certificate

@@ -8,11 +8,11 @@ from OpenSSL import SSL
 
 from tlsify.codepoints import AlertDescription
 from tlsify.tls.explain import library_failure, peer_alert
-from tlsify.tls.harvest import SessionWatch
+from tlsify.tls.openssl import drain
 from tlsify.tls.ration import Ration, exceeded
 from tlsify.tls.record import MAX_CIPHERTEXT, NO_RECORD
 from tlsify.tls.room import records_waiting, write_whole
-from tlsify.tls.unbound import drain
+from tlsify.tls.ticket_reader import SessionWatch
 
 if TYPE_CHECKING:
     from collections.abc import Callable

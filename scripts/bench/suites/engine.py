@@ -15,8 +15,8 @@ from scripts.bench.interleave import Contender, Experiment
 from tlsify.config import ServerConfig
 from tlsify.credentials.key_pair import KeyPair
 from tlsify.tls.engine import Engine
+from tlsify.tls.openssl import session_reused
 from tlsify.tls.record import split_records
-from tlsify.tls.unbound import session_reused
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

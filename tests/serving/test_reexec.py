@@ -1,4 +1,4 @@
-"""Tests of succession: programs that leave things to each other, in processes of their own."""
+"""Tests of reexec: programs that leave things to each other, in processes of their own."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from tests.cli.harness import finish, insist, read_line
 from tests.doubles import check_descriptors, descriptors
 from tlsify.errors import ConfigError
-from tlsify.serving.succession import Estate
+from tlsify.serving.reexec import Estate
 from tlsify.system import listening
 
 # Counts its generations in the environment.
@@ -21,7 +21,7 @@ _PROGRAM = """
 import os, sys
 from tlsify.metrics.counters import Event, count, counters, share
 from tlsify.system.listening import listen, spell
-from tlsify.serving.succession import Estate
+from tlsify.serving.reexec import Estate
 
 with Estate.inherit() as estate:
     first, = estate.claim("first", lambda: [listen("127.0.0.1", 0)])
@@ -144,7 +144,7 @@ def test_successor_that_cannot_be_started(monkeypatch: pytest.MonkeyPatch) -> No
 
 _BEGINS = """
 import os, signal, sys, time
-from tlsify.serving.succession import Estate
+from tlsify.serving.reexec import Estate
 
 worker = os.fork()
 if worker == 0:
@@ -189,11 +189,11 @@ def test_signals_of_a_successor() -> None:
     """None is lost that is for it to act on, and a request to end is one from the first moment."""
     program = """
 import os, signal
-from tlsify.serving import succession
+from tlsify.serving import reexec
 signal.signal(signal.SIGTERM, lambda *_: None)
 show = "import signal; print(*sorted(signal.pthread_sigmask(signal.SIG_BLOCK, [])))"
-succession._command = lambda: ("/proc/self/exe", ["python", "-S", "-E", "-c", show])
-succession.Estate().succeed({})
+reexec._command = lambda: ("/proc/self/exe", ["python", "-S", "-E", "-c", show])
+reexec.Estate().succeed({})
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
     blocked = sorted((signal.SIGHUP, signal.SIGUSR2, signal.SIGCHLD))

@@ -1,4 +1,4 @@
-"""Tests of failures."""
+"""Tests of errors."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tlsify import errors
 from tlsify.agent import wire
-from tlsify.agent.failures import NUMBERS, describe, revive
+from tlsify.agent.errors import NUMBERS, describe, revive
 from tlsify.codepoints import AlertDescription
 
 ERRORS: list[errors.TlsifyError] = [

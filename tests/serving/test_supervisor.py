@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Self
 import pytest
 
 from tests.cli.harness import insist
-from tests.doubles import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,16 +22,16 @@ if TYPE_CHECKING:
 # told by words in a file, which SIGHUP reads anew.
 PROGRAM = """
 import logging, os, pathlib, signal, sys, time
-from tlsify.serving import forked, workers
+from tlsify.serving import generation, supervisor
 from tlsify.metrics.counters import Gauge, beat, counters, gauge, share
 from tlsify.serving.duty import Duty
 from tlsify.errors import ConfigError
 
 logging.basicConfig(format="%(message)s")
-workers._WATCH_INTERVAL = 0.02
-workers._GRACE = 0.1
-workers._PAUSE = 0.05
-forked._PAUSE = 0.01
+supervisor._WATCH_INTERVAL = 0.02
+supervisor._GRACE = 0.1
+supervisor._PAUSE = 0.05
+generation._PAUSE = 0.01
 share()
 orders = pathlib.Path(sys.argv[1])
 
@@ -41,7 +40,7 @@ def say(*words):
 
 def make():
     words = orders.read_text().split()
-    workers._START_TIME = 0 if "late" in words else 60
+    supervisor._START_TIME = 0 if "late" in words else 60
     if "bad" in words:
         raise ConfigError("the file is bad")
 
@@ -68,19 +67,19 @@ def stop():
 
 def rehearse():
     words = orders.read_text().split()
-    workers._START_TIME = 0 if "late" in words else 60
+    supervisor._START_TIME = 0 if "late" in words else 60
     command = "exec sleep 100" if "hangs" in words else "exit 3" if "refused" in words else "exit 0"
     pid = os.posix_spawn("/bin/sh", ["sh", "-c", command], os.environ)
     say("rehearses", pid)
     return pid
 
 def ended():
-    for child in forked.ended():
+    for child in generation.ended():
         if "overtaken" in orders.read_text():
             os.kill(os.getpid(), signal.SIGTERM)
         yield child
 
-workers.ended = ended
+supervisor.ended = ended
 
 def succeed(former):
     say("succeeded", *(f"{{pid}}:{{slot}}" for pid, slot in former.items()))
@@ -98,7 +97,7 @@ duty = Duty(
 )
 status = 0
 try:
-    workers.run({count}, make(), duty)
+    supervisor.run({count}, make(), duty)
 except Exception as exc:
     say("raised", type(exc).__name__, exc)
     status = 1

@@ -1,4 +1,4 @@
-"""Tests of configs."""
+"""Tests of config_cache."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tlsify.agent import ClientRequest, ServerRequest, configs
-from tlsify.agent.configs import Configs, policy
+from tlsify.agent import ClientRequest, ServerRequest, config_cache
+from tlsify.agent.config_cache import Configs, policy
 from tlsify.codepoints import DEFAULT_AEADS, Aead, ProtocolVersion
 from tlsify.config import ClientConfig, KtlsMode, KtlsPolicy, ServerConfig
 from tlsify.errors import ConfigError
@@ -114,7 +114,7 @@ def test_nothing_is_kept_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     """The system's trust anchors change, too."""
     source, request = Configs(), ClientRequest(identities=(A,))
     first = client(request, source)
-    later = time.monotonic() + configs._FRESH + 1
+    later = time.monotonic() + config_cache._FRESH + 1
     monkeypatch.setattr(time, "monotonic", lambda: later)
     assert client(request, source) is not first
 
@@ -126,7 +126,7 @@ def test_bounded(files: Files) -> None:
     first = client(often, source)
     rare = often.but(server_name="rare")
     before = client(rare, source)
-    for number in range(configs._KEPT):
+    for number in range(config_cache._KEPT):
         client(often.but(server_name=f"{number}.example"), source)
         assert client(often, source) is first
     assert client(rare, source) is not before

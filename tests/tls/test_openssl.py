@@ -1,4 +1,4 @@
-"""Tests of unbound."""
+"""Tests of openssl."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from OpenSSL import SSL
 
 from tests.doubles import EnginePair
-from tlsify.tls import unbound
+from tlsify.tls import openssl
 
 if TYPE_CHECKING:
     from tlsify.config import ClientConfig, ServerConfig
@@ -23,13 +23,13 @@ def _connection() -> SSL.Connection:
 
 def test_new_connection() -> None:
     """What has not shaken hands has not resumed."""
-    assert unbound.session_reused(_connection()) is False
+    assert openssl.session_reused(_connection()) is False
 
 
 def test_no_session_yet() -> None:
     """Before a handshake there is no session, and nothing to write."""
-    assert unbound.current_session(_connection()) is None
-    assert unbound.dump_session(_connection()) is None
+    assert openssl.current_session(_connection()) is None
+    assert openssl.dump_session(_connection()) is None
 
 
 def test_session_written_and_read(client_config: ClientConfig, server_config: ServerConfig) -> None:
@@ -37,21 +37,21 @@ def test_session_written_and_read(client_config: ClientConfig, server_config: Se
     pair = EnginePair(client_config, server_config)
     pair.run()
     established = pair.client.take_connection()
-    der = unbound.dump_session(established)
+    der = openssl.dump_session(established)
     assert der is not None
     connection = _connection()
-    assert unbound.load_session(connection, der)
-    assert unbound.dump_session(connection) == der
-    assert unbound.current_session(established) == unbound.current_session(established)
-    assert unbound.current_session(connection) != unbound.current_session(established)
+    assert openssl.load_session(connection, der)
+    assert openssl.dump_session(connection) == der
+    assert openssl.current_session(established) == openssl.current_session(established)
+    assert openssl.current_session(connection) != openssl.current_session(established)
 
 
 @given(st.binary(max_size=100))
 def test_rubbish_for_a_session(rubbish: bytes) -> None:
     """What is no session is refused, and leaves nothing in OpenSSL's queue."""
     connection = _connection()
-    assert not unbound.load_session(connection, rubbish)
-    assert unbound._lib.ERR_peek_error() == 0
+    assert not openssl.load_session(connection, rubbish)
+    assert openssl._lib.ERR_peek_error() == 0
     connection.set_connect_state()
     with pytest.raises(SSL.WantReadError):
         connection.do_handshake()
@@ -64,21 +64,21 @@ def test_drained(monkeypatch: pytest.MonkeyPatch, flights: int, *, lean: bool) -
     connection = _connection()
     flight = bytes(range(256)) * flights
     if flight:
-        unbound._lib.BIO_write(connection._from_ssl, flight, len(flight))
+        openssl._lib.BIO_write(connection._from_ssl, flight, len(flight))
     if not lean:
-        monkeypatch.setattr(unbound, "_lib", SimpleNamespace())
-    assert unbound.drain(connection) == flight
-    assert unbound.drain(connection) == b""
+        monkeypatch.setattr(openssl, "_lib", SimpleNamespace())
+    assert openssl.drain(connection) == flight
+    assert openssl.drain(connection) == b""
 
 
 @pytest.mark.parametrize("lean", [True, False])
 def test_alerts_heard(monkeypatch: pytest.MonkeyPatch, *, lean: bool) -> None:
     """Each alert is told with the connection that it belongs to, and nothing else needs be."""
     if not lean:
-        monkeypatch.setattr(unbound, "_lib", SimpleNamespace())
+        monkeypatch.setattr(openssl, "_lib", SimpleNamespace())
     heard = []
     context = SSL.Context(SSL.TLS_METHOD)
-    unbound.hear(context, lambda *told: heard.append(told))
+    openssl.hear(context, lambda *told: heard.append(told))
     victim, other = (SSL.Connection(context, None) for _ in range(2))
     for connection in (victim, other):
         connection.set_accept_state()
@@ -93,35 +93,35 @@ def test_alerts_heard(monkeypatch: pytest.MonkeyPatch, *, lean: bool) -> None:
 @pytest.mark.parametrize(("number", "words"), [(0, "ok"), (10, "certificate has expired")])
 def test_verify_error(number: int, words: str) -> None:
     """The words are OpenSSL's own."""
-    assert unbound.verify_error(number) == words
+    assert openssl.verify_error(number) == words
 
 
 def test_library_without_the_functions(monkeypatch: pytest.MonkeyPatch) -> None:
     """A build of cryptography that binds less costs information, not the connection."""
-    monkeypatch.setattr(unbound, "_lib", SimpleNamespace())
-    assert unbound.session_reused(_connection()) is False
-    assert unbound.current_session(_connection()) is None
-    assert unbound.dump_session(_connection()) is None
-    assert unbound.load_session(_connection(), b"") is False
-    assert unbound.verify_error(10) == "X.509 verification error 10"
-    assert not unbound.set_groups(SSL.Context(SSL.TLS_METHOD), ["x25519"])
-    assert not unbound.share_trust(SSL.Context(SSL.TLS_METHOD), SSL.Context(SSL.TLS_METHOD))
+    monkeypatch.setattr(openssl, "_lib", SimpleNamespace())
+    assert openssl.session_reused(_connection()) is False
+    assert openssl.current_session(_connection()) is None
+    assert openssl.dump_session(_connection()) is None
+    assert openssl.load_session(_connection(), b"") is False
+    assert openssl.verify_error(10) == "X.509 verification error 10"
+    assert not openssl.set_groups(SSL.Context(SSL.TLS_METHOD), ["x25519"])
+    assert not openssl.share_trust(SSL.Context(SSL.TLS_METHOD), SSL.Context(SSL.TLS_METHOD))
 
 
 def test_groups_that_there_are() -> None:
     """One that OpenSSL lacks is refused with all others, and leaves no error behind."""
     context = SSL.Context(SSL.TLS_METHOD)
-    assert unbound.set_groups(context, ["X25519MLKEM768", "x448"])
-    assert not unbound.set_groups(context, ["x25519", "rubbish"])
-    assert unbound._lib.ERR_peek_error() == 0
+    assert openssl.set_groups(context, ["X25519MLKEM768", "x448"])
+    assert not openssl.set_groups(context, ["x25519", "rubbish"])
+    assert openssl._lib.ERR_peek_error() == 0
 
 
 def test_moved_without_a_purpose(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where tickets cannot be told from each other there are none."""
     names = ("SSL_set_SSL_CTX", "SSL_set_options", "SSL_OP_NO_TICKET")
-    some = {name: getattr(unbound._lib, name) for name in names}
+    some = {name: getattr(openssl._lib, name) for name in names}
     connection, context = _connection(), SSL.Context(SSL.TLS_METHOD)
-    monkeypatch.setattr(unbound, "_lib", SimpleNamespace(**some))
-    unbound.move(connection, context, b"x")
+    monkeypatch.setattr(openssl, "_lib", SimpleNamespace(**some))
+    openssl.move(connection, context, b"x")
     assert connection.get_context() is context
     assert connection.set_options(0) & SSL.OP_NO_TICKET

@@ -8,8 +8,8 @@ import time
 from typing import TYPE_CHECKING
 
 from tests.doubles import check_descriptors, descriptors
-from tlsify.serving import forked
-from tlsify.serving.forked import Generation, Post, Worker
+from tlsify.serving import generation
+from tlsify.serving.generation import Generation, Post, Worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -66,7 +66,7 @@ def test_signals_of_a_worker() -> None:
     def work(post: Post) -> None:
         assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
         assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-        assert not signal.pthread_sigmask(signal.SIG_BLOCK, []) & forked.SIGNALS
+        assert not signal.pthread_sigmask(signal.SIG_BLOCK, []) & generation.SIGNALS
         post.ready()
         signal.pause()
 

@@ -1,4 +1,4 @@
-"""Tests of half_open."""
+"""Tests of pending."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.doubles import until
-from tlsify.aio import half_open
-from tlsify.aio.half_open import HalfOpen, Opening, origin
+from tlsify.aio import pending
+from tlsify.aio.pending import HalfOpen, Opening, origin
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,7 +29,7 @@ def silent() -> Iterator[socket.socket]:
     ):
         ours, _ = listener.accept()
         with ours:
-            until(lambda: half_open._silence(ours) > 0)
+            until(lambda: pending._silence(ours) > 0)
             yield ours
         del peer
 
@@ -38,7 +38,7 @@ def test_oldest_of_those_from_where_most_come(
     silent: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever has only one is not let go for somebody's many."""
-    monkeypatch.setattr(half_open, "_SILENCE", 0.001)
+    monkeypatch.setattr(pending, "_SILENCE", 0.001)
     crowd = HalfOpen()
     single, first, second = (
         Opening(silent, B, 0.0),
@@ -60,7 +60,7 @@ def test_newcomer_that_waits(silent: socket.socket) -> None:
     opening = Opening(silent, A, 10.0)
     crowd.enter(opening)
     assert crowd.stalled(10.5) == pytest.approx(1.5)
-    assert crowd.stalled(10.01, pressing=True) == pytest.approx(half_open._LEAST - 0.01)
+    assert crowd.stalled(10.01, pressing=True) == pytest.approx(pending._LEAST - 0.01)
     assert crowd.stalled(10.5, pressing=True) is opening
     for _ in range(100):
         crowd.took(1.0)
@@ -73,7 +73,7 @@ def test_nobody_is_stalled_yet(silent: socket.socket) -> None:
     assert crowd.stalled(0.0) is None
     crowd.enter(Opening(silent, A, 10.0))
     assert crowd.stalled(11.5) == pytest.approx(0.5)
-    assert crowd.stalled(11.999) == half_open._SHORTEST_WAIT
+    assert crowd.stalled(11.999) == pending._SHORTEST_WAIT
 
 
 def test_one_whose_bytes_we_have_not_read() -> None:
@@ -83,11 +83,11 @@ def test_one_whose_bytes_we_have_not_read() -> None:
         ours, _ = listener.accept()
         with peer, ours:
             peer.send(b"hello")
-            until(lambda: half_open._silence(ours) == 0)
+            until(lambda: pending._silence(ours) == 0)
             crowd = HalfOpen()
             opening = Opening(ours, A, 0.0)
             crowd.enter(opening)
-            assert crowd.stalled(5.0) == half_open._LONGEST_WAIT
+            assert crowd.stalled(5.0) == pending._LONGEST_WAIT
             assert crowd.stalled(10.0) is opening
 
 
@@ -106,8 +106,8 @@ def test_silence_of_what_is_no_tcp() -> None:
     """A local peer's is unknown, and a closed socket's too: they are the first to go."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        assert half_open._silence(ours) == half_open._AGE
-    assert half_open._silence(ours) == half_open._AGE
+        assert pending._silence(ours) == pending._AGE
+    assert pending._silence(ours) == pending._AGE
 
 
 def test_silence_is_measured() -> None:
@@ -117,12 +117,12 @@ def test_silence_is_measured() -> None:
         ours, _ = listener.accept()
         with peer, ours:
             begun = time.monotonic()
-            until(lambda: half_open._silence(ours) >= 0.02)
+            until(lambda: pending._silence(ours) >= 0.02)
             assert time.monotonic() - begun < 5
             peer.send(b"x")
-            until(lambda: half_open._silence(ours) == 0)
+            until(lambda: pending._silence(ours) == 0)
             ours.recv(1)
-            assert half_open._silence(ours) < 0.02 + time.monotonic() - begun
+            assert pending._silence(ours) < 0.02 + time.monotonic() - begun
 
 
 @pytest.mark.parametrize(

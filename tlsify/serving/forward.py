@@ -8,7 +8,7 @@ import errno
 import socket
 from typing import TYPE_CHECKING, TypeVar
 
-from tlsify.aio.carrying import buffer, carry
+from tlsify.aio.pump import buffer, carry
 from tlsify.aio.watching import watched
 from tlsify.connection.closing import Closing
 from tlsify.connection.handoff import adopt

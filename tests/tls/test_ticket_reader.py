@@ -1,4 +1,4 @@
-"""Tests of harvest."""
+"""Tests of ticket_reader."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from tlsify.credentials.anchors import TrustAnchors
 from tlsify.credentials.self_signed import make_key_pair
 from tlsify.errors import PeerMisbehaved, TlsifyError
 from tlsify.names import ReferenceIdentifier
-from tlsify.tls import harvest as module
+from tlsify.tls import ticket_reader as module
 from tlsify.tls.engine import Engine
-from tlsify.tls.harvest import MAX_TICKETS, Harvest
 from tlsify.tls.messages import KeyUpdateRequest, encode_key_update
 from tlsify.tls.protection import open_record
 from tlsify.tls.record import split_records
+from tlsify.tls.ticket_reader import MAX_TICKETS, Harvest
 
 if TYPE_CHECKING:
     from tlsify.tls.negotiated import Negotiated

@@ -1,4 +1,4 @@
-"""Tests of opening: the handshake on the loop, of either kind."""
+"""Tests of handshake: the handshake on the loop, of either kind."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.doubles import OFFLOADS, RELAY, Endpoint, Lab, give_up, until
-from tlsify.aio import opening
+from tlsify.aio import handshake
+from tlsify.aio.handshake import hand_over
 from tlsify.aio.loop_socket import LoopSocket
-from tlsify.aio.opening import hand_over
 from tlsify.codepoints import ContentType
-from tlsify.connection import handshake
+from tlsify.connection import handshake as driver
 from tlsify.connection.establish import accept
 from tlsify.connection.handoff import Offload
 from tlsify.connection.patience import unread
@@ -55,8 +55,8 @@ def test_client(run: Run, lab: Lab, policy: KtlsPolicy) -> None:
 
 def test_others_get_their_turn(run: Run, lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who has filled our buffer with what takes us long does not keep the loop with it."""
-    monkeypatch.setattr(opening, "_LONGEST_TURN", 0.0)
-    monkeypatch.setattr(handshake, "FIRST_FLIGHT", 64)
+    monkeypatch.setattr(handshake, "_LONGEST_TURN", 0.0)
+    monkeypatch.setattr(driver, "FIRST_FLIGHT", 64)
     byte = encode_record(ContentType.handshake, b"\0")
     flood = encode_record(ContentType.handshake, b"\1\0\xff\xff") + byte * 2500
     turns = 0
@@ -72,7 +72,7 @@ def test_others_get_their_turn(run: Run, lab: Lab, monkeypatch: pytest.MonkeyPat
         ours.sendall(flood)
         until(lambda: unread(theirs) > len(flood) // 2)
         counting = asyncio.create_task(count())
-        monkeypatch.setattr(handshake, "PARTING_TIME", 0.0)
+        monkeypatch.setattr(driver, "PARTING_TIME", 0.0)
         with pytest.raises(PeerMisbehaved, match="too many records"):
             await hand_over(theirs, lab.configs()[1], RELAY)
         counting.cancel()

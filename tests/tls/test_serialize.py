@@ -1,4 +1,4 @@
-"""Tests of portable."""
+"""Tests of serialize."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from tlsify.errors import ConfigError
 from tlsify.keys import IV_LENGTH, TrafficKeys
 from tlsify.tls.messages import MAX_TICKET_MESSAGE
 from tlsify.tls.negotiated import Negotiated
-from tlsify.tls.portable import export_secrets, restore
 from tlsify.tls.ration import MOST, Ration
+from tlsify.tls.serialize import export_secrets, restore
 from tlsify.tls.session import Session
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Tests of judge: who is refused, why, and what the refused one is told."""
+"""Tests of verify: who is refused, why, and what the refused one is told."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ from tlsify.errors import HandshakeError, IdentityError, PeerAlert
 from tlsify.names import ReferenceIdentifier
 from tlsify.tls.certificates import key_hash
 from tlsify.tls.engine import Engine
-from tlsify.tls.harvest import Harvest
 from tlsify.tls.protection import open_record
 from tlsify.tls.record import split_records
+from tlsify.tls.ticket_reader import Harvest
 
 if TYPE_CHECKING:
     from tlsify.tls.negotiated import Negotiated

@@ -1,4 +1,4 @@
-"""Tests of foreign: it behaves as asyncio's own transport does, which is tested alongside."""
+"""Tests of foreign_transport: it behaves as asyncio's own transport does, which is tested alongside."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 from tests.aio.peers import Echo, raw_peer, serving
 from tests.doubles import CLOSE_NOTIFY, OFFLOADS, RELAY, Lab, RawPeer
-from tlsify.aio.foreign import ForeignTransport
+from tlsify.aio.foreign_transport import ForeignTransport
 from tlsify.aio.loop_socket import LoopSocket
 from tlsify.aio.transport import sendfile
 

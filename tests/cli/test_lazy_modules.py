@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.cli.harness import LOOPBACK
-from tlsify.cli import late
+from tlsify.cli import lazy_modules
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,7 +34,7 @@ def found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "slow_one", raising=False)
-    late.load_late("slow_one")
+    lazy_modules.load_late("slow_one")
     return sys.modules["slow_one"]
 
 
@@ -65,23 +65,23 @@ def test_threads_wait(found: ModuleType) -> None:
 
 def test_what_is_loaded_stays(found: ModuleType) -> None:
     """And what is not there is for who uses it to miss."""
-    late.load_late("slow_one")
+    lazy_modules.load_late("slow_one")
     assert sys.modules["slow_one"] is found
-    late.load_late("no_such_module")
+    lazy_modules.load_late("no_such_module")
     assert "no_such_module" not in sys.modules
 
 
 def test_loading_all(found: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who gives up rights has it all; what nobody has asked for is left."""
-    monkeypatch.setattr(late, "MODULES", ("slow_one", "no_such_module", "sys"))
-    late.load_now()
+    monkeypatch.setattr(lazy_modules, "MODULES", ("slow_one", "no_such_module", "sys"))
+    lazy_modules.load_now()
     assert vars(found)["value"] == 1
 
 
 def test_part_of_a_package() -> None:
     """It is found by way of its package, too."""
     program = (
-        "import sys; from tlsify.cli.late import load_late; load_late('xml.dom');"
+        "import sys; from tlsify.cli.lazy_modules import load_late; load_late('xml.dom');"
         "from xml import dom; before = 'Node' in vars(dom); dom.Node; print(before)"
     )
     assert _run(program) == "False\n"
@@ -93,12 +93,12 @@ def test_part_of_a_package() -> None:
 # Ends the command where its first message is about to be sent, and prints what it has loaded.
 _TO_THE_HELLO = """
 import socket, sys
-from tlsify.cli import late, main
+from tlsify.cli import lazy_modules, main
 
 class Socket(socket.socket):
     def sendall(self, *_):
-        found = sys.modules.items()
-        print(*(name for name, module in found if not isinstance(module, late._Late)), flush=True)
+        late, found = lazy_modules._Late, sys.modules.items()
+        print(*(name for name, module in found if not isinstance(module, late)), flush=True)
         raise SystemExit
     sendmsg = sendall
 

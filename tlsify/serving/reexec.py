@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from tlsify.errors import ConfigError
-from tlsify.serving.forked import SIGNALS, STOP_SIGNALS
+from tlsify.serving.generation import SIGNALS, STOP_SIGNALS
 from tlsify.system.listening import adopt
 from tlsify.system.process import StopRequests
 

@@ -15,9 +15,9 @@ from tlsify.tls.messages import (
     decode_new_session_ticket,
 )
 from tlsify.tls.negotiated import resumable
+from tlsify.tls.openssl import current_session, dump_session
 from tlsify.tls.protection import seal_record
 from tlsify.tls.record import MAX_PLAINTEXT
-from tlsify.tls.unbound import current_session, dump_session
 
 if TYPE_CHECKING:
     from tlsify.tls.engine import Engine

@@ -1,4 +1,4 @@
-"""Tests of rehearsal."""
+"""Tests of warm_up."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # What is imported from the second handshake on.
 _PROGRAM = """
 import sys
-from tlsify.serving.rehearsal import rehearse
+from tlsify.serving.warm_up import rehearse
 rehearse()
 before = set(sys.modules)
 rehearse()

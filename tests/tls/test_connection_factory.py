@@ -1,4 +1,4 @@
-"""Tests of connections: SNI, kinds of key, OCSP, groups, and tickets, between engines."""
+"""Tests of connection_factory: SNI, kinds of key, OCSP, groups, and tickets, between engines."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tlsify.credentials.parse import parse_certificates, parse_crls
 from tlsify.credentials.self_signed import make_key_pair
 from tlsify.errors import ConfigError, HandshakeError, IdentityError, PeerAlert
 from tlsify.names import ReferenceIdentifier
-from tlsify.tls import connections, context, unbound
+from tlsify.tls import connection_factory, context, openssl
 from tlsify.tls.engine import Engine
 from tlsify.tls.record import split_records
 from tlsify.tls.tunnel import Tunnel
@@ -109,7 +109,7 @@ def test_name_in_the_relay() -> None:
     assert opened(ours, b"".join(met.beyond)) == b""
     del met
     context.drop_past_keys(9 * context.PERIOD)
-    connections._shown.pop(server)
+    connection_factory._shown.pop(server)
     gc.collect()
     theirs.send(b"hello")
     assert opened(ours, theirs.output()) == b"hello"
@@ -154,7 +154,7 @@ def _verifying(kind: str, version: ProtocolVersion) -> Engine:
     config = client("a.example", version)
     algorithms = {"ec": b"ECDSA+SHA256", "rsa": b"rsa_pss_rsae_sha256:RSA+SHA256"}[kind]
     made = context.context_for(config, config.aeads)
-    assert unbound._lib.SSL_CTX_set1_sigalgs_list(made._context, algorithms) == 1
+    assert openssl._lib.SSL_CTX_set1_sigalgs_list(made._context, algorithms) == 1
     return Engine(config)
 
 
@@ -194,8 +194,8 @@ def test_contexts_are_made_when_needed() -> None:
     """A thousand certificates cost no Context each until somebody asks; then it is kept."""
     pairs = tuple(certify(AUTHORITY, f"{i}.example") for i in range(1000))
     server = ServerConfig(key_pair=DEFAULT, more_key_pairs=pairs)
-    connections.prepare(server, DEFAULT_AEADS, 0.0)
-    idle = connections._shown[server]._idle
+    connection_factory.prepare(server, DEFAULT_AEADS, 0.0)
+    idle = connection_factory._shown[server]._idle
     assert len(idle) == 1
     for _ in range(2):
         for i in (7, 999):
@@ -510,7 +510,7 @@ def test_authorities_are_loaded_once() -> None:
         Meeting(client(name, key_pair=CLIENT), server)
     stores = {
         made.get_cert_store()._store  # type: ignore[union-attr]  # there is one
-        for idle in connections._shown[server]._idle.values()
+        for idle in connection_factory._shown[server]._idle.values()
         for made in idle
     }
     assert len(stores) == 1

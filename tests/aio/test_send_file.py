@@ -1,4 +1,4 @@
-"""Tests of pouring."""
+"""Tests of send_file."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.doubles import KERNEL, OFFLOADS, Lab, check_descriptors, descriptors
-from tlsify.aio.carrying import readable
 from tlsify.aio.loop_socket import LoopSocket
-from tlsify.aio.pouring import pour
+from tlsify.aio.pump import readable
+from tlsify.aio.send_file import pour
 from tlsify.codepoints import ContentType
 from tlsify.ktls.probe import capabilities
 from tlsify.tls.messages import KeyUpdateRequest

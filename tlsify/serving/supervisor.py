@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from tlsify.errors import TlsifyError, WorkerError
 from tlsify.metrics.counters import SLOTS, Event, Gauge, count, put, reserve, vacate
-from tlsify.serving.forked import SIGNALS, STOP_SIGNALS, Generation, Worker, ended
+from tlsify.serving.generation import SIGNALS, STOP_SIGNALS, Generation, Worker, ended
 from tlsify.serving.heartbeats import Heartbeats
 from tlsify.system.process import StopRequests
 from tlsify.system.service_manager import ServiceManager
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from tlsify.serving.duty import Duty, Former
-    from tlsify.serving.forked import Work
+    from tlsify.serving.generation import Work
 
 _log = logging.getLogger("tlsify")
 

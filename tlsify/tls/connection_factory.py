@@ -10,7 +10,7 @@ from OpenSSL import SSL
 
 from tlsify.config import ServerConfig
 from tlsify.tls import context as contexts
-from tlsify.tls.unbound import move
+from tlsify.tls.openssl import move
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""Tests of place."""
+"""Tests of listener."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.doubles import check_descriptors, descriptors
-from tlsify.agent.place import Inherited, Listener
+from tlsify.agent.listener import Inherited, Listener
 from tlsify.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Tests of carrying: data, ends, cuts and pressure, both ways."""
+"""Tests of pump: data, ends, cuts and pressure, both ways."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.doubles import (
     recv_exactly,
     reset,
 )
-from tlsify.aio.carrying import _Carriage, buffer, carry
+from tlsify.aio.pump import _Carriage, buffer, carry
 from tlsify.codepoints import ContentType
 from tlsify.config import ClosePolicy
 from tlsify.connection.closing import Closing

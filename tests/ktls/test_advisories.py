@@ -1,4 +1,4 @@
-"""Tests of floor."""
+"""Tests of advisories."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tlsify.ktls.floor import ADVISORIES, Advisory, known_bad, true_version
+from tlsify.ktls.advisories import ADVISORIES, Advisory, known_bad, true_version
 
 DEBIAN = "#1 SMP PREEMPT_DYNAMIC Debian {}-1 (2026-01-10)"
 UBUNTU = "#41-Ubuntu SMP PREEMPT_DYNAMIC Fri Aug  2 20:41:06 UTC 2024"

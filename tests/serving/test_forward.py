@@ -1,4 +1,4 @@
-"""Tests of forwarding: what backends get, and what becomes of connections that nobody takes."""
+"""Tests of forward: what backends get, and what becomes of connections that nobody takes."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from tlsify.passing.metadata import Passed
 from tlsify.passing.proxy_protocol import decode
 from tlsify.receiver import Receiver
 from tlsify.serving.backends import Backend, Backends, Rule
-from tlsify.serving.forwarding import Forwarding, Passing
+from tlsify.serving.forward import Forwarding, Passing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
