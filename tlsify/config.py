@@ -186,7 +186,7 @@ class ServerConfig:
         wishes = self.client_required or self.client_identities or self.crls
         if wishes and self.client_trust is None:
             raise ConfigError(
-                "clients are to be verified, and there are no trust anchors for them",
+                "client verification requires trust anchors",
                 hint="name the authority that issues their certificates",
             )
         _check_alpn(self.alpn)

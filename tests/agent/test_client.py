@@ -345,7 +345,7 @@ KEYED = wire.encode(wire.Kernel(state=bytearray(b"state"), suite=SUITE))
         pytest.param(b"x" * 2**17 + b"x", None, AgentError, "too many bytes", id="too-long"),
         pytest.param(RELAYED, None, AgentError, "do not fit", id="relay-without-descriptor"),
         pytest.param(KEYED, 0, AgentError, "do not fit", id="kernel-with-descriptor"),
-        pytest.param(KEYED, None, ConfigError, "not the state", id="no-state"),
+        pytest.param(KEYED, None, ConfigError, "invalid session state", id="no-state"),
         pytest.param(b"\1\x12", None, AgentError, "no reason", id="failed-for-no-reason"),
         pytest.param(b"\1\x12", 0, AgentError, "no reason", id="failed-with-descriptor"),
         pytest.param(b"\1\x13", None, AgentError, "kind 19", id="end-before-reply"),

@@ -1,4 +1,4 @@
-"""Tests of foreign_transport: it behaves as asyncio's own transport does, which is tested alongside."""
+"""Tests of foreign_transport, and of asyncio's own transport, which behaves in the same way."""
 
 from __future__ import annotations
 

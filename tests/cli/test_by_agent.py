@@ -156,7 +156,7 @@ def test_no_agent(pki: Pki, tmp_path: Path) -> None:
     server = Server(over_tls(pki.good.server_context(), _converse))
     outcome = run(*_connect(pki, tmp_path / "nobody", server.port))
     assert (outcome.status, outcome.out) == (0, b"hello\n")
-    assert outcome.err.startswith("tlsify: without an agent: ")
+    assert outcome.err.startswith("tlsify: agent unavailable, doing the handshake locally: ")
     server.result()
 
 

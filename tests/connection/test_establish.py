@@ -1,4 +1,4 @@
-"""Tests of establish: kernel or relay, the order of the commit, and what a failure leaves behind."""
+"""Tests of establish: kernel or relay, the order of the commit, what a failure leaves behind."""
 
 from __future__ import annotations
 

@@ -352,7 +352,7 @@ def test_bad_reload(tmp_path: Path) -> None:
         rest = program.end()
         assert _pids(rest, "drained") == old
         assert rest[-2] == ["over", "0", "0", "1"]
-        assert "not reloaded, all stays as it was: the file is bad" in program.errors()
+        assert "reload failed; keeping the previous workers: the file is bad" in program.errors()
 
 
 @pytest.mark.parametrize("orders", ["fails", "hangs"])

@@ -164,7 +164,7 @@ class Worker:
             except (OSError, MemoryError) as exc:
                 if isinstance(exc, OSError) and exc.errno not in _SCARCE:
                     return None
-                _log.warning("waiting for better times: %s", exc)
+                _log.warning("accept() failed, retrying in 0.1 s: %s", exc)
                 time.sleep(_PAUSE)
 
     def _accepted(self) -> socket.socket:

@@ -234,7 +234,7 @@ class Acceptor:
             if exc.errno not in _GONE:
                 count(Event.ACCEPT_FAILED)
                 if not self._is_failing:
-                    _log.warning("cannot accept, and waits for better times: %s", exc)
+                    _log.warning("accept() failed, retrying in 0.1 s: %s", exc)
                 self._is_failing = True
                 self._rest(_ACCEPT_PAUSE)
             return False

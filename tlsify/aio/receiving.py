@@ -95,7 +95,7 @@ class Receiving:
                 async with asyncio.timeout(_PATIENCE):
                     await readable(channel)
             except TimeoutError:
-                _log.warning("no connection was received: who has connected says nothing")
+                _log.warning("no connection was received: the sender said nothing in time")
                 return
             found = take(channel)
         if found is None:

@@ -43,7 +43,7 @@ class Server(asyncio.AbstractServer):
     ) -> None:
         """Prepare to serve; the listeners belong to the server from here on."""
         if not isinstance(terms.config, ServerConfig):
-            raise ConfigError("a client's configuration on the server's side")
+            raise ConfigError("a server requires a ServerConfig, not a ClientConfig")
         self._factory = factory
         self._listeners = tuple(listeners)
         self._terms = terms

@@ -149,7 +149,9 @@ def client_terms(
         return Terms(ssl.client_config(name), policy or ssl.policy, ssl)
     if config is None:
         if not name:
-            raise ConfigError("nobody is named whom to expect", hint="give host, config or ssl")
+            raise ConfigError(
+                "no server name to verify the certificate against", hint="give host, config or ssl"
+            )
         config = ClientConfig.for_host(name)
     return Terms(config, policy or KtlsPolicy(), None)
 
@@ -321,7 +323,7 @@ async def start_tls(  # noqa: PLR0913 - as above
     """
     if isinstance(config, ClientConfig | ServerConfig):
         if server_side and isinstance(config, ClientConfig):
-            raise ConfigError("a client's configuration on the server's side")
+            raise ConfigError("a server requires a ServerConfig, not a ClientConfig")
         terms = Terms(config, policy or KtlsPolicy(), None)
     elif server_side:
         terms = server_terms(None, config, policy)

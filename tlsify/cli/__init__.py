@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 # Verb -> what it does. The module of the same name is imported only when its verb is called.
 VERBS = {
     "connect": "TLS client, on stdin and stdout or for a program",
-    "accept": "TLS server of one connection, which inetd or another program has accepted",
+    "accept": "TLS server for one connection that inetd or another program has accepted",
     "listen": "TLS server that runs a program for each connection",
-    "agent": "private process that does handshakes for others, and has their keys",
+    "agent": "private process that does handshakes for other processes and holds their keys",
     "ssl_client": "busybox's TLS helper, with verification",
     "serve": "HTTPS server for the files of a folder",
-    "forward": "TLS in front of another server, which gets plaintext or descriptors",
-    "check": "say what this host can offload, and why not what it cannot",
+    "forward": "TLS in front of another server, which receives plaintext or descriptors",
+    "check": "report what this host can offload, and why the rest cannot be",
     "status": "list the connections that the kernel or tlsify protects, with their processes",
 }
 _PROGRAMS = ("ssl_client",)
@@ -159,7 +159,7 @@ def top_parser() -> _Parser:
         prog=_PROGRAM,
         usage=f"{_PROGRAM} [--ktls[=MODE]] VERB [OPTION...]",
         description="TLS for programs that do not speak TLS.",
-        epilog=f"verbs:\n{verbs}\n\n{_PROGRAM} VERB --help describes one of them.",
+        epilog=f"verbs:\n{verbs}\n\n{_PROGRAM} VERB --help describes a verb.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"{_PROGRAM} {__version__}")
@@ -167,8 +167,8 @@ def top_parser() -> _Parser:
         "--ktls",
         choices=_KTLS_MODES,
         default="off",
-        help="let the kernel protect the records: if it can (auto, which --ktls alone means), "
-        "or not connect at all (require); off, the default, relays",
+        help="kernel TLS: auto (what a bare --ktls means) uses it where possible, require "
+        "fails without it, off (default) relays in userspace",
     )
     parser.add_argument(
         "--ktls-rekey",
@@ -184,7 +184,7 @@ def top_parser() -> _Parser:
     parser.add_argument(
         "--config", metavar="FILE", help="read verb, options and operands from a TOML file"
     )
-    parser.add_argument("-v", "--verbose", action="store_true", help="say what is going on")
+    parser.add_argument("-v", "--verbose", action="store_true", help="log what happens")
     parser.add_argument("verb", choices=tuple(VERBS), metavar="VERB", help=argparse.SUPPRESS)
     return parser
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tlsify.config import KtlsPolicy
     from tlsify.connection.handoff import Handoff
 
-DESCRIPTION = "Be the TLS server of one connection, which inetd or another program has accepted."
+DESCRIPTION = "Serve TLS on one connection that inetd or another program has accepted."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--fd",
         type=shared.descriptor,
         metavar="N",
-        help="the connected socket; default 0, as inetd gives it",
+        help="connected socket; default 0, as inetd passes it",
     )
     by_agent.add_argument(parser)
     ending.add_arguments(parser)

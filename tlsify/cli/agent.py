@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from tlsify.cli import GlobalOptions
     from tlsify.serving.generation import Post
 
-DESCRIPTION = "Do TLS handshakes for other processes of yours, which pass their connections here."
+DESCRIPTION = (
+    "Do TLS handshakes for other processes of the same user, which pass their connections here."
+)
 _SESSIONS = 256
 
 
@@ -36,14 +38,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--fd",
         type=shared.descriptor,
         metavar="N",
-        help="serve the other end of an inherited socketpair, until that is closed",
+        help="inherited socketpair whose other end is served until it is closed",
     )
     parser.add_argument(
         "--workers",
         type=shared.count,
         default=len(os.sched_getaffinity(0)),
         metavar="N",
-        help="processes, default one for each processor",
+        help="worker processes; default: one for each processor",
     )
     parser.add_argument(
         "--sessions",
@@ -57,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="FILE",
-        help="PEM certificate chain that servers may show; may be repeated, along with --key",
+        help="PEM certificate chain for servers; may be repeated, along with --key",
     )
     parser.add_argument(
         "--key",
@@ -73,10 +75,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=os.fsencode,
         default=[],
         metavar="PROTOCOL",
-        help="for servers that name none; may be repeated",
+        help="application protocol for servers that name none; may be repeated",
     )
     parser.add_argument(
-        "--resumption", action="store_true", help="servers send tickets for later connections"
+        "--resumption", action="store_true", help="have servers send session tickets"
     )
     parser.add_argument("path", nargs="?", type=Path, metavar="PATH", help="socket to listen on")
     parser.usage = f"{parser.prog} [OPTION...] PATH | --fd N"

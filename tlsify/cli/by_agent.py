@@ -27,7 +27,7 @@ def add_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--agent",
         metavar="PATH|FD",
-        help="have the handshake done by the tlsify agent there; without one it is done here",
+        help="tlsify agent that does the handshake; without one it is done locally",
     )
 
 
@@ -136,7 +136,7 @@ def hand_over(
     except AgentError as exc:
         if not exc.untouched and again is None:
             raise
-        _log.warning("without an agent: %s", exc)
+        _log.warning("agent unavailable, doing the handshake locally: %s", exc)
         own = sock if exc.untouched or again is None else again()
     from tlsify.connection.establish import closed_on_error  # noqa: PLC0415 - heavy, and wanted here only
 

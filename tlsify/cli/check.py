@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--config",
         type=Path,
         metavar="FILE",
-        help="check what a configuration file names in its place, without starting anything",
+        help="check a configuration file, and what it names, without starting anything",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 

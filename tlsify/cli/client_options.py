@@ -19,17 +19,17 @@ _log = logging.getLogger("tlsify")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare them."""
-    group = parser.add_argument_group("whom to accept, and how")
+    group = parser.add_argument_group("server verification")
     group.add_argument(
-        "--servername", metavar="NAME", help="name to send (SNI) and to accept, default HOST"
+        "--servername", metavar="NAME", help="server name to send (SNI) and to verify; default HOST"
     )
     group.add_argument(
         "--ref-id",
         action="append",
         type=ReferenceIdentifier.parse,
         metavar="KIND:NAME",
-        help="accept this identity instead: dns:NAME, ip:ADDRESS, srv:_SERVICE.NAME or "
-        "uri:SCHEME:NAME; may be repeated",
+        help="server identity to accept instead of HOST: dns:NAME, ip:ADDRESS, "
+        "srv:_SERVICE.NAME or uri:SCHEME:NAME; may be repeated",
     )
     shared.add_trust(
         group,
@@ -43,18 +43,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=parse_pins,
         default=[],
         metavar="sha256//BASE64",
-        help="accept no other public key (hash of SubjectPublicKeyInfo); may be repeated",
+        help="only acceptable public key (hash of its SubjectPublicKeyInfo); may be repeated",
     )
     shared.add_secrets(group)
     group.add_argument("--no-verify", action="store_true", help="accept any certificate")
-    shared.add_key_pair(group, "what to authenticate with if the server asks")
+    shared.add_key_pair(group, "shown if the server requests one")
     shared.add_alpn(group)
     shared.add_choices(group)
     group.add_argument(
         "--session-store",
         type=shared.path,
         metavar="DIR",
-        help="private folder to keep sessions in, for later connections to resume; default: none",
+        help="private folder for sessions that later connections resume; default: none",
     )
 
 
@@ -72,7 +72,7 @@ def choose(
         identities = (ReferenceIdentifier.for_host(name),)
     if not identities and not arguments.no_verify:
         raise ConfigError(
-            "nobody was named as the peer to accept", hint="add --servername NAME or --ref-id"
+            "no server name or identity to verify", hint="add --servername NAME or --ref-id"
         )
     return name, identities
 

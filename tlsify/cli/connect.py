@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from tlsify.connection.handoff import Handoff
 
 _UNFINISHED = "the handshake did not finish"
-DESCRIPTION = "Connect to a TLS server; send stdin, write what comes to stdout."
+DESCRIPTION = "Connect to a TLS server; send stdin to it, and write what it sends to stdout."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--fd",
         type=shared.descriptor,
         metavar="N",
-        help="use a socket that is connected already, instead of HOST and PORT",
+        help="connected socket to use instead of HOST and PORT",
     )
     parser.add_argument(
         "--starttls",

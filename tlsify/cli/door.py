@@ -156,7 +156,7 @@ class Door:
                 _log.info("certificate and key were read anew")
                 self._manager.ready("reloaded")
             except TlsifyError as exc:
-                _log.error("they stay as they were: %s", exc)
+                _log.error("reload failed, keeping the current certificate: %s", exc)
                 self._manager.ready(f"not reloaded: {exc}")
 
     def _stop(self) -> None:

@@ -30,43 +30,43 @@ _DONE = b"d"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare them."""
-    group = parser.add_argument_group("what becomes of the connection")
+    group = parser.add_argument_group("connection hand-over")
     group.add_argument(
         "--send-fd",
         type=shared.descriptor,
         metavar="N",
-        help="send a descriptor of it through the AF_UNIX socket N, and exit",
+        help="send a descriptor of the connection through the AF_UNIX socket N, and exit",
     )
     keeping = group.add_mutually_exclusive_group()
     keeping.add_argument(
         "--keep",
         action="store_true",
-        help="whoever gets it knows nothing of TLS records, and a process stays to look after it; "
-        "the default",
+        help="the recipient is unaware of TLS, and tlsify stays behind to service the "
+        "connection (default)",
     )
     keeping.add_argument(
         "--aware",
         action="store_true",
-        help="whoever gets it keeps to docs/handoff.md, and gets the connection itself; with --fd "
-        "alone that is the caller, with the descriptor that it has",
+        help="the recipient implements docs/handoff.md and gets the kTLS socket itself; with "
+        "--fd alone the recipient is the caller, which keeps its descriptor",
     )
     group.add_argument(
         "--session-fd",
         type=shared.descriptor,
         metavar="N",
-        help="write the session's state, which is secret, to N; for --aware without PROG",
+        help="descriptor to write the secret session state to; for --aware without PROG",
     )
     group.add_argument(
         "--ignore-eof",
         action="store_true",
-        help="do not tell the peer of the end of stdin, which some servers take for the end of all",
+        help="keep the connection open after the end of stdin (do not send close_notify)",
     )
     group.add_argument(
         "--idle",
         type=shared.seconds,
         metavar="S",
-        help="end the connection when nothing has come or gone for so many seconds; for stdin and "
-        "stdout; default: never",
+        help="seconds without a byte in either direction after which the connection is closed; "
+        "for stdin and stdout; default: never",
     )
     parser.set_defaults(program=[])
 

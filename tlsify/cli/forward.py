@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from tlsify.cli import GlobalOptions
     from tlsify.config import ServerConfig
 
-DESCRIPTION = "Accept TLS connections, and hand what is in them to another server."
+DESCRIPTION = "Accept TLS connections, and pass their plaintext to another server."
 # "LISTEN --proxy-protocol BACKEND" is what people write.
 IS_MIXED = True
 _PATIENCE = 5.0
@@ -39,22 +39,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's own options."""
     server_options.add_arguments(parser)
     serving_options.add_arguments(parser, listen=None)
-    group = parser.add_argument_group("who gets connections")
+    group = parser.add_argument_group("backends")
     group.add_argument(
         "--pass-fd",
         metavar="unix:PATH",
-        help="send each connection there as a descriptor (docs/passing.md), in the place of "
-        "BACKEND",
+        help="send each connection to this socket as a descriptor (docs/passing.md), instead "
+        "of BACKEND",
     )
     group.add_argument(
         "--aware",
         action="store_true",
-        help="who is there keeps to docs/handoff.md: send the connection itself, and the session",
+        help="the receiver implements docs/handoff.md: send it the kTLS socket and its session "
+        "state",
     )
     group.add_argument(
         "--proxy-protocol",
         action="store_true",
-        help="begin with a PROXY header, version 2, that tells who the client is",
+        help="send a PROXY protocol v2 header with the client's address first",
     )
     group.add_argument(
         "--route",
@@ -62,47 +63,46 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Rule.parse,
         default=[],
         metavar="PROTOCOL=BACKEND|sni:NAME=BACKEND",
-        help="where those go that have agreed on an ALPN protocol, or ask for a name; may be "
-        "repeated, and the first that fits decides",
+        help="backend for connections with this ALPN protocol or server name; may be repeated; "
+        "the first match wins",
     )
     group.add_argument(
         "--connect-timeout",
         type=shared.seconds,
         default=_PATIENCE,
         metavar="S",
-        help=f"seconds within which somebody has to take a connection; default {_PATIENCE:g}",
+        help=f"seconds within which a backend has to accept a connection; default {_PATIENCE:g}",
     )
     group.add_argument(
         "--retry",
         type=shared.seconds,
         metavar="S",
-        help="seconds to go on trying while every backend refuses, for one that is being "
-        "restarted; default 0, or with --pass-fd as for --connect-timeout",
+        help="seconds to keep trying while every backend refuses, as during a restart; default "
+        "0, or with --pass-fd as for --connect-timeout",
     )
     group.add_argument(
         "--idle",
         type=shared.seconds,
         metavar="S",
-        help="end a connection, in good order, on which nothing has come or gone for so many "
-        "seconds; default: never",
+        help="seconds without a byte in either direction after which a connection is closed in "
+        "order; default: never",
     )
     group.add_argument(
         "--close",
         choices=[_BY_PROTOCOL, *(policy.value for policy in ClosePolicy)],
         default=_BY_PROTOCOL,
-        help="whether a client's end without close_notify is a cut (strict) or an ordinary end "
-        "(relaxed); default auto: an ordinary end in HTTP, a cut in any other protocol",
+        help="treat a client's end without close_notify as truncation (strict) or as an "
+        "ordinary end (relaxed); auto (default): ordinary with HTTP, truncation otherwise",
     )
     parser.add_argument(
         "addresses",
         nargs="*",
         metavar="LISTEN",
-        help="where to listen: ADDR:PORT; without any, the sockets that systemd has opened",
+        help="address to listen on, ADDR:PORT; default: the sockets that systemd passes",
     )
     parser.usage = f"{parser.prog} [OPTION...] [LISTEN...] BACKEND|--pass-fd unix:PATH"
     parser.epilog = (
-        "BACKEND is HOST:PORT or unix:PATH, or several of them, with commas between, which are "
-        "tried in this order."
+        "BACKEND is HOST:PORT or unix:PATH, or a comma-separated list of these, tried in order."
     )
 
 

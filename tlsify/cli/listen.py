@@ -33,36 +33,39 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's own options."""
     server_options.add_arguments(parser)
     shared.add_timing(parser, "for each handshake")
-    group = parser.add_argument_group("how many")
+    group = parser.add_argument_group("limits")
     group.add_argument(
         "--limit",
         type=shared.count,
         default=_LIMIT,
         metavar="N",
-        help=f"connections at once, each until its program and its keeper have ended; more of "
-        f"them wait; default {_LIMIT}",
+        help="maximum concurrent connections, each until its program and its keeper have ended; "
+        f"further ones wait; default {_LIMIT}",
     )
     group.add_argument(
         "--per-address",
         type=shared.count,
         metavar="N",
-        help="those of them from one IPv4 address or IPv6 /64; more are closed; default: no limit",
+        help="maximum concurrent connections from one IPv4 address or IPv6 /64; further ones "
+        "are closed; default: no limit",
     )
     group.add_argument(
         "--backlog",
         type=shared.count,
         default=listening.BACKLOG,
         metavar="N",
-        help=f"connections that may wait; default {listening.BACKLOG}",
+        help=f"maximum length of the queue of waiting connections; default {listening.BACKLOG}",
     )
-    group = parser.add_argument_group("what becomes of each connection")
+    group = parser.add_argument_group("connection hand-over")
     group.add_argument(
         "--aware",
         action="store_true",
-        help="PROG keeps to docs/handoff.md: give it the connection itself, and the session",
+        help="PROG implements docs/handoff.md: pass it the kTLS socket and its session state",
     )
     group.add_argument(
-        "--ucspi-tls", action="store_true", help="PROG begins in plain text, and asks for TLS"
+        "--ucspi-tls",
+        action="store_true",
+        help="PROG starts in plain text and requests TLS later (UCSPI-TLS)",
     )
     parser.add_argument("address", nargs="?", metavar="ADDR", help="name or address")
     parser.add_argument(

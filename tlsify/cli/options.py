@@ -125,7 +125,7 @@ def add_key_pair(group: argparse._ArgumentGroup, purpose: str, *, several: bool 
         **more,
     )
     group.add_argument(
-        "--key-fd", type=descriptor, metavar="N", help="read the private key from a descriptor"
+        "--key-fd", type=descriptor, metavar="N", help="descriptor to read the private key from"
     )
 
 
@@ -230,12 +230,12 @@ def add_secrets(group: argparse._ArgumentGroup) -> None:
         "--crl",
         type=path,
         metavar="FILE",
-        help="revocation lists: the issuer of the peer's certificate must have one there",
+        help="certificate revocation lists; the issuer of the peer's certificate must have one",
     )
     group.add_argument(
         "--keylog",
         action="store_true",
-        help="append secrets, with which anybody can read the connection, to $SSLKEYLOGFILE",
+        help="append TLS secrets to $SSLKEYLOGFILE; anyone who has them can decrypt the connection",
     )
 
 
@@ -342,6 +342,6 @@ def add_closing(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> No
         "--close",
         choices=[policy.value for policy in ClosePolicy],
         default=ClosePolicy.STRICT.value,
-        help="relaxed: an end without close_notify is no error; for protocols that tell by "
-        "themselves whether a message is complete",
+        help="relaxed: an end without close_notify is no error, for protocols whose own "
+        "framing shows whether a message is complete",
     )

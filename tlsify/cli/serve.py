@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from tlsify.config import ServerConfig
     from tlsify.credentials.key_pair import KeyPair
 
-DESCRIPTION = "Serve the files of a folder over HTTPS, HTTP/1.1, from the kernel if it can."
+DESCRIPTION = "Serve the files of a folder over HTTPS (HTTP/1.1), with kernel TLS where possible."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,19 +36,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--write-ca",
         type=Path,
         metavar="FILE",
-        help="where to save the self-signed certificate made in the absence of --cert",
+        help="where to save the self-signed certificate that is made without --cert",
     )
     parser.add_argument(
         "--dotfiles",
         action="store_true",
-        help="serve files and folders whose names begin with a dot, too; "
-        "without it .well-known alone",
+        help="also serve names that begin with a dot; without it only .well-known",
     )
     parser.add_argument(
         "--precompressed",
         action="store_true",
-        help="send NAME.br or NAME.gz in the place of NAME, if it is not older, "
-        "to clients that accept it",
+        help="send NAME.br or NAME.gz instead of NAME to clients that accept it, unless it is "
+        "older",
     )
     parser.add_argument("directory", type=Path, metavar="DIR", help="folder to serve")
 

@@ -37,13 +37,13 @@ def add_arguments(parser: argparse.ArgumentParser, *, alpn: bool = True) -> None
         parser: the verb's.
         alpn: whether there is a choice of application protocols.
     """
-    group = parser.add_argument_group("what to show, and whom to accept")
+    group = parser.add_argument_group("TLS certificate and client authentication")
     shared.add_key_pair(group, "the server's own", several=True)
     group.add_argument(
         "--cert-dir",
         type=Path,
         metavar="DIR",
-        help="more of them, each shown to who asks for its names (docs/certificates.md)",
+        help="directory of further certificates, selected by SNI (docs/certificates.md)",
     )
     group.add_argument(
         "--ocsp",
@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, alpn: bool = True) -> None
         type=Path,
         default=[],
         metavar="FILE",
-        help="OCSP response in DER, for whichever certificate it is about; may be repeated",
+        help="OCSP response in DER, stapled to the certificate that it is about; may be repeated",
     )
     if alpn:
         shared.add_alpn(group)
@@ -59,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, alpn: bool = True) -> None
     group.add_argument(
         "--client-cert",
         choices=("request", "require"),
-        help="ask clients for a certificate (request), and refuse those without one (require)",
+        help="request a certificate from clients, or require one",
     )
     shared.add_trust(group, "--client-ca", "issuers of their certificates: PEM file, folder, or ")
     group.add_argument(
@@ -68,19 +68,19 @@ def add_arguments(parser: argparse.ArgumentParser, *, alpn: bool = True) -> None
         type=ReferenceIdentifier.parse,
         default=[],
         metavar="KIND:NAME",
-        help="accept only clients that are one of these; may be repeated",
+        help="client identity to accept; may be repeated; default: any",
     )
     shared.add_secrets(group)
     group.add_argument(
         "--resumption",
         action="store_true",
-        help="send tickets, with which clients shorten later handshakes",
+        help="send session tickets, which shorten clients' later handshakes",
     )
     group.add_argument(
         "--user",
         type=Account.parse,
         metavar="NAME[:GROUP]",
-        help="whom to become once the key has been read and the address is listened on",
+        help="user (and group) to switch to after reading the key and binding the address",
     )
 
 

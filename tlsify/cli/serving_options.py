@@ -41,46 +41,47 @@ def add_arguments(parser: argparse.ArgumentParser, *, listen: str | None) -> Non
         parser: of a verb.
         listen: the default of --listen; None where the verb has operands in its place.
     """
-    group = parser.add_argument_group("how to serve")
+    group = parser.add_argument_group("service")
     if listen is not None:
         group.add_argument(
             "--listen",
             action="append",
             default=[],
             metavar="ADDR:PORT",
-            help="where to listen; may be repeated; default: the sockets that systemd has opened, "
+            help="address to listen on; may be repeated; default: the sockets that systemd passes, "
             f"or {listen}",
         )
     parser.set_defaults(default_listen=listen)
     group.add_argument(
-        "--workers", type=shared.count, default=1, metavar="N", help="processes, default 1"
+        "--workers", type=shared.count, default=1, metavar="N", help="worker processes; default 1"
     )
     group.add_argument(
         "--reuse-port",
         action="store_true",
-        help="a listening socket for each of them: the kernel spreads connections evenly",
+        help="one listening socket for each worker, among which the kernel spreads connections "
+        "evenly",
     )
     group.add_argument(
         "--max-connections",
         type=_number,
         metavar="N",
-        help="connections at a time, in all workers; more of them wait; default: as many as there "
-        "are descriptors for",
+        help="maximum concurrent connections of all workers; further ones wait; default: as "
+        "many as there are descriptors for",
     )
     group.add_argument(
         "--max-handshakes",
         type=_number,
         default=_HANDSHAKES,
         metavar="N",
-        help="of them in their handshakes; more of them wait until one ends or has stalled; "
-        f"default {_HANDSHAKES}",
+        help="maximum concurrent handshakes; further connections wait until one finishes or "
+        f"stalls; default {_HANDSHAKES}",
     )
     group.add_argument(
         "--per-address",
         type=_number,
         metavar="N",
-        help="connections at a time from one IPv4 address or IPv6 /64, in each worker; more of "
-        "them are closed; default: no limit",
+        help="maximum concurrent connections of each worker from one IPv4 address or IPv6 /64; "
+        "further ones are closed; default: no limit",
     )
     group.add_argument(
         "--timeout",
@@ -94,28 +95,28 @@ def add_arguments(parser: argparse.ArgumentParser, *, listen: str | None) -> Non
         type=shared.seconds,
         default=SEND_TIMEOUT,
         metavar="S",
-        help="seconds that a client may take nothing of what it is sent, though its TCP answers, "
-        f"before it is cut off; default {SEND_TIMEOUT:g}",
+        help="seconds without progress in sending, though the client's TCP answers, after which "
+        f"the connection is cut; default {SEND_TIMEOUT:g}",
     )
     group.add_argument(
         "--drain",
         type=shared.seconds,
         default=_DRAIN,
         metavar="S",
-        help="seconds that connections have to end when the server stops or is reloaded; "
+        help="seconds that connections have to finish when the server stops or reloads; "
         f"default {_DRAIN:g}",
     )
     group.add_argument(
         "--sandbox",
         choices=[each.value for each in Sandboxing],
         default=Sandboxing.AUTO.value,
-        help="whether workers give up files, ports and system calls that they do not need "
-        "(Landlock, seccomp); default auto: as far as the kernel has it",
+        help="confine workers by Landlock and seccomp to the files, ports and system calls "
+        "that they need; auto (default): as far as the kernel can",
     )
     group.add_argument(
         "--metrics",
         metavar=f"ADDR:PORT|{_UNIX}PATH",
-        help="where to answer GET /metrics and /healthz, over plain HTTP",
+        help="plain HTTP address that answers GET /metrics and /healthz",
     )
 
 

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from tlsify.status.sockets import Survey
 
 DESCRIPTION = (
-    "List the connections of this network namespace that the kernel protects, and those that "
-    "tlsify relays, and why: whose they are, with which keys, and what they have carried. The exit "
-    "status is 0, whether there are any or not."
+    "List this network namespace's TLS connections that the kernel protects or tlsify relays: "
+    "owners, keys, traffic, and why a connection is relayed. The exit status is 0 even if "
+    "there are none."
 )
 _INTERVAL = 2.0
 
@@ -37,10 +37,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         const=_INTERVAL,
         metavar="S",
-        help=f"look again every S seconds, {_INTERVAL:g} by default, and show the rates",
+        help=f"repeat every S seconds (default {_INTERVAL:g}), and show rates",
     )
     parser.add_argument(
-        "--wide", action="store_true", help="show all columns, however long the lines become"
+        "--wide", action="store_true", help="show all columns, however long the lines"
     )
     parser.add_argument(
         "--devices",
@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--netns",
         metavar="NAME",
-        help="look at another network namespace, by its name or the PID of a process in it",
+        help="network namespace to look at: its name, or the PID of a process in it",
     )
 
 

@@ -186,7 +186,7 @@ class _Supervisor:
 
     def _refuse(self, why: str) -> None:
         """Tell that all goes on as before."""
-        _log.error("not reloaded, all stays as it was: %s", why)
+        _log.error("reload failed; keeping the previous workers: %s", why)
         count(Event.RELOAD_REFUSED)
         self._tell("not reloaded: " + why)
 
@@ -354,7 +354,7 @@ class _Supervisor:
             return
         if code != 0 or self._coming is not None:
             why = "a reload is under way" if code == 0 else f"it ended with status {code}"
-            _log.error("not restarted, all stays as it was: %s", why)
+            _log.error("restart failed; this program goes on: %s", why)
             return
         # What is in the pipe, such as a request to end, would be lost with this program.
         missed = b""

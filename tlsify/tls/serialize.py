@@ -72,7 +72,7 @@ def restore(state: bytes | bytearray, *, can_rekey: bool) -> tuple[Negotiated, S
         return _restore(state, can_rekey=can_rekey)
     except (ValueError, struct.error, KeyError) as exc:
         raise ConfigError(
-            "this is not the state of a session",
+            "invalid session state",
             hint="hand over what Handoff.detach gave, of the same version of tlsify",
         ) from exc
 
