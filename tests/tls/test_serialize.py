@@ -141,7 +141,7 @@ def test_kernel_that_cannot_rekey() -> None:
 @given(st.binary(max_size=200))
 def test_anything(data: bytes) -> None:
     """Whatever is no state is refused in so many words."""
-    with pytest.raises(ConfigError, match="not the state"):
+    with pytest.raises(ConfigError, match="invalid session state"):
         restore(data, can_rekey=True)
 
 
@@ -218,6 +218,6 @@ def test_other_version_of_the_format() -> None:
     """A state of another version of tlsify is not guessed at."""
     state = _state()
     state[7] += 1
-    with pytest.raises(ConfigError, match="not the state") as raised:
+    with pytest.raises(ConfigError, match="invalid session state") as raised:
         restore(state, can_rekey=True)
     assert "same version of tlsify" in raised.value.hint
