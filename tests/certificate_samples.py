@@ -16,7 +16,7 @@ from cryptography.x509.oid import NameOID, ObjectIdentifier
 from tests.conftest import HOST
 from tlsify.codepoints import CipherSuite
 from tlsify.connection.handoff import Handoff, Offload, Reason
-from tlsify.sslcontext.facts import _ATTRIBUTES, Facts
+from tlsify.sslcontext.facts import _ATTRIBUTES, TLSInfo
 from tlsify.tls.negotiated import Negotiated
 
 DAY = dt.timedelta(days=1)
@@ -43,7 +43,7 @@ def make_certificate(subject: x509.Name, *names: x509.GeneralName, serial: int =
 
 def facts_of(
     certificate: bytes | None, *, verified: bool = True, reason: str = "policy-off"
-) -> Facts:
+) -> TLSInfo:
     """Give the facts of a connection whose peer showed a certificate."""
     negotiated = Negotiated.without_keys(
         CipherSuite.TLS_AES_256_GCM_SHA384,
@@ -56,7 +56,7 @@ def facts_of(
     )
     with socket.socket() as sock:
         handed = Handoff(sock, Offload.RELAY, Reason(reason, "why"), negotiated, None, None)
-        return Facts(handed, verified=verified)
+        return TLSInfo(handed, verified=verified)
 
 
 SAMPLES: dict[str, tuple[Any, ...]] = {

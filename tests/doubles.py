@@ -32,7 +32,7 @@ from tlsify.tls.engine import Engine
 from tlsify.tls.messages import KeyUpdateRequest, encode_key_update
 from tlsify.tls.protection import open_record, seal_record
 from tlsify.tls.record import Framer, split_records
-from tlsify.tls.room import Room
+from tlsify.tls.room import RecordBuffer
 from tlsify.tls.tunnel import ROOM_BEYOND
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ CLOSE_NOTIFY = (ContentType.alert, bytes([1, AlertDescription.close_notify]))
 
 def opened(tunnel: Tunnel, records: bytes) -> bytes:
     """Have a tunnel open what has come; gives the plaintext."""
-    room = Room(len(records) + ROOM_BEYOND)
+    room = RecordBuffer(len(records) + ROOM_BEYOND)
     size = tunnel.receive(records, room)
     if tunnel.failure is not None and not size:
         raise tunnel.failure

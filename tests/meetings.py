@@ -8,7 +8,7 @@ from tlsify.codepoints import ContentType, HandshakeType, ProtocolVersion
 from tlsify.tls.engine import Engine
 from tlsify.tls.protection import open_record, seal_record
 from tlsify.tls.record import split_records
-from tlsify.tls.ticket_reader import Harvest
+from tlsify.tls.ticket_reader import TicketReader
 
 if TYPE_CHECKING:
     from tlsify.config import ClientConfig, ServerConfig
@@ -54,7 +54,7 @@ class Meeting:
         found = self.client.resumable()
         if self.ours.version is ProtocolVersion.TLSv1_3:
             _, message = open_record(self.ours.rx, 0, self.beyond[0])
-            found = Harvest(self.client).add(message)
+            found = TicketReader(self.client).add(message)
         assert found is not None
         return found
 

@@ -18,7 +18,7 @@ from tlsify.config import ClosePolicy
 from tlsify.connection.handoff import Offload
 from tlsify.errors import ConfigError, Truncated
 from tlsify.passing import scm_rights
-from tlsify.passing.metadata import Passed
+from tlsify.passing.metadata import ConnectionInfo
 from tlsify.receiver import Receiver, take
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def dial(receiver: Receiver) -> socket.socket:
 
 
 def passed(
-    receiver: Receiver, told: Passed = RELAYED, closing: ClosePolicy = ClosePolicy.STRICT
+    receiver: Receiver, told: ConnectionInfo = RELAYED, closing: ClosePolicy = ClosePolicy.STRICT
 ) -> tuple[TLSSocket, socket.socket]:
     """Pass one end of a pair; gives what was received, and the other end."""
     ours, theirs = socket.socketpair()
@@ -131,7 +131,7 @@ def test_end_after_our_own(receiver: Receiver) -> None:
 def test_connection_itself(receiver: Receiver, lab: Lab) -> None:
     """With the session's state goes all that belongs to it: closing sends close_notify."""
     handed, peer = lab.server(KERNEL)
-    told = Passed.of(handed)
+    told = ConnectionInfo.of(handed)
     number, state = handed.detach()
     with socket.socket(fileno=number), dial(receiver) as channel:
         scm_rights.send(channel, told.encode() + state, number)

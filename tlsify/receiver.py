@@ -16,7 +16,7 @@ from tlsify.connection.handoff import Handoff, Offload, Reason, adopt
 from tlsify.connection.stream import TLSSocket
 from tlsify.errors import AgentError, ConfigError, TlsifyError
 from tlsify.passing import scm_rights
-from tlsify.passing.metadata import MAX_MESSAGE, Passed
+from tlsify.passing.metadata import MAX_MESSAGE, ConnectionInfo
 from tlsify.system.modes import bind
 from tlsify.tls.explain import truncated
 
@@ -61,7 +61,7 @@ class Receiver:
                 hint="make it AF_UNIX and SOCK_SEQPACKET (systemd: ListenSequentialPacket=)",
             )
 
-    def accept(self, closing: ClosePolicy = ClosePolicy.STRICT) -> tuple[TLSSocket, Passed]:
+    def accept(self, closing: ClosePolicy = ClosePolicy.STRICT) -> tuple[TLSSocket, ConnectionInfo]:
         """Wait for the next connection.
 
         Several processes may wait on one socket. Whatever comes that is no connection is refused,
@@ -144,7 +144,7 @@ class _Carried:
     handoff: Handoff
     dies_with_process = False
 
-    def __init__(self, told: Passed) -> None:
+    def __init__(self, told: ConnectionInfo) -> None:
         self.local_address: Any = told.local
         self.peer_address: Any = told.peer
         self.is_shut = self.was_reset = False
@@ -178,7 +178,7 @@ class _Carried:
         """Do nothing: who carries the connection takes its end for one."""
 
 
-def take(channel: socket.socket) -> tuple[Handoff, Passed] | None:
+def take(channel: socket.socket) -> tuple[Handoff, ConnectionInfo] | None:
     """Receive one connection.
 
     Args:
@@ -198,14 +198,14 @@ def take(channel: socket.socket) -> tuple[Handoff, Passed] | None:
         return None
 
 
-def _take(channel: socket.socket) -> tuple[Handoff, Passed]:
+def _take(channel: socket.socket) -> tuple[Handoff, ConnectionInfo]:
     message, descriptor = scm_rights.receive(channel, MAX_MESSAGE)
     try:
         if descriptor is None:
             raise ValueError("no descriptor came")
         sock = scm_rights.as_socket(descriptor)
         try:
-            told, size = Passed.decode(message)
+            told, size = ConnectionInfo.decode(message)
             if _is_over(channel) and _is_over(sock):
                 raise ValueError("it came too late: the sender had given it up")
             return _go_on(sock, told, message[size:]), told
@@ -224,7 +224,7 @@ def _is_over(sock: socket.socket, timeout: float | None = 0) -> bool:
     return any(event & select.POLLHUP for _, event in events)
 
 
-def _go_on(sock: socket.socket, told: Passed, state: bytearray) -> Handoff:
+def _go_on(sock: socket.socket, told: ConnectionInfo, state: bytearray) -> Handoff:
     if state:
         try:
             return adopt(sock, state)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tests.doubles import until
 from tlsify.aio import pending
-from tlsify.aio.pending import HalfOpen, Opening, origin
+from tlsify.aio.pending import PendingHandshake, PendingHandshakes, origin
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,11 +39,11 @@ def test_oldest_of_those_from_where_most_come(
 ) -> None:
     """Whoever has only one is not let go for somebody's many."""
     monkeypatch.setattr(pending, "_SILENCE", 0.001)
-    crowd = HalfOpen()
+    crowd = PendingHandshakes()
     single, first, second = (
-        Opening(silent, B, 0.0),
-        Opening(silent, A, 1.0),
-        Opening(silent, A, 2.0),
+        PendingHandshake(silent, B, 0.0),
+        PendingHandshake(silent, A, 1.0),
+        PendingHandshake(silent, A, 2.0),
     )
     for opening in (single, first, second):
         crowd.enter(opening)
@@ -56,8 +56,8 @@ def test_oldest_of_those_from_where_most_come(
 
 def test_newcomer_that_waits(silent: socket.socket) -> None:
     """Then a moment is old enough: who keeps a place by a byte now and then loses it, too."""
-    crowd = HalfOpen()
-    opening = Opening(silent, A, 10.0)
+    crowd = PendingHandshakes()
+    opening = PendingHandshake(silent, A, 10.0)
     crowd.enter(opening)
     assert crowd.stalled(10.5) == pytest.approx(1.5)
     assert crowd.stalled(10.01, pressing=True) == pytest.approx(pending._LEAST - 0.01)
@@ -69,9 +69,9 @@ def test_newcomer_that_waits(silent: socket.socket) -> None:
 
 def test_nobody_is_stalled_yet(silent: socket.socket) -> None:
     """The answer is when to ask again; nobody there is none at all."""
-    crowd = HalfOpen()
+    crowd = PendingHandshakes()
     assert crowd.stalled(0.0) is None
-    crowd.enter(Opening(silent, A, 10.0))
+    crowd.enter(PendingHandshake(silent, A, 10.0))
     assert crowd.stalled(11.5) == pytest.approx(0.5)
     assert crowd.stalled(11.999) == pending._SHORTEST_WAIT
 
@@ -84,8 +84,8 @@ def test_one_whose_bytes_we_have_not_read() -> None:
         with peer, ours:
             peer.send(b"hello")
             until(lambda: pending._silence(ours) == 0)
-            crowd = HalfOpen()
-            opening = Opening(ours, A, 0.0)
+            crowd = PendingHandshakes()
+            opening = PendingHandshake(ours, A, 0.0)
             crowd.enter(opening)
             assert crowd.stalled(5.0) == pending._LONGEST_WAIT
             assert crowd.stalled(10.0) is opening
@@ -93,10 +93,10 @@ def test_one_whose_bytes_we_have_not_read() -> None:
 
 def test_where_handshakes_take_long(silent: socket.socket) -> None:
     """Patience grows with what is usual."""
-    crowd = HalfOpen()
+    crowd = PendingHandshakes()
     for _ in range(100):
         crowd.took(1.0)
-    crowd.enter(Opening(silent, A, 0.0))
+    crowd.enter(PendingHandshake(silent, A, 0.0))
     waits = crowd.stalled(3.0)
     assert isinstance(waits, float)
     assert waits == pytest.approx(1.0, abs=0.01)

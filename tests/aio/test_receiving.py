@@ -20,7 +20,7 @@ from tlsify.passing import scm_rights
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tlsify.passing.metadata import Passed
+    from tlsify.passing.metadata import ConnectionInfo
 
 FULL_RELAY = FULL._replace(offload=Offload.RELAY)
 
@@ -39,7 +39,7 @@ class Upper(asyncio.Protocol):
         self._transport.write(data.upper() + f" {name[0]}".encode())
 
 
-async def serve(handed: Handoff, told: Passed) -> None:
+async def serve(handed: Handoff, told: ConnectionInfo) -> None:
     """Serve as an asyncio server does."""
     assert told == FULL_RELAY
     await attach(Upper, handed)

@@ -18,7 +18,7 @@ from tlsify.system import listening
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tlsify.serving.server import Plan
+    from tlsify.serving.server import ServerPlan
 
 
 def _parser(listen: str | None = "127.0.0.1:0") -> argparse.ArgumentParser:
@@ -28,7 +28,7 @@ def _parser(listen: str | None = "127.0.0.1:0") -> argparse.ArgumentParser:
     return parser
 
 
-def _plan(*words: str) -> Plan:
+def _plan(*words: str) -> ServerPlan:
     options = GlobalOptions(ktls="off")
     return serving_options.plan(
         _parser().parse_args(words), options, lambda: cast("Any", "service")

@@ -34,7 +34,7 @@ from tests.doubles import (
 from tlsify.codepoints import Aead, AlertDescription, ContentType, ProtocolVersion
 from tlsify.config import KtlsPolicy, ServerConfig
 from tlsify.connection import handshake
-from tlsify.connection.establish import Opening, accept, connect, hand_over
+from tlsify.connection.establish import PendingConnection, accept, connect, hand_over
 from tlsify.errors import (
     DeadlineExceeded,
     KeyUpdateRefused,
@@ -614,7 +614,7 @@ def test_timeout_of_the_socket_is_kept(lab: Lab) -> None:
     ours.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 0)
     client, server = lab.configs()
     seen: list[int] = []
-    opening = Opening(ours, client, RELAY)
+    opening = PendingConnection(ours, client, RELAY)
     other = Endpoint(lambda: accept(theirs, server, RELAY))
     handshake.run(ours, opening.engine, 10)
     seen.append(ours.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
@@ -627,7 +627,7 @@ def test_commit_before_the_handshake(lab: Lab) -> None:
     """It is the caller's bug, and said so."""
     ours, _theirs = lab.tcp()
     with pytest.raises(TlsifyError, match="before the end"):
-        Opening(ours, lab.configs()[0], RELAY).commit()
+        PendingConnection(ours, lab.configs()[0], RELAY).commit()
 
 
 @both

@@ -12,7 +12,7 @@ from tlsify.connection import loads
 from tlsify.connection.loads import Flow, Load, end
 
 if TYPE_CHECKING:
-    from tlsify.tls.room import Room
+    from tlsify.tls.room import RecordBuffer
 
 
 def test_load_that_goes_in_pieces() -> None:
@@ -24,7 +24,7 @@ def test_load_that_goes_in_pieces() -> None:
         load = Load()
         assert not load
 
-        def fill(room: Room) -> int:
+        def fill(room: RecordBuffer) -> int:
             room.view[: len(content)] = content
             return len(content)
 

@@ -24,9 +24,9 @@ from tlsify.connection.session_store import (
     IN_FOLDER,
     PER_ORIGIN,
     RENEWABLE,
-    Kept,
     Origin,
-    TicketStore,
+    SessionStore,
+    StoredSession,
     decode,
     encode,
 )
@@ -57,14 +57,14 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def store(folder: Path) -> TicketStore:
+def store(folder: Path) -> SessionStore:
     """An empty store."""
-    return TicketStore(folder)
+    return SessionStore(folder)
 
 
-def kept(session: bytes = SECRET, expires: float = FAR) -> Kept:
+def kept(session: bytes = SECRET, expires: float = FAR) -> StoredSession:
     """A session that is good until then."""
-    return Kept(session, expires, FAR)
+    return StoredSession(session, expires, FAR)
 
 
 def mode(path: Path) -> int:
@@ -160,8 +160,8 @@ def test_any_field_changes_the_digest(one: Origin, other: Origin, name: str) -> 
 @given(st.binary(min_size=1, max_size=300), st.integers(0, 2**40), st.integers(0, 2**40))
 def test_written_and_read(session: bytes, expires: int, renewable: int) -> None:
     """What was written is read, by its own origin only."""
-    content = encode(DIGEST, Kept(session, expires, renewable))
-    assert decode(DIGEST, content) == Kept(session, expires, renewable)
+    content = encode(DIGEST, StoredSession(session, expires, renewable))
+    assert decode(DIGEST, content) == StoredSession(session, expires, renewable)
     assert decode(bytes(32), content) is None
 
 
@@ -178,13 +178,15 @@ def test_damaged_content(noise: bytes, position: int) -> None:
 
 def test_times_out_of_bounds() -> None:
     """A time before the epoch is written as the epoch."""
-    assert decode(DIGEST, encode(DIGEST, Kept(b"x", -5.5, 0.9))) == Kept(b"x", 0, 0)
+    assert decode(DIGEST, encode(DIGEST, StoredSession(b"x", -5.5, 0.9))) == StoredSession(
+        b"x", 0, 0
+    )
 
 
 # -- the folder
 
 
-def test_folder_is_made(folder: Path, store: TicketStore) -> None:
+def test_folder_is_made(folder: Path, store: SessionStore) -> None:
     """The folder is for its owner only, and so is each file, whatever the umask."""
     assert mode(folder) == 0o700
     before = os.umask(0)
@@ -195,7 +197,7 @@ def test_folder_is_made(folder: Path, store: TicketStore) -> None:
     (file,) = folder.iterdir()
     assert mode(file) == 0o600
     assert "example" not in file.name
-    TicketStore(folder)
+    SessionStore(folder)
 
 
 @pytest.mark.parametrize("permissions", [0o750, 0o701, 0o720, 0o777])
@@ -204,7 +206,7 @@ def test_folder_open_to_others(folder: Path, permissions: int) -> None:
     folder.mkdir()
     folder.chmod(permissions)
     with pytest.raises(ConfigError, match="not private") as caught:
-        TicketStore(folder)
+        SessionStore(folder)
     assert "chmod 700" in caught.value.hint
     assert mode(folder) == permissions
 
@@ -214,7 +216,7 @@ def test_folder_of_somebody_else(folder: Path, monkeypatch: pytest.MonkeyPatch) 
     folder.mkdir(0o700)
     monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
     with pytest.raises(ConfigError, match="not private"):
-        TicketStore(folder)
+        SessionStore(folder)
 
 
 @pytest.mark.parametrize("kind", ["link", "dangling link", "file", "no parent"])
@@ -232,14 +234,14 @@ def test_no_folder(folder: Path, tmp_path: Path, kind: str) -> None:
         case _:
             folder = folder / "deeper"
     with pytest.raises(ConfigError, match="cannot use session folder") as caught:
-        TicketStore(folder)
+        SessionStore(folder)
     assert "of your own" in caught.value.hint
 
 
 # -- take and keep
 
 
-def test_single_use(folder: Path, store: TicketStore) -> None:
+def test_single_use(folder: Path, store: SessionStore) -> None:
     """A session is gone once it is taken; the newest comes first."""
     for number in range(3):
         store.keep(ORIGIN, kept(bytes([number]) + SECRET))
@@ -248,7 +250,7 @@ def test_single_use(folder: Path, store: TicketStore) -> None:
     assert list(folder.iterdir()) == []
 
 
-def test_other_origins(store: TicketStore) -> None:
+def test_other_origins(store: SessionStore) -> None:
     """An origin gets its own sessions only."""
     store.keep(ORIGIN, kept())
     for config in CHANGES.values():
@@ -256,7 +258,7 @@ def test_other_origins(store: TicketStore) -> None:
     assert store.take(ORIGIN) == kept()
 
 
-def test_expired(folder: Path, store: TicketStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_expired(folder: Path, store: SessionStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is expired is not kept, not given, and removed in passing."""
     store.keep(ORIGIN, kept(expires=time.time()))
     assert list(folder.iterdir()) == []
@@ -271,7 +273,7 @@ def test_expired(folder: Path, store: TicketStore, monkeypatch: pytest.MonkeyPat
 
 
 def test_clock_that_was_ahead(
-    folder: Path, store: TicketStore, monkeypatch: pytest.MonkeyPatch
+    folder: Path, store: SessionStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What was kept then is neither taken, nor in the way of what is kept since."""
     right, ahead = time.time_ns, lambda: time.time_ns() + 10**9 * 86400 * 365
@@ -294,7 +296,7 @@ def test_clock_that_was_ahead(
     assert not list(folder.iterdir())
 
 
-def test_too_many_of_an_origin(folder: Path, store: TicketStore) -> None:
+def test_too_many_of_an_origin(folder: Path, store: SessionStore) -> None:
     """The oldest make room."""
     other = replace(ORIGIN, port=1)
     store.keep(other, kept())
@@ -307,7 +309,7 @@ def test_too_many_of_an_origin(folder: Path, store: TicketStore) -> None:
 
 
 def test_too_many_altogether(
-    folder: Path, store: TicketStore, monkeypatch: pytest.MonkeyPatch
+    folder: Path, store: SessionStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The folder has a bound, too: the oldest of all make room."""
     assert IN_FOLDER == 1024
@@ -321,7 +323,7 @@ def test_too_many_altogether(
 
 
 @pytest.mark.parametrize("damage", ["empty", "truncated", "foreign", "oversized", "noise"])
-def test_damaged_file(folder: Path, store: TicketStore, damage: str) -> None:
+def test_damaged_file(folder: Path, store: SessionStore, damage: str) -> None:
     """A file that is not what it should be is removed, and the next one given."""
     store.keep(ORIGIN, kept(b"older"))
     store.keep(ORIGIN, kept())
@@ -341,7 +343,7 @@ def test_damaged_file(folder: Path, store: TicketStore, damage: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["link", "fifo"])
-def test_file_of_another_kind(folder: Path, store: TicketStore, tmp_path: Path, kind: str) -> None:
+def test_file_of_another_kind(folder: Path, store: SessionStore, tmp_path: Path, kind: str) -> None:
     """A link is not followed and a FIFO not waited for; both are removed."""
     store.keep(ORIGIN, kept())
     (file,) = folder.iterdir()
@@ -356,7 +358,7 @@ def test_file_of_another_kind(folder: Path, store: TicketStore, tmp_path: Path, 
     assert target.exists()
 
 
-def test_files_of_the_callers(folder: Path, store: TicketStore) -> None:
+def test_files_of_the_callers(folder: Path, store: SessionStore) -> None:
     """Files of other names are left alone; a folder of one of ours is passed over."""
     mine = folder / "notes"
     mine.write_text("mine")
@@ -370,7 +372,7 @@ def test_files_of_the_callers(folder: Path, store: TicketStore) -> None:
     assert mine.read_text() == "mine"
 
 
-def test_file_left_behind(folder: Path, store: TicketStore) -> None:
+def test_file_left_behind(folder: Path, store: SessionStore) -> None:
     """What a process that died was writing goes, what one is writing now stays."""
     names = [
         f"{DIGEST.hex()}-{int((time.time() - age) * 1e9):016x}-{FAR:016x}-{age:016x}.partial"
@@ -395,7 +397,7 @@ def _take_in_children(folder: Path, count: int) -> list[bool]:
             status = 2
             try:
                 os.close(writer)
-                store = TicketStore(folder)
+                store = SessionStore(folder)
                 os.read(reader, 1)  # ends for all of them at once
                 status = int(store.take(ORIGIN) is not None)
             finally:
@@ -408,7 +410,7 @@ def _take_in_children(folder: Path, count: int) -> list[bool]:
     return [code == 1 for code in codes]
 
 
-def test_processes_that_want_the_same(folder: Path, store: TicketStore) -> None:
+def test_processes_that_want_the_same(folder: Path, store: SessionStore) -> None:
     """Of all who want one session exactly one gets it."""
     for sessions in (1, 1, 1, 3):
         for _ in range(sessions):
@@ -423,7 +425,7 @@ def test_processes_that_want_the_same(folder: Path, store: TicketStore) -> None:
 @pytest.mark.parametrize("call", ["open", "write", "rename", "fchmod", "listdir"])
 def test_disk_that_fails(
     folder: Path,
-    store: TicketStore,
+    store: SessionStore,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     call: str,
@@ -442,7 +444,7 @@ def test_disk_that_fails(
 
 
 def test_disk_that_takes_half(
-    folder: Path, store: TicketStore, monkeypatch: pytest.MonkeyPatch
+    folder: Path, store: SessionStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A file that could not be written as a whole is not there at all."""
     write = os.write
@@ -452,7 +454,7 @@ def test_disk_that_takes_half(
 
 
 def test_folder_opened_to_others_later(
-    folder: Path, store: TicketStore, caplog: pytest.LogCaptureFixture
+    folder: Path, store: SessionStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A folder that is no longer private is used no longer."""
     store.keep(ORIGIN, kept())
@@ -464,13 +466,13 @@ def test_folder_opened_to_others_later(
     assert store.take(ORIGIN) == kept()
 
 
-def test_session_that_is_too_large(folder: Path, store: TicketStore) -> None:
+def test_session_that_is_too_large(folder: Path, store: SessionStore) -> None:
     """No server needs that much."""
     store.keep(ORIGIN, kept(bytes(2**18)))
     assert list(folder.iterdir()) == []
 
 
-def test_secret_in_no_text(store: TicketStore) -> None:
+def test_secret_in_no_text(store: SessionStore) -> None:
     """Nothing here shows a session."""
     store.keep(ORIGIN, kept())
     slot = store.slot(ORIGIN)
@@ -481,7 +483,7 @@ def test_secret_in_no_text(store: TicketStore) -> None:
 # -- one connection's slot
 
 
-def test_slot(store: TicketStore) -> None:
+def test_slot(store: SessionStore) -> None:
     """A slot takes what there is, and keeps what comes."""
     now = time.time()
     slot = store.slot(ORIGIN)
@@ -494,34 +496,34 @@ def test_slot(store: TicketStore) -> None:
     assert abs(taken.renewable - now - RENEWABLE) < 60
 
 
-def test_resumption_has_an_end(store: TicketStore) -> None:
+def test_resumption_has_an_end(store: SessionStore) -> None:
     """What comes of resumed handshakes ends seven days after the full one."""
     now = int(time.time())
     for renewable, expected in ((now + 50, now + 50), (now + 500, now + 100), (now, None)):
-        store.keep(ORIGIN, Kept(SECRET, now + 10, renewable))
+        store.keep(ORIGIN, StoredSession(SECRET, now + 10, renewable))
         store.slot(ORIGIN).keep(Resumable(b"new", now + 100, resumed=True))
         taken = store.take(ORIGIN)
         assert (taken and taken.expires) == expected
         assert taken is None or taken.renewable == renewable
 
 
-def test_full_handshake_in_spite_of_a_session(store: TicketStore) -> None:
+def test_full_handshake_in_spite_of_a_session(store: SessionStore) -> None:
     """A server that did not resume was verified anew."""
     now = int(time.time())
-    store.keep(ORIGIN, Kept(SECRET, now + 10, now + 20))
+    store.keep(ORIGIN, StoredSession(SECRET, now + 10, now + 20))
     store.slot(ORIGIN).keep(Resumable(b"new", now + 100, resumed=False))
     taken = store.take(ORIGIN)
     assert taken is not None
     assert taken.expires == now + 100
 
 
-def test_resumed_without_having_taken(store: TicketStore) -> None:
+def test_resumed_without_having_taken(store: SessionStore) -> None:
     """A session from elsewhere has no verification behind it that is known here."""
     store.slot(ORIGIN).keep(Resumable(b"new", FAR, resumed=True))
     assert store.take(ORIGIN) is None
 
 
-def test_own_certificate(store: TicketStore, key_pair: KeyPair) -> None:
+def test_own_certificate(store: SessionStore, key_pair: KeyPair) -> None:
     """A session begun with a certificate is not used without it."""
     shown = Origin.of(replace(CONFIG, key_pair=key_pair), ADDRESS)
     store.keep(shown, kept())

@@ -15,7 +15,7 @@ from tests.cli.harness import ENVIRONMENT, run
 from tests.interop.programs import require
 from tlsify.credentials.self_signed import make_key_pair
 from tlsify.serving import server, supervisor
-from tlsify.serving.duty import Duty
+from tlsify.serving.duty import SupervisorHooks
 from tlsify.system import capacity
 
 UNITS = Path(__file__).parents[2] / "share/tlsify"
@@ -106,7 +106,9 @@ def test_signals_of_the_service() -> None:
     service = _service()
     assert service["Type"] == "notify"
     assert shlex.split(service["ExecReload"])[1:] == ["-HUP", "$MAINPID"]
-    assert float(service["WatchdogSec"]) > Duty().patience, "a worker that hangs is replaced first"
+    assert float(service["WatchdogSec"]) > SupervisorHooks().patience, (
+        "a worker that hangs is replaced first"
+    )
     assert float(service["TimeoutStopSec"]) > 30 + supervisor._GRACE
 
 

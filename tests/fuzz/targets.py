@@ -32,7 +32,7 @@ from tlsify.errors import AgentError, ConfigError, HandshakeError, PeerMisbehave
 from tlsify.ktls import diag
 from tlsify.metrics import exposition
 from tlsify.passing import proxy_protocol
-from tlsify.passing.metadata import Passed
+from tlsify.passing.metadata import ConnectionInfo
 from tlsify.starttls.dialogues import DIALOGUES
 from tlsify.static import codings, media_types, preconditions, ranges
 from tlsify.static.target import Target as PathTarget
@@ -44,7 +44,7 @@ from tlsify.tls.engine import Engine
 from tlsify.tls.messages import decode_alert, decode_handshake, decode_new_session_ticket
 from tlsify.tls.protection import seal_record
 from tlsify.tls.record import HEADER_LENGTH, Framer, split_records
-from tlsify.tls.room import Room
+from tlsify.tls.room import RecordBuffer
 from tlsify.tls.session import Fail, Session
 from tlsify.tls.tunnel import Tunnel
 
@@ -257,7 +257,7 @@ def relayed_records(data: bytes) -> None:
     for version in ProtocolVersion:
         pair = EnginePair(replace(_client(), versions=frozenset({version})), _server())
         negotiated, _ = pair.run()
-        tunnel, room = Tunnel(pair.server), Room(2**16)
+        tunnel, room = Tunnel(pair.server), RecordBuffer(2**16)
         for number, piece in enumerate(_pieces(data)):
             if piece:
                 kind = cast("ContentType", piece[0])
@@ -290,7 +290,7 @@ def crl(data: bytes) -> None:
 
 @_target()
 def ocsp_response(data: bytes) -> None:
-    """Judge an OCSP response."""
+    """PeerVerifier an OCSP response."""
     certificate = _pair().chain[0]
     found = ocsp.objection(data, certificate, dt.datetime(2026, 1, 1, tzinfo=dt.UTC))
     assert found is None or found
@@ -303,7 +303,9 @@ def traefik_store(data: bytes) -> None:
     assert isinstance(traefik._parse(data, "it"), dict)
 
 
-@_target(seeds=lambda: [session_store.encode(bytes(32), session_store.Kept(b"session", 1, 2))])
+@_target(
+    seeds=lambda: [session_store.encode(bytes(32), session_store.StoredSession(b"session", 1, 2))]
+)
 def kept_ticket(data: bytes) -> None:
     """Read what a ticket store has kept."""
     session_store.decode(bytes(32), data)
@@ -353,7 +355,7 @@ def proxy_header(data: bytes) -> None:
 @_target(ValueError)
 def passed_connection(data: bytes) -> None:
     """Read what comes with a descriptor."""
-    Passed.decode(data)
+    ConnectionInfo.decode(data)
 
 
 @_target(ValueError, seeds=lambda: [entries.write_head(entries.Head(1, 0)).encode()])
@@ -410,7 +412,7 @@ def range_field(data: bytes) -> None:
 
 @_target(seeds=lambda: [b'"a"', b'W/"a", "b"', b"*", b"Sun, 29 Nov 2026 19:00:00 GMT"])
 def condition(data: bytes) -> None:
-    """Judge conditional requests."""
+    """PeerVerifier conditional requests."""
     text = data.decode("latin-1")
     codings.wanted(text)
     validators = Validators("a", True, 1_700_000_000, True)  # noqa: FBT003 - a tuple's

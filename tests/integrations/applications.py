@@ -52,7 +52,7 @@ def common_name(certificate: dict[str, Any] | None) -> str:
 
 
 def offload(ktls: str) -> str:
-    """Spell `Facts.ktls` as /offload does."""
+    """Spell `TLSInfo.ktls` as /offload does."""
     return ktls if ktls == "kernel" else f"relay:{ktls}"
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from tests.interop.programs import PATIENCE
 from tlsify.codepoints import ContentType, ProtocolVersion
-from tlsify.connection.establish import Opening
+from tlsify.connection.establish import PendingConnection
 from tlsify.connection.handshake import conversation
 from tlsify.connection.stream import TLSSocket
 from tlsify.tls import schedule
@@ -177,7 +177,7 @@ def hand_over(
     The peer delivers its next piece only when everything before it has been read, so what is in
     one piece and what is not decides what tlsify sees, whatever the machine's load.
     """
-    opening = Opening(sock, config, policy)
+    opening = PendingConnection(sock, config, policy)
     sock.setblocking(False)  # noqa: FBT003 - socket's own signature
     steps = conversation(opening.engine)
     step = next(steps, None)

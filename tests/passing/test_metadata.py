@@ -14,7 +14,7 @@ from tests.doubles import OFFLOADS, RELAY, Endpoint
 from tlsify.codepoints import CipherSuite
 from tlsify.connection.establish import accept, connect
 from tlsify.connection.handoff import Offload
-from tlsify.passing.metadata import Passed
+from tlsify.passing.metadata import ConnectionInfo
 from tlsify.passing.proxy_protocol import (
     SIGNATURE,
     Client,
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from tlsify.credentials.anchors import TrustAnchors
 
 _SUITE = CipherSuite.TLS_AES_128_GCM_SHA256
-PLAIN = Passed(
+PLAIN = ConnectionInfo(
     peer=("192.0.2.1", 1025),
     local=("198.51.100.2", 443),
     server_name=None,
@@ -63,16 +63,16 @@ FULL = PLAIN._replace(
 )
 
 
-def _ssl(told: Passed) -> Ssl:
+def _ssl(told: ConnectionInfo) -> Ssl:
     header, _ = decode(told.encode())
     return Ssl.decode(dict(header.fields)[Kind.SSL])
 
 
 @pytest.mark.parametrize("told", [PLAIN, FULL])
-def test_round_trip(told: Passed) -> None:
+def test_round_trip(told: ConnectionInfo) -> None:
     """What was written is read again."""
     raw = told.encode()
-    assert Passed.decode(raw + b"state") == (told, len(raw))
+    assert ConnectionInfo.decode(raw + b"state") == (told, len(raw))
 
 
 def test_fields_as_others_read_them() -> None:
@@ -95,11 +95,11 @@ def test_flags_of_the_certificate() -> None:
 
 def test_too_long() -> None:
     """What nobody would take is left out, and not cut: first the certificate, then its names."""
-    told, _ = Passed.decode(FULL._replace(certificate=b"0" * 4000).encode())
+    told, _ = ConnectionInfo.decode(FULL._replace(certificate=b"0" * 4000).encode())
     assert told == FULL._replace(certificate=None)
-    told, _ = Passed.decode(FULL._replace(certificate=b"0" * 2**17).encode(2**16))
+    told, _ = ConnectionInfo.decode(FULL._replace(certificate=b"0" * 2**17).encode(2**16))
     assert told == FULL._replace(certificate=None)
-    told, _ = Passed.decode(FULL._replace(subject="O=" + "x" * 2**17).encode())
+    told, _ = ConnectionInfo.decode(FULL._replace(subject="O=" + "x" * 2**17).encode())
     assert told == FULL._replace(certificate=None, subject=None, common_name=None)
 
 
@@ -125,7 +125,7 @@ def test_of_a_connection(
     name = ours.getsockname()
     lab.keep(connect(ours, client, policy))
     handed = lab.keep(other.result())
-    told = Passed.of(handed)
+    told = ConnectionInfo.of(handed)
     assert (told.peer, told.alpn, told.server_name) == (name, b"h2", HOST)
     assert told.local != told.peer
     assert told.offload is handed.offload
@@ -133,7 +133,7 @@ def test_of_a_connection(
     assert told.certificate_hash == handed.negotiated.peer_hash
     assert told.certificate == handed.negotiated.certificate
     assert told.subject == handed.negotiated.peer_subject
-    assert Passed.decode(told.encode(2**16))[0] == told
+    assert ConnectionInfo.decode(told.encode(2**16))[0] == told
 
 
 @pytest.mark.parametrize(
@@ -160,14 +160,14 @@ def test_of_a_connection(
 def test_headers_of_others(fields: tuple[Field, ...]) -> None:
     """A header may be right, and about nothing of ours."""
     with pytest.raises(ValueError, match=r".+"):
-        Passed.decode(encode(Header(None, None, fields)))
+        ConnectionInfo.decode(encode(Header(None, None, fields)))
 
 
 @given(raw=st.one_of(st.binary(max_size=400), st.binary(max_size=400).map(SIGNATURE.__add__)))
 def test_any_bytes(raw: bytes) -> None:
     """Whatever comes is refused, or a description."""
     try:
-        Passed.decode(raw)
+        ConnectionInfo.decode(raw)
     except ValueError:
         return
 
@@ -181,6 +181,6 @@ def test_one_byte_changed(at: int, byte: int) -> None:
     raw = bytearray(FULL.encode())
     raw[at] = byte
     try:
-        Passed.decode(raw)
+        ConnectionInfo.decode(raw)
     except ValueError:
         return

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from tlsify.serving.duty import Duty
+from tlsify.serving.duty import SupervisorHooks
 
 
 def test_nothing_in_particular() -> None:
     """Without any wish there is nothing to call that would do something, and much patience."""
-    duty = Duty()
+    duty = SupervisorHooks()
     assert duty.patience >= 30
     for call in (duty.on_ready, duty.on_stop, duty.before_fork):
         call()

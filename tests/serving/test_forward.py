@@ -36,7 +36,7 @@ from tlsify.connection.stream import TLSSocket
 from tlsify.errors import BackendError, PeerMisbehaved, Truncated
 from tlsify.metrics.counters import counters
 from tlsify.passing import scm_rights
-from tlsify.passing.metadata import Passed
+from tlsify.passing.metadata import ConnectionInfo
 from tlsify.passing.proxy_protocol import decode
 from tlsify.receiver import Receiver
 from tlsify.serving.backends import Backend, Backends, Rule
@@ -89,11 +89,11 @@ def listening(where: str | tuple[str, int], backlog: int = 10) -> Iterator[socke
         yield sock
 
 
-def receive(listener: socket.socket) -> tuple[socket.socket, Passed]:
+def receive(listener: socket.socket) -> tuple[socket.socket, ConnectionInfo]:
     """Receive a connection as a program does that has read docs/passing.md and has no library."""
     with listener.accept()[0] as channel:
         message, numbers, _, _ = socket.recv_fds(channel, 2**18, 1)
-    header, _ = Passed.decode(message)
+    header, _ = ConnectionInfo.decode(message)
     sock = socket.socket(fileno=numbers[0])
     sock.settimeout(60)
     return sock, header
@@ -142,7 +142,7 @@ def test_header(lab: Lab, policy: KtlsPolicy) -> None:
         assert header.peer == peer.sock.getsockname()
         assert header.local == address
         assert received[size:] == b"request"
-        told, _ = Passed.decode(received)
+        told, _ = ConnectionInfo.decode(received)
         assert told.version == "TLSv1.3"
         work.result()
 
@@ -473,7 +473,7 @@ def test_worker_that_confirms_too_late(
         work = serving(Passing(to(Backend(path=path), timeout=SHORT), STRICT, aware=aware), handed)
         with listener.accept()[0] as channel:
             message, numbers, _, _ = socket.recv_fds(channel, 2**18, 1)
-            _, size = Passed.decode(message)
+            _, size = ConnectionInfo.decode(message)
             sock = socket.socket(fileno=numbers[0])
             sock.settimeout(60)
             with TLSSocket(adopt(sock, message[size:])) if aware else sock as stream:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from tests.doubles import check_descriptors, descriptors
 from tlsify.serving import generation
-from tlsify.serving.generation import Generation, Post, Worker
+from tlsify.serving.generation import Generation, Worker, WorkerHandle
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _CAUGHT = frozenset({signal.SIGTERM, signal.SIGHUP})
 
 
-def _fork(work: Callable[[Post], None]) -> tuple[Generation, Worker]:
+def _fork(work: Callable[[WorkerHandle], None]) -> tuple[Generation, Worker]:
     generation = Generation(work, 0.0, {})
     generation.fork(3, 0, _CAUGHT, lambda: None)
     (worker,) = generation.workers()
@@ -34,7 +34,7 @@ def test_worker_that_gets_ready() -> None:
     """It knows its place, says that it is ready, and ends with 0."""
     before = descriptors()
 
-    def work(post: Post) -> None:
+    def work(post: WorkerHandle) -> None:
         if post.index == 3:
             post.ready()
 
@@ -50,7 +50,7 @@ def test_worker_that_gets_ready() -> None:
 def test_worker_that_fails() -> None:
     """It says nothing, and ends with 1, whatever it raises; its parent's code is never run."""
 
-    def work(_: Post) -> None:
+    def work(_: WorkerHandle) -> None:
         raise RuntimeError("planted")
 
     generation, worker = _fork(work)
@@ -63,7 +63,7 @@ def test_worker_that_fails() -> None:
 def test_signals_of_a_worker() -> None:
     """What is the supervisor's to act on is ignored, and SIGTERM ends who does not care for it."""
 
-    def work(post: Post) -> None:
+    def work(post: WorkerHandle) -> None:
         assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
         assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
         assert not signal.pthread_sigmask(signal.SIG_BLOCK, []) & generation.SIGNALS

@@ -13,7 +13,7 @@ import pytest
 from tests.cli.harness import finish, insist, read_line
 from tests.doubles import check_descriptors, descriptors
 from tlsify.errors import ConfigError
-from tlsify.serving.reexec import Estate
+from tlsify.serving.reexec import Inherited
 from tlsify.system import listening
 
 # Counts its generations in the environment.
@@ -21,9 +21,9 @@ _PROGRAM = """
 import os, sys
 from tlsify.metrics.counters import Event, count, counters, share
 from tlsify.system.listening import listen, spell
-from tlsify.serving.reexec import Estate
+from tlsify.serving.reexec import Inherited
 
-with Estate.inherit() as estate:
+with Inherited.inherit() as estate:
     first, = estate.claim("first", lambda: [listen("127.0.0.1", 0)])
     words = [os.getpid(), spell(first), estate.is_rehearsal, estate.workers]
     print(*words, "TLSIFY_SUCCESSION" in os.environ, os.get_inheritable(first.fileno()))
@@ -69,7 +69,7 @@ def test_generations() -> None:
 def test_claims() -> None:
     """Sockets are made where there are none, once."""
     before = descriptors()
-    with Estate() as estate:
+    with Inherited() as estate:
         made = estate.claim("x", lambda: [listening.listen("127.0.0.1", 0)])
         assert estate.sockets == {"x": made}
     assert made[0].fileno() == -1
@@ -79,11 +79,11 @@ def test_claims() -> None:
 def test_nothing_inherited(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the variable, or with a stranger's, there is nothing."""
     monkeypatch.delenv("TLSIFY_SUCCESSION", raising=False)
-    assert not Estate.inherit().workers
+    assert not Inherited.inherit().workers
     left = {"pid": 1, "counters": -1, "workers": {"5": 6}, "sockets": {}}
     monkeypatch.setenv("TLSIFY_SUCCESSION", json.dumps(left))
     if os.getppid() != 1:
-        assert not Estate.inherit().workers
+        assert not Inherited.inherit().workers
 
 
 @pytest.mark.parametrize(
@@ -105,10 +105,10 @@ def test_nonsense(change: dict[str, object], monkeypatch: pytest.MonkeyPatch) ->
     left = {"pid": os.getpid(), "counters": -1, "workers": {}, "sockets": {}}
     monkeypatch.setenv("TLSIFY_SUCCESSION", json.dumps(left | change))
     if change == {"pid": None}:
-        assert not Estate.inherit().sockets
+        assert not Inherited.inherit().sockets
         return
     with pytest.raises(ConfigError, match="is not what an earlier program has left"):
-        Estate.inherit()
+        Inherited.inherit()
     assert "TLSIFY_SUCCESSION" not in os.environ
 
 
@@ -117,13 +117,13 @@ def test_no_estate_at_all(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nor is what is not even of that form."""
     monkeypatch.setenv("TLSIFY_SUCCESSION", text)
     with pytest.raises(ConfigError, match="is not what an earlier program has left"):
-        Estate.inherit()
+        Inherited.inherit()
 
 
 def test_unknown_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where Python does not know its own path, there is no successor."""
     monkeypatch.setattr(sys, "executable", "")
-    for begin in (Estate().rehearse, lambda: Estate().succeed({})):
+    for begin in (Inherited().rehearse, lambda: Inherited().succeed({})):
         with pytest.raises(OSError, match="unknown"):
             begin()
 
@@ -132,7 +132,7 @@ def test_successor_that_cannot_be_started(monkeypatch: pytest.MonkeyPatch) -> No
     """All is as it was."""
     monkeypatch.setattr(sys, "executable", "/nonexistent/python")
     before = signal.getsignal(signal.SIGTERM), signal.pthread_sigmask(signal.SIG_BLOCK, [])
-    with Estate() as estate:
+    with Inherited() as estate:
         (sock,) = estate.claim("x", lambda: [listening.listen("127.0.0.1", 0)])
         for begin in (estate.rehearse, lambda: estate.succeed({})):
             with pytest.raises(FileNotFoundError):
@@ -144,7 +144,7 @@ def test_successor_that_cannot_be_started(monkeypatch: pytest.MonkeyPatch) -> No
 
 _BEGINS = """
 import os, signal, sys, time
-from tlsify.serving.reexec import Estate
+from tlsify.serving.reexec import Inherited
 
 worker = os.fork()
 if worker == 0:
@@ -154,7 +154,7 @@ if worker == 0:
     sys.stdin.readline()
     print("drained", flush=True)
     os._exit(0)
-Estate(workers={worker: 1}).await_workers()
+Inherited(workers={worker: 1}).await_workers()
 os.write(1, b"begins\\n")
 time.sleep(1000)
 """
@@ -193,7 +193,7 @@ from tlsify.serving import reexec
 signal.signal(signal.SIGTERM, lambda *_: None)
 show = "import signal; print(*sorted(signal.pthread_sigmask(signal.SIG_BLOCK, [])))"
 reexec._command = lambda: ("/proc/self/exe", ["python", "-S", "-E", "-c", show])
-reexec.Estate().succeed({})
+reexec.Inherited().succeed({})
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
     blocked = sorted((signal.SIGHUP, signal.SIGUSR2, signal.SIGCHLD))

@@ -24,7 +24,7 @@ from tests.doubles import Endpoint, ends, until
 from tlsify.aio.acceptor import Limits
 from tlsify.config import KtlsMode, KtlsPolicy, ServerConfig
 from tlsify.serving import server as serving
-from tlsify.serving.server import Plan, part
+from tlsify.serving.server import ServerPlan, part
 from tlsify.system import listening, sandbox
 from tlsify.system.capacity import Bound
 from tlsify.system.process import Account
@@ -49,7 +49,7 @@ from tlsify.credentials.key_pair import KeyPair
 from tlsify.config import KtlsMode, KtlsPolicy, ServerConfig
 from tlsify.system.process import Account
 from tlsify.system.sandbox import Reach, Sandboxing
-from tlsify.serving.reexec import Estate
+from tlsify.serving.reexec import Inherited
 
 logging.basicConfig(format="%(message)s", level=logging.INFO)
 folder = Path(sys.argv[1])
@@ -86,10 +86,10 @@ def listen():
 
 SOCKETS, ACCOUNT, DRAIN, REACH, SANDBOXING = 1, None, 5.0, Reach(), Sandboxing.AUTO
 exec(sys.argv[2])
-with Estate.inherit() as estate:
+with Inherited.inherit() as estate:
     listeners = estate.claim("all", listen)
     (metrics,) = estate.claim("metrics", lambda: [listening.listen_at(folder / "metrics")])
-    serving.run(serving.Plan(
+    serving.run(serving.ServerPlan(
         listeners=listeners, load=load, policy=KtlsPolicy(KtlsMode.OFF), service=Service, workers=2,
         limits=Limits(), drain_seconds=DRAIN, metrics=metrics, account=ACCOUNT,
         watch=lambda: (folder / "watched").exists(), estate=estate,
@@ -363,7 +363,8 @@ def test_worker_killed(tmp_path: Path, authority: trustme.CA, sockets: int) -> N
 
 def test_worker_that_hangs(tmp_path: Path, authority: trustme.CA) -> None:
     """It is replaced, and counted; the other one has served all the while, and lives on."""
-    settings = "from functools import partial; serving.Duty = partial(serving.Duty, patience=2.0)"
+    hooks = "serving.SupervisorHooks"
+    settings = f"from functools import partial; {hooks} = partial({hooks}, patience=2.0)"
     with Server(tmp_path, authority, settings) as server, server.connect() as sock:
         other = server.ask(sock)[0]
         (hung,) = server.workers() - {other}
@@ -453,9 +454,9 @@ def test_parts() -> None:
             sock.close()
 
 
-def _plan(limits: Limits, authority: trustme.CA) -> Plan:
+def _plan(limits: Limits, authority: trustme.CA) -> ServerPlan:
     config = ServerConfig(key_pair=issue(authority, "example.org"))
-    return Plan(
+    return ServerPlan(
         listeners=[],
         load=lambda: config,
         policy=KtlsPolicy(KtlsMode.OFF),

@@ -24,7 +24,7 @@ PROGRAM = """
 import logging, os, pathlib, signal, sys, time
 from tlsify.serving import generation, supervisor
 from tlsify.metrics.counters import Gauge, beat, counters, gauge, share
-from tlsify.serving.duty import Duty
+from tlsify.serving.duty import SupervisorHooks
 from tlsify.errors import ConfigError
 
 logging.basicConfig(format="%(message)s")
@@ -85,7 +85,7 @@ def succeed(former):
     say("succeeded", *(f"{{pid}}:{{slot}}" for pid, slot in former.items()))
     raise OSError("planted")
 
-duty = Duty(
+duty = SupervisorHooks(
     on_ready=lambda: say("ready"),
     on_stop=stop,
     before_fork=lambda: os.write(2, b"forking\\n"),

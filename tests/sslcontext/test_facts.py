@@ -17,7 +17,7 @@ from tlsify.config import ServerConfig
 from tlsify.connection.establish import accept
 from tlsify.credentials.anchors import TrustAnchors
 from tlsify.credentials.parse import parse_certificates
-from tlsify.sslcontext.facts import Facts
+from tlsify.sslcontext.facts import TLSInfo
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -93,7 +93,7 @@ def test_connection_as_python_shows_it(
     config = ServerConfig(key_pair=key_pair, client_trust=trust, alpn=(b"h2", b"http/1.1"))
     other = Endpoint(lambda: lab.keep(accept(theirs, config, policy)))
     with context.wrap_socket(ours, server_hostname=HOST) as peer:
-        facts = Facts(other.result())
+        facts = TLSInfo(other.result())
         assert facts.version() == peer.version() == version.label
         assert facts.cipher() == peer.cipher()
         assert facts.selected_alpn_protocol() == peer.selected_alpn_protocol() == "http/1.1"

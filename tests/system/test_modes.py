@@ -21,7 +21,7 @@ from tlsify.agent.listener import Listener
 from tlsify.cli import serve
 from tlsify.config import ClientConfig
 from tlsify.connection.keylog import append
-from tlsify.connection.session_store import Kept, Origin, TicketStore
+from tlsify.connection.session_store import StoredSession, Origin, SessionStore
 from tlsify.credentials.self_signed import make_key_pair
 from tlsify.errors import ConfigError
 from tlsify.receiver import Receiver
@@ -80,8 +80,8 @@ def _tickets(folder: Path) -> None:
     config = ClientConfig.for_host("example.org")
     origin = Origin.of(config, ("192.0.2.1", 443))
     for _ in range(2):
-        kept = Kept(b"session", *[float(int(time.time()) + 60)] * 2)
-        store = TicketStore(folder / "sessions")
+        kept = StoredSession(b"session", *[float(int(time.time()) + 60)] * 2)
+        store = SessionStore(folder / "sessions")
         store.keep(origin, kept)
         assert store.take(origin) == kept
         store.keep(origin, kept)

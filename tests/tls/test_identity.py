@@ -230,7 +230,7 @@ def test_library_is_imported_late() -> None:
     """Nothing is imported before there is a certificate, nor is what only some names need."""
     program = (
         "import sys; import tlsify.tls.verify; from tlsify.config import ClientConfig;"
-        "[tlsify.tls.verify.Judge(ClientConfig.for_host(host))"
+        "[tlsify.tls.verify.PeerVerifier(ClientConfig.for_host(host))"
         " for host in ('www.example.org', '192.0.2.1', '2001:db8::1')];"
         "print('service_identity' in sys.modules or 'idna' in sys.modules)"
     )

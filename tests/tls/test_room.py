@@ -6,7 +6,7 @@ import pytest
 from OpenSSL import SSL
 
 from tlsify.tls import room as room_module
-from tlsify.tls.room import Room, records_waiting, write_whole
+from tlsify.tls.room import RecordBuffer, records_waiting, write_whole
 
 
 def pair() -> tuple[SSL.Connection, SSL.Connection]:
@@ -25,7 +25,7 @@ def test_records_in_pieces() -> None:
     """What does not fit comes with the next call; what is in front of the offset stays."""
     client, _ = pair()
     size = records_waiting(client)
-    room = Room(size - 10)
+    room = RecordBuffer(size - 10)
     room.view[:2] = b"ab"
     assert room.read_records(client, 2) == size - 12
     assert bytes(room.view[:4]) == b"ab\x16\x03"
@@ -37,7 +37,7 @@ def test_records_in_pieces() -> None:
 def test_nothing_to_read() -> None:
     """It takes no exception to say so."""
     client, _ = pair()
-    assert Room(100).read_plaintext(client, 0) == 0
+    assert RecordBuffer(100).read_plaintext(client, 0) == 0
 
 
 def test_error_of_openssl() -> None:
@@ -45,7 +45,7 @@ def test_error_of_openssl() -> None:
     _, server = pair()
     server.bio_write(b"GET / HTTP/1.1\r\n\r\n")
     with pytest.raises(SSL.Error, match="http request"):
-        Room(100).read_plaintext(server, 0)
+        RecordBuffer(100).read_plaintext(server, 0)
 
 
 def test_absent(monkeypatch: pytest.MonkeyPatch) -> None:

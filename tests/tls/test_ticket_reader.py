@@ -26,7 +26,7 @@ from tlsify.tls.engine import Engine
 from tlsify.tls.messages import KeyUpdateRequest, encode_key_update
 from tlsify.tls.protection import open_record
 from tlsify.tls.record import split_records
-from tlsify.tls.ticket_reader import MAX_TICKETS, Harvest
+from tlsify.tls.ticket_reader import MAX_TICKETS, TicketReader
 
 if TYPE_CHECKING:
     from tlsify.tls.negotiated import Negotiated
@@ -87,7 +87,7 @@ def resumes(session: bytes) -> bool:
 def test_tickets_become_sessions(count: int) -> None:
     """Each ticket becomes a session of its own, with which the server resumes."""
     finished = Finished()
-    harvest = Harvest(finished.engine)
+    harvest = TicketReader(finished.engine)
     finished.negotiated.wipe()  # what the kernel has, nobody else needs any more
     found = [harvest.add(message) for message in finished.tickets[:count]]
     harvest.wipe()
@@ -101,7 +101,7 @@ def test_tickets_become_sessions(count: int) -> None:
 def test_enough_tickets(count: int) -> None:
     """A connection is worth so many sessions; then keys and connection are let go."""
     finished = Finished()
-    harvest = Harvest(finished.engine)
+    harvest = TicketReader(finished.engine)
     key = harvest._keys.key
     messages = [*finished.tickets, *(ticket(number) for number in range(2, count))]
     found = [harvest.add(message) for message in messages]
@@ -113,12 +113,12 @@ def test_enough_tickets(count: int) -> None:
 def test_resumed_connection() -> None:
     """The session that was resumed is not given again; that of the new ticket is."""
     finished = Finished()
-    first = Harvest(finished.engine).add(finished.tickets[0])
+    first = TicketReader(finished.engine).add(finished.tickets[0])
     assert first is not None
     assert not first.resumed
     again = Finished(first.session)
     (message,) = again.tickets
-    second = Harvest(again.engine).add(message)
+    second = TicketReader(again.engine).add(message)
     assert second is not None
     assert second.resumed
     assert second.session != first.session
@@ -131,7 +131,7 @@ def test_tickets_after_key_updates() -> None:
     Nor is the kernel's count of records of any interest.
     """
     finished = Finished()
-    harvest = Harvest(finished.engine)
+    harvest = TicketReader(finished.engine)
     for request in KeyUpdateRequest:
         with pytest.raises(PeerMisbehaved) as caught:
             harvest.add(encode_key_update(request))
@@ -143,7 +143,7 @@ def test_tickets_after_key_updates() -> None:
 def test_ticket_longer_than_a_record() -> None:
     """A message that the kernel delivered in several records is sealed in several again."""
     finished = Finished()
-    harvest = Harvest(finished.engine)
+    harvest = TicketReader(finished.engine)
     assert harvest.add(ticket(1, size=40_000))
     found = harvest.add(finished.tickets[0])
     assert found is not None
@@ -153,7 +153,7 @@ def test_ticket_longer_than_a_record() -> None:
 def test_ticket_to_discard() -> None:
     """Lifetime 0 says that a ticket is to be discarded; the next one counts."""
     finished = Finished()
-    harvest = Harvest(finished.engine)
+    harvest = TicketReader(finished.engine)
     assert harvest.add(ticket(1, lifetime=0)) is None
     assert harvest.add(finished.tickets[0]) is not None
 
@@ -161,7 +161,7 @@ def test_ticket_to_discard() -> None:
 def test_lifetime_of_too_long() -> None:
     """A server's longer lifetime is cut to seven days."""
     finished = Finished()
-    harvest = Harvest(finished.engine)
+    harvest = TicketReader(finished.engine)
     usual, long = harvest.add(finished.tickets[0]), harvest.add(ticket(1, lifetime=2**31))
     assert usual is not None
     assert long is not None
@@ -172,7 +172,7 @@ def test_lifetime_of_too_long() -> None:
 def test_ticket_that_openssl_refuses() -> None:
     """A ticket with extensions that make no sense ends the harvest, not the connection."""
     finished = Finished()
-    harvest = Harvest(finished.engine)
+    harvest = TicketReader(finished.engine)
     connection = harvest._watch and harvest._watch.connection
     assert connection
     assert harvest.add(ticket(1, extensions=b"\x00\x2a\x00\x09")) is None
@@ -183,7 +183,7 @@ def test_ticket_that_openssl_refuses() -> None:
 def test_nothing_is_emitted() -> None:
     """A client has nothing to say to a ticket."""
     finished = Finished()
-    harvest = Harvest(finished.engine)
+    harvest = TicketReader(finished.engine)
     assert harvest._watch
     connection = harvest._watch.connection
     for message in finished.tickets:
@@ -206,13 +206,13 @@ def test_damaged_ticket(noise: bytes, position: int) -> None:
 
 
 _SHARED = Finished()
-_HARVEST = Harvest(_SHARED.engine)
+_HARVEST = TicketReader(_SHARED.engine)
 
 
 def test_data_for_a_ticket(monkeypatch: pytest.MonkeyPatch) -> None:
     """Should OpenSSL ever take a ticket for data, that is the end of it."""
     finished = Finished()
-    harvest = Harvest(finished.engine)
+    harvest = TicketReader(finished.engine)
     assert harvest._watch
     monkeypatch.setattr(harvest._watch.connection, "recv", lambda _: b"x")
     assert harvest.add(finished.tickets[0]) is None
@@ -223,7 +223,7 @@ def test_library_without_sessions(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where OpenSSL's functions are missing there is no resumption, and nothing is kept."""
     monkeypatch.setattr(module, "dump_session", lambda _: None)
     finished = Finished()
-    harvest = Harvest(finished.engine)
+    harvest = TicketReader(finished.engine)
     assert harvest.add(finished.tickets[0]) is None
     assert harvest._watch is None
 
@@ -231,7 +231,7 @@ def test_library_without_sessions(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_wiping_lets_go() -> None:
     """Once wiped, keys and connection are gone; wiping again does no harm."""
     finished = Finished()
-    harvest = Harvest(finished.engine)
+    harvest = TicketReader(finished.engine)
     assert harvest._watch
     gone = weakref.ref(harvest._watch.connection)
     harvest.wipe()
@@ -245,7 +245,7 @@ def test_wiping_lets_go() -> None:
 def test_own_keys() -> None:
     """Wiping the harvest leaves the keys alone that the kernel is yet to get, and back."""
     finished = Finished()
-    harvest = Harvest(finished.engine)
+    harvest = TicketReader(finished.engine)
     harvest.wipe()
     assert any(finished.negotiated.rx.key)
 
@@ -253,10 +253,10 @@ def test_own_keys() -> None:
 def test_wrong_kind_of_engine() -> None:
     """Only a TLS 1.3 client has tickets to come, and only after its handshake."""
     with pytest.raises(TlsifyError, match="not finished"):
-        Harvest(Engine(CLIENT))
+        TicketReader(Engine(CLIENT))
     pair = EnginePair(CLIENT, SERVER)
     pair.server.output()
     old = EnginePair(replace(CLIENT, versions=frozenset({TLS12})), SERVER)
     old.run()
     with pytest.raises(TlsifyError, match=r"TLS 1\.3 client"):
-        Harvest(old.client)
+        TicketReader(old.client)

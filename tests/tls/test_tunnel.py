@@ -23,7 +23,7 @@ from tlsify.tls.messages import KeyUpdateRequest, encode_key_update
 from tlsify.tls.protection import open_record, seal_record
 from tlsify.tls.ration import BYTES_FOR_ONE, MOST
 from tlsify.tls.record import MAX_CIPHERTEXT, MAX_PLAINTEXT, split_records
-from tlsify.tls.room import Room
+from tlsify.tls.room import RecordBuffer
 from tlsify.tls.schedule import next_secret, traffic_keys
 from tlsify.tls.ticket_reader import MAX_TICKETS
 from tlsify.tls.tunnel import Tunnel
@@ -84,7 +84,7 @@ def test_much_at_once() -> None:
     client, server, _ = settled(TLS13)
     data, stream = bytes(range(250)) * 1000, b""
     client.send(b"before")
-    room = Room(240_000)
+    room = RecordBuffer(240_000)
     size = client.send_into(memoryview(data), room)
     while size:
         stream += room.view[:size]

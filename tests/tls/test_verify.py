@@ -30,7 +30,7 @@ from tlsify.tls.certificates import key_hash
 from tlsify.tls.engine import Engine
 from tlsify.tls.protection import open_record
 from tlsify.tls.record import split_records
-from tlsify.tls.ticket_reader import Harvest
+from tlsify.tls.ticket_reader import TicketReader
 
 if TYPE_CHECKING:
     from tlsify.tls.negotiated import Negotiated
@@ -430,7 +430,7 @@ def _session(client: ClientConfig, server: ServerConfig) -> bytes:
     assert outcome is not None
     if found is None:
         _, message = open_record(outcome.rx, 0, beyond[0])
-        found = Harvest(ours).add(message)
+        found = TicketReader(ours).add(message)
     assert found is not None
     return found.session
 

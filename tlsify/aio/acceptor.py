@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Self, TypeAlias
 
 from tlsify.aio.handshake import hand_over
 from tlsify.aio.outcomes import FAILURES, outcome
-from tlsify.aio.pending import HalfOpen, Opening, origin
+from tlsify.aio.pending import PendingHandshake, PendingHandshakes, origin
 from tlsify.connection.establish import drop_past_keys
 from tlsify.connection.stream import TLSSocket
 from tlsify.errors import TlsifyError, Truncated
@@ -76,7 +76,7 @@ class Limits:
 
 @dataclass(eq=False, slots=True)
 class _Visit:
-    opening: Opening
+    opening: PendingHandshake
     is_handed: bool = False
     is_evicted: bool = False
 
@@ -119,8 +119,8 @@ class Acceptor:
         self._policy = policy
         self._limits = limits
         self._visits: dict[asyncio.Task[None], _Visit] = {}
-        self._opening: dict[Opening, asyncio.Task[None]] = {}
-        self._half_open = HalfOpen()
+        self._opening: dict[PendingHandshake, asyncio.Task[None]] = {}
+        self._half_open = PendingHandshakes()
         self._from = Counter[bytes]()
         self._is_listening = self._is_failing = self._is_short = False
         self._resumption: asyncio.TimerHandle | None = None
@@ -186,7 +186,7 @@ class Acceptor:
     async def _evict_stalled(self) -> None:
         """Let go of stalled handshakes, one after the other: there is an end to wait for."""
         while (found := self._half_open.stalled(asyncio.get_running_loop().time())) is not None:
-            if isinstance(found, Opening):
+            if isinstance(found, PendingHandshake):
                 self._evict(found)
             else:
                 await asyncio.sleep(found)
@@ -261,7 +261,7 @@ class Acceptor:
             return True
         count(event)
         stalled = self._half_open.stalled(asyncio.get_running_loop().time(), pressing=True)
-        if not isinstance(stalled, Opening):
+        if not isinstance(stalled, PendingHandshake):
             self._rest(stalled)
             return False
         self._evict(stalled)
@@ -270,7 +270,7 @@ class Acceptor:
             return False
         return True
 
-    def _evict(self, opening: Opening) -> None:
+    def _evict(self, opening: PendingHandshake) -> None:
         task = self._opening[opening]
         self._visits[task].is_evicted = True
         task.cancel()
@@ -280,7 +280,7 @@ class Acceptor:
 
     def _begin(self, sock: socket.socket, where: bytes | None) -> None:
         loop = asyncio.get_running_loop()
-        opening = Opening(sock, where, loop.time())
+        opening = PendingHandshake(sock, where, loop.time())
         visit = _Visit(opening)
         task = loop.create_task(self._visit(visit))
         self._visits[task] = visit
@@ -291,7 +291,7 @@ class Acceptor:
         change(Gauge.HANDSHAKES, 1)
         task.add_done_callback(self._ended)
 
-    def _leave_handshake(self, opening: Opening) -> None:
+    def _leave_handshake(self, opening: PendingHandshake) -> None:
         if self._half_open.leave(opening):
             del self._opening[opening]
             change(Gauge.HANDSHAKES, -1)

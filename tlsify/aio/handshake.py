@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from tlsify.config import KtlsPolicy
 from tlsify.connection import handshake
-from tlsify.connection.establish import Opening, closed_on_error, take
+from tlsify.connection.establish import PendingConnection, closed_on_error, take
 from tlsify.errors import HandshakeError
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ async def hand_over(
     sock = take(sock)
     with closed_on_error(sock):
         sock.setblocking(False)  # noqa: FBT003 - socket's own signature
-        opening = Opening(sock, config, policy or KtlsPolicy())
+        opening = PendingConnection(sock, config, policy or KtlsPolicy())
         with handshake.undelayed(sock):
             try:
                 async with asyncio.timeout(seconds):
@@ -59,7 +59,7 @@ async def hand_over(
         return handed
 
 
-async def _drive(sock: socket.socket, opening: Opening) -> None:
+async def _drive(sock: socket.socket, opening: PendingConnection) -> None:
     loop = asyncio.get_running_loop()
     steps = handshake.conversation(opening.engine)
     step = next(steps, None)

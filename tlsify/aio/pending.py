@@ -23,7 +23,7 @@ _SITE = 8
 _MAPPED = bytes(10) + b"\xff\xff"
 
 
-class Opening(NamedTuple):
+class PendingHandshake(NamedTuple):
     """One of them.
 
     Attributes:
@@ -37,12 +37,12 @@ class Opening(NamedTuple):
     since: float
 
 
-class HalfOpen:
+class PendingHandshakes:
     """Those that are in their handshakes."""
 
     def __init__(self) -> None:
         """Begin with none."""
-        self._from: dict[bytes | None, dict[Opening, None]] = {}  # the oldest first
+        self._from: dict[bytes | None, dict[PendingHandshake, None]] = {}  # the oldest first
         self._number = 0
         self._usual = 0.0
 
@@ -50,12 +50,12 @@ class HalfOpen:
         """Count them."""
         return self._number
 
-    def enter(self, opening: Opening) -> None:
+    def enter(self, opening: PendingHandshake) -> None:
         """Add one."""
         self._from.setdefault(opening.origin, {})[opening] = None
         self._number += 1
 
-    def leave(self, opening: Opening) -> bool:
+    def leave(self, opening: PendingHandshake) -> bool:
         """Take one away; tells whether it was there."""
         fellows = self._from.get(opening.origin, {})
         if opening not in fellows:
@@ -70,7 +70,7 @@ class HalfOpen:
         """Take note of how long one took that went well."""
         self._usual += _SMOOTHING * (seconds - self._usual)
 
-    def stalled(self, now: float, *, pressing: bool = False) -> Opening | float | None:
+    def stalled(self, now: float, *, pressing: bool = False) -> PendingHandshake | float | None:
         """Find the one that has to make room for others, if there is one.
 
         It is the oldest from where most come. One whose bytes we have not read yet has not
@@ -100,7 +100,7 @@ class HalfOpen:
         return _LONGEST_WAIT
 
 
-def _crowd(fellows: dict[Opening, None]) -> tuple[int, float]:
+def _crowd(fellows: dict[PendingHandshake, None]) -> tuple[int, float]:
     """Order those from one origin: where most are first, and of as many the oldest."""
     return -len(fellows), next(iter(fellows)).since
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from tlsify.connection.handoff import Handoff
-    from tlsify.passing.metadata import Passed
+    from tlsify.passing.metadata import ConnectionInfo
 
 _log = logging.getLogger("tlsify")
 
@@ -30,7 +30,7 @@ class Receiving:
     def __init__(
         self,
         where: str | os.PathLike[str] | socket.socket,
-        serve: Callable[[Handoff, Passed], Awaitable[None]],
+        serve: Callable[[Handoff, ConnectionInfo], Awaitable[None]],
         mode: int = 0o600,
     ) -> None:
         """Prepare; ``async with`` begins, and ends once every connection has.

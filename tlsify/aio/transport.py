@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from tlsify.aio.foreign_transport import ForeignTransport
 from tlsify.aio.loop_socket import LoopSocket
 from tlsify.config import ClosePolicy
-from tlsify.sslcontext.facts import Facts
+from tlsify.sslcontext.facts import TLSInfo
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -126,7 +126,7 @@ def make_transport(
     """
     loop = asyncio.get_running_loop()
     handed = sock.handoff
-    facts = Facts(handed, verified=verified)
+    facts = TLSInfo(handed, verified=verified)
     extra = {
         "sslcontext": facts if context is None else context,
         "ssl_object": facts,

@@ -14,7 +14,7 @@ from tlsify.config import KtlsPolicy
 from tlsify.connection.establish import drop_past_keys
 from tlsify.errors import ConfigError, ExitCode
 from tlsify.serving import supervisor
-from tlsify.serving.duty import Duty
+from tlsify.serving.duty import SupervisorHooks
 from tlsify.serving.warm_up import rehearse
 from tlsify.system import service_manager
 from tlsify.system.process import end_with
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import argparse
 
     from tlsify.cli import GlobalOptions
-    from tlsify.serving.generation import Post
+    from tlsify.serving.generation import WorkerHandle
 
 DESCRIPTION = (
     "Do TLS handshakes for other processes of the same user, which pass their connections here."
@@ -104,12 +104,12 @@ def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
     def ready() -> None:
         print(f"tlsify: agent at {name} (workers: {count})", flush=True)
 
-    def work(post: Post) -> None:
+    def work(post: WorkerHandle) -> None:
         renounce()
         end_with(parent)
         Worker(place.sock, configs, arguments.sessions).run(post.ready, place.withdraw)
 
-    duty = Duty(
+    duty = SupervisorHooks(
         on_ready=ready,
         on_stop=place.withdraw,
         before_fork=drop_past_keys,

@@ -12,8 +12,8 @@ from tlsify.cli import options as shared
 from tlsify.cli import server_options
 from tlsify.connection.stillness import SEND_TIMEOUT
 from tlsify.errors import ConfigError
-from tlsify.serving.reexec import Estate
-from tlsify.serving.server import Plan
+from tlsify.serving.reexec import Inherited
+from tlsify.serving.server import ServerPlan
 from tlsify.system import listening, sandbox
 from tlsify.system.sandbox import Reach, Sandboxing
 
@@ -148,7 +148,7 @@ def plan(  # noqa: PLR0913 - each is a matter of its own
     reach: Callable[[], Reach] = Reach,
     load: Callable[[], ServerConfig] | None = None,
     on_ready: Callable[[], None] = lambda: None,
-) -> Plan:
+) -> ServerPlan:
     """Make a plan of them, and listen.
 
     Args:
@@ -167,7 +167,7 @@ def plan(  # noqa: PLR0913 - each is a matter of its own
     sandboxing = Sandboxing(arguments.sandbox)
     if sandboxing is Sandboxing.REQUIRE and (missing := sandbox.refusal()) is not None:
         raise ConfigError(f"no sandbox: {missing}", hint=sandbox.HINT)
-    estate = Estate.inherit()
+    estate = Inherited.inherit()
     estate.await_workers()
     try:
         listeners = _listeners(arguments, estate)
@@ -182,7 +182,7 @@ def plan(  # noqa: PLR0913 - each is a matter of its own
     estate.drop_unclaimed()
     if os.geteuid() == 0 and arguments.user is None and not estate.is_rehearsal:
         _log.warning("workers run as root: name a user for them (--user)")
-    return Plan(
+    return ServerPlan(
         listeners=listeners,
         load=load or (lambda: server_options.configure(arguments)),
         policy=shared.policy(options),
@@ -217,7 +217,7 @@ def _identity(path: str) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
-def _listeners(arguments: argparse.Namespace, estate: Estate) -> list[socket.socket]:
+def _listeners(arguments: argparse.Namespace, estate: Inherited) -> list[socket.socket]:
     found: list[socket.socket] = []
     if not arguments.listen:
         found = estate.claim("systemd", listening.inherited)

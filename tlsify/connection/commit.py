@@ -15,7 +15,7 @@ from tlsify.connection.eligibility import attempt, suite_refusal
 from tlsify.connection.handoff import Handoff, Offload, Reason
 from tlsify.connection.handshake import PARTING_BYTES
 from tlsify.connection.relay import Relay
-from tlsify.connection.session_store import Intake
+from tlsify.connection.session_store import SessionIntake
 from tlsify.errors import (
     SHORTAGES,
     ConfigError,
@@ -30,14 +30,14 @@ from tlsify.ktls import ulp
 from tlsify.ktls.probe import capabilities
 from tlsify.metrics.counters import Event, count, relayed
 from tlsify.tls.session import Session
-from tlsify.tls.ticket_reader import Harvest
+from tlsify.tls.ticket_reader import TicketReader
 from tlsify.tls.tunnel import Tunnel
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from tlsify.config import KtlsPolicy
-    from tlsify.connection.session_store import Slot
+    from tlsify.connection.session_store import SessionSlot
     from tlsify.tls.engine import Engine
     from tlsify.tls.negotiated import Negotiated
 
@@ -61,7 +61,7 @@ class Ready(NamedTuple):
     engine: Engine
     policy: KtlsPolicy
     refusal: KtlsUnavailable | None
-    slot: Slot | None
+    slot: SessionSlot | None
     key_log: Path | None
 
 
@@ -104,12 +104,12 @@ def _log_keys(ready: Ready) -> None:
             _log.warning("no secrets logged: %s", exc)
 
 
-def _intake(ready: Ready, negotiated: Negotiated) -> Intake | None:
+def _intake(ready: Ready, negotiated: Negotiated) -> SessionIntake | None:
     """Keep what TLS 1.2 can resume with; give what takes TLS 1.3's tickets when they come."""
     if ready.slot is None:
         return None
     if negotiated.version is ProtocolVersion.TLSv1_3:
-        return Intake(Harvest(ready.engine), ready.slot)
+        return SessionIntake(TicketReader(ready.engine), ready.slot)
     found = ready.engine.resumable()
     if found is not None:
         ready.slot.keep(found)

@@ -31,7 +31,7 @@ from tlsify.tls.session import (
 )
 
 if TYPE_CHECKING:
-    from tlsify.connection.session_store import Intake
+    from tlsify.connection.session_store import SessionIntake
     from tlsify.tls.session import Session
 
 _log = logging.getLogger("tlsify")
@@ -49,7 +49,9 @@ class Channel(Sender):
         intake: takes the tickets that come; None drops them.
     """
 
-    def __init__(self, sock: socket.socket, session: Session, intake: Intake | None = None) -> None:
+    def __init__(
+        self, sock: socket.socket, session: Session, intake: SessionIntake | None = None
+    ) -> None:
         """Take over a socket right after its keys were installed."""
         super().__init__(sock, session)
         self.intake = intake

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from tlsify.codepoints import Aead
     from tlsify.connection.handoff import Handoff
-    from tlsify.connection.session_store import Slot
+    from tlsify.connection.session_store import SessionSlot
 
 
 def connect(sock: socket.socket, config: ClientConfig, policy: KtlsPolicy | None = None) -> Handoff:
@@ -59,7 +59,7 @@ def hand_over(
 ) -> Handoff:
     """Do a handshake on a socket of tlsify's own; arguments and errors are those of `connect`."""
     with closed_on_error(sock):
-        opening = Opening(sock, config, policy or KtlsPolicy())
+        opening = PendingConnection(sock, config, policy or KtlsPolicy())
         handshake.run(sock, opening.engine, config.timeout)
         return opening.commit()
 
@@ -82,7 +82,7 @@ def closed_on_error(sock: socket.socket) -> Iterator[None]:
         raise
 
 
-class Opening:
+class PendingConnection:
     """A connection between ``connect``/``accept`` and its hand-over.
 
     The ULP is attached before the handshake, so that a peer's early FIN cannot prevent it and
@@ -171,13 +171,13 @@ def drop_past_keys() -> None:
     context.drop_past_keys(time.monotonic())
 
 
-def _slot(sock: socket.socket, config: ClientConfig, aeads: tuple[Aead, ...]) -> Slot | None:
+def _slot(sock: socket.socket, config: ClientConfig, aeads: tuple[Aead, ...]) -> SessionSlot | None:
     """Take a session to resume from the caller's store, if there is one."""
     if config.session_store is None:
         return None
-    from tlsify.connection.session_store import Origin, TicketStore  # noqa: PLC0415 - rarely wanted
+    from tlsify.connection.session_store import Origin, SessionStore  # noqa: PLC0415 - rarely wanted
 
-    store = TicketStore(config.session_store)
+    store = SessionStore(config.session_store)
     try:
         address = sock.getpeername()
     except OSError:  # gone already; the handshake will say so

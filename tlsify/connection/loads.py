@@ -7,7 +7,7 @@ import socket
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from tlsify.tls.room import Room
+from tlsify.tls.room import RecordBuffer
 from tlsify.tls.tunnel import ROOM_BEYOND
 
 if TYPE_CHECKING:
@@ -46,18 +46,18 @@ def end(sock: socket.socket, flow: Flow) -> Flow:
     return Flow.DONE
 
 
-rooms: list[Room] = []
+rooms: list[RecordBuffer] = []
 
 
-def enter() -> Room:
+def enter() -> RecordBuffer:
     """Take a room, for as long as something is in it."""
     try:
         return rooms.pop()
     except IndexError:
-        return Room(ROOM_SIZE)
+        return RecordBuffer(ROOM_SIZE)
 
 
-def leave(room: Room) -> None:
+def leave(room: RecordBuffer) -> None:
     """Leave a room to whoever comes next."""
     if len(rooms) < SPARE_ROOMS:
         rooms.append(room)
@@ -67,13 +67,13 @@ class Load:
     """Bytes on their way to one side. There is a room for them as long as there are any."""
 
     def __init__(self) -> None:
-        self._room: Room | None = None
+        self._room: RecordBuffer | None = None
         self._start = self._end = 0
 
     def __len__(self) -> int:
         return self._end - self._start
 
-    def take_on(self, fill: Callable[[Room], int]) -> None:
+    def take_on(self, fill: Callable[[RecordBuffer], int]) -> None:
         """Have some written, once there are none; the call is told where, and tells how many."""
         room = enter()
         self._start, self._end = 0, fill(room)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tlsify.connection.linger import Receiver
-    from tlsify.tls.session import Generation, Session
+    from tlsify.tls.session import KeyGeneration, Session
 
 T = TypeVar("T")
 
@@ -143,7 +143,7 @@ class Sender:
             following.wipe()
         count(Event.KEY_UPDATE_SENT)
 
-    def install(self, direction: Direction, generation: Generation) -> None:
+    def install(self, direction: Direction, generation: KeyGeneration) -> None:
         """Go on with the next generation in one direction.
 
         Raises:

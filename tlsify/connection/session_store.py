@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from tlsify.config import ClientConfig
     from tlsify.credentials.anchors import TrustAnchors
     from tlsify.tls.negotiated import Resumable
-    from tlsify.tls.ticket_reader import Harvest
+    from tlsify.tls.ticket_reader import TicketReader
 
 # Sessions kept for one origin, and in the whole folder; of more, the oldest go.
 PER_ORIGIN = 8
@@ -137,7 +137,7 @@ def _encode(value: object) -> bytes:
     return value if isinstance(value, bytes) else str(value).encode("utf-8", "surrogatepass")
 
 
-class Kept(NamedTuple):
+class StoredSession(NamedTuple):
     """What a file holds.
 
     Attributes:
@@ -152,10 +152,10 @@ class Kept(NamedTuple):
 
     def __repr__(self) -> str:
         """Show what is no secret."""
-        return f"Kept(expires={self.expires}, renewable={self.renewable})"
+        return f"StoredSession(expires={self.expires}, renewable={self.renewable})"
 
 
-def encode(origin: bytes, kept: Kept) -> bytes:
+def encode(origin: bytes, kept: StoredSession) -> bytes:
     """Write a file's content.
 
     A damaged session that is offered nonetheless would have the server end the handshake, hence
@@ -166,7 +166,7 @@ def encode(origin: bytes, kept: Kept) -> bytes:
     return _MAGIC + hashlib.sha256(body).digest() + body
 
 
-def decode(origin: bytes, content: bytes) -> Kept | None:
+def decode(origin: bytes, content: bytes) -> StoredSession | None:
     """Read a file's content; None if it is damaged, or another origin's."""
     body = content[len(_MAGIC) + _DIGEST_LENGTH :]
     session = body[_DIGEST_LENGTH + 2 * _TIME_LENGTH :]
@@ -177,10 +177,10 @@ def decode(origin: bytes, content: bytes) -> Kept | None:
         int.from_bytes(body[start : start + _TIME_LENGTH], "big")
         for start in (_DIGEST_LENGTH, _DIGEST_LENGTH + _TIME_LENGTH)
     )
-    return Kept(session, expires, renewable)
+    return StoredSession(session, expires, renewable)
 
 
-class TicketStore:
+class SessionStore:
     """A folder of the caller's own in which sessions wait for the connection to resume them.
 
     Any number of processes may use it. Apart from the constructor nothing here raises: without a
@@ -224,7 +224,7 @@ class TicketStore:
         finally:
             os.close(folder)
 
-    def take(self, origin: Origin) -> Kept | None:
+    def take(self, origin: Origin) -> StoredSession | None:
         """Take the newest session of an origin out of the folder.
 
         It is removed first, so that nobody uses it twice (RFC 8446 C.4).
@@ -242,7 +242,7 @@ class TicketStore:
             _log.warning("no session to resume: %s", exc)
         return None
 
-    def keep(self, origin: Origin, kept: Kept) -> None:
+    def keep(self, origin: Origin, kept: StoredSession) -> None:
         """Put a session into the folder, and sweep it; what is expired already is not kept."""
         if kept.expires <= time.time():
             return
@@ -265,18 +265,18 @@ class TicketStore:
         except (OSError, ConfigError) as exc:
             _log.warning("session not kept: %s", exc)
 
-    def slot(self, origin: Origin) -> Slot:
+    def slot(self, origin: Origin) -> SessionSlot:
         """Take what there is to resume for one connection, and the place for what comes of it."""
-        return Slot(self, origin, self.take(origin))
+        return SessionSlot(self, origin, self.take(origin))
 
 
 @dataclass(slots=True, eq=False)
-class Slot:
+class SessionSlot:
     """One connection's dealings with the store."""
 
-    store: TicketStore
+    store: SessionStore
     _origin: Origin
-    _taken: Kept | None = field(repr=False)
+    _taken: StoredSession | None = field(repr=False)
 
     @property
     def session(self) -> bytes | None:
@@ -288,14 +288,14 @@ class Slot:
         renewable = time.time() + RENEWABLE
         if found.resumed:
             renewable = 0.0 if self._taken is None else self._taken.renewable
-        kept = Kept(found.session, min(found.expires, renewable), renewable)
+        kept = StoredSession(found.session, min(found.expires, renewable), renewable)
         self.store.keep(self._origin, kept)
 
 
-class Intake:
+class SessionIntake:
     """Keeps what comes of the tickets that a handed-off connection receives, in ``folder``."""
 
-    def __init__(self, harvest: Harvest, slot: Slot) -> None:
+    def __init__(self, harvest: TicketReader, slot: SessionSlot) -> None:
         """Take a connection's harvest, and its place in the store."""
         self._harvest = harvest
         self._slot = slot
@@ -340,7 +340,7 @@ def _remove(folder: int, name: str) -> bool:
     return True
 
 
-def _take_file(folder: int, name: str, origin: bytes) -> Kept | None:
+def _take_file(folder: int, name: str, origin: bytes) -> StoredSession | None:
     """Remove a file and read it; None if it is unusable, or another process was quicker."""
     try:
         # NONBLOCK, or a FIFO would have us wait for somebody to open its other end.

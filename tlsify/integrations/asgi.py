@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from tlsify.aio.transport import current
-from tlsify.sslcontext.facts import Facts
+from tlsify.sslcontext.facts import TLSInfo
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -21,7 +21,7 @@ class TlsExtension:
 
     ``scope["extensions"]["tls"]`` has what the extension's text names, version 0.2: ``server_cert``
     (always None), ``client_cert_chain`` (of the leaf alone), ``client_cert_name``,
-    ``client_cert_error``, ``tls_version``, ``cipher_suite``; and of ours ``ktls``, `Facts.ktls`.
+    ``client_cert_error``, ``tls_version``, ``cipher_suite``; and of ours ``ktls``, `TLSInfo.ktls`.
     """
 
     def __init__(self, application: Callable[..., Awaitable[None]]) -> None:
@@ -48,7 +48,7 @@ def describe(handed: Handoff) -> dict[str, Any]:
         "client_cert_error": None,
         "tls_version": int(negotiated.version),
         "cipher_suite": negotiated.suite.value.number,
-        "ktls": Facts(handed).ktls,
+        "ktls": TLSInfo(handed).ktls,
     }
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tlsify.config import KtlsPolicy
-    from tlsify.sslcontext.facts import Facts
+    from tlsify.sslcontext.facts import TLSInfo
 
 _CLIENT_CERT = ("none", "request", "require")
 _HANDSHAKE_TIMEOUT = 30.0
@@ -24,7 +24,7 @@ _HANDSHAKE_TIMEOUT = 30.0
 class _Socket(SSLSocket):
     """Has gunicorn log a handshake that takes too long in one line, as it does any other."""
 
-    def _establish(self) -> Facts:
+    def _establish(self) -> TLSInfo:
         try:
             return super()._establish()
         except TimeoutError as exc:

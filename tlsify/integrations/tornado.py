@@ -12,7 +12,7 @@ from tornado.iostream import IOStream
 from tlsify.aio.handshake import hand_over
 from tlsify.aio.loop_socket import LoopSocket
 from tlsify.errors import TlsifyError
-from tlsify.sslcontext.facts import Facts
+from tlsify.sslcontext.facts import TLSInfo
 
 if TYPE_CHECKING:
     from socket import socket
@@ -31,7 +31,7 @@ class _Socket(LoopSocket):
 
     def __init__(self, handed: Handoff) -> None:
         super().__init__(handed)
-        self.facts = Facts(handed)
+        self.facts = TLSInfo(handed)
         self.getpeercert = self.facts.getpeercert
         self.selected_alpn_protocol = self.facts.selected_alpn_protocol
 

@@ -12,7 +12,7 @@ from zope.interface import implementer
 
 from tlsify.aio.loop_socket import LoopSocket
 from tlsify.integrations.background import Handshakes
-from tlsify.sslcontext.facts import Facts
+from tlsify.sslcontext.facts import TLSInfo
 
 if TYPE_CHECKING:
     from tlsify.connection.handoff import Handoff
@@ -32,7 +32,7 @@ class Transport(tcp.Server):
         facts: what the handshake agreed on.
     """
 
-    facts: Facts
+    facts: TLSInfo
 
     @property
     def negotiatedProtocol(self) -> bytes | None:  # noqa: N802 - INegotiated's own
@@ -77,7 +77,7 @@ class Port(tcp.Port):
             handed.abort()
             return
         number, self.sessionno = self.sessionno, self.sessionno + 1
-        facts = Facts(handed)
+        facts = TLSInfo(handed)
         transport = Transport(LoopSocket(handed), protocol, address, self, number, self.reactor)
         transport.facts = facts
         protocol.makeConnection(transport)

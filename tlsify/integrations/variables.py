@@ -6,12 +6,12 @@ import base64
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tlsify.sslcontext.facts import Facts
+    from tlsify.sslcontext.facts import TLSInfo
 
 _LINE = 64
 
 
-def variables(facts: Facts) -> dict[str, str]:
+def variables(facts: TLSInfo) -> dict[str, str]:
     """Give the variables of one connection, for a request's environment.
 
     ``SSL_CLIENT_VERIFY`` is SUCCESS or NONE: whatever certificate a server asks for is judged.
@@ -38,7 +38,7 @@ def variables(facts: Facts) -> dict[str, str]:
     return said
 
 
-def _client(facts: Facts, der: bytes) -> dict[str, str]:
+def _client(facts: TLSInfo, der: bytes) -> dict[str, str]:
     from cryptography import x509  # noqa: PLC0415 - slow, and few want it
 
     lines = base64.b64encode(der).decode()

@@ -13,7 +13,7 @@ from waitress.task import WSGITask
 from tlsify.aio.loop_socket import LoopSocket
 from tlsify.integrations.background import Handshakes
 from tlsify.integrations.variables import variables
-from tlsify.sslcontext.facts import Facts
+from tlsify.sslcontext.facts import TLSInfo
 
 if TYPE_CHECKING:
     import socket
@@ -37,7 +37,7 @@ class _Channel(HTTPChannel):  # type: ignore[misc]
     task_class = _Task
 
     def __init__(self, handed: Handoff, *arguments: Any, **options: Any) -> None:
-        self.variables = variables(Facts(handed))
+        self.variables = variables(TLSInfo(handed))
         server, *rest = arguments
         super().__init__(server, LoopSocket(handed), *rest, **options)
 

@@ -29,7 +29,7 @@ MAX_MESSAGE = MAX_SIZE + 2**18
 _UNVERIFIED = 1
 
 
-class Passed(NamedTuple):
+class ConnectionInfo(NamedTuple):
     """What is told of a connection.
 
     Attributes:
@@ -149,7 +149,7 @@ class Passed(NamedTuple):
         )
 
 
-def _spell(told: Passed) -> bytes:
+def _spell(told: ConnectionInfo) -> bytes:
     found = {
         Kind.ALPN: told.alpn,
         Kind.AUTHORITY: _bytes(told.server_name),
@@ -164,7 +164,7 @@ def _spell(told: Passed) -> bytes:
     return encode(Header(told.peer, told.local, tuple(fields)))
 
 
-def _ssl(told: Passed) -> Ssl:
+def _ssl(told: ConnectionInfo) -> Ssl:
     client, verify = Client.SSL, _UNVERIFIED
     if told.certificate_hash is not None:
         verify = 0  # or the handshake would have failed

@@ -22,7 +22,7 @@ def _nothing(*_: object) -> None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Duty:
+class SupervisorHooks:
     """What there is to do, and when to call for it.
 
     Attributes:

@@ -17,7 +17,7 @@ from tlsify.connection.stillness import Bounds
 from tlsify.errors import BackendError
 from tlsify.metrics.counters import Event, count
 from tlsify.passing import scm_rights
-from tlsify.passing.metadata import Passed
+from tlsify.passing.metadata import ConnectionInfo
 from tlsify.passing.proxy_protocol import MAX_SIZE
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ class Forwarding(_Service):
             HandshakeError: the peer cut it, or misbehaved; the backend was cut off, too.
             OSError: likewise, or the backend did.
         """
-        header = Passed.of(handed).encode() if self._proxy_protocol else b""
+        header = ConnectionInfo.of(handed).encode() if self._proxy_protocol else b""
 
         async def connect(backend: Backend, seconds: float) -> socket.socket:
             sock = await backend.connect(seconds)
@@ -153,7 +153,7 @@ class Passing(_Service):
         Raises:
             As `Forwarding.serve`.
         """
-        header = Passed.of(handed).encode(MAX_SIZE)
+        header = ConnectionInfo.of(handed).encode(MAX_SIZE)
         if self._aware and handed.channel is not None:
             await self._give(handed, header)
         else:

@@ -31,7 +31,7 @@ def ended() -> Iterator[tuple[int, int]]:
             yield found[0], os.waitstatus_to_exitcode(found[1])
 
 
-class Post:
+class WorkerHandle:
     """What a worker is told of itself.
 
     Attributes:
@@ -51,7 +51,7 @@ class Post:
 
 
 # What one process does: accept until SIGTERM, then drain and return.
-Work: TypeAlias = Callable[[Post], None]
+Work: TypeAlias = Callable[[WorkerHandle], None]
 
 
 @dataclass(eq=False, slots=True)
@@ -159,7 +159,7 @@ class Generation:
             pid = fork(ignored=caught - {signal.SIGTERM, signal.SIGCHLD})
             if pid == 0:
                 os.close(read_end)
-                self._be(Post(index, write_end), slot, leave)
+                self._be(WorkerHandle(index, write_end), slot, leave)
             self.members[index] = Worker(pid, slot, time.monotonic(), read_end)
         except OSError as exc:
             _log.warning("cannot fork: %s", exc)
@@ -168,7 +168,7 @@ class Generation:
         finally:
             os.close(write_end)
 
-    def _be(self, post: Post, slot: int, leave: Callable[[], None]) -> NoReturn:
+    def _be(self, post: WorkerHandle, slot: int, leave: Callable[[], None]) -> NoReturn:
         """Be the worker."""
         status = 1
         try:

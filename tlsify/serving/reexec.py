@@ -24,7 +24,7 @@ _VARIABLE = "TLSIFY_SUCCESSION"
 
 
 @dataclass(slots=True, eq=False)
-class Estate:
+class Inherited:
     """What is passed on from program to program in one process.
 
     Attributes:
@@ -43,7 +43,7 @@ class Estate:
     _is_ending: bool = False
 
     @classmethod
-    def inherit(cls) -> Estate:
+    def inherit(cls) -> Inherited:
         """Take over what the program before has left; empty if there was none.
 
         Raises:

@@ -20,9 +20,9 @@ from tlsify.connection.eligibility import host_refusal
 from tlsify.metrics.counters import beat, share
 from tlsify.metrics.exposition import About, Endpoint, is_ready
 from tlsify.serving import supervisor
-from tlsify.serving.duty import Duty
+from tlsify.serving.duty import SupervisorHooks
 from tlsify.serving.heartbeats import INTERVAL
-from tlsify.serving.reexec import Estate
+from tlsify.serving.reexec import Inherited
 from tlsify.serving.warm_up import rehearse
 from tlsify.status import roster
 from tlsify.system import listening, service_manager
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from tlsify.config import KtlsPolicy, ServerConfig
     from tlsify.connection.handoff import Handoff
-    from tlsify.serving.generation import Post, Work
+    from tlsify.serving.generation import Work, WorkerHandle
     from tlsify.system.process import Account
 
 _log = logging.getLogger("tlsify")
@@ -73,7 +73,7 @@ class Service(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class ServerPlan:
     """What to serve, and how.
 
     Attributes:
@@ -108,10 +108,10 @@ class Plan:
     sandboxing: Sandboxing = Sandboxing.AUTO
     account: Account | None = None
     on_ready: Callable[[], None] = lambda: None
-    estate: Estate = field(default_factory=Estate)
+    estate: Inherited = field(default_factory=Inherited)
 
 
-def run(plan: Plan) -> None:
+def run(plan: ServerPlan) -> None:
     """Serve until SIGTERM or SIGINT, then drain; docs/operations.md describes each signal.
 
     Raises:
@@ -130,7 +130,7 @@ def run(plan: Plan) -> None:
     estate.counters = share(None if estate.counters == -1 else estate.counters)
     office = _Office(plan, config)
     gc.freeze()  # what is here by now stays: workers need not copy its pages
-    duty = Duty(
+    duty = SupervisorHooks(
         on_ready=plan.on_ready,
         on_stop=office.close,
         before_fork=establish.drop_past_keys,
@@ -153,7 +153,7 @@ def run(plan: Plan) -> None:
 class _Office:
     """What the supervisor keeps for workers to come: listening sockets and the configuration."""
 
-    def __init__(self, plan: Plan, config: ServerConfig) -> None:
+    def __init__(self, plan: ServerPlan, config: ServerConfig) -> None:
         self._plan = plan
         self._config = config
         self._pid = os.getpid()
@@ -171,7 +171,7 @@ class _Office:
         for sock in self._plan.listeners:
             sock.close()
 
-    def _be_worker(self, config: ServerConfig, post: Post) -> None:
+    def _be_worker(self, config: ServerConfig, post: WorkerHandle) -> None:
         plan = self._plan
         own = part(plan.listeners, post.index, plan.workers)
         for sock in plan.listeners:
@@ -193,7 +193,7 @@ class _Office:
         await_threads()
 
 
-def _reach(plan: Plan, config: ServerConfig) -> Reach:
+def _reach(plan: ServerPlan, config: ServerConfig) -> Reach:
     """Add what the service does not know of: roster, key log and clients' authorities."""
     reach, write = plan.reach(), [roster.place()]
     if config.key_log is not None:
@@ -205,7 +205,7 @@ def _reach(plan: Plan, config: ServerConfig) -> Reach:
     )
 
 
-def _load(plan: Plan, previous: ServerConfig | None) -> ServerConfig:
+def _load(plan: ServerPlan, previous: ServerConfig | None) -> ServerConfig:
     """Read the configuration anew; tickets given with the one before stay good if they can."""
     config = plan.load()
     establish.prepare(config, plan.policy, previous)  # the probe also loads the kernel's module
@@ -232,7 +232,7 @@ def part(listeners: Sequence[socket.socket], index: int, number: int) -> list[so
     return own
 
 
-def _within_means(plan: Plan) -> Limits:
+def _within_means(plan: ServerPlan) -> Limits:
     """Keep the number of connections below what descriptors and threads suffice for.
 
     A server that has run out of descriptors can neither accept nor open the file that it is asked
@@ -268,7 +268,7 @@ def _descriptors(each: int, processes: int) -> Iterator[Bound]:
 
 
 async def _serve(
-    plan: Plan, config: ServerConfig, listeners: list[socket.socket], post: Post
+    plan: ServerPlan, config: ServerConfig, listeners: list[socket.socket], post: WorkerHandle
 ) -> None:
     """Be a worker: accept until SIGTERM, then drain."""
     stop = asyncio.Event()
@@ -317,7 +317,7 @@ def _certificates(config: ServerConfig) -> Iterator[tuple[str, float]]:
     yield from moments.items()
 
 
-def _limits(plan: Plan, config: ServerConfig) -> dict[str, float]:
+def _limits(plan: ServerPlan, config: ServerConfig) -> dict[str, float]:
     named = {
         "connections": plan.limits.connections,
         "handshakes": plan.limits.handshakes,

@@ -19,7 +19,7 @@ from tlsify.system.signal_pipe import SignalPipe
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from tlsify.serving.duty import Duty, Former
+    from tlsify.serving.duty import Former, SupervisorHooks
     from tlsify.serving.generation import Work
 
 _log = logging.getLogger("tlsify")
@@ -32,7 +32,7 @@ _WATCH_INTERVAL = 3.0
 _PAUSE = 1.0
 
 
-def run(number: int, work: Work, duty: Duty, former: Former | None = None) -> None:
+def run(number: int, work: Work, duty: SupervisorHooks, former: Former | None = None) -> None:
     """Run a worker in each of several forked processes, until SIGTERM or SIGINT.
 
     A worker that dies is replaced in its place, at once or, if it dies again and again, after a
@@ -52,7 +52,7 @@ def run(number: int, work: Work, duty: Duty, former: Former | None = None) -> No
 
 
 class _Supervisor:
-    def __init__(self, number: int, duty: Duty, former: Former) -> None:
+    def __init__(self, number: int, duty: SupervisorHooks, former: Former) -> None:
         self._number = number
         self._duty = duty
         now = time.monotonic()

@@ -52,7 +52,7 @@ _ATTRIBUTES = {
 _Name: TypeAlias = tuple[tuple[tuple[str, str], ...], ...]
 
 
-class Facts:
+class TLSInfo:
     """What the handshake agreed on, with the methods of `ssl.SSLObject` that tell such things.
 
     Attributes:

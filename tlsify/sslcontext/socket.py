@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol, overload
 
 from tlsify.config import ClientConfig, ClosePolicy, ServerConfig
 from tlsify.connection import handshake
-from tlsify.connection.establish import Opening, closed_on_error
+from tlsify.connection.establish import PendingConnection, closed_on_error
 from tlsify.connection.stream import TLSSocket
 from tlsify.errors import DeadlineExceeded, IdentityError, TlsifyError, Truncated
-from tlsify.sslcontext.facts import Facts
+from tlsify.sslcontext.facts import TLSInfo
 
 if TYPE_CHECKING:
     from socket import _SendableFile
@@ -79,7 +79,7 @@ class SSLSocket(TLSSocket):
         timeout = sock.gettimeout()
         socket.socket.__init__(self, fileno=sock.detach())
         self._channel = None
-        self._facts: Facts | None = None
+        self._facts: TLSInfo | None = None
         self._failure: OSError | None = None
         self._beginning = threading.RLock()
         self._on_ragged_end = ClosePolicy.RELAXED if suppress_ragged_eofs else ClosePolicy.STRICT
@@ -102,11 +102,11 @@ class SSLSocket(TLSSocket):
         """
         self._begin()
 
-    def _begin(self) -> Facts:
+    def _begin(self) -> TLSInfo:
         """Have the handshake done, once; gives what it agreed on."""
         return self._facts or self._establish()
 
-    def _establish(self) -> Facts:
+    def _establish(self) -> TLSInfo:
         with self._beginning:
             if self._facts is not None:
                 return self._facts
@@ -137,7 +137,7 @@ class SSLSocket(TLSSocket):
         raw = socket.socket(fileno=os.dup(self.fileno()))
         with closed_on_error(raw):
             raw.settimeout(limit)
-            opening = Opening(raw, config, self.context.policy)
+            opening = PendingConnection(raw, config, self.context.policy)
             handshake.run(raw, opening.engine, seconds)
             return opening.commit()
 
@@ -146,7 +146,7 @@ class SSLSocket(TLSSocket):
             return self.context.server_config()
         return self.context.client_config(self.server_hostname)
 
-    def _take(self, handed: Handoff) -> Facts:
+    def _take(self, handed: Handoff) -> TLSInfo:
         """Become what was handed over, under the descriptor's old number."""
         verified = isinstance(self._config, ServerConfig) or self._config.verify
         readers, timeout = self._io_refs, self.gettimeout()  # type: ignore[has-type]
@@ -156,13 +156,13 @@ class SSLSocket(TLSSocket):
         handed.sock.settimeout(timeout)
         super().__init__(handed, self._on_ragged_end)
         self._io_refs = readers  # of files made from this socket before
-        facts = Facts(handed, verified=verified)
+        facts = TLSInfo(handed, verified=verified)
         if self.server_side:
             self.server_hostname = facts.server_hostname
         return facts
 
     @property
-    def facts(self) -> Facts:
+    def facts(self) -> TLSInfo:
         """What the handshake agreed on; done now if it is not yet."""
         return self._begin()
 
@@ -336,7 +336,7 @@ class SSLSocket(TLSSocket):
     @overload
     def getpeercert(self, binary_form: bool) -> dict[str, Any] | bytes | None: ...  # noqa: FBT001
     def getpeercert(self, binary_form: bool = False) -> dict[str, Any] | bytes | None:  # noqa: FBT001, FBT002
-        """Give the peer's certificate (`Facts.getpeercert`)."""
+        """Give the peer's certificate (`TLSInfo.getpeercert`)."""
         return self.facts.getpeercert(binary_form)
 
     def compression(self) -> None:

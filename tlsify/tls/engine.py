@@ -29,7 +29,7 @@ from tlsify.tls.explain import handshake_failure, peer_alert
 from tlsify.tls.openssl import drain, dump_session, load_session, session_reused
 from tlsify.tls.ration import Allowance
 from tlsify.tls.record import HEADER_LENGTH, NO_RECORD, encode_plain_alert, split_records
-from tlsify.tls.verify import Judge
+from tlsify.tls.verify import PeerVerifier
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -92,7 +92,7 @@ class Engine:
         self._received: list[bytes] = []  # since ChangeCipherSpec: TLS 1.2 counts from there
         self._alert_sent: AlertDescription | None = None
         self._alert_received: int | None = None
-        self._judge = Judge(config)
+        self._judge = PeerVerifier(config)
         self._key_log: list[bytes] = []
         self._negotiated: Negotiated | None = None
         if isinstance(config, ClientConfig):
@@ -286,7 +286,7 @@ class Engine:
     def on_certificate(
         self, certificate: crypto.X509, error: int, depth: int, *, valid: bool
     ) -> bool:
-        """Judge one certificate of the path."""
+        """PeerVerifier one certificate of the path."""
         return self._judge.hear(certificate, error, depth, valid=valid)
 
     def on_alpn(self, offered: list[bytes]) -> bytes | _NoOverlappingProtocols:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 _lib, _ffi = _util.lib, _util.ffi
 
 
-class Room:
+class RecordBuffer:
     """A buffer of a fixed size.
 
     pyOpenSSL's own methods take new memory for each record, and copy once more.

@@ -95,7 +95,7 @@ Action: TypeAlias = SendRecord | InstallKeys | UpdateKeys | StoreTicket | PeerCl
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Generation:
+class KeyGeneration:
     """A traffic secret and the keys that come of it, from record 0."""
 
     secret: bytearray = field(repr=False)
@@ -155,15 +155,15 @@ class Session:
             secret[:] = bytes(len(secret))
         self.can_rekey = False
 
-    def next_generation(self, direction: Direction) -> Generation:
+    def next_generation(self, direction: Direction) -> KeyGeneration:
         """Derive what follows the current keys of a direction (RFC 8446 7.2); nothing changes."""
         from tlsify.tls.schedule import next_secret, traffic_keys  # noqa: PLC0415 - slow, and rare
 
         secret = self.tx_secret if direction is Direction.TX else self.rx_secret
         following = bytearray(next_secret(self.suite, bytes(secret)))
-        return Generation(following, traffic_keys(self.suite, bytes(following)))
+        return KeyGeneration(following, traffic_keys(self.suite, bytes(following)))
 
-    def enter(self, direction: Direction, generation: Generation) -> None:
+    def enter(self, direction: Direction, generation: KeyGeneration) -> None:
         """Move a direction on to its next generation.
 
         The old secret is overwritten: whoever learns the new one must not find it.

@@ -59,7 +59,7 @@ class SessionWatch:
         return found
 
 
-class Harvest:
+class TicketReader:
     """Keeps a TLS 1.3 client's OpenSSL connection for the sake of the tickets that are to come.
 
     What a ticket is resumed with is derived from a secret that only OpenSSL has. So each ticket

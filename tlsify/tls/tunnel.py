@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tlsify.errors import HandshakeError, PeerAlert, PeerMisbehaved
     from tlsify.tls.engine import Engine
     from tlsify.tls.negotiated import Resumable
-    from tlsify.tls.room import Room
+    from tlsify.tls.room import RecordBuffer
 
 # How much OpenSSL gets at once: its buffers grow to that, and do not shrink again.
 _PIECE = 2**16
@@ -91,7 +91,7 @@ class Tunnel:
         self._output.clear()
         return output
 
-    def output_into(self, room: Room, offset: int = 0) -> int:
+    def output_into(self, room: RecordBuffer, offset: int = 0) -> int:
         """Do as ``output``, but into a room as far as it suffices; gives the number of bytes."""
         if not self._output:
             return room.read_records(self._connection, offset)
@@ -138,7 +138,7 @@ class Tunnel:
         self._failure.__cause__ = exc
         self.drop()
 
-    def send_into(self, plaintext: memoryview, room: Room) -> int:
+    def send_into(self, plaintext: memoryview, room: RecordBuffer) -> int:
         """Do both, `send` and ``output_into``; much leaves less behind in OpenSSL's memory so."""
         size = self.output_into(room)
         for start in range(0, len(plaintext), _PIECE):
@@ -146,7 +146,7 @@ class Tunnel:
             size += self.output_into(room, size)
         return size
 
-    def receive(self, records: bytes | memoryview, room: Room) -> int:
+    def receive(self, records: bytes | memoryview, room: RecordBuffer) -> int:
         """Open what has come from the peer, in pieces of any size.
 
         Args:
@@ -167,7 +167,7 @@ class Tunnel:
             self._resume()
         return size
 
-    def _open(self, room: Room, size: int) -> int:
+    def _open(self, room: RecordBuffer, size: int) -> int:
         """Have OpenSSL open all it has; gives where the plaintext in the room ends then."""
         try:
             while opened := room.read_plaintext(self._connection, size):
@@ -186,7 +186,7 @@ class Tunnel:
                 self._fail(exc)
         return size
 
-    def _refuse_flood(self, room: Room, size: int) -> None:
+    def _refuse_flood(self, room: RecordBuffer, size: int) -> None:
         """Have OpenSSL say the alert that is due: it finds fault with what we add."""
         self._connection.bio_write(NO_RECORD)
         try:

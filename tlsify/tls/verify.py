@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _UNABLE_TO_GET_CRL = 3  # openssl/x509_vfy.h
 
 
-class Judge:
+class PeerVerifier:
     """Judges one peer, inside the handshake: a wrong one never gets our Finished.
 
     Attributes:
@@ -29,7 +29,7 @@ class Judge:
     """
 
     def __init__(self, config: ClientConfig | ServerConfig) -> None:
-        """Judge by a configuration."""
+        """PeerVerifier by a configuration."""
         self.rejection: IdentityError | None = None
         self.heard = False
         self._verifies = True
