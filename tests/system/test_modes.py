@@ -21,7 +21,7 @@ from tlsify.agent.listener import Listener
 from tlsify.cli import serve
 from tlsify.config import ClientConfig
 from tlsify.connection.keylog import append
-from tlsify.connection.session_store import StoredSession, Origin, SessionStore
+from tlsify.connection.session_store import Origin, SessionStore, StoredSession
 from tlsify.credentials.self_signed import make_key_pair
 from tlsify.errors import ConfigError
 from tlsify.receiver import Receiver

@@ -72,9 +72,9 @@ def commit(ready: Ready) -> Handoff:
     note 0003).
 
     Raises:
-        KtlsUnavailable: the policy requires the kernel, which cannot; the peer was told.
+        KtlsUnavailable: the policy requires the kernel, which cannot; the connection was cut.
         KtlsCommitError: RX is the kernel's and TX was refused.
-        ResourceError: no thread, descriptor or memory is to be had for a relay; the peer was told.
+        ResourceError: no thread, descriptor or memory is to be had for a relay; likewise.
         OSError: the connection broke.
     """
     negotiated = ready.engine.result()
