@@ -28,7 +28,7 @@ _EVERY_ENDING = "--every-ending"  # an option of tests/conftest.py
 # the drivers that do the crypto, a second processor and what Debian has chosen: these are for that.
 OF_THE_BUILD = (
     *("tests/ktls/", "tests/interop/", "tests/odd_peers/", "tests/system/"),
-    *("tests/cli/test_execute.py", "tests/test_contract.py"),
+    *("tests/cli/program/test_execute.py", "tests/test_contract.py"),
     *("tests/test_fake_kernel.py", "tests/test_rekey.py"),
 )
 # What a guest with a kernel of Debian's runs: all that there is for it.

@@ -12,7 +12,8 @@ import pytest
 
 from tests.cli.harness import COMMAND, ENVIRONMENT, LOOPBACK, PATIENCE, finish, run, start
 from tlsify import __version__
-from tlsify.cli import VERBS, divide, main, streams
+from tlsify.cli import VERBS, divide, main
+from tlsify.cli.program import streams
 from tlsify.errors import ExitCode, TlsifyError
 
 if TYPE_CHECKING:

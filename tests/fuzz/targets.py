@@ -21,7 +21,7 @@ from tests.conversations import CONVERSATIONS, OWN, SERVER, follow
 from tests.doubles import EnginePair
 from tlsify import names
 from tlsify.agent import fields, wire
-from tlsify.cli import config_file
+from tlsify.cli.options import config_file
 from tlsify.codepoints import CipherSuite, ContentType, ProtocolVersion
 from tlsify.config import ClientConfig, ServerConfig
 from tlsify.connection import session_store

@@ -15,7 +15,8 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from tlsify import __version__
-from tlsify.cli import lazy_modules, streams
+from tlsify.cli import lazy_modules
+from tlsify.cli.program import streams
 from tlsify.errors import ExitCode, TlsifyError, errno_name
 from tlsify.system.process import protect_process
 
@@ -304,7 +305,7 @@ def _print_traceback() -> None:
 def _dispatch(arguments: Sequence[str]) -> int:
     ours, rest = divide(arguments)
     if any(map(is_config, ours)):
-        from tlsify.cli import config_file  # noqa: PLC0415 - few need it
+        from tlsify.cli.options import config_file  # noqa: PLC0415 - few need it
 
         ours, rest = divide(config_file.expand(arguments))
     verb, options = read_options(ours)

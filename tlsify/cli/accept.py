@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tlsify.cli import by_agent, cuts, ending, server_options, ucspi
-from tlsify.cli import options as shared
-from tlsify.cli.descriptors import hand_on, take_socket
+from tlsify.cli.options import common as shared
+from tlsify.cli.options import server as server_options
+from tlsify.cli.program import by_agent, cuts, outcome, ucspi
+from tlsify.cli.program.descriptors import hand_on, take_socket
 from tlsify.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -32,20 +33,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="connected socket; default 0, as inetd passes it",
     )
     by_agent.add_argument(parser)
-    ending.add_arguments(parser)
+    outcome.add_arguments(parser)
     parser.usage = f"{parser.prog} [OPTION...] [-- PROG ARG...]"
     parser.epilog = "PROG runs with the connection on descriptors 0 (read) and 1 (write)."
 
 
 def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
     """Shake hands, and see to what is to become of the connection."""
-    ending.check(arguments)
+    outcome.check(arguments)
     if not arguments.fd and not (arguments.program or arguments.send_fd or arguments.aware):
         raise ConfigError(
             "stdin is the connection, and nobody is there to use it",
             hint="add -- PROG ARG..., or name another socket with --fd",
         )
-    policy = ending.policy(arguments, options)
+    policy = outcome.policy(arguments, options)
     hand_over = _by_agent(arguments, policy) if arguments.agent else _here(arguments, policy)
     with take_socket(arguments.fd or 0) as sock:
 
@@ -53,7 +54,7 @@ def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
             return ucspi.open_connection(hand_on(sock), hand_over)
 
         with cuts.told(cuts.peer_of(sock)):
-            return ending.run(arguments, open_connection, ucspi.SERVER_PLACES)
+            return outcome.run(arguments, open_connection, ucspi.SERVER_PLACES)
 
 
 def _here(arguments: argparse.Namespace, policy: KtlsPolicy) -> Callable[[socket.socket], Handoff]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from tlsify.agent.config_cache import Configs
 from tlsify.agent.listener import Inherited, Listener
 from tlsify.agent.server import Worker
-from tlsify.cli import options as shared
+from tlsify.cli.options import common as shared
 from tlsify.config import KtlsPolicy
 from tlsify.connection.establish import drop_past_keys
 from tlsify.errors import ConfigError, ExitCode

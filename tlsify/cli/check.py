@@ -1,4 +1,4 @@
-"""tlsify check: say what this host can offload, and why not what it cannot."""
+"""tlsify check: report what this host can offload, and why the rest cannot be."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
 
 
 def _check_config(path: Path, *, as_json: bool) -> int:
-    from tlsify.cli.check_config import examine as examine_config  # noqa: PLC0415 - see cli
+    from tlsify.cli.report.config_check import examine as examine_config  # noqa: PLC0415 - see cli
 
     status, findings = examine_config(path)
     if as_json:

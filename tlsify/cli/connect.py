@@ -9,9 +9,10 @@ from argparse import ArgumentTypeError
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, cast
 
-from tlsify.cli import by_agent, client_options, cuts, ending, ucspi
-from tlsify.cli import options as shared
-from tlsify.cli.descriptors import hand_on, take_socket
+from tlsify.cli.options import client as client_options
+from tlsify.cli.options import common as shared
+from tlsify.cli.program import by_agent, cuts, outcome, ucspi
+from tlsify.cli.program.descriptors import hand_on, take_socket
 from tlsify.connection import dialing
 from tlsify.errors import SHORTAGES, DeadlineExceeded, NetworkError, ResourceError
 from tlsify.names import canonical, to_look_up
@@ -47,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "nntp, pop3, postgres, sieve, smtp or xmpp, among others",
     )
     by_agent.add_argument(parser)
-    ending.add_arguments(parser)
+    outcome.add_arguments(parser)
     parser.add_argument("host", nargs="?", metavar="HOST", help="name or address")
     parser.add_argument("port", nargs="?", type=shared.port, metavar="PORT", help="TCP port")
     parser.usage = f"{parser.prog} [OPTION...] HOST PORT [-- PROG ARG...]"
@@ -95,8 +96,8 @@ class _Deadline:
 
 def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
     """Connect, and see to what is to become of the connection."""
-    ending.check(arguments)
-    policy = ending.policy(arguments, options)
+    outcome.check(arguments)
+    policy = outcome.policy(arguments, options)
     deadline = _Deadline(arguments.timeout)
 
     def reach() -> socket.socket:
@@ -121,7 +122,7 @@ def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
     with nullcontext() if arguments.fd is None else take_socket(arguments.fd) as inherited:
         host = f"{arguments.host} port {arguments.port}"
         with cuts.told(host if inherited is None else cuts.peer_of(inherited)):
-            return ending.run(arguments, open_connection, ucspi.CLIENT_PLACES)
+            return outcome.run(arguments, open_connection, ucspi.CLIENT_PLACES)
 
 
 def _here(

@@ -7,8 +7,9 @@ import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tlsify.cli import options as shared
-from tlsify.cli import server_options, serving_options
+from tlsify.cli.options import common as shared
+from tlsify.cli.options import server as server_options
+from tlsify.cli.options import serving as serving_options
 from tlsify.config import ClosePolicy
 from tlsify.connection.eligibility import host_refusal
 from tlsify.connection.stillness import Bounds

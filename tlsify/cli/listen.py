@@ -7,10 +7,11 @@ import os
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from tlsify.cli import cuts, execute, server_options, ucspi, ucspi_tls
-from tlsify.cli import options as shared
-from tlsify.cli.descriptors import hand_on
 from tlsify.cli.door import Door
+from tlsify.cli.options import common as shared
+from tlsify.cli.options import server as server_options
+from tlsify.cli.program import cuts, execute, ucspi, ucspi_tls
+from tlsify.cli.program.descriptors import hand_on
 from tlsify.config import ClosePolicy
 from tlsify.connection.establish import accept
 from tlsify.errors import ConfigError, ExitCode

@@ -7,10 +7,11 @@ import select
 import socket
 from typing import TYPE_CHECKING
 
-from tlsify.cli import client_options, cuts, ucspi
-from tlsify.cli import options as shared
-from tlsify.cli.descriptors import take_socket
-from tlsify.cli.pump import pump
+from tlsify.cli.options import client as client_options
+from tlsify.cli.options import common as shared
+from tlsify.cli.program import cuts, ucspi
+from tlsify.cli.program.descriptors import take_socket
+from tlsify.cli.program.pump import pump
 from tlsify.config import ClosePolicy
 from tlsify.connection.establish import connect
 from tlsify.errors import ConfigError, ExitCode, Truncated

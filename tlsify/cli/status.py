@@ -7,8 +7,9 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from tlsify.cli import flush_stdout, status_figures, status_table
-from tlsify.cli.options import seconds
+from tlsify.cli import flush_stdout
+from tlsify.cli.options.common import seconds
+from tlsify.cli.report import machine, table
 from tlsify.errors import ExitCode
 from tlsify.status.sockets import rates, survey
 
@@ -70,7 +71,7 @@ def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
         enter_network(arguments.netns)
     if arguments.prometheus:
         seen = survey(find_processes=False, find_devices=arguments.devices)
-        print(*status_figures.metrics(seen), sep="", end="")
+        print(*machine.metrics(seen), sep="", end="")
     elif arguments.watch is not None:
         redraws = sys.stdout is not None and sys.stdout.isatty() and not arguments.json
         try:
@@ -81,9 +82,9 @@ def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
     else:
         seen = survey(find_devices=arguments.devices)
         if arguments.json:
-            print(status_figures.as_json(seen))
+            print(machine.as_json(seen))
         else:
-            print("\n".join(status_table.lines(seen, wide=arguments.wide)))
+            print("\n".join(table.lines(seen, wide=arguments.wide)))
     return ExitCode.OK
 
 
@@ -96,14 +97,14 @@ def _watch(arguments: argparse.Namespace, *, redraws: bool) -> None:
         now = time.monotonic()
         found = rates(before, seen, now - asked)
         if arguments.json:
-            print(status_figures.as_json(seen, found))
+            print(machine.as_json(seen, found))
         elif redraws:
             size = shutil.get_terminal_size()
             width = None if arguments.wide else size.columns
-            shown = status_table.lines(seen, found, wide=arguments.wide, width=width)
-            print(status_table.frame(shown, size), end="")
+            shown = table.lines(seen, found, wide=arguments.wide, width=width)
+            print(table.frame(shown, size), end="")
         else:
-            print("\n".join(status_table.lines(seen, found, wide=arguments.wide)), end="\n\n")
+            print("\n".join(table.lines(seen, found, wide=arguments.wide)), end="\n\n")
         flush_stdout()
         before, asked = seen, now
         time.sleep(arguments.watch)

@@ -40,7 +40,7 @@ def connect(sock: socket.socket, config: ClientConfig, policy: KtlsPolicy | None
         DeadlineExceeded: it took longer than ``config.timeout``.
         KtlsUnavailable: the policy requires the kernel, which cannot.
         KtlsCommitError: the kernel took one direction only.
-        ResourceError: no thread or descriptor is to be had for a relay; the peer was told.
+        ResourceError: no thread or descriptor is to be had for a relay; the connection was cut.
         OSError: the connection broke.
     """
     return hand_over(take(sock), config, policy)

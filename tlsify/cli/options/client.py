@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from tlsify.cli import options as shared
+from tlsify.cli.options import common as shared
 from tlsify.config import ClientConfig
 from tlsify.credentials.parse import parse_pins
 from tlsify.errors import ConfigError

@@ -1,4 +1,4 @@
-"""Tests of check_config: what would keep a service from starting shows before it is started."""
+"""Tests of config_check: what would keep a service from starting shows before it is started."""
 
 from __future__ import annotations
 

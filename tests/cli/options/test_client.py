@@ -1,4 +1,4 @@
-"""Tests of client_options."""
+"""Tests of client."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tlsify.cli import client_options
+from tlsify.cli.options import client as client_options
 from tlsify.codepoints import DEFAULT_AEADS, Aead, ProtocolVersion
 from tlsify.errors import ConfigError
 from tlsify.names import ReferenceIdentifier

@@ -1,4 +1,4 @@
-"""Tests of options."""
+"""Tests of common."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from tests.doubles import Endpoint
 from tlsify.cli import GlobalOptions
-from tlsify.cli.options import address, count, policy, port, read_key, seconds
+from tlsify.cli.options.common import address, count, policy, port, read_key, seconds
 from tlsify.config import KtlsMode, KtlsPolicy
 from tlsify.errors import ConfigError
 

@@ -1,4 +1,4 @@
-"""Tests of server_options."""
+"""Tests of server."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.certificates import DAY, certify, respond, save
-from tlsify.cli import server_options
+from tlsify.cli.options import server as server_options
 from tlsify.config import KtlsMode, KtlsPolicy, ServerConfig
 from tlsify.errors import ConfigError, KtlsUnavailable
 

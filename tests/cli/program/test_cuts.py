@@ -23,7 +23,7 @@ from tests.cli.harness import (
 )
 from tests.cli.test_listen import Listening
 from tests.doubles import reset
-from tlsify.cli import cuts
+from tlsify.cli.program import cuts
 from tlsify.errors import CUTS, ConnectionCut, DeadlineExceeded, ExitCode, Truncated
 
 if TYPE_CHECKING:

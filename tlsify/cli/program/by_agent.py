@@ -6,7 +6,7 @@ import logging
 import os
 from typing import TYPE_CHECKING, Any
 
-from tlsify.cli import options as shared
+from tlsify.cli.options import common as shared
 from tlsify.errors import AgentError, ConfigError
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def client_request(
         ConfigError: an agent cannot do that.
     """
     from tlsify.agent.wire import ClientRequest  # noqa: PLC0415 - only where there is an agent
-    from tlsify.cli.client_options import choose  # noqa: PLC0415 - it is our caller's
+    from tlsify.cli.options.client import choose  # noqa: PLC0415 - it is our caller's
 
     name, identities = choose(arguments, host)
     return ClientRequest(

@@ -1,4 +1,4 @@
-"""Tests of serving_options."""
+"""Tests of serving."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import pytest
 
 from tests.doubles import check_descriptors, descriptors
 from tlsify.aio.acceptor import Limits
-from tlsify.cli import GlobalOptions, server_options, serving_options
+from tlsify.cli import GlobalOptions
+from tlsify.cli.options import server as server_options
+from tlsify.cli.options import serving as serving_options
 from tlsify.config import KtlsMode
 from tlsify.errors import ConfigError, NetworkError
 from tlsify.system import listening

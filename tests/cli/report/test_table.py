@@ -1,4 +1,4 @@
-"""Tests of status_table."""
+"""Tests of table."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.cli.surveys import BARE, BUSY, NOTHING, OFFLOADED, OWN, RELAYED, SEEN
-from tlsify.cli import status_table
+from tlsify.cli.report import table
 from tlsify.connection.handoff import Reason
 from tlsify.status.holders import Process
 from tlsify.status.sockets import Survey, Unseen
@@ -41,7 +41,7 @@ def _columns(line: str) -> list[str]:
 
 def test_table() -> None:
     """Totals, what is hidden, and a line for each socket."""
-    totals, counters, hidden, blank, head, busy, bare = status_table.lines(SEEN)
+    totals, counters, hidden, blank, head, busy, bare = table.lines(SEEN)
     assert totals == "2 connections: RX by kernel 1, TX by device 1"
     assert counters == "counters: TlsCurrTxDevice 1 TlsTxDevice 9"
     assert hidden == "not shown: who holds 1 of the sockets; run it as root"
@@ -60,14 +60,14 @@ def test_table() -> None:
 def test_closed_socket() -> None:
     """That nobody holds a socket any more is no secret."""
     closed = BARE._replace(inode=0)
-    line = status_table.lines(dataclasses.replace(SEEN, sockets=(closed,)))[-1]
+    line = table.lines(dataclasses.replace(SEEN, sockets=(closed,)))[-1]
     assert _columns(line)[0] == "-"
 
 
 def test_empty_table() -> None:
     """With the module and without a connection there are the totals, and the head alone."""
     empty = Survey(available=True, sockets=(), counters={"TlsTxSw": 0}, unseen=())
-    totals, counters, blank, head = status_table.lines(empty)
+    totals, counters, blank, head = table.lines(empty)
     assert (totals, counters, blank) == ("0 connections", "counters: all are 0", "")
     assert _columns(head)[0] == "PROCESS"
 
@@ -75,14 +75,14 @@ def test_empty_table() -> None:
 def test_odd_names() -> None:
     """Whatever a process calls itself is one line of text."""
     odd = BUSY._replace(processes=(Process(1, "\x1b[2J\nx\u202e"),), user="a\rb")
-    line = status_table.lines(dataclasses.replace(SEEN, sockets=(odd,)))[-1]
+    line = table.lines(dataclasses.replace(SEEN, sockets=(odd,)))[-1]
     assert line.startswith("\\x1b[2J\\nx\\u202e (1)  a\\rb  ")
     assert line.isprintable()
 
 
 def test_own_connections() -> None:
     """What tlsify knows stands in columns of its own; those who do not ask for all get the most."""
-    totals, _, why, device, _, head, *rows = status_table.lines(OWN)
+    totals, _, why, device, _, head, *rows = table.lines(OWN)
     assert totals == "3 connections: RX by kernel 2, TX by device 1, TX by kernel 1, relayed 1"
     assert why == "relayed 1 (no-tls-ulp): this kernel has no tls ULP; boot another one"
     assert device == "device eth0: tls-hw-tx-offload on, tls-hw-rx-offload off"
@@ -100,7 +100,7 @@ def test_own_connections() -> None:
 
 def test_wide() -> None:
     """All columns, for who asks for them."""
-    head, *rows = status_table.lines(OWN, wide=True)[-4:]
+    head, *rows = table.lines(OWN, wide=True)[-4:]
     assert _columns(head)[14:] == [*("GROUP", "RESUMED", "REKEYS", "RECORDS", "SANDBOX", "REASON")]
     assert _columns(rows[1])[14:] == [
         *("X25519MLKEM768", "yes", "2/1", "12/7", "landlock 7, seccomp", "-")
@@ -121,13 +121,13 @@ def test_wide() -> None:
 def test_sandbox(restraint: Restraint | None, told: str) -> None:
     """What a process has given up, as far as it tells."""
     seen = dataclasses.replace(OWN, sockets=(RELAYED._replace(restraint=restraint),))
-    assert _columns(list(status_table.lines(seen, wide=True))[-1])[-2] == told
+    assert _columns(list(table.lines(seen, wide=True))[-1])[-2] == told
 
 
 def test_relayed_without_the_module() -> None:
     """Where there is no kTLS the relayed connections are there all the same."""
     only = dataclasses.replace(OWN, available=False, sockets=(RELAYED,), counters={}, devices=())
-    totals, why, device, blank, head, row = status_table.lines(only)
+    totals, why, device, blank, head, row = table.lines(only)
     assert totals == "1 connection: relayed 1"
     assert why.startswith("relayed 1 (no-tls-ulp)")
     assert device == "device: no network interface can protect records"
@@ -135,7 +135,7 @@ def test_relayed_without_the_module() -> None:
     assert head.startswith("PROCESS")
     assert row.startswith("tlsify (20)")
     unseen = dataclasses.replace(NOTHING, unseen=(Unseen("users", "others", "be root"),))
-    first, second = status_table.lines(unseen)
+    first, second = table.lines(unseen)
     assert "not loaded" in first
     assert second == "not shown: others; be root"
 
@@ -145,7 +145,7 @@ def test_reason_without_a_hint() -> None:
     assert RELAYED.entry is not None
     entry = RELAYED.entry._replace(reason=Reason("odd", "\x1b odd", None))
     seen = dataclasses.replace(OWN, sockets=(RELAYED._replace(entry=entry),))
-    assert status_table.lines(seen)[2] == "relayed 1 (odd): \\x1b odd"
+    assert table.lines(seen)[2] == "relayed 1 (odd): \\x1b odd"
 
 
 def test_many_reasons() -> None:
@@ -155,7 +155,7 @@ def test_many_reasons() -> None:
     for number in range(100):
         reason = Reason(f"odd-{number}", "odd", None)
         told.append(RELAYED._replace(entry=RELAYED.entry._replace(reason=reason)))
-    shown = status_table.lines(dataclasses.replace(OWN, sockets=tuple(told), devices=None))
+    shown = table.lines(dataclasses.replace(OWN, sockets=tuple(told), devices=None))
     why = [line for line in shown if line.startswith("relayed ")]
     assert len(why) == 17
     assert why[0].startswith("relayed 2 (no-tls-ulp)")
@@ -170,7 +170,7 @@ def test_names_of_the_peers_choice(name: str, alpn: str, group: str, code: str) 
         server_name=name, alpn=alpn, group=group, reason=Reason(code, code, code)
     )
     seen = dataclasses.replace(OWN, sockets=(RELAYED._replace(entry=entry),))
-    shown = status_table.lines(seen, wide=True)
+    shown = table.lines(seen, wide=True)
     assert all(line.isprintable() for line in shown)
     assert len(shown[-1]) < 320
 
@@ -179,35 +179,35 @@ def test_names_of_the_peers_choice(name: str, alpn: str, group: str, code: str) 
 def test_narrow_terminal(width: int) -> None:
     """Columns are left out until the rest fits; the last ones stay, whatever the width."""
     rates = {each.identity: (1.0, 2.0) for each in OWN.sockets}
-    head, *rows = status_table.lines(OWN, rates, width=width)[-4:]
+    head, *rows = table.lines(OWN, rates, width=width)[-4:]
     fits = max(map(len, (head, *rows))) <= width
     assert fits or _columns(head) == ["PROCESS", "PEER", "TX", "SENT/s"]
     assert {"PROCESS", "PEER", "TX", "SENT/s"} <= set(_columns(head))
     assert (width >= 80) <= fits
-    everything = status_table.lines(OWN, rates)[-4:]
+    everything = table.lines(OWN, rates)[-4:]
     assert (width == 250) is ([head, *rows] == everything)
 
 
 def test_rates() -> None:
     """The busiest come first, and the sums stand above."""
     rates = {OFFLOADED.identity: (4096.0, 100.0), BUSY.identity: (0.0, 0.0)}
-    totals, *_, head, first, second, third = status_table.lines(OWN, rates)
+    totals, *_, head, first, second, third = table.lines(OWN, rates)
     assert totals.endswith("; 4.0K/s sent, 100/s received")
     at = _columns(head).index("SENT/s")
     assert _columns(first)[at : at + 2] == ["4.0K", "100"]
     assert _columns(second)[at : at + 2] == ["0", "0"]
     assert third.endswith("no-tls-ulp")
-    head = status_table.lines(SEEN, {})[-3]
+    head = table.lines(SEEN, {})[-3]
     assert _columns(head)[-3:] == ["SENT/s", "RECEIVED/s", "IDLE"]
 
 
 @given(st.floats(0, 2**64))
 def test_amounts(number: float) -> None:
     """An amount takes five characters at most, and is right within its precision."""
-    text = status_table._amount(number)
+    text = table._amount(number)
     assert len(text) <= 5
     digits, unit = text.rstrip("KMGTPE"), text.lstrip("0123456789.")
-    scale = 1024 ** status_table._UNITS.index(unit)
+    scale = 1024 ** table._UNITS.index(unit)
     assert abs(float(digits) * scale - number) <= scale / 2 * 1.01
 
 
@@ -217,7 +217,7 @@ def test_amounts(number: float) -> None:
 )
 def test_some_amounts(number: int, text: str) -> None:
     """Units are those of 1024."""
-    assert status_table._amount(number) == text
+    assert table._amount(number) == text
 
 
 @pytest.mark.parametrize(
@@ -225,12 +225,12 @@ def test_some_amounts(number: int, text: str) -> None:
 )
 def test_durations(number: float, text: str) -> None:
     """Seconds, minutes or hours."""
-    assert status_table._duration(number) == text
+    assert table._duration(number) == text
 
 
 def test_frame() -> None:
     """What does not fit is cut, and how much of it is said."""
     size = os.terminal_size((10, 3))
-    assert status_table.frame(["a" * 11, "b"], size) == f"\x1b[H{'a' * 10}\x1b[K\r\nb\x1b[K\x1b[J"
-    cut = status_table.frame(["1", "2", "3", "4"], size)
+    assert table.frame(["a" * 11, "b"], size) == f"\x1b[H{'a' * 10}\x1b[K\r\nb\x1b[K\x1b[J"
+    cut = table.frame(["1", "2", "3", "4"], size)
     assert cut == "\x1b[H1\x1b[K\r\n2\x1b[K\r\n... 2 more\x1b[K\x1b[J"

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tlsify.aio.acceptor import Limits
-from tlsify.cli import options as shared
-from tlsify.cli import server_options
+from tlsify.cli.options import common as shared
+from tlsify.cli.options import server as server_options
 from tlsify.connection.stillness import SEND_TIMEOUT
 from tlsify.errors import ConfigError
 from tlsify.serving.reexec import Inherited

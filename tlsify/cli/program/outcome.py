@@ -8,10 +8,11 @@ import os
 import signal
 from typing import TYPE_CHECKING
 
-from tlsify.cli import Ended, streams
-from tlsify.cli import options as shared
-from tlsify.cli.descriptors import check_unix_socket
-from tlsify.cli.ucspi import SERVER_PLACES
+from tlsify.cli import Ended
+from tlsify.cli.options import common as shared
+from tlsify.cli.program import streams
+from tlsify.cli.program.descriptors import check_unix_socket
+from tlsify.cli.program.ucspi import SERVER_PLACES
 from tlsify.config import ClosePolicy, KtlsMode, KtlsPolicy
 from tlsify.errors import ConfigError, ExitCode
 from tlsify.system.process import THE_PROGRAMS, StopRequests, fork_for, ignore
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from tlsify.cli import GlobalOptions
-    from tlsify.cli.ucspi import Connection
+    from tlsify.cli.program.ucspi import Connection
     from tlsify.connection.handoff import Handoff
 
 _log = logging.getLogger("tlsify")
@@ -145,7 +146,7 @@ def run(
     """
     closing = ClosePolicy(arguments.close)
     if arguments.program:
-        from tlsify.cli import execute  # noqa: PLC0415
+        from tlsify.cli.program import execute  # noqa: PLC0415
 
         return execute.run(
             arguments.program, open_connection, closing, places, aware=arguments.aware
@@ -159,7 +160,7 @@ def run(
 
         renounce()
         handoff = open_connection().handoff
-        from tlsify.cli.pump import half_close, pump, stay_silent  # noqa: PLC0415
+        from tlsify.cli.program.pump import half_close, pump, stay_silent  # noqa: PLC0415
 
         with _signals_as_exceptions():
             pump(
@@ -177,7 +178,7 @@ def _send_away(arguments: argparse.Namespace, open_connection: Callable[[], Conn
 
     This process ends as soon as the descriptor is on its way.
     """
-    from tlsify.cli import execute  # noqa: PLC0415 - see `run`
+    from tlsify.cli.program import execute  # noqa: PLC0415 - see `run`
     from tlsify.system.sandbox import renounce  # noqa: PLC0415 - likewise
 
     reader, writer = os.pipe()

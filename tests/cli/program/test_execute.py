@@ -32,7 +32,7 @@ from tests.cli.harness import (
 )
 from tests.doubles import Endpoint, RawPeer, recv_exactly, until
 from tests.interop.programs import require
-from tlsify.cli import execute
+from tlsify.cli.program import execute
 from tlsify.codepoints import AlertDescription, ContentType
 from tlsify.config import ServerConfig
 from tlsify.credentials.key_pair import KeyPair

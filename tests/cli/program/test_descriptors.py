@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from tests.doubles import descriptors
-from tlsify.cli.descriptors import check_unix_socket, take_socket
+from tlsify.cli.program.descriptors import check_unix_socket, take_socket
 from tlsify.errors import ConfigError
 from tlsify.ktls.probe import loopback_pair
 
@@ -30,7 +30,7 @@ def test_taking_over() -> None:
 
 _INETD = """
 import os
-from tlsify.cli.descriptors import take_socket
+from tlsify.cli.program.descriptors import take_socket
 sock = take_socket(0)
 sock.sendall(b"sealed")
 for stream in range(3):

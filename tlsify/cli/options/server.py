@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tlsify.cli import lazy_modules
-from tlsify.cli import options as shared
+from tlsify.cli.options import common as shared
 from tlsify.config import KtlsMode, ServerConfig
 from tlsify.connection import establish
 from tlsify.connection.eligibility import host_refusal
@@ -266,7 +266,7 @@ def become(user: Account | None) -> None:
         ConfigError: we may not.
     """
     if user is not None:
-        from tlsify.cli import execute  # noqa: F401, PLC0415 - as above
+        from tlsify.cli.program import execute  # noqa: F401, PLC0415 - as above
 
         lazy_modules.load_now()
         user.become()

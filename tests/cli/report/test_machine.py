@@ -1,4 +1,4 @@
-"""Tests of status_figures."""
+"""Tests of machine."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.cli.surveys import (
     SEEN,
 )
 from tlsify import __version__
-from tlsify.cli import status_figures
+from tlsify.cli.report import machine
 from tlsify.connection.handoff import Reason
 from tlsify.status.sockets import Unseen
 
@@ -58,7 +58,7 @@ _METRIC = re.compile(r'(\w+)(?:\{((?:\w+="(?:[^"\\]|\\.)*",?)+)\})? (\d+)')
 
 def test_json() -> None:
     """The documented keys, and no others, on one line."""
-    printed = status_figures.as_json(SEEN)
+    printed = machine.as_json(SEEN)
     assert "\n" not in printed
     report = json.loads(printed)
     assert list(report) == _KEYS
@@ -80,7 +80,7 @@ def test_json() -> None:
 
 def test_json_of_our_own() -> None:
     """What tlsify knows of a connection stands apart, and so do the reasons to relay."""
-    report = json.loads(status_figures.as_json(OWN))
+    report = json.loads(machine.as_json(OWN))
     foreign, offloaded, relayed = (each["tlsify"] for each in report["sockets"])
     assert foreign is None
     assert offloaded == {
@@ -109,7 +109,7 @@ def test_json_of_our_own() -> None:
 def test_json_with_rates() -> None:
     """Rates are there where they were asked for, and null where they are not known."""
     rates = {BUSY.identity: (2048.0, 50.0)}
-    busy, bare = json.loads(status_figures.as_json(SEEN, rates))["sockets"]
+    busy, bare = json.loads(machine.as_json(SEEN, rates))["sockets"]
     assert (busy["sent_per_second"], busy["received_per_second"]) == (2048, 50)
     assert (bare["sent_per_second"], bare["received_per_second"]) == (None, None)
 
@@ -120,7 +120,7 @@ def test_json_with_rates() -> None:
 def _read(seen: Survey) -> tuple[dict[str, str], dict[tuple[str, str | None], int]]:
     """Read metrics as Prometheus does: kinds, and values by name and labels."""
     found, types = {}, {}
-    for line in "".join(status_figures.metrics(seen)).splitlines():
+    for line in "".join(machine.metrics(seen)).splitlines():
         if line.startswith("# TYPE "):
             _, _, name, kind = line.split()
             types[name] = kind
@@ -195,7 +195,7 @@ def test_one_series_for_each_reason() -> None:
         RELAYED._replace(entry=RELAYED.entry._replace(reason=Reason("odd", sentence, None)))
         for sentence in ("one", "another")
     ]
-    text = "".join(status_figures.metrics(dataclasses.replace(OWN, sockets=tuple(told))))
+    text = "".join(machine.metrics(dataclasses.replace(OWN, sockets=tuple(told))))
     assert text.count("tlsify_sockets_relayed{") == 1
     assert 'tlsify_sockets_relayed{reason="odd"} 2\n' in text
 
@@ -220,7 +220,7 @@ def test_labels(first: str, second: str) -> None:
     entry = OFFLOADED.entry
     assert entry is not None
     odd = OFFLOADED._replace(entry=entry._replace(alpn=first, group=second))
-    lines = "".join(status_figures.metrics(dataclasses.replace(OWN, sockets=(odd,)))).split("\n")
+    lines = "".join(machine.metrics(dataclasses.replace(OWN, sockets=(odd,)))).split("\n")
     (line,) = (each for each in lines if each.startswith("tlsify_sockets_own{"))
     assert line.isprintable()
     label = r'"((?:[^"\\]|\\["\\])*)"'

@@ -7,8 +7,8 @@ import os
 import socket
 from typing import TYPE_CHECKING
 
-from tlsify.cli import execute, streams, ucspi
-from tlsify.cli.pump import pump
+from tlsify.cli.program import execute, streams, ucspi
+from tlsify.cli.program.pump import pump
 from tlsify.connection.keepalive import keep_alive
 from tlsify.errors import ExitCode
 from tlsify.system.process import THE_PROGRAMS, fork

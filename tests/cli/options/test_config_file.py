@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tests.cli.harness import run
 from tlsify.cli import VERBS, read_words, verb_parser
-from tlsify.cli.config_file import expand, read
+from tlsify.cli.options.config_file import expand, read
 from tlsify.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import argparse
 import os
 from typing import TYPE_CHECKING, Any
 
-from tlsify.cli import streams
+from tlsify.cli.program import streams
 from tlsify.codepoints import DEFAULT_AEADS, Aead, NamedGroup, ProtocolVersion
 from tlsify.config import ClosePolicy, KtlsMode, KtlsPolicy
 from tlsify.credentials.anchors import TrustAnchors

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.doubles import RELAY, Lab
-from tlsify.cli import ucspi
+from tlsify.cli.program import ucspi
 from tlsify.tls.negotiated import Negotiated
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.doubles import CLOSE_NOTIFY, OFFLOADS, RELAY, Endpoint, Lab, vanish
-from tlsify.cli.pump import pump
+from tlsify.cli.program.pump import pump
 from tlsify.config import ClosePolicy
 from tlsify.connection import keepalive
 from tlsify.errors import DeadlineExceeded, PeerMisbehaved, Truncated

@@ -7,8 +7,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from tlsify import cli
-from tlsify.cli import config_file
-from tlsify.cli import options as shared
+from tlsify.cli.options import common as shared
+from tlsify.cli.options import config_file
 from tlsify.config import KtlsMode
 from tlsify.connection import establish
 from tlsify.connection.eligibility import host_refusal

@@ -1,0 +1,1 @@
+"""A program, or stdin and stdout, on a connection."""
