@@ -51,7 +51,7 @@ def test_json_with_ktls(
     monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
     """With kTLS the exit status is 0, nothing blocks, and every suite is there."""
-    monkeypatch.setattr("tlsify.cli._protect_process", lambda: None)
+    monkeypatch.setattr("tlsify.cli.command._protect_process", lambda: None)
     assert main(["check", "--json"]) == 0
     printed = capfdbinary.readouterr()
     assert printed.err == b""

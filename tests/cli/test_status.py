@@ -26,7 +26,8 @@ from tests.doubles import KERNEL, RELAY, Lab, until
 from tests.status.test_entries import ENTRY
 from tests.strangers import UID, only_root, saying, stranger
 from tlsify import __version__
-from tlsify.cli import GlobalOptions, status
+from tlsify.cli import status
+from tlsify.cli.parser import GlobalOptions
 from tlsify.errors import ExitCode
 from tlsify.status import census, roster, sockets
 

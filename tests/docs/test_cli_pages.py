@@ -17,7 +17,7 @@ from tests.adopters.recipes import Place
 from tests.docs.examples import OVERVIEW, PAGES, PROJECT, Reader, examples
 from tests.interop.programs import TIMEOUT
 from tests.provision import find
-from tlsify.cli import VERBS
+from tlsify.cli.parser import VERBS
 from tlsify.cli.program.ucspi import _SET, _SET_OF_EACH_SIDE
 from tlsify.errors import ExitCode
 

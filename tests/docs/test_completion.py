@@ -13,7 +13,7 @@ import pytest
 
 from tests.docs.examples import PROJECT
 from tests.interop.programs import PATIENCE, require
-from tlsify.cli import VERBS
+from tlsify.cli.parser import VERBS
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
 
-    from tlsify.cli import GlobalOptions
+    from tlsify.cli.parser import GlobalOptions
     from tlsify.config import KtlsPolicy
     from tlsify.connection.handoff import Handoff
 
@@ -41,6 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
     """Shake hands, and see to what is to become of the connection."""
     outcome.check(arguments)
+    if arguments.user is not None:  # who may not be able to read it
+        from tlsify.cli.program import execute  # noqa: F401, PLC0415 - few need it
     if not arguments.fd and not (arguments.program or arguments.send_fd or arguments.aware):
         raise ConfigError(
             "stdin is the connection, and nobody is there to use it",

@@ -23,7 +23,7 @@ from tlsify.system.sandbox import renounce
 if TYPE_CHECKING:
     import argparse
 
-    from tlsify.cli import GlobalOptions
+    from tlsify.cli.parser import GlobalOptions
     from tlsify.serving.generation import WorkerHandle
 
 DESCRIPTION = (

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tlsify import __version__
-from tlsify.cli import printable
+from tlsify.cli.messages import printable
 from tlsify.errors import ExitCode
 from tlsify.status.host import examine
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterable
 
-    from tlsify.cli import GlobalOptions
+    from tlsify.cli.parser import GlobalOptions
     from tlsify.status.host import Finding, Report
 
 DESCRIPTION = (

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Iterator
 
-    from tlsify.cli import GlobalOptions
+    from tlsify.cli.parser import GlobalOptions
     from tlsify.config import KtlsPolicy
     from tlsify.connection.handoff import Handoff
 

@@ -15,7 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, NoReturn
 
 from tlsify.aio.pending import origin
-from tlsify.cli import guarded
+from tlsify.cli.messages import guarded
 from tlsify.cli.places import Newcomer, Place, Places
 from tlsify.errors import ExitCode, TlsifyError, errno_name
 from tlsify.serving.generation import STOP_SIGNALS, ended

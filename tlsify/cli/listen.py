@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import argparse
     import socket
 
-    from tlsify.cli import GlobalOptions
+    from tlsify.cli.parser import GlobalOptions
     from tlsify.config import KtlsPolicy, ServerConfig
 
 DESCRIPTION = "Listen for TLS clients, and run a program on each connection."

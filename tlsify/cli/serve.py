@@ -21,7 +21,7 @@ from tlsify.system.sandbox import Reach
 if TYPE_CHECKING:
     import argparse
 
-    from tlsify.cli import GlobalOptions
+    from tlsify.cli.parser import GlobalOptions
     from tlsify.config import ServerConfig
     from tlsify.credentials.key_pair import KeyPair
 

@@ -20,7 +20,7 @@ from tlsify.system.sandbox import renounce
 if TYPE_CHECKING:
     import argparse
 
-    from tlsify.cli import GlobalOptions
+    from tlsify.cli.parser import GlobalOptions
     from tlsify.config import ClientConfig, KtlsPolicy
     from tlsify.connection.stream import TLSSocket
 

@@ -7,7 +7,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from tlsify.cli import flush_stdout
+from tlsify.cli.messages import flush_stdout
 from tlsify.cli.options.common import seconds
 from tlsify.cli.report import machine, table
 from tlsify.errors import ExitCode
@@ -16,7 +16,7 @@ from tlsify.status.sockets import rates, survey
 if TYPE_CHECKING:
     import argparse
 
-    from tlsify.cli import GlobalOptions
+    from tlsify.cli.parser import GlobalOptions
     from tlsify.status.sockets import Survey
 
 DESCRIPTION = (

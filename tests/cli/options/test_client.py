@@ -112,7 +112,7 @@ def test_warning(caplog: pytest.LogCaptureFixture) -> None:
 @pytest.mark.parametrize(
     ("words", "host", "said"),
     [
-        ((), None, "nobody was named"),
+        ((), None, "no server name or identity"),
         (("--keylog",), "h", "--keylog without a file"),
         (("--ca", "/nonexistent"), "h", "/nonexistent"),
         (("--crl", "/nonexistent"), "h", "/nonexistent"),

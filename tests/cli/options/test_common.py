@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.doubles import Endpoint
-from tlsify.cli import GlobalOptions
 from tlsify.cli.options.common import address, count, policy, port, read_key, seconds
+from tlsify.cli.parser import GlobalOptions
 from tlsify.config import KtlsMode, KtlsPolicy
 from tlsify.errors import ConfigError
 

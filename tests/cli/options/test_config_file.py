@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.cli.harness import run
-from tlsify.cli import VERBS, read_words, verb_parser
 from tlsify.cli.options.config_file import expand, read
+from tlsify.cli.parser import VERBS, read_words, verb_parser
 from tlsify.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -72,7 +72,7 @@ def test_clients(pki: Pki, monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (("--client-cert", "require"), "no authority"),
         (("--client-ca", "x"), "--client-ca without --client-cert"),
-        (("--client-ref-id", "dns:x"), "no trust anchors"),
+        (("--client-ref-id", "dns:x"), "requires trust anchors"),
         (("--user", "no-such-user"), "no-such-user"),
         (("--crl", "/nonexistent"), "/nonexistent"),
     ],

@@ -10,9 +10,9 @@ import pytest
 
 from tests.doubles import check_descriptors, descriptors
 from tlsify.aio.acceptor import Limits
-from tlsify.cli import GlobalOptions
 from tlsify.cli.options import server as server_options
 from tlsify.cli.options import serving as serving_options
+from tlsify.cli.parser import GlobalOptions
 from tlsify.config import KtlsMode
 from tlsify.errors import ConfigError, NetworkError
 from tlsify.system import listening

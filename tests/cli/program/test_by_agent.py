@@ -90,7 +90,7 @@ def test_client(pki: Pki, agent: Agent, carrier: str) -> None:
     server = Server(over_tls(pki.good.server_context(), _converse))
     outcome = run(carrier, "-v", *_connect(pki, agent.path, server.port), data=b"answer")
     assert (outcome.status, outcome.out) == (0, b"hello\n")
-    assert "without an agent" not in outcome.err
+    assert "agent unavailable" not in outcome.err
     assert server.result() == b"answer"
 
 
@@ -179,7 +179,7 @@ def test_agent_that_dies(pki: Pki, agent: Agent) -> None:
         assert _converse(stream) == b"answer"
     outcome = finish(process)
     assert (outcome.status, outcome.out) == (0, b"hello\n")
-    assert "without an agent" in outcome.err
+    assert "agent unavailable" in outcome.err
 
 
 def test_agent_that_dies_with_an_inherited_socket(pki: Pki, agent: Agent) -> None:

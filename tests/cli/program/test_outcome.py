@@ -232,7 +232,7 @@ def test_socket_that_is_no_tcp(pki: Pki) -> None:
         (["--session-fd", "5", LOOPBACK, "1"], "--session-fd"),
         (["--aware", "--session-fd", "5", LOOPBACK, "1", "--", "true"], "--session-fd"),
         (["--send-fd", "0", LOOPBACK, "1"], "not an AF_UNIX socket"),
-        (["--fd", "0"], "nobody was named"),
+        (["--fd", "0"], "no server name or identity"),
         (["--fd", "0", "--servername", "x"], "descriptor 0: not a socket"),
         (["--key", "k", LOOPBACK, "1"], "go together"),
         (["--key", "k", "--key-fd", "0", "--cert", "c", LOOPBACK, "1"], "exclude"),

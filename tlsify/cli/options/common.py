@@ -6,7 +6,7 @@ import argparse
 import os
 from typing import TYPE_CHECKING, Any
 
-from tlsify.cli.program import streams
+from tlsify.cli import streams
 from tlsify.codepoints import DEFAULT_AEADS, Aead, NamedGroup, ProtocolVersion
 from tlsify.config import ClosePolicy, KtlsMode, KtlsPolicy
 from tlsify.credentials.anchors import TrustAnchors
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from cryptography.x509 import CertificateRevocationList
 
-    from tlsify.cli import GlobalOptions
+    from tlsify.cli.parser import GlobalOptions
 
 _MAX_PORT = 65535
 _MAX_COUNT = 1024

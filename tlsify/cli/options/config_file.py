@@ -7,7 +7,7 @@ import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from tlsify import cli
+from tlsify.cli import parser
 from tlsify.credentials.parse import read_file
 from tlsify.errors import ConfigError
 
@@ -46,13 +46,13 @@ def expand(arguments: Sequence[str]) -> list[str]:
     Raises:
         ConfigError: the file is unusable.
     """
-    ours, rest = cli.divide(arguments)
-    named = [word.partition("=")[2] for word in ours if cli.is_config(word)]
-    top = cli.top_parser()
+    ours, rest = parser.divide(arguments)
+    named = [word.partition("=")[2] for word in ours if parser.is_config(word)]
+    top = parser.top_parser()
     if len(named) > 1:
-        top.error(f"{cli.CONFIG} stands twice")
+        top.error(f"{parser.CONFIG} stands twice")
     words = read(Path(named[0]))
-    others = [word for word in ours if word != "--" and not cli.is_config(word)]
+    others = [word for word in ours if word != "--" and not parser.is_config(word)]
     if others and not others[-1].startswith("-"):
         verb = others.pop()
         if verb != words.verb:
@@ -73,18 +73,18 @@ def read(path: Path) -> Words:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
         raise ConfigError(f"{path}: {exc}", hint="see toml.io for the format") from exc
     verb = given.pop(_VERB, None)
-    if not isinstance(verb, str) or verb not in cli.VERBS:
+    if not isinstance(verb, str) or verb not in parser.VERBS:
         raise ConfigError(
-            f"{path}: no verb that there is", hint=f'write verb = "...": {", ".join(cli.VERBS)}'
+            f"{path}: no verb that there is", hint=f'write verb = "...": {", ".join(parser.VERBS)}'
         )
-    top = cli.top_parser()
+    top = parser.top_parser()
     try:
         operands, program = (_texts(name, given.pop(name, [])) for name in (_OPERANDS, _PROGRAM))
         general = {name: given.pop(name) for name in list(given) if _option(top, name) is not None}
         return Words(
             list(_spell(top, general)),
             verb,
-            list(_spell(cli.verb_parser(verb), given)),
+            list(_spell(parser.verb_parser(verb), given)),
             operands,
             program,
         )

@@ -260,13 +260,11 @@ def prepare(
 
 
 def become(user: Account | None) -> None:
-    """Give up privileges, if --user says so, with all loaded that nobody else may be able to read.
+    """Give up privileges, if --user says so; what is lazily imported is loaded before that.
 
     Raises:
         ConfigError: we may not.
     """
     if user is not None:
-        from tlsify.cli.program import execute  # noqa: F401, PLC0415 - as above
-
         lazy_modules.load_now()
         user.become()

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
 
-    from tlsify.cli import GlobalOptions
+    from tlsify.cli.parser import GlobalOptions
     from tlsify.config import ServerConfig
     from tlsify.serving.server import Service
 

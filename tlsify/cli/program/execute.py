@@ -11,7 +11,8 @@ import socket
 import struct
 from typing import TYPE_CHECKING
 
-from tlsify.cli import fail, lazy_modules
+from tlsify.cli import lazy_modules
+from tlsify.cli.messages import fail
 from tlsify.cli.program import ucspi
 from tlsify.connection.keeper import Keeper
 from tlsify.errors import ExitCode

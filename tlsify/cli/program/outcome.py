@@ -8,9 +8,9 @@ import os
 import signal
 from typing import TYPE_CHECKING
 
-from tlsify.cli import Ended
+from tlsify.cli import streams
+from tlsify.cli.messages import Ended
 from tlsify.cli.options import common as shared
-from tlsify.cli.program import streams
 from tlsify.cli.program.descriptors import check_unix_socket
 from tlsify.cli.program.ucspi import SERVER_PLACES
 from tlsify.config import ClosePolicy, KtlsMode, KtlsPolicy
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable, Iterator
 
-    from tlsify.cli import GlobalOptions
+    from tlsify.cli.parser import GlobalOptions
     from tlsify.cli.program.ucspi import Connection
     from tlsify.connection.handoff import Handoff
 

@@ -9,7 +9,7 @@ import socket
 import threading
 from typing import TYPE_CHECKING
 
-from tlsify.cli.program import streams
+from tlsify.cli import streams
 from tlsify.connection.stillness import Bounds, Stillness, Watch
 from tlsify.connection.stream import TLSSocket
 from tlsify.errors import DeadlineExceeded, TlsifyError, Truncated

@@ -6,7 +6,7 @@ import logging
 import os
 from typing import TYPE_CHECKING, NamedTuple
 
-from tlsify.cli import printable
+from tlsify.cli.messages import printable
 from tlsify.system import service_manager
 
 if TYPE_CHECKING:

@@ -7,7 +7,8 @@ import os
 import socket
 from typing import TYPE_CHECKING
 
-from tlsify.cli.program import execute, streams, ucspi
+from tlsify.cli import streams
+from tlsify.cli.program import execute, ucspi
 from tlsify.cli.program.pump import pump
 from tlsify.connection.keepalive import keep_alive
 from tlsify.errors import ExitCode

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from tlsify import cli
+from tlsify.cli import parser
 from tlsify.cli.options import common as shared
 from tlsify.cli.options import config_file
 from tlsify.config import KtlsMode
@@ -38,9 +38,9 @@ def examine(path: Path) -> tuple[ExitCode, list[Finding]]:
         ConfigError: it could not be started with.
     """
     words = config_file.read(path)
-    ours, rest = cli.divide(words.spell([], []))
-    verb, options = cli.read_options(ours)
-    given = cli.read_words(verb, rest)
+    ours, rest = parser.divide(words.spell([], []))
+    verb, options = parser.read_options(ours)
+    given = parser.read_words(verb, rest)
     look: Examine | None = getattr(import_module(f"tlsify.cli.{verb}"), "examine", None)
     if look is None:
         raise ConfigError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from tlsify.cli import printable
+from tlsify.cli.messages import printable
 from tlsify.codepoints import Aead, ProtocolVersion
 
 if TYPE_CHECKING:

@@ -1,25 +1,17 @@
-"""Tests of the command as such: global options, verbs, misuse, exit codes, streams."""
+"""Tests of parser: global options, verbs, misuse."""
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.cli.harness import COMMAND, ENVIRONMENT, LOOPBACK, PATIENCE, finish, run, start
+from tests.cli.harness import run
 from tlsify import __version__
-from tlsify.cli import VERBS, divide, main
-from tlsify.cli.program import streams
-from tlsify.errors import ExitCode, TlsifyError
+from tlsify.cli.parser import VERBS, divide
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-# -- words
 
 _PLACES = {
     "before-the-verb": ["--ktls", "connect", "h", "1"],
@@ -80,9 +72,6 @@ def test_words_behind_two_dashes(words: list[str]) -> None:
     run(*words).failed(102, "cannot connect to --ktls port 1")
 
 
-# -- help and misuse
-
-
 def test_version() -> None:
     """--version prints one line."""
     assert run("--version").succeeded() == f"tlsify {__version__}\n".encode()
@@ -126,117 +115,3 @@ _MISUSE = {
 def test_misuse(words: list[str], word: str, page: str) -> None:
     """Misuse gives 100, names the word, and points to the help that applies."""
     run(*words).failed(100, word, page)
-
-
-# -- streams
-
-
-@pytest.mark.parametrize(
-    "words", [["--help"], ["--version"], ["check"], ["check", "--json"], ["status", "--watch"]]
-)
-def test_disk_full(words: list[str]) -> None:
-    """Output that cannot be written gives 111, once."""
-    with open("/dev/full", "wb") as full:  # noqa: PTH123
-        run(*words, stdout=full).failed(111, "stdout: ENOSPC", "space")
-
-
-@pytest.mark.parametrize("words", [["--version"], ["check"], ["connect", "--help"]])
-def test_reader_gone(words: list[str]) -> None:
-    """Where nobody reads what is printed the command ends as others do, by SIGPIPE, in silence."""
-    process = start(*words, stdin=None)
-    assert process.stdout is not None
-    process.stdout.close()
-    process.stdout = None
-    assert finish(process) == (128 + signal.SIGPIPE, b"", "")
-
-
-def test_stdout_closed() -> None:
-    """What was asked for cannot be told: that is no success."""
-    words = (*COMMAND, "--version")
-    done = subprocess.run(
-        ["sh", "-c", 'exec "$@" >&-', "sh", *words],
-        env=ENVIRONMENT,
-        check=False,
-        stderr=subprocess.PIPE,
-        timeout=PATIENCE,
-        text=True,
-    )
-    assert done.returncode == 111
-    assert done.stderr.startswith("tlsify: error: stdout: EBADF")
-
-
-@pytest.mark.parametrize("name", ["stdout", "stderr"])
-def test_stream_that_does_not_wait(name: str) -> None:
-    """A parent may have set O_NONBLOCK: what is printed waits for room, and is whole."""
-    words = ("connect", "--help") if name == "stdout" else ("connect", "--fd", "x" * 5000)
-    expected = run(*words)
-    reader, writer = os.pipe2(os.O_NONBLOCK)
-    filled = 0
-    with suppress(BlockingIOError):
-        while True:
-            filled += os.write(writer, bytes(2**12))
-    process = start(*words, **{name: writer})
-    os.close(writer)
-    received = b""
-    while more := streams.read(reader, 2**12):
-        received += more
-    os.close(reader)
-    assert finish(process).status == expected.status
-    assert received[filled:] == (expected.out if name == "stdout" else expected.err.encode())
-
-
-@pytest.mark.parametrize("redirection", ["2>&-", "2>/dev/full", "2>&- <&- >&-"])
-def test_unusable_stderr(redirection: str) -> None:
-    """Without a usable stderr the exit status still tells, and stdout stays clean."""
-    words = (*COMMAND, "connect", LOOPBACK, "0")
-    done = subprocess.run(
-        ["sh", "-c", f'exec "$@" {redirection}', "sh", *words],
-        env=ENVIRONMENT,
-        check=False,
-        capture_output=True,
-        timeout=PATIENCE,
-    )
-    assert (done.returncode, done.stdout, done.stderr) == (102, b"", b"")
-
-
-# -- what a verb may end with
-
-
-@pytest.mark.parametrize(
-    ("error", "status", "error_line", "with_traceback"),
-    [
-        pytest.param(
-            RuntimeError("x"), ExitCode.BUG, "unexpected exception", True, id="foreign-bug"
-        ),
-        pytest.param(TlsifyError("own bug"), ExitCode.BUG, "own bug", True, id="own-bug"),
-        pytest.param(OSError(24, "Too many"), ExitCode.SYSTEM, "EMFILE: Too many", False, id="os"),
-        pytest.param(OSError("odd"), ExitCode.SYSTEM, "errno 0: odd", False, id="os-without-errno"),
-        pytest.param(KeyboardInterrupt(), 130, None, False, id="interrupt"),
-    ],
-)
-def test_exception_in_a_verb(  # noqa: PLR0913, PLR0917 - a row of the table, and two fixtures
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    error: BaseException,
-    status: int,
-    error_line: str | None,
-    with_traceback: bool,  # noqa: FBT001
-) -> None:
-    """Whatever a verb raises becomes an exit code and two lines; only bugs show a traceback."""
-
-    def fail(*_: object) -> int:
-        raise error
-
-    monkeypatch.setattr("tlsify.cli._protect_process", lambda: None)
-    monkeypatch.setattr("tlsify.cli.check.run", fail)
-    assert main(["check"]) == status
-    printed = capsys.readouterr()
-    assert printed.out == ""
-    assert ("Traceback" in printed.err) is with_traceback
-    lines = [line for line in printed.err.splitlines() if line.startswith("tlsify: ")]
-    if error_line is None:
-        assert printed.err == ""
-    else:
-        assert lines[0] == f"tlsify: error: {error_line}"
-        assert lines[1].startswith("tlsify: hint: ")
-        assert len(lines) == 2

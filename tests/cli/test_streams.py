@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.doubles import Endpoint, recv_exactly
-from tlsify.cli.program import streams
+from tlsify.cli import streams
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

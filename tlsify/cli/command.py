@@ -1,0 +1,83 @@
+"""Run the command: read its words, prepare the process, call the verb."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import sys
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from tlsify.cli import lazy_modules, streams
+from tlsify.cli.messages import PROGRAM, flush_stdout, guarded
+from tlsify.cli.parser import GlobalOptions, divide, is_config, read_options, read_words
+from tlsify.system.process import protect_process
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable, Sequence
+
+
+_PROGRAMS = ("ssl_client",)
+# How many new objects it takes to look for garbage. Importing makes tens of thousands, and none of
+# it: with Python's 700 a fifth of the start goes into looking.
+_OBJECTS = 50_000
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; gives its exit status (`errors.ExitCode`)."""
+    gc.set_threshold(_OBJECTS)
+
+    def work() -> int:
+        _protect_process()
+        status = _dispatch(_words() if arguments is None else arguments)
+        flush_stdout()
+        return status
+
+    status = guarded(work)
+    with contextlib.suppress(OSError):  # of what an error has left there
+        flush_stdout()
+    return status
+
+
+def _words() -> list[str]:
+    """Give the command line; under the name of a verb that others run as a program, with it."""
+    name = os.path.basename(sys.argv[0])  # noqa: PTH119 - pathlib comes at a price
+    return [name, *sys.argv[1:]] if name in _PROGRAMS else sys.argv[1:]
+
+
+def _dispatch(arguments: Sequence[str]) -> int:
+    ours, rest = divide(arguments)
+    if any(map(is_config, ours)):
+        from tlsify.cli.options import config_file  # noqa: PLC0415 - few need it
+
+        ours, rest = divide(config_file.expand(arguments))
+    verb, options = read_options(ours)
+    for name in lazy_modules.MODULES:
+        lazy_modules.load_late(name)
+    import logging  # noqa: PLC0415 - only now without what it does not need
+
+    logging.basicConfig(
+        level=logging.DEBUG if options.verbose else logging.WARNING,
+        format=f"{PROGRAM}: %(message)s",
+    )
+    for library in ("asyncio", "pyroute2"):  # what they find odd is not the user's business
+        logging.getLogger(library).setLevel(logging.ERROR)
+    given = read_words(verb, rest)
+    run: Callable[[argparse.Namespace, GlobalOptions], int]
+    run = import_module(f"tlsify.cli.{verb}").run
+    return run(given, options)
+
+
+def _protect_process() -> None:
+    """Keep secrets out of core dumps, and connections out of the places of closed streams."""
+    protect_process()
+    # A socket with number 1 would get in plain what is meant for stdout. Reading a closed stdin
+    # gives its end; writing a closed stdout fails, as it should.
+    for number, flags in ((0, os.O_RDONLY), (1, os.O_RDONLY), (2, os.O_WRONLY)):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, flags)
+    streams.prepare()

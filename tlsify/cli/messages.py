@@ -1,0 +1,100 @@
+"""What the command prints of errors, in two lines, and the exit status that goes with each."""
+
+from __future__ import annotations
+
+import errno
+import signal
+import sys
+from typing import TYPE_CHECKING
+
+from tlsify.errors import ExitCode, TlsifyError, errno_name
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+PROGRAM = "tlsify"
+_GENERAL_HINT = "errno(3) explains the name"
+_HINTS = {
+    errno.EBADF: "leave stdin, stdout and stderr open",
+    errno.EIO: "see whether the terminal or the disk behind it is still there",
+    errno.EISDIR: "name a file, a pipe or a terminal",
+    errno.EMFILE: 'raise the limit with "ulimit -n"',
+    errno.ENOSPC: "free some space where the output goes",
+}
+
+
+class Ended(BaseException):
+    """Somebody has ended us by a signal that leaves time to end a connection in good order."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+def fail(message: str, hint: str) -> None:
+    """Print the error line and the hint line; what a peer put into them stays one line of text."""
+    for kind, text in (("error", message), ("hint", hint)):
+        print(f"{PROGRAM}: {kind}: {printable(text)}", file=sys.stderr)
+
+
+def printable(text: str) -> str:
+    """Escape what would do more to a terminal than show a character."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def guarded(work: Callable[[], int], prefix: str = "") -> int:
+    """Do something, and report what goes wrong with it as the command does.
+
+    Args:
+        work: gives an exit status.
+        prefix: of the error line, where there are several it could be about.
+    """
+    try:
+        return work()
+    except TlsifyError as exc:
+        if exc.exit_code is ExitCode.BUG:
+            _print_traceback()
+        fail(f"{prefix}{exc}", exc.hint)
+        return exc.exit_code
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except Ended as exc:
+        return 128 + exc.number
+    except OSError as exc:
+        return _report_os_error(exc, prefix)
+    except Exception:  # noqa: BLE001 - the one place where a bug ends
+        _print_traceback()
+        fail(f"{prefix}unexpected exception", TlsifyError.general_hint)
+        return ExitCode.BUG
+
+
+def _report_os_error(exc: OSError, prefix: str) -> int:
+    number = exc.errno or 0
+    if number == errno.EPIPE and exc.filename == "stdout":
+        # Whoever read it has enough, as head(1) has: SIGPIPE would have ended us.
+        return 128 + signal.SIGPIPE
+    where = f"{exc.filename}: " if exc.filename else ""
+    fail(
+        f"{prefix}{where}{errno_name(number)}: {exc.strerror or exc}",
+        _HINTS.get(number, _GENERAL_HINT),
+    )
+    return ExitCode.SYSTEM
+
+
+def _print_traceback() -> None:
+    import traceback  # noqa: PLC0415 - only bugs need it
+
+    traceback.print_exc()
+
+
+def flush_stdout() -> None:
+    """Print what is still buffered, while a failure can still be reported.
+
+    Raises:
+        OSError: it cannot be printed; its ``filename`` is "stdout".
+    """
+    if sys.stdout:
+        sys.stdout.flush()

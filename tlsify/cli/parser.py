@@ -1,0 +1,215 @@
+"""The command line: global options, the verb, and what belongs to the verb."""
+
+from __future__ import annotations
+
+import argparse
+from functools import partial
+from importlib import import_module
+from itertools import islice
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+
+from tlsify import __version__
+from tlsify.cli.messages import PROGRAM, fail, flush_stdout
+from tlsify.errors import ExitCode
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+
+# Verb -> what it does. The module of the same name is imported only when its verb is called.
+VERBS = {
+    "connect": "TLS client, on stdin and stdout or for a program",
+    "accept": "TLS server for one connection that inetd or another program has accepted",
+    "listen": "TLS server that runs a program for each connection",
+    "agent": "private process that does handshakes for other processes and holds their keys",
+    "ssl_client": "busybox's TLS helper, with verification",
+    "serve": "HTTPS server for the files of a folder",
+    "forward": "TLS in front of another server, which receives plaintext or descriptors",
+    "check": "report what this host can offload, and why the rest cannot be",
+    "status": "list the connections that the kernel or tlsify protects, with their processes",
+}
+_KTLS_MODES = ("auto", "require", "off")
+CONFIG = "--config"
+# argparse makes a formatter for each option that is added; without a width it would ask shutil for
+# the terminal's, whose import takes longer than all of them.
+_of_any_width = partial(argparse.HelpFormatter, width=80)
+
+
+class GlobalOptions(NamedTuple):
+    """Options that stand for every verb.
+
+    Attributes:
+        ktls: "auto", "require" or "off".
+        ktls_rekey: "auto" or "require".
+        ktls_any_kernel: offload even on a kernel known to be bad.
+        verbose: say on stderr what is going on.
+    """
+
+    ktls: str = "off"
+    ktls_rekey: str = "auto"
+    ktls_any_kernel: bool = False
+    verbose: bool = False
+
+
+class _Parser(argparse.ArgumentParser):
+    """Reports misuse as every other error is reported."""
+
+    _asking = False
+    # What a verb finds wrong with words that are each right; see `connect.misuse`.
+    misuse: Callable[[argparse.Namespace], str | None] | None = None
+    # Whether options may stand between several operands.
+    is_mixed = False
+
+    def __init__(self, *, formatter_class: Any = argparse.HelpFormatter, **options: Any) -> None:
+        super().__init__(formatter_class=_of_any_width, allow_abbrev=False, **options)
+        self._help = formatter_class
+
+    def format_help(self) -> str:
+        """Write it as wide as the terminal is."""
+        self.formatter_class = self._help
+        return super().format_help()
+
+    def read(self, words: list[str]) -> argparse.Namespace:
+        """Parse, and see whether all of it goes together."""
+        given = self.parse_intermixed_args(words) if self.is_mixed else self.parse_args(words)
+        if self.misuse is not None and (message := self.misuse(given)) is not None:
+            self.error(message)
+        return given
+
+    def split(self, words: list[str]) -> tuple[list[str], list[str]]:
+        """Give the verb's words, and the program's, which are not for argparse.
+
+        The program stands behind the first "--" with all that the verb needs in front of it. One
+        further in front ends the options.
+        """
+        for at, word in enumerate(words):
+            if word == "--" and self._accepts(words[:at]):
+                return words[:at], words[at + 1 :]
+        return words, []
+
+    def _accepts(self, words: list[str]) -> bool:
+        self._asking = True
+        try:
+            self.read(words)
+        except argparse.ArgumentError:
+            return False
+        finally:
+            self._asking = False
+        return True
+
+    def error(self, message: str) -> NoReturn:
+        """End with exit code 100."""
+        if self._asking:
+            raise argparse.ArgumentError(None, message)
+        fail(message, f'see "{self.prog} --help"')
+        raise SystemExit(ExitCode.USAGE)
+
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        """End after --help or --version, if they could be printed."""
+        flush_stdout()
+        super().exit(status, message)
+
+
+def top_parser() -> _Parser:
+    """Build what reads the words in front of a verb, and the verb."""
+    verbs = "\n".join(f"  {verb:<10} {text}" for verb, text in VERBS.items())
+    parser = _Parser(
+        prog=PROGRAM,
+        usage=f"{PROGRAM} [--ktls[=MODE]] VERB [OPTION...]",
+        description="TLS for programs that do not speak TLS.",
+        epilog=f"verbs:\n{verbs}\n\n{PROGRAM} VERB --help describes a verb.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
+    parser.add_argument(
+        "--ktls",
+        choices=_KTLS_MODES,
+        default="off",
+        help="kernel TLS: auto (what a bare --ktls means) uses it where possible, require "
+        "fails without it, off (default) relays in userspace",
+    )
+    parser.add_argument(
+        "--ktls-rekey",
+        choices=("auto", "require"),
+        default="auto",
+        help="require: do not offload TLS 1.3 where the kernel cannot follow a KeyUpdate",
+    )
+    parser.add_argument(
+        "--ktls-any-kernel",
+        action="store_true",
+        help="offload even on a kernel with a known kTLS vulnerability",
+    )
+    parser.add_argument(
+        "--config", metavar="FILE", help="read verb, options and operands from a TOML file"
+    )
+    parser.add_argument("-v", "--verbose", action="store_true", help="log what happens")
+    parser.add_argument("verb", choices=tuple(VERBS), metavar="VERB", help=argparse.SUPPRESS)
+    return parser
+
+
+def is_config(word: str) -> bool:
+    """Tell whether a word stands for a file with others."""
+    return word == CONFIG or word.startswith(f"{CONFIG}=")
+
+
+def divide(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Give the command's own words, the verb last, and what belongs to the verb.
+
+    --ktls options are the command's wherever they stand, and a bare --ktls gets its value here:
+    left to argparse, an optional value would swallow the next word.
+    """
+    ours: list[str] = []
+    verb: list[str] = []
+    rest: list[str] = []
+    words = iter(arguments)
+    for word in words:
+        if word == "--" and verb:
+            rest += [word, *words]
+        elif word == "--":
+            verb, rest = [word, *islice(words, 1)], [*words]
+        elif word == "--ktls":
+            ours.append("--ktls=auto")
+        elif word == "--ktls-rekey":
+            ours.append(f"{word}={next(words, '')}")
+        elif word.startswith(("--ktls=", "--ktls-")) or (is_config(word) and not verb):
+            ours.append(word if word != CONFIG else f"{word}={next(words, '')}")
+        elif verb:
+            rest.append(word)
+        elif word.startswith("-"):
+            ours.append(word)
+        else:
+            verb = [word]
+    return ours + verb, rest
+
+
+def verb_parser(verb: str) -> _Parser:
+    """Build what reads the words behind a verb."""
+    module = import_module(f"tlsify.cli.{verb}")
+    parser = _Parser(prog=f"{PROGRAM} {verb}", description=module.DESCRIPTION)
+    module.add_arguments(parser)
+    parser.misuse = getattr(module, "misuse", None)
+    parser.is_mixed = getattr(module, "IS_MIXED", False)
+    return parser
+
+
+def read_options(words: list[str]) -> tuple[str, GlobalOptions]:
+    """Read what stands in front of a verb, and the verb; ends the process if that cannot be."""
+    if len(words) == 1 and words[0] in VERBS:  # as mostly, and making a parser takes its time
+        return words[0], GlobalOptions()
+    parsed = top_parser().parse_args(words)
+    options = GlobalOptions(
+        ktls=parsed.ktls,
+        ktls_rekey=parsed.ktls_rekey,
+        ktls_any_kernel=parsed.ktls_any_kernel,
+        verbose=parsed.verbose,
+    )
+    return parsed.verb, options
+
+
+def read_words(verb: str, rest: list[str]) -> argparse.Namespace:
+    """Read what stands behind a verb; ends the process if that cannot be."""
+    parser = verb_parser(verb)
+    words, program = parser.split(rest) if parser.get_default("program") == [] else (rest, [])
+    given = parser.read(words)
+    given.program = program
+    return given
