@@ -52,7 +52,7 @@ class Proof:
 
 @contextmanager
 def server(folder: Path, ca: Path, trace: Path) -> Iterator[int]:
-    """Run the server under strace, which counts what sendfile sends; gives its port."""
+    """Run the server under strace, which counts what sendfile sends; return its port."""
     command = [
         *("strace", "-f", "-qq", "--seccomp-bpf", "-e", "trace=sendfile", "-o", str(trace)),
         *(sys.executable, "-m", "tlsify", "--ktls=require", "serve"),
@@ -122,7 +122,7 @@ def bytes_by_sendfile(trace: Path) -> int:
 
 
 def main() -> int:
-    """Run the demonstration; gives the exit status."""
+    """Run the demonstration; return the exit status."""
     proof = Proof()
     where = os.environ.get("TLSIFY_GUEST", "this host")
     print(f"tlsify {__version__} on Linux {platform.release()} ({where})")

@@ -71,7 +71,7 @@ TICKET = bytes(8) + b"\x01n" + b"\x00\x01t" + b"\x00\x00"
 
 
 def events() -> Iterator[tuple[str, int, bytes]]:
-    """Give every kind of record there is: in words, its content type, its payload."""
+    """Return every kind of record there is: in words, its content type, its payload."""
     yield "empty data record", ContentType.application_data, b""
     for description in (AlertDescription.close_notify, AlertDescription.user_canceled):
         yield f"alert {description.name}", ContentType.alert, bytes([1, description])

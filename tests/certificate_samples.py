@@ -44,7 +44,7 @@ def make_certificate(subject: x509.Name, *names: x509.GeneralName, serial: int =
 def facts_of(
     certificate: bytes | None, *, verified: bool = True, reason: str = "policy-off"
 ) -> TLSInfo:
-    """Give the facts of a connection whose peer showed a certificate."""
+    """Return the facts of a connection whose peer showed a certificate."""
     negotiated = Negotiated.without_keys(
         CipherSuite.TLS_AES_256_GCM_SHA384,
         alpn=b"h2",

@@ -40,7 +40,7 @@ KEYS: dict[str, PrivateKey] = {
 
 
 def now() -> dt.datetime:
-    """Give the time, in UTC."""
+    """Return the time, in UTC."""
     return dt.datetime.now(dt.UTC)
 
 

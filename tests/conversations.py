@@ -127,5 +127,5 @@ def follow(dialogue: Dialogue, said: bytes) -> Outcome:
 
 
 def replies(protocol: str) -> bytes:
-    """Give all that the server says in a conversation."""
+    """Return all that the server says in a conversation."""
     return b"".join(answer for _, answer in CONVERSATIONS[protocol])

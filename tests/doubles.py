@@ -63,7 +63,7 @@ CLOSE_NOTIFY = (ContentType.alert, bytes([1, AlertDescription.close_notify]))
 
 
 def opened(tunnel: Tunnel, records: bytes) -> bytes:
-    """Have a tunnel open what has come; gives the plaintext."""
+    """Have a tunnel open what has come; return the plaintext."""
     room = RecordBuffer(len(records) + ROOM_BEYOND)
     size = tunnel.receive(records, room)
     if tunnel.failure is not None and not size:
@@ -94,7 +94,7 @@ class EnginePair:
         return moved
 
     def run(self) -> tuple[Negotiated, Negotiated]:
-        """Finish the handshake; gives the client's and the server's outcome."""
+        """Finish the handshake; return the client's and the server's outcome."""
         while self.step():
             pass
         client, server = self.client.result(), self.server.result()
@@ -177,7 +177,7 @@ class ScriptedSocket(socket.socket):
         self.error_read = False
 
     def recvmsg(self, bufsize: int, ancbufsize: int = 0, flags: int = 0, /) -> Any:
-        """Give the next record, or as much of it as fits."""
+        """Return the next record, or as much of it as fits."""
         assert ancbufsize >= socket.CMSG_LEN(1)
         if not self.script:
             raise BlockingIOError(errno.EAGAIN, "nothing")
@@ -242,7 +242,7 @@ def until(condition: Callable[[], object], timeout: float = 60) -> None:
 
 
 def ends(process: subprocess.Popen[AnyStr], timeout: float = 60) -> int:
-    """Wait for a program's end; gives what `Popen.wait` does, which would look now and then."""
+    """Wait for a program's end; return what `Popen.wait` does, which would look now and then."""
     if process.poll() is None:
         with open(os.pidfd_open(process.pid), "rb") as handle:  # noqa: PTH123 - for its close
             assert select.select([handle], [], [], timeout)[0], "it did not end in time"
@@ -250,7 +250,7 @@ def ends(process: subprocess.Popen[AnyStr], timeout: float = 60) -> int:
 
 
 def own_clock(monkeypatch: pytest.MonkeyPatch, module: ModuleType) -> Callable[[float], None]:
-    """Give a module a monotonic clock of its own, which stands still; gives what has it go on."""
+    """Give a module a monotonic clock that stands still; return what has it go on."""
     now = 1000.0
 
     def go(seconds: float) -> None:
@@ -262,7 +262,7 @@ def own_clock(monkeypatch: pytest.MonkeyPatch, module: ModuleType) -> Callable[[
 
 
 def queued(sock: socket.socket) -> int:
-    """Tell how many bytes lie unread in a socket."""
+    """Return how many bytes lie unread in a socket."""
     (count,) = struct.unpack("i", fcntl.ioctl(sock, termios.FIONREAD, bytes(4)))
     return int(count)
 
@@ -512,7 +512,7 @@ class Lab:
     def configs(
         self, version: ProtocolVersion = ProtocolVersion.TLSv1_3
     ) -> tuple[ClientConfig, ServerConfig]:
-        """Give a client's and a server's configuration for one version."""
+        """Return a client's and a server's configuration for one version."""
         return _configs(self._trust, self._key_pair, version)
 
     def tcp(self) -> tuple[socket.socket, socket.socket]:

@@ -250,7 +250,7 @@ class _Receiver(_Half):
         return self.wire.tcp.recv(size, socket.MSG_PEEK | flags)
 
     def look(self) -> tuple[bytes, int]:
-        """Give the next record once all of it is there, and how many bytes that takes.
+        """Return the next record once all of it is there, and how many bytes that takes.
 
         Source: tls_sw.c tls_rx_msg_size, with its order of checks.
         """
@@ -374,7 +374,7 @@ class FakeSocket(socket.socket):
         self.counters = self._wire.counters
 
     def readable(self) -> bool:
-        """Tell whether a poll for POLLIN would return, as it does at errors and the end too."""
+        """Return whether a poll for POLLIN would return, as it does at errors and the end too."""
         self._tx.flush()
         complete, wire = bool(self._rx.look()[0]), self._wire
         if wire.pending_error():
@@ -508,7 +508,7 @@ class FakeSocket(socket.socket):
         super().shutdown(how)
 
     def detach(self) -> int:
-        """Give the descriptor away, which is plain TCP from then on."""
+        """Return the descriptor away, which is plain TCP from then on."""
         self._wire.tcp.close()
         return super().detach()
 

@@ -50,7 +50,7 @@ class Meeting:
         return _result(self.server)
 
     def session(self) -> Resumable:
-        """Give what the client may resume with: the first ticket, as the kernel would open it."""
+        """Return what the client may resume with: the first ticket, as the kernel would open it."""
         found = self.client.resumable()
         if self.ours.version is ProtocolVersion.TLSv1_3:
             _, message = open_record(self.ours.rx, 0, self.beyond[0])

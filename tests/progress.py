@@ -27,13 +27,13 @@ class Progress:
         self._unfinished: dict[str, tuple[str, float]] = {}
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
-        """Tell how many tests there will be, if this process runs them itself."""
+        """Return how many tests there will be, if this process runs them itself."""
         if session.items:
             self._tell_total(len(session.items))
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_xdist_node_collection_finished(self, ids: list[str]) -> None:
-        """Tell how many tests there will be, when the first of the workers has found them."""
+        """Return how many tests there will be, when the first of the workers has found them."""
         self._tell_total(len(ids))
 
     def _tell_total(self, count: int) -> None:

@@ -39,14 +39,14 @@ def prepare() -> None:
 
 
 def tree() -> Path:
-    """Give the root of the peers' tree; where there is none, as in guests, there is no test."""
+    """Return the root of the peers' tree; where there is none, as in guests, there is no test."""
     if (reason := "guests have no tree" if GUEST else refusal()) is not None:
         pytest.skip(reason)
     return peers.PEERS.tree
 
 
 def find(program: str) -> str:
-    """Give a peer's path.
+    """Return a peer's path.
 
     It is never one that the host happens to have: on the host it is in the lane's tree, and
     without a tree there is no test. Guests have a part of the same release.

@@ -33,7 +33,7 @@ def _in_lines(pem: bytes, width: int) -> bytes:
 
 
 def good(pem: bytes) -> dict[str, bytes]:
-    """Give the files in which the certificate is whole, whoever reads them."""
+    """Return the files in which the certificate is whole, whoever reads them."""
     return {
         "as OpenSSL writes it": pem,
         "CRLF": pem.replace(b"\n", b"\r\n"),
@@ -63,7 +63,7 @@ def good(pem: bytes) -> dict[str, bytes]:
 
 
 def bad(pem: bytes) -> dict[str, tuple[bytes, str]]:
-    """Give the files that nobody may take, and what is to be said of each."""
+    """Return the files that nobody may take, and what is to be said of each."""
     trusted = pem.replace(b" CERTIFICATE-", b" TRUSTED CERTIFICATE-")
     return {
         "empty": (b"", "no usable PEM certificate"),

@@ -31,7 +31,7 @@ LOT = 60_000_000  # bytes: what a stranger says who wants to be a burden
 
 
 def here() -> int:
-    """Give the number of this network namespace."""
+    """Return the number of this network namespace."""
     return Path("/proc/self/ns/net").stat().st_ino
 
 
@@ -53,7 +53,7 @@ def saying(told: Entry, **odd: object) -> Callable[[Address, Address], bytes]:
 
 
 def as_stranger(work: Callable[[], None]) -> int:
-    """Have a forked child do something as another user; gives its PID.
+    """Have a forked child do something as another user; return its PID.
 
     It cannot import anything any more: who knows whether that user may read Python's own modules?
     """
@@ -75,7 +75,7 @@ def as_stranger(work: Callable[[], None]) -> int:
 
 
 def as_nobody(look: Callable[[], str]) -> str:
-    """Have somebody without privileges, and without our descriptors, look; gives what he says."""
+    """Have somebody without privileges, and without our descriptors, look; return what he says."""
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:

@@ -14,7 +14,7 @@ _FOLDER = "tests/status"
 
 
 def _collect(*functions: str) -> str:
-    """Collect a folder's tests, if need be only the chosen ones; gives what pytest says."""
+    """Collect a folder's tests, if need be only the chosen ones; return what pytest says."""
     words = [sys.executable, "-m", "pytest", "--collect-only", "-q", _FOLDER]
     environment = os.environ | ({chosen.VARIABLE: "\n".join(functions)} if functions else {})
     done = subprocess.run(words, cwd=_ROOT, env=environment, stdout=subprocess.PIPE, check=True)

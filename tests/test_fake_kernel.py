@@ -122,7 +122,7 @@ class Bench:
         self.ours.setsockopt(uapi.SOL_TCP, uapi.TCP_ULP, b"tls")
 
     def install(self, direction: Direction, keys: TrafficKeys) -> None:
-        """Give our end one direction's keys; the other end counts from their number."""
+        """Return our end one direction's keys; the other end counts from their number."""
         self.set(direction, bytes(pack(keys)))
         if direction is Direction.RX:
             self.rx, self.rx_seq = keys, keys.seq
@@ -189,7 +189,7 @@ class Bench:
         return self.ours.sendmsg([payload], control, flags)
 
     def wire(self) -> bytes:
-        """Give one record that our end sent, as it is; empty at the end of the stream."""
+        """Return one record that our end sent, as it is; empty at the end of the stream."""
         header = recv_exactly(self.theirs, 5)
         return header and header + recv_exactly(self.theirs, int.from_bytes(header[3:5], "big"))
 
@@ -223,7 +223,7 @@ class Bench:
         return dict(self.ours.counters) if isinstance(self.ours, FakeSocket) else diag.tls_stat()
 
     def counted(self) -> dict[str, int]:
-        """Tell what has been counted since the start, of what the fake knows."""
+        """Return what has been counted since the start, of what the fake knows."""
         after = self._counters()
         names = ("TlsDecryptError", "TlsRxRekeyOk", "TlsTxRekeyOk", "TlsRxRekeyReceived")
         before = {name: self._before.get(name, 0) for name in names}
@@ -1154,7 +1154,7 @@ def test_parked_key_update(keyed: Bench) -> None:
 
 
 def refuses_rekey(keyed: Bench) -> bool:
-    """Tell whether this kernel takes no second key, and see it refuse one if so."""
+    """Return whether this kernel takes no second key, and see it refuse one if so."""
     if keyed.kernel.rekey:
         return False
     with fails(errno.EBUSY):

@@ -97,7 +97,7 @@ class Elsewhere:
         state[:] = bytes(len(state))
 
     def result(self) -> Any:
-        """Tell how the connection ended there."""
+        """Return how the connection ended there."""
         return json.loads(self._answers.readline())
 
 

@@ -52,7 +52,7 @@ def dial(receiver: Receiver) -> socket.socket:
 def passed(
     receiver: Receiver, told: ConnectionInfo = RELAYED, closing: ClosePolicy = ClosePolicy.STRICT
 ) -> tuple[TLSSocket, socket.socket]:
-    """Pass one end of a pair; gives what was received, and the other end."""
+    """Pass one end of a pair; return what was received, and the other end."""
     ours, theirs = socket.socketpair()
     ours.settimeout(60)
     with dial(receiver) as channel:
@@ -149,7 +149,7 @@ def test_connection_itself(receiver: Receiver, lab: Lab) -> None:
 
 
 def answer(receiver: Receiver, *messages: bytes, descriptors: int = 1) -> bytes | None:
-    """Send something; gives the answer, None for a reset."""
+    """Send something; return the answer, None for a reset."""
     with dial(receiver) as channel, socket.socket() as anything:
         passed = array.array("i", [anything.fileno()] * descriptors)
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, passed)] if descriptors else []

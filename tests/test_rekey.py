@@ -82,7 +82,7 @@ class Watch:
         self._kernel, self._ours = tls_stat(), counters()
 
     def kernel(self) -> dict[str, int]:
-        """Give what the kernel counted; 0 for what it does not know."""
+        """Return what the kernel counted; 0 for what it does not know."""
         names = ("RxRekeyReceived", "RxRekeyOk", "RxRekeyError", "TxRekeyOk", "TxRekeyError")
         now = tls_stat()
         return {
@@ -91,7 +91,7 @@ class Watch:
         }
 
     def ours(self, name: str) -> int:
-        """Give what we counted under a name."""
+        """Return what we counted under a name."""
         return counters()[name] - self._ours[name]
 
     def check(self, *, received: int = 0, sent: int = 0) -> None:
@@ -809,7 +809,7 @@ _BOUND = 4 * MOST  # time earns some, too
 
 
 def _storm(tls: TLSSocket, peer: RawPeer, records: Callable[[], bytes]) -> HandshakeError:
-    """Send records until the other side has had enough; gives what it says."""
+    """Send records until the other side has had enough; return what it says."""
 
     def send() -> int:
         for number in range(STORM // 50):
@@ -1032,7 +1032,7 @@ def test_sendfile_counts_too(lab: Lab, monkeypatch: pytest.MonkeyPatch, tmp_path
 
 
 def _collect(peer: RawPeer, size: int) -> int:
-    """Receive that much data; gives the number of KeyUpdates among it."""
+    """Receive that much data; return the number of KeyUpdates among it."""
     updates = 0
     while size:
         record = peer.recv()

@@ -119,7 +119,7 @@ def _be_peer(
 
 
 def _is_named(error: Exception | None) -> bool:
-    """Tell whether an error is one line, and says what can be done about it."""
+    """Return whether an error is one line, and says what can be done about it."""
     if isinstance(error, TlsifyError):
         return bool(error.hint) and "\n" not in str(error) and "bug" not in error.hint
     return error is None or bool(isinstance(error, OSError) and error.errno)
@@ -329,7 +329,7 @@ class _Agent:
         return len(list(Path(f"/proc/{self._pid}/fd").iterdir()))
 
     def end(self) -> tuple[int, bool]:
-        """Have it end, once it is at rest; gives its status, and whether something was lacking."""
+        """Have it end, once it is at rest; return its status, and whether something was lacking."""
         try:
             if self.is_ready:
                 until(lambda: self._descriptors() <= self._idle)
@@ -343,7 +343,7 @@ class _Agent:
 
 
 def _converse(place: Path, files: Files, ktls: str) -> Exception | None:
-    """Have a connection made and use it; gives the error, if there is one."""
+    """Have a connection made and use it; return the error, if there is one."""
     error: Exception | None = None
     with tcp() as (ours, theirs):
         peer = serving(files, theirs)

@@ -37,7 +37,7 @@ class _Source(NamedTuple):
 
 
 def _is_new(_: object, *arguments: Any, **named: Any) -> bool:
-    """Tell whether a socket is opened, rather than made of a descriptor that is there."""
+    """Return whether a socket is opened, rather than made of a descriptor that is there."""
     return named.get("fileno") is None and len(arguments) < 4
 
 
@@ -116,7 +116,7 @@ class Want:
 
 
 def _is_tlsifys() -> bool:
-    """Tell whether a call is made by tlsify, or by what it calls, rather than by a test."""
+    """Return whether a call is made by tlsify, or by what it calls, rather than by a test."""
     frame: FrameType | None = sys._getframe(2)
     while frame is not None:
         if frame.f_globals.get("__name__", "").partition(".")[0] == "tlsify":

@@ -11,7 +11,7 @@ class Codepoint(IntEnum):
 
     @classmethod
     def known(cls, number: int) -> Self | None:
-        """Give the member of a number, or None."""
+        """Return the member of a number, or None."""
         try:
             return cls(number)
         except ValueError:

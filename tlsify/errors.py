@@ -33,7 +33,7 @@ class ExitCode(IntEnum):
 
 
 def errno_name(number: int) -> str:
-    """Give the symbolic name of an errno, such as ``ENOENT``."""
+    """Return the symbolic name of an errno, such as ``ENOENT``."""
     return _errno.errorcode.get(number, f"errno {number}")
 
 

@@ -100,7 +100,7 @@ class ReferenceIdentifier(NamedTuple):
 
 
 def canonical(host: str) -> str:
-    """Give the form of a name, or address, that is sent as SNI and compared with certificates.
+    """Return the form of a name, or address, that is sent as SNI and compared with certificates.
 
     That is a name in A-labels, in lower case and without its final dot; an address without brackets
     and zone, which only say how to get there.
@@ -128,7 +128,7 @@ def canonical(host: str) -> str:
 
 
 def to_look_up(host: str) -> str:
-    """Give what to look up for what somebody has typed, in ASCII.
+    """Return what to look up for what somebody has typed, in ASCII.
 
     It means the same host as `canonical`, where that takes it; anything else, such as ``127.1``, is
     the resolver's to judge. A zone says how to get there, and a final dot keeps the resolver from
@@ -200,6 +200,6 @@ def _is_label(text: str) -> bool:
 
 
 def _is_number(label: str) -> bool:
-    """Tell what only an address ends in, in whatever spelling: ``127.1``, ``0x7f000001``."""
+    """Return what only an address ends in, in whatever spelling: ``127.1``, ``0x7f000001``."""
     is_hex = label.startswith("0x")
     return (_HEX_DIGITS if is_hex else _DIGITS).issuperset(label[2:] if is_hex else label)

@@ -86,7 +86,7 @@ class Receiver:
                 return PassedSocket(handed, closing), told
 
     def fileno(self) -> int:
-        """Give the listening socket's descriptor, for ``select`` and its like."""
+        """Return the listening socket's descriptor, for ``select`` and its like."""
         return self.sock.fileno()
 
     def close(self) -> None:
@@ -165,7 +165,7 @@ class _Carried:
         return _is_over(self.handoff.sock, timeout)
 
     def under_way(self) -> int:
-        """Give 0: who carries the connection sees to what was sent."""
+        """Return 0: who carries the connection sees to what was sent."""
         return 0
 
     def progress(self) -> None:

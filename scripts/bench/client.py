@@ -73,7 +73,7 @@ def dial(port: int) -> socket.socket:
 def shake(
     made: SSL.Context, port: int, session: Any = None
 ) -> tuple[SSL.Connection, socket.socket]:
-    """Connect and do a handshake; gives the connection and its socket."""
+    """Connect and do a handshake; return the connection and its socket."""
     sock = dial(port)
     try:
         connection = SSL.Connection(made, sock)
@@ -138,7 +138,7 @@ def handshakes(port: int, offer: Offer, count: int) -> dict[str, float]:
 
 
 def latencies(port: int, count: int) -> list[float]:
-    """Do handshakes one after the other; gives what each took, connecting included, in ms."""
+    """Do handshakes one after the other; return what each took, connecting included, in ms."""
     made, taken = context(Offer()), []
     for _ in range(count):
         begun = time.perf_counter()
@@ -151,7 +151,7 @@ def latencies(port: int, count: int) -> list[float]:
 def in_children(
     core: int | None, work: Callable[..., Any], *arguments: Any, children: int = 1
 ) -> list[Any]:
-    """Run a function in forked processes, pinned to a core; gives what each of them gave."""
+    """Run a function in forked processes, pinned to a core; return what each of them gave."""
     started = [_fork(core, work, *arguments) for _ in range(children)]
     found, failure = [], ""
     for pid, pipe in started:

@@ -110,7 +110,7 @@ def main() -> int:
 
 
 def _measure(options: argparse.Namespace) -> int:
-    """Run the suites and write what came of them; gives the exit status."""
+    """Run the suites and write what came of them; return the exit status."""
     options.out.mkdir(parents=True, exist_ok=True)
     failed = False
     origin = machine.origin()  # before there are new records, which make a clone a changed one
@@ -151,7 +151,7 @@ def _places(options: argparse.Namespace) -> Iterator[tuple[str, str]]:
 
 
 def run_suite(name: str, options: argparse.Namespace) -> dict[str, Any]:
-    """Run a suite on this machine or guest; gives its record."""
+    """Run a suite on this machine or guest; return its record."""
     core, load_core = machine.cores()
     _allow_descriptors()
     suite = importlib.import_module(f"scripts.bench.suites.{name}")

@@ -100,7 +100,7 @@ class Fetcher:
         self.meter.plaintext = 0
 
     def begin(self) -> tuple[int, int]:
-        """Read an answer's head, as TLS; gives its bytes, and those of the body that came with it.
+        """Read an answer's head, as TLS; return its bytes, and those of the body that came with it.
 
         Raises:
             RuntimeError: the answer is no success.
@@ -178,7 +178,7 @@ class Times(NamedTuple):
 
 
 def repeatedly(port: int, path: str, size: int, times: Times, *, tls: bool) -> dict[str, float]:
-    """Fetch a file again and again over connections that are kept; gives what `whole` gives."""
+    """Fetch a file again and again over connections that are kept; return what `whole` gives."""
     room = bytearray(_ROOM)
     poller = select.epoll()
     fetchers = {}

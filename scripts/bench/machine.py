@@ -12,7 +12,7 @@ from scripts.bench import peers
 
 
 def cores() -> tuple[int, int]:
-    """Give the core for what is measured and the one for the load; the same if there is one."""
+    """Return the core for what is measured and the one for the load; the same if there is one."""
     usable = sorted(os.sched_getaffinity(0))
     return usable[0], usable[-1]
 

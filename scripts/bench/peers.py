@@ -73,7 +73,7 @@ class Words:
     environment: dict[str, str] = field(default_factory=dict)
 
     def with_arguments(self, *arguments: object) -> Words:
-        """Give the same command with more behind it."""
+        """Return the same command with more behind it."""
         return Words((*self.words, *map(str, arguments)), self.environment)
 
 
@@ -105,7 +105,7 @@ def _environment_tree() -> Path:
 
 
 def _build() -> Path:
-    """Give the folder with what is not Debian's, filled if it is not there."""
+    """Return the folder with what is not Debian's, filled if it is not there."""
     sources = [ROOT / "docs/examples" / name for name in FILES_PROGRAM]
 
     def make(folder: Path) -> None:
@@ -129,7 +129,7 @@ def _install(folder: Path) -> None:
 
 @functools.cache
 def folder() -> Path | None:
-    """Give the folder with what is not Debian's, if it is there already."""
+    """Return the folder with what is not Debian's, if it is there already."""
     if named := os.environ.get(TREE_VARIABLE):
         return Path(named)
     if IN_GUEST:
@@ -139,7 +139,7 @@ def folder() -> Path | None:
 
 @functools.cache
 def _tree() -> Path | None:
-    """Give the tree with Debian's programs if it is there already; guests have none."""
+    """Return the tree with Debian's programs if it is there already; guests have none."""
     return None if IN_GUEST else _peek(lambda: PEERS.tree)
 
 
@@ -152,7 +152,7 @@ def _peek(action: Callable[[], Path]) -> Path | None:
 
 
 def find(program: str) -> Words | None:
-    """Give the command that runs one of the peers; None if it is nowhere."""
+    """Return the command that runs one of the peers; None if it is nowhere."""
     if IN_GUEST or program in UNPACKAGED:
         found = shutil.which(program)
         return None if found is None else Words((found,))
@@ -169,7 +169,7 @@ def missing(program: str) -> str | None:
 
 @functools.cache
 def python() -> Words:
-    """Give the Python that every Python contender runs with, tlsify's packages in its path."""
+    """Return the Python that every Python contender runs with, tlsify's packages in its path."""
     if IN_GUEST:
         return Words((sys.executable,), {"PYTHONPATH": _path()})
     tree = _tree()
@@ -199,17 +199,17 @@ def _path() -> str:
 
 @functools.cache
 def _environment() -> Path | None:
-    """Give the packages that guests have, to be used by the same Python here."""
+    """Return the packages that guests have, to be used by the same Python here."""
     return None if IN_GUEST else _peek(_environment_tree)
 
 
 def python_has(package: str) -> bool:
-    """Tell whether the contenders' Python can import a package."""
+    """Return whether the contenders' Python can import a package."""
     return _ask(python().with_arguments("-c", f"import {package}"))[0]
 
 
 def files_program() -> Words | None:
-    """Give the server in C that gets its connections passed."""
+    """Return the server in C that gets its connections passed."""
     place = folder()
     path = None if place is None else place / "files"
     return Words((str(path),)) if path is not None and path.exists() else None

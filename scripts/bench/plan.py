@@ -36,7 +36,7 @@ class Plan:
     backend: int = 0
 
     def setting(self, credentials: Credentials) -> Setting:
-        """Give what a server is started with."""
+        """Return what a server is started with."""
         return Setting(
             folder=self.folder,
             credentials=credentials,

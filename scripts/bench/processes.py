@@ -34,7 +34,7 @@ _given: set[int] = set()
 
 
 def free_port() -> int:
-    """Give a port of loopback that nobody uses now, and that was not given before."""
+    """Return a port of loopback that nobody uses now, and that was not given before."""
     while True:
         with socket.create_server(("127.0.0.1", 0)) as sock:
             port: int = sock.getsockname()[1]
@@ -58,7 +58,7 @@ class Program:
         return found
 
     def cpu(self, *, descendants: bool = True) -> float:
-        """Give processor seconds, user and system, in steps of a clock tick.
+        """Return processor seconds, user and system, in steps of a clock tick.
 
         Those of threads and waited-for children that are gone are in it.
         """
@@ -83,12 +83,12 @@ class Program:
             time.sleep(_PAUSE)
 
     def memory(self) -> int:
-        """Give bytes of memory; what processes share is counted once, or not at all."""
+        """Return bytes of memory; what processes share is counted once, or not at all."""
         return sum(map(_memory, self.pids()))
 
 
 def _memory(pid: int) -> int:
-    """Give a process's part of what it shares; what is its alone where no more is known."""
+    """Return a process's part of what it shares; what is its alone where no more is known."""
     for name, label in (("smaps_rollup", "Pss:"), ("status", "RssAnon:")):
         with contextlib.suppress(OSError):
             for line in Path(f"/proc/{pid}/{name}").read_text().splitlines():
@@ -178,7 +178,7 @@ def _await_port(process: subprocess.Popen[bytes], port: int, output: int) -> Non
 
 
 def _farewell(process: subprocess.Popen[bytes], output: int) -> str:
-    """Tell how a program ended, or that it did not even get ready, and what it said."""
+    """Return how a program ended, or that it did not even get ready, and what it said."""
     said = os.pread(output, 2000, 0).decode(errors="replace").strip()
     state = "did not get ready" if process.poll() is None else f"ended with {process.returncode}"
     return f"{process.args!r}: {state}: {said}"

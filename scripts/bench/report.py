@@ -95,7 +95,7 @@ def _ratio(values: list[float], base: list[float]) -> str:
 
 
 def ratios(values: list[float], base: list[float]) -> list[float]:
-    """Give each round's ratio; none where somebody was not in all rounds."""
+    """Return each round's ratio; none where somebody was not in all rounds."""
     if len(values) != len(base) or not all(base):
         return []
     return [value / other for value, other in zip(values, base, strict=True)]

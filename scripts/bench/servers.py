@@ -35,11 +35,11 @@ class Running(NamedTuple):
     programs: tuple[Program, ...]
 
     def cpu(self, *, descendants: bool = True) -> float:
-        """Give processor seconds of all of it."""
+        """Return processor seconds of all of it."""
         return sum(program.cpu(descendants=descendants) for program in self.programs)
 
     def memory(self) -> int:
-        """Give bytes of memory of all of it."""
+        """Return bytes of memory of all of it."""
         return sum(program.memory() for program in self.programs)
 
 
@@ -286,7 +286,7 @@ def python_program(
 
 
 def python_server(way: str) -> Callable[[Setting], AbstractContextManager[Running]]:
-    """Give what runs one of python_server.py's ways."""
+    """Return what runs one of python_server.py's ways."""
 
     def start(setting: Setting) -> AbstractContextManager[Running]:
         shown = setting.credentials
@@ -309,12 +309,12 @@ def agent(setting: Setting) -> Iterator[Running]:
 
 
 def tlsify(*arguments: object) -> peers.Words:
-    """Give a command line of the command that this is all about."""
+    """Return a command line of the command that this is all about."""
     return peers.python().with_arguments("-m", "tlsify", *arguments)
 
 
 def serve(mode: str) -> Callable[[Setting], AbstractContextManager[Running]]:
-    """Give what runs ``tlsify serve``; mode is --ktls's."""
+    """Return what runs ``tlsify serve``; mode is --ktls's."""
 
     def start(setting: Setting) -> AbstractContextManager[Running]:
         port, shown = free_port(), setting.credentials
@@ -327,7 +327,7 @@ def serve(mode: str) -> Callable[[Setting], AbstractContextManager[Running]]:
 
 
 def forward(mode: str, *options: str) -> Callable[[Setting], AbstractContextManager[Running]]:
-    """Give what runs ``tlsify forward`` in front of a backend."""
+    """Return what runs ``tlsify forward`` in front of a backend."""
 
     def start(setting: Setting) -> AbstractContextManager[Running]:
         port, shown = free_port(), setting.credentials
@@ -345,7 +345,7 @@ def forward(mode: str, *options: str) -> Callable[[Setting], AbstractContextMana
 
 @contextlib.contextmanager
 def backend(core: int | None) -> Iterator[int]:
-    """Run a plain TCP server on the load's core; gives its port.
+    """Run a plain TCP server on the load's core; return its port.
 
     A connection begins with a byte and 8 more, big endian: "<" takes as many bytes and answers one;
     ">" sends as many. One that ends at once is served, too.

@@ -75,7 +75,7 @@ def main() -> int:
 
 
 def _fuzz(name: str, flags: list[str]) -> tuple[int, str]:
-    """Fuzz one target in a child; gives its exit status, and what libFuzzer says."""
+    """Fuzz one target in a child; return its exit status, and what libFuzzer says."""
     with tempfile.TemporaryFile() as log:
         pid = os.fork()
         if pid == 0:

@@ -99,7 +99,7 @@ def _start(folder: Path, stack: contextlib.ExitStack) -> list[Server]:
 
 
 def _plain(folder: Path, stack: contextlib.ExitStack) -> int:
-    """Start a plain web server, as `forward` has them behind it; gives its port."""
+    """Start a plain web server, as `forward` has them behind it; return its port."""
     words: list[str | Path] = [
         sys.executable,
         "-u",

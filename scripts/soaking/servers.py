@@ -38,7 +38,7 @@ class Held(NamedTuple):
     memory: float
 
     def exceeds(self, other: Held) -> bool:
-        """Tell whether there is more of anything than what is started late accounts for."""
+        """Return whether there is more of anything than what is started late accounts for."""
         slack = _LATE * other.processes
         counts = zip(self[1:3], other[1:3], strict=True)
         return self[0] > other[0] or any(ours > theirs + slack for ours, theirs in counts)
@@ -94,7 +94,7 @@ class Server:
         return Held(*(sum(column) for column in zip(*found, strict=True)))
 
     def rest(self, processes: int, goal: Held | None = None) -> Held:
-        """Wait until it has no connections any more; gives what it holds then.
+        """Wait until it has no connections any more; return what it holds then.
 
         Args:
             processes: how many it has at rest.

@@ -53,7 +53,7 @@ def main() -> int:
 
 
 def _make_ready(*kernels: str) -> int:
-    """Fetch and build what some guests are made of; gives the lane's exit status."""
+    """Fetch and build what some guests are made of; return the lane's exit status."""
     return subprocess.run([ROOT / "vm/run", "--ready", *kernels], check=False).returncode
 
 

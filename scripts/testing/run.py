@@ -61,7 +61,7 @@ class Running:
         return bool(self.counts["failed"]) or self.status != 0 or is_cut_short
 
     def age(self) -> float:
-        """Give the seconds it has taken."""
+        """Return the seconds it has taken."""
         return (self.end or time.monotonic()) - self.begin
 
     def take(self, text: bytes) -> None:
@@ -197,12 +197,12 @@ class Run:
 
 
 def _environment() -> dict[str, str]:
-    """Give the environment of every stage: byte code is kept, where it spares seconds a test."""
+    """Return the environment of every stage: byte code is kept, where it spares seconds a test."""
     return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
 
 def _failures(running: Running) -> str:
-    """Give what pytest said of its failures; all that it said, if it did not get so far."""
+    """Return what pytest said of its failures; all that it said, if it did not get so far."""
     text = running.log.read_text(errors="replace")
     report = _REPORT.search(text)
     return text[report.start() :] if report else text

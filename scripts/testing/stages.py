@@ -55,7 +55,7 @@ class Stage:
 
 
 def everything(*, full: bool, quick: bool) -> list[Stage]:
-    """Give the stages of a whole run, the longest first.
+    """Return the stages of a whole run, the longest first.
 
     The host's comes last, though it is long: it is the only one that can keep all processors busy
     by itself, when the last of the guests has ended.
@@ -84,7 +84,7 @@ def everything(*, full: bool, quick: bool) -> list[Stage]:
 
 
 def named(arguments: list[str], kernels: list[str], *, full: bool) -> list[Stage]:
-    """Give the stages that run what is named: here, and in guests what is marked so."""
+    """Return the stages that run what is named: here, and in guests what is marked so."""
     there = [*arguments, _EVERY_ENDING] if full else arguments
     stages = [host("not ktls", arguments), *(guest(name, _ALL, there) for name in kernels)]
     return [replace(stage, may_be_empty=True) for stage in stages]

@@ -28,14 +28,14 @@ _BLOCK = re.compile(r"^```(?:sh|text) (\S+)\n(.*?)^```$", re.DOTALL | re.MULTILI
 
 @cache
 def recipes() -> dict[str, str]:
-    """Give the page's blocks by their names."""
+    """Return the page's blocks by their names."""
     found = _BLOCK.findall(PAGE.read_text())
     assert len(found) == len(dict(found)) > 0
     return dict(found)
 
 
 def recipe(name: str, instead: Mapping[str, object]) -> str:
-    """Give a block of the page, with the tests' own hosts, ports and paths in it.
+    """Return a block of the page, with the tests' own hosts, ports and paths in it.
 
     Args:
         name: the block's.
@@ -66,7 +66,7 @@ class Place:
         self._write_program("bin/tlsify", command)
 
     def environment(self) -> dict[str, str]:
-        """Give what programs find in their environment, besides what the tests have."""
+        """Return what programs find in their environment, besides what the tests have."""
         return {
             "PATH": f"{self.folder}/bin:{os.environ['PATH']}:/usr/sbin",
             "HOME": str(self.folder),
@@ -126,7 +126,7 @@ class Place:
 
     @contextmanager
     def serving(self, commands: str, said: str = "") -> Iterator[int]:
-        """Run a ``tlsify listen`` recipe, which must end well when asked to; gives its port.
+        """Run a ``tlsify listen`` recipe, which must end well when asked to; return its port.
 
         Args:
             commands: the recipe.
@@ -164,7 +164,7 @@ class Place:
 
 @cache
 def _keys_tried() -> dict[str, int]:
-    """Tell how many keys the kernel is given to find out what it can do."""
+    """Return how many keys the kernel is given to find out what it can do."""
     before = tls_stat()
     probe.capabilities.__wrapped__()
     after = tls_stat()

@@ -68,7 +68,7 @@ def _install_helper(place: Place) -> None:
 
 
 def _as_wget(place: Place, port: int, name: str = "localhost") -> tuple[bytes, str, int]:
-    """Run the helper as networking/wget.c does; gives the answer, its complaints and its status.
+    """Run the helper as networking/wget.c does; return the answer, its complaints and its status.
 
     The connection is descriptor 3, stdin and stdout are one socket, whose other end is shut down
     behind the request.

@@ -49,7 +49,7 @@ def _interpreter(suffix: str) -> str:
 
 
 def _words(name: str, folder: Path) -> str:
-    """Give the words that run an example; C is compiled first."""
+    """Return the words that run an example; C is compiled first."""
     path = _EXAMPLES / name
     if path.suffix != ".c":
         return shlex.join([_interpreter(path.suffix), str(path)])

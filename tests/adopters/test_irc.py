@@ -43,7 +43,7 @@ _SERVER = """
 
 @pytest.fixture
 def server(place: Place) -> Iterator[int]:
-    """A server behind ``tlsify listen``; gives the port for TLS."""
+    """A server behind ``tlsify listen``; return the port for TLS."""
     for program in ("ngircd", "ii", "socat", "nc"):
         require(program)
     plain = free_port()
@@ -83,7 +83,7 @@ class User:
         until(lambda: any(all(w in line for w in words) for line in self.lines()), PATIENCE)
 
     def lines(self) -> list[str]:
-        """Give what has been said on the channel, and who came and went."""
+        """Return what has been said on the channel, and who came and went."""
         return (self._channel / "out").read_text("utf-8", "replace").splitlines()
 
 

@@ -153,7 +153,7 @@ class Agent:
                 one.wait()
 
     def stop(self) -> tuple[int, str]:
-        """Ask it to end; gives its exit status and what it said on stderr."""
+        """Ask it to end; return its exit status and what it said on stderr."""
         self.process.terminate()
         _, said = self.process.communicate(timeout=PATIENCE)
         return self.process.returncode, said.decode()

@@ -270,7 +270,7 @@ def test_one_worker_killed(files: Files) -> None:
 
 
 def has_tcp(pid: int) -> bool:
-    """Tell whether a process has a connection with somebody."""
+    """Return whether a process has a connection with somebody."""
     table = Path("/proc/net/tcp").read_text("ascii").splitlines()[1:]
     established = {line.split()[9] for line in table if line.split()[3] == "01"}
     names = [os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir()]  # noqa: PTH115

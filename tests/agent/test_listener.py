@@ -32,7 +32,7 @@ def folder() -> Iterator[Path]:
 
 
 def answers(path: Path) -> bool:
-    """Tell whether somebody listens."""
+    """Return whether somebody listens."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
         return sock.connect_ex(str(path)) == 0
 

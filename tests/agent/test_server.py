@@ -391,13 +391,13 @@ def test_only_the_supervisor_killed(files: Files) -> None:
 
 
 def client_finds_nobody(place: Path) -> bool:
-    """Tell whether a requester is refused."""
+    """Return whether a requester is refused."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
         return sock.connect_ex(str(place)) != 0
 
 
 def is_running(pid: int) -> bool:
-    """Tell whether a process is there, and no zombie that nobody has waited for."""
+    """Return whether a process is there, and no zombie that nobody has waited for."""
     try:
         with open(f"/proc/{pid}/stat", encoding="ascii") as file:  # noqa: PTH123 - as elsewhere
             return file.read().rpartition(")")[2].split()[0] != "Z"

@@ -78,7 +78,7 @@ class Server:
         self.came = asyncio.Event()
 
     async def first(self) -> Echo:
-        """Give the first protocol, once it is connected."""
+        """Return the first protocol, once it is connected."""
         await self.came.wait()
         await self.protocols[0].connected.wait()
         return self.protocols[0]

@@ -290,7 +290,7 @@ def test_end_during_handshakes(server_config: ServerConfig) -> None:
 
 
 def counted(event: Event) -> int:
-    """Tell how often something has happened in this process."""
+    """Return how often something has happened in this process."""
     return counters()[event.value]
 
 

@@ -50,7 +50,7 @@ def carrying(handed: Handoff, plain: socket.socket, closing: ClosePolicy | None)
 def arrange(
     lab: Lab, policy: KtlsPolicy, closing: ClosePolicy | None = ClosePolicy.STRICT
 ) -> tuple[RawPeer, socket.socket, Endpoint[None]]:
-    """Give the TLS peer, the backend, and what is between them."""
+    """Return the TLS peer, the backend, and what is between them."""
     handed, peer = lab.server(policy)
     ours, backend = lab.tcp()
     return peer, backend, carrying(handed, ours, closing)

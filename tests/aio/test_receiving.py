@@ -46,7 +46,7 @@ async def serve(handed: Handoff, told: ConnectionInfo) -> None:
 
 
 async def pass_one(path: Path, message: bytes | None = None) -> tuple[socket.socket, bytes]:
-    """Pass one end of a pair; gives the other, and what was answered."""
+    """Pass one end of a pair; return the other, and what was answered."""
     loop = asyncio.get_running_loop()
     ours, theirs = socket.socketpair()
     ours.settimeout(0)

@@ -74,7 +74,7 @@ class Browser:
         self.driver.quit()
 
     def log(self, kind: str) -> list[str]:
-        """Give what it has logged since it was last asked.
+        """Return what it has logged since it was last asked.
 
         Args:
             kind: "browser" for its console, "performance" for its network, in JSON.

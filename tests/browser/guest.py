@@ -58,7 +58,7 @@ async def _carry(port: int, traced: Path) -> None:
 
 
 def _report(traced: Path) -> dict[str, Any]:
-    """Tell what there is to see from outside of the server."""
+    """Return what there is to see from outside of the server."""
     words = [sys.executable, "-m", "tlsify", "status", "--json"]
     status = subprocess.run(words, check=True, capture_output=True).stdout
     returned = re.findall(r"sendfile\(.* = (\d+)$", traced.read_text(), re.MULTILINE)

@@ -59,7 +59,7 @@ class Here:
         )
 
     def report(self) -> dict[str, Any]:
-        """Tell what `tlsify status` does."""
+        """Return what `tlsify status` does."""
         with self._start("status", "--json") as process:
             assert process.stdout is not None
             return {"status": json.load(process.stdout)}
@@ -131,7 +131,7 @@ class There:
             await guest.wait()
 
     def report(self) -> dict[str, Any]:
-        """Tell what `tlsify status` does there, and how often and what sendfile has sent."""
+        """Return what `tlsify status` does there, and how often and what sendfile has sent."""
         assert self._tunnel is not None
         before = len(self._notes)
         self._loop.call_soon_threadsafe(self._tunnel.send, Kind.NOTE)

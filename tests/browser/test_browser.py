@@ -93,7 +93,7 @@ def server(
 
 
 def _has_guests() -> bool:
-    """Tell whether guests have been run here before: nobody is to wait for their first boot."""
+    """Return whether guests have been run here before: nobody is to wait for their first boot."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return (cache / "tlsify/vm").is_dir()
 
@@ -109,7 +109,7 @@ def browser(tmp_path: Path, authority: trustme.CA) -> Iterator[Browser]:
 
 
 def _responses(browser: Browser) -> list[dict[str, Any]]:
-    """Give every answer that the browser got, as its network log has it."""
+    """Return every answer that the browser got, as its network log has it."""
     messages = [json.loads(each)["message"] for each in browser.log("performance")]
     return [
         message["params"]["response"]

@@ -20,7 +20,7 @@ _BIG = random.Random(1).randbytes(3_000_000)  # noqa: S311 - no secret
 
 @contextlib.asynccontextmanager
 async def _tunnel(port: int) -> AsyncIterator[tuple[int, list[bytes], Tunnel]]:
-    """Lead to a port; gives the near port, the far side's notes and the near side."""
+    """Lead to a port; return the near port, the far side's notes and the near side."""
     ends = [await asyncio.open_connection(sock=end) for end in socket.socketpair()]
     notes: list[bytes] = []
     near = Tunnel(*ends[0], notes.append)

@@ -45,7 +45,7 @@ class Front:
             self.stop()
 
     def stop(self) -> Outcome:
-        """Ask it to end; gives how it did."""
+        """Ask it to end; return how it did."""
         self.process.send_signal(signal.SIGTERM)
         return finish(self.process)
 
@@ -59,14 +59,14 @@ class Front:
         return context.wrap_socket(sock, server_hostname=name, suppress_ragged_eofs=False)
 
     def ask(self, path: str = "/", **how: str) -> bytes:
-        """Fetch a page; gives the body."""
+        """Fetch a page; return the body."""
         with self.connect(**how) as client:
             client.sendall(f"GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n".encode())
             answer = b"".join(iter(partial(client.recv, 2**16), b""))
         return answer.partition(b"\r\n\r\n")[2]
 
     def descriptors(self) -> int:
-        """Tell how many descriptors its workers have open."""
+        """Return how many descriptors its workers have open."""
         pid = self.process.pid
         workers = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
         return sum(len(descriptors(int(worker))) for worker in workers)

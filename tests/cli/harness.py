@@ -48,7 +48,7 @@ class Outcome(NamedTuple):
         return self.out
 
     def failed(self, status: int, *words: str, out: bytes | None = b"") -> str:
-        """Expect one error line and one hint line, nothing else; gives both.
+        """Expect one error line and one hint line, nothing else; return both.
 
         Args:
             status: exit status.
@@ -75,7 +75,7 @@ def start(*words: str | int | Path, **options: Any) -> subprocess.Popen[bytes]:
 
 
 def finish(process: subprocess.Popen[bytes], data: bytes = b"") -> Outcome:
-    """Give a command its stdin and wait for its end."""
+    """Return a command its stdin and wait for its end."""
     with process:
         try:
             out, err = process.communicate(data if process.stdin else None, timeout=PATIENCE)
@@ -270,12 +270,12 @@ class Served:
         finish(self.process)
 
     def stop(self, number: int = signal.SIGTERM) -> Outcome:
-        """Ask it to end; gives how it did."""
+        """Ask it to end; return how it did."""
         self.process.send_signal(number)
         return self.finish()
 
     def finish(self) -> Outcome:
-        """Wait for its end; gives how it did."""
+        """Wait for its end; return how it did."""
         return finish(self.process)
 
     def read_lines(self, number: int) -> None:
@@ -286,7 +286,7 @@ class Served:
             self.lines.append(line)
 
     def descriptors(self) -> int:
-        """Tell how many descriptors it and its workers have open."""
+        """Return how many descriptors it and its workers have open."""
         return sum(len(descriptors(pid)) for pid in {self.process.pid, *self.workers()})
 
     def connect(self) -> socket.socket:
@@ -300,7 +300,7 @@ class Served:
         return fetch(self.port, context, path, **fields)
 
     def workers(self) -> set[int]:
-        """Tell which processes it has forked."""
+        """Return which processes it has forked."""
         pid = self.process.pid
         return {child.pid for child in psutil.Process(pid).children()}
 
@@ -314,7 +314,7 @@ class Served:
 
 
 def descriptors(pid: int) -> list[str]:
-    """Tell what a process has open; nothing if it has ended, as a worker may meanwhile."""
+    """Return what a process has open; nothing if it has ended, as a worker may meanwhile."""
     opened = []
     with suppress(FileNotFoundError, ProcessLookupError):
         for entry in Path(f"/proc/{pid}/fd").iterdir():

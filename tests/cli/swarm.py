@@ -289,7 +289,7 @@ class Swarm:
 
 
 def kill_worker(pid: int) -> set[int]:
-    """Kill a worker; gives its clients' ports, whose connections are lost with it."""
+    """Kill a worker; return its clients' ports, whose connections are lost with it."""
     os.kill(pid, signal.SIGSTOP)
     until(lambda: Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T")
     ports = _peers(pid)

@@ -68,14 +68,14 @@ class Manager:
         self._sock.close()
 
     def read(self) -> tuple[int, str]:
-        """Give the next message, and its sender's pid."""
+        """Return the next message, and its sender's pid."""
         size = socket.CMSG_SPACE(struct.calcsize("3i"))
         message, ancillary, _, _ = self._sock.recvmsg(2**12, size)
         ((_, _, credentials),) = ancillary
         return struct.unpack("3i", credentials)[0], message.decode()
 
     def read_until(self, start: str) -> str:
-        """Give the next message that is none of the watchdog's; it has to begin so."""
+        """Return the next message that is none of the watchdog's; it has to begin so."""
         while (found := self.read()[1]) == "WATCHDOG=1":
             pass
         assert found.startswith(start), found

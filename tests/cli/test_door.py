@@ -92,7 +92,7 @@ class Hall:
         return order(self.dial(source), orders)
 
     def children(self) -> list[int]:
-        """Tell which processes it has forked, and which still run."""
+        """Return which processes it has forked, and which still run."""
         pid = self.process.pid
         return [int(n) for n in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
@@ -103,17 +103,17 @@ class Hall:
             assert read_line(self.process.stdout) == "reload\n"
 
     def listens(self) -> bool:
-        """Tell whether it accepts connections."""
+        """Return whether it accepts connections."""
         with suppress(AssertionError):
             return self.backlog() >= 0
         return False
 
     def backlog(self) -> int:
-        """Tell how many connections wait in its listening socket."""
+        """Return how many connections wait in its listening socket."""
         return _backlog(self.port)
 
     def end(self) -> str:
-        """Ask it to end; gives what it has said on stderr."""
+        """Ask it to end; return what it has said on stderr."""
         self.process.send_signal(signal.SIGTERM)
         _, said = self.process.communicate(timeout=PATIENCE)
         assert self.process.returncode == 0

@@ -41,7 +41,7 @@ _BIG = 3_000_000
 
 @contextmanager
 def backend(says: bytes, where: tuple[str, int] = (LOOPBACK, 0)) -> Iterator[str]:
-    """A web server without TLS, which says the same of everything; gives its address."""
+    """A web server without TLS, which says the same of everything; return its address."""
 
     class Saying(BaseHTTPRequestHandler):
         def do_GET(self) -> None:

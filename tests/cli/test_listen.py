@@ -73,12 +73,12 @@ class Listening:
         finish(self.process)
 
     def stop(self) -> Outcome:
-        """Ask it to end; gives how it did."""
+        """Ask it to end; return how it did."""
         self.process.send_signal(signal.SIGTERM)
         return finish(self.process)
 
     def children(self) -> list[int]:
-        """Tell which processes it has forked."""
+        """Return which processes it has forked."""
         pid = self.process.pid
         return [int(n) for n in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 

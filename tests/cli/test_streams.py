@@ -28,7 +28,7 @@ class Pipe:
         self.reader, self.writer = os.pipe2(os.O_NONBLOCK)
 
     def fill(self) -> int:
-        """Write until nothing fits; gives how much did."""
+        """Write until nothing fits; return how much did."""
         size = 0
         with suppress(BlockingIOError):
             while True:

@@ -100,7 +100,7 @@ class Command:
         os.kill(self._pid, signal.SIGTERM)
 
     def end(self) -> int:
-        """Wait for its end; gives its exit status. What it said is to the point, if anything."""
+        """Wait for its end; return its exit status. What it said is to the point, if anything."""
         status = Endpoint(lambda: os.waitpid(self._pid, 0)[1]).result(PATIENCE)
         self._errors.seek(0)
         said = self._errors.read().decode()

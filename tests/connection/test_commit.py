@@ -195,7 +195,7 @@ ERRNOS = (
 
 
 def _expected(step: str, number: int) -> type[Exception] | None:
-    """Tell which error a failing step raises under AUTO; None if it leads to a connection."""
+    """Return which error a failing step raises under AUTO; None if it leads to a connection."""
     if step == "SO_RCVLOWAT":
         return OSError
     if step == "TLS_RX" and number == errno.EBUSY:

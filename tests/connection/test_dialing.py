@@ -22,7 +22,7 @@ PATIENCE = 60.0
 
 
 def at(port: int, host: str = "127.0.0.1") -> Address:
-    """Give an address as ``getaddrinfo`` does."""
+    """Return an address as ``getaddrinfo`` does."""
     return (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (host, port))
 
 

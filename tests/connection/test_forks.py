@@ -50,7 +50,7 @@ def _fork(work: Callable[[], object]) -> int:
 
 
 def _until_closed(reader: int, writer: int) -> Callable[[], object]:
-    """Give what waits until the other process has closed its end of a pipe."""
+    """Return what waits until the other process has closed its end of a pipe."""
 
     def wait() -> None:
         os.close(writer)

@@ -473,7 +473,7 @@ def test_unexpected_message(
 
 
 def without_rekey() -> bool:
-    """Tell whether this kernel has kTLS, but no second key."""
+    """Return whether this kernel has kTLS, but no second key."""
     return not capabilities().rekey
 
 

@@ -71,7 +71,7 @@ class Wire:
             self.carried[self.flip // 8] ^= 1 << self.flip % 8
 
     def take(self, size: int) -> bytes | None:
-        """Give at most so many bytes: none at the end of the stream, None if nothing is there."""
+        """Return at most so many bytes: none at the end of the stream, None if nothing is there."""
         size = min(size, self.piece, len(self.carried) - self.position)
         if self.cut is not None:
             size = min(size, self.cut - self.position)
@@ -212,7 +212,7 @@ def test_flipped_bits(version: ProtocolVersion, towards: str) -> None:
 
 
 def receives(side: Side) -> list[int]:
-    """Drive a fresh side's peer to the end; gives how much was read at a time."""
+    """Drive a fresh side's peer to the end; return how much was read at a time."""
     taken: list[int] = []
     take = side.incoming.take
 

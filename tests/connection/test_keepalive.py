@@ -28,13 +28,13 @@ both = pytest.mark.parametrize("policy", OFFLOADS)
 
 
 def network(handed: Handoff) -> socket.socket:
-    """Give the socket that is connected to the peer."""
+    """Return the socket that is connected to the peer."""
     below: socket.socket = handed.sock if handed.relay is None else handed.relay._network  # type: ignore[attr-defined]
     return below
 
 
 def times(sock: socket.socket) -> tuple[int, ...]:
-    """Tell what is set: whether, and by which times; and how long unacknowledged data may be."""
+    """Return what is set: whether, and by which times; and how long unacknowledged data may be."""
     names = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT, socket.TCP_USER_TIMEOUT)
     found = [sock.getsockopt(socket.IPPROTO_TCP, name) for name in names]
     return bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)), *found

@@ -142,7 +142,7 @@ def readable(sock: socket.socket, milliseconds: int) -> bool:
 
 
 def fill(sock: socket.socket) -> int:
-    """Write, without waiting, until for a while there is no room; gives the number of bytes."""
+    """Write, without waiting, until for a while there is no room; return the number of bytes."""
     poller = select.poll()
     poller.register(sock, select.POLLOUT)
     written = 0
@@ -329,7 +329,7 @@ def test_control_records_in_front_of_data(
 
 
 def can_follow(policy: KtlsPolicy) -> bool:
-    """Tell whether a KeyUpdate is followed here."""
+    """Return whether a KeyUpdate is followed here."""
     return policy.mode is KtlsMode.OFF or capabilities().rekey
 
 

@@ -251,7 +251,7 @@ class _Nobody:
 def _owing(
     lab: Lab, alert: bytes | None = None, *, receives: bool = True
 ) -> tuple[linger.Ending, socket.socket]:
-    """Give a connection that is ending, and whose peer has much to read; and the peer."""
+    """Return a connection that is ending, and whose peer has much to read; and the peer."""
     ours, theirs = lab.tcp()
     ours.setblocking(False)  # noqa: FBT003
     with contextlib.suppress(BlockingIOError):

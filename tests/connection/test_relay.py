@@ -43,13 +43,13 @@ BOUND = loads.ROOM_SIZE
 
 
 def running(handoff: Handoff) -> Relay:
-    """Give the relay behind a hand-off."""
+    """Return the relay behind a hand-off."""
     assert isinstance(handoff.relay, Relay)
     return handoff.relay
 
 
 def fill(sock: socket.socket, block: bytes) -> int:
-    """Write until for a while there is no room; gives the number of bytes."""
+    """Write until for a while there is no room; return the number of bytes."""
     sock.settimeout(0)
     poller = select.poll()
     poller.register(sock, select.POLLOUT)
@@ -166,7 +166,7 @@ def test_rooms_are_left(lab: Lab) -> None:
 
 
 def watched(relay: Relay) -> list[tuple[bool, bool, bool]]:
-    """Watch a relay; gives what is known each time: settled, over, failed."""
+    """Watch a relay; return what is known each time: settled, over, failed."""
     seen: list[tuple[bool, bool, bool]] = []
     relay.watch(lambda: seen.append((relay.is_settled, relay.is_over, relay.failure is not None)))
     return seen

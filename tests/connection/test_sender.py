@@ -91,7 +91,7 @@ class _Busy:
         self.waited = False
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:  # noqa: FBT001, FBT002
-        """Give way to who waits."""
+        """Return way to who waits."""
         if not blocking or self._give_way is None:
             return False
         assert timeout > 0

@@ -68,7 +68,7 @@ def kept(session: bytes = SECRET, expires: float = FAR) -> StoredSession:
 
 
 def mode(path: Path) -> int:
-    """Give a file's permissions."""
+    """Return a file's permissions."""
     return stat.S_IMODE(path.lstat().st_mode)
 
 

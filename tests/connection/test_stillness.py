@@ -28,7 +28,7 @@ both = pytest.mark.parametrize("policy", OFFLOADS)
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
-    """Have time go by; gives what has it go."""
+    """Have time go by; return what has it go."""
     return own_clock(monkeypatch, stillness)
 
 
@@ -46,7 +46,7 @@ def fill(handed: Handoff) -> None:
 
 
 def received(handed: Handoff) -> int:
-    """Tell how many bytes have come, in records."""
+    """Return how many bytes have come, in records."""
     progress, _ = Watch(handed, Bounds())._ask()
     assert progress is not None
     return progress.received

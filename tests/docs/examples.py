@@ -51,7 +51,7 @@ class Example(NamedTuple):
 
 
 def examples(page: Path) -> list[Example]:
-    """Give what can be run, or has to be saved, of a page's last section."""
+    """Return what can be run, or has to be saved, of a page's last section."""
     _, _, section = page.read_text().partition("\n## Examples\n")
     blocks = _BLOCK.findall(section)
     found = []

@@ -22,7 +22,7 @@ _ALL_MODES = {"auto", "require", "off"}
 
 
 def _bash(folder: Path, line: str) -> set[str]:
-    """Give what bash offers at the end of a line, divided into words as readline does it."""
+    """Return what bash offers at the end of a line, divided into words as readline does it."""
     require("bash")
     words = line.replace("=", " = ").replace("  ", " ").split(" ")
     if line.endswith("="):

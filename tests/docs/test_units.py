@@ -48,7 +48,7 @@ def _service() -> configparser.SectionProxy:
 
 
 def _command(file: Path) -> tuple[str, list[str]]:
-    """Give the variable that ExecStart sets, and the command's words, for an instance's file."""
+    """Return the variable that ExecStart sets, and the command's words, for an instance's file."""
     words = shlex.split(_service()["ExecStart"].replace("/etc/tlsify/%i.toml", str(file)))
     assert words[0] == "/usr/bin/env"
     assert words[2] == "tlsify"

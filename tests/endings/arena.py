@@ -222,7 +222,7 @@ class Arena:
     def _as_backend(
         self, cell: Cell, peer: Peer, backend: socket.socket, worker: psutil.Process
     ) -> str:
-        """Do as the program; gives what it was told."""
+        """Do as the program; return what it was told."""
         try:
             backend.sendall(bytes(SIZE))
             if cell.program == "wait":
@@ -267,7 +267,7 @@ class Arena:
         return Process(self._template, command=command, patience=patience)
 
     def _passing(self, cell: Cell, carrier: str) -> int:
-        """Give the port of a ``tlsify forward --pass-fd``."""
+        """Return the port of a ``tlsify forward --pass-fd``."""
         key = _policy(cell), carrier
         if key not in self._servers:
             aware = ["--aware"] if carrier == "kernel" else []
@@ -277,7 +277,7 @@ class Arena:
         return int(self._servers[key][1])
 
     def _agent(self) -> str:
-        """Give the place of a ``tlsify agent``."""
+        """Return the place of a ``tlsify agent``."""
         place = str(self._files.agent)
         if ("agent", "") not in self._servers:
             command = ["agent", "--workers", "1", place]
@@ -305,13 +305,13 @@ def _port(server: Process) -> int:
 
 
 def _is_over(process: psutil.Process) -> bool:
-    """Tell whether a process has ended, be it reaped or not."""
+    """Return whether a process has ended, be it reaped or not."""
     with suppress(psutil.NoSuchProcess):
         return bool(process.status() == psutil.STATUS_ZOMBIE)
     return True
 
 
 def _has_ended(sock: socket.socket) -> bool:
-    """Tell whether a connection was reset, without being told of it."""
+    """Return whether a connection was reset, without being told of it."""
     info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)
     return info[0] == 7  # TCP_CLOSE

@@ -53,11 +53,11 @@ class Door:
         drive(work)
 
     def config(self) -> ClientConfig:
-        """Give a client's configuration."""
+        """Return a client's configuration."""
         return ClientConfig.for_host(HOST, trust=TrustAnchors.load(Path(self.job["ca"])))
 
     def context(self) -> SSLContext:
-        """Give a client's context."""
+        """Return a client's context."""
         return SSLContext.for_client(cafile=self.job["ca"], policy=self.policy)
 
     def dial(self) -> socket.socket:

@@ -46,7 +46,7 @@ class Template:
         self._process.communicate(timeout=PATIENCE)
 
     def fork(self, job: dict[str, Any], *descriptors: int) -> int:
-        """Start a program; gives its process."""
+        """Start a program; return its process."""
         socket.send_fds(self._channel, [json.dumps(job).encode()], descriptors)
         while True:
             told = self._hear()
@@ -54,7 +54,7 @@ class Template:
                 return told["pid"]
 
     def status(self, pid: int) -> int:
-        """Wait for the end of a program; gives its exit status."""
+        """Wait for the end of a program; return its exit status."""
         while pid not in self._statuses:
             self._hear()
         return self._statuses.pop(pid)
@@ -116,7 +116,7 @@ class Process:
         return told
 
     def say(self, word: str) -> None:
-        """Give a word to a program that waits for one, if it still does."""
+        """Return a word to a program that waits for one, if it still does."""
         with suppress(BrokenPipeError):
             self._line.send(word.encode() + b"\n")
 
@@ -126,7 +126,7 @@ class Process:
             os.kill(self.pid, signal.SIGKILL)
 
     def status(self) -> int:
-        """Wait for its end; gives its exit status."""
+        """Wait for its end; return its exit status."""
         if self._status is None:
             self._status = self._template.status(self.pid)
         return self._status
@@ -137,6 +137,6 @@ class Process:
             self._lines.read()
 
     def errors(self) -> str:
-        """Give what it has written to stderr."""
+        """Return what it has written to stderr."""
         self._errors.seek(0)
         return self._errors.read().decode()

@@ -27,7 +27,7 @@ class Seen(NamedTuple):
     end: str
 
     def is_right(self, answer: Sees) -> bool:
-        """Tell whether that is what it should see."""
+        """Return whether that is what it should see."""
         if answer is Sees.TRUE:
             return self.end == "cut" or self.size == SIZE
         if answer is Sees.ARRIVED:

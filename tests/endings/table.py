@@ -302,7 +302,7 @@ class Cell(NamedTuple):
 
 
 def answer(door: str, program: str, peer: str, carrier: str = "") -> Answer | str | None:
-    """Give the right answer; or why there is none; or None where it would show nothing new."""
+    """Return the right answer; or why there is none; or None where it would show nothing new."""
     there = DOORS[door]
     if program in there.without:
         return there.without[program]
@@ -320,7 +320,7 @@ def answer(door: str, program: str, peer: str, carrier: str = "") -> Answer | st
 
 
 def cells(carrier: str) -> Iterator[Cell]:
-    """Give all that have an answer, which are the same on every carrier."""
+    """Return all that have an answer, which are the same on every carrier."""
     for door in DOORS:
         for program in PROGRAMS:
             for peer in PEERS:

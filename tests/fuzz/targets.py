@@ -124,7 +124,7 @@ def _hello() -> bytes:
 
 
 def _flights(version: ProtocolVersion) -> tuple[bytes, bytes]:
-    """Have a client and a server shake hands; gives all that each has sent."""
+    """Have a client and a server shake hands; return all that each has sent."""
     only = frozenset({version})
     sides = Engine(replace(_client(), versions=only)), Engine(replace(_server(), versions=only))
     sent = bytearray(), bytearray()

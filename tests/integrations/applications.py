@@ -29,12 +29,12 @@ def count_sendfile() -> None:
 
 
 def calls() -> int:
-    """Give the number of successful os.sendfile calls so far."""
+    """Return the number of successful os.sendfile calls so far."""
     return _calls
 
 
 def answer(path: str, body: bytes, facts: dict[str, str]) -> bytes:
-    """Give the body of the answer to everything but /file."""
+    """Return the body of the answer to everything but /file."""
     if path == "/echo":
         return body
     if path == "/sendfiles":
@@ -43,7 +43,7 @@ def answer(path: str, body: bytes, facts: dict[str, str]) -> bytes:
 
 
 def common_name(certificate: dict[str, Any] | None) -> str:
-    """Give the common name of a certificate as `ssl` shapes it, or "-"."""
+    """Return the common name of a certificate as `ssl` shapes it, or "-"."""
     for relative in (certificate or {}).get("subject", ()):
         for name, value in relative:
             if name == "commonName":
@@ -57,7 +57,7 @@ def offload(ktls: str) -> str:
 
 
 def told(environ: dict[str, Any]) -> dict[str, str]:
-    """Give what a WSGI request's variables say, by page."""
+    """Return what a WSGI request's variables say, by page."""
     return {"peer": environ.get("SSL_CLIENT_S_DN_CN", "-"), "offload": environ["TLSIFY_KTLS"]}
 
 

@@ -151,7 +151,7 @@ class Served:
         return context.wrap_socket(sock, server_hostname="example.org")
 
     def ask(self, sock: ssl.SSLSocket, path: str, body: bytes | None = None) -> bytes:
-        """Send one request on a connection that is kept alive; gives the body of the answer."""
+        """Send one request on a connection that is kept alive; return the body of the answer."""
         connection = http.client.HTTPConnection("example.org")
         connection.sock = sock
         connection.request("GET" if body is None else "POST", path, body)
@@ -213,7 +213,7 @@ def arrange(
     alpn: tuple[str, ...] = ("http/1.1",),
     **options: str,
 ) -> Task:
-    """Lay out certificate, key, anchors and file in a folder; gives the task."""
+    """Lay out certificate, key, anchors and file in a folder; return the task."""
     issued = authority.issue_cert("example.org", "127.0.0.1")
     (folder / "cert.pem").write_bytes(b"".join(blob.bytes() for blob in issued.cert_chain_pems))
     (folder / "key.pem").write_bytes(issued.private_key_pem.bytes())

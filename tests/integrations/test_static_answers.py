@@ -39,7 +39,7 @@ def test_every_row_has_its_test() -> None:
 
 
 def _tag(browser: Browser, path: str = "/text.txt", **fields: str) -> str:
-    """Give a file's tag, once a change would show."""
+    """Return a file's tag, once a change would show."""
     tag = ""
 
     def is_strong() -> bool:

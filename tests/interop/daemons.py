@@ -48,7 +48,7 @@ class Ground:
     tls: bool
 
     def write(self, name: str, *lines: str, tls: str = "") -> str:
-        """Write a configuration; gives its path.
+        """Write a configuration; return its path.
 
         Args:
             name: of the file.
@@ -81,7 +81,7 @@ class Ground:
 def running(
     start: Callable[[Ground], list[str]], identity: Identity, *, tls: bool = True
 ) -> Iterator[tuple[Program, int]]:
-    """Run a server; gives its port too."""
+    """Run a server; return its port too."""
     with ExitStack() as stack:
         # Not pytest's folder, which is closed to the users that servers become.
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tlsify-")))

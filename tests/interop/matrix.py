@@ -76,26 +76,26 @@ CELLS = tuple(
 
 
 def needs_rsa(suite: CipherSuite) -> bool:
-    """Tell whether the server must show an RSA certificate; TLS 1.3 takes any."""
+    """Return whether the server must show an RSA certificate; TLS 1.3 takes any."""
     return "_RSA_" in suite.name
 
 
 def openssl_options(suite: CipherSuite) -> list[str]:
-    """Give the words that leave ``openssl s_server`` or ``s_client`` one suite."""
+    """Return the words that leave ``openssl s_server`` or ``s_client`` one suite."""
     if suite.version is ProtocolVersion.TLSv1_3:
         return ["-tls1_3", "-ciphersuites", suite.openssl_name]
     return ["-tls1_2", "-cipher", suite.openssl_name]
 
 
 def gnutls_options(suite: CipherSuite) -> list[str]:
-    """Give the words that leave GnuTLS's programs one suite."""
+    """Return the words that leave GnuTLS's programs one suite."""
     version = suite.version.label.replace("v", "")
     cipher = GNUTLS_CIPHER[suite.aead]
     return [f"--priority=NORMAL:-VERS-ALL:+VERS-{version}:-CIPHER-ALL:+{cipher}"]
 
 
 def curl_options(suite: CipherSuite) -> list[str]:
-    """Give the words that leave curl (with OpenSSL) one suite."""
+    """Return the words that leave curl (with OpenSSL) one suite."""
     if suite.version is ProtocolVersion.TLSv1_3:
         return ["--tlsv1.3", "--tls13-ciphers", suite.openssl_name]
     return ["--tlsv1.2", "--tls-max", "1.2", "--ciphers", suite.openssl_name]

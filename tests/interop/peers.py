@@ -68,7 +68,7 @@ class Site:
     folder: Path
 
     def identity(self, suite: CipherSuite) -> Identity:
-        """Give the certificate that a suite's server has to show."""
+        """Return the certificate that a suite's server has to show."""
         return self.rsa() if needs_rsa(suite) else self.ec
 
     def client(self, suite: CipherSuite) -> ClientConfig:
@@ -93,7 +93,7 @@ class Site:
 
 
 def swap_files(stream: TLSSocket, up: bytes, expected: int) -> bytes:
-    """Send one file while receiving another of a known length; gives what was received."""
+    """Send one file while receiving another of a known length; return what was received."""
     sender = Endpoint(lambda: stream.sendall(up))
     received = receive_exactly(stream, expected)
     sender.result(PATIENCE)
@@ -117,7 +117,7 @@ def answer_after_the_end(stream: TLSSocket, up: bytes, expected: int) -> bytes:
 
 
 def answer_post(stream: TLSSocket, up: bytes, expected: int) -> bytes:
-    """Take the body of an HTTP POST and answer with a file; gives what was received."""
+    """Take the body of an HTTP POST and answer with a file; return what was received."""
     head = bytearray()
     while not head.endswith(b"\r\n\r\n"):
         byte = stream.recv(1)

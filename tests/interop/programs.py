@@ -116,7 +116,7 @@ class Program:
         return bytes(self._collected)
 
     def errors(self) -> str:
-        """Give what it has written to its standard error so far."""
+        """Return what it has written to its standard error so far."""
         size = os.fstat(self._errors.fileno()).st_size
         # Not by seek: the program shares the file's position.
         said = os.pread(self._errors.fileno(), size, 0).decode("utf-8", "replace")

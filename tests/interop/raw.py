@@ -149,7 +149,7 @@ class RawPeer:
         return sealed
 
     def _own_keys(self) -> TrafficKeys:
-        """Give the keys of our direction, which exist before the engine has finished."""
+        """Return the keys of our direction, which exist before the engine has finished."""
         negotiated = self._engine.result()
         if negotiated is not None:
             return negotiated.tx

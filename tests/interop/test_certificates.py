@@ -68,7 +68,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
 
 @contextmanager
 def serving(config: ServerConfig, policy: KtlsPolicy, count: int = 1) -> Iterator[int]:
-    """Answer some connections with a short page, in a thread; gives the port."""
+    """Answer some connections with a short page, in a thread; return the port."""
     with listen("127.0.0.1", 0) as listener:
         listener.settimeout(60)
 
@@ -90,7 +90,7 @@ def serving(config: ServerConfig, policy: KtlsPolicy, count: int = 1) -> Iterato
 
 
 def s_client(port: int, site: Site, *words: str) -> str:
-    """Connect with OpenSSL's command; gives what it prints."""
+    """Connect with OpenSSL's command; return what it prints."""
     require("openssl")
     command = ["openssl", "s_client", "-connect", f"127.0.0.1:{port}", "-CAfile", str(site.anchor)]
     done = subprocess.run(

@@ -125,7 +125,7 @@ def test_sigterm_ends_the_server_in_good_order(served: Served) -> None:
 
 @contextmanager
 def _openssl_server(site: Site, *options: str) -> Iterator[tuple[Program, str]]:
-    """Run ``openssl s_server``; gives its port too."""
+    """Run ``openssl s_server``; return its port too."""
     require("openssl")
     words = ["openssl", "s_server", "-accept", "127.0.0.1:0"]
     words += ["-cert", str(site.ec.chain), "-key", str(site.ec.key), *options]

@@ -39,7 +39,7 @@ _ONE_SOCKET = {
 
 
 def _parameter(cell: Cell) -> ParameterSet:
-    """Give a cell as a parameter; each kernel has every suite, and one program on either side."""
+    """Return a cell as a parameter; each kernel has every suite, and one program on either side."""
     marks = [pytest.mark.each_kernel] if cell.peer.program == "openssl" else []
     return pytest.param(cell, id=str(cell), marks=marks)
 

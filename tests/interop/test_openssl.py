@@ -153,7 +153,7 @@ def test_a_foreign_session_is_declined(
 
 
 def _offer_session(kept: Path, suite: CipherSuite, site: Site, offload: Offload) -> bytes:
-    """Have ``openssl s_client`` offer a saved session to tlsify; gives what it says of it."""
+    """Have ``openssl s_client`` offer a saved session to tlsify; return what it says of it."""
     with listening() as listener, _client(listener, site, "-sess_in", str(kept)) as client:
         client.close_input()
         _serve_once(listener, suite, site, offload)

@@ -93,7 +93,7 @@ def pki(site: Site, authority: trustme.CA) -> tuple[Site, trustme.CA]:
 
 
 def _python_server(site: Site, version: ProtocolVersion) -> tuple[int, Endpoint[str]]:
-    """Serve one connection; gives the port, and what the server has to say of its client."""
+    """Serve one connection; return the port, and what the server has to say of its client."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = context.maximum_version = _NUMBERS[version]
     context.load_cert_chain(site.ec.chain, site.ec.key)
@@ -185,7 +185,7 @@ def test_server_with_everything_right(
 
 
 def _python_client(port: int, site: Site, version: ProtocolVersion, files: Files | None) -> str:
-    """Connect once; gives what the client has to say of its server."""
+    """Connect once; return what the client has to say of its server."""
     context = ssl.create_default_context(cafile=site.authority)
     context.minimum_version = context.maximum_version = _NUMBERS[version]
     if files is not None:

@@ -180,7 +180,7 @@ class FakeNetlink:
         assert struct.unpack_from("=I", request)[0] == len(request)
 
     def recv(self, size: int) -> bytes:
-        """Give the next datagram."""
+        """Return the next datagram."""
         assert size
         return self._answers.pop(0)
 

@@ -36,7 +36,7 @@ needs_declared = pytest.mark.skipif(GUEST not in DECLARED, reason="not one of vm
 
 
 def expected() -> dict[str, Any]:
-    """Give the running guest's capabilities."""
+    """Return the running guest's capabilities."""
     found: dict[str, Any] = DECLARED[GUEST]["capabilities"]
     return found
 

@@ -59,7 +59,7 @@ def make_keys(suite: CipherSuite = GCM_13, seq: int = 0) -> TrafficKeys:
 
 @pytest.fixture
 def keyed(tcp_pair: Pair) -> tuple[socket.socket, socket.socket, TrafficKeys]:
-    """Give a sender and a receiver under one TLS 1.3 key, and the key."""
+    """Return a sender and a receiver under one TLS 1.3 key, and the key."""
     sender, receiver = tcp_pair
     keys = make_keys()
     for sock, direction in ((sender, Direction.TX), (receiver, Direction.RX)):
@@ -70,7 +70,7 @@ def keyed(tcp_pair: Pair) -> tuple[socket.socket, socket.socket, TrafficKeys]:
 
 @pytest.fixture
 def receiving(tcp_pair: Pair) -> tuple[socket.socket, socket.socket, TrafficKeys]:
-    """Give a plain TCP sender, a keyed receiver, and its key."""
+    """Return a plain TCP sender, a keyed receiver, and its key."""
     sender, receiver = tcp_pair
     keys = make_keys()
     ulp.attach(receiver)

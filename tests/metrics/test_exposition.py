@@ -30,7 +30,7 @@ _SAMPLE = re.compile(rf"({_NAME})(?:\{{({_LABEL}(?:,{_LABEL})*)\}})? (\S+)")
 
 
 def parse(text: str) -> dict[str, float]:
-    """Read the format as strictly as its description (version 0.0.4) allows; gives the samples."""
+    """Read the format as strictly as its description (version 0.0.4) allows; return the samples."""
     assert text.endswith("\n")
     found: dict[str, float] = {}
     family = kind = ""

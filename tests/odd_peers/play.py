@@ -23,7 +23,7 @@ _PATIENCE = 20
 
 
 def play(lab: Lab, case: Case, policy: KtlsPolicy) -> Outcome:
-    """Play one case on a carrier; gives what came of it."""
+    """Play one case on a carrier; return what came of it."""
     scenario = case.scenario
     ours, theirs = lab.tcp()
     theirs.settimeout(_PATIENCE)

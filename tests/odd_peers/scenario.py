@@ -76,19 +76,19 @@ class Scenario:
     sample: bool = False
 
     def on(self, carrier: Carrier) -> Outcome:
-        """Give what has to come of it on a carrier."""
+        """Return what has to come of it on a carrier."""
         found = self.differs.get(carrier)
         if found is None and carrier is Carrier.OLD_KERNEL:
             found = self.differs.get(Carrier.KERNEL)
         return self.expected if found is None else found.outcome
 
     def play(self) -> Iterator[Step]:
-        """Give the steps."""
+        """Return the steps."""
         for each in self.steps:
             yield each if isinstance(each, Step) else Send(each)
 
     def cases(self) -> Iterator[Case]:
-        """Give one for each version and role."""
+        """Return one for each version and role."""
         for version, role in product(self.versions, self.roles):
             yield Case(self, version, role)
 

@@ -99,7 +99,7 @@ class Stage:
         return 0
 
     def finish(self) -> Outcome:
-        """Read to the end, say farewell and close; gives how it went."""
+        """Read to the end, say farewell and close; return how it went."""
         self.read()
         with suppress(OSError):
             self.stream.sendall(FAREWELL)

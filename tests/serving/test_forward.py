@@ -385,7 +385,7 @@ def test_worker_dies_with_a_queue(
 
 
 def _queue(path: str) -> bool:
-    """Tell whether somebody has connected to a path: the kernel lists two sockets there."""
+    """Return whether somebody has connected to a path: the kernel lists two sockets there."""
     with open("/proc/net/unix") as table:  # noqa: PTH123 - no file
         return sum(line.endswith(f" {path}\n") for line in table) > 1
 
@@ -540,7 +540,7 @@ def test_cancelled_in_the_queue(
 def forwarded(
     lab: Lab, policy: KtlsPolicy, bounds: Bounds
 ) -> Iterator[tuple[RawPeer, socket.socket, Endpoint[None]]]:
-    """Give a client, its backend, and what is between them."""
+    """Return a client, its backend, and what is between them."""
     handed, peer = lab.server(policy)
     with listening(("127.0.0.1", 0)) as listener:
         backends = to(Backend(*listener.getsockname()))

@@ -148,7 +148,7 @@ class Server:
         raise AssertionError(f"no {word}: {self.errors()}")
 
     def errors(self) -> str:
-        """Give what it has said on stderr."""
+        """Return what it has said on stderr."""
         return (self._folder / "errors").read_text()
 
     def connect(self) -> ssl.SSLSocket:
@@ -189,13 +189,13 @@ class Server:
         return {name: float(number) for name, number in samples}
 
     def metric(self, name: str) -> float:
-        """Give one of them."""
+        """Return one of them."""
         found = self.metrics()
         assert isinstance(found, dict)
         return found[name]
 
     def workers(self) -> set[int]:
-        """Tell which processes it has forked."""
+        """Return which processes it has forked."""
         pid = self.process.pid
         return {int(n) for n in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
 

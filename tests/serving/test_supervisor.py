@@ -137,7 +137,7 @@ class Program:
         self.process.send_signal(number)
 
     def lines(self) -> Iterator[list[str]]:
-        """Give each line's words."""
+        """Return each line's words."""
         assert self.process.stdout is not None
         for line in self.process.stdout:
             yield line.split()
@@ -156,7 +156,7 @@ class Program:
         return {self.read_until("started")[-1][1] for _ in range(count)}
 
     def errors(self) -> str:
-        """Give what it has said on stderr; it must have ended."""
+        """Return what it has said on stderr; it must have ended."""
         assert self.process.stderr is not None
         return self.process.stderr.read()
 

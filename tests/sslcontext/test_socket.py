@@ -348,7 +348,7 @@ def test_ragged_end(lab: Lab, context: Fixed, policy: KtlsPolicy, *, suppress: b
 
 @contextlib.contextmanager
 def _network(client: SSLSocket) -> Iterator[socket.socket]:
-    """Give the connection below a client, past TLS."""
+    """Return the connection below a client, past TLS."""
     relay = client.handoff.relay
     below: Any = client if relay is None else relay._network  # type: ignore[attr-defined]
     with socket.socket(fileno=os.dup(below.fileno())) as sock:

@@ -277,7 +277,7 @@ def test_a_closed_socket() -> None:
 
 
 def greeted(ours: socket.socket, theirs: socket.socket) -> bytes:
-    """Give what a mail server is greeted with."""
+    """Return what a mail server is greeted with."""
     theirs.sendall(b"220 mail\r\n421 thank you\r\n")
     with pytest.raises(HandshakeError, match="'421 thank you'"):
         ask(ours, "smtp")

@@ -43,7 +43,7 @@ def read(root: Path, path: str) -> str:
 
 
 def code(root: Path, path: str) -> int | None:
-    """Give the error code of an attempt."""
+    """Return the error code of an attempt."""
     with pytest.raises(OSError, match=r".") as caught:
         read(root, path)
     return caught.value.errno

@@ -57,7 +57,7 @@ def _connect(folder: Path) -> socket.socket:
 
 
 def _child(work: Callable[[], None]) -> int:
-    """Run something in a forked child; gives its exit status."""
+    """Run something in a forked child; return its exit status."""
     pid = os.fork()
     if pid == 0:
         status = 1

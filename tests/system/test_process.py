@@ -56,7 +56,7 @@ def _unlimited() -> None:
 
 
 def _dump(how: str) -> int:
-    """Run a program that plants a secret and dies; gives how it ended."""
+    """Run a program that plants a secret and dies; return how it ended."""
     script = f"import os, sys; from tlsify.system.process import protect_process; {_PLANT}\n"
     masked = bytes(b ^ 1 for b in _SECRET).hex()
     words = [sys.executable, "-c", script + _PROGRAMS[how], masked]

@@ -65,7 +65,7 @@ def client(name: str | None, version: ProtocolVersion = TLS13, **wishes: Any) ->
 
 
 def leaf(outcome: Negotiated) -> object:
-    """Give what the peer has shown."""
+    """Return what the peer has shown."""
     return outcome.peer_certificate
 
 

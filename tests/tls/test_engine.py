@@ -67,7 +67,7 @@ def key_pairs(leaves: dict[str, trustme.LeafCert]) -> dict[str, KeyPair]:
 
 
 def kind_of(suite: CipherSuite) -> str:
-    """Tell which certificate a suite needs; TLS 1.3 takes any."""
+    """Return which certificate a suite needs; TLS 1.3 takes any."""
     return "RSA" if "_RSA_" in suite.name else "ECDSA"
 
 
@@ -117,7 +117,7 @@ class SslPeer:
         return split_records(self.outgoing.read())
 
     def meet(self, engine: Engine) -> list[bytes]:
-        """Finish the handshake with an engine; gives the records sent beyond its end."""
+        """Finish the handshake with an engine; return the records sent beyond its end."""
         beyond: list[bytes] = []
         while engine.result() is None or not self.finished:
             for record in self.step(engine.output()):
@@ -152,7 +152,7 @@ def _restrict(context: ssl.SSLContext, suite: CipherSuite) -> ssl.SSLContext:
 
 
 def result_of(engine: Engine) -> Negotiated:
-    """Give the outcome of a handshake that is finished."""
+    """Return the outcome of a handshake that is finished."""
     result = engine.result()
     assert result is not None
     return result

@@ -117,7 +117,7 @@ def versions(version: ProtocolVersion) -> frozenset[ProtocolVersion]:
 
 
 def fail(pair: EnginePair) -> tuple[HandshakeError, HandshakeError | None]:
-    """Run a handshake that must fail; gives the error, and the other side's on the answer to it."""
+    """Run a handshake that must fail; return its error, and the other side's on the answer."""
     for source, sink in _rounds(pair):
         for record in split_records(source.output()):
             try:

@@ -79,7 +79,7 @@ def ticket(number: int, *, lifetime: int = 7200, size: int = 20, extensions: byt
 
 
 def resumes(session: bytes) -> bool:
-    """Tell whether the server takes a session."""
+    """Return whether the server takes a session."""
     return Finished(session).negotiated.resumed
 
 

@@ -261,7 +261,7 @@ def test_plaintext_in_front_of_a_bad_record(version: ProtocolVersion) -> None:
 
 
 def resuming(version: ProtocolVersion, session: bytes | None = None) -> tuple[Tunnel, bytes]:
-    """Finish a handshake that wants sessions; gives the client and what the server sent it."""
+    """Finish a handshake that wants sessions; return the client and what the server sent it."""
     client, server = Engine(_storing(version), session=session), Engine(RESUMING)
     beyond = b""
     while client.result() is None or server.result() is None:

@@ -70,7 +70,7 @@ def credentials(authority: trustme.CA) -> KeyPair:
 
 
 def refused(client: ClientConfig, server: ServerConfig) -> tuple[HandshakeError, AlertDescription]:
-    """Run a handshake that one side must refuse; gives its error, and what the other side hears."""
+    """Run a handshake that one side must refuse; return its error and what the other side hears."""
     pair = EnginePair(client, server)
     with pytest.raises(HandshakeError) as caught:
         pair.run()
@@ -97,12 +97,12 @@ def _heard(other: Engine, judge: Engine) -> AlertDescription:
 
 
 def pin_of(pair: KeyPair) -> bytes:
-    """Give the pin of a certificate's key."""
+    """Return the pin of a certificate's key."""
     return key_hash(crypto.X509.from_cryptography(pair.chain[0]))
 
 
 def lists(*pem: bytes) -> dict[str, tuple[object, ...]]:
-    """Give the argument that sets revocation lists."""
+    """Return the argument that sets revocation lists."""
     return {"crls": tuple(crl for part in pem for crl in parse_crls(part, "it"))}
 
 

@@ -32,7 +32,7 @@ TWIN = make_key_pair(["0.example"]).certificate_pem()
 
 
 def hash_of(pem: bytes) -> str:
-    """Give the name of the link that OpenSSL looks for, without its number."""
+    """Return the name of the link that OpenSSL looks for, without its number."""
     (number,) = name_hashes(read_pem(pem, "it")).values()
     return f"{number:08x}"
 

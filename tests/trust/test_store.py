@@ -66,7 +66,7 @@ def cache(tmp_path: Path) -> Path:
 
 
 def accepts(trust: TrustAnchors, server: KeyPair) -> bool:
-    """Tell whether a client with these anchors accepts a server."""
+    """Return whether a client with these anchors accepts a server."""
     client = replace(ClientConfig.for_host(HOST), trust=trust)
     try:
         EnginePair(client, ServerConfig(key_pair=server)).run()

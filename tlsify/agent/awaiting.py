@@ -96,5 +96,5 @@ def _segments(sock: socket.socket) -> int:
 
 
 def _is_unread(channel: socket.socket) -> bool:
-    """Tell whether our message has not been received yet (unix(7) SIOCOUTQ)."""
+    """Return whether our message has not been received yet (unix(7) SIOCOUTQ)."""
     return unacknowledged(channel) > 0

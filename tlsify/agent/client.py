@@ -92,7 +92,7 @@ def _give_up(sock: socket.socket) -> None:
 
 
 def _ask(place: Place, message: bytes, sock: socket.socket) -> socket.socket:
-    """Send the request; gives the channel that the reply will come by."""
+    """Send the request; return the channel that the reply will come by."""
     channel = None
     try:
         channel = _open(place)
@@ -285,7 +285,7 @@ class RemoteRelay:
         return self._is_over
 
     def under_way(self) -> int:
-        """Give 0: the agent sees to what was sent, whether or not somebody waits for it."""
+        """Return 0: the agent sees to what was sent, whether or not somebody waits for it."""
         return 0
 
     def progress(self) -> None:

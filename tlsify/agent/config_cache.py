@@ -111,7 +111,7 @@ class Configs:
             self._prepared[_essence(request)] = config
 
     def find(self, request: wire.Request) -> Config:
-        """Give the configuration that a request asks for; its timeout is the request's affair.
+        """Return the configuration that a request asks for; its timeout is the request's affair.
 
         Raises:
             ConfigError: it asks for what is not there, or makes no sense.
@@ -239,7 +239,7 @@ def _client(request: wire.ClientRequest) -> ClientConfig:
 
 
 def _common(request: wire.Request) -> dict[str, Any]:
-    """Give what client and server have in common; what was left out has its default."""
+    """Return what client and server have in common; what was left out has its default."""
     values: dict[str, Any] = {"alpn": request.alpn, "groups": request.groups}
     try:
         if request.versions:

@@ -70,7 +70,7 @@ def _attributes(kind: type[Exception]) -> list[str]:
 
 
 def _short(text: str, most: int = _LONGEST) -> str:
-    """Give what can be written, and not too much of it: ``most`` bytes."""
+    """Return what can be written, and not too much of it: ``most`` bytes."""
     clean = text.encode("utf-8", "backslashreplace").replace(b"\0", rb"\x00")
     return clean[:most].decode("utf-8", "ignore")
 

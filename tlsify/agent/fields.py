@@ -145,7 +145,7 @@ class Message:
         return f"{type(self).__name__}({', '.join(shown)})"
 
     def but(self, **values: Any) -> Self:
-        """Give the same message with other values."""
+        """Return the same message with other values."""
         return type(self)(**{**self.__dict__, **values})
 
 

@@ -155,7 +155,7 @@ class Worker:
                 self._changed.notify_all()
 
     def _next(self) -> socket.socket | None:
-        """Wait for a session; gives its channel, or None once there will be no more."""
+        """Wait for a session; return its channel, or None once there will be no more."""
         while True:
             try:
                 return self._invited() if self._is_pair else self._accepted()
@@ -222,7 +222,7 @@ def serve(channel: socket.socket, configs: Configs) -> None:
 
 
 def _answer(channel: socket.socket, configs: Configs) -> Relay | None:
-    """Do what is asked for; gives the relay, where it comes to that."""
+    """Do what is asked for; return the relay, where it comes to that."""
     channel.settimeout(_REQUEST_TIME)
     try:
         message, sock = _receive(channel)
@@ -252,7 +252,7 @@ def _shake_hands(sock: socket.socket, request: wire.Request, configs: Configs) -
 
 
 def _reply(channel: socket.socket, handed: Handoff) -> Relay | None:
-    """Give the outcome away, and with it the connection; gives the relay if there is one."""
+    """Return the outcome away, and with it the connection; return the relay if there is one."""
     agreed = handed.negotiated
     facts: dict[str, Any] = {
         "suite": agreed.suite.value.number,
@@ -285,7 +285,7 @@ def _reply(channel: socket.socket, handed: Handoff) -> Relay | None:
 
 
 def _ends_in_order(channel: socket.socket) -> bool:
-    """Tell whether the requester has said so; what was merely lost may have been cut off."""
+    """Return whether the requester has said so; what was merely lost may have been cut off."""
     for _ in range(2):
         try:
             return channel.recv(len(wire.IN_ORDER), socket.MSG_DONTWAIT) == wire.IN_ORDER

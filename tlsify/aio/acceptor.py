@@ -62,7 +62,7 @@ class Limits:
     per_address: int | None = None
 
     def part(self, index: int, processes: int) -> Limits:
-        """Give one of several processes its part, which together are the whole.
+        """Return the part of one of several processes, which together are the whole.
 
         An address may have its number in each: which process it meets is the kernel's choice.
         """
@@ -251,7 +251,7 @@ class Acceptor:
         return True
 
     def _has_room(self) -> bool:
-        """Tell whether there is a place, if need be by taking it from who does not use it."""
+        """Return whether there is a place, if need be by taking it from who does not use it."""
         limits = self._limits
         if limits.connections is not None and len(self._visits) >= limits.connections:
             event = Event.FULL_OF_CONNECTIONS

@@ -72,7 +72,7 @@ class ForeignTransport(asyncio.Transport):
         self._buffered = isinstance(protocol, asyncio.BufferedProtocol)
 
     def get_protocol(self) -> asyncio.BaseProtocol:
-        """Give the protocol."""
+        """Return the protocol."""
         protocol: asyncio.BaseProtocol = self._protocol
         return protocol
 
@@ -203,11 +203,11 @@ class ForeignTransport(asyncio.Transport):
             self._lose(exc)
 
     def get_write_buffer_size(self) -> int:
-        """Give the number of bytes that wait to be sent."""
+        """Return the number of bytes that wait to be sent."""
         return len(self._buffer)
 
     def get_write_buffer_limits(self) -> tuple[int, int]:
-        """Give the low and the high mark of `set_write_buffer_limits`."""
+        """Return the low and the high mark of `set_write_buffer_limits`."""
         return self._limits
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:

@@ -30,7 +30,7 @@ _KINDS: tuple[tuple[type[Exception], Event], ...] = (
 
 
 def outcome(error: Exception) -> Event:
-    """Tell as what to count it."""
+    """Return as what to count it."""
     if isinstance(error, OSError) and error.errno in SHORTAGES:
         return Event.HANDSHAKE_RESOURCES
     return next(event for kind, event in _KINDS if isinstance(error, kind))

@@ -70,7 +70,7 @@ class Server(asyncio.AbstractServer):
         return self._acceptor
 
     def get_loop(self) -> asyncio.AbstractEventLoop:
-        """Give the loop on which it serves."""
+        """Return the loop on which it serves."""
         return self._loop
 
     def is_serving(self) -> bool:

@@ -139,7 +139,7 @@ def client_terms(
     name: str | None,
     policy: KtlsPolicy | None = None,
 ) -> Terms:
-    """Tell what a client's arguments mean.
+    """Return what a client's arguments mean.
 
     Raises:
         ConfigError: they contradict each other, or there is nobody to expect.
@@ -159,7 +159,7 @@ def client_terms(
 def server_terms(
     config: ServerConfig | None, ssl: SSLContext | None, policy: KtlsPolicy | None = None
 ) -> Terms:
-    """Tell what a server's arguments mean; raises as `client_terms`."""
+    """Return what a server's arguments mean; raises as `client_terms`."""
     if ssl is not None:
         _refuse_both(config)
         return Terms(ssl.server_config(), policy or ssl.policy, ssl)

@@ -31,7 +31,7 @@ _current: ContextVar[Handoff | None] = ContextVar("tlsify_connection", default=N
 
 
 def current() -> Handoff | None:
-    """Give the connection that the code which asks is serving.
+    """Return the connection that the code which asks is serving.
 
     Callbacks of a protocol know theirs, and so do the tasks that they start: this is how an
     application learns of its client behind a server that does not tell.
@@ -97,7 +97,7 @@ def begin(
     context: object = None,
     closing: ClosePolicy = ClosePolicy.RELAXED,
 ) -> tuple[asyncio.Transport, asyncio.Future[None]]:
-    """Do as `attach` does, without waiting; gives what is settled when the connection is closed."""
+    """Do as `attach`, without waiting; return what is settled when the connection is closed."""
     closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     sock = LoopSocket(handed, closing, lambda: _settle(closed))
     try:

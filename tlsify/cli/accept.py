@@ -60,7 +60,7 @@ def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
 
 
 def _here(arguments: argparse.Namespace, policy: KtlsPolicy) -> Callable[[socket.socket], Handoff]:
-    """Configure, and drop privileges; gives what shakes hands then."""
+    """Configure, and drop privileges; return what shakes hands then."""
     from tlsify.connection.establish import accept  # noqa: PLC0415 - heavy, and the agent's where there is one
 
     config = server_options.configure(arguments, quiet=True)

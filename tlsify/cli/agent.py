@@ -124,7 +124,7 @@ def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
 
 
 def _files(arguments: argparse.Namespace) -> dict[str, tuple[Path, Path]]:
-    """Tell where certificates and keys are, by the names that requests give them."""
+    """Return where certificates and keys are, by the names that requests give them."""
     if len(arguments.cert) != len(arguments.key):
         raise ConfigError(
             "each --cert goes together with a --key", hint="give both, as often as there are pairs"

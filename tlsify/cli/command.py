@@ -26,7 +26,7 @@ _OBJECTS = 50_000
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; gives its exit status (`errors.ExitCode`)."""
+    """Run the command; return its exit status (`errors.ExitCode`)."""
     gc.set_threshold(_OBJECTS)
 
     def work() -> int:
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _words() -> list[str]:
-    """Give the command line; under the name of a verb that others run as a program, with it."""
+    """Return the command line; under the name of a verb that others run as a program, with it."""
     name = os.path.basename(sys.argv[0])  # noqa: PTH119 - pathlib comes at a price
     return [name, *sys.argv[1:]] if name in _PROGRAMS else sys.argv[1:]
 

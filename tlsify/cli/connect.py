@@ -76,7 +76,7 @@ class _Deadline:
 
     @contextmanager
     def spend(self, what: str) -> Iterator[float]:
-        """Give the block what is left of the time.
+        """Return the block what is left of the time.
 
         Args:
             what: the first half of the message if that is too little.
@@ -128,7 +128,7 @@ def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
 def _here(
     arguments: argparse.Namespace, policy: KtlsPolicy, deadline: _Deadline
 ) -> Callable[[socket.socket], Handoff]:
-    """Configure; gives what shakes hands then."""
+    """Configure; return what shakes hands then."""
     # Heavy, and the agent's where there is one.
     from tlsify.connection.establish import closed_on_error, connect  # noqa: PLC0415
 

@@ -110,7 +110,7 @@ class Door:
         self._pipe.close(STOP_SIGNALS)
 
     def _wait(self) -> list[int]:
-        """Wait for something; gives the descriptors, that of signals first."""
+        """Wait for something; return the descriptors, that of signals first."""
         now = time.monotonic()
         wanted = self._resume_at is None and self._places.admits(len(self._waiting))
         for sock in self._listeners:
@@ -200,7 +200,7 @@ class Door:
         return self._per_address is not None and number >= self._per_address
 
     def _make_room(self, now: float) -> None:
-        """Give places to those who wait, and see that there will be others."""
+        """Return places to those who wait, and see that there will be others."""
         for newcomer in self._places.order(self._waiting)[: self._places.free]:
             if self._resume_at is not None or not self._fork(newcomer, now):
                 return
@@ -324,7 +324,7 @@ class _Descriptors:
         self._is_raised = False
 
     def suffice_for(self, limit: int) -> int:
-        """Raise it as far as so many places need it; gives how many of them there can be."""
+        """Raise it as far as so many places need it; return how many of them there can be."""
         soft, hard = self._before
         needed = limit + _OWN_DESCRIPTORS
         if soft == resource.RLIM_INFINITY or needed <= soft:

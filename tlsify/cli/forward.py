@@ -140,7 +140,7 @@ def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
 
 
 def examine(arguments: argparse.Namespace) -> ServerConfig:
-    """Find what is wrong with the arguments, without forwarding; gives the configuration.
+    """Find what is wrong with the arguments, without forwarding; return the configuration.
 
     Raises:
         ConfigError: it could not be forwarded with them.
@@ -151,7 +151,7 @@ def examine(arguments: argparse.Namespace) -> ServerConfig:
 
 
 def _divide(arguments: argparse.Namespace) -> str:
-    """Tell where to listen from where connections go, which is given."""
+    """Return where to listen from where connections go, which is given."""
     arguments.listen = list(arguments.addresses)
     target: str = arguments.pass_fd or arguments.listen.pop()
     return target
@@ -162,7 +162,7 @@ def _rules(arguments: argparse.Namespace, target: str) -> list[Rule]:
 
 
 def _reach(rules: Sequence[Rule]) -> Reach:
-    """Tell what workers need for their backends."""
+    """Return what workers need for their backends."""
     backends = [backend for rule in rules for backend in rule.backends]
     ports = {backend.port for backend in backends if backend.port}
     abstract = any(backend.path.startswith("@") for backend in backends)
@@ -175,7 +175,7 @@ def _reach(rules: Sequence[Rule]) -> Reach:
 
 
 def _service(arguments: argparse.Namespace, target: str) -> Callable[[], Forwarding | Passing]:
-    """Give what makes a worker's service; each knows by itself which backends are down."""
+    """Return what makes a worker's service; each knows by itself which backends are down."""
     rules = _rules(arguments, target)
     for rule in arguments.route:
         if rule.alpn is not None and rule.alpn not in arguments.alpn:

@@ -108,7 +108,7 @@ def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
 
 
 def examine(arguments: argparse.Namespace) -> ServerConfig:
-    """Find what is wrong with the arguments, without listening; gives the configuration.
+    """Find what is wrong with the arguments, without listening; return the configuration.
 
     Raises:
         ConfigError: it could not be listened with them.

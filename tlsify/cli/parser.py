@@ -77,7 +77,7 @@ class _Parser(argparse.ArgumentParser):
         return given
 
     def split(self, words: list[str]) -> tuple[list[str], list[str]]:
-        """Give the verb's words, and the program's, which are not for argparse.
+        """Return the verb's words, and the program's, which are not for argparse.
 
         The program stands behind the first "--" with all that the verb needs in front of it. One
         further in front ends the options.
@@ -148,12 +148,12 @@ def top_parser() -> _Parser:
 
 
 def is_config(word: str) -> bool:
-    """Tell whether a word stands for a file with others."""
+    """Return whether a word stands for a file with others."""
     return word == CONFIG or word.startswith(f"{CONFIG}=")
 
 
 def divide(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Give the command's own words, the verb last, and what belongs to the verb.
+    """Return the command's own words, the verb last, and what belongs to the verb.
 
     --ktls options are the command's wherever they stand, and a bare --ktls gets its value here:
     left to argparse, an optional value would swallow the next word.

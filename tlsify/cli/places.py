@@ -103,7 +103,7 @@ class Places:
         self._opening_from[place.origin] += 1
 
     def is_opening(self, place: Place) -> bool:
-        """Tell whether it is in its handshake, and was not given up."""
+        """Return whether it is in its handshake, and was not given up."""
         return place in self._openings
 
     def opened(self, place: Place, now: float) -> None:
@@ -118,7 +118,7 @@ class Places:
         self._given_up += 1
 
     def leave(self, place: Place) -> None:
-        """Give one back."""
+        """Return one back."""
         self._taken.discard(place)
         self._from[place.origin] -= 1
         if not self._from[place.origin]:
@@ -137,7 +137,7 @@ class Places:
     # -- decisions
 
     def admits(self, waiting: int) -> bool:
-        """Tell whether another newcomer is worth accepting, while so many wait."""
+        """Return whether another newcomer is worth accepting, while so many wait."""
         return waiting < self.free or (bool(self._openings) and waiting <= _ROOM)
 
     def order(self, waiting: Sequence[Newcomer]) -> list[Newcomer]:
@@ -169,7 +169,7 @@ class Places:
         return found
 
     def due(self, since: float) -> float | None:
-        """Tell when the next handshake has taken too long; None if there is none.
+        """Return when the next handshake has taken too long; None if there is none.
 
         Args:
             since: when somebody last looked for those that had: the moment may be over by now.

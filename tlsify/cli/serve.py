@@ -104,7 +104,7 @@ def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
 
 
 def examine(arguments: argparse.Namespace) -> ServerConfig:
-    """Find what is wrong with the arguments, without serving; gives the configuration.
+    """Find what is wrong with the arguments, without serving; return the configuration.
 
     Raises:
         ConfigError: it could not be served with them.

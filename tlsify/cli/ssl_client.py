@@ -112,7 +112,7 @@ def _take_socket(writing: int, reading: int | None) -> socket.socket:
 
 
 def _nobody_reads(timeout: int | None) -> bool:
-    """Tell whether our stdout leads nowhere any more, as far as that can be known.
+    """Return whether our stdout leads nowhere any more, as far as that can be known.
 
     Args:
         timeout: milliseconds to wait for that; None waits for ever.

@@ -131,7 +131,7 @@ def _session(ready: Ready, negotiated: Negotiated) -> Session:
 
 
 def _install(ready: Ready, negotiated: Negotiated) -> KtlsUnavailable | None:
-    """Install both keys, or none; gives the refusal that leads to the relay."""
+    """Install both keys, or none; return the refusal that leads to the relay."""
     try:
         refusal = ready.refusal or attempt(ready.policy, _install_rx, ready, negotiated)
         if refusal is None:

@@ -90,7 +90,7 @@ class Channel(Sender):
         return b""
 
     def receive_into(self, buffer: memoryview, flags: int = 0) -> int:
-        """Do as `receive`, into the caller's buffer; gives the number of bytes."""
+        """Do as `receive`, into the caller's buffer; return the number of bytes."""
         self._refuse_failed()
         while not self.session.peer_closed:
             try:

@@ -79,7 +79,7 @@ def offloadable(wanted: tuple[Aead, ...], policy: KtlsPolicy) -> tuple[Aead, ...
 
 
 def attempt(policy: KtlsPolicy, step: Callable[..., None], *args: object) -> KtlsUnavailable | None:
-    """Try a step of the offload; gives what refused it, from which the relay follows.
+    """Try a step of the offload; return what refused it, from which the relay follows.
 
     Raises:
         KtlsUnavailable: the policy wants nothing else.

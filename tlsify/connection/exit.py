@@ -98,10 +98,10 @@ process.before_end(_watcher.ring)
 
 
 def bell() -> int:
-    """Give the descriptor that becomes readable, for good, at the interpreter's end."""
+    """Return the descriptor that becomes readable, for good, at the interpreter's end."""
     return _watcher.bell
 
 
 def has_begun() -> bool:
-    """Tell whether the program is over, and only the last bytes are still to be carried."""
+    """Return whether the program is over, and only the last bytes are still to be carried."""
     return _watcher.has_rung

@@ -62,7 +62,7 @@ def _inodes() -> Iterator[int]:
 
 
 def is_short_lived(sock: socket.socket, *, is_client: bool) -> bool:
-    """Tell whether this process was forked for a connection, and ends with it, as far as one can.
+    """Return whether this process was forked for a connection, and ends with it, as far as one can.
 
     Such a process often ends by ``os._exit``, which waits for no thread. It has inherited the
     connection, or has opened it; a forked process that has accepted it goes on to accept others.
@@ -94,7 +94,7 @@ class Share:
         return self._made != seen
 
     def is_last_or_serving(self, sock: socket.socket) -> bool:
-        """Tell whether to close this process's copy is to end the connection.
+        """Return whether to close this process's copy is to end the connection.
 
         It is for who has used it since the last fork, and for whoever is the last to have it.
         accept, fork, close: the parent has done neither.
@@ -103,12 +103,12 @@ class Share:
 
 
 def inode(sock: socket.socket) -> int:
-    """Give what all descriptors of a socket have in common."""
+    """Return what all descriptors of a socket have in common."""
     return os.fstat(sock.fileno()).st_ino
 
 
 def address(ask: Callable[[], Any]) -> Any:
-    """Give what a socket tells of its ends; None if the connection is broken already."""
+    """Return what a socket tells of its ends; None if the connection is broken already."""
     try:
         return ask()
     except OSError:
@@ -116,7 +116,7 @@ def address(ask: Callable[[], Any]) -> Any:
 
 
 def known(found: Any) -> Any:
-    """Give what `address` has given, as a socket would.
+    """Return what `address` has given, as a socket would.
 
     Raises:
         OSError: ENOTCONN, the connection was broken already.
@@ -127,7 +127,7 @@ def known(found: Any) -> Any:
 
 
 def is_held_elsewhere(inode: int) -> bool:
-    """Tell whether another process has a descriptor of a socket.
+    """Return whether another process has a descriptor of a socket.
 
     Of a relative that may not be looked into, which has become another user, that is assumed; and
     of anybody where there is no /proc: a copy is closed then, as it is without tlsify.
@@ -188,7 +188,7 @@ class _Others:
 
 
 def is_left_to_others(inode: int) -> bool:
-    """Tell whether a socket lives on when this process ends, as far as one can see."""
+    """Return whether a socket lives on when this process ends, as far as one can see."""
     return _others.hold(inode)
 
 
@@ -200,7 +200,7 @@ def _open_in(pid: int) -> Iterator[str]:
 
 
 def _children() -> Iterator[int]:
-    """Give this process's children, where the kernel lists them (CONFIG_PROC_CHILDREN)."""
+    """Return this process's children, where the kernel lists them (CONFIG_PROC_CHILDREN)."""
     for task in (_PROC / "self/task").iterdir():
         with contextlib.suppress(OSError):
             yield from map(int, (task / "children").read_text().split())
@@ -269,7 +269,7 @@ class Verdict:
         self._page[self._at + 2] = _GOOD if failure is None else _CUT if cut else _BROKEN
 
     def failure(self) -> TlsifyError | OSError | None:
-        """Give the failure, in a child, as far as it is known there."""
+        """Return the failure, in a child, as far as it is known there."""
         code = self._page[self._at + 2] if self._is_current() else _BROKEN
         if code == _CUT:
             return truncated()

@@ -59,10 +59,10 @@ class Carrier(Protocol):
         """Wait until the connection is over; tells whether it is."""
 
     def under_way(self) -> int:
-        """Tell how many bytes of what the program has sent the peer has not acknowledged."""
+        """Return how many bytes of what the program has sent the peer has not acknowledged."""
 
     def progress(self) -> Progress | None:
-        """Tell what TCP says of the connection; None if that is not at hand.
+        """Return what TCP says of the connection; None if that is not at hand.
 
         Raises:
             OSError: the connection is over, or not TCP's.
@@ -243,7 +243,7 @@ class Handoff:
         return _is_out
 
     def detach(self) -> tuple[int, bytearray]:
-        """Give the connection away, for another process to `adopt`.
+        """Return the connection away, for another process to `adopt`.
 
         Returns:
             The descriptor, and the session's state. Who has either has the traffic secrets: pass

@@ -32,7 +32,7 @@ def keep_alive(sock: socket.socket) -> None:
 
 
 def is_networks(level: int, option: int) -> bool:
-    """Tell whether an option is one of the TCP connection, wherever that is."""
+    """Return whether an option is one of the TCP connection, wherever that is."""
     return level == socket.IPPROTO_TCP or (level, option) == (
         socket.SOL_SOCKET,
         socket.SO_KEEPALIVE,

@@ -110,7 +110,7 @@ class Keeper:
             raise self._failure
 
     def _turn(self, watched: int | None) -> int | None:
-        """Wait for something, and deal with it; gives what is left of ``watched``."""
+        """Wait for something, and deal with it; return what is left of ``watched``."""
         wait = self._upkeep()
         poller = select.poll()
         if watched is not None:
@@ -140,7 +140,7 @@ class Keeper:
             goes_on = self._pass_on()
 
     def _pass_on(self) -> bool:
-        """Give the program what was received, and its end; False if that has to wait."""
+        """Return the program what was received, and its end; False if that has to wait."""
         try:
             while self._pending:
                 self._pending = self._pending[self._program.send(self._pending) :]
@@ -184,7 +184,7 @@ class Keeper:
     # -- sending
 
     def _upkeep(self) -> float | None:
-        """Change the key if that is due and the program pauses; gives the time to look again.
+        """Change the key if that is due and the program pauses; return the time to look again.
 
         Between our KeyUpdate and the new key the program must not send, and nothing could stop it:
         after a pause it is not likely to begin just then.
@@ -227,7 +227,7 @@ class Keeper:
         return now - self._seen_at >= _QUIET
 
     def _under_way(self) -> int:
-        """Tell how many bytes the peer has not acknowledged."""
+        """Return how many bytes the peer has not acknowledged."""
         if self._relay is not None:
             return self._relay.under_way()
         return unacknowledged(self._stream)
@@ -257,7 +257,7 @@ class Keeper:
 
 
 def _watch(pid: int | None) -> int | None:
-    """Give a descriptor that becomes readable with the end of a process."""
+    """Return a descriptor that becomes readable with the end of a process."""
     if pid is None:
         return None
     with contextlib.suppress(ProcessLookupError):

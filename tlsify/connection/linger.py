@@ -165,7 +165,7 @@ _local = threading.local()
 
 
 def _scratch() -> memoryview:
-    """Give what each thread has to receive into."""
+    """Return what each thread has to receive into."""
     if not hasattr(_local, "scratch"):
         _local.scratch = memoryview(bytearray(_SCRATCH))
     scratch: memoryview = _local.scratch
@@ -173,7 +173,7 @@ def _scratch() -> memoryview:
 
 
 def has_room(sock: socket.socket) -> bool:
-    """Tell whether a control record can be sent at once, and FIN behind it.
+    """Return whether a control record can be sent at once, and FIN behind it.
 
     Without room MSG_DONTWAIT would do harm. Whoever waits for some has the kernel's lock on the
     sending side, for which it waits too. And a record that fits only in part is accepted and
@@ -185,7 +185,7 @@ def has_room(sock: socket.socket) -> bool:
 
 
 def is_owed(sock: socket.socket) -> bool:
-    """Tell whether closing now might cost the peer something, or has to be waited with."""
+    """Return whether closing now might cost the peer something, or has to be waited with."""
     try:
         return bool(unacknowledged(sock) or unread(sock))
     except OSError:  # no connection any more
@@ -307,7 +307,7 @@ class _Lingerer:
         self._times.clear()
 
     def _wait(self) -> list[int]:
-        """Wait until there is something to do; gives the descriptors that have it."""
+        """Wait until there is something to do; return the descriptors that have it."""
         wait = max(0.0, self._times[0][0] - time.monotonic()) if self._endings else _IDLE
         if self._poller is None or self._bell is None:
             time.sleep(min(wait, _PAUSE))

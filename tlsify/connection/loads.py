@@ -30,7 +30,7 @@ class Flow(Enum):
 
 
 def mask(*, read: bool, write: bool) -> int:
-    """Give what poll is to wait for."""
+    """Return what poll is to wait for."""
     return (select.POLLIN if read else 0) | (select.POLLOUT if write else 0)
 
 

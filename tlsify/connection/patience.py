@@ -58,7 +58,7 @@ def tcp_progress(sock: socket.socket) -> Progress:
 
 
 def has_died(sock: socket.socket) -> bool:
-    """Tell whether TCP has given the connection up, or the peer has reset it."""
+    """Return whether TCP has given the connection up, or the peer has reset it."""
     try:
         return tcp_progress(sock).state == _CLOSE
     except OSError:
@@ -66,17 +66,17 @@ def has_died(sock: socket.socket) -> bool:
 
 
 def unacknowledged(sock: socket.socket) -> int:
-    """Tell how many bytes the peer does not have yet, with any FIN (tcp(7), unix(7) SIOCOUTQ)."""
+    """Return how many bytes the peer does not have yet, with any FIN (tcp(7), unix(7) SIOCOUTQ)."""
     return _count(sock, termios.TIOCOUTQ)
 
 
 def unread(sock: socket.socket) -> int:
-    """Tell how many bytes have come that nobody has received: closing would reset (tcp(7))."""
+    """Return how many bytes have come that nobody has received: closing would reset (tcp(7))."""
     return _count(sock, termios.FIONREAD)
 
 
 def received(sock: socket.socket) -> int:
-    """Tell how many bytes have come on a TCP connection, ever, and were acknowledged."""
+    """Return how many bytes have come on a TCP connection, ever, and were acknowledged."""
     return tcp_progress(sock).received
 
 
@@ -153,7 +153,7 @@ class Patience:
         return now - self._since >= seconds
 
     def _look(self) -> tuple[int, bool]:
-        """Give a number that grows as the peer takes what it is owed, and if the path is silent.
+        """Return a number that grows as the peer takes what it is owed, and if the path is silent.
 
         Raises:
             OSError: nobody will take anything any more.
@@ -167,6 +167,6 @@ class Patience:
         return progress.acknowledged, progress.path_is_silent
 
     def pause(self) -> float:
-        """Give the seconds until the next look, at most."""
+        """Return the seconds until the next look, at most."""
         pause, self._pause = self._pause, min(2 * self._pause, _LAST_LOOK)
         return pause

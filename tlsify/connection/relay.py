@@ -94,7 +94,7 @@ class Relay:
         return self._failure if self._verdict.is_ours else self._verdict.failure()
 
     def start(self) -> socket.socket:
-        """Begin to pump, in a thread; gives the program's end, which nobody else has.
+        """Begin to pump, in a thread; return the program's end, which nobody else has.
 
         Raises:
             RuntimeError: there is no thread to be had; nothing is left open but the socket.
@@ -131,7 +131,7 @@ class Relay:
         watcher()
 
     def under_way(self) -> int:
-        """Tell how many bytes, records and plaintext, the peer has yet to acknowledge."""
+        """Return how many bytes, records and plaintext, the peer has yet to acknowledge."""
         waiting = len(self._to_network)
         with suppress(OSError, ValueError):  # closed at the end
             waiting += unread(self._program) + unacknowledged(self._network)
@@ -210,7 +210,7 @@ class Relay:
                 return events
 
     def _time_limit(self, patience: Patience | None) -> float | None:
-        """Give the milliseconds until the next look."""
+        """Return the milliseconds until the next look."""
         if patience is not None:
             return patience.pause() * 1000
         return _LOOK * 1000 if interpreter.has_begun() else None
@@ -221,7 +221,7 @@ class Relay:
         )
 
     def _patience_now(self) -> Patience | None:
-        """Give the patience that is left where only the peer is waited for."""
+        """Return the patience that is left where only the peer is waited for."""
         is_ending = self._program_gone or (
             self._tunnel.is_waiting and (self._half_closed or self._outbound is Flow.DRAINING)
         )

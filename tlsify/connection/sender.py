@@ -261,7 +261,7 @@ class Sender:
             self.sock.shutdown(socket.SHUT_WR)
 
     def part(self, receiver: Receiver, *, in_order: bool = True) -> Ending | None:
-        """End both directions; gives what goes on in the background, if the peer is owed something.
+        """End both directions; return what goes on in the background while the peer is owed data.
 
         It has ``sock``'s descriptor then, or one of its own; ``sock`` is to be closed all the same.
 

@@ -109,7 +109,7 @@ class Origin:
         )
 
     def digest(self) -> bytes:
-        """Give 32 bytes that any other origin has different ones of."""
+        """Return 32 bytes that any other origin has different ones of."""
         return _digest(*map(_encode, astuple(self)))
 
 
@@ -323,7 +323,7 @@ def _entries(folder: int) -> list[re.Match[str]]:
 
 
 def _is_of_the_future(entry: re.Match[str]) -> bool:
-    """Tell whether the clock was ahead then: nothing that it said of the file's age is true."""
+    """Return whether the clock was ahead then: nothing that it said of the file's age is true."""
     return int(entry["written"], 16) > time.time_ns()
 
 

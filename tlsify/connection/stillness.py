@@ -69,7 +69,7 @@ class Watch:
         self._moved_at = time.monotonic()
 
     def look(self) -> Stillness | None:
-        """Tell what is the matter; None if it may go on, or is over, as others will notice."""
+        """Return what is the matter; None if it may go on, or is over, as others will notice."""
         now = time.monotonic()
         try:
             progress, owed = self._ask()

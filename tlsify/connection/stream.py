@@ -107,7 +107,7 @@ class TLSSocket(socket.socket):
             return b""
 
     def recv_into(self, buffer: WriteableBuffer, nbytes: int = 0, flags: int = 0) -> int:
-        """Do as `recv`, into a buffer; gives the number of bytes."""
+        """Do as `recv`, into a buffer; return the number of bytes."""
         view = memoryview(buffer).cast("B")[: nbytes or None]
         if not len(view):
             return 0
@@ -204,7 +204,7 @@ class TLSSocket(socket.socket):
     # -- sending
 
     def send(self, data: ReadableBuffer, flags: int = 0, /) -> int:
-        """Send some of ``data``; gives the number of bytes.
+        """Send some of ``data``; return the number of bytes.
 
         Raises:
             RekeyUnsupported: the key has protected enough, and no other can follow it.
@@ -372,7 +372,7 @@ class TLSSocket(socket.socket):
         self.settimeout(None if flag else 0.0)
 
     def gettimeout(self) -> float | None:
-        """Give what `settimeout` set."""
+        """Return what `settimeout` set."""
         return self._timeout
 
     def _raise_timeout(self) -> NoReturn:
@@ -381,12 +381,12 @@ class TLSSocket(socket.socket):
         raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
 
     def getpeername(self) -> Any:
-        """Give the peer's address, also where the connection itself is the relay's."""
+        """Return the peer's address, also where the connection itself is the relay's."""
         relay = self.handoff.relay
         return super().getpeername() if relay is None else forks.known(relay.peer_address)
 
     def getsockname(self) -> Any:
-        """Give our own address, likewise."""
+        """Return our own address, likewise."""
         relay = self.handoff.relay
         return super().getsockname() if relay is None else forks.known(relay.local_address)
 

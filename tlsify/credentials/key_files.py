@@ -64,7 +64,7 @@ class Files(NamedTuple):
         return pair if self.ocsp is None else with_ocsp(pair, self.ocsp)
 
     def read(self) -> tuple[bytes, bytes]:
-        """Give chain and key, in PEM.
+        """Return chain and key, in PEM.
 
         Raises:
             ConfigError: one of the files cannot be read.
@@ -88,7 +88,7 @@ class _Traefiks(Files):
 
     @classmethod
     def all_of(cls, path: Path) -> Iterator[Self]:
-        """Give each of a file.
+        """Return each of a file.
 
         Raises:
             ConfigError: as `traefik.read`.
@@ -100,7 +100,7 @@ class _Traefiks(Files):
             yield found
 
     def read(self) -> tuple[bytes, bytes]:
-        """Give chain and key, in PEM.
+        """Return chain and key, in PEM.
 
         Raises:
             ConfigError: Traefik has changed the file meanwhile, and it is not in there any more.
@@ -170,7 +170,7 @@ def find(folder: Path) -> Found:
 
 
 def _of(path: Path) -> Iterator[Files]:
-    """Tell what a file, or a folder, has to be, be it whole or not."""
+    """Return what a file, or a folder, has to be, be it whole or not."""
     chain, name = path, path.stem
     if path.name.startswith("."):
         return
@@ -207,7 +207,7 @@ def _key_of(chain: Path) -> Path:
 
 
 def _leave(found: list[Files]) -> dict[Path, str]:
-    """Tell which certificates are not meant to be shown, and why."""
+    """Return which certificates are not meant to be shown, and why."""
     names = Counter(files.name for files in found)
     odd = {files for files in found if names[files.name] > 1 or not files.key.exists()}
     left: dict[Path, str] = {}

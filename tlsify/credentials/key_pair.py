@@ -39,7 +39,7 @@ class KeyPair:
         return f"KeyPair({self.subject!r})"
 
     def certificate_pem(self) -> bytes:
-        """Give the chain in PEM; the key stays here."""
+        """Return the chain in PEM; the key stays here."""
         from cryptography.hazmat.primitives.serialization import Encoding  # noqa: PLC0415 - see above
 
         return b"".join(certificate.public_bytes(Encoding.PEM) for certificate in self.chain)
@@ -69,7 +69,7 @@ class KeyPair:
         return self.chain[0].not_valid_after_utc
 
     def staple(self) -> bytes | None:
-        """Give the OCSP response if it is fit to be shown at this moment, by this host's clock."""
+        """Return the OCSP response if it is fit to be shown now, by this host's clock."""
         if self.ocsp is None:
             return None
         from datetime import UTC, datetime  # noqa: PLC0415 - see above

@@ -36,7 +36,7 @@ def load(path: Path) -> bytes:
 
 
 def belongs(der: bytes, certificate: Certificate) -> bool:
-    """Tell whether a response is about a certificate, whatever it says."""
+    """Return whether a response is about a certificate, whatever it says."""
     return any(_about(der, certificate))
 
 
@@ -67,7 +67,7 @@ def objection(der: bytes, certificate: Certificate, now: datetime) -> str | None
 
 
 def demanded(certificate: Certificate) -> bool:
-    """Tell whether clients are to refuse a certificate without a response (RFC 7633)."""
+    """Return whether clients are to refuse a certificate without a response (RFC 7633)."""
     from cryptography import x509  # noqa: PLC0415 - see credentials
 
     try:

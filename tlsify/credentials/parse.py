@@ -61,7 +61,7 @@ def read_file(path: Path, what: str) -> bytes:
 
 @contextlib.contextmanager
 def as_file(content: bytes) -> Iterator[str]:
-    """Give a path at which OpenSSL finds what is in memory, while the block lasts."""
+    """Return a path at which OpenSSL finds what is in memory, while the block lasts."""
     with open(os.memfd_create("tlsify"), "wb") as file:  # noqa: PTH123 - a descriptor
         file.write(content)
         file.flush()

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def read(path: Path) -> dict[str, tuple[bytes, bytes]]:
-    """Give what is in the file: for each certificate its chain and its key, in PEM.
+    """Return what is in the file: for each certificate its chain and its key, in PEM.
 
     They are called RESOLVER/NAME, and with a number where that is another's already.
 

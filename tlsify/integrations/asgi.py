@@ -54,7 +54,7 @@ def describe(handed: Handoff) -> dict[str, Any]:
 
 @lru_cache
 def _client(negotiated: Negotiated) -> tuple[str | None, tuple[str, ...]]:
-    """Give the name in the client's certificate and its chain; parsed once for many requests."""
+    """Return the name in the client's certificate and its chain; parsed once for many requests."""
     if negotiated.certificate is None:
         return None, ()
     return negotiated.peer_subject, (ssl.DER_cert_to_PEM_cert(negotiated.certificate),)

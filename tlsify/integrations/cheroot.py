@@ -105,7 +105,7 @@ class Adapter(BaseAdapter):
         self.context = context
 
     def bind(self, sock: socket) -> socket:
-        """Give the listening socket back: what it accepts comes to `wrap`."""
+        """Return the listening socket back: what it accepts comes to `wrap`."""
         return sock
 
     def wrap(self, sock: socket) -> tuple[SSLSocket, Mapping[str, str]]:
@@ -115,7 +115,7 @@ class Adapter(BaseAdapter):
         return wrapped, _Variables(wrapped)
 
     def get_environ(self) -> dict[str, str]:
-        """Give nothing: there is nothing to tell before a connection."""
+        """Return nothing: there is nothing to tell before a connection."""
         return {}
 
     def makefile(self, sock: socket, mode: str = "r", bufsize: int = -1) -> Any:

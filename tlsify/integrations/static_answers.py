@@ -237,7 +237,7 @@ class _FileAnswer(web.StreamResponse):
 
 
 def _field(request: Request, name: str) -> str | None:
-    """Give a field, its lines joined (RFC 9110 5.2)."""
+    """Return a field, its lines joined (RFC 9110 5.2)."""
     lines = request.headers.getall(name, None)
     return None if lines is None else ", ".join(lines)
 
@@ -250,7 +250,7 @@ def _refusal(status: int, **headers: str) -> web.Response:
 
 
 def _fault(request: Request) -> int:
-    """Give the status that refuses a message which is none of HTTP/1.0 or 1.1; 0 if it is one."""
+    """Return the status that refuses a message which is none of HTTP/1.0 or 1.1; 0 if it is one."""
     if request.claimed != request.version:
         return 505 if request.claimed > HttpVersion11 else 400
     hosts = len(request.headers.getall("Host", ()))

@@ -41,7 +41,7 @@ class Transport(tcp.Server):
         return None if name is None else name.encode("ascii")
 
     def getPeerCertificate(self) -> Any:  # noqa: N802 - ISSLTransport's own
-        """Give the peer's certificate as an OpenSSL.crypto.X509, or None."""
+        """Return the peer's certificate as an OpenSSL.crypto.X509, or None."""
         der = self.facts.getpeercert(binary_form=True)
         return None if der is None else Certificate.load(der).original
 

@@ -12,7 +12,7 @@ _LINE = 64
 
 
 def variables(facts: TLSInfo) -> dict[str, str]:
-    """Give the variables of one connection, for a request's environment.
+    """Return the variables of one connection, for a request's environment.
 
     ``SSL_CLIENT_VERIFY`` is SUCCESS or NONE: whatever certificate a server asks for is judged.
     ``TLSIFY_KTLS`` is ``kernel``, or ``relay:`` and the code of the reason. Values are as PEP 3333

@@ -52,11 +52,11 @@ class Capabilities:
     advisories: tuple[Advisory, ...]
 
     def offloads(self, suite: CipherSuite) -> bool:
-        """Tell whether both directions of a suite can be the kernel's."""
+        """Return whether both directions of a suite can be the kernel's."""
         return all((suite.version, suite.aead, d) in self.supported for d in Direction)
 
     def offloads_everywhere(self, aead: Aead) -> bool:
-        """Tell whether a cipher can be offloaded in both directions of both versions."""
+        """Return whether a cipher can be offloaded in both directions of both versions."""
         return all(
             (version, aead, direction) in self.supported
             for version in ProtocolVersion
@@ -122,7 +122,7 @@ def _try_rekey() -> bool:
 
 @cache
 def polls_partial_records() -> bool:
-    """Tell whether poll reports a socket readable on which only part of a record has come.
+    """Return whether poll reports a socket readable on which only part of a record has come.
 
     Kernels before 6.5 do, so that a slow peer makes a level-triggered loop spin. Where a sandbox
     allows no listening, which only later ones can forbid, that is an answer, too.

@@ -167,7 +167,7 @@ def reinstall(sock: socket.socket, direction: Direction, aead: Aead) -> None:
 
 
 def is_keyed(sock: socket.socket, direction: Direction, suite: CipherSuite | None = None) -> bool:
-    """Tell whether a direction has a key, of a suite's version and cipher if one is named.
+    """Return whether a direction has a key, of a suite's version and cipher if one is named.
 
     False for any socket without the ULP.
     """
@@ -179,7 +179,7 @@ def is_keyed(sock: socket.socket, direction: Direction, suite: CipherSuite | Non
 
 
 def can_limit_payload(sock: socket.socket) -> bool:
-    """Tell whether this kernel has TLS_TX_MAX_PAYLOAD_LEN (6.19)."""
+    """Return whether this kernel has TLS_TX_MAX_PAYLOAD_LEN (6.19)."""
     try:
         sock.getsockopt(uapi.SOL_TLS, uapi.TLS_TX_MAX_PAYLOAD_LEN, 2)
     except OSError:
@@ -272,7 +272,7 @@ def record_type(control: list[tuple[int, int, bytes]]) -> int | None:
 
 
 def bad_record(number: int | None) -> PeerMisbehaved | None:
-    """Give what the peer did by the errno of a call that was not a receive; None if it did not."""
+    """Return what the peer did, by the errno of a call that was not a receive, or None."""
     if number not in _RECEIVE_ERRORS or number == errno.EINVAL:  # which says too many other things
         return None
     what, alert = _RECEIVE_ERRORS[number]

@@ -196,25 +196,25 @@ def handshake_took(seconds: float) -> None:
 
 
 def counters() -> dict[str, int]:
-    """Give every count by name, zeros included; where workers share them, the sums."""
+    """Return every count by name, zeros included; where workers share them, the sums."""
     with _lock:
         return {event.value: _memory.total(event) for event in Event}
 
 
 def gauge(which: Gauge) -> int:
-    """Tell how much there is now of something, in all workers."""
+    """Return how much there is now of something, in all workers."""
     with _lock:
         return _memory.total(which)
 
 
 def relayed_by_reason() -> dict[str, int]:
-    """Give the number of relayed connections by the codes of their reasons, zeros included."""
+    """Return the number of relayed connections by the codes of their reasons, zeros included."""
     with _lock:
         return {code: _memory.total(("relayed", code)) for code in REASONS}
 
 
 def handshake_times() -> Times:
-    """Tell how long handshakes took."""
+    """Return how long handshakes took."""
     with _lock:
         each = [_memory.total(("handshake", bound)) for bound in (*BOUNDS, "more")]
         microseconds = _memory.total(("handshake", "microseconds"))

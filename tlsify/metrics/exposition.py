@@ -127,7 +127,7 @@ _NOTHING = About()
 
 
 def render(about: About = _NOTHING) -> str:
-    """Give all metrics in Prometheus's text format, version 0.0.4."""
+    """Return all metrics in Prometheus's text format, version 0.0.4."""
     return "".join(_lines(about))
 
 
@@ -184,7 +184,7 @@ def _escape(text: str) -> str:
 
 
 def is_ready() -> bool:
-    """Tell whether connections are accepted, and will be: not once the whole server is to end."""
+    """Return whether connections are accepted, and will be: not once the whole server is to end."""
     return gauge(Gauge.STOPPING) == 0
 
 

@@ -183,7 +183,7 @@ def _ssl(told: ConnectionInfo) -> Ssl:
 
 
 def _ends(handed: Handoff) -> tuple[Any, Any]:
-    """Give both addresses; None for those of a connection that is broken already."""
+    """Return both addresses; None for those of a connection that is broken already."""
     if handed.relay is not None:
         return handed.relay.local_address, handed.relay.peer_address
     try:

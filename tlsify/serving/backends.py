@@ -160,7 +160,7 @@ class Rule(NamedTuple):
         return cls(value.encode(errors="surrogateescape"), None, parse_several(where))
 
     def fits(self, alpn: bytes | None, server_name: str | None) -> bool:
-        """Tell whether it is about such a connection."""
+        """Return whether it is about such a connection."""
         if self.alpn is not None:
             return alpn == self.alpn
         if self.server_name is None or server_name is None:

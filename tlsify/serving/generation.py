@@ -25,7 +25,7 @@ SIGNALS = STOP_SIGNALS | {signal.SIGCHLD, signal.SIGHUP, signal.SIGUSR2}
 
 
 def ended() -> Iterator[tuple[int, int]]:
-    """Give each child that has ended meanwhile: its pid, and its exit code as subprocess has it."""
+    """Return each child that has ended: its pid, and its exit code as subprocess has it."""
     with contextlib.suppress(ChildProcessError):  # there are none left
         while (found := os.waitpid(-1, os.WNOHANG))[0] != 0:
             yield found[0], os.waitstatus_to_exitcode(found[1])
@@ -116,15 +116,15 @@ class Generation:
     _failures: dict[int, int] = field(default_factory=dict)
 
     def workers(self) -> list[Worker]:
-        """Give those that live."""
+        """Return those that live."""
         return [each for each in self.members.values() if isinstance(each, Worker)]
 
     def is_ready(self) -> bool:
-        """Tell whether all of them accept connections."""
+        """Return whether all of them accept connections."""
         return all(isinstance(each, Worker) and each.is_ready for each in self.members.values())
 
     def due(self) -> list[float]:
-        """Give the times of replacements."""
+        """Return the times of replacements."""
         return [each for each in self.members.values() if isinstance(each, float)]
 
     def index(self, worker: Worker) -> int | None:

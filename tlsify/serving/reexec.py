@@ -100,7 +100,7 @@ class Inherited:
         os._exit(0)
 
     def claim(self, name: str, make: Callable[[], list[socket.socket]]) -> list[socket.socket]:
-        """Give the sockets that are there under a name, or make them."""
+        """Return the sockets that are there under a name, or make them."""
         found = self._unclaimed.pop(name, None)
         self.sockets[name] = make() if found is None else found
         return self.sockets[name]
@@ -136,7 +136,7 @@ class Inherited:
         self.close()
 
     def rehearse(self) -> int:
-        """Start our command line anew in another process; gives its pid.
+        """Start our command line anew in another process; return its pid.
 
         It ends with 0 if it would have started.
 
@@ -202,7 +202,7 @@ def _nobody_listens() -> Iterator[None]:
 
 
 def _command() -> tuple[str, list[str]]:
-    """Give the interpreter's path and the words that this process was started with."""
+    """Return the interpreter's path and the words that this process was started with."""
     if not sys.executable:
         raise FileNotFoundError(2, "the interpreter's own path is unknown")
     return sys.executable, [sys.executable, *sys.orig_argv[1:]]

@@ -163,7 +163,7 @@ class _Office:
         return self.work()
 
     def work(self) -> Work:
-        """Give what a worker does with the configuration of now."""
+        """Return what a worker does with the configuration of now."""
         config = self._config
         return lambda post: self._be_worker(config, post)
 
@@ -216,7 +216,7 @@ def _load(plan: ServerPlan, previous: ServerConfig | None) -> ServerConfig:
 
 
 def part(listeners: Sequence[socket.socket], index: int, number: int) -> list[socket.socket]:
-    """Give one of several workers its listening sockets: of each address those that are its own.
+    """Return a worker's own listening sockets, of each address.
 
     Args:
         listeners: of any addresses, several of one or not.
@@ -256,7 +256,7 @@ def _within_means(plan: ServerPlan) -> Limits:
 
 
 def _descriptors(each: int, processes: int) -> Iterator[Bound]:
-    """Tell how many connections there are descriptors for, the hard limit's, files included."""
+    """Return how many connections there are descriptors for, the hard limit's, files included."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         with contextlib.suppress(ValueError, OSError):
@@ -309,7 +309,7 @@ def _show_life(loop: asyncio.AbstractEventLoop) -> None:
 
 
 def _certificates(config: ServerConfig) -> Iterator[tuple[str, float]]:
-    """Tell when each certificate expires; of several with the same names, the first that does."""
+    """Return when each certificate expires; of several with the same names, the first that does."""
     moments: dict[str, float] = {}
     for pair in (config.key_pair, *config.more_key_pairs):
         name, moment = ",".join(pair.names), pair.not_after.timestamp()

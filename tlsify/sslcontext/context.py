@@ -124,7 +124,7 @@ class SSLContext(Settings):
     # -- configurations
 
     def server_config(self) -> ServerConfig:
-        """Give a server's configuration, the same one until something is set.
+        """Return a server's configuration, the same one until something is set.
 
         Raises:
             ConfigError: there is no certificate, or what is set contradicts itself.
@@ -136,7 +136,7 @@ class SSLContext(Settings):
             return self._server
 
     def client_config(self, server_hostname: str | None) -> ClientConfig:
-        """Give the configuration of a client of some server, likewise.
+        """Return the configuration of a client of some server, likewise.
 
         Raises:
             ConfigError: what is set contradicts itself.

@@ -79,18 +79,18 @@ class TLSInfo:
         self.ktls = "kernel" if handoff.reason is None else handoff.reason.code
 
     def version(self) -> str:
-        """Give the protocol version, such as ``TLSv1.3``."""
+        """Return the protocol version, such as ``TLSv1.3``."""
         return self._suite.version.label
 
     def cipher(self) -> tuple[str, str, int]:
-        """Give OpenSSL's name of the suite, the protocol version, and the bits of the key."""
+        """Return OpenSSL's name of the suite, the protocol version, and the bits of the key."""
         return self._suite.openssl_name, self.version(), 8 * self._suite.aead.key_length
 
     def compression(self) -> None:
-        """Give None: there is never any."""
+        """Return None: there is never any."""
 
     def selected_alpn_protocol(self) -> str | None:
-        """Give the protocol agreed on, or None."""
+        """Return the protocol agreed on, or None."""
         return None if self._alpn is None else self._alpn.decode("ascii", "backslashreplace")
 
     @overload
@@ -100,7 +100,7 @@ class TLSInfo:
     @overload
     def getpeercert(self, binary_form: bool) -> dict[str, Any] | bytes | None: ...  # noqa: FBT001
     def getpeercert(self, binary_form: bool = False) -> dict[str, Any] | bytes | None:  # noqa: FBT001, FBT002 - ssl's own
-        """Give the peer's certificate in DER, or what it says as `ssl` shapes it.
+        """Return the peer's certificate in DER, or what it says as `ssl` shapes it.
 
         Returns:
             None if it showed none; an empty dictionary if it was not judged, or is written so

@@ -195,7 +195,7 @@ class Settings(ssl.SSLContext):
         return {"x509": anchors, "crl": len(self.wishes.crls), "x509_ca": anchors}
 
     def versions(self) -> frozenset[ProtocolVersion]:
-        """Give the protocol versions that are left."""
+        """Return the protocol versions that are left."""
         lowest, highest = self.minimum_version, self.maximum_version
         return frozenset(
             version
@@ -206,7 +206,7 @@ class Settings(ssl.SSLContext):
         )
 
     def trust(self) -> TrustAnchors:
-        """Give what was loaded to trust.
+        """Return what was loaded to trust.
 
         Raises:
             ConfigError: nothing was.

@@ -36,10 +36,10 @@ class Choices(Protocol):
         """When to offload."""
 
     def server_config(self) -> ServerConfig:
-        """Give a server's configuration."""
+        """Return a server's configuration."""
 
     def client_config(self, server_hostname: str | None) -> ClientConfig:
-        """Give the configuration of a client of that server."""
+        """Return the configuration of a client of that server."""
 
 
 class SSLSocket(TLSSocket):
@@ -103,7 +103,7 @@ class SSLSocket(TLSSocket):
         self._begin()
 
     def _begin(self) -> TLSInfo:
-        """Have the handshake done, once; gives what it agreed on."""
+        """Have the handshake done, once; return what it agreed on."""
         return self._facts or self._establish()
 
     def _establish(self) -> TLSInfo:
@@ -189,11 +189,11 @@ class SSLSocket(TLSSocket):
         return number
 
     def getpeername(self) -> Any:
-        """Give the peer's address."""
+        """Return the peer's address."""
         return socket.socket.getpeername(self) if self._facts is None else super().getpeername()
 
     def getsockname(self) -> Any:
-        """Give our own address."""
+        """Return our own address."""
         return socket.socket.getsockname(self) if self._facts is None else super().getsockname()
 
     def setsockopt(self, level: int, *arguments: Any) -> None:
@@ -299,7 +299,7 @@ class SSLSocket(TLSSocket):
         return self.send(data)
 
     def pending(self) -> int:
-        """Give 0: nothing is held back where poll would not tell of it."""
+        """Return 0: nothing is held back where poll would not tell of it."""
         return 0
 
     def unwrap(self) -> None:
@@ -318,15 +318,15 @@ class SSLSocket(TLSSocket):
     # -- questions, as `ssl.SSLSocket` answers them
 
     def version(self) -> str:
-        """Give the protocol version, such as ``TLSv1.3``."""
+        """Return the protocol version, such as ``TLSv1.3``."""
         return self.facts.version()
 
     def cipher(self) -> tuple[str, str, int]:
-        """Give OpenSSL's name of the suite, the protocol version, and the bits of the key."""
+        """Return OpenSSL's name of the suite, the protocol version, and the bits of the key."""
         return self.facts.cipher()
 
     def selected_alpn_protocol(self) -> str | None:
-        """Give the protocol agreed on, or None."""
+        """Return the protocol agreed on, or None."""
         return self.facts.selected_alpn_protocol()
 
     @overload
@@ -336,17 +336,17 @@ class SSLSocket(TLSSocket):
     @overload
     def getpeercert(self, binary_form: bool) -> dict[str, Any] | bytes | None: ...  # noqa: FBT001
     def getpeercert(self, binary_form: bool = False) -> dict[str, Any] | bytes | None:  # noqa: FBT001, FBT002
-        """Give the peer's certificate (`TLSInfo.getpeercert`)."""
+        """Return the peer's certificate (`TLSInfo.getpeercert`)."""
         return self.facts.getpeercert(binary_form)
 
     def compression(self) -> None:
-        """Give None: there is never any."""
+        """Return None: there is never any."""
 
     def selected_npn_protocol(self) -> None:
-        """Give None: NPN is no more."""
+        """Return None: NPN is no more."""
 
     def shared_ciphers(self) -> None:
-        """Give None: what the other side offers besides is not kept."""
+        """Return None: what the other side offers besides is not kept."""
 
     @property
     def session(self) -> None:

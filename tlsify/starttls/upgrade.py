@@ -134,7 +134,7 @@ def _expect_silence(sock: socket.socket) -> None:
 
 
 def _address_literal(sock: socket.socket) -> str:
-    """Give our own address as RFC 5321 4.1.3 writes it: always valid, and no look-up is needed."""
+    """Return our own address as RFC 5321 4.1.3 writes it: always valid, without a look-up."""
     if sock.family == socket.AF_INET:
         return f"[{sock.getsockname()[0]}]"
     if sock.family == socket.AF_INET6:

@@ -67,7 +67,7 @@ def open_beneath(
 
 
 def _walk(roots: Sequence[bytes], names: list[bytes], pinned: int | None) -> Opened | list[bytes]:
-    """Go down from the folder; gives the names to try instead where there is a link or ".."."""
+    """Go down from the folder; return the names to try instead where there is a link or ".."."""
     here = pin(roots[0]) if pinned is None else os.open(b".", _FOLDER, dir_fd=pinned)
     try:
         for index, name in enumerate(names):

@@ -18,7 +18,7 @@ _MEMBER = re.compile(
 
 
 def wanted(field: str | None) -> Sequence[str]:
-    """Give the codings to be preferred to none at all, the most wanted one first.
+    """Return the codings to be preferred to none at all, the most wanted one first.
 
     Args:
         field: its lines joined by commas; None if there is none, which asks for nothing.

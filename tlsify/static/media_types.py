@@ -38,6 +38,6 @@ _TYPES = MimeTypes().types_map[True] | _MORE
 
 
 def media_type(name: bytes) -> str:
-    """Give the media type of a file of this name."""
+    """Return the media type of a file of this name."""
     ending = os.path.splitext(name)[1].lower()  # noqa: PTH122 - bytes, and for each request
     return _TYPES.get(ending.decode("ascii", "replace"), _UNKNOWN)

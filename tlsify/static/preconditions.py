@@ -40,7 +40,7 @@ def judge(field: Fields, validators: Validators) -> Verdict:
 
 
 def range_is_wanted(field: Fields, validators: Validators) -> bool:
-    """Tell whether a Range counts: If-Range, if there is one, must name these bytes (13.1.5)."""
+    """Return whether a Range counts: If-Range, if there is one, must name these bytes (13.1.5)."""
     value = field("If-Range")
     if value is None:
         return True
@@ -50,6 +50,6 @@ def range_is_wanted(field: Fields, validators: Validators) -> bool:
 
 
 def _is_newer(date: str | None, validators: Validators) -> bool | None:
-    """Tell whether the file has been changed since; None if there is no date that counts."""
+    """Return whether the file has been changed since; None if there is no date that counts."""
     since = None if date is None else parse_date(date)
     return None if since is None else validators.modified > since

@@ -22,7 +22,7 @@ class Unsatisfiable(Exception):  # noqa: N818 - the RFC's word
 
 
 def parse(field: str, size: int) -> Part | None:
-    """Read the field; gives None if the whole file is to be sent.
+    """Read the field; return None if the whole file is to be sent.
 
     That is so for units other than bytes, for what is no range, and for several ranges, which
     a server may ignore (14.2). No client is wrong with the whole.

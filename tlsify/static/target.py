@@ -30,7 +30,7 @@ class Target:
 
     @classmethod
     def parse(cls, path: str) -> Self | None:
-        """Decode a path; gives None if no file can have such a name.
+        """Decode a path; return None if no file can have such a name.
 
         Segments are told apart before they are decoded: an encoded slash is part of a name, and
         so of none that there is. Dot segments go up (RFC 3986 5.2.4), but not out of the folder.

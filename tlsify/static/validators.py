@@ -75,7 +75,7 @@ class Validators:
         return format_date(self.modified)
 
     def matches(self, field: str, *, strongly: bool) -> bool:
-        """Tell whether a list of entity tags has this one, or is "*" (8.8.3.2, 13.1.1).
+        """Return whether a list of entity tags has this one, or is "*" (8.8.3.2, 13.1.1).
 
         Args:
             field: as it was sent; from where it is no such list any more, it is passed over.
@@ -101,7 +101,7 @@ def format_date(seconds: int) -> str:
 
 
 def parse_date(text: str) -> int | None:
-    """Read a date in any of HTTP's three forms; gives None if it is none, or more than one."""
+    """Read a date in any of HTTP's three forms; return None if it is none, or more than one."""
     if len(text) > _LONGEST_DATE:
         return None
     try:

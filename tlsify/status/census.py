@@ -111,7 +111,7 @@ def _shared() -> Iterator[tuple[int, int]]:
 
 
 def _is_closed() -> bool:
-    """Tell whether others have places; those below ``/run/user`` may well have none."""
+    """Return whether others have places; those below ``/run/user`` may well have none."""
     if _is_named() or (uid := os.geteuid()) == 0:
         return False
     with contextlib.suppress(OSError):

@@ -122,7 +122,7 @@ class Head(NamedTuple):
 
 
 def write_head(head: Head) -> str:
-    """Give the first line of an answer, without its end."""
+    """Return the first line of an answer, without its end."""
     return json.dumps(
         {
             "roster": FORMAT,
@@ -135,7 +135,7 @@ def write_head(head: Head) -> str:
 
 
 def lines(told: Sequence[Entry]) -> Iterator[str]:
-    """Give the lines that tell of some connections: one at least, and none that is too long."""
+    """Return the lines that tell of some connections: one at least, and none that is too long."""
     text = json.dumps(list(map(row, told)))
     if len(text) <= LONGEST_LINE or len(told) == 1:
         yield text

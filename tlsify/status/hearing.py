@@ -90,7 +90,7 @@ class Share:
             raise OverflowError
 
     def is_about(self, entry: Entry, uid: int) -> bool:
-        """Tell whether an entry is about a connection that is this user's own."""
+        """Return whether an entry is about a connection that is this user's own."""
         if self._owners is None:
             return True
         if entry.local is None or entry.peer is None:

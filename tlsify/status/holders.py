@@ -33,7 +33,7 @@ class Process:
 
 
 def find_holders(owners: Mapping[int, int]) -> tuple[dict[int, list[Process]], set[int]]:
-    """Tell which processes hold some sockets; those that we may not look into hold none.
+    """Return which processes hold some sockets; those that we may not look into hold none.
 
     It reads every descriptor's link once, and nothing else: psutil's net_connections takes the
     kernel's list of all sockets apart for each process's.

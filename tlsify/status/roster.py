@@ -64,7 +64,7 @@ class listed:  # noqa: N801 - used as a function is
         _live.discard(self)
 
     def entry(self, now: float) -> entries.Entry:
-        """Tell what is known of the connection.
+        """Return what is known of the connection.
 
         Args:
             now: the monotonic clock's.

@@ -330,7 +330,7 @@ def rates(before: Survey | None, seen: Survey, elapsed: float) -> Rates:
 
 
 def is_offloaded(each: Connection) -> bool:
-    """Tell whether the kernel, or the NIC, has a key of this connection."""
+    """Return whether the kernel, or the NIC, has a key of this connection."""
     return not {each.tx, each.rx} <= {"none", RELAYED}
 
 

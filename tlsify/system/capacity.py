@@ -35,7 +35,7 @@ class Bound(NamedTuple):
 
 
 def threads(processes: int, user: int) -> Bound:
-    """Tell how many threads for connections processes can have, all of them together.
+    """Return how many threads for connections processes can have, all of them together.
 
     What they and their predecessors have already, children of this process, is theirs.
 
@@ -89,7 +89,7 @@ def _of_kernel(ours: int) -> Iterator[Bound]:
 
 
 def _of_memory() -> Iterator[Bound]:
-    """Tell how many stacks one process can have: their number is limited, if not their size."""
+    """Return how many stacks one process can have: their number is limited, if not their size."""
     with contextlib.suppress(*_UNTOLD):
         most = int((_PROC / "sys/vm/max_map_count").read_text())
         present = (_PROC / "self/maps").read_text().count("\n")
@@ -115,7 +115,7 @@ def _count(user: int) -> tuple[int, int]:
 
 
 def _look(entry: Path) -> tuple[int, int, int]:
-    """Give a process's parent, real uid and number of threads (proc(5))."""
+    """Return a process's parent, real uid and number of threads (proc(5))."""
     lines = (entry / "status").read_text("utf-8", "replace").splitlines()
     said = {name: rest.split() for name, _, rest in (line.partition(":") for line in lines)}
     return int(said["PPid"][0]), int(said["Uid"][0]), int(said["Threads"][0])

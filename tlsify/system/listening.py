@@ -82,7 +82,7 @@ def listen_at(path: Path) -> socket.socket:
 
 
 def _is_left_over(path: Path) -> bool:
-    """Tell whether a path is that of a socket on which nobody listens."""
+    """Return whether a path is that of a socket on which nobody listens."""
     if not stat.S_ISSOCK(path.lstat().st_mode):
         return False
     with socket.socket(socket.AF_UNIX) as probe:
@@ -143,7 +143,7 @@ def adopt(number: int) -> socket.socket:
 
 
 def spell(sock: socket.socket) -> str:
-    """Give the address of a listening socket as ``HOST:PORT``, or the path it has."""
+    """Return the address of a listening socket as ``HOST:PORT``, or the path it has."""
     name = sock.getsockname()
     if not isinstance(name, tuple):
         return str(name)

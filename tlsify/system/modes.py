@@ -73,7 +73,7 @@ def write_public(path: Path, content: bytes) -> None:
 
 
 def _correct(path: str | Path, mode: int) -> None:
-    """Give what has been made what the umask has taken away from its owner.
+    """Return what has been made what the umask has taken away from its owner.
 
     Where somebody else may rename what is there, this changes no more than what has this name, and
     no link leads elsewhere.

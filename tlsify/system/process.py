@@ -59,7 +59,7 @@ def forgo_rights() -> None:
 
 
 def has_foreign_rights() -> bool:
-    """Tell whether this process runs with other rights than its caller's, as setuid programs do."""
+    """Return whether this process has other rights than its caller, as setuid programs do."""
     return os.getuid() != os.geteuid() or os.getgid() != os.getegid()
 
 

@@ -89,7 +89,7 @@ _in_force = Restraint()
 
 
 def in_force() -> Restraint:
-    """Tell what this process can no longer do."""
+    """Return what this process can no longer do."""
     return _in_force
 
 
@@ -148,7 +148,7 @@ def renounce() -> None:
 
 
 def abi() -> int:
-    """Tell which version of Landlock the kernel has.
+    """Return which version of Landlock the kernel has.
 
     Raises:
         OSError: none (ENOSYS), or it is switched off (EOPNOTSUPP).

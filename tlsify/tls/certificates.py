@@ -42,7 +42,7 @@ def name_hashes(encoded: Iterable[bytes]) -> dict[str, int]:
 
 
 def is_read_so(pem: bytes, encoded: Iterable[bytes]) -> bool:
-    """Tell whether OpenSSL, where it finds a file by itself, reads these certificates in it.
+    """Return whether OpenSSL, where it finds a file by itself, reads these certificates in it.
 
     It takes fewer spellings of PEM than `parse.read_pem`, and says nothing of the rest.
     """
@@ -51,12 +51,12 @@ def is_read_so(pem: bytes, encoded: Iterable[bytes]) -> bool:
 
 
 def der(certificate: crypto.X509) -> bytes:
-    """Give a certificate as it came."""
+    """Return a certificate as it came."""
     return crypto.dump_certificate(crypto.FILETYPE_ASN1, certificate)
 
 
 def key_hash(certificate: crypto.X509) -> bytes:
-    """Give the SHA-256 of a certificate's SubjectPublicKeyInfo, which pins name (RFC 7469 2.4).
+    """Return the SHA-256 of a certificate's SubjectPublicKeyInfo, which pins name (RFC 7469 2.4).
 
     Returns:
         32 bytes; none if OpenSSL does not know that kind of key.

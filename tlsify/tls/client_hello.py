@@ -157,7 +157,7 @@ def _server_name(extension: _Reader | None) -> str | None:
 
 
 def _is_host_name(text: str) -> bool:
-    """Tell whether it consists of LDH labels (RFC 5890 2.3.1), which may have underscores.
+    """Return whether it consists of LDH labels (RFC 5890 2.3.1), which may have underscores.
 
     Whatever else a client sends would be a surprise to programs that are told of it.
     """

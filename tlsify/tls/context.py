@@ -267,7 +267,7 @@ def showing(
 
 
 def _staple(connection: SSL.Connection, key_pairs: Sequence[KeyPair] | None) -> bytes:
-    """Give the response for the certificate that OpenSSL has chosen; none leaves it out."""
+    """Return the response for the certificate that OpenSSL has chosen; none leaves it out."""
     shown = connection.get_certificate(as_cryptography=True)
     for key_pair in key_pairs or ():
         if key_pair.chain[0] == shown:
@@ -296,7 +296,7 @@ _made: WeakKeyDictionary[ClientConfig | ServerConfig, _Contexts] = WeakKeyDictio
 def context_for(
     config: ClientConfig | ServerConfig, aeads: tuple[Aead, ...], now: float = 0.0
 ) -> SSL.Context:
-    """Give the Context that connections of a configuration begin with.
+    """Return the Context that connections of a configuration begin with.
 
     Args:
         config: frozen, so that one Context serves all its connections; where a server resumes,
@@ -347,7 +347,7 @@ def succeed(previous: ServerConfig, config: ServerConfig) -> bool:
 
 
 def _essence(config: ServerConfig) -> tuple[object, ...]:
-    """Give all that is in the Context that connections begin with, apart from ciphers."""
+    """Return all that is in the Context that connections begin with, apart from ciphers."""
     asks = config.client_trust is not None, config.client_required
     return config.resumption, config.versions, config.groups, *asks
 

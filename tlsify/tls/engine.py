@@ -209,13 +209,13 @@ class Engine:
         error.alert = self._alert_sent
 
     def output(self) -> bytes:
-        """Give what has to be sent to the peer now; empty if nothing."""
+        """Return what has to be sent to the peer now; empty if nothing."""
         output = bytes(self._output)
         self._output.clear()
         return output
 
     def result(self) -> Negotiated | None:
-        """Give the outcome, or None while more records are needed."""
+        """Return the outcome, or None while more records are needed."""
         return self._negotiated
 
     @property
@@ -224,7 +224,7 @@ class Engine:
         return isinstance(self._config, ClientConfig) and self._config.session_store is not None
 
     def resumable(self) -> Resumable | None:
-        """Give what a client may resume a TLS 1.2 connection with; see `harvest` for TLS 1.3.
+        """Return what a client may resume a TLS 1.2 connection with; see `harvest` for TLS 1.3.
 
         After a resumed handshake whose server sent no new ticket this is the old session, with the
         expiry it always had.
@@ -239,19 +239,19 @@ class Engine:
         return resumable(dump_session(connection), outcome)
 
     def take_key_log(self) -> bytes:
-        """Give the lines that the configuration's ``key_log`` asks for, and forget them."""
+        """Return the lines that the configuration's ``key_log`` asks for, and forget them."""
         lines = b"".join(self._key_log)
         self._key_log.clear()
         return lines
 
     def take_tickets(self) -> bytes:
-        """Give the ticket records held back, for a connection that stays in userspace."""
+        """Return the ticket records held back, for a connection that stays in userspace."""
         records = b"".join(self._tickets)
         self._tickets.clear()
         return records
 
     def take_connection(self) -> SSL.Connection:
-        """Give the established OpenSSL connection away, for `tunnel.Tunnel`."""
+        """Return the established OpenSSL connection away, for `tunnel.Tunnel`."""
         if self._connection is None or self._negotiated is None:
             msg = "the handshake is not finished"
             raise TlsifyError(msg)

@@ -61,7 +61,7 @@ def presents(der: bytes, accepted: tuple[ReferenceIdentifier, ...]) -> bool:
 
 
 def matches(certificate: x509.Certificate, accepted: Sequence[ServiceID]) -> bool:
-    """Tell whether a certificate presents at least one of the accepted identifiers."""
+    """Return whether a certificate presents at least one of the accepted identifiers."""
     from tlsify.credentials.presented import read  # noqa: PLC0415 - see above
 
     found = [pattern for pattern in map(_pattern, read(certificate)) if pattern is not None]

@@ -16,7 +16,7 @@ _new_room = _ffi.new_allocator(should_clear_after_alloc=False)
 
 
 def drain(connection: SSL.Connection) -> bytes:
-    """Give what a connection without a socket has to send, empty if nothing.
+    """Return what a connection without a socket has to send, empty if nothing.
 
     The public ``Connection.bio_read`` takes an exception to say that this was all.
     """
@@ -68,14 +68,14 @@ def hear(context: SSL.Context, told: Callable[[SSL.Connection, int, int], None])
 
 
 def session_reused(connection: SSL.Connection) -> bool:
-    """Tell whether the handshake resumed a session; False if that cannot be known."""
+    """Return whether the handshake resumed a session; False if that cannot be known."""
     if not hasattr(_lib, "SSL_session_reused"):
         return False
     return bool(_lib.SSL_session_reused(connection._ssl))  # noqa: SLF001 - the reason for this module
 
 
 def current_session(connection: SSL.Connection) -> object | None:
-    """Give a connection's session, to be told from a later one; None if that cannot be known.
+    """Return a connection's session, to be told from a later one; None if that cannot be known.
 
     OpenSSL replaces the session with each TLS 1.3 ticket. Whoever holds on to what this gives can
     rely on its address not being used again meanwhile.
@@ -186,7 +186,7 @@ def move(connection: SSL.Connection, context: SSL.Context, tickets: bytes) -> No
 
 
 def verify_error(number: int) -> str:
-    """Give OpenSSL's words for an X509_V_ERR number."""
+    """Return OpenSSL's words for an X509_V_ERR number."""
     if not hasattr(_lib, "X509_verify_cert_error_string"):
         return f"X.509 verification error {number}"
     words: bytes = _ffi.string(_lib.X509_verify_cert_error_string(number))

@@ -54,7 +54,7 @@ class RecordBuffer:
 
 
 def records_waiting(connection: SSL.Connection) -> int:
-    """Tell how many bytes ``Connection.bio_read`` could give; 0 if that cannot be known."""
+    """Return how many bytes ``Connection.bio_read`` could give; 0 if that cannot be known."""
     if not hasattr(_lib, "BIO_get_mem_data"):
         return 0
     size: int = _lib.BIO_get_mem_data(connection._from_ssl, _ffi.new("char **"))  # noqa: SLF001

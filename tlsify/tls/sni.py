@@ -33,7 +33,7 @@ class Choice:
         self._default = _group({type(key_pair.key): key_pair for key_pair in reversed(same)})
 
     def find(self, name: str | None) -> tuple[Group, bool]:
-        """Give the key pairs to show.
+        """Return the key pairs to show.
 
         An exact name comes before a wildcard, which stands for one whole label (RFC 9525 6.3), and
         still serves clients that can verify none of the exact name's kinds of key.

@@ -49,7 +49,7 @@ class SessionWatch:
         return self._left == 0
 
     def look(self) -> Resumable | None:
-        """Give the connection's session unless it was there the last time."""
+        """Return the connection's session unless it was there the last time."""
         if self.exhausted or (session := current_session(self.connection)) == self._seen:
             return None
         self._seen = session

@@ -86,13 +86,13 @@ class Tunnel:
         return len(self._output) + records_waiting(self._connection)
 
     def output(self) -> bytes:
-        """Give the records that have to be sent to the peer now; empty if none."""
+        """Return the records that have to be sent to the peer now; empty if none."""
         output = bytes(self._output) + drain(self._connection)
         self._output.clear()
         return output
 
     def output_into(self, room: RecordBuffer, offset: int = 0) -> int:
-        """Do as ``output``, but into a room as far as it suffices; gives the number of bytes."""
+        """Do as ``output``, but into a room as far as it suffices; return the number of bytes."""
         if not self._output:
             return room.read_records(self._connection, offset)
         size = min(len(self._output), len(room.view) - offset)
@@ -196,7 +196,7 @@ class Tunnel:
         self._failure = exceeded(self._alert_sent)
 
     def take_sessions(self) -> list[Resumable]:
-        """Give what later connections may resume with and was not given before.
+        """Return what later connections may resume with and was not given before.
 
         Of tickets that came in one piece only the last counts: OpenSSL keeps no others. It is for
         the caller to ask after each ``receive``; where the configuration wants no sessions there

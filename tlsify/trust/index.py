@@ -155,7 +155,7 @@ class Cache:
         self._root = root
 
     def index(self, source: Path, survey: Survey) -> Index:
-        """Give the index of a folder, made anew unless there is one of this very state.
+        """Return the index of a folder, made anew unless there is one of this very state.
 
         Raises:
             ConfigError: a file in it is unusable.
@@ -204,7 +204,7 @@ class Cache:
 
 
 def _name(origin: str, text: str) -> str:
-    """Give the name of the index that a link with this text points to."""
+    """Return the name of the index that a link with this text points to."""
     return f"{origin}.{text[:_TOKEN_LENGTH]}"
 
 
@@ -279,7 +279,7 @@ def _complete(
 
 
 def default_cache() -> Path:
-    """Give the folder in the caller's own cache, made as far as that is his own.
+    """Return the folder in the caller's own cache, made as far as that is his own.
 
     Raises:
         OSError: there is none, or somebody else could change it.

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 def experiments(plan: Plan) -> Iterator[Experiment]:
-    """Give the one experiment."""
+    """Return the one experiment."""
     shown = make(plan.folder, "ECDSA")
     yield Experiment(
         title="a client's handshake, TLS 1.3, the server's part included",

@@ -65,7 +65,7 @@ _SMOKE = (Work(1 << 20, 2, 0), Work(4 << 10, 8, 2))
 
 
 def experiments(plan: Plan) -> Iterator[Experiment]:
-    """Give one experiment for each size of file and number of connections."""
+    """Return one experiment for each size of file and number of connections."""
     for work in _SMOKE if plan.smoke else _WORKS if peers.IN_GUEST else _WORKS[:1]:
         contenders = [_contender(plan, name, work) for name in SITES]
         figure, unit = "each", "µs per file"
@@ -83,7 +83,7 @@ def experiments(plan: Plan) -> Iterator[Experiment]:
 
 
 def write_file(folder: Path, size: int) -> str:
-    """Write a file of some size, once; gives its name."""
+    """Write a file of some size, once; return its name."""
     path = folder / f"file-{size}"
     with _one_at_a_time:
         if not path.exists():

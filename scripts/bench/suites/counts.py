@@ -49,7 +49,7 @@ _NOTE = (
 
 
 def experiments(plan: Plan) -> Iterator[Experiment]:
-    """Give one experiment for a large file and one for small ones."""
+    """Return one experiment for a large file and one for small ones."""
     works = (Work(1 << 20, 2, 1),) if plan.smoke else (Work(16 << 20, 2, 0), Work(4 << 10, 256, 1))
     for work in works:
         large = work.size >= _SMALL
@@ -129,7 +129,7 @@ def _status(pid: int) -> str:
 
 
 def tally(lines: list[str]) -> tuple[collections.Counter[str], int, int]:
-    """Count system calls; gives how many of each, bytes copied, and bytes moved in the kernel."""
+    """Count system calls; return how many of each, bytes copied, and bytes moved in the kernel."""
     calls: collections.Counter[str] = collections.Counter()
     copied = inside = 0
     for line in lines:

@@ -113,7 +113,7 @@ CONTENDERS = {"tlsify engine": _ours, "pyOpenSSL": _pyopenssl, "CPython ssl": _c
 
 
 def experiments(plan: Plan) -> Iterator[Experiment]:
-    """Give one experiment for each kind of handshake."""
+    """Return one experiment for each kind of handshake."""
     offers = [client.Offer(version, resumes=r) for version in ("1.3", "1.2") for r in (False, True)]
     for offer in offers[:1] if plan.smoke else offers:
         for kind in ("ECDSA",) if plan.smoke else ("ECDSA", "RSA"):
@@ -153,7 +153,7 @@ def _contender(plan: Plan, name: str, offer: client.Offer, kind: str) -> Contend
 def converse(
     make_server: Callable[[], _Server], context: SSL.Context, session: Any = None
 ) -> tuple[float, Any, bool]:
-    """Do one handshake; gives the server's seconds, a session, and whether it was resumed."""
+    """Do one handshake; return the server's seconds, a session, and whether it was resumed."""
     there = SSL.Connection(context, None)
     there.set_connect_state()
     if session is not None:

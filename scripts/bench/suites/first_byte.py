@@ -22,7 +22,7 @@ _LEFT_OUT = ("haproxy + nginx", "stunnel + nginx", "openssl s_server, kernel")
 
 
 def experiments(plan: Plan) -> Iterator[Experiment]:
-    """Give the one experiment."""
+    """Return the one experiment."""
     yield Experiment(
         title="4 KiB, TLS 1.3, one client",
         contenders=tuple(_contender(plan, name) for name in SITES if name not in _LEFT_OUT),

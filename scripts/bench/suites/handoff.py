@@ -35,7 +35,7 @@ _NOTE = (
 
 
 def experiments(plan: Plan) -> Iterator[Experiment]:
-    """Give the one experiment; a contender is a step."""
+    """Return the one experiment; a contender is a step."""
     steps: dict[str, Callable[[int], float]] = {
         "derive 2 keys from secrets": _derive,
         "pack 2 crypto_info": _pack,

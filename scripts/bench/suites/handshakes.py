@@ -59,7 +59,7 @@ def _cases(plan: Plan) -> list[_Case]:
 
 
 def experiments(plan: Plan) -> Iterator[Experiment]:
-    """Give one experiment for each kind of handshake, and one with all cores."""
+    """Return one experiment for each kind of handshake, and one with all cores."""
     for case in _cases(plan):
         yield _experiment(plan, case)
     if not plan.smoke:

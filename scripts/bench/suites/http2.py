@@ -60,7 +60,7 @@ SERVERS = {
 
 
 def experiments(plan: Plan) -> Iterator[Experiment]:
-    """Give one experiment for each size of file, with both versions of HTTP."""
+    """Return one experiment for each size of file, with both versions of HTTP."""
     for work in _SMOKE if plan.smoke else _WORKS:
         yield Experiment(
             title=work.title,
@@ -105,7 +105,7 @@ def _contender(plan: Plan, name: str, version: str, work: Work) -> Contender:
 
 
 def _fetch(words: list[str], version: str, size: int, times: int) -> float:
-    """Have curl fetch; gives the seconds that it took.
+    """Have curl fetch; return the seconds that it took.
 
     Raises:
         RuntimeError: it did not, or not as it was told to.

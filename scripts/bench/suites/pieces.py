@@ -48,7 +48,7 @@ _WAYS = {
 
 
 def experiments(plan: Plan) -> Iterator[Experiment]:
-    """Give one experiment for each size."""
+    """Return one experiment for each size."""
     for size in _SIZES[:1] if plan.smoke else _SIZES:
         yield Experiment(
             title=f"pieces of {size:,} bytes",
@@ -84,7 +84,7 @@ def _contender(plan: Plan, name: str, size: int) -> Contender:
 
 
 def _load(port: int, size: int, count: int, tls: bool) -> float:  # noqa: FBT001 - forked
-    """Take all pieces; gives the seconds."""
+    """Take all pieces; return the seconds."""
     meter: Meter | Plain = Meter() if tls else Plain()
     source: SSL.Connection | socket.socket
     if tls:

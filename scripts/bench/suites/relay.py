@@ -55,7 +55,7 @@ CONTENDERS = {
 
 
 def experiments(plan: Plan) -> Iterator[Experiment]:
-    """Give one experiment for each direction."""
+    """Return one experiment for each direction."""
     for title, command in (("in: records to plaintext", b"<"), ("out: plaintext to records", b">")):
         yield Experiment(
             title=title,

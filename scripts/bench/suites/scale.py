@@ -61,7 +61,7 @@ _SMOKE = ("tlsify serve, relay", "nginx")
 
 
 def experiments(plan: Plan) -> Iterator[Experiment]:
-    """Give one experiment for each number of connections, idle and in their handshakes."""
+    """Return one experiment for each number of connections, idle and in their handshakes."""
     if plan.smoke:
         works = [(10, False)]
     else:
@@ -144,7 +144,7 @@ def _status() -> float:
 
 
 def _kernel_memory() -> int:
-    """Give bytes of what the kernel has for sockets and in its caches."""
+    """Return bytes of what the kernel has for sockets and in its caches."""
     total = 0
     for line in Path("/proc/net/sockstat").read_text().splitlines():
         if line.startswith("TCP:"):

@@ -72,7 +72,7 @@ def _commands(plan: Plan, agent: Path | None) -> dict[str, tuple[str, ...]]:
 
 
 def experiments(plan: Plan) -> Iterator[Experiment]:
-    """Give the start with warm caches, and with cold ones where that can be had."""
+    """Return the start with warm caches, and with cold ones where that can be had."""
     with socket.create_server(("127.0.0.1", 0), backlog=64) as listener, _agent(plan) as agent:
         port = listener.getsockname()[1]
         (plan.folder / "stunnel.conf").write_text(_STUNNEL.format(port=port))
@@ -160,6 +160,6 @@ def _measure(core: int, command: peers.Words, listener: socket.socket | None) ->
 
 
 def _spent(pid: int) -> float:
-    """Give a process's processor seconds up to now; those of its threads, in nanoseconds."""
+    """Return a process's processor seconds up to now; those of its threads, in nanoseconds."""
     tasks = Path(f"/proc/{pid}/task").iterdir()
     return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9

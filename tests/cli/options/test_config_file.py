@@ -34,7 +34,7 @@ operands = ["/srv/www"]
 
 @pytest.fixture
 def write(tmp_path: Path) -> Callable[[str], Path]:
-    """Give what writes a file."""
+    """Return what writes a file."""
 
     def written(text: str) -> Path:
         path = tmp_path / "tlsify.toml"

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def told(scope: dict[str, Any]) -> dict[str, str]:
-    """Give what an ASGI request's scope says, by page."""
+    """Return what an ASGI request's scope says, by page."""
     tls = scope["extensions"]["tls"]
     name = tls["client_cert_name"] or ""
     names = [part.removeprefix("CN=") for part in name.split(",") if part.startswith("CN=")]
@@ -26,7 +26,7 @@ def told(scope: dict[str, Any]) -> dict[str, str]:
 
 
 def loop(options: dict[str, str]) -> Callable[[], Any]:
-    """Give the class of the loop that a task wants."""
+    """Return the class of the loop that a task wants."""
     if options.get("loop") == "uvloop":
         from tlsify.integrations.uvloop import EventLoop as UvloopEventLoop  # noqa: PLC0415
 

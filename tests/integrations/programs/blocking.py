@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def policy(task: Task) -> KtlsPolicy:
-    """Give the policy that a task wants."""
+    """Return the policy that a task wants."""
     return KtlsPolicy(KtlsMode(task.ktls))
 
 

@@ -61,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def choose(
     arguments: argparse.Namespace, host: str | None
 ) -> tuple[str | None, tuple[ReferenceIdentifier, ...]]:
-    """Tell what name to send (SNI) unless it is an address, and which identities to accept.
+    """Return what name to send (SNI) unless it is an address, and which identities to accept.
 
     Raises:
         ConfigError: nobody in particular is to be accepted, or there can be no such name.

@@ -147,7 +147,7 @@ def key_pair(arguments: argparse.Namespace) -> KeyPair | None:
 def key_pair_files(
     chain: Path | None, key: Path | None, key_fd: int | None
 ) -> tuple[Path, Path | None] | None:
-    """Tell where a certificate and its key are, going by the environment for what no flag names.
+    """Return where a certificate and its key are, going by the environment for what no flag names.
 
     Returns:
         No path for a key that is to come from a descriptor; None if nothing is named.
@@ -220,7 +220,7 @@ def load_trust(named: str | None, *, at_once: bool = False) -> TrustAnchors:
 
 
 def trust_from_environment() -> str | None:
-    """Tell what CAFILE or CADIR name, as ucspi-ssl and s6-tls have them."""
+    """Return what CAFILE or CADIR name, as ucspi-ssl and s6-tls have them."""
     return os.environ.get("CAFILE") or os.environ.get("CADIR")
 
 
@@ -249,7 +249,7 @@ def crls(arguments: argparse.Namespace) -> tuple[CertificateRevocationList, ...]
 
 
 def key_log(arguments: argparse.Namespace) -> Path | None:
-    """Give the file for --keylog; without that flag the environment alone discloses nothing.
+    """Return the file for --keylog; without that flag the environment alone discloses nothing.
 
     Raises:
         ConfigError: the flag is there, and no file is named.
@@ -314,13 +314,13 @@ def _groups(text: str) -> tuple[str, ...]:
 
 
 def versions(arguments: argparse.Namespace) -> frozenset[ProtocolVersion]:
-    """Give the versions from --tls-min to --tls-max; none if they are the wrong way round."""
+    """Return the versions from --tls-min to --tls-max; none if they are the wrong way round."""
     oldest, newest = _VERSIONS[arguments.tls_min], _VERSIONS[arguments.tls_max]
     return frozenset(version for version in ProtocolVersion if oldest <= version <= newest)
 
 
 def aeads(arguments: argparse.Namespace) -> tuple[Aead, ...]:
-    """Give what --ciphers names, or the default."""
+    """Return what --ciphers names, or the default."""
     return arguments.ciphers or DEFAULT_AEADS
 
 

@@ -35,7 +35,7 @@ class Words(NamedTuple):
     program: list[str]
 
     def spell(self, ours: list[str], more: list[str]) -> list[str]:
-        """Give the command line; options besides the file's come behind them, and so prevail."""
+        """Return the command line; options besides the file's come behind them, and so prevail."""
         program = ["--", *self.program] if self.program else []
         return [*self.ours, *ours, self.verb, *self.options, *more, *self.operands, *program]
 

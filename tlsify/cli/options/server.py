@@ -157,7 +157,7 @@ def _of_fd(arguments: argparse.Namespace) -> KeyPair:
 
 
 def _files(arguments: argparse.Namespace, tell: Callable[..., None]) -> list[Files]:
-    """Tell where the certificates are, apart from one whose key comes from a descriptor."""
+    """Return where the certificates are, apart from one whose key comes from a descriptor."""
     named: list[Files] = []
     if arguments.key_fd is not None:
         pass
@@ -187,7 +187,7 @@ def _files(arguments: argparse.Namespace, tell: Callable[..., None]) -> list[Fil
 def _with_response(
     found: list[tuple[str, KeyPair]], path: Path, tell: Callable[..., None]
 ) -> list[tuple[str, KeyPair]]:
-    """Give an OCSP response to the certificate that it is about."""
+    """Return an OCSP response to the certificate that it is about."""
     der = ocsp.load(path)
     about = [pair for _, pair in found if ocsp.belongs(der, pair.chain[0])]
     if not about:
@@ -196,7 +196,7 @@ def _with_response(
 
 
 def watch(arguments: argparse.Namespace) -> Callable[[], object]:
-    """Give a function whose result differs once a file that `configure` reads has changed.
+    """Return a function whose result differs once a file that `configure` reads has changed.
 
     Whoever reloads asks it before he configures: what changes meanwhile then shows the next time.
     What it is asked about needs no more than to be listed.

@@ -200,7 +200,7 @@ def _send(channel: socket.socket, message: bytes | bytearray, descriptors: list[
 
 
 def _take_descriptors(channel: socket.socket, places: tuple[int, int]) -> bytes:
-    """Put what the child sends where the program looks for it; gives the kind of message."""
+    """Put what the child sends where the program looks for it; return the kind of message."""
     with channel:
         message, descriptors, _, _ = socket.recv_fds(channel, _MAX_MESSAGE, 2)
     for number in descriptors:
@@ -222,7 +222,7 @@ def _take_descriptors(channel: socket.socket, places: tuple[int, int]) -> bytes:
 
 
 def _pipe_with(state: bytes) -> int:
-    """Give the reading end of a pipe that holds all of the state: nobody reads it meanwhile."""
+    """Return the reading end of a pipe that holds all of the state: nobody reads it meanwhile."""
     reader, writer = os.pipe()
     if len(state) > fcntl.fcntl(writer, fcntl.F_GETPIPE_SZ):
         fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, len(state))
@@ -232,6 +232,6 @@ def _pipe_with(state: bytes) -> int:
 
 
 def status_of(pid: int) -> int:
-    """Wait for a child; gives its exit status as shells spell it."""
+    """Wait for a child; return its exit status as shells spell it."""
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     return code if code >= 0 else _SIGNAL - code

@@ -133,7 +133,7 @@ def run(
     open_connection: Callable[[], Connection],
     places: tuple[int, int],
 ) -> int:
-    """Open a connection, and give it to whom it is for; gives the exit status.
+    """Open a connection, and give it to whom it is for; return the exit status.
 
     Args:
         arguments: checked.

@@ -133,7 +133,7 @@ class _Sending(threading.Thread):
         self.is_sending = False
 
     def cause(self, seen: Exception) -> Exception:
-        """Give what has ended the connection, of which the receiving side has seen something.
+        """Return what has ended the connection, of which the receiving side has seen something.
 
         A socket tells its error once: if that was to us, there it looks like truncation.
         """

@@ -99,7 +99,7 @@ def variables(connection: Connection) -> dict[str, str]:
 
 
 def addresses(family: str, local: object, remote: object) -> dict[str, str]:
-    """Give the variables of both ends, as far as they are IP addresses.
+    """Return the variables of both ends, as far as they are IP addresses.
 
     Args:
         family: "SSL" or "TCP", which their names begin with.

@@ -87,7 +87,7 @@ def _pair(numbers: tuple[int, int] | None) -> dict[str, int] | None:
 
 
 def metrics(seen: Survey) -> Iterator[str]:
-    """Give the lines."""
+    """Return the lines."""
     entries = [each.entry for each in seen.sockets if each.entry is not None]
     yield from _family("tlsify_ktls_available", "gauge", "Whether the tls module is loaded.")
     yield f"tlsify_ktls_available {seen.available:d}\n"

@@ -41,7 +41,7 @@ _HOME, _ERASE_LINE, _ERASE_BELOW = "\x1b[H", "\x1b[K", "\x1b[J"
 def lines(
     seen: Survey, rates: Rates | None = None, *, wide: bool = False, width: int | None = None
 ) -> list[str]:
-    """Give the lines of the report.
+    """Return the lines of the report.
 
     Args:
         seen: what to report.
