@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 PROJECT = Path(__file__).resolve().parents[2]
 OVERVIEW = PROJECT / "docs/cli.md"
 PAGES = [OVERVIEW, *sorted((PROJECT / "docs/cli").glob("*.md"))]
+_SECTIONS = {"tutorial.md": "Steps"}
 _BLOCK = re.compile(r"^```(\w+)(?: (\S+))?\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 # What goes on until it is ended, as its first words show; all else is run to its end.
 _SERVER = re.compile(
@@ -51,8 +52,8 @@ class Example(NamedTuple):
 
 
 def examples(page: Path) -> list[Example]:
-    """Return what can be run, or has to be saved, of a page's last section."""
-    _, _, section = page.read_text().partition("\n## Examples\n")
+    """Return what can be run, or saved, of a page's last section, or of a tutorial's steps."""
+    _, _, section = page.read_text().partition(f"\n## {_SECTIONS.get(page.name, 'Examples')}\n")
     blocks = _BLOCK.findall(section)
     found = []
     for (language, file, text), (following, _, output) in zip(

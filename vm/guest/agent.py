@@ -54,7 +54,7 @@ def main(channel: int, waiting: tuple[int, socket.socket] | None) -> None:
 
 
 def reseed(entropy: bytes) -> None:
-    """Return a restored kernel random numbers of its own: the snapshot's would repeat."""
+    """Give a restored kernel random numbers of its own: the snapshot's would repeat."""
     device = os.open("/dev/urandom", os.O_WRONLY)
     bits = len(entropy) * 8
     fcntl.ioctl(device, RNDADDENTROPY, struct.pack("ii", bits, len(entropy)) + entropy)
@@ -129,7 +129,7 @@ class Command:
             os.close(self.stdin)
 
     def pass_input(self) -> None:
-        """Return the command what came from the host."""
+        """Give the command what came from the host."""
         try:
             self.waiting = self.waiting[os.write(self.stdin, self.waiting) :]
         except BrokenPipeError:

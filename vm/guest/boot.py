@@ -59,7 +59,7 @@ def read_exactly(channel: int, size: int) -> bytes:
 
 
 def prepare_python() -> tuple[int, socket.socket]:
-    """Start the waiting interpreter; return its process id and the way to it, once it waits."""
+    """Start the waiting interpreter; gives its process id and the way to it, once it waits."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     words = ["/opt/tlsify-env/bin/python", "-c", WAITING]
     child = subprocess.Popen(words, stdin=theirs.fileno(), env={"PATH": "/usr/bin"})

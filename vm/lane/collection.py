@@ -110,11 +110,11 @@ class Collection:
         self.environment()
 
     def program(self, name: str) -> Path:
-        """Return the path of a program."""
+        """Give the path of a program."""
         return self.tree / "programs" / name
 
     def environment(self) -> dict[str, str]:
-        """Return the variables that whoever is to find these programs first has to have.
+        """Give the variables that whoever is to find these programs first has to have.
 
         Raises:
             LaneError: they cannot be had on this machine.

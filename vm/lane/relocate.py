@@ -88,7 +88,7 @@ def _compile(compiler: Path, library: Path, place: Path) -> None:
 
 
 def _command(tree: Path, program: str) -> list[str]:
-    """Return the words that run a program which has not been relocated."""
+    """Give the words that run a program which has not been relocated."""
     loader, libraries = tree / _LOADER, tree / _LIBRARIES
     return [str(loader), "--library-path", str(libraries), str(tree / "usr/bin" / program)]
 
@@ -105,7 +105,7 @@ def _move_links(tree: Path) -> None:
 
 
 def _files(tree: Path) -> Iterator[Path]:
-    """Return the files that can be programs, scripts or libraries, each once."""
+    """Give the files that can be programs, scripts or libraries, each once."""
     seen = set()
     for folder in _FOLDERS:
         for base, _, names in os.walk(tree / folder):
@@ -117,7 +117,7 @@ def _files(tree: Path) -> Iterator[Path]:
 
 
 def _rpath(patch: Sequence[str], path: Path, place: Path) -> str:
-    """Return a file's own library folders, moved into the tree, each with a colon behind it."""
+    """Give a file's own folders of libraries, moved into the tree, each with a colon behind it."""
     own = _run([*patch, "--print-rpath", path]).strip()
     return "".join(
         f"{place}{folder}:" if folder.startswith("/") else f"{folder}:"

@@ -28,7 +28,7 @@ LEFT_OUT = {
 
 @contextlib.contextmanager
 def empty() -> Iterator[IO[bytes]]:
-    """Return a device with nothing on it, for the boot that becomes a snapshot."""
+    """Give a device with nothing on it, for the boot that becomes a snapshot."""
     # Neither file here has a name, so however a call ends nothing of it stays on the disk.
     with tempfile.TemporaryFile(dir=cache.home()) as device:
         device.truncate(SIZE)
@@ -37,7 +37,7 @@ def empty() -> Iterator[IO[bytes]]:
 
 @contextlib.contextmanager
 def filled(project: Path, mounts: tuple[Path, ...]) -> Iterator[IO[bytes]]:
-    """Return a device with the project in folder 0 and the mounts in folders 1, 2, ..."""
+    """Give a device with the project in folder 0 and the mounts in folders 1, 2, ..."""
     folder = cache.home()
     with tempfile.TemporaryFile(dir=folder) as device, tempfile.TemporaryFile(dir=folder) as tar:
         with tarfile.open(fileobj=tar, mode="w", format=tarfile.PAX_FORMAT) as archive:
