@@ -140,7 +140,7 @@ class LoopSocket(TLSSocket):
             loop: waits meanwhile.
             tell: tells the protocol, and closes the socket.
         """
-        if not forks.is_child:
+        if self.fileno() == -1 or not self.handoff.dies_with_process:
             tell()
             return
         is_out = self.handoff.part(in_order=True, may_wait=True)

@@ -207,6 +207,14 @@ class Handoff:
             self.sock.close()
             wait(None)
 
+    @property
+    def dies_with_process(self) -> bool:
+        """Whether this process was forked for the connection, and what it owes dies with it."""
+        if self.channel is not None:
+            is_client = self.channel.session.is_client
+            return forks.is_short_lived(self.sock, is_client=is_client)
+        return self.relay is not None and self.relay.dies_with_process
+
     def part(
         self, *, in_order: bool, may_wait: bool | None = None
     ) -> Callable[[float | None], bool]:
@@ -228,9 +236,8 @@ class Handoff:
         ends = self.share.is_last_or_serving(self.sock)
         if may_wait is None:
             may_wait = self.sock.gettimeout() != 0
+        may_wait = may_wait and self.dies_with_process
         if self.channel is not None:
-            is_client = self.channel.session.is_client
-            may_wait = may_wait and forks.is_short_lived(self.sock, is_client=is_client)
             if not ends:
                 self.channel.wipe()
             elif (ending := self.channel.part(self.channel, in_order=in_order)) and may_wait:
@@ -238,7 +245,7 @@ class Handoff:
         elif self.relay is not None:
             if ends and in_order:
                 self.relay.end_in_order()
-            if may_wait and self.relay.dies_with_process and not self.share.is_shared:
+            if may_wait and not self.share.is_shared:
                 return self.relay.join
         return _is_out
 
