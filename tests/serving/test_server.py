@@ -403,7 +403,7 @@ def test_successor_that_would_not_start(server: Server, tmp_path: Path) -> None:
     workers = server.workers()
     (tmp_path / "cert.pem").write_bytes(b"nonsense")
     server.process.send_signal(signal.SIGUSR2)
-    until(lambda: "not restarted" in server.errors())
+    until(lambda: "restart failed" in server.errors())
     assert server.workers() == workers
     assert server.ask()[0] in workers
     server.stop()

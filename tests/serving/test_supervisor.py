@@ -435,7 +435,7 @@ def test_successor(tmp_path: Path) -> None:
         assert {each.partition(":")[2] for each in passed} == {"1", "2"}
         rest = program.end()
         assert _pids(rest, "drained") == old
-        assert "not restarted: planted" in program.errors()
+        assert "restart failed; this program goes on: planted" in program.errors()
 
 
 @pytest.mark.parametrize(("orders", "status"), [("refused", 3), ("hangs late", -9)])
@@ -447,7 +447,7 @@ def test_rehearsal_that_fails(tmp_path: Path, orders: str, status: int) -> None:
         program.tell(signal.SIGUSR2)
         assert program.process.stderr is not None
         for line in program.process.stderr:
-            if "not restarted" in line:
+            if "restart failed" in line:
                 assert f"status {status}" in line
                 break
         program.orders.write_text("")

@@ -235,7 +235,7 @@ class _Supervisor:
             self._refuse(why)
             return
         if self._former:  # which go on
-            _log.error("tried again: %s", why)
+            _log.error("startup failed, retrying: %s", why)
             self._retry = time.monotonic() + _PAUSE, generation.work
             return
         self._failure = WorkerError(why, hint="see what it said before")
@@ -347,7 +347,7 @@ class _Supervisor:
         try:
             self._rehearsal = [Worker(self._duty.rehearse(), 0, now, deadline=now + _START_TIME)]
         except OSError as exc:
-            _log.error("not restarted: %s", exc)
+            _log.error("restart failed; this program goes on: %s", exc)
 
     def _succeed(self, code: int) -> None:
         if self._duty.succeed is None or self._stopping:
@@ -364,7 +364,7 @@ class _Supervisor:
             if not STOP_SIGNALS.intersection(missed):
                 self._duty.succeed({worker.pid: worker.slot for worker in self._all()})
         except OSError as exc:
-            _log.error("not restarted: %s", exc)
+            _log.error("restart failed; this program goes on: %s", exc)
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
         self._heed(missed)
