@@ -477,7 +477,7 @@ def test_no_descriptor_left(
             await leave(writer)
 
     asyncio.run(run())
-    said = [record.message for record in caplog.records if "cannot accept" in record.message]
+    said = [record.message for record in caplog.records if "accept() failed" in record.message]
     assert len(said) == 1, "it says so once"
 
 

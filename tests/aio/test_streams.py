@@ -396,7 +396,7 @@ def test_start_tls_where_it_cannot_be(
         ours, theirs = lab.tcp()
         loop = asyncio.get_running_loop()
         plain, end = await loop.create_connection(Echo, sock=ours)
-        with pytest.raises(ConfigError, match="server's side"):
+        with pytest.raises(ConfigError, match="requires a ServerConfig"):
             await aio.start_tls(plain, end, client_config, server_side=True)
         plain.close()
         with pytest.raises(ConfigError, match="closing"):
