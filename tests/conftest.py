@@ -25,6 +25,7 @@ from tlsify.config import ClientConfig, ServerConfig
 from tlsify.credentials.anchors import TrustAnchors
 from tlsify.credentials.key_pair import KeyPair
 from tlsify.credentials.parse import parse_certificates
+from tlsify.credentials.self_signed import make_key_pair
 from tlsify.ktls.probe import capabilities, loopback_pair
 from tlsify.names import ReferenceIdentifier
 
@@ -143,6 +144,12 @@ def make_crl(
 def key_pair(authority: trustme.CA) -> KeyPair:
     """A certificate for example.org, localhost and 127.0.0.1."""
     return issue(authority, HOST, "localhost", "127.0.0.1")
+
+
+@pytest.fixture(scope="session")
+def made() -> KeyPair:
+    """A certificate for example.org that vouches for itself."""
+    return make_key_pair([HOST])
 
 
 @pytest.fixture(scope="session")

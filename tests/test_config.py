@@ -5,17 +5,11 @@ from __future__ import annotations
 import subprocess
 import sys
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 import trustme
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import (
-    BestAvailableEncryption,
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-)
 
 from tests.certificates import DAY, certify, raw, respond, with_extensions
 from tests.conftest import make_crl
@@ -28,23 +22,7 @@ from tlsify.credentials.self_signed import make_key_pair
 from tlsify.errors import ConfigError
 from tlsify.names import IdKind, ReferenceIdentifier
 
-if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
-
-
 HOST = ReferenceIdentifier(IdKind.DNS, "example.org")
-
-
-def pem(key: PrivateKeyTypes, password: bytes | None = None) -> bytes:
-    """Write a key as PKCS #8."""
-    encryption = BestAvailableEncryption(password) if password else NoEncryption()
-    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption)
-
-
-@pytest.fixture(scope="module")
-def made() -> KeyPair:
-    """A certificate and its key."""
-    return make_key_pair(["example.org"])
 
 
 # -- names

@@ -182,12 +182,6 @@ def end_raw(stream: ssl.SSLSocket) -> None:
         sock.shutdown(socket.SHUT_WR)
 
 
-def write_raw(stream: ssl.SSLSocket, data: bytes) -> None:
-    """Put bytes on the wire that TLS knows nothing of."""
-    with socket.socket(fileno=os.dup(stream.fileno())) as sock:
-        sock.sendall(data)
-
-
 class CutPeer:
     """One side of a handshake in memory, of which only the first bytes reach the wire."""
 

@@ -11,9 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.doubles import (
-    OFFLOADS,
     RELAY,
-    VERSIONS,
     Endpoint,
     FailingSocket,
     FakeUlpSocket,
@@ -52,14 +50,8 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.each_kernel
 
-TLS13 = ProtocolVersion.TLSv1_3
-TLS12 = ProtocolVersion.TLSv1_2
 AUTO = KtlsPolicy()
-IN_GUEST = "TLSIFY_GUEST" in os.environ
-LARGE = 2**20 if IN_GUEST else 2**22
 
-both = pytest.mark.parametrize("policy", OFFLOADS)
-each_version = pytest.mark.parametrize("version", VERSIONS)
 
 ABLE = Capabilities(
     refusal=None,

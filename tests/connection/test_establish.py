@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import select
 
 import pytest
 
 from tests.doubles import (
     KERNEL,
-    OFFLOADS,
     RELAY,
-    VERSIONS,
     Endpoint,
     Lab,
     Middleman,
@@ -19,7 +16,6 @@ from tests.doubles import (
     reset,
     until,
 )
-from tlsify.codepoints import ProtocolVersion
 from tlsify.config import KtlsPolicy
 from tlsify.connection.establish import accept, connect
 from tlsify.connection.handoff import Offload
@@ -33,14 +29,7 @@ from tlsify.tls.record import split_records
 
 pytestmark = pytest.mark.each_kernel
 
-TLS13 = ProtocolVersion.TLSv1_3
-TLS12 = ProtocolVersion.TLSv1_2
 AUTO = KtlsPolicy()
-IN_GUEST = "TLSIFY_GUEST" in os.environ
-LARGE = 2**20 if IN_GUEST else 2**22
-
-both = pytest.mark.parametrize("policy", OFFLOADS)
-each_version = pytest.mark.parametrize("version", VERSIONS)
 
 
 # -- the decision

@@ -267,6 +267,7 @@ def test_short_lived() -> None:
         assert _status(_fork(look)) == 0
 
 
+@pytest.mark.own_kernel
 def test_forked_before() -> None:
     """A process knows that it was forked, whether tlsify was there or not; to exec ends that."""
     look = "from tlsify.connection import forks; print(int(forks.is_child), flush=True)"

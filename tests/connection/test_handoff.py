@@ -32,7 +32,6 @@ from tests.doubles import (
     until,
 )
 from tlsify.codepoints import Aead, AlertDescription, ContentType, ProtocolVersion
-from tlsify.config import KtlsPolicy, ServerConfig
 from tlsify.connection import handshake
 from tlsify.connection.establish import PendingConnection, accept, connect, hand_over
 from tlsify.errors import (
@@ -57,13 +56,13 @@ if TYPE_CHECKING:
 
     import trustme
 
+    from tlsify.config import KtlsPolicy, ServerConfig
     from tlsify.connection.handoff import Handoff
 
 pytestmark = pytest.mark.each_kernel
 
 TLS13 = ProtocolVersion.TLSv1_3
 TLS12 = ProtocolVersion.TLSv1_2
-AUTO = KtlsPolicy()
 IN_GUEST = "TLSIFY_GUEST" in os.environ
 LARGE = 2**20 if IN_GUEST else 2**22
 

@@ -137,6 +137,7 @@ def test_layout_of_tcp_info(pair: tuple[socket.socket, socket.socket]) -> None:
     assert waiting.is_over(), "nobody is waited for who has gone"
 
 
+@pytest.mark.own_kernel
 def test_what_is_not_tcps(clock: Callable[[float], None]) -> None:
     """A UNIX domain socket's peer is waited for likewise."""
     ours, theirs = socket.socketpair()

@@ -8,40 +8,18 @@ from typing import TYPE_CHECKING
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import (
-    BestAvailableEncryption,
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-)
 
+from tests.certificates import key_pem
 from tlsify.credentials.anchors import TrustAnchors
 from tlsify.credentials.self_signed import make_key_pair
 from tlsify.errors import ConfigError
-from tlsify.names import IdKind, ReferenceIdentifier
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import trustme
-    from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 
     from tlsify.credentials.key_pair import KeyPair
-
-
-HOST = ReferenceIdentifier(IdKind.DNS, "example.org")
-
-
-def pem(key: PrivateKeyTypes, password: bytes | None = None) -> bytes:
-    """Write a key as PKCS #8."""
-    encryption = BestAvailableEncryption(password) if password else NoEncryption()
-    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption)
-
-
-@pytest.fixture(scope="module")
-def made() -> KeyPair:
-    """A certificate and its key."""
-    return make_key_pair(["example.org"])
 
 
 @pytest.fixture
@@ -50,7 +28,7 @@ def folder(tmp_path: Path) -> Iterator[Path]:
     for index, suffix in enumerate(("pem", "crt")):
         made = make_key_pair([f"{index}.example.org"])
         (tmp_path / f"{index}.{suffix}").write_bytes(made.certificate_pem())
-        (tmp_path / f"{index}.key").write_bytes(pem(made.key))
+        (tmp_path / f"{index}.key").write_bytes(key_pem(made))
     (tmp_path / "README").write_text("not a certificate")
     yield tmp_path
     tmp_path.chmod(stat.S_IRWXU)

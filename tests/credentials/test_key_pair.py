@@ -25,7 +25,6 @@ from tlsify.credentials.key_pair import KeyPair
 from tlsify.credentials.parse import parse_certificates, parse_key
 from tlsify.credentials.self_signed import make_key_pair
 from tlsify.errors import ConfigError
-from tlsify.names import IdKind, ReferenceIdentifier
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,19 +34,11 @@ if TYPE_CHECKING:
 
     from tlsify.credentials.parse import PrivateKey
 
-HOST = ReferenceIdentifier(IdKind.DNS, "example.org")
-
 
 def pem(key: PrivateKeyTypes, password: bytes | None = None) -> bytes:
     """Write a key as PKCS #8."""
     encryption = BestAvailableEncryption(password) if password else NoEncryption()
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption)
-
-
-@pytest.fixture(scope="module")
-def made() -> KeyPair:
-    """A certificate and its key."""
-    return make_key_pair(["example.org"])
 
 
 def test_key_pair_from_files(tmp_path: Path, made: KeyPair) -> None:

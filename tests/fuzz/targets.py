@@ -290,7 +290,7 @@ def crl(data: bytes) -> None:
 
 @_target()
 def ocsp_response(data: bytes) -> None:
-    """PeerVerifier an OCSP response."""
+    """Judge an OCSP response."""
     certificate = _pair().chain[0]
     found = ocsp.objection(data, certificate, dt.datetime(2026, 1, 1, tzinfo=dt.UTC))
     assert found is None or found
@@ -412,7 +412,7 @@ def range_field(data: bytes) -> None:
 
 @_target(seeds=lambda: [b'"a"', b'W/"a", "b"', b"*", b"Sun, 29 Nov 2026 19:00:00 GMT"])
 def condition(data: bytes) -> None:
-    """PeerVerifier conditional requests."""
+    """Judge conditional requests."""
     text = data.decode("latin-1")
     codings.wanted(text)
     validators = Validators("a", True, 1_700_000_000, True)  # noqa: FBT003 - a tuple's

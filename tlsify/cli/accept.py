@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
     """Shake hands, and see to what is to become of the connection."""
     outcome.check(arguments)
-    if arguments.user is not None:  # who may not be able to read it
+    if arguments.user is not None:  # another user may not be able to read it
         from tlsify.cli.program import execute  # noqa: F401, PLC0415 - few need it
     if not arguments.fd and not (arguments.program or arguments.send_fd or arguments.aware):
         raise ConfigError(

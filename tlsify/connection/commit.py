@@ -137,7 +137,8 @@ def _install(ready: Ready, negotiated: Negotiated) -> KtlsUnavailable | None:
         if refusal is None:
             _install_tx(ready, negotiated)
     except (KtlsError, OSError):
-        _give_up(ready.sock, Tunnel(ready.engine))
+        _give_up(ready.sock)
+        ready.engine.release()
         raise
     return refusal
 
@@ -174,7 +175,8 @@ def _start_relay(ready: Ready, negotiated: Negotiated, refusal: KtlsUnavailable)
         relay = Relay(ready.sock, tunnel, keep)
         program_end = relay.start()
     except (OSError, RuntimeError, MemoryError) as exc:
-        _give_up(ready.sock, tunnel)
+        _give_up(ready.sock)
+        tunnel.release()
         if isinstance(exc, OSError) and exc.errno not in SHORTAGES:
             raise
         count(Event.SHORTAGE)
@@ -183,7 +185,7 @@ def _start_relay(ready: Ready, negotiated: Negotiated, refusal: KtlsUnavailable)
     return Handoff(program_end, Offload.RELAY, reason, negotiated, None, relay)
 
 
-def _give_up(sock: socket.socket, tunnel: Tunnel) -> None:
+def _give_up(sock: socket.socket) -> None:
     """Tell the peer of a finished handshake that nothing will follow: FIN, and no close_notify.
 
     It was our failure, and no end of anything. Nobody waits for the peer; but what it has said by
@@ -195,4 +197,3 @@ def _give_up(sock: socket.socket, tunnel: Tunnel) -> None:
         sock.shutdown(socket.SHUT_WR)
         while left > 0 and (received := sock.recv(left)):
             left -= len(received)
-    tunnel.release()

@@ -62,10 +62,10 @@ class Carrier(Protocol):
         """Return how many bytes of what the program has sent the peer has not acknowledged."""
 
     def progress(self) -> Progress | None:
-        """Return what TCP says of the connection; None if that is not at hand.
+        """Return how the connection goes; None if that is not at hand.
 
         Raises:
-            OSError: the connection is over, or not TCP's.
+            OSError: the connection is over.
         """
 
     def set_option(self, *arguments: Any) -> None:

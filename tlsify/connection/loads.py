@@ -64,9 +64,14 @@ def leave(room: RecordBuffer) -> None:
 
 
 class Load:
-    """Bytes on their way to one side. There is a room for them as long as there are any."""
+    """Bytes on their way to one side. There is a room for them as long as there are any.
+
+    Attributes:
+        taken: how many it has taken on, ever.
+    """
 
     def __init__(self) -> None:
+        self.taken = 0
         self._room: RecordBuffer | None = None
         self._start = self._end = 0
 
@@ -77,6 +82,7 @@ class Load:
         """Have some written, once there are none; the call is told where, and tells how many."""
         room = enter()
         self._start, self._end = 0, fill(room)
+        self.taken += self._end
         if self._end:
             self._room = room
         else:

@@ -21,11 +21,11 @@ _FIRST_LOOK, _LAST_LOOK = 0.004, 1.0
 # struct tcp_info of include/uapi/linux/tcp.h, as far as tcpi_bytes_acked and tcpi_bytes_received
 # (Linux 4.1).
 _INFO = struct.Struct("=B x B B 4x 96x 16x Q Q")
-_FIN_WAIT2, _CLOSE = 5, 7  # of include/net/tcp_states.h
+ESTABLISHED, FIN_WAIT2, _CLOSE = 1, 5, 7  # of include/net/tcp_states.h
 
 
 class Progress(NamedTuple):
-    """What TCP says of a connection.
+    """How a connection goes, as TCP says.
 
     Attributes:
         state: of include/net/tcp_states.h.
@@ -42,7 +42,7 @@ class Progress(NamedTuple):
     @property
     def has_ended(self) -> bool:
         """Whether our FIN has been acknowledged, and the peer's has not come."""
-        return self.state == _FIN_WAIT2
+        return self.state == FIN_WAIT2
 
 
 def tcp_progress(sock: socket.socket) -> Progress:
@@ -55,6 +55,20 @@ def tcp_progress(sock: socket.socket) -> Progress:
     state, retransmits, probes, acknowledged, received = _INFO.unpack(info)
     # One probe of a closed window is always under way; an answer sets their number back.
     return Progress(state, acknowledged, retransmits > 0 or probes > 1, received)
+
+
+def progress_if_tcp(sock: socket.socket) -> Progress | None:
+    """Ask TCP how a connection goes; None if it is not TCP's: a UNIX domain socket, say.
+
+    Raises:
+        OSError: it is closed.
+    """
+    try:
+        return tcp_progress(sock)
+    except OSError as exc:
+        if exc.errno in {errno.EOPNOTSUPP, errno.ENOPROTOOPT}:
+            return None
+        raise
 
 
 def has_died(sock: socket.socket) -> bool:
@@ -158,9 +172,8 @@ class Patience:
         Raises:
             OSError: nobody will take anything any more.
         """
-        try:
-            progress = tcp_progress(self._sock)
-        except OSError:  # a UNIX domain socket, say, which knows what waits in it
+        progress = progress_if_tcp(self._sock)
+        if progress is None:  # whatever it is, it knows what waits in it
             return -unacknowledged(self._sock), False
         if progress.state == _CLOSE:  # a reset, say
             raise OSError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))

@@ -15,7 +15,15 @@ from tlsify.connection import forks
 from tlsify.connection.exit import carry
 from tlsify.connection.forks import Verdict
 from tlsify.connection.loads import READ_SIZE, Flow, Load, end, enter, leave, mask
-from tlsify.connection.patience import Patience, tcp_progress, unacknowledged, unread
+from tlsify.connection.patience import (
+    ESTABLISHED,
+    FIN_WAIT2,
+    Patience,
+    Progress,
+    progress_if_tcp,
+    unacknowledged,
+    unread,
+)
 from tlsify.errors import HandshakeError, TlsifyError, Truncated
 from tlsify.tls.explain import truncated
 
@@ -58,7 +66,7 @@ class Relay:
         Raises:
             OSError: no descriptor or memory is to be had; nothing is left open but the socket.
         """
-        self._network, self.progress = sock, partial(tcp_progress, sock)
+        self._network = sock
         self._tunnel = tunnel
         self._keep = keep
         # What goes together was written together, or met in the socketpair. To wait for more adds
@@ -78,6 +86,7 @@ class Relay:
         self._network.setblocking(False)  # noqa: FBT003 - socket's own signature
         self._program.setblocking(False)  # noqa: FBT003
         self._to_network, self._to_program = Load(), Load()
+        self._received = 0  # bytes that have come from the peer, ever
         self._outbound = self._inbound = Flow.READING
         self._program_gone = self._half_closed = False
         self._asked: Callable[[], bool] = lambda: False
@@ -131,11 +140,29 @@ class Relay:
         watcher()
 
     def under_way(self) -> int:
-        """Return how many bytes, records and plaintext, the peer has yet to acknowledge."""
+        """Return how many bytes, records and plaintext, the peer has yet to acknowledge.
+
+        What lies in a UNIX domain socket is with the peer, as what its TCP has taken is.
+        """
         waiting = len(self._to_network)
         with suppress(OSError, ValueError):  # closed at the end
-            waiting += unread(self._program) + unacknowledged(self._network)
+            waiting += unread(self._program)
+            if progress_if_tcp(self._network) is not None:
+                waiting += unacknowledged(self._network)
         return waiting
+
+    def progress(self) -> Progress:
+        """Return how the connection goes, by TCP's counts, or where it is not TCP's, by our own.
+
+        Raises:
+            OSError: it is over.
+        """
+        if (found := progress_if_tcp(self._network)) is not None:
+            return found
+        taken = self._to_network.taken - len(self._to_network)
+        has_ended = self._outbound is Flow.DONE and not self.is_settled
+        state = FIN_WAIT2 if has_ended else ESTABLISHED
+        return Progress(state, taken, path_is_silent=False, received=self._received)
 
     def _run(self) -> None:
         try:
@@ -292,6 +319,7 @@ class Relay:
         room = enter()
         try:
             size = self._network.recv_into(room.view, READ_SIZE)
+            self._received += size
             self._to_program.take_on(partial(self._tunnel.receive, room.view[:size]))
         except BlockingIOError:
             return

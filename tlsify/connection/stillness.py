@@ -45,8 +45,8 @@ class Watch:
     """Looks at a connection, as often as it is asked to.
 
     TCP's own counts say whether anything moves. They are the same on the kernel path and on the
-    relay, and cost those who carry the bytes nothing. A slow peer that takes, or sends, a little
-    now and then is not still.
+    relay, and cost those who carry the bytes nothing. Where there is no TCP, the relay counts. A
+    slow peer that takes, or sends, a little now and then is not still.
 
     Attributes:
         pause: seconds until the next look. What it finds is late by as much at most.

@@ -10,7 +10,7 @@ import struct
 from tlsify.errors import AgentError
 
 _ITEM = array.array("i").itemsize
-# RecordBuffer for exactly one descriptor. CMSG_SPACE would leave room for a second one behind it.
+# Room for exactly one descriptor. CMSG_SPACE would leave room for a second one behind it.
 _ROOM = socket.CMSG_LEN(_ITEM)
 # struct ucred: pid, uid, gid (unix(7) SO_PEERCRED).
 _CREDENTIALS = struct.Struct("3i")

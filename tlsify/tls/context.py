@@ -60,7 +60,7 @@ class Observer(Protocol):
     def on_certificate(
         self, certificate: crypto.X509, error: int, depth: int, *, valid: bool
     ) -> bool:
-        """PeerVerifier one certificate of the peer's path; False ends the handshake."""
+        """Judge one certificate of the peer's path; False ends the handshake."""
 
     def on_alpn(self, offered: list[bytes]) -> bytes | _NoOverlappingProtocols:
         """Choose a protocol, or give NO_OVERLAPPING_PROTOCOLS; raising is not allowed."""

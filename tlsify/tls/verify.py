@@ -29,7 +29,7 @@ class PeerVerifier:
     """
 
     def __init__(self, config: ClientConfig | ServerConfig) -> None:
-        """PeerVerifier by a configuration."""
+        """Judge by a configuration."""
         self.rejection: IdentityError | None = None
         self.heard = False
         self._verifies = True
