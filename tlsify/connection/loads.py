@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import select
 import socket
+from contextlib import suppress
 from enum import Enum
+from functools import partial
 from typing import TYPE_CHECKING
 
 from tlsify.tls.room import RecordBuffer
@@ -27,6 +29,19 @@ class Flow(Enum):
     DISCARDING = "discarding"  # taken in, for nobody: only how it ends is of interest
     DRAINING = "draining"
     DONE = "done"
+
+
+def program_pair() -> tuple[socket.socket, socket.socket]:
+    """Make the socketpair between a program and its relay; a small buffer will do.
+
+    Raises:
+        OSError: no descriptor is to be had.
+    """
+    pair = socket.socketpair()
+    for end_ in pair:
+        with suppress(OSError):
+            end_.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, READ_SIZE)
+    return pair
 
 
 def mask(*, read: bool, write: bool) -> int:
@@ -67,16 +82,36 @@ class Load:
     """Bytes on their way to one side. There is a room for them as long as there are any.
 
     Attributes:
+        received: how many bytes have come in for it, ever.
         taken: how many it has taken on, ever.
     """
 
     def __init__(self) -> None:
-        self.taken = 0
+        self.received = self.taken = 0
         self._room: RecordBuffer | None = None
         self._start = self._end = 0
 
     def __len__(self) -> int:
         return self._end - self._start
+
+    def receive(
+        self, sock: socket.socket, translate: Callable[[memoryview, RecordBuffer], int]
+    ) -> int:
+        """Take on what has come, translated, once there is nothing; return how many bytes it was.
+
+        Raises:
+            BlockingIOError: nothing has come.
+            OSError: the connection has died.
+        """
+        room = enter()
+        try:
+            size = sock.recv_into(room.view, READ_SIZE)
+            self.received += size
+            if size:
+                self.take_on(partial(translate, room.view[:size]))
+        finally:
+            leave(room)
+        return size
 
     def take_on(self, fill: Callable[[RecordBuffer], int]) -> None:
         """Have some written, once there are none; the call is told where, and tells how many."""

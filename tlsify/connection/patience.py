@@ -5,11 +5,16 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import select
 import socket
 import struct
 import termios
 import time
-from typing import NamedTuple
+from contextlib import suppress
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 # How long a peer that is there may take nothing of what is queued for it.
 PATIENCE = 30.0
@@ -21,7 +26,7 @@ _FIRST_LOOK, _LAST_LOOK = 0.004, 1.0
 # struct tcp_info of include/uapi/linux/tcp.h, as far as tcpi_bytes_acked and tcpi_bytes_received
 # (Linux 4.1).
 _INFO = struct.Struct("=B x B B 4x 96x 16x Q Q")
-ESTABLISHED, FIN_WAIT2, _CLOSE = 1, 5, 7  # of include/net/tcp_states.h
+_ESTABLISHED, _FIN_WAIT2, _CLOSE = 1, 5, 7  # of include/net/tcp_states.h
 
 
 class Progress(NamedTuple):
@@ -42,7 +47,13 @@ class Progress(NamedTuple):
     @property
     def has_ended(self) -> bool:
         """Whether our FIN has been acknowledged, and the peer's has not come."""
-        return self.state == FIN_WAIT2
+        return self.state == _FIN_WAIT2
+
+    @classmethod
+    def told_by_carrier(cls, sent: int, received: int, *, has_ended: bool) -> Progress:
+        """Say how a connection goes that is not TCP's."""
+        state = _FIN_WAIT2 if has_ended else _ESTABLISHED
+        return cls(state, sent, path_is_silent=False, received=received)
 
 
 def tcp_progress(sock: socket.socket) -> Progress:
@@ -82,6 +93,11 @@ def has_died(sock: socket.socket) -> bool:
 def unacknowledged(sock: socket.socket) -> int:
     """Return how many bytes the peer does not have yet, with any FIN (tcp(7), unix(7) SIOCOUTQ)."""
     return _count(sock, termios.TIOCOUTQ)
+
+
+def unacknowledged_by_tcp(sock: socket.socket) -> int:
+    """Return how many bytes the peer's TCP does not have yet; none, if there is no TCP."""
+    return 0 if progress_if_tcp(sock) is None else unacknowledged(sock)
 
 
 def unread(sock: socket.socket) -> int:
@@ -183,3 +199,22 @@ class Patience:
         """Return the seconds until the next look, at most."""
         pause, self._pause = self._pause, min(2 * self._pause, _LAST_LOOK)
         return pause
+
+
+def await_delivery(sock: socket.socket, receive: Callable[[], int]) -> None:
+    """Wait for the peer's end, or until its TCP has all: to close before might reset.
+
+    Args:
+        sock: the connection; it does not block.
+        receive: takes in what has come, and returns how many bytes, 0 at the end.
+    """
+    patience = Patience(sock)
+    poller = select.poll()
+    poller.register(sock, select.POLLIN)
+    with suppress(OSError):
+        while unacknowledged(sock) and not patience.is_over():
+            try:
+                if not receive():
+                    break
+            except BlockingIOError:
+                poller.poll(patience.pause() * 1000)

@@ -6,22 +6,20 @@ import errno
 import logging
 import select
 import socket
-from contextlib import ExitStack, closing, suppress
-from functools import partial
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any
 
 from tlsify.connection import exit as interpreter
 from tlsify.connection import forks
 from tlsify.connection.exit import carry
 from tlsify.connection.forks import Verdict
-from tlsify.connection.loads import READ_SIZE, Flow, Load, end, enter, leave, mask
+from tlsify.connection.loads import READ_SIZE, Flow, Load, end, mask, program_pair
 from tlsify.connection.patience import (
-    ESTABLISHED,
-    FIN_WAIT2,
     Patience,
     Progress,
+    await_delivery,
     progress_if_tcp,
-    unacknowledged,
+    unacknowledged_by_tcp,
     unread,
 )
 from tlsify.errors import HandshakeError, TlsifyError, Truncated
@@ -76,17 +74,13 @@ class Relay:
         self.local_address = forks.address(sock.getsockname)
         self.peer_address = forks.address(sock.getpeername)
         self._verdict = Verdict()
-        program_end, self._program = socket.socketpair()
+        program_end, self._program = program_pair()
         self._ends = [program_end]
-        for each in (program_end, self._program):
-            with suppress(OSError):  # a small buffer will do
-                each.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, READ_SIZE)
         self._inode = forks.inode(program_end)
         self.dies_with_process = forks.is_short_lived(sock, is_client=tunnel.is_client)
         self._network.setblocking(False)  # noqa: FBT003 - socket's own signature
         self._program.setblocking(False)  # noqa: FBT003
         self._to_network, self._to_program = Load(), Load()
-        self._received = 0  # bytes that have come from the peer, ever
         self._outbound = self._inbound = Flow.READING
         self._program_gone = self._half_closed = False
         self._asked: Callable[[], bool] = lambda: False
@@ -146,9 +140,7 @@ class Relay:
         """
         waiting = len(self._to_network)
         with suppress(OSError, ValueError):  # closed at the end
-            waiting += unread(self._program)
-            if progress_if_tcp(self._network) is not None:
-                waiting += unacknowledged(self._network)
+            waiting += unread(self._program) + unacknowledged_by_tcp(self._network)
         return waiting
 
     def progress(self) -> Progress:
@@ -157,12 +149,10 @@ class Relay:
         Raises:
             OSError: it is over.
         """
-        if (found := progress_if_tcp(self._network)) is not None:
-            return found
-        taken = self._to_network.taken - len(self._to_network)
+        sent = self._to_network.taken - len(self._to_network)
         has_ended = self._outbound is Flow.DONE and not self.is_settled
-        state = FIN_WAIT2 if has_ended else ESTABLISHED
-        return Progress(state, taken, path_is_silent=False, received=self._received)
+        ours = Progress.told_by_carrier(sent, self._to_program.received, has_ended=has_ended)
+        return progress_if_tcp(self._network) or ours
 
     def _run(self) -> None:
         try:
@@ -195,7 +185,7 @@ class Relay:
                 return
             self._act(events.get(self._network.fileno(), 0), events.get(self._program.fileno(), 0))
             self._flush()
-        self._await_delivery()
+        await_delivery(self._network, self._take_last)
 
     def _give_up(self) -> None:
         if self._tunnel.is_waiting:
@@ -230,17 +220,13 @@ class Relay:
             poller.register(interpreter.bell(), select.POLLIN)
         patience = self._patience_now()
         while True:
-            events = dict(poller.poll(self._time_limit(patience)))
+            pause = patience.pause() if patience is not None else _LOOK
+            is_timed = patience is not None or interpreter.has_begun()
+            events = dict(poller.poll(pause * 1000 if is_timed else None))
             if patience is not None and patience.is_over():
                 return None  # also of a peer that sends on and on, and takes nothing
             if events or (interpreter.has_begun() and not self._program_gone):
                 return events
-
-    def _time_limit(self, patience: Patience | None) -> float | None:
-        """Return the milliseconds until the next look."""
-        if patience is not None:
-            return patience.pause() * 1000
-        return _LOOK * 1000 if interpreter.has_begun() else None
 
     def _takes_from_program(self) -> bool:
         return (
@@ -290,17 +276,12 @@ class Relay:
             self._inbound = Flow.DONE
 
     def _take_from_program(self) -> None:
-        room = enter()
         try:
-            size = self._program.recv_into(room.view, READ_SIZE)
-            if size:
-                self._to_network.take_on(partial(self._tunnel.send_into, room.view[:size]))
+            size = self._to_network.receive(self._program, self._tunnel.send_into)
         except BlockingIOError:
             return
         except OSError:
             size = 0
-        finally:
-            leave(room)
         if size:
             self._look_at_tunnel()
         else:
@@ -316,18 +297,13 @@ class Relay:
             self._tunnel.drop()
 
     def _take_from_network(self) -> None:
-        room = enter()
         try:
-            size = self._network.recv_into(room.view, READ_SIZE)
-            self._received += size
-            self._to_program.take_on(partial(self._tunnel.receive, room.view[:size]))
+            size = self._to_program.receive(self._network, self._tunnel.receive)
         except BlockingIOError:
             return
         except OSError as exc:
             self._fail(exc)
             return
-        finally:
-            leave(room)
         if not size:
             self._end_inbound()
             return
@@ -403,23 +379,11 @@ class Relay:
         except OSError:  # nobody reads; whether anybody still writes, poll tells
             self._drop_inbound()
 
-    def _await_delivery(self) -> None:
-        """Wait for the peer's end, or until its TCP has all: to close before might reset."""
-        patience = Patience(self._network)
-        poller = select.poll()
-        poller.register(self._network, select.POLLIN)
-        room = enter()
-        with suppress(OSError), ExitStack() as stack:
-            stack.callback(leave, room)
-            while unacknowledged(self._network) and not patience.is_over():
-                try:
-                    size = self._network.recv_into(room.view, READ_SIZE)
-                except BlockingIOError:
-                    poller.poll(patience.pause() * 1000)
-                    continue
-                if not size:
-                    break
-                if not self.is_settled:  # an alert is no silence
-                    self._to_program.take_on(partial(self._tunnel.receive, room.view[:size]))
-                    self._to_program.drop()
-                    self._look_at_tunnel()
+    def _take_last(self) -> int:
+        """Take in what comes while the last bytes are delivered: an alert is no silence."""
+        if self.is_settled:
+            return len(self._network.recv(READ_SIZE))
+        size = self._to_program.receive(self._network, self._tunnel.receive)
+        self._to_program.drop()
+        self._look_at_tunnel()
+        return size
