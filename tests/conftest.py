@@ -43,8 +43,8 @@ settings.load_profile("ci")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Declare how to have all endings on the kernel path: known here, whatever tests are named."""
-    parser.addoption("--every-ending", action="store_true", help="on the kernel path, too")
+    """Declare how to have all endings played: known here, whatever tests are named."""
+    parser.addoption("--every-ending", action="store_true", help="all of them, and no sample")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -157,6 +157,7 @@ def test_cut_clone(project: Place, way: str) -> None:
     assert not (project.folder / "project").exists()
 
 
+@pytest.mark.full_run
 def test_cut_push(project: Place) -> None:
     """Git fails, and the server has none of it, where a push is cut in the middle."""
     with _serving(project, said=_WHATEVER) as port:

@@ -105,6 +105,7 @@ def _bot(place: Place, port: int) -> str:
     return recipe("irc-bot-start", {"irc.example.org": "localhost", "6697": port})
 
 
+@pytest.mark.full_run
 def test_two_users_and_a_bot(place: Place, server: int) -> None:
     """What one says the others hear; the bot knows from its environment how it is connected."""
     with (

@@ -229,6 +229,7 @@ def test_sending_to_somebody_else(place: Place, smtp: Server) -> None:
     assert not smtp.box.exists()
 
 
+@pytest.mark.full_run
 def test_fetching(place: Place, imap: Server) -> None:
     """Fetchmail fetches a letter over TLS, from a server that has none on this port."""
     require("fetchmail")

@@ -54,7 +54,6 @@ def talk(handed: Handoff) -> None:
         assert stream.recv(100) == b""
 
 
-@pytest.mark.each_kernel
 @pytest.mark.parametrize("ktls", KTLS)
 def test_connection(running: Agent, files: Files, ktls: str) -> None:
     """A client's handshake done elsewhere gives what one done here does."""

@@ -127,9 +127,8 @@ def _start(peer: Peer, mode: str, program: str) -> subprocess.Popen[bytes]:
 
 
 @pytest.mark.ktls
-@pytest.mark.each_kernel
 def test_program_that_ends(peer: Peer) -> None:
-    """On each kernel: what it has sent arrives, in front of what nobody has read."""
+    """What it has sent arrives, in front of what nobody has read."""
     serving = Endpoint(peer.serve)
     with _start(peer, "require", _PROGRAMS["ends"][0]) as process:
         assert process.wait(60) == 0

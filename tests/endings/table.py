@@ -263,8 +263,8 @@ DOORS = {
 }
 
 
-# What the quick lane plays of each program, at one door; at the others each that ends another way,
-# with the first of its peers.
+# What is played on the kernel path of each program, at one door; at the others each that ends
+# another way, with the first of its peers.
 _SAMPLED_DOOR = "TLSSocket"
 _SAMPLED_PROGRAMS = {"close", "wait", "return", "serve-in-child", "abort"}
 _SAMPLE = {
@@ -293,7 +293,7 @@ class Cell(NamedTuple):
 
     @property
     def is_sample(self) -> bool:
-        """Whether it is played on the kernel path, too, if not all of them are asked for."""
+        """Whether it is played on the kernel path if not all of them are asked for."""
         peers = _SAMPLE[self.program]
         if self.door != _SAMPLED_DOOR:
             peers = peers[:1] if self.program in _SAMPLED_PROGRAMS else ()
@@ -327,3 +327,18 @@ def cells(carrier: str) -> Iterator[Cell]:
                 found = answer(door, program, peer, carrier)
                 if isinstance(found, Answer):
                     yield Cell(door, program, peer, found)
+
+
+def sample(carrier: str) -> set[str]:
+    """Return what is played if not all is asked for; on the relay each meeting of two of the three.
+
+    That is all of the first door, and at each other one every program and every peer.
+    """
+    met: set[tuple[str, str]] = set()
+    chosen = set()
+    for cell in cells(carrier):
+        pairs = {(cell.door, cell.program), (cell.door, cell.peer), (cell.program, cell.peer)}
+        if cell.is_sample or (carrier == "relay" and not pairs <= met):
+            met |= pairs
+            chosen.add(cell.id)
+    return chosen

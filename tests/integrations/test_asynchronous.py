@@ -27,7 +27,6 @@ SERVERS = (
         "aiohttp_site",
         "aiohttp",
         sendfile=True,
-        has_twin=True,
         options={"loop": "uvloop"},
     ),
     Server(
@@ -37,7 +36,6 @@ SERVERS = (
         "uvicorn (httptools)",
         "uvicorn_server",
         "uvicorn",
-        has_twin=True,
         options={"loop": "asyncio", "http": "httptools"},
     ),
     Server(
@@ -52,7 +50,6 @@ SERVERS = (
         "gunicorn (asgi, uvloop)",
         "gunicorn_asgi_server",
         "gunicorn",
-        has_twin=True,
         options={"loop": "uvloop"},
     ),
 )

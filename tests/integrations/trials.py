@@ -39,7 +39,6 @@ class Server(NamedTuple):
         keeps_alive: whether it takes several requests on one connection.
         sendfile: whether it sends files so.
         interruptible: whether Ctrl-C ends it beside an idle client, with Python's `ssl`, too.
-        has_twin: whether another one here differs from it only in what the kernel has no part in.
         started: what it says when its start is over, if Ctrl-C comes too early before that.
         options: for the program.
         together: more options, for it to serve several connections at a time.
@@ -51,7 +50,6 @@ class Server(NamedTuple):
     keeps_alive: bool = True
     sendfile: bool = False
     interruptible: bool = True
-    has_twin: bool = False
     started: str = ""
     options: dict[str, Any] = {}  # noqa: RUF012 - never changed
     together: dict[str, Any] = {}  # noqa: RUF012 - likewise
@@ -73,14 +71,16 @@ def _test(
     trial: Callable[[Server, Path, trustme.CA, str], None], servers: tuple[Server, ...]
 ) -> Any:
     given = []
-    for server in servers:  # what they show is in a table; what they endure is alike in twins
-        marks = [pytest.mark.full_run] if server.has_twin and trial is endure else []
-        given.append(pytest.param(server, id=server.name, marks=marks))
+    # What they show is in a table. What they endure is hard in handshakes, which are the same on
+    # either path: on that of the kernel one of them has to.
+    for number, server in enumerate(servers):
+        given.append(pytest.param("off", server, id=f"relay-{server.name}"))
+        marks = [pytest.mark.ktls, *([pytest.mark.full_run] if number and trial is endure else [])]
+        given.append(pytest.param("require", server, id=f"kernel-{server.name}", marks=marks))
 
     @pytest.mark.interop
     @pytest.mark.timeout(TIMEOUT)
-    @pytest.mark.parametrize("server", given)
-    @pytest.mark.parametrize("ktls", PATHS)
+    @pytest.mark.parametrize(("ktls", "server"), given)
     def test(tmp_path: Path, authority: trustme.CA, server: Server, ktls: str) -> None:
         trial(server, tmp_path, authority, ktls)
 
