@@ -89,6 +89,7 @@ class Agent:
         workers: int = 1,
         limit: int | None = None,
         user: int | None = None,
+        settings: str = "",
     ) -> None:
         """Start it and wait until it is ready.
 
@@ -98,11 +99,14 @@ class Agent:
             limit: how many descriptors it may have; None for the usual number.
             user: whose real uid it has, so that it may have no more threads than that user, which
                 are a few; it keeps root's other rights.
+            settings: statements of Python that go first.
         """
         self.folder = Path(tempfile.mkdtemp(prefix="tlsify-"))
         self.place = self.folder / "agent"
         self.user = user
-        self.process = start(self.place, *words, workers=workers, limit=limit, user=user)
+        self.process = start(
+            self.place, *words, workers=workers, limit=limit, user=user, settings=settings
+        )
         assert self.process.stdout is not None
         assert self.process.stdout.readline().startswith(b"tlsify: agent at")
         self._idle = self.descriptors()
@@ -181,6 +185,7 @@ def start(
     pass_fds: tuple[int, ...] = (),
     limit: int | None = None,
     user: int | None = None,
+    settings: str = "",
 ) -> subprocess.Popen[bytes]:
     """Start ``tlsify agent``."""
 
@@ -196,7 +201,9 @@ def start(
 
     verbose = [VERBOSE] if VERBOSE in words else []
     rest = [word for word in words if word != VERBOSE]
-    command = [sys.executable, "-m", "tlsify", *verbose, "agent", "--workers", str(workers), *rest]
+    program = f"{settings}\nfrom tlsify.cli import main; raise SystemExit(main())"
+    how = ["-c", program] if settings else ["-m", "tlsify"]
+    command = [sys.executable, *how, *verbose, "agent", "--workers", str(workers), *rest]
     return subprocess.Popen(
         command,
         stdout=subprocess.PIPE,

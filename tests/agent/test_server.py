@@ -140,10 +140,11 @@ def test_requester_that_is_gone_already(files: Files) -> None:
 
 def test_out_of_descriptors(files: Files) -> None:
     """An agent that has none left says so, or waits, and serves on later."""
-    with Agent(limit=12) as it:
+    with Agent(limit=14) as it:
         with ExitStack() as stack:
             held = [stack.enter_context(open_channel(it.place)) for _ in range(20)]
-            until(lambda: it.descriptors() == 12)
+            (worker,) = it.pids()[1:]
+            until(lambda: len(os.listdir(f"/proc/{worker}/fd")) == 14)  # noqa: PTH208 - a count
             with tcp() as (ours, _):
                 # Once the agent has given up on some of the silent ones it has a place for this
                 # one, too: then it is the peer, equally silent, that is waited for in vain.
@@ -372,6 +373,32 @@ def test_drain(files: Files, workers: int) -> None:
             assert other.result() == b"data"
         _, said = it.process.communicate(timeout=PATIENCE)
         assert (it.process.returncode, said) == (0, b"")
+
+
+def test_worker_that_hangs(files: Files) -> None:
+    """It is killed and replaced; the other one goes on meanwhile."""
+    hooks = "agent.SupervisorHooks"
+    settings = f"""
+from functools import partial
+from tlsify.cli import agent
+{hooks} = partial({hooks}, patience=2.0)
+"""
+    with Agent(workers=2, settings=settings) as running:
+        first, hung, other = running.pids()
+        os.kill(hung, signal.SIGSTOP)
+        until(lambda: hung not in running.pids() and len(running.pids()) == 3)
+        assert other in running.pids()
+        for _ in range(4):
+            with tcp() as (ours, theirs):
+                peer = serving(files, theirs)
+                with TLSSocket(agent.connect(running.place, ours, files.request())) as stream:
+                    stream.sendall(b"data")
+                    assert stream.recv(100) == b"DATA"
+                peer.result()
+        assert running.process.pid == first
+        status, said = running.stop()
+        assert status == 0
+        assert f"worker {hung} hangs and is killed: no sign of life for 2 seconds" in said
 
 
 def test_only_the_supervisor_killed(files: Files) -> None:

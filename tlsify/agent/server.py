@@ -22,6 +22,7 @@ from tlsify.connection import handshake
 from tlsify.connection.establish import PendingConnection, closed_on_error, drop_past_keys
 from tlsify.connection.relay import Relay
 from tlsify.errors import SHORTAGES, AgentError, ConfigError, ResourceError, TlsifyError
+from tlsify.metrics.counters import BEAT_INTERVAL, beat
 from tlsify.passing import scm_rights
 
 if TYPE_CHECKING:
@@ -36,9 +37,7 @@ _log = logging.getLogger("tlsify")
 _REQUEST_TIME = 5.0
 # Threads that wait for the next session rather than end.
 _SPARE = 4
-# Seconds to wait if descriptors or memory run out, and between two looks at the ticket keys.
-_PAUSE = 0.1
-_CHORES = 600
+_PAUSE = 0.1  # seconds to wait if descriptors or memory run out
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 # What a thread sends the main one when it has begun a session, and no other is to be had.
 _NOBODY_WAITS = signal.SIGUSR1
@@ -86,11 +85,13 @@ class Worker:
         signal.pthread_sigmask(signal.SIG_BLOCK, (*_STOP_SIGNALS, _NOBODY_WAITS))
         with self._changed:
             self._add_thread()
+        beat()
         ready()
-        patience: float = _CHORES
+        patience = BEAT_INTERVAL
         while (found := self._told(patience)) is None or found.si_signo == _NOBODY_WAITS:
             drop_past_keys()
-            patience = _CHORES if self._somebody_waits() else _PAUSE
+            patience = BEAT_INTERVAL if self._somebody_waits() else _PAUSE
+            beat()
         stop()
         with self._changed:
             self._changed.wait_for(lambda: not self._waiting and not self._busy)

@@ -13,6 +13,7 @@ from tlsify.cli.options import common as shared
 from tlsify.config import KtlsPolicy
 from tlsify.connection.establish import drop_past_keys
 from tlsify.errors import ConfigError, ExitCode
+from tlsify.metrics.counters import share
 from tlsify.serving import supervisor
 from tlsify.serving.duty import SupervisorHooks
 from tlsify.serving.warm_up import rehearse
@@ -118,6 +119,7 @@ def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
         notify=service_manager.notify,
         watchdog=service_manager.watchdog_period(),
     )
+    share()  # heartbeats
     with place.sock:
         supervisor.run(count, work, duty)
     return ExitCode.OK

@@ -116,6 +116,8 @@ class Times(NamedTuple):
 
 # Processes that may be counted for at a time: workers, and those of earlier generations.
 SLOTS = 4096
+# Seconds between two heartbeats of a process.
+BEAT_INTERVAL = 1.0
 # A cell is 8 bytes, aligned, which processors write and read as a whole.
 _CELL = 8
 # What the cells mean is written in front of them, for who may inherit them from another version.
@@ -301,7 +303,7 @@ def vacate(slot: int) -> None:
 
 
 def beat() -> None:
-    """Show that this process's event loop runs; for who watches over it (`heartbeats`)."""
+    """Show that this process is at work, each `BEAT_INTERVAL` (`serving.heartbeats` looks)."""
     with _lock:
         _memory.add("heartbeats", 1)
 

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     from tlsify.serving.generation import Work
 
-# How long a worker's event loop may stand still before it is killed.
+# How long a worker may show no sign of life before it is killed.
 _PATIENCE = 30.0
 
 # Workers that an earlier program in this process has left: pid and slot in the counters.

@@ -17,11 +17,10 @@ from tlsify.aio.loop import EventLoop
 from tlsify.config import KtlsMode
 from tlsify.connection import establish, patience
 from tlsify.connection.eligibility import host_refusal
-from tlsify.metrics.counters import beat, share
+from tlsify.metrics.counters import BEAT_INTERVAL, beat, share
 from tlsify.metrics.exposition import About, Endpoint, is_ready
 from tlsify.serving import supervisor
 from tlsify.serving.duty import SupervisorHooks
-from tlsify.serving.heartbeats import INTERVAL
 from tlsify.serving.reexec import Inherited
 from tlsify.serving.warm_up import rehearse
 from tlsify.status import roster
@@ -305,7 +304,7 @@ async def _serve(
 def _show_life(loop: asyncio.AbstractEventLoop) -> None:
     """Show the supervisor, again and again, that the loop runs."""
     beat()
-    loop.call_later(INTERVAL, _show_life, loop)
+    loop.call_later(BEAT_INTERVAL, _show_life, loop)
 
 
 def _certificates(config: ServerConfig) -> Iterator[tuple[str, float]]:
