@@ -140,11 +140,11 @@ def test_requester_that_is_gone_already(files: Files) -> None:
 
 def test_out_of_descriptors(files: Files) -> None:
     """An agent that has none left says so, or waits, and serves on later."""
-    with Agent(limit=14) as it:
+    with Agent(limit=16) as it:
         with ExitStack() as stack:
             held = [stack.enter_context(open_channel(it.place)) for _ in range(20)]
             (worker,) = it.pids()[1:]
-            until(lambda: len(os.listdir(f"/proc/{worker}/fd")) == 14)  # noqa: PTH208 - a count
+            until(lambda: len(os.listdir(f"/proc/{worker}/fd")) == 16)  # noqa: PTH208 - a count
             with tcp() as (ours, _):
                 # Once the agent has given up on some of the silent ones it has a place for this
                 # one, too: then it is the peer, equally silent, that is waited for in vain.

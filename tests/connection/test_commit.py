@@ -26,7 +26,7 @@ from tests.doubles import (
 from tests.want import Want
 from tlsify.codepoints import Aead, ProtocolVersion
 from tlsify.config import KtlsMode, KtlsPolicy
-from tlsify.connection import commit, eligibility
+from tlsify.connection import commit, eligibility, relay_threads
 from tlsify.connection.establish import accept, hand_over
 from tlsify.connection.forks import Verdict
 from tlsify.connection.handoff import Offload
@@ -160,7 +160,8 @@ def test_no_relay_to_be_had(lab: Lab, kind: str, says: str) -> None:
 
 @pytest.fixture
 def nothing_kept(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No page is there for another verdict, and nothing is left to the garbage collector."""
+    """No page is there for another verdict, no thread, and nothing is left to the collector."""
+    until(lambda: not any(each.is_running for each in relay_threads._threads))
     monkeypatch.setattr(Verdict, "_free", [])
     gc.disable()
     yield

@@ -13,9 +13,6 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 
 from tests.doubles import Endpoint, until
-from tests.want import Want
-from tlsify.connection import exit as interpreter
-from tlsify.connection.exit import carry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -185,19 +182,3 @@ def test_child_on_a_loop(peer: Peer, mode: str, loop: str) -> None:
     words = [sys.executable, "-c", f"{_CHILD}\n{loop}(main())", str(peer.port), mode]
     assert subprocess.run(words, timeout=60, check=False).returncode == 0
     assert serving.result() == Arrived(SIZE, in_order=True)
-
-
-def test_carry() -> None:
-    """Where there is no thread what it would have carried is closed; the next one finds its own."""
-    ours, theirs = socket.socketpair()
-    for nth in (1, 2):
-        interpreter._watcher._is_watching = False
-        with Want("thread", nth), pytest.raises(RuntimeError, match="can't start new thread"):
-            carry("carrier", lambda: None, ours)
-        assert ours.fileno() == -1
-    assert theirs.recv(1) == b""
-    carried = threading.Event()
-    carry("carrier", carried.set, theirs).join()
-    assert carried.is_set()
-    assert theirs.fileno() != -1, "who carries it closes it"
-    theirs.close()

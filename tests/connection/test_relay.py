@@ -202,7 +202,8 @@ def test_relay_outlives_the_thread_that_started_it(lab: Lab) -> None:
     thread = threading.Thread(target=lambda: made.append(lab.server(RELAY)[0]), daemon=True)
     thread.start()
     thread.join()
-    assert not running(made[0])._thread.daemon
+    assert running(made[0]).join(0) is False
+    assert {each.daemon for each in threading.enumerate() if each.name == "tlsify-relay"} == {False}
 
 
 def test_close_with_bytes_under_way(lab: Lab) -> None:

@@ -11,8 +11,7 @@ import socket
 import ssl
 import subprocess
 import sys
-import threading
-from dataclasses import replace
+from contextlib import ExitStack
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, cast
@@ -20,14 +19,12 @@ from typing import TYPE_CHECKING, Any, Self, cast
 import pytest
 
 from tests.conftest import issue
-from tests.doubles import Endpoint, ends, until
+from tests.doubles import ends, until
 from tlsify.aio.acceptor import Limits
 from tlsify.config import KtlsMode, KtlsPolicy, ServerConfig
 from tlsify.serving import server as serving
 from tlsify.serving.server import ServerPlan, part
 from tlsify.system import listening, sandbox
-from tlsify.system.capacity import Bound
-from tlsify.system.process import Account
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -470,7 +467,6 @@ def test_descriptors_for_all(
     authority: trustme.CA, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """There are no more connections than descriptors suffice for, whatever was asked for."""
-    monkeypatch.setattr(serving, "threads", lambda *_: Bound(10**6, ""))
     monkeypatch.setattr(resource, "getrlimit", lambda _: (1064, 1064))
     within = serving._within_means
     assert within(_plan(Limits(), authority)).connections == 500
@@ -480,60 +476,33 @@ def test_descriptors_for_all(
     assert "no more descriptors (ulimit -n)" in caplog.text
     infinity = resource.RLIM_INFINITY
     monkeypatch.setattr(resource, "getrlimit", lambda _: (infinity, infinity))
-    assert within(_plan(Limits(), authority)).connections == 10**6
-
-
-def test_threads_for_all(
-    authority: trustme.CA, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Nor, where each has one, than threads can be had for; the kernel's connections need none."""
-    asked: list[tuple[int, int]] = []
-
-    def threads(processes: int, user: int) -> Bound:
-        asked.append((processes, user))
-        return Bound(300, "pids.max")
-
-    monkeypatch.setattr(serving, "threads", threads)
+    assert within(_plan(Limits(), authority)).connections is None
     monkeypatch.setattr(resource, "getrlimit", lambda _: (1064, 1064))
-    within = serving._within_means
-    plan = _plan(Limits(), authority)
-    assert within(plan).connections == 300
-    assert within(replace(plan, account=Account(5, 6, ()))).connections == 300
-    assert asked == [(2, os.geteuid()), (2, 5)]
-    assert within(replace(plan, limits=Limits(connections=301))).connections == 300
-    assert "300 connections at a time, and not 301: no more threads (pids.max)" in caplog.text
     monkeypatch.setattr(serving, "host_refusal", lambda _: None)
-    assert within(plan).connections == 1000
+    assert within(_plan(Limits(), authority)).connections == 1000, "the kernel's take fewer"
 
 
-# May have as many threads as some connections take, besides those of both workers.
+# May have a few threads, for both workers and all connections.
 _FEW_THREADS = """
 import resource
-from tlsify.system import capacity
-resource.setrlimit(resource.RLIMIT_NPROC, (2 * capacity._OWN_THREADS + 8, 4096))
+resource.setrlimit(resource.RLIMIT_NPROC, (24, 4096))
 ACCOUNT = Account({user}, {user}, ())
 """
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="root has no such limit, and becomes who has")
-def test_threads_run_out(tmp_path: Path, authority: trustme.CA) -> None:
-    """Connections wait in the listening socket until there is a thread for each of them."""
+def test_few_threads(tmp_path: Path, authority: trustme.CA) -> None:
+    """Relayed connections share them, however many there are."""
     tmp_path.chmod(0o700)
     user = 2**30 + os.getpid()  # who is nobody else's
-    with Server(tmp_path, authority, _FEW_THREADS.format(user=user)) as server:
-        most = int(server.metric('tlsify_limit{limit="connections"}'))
-        assert most < 8
-        everybody = threading.Barrier(3 * most)
-
-        def be_client() -> int:
-            everybody.wait(60)
-            return server.ask()[1]
-
-        for client in [Endpoint(be_client) for _ in range(3 * most)]:
-            assert client.result() == user
-        assert server.metric('tlsify_handshakes_total{outcome="resources"}') == 0
+    number = 60
+    with Server(tmp_path, authority, _FEW_THREADS.format(user=user)) as server, ExitStack() as all_:
+        streams = [all_.enter_context(server.connect()) for _ in range(number)]
+        for stream in streams:
+            assert server.ask(stream)[1] == user
+        assert server.metric("tlsify_connections") == number
         assert server.metric("tlsify_shortages_total") == 0
-        assert server.metric('tlsify_limit_reached_total{limit="connections"}') > 0
+        all_.close()
         server.stop()
 
 

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
-from typing import TYPE_CHECKING
 
 from tlsify.system import process
-
-if TYPE_CHECKING:
-    import socket
-    from collections.abc import Callable
 
 
 class CarrierThread(threading.Thread):
@@ -30,35 +26,13 @@ class CarrierThread(threading.Thread):
         super().start()
 
 
-def carry(name: str, run: Callable[[], None], *belongings: socket.socket) -> CarrierThread:
-    """Have a thread carry something, and close it at the end.
-
-    Args:
-        name: of the thread.
-        run: what it does.
-        belongings: what it closes; closed here where no thread is to be had.
-
-    Raises:
-        RuntimeError: none is.
-    """
-    thread = CarrierThread(name, run)
-    try:
-        thread.start()
-    except (RuntimeError, MemoryError):
-        for each in belongings:
-            each.close()
-        raise
-    return thread
-
-
 class _Watcher:
     """One daemon thread of each process that has carriers, and the bell that it rings."""
 
     def __init__(self) -> None:
         self._lock = threading.RLock()  # a finalizer may want it in the midst of `begin`
-        self._is_watching = False
+        self._is_watching = self.has_rung = False
         self.bell = process.out_of_the_way(os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC))
-        self.has_rung = False
 
     def begin(self) -> None:
         with self._lock:
@@ -82,8 +56,11 @@ class _Watcher:
 
     def forget(self) -> None:
         """In a forked child, which has none of its parent's threads: a bell of its own."""
-        os.close(self.bell)
-        self.__init__()  # type: ignore[misc]
+        before = self.bell
+        # If there is none to be had: its parent's, which may wake it once too often.
+        with contextlib.suppress(OSError):
+            self.__init__()  # type: ignore[misc]
+            os.close(before)
 
 
 def _is_the_programs(thread: threading.Thread) -> bool:

@@ -105,13 +105,18 @@ class Load:
         """
         room = enter()
         try:
-            size = sock.recv_into(room.view, READ_SIZE)
+            size = sock.recv_into(room.view, READ_SIZE, socket.MSG_DONTWAIT)
             self.received += size
             if size:
                 self.take_on(partial(translate, room.view[:size]))
         finally:
             leave(room)
         return size
+
+    @property
+    def sent(self) -> int:
+        """How many bytes have left it, ever."""
+        return self.taken - len(self)
 
     def take_on(self, fill: Callable[[RecordBuffer], int]) -> None:
         """Have some written, once there are none; the call is told where, and tells how many."""
@@ -131,7 +136,8 @@ class Load:
             OSError: nobody is there any more.
         """
         while self._room is not None:
-            self._start += sock.send(self._room.view[self._start : self._end])
+            piece = self._room.view[self._start : self._end]
+            self._start += sock.send(piece, socket.MSG_DONTWAIT)
             if self._start == self._end:
                 self.drop()
 

@@ -5,16 +5,11 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import select
 import socket
 import struct
 import termios
 import time
-from contextlib import suppress
-from typing import TYPE_CHECKING, NamedTuple
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from typing import NamedTuple
 
 # How long a peer that is there may take nothing of what is queued for it.
 PATIENCE = 30.0
@@ -188,8 +183,9 @@ class Patience:
         Raises:
             OSError: nobody will take anything any more.
         """
-        progress = progress_if_tcp(self._sock)
-        if progress is None:  # whatever it is, it knows what waits in it
+        try:
+            progress = tcp_progress(self._sock)
+        except OSError:  # a UNIX domain socket, say, or no memory: it knows what waits in it
             return -unacknowledged(self._sock), False
         if progress.state == _CLOSE:  # a reset, say
             raise OSError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
@@ -199,22 +195,3 @@ class Patience:
         """Return the seconds until the next look, at most."""
         pause, self._pause = self._pause, min(2 * self._pause, _LAST_LOOK)
         return pause
-
-
-def await_delivery(sock: socket.socket, receive: Callable[[], int]) -> None:
-    """Wait for the peer's end, or until its TCP has all: to close before might reset.
-
-    Args:
-        sock: the connection; it does not block.
-        receive: takes in what has come, and returns how many bytes, 0 at the end.
-    """
-    patience = Patience(sock)
-    poller = select.poll()
-    poller.register(sock, select.POLLIN)
-    with suppress(OSError):
-        while unacknowledged(sock) and not patience.is_over():
-            try:
-                if not receive():
-                    break
-            except BlockingIOError:
-                poller.poll(patience.pause() * 1000)

@@ -6,22 +6,15 @@ import errno
 import logging
 import select
 import socket
+import threading
 from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any
 
 from tlsify.connection import exit as interpreter
-from tlsify.connection import forks
-from tlsify.connection.exit import carry
+from tlsify.connection import forks, patience
 from tlsify.connection.forks import Verdict
 from tlsify.connection.loads import READ_SIZE, Flow, Load, end, mask, program_pair
-from tlsify.connection.patience import (
-    Patience,
-    Progress,
-    await_delivery,
-    progress_if_tcp,
-    unacknowledged_by_tcp,
-    unread,
-)
+from tlsify.connection.relay_threads import Interest, run
 from tlsify.errors import HandshakeError, TlsifyError, Truncated
 from tlsify.tls.explain import truncated
 
@@ -84,12 +77,14 @@ class Relay:
         self._outbound = self._inbound = Flow.READING
         self._program_gone = self._half_closed = False
         self._asked: Callable[[], bool] = lambda: False
-        self._patience: Patience | None = None
+        self._patience: patience.Patience | None = None
         self._failure: TlsifyError | OSError | None = None
         # Whether the peer's direction has ended, as `failure` says; and whether all has.
         self.is_settled = self.is_over = False
         self._watcher: Callable[[], None] = lambda: None
         self._send_error: OSError | None = None
+        self._delivery: patience.Patience | None = None
+        self._running = threading.Lock()  # until all is over
 
     @property
     def failure(self) -> TlsifyError | OSError | None:
@@ -101,14 +96,24 @@ class Relay:
 
         Raises:
             RuntimeError: there is no thread to be had; nothing is left open but the socket.
+            OSError: no descriptor or memory, likewise.
         """
-        self._thread = carry("tlsify-relay", self._run, self._program, *self._ends)
+        self._running.acquire()
+        try:
+            run(self)
+        except (OSError, RuntimeError, MemoryError):
+            self._running.release()
+            for each in (self._program, *self._ends):
+                each.close()
+            raise
         return self._ends.pop()
 
     def join(self, timeout: float | None = None) -> bool:
         """Wait until the connection is over; tells whether it is."""
-        self._thread.join(timeout)
-        return not self._thread.is_alive()
+        is_over = self._running.acquire(timeout=-1 if timeout is None else timeout)
+        if is_over:
+            self._running.release()
+        return is_over
 
     def set_option(self, *arguments: Any) -> None:
         """Set an option on the connection, unless it has ended."""
@@ -124,11 +129,9 @@ class Relay:
         self._asked = asked
 
     def watch(self, watcher: Callable[[], None]) -> None:
-        """Have something called whenever `is_settled` or `is_over` has become true.
+        """Have something called, now and whenever `is_settled` or `is_over` has become true.
 
-        Args:
-            watcher: called at once, too, and in the relay's thread, which waits for it; it must
-                not raise.
+        It must neither raise nor wait: other connections do meanwhile.
         """
         self._watcher = watcher
         watcher()
@@ -140,34 +143,37 @@ class Relay:
         """
         waiting = len(self._to_network)
         with suppress(OSError, ValueError):  # closed at the end
-            waiting += unread(self._program) + unacknowledged_by_tcp(self._network)
+            waiting += patience.unread(self._program)
+            waiting += patience.unacknowledged_by_tcp(self._network)
         return waiting
 
-    def progress(self) -> Progress:
+    def progress(self) -> patience.Progress:
         """Return how the connection goes, by TCP's counts, or where it is not TCP's, by our own.
 
         Raises:
             OSError: it is over.
         """
-        sent = self._to_network.taken - len(self._to_network)
+        sent, received = self._to_network.sent, self._to_program.received
         has_ended = self._outbound is Flow.DONE and not self.is_settled
-        ours = Progress.told_by_carrier(sent, self._to_program.received, has_ended=has_ended)
-        return progress_if_tcp(self._network) or ours
+        ours = patience.Progress.told_by_carrier(sent, received, has_ended=has_ended)
+        return patience.progress_if_tcp(self._network) or ours
 
-    def _run(self) -> None:
+    def turn(self, events: dict[int, int]) -> bool:
+        """Pass on what can be; true once all is over, and has arrived."""
+        return self._pump(events) if self._delivery is None else self._is_delivered()
+
+    def close(self) -> None:
+        """Close both sides, and tell."""
         try:
             with closing(self._network), closing(self._program):
-                try:
-                    self._pump()
-                except BaseException as exc:  # noqa: BLE001 - nobody else would be told
-                    self._crash(exc)
+                # Whoever has this object may keep it, and with it 40 KiB that nobody needs.
+                self._tunnel.release()
         finally:
-            # Whoever has this object may keep it, and with it 40 KiB that nobody needs.
-            self._tunnel.release()
             self.is_over = True
             self._watcher()
+            self._running.release()
 
-    def _crash(self, exc: BaseException) -> None:
+    def abandon(self, exc: BaseException) -> None:
         """Have it look like what it is: no end in good order, to either side."""
         _log.error("the relay of a connection failed", exc_info=exc)
         if self._failure is None:
@@ -175,17 +181,23 @@ class Relay:
             failure.__cause__ = exc
             self._note(failure)
 
-    def _pump(self) -> None:
-        self._keep_sessions()
+    def leave(self) -> None:
+        """Wait for nothing more: in a forked child nobody carries it."""
+        self._running.release()
+
+    def _pump(self, events: dict[int, int]) -> bool:
+        if self._patience is not None and self._patience.is_over():
+            self._give_up()  # also of a peer that sends on and on, and takes nothing
+            return True
+        self._act(events.get(self._network.fileno(), 0), events.get(self._program.fileno(), 0))
+        if self._keep is not None:
+            for found in self._tunnel.take_sessions():
+                self._keep(found)
         self._flush()
-        while self._outbound is not Flow.DONE or self._inbound is not Flow.DONE:
-            events = self._wait()
-            if events is None:
-                self._give_up()
-                return
-            self._act(events.get(self._network.fileno(), 0), events.get(self._program.fileno(), 0))
-            self._flush()
-        await_delivery(self._network, self._take_last)
+        if self._outbound is not Flow.DONE or self._inbound is not Flow.DONE:
+            return False
+        self._delivery = patience.Patience(self._network)
+        return self._is_delivered()
 
     def _give_up(self) -> None:
         if self._tunnel.is_waiting:
@@ -193,47 +205,40 @@ class Relay:
         elif not self.is_settled:
             self._note(TimeoutError(errno.ETIMEDOUT, "the peer has not taken what was sent"))
 
-    def _wait(self) -> dict[int, int] | None:
-        """Wait for what can be acted on; None if nobody takes the last bytes.
+    def interest(self) -> Interest:
+        """Return what can be acted on.
 
         A side without anything to do is left out: poll would tell of its hang-up, and spin.
         """
+        if self._delivery is not None:
+            return Interest({self._network.fileno(): select.POLLIN}, self._delivery.pause())
         if self._program_gone and self._takes_from_program():
-            return {}  # nothing more will say that there is something to take
-        poller = select.poll()
+            return Interest({}, 0)  # nothing more will say that there is something to take
+        events = {}
         from_network = (
             self._inbound in {Flow.READING, Flow.DISCARDING}
             and not self._to_program
             # Who asks for a new key, again and again, has to take the answers.
             and not (self._to_network and self._tunnel.waiting > _MAX_ANSWERS)
         )
-        network = mask(read=from_network, write=bool(self._to_network))
-        if network:
-            poller.register(self._network, network)
+        if network := mask(read=from_network, write=bool(self._to_network)):
+            events[self._network.fileno()] = network
         from_program = self._takes_from_program()
         if not self._program_gone and (from_program or self._inbound is not Flow.DONE):
             program = mask(read=from_program, write=bool(self._to_program))
             if self._tunnel.is_waiting and not self._half_closed:
                 program |= select.POLLRDHUP  # an end that cannot be taken in yet
-            poller.register(self._program, program)
-        if not interpreter.has_begun():
-            poller.register(interpreter.bell(), select.POLLIN)
-        patience = self._patience_now()
-        while True:
-            pause = patience.pause() if patience is not None else _LOOK
-            is_timed = patience is not None or interpreter.has_begun()
-            events = dict(poller.poll(pause * 1000 if is_timed else None))
-            if patience is not None and patience.is_over():
-                return None  # also of a peer that sends on and on, and takes nothing
-            if events or (interpreter.has_begun() and not self._program_gone):
-                return events
+            events[self._program.fileno()] = program
+        if (left := self._patience_now()) is not None:
+            return Interest(events, left.pause())
+        return Interest(events, _LOOK if interpreter.has_begun() else None)
 
     def _takes_from_program(self) -> bool:
         return (
             self._outbound is Flow.READING and not self._to_network and not self._tunnel.is_waiting
         )
 
-    def _patience_now(self) -> Patience | None:
+    def _patience_now(self) -> patience.Patience | None:
         """Return the patience that is left where only the peer is waited for."""
         is_ending = self._program_gone or (
             self._tunnel.is_waiting and (self._half_closed or self._outbound is Flow.DRAINING)
@@ -241,7 +246,7 @@ class Relay:
         if not is_ending:
             self._patience = None
         elif self._patience is None:
-            self._patience = Patience(self._network)
+            self._patience = patience.Patience(self._network)
         return self._patience
 
     def _act(self, network: int, program: int) -> None:
@@ -307,7 +312,6 @@ class Relay:
         if not size:
             self._end_inbound()
             return
-        self._keep_sessions()
         if self._inbound is Flow.DISCARDING:
             self._to_program.drop()
         self._look_at_tunnel()
@@ -332,11 +336,6 @@ class Relay:
         self._note(truncated())
         self._inbound = Flow.DONE if self._program_gone else Flow.DRAINING
         self._look_at_tunnel()
-
-    def _keep_sessions(self) -> None:
-        if self._keep is not None:
-            for found in self._tunnel.take_sessions():
-                self._keep(found)
 
     def _fail(self, failure: HandshakeError | OSError) -> None:
         """End both directions; what came before the failure is still passed on."""
@@ -379,10 +378,21 @@ class Relay:
         except OSError:  # nobody reads; whether anybody still writes, poll tells
             self._drop_inbound()
 
+    def _is_delivered(self) -> bool:
+        """Return whether the peer's TCP has all, or it has ended: to close before might reset."""
+        try:
+            if not patience.unacknowledged(self._network) or self._delivery is None:
+                return True
+            return self._delivery.is_over() or not self._take_last()
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+
     def _take_last(self) -> int:
         """Take in what comes while the last bytes are delivered: an alert is no silence."""
         if self.is_settled:
-            return len(self._network.recv(READ_SIZE))
+            return len(self._network.recv(READ_SIZE, socket.MSG_DONTWAIT))
         size = self._to_program.receive(self._network, self._tunnel.receive)
         self._to_program.drop()
         self._look_at_tunnel()

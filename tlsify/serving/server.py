@@ -25,7 +25,6 @@ from tlsify.serving.reexec import Inherited
 from tlsify.serving.warm_up import rehearse
 from tlsify.status import roster
 from tlsify.system import listening, service_manager
-from tlsify.system.capacity import Bound, threads
 from tlsify.system.process import await_threads, end_with, forgo_rights, ignore
 from tlsify.system.sandbox import Reach, Sandboxing, confine, renounce
 from tlsify.trust import store
@@ -232,38 +231,35 @@ def part(listeners: Sequence[socket.socket], index: int, number: int) -> list[so
 
 
 def _within_means(plan: ServerPlan) -> Limits:
-    """Keep the number of connections below what descriptors and threads suffice for.
+    """Keep the number of connections below what descriptors suffice for.
 
-    A server that has run out of descriptors can neither accept nor open the file that it is asked
-    for; one without threads ends what it was about to relay. So those beyond wait where they are.
+    A server that has run out of them can neither accept nor open the file that it is asked for. So
+    those beyond wait where they are.
     """
     is_relaying = host_refusal(plan.policy) is not None
-    bounds = [*_descriptors(_PER_RELAYED if is_relaying else _PER_OFFLOADED, plan.workers)]
-    if is_relaying:
-        user = os.geteuid() if plan.account is None else plan.account.user
-        most, name = threads(plan.workers, user)
-        bounds.append(Bound(most, f"threads ({name})"))
+    most = _descriptors(_PER_RELAYED if is_relaying else _PER_OFFLOADED, plan.workers)
     limits = plan.limits
-    most, lacking = min(bounds, default=Bound(0, ""))
-    if not bounds or (limits.connections is not None and limits.connections <= most):
+    if most is None or (limits.connections is not None and limits.connections <= most):
         return limits
     if limits.connections is not None:
         _log.warning(
-            "%d connections at a time, and not %d: no more %s", most, limits.connections, lacking
+            "%d connections at a time, and not %d: no more descriptors (ulimit -n)",
+            most,
+            limits.connections,
         )
     return Limits(most, limits.handshakes, limits.per_address)
 
 
-def _descriptors(each: int, processes: int) -> Iterator[Bound]:
+def _descriptors(each: int, processes: int) -> int | None:
     """Return how many connections there are descriptors for, the hard limit's, files included."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         with contextlib.suppress(ValueError, OSError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
             soft = hard
-    if soft != resource.RLIM_INFINITY:
-        most = max((soft - _OWN_DESCRIPTORS) // each, 1) * processes
-        yield Bound(most, "descriptors (ulimit -n)")
+    if soft == resource.RLIM_INFINITY:
+        return None
+    return max((soft - _OWN_DESCRIPTORS) // each, 1) * processes
 
 
 async def _serve(
