@@ -168,7 +168,7 @@ class _Carried:
         return 0
 
     def progress(self) -> None:
-        """Return nothing: only the forwarder has the connection itself."""
+        """Return None: only the forwarder has the connection itself."""
 
     def set_option(self, *arguments: Any) -> None:
         """Do nothing: only the forwarder has the connection itself."""

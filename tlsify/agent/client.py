@@ -289,7 +289,7 @@ class RemoteRelay:
         return 0
 
     def progress(self) -> None:
-        """Return nothing: only the agent has the connection itself."""
+        """Return None: only the agent has the connection itself."""
 
     def set_option(self, *arguments: Any) -> None:
         """Do nothing: only the agent has the connection itself."""

@@ -1,4 +1,4 @@
-"""The agent's process: take a connected socket, do its handshake, give the outcome."""
+"""The agent's process: receive a connected socket, do its handshake, send the outcome."""
 
 from __future__ import annotations
 
@@ -222,7 +222,7 @@ def serve(channel: socket.socket, configs: Configs) -> None:
 
 
 def _answer(channel: socket.socket, configs: Configs) -> Relay | None:
-    """Do what is asked for; return the relay, where it comes to that."""
+    """Handle the request; return the relay, if there is one."""
     channel.settimeout(_REQUEST_TIME)
     try:
         message, sock = _receive(channel)

@@ -1,4 +1,4 @@
-"""What requester and agent say to each other, byte by byte (docs/agent.md)."""
+"""Messages between requester and agent, byte by byte (docs/agent.md)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""tlsify connect: TLS client, for stdin and stdout, for a program, or for whoever gets a socket."""
+"""tlsify connect: TLS client for stdin and stdout, for a program, or for a descriptor."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""stdin, stdout and what else the caller has left open: waited for where they would block."""
+"""stdin, stdout and other inherited descriptors: wait where they would block."""
 
 from __future__ import annotations
 

@@ -31,12 +31,12 @@ class CarrierThread(threading.Thread):
 
 
 def carry(name: str, run: Callable[[], None], *belongings: socket.socket) -> CarrierThread:
-    """Have a thread carry something, and close it at the end.
+    """Run a function in a thread of its own, and close its belongings at the end.
 
     Args:
         name: of the thread.
-        run: what it does.
-        belongings: what it closes; closed here where no thread is to be had.
+        run: the function.
+        belongings: objects that the thread closes; closed here if no thread can start.
 
     Raises:
         RuntimeError: none is.
@@ -67,7 +67,7 @@ class _Watcher:
                 self._is_watching = True
 
     def _watch(self) -> None:
-        """Wait until nothing of the program runs any more but what carries its connections.
+        """Wait until only the threads that serve connections are left of the program.
 
         The interpreter ends its main thread first, then waits for all that are no daemons.
         """

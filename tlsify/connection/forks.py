@@ -1,4 +1,4 @@
-"""What a fork has shared: whose connection it is, and what its carrier tells the copies of it."""
+"""Connections shared by a fork: their owner, and messages from relay to copies."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def inode(sock: socket.socket) -> int:
 
 
 def address(ask: Callable[[], Any]) -> Any:
-    """Return what a socket tells of its ends; None if the connection is broken already."""
+    """Return a socket's addresses; None if the connection is already broken."""
     try:
         return ask()
     except OSError:
@@ -265,7 +265,7 @@ class Verdict:
             self._page[self._at + 3] = 1
 
     def give(self, failure: Exception | None, *, cut: bool = False) -> None:
-        """Say how the peer's direction has ended."""
+        """Record how the peer's direction has ended."""
         self._page[self._at + 2] = _GOOD if failure is None else _CUT if cut else _BROKEN
 
     def failure(self) -> TlsifyError | OSError | None:

@@ -53,7 +53,7 @@ class Carrier(Protocol):
 
     @property
     def failure(self) -> TlsifyError | OSError | None:
-        """Return the error that ended the peer's direction; None after a clean end, or none."""
+        """Return the error that ended the peer's direction; None if there is none."""
 
     def join(self, timeout: float | None = None) -> bool:
         """Wait until the connection is over; return whether it is."""

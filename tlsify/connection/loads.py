@@ -45,7 +45,7 @@ def program_pair() -> tuple[socket.socket, socket.socket]:
 
 
 def mask(*, read: bool, write: bool) -> int:
-    """Return what poll is to wait for."""
+    """Return the events for poll."""
     return (select.POLLIN if read else 0) | (select.POLLOUT if write else 0)
 
 
@@ -136,7 +136,7 @@ class Load:
                 self.drop()
 
     def drop(self) -> None:
-        """Forget what there is."""
+        """Drop the contents."""
         if self._room is not None:
             leave(self._room)
         self._room = None

@@ -1,4 +1,4 @@
-"""How long a peer may leave what it is owed: its silence is told from that of the path."""
+"""Time limits for peers that do not read sent data, distinct from silence of the path."""
 
 from __future__ import annotations
 
@@ -51,13 +51,13 @@ class Progress(NamedTuple):
 
     @classmethod
     def told_by_carrier(cls, sent: int, received: int, *, has_ended: bool) -> Progress:
-        """Say how a connection goes that is not TCP's."""
+        """Return the progress of a connection other than TCP."""
         state = _FIN_WAIT2 if has_ended else _ESTABLISHED
         return cls(state, sent, path_is_silent=False, received=received)
 
 
 def tcp_progress(sock: socket.socket) -> Progress:
-    """Ask TCP how a connection goes.
+    """Return TCP's progress of a connection.
 
     Raises:
         OSError: it is no TCP connection, or none any more.
@@ -69,7 +69,7 @@ def tcp_progress(sock: socket.socket) -> Progress:
 
 
 def progress_if_tcp(sock: socket.socket) -> Progress | None:
-    """Ask TCP how a connection goes; None if it is not TCP's: a UNIX domain socket, say.
+    """Return TCP's progress of a connection; None if it is not TCP, such as a UNIX domain socket.
 
     Raises:
         OSError: it is closed.
@@ -101,7 +101,7 @@ def unacknowledged_by_tcp(sock: socket.socket) -> int:
 
 
 def unread(sock: socket.socket) -> int:
-    """Return how many bytes have come that nobody has received: closing would reset (tcp(7))."""
+    """Return the number of unread bytes: with any, closing would reset (tcp(7))."""
     return _count(sock, termios.FIONREAD)
 
 
@@ -136,7 +136,7 @@ class Death:
             self.number = exc.errno or errno.ECONNRESET
 
     def refuse(self) -> None:
-        """Raise what it died of, if it has."""
+        """Raise the connection's error, if it has one."""
         if self.number:
             raise OSError(self.number, os.strerror(self.number))
 

@@ -59,7 +59,7 @@ class Relay:
         Args:
             sock: connected; the relay closes it.
             tunnel: fresh.
-            keep: takes what a later connection may resume with; it must not raise.
+            keep: receives sessions for later connections; it must not raise.
 
         Raises:
             OSError: no descriptor or memory is to be had; nothing is left open but the socket.
@@ -97,7 +97,7 @@ class Relay:
         return self._failure if self._verdict.is_ours else self._verdict.failure()
 
     def start(self) -> socket.socket:
-        """Begin to pump, in a thread; return the program's end, which nobody else has.
+        """Begin to pump, in a thread; return the program's end, which the caller owns.
 
         Raises:
             RuntimeError: there is no thread to be had; nothing is left open but the socket.
@@ -106,7 +106,7 @@ class Relay:
         return self._ends.pop()
 
     def join(self, timeout: float | None = None) -> bool:
-        """Wait until the connection is over; tells whether it is."""
+        """Wait until the connection is over; return whether it is."""
         self._thread.join(timeout)
         return not self._thread.is_alive()
 
@@ -116,7 +116,7 @@ class Relay:
             self._network.setsockopt(*arguments)
 
     def end_in_order(self) -> None:
-        """Have the end of the program's data be an orderly one, close_notify, however it comes."""
+        """Make every later end of the program's data a clean one, with close_notify."""
         self._verdict.end_in_order()
 
     def ask(self, asked: Callable[[], bool]) -> None:
@@ -124,7 +124,7 @@ class Relay:
         self._asked = asked
 
     def watch(self, watcher: Callable[[], None]) -> None:
-        """Have something called whenever `is_settled` or `is_over` has become true.
+        """Set a callback for when `is_settled` or `is_over` becomes true.
 
         Args:
             watcher: called at once, too, and in the relay's thread, which waits for it; it must
@@ -339,14 +339,14 @@ class Relay:
                 self._keep(found)
 
     def _fail(self, failure: HandshakeError | OSError) -> None:
-        """End both directions; what came before the failure is still passed on."""
+        """End both directions; data from before the failure is still passed on."""
         self._note(failure)
         self._outbound = Flow.DRAINING if self._outbound is not Flow.DONE else Flow.DONE
         self._inbound = Flow.DONE if self._program_gone else Flow.DRAINING
         self._tunnel.drop()
 
     def _note(self, failure: TlsifyError | OSError | None) -> None:
-        """Remember how the peer's direction has ended, and tell."""
+        """Store how the peer's direction has ended, and call the callback."""
         self._failure = failure
         self._verdict.give(failure, cut=isinstance(failure, Truncated))
         self.is_settled = True

@@ -1,4 +1,4 @@
-"""Stillness: tell connections on which nothing moves, or whose peers take nothing, from others."""
+"""Stillness: detect connections that are idle, or whose peers do not read."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ class Watch:
             self._taken_at = now
 
     def _ask(self) -> tuple[Progress | None, int]:
-        """Ask how the connection goes, and how much of what was sent is under way."""
+        """Return the connection's progress, and the number of sent bytes under way."""
         handed = self._handed
         if handed.relay is None:
             return tcp_progress(handed.sock), unacknowledged(handed.sock)

@@ -1,4 +1,4 @@
-"""ASGI: what an application learns of TLS from its scope, behind servers that do not tell."""
+"""ASGI: TLS properties in an application's scope, behind servers that do not provide them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Handshakes side by side in a thread of their own, for servers whose loop must not wait."""
+"""Concurrent handshakes in a background thread, for servers whose loop must not block."""
 
 from __future__ import annotations
 

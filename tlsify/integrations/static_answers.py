@@ -65,7 +65,7 @@ class Request(web.BaseRequest):
 
 
 class Folder:
-    """A folder's files, and what is answered to requests for them."""
+    """A folder's files, and the answers to requests for them."""
 
     def __init__(
         self,

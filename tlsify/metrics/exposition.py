@@ -1,4 +1,4 @@
-"""What a server counts, in Prometheus's text format, and the small HTTP server that gives it."""
+"""Metrics of a server in Prometheus's text format, and the small HTTP server for them."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ _GAUGES: tuple[tuple[str, str, Gauge], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class About:
-    """What metrics tell of a configuration.
+    """Facts of a configuration for the metrics.
 
     Attributes:
         certificates: name and time of expiry, in seconds since 1970.

@@ -135,10 +135,10 @@ class Passing(_Service):
         *,
         aware: bool = False,
     ) -> None:
-        """Take what does not change.
+        """Store the settings.
 
         Args:
-            backends: who takes them; paths only.
+            backends: the receivers; paths only.
             closing: as `_Service` has it, for what this process carries.
             bounds: likewise.
             aware: whether backends keep to docs/handoff.md, and so get connections themselves,

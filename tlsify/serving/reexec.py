@@ -1,4 +1,4 @@
-"""A new program in the place of this process: what it takes over, and a rehearsal before that."""
+"""Re-exec: a new program in this process, its inheritance, and a dry run before."""
 
 from __future__ import annotations
 

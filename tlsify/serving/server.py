@@ -1,4 +1,4 @@
-"""Serve with several processes: configuration, workers, drain, metrics, and what passes on."""
+"""Serve with several processes: configuration, workers, drain, metrics, re-exec."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class ServerPlan:
         listeners: bound and listening; where several have one address (SO_REUSEPORT) each worker
             gets its part of them, else all of them share it. They stay open here, so that who has
             connected meanwhile is not lost with a worker.
-        load: gives the configuration, now and on each reload; raises a TlsifyError to refuse.
+        load: returns the configuration, now and on each reload; raises a TlsifyError to refuse.
         policy: when to offload.
         service: makes a worker's service.
         workers: how many processes.
@@ -90,7 +90,7 @@ class ServerPlan:
         watch: its value is looked at every few seconds; when it changes, all is reloaded.
         reach: what workers need, as long as nothing is reloaded.
         sandboxing: whether they give up what they do not need.
-        account: whom workers become. Who supervises them keeps its rights, to read keys anew.
+        account: user of the workers. The supervisor keeps its rights, to read keys again.
         on_ready: called when every worker accepts connections.
         estate: what SIGUSR2 passes on, and what was passed on to us; the caller closes it.
     """
@@ -270,7 +270,7 @@ def _descriptors(each: int, processes: int) -> Iterator[Bound]:
 async def _serve(
     plan: ServerPlan, config: ServerConfig, listeners: list[socket.socket], post: WorkerHandle
 ) -> None:
-    """Be a worker: accept until SIGTERM, then drain."""
+    """Run as a worker: accept until SIGTERM, then drain."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     # Not by add_signal_handler: the loop would leave the signal's default behind.

@@ -1,4 +1,4 @@
-"""What is set on a context: honoured or refused, never ignored."""
+"""Settings of a context: honoured or refused, never ignored."""
 
 from __future__ import annotations
 
@@ -170,7 +170,7 @@ class Settings(ssl.SSLContext):
         return [cipher for cipher in super().get_ciphers() if cipher["name"] in names]
 
     def set_ecdh_curve(self, name: str, /) -> None:
-        """Have one key exchange group only."""
+        """Allow one key exchange group only."""
         self.wishes = replace(self.wishes, groups=(_CURVES.get(name, name),))
 
     @property
@@ -206,7 +206,7 @@ class Settings(ssl.SSLContext):
         )
 
     def trust(self) -> TrustAnchors:
-        """Return what was loaded to trust.
+        """Return the loaded trust anchors.
 
         Raises:
             ConfigError: nothing was.

@@ -1,4 +1,4 @@
-"""Conditional requests: which condition decides, and what it says (RFC 9110 13)."""
+"""Conditional requests: the deciding condition, and its result (RFC 9110 13)."""
 
 from __future__ import annotations
 

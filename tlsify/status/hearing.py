@@ -1,4 +1,4 @@
-"""Hear what processes say of their connections, and no more of it than it is worth."""
+"""Receive processes' rows about their connections, within bounds."""
 
 from __future__ import annotations
 

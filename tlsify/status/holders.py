@@ -100,7 +100,7 @@ def _held(folder: int, wanted: Mapping[str, int], most: int | None) -> tuple[set
 
 
 def command(pid: int) -> str:
-    """Tell a process's name; empty if it has ended, or is of another PID namespace."""
+    """Return a process's name; empty if it has ended, or is in another PID namespace."""
     import psutil  # noqa: PLC0415
 
     try:

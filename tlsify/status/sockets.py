@@ -1,4 +1,4 @@
-"""Every TLS connection of this network namespace that the kernel or tlsify tells of."""
+"""Every TLS connection of this network namespace that the kernel or tlsify reports."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ class Fallback:
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """What was seen, and what was not.
+    """A report of connections, with its gaps.
 
     Attributes:
         available: whether this kernel has the tls module, and has it loaded.
@@ -140,7 +140,7 @@ class Survey:
 
 
 def survey(*, find_processes: bool = True, find_devices: bool = False) -> Survey:
-    """Look at all of this network namespace's connections.
+    """Return all TLS connections of this network namespace.
 
     Args:
         find_processes: also look into every process, for who holds them.

@@ -1,4 +1,4 @@
-"""How many threads processes of ours can have for connections, and what bounds that."""
+"""Number of threads that our processes can have for connections, and its limits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What this process can reach from now on, whatever it is made to do: Landlock, and seccomp."""
+"""Sandbox of this process: Landlock, and seccomp."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class Reach(NamedTuple):
 
 
 class Restraint(NamedTuple):
-    """What a process can no longer do.
+    """Rights that a process has given up.
 
     Attributes:
         landlock: the ABI by which it was confined; 0 if it was not.
@@ -89,7 +89,7 @@ _in_force = Restraint()
 
 
 def in_force() -> Restraint:
-    """Return what this process can no longer do."""
+    """Return the rights that this process has given up."""
     return _in_force
 
 
@@ -199,7 +199,7 @@ def _call(number: int, *arguments: int | bytes | None) -> int:
 
 
 def refusal() -> str | None:
-    """Say why there is no sandbox on this host; None if there is one."""
+    """Return why there is no sandbox on this host; None if there is one."""
     try:
         abi()
     except OSError as exc:

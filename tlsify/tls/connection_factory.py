@@ -1,4 +1,4 @@
-"""A configuration's OpenSSL connections: what each shows, and which tickets are good for it."""
+"""A configuration's OpenSSL connections: certificates, verification, valid tickets."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ class _Shown:
 
 @functools.lru_cache(maxsize=256)
 def _purpose(clients: bytes, name: str, *, is_ours: bool) -> bytes:
-    """Tell the tickets given under a name from all others."""
+    """Return a digest that separates the tickets of one name from others."""
     return _digest([clients, bytes([is_ours]), name.encode()])
 
 

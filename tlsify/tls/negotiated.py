@@ -1,4 +1,4 @@
-"""What a finished handshake leaves, and the keys behind it."""
+"""Outcome of a finished handshake, and its keys."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Negotiated:
 
     @classmethod
     def without_keys(cls, suite: CipherSuite, **facts: Any) -> Self:
-        """Describe a connection whose keys are somebody else's."""
+        """Describe a connection whose keys are in another process."""
         return cls(suite=suite, **facts, **no_keys(suite)._asdict())
 
     @property
@@ -166,7 +166,7 @@ class Keys(NamedTuple):
     rx_secret: bytearray
 
     def __repr__(self) -> str:
-        """Show what is no secret."""
+        """Show everything except the secrets."""
         return f"Keys({self.tx!r}, {self.rx!r})"
 
 

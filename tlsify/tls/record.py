@@ -20,7 +20,7 @@ _CONTENT_TYPES = frozenset(map(int, ContentType))  # hashing members takes Pytho
 
 
 class RecordHeader(NamedTuple):
-    """What the first 5 bytes of a record say (RFC 8446 5.1)."""
+    """Header of a record, 5 bytes (RFC 8446 5.1)."""
 
     content_type: int
     length: int
@@ -108,7 +108,7 @@ class Framer:
         return wanted - len(self._buffer)
 
     def feed(self, data: bytes) -> bytes | None:
-        """Take what was read; give a whole record (header included) if there is one.
+        """Add read bytes; return a complete record (header included) if there is one.
 
         Args:
             data: at most ``need()`` bytes; empty to ask for the next record.

@@ -1,4 +1,4 @@
-"""Whether anybody can be shown a certificate: OpenSSL takes it, and a handshake succeeds."""
+"""Usability of a server certificate: OpenSSL takes it, and a handshake succeeds."""
 
 from __future__ import annotations
 

@@ -85,7 +85,7 @@ class TicketReader:
         self._watch: SessionWatch | None = SessionWatch(engine, connection)
 
     def add(self, message: bytes) -> Resumable | None:
-        """Take one ticket.
+        """Read one ticket.
 
         Args:
             message: a whole NewSessionTicket, header included.

@@ -1,4 +1,4 @@
-"""Have an agent do the handshake, and do it here where there is none."""
+"""Request the handshake from an agent, and do it here if there is none."""
 
 from __future__ import annotations
 

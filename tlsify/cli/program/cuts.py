@@ -1,4 +1,4 @@
-"""Tell of a connection that was cut: which one, what of, and with an exit status of its own."""
+"""Errors of cut connections: the peer, the cause, and their own exit status."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Descriptors that the caller gave us: sockets are taken over, so that nobody else uses them."""
+"""Descriptors from the caller: sockets are taken over, so that no other code uses them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What becomes of a connection: a program's, stdin's and stdout's, or somebody else's."""
+"""Hand-over of a connection: to a program, to stdin and stdout, or to another process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A connection, and what a program is told of it: UCSPI's environment, and that of s6-tls."""
+"""A connection, and a program's variables for it, as in UCSPI and s6-tls."""
 
 from __future__ import annotations
 
