@@ -103,7 +103,7 @@ class Worker:
         return signal.sigtimedwait((*_STOP_SIGNALS, _NOBODY_WAITS), patience)
 
     def _add_thread(self) -> None:
-        """Have one more thread wait for sessions; the lock must be held.
+        """Start one more thread that waits for sessions; the lock must be held.
 
         Raises:
             ResourceError: there is none to be had.
@@ -117,7 +117,7 @@ class Worker:
         self._waiting += 1
 
     def _somebody_waits(self) -> bool:
-        """See that a thread waits for the next session, unless there may be no more of them."""
+        """Make sure that a thread waits for the next session, if more are allowed."""
         with self._changed:
             if not self._waiting and self._busy < self._sessions:
                 try:
@@ -184,7 +184,7 @@ class Worker:
         return channel
 
     def _invited(self) -> socket.socket | None:
-        """Take a channel from the pair; None once its other end is closed.
+        """Receive a channel from the pair; None once its other end is closed.
 
         Raises:
             AgentError: the message is not that.

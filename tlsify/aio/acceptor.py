@@ -47,7 +47,7 @@ _GONE = {
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How many there may be at a time.
+    """Limits of concurrent connections.
 
     Attributes:
         connections: handshakes included; more of them wait in the listening socket; None for any
@@ -128,7 +128,7 @@ class Acceptor:
 
     @property
     def connections(self) -> int:
-        """How many there are, those in their handshakes included."""
+        """Number of open connections, handshakes included."""
         return len(self._visits)
 
     async def __aenter__(self) -> Self:

@@ -40,7 +40,7 @@ async def connect(  # noqa: PLR0913 - as asyncio's own
     local_addr: tuple[Any, Any] | None = None,
     happy_eyeballs_delay: float | None = ATTEMPT_DELAY,
 ) -> socket.socket:
-    """Look a name up, and connect to the first of its addresses that answers.
+    """Resolve a name, and connect to the first of its addresses that answers.
 
     Args:
         host: name or address.

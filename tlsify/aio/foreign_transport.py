@@ -61,7 +61,7 @@ class ForeignTransport(asyncio.Transport):
         return f"<ForeignTransport fd={self._fd} {state} buffered={len(self._buffer)}>"
 
     def __del__(self) -> None:
-        """Nobody else closes what was forgotten."""
+        """Close a forgotten connection."""
         if self._sock.fileno() != -1:
             warnings.warn(f"unclosed {self!r}", ResourceWarning, stacklevel=1, source=self)
             self._sock.abort()

@@ -167,7 +167,7 @@ class LoopSocket(TLSSocket):
 
 
 def _raise_os_error(exc: TlsifyError | OSError) -> NoReturn:
-    """Make what tlsify reports a connection error; what ended the connection is logged."""
+    """Convert tlsify's errors to connection errors; the cause is logged."""
     if isinstance(exc, BlockingIOError | InterruptedError):
         raise exc
     _log.info("connection ended: %s", exc)

@@ -106,7 +106,7 @@ def _crowd(fellows: dict[PendingHandshake, None]) -> tuple[int, float]:
 
 
 def origin(name: object) -> bytes | None:
-    """Tell addresses apart as far as different people have them; None for a local socket.
+    """Return an address's origin, such as an IPv6 site; None for a local socket.
 
     Args:
         name: what ``accept`` gives: IPv6 is told apart by site, the first 64 bits.
@@ -121,7 +121,7 @@ def origin(name: object) -> bytes | None:
 
 
 def _silence(sock: socket.socket) -> float:
-    """Return the seconds since a peer last sent, unread bytes included."""
+    """Return the seconds since a peer last sent; 0 while there are unread bytes."""
     try:
         if unread(sock):
             return 0.0

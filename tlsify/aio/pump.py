@@ -133,7 +133,7 @@ class _Carriage:
 
 
 class _SinkBroken(Exception):  # noqa: N818 - named for what happened
-    """Nobody takes any more."""
+    """The sink is broken."""
 
 
 async def readable(sock: socket.socket) -> None:

@@ -247,7 +247,7 @@ async def _connect(
 async def _take_socket(
     transport: asyncio.Transport, behind: asyncio.BaseProtocol | None = None
 ) -> socket.socket:
-    """Take the connection out of a plain transport, once that has sent everything.
+    """Take over the connection of a plain transport, once that has sent everything.
 
     Raises:
         ConfigError: the transport is not plain TCP, or it is closing.

@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def misuse(arguments: argparse.Namespace) -> str | None:
-    """Say what is wrong with whom to connect to."""
+    """Return the error in the arguments that name the server."""
     if arguments.fd is not None:
         return None if arguments.host is None else "HOST and --fd exclude each other"
     return None if arguments.port is not None else "HOST and PORT are required, or --fd N"

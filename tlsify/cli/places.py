@@ -86,7 +86,7 @@ class Places:
 
     @property
     def free(self) -> int:
-        """How many may be taken now."""
+        """Number of free places."""
         return self._limit - len(self._taken)
 
     def number_from(self, origin: bytes | None) -> int:

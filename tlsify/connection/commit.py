@@ -117,7 +117,7 @@ def _intake(ready: Ready, negotiated: Negotiated) -> SessionIntake | None:
 
 
 def _session(ready: Ready, negotiated: Negotiated) -> Session:
-    """Keep the traffic secrets where a key may follow, and nowhere else."""
+    """Make the session, with the traffic secrets only if keys can change."""
     is_client = ready.engine.is_client
     if not (capabilities().rekey and negotiated.version is ProtocolVersion.TLSv1_3):
         return Session(negotiated.suite, is_client)

@@ -38,13 +38,13 @@ class Silence(TimeoutError):  # noqa: N818 - named for what happened
     """
 
     def __init__(self, *, is_named: bool) -> None:
-        """Return the error that says whether the name server or the host was silent."""
+        """Store whether the name server or the host was silent."""
         super().__init__("it does not answer" if is_named else "its name is not looked up")
         self.is_named = is_named
 
 
 class Wait(NamedTuple):
-    """What `race` waits for.
+    """A wait of `race`.
 
     Attributes:
         socks: wait until one of these is writable.

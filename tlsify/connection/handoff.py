@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 
 
 class Offload(Enum):
-    """What protects the records: the kernel or a relay."""
+    """Carrier of a connection's records: the kernel or a relay."""
 
     KERNEL = "kernel"
     RELAY = "relay"
 
 
 class Reason(NamedTuple):
-    """Why a connection is relayed.
+    """Reason why a connection is relayed.
 
     Attributes:
         code: short and stable, such as "no-tls-ulp" (docs/cli.md lists them).

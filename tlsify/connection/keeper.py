@@ -176,7 +176,7 @@ class Keeper:
                 self._program.close()  # in front of the byte that was never read
 
     def _forget_reader(self) -> None:
-        """Nobody reads any more: the peer is held back, as by any program that does not."""
+        """Stop receiving, because the program reads no more: TCP then holds the peer back."""
         self._program.close()
         self._pending = self._buffer[:0]
         self._receiving = False

@@ -65,7 +65,7 @@ class Ending:
         alert: bytes | None,
         receiver: Receiver | None = None,
     ) -> None:
-        """Take a socket of one's own.
+        """Take over a socket.
 
         Args:
             sock: the connection; closed at the end.
@@ -86,7 +86,7 @@ class Ending:
 
     @property
     def events(self) -> int:
-        """What to wait for, besides `look_at`."""
+        """Events to wait for, besides `look_at`."""
         return (select.EPOLLOUT if self._alert else 0) | (select.EPOLLIN if self._receives else 0)
 
     def take(self, receiver: Receiver) -> bool:
@@ -315,7 +315,7 @@ class _Lingerer:
         return [number for number, _ in self._poller.poll(wait)]
 
     def _watch(self, ending: Ending) -> None:
-        """Have edges told alone: before Linux 6.5 part of a record would wake it on and on.
+        """Watch for edges only: before Linux 6.5 part of a record would wake it again and again.
 
         Where the kernel has no memory for that, time has to tell.
         """

@@ -30,7 +30,7 @@ _ESTABLISHED, _FIN_WAIT2, _CLOSE = 1, 5, 7  # of include/net/tcp_states.h
 
 
 class Progress(NamedTuple):
-    """How a connection goes, as TCP says.
+    """Progress of a connection, from TCP's counts.
 
     Attributes:
         state: of include/net/tcp_states.h.
@@ -116,7 +116,7 @@ def _count(sock: socket.socket, request: int) -> int:
 
 
 class Death:
-    """How a connection has died, which the kernel tells once, whoever asks first.
+    """Error that ended a connection, which the kernel reports only once.
 
     Which error it is depends on the network: ECONNRESET, ETIMEDOUT, EHOSTUNREACH, ... The kernel
     takes whatever is sent afterwards on a kTLS socket, and drops it.
@@ -131,7 +131,7 @@ class Death:
         self.number = 0
 
     def note(self, exc: OSError) -> None:
-        """Look whether an error was the connection's end."""
+        """Record an error, if it was the connection's end."""
         if not self.number and (isinstance(exc, ConnectionError) or has_died(self._sock)):
             self.number = exc.errno or errno.ECONNRESET
 

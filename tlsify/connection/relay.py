@@ -54,7 +54,7 @@ class Relay:
         tunnel: Tunnel,
         keep: Callable[[Resumable], None] | None = None,
     ) -> None:
-        """Take a connected socket and its tunnel; ``start`` begins to pump.
+        """Take over a connected socket and its tunnel; ``start`` begins to pump.
 
         Args:
             sock: connected; the relay closes it.
@@ -93,7 +93,7 @@ class Relay:
 
     @property
     def failure(self) -> TlsifyError | OSError | None:
-        """What ended the peer's direction, if that has ended, and not in good order."""
+        """Return the error that ended the peer's direction; None if there is none."""
         return self._failure if self._verdict.is_ours else self._verdict.failure()
 
     def start(self) -> socket.socket:

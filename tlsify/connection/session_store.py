@@ -266,7 +266,7 @@ class SessionStore:
             _log.warning("session not kept: %s", exc)
 
     def slot(self, origin: Origin) -> SessionSlot:
-        """Take what there is to resume for one connection, and the place for what comes of it."""
+        """Take a session to resume for one connection, and the place for its new sessions."""
         return SessionSlot(self, origin, self.take(origin))
 
 
@@ -280,11 +280,11 @@ class SessionSlot:
 
     @property
     def session(self) -> bytes | None:
-        """What to resume, as `tls.engine.Engine` takes it; None for a full handshake."""
+        """Session to resume, as `tls.engine.Engine` takes it; None for a full handshake."""
         return None if self._taken is None else self._taken.session
 
     def keep(self, found: Resumable) -> None:
-        """Keep what the connection brought, no longer than the full handshake behind it is good."""
+        """Store the connection's session, no longer than its last full handshake is valid."""
         renewable = time.time() + RENEWABLE
         if found.resumed:
             renewable = 0.0 if self._taken is None else self._taken.renewable
@@ -302,7 +302,7 @@ class SessionIntake:
         self.folder = slot.store.path
 
     def take(self, message: bytes) -> None:
-        """Take one whole NewSessionTicket message.
+        """Read one complete NewSessionTicket message.
 
         Raises:
             PeerMisbehaved: it is malformed.

@@ -20,7 +20,7 @@ _LOOKS = 4
 
 
 class Bounds(NamedTuple):
-    """How long a connection may be still, in seconds; None for any time.
+    """Limits for still connections, in seconds; None for any time.
 
     Attributes:
         idle: without a byte in either direction. If the peer is owed anything then, it has not
@@ -34,7 +34,7 @@ class Bounds(NamedTuple):
 
 
 class Stillness(Enum):
-    """What is the matter with a connection."""
+    """State of a still connection."""
 
     IDLE = "nothing has come or gone"
     UNREAD = "the peer has taken nothing of what was sent"

@@ -82,7 +82,7 @@ class TLSSocket(socket.socket):
 
     @property
     def offload(self) -> Offload:
-        """What protects the records: the kernel or a relay."""
+        """Carrier of the records: the kernel or a relay."""
         return self.handoff.offload
 
     # -- receiving

@@ -36,7 +36,7 @@ State: TypeAlias = "tuple[str, int, int, int, int] | str"
 
 
 class Files(NamedTuple):
-    """Where one key pair is.
+    """Files of one key pair.
 
     Attributes:
         name: for messages.

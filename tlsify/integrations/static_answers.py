@@ -90,7 +90,7 @@ class Folder:
         self._pinned: int | None = None
 
     def pin(self) -> None:
-        """Keep to the folder that is there now, rather than to what may take its place."""
+        """Pin the folder that exists now, against replacement."""
         with contextlib.suppress(OSError):  # each request will find that out, too
             self._pinned = pin(self._root)
 

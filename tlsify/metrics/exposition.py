@@ -316,7 +316,7 @@ class Endpoint:
 
 
 def _request_line(head: bytes) -> tuple[str, str, str]:
-    """Take the request line apart; three empty strings if it is none (RFC 9112 3)."""
+    """Parse the request line; return three empty strings if it is malformed (RFC 9112 3)."""
     words = head.partition(b"\r\n")[0].split(b" ")
     if len(words) != 3 or words[2] not in {b"HTTP/1.1", b"HTTP/1.0"}:  # noqa: PLR2004
         return "", "", ""

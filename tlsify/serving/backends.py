@@ -200,7 +200,7 @@ class Backends:
         server_name: str | None,
         attempt: Callable[[Backend, float], Awaitable[T]],
     ) -> T:
-        """Have a connection taken.
+        """Deliver a connection to a backend.
 
         Args:
             alpn: of the connection.

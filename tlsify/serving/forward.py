@@ -32,7 +32,7 @@ _NO_BOUNDS = Bounds()
 
 
 class _Service:
-    """What both have in common: a `serving.Service`."""
+    """Common parts of both: a `serving.Service`."""
 
     def __init__(self, backends: Backends, closing: ClosePolicy | None, bounds: Bounds) -> None:
         """Take what does not change.

@@ -32,7 +32,7 @@ def ended() -> Iterator[tuple[int, int]]:
 
 
 class WorkerHandle:
-    """What a worker is told of itself.
+    """A worker's handle of itself.
 
     Attributes:
         index: which of its generation it is, from 0.

@@ -25,7 +25,7 @@ _VARIABLE = "TLSIFY_SUCCESSION"
 
 @dataclass(slots=True, eq=False)
 class Inherited:
-    """What is passed on from program to program in one process.
+    """State that passes from program to program in one process.
 
     Attributes:
         sockets: listening, by what was asked for.

@@ -54,7 +54,7 @@ _PARTING = 3.0
 
 
 class Service(Protocol):
-    """What becomes of connections, in one worker."""
+    """Service for connections, in one worker."""
 
     async def start(self) -> None:
         """Get ready; called before the first connection."""
@@ -74,7 +74,7 @@ class Service(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerPlan:
-    """What to serve, and how.
+    """Plan of a server: listeners, configuration, limits.
 
     Attributes:
         listeners: bound and listening; where several have one address (SO_REUSEPORT) each worker
@@ -151,7 +151,7 @@ def run(plan: ServerPlan) -> None:
 
 
 class _Office:
-    """What the supervisor keeps for workers to come: listening sockets and the configuration."""
+    """State of the supervisor for future workers: listening sockets and the configuration."""
 
     def __init__(self, plan: ServerPlan, config: ServerConfig) -> None:
         self._plan = plan
@@ -233,7 +233,7 @@ def part(listeners: Sequence[socket.socket], index: int, number: int) -> list[so
 
 
 def _within_means(plan: ServerPlan) -> Limits:
-    """Keep the number of connections below what descriptors and threads suffice for.
+    """Limit the number of connections by the available descriptors and threads.
 
     A server that has run out of descriptors can neither accept nor open the file that it is asked
     for; one without threads ends what it was about to relay. So those beyond wait where they are.

@@ -37,7 +37,7 @@ _CURVES = {"prime256v1": "P-256"}
 
 @dataclass(frozen=True)
 class Wishes:
-    """What the base class has no place for, or gives nothing back of."""
+    """Settings that the base class cannot store, or does not return."""
 
     pairs: tuple[KeyPair, ...] = ()
     more_pairs: tuple[KeyPair, ...] = ()

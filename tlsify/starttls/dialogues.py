@@ -216,7 +216,7 @@ _GREETING = re.compile(rb"\n[^\0]*\0.{13}(..)", re.DOTALL)
 
 
 def _mysql(*_: str) -> Dialogue:
-    """Take the greeting, and send an SSLRequest (MySQL's documentation, Protocol::SSLRequest)."""
+    """Read the greeting, and send an SSLRequest (MySQL's documentation, Protocol::SSLRequest)."""
     header = yield Read(4)
     packet = yield Read(int.from_bytes(header[:3], "little"))
     if packet.startswith(b"\xff"):

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Verdict(Enum):
-    """What is to be done with a GET or HEAD whose file has been found."""
+    """Answer to a GET or HEAD whose file has been found."""
 
     PERFORM = 200
     NOT_MODIFIED = 304

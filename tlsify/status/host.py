@@ -307,7 +307,7 @@ def _mptcp() -> Finding:
 
 
 def _in_use(*, visible: bool) -> Finding:
-    """Return the names of processes whose connections the kernel protects right now."""
+    """Report the processes whose connections the kernel protects right now."""
     subject = "connections offloaded now"
     if not visible:
         return Finding("in-use", subject, ok=True, detail="unknown: sock_diag hides them")

@@ -96,7 +96,7 @@ class Unseen:
 
 @dataclass(frozen=True, slots=True)
 class Fallback:
-    """Why some connections are relayed.
+    """Reason why some connections are relayed.
 
     Attributes:
         code: short and stable, such as "no-tls-ulp".
@@ -140,7 +140,7 @@ class Survey:
 
 
 def survey(*, find_processes: bool = True, find_devices: bool = False) -> Survey:
-    """Return all TLS connections of this network namespace.
+    """Survey all TLS connections of this network namespace.
 
     Args:
         find_processes: also look into every process, for who holds them.
@@ -251,7 +251,7 @@ def join(
     holders: Mapping[int, Iterable[Process]],
     listed: Listed | None = None,
 ) -> tuple[Connection, ...]:
-    """Put together what the kernel says of sockets, /proc of processes, and tlsify of itself.
+    """Combine data from the kernel's sockets, /proc and tlsify's processes.
 
     Args:
         entries: of sockets that have the tls ULP, or are listed.

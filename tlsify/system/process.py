@@ -41,7 +41,7 @@ def protect_process() -> None:
 
 
 def forgo_rights() -> None:
-    """Have nothing that this process may execute from now on give it rights that it has not.
+    """Prevent this process from gaining rights by executing a program.
 
     For processes that execute no program, and would only if somebody had taken them over.
 
@@ -146,7 +146,7 @@ class StopRequests:
         self._first: float | None = None
 
     def insist(self) -> bool:
-        """Take note of one; tells whether it is a second one, rather than the first once more."""
+        """Record a request; return whether it is a second one, rather than the first once more."""
         now = time.monotonic()
         if self._first is None:
             self._first = now

@@ -57,7 +57,7 @@ class Sandboxing(Enum):
 
 
 class Reach(NamedTuple):
-    """What a process needs, besides descriptors that it has, the interpreter and its libraries.
+    """Resources that a process needs, besides its descriptors, the interpreter and its libraries.
 
     Attributes:
         read: files and folders that it reads, with all that is beneath these.
@@ -94,7 +94,7 @@ def in_force() -> Restraint:
 
 
 def confine(reach: Reach, sandboxing: Sandboxing) -> int:
-    """Have this thread, and all that it starts or forks, reach no more than is said.
+    """Confine this thread, and all its threads and children, to the given resources.
 
     It has to have renounced (`renounce`). There is no way back. Descriptors that are open stay as
     they are, and so do threads that run. Files need Linux 5.13, ports 6.7, signals to others and
@@ -130,7 +130,7 @@ def confine(reach: Reach, sandboxing: Sandboxing) -> int:
 
 
 def renounce() -> None:
-    """Have this process execute nothing, and be given no rights by it, as far as the kernel can.
+    """Give up executing programs, and gaining rights by it, as far as the kernel supports it.
 
     System calls that none of our processes needs are gone, too (`forbidden_calls`).
 

@@ -25,7 +25,7 @@ def load(encoded: bytes) -> crypto.X509:
 
 
 def name_hashes(encoded: Iterable[bytes]) -> dict[str, int]:
-    """Return the hashes of subjects under which OpenSSL looks for certificates.
+    """Return OpenSSL's hashes of certificates' subjects, by fingerprint.
 
     Returns:
         Digest of each certificate -> 32-bit hash of its subject's name.

@@ -46,7 +46,7 @@ _MAX_AUTHORITIES = 32
 
 
 class Observer(Protocol):
-    """What an engine wants to hear of its own connection while OpenSSL works."""
+    """Events of an engine's own connection while OpenSSL works."""
 
     def on_key_log(self, line: bytes) -> None:
         """Receive one NSS key log line."""
@@ -60,7 +60,7 @@ class Observer(Protocol):
     def on_certificate(
         self, certificate: crypto.X509, error: int, depth: int, *, valid: bool
     ) -> bool:
-        """Judge one certificate of the peer's path; False ends the handshake."""
+        """Check one certificate of the peer's path; return False to end the handshake."""
 
     def on_alpn(self, offered: list[bytes]) -> bytes | _NoOverlappingProtocols:
         """Choose a protocol, or return NO_OVERLAPPING_PROTOCOLS; it must not raise."""
@@ -223,7 +223,7 @@ def _client_context(config: ClientConfig, aeads: tuple[Aead, ...]) -> SSL.Contex
 
 
 def _server_context(config: ServerConfig, aeads: tuple[Aead, ...]) -> SSL.Context:
-    """Make what connections begin with: all but what they show and whom they accept."""
+    """Make a server's Context without certificates and client verification."""
     context = _new_context(config, aeads, tickets=config.resumption)
     if config.client_trust is not None:
         required = SSL.VERIFY_FAIL_IF_NO_PEER_CERT if config.client_required else 0
@@ -328,7 +328,7 @@ def prepare(config: ServerConfig, aeads: tuple[Aead, ...], now: float) -> None:
 
 
 def succeed(previous: ServerConfig, config: ServerConfig) -> bool:
-    """Have a configuration take the tickets that were given under the one that it replaces.
+    """Make a configuration accept the tickets of the one that it replaces.
 
     Their keys then live on in it for as long as they would have. A single ticket is still refused
     where the name, or what is asked of clients, has changed (`connections`).

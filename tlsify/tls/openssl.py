@@ -165,7 +165,7 @@ def share_trust(context: SSL.Context, source: SSL.Context) -> bool:
 
 
 def move(connection: SSL.Connection, context: SSL.Context, tickets: bytes) -> None:
-    """Have a new connection show what another Context has, and make and take its own tickets only.
+    """Switch a new connection to another Context's certificates, with its own tickets only.
 
     OpenSSL copies what tells the tickets of one purpose from those of another together with the
     certificates; it has no public way to say it to a single connection. So nobody else may use the

@@ -24,7 +24,7 @@ ALLOWANCE = 2**11 * RECORD_COST
 
 @dataclass(slots=True)
 class Allowance:
-    """What a handshake may still cost.
+    """Remaining budget of a handshake.
 
     Attributes:
         left: in bytes.

@@ -97,11 +97,11 @@ class Framer:
 
     @property
     def pending(self) -> bytes:
-        """What has been read and not been given; empty at a record boundary."""
+        """Bytes read and not yet returned; empty at a record boundary."""
         return bytes(self._buffer)
 
     def need(self) -> int:
-        """How many bytes to read at most, always 1 or more, once `feed` has given None."""
+        """Maximum number of bytes to read, always 1 or more, once `feed` has returned None."""
         wanted = self._wanted
         if wanted == HEADER_LENGTH and wanted < self.ahead:
             wanted = self.ahead

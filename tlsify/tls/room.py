@@ -62,6 +62,6 @@ def records_waiting(connection: SSL.Connection) -> int:
 
 
 def write_whole(connection: SSL.Connection) -> None:
-    """Have one ``send`` make all the records that its bytes need; pyOpenSSL has it make one."""
+    """Let one ``send`` make all the records for its bytes; pyOpenSSL limits it to one."""
     if hasattr(_lib, "SSL_clear_mode"):
         _lib.SSL_clear_mode(connection._ssl, _lib.SSL_MODE_ENABLE_PARTIAL_WRITE)  # noqa: SLF001

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def told(peer: str = "") -> Iterator[None]:
-    """Have errors that are the connection's say so, and say whose it was.
+    """Convert errors of the connection to errors that name its peer.
 
     An OSError that names a file is that file's. TimeoutError without an errno is a time limit's.
 

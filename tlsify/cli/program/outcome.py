@@ -106,7 +106,7 @@ def _has_receiver(arguments: argparse.Namespace) -> bool:
 
 
 def policy(arguments: argparse.Namespace, options: GlobalOptions) -> KtlsPolicy:
-    """Say when the kernel may have the keys, seeing who gets the connection.
+    """Return the offload policy, which depends on the recipient of the connection.
 
     Raises:
         ConfigError: the kernel is required where it cannot be used.
