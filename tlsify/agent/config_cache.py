@@ -98,7 +98,7 @@ class Configs:
                 self._replace(name, _stamps(self._files[name]))
 
     def prepare(self, policy: KtlsPolicy) -> None:
-        """Make what the usual requests to servers ask for, before workers are forked.
+        """Make the configurations of usual server requests, before workers are forked.
 
         Raises:
             ConfigError: OpenSSL refuses a certificate or its key.

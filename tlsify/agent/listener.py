@@ -58,7 +58,7 @@ class Listener:
             raise
 
     def withdraw(self) -> None:
-        """Take no more sessions: another agent may take the place. What waits is still served.
+        """Stop taking sessions: another agent may replace this one. Waiting sessions are served.
 
         A signal's handler may call it, in the middle of itself.
         """
@@ -151,7 +151,7 @@ class Inherited:
         self.sock.setblocking(True)  # noqa: FBT003 - socket's own signature
 
     def withdraw(self) -> None:
-        """Take no more sessions. What waits is still served."""
+        """Stop taking sessions. Waiting sessions are still served."""
         with contextlib.suppress(OSError):
             self.sock.shutdown(socket.SHUT_RD)
 

@@ -87,8 +87,8 @@ _NO_LIMITS = Limits()
 class Acceptor:
     """Accepts on listening sockets, does the handshakes, and has each connection served.
 
-    Where descriptors or memory run out it waits, and those who have connected do, too: other
-    processes that listen on the same socket may take them meanwhile.
+    If descriptors or memory run out it pauses, and new connections wait in the queue: other
+    processes that listen on the same socket may accept them meanwhile.
 
     A flood of connections that do not get on with their handshakes keeps nobody out for long: once
     all places for handshakes are taken, one that has been silent for two seconds makes room for
@@ -192,7 +192,7 @@ class Acceptor:
                 await asyncio.sleep(found)
 
     def _do_chores(self) -> None:
-        """Where nobody connects for long, keys must go all the same."""
+        """Do periodic work: past ticket keys must be dropped even without new connections."""
         drop_past_keys()
         self._chore = asyncio.get_running_loop().call_later(_CHORE_PAUSE, self._do_chores)
 

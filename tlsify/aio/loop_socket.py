@@ -131,7 +131,7 @@ class LoopSocket(TLSSocket):
             _raise_os_error(exc)
 
     def leave(self, loop: asyncio.AbstractEventLoop, tell: Callable[[], object]) -> None:
-        """See to what is to go out before the protocol is told that the connection is over.
+        """Send outstanding data before the protocol learns that the connection is over.
 
         That is nothing but where this process was forked for the connection: told so, it may end
         by ``os._exit`` at once. Then the socket is closed first.

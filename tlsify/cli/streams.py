@@ -78,7 +78,7 @@ def send_descriptor(through: int, descriptor: int) -> None:
 
 
 def discard(number: int) -> None:
-    """Have it lead nowhere from here on."""
+    """Redirect it to nowhere from here on."""
     with suppress(OSError):
         sink = os.open(os.devnull, os.O_WRONLY)
         os.dup2(sink, number)

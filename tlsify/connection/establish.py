@@ -172,7 +172,7 @@ def drop_past_keys() -> None:
 
 
 def _slot(sock: socket.socket, config: ClientConfig, aeads: tuple[Aead, ...]) -> SessionSlot | None:
-    """Take a session to resume from the caller's store, if there is one."""
+    """Return a session to resume from the caller's store, if there is one."""
     if config.session_store is None:
         return None
     from tlsify.connection.session_store import Origin, SessionStore  # noqa: PLC0415 - rarely wanted

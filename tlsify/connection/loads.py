@@ -65,7 +65,7 @@ rooms: list[RecordBuffer] = []
 
 
 def enter() -> RecordBuffer:
-    """Take a room, for as long as something is in it."""
+    """Get a buffer, for as long as it holds data."""
     try:
         return rooms.pop()
     except IndexError:
@@ -73,7 +73,7 @@ def enter() -> RecordBuffer:
 
 
 def leave(room: RecordBuffer) -> None:
-    """Leave a room to whoever comes next."""
+    """Return a buffer to the pool."""
     if len(rooms) < SPARE_ROOMS:
         rooms.append(room)
 

@@ -142,7 +142,7 @@ class Death:
 
 
 def hurry(seconds: float) -> None:
-    """Have nobody waited for longer than that without progress from now on, in this process.
+    """Limit all later waits without progress in this process to some seconds.
 
     For who is killed if he does not end in time: silence of the path counts, too.
     """

@@ -52,7 +52,7 @@ class LowWater:
         return self._set(unread(self._sock) + 1)
 
     def fall(self) -> None:
-        """Have everything wake it again."""
+        """Let all data wake pollers again."""
         self._set(1)
 
     def _set(self, mark: int) -> bool:

@@ -120,7 +120,7 @@ class Relay:
         self._verdict.end_in_order()
 
     def ask(self, asked: Callable[[], bool]) -> None:
-        """Have somebody asked, too, whether a lost program's end is an orderly one."""
+        """Set a further check of whether a lost program's end is a clean one."""
         self._asked = asked
 
     def watch(self, watcher: Callable[[], None]) -> None:
@@ -168,7 +168,7 @@ class Relay:
             self._watcher()
 
     def _crash(self, exc: BaseException) -> None:
-        """Have it look like what it is: no end in good order, to either side."""
+        """End both sides without a clean end, after a failure of the relay."""
         _log.error("the relay of a connection failed", exc_info=exc)
         if self._failure is None:
             failure = TlsifyError(f"relay: {type(exc).__name__}: {exc}")
@@ -264,7 +264,7 @@ class Relay:
             self._take_from_network()
 
     def _lose_program(self) -> None:
-        """Nobody will read what the peer still sends; how it ends has yet to be seen."""
+        """Stop delivering to a lost program; go on receiving until the peer's end is known."""
         self._program_gone = True
         self._drop_inbound()
 
@@ -313,7 +313,7 @@ class Relay:
         self._look_at_tunnel()
 
     def _look_at_tunnel(self) -> None:
-        """See whether the peer's direction has ended, or all of the connection."""
+        """Check whether the peer's direction has ended, or the whole connection."""
         if self._tunnel.failure is not None:
             if not self.is_settled:
                 self._fail(self._tunnel.failure)

@@ -64,7 +64,7 @@ class Watch:
         self.reason = ""
 
     def moved(self) -> None:
-        """Take note that something has come or gone, where TCP's counts may not be at hand."""
+        """Record that data has moved, for when TCP's counts are not available."""
         self._is_told = True
         self._moved_at = time.monotonic()
 

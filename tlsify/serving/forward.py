@@ -212,7 +212,7 @@ class Passing(_Service):
 
 
 def _end(handed: Handoff, plain: socket.socket) -> bool:
-    """Tell both sides of a connection that has been idle that nothing more will come.
+    """End an idle connection cleanly on both sides.
 
     Returns:
         False if the backend has not taken all: for it that would be the end of something else.

@@ -76,7 +76,7 @@ class Inherited:
             ) from exc
 
     def await_workers(self) -> None:
-        """Have a request to end wait for the former program's workers, as long as we have none.
+        """Make a request to end wait for the former program's workers, while there are no new ones.
 
         They are asked to drain; another request ends this process at once.
         """

@@ -63,7 +63,7 @@ class Service(Protocol):
         """Serve one connection until it is closed; if cancelled, it has to go."""
 
     async def drain(self) -> None:
-        """Have connections come to their end: those that are idle are told to go.
+        """Drain: end idle connections, and let others finish.
 
         It is cancelled when there is none left, or no time.
         """

@@ -73,7 +73,7 @@ def find_holders(owners: Mapping[int, int]) -> tuple[dict[int, list[Process]], s
 
 
 def _user(pid: int, folder: int) -> int:
-    """Tell whose a process is: root's, by the looks of it, is also who lets nobody look into it.
+    """Return the user of a process, also of one closed to inspection, which looks like root's.
 
     Raises:
         OSError: it has ended.

@@ -51,7 +51,7 @@ class listed:  # noqa: N801 - used as a function is
         self._since = time.monotonic()
 
     def __enter__(self) -> None:
-        """Put it on the roster."""
+        """Add it to the roster."""
         _live.add(self)
 
     def __exit__(

@@ -297,7 +297,7 @@ def join(
 def _as_told(
     ulp: UlpInfo | None, known: Entry
 ) -> tuple[ProtocolVersion | None, Aead | None, str, str]:
-    """Say who protects a connection, where the kernel knows nothing of it, or hides it from us."""
+    """Return version, AEAD and carriers, as published if the kernel does not show them."""
     if known.offload == Offload.KERNEL.value and ulp is not None and ulp.name == _TLS:
         return ulp[1:]
     suite = CipherSuite.__members__.get(known.suite)

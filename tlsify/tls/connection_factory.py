@@ -57,7 +57,7 @@ class _Connection(SSL.Connection):
 
 
 class _Shown:
-    """What the connections of a server show, and whom they accept."""
+    """Certificates and client verification of a server's connections."""
 
     def __init__(self, config: ServerConfig) -> None:
         from tlsify.tls.showable import check  # noqa: PLC0415 - a client needs neither
@@ -108,7 +108,7 @@ def _shown_by(config: ServerConfig) -> _Shown:
 
 
 def prepare(config: ServerConfig, aeads: tuple[Aead, ...], now: float) -> None:
-    """Make what the processes about to be forked are to share, as `context.prepare` has it.
+    """Make the state that forked processes share, as `context.prepare` does.
 
     Raises:
         ConfigError: OpenSSL refuses a certificate, its key, or the groups.

@@ -55,7 +55,7 @@ class Observer(Protocol):
         """Receive an alert that was read or written."""
 
     def on_message(self) -> None:
-        """Take note that OpenSSL is through with its handshake, or with a message after that."""
+        """Record that OpenSSL has finished its handshake, or a message after that."""
 
     def on_certificate(
         self, certificate: crypto.X509, error: int, depth: int, *, valid: bool

@@ -286,7 +286,7 @@ class Engine:
     def on_certificate(
         self, certificate: crypto.X509, error: int, depth: int, *, valid: bool
     ) -> bool:
-        """Judge one certificate of the path."""
+        """Check one certificate of the path."""
         return self._judge.hear(certificate, error, depth, valid=valid)
 
     def on_alpn(self, offered: list[bytes]) -> bytes | _NoOverlappingProtocols:

@@ -206,7 +206,7 @@ class Tunnel:
         return [] if found is None else [found]
 
     def close(self) -> None:
-        """Put close_notify into ``output()``, now or when it can be; nothing is sent afterwards.
+        """Add close_notify to ``output()``, now or as soon as possible; no data follows it.
 
         A connection that failed has said its alert already.
         """

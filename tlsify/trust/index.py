@@ -53,7 +53,7 @@ class Survey(NamedTuple):
 
 
 def survey(source: Path) -> Survey:
-    """Look at each file, but into none.
+    """Check each file's metadata, without opening it.
 
     Raises:
         ConfigError: something in it is no file, or there is none.

@@ -73,7 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def check(arguments: argparse.Namespace) -> None:
-    """See that they go together.
+    """Check that the options go together.
 
     Raises:
         ConfigError: they do not.
