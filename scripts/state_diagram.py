@@ -42,9 +42,9 @@ TARGET = ROOT / "docs/states.md"
 
 HEAD = f"""# States
 
-What a session does with a control record, role by role. Written by `scripts/state_diagram.py`,
-which feeds every kind of record to `tlsify/tls/session.py` and notes what comes out, so this is
-the table that runs.
+This page shows how a session handles each control record, role by role. `scripts/state_diagram.py`
+writes it: the script feeds every kind of record to `tlsify/tls/session.py` and records the result,
+so the table shows the code's real behaviour.
 
 ```mermaid
 stateDiagram-v2

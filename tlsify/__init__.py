@@ -111,7 +111,7 @@ __all__ = [  # noqa: RUF022 - in the order in which a reader meets them
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name on first use: the command must not pay for what it does not need."""
+    """Import a public name on first use, so that the command loads only what it needs."""
     if name not in _HOME_OF:
         raise AttributeError(f"module 'tlsify' has no attribute {name!r}")
     from importlib import import_module  # noqa: PLC0415 - as above

@@ -252,7 +252,7 @@ class CipherSuite(Enum):
 
     @classmethod
     def from_openssl(cls, name: str) -> CipherSuite:
-        """Look a suite up by OpenSSL's name.
+        """Return the suite of an OpenSSL name.
 
         Raises:
             KeyError: not a suite that tlsify negotiates.
@@ -261,7 +261,7 @@ class CipherSuite(Enum):
 
     @classmethod
     def from_number(cls, number: int) -> CipherSuite:
-        """Look a suite up by IANA's number.
+        """Return the suite of an IANA number.
 
         Raises:
             KeyError: not a suite that tlsify negotiates.

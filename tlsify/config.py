@@ -25,7 +25,7 @@ _PIN_LENGTH = 32
 
 
 class KtlsMode(Enum):
-    """Whether the kernel is to protect the records: if it can, under all circumstances, never."""
+    """Whether the kernel protects the records: if possible, always, or never."""
 
     AUTO = "auto"
     REQUIRE = "require"
@@ -38,7 +38,7 @@ class KtlsPolicy(NamedTuple):
     Attributes:
         mode: AUTO falls back to the relay, REQUIRE raises KtlsUnavailable instead.
         rekey_required: do not offload TLS 1.3 where the kernel cannot follow a KeyUpdate.
-        any_kernel: offload even on a kernel known to be bad (`ktls.floor`).
+        any_kernel: offload even on a kernel with a known vulnerability (`ktls.advisories`).
     """
 
     mode: KtlsMode = KtlsMode.AUTO
@@ -47,10 +47,10 @@ class KtlsPolicy(NamedTuple):
 
 
 class ClosePolicy(Enum):
-    """What an end of stream without close_notify is (RFC 8446 6.1).
+    """Meaning of an end of stream without close_notify (RFC 8446 6.1).
 
-    STRICT: truncation, an error. RELAXED: an end, for protocols whose own framing tells whether a
-    message is complete, such as HTTP (RFC 9112 9.8).
+    STRICT: truncation, an error. RELAXED: a clean end, for protocols whose own framing shows
+    whether a message is complete, such as HTTP (RFC 9112 9.8).
     """
 
     STRICT = "strict"
@@ -59,33 +59,34 @@ class ClosePolicy(Enum):
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True, weakref_slot=True)
 class ClientConfig:
-    """What a client wants of its peer, decided before the handshake.
+    """Requirements of a client for its peer, fixed before the handshake.
 
     Attributes:
         server_name: sent as SNI, in its canonical form (`names`); None sends none, and neither does
             an address (RFC 6066 3).
         identities: the certificate must match at least one of them, in their canonical form.
-        verify: False accepts any certificate, or with ``pins`` any that has one of these keys.
+        verify: False accepts any certificate, or with ``pins`` any certificate with one of these
+            keys.
         trust: where a certificate path must end.
         pins: SHA-256 of SubjectPublicKeyInfo, 32 bytes each: the certificate's own key must be one
-            of these, besides all else; none allows any key.
-        crls: revocation lists: the peer's issuer must have one here, and whatever is on one is
-            refused, at any depth; none asks for none.
+            of these, in addition to all other checks; empty allows any key.
+        crls: revocation lists: the peer's issuer must have one here, and a certificate on a list is
+            refused, at any depth; empty disables the check.
         alpn: protocols to offer, most wanted first.
         versions: protocol versions to offer.
         aeads: record protection to offer, most wanted first.
         groups: for the key exchange, most wanted first, such as ``X25519MLKEM768`` or ``P-256``
-            (`codepoints.NamedGroup`); none leaves it to OpenSSL, whose first is X25519MLKEM768.
-        key_pair: what to authenticate with if the server asks.
+            (`codepoints.NamedGroup`); empty leaves it to OpenSSL, which prefers X25519MLKEM768.
+        key_pair: certificate and key to authenticate with if the server requests it.
         timeout: seconds for the whole handshake.
-        session_store: the caller's own folder, mode 0700, for what later connections may resume
-            with, which is secret; None asks for no TLS 1.2 ticket and stores nothing.
-        key_log: file to append the handshake's secrets to, with which anybody can read the
-            connection (RFC 9850); None keeps them to ourselves.
+        session_store: private folder, mode 0700, for the secret sessions that later connections may
+            resume; None requests no TLS 1.2 ticket and stores nothing.
+        key_log: file to append the handshake's secrets to, which suffice to decrypt the connection
+            (RFC 9850); None writes none.
 
     Raises:
-        ConfigError: verification without an identity, a name that nobody can have, an empty list,
-            or what contradicts itself.
+        ConfigError: verification without an identity, a name that no host can have, an empty list,
+            or contradictory settings.
     """
 
     server_name: str | None = None
@@ -137,32 +138,32 @@ class ClientConfig:
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True, weakref_slot=True)
 class ServerConfig:
-    """What a server shows and accepts.
+    """Certificates of a server, and its requirements for clients.
 
     Attributes:
-        key_pair: the server's certificate and key; shown to clients that name nobody, or somebody
-            whom no certificate is for.
-        more_key_pairs: others, chosen by the name that a client asks for (RFC 6066 3), and those
-            for the same names by what kinds of key it can verify.
-        client_trust: where the path of a client's certificate must end; None asks for none.
-        client_required: refuse clients that show no certificate.
-        client_identities: a client's certificate must match at least one of them; none allows any
-            that ``client_trust`` leads to.
+        key_pair: the server's certificate and key; the default for clients that send no name, or a
+            name without a certificate.
+        more_key_pairs: further ones, chosen by the name that a client asks for (RFC 6066 3), and
+            for the same names by the key types that it can verify.
+        client_trust: anchors for the paths of clients' certificates; None requests no certificate.
+        client_required: refuse clients without a certificate.
+        client_identities: a client's certificate must match at least one of them; empty allows any
+            with a path to ``client_trust``.
         crls: revocation lists for clients' certificates, as `ClientConfig` has them.
         alpn: protocols to choose from, most wanted first; empty ignores what clients offer.
         versions: protocol versions to accept.
         aeads: record protection to accept, most wanted first.
         groups: for the key exchange, as `ClientConfig` has them.
         timeout: seconds for the whole handshake.
-        resumption: give tickets, and resume with them. Until their key is dropped (`tls.context`)
-            whoever gets hold of it can read TLS 1.2 connections made or resumed with them, and
-            pass for the server in TLS 1.3 ones. A client's certificate is in its ticket, and its
-            path is not judged anew.
+        resumption: send tickets, and resume with them. Until their key is dropped (`tls.context`),
+            an attacker who gets it can decrypt TLS 1.2 connections made or resumed with them, and
+            impersonate the server in TLS 1.3 ones. A client's certificate is in its ticket, and its
+            path is not verified again.
         key_log: as `ClientConfig` has it.
 
     Raises:
-        ConfigError: an empty list, a name that nobody can have, or a wish about clients'
-            certificates and no trust anchors.
+        ConfigError: an empty list, a name that no host can have, or requirements for clients'
+            certificates without trust anchors.
     """
 
     key_pair: KeyPair

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class ExitCode(IntEnum):
-    """Exit status of the command, after s6-tls: above 96, so that no program collides with it."""
+    """Exit status of the command, as in s6-tls: 96 and above, to avoid programs' own."""
 
     OK = 0
     CONFIG = 96
@@ -41,7 +41,7 @@ class TlsifyError(Exception):
     """Anything tlsify reports by itself; raised directly only for a broken internal invariant.
 
     Attributes:
-        hint: what the user can do about it.
+        hint: a remedy for the user; a general one of the class by default.
     """
 
     exit_code: ClassVar[ExitCode] = ExitCode.BUG
@@ -49,7 +49,7 @@ class TlsifyError(Exception):
     hint: str
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
-        """Take one clear line, lower case and without a full stop, and a remedy if there is one."""
+        """Store a message, one line in lower case without a full stop, and a remedy."""
         super().__init__(message)
         self.hint = hint or self.general_hint
 
@@ -62,21 +62,21 @@ class ConfigError(TlsifyError):
 
 
 class NetworkError(TlsifyError):
-    """The host's name does not resolve, or nobody answers there."""
+    """The host's name does not resolve, or the host does not answer."""
 
     exit_code = ExitCode.NETWORK
     general_hint = "check host, port and network"
 
 
 class BackendError(TlsifyError):
-    """Nobody behind us took a connection: down, too slow, or unwilling."""
+    """No backend took a connection: down, too slow, or refusing."""
 
     exit_code = ExitCode.NETWORK
     general_hint = "see whether the backend runs, and what it says"
 
 
 class HandshakeError(TlsifyError):
-    """The TLS peer and we did not come to terms, or parted badly.
+    """The handshake failed, or a TLS error ended the connection.
 
     Attributes:
         alert: the alert that was sent (or received, in PeerAlert); None if there was none.
@@ -89,7 +89,7 @@ class HandshakeError(TlsifyError):
     def __init__(
         self, message: str, *, alert: AlertDescription | None = None, hint: str | None = None
     ) -> None:
-        """Take the message and the alert that belongs to it."""
+        """Store the message and its alert."""
         super().__init__(message, hint=hint)
         self.alert = alert
 
@@ -99,7 +99,7 @@ class PeerAlert(HandshakeError):
 
 
 class PeerMisbehaved(HandshakeError):
-    """What the peer sent was refused; ``alert`` is what it was answered with."""
+    """The peer's data was refused; ``alert`` is the alert that was sent."""
 
 
 class KeyUpdateRefused(HandshakeError):
@@ -127,7 +127,7 @@ class IdentityError(HandshakeError):
         alert: AlertDescription | None = None,
         hint: str | None = None,
     ) -> None:
-        """Take the message and what was presented instead."""
+        """Store the message and the presented identifiers."""
         super().__init__(message, alert=alert, hint=hint)
         self.mismatches = tuple(mismatches)
 
@@ -139,7 +139,7 @@ class Truncated(HandshakeError):
     general_hint = "the peer, or somebody in between, cut the connection"
 
 
-# What a TCP connection dies of: from the peer, from silence, from the network (ICMP, icmp(7)).
+# Errors that end a TCP connection: from the peer, from silence, from the network (ICMP, icmp(7)).
 _BY_THE_PEER = "the peer, or somebody in between, cut the connection"
 _BY_SILENCE = "nothing came back for a long time: the peer may be down, or the network to it"
 _BY_THE_NETWORK = "the network reports that it cannot reach the peer any more"
@@ -162,13 +162,13 @@ CUTS = {
 
 
 class ConnectionCut(TlsifyError):
-    """The TCP connection is no more: reset, silent for too long, or out of reach; `CUTS`."""
+    """The TCP connection is dead: reset, silent for too long, or out of reach; `CUTS`."""
 
     exit_code = ExitCode.CLOSED
     general_hint = _BY_THE_PEER
 
     def __init__(self, error: OSError, prefix: str = "") -> None:
-        """Take the socket's error, and what to name in front of it."""
+        """Store the socket's error, with a prefix for the message."""
         number = error.errno or 0
         message = f"{prefix}the connection was cut: {errno_name(number)}: {error.strerror}"
         super().__init__(message, hint=CUTS.get(number))
@@ -179,7 +179,7 @@ class KtlsError(TlsifyError):
 
     Attributes:
         step: "TCP_ULP", "TLS_TX", "TLS_RX", "sendmsg" or "recvmsg".
-        errno: what the kernel answered; 0 where tlsify refused before asking it.
+        errno: the kernel's; 0 if tlsify refused without a system call.
     """
 
     step: str
@@ -209,7 +209,7 @@ class KtlsUnavailable(KtlsError):
     def __init__(
         self, step: str, errno: int, message: str, *, code: str, hint: str | None = None
     ) -> None:
-        """Take what `KtlsError` takes and the reason's code."""
+        """Store the arguments of `KtlsError` and the reason's code."""
         super().__init__(step, errno, message, hint=hint)
         self.sentence = message
         self.code = code
@@ -236,7 +236,7 @@ class WorkerError(TlsifyError):
     general_hint = "see what it said before"
 
 
-# What a system call says where there is no more of something to be had.
+# Errors of system calls when a resource is exhausted.
 _MORE_FILES = "raise the limit on open files: ulimit -n, LimitNOFILE= of systemd, fs.file-max"
 _MORE_MEMORY = "have less run here, or give it more memory"
 SHORTAGES = {
@@ -248,7 +248,7 @@ SHORTAGES = {
 
 
 class ResourceError(TlsifyError):
-    """No thread, descriptor or memory is to be had, for this process or on this host."""
+    """No thread, descriptor or memory is available, for this process or on this host."""
 
     exit_code = ExitCode.SYSTEM
     general_hint = (
@@ -256,7 +256,7 @@ class ResourceError(TlsifyError):
     )
 
     def __init__(self, error: OSError | RuntimeError | MemoryError, what: str) -> None:
-        """Take what Python says, RuntimeError where it can start no thread, and what is lacking."""
+        """Store Python's error, RuntimeError for a thread that cannot start, and the shortage."""
         if isinstance(error, RuntimeError):
             said, hint = str(error), None
         elif isinstance(error, OSError) and error.errno:
@@ -277,8 +277,8 @@ class AgentError(TlsifyError):
     """The agent is absent, refuses, has died, or broke its wire format.
 
     Attributes:
-        untouched: whether the connection is as it was, so that the handshake can be done without
-            the agent. Otherwise nobody knows what was sent, and it was closed.
+        untouched: whether the connection is unchanged, so that the handshake can be done without
+            the agent. Otherwise it is unknown what was sent, and the connection was closed.
     """
 
     exit_code = ExitCode.AGENT
@@ -286,6 +286,6 @@ class AgentError(TlsifyError):
     untouched: bool
 
     def __init__(self, message: str, *, untouched: bool, hint: str | None = None) -> None:
-        """Take the message, and what may follow from it."""
+        """Store the message, and whether the connection is untouched."""
         super().__init__(message, hint=hint)
         self.untouched = untouched

@@ -43,7 +43,7 @@ class TrafficKeys:
     seq: int
 
     def __post_init__(self) -> None:
-        """Refuse what the kernel would misread rather than refuse."""
+        """Check values that the kernel would misread instead of refusing."""
         if len(self.key) != self.suite.aead.key_length or len(self.iv) != IV_LENGTH:
             msg = f"{self.suite.name}: key {len(self.key)} bytes, iv {len(self.iv)} bytes"
             raise ValueError(msg)
@@ -52,7 +52,7 @@ class TrafficKeys:
             raise ValueError(msg)
 
     def __repr__(self) -> str:
-        """Show what is no secret."""
+        """Show everything except the secrets."""
         return f"TrafficKeys({self.suite.name}, seq={self.seq})"
 
     def wipe(self) -> None:

@@ -1,4 +1,4 @@
-"""Whom somebody means: names and addresses as people type them, in the one form that is used."""
+"""Names and addresses as users type them, in one canonical form."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class ReferenceIdentifier(NamedTuple):
 
     @classmethod
     def for_host(cls, host: str) -> Self:
-        """Take an address as an IP-ID and anything else as a DNS-ID.
+        """Return an IP-ID for an address and a DNS-ID for anything else.
 
         Raises:
             ConfigError: as `canonical`.
@@ -79,7 +79,7 @@ class ReferenceIdentifier(NamedTuple):
         return self._replace(name=f"{head}{separator}{name}")
 
     def _divide(self) -> tuple[str, str, str]:
-        """Tell the host's name from the service or scheme in front of it."""
+        """Split the service or scheme from the host's name."""
         head, separator, host = "", "", self.name
         if self.kind is IdKind.SRV:
             head, separator, host = self.name.partition(".")
@@ -128,7 +128,7 @@ def canonical(host: str) -> str:
 
 
 def to_look_up(host: str) -> str:
-    """Return what to look up for what somebody has typed, in ASCII.
+    """Return the ASCII name or address to look up for a user's input.
 
     It means the same host as `canonical`, where that takes it; anything else, such as ``127.1``, is
     the resolver's to judge. A zone says how to get there, and a final dot keeps the resolver from
@@ -176,7 +176,7 @@ def to_unicode(name: str) -> str:
 
 
 def is_ip_address(host: str) -> bool:
-    """Tell an IPv4 or IPv6 address from a name."""
+    """Return whether it is an IPv4 or IPv6 address rather than a name."""
     if ":" not in host and not host[-1:].isdigit():
         return False  # as is most of what a client connects to, which is spared the import
     from ipaddress import ip_address  # noqa: PLC0415 - as above
@@ -189,7 +189,7 @@ def is_ip_address(host: str) -> bool:
 
 
 def _without_brackets(host: str) -> str:
-    """Take an IPv6 address out of the brackets that it has in URLs, where "%" is "%25"."""
+    """Remove the brackets of an IPv6 address in a URL, where "%" is "%25"."""
     if host[:1] != "[" or host[-1:] != "]" or ":" not in host:
         return host
     return host[1:-1].replace("%25", "%", 1)

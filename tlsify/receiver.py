@@ -1,4 +1,4 @@
-"""The other side of ``tlsify forward --pass-fd``: connections come ready, with what TLS said."""
+"""The receiving side of ``tlsify forward --pass-fd``: ready connections, with TLS metadata."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ T = TypeVar("T")
 _log = logging.getLogger("tlsify")
 
 _BACKLOG = 1024
-# How long, in seconds, who has connected may take to send something.
+# Seconds that a process may take to send a message after connecting.
 _PATIENCE = 5.0
 _REFUSAL = b"\0"
 _NOT_OURS = Reason(
@@ -37,19 +37,19 @@ _NOT_OURS = Reason(
 
 
 class Receiver:
-    """Takes connections from ``tlsify forward --pass-fd unix:PATH``.
+    """Receives connections from ``tlsify forward --pass-fd unix:PATH``.
 
-    Who may connect to the socket may pretend to be any client: its permissions are what guards
-    it.
+    A process that can connect to the socket can pretend to be any client: the socket's permissions
+    must keep others out.
     """
 
     def __init__(self, where: str | os.PathLike[str] | socket.socket, mode: int = 0o600) -> None:
         """Listen.
 
         Args:
-            where: the path, where a socket that nobody listens on any more is replaced; or a
-                listening socket, AF_UNIX and SOCK_SEQPACKET.
-            mode: the socket's permissions: who may connect has to have write permission.
+            where: a path, at which a socket without a listener is replaced; or a listening socket,
+                AF_UNIX and SOCK_SEQPACKET.
+            mode: the socket's permissions: connecting takes write permission.
 
         Raises:
             ConfigError: it cannot be listened on, or is no such socket.
@@ -64,14 +64,13 @@ class Receiver:
     def accept(self, closing: ClosePolicy = ClosePolicy.STRICT) -> tuple[TLSSocket, ConnectionInfo]:
         """Wait for the next connection.
 
-        Several processes may wait on one socket. Whatever comes that is no connection is refused,
-        and logged.
+        Several processes may wait on one socket. Other messages are refused and logged.
 
         Args:
-            closing: what an end of stream without close_notify is.
+            closing: meaning of an end of stream without close_notify.
 
         Returns:
-            The connection, which is the caller's to close, and what is told of it.
+            The connection, which the caller closes, and its metadata.
 
         Raises:
             OSError: as ``accept``.
@@ -90,7 +89,7 @@ class Receiver:
         return self.sock.fileno()
 
     def close(self) -> None:
-        """Listen no more. The path stays, so that the next receiver may take its place."""
+        """Stop listening. The path stays, so that the next receiver may take its place."""
         self.sock.close()
 
     def __enter__(self) -> Self:
@@ -108,7 +107,7 @@ class Receiver:
 
 
 class PassedSocket(TLSSocket):
-    """A connection that was passed on, which also tells where one that is carried was cut."""
+    """A passed connection; for a relayed one it also reports truncation."""
 
     def shutdown(self, how: int, /) -> None:
         """End as `TLSSocket.shutdown`."""
@@ -130,14 +129,14 @@ class PassedSocket(TLSSocket):
 
 
 class _Carried:
-    """A connection that ``tlsify forward`` carries, seen from here: a `handoff.Carrier`.
+    """A connection that ``tlsify forward`` relays, seen from here: a `handoff.Carrier`.
 
     Attributes:
-        local_address: what clients have connected to.
+        local_address: the address that clients connect to.
         peer_address: the client's.
         handoff: the connection's.
         is_shut: whether we have ended our direction.
-        was_reset: whether the socket has said so.
+        was_reset: whether the socket has reported a reset.
         dies_with_process: False; the forwarder outlives it.
     """
 
@@ -151,43 +150,43 @@ class _Carried:
 
     @property
     def failure(self) -> TlsifyError | OSError | None:
-        """What ended the peer's direction: one that was cut takes the other along.
+        """Return the error that ended the peer's direction: a cut ends both directions.
 
-        Once we have ended our own direction nothing tells the two apart any more.
+        Once we have ended our own direction, a cut cannot be distinguished any more.
         """
         is_over = self.join(0) and not self.is_shut
         return truncated() if is_over or self.was_reset else None
 
     def join(self, timeout: float | None = None) -> bool:
-        """Wait until the connection is over; tells whether it is."""
+        """Wait until the connection is over; return whether it is."""
         if self.handoff.sock.fileno() == -1:
             return True
         return _is_over(self.handoff.sock, timeout)
 
     def under_way(self) -> int:
-        """Return 0: who carries the connection sees to what was sent."""
+        """Return 0: the forwarder delivers sent data."""
         return 0
 
     def progress(self) -> None:
-        """Tell nothing: the connection is its carrier's."""
+        """Return None: only the forwarder has the connection itself."""
 
     def set_option(self, *arguments: Any) -> None:
-        """Do nothing: the connection is its carrier's."""
+        """Do nothing: only the forwarder has the connection itself."""
 
     def end_in_order(self) -> None:
-        """Do nothing: who carries the connection takes its end for one."""
+        """Do nothing: the forwarder treats every end as a clean one."""
 
 
 def take(channel: socket.socket) -> tuple[Handoff, ConnectionInfo] | None:
     """Receive one connection.
 
     Args:
-        channel: accepted, and ready to be received from; to be closed at once afterwards, which
-            says that the connection was taken.
+        channel: accepted and readable; the caller closes it at once afterwards, which confirms that
+            the connection was taken.
 
     Returns:
-        None if nothing usable came, which was logged and is answered: the sender keeps what it
-        has sent, or has sent nothing.
+        None if no usable message came; that was logged and answered, and the sender keeps its
+        connection.
     """
     try:
         return _take(channel)
@@ -217,7 +216,7 @@ def _take(channel: socket.socket) -> tuple[Handoff, ConnectionInfo]:
 
 
 def _is_over(sock: socket.socket, timeout: float | None = 0) -> bool:
-    """Wait until both directions have ended; tells whether they have."""
+    """Wait until both directions have ended; return whether they have."""
     poller = select.poll()
     poller.register(sock, 0)  # hang-ups are told unasked
     events = poller.poll(None if timeout is None else timeout * 1000)
@@ -257,7 +256,7 @@ def _listen(where: str | os.PathLike[str], mode: int) -> socket.socket:
 
 
 def _clear(path: str) -> None:
-    """Remove a socket that nobody listens on any more."""
+    """Remove a socket without a listener."""
     try:
         if not stat.S_ISSOCK(os.lstat(path).st_mode):
             return  # binding says so

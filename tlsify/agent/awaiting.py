@@ -30,7 +30,7 @@ class Watch:
     """
 
     def __init__(self, sock: socket.socket, request: wire.Request) -> None:
-        """Look at the connection before the agent does.
+        """Record the connection's state before the agent has it.
 
         Args:
             sock: the connection.

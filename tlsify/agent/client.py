@@ -1,4 +1,4 @@
-"""Have an agent do a handshake, and go on with the connection as if it had been done here."""
+"""Client of the agent: request a handshake, and go on as if it had been done here."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ if TYPE_CHECKING:
 # A socket's path, or our end of the socketpair whose other end is the agent's.
 Place: TypeAlias = "str | Path | int | socket.socket"
 
-# Milliseconds in which an agent that has ended the program's stream, or died, says so.
+# Milliseconds in which an agent that has ended the program's stream, or died, reports it.
 _VERDICT = 1000
 
 
 def connect(place: Place, sock: socket.socket, request: wire.ClientRequest) -> Handoff:
-    """Have a client's handshake done, and take the connection over.
+    """Request a client's handshake, and take over the connection.
 
     Args:
-        place: where the agent is.
-        sock: connected TCP socket, which belongs to tlsify from here on: whatever goes wrong, it
-            is closed, unless that is an `AgentError` which says ``untouched``.
-        request: whom to accept, and when to offload.
+        place: the agent's socket.
+        sock: connected TCP socket, which belongs to tlsify from here on: it is closed after any
+            error, except an `AgentError` with ``untouched``.
+        request: identities to accept, and when to offload.
 
     Raises:
-        AgentError: there is no agent, or no more; ``untouched`` tells whether the handshake may
+        AgentError: no agent runs, or it has died; ``untouched`` says whether the handshake may
             still be done on this connection.
         TlsifyError: as `establish.connect`.
         OSError: likewise.
@@ -49,7 +49,7 @@ def connect(place: Place, sock: socket.socket, request: wire.ClientRequest) -> H
 
 
 def accept(place: Place, sock: socket.socket, request: wire.ServerRequest) -> Handoff:
-    """Have a server's handshake done with a key that the agent has, and take the connection over.
+    """Request a server's handshake with the agent's key, and take over the connection.
 
     Arguments and errors are those of `connect`.
     """
@@ -63,7 +63,7 @@ def _hand_over(place: Place, sock: socket.socket, request: wire.Request) -> Hand
     try:
         channel = _ask(place, message, sock)
         try:
-            # What a hand-off needs is imported while the agent works, and not before it does.
+            # Imports for the hand-off are done while the agent works, not before.
             import tlsify.connection.handoff  # noqa: F401, PLC0415
 
             watch.wait(channel)
@@ -85,14 +85,14 @@ def _hand_over(place: Place, sock: socket.socket, request: wire.Request) -> Hand
 
 
 def _give_up(sock: socket.socket) -> None:
-    """End a connection for the agent as well, which may have it still."""
+    """End a connection for the agent as well, which may still have it."""
     with contextlib.suppress(OSError):
         sock.shutdown(socket.SHUT_RDWR)
     sock.close()
 
 
 def _ask(place: Place, message: bytes, sock: socket.socket) -> socket.socket:
-    """Send the request; return the channel that the reply will come by."""
+    """Send the request; return the channel for the reply."""
     channel = None
     try:
         channel = _open(place)
@@ -119,8 +119,8 @@ def _open(place: Place) -> socket.socket:
     """Make a channel to the agent.
 
     Raises:
-        AgentError: somebody else's process is there.
-        OSError: nobody is.
+        AgentError: another user's process listens there.
+        OSError: no process listens there.
     """
     if not isinstance(place, (int, socket.socket)):
         channel = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -151,7 +151,7 @@ def _invite(pair: socket.socket, theirs: socket.socket) -> None:
     """Send the agent its end of a channel.
 
     Raises:
-        OSError: nobody is there, or nobody takes it.
+        OSError: no process listens there, or it does not take the message.
     """
     message = wire.encode(wire.Open())
     poller = select.poll()
@@ -166,7 +166,7 @@ def _name(place: Place) -> str:
 
 
 def _answer(channel: socket.socket, sock: socket.socket) -> Handoff:
-    """Receive the reply, and make of it what `establish` makes of a handshake."""
+    """Receive the reply, and convert it to the result of `establish`."""
     message, descriptor = _receive_reply(channel, PATIENCE)
     program_end = None if descriptor is None else scm_rights.as_socket(descriptor)
     try:
@@ -193,7 +193,7 @@ def _receive_reply(channel: socket.socket, patience: float) -> tuple[bytearray, 
         message, descriptor = scm_rights.receive(channel, wire.MAX_REPLY)
     except ConnectionResetError as exc:
         # AF_UNIX tells an end before the last message was read from one after it
-        # (net/unix/af_unix.c unix_release_sock): nobody has taken our socket.
+        # (net/unix/af_unix.c unix_release_sock): our socket was not taken.
         raise AgentError("the agent ended before the request was read", untouched=True) from exc
     except OSError as exc:
         what = "does not answer" if isinstance(exc, TimeoutError) else "cannot be heard"
@@ -243,17 +243,17 @@ def _take_relay(
 
 
 class _Channel(socket.socket):
-    """Is closed in silence when nobody wants to know the end: the connection goes on without."""
+    """Channel that closes silently if its end is not needed: the connection goes on without it."""
 
     def __del__(self) -> None:
         self.close()
 
 
 class RemoteRelay:
-    """A connection that the agent carries, seen from here: a `handoff.Carrier`.
+    """A connection that the agent relays, seen from here: a `handoff.Carrier`.
 
     Attributes:
-        local_address: of the connection; None if it was broken already.
+        local_address: the connection's; None if it was already broken.
         peer_address: likewise.
         dies_with_process: False; the agent outlives it.
     """
@@ -261,7 +261,7 @@ class RemoteRelay:
     dies_with_process = False
 
     def __init__(self, channel: socket.socket, sock: socket.socket) -> None:
-        """Take the channel that the agent will tell the end by, and the connection's socket."""
+        """Store the channel on which the agent reports the end, and the connection's socket."""
         self._channel = _Channel(fileno=channel.detach())
         self._lock = threading.Lock()
         self._told = self._is_over = False
@@ -271,36 +271,36 @@ class RemoteRelay:
 
     @property
     def failure(self) -> TlsifyError | OSError | None:
-        """What ended the peer's direction: ask after the end of the stream.
+        """Return the error that ended the peer's direction: call it after the end of the stream.
 
-        An agent that lives has told it by then, or does at once. Of one that was killed the stream
-        may tell first.
+        A live agent has reported it by then, or does at once. If the agent was killed, the stream
+        may end first.
         """
         self._wait(_VERDICT, lambda: self._told)
         return self._failure
 
     def join(self, timeout: float | None = None) -> bool:
-        """Wait until the connection is over; tells whether it is."""
+        """Wait until the connection is over; return whether it is."""
         self._wait(None if timeout is None else timeout * 1000, lambda: self._is_over)
         return self._is_over
 
     def under_way(self) -> int:
-        """Return 0: the agent sees to what was sent, whether or not somebody waits for it."""
+        """Return 0: the agent delivers sent data, whether or not this process waits."""
         return 0
 
     def progress(self) -> None:
-        """Tell nothing: the connection is the agent's."""
+        """Return None: only the agent has the connection itself."""
 
     def set_option(self, *arguments: Any) -> None:
-        """Do nothing: the connection is the agent's."""
+        """Do nothing: only the agent has the connection itself."""
 
     def end_in_order(self) -> None:
-        """Tell the agent; without that it takes the program's end for cut off."""
+        """Notify the agent; otherwise it treats the program's end as a cut."""
         with contextlib.suppress(OSError):
             self._channel.send(wire.IN_ORDER, socket.MSG_DONTWAIT)
 
     def _wait(self, milliseconds: float | None, enough: Callable[[], bool]) -> None:
-        """Take what the agent says, until it is enough or the time is over."""
+        """Receive the agent's messages, until the end is known or the time is over."""
         deadline = None if milliseconds is None else time.monotonic() + milliseconds / 1000
         while not enough() and not self._is_over:
             poller = select.poll()
@@ -313,7 +313,7 @@ class RemoteRelay:
                     self._take()
 
     def _take(self) -> None:
-        """Take one message, or the end; another thread may have been quicker."""
+        """Receive one message, or the end; another thread may have been quicker."""
         message, descriptor = bytearray(), None
         try:
             self._channel.setblocking(False)  # noqa: FBT003 - socket's own signature
@@ -322,7 +322,8 @@ class RemoteRelay:
                 self._failure = revive(wire.decode(message, wire.Ended))
                 self._told = True
         except (BlockingIOError, ConnectionResetError):
-            # The agent need not read all that it is told. Its own words stand behind that error.
+            # The agent need not read all messages. Its own message is still queued behind that
+            # error.
             return
         except AgentError as exc:
             self._failure, self._told = exc, True

@@ -53,7 +53,7 @@ class Configs:
         alpn: tuple[bytes, ...] = (),
         resumption: bool = False,
     ) -> None:
-        """Take what only the agent has.
+        """Store the agent's own settings.
 
         Args:
             key_pairs: those that servers may use, by name; the first is for who names none.
@@ -98,7 +98,7 @@ class Configs:
                 self._replace(name, _stamps(self._files[name]))
 
     def prepare(self, policy: KtlsPolicy) -> None:
-        """Make what the usual requests to servers ask for, before workers are forked.
+        """Make the configurations of usual server requests, before workers are forked.
 
         Raises:
             ConfigError: OpenSSL refuses a certificate or its key.
@@ -210,7 +210,7 @@ class Configs:
 
 
 def policy(request: wire.Request) -> KtlsPolicy:
-    """Say when a request lets the kernel have the keys.
+    """Return the offload policy of a request.
 
     Raises:
         ConfigError: it does not say so.
@@ -283,7 +283,7 @@ def _stamps(paths: Iterable[Path]) -> tuple[object, ...]:
 
 
 def _stamp(path: str | None) -> tuple[int, ...] | None:
-    """Tell a file that has changed from one that has not."""
+    """Return a stamp of a file that changes with it."""
     if path is None:
         return None
     try:

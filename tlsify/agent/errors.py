@@ -43,7 +43,7 @@ _ATTRIBUTES: dict[type[Exception], tuple[str, ...]] = {
     errors.AgentError: ("untouched",),
     OSError: ("errno",),
 }
-# What a peer had a part in must not keep an error from fitting into a message.
+# Text from a peer must not prevent an error from fitting into a message.
 _LONGEST, _LONGEST_NAME = 2**14, 2**8
 _MOST_NAMES = 2**7
 
@@ -51,7 +51,7 @@ _MOST_NAMES = 2**7
 def describe(
     error: errors.TlsifyError | OSError | None, form: type[Failed | Ended]
 ) -> Failed | Ended:
-    """Make a message of an error; None stands for the absence of one."""
+    """Encode an error as a message; None stands for no error."""
     if error is None:
         return form()
     number = next(_NUMBER_OF[kind] for kind in type(error).__mro__ if kind in _NUMBER_OF)
@@ -70,13 +70,13 @@ def _attributes(kind: type[Exception]) -> list[str]:
 
 
 def _short(text: str, most: int = _LONGEST) -> str:
-    """Return what can be written, and not too much of it: ``most`` bytes."""
+    """Return text that can be encoded, cut to ``most`` bytes."""
     clean = text.encode("utf-8", "backslashreplace").replace(b"\0", rb"\x00")
     return clean[:most].decode("utf-8", "ignore")
 
 
 def revive(said: Failed | Ended) -> errors.TlsifyError | OSError | None:
-    """Make an error of a message; None if there was none.
+    """Decode an error from a message; None if there was none.
 
     Raises:
         errors.AgentError: there is no such error.
@@ -88,7 +88,7 @@ def revive(said: Failed | Ended) -> errors.TlsifyError | OSError | None:
         raise errors.AgentError(f"the agent tells of error {said.error}", untouched=False)
     if not issubclass(kind, errors.TlsifyError):
         return OSError(said.errno or 0, said.message)
-    # What the constructors make of their arguments has been made already.
+    # The arguments have already been through the constructors.
     error = kind.__new__(kind, said.message)
     error.args = (said.message,)
     for name in _attributes(kind):

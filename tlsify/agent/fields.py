@@ -31,7 +31,7 @@ M = TypeVar("M", bound="Message")
 
 
 class _Form(NamedTuple):
-    """How a value is written."""
+    """Encoding of a value."""
 
     encode: Callable[[Any], bytes | bytearray]
     decode: Callable[[bytearray], Any]

@@ -1,4 +1,4 @@
-"""Where an agent is found: a socket in a private folder, or an inherited one end of a pair."""
+"""Listeners of an agent: a socket in a private folder, or one end of an inherited pair."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Listener:
             raise
 
     def withdraw(self) -> None:
-        """Take no more sessions: another agent may take the place. What waits is still served.
+        """Stop taking sessions: another agent may replace this one. Waiting sessions are served.
 
         A signal's handler may call it, in the middle of itself.
         """
@@ -74,7 +74,7 @@ class Listener:
 
 @contextlib.contextmanager
 def _alone_in(path: Path) -> Iterator[None]:
-    """Keep other agents that start or end in the same folder waiting, and look that it is private.
+    """Lock out other agents that start or end in the same folder, and check that it is private.
 
     Raises:
         ConfigError: others may change what is in it.
@@ -129,7 +129,7 @@ class Inherited:
     """
 
     def __init__(self, number: int) -> None:
-        """Take a descriptor.
+        """Take over a descriptor.
 
         Raises:
             ConfigError: it is no such thing.
@@ -151,7 +151,7 @@ class Inherited:
         self.sock.setblocking(True)  # noqa: FBT003 - socket's own signature
 
     def withdraw(self) -> None:
-        """Take no more sessions. What waits is still served."""
+        """Stop taking sessions. Waiting sessions are still served."""
         with contextlib.suppress(OSError):
             self.sock.shutdown(socket.SHUT_RD)
 

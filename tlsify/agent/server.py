@@ -1,4 +1,4 @@
-"""The agent's process: take a connected socket, do its handshake, give the outcome."""
+"""The agent's process: receive a connected socket, do its handshake, send the outcome."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ class Worker:
         return signal.sigtimedwait((*_STOP_SIGNALS, _NOBODY_WAITS), patience)
 
     def _add_thread(self) -> None:
-        """Have one more thread wait for sessions; the lock must be held.
+        """Start one more thread that waits for sessions; the lock must be held.
 
         Raises:
             ResourceError: there is none to be had.
@@ -118,7 +118,7 @@ class Worker:
         self._waiting += 1
 
     def _somebody_waits(self) -> bool:
-        """See that a thread waits for the next session, unless there may be no more of them."""
+        """Make sure that a thread waits for the next session, if more are allowed."""
         with self._changed:
             if not self._waiting and self._busy < self._sessions:
                 try:
@@ -185,7 +185,7 @@ class Worker:
         return channel
 
     def _invited(self) -> socket.socket | None:
-        """Take a channel from the pair; None once its other end is closed.
+        """Receive a channel from the pair; None once its other end is closed.
 
         Raises:
             AgentError: the message is not that.
@@ -223,7 +223,7 @@ def serve(channel: socket.socket, configs: Configs) -> None:
 
 
 def _answer(channel: socket.socket, configs: Configs) -> Relay | None:
-    """Do what is asked for; return the relay, where it comes to that."""
+    """Handle the request; return the relay, if there is one."""
     channel.settimeout(_REQUEST_TIME)
     try:
         message, sock = _receive(channel)

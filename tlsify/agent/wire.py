@@ -1,4 +1,4 @@
-"""What requester and agent say to each other, byte by byte (docs/agent.md)."""
+"""Messages between requester and agent, byte by byte (docs/agent.md)."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ IN_ORDER = b"in order"
 
 
 class Kind(IntEnum):
-    """What a message is: the second byte."""
+    """Kind of a message: its second byte."""
 
     OPEN = 1
     CONNECT = 2
@@ -51,7 +51,7 @@ class Open(Message):
 
 
 class Request(Message):
-    """What both roles ask for; comes with the connected socket. `KtlsPolicy` has the policy's part.
+    """Fields of both roles' requests, sent with the connected socket; `KtlsPolicy` has the policy.
 
     Paths are absolute: the agent reads the files, as the user that it shares with the requester.
 
@@ -124,7 +124,7 @@ class ServerRequest(Request):
 
 
 class Outcome(Message):
-    """What the handshake agreed on, as `Negotiated` has it; the suite as its IANA number."""
+    """Outcome of a handshake, as in `Negotiated`; the suite as its IANA number."""
 
     limit: ClassVar[int] = MAX_REPLY
     suite: int = one(64, WHOLE)
@@ -186,7 +186,7 @@ class Failed(Trouble):
 
 
 class Ended(Trouble):
-    """How the peer's direction of a relayed connection has ended; error 0: in good order."""
+    """End of the peer's direction of a relayed connection; error 0: a clean end."""
 
     kind: ClassVar[int] = Kind.ENDED
 

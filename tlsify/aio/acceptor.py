@@ -47,12 +47,12 @@ _GONE = {
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How many there may be at a time.
+    """Limits of concurrent connections.
 
     Attributes:
         connections: handshakes included; more of them wait in the listening socket; None for any
             number.
-        handshakes: more of them wait, until one ends, or has stalled and gives up its place.
+        handshakes: maximum of concurrent handshakes; further ones wait until one ends or stalls.
         per_address: connections from one IPv4 address or IPv6 /64; more of them are closed; None
             for any number.
     """
@@ -87,8 +87,8 @@ _NO_LIMITS = Limits()
 class Acceptor:
     """Accepts on listening sockets, does the handshakes, and has each connection served.
 
-    Where descriptors or memory run out it waits, and those who have connected do, too: other
-    processes that listen on the same socket may take them meanwhile.
+    If descriptors or memory run out it pauses, and new connections wait in the queue: other
+    processes that listen on the same socket may accept them meanwhile.
 
     A flood of connections that do not get on with their handshakes keeps nobody out for long: once
     all places for handshakes are taken, one that has been silent for two seconds makes room for
@@ -128,7 +128,7 @@ class Acceptor:
 
     @property
     def connections(self) -> int:
-        """How many there are, those in their handshakes included."""
+        """Number of open connections, handshakes included."""
         return len(self._visits)
 
     async def __aenter__(self) -> Self:
@@ -137,7 +137,7 @@ class Acceptor:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """Accept no more, and end what there is at once."""
+        """Stop accepting, and end all connections at once."""
         await self.drain(0)
 
     def begin(self) -> None:
@@ -157,11 +157,11 @@ class Acceptor:
         self._listeners.clear()
 
     def reload(self, config: ServerConfig) -> None:
-        """Go on with another configuration; handshakes under way keep theirs."""
+        """Replace the configuration; handshakes under way keep theirs."""
         self._config = config
 
     async def drain(self, seconds: float | None, *, sweep: bool = False) -> None:
-        """Accept no more, and wait for what there is to come to its end.
+        """Stop accepting, and wait for all connections to end.
 
         Args:
             seconds: after which what there is still is cut off; None waits for ever.
@@ -192,14 +192,14 @@ class Acceptor:
                 await asyncio.sleep(found)
 
     def _do_chores(self) -> None:
-        """Where nobody connects for long, keys must go all the same."""
+        """Do periodic work: past ticket keys must be dropped even without new connections."""
         drop_past_keys()
         self._chore = asyncio.get_running_loop().call_later(_CHORE_PAUSE, self._do_chores)
 
     # -- when to accept
 
     def _listen(self) -> None:
-        """Accept; a no-op for who does."""
+        """Start accepting; a no-op if already accepting."""
         self._rest()
         loop = asyncio.get_running_loop()
         for listener in self._listeners:
@@ -220,7 +220,7 @@ class Acceptor:
             self._resumption = loop.call_later(seconds, self._listen)
 
     def _accept(self, listener: socket.socket) -> bool:
-        """Accept one connection; tells whether there was one, and a place for it.
+        """Accept one connection; return whether there was one, and a place for it.
 
         One only: the next may be another process's, which has nothing else to do.
         """
@@ -251,7 +251,7 @@ class Acceptor:
         return True
 
     def _has_room(self) -> bool:
-        """Return whether there is a place, if need be by taking it from who does not use it."""
+        """Return whether a place is free; take one from a stalled handshake if necessary."""
         limits = self._limits
         if limits.connections is not None and len(self._visits) >= limits.connections:
             event = Event.FULL_OF_CONNECTIONS
@@ -360,7 +360,7 @@ class Acceptor:
 
 
 def _count_cut(handed: Handoff) -> None:
-    """Count a connection that was cut; what was truncated on the kernel path has been counted."""
+    """Count a connection that was cut; truncations on the kernel path are already counted."""
     if handed.relay is None:
         if isinstance(handed.sock, TLSSocket) and handed.sock.death.number:
             count(Event.BROKEN)

@@ -25,7 +25,7 @@ class _Outcome(NamedTuple):
     failure: OSError | ValueError | None
 
 
-# Look-ups in progress: everyone who asks for the same waits for the same one.
+# Look-ups in progress: callers with the same arguments share one.
 _under_way: dict[_Key, asyncio.Future[_Outcome]] = {}
 
 
@@ -40,7 +40,7 @@ async def connect(  # noqa: PLR0913 - as asyncio's own
     local_addr: tuple[Any, Any] | None = None,
     happy_eyeballs_delay: float | None = ATTEMPT_DELAY,
 ) -> socket.socket:
-    """Look a name up, and connect to the first of its addresses that answers.
+    """Resolve a name, and connect to the first of its addresses that answers.
 
     Args:
         host: name or address.
@@ -115,7 +115,7 @@ async def _writable(socks: Sequence[socket.socket], seconds: float | None) -> li
 
 
 async def look_up(host: Any, port: Any, **wanted: int) -> list[Address]:
-    """Look a name up as ``loop.getaddrinfo`` does, but in a thread that may be abandoned.
+    """Resolve a name as ``loop.getaddrinfo`` does, but in a thread that may be abandoned.
 
     The loop's own threads are few, and joined at the end: a resolver that hangs would block both.
 

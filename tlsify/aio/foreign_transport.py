@@ -61,13 +61,13 @@ class ForeignTransport(asyncio.Transport):
         return f"<ForeignTransport fd={self._fd} {state} buffered={len(self._buffer)}>"
 
     def __del__(self) -> None:
-        """Nobody else closes what was forgotten."""
+        """Close a forgotten connection."""
         if self._sock.fileno() != -1:
             warnings.warn(f"unclosed {self!r}", ResourceWarning, stacklevel=1, source=self)
             self._sock.abort()
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
-        """Go on with another protocol."""
+        """Switch to another protocol."""
         self._protocol: Any = protocol
         self._buffered = isinstance(protocol, asyncio.BufferedProtocol)
 
@@ -79,17 +79,17 @@ class ForeignTransport(asyncio.Transport):
     # -- reading
 
     def is_reading(self) -> bool:
-        """Whether the protocol gets what comes."""
+        """Whether the transport reads for the protocol."""
         return not self._closing and not self._paused
 
     def pause_reading(self) -> None:
-        """Leave what comes where it is."""
+        """Stop reading."""
         if self.is_reading():
             self._paused = True
             self._loop.remove_reader(self._fd)
 
     def resume_reading(self) -> None:
-        """Go on after `pause_reading`."""
+        """Resume reading after `pause_reading`."""
         if self._paused and not self._closing:
             self._paused = False
             self._watch()
@@ -108,7 +108,7 @@ class ForeignTransport(asyncio.Transport):
             self._fail(exc, "a protocol failed in receiving")
 
     def _take(self) -> bool:
-        """Pass on what is there; False at the end of the stream."""
+        """Pass on available data; return False at the end of the stream."""
         try:
             data = self._sock.recv(_READ_SIZE)
         except (BlockingIOError, InterruptedError):
@@ -186,14 +186,14 @@ class ForeignTransport(asyncio.Transport):
             self._shut_down()
 
     def write_eof(self) -> None:
-        """End the sending direction with close_notify, behind what has been written."""
+        """End the sending direction with close_notify, after all written data."""
         if not self._closing and not self._eof_written:
             self._eof_written = True
             if not self._buffer:
                 self._shut_down()
 
     def can_write_eof(self) -> bool:
-        """Tell that `write_eof` is there: TLS can do half of a close."""
+        """Return True: TLS can close one direction."""
         return True
 
     def _shut_down(self) -> None:
@@ -211,7 +211,7 @@ class ForeignTransport(asyncio.Transport):
         return self._limits
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        """Have the protocol pause above ``high`` waiting bytes, and go on at ``low``."""
+        """Set the limits: pause the protocol above ``high`` waiting bytes, resume it at ``low``."""
         if high is None:
             high = _HIGH_WATER if low is None else 4 * low
         if low is None:
@@ -308,7 +308,7 @@ class ForeignTransport(asyncio.Transport):
         return self._closing
 
     def close(self) -> None:
-        """Close behind what has been written."""
+        """Close after all written data."""
         if not self._closing:
             self._closing = True
             self._loop.remove_reader(self._fd)
@@ -316,7 +316,7 @@ class ForeignTransport(asyncio.Transport):
                 self._lose(None)
 
     def abort(self) -> None:
-        """Close at once, and not in good order."""
+        """Close at once, without close_notify."""
         self._cut()
         self._lose(None)
 

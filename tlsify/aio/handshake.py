@@ -86,7 +86,7 @@ async def _drive(sock: socket.socket, opening: PendingConnection) -> None:
 
 
 async def _part(sock: socket.socket) -> None:
-    """Do as `handshake.part`: a refused peer has to get its alert."""
+    """Leave a refused peer as `handshake.part` does, so that it gets its alert."""
     loop = asyncio.get_running_loop()
     budget = handshake.PARTING_BYTES
     with contextlib.suppress(OSError):

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def _ssl_errors() -> Iterator[None]:
-    """Raise what programs expect of ``ssl=``; tlsify's own error is the cause."""
+    """Raise the errors that programs expect of ``ssl=``; tlsify's own error is the cause."""
     try:
         yield
     except DeadlineExceeded as exc:
@@ -34,12 +34,12 @@ def _ssl_errors() -> Iterator[None]:
 
 
 class ByTlsify:
-    """Mixin in front of an event loop's class: connections with tlsify's SSLContext are tlsify's.
+    """Mixin for an event loop's class: tlsify makes connections with its own SSLContext.
 
-    With any other ``ssl`` the loop does what it always does. Arguments are asyncio's, and errors,
+    With any other ``ssl`` the loop works as usual. Arguments are asyncio's, and errors,
     too: `ssl.SSLError` for a failed handshake, ConnectionAbortedError for one that takes too long,
     with tlsify's own as ``__cause__``. There is no
-    ``ssl_shutdown_timeout``, since nobody waits for the end of a closed connection.
+    ``ssl_shutdown_timeout``, since closing does not wait for the peer.
     """
 
     async def create_server(
@@ -85,7 +85,7 @@ class ByTlsify:
         ssl: Any = None,
         **options: Any,
     ) -> Any:
-        """Go on with a connection accepted elsewhere, as ``loop.connect_accepted_socket``."""
+        """Connect a protocol to an accepted socket, as ``loop.connect_accepted_socket``."""
         if not isinstance(ssl, SSLContext):
             parent: Any = super()
             return await parent.connect_accepted_socket(protocol_factory, sock, ssl=ssl, **options)
@@ -127,7 +127,7 @@ class ByTlsify:
         sslcontext: Any,
         **options: Any,
     ) -> Any:
-        """Go over to TLS, as ``loop.start_tls``."""
+        """Start TLS on a plain transport, as ``loop.start_tls``."""
         if not isinstance(sslcontext, SSLContext):
             parent: Any = super()
             return await parent.start_tls(transport, protocol, sslcontext, **options)
@@ -144,7 +144,7 @@ class ByTlsify:
     ) -> int:
         """Send a file, as ``loop.sendfile``; one shorter than ``count`` ends the connection.
 
-        That is so for tlsify's connections, and for the reason that `transport.keep_promise` gives.
+        That holds for tlsify's connections; `transport.keep_promise` has the reason.
         """
         parent: Any = super()
         native = partial(parent.sendfile, **options)

@@ -131,7 +131,7 @@ class LoopSocket(TLSSocket):
             _raise_os_error(exc)
 
     def leave(self, loop: asyncio.AbstractEventLoop, tell: Callable[[], object]) -> None:
-        """See to what is to go out before the protocol is told that the connection is over.
+        """Send outstanding data before the protocol learns that the connection is over.
 
         That is nothing but where this process was forked for the connection: told so, it may end
         by ``os._exit`` at once. Then the socket is closed first.
@@ -167,7 +167,7 @@ class LoopSocket(TLSSocket):
 
 
 def _raise_os_error(exc: TlsifyError | OSError) -> NoReturn:
-    """Make what tlsify reports a connection error; what ended the connection is logged."""
+    """Convert tlsify's errors to connection errors; the cause is logged."""
     if isinstance(exc, BlockingIOError | InterruptedError):
         raise exc
     _log.info("connection ended: %s", exc)

@@ -1,4 +1,4 @@
-"""How a handshake that has failed is counted: by what is to blame."""
+"""Outcomes of failed handshakes, by cause, for the counters."""
 
 from __future__ import annotations
 

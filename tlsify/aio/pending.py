@@ -38,7 +38,7 @@ class PendingHandshake(NamedTuple):
 
 
 class PendingHandshakes:
-    """Those that are in their handshakes."""
+    """The connections in their handshakes."""
 
     def __init__(self) -> None:
         """Begin with none."""
@@ -56,7 +56,7 @@ class PendingHandshakes:
         self._number += 1
 
     def leave(self, opening: PendingHandshake) -> bool:
-        """Take one away; tells whether it was there."""
+        """Remove one; return whether it was there."""
         fellows = self._from.get(opening.origin, {})
         if opening not in fellows:
             return False
@@ -67,7 +67,7 @@ class PendingHandshakes:
         return True
 
     def took(self, seconds: float) -> None:
-        """Take note of how long one took that went well."""
+        """Record the duration of a successful handshake."""
         self._usual += _SMOOTHING * (seconds - self._usual)
 
     def stalled(self, now: float, *, pressing: bool = False) -> PendingHandshake | float | None:
@@ -106,7 +106,7 @@ def _crowd(fellows: dict[PendingHandshake, None]) -> tuple[int, float]:
 
 
 def origin(name: object) -> bytes | None:
-    """Tell addresses apart as far as different people have them; None for a local socket.
+    """Return an address's origin, such as an IPv6 site; None for a local socket.
 
     Args:
         name: what ``accept`` gives: IPv6 is told apart by site, the first 64 bits.
@@ -121,7 +121,7 @@ def origin(name: object) -> bytes | None:
 
 
 def _silence(sock: socket.socket) -> float:
-    """Tell for how many seconds a peer has said nothing that we have not heard yet."""
+    """Return the seconds since a peer last sent; 0 while there are unread bytes."""
     try:
         if unread(sock):
             return 0.0

@@ -24,7 +24,7 @@ _AT_ONCE = struct.pack("ii", 1, 0)  # struct linger: on, no time
 
 
 def buffer() -> memoryview:
-    """Make what `carry` needs; one is enough for all connections of a loop."""
+    """Make the buffer for `carry`; one is enough for all connections of a loop."""
     return memoryview(bytearray(_BUFFER))
 
 
@@ -78,7 +78,7 @@ class _Carriage:
             sock.settimeout(0)
 
     async def inbound(self) -> None:
-        """Carry what the TLS peer sends."""
+        """Carry data from the TLS peer."""
         try:
             await self._flow(self._stream, self._plain)
         except _SinkBroken:
@@ -90,7 +90,7 @@ class _Carriage:
         _end(self._plain)
 
     async def outbound(self) -> None:
-        """Carry what is sent to the TLS peer."""
+        """Carry data to the TLS peer."""
         try:
             await self._flow(self._plain, self._stream)
         except _SinkBroken:
@@ -133,7 +133,7 @@ class _Carriage:
 
 
 class _SinkBroken(Exception):  # noqa: N818 - named for what happened
-    """Nobody takes any more."""
+    """The sink is broken."""
 
 
 async def readable(sock: socket.socket) -> None:
@@ -148,7 +148,7 @@ async def readable(sock: socket.socket) -> None:
 
 
 def _end(sock: socket.socket) -> None:
-    """Tell a side that no more data comes; whether it has gone shows where it is received from."""
+    """Signal the end of data to a side; a receive from it shows whether it has gone."""
     with contextlib.suppress(OSError):
         sock.shutdown(socket.SHUT_WR)
 

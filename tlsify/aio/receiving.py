@@ -1,4 +1,4 @@
-"""The other side of ``tlsify forward --pass-fd`` on the loop: each connection is served."""
+"""The receiving side of ``tlsify forward --pass-fd`` on the loop: a task per connection."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _PAUSE = 0.1  # seconds after which to accept again, when that has failed
 
 
 class Receiving:
-    """Takes connections as `receiver.Receiver` does, and has each of them served by a task."""
+    """Receives connections as `receiver.Receiver` does, and serves each in a task."""
 
     def __init__(
         self,
@@ -55,12 +55,12 @@ class Receiving:
         return self
 
     def close(self) -> None:
-        """Accept no more; tlsify keeps what has not been received for the next receiver."""
+        """Stop accepting; tlsify keeps further connections for the next receiver."""
         if self._accepting is not None:
             self._accepting.cancel()
 
     async def __aexit__(self, *_: object) -> None:
-        """Accept no more, and wait for what there is; if that is cancelled, so is the rest."""
+        """Stop accepting, and wait for the tasks; cancelling this cancels them."""
         self.close()
         if self._accepting is not None:
             await asyncio.gather(self._accepting, return_exceptions=True)

@@ -1,4 +1,4 @@
-"""Pour a file into a LoopSocket, whenever that takes more."""
+"""Send a file through a LoopSocket, whenever its buffer has room."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class _Pouring:
             self.stop(None)
 
     def stop(self, reason: OSError | None) -> None:
-        """Watch the socket no more; if that was not so before, tell who waits."""
+        """Stop watching the socket; the first call settles the waiter."""
         if self._number >= 0:
             self._loop.remove_writer(self._number)
             self._number = -1

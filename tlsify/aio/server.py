@@ -1,4 +1,4 @@
-"""Serve on a running loop: as asyncio's own functions of these names, and with its Server."""
+"""Serve on a running loop, with the names and the Server of asyncio's own functions."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _BACKLOG = 100
 
 
 class Server(asyncio.AbstractServer):
-    """What `create_server` gives: behaves as ``asyncio.Server``, that of Python 3.13.
+    """Result of `create_server`: behaves like ``asyncio.Server`` of Python 3.13.
 
     ``close`` ends accepting, at once; connections go on, and so do handshakes. ``wait_closed``
     waits for them.
@@ -66,7 +66,7 @@ class Server(asyncio.AbstractServer):
 
     @property
     def acceptor(self) -> Acceptor:
-        """What accepts, with its limits and its way to change the configuration."""
+        """The acceptor, with its limits and `reload`."""
         return self._acceptor
 
     def get_loop(self) -> asyncio.AbstractEventLoop:
@@ -89,7 +89,7 @@ class Server(asyncio.AbstractServer):
             await asyncio.sleep(0)
 
     async def serve_forever(self) -> None:
-        """Serve until cancelled, or closed by somebody else, in which case it is cancelled."""
+        """Serve until cancelled; closing the server cancels it."""
         if self._forever is not None:
             raise RuntimeError(f"server {self!r} is already being awaited on serve_forever()")
         await self.start_serving()
@@ -104,7 +104,7 @@ class Server(asyncio.AbstractServer):
             self._forever = None
 
     def close(self) -> None:
-        """Accept no more."""
+        """Stop accepting."""
         if self._ended.is_set():
             return
         self._serving = False
@@ -119,7 +119,7 @@ class Server(asyncio.AbstractServer):
         await self._acceptor.drain(None)
 
     def close_clients(self) -> None:
-        """Close every connection, behind what has been written to it."""
+        """Close every connection, after the data written to it."""
         for transport in list(self._transports):
             transport.close()
 
@@ -154,26 +154,26 @@ async def create_server(  # noqa: PLR0913 - as asyncio's own
     start_serving: bool = True,
     **options: Any,
 ) -> Server:
-    """Listen, and connect each connection whose handshake succeeds to a protocol.
+    """Listen, and connect a protocol to each connection after its handshake.
 
     Args:
         factory: makes a protocol for each.
         host: where to listen; all addresses if None.
         port: likewise; 0 is any that is free.
-        config: what to show, and whom to accept.
+        config: certificates, and requirements for clients.
         ssl: instead of ``config``.
         policy: when to offload; that of ``ssl``, or AUTO if None.
         limits: how many connections and handshakes there may be.
-        closing: what an end of stream without close_notify is.
+        closing: meaning of an end of stream without close_notify.
         timeout: seconds for each handshake; the configuration's own if None.
         sock: bound, instead of host and port; belongs to the server from here on.
         backlog: how many connections may wait to be accepted.
         start_serving: False leaves that to `Server.start_serving`.
-        options: what else ``loop.create_server`` takes, such as ``reuse_port`` or ``family``.
+        options: further arguments of ``loop.create_server``, such as ``reuse_port`` or ``family``.
 
     Raises:
         ConfigError: the arguments contradict each other.
-        OSError: there is no listening there.
+        OSError: listening on the address failed.
     """
     terms = server_terms(config, ssl, policy)
     if timeout is not None:
@@ -196,7 +196,7 @@ async def start_server(
     limit: int = LIMIT,
     **options: Any,
 ) -> Server:
-    """Do as `create_server`, with a pair of streams for each connection.
+    """Listen as `create_server`, with a pair of streams for each connection.
 
     Args:
         client_connected_cb: called with reader and writer; a coroutine becomes a task.

@@ -1,4 +1,4 @@
-"""Connect, or go over to TLS, on a running loop: as asyncio's own functions of these names."""
+"""Connect, or start TLS, on a running loop, with the names of asyncio's own functions."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ LIMIT = 2**16
 
 
 class Terms(NamedTuple):
-    """What a connection is made with.
+    """Settings of a connection.
 
     Attributes:
         config: decides the role.
         policy: when to offload.
-        context: what ``get_extra_info("sslcontext")`` gives; None if there is no such thing.
+        context: value of ``get_extra_info("sslcontext")``; None if there is no context.
         closing: what an end of stream without close_notify is.
         timeout: seconds for the handshake; the configuration's own if None.
     """
@@ -42,7 +42,7 @@ class Terms(NamedTuple):
     timeout: float | None = None
 
 
-# What `dialing.connect` knows of what ``loop.create_connection`` does.
+# Arguments of ``loop.create_connection`` that `dialing.connect` supports.
 _DIALLED = {"family", "proto", "flags", "local_addr", "happy_eyeballs_delay"}
 
 
@@ -104,22 +104,22 @@ async def create_connection(  # noqa: PLR0913 - as asyncio's own
         factory: makes the protocol.
         host: name or address.
         port: number or name.
-        config: whom to accept; without it and ``ssl``, whoever proves to be the host to the
+        config: identities and trust anchors; without it and ``ssl``, the host, verified by the
             system's trust anchors.
         ssl: instead of ``config``.
-        server_hostname: whom to expect instead of ``host``; not with ``config``, which says it.
+        server_hostname: name to verify instead of ``host``; not with ``config``, which has it.
         policy: when to offload; that of ``ssl``, or AUTO if None.
         closing: what an end of stream without close_notify is.
         timeout: seconds for the handshake; the configuration's own if None.
         sock: connected, instead of host and port; belongs to tlsify from here on.
-        options: what else ``loop.create_connection`` takes, such as ``family`` or ``local_addr``.
-            Addresses of a name are tried as RFC 8305 has it, with 250 ms in between unless
-            ``happy_eyeballs_delay`` says otherwise, on any loop.
+        options: further arguments of ``loop.create_connection``, such as ``family`` or
+            ``local_addr``. Addresses of a name are tried as in RFC 8305, 250 ms apart or
+            ``happy_eyeballs_delay`` seconds, on any loop.
 
     Raises:
         ConfigError: the arguments contradict each other; nothing was sent.
-        OSError: nobody answers, or the connection broke; where addresses of a name have failed
-            in several ways, the one that says most.
+        OSError: no answer, or the connection broke; if addresses of a name have failed in several
+            ways, the most specific error.
         HandshakeError, IdentityError, DeadlineExceeded, KtlsError: as `establish.connect`.
     """
     name = host if server_hostname is None else server_hostname
@@ -139,10 +139,10 @@ def client_terms(
     name: str | None,
     policy: KtlsPolicy | None = None,
 ) -> Terms:
-    """Return what a client's arguments mean.
+    """Return the settings of a client's arguments.
 
     Raises:
-        ConfigError: they contradict each other, or there is nobody to expect.
+        ConfigError: they contradict each other, or there is no name to verify.
     """
     if ssl is not None:
         _refuse_both(config)
@@ -159,7 +159,7 @@ def client_terms(
 def server_terms(
     config: ServerConfig | None, ssl: SSLContext | None, policy: KtlsPolicy | None = None
 ) -> Terms:
-    """Return what a server's arguments mean; raises as `client_terms`."""
+    """Return the settings of a server's arguments; raises as `client_terms`."""
     if ssl is not None:
         _refuse_both(config)
         return Terms(ssl.server_config(), policy or ssl.policy, ssl)
@@ -210,7 +210,7 @@ class _Waiting(asyncio.Protocol):
         self.drained: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Leave what comes to the handshake."""
+        """Stop reading: the handshake reads the data."""
         if isinstance(transport, asyncio.ReadTransport):
             transport.pause_reading()
 
@@ -235,7 +235,7 @@ class _Waiting(asyncio.Protocol):
 async def _connect(
     host: str | None, port: int | str | None, options: dict[str, Any]
 ) -> socket.socket:
-    """Connect to the first address that answers, or else as the loop does; give the socket."""
+    """Connect to the first address that answers, or as the loop does; return the socket."""
     host = host and to_look_up(host)
     if (host or port is not None) and options.keys() <= _DIALLED:
         return await dialing.connect(host, port, **options)
@@ -247,7 +247,7 @@ async def _connect(
 async def _take_socket(
     transport: asyncio.Transport, behind: asyncio.BaseProtocol | None = None
 ) -> socket.socket:
-    """Take the connection out of a plain transport, once that has sent everything.
+    """Take over the connection of a plain transport, once that has sent everything.
 
     Raises:
         ConfigError: the transport is not plain TCP, or it is closing.
@@ -304,16 +304,16 @@ async def start_tls(  # noqa: PLR0913 - as above
     closing: ClosePolicy = ClosePolicy.RELAXED,
     timeout: float | None = None,  # noqa: ASYNC109 - as above
 ) -> asyncio.Transport:
-    """Go over to TLS on a connection of the loop's own, as ``loop.start_tls``.
+    """Start TLS on a plain connection of the loop, as ``loop.start_tls``.
 
-    What was written before goes out in plain text; what the protocol has read before, it keeps.
+    Data written before goes out in plain text; the protocol keeps data that it has read before.
 
     Args:
-        transport: plain; of no use any more from here on.
-        protocol: goes on with the transport that is returned, and is told if that is lost.
+        transport: plain; unusable from here on.
+        protocol: continues on the returned transport, and is notified if that is lost.
         config: decides the role, unless it is an SSLContext.
         server_side: which side we are.
-        server_hostname: whom to expect, for an SSLContext.
+        server_hostname: name to verify, for an SSLContext.
         policy: when to offload; that of the SSLContext, or AUTO if None.
         closing: what an end of stream without close_notify is.
         timeout: seconds for the handshake; the configuration's own if None.

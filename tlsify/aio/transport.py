@@ -1,4 +1,4 @@
-"""A handed-over connection as an asyncio transport, with all that a program may ask of it."""
+"""An established connection as an asyncio transport, with its extra information."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ _current: ContextVar[Handoff | None] = ContextVar("tlsify_connection", default=N
 
 
 def current() -> Handoff | None:
-    """Return the connection that the code which asks is serving.
+    """Return the connection that the calling code serves; None outside of one.
 
-    Callbacks of a protocol know theirs, and so do the tasks that they start: this is how an
-    application learns of its client behind a server that does not tell.
+    It works in callbacks of a protocol, and in the tasks that they start: an application gets its
+    client's data even behind a server that does not pass it on.
     """
     return _current.get()
 
 
 class _LoopTransport(selector_events._SelectorSocketTransport):  # type: ignore[name-defined,misc]  # noqa: SLF001
-    """asyncio's own, which makes no difference between to close and to abort a socket."""
+    """asyncio's own, which does not distinguish closing from aborting a socket."""
 
     _loop: asyncio.AbstractEventLoop
     _sock: LoopSocket
@@ -79,9 +79,9 @@ async def attach(
     Args:
         factory: makes the protocol.
         handed: belongs to the transport from here on, and is closed if the factory fails.
-        context: what ``get_extra_info("sslcontext")`` gives; the facts of the connection if None,
+        context: value of ``get_extra_info("sslcontext")``; the facts of the connection if None,
             since programs take its absence for plain text.
-        closing: what an end of stream without close_notify is.
+        closing: meaning of an end of stream without close_notify.
     """
     transport, closed = begin(factory, handed, context, closing)
     try:
@@ -97,7 +97,7 @@ def begin(
     context: object = None,
     closing: ClosePolicy = ClosePolicy.RELAXED,
 ) -> tuple[asyncio.Transport, asyncio.Future[None]]:
-    """Do as `attach`, without waiting; return what is settled when the connection is closed."""
+    """Attach without waiting; return a future that is settled when the connection is closed."""
     closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     sock = LoopSocket(handed, closing, lambda: _settle(closed))
     try:
@@ -185,7 +185,7 @@ async def send_file(
     offset: int,
     count: int | None,
 ) -> int:
-    """Do as `sendfile`, with what the loop has for its own transports.
+    """Send a file as `sendfile`, with the loop's method for its own transports.
 
     A transport that is closing is a lost connection here. asyncio raises RuntimeError, which
     servers take for a fault of the program: a peer that goes away early would fill their logs.
@@ -208,7 +208,7 @@ async def _send(  # noqa: PLR0913, PLR0917 - `send_file`'s, and the socket
     offset: int,
     count: int | None,
 ) -> int:
-    """Send what the socket takes at once, which is all of a small file, before asyncio begins.
+    """Send as much as the socket takes at once, all of a small file, before asyncio begins.
 
     asyncio first pauses reading, and waits for the loop once more after the last byte.
     """
@@ -239,8 +239,8 @@ async def keep_promise(
 ) -> int:
     """Wait for a file to be sent; abort the connection if that is less than was promised.
 
-    Servers announce a file's length, call ``loop.sendfile`` and do not look at what it returns.
-    The peer would take the next answer for the rest of a file that was cut short meanwhile.
+    Servers announce a file's length, call ``loop.sendfile`` and ignore its return value. The peer
+    would take the next answer for the rest of a file that was truncated meanwhile.
 
     Args:
         transport: one that tlsify made; others are left alone.
@@ -264,7 +264,7 @@ async def keep_promise(
 
 
 def _cut(transport: asyncio.Transport) -> bool:
-    """Abort without close_notify, so that the peer sees truncation; tells if that is ours to do."""
+    """Abort without close_notify, so that the peer sees truncation; return whether it is ours."""
     if transport.get_extra_info("handoff") is None:
         return False
     transport.abort()  # closes the socket in the loop's next round

@@ -26,7 +26,7 @@ _PARTING = 5.0
 async def watched(
     work: Awaitable[None], handed: Handoff, bounds: Bounds, end: Callable[[], bool]
 ) -> None:
-    """Wait for what carries a connection, unless the connection is still for too long.
+    """Wait for the task of a connection, unless the connection is still for too long.
 
     Args:
         work: cancelled, it ends the connection without close_notify; what was sent still arrives.

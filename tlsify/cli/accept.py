@@ -1,4 +1,4 @@
-"""tlsify accept: one TLS server connection on a socket that somebody else has accepted."""
+"""tlsify accept: one TLS server connection on a socket that another program has accepted."""
 
 from __future__ import annotations
 

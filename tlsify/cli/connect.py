@@ -1,4 +1,4 @@
-"""tlsify connect: TLS client, for stdin and stdout, for a program, or for whoever gets a socket."""
+"""tlsify connect: TLS client for stdin and stdout, for a program, or for a descriptor."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def misuse(arguments: argparse.Namespace) -> str | None:
-    """Say what is wrong with whom to connect to."""
+    """Return the error in the arguments that name the server."""
     if arguments.fd is not None:
         return None if arguments.host is None else "HOST and --fd exclude each other"
     return None if arguments.port is not None else "HOST and PORT are required, or --fd N"

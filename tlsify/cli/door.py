@@ -125,7 +125,7 @@ class Door:
         return sorted((number for number, _ in events), key=lambda it: it != self._pipe.reader)
 
     def _poll(self, number: int, *, wanted: bool) -> None:
-        """Have the poller look at a listening socket, or not."""
+        """Add a listening socket to the poller, or remove it."""
         if wanted and number not in self._polled:
             self._poller.register(number, select.EPOLLIN)
             self._polled.add(number)
@@ -226,7 +226,7 @@ class Door:
     # -- places
 
     def _fork(self, newcomer: Newcomer, now: float) -> bool:
-        """Have a process serve a newcomer; if there can be none now, tell so and wait."""
+        """Fork a process for a new connection; if that fails now, log it and wait."""
         try:
             lifeline, other_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError as exc:

@@ -108,7 +108,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def misuse(arguments: argparse.Namespace) -> str | None:
-    """Say what is wrong with where connections go."""
+    """Return the error in the arguments that name backends."""
     if arguments.pass_fd is not None:
         return "--proxy-protocol has no place in --pass-fd" if arguments.proxy_protocol else None
     if arguments.aware:

@@ -45,7 +45,7 @@ def _load(module: ModuleType) -> None:
 
 
 def load_late(name: str) -> None:
-    """Have a module loaded when something of it is used, and not where it is imported."""
+    """Defer the loading of a module from its import to its first use."""
     if name in sys.modules:
         return
     spec = find_spec(name)

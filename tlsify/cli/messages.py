@@ -1,4 +1,4 @@
-"""What the command prints of errors, in two lines, and the exit status that goes with each."""
+"""Error messages of the command, in two lines, and the exit status of each."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _HINTS = {
 
 
 class Ended(BaseException):
-    """Somebody has ended us by a signal that leaves time to end a connection in good order."""
+    """The process was ended by a signal that leaves time for a clean end of the connection."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)

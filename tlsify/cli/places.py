@@ -86,7 +86,7 @@ class Places:
 
     @property
     def free(self) -> int:
-        """How many may be taken now."""
+        """Number of free places."""
         return self._limit - len(self._taken)
 
     def number_from(self, origin: bytes | None) -> int:
@@ -96,7 +96,7 @@ class Places:
     # -- what becomes of a place
 
     def enter(self, place: Place) -> None:
-        """Take one, for a connection that begins its handshake."""
+        """Take a place, for a connection that begins its handshake."""
         self._taken.add(place)
         self._from[place.origin] += 1
         self._openings[place] = None

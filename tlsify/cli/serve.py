@@ -138,7 +138,7 @@ class _Stopgap:
         return self._made is not None
 
     def give(self) -> KeyPair:
-        """Give it, the same on each reload.
+        """Return the same configuration on each reload.
 
         Raises:
             ConfigError: it cannot be saved, or would be another one in a successor.

@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def misuse(given: argparse.Namespace) -> str | None:
-    """Say what does not go together."""
+    """Return the error of conflicting options."""
     if given.prometheus and given.watch is not None:
         return "--watch does not go with --prometheus, which asks anew each time"
     return None

@@ -1,4 +1,4 @@
-"""stdin, stdout and what else the caller has left open: waited for where they would block."""
+"""stdin, stdout and other inherited descriptors: wait where they would block."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def send_descriptor(through: int, descriptor: int) -> None:
 
 
 def discard(number: int) -> None:
-    """Have it lead nowhere from here on."""
+    """Redirect it to nowhere from here on."""
     with suppress(OSError):
         sink = os.open(os.devnull, os.O_WRONLY)
         os.dup2(sink, number)

@@ -41,7 +41,7 @@ class Closing:
         return self._is_relaxed is True
 
     def look(self, data: bytes | memoryview) -> None:
-        """Look at what the client sends, until its first line is complete."""
+        """Inspect the client's data, until its first line is complete."""
         if self._is_relaxed is not None:
             return
         self._begun = (self._begun + data).lstrip(b"\r\n")[:_LONGEST]  # empty lines: RFC 9112 2.2

@@ -1,4 +1,4 @@
-"""The commit: install the keys, or start the relay; gives the Handoff."""
+"""The commit: install the keys, or start the relay; return the Handoff."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Ready(NamedTuple):
         engine: with a result.
         policy: when to offload.
         refusal: why not, if that is known already.
-        slot: where to keep what later connections may resume with.
+        slot: place for sessions that later connections may resume.
         key_log: where to disclose the secrets.
     """
 
@@ -74,7 +74,7 @@ def commit(ready: Ready) -> Handoff:
     Raises:
         KtlsUnavailable: the policy requires the kernel, which cannot; the connection was cut.
         KtlsCommitError: RX is the kernel's and TX was refused.
-        ResourceError: no thread, descriptor or memory is to be had for a relay; likewise.
+        ResourceError: no thread, descriptor or memory is available for a relay; likewise.
         OSError: the connection broke.
     """
     negotiated = ready.engine.result()
@@ -105,7 +105,7 @@ def _log_keys(ready: Ready) -> None:
 
 
 def _intake(ready: Ready, negotiated: Negotiated) -> SessionIntake | None:
-    """Keep what TLS 1.2 can resume with; give what takes TLS 1.3's tickets when they come."""
+    """Store a TLS 1.2 session; return the reader for later TLS 1.3 tickets."""
     if ready.slot is None:
         return None
     if negotiated.version is ProtocolVersion.TLSv1_3:
@@ -117,7 +117,7 @@ def _intake(ready: Ready, negotiated: Negotiated) -> SessionIntake | None:
 
 
 def _session(ready: Ready, negotiated: Negotiated) -> Session:
-    """Keep the traffic secrets where a key may follow, and nowhere else."""
+    """Make the session, with the traffic secrets only if keys can change."""
     is_client = ready.engine.is_client
     if not (capabilities().rekey and negotiated.version is ProtocolVersion.TLSv1_3):
         return Session(negotiated.suite, is_client)
@@ -186,10 +186,10 @@ def _start_relay(ready: Ready, negotiated: Negotiated, refusal: KtlsUnavailable)
 
 
 def _give_up(sock: socket.socket) -> None:
-    """Tell the peer of a finished handshake that nothing will follow: FIN, and no close_notify.
+    """End a connection after its handshake, with FIN and no close_notify.
 
-    It was our failure, and no end of anything. Nobody waits for the peer; but what it has said by
-    now is received, since to close in front of that would reset the connection.
+    The failure is ours, so it is no clean end. It does not wait for the peer; but data that has
+    already come is received, since closing with unread data would reset the connection.
     """
     left = PARTING_BYTES
     with contextlib.suppress(OSError):

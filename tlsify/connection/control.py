@@ -52,7 +52,7 @@ class Channel(Sender):
     def __init__(
         self, sock: socket.socket, session: Session, intake: SessionIntake | None = None
     ) -> None:
-        """Take over a socket right after its keys were installed."""
+        """Take over a socket directly after its keys were installed."""
         super().__init__(sock, session)
         self.intake = intake
         self.reading = threading.Lock()
@@ -64,7 +64,7 @@ class Channel(Sender):
         """Receive data, serving whatever control records lie in front of it.
 
         Args:
-            size: most bytes to give, at least 1.
+            size: maximum number of bytes to return, at least 1.
             flags: as for ``recvmsg``.
 
         Returns:
@@ -90,7 +90,7 @@ class Channel(Sender):
         return b""
 
     def receive_into(self, buffer: memoryview, flags: int = 0) -> int:
-        """Do as `receive`, into the caller's buffer; return the number of bytes."""
+        """Receive as `receive`, into the caller's buffer; return the number of bytes."""
         self._refuse_failed()
         while not self.session.peer_closed:
             try:
@@ -208,7 +208,7 @@ class Channel(Sender):
         self.session.ration.earn(taken, time.monotonic())
 
     def perform(self, actions: list[Action]) -> None:
-        """Carry out what a session asks for, in order.
+        """Perform a session's actions, in order.
 
         Raises:
             HandshakeError: of a `Fail`; the peer got its alert.
@@ -290,7 +290,7 @@ class Channel(Sender):
                     raise error
 
     def end_with_interpreter(self) -> None:
-        """Have what was sent arrive (`linger.Ends`); a connection that others have is theirs."""
+        """Deliver sent data (`linger.Ends`); leave a connection that other processes have."""
         if (
             self.sock.fileno() != -1
             and linger.is_owed(self.sock)
@@ -299,7 +299,7 @@ class Channel(Sender):
             linger.finish(Ending(self._duplicate(), None, self))
 
     def wipe(self) -> None:
-        """Let go of every secret, since the connection ends here."""
+        """Wipe every secret, since the connection ends here."""
         self.session.wipe()
         if self.intake is not None:
             self.intake.wipe()

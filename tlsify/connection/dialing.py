@@ -38,13 +38,13 @@ class Silence(TimeoutError):  # noqa: N818 - named for what happened
     """
 
     def __init__(self, *, is_named: bool) -> None:
-        """Say which of the two was silent."""
+        """Store whether the name server or the host was silent."""
         super().__init__("it does not answer" if is_named else "its name is not looked up")
         self.is_named = is_named
 
 
 class Wait(NamedTuple):
-    """What `race` waits for.
+    """A wait of `race`.
 
     Attributes:
         socks: wait until one of these is writable.
@@ -56,7 +56,7 @@ class Wait(NamedTuple):
 
 
 def connect(host: str, port: int, timeout: float) -> socket.socket:
-    """Look a name up, and connect to the first of its addresses that answers.
+    """Resolve a name, and connect to the first of its addresses that answers.
 
     Args:
         host: name or address.
@@ -211,7 +211,7 @@ def _rank(failure: OSError) -> int:
 
 
 def start_look_up(work: Callable[[], None]) -> threading.Thread:
-    """Have a name looked up in a thread that may be abandoned.
+    """Start a look-up in a thread that may be abandoned.
 
     Raises:
         OSError: EAGAIN, there are no threads to be had.
@@ -226,13 +226,13 @@ def start_look_up(work: Callable[[], None]) -> threading.Thread:
 
 
 def look_up(host: Any, port: Any, timeout: float, **wanted: int) -> list[Address]:
-    """Look a name up as ``socket.getaddrinfo`` does, but with a time limit.
+    """Resolve a name as ``socket.getaddrinfo`` does, but with a time limit.
 
     Args:
         host: name or address.
         port: number, or name of a service.
         timeout: seconds.
-        wanted: what else ``getaddrinfo`` takes.
+        wanted: further arguments of ``getaddrinfo``.
 
     Raises:
         Silence: it takes too long.
@@ -259,7 +259,7 @@ def look_up(host: Any, port: Any, timeout: float, **wanted: int) -> list[Address
 
 
 def read(host: Any, port: Any, **wanted: int) -> list[Address] | None:
-    """Return what a numeric address stands for, without any look-up; None if it is a name."""
+    """Return the addresses of a numeric host, without any look-up; None if it is a name."""
     flags = wanted.pop("flags", 0) | socket.AI_NUMERICHOST
     try:
         found = socket.getaddrinfo(host, port, flags=flags, **wanted)

@@ -1,4 +1,4 @@
-"""What policy and host say to an offload: why not, or with which ciphers."""
+"""Eligibility for an offload by policy and host: why not, or with which ciphers."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _ASK = "see which ones it takes with tlsify check"
 
 
 def capabilities() -> Capabilities:
-    """Ask the kernel, by way of `ktls.probe`, which a client that wants no offload does without."""
+    """Return the kernel's capabilities from `ktls.probe`, which is imported only for an offload."""
     from tlsify.ktls import probe  # noqa: PLC0415 - as above
 
     return probe.capabilities()
 
 
 def host_refusal(policy: KtlsPolicy) -> KtlsUnavailable | None:
-    """Say why no connection at all would be offloaded here, or None if they would be."""
+    """Return why no connection would be offloaded here; None if they would be."""
     if policy.mode is KtlsMode.OFF:
         return _refusal("policy-off", "kernel TLS is switched off", "start with --ktls")
     if os.environ.get(KILL_SWITCH) == "off":
@@ -48,14 +48,14 @@ def host_refusal(policy: KtlsPolicy) -> KtlsUnavailable | None:
 
 
 def cipher_refusal(wanted: tuple[Aead, ...]) -> KtlsUnavailable | None:
-    """Say why no suite could be offloaded, or None if one could be."""
+    """Return why no suite could be offloaded; None if one could be."""
     if any(map(capabilities().offloads_everywhere, wanted)):
         return None
     return _refusal("suite-unsupported", "this kernel takes none of the ciphers", _ASK)
 
 
 def suite_refusal(suite: CipherSuite, policy: KtlsPolicy) -> KtlsUnavailable | None:
-    """Say why a connection with the suite that was negotiated is not offloaded, or None."""
+    """Return why a connection with the negotiated suite is not offloaded; None if it is."""
     found = capabilities()
     if not found.offloads(suite):
         return _refusal("suite-unsupported", f"this kernel does not take {suite.name}", _ASK)
@@ -70,7 +70,7 @@ def suite_refusal(suite: CipherSuite, policy: KtlsPolicy) -> KtlsUnavailable | N
 
 
 def offloadable(wanted: tuple[Aead, ...], policy: KtlsPolicy) -> tuple[Aead, ...]:
-    """Negotiate first, or only, what this kernel can take."""
+    """Prefer, or allow only, the ciphers that this kernel can take."""
     found = capabilities()
     offloaded = tuple(aead for aead in wanted if found.offloads_everywhere(aead))
     if policy.mode is KtlsMode.REQUIRE:
@@ -79,10 +79,10 @@ def offloadable(wanted: tuple[Aead, ...], policy: KtlsPolicy) -> tuple[Aead, ...
 
 
 def attempt(policy: KtlsPolicy, step: Callable[..., None], *args: object) -> KtlsUnavailable | None:
-    """Try a step of the offload; return what refused it, from which the relay follows.
+    """Try a step of the offload; return the refusal, which leads to the relay.
 
     Raises:
-        KtlsUnavailable: the policy wants nothing else.
+        KtlsUnavailable: the policy requires the kernel.
     """
     try:
         step(*args)

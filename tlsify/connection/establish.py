@@ -1,4 +1,4 @@
-"""THE decision: attach before the handshake, commit after it; kernel or relay."""
+"""Establish a connection: attach before the handshake, commit after it; kernel or relay."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ def connect(sock: socket.socket, config: ClientConfig, policy: KtlsPolicy | None
     """Do a client's handshake and hand the connection over.
 
     Args:
-        sock: connected TCP socket. The connection is taken out of it, as `ssl` does: it is closed
-            from here on, and whatever goes wrong, so is the connection.
-        config: whom to accept.
+        sock: connected TCP socket. tlsify takes the descriptor out of it, as `ssl` does: the object
+            is closed from here on, and after any error so is the connection.
+        config: identities to accept, trust anchors, versions.
         policy: when to offload; AUTO if None.
 
     Raises:
         ConfigError: the configuration or the socket is unusable; nothing was sent.
-        IdentityError: the peer is not one of those accepted.
+        IdentityError: the peer is not one of the accepted identities.
         HandshakeError: the handshake failed.
-        DeadlineExceeded: it took longer than ``config.timeout``.
+        DeadlineExceeded: the handshake took longer than ``config.timeout``.
         KtlsUnavailable: the policy requires the kernel, which cannot.
         KtlsCommitError: the kernel took one direction only.
-        ResourceError: no thread or descriptor is to be had for a relay; the connection was cut.
+        ResourceError: no thread or descriptor is available for a relay; the connection was cut.
         OSError: the connection broke.
     """
     return hand_over(take(sock), config, policy)
@@ -65,7 +65,7 @@ def hand_over(
 
 
 def take(sock: socket.socket) -> socket.socket:
-    """Take the connection out of a caller's object, which he may close, or forget."""
+    """Move the connection out of the caller's object, which the caller may close or drop."""
     timeout = sock.gettimeout()
     taken = socket.socket(fileno=sock.detach())
     taken.settimeout(timeout)
@@ -74,7 +74,7 @@ def take(sock: socket.socket) -> socket.socket:
 
 @contextlib.contextmanager
 def closed_on_error(sock: socket.socket) -> Iterator[None]:
-    """Close a socket if the block fails, since nobody can go on with half a TLS connection."""
+    """Close a socket if the block fails: half a TLS connection is of no use."""
     try:
         yield
     except BaseException:
@@ -109,7 +109,7 @@ class PendingConnection:
         aeads = config.aeads if self._refusal else offloadable(config.aeads, policy)
         self._slot = _slot(sock, config, aeads) if isinstance(config, ClientConfig) else None
         session = None if self._slot is None else self._slot.session
-        # What is known to end as a relay needs no keys outside of OpenSSL.
+        # A connection that will be relayed needs no keys outside OpenSSL.
         wanted = self._refusal is None
         self.engine = Engine(config, aeads, session, time.monotonic(), keys=wanted)
 
@@ -135,7 +135,7 @@ class PendingConnection:
 
 
 def _raise_end(sock: socket.socket) -> None:
-    """Blame who has reset a connection, and not the kernel, which takes established ones only.
+    """Raise the error of a reset connection instead of the kernel's refusal of it.
 
     Raises:
         OSError: the connection's own error.
@@ -146,12 +146,12 @@ def _raise_end(sock: socket.socket) -> None:
 
 
 def prepare(config: ServerConfig, policy: KtlsPolicy, previous: ServerConfig | None = None) -> None:
-    """Make what connections share, before workers are forked: the keys of tickets above all.
+    """Make state that connections share, above all ticket keys, before workers are forked.
 
     Args:
         config: the server's.
         policy: when to offload.
-        previous: the one that it replaces, whose tickets stay good if they can be
+        previous: the configuration that it replaces, whose tickets stay valid if possible
             (`context.succeed`).
 
     Raises:
@@ -167,12 +167,12 @@ def prepare(config: ServerConfig, policy: KtlsPolicy, previous: ServerConfig | N
 
 
 def drop_past_keys() -> None:
-    """Forget the ticket keys whose time is over; for processes that sit and wait."""
+    """Drop expired ticket keys; for idle processes."""
     context.drop_past_keys(time.monotonic())
 
 
 def _slot(sock: socket.socket, config: ClientConfig, aeads: tuple[Aead, ...]) -> SessionSlot | None:
-    """Take a session to resume from the caller's store, if there is one."""
+    """Return a session to resume from the caller's store, if there is one."""
     if config.session_store is None:
         return None
     from tlsify.connection.session_store import Origin, SessionStore  # noqa: PLC0415 - rarely wanted

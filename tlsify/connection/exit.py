@@ -41,7 +41,7 @@ class _Watcher:
                 self._is_watching = True
 
     def _watch(self) -> None:
-        """Wait until nothing of the program runs any more but what carries its connections.
+        """Wait until only the threads that serve connections are left of the program.
 
         The interpreter ends its main thread first, then waits for all that are no daemons.
         """

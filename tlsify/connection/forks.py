@@ -1,4 +1,4 @@
-"""What a fork has shared: whose connection it is, and what its carrier tells the copies of it."""
+"""Connections shared by a fork: their owner, and messages from relay to copies."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _on_birth() -> None:
 
 
 def _was_forked() -> bool:
-    """Ask the kernel, for forks that came before this module was imported."""
+    """Return whether this process was forked before this module was imported, by /proc."""
     with contextlib.suppress(OSError):
         told = (_PROC / "self/stat").read_bytes().rpartition(b")")[2].split()
         return bool(int(told[_FLAGS]) & _PF_FORKNOEXEC)
@@ -108,7 +108,7 @@ def inode(sock: socket.socket) -> int:
 
 
 def address(ask: Callable[[], Any]) -> Any:
-    """Return what a socket tells of its ends; None if the connection is broken already."""
+    """Return the result of a socket's method; None if the connection is already broken."""
     try:
         return ask()
     except OSError:
@@ -218,7 +218,7 @@ _PER_PAGE = mmap.PAGESIZE // _ENTRY
 
 
 class Verdict:
-    """How a carried connection has ended, legible in children that were forked meanwhile.
+    """End of a relayed connection, readable in children that were forked meanwhile.
 
     A relay's thread lives in one process. Its memory is shared with no other, but for this.
     """
@@ -260,12 +260,12 @@ class Verdict:
         return self._is_current() and bool(self._page[self._at + 3])
 
     def end_in_order(self) -> None:
-        """Say so."""
+        """Record a clean end."""
         if self._is_current():
             self._page[self._at + 3] = 1
 
     def give(self, failure: Exception | None, *, cut: bool = False) -> None:
-        """Say how the peer's direction has ended."""
+        """Record how the peer's direction has ended."""
         self._page[self._at + 2] = _GOOD if failure is None else _CUT if cut else _BROKEN
 
     def failure(self) -> TlsifyError | OSError | None:

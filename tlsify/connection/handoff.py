@@ -1,4 +1,4 @@
-"""What the caller gets: a descriptor that speaks plaintext, and what can be asked of it."""
+"""Handoff: the caller's descriptor that speaks plaintext, and its control methods."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ if TYPE_CHECKING:
 
 
 class Offload(Enum):
-    """Who protects the records."""
+    """Carrier of a connection's records: the kernel or a relay."""
 
     KERNEL = "kernel"
     RELAY = "relay"
 
 
 class Reason(NamedTuple):
-    """Why a connection is relayed.
+    """Reason why a connection is relayed.
 
     Attributes:
         code: short and stable, such as "no-tls-ulp" (docs/cli.md lists them).
         sentence: the same in words.
-        hint: what would change it, or None.
+        hint: a remedy, or None.
     """
 
     code: str
@@ -45,7 +45,7 @@ class Reason(NamedTuple):
 
 
 class Carrier(Protocol):
-    """What relays a connection, in this process (`relay.Relay`) or in an agent's."""
+    """Interface of a relay, in this process (`relay.Relay`) or in an agent's."""
 
     local_address: Any
     peer_address: Any
@@ -53,43 +53,43 @@ class Carrier(Protocol):
 
     @property
     def failure(self) -> TlsifyError | OSError | None:
-        """What ended the peer's direction, if that has ended, and not in good order."""
+        """Return the error that ended the peer's direction; None if there is none."""
 
     def join(self, timeout: float | None = None) -> bool:
-        """Wait until the connection is over; tells whether it is."""
+        """Wait until the connection is over; return whether it is."""
 
     def under_way(self) -> int:
-        """Return how many bytes of what the program has sent the peer has not acknowledged."""
+        """Return the number of bytes sent by the program and not acknowledged by the peer."""
 
     def progress(self) -> Progress | None:
-        """Return how the connection goes; None if that is not at hand.
+        """Return the connection's progress; None if it is not available here.
 
         Raises:
             OSError: the connection is over.
         """
 
     def set_option(self, *arguments: Any) -> None:
-        """Set an option on the connection, as far as it is at hand."""
+        """Set an option on the connection, if it is available here."""
 
     def end_in_order(self) -> None:
-        """Have the end of the program's data be an orderly one, close_notify, however it comes."""
+        """Make every later end of the program's data a clean one, with close_notify."""
 
 
 @dataclass(slots=True, eq=False)
 class Handoff:
-    """A connection handed to the caller.
+    """An established connection for the caller.
 
     Attributes:
         sock: speaks plaintext. On the kernel path its descriptor is the connection itself, and
             docs/handoff.md says what each call on it may return; on the relay path it is one end
             of a socketpair.
-        offload: which of the two it is.
+        offload: kernel or relay.
         reason: why it is not the kernel; None if it is.
-        negotiated: what the handshake agreed on; its secrets are wiped.
-        channel: what serves control records; None on the relay path.
+        negotiated: outcome of the handshake; its secrets are wiped.
+        channel: serves control records; None on the relay path.
         relay: None on the kernel path.
         share: this process's share in the connection.
-        is_cut: whether its end, whenever and however it comes, is no orderly one.
+        is_cut: whether every later end is without close_notify.
     """
 
     sock: socket.socket
@@ -108,10 +108,10 @@ class Handoff:
         return self.channel is not None and self.channel.session.peer_closed
 
     def service(self) -> bool:
-        """Serve what made a plain read of ``sock`` fail with EIO, or give 0 bytes.
+        """Serve the record that made a plain read of ``sock`` fail with EIO, or return 0 bytes.
 
-        A KeyUpdate that asks for one in return is answered at once: where other threads write to
-        ``sock`` they have to hold ``channel.writing``, or a record may get in between.
+        A KeyUpdate that asks for one in return is answered at once: other threads that write to
+        ``sock`` must hold ``channel.writing``, or a record may get in between.
 
         Returns:
             False once the peer has sent close_notify. On the relay path there is nothing to
@@ -129,7 +129,7 @@ class Handoff:
         return self.channel.service()
 
     def key_update(self, *, request: bool = False) -> None:
-        """Go on with a new sending key (RFC 8446 4.6.3).
+        """Send a KeyUpdate, and install a new sending key (RFC 8446 4.6.3).
 
         Args:
             request: ask the peer to change its own, too.
@@ -145,13 +145,13 @@ class Handoff:
             self.channel.key_update(request=request)
 
     def refresh(self) -> None:
-        """Look whether the sending key has protected enough, and change it if so.
+        """Check the usage of the sending key, and change the key near its limit.
 
-        TLSSocket does it by itself. Whoever writes to the bare descriptor has to every few million
-        records: 2**24 of AES-GCM are too many (RFC 8446 5.5).
+        TLSSocket does it by itself. A program that writes to the bare descriptor must call it every
+        few million records: 2**24 of AES-GCM are too many (RFC 8446 5.5).
 
         Raises:
-            RekeyUnsupported: it has, and no other can follow: the connection was ended.
+            RekeyUnsupported: the key is used up and cannot be changed: the connection was ended.
             OSError: as `key_update`.
         """
         if self.channel is not None:
@@ -159,7 +159,7 @@ class Handoff:
                 self.channel.refresh()
 
     def raise_failure(self) -> None:
-        """Raise what ended a relayed connection, if it did not end in good order.
+        """Raise the error that ended a relayed connection, if it did not end cleanly.
 
         Raises:
             Truncated: no close_notify came.
@@ -172,9 +172,10 @@ class Handoff:
     def shutdown(self) -> None:
         """End the sending direction: close_notify, then FIN. Receiving goes on.
 
-        The peer is not waited for: what a full send buffer has no room for goes out in the
-        background. Another thread that holds ``channel.writing`` has half a second at most to let
-        go of it; then FIN goes out alone.
+        It does not wait for the peer: if the send buffer is full, the rest goes out in the
+            background.
+        Another thread that holds ``channel.writing`` has half a second at most to release it; then
+        FIN goes out alone.
         """
         self._refuse_detached()
         if self.channel is not None:
@@ -186,18 +187,18 @@ class Handoff:
             self.sock.shutdown(socket.SHUT_WR)
 
     def close(self) -> None:
-        """End both directions in order; the last bytes go out in the background.
+        """End both directions cleanly; the last bytes go out in the background.
 
-        That is so in the process that serves the connection, or has it alone. Where a fork has
-        shared it, and this process has not used it since, only this process's copy is closed.
-        A connection that was detached is somebody else's by now: nothing happens to it.
+        That holds in the process that serves the connection, or alone has it. If a fork has shared
+        it, and this process has not used it since, only this process's copy is closed. A detached
+        connection belongs to another process: nothing happens to it.
         """
         self._close(in_order=True)
 
     def abort(self) -> None:
-        """End both directions, and not in good order: the peer sees truncation.
+        """Close both directions without close_notify, so that the peer sees truncation.
 
-        For who passes on what somebody else sends, and was cut off. What was sent still arrives.
+        Use it to relay a stream that was itself cut off. Data sent before still arrives.
         """
         self._close(in_order=False)
 
@@ -209,7 +210,7 @@ class Handoff:
 
     @property
     def dies_with_process(self) -> bool:
-        """Whether this process was forked for the connection, and what it owes dies with it."""
+        """Whether this process was forked for the connection, and unsent data is lost with it."""
         if self.channel is not None:
             is_client = self.channel.session.is_client
             return forks.is_short_lived(self.sock, is_client=is_client)
@@ -218,16 +219,16 @@ class Handoff:
     def part(
         self, *, in_order: bool, may_wait: bool | None = None
     ) -> Callable[[float | None], bool]:
-        """End both directions, in whose name this process may; then the descriptor can be closed.
+        """End the directions that this process may end; then the descriptor can be closed.
 
         Args:
             in_order: whether with close_notify.
-            may_wait: whether the caller is going to; by default if the socket is a blocking one.
+            may_wait: whether the caller is going to wait; the default is whether the socket blocks.
 
         Returns:
-            What to call when it is closed, with a number of seconds or None: it waits for what
-            would be lost with this process, in a process that was forked for this connection, and
-            tells whether it is out.
+            A function to call after closing, with a number of seconds or None. In a process that
+            was forked for this connection it waits for data that would be lost with the process,
+            and returns whether that is out.
         """
         if self._is_parted:
             return _is_out
@@ -250,16 +251,16 @@ class Handoff:
         return _is_out
 
     def detach(self) -> tuple[int, bytearray]:
-        """Return the connection away, for another process to `adopt`.
+        """Return the descriptor and the state, for another process to `adopt`.
 
         Returns:
-            The descriptor, and the session's state. Who has either has the traffic secrets: pass
-            the state through a pipe or a socket of your own, then overwrite it. Here the secrets
-            are wiped.
+            The descriptor, and the session's state. Both give access to the traffic secrets: pass
+            the state through a private pipe or socket, then overwrite it. Here the secrets are
+            wiped.
 
         Raises:
-            ConfigError: on the relay path the connection is this process's to carry: pass the
-                descriptor alone, and let this process live. A connection that failed has no state.
+            ConfigError: on the relay path this process must go on relaying: pass the descriptor
+                alone, and let this process live. A failed connection has no state.
         """
         if self.channel is None:
             raise ConfigError(
@@ -297,26 +298,26 @@ class Handoff:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Close; in good order only if nothing went wrong."""
+        """Close; without close_notify after an exception."""
         self._close(in_order=kind is None)
 
 
 def _is_out(_timeout: float | None) -> bool:
-    """Tell that there is nothing to wait for."""
+    """Return True: there is nothing to wait for."""
     return True
 
 
 def adopt(sock: socket.socket, state: bytes | bytearray) -> Handoff:
-    """Go on with a connection that another process detached (`Handoff.detach`).
+    """Take over a connection that another process detached (`Handoff.detach`).
 
     Args:
-        sock: the descriptor that came along, keyed as it was there.
-        state: what came along with it; overwrite it afterwards.
+        sock: the passed descriptor, with its keys.
+        state: the session's state; overwrite it afterwards.
 
     Raises:
-        ConfigError: they do not belong together, or are no such thing.
+        ConfigError: they do not belong together, or the state is invalid.
     """
-    # Where a connection was made elsewhere, what makes connections is not needed here.
+    # Imported late: a process that only adopts connections need not load the handshake.
     from tlsify.connection.control import Channel  # noqa: PLC0415
     from tlsify.ktls import ulp  # noqa: PLC0415
     from tlsify.tls.serialize import restore  # noqa: PLC0415

@@ -29,7 +29,7 @@ SHORTEST_LAST = 22
 # Each timeout set is a system call, so one that is a little too long is left as it is.
 _LENIENCE = 0.01
 
-# What `conversation` asks of its driver.
+# Requests of `conversation` to its driver.
 Conversation: TypeAlias = "Generator[bytes | int, bytes | None, None]"
 
 
@@ -75,7 +75,7 @@ def conversation(engine: Engine) -> Conversation:
 
 
 def _last_words(engine: Engine) -> Conversation:
-    """Say what is due; a peer that is gone, like one whose alert this is, may not hear it."""
+    """Send the last output; a peer that has gone may not receive it."""
     if output := engine.output():
         with contextlib.suppress(OSError):
             yield output
@@ -99,7 +99,7 @@ def run(sock: socket.socket, engine: Engine, timeout: float) -> None:
 
     Raises:
         HandshakeError: the handshake failed; the peer has been sent its alert.
-        DeadlineExceeded: it took too long.
+        DeadlineExceeded: the handshake took too long.
         OSError: the connection broke.
     """
     deadline = time.monotonic() + timeout
@@ -165,7 +165,7 @@ def _set_nodelay(sock: socket.socket, value: int) -> None:
 
 
 def part(sock: socket.socket) -> None:
-    """See to it that a refused peer gets its alert: closing on unread bytes would reset it."""
+    """Drain a refused peer so that it gets its alert: closing with unread bytes would reset."""
     deadline = time.monotonic() + PARTING_TIME
     budget = PARTING_BYTES
     with contextlib.suppress(OSError):

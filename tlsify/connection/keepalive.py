@@ -10,15 +10,14 @@ IDLE, INTERVAL, COUNT = 60, 15, 4
 
 
 def keep_alive(sock: socket.socket) -> None:
-    """Have TCP ask a silent peer whether it is there, and end the connection if it is not.
+    """Enable keepalive: TCP probes a silent peer, and ends the connection without an answer.
 
     It asks where nothing is under way. What is under way TCP sends again and again, for as long as
     it tries (tcp(7) tcp_retries2), since what a send has accepted goes out when an outage ends.
     TCP_USER_TIMEOUT would cut that short. It would end connections whose peers read slowly, too.
 
     Args:
-        sock: any. One that has keepalive is somebody else's to set; one that is not TCP's, or has
-            ended, stays as it is.
+        sock: any. A socket that already has keepalive, is not TCP's, or has ended, stays unchanged.
     """
     try:
         if sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE):

@@ -1,4 +1,4 @@
-"""Look after a connection for a program that knows no TLS: read for it, end in good order."""
+"""Keeper of a connection for a program without TLS support: read for it, close cleanly."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ _TICK = (
 
 
 class Ends(NamedTuple):
-    """What the program gets.
+    """The program's descriptors.
 
     Attributes:
-        read: gives data, then end of stream, or ECONNRESET where the stream was cut.
+        read: returns data, then end of stream, or ECONNRESET if the stream was cut.
         write: the connection itself, for ``write`` and ``sendfile``; on the relay path its end.
     """
 
@@ -54,7 +54,7 @@ class Keeper:
     """
 
     def __init__(self, handoff: Handoff, closing: ClosePolicy = ClosePolicy.STRICT) -> None:
-        """Take over a hand-off; pass ``ends`` on, then close them here (`let_go`), then `run`."""
+        """Take over a hand-off; then pass ``ends`` on, close them (`let_go`), call `run`."""
         self._stream = TLSSocket(handoff, closing)
         # The program shares its flags and options, and knows of no timeout.
         self._stream.settimeout(None)
@@ -83,7 +83,7 @@ class Keeper:
             end.close()
 
     def run(self, pid: int | None = None) -> None:
-        """Look after the connection until nobody holds ``ends.read`` and the program has ended.
+        """Serve the connection until no process holds ``ends.read`` and the program has ended.
 
         A connection that fails ends both directions, as soon as the program has been given what
         came before: so a program can wait for its keeper's exit status. The program may have been
@@ -110,7 +110,7 @@ class Keeper:
             raise self._failure
 
     def _turn(self, watched: int | None) -> int | None:
-        """Wait for something, and deal with it; return what is left of ``watched``."""
+        """Wait for an event, and handle it; return the rest of ``watched``."""
         wait = self._upkeep()
         poller = select.poll()
         if watched is not None:
@@ -154,7 +154,7 @@ class Keeper:
         return True
 
     def _receive(self) -> bool:
-        """Receive what is there, or the end; False if nothing is."""
+        """Receive available data, or the end; return False if there is none."""
         size = 0
         try:
             # The descriptor itself must go on waiting: its flags are the program's, too.
@@ -176,7 +176,7 @@ class Keeper:
                 self._program.close()  # in front of the byte that was never read
 
     def _forget_reader(self) -> None:
-        """Nobody reads any more: the peer is held back, as by any program that does not."""
+        """Stop receiving, because the program reads no more: TCP then holds the peer back."""
         self._program.close()
         self._pending = self._buffer[:0]
         self._receiving = False
@@ -215,7 +215,7 @@ class Keeper:
         return _LOOK
 
     def _renew(self, channel: Channel, *, quiet: bool) -> bool:
-        """Change the key, in a pause or never; tells whether it has to be tried again soon."""
+        """Change the key, during a pause only; return whether to try again soon."""
         if quiet:
             channel.settle(socket.MSG_DONTWAIT)
         return channel.refresh(may_update=quiet)

@@ -1,4 +1,4 @@
-"""Append a connection's secrets to a file, for whoever has asked to read along (RFC 9850)."""
+"""Append a connection's secrets to a file, for decryption by other tools (RFC 9850)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""End kTLS connections whose peers are still owed something, without anybody waiting for it."""
+"""End kTLS connections in the background, while sent data is outstanding."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ _THREAD = "tlsify-linger"
 
 
 class Receiver(Protocol):
-    """Who can receive what nobody will read."""
+    """Interface that receives and discards input at the end of a connection."""
 
     def discard(self, scratch: memoryview) -> int:
-        """Receive some without waiting; gives 0 when nothing more can come.
+        """Receive some without waiting; return 0 when no more can come.
 
         Raises:
             BlockingIOError: nothing is there.
@@ -48,7 +48,7 @@ class Receiver(Protocol):
         """
 
     def wipe(self) -> None:
-        """Let go of every secret."""
+        """Wipe every secret."""
 
 
 class Ending:
@@ -65,7 +65,7 @@ class Ending:
         alert: bytes | None,
         receiver: Receiver | None = None,
     ) -> None:
-        """Take a socket of one's own.
+        """Take over a socket.
 
         Args:
             sock: the connection; closed at the end.
@@ -86,18 +86,18 @@ class Ending:
 
     @property
     def events(self) -> int:
-        """What to wait for, besides `look_at`."""
+        """Events to wait for, besides `look_at`."""
         return (select.EPOLLOUT if self._alert else 0) | (select.EPOLLIN if self._receives else 0)
 
     def take(self, receiver: Receiver) -> bool:
-        """Have what comes received, too, from now on; False if the ending is done with."""
+        """Receive input, too, from now on; return False if the ending is complete."""
         with self._lock:
             if not self._done.is_set():
                 self._receiver, self._receives = receiver, True
             return not self._done.is_set()
 
     def hurry(self, why: BaseException) -> None:
-        """Send FIN now, if it is still to come: nobody may be there to do so later."""
+        """Send FIN now, if it is still due: there may be no later chance."""
         with self._lock:
             if self._alert is None:
                 return
@@ -107,13 +107,13 @@ class Ending:
                 self._shut_down()
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until it is done with; tells whether it is."""
+        """Wait until it is complete; return whether it is."""
         if timeout is None:
             _lingerer.finish()
         return self._done.wait(timeout)
 
     def tried(self) -> bool:
-        """Do what can be done now; tells whether the connection is done with, but for `close`."""
+        """Do a step; return whether the connection is complete, apart from `close`."""
         with self._lock:
             with contextlib.suppress(OSError):
                 if not self._part():
@@ -145,7 +145,7 @@ class Ending:
         self.sock.shutdown(socket.SHUT_WR)
 
     def _drain(self) -> bool:
-        """Receive what has come, as far as it is fair to others; tells whether there is more."""
+        """Receive input, up to a fair share; return whether there is more."""
         if self._receiver is None or not self._receives:
             return False
         try:
@@ -165,7 +165,7 @@ _local = threading.local()
 
 
 def _scratch() -> memoryview:
-    """Return what each thread has to receive into."""
+    """Return this thread's receive buffer."""
     if not hasattr(_local, "scratch"):
         _local.scratch = memoryview(bytearray(_SCRATCH))
     scratch: memoryview = _local.scratch
@@ -173,7 +173,7 @@ def _scratch() -> memoryview:
 
 
 def has_room(sock: socket.socket) -> bool:
-    """Return whether a control record can be sent at once, and FIN behind it.
+    """Return whether a control record can be sent at once, and FIN after it.
 
     Without room MSG_DONTWAIT would do harm. Whoever waits for some has the kernel's lock on the
     sending side, for which it waits too. And a record that fits only in part is accepted and
@@ -315,7 +315,7 @@ class _Lingerer:
         return [number for number, _ in self._poller.poll(wait)]
 
     def _watch(self, ending: Ending) -> None:
-        """Have edges told alone: before Linux 6.5 part of a record would wake it on and on.
+        """Watch for edges only: before Linux 6.5 part of a record would wake it again and again.
 
         Where the kernel has no memory for that, time has to tell.
         """
@@ -365,7 +365,7 @@ def finish(ending: Ending) -> None:
 
 
 def await_all() -> None:
-    """Wait until all connections have ended, or been given up."""
+    """Wait until all connections have ended, or have been given up."""
     _lingerer.finish()
     for thread in threading.enumerate():
         if isinstance(thread, CarrierThread) and thread.name == _THREAD:
@@ -376,14 +376,14 @@ class Ends(Protocol):
     """A connection that is open when the interpreter ends."""
 
     def end_with_interpreter(self) -> None:
-        """Let what was sent arrive; that is all that is owed."""
+        """Deliver sent data; nothing else is due."""
 
 
 open_connections: weakref.WeakSet[Ends] = weakref.WeakSet()
 
 
 def _end_all() -> None:
-    """Have what was sent arrive: exiting in front of what has come would reset the connection."""
+    """Deliver sent data before the exit, which would reset a connection with unread data."""
     for connection in list(open_connections):
         with contextlib.suppress(OSError, ValueError):
             connection.end_with_interpreter()

@@ -45,7 +45,7 @@ def program_pair() -> tuple[socket.socket, socket.socket]:
 
 
 def mask(*, read: bool, write: bool) -> int:
-    """Return what poll is to wait for."""
+    """Return the events for poll."""
     return (select.POLLIN if read else 0) | (select.POLLOUT if write else 0)
 
 
@@ -65,7 +65,7 @@ rooms: list[RecordBuffer] = []
 
 
 def enter() -> RecordBuffer:
-    """Take a room, for as long as something is in it."""
+    """Get a buffer, for as long as it holds data."""
     try:
         return rooms.pop()
     except IndexError:
@@ -73,7 +73,7 @@ def enter() -> RecordBuffer:
 
 
 def leave(room: RecordBuffer) -> None:
-    """Leave a room to whoever comes next."""
+    """Return a buffer to the pool."""
     if len(rooms) < SPARE_ROOMS:
         rooms.append(room)
 
@@ -142,7 +142,7 @@ class Load:
                 self.drop()
 
     def drop(self) -> None:
-        """Forget what there is."""
+        """Drop the contents."""
         if self._room is not None:
             leave(self._room)
         self._room = None

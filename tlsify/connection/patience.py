@@ -1,4 +1,4 @@
-"""How long a peer may leave what it is owed: its silence is told from that of the path."""
+"""Time limits for peers that do not read sent data, distinct from silence of the path."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _ESTABLISHED, _FIN_WAIT2, _CLOSE = 1, 5, 7  # of include/net/tcp_states.h
 
 
 class Progress(NamedTuple):
-    """How a connection goes, as TCP says.
+    """Progress of a connection, from TCP's counts.
 
     Attributes:
         state: of include/net/tcp_states.h.
@@ -46,13 +46,13 @@ class Progress(NamedTuple):
 
     @classmethod
     def told_by_carrier(cls, sent: int, received: int, *, has_ended: bool) -> Progress:
-        """Say how a connection goes that is not TCP's."""
+        """Return the progress of a connection other than TCP."""
         state = _FIN_WAIT2 if has_ended else _ESTABLISHED
         return cls(state, sent, path_is_silent=False, received=received)
 
 
 def tcp_progress(sock: socket.socket) -> Progress:
-    """Ask TCP how a connection goes.
+    """Return TCP's progress of a connection.
 
     Raises:
         OSError: it is no TCP connection, or none any more.
@@ -64,7 +64,7 @@ def tcp_progress(sock: socket.socket) -> Progress:
 
 
 def progress_if_tcp(sock: socket.socket) -> Progress | None:
-    """Ask TCP how a connection goes; None if it is not TCP's: a UNIX domain socket, say.
+    """Return TCP's progress of a connection; None if it is not TCP, such as a UNIX domain socket.
 
     Raises:
         OSError: it is closed.
@@ -96,7 +96,7 @@ def unacknowledged_by_tcp(sock: socket.socket) -> int:
 
 
 def unread(sock: socket.socket) -> int:
-    """Return how many bytes have come that nobody has received: closing would reset (tcp(7))."""
+    """Return the number of unread bytes: with any, closing would reset (tcp(7))."""
     return _count(sock, termios.FIONREAD)
 
 
@@ -111,7 +111,7 @@ def _count(sock: socket.socket, request: int) -> int:
 
 
 class Death:
-    """How a connection has died, which the kernel tells once, whoever asks first.
+    """Error that ended a connection, which the kernel reports only once.
 
     Which error it is depends on the network: ECONNRESET, ETIMEDOUT, EHOSTUNREACH, ... The kernel
     takes whatever is sent afterwards on a kTLS socket, and drops it.
@@ -126,18 +126,18 @@ class Death:
         self.number = 0
 
     def note(self, exc: OSError) -> None:
-        """Look whether an error was the connection's end."""
+        """Record an error, if it was the connection's end."""
         if not self.number and (isinstance(exc, ConnectionError) or has_died(self._sock)):
             self.number = exc.errno or errno.ECONNRESET
 
     def refuse(self) -> None:
-        """Raise what it died of, if it has."""
+        """Raise the connection's error, if it has one."""
         if self.number:
             raise OSError(self.number, os.strerror(self.number))
 
 
 def hurry(seconds: float) -> None:
-    """Have nobody waited for longer than that without progress from now on, in this process.
+    """Limit all later waits without progress in this process to some seconds.
 
     For who is killed if he does not end in time: silence of the path counts, too.
     """

@@ -1,4 +1,4 @@
-"""How long a kTLS socket sleeps: its timeouts, and what wakes those who poll it."""
+"""Timeouts of a kTLS socket, and events that wake its pollers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def timeval(seconds: float) -> bytes:
 
 
 def limit(sock: socket.socket, seconds: float) -> None:
-    """Have each system call on a socket wait for so many seconds at most; 0 is no limit."""
+    """Set the timeout of each system call on a socket, in seconds; 0 is no limit."""
     packed = timeval(seconds)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, packed)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, packed)
@@ -52,7 +52,7 @@ class LowWater:
         return self._set(unread(self._sock) + 1)
 
     def fall(self) -> None:
-        """Have everything wake it again."""
+        """Let all data wake pollers again."""
         self._set(1)
 
     def _set(self, mark: int) -> bool:

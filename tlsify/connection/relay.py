@@ -47,12 +47,12 @@ class Relay:
         tunnel: Tunnel,
         keep: Callable[[Resumable], None] | None = None,
     ) -> None:
-        """Take a connected socket and its tunnel; ``start`` begins to pump.
+        """Take over a connected socket and its tunnel; ``start`` begins to pump.
 
         Args:
             sock: connected; the relay closes it.
             tunnel: fresh.
-            keep: takes what a later connection may resume with; it must not raise.
+            keep: receives sessions for later connections; it must not raise.
 
         Raises:
             OSError: no descriptor or memory is to be had; nothing is left open but the socket.
@@ -88,11 +88,11 @@ class Relay:
 
     @property
     def failure(self) -> TlsifyError | OSError | None:
-        """What ended the peer's direction, if that has ended, and not in good order."""
+        """Return the error that ended the peer's direction; None if there is none."""
         return self._failure if self._verdict.is_ours else self._verdict.failure()
 
     def start(self) -> socket.socket:
-        """Begin to pump, in a thread; return the program's end, which nobody else has.
+        """Begin to pump, in a thread; return the program's end, which the caller owns.
 
         Raises:
             RuntimeError: there is no thread to be had; nothing is left open but the socket.
@@ -109,7 +109,7 @@ class Relay:
         return self._ends.pop()
 
     def join(self, timeout: float | None = None) -> bool:
-        """Wait until the connection is over; tells whether it is."""
+        """Wait until the connection is over; return whether it is."""
         is_over = self._running.acquire(timeout=-1 if timeout is None else timeout)
         if is_over:
             self._running.release()
@@ -121,15 +121,15 @@ class Relay:
             self._network.setsockopt(*arguments)
 
     def end_in_order(self) -> None:
-        """Have the end of the program's data be an orderly one, close_notify, however it comes."""
+        """Make every later end of the program's data a clean one, with close_notify."""
         self._verdict.end_in_order()
 
     def ask(self, asked: Callable[[], bool]) -> None:
-        """Have somebody asked, too, whether a lost program's end is an orderly one."""
+        """Set a further check of whether a lost program's end is a clean one."""
         self._asked = asked
 
     def watch(self, watcher: Callable[[], None]) -> None:
-        """Have something called, now and whenever `is_settled` or `is_over` has become true.
+        """Set a callback for now, and for when `is_settled` or `is_over` becomes true.
 
         It must neither raise nor wait: other connections do meanwhile.
         """
@@ -174,7 +174,7 @@ class Relay:
             self._running.release()
 
     def abandon(self, exc: BaseException) -> None:
-        """Have it look like what it is: no end in good order, to either side."""
+        """End both sides without a clean end, after a failure of the relay."""
         _log.error("the relay of a connection failed", exc_info=exc)
         if self._failure is None:
             failure = TlsifyError(f"relay: {type(exc).__name__}: {exc}")
@@ -269,7 +269,7 @@ class Relay:
             self._take_from_network()
 
     def _lose_program(self) -> None:
-        """Nobody will read what the peer still sends; how it ends has yet to be seen."""
+        """Stop delivering to a lost program; go on receiving until the peer's end is known."""
         self._program_gone = True
         self._drop_inbound()
 
@@ -317,7 +317,7 @@ class Relay:
         self._look_at_tunnel()
 
     def _look_at_tunnel(self) -> None:
-        """See whether the peer's direction has ended, or all of the connection."""
+        """Check whether the peer's direction has ended, or the whole connection."""
         if self._tunnel.failure is not None:
             if not self.is_settled:
                 self._fail(self._tunnel.failure)
@@ -338,14 +338,14 @@ class Relay:
         self._look_at_tunnel()
 
     def _fail(self, failure: HandshakeError | OSError) -> None:
-        """End both directions; what came before the failure is still passed on."""
+        """End both directions; data from before the failure is still passed on."""
         self._note(failure)
         self._outbound = Flow.DRAINING if self._outbound is not Flow.DONE else Flow.DONE
         self._inbound = Flow.DONE if self._program_gone else Flow.DRAINING
         self._tunnel.drop()
 
     def _note(self, failure: TlsifyError | OSError | None) -> None:
-        """Remember how the peer's direction has ended, and tell."""
+        """Store how the peer's direction has ended, and call the callback."""
         self._failure = failure
         self._verdict.give(failure, cut=isinstance(failure, Truncated))
         self.is_settled = True

@@ -29,17 +29,17 @@ T = TypeVar("T")
 CLOSE_NOTIFY = encode_alert(AlertDescription.close_notify)
 # Between two looks at the number of records sent.
 KEY_LIMIT_MARGIN = 2**18
-# For how long at most somebody may have the right to send who is not stuck; in seconds.
+# Seconds to wait for another thread's send before treating it as stuck.
 _MOMENT = 0.2
 
 
 class Sender:
-    """Sends what is not data, in the right places between data.
+    """Sends control records, in the right places between data.
 
-    ``writing`` is held by whoever sends data, and across a KeyUpdate and the change of the key
-    behind it, so that no data record gets between the two. A receiver never waits for it: RFC 8446
-    4.6.3 wants the answer to a KeyUpdate before the next data record, and whoever sends that sees
-    to it (`settle`).
+    A thread that sends data holds ``writing``; it is also held across a KeyUpdate and the change of
+    the key after it, so that no data record gets between the two. A receiver never waits for it:
+    RFC 8446 4.6.3 requires the answer to a KeyUpdate before the next data record, and the thread
+    that sends that record sends the answer first (`settle`).
 
     Attributes:
         sock: keyed in both directions.
@@ -48,7 +48,7 @@ class Sender:
     """
 
     def __init__(self, sock: socket.socket, session: Session) -> None:
-        """Take over a socket right after its keys were installed."""
+        """Take over a socket directly after its keys were installed."""
         self.sock = sock
         self.session = session
         self.writing = threading.Lock()
@@ -64,7 +64,7 @@ class Sender:
             self.sock.shutdown(socket.SHUT_WR)
 
     def send_if_possible(self, content_type: ContentType, payload: bytes) -> None:
-        """Send a control record that nobody waits for."""
+        """Send a control record without waiting."""
         with contextlib.suppress(OSError):
             self._send_at_once(content_type, payload)
 
@@ -124,7 +124,7 @@ class Sender:
             self._update(KeyUpdateRequest.update_not_requested, flags)
 
     def settle_if_free(self) -> None:
-        """Do as `settle` if that needs no waiting; whoever is sending now looks here afterwards."""
+        """Settle without waiting; a thread that is sending now settles afterwards."""
         if self.session.update_due and self.writing.acquire(blocking=False):
             try:
                 with contextlib.suppress(OSError):  # a broken connection shows where data goes
@@ -144,7 +144,7 @@ class Sender:
         count(Event.KEY_UPDATE_SENT)
 
     def install(self, direction: Direction, generation: KeyGeneration) -> None:
-        """Go on with the next generation in one direction.
+        """Switch one direction to its next key generation.
 
         Raises:
             KtlsError: the kernel refuses it; the connection was ended.
@@ -227,7 +227,7 @@ class Sender:
             self.shut_down_later()
 
     def shut_down_later(self) -> None:
-        """Do as `shut_down`, in the background, since `close_notify` could not be sent; once.
+        """Shut down in the background, since `close_notify` could not be sent; once.
 
         A full send buffer must neither turn this into a wait nor cost the peer the end of what it
         is still reading.
@@ -243,7 +243,7 @@ class Sender:
             linger.finish(self._ending)
 
     def _may_say_goodbye_later(self) -> bool:
-        """Have this connection end, once; tells whether close_notify is to be sent for it."""
+        """Mark the connection as ended, once; return whether close_notify is due."""
         if self._is_ending:
             return False
         self._is_ending = True  # first: whoever sees the next must know of this
@@ -255,7 +255,7 @@ class Sender:
         return False
 
     def _cut(self) -> None:
-        """Send FIN alone, where nobody will send close_notify later: FIN need not wait for it."""
+        """Send FIN alone, if no close_notify will follow."""
         self._is_ending = False
         with contextlib.suppress(OSError):
             self.sock.shutdown(socket.SHUT_WR)

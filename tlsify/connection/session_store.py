@@ -51,7 +51,7 @@ _log = logging.getLogger("tlsify")
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """What a session is good for: a resumed handshake verifies no path, so all of it must match.
+    """Origin of a session: a resumed handshake verifies no path, so all of it must match.
 
     Attributes:
         host: name sent as SNI, or the peer's address if none is.
@@ -86,7 +86,7 @@ class Origin:
         address: tuple[str, int, *tuple[int, ...]],
         aeads: tuple[Aead, ...] | None = None,
     ) -> Self:
-        """Tell the origin of a connection.
+        """Return the origin of a connection.
 
         Args:
             config: the client's.
@@ -138,7 +138,7 @@ def _encode(value: object) -> bytes:
 
 
 class StoredSession(NamedTuple):
-    """What a file holds.
+    """Contents of a session file.
 
     Attributes:
         session: OpenSSL's DER of it.
@@ -151,7 +151,7 @@ class StoredSession(NamedTuple):
     renewable: float
 
     def __repr__(self) -> str:
-        """Show what is no secret."""
+        """Show everything except the secrets."""
         return f"StoredSession(expires={self.expires}, renewable={self.renewable})"
 
 
@@ -225,9 +225,9 @@ class SessionStore:
             os.close(folder)
 
     def take(self, origin: Origin) -> StoredSession | None:
-        """Take the newest session of an origin out of the folder.
+        """Remove and return the newest session of an origin.
 
-        It is removed first, so that nobody uses it twice (RFC 8446 C.4).
+        It is removed first, so that it is never used twice (RFC 8446 C.4).
         """
         digest = origin.digest()
         try:
@@ -243,7 +243,7 @@ class SessionStore:
         return None
 
     def keep(self, origin: Origin, kept: StoredSession) -> None:
-        """Put a session into the folder, and sweep it; what is expired already is not kept."""
+        """Store a session in the folder, and sweep it; an expired session is not stored."""
         if kept.expires <= time.time():
             return
         digest = origin.digest()
@@ -266,7 +266,7 @@ class SessionStore:
             _log.warning("session not kept: %s", exc)
 
     def slot(self, origin: Origin) -> SessionSlot:
-        """Take what there is to resume for one connection, and the place for what comes of it."""
+        """Take a session to resume for one connection, and the place for its new sessions."""
         return SessionSlot(self, origin, self.take(origin))
 
 
@@ -280,11 +280,11 @@ class SessionSlot:
 
     @property
     def session(self) -> bytes | None:
-        """What to resume, as `tls.engine.Engine` takes it; None for a full handshake."""
+        """Session to resume, as `tls.engine.Engine` takes it; None for a full handshake."""
         return None if self._taken is None else self._taken.session
 
     def keep(self, found: Resumable) -> None:
-        """Keep what the connection brought, no longer than the full handshake behind it is good."""
+        """Store the connection's session, no longer than its last full handshake is valid."""
         renewable = time.time() + RENEWABLE
         if found.resumed:
             renewable = 0.0 if self._taken is None else self._taken.renewable
@@ -302,7 +302,7 @@ class SessionIntake:
         self.folder = slot.store.path
 
     def take(self, message: bytes) -> None:
-        """Take one whole NewSessionTicket message.
+        """Read one complete NewSessionTicket message.
 
         Raises:
             PeerMisbehaved: it is malformed.
@@ -312,7 +312,7 @@ class SessionIntake:
             self._slot.keep(found)
 
     def wipe(self) -> None:
-        """Let go of the connection that tickets are understood with."""
+        """Free the connection that reads tickets."""
         self._harvest.wipe()
 
 
@@ -358,7 +358,7 @@ def _take_file(folder: int, name: str, origin: bytes) -> StoredSession | None:
 
 
 def _write_file(folder: int, name: str, content: bytes) -> None:
-    """Write a file that is there as a whole or not at all."""
+    """Write a file atomically."""
     partial = f"{name}.partial"
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     file = os.open(partial, flags, 0o600, dir_fd=folder)
@@ -377,7 +377,7 @@ def _write_file(folder: int, name: str, content: bytes) -> None:
 
 
 def _sweep(folder: int, origin: str) -> None:
-    """Remove what is expired, abandoned, or too much."""
+    """Remove expired, abandoned and excess files."""
     now = time.time()
     sessions = 0
     of_origin = 0

@@ -1,4 +1,4 @@
-"""Stillness: tell connections on which nothing moves, or whose peers take nothing, from others."""
+"""Stillness: detect connections that are idle, or whose peers do not read."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _LOOKS = 4
 
 
 class Bounds(NamedTuple):
-    """How long a connection may be still, in seconds; None for any time.
+    """Limits for still connections, in seconds; None for any time.
 
     Attributes:
         idle: without a byte in either direction. If the peer is owed anything then, it has not
@@ -34,7 +34,7 @@ class Bounds(NamedTuple):
 
 
 class Stillness(Enum):
-    """What is the matter with a connection."""
+    """State of a still connection."""
 
     IDLE = "nothing has come or gone"
     UNREAD = "the peer has taken nothing of what was sent"
@@ -64,7 +64,7 @@ class Watch:
         self.reason = ""
 
     def moved(self) -> None:
-        """Take note that something has come or gone, where TCP's counts may not be at hand."""
+        """Record that data has moved, for when TCP's counts are not available."""
         self._is_told = True
         self._moved_at = time.monotonic()
 
@@ -104,7 +104,7 @@ class Watch:
             self._taken_at = now
 
     def _ask(self) -> tuple[Progress | None, int]:
-        """Ask how the connection goes, and how much of what was sent is under way."""
+        """Return the connection's progress, and the number of sent bytes under way."""
         handed = self._handed
         if handed.relay is None:
             return tcp_progress(handed.sock), unacknowledged(handed.sock)

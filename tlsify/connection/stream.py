@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 _log = logging.getLogger("tlsify")
 
-# How much is sent before somebody else, or the answer to a KeyUpdate, gets a turn.
+# Bytes to send before another thread, or the answer to a KeyUpdate, gets a turn.
 _TURN = 2**22
 # After how many records the kernel is asked how many there were, and for how many a receive counts.
 _CHECK_EVERY = 2**16
@@ -40,10 +40,10 @@ _RECORDS_PER_RECEIVE = 2**12
 
 
 class TLSSocket(socket.socket):
-    """A handed-over connection for Python programs: read, write, sendfile, close.
+    """An established connection for Python programs: read, write, sendfile, close.
 
-    It deals with whatever control records come, so that ``recv`` gives data, ``b""`` after the
-    peer's close_notify, or raises. The plain end of a relay's socketpair gives the same answers.
+    It serves all control records, so that ``recv`` returns data, ``b""`` after the peer's
+    close_notify, or raises. It behaves the same on the relay's socketpair.
 
     Timeouts are the kernel's own, for each system call, not for the whole of ``sendall``: to wait
     with poll first, as Python does, would spin on partial records before Linux 6.5.
@@ -54,10 +54,10 @@ class TLSSocket(socket.socket):
 
         Args:
             handoff: its ``sock`` is this object from here on.
-            closing: what an end of stream without close_notify is.
+            closing: meaning of an end of stream without close_notify.
 
         Raises:
-            OSError: its time limit cannot be set; the connection was ended.
+            OSError: the socket's timeout cannot be set; the connection was ended.
         """
         timeout = handoff.sock.gettimeout()
         super().__init__(fileno=handoff.sock.detach())
@@ -82,7 +82,7 @@ class TLSSocket(socket.socket):
 
     @property
     def offload(self) -> Offload:
-        """Who protects the records."""
+        """Carrier of the records: the kernel or a relay."""
         return self.handoff.offload
 
     # -- receiving
@@ -93,8 +93,8 @@ class TLSSocket(socket.socket):
         Raises:
             Truncated: the stream ended without close_notify, and the policy is STRICT.
             HandshakeError: the connection is over; the peer got its alert.
-            TimeoutError: nothing came in time.
-            BlockingIOError: non-blocking, and nothing is there.
+            TimeoutError: no data came in time.
+            BlockingIOError: non-blocking, and no data is available.
         """
         if bufsize == 0:
             return b""
@@ -107,7 +107,7 @@ class TLSSocket(socket.socket):
             return b""
 
     def recv_into(self, buffer: WriteableBuffer, nbytes: int = 0, flags: int = 0) -> int:
-        """Do as `recv`, into a buffer; return the number of bytes."""
+        """Receive into a buffer, as `recv`; return the number of bytes."""
         view = memoryview(buffer).cast("B")[: nbytes or None]
         if not len(view):
             return 0
@@ -120,11 +120,11 @@ class TLSSocket(socket.socket):
             return 0
 
     def _relayed(self, attempt: Callable[[], T], end: T) -> T:
-        """Receive from the relay; gives ``end`` at an end that is no failure."""
+        """Receive from the relay; return ``end`` at a clean end."""
         try:
             received = attempt()
         except ConnectionResetError:
-            # A relay that ends in front of unread data resets its socketpair; why it has, it knows.
+            # A relay that ends with unread data resets its socketpair; the relay knows the cause.
             received = end
         self._share.used = forks.seen
         if not received:
@@ -137,7 +137,7 @@ class TLSSocket(socket.socket):
         _log.info("the peer ended the stream without close_notify")
 
     def _receive(self, channel: Channel, attempt: Callable[[int], T], flags: int) -> T:
-        """Receive, one thread at a time: between a KeyUpdate and its key nobody else can."""
+        """Receive, one thread at a time: no other thread may between a KeyUpdate and its key."""
         flags = patient(flags, self._timeout)
         at_once = self._timeout == 0 or bool(flags & socket.MSG_DONTWAIT)
         self._take_turn(channel.reading)
@@ -155,7 +155,7 @@ class TLSSocket(socket.socket):
                         continue
                     raise
                 except Truncated:
-                    # A broken connection tells one call why, and the others that it has ended.
+                    # A broken connection reports its error to one call, and an end to the others.
                     self.death.refuse()
                     raise
                 except OSError as exc:
@@ -167,22 +167,22 @@ class TLSSocket(socket.socket):
                 break
         finally:
             channel.reading.release()
-        # Who receives may be answering with sendfile on the bare descriptor, past us.
+        # The receiving thread may be answering with sendfile on the bare descriptor, past us.
         self._unchecked += _RECORDS_PER_RECEIVE
         return received
 
     def _take_turn(self, lock: threading.Lock) -> None:
-        """Take a lock within the socket's timeout."""
+        """Acquire a lock within the socket's timeout."""
         if not lock.acquire(timeout=-1 if self._timeout is None else self._timeout):
             self._raise_timeout()
 
     def _serve_parked(self) -> None:
-        """Look behind the data just received, where poll would not tell.
+        """Check for a KeyUpdate behind the received data, which poll does not report.
 
         Kernels that can rekey decrypt a KeyUpdate along with the data in front of it, and from
-        then on poll is silent (net/tls/tls_main.c tls_sk_poll). Whatever end is found here is the
-        next receive's to report: this one has data to give. Ending the receiving direction makes
-        poll ask for that call.
+        then on poll is silent (net/tls/tls_main.c tls_sk_poll). The next receive reports an end
+        that is found here, because this one returns data. Ending the receiving direction makes poll
+        report the socket for that call.
         """
         channel = self._channel
         if channel is None or not capabilities().rekey:
@@ -207,9 +207,9 @@ class TLSSocket(socket.socket):
         """Send some of ``data``; return the number of bytes.
 
         Raises:
-            RekeyUnsupported: the key has protected enough, and no other can follow it.
-            TimeoutError: it did not fit in time.
-            BlockingIOError: non-blocking, and it does not fit.
+            RekeyUnsupported: the key is used up and cannot be changed.
+            TimeoutError: the send buffer had no room in time.
+            BlockingIOError: non-blocking, and the send buffer has no room.
         """
         if self._channel is None:
             self._share.used = forks.seen
@@ -257,11 +257,11 @@ class TLSSocket(socket.socket):
         return total
 
     def _transmit(self, channel: Channel, attempt: Callable[[], int]) -> int:
-        """Send once, behind everything that has to come first; nobody else sends meanwhile."""
+        """Send once, after all control records that are due; no other thread sends meanwhile."""
         self._take_turn(channel.writing)
         self._share.used = forks.seen
         try:
-            # Of a broken connection the kernel tells once; afterwards it takes data and drops it.
+            # The kernel reports a broken connection once; afterwards it accepts data and drops it.
             self.death.refuse()
             if channel.session.close_notify_sent:
                 raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
@@ -299,14 +299,14 @@ class TLSSocket(socket.socket):
         try:
             super().shutdown(how)
         except OSError as exc:
-            # A peer that has gone answers our close_notify with a reset. How it went, recv tells.
+            # A peer that has gone answers our close_notify with a reset; recv reports how it ended.
             if exc.errno != errno.ENOTCONN or how == socket.SHUT_RD:
                 raise
 
     def unwrap(self) -> None:
         """Close in both directions: send close_notify, and wait for the peer's.
 
-        Data that still comes is discarded.
+        Data that still arrives is discarded.
 
         Raises:
             As `recv`.
@@ -317,25 +317,25 @@ class TLSSocket(socket.socket):
             pass
 
     def abort(self) -> None:
-        """Close, and not in good order: the peer sees truncation. What was sent still arrives."""
+        """Close without close_notify: the peer sees truncation. Sent data still arrives."""
         self.cut()
         self.close()
 
     def cut(self) -> None:
-        """Have the end, whenever it comes, be no orderly one."""
+        """Make every later end one without close_notify."""
         self.handoff.is_cut = True
 
     def __exit__(self, *failure: object) -> None:
-        """Close; in good order only if nothing went wrong."""
+        """Close; without close_notify after an exception."""
         if any(failure):
             self.cut()
         self.close()
 
     def __del__(self) -> None:
-        """End what was forgotten, which is no end in good order."""
+        """End a forgotten connection, without close_notify."""
         if self.fileno() != -1:
             warnings.warn(f"unclosed {self!r}", ResourceWarning, stacklevel=1, source=self)
-            # Whoever was in the midst of something else is not made to wait.
+            # A caller that waits for something else is not delayed.
             self.cut()
             self._timeout = 0.0
             self._real_close()

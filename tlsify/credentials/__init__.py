@@ -1,1 +1,1 @@
-"""Certificates, keys and what vouches for them: from files to values."""
+"""Certificates, keys, trust anchors and OCSP responses: from files to values."""

@@ -1,4 +1,4 @@
-"""TrustAnchors: certificates of one's own choosing, those in files, or the system's store."""
+"""TrustAnchors: chosen certificates, files of them, or the system's store."""
 
 from __future__ import annotations
 
@@ -48,11 +48,11 @@ class Lookup:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TrustAnchors:
-    """Whom one believes: certificates of one's own choosing, or the system's store.
+    """Trust anchors: chosen certificates, or the system's store.
 
     Attributes:
         certificates: the anchors; None means those of `lookup`.
-        lookup: those that were read from files; None means the system's store as OpenSSL knows it.
+        lookup: anchors from files; None means OpenSSL's default store of the system.
     """
 
     certificates: tuple[x509.Certificate, ...] | None = None
@@ -62,7 +62,7 @@ class TrustAnchors:
     def load(cls, path: Path) -> Self:
         """Read a PEM file, or every ``*.pem`` and ``*.crt`` file of a folder, into memory.
 
-        Whoever starts often reads less with `trust.store.load`.
+        A program that starts often reads less with `trust.store.load`.
 
         Raises:
             ConfigError: unreadable, or nothing usable in it.
@@ -84,7 +84,7 @@ class TrustAnchors:
 
     @classmethod
     def of(cls, anchors: Iterable[Anchor]) -> Self:
-        """Believe these."""
+        """Return trust in exactly these certificates."""
         held = tuple(anchors)
         content = b"".join(anchor.der for anchor in held)
         return cls(lookup=Lookup((), (), chosen=True, content=content, anchors=held))

@@ -1,4 +1,4 @@
-"""DER: what is encoded, element by element, in so far as it is needed beside a parser's verdict."""
+"""DER: a reader of elements, for details that certificate libraries do not expose."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _LONG_TAG, _LONG_LENGTH = 0x1F, 0x80
 
 
 def elements(der: bytes) -> Iterator[tuple[int, bytes]]:
-    """Read elements one behind the other, each as its identifier octet and its contents.
+    """Yield consecutive elements, each as its identifier octet and its contents.
 
     Raises:
         ValueError: something else is there, or half of one.

@@ -1,4 +1,4 @@
-"""A server's certificates in files: a folder of them, what is amiss, whether one has changed."""
+"""A server's certificates in files: folders, warnings, detection of changes."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ State: TypeAlias = "tuple[str, int, int, int, int] | str"
 
 
 class Files(NamedTuple):
-    """Where one key pair is.
+    """Files of one key pair.
 
     Attributes:
         name: for messages.
@@ -114,7 +114,7 @@ class _Traefiks(Files):
 
 
 def with_ocsp(pair: KeyPair, path: Path) -> KeyPair:
-    """Have an OCSP response stapled; whether it is fit to be is for `KeyPair.staple` to tell.
+    """Return the key pair with an OCSP response; `KeyPair.staple` checks its validity.
 
     Raises:
         ConfigError: the file cannot be read, or holds no response.
@@ -123,7 +123,7 @@ def with_ocsp(pair: KeyPair, path: Path) -> KeyPair:
 
 
 class Found(NamedTuple):
-    """What is in a folder of certificates.
+    """Contents of a folder of certificates.
 
     Attributes:
         files: key pairs, the one to be the default first.
@@ -245,7 +245,7 @@ def _is_authority(der: bytes) -> bool:
 
 
 def amiss(pair: KeyPair) -> list[str]:
-    """Say what clients will hold against a certificate, or miss; none of it keeps it from use."""
+    """Return warnings about a certificate that clients may refuse; it can be used all the same."""
     leaf, now = pair.chain[0], datetime.now(UTC)
     found = []
     if pair.not_after < now:
@@ -262,7 +262,7 @@ def amiss(pair: KeyPair) -> list[str]:
 
 
 def fingerprint(paths: Iterable[Path]) -> tuple[State, ...]:
-    """Tell files, and what is in folders, from what they are once they have changed.
+    """Return a fingerprint of files and folders that changes with them.
 
     Take it before the files are read: what changes meanwhile then shows the next time.
     """

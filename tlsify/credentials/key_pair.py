@@ -25,7 +25,7 @@ class KeyPair:
     """A certificate chain, leaf first, and the leaf's private key.
 
     Attributes:
-        chain: what the peer is shown.
+        chain: the certificates for the peer, leaf first.
         key: the first certificate's.
         ocsp: an OCSP response in DER, stapled for as long as it is good (`ocsp`).
     """
@@ -57,7 +57,7 @@ class KeyPair:
 
     @property
     def subject(self) -> str:
-        """Whose certificate it is, for messages."""
+        """Subject of the certificate, for messages."""
         try:
             return self.chain[0].subject.rfc4514_string()
         except ValueError:
@@ -69,7 +69,7 @@ class KeyPair:
         return self.chain[0].not_valid_after_utc
 
     def staple(self) -> bytes | None:
-        """Return the OCSP response if it is fit to be shown now, by this host's clock."""
+        """Return the OCSP response if it is valid now, by this host's clock; None if not."""
         if self.ocsp is None:
             return None
         from datetime import UTC, datetime  # noqa: PLC0415 - see above

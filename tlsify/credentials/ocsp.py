@@ -41,12 +41,12 @@ def belongs(der: bytes, certificate: Certificate) -> bool:
 
 
 def objection(der: bytes, certificate: Certificate, now: datetime) -> str | None:
-    """Say why a response must not be stapled; None if nothing is against it.
+    """Return why a response must not be stapled; None if it may be.
 
     Its signature is the client's to verify: the server gains nothing by a forged one.
 
     Args:
-        der: what `load` gave.
+        der: the response, as from `load`.
         certificate: the server's own.
         now: with a time zone.
     """

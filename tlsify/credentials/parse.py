@@ -61,7 +61,7 @@ def read_file(path: Path, what: str) -> bytes:
 
 @contextlib.contextmanager
 def as_file(content: bytes) -> Iterator[str]:
-    """Return a path at which OpenSSL finds what is in memory, while the block lasts."""
+    """Return a path at which OpenSSL finds data in memory, while the block lasts."""
     with open(os.memfd_create("tlsify"), "wb") as file:  # noqa: PTH123 - a descriptor
         file.write(content)
         file.flush()
@@ -124,7 +124,7 @@ def _decode(body: bytes, what: str) -> bytes:
 
 
 def _instead(content: bytes) -> str:
-    """Say what to do about a file that is of another kind."""
+    """Return the remedy for a file of another kind."""
     if content.startswith(_DER):
         return "it is DER: openssl x509 -inform DER -in FILE -out FILE.pem makes PEM of it"
     if _LABELS[0] in content.replace(b"\0", b""):

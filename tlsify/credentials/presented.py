@@ -1,4 +1,4 @@
-"""What a certificate calls itself: each entry of its subjectAltName, read by itself."""
+"""Identifiers in a certificate: each entry of its subjectAltName, parsed separately."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Presented(NamedTuple):
     """One identifier that a certificate presents, as its issuer wrote it.
 
     Attributes:
-        kind: DNS, IP, SRV or URI; others are nobody's identity.
+        kind: DNS, IP, SRV or URI; other kinds identify no host.
         value: the bytes of an address, or of text that should be ASCII.
     """
 
@@ -49,7 +49,7 @@ class Presented(NamedTuple):
 
 
 def read(certificate: x509.Certificate) -> tuple[Presented, ...]:
-    """List what a certificate presents; an odd one spoils none beside it (RFC 9525 6.3).
+    """Return a certificate's identifiers; an invalid one does not affect others (RFC 9525 6.3).
 
     Libraries refuse the whole list for one entry that is no name, such as a dNSName in UTF-8.
 

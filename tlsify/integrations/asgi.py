@@ -1,4 +1,4 @@
-"""ASGI: what an application learns of TLS from its scope, behind servers that do not tell."""
+"""ASGI: TLS properties in an application's scope, behind servers that do not provide them."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class TlsExtension:
     """
 
     def __init__(self, application: Callable[..., Awaitable[None]]) -> None:
-        """Take the application behind."""
+        """Store the wrapped application."""
         self._application = application
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
-        """Have the application answer."""
+        """Call the application, with the extension in its scope."""
         handed = current()
         if handed is not None and scope["type"] != "lifespan":
             extensions = {**(scope.get("extensions") or {}), "tls": describe(handed)}
@@ -38,7 +38,7 @@ class TlsExtension:
 
 
 def describe(handed: Handoff) -> dict[str, Any]:
-    """Say of a connection what the extension says."""
+    """Return the extension's fields for a connection."""
     negotiated = handed.negotiated
     name, chain = _client(negotiated)
     return {

@@ -1,4 +1,4 @@
-"""Handshakes side by side in a thread of their own, for servers whose loop must not wait."""
+"""Concurrent handshakes in a background thread, for servers whose loop must not block."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class Handshakes:
             done(handed)
 
     def close(self) -> None:
-        """Give up what is under way, and end the thread."""
+        """Abort handshakes under way, and end the thread."""
         loop, thread = self._loop, self._thread
         if loop is None or thread is None:
             return

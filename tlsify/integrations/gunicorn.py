@@ -35,7 +35,7 @@ _made: dict[tuple[Any, ...], SSLContext] = {}
 
 
 def ssl_context(conf: Any, default: Callable[[], Any]) -> SSLContext:
-    """Do as `make_context`; a hook of gunicorn's configuration."""
+    """Make a context as `make_context`; a hook of gunicorn's configuration."""
     del default
     return make_context(conf)
 
@@ -83,13 +83,13 @@ class _Plain:
 
 
 class _Worker:
-    """What both workers have in common."""
+    """Common parts of both workers."""
 
     cfg: Any
     wsgi: Any
 
     def init_process(self) -> None:
-        """Take tlsify's context, unless the configuration has a hook of its own."""
+        """Use tlsify's context, unless the configuration has a hook of its own."""
         setting = self.cfg.settings["ssl_context"]
         if setting.get() is setting.default:
             self.cfg.set("ssl_context", ssl_context)
@@ -138,6 +138,6 @@ class ThreadWorker(_Worker, gthread.ThreadWorker):  # type: ignore[misc]
         super().run()
 
     def enqueue_req(self, conn: Any) -> None:
-        """Have a thread serve a connection, whose requests are https."""
+        """Queue a connection for a thread, with requests marked as https."""
         conn.cfg = self._true_cfg
         super().enqueue_req(conn)

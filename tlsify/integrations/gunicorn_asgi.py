@@ -36,7 +36,7 @@ class Worker(ASGIWorker):  # type: ignore[misc]
     """gunicorn's ASGI worker, with kernel TLS."""
 
     def init_process(self) -> None:
-        """Take tlsify's context, unless the configuration has a hook of its own."""
+        """Use tlsify's context, unless the configuration has a hook of its own."""
         setting = self.cfg.settings["ssl_context"]
         if setting.get() is setting.default:
             self.cfg.set("ssl_context", ssl_context)

@@ -65,7 +65,7 @@ class Request(web.BaseRequest):
 
 
 class Folder:
-    """A folder's files, and what is answered to requests for them."""
+    """A folder's files, and the answers to requests for them."""
 
     def __init__(
         self,
@@ -90,7 +90,7 @@ class Folder:
         self._pinned: int | None = None
 
     def pin(self) -> None:
-        """Keep to the folder that is there now, rather than to what may take its place."""
+        """Pin the folder that exists now, against replacement."""
         with contextlib.suppress(OSError):  # each request will find that out, too
             self._pinned = pin(self._root)
 

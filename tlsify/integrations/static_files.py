@@ -50,7 +50,7 @@ class Site:
         precompressed: bool = False,
         send_timeout: float = SEND_TIMEOUT,
     ) -> None:
-        """Take what `static_answers.Folder` takes.
+        """Take the arguments of `static_answers.Folder`.
 
         Args:
             root: likewise.
@@ -98,7 +98,7 @@ class Site:
             del self._idle[protocol]
 
     async def drain(self) -> None:
-        """Let go of whoever is idle, and, with its next answer, of whoever is not."""
+        """Close idle connections, and others with their next answer."""
         self._draining = True
         loop = asyncio.get_running_loop()
         while True:
@@ -131,7 +131,7 @@ def _make_request(
 
 
 def _is_our_fault(record: logging.LogRecord) -> bool:
-    """Keep what is no HTTP out of the log of errors, which a client could fill with it."""
+    """Return whether an error is ours; a client could fill the log with malformed HTTP."""
     fault = record.exc_info[1] if record.exc_info else None
     if isinstance(fault, HttpProcessingError):
         _log.info("bad request: %s", fault.message.partition("\n")[0])

@@ -50,7 +50,7 @@ class Port(tcp.Port):
     """Twisted's listening port; connections come to the factory once they are keyed."""
 
     def __init__(self, context: SSLContext, *arguments: Any, **options: Any) -> None:
-        """Take what `tcp.Port` takes, behind the context."""
+        """Take the context, and the arguments of `tcp.Port`."""
         super().__init__(*arguments, **options)
         self._handshakes = Handshakes(context)
 
@@ -83,7 +83,7 @@ class Port(tcp.Port):
         protocol.makeConnection(transport)
 
     def connectionLost(self, reason: Any) -> None:  # noqa: N802 - Twisted's own
-        """Give up handshakes under way, too."""
+        """Abort handshakes under way, too."""
         self._handshakes.close()
         super().connectionLost(reason)  # type: ignore[no-untyped-call]
 

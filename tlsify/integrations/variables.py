@@ -1,4 +1,4 @@
-"""What a WSGI application is told of its connection: mod_ssl's variables, and the offload."""
+"""Variables of a connection for a WSGI application: mod_ssl's, and the offload."""
 
 from __future__ import annotations
 

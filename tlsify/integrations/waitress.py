@@ -43,7 +43,7 @@ class _Channel(HTTPChannel):  # type: ignore[misc]
 
 
 def secure(server: Any, context: SSLContext) -> None:
-    """Have a server of ``waitress.create_server(app, url_scheme="https", ...)`` speak TLS.
+    """Make a server of ``waitress.create_server(app, url_scheme="https", ...)`` speak TLS.
 
     Raises:
         ConfigError: the context is unusable.

@@ -60,7 +60,7 @@ class WSGIRequestHandler(simple_server.WSGIRequestHandler):
     """wsgiref's handler: https, mod_ssl's variables, sendfile."""
 
     def get_environ(self) -> dict[str, Any]:
-        """Tell the application of its connection, too."""
+        """Return the environment, with the variables of the connection."""
         return super().get_environ() | variables(self.connection.facts)
 
     def handle(self) -> None:

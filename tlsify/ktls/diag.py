@@ -63,7 +63,7 @@ _VERSIONS = {int(version): version for version in ProtocolVersion}
 
 
 class UlpInfo(NamedTuple):
-    """What the kernel says of one socket's ULP.
+    """The kernel's data of one socket's ULP.
 
     Attributes:
         name: "tls", "mptcp", ...; empty for a socket without ULP.
@@ -81,7 +81,7 @@ class UlpInfo(NamedTuple):
 
 
 class Traffic(NamedTuple):
-    """What TCP has carried for one socket since it was connected: records, with what they add.
+    """TCP's counts for one socket since it was connected, with the overhead of records.
 
     Attributes:
         sent: bytes, those sent again included.
@@ -294,7 +294,7 @@ class Device(NamedTuple):
 
 
 def tls_features() -> list[Device]:
-    """Ask every network interface for what its hardware can do about TLS; leaves out who cannot.
+    """Return the TLS features of every network interface that has some.
 
     Source: net/ethtool/common.c netdev_features_strings.
     """

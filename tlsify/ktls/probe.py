@@ -25,7 +25,7 @@ _PARTIAL_RECORD_WAIT = 5
 
 
 class Refusal(NamedTuple):
-    """Why this kernel offloads nothing, in the form of `KtlsUnavailable`."""
+    """Reason why this kernel offloads nothing, in the form of `KtlsUnavailable`."""
 
     errno: int
     code: str
@@ -35,7 +35,7 @@ class Refusal(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What this kernel does for this process, found out by trying.
+    """Capabilities of this kernel for this process, found by trying.
 
     Attributes:
         refusal: why nothing at all can be offloaded, or None.

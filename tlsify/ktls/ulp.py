@@ -54,7 +54,7 @@ _RECEIVE_ERRORS = {
 
 
 class Record(NamedTuple):
-    """What one receive gave.
+    """Result of one receive.
 
     Attributes:
         content_type: any byte the peer chose.
@@ -107,7 +107,7 @@ def attach(sock: socket.socket) -> None:
 
 
 def install(sock: socket.socket, direction: Direction, keys: TrafficKeys) -> None:
-    """Give the kernel one direction's record protection.
+    """Install one direction's record protection in the kernel.
 
     Args:
         sock: connected TCP socket with the ULP attached (`attach`).
@@ -188,7 +188,7 @@ def can_limit_payload(sock: socket.socket) -> bool:
 
 
 def limit_payload(sock: socket.socket, limit: int) -> None:
-    """Keep the records that the kernel sends at or below ``limit`` bytes of plaintext.
+    """Limit the records that the kernel sends to ``limit`` bytes of plaintext.
 
     Raises:
         KtlsUnavailable: this kernel lacks the option.
@@ -251,7 +251,7 @@ def recv_record(sock: socket.socket, size: int, flags: int = 0) -> Record | None
 def recv_record_into(
     sock: socket.socket, buffer: memoryview, flags: int = 0
 ) -> tuple[int | None, int, bool]:
-    """Do as `recv_record`, into the caller's buffer.
+    """Receive as `recv_record`, into the caller's buffer.
 
     Returns:
         Content type (None at the end of the stream), bytes written, whether it is complete.

@@ -1,1 +1,1 @@
-"""What is counted, and how it is read."""
+"""Counters, and their exposition."""

@@ -1,4 +1,4 @@
-"""What has happened on this process's connections, or those of all workers, since the start."""
+"""Counts of events on the connections of this process, or of all workers, since the start."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Event(Enum):
-    """Something worth counting, under the name that reports give it."""
+    """A counted event, by its name in reports."""
 
     KEY_UPDATE_RECEIVED = "key_update_received"
     KEY_UPDATE_SENT = "key_update_sent"
@@ -29,7 +29,7 @@ class Event(Enum):
     OFFLOADED = "offloaded"
     RELAYED = "relayed"
     RESUMED = "resumed"
-    # What a server's door does (`aio.acceptor`).
+    # Accepting connections (`aio.acceptor`).
     ACCEPTED = "accepted"
     ACCEPT_FAILED = "accept_failed"
     REFUSED_PER_ADDRESS = "refused_per_address"
@@ -50,18 +50,18 @@ class Event(Enum):
     HANDSHAKE_RESOURCES = "handshake_resources"
     # No thread, descriptor or memory was to be had for a connection's start, or its end in order.
     SHORTAGE = "shortage"
-    # Connections that were ended since nothing moved on them, or their peers took nothing.
+    # Connections that were ended because they were idle, or because their peers did not read.
     IDLE_ENDED = "idle_ended"
     SEND_TIMED_OUT = "send_timed_out"
     # Connections that did not end within the time to drain.
     DRAIN_CUT = "drain_cut"
-    # What a supervisor does (`workers`).
+    # Actions of a supervisor (`serving.supervisor`).
     WORKER_RESTARTED = "worker_restarted"
-    # Those of them that hung.
+    # Workers that hung.
     WORKER_HUNG = "worker_hung"
     RELOADED = "reloaded"
     RELOAD_REFUSED = "reload_refused"
-    # What becomes of a connection behind us (`forwarding`).
+    # Connections to backends (`serving.forward`).
     BACKEND_FAILED = "backend_failed"
     DESCRIPTOR_PASSED = "descriptor_passed"
 
@@ -103,11 +103,11 @@ BOUNDS = (0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 
 class Times(NamedTuple):
-    """How long handshakes took that went well.
+    """Durations of successful handshakes.
 
     Attributes:
-        counts: how many took at most each of `BOUNDS`, and how many any time at all.
-        seconds: all of them together.
+        counts: number of handshakes within each of `BOUNDS`, and in total.
+        seconds: sum of the durations.
     """
 
     counts: tuple[int, ...]
@@ -170,13 +170,13 @@ def count(event: Event, amount: int = 1) -> None:
 
 
 def change(gauge: Gauge, by: int) -> None:
-    """Add to what there is now of something; take away, if negative."""
+    """Add to a gauge; a negative number subtracts."""
     with _lock:
         _memory.add(gauge, by)
 
 
 def put(gauge: Gauge, number: int) -> None:
-    """Say how much there is now of something in this process."""
+    """Set a gauge of this process."""
     with _lock:
         _memory.cells[_memory.row * _WIDTH + _PLACES[gauge]] = number
 
@@ -189,7 +189,7 @@ def relayed(code: str) -> None:
 
 
 def handshake_took(seconds: float) -> None:
-    """Count a handshake that went well, by how long it took."""
+    """Count a successful handshake, by its duration in seconds."""
     bound = next((each for each in BOUNDS if seconds <= each), "more")
     with _lock:
         _memory.add(Event.HANDSHAKE_OK, 1)
@@ -204,7 +204,7 @@ def counters() -> dict[str, int]:
 
 
 def gauge(which: Gauge) -> int:
-    """Return how much there is now of something, in all workers."""
+    """Return a gauge, summed over all workers."""
     with _lock:
         return _memory.total(which)
 
@@ -216,7 +216,7 @@ def relayed_by_reason() -> dict[str, int]:
 
 
 def handshake_times() -> Times:
-    """Return how long handshakes took."""
+    """Return the durations of successful handshakes."""
     with _lock:
         each = [_memory.total(("handshake", bound)) for bound in (*BOUNDS, "more")]
         microseconds = _memory.total(("handshake", "microseconds"))
@@ -232,8 +232,8 @@ def share(descriptor: int | None = None) -> int:
     """Move the counts to memory that forked processes share, and take the first slot there.
 
     Args:
-        descriptor: what `share` gave to the program that this process ran before; its counts are
-            gone on with, unless that program counted otherwise. It belongs to this call.
+        descriptor: result of `share` in the program that this process ran before; its counts are
+            continued, unless that program's layout differs. It belongs to this call.
 
     Returns:
         The memory's descriptor, close-on-exec, which lives as long as the process.
@@ -289,12 +289,12 @@ def occupy(slot: int) -> None:
 
 
 def reserve(slot: int) -> None:
-    """Have a slot be part of the sums; only the process that has called `share` may do so."""
+    """Include a slot in the sums; only the process that has called `share` may do so."""
     _use(slot)
 
 
 def vacate(slot: int) -> None:
-    """Take note that a slot's process has ended: what it counted stays, what it had is gone."""
+    """Release the slot of an ended process: its counts stay, its gauges are subtracted."""
     with _lock:
         if _memory.head is None:
             return
@@ -303,7 +303,7 @@ def vacate(slot: int) -> None:
 
 
 def beat() -> None:
-    """Show that this process is at work, each `BEAT_INTERVAL` (`serving.heartbeats` looks)."""
+    """Show that this process works, each `BEAT_INTERVAL`, for the supervisor (`heartbeats`)."""
     with _lock:
         _memory.add("heartbeats", 1)
 

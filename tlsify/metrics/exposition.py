@@ -1,4 +1,4 @@
-"""What a server counts, in Prometheus's text format, and the small HTTP server that gives it."""
+"""Metrics of a server in Prometheus's text format, and the small HTTP server for them."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ _GAUGES: tuple[tuple[str, str, Gauge], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class About:
-    """What metrics tell of a configuration.
+    """Facts of a configuration for the metrics.
 
     Attributes:
         certificates: name and time of expiry, in seconds since 1970.
@@ -316,7 +316,7 @@ class Endpoint:
 
 
 def _request_line(head: bytes) -> tuple[str, str, str]:
-    """Take the request line apart; three empty strings if it is none (RFC 9112 3)."""
+    """Parse the request line; return three empty strings if it is malformed (RFC 9112 3)."""
     words = head.partition(b"\r\n")[0].split(b" ")
     if len(words) != 3 or words[2] not in {b"HTTP/1.1", b"HTTP/1.0"}:  # noqa: PLR2004
         return "", "", ""

@@ -1,1 +1,1 @@
-"""A connection for another process: the descriptor, and what is told of it."""
+"""Passing a connection to another process: the descriptor, and its metadata."""

@@ -1,4 +1,4 @@
-"""What is told of a connection that somebody else goes on with: its ends, and what TLS said."""
+"""Metadata of a connection that is passed on: its addresses, and the outcome of TLS."""
 
 from __future__ import annotations
 
@@ -30,22 +30,22 @@ _UNVERIFIED = 1
 
 
 class ConnectionInfo(NamedTuple):
-    """What is told of a connection.
+    """Metadata of a connection.
 
     Attributes:
-        peer: the client's address, as ``getpeername`` gives it; None if it was gone already.
-        local: the address that it has connected to, likewise.
+        peer: the client's address, as from ``getpeername``; None if it had already gone.
+        local: the address that the client connected to, likewise.
         server_name: SNI, or None.
         alpn: protocol agreed on, or None.
         suite: fixes the version too.
         group: key exchange group; empty if unknown.
         resumed: whether a session was resumed.
-        offload: who protects the records.
+        offload: kernel or relay.
         reason: code of why it is not the kernel (docs/cli.md lists them); None if it is.
-        subject: whom the client's certificate is issued to (RFC 4514), or None.
-        common_name: the same's common name, or None.
+        subject: subject of the client's certificate (RFC 4514), or None.
+        common_name: the subject's common name, or None.
         certificate_hash: SHA-256 of the client's certificate, 64 hexadecimal digits, or None.
-        certificate: the certificate in DER; None also where it is too long to be told.
+        certificate: the certificate in DER; None also if it is too long for a header.
     """
 
     peer: Any
@@ -69,7 +69,7 @@ class ConnectionInfo(NamedTuple):
 
     @classmethod
     def of(cls, handed: Handoff) -> Self:
-        """Describe a connection that was handed over here."""
+        """Return the metadata of an established connection."""
         agreed = handed.negotiated
         local, peer = _ends(handed)
         return cls(
@@ -107,7 +107,7 @@ class ConnectionInfo(NamedTuple):
         """Read what `encode` has written.
 
         Returns:
-            What it says, and how many bytes it takes.
+            The metadata, and the length of the header in bytes.
 
         Raises:
             ValueError: it is malformed, or is not about a connection of tlsify's.
@@ -137,7 +137,7 @@ class ConnectionInfo(NamedTuple):
         return told, size
 
     def negotiated(self) -> Negotiated:
-        """Give it as a handshake's outcome, as far as it was told."""
+        """Return the metadata as a handshake's outcome, as far as known."""
         return Negotiated.without_keys(
             self.suite,
             alpn=self.alpn,

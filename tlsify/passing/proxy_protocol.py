@@ -1,4 +1,4 @@
-"""PROXY protocol, version 2: who is connected to whom, and what TLS said, in front of the data."""
+"""PROXY protocol, version 2: addresses and outcome of TLS, in front of the data."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Field(NamedTuple):
     """One field: type, length and value in the header.
 
     Attributes:
-        kind: a `Kind`, or what somebody else calls his own.
+        kind: a `Kind`, or a number of another program.
         value: at most 65535 bytes, all of them together, too.
     """
 
@@ -92,11 +92,11 @@ class Ssl(NamedTuple):
 
 
 class Header(NamedTuple):
-    """What stands in front of the data.
+    """The header in front of the data.
 
     Attributes:
-        peer: where the connection comes from, as ``getpeername`` gives it: (host, port, ...), a
-            path, or None if that is not known.
+        peer: the client's address, as from ``getpeername``: (host, port, ...), a path, or None if
+            unknown.
         local: where it has come to, likewise and of the same family.
         fields: in the order in which they are sent.
     """

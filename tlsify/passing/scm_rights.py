@@ -25,7 +25,7 @@ def send(channel: socket.socket, message: bytes | bytearray, descriptor: int | N
         descriptor: stays open here.
 
     Raises:
-        OSError: nobody is there, or it does not fit.
+        OSError: no receiver, or the message does not fit.
     """
     passed = [] if descriptor is None else [array.array("i", [descriptor])]
     channel.sendmsg(
@@ -93,7 +93,7 @@ def as_socket(descriptor: int) -> socket.socket:
 
 
 def peer_uid(channel: socket.socket) -> int:
-    """Tell whose process made the other end: of a listening socket, who listens (unix(7))."""
+    """Return the user of the process at the other end; for a listening socket, the listener's."""
     packed = channel.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     uid: int = _CREDENTIALS.unpack(packed)[1]
     return uid

@@ -1,4 +1,4 @@
-"""Who gets a connection: rules by ALPN and server name, and backends that are tried in order."""
+"""Backends: routes by ALPN and server name, and backends that are tried in order."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ class Rule(NamedTuple):
 
 
 class Backends:
-    """Finds somebody who takes a connection.
+    """Finds a backend that takes a connection.
 
     Backends are tried in the order in which they are named; one that has failed is tried after the
     others until it has been reached again. If all fail, it begins anew after a pause for as long
@@ -200,7 +200,7 @@ class Backends:
         server_name: str | None,
         attempt: Callable[[Backend, float], Awaitable[T]],
     ) -> T:
-        """Have a connection taken.
+        """Deliver a connection to a backend.
 
         Args:
             alpn: of the connection.
@@ -212,7 +212,7 @@ class Backends:
             What the attempt that succeeded gave.
 
         Raises:
-            BackendError: nobody took it in time.
+            BackendError: no backend took it in time.
         """
         backends = next(rule.backends for rule in self._rules if rule.fits(alpn, server_name))
         loop = asyncio.get_running_loop()

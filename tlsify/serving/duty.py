@@ -1,4 +1,4 @@
-"""What the supervisor of workers is asked to do, besides keeping them at work."""
+"""Duties of a supervisor of workers, besides keeping them running."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _nothing(*_: object) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SupervisorHooks:
-    """What there is to do, and when to call for it.
+    """Callbacks and settings of a supervisor.
 
     Attributes:
         on_ready: called once, when every worker accepts connections.

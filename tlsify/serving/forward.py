@@ -32,7 +32,7 @@ _NO_BOUNDS = Bounds()
 
 
 class _Service:
-    """What both have in common: a `serving.Service`."""
+    """Common parts of both: a `serving.Service`."""
 
     def __init__(self, backends: Backends, closing: ClosePolicy | None, bounds: Bounds) -> None:
         """Take what does not change.
@@ -135,10 +135,10 @@ class Passing(_Service):
         *,
         aware: bool = False,
     ) -> None:
-        """Take what does not change.
+        """Store the settings.
 
         Args:
-            backends: who takes them; paths only.
+            backends: the receivers; paths only.
             closing: as `_Service` has it, for what this process carries.
             bounds: likewise.
             aware: whether backends keep to docs/handoff.md, and so get connections themselves,
@@ -212,7 +212,7 @@ class Passing(_Service):
 
 
 def _end(handed: Handoff, plain: socket.socket) -> bool:
-    """Tell both sides of a connection that has been idle that nothing more will come.
+    """End an idle connection cleanly on both sides.
 
     Returns:
         False if the backend has not taken all: for it that would be the end of something else.

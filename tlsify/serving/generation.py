@@ -32,7 +32,7 @@ def ended() -> Iterator[tuple[int, int]]:
 
 
 class WorkerHandle:
-    """What a worker is told of itself.
+    """A worker's handle of itself.
 
     Attributes:
         index: which of its generation it is, from 0.
@@ -44,7 +44,7 @@ class WorkerHandle:
         self._write_end = write_end
 
     def ready(self) -> None:
-        """Tell the supervisor that connections are accepted; to be called once."""
+        """Notify the supervisor that connections are accepted; to be called once."""
         with contextlib.suppress(OSError):  # it is gone, and we shall be told
             os.write(self._write_end, b"\0")
         os.close(self._write_end)
@@ -169,7 +169,7 @@ class Generation:
             os.close(write_end)
 
     def _be(self, post: WorkerHandle, slot: int, leave: Callable[[], None]) -> NoReturn:
-        """Be the worker."""
+        """Run as the worker."""
         status = 1
         try:
             leave()

@@ -1,4 +1,4 @@
-"""Heartbeats: how the supervisor tells a worker that hangs from one that has much to do."""
+"""Heartbeats: the supervisor detects a worker that hangs, rather than one that is busy."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Heartbeats:
         self.due = now
 
     def end_hung(self, workers: Collection[Worker], now: float) -> bool:
-        """Kill the workers that hang; tell whether there are others.
+        """Kill the workers that hang; return whether there are others.
 
         Args:
             workers: all that ought to be at work; each beats in its own slot (`counters.beat`).

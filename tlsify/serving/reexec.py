@@ -1,4 +1,4 @@
-"""A new program in the place of this process: what it takes over, and a rehearsal before that."""
+"""Re-exec: a new program in this process, its inheritance, and a dry run before."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _VARIABLE = "TLSIFY_SUCCESSION"
 
 @dataclass(slots=True, eq=False)
 class Inherited:
-    """What is passed on from program to program in one process.
+    """State that passes from program to program in one process.
 
     Attributes:
         sockets: listening, by what was asked for.
@@ -76,7 +76,7 @@ class Inherited:
             ) from exc
 
     def await_workers(self) -> None:
-        """Have a request to end wait for the former program's workers, as long as we have none.
+        """Make a request to end wait for the former program's workers, while there are no new ones.
 
         They are asked to drain; another request ends this process at once.
         """

@@ -1,4 +1,4 @@
-"""Serve with several processes: configuration, workers, drain, metrics, and what passes on."""
+"""Serve with several processes: configuration, workers, drain, metrics, re-exec."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ _PARTING = 3.0
 
 
 class Service(Protocol):
-    """What becomes of connections, in one worker."""
+    """Service for connections, in one worker."""
 
     async def start(self) -> None:
         """Get ready; called before the first connection."""
@@ -61,7 +61,7 @@ class Service(Protocol):
         """Serve one connection until it is closed; if cancelled, it has to go."""
 
     async def drain(self) -> None:
-        """Have connections come to their end: those that are idle are told to go.
+        """Drain: end idle connections, and let others finish.
 
         It is cancelled when there is none left, or no time.
         """
@@ -72,13 +72,13 @@ class Service(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerPlan:
-    """What to serve, and how.
+    """Plan of a server: listeners, configuration, limits.
 
     Attributes:
         listeners: bound and listening; where several have one address (SO_REUSEPORT) each worker
             gets its part of them, else all of them share it. They stay open here, so that who has
             connected meanwhile is not lost with a worker.
-        load: gives the configuration, now and on each reload; raises a TlsifyError to refuse.
+        load: returns the configuration, now and on each reload; raises a TlsifyError to refuse.
         policy: when to offload.
         service: makes a worker's service.
         workers: how many processes.
@@ -88,7 +88,7 @@ class ServerPlan:
         watch: its value is looked at every few seconds; when it changes, all is reloaded.
         reach: what workers need, as long as nothing is reloaded.
         sandboxing: whether they give up what they do not need.
-        account: whom workers become. Who supervises them keeps its rights, to read keys anew.
+        account: user of the workers. The supervisor keeps its rights, to read keys again.
         on_ready: called when every worker accepts connections.
         estate: what SIGUSR2 passes on, and what was passed on to us; the caller closes it.
     """
@@ -149,7 +149,7 @@ def run(plan: ServerPlan) -> None:
 
 
 class _Office:
-    """What the supervisor keeps for workers to come: listening sockets and the configuration."""
+    """State of the supervisor for future workers: listening sockets and the configuration."""
 
     def __init__(self, plan: ServerPlan, config: ServerConfig) -> None:
         self._plan = plan
@@ -231,7 +231,7 @@ def part(listeners: Sequence[socket.socket], index: int, number: int) -> list[so
 
 
 def _within_means(plan: ServerPlan) -> Limits:
-    """Keep the number of connections below what descriptors suffice for.
+    """Limit the number of connections by the available descriptors.
 
     A server that has run out of them can neither accept nor open the file that it is asked for. So
     those beyond wait where they are.
@@ -265,7 +265,7 @@ def _descriptors(each: int, processes: int) -> int | None:
 async def _serve(
     plan: ServerPlan, config: ServerConfig, listeners: list[socket.socket], post: WorkerHandle
 ) -> None:
-    """Be a worker: accept until SIGTERM, then drain."""
+    """Run as a worker: accept until SIGTERM, then drain."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     # Not by add_signal_handler: the loop would leave the signal's default behind.

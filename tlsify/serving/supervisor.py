@@ -242,7 +242,7 @@ class _Supervisor:
         self._stop()
 
     def _tell(self, trouble: str = "") -> None:
-        """Tell the service manager that we are ready, and how we are."""
+        """Report to the service manager that the server is ready, with its state."""
         drain = f", {len(self._draining)} of earlier ones drain" if self._draining else ""
         status = f"{self._number} workers{drain}{'; ' if trouble else ''}{trouble}"
         self._manager.ready(status)

@@ -1,4 +1,4 @@
-"""One handshake with oneself, so that workers share what it takes and nobody waits for it."""
+"""A first handshake in memory, so that workers share its modules and no client waits."""
 
 from __future__ import annotations
 

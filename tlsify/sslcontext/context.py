@@ -35,17 +35,17 @@ _CLIENT_CERT: dict[str, ssl.VerifyMode] = {
 
 
 class SSLContext(Settings):
-    """A context for programs that know how to use Python's own.
+    """A context for programs that use Python's own.
 
-    What is set is honoured or refused, never ignored; docs/sslcontext.md has the list. Connections
-    are TLS 1.2 or 1.3 with the suites that the kernel knows, and go to it where it can take them.
+    Settings are honoured or refused, never ignored; docs/sslcontext.md has the list. Connections
+    are TLS 1.2 or 1.3 with the suites that the kernel knows, and are offloaded where it can.
 
     Attributes:
-        policy: when to give the keys to the kernel.
+        policy: when to offload.
         handshake_timeout: seconds for the whole handshake, if the socket's own timeout is longer.
-        resumption: whether a server gives tickets (`ServerConfig.resumption`).
-        identities: whom a client, or a server that asks for certificates, accepts, instead of the
-            ``server_hostname`` or anybody.
+        resumption: whether a server sends tickets (`ServerConfig.resumption`).
+        identities: identities to accept: by a client instead of the ``server_hostname``, by a
+            server that requests certificates instead of any.
     """
 
     sslsocket_class = cast("type[ssl.SSLSocket]", SSLSocket)
@@ -127,7 +127,7 @@ class SSLContext(Settings):
         """Return a server's configuration, the same one until something is set.
 
         Raises:
-            ConfigError: there is no certificate, or what is set contradicts itself.
+            ConfigError: there is no certificate, or settings contradict each other.
         """
         with self._making:
             self._forget_if_changed()
@@ -245,12 +245,13 @@ class SSLContext(Settings):
     ) -> SSLSocket:
         """Take over a socket: a connected one, one that will be connected, or a listening one.
 
-        A connected one has done its handshake afterwards, if ``do_handshake_on_connect``. What a
-        listening one accepts does it in whichever call first needs it (`SSLSocket`).
+        A connected one has done its handshake afterwards, if ``do_handshake_on_connect``. A
+        connection that a listening one accepts does it in the first call that needs it
+        (`SSLSocket`).
 
         Raises:
             ssl.SSLError: the handshake failed; the connection is closed.
-            ConfigError: what is set contradicts itself; the socket is as it was.
+            ConfigError: settings contradict each other; the socket is unchanged.
             OSError: the connection broke, or took too long.
         """
         self._check_socket(sock)

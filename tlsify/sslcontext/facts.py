@@ -1,4 +1,4 @@
-"""What a program asks of its connection, in the terms of Python's `ssl`."""
+"""Properties of a connection, in the terms of Python's `ssl`."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ _Name: TypeAlias = tuple[tuple[tuple[str, str], ...], ...]
 
 
 class TLSInfo:
-    """What the handshake agreed on, with the methods of `ssl.SSLObject` that tell such things.
+    """Outcome of a handshake, with the methods of `ssl.SSLObject` that describe it.
 
     Attributes:
         server_hostname: SNI, sent or received; None if there was none.
@@ -62,7 +62,7 @@ class TLSInfo:
     """
 
     def __init__(self, handoff: Handoff, *, verified: bool = True) -> None:
-        """Note what the hand-off says; the connection itself is not touched.
+        """Store the hand-off's data; the connection itself is not touched.
 
         Args:
             handoff: of the connection.
@@ -100,7 +100,7 @@ class TLSInfo:
     @overload
     def getpeercert(self, binary_form: bool) -> dict[str, Any] | bytes | None: ...  # noqa: FBT001
     def getpeercert(self, binary_form: bool = False) -> dict[str, Any] | bytes | None:  # noqa: FBT001, FBT002 - ssl's own
-        """Return the peer's certificate in DER, or what it says as `ssl` shapes it.
+        """Return the peer's certificate in DER, or as a dict in `ssl`'s format.
 
         Returns:
             None if it showed none; an empty dictionary if it was not judged, or is written so
@@ -121,7 +121,7 @@ class TLSInfo:
 
 
 def describe(der: bytes) -> dict[str, Any]:
-    """Say what a certificate says, as `ssl` shapes it; empty if it cannot be read.
+    """Return a certificate as a dict in `ssl`'s format; empty if it cannot be read.
 
     Source: Modules/_ssl.c _decode_certificate.
     """

@@ -1,4 +1,4 @@
-"""What is set on a context: honoured or refused, never ignored."""
+"""Settings of a context: honoured or refused, never ignored."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _CURVES = {"prime256v1": "P-256"}
 
 @dataclass(frozen=True)
 class Wishes:
-    """What the base class has no place for, or gives nothing back of."""
+    """Settings that the base class cannot store, or does not return."""
 
     pairs: tuple[KeyPair, ...] = ()
     more_pairs: tuple[KeyPair, ...] = ()
@@ -170,7 +170,7 @@ class Settings(ssl.SSLContext):
         return [cipher for cipher in super().get_ciphers() if cipher["name"] in names]
 
     def set_ecdh_curve(self, name: str, /) -> None:
-        """Have one key exchange group only."""
+        """Allow one key exchange group only."""
         self.wishes = replace(self.wishes, groups=(_CURVES.get(name, name),))
 
     @property
@@ -206,7 +206,7 @@ class Settings(ssl.SSLContext):
         )
 
     def trust(self) -> TrustAnchors:
-        """Return what was loaded to trust.
+        """Return the loaded trust anchors.
 
         Raises:
             ConfigError: nothing was.

@@ -29,7 +29,7 @@ _log = logging.getLogger("tlsify")
 
 
 class Choices(Protocol):
-    """What a socket asks of its context."""
+    """Settings that a socket gets from its context."""
 
     @property
     def policy(self) -> KtlsPolicy:
@@ -46,16 +46,16 @@ class SSLSocket(TLSSocket):
     """A TLSSocket for programs written for `ssl.SSLSocket`.
 
     The handshake is done by `do_handshake`, or by the first call that needs it: `recv`, `send`, or
-    a question about the connection. That way ``accept`` on a listening socket waits for nobody's
-    handshake; whoever serves the connection does. Errors are `ssl.SSLError`, which is an OSError,
-    with tlsify's own as ``__cause__``. The descriptor's number stays the same throughout.
+    a question about the connection. So ``accept`` on a listening socket does not wait for the
+    handshake; the thread that serves the connection does. Errors are `ssl.SSLError`, which is an
+    OSError, with tlsify's own as ``__cause__``. The descriptor's number stays the same throughout.
 
     Attributes:
-        context: what made it.
+        context: the context that made it.
         do_handshake_on_connect: whether `connect` does the handshake, too.
         server_side: the role.
-        server_hostname: whom a client wants; of a server's connection, the SNI of its client once
-            the handshake is done.
+        server_hostname: name that a client verifies; of a server's connection, the SNI of its
+            client once the handshake is done.
     """
 
     def __init__(
@@ -71,10 +71,10 @@ class SSLSocket(TLSSocket):
 
         Args:
             sock: of type SOCK_STREAM; it is detached.
-            context: says how to do the handshake, when there is one.
+            context: has the settings for the handshake.
             server_side: the role.
-            suppress_ragged_eofs: take an end of stream without close_notify for an end.
-            server_hostname: whom a client wants.
+            suppress_ragged_eofs: accept an end of stream without close_notify as a clean end.
+            server_hostname: name that a client verifies.
         """
         timeout = sock.gettimeout()
         socket.socket.__init__(self, fileno=sock.detach())
@@ -96,14 +96,14 @@ class SSLSocket(TLSSocket):
 
         Raises:
             ssl.SSLError: it failed; the peer got its alert, and the connection is over.
-            TimeoutError: it took too long.
+            TimeoutError: the handshake took too long.
             ValueError: the socket is non-blocking.
             OSError: the connection broke.
         """
         self._begin()
 
     def _begin(self) -> TLSInfo:
-        """Have the handshake done, once; return what it agreed on."""
+        """Do the handshake, once; return its outcome."""
         return self._facts or self._establish()
 
     def _establish(self) -> TLSInfo:
@@ -147,7 +147,7 @@ class SSLSocket(TLSSocket):
         return self.context.client_config(self.server_hostname)
 
     def _take(self, handed: Handoff) -> TLSInfo:
-        """Become what was handed over, under the descriptor's old number."""
+        """Take over the established connection, under the descriptor's old number."""
         verified = isinstance(self._config, ServerConfig) or self._config.verify
         readers, timeout = self._io_refs, self.gettimeout()  # type: ignore[has-type]
         os.dup2(handed.sock.fileno(), self.fileno(), inheritable=False)
@@ -163,13 +163,13 @@ class SSLSocket(TLSSocket):
 
     @property
     def facts(self) -> TLSInfo:
-        """What the handshake agreed on; done now if it is not yet."""
+        """Outcome of the handshake, which is done now if necessary."""
         return self._begin()
 
     # -- before the handshake
 
     def accept(self) -> tuple[SSLSocket, Any]:
-        """Accept a connection; its handshake is done by whoever first reads, writes or asks."""
+        """Accept a connection; its handshake is done in the first call that needs it."""
         sock, address = super().accept()
         suppress = self._on_ragged_end is ClosePolicy.RELAXED
         served = SSLSocket(sock, self.context, server_side=True, suppress_ragged_eofs=suppress)
@@ -182,7 +182,7 @@ class SSLSocket(TLSSocket):
             self.do_handshake()
 
     def connect_ex(self, address: Any, /) -> int:
-        """Do as `connect`; a failure to connect gives its errno."""
+        """Connect as `connect`; return the errno of a failure to connect."""
         number = super().connect_ex(address)
         if number == 0 and self.do_handshake_on_connect:
             self.do_handshake()
@@ -211,7 +211,7 @@ class SSLSocket(TLSSocket):
             super().shutdown(how)
 
     def cut(self) -> None:
-        """Have the end be no orderly one, if there has been a handshake."""
+        """Make every later end one without close_notify, if there has been a handshake."""
         if self._facts is not None:
             super().cut()
 
@@ -291,15 +291,15 @@ class SSLSocket(TLSSocket):
         return super().sendmsg(buffers, *arguments)
 
     def read(self, len: int = 1024, buffer: WriteableBuffer | None = None) -> bytes | int:  # noqa: A002 - ssl's own
-        """Do as `recv`, or as `recv_into`."""
+        """Receive as `recv`, or as `recv_into`."""
         return self.recv(len) if buffer is None else self.recv_into(buffer, len)
 
     def write(self, data: ReadableBuffer) -> int:
-        """Do as `send`."""
+        """Send as `send`."""
         return self.send(data)
 
     def pending(self) -> int:
-        """Return 0: nothing is held back where poll would not tell of it."""
+        """Return 0: no data is buffered that poll does not report."""
         return 0
 
     def unwrap(self) -> None:
@@ -346,11 +346,11 @@ class SSLSocket(TLSSocket):
         """Return None: NPN is no more."""
 
     def shared_ciphers(self) -> None:
-        """Return None: what the other side offers besides is not kept."""
+        """Return None: the suites that the peer offers are not stored."""
 
     @property
     def session(self) -> None:
-        """None: what a connection can be resumed with stays in tlsify."""
+        """None: tlsify keeps the session for resumption itself."""
 
     @property
     def session_reused(self) -> bool:
@@ -359,7 +359,7 @@ class SSLSocket(TLSSocket):
 
     @property
     def ktls(self) -> str:
-        """The answer to "who protects the records?": ``kernel``, or why it is not the kernel."""
+        """``kernel`` if the kernel protects the records, or the code of the reason why not."""
         return self.facts.ktls
 
     def get_channel_binding(self, cb_type: str = "tls-unique") -> NoReturn:
@@ -372,7 +372,7 @@ class SSLSocket(TLSSocket):
 
 
 def ssl_error(error: TlsifyError) -> OSError:
-    """Say the same with an error of `ssl`, which programs written for it expect."""
+    """Return the error of `ssl` that programs expect in the place of tlsify's."""
     if isinstance(error, DeadlineExceeded):
         return error
     made: ssl.SSLError

@@ -1,4 +1,4 @@
-"""What to say to a server, in its own protocol, for it to change to TLS.
+"""Dialogues that ask a server, in its own protocol, to change to TLS.
 
 Each dialogue is a generator without I/O: it says what to send, and how much to read. Those of
 protocols that talk in lines come from one table.
@@ -41,7 +41,7 @@ SOMETHING_ELSE = "check host and port; the server may speak another protocol, or
 
 
 def quote(said: bytes | bytearray) -> str:
-    """Show what a server said, in printable ASCII and not too much of it."""
+    """Return a server's text for messages, in printable ASCII and shortened."""
     return repr(bytes(said[:SHOWN]))[1:] + ("..." if len(said) > SHOWN else "")
 
 
@@ -216,7 +216,7 @@ _GREETING = re.compile(rb"\n[^\0]*\0.{13}(..)", re.DOTALL)
 
 
 def _mysql(*_: str) -> Dialogue:
-    """Take the greeting, and send an SSLRequest (MySQL's documentation, Protocol::SSLRequest)."""
+    """Read the greeting, and send an SSLRequest (MySQL's documentation, Protocol::SSLRequest)."""
     header = yield Read(4)
     packet = yield Read(int.from_bytes(header[:3], "little"))
     if packet.startswith(b"\xff"):

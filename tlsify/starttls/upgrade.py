@@ -41,7 +41,7 @@ def upgrade(sock: socket.socket, protocol: str, name: str, timeout: float) -> No
         HandshakeError: the server does not offer TLS, refuses it, speaks something else, or goes on
             in plaintext behind its go-ahead.
         Truncated: the server closed the connection.
-        DeadlineExceeded: it took too long.
+        DeadlineExceeded: the dialogue took too long.
         OSError: the connection broke.
     """
     if protocol not in DIALOGUES:

@@ -112,7 +112,7 @@ def _refuse(kind: int) -> None:
 
 
 def _resolve(roots: Sequence[bytes], names: list[bytes], index: int, folder: int) -> list[bytes]:
-    """Put a link's target in its place.
+    """Replace a link by its target.
 
     Raises:
         OSError: it is none (EINVAL), or leads out.

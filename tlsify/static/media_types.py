@@ -1,4 +1,4 @@
-"""Content-Type: what a file's name says of its media type."""
+"""Content-Type: media types by file names."""
 
 from __future__ import annotations
 

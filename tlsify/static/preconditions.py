@@ -1,4 +1,4 @@
-"""Conditional requests: which condition decides, and what it says (RFC 9110 13)."""
+"""Conditional requests: the deciding condition, and its result (RFC 9110 13)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Verdict(Enum):
-    """What is to be done with a GET or HEAD whose file has been found."""
+    """Answer to a GET or HEAD whose file has been found."""
 
     PERFORM = 200
     NOT_MODIFIED = 304

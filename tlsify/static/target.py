@@ -17,7 +17,7 @@ _WELL_KNOWN = b".well-known"
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What a path means below the folder that is served.
+    """Meaning of a path below the served folder.
 
     Attributes:
         names: of folders, one in the other, and last of a file or a folder; none is "." or "..",

@@ -1,4 +1,4 @@
-"""What tells one state of a file from another: ETag and Last-Modified (RFC 9110 8.8)."""
+"""Validators of a file's state: ETag and Last-Modified (RFC 9110 8.8)."""
 
 from __future__ import annotations
 

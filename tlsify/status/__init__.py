@@ -1,1 +1,1 @@
-"""What a host can do, and what its connections are: asked, told and shown."""
+"""Status of the host and its connections: capabilities, publishing, queries."""

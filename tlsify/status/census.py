@@ -1,4 +1,4 @@
-"""Ask every process of tlsify's that may be asked for the connections that it carries."""
+"""Query all of tlsify's processes for their connections."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _ABANDONED = 60.0
 
 
 class Census(NamedTuple):
-    """What was answered.
+    """The answers.
 
     Attributes:
         rosters: of this network namespace; whoever comes later is to be believed, should two of
@@ -191,7 +191,7 @@ def reach(folder: int, name: str, owner: int) -> socket.socket | None:
 
 
 def ask(timeout: float = 1.0, owners: Callable[[], Owners] = dict) -> Census:
-    """Ask all processes at once: first our own user's, then those of others.
+    """Query all processes at once: first our own user's, then those of others.
 
     Args:
         timeout: seconds for all of them together; who is stuck shall not hold up others.

@@ -1,4 +1,4 @@
-"""What a process tells of its connections: rows of bounded length, whoever has written them."""
+"""Rows about a process's connections, of bounded length, from untrusted writers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hear what processes say of their connections, and no more of it than it is worth."""
+"""Receive processes' rows about their connections, within bounds."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Roster(NamedTuple):
 
 
 class Heard(NamedTuple):
-    """What was said.
+    """Received rows.
 
     Attributes:
         rosters: of this network namespace.
@@ -62,7 +62,7 @@ class Heard(NamedTuple):
 
 
 class Share:
-    """What all processes of one user may say together.
+    """Share of all processes of one user.
 
     Without a share somebody would have us read, and make objects of, as much as he likes to write.
     """
@@ -99,7 +99,7 @@ class Share:
 
 
 class _Answer:
-    """What one process says, a line at a time.
+    """Answer of one process, a line at a time.
 
     Attributes:
         entries: so far.
@@ -121,7 +121,7 @@ class _Answer:
         self.restraint = Restraint()
 
     def take(self, data: bytes) -> None:
-        """Take the next bytes, or the end.
+        """Read the next bytes, or the end.
 
         Raises:
             ValueError: it is something else, or cut short.

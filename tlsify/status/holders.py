@@ -73,7 +73,7 @@ def find_holders(owners: Mapping[int, int]) -> tuple[dict[int, list[Process]], s
 
 
 def _user(pid: int, folder: int) -> int:
-    """Tell whose a process is: root's, by the looks of it, is also who lets nobody look into it.
+    """Return the user of a process, also of one closed to inspection, which looks like root's.
 
     Raises:
         OSError: it has ended.
@@ -100,7 +100,7 @@ def _held(folder: int, wanted: Mapping[str, int], most: int | None) -> tuple[set
 
 
 def command(pid: int) -> str:
-    """Tell a process's name; empty if it has ended, or is of another PID namespace."""
+    """Return a process's name; empty if it has ended, or is in another PID namespace."""
     import psutil  # noqa: PLC0415
 
     try:

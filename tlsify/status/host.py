@@ -1,4 +1,4 @@
-"""Report: what this host offloads, and what keeps it from the rest."""
+"""Report: what this host offloads, and why not the rest."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class Report:
 
 
 def examine() -> Report:
-    """Try everything on loopback connections, and explain what does not work."""
+    """Try everything on loopback connections, and explain each failure."""
     found = capabilities()
     usable = not found.advisories and found.offloads(CipherSuite.TLS_AES_128_GCM_SHA256)
     return Report(usable, tuple(_findings(found)))
@@ -136,7 +136,7 @@ def _ulp(found: Capabilities) -> Finding:
 
 
 def _explain_missing_ulp() -> tuple[str, str, str]:
-    """Tell a kernel without kTLS from a module that this process may not load."""
+    """Distinguish a kernel without kTLS from a module that this process may not load."""
     if _in_container():
         return (
             "no-tls-ulp-container",
@@ -164,7 +164,7 @@ def _explain_missing_ulp() -> tuple[str, str, str]:
 
 
 def _in_container() -> bool:
-    """Tell a container by its marks, or by a user namespace that is not the first."""
+    """Return whether this is a container, by its marks or a user namespace not the first."""
     if any(mark.exists() for mark in _CONTAINER_MARKS):
         return True
     try:
@@ -307,7 +307,7 @@ def _mptcp() -> Finding:
 
 
 def _in_use(*, visible: bool) -> Finding:
-    """Name the processes whose connections the kernel protects right now."""
+    """Report the processes whose connections the kernel protects right now."""
     subject = "connections offloaded now"
     if not visible:
         return Finding("in-use", subject, ok=True, detail="unknown: sock_diag hides them")

@@ -1,4 +1,4 @@
-"""This process's live connections, and a socket at which it tells `tlsify status` of them."""
+"""This process's live connections, and the socket that reports them to `tlsify status`."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ class listed:  # noqa: N801 - used as a function is
     __slots__ = ("_handed", "_since")
 
     def __init__(self, handed: Handoff) -> None:
-        """Take note of the connection, and the time."""
+        """Add the connection, with the time."""
         self._handed = handed
         self._since = time.monotonic()
 
     def __enter__(self) -> None:
-        """Put it on the roster."""
+        """Add it to the roster."""
         _live.add(self)
 
     def __exit__(
@@ -60,7 +60,7 @@ class listed:  # noqa: N801 - used as a function is
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Take it off."""
+        """Remove the connection."""
         _live.discard(self)
 
     def entry(self, now: float) -> entries.Entry:
@@ -136,11 +136,11 @@ def _own_places() -> Iterator[Path]:
 
 
 def publish() -> Publication:
-    """Have `tlsify status` find this process's roster, for as long as the block lasts.
+    """Publish this process's connections for `tlsify status`, for as long as the block lasts.
 
     ``with publish():`` belongs where connections are served: in each worker, after the fork. A
-    child that is forked inside of the block does not go on with it. Where there is no folder for
-    it, or no thread, the block runs all the same.
+    child that is forked inside the block does not continue it. If no folder or thread is available,
+    the block runs all the same.
     """
     return Publication()
 
@@ -148,8 +148,8 @@ def publish() -> Publication:
 class Publication:
     """A socket in a private folder, and a thread that answers there.
 
-    Whoever connects is sent the roster (`entries.FIELDS`), if it is root or of this process's user.
-    There is nothing secret in it.
+    A client that is root or of this process's user gets the roster (`entries.FIELDS`). It contains
+    no secrets.
     """
 
     def __init__(self) -> None:

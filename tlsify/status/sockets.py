@@ -1,4 +1,4 @@
-"""Every TLS connection of this network namespace that the kernel or tlsify tells of."""
+"""Every TLS connection of this network namespace that the kernel or tlsify reports."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class Unseen:
 
 @dataclass(frozen=True, slots=True)
 class Fallback:
-    """Why some connections are relayed.
+    """Reason why some connections are relayed.
 
     Attributes:
         code: short and stable, such as "no-tls-ulp".
@@ -113,7 +113,7 @@ class Fallback:
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """What was seen, and what was not.
+    """A report of connections, with its gaps.
 
     Attributes:
         available: whether this kernel has the tls module, and has it loaded.
@@ -140,7 +140,7 @@ class Survey:
 
 
 def survey(*, find_processes: bool = True, find_devices: bool = False) -> Survey:
-    """Look at all of this network namespace's connections.
+    """Survey all TLS connections of this network namespace.
 
     Args:
         find_processes: also look into every process, for who holds them.
@@ -251,7 +251,7 @@ def join(
     holders: Mapping[int, Iterable[Process]],
     listed: Listed | None = None,
 ) -> tuple[Connection, ...]:
-    """Put together what the kernel says of sockets, /proc of processes, and tlsify of itself.
+    """Combine data from the kernel's sockets, /proc and tlsify's processes.
 
     Args:
         entries: of sockets that have the tls ULP, or are listed.
@@ -297,7 +297,7 @@ def join(
 def _as_told(
     ulp: UlpInfo | None, known: Entry
 ) -> tuple[ProtocolVersion | None, Aead | None, str, str]:
-    """Say who protects a connection, where the kernel knows nothing of it, or hides it from us."""
+    """Return version, AEAD and carriers, as published if the kernel does not show them."""
     if known.offload == Offload.KERNEL.value and ulp is not None and ulp.name == _TLS:
         return ulp[1:]
     suite = CipherSuite.__members__.get(known.suite)

@@ -1,1 +1,1 @@
-"""What tlsify asks of the operating system: processes, signals, files, limits, systemd."""
+"""Access to the operating system: processes, signals, files, limits, systemd."""

@@ -44,7 +44,7 @@ class _Program(ctypes.Structure):
 
 
 def forbid() -> None:
-    """Have such calls fail with EPERM, in this thread and all that it starts or forks.
+    """Make such calls fail with EPERM, in this thread and all its threads and children.
 
     There is no way back, and ``no_new_privs`` has to be set.
 

@@ -52,12 +52,12 @@ def listen(
 
 
 def listen_at(path: Path) -> socket.socket:
-    """Listen at a path, in the place of one who listened there and is gone.
+    """Listen at a path, replacing the socket of a dead listener.
 
     This user alone may connect.
 
     Raises:
-        NetworkError: somebody is there, or it cannot be listened on.
+        NetworkError: another process listens there, or listening failed.
         ResourceError: no descriptor is to be had.
     """
     try:
@@ -82,7 +82,7 @@ def listen_at(path: Path) -> socket.socket:
 
 
 def _is_left_over(path: Path) -> bool:
-    """Return whether a path is that of a socket on which nobody listens."""
+    """Return whether a path is a socket without a listener."""
     if not stat.S_ISSOCK(path.lstat().st_mode):
         return False
     with socket.socket(socket.AF_UNIX) as probe:

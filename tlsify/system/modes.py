@@ -14,7 +14,7 @@ _PRIVATE, _PRIVATE_FOLDER, _PUBLIC = 0o600, 0o700, 0o644
 
 
 def make_private(folder: Path) -> None:
-    """Make a folder for its owner alone, and none above it; what is there is left as it is.
+    """Make a private folder, but not its parents; an existing one stays unchanged.
 
     Raises:
         OSError: it cannot be made.
@@ -45,7 +45,7 @@ def bind(sock: socket.socket, path: str, mode: int = _PRIVATE) -> None:
 
 
 def own_alone(file: int) -> None:
-    """Have a file that has just been made be its owner's alone.
+    """Make a new file private to its owner.
 
     Args:
         file: descriptor.

@@ -1,4 +1,4 @@
-"""This process: who may look into it, whom it can become, how it forks, how it ends."""
+"""This process: protection, privileges, forking, its end."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ THE_PROGRAMS = (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM)
 
 
 def protect_process() -> None:
-    """Have the kernel write no core dump of this process, and let nobody attach to it but root.
+    """Protect this process: no core dump, and only root may attach to it.
 
     That goes for forked children too, and ends with ``exec``. Traffic secrets, private keys and
     plaintext lie in this process's memory, and copies that libraries make cannot be wiped.
@@ -41,7 +41,7 @@ def protect_process() -> None:
 
 
 def forgo_rights() -> None:
-    """Have nothing that this process may execute from now on give it rights that it has not.
+    """Prevent this process from gaining rights by executing a program.
 
     For processes that execute no program, and would only if somebody had taken them over.
 
@@ -77,7 +77,7 @@ _endings: list[Callable[[], object]] = []
 
 
 def before_end(ending: Callable[[], object]) -> None:
-    """Have something called by `await_threads`."""
+    """Register a function for `await_threads`."""
     _endings.append(ending)
 
 
@@ -146,7 +146,7 @@ class StopRequests:
         self._first: float | None = None
 
     def insist(self) -> bool:
-        """Take note of one; tells whether it is a second one, rather than the first once more."""
+        """Record a request; return whether it is a second one, rather than the first once more."""
         now = time.monotonic()
         if self._first is None:
             self._first = now
@@ -166,7 +166,7 @@ def await_threads() -> None:
 
 
 def end_with(parent: int) -> None:
-    """Have the kernel send this process SIGTERM once its parent has ended.
+    """Ask the kernel to send this process SIGTERM once its parent has ended.
 
     Args:
         parent: the process that has forked this one.
@@ -186,7 +186,7 @@ def _prctl(option: int, value: int) -> None:
 
 
 class Account(NamedTuple):
-    """Whom a process can become.
+    """A user and group that a process can switch to.
 
     Attributes:
         user: uid.
@@ -220,7 +220,7 @@ class Account(NamedTuple):
 
     @classmethod
     def from_environment(cls) -> Self | None:
-        """Read what TLS_UID and TLS_GID say, as s6-tls knows them; None if they say nothing.
+        """Parse TLS_UID and TLS_GID, as in s6-tls; return None if they are not set.
 
         Raises:
             ConfigError: they are no numbers.
@@ -237,7 +237,7 @@ class Account(NamedTuple):
         return cls(user, group, ())
 
     def become(self) -> None:
-        """Give up every other privilege, for good; a no-op for who is that account already.
+        """Drop every other privilege, for good; a no-op if already that account.
 
         Raises:
             ConfigError: only root may.

@@ -1,4 +1,4 @@
-"""What this process can reach from now on, whatever it is made to do: Landlock, and seccomp."""
+"""Sandbox of this process: Landlock, and seccomp."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Sandboxing(Enum):
 
 
 class Reach(NamedTuple):
-    """What a process needs, besides descriptors that it has, the interpreter and its libraries.
+    """Resources that a process needs, besides its descriptors, the interpreter and its libraries.
 
     Attributes:
         read: files and folders that it reads, with all that is beneath these.
@@ -73,7 +73,7 @@ class Reach(NamedTuple):
 
 
 class Restraint(NamedTuple):
-    """What a process can no longer do.
+    """Rights that a process has given up.
 
     Attributes:
         landlock: the ABI by which it was confined; 0 if it was not.
@@ -89,12 +89,12 @@ _in_force = Restraint()
 
 
 def in_force() -> Restraint:
-    """Return what this process can no longer do."""
+    """Return the rights that this process has given up."""
     return _in_force
 
 
 def confine(reach: Reach, sandboxing: Sandboxing) -> int:
-    """Have this thread, and all that it starts or forks, reach no more than is said.
+    """Confine this thread, and all its threads and children, to the given resources.
 
     It has to have renounced (`renounce`). There is no way back. Descriptors that are open stay as
     they are, and so do threads that run. Files need Linux 5.13, ports 6.7, signals to others and
@@ -130,7 +130,7 @@ def confine(reach: Reach, sandboxing: Sandboxing) -> int:
 
 
 def renounce() -> None:
-    """Have this process execute nothing, and be given no rights by it, as far as the kernel can.
+    """Give up executing programs, and gaining rights by it, as far as the kernel supports it.
 
     System calls that none of our processes needs are gone, too (`forbidden_calls`).
 
@@ -199,7 +199,7 @@ def _call(number: int, *arguments: int | bytes | None) -> int:
 
 
 def refusal() -> str | None:
-    """Say why there is no sandbox on this host; None if there is one."""
+    """Return why there is no sandbox on this host; None if there is one."""
     try:
         abi()
     except OSError as exc:

@@ -87,7 +87,7 @@ class ServiceManager:
         self._send("STOPPING=1" + _status(status))
 
     def feed(self, now: float, *, alive: bool = True) -> None:
-        """Say ``WATCHDOG=1`` if it is due, twice in each period; not for a service that hangs.
+        """Send ``WATCHDOG=1`` if it is due, twice in each period; not for a service that hangs.
 
         Args:
             now: the monotonic clock's.

@@ -25,7 +25,7 @@ class SignalPipe:
         self.reader, self._writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
     def catch(self, numbers: Iterable[signal.Signals]) -> None:
-        """Have these signals written to the pipe, rather than do what they did."""
+        """Write these signals to the pipe, instead of their former handling."""
         signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
         for number in numbers:
             signal.signal(number, lambda *_: None)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def load(encoded: bytes) -> crypto.X509:
-    """Have OpenSSL read a certificate in DER.
+    """Parse a certificate in DER with OpenSSL.
 
     Raises:
         ValueError: it cannot.
@@ -25,7 +25,7 @@ def load(encoded: bytes) -> crypto.X509:
 
 
 def name_hashes(encoded: Iterable[bytes]) -> dict[str, int]:
-    """Tell under which subjects OpenSSL looks for certificates.
+    """Return OpenSSL's hashes of certificates' subjects, by fingerprint.
 
     Returns:
         Digest of each certificate -> 32-bit hash of its subject's name.

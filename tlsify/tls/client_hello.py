@@ -66,14 +66,14 @@ class _Reader:
 
 
 class HelloCollector:
-    """Collects handshake fragments until one ClientHello is whole."""
+    """Collects handshake fragments until one ClientHello is complete."""
 
     def __init__(self) -> None:
         """Start with nothing."""
         self._buffer = bytearray()
 
     def feed(self, fragment: bytes) -> ClientHello | None:
-        """Take the payload of one handshake record; give the hello once it is complete.
+        """Add the payload of one handshake record; return the hello once it is complete.
 
         Raises:
             PeerMisbehaved: not a ClientHello, too long, or malformed.

@@ -1,4 +1,4 @@
-"""A configuration's OpenSSL connections: what each shows, and which tickets are good for it."""
+"""A configuration's OpenSSL connections: certificates, verification, valid tickets."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class _Connection(SSL.Connection):
 
 
 class _Shown:
-    """What the connections of a server show, and whom they accept."""
+    """Certificates and client verification of a server's connections."""
 
     def __init__(self, config: ServerConfig) -> None:
         from tlsify.tls.showable import check  # noqa: PLC0415 - a client needs neither
@@ -95,7 +95,7 @@ class _Shown:
 
 @functools.lru_cache(maxsize=256)
 def _purpose(clients: bytes, name: str, *, is_ours: bool) -> bytes:
-    """Tell the tickets given under a name from all others."""
+    """Return a digest that separates the tickets of one name from others."""
     return _digest([clients, bytes([is_ours]), name.encode()])
 
 
@@ -108,7 +108,7 @@ def _shown_by(config: ServerConfig) -> _Shown:
 
 
 def prepare(config: ServerConfig, aeads: tuple[Aead, ...], now: float) -> None:
-    """Make what the processes about to be forked are to share, as `context.prepare` has it.
+    """Make the state that forked processes share, as `context.prepare` does.
 
     Raises:
         ConfigError: OpenSSL refuses a certificate, its key, or the groups.

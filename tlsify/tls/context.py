@@ -46,24 +46,24 @@ _MAX_AUTHORITIES = 32
 
 
 class Observer(Protocol):
-    """What an engine wants to hear of its own connection while OpenSSL works."""
+    """Events of an engine's own connection while OpenSSL works."""
 
     def on_key_log(self, line: bytes) -> None:
-        """Take one NSS key log line."""
+        """Receive one NSS key log line."""
 
     def on_alert(self, *, sent: bool, description: int) -> None:
-        """Take an alert that was read or written."""
+        """Receive an alert that was read or written."""
 
     def on_message(self) -> None:
-        """Take note that OpenSSL is through with its handshake, or with a message after that."""
+        """Record that OpenSSL has finished its handshake, or a message after that."""
 
     def on_certificate(
         self, certificate: crypto.X509, error: int, depth: int, *, valid: bool
     ) -> bool:
-        """Judge one certificate of the peer's path; False ends the handshake."""
+        """Check one certificate of the peer's path; return False to end the handshake."""
 
     def on_alpn(self, offered: list[bytes]) -> bytes | _NoOverlappingProtocols:
-        """Choose a protocol, or give NO_OVERLAPPING_PROTOCOLS; raising is not allowed."""
+        """Choose a protocol, or return NO_OVERLAPPING_PROTOCOLS; it must not raise."""
 
 
 def _key_log(connection: SSL.Connection, line: bytes) -> None:
@@ -114,7 +114,7 @@ def _new_context(
 def restrict(
     context: SSL.Context, versions: Iterable[ProtocolVersion], aeads: Iterable[Aead]
 ) -> None:
-    """Have a Context negotiate these only, record protection in this order."""
+    """Restrict a Context to these versions and suites, record protection in this order."""
     numbers = [_OPENSSL_VERSIONS[version] for version in versions]
     context.set_min_proto_version(min(numbers))
     context.set_max_proto_version(max(numbers))
@@ -139,7 +139,7 @@ def _use_groups(context: SSL.Context, wanted: Iterable[str]) -> None:
 
 
 def use_key_pair(context: SSL.Context, key_pair: KeyPair, *, among_others: bool = False) -> None:
-    """Have a Context show a certificate, besides those of other kinds if it is among others.
+    """Add a certificate to a Context, besides certificates of other key types.
 
     Raises:
         ConfigError: OpenSSL refuses it, or its key.
@@ -223,7 +223,7 @@ def _client_context(config: ClientConfig, aeads: tuple[Aead, ...]) -> SSL.Contex
 
 
 def _server_context(config: ServerConfig, aeads: tuple[Aead, ...]) -> SSL.Context:
-    """Make what connections begin with: all but what they show and whom they accept."""
+    """Make a server's Context without certificates and client verification."""
     context = _new_context(config, aeads, tickets=config.resumption)
     if config.client_trust is not None:
         required = SSL.VERIFY_FAIL_IF_NO_PEER_CERT if config.client_required else 0
@@ -328,7 +328,7 @@ def prepare(config: ServerConfig, aeads: tuple[Aead, ...], now: float) -> None:
 
 
 def succeed(previous: ServerConfig, config: ServerConfig) -> bool:
-    """Have a configuration take the tickets that were given under the one that it replaces.
+    """Make a configuration accept the tickets of the one that it replaces.
 
     Their keys then live on in it for as long as they would have. A single ticket is still refused
     where the name, or what is asked of clients, has changed (`connections`).

@@ -45,7 +45,7 @@ _SECRETS = (b"CLIENT_TRAFFIC_SECRET_0", b"SERVER_TRAFFIC_SECRET_0")
 
 
 class Engine:
-    """One handshake, without a socket: feed it single records, send what it puts out.
+    """One handshake, without a socket: feed it single records, send its output.
 
     Feeding exactly one record at a time is what keeps the receiving sequence number at its start:
     nothing behind the peer's Finished is ever read (design note 0001).
@@ -113,14 +113,14 @@ class Engine:
     # -- records in, records out
 
     def feed(self, record: bytes) -> None:
-        """Take exactly one record from the peer.
+        """Process exactly one record from the peer.
 
         Args:
             record: header included.
 
         Raises:
             PeerAlert: the peer ended the handshake.
-            IdentityError: the peer is not one of those accepted.
+            IdentityError: the peer is not one of the accepted identities.
             PeerMisbehaved: anything else that it did wrong.
 
         After an error ``output()`` holds the alert that the peer has to be sent.
@@ -209,7 +209,7 @@ class Engine:
         error.alert = self._alert_sent
 
     def output(self) -> bytes:
-        """Return what has to be sent to the peer now; empty if nothing."""
+        """Return the bytes to send to the peer now; empty if there are none."""
         output = bytes(self._output)
         self._output.clear()
         return output
@@ -224,7 +224,7 @@ class Engine:
         return isinstance(self._config, ClientConfig) and self._config.session_store is not None
 
     def resumable(self) -> Resumable | None:
-        """Return what a client may resume a TLS 1.2 connection with; see `harvest` for TLS 1.3.
+        """Return a client's session for resuming TLS 1.2; see `ticket_reader` for TLS 1.3.
 
         After a resumed handshake whose server sent no new ticket this is the old session, with the
         expiry it always had.
@@ -259,7 +259,7 @@ class Engine:
         return connection
 
     def release(self) -> None:
-        """Let go of OpenSSL's connection and the keys in it, now rather than at a collection."""
+        """Free OpenSSL's connection and the keys in it, now rather than at a collection."""
         if self._connection is not None:
             self._connection.set_app_data(None)
             self._connection = None
@@ -286,7 +286,7 @@ class Engine:
     def on_certificate(
         self, certificate: crypto.X509, error: int, depth: int, *, valid: bool
     ) -> bool:
-        """Judge one certificate of the path."""
+        """Check one certificate of the path."""
         return self._judge.hear(certificate, error, depth, valid=valid)
 
     def on_alpn(self, offered: list[bytes]) -> bytes | _NoOverlappingProtocols:

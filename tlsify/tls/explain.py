@@ -1,4 +1,4 @@
-"""What an alert or a refused certificate means to the user: the error and its hint."""
+"""Errors and hints for alerts and refused certificates."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def peer_alert(number: int, during: str) -> PeerAlert:
 def library_failure(
     during: str, failure: Exception, alert: AlertDescription | None
 ) -> PeerMisbehaved:
-    """Build the error for what OpenSSL refused.
+    """Build the error for a certificate or message that OpenSSL refused.
 
     Args:
         during: what failed, such as "the handshake".

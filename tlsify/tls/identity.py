@@ -48,7 +48,7 @@ def _compile(identity: ReferenceIdentifier) -> ServiceID:
 
 @functools.lru_cache(256)  # names take 100 µs to read, and a program meets the same peers again
 def presents(der: bytes, accepted: tuple[ReferenceIdentifier, ...]) -> bool:
-    """Do as `matches`, for a certificate in DER.
+    """Match as `matches`, for a certificate in DER.
 
     Raises:
         ValueError: the certificate is malformed.

@@ -64,7 +64,7 @@ class HandshakeMessage:
 
 
 def decode_handshake(buffer: bytearray, *, limit: int) -> HandshakeMessage | None:
-    """Take one whole handshake message off the front of a reassembly buffer.
+    """Remove one complete handshake message from the front of a reassembly buffer.
 
     Args:
         buffer: payloads of handshake records, joined; shortened by what is returned.
@@ -128,7 +128,7 @@ class NewSessionTicket:
 
     Attributes:
         lifetime: seconds; what a server says beyond 604800, which it must not, is cut off there.
-        nonce: what the PSK is derived with.
+        nonce: input for the derivation of the PSK.
         ticket: the opaque identity.
     """
 

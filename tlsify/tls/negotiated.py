@@ -1,4 +1,4 @@
-"""What a finished handshake leaves, and the keys behind it."""
+"""Outcome of a finished handshake, and its keys."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _LIFETIME_UNSPECIFIED = 7200  # seconds to keep a TLS 1.2 ticket that does not s
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Negotiated:
-    """What a finished handshake leaves.
+    """Outcome of a finished handshake.
 
     Attributes:
         suite: fixes the version too.
@@ -56,7 +56,7 @@ class Negotiated:
 
     @classmethod
     def without_keys(cls, suite: CipherSuite, **facts: Any) -> Self:
-        """Describe a connection whose keys are somebody else's."""
+        """Describe a connection whose keys are in another process."""
         return cls(suite=suite, **facts, **no_keys(suite)._asdict())
 
     @property
@@ -75,7 +75,7 @@ class Negotiated:
 
     @property
     def peer_subject(self) -> str | None:
-        """Whom the peer's certificate is issued to, as RFC 4514 spells it, fit to be printed.
+        """Subject of the peer's certificate, as in RFC 4514, printable.
 
         Empty if the peer has written what cannot be read; None if it showed no certificate.
         """
@@ -103,7 +103,7 @@ class Negotiated:
 
 @dataclass(frozen=True, slots=True)
 class Resumable:
-    """What one later connection may resume with.
+    """A session that one later connection may resume.
 
     Attributes:
         session: OpenSSL's DER of it, secrets included.
@@ -118,7 +118,7 @@ class Resumable:
 
 
 def resumable(session: bytes | None, outcome: Negotiated) -> Resumable | None:
-    """Tell until when a session may be resumed: ticket and certificate both have to be good.
+    """Return a session with its expiry: ticket and certificate both have to be valid.
 
     Args:
         session: as OpenSSL writes it; the clock is OpenSSL's too. None if there is none.
@@ -145,7 +145,7 @@ def resumable(session: bytes | None, outcome: Negotiated) -> Resumable | None:
 
 
 def _elements(der: bytes) -> dict[int, bytes]:
-    """Take apart what is inside a DER element; of each tag the last."""
+    """Parse the elements inside a DER element; of each tag the last."""
     found: dict[int, bytes] = {}
     while der:
         length, start = int.from_bytes(der[1:2], "big"), 2
@@ -166,7 +166,7 @@ class Keys(NamedTuple):
     rx_secret: bytearray
 
     def __repr__(self) -> str:
-        """Show what is no secret."""
+        """Show everything except the secrets."""
         return f"Keys({self.tx!r}, {self.rx!r})"
 
 

@@ -1,4 +1,4 @@
-"""What OpenSSL offers and pyOpenSSL has no public name for; each piece degrades if it is absent."""
+"""Functions of OpenSSL without a public name in pyOpenSSL; each degrades if absent."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _new_room = _ffi.new_allocator(should_clear_after_alloc=False)
 
 
 def drain(connection: SSL.Connection) -> bytes:
-    """Return what a connection without a socket has to send, empty if nothing.
+    """Return the output of a connection without a socket, empty if there is none.
 
     The public ``Connection.bio_read`` takes an exception to say that this was all.
     """
@@ -103,7 +103,7 @@ def dump_session(connection: SSL.Connection) -> bytes | None:
 
 
 def load_session(connection: SSL.Connection, der: bytes) -> bool:
-    """Have a client offer what `dump_session` wrote; False if OpenSSL does not take it.
+    """Make a client offer a session from `dump_session`; return False if OpenSSL refuses it.
 
     The public ``Connection.set_session`` wants a session of the same Context, which one out of a
     file never is.
@@ -145,7 +145,7 @@ def read_as_found(pem: bytes) -> list[crypto.X509] | None:
 
 
 def set_groups(context: SSL.Context, names: Iterable[str]) -> bool:
-    """Have a Context use some groups only, most wanted first; False if OpenSSL lacks one."""
+    """Set a Context's groups, in order of preference; return False if OpenSSL lacks one."""
     if not hasattr(_lib, "SSL_CTX_set1_curves_list"):
         return False
     done: bool = _lib.SSL_CTX_set1_curves_list(context._context, ":".join(names).encode()) == 1  # noqa: SLF001
@@ -154,7 +154,7 @@ def set_groups(context: SSL.Context, names: Iterable[str]) -> bool:
 
 
 def share_trust(context: SSL.Context, source: SSL.Context) -> bool:
-    """Have a Context verify with another one's trust anchors and lists; False if it cannot."""
+    """Share another Context's trust anchors and lists; return False if impossible."""
     wanted = ("SSL_CTX_get_cert_store", "SSL_CTX_set_cert_store", "X509_STORE_up_ref")
     if not all(hasattr(_lib, name) for name in wanted):
         return False
@@ -165,7 +165,7 @@ def share_trust(context: SSL.Context, source: SSL.Context) -> bool:
 
 
 def move(connection: SSL.Connection, context: SSL.Context, tickets: bytes) -> None:
-    """Have a new connection show what another Context has, and make and take its own tickets only.
+    """Switch a new connection to another Context's certificates, with its own tickets only.
 
     OpenSSL copies what tells the tickets of one purpose from those of another together with the
     certificates; it has no public way to say it to a single connection. So nobody else may use the

@@ -1,4 +1,4 @@
-"""How many records a peer may have us look at, in its handshake and beside its data."""
+"""Budgets for a peer's records, in its handshake and besides its data."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ALLOWANCE = 2**11 * RECORD_COST
 
 @dataclass(slots=True)
 class Allowance:
-    """What a handshake may still cost.
+    """Remaining budget of a handshake.
 
     Attributes:
         left: in bytes.
@@ -73,7 +73,7 @@ class Ration:
         self.left = min(self.left + earned, MOST)
 
     def spend(self) -> bool:
-        """Take one; tells whether there was one."""
+        """Spend one; return whether there was one."""
         self.left -= 1
         return self.left >= 0
 

@@ -20,7 +20,7 @@ _CONTENT_TYPES = frozenset(map(int, ContentType))  # hashing members takes Pytho
 
 
 class RecordHeader(NamedTuple):
-    """What the first 5 bytes of a record say (RFC 8446 5.1)."""
+    """Header of a record, 5 bytes (RFC 8446 5.1)."""
 
     content_type: int
     length: int
@@ -97,18 +97,18 @@ class Framer:
 
     @property
     def pending(self) -> bytes:
-        """What has been read and not been given; empty at a record boundary."""
+        """Bytes read and not yet returned; empty at a record boundary."""
         return bytes(self._buffer)
 
     def need(self) -> int:
-        """How many bytes to read at most, always 1 or more, once `feed` has given None."""
+        """Maximum number of bytes to read, always 1 or more, once `feed` has returned None."""
         wanted = self._wanted
         if wanted == HEADER_LENGTH and wanted < self.ahead:
             wanted = self.ahead
         return wanted - len(self._buffer)
 
     def feed(self, data: bytes) -> bytes | None:
-        """Take what was read; give a whole record (header included) if there is one.
+        """Add read bytes; return a complete record (header included) if there is one.
 
         Args:
             data: at most ``need()`` bytes; empty to ask for the next record.

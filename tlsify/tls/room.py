@@ -27,7 +27,7 @@ class RecordBuffer:
         self._start = _ffi.from_buffer(self.view)
 
     def read_plaintext(self, connection: SSL.Connection, offset: int) -> int:
-        """Do as ``Connection.recv_into`` from an offset on: one record at most.
+        """Read as ``Connection.recv_into``, from an offset on: one record at most.
 
         Returns:
             How many bytes; 0 where that has an exception, WantReadError, to say so.
@@ -44,7 +44,7 @@ class RecordBuffer:
         return 0
 
     def read_records(self, connection: SSL.Connection, offset: int) -> int:
-        """Do as ``Connection.bio_read`` from an offset on; 0 where that has an exception."""
+        """Read as ``Connection.bio_read``, from an offset on; return 0 where that raises."""
         size: int = _lib.BIO_read(
             connection._from_ssl,  # noqa: SLF001
             self._start + offset,
@@ -54,7 +54,7 @@ class RecordBuffer:
 
 
 def records_waiting(connection: SSL.Connection) -> int:
-    """Return how many bytes ``Connection.bio_read`` could give; 0 if that cannot be known."""
+    """Return the number of bytes that ``Connection.bio_read`` could return; 0 if unknown."""
     if not hasattr(_lib, "BIO_get_mem_data"):
         return 0
     size: int = _lib.BIO_get_mem_data(connection._from_ssl, _ffi.new("char **"))  # noqa: SLF001
@@ -62,6 +62,6 @@ def records_waiting(connection: SSL.Connection) -> int:
 
 
 def write_whole(connection: SSL.Connection) -> None:
-    """Have one ``send`` make all the records that its bytes need; pyOpenSSL has it make one."""
+    """Let one ``send`` make all the records for its bytes; pyOpenSSL limits it to one."""
     if hasattr(_lib, "SSL_clear_mode"):
         _lib.SSL_clear_mode(connection._ssl, _lib.SSL_MODE_ENABLE_PARTIAL_WRITE)  # noqa: SLF001

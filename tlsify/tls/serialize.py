@@ -59,7 +59,7 @@ def export_secrets(negotiated: Negotiated, session: Session) -> bytearray:
 
 
 def restore(state: bytes | bytearray, *, can_rekey: bool) -> tuple[Negotiated, Session]:
-    """Read what `export_secrets` wrote.
+    """Parse the output of `export_secrets`.
 
     Args:
         state: wiping it afterwards is the caller's affair.

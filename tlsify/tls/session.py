@@ -81,7 +81,7 @@ class StoreTicket:
 
 @dataclass(frozen=True, slots=True)
 class PeerClosed:
-    """close_notify came: the receiving direction has ended in good order."""
+    """close_notify came: the receiving direction has ended cleanly."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,9 +109,9 @@ class KeyGeneration:
 
 @dataclass(slots=True, eq=False)
 class Session:
-    """What remains of TLS once the kernel has the keys: it reads control records, nothing else.
+    """TLS after the kernel has the keys: it processes control records only.
 
-    It performs nothing itself. Whoever owns the descriptor owns its session and performs the
+    It performs no action itself. The owner of the descriptor owns its session and performs the
     actions in order (design note 0002).
 
     Attributes:
@@ -127,7 +127,7 @@ class Session:
         update_due: whether a KeyUpdate of ours has to precede our next data record.
         updates_sent: how often the sending key was replaced.
         updates_received: likewise the receiving key.
-        failure: what ended the connection; whoever reads on gets it again instead of a hang.
+        failure: error that ended the connection; later receives raise it again instead of hanging.
     """
 
     suite: CipherSuite
@@ -156,7 +156,7 @@ class Session:
         self.can_rekey = False
 
     def next_generation(self, direction: Direction) -> KeyGeneration:
-        """Derive what follows the current keys of a direction (RFC 8446 7.2); nothing changes."""
+        """Derive the next keys of a direction (RFC 8446 7.2); the session does not change."""
         from tlsify.tls.schedule import next_secret, traffic_keys  # noqa: PLC0415 - slow, and rare
 
         secret = self.tx_secret if direction is Direction.TX else self.rx_secret
@@ -166,7 +166,7 @@ class Session:
     def enter(self, direction: Direction, generation: KeyGeneration) -> None:
         """Move a direction on to its next generation.
 
-        The old secret is overwritten: whoever learns the new one must not find it.
+        The old secret is overwritten: it must not be found along with the new one.
         """
         if direction is Direction.TX:
             self.tx_secret[:] = generation.secret
@@ -177,14 +177,14 @@ class Session:
             self.updates_received += 1
 
     def receive(self, content_type: int, payload: bytes) -> list[Action]:
-        """Take one control record.
+        """Process one control record.
 
         Args:
-            content_type: any byte; of application data only empty records, which nobody wants.
+            content_type: any byte; of application data only empty records.
             payload: the record's content, at most 2**14 bytes.
 
         Returns:
-            What has to be done, in order; the last is `Fail` if the connection is over.
+            Actions to perform, in order; the last is `Fail` if the connection is over.
         """
         actions: list[Action] = []
         try:
@@ -231,7 +231,7 @@ class Session:
     def _handshake_record(self, payload: bytes, actions: list[Action]) -> None:
         """Read every message that is complete; one may span records (RFC 8446 5.1).
 
-        One that has no place here is refused by its first byte: nobody has to send the rest.
+        An unexpected message is refused by its first byte, without waiting for the rest.
         """
         if not payload:
             raise _unexpected("empty handshake record")

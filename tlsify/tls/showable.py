@@ -1,4 +1,4 @@
-"""Whether anybody can be shown a certificate: OpenSSL takes it, and a handshake succeeds."""
+"""Usability of a server certificate: OpenSSL takes it, and a handshake succeeds."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _FLIGHTS = 4  # of each side, at most
 
 
 def check(config: ClientConfig | ServerConfig) -> None:
-    """Have OpenSSL look at every certificate and its key, and show it to ourselves if in doubt.
+    """Check every certificate and its key with OpenSSL, by a handshake in memory if in doubt.
 
     It takes many a key for which no signature can be negotiated, and fails each handshake then.
 

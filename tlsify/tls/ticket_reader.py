@@ -85,7 +85,7 @@ class TicketReader:
         self._watch: SessionWatch | None = SessionWatch(engine, connection)
 
     def add(self, message: bytes) -> Resumable | None:
-        """Take one ticket.
+        """Read one ticket.
 
         Args:
             message: a whole NewSessionTicket, header included.
@@ -114,7 +114,7 @@ class TicketReader:
         return session
 
     def _feed(self, connection: SSL.Connection, message: bytes) -> bool:
-        """Have OpenSSL read a message; False if that is the end of it."""
+        """Feed a message to OpenSSL; return False if that ends its connection."""
         for start in range(0, len(message), MAX_PLAINTEXT):
             piece = message[start : start + MAX_PLAINTEXT]
             connection.bio_write(seal_record(self._keys, self._seq, ContentType.handshake, piece))

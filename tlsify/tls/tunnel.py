@@ -72,7 +72,7 @@ class Tunnel:
 
     @property
     def failure(self) -> HandshakeError | None:
-        """What ended the connection; ``output()`` holds the alert that is due, if one is."""
+        """Return the error that ended the connection; ``output()`` holds the alert that is due."""
         return self._failure
 
     @property
@@ -82,7 +82,7 @@ class Tunnel:
 
     @property
     def waiting(self) -> int:
-        """How many bytes ``output`` would give."""
+        """Return the number of bytes that ``output`` would return."""
         return len(self._output) + records_waiting(self._connection)
 
     def output(self) -> bytes:
@@ -92,7 +92,7 @@ class Tunnel:
         return output
 
     def output_into(self, room: RecordBuffer, offset: int = 0) -> int:
-        """Do as ``output``, but into a room as far as it suffices; return the number of bytes."""
+        """Write as ``output``, into a buffer as far as it suffices; return the number of bytes."""
         if not self._output:
             return room.read_records(self._connection, offset)
         size = min(len(self._output), len(room.view) - offset)
@@ -147,7 +147,7 @@ class Tunnel:
         return size
 
     def receive(self, records: bytes | memoryview, room: RecordBuffer) -> int:
-        """Open what has come from the peer, in pieces of any size.
+        """Decrypt data from the peer, in pieces of any size.
 
         Args:
             records: some; empty to learn of an error.
@@ -206,7 +206,7 @@ class Tunnel:
         return [] if found is None else [found]
 
     def close(self) -> None:
-        """Put close_notify into ``output()``, now or when it can be; nothing is sent afterwards.
+        """Add close_notify to ``output()``, now or as soon as possible; no data follows it.
 
         A connection that failed has said its alert already.
         """
@@ -219,7 +219,7 @@ class Tunnel:
                 self._closing = True
 
     def release(self) -> None:
-        """Let go of OpenSSL's connection, now rather than at a collection; the last thing to do."""
+        """Free OpenSSL's connection, now rather than at a collection; the last call."""
         self._connection.set_app_data(None)
         self._sessions = None
         del self._connection

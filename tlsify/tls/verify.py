@@ -1,4 +1,4 @@
-"""Whom a configuration accepts: path, names and key of the peer's certificate, one verdict."""
+"""Verification of the peer's certificate by a configuration: path, names and key."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class PeerVerifier:
     """
 
     def __init__(self, config: ClientConfig | ServerConfig) -> None:
-        """Judge by a configuration."""
+        """Verify by a configuration."""
         self.rejection: IdentityError | None = None
         self.heard = False
         self._verifies = True
@@ -70,7 +70,7 @@ class PeerVerifier:
         return not self._verifies or (self._has_lists and error == _UNABLE_TO_GET_CRL and depth > 0)
 
     def judge(self, certificate: crypto.X509 | None) -> IdentityError | None:
-        """Say what is wrong with the names, or the key, of the peer's own certificate.
+        """Return the error in the names, or the key, of the peer's own certificate.
 
         Args:
             certificate: None if there is none, as in a session that was made without.

@@ -46,14 +46,14 @@ _ABANDONED = 60.0  # seconds after which what is being made is nobody's any more
 
 
 class Survey(NamedTuple):
-    """What a folder of trust anchors holds, by name, and 32 bytes that change with any of it."""
+    """Contents of a folder of trust anchors, by name, and a 32-byte digest of its state."""
 
     names: Sequence[str]
     state: bytes
 
 
 def survey(source: Path) -> Survey:
-    """Look at each file, but into none.
+    """Check each file's metadata, without opening it.
 
     Raises:
         ConfigError: something in it is no file, or there is none.
@@ -90,7 +90,7 @@ class Index:
     """
 
     def __init__(self, folder: Path, lock: str = _LOCK, flags: int = os.O_RDONLY) -> None:
-        """Take hold of it.
+        """Lock the index.
 
         Raises:
             OSError: it is not there, or being removed.
@@ -209,7 +209,7 @@ def _name(origin: str, text: str) -> str:
 
 
 def _links(source: Path, names: Iterable[str]) -> list[tuple[str, Path]]:
-    """Read every file, and give the links that OpenSSL needs.
+    """Read every file, and return the links that OpenSSL needs.
 
     Raises:
         ConfigError: a file is unusable.

@@ -1,4 +1,4 @@
-"""What a client's flags and environment say of the peers that it accepts."""
+"""Options and environment of clients: identities, trust anchors, TLS settings."""
 
 from __future__ import annotations
 

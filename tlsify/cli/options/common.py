@@ -63,7 +63,7 @@ def seconds(text: str) -> float:
 
 
 def path(text: str) -> Path:
-    """Take the name of a file or folder, for argparse."""
+    """Parse the name of a file or folder, for argparse."""
     from pathlib import Path  # noqa: PLC0415 - most clients name none, and are spared its import
 
     return Path(text)

@@ -18,7 +18,7 @@ _VERB, _OPERANDS, _PROGRAM = "verb", "operands", "program"
 
 
 class Words(NamedTuple):
-    """What a file stands for.
+    """Words of a command line, from a file.
 
     Attributes:
         ours: options that stand for every verb.
@@ -41,7 +41,7 @@ class Words(NamedTuple):
 
 
 def expand(arguments: Sequence[str]) -> list[str]:
-    """Put what a file says in the place of --config, which stands in front of any verb.
+    """Replace --config, in front of any verb, by the words of its file.
 
     Raises:
         ConfigError: the file is unusable.

@@ -1,4 +1,4 @@
-"""What a server's flags and environment say of what it shows, and whom it accepts."""
+"""Options and environment of servers: certificates, client authentication, TLS settings."""
 
 from __future__ import annotations
 
@@ -260,7 +260,7 @@ def prepare(
 
 
 def become(user: Account | None) -> None:
-    """Give up privileges, if --user says so; what is lazily imported is loaded before that.
+    """Drop privileges, if --user is given; lazily imported modules are loaded before.
 
     Raises:
         ConfigError: we may not.

@@ -1,4 +1,4 @@
-"""What flags say of how a server serves: where, by how many processes, within which limits."""
+"""Options of servers: addresses, number of processes, limits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Have an agent do the handshake, and do it here where there is none."""
+"""Request the handshake from an agent, and do it here if there is none."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def add_argument(parser: argparse.ArgumentParser) -> None:
 def client_request(
     arguments: argparse.Namespace, host: str | None, policy: KtlsPolicy
 ) -> ClientRequest:
-    """Ask for what `client_options.configure` would do.
+    """Return the agent request for the settings of `client.configure`.
 
     Raises:
         ConfigError: an agent cannot do that.
@@ -57,7 +57,7 @@ def client_request(
 
 
 def server_request(arguments: argparse.Namespace, policy: KtlsPolicy) -> ServerRequest:
-    """Ask for what `server_options.configure` would do, with a key that the agent has.
+    """Return the agent request for the settings of `server.configure`, with the agent's key.
 
     Raises:
         ConfigError: an agent cannot do that.

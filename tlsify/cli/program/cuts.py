@@ -1,4 +1,4 @@
-"""Tell of a connection that was cut: which one, what of, and with an exit status of its own."""
+"""Errors of cut connections: the peer, the cause, and their own exit status."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def told(peer: str = "") -> Iterator[None]:
-    """Have errors that are the connection's say so, and say whose it was.
+    """Convert errors of the connection to errors that name its peer.
 
     An OSError that names a file is that file's. TimeoutError without an errno is a time limit's.
 

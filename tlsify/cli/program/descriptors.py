@@ -1,4 +1,4 @@
-"""Descriptors that the caller gave us: sockets are taken over, so that nobody else uses them."""
+"""Descriptors from the caller: sockets are taken over, so that no other code uses them."""
 
 from __future__ import annotations
 
@@ -61,12 +61,12 @@ def _vacate(number: int, status: os.stat_result) -> None:
 
 
 def hand_on(sock: socket.socket) -> socket.socket:
-    """Give a socket a new owner: its old one, which may go on to close it, has it no more."""
+    """Move a socket's descriptor to a new object: closing the old one has no effect."""
     return socket.socket(fileno=sock.detach())
 
 
 def check_unix_socket(number: int) -> None:
-    """See that descriptors can be sent through a descriptor.
+    """Check that descriptors can be sent through a descriptor.
 
     Raises:
         ConfigError: they cannot.

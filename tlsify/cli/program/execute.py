@@ -105,7 +105,7 @@ def become(path: str, program: list[str]) -> int:
 
 
 def find(name: str) -> str | ExitCode:
-    """Look a program up in PATH.
+    """Find a program in PATH.
 
     Returns:
         Its path, or why it cannot be run; the error was printed.

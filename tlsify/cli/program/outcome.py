@@ -1,4 +1,4 @@
-"""What becomes of a connection: a program's, stdin's and stdout's, or somebody else's."""
+"""Hand-over of a connection: to a program, to stdin and stdout, or to another process."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def check(arguments: argparse.Namespace) -> None:
-    """See that they go together.
+    """Check that the options go together.
 
     Raises:
         ConfigError: they do not.
@@ -106,7 +106,7 @@ def _has_receiver(arguments: argparse.Namespace) -> bool:
 
 
 def policy(arguments: argparse.Namespace, options: GlobalOptions) -> KtlsPolicy:
-    """Say when the kernel may have the keys, seeing who gets the connection.
+    """Return the offload policy, which depends on the recipient of the connection.
 
     Raises:
         ConfigError: the kernel is required where it cannot be used.

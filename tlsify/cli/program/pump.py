@@ -28,12 +28,12 @@ _MOMENT = 1.0  # seconds that a thread may take to get from a system call's erro
 
 
 def half_close(stream: TLSSocket) -> None:
-    """Tell the peer that nothing more will be sent."""
+    """Send close_notify: no more data follows."""
     stream.shutdown(socket.SHUT_WR)
 
 
 def stay_silent(stream: TLSSocket) -> None:
-    """Tell the peer nothing."""
+    """Do nothing: the peer gets no close_notify."""
 
 
 def pump(  # noqa: PLR0913 - most are left alone
@@ -164,7 +164,7 @@ class _Sending(threading.Thread):
             self.over.set()
 
     def fail(self, failure: TlsifyError | OSError) -> None:
-        """Have the receiving side raise this."""
+        """Make the receiving side raise this."""
         self.failure = failure
         with contextlib.suppress(OSError):
             self._stream.shutdown(socket.SHUT_RD)  # wakes it

@@ -1,4 +1,4 @@
-"""A connection, and what a program is told of it: UCSPI's environment, and that of s6-tls."""
+"""A connection, and a program's variables for it, as in UCSPI and s6-tls."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def addresses(family: str, local: object, remote: object) -> dict[str, str]:
 
 
 def apply(told: Mapping[str, str]) -> None:
-    """Put them into this process's environment, and take out what is none of the program's."""
+    """Set the variables in this process's environment, and remove those not for the program."""
     for name in list(os.environ):
         # s6-tls has a KEYFILE:NAME for each server name.
         if name.partition(":")[0] in (*_OURS, *_SET) or name.startswith(_SET_OF_EACH_SIDE):

@@ -1,1 +1,1 @@
-"""What check and status print."""
+"""Output of check and status."""

@@ -1,4 +1,4 @@
-"""What a configuration file would do, found out without doing it."""
+"""Check of a configuration file, without starting anything."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What tlsify status tells programs: one JSON object, or metrics for Prometheus."""
+"""Output of tlsify status for programs: one JSON object, or metrics for Prometheus."""
 
 from __future__ import annotations
 

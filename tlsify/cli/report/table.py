@@ -1,4 +1,4 @@
-"""What tlsify status shows to people: totals, what is hidden, and a line for each connection."""
+"""Output of tlsify status for users: totals, gaps, and a line for each connection."""
 
 from __future__ import annotations
 
