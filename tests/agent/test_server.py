@@ -399,7 +399,7 @@ def client_finds_nobody(place: Path) -> bool:
 def is_running(pid: int) -> bool:
     """Return whether a process is there, and no zombie that nobody has waited for."""
     try:
-        with open(f"/proc/{pid}/stat", encoding="ascii") as file:  # noqa: PTH123 - as elsewhere
+        with open(f"/proc/{pid}/stat", encoding="ascii") as file:
             return file.read().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False

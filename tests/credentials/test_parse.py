@@ -63,7 +63,7 @@ def test_damaged_file(noise: bytes, position: int) -> None:
     try:
         assert read_pem(PEM[:position] + noise + PEM[position + 1 :], "it")
     except ConfigError as error:
-        assert error.hint  # noqa: PT017 - or nothing is raised
+        assert error.hint
 
 
 # -- pins
@@ -111,7 +111,7 @@ def test_any_text_as_a_pin(text: str) -> None:
     try:
         assert all(len(pin) == 32 for pin in parse_pins(text))
     except ConfigError as error:
-        assert error.hint  # noqa: PT017 - or nothing is raised
+        assert error.hint
 
 
 # -- revocation lists
@@ -151,7 +151,7 @@ def test_damaged_list(authority: trustme.CA, noise: bytes, position: int) -> Non
     try:
         parse_crls(good[:position] + noise + good[position + 1 :], "it")
     except ConfigError as error:
-        assert error.hint  # noqa: PT017 - or nothing is raised
+        assert error.hint
 
 
 # -- memory as a file

@@ -415,7 +415,7 @@ def condition(data: bytes) -> None:
     """Judge conditional requests."""
     text = data.decode("latin-1")
     codings.wanted(text)
-    validators = Validators("a", True, 1_700_000_000, True)  # noqa: FBT003 - a tuple's
+    validators = Validators("a", True, 1_700_000_000, True)
     for wanted in ("If-Match", "If-None-Match", "If-Modified-Since", "If-Unmodified-Since"):
         preconditions.judge({wanted: text}.get, validators)
     preconditions.range_is_wanted(lambda _: text, validators)

@@ -372,7 +372,7 @@ def test_worker_dies_with_a_queue(
         service = Passing(to(Backend(path=path), retry=60), STRICT, aware=aware)
         work = serving(service, handed)
         until(lambda: _queue(path))
-    os.unlink(path)  # noqa: PTH108 - a str
+    os.unlink(path)
     with Receiver(path) as receiver:
         stream, _ = receiver.accept()
     with stream:
@@ -386,7 +386,7 @@ def test_worker_dies_with_a_queue(
 
 def _queue(path: str) -> bool:
     """Return whether somebody has connected to a path: the kernel lists two sockets there."""
-    with open("/proc/net/unix") as table:  # noqa: PTH123 - no file
+    with open("/proc/net/unix") as table:
         return sum(line.endswith(f" {path}\n") for line in table) > 1
 
 

@@ -316,7 +316,7 @@ class RemoteRelay:
         """Take one message, or the end; another thread may have been quicker."""
         message, descriptor = bytearray(), None
         try:
-            self._channel.setblocking(False)  # noqa: FBT003 - socket's own signature
+            self._channel.settimeout(0)
             message, descriptor = scm_rights.receive(self._channel, wire.MAX_REPLY)
             if message:
                 self._failure = revive(wire.decode(message, wire.Ended))

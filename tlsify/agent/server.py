@@ -245,7 +245,7 @@ def _shake_hands(sock: socket.socket, request: wire.Request, configs: Configs) -
         if sock.type != socket.SOCK_STREAM:
             raise ConfigError("the socket is no stream", hint="pass a connected TCP socket")
         config, wanted = configs.find(request), policy(request)
-        sock.setblocking(True)  # noqa: FBT003 - socket's own signature
+        sock.settimeout(None)
         opening = PendingConnection(sock, config, wanted)
         handshake.run(sock, opening.engine, request.timeout)
         return opening.commit()

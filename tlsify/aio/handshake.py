@@ -25,7 +25,7 @@ async def hand_over(
     sock: socket.socket,
     config: ClientConfig | ServerConfig,
     policy: KtlsPolicy | None = None,
-    timeout: float | None = None,  # noqa: ASYNC109 - configurations have it, too
+    timeout: float | None = None,
 ) -> Handoff:
     """Do a handshake without blocking the loop, and hand the connection over.
 
@@ -41,7 +41,7 @@ async def hand_over(
     seconds = config.timeout if timeout is None else timeout
     sock = take(sock)
     with closed_on_error(sock):
-        sock.setblocking(False)  # noqa: FBT003 - socket's own signature
+        sock.settimeout(0)
         opening = PendingConnection(sock, config, policy or KtlsPolicy())
         with handshake.undelayed(sock):
             try:
@@ -55,7 +55,7 @@ async def hand_over(
                     raise
                 raise handshake.too_slow(seconds) from exc
         handed = opening.commit()
-        handed.sock.setblocking(False)  # noqa: FBT003
+        handed.sock.settimeout(0)
         return handed
 
 

@@ -28,7 +28,7 @@ _LONGEST_WAIT = 3600.0
 _NO_WAY = {errno.ENETUNREACH, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT}
 
 
-class Silence(TimeoutError):  # noqa: N818 - named for what happened
+class Silence(TimeoutError):
     """No answer within the caller's limit, from a host or from a name server.
 
     The kernel's own timeout, after some minutes, is a TimeoutError with an errno instead.
@@ -159,7 +159,7 @@ def _begin(target: Address, local: list[Address]) -> socket.socket:
     family, kind, protocol, _, address = target
     sock = socket.socket(family, kind, protocol)
     try:
-        sock.setblocking(False)  # noqa: FBT003 - socket's own signature
+        sock.settimeout(0)
         if local:
             _bind(sock, [each[4] for each in local if each[0] == family])
         number = sock.connect_ex(address)

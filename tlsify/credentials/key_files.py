@@ -275,7 +275,7 @@ def _states(path: Path, depth: int) -> Iterator[State]:
         if not stat.S_ISDIR(state.st_mode):
             yield str(path), state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns
         elif depth:
-            for name in sorted(os.listdir(path)):  # noqa: PTH208 - it makes a list as well
+            for name in sorted(os.listdir(path)):
                 if not name.startswith("."):
                     yield from _states(path / name, depth - 1)
     except OSError:

@@ -62,7 +62,7 @@ def read_file(path: Path, what: str) -> bytes:
 @contextlib.contextmanager
 def as_file(content: bytes) -> Iterator[str]:
     """Return a path at which OpenSSL finds what is in memory, while the block lasts."""
-    with open(os.memfd_create("tlsify"), "wb") as file:  # noqa: PTH123 - a descriptor
+    with open(os.memfd_create("tlsify"), "wb") as file:
         file.write(content)
         file.flush()
         yield f"/proc/self/fd/{file.fileno()}"

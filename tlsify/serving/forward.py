@@ -120,7 +120,7 @@ class Forwarding(_Service):
         await self._carry(handed, plain)
 
 
-class _Unconfirmed(BackendError):  # noqa: N818 - named for what happened
+class _Unconfirmed(BackendError):
     """A worker may have the connection, or find it later: no other may get it."""
 
 

@@ -94,12 +94,12 @@ class TLSInfo:
         return None if self._alpn is None else self._alpn.decode("ascii", "backslashreplace")
 
     @overload
-    def getpeercert(self, binary_form: Literal[False] = False) -> dict[str, Any] | None: ...  # noqa: FBT002
+    def getpeercert(self, binary_form: Literal[False] = False) -> dict[str, Any] | None: ...
     @overload
     def getpeercert(self, binary_form: Literal[True]) -> bytes | None: ...
     @overload
-    def getpeercert(self, binary_form: bool) -> dict[str, Any] | bytes | None: ...  # noqa: FBT001
-    def getpeercert(self, binary_form: bool = False) -> dict[str, Any] | bytes | None:  # noqa: FBT001, FBT002 - ssl's own
+    def getpeercert(self, binary_form: bool) -> dict[str, Any] | bytes | None: ...
+    def getpeercert(self, binary_form: bool = False) -> dict[str, Any] | bytes | None:
         """Return the peer's certificate in DER, or what it says as `ssl` shapes it.
 
         Returns:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-import ssl  # noqa: TID251 - servers test for its SSLContext; it keeps settings, and connects nobody
+import ssl
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -182,7 +182,7 @@ class Settings(ssl.SSLContext):
     def keylog_filename(self, name: StrOrBytesPath | None) -> None:
         self.wishes = replace(self.wishes, key_log=None if name is None else _path(name))
 
-    def get_ca_certs(self, binary_form: bool = False) -> Any:  # noqa: FBT001, FBT002 - ssl's own
+    def get_ca_certs(self, binary_form: bool = False) -> Any:
         """List the anchors loaded by name; the system's are not among them."""
         from tlsify.sslcontext.facts import describe  # noqa: PLC0415 - rarely
 

@@ -35,18 +35,18 @@ class RecordBuffer:
         Raises:
             SSL.Error: as there.
         """
-        ssl = connection._ssl  # noqa: SLF001 - the reason for this module
+        ssl = connection._ssl
         size: int = _lib.SSL_read(ssl, self._start + offset, len(self.view) - offset)
         if size > 0:
             return size
         if _lib.SSL_get_error(ssl, size) != _lib.SSL_ERROR_WANT_READ:
-            connection._raise_ssl_error(ssl, size)  # noqa: SLF001
+            connection._raise_ssl_error(ssl, size)
         return 0
 
     def read_records(self, connection: SSL.Connection, offset: int) -> int:
         """Do as ``Connection.bio_read`` from an offset on; 0 where that has an exception."""
         size: int = _lib.BIO_read(
-            connection._from_ssl,  # noqa: SLF001
+            connection._from_ssl,
             self._start + offset,
             len(self.view) - offset,
         )
@@ -57,11 +57,11 @@ def records_waiting(connection: SSL.Connection) -> int:
     """Return how many bytes ``Connection.bio_read`` could give; 0 if that cannot be known."""
     if not hasattr(_lib, "BIO_get_mem_data"):
         return 0
-    size: int = _lib.BIO_get_mem_data(connection._from_ssl, _ffi.new("char **"))  # noqa: SLF001
+    size: int = _lib.BIO_get_mem_data(connection._from_ssl, _ffi.new("char **"))
     return size
 
 
 def write_whole(connection: SSL.Connection) -> None:
     """Have one ``send`` make all the records that its bytes need; pyOpenSSL has it make one."""
     if hasattr(_lib, "SSL_clear_mode"):
-        _lib.SSL_clear_mode(connection._ssl, _lib.SSL_MODE_ENABLE_PARTIAL_WRITE)  # noqa: SLF001
+        _lib.SSL_clear_mode(connection._ssl, _lib.SSL_MODE_ENABLE_PARTIAL_WRITE)

@@ -128,7 +128,7 @@ def hand_over(
     from tlsify.agent import client  # noqa: PLC0415 - only where there is an agent
     from tlsify.agent.wire import ClientRequest  # noqa: PLC0415
 
-    where = int(place) if place.isdecimal() else os.path.abspath(place)  # noqa: PTH100
+    where = int(place) if place.isdecimal() else os.path.abspath(place)
     try:
         if isinstance(request, ClientRequest):
             return client.connect(where, sock, request)

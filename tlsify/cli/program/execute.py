@@ -98,7 +98,7 @@ def become(path: str, program: list[str]) -> int:
     for number in (signal.SIGPIPE, signal.SIGXFSZ):  # the interpreter ignores them
         signal.signal(number, signal.SIG_DFL)
     try:
-        os.execv(path, program)  # noqa: S606 - that is what we are for
+        os.execv(path, program)
     except OSError as exc:
         fail(f"cannot run {path}: {exc.strerror}", "see whether its interpreter exists")
     return ExitCode.NOT_EXECUTABLE
@@ -133,7 +133,7 @@ def let_go(*kept: int | None) -> None:
     Raises:
         ConfigError: these say something that cannot be done.
     """
-    for entry in os.listdir("/proc/self/fd"):  # noqa: PTH208 - pathlib opens another one
+    for entry in os.listdir("/proc/self/fd"):
         with contextlib.suppress(OSError):
             if int(entry) > _STDERR and int(entry) not in kept and os.get_inheritable(int(entry)):
                 os.close(int(entry))
@@ -204,7 +204,7 @@ def _take_descriptors(channel: socket.socket, places: tuple[int, int]) -> bytes:
     with channel:
         message, descriptors, _, _ = socket.recv_fds(channel, _MAX_MESSAGE, 2)
     for number in descriptors:
-        os.set_inheritable(number, False)  # noqa: FBT003 - os's own signature
+        os.set_inheritable(number, False)
     kind, rest = message[:1], message[1:]
     if kind == _NOTHING:
         return kind

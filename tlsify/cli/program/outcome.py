@@ -203,7 +203,7 @@ def _send_away(arguments: argparse.Namespace, open_connection: Callable[[], Conn
             handoff.relay.join()
         return ExitCode.OK
     os.close(writer)
-    with open(reader, "rb") as told:  # noqa: PTH123 - a descriptor
+    with open(reader, "rb") as told:
         if told.read(1) == _DONE:
             return ExitCode.OK
     return execute.status_of(pid)

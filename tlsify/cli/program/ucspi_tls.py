@@ -87,7 +87,7 @@ def run(
         ("SSLWRITEFD", writing),
     ):
         os.environ[name] = str(number)
-        os.set_inheritable(number, True)  # noqa: FBT003 - os's own signature
+        os.set_inheritable(number, True)
     for place in ucspi.SERVER_PLACES:
         os.dup2(sock.fileno(), place)
     return execute.become(path, program)
