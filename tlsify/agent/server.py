@@ -19,7 +19,8 @@ from tlsify.agent.config_cache import policy
 from tlsify.agent.errors import describe
 from tlsify.agent.fields import Message
 from tlsify.connection import handshake
-from tlsify.connection.establish import PendingConnection, closed_on_error, drop_past_keys
+from tlsify.connection.dialing import closed_on_error
+from tlsify.connection.establish import PendingConnection, drop_past_keys
 from tlsify.connection.relay import Relay
 from tlsify.errors import SHORTAGES, AgentError, ConfigError, ResourceError, TlsifyError
 from tlsify.passing import scm_rights

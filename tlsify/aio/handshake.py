@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from tlsify.config import KtlsPolicy
 from tlsify.connection import handshake
-from tlsify.connection.establish import PendingConnection, closed_on_error, take
+from tlsify.connection.dialing import closed_on_error
+from tlsify.connection.establish import PendingConnection, take
 from tlsify.errors import HandshakeError
 
 if TYPE_CHECKING:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import math
 import os
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 from tlsify.errors import SHORTAGES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Sequence
+    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
 # What ``getaddrinfo`` gives for one address: family, type, protocol, canonical name, address.
 Address: TypeAlias = tuple[int, int, int, str, tuple[Any, ...]]
@@ -266,3 +267,13 @@ def read(host: Any, port: Any, **wanted: int) -> list[Address] | None:
     except socket.gaierror:
         return None
     return found  # type: ignore[return-value]
+
+
+@contextlib.contextmanager
+def closed_on_error(sock: socket.socket) -> Iterator[None]:
+    """Close a socket if the block fails, since nobody can go on with half a TLS connection."""
+    try:
+        yield
+    except BaseException:
+        sock.close()
+        raise

@@ -6,10 +6,10 @@ import logging
 from ipaddress import IPv6Address
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 
+from cryptography import x509
+
 if TYPE_CHECKING:
     from datetime import datetime
-
-    from cryptography import x509
 
     from tlsify.connection.handoff import Handoff
 
@@ -125,8 +125,6 @@ def describe(der: bytes) -> dict[str, Any]:
 
     Source: Modules/_ssl.c _decode_certificate.
     """
-    from cryptography import x509  # noqa: PLC0415 - slow, and few want it
-
     try:
         certificate = x509.load_der_x509_certificate(der)
         said: dict[str, Any] = {
@@ -169,8 +167,6 @@ def _name(name: x509.Name) -> _Name:
 
 
 def _general_name(name: x509.GeneralName) -> tuple[str, str | _Name]:
-    from cryptography import x509  # noqa: PLC0415 - as above
-
     if isinstance(name, x509.DirectoryName):
         return "DirName", _name(name.value)
     if isinstance(name, x509.RegisteredID):

@@ -9,11 +9,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from cryptography import x509
+
 from tlsify.codepoints import DEFAULT_AEADS, Aead, CipherSuite, ProtocolVersion
 from tlsify.credentials.anchors import Anchor, TrustAnchors, read_anchors
 from tlsify.credentials.key_pair import KeyPair
 from tlsify.credentials.parse import parse_crls, read_file
 from tlsify.errors import ConfigError
+from tlsify.sslcontext.facts import describe
 from tlsify.trust import store
 
 if TYPE_CHECKING:
@@ -21,7 +24,6 @@ if TYPE_CHECKING:
     from typing import TypeAlias
 
     from _typeshed import ReadableBuffer, StrOrBytesPath
-    from cryptography import x509
 
     Secret: TypeAlias = str | bytes | bytearray
     Password: TypeAlias = Secret | Callable[[], Secret]
@@ -184,8 +186,6 @@ class Settings(ssl.SSLContext):
 
     def get_ca_certs(self, binary_form: bool = False) -> Any:
         """List the anchors loaded by name; the system's are not among them."""
-        from tlsify.sslcontext.facts import describe  # noqa: PLC0415 - rarely
-
         encoded = [anchor.der for anchor in self.wishes.anchors]
         return encoded if binary_form else list(map(describe, encoded))
 
@@ -315,8 +315,6 @@ def _read_data(data: str | ReadableBuffer) -> Iterable[Anchor]:
     if isinstance(data, str):
         return read_anchors(data.encode("ascii", "replace"), "cadata")
     encoded = bytes(data)
-    from cryptography import x509  # noqa: PLC0415 - few have their anchors in DER
-
     try:
         x509.load_der_x509_certificate(encoded)
     except (ValueError, x509.InvalidVersion) as exc:

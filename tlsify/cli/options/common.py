@@ -129,6 +129,15 @@ def add_key_pair(group: argparse._ArgumentGroup, purpose: str, *, several: bool 
     )
 
 
+def add_agent(parser: argparse.ArgumentParser) -> None:
+    """Declare --agent (`program.by_agent`)."""
+    parser.add_argument(
+        "--agent",
+        metavar="PATH|FD",
+        help="tlsify agent that does the handshake; without one it is done locally",
+    )
+
+
 def key_pair(arguments: argparse.Namespace) -> KeyPair | None:
     """Read certificate and key from where flags, or else the environment, say that they are.
 

@@ -16,6 +16,7 @@ from tlsify.cli.program.ucspi import SERVER_PLACES
 from tlsify.config import ClosePolicy, KtlsMode, KtlsPolicy
 from tlsify.errors import ConfigError, ExitCode
 from tlsify.system.process import THE_PROGRAMS, StopRequests, fork_for, ignore
+from tlsify.system.sandbox import renounce
 
 if TYPE_CHECKING:
     import argparse
@@ -156,8 +157,6 @@ def run(
     if arguments.aware:
         _leave(open_connection().handoff, arguments)
     else:
-        from tlsify.system.sandbox import renounce  # noqa: PLC0415
-
         renounce()
         handoff = open_connection().handoff
         from tlsify.cli.program.pump import half_close, pump, stay_silent  # noqa: PLC0415
@@ -179,7 +178,6 @@ def _send_away(arguments: argparse.Namespace, open_connection: Callable[[], Conn
     This process ends as soon as the descriptor is on its way.
     """
     from tlsify.cli.program import execute  # noqa: PLC0415 - see `run`
-    from tlsify.system.sandbox import renounce  # noqa: PLC0415 - likewise
 
     reader, writer = os.pipe()
     pid = fork_for("the connection")
