@@ -9,8 +9,9 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from tlsify.codepoints import Aead, AlertDescription, CipherSuite, ProtocolVersion
     from tlsify.config import ClientConfig, ClosePolicy, KtlsMode, KtlsPolicy, ServerConfig
+    from tlsify.connection.adoption import adopt
     from tlsify.connection.establish import accept, connect
-    from tlsify.connection.handoff import Handoff, Offload, Reason, adopt
+    from tlsify.connection.handoff import Handoff, Offload, Reason
     from tlsify.connection.stream import TLSSocket
     from tlsify.credentials.anchors import TrustAnchors
     from tlsify.credentials.key_pair import KeyPair
@@ -60,7 +61,8 @@ _HOMES = {
         "Truncated",
     ),
     "metrics.counters": ("counters",),
-    "connection.handoff": ("Handoff", "Offload", "Reason", "adopt"),
+    "connection.adoption": ("adopt",),
+    "connection.handoff": ("Handoff", "Offload", "Reason"),
     "ktls.probe": ("Capabilities", "capabilities"),
     "connection.establish": ("accept", "connect"),
     "system.process": ("protect_process",),

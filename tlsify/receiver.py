@@ -12,7 +12,8 @@ import stat
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from tlsify.config import ClosePolicy
-from tlsify.connection.handoff import Handoff, Offload, Reason, adopt
+from tlsify.connection.adoption import adopt
+from tlsify.connection.handoff import Handoff, Offload, Reason
 from tlsify.connection.stream import TLSSocket
 from tlsify.errors import AgentError, ConfigError, TlsifyError
 from tlsify.passing import scm_rights

@@ -30,7 +30,8 @@ from tests.doubles import (
 from tlsify.aio import watching
 from tlsify.config import ClosePolicy
 from tlsify.connection import keepalive, patience
-from tlsify.connection.handoff import Offload, adopt
+from tlsify.connection.adoption import adopt
+from tlsify.connection.handoff import Offload
 from tlsify.connection.stillness import Bounds
 from tlsify.connection.stream import TLSSocket
 from tlsify.errors import BackendError, PeerMisbehaved, Truncated
