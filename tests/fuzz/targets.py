@@ -26,7 +26,8 @@ from tlsify.codepoints import CipherSuite, ContentType, ProtocolVersion
 from tlsify.config import ClientConfig, ServerConfig
 from tlsify.connection import session_store
 from tlsify.credentials import der, ocsp, presented, traefik
-from tlsify.credentials.parse import parse_crls, read_pem
+from tlsify.credentials.parse import parse_crls
+from tlsify.credentials.pem import read_pem
 from tlsify.credentials.self_signed import make_key_pair
 from tlsify.errors import AgentError, ConfigError, HandshakeError, PeerMisbehaved
 from tlsify.ktls import diag

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from OpenSSL import SSL
 
 from tlsify.codepoints import AlertDescription
-from tlsify.credentials.parse import spell_pin
+from tlsify.credentials.pem import spell_pin
 from tlsify.errors import IdentityError, PeerMisbehaved
 from tlsify.names import ReferenceIdentifier
 from tlsify.tls.explain import (

@@ -8,9 +8,11 @@ from collections import Counter
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NamedTuple, Self, TypeAlias
 
+from cryptography import x509
+
 from tlsify.credentials import ocsp, traefik
 from tlsify.credentials.key_pair import KeyPair
-from tlsify.credentials.parse import read_file, read_pem, unreadable
+from tlsify.credentials.pem import read_file, read_pem, unreadable
 from tlsify.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -229,8 +231,6 @@ def _first(files: Files) -> bytes:
 
 
 def _is_authority(der: bytes) -> bool:
-    from cryptography import x509  # noqa: PLC0415 - see credentials
-
     try:
         extensions = x509.load_der_x509_certificate(der).extensions
         return extensions.get_extension_for_class(x509.BasicConstraints).value.ca

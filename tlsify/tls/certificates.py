@@ -44,7 +44,7 @@ def name_hashes(encoded: Iterable[bytes]) -> dict[str, int]:
 def is_read_so(pem: bytes, encoded: Iterable[bytes]) -> bool:
     """Return whether OpenSSL, where it finds a file by itself, reads these certificates in it.
 
-    It takes fewer spellings of PEM than `parse.read_pem`, and says nothing of the rest.
+    It takes fewer spellings of PEM than `pem.read_pem`, and says nothing of the rest.
     """
     found = read_as_found(pem)
     return found is not None and list(map(der, found)) == list(encoded)

@@ -9,6 +9,7 @@ from weakref import WeakKeyDictionary
 from OpenSSL import SSL
 
 from tlsify.config import ServerConfig
+from tlsify.credentials.parse import encoded
 from tlsify.tls import context as contexts
 from tlsify.tls.openssl import move
 
@@ -121,23 +122,19 @@ def _digest_of_clients(config: ServerConfig) -> bytes:
     """Tell from any other what is asked of clients, whose path no resumption judges anew."""
     if config.client_trust is None:
         return b""
-    from cryptography.hazmat.primitives.serialization import Encoding  # noqa: PLC0415 - slow
-
     return _digest(
         [
             bytes([config.client_required]),
             _digest_of_trust(config.client_trust),
             _digest(sorted(str(identity).encode() for identity in config.client_identities)),
-            _digest(sorted(crl.public_bytes(Encoding.DER) for crl in config.crls)),
+            _digest(sorted(map(encoded, config.crls))),
         ]
     )
 
 
 def _digest_of_trust(trust: TrustAnchors) -> bytes:
-    from cryptography.hazmat.primitives.serialization import Encoding  # noqa: PLC0415 - slow
-
     if trust.certificates is not None:
-        return _digest(sorted(anchor.public_bytes(Encoding.DER) for anchor in trust.certificates))
+        return _digest(sorted(map(encoded, trust.certificates)))
     return b"" if trust.lookup is None else _digest([trust.lookup.content])
 
 

@@ -11,7 +11,7 @@ from OpenSSL import SSL, crypto
 
 from tlsify.codepoints import Aead, CipherSuite, NamedGroup, ProtocolVersion
 from tlsify.config import ClientConfig, ServerConfig
-from tlsify.credentials.parse import as_file, malformed
+from tlsify.credentials.pem import as_file, malformed
 from tlsify.errors import ConfigError
 from tlsify.tls.certificates import load
 from tlsify.tls.openssl import hear, set_groups, share_trust

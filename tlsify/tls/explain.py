@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tlsify.codepoints import AlertDescription
-from tlsify.credentials.parse import spell_pin
+from tlsify.credentials.pem import spell_pin
 from tlsify.errors import IdentityError, PeerAlert, PeerMisbehaved, Truncated
 
 if TYPE_CHECKING:
