@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
@@ -116,6 +117,4 @@ def __getattr__(name: str) -> Any:
     """Import a public name on first use: the command must not pay for what it does not need."""
     if name not in _HOME_OF:
         raise AttributeError(f"module 'tlsify' has no attribute {name!r}")
-    from importlib import import_module  # noqa: PLC0415 - as above
-
     return getattr(import_module(f"tlsify.{_HOME_OF[name]}"), name)

@@ -11,6 +11,7 @@ from OpenSSL import SSL
 from tlsify.config import ServerConfig
 from tlsify.credentials.parse import encoded
 from tlsify.tls import context as contexts
+from tlsify.tls.certificates import sha256
 from tlsify.tls.openssl import move
 
 if TYPE_CHECKING:
@@ -38,9 +39,7 @@ class Connections:
         # First, since an unusable certificate must show before a client does.
         self._shown = _shown_by(config) if isinstance(config, ServerConfig) else None
         if self._shown is None and config.key_pair is not None:
-            from tlsify.tls.showable import check  # noqa: PLC0415 - most clients have none
-
-            check(config)
+            _check(config)
         self._base = contexts.context_for(config, aeads, now)
 
     def make(self, server_name: str | None = None) -> SSL.Connection:
@@ -53,6 +52,12 @@ class Connections:
         return connection
 
 
+def _check(config: ClientConfig | ServerConfig) -> None:
+    from tlsify.tls.showable import check  # noqa: PLC0415 - most clients have nothing to show
+
+    check(config)
+
+
 class _Connection(SSL.Connection):
     begun_with: SSL.Context
 
@@ -61,10 +66,9 @@ class _Shown:
     """What the connections of a server show, and whom they accept."""
 
     def __init__(self, config: ServerConfig) -> None:
-        from tlsify.tls.showable import check  # noqa: PLC0415 - a client needs neither
-        from tlsify.tls.sni import Choice  # noqa: PLC0415
+        from tlsify.tls.sni import Choice  # noqa: PLC0415 - a client needs none
 
-        check(config)
+        _check(config)
         self._choice = Choice(config.key_pair, config.more_key_pairs)
         self._judging = contexts.judging_clients(config)
         self._clients = _digest_of_clients(config)
@@ -140,6 +144,4 @@ def _digest_of_trust(trust: TrustAnchors) -> bytes:
 
 def _digest(parts: Iterable[bytes]) -> bytes:
     """Hash parts so that no other parts have the same hash: each with its length in front."""
-    import hashlib  # noqa: PLC0415 - a client needs none before it says hello
-
-    return hashlib.sha256(b"".join(len(p).to_bytes(8, "big") + p for p in parts)).digest()
+    return sha256(b"".join(len(p).to_bytes(8, "big") + p for p in parts))
