@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tlsify.codepoints import CipherSuite, ProtocolVersion
 from tlsify.credentials.self_signed import make_key_pair
 from tlsify.tls.handshake_keys import tls13_keys
-from tlsify.tls.negotiated import Keys, Negotiated, resumable
+from tlsify.tls.negotiated import Keys, Negotiated
 from tlsify.tls.schedule import KeyBlock
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def _session(begun: int, lifetime: int | None, ticket: bytes | None = b"ticket" 
 )
 def test_expiry_of_a_session(suite: CipherSuite, lifetime: int | None, expires: int | None) -> None:
     """The lifetime counts from the beginning, with a bound, and means different things at 0."""
-    found = resumable(_session(1000, lifetime), _negotiated(suite, resumed=True))
+    found = _negotiated(suite, resumed=True).resumable(_session(1000, lifetime))
     assert (found and found.expires) == expires
     assert found is None or found.resumed
 
@@ -114,15 +114,15 @@ def test_expiry_of_a_session(suite: CipherSuite, lifetime: int | None, expires: 
 def test_session_of_an_old_certificate(key_pair: KeyPair) -> None:
     """A session ends with the certificate that it stands for, be it in the past."""
     end = key_pair.chain[0].not_valid_after_utc.timestamp()
-    found = resumable(_session(int(end) - 5, 7200), _negotiated(peer=key_pair))
+    found = _negotiated(peer=key_pair).resumable(_session(int(end) - 5, 7200))
     assert found is not None
     assert found.expires == end
 
 
 def test_session_without_a_ticket() -> None:
     """There is nothing in it to resume with."""
-    assert resumable(_session(1000, 7200, ticket=None), _negotiated()) is None
-    assert resumable(None, _negotiated()) is None
+    assert _negotiated().resumable(_session(1000, 7200, ticket=None)) is None
+    assert _negotiated().resumable(None) is None
 
 
 @given(st.binary(max_size=80), st.integers(0, 400))
@@ -130,13 +130,13 @@ def test_damaged_session(noise: bytes, position: int) -> None:
     """Whatever is in there, it is a session or none."""
     good = _session(1000, 7200)
     for damaged in (noise, good[:position] + noise + good[position + 1 :]):
-        found = resumable(damaged, _negotiated())
+        found = _negotiated().resumable(damaged)
         assert found is None or found.session == damaged
 
 
 def test_session_in_no_text() -> None:
     """A session shows nothing of what it holds."""
-    found = resumable(_session(1000, 7200), _negotiated())
+    found = _negotiated().resumable(_session(1000, 7200))
     assert "planted" not in repr(found)
     assert "ticket" not in repr(found)
 

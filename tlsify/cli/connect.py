@@ -161,22 +161,21 @@ def _by_agent(
     return shake_hands
 
 
-def _protocol(text: str) -> str:
-    from tlsify.starttls.upgrade import PROTOCOLS  # noqa: PLC0415 - rarely wanted
+def _protocol(text: str) -> Callable[[socket.socket, str, float], None]:
+    """Return what asks for TLS in a protocol, given the server's name and the seconds left."""
+    from tlsify.starttls.upgrade import PROTOCOLS, upgrade  # noqa: PLC0415 - rarely wanted
 
     if text not in PROTOCOLS:
         raise ArgumentTypeError(f'"{text}" is none of {", ".join(PROTOCOLS)}')
-    return text
+    return lambda sock, name, left: upgrade(sock, text, name, left)
 
 
 def _ask_for_tls(sock: socket.socket, arguments: argparse.Namespace, deadline: _Deadline) -> None:
-    from tlsify.starttls.upgrade import upgrade  # noqa: PLC0415 - rarely wanted
-
     named = arguments.servername or arguments.host
     name = canonical(named) if named else ""
     what = "starttls: no go-ahead from the server"
     with dialing.closed_on_error(sock), deadline.spend(what) as left:
-        upgrade(sock, arguments.starttls, name, left)
+        arguments.starttls(sock, name, left)
 
 
 def _dial(host: str, port: int, timeout: float) -> socket.socket:

@@ -101,7 +101,7 @@ def _held(folder: int, wanted: Mapping[str, int], most: int | None) -> tuple[set
 
 def command(pid: int) -> str:
     """Tell a process's name; empty if it has ended, or is of another PID namespace."""
-    import psutil  # noqa: PLC0415
+    import psutil  # noqa: PLC0415 - as above
 
     try:
         return psutil.Process(pid).name()

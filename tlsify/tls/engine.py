@@ -234,9 +234,7 @@ class Engine:
             return None
         if outcome.version is ProtocolVersion.TLSv1_3:
             return None
-        from tlsify.tls.negotiated import resumable  # noqa: PLC0415 - see above
-
-        return resumable(dump_session(connection), outcome)
+        return outcome.resumable(dump_session(connection))
 
     def take_key_log(self) -> bytes:
         """Return the lines that the configuration's ``key_log`` asks for, and forget them."""

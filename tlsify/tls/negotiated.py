@@ -87,6 +87,31 @@ class Negotiated:
         """SHA-256 of the peer's certificate, 64 hexadecimal digits; None if it showed none."""
         return None if self.certificate is None else hashlib.sha256(self.certificate).hexdigest()
 
+    def resumable(self, session: bytes | None) -> Resumable | None:
+        """Tell until when a session may be resumed: ticket and certificate both have to be good.
+
+        Args:
+            session: as OpenSSL writes it; the clock is OpenSSL's too. None if there is none.
+
+        Returns:
+            None if there is no ticket in it, or one to be discarded at once.
+
+        Source: ssl/ssl_asn1.c; RFC 8446 4.6.1 (lifetime 0: discard), RFC 5077 3.3 (0: unspecified).
+        """
+        fields = _elements(_elements(session or b"").get(_SEQUENCE, b""))
+        if session is None or _TICKET not in fields:
+            return None
+        begun, lifetime = (
+            int.from_bytes(_elements(fields.get(tag, b"")).get(_INTEGER, b""), "big")
+            for tag in (_TIME, _LIFETIME_HINT)
+        )
+        if not lifetime and self.version is ProtocolVersion.TLSv1_3:
+            return None
+        expires: float = begun + min(lifetime or _LIFETIME_UNSPECIFIED, MAX_TICKET_LIFETIME)
+        if (leaf := self.peer_certificate) is not None:
+            expires = min(expires, leaf.not_valid_after_utc.timestamp())
+        return Resumable(session, expires, self.resumed)
+
     def wipe(self) -> None:
         """Overwrite every secret held here."""
         self.tx.wipe()
@@ -109,33 +134,6 @@ class Resumable:
     session: bytes = field(repr=False)
     expires: float
     resumed: bool
-
-
-def resumable(session: bytes | None, outcome: Negotiated) -> Resumable | None:
-    """Tell until when a session may be resumed: ticket and certificate both have to be good.
-
-    Args:
-        session: as OpenSSL writes it; the clock is OpenSSL's too. None if there is none.
-        outcome: of the connection that it belongs to.
-
-    Returns:
-        None if there is no ticket in it, or one to be discarded at once.
-
-    Source: ssl/ssl_asn1.c; RFC 8446 4.6.1 (lifetime 0: discard), RFC 5077 3.3 (0: unspecified).
-    """
-    fields = _elements(_elements(session or b"").get(_SEQUENCE, b""))
-    if session is None or _TICKET not in fields:
-        return None
-    begun, lifetime = (
-        int.from_bytes(_elements(fields.get(tag, b"")).get(_INTEGER, b""), "big")
-        for tag in (_TIME, _LIFETIME_HINT)
-    )
-    if not lifetime and outcome.version is ProtocolVersion.TLSv1_3:
-        return None
-    expires: float = begun + min(lifetime or _LIFETIME_UNSPECIFIED, MAX_TICKET_LIFETIME)
-    if (leaf := outcome.peer_certificate) is not None:
-        expires = min(expires, leaf.not_valid_after_utc.timestamp())
-    return Resumable(session, expires, outcome.resumed)
 
 
 def _elements(der: bytes) -> dict[int, bytes]:

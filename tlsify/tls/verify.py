@@ -80,8 +80,8 @@ class PeerVerifier:
         if certificate is None:
             return IdentityError("the peer has no certificate") if self._required else None
         if self._identities:
-            # What matches takes longer to import than a handshake does: not before the hello.
-            from tlsify.tls.identity import presented, presents  # noqa: PLC0415
+            # Its import takes longer than a handshake does: not before the hello.
+            from tlsify.tls.identity import presented, presents  # noqa: PLC0415 - see above
 
             try:
                 if not presents(der(certificate), self._identities):

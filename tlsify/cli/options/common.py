@@ -147,8 +147,7 @@ def key_pair(arguments: argparse.Namespace) -> KeyPair | None:
     found = key_pair_files(arguments.cert, arguments.key, arguments.key_fd)
     if found is None:
         return None
-    # Most clients have none: with it comes a parser.
-    from tlsify.credentials.key_pair import KeyPair  # noqa: PLC0415
+    from tlsify.credentials.key_pair import KeyPair  # noqa: PLC0415 - a parser; most clients have none
 
     chain, key = found
     if key is not None:
