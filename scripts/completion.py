@@ -73,7 +73,7 @@ def zsh(top: argparse.ArgumentParser) -> str:
 def _name_the_kinds(parser: argparse.ArgumentParser) -> None:
     """Tell shtab which values are files, folders, hosts and programs."""
     for each in _family(parser):
-        for action in each._actions:  # noqa: SLF001 - argparse has no public way to look
+        for action in each._actions:
             if action.metavar in _KINDS:
                 action.complete = _KINDS[action.metavar]  # type: ignore[attr-defined]
         if each.get_default("program") == []:
@@ -83,13 +83,13 @@ def _name_the_kinds(parser: argparse.ArgumentParser) -> None:
 
 def _family(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
     yield parser
-    for action in parser._actions:  # noqa: SLF001 - as above
-        if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
             yield from action.choices.values()
 
 
 def _split_ktls(top: argparse.ArgumentParser, spelling: str) -> None:
     """Make two options of --ktls: a value stands in the same word, or nowhere."""
-    (option,) = (action for action in top._actions if action.dest == "ktls")  # noqa: SLF001
+    (option,) = (action for action in top._actions if action.dest == "ktls")
     option.nargs, option.choices = 0, None
     top.add_argument(spelling, choices=_MODES, metavar="MODE", help=option.help)

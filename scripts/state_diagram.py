@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from tlsify.codepoints import (  # noqa: E402 - found by the line above
+from tlsify.codepoints import (
     AlertDescription,
     AlertLevel,
     CipherSuite,
@@ -18,13 +18,13 @@ from tlsify.codepoints import (  # noqa: E402 - found by the line above
     HandshakeType,
     ProtocolVersion,
 )
-from tlsify.tls.messages import (  # noqa: E402
+from tlsify.tls.messages import (
     MAX_TICKET_MESSAGE,
     KeyUpdateRequest,
     encode_key_update,
 )
-from tlsify.tls.ration import BYTES_FOR_ONE, MOST  # noqa: E402
-from tlsify.tls.session import (  # noqa: E402
+from tlsify.tls.ration import BYTES_FOR_ONE, MOST
+from tlsify.tls.session import (
     Action,
     Fail,
     InstallKeys,

@@ -44,7 +44,7 @@ def now() -> dt.datetime:
     return dt.datetime.now(dt.UTC)
 
 
-def certify(  # noqa: PLR0913 - each test cares for one or two
+def certify(
     authority: trustme.CA,
     *names: str,
     kind: str = "ec",

@@ -244,7 +244,7 @@ def until(condition: Callable[[], object], timeout: float = 60) -> None:
 def ends(process: subprocess.Popen[AnyStr], timeout: float = 60) -> int:
     """Wait for a program's end; return what `Popen.wait` does, which would look now and then."""
     if process.poll() is None:
-        with open(os.pidfd_open(process.pid), "rb") as handle:  # noqa: PTH123 - for its close
+        with open(os.pidfd_open(process.pid), "rb") as handle:
             assert select.select([handle], [], [], timeout)[0], "it did not end in time"
     return process.wait()
 
@@ -299,9 +299,9 @@ def give_up(sock: socket.socket) -> None:
 def descriptors() -> set[str]:
     """List this process's open descriptors by what they are."""
     found = set()
-    for entry in os.listdir("/proc/self/fd"):  # noqa: PTH208 - pathlib opens another one
+    for entry in os.listdir("/proc/self/fd"):
         try:
-            found.add(f"{entry} {os.readlink(f'/proc/self/fd/{entry}')}")  # noqa: PTH115
+            found.add(f"{entry} {os.readlink(f'/proc/self/fd/{entry}')}")
         except FileNotFoundError:
             continue
     return found

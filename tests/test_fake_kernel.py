@@ -544,7 +544,7 @@ def test_ancillary_data(keyed: Bench) -> None:
 
 
 @pytest.mark.parametrize("by_flag", [True, False], ids=["flag", "descriptor"])
-def test_nothing_fits(keyed: Bench, by_flag: bool) -> None:  # noqa: FBT001
+def test_nothing_fits(keyed: Bench, by_flag: bool) -> None:
     """EAGAIN, for control records too; what was accepted arrives, in whole records."""
     flags: int = DONTWAIT if by_flag else 0
     keyed.ours.setblocking(by_flag)
@@ -1113,7 +1113,7 @@ def test_key_update(keyed: Bench, message: bytes) -> None:
 
 
 @pytest.mark.parametrize("prefetched", [False, True])
-def test_next_generation(keyed: Bench, prefetched: bool) -> None:  # noqa: FBT001
+def test_next_generation(keyed: Bench, prefetched: bool) -> None:
     """The next key opens what comes next; without it EBADMSG."""
     update = keyed.seal(KEY_UPDATE, HANDSHAKE)
     new = make_keys()

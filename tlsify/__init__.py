@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
@@ -9,8 +10,9 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from tlsify.codepoints import Aead, AlertDescription, CipherSuite, ProtocolVersion
     from tlsify.config import ClientConfig, ClosePolicy, KtlsMode, KtlsPolicy, ServerConfig
+    from tlsify.connection.adoption import adopt
     from tlsify.connection.establish import accept, connect
-    from tlsify.connection.handoff import Handoff, Offload, Reason, adopt
+    from tlsify.connection.handoff import Handoff, Offload, Reason
     from tlsify.connection.stream import TLSSocket
     from tlsify.credentials.anchors import TrustAnchors
     from tlsify.credentials.key_pair import KeyPair
@@ -60,7 +62,8 @@ _HOMES = {
         "Truncated",
     ),
     "metrics.counters": ("counters",),
-    "connection.handoff": ("Handoff", "Offload", "Reason", "adopt"),
+    "connection.adoption": ("adopt",),
+    "connection.handoff": ("Handoff", "Offload", "Reason"),
     "ktls.probe": ("Capabilities", "capabilities"),
     "connection.establish": ("accept", "connect"),
     "system.process": ("protect_process",),
@@ -114,6 +117,4 @@ def __getattr__(name: str) -> Any:
     """Import a public name on first use, so that the command loads only what it needs."""
     if name not in _HOME_OF:
         raise AttributeError(f"module 'tlsify' has no attribute {name!r}")
-    from importlib import import_module  # noqa: PLC0415 - as above
-
     return getattr(import_module(f"tlsify.{_HOME_OF[name]}"), name)

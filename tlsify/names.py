@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from enum import Enum
-from typing import NamedTuple, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 from tlsify.errors import ConfigError
+
+if TYPE_CHECKING:
+    from ipaddress import IPv4Address, IPv6Address
 
 # What names on networks consist of; the underscore is in no host's name, but in those of services.
 _CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-_")
@@ -113,10 +116,8 @@ def canonical(host: str) -> str:
     bare = _without_brackets(host)
     if ":" in bare:
         bare = bare.partition("%")[0]
-    if is_ip_address(bare):
-        from ipaddress import ip_address  # noqa: PLC0415 - as in is_ip_address
-
-        return str(ip_address(bare))
+    if (address := _address(bare)) is not None:
+        return str(address)
     name = to_ascii(bare).lower().removesuffix(".")
     labels = name.split(".")
     if len(name) > _MAX_NAME or not all(map(_is_label, labels)) or _is_number(labels[-1]):
@@ -177,15 +178,18 @@ def to_unicode(name: str) -> str:
 
 def is_ip_address(host: str) -> bool:
     """Return whether it is an IPv4 or IPv6 address rather than a name."""
+    return _address(host) is not None
+
+
+def _address(host: str) -> IPv4Address | IPv6Address | None:
     if ":" not in host and not host[-1:].isdigit():
-        return False  # as is most of what a client connects to, which is spared the import
+        return None  # as is most of what a client connects to, which is spared the import
     from ipaddress import ip_address  # noqa: PLC0415 - as above
 
     try:
-        ip_address(host)
+        return ip_address(host)
     except ValueError:
-        return False
-    return True
+        return None
 
 
 def _without_brackets(host: str) -> str:

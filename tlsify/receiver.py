@@ -12,7 +12,8 @@ import stat
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from tlsify.config import ClosePolicy
-from tlsify.connection.handoff import Handoff, Offload, Reason, adopt
+from tlsify.connection.adoption import adopt
+from tlsify.connection.handoff import Handoff, Offload, Reason
 from tlsify.connection.stream import TLSSocket
 from tlsify.errors import AgentError, ConfigError, TlsifyError
 from tlsify.passing import scm_rights
@@ -263,6 +264,6 @@ def _clear(path: str) -> None:
     except FileNotFoundError:
         return
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as probe:
-        probe.setblocking(False)  # noqa: FBT003 - socket's own signature
+        probe.settimeout(0)
         if probe.connect_ex(path) == errno.ECONNREFUSED:
-            os.unlink(path)  # noqa: PTH108 - a path of any kind
+            os.unlink(path)

@@ -55,7 +55,7 @@ def context(offer: Offer) -> SSL.Context:
     made.set_tls13_ciphersuites(_TLS13_CIPHERS)
     # pyOpenSSL has no name for it.
     groups = f"{offer.group}:P-256".encode()
-    if not _util.lib.SSL_CTX_set1_curves_list(made._context, groups):  # noqa: SLF001
+    if not _util.lib.SSL_CTX_set1_curves_list(made._context, groups):  # noqa: SLF001 - see above
         raise RuntimeError(f"this OpenSSL does not know {offer.group}")
     return made
 
@@ -107,7 +107,7 @@ def finish(sock: socket.socket) -> None:
 def obtain_session(made: SSL.Context, port: int) -> Any:
     """Do a handshake to have something to resume with; the tickets come after it."""
     connection, sock = shake(made, port)
-    sock.setblocking(False)  # noqa: FBT003
+    sock.settimeout(0)
     deadline = time.monotonic() + _TICKET_SECONDS
     while (left := deadline - time.monotonic()) > 0:
         with contextlib.suppress(SSL.WantReadError):
@@ -115,7 +115,7 @@ def obtain_session(made: SSL.Context, port: int) -> Any:
         select.select([sock], [], [], left)
     session = connection.get_session()
     keep_session(connection)
-    sock.setblocking(True)  # noqa: FBT003
+    sock.settimeout(None)
     finish(sock)
     return session
 
@@ -155,7 +155,7 @@ def in_children(
     started = [_fork(core, work, *arguments) for _ in range(children)]
     found, failure = [], ""
     for pid, pipe in started:
-        with open(pipe, "rb") as reader:  # noqa: PTH123 - a descriptor
+        with open(pipe, "rb") as reader:
             text = reader.read()
         _, status = os.waitpid(pid, 0)
         if status:
@@ -179,7 +179,7 @@ def held(core: int | None, port: int, count: int, *, stalled: bool) -> Iterator[
     """
     pid, pipe = _fork(core, _hold, port, count, stalled)
     try:
-        with open(pipe, "rb") as reader:  # noqa: PTH123 - a descriptor
+        with open(pipe, "rb") as reader:
             if reader.read(1) != b"!":
                 raise RuntimeError(f"the load failed: {reader.read().decode(errors='replace')}")
             yield
@@ -189,7 +189,7 @@ def held(core: int | None, port: int, count: int, *, stalled: bool) -> Iterator[
         os.waitpid(pid, 0)
 
 
-def _hold(pipe: int, port: int, count: int, stalled: bool) -> None:  # noqa: FBT001 - forked
+def _hold(pipe: int, port: int, count: int, stalled: bool) -> None:
     made = context(Offer())
     # Without their TLS, of which idle connections need nothing, ours take little memory.
     kept = [dial(port) if stalled else shake(made, port)[1] for _ in range(count)]

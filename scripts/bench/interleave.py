@@ -19,7 +19,7 @@ Turn: TypeAlias = "Callable[[], dict[str, float]]"
 Start: TypeAlias = "Callable[[], AbstractContextManager[Turn]]"
 
 
-class Missing(Exception):  # noqa: N818 - it says what is the case
+class Missing(Exception):
     """A contender cannot take part, for the reason given."""
 
 

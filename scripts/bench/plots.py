@@ -23,7 +23,7 @@ def draw(record: dict[str, Any], path: Path) -> bool:
     mpl.use("Agg")
     # The same figures give the same file.
     mpl.rcParams["svg.hashsalt"] = "tlsify"
-    from matplotlib import pyplot as plt  # noqa: PLC0415
+    from matplotlib import pyplot as plt  # noqa: PLC0415 - see above
 
     groups = [one for one in record["experiments"] if one["figures"]]
     if not groups:

@@ -375,8 +375,8 @@ def backend(core: int | None) -> Iterator[int]:
 def _answer(sock: socket.socket) -> None:
     with sock, contextlib.suppress(OSError):
         command = b""
-        while len(command) < 9:  # noqa: PLR2004
-            received = sock.recv(9 - len(command))
+        while (missing := 9 - len(command)) > 0:
+            received = sock.recv(missing)
             if not received:
                 return
             command += received

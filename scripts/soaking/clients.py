@@ -46,7 +46,7 @@ class Crowd:
         """Prepare; `add` begins."""
         self.tally = Tally()
         self._context = ssl.create_default_context(cafile=authority)
-        self._random = random.Random(seed)  # noqa: S311 - chance, not secrets
+        self._random = random.Random(seed)
         self._stop = threading.Event()
         self._lock = threading.Lock()
         self._threads: list[threading.Thread] = []
@@ -65,7 +65,7 @@ class Crowd:
             thread.join(2 * _PATIENCE)
             assert not thread.is_alive(), "a client hangs"
 
-    def _go_on(self, visit: Callable[[], None], honest: bool, pause: float) -> None:  # noqa: FBT001
+    def _go_on(self, visit: Callable[[], None], honest: bool, pause: float) -> None:
         while not self._stop.wait(pause * self._random.random()):
             began = time.monotonic()
             try:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.interop, pytest.mark.timeout(TIMEOUT)]
 
-_PAGE = random.Random(80).randbytes(2**20)  # noqa: S311 - test data
+_PAGE = random.Random(80).randbytes(2**20)
 _REQUEST = b"GET /page HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 # A busybox that runs its helper; Debian's does not. Its source makes one of 50 kB: "make
 # allnoconfig", then CONFIG_NOMMU, CONFIG_WGET and CONFIG_FEATURE_WGET_HTTPS.

@@ -29,7 +29,7 @@ _IDENTITY = "-c user.name=A -c user.email=a@example.org"
 
 
 def _fill(place: Place, folder: str, seed: int) -> None:
-    noise = random.Random(seed)  # noqa: S311 - test data
+    noise = random.Random(seed)
     for number in range(_FILES):
         path = place.folder / folder / f"{seed}-{number}"
         path.write_bytes(noise.randbytes(_SIZE))

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.interop, pytest.mark.timeout(TIMEOUT)]
 
-_NOISE = random.Random(7).randbytes(2**20)  # noqa: S311 - test data
+_NOISE = random.Random(7).randbytes(2**20)
 
 
 def test_file_sent_and_received(place: Place) -> None:

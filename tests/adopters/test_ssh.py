@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.interop, pytest.mark.timeout(TIMEOUT)]
 
-_NOISE = random.Random(22).randbytes(2**20)  # noqa: S311 - test data
+_NOISE = random.Random(22).randbytes(2**20)
 _SERVER = """
 HostKey {0}/host
 AuthorizedKeysFile {0}/user.pub

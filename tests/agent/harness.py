@@ -146,7 +146,7 @@ class Agent:
         command = ["sleep", str(PATIENCE)]
         own = sum(len(list(Path(f"/proc/{pid}/task").iterdir())) for pid in self.pids())
         others = [
-            subprocess.Popen(command, preexec_fn=lambda: os.setresuid(user, 0, 0))  # noqa: PLW1509
+            subprocess.Popen(command, preexec_fn=lambda: os.setresuid(user, 0, 0))  # noqa: PLW1509 - as below
             for _ in range(_THREADS - own)
         ]
         try:

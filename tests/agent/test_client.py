@@ -272,7 +272,7 @@ def has_tcp(pid: int) -> bool:
     """Return whether a process has a connection with somebody."""
     table = Path("/proc/net/tcp").read_text("ascii").splitlines()[1:]
     established = {line.split()[9] for line in table if line.split()[3] == "01"}
-    names = [os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir()]  # noqa: PTH115
+    names = [os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir()]
     return any(name[len("socket:[") : -1] in established for name in names)
 
 

@@ -59,7 +59,7 @@ def test_live_agent_is_left_alone(folder: Path) -> None:
         first.listen(0)
         waiting = [socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(3)]
         for sock in waiting:
-            sock.setblocking(False)  # noqa: FBT003 - socket's own signature
+            sock.setblocking(False)
             with suppress(BlockingIOError):
                 sock.connect(str(folder / "agent"))
         with pytest.raises(ConfigError, match="an agent lives at"):
@@ -162,7 +162,7 @@ def test_full_disk(folder: Path) -> None:
 def test_pair() -> None:
     """One end of a pair is taken over, and no program inherits it."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    os.set_inheritable(ours.fileno(), True)  # noqa: FBT003 - os's own signature
+    os.set_inheritable(ours.fileno(), True)
     place = Inherited(ours.detach())
     with place.sock, theirs:
         assert not place.sock.get_inheritable()
@@ -179,7 +179,7 @@ def test_no_pair() -> None:
             with pytest.raises(ConfigError, match="no connected AF_UNIX socket"):
                 Inherited(sock.fileno())
             os.fstat(sock.fileno())
-    with open(os.devnull, "rb") as file, pytest.raises(ConfigError, match="no socket"):  # noqa: PTH123
+    with open(os.devnull, "rb") as file, pytest.raises(ConfigError, match="no socket"):
         Inherited(file.fileno())
     with pytest.raises(ConfigError, match="no socket: Bad file descriptor"):
         Inherited(9999)

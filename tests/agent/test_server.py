@@ -144,7 +144,7 @@ def test_out_of_descriptors(files: Files) -> None:
         with ExitStack() as stack:
             held = [stack.enter_context(open_channel(it.place)) for _ in range(20)]
             (worker,) = it.pids()[1:]
-            until(lambda: len(os.listdir(f"/proc/{worker}/fd")) == 16)  # noqa: PTH208 - a count
+            until(lambda: len(os.listdir(f"/proc/{worker}/fd")) == 16)
             with tcp() as (ours, _):
                 # Once the agent has given up on some of the silent ones it has a place for this
                 # one, too: then it is the peer, equally silent, that is waited for in vain.
@@ -426,7 +426,7 @@ def client_finds_nobody(place: Path) -> bool:
 def is_running(pid: int) -> bool:
     """Return whether a process is there, and no zombie that nobody has waited for."""
     try:
-        with open(f"/proc/{pid}/stat", encoding="ascii") as file:  # noqa: PTH123 - as elsewhere
+        with open(f"/proc/{pid}/stat", encoding="ascii") as file:
             return file.read().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False

@@ -454,8 +454,8 @@ def test_no_descriptor_left(
             )
             before = counted(Event.ACCEPT_FAILED)
             sock = socket.socket()
-            sock.setblocking(False)  # noqa: FBT003
-            highest = max(int(number) for number in os.listdir("/proc/self/fd"))  # noqa: PTH208
+            sock.setblocking(False)
+            highest = max(int(number) for number in os.listdir("/proc/self/fd"))
             resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 1, hard))
             taken = []
             try:
@@ -575,7 +575,7 @@ def test_drain(server_config: ServerConfig, client_context: ssl.SSLContext) -> N
                 *server.address, ssl=client_context, server_hostname="example.org"
             )
             late = socket.create_connection(server.address)
-            late.setblocking(False)  # noqa: FBT003
+            late.setblocking(False)
             await accepted(server, 2)
             draining = asyncio.create_task(server.acceptor.drain(None))
             await asyncio.sleep(0)

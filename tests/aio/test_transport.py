@@ -148,7 +148,7 @@ def test_current(
 
 @pytest.mark.each_kernel
 @both
-def test_sendfile_on_the_wire(  # noqa: PLR0913, PLR0917 - fixtures
+def test_sendfile_on_the_wire(
     run: Run,
     policy: KtlsPolicy,
     server_config: ServerConfig,

@@ -83,7 +83,7 @@ def test_idle(lab: Lab, monkeypatch: pytest.MonkeyPatch, policy: KtlsPolicy, *, 
     async def work() -> None:
         if not ends:
             await for_ever()
-        peer.sock.setblocking(True)  # noqa: FBT003
+        peer.sock.setblocking(True)
         assert await asyncio.to_thread(peer.recv) == CLOSE_NOTIFY
 
     assert counted(work, handed, Bounds(idle=0.2)) == [1, 0]

@@ -15,7 +15,7 @@ from tests.interop.programs import free_port
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-_BIG = random.Random(1).randbytes(3_000_000)  # noqa: S311 - no secret
+_BIG = random.Random(1).randbytes(3_000_000)
 
 
 @contextlib.asynccontextmanager

@@ -107,7 +107,7 @@ class _Client:
         self._ending = True
 
     async def _visit(self, number: int) -> None:
-        chance = random.Random(f"{self._given.seed} {number}")  # noqa: S311 - test data
+        chance = random.Random(f"{self._given.seed} {number}")
         while self._left > 0:
             self._left -= 1
             wanted = self._given.requests
@@ -124,7 +124,7 @@ class _Client:
         try:
             async with asyncio.timeout(_PATIENCE):
                 sock = socket.socket()
-                sock.setblocking(False)  # noqa: FBT003
+                sock.setblocking(False)
                 await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", self._given.port))
                 port = sock.getsockname()[1]
                 reader, writer = await asyncio.open_connection(

@@ -118,7 +118,7 @@ def test_program_on_another_socket(
 def test_descriptors_of_the_program(pki: Pki, pair: tuple[socket.socket, socket.socket]) -> None:
     """Three, of which none is the bare connection."""
     ours, theirs = pair
-    name = os.readlink(f"/proc/self/fd/{theirs.fileno()}")  # noqa: PTH115
+    name = os.readlink(f"/proc/self/fd/{theirs.fileno()}")
     process = _start(pki, theirs, "--", "sh", "-c", "read x; ls -l /proc/self/fd >&2; printf .")
     theirs.close()
     assert _ask(pki, ours, b"\n") == b"."

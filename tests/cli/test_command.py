@@ -18,7 +18,7 @@ from tlsify.cli import streams
 )
 def test_disk_full(words: list[str]) -> None:
     """Output that cannot be written gives 111, once."""
-    with open("/dev/full", "wb") as full:  # noqa: PTH123
+    with open("/dev/full", "wb") as full:
         run(*words, stdout=full).failed(111, "stdout: ENOSPC", "space")
 
 

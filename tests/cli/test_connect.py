@@ -67,7 +67,7 @@ def _connect(pki: Pki, port: int, *words: str) -> tuple[str, ...]:
 
 
 def _noise(size: int) -> bytes:
-    return random.Random(size).randbytes(size)  # noqa: S311 - test data
+    return random.Random(size).randbytes(size)
 
 
 def _echo(stream: ssl.SSLSocket) -> None:
@@ -614,7 +614,7 @@ def test_streams_that_do_not_wait(pki: Pki, carrier: str) -> None:
     for number in (source, sink):
         os.set_blocking(number, False)
     process = start(carrier, *_connect(pki, server.port), stdin=source, stdout=sink)
-    with open(into, "wb") as writing:  # noqa: PTH123 - a descriptor
+    with open(into, "wb") as writing:
         for at in range(0, len(sent), 2**14):
             writing.write(sent[at : at + 2**14])
             writing.flush()
@@ -623,7 +623,7 @@ def test_streams_that_do_not_wait(pki: Pki, carrier: str) -> None:
     os.close(source)
     os.close(sink)
     received = b""
-    with open(out, "rb") as reading:  # noqa: PTH123
+    with open(out, "rb") as reading:
         while more := reading.read(2**12):
             received += more
     assert received == sent
@@ -691,7 +691,7 @@ def test_stdin_that_fails(pki: Pki, carrier: str) -> None:
     lines = Path("/proc/self/maps").read_text().splitlines()
     spans = [[int(n, 16) for n in line.split()[0].split("-")] for line in lines if " r" in line]
     end = next(b for (_, b), (a, _) in itertools.pairwise(spans) if b != a)
-    with open("/proc/self/mem", "rb", buffering=0) as memory:  # noqa: PTH123
+    with open("/proc/self/mem", "rb", buffering=0) as memory:
         memory.seek(end - 100)
         there = memory.read(100)
         memory.seek(end - 100)
@@ -758,7 +758,7 @@ def test_sigint_in_the_handshake(pki: Pki) -> None:
 def test_unusable_option(words: list[str], expected: list[str]) -> None:
     """An option that cannot be meant gives 96; not one byte has been sent."""
     with socket.create_server((LOOPBACK, 0)) as listener:
-        listener.setblocking(False)  # noqa: FBT003 - socket's own signature
+        listener.setblocking(False)
         run("connect", *words, LOOPBACK, listener.getsockname()[1]).failed(96, *expected)
         with suppress(BlockingIOError), listener.accept()[0] as sock:
             assert sock.recv(1) == b""

@@ -108,7 +108,7 @@ def test_program_for_each_connection(pki: Pki, carrier: str) -> None:
         assert server.stop() == Outcome(0, b"", "")
 
 
-def _check(claim: bool) -> None:  # noqa: FBT001 - an assertion for lambdas
+def _check(claim: bool) -> None:
     assert claim
 
 

@@ -20,13 +20,13 @@ from tlsify.errors import ExitCode, TlsifyError
         pytest.param(KeyboardInterrupt(), 130, None, False, id="interrupt"),
     ],
 )
-def test_exception_in_a_verb(  # noqa: PLR0913, PLR0917 - a row of the table, and two fixtures
+def test_exception_in_a_verb(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     error: BaseException,
     status: int,
     error_line: str | None,
-    with_traceback: bool,  # noqa: FBT001
+    with_traceback: bool,
 ) -> None:
     """Whatever a verb raises becomes an exit code and two lines; only bugs show a traceback."""
 

@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 
     from tests.cli.conftest import Pki
 
-_BIG = random.Random(1).randbytes(12 * 2**20)  # noqa: S311 - more than sockets can hold
+_BIG = random.Random(1).randbytes(12 * 2**20)
 
 
 @pytest.fixture(scope="module")
@@ -443,7 +443,7 @@ def test_a_hundred_garbage_connections(served: Served, pki: Pki) -> None:
     """A hundred clients that send noise, ten at a time, do no harm."""
 
     def bother(number: int) -> None:
-        noise = random.Random(number)  # noqa: S311 - test data
+        noise = random.Random(number)
         for _ in range(10):
             with suppress(ConnectionResetError, BrokenPipeError), served.connect() as sock:
                 sock.sendall(noise.randbytes(noise.randrange(1, 5000)))

@@ -238,7 +238,7 @@ def test_stranger(odd: dict[str, object], form: list[str]) -> None:
 
 
 def _network(pid: int | str) -> str:
-    return os.readlink(f"/proc/{pid}/ns/net")  # noqa: PTH115
+    return os.readlink(f"/proc/{pid}/ns/net")
 
 
 def test_another_namespace() -> None:

@@ -96,7 +96,7 @@ def test_what_cannot_be_used(pipe: Pipe) -> None:
     os.close(pipe.reader)
     with pytest.raises(BrokenPipeError, match="descriptor"):
         streams.write(pipe.writer, b"x")
-    with open("/dev/full", "wb") as full, pytest.raises(OSError, match="No space"):  # noqa: PTH123
+    with open("/dev/full", "wb") as full, pytest.raises(OSError, match="No space"):
         streams.write(full.fileno(), b"x")
 
 
@@ -104,7 +104,7 @@ def test_sending_a_descriptor_waits() -> None:
     """A receiver that is behind gets it all the same."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        ours.setblocking(False)  # noqa: FBT003 - socket's own signature
+        ours.setblocking(False)
         filled = 0
         with suppress(BlockingIOError):
             while True:

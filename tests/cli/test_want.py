@@ -183,9 +183,7 @@ def backend(tmp_path: Path) -> Iterator[int]:
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if not kind.endswith("sockopt")])
 @each_carrier
 @pytest.mark.parametrize("verb", ["serve", "forward"])
-def test_server(  # noqa: PLR0913, PLR0917 - a server, what it lacks, and what it serves
-    pki: Pki, tmp_path: Path, backend: int, verb: str, kind: str, carrier: str
-) -> None:
+def test_server(pki: Pki, tmp_path: Path, backend: int, verb: str, kind: str, carrier: str) -> None:
     """It does not start, and says why, or all but one client are served, and it can be ended."""
     given = ("--cert", pki.good.certificate, "--key", pki.good.key, "--workers", "1")
     context = pki.client_context()

@@ -289,7 +289,7 @@ def test_sendfile(lab: Lab, policy: KtlsPolicy, tmp_path: Path) -> None:
 def test_writing_end_goes_on_waiting(lab: Lab, policy: KtlsPolicy) -> None:
     """Whoever made the connection, and whatever the keeper does: a full buffer is no error."""
     handoff, peer = lab.client(policy)
-    handoff.sock.setblocking(False)  # noqa: FBT003 - socket's own signature
+    handoff.sock.setblocking(False)
     with Kept(handoff) as program:
 
         def flags() -> int:

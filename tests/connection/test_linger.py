@@ -253,7 +253,7 @@ def _owing(
 ) -> tuple[linger.Ending, socket.socket]:
     """Return a connection that is ending, and whose peer has much to read; and the peer."""
     ours, theirs = lab.tcp()
-    ours.setblocking(False)  # noqa: FBT003
+    ours.setblocking(False)
     with contextlib.suppress(BlockingIOError):
         while True:
             ours.send(bytes(2**16))

@@ -20,7 +20,7 @@ def test_load_that_goes_in_pieces() -> None:
     content = os.urandom(2**18)
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        ours.setblocking(False)  # noqa: FBT003
+        ours.setblocking(False)
         load = Load()
         assert not load
 
@@ -59,7 +59,7 @@ def test_end(flow: Flow) -> None:
     """A flow ends once it is drained, and not before."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        theirs.setblocking(False)  # noqa: FBT003
+        theirs.setblocking(False)
         drained = flow is Flow.DRAINING
         assert end(ours, flow) is (Flow.DONE if drained else flow)
         if drained:

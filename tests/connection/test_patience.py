@@ -53,7 +53,7 @@ def pair(lab: Lab, request: pytest.FixtureRequest) -> tuple[socket.socket, socke
 
 
 def _fill(sock: socket.socket) -> None:
-    sock.setblocking(False)  # noqa: FBT003
+    sock.setblocking(False)
     with contextlib.suppress(BlockingIOError):
         while True:
             sock.send(bytes(2**16))

@@ -188,12 +188,12 @@ def test_hang_up_of_what_waits_for_nothing(thread: RelayThread, pairs: Pairs) ->
 @pytest.mark.parametrize("kind", ["epoll", "eventfd", "thread"])
 def test_nothing_to_be_had(thread: RelayThread, pairs: Pairs, kind: str) -> None:
     """Nothing is left of the try, and the next one goes well."""
-    before = set(os.listdir("/proc/self/fd"))  # noqa: PTH208 - names
+    before = set(os.listdir("/proc/self/fd"))
     ours, theirs = pairs[0]
     interpreter._watcher._is_watching = False
     with Want(kind, 0), pytest.raises((OSError, RuntimeError)):
         thread.add(Echo(theirs))
-    assert set(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
+    assert set(os.listdir("/proc/self/fd")) == before
     assert not thread.is_running
     assert not len(thread)
     thread.add(Echo(theirs))

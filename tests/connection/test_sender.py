@@ -90,7 +90,7 @@ class _Busy:
         self._give_way = give_way
         self.waited = False
 
-    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:  # noqa: FBT001, FBT002
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
         """Return way to who waits."""
         if not blocking or self._give_way is None:
             return False

@@ -289,7 +289,7 @@ def test_send_times_out(lab: Lab, policy: KtlsPolicy) -> None:
 def test_never_waiting(lab: Lab, policy: KtlsPolicy) -> None:
     """Timeout 0 means BlockingIOError in both directions, and poll says when to go on."""
     stream, peer = lab.stream(policy)
-    stream.setblocking(False)  # noqa: FBT003 - socket's own signature
+    stream.setblocking(False)
     assert stream.gettimeout() == 0
     with pytest.raises(BlockingIOError):
         stream.recv(9)
@@ -311,7 +311,7 @@ def test_timeout_is_told(lab: Lab, policy: KtlsPolicy) -> None:
     server.sock.settimeout(7)
     stream = TLSSocket(server)
     assert stream.gettimeout() == 7
-    stream.setblocking(True)  # noqa: FBT003
+    stream.setblocking(True)
     assert stream.gettimeout() is None
     stream.settimeout(1.5)
     assert stream.gettimeout() == 1.5
@@ -321,7 +321,7 @@ def test_timeout_is_told(lab: Lab, policy: KtlsPolicy) -> None:
 def test_partial_record_does_not_wake_poll(lab: Lab) -> None:
     """After BlockingIOError poll stays silent until more has come, also before Linux 6.5."""
     stream, peer = lab.stream(KERNEL)
-    stream.setblocking(False)  # noqa: FBT003 - socket's own signature
+    stream.setblocking(False)
     record = peer.data(b"whole")
     for start in range(0, 20, 10):
         peer.sock.sendall(record[start : start + 10])

@@ -70,7 +70,7 @@ def test_anything(content: bytes) -> None:
     try:
         assert isinstance(_parse(content, "it"), dict)
     except ConfigError as error:
-        assert error.hint  # noqa: PT017 - or nothing is raised
+        assert error.hint
 
 
 def test_file_that_is_not_there(tmp_path: Path) -> None:

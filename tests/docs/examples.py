@@ -125,7 +125,7 @@ class Reader:
         return text
 
 
-def _end(program: Program, is_ours: bool) -> None:  # noqa: FBT001 - a callback
+def _end(program: Program, is_ours: bool) -> None:
     program.terminate()
     status = program.status()
     assert status == 0 or not is_ours, program.errors()

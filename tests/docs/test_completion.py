@@ -91,7 +91,7 @@ def _zsh(folder: Path, line: str, expected: str) -> None:
     pid, terminal = pty.fork()
     if pid == 0:
         os.chdir(folder)
-        os.execvpe("zsh", ["zsh", "-f", "-i"], {**os.environ, "TERM": "dumb", "PS1": "> "})  # noqa: S606
+        os.execvpe("zsh", ["zsh", "-f", "-i"], {**os.environ, "TERM": "dumb", "PS1": "> "})
     functions = PROJECT / "share/zsh/site-functions"
     setup = f"unsetopt ALWAYS_LAST_PROMPT; fpath=({functions} $fpath); autoload -U compinit"
     try:

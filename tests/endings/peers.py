@@ -141,7 +141,7 @@ class Peer:
         self.tls.close()
 
     def _close_notify(self) -> None:
-        self.tls.setblocking(False)  # noqa: FBT003 - socket's own signature
+        self.tls.setblocking(False)
         with suppress(ssl.SSLWantReadError):  # it would wait for the other's
             self.tls.unwrap()
         self.tls.settimeout(PATIENCE)

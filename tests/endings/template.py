@@ -31,7 +31,7 @@ def _load(*, many: bool) -> None:
     )  # which would see in a child that it was forked
     importlib.import_module("tests.endings.programs")
     if many:
-        import tlsify  # noqa: PLC0415
+        import tlsify  # noqa: PLC0415 - after the hooks are caught
 
         for module in pkgutil.walk_packages(tlsify.__path__, "tlsify."):
             if not module.name.endswith("__main__") and ".integrations." not in module.name:

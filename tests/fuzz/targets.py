@@ -26,7 +26,8 @@ from tlsify.codepoints import CipherSuite, ContentType, ProtocolVersion
 from tlsify.config import ClientConfig, ServerConfig
 from tlsify.connection import session_store
 from tlsify.credentials import der, ocsp, presented, traefik
-from tlsify.credentials.parse import parse_crls, read_pem
+from tlsify.credentials.parse import parse_crls
+from tlsify.credentials.pem import read_pem
 from tlsify.credentials.self_signed import make_key_pair
 from tlsify.errors import AgentError, ConfigError, HandshakeError, PeerMisbehaved
 from tlsify.ktls import diag
@@ -415,7 +416,7 @@ def condition(data: bytes) -> None:
     """Judge conditional requests."""
     text = data.decode("latin-1")
     codings.wanted(text)
-    validators = Validators("a", True, 1_700_000_000, True)  # noqa: FBT003 - a tuple's
+    validators = Validators("a", True, 1_700_000_000, True)
     for wanted in ("If-Match", "If-None-Match", "If-Modified-Since", "If-Unmodified-Since"):
         preconditions.judge({wanted: text}.get, validators)
     preconditions.range_is_wanted(lambda _: text, validators)

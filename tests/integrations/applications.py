@@ -74,9 +74,9 @@ def wsgi(
     def application(environ: dict[str, Any], start_response: Any) -> Any:
         path = environ["PATH_INFO"]
         if path == "/file":
-            size = os.path.getsize(file)  # noqa: PTH202 - as applications do
+            size = os.path.getsize(file)
             start_response("200 OK", [("Content-Length", str(size))])
-            opened = open(file, "rb")  # noqa: PTH123, SIM115 - the server closes it
+            opened = open(file, "rb")  # noqa: SIM115 - the server closes it
             wrapper = environ.get("wsgi.file_wrapper")
             return wrapper(opened, 2**16) if wrapper else iter(lambda: opened.read(2**16), b"")
         length = int(environ.get("CONTENT_LENGTH") or 0)
@@ -102,7 +102,7 @@ def asgi(file: str, facts: Callable[[dict[str, Any]], dict[str, str]]) -> Any:
             if not message.get("more_body"):
                 break
         if path == "/file":
-            with open(file, "rb") as opened:  # noqa: ASYNC230, PTH123 - as applications do
+            with open(file, "rb") as opened:  # noqa: ASYNC230 - as applications do
                 content = opened.read()
         else:
             content = answer(path, body, {"scheme": scope["scheme"], **facts(scope)})

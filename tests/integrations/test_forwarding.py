@@ -236,7 +236,7 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.mark.parametrize("carrier", _C_CARRIERS)
 @pytest.mark.parametrize("aware", [(), ("--aware",)], ids=["carried", "aware"])
-def test_c_server_with_sendfile(  # noqa: PLR0913 - all of them differ
+def test_c_server_with_sendfile(
     compiled: str, pki: Pki, site: Path, tmp_path: Path, *, carrier: str, aware: tuple[str, ...]
 ) -> None:
     """A server in C, which knows no TLS, sends files, and knows who asks."""

@@ -62,7 +62,7 @@ class RawPeer:
         manner: Manner,
     ) -> None:
         """Take a connected socket; a client's first flight is ready to be delivered."""
-        sock.setblocking(False)  # noqa: FBT003 - socket's own signature
+        sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.sock = sock
         self.records: list[tuple[int, bytes]] = []
@@ -178,7 +178,7 @@ def hand_over(
     one piece and what is not decides what tlsify sees, whatever the machine's load.
     """
     opening = PendingConnection(sock, config, policy)
-    sock.setblocking(False)  # noqa: FBT003 - socket's own signature
+    sock.setblocking(False)
     steps = conversation(opening.engine)
     step = next(steps, None)
     while step is not None:
@@ -191,7 +191,7 @@ def hand_over(
         except StopIteration:
             break
     stream = TLSSocket(opening.commit())
-    stream.setblocking(False)  # noqa: FBT003
+    stream.setblocking(False)
     return stream
 
 

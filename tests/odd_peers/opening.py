@@ -62,7 +62,7 @@ class Opening:
     foreign: int = 0
 
 
-class Halted(Exception):  # noqa: N818 - the scenario wants it
+class Halted(Exception):
     """The handshake has come to no end; the argument is what the peer saw instead of one."""
 
 

@@ -40,7 +40,7 @@ def play(lab: Lab, case: Case, policy: KtlsPolicy) -> Outcome:
                     until(lambda: ulp.ulp_name(beside) == "tls")
             if scenario.opening.foreign:
                 # Slow to import, above all under emulation, and rarely wanted there.
-                from tests.odd_peers.foreign import ForeignPeer  # noqa: PLC0415
+                from tests.odd_peers.foreign import ForeignPeer  # noqa: PLC0415 - see above
 
                 return ForeignPeer(theirs, theirs_config, scenario.opening.foreign)
             return OddPeer(theirs, theirs_config, scenario.opening)

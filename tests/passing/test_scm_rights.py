@@ -42,7 +42,7 @@ def test_message_alone(pair: Pair) -> None:
 
 def test_descriptor(pair: Pair) -> None:
     """What comes is the same file, and no program inherits it."""
-    with open("/proc/self/status", "rb") as file:  # noqa: PTH123 - a descriptor is wanted
+    with open("/proc/self/status", "rb") as file:
         scm_rights.send(pair[0], b"m", file.fileno())
         message, number = scm_rights.receive(pair[1], 100)
         assert message == b"m"
@@ -124,7 +124,7 @@ def test_no_room_for_it(pair: Pair) -> None:
 
 def test_no_socket(pair: Pair) -> None:
     """A descriptor that is no socket is refused, and closed."""
-    with open(os.devnull, "rb") as file:  # noqa: PTH123
+    with open(os.devnull, "rb") as file:
         scm_rights.send(pair[0], b"m", file.fileno())
     _, number = scm_rights.receive(pair[1], 100)
     assert number is not None

@@ -30,7 +30,8 @@ from tests.doubles import (
 from tlsify.aio import watching
 from tlsify.config import ClosePolicy
 from tlsify.connection import keepalive, patience
-from tlsify.connection.handoff import Offload, adopt
+from tlsify.connection.adoption import adopt
+from tlsify.connection.handoff import Offload
 from tlsify.connection.stillness import Bounds
 from tlsify.connection.stream import TLSSocket
 from tlsify.errors import BackendError, PeerMisbehaved, Truncated
@@ -372,7 +373,7 @@ def test_worker_dies_with_a_queue(
         service = Passing(to(Backend(path=path), retry=60), STRICT, aware=aware)
         work = serving(service, handed)
         until(lambda: _queue(path))
-    os.unlink(path)  # noqa: PTH108 - a str
+    os.unlink(path)
     with Receiver(path) as receiver:
         stream, _ = receiver.accept()
     with stream:
@@ -386,7 +387,7 @@ def test_worker_dies_with_a_queue(
 
 def _queue(path: str) -> bool:
     """Return whether somebody has connected to a path: the kernel lists two sockets there."""
-    with open("/proc/net/unix") as table:  # noqa: PTH123 - no file
+    with open("/proc/net/unix") as table:
         return sum(line.endswith(f" {path}\n") for line in table) > 1
 
 

@@ -277,7 +277,7 @@ def test_worker_that_dies_again_and_again(tmp_path: Path) -> None:
 
 
 def _children(program: Program) -> list[str]:
-    with open(f"/proc/{program.process.pid}/task/{program.process.pid}/children") as file:  # noqa: PTH123
+    with open(f"/proc/{program.process.pid}/task/{program.process.pid}/children") as file:
         return file.read().split()
 
 

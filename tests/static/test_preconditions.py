@@ -60,7 +60,7 @@ def test_order() -> None:
         (f"{SAME}, {SAME}", False),
     ],
 )
-def test_if_range(field: str | None, is_wanted: bool) -> None:  # noqa: FBT001 - a column
+def test_if_range(field: str | None, is_wanted: bool) -> None:
     """One strong tag, or the very date."""
     assert range_is_wanted({"If-Range": field}.get, FILE) == is_wanted
 

@@ -33,7 +33,7 @@ NAME = NAMES.filter(lambda name: name not in {b".", b".."})
         ("/%2541", [b"%41"], False),
     ],
 )
-def test_paths(path: str, names: list[bytes], is_folder: bool) -> None:  # noqa: FBT001 - a column
+def test_paths(path: str, names: list[bytes], is_folder: bool) -> None:
     """Segments are divided first, then decoded, then dots are resolved."""
     assert Target.parse(path) == Target(names, is_folder)
 
@@ -91,7 +91,7 @@ def test_any_path(path: str) -> None:
         ("/.well-known/../.a", True),
     ],
 )
-def test_hidden(path: str, is_hidden: bool) -> None:  # noqa: FBT001 - a column
+def test_hidden(path: str, is_hidden: bool) -> None:
     """A dot at the beginning hides, but for what RFC 8615 keeps at the top."""
     target = Target.parse(path)
     assert target is not None

@@ -50,7 +50,7 @@ def test_tags_differ() -> None:
         (NOW - 2 * SECOND, True),
     ],
 )
-def test_strength(changed: int, is_strong: bool) -> None:  # noqa: FBT001 - a column
+def test_strength(changed: int, is_strong: bool) -> None:
     """A tag is strong once another change could not have the same dates."""
     found = Validators.of(status(NOW, changed), now=NOW)
     assert found.is_strong == is_strong
@@ -115,7 +115,7 @@ def test_dates() -> None:
         ('"é", "{tag}"', True, True),
     ],
 )
-def test_lists(field: str, weakly: bool, strongly: bool) -> None:  # noqa: FBT001 - columns
+def test_lists(field: str, weakly: bool, strongly: bool) -> None:
     """A tag is found in a list, as far as it is one."""
     ours = Validators.of(status(NOW - SECOND - 1, NOW - SECOND - 1), now=NOW)
     field = field.format(tag=ours.tag)

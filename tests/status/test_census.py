@@ -225,14 +225,14 @@ def test_places(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(census.VARIABLE, raising=False)
     monkeypatch.setenv("XDG_RUNTIME_DIR", "/run/user/7")
     monkeypatch.setattr(os, "geteuid", lambda: 7)
-    system, shared = Path("/run/tlsify/roster"), Path("/tmp/tlsify-7/roster")  # noqa: S108
+    system, shared = Path("/run/tlsify/roster"), Path("/tmp/tlsify-7/roster")
     assert census.places() == [system, Path("/run/user/7/tlsify/roster"), shared]
     monkeypatch.delenv("XDG_RUNTIME_DIR")
     assert census.places() == [system, Path("/run/user/7/tlsify/roster"), shared]
     monkeypatch.setenv("XDG_RUNTIME_DIR", "relative")
     assert census.places() == [system, shared]
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    assert census.places() == [system, Path("/tmp/tlsify-0/roster")]  # noqa: S108
+    assert census.places() == [system, Path("/tmp/tlsify-0/roster")]
     monkeypatch.setenv(census.VARIABLE, "/some/where")
     assert census.places() == census._others() == [Path("/some/where")]
     monkeypatch.setenv(census.VARIABLE, "off")

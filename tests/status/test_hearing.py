@@ -49,7 +49,7 @@ def said(
         for answer in answers:
             ours, theirs = socket.socketpair()
             stack.enter_context(theirs)
-            ours.setblocking(False)  # noqa: FBT003 - socket's own signature
+            ours.setblocking(False)
             asked[stack.enter_context(ours)] = uid
 
             def talk(theirs: socket.socket = theirs, answer: bytes = answer) -> None:
@@ -188,7 +188,7 @@ def test_who_is_stuck() -> None:
         asked = {}
         for answer in (b"", opening(1), opening(0) + b"[]"):
             ours, theirs = map(stack.enter_context, socket.socketpair())
-            ours.setblocking(False)  # noqa: FBT003 - socket's own signature
+            ours.setblocking(False)
             asked[ours] = ME
             theirs.sendall(answer)
         theirs.close()

@@ -106,9 +106,9 @@ def test_odd_name(tcp_pair: SocketPair) -> None:
 
 def test_no_descriptor_is_left_open(tcp_pair: SocketPair) -> None:
     """Looking leaves nothing behind."""
-    before = os.listdir("/proc/self/fd")  # noqa: PTH208 - names
+    before = os.listdir("/proc/self/fd")
     find_holders({_inode(tcp_pair[0]): os.getuid()})
-    assert os.listdir("/proc/self/fd") == before  # noqa: PTH208 - names
+    assert os.listdir("/proc/self/fd") == before
 
 
 @only_root

@@ -194,7 +194,7 @@ def test_no_list_of_drivers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
         (False, "", "other.ko", "no-tls-module"),
     ],
 )
-def test_missing_ulp(  # noqa: PLR0913 - one row of a table
+def test_missing_ulp(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
     uid_map: str,

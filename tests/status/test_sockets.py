@@ -86,7 +86,7 @@ def test_owner_without_a_name() -> None:
 @pytest.mark.parametrize("seed", range(50))
 def test_nothing_is_lost(seed: int) -> None:
     """Every socket is there once, in the order of the addresses, whoever holds it."""
-    random = Random(seed)  # noqa: S311
+    random = Random(seed)
     made = [(random.randint(0, 9), random.randint(1, 9)) for _ in range(random.randint(0, 20))]
     joined = join([entry(inode, port=port) for inode, port in made], {3: [Process(1, "x")]})
     assert sorted(each.inode for each in joined) == sorted(inode for inode, _ in made)

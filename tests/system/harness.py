@@ -23,7 +23,7 @@ def tried(confine: Callable[[], object], *attempts: Callable[[], object]) -> lis
         finally:
             os._exit(status)
     os.close(writer)
-    with open(reader, "rb") as file:  # noqa: PTH123 - a descriptor
+    with open(reader, "rb") as file:
         said = file.read()
     assert os.waitpid(pid, 0)[1] == 0
     found: list[int | None] = json.loads(said)

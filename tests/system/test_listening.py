@@ -148,7 +148,7 @@ def test_adopting() -> None:
     """A listening socket is taken over; anything else is refused, and left as it was."""
     with listening.listen("127.0.0.1", 0) as sock:
         number = os.dup(sock.fileno())
-        os.set_inheritable(number, True)  # noqa: FBT003
+        os.set_inheritable(number, True)
         with listening.adopt(number) as taken:
             assert taken.getsockname() == sock.getsockname()
             assert not os.get_inheritable(number)

@@ -12,7 +12,7 @@ from OpenSSL import crypto
 
 from tests.interop.programs import require
 from tests.spellings import good
-from tlsify.credentials.parse import read_pem
+from tlsify.credentials.pem import read_pem
 from tlsify.credentials.self_signed import make_key_pair
 from tlsify.tls import openssl
 from tlsify.tls.certificates import is_read_so, key_hash, name_hashes

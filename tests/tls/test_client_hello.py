@@ -80,7 +80,7 @@ def test_arbitrary_bytes(data: bytes) -> None:
     try:
         decode_client_hello(data)
     except PeerMisbehaved as error:
-        assert error.alert in {AlertDescription.decode_error, AlertDescription.illegal_parameter}  # noqa: PT017 - or nothing is raised
+        assert error.alert in {AlertDescription.decode_error, AlertDescription.illegal_parameter}
 
 
 @given(HELLOS, st.data())
@@ -92,7 +92,7 @@ def test_changed_bytes(hello: ClientHello, data: st.DataObject) -> None:
     try:
         decode_client_hello(bytes(changed[: data.draw(st.integers(0, len(changed)))]))
     except PeerMisbehaved as error:
-        assert error.alert in {AlertDescription.decode_error, AlertDescription.illegal_parameter}  # noqa: PT017 - or nothing is raised
+        assert error.alert in {AlertDescription.decode_error, AlertDescription.illegal_parameter}
 
 
 @given(HELLOS)
@@ -255,7 +255,7 @@ def test_arbitrary_fragments(fragments: list[bytes]) -> None:
         for fragment in fragments:
             collector.feed(fragment)
     except PeerMisbehaved as error:
-        assert error.alert is not None  # noqa: PT017 - or nothing is raised
+        assert error.alert is not None
 
 
 def test_another_message_first() -> None:

@@ -480,7 +480,7 @@ def test_arbitrary_server_hello(body: bytes) -> None:
     try:
         client.feed(encode_record(ContentType.handshake, message))
     except HandshakeError as error:
-        assert error.alert is not None  # noqa: PT017 - or nothing is raised
+        assert error.alert is not None
 
 
 SERVER = ServerConfig(key_pair=make_key_pair([HOST]))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from OpenSSL import SSL
 
 from tlsify.codepoints import AlertDescription
-from tlsify.credentials.parse import spell_pin
+from tlsify.credentials.pem import spell_pin
 from tlsify.errors import IdentityError, PeerMisbehaved
 from tlsify.names import ReferenceIdentifier
 from tlsify.tls.explain import (
@@ -21,6 +21,8 @@ from tlsify.tls.explain import (
     wrong_key,
     wrong_peer,
 )
+from tlsify.tls.identity import presented
+from tlsify.tls.openssl import verify_error
 
 if TYPE_CHECKING:
     from tlsify.credentials.key_pair import KeyPair
@@ -77,26 +79,30 @@ def test_alert_that_the_user_can_do_something_about(number: int, words: str) -> 
 )
 def test_untrusted_path(number: int, words: str, hint: str) -> None:
     """OpenSSL's reason is told, with a remedy that fits it."""
-    error = untrusted_path(number)
+    error = untrusted_path(number, verify_error(number))
     assert words in str(error)
     assert hint in error.hint
     assert error.alert is None
 
 
+def _remedy(number: int) -> str:
+    return untrusted_path(number, verify_error(number)).hint
+
+
 def test_more_trust_is_no_remedy() -> None:
     """An anchor is asked for where one is missing, under a condition, and nowhere else."""
-    asking = {number for number in range(-1, 200) if "--ca" in untrusted_path(number).hint}
+    asking = {number for number in range(-1, 200) if "--ca" in _remedy(number)}
     assert asking == {2, 18, 19, 20}
     for number in asking:
-        assert "if you " in untrusted_path(number).hint
+        assert "if you " in _remedy(number)
     for number in range(200):
-        assert "verif" not in untrusted_path(number).hint
+        assert "verif" not in _remedy(number)
 
 
 @given(st.integers(-(2**31), 2**31 - 1))
 def test_any_verification_error(number: int) -> None:
     """A number that this OpenSSL does not know has words, too."""
-    assert "not trusted" in str(untrusted_path(number))
+    assert "not trusted" in str(untrusted_path(number, verify_error(number)))
 
 
 @pytest.mark.parametrize(
@@ -118,7 +124,7 @@ def test_every_shape_of_failure(failure: SSL.Error, words: str) -> None:
 
 def test_wrong_peer(key_pair: KeyPair) -> None:
     """What was wanted and what was presented are both named."""
-    error = wrong_peer(key_pair.chain[0], [ReferenceIdentifier.for_host("a.example")])
+    error = wrong_peer(presented(key_pair.chain[0]), [ReferenceIdentifier.for_host("a.example")])
     assert str(error).startswith("the peer is not dns:a.example: it presents dns:example.org")
     assert "dns:localhost" in error.mismatches
     assert error.alert is AlertDescription.bad_certificate

@@ -61,7 +61,7 @@ def test_any_alert(payload: bytes) -> None:
         alert = decode_alert(payload)
     except PeerMisbehaved as error:
         assert len(payload) != 2
-        assert error.alert is AlertDescription.unexpected_message  # noqa: PT017 - or nothing is raised
+        assert error.alert is AlertDescription.unexpected_message
     else:
         assert bytes([alert.level, alert.description]) == payload
 
@@ -91,7 +91,7 @@ def test_arbitrary_handshake_bytes(data: bytes) -> None:
             assert len(buffer) < before
             before = len(buffer)
     except PeerMisbehaved as error:
-        assert error.alert is AlertDescription.illegal_parameter  # noqa: PT017 - or nothing is raised
+        assert error.alert is AlertDescription.illegal_parameter
 
 
 def test_message_at_the_limit() -> None:
@@ -119,7 +119,7 @@ def test_any_key_update(body: bytes) -> None:
         assert decode_key_update(body) == body[0]
     except PeerMisbehaved as error:
         expected = "decode_error" if len(body) != 1 else "illegal_parameter"
-        assert error.alert is AlertDescription[expected]  # noqa: PT017 - or nothing is raised
+        assert error.alert is AlertDescription[expected]
         assert body not in {b"\0", b"\1"}
 
 
@@ -148,7 +148,7 @@ def test_arbitrary_ticket(body: bytes) -> None:
     try:
         ticket = decode_new_session_ticket(body)
     except PeerMisbehaved as error:
-        assert error.alert is AlertDescription.decode_error  # noqa: PT017 - or nothing is raised
+        assert error.alert is AlertDescription.decode_error
     else:
         assert ticket.ticket
         assert ticket.ticket in body

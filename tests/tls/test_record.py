@@ -28,8 +28,8 @@ def test_any_five_bytes(header: bytes) -> None:
     try:
         read = decode_header(header)
     except PeerMisbehaved as error:
-        assert error.alert is not None  # noqa: PT017 - or nothing is raised
-        assert str(error).isprintable()  # noqa: PT017 - or nothing is raised
+        assert error.alert is not None
+        assert str(error).isprintable()
     else:
         assert (read.content_type, read.length) == (header[0], int.from_bytes(header[3:], "big"))
         assert read.length <= MAX_CIPHERTEXT

@@ -114,7 +114,7 @@ def test_nothing_optional() -> None:
     bare = dataclasses.replace(
         _negotiated(suite), alpn=None, server_name=None, group="", max_fragment_length=None
     )
-    restored, session = restore(export_secrets(bare, Session(suite, False)), can_rekey=True)  # noqa: FBT003
+    restored, session = restore(export_secrets(bare, Session(suite, False)), can_rekey=True)
     assert (restored.alpn, restored.server_name, restored.max_fragment_length) == (None,) * 3
     assert restored.peer_certificate is None
     # Where the first process could not rekey it had no secrets to give.

@@ -33,8 +33,6 @@ from tlsify.tls.messages import (
 from tlsify.tls.ration import MOST
 from tlsify.tls.schedule import next_secret, traffic_keys
 from tlsify.tls.session import (
-    MESSAGES,
-    TRANSITIONS,
     Action,
     Fail,
     InstallKeys,
@@ -99,7 +97,7 @@ def test_any_record(role: Role, content_type: int, payload: bytes) -> None:
     if content_type == ContentType.application_data:
         payload = b""
     actions = _session(role).receive(content_type, payload)
-    if content_type not in TRANSITIONS[role[0]]:
+    if content_type not in Session.TRANSITIONS[role[0]]:
         _refusal(actions, AlertDescription.unexpected_message)
     if content_type == ContentType.alert and len(payload) != 2:
         _refusal(actions, AlertDescription.unexpected_message)
@@ -162,7 +160,7 @@ def test_any_alert(role: Role, level: int, description: int) -> None:
 
 
 def _is_row(role: Role, msg_type: int) -> bool:
-    return msg_type in MESSAGES[role]
+    return msg_type in Session.MESSAGES[role]
 
 
 @pytest.mark.parametrize("role", ROLES)
@@ -474,8 +472,8 @@ def test_data_is_not_the_sessions() -> None:
 
 def test_every_version_has_its_tables() -> None:
     """No protocol version or role lacks its rows."""
-    assert set(TRANSITIONS) == set(ProtocolVersion)
-    assert set(MESSAGES) == set(ROLES)
+    assert set(Session.TRANSITIONS) == set(ProtocolVersion)
+    assert set(Session.MESSAGES) == set(ROLES)
 
 
 def test_refusals_are_the_peers_fault() -> None:

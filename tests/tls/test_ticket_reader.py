@@ -202,7 +202,7 @@ def test_damaged_ticket(noise: bytes, position: int) -> None:
         try:
             _HARVEST.add(damaged)
         except PeerMisbehaved as error:
-            assert error.alert is not None  # noqa: PT017 - or nothing is raised
+            assert error.alert is not None
 
 
 _SHARED = Finished()

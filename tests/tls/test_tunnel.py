@@ -205,7 +205,7 @@ def test_arbitrary_protected_record(
     try:
         found = opened(server, sealed(negotiated, content_type, payload))
     except HandshakeError as error:
-        assert isinstance(error, PeerAlert) or (error.alert is not None) == bool(server.output())  # noqa: PT017 - or nothing is raised
+        assert isinstance(error, PeerAlert) or (error.alert is not None) == bool(server.output())
     else:
         assert found == (payload if content_type == ContentType.application_data else b"")
 

@@ -22,7 +22,8 @@ from tlsify.codepoints import AlertDescription, ContentType, ProtocolVersion
 from tlsify.config import ClientConfig, ServerConfig
 from tlsify.credentials.anchors import TrustAnchors
 from tlsify.credentials.key_pair import KeyPair
-from tlsify.credentials.parse import parse_certificates, parse_crls, parse_pins, spell_pin
+from tlsify.credentials.parse import parse_certificates, parse_crls
+from tlsify.credentials.pem import parse_pins, spell_pin
 from tlsify.credentials.self_signed import make_key_pair
 from tlsify.errors import HandshakeError, IdentityError, PeerAlert
 from tlsify.names import ReferenceIdentifier

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.doubles import Endpoint
-from tlsify.credentials.parse import read_pem
+from tlsify.credentials.pem import read_pem
 from tlsify.credentials.self_signed import make_key_pair
 from tlsify.errors import ConfigError
 from tlsify.tls.certificates import name_hashes

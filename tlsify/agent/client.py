@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from tlsify.agent import wire
 from tlsify.agent.awaiting import PATIENCE, Watch
 from tlsify.agent.errors import revive
+from tlsify.codepoints import CipherSuite
 from tlsify.errors import SHORTAGES, AgentError
 from tlsify.passing import scm_rights
 
@@ -63,8 +64,7 @@ def _hand_over(place: Place, sock: socket.socket, request: wire.Request) -> Hand
     try:
         channel = _ask(place, message, sock)
         try:
-            # Imports for the hand-off are done while the agent works, not before.
-            import tlsify.connection.handoff  # noqa: F401, PLC0415
+            import tlsify.connection.handoff  # noqa: F401, PLC0415 - while the agent works
 
             watch.wait(channel)
             handed = _answer(channel, sock)
@@ -208,7 +208,7 @@ def _receive_reply(channel: socket.socket, patience: float) -> tuple[bytearray, 
 
 
 def _adopt(sock: socket.socket, reply: wire.Kernel) -> Handoff:
-    from tlsify.connection.handoff import adopt  # noqa: PLC0415 - see `_hand_over`
+    from tlsify.connection.adoption import adopt  # noqa: PLC0415 - see `_hand_over`
 
     try:
         return adopt(sock, reply.state)
@@ -219,9 +219,8 @@ def _adopt(sock: socket.socket, reply: wire.Kernel) -> Handoff:
 def _take_relay(
     channel: socket.socket, sock: socket.socket, program_end: socket.socket, reply: wire.Relayed
 ) -> Handoff:
-    from tlsify.codepoints import CipherSuite  # noqa: PLC0415 - see `_hand_over`
-    from tlsify.connection.handoff import Handoff, Offload, Reason  # noqa: PLC0415
-    from tlsify.tls.negotiated import Negotiated  # noqa: PLC0415
+    from tlsify.connection.handoff import Handoff, Offload, Reason  # noqa: PLC0415 - see `_hand_over`
+    from tlsify.tls.negotiated import Negotiated  # noqa: PLC0415 - likewise
 
     try:
         suite = CipherSuite.from_number(reply.suite)
@@ -316,7 +315,7 @@ class RemoteRelay:
         """Receive one message, or the end; another thread may have been quicker."""
         message, descriptor = bytearray(), None
         try:
-            self._channel.setblocking(False)  # noqa: FBT003 - socket's own signature
+            self._channel.settimeout(0)
             message, descriptor = scm_rights.receive(self._channel, wire.MAX_REPLY)
             if message:
                 self._failure = revive(wire.decode(message, wire.Ended))

@@ -287,7 +287,7 @@ def _stamp(path: str | None) -> tuple[int, ...] | None:
     if path is None:
         return None
     try:
-        state = os.stat(path)  # noqa: PTH116 - for each session, and Path makes it slower
+        state = os.stat(path)
     except OSError:
         return ()
     return state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns

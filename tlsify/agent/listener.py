@@ -114,7 +114,7 @@ def _clear(path: Path) -> None:
     except FileNotFoundError:
         return
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as probe:
-        probe.setblocking(False)  # noqa: FBT003 - socket's own signature
+        probe.settimeout(0)
         found = probe.connect_ex(os.fspath(path))
     if found != errno.ECONNREFUSED:
         raise ConfigError(f"an agent lives at {path}", hint="use it, or end it first")
@@ -148,7 +148,7 @@ class Inherited:
                 hint="pass one end of a socketpair",
             )
         self.sock.set_inheritable(False)
-        self.sock.setblocking(True)  # noqa: FBT003 - socket's own signature
+        self.sock.settimeout(None)
 
     def withdraw(self) -> None:
         """Stop taking sessions. Waiting sessions are still served."""

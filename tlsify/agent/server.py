@@ -19,7 +19,8 @@ from tlsify.agent.config_cache import policy
 from tlsify.agent.errors import describe
 from tlsify.agent.fields import Message
 from tlsify.connection import handshake
-from tlsify.connection.establish import PendingConnection, closed_on_error, drop_past_keys
+from tlsify.connection.dialing import closed_on_error
+from tlsify.connection.establish import PendingConnection, drop_past_keys
 from tlsify.connection.relay import Relay
 from tlsify.errors import SHORTAGES, AgentError, ConfigError, ResourceError, TlsifyError
 from tlsify.metrics.counters import BEAT_INTERVAL, beat
@@ -246,7 +247,7 @@ def _shake_hands(sock: socket.socket, request: wire.Request, configs: Configs) -
         if sock.type != socket.SOCK_STREAM:
             raise ConfigError("the socket is no stream", hint="pass a connected TCP socket")
         config, wanted = configs.find(request), policy(request)
-        sock.setblocking(True)  # noqa: FBT003 - socket's own signature
+        sock.settimeout(None)
         opening = PendingConnection(sock, config, wanted)
         handshake.run(sock, opening.engine, request.timeout)
         return opening.commit()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -44,6 +45,4 @@ def __getattr__(name: str) -> Any:
     """Import a public name on first use, as the package above does."""
     if name not in _HOME_OF:
         raise AttributeError(f"module 'tlsify.aio' has no attribute {name!r}")
-    from importlib import import_module  # noqa: PLC0415 - as above
-
     return getattr(import_module(f"tlsify.aio.{_HOME_OF[name]}"), name)

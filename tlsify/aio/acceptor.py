@@ -143,7 +143,7 @@ class Acceptor:
     def begin(self) -> None:
         """Begin to accept."""
         for listener in self._listeners:
-            listener.setblocking(False)  # noqa: FBT003 - socket's own signature
+            listener.settimeout(0)
         self._listen()
         self._do_chores()
 

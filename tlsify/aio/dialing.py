@@ -29,7 +29,7 @@ class _Outcome(NamedTuple):
 _under_way: dict[_Key, asyncio.Future[_Outcome]] = {}
 
 
-async def connect(  # noqa: PLR0913 - as asyncio's own
+async def connect(
     host: Any,
     port: Any,
     seconds: float | None = None,

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from tlsify.config import KtlsPolicy
 from tlsify.connection import handshake
-from tlsify.connection.establish import PendingConnection, closed_on_error, take
+from tlsify.connection.dialing import closed_on_error
+from tlsify.connection.establish import PendingConnection, take
 from tlsify.errors import HandshakeError
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ async def hand_over(
     sock: socket.socket,
     config: ClientConfig | ServerConfig,
     policy: KtlsPolicy | None = None,
-    timeout: float | None = None,  # noqa: ASYNC109 - configurations have it, too
+    timeout: float | None = None,
 ) -> Handoff:
     """Do a handshake without blocking the loop, and hand the connection over.
 
@@ -41,7 +42,7 @@ async def hand_over(
     seconds = config.timeout if timeout is None else timeout
     sock = take(sock)
     with closed_on_error(sock):
-        sock.setblocking(False)  # noqa: FBT003 - socket's own signature
+        sock.settimeout(0)
         opening = PendingConnection(sock, config, policy or KtlsPolicy())
         with handshake.undelayed(sock):
             try:
@@ -55,7 +56,7 @@ async def hand_over(
                     raise
                 raise handshake.too_slow(seconds) from exc
         handed = opening.commit()
-        handed.sock.setblocking(False)  # noqa: FBT003
+        handed.sock.settimeout(0)
         return handed
 
 

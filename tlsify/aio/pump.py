@@ -132,7 +132,7 @@ class _Carriage:
             await asyncio.get_running_loop().sock_sendall(sock, rest)
 
 
-class _SinkBroken(Exception):  # noqa: N818 - named for what happened
+class _SinkBroken(Exception):
     """The sink is broken."""
 
 

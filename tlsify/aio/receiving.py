@@ -50,7 +50,7 @@ class Receiving:
 
     async def __aenter__(self) -> Self:
         """Begin to accept."""
-        self._receiver.sock.setblocking(False)  # noqa: FBT003 - socket's own signature
+        self._receiver.sock.settimeout(0)
         self._accepting = asyncio.create_task(self._accept_forever())
         return self
 
@@ -90,7 +90,7 @@ class Receiving:
 
     async def _take(self, channel: socket.socket) -> None:
         with channel:
-            channel.setblocking(False)  # noqa: FBT003
+            channel.settimeout(0)
             try:
                 async with asyncio.timeout(_PATIENCE):
                     await readable(channel)
@@ -101,7 +101,7 @@ class Receiving:
         if found is None:
             return
         handed, told = found
-        handed.sock.setblocking(False)  # noqa: FBT003
+        handed.sock.settimeout(0)
         try:
             with handed:
                 await self._serve(handed, told)

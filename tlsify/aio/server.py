@@ -138,7 +138,7 @@ class Server(asyncio.AbstractServer):
             raise
 
 
-async def create_server(  # noqa: PLR0913 - as asyncio's own
+async def create_server(
     factory: Callable[[], asyncio.BaseProtocol],
     host: str | Sequence[str] | None = None,
     port: int | None = None,
@@ -148,7 +148,7 @@ async def create_server(  # noqa: PLR0913 - as asyncio's own
     policy: KtlsPolicy | None = None,
     limits: Limits | None = None,
     closing: ClosePolicy = ClosePolicy.RELAXED,
-    timeout: float | None = None,  # noqa: ASYNC109 - of each handshake
+    timeout: float | None = None,
     sock: socket.socket | None = None,
     backlog: int = _BACKLOG,
     start_serving: bool = True,

@@ -84,7 +84,7 @@ async def open_connection(
     return reader, writer
 
 
-async def create_connection(  # noqa: PLR0913 - as asyncio's own
+async def create_connection(
     factory: Callable[[], asyncio.BaseProtocol],
     host: str | None = None,
     port: int | str | None = None,
@@ -94,7 +94,7 @@ async def create_connection(  # noqa: PLR0913 - as asyncio's own
     server_hostname: str | None = None,
     policy: KtlsPolicy | None = None,
     closing: ClosePolicy = ClosePolicy.RELAXED,
-    timeout: float | None = None,  # noqa: ASYNC109 - of the handshake, as configurations have it
+    timeout: float | None = None,
     sock: socket.socket | None = None,
     **options: Any,
 ) -> tuple[asyncio.Transport, asyncio.BaseProtocol]:
@@ -293,7 +293,7 @@ class _Upgraded(asyncio.Protocol):
         transport.set_protocol(self._protocol)
 
 
-async def start_tls(  # noqa: PLR0913 - as above
+async def start_tls(
     transport: asyncio.Transport,
     protocol: asyncio.BaseProtocol,
     config: ClientConfig | ServerConfig | SSLContext,
@@ -302,7 +302,7 @@ async def start_tls(  # noqa: PLR0913 - as above
     server_hostname: str | None = None,
     policy: KtlsPolicy | None = None,
     closing: ClosePolicy = ClosePolicy.RELAXED,
-    timeout: float | None = None,  # noqa: ASYNC109 - as above
+    timeout: float | None = None,
 ) -> asyncio.Transport:
     """Start TLS on a plain connection of the loop, as ``loop.start_tls``.
 
@@ -342,7 +342,7 @@ async def start_tls(  # noqa: PLR0913 - as above
     asyncio.get_running_loop().call_soon(made.resume_reading)
     if isinstance(protocol, asyncio.StreamReaderProtocol):
         # asyncio leaves the reader with the transport that it has known, whose reading it pauses.
-        reader: Any = protocol._stream_reader  # type: ignore[attr-defined]  # noqa: SLF001
+        reader: Any = protocol._stream_reader  # type: ignore[attr-defined]  # noqa: SLF001 - see above
         if reader is not None:
-            reader._transport = made  # noqa: SLF001
+            reader._transport = made  # noqa: SLF001 - no public name leads there
     return made

@@ -39,7 +39,7 @@ def current() -> Handoff | None:
     return _current.get()
 
 
-class _LoopTransport(selector_events._SelectorSocketTransport):  # type: ignore[name-defined,misc]  # noqa: SLF001
+class _LoopTransport(selector_events._SelectorSocketTransport):  # type: ignore[name-defined,misc]  # noqa: SLF001 - the only one
     """asyncio's own, which does not distinguish closing from aborting a socket."""
 
     _loop: asyncio.AbstractEventLoop
@@ -137,7 +137,7 @@ def make_transport(
         "handoff": handed,
         "tls_socket": sock,
     }
-    sock.setblocking(False)  # noqa: FBT003 - socket's own signature
+    sock.settimeout(0)
     token = _current.set(handed)
     try:
         if isinstance(loop, asyncio.SelectorEventLoop):
@@ -200,7 +200,7 @@ async def send_file(
     return await keep_promise(transport, _send(native, transport, sock, file, offset, count), count)
 
 
-async def _send(  # noqa: PLR0913, PLR0917 - `send_file`'s, and the socket
+async def _send(
     native: Callable[..., Awaitable[int]],
     transport: asyncio.Transport,
     sock: LoopSocket,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from tlsify.cli.options import common as shared
 from tlsify.cli.options import server as server_options
-from tlsify.cli.program import by_agent, cuts, outcome, ucspi
+from tlsify.cli.program import cuts, outcome, ucspi
 from tlsify.cli.program.descriptors import hand_on, take_socket
 from tlsify.errors import ConfigError
 
@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="connected socket; default 0, as inetd passes it",
     )
-    by_agent.add_argument(parser)
+    shared.add_agent(parser)
     outcome.add_arguments(parser)
     parser.usage = f"{parser.prog} [OPTION...] [-- PROG ARG...]"
     parser.epilog = "PROG runs with the connection on descriptors 0 (read) and 1 (write)."
@@ -71,6 +71,8 @@ def _here(arguments: argparse.Namespace, policy: KtlsPolicy) -> Callable[[socket
 def _by_agent(
     arguments: argparse.Namespace, policy: KtlsPolicy
 ) -> Callable[[socket.socket], Handoff]:
+    from tlsify.cli.program import by_agent  # noqa: PLC0415 - only where there is an agent
+
     request = by_agent.server_request(arguments, policy)
     server_options.become(arguments.user)
 

@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _words() -> list[str]:
     """Return the command line; under the name of a verb that others run as a program, with it."""
-    name = os.path.basename(sys.argv[0])  # noqa: PTH119 - pathlib comes at a price
+    name = os.path.basename(sys.argv[0])
     return [name, *sys.argv[1:]] if name in _PROGRAMS else sys.argv[1:]
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, cast
 
 from tlsify.cli.options import client as client_options
 from tlsify.cli.options import common as shared
-from tlsify.cli.program import by_agent, cuts, outcome, ucspi
+from tlsify.cli.program import cuts, outcome, ucspi
 from tlsify.cli.program.descriptors import hand_on, take_socket
 from tlsify.connection import dialing
 from tlsify.errors import SHORTAGES, DeadlineExceeded, NetworkError, ResourceError
@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="ask the server for TLS in its own protocol first: ftp, imap, irc, ldap, lmtp, mysql, "
         "nntp, pop3, postgres, sieve, smtp or xmpp, among others",
     )
-    by_agent.add_argument(parser)
+    shared.add_agent(parser)
     outcome.add_arguments(parser)
     parser.add_argument("host", nargs="?", metavar="HOST", help="name or address")
     parser.add_argument("port", nargs="?", type=shared.port, metavar="PORT", help="TCP port")
@@ -129,13 +129,12 @@ def _here(
     arguments: argparse.Namespace, policy: KtlsPolicy, deadline: _Deadline
 ) -> Callable[[socket.socket], Handoff]:
     """Configure; return what shakes hands then."""
-    # Heavy, and the agent's where there is one.
-    from tlsify.connection.establish import closed_on_error, connect  # noqa: PLC0415
+    from tlsify.connection.establish import connect  # noqa: PLC0415 - heavy; an agent does without
 
     config = client_options.configure(arguments, arguments.host)
 
     def shake_hands(sock: socket.socket) -> Handoff:
-        with closed_on_error(sock), deadline.spend(_UNFINISHED) as left:
+        with dialing.closed_on_error(sock), deadline.spend(_UNFINISHED) as left:
             return connect(sock, dataclasses.replace(config, timeout=left), policy)
 
     return shake_hands
@@ -147,6 +146,8 @@ def _by_agent(
     deadline: _Deadline,
     again: Callable[[], socket.socket] | None,
 ) -> Callable[[socket.socket], Handoff]:
+    from tlsify.cli.program import by_agent  # noqa: PLC0415 - only where there is an agent
+
     request = by_agent.client_request(arguments, arguments.host, policy)
 
     def alone(sock: socket.socket) -> Handoff:
@@ -160,23 +161,21 @@ def _by_agent(
     return shake_hands
 
 
-def _protocol(text: str) -> str:
-    from tlsify.starttls.upgrade import PROTOCOLS  # noqa: PLC0415 - rarely wanted
+def _protocol(text: str) -> Callable[[socket.socket, str, float], None]:
+    """Return what asks for TLS in a protocol, given the server's name and the seconds left."""
+    from tlsify.starttls.upgrade import PROTOCOLS, upgrade  # noqa: PLC0415 - rarely wanted
 
     if text not in PROTOCOLS:
         raise ArgumentTypeError(f'"{text}" is none of {", ".join(PROTOCOLS)}')
-    return text
+    return lambda sock, name, left: upgrade(sock, text, name, left)
 
 
 def _ask_for_tls(sock: socket.socket, arguments: argparse.Namespace, deadline: _Deadline) -> None:
-    from tlsify.connection.establish import closed_on_error  # noqa: PLC0415 - heavy, and wanted later only
-    from tlsify.starttls.upgrade import upgrade  # noqa: PLC0415 - rarely wanted
-
     named = arguments.servername or arguments.host
     name = canonical(named) if named else ""
     what = "starttls: no go-ahead from the server"
-    with closed_on_error(sock), deadline.spend(what) as left:
-        upgrade(sock, arguments.starttls, name, left)
+    with dialing.closed_on_error(sock), deadline.spend(what) as left:
+        arguments.starttls(sock, name, left)
 
 
 def _dial(host: str, port: int, timeout: float) -> socket.socket:

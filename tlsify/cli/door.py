@@ -93,7 +93,7 @@ class Door:
         self._pipe.catch(_SIGNALS)
         self._poller.register(self._pipe.reader, select.EPOLLIN)
         for sock in self._listeners:
-            sock.setblocking(False)  # noqa: FBT003 - socket's own signature
+            sock.settimeout(0)
         for sock in self._listeners:
             print(f"tlsify: listening on {listening.spell(sock)}", flush=True)
         self._manager.ready()
@@ -260,7 +260,7 @@ class Door:
                 if sock is not newcomer.sock:
                     sock.close()
             self._descriptors.restore()
-            newcomer.sock.setblocking(True)  # noqa: FBT003 - socket's own signature
+            newcomer.sock.settimeout(None)
             serve = partial(self._serve, newcomer.sock, other_end)
             status = guarded(serve, f"{newcomer.address}: ")
             await_threads()

@@ -11,6 +11,7 @@ from tlsify.cli.messages import flush_stdout
 from tlsify.cli.options.common import seconds
 from tlsify.cli.report import machine, table
 from tlsify.errors import ExitCode
+from tlsify.ktls.diag import enter_network
 from tlsify.status.sockets import rates, survey
 
 if TYPE_CHECKING:
@@ -66,8 +67,6 @@ def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
     """Print what there is; again and again, if so asked."""
     del options  # what others do is not changed by what is asked of us
     if arguments.netns is not None:
-        from tlsify.ktls.diag import enter_network  # noqa: PLC0415 - hardly ever wanted
-
         enter_network(arguments.netns)
     if arguments.prometheus:
         seen = survey(find_processes=False, find_devices=arguments.devices)

@@ -193,7 +193,7 @@ def _give_up(sock: socket.socket) -> None:
     """
     left = PARTING_BYTES
     with contextlib.suppress(OSError):
-        sock.setblocking(False)  # noqa: FBT003 - socket's own signature
+        sock.settimeout(0)
         sock.shutdown(socket.SHUT_WR)
         while left > 0 and (received := sock.recv(left)):
             left -= len(received)

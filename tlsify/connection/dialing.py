@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import math
 import os
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 from tlsify.errors import SHORTAGES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Sequence
+    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
 # What ``getaddrinfo`` gives for one address: family, type, protocol, canonical name, address.
 Address: TypeAlias = tuple[int, int, int, str, tuple[Any, ...]]
@@ -28,7 +29,7 @@ _LONGEST_WAIT = 3600.0
 _NO_WAY = {errno.ENETUNREACH, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT}
 
 
-class Silence(TimeoutError):  # noqa: N818 - named for what happened
+class Silence(TimeoutError):
     """No answer within the caller's limit, from a host or from a name server.
 
     The kernel's own timeout, after some minutes, is a TimeoutError with an errno instead.
@@ -159,7 +160,7 @@ def _begin(target: Address, local: list[Address]) -> socket.socket:
     family, kind, protocol, _, address = target
     sock = socket.socket(family, kind, protocol)
     try:
-        sock.setblocking(False)  # noqa: FBT003 - socket's own signature
+        sock.settimeout(0)
         if local:
             _bind(sock, [each[4] for each in local if each[0] == family])
         number = sock.connect_ex(address)
@@ -266,3 +267,13 @@ def read(host: Any, port: Any, **wanted: int) -> list[Address] | None:
     except socket.gaierror:
         return None
     return found  # type: ignore[return-value]
+
+
+@contextlib.contextmanager
+def closed_on_error(sock: socket.socket) -> Iterator[None]:
+    """Close a socket if the block fails: half a TLS connection is of no use."""
+    try:
+        yield
+    except BaseException:
+        sock.close()
+        raise

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import socket
 import time
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from tlsify.config import ClientConfig, KtlsPolicy, ServerConfig
 from tlsify.connection import handshake, keylog
+from tlsify.connection.dialing import closed_on_error
 from tlsify.connection.eligibility import attempt, cipher_refusal, host_refusal, offloadable
 from tlsify.connection.keepalive import keep_alive
 from tlsify.errors import KtlsUnavailable
@@ -17,8 +17,6 @@ from tlsify.tls import connection_factory, context
 from tlsify.tls.engine import Engine
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from tlsify.codepoints import Aead
     from tlsify.connection.handoff import Handoff
     from tlsify.connection.session_store import SessionSlot
@@ -70,16 +68,6 @@ def take(sock: socket.socket) -> socket.socket:
     taken = socket.socket(fileno=sock.detach())
     taken.settimeout(timeout)
     return taken
-
-
-@contextlib.contextmanager
-def closed_on_error(sock: socket.socket) -> Iterator[None]:
-    """Close a socket if the block fails: half a TLS connection is of no use."""
-    try:
-        yield
-    except BaseException:
-        sock.close()
-        raise
 
 
 class PendingConnection:

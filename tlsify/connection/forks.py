@@ -9,7 +9,7 @@ import os
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from tlsify.errors import SHORTAGES
 from tlsify.tls.explain import truncated
@@ -40,7 +40,7 @@ def _on_fork() -> None:
 
 
 def _on_birth() -> None:
-    global is_child, _inherited  # noqa: PLW0603
+    global is_child, _inherited  # noqa: PLW0603 - as above
     is_child = True
     _inherited = frozenset(_inodes())
     _on_fork()
@@ -196,7 +196,7 @@ def _open_in(pid: int) -> Iterator[str]:
     with os.scandir(f"/proc/{pid}/fd") as entries:
         for entry in entries:
             with contextlib.suppress(FileNotFoundError):
-                yield os.readlink(entry.path)  # noqa: PTH115 - no Path for each
+                yield os.readlink(entry.path)
 
 
 def _children() -> Iterator[int]:
@@ -225,7 +225,7 @@ class Verdict:
 
     _owner = -1  # as long as there is no entry
     _lock = threading.Lock()
-    _free: list[tuple[mmap.mmap, int]] = []  # noqa: RUF012 - all have it in common
+    _free: ClassVar[list[tuple[mmap.mmap, int]]] = []
 
     def __init__(self) -> None:
         """Take an entry."""

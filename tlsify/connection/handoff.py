@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 from tlsify.connection import forks
 from tlsify.connection.forks import Share
 from tlsify.errors import ConfigError, RekeyUnsupported
-from tlsify.keys import Direction
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -305,28 +304,3 @@ class Handoff:
 def _is_out(_timeout: float | None) -> bool:
     """Return True: there is nothing to wait for."""
     return True
-
-
-def adopt(sock: socket.socket, state: bytes | bytearray) -> Handoff:
-    """Take over a connection that another process detached (`Handoff.detach`).
-
-    Args:
-        sock: the passed descriptor, with its keys.
-        state: the session's state; overwrite it afterwards.
-
-    Raises:
-        ConfigError: they do not belong together, or the state is invalid.
-    """
-    # Imported late: a process that only adopts connections need not load the handshake.
-    from tlsify.connection.control import Channel  # noqa: PLC0415
-    from tlsify.ktls import ulp  # noqa: PLC0415
-    from tlsify.tls.serialize import restore  # noqa: PLC0415
-
-    # The state has secrets only if the kernel that has the keys can change them.
-    negotiated, session = restore(state, can_rekey=True)
-    if not all(ulp.is_keyed(sock, direction, negotiated.suite) for direction in Direction):
-        raise ConfigError(
-            f"the descriptor is not keyed with {negotiated.suite.name}",
-            hint="hand over the descriptor that Handoff.detach gave",
-        )
-    return Handoff(sock, Offload.KERNEL, None, negotiated, Channel(sock, session), None)

@@ -67,7 +67,7 @@ class Keeper:
         # Closing a socket in front of unread bytes resets its other end. This byte is never read:
         # it is what a cut stream is told with.
         theirs.send(b"\0")
-        self._program.setblocking(False)  # noqa: FBT003 - socket's own signature
+        self._program.settimeout(0)
         self.ends = Ends(theirs, socket.socket(fileno=os.dup(self._stream.fileno())))
         self._buffer = memoryview(bytearray(_BUFFER))
         self._pending = self._buffer[:0]

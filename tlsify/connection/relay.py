@@ -71,8 +71,8 @@ class Relay:
         self._ends = [program_end]
         self._inode = forks.inode(program_end)
         self.dies_with_process = forks.is_short_lived(sock, is_client=tunnel.is_client)
-        self._network.setblocking(False)  # noqa: FBT003 - socket's own signature
-        self._program.setblocking(False)  # noqa: FBT003
+        self._network.settimeout(0)
+        self._program.settimeout(0)
         self._to_network, self._to_program = Load(), Load()
         self._outbound = self._inbound = Flow.READING
         self._program_gone = self._half_closed = False

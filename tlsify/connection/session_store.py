@@ -14,14 +14,13 @@ import time
 from dataclasses import astuple, dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, Self
 
+from tlsify.credentials.parse import encoded
 from tlsify.errors import ConfigError
 from tlsify.system.modes import make_private, own_alone
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
-
-    from cryptography import x509
 
     from tlsify.codepoints import Aead
     from tlsify.config import ClientConfig
@@ -102,8 +101,8 @@ class Origin:
             verify=config.verify,
             trust=_trust(config.trust),
             pins=tuple(sorted(config.pins)),
-            crls=_digest(*sorted(map(_der, config.crls))) if config.crls else b"",
-            certificate=_digest(_der(chain[0])) if chain else b"",
+            crls=_digest(*sorted(map(encoded, config.crls))) if config.crls else b"",
+            certificate=_digest(encoded(chain[0])) if chain else b"",
             versions=tuple(sorted(config.versions)),
             aeads=tuple(aead.name for aead in (config.aeads if aeads is None else aeads)),
         )
@@ -115,14 +114,8 @@ class Origin:
 
 def _trust(anchors: TrustAnchors) -> bytes:
     if anchors.certificates is not None:
-        return _digest(*sorted(map(_der, anchors.certificates)))
+        return _digest(*sorted(map(encoded, anchors.certificates)))
     return b"" if anchors.lookup is None else _digest(anchors.lookup.content)
-
-
-def _der(signed: x509.Certificate | x509.CertificateRevocationList) -> bytes:
-    from cryptography.hazmat.primitives.serialization import Encoding  # noqa: PLC0415 - slow
-
-    return signed.public_bytes(Encoding.DER)
 
 
 def _digest(*parts: bytes) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, Self
 
-from tlsify.credentials.parse import no_anchors, read_file, read_pem, unreadable
+from tlsify.credentials.pem import no_anchors, read_file, read_pem, unreadable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -8,9 +8,11 @@ from collections import Counter
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NamedTuple, Self, TypeAlias
 
+from cryptography import x509
+
 from tlsify.credentials import ocsp, traefik
 from tlsify.credentials.key_pair import KeyPair
-from tlsify.credentials.parse import read_file, read_pem, unreadable
+from tlsify.credentials.pem import read_file, read_pem, unreadable
 from tlsify.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -229,8 +231,6 @@ def _first(files: Files) -> bytes:
 
 
 def _is_authority(der: bytes) -> bool:
-    from cryptography import x509  # noqa: PLC0415 - see credentials
-
     try:
         extensions = x509.load_der_x509_certificate(der).extensions
         return extensions.get_extension_for_class(x509.BasicConstraints).value.ca
@@ -275,7 +275,7 @@ def _states(path: Path, depth: int) -> Iterator[State]:
         if not stat.S_ISDIR(state.st_mode):
             yield str(path), state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns
         elif depth:
-            for name in sorted(os.listdir(path)):  # noqa: PTH208 - it makes a list as well
+            for name in sorted(os.listdir(path)):
                 if not name.startswith("."):
                     yield from _states(path / name, depth - 1)
     except OSError:

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Self
 
-from tlsify.credentials.parse import parse_certificates, parse_key, read_file
+from cryptography.exceptions import UnsupportedAlgorithm
+
+from tlsify.credentials.ocsp import objection
+from tlsify.credentials.parse import encoded, parse_certificates, parse_key
+from tlsify.credentials.pem import read_file
+from tlsify.credentials.presented import read
 from tlsify.errors import ConfigError
 from tlsify.names import IdKind
 
 if TYPE_CHECKING:
-    from datetime import datetime
     from pathlib import Path
 
     from cryptography import x509
 
     from tlsify.credentials.parse import PrivateKey
-
-# Nothing of cryptography is imported here that a client without a certificate would not need.
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -40,9 +43,7 @@ class KeyPair:
 
     def certificate_pem(self) -> bytes:
         """Return the chain in PEM; the key stays here."""
-        from cryptography.hazmat.primitives.serialization import Encoding  # noqa: PLC0415 - see above
-
-        return b"".join(certificate.public_bytes(Encoding.PEM) for certificate in self.chain)
+        return b"".join(encoded(certificate, pem=True) for certificate in self.chain)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -50,8 +51,6 @@ class KeyPair:
 
         The common name is none of them (RFC 9525 2).
         """
-        from tlsify.credentials.presented import read  # noqa: PLC0415 - a client needs none
-
         found = [name for name in read(self.chain[0]) if name.kind in {IdKind.DNS, IdKind.IP}]
         return tuple(name.text.lower() for name in found)
 
@@ -72,10 +71,6 @@ class KeyPair:
         """Return the OCSP response if it is valid now, by this host's clock; None if not."""
         if self.ocsp is None:
             return None
-        from datetime import UTC, datetime  # noqa: PLC0415 - see above
-
-        from tlsify.credentials.ocsp import objection  # noqa: PLC0415 - see above
-
         return None if objection(self.ocsp, self.chain[0], datetime.now(UTC)) else self.ocsp
 
     @classmethod
@@ -85,8 +80,6 @@ class KeyPair:
         Raises:
             ConfigError: one of them is unusable, or they do not belong together.
         """
-        from cryptography.exceptions import UnsupportedAlgorithm  # noqa: PLC0415 - see above
-
         certificates = parse_certificates(chain, "the certificate file")
         private = parse_key(key)
         try:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING
 
-from tlsify.credentials.parse import read_file
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+
+from tlsify.credentials.pem import read_file
 from tlsify.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -14,7 +17,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from cryptography.x509 import Certificate
-    from cryptography.x509.ocsp import OCSPSingleResponse
+    from cryptography.x509.ocsp import OCSPResponse, OCSPSingleResponse
+
+
+def _read(der: bytes) -> OCSPResponse:
+    from cryptography.x509.ocsp import load_der_ocsp_response  # noqa: PLC0415 - rarely wanted
+
+    return load_der_ocsp_response(der)
 
 
 def load(path: Path) -> bytes:
@@ -23,11 +32,9 @@ def load(path: Path) -> bytes:
     Raises:
         ConfigError: it cannot be read, or is none.
     """
-    from cryptography.x509.ocsp import load_der_ocsp_response  # noqa: PLC0415 - rarely wanted
-
     der = read_file(path, "OCSP response")
     try:
-        load_der_ocsp_response(der)
+        _read(der)
     except ValueError as exc:
         raise ConfigError(
             f"{path} holds no OCSP response", hint="it must be DER, as openssl ocsp -respout writes"
@@ -53,10 +60,8 @@ def objection(der: bytes, certificate: Certificate, now: datetime) -> str | None
     about = list(_about(der, certificate))
     if not about:
         return "the OCSP response is about no certificate that is shown, or a refusal to answer"
-    from cryptography.x509.ocsp import OCSPCertStatus  # noqa: PLC0415 - rarely wanted
-
     said = about[0]
-    if said.certificate_status is not OCSPCertStatus.GOOD:
+    if said.certificate_status.name != "GOOD":
         return f"the OCSP response says {said.certificate_status.name.lower()}"
     if said.this_update_utc > now:
         return f"the OCSP response begins on {said.this_update_utc:%Y-%m-%d %H:%M:%S} UTC"
@@ -68,8 +73,6 @@ def objection(der: bytes, certificate: Certificate, now: datetime) -> str | None
 
 def demanded(certificate: Certificate) -> bool:
     """Return whether clients are to refuse a certificate without a response (RFC 7633)."""
-    from cryptography import x509  # noqa: PLC0415 - see credentials
-
     try:
         features = certificate.extensions.get_extension_for_class(x509.TLSFeature).value
     except (x509.ExtensionNotFound, x509.DuplicateExtension, ValueError):
@@ -79,15 +82,9 @@ def demanded(certificate: Certificate) -> bool:
 
 def _about(der: bytes, certificate: Certificate) -> Iterator[OCSPSingleResponse]:
     """Find what a response says of a certificate: its serial number, issued by that issuer."""
-    from cryptography.exceptions import UnsupportedAlgorithm  # noqa: PLC0415 - rarely wanted
-    from cryptography.x509.ocsp import (  # noqa: PLC0415 - rarely wanted
-        OCSPResponseStatus,
-        load_der_ocsp_response,
-    )
-
     try:
-        response = load_der_ocsp_response(der)
-        if response.response_status is not OCSPResponseStatus.SUCCESSFUL:
+        response = _read(der)
+        if response.response_status.name != "SUCCESSFUL":
             return
         for said in response.responses:
             name = hashlib.new(said.hash_algorithm.name, certificate.issuer.public_bytes())

@@ -1,71 +1,33 @@
-"""Certificates, keys, revocation lists and pins: from files and spellings to values."""
+"""Certificates, keys and revocation lists: from files to values, and back."""
 
 from __future__ import annotations
 
-import binascii
-import contextlib
-import os
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+from cryptography.hazmat.primitives.asymmetric.ed448 import Ed448PrivateKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+
+from tlsify.credentials.pem import malformed, read_file, read_pem
 from tlsify.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
-    from typing import TypeAlias
 
-    from cryptography import x509
-    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
-    from cryptography.hazmat.primitives.asymmetric.ed448 import Ed448PrivateKey
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-    from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+# cryptography's serialization takes its time to load, and a server's --help does without: it is
+# imported where it is used.
 
-    PrivateKey: TypeAlias = (
-        RSAPrivateKey | EllipticCurvePrivateKey | Ed25519PrivateKey | Ed448PrivateKey
-    )
+PrivateKey: TypeAlias = (
+    RSAPrivateKey | EllipticCurvePrivateKey | Ed25519PrivateKey | Ed448PrivateKey
+)
 
-# A client that has no certificate of its own parses none before it says hello: whatever parses
-# them is imported where that is done.
-
-_PIN = re.compile(r"sha256//([A-Za-z0-9+/]{43}=)")
-_LABELS = (b"CERTIFICATE", b"X509 CERTIFICATE")
-# Base64 has no hyphen: so nothing is looked at again for each BEGIN without an END.
-_CERTIFICATE = rb"-----BEGIN (%b)-----([^-]*)-----END \1-----" % b"|".join(_LABELS)
 # Without headers, which have hyphens: an encrypted key's (RFC 1421) are the library's to read.
 _PRIVATE_KEY = re.compile(rb"-----BEGIN ([A-Z ]*PRIVATE KEY)-----([^-]*)-----END \1-----")
-_TRUSTED = b"-----BEGIN TRUSTED CERTIFICATE-----"
-_BLANKS = b" \t\r\n"
-_DER = b"\x30\x82"
 _PEM_CRL = re.compile(rb"-----BEGIN X509 CRL-----.*?-----END X509 CRL-----", re.DOTALL)
-
-
-def unreadable(path: Path, what: str, exc: OSError) -> ConfigError:
-    """Build the error for a file, or folder, that the system does not let us read."""
-    return ConfigError(
-        f"cannot read {what} {path}: {exc.strerror}", hint="check the path and its permissions"
-    )
-
-
-def read_file(path: Path, what: str) -> bytes:
-    """Read a file that the configuration names.
-
-    Raises:
-        ConfigError: it cannot be read.
-    """
-    try:
-        return path.read_bytes()
-    except OSError as exc:
-        raise unreadable(path, what, exc) from exc
-
-
-@contextlib.contextmanager
-def as_file(content: bytes) -> Iterator[str]:
-    """Return a path at which OpenSSL finds data in memory, while the block lasts."""
-    with open(os.memfd_create("tlsify"), "wb") as file:  # noqa: PTH123 - a descriptor
-        file.write(content)
-        file.flush()
-        yield f"/proc/self/fd/{file.fileno()}"
 
 
 def parse_certificates(pem: bytes, what: str) -> tuple[x509.Certificate, ...]:
@@ -74,77 +36,10 @@ def parse_certificates(pem: bytes, what: str) -> tuple[x509.Certificate, ...]:
     Raises:
         ConfigError: there is none, or one is malformed.
     """
-    from cryptography import x509  # noqa: PLC0415 - see above
-
     try:
         return tuple(map(x509.load_der_x509_certificate, read_pem(pem, what)))
     except (ValueError, x509.InvalidVersion) as exc:
         raise malformed(what) from exc
-
-
-def read_pem(pem: bytes, what: str) -> tuple[bytes, ...]:
-    """Find the certificates of a PEM file: the one reader of them, whatever they are read for.
-
-    It takes what tools, editors and ``cat`` make of such files: any line ends, or none between one
-    certificate and the next, and anything else around them. Every certificate must be whole.
-
-    Returns:
-        DER, of which only its length has been looked at.
-
-    Raises:
-        ConfigError: there is no certificate, or half of one.
-
-    Source: RFC 7468.
-    """
-    begun = sum(pem.count(b"-----BEGIN %b-----" % label) for label in _LABELS)
-    if _TRUSTED in pem:
-        raise ConfigError(
-            f"{what} holds a TRUSTED CERTIFICATE, whose own terms nobody else keeps",
-            hint="make a plain one of it: openssl x509 -in FILE -out FILE.pem",
-        )
-    if not begun:
-        raise ConfigError(f"{what} holds no usable PEM certificate", hint=_instead(pem))
-    found = re.findall(_CERTIFICATE, pem)
-    if len(found) != begun:
-        raise malformed(what)
-    return tuple(_decode(body, what) for _, body in found)
-
-
-def _decode(body: bytes, what: str) -> bytes:
-    from tlsify.credentials.der import SEQUENCE, elements  # noqa: PLC0415 - see above
-
-    try:
-        der = binascii.a2b_base64(body.translate(None, _BLANKS), strict_mode=True)
-        ((tag, _),) = elements(der)
-    except ValueError as exc:  # which binascii.Error is
-        raise malformed(what) from exc
-    if tag != SEQUENCE:
-        raise malformed(what)
-    return der
-
-
-def _instead(content: bytes) -> str:
-    """Return the remedy for a file of another kind."""
-    if content.startswith(_DER):
-        return "it is DER: openssl x509 -inform DER -in FILE -out FILE.pem makes PEM of it"
-    if _LABELS[0] in content.replace(b"\0", b""):
-        return "it is in UTF-16: save it as plain text, UTF-8 or ASCII"
-    return 'it must contain "-----BEGIN CERTIFICATE-----"'
-
-
-def malformed(what: str) -> ConfigError:
-    """Build the error for a file with something in it that should be a certificate."""
-    return ConfigError(
-        f"{what} holds a PEM certificate that is cut off or damaged",
-        hint='each must be whole, from "-----BEGIN CERTIFICATE-----" to its END line',
-    )
-
-
-def no_anchors(folder: Path) -> ConfigError:
-    """Build the error for a folder with nothing to trust in it."""
-    return ConfigError(
-        f"no trust anchor in {folder}", hint="it needs at least one .pem or .crt file"
-    )
 
 
 def parse_crls(data: bytes, what: str) -> tuple[x509.CertificateRevocationList, ...]:
@@ -153,8 +48,6 @@ def parse_crls(data: bytes, what: str) -> tuple[x509.CertificateRevocationList, 
     Raises:
         ConfigError: there is none, or one is malformed.
     """
-    from cryptography import x509  # noqa: PLC0415 - see above
-
     try:
         if blocks := _PEM_CRL.findall(data):
             return tuple(map(x509.load_pem_x509_crl, blocks))
@@ -171,29 +64,6 @@ def load_crls(path: Path) -> tuple[x509.CertificateRevocationList, ...]:
     return parse_crls(read_file(path, "revocation list"), str(path))
 
 
-def parse_pins(text: str) -> tuple[bytes, ...]:
-    """Read pins as curl spells them: ``sha256//BASE64``, or several with ``;`` in between.
-
-    Returns:
-        SHA-256 digests of SubjectPublicKeyInfo structures, 32 bytes each.
-
-    Raises:
-        ConfigError: it is something else.
-    """
-    found = [_PIN.fullmatch(pin) for pin in text.split(";")]
-    if None in found:
-        raise ConfigError(
-            f'"{text}" is not a pin',
-            hint="write sha256// and the base64 of the SHA-256 of the key's SubjectPublicKeyInfo",
-        )
-    return tuple(binascii.a2b_base64(pin[1]) for pin in found if pin)
-
-
-def spell_pin(digest: bytes) -> str:
-    """Spell a digest as `parse_pins` reads it."""
-    return "sha256//" + binascii.b2a_base64(digest, newline=False).decode("ascii")
-
-
 def parse_key(pem: bytes) -> PrivateKey:
     """Read an unencrypted PEM key that a certificate for TLS may have: the first of a file.
 
@@ -202,13 +72,6 @@ def parse_key(pem: bytes) -> PrivateKey:
     Raises:
         ConfigError: it is encrypted, malformed, or of another kind.
     """
-    from cryptography.exceptions import UnsupportedAlgorithm  # noqa: PLC0415 - see above
-    from cryptography.hazmat.primitives.asymmetric import (  # noqa: PLC0415 - see above
-        ec,
-        ed448,
-        ed25519,
-        rsa,
-    )
     from cryptography.hazmat.primitives.serialization import (  # noqa: PLC0415 - see above
         load_pem_private_key,
     )
@@ -231,15 +94,18 @@ def parse_key(pem: bytes) -> PrivateKey:
             "the key file holds no usable PEM private key",
             hint='it must contain "-----BEGIN PRIVATE KEY-----", and all of the key',
         ) from exc
-    if not isinstance(
-        private,
-        rsa.RSAPrivateKey
-        | ec.EllipticCurvePrivateKey
-        | ed25519.Ed25519PrivateKey
-        | ed448.Ed448PrivateKey,
-    ):
+    if not isinstance(private, PrivateKey):
         raise ConfigError(
             "the private key is of a kind that TLS servers do not use",
             hint="use an RSA (2048 bits or more), EC (P-256, P-384 or P-521) or Ed25519 key",
         )
     return private
+
+
+def encoded(
+    signed: x509.Certificate | x509.CertificateRevocationList, *, pem: bool = False
+) -> bytes:
+    """Return a certificate, or a revocation list, in DER or in PEM."""
+    from cryptography.hazmat.primitives.serialization import Encoding  # noqa: PLC0415 - see above
+
+    return signed.public_bytes(Encoding.PEM if pem else Encoding.DER)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, NamedTuple
 
 from tlsify.credentials.der import SEQUENCE, elements
@@ -35,8 +36,6 @@ class Presented(NamedTuple):
     @property
     def text(self) -> str:
         """Spell it for people: the issuer chose these bytes, and a terminal may read them."""
-        from ipaddress import ip_address  # noqa: PLC0415 - only where there is a certificate
-
         if self.kind is IdKind.IP:
             try:
                 return str(ip_address(self.value))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import ssl  # noqa: TID251 - for PEM
+import ssl
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import ssl  # noqa: TID251 - cheroot knows the errors of ssl only
+import ssl
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import ssl  # noqa: TID251 - gunicorn knows its errors
+import ssl
 from typing import TYPE_CHECKING, Any
 
 from gunicorn.workers import gthread, sync

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import ssl  # noqa: TID251 - hypercorn's settings are in its terms
+import ssl
 from typing import Any
 
 from hypercorn.asyncio import serve

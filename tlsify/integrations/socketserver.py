@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-import ssl  # noqa: TID251 - what failed connections raise
+import ssl
 import sys
 from http.server import HTTPServer, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any

@@ -35,12 +35,12 @@ class Transport(tcp.Server):
     facts: TLSInfo
 
     @property
-    def negotiatedProtocol(self) -> bytes | None:  # noqa: N802 - INegotiated's own
+    def negotiatedProtocol(self) -> bytes | None:
         """The protocol agreed on (ALPN), or None."""
         name = self.facts.selected_alpn_protocol()
         return None if name is None else name.encode("ascii")
 
-    def getPeerCertificate(self) -> Any:  # noqa: N802 - ISSLTransport's own
+    def getPeerCertificate(self) -> Any:
         """Return the peer's certificate as an OpenSSL.crypto.X509, or None."""
         der = self.facts.getpeercert(binary_form=True)
         return None if der is None else Certificate.load(der).original
@@ -54,7 +54,7 @@ class Port(tcp.Port):
         super().__init__(*arguments, **options)
         self._handshakes = Handshakes(context)
 
-    def doRead(self) -> None:  # noqa: N802 - Twisted's own
+    def doRead(self) -> None:
         """Accept connections, and begin their handshakes."""
         for _ in range(_TURN):
             try:
@@ -82,7 +82,7 @@ class Port(tcp.Port):
         transport.facts = facts
         protocol.makeConnection(transport)
 
-    def connectionLost(self, reason: Any) -> None:  # noqa: N802 - Twisted's own
+    def connectionLost(self, reason: Any) -> None:
         """Abort handshakes under way, too."""
         self._handshakes.close()
         super().connectionLost(reason)  # type: ignore[no-untyped-call]
@@ -106,7 +106,7 @@ class Endpoint:
         """
         self._arguments = (reactor, port, context, interface, backlog)
 
-    def listen(self, protocolFactory: Any) -> defer.Deferred[Port]:  # noqa: N803 - Twisted's own
+    def listen(self, protocolFactory: Any) -> defer.Deferred[Port]:
         """Listen, with connections for the protocols of a factory."""
         reactor, number, context, interface, backlog = self._arguments
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import ssl  # noqa: TID251 - uvicorn's settings are in its terms
+import ssl
 from typing import TYPE_CHECKING, Any
 
 from tlsify.sslcontext.context import SSLContext

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 from typing import TYPE_CHECKING
 
+from cryptography import x509
+
 if TYPE_CHECKING:
     from tlsify.sslcontext.facts import TLSInfo
 
@@ -39,8 +41,6 @@ def variables(facts: TLSInfo) -> dict[str, str]:
 
 
 def _client(facts: TLSInfo, der: bytes) -> dict[str, str]:
-    from cryptography import x509  # noqa: PLC0415 - slow, and few want it
-
     lines = base64.b64encode(der).decode()
     body = "\n".join(lines[start : start + _LINE] for start in range(0, len(lines), _LINE))
     said = {"SSL_CLIENT_CERT": f"-----BEGIN CERTIFICATE-----\n{body}\n-----END CERTIFICATE-----\n"}

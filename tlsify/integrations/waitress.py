@@ -55,7 +55,7 @@ def secure(server: Any, context: SSLContext) -> None:
         sock: socket.socket,
         address: Any,
         adj: Any,
-        map: dict[int, Any],  # noqa: A002
+        map: dict[int, Any],
     ) -> None:
         def handed_over(handed: Handoff) -> None:
             # The loop's own thread makes the channel.

@@ -299,7 +299,7 @@ def tls_features() -> list[Device]:
     Source: net/ethtool/common.c netdev_features_strings.
     """
     # Its import takes a quarter of a second, and few ask.
-    from pyroute2.ethtool import Ethtool  # noqa: PLC0415
+    from pyroute2.ethtool import Ethtool  # noqa: PLC0415 - see above
 
     devices = []
     with closing(Ethtool()) as ethtool:

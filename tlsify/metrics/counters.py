@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import threading
 from enum import Enum
@@ -267,8 +268,6 @@ def share(descriptor: int | None = None) -> int:
 
 def _open(descriptor: int) -> _Memory | None:
     """Map the memory; None if it is laid out otherwise."""
-    import mmap  # noqa: PLC0415 - servers alone share
-
     if os.fstat(descriptor).st_size != _HEADER + SLOTS * _WIDTH * _CELL:
         return None
     if os.pread(descriptor, _HEADER - _CELL, _CELL).rstrip(b"\0") != _LAYOUT:

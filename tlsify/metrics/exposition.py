@@ -213,7 +213,7 @@ class Endpoint:
 
     async def __aenter__(self) -> Self:
         """Begin to answer."""
-        self._listener.setblocking(False)  # noqa: FBT003 - socket's own signature
+        self._listener.settimeout(0)
         self._is_open = True
         self._listen()
         return self
@@ -289,16 +289,15 @@ class Endpoint:
 
     def _response(self, head: bytes) -> Iterable[bytes]:
         method, target, version = _request_line(head)
-        text, kind = "", "text/plain; charset=utf-8"
+        text, kind, allow = "", "text/plain; charset=utf-8", []
         if not version:
             status = 400
         elif method not in {"GET", "HEAD"}:
-            status = 405
+            status, allow = 405, ["Allow: GET, HEAD"]
         elif target == "/metrics":
             status, text, kind = 200, render(self._about()), _TEXT_FORMAT
         elif target == "/healthz":
-            status = 200 if is_ready() else 503
-            text = "ready\n" if status == 200 else "draining\n"  # noqa: PLR2004
+            status, text = (200, "ready\n") if is_ready() else (503, "draining\n")
         else:
             status = 404
         body = (text or f"{_REASONS[status]}\n").encode()
@@ -308,7 +307,7 @@ class Endpoint:
             f"Content-Length: {len(body)}",
             "Cache-Control: no-store",
             "Connection: close",
-            *(["Allow: GET, HEAD"] if status == 405 else []),  # noqa: PLR2004
+            *allow,
         ]
         yield "\r\n".join([*lines, "", ""]).encode()
         if method != "HEAD":
@@ -317,11 +316,10 @@ class Endpoint:
 
 def _request_line(head: bytes) -> tuple[str, str, str]:
     """Parse the request line; return three empty strings if it is malformed (RFC 9112 3)."""
-    words = head.partition(b"\r\n")[0].split(b" ")
-    if len(words) != 3 or words[2] not in {b"HTTP/1.1", b"HTTP/1.0"}:  # noqa: PLR2004
-        return "", "", ""
     try:
-        method, target, version = (word.decode("ascii") for word in words)
-    except UnicodeDecodeError:
+        method, target, version = head.partition(b"\r\n")[0].decode("ascii").split(" ")
+    except ValueError:
+        return "", "", ""
+    if version not in {"HTTP/1.1", "HTTP/1.0"}:
         return "", "", ""
     return method, target.partition("?")[0], version

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 MAX_MESSAGE = MAX_SIZE + 2**18
 # X509_V_ERR_UNSPECIFIED: no certificate, or one that nobody was asked to verify.
 _UNVERIFIED = 1
+_COMMON_NAME = "2.5.4.3"  # RFC 5280 A.1
 
 
 class ConnectionInfo(NamedTuple):
@@ -196,10 +197,8 @@ def _common_name(agreed: Negotiated) -> str | None:
     leaf = agreed.peer_certificate
     if leaf is None:
         return None
-    from cryptography.x509.oid import NameOID  # noqa: PLC0415 - slow, and few show a certificate
-
     try:
-        found = leaf.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+        found = [each for each in leaf.subject if each.oid.dotted_string == _COMMON_NAME]
     except (ValueError, TypeError):  # cryptography reads it only now
         return None
     if not found:

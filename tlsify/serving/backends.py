@@ -110,7 +110,7 @@ class Backend(NamedTuple):
         """
         sock = socket.socket(socket.AF_UNIX, kind)
         try:
-            sock.setblocking(False)  # noqa: FBT003
+            sock.settimeout(0)
             path = self.path
             sock.connect("\0" + path[1:] if path.startswith("@") else path)
         except BaseException:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 from tlsify.aio.pump import buffer, carry
 from tlsify.aio.watching import watched
+from tlsify.connection.adoption import adopt
 from tlsify.connection.closing import Closing
-from tlsify.connection.handoff import adopt
 from tlsify.connection.linger import is_owed
 from tlsify.connection.stillness import Bounds
 from tlsify.errors import BackendError
@@ -120,7 +120,7 @@ class Forwarding(_Service):
         await self._carry(handed, plain)
 
 
-class _Unconfirmed(BackendError):  # noqa: N818 - named for what happened
+class _Unconfirmed(BackendError):
     """A worker may have the connection, or find it later: no other may get it."""
 
 

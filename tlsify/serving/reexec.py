@@ -59,7 +59,7 @@ class Inherited:
                 return cls()
             counters = int(left["counters"])
             if counters != -1:
-                os.set_inheritable(counters, False)  # noqa: FBT003 - os's own signature
+                os.set_inheritable(counters, False)
             return cls(
                 counters=counters,
                 workers={int(pid): int(slot) for pid, slot in left["workers"].items()},
@@ -161,7 +161,7 @@ class Inherited:
         path, words = _command()
         sys.stdout.flush()
         with self._inheritable(), _nobody_listens():
-            os.execve(path, words, self._environment(workers))  # noqa: S606 - no shell is wanted
+            os.execve(path, words, self._environment(workers))
 
     def _environment(self, workers: dict[int, int]) -> dict[str, str]:
         numbers = {name: [s.fileno() for s in found] for name, found in self.sockets.items()}
@@ -180,11 +180,11 @@ class Inherited:
             numbers.append(self.counters)
         try:
             for number in numbers:
-                os.set_inheritable(number, True)  # noqa: FBT003 - os's own signature
+                os.set_inheritable(number, True)
             yield
         finally:
             for number in numbers:
-                os.set_inheritable(number, False)  # noqa: FBT003
+                os.set_inheritable(number, False)
 
 
 @contextlib.contextmanager

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import socket
-import ssl  # noqa: TID251 - servers test for its SSLContext; it keeps settings, and connects nobody
+import ssl
 import threading
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
 from tlsify.config import ClientConfig, KtlsPolicy, ServerConfig
-from tlsify.connection.establish import closed_on_error, prepare
+from tlsify.connection.dialing import closed_on_error
+from tlsify.connection.establish import prepare
 from tlsify.connection.stream import TLSSocket
 from tlsify.credentials.anchors import TrustAnchors
 from tlsify.errors import ConfigError
@@ -63,7 +64,7 @@ class SSLContext(Settings):
         self._clients: OrderedDict[str | None, ClientConfig] = OrderedDict()
 
     @classmethod
-    def for_server(  # noqa: PLR0913 - what servers take
+    def for_server(
         cls,
         certfile: StrOrBytesPath,
         keyfile: StrOrBytesPath | None = None,
@@ -234,12 +235,12 @@ class SSLContext(Settings):
 
     # -- sockets
 
-    def wrap_socket(  # type: ignore[override]  # noqa: PLR0913, PLR0917 - ssl's own
+    def wrap_socket(  # type: ignore[override]
         self,
         sock: socket.socket,
-        server_side: bool = False,  # noqa: FBT001, FBT002
-        do_handshake_on_connect: bool = True,  # noqa: FBT001, FBT002
-        suppress_ragged_eofs: bool = True,  # noqa: FBT001, FBT002
+        server_side: bool = False,
+        do_handshake_on_connect: bool = True,
+        suppress_ragged_eofs: bool = True,
         server_hostname: str | bytes | None = None,
         session: None = None,
     ) -> SSLSocket:

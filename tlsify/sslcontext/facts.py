@@ -6,10 +6,10 @@ import logging
 from ipaddress import IPv6Address
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 
+from cryptography import x509
+
 if TYPE_CHECKING:
     from datetime import datetime
-
-    from cryptography import x509
 
     from tlsify.connection.handoff import Handoff
 
@@ -94,12 +94,12 @@ class TLSInfo:
         return None if self._alpn is None else self._alpn.decode("ascii", "backslashreplace")
 
     @overload
-    def getpeercert(self, binary_form: Literal[False] = False) -> dict[str, Any] | None: ...  # noqa: FBT002
+    def getpeercert(self, binary_form: Literal[False] = False) -> dict[str, Any] | None: ...
     @overload
     def getpeercert(self, binary_form: Literal[True]) -> bytes | None: ...
     @overload
-    def getpeercert(self, binary_form: bool) -> dict[str, Any] | bytes | None: ...  # noqa: FBT001
-    def getpeercert(self, binary_form: bool = False) -> dict[str, Any] | bytes | None:  # noqa: FBT001, FBT002 - ssl's own
+    def getpeercert(self, binary_form: bool) -> dict[str, Any] | bytes | None: ...
+    def getpeercert(self, binary_form: bool = False) -> dict[str, Any] | bytes | None:
         """Return the peer's certificate in DER, or as a dict in `ssl`'s format.
 
         Returns:
@@ -125,8 +125,6 @@ def describe(der: bytes) -> dict[str, Any]:
 
     Source: Modules/_ssl.c _decode_certificate.
     """
-    from cryptography import x509  # noqa: PLC0415 - slow, and few want it
-
     try:
         certificate = x509.load_der_x509_certificate(der)
         said: dict[str, Any] = {
@@ -169,8 +167,6 @@ def _name(name: x509.Name) -> _Name:
 
 
 def _general_name(name: x509.GeneralName) -> tuple[str, str | _Name]:
-    from cryptography import x509  # noqa: PLC0415 - as above
-
     if isinstance(name, x509.DirectoryName):
         return "DirName", _name(name.value)
     if isinstance(name, x509.RegisteredID):

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import logging
 import os
-import ssl  # noqa: TID251 - servers test for its SSLContext; it keeps settings, and connects nobody
+import ssl
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from cryptography import x509
+
 from tlsify.codepoints import DEFAULT_AEADS, Aead, CipherSuite, ProtocolVersion
 from tlsify.credentials.anchors import Anchor, TrustAnchors, read_anchors
 from tlsify.credentials.key_pair import KeyPair
-from tlsify.credentials.parse import parse_crls, read_file
+from tlsify.credentials.parse import parse_crls
+from tlsify.credentials.pem import read_file
 from tlsify.errors import ConfigError
+from tlsify.sslcontext.facts import describe
 from tlsify.trust import store
 
 if TYPE_CHECKING:
@@ -21,7 +25,6 @@ if TYPE_CHECKING:
     from typing import TypeAlias
 
     from _typeshed import ReadableBuffer, StrOrBytesPath
-    from cryptography import x509
 
     Secret: TypeAlias = str | bytes | bytearray
     Password: TypeAlias = Secret | Callable[[], Secret]
@@ -182,10 +185,8 @@ class Settings(ssl.SSLContext):
     def keylog_filename(self, name: StrOrBytesPath | None) -> None:
         self.wishes = replace(self.wishes, key_log=None if name is None else _path(name))
 
-    def get_ca_certs(self, binary_form: bool = False) -> Any:  # noqa: FBT001, FBT002 - ssl's own
+    def get_ca_certs(self, binary_form: bool = False) -> Any:
         """List the anchors loaded by name; the system's are not among them."""
-        from tlsify.sslcontext.facts import describe  # noqa: PLC0415 - rarely
-
         encoded = [anchor.der for anchor in self.wishes.anchors]
         return encoded if binary_form else list(map(describe, encoded))
 
@@ -315,8 +316,6 @@ def _read_data(data: str | ReadableBuffer) -> Iterable[Anchor]:
     if isinstance(data, str):
         return read_anchors(data.encode("ascii", "replace"), "cadata")
     encoded = bytes(data)
-    from cryptography import x509  # noqa: PLC0415 - few have their anchors in DER
-
     try:
         x509.load_der_x509_certificate(encoded)
     except (ValueError, x509.InvalidVersion) as exc:

@@ -6,13 +6,14 @@ import contextlib
 import logging
 import os
 import socket
-import ssl  # noqa: TID251 - its errors are what servers expect; no connection is made with it
+import ssl
 import threading
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol, overload
 
 from tlsify.config import ClientConfig, ClosePolicy, ServerConfig
 from tlsify.connection import handshake
-from tlsify.connection.establish import PendingConnection, closed_on_error
+from tlsify.connection.dialing import closed_on_error
+from tlsify.connection.establish import PendingConnection
 from tlsify.connection.stream import TLSSocket
 from tlsify.errors import DeadlineExceeded, IdentityError, TlsifyError, Truncated
 from tlsify.sslcontext.facts import TLSInfo
@@ -91,7 +92,7 @@ class SSLSocket(TLSSocket):
 
     # -- the handshake
 
-    def do_handshake(self, block: bool = False) -> None:  # noqa: FBT001, FBT002, ARG002 - ssl's own
+    def do_handshake(self, block: bool = False) -> None:  # noqa: ARG002 - ssl's own
         """Do the handshake, unless it is done; the socket's timeout holds for the whole of it.
 
         Raises:
@@ -217,7 +218,7 @@ class SSLSocket(TLSSocket):
 
     def _real_close(self, *args: Any) -> None:
         if self._facts is None:
-            socket.socket._real_close(self, *args)  # type: ignore[attr-defined]  # noqa: SLF001
+            socket.socket._real_close(self, *args)  # type: ignore[attr-defined]  # noqa: SLF001 - past TLSSocket's
         else:
             super()._real_close(*args)
 
@@ -330,12 +331,12 @@ class SSLSocket(TLSSocket):
         return self.facts.selected_alpn_protocol()
 
     @overload
-    def getpeercert(self, binary_form: Literal[False] = False) -> dict[str, Any] | None: ...  # noqa: FBT002
+    def getpeercert(self, binary_form: Literal[False] = False) -> dict[str, Any] | None: ...
     @overload
     def getpeercert(self, binary_form: Literal[True]) -> bytes | None: ...
     @overload
-    def getpeercert(self, binary_form: bool) -> dict[str, Any] | bytes | None: ...  # noqa: FBT001
-    def getpeercert(self, binary_form: bool = False) -> dict[str, Any] | bytes | None:  # noqa: FBT001, FBT002
+    def getpeercert(self, binary_form: bool) -> dict[str, Any] | bytes | None: ...
+    def getpeercert(self, binary_form: bool = False) -> dict[str, Any] | bytes | None:
         """Return the peer's certificate (`TLSInfo.getpeercert`)."""
         return self.facts.getpeercert(binary_form)
 

@@ -39,5 +39,5 @@ _TYPES = MimeTypes().types_map[True] | _MORE
 
 def media_type(name: bytes) -> str:
     """Return the media type of a file of this name."""
-    ending = os.path.splitext(name)[1].lower()  # noqa: PTH122 - bytes, and for each request
+    ending = os.path.splitext(name)[1].lower()
     return _TYPES.get(ending.decode("ascii", "replace"), _UNKNOWN)

@@ -17,7 +17,7 @@ class Part(NamedTuple):
     size: int
 
 
-class Unsatisfiable(Exception):  # noqa: N818 - the RFC's word
+class Unsatisfiable(Exception):
     """The file has none of the bytes that are asked for."""
 
 

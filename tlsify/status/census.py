@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 # Names a folder of rosters in place of the usual ones; "off" publishes none.
 VARIABLE = "TLSIFY_ROSTER"
-_SYSTEM, _USERS, _SHARED = Path("/run/tlsify"), Path("/run/user"), Path("/tmp")  # noqa: S108
+_SYSTEM, _USERS, _SHARED = Path("/run/tlsify"), Path("/run/user"), Path("/tmp")  # noqa: S108 - only owners' folders in it count
 _PROCESSES = Path("/proc")
 # How many entries of a folder where everybody may make some are looked at, and places of others.
 _MOST_NAMES, _MOST_PLACES = 2**16, 2**8
@@ -64,7 +64,7 @@ def places() -> list[Path]:
     runtime, uid = os.environ.get("XDG_RUNTIME_DIR", ""), os.geteuid()
     found = [_SYSTEM / "roster"]
     if uid != 0:
-        found += [Path(runtime) / "tlsify/roster"] if os.path.isabs(runtime) else []  # noqa: PTH117
+        found += [Path(runtime) / "tlsify/roster"] if os.path.isabs(runtime) else []
         found += [_USERS / f"{uid}/tlsify/roster"] if not runtime else []
     return [*found, _SHARED / f"tlsify-{uid}/roster"]
 
@@ -81,7 +81,7 @@ def _others() -> list[Path]:
         return places()  # which may well be somebody else's
     uids = {owner for owner, number in _shared() if owner == number}
     with contextlib.suppress(OSError):
-        uids |= {int(name) for name in os.listdir(_USERS) if name.isascii() and name.isdecimal()}  # noqa: PTH208 - names alone are wanted
+        uids |= {int(name) for name in os.listdir(_USERS) if name.isascii() and name.isdecimal()}
     of_users = [
         place
         for uid in sorted(uids - {os.geteuid()})
@@ -170,7 +170,7 @@ def reach(folder: int, name: str, owner: int) -> socket.socket | None:
         if not stat.S_ISSOCK(state.st_mode) or state.st_uid != owner:
             return None
         found = socket.socket(socket.AF_UNIX)
-        found.setblocking(False)  # noqa: FBT003 - socket's own signature
+        found.settimeout(0)
         try:
             found.connect(f"/proc/self/fd/{entry}")
         except ConnectionRefusedError:

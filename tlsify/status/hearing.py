@@ -177,7 +177,7 @@ def hear(
         patience: seconds to wait for all of them together; who is stuck shall not hold up others.
         work: seconds to read, likewise.
     """
-    here = os.stat("/proc/self/ns/net").st_ino  # noqa: PTH116
+    here = os.stat("/proc/self/ns/net").st_ino
     answers = {each: _Answer(uid, shares[uid], here) for each, uid in asked.items()}
     failed = set()
     with selectors.DefaultSelector() as selector:

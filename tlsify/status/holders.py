@@ -101,7 +101,7 @@ def _held(folder: int, wanted: Mapping[str, int], most: int | None) -> tuple[set
 
 def command(pid: int) -> str:
     """Return a process's name; empty if it has ended, or is in another PID namespace."""
-    import psutil  # noqa: PLC0415
+    import psutil  # noqa: PLC0415 - as above
 
     try:
         return psutil.Process(pid).name()

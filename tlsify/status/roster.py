@@ -259,7 +259,7 @@ def _answer(asking: socket.socket) -> None:
     if PEER.unpack(credentials)[1] not in {_ROOT, os.geteuid()}:
         return
     deadline, now, present = time.monotonic() + _PATIENCE, time.monotonic(), list(_live)
-    network = os.stat("/proc/self/ns/net").st_ino  # noqa: PTH116
+    network = os.stat("/proc/self/ns/net").st_ino
     text = entries.write_head(entries.Head(network, len(present), sandbox.in_force()))
     for at in range(0, len(present) + 1, _AT_ONCE):
         found = [each.entry(now) for each in present[at : at + _AT_ONCE]]
@@ -272,7 +272,7 @@ def _answer(asking: socket.socket) -> None:
 def _sweep(folder: int, owner: int) -> None:
     """Remove what processes have left that were killed."""
     for name in os.listdir(folder):
-        if not os.path.exists(f"/proc/{name.lstrip('.').partition('-')[0]}"):  # noqa: PTH110
+        if not os.path.exists(f"/proc/{name.lstrip('.').partition('-')[0]}"):
             with contextlib.suppress(OSError):
                 if (sock := census.reach(folder, name, owner)) is not None:
                     sock.close()  # it lives, in another PID namespace

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pwd
 import socket
 from collections import Counter
 from contextlib import suppress
@@ -341,8 +342,6 @@ def _names(users: Collection[int]) -> str:
 
 @cache
 def _user(uid: int) -> str:
-    import pwd  # noqa: PLC0415 - not on a connection's way
-
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:

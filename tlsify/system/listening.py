@@ -86,7 +86,7 @@ def _is_left_over(path: Path) -> bool:
     if not stat.S_ISSOCK(path.lstat().st_mode):
         return False
     with socket.socket(socket.AF_UNIX) as probe:
-        probe.setblocking(False)  # noqa: FBT003 - socket's own signature
+        probe.settimeout(0)
         return probe.connect_ex(str(path)) == errno.ECONNREFUSED
 
 
@@ -95,7 +95,7 @@ def forget(sock: socket.socket) -> None:
     name = sock.getsockname() if sock.fileno() != -1 else ""
     if isinstance(name, str) and name:
         with contextlib.suppress(OSError):
-            os.unlink(name)  # noqa: PTH108 - pathlib comes at a price
+            os.unlink(name)
     sock.close()
 
 

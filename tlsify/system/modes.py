@@ -81,6 +81,6 @@ def _correct(path: str | Path, mode: int) -> None:
     number = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         if stat.S_IMODE(os.fstat(number).st_mode) & mode != mode:
-            os.chmod(f"/proc/self/fd/{number}", mode)  # noqa: PTH101 - of a descriptor
+            os.chmod(f"/proc/self/fd/{number}", mode)
     finally:
         os.close(number)

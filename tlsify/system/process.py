@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
 # The first descriptor that is out of the way.
+_SIGNAL = 128  # and the number of the signal: how shells spell such an end
 _FAR = 64
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 1, 4, 24, 38
 _MOST_CAPABILITIES = 64
@@ -128,6 +129,12 @@ def fork_for(what: str) -> int:
         raise ResourceError(exc, f"no process for {what}") from exc
 
 
+def status_of(pid: int) -> int:
+    """Wait for a child; return its exit status as shells spell it."""
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    return code if code >= 0 else _SIGNAL - code
+
+
 def ignore(numbers: Collection[int]) -> None:
     """Ignore signals from here on."""
     for number in numbers:
@@ -206,7 +213,7 @@ class Account(NamedTuple):
             ConfigError: there is no such user or group.
         """
         import grp  # noqa: PLC0415 - hardly ever wanted
-        import pwd  # noqa: PLC0415
+        import pwd  # noqa: PLC0415 - likewise
 
         name, _, group = text.partition(":")
         try:

@@ -38,7 +38,7 @@ _FILE_RIGHTS = {1: 13, 2: 14, 3: 15, 4: 15}
 _ALL_FILE_RIGHTS, _BOTH_NET_RIGHTS = 16, 3
 _SCOPE_ABSTRACT_UNIX_SOCKET, _SCOPE_SIGNAL = 1 << 0, 1 << 1
 # Our own modules, which an editable installation finds by other ways; pathlib is slow to import.
-_OURS = os.path.dirname(os.path.dirname(__file__))  # noqa: PTH120
+_OURS = os.path.dirname(os.path.dirname(__file__))
 # What the interpreter may look for at any time besides its modules, and the libraries with them.
 _ALWAYS = (
     *("/usr/lib", "/lib", "/lib64", "/nix/store", "/etc/ld.so.cache"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from cryptography.hazmat.primitives import hashes
 from OpenSSL import crypto
 
 from tlsify.tls.openssl import read_as_found
@@ -44,7 +45,7 @@ def name_hashes(encoded: Iterable[bytes]) -> dict[str, int]:
 def is_read_so(pem: bytes, encoded: Iterable[bytes]) -> bool:
     """Return whether OpenSSL, where it finds a file by itself, reads these certificates in it.
 
-    It takes fewer spellings of PEM than `parse.read_pem`, and says nothing of the rest.
+    It takes fewer spellings of PEM than `pem.read_pem`, and says nothing of the rest.
     """
     found = read_as_found(pem)
     return found is not None and list(map(der, found)) == list(encoded)
@@ -65,6 +66,11 @@ def key_hash(certificate: crypto.X509) -> bytes:
         info = crypto.dump_publickey(crypto.FILETYPE_ASN1, certificate.get_pubkey())
     except crypto.Error:
         return b""
-    import hashlib  # noqa: PLC0415 - only pins need it
+    return sha256(info)
 
-    return hashlib.sha256(info).digest()
+
+def sha256(data: bytes) -> bytes:
+    """Hash with what OpenSSL brought along: a client says hello sooner without hashlib."""
+    digest = hashes.Hash(hashes.SHA256())
+    digest.update(data)
+    return digest.finalize()

@@ -9,7 +9,9 @@ from weakref import WeakKeyDictionary
 from OpenSSL import SSL
 
 from tlsify.config import ServerConfig
+from tlsify.credentials.parse import encoded
 from tlsify.tls import context as contexts
+from tlsify.tls.certificates import sha256
 from tlsify.tls.openssl import move
 
 if TYPE_CHECKING:
@@ -37,9 +39,7 @@ class Connections:
         # First, since an unusable certificate must show before a client does.
         self._shown = _shown_by(config) if isinstance(config, ServerConfig) else None
         if self._shown is None and config.key_pair is not None:
-            from tlsify.tls.showable import check  # noqa: PLC0415 - most clients have none
-
-            check(config)
+            _check(config)
         self._base = contexts.context_for(config, aeads, now)
 
     def make(self, server_name: str | None = None) -> SSL.Connection:
@@ -52,6 +52,12 @@ class Connections:
         return connection
 
 
+def _check(config: ClientConfig | ServerConfig) -> None:
+    from tlsify.tls.showable import check  # noqa: PLC0415 - most clients have nothing to show
+
+    check(config)
+
+
 class _Connection(SSL.Connection):
     begun_with: SSL.Context
 
@@ -60,10 +66,9 @@ class _Shown:
     """Certificates and client verification of a server's connections."""
 
     def __init__(self, config: ServerConfig) -> None:
-        from tlsify.tls.showable import check  # noqa: PLC0415 - a client needs neither
-        from tlsify.tls.sni import Choice  # noqa: PLC0415
+        from tlsify.tls.sni import Choice  # noqa: PLC0415 - a client needs none
 
-        check(config)
+        _check(config)
         self._choice = Choice(config.key_pair, config.more_key_pairs)
         self._judging = contexts.judging_clients(config)
         self._clients = _digest_of_clients(config)
@@ -121,28 +126,22 @@ def _digest_of_clients(config: ServerConfig) -> bytes:
     """Tell from any other what is asked of clients, whose path no resumption judges anew."""
     if config.client_trust is None:
         return b""
-    from cryptography.hazmat.primitives.serialization import Encoding  # noqa: PLC0415 - slow
-
     return _digest(
         [
             bytes([config.client_required]),
             _digest_of_trust(config.client_trust),
             _digest(sorted(str(identity).encode() for identity in config.client_identities)),
-            _digest(sorted(crl.public_bytes(Encoding.DER) for crl in config.crls)),
+            _digest(sorted(map(encoded, config.crls))),
         ]
     )
 
 
 def _digest_of_trust(trust: TrustAnchors) -> bytes:
-    from cryptography.hazmat.primitives.serialization import Encoding  # noqa: PLC0415 - slow
-
     if trust.certificates is not None:
-        return _digest(sorted(anchor.public_bytes(Encoding.DER) for anchor in trust.certificates))
+        return _digest(sorted(map(encoded, trust.certificates)))
     return b"" if trust.lookup is None else _digest([trust.lookup.content])
 
 
 def _digest(parts: Iterable[bytes]) -> bytes:
     """Hash parts so that no other parts have the same hash: each with its length in front."""
-    import hashlib  # noqa: PLC0415 - a client needs none before it says hello
-
-    return hashlib.sha256(b"".join(len(p).to_bytes(8, "big") + p for p in parts)).digest()
+    return sha256(b"".join(len(p).to_bytes(8, "big") + p for p in parts))

@@ -6,11 +6,12 @@ import contextlib
 from typing import TYPE_CHECKING, Protocol
 from weakref import WeakKeyDictionary
 
+from cryptography import x509
 from OpenSSL import SSL, crypto
 
 from tlsify.codepoints import Aead, CipherSuite, NamedGroup, ProtocolVersion
 from tlsify.config import ClientConfig, ServerConfig
-from tlsify.credentials.parse import as_file, malformed
+from tlsify.credentials.pem import as_file, malformed
 from tlsify.errors import ConfigError
 from tlsify.tls.certificates import load
 from tlsify.tls.openssl import hear, set_groups, share_trust
@@ -18,7 +19,6 @@ from tlsify.tls.openssl import hear, set_groups, share_trust
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from cryptography import x509
     from OpenSSL.SSL import _NoOverlappingProtocols
 
     from tlsify.credentials.anchors import Lookup, TrustAnchors
@@ -199,8 +199,6 @@ def _use_lookup(store: crypto.X509Store, lookup: Lookup) -> None:
 
 def _name_authorities(context: SSL.Context, trust: TrustAnchors) -> None:
     """Tell clients, which may have several certificates, whom to choose for (RFC 8446 4.2.4)."""
-    from cryptography import x509  # noqa: PLC0415 - few servers ask for certificates
-
     for certificate in (trust.certificates or ())[:_MAX_AUTHORITIES]:
         context.add_client_ca(certificate)
     for anchor in (trust.lookup.anchors if trust.lookup else ())[:_MAX_AUTHORITIES]:

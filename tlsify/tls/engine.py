@@ -234,9 +234,7 @@ class Engine:
             return None
         if outcome.version is ProtocolVersion.TLSv1_3:
             return None
-        from tlsify.tls.negotiated import resumable  # noqa: PLC0415
-
-        return resumable(dump_session(connection), outcome)
+        return outcome.resumable(dump_session(connection))
 
     def take_key_log(self) -> bytes:
         """Return the lines that the configuration's ``key_log`` asks for, and forget them."""
@@ -339,7 +337,7 @@ class Engine:
         secret = self._secrets.get(_SECRETS[1])
         if self.is_client or secret is None or self._connection is None:
             return encode_plain_alert(alert)
-        from tlsify.tls.negotiated import sealed_alert  # noqa: PLC0415
+        from tlsify.tls.handshake_keys import sealed_alert  # noqa: PLC0415 - see above
 
         suite = CipherSuite.from_openssl(self._connection.get_cipher_name() or "")
         return sealed_alert(suite, bytes(secret), alert)
@@ -362,7 +360,7 @@ class Engine:
             error.alert = None
             self._output.clear()  # such a peer does not get our Finished
             raise error
-        from tlsify.tls.negotiated import Negotiated, no_keys  # noqa: PLC0415
+        from tlsify.tls.negotiated import Negotiated, no_keys  # noqa: PLC0415 - see above
 
         hello = self._hello
         keys = self._keys(connection, suite, tickets) if self._wants_keys else no_keys(suite)
@@ -379,7 +377,7 @@ class Engine:
         )
 
     def _keys(self, connection: SSL.Connection, suite: CipherSuite, tickets: list[bytes]) -> Keys:
-        from tlsify.tls import negotiated, schedule  # noqa: PLC0415
+        from tlsify.tls import handshake_keys, schedule  # noqa: PLC0415 - see above
 
         if suite.version is ProtocolVersion.TLSv1_3:
             try:
@@ -388,13 +386,13 @@ class Engine:
                 raise TlsifyError("OpenSSL's key log lacks a traffic secret") from exc
             ours, theirs = (client, server) if self.is_client else (server, client)
             sent = len(tickets) if self._resumes else 0
-            return negotiated.tls13_keys(suite, ours, theirs, tickets, sent=sent)
+            return handshake_keys.tls13_keys(suite, ours, theirs, tickets, sent=sent)
         master_secret = connection.master_key()
         randoms = connection.client_random(), connection.server_random()
         if master_secret is None or None in randoms:
             raise TlsifyError("OpenSSL does not tell the master secret and the randoms")
         block = schedule.key_block(suite, master_secret, *filter(None, randoms))
         ours_last, theirs_last = split_records(self._last_flight)[-1], self._received
-        return negotiated.tls12_keys(
+        return handshake_keys.tls12_keys(
             suite, block, is_client=self.is_client, sent=ours_last, received=theirs_last
         )

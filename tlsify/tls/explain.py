@@ -5,13 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tlsify.codepoints import AlertDescription
-from tlsify.credentials.parse import spell_pin
+from tlsify.credentials.pem import spell_pin
 from tlsify.errors import IdentityError, PeerAlert, PeerMisbehaved, Truncated
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-
-    from cryptography import x509
 
     from tlsify.errors import HandshakeError
     from tlsify.names import ReferenceIdentifier
@@ -83,25 +81,21 @@ _ALERT_HINTS = {
 }
 
 
-def untrusted_path(error: int) -> IdentityError:
+def untrusted_path(error: int, sentence: str) -> IdentityError:
     """Build the error for a certificate path that OpenSSL refuses.
 
     Args:
         error: an X509_V_ERR number.
+        sentence: OpenSSL's own for it.
     """
-    from tlsify.tls.openssl import verify_error  # noqa: PLC0415 - slow to import, and rarely needed
-
     return IdentityError(
-        f"the peer's certificate is not trusted: {verify_error(error)}",
+        f"the peer's certificate is not trusted: {sentence}",
         hint=_PATH_HINTS.get(error, _OTHERWISE),
     )
 
 
-def wrong_peer(leaf: x509.Certificate, identities: Iterable[ReferenceIdentifier]) -> IdentityError:
-    """Build the error for a certificate that presents none of the identities accepted."""
-    from tlsify.tls.identity import presented  # noqa: PLC0415 - likewise
-
-    names = presented(leaf)
+def wrong_peer(names: tuple[str, ...], identities: Iterable[ReferenceIdentifier]) -> IdentityError:
+    """Build the error for a certificate that presents these names, and none of those accepted."""
     wanted = " or ".join(map(str, identities))
     return IdentityError(
         f"the peer is not {wanted}: it presents {', '.join(names) or 'no such name'}",

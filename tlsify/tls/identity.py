@@ -5,20 +5,21 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING
 
+from cryptography import x509
+from service_identity import hazmat
+from service_identity.exceptions import CertificateError
+
+from tlsify.credentials.presented import read
 from tlsify.errors import ConfigError
 from tlsify.names import IdKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from cryptography import x509
     from service_identity.hazmat import CertificatePattern, ServiceID
 
     from tlsify.credentials.presented import Presented
     from tlsify.names import ReferenceIdentifier
-
-# service_identity takes longer to import than a handshake does. So it is imported where there is a
-# certificate to match: the ClientHello is on its way then.
 
 
 def compile_identifiers(identities: Iterable[ReferenceIdentifier]) -> tuple[ServiceID, ...]:
@@ -32,8 +33,6 @@ def compile_identifiers(identities: Iterable[ReferenceIdentifier]) -> tuple[Serv
 
 @functools.lru_cache(256)  # it takes 40 µs each, and a program has few peers
 def _compile(identity: ReferenceIdentifier) -> ServiceID:
-    from service_identity import hazmat  # noqa: PLC0415 - see above
-
     kinds: dict[IdKind, Callable[[str], ServiceID]] = {
         IdKind.DNS: hazmat.DNS_ID,
         IdKind.IP: hazmat.IPAddress_ID,
@@ -55,24 +54,17 @@ def presents(der: bytes, accepted: tuple[ReferenceIdentifier, ...]) -> bool:
         x509.InvalidVersion: likewise.
         ConfigError: as `compile_identifiers`.
     """
-    from cryptography import x509  # noqa: PLC0415 - see above
-
     return matches(x509.load_der_x509_certificate(der), compile_identifiers(accepted))
 
 
 def matches(certificate: x509.Certificate, accepted: Sequence[ServiceID]) -> bool:
     """Return whether a certificate presents at least one of the accepted identifiers."""
-    from tlsify.credentials.presented import read  # noqa: PLC0415 - see above
-
     found = [pattern for pattern in map(_pattern, read(certificate)) if pattern is not None]
     return any(_fits(pattern, identifier) for pattern in found for identifier in accepted)
 
 
 def _pattern(name: Presented) -> CertificatePattern | None:
     """Prepare what a certificate presents; None if nobody can be meant by it."""
-    from service_identity import hazmat  # noqa: PLC0415 - see above
-    from service_identity.exceptions import CertificateError  # noqa: PLC0415 - see above
-
     kinds: dict[IdKind, Callable[[bytes], CertificatePattern]] = {
         IdKind.DNS: hazmat.DNSPattern.from_bytes,
         IdKind.IP: hazmat.IPAddressPattern.from_bytes,
@@ -90,11 +82,9 @@ def _fits(pattern: CertificatePattern, identifier: ServiceID) -> bool:
     if identifier.verify(pattern):
         return True
     # RFC 9525 lets a wildcard stand for an A-label, too, which service_identity does not yet.
-    from service_identity.hazmat import DNS_ID, DNSPattern  # noqa: PLC0415 - see above
-
     return (
-        isinstance(pattern, DNSPattern)
-        and isinstance(identifier, DNS_ID)
+        isinstance(pattern, hazmat.DNSPattern)
+        and isinstance(identifier, hazmat.DNS_ID)
         and identifier.hostname.startswith(b"xn--")
         and pattern.pattern == b"*." + identifier.hostname.partition(b".")[2]
     )
@@ -102,8 +92,6 @@ def _fits(pattern: CertificatePattern, identifier: ServiceID) -> bool:
 
 def presented(certificate: x509.Certificate) -> tuple[str, ...]:
     """List what a certificate presents, for messages; with a remark where nobody can be meant."""
-    from tlsify.credentials.presented import read  # noqa: PLC0415 - see above
-
     return tuple(
         f"{name.kind.value}:{name.text}{'' if _pattern(name) else ' (unusable)'}"
         for name in read(certificate)

@@ -1,4 +1,4 @@
-"""Outcome of a finished handshake, and its keys."""
+"""Outcome of a finished handshake."""
 
 from __future__ import annotations
 
@@ -6,18 +6,12 @@ import hashlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
-from tlsify.codepoints import CipherSuite, ContentType, ProtocolVersion
-from tlsify.errors import PeerMisbehaved, TlsifyError
+from tlsify.codepoints import CipherSuite, ProtocolVersion
 from tlsify.keys import IV_LENGTH, TrafficKeys
-from tlsify.tls.messages import MAX_TICKET_LIFETIME, encode_alert
+from tlsify.tls.messages import MAX_TICKET_LIFETIME
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from cryptography import x509
-
-    from tlsify.codepoints import AlertDescription
-    from tlsify.tls.schedule import KeyBlock
 
 _INTEGER, _SEQUENCE, _LONG_FORM = 0x02, 0x30, 0x80
 _TIME, _LIFETIME_HINT, _TICKET = 0xA1, 0xA9, 0xAA  # of OpenSSL's SSL_SESSION
@@ -93,6 +87,31 @@ class Negotiated:
         """SHA-256 of the peer's certificate, 64 hexadecimal digits; None if it showed none."""
         return None if self.certificate is None else hashlib.sha256(self.certificate).hexdigest()
 
+    def resumable(self, session: bytes | None) -> Resumable | None:
+        """Tell until when a session may be resumed: ticket and certificate both have to be good.
+
+        Args:
+            session: as OpenSSL writes it; the clock is OpenSSL's too. None if there is none.
+
+        Returns:
+            None if there is no ticket in it, or one to be discarded at once.
+
+        Source: ssl/ssl_asn1.c; RFC 8446 4.6.1 (lifetime 0: discard), RFC 5077 3.3 (0: unspecified).
+        """
+        fields = _elements(_elements(session or b"").get(_SEQUENCE, b""))
+        if session is None or _TICKET not in fields:
+            return None
+        begun, lifetime = (
+            int.from_bytes(_elements(fields.get(tag, b"")).get(_INTEGER, b""), "big")
+            for tag in (_TIME, _LIFETIME_HINT)
+        )
+        if not lifetime and self.version is ProtocolVersion.TLSv1_3:
+            return None
+        expires: float = begun + min(lifetime or _LIFETIME_UNSPECIFIED, MAX_TICKET_LIFETIME)
+        if (leaf := self.peer_certificate) is not None:
+            expires = min(expires, leaf.not_valid_after_utc.timestamp())
+        return Resumable(session, expires, self.resumed)
+
     def wipe(self) -> None:
         """Overwrite every secret held here."""
         self.tx.wipe()
@@ -115,33 +134,6 @@ class Resumable:
     session: bytes = field(repr=False)
     expires: float
     resumed: bool
-
-
-def resumable(session: bytes | None, outcome: Negotiated) -> Resumable | None:
-    """Return a session with its expiry: ticket and certificate both have to be valid.
-
-    Args:
-        session: as OpenSSL writes it; the clock is OpenSSL's too. None if there is none.
-        outcome: of the connection that it belongs to.
-
-    Returns:
-        None if there is no ticket in it, or one to be discarded at once.
-
-    Source: ssl/ssl_asn1.c; RFC 8446 4.6.1 (lifetime 0: discard), RFC 5077 3.3 (0: unspecified).
-    """
-    fields = _elements(_elements(session or b"").get(_SEQUENCE, b""))
-    if session is None or _TICKET not in fields:
-        return None
-    begun, lifetime = (
-        int.from_bytes(_elements(fields.get(tag, b"")).get(_INTEGER, b""), "big")
-        for tag in (_TIME, _LIFETIME_HINT)
-    )
-    if not lifetime and outcome.version is ProtocolVersion.TLSv1_3:
-        return None
-    expires: float = begun + min(lifetime or _LIFETIME_UNSPECIFIED, MAX_TICKET_LIFETIME)
-    if (leaf := outcome.peer_certificate) is not None:
-        expires = min(expires, leaf.not_valid_after_utc.timestamp())
-    return Resumable(session, expires, outcome.resumed)
 
 
 def _elements(der: bytes) -> dict[int, bytes]:
@@ -174,81 +166,3 @@ def no_keys(suite: CipherSuite) -> Keys:
     """Stand in for keys that nobody will ask for: zeros, as after `Negotiated.wipe`."""
     none = (bytearray(suite.aead.key_length), bytearray(IV_LENGTH), 0)
     return Keys(TrafficKeys(suite, *none), TrafficKeys(suite, *none), bytearray(), bytearray())
-
-
-def tls13_keys(
-    suite: CipherSuite,
-    tx_secret: bytearray,
-    rx_secret: bytearray,
-    sealed: Sequence[bytes],
-    *,
-    sent: int = 0,
-) -> Keys:
-    """Derive the keys of a TLS 1.3 connection, receiving from record 0 on.
-
-    Args:
-        suite: what was negotiated.
-        tx_secret: application traffic secret of this side.
-        rx_secret: that of the peer.
-        sealed: records that the engine made with the TX key, to check it against.
-        sent: how many of them the peer is sent, which is where sending goes on.
-
-    Raises:
-        TlsifyError: the TX key does not open the last of them.
-    """
-    from tlsify.tls import schedule  # noqa: PLC0415 - slow; an adopted session does without
-
-    tx = schedule.traffic_keys(suite, bytes(tx_secret), sent)
-    rx = schedule.traffic_keys(suite, bytes(rx_secret))
-    if sealed:  # the last one tells whether they were counted right, too
-        _check_key(tx, len(sealed) - 1, sealed[-1])
-    return Keys(tx, rx, tx_secret, rx_secret)
-
-
-def tls12_keys(
-    suite: CipherSuite, block: KeyBlock, *, is_client: bool, sent: bytes, received: Sequence[bytes]
-) -> Keys:
-    """Assign the halves of a TLS 1.2 key block, each direction right behind its Finished.
-
-    Args:
-        suite: what was negotiated.
-        block: the expanded master secret.
-        is_client: which half is whose.
-        sent: this side's Finished record, to check the key against and count on from.
-        received: the peer's Finished record, or those that it is spread over.
-
-    Raises:
-        TlsifyError: a key does not open its Finished.
-    """
-    from tlsify.tls import schedule  # noqa: PLC0415 - as above
-
-    client, server = (block.client_key, block.client_iv), (block.server_key, block.server_iv)
-    ours, theirs = (client, server) if is_client else (server, client)
-    tx = schedule.tls12_keys(suite, *ours, sent)
-    rx = schedule.tls12_keys(suite, *theirs, received[-1], seq=len(received))
-    _check_key(tx, 0, sent)
-    _check_key(rx, len(received) - 1, received[-1])
-    return Keys(tx, rx, bytearray(), bytearray())
-
-
-def sealed_alert(suite: CipherSuite, secret: bytes, alert: AlertDescription) -> bytes:
-    """Make the first record under a TLS 1.3 traffic secret: a fatal alert."""
-    from tlsify.tls import schedule  # noqa: PLC0415 - as above
-    from tlsify.tls.protection import seal_record  # noqa: PLC0415 - as above
-
-    keys = schedule.traffic_keys(suite, secret)
-    sealed = seal_record(keys, 0, ContentType.alert, encode_alert(alert))
-    keys.wipe()
-    return sealed
-
-
-def _check_key(keys: TrafficKeys, seq: int, record: bytes) -> None:
-    """A wrong key must fail here, not as a broken connection in the kernel."""
-    from tlsify.tls.protection import open_record  # noqa: PLC0415 - as above
-
-    try:
-        content_type, _ = open_record(keys, seq, record)
-    except PeerMisbehaved as exc:
-        raise TlsifyError(f"derived keys do not open record {seq}: {keys!r}") from exc
-    if content_type != ContentType.handshake:
-        raise TlsifyError(f"record {seq} opened by {keys!r} is no handshake record")

@@ -63,15 +63,15 @@ def hear(context: SSL.Context, told: Callable[[SSL.Connection, int, int], None])
             told(connections[ssl], where, value)
 
     held = _ffi.callback("void (*)(const SSL *, int, int)", tell)
-    context._info_callback = held  # noqa: SLF001 - where it lives
-    _lib.SSL_CTX_set_info_callback(context._context, held)  # noqa: SLF001
+    context._info_callback = held
+    _lib.SSL_CTX_set_info_callback(context._context, held)
 
 
 def session_reused(connection: SSL.Connection) -> bool:
     """Return whether the handshake resumed a session; False if that cannot be known."""
     if not hasattr(_lib, "SSL_session_reused"):
         return False
-    return bool(_lib.SSL_session_reused(connection._ssl))  # noqa: SLF001 - the reason for this module
+    return bool(_lib.SSL_session_reused(connection._ssl))
 
 
 def current_session(connection: SSL.Connection) -> object | None:
@@ -82,7 +82,7 @@ def current_session(connection: SSL.Connection) -> object | None:
     """
     if not hasattr(_lib, "SSL_get1_session") or not hasattr(_lib, "SSL_SESSION_free"):
         return None
-    session = _lib.SSL_get1_session(connection._ssl)  # noqa: SLF001
+    session = _lib.SSL_get1_session(connection._ssl)
     if session == _ffi.NULL:
         return None
     held: object = _ffi.gc(session, _lib.SSL_SESSION_free)
@@ -93,7 +93,7 @@ def dump_session(connection: SSL.Connection) -> bytes | None:
     """Write a connection's session, secrets included, as OpenSSL's own DER; None if it cannot."""
     if not hasattr(_lib, "SSL_get_session") or not hasattr(_lib, "i2d_SSL_SESSION"):
         return None
-    session = _lib.SSL_get_session(connection._ssl)  # noqa: SLF001
+    session = _lib.SSL_get_session(connection._ssl)
     size = 0 if session == _ffi.NULL else _lib.i2d_SSL_SESSION(session, _ffi.NULL)
     if size <= 0:
         return None
@@ -115,7 +115,7 @@ def load_session(connection: SSL.Connection, der: bytes) -> bool:
     session = _lib.d2i_SSL_SESSION(_ffi.NULL, _ffi.new("const unsigned char **", start), len(der))
     loaded: bool = session != _ffi.NULL
     if loaded:
-        loaded = _lib.SSL_set_session(connection._ssl, session) == 1  # noqa: SLF001
+        loaded = _lib.SSL_set_session(connection._ssl, session) == 1
         _lib.SSL_SESSION_free(session)  # the connection has its own reference
     # pyOpenSSL would blame what is left in the queue on the next call.
     _lib.ERR_clear_error()
@@ -148,7 +148,7 @@ def set_groups(context: SSL.Context, names: Iterable[str]) -> bool:
     """Set a Context's groups, in order of preference; return False if OpenSSL lacks one."""
     if not hasattr(_lib, "SSL_CTX_set1_curves_list"):
         return False
-    done: bool = _lib.SSL_CTX_set1_curves_list(context._context, ":".join(names).encode()) == 1  # noqa: SLF001
+    done: bool = _lib.SSL_CTX_set1_curves_list(context._context, ":".join(names).encode()) == 1
     _lib.ERR_clear_error()
     return done
 
@@ -158,9 +158,9 @@ def share_trust(context: SSL.Context, source: SSL.Context) -> bool:
     wanted = ("SSL_CTX_get_cert_store", "SSL_CTX_set_cert_store", "X509_STORE_up_ref")
     if not all(hasattr(_lib, name) for name in wanted):
         return False
-    store = _lib.SSL_CTX_get_cert_store(source._context)  # noqa: SLF001
+    store = _lib.SSL_CTX_get_cert_store(source._context)
     _lib.X509_STORE_up_ref(store)  # the next call takes a reference over
-    _lib.SSL_CTX_set_cert_store(context._context, store)  # noqa: SLF001
+    _lib.SSL_CTX_set_cert_store(context._context, store)
     return True
 
 
@@ -179,7 +179,7 @@ def move(connection: SSL.Connection, context: SSL.Context, tickets: bytes) -> No
     Source: SSL_set_SSL_CTX in ssl/ssl_lib.c.
     """
     if hasattr(_lib, "SSL_CTX_set_session_id_context"):
-        _lib.SSL_CTX_set_session_id_context(context._context, tickets, len(tickets))  # noqa: SLF001
+        _lib.SSL_CTX_set_session_id_context(context._context, tickets, len(tickets))
     else:
         connection.set_options(_lib.SSL_OP_NO_TICKET)
     connection.set_context(context)

@@ -35,18 +35,18 @@ class RecordBuffer:
         Raises:
             SSL.Error: as there.
         """
-        ssl = connection._ssl  # noqa: SLF001 - the reason for this module
+        ssl = connection._ssl
         size: int = _lib.SSL_read(ssl, self._start + offset, len(self.view) - offset)
         if size > 0:
             return size
         if _lib.SSL_get_error(ssl, size) != _lib.SSL_ERROR_WANT_READ:
-            connection._raise_ssl_error(ssl, size)  # noqa: SLF001
+            connection._raise_ssl_error(ssl, size)
         return 0
 
     def read_records(self, connection: SSL.Connection, offset: int) -> int:
         """Read as ``Connection.bio_read``, from an offset on; return 0 where that raises."""
         size: int = _lib.BIO_read(
-            connection._from_ssl,  # noqa: SLF001
+            connection._from_ssl,
             self._start + offset,
             len(self.view) - offset,
         )
@@ -57,11 +57,11 @@ def records_waiting(connection: SSL.Connection) -> int:
     """Return the number of bytes that ``Connection.bio_read`` could return; 0 if unknown."""
     if not hasattr(_lib, "BIO_get_mem_data"):
         return 0
-    size: int = _lib.BIO_get_mem_data(connection._from_ssl, _ffi.new("char **"))  # noqa: SLF001
+    size: int = _lib.BIO_get_mem_data(connection._from_ssl, _ffi.new("char **"))
     return size
 
 
 def write_whole(connection: SSL.Connection) -> None:
     """Let one ``send`` make all the records for its bytes; pyOpenSSL limits it to one."""
     if hasattr(_lib, "SSL_clear_mode"):
-        _lib.SSL_clear_mode(connection._ssl, _lib.SSL_MODE_ENABLE_PARTIAL_WRITE)  # noqa: SLF001
+        _lib.SSL_clear_mode(connection._ssl, _lib.SSL_MODE_ENABLE_PARTIAL_WRITE)

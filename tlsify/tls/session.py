@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
 from tlsify.codepoints import (
     AlertDescription,
@@ -191,7 +191,7 @@ class Session:
             self._spend()
             if self.unfinished and content_type not in _INSIDE_A_MESSAGE:
                 raise _unexpected("record inside a fragmented handshake message")  # RFC 8446 5.1
-            rows = TRANSITIONS[self.version]
+            rows = self.TRANSITIONS[self.version]
             handler = rows.get(content_type, Session._refuse_record)
             handler(self, payload, actions)
         except HandshakeError as error:
@@ -236,7 +236,7 @@ class Session:
         if not payload:
             raise _unexpected("empty handshake record")
         self.unfinished += payload
-        rows = MESSAGES[self.version, self.is_client]
+        rows = self.MESSAGES[self.version, self.is_client]
         first = True
         while self.unfinished:
             handler = rows.get(self.unfinished[0])
@@ -272,7 +272,7 @@ class Session:
             self.update_due = True
             actions.append(UpdateKeys(KeyUpdateRequest.update_not_requested))
 
-    def _empty_data(self, payload: bytes, actions: list[Action]) -> None:  # noqa: ARG002
+    def _empty_data(self, payload: bytes, _actions: list[Action]) -> None:
         """RFC 8446 5.1 allows them; a storm of them is none."""
         if payload:
             raise TlsifyError("data is not the session's to receive")
@@ -285,47 +285,50 @@ class Session:
             )
         self._decline_renegotiation(message, actions)
 
-    def _decline_renegotiation(self, message: HandshakeMessage, actions: list[Action]) -> None:  # noqa: ARG002
+    def _decline_renegotiation(self, _message: HandshakeMessage, actions: list[Action]) -> None:
         """RFC 5246 7.4.1.1 and 7.4.1.2: decline, and carry on."""
         alert = encode_alert(AlertDescription.no_renegotiation)
         actions.append(SendRecord(ContentType.alert, alert))
 
-    def _refuse_record(self, payload: bytes, actions: list[Action]) -> None:  # noqa: ARG002
+    def _refuse_record(self, _payload: bytes, _actions: list[Action]) -> None:
         raise _unexpected("record of an unexpected content type")
+
+    # Everything that is not listed here is an unexpected_message.
+    TRANSITIONS: ClassVar[
+        dict[ProtocolVersion, dict[int, Callable[[Session, bytes, list[Action]], None]]]
+    ] = {
+        ProtocolVersion.TLSv1_3: {
+            ContentType.application_data: _empty_data,
+            ContentType.alert: _alert_tls13,
+            ContentType.handshake: _handshake_record,
+        },
+        ProtocolVersion.TLSv1_2: {
+            ContentType.application_data: _empty_data,
+            ContentType.alert: _alert_tls12,
+            ContentType.handshake: _handshake_record,
+        },
+    }
+    MESSAGES: ClassVar[
+        dict[
+            tuple[ProtocolVersion, bool],
+            dict[int, Callable[[Session, HandshakeMessage, list[Action]], None]],
+        ]
+    ] = {
+        (ProtocolVersion.TLSv1_3, True): {
+            HandshakeType.new_session_ticket: _ticket,
+            HandshakeType.key_update: _key_update,
+        },
+        (ProtocolVersion.TLSv1_3, False): {
+            HandshakeType.key_update: _key_update,
+        },
+        (ProtocolVersion.TLSv1_2, True): {
+            HandshakeType.hello_request: _hello_request,
+        },
+        (ProtocolVersion.TLSv1_2, False): {
+            HandshakeType.client_hello: _decline_renegotiation,
+        },
+    }
 
 
 def _unexpected(message: str) -> PeerMisbehaved:
     return PeerMisbehaved(message, alert=AlertDescription.unexpected_message)
-
-
-# Everything that is not listed here is an unexpected_message.
-TRANSITIONS: dict[ProtocolVersion, dict[int, Callable[[Session, bytes, list[Action]], None]]] = {
-    ProtocolVersion.TLSv1_3: {
-        ContentType.application_data: Session._empty_data,  # noqa: SLF001
-        ContentType.alert: Session._alert_tls13,  # noqa: SLF001 - the table names its own rows
-        ContentType.handshake: Session._handshake_record,  # noqa: SLF001
-    },
-    ProtocolVersion.TLSv1_2: {
-        ContentType.application_data: Session._empty_data,  # noqa: SLF001
-        ContentType.alert: Session._alert_tls12,  # noqa: SLF001
-        ContentType.handshake: Session._handshake_record,  # noqa: SLF001
-    },
-}
-MESSAGES: dict[
-    tuple[ProtocolVersion, bool],
-    dict[int, Callable[[Session, HandshakeMessage, list[Action]], None]],
-] = {
-    (ProtocolVersion.TLSv1_3, True): {
-        HandshakeType.new_session_ticket: Session._ticket,  # noqa: SLF001
-        HandshakeType.key_update: Session._key_update,  # noqa: SLF001
-    },
-    (ProtocolVersion.TLSv1_3, False): {
-        HandshakeType.key_update: Session._key_update,  # noqa: SLF001
-    },
-    (ProtocolVersion.TLSv1_2, True): {
-        HandshakeType.hello_request: Session._hello_request,  # noqa: SLF001
-    },
-    (ProtocolVersion.TLSv1_2, False): {
-        HandshakeType.client_hello: Session._decline_renegotiation,  # noqa: SLF001
-    },
-}

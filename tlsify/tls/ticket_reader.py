@@ -14,7 +14,6 @@ from tlsify.tls.messages import (
     decode_handshake,
     decode_new_session_ticket,
 )
-from tlsify.tls.negotiated import resumable
 from tlsify.tls.openssl import current_session, dump_session
 from tlsify.tls.protection import seal_record
 from tlsify.tls.record import MAX_PLAINTEXT
@@ -53,7 +52,7 @@ class SessionWatch:
         if self.exhausted or (session := current_session(self.connection)) == self._seen:
             return None
         self._seen = session
-        found = resumable(dump_session(self.connection), self._outcome)
+        found = self._outcome.resumable(dump_session(self.connection))
         if found is not None:
             self._left -= 1
         return found

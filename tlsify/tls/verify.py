@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from cryptography import x509
+
 from tlsify.codepoints import AlertDescription
 from tlsify.config import ClientConfig
 from tlsify.errors import IdentityError
 from tlsify.tls.certificates import der, key_hash
 from tlsify.tls.explain import untrusted_path, wrong_key, wrong_peer
-from tlsify.tls.identity import presents
+from tlsify.tls.openssl import verify_error
 
 if TYPE_CHECKING:
     from OpenSSL import crypto
@@ -56,7 +58,7 @@ class PeerVerifier:
             valid: what OpenSSL would say.
         """
         if not valid and not self._overlooks(error, depth):
-            self.rejection = untrusted_path(error)
+            self.rejection = untrusted_path(error, verify_error(error))
         elif depth == 0:
             self.rejection = self.judge(certificate)
             self.heard = True
@@ -78,11 +80,13 @@ class PeerVerifier:
         if certificate is None:
             return IdentityError("the peer has no certificate") if self._required else None
         if self._identities:
-            from cryptography import x509  # noqa: PLC0415 - slow, and too early before the hello
+            # Its import takes longer than a handshake does: not before the hello.
+            from tlsify.tls.identity import presented, presents  # noqa: PLC0415 - see above
 
             try:
                 if not presents(der(certificate), self._identities):
-                    return wrong_peer(certificate.to_cryptography(), self._identities)
+                    names = presented(certificate.to_cryptography())
+                    return wrong_peer(names, self._identities)
             except (ValueError, x509.InvalidVersion):
                 msg = "the peer's certificate is malformed"
                 return IdentityError(msg, alert=AlertDescription.bad_certificate)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from tlsify.credentials.anchors import ANCHOR_SUFFIXES
-from tlsify.credentials.parse import malformed, no_anchors, read_file, read_pem, unreadable
+from tlsify.credentials.pem import malformed, no_anchors, read_file, read_pem, unreadable
 from tlsify.errors import ConfigError
 from tlsify.system.modes import make_private, own_alone
 from tlsify.system.process import has_foreign_rights

@@ -10,7 +10,7 @@ import stat
 from typing import TYPE_CHECKING
 
 from tlsify.credentials.anchors import Lookup, TrustAnchors
-from tlsify.credentials.parse import unreadable
+from tlsify.credentials.pem import unreadable
 from tlsify.errors import ConfigError
 from tlsify.system.process import has_foreign_rights
 
@@ -112,12 +112,12 @@ def read_later(anchors: TrustAnchors) -> Sequence[str]:
     """Name the folders in which OpenSSL reads anchors when it needs them, so that it still can."""
     if anchors.lookup is None:
         return []
-    folders = {os.path.dirname(os.path.realpath(file)) for file in anchors.lookup.files}  # noqa: PTH120 - as text, too
+    folders = {os.path.dirname(os.path.realpath(file)) for file in anchors.lookup.files}
     for folder in anchors.lookup.folders:
         folders.add(str(folder))
         with contextlib.suppress(OSError), os.scandir(folder) as entries:
             # Links, mostly: of an index to what it indexes, of a system's store to its packages.
-            folders |= {os.path.dirname(os.path.realpath(entry)) for entry in entries}  # noqa: PTH120
+            folders |= {os.path.dirname(os.path.realpath(entry)) for entry in entries}
     return sorted(folders)
 
 
@@ -145,4 +145,4 @@ def _count_hashed(folder: AnyPath) -> int:
 
 
 def _changed(path: AnyPath) -> int:
-    return os.stat(path).st_mtime_ns  # noqa: PTH116 - as text, too
+    return os.stat(path).st_mtime_ns

@@ -44,8 +44,8 @@ def _settle(config: Any, port: str, certificate: str, key: str) -> None:
 
 def _own(*places: str) -> None:
     """Serve with Python's TLS."""
-    from hypercorn.asyncio import serve  # noqa: PLC0415 - of one way alone
-    from hypercorn.config import Config  # noqa: PLC0415
+    from hypercorn.asyncio import serve
+    from hypercorn.config import Config
 
     config, asgi = Config(), cast("Any", application)
     _settle(config, *places)
@@ -53,8 +53,8 @@ def _own(*places: str) -> None:
 
 
 def _ours(way: str, *places: str) -> None:
-    from tlsify.config import KtlsMode, KtlsPolicy  # noqa: PLC0415 - of the other
-    from tlsify.integrations.hypercorn import Config, run  # noqa: PLC0415
+    from tlsify.config import KtlsMode, KtlsPolicy
+    from tlsify.integrations.hypercorn import Config, run
 
     config = Config()
     config.policy = KtlsPolicy(KtlsMode(way))

@@ -34,13 +34,13 @@ def _context(certificate: str, key: str) -> ssl.SSLContext:
 
 
 def _ours(certificate: str, key: str) -> ssl.SSLContext:
-    from tlsify.sslcontext.context import SSLContext  # noqa: PLC0415 - of one way alone
+    from tlsify.sslcontext.context import SSLContext
 
     return SSLContext.for_server(certificate, key)
 
 
 async def _serve(port: int, context: ssl.SSLContext | None) -> None:
-    from aiohttp import web  # noqa: PLC0415 - gunicorn does without
+    from aiohttp import web
 
     app = web.Application()
     app.router.add_static("/", Path.cwd())
@@ -54,11 +54,11 @@ def _main(way: str, port: int, certificate: str, key: str) -> None:
     make_loop: Callable[[], asyncio.AbstractEventLoop] | None = None
     context = None
     if way == "tlsify":
-        from tlsify.aio.loop import new_event_loop  # noqa: PLC0415 - of this way alone
+        from tlsify.aio.loop import new_event_loop
 
         make_loop, context = new_event_loop, _ours(certificate, key)
     elif way == "aiofastnet":
-        import aiofastnet  # noqa: PLC0415 - of this way alone
+        import aiofastnet
 
         context = _context(certificate, key)
         context.options |= _ENABLE_KTLS

@@ -18,10 +18,10 @@ _PIECE = 2**16
 
 def tlsify(port: int, certificate: str, key: str, backend: int) -> None:
     """The library's relay; a child, whose time is not the relay's, carries on to the backend."""
-    from tlsify.config import KtlsMode, KtlsPolicy, ServerConfig  # noqa: PLC0415
-    from tlsify.connection.establish import accept, prepare  # noqa: PLC0415
-    from tlsify.credentials.key_pair import KeyPair  # noqa: PLC0415
-    from tlsify.passing import scm_rights  # noqa: PLC0415 - each way imports its own
+    from tlsify.config import KtlsMode, KtlsPolicy, ServerConfig
+    from tlsify.connection.establish import accept, prepare
+    from tlsify.credentials.key_pair import KeyPair
+    from tlsify.passing import scm_rights
 
     here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     if (child := os.fork()) == 0:

@@ -57,10 +57,10 @@ def asyncio_ssl(port: int, certificate: str, key: str) -> None:
 
 def tlsify_handshake(port: int, certificate: str, key: str) -> None:
     """The library as far as the traffic keys, without a carrier for the records behind it."""
-    from tlsify.config import KtlsMode, KtlsPolicy  # noqa: PLC0415
-    from tlsify.connection import handshake  # noqa: PLC0415 - each way imports its own
-    from tlsify.connection.establish import prepare  # noqa: PLC0415
-    from tlsify.tls.engine import Engine  # noqa: PLC0415
+    from tlsify.config import KtlsMode, KtlsPolicy
+    from tlsify.connection import handshake
+    from tlsify.connection.establish import prepare
+    from tlsify.tls.engine import Engine
 
     config = _config(certificate, key)
     prepare(config, KtlsPolicy(KtlsMode.OFF))
@@ -76,8 +76,8 @@ def tlsify_handshake(port: int, certificate: str, key: str) -> None:
 
 def tlsify_library(port: int, certificate: str, key: str) -> None:
     """The library with what carries the records: the kernel, or the relay where it cannot."""
-    from tlsify.config import KtlsPolicy  # noqa: PLC0415
-    from tlsify.connection.establish import accept, prepare  # noqa: PLC0415
+    from tlsify.config import KtlsPolicy
+    from tlsify.connection.establish import accept, prepare
 
     config, policy = _config(certificate, key), KtlsPolicy()
     prepare(config, policy)
@@ -90,7 +90,7 @@ def tlsify_library(port: int, certificate: str, key: str) -> None:
 
 def tlsify_agent(port: int, certificate: str, _: str, place: str) -> None:
     """The library by way of an agent, which has the key."""
-    from tlsify import agent  # noqa: PLC0415
+    from tlsify import agent
 
     request = agent.ServerRequest(key_pair=certificate, ktls="auto")
     listener = _listener(port)
@@ -101,8 +101,8 @@ def tlsify_agent(port: int, certificate: str, _: str, place: str) -> None:
 
 
 def _config(certificate: str, key: str) -> ServerConfig:
-    from tlsify.config import ServerConfig  # noqa: PLC0415 - as above
-    from tlsify.credentials.key_pair import KeyPair  # noqa: PLC0415 - as above
+    from tlsify.config import ServerConfig
+    from tlsify.credentials.key_pair import KeyPair
 
     return ServerConfig(key_pair=KeyPair.load(Path(certificate), Path(key)), resumption=True)
 

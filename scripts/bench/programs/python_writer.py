@@ -24,10 +24,10 @@ _REQUEST = struct.Struct(">II")
 
 
 def _tlsify(mode: str, certificate: str, key: str) -> Wrap:
-    from tlsify.config import KtlsMode, KtlsPolicy, ServerConfig  # noqa: PLC0415
-    from tlsify.connection.establish import accept, prepare  # noqa: PLC0415 - each way imports its own
-    from tlsify.connection.stream import TLSSocket  # noqa: PLC0415
-    from tlsify.credentials.key_pair import KeyPair  # noqa: PLC0415
+    from tlsify.config import KtlsMode, KtlsPolicy, ServerConfig
+    from tlsify.connection.establish import accept, prepare
+    from tlsify.connection.stream import TLSSocket
+    from tlsify.credentials.key_pair import KeyPair
 
     config = ServerConfig(key_pair=KeyPair.load(Path(certificate), Path(key)))
     policy = KtlsPolicy(KtlsMode(mode))

@@ -147,5 +147,5 @@ def _cipher(work: Work) -> Iterator[Turn]:
     yield turn
 
 
-def _load(port: int, path: str, work: Work, tls: bool) -> dict[str, float]:  # noqa: FBT001 - forked
+def _load(port: int, path: str, work: Work, tls: bool) -> dict[str, float]:
     return fetch(port, path, work, tls=tls)

@@ -96,7 +96,7 @@ def _contender(plan: Plan, name: str, work: Work) -> Contender:
     return Contender(name, start)
 
 
-def _load(port: int, path: str, work: Work, tls: bool) -> dict[str, float]:  # noqa: FBT001 - forked
+def _load(port: int, path: str, work: Work, tls: bool) -> dict[str, float]:
     return fetch(port, path, work, tls=tls)
 
 
@@ -124,7 +124,7 @@ def _await_tracer(pids: list[int], process: subprocess.Popen[bytes]) -> None:
 
 
 def _status(pid: int) -> str:
-    with open(f"/proc/{pid}/status") as reader:  # noqa: PTH123 - a process, rather than a file
+    with open(f"/proc/{pid}/status") as reader:
         return reader.read()
 
 

@@ -51,5 +51,5 @@ def _contender(plan: Plan, name: str) -> Contender:
     return Contender(name, start)
 
 
-def _load(port: int, path: str, times: int, tls: bool) -> dict[str, float]:  # noqa: FBT001 - forked
+def _load(port: int, path: str, times: int, tls: bool) -> dict[str, float]:
     return fetching.first_byte(port, path, times, tls=tls)

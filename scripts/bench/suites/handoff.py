@@ -92,8 +92,10 @@ def _pack(count: int) -> float:
 
 def _session(count: int) -> float:
     def make() -> Session:
-        secrets = bytearray(_SECRET), bytearray(_SECRET)
-        return Session(_SUITE, False, can_rekey=True, tx_secret=secrets[0], rx_secret=secrets[1])  # noqa: FBT003
+        tx_secret, rx_secret = bytearray(_SECRET), bytearray(_SECRET)
+        return Session(
+            _SUITE, is_client=False, can_rekey=True, tx_secret=tx_secret, rx_secret=rx_secret
+        )
 
     return _timed(count, make)
 

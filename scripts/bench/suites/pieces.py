@@ -83,7 +83,7 @@ def _contender(plan: Plan, name: str, size: int) -> Contender:
     return Contender(name, start)
 
 
-def _load(port: int, size: int, count: int, tls: bool) -> float:  # noqa: FBT001 - forked
+def _load(port: int, size: int, count: int, tls: bool) -> float:
     """Take all pieces; return the seconds."""
     meter: Meter | Plain = Meter() if tls else Plain()
     source: SSL.Connection | socket.socket

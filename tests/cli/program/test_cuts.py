@@ -130,7 +130,7 @@ def test_silence(pki: Pki, carrier: str) -> None:
     server = Server(over_tls(pki.good.server_context(), lambda _: over.wait(PATIENCE)))
     with socket.create_connection((LOOPBACK, server.port)) as sock:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 200)
-        sock.setblocking(False)  # noqa: FBT003 - socket's own signature
+        sock.setblocking(False)
         words = ("connect", "--fd", sock.fileno(), "--servername", "localhost")
         process = start(carrier, *words, "--ca", pki.authority, pass_fds=[sock.fileno()])
         said = finish(process, bytes(2**24)).failed(99, f"error: {LOOPBACK} port {server.port}: ")

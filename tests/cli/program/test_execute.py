@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
 each_carrier = pytest.mark.parametrize("carrier", CARRIERS)
 LARGE = 2**20 if "TLSIFY_GUEST" in os.environ else 2**23
-_NOISE = random.Random(5).randbytes(LARGE)  # noqa: S311 - test data
+_NOISE = random.Random(5).randbytes(LARGE)
 _PR_SET_CHILD_SUBREAPER = 36
 # What an interpreter of ours needs to be quick.
 PYTHON = (sys.executable, "-S", "-E", "-c")
@@ -192,7 +192,7 @@ def test_program_that_cannot_be_run(pki: Pki, tmp_path: Path, name: str) -> None
     (tmp_path / "plain-file").touch(0o644)
     program = str(tmp_path / name) if name == "plain-file" else name
     with socket.create_server((LOOPBACK, 0)) as listener:
-        listener.setblocking(False)  # noqa: FBT003 - socket's own signature
+        listener.setblocking(False)
         port = listener.getsockname()[1]
         run(*_connect(pki, port, program)).failed(status, program, *words)
         with pytest.raises(BlockingIOError):
@@ -310,7 +310,7 @@ def test_descriptors_and_environment(pki: Pki, carrier: str, *, aware: bool) -> 
 def test_state_of_any_size(size: int) -> None:
     """What the program is to read later lies there as a whole, though nobody reads it yet."""
     state = os.urandom(size)
-    with open(execute._pipe_with(state), "rb") as pipe:  # noqa: PTH123 - a descriptor
+    with open(execute._pipe_with(state), "rb") as pipe:
         assert pipe.read() == state
 
 
@@ -392,7 +392,7 @@ def test_keeper_ends_soon_and_holds_nothing(pki: Pki, carrier: str) -> None:
     process.wait(PATIENCE)
     assert process.stdout is not None
     assert process.stdout.read() == b""
-    with open(reader, "rb") as pipe:  # noqa: PTH123 - a descriptor
+    with open(reader, "rb") as pipe:
         assert pipe.read() == b""
     assert os.waitpid(keeper, os.WNOHANG) == (0, 0)
     seen.set()

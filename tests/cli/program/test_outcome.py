@@ -120,7 +120,7 @@ def test_sent_descriptor_of_the_connection(pki: Pki) -> None:
     os.close(writer)
     _, (number,) = _receive(ours)
     assert finish(process).succeeded() == b""
-    with open(reader, "rb") as pipe:  # noqa: PTH123 - a descriptor
+    with open(reader, "rb") as pipe:
         handoff = tlsify.adopt(socket.socket(fileno=number), pipe.read())
     assert handoff.offload is tlsify.Offload.KERNEL
     with tlsify.TLSSocket(handoff) as stream:
@@ -161,7 +161,7 @@ def test_receiver_that_is_gone(pki: Pki) -> None:
 
 def _connected(server: Server) -> socket.socket:
     sock = socket.create_connection((LOOPBACK, server.port), timeout=PATIENCE)
-    sock.setblocking(True)  # noqa: FBT003 - socket's own signature
+    sock.setblocking(True)
     return sock
 
 

@@ -19,7 +19,7 @@ class Pages(FileHandler):
 
     protocol_version = "HTTP/1.1"
 
-    def do_GET(self) -> None:  # noqa: N802 - http.server's own
+    def do_GET(self) -> None:
         """Answer with a file or a page."""
         if self.path == "/file":
             self.path = f"/{Path(task.file).name}"
@@ -39,7 +39,7 @@ class Pages(FileHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    do_POST = do_GET  # noqa: N815 - likewise
+    do_POST = do_GET
 
 
 def pages(*arguments: object) -> Pages:

@@ -21,7 +21,7 @@ count_sendfile()
 class Pages(Resource):
     """The applications' pages."""
 
-    isLeaf = True  # noqa: N815 - Twisted's own
+    isLeaf = True
 
     def render(self, request: Any) -> Any:
         """Answer."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from tlsify.cli.options import common as shared
 from tlsify.config import ClientConfig
-from tlsify.credentials.parse import parse_pins
+from tlsify.credentials.pem import parse_pins
 from tlsify.errors import ConfigError
 from tlsify.names import ReferenceIdentifier
 

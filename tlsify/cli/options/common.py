@@ -10,8 +10,7 @@ from tlsify.cli import streams
 from tlsify.codepoints import DEFAULT_AEADS, Aead, NamedGroup, ProtocolVersion
 from tlsify.config import ClosePolicy, KtlsMode, KtlsPolicy
 from tlsify.credentials.anchors import TrustAnchors
-from tlsify.credentials.key_pair import KeyPair
-from tlsify.credentials.parse import load_crls, read_file
+from tlsify.credentials.pem import read_file
 from tlsify.errors import ConfigError
 from tlsify.names import canonical, to_look_up
 from tlsify.trust import store
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from cryptography.x509 import CertificateRevocationList
 
     from tlsify.cli.parser import GlobalOptions
+    from tlsify.credentials.key_pair import KeyPair
 
 _MAX_PORT = 65535
 _MAX_COUNT = 1024
@@ -129,6 +129,15 @@ def add_key_pair(group: argparse._ArgumentGroup, purpose: str, *, several: bool 
     )
 
 
+def add_agent(parser: argparse.ArgumentParser) -> None:
+    """Declare --agent (`program.by_agent`)."""
+    parser.add_argument(
+        "--agent",
+        metavar="PATH|FD",
+        help="tlsify agent that does the handshake; without one it is done locally",
+    )
+
+
 def key_pair(arguments: argparse.Namespace) -> KeyPair | None:
     """Read certificate and key from where flags, or else the environment, say that they are.
 
@@ -138,6 +147,8 @@ def key_pair(arguments: argparse.Namespace) -> KeyPair | None:
     found = key_pair_files(arguments.cert, arguments.key, arguments.key_fd)
     if found is None:
         return None
+    from tlsify.credentials.key_pair import KeyPair  # noqa: PLC0415 - a parser; most clients have none
+
     chain, key = found
     if key is not None:
         return KeyPair.load(chain, key)
@@ -245,7 +256,11 @@ def crls(arguments: argparse.Namespace) -> tuple[CertificateRevocationList, ...]
     Raises:
         ConfigError: it is no revocation list.
     """
-    return () if arguments.crl is None else load_crls(arguments.crl)
+    if arguments.crl is None:
+        return ()
+    from tlsify.credentials.parse import load_crls  # noqa: PLC0415 - as for `key_pair`
+
+    return load_crls(arguments.crl)
 
 
 def key_log(arguments: argparse.Namespace) -> Path | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from tlsify.cli import parser
-from tlsify.credentials.parse import read_file
+from tlsify.credentials.pem import read_file
 from tlsify.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -92,14 +92,14 @@ def read(path: Path) -> Words:
         raise ConfigError(f"{path}: {exc}", hint=f'see "tlsify {verb} --help"') from exc
 
 
-class _Misfit(Exception):  # noqa: N818 - caught where the file's name is known
+class _Misfit(Exception):
     pass
 
 
 def _option(parser: argparse.ArgumentParser, name: str) -> argparse.Action | None:
     """Find an option by its long name; those that only print something are none."""
-    action = parser._option_string_actions.get("--" + name.replace("_", "-"))  # noqa: SLF001
-    if isinstance(action, argparse._HelpAction | argparse._VersionAction):  # noqa: SLF001
+    action = parser._option_string_actions.get("--" + name.replace("_", "-"))
+    if isinstance(action, argparse._HelpAction | argparse._VersionAction):
         return None
     return action
 
@@ -116,7 +116,7 @@ def _spell(parser: argparse.ArgumentParser, given: Mapping[str, object]) -> Iter
             if value:
                 yield word
         elif isinstance(value, list):
-            if not isinstance(action, argparse._AppendAction):  # noqa: SLF001
+            if not isinstance(action, argparse._AppendAction):
                 raise _Misfit(f'"{name}" takes one value')
             yield from (f"{word}={text}" for text in _texts(name, value))
         else:

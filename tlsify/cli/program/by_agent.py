@@ -6,7 +6,11 @@ import logging
 import os
 from typing import TYPE_CHECKING, Any
 
+from tlsify.agent import client
+from tlsify.agent.wire import ClientRequest, ServerRequest
 from tlsify.cli.options import common as shared
+from tlsify.cli.options.client import choose
+from tlsify.connection.dialing import closed_on_error
 from tlsify.errors import AgentError, ConfigError
 
 if TYPE_CHECKING:
@@ -15,20 +19,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from tlsify.agent.wire import ClientRequest, ServerRequest
     from tlsify.config import KtlsPolicy
     from tlsify.connection.handoff import Handoff
 
 _log = logging.getLogger("tlsify")
-
-
-def add_argument(parser: argparse.ArgumentParser) -> None:
-    """Declare --agent."""
-    parser.add_argument(
-        "--agent",
-        metavar="PATH|FD",
-        help="tlsify agent that does the handshake; without one it is done locally",
-    )
 
 
 def client_request(
@@ -39,9 +33,6 @@ def client_request(
     Raises:
         ConfigError: an agent cannot do that.
     """
-    from tlsify.agent.wire import ClientRequest  # noqa: PLC0415 - only where there is an agent
-    from tlsify.cli.options.client import choose  # noqa: PLC0415 - it is our caller's
-
     name, identities = choose(arguments, host)
     return ClientRequest(
         server_name=name,
@@ -62,8 +53,6 @@ def server_request(arguments: argparse.Namespace, policy: KtlsPolicy) -> ServerR
     Raises:
         ConfigError: an agent cannot do that.
     """
-    from tlsify.agent.wire import ServerRequest  # noqa: PLC0415 - only where there is an agent
-
     for flag in ("key", "cert_dir", "ocsp", "resumption"):
         if getattr(arguments, flag):
             raise ConfigError(
@@ -125,10 +114,7 @@ def hand_over(
         TlsifyError: as `establish.connect`.
         OSError: likewise.
     """
-    from tlsify.agent import client  # noqa: PLC0415 - only where there is an agent
-    from tlsify.agent.wire import ClientRequest  # noqa: PLC0415
-
-    where = int(place) if place.isdecimal() else os.path.abspath(place)  # noqa: PTH100
+    where = int(place) if place.isdecimal() else os.path.abspath(place)
     try:
         if isinstance(request, ClientRequest):
             return client.connect(where, sock, request)
@@ -138,7 +124,5 @@ def hand_over(
             raise
         _log.warning("agent unavailable, doing the handshake locally: %s", exc)
         own = sock if exc.untouched or again is None else again()
-    from tlsify.connection.establish import closed_on_error  # noqa: PLC0415 - heavy, and wanted here only
-
     with closed_on_error(own):  # what it takes to do it here may be missing
         return alone(own)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import socket
 import stat
 
+from tlsify.cli import lazy_modules
 from tlsify.errors import ConfigError, errno_name
+from tlsify.system.process import Account
 
 # Above those that programs are given.
 _FREE = 16
 _STREAMS = 3
+_STDERR = 2
 _HINT = "name the descriptor of a connected stream socket that you left open for the command"
 
 
@@ -89,3 +93,26 @@ def _not_unix(number: int) -> ConfigError:
         f"cannot send through descriptor {number}: not an AF_UNIX socket",
         hint="name one end of a socketpair whose other end the receiver has",
     )
+
+
+def let_go(*kept: int | None) -> None:
+    """Close what the caller gave the program to inherit: who waits for its end waits for no more.
+
+    Whatever is ours closes itself on exec, so that what does not is not ours. Errors still go to
+    stderr. What is ``kept`` stays open. Privileges go too, where TLS_UID and TLS_GID say so.
+
+    Raises:
+        ConfigError: these say something that cannot be done.
+    """
+    for entry in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            if int(entry) > _STDERR and int(entry) not in kept and os.get_inheritable(int(entry)):
+                os.close(int(entry))
+    null = os.open(os.devnull, os.O_RDWR)
+    for stream in {*range(_STDERR)} - {*kept}:
+        os.dup2(null, stream)
+    os.close(null)
+    account = Account.from_environment()
+    if account is not None:
+        lazy_modules.load_now()
+        account.become()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import os
 import shutil
@@ -11,12 +10,12 @@ import socket
 import struct
 from typing import TYPE_CHECKING
 
-from tlsify.cli import lazy_modules
 from tlsify.cli.messages import fail
 from tlsify.cli.program import ucspi
+from tlsify.cli.program.descriptors import let_go
 from tlsify.connection.keeper import Keeper
 from tlsify.errors import ExitCode
-from tlsify.system.process import THE_PROGRAMS, Account, fork_for, ignore
+from tlsify.system.process import THE_PROGRAMS, fork_for, ignore, status_of
 from tlsify.system.sandbox import Reach, Sandboxing, confine, renounce
 
 if TYPE_CHECKING:
@@ -30,8 +29,6 @@ SESSION_FD = 8
 SESSION_VARIABLE = "TLSIFY_SESSION_FD"
 _FREE = 16  # above all that programs are given
 _MAX_MESSAGE = 2**17
-_STDERR = 2
-_SIGNAL = 128  # and the number of the signal: how shells spell such an end
 # What the child sends, with descriptors and behind the length of what the program is told of its
 # connection: nothing more, or the session's state. It sends nothing at all if it fails.
 _NOTHING, _KEPT, _AWARE = b"", b"k", b"a"
@@ -98,7 +95,7 @@ def become(path: str, program: list[str]) -> int:
     for number in (signal.SIGPIPE, signal.SIGXFSZ):  # the interpreter ignores them
         signal.signal(number, signal.SIG_DFL)
     try:
-        os.execv(path, program)  # noqa: S606 - that is what we are for
+        os.execv(path, program)
     except OSError as exc:
         fail(f"cannot run {path}: {exc.strerror}", "see whether its interpreter exists")
     return ExitCode.NOT_EXECUTABLE
@@ -122,29 +119,6 @@ def find(name: str) -> str | ExitCode:
 
 
 # -- the child
-
-
-def let_go(*kept: int | None) -> None:
-    """Close what the caller gave the program to inherit: who waits for its end waits for no more.
-
-    Whatever is ours closes itself on exec, so that what does not is not ours. Errors still go to
-    stderr. What is ``kept`` stays open. Privileges go too, where TLS_UID and TLS_GID say so.
-
-    Raises:
-        ConfigError: these say something that cannot be done.
-    """
-    for entry in os.listdir("/proc/self/fd"):  # noqa: PTH208 - pathlib opens another one
-        with contextlib.suppress(OSError):
-            if int(entry) > _STDERR and int(entry) not in kept and os.get_inheritable(int(entry)):
-                os.close(int(entry))
-    null = os.open(os.devnull, os.O_RDWR)
-    for stream in {*range(_STDERR)} - {*kept}:
-        os.dup2(null, stream)
-    os.close(null)
-    account = Account.from_environment()
-    if account is not None:
-        lazy_modules.load_now()
-        account.become()
 
 
 def _serve(
@@ -204,7 +178,7 @@ def _take_descriptors(channel: socket.socket, places: tuple[int, int]) -> bytes:
     with channel:
         message, descriptors, _, _ = socket.recv_fds(channel, _MAX_MESSAGE, 2)
     for number in descriptors:
-        os.set_inheritable(number, False)  # noqa: FBT003 - os's own signature
+        os.set_inheritable(number, False)
     kind, rest = message[:1], message[1:]
     if kind == _NOTHING:
         return kind
@@ -229,9 +203,3 @@ def _pipe_with(state: bytes) -> int:
     os.write(writer, state)
     os.close(writer)
     return reader
-
-
-def status_of(pid: int) -> int:
-    """Wait for a child; return its exit status as shells spell it."""
-    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    return code if code >= 0 else _SIGNAL - code

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 from tlsify.cli import streams
 from tlsify.cli.messages import Ended
 from tlsify.cli.options import common as shared
-from tlsify.cli.program.descriptors import check_unix_socket
+from tlsify.cli.program.descriptors import check_unix_socket, let_go
 from tlsify.cli.program.ucspi import SERVER_PLACES
 from tlsify.config import ClosePolicy, KtlsMode, KtlsPolicy
 from tlsify.errors import ConfigError, ExitCode
-from tlsify.system.process import THE_PROGRAMS, StopRequests, fork_for, ignore
+from tlsify.system.process import THE_PROGRAMS, StopRequests, fork_for, ignore, status_of
+from tlsify.system.sandbox import renounce
 
 if TYPE_CHECKING:
     import argparse
@@ -146,7 +147,7 @@ def run(
     """
     closing = ClosePolicy(arguments.close)
     if arguments.program:
-        from tlsify.cli.program import execute  # noqa: PLC0415
+        from tlsify.cli.program import execute  # noqa: PLC0415 - most run no program
 
         return execute.run(
             arguments.program, open_connection, closing, places, aware=arguments.aware
@@ -156,11 +157,9 @@ def run(
     if arguments.aware:
         _leave(open_connection().handoff, arguments)
     else:
-        from tlsify.system.sandbox import renounce  # noqa: PLC0415
-
         renounce()
         handoff = open_connection().handoff
-        from tlsify.cli.program.pump import half_close, pump, stay_silent  # noqa: PLC0415
+        from tlsify.cli.program.pump import half_close, pump, stay_silent  # noqa: PLC0415 - a client says hello sooner so
 
         with _signals_as_exceptions():
             pump(
@@ -178,15 +177,12 @@ def _send_away(arguments: argparse.Namespace, open_connection: Callable[[], Conn
 
     This process ends as soon as the descriptor is on its way.
     """
-    from tlsify.cli.program import execute  # noqa: PLC0415 - see `run`
-    from tlsify.system.sandbox import renounce  # noqa: PLC0415 - likewise
-
     reader, writer = os.pipe()
     pid = fork_for("the connection")
     if pid == 0:
         os.close(reader)
         renounce()
-        execute.let_go(arguments.send_fd, arguments.session_fd)
+        let_go(arguments.send_fd, arguments.session_fd)
         handoff = open_connection().handoff
         ignore(THE_PROGRAMS)  # whoever has the connection now is one
         if handoff.relay is None:
@@ -203,10 +199,10 @@ def _send_away(arguments: argparse.Namespace, open_connection: Callable[[], Conn
             handoff.relay.join()
         return ExitCode.OK
     os.close(writer)
-    with open(reader, "rb") as told:  # noqa: PTH123 - a descriptor
+    with open(reader, "rb") as told:
         if told.read(1) == _DONE:
             return ExitCode.OK
-    return execute.status_of(pid)
+    return status_of(pid)
 
 
 @contextlib.contextmanager

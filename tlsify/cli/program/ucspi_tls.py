@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from tlsify.cli import streams
 from tlsify.cli.program import execute, ucspi
+from tlsify.cli.program.descriptors import let_go
 from tlsify.cli.program.pump import pump
 from tlsify.connection.keepalive import keep_alive
 from tlsify.errors import ExitCode
@@ -65,7 +66,7 @@ def run(
         os.close(reading)
         os.close(writing)
         renounce()  # the program is the other process's
-        execute.let_go()
+        let_go()
         with asked:
             order = asked.recv(1)
             if order not in {_START, _START_AND_TELL}:
@@ -87,7 +88,7 @@ def run(
         ("SSLWRITEFD", writing),
     ):
         os.environ[name] = str(number)
-        os.set_inheritable(number, True)  # noqa: FBT003 - os's own signature
+        os.set_inheritable(number, True)
     for place in ucspi.SERVER_PLACES:
         os.dup2(sock.fileno(), place)
     return execute.become(path, program)

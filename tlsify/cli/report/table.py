@@ -227,7 +227,7 @@ def _amount(number: float) -> str:
     while round(number) >= _STEP and unit + 1 < len(_UNITS):
         number /= _STEP
         unit += 1
-    digits = 1 if unit and round(number, 1) < 10 else 0  # noqa: PLR2004
+    digits = 1 if unit and round(number, 1) < 10 else 0  # noqa: PLR2004 - one digit before the point
     return f"{number:.{digits}f}{_UNITS[unit]}"
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from tests.doubles import CLOSE_NOTIFY, KERNEL, RELAY, Lab, RawPeer, flipped, new_session_ticket
 from tlsify.codepoints import AlertDescription, ContentType, ProtocolVersion
-from tlsify.connection.handoff import adopt
+from tlsify.connection.adoption import adopt
 from tlsify.connection.stream import TLSSocket
 from tlsify.errors import ConfigError, PeerMisbehaved
 from tlsify.ktls.probe import capabilities
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.each_kernel
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 HANDSHAKE = ContentType.handshake
 TLS12 = ProtocolVersion.TLSv1_2
 NOT_REQUESTED, REQUESTED = KeyUpdateRequest
@@ -38,7 +38,7 @@ LENGTH = struct.Struct("!I")
 PROGRAM = """
     import json, socket, sys
     from tlsify.errors import TlsifyError
-    from tlsify.connection.handoff import adopt
+    from tlsify.connection.adoption import adopt
     from tlsify.connection.stream import TLSSocket
 
     def serve(stream):

@@ -1,0 +1,138 @@
+"""PEM files and pins, without a parser: what a client needs that has no certificate of its own."""
+
+from __future__ import annotations
+
+import binascii
+import contextlib
+import os
+import re
+from typing import TYPE_CHECKING
+
+from tlsify.credentials.der import SEQUENCE, elements
+from tlsify.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+_PIN = re.compile(r"sha256//([A-Za-z0-9+/]{43}=)")
+_LABELS = (b"CERTIFICATE", b"X509 CERTIFICATE")
+# Base64 has no hyphen: so nothing is looked at again for each BEGIN without an END.
+_CERTIFICATE = rb"-----BEGIN (%b)-----([^-]*)-----END \1-----" % b"|".join(_LABELS)
+_TRUSTED = b"-----BEGIN TRUSTED CERTIFICATE-----"
+_BLANKS = b" \t\r\n"
+_DER = b"\x30\x82"
+
+
+def unreadable(path: Path, what: str, exc: OSError) -> ConfigError:
+    """Build the error for a file, or folder, that the system does not let us read."""
+    return ConfigError(
+        f"cannot read {what} {path}: {exc.strerror}", hint="check the path and its permissions"
+    )
+
+
+def read_file(path: Path, what: str) -> bytes:
+    """Read a file that the configuration names.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as exc:
+        raise unreadable(path, what, exc) from exc
+
+
+@contextlib.contextmanager
+def as_file(content: bytes) -> Iterator[str]:
+    """Return a path at which OpenSSL finds data in memory, while the block lasts."""
+    with open(os.memfd_create("tlsify"), "wb") as file:
+        file.write(content)
+        file.flush()
+        yield f"/proc/self/fd/{file.fileno()}"
+
+
+def read_pem(pem: bytes, what: str) -> tuple[bytes, ...]:
+    """Find the certificates of a PEM file: the one reader of them, whatever they are read for.
+
+    It takes what tools, editors and ``cat`` make of such files: any line ends, or none between one
+    certificate and the next, and anything else around them. Every certificate must be whole.
+
+    Returns:
+        DER, of which only its length has been looked at.
+
+    Raises:
+        ConfigError: there is no certificate, or half of one.
+
+    Source: RFC 7468.
+    """
+    begun = sum(pem.count(b"-----BEGIN %b-----" % label) for label in _LABELS)
+    if _TRUSTED in pem:
+        raise ConfigError(
+            f"{what} holds a TRUSTED CERTIFICATE, whose own terms nobody else keeps",
+            hint="make a plain one of it: openssl x509 -in FILE -out FILE.pem",
+        )
+    if not begun:
+        raise ConfigError(f"{what} holds no usable PEM certificate", hint=_instead(pem))
+    found = re.findall(_CERTIFICATE, pem)
+    if len(found) != begun:
+        raise malformed(what)
+    return tuple(_decode(body, what) for _, body in found)
+
+
+def _decode(body: bytes, what: str) -> bytes:
+    try:
+        der = binascii.a2b_base64(body.translate(None, _BLANKS), strict_mode=True)
+        ((tag, _),) = elements(der)
+    except ValueError as exc:  # which binascii.Error is
+        raise malformed(what) from exc
+    if tag != SEQUENCE:
+        raise malformed(what)
+    return der
+
+
+def _instead(content: bytes) -> str:
+    """Return the remedy for a file of another kind."""
+    if content.startswith(_DER):
+        return "it is DER: openssl x509 -inform DER -in FILE -out FILE.pem makes PEM of it"
+    if _LABELS[0] in content.replace(b"\0", b""):
+        return "it is in UTF-16: save it as plain text, UTF-8 or ASCII"
+    return 'it must contain "-----BEGIN CERTIFICATE-----"'
+
+
+def malformed(what: str) -> ConfigError:
+    """Build the error for a file with something in it that should be a certificate."""
+    return ConfigError(
+        f"{what} holds a PEM certificate that is cut off or damaged",
+        hint='each must be whole, from "-----BEGIN CERTIFICATE-----" to its END line',
+    )
+
+
+def no_anchors(folder: Path) -> ConfigError:
+    """Build the error for a folder with nothing to trust in it."""
+    return ConfigError(
+        f"no trust anchor in {folder}", hint="it needs at least one .pem or .crt file"
+    )
+
+
+def parse_pins(text: str) -> tuple[bytes, ...]:
+    """Read pins as curl spells them: ``sha256//BASE64``, or several with ``;`` in between.
+
+    Returns:
+        SHA-256 digests of SubjectPublicKeyInfo structures, 32 bytes each.
+
+    Raises:
+        ConfigError: it is something else.
+    """
+    found = [_PIN.fullmatch(pin) for pin in text.split(";")]
+    if None in found:
+        raise ConfigError(
+            f'"{text}" is not a pin',
+            hint="write sha256// and the base64 of the SHA-256 of the key's SubjectPublicKeyInfo",
+        )
+    return tuple(binascii.a2b_base64(pin[1]) for pin in found if pin)
+
+
+def spell_pin(digest: bytes) -> str:
+    """Spell a digest as `parse_pins` reads it."""
+    return "sha256//" + binascii.b2a_base64(digest, newline=False).decode("ascii")

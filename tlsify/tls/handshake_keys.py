@@ -1,0 +1,88 @@
+"""The keys behind a finished handshake, each tried on what the engine has sealed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tlsify.codepoints import ContentType
+from tlsify.errors import PeerMisbehaved, TlsifyError
+from tlsify.tls import schedule
+from tlsify.tls.messages import encode_alert
+from tlsify.tls.negotiated import Keys
+from tlsify.tls.protection import open_record, seal_record
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tlsify.codepoints import AlertDescription, CipherSuite
+    from tlsify.keys import TrafficKeys
+    from tlsify.tls.schedule import KeyBlock
+
+
+def tls13_keys(
+    suite: CipherSuite,
+    tx_secret: bytearray,
+    rx_secret: bytearray,
+    sealed: Sequence[bytes],
+    *,
+    sent: int = 0,
+) -> Keys:
+    """Derive the keys of a TLS 1.3 connection, receiving from record 0 on.
+
+    Args:
+        suite: what was negotiated.
+        tx_secret: application traffic secret of this side.
+        rx_secret: that of the peer.
+        sealed: records that the engine made with the TX key, to check it against.
+        sent: how many of them the peer is sent, which is where sending goes on.
+
+    Raises:
+        TlsifyError: the TX key does not open the last of them.
+    """
+    tx = schedule.traffic_keys(suite, bytes(tx_secret), sent)
+    rx = schedule.traffic_keys(suite, bytes(rx_secret))
+    if sealed:  # the last one tells whether they were counted right, too
+        _check_key(tx, len(sealed) - 1, sealed[-1])
+    return Keys(tx, rx, tx_secret, rx_secret)
+
+
+def tls12_keys(
+    suite: CipherSuite, block: KeyBlock, *, is_client: bool, sent: bytes, received: Sequence[bytes]
+) -> Keys:
+    """Assign the halves of a TLS 1.2 key block, each direction right behind its Finished.
+
+    Args:
+        suite: what was negotiated.
+        block: the expanded master secret.
+        is_client: which half is whose.
+        sent: this side's Finished record, to check the key against and count on from.
+        received: the peer's Finished record, or those that it is spread over.
+
+    Raises:
+        TlsifyError: a key does not open its Finished.
+    """
+    client, server = (block.client_key, block.client_iv), (block.server_key, block.server_iv)
+    ours, theirs = (client, server) if is_client else (server, client)
+    tx = schedule.tls12_keys(suite, *ours, sent)
+    rx = schedule.tls12_keys(suite, *theirs, received[-1], seq=len(received))
+    _check_key(tx, 0, sent)
+    _check_key(rx, len(received) - 1, received[-1])
+    return Keys(tx, rx, bytearray(), bytearray())
+
+
+def sealed_alert(suite: CipherSuite, secret: bytes, alert: AlertDescription) -> bytes:
+    """Make the first record under a TLS 1.3 traffic secret: a fatal alert."""
+    keys = schedule.traffic_keys(suite, secret)
+    sealed = seal_record(keys, 0, ContentType.alert, encode_alert(alert))
+    keys.wipe()
+    return sealed
+
+
+def _check_key(keys: TrafficKeys, seq: int, record: bytes) -> None:
+    """A wrong key must fail here, not as a broken connection in the kernel."""
+    try:
+        content_type, _ = open_record(keys, seq, record)
+    except PeerMisbehaved as exc:
+        raise TlsifyError(f"derived keys do not open record {seq}: {keys!r}") from exc
+    if content_type != ContentType.handshake:
+        raise TlsifyError(f"record {seq} opened by {keys!r} is no handshake record")
