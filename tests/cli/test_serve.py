@@ -114,11 +114,15 @@ def test_folder_by_two_names(pki: Pki, tmp_path: Path) -> None:
 
 
 def test_one_application_protocol(served: Served, pki: Pki, folder: Path) -> None:
-    """HTTP/1.1 is agreed on with who names it; there is no option for others."""
-    context = pki.client_context()
-    context.set_alpn_protocols(["h2", "http/1.1"])
-    with served.connect() as sock, context.wrap_socket(sock, server_hostname="localhost") as tls:
-        assert tls.selected_alpn_protocol() == "http/1.1"
+    """HTTP/1.1 is agreed on, or 1.0 with a client that speaks no newer; there is no option."""
+    for offered in (["h2", "http/1.1"], ["http/1.0", "http/1.1"], ["http/1.0"]):
+        context = pki.client_context()
+        context.set_alpn_protocols(offered)
+        with (
+            served.connect() as sock,
+            context.wrap_socket(sock, server_hostname="localhost") as tls,
+        ):
+            assert tls.selected_alpn_protocol() == offered[-1]
     run(*_words(pki, folder, "--alpn", "h2")).failed(100, "--alpn")
 
 
