@@ -23,6 +23,7 @@ _TURN = 16
 # Most plain text of a TLS record (RFC 8446 5.1): a file that fits in with the header section goes
 # along with it, which spares both sides a record, and us a task.
 _RECORD = 16 * 1024
+_NOTHING = memoryview(b"")
 
 
 class HttpProtocol(asyncio.Protocol):
@@ -45,7 +46,7 @@ class HttpProtocol(asyncio.Protocol):
         self._reader = Reader()
         self._fault: BadRequest | None = None
         self._transport: asyncio.Transport
-        self._unread = b""
+        self._unread = _NOTHING  # a view: pieces are taken off it without moving the rest
         self._sending: asyncio.Task[None] | None = None
         self._is_full = False  # the transport takes no more for now
         self._is_due = False  # we go on in the loop's next round
@@ -70,7 +71,7 @@ class HttpProtocol(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Answer what has come, or keep it until its turn."""
         if not self._is_over:
-            self._unread += data
+            self._unread = memoryview(bytes(self._unread) + data)
             self._go_on()
 
     def eof_received(self) -> bool:
@@ -111,7 +112,7 @@ class HttpProtocol(asyncio.Protocol):
     def _finish(self) -> None:
         """Let go of what will not be answered."""
         self._is_over = True
-        self._unread = b""
+        self._unread = _NOTHING
         self._fault = None
         self._reader.found.clear()
 

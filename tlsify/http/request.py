@@ -119,7 +119,7 @@ class Reader:
         self._fields: dict[str, str] = {}
         self._hosts = self._count = self._size = 0
 
-    def feed(self, data: bytes) -> None:
+    def feed(self, data: bytes | memoryview) -> None:
         """Read on.
 
         Args:
