@@ -231,6 +231,35 @@ def test_curl_verifies_the_self_signed_certificate(folder: Path, tmp_path: Path)
         server.stop().succeeded()
 
 
+@pytest.mark.interop
+def test_curl_in_all_its_ways(served: Served, folder: Path) -> None:
+    """HTTP/1.0, a part, HEAD, a connection used twice, and content that nobody takes."""
+    url = f"https://{LOOPBACK}:{served.port}/"
+
+    def curl(*words: str | Path) -> bytes:
+        program = (find("curl"), "-sSk", "--max-time", "60")
+        return subprocess.run([*program, *words], check=True, capture_output=True).stdout
+
+    assert curl("--http1.0", url) == b"index"
+    assert curl("--range", "1-2", url) == b"nd"
+    assert b"\r\nContent-Length: 5\r\n" in curl("--head", url)
+    assert curl("--write-out", " %{num_connects} ", url, url) == b"index 1 index 0 "
+    for content in (("--data", "x"), ("--upload-file", folder / "big")):
+        assert curl("--write-out", "%{http_code}", *content, url).endswith(b"Allowed405")
+    assert curl(f"{url}big") == _BIG
+
+
+@pytest.mark.interop
+def test_s_client_that_asks_ahead(served: Served) -> None:
+    """Requests in one piece are answered in order, up to the one that is said to be the last."""
+    words = [find("openssl"), "s_client", "-quiet", "-connect", f"{LOOPBACK}:{served.port}"]
+    request = b"GET /%s HTTP/1.1\r\nHost: x\r\n%s\r\n"
+    asked = request % (b"", b"") * 20 + request % (b"none", b"Connection: close\r\n")
+    got = subprocess.run(words, input=asked * 2, check=True, capture_output=True, timeout=60).stdout
+    assert got.count(b"index") == 20
+    assert got.endswith(b"404: Not Found")
+
+
 @pytest.mark.parametrize("wanted", ["auto", "off"])
 def test_folder_that_is_replaced(pki: Pki, tmp_path: Path, wanted: str) -> None:
     """What takes its place is served soon, confined workers or not, and no request fails."""

@@ -124,7 +124,7 @@ def test_h4_expect(site: Host, policy: KtlsPolicy) -> None:
 
 @both
 def test_h5_content(site: Host, policy: KtlsPolicy) -> None:
-    """What a GET carries is passed over; the next request is found behind it."""
+    """What a GET carries is passed over, if it is sure where that ends; others wait for none."""
 
     def work(browser: Browser) -> None:
         for _ in range(2):
@@ -137,6 +137,27 @@ def test_h5_content(site: Host, policy: KtlsPolicy) -> None:
                 break  # the rest of both is in its buffer
 
     site.visit(work, policy)
+
+    def refused(browser: Browser) -> None:
+        post = ("POST / HTTP/1.1", "Host: example.org", "Content-Length: 5")
+        whole = browser.send(*post, body=b"hello")
+        assert (whole.status, whole.headers.get("connection")) == (405, None)
+        begun = browser.send(*post, body=b"he")
+        assert (begun.status, begun.headers["connection"]) == (405, "close")
+        assert browser.sock.recv(1) == b""
+
+    site.visit(refused, policy)
+    for lines in (
+        (*GET, "Content-Length: 5", "Transfer-Encoding: chunked"),
+        (*GET, "Content-Length: 5", "Content-Length: 5"),
+        ("GET /text.txt HTTP/1.0", "Connection: keep-alive", "Transfer-Encoding: chunked"),
+    ):
+
+        def ambiguous(browser: Browser, lines: tuple[str, ...] = lines) -> None:
+            assert browser.send(*lines, body=b"0\r\n\r\n").status == 400
+            assert browser.sock.recv(1) == b""
+
+        site.visit(ambiguous, policy)
 
 
 def test_what_is_no_http_is_no_error_of_ours(site: Host, caplog: pytest.LogCaptureFixture) -> None:

@@ -18,7 +18,7 @@ _log = logging.getLogger("tlsify")
 
 # What is parsed ahead of the answers; a client may send many short requests at once.
 _PIECE = 4 * 1024
-# So many answers may be given at once before other connections have their turn.
+# Answers that are sent at once before other connections have their turn.
 _TURN = 16
 # Most plain text of a TLS record (RFC 8446 5.1): a file that fits in with the header section goes
 # along with it, which spares both sides a record, and us a task.
@@ -29,8 +29,8 @@ _NOTHING = memoryview(b"")
 class HttpProtocol(asyncio.Protocol):
     """Answers the requests of a connection, in their order.
 
-    Reading is paused while there is more than what is being answered: neither the client's
-    requests nor our answers pile up. Content of requests is never kept.
+    Reading is paused while requests wait for answers before them: neither requests nor answers
+    pile up. Content of requests is never kept.
     """
 
     def __init__(self, answer: Callable[[Request], Answer], living: set[HttpProtocol]) -> None:
@@ -50,8 +50,8 @@ class HttpProtocol(asyncio.Protocol):
         self._sending: asyncio.Task[None] | None = None
         self._is_full = False  # the transport takes no more for now
         self._is_due = False  # we go on in the loop's next round
-        self._has_ended = False  # the client has, and may still be waiting for answers
-        self._is_over = False  # the last answer has been given, or nobody is there for it
+        self._has_ended = False  # the client sends no more, and may be waiting for answers
+        self._is_over = False  # the last answer has been sent, or the connection is lost
         self._holds = False  # we have paused reading
         # Since when we have been waiting for a request, or for the rest of one.
         self._since = self._loop.time()
@@ -75,12 +75,12 @@ class HttpProtocol(asyncio.Protocol):
             self._go_on()
 
     def eof_received(self) -> bool:
-        """Give the answers that are still due; then there is nothing more to do."""
+        """Keep the connection while answers are due; without any, the transport closes it."""
         self._has_ended = True
         return self._is_busy
 
     def pause_writing(self) -> None:
-        """Give no more answers until the client has taken some."""
+        """Send no more answers until the client has taken some."""
         self._is_full = True
 
     def resume_writing(self) -> None:
@@ -100,7 +100,7 @@ class HttpProtocol(asyncio.Protocol):
         waited = self._loop.time() - self._since
         if self._reader.is_amid:
             if waited >= request:
-                self._give(BadRequest(408, "the request did not come to its end in time"))
+                self._respond(BadRequest(408, "the request did not come to its end in time"))
         elif waited >= idle:
             self._finish()
             self._transport.close()
@@ -110,26 +110,26 @@ class HttpProtocol(asyncio.Protocol):
         return self._is_full or self._is_due or self._sending is not None
 
     def _finish(self) -> None:
-        """Let go of what will not be answered."""
+        """Forget what will not be answered."""
         self._is_over = True
         self._unread = _NOTHING
         self._fault = None
         self._reader.found.clear()
 
     def _go_on(self) -> None:
-        """Answer what there is, as long as the transport takes answers."""
-        given = 0
+        """Answer requests, as long as the transport takes answers."""
+        number = 0
         while not (self._is_busy or self._transport.is_closing()):
             request = self._next()
             if request is None:
                 break
-            self._give(request)
-            given += 1
-            if given == _TURN:
+            self._respond(request)
+            number += 1
+            if number == _TURN:
                 self._is_due = True
                 self._loop.call_soon(self._take_turn)
         if not self._is_over:
-            self._wait(is_new=given > 0)
+            self._wait(is_new=number > 0)
 
     def _take_turn(self) -> None:
         self._is_due = False
@@ -156,7 +156,7 @@ class HttpProtocol(asyncio.Protocol):
                 self._fault = exc
 
     def _wait(self, *, is_new: bool) -> None:
-        """Wait for more requests, or, before that, for what keeps us from those that there are."""
+        """Wait for requests, or, before that, for what keeps us from answering."""
         if not self._is_busy and self._has_ended:
             self._finish()
             self._transport.close()
@@ -172,8 +172,8 @@ class HttpProtocol(asyncio.Protocol):
             else:
                 self._transport.resume_reading()
 
-    def _give(self, request: Request | BadRequest) -> None:
-        """Give an answer, or, if it takes more than a moment, begin to."""
+    def _respond(self, request: Request | BadRequest) -> None:
+        """Send an answer, or, if that takes more than a moment, begin to."""
         connection = None
         if isinstance(request, BadRequest):
             _log.info("bad request: %s", request)

@@ -20,7 +20,7 @@ _WITHOUT_CONTENT = frozenset({"GET", "HEAD"})
 
 
 class BadRequest(Exception):  # noqa: N818 - the RFC's word
-    """Nothing can be made of what the client has sent, or will send.
+    """The client's stream cannot be read any further.
 
     Attributes:
         status: of the answer; the connection ends with it.
@@ -66,10 +66,10 @@ class Request:
 
     @property
     def can_be_answered(self) -> bool:
-        """Whether to answer now; content that nobody wants is waited for only with GET and HEAD.
+        """Whether to answer now: content is waited for with GET and HEAD, where it is passed over.
 
-        They can do without any, so that it is short. A client that has asked for leave to send
-        its content may not send it.
+        Other methods are refused, whatever their content is. A client that has asked for leave to
+        send content may not send it.
         """
         return self.is_whole or self.method not in _WITHOUT_CONTENT or "expect" in self.fields
 
@@ -110,7 +110,7 @@ class Reader:
         self._parser = HttpRequestParser(self)
         self._in_section = False
         self._fault: BadRequest | None = None
-        # What the parser has got since it last told of anything, and so may be keeping.
+        # Bytes fed since the last callback: the parser may be keeping them.
         self._kept = 0
         self._begin()
 
