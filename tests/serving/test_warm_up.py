@@ -37,7 +37,7 @@ import ctypes
 from tlsify.serving.warm_up import rehearse
 
 class Info(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_size_t) for name in "arena ordblks smblks hblks a b c d e f".split()]
+    _fields_ = [(name, ctypes.c_size_t) for name in "a b c hblks e f g h i j".split()]
 
 rehearse()
 ask = ctypes.CDLL(None).mallinfo2
