@@ -114,11 +114,15 @@ def test_folder_by_two_names(pki: Pki, tmp_path: Path) -> None:
 
 
 def test_one_application_protocol(served: Served, pki: Pki, folder: Path) -> None:
-    """HTTP/1.1 is agreed on with who names it; there is no option for others."""
-    context = pki.client_context()
-    context.set_alpn_protocols(["h2", "http/1.1"])
-    with served.connect() as sock, context.wrap_socket(sock, server_hostname="localhost") as tls:
-        assert tls.selected_alpn_protocol() == "http/1.1"
+    """HTTP/1.1 is agreed on, or 1.0 with a client that speaks no newer; there is no option."""
+    for offered in (["h2", "http/1.1"], ["http/1.0", "http/1.1"], ["http/1.0"]):
+        context = pki.client_context()
+        context.set_alpn_protocols(offered)
+        with (
+            served.connect() as sock,
+            context.wrap_socket(sock, server_hostname="localhost") as tls,
+        ):
+            assert tls.selected_alpn_protocol() == offered[-1]
     run(*_words(pki, folder, "--alpn", "h2")).failed(100, "--alpn")
 
 
@@ -225,6 +229,35 @@ def test_curl_verifies_the_self_signed_certificate(folder: Path, tmp_path: Path)
         refused = subprocess.run(["curl", "-s", url], check=False, capture_output=True)
         assert refused.returncode == 60
         server.stop().succeeded()
+
+
+@pytest.mark.interop
+def test_curl_in_all_its_ways(served: Served, folder: Path) -> None:
+    """HTTP/1.0, a part, HEAD, a connection used twice, and content that nobody takes."""
+    url = f"https://{LOOPBACK}:{served.port}/"
+
+    def curl(*words: str | Path) -> bytes:
+        program = (find("curl"), "-sSk", "--max-time", "60")
+        return subprocess.run([*program, *words], check=True, capture_output=True).stdout
+
+    assert curl("--http1.0", url) == b"index"
+    assert curl("--range", "1-2", url) == b"nd"
+    assert b"\r\nContent-Length: 5\r\n" in curl("--head", url)
+    assert curl("--write-out", " %{num_connects} ", url, url) == b"index 1 index 0 "
+    for content in (("--data", "x"), ("--upload-file", folder / "big")):
+        assert curl("--write-out", "%{http_code}", *content, url).endswith(b"Allowed405")
+    assert curl(f"{url}big") == _BIG
+
+
+@pytest.mark.interop
+def test_s_client_that_asks_ahead(served: Served) -> None:
+    """Requests in one piece are answered in order, up to the one that is said to be the last."""
+    words = [find("openssl"), "s_client", "-quiet", "-connect", f"{LOOPBACK}:{served.port}"]
+    request = b"GET /%s HTTP/1.1\r\nHost: x\r\n%s\r\n"
+    asked = request % (b"", b"") * 20 + request % (b"none", b"Connection: close\r\n")
+    got = subprocess.run(words, input=asked * 2, check=True, capture_output=True, timeout=60).stdout
+    assert got.count(b"index") == 20
+    assert got.endswith(b"404: Not Found")
 
 
 @pytest.mark.parametrize("wanted", ["auto", "off"])

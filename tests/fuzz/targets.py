@@ -30,6 +30,7 @@ from tlsify.credentials.parse import parse_crls
 from tlsify.credentials.pem import read_pem
 from tlsify.credentials.self_signed import make_key_pair
 from tlsify.errors import AgentError, ConfigError, HandshakeError, PeerMisbehaved
+from tlsify.http.request import BadRequest, Reader
 from tlsify.ktls import diag
 from tlsify.metrics import exposition
 from tlsify.passing import proxy_protocol
@@ -388,6 +389,25 @@ def request_line(data: bytes) -> None:
     method, target, version = exposition._request_line(data)
     assert version in {"", "HTTP/1.0", "HTTP/1.1"}
     assert version or (method, target) == ("", "")
+
+
+@_target(
+    BadRequest,
+    seeds=lambda: [
+        b"\x10GET / HTTP/1.1\r\n\x0bHost: x\r\n\r\n",
+        b"\x40POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\n",
+    ],
+)
+def http_requests(data: bytes) -> None:
+    """Requests of a connection, in pieces."""
+    reader = Reader()
+    for piece in _pieces(data):
+        reader.feed(piece)
+        if any(not each.persists for each in reader.found):
+            return
+        for each in reader.found:
+            assert each.path is not None
+            assert each.is_whole or each is reader.found[-1]
 
 
 @_target(ValueError, seeds=lambda: [b"/a/%2e%2e/b?x", b"/"])

@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.doubles import OFFLOADS, until
+from tests.doubles import (
+    OFFLOADS,
+    check_descriptors,
+    descriptors,
+    recv_exactly,
+    reset,
+    until,
+)
 from tests.integrations.browsing import TEXT, Answer, Browser, Host
 from tlsify.connection import patience, stillness
 from tlsify.connection.stillness import Stillness, Watch
@@ -18,6 +25,8 @@ from tlsify.integrations import static_files
 from tlsify.metrics.counters import Gauge, counters, gauge
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tlsify.config import KtlsPolicy
 
 
@@ -117,6 +126,108 @@ def test_idle_connections_at_the_end(site: Host, monkeypatch: pytest.MonkeyPatch
 
     site.visit(work)
     assert counters()["drain_cut"] == before
+
+
+def test_idle_connections(site: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are closed in good order."""
+    monkeypatch.setattr(static_files, "_KEEP_ALIVE", 0.1)
+    monkeypatch.setattr(static_files, "_LOOK", 0.01)
+
+    def work(browser: Browser) -> None:
+        assert browser.ask("/").status == 200
+        assert browser.sock.recv(1) == b""
+
+    site.visit(work)
+
+
+@pytest.mark.parametrize("policy", OFFLOADS)
+def test_request_that_does_not_end(
+    site: Host, monkeypatch: pytest.MonkeyPatch, policy: KtlsPolicy
+) -> None:
+    """However many bytes come of it, it has its time; the client is told."""
+    monkeypatch.setattr(static_files, "_REQUEST", 0.2)
+    monkeypatch.setattr(static_files, "_LOOK", 0.01)
+
+    def work(browser: Browser) -> None:
+        browser.ask("/")
+        browser.sock.sendall(b"GET / HTTP/1.1\r\nA: ")
+        browser.sock.settimeout(0.02)
+        answer = b""
+        while not answer:
+            with suppress(TimeoutError):
+                browser.sock.sendall(b"a")
+                answer = browser.sock.recv(1000)
+        assert answer.startswith(b"HTTP/1.1 408 Request Timeout\r\n")
+        browser.sock.settimeout(60)
+        with suppress(ConnectionError):  # a byte has met the end
+            assert browser.sock.recv(1000) == b""
+
+    site.visit(work, policy)
+
+
+@pytest.mark.parametrize("policy", OFFLOADS)
+@pytest.mark.parametrize("leave", [socket.socket.close, reset], ids=["end", "reset"])
+def test_client_that_vanishes_amid(
+    site: Host, policy: KtlsPolicy, leave: Callable[[socket.socket], None]
+) -> None:
+    """Whatever it has asked for, no file stays open."""
+    (site.root / "big").write_bytes(bytes(32_000_000))
+    before = gauge(Gauge.CONNECTIONS)
+
+    def work(browser: Browser) -> None:
+        browser.ask("/")
+        until(lambda: gauge(Gauge.CONNECTIONS) == before + 1)
+        files = descriptors()
+        for _ in range(4):
+            other = Browser(browser.sock.getpeername(), site.context)
+            request = b"GET %s HTTP/1.1\r\nHost: x\r\n\r\n"
+            other.sock.sendall((request % b"/" + request % b"/big") * 50)
+            assert other.sock.recv(100)
+            leave(other.sock)
+        until(lambda: gauge(Gauge.CONNECTIONS) == before + 1)
+        check_descriptors(files)
+
+    site.visit(work, policy)
+
+
+def test_records_of_small_answers(site: Host) -> None:
+    """Each goes in one, with its header section; so on the kernel path, which is not seen here."""
+    (site.root / "small").write_bytes(bytes(16_000))
+
+    def work(browser: Browser) -> None:
+        sock = socket.create_connection(browser.sock.getpeername(), timeout=60)
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        client = site.context.wrap_bio(incoming, outgoing, server_hostname="example.org")
+        records: list[bytes] = []
+
+        def ask(path: bytes) -> None:
+            client.write(b"GET %s HTTP/1.1\r\nHost: x\r\n\r\n" % path)
+            sock.sendall(outgoing.read())
+
+        def turn() -> None:
+            sock.sendall(outgoing.read())
+            header = recv_exactly(sock, 5)
+            records.append(recv_exactly(sock, int.from_bytes(header[3:], "big")))
+            incoming.write(header + records[-1])
+
+        with closing(sock):
+            while True:
+                with suppress(ssl.SSLWantReadError):
+                    client.do_handshake()
+                    break
+                turn()
+            for path, size in ((b"/", 12), (b"/missing", 14), (b"/small", 16_000)):
+                ask(path)
+                answer = b""
+                while not answer:
+                    records.clear()  # tickets may come first
+                    turn()
+                    with suppress(ssl.SSLWantReadError):
+                        answer = client.read(2**16)
+                assert answer.startswith(b"HTTP/1.1 ")
+                assert len(answer.partition(b"\r\n\r\n")[2]) == size, "all of it in one record"
+
+    site.visit(work)
 
 
 # -- clients that take nothing

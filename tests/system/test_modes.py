@@ -173,7 +173,7 @@ def test_nobody_else_makes_anything() -> None:
         "status/roster.py",
         "connection/session_store.py",
         "trust/index.py",
-        "credentials/parse.py",  # memory without a name
+        "credentials/pem.py",  # memory without a name
         "connection/dialing.py",  # a port, not a path
         "status/host.py",  # likewise
     }

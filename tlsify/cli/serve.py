@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,7 +30,7 @@ DESCRIPTION = "Serve the files of a folder over HTTPS (HTTP/1.1), with kernel TL
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's own options."""
     server_options.add_arguments(parser, alpn=False)
-    parser.set_defaults(alpn=[b"http/1.1"])
+    parser.set_defaults(alpn=[b"http/1.1", b"http/1.0"])
     serving_options.add_arguments(parser, listen="127.0.0.1:8443")
     parser.add_argument(
         "--write-ca",
@@ -61,7 +60,6 @@ def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
         raise ConfigError(
             f"serve needs the package {exc.name}", hint='install "tlsify[serve]"'
         ) from exc
-    logging.getLogger("aiohttp").setLevel(logging.ERROR)
     root, alias = _folder(arguments.directory), arguments.directory.absolute()
     stopgap = _Stopgap(arguments)
 

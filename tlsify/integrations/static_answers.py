@@ -1,17 +1,15 @@
-"""aiohttp: the answer to a request for a file of a folder, sent from an open descriptor."""
+"""Folder: the answer to a request for a file of a folder, from an open descriptor."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import errno
 import logging
 import os
-from io import FileIO
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
-from aiohttp import HttpVersion10, HttpVersion11, web
-
+from tlsify.http.answer import Answer, FilePart, refusal
+from tlsify.http.request import HTTP10, HTTP11, Request
 from tlsify.static import codings, preconditions, ranges
 from tlsify.static.beneath import Opened, open_beneath, pin
 from tlsify.static.media_types import media_type
@@ -23,10 +21,6 @@ from tlsify.static.validators import Validators
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
-    from typing import BinaryIO
-
-    from aiohttp import HttpVersion
-    from aiohttp.abc import AbstractStreamWriter
 
 _log = logging.getLogger("tlsify")
 
@@ -47,21 +41,6 @@ _STATUSES = {
     errno.ENOMEM: 503,
     errno.EAGAIN: 503,
 }
-
-
-class Request(web.BaseRequest):
-    """A request; whatever version it claims, it is answered in one that we speak."""
-
-    @property
-    def claimed(self) -> HttpVersion:
-        """The version that it claims."""
-        return super().version
-
-    @property
-    def version(self) -> HttpVersion:
-        """The version to answer in."""
-        claimed = super().version
-        return claimed if claimed in {HttpVersion10, HttpVersion11} else HttpVersion11
 
 
 class Folder:
@@ -94,52 +73,51 @@ class Folder:
         with contextlib.suppress(OSError):  # each request will find that out, too
             self._pinned = pin(self._root)
 
-    def answer(self, request: Request) -> web.StreamResponse:
+    def answer(self, request: Request) -> Answer:
         """Make the answer, which has the file open, if it is one.
 
         Opening does not wait, but for a disk; a thread for it would take longer than it does.
         """
         fault = _fault(request)
-        answer = _refusal(fault) if fault else self._answer(request)
-        if fault or "Expect" in request.headers:
-            # Whether content follows an answer that comes at once is not known (10.1.1).
-            answer.force_close()
+        answer = refusal(fault) if fault else self._answer(request)
+        # Whether content follows an answer that comes at once is not known (10.1.1).
+        answer.closes = fault != 0 or request.field("Expect") is not None
         return answer
 
-    def _answer(self, request: Request) -> web.StreamResponse:
+    def _answer(self, request: Request) -> Answer:
         if request.method not in _METHODS:
-            return _refusal(405, Allow=", ".join(_METHODS))
+            return refusal(405, Allow=", ".join(_METHODS))
         try:
-            target = Target.parse(request.rel_url.raw_path)
+            target = Target.parse(request.path)
         except ValueError:
-            return _refusal(400)
+            return refusal(400)
         if target is None or (target.is_hidden and not self._dotfiles):
-            return _refusal(404)
+            return refusal(404)
         return self._look_up(request, target)
 
-    def _look_up(self, request: Request, target: Target) -> web.StreamResponse:
+    def _look_up(self, request: Request, target: Target) -> Answer:
         names = [*target.names, _INDEX] if target.is_folder else target.names
         try:
             return self._file(request, names)
         except IsADirectoryError:
             if target.is_folder:
-                return _refusal(404)
-            query = request.rel_url.raw_query_string
-            return _refusal(301, Location=target.reference() + (query and f"?{query}"))
+                return refusal(404)
+            query = request.query
+            return refusal(301, Location=target.reference() + (query and f"?{query}"))
         except OSError as exc:
             status = _STATUSES.get(exc.errno or 0, 500)
             if status >= 500:  # noqa: PLR2004 - server errors
                 _log.warning("cannot open %a: %s", b"/".join(names), exc.strerror)
-            return _refusal(status)
+            return refusal(status)
 
-    def _file(self, request: Request, names: Sequence[bytes]) -> web.StreamResponse:
-        opened, coding = self._choose(names, _field(request, "Accept-Encoding"))
+    def _file(self, request: Request, names: Sequence[bytes]) -> Answer:
+        opened, coding = self._choose(names, request.field("Accept-Encoding"))
         try:
             answer = self._represent(request, names[-1], opened, coding)
         except BaseException:
             os.close(opened.descriptor)
             raise
-        if not isinstance(answer, _FileAnswer):
+        if not isinstance(answer.content, FilePart):
             os.close(opened.descriptor)
         return answer
 
@@ -160,9 +138,7 @@ class Folder:
             os.close(variant.descriptor)
         return plain, ""
 
-    def _represent(
-        self, request: Request, name: bytes, opened: Opened, coding: str
-    ) -> web.StreamResponse:
+    def _represent(self, request: Request, name: bytes, opened: Opened, coding: str) -> Answer:
         """Apply conditions and range."""
         validators = Validators.of(opened.status, coding)
         headers = {
@@ -172,24 +148,20 @@ class Folder:
         }
         if self._precompressed:
             headers["Vary"] = "Accept-Encoding"
-
-        def field(name: str) -> str | None:
-            return _field(request, name)
-
-        verdict = preconditions.judge(field, validators)
+        verdict = preconditions.judge(request.field, validators)
         if verdict is Verdict.FAILED:
-            return _refusal(412, **headers)
+            return refusal(412, **headers)
         if verdict is Verdict.NOT_MODIFIED:
-            return web.StreamResponse(status=304, headers=headers)
+            return Answer(304, headers)
 
         size = opened.status.st_size
         part, status = Part(0, size), 200
-        asked = field("Range") if request.method == "GET" else None
-        if asked is not None and preconditions.range_is_wanted(field, validators):
+        asked = request.field("Range") if request.method == "GET" else None
+        if asked is not None and preconditions.range_is_wanted(request.field, validators):
             try:
                 found = ranges.parse(asked, size)
             except ranges.Unsatisfiable:
-                return _refusal(416, **headers, **{"Content-Range": f"bytes */{size}"})
+                return refusal(416, **headers, **{"Content-Range": f"bytes */{size}"})
             if found is not None:
                 part, status = found, 206
                 end = part.offset + part.size - 1
@@ -199,59 +171,15 @@ class Folder:
         if coding:
             headers["Content-Encoding"] = coding
         if request.method == "HEAD" or not part.size:
-            return web.StreamResponse(status=status, headers=headers)
-        return _FileAnswer(status, headers, opened.descriptor, part)
-
-
-class _FileAnswer(web.StreamResponse):
-    """A part of an open file, which it closes once that is sent."""
-
-    def __init__(self, status: int, headers: dict[str, str], descriptor: int, part: Part) -> None:
-        super().__init__(status=status, headers=headers)
-        self._file = FileIO(descriptor)
-        self._part = part
-
-    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
-        """Send the header section, and then the file, by the loop's ``sendfile``.
-
-        That ends the connection without close_notify if the file has become shorter meanwhile,
-        since the client would take the next answer for the rest of it.
-        """
-        with self._file:
-            writer = await super().prepare(request)
-            transport = request.transport
-            if transport is None:
-                raise ConnectionResetError(errno.ECONNRESET, "the connection was lost")
-            try:
-                await asyncio.get_running_loop().sendfile(
-                    cast("asyncio.WriteTransport", transport),
-                    cast("BinaryIO", self._file),
-                    *self._part,
-                )
-            except ConnectionError:
-                raise
-            except OSError as exc:
-                _log.warning("connection ended: a file cannot be read: %s", exc.strerror)
-                raise ConnectionAbortedError(errno.ECONNABORTED, "it has been cut") from exc
-        return writer
-
-
-def _field(request: Request, name: str) -> str | None:
-    """Return a field, its lines joined (RFC 9110 5.2)."""
-    lines = request.headers.getall(name, None)
-    return None if lines is None else ", ".join(lines)
-
-
-def _refusal(status: int, **headers: str) -> web.Response:
-    """Make an answer without a file, with a line for people."""
-    answer = web.Response(status=status, headers=headers)
-    answer.text = f"{status}: {answer.reason}"
-    return answer
+            return Answer(status, headers)
+        return Answer(status, headers, FilePart(opened.descriptor, *part))
 
 
 def _fault(request: Request) -> int:
     """Return the status that refuses a message which is none of HTTP/1.0 or 1.1; 0 if it is one."""
-    if request.claimed != request.version:
-        return 505 if request.claimed > HttpVersion11 else 400
-    hosts = len(request.headers.getall("Host", ()))
-    return 400 if hosts > 1 or (not hosts and request.version == HttpVersion11) else 0
+    version = request.version
+    if version not in {HTTP10, HTTP11}:
+        return 505 if version > HTTP11 else 400
+    if version == HTTP10 and request.field("Transfer-Encoding") is not None:
+        return 400  # where its content ends is not sure (RFC 9112 6.1)
+    return 400 if request.hosts > 1 or (not request.hosts and version == HTTP11) else 0

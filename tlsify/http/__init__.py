@@ -1,0 +1,1 @@
+"""HTTP/1.1 without files: requests read, answers written, connections kept."""

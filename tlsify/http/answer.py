@@ -1,0 +1,98 @@
+"""Answers: status, fields and content, and the header section that is made of them."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass, field
+from email.utils import formatdate
+from functools import lru_cache
+
+_PHRASES = {
+    200: "OK",
+    206: "Partial Content",
+    301: "Moved Permanently",
+    304: "Not Modified",
+    400: "Bad Request",
+    403: "Forbidden",
+    404: "Not Found",
+    405: "Method Not Allowed",
+    408: "Request Timeout",
+    412: "Precondition Failed",
+    414: "URI Too Long",
+    416: "Range Not Satisfiable",
+    431: "Request Header Fields Too Large",
+    500: "Internal Server Error",
+    503: "Service Unavailable",
+    505: "HTTP Version Not Supported",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class FilePart:
+    """Some bytes of an open file.
+
+    Attributes:
+        descriptor: belongs to the answer.
+        offset: where they begin.
+        size: how many they are.
+    """
+
+    descriptor: int
+    offset: int
+    size: int
+
+    def read(self) -> bytes:
+        """Return them; fewer if the file is shorter by now.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        return os.pread(self.descriptor, self.size, self.offset)
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self.descriptor)
+
+
+@dataclass(slots=True)
+class Answer:
+    """The answer to a request.
+
+    Attributes:
+        status: one that has a phrase here.
+        fields: all but those about the connection and the moment.
+        content: what follows the header section; with a file, somebody has to close that.
+        closes: whether the connection ends with it.
+    """
+
+    status: int
+    fields: dict[str, str] = field(default_factory=dict)
+    content: bytes | FilePart = b""
+    closes: bool = False
+
+    def head(self, connection: str | None) -> bytes:
+        """Return the header section.
+
+        Args:
+            connection: the field Connection; None for none.
+        """
+        lines = [f"HTTP/1.1 {self.status} {_PHRASES[self.status]}\r\n"]
+        lines += [f"{name}: {value}\r\n" for name, value in self.fields.items()]
+        lines.append(f"Date: {_date(int(time.time()))}\r\n")
+        if connection is not None:
+            lines.append(f"Connection: {connection}\r\n")
+        lines.append("\r\n")
+        return "".join(lines).encode("utf-8", "surrogateescape")
+
+
+def refusal(status: int, **fields: str) -> Answer:
+    """Make an answer without a file, with a line for people."""
+    content = f"{status}: {_PHRASES[status]}".encode()
+    own = {"Content-Type": "text/plain; charset=utf-8", "Content-Length": str(len(content))}
+    return Answer(status, fields | own, content)
+
+
+@lru_cache(maxsize=1)
+def _date(second: int) -> str:
+    return formatdate(second, usegmt=True)
