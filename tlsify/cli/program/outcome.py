@@ -15,6 +15,7 @@ from tlsify.cli.program.descriptors import check_unix_socket, let_go
 from tlsify.cli.program.ucspi import SERVER_PLACES
 from tlsify.config import ClosePolicy, KtlsMode, KtlsPolicy
 from tlsify.errors import ConfigError, ExitCode
+from tlsify.system.interrupts import interrupting
 from tlsify.system.process import THE_PROGRAMS, StopRequests, fork_for, ignore, status_of
 from tlsify.system.sandbox import renounce
 
@@ -228,7 +229,8 @@ def _signals_as_exceptions() -> Iterator[None]:
     heeded = [number for number in every if signal.getsignal(number) is not signal.SIG_IGN]
     before = {number: signal.signal(number, end) for number in heeded}
     try:
-        yield
+        with interrupting(heeded, lambda: is_ended):
+            yield
     finally:
         if not is_ended:
             for number, handler in before.items():
