@@ -33,7 +33,7 @@ class Echo:
         self.turns: list[dict[int, int]] = []
         self.threads: set[int] = set()
         self.abandoned: BaseException | None = None
-        self.is_closed = self.is_left = False
+        self.is_closed = self.is_left = self.fails_in_close = False
         self.seconds: float | None = None
         self.events = select.POLLIN
 
@@ -56,9 +56,11 @@ class Echo:
         return not data
 
     def close(self) -> None:
-        """Close."""
+        """Close, and fail in it if asked to."""
         self.is_closed = True
         self.sock.close()
+        if self.fails_in_close:
+            raise LookupError("asked for")
 
     def abandon(self, exc: BaseException) -> None:
         """Note why."""
@@ -126,9 +128,10 @@ def test_one_thread_for_all(thread: RelayThread, pairs: Pairs) -> None:
 
 
 def test_one_that_fails(thread: RelayThread, pairs: Pairs) -> None:
-    """It is closed, and told why; the others go on."""
+    """It is closed, and told why; the others go on, even if that fails, too."""
     (first, theirs), (second, others) = pairs[:2]
     failing, good = Echo(theirs), Echo(others)
+    failing.fails_in_close = True
     thread.add(failing)
     thread.add(good)
     first.sendall(b"raise")

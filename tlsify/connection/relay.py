@@ -166,12 +166,13 @@ class Relay:
         """Close both sides, and tell."""
         try:
             with closing(self._network), closing(self._program):
-                # Whoever has this object may keep it, and with it 40 KiB that nobody needs.
-                self._tunnel.release()
+                self._tunnel.release()  # 40 KiB, whoever keeps this object
         finally:
             self.is_over = True
-            self._watcher()
-            self._running.release()
+            try:
+                self._watcher()
+            finally:
+                self._running.release()
 
     def abandon(self, exc: BaseException) -> None:
         """End both sides without a clean end, after a failure of the relay."""

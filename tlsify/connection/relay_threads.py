@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import heapq
 import itertools
+import logging
 import os
 import select
 import threading
@@ -20,6 +21,8 @@ _MOST = max(1, min(4, len(os.sched_getaffinity(0)) // 2))
 # Seconds that a thread outlives the last of its connections, for the next one.
 _IDLE = 0.05
 _THREAD = "tlsify-relay"
+
+_log = logging.getLogger("tlsify")
 
 
 class Interest(NamedTuple):
@@ -196,7 +199,10 @@ class RelayThread:
         watched = self._watched.pop(relay, {})
         for number in list(watched):
             self._unwatch(watched, number)
-        relay.close()
+        try:
+            relay.close()
+        except Exception:  # noqa: BLE001 - likewise
+            _log.exception("bug at the end of a relay")
 
     def forget(self) -> None:
         """In a forked child: the parent goes on with its connections, the child must not."""
