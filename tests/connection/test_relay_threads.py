@@ -178,6 +178,7 @@ def test_hang_up_of_what_waits_for_nothing(thread: RelayThread, pairs: Pairs) ->
     left_out.events = 0
     thread.add(left_out)
     thread.add(good)
+    until(lambda: left_out.turns and good.turns)
     first.close()
     for _ in range(3):
         second.sendall(b"good")

@@ -120,14 +120,15 @@ class RelayThread:
                 self._close()
             for relay in left:
                 relay.abandon(exc)
-                relay.close()
+                _end(relay)
             raise
 
     def _take(self) -> bool:
         """Take what has been added; False ends the thread, since there is nothing left."""
         with self._lock:
+            # In this order: a fork meanwhile finds each in one of them (`forget`).
+            self._watched.update((relay, {}) for relay in self._new)
             new, self._new = self._new, []
-            self._watched.update((relay, {}) for relay in new)
             is_idle = not self._watched
             if is_idle and (self._is_idle or interpreter.has_begun()):
                 self.is_running = self._is_idle = False
@@ -196,21 +197,27 @@ class RelayThread:
             self._poller.unregister(number)
 
     def _drop(self, relay: Relayed) -> None:
-        watched = self._watched.pop(relay, {})
+        watched = self._watched[relay]
         for number in list(watched):
             self._unwatch(watched, number)
-        try:
-            relay.close()
-        except Exception:  # noqa: BLE001 - likewise
-            _log.exception("bug at the end of a relay")
+        _end(relay)
+        del self._watched[relay]
 
     def forget(self) -> None:
         """In a forked child: the parent goes on with its connections, the child must not."""
-        for relay in (*self._new, *self._watched):
-            relay.leave()
+        for relay in {*self._new, *self._watched}:
+            with contextlib.suppress(RuntimeError):  # it was just over
+                relay.leave()
         if self._bell != -1:
             self._close()
         self.__init__()  # type: ignore[misc]
+
+
+def _end(relay: Relayed) -> None:
+    try:
+        relay.close()
+    except Exception:  # noqa: BLE001 - the others have to go on
+        _log.exception("bug at the end of a relay")
 
 
 _threads = [RelayThread() for _ in range(_MOST)]
