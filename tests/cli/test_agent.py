@@ -161,8 +161,8 @@ def test_worker_that_dies(files: Files) -> None:
 
 def test_usage() -> None:
     """It needs exactly one place."""
-    run("agent").failed(96, "one place", "--fd N")
-    run("agent", "here", "--fd", "3").failed(96, "one place")
+    run("agent").failed(100, "one place", "--fd N")
+    run("agent", "here", "--fd", "3").failed(100, "one place")
     run("agent", "--fd", "x").failed(100, "--fd")
     run("agent", "here", "--workers", "0").failed(100, "--workers")
 
@@ -179,7 +179,9 @@ def test_bad_descriptor() -> None:
 def test_bad_key_pairs(files: Files, folder: Path) -> None:
     """A pair is a pair, and has to be usable before anybody asks for it."""
     place = folder / "agent"
-    run("agent", "--cert", files.certificate, place).failed(96, "--cert", "--key")
+    run("agent", "--cert", files.certificate, place).failed(96, "no usable PEM private key")
+    words = ("--cert", files.certificate, "--cert", files.certificate, "--key", files.key)
+    run("agent", *words, place).failed(100, "--cert", "--key")
     run("agent", "--cert", files.certificate, "--key", files.trust, place).failed(96, "private key")
     run("agent", "--cert", "/none", "--key", files.key, place).failed(96, "cannot read certificate")
     assert not place.exists()

@@ -114,7 +114,7 @@ def test_plaintext(lab: Lab, policy: KtlsPolicy, tmp_path: Path, *, is_path: boo
         listener.bind(path if is_path else ("127.0.0.1", 0))
         listener.listen()
         name = f"unix:{path}" if is_path else "{}:{}".format(*listener.getsockname())
-        work = serving(Forwarding(to(Backend.parse(name)), STRICT), handed)
+        work = serving(Forwarding(to(Backend.to_connect(name)), STRICT), handed)
         peer.send_data(b"request")
         peer.close_notify()
         plain, _ = listener.accept()

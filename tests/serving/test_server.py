@@ -85,7 +85,7 @@ SOCKETS, ACCOUNT, DRAIN, REACH, SANDBOXING = 1, None, 5.0, Reach(), Sandboxing.A
 exec(sys.argv[2])
 with Inherited.inherit() as estate:
     listeners = estate.claim("all", listen)
-    (metrics,) = estate.claim("metrics", lambda: [listening.listen_at(folder / "metrics")])
+    metrics = estate.claim("metrics", lambda: [listening.listen_at(folder / "metrics")])
     serving.run(serving.ServerPlan(
         listeners=listeners, load=load, policy=KtlsPolicy(KtlsMode.OFF), service=Service, workers=2,
         limits=Limits(), drain_seconds=DRAIN, metrics=metrics, account=ACCOUNT,

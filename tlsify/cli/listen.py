@@ -7,6 +7,7 @@ import os
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
+from tlsify.addresses import Address
 from tlsify.cli.door import Door
 from tlsify.cli.options import common as shared
 from tlsify.cli.options import server as server_options
@@ -14,7 +15,7 @@ from tlsify.cli.program import cuts, execute, ucspi, ucspi_tls
 from tlsify.cli.program.descriptors import hand_on
 from tlsify.config import ClosePolicy
 from tlsify.connection.establish import accept
-from tlsify.errors import ConfigError, ExitCode
+from tlsify.errors import ExitCode, UsageError
 from tlsify.serving.warm_up import rehearse
 from tlsify.system import listening
 from tlsify.system.process import end_with
@@ -68,16 +69,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="PROG starts in plain text and requests TLS later (UCSPI-TLS)",
     )
-    parser.add_argument("address", nargs="?", metavar="ADDR", help="name or address")
+    shared.add_listen(parser, "the sockets that systemd passes")
     parser.add_argument(
-        "port", nargs="?", type=shared.port, metavar="PORT", help="TCP port; 0: any"
+        "address", nargs="?", metavar="HOST:PORT", help="address to listen on, as for --listen"
     )
-    parser.usage = f"{parser.prog} [OPTION...] [ADDR PORT] -- PROG ARG..."
-    parser.epilog = (
-        "PROG runs with the connection on descriptors 0 (read) and 1 (write). Without ADDR and "
-        "PORT the sockets are those that systemd has opened."
-    )
+    parser.add_argument("port", nargs="?", metavar="PORT", help="port, where HOST stands alone")
+    parser.usage = f"{parser.prog} [OPTION...] [HOST:PORT] -- PROG ARG..."
+    parser.epilog = "PROG runs with the connection on descriptors 0 (read) and 1 (write)."
     parser.set_defaults(program=[])
+
+
+def complete(arguments: argparse.Namespace) -> None:
+    """Parse the words that name an address.
+
+    Raises:
+        UsageError: they name none.
+    """
+    if arguments.address is not None:
+        found = shared.address(arguments.address, arguments.port, Address.to_listen)
+        arguments.listen = [*arguments.listen, found]
 
 
 def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
@@ -90,7 +100,7 @@ def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
     policy = shared.policy(options)
     config = server_options.configure(arguments)
     with ExitStack() as stack:
-        listeners = [stack.enter_context(sock) for sock in _listeners(arguments)]
+        listeners = [stack.enter_context(sock) for sock in _listeners(arguments, stack)]
         server_options.prepare(arguments, config, policy)
         rehearse()
 
@@ -111,21 +121,15 @@ def examine(arguments: argparse.Namespace) -> ServerConfig:
     """Find what is wrong with the arguments, without listening; return the configuration.
 
     Raises:
-        ConfigError: it could not be listened with them.
+        ConfigError: one of them, or a file, is unusable.
     """
     if not arguments.program:
         raise _no_program()
-    if arguments.address is not None and arguments.port is None:
-        raise _no_port()
     return server_options.configure(arguments)
 
 
-def _no_program() -> ConfigError:
-    return ConfigError("there is no program to run", hint="add -- PROG ARG...")
-
-
-def _no_port() -> ConfigError:
-    return ConfigError("ADDR without PORT", hint="give both")
+def _no_program() -> UsageError:
+    return UsageError("there is no program to run", hint="add -- PROG ARG...")
 
 
 def _serve(
@@ -164,14 +168,18 @@ def _tell_door(lifeline: int) -> None:
         os.write(lifeline, b"\0")
 
 
-def _listeners(arguments: argparse.Namespace) -> list[socket.socket]:
-    if arguments.address is None:
+def _listeners(arguments: argparse.Namespace, stack: ExitStack) -> list[socket.socket]:
+    """Return the sockets; what we make at a path is removed at the end of the stack."""
+    if not arguments.listen:
         if found := listening.inherited():
             return found
-        raise ConfigError(
-            "nothing to listen on", hint="give ADDR and PORT, or have systemd open the socket"
+        raise UsageError(
+            "there is no address to listen on",
+            hint="write HOST:PORT, or have systemd open the socket",
         )
-    if arguments.port is None:
-        raise _no_port()
-    host, _ = shared.address(f"{arguments.address}:{arguments.port}")
-    return [listening.listen(host, arguments.port, arguments.backlog)]
+    made = []
+    for address in dict.fromkeys(arguments.listen):
+        made += listening.listen_on(address, arguments.backlog)
+        if address.path:
+            stack.callback(listening.remove, address.path)
+    return made

@@ -6,12 +6,11 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tlsify.cli.options import common as shared
 from tlsify.cli.options import server as server_options
 from tlsify.cli.options import serving as serving_options
 from tlsify.connection.eligibility import host_refusal
 from tlsify.credentials.self_signed import make_key_pair
-from tlsify.errors import ConfigError, ExitCode
+from tlsify.errors import ConfigError, ExitCode, UsageError
 from tlsify.serving import server
 from tlsify.system import listening
 from tlsify.system.modes import write_public
@@ -66,7 +65,7 @@ def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
     def load() -> ServerConfig:
         config = server_options.configure(arguments, otherwise=stopgap.give)
         if arguments.write_ca is not None and not stopgap.is_made:
-            raise ConfigError(
+            raise UsageError(
                 "--write-ca saves a certificate made in the absence of --cert",
                 hint="leave one of the two out",
             )
@@ -76,7 +75,8 @@ def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
         refusal = host_refusal(plan.policy)
         carrier = "kernel TLS" if refusal is None else f"relay: {refusal.code}"
         for shown in dict.fromkeys(map(listening.spell, plan.listeners)):
-            print(f"tlsify: serving {root} on https://{shown}/ ({carrier})", flush=True)
+            url = shown if shown.startswith("unix:") else f"https://{shown}/"
+            print(f"tlsify: serving {root} on {url} ({carrier})", flush=True)
 
     def service() -> Site:
         return Site(
@@ -108,7 +108,6 @@ def examine(arguments: argparse.Namespace) -> ServerConfig:
         ConfigError: it could not be served with them.
     """
     _folder(arguments.directory)
-    serving_options.examine(arguments)
     return server_options.configure(arguments, otherwise=lambda: make_key_pair(["localhost"]))
 
 
@@ -143,7 +142,7 @@ class _Stopgap:
         """
         if not self.outlives:
             raise ConfigError(
-                "a certificate made on the spot would be lost", hint="name one with --cert"
+                "the certificate made at the start would be lost", hint="name one with --cert"
             )
         if self._made is None:
             self._made = self._make()
@@ -151,8 +150,8 @@ class _Stopgap:
 
     def _make(self) -> KeyPair:
         names = ["localhost", "127.0.0.1", "::1"]
-        for text in self._arguments.listen:
-            host, _ = shared.address(text)
+        for address in self._arguments.listen:
+            host = address.host
             if host and host not in {*names, "0.0.0.0", "::"}:  # noqa: S104 - compared, not bound
                 names.append(host)
         made = make_key_pair(names)
