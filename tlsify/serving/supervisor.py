@@ -308,7 +308,7 @@ class _Supervisor:
 
         A certificate and its key are two files, and one is replaced after the other.
         """
-        if state != self._seen and state != self._changed:
+        if state not in (self._seen, self._changed):
             self._changed = state
             return _SETTLE
         if state != self._seen:
