@@ -140,7 +140,7 @@ def test_nothing_is_swallowed() -> None:
     broad = {
         module for module in MODULES if {"", "Exception", "BaseException"} & set(handlers(module))
     }
-    others = {"agent/server.py", "aio/foreign_transport.py", "connection/relay_threads.py"}
+    others = {"agent/server.py", "aio/foreign_transport.py", "connection/event_thread.py"}
     others |= {"serving/generation.py", "status/roster.py", "http/protocol.py"}
     assert broad == {"cli/messages.py", "sslcontext/facts.py"} | others
 
