@@ -41,7 +41,7 @@ from tlsify.codepoints import ContentType
 from tlsify.config import ClientConfig, KtlsPolicy
 from tlsify.connection import event_thread
 from tlsify.connection import exit as interpreter
-from tlsify.connection.forks import Verdict
+from tlsify.connection.relay.verdict import Verdict
 from tlsify.errors import ExitCode, TlsifyError
 from tlsify.metrics.counters import counters
 from tlsify.sslcontext.context import SSLContext

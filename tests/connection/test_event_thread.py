@@ -13,9 +13,10 @@ import pytest
 
 from tests.doubles import until
 from tests.want import Want
-from tlsify.connection import event_thread, relay_threads
+from tlsify.connection import event_thread
 from tlsify.connection import exit as interpreter
 from tlsify.connection.event_thread import EventThread, Interest
+from tlsify.connection.relay import threads as relay_threads
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

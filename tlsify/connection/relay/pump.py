@@ -11,11 +11,11 @@ from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any
 
 from tlsify.connection import exit as interpreter
-from tlsify.connection import forks, patience
+from tlsify.connection.ending import forks, patience
 from tlsify.connection.event_thread import Interest
-from tlsify.connection.forks import Verdict
-from tlsify.connection.loads import READ_SIZE, Flow, Load, end, mask, program_pair
-from tlsify.connection.relay_threads import run
+from tlsify.connection.relay.loads import READ_SIZE, Flow, Load, end, mask, program_pair
+from tlsify.connection.relay.threads import run
+from tlsify.connection.relay.verdict import Verdict
 from tlsify.errors import HandshakeError, TlsifyError, Truncated
 from tlsify.tls.explain import truncated
 

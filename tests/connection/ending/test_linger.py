@@ -28,7 +28,8 @@ from tests.doubles import (
 from tests.want import Want
 from tlsify.codepoints import ContentType, ProtocolVersion
 from tlsify.config import ClosePolicy
-from tlsify.connection import event_thread, linger, patience
+from tlsify.connection import event_thread
+from tlsify.connection.ending import linger, patience
 from tlsify.connection.stream import TLSSocket
 from tlsify.errors import Truncated
 from tlsify.metrics.counters import counters

@@ -13,9 +13,9 @@ import weakref
 from typing import Protocol
 
 from tlsify.codepoints import ContentType
+from tlsify.connection.ending.patience import Patience, unacknowledged, unread
 from tlsify.connection.event_thread import EventThread, Interest
 from tlsify.connection.exit import CarrierThread
-from tlsify.connection.patience import Patience, unacknowledged, unread
 from tlsify.errors import TlsifyError
 from tlsify.ktls import ulp
 from tlsify.metrics.counters import Event, count

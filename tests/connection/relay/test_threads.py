@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from tests.connection.test_event_thread import THREAD, Echo, end, threads
 from tests.doubles import until
 from tests.want import Want
-from tlsify.connection import relay_threads
 from tlsify.connection.event_thread import EventThread
+from tlsify.connection.relay import threads as relay_threads
 
 if TYPE_CHECKING:
     import pytest
