@@ -530,10 +530,11 @@ def test_aware_program_is_alone(pki: Pki) -> None:
 
 # -- signals that are sent to a program and its keeper alike
 
-# Says goodbye, and ends, when it is asked to end.
-_FAREWELL = (
-    "trap 'echo bye >&7; exit 0' TERM INT HUP QUIT; echo hello >&7; while :; do sleep 0.05; done"
-)
+# Says goodbye once, and ends, when it is asked to end: a second signal may come amid the first.
+_FAREWELL = """
+farewell() { trap '' TERM INT HUP QUIT; echo bye >&7; exit 0; }
+trap farewell TERM INT HUP QUIT; echo hello >&7; while :; do sleep 0.05; done
+"""
 
 
 @each_carrier
