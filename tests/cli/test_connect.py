@@ -43,7 +43,7 @@ from tests.cli.harness import (
     run,
     start,
 )
-from tests.connection.test_dialing import KINDS, Names, alive, dead, named
+from tests.connection.setup.test_dialing import KINDS, Names, alive, dead, named
 from tests.conversations import CONVERSATIONS
 from tests.doubles import Endpoint, RawPeer, recv_exactly, reset
 from tests.provision import find
