@@ -145,11 +145,22 @@ def test_peer_ends_before_stdin(pki: Pki) -> None:
     server.result()
 
 
-def test_bare_ktls(pki: Pki) -> None:
-    """--ktls falls back to the relay without a word where the kernel has no kTLS."""
+@pytest.mark.parametrize("words", [[], ["--ktls"], ["--ktls", "auto"]], ids=" ".join)
+def test_kernel_where_possible(pki: Pki, words: list[str]) -> None:
+    """The kernel is used where it can be, and elsewhere the relay, without a word."""
     server = Server(over_tls(pki.good.server_context(), _answer))
-    outcome = run("connect", "--ca", pki.authority, LOOPBACK, "--ktls", server.port)
+    outcome = run("connect", "--ca", pki.authority, LOOPBACK, *words, server.port)
     assert outcome.succeeded() == b"0 bytes came"
+
+
+@pytest.mark.ktls
+def test_kernel_by_default(pki: Pki) -> None:
+    """Without an option the kernel protects the records; TLSIFY_KTLS=off has them relayed."""
+    for setting, carrier in (({}, "(kernel)"), ({"TLSIFY_KTLS": "off"}, "(relay, switched-off: ")):
+        server = Server(over_tls(pki.good.server_context(), _answer))
+        outcome = run("-v", *_connect(pki, server.port), env=ENVIRONMENT | setting)
+        assert outcome.status == 0
+        assert carrier in outcome.err
 
 
 def test_no_verify(pki: Pki) -> None:
@@ -189,7 +200,7 @@ def test_alpn_and_server_name(pki: Pki) -> None:
 def test_verbose(pki: Pki) -> None:
     """--verbose says version, suite and who protects the records; no secret is in it."""
     server = Server(over_tls(pki.good.server_context(), _answer))
-    outcome = run("-v", *_connect(pki, server.port))
+    outcome = run("-v", "--ktls=off", *_connect(pki, server.port))
     assert outcome.status == 0
     assert "TLSv1.3 TLS_AES_" in outcome.err
     assert "(relay, policy-off: " in outcome.err

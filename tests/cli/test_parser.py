@@ -34,9 +34,15 @@ def test_bare_ktls_swallows_nothing(words: list[str]) -> None:
         ([], [], []),
         (["check"], ["check"], []),
         (["check", "--ktls=require"], ["--ktls=require", "check"], []),
-        (["--ktls", "require", "check"], ["--ktls=auto", "require"], ["check"]),
+        (["--ktls", "require", "check"], ["--ktls=require", "check"], []),
+        (["serve", "--ktls", "off", "www"], ["--ktls=off", "serve"], ["www"]),
+        (["serve", "--ktls"], ["--ktls=auto", "serve"], []),
         (["-v", "--ktls-rekey", "require", "check"], None, []),
-        (["check", "-v", "--ktls-rekey", "require"], ["--ktls-rekey=require", "check"], ["-v"]),
+        (["check", "-v", "--ktls-rekey", "require"], ["-v", "--ktls-rekey=require", "check"], []),
+        (["serve", "--config", "x", "--verbose"], ["--config=x", "--verbose", "serve"], []),
+        (["serve", "--config"], ["--config=", "serve"], []),
+        (["check", "--config", "x"], ["check"], ["--config", "x"]),
+        (["ssl_client", "-s", "3"], ["ssl_client"], ["-s", "3"]),
         (["check", "--ktls-rekey"], ["--ktls-rekey=", "check"], []),
         (["check", "--ktls-any-kernel", "x"], ["--ktls-any-kernel", "check"], ["x"]),
         (["serve", "--", "--ktls"], ["serve"], ["--", "--ktls"]),
@@ -45,7 +51,7 @@ def test_bare_ktls_swallows_nothing(words: list[str]) -> None:
     ],
 )
 def test_division_of_words(words: list[str], ours: list[str] | None, rest: list[str]) -> None:
-    """--ktls options are the command's up to "--"; all else behind the verb is the verb's."""
+    """The command's options are its own up to "--"; all else behind the verb is the verb's."""
     expected = {
         "-v": ["-v", "--ktls-rekey=require", "check"],
         "--ktls": ["--ktls=auto", "--", "serve"],
@@ -92,7 +98,7 @@ _MISUSE = {
     "no-verb": ([], "VERB", "tlsify --help"),
     "no-verb-but-options": (["--ktls", "-v"], "VERB", "tlsify --help"),
     "unknown-verb": (["conect"], "'conect'", "tlsify --help"),
-    "value-behind-bare-ktls": (["--ktls", "auto", "check"], "'auto'", "tlsify --help"),
+    "ktls-mode-in-a-word-of-its-own": (["--ktls", "on", "check"], "'on'", "tlsify --help"),
     "unknown-option": (["--nonsense", "check"], "--nonsense", "tlsify --help"),
     "unknown-option-of-a-verb": (["check", "--nonsense"], "--nonsense", "tlsify check --help"),
     "abbreviated-option": (["check", "--js"], "--js", "tlsify check --help"),

@@ -163,11 +163,11 @@ def test_clients_that_leave_in_the_midst(pki: Pki, folder: Path, carrier: str) -
         assert server.stop().succeeded() == b""
 
 
-def test_ready_line(served: Served, folder: Path) -> None:
+def test_ready_line(pki: Pki, folder: Path) -> None:
     """One line says what is served where, with the port that was chosen, and by whom."""
-    url = f"https://127.0.0.1:{served.port}/"
-    expected = f"tlsify: serving {folder} on {url} (relay: policy-off)\n"
-    assert served.lines == [expected]
+    with Served("--ktls=off", *_words(pki, folder)) as served:
+        url = f"https://127.0.0.1:{served.port}/"
+        assert served.lines == [f"tlsify: serving {folder} on {url} (relay: policy-off)\n"]
 
 
 @pytest.mark.ktls

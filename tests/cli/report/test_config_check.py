@@ -54,7 +54,7 @@ def _of(verb: str, place: Path) -> dict[str, Any]:
 @pytest.mark.parametrize("verb", VERBS)
 def test_all_is_well(place: Path, verb: str) -> None:
     """Certificates are read and named, and nothing is listened on."""
-    path = _write(place, **_of(verb, place))
+    path = _write(place, **_of(verb, place), ktls="off")
     outcome = run("check", "--config", str(path), "--json")
     found = json.loads(outcome.succeeded())["findings"]
     assert [each["code"] for each in found] == ["configuration", "certificate", "policy-off"]
