@@ -30,7 +30,9 @@ def capabilities() -> Capabilities:
 def host_refusal(policy: KtlsPolicy) -> KtlsUnavailable | None:
     """Return why no connection would be offloaded here; None if they would be."""
     if policy.mode is KtlsMode.OFF:
-        return _refusal("policy-off", "kernel TLS was not wanted", "leave out --ktls=off, or KtlsMode.OFF")
+        return _refusal(
+            "policy-off", "kernel TLS was not wanted", "leave out --ktls=off, or KtlsMode.OFF"
+        )
     if os.environ.get(KILL_SWITCH) == "off":
         return _refusal("switched-off", f"{KILL_SWITCH}=off", "unset that variable")
     found = capabilities()
