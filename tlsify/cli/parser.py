@@ -29,6 +29,9 @@ VERBS = {
     "status": "list the connections that the kernel or tlsify protects, with their processes",
 }
 _KTLS_MODES = ("auto", "require", "off")
+# Options of the command that take the next word, wherever they stand.
+_VALUED = ("--ktls-rekey", "--log-level", "--log-format")
+_LOG_LEVELS = ("debug", "info", "notice", "warning", "error")
 CONFIG = "--config"
 # argparse makes a formatter for each option that is added; without a width it would ask shutil for
 # the terminal's, whose import takes longer than all of them.
@@ -42,13 +45,17 @@ class GlobalOptions(NamedTuple):
         ktls: "auto", "require" or "off".
         ktls_rekey: "auto" or "require".
         ktls_any_kernel: offload even on a kernel known to be bad.
-        verbose: say on stderr what is going on.
+        log_level: the lowest level of messages (`logs.messages.LEVELS`).
+        log_format: "text" or "json", of messages and of the access log.
+        syslog: write messages to syslog.
     """
 
     ktls: str = "off"
     ktls_rekey: str = "auto"
     ktls_any_kernel: bool = False
-    verbose: bool = False
+    log_level: str = "notice"
+    log_format: str = "text"
+    syslog: bool = False
 
 
 class _Parser(argparse.ArgumentParser):
@@ -142,7 +149,29 @@ def top_parser() -> _Parser:
     parser.add_argument(
         "--config", metavar="FILE", help="read verb, options and operands from a TOML file"
     )
-    parser.add_argument("-v", "--verbose", action="store_true", help="log what happens")
+    parser.add_argument(
+        "--log-level",
+        choices=_LOG_LEVELS,
+        default="notice",
+        help="lowest level of messages; default notice, which includes refused clients",
+    )
+    parser.add_argument(
+        "--log-format",
+        choices=("text", "json"),
+        default="text",
+        help="format of messages and of --access-log; default text",
+    )
+    parser.add_argument(
+        "--syslog", action="store_true", help="write messages to syslog instead of stderr"
+    )
+    parser.add_argument(
+        "-v",
+        "--verbose",
+        action="store_const",
+        const="debug",
+        dest="log_level",
+        help="the same as --log-level=debug",
+    )
     parser.add_argument("verb", choices=tuple(VERBS), metavar="VERB", help=argparse.SUPPRESS)
     return parser
 
@@ -169,9 +198,11 @@ def divide(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
             verb, rest = [word, *islice(words, 1)], [*words]
         elif word == "--ktls":
             ours.append("--ktls=auto")
-        elif word == "--ktls-rekey":
+        elif word in _VALUED:
             ours.append(f"{word}={next(words, '')}")
-        elif word.startswith(("--ktls=", "--ktls-")) or (is_config(word) and not verb):
+        elif word.startswith(("--ktls=", "--ktls-", "--log-")) or word == "--syslog":
+            ours.append(word)
+        elif is_config(word) and not verb:
             ours.append(word if word != CONFIG else f"{word}={next(words, '')}")
         elif verb:
             rest.append(word)
@@ -201,7 +232,9 @@ def read_options(words: list[str]) -> tuple[str, GlobalOptions]:
         ktls=parsed.ktls,
         ktls_rekey=parsed.ktls_rekey,
         ktls_any_kernel=parsed.ktls_any_kernel,
-        verbose=parsed.verbose,
+        log_level=parsed.log_level,
+        log_format=parsed.log_format,
+        syslog=parsed.syslog,
     )
     return parsed.verb, options
 

@@ -147,6 +147,10 @@ class Relay:
             waiting += patience.unacknowledged_by_tcp(self._network)
         return waiting
 
+    def data_sent(self) -> int:
+        """Return how many bytes of data the program has sent."""
+        return self._to_network.received
+
     def progress(self) -> patience.Progress:
         """Return how the connection goes, by TCP's counts, or where it is not TCP's, by our own.
 
