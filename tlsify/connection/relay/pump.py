@@ -148,6 +148,10 @@ class Relay:
             waiting += patience.unacknowledged_by_tcp(self._network)
         return waiting
 
+    def data_sent(self) -> int:
+        """Return how many bytes of data the program has sent."""
+        return self._to_network.received
+
     def progress(self) -> patience.Progress:
         """Return the connection's progress by TCP's counts; without TCP, by the relay's own.
 
