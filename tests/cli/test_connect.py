@@ -25,6 +25,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from tests.cli.conftest import Credentials, Pki
+from tests.cli.forked import refused
 from tests.cli.harness import (
     CARRIERS,
     COMMAND,
@@ -42,7 +43,7 @@ from tests.cli.harness import (
     run,
     start,
 )
-from tests.connection.test_dialing import KINDS, Names, alive, dead, named
+from tests.connection.setup.test_dialing import KINDS, Names, alive, dead, named
 from tests.conversations import CONVERSATIONS
 from tests.doubles import Endpoint, RawPeer, recv_exactly, reset
 from tests.provision import find
@@ -481,13 +482,13 @@ def test_server_that_stalls_in_starttls(pki: Pki) -> None:
 @pytest.mark.parametrize("host", ["nonexistent.invalid", "nonexistent.invalid.", "ü.invalid"])
 def test_unresolvable_host(host: str) -> None:
     """A name that does not resolve gives 102."""
-    run("connect", host, "443").failed(102, f"cannot connect to {host}:443")
+    refused("connect", host, "443").failed(102, f"cannot connect to {host}:443")
 
 
 @pytest.mark.parametrize("host", ["two..dots", "", "l" * 64 + ".example", "https://a.b", "i❤.ws"])
 def test_no_host(host: str) -> None:
     """What cannot be a name gives 100, before anybody is asked for it."""
-    run("connect", host, "443").failed(100, f'"{host}:443"')
+    refused("connect", host, "443").failed(100, f'"{host}:443"')
 
 
 @pytest.mark.usefixtures("lacks_ktls")
@@ -772,7 +773,7 @@ def test_unusable_option(words: list[str], expected: list[str]) -> None:
     status = 96 if "--ca" in words else 100
     with socket.create_server((LOOPBACK, 0)) as listener:
         listener.setblocking(False)
-        run("connect", *words, LOOPBACK, listener.getsockname()[1]).failed(status, *expected)
+        refused("connect", *words, LOOPBACK, listener.getsockname()[1]).failed(status, *expected)
         with suppress(BlockingIOError), listener.accept()[0] as sock:
             assert sock.recv(1) == b""
 
@@ -793,7 +794,7 @@ def test_alpn_of_any_bytes(pki: Pki) -> None:
 
 def test_folder_of_anchors(pki: Pki, tmp_path: Path) -> None:
     """--ca takes a folder too, and refuses one without anchors."""
-    run("connect", "--ca", tmp_path, LOOPBACK, "1").failed(96, str(tmp_path), ".pem")
+    refused("connect", "--ca", tmp_path, LOOPBACK, "1").failed(96, str(tmp_path), ".pem")
     (tmp_path / "one.pem").write_bytes(pki.authority.read_bytes())
     (tmp_path / "two.crt").write_bytes(trustme.CA().cert_pem.bytes())
     server = Server(over_tls(pki.good.server_context(), _answer))

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.cli.forked import refused
 from tests.cli.harness import run
 from tlsify import __version__
 from tlsify.cli.parser import VERBS, divide
@@ -120,4 +121,4 @@ _MISUSE = {
 @pytest.mark.parametrize(("words", "word", "page"), _MISUSE.values(), ids=_MISUSE)
 def test_misuse(words: list[str], word: str, page: str) -> None:
     """Misuse gives 100, names the word, and points to the help that applies."""
-    run(*words).failed(100, word, page)
+    refused(*words).failed(100, word, page)

@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
+from tests.cli.forked import refused
 from tests.cli.harness import (
     CARRIERS,
     ENVIRONMENT,
@@ -123,7 +124,7 @@ def test_one_application_protocol(served: Served, pki: Pki, folder: Path) -> Non
             context.wrap_socket(sock, server_hostname="localhost") as tls,
         ):
             assert tls.selected_alpn_protocol() == offered[-1]
-    run(*_words(pki, folder, "--alpn", "h2")).failed(100, "--alpn")
+    refused(*_words(pki, folder, "--alpn", "h2")).failed(100, "--alpn")
 
 
 @pytest.mark.parametrize("carrier", CARRIERS)
@@ -664,7 +665,7 @@ def test_unusable_certificate_or_key(pki: Pki, tmp_path: Path, name: str) -> Non
     Options that do not go together give 100.
     """
     make, expected = _PAIRS[name]
-    outcome = run("serve", "--listen", f"{LOOPBACK}:0", *make(pki, tmp_path), tmp_path)
+    outcome = refused("serve", "--listen", f"{LOOPBACK}:0", *make(pki, tmp_path), tmp_path)
     outcome.failed(100 if name in _WORDS else 96, *expected, out=None)
     assert b"serving" not in outcome.out
 
@@ -684,7 +685,7 @@ def test_key_too_weak_for_openssl(tmp_path: Path) -> None:
     ]
     subprocess.run([*words, "-out", certificate, "-keyout", key], check=True, capture_output=True)
     words = ["serve", "--listen", f"{LOOPBACK}:0", "--cert", str(certificate), "--key", str(key)]
-    run(*words, tmp_path).failed(96, "OpenSSL refuses", "2048 bits")
+    refused(*words, tmp_path).failed(96, "OpenSSL refuses", "2048 bits")
 
 
 @pytest.mark.parametrize(
@@ -713,14 +714,14 @@ def test_key_too_weak_for_openssl(tmp_path: Path) -> None:
 )
 def test_unusable_folder_or_address(words: list[str], status: int, expected: list[str]) -> None:
     """A folder or address that cannot be used gives its status and a remedy."""
-    run("serve", *words).failed(status, *expected, out=None)
+    refused("serve", *words).failed(status, *expected, out=None)
 
 
 def test_port_in_use(folder: Path) -> None:
     """A port that is taken gives 102."""
     with socket.create_server((LOOPBACK, 0)) as listener:
         listen = f"{LOOPBACK}:{listener.getsockname()[1]}"
-        run("serve", "--listen", listen, folder).failed(102, listen, "already in use", out=None)
+        refused("serve", "--listen", listen, folder).failed(102, listen, "already in use", out=None)
 
 
 @pytest.mark.usefixtures("lacks_ktls")

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING
 
 from tlsify.addresses import Address, is_same
 from tlsify.cli.options import common as shared
+from tlsify.cli.options import logs
 from tlsify.cli.options import server as server_options
 from tlsify.cli.options import serving as serving_options
 from tlsify.config import ClosePolicy
-from tlsify.connection.eligibility import host_refusal
+from tlsify.connection.setup.eligibility import host_refusal
 from tlsify.connection.stillness import Bounds
 from tlsify.errors import ExitCode, UsageError
+from tlsify.logs.messages import announce
 from tlsify.names import is_ip_address
 from tlsify.serving import server
 from tlsify.serving.backends import Backends, Rule, parse_several
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
     from tlsify.cli.parser import GlobalOptions
     from tlsify.config import ServerConfig
+    from tlsify.logs.access import AccessLog
 
 DESCRIPTION = "Accept TLS connections, and pass their plaintext to another server."
 # "LISTEN --proxy-protocol BACKEND" is what people write.
@@ -130,7 +133,8 @@ def complete(arguments: argparse.Namespace) -> None:
 
 def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
     """Forward until SIGTERM or SIGINT."""
-    service = _service(arguments)
+    access_log = logs.access_log(arguments, options)
+    service = _service(arguments, access_log)
     policy = shared.policy(options)
     target = ",".join(map(str, arguments.backends))
 
@@ -138,11 +142,18 @@ def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
         refusal = host_refusal(policy)
         carrier = "kernel TLS" if refusal is None else f"relay: {refusal.code}"
         for place in dict.fromkeys(listening.spell(sock) for sock in plan.listeners):
-            print(f"tlsify: forwarding {place} to {target} ({carrier})", flush=True)
+            announce(f"forwarding {place} to {target} ({carrier})")
 
     rules = _rules(arguments)
     reach = _reach(rules)
-    plan = serving_options.plan(arguments, options, service, reach=lambda: reach, on_ready=tell)
+    plan = serving_options.plan(
+        arguments,
+        options,
+        service,
+        reach=lambda: reach,
+        on_ready=tell,
+        access_log=access_log,
+    )
     with plan.estate:
         _check_loops(rules, map(_address, plan.listeners))
         for sock in plan.listeners:
@@ -159,8 +170,9 @@ def examine(arguments: argparse.Namespace) -> ServerConfig:
     Raises:
         ConfigError: it could not be forwarded with them.
     """
-    _service(arguments)
+    _service(arguments, None)
     _check_loops(_rules(arguments), arguments.listen)
+    logs.examine(arguments)
     return server_options.configure(arguments)
 
 
@@ -201,7 +213,9 @@ def _reach(rules: Sequence[Rule]) -> Reach:
     return Reach(read=read, ports=(*ports, _DNS), abstract=abstract)
 
 
-def _service(arguments: argparse.Namespace) -> Callable[[], Forwarding | Passing]:
+def _service(
+    arguments: argparse.Namespace, access_log: AccessLog | None
+) -> Callable[[], Forwarding | Passing]:
     """Return what makes a worker's service; each knows by itself which backends are down."""
     rules = _rules(arguments)
     for rule in arguments.route:
@@ -219,6 +233,7 @@ def _service(arguments: argparse.Namespace) -> Callable[[], Forwarding | Passing
             Backends(rules, patience, retry or 0),
             closing,
             bounds,
+            access_log,
             proxy_protocol=arguments.proxy_protocol,
         )
     for backend in (backend for rule in rules for backend in rule.backends):
@@ -226,4 +241,6 @@ def _service(arguments: argparse.Namespace) -> Callable[[], Forwarding | Passing
             raise UsageError(f"a descriptor cannot be sent to {backend}", hint="write unix:PATH")
     # Workers come and go, and a connection loses nothing by waiting for one.
     retry = patience if retry is None else retry
-    return lambda: Passing(Backends(rules, patience, retry), closing, bounds, aware=arguments.aware)
+    return lambda: Passing(
+        Backends(rules, patience, retry), closing, bounds, access_log, aware=arguments.aware
+    )

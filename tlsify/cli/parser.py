@@ -30,10 +30,11 @@ VERBS = {
     "status": "list the connections that the kernel or tlsify protects, with their processes",
 }
 _KTLS, _KTLS_MODES = "--ktls", ("auto", "require", "off")
+_LOG_LEVELS = ("debug", "info", "notice", "warning", "error")
 CONFIG = "--config"
 # Options of the command itself, which may stand behind the verb, too; the second take a value.
-_SWITCHES = ("-v", "--verbose", "--ktls-any-kernel")
-_VALUED = ("--ktls-rekey", CONFIG)
+_SWITCHES = ("-v", "--verbose", "--syslog", "--ktls-any-kernel")
+_VALUED = ("--ktls-rekey", "--log-level", "--log-format", CONFIG)
 # argparse makes a formatter for each option that is added; without a width it would ask shutil for
 # the terminal's, whose import takes longer than all of them.
 _of_any_width = partial(argparse.HelpFormatter, width=80)
@@ -46,13 +47,17 @@ class GlobalOptions(NamedTuple):
         ktls: "auto", "require" or "off".
         ktls_rekey: "auto" or "require".
         ktls_any_kernel: offload even on a kernel known to be bad.
-        verbose: say on stderr what is going on.
+        log_level: the lowest level of messages (`logs.messages.LEVELS`).
+        log_format: "text" or "json", of messages and of the access log.
+        syslog: write messages to syslog.
     """
 
     ktls: str = "auto"
     ktls_rekey: str = "auto"
     ktls_any_kernel: bool = False
-    verbose: bool = False
+    log_level: str = "notice"
+    log_format: str = "text"
+    syslog: bool = False
 
 
 class _Parser(argparse.ArgumentParser):
@@ -159,7 +164,29 @@ def top_parser() -> _Parser:
     parser.add_argument(
         "--config", metavar="FILE", help="read verb, options and operands from a TOML file"
     )
-    parser.add_argument("-v", "--verbose", action="store_true", help="log what happens")
+    parser.add_argument(
+        "--log-level",
+        choices=_LOG_LEVELS,
+        default="notice",
+        help="lowest level of messages; default notice, which includes refused clients",
+    )
+    parser.add_argument(
+        "--log-format",
+        choices=("text", "json"),
+        default="text",
+        help="format of messages and of --access-log; default text",
+    )
+    parser.add_argument(
+        "--syslog", action="store_true", help="write messages to syslog instead of stderr"
+    )
+    parser.add_argument(
+        "-v",
+        "--verbose",
+        action="store_const",
+        const="debug",
+        dest="log_level",
+        help="the same as --log-level=debug",
+    )
     parser.add_argument("verb", choices=tuple(VERBS), metavar="VERB", help=argparse.SUPPRESS)
     return parser
 
@@ -227,7 +254,9 @@ def read_options(words: list[str]) -> tuple[str, GlobalOptions]:
         ktls=parsed.ktls,
         ktls_rekey=parsed.ktls_rekey,
         ktls_any_kernel=parsed.ktls_any_kernel,
-        verbose=parsed.verbose,
+        log_level=parsed.log_level,
+        log_format=parsed.log_format,
+        syslog=parsed.syslog,
     )
     return parsed.verb, options
 

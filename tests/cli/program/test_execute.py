@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.cli.forked import refused
 from tests.cli.harness import (
     CARRIERS,
     LOOPBACK,
@@ -219,12 +220,12 @@ def test_words_of_the_program_are_its_own(pki: Pki) -> None:
 
 def test_program_without_dashes(pki: Pki) -> None:
     """A third word is a mistake, not a program."""
-    run("connect", "--ca", pki.authority, LOOPBACK, "1", "true").failed(100, "true", "--help")
+    refused("connect", "--ca", pki.authority, LOOPBACK, "1", "true").failed(100, "true", "--help")
 
 
 def test_aware_without_program() -> None:
     """--aware is about a program."""
-    run("connect", "--aware", LOOPBACK, "1").failed(100, "--aware", "PROG")
+    refused("connect", "--aware", LOOPBACK, "1").failed(100, "--aware", "PROG")
 
 
 # -- failures before it starts

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.cli.forked import refused
 from tests.cli.harness import run
 
 if TYPE_CHECKING:
@@ -92,14 +93,14 @@ def test_what_is_wrong(
     """It is the message, and the exit status, that the verb itself would end with."""
     values = json.loads(json.dumps(_of(verb, place) | change).replace("PLACE", str(place)))
     path = _write(place, **values)
-    run("check", "--config", str(path)).failed(status, complaint)
-    run("--config", str(path)).failed(status, complaint)
+    refused("check", "--config", str(path)).failed(status, complaint)
+    refused("--config", str(path)).failed(status, complaint)
 
 
 def test_other_verbs(place: Path) -> None:
     """Of what is no service there is nothing to check."""
     path = _write(place, verb="status", cert=None, key=None)
-    run("check", "--config", str(path)).failed(100, "no check for status")
+    refused("check", "--config", str(path)).failed(100, "no check for status")
 
 
 @pytest.mark.usefixtures("lacks_ktls")

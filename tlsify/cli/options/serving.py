@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from tlsify.addresses import Address
 from tlsify.aio.acceptor import Limits
 from tlsify.cli.options import common as shared
+from tlsify.cli.options import logs
 from tlsify.cli.options import server as server_options
 from tlsify.connection.stillness import SEND_TIMEOUT
 from tlsify.errors import ConfigError, UsageError
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from tlsify.cli.parser import GlobalOptions
     from tlsify.config import ServerConfig
+    from tlsify.logs.access import AccessLog
     from tlsify.serving.server import Service
 
 _log = logging.getLogger("tlsify")
@@ -107,6 +109,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, listen: str | None) -> Non
         help="confine workers by Landlock and seccomp to the files, ports and system calls "
         "that they need; auto (default): as far as the kernel can",
     )
+    logs.add_access_log(group)
     group.add_argument(
         "--metrics",
         type=Address.to_listen,
@@ -131,6 +134,7 @@ def plan(  # noqa: PLR0913 - each is a matter of its own
     reach: Callable[[], Reach] = Reach,
     load: Callable[[], ServerConfig] | None = None,
     on_ready: Callable[[], None] = lambda: None,
+    access_log: AccessLog | None = None,
 ) -> ServerPlan:
     """Make a plan of them, and listen.
 
@@ -142,6 +146,7 @@ def plan(  # noqa: PLR0913 - each is a matter of its own
             all is reloaded.
         load: gives the configuration; `server_options.configure` if None.
         on_ready: called when every worker accepts connections.
+        access_log: opened.
 
     Raises:
         ConfigError: there is no address, or no sandbox where one is required.
@@ -178,6 +183,7 @@ def plan(  # noqa: PLR0913 - each is a matter of its own
         sandboxing=sandboxing,
         account=arguments.user,
         on_ready=on_ready,
+        access_log=access_log,
         estate=estate,
     )
 
