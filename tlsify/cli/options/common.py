@@ -71,6 +71,10 @@ def address(host: str, port: str | None, parse: Callable[[str], Address]) -> Add
         UsageError: it is none.
     """
     is_bare = ":" in host and is_ip_address(host)
+    if port is not None and ":" in host and not is_bare and "://" not in host and host[-1] != "]":
+        raise UsageError(
+            f'"{port}" is one word too many', hint=f'put "--" in front of a program: -- {port}'
+        )
     text = host if port is None else f"[{host}]:{port}" if is_bare else f"{host}:{port}"
     return reading(parse, text)
 

@@ -5,7 +5,7 @@
 #    source ~/.local/share/bash_completion/tlsify
 # See also: https://github.com/scop/bash-completion/blob/main/doc/configuration.md
 
-_shtab_tlsify_subparsers=(connect accept listen agent ssl_client serve forward check status)
+_shtab_tlsify_subparsers=(connect accept listen agent ssl_client serve forward check status help version completion)
 
 _shtab_tlsify_connect_option_strings=(-h --help --servername --ref-id --ca --pin --crl --keylog --no-verify --cert --key --key-fd --alpn --tls-min --tls-max --ciphers --groups --session-store --timeout --close --fd --starttls --agent --send-fd --keep --aware --session-fd --ignore-eof --idle)
 _shtab_tlsify_accept_option_strings=(-h --help --cert --key --key-fd --cert-dir --ocsp --alpn --tls-min --tls-max --ciphers --groups --client-cert --client-ca --client-ref-id --crl --keylog --resumption --user --timeout --close --fd --agent --send-fd --keep --aware --session-fd --ignore-eof --idle)
@@ -16,6 +16,9 @@ _shtab_tlsify_serve_option_strings=(-h --help --cert --key --key-fd --cert-dir -
 _shtab_tlsify_forward_option_strings=(-h --help --cert --key --key-fd --cert-dir --ocsp --alpn --tls-min --tls-max --ciphers --groups --client-cert --client-ca --client-ref-id --crl --keylog --resumption --user --listen --workers --reuse-port --max-connections --max-handshakes --per-address --timeout --send-timeout --drain --sandbox --access-log --metrics --pass-fd --aware --proxy-protocol --route --connect-timeout --retry --idle --close)
 _shtab_tlsify_check_option_strings=(-h --help --config --json)
 _shtab_tlsify_status_option_strings=(-h --help --json --prometheus --watch --wide --devices --netns)
+_shtab_tlsify_help_option_strings=(-h --help)
+_shtab_tlsify_version_option_strings=(-h --help)
+_shtab_tlsify_completion_option_strings=(-h --help)
 _shtab_tlsify_option_strings=(-h --help --version --ktls --ktls-rekey --ktls-any-kernel --config --log-level --log-format --syslog -v --verbose --ktls=)
 
 _shtab_tlsify_connect_pos_0_COMPGEN=_tlsify_hosts
@@ -78,6 +81,7 @@ _shtab_tlsify___config_COMPGEN=_shtab_compgen_files
 _shtab_tlsify_connect___tls_min_choices=(1.2 1.3)
 _shtab_tlsify_connect___tls_max_choices=(1.2 1.3)
 _shtab_tlsify_connect___close_choices=(strict relaxed)
+_shtab_tlsify_connect___starttls_choices=(ftp imap irc ldap lmtp mariadb mysql nntp pop3 postgres sieve smtp xmpp xmpp-server)
 _shtab_tlsify_accept___tls_min_choices=(1.2 1.3)
 _shtab_tlsify_accept___tls_max_choices=(1.2 1.3)
 _shtab_tlsify_accept___client_cert_choices=(request require)
@@ -98,7 +102,9 @@ _shtab_tlsify_forward___tls_max_choices=(1.2 1.3)
 _shtab_tlsify_forward___client_cert_choices=(request require)
 _shtab_tlsify_forward___sandbox_choices=(off auto require)
 _shtab_tlsify_forward___close_choices=(auto strict relaxed)
-_shtab_tlsify_pos_0_choices=(connect accept listen agent ssl_client serve forward check status)
+_shtab_tlsify_help_pos_0_choices=(connect accept listen agent ssl_client serve forward check status help version completion exit-codes)
+_shtab_tlsify_completion_pos_0_choices=(bash zsh fish)
+_shtab_tlsify_pos_0_choices=(connect accept listen agent ssl_client serve forward check status help version completion)
 _shtab_tlsify___ktls_rekey_choices=(auto require)
 _shtab_tlsify___log_level_choices=(debug info notice warning error)
 _shtab_tlsify___log_format_choices=(text json)
@@ -164,6 +170,12 @@ _shtab_tlsify_status___prometheus_nargs=0
 _shtab_tlsify_status___watch_nargs='?'
 _shtab_tlsify_status___wide_nargs=0
 _shtab_tlsify_status___devices_nargs=0
+_shtab_tlsify_help__h_nargs=0
+_shtab_tlsify_help___help_nargs=0
+_shtab_tlsify_version__h_nargs=0
+_shtab_tlsify_version___help_nargs=0
+_shtab_tlsify_completion__h_nargs=0
+_shtab_tlsify_completion___help_nargs=0
 _shtab_tlsify_pos_0_nargs=A...
 _shtab_tlsify__h_nargs=0
 _shtab_tlsify___help_nargs=0
