@@ -24,7 +24,7 @@ from tlsify.connection.establish import PendingConnection, drop_past_keys
 from tlsify.connection.relay import Relay
 from tlsify.errors import SHORTAGES, AgentError, ConfigError, ResourceError, TlsifyError
 from tlsify.metrics.counters import BEAT_INTERVAL, beat
-from tlsify.passing import scm_rights
+from tlsify.system import scm_rights
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -15,9 +15,11 @@ from tlsify.cli.program.descriptors import hand_on
 from tlsify.config import ClosePolicy
 from tlsify.connection.establish import accept
 from tlsify.errors import ConfigError, ExitCode
+from tlsify.serving.configuration import Configuration, leave_holders
 from tlsify.serving.warm_up import rehearse
 from tlsify.system import listening
 from tlsify.system.process import end_with
+from tlsify.system.sandbox import Sandboxing
 
 if TYPE_CHECKING:
     import argparse
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
     from tlsify.cli.parser import GlobalOptions
     from tlsify.config import KtlsPolicy, ServerConfig
+    from tlsify.connection.handoff import Handoff
 
 DESCRIPTION = "Listen for TLS clients, and run a program on each connection."
 _LIMIT = 40  # as tcpserver and its successors have it
@@ -33,6 +36,7 @@ _LIMIT = 40  # as tcpserver and its successors have it
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's own options."""
     server_options.add_arguments(parser)
+    server_options.add_isolation(parser)
     shared.add_timing(parser, "for each handshake")
     group = parser.add_argument_group("limits")
     group.add_argument(
@@ -88,20 +92,22 @@ def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
     if isinstance(path, ExitCode):
         return path
     policy = shared.policy(options)
-    config = server_options.configure(arguments)
+    isolation = server_options.isolation(arguments, len(os.sched_getaffinity(0)), Sandboxing.AUTO)
+    configuration = Configuration(lambda: server_options.configure(arguments), policy, isolation)
+    config = configuration.load()
     with ExitStack() as stack:
         listeners = [stack.enter_context(sock) for sock in _listeners(arguments)]
-        server_options.prepare(arguments, config, policy)
+        server_options.become(arguments.user)
+        configuration.warn_of_readable_keys()
         rehearse()
 
         def serve(sock: socket.socket, lifeline: int) -> int:
+            leave_holders(of_others_than=config)
             return _serve(arguments, sock, lifeline, config, policy)
 
         def reload() -> None:
             nonlocal config
-            renewed = server_options.configure(arguments)
-            server_options.prepare(arguments, renewed, policy, config)
-            config = renewed
+            config = configuration.load()
 
         Door(listeners, serve, reload, arguments.limit, arguments.per_address).run()
     return ExitCode.OK
@@ -138,8 +144,14 @@ def _serve(
     """Serve a connection, in a process of its own; the door hears when the handshake is done."""
     pid = os.getpid()
 
+    def shake_hands(own: socket.socket) -> Handoff:
+        try:
+            return accept(own, config, policy)
+        finally:
+            leave_holders()  # those of an earlier key need not wait for this connection's end
+
     def open_connection() -> ucspi.Connection:
-        return ucspi.open_connection(hand_on(sock), lambda own: accept(own, config, policy))
+        return ucspi.open_connection(hand_on(sock), shake_hands)
 
     def open_or_end() -> ucspi.Connection:
         # The keeper. Until there is a program (`execute`, which has SIGTERM ignored from then on)

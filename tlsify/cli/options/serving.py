@@ -113,6 +113,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, listen: str | None) -> Non
         help="confine workers by Landlock and seccomp to the files, ports and system calls "
         "that they need; auto (default): as far as the kernel can",
     )
+    server_options.add_isolation(group)
     group.add_argument(
         "--metrics",
         metavar=f"ADDR:PORT|{_UNIX}PATH",
@@ -196,6 +197,7 @@ def plan(  # noqa: PLR0913 - each is a matter of its own
         sandboxing=sandboxing,
         account=arguments.user,
         on_ready=on_ready,
+        isolation=server_options.isolation(arguments, arguments.workers, sandboxing),
         estate=estate,
     )
 
