@@ -9,7 +9,7 @@ import pytest
 
 from tests.doubles import RELAY
 from tlsify.config import KtlsMode, KtlsPolicy, ServerConfig
-from tlsify.connection import eligibility
+from tlsify.connection.setup import eligibility
 from tlsify.errors import ConfigError, KtlsUnavailable
 from tlsify.isolation.custodian import Custody, Isolated
 from tlsify.serving.configuration import Configuration, Isolation, leave_holders, retire

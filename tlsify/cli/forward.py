@@ -11,7 +11,7 @@ from tlsify.cli.options import common as shared
 from tlsify.cli.options import server as server_options
 from tlsify.cli.options import serving as serving_options
 from tlsify.config import ClosePolicy
-from tlsify.connection.eligibility import host_refusal
+from tlsify.connection.setup.eligibility import host_refusal
 from tlsify.connection.stillness import Bounds
 from tlsify.errors import ConfigError, ExitCode
 from tlsify.names import is_ip_address

@@ -10,7 +10,7 @@ import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from tlsify.config import ClosePolicy
-from tlsify.connection.patience import unacknowledged
+from tlsify.connection.ending.patience import unacknowledged
 from tlsify.connection.stream import TLSSocket
 from tlsify.errors import HandshakeError, TlsifyError
 from tlsify.keys import Direction

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from tlsify.config import KtlsMode
 from tlsify.connection import establish
-from tlsify.connection.eligibility import host_refusal
+from tlsify.connection.setup.eligibility import host_refusal
 from tlsify.isolation.custodian import Custody, Loaded, Task
 from tlsify.isolation.remote_engine import IsolatedServer, keep_only
 from tlsify.system.process import forgo_rights
