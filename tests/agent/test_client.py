@@ -22,7 +22,7 @@ from tlsify.codepoints import CipherSuite
 from tlsify.connection.handoff import Handoff, Offload
 from tlsify.connection.stream import TLSSocket
 from tlsify.errors import AgentError, ConfigError, IdentityError, Truncated
-from tlsify.passing import scm_rights
+from tlsify.system import scm_rights
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -116,6 +116,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, listen: str | None) -> Non
         "that they need; auto (default): as far as the kernel can",
     )
     logs.add_access_log(group)
+    server_options.add_isolation(group)
     group.add_argument(
         "--metrics",
         metavar=f"ADDR:PORT|{_UNIX}PATH",
@@ -203,6 +204,7 @@ def plan(  # noqa: PLR0913 - each is a matter of its own
         account=arguments.user,
         on_ready=on_ready,
         access_log=access_log,
+        isolation=server_options.isolation(arguments, arguments.workers, sandboxing),
         estate=estate,
     )
 
