@@ -113,11 +113,13 @@ class IdentityError(HandshakeError):
 
     Attributes:
         mismatches: the identifiers that the certificate presented.
+        verify_code: OpenSSL's number for it (X509_V_ERR of openssl/x509_vfy.h); 0 if there is none.
     """
 
     exit_code = ExitCode.IDENTITY
     general_hint = "check the peer's certificate"
     mismatches: Sequence[str]
+    verify_code = 0
 
     def __init__(
         self,

@@ -17,6 +17,7 @@ import psutil
 import pytest
 
 from tests.certificates import certify, save
+from tests.cli.forked import refused
 from tests.cli.harness import (
     CARRIERS,
     COMMAND,
@@ -420,17 +421,17 @@ def test_socket_of_systemd(pki: Pki) -> None:
 )
 def test_contradictions(words: tuple[str, ...], status: int, said: str) -> None:
     """Each is told before anything is listened on."""
-    run("listen", *words).failed(status, said)
+    refused("listen", *words).failed(status, said)
 
 
 def test_nothing_to_listen_on(pki: Pki) -> None:
     """Neither an address nor systemd's sockets; an address that is taken."""
     shown = ("--cert", pki.good.certificate, "--key", pki.good.key)
-    run("listen", *shown, "--", "true").failed(96, "nothing to listen on")
-    run("listen", *shown, LOOPBACK, "--", "true").failed(96, "ADDR without PORT")
+    refused("listen", *shown, "--", "true").failed(96, "nothing to listen on")
+    refused("listen", *shown, LOOPBACK, "--", "true").failed(96, "ADDR without PORT")
     with socket.create_server((LOOPBACK, 0)) as listener:
         port = listener.getsockname()[1]
-        run("listen", *shown, LOOPBACK, port, "--", "true").failed(102, "in use")
+        refused("listen", *shown, LOOPBACK, port, "--", "true").failed(102, "in use")
 
 
 @pytest.mark.usefixtures("lacks_ktls")

@@ -20,7 +20,8 @@ from tests.doubles import (
     until,
 )
 from tests.integrations.browsing import TEXT, Answer, Browser, Host
-from tlsify.connection import patience, stillness
+from tlsify.connection import stillness
+from tlsify.connection.ending import patience
 from tlsify.connection.stillness import Stillness, Watch
 from tlsify.integrations import static_files
 from tlsify.logs.access import AccessLog

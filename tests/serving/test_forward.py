@@ -30,9 +30,10 @@ from tests.doubles import (
 )
 from tlsify.aio import watching
 from tlsify.config import ClosePolicy
-from tlsify.connection import keepalive, patience
 from tlsify.connection.adoption import adopt
+from tlsify.connection.ending import patience
 from tlsify.connection.handoff import Offload
+from tlsify.connection.setup import keepalive
 from tlsify.connection.stillness import Bounds
 from tlsify.connection.stream import TLSSocket
 from tlsify.errors import BackendError, PeerMisbehaved, Truncated

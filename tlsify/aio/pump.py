@@ -15,7 +15,7 @@ from tlsify.connection.traffic import Traffic
 from tlsify.errors import TlsifyError, Truncated
 
 if TYPE_CHECKING:
-    from tlsify.connection.closing import Closing
+    from tlsify.connection.ending.closing import Closing
     from tlsify.connection.handoff import Handoff
 
 _BUFFER = 2**18

@@ -12,7 +12,7 @@ from tlsify.cli.options import logs
 from tlsify.cli.options import server as server_options
 from tlsify.cli.options import serving as serving_options
 from tlsify.config import ClosePolicy
-from tlsify.connection.eligibility import host_refusal
+from tlsify.connection.setup.eligibility import host_refusal
 from tlsify.connection.stillness import Bounds
 from tlsify.errors import ConfigError, ExitCode
 from tlsify.logs.messages import announce

@@ -10,7 +10,7 @@ from tlsify.cli.options import common as shared
 from tlsify.cli.options import logs
 from tlsify.cli.options import server as server_options
 from tlsify.cli.options import serving as serving_options
-from tlsify.connection.eligibility import host_refusal
+from tlsify.connection.setup.eligibility import host_refusal
 from tlsify.credentials.self_signed import make_key_pair
 from tlsify.errors import ConfigError, ExitCode
 from tlsify.logs.messages import announce

@@ -10,8 +10,8 @@ import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from tlsify.config import ClosePolicy
-from tlsify.connection.patience import tcp_progress, unacknowledged
-from tlsify.connection.relay import Relay
+from tlsify.connection.ending.patience import tcp_progress, unacknowledged
+from tlsify.connection.relay.pump import Relay
 from tlsify.connection.stream import TLSSocket
 from tlsify.connection.traffic import Traffic
 from tlsify.errors import HandshakeError, TlsifyError

@@ -106,6 +106,7 @@ REASONS = (
     "not-established",
     "mptcp",
     "not-tcp",
+    "in-memory",
     "suite-unsupported",
     "no-rekey",
     "max-fragment-length",

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, TypeVar
 from tlsify.aio.pump import buffer, carry
 from tlsify.aio.watching import watched
 from tlsify.connection.adoption import adopt
-from tlsify.connection.closing import Closing
-from tlsify.connection.linger import is_owed
+from tlsify.connection.ending.closing import Closing
+from tlsify.connection.ending.linger import is_owed
 from tlsify.connection.stillness import Bounds
 from tlsify.errors import BackendError
 from tlsify.logs.access import PASSED, AccessLog, Visit, visiting

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Protocol
 from tlsify.aio.acceptor import Acceptor, Limits
 from tlsify.aio.loop import EventLoop
 from tlsify.config import KtlsMode
-from tlsify.connection import establish, patience
-from tlsify.connection.eligibility import host_refusal
+from tlsify.connection import establish
+from tlsify.connection.ending import patience
+from tlsify.connection.setup.eligibility import host_refusal
 from tlsify.metrics.counters import BEAT_INTERVAL, beat, share
 from tlsify.metrics.exposition import About, Endpoint, is_ready
 from tlsify.serving import supervisor

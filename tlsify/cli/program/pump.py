@@ -163,7 +163,8 @@ class _Sending(threading.Thread):
         except (TlsifyError, OSError) as exc:
             if isinstance(exc, OSError) and exc.filename is None:
                 # The receiving side finds out what has become of the connection, and reports it.
-                _log.debug("sending ended: %s", exc)
+                if self.is_sending:  # else only close_notify found the peer gone: no loss to tell
+                    _log.debug("sending ended: %s", exc)
                 self._broken = None if isinstance(exc, BrokenPipeError) else exc
             else:
                 self.fail(exc)

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.doubles import RELAY, VERSIONS, Endpoint
-from tlsify.connection import keylog
 from tlsify.connection.establish import accept, connect
-from tlsify.connection.keylog import append
+from tlsify.connection.setup import keylog
+from tlsify.connection.setup.keylog import append
 from tlsify.errors import ConfigError
 
 if TYPE_CHECKING:

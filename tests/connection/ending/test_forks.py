@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import gc
 import os
 import socket
 import socketserver
@@ -17,10 +16,9 @@ from typing import TYPE_CHECKING, NoReturn
 import pytest
 
 from tests.doubles import CLOSE_NOTIFY, OFFLOADS, Lab, RawPeer, until
-from tests.want import Want
-from tlsify.connection import forks
+from tlsify.connection.ending import forks
+from tlsify.connection.ending.forks import Share, inode, is_held_elsewhere, is_left_to_others
 from tlsify.connection.establish import accept
-from tlsify.connection.forks import Share, Verdict, inode, is_held_elsewhere, is_left_to_others
 from tlsify.connection.stream import TLSSocket
 
 if TYPE_CHECKING:
@@ -242,16 +240,6 @@ def test_share() -> None:
         assert _status(child) == 0
 
 
-def test_no_memory_for_a_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
-    """There is none then, and nothing of one that could be left to others."""
-    gc.collect()  # what is found later gives its place back, to whatever list there is
-    monkeypatch.setattr(Verdict, "_free", [])
-    with Want("mmap", 1), pytest.raises(OSError, match="memory"):
-        Verdict()
-    assert not Verdict._free
-    assert not Verdict().in_order
-
-
 def test_short_lived() -> None:
     """A child knows the connections that it was born with, and those that it has opened."""
     ours, theirs = socket.socketpair()
@@ -270,7 +258,7 @@ def test_short_lived() -> None:
 @pytest.mark.own_kernel
 def test_forked_before() -> None:
     """A process knows that it was forked, whether tlsify was there or not; to exec ends that."""
-    look = "from tlsify.connection import forks; print(int(forks.is_child), flush=True)"
+    look = "from tlsify.connection.ending import forks; print(int(forks.is_child), flush=True)"
     program = f"""
 import os, sys
 {look}
@@ -284,30 +272,3 @@ os.execv(sys.executable, [sys.executable, "-c", {look!r}])
 """
     done = subprocess.run([sys.executable, "-c", program], check=True, stdout=subprocess.PIPE)
     assert done.stdout.split() == [b"0", b"1", b"0"]
-
-
-def test_verdicts_are_not_taken_for_others() -> None:
-    """An entry that is used again says nothing to who asks for the one before."""
-    verdict = Verdict()
-    assert verdict.failure() is None
-    verdict.give(None)
-    before = verdict._page, verdict._at, verdict._generation
-    stale = object.__new__(Verdict)
-    stale._page, stale._at, stale._generation = before
-    stale._owner = -1
-    assert stale.failure() is None
-    del verdict
-    again = Verdict()
-    assert (again._page, again._at) == before[:2]
-    assert isinstance(stale.failure(), ConnectionResetError)
-    before_and_after = [again.in_order]
-    again.end_in_order()
-    assert [*before_and_after, again.in_order] == [False, True]
-    assert not stale.in_order
-
-
-def test_many_verdicts() -> None:
-    """More than a page has."""
-    made = [Verdict() for _ in range(3000)]
-    assert len({(id(each._page), each._at) for each in made}) == 3000
-    assert all(each.is_ours for each in made)

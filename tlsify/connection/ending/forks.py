@@ -1,24 +1,20 @@
-"""Connections shared by a fork: their owner, and messages from relay to copies."""
+"""Connections shared by a fork: which process ends them."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import mmap
 import os
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from tlsify.errors import SHORTAGES
-from tlsify.tls.explain import truncated
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Iterator
-
-    from tlsify.errors import TlsifyError
 
 _PROC = Path("/proc")
 _MOMENT = 0.2  # seconds
@@ -208,77 +204,3 @@ def _children() -> Iterator[int]:
 
 _others = _Others()
 os.register_at_fork(after_in_child=_others.__init__)  # type: ignore[misc]
-
-
-# -- what a carrier and forked copies of a program's end tell each other
-
-_UNDER_WAY, _GOOD, _CUT, _BROKEN = range(4)
-_ENTRY = 4  # bytes: a generation (2), the verdict, whether the program has ended in order
-_PER_PAGE = mmap.PAGESIZE // _ENTRY
-
-
-class Verdict:
-    """End of a relayed connection, readable in children that were forked meanwhile.
-
-    A relay's thread lives in one process. Its memory is shared with no other, but for this.
-    """
-
-    _owner = -1  # as long as there is no entry
-    _lock = threading.Lock()
-    _free: ClassVar[list[tuple[mmap.mmap, int]]] = []
-
-    def __init__(self) -> None:
-        """Take an entry."""
-        with self._lock:
-            if not self._free:
-                page = mmap.mmap(-1, mmap.PAGESIZE)
-                self._free.extend((page, _ENTRY * index) for index in range(_PER_PAGE))
-            self._page, self._at = self._free.pop()
-        self._generation = (int.from_bytes(self._page[self._at : self._at + 2]) + 1) % 2**16
-        entry = self._generation.to_bytes(2) + bytes(2)
-        self._page[self._at : self._at + _ENTRY] = entry
-        self._owner = os.getpid()
-
-    @classmethod
-    def forget(cls) -> None:
-        """In a forked child: what is free is the parent's to take."""
-        cls._lock, cls._free = threading.Lock(), []
-
-    def __del__(self) -> None:
-        """Leave it to others; a child that still asks finds another generation."""
-        if self._owner == os.getpid():
-            self._free.append((self._page, self._at))
-
-    @property
-    def is_ours(self) -> bool:
-        """Whether the carrier is in this process."""
-        return self._owner == os.getpid()
-
-    @property
-    def in_order(self) -> bool:
-        """Whether somebody who had the program's end has said that its end is an orderly one."""
-        return self._is_current() and bool(self._page[self._at + 3])
-
-    def end_in_order(self) -> None:
-        """Record a clean end."""
-        if self._is_current():
-            self._page[self._at + 3] = 1
-
-    def give(self, failure: Exception | None, *, cut: bool = False) -> None:
-        """Record how the peer's direction has ended."""
-        self._page[self._at + 2] = _GOOD if failure is None else _CUT if cut else _BROKEN
-
-    def failure(self) -> TlsifyError | OSError | None:
-        """Return the failure, in a child, as far as it is known there."""
-        code = self._page[self._at + 2] if self._is_current() else _BROKEN
-        if code == _CUT:
-            return truncated()
-        if code == _BROKEN:
-            return OSError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
-        return None
-
-    def _is_current(self) -> bool:
-        return int.from_bytes(self._page[self._at : self._at + 2]) == self._generation
-
-
-os.register_at_fork(after_in_child=Verdict.forget)

@@ -26,10 +26,11 @@ from tests.doubles import (
 )
 from tlsify.codepoints import AlertDescription, ContentType
 from tlsify.config import ClosePolicy
-from tlsify.connection import loads, patience
-from tlsify.connection import relay as relay_module
+from tlsify.connection.ending import patience
 from tlsify.connection.establish import accept, connect
-from tlsify.connection.relay import Relay
+from tlsify.connection.relay import loads
+from tlsify.connection.relay import pump as relay_module
+from tlsify.connection.relay.pump import Relay
 from tlsify.connection.stream import TLSSocket
 from tlsify.errors import HandshakeError, PeerMisbehaved, TlsifyError, Truncated
 from tlsify.tls.messages import KeyUpdateRequest, encode_key_update

@@ -28,7 +28,8 @@ from tests.doubles import (
 from tests.want import Want
 from tlsify.codepoints import ContentType, ProtocolVersion
 from tlsify.config import ClosePolicy
-from tlsify.connection import linger, patience
+from tlsify.connection import event_thread
+from tlsify.connection.ending import linger, patience
 from tlsify.connection.stream import TLSSocket
 from tlsify.errors import Truncated
 from tlsify.metrics.counters import counters
@@ -49,7 +50,7 @@ THREAD = "tlsify-linger"
 @pytest.fixture(autouse=True)
 def _alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """The connections of other tests have ended before, and the thread does not wait for more."""
-    monkeypatch.setattr(linger, "_IDLE", 0.0)
+    monkeypatch.setattr(event_thread, "_IDLE", 0.0)
     until(lambda: _threads() == 0, timeout=60)
 
 
@@ -226,7 +227,7 @@ def test_forked_child_lets_go(lab: Lab, gate: threading.Event) -> None:
         warnings.simplefilter("ignore", DeprecationWarning)  # of threads and fork
         pid = os.fork()
     if not pid:
-        left = len(linger._lingerer._endings)
+        left = len(linger._lingerer)
         os._exit(left)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     gate.set()
@@ -291,8 +292,8 @@ def test_no_descriptor_for_the_thread(lab: Lab, kind: str) -> None:
         first[0].wait()
         second = _owing(lab)
         linger.finish(second[0])
-        until(lambda: linger._lingerer._endings)
-    until(lambda: linger._lingerer._bell is not None)
+        until(lambda: linger._lingerer._watched)
+    until(lambda: linger._lingerer._bell != -1)
     _read_all(second[1])
     second[0].wait()
     until(lambda: _threads() == 0)
@@ -349,6 +350,27 @@ def test_thread_that_dies(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     _read_all(second[1])
     second[0].wait()
     until(lambda: _threads() == 0)
+
+
+def test_one_that_fails(lab: Lab, caplog: pytest.LogCaptureFixture) -> None:
+    """A bug in one ending costs its own peer the rest, and no other."""
+
+    class Broken(_Nobody):
+        def discard(self, _: memoryview) -> int:
+            raise LookupError("a bug")
+
+    broken, peer = _owing(lab)
+    whole, reader = _owing(lab)
+    linger.finish(whole)
+    assert broken.take(Broken())
+    linger._lingerer.add(broken)
+    assert broken.wait(60)
+    assert [record.getMessage() for record in caplog.records] == ["bug at the end of a connection"]
+    _read_all(reader)
+    assert whole.wait(60)
+    until(lambda: _threads() == 0)
+    peer.close()
+    reader.close()
 
 
 # -- what the end of a stream is

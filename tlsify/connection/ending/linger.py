@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import heapq
 import logging
 import os
 import select
 import socket
 import threading
-import time
 import weakref
 from typing import Protocol
 
 from tlsify.codepoints import ContentType
-from tlsify.connection import exit as interpreter
+from tlsify.connection.ending.patience import Patience, unacknowledged, unread
+from tlsify.connection.event_thread import EventThread, Interest
 from tlsify.connection.exit import CarrierThread
-from tlsify.connection.patience import Patience, unacknowledged, unread
 from tlsify.errors import TlsifyError
 from tlsify.ktls import ulp
 from tlsify.metrics.counters import Event, count
@@ -28,10 +26,6 @@ _log = logging.getLogger("tlsify")
 # What is received at once of what nobody will read, and how often in a row.
 _SCRATCH = 2**16
 _TURNS = 16
-# How long the thread waits for the next connection that ends slowly, in seconds: a server has many.
-_IDLE = 0.02
-# Between two looks where no descriptor is to be had to wait with.
-_PAUSE = 0.05
 _THREAD = "tlsify-linger"
 
 
@@ -81,13 +75,16 @@ class Ending:
         self._patience = Patience(sock)
         self._lock = threading.RLock()  # a finalizer may put off what is being looked at
         self._done = threading.Event()
-        self.look_at = 0.0
-        self.watched: int | None = None
+        self._pause = 0.0
 
-    @property
-    def events(self) -> int:
-        """Events to wait for, besides `look_at`."""
-        return (select.EPOLLOUT if self._alert else 0) | (select.EPOLLIN if self._receives else 0)
+    def interest(self) -> Interest:
+        """Return what it waits for: edges only, and a time.
+
+        Before Linux 6.5 part of a record would wake it again and again.
+        """
+        writes = select.EPOLLOUT if self._alert else 0
+        reads = select.EPOLLIN if self._receives else 0
+        return Interest({self.sock.fileno(): writes | reads | select.EPOLLET}, self._pause)
 
     def take(self, receiver: Receiver) -> bool:
         """Receive input, too, from now on; return False if the ending is complete."""
@@ -112,16 +109,33 @@ class Ending:
             _lingerer.finish()
         return self._done.wait(timeout)
 
-    def tried(self) -> bool:
+    def turn(self, _: dict[int, int] | None = None) -> bool:
         """Do a step; return whether the connection is complete, apart from `close`."""
         with self._lock:
             with contextlib.suppress(OSError):
                 if not self._part():
                     return False
-            if self._receiver is not None:
-                self._receiver.wipe()
-            self._done.set()
+            self._complete()
             return True
+
+    def abandon(self, exc: BaseException) -> None:
+        """End it now, after a failure of our own."""
+        _log.error("bug at the end of a connection", exc_info=exc)
+        with self._lock:
+            with contextlib.suppress(OSError):
+                self._shut_down()
+            self._complete()
+
+    def close(self) -> None:
+        """Close the socket."""
+        self.sock.close()
+
+    leave = close
+
+    def _complete(self) -> None:
+        if self._receiver is not None:
+            self._receiver.wipe()
+        self._done.set()
 
     def _part(self) -> bool:
         if self._alert is not None and has_room(self.sock):
@@ -137,7 +151,7 @@ class Ending:
                 return True
             if not self._receives and not unread(self.sock):
                 return True
-        self.look_at = time.monotonic() + (0 if has_more else self._patience.pause())
+        self._pause = 0 if has_more else self._patience.pause()
         return False
 
     def _shut_down(self) -> None:
@@ -192,163 +206,48 @@ def is_owed(sock: socket.socket) -> bool:
         return False
 
 
-class _Lingerer:
-    """One thread for all connections that end slowly; it lives a moment longer than the last."""
-
-    def __init__(self) -> None:
-        # A finalizer may want it in the midst of whatever this thread is doing.
-        self._lock = threading.RLock()
-        self._new: list[Ending] = []
-        self._endings: dict[int, Ending] = {}
-        self._times: list[tuple[float, int]] = []
-        self._running = self._is_idle = False
-        # As long as there is a thread, and descriptors are to be had for it.
-        self._poller: select.epoll | None = None
-        self._bell: int | None = None
-
-    def add(self, ending: Ending) -> None:
-        with self._lock:
-            self._leave(ending)
-            begins, self._running = not self._running, True
-        if not begins:
-            return
-        try:
-            CarrierThread(_THREAD, self._run).start()
-        except (RuntimeError, MemoryError) as exc:
-            self._put_off(exc)
-            if not threading.main_thread().is_alive():  # there will be no thread any more
-                self.finish()
-
-    def _leave(self, ending: Ending) -> None:
-        """Leave an ending to the thread, whether there is one or not."""
-        with self._lock:
-            self._new.append(ending)
-            if self._bell is not None:
-                os.eventfd_write(self._bell, 1)
-
-    def _put_off(self, why: BaseException) -> None:
-        """Leave what there is to the next call, which may never come: no peer has to wait for it.
-
-        What has been sent arrives, and FIN behind it.
-        """
-        with self._lock:
-            self._running = False
-            late, self._new, self._endings = (*self._endings.values(), *self._new), [], {}
-        for ending in late:
-            ending.watched = None
-            ending.hurry(why)
-            is_over = False
-            with contextlib.suppress(Exception):  # it may be what has ended the thread
-                is_over = ending.tried()
-            if is_over:
-                ending.sock.close()
-            else:
-                self._leave(ending)
-
-    def finish(self) -> None:
-        """At the interpreter's end, where no thread begins any more: see to the rest here."""
-        with self._lock:
-            if self._running or not self._new:
-                return
-            self._running = True
-        self._run()
-
-    def _run(self) -> None:
-        try:
-            while self._take():
-                now = time.monotonic()
-                while self._times and self._times[0][0] <= now:
-                    self._try(heapq.heappop(self._times)[1])
-                for number in self._wait():
-                    self._try(number)
-        except BaseException as exc:
-            with self._lock:
-                self._close()
-            self._put_off(exc)
-            raise
-
-    def _take(self) -> bool:
-        """Take what has been added; False ends the thread, since there is nothing left."""
-        with self._lock:
-            self._open()
-            if self._bell is not None:
-                with contextlib.suppress(BlockingIOError):
-                    os.eventfd_read(self._bell)
-            new, self._new = self._new, []
-            self._endings.update((ending.sock.fileno(), ending) for ending in new)
-            is_idle = not self._endings
-            if is_idle and (self._is_idle or interpreter.has_begun()):
-                self._running = self._is_idle = False
-                self._close()
-                return False
-            self._is_idle = is_idle
-        for ending in new:
-            self._watch(ending)
-            self._try(ending.sock.fileno())
-        return True
+class _Lingerer(EventThread[Ending]):
+    """The thread for all connections that end slowly; it does without descriptors, if it has to."""
 
     def _open(self) -> None:
         """Get what wakes the thread; where no descriptors are to be had for it, time has to."""
         with contextlib.suppress(OSError):
-            if self._poller is None:
-                self._poller = select.epoll()
-            if self._bell is None:
-                bell = process.out_of_the_way(os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC))
-                self._bell = bell
-                self._poller.register(bell, select.EPOLLIN)
-                self._poller.register(interpreter.bell(), select.EPOLLIN | select.EPOLLET)
+            super()._open()
 
-    def _close(self) -> None:
-        if self._bell is not None:
-            os.close(self._bell)
-        if self._poller is not None:
-            self._poller.close()
-        self._bell = self._poller = None
-        self._times.clear()
+    def add(self, task: Ending) -> None:
+        try:
+            super().add(task)
+        except (RuntimeError, MemoryError) as exc:
+            self._fail([*self._taken(), task], exc)
+            if not threading.main_thread().is_alive():  # there will be no thread any more
+                self.finish()
 
-    def _wait(self) -> list[int]:
-        """Wait until there is something to do; return the descriptors that have it."""
-        wait = max(0.0, self._times[0][0] - time.monotonic()) if self._endings else _IDLE
-        if self._poller is None or self._bell is None:
-            time.sleep(min(wait, _PAUSE))
-            return []
-        return [number for number, _ in self._poller.poll(wait)]
+    def _fail(self, left: list[Ending], exc: BaseException) -> None:
+        """Leave connections to the next call, which may never come: no peer has to wait for it.
 
-    def _watch(self, ending: Ending) -> None:
-        """Watch for edges only: before Linux 6.5 part of a record would wake it again and again.
-
-        Where the kernel has no memory for that, time has to tell.
+        What has been sent arrives, and FIN behind it.
         """
-        if self._poller is None:
-            return
-        how = self._poller.register if ending.watched is None else self._poller.modify
-        with contextlib.suppress(OSError):
-            how(ending.sock.fileno(), ending.events | select.EPOLLET)
-            ending.watched = ending.events
+        for ending in left:
+            ending.hurry(exc)
+            is_over = False
+            with contextlib.suppress(Exception):  # it may be what has ended the thread
+                is_over = ending.turn()
+            if is_over:
+                ending.close()
+            else:
+                with self._lock:
+                    self._leave(ending)
 
-    def _try(self, number: int) -> None:
-        ending = self._endings.get(number)
-        if ending is None:
-            return
-        if ending.tried():
-            del self._endings[number]
-            if self._poller is not None and ending.watched is not None:
-                self._poller.unregister(number)
-            ending.sock.close()
-            return
-        if ending.events != ending.watched:
-            self._watch(ending)
-        heapq.heappush(self._times, (ending.look_at, number))
-
-    def forget(self) -> None:
-        """In a forked child: the parent goes on with its connections, the child must not."""
-        for ending in (*self._new, *self._endings.values()):
-            ending.sock.close()
-        self._close()
-        self.__init__()  # type: ignore[misc]
+    def finish(self) -> None:
+        """At the interpreter's end, where no thread begins any more: see to the rest here."""
+        with self._lock:
+            if self.is_running or not self._new:
+                return
+            self.is_running = True
+        self._run()
 
 
-_lingerer = _Lingerer()
+_lingerer = _Lingerer(_THREAD)
 os.register_at_fork(after_in_child=_lingerer.forget)
 
 
@@ -358,8 +257,8 @@ def finish(ending: Ending) -> None:
     A peer that takes nothing of what it is owed within `patience.PATIENCE` seconds gets FIN alone,
     and sees truncation.
     """
-    if ending.tried():
-        ending.sock.close()
+    if ending.turn():
+        ending.close()
     else:
         _lingerer.add(ending)
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tlsify.config import ClosePolicy
-from tlsify.connection.closing import Closing
+from tlsify.connection.ending.closing import Closing
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 

@@ -11,10 +11,11 @@ from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any
 
 from tlsify.connection import exit as interpreter
-from tlsify.connection import forks, patience
-from tlsify.connection.forks import Verdict
-from tlsify.connection.loads import READ_SIZE, Flow, Load, end, mask, program_pair
-from tlsify.connection.relay_threads import Interest, run
+from tlsify.connection.ending import forks, patience
+from tlsify.connection.event_thread import Interest
+from tlsify.connection.relay.loads import READ_SIZE, Flow, Load, end, mask, program_pair
+from tlsify.connection.relay.threads import run
+from tlsify.connection.relay.verdict import Verdict
 from tlsify.errors import HandshakeError, TlsifyError, Truncated
 from tlsify.tls.explain import truncated
 
@@ -26,9 +27,9 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("tlsify")
 
-# Between two looks for who has the program's end, once this process's program is over.
+# Seconds between checks, at the interpreter's end, for other processes with the program's end.
 _LOOK = 0.5
-# How much of what OpenSSL says by itself may wait for a peer that does not read.
+# Bytes of OpenSSL's own answers that may wait for a peer that does not read.
 _MAX_ANSWERS = 2**16
 
 
@@ -36,9 +37,9 @@ class Relay:
     """One connection that stays in userspace, with a socketpair for the program.
 
     The program's end behaves as a kTLS socket does: it speaks plaintext, backpressure reaches the
-    peer, ``shutdown(SHUT_WR)`` sends close_notify, and the end of the stream is the peer's. What
-    a descriptor alone cannot tell, truncation, is in ``failure``. A program's end that is merely
-    lost is no orderly end of its data, unless somebody has said so (`end_in_order`).
+    peer, ``shutdown(SHUT_WR)`` sends close_notify, and the end of the stream is the peer's.
+    Truncation, which a descriptor cannot express, is in ``failure``. A program's end that is merely
+    lost is no orderly end of its data, except after `end_in_order`.
     """
 
     def __init__(
@@ -60,10 +61,10 @@ class Relay:
         self._network = sock
         self._tunnel = tunnel
         self._keep = keep
-        # What goes together was written together, or met in the socketpair. To wait for more adds
-        # the peer's delayed acknowledgements to an answer that comes in two pieces.
+        # Data that was written together leaves together. Waiting for more (Nagle) would add the
+        # peer's delayed acknowledgements to an answer that comes in two pieces.
         self.set_option(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        # None for a connection that is broken already; the pump finds out why.
+        # None for a connection that is already broken; the pump finds out why.
         self.local_address = forks.address(sock.getsockname)
         self.peer_address = forks.address(sock.getpeername)
         self._verdict = Verdict()
@@ -139,7 +140,7 @@ class Relay:
     def under_way(self) -> int:
         """Return how many bytes, records and plaintext, the peer has yet to acknowledge.
 
-        What lies in a UNIX domain socket is with the peer, as what its TCP has taken is.
+        Data in a UNIX domain socket counts as the peer's, as data that its TCP has received does.
         """
         waiting = len(self._to_network)
         with suppress(OSError, ValueError):  # closed at the end
@@ -152,7 +153,7 @@ class Relay:
         return self._to_network.received
 
     def progress(self) -> patience.Progress:
-        """Return how the connection goes, by TCP's counts, or where it is not TCP's, by our own.
+        """Return the connection's progress by TCP's counts; without TCP, by the relay's own.
 
         Raises:
             OSError: it is over.
@@ -163,11 +164,11 @@ class Relay:
         return patience.progress_if_tcp(self._network) or ours
 
     def turn(self, events: dict[int, int]) -> bool:
-        """Pass on what can be; true once all is over, and has arrived."""
+        """Pass data on; return whether the connection is over and all data has arrived."""
         return self._pump(events) if self._delivery is None else self._is_delivered()
 
     def close(self) -> None:
-        """Close both sides, and tell."""
+        """Close both sides, and call the watcher."""
         try:
             with closing(self._network), closing(self._program):
                 self._tunnel.release()  # 40 KiB, whoever keeps this object
@@ -187,7 +188,7 @@ class Relay:
             self._note(failure)
 
     def leave(self) -> None:
-        """Wait for nothing more: in a forked child nobody carries it."""
+        """Release `join` in a forked child, where no thread carries the connection."""
         self._running.release()
 
     def _pump(self, events: dict[int, int]) -> bool:
@@ -211,19 +212,19 @@ class Relay:
             self._note(TimeoutError(errno.ETIMEDOUT, "the peer has not taken what was sent"))
 
     def interest(self) -> Interest:
-        """Return what can be acted on.
+        """Return the events that can be acted on.
 
-        A side without anything to do is left out: poll would tell of its hang-up, and spin.
+        A side without anything to do is left out: its hang-up would wake the thread for ever.
         """
         if self._delivery is not None:
             return Interest({self._network.fileno(): select.POLLIN}, self._delivery.pause())
         if self._program_gone and self._takes_from_program():
-            return Interest({}, 0)  # nothing more will say that there is something to take
+            return Interest({}, 0)  # no event will announce the rest of its data
         events = {}
         from_network = (
             self._inbound in {Flow.READING, Flow.DISCARDING}
             and not self._to_program
-            # Who asks for a new key, again and again, has to take the answers.
+            # A peer that requests new keys again and again has to read the answers.
             and not (self._to_network and self._tunnel.waiting > _MAX_ANSWERS)
         )
         if network := mask(read=from_network, write=bool(self._to_network)):
@@ -232,19 +233,18 @@ class Relay:
         if not self._program_gone and (from_program or self._inbound is not Flow.DONE):
             program = mask(read=from_program, write=bool(self._to_program))
             if self._tunnel.is_waiting and not self._half_closed:
-                program |= select.POLLRDHUP  # an end that cannot be taken in yet
+                program |= select.POLLRDHUP  # an end that cannot be read yet
             events[self._program.fileno()] = program
         if (left := self._patience_now()) is not None:
             return Interest(events, left.pause())
         return Interest(events, _LOOK if interpreter.has_begun() else None)
 
     def _takes_from_program(self) -> bool:
-        return (
-            self._outbound is Flow.READING and not self._to_network and not self._tunnel.is_waiting
-        )
+        reads = self._outbound is Flow.READING and not self._tunnel.is_waiting
+        return reads and not self._to_network
 
     def _patience_now(self) -> patience.Patience | None:
-        """Return the patience that is left where only the peer is waited for."""
+        """Return the patience with the peer, if the relay waits for the peer alone."""
         is_ending = self._program_gone or (
             self._tunnel.is_waiting and (self._half_closed or self._outbound is Flow.DRAINING)
         )
@@ -260,7 +260,7 @@ class Relay:
             and not self._program_gone
             and not forks.is_left_to_others(self._inode)
         ):
-            # Whatever the program has sent by then is in the socketpair, or was refused.
+            # All that the program has sent is in the socketpair by now, or was refused.
             with suppress(OSError):
                 self._program.shutdown(socket.SHUT_RD)
             self._lose_program()
@@ -299,7 +299,7 @@ class Relay:
 
     def _end_outbound(self) -> None:
         self._outbound = Flow.DRAINING
-        # A half-close is an end that a program means; what has only gone may have been cut off.
+        # A half-close is a deliberate end; a program that is merely gone may have been cut off.
         if not self._program_gone or self._verdict.in_order or self._asked():
             self._tunnel.close()
             self._look_at_tunnel()
@@ -329,13 +329,13 @@ class Relay:
         elif self._tunnel.peer_closed and not self.is_settled:
             self._note(None)
             self._inbound = Flow.DONE if self._program_gone else Flow.DRAINING
-        if self.is_settled and self._tunnel.is_waiting:  # for what will never come
+        if self.is_settled and self._tunnel.is_waiting:  # for a message that will never come
             self._outbound = Flow.DRAINING
             self._tunnel.drop()
 
     def _end_inbound(self) -> None:
         """The peer's stream has ended without close_notify: its direction, not ours."""
-        if self._send_error is not None:  # a reset is told once, and it may have been to a send
+        if self._send_error is not None:  # a reset is reported once, perhaps to a send
             self._fail(self._send_error)
             return
         self._note(truncated())
@@ -380,11 +380,11 @@ class Relay:
             self._inbound = end(self._program, self._inbound)
         except BlockingIOError:
             pass
-        except OSError:  # nobody reads; whether anybody still writes, poll tells
+        except OSError:  # no reader is left; epoll reports whether a writer is
             self._drop_inbound()
 
     def _is_delivered(self) -> bool:
-        """Return whether the peer's TCP has all, or it has ended: to close before might reset."""
+        """Return whether the peer's TCP has all data, or has ended: closing earlier might reset."""
         try:
             if not patience.unacknowledged(self._network) or self._delivery is None:
                 return True
@@ -395,7 +395,7 @@ class Relay:
             return True
 
     def _take_last(self) -> int:
-        """Take in what comes while the last bytes are delivered: an alert is no silence."""
+        """Receive input while the last bytes are delivered: an alert explains a failure."""
         if self.is_settled:
             return len(self._network.recv(READ_SIZE, socket.MSG_DONTWAIT))
         size = self._to_program.receive(self._network, self._tunnel.receive)

@@ -9,8 +9,8 @@ import pytest
 from tests.doubles import KERNEL
 from tlsify.codepoints import Aead, CipherSuite, ProtocolVersion
 from tlsify.config import KtlsPolicy
-from tlsify.connection import eligibility
-from tlsify.connection.eligibility import (
+from tlsify.connection.setup import eligibility
+from tlsify.connection.setup.eligibility import (
     KILL_SWITCH,
     cipher_refusal,
     host_refusal,

@@ -1,21 +1,25 @@
-"""Tests of relay_threads: one thread for many connections, its beginning and its end."""
+"""Tests of event_thread: one thread for many connections, its beginning and its end."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import select
 import socket
 import threading
 import warnings
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 import pytest
 
 from tests.doubles import until
 from tests.want import Want
+from tlsify.connection import event_thread
 from tlsify.connection import exit as interpreter
-from tlsify.connection import relay_threads
-from tlsify.connection.relay_threads import Interest, RelayThread
+from tlsify.connection.event_thread import EventThread, Interest
+from tlsify.connection.relay import threads as relay_threads
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -84,11 +88,11 @@ def threads() -> int:
 
 
 @pytest.fixture
-def thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[RelayThread]:
+def thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[EventThread[Echo]]:
     """One of the test's own; no other one's thread lives."""
     until(lambda: not threads())
-    monkeypatch.setattr(relay_threads, "_IDLE", 0.0)
-    yield RelayThread()
+    monkeypatch.setattr(event_thread, "_IDLE", 0.0)
+    yield EventThread(THREAD)
     assert not threads()
 
 
@@ -104,7 +108,7 @@ def pairs() -> Iterator[Pairs]:
             sock.close()
 
 
-def test_one_thread_for_all(thread: RelayThread, pairs: Pairs) -> None:
+def test_one_thread_for_all(thread: EventThread[Echo], pairs: Pairs) -> None:
     """It begins with the first, serves each in its turn, and ends after the last."""
     relays = [Echo(theirs) for _, theirs in pairs]
     for each in relays:
@@ -127,7 +131,7 @@ def test_one_thread_for_all(thread: RelayThread, pairs: Pairs) -> None:
         end(ours)
 
 
-def test_one_that_fails(thread: RelayThread, pairs: Pairs) -> None:
+def test_one_that_fails(thread: EventThread[Echo], pairs: Pairs) -> None:
     """It is closed, and told why; the others go on, even if that fails, too."""
     (first, theirs), (second, others) = pairs[:2]
     failing, good = Echo(theirs), Echo(others)
@@ -142,7 +146,7 @@ def test_one_that_fails(thread: RelayThread, pairs: Pairs) -> None:
     end(second)
 
 
-def test_descriptor_closed_by_somebody(thread: RelayThread, pairs: Pairs) -> None:
+def test_descriptor_closed_by_somebody(thread: EventThread[Echo], pairs: Pairs) -> None:
     """It is that connection's fault alone, though nothing can be asked for it any more."""
     (_, theirs), (second, others) = pairs[:2]
     broken, good = Echo(theirs), Echo(others)
@@ -158,7 +162,34 @@ def test_descriptor_closed_by_somebody(thread: RelayThread, pairs: Pairs) -> Non
     end(second)
 
 
-def test_turns_by_time(thread: RelayThread, pairs: Pairs) -> None:
+def _watched() -> set[int]:
+    """Return the descriptors that this process has epoll watch, by the kernel's own account."""
+    text = ""
+    for path in Path("/proc/self/fdinfo").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            text += path.read_text()
+    return {int(number) for number in re.findall(r"^tfd:\s+(\d+)", text, re.MULTILINE)}
+
+
+def test_closed_descriptor_that_has_a_copy(thread: EventThread[Echo], pairs: Pairs) -> None:
+    """It is watched no longer, though the kernel would report it for ever."""
+    (first, theirs), (second, others) = pairs[:2]
+    number = theirs.fileno()
+    broken, good = Echo(theirs), Echo(others)
+    thread.add(good)
+    thread.add(broken)
+    until(lambda: number in _watched())
+    with theirs.dup():  # as a forked child has it
+        theirs.close()
+        first.sendall(b"data")
+        until(lambda: broken.is_closed)
+        until(lambda: number not in _watched())
+        second.sendall(b"good")
+        assert second.recv(100) == b"good"
+        end(second)
+
+
+def test_turns_by_time(thread: EventThread[Echo], pairs: Pairs) -> None:
     """What asks for it has turns although nothing happens; what does not sleeps."""
     (first, theirs), (second, others) = pairs[:2]
     timed, sleeping = Echo(theirs), Echo(others)
@@ -171,7 +202,7 @@ def test_turns_by_time(thread: RelayThread, pairs: Pairs) -> None:
     end(first, second)
 
 
-def test_hang_up_of_what_waits_for_nothing(thread: RelayThread, pairs: Pairs) -> None:
+def test_hang_up_of_what_waits_for_nothing(thread: EventThread[Echo], pairs: Pairs) -> None:
     """A side that is left out wakes nobody, again and again."""
     (first, theirs), (second, others) = pairs[:2]
     left_out, good = Echo(theirs), Echo(others)
@@ -190,7 +221,7 @@ def test_hang_up_of_what_waits_for_nothing(thread: RelayThread, pairs: Pairs) ->
 
 
 @pytest.mark.parametrize("kind", ["epoll", "eventfd", "thread"])
-def test_nothing_to_be_had(thread: RelayThread, pairs: Pairs, kind: str) -> None:
+def test_nothing_to_be_had(thread: EventThread[Echo], pairs: Pairs, kind: str) -> None:
     """Nothing is left of the try, and the next one goes well."""
     before = set(os.listdir("/proc/self/fd"))
     ours, theirs = pairs[0]
@@ -206,24 +237,8 @@ def test_nothing_to_be_had(thread: RelayThread, pairs: Pairs, kind: str) -> None
     end(ours)
 
 
-def test_another_thread_where_there_is_no_more(
-    monkeypatch: pytest.MonkeyPatch, pairs: Pairs
-) -> None:
-    """Where there is no other thread, the one that there is runs it."""
-    until(lambda: not threads())
-    both = [RelayThread(), RelayThread()]
-    monkeypatch.setattr(relay_threads, "_threads", both)
-    relay_threads.run(Echo(pairs[0][1]))
-    with Want("thread", 0):
-        relay_threads.run(Echo(pairs[1][1]))
-    assert [len(each) for each in both] == [2, 0]
-    relay_threads.run(Echo(pairs[2][1]))
-    assert [len(each) for each in both] == [2, 1]
-    end(*(ours for ours, _ in pairs[:3]))
-
-
 def test_forked_child(
-    thread: RelayThread,
+    thread: EventThread[Echo],
     pairs: Pairs,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

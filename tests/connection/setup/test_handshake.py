@@ -16,8 +16,8 @@ from tests.conftest import HOST
 from tests.doubles import Endpoint, give_up
 from tlsify.codepoints import AlertDescription, ContentType, ProtocolVersion
 from tlsify.config import ClientConfig, ServerConfig
-from tlsify.connection import handshake
-from tlsify.connection.handshake import conversation, part, run
+from tlsify.connection.setup import handshake
+from tlsify.connection.setup.handshake import conversation, part, run
 from tlsify.credentials.anchors import TrustAnchors
 from tlsify.credentials.self_signed import make_key_pair
 from tlsify.errors import (

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 
 from tests.doubles import Lab, own_clock, reset, until
-from tlsify.connection import patience
-from tlsify.connection.patience import Patience, has_died, unacknowledged, unread
+from tlsify.connection.ending import patience
+from tlsify.connection.ending.patience import Patience, has_died, unacknowledged, unread
 from tlsify.ktls import ulp
 
 if TYPE_CHECKING:

@@ -13,9 +13,9 @@ import pytest
 from tests.doubles import KERNEL, OFFLOADS, RELAY, Endpoint, RawPeer, vanish
 from tlsify.aio import dialing
 from tlsify.aio.handshake import hand_over
-from tlsify.connection import keepalive
 from tlsify.connection.establish import accept, connect
-from tlsify.connection.keepalive import keep_alive
+from tlsify.connection.setup import keepalive
+from tlsify.connection.setup.keepalive import keep_alive
 from tlsify.connection.stream import TLSSocket
 from tlsify.sslcontext.context import SSLContext
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tlsify.connection import loads
-from tlsify.connection.loads import Flow, Load, end
+from tlsify.connection.relay import loads
+from tlsify.connection.relay.loads import Flow, Load, end
 
 if TYPE_CHECKING:
     from tlsify.tls.room import RecordBuffer

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.doubles import check_descriptors, descriptors
-from tlsify.connection import dialing
-from tlsify.connection.dialing import Address, interleave, truest
+from tlsify.connection.setup import dialing
+from tlsify.connection.setup.dialing import Address, interleave, truest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

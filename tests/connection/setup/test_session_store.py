@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from tests.conftest import make_crl
 from tlsify.codepoints import Aead, ProtocolVersion
 from tlsify.config import ClientConfig
-from tlsify.connection import session_store as module
-from tlsify.connection.session_store import (
+from tlsify.connection.setup import session_store as module
+from tlsify.connection.setup.session_store import (
     IN_FOLDER,
     PER_ORIGIN,
     RENEWABLE,
