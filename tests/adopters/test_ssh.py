@@ -68,7 +68,8 @@ def _serving(place: Place) -> Iterator[int]:
         assert server.status() == 0, server.errors()
         # Whom ssh ends by a signal (SIGHUP) has no time for close_notify.
         said = (
-            r"(tlsify: error: 127.0.0.1: .*(without close_notify|bad_certificate).*\n.*hint: .*\n)?"
+            r"(tlsify: error: 127.0.0.1:\d+: .*(without close_notify|bad_certificate).*\n"
+            r".*hint: .*\n)?"
         )
         assert re.fullmatch(said, server.errors()), server.errors()
 

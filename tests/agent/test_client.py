@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-import tlsify.connection.commit  # noqa: F401 - it opens a descriptor, once
 from tests.agent.harness import HOST, PATIENCE, Agent, serving, tcp
 from tests.doubles import Endpoint, check_descriptors, descriptors, until
 from tests.want import Want

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.cli.forked import refused
 from tests.cli.harness import (
     CARRIERS,
     COMMAND,
@@ -201,7 +202,7 @@ def test_client_that_speaks_no_tls(
 )
 def test_contradictions(words: list[str], said: str) -> None:
     """Each is told before anything is sent."""
-    run("accept", *words).failed(96, said)
+    refused("accept", *words).failed(96, said)
 
 
 def test_descriptor_that_is_no_connection(pki: Pki) -> None:
@@ -255,7 +256,7 @@ def test_privileges(pki: Pki, pair: tuple[socket.socket, socket.socket], word: s
 def test_user_that_does_not_exist(pki: Pki) -> None:
     """96, with the spelling that is expected."""
     words = (*_identity(pki), "--user", "no-such-user", "--", "true")
-    run("accept", *words).failed(96, "no-such-user", "NAME:GROUP")
+    refused("accept", *words).failed(96, "no-such-user", "NAME:GROUP")
 
 
 def test_help() -> None:

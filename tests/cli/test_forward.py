@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.cli.forked import refused
 from tests.cli.front import Front
 from tests.cli.harness import (
     CARRIERS,
@@ -21,7 +22,6 @@ from tests.cli.harness import (
     PATIENCE,
     finish,
     read_line,
-    run,
     start,
 )
 from tests.doubles import Endpoint, recv_exactly, reset, until
@@ -382,4 +382,4 @@ def test_drain(pki: Pki) -> None:
 def test_misuse(pki: Pki, words: list[str], status: int, message: str) -> None:
     """What cannot be meant is refused before anything listens."""
     given = ("forward", "--cert", pki.good.certificate, "--key", pki.good.key)
-    run(*given, *words).failed(status, message)
+    refused(*given, *words).failed(status, message)

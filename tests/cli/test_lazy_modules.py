@@ -113,7 +113,7 @@ _HEAVY = {
     *(
         "urllib.parse",
         "tlsify.ktls.probe",
-        "tlsify.connection.relay",
+        "tlsify.connection.relay.pump",
         "tlsify.connection.stream",
         "tlsify.connection.commit",
     ),

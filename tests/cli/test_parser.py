@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.cli.forked import refused
 from tests.cli.harness import run
 from tlsify import __version__
 from tlsify.cli.parser import VERBS, divide
@@ -33,9 +34,15 @@ def test_bare_ktls_swallows_nothing(words: list[str]) -> None:
         ([], [], []),
         (["check"], ["check"], []),
         (["check", "--ktls=require"], ["--ktls=require", "check"], []),
-        (["--ktls", "require", "check"], ["--ktls=auto", "require"], ["check"]),
+        (["--ktls", "require", "check"], ["--ktls=require", "check"], []),
+        (["serve", "--ktls", "off", "www"], ["--ktls=off", "serve"], ["www"]),
+        (["serve", "--ktls"], ["--ktls=auto", "serve"], []),
         (["-v", "--ktls-rekey", "require", "check"], None, []),
-        (["check", "-v", "--ktls-rekey", "require"], ["--ktls-rekey=require", "check"], ["-v"]),
+        (["check", "-v", "--ktls-rekey", "require"], ["-v", "--ktls-rekey=require", "check"], []),
+        (["serve", "--config", "x", "--verbose"], ["--config=x", "--verbose", "serve"], []),
+        (["serve", "--config"], ["--config=", "serve"], []),
+        (["check", "--config", "x"], ["check"], ["--config", "x"]),
+        (["ssl_client", "-s", "3"], ["ssl_client"], ["-s", "3"]),
         (["check", "--ktls-rekey"], ["--ktls-rekey=", "check"], []),
         (["check", "--ktls-any-kernel", "x"], ["--ktls-any-kernel", "check"], ["x"]),
         (["serve", "--", "--ktls"], ["serve"], ["--", "--ktls"]),
@@ -44,7 +51,7 @@ def test_bare_ktls_swallows_nothing(words: list[str]) -> None:
     ],
 )
 def test_division_of_words(words: list[str], ours: list[str] | None, rest: list[str]) -> None:
-    """--ktls options are the command's up to "--"; all else behind the verb is the verb's."""
+    """The command's options are its own up to "--"; all else behind the verb is the verb's."""
     expected = {
         "-v": ["-v", "--ktls-rekey=require", "check"],
         "--ktls": ["--ktls=auto", "--", "serve"],
@@ -91,7 +98,7 @@ _MISUSE = {
     "no-verb": ([], "VERB", "tlsify --help"),
     "no-verb-but-options": (["--ktls", "-v"], "VERB", "tlsify --help"),
     "unknown-verb": (["conect"], "'conect'", "tlsify --help"),
-    "value-behind-bare-ktls": (["--ktls", "auto", "check"], "'auto'", "tlsify --help"),
+    "ktls-mode-in-a-word-of-its-own": (["--ktls", "on", "check"], "'on'", "tlsify --help"),
     "unknown-option": (["--nonsense", "check"], "--nonsense", "tlsify --help"),
     "unknown-option-of-a-verb": (["check", "--nonsense"], "--nonsense", "tlsify check --help"),
     "abbreviated-option": (["check", "--js"], "--js", "tlsify check --help"),
@@ -114,4 +121,4 @@ _MISUSE = {
 @pytest.mark.parametrize(("words", "word", "page"), _MISUSE.values(), ids=_MISUSE)
 def test_misuse(words: list[str], word: str, page: str) -> None:
     """Misuse gives 100, names the word, and points to the help that applies."""
-    run(*words).failed(100, word, page)
+    refused(*words).failed(100, word, page)

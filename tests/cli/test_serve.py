@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
+from tests.cli.forked import refused
 from tests.cli.harness import (
     CARRIERS,
     ENVIRONMENT,
@@ -123,7 +124,7 @@ def test_one_application_protocol(served: Served, pki: Pki, folder: Path) -> Non
             context.wrap_socket(sock, server_hostname="localhost") as tls,
         ):
             assert tls.selected_alpn_protocol() == offered[-1]
-    run(*_words(pki, folder, "--alpn", "h2")).failed(100, "--alpn")
+    refused(*_words(pki, folder, "--alpn", "h2")).failed(100, "--alpn")
 
 
 @pytest.mark.parametrize("carrier", CARRIERS)
@@ -162,11 +163,11 @@ def test_clients_that_leave_in_the_midst(pki: Pki, folder: Path, carrier: str) -
         assert server.stop().succeeded() == b""
 
 
-def test_ready_line(served: Served, folder: Path) -> None:
+def test_ready_line(pki: Pki, folder: Path) -> None:
     """One line says what is served where, with the port that was chosen, and by whom."""
-    url = f"https://127.0.0.1:{served.port}/"
-    expected = f"tlsify: serving {folder} on {url} (relay: policy-off)\n"
-    assert served.lines == [expected]
+    with Served("--ktls=off", *_words(pki, folder)) as served:
+        url = f"https://127.0.0.1:{served.port}/"
+        assert served.lines == [f"tlsify: serving {folder} on {url} (relay: policy-off)\n"]
 
 
 @pytest.mark.ktls
@@ -658,7 +659,7 @@ _PAIRS: dict[str, tuple[Callable[[Pki, Path], list[str | Path]], list[str]]] = {
 def test_unusable_certificate_or_key(pki: Pki, tmp_path: Path, name: str) -> None:
     """A certificate or key that cannot be used gives 96 and a remedy before anything is bound."""
     make, expected = _PAIRS[name]
-    outcome = run("serve", "--listen", f"{LOOPBACK}:0", *make(pki, tmp_path), tmp_path)
+    outcome = refused("serve", "--listen", f"{LOOPBACK}:0", *make(pki, tmp_path), tmp_path)
     outcome.failed(96, *expected, out=None)
     assert b"serving" not in outcome.out
 
@@ -678,7 +679,7 @@ def test_key_too_weak_for_openssl(tmp_path: Path) -> None:
     ]
     subprocess.run([*words, "-out", certificate, "-keyout", key], check=True, capture_output=True)
     words = ["serve", "--listen", f"{LOOPBACK}:0", "--cert", str(certificate), "--key", str(key)]
-    run(*words, tmp_path).failed(96, "OpenSSL refuses", "2048 bits")
+    refused(*words, tmp_path).failed(96, "OpenSSL refuses", "2048 bits")
 
 
 @pytest.mark.parametrize(
@@ -701,14 +702,14 @@ def test_key_too_weak_for_openssl(tmp_path: Path) -> None:
 )
 def test_unusable_folder_or_address(words: list[str], status: int, expected: list[str]) -> None:
     """A folder or address that cannot be used gives 96 or 102 and a remedy."""
-    run("serve", *words).failed(status, *expected, out=None)
+    refused("serve", *words).failed(status, *expected, out=None)
 
 
 def test_port_in_use(folder: Path) -> None:
     """A port that is taken gives 102."""
     with socket.create_server((LOOPBACK, 0)) as listener:
         listen = f"{LOOPBACK}:{listener.getsockname()[1]}"
-        run("serve", "--listen", listen, folder).failed(102, listen, "already in use", out=None)
+        refused("serve", "--listen", listen, folder).failed(102, listen, "already in use", out=None)
 
 
 @pytest.mark.usefixtures("lacks_ktls")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 from tests.interop.programs import PATIENCE
 from tlsify.codepoints import ContentType, ProtocolVersion
 from tlsify.connection.establish import PendingConnection
-from tlsify.connection.handshake import conversation
+from tlsify.connection.setup.handshake import conversation
 from tlsify.connection.stream import TLSSocket
 from tlsify.tls import schedule
 from tlsify.tls.engine import Engine

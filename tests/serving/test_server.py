@@ -75,6 +75,14 @@ class Service:
 def load():
     return ServerConfig(key_pair=KeyPair.load(folder / "cert.pem", folder / "key.pem"), timeout=5)
 
+def watch():
+    watched = folder / "watched"
+    if not watched.exists():
+        return 0
+    size = min(watched.stat().st_size + 1, 5)
+    watched.write_bytes(bytes(size))  # it changes from one look to the next, and then no more
+    return size
+
 def listen():
     first = listening.listen("127.0.0.1", 0, reuse_port=True)
     port = first.getsockname()[1]
@@ -89,7 +97,7 @@ with Inherited.inherit() as estate:
     serving.run(serving.ServerPlan(
         listeners=listeners, load=load, policy=KtlsPolicy(KtlsMode.OFF), service=Service, workers=2,
         limits=Limits(), drain_seconds=DRAIN, metrics=metrics, account=ACCOUNT,
-        watch=lambda: (folder / "watched").exists(), estate=estate,
+        watch=watch, estate=estate,
         reach=lambda: REACH, sandboxing=SANDBOXING,
         on_ready=lambda: say("ready", os.getpid(), listeners[0].getsockname()[1]),
     ))
@@ -343,10 +351,13 @@ def test_workers_that_would_not_start(server: Server, tmp_path: Path) -> None:
 
 
 def test_watching(server: Server, tmp_path: Path) -> None:
-    """What is watched has it reload by itself."""
-    (tmp_path / "watched").touch()
+    """What is watched has it reload by itself, once the change is over."""
+    watched = tmp_path / "watched"
+    watched.touch()
+    until(lambda: watched.stat().st_size == 5)
     until(lambda: server.metric('tlsify_reloads_total{outcome="ok"}') == 1)
     server.stop()
+    assert server.errors().count("reloaded") == 1
 
 
 @pytest.mark.parametrize("sockets", [1, 2, 3])

@@ -8,9 +8,9 @@ import socket
 from typing import TYPE_CHECKING
 
 from tlsify.config import KtlsPolicy
-from tlsify.connection import handshake
-from tlsify.connection.dialing import closed_on_error
 from tlsify.connection.establish import PendingConnection, take
+from tlsify.connection.setup import handshake
+from tlsify.connection.setup.dialing import closed_on_error
 from tlsify.errors import HandshakeError
 
 if TYPE_CHECKING:

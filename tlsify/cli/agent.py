@@ -13,6 +13,7 @@ from tlsify.cli.options import common as shared
 from tlsify.config import KtlsPolicy
 from tlsify.connection.establish import drop_past_keys
 from tlsify.errors import ConfigError, ExitCode
+from tlsify.logs.messages import announce
 from tlsify.metrics.counters import share
 from tlsify.serving import supervisor
 from tlsify.serving.duty import SupervisorHooks
@@ -103,7 +104,7 @@ def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
     count, parent = arguments.workers, os.getpid()
 
     def ready() -> None:
-        print(f"tlsify: agent at {name} (workers: {count})", flush=True)
+        announce(f"agent at {name} (workers: {count})")
 
     def work(post: WorkerHandle) -> None:
         renounce()

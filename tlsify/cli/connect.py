@@ -13,7 +13,7 @@ from tlsify.cli.options import client as client_options
 from tlsify.cli.options import common as shared
 from tlsify.cli.program import cuts, outcome, ucspi
 from tlsify.cli.program.descriptors import hand_on, take_socket
-from tlsify.connection import dialing
+from tlsify.connection.setup import dialing
 from tlsify.errors import SHORTAGES, DeadlineExceeded, NetworkError, ResourceError
 from tlsify.names import canonical, to_look_up
 

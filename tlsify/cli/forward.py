@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tlsify.cli.options import common as shared
+from tlsify.cli.options import logs
 from tlsify.cli.options import server as server_options
 from tlsify.cli.options import serving as serving_options
 from tlsify.config import ClosePolicy
-from tlsify.connection.eligibility import host_refusal
+from tlsify.connection.setup.eligibility import host_refusal
 from tlsify.connection.stillness import Bounds
 from tlsify.errors import ConfigError, ExitCode
+from tlsify.logs.messages import announce
 from tlsify.names import is_ip_address
 from tlsify.serving import server
 from tlsify.serving.backends import Backends, Rule, parse_several
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
     from tlsify.cli.parser import GlobalOptions
     from tlsify.config import ServerConfig
+    from tlsify.logs.access import AccessLog
 
 DESCRIPTION = "Accept TLS connections, and pass their plaintext to another server."
 # "LISTEN --proxy-protocol BACKEND" is what people write.
@@ -119,17 +122,25 @@ def misuse(arguments: argparse.Namespace) -> str | None:
 def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
     """Forward until SIGTERM or SIGINT."""
     target = _divide(arguments)
-    service = _service(arguments, target)
+    access_log = logs.access_log(arguments, options)
+    service = _service(arguments, target, access_log)
     policy = shared.policy(options)
 
     def tell() -> None:
         refusal = host_refusal(policy)
         carrier = "kernel TLS" if refusal is None else f"relay: {refusal.code}"
         for place in dict.fromkeys(listening.spell(sock) for sock in plan.listeners):
-            print(f"tlsify: forwarding {place} to {target} ({carrier})", flush=True)
+            announce(f"forwarding {place} to {target} ({carrier})")
 
     reach = _reach(_rules(arguments, target))
-    plan = serving_options.plan(arguments, options, service, reach=lambda: reach, on_ready=tell)
+    plan = serving_options.plan(
+        arguments,
+        options,
+        service,
+        reach=lambda: reach,
+        on_ready=tell,
+        access_log=access_log,
+    )
     with plan.estate:
         for sock in plan.listeners:
             # What is accepted inherits it: pieces are as large as the backend's; none has to wait.
@@ -145,7 +156,7 @@ def examine(arguments: argparse.Namespace) -> ServerConfig:
     Raises:
         ConfigError: it could not be forwarded with them.
     """
-    _service(arguments, _divide(arguments))
+    _service(arguments, _divide(arguments), None)
     serving_options.examine(arguments)
     return server_options.configure(arguments)
 
@@ -174,7 +185,9 @@ def _reach(rules: Sequence[Rule]) -> Reach:
     return Reach(read=read, ports=(*ports, _DNS), abstract=abstract)
 
 
-def _service(arguments: argparse.Namespace, target: str) -> Callable[[], Forwarding | Passing]:
+def _service(
+    arguments: argparse.Namespace, target: str, access_log: AccessLog | None
+) -> Callable[[], Forwarding | Passing]:
     """Return what makes a worker's service; each knows by itself which backends are down."""
     rules = _rules(arguments, target)
     for rule in arguments.route:
@@ -191,6 +204,7 @@ def _service(arguments: argparse.Namespace, target: str) -> Callable[[], Forward
             Backends(rules, patience, retry or 0),
             closing,
             bounds,
+            access_log,
             proxy_protocol=arguments.proxy_protocol,
         )
     for backend in (backend for rule in rules for backend in rule.backends):
@@ -200,4 +214,6 @@ def _service(arguments: argparse.Namespace, target: str) -> Callable[[], Forward
             )
     # Workers come and go, and a connection loses nothing by waiting for one.
     retry = patience if retry is None else retry
-    return lambda: Passing(Backends(rules, patience, retry), closing, bounds, aware=arguments.aware)
+    return lambda: Passing(
+        Backends(rules, patience, retry), closing, bounds, access_log, aware=arguments.aware
+    )

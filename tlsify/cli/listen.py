@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
+from tlsify.aio.outcomes import name_of, outcome
 from tlsify.cli.door import Door
 from tlsify.cli.options import common as shared
+from tlsify.cli.options import logs
 from tlsify.cli.options import server as server_options
 from tlsify.cli.program import cuts, execute, ucspi, ucspi_tls
 from tlsify.cli.program.descriptors import hand_on
 from tlsify.config import ClosePolicy
 from tlsify.connection.establish import accept
-from tlsify.errors import ConfigError, ExitCode
+from tlsify.errors import ConfigError, ExitCode, TlsifyError
+from tlsify.logs import messages
+from tlsify.logs.access import PASSED, visiting
 from tlsify.serving.warm_up import rehearse
 from tlsify.system import listening
 from tlsify.system.process import end_with
@@ -25,6 +30,7 @@ if TYPE_CHECKING:
 
     from tlsify.cli.parser import GlobalOptions
     from tlsify.config import KtlsPolicy, ServerConfig
+    from tlsify.logs.access import AccessLog
 
 DESCRIPTION = "Listen for TLS clients, and run a program on each connection."
 _LIMIT = 40  # as tcpserver and its successors have it
@@ -57,6 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help=f"maximum length of the queue of waiting connections; default {listening.BACKLOG}",
     )
+    logs.add_access_log(parser.add_argument_group("logs"))
     group = parser.add_argument_group("connection hand-over")
     group.add_argument(
         "--aware",
@@ -89,21 +96,29 @@ def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
         return path
     policy = shared.policy(options)
     config = server_options.configure(arguments)
+    access_log = logs.access_log(arguments, options)
     with ExitStack() as stack:
         listeners = [stack.enter_context(sock) for sock in _listeners(arguments)]
         server_options.prepare(arguments, config, policy)
         rehearse()
 
+        reception = _Reception(arguments, policy, access_log)
+
         def serve(sock: socket.socket, lifeline: int) -> int:
-            return _serve(arguments, sock, lifeline, config, policy)
+            return reception.serve(sock, lifeline, config)
 
         def reload() -> None:
             nonlocal config
             renewed = server_options.configure(arguments)
             server_options.prepare(arguments, renewed, policy, config)
+            if access_log is not None:
+                access_log.reopen()
             config = renewed
 
-        Door(listeners, serve, reload, arguments.limit, arguments.per_address).run()
+        door = Door(listeners, serve, reload, arguments.limit, arguments.per_address)
+        if access_log is not None:
+            door.refused = access_log.refused
+        door.run()
     return ExitCode.OK
 
 
@@ -117,6 +132,7 @@ def examine(arguments: argparse.Namespace) -> ServerConfig:
         raise _no_program()
     if arguments.address is not None and arguments.port is None:
         raise _no_port()
+    logs.examine(arguments)
     return server_options.configure(arguments)
 
 
@@ -128,35 +144,66 @@ def _no_port() -> ConfigError:
     return ConfigError("ADDR without PORT", hint="give both")
 
 
-def _serve(
-    arguments: argparse.Namespace,
-    sock: socket.socket,
-    lifeline: int,
-    config: ServerConfig,
-    policy: KtlsPolicy,
-) -> int:
-    """Serve a connection, in a process of its own; the door hears when the handshake is done."""
-    pid = os.getpid()
+class _Reception(NamedTuple):
+    """What all connections have in common."""
 
-    def open_connection() -> ucspi.Connection:
-        return ucspi.open_connection(hand_on(sock), lambda own: accept(own, config, policy))
+    arguments: argparse.Namespace
+    policy: KtlsPolicy
+    access_log: AccessLog | None
 
-    def open_or_end() -> ucspi.Connection:
-        # The keeper. Until there is a program (`execute`, which has SIGTERM ignored from then on)
-        # whoever ends the process that waits for it ends both.
-        end_with(pid)
-        connection = open_connection()
-        _tell_door(lifeline)
-        return connection
+    def serve(self, sock: socket.socket, lifeline: int, config: ServerConfig) -> int:
+        """Serve a connection, in a process of its own.
 
-    closing = ClosePolicy(arguments.close)
-    with cuts.told():
-        if arguments.ucspi_tls:
-            _tell_door(lifeline)  # when its handshake begins, and whether, is the program's affair
-            return ucspi_tls.run(arguments.program, sock, open_connection, closing)
-        return execute.run(
-            arguments.program, open_or_end, closing, ucspi.SERVER_PLACES, aware=arguments.aware
-        )
+        The door hears when the handshake is done.
+        """
+        arguments = self.arguments
+        pid = os.getpid()
+        lines = ExitStack()  # in the keeper, and in what stands for one: the access log's
+
+        def open_connection() -> ucspi.Connection:
+            return self._open(sock, config, lines)
+
+        def open_or_end() -> ucspi.Connection:
+            # The keeper. Until there is a program (`execute`, which has SIGTERM ignored from then
+            # on) whoever ends the process that waits for it ends both.
+            end_with(pid)
+            connection = open_connection()
+            _tell_door(lifeline)
+            return connection
+
+        closing = ClosePolicy(arguments.close)
+        with cuts.told(), lines:
+            if arguments.ucspi_tls:
+                # When its handshake begins, and whether, is the program's affair.
+                _tell_door(lifeline)
+                return ucspi_tls.run(arguments.program, sock, open_connection, closing)
+            return execute.run(
+                arguments.program,
+                open_or_end,
+                closing,
+                ucspi.SERVER_PLACES,
+                aware=arguments.aware,
+            )
+
+    def _open(
+        self, sock: socket.socket, config: ServerConfig, lines: ExitStack
+    ) -> ucspi.Connection:
+        began = time.monotonic()
+        try:
+            found = ucspi.open_connection(
+                hand_on(sock), lambda own: accept(own, config, self.policy)
+            )
+        except (TlsifyError, OSError) as exc:
+            if self.access_log is not None:
+                end = name_of(outcome(exc))
+                seconds = time.monotonic() - began
+                self.access_log.refused(messages.peer.get(None), end, exc, seconds)
+            raise
+        visit = lines.enter_context(visiting(self.access_log, found.handoff))
+        if self.arguments.aware:
+            visit.traffic = None  # the program's affair
+            visit.end = PASSED if found.handoff.channel is not None else visit.end
+        return found._replace(traffic=visit.traffic)
 
 
 def _tell_door(lifeline: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections import deque
 from functools import partial
 from importlib import import_module
 from itertools import islice
@@ -28,8 +29,12 @@ VERBS = {
     "check": "report what this host can offload, and why the rest cannot be",
     "status": "list the connections that the kernel or tlsify protects, with their processes",
 }
-_KTLS_MODES = ("auto", "require", "off")
+_KTLS, _KTLS_MODES = "--ktls", ("auto", "require", "off")
+_LOG_LEVELS = ("debug", "info", "notice", "warning", "error")
 CONFIG = "--config"
+# Options of the command itself, which may stand behind the verb, too; the second take a value.
+_SWITCHES = ("-v", "--verbose", "--ktls-any-kernel", "--syslog")
+_VALUED = ("--ktls-rekey", "--log-level", "--log-format", CONFIG)
 # argparse makes a formatter for each option that is added; without a width it would ask shutil for
 # the terminal's, whose import takes longer than all of them.
 _of_any_width = partial(argparse.HelpFormatter, width=80)
@@ -42,13 +47,17 @@ class GlobalOptions(NamedTuple):
         ktls: "auto", "require" or "off".
         ktls_rekey: "auto" or "require".
         ktls_any_kernel: offload even on a kernel known to be bad.
-        verbose: say on stderr what is going on.
+        log_level: the lowest level of messages (`logs.messages.LEVELS`).
+        log_format: "text" or "json", of messages and of the access log.
+        syslog: write messages to syslog.
     """
 
-    ktls: str = "off"
+    ktls: str = "auto"
     ktls_rekey: str = "auto"
     ktls_any_kernel: bool = False
-    verbose: bool = False
+    log_level: str = "notice"
+    log_format: str = "text"
+    syslog: bool = False
 
 
 class _Parser(argparse.ArgumentParser):
@@ -122,11 +131,12 @@ def top_parser() -> _Parser:
     )
     parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
     parser.add_argument(
-        "--ktls",
+        _KTLS,
+        nargs="?",
         choices=_KTLS_MODES,
-        default="off",
-        help="kernel TLS: auto (what a bare --ktls means) uses it where possible, require "
-        "fails without it, off (default) relays in userspace",
+        default=_KTLS_MODES[0],
+        help="kernel TLS: auto (default, and what a bare --ktls means) uses it where the kernel "
+        "can and relays in userspace elsewhere, require fails without it, off always relays",
     )
     parser.add_argument(
         "--ktls-rekey",
@@ -142,7 +152,29 @@ def top_parser() -> _Parser:
     parser.add_argument(
         "--config", metavar="FILE", help="read verb, options and operands from a TOML file"
     )
-    parser.add_argument("-v", "--verbose", action="store_true", help="log what happens")
+    parser.add_argument(
+        "--log-level",
+        choices=_LOG_LEVELS,
+        default="notice",
+        help="lowest level of messages; default notice, which includes refused clients",
+    )
+    parser.add_argument(
+        "--log-format",
+        choices=("text", "json"),
+        default="text",
+        help="format of messages and of --access-log; default text",
+    )
+    parser.add_argument(
+        "--syslog", action="store_true", help="write messages to syslog instead of stderr"
+    )
+    parser.add_argument(
+        "-v",
+        "--verbose",
+        action="store_const",
+        const="debug",
+        dest="log_level",
+        help="the same as --log-level=debug",
+    )
     parser.add_argument("verb", choices=tuple(VERBS), metavar="VERB", help=argparse.SUPPRESS)
     return parser
 
@@ -155,31 +187,39 @@ def is_config(word: str) -> bool:
 def divide(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """Return the command's own words, the verb last, and what belongs to the verb.
 
-    --ktls options are the command's wherever they stand, and a bare --ktls gets its value here:
-    left to argparse, an optional value would swallow the next word.
+    The command's options are its own wherever they stand, up to "--". The value of --ktls is
+    optional, which argparse would read as "the next word, whatever it is": so it is read here.
     """
     ours: list[str] = []
     verb: list[str] = []
     rest: list[str] = []
-    words = iter(arguments)
-    for word in words:
+    words = deque(arguments)
+    while words:
+        word = words.popleft()
         if word == "--" and verb:
             rest += [word, *words]
-        elif word == "--":
-            verb, rest = [word, *islice(words, 1)], [*words]
-        elif word == "--ktls":
-            ours.append("--ktls=auto")
-        elif word == "--ktls-rekey":
-            ours.append(f"{word}={next(words, '')}")
-        elif word.startswith(("--ktls=", "--ktls-")) or (is_config(word) and not verb):
-            ours.append(word if word != CONFIG else f"{word}={next(words, '')}")
+            break
+        if word == "--":
+            verb, rest = [word, *islice(words, 1)], [*islice(words, 1, None)]
+            break
+        name, equals, _ = word.partition("=")
+        if word == _KTLS:
+            is_mode = bool(words) and words[0] in _KTLS_MODES
+            ours.append(f"{word}={words.popleft() if is_mode else _KTLS_MODES[0]}")
+        elif name in _VALUED and not _is_of_verb(name, verb):
+            ours.append(word if equals else f"{word}={words.popleft() if words else ''}")
+        elif word in _SWITCHES or name == _KTLS or (word.startswith("-") and not verb):
+            ours.append(word)
         elif verb:
             rest.append(word)
-        elif word.startswith("-"):
-            ours.append(word)
         else:
             verb = [word]
     return ours + verb, rest
+
+
+def _is_of_verb(option: str, verb: list[str]) -> bool:
+    """Return whether an option is the verb's although the command has one of the same name."""
+    return option == CONFIG and verb == ["check"]
 
 
 def verb_parser(verb: str) -> _Parser:
@@ -201,7 +241,9 @@ def read_options(words: list[str]) -> tuple[str, GlobalOptions]:
         ktls=parsed.ktls,
         ktls_rekey=parsed.ktls_rekey,
         ktls_any_kernel=parsed.ktls_any_kernel,
-        verbose=parsed.verbose,
+        log_level=parsed.log_level,
+        log_format=parsed.log_format,
+        syslog=parsed.syslog,
     )
     return parsed.verb, options
 

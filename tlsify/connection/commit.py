@@ -9,13 +9,13 @@ import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from tlsify.codepoints import ProtocolVersion
-from tlsify.connection import keylog
 from tlsify.connection.control import Channel
-from tlsify.connection.eligibility import attempt, suite_refusal
 from tlsify.connection.handoff import Handoff, Offload, Reason
-from tlsify.connection.handshake import PARTING_BYTES
-from tlsify.connection.relay import Relay
-from tlsify.connection.session_store import SessionIntake
+from tlsify.connection.relay.pump import Relay
+from tlsify.connection.setup import keylog
+from tlsify.connection.setup.eligibility import attempt, suite_refusal
+from tlsify.connection.setup.handshake import PARTING_BYTES
+from tlsify.connection.setup.session_store import SessionIntake
 from tlsify.errors import (
     SHORTAGES,
     ConfigError,
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tlsify.config import KtlsPolicy
-    from tlsify.connection.session_store import SessionSlot
+    from tlsify.connection.setup.session_store import SessionSlot
     from tlsify.tls.engine import Engine
     from tlsify.tls.negotiated import Negotiated
 

@@ -11,9 +11,9 @@ import time
 from typing import TYPE_CHECKING, NoReturn
 
 from tlsify.codepoints import AlertDescription, ContentType, HandshakeType, ProtocolVersion
-from tlsify.connection import forks, linger
-from tlsify.connection.linger import Ending
-from tlsify.connection.patience import received, unread
+from tlsify.connection.ending import forks, linger
+from tlsify.connection.ending.linger import Ending
+from tlsify.connection.ending.patience import received, unread
 from tlsify.connection.sender import Sender
 from tlsify.errors import HandshakeError, KeyUpdateRefused, PeerAlert, PeerMisbehaved
 from tlsify.keys import Direction
@@ -31,7 +31,7 @@ from tlsify.tls.session import (
 )
 
 if TYPE_CHECKING:
-    from tlsify.connection.session_store import SessionIntake
+    from tlsify.connection.setup.session_store import SessionIntake
     from tlsify.tls.session import Session
 
 _log = logging.getLogger("tlsify")

@@ -8,10 +8,10 @@ import time
 from typing import TYPE_CHECKING
 
 from tlsify.config import ClientConfig, KtlsPolicy, ServerConfig
-from tlsify.connection import handshake, keylog
-from tlsify.connection.dialing import closed_on_error
-from tlsify.connection.eligibility import attempt, cipher_refusal, host_refusal, offloadable
-from tlsify.connection.keepalive import keep_alive
+from tlsify.connection.setup import handshake, keylog
+from tlsify.connection.setup.dialing import closed_on_error
+from tlsify.connection.setup.eligibility import attempt, cipher_refusal, host_refusal, offloadable
+from tlsify.connection.setup.keepalive import keep_alive
 from tlsify.errors import KtlsUnavailable
 from tlsify.tls import connection_factory, context
 from tlsify.tls.engine import Engine
@@ -19,7 +19,7 @@ from tlsify.tls.engine import Engine
 if TYPE_CHECKING:
     from tlsify.codepoints import Aead
     from tlsify.connection.handoff import Handoff
-    from tlsify.connection.session_store import SessionSlot
+    from tlsify.connection.setup.session_store import SessionSlot
 
 
 def connect(sock: socket.socket, config: ClientConfig, policy: KtlsPolicy | None = None) -> Handoff:
@@ -163,7 +163,7 @@ def _slot(sock: socket.socket, config: ClientConfig, aeads: tuple[Aead, ...]) ->
     """Return a session to resume from the caller's store, if there is one."""
     if config.session_store is None:
         return None
-    from tlsify.connection.session_store import Origin, SessionStore  # noqa: PLC0415 - rarely wanted
+    from tlsify.connection.setup.session_store import Origin, SessionStore  # noqa: PLC0415 - rarely wanted
 
     store = SessionStore(config.session_store)
     try:

@@ -6,7 +6,7 @@ import math
 import socket
 import struct
 
-from tlsify.connection.patience import unread
+from tlsify.connection.ending.patience import unread
 from tlsify.ktls.probe import polls_partial_records
 
 _TIMEVAL = struct.Struct("@ll")

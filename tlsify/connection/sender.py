@@ -10,8 +10,8 @@ import threading
 from typing import TYPE_CHECKING, TypeVar
 
 from tlsify.codepoints import AlertDescription, ContentType, ProtocolVersion
-from tlsify.connection import linger
-from tlsify.connection.linger import Ending
+from tlsify.connection.ending import linger
+from tlsify.connection.ending.linger import Ending
 from tlsify.errors import KtlsError, RekeyUnsupported
 from tlsify.keys import Direction
 from tlsify.ktls import ulp
@@ -21,7 +21,7 @@ from tlsify.tls.messages import KeyUpdateRequest, encode_alert, encode_key_updat
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tlsify.connection.linger import Receiver
+    from tlsify.connection.ending.linger import Receiver
     from tlsify.tls.session import KeyGeneration, Session
 
 T = TypeVar("T")

@@ -7,11 +7,11 @@ import time
 from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple
 
-from tlsify.connection.patience import tcp_progress, unacknowledged
+from tlsify.connection.ending.patience import tcp_progress, unacknowledged
 
 if TYPE_CHECKING:
+    from tlsify.connection.ending.patience import Progress
     from tlsify.connection.handoff import Handoff
-    from tlsify.connection.patience import Progress
 
 # How long a client may take nothing of what a server sends it, in seconds.
 SEND_TIMEOUT = 60.0

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _log = logging.getLogger("tlsify")
+# The message is not about the client whose connection shows it.
+_OURS = {"peer": None}
 
 _UNIX = "unix:"
 _SNI = "sni:"
@@ -249,12 +251,12 @@ class Backends:
     def _failed(self, backend: Backend, failure: str) -> None:
         if backend not in self._down:
             self._down.add(backend)
-            _log.warning("backend %s takes no connections: %s", backend, failure)
+            _log.warning("backend %s takes no connections: %s", backend, failure, extra=_OURS)
 
     def _succeeded(self, backend: Backend) -> None:
         if backend in self._down:
             self._down.discard(backend)
-            _log.warning("backend %s takes connections again", backend)
+            _log.warning("backend %s takes connections again", backend, extra=_OURS)
 
 
 def _may_pass(exc: OSError) -> bool:

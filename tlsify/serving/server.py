@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Protocol
 from tlsify.aio.acceptor import Acceptor, Limits
 from tlsify.aio.loop import EventLoop
 from tlsify.config import KtlsMode
-from tlsify.connection import establish, patience
-from tlsify.connection.eligibility import host_refusal
+from tlsify.connection import establish
+from tlsify.connection.ending import patience
+from tlsify.connection.setup.eligibility import host_refusal
 from tlsify.metrics.counters import BEAT_INTERVAL, beat, share
 from tlsify.metrics.exposition import About, Endpoint, is_ready
 from tlsify.serving import supervisor
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
     from tlsify.config import KtlsPolicy, ServerConfig
     from tlsify.connection.handoff import Handoff
+    from tlsify.logs.access import AccessLog
     from tlsify.serving.generation import Work, WorkerHandle
     from tlsify.system.process import Account
 
@@ -90,6 +92,7 @@ class ServerPlan:
         sandboxing: whether they give up what they do not need.
         account: user of the workers. The supervisor keeps its rights, to read keys again.
         on_ready: called when every worker accepts connections.
+        access_log: told of refused clients; opened anew on each reload. Or None.
         estate: what SIGUSR2 passes on, and what was passed on to us; the caller closes it.
     """
 
@@ -106,6 +109,7 @@ class ServerPlan:
     sandboxing: Sandboxing = Sandboxing.AUTO
     account: Account | None = None
     on_ready: Callable[[], None] = lambda: None
+    access_log: AccessLog | None = None
     estate: Inherited = field(default_factory=Inherited)
 
 
@@ -157,7 +161,10 @@ class _Office:
         self._pid = os.getpid()
 
     def renew(self) -> Work:
-        self._config = _load(self._plan, self._config)
+        config = _load(self._plan, self._config)
+        if self._plan.access_log is not None:
+            self._plan.access_log.reopen()  # workers could not
+        self._config = config
         return self.work()
 
     def work(self) -> Work:
@@ -275,6 +282,8 @@ async def _serve(
     await service.start()
     limits = plan.limits.part(post.index, plan.workers)
     acceptor = Acceptor(listeners, service.serve, config, plan.policy, limits)
+    if plan.access_log is not None:
+        acceptor.refused = plan.access_log.refused
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(service.stop)
         stack.enter_context(roster.publish())

@@ -10,8 +10,8 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
 from tlsify.config import ClientConfig, KtlsPolicy, ServerConfig
-from tlsify.connection.dialing import closed_on_error
 from tlsify.connection.establish import prepare
+from tlsify.connection.setup.dialing import closed_on_error
 from tlsify.connection.stream import TLSSocket
 from tlsify.credentials.anchors import TrustAnchors
 from tlsify.errors import ConfigError

@@ -8,10 +8,10 @@ import time
 from typing import TYPE_CHECKING, NamedTuple, Protocol, cast, overload
 
 from tlsify.config import ClientConfig, KtlsMode
-from tlsify.connection import keylog
-from tlsify.connection.eligibility import memory_refusal
 from tlsify.connection.handoff import Reason
-from tlsify.connection.handshake import conversation
+from tlsify.connection.setup import keylog
+from tlsify.connection.setup.eligibility import memory_refusal
+from tlsify.connection.setup.handshake import conversation
 from tlsify.errors import ConfigError, TlsifyError
 from tlsify.metrics.counters import Event, count, relayed
 from tlsify.sslcontext.answers import Answers

@@ -10,9 +10,9 @@ import threading
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from tlsify.config import ClientConfig, ClosePolicy, ServerConfig
-from tlsify.connection import handshake
-from tlsify.connection.dialing import closed_on_error
 from tlsify.connection.establish import PendingConnection
+from tlsify.connection.setup import handshake
+from tlsify.connection.setup.dialing import closed_on_error
 from tlsify.connection.stream import TLSSocket
 from tlsify.errors import TlsifyError
 from tlsify.sslcontext.answers import Answers

@@ -68,8 +68,8 @@ def test_no_address(text: str) -> None:
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        (GlobalOptions(), KtlsPolicy(KtlsMode.OFF)),
-        (GlobalOptions(ktls="auto"), KtlsPolicy(KtlsMode.AUTO)),
+        (GlobalOptions(), KtlsPolicy(KtlsMode.AUTO)),
+        (GlobalOptions(ktls="off"), KtlsPolicy(KtlsMode.OFF)),
         (
             GlobalOptions(ktls="require", ktls_rekey="require", ktls_any_kernel=True),
             KtlsPolicy(KtlsMode.REQUIRE, rekey_required=True, any_kernel=True),
@@ -77,7 +77,7 @@ def test_no_address(text: str) -> None:
     ],
 )
 def test_policy(options: GlobalOptions, expected: KtlsPolicy) -> None:
-    """The global options say when to offload; without --ktls nothing is."""
+    """The global options say when to offload: without --ktls where the kernel can."""
     assert policy(options) == expected
 
 

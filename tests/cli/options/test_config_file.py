@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.cli.harness import run
+from tests.cli.forked import refused
 from tlsify.cli.options.config_file import expand, read
 from tlsify.cli.parser import VERBS, read_words, verb_parser
 from tlsify.errors import ConfigError
@@ -105,28 +105,28 @@ def test_mistakes(write: Callable[[str], Path], text: str, complaint: str) -> No
         read(path)
     assert str(path) in str(caught.value)
     assert complaint in str(caught.value)
-    run("--config", str(path)).failed(96, complaint)
+    refused("--config", str(path)).failed(96, complaint)
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     """No file, or no text."""
-    run("--config", str(tmp_path / "none")).failed(96, "cannot read configuration")
+    refused("--config", str(tmp_path / "none")).failed(96, "cannot read configuration")
     (tmp_path / "bytes").write_bytes(b"\xff")
-    run("--config", str(tmp_path / "bytes")).failed(96, "can't decode byte")
+    refused("--config", str(tmp_path / "bytes")).failed(96, "can't decode byte")
 
 
 def test_values_are_judged_as_words_are(write: Callable[[str], Path]) -> None:
     """What argparse or the verb says of a word it says of the file's."""
     path = write('verb = "serve"\nworkers = -1\noperands = ["."]')
-    run("--config", str(path)).failed(100, "--workers")
+    refused("--config", str(path)).failed(100, "--workers")
 
 
 def test_another_verb(write: Callable[[str], Path]) -> None:
     """A file for one verb is not for another, and options need their verb."""
     path = str(write(SERVE))
-    run("--config", path, "connect").failed(100, "is for serve, not for connect")
-    run("--config", path, "--config", path).failed(100, "stands twice")
-    run("--config").failed(96, "cannot read configuration")
+    refused("--config", path, "connect").failed(100, "is for serve, not for connect")
+    refused("--config", path, "--config", path).failed(100, "stands twice")
+    refused("--config").failed(96, "cannot read configuration")
 
 
 @given(st.text(), st.sampled_from(sorted(VERBS)))

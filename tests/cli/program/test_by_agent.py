@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Self
 import psutil
 import pytest
 
+from tests.cli.forked import refused
 from tests.cli.harness import (
     CARRIERS,
     LOOPBACK,
@@ -206,4 +207,4 @@ def test_agent_that_dies_with_an_inherited_socket(pki: Pki, agent: Agent) -> Non
 )
 def test_what_an_agent_cannot(words: tuple[str, ...], said: str) -> None:
     """It is told before anything is sent."""
-    run(*words).failed(96, said)
+    refused(*words).failed(96, said)

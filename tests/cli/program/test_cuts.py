@@ -151,8 +151,9 @@ def test_reset_of_a_servers_connection(pki: Pki, carrier: str) -> None:
         with server.connect(pki) as stream:
             stream.sendall(b"x")
             assert stream.recv(1) == b"x"
+            port = stream.getsockname()[1]
             reset(stream)
-        said = f"tlsify: error: {LOOPBACK}: the connection was cut: ECONNRESET"
+        said = f"tlsify: error: {LOOPBACK}:{port}: the connection was cut: ECONNRESET"
         lines: list[str] = []
         while not lines or not lines[-1].startswith("tlsify: error: "):  # cat may be the first
             lines.append(read_line(server.process.stderr))

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import tlsify
+from tests.cli.forked import refused
 from tests.cli.harness import (
     CARRIERS,
     LOOPBACK,
@@ -241,7 +242,7 @@ def test_socket_that_is_no_tcp(pki: Pki) -> None:
 )
 def test_contradictions(words: list[str], said: str) -> None:
     """Each is told before anything is sent."""
-    run("connect", *words).failed(96, said)
+    refused("connect", *words).failed(96, said)
 
 
 @pytest.mark.parametrize(
@@ -250,13 +251,13 @@ def test_contradictions(words: list[str], said: str) -> None:
 )
 def test_whom_to_connect_to(words: list[str], said: str) -> None:
     """It is said in one way."""
-    run("connect", *words).failed(100, said)
+    refused("connect", *words).failed(100, said)
 
 
 @pytest.mark.parametrize("words", [["--aware", "--keep"], ["--ciphers", "rc4"], ["--fd", "-1"]])
 def test_misuse(words: list[str]) -> None:
     """What the parser itself sees is usage."""
-    run("connect", *words, LOOPBACK, "1").failed(100)
+    refused("connect", *words, LOOPBACK, "1").failed(100)
 
 
 def test_one_descriptor_of_the_kernels() -> None:

@@ -12,7 +12,7 @@ import pytest
 from tests.doubles import CLOSE_NOTIFY, OFFLOADS, RELAY, Endpoint, Lab, vanish
 from tlsify.cli.program.pump import pump
 from tlsify.config import ClosePolicy
-from tlsify.connection import keepalive
+from tlsify.connection.setup import keepalive
 from tlsify.errors import DeadlineExceeded, PeerMisbehaved, Truncated
 from tlsify.metrics.counters import counters
 

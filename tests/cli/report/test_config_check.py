@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.cli.forked import refused
 from tests.cli.harness import run
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def _of(verb: str, place: Path) -> dict[str, Any]:
 @pytest.mark.parametrize("verb", VERBS)
 def test_all_is_well(place: Path, verb: str) -> None:
     """Certificates are read and named, and nothing is listened on."""
-    path = _write(place, **_of(verb, place))
+    path = _write(place, **_of(verb, place), ktls="off")
     outcome = run("check", "--config", str(path), "--json")
     found = json.loads(outcome.succeeded())["findings"]
     assert [each["code"] for each in found] == ["configuration", "certificate", "policy-off"]
@@ -90,14 +91,14 @@ def test_what_is_wrong(place: Path, verb: str, change: dict[str, Any], complaint
     """It is the message, and the exit status, that the verb itself would end with."""
     values = json.loads(json.dumps(_of(verb, place) | change).replace("PLACE", str(place)))
     path = _write(place, **values)
-    run("check", "--config", str(path)).failed(96, complaint)
-    run("--config", str(path)).failed(96, complaint)
+    refused("check", "--config", str(path)).failed(96, complaint)
+    refused("--config", str(path)).failed(96, complaint)
 
 
 def test_other_verbs(place: Path) -> None:
     """Of what is no service there is nothing to check."""
     path = _write(place, verb="status", cert=None, key=None)
-    run("check", "--config", str(path)).failed(96, "nothing of status can be checked")
+    refused("check", "--config", str(path)).failed(96, "nothing of status can be checked")
 
 
 @pytest.mark.usefixtures("lacks_ktls")

@@ -12,7 +12,7 @@ from tlsify.cli import lazy_modules
 from tlsify.cli.options import common as shared
 from tlsify.config import KtlsMode, ServerConfig
 from tlsify.connection import establish
-from tlsify.connection.eligibility import host_refusal
+from tlsify.connection.setup.eligibility import host_refusal
 from tlsify.credentials import ocsp
 from tlsify.credentials.key_files import Files, amiss, find, fingerprint
 from tlsify.errors import ConfigError, TlsifyError

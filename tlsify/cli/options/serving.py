@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from tlsify.aio.acceptor import Limits
 from tlsify.cli.options import common as shared
+from tlsify.cli.options import logs
 from tlsify.cli.options import server as server_options
 from tlsify.connection.stillness import SEND_TIMEOUT
 from tlsify.errors import ConfigError
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from tlsify.cli.parser import GlobalOptions
     from tlsify.config import ServerConfig
+    from tlsify.logs.access import AccessLog
     from tlsify.serving.server import Service
 
 _log = logging.getLogger("tlsify")
@@ -113,6 +115,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, listen: str | None) -> Non
         help="confine workers by Landlock and seccomp to the files, ports and system calls "
         "that they need; auto (default): as far as the kernel can",
     )
+    logs.add_access_log(group)
     group.add_argument(
         "--metrics",
         metavar=f"ADDR:PORT|{_UNIX}PATH",
@@ -121,11 +124,12 @@ def add_arguments(parser: argparse.ArgumentParser, *, listen: str | None) -> Non
 
 
 def examine(arguments: argparse.Namespace) -> None:
-    """Find what is wrong with the addresses.
+    """Find what is wrong with the addresses and the access log.
 
     Raises:
         ConfigError: one of them is none.
     """
+    logs.examine(arguments)
     for text in arguments.listen:
         shared.address(text)
     if arguments.metrics is not None and not arguments.metrics.startswith(_UNIX):
@@ -148,6 +152,7 @@ def plan(  # noqa: PLR0913 - each is a matter of its own
     reach: Callable[[], Reach] = Reach,
     load: Callable[[], ServerConfig] | None = None,
     on_ready: Callable[[], None] = lambda: None,
+    access_log: AccessLog | None = None,
 ) -> ServerPlan:
     """Make a plan of them, and listen.
 
@@ -159,6 +164,7 @@ def plan(  # noqa: PLR0913 - each is a matter of its own
             all is reloaded.
         load: gives the configuration; `server_options.configure` if None.
         on_ready: called when every worker accepts connections.
+        access_log: opened.
 
     Raises:
         ConfigError: an address is none, or there is no sandbox where one is required.
@@ -196,6 +202,7 @@ def plan(  # noqa: PLR0913 - each is a matter of its own
         sandboxing=sandboxing,
         account=arguments.user,
         on_ready=on_ready,
+        access_log=access_log,
         estate=estate,
     )
 

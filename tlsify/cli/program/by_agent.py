@@ -10,7 +10,7 @@ from tlsify.agent import client
 from tlsify.agent.wire import ClientRequest, ServerRequest
 from tlsify.cli.options import common as shared
 from tlsify.cli.options.client import choose
-from tlsify.connection.dialing import closed_on_error
+from tlsify.connection.setup.dialing import closed_on_error
 from tlsify.errors import AgentError, ConfigError
 
 if TYPE_CHECKING:

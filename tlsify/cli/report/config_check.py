@@ -11,7 +11,7 @@ from tlsify.cli.options import common as shared
 from tlsify.cli.options import config_file
 from tlsify.config import KtlsMode
 from tlsify.connection import establish
-from tlsify.connection.eligibility import host_refusal
+from tlsify.connection.setup.eligibility import host_refusal
 from tlsify.credentials.key_files import amiss
 from tlsify.errors import ConfigError, ExitCode
 from tlsify.status.host import Finding
