@@ -20,7 +20,7 @@ _KINDS = {
     "FILE|DIR|system": shtab.FILE,
     "DIR": shtab.DIRECTORY,
     "HOST": _HOST,
-    "ADDR": _HOST,
+    "HOST:PORT": _HOST,
     "PORT": {"bash": "", "zsh": "_ports"},
 }
 _MODES = ("auto", "require", "off")

@@ -436,10 +436,10 @@ def test_socket_of_systemd(pki: Pki) -> None:
 @pytest.mark.parametrize(
     ("words", "status", "said"),
     [
-        ((LOOPBACK, "0"), 96, "no program"),
-        (("--", "true"), 96, "certificate"),
+        ((LOOPBACK, "0"), 100, "no program"),
+        (("--", "true"), 100, "certificate"),
         ((LOOPBACK, "0", "--", "no-such-program"), 127, "not found"),
-        ((LOOPBACK, "x", "--", "true"), 100, "PORT"),
+        ((LOOPBACK, "x", "--", "true"), 100, "/etc/services"),
         (("--limit", "0", LOOPBACK, "0", "--", "true"), 100, "--limit"),
     ],
 )
@@ -451,8 +451,8 @@ def test_contradictions(words: tuple[str, ...], status: int, said: str) -> None:
 def test_nothing_to_listen_on(pki: Pki) -> None:
     """Neither an address nor systemd's sockets; an address that is taken."""
     shown = ("--cert", pki.good.certificate, "--key", pki.good.key)
-    refused("listen", *shown, "--", "true").failed(96, "nothing to listen on")
-    refused("listen", *shown, LOOPBACK, "--", "true").failed(96, "ADDR without PORT")
+    refused("listen", *shown, "--", "true").failed(100, "no address to listen on")
+    refused("listen", *shown, LOOPBACK, "--", "true").failed(100, "has no port")
     with socket.create_server((LOOPBACK, 0)) as listener:
         port = listener.getsockname()[1]
         refused("listen", *shown, LOOPBACK, port, "--", "true").failed(102, "in use")

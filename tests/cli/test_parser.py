@@ -63,7 +63,7 @@ def test_division_of_words(words: list[str], ours: list[str] | None, rest: list[
 def test_bare_ktls_in_the_real_command(words: Sequence[str]) -> None:
     """Host and port survive a bare --ktls in each place."""
     real = [{"h": "nobody.invalid"}.get(word, word) for word in words]
-    run(*real).failed(102, "cannot connect to nobody.invalid port 1")
+    run(*real).failed(102, "cannot connect to nobody.invalid:1")
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_bare_ktls_in_the_real_command(words: Sequence[str]) -> None:
 )
 def test_words_behind_two_dashes(words: list[str]) -> None:
     """Behind "--" nothing is an option, not even --ktls."""
-    run(*words).failed(102, "cannot connect to --ktls port 1")
+    run(*words).failed(102, "cannot connect to --ktls:1")
 
 
 def test_version() -> None:
@@ -106,9 +106,9 @@ _MISUSE = {
     "ktls-mode": (["--ktls=sometimes", "check"], "'sometimes'", "tlsify --help"),
     "ktls-mode-empty": (["check", "--ktls="], "--ktls", "tlsify --help"),
     "ktls-rekey-alone": (["check", "--ktls-rekey"], "--ktls-rekey", "tlsify --help"),
-    "missing-port": (["connect", "h"], "PORT", "tlsify connect --help"),
-    "port-is-a-word": (["connect", "h", "https"], "'https'", "tlsify connect --help"),
-    "port-too-large": (["connect", "h", "65536"], "'65536'", "tlsify connect --help"),
+    "missing-port": (["connect", "h"], "has no port", "write h:PORT"),
+    "port-is-a-word": (["connect", "h", "nought"], "'nought'", "/etc/services"),
+    "port-too-large": (["connect", "h", "65536"], "65536", "65535"),
     "timeout-zero": (["connect", "--timeout", "0", "h", "1"], "'0'", "tlsify connect --help"),
     "timeout-vast": (["connect", "--timeout", "1e300", "h", "1"], "1e300", "connect --help"),
     "timeout-nan": (["serve", "--timeout", "nan", "/"], "'nan'", "tlsify serve --help"),

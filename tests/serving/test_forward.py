@@ -121,7 +121,7 @@ def test_plaintext(lab: Lab, policy: KtlsPolicy, tmp_path: Path, *, is_path: boo
         name = f"unix:{path}" if is_path else "{}:{}".format(*listener.getsockname())
         lines = tmp_path / "log"
         log = AccessLog(LogFile(str(lines)), JSON)
-        service = Forwarding(to(Backend.parse(name)), STRICT, access_log=log)
+        service = Forwarding(to(Backend.to_connect(name)), STRICT, access_log=log)
         work = serving(service, handed)
         peer.send_data(b"request")
         peer.close_notify()

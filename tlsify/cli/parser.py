@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from tlsify import __version__
 from tlsify.cli.messages import PROGRAM, fail, flush_stdout
-from tlsify.errors import ExitCode
+from tlsify.errors import ConfigError, ExitCode, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -33,7 +33,7 @@ _KTLS, _KTLS_MODES = "--ktls", ("auto", "require", "off")
 _LOG_LEVELS = ("debug", "info", "notice", "warning", "error")
 CONFIG = "--config"
 # Options of the command itself, which may stand behind the verb, too; the second take a value.
-_SWITCHES = ("-v", "--verbose", "--ktls-any-kernel", "--syslog")
+_SWITCHES = ("-v", "--verbose", "--syslog", "--ktls-any-kernel")
 _VALUED = ("--ktls-rekey", "--log-level", "--log-format", CONFIG)
 # argparse makes a formatter for each option that is added; without a width it would ask shutil for
 # the terminal's, whose import takes longer than all of them.
@@ -64,8 +64,10 @@ class _Parser(argparse.ArgumentParser):
     """Reports misuse as every other error is reported."""
 
     _asking = False
-    # What a verb finds wrong with words that are each right; see `connect.misuse`.
+    # What a verb finds wrong with words that are each right, and what it makes of them: see
+    # `connect.misuse` and `connect.complete`.
     misuse: Callable[[argparse.Namespace], str | None] | None = None
+    complete: Callable[[argparse.Namespace], None] | None = None
     # Whether options may stand between several operands.
     is_mixed = False
 
@@ -83,7 +85,17 @@ class _Parser(argparse.ArgumentParser):
         given = self.parse_intermixed_args(words) if self.is_mixed else self.parse_args(words)
         if self.misuse is not None and (message := self.misuse(given)) is not None:
             self.error(message)
+        if self.complete is not None and not self._asking:
+            self.complete(given)
         return given
+
+    def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
+        """Report a value that cannot be as what it is: a word that is wrong."""
+        try:
+            return super()._get_value(action, arg_string)
+        except ConfigError as exc:
+            message = str(argparse.ArgumentError(action, str(exc)))
+            raise UsageError(message, hint=exc.hint) from exc
 
     def split(self, words: list[str]) -> tuple[list[str], list[str]]:
         """Return the verb's words, and the program's, which are not for argparse.
@@ -100,7 +112,7 @@ class _Parser(argparse.ArgumentParser):
         self._asking = True
         try:
             self.read(words)
-        except argparse.ArgumentError:
+        except (argparse.ArgumentError, UsageError):
             return False
         finally:
             self._asking = False
@@ -228,6 +240,7 @@ def verb_parser(verb: str) -> _Parser:
     parser = _Parser(prog=f"{PROGRAM} {verb}", description=module.DESCRIPTION)
     module.add_arguments(parser)
     parser.misuse = getattr(module, "misuse", None)
+    parser.complete = getattr(module, "complete", None)
     parser.is_mixed = getattr(module, "IS_MIXED", False)
     return parser
 

@@ -23,7 +23,7 @@ from tlsify.metrics.exposition import About, Endpoint, is_ready
 from tlsify.serving import supervisor
 from tlsify.serving.configuration import Configuration, leave_holders, retire
 from tlsify.serving.duty import SupervisorHooks
-from tlsify.serving.reexec import Inherited
+from tlsify.serving.reexec import SYSTEMD, Inherited
 from tlsify.serving.warm_up import rehearse
 from tlsify.status import roster
 from tlsify.system import listening, service_manager
@@ -88,7 +88,7 @@ class ServerPlan:
         workers: how many processes.
         limits: for all of them together.
         drain_seconds: how long connections may take to end; what is left is cut off then.
-        metrics: listening, for `exposition.Endpoint`; or None.
+        metrics: listening, each for an `exposition.Endpoint`.
         watch: its value is looked at every few seconds; when it changes, all is reloaded.
         reach: what workers need, as long as nothing is reloaded.
         sandboxing: whether they give up what they do not need.
@@ -106,7 +106,7 @@ class ServerPlan:
     workers: int = 1
     limits: Limits = field(default_factory=Limits)
     drain_seconds: float = 30.0
-    metrics: socket.socket | None = None
+    metrics: Sequence[socket.socket] = ()
     watch: Callable[[], object] | None = None
     reach: Callable[[], Reach] = Reach
     sandboxing: Sandboxing = Sandboxing.AUTO
@@ -154,8 +154,8 @@ def run(plan: ServerPlan) -> None:
     try:
         supervisor.run(plan.workers, work, duty, estate.workers)
     finally:
-        if plan.metrics is not None:
-            listening.forget(plan.metrics)
+        for sock in plan.metrics:
+            listening.forget(sock)
 
 
 class _Office:
@@ -186,8 +186,12 @@ class _Office:
         retire(self._configs.pop(work))
 
     def close(self) -> None:
+        passed = self.plan.estate.sockets.get(SYSTEMD, ())
         for sock in self.plan.listeners:
-            sock.close()
+            if sock in passed:
+                sock.close()
+            else:
+                listening.forget(sock)
 
     def _be_worker(self, config: ServerConfig, post: WorkerHandle) -> None:
         plan = self.plan
@@ -294,16 +298,16 @@ async def _serve(
         stack.push_async_callback(service.stop)
         stack.enter_context(roster.publish())
         about = About(tuple(_certificates(config)), _limits(plan, config))
-        endpoint = None
-        if plan.metrics is not None:
-            endpoint = Endpoint(plan.metrics, lambda: about)
+        endpoints = [Endpoint(sock, lambda: about) for sock in plan.metrics]
+        for endpoint in endpoints:
             await stack.enter_async_context(endpoint)
         await stack.enter_async_context(acceptor)
         post.ready()
         await stop.wait()
         is_last = not is_ready()
-        if endpoint is not None and not is_last:
-            endpoint.leave()  # those who have come after us answer
+        if not is_last:
+            for endpoint in endpoints:
+                endpoint.leave()  # those who have come after us answer
         parting = asyncio.create_task(service.drain())
         await acceptor.drain(plan.drain_seconds, sweep=is_last)
         parting.cancel()
