@@ -148,6 +148,13 @@ class Truncated(HandshakeError):
     general_hint = "the peer, or somebody in between, cut the connection"
 
 
+class KeyHolderError(HandshakeError):
+    """The process with the private key, which does the handshakes (`isolation`), is gone."""
+
+    exit_code = ExitCode.SYSTEM
+    general_hint = "connect again; see what the server's log says of its key holders"
+
+
 # Errors that end a TCP connection: from the peer, from silence, from the network (ICMP, icmp(7)).
 _BY_THE_PEER = "the peer, or somebody in between, cut the connection"
 _BY_SILENCE = "nothing came back for a long time: the peer may be down, or the network to it"

@@ -73,10 +73,12 @@ def nobody() -> Iterator[str]:
 
 
 @each_carrier
-def test_pages(pki: Pki, carrier: str) -> None:
+@pytest.mark.parametrize("isolated", [[], ["--isolate-key"]])
+def test_pages(pki: Pki, carrier: str, isolated: list[str]) -> None:
     """One line says what goes where; pages come whole; it ends in silence."""
     page = bytes(range(256)) * (_BIG // 256)
-    with backend(page) as where, Front(pki, f"{LOOPBACK}:0", where, carrier=carrier) as front:
+    words = (*isolated, f"{LOOPBACK}:0")
+    with backend(page) as where, Front(pki, *words, where, carrier=carrier) as front:
         how = "relay: policy-off" if carrier == "--ktls=off" else "kernel TLS"
         assert front.line == f"tlsify: forwarding {LOOPBACK}:{front.port} to {where} ({how})\n"
         idle = front.descriptors()

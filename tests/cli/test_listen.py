@@ -115,6 +115,30 @@ def _check(claim: bool) -> None:
 
 
 @each_carrier
+def test_isolated_key(pki: Pki, carrier: str, tmp_path: Path) -> None:
+    """Programs run as ever; holders of an old key end although a connection from before goes on."""
+    shown = type(pki.good)(tmp_path / "certificate.pem", tmp_path / "key.pem")
+    for source, sink in zip(pki.good, shown, strict=True):
+        sink.write_bytes(source.read_bytes())
+    with Listening(shown, carrier, "--isolate-key") as server:
+        (custodian,) = server.children()
+        holders = _children(custodian)
+        with server.connect(pki) as stream:
+            stream.sendall(b"before")
+            assert stream.recv(6) == b"before"
+            server.process.send_signal(signal.SIGHUP)
+            until(lambda: _children(custodian) and not set(holders) & set(_children(custodian)))
+            assert server.ask(pki, b"after") == b"after"
+            stream.sendall(b"still here")
+            assert stream.recv(10) == b"still here"
+    until(lambda: not psutil.pid_exists(custodian))
+
+
+def _children(pid: int) -> list[int]:
+    return [each.pid for each in psutil.Process(pid).children()]
+
+
+@each_carrier
 def test_what_the_program_has(pki: Pki, carrier: str) -> None:
     """Three descriptors, and both ends' addresses."""
     script = "ls /proc/self/fd | wc -l; echo $TCPREMOTEIP $SSLLOCALPORT $SSL_TLS_SNI_SERVERNAME"

@@ -214,6 +214,38 @@ def test_self_signed_certificate(folder: Path, tmp_path: Path) -> None:
         server.stop().succeeded()
 
 
+def test_isolated_key_made_on_the_spot(folder: Path, tmp_path: Path) -> None:
+    """A reload keeps it: the custodian has made it, and lives on."""
+    anchor = tmp_path / "ca.pem"
+    words = ("--listen", f"{LOOPBACK}:0", "--isolate-key", "--write-ca", anchor)
+    with Served("serve", *words, folder) as server:
+        context = ssl.create_default_context(cafile=anchor)
+        before = server.workers()
+        assert server.fetch(context) == (200, b"index")
+        server.process.send_signal(signal.SIGHUP)
+        until(lambda: len(server.workers() - before) == 1)
+        assert server.fetch(context) == (200, b"index")
+        server.stop().succeeded()
+
+
+def test_isolated_key_from_a_descriptor(pki: Pki, folder: Path) -> None:
+    """Only the custodian reads it, once: a reload is refused, and all goes on."""
+    with pki.good.key.open("rb") as key:
+        words = ("--listen", f"{LOOPBACK}:0", "--cert", pki.good.certificate, "--isolate-key")
+        server = Served("serve", *words, "--key-fd", key.fileno(), folder, pass_fds=[key.fileno()])
+        inode = os.fstat(key.fileno()).st_ino
+    with server:
+        for pid in (server.process.pid, *server.workers()):
+            for each in Path(f"/proc/{pid}/fd").iterdir():
+                assert each.stat().st_ino != inode
+        server.process.send_signal(signal.SIGHUP)
+        line = "tlsify: workers run as root"
+        while "root" in line:
+            line = read_line(server.process.stderr)
+        assert "reload failed" in line
+        assert server.fetch(pki.client_context()) == (200, b"index")
+
+
 @pytest.mark.interop
 def test_curl_verifies_the_self_signed_certificate(folder: Path, tmp_path: Path) -> None:
     """Curl accepts the saved certificate by name and by address, and nothing without it."""

@@ -41,12 +41,12 @@ from tlsify.logs.access import AccessLog
 from tlsify.logs.file import LogFile
 from tlsify.logs.messages import JSON
 from tlsify.metrics.counters import counters
-from tlsify.passing import scm_rights
 from tlsify.passing.metadata import ConnectionInfo
 from tlsify.passing.proxy_protocol import decode
 from tlsify.receiver import Receiver
 from tlsify.serving.backends import Backend, Backends, Rule
 from tlsify.serving.forward import Forwarding, Passing
+from tlsify.system import scm_rights
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -132,6 +132,7 @@ class Acceptor:
         self._opening: dict[PendingHandshake, asyncio.Task[None]] = {}
         self._half_open = PendingHandshakes()
         self._from = Counter[bytes]()
+        self._loop: asyncio.AbstractEventLoop | None = None  # since `begin`
         self._is_listening = self._is_failing = self._is_short = False
         self._resumption: asyncio.TimerHandle | None = None
         self._chore: asyncio.TimerHandle | None = None
@@ -152,13 +153,14 @@ class Acceptor:
 
     def begin(self) -> None:
         """Begin to accept."""
+        self._loop = asyncio.get_running_loop()
         for listener in self._listeners:
             listener.settimeout(0)
         self._listen()
         self._do_chores()
 
     def stop(self) -> None:
-        """Accept no more, at once; handshakes and connections go on."""
+        """Accept no more, at once, also while the loop is not running; connections go on."""
         self._rest()
         if self._chore is not None:
             self._chore.cancel()
@@ -218,16 +220,17 @@ class Acceptor:
 
     def _rest(self, seconds: float | None = None) -> None:
         """Do not accept: for some time, or until something ends."""
-        loop = asyncio.get_running_loop()
         if self._resumption is not None:
             self._resumption.cancel()
             self._resumption = None
+        if self._loop is None:
+            return
         if self._is_listening:
             for listener in self._listeners:
-                loop.remove_reader(listener)
+                self._loop.remove_reader(listener)
             self._is_listening = False
         if seconds is not None:
-            self._resumption = loop.call_later(seconds, self._listen)
+            self._resumption = self._loop.call_later(seconds, self._listen)
 
     def _accept(self, listener: socket.socket) -> bool:
         """Accept one connection; return whether there was one, and a place for it.

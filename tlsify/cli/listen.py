@@ -21,9 +21,11 @@ from tlsify.connection.establish import accept
 from tlsify.errors import ExitCode, TlsifyError, UsageError
 from tlsify.logs import messages
 from tlsify.logs.access import PASSED, visiting
+from tlsify.serving.configuration import Configuration, leave_holders
 from tlsify.serving.warm_up import rehearse
 from tlsify.system import listening
 from tlsify.system.process import end_with
+from tlsify.system.sandbox import Sandboxing
 
 if TYPE_CHECKING:
     import argparse
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 
     from tlsify.cli.parser import GlobalOptions
     from tlsify.config import KtlsPolicy, ServerConfig
+    from tlsify.connection.handoff import Handoff
     from tlsify.logs.access import AccessLog
 
 DESCRIPTION = "Listen for TLS clients, and run a program on each connection."
@@ -40,6 +43,7 @@ _LIMIT = 40  # as tcpserver and its successors have it
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's own options."""
     server_options.add_arguments(parser)
+    server_options.add_isolation(parser)
     shared.add_timing(parser, "for each handshake")
     group = parser.add_argument_group("limits")
     group.add_argument(
@@ -105,25 +109,27 @@ def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
     if isinstance(path, ExitCode):
         return path
     policy = shared.policy(options)
-    config = server_options.configure(arguments)
+    isolation = server_options.isolation(arguments, len(os.sched_getaffinity(0)), Sandboxing.AUTO)
+    configuration = Configuration(lambda: server_options.configure(arguments), policy, isolation)
+    config = configuration.load()
     access_log = logs.access_log(arguments, options)
     with ExitStack() as stack:
         listeners = [stack.enter_context(sock) for sock in _listeners(arguments, stack)]
-        server_options.prepare(arguments, config, policy)
+        server_options.become(arguments.user)
+        configuration.warn_of_readable_keys()
         rehearse()
 
         reception = _Reception(arguments, policy, access_log)
 
         def serve(sock: socket.socket, lifeline: int) -> int:
+            leave_holders(of_others_than=config)
             return reception.serve(sock, lifeline, config)
 
         def reload() -> None:
             nonlocal config
-            renewed = server_options.configure(arguments)
-            server_options.prepare(arguments, renewed, policy, config)
+            config = configuration.load()
             if access_log is not None:
                 access_log.reopen()
-            config = renewed
 
         door = Door(listeners, serve, reload, arguments.limit, arguments.per_address)
         if access_log is not None:
@@ -193,10 +199,15 @@ class _Reception(NamedTuple):
         self, sock: socket.socket, config: ServerConfig, lines: ExitStack
     ) -> ucspi.Connection:
         began = time.monotonic()
+
+        def shake_hands(own: socket.socket) -> Handoff:
+            try:
+                return accept(own, config, self.policy)
+            finally:
+                leave_holders()  # those of an earlier key need not wait for this connection's end
+
         try:
-            found = ucspi.open_connection(
-                hand_on(sock), lambda own: accept(own, config, self.policy)
-            )
+            found = ucspi.open_connection(hand_on(sock), shake_hands)
         except (TlsifyError, OSError) as exc:
             if self.access_log is not None:
                 end = name_of(outcome(exc))

@@ -58,11 +58,12 @@ def test_lists_and_programs(write: Callable[[str], Path]) -> None:
     """What may be repeated is a list; what stands behind "--" is one, too."""
     path = write(
         'verb = "listen"\noperands = ["localhost", 0]\nalpn = ["imap", "x"]\nresumption = false\n'
+        "access-log = true\n"
         'program = ["cat", "--", "-n"]\n'
     )
     expanded = expand(["--config", str(path), "--ktls"])
     assert expanded == [
-        *("--ktls=auto", "listen", "--alpn=imap", "--alpn=x", "localhost", "0"),
+        *("--ktls=auto", "listen", "--alpn=imap", "--alpn=x", "--access-log=-", "localhost", "0"),
         *("--", "cat", "--", "-n"),
     ]
     understood = read_words("listen", list(expanded[2:]))

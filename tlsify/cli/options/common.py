@@ -14,6 +14,7 @@ from tlsify.credentials.anchors import TrustAnchors
 from tlsify.credentials.pem import read_file
 from tlsify.errors import ConfigError, UsageError
 from tlsify.names import is_ip_address
+from tlsify.system.process import let_go
 from tlsify.trust import store
 
 if TYPE_CHECKING:
@@ -222,7 +223,7 @@ def read_key(number: int) -> bytes:
     """
     try:
         pem = streams.read_all(number, _MAX_PEM)
-        os.close(number)
+        let_go([number])  # a reload finds nothing there, rather than what has its number then
     except OSError as exc:
         raise ConfigError(
             f"cannot read the private key from descriptor {number}: {exc.strerror}",

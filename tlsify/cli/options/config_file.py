@@ -118,6 +118,9 @@ def _spell(parser: argparse.ArgumentParser, given: Mapping[str, object]) -> Iter
                 raise _Misfit(f'"{name}" is true or false')
             if value:
                 yield word
+        elif action.nargs == "?" and isinstance(value, bool) and isinstance(action.const, str):
+            if value:
+                yield f"{word}={action.const}"
         elif isinstance(value, list):
             if not isinstance(action, argparse._AppendAction):
                 raise _Misfit(f'"{name}" takes one value')

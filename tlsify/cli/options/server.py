@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from tlsify.config import KtlsPolicy
     from tlsify.credentials.anchors import TrustAnchors
     from tlsify.credentials.key_pair import KeyPair
+    from tlsify.serving.configuration import Isolation
+    from tlsify.system.sandbox import Sandboxing
 
 _log = logging.getLogger("tlsify")
 
@@ -81,6 +83,39 @@ def add_arguments(parser: argparse.ArgumentParser, *, alpn: bool = True) -> None
         type=Account.parse,
         metavar="NAME[:GROUP]",
         help="user (and group) to switch to after reading the key and binding the address",
+    )
+
+
+def add_isolation(group: argparse._ActionsContainer) -> None:
+    """Declare --isolate-key, for servers that have their connections in other processes."""
+    group.add_argument(
+        "--isolate-key",
+        action="store_true",
+        help="have handshakes done by processes that alone read the private key, and touch no "
+        "connection",
+    )
+
+
+def isolation(
+    arguments: argparse.Namespace, holders: int, sandboxing: Sandboxing
+) -> Isolation | None:
+    """Return how to isolate the keys, if that is wanted.
+
+    Args:
+        arguments: parsed.
+        holders: how many processes do handshakes.
+        sandboxing: whether these give up what they do not need.
+    """
+    if not arguments.isolate_key:
+        return None
+    from tlsify.serving.configuration import Isolation  # noqa: PLC0415 - heavy, and rarely wanted
+
+    return Isolation(
+        key_files=lambda: [files.key for files in _files(arguments, _log.debug)],
+        private=() if arguments.key_fd is None else (arguments.key_fd,),
+        holders=holders,
+        sandboxing=sandboxing,
+        account=arguments.user,
     )
 
 

@@ -110,6 +110,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, listen: str | None) -> Non
         "that they need; auto (default): as far as the kernel can",
     )
     logs.add_access_log(group)
+    server_options.add_isolation(group)
     group.add_argument(
         "--metrics",
         type=Address.to_listen,
@@ -184,6 +185,7 @@ def plan(  # noqa: PLR0913 - each is a matter of its own
         account=arguments.user,
         on_ready=on_ready,
         access_log=access_log,
+        isolation=server_options.isolation(arguments, arguments.workers, sandboxing),
         estate=estate,
     )
 
