@@ -70,7 +70,7 @@ class Site:
         """Serve one connection.
 
         Raises:
-            TimeoutError: the client has taken nothing of an answer.
+            TimeoutError: the client has read nothing of an answer.
         """
         work = attach(lambda: HttpProtocol(self._answer, self._living), handed)
         await watched(work, handed, self._bounds, lambda: False)
