@@ -168,7 +168,7 @@ class Relay:
         """Close both sides, and call the watcher."""
         try:
             with closing(self._network), closing(self._program):
-                self._tunnel.release()  # 40 KiB, whoever keeps this object
+                self._tunnel.release()  # 40 KiB, even while references to this object remain
         finally:
             self.is_over = True
             try:
@@ -206,7 +206,7 @@ class Relay:
         if self._tunnel.is_waiting:
             self._note(HandshakeError("the peer stopped in the midst of a handshake message"))
         elif not self.is_settled:
-            self._note(TimeoutError(errno.ETIMEDOUT, "the peer has not taken what was sent"))
+            self._note(TimeoutError(errno.ETIMEDOUT, "the peer has not read the sent data"))
 
     def interest(self) -> Interest:
         """Return the events that can be acted on.
