@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from tlsify.cli.options import logs
 from tlsify.cli.options import server as server_options
 from tlsify.connection.stillness import SEND_TIMEOUT
 from tlsify.errors import ConfigError
+from tlsify.http import plain
 from tlsify.serving.reexec import Inherited
 from tlsify.serving.server import ServerPlan
 from tlsify.system import listening, sandbox
@@ -117,6 +119,12 @@ def add_arguments(parser: argparse.ArgumentParser, *, listen: str | None) -> Non
     )
     logs.add_access_log(group)
     group.add_argument(
+        "--redirect-http",
+        action="store_true",
+        help="redirect clients that speak plain HTTP on this port to HTTPS; without it they get "
+        "status 400",
+    )
+    group.add_argument(
         "--metrics",
         metavar=f"ADDR:PORT|{_UNIX}PATH",
         help="plain HTTP address that answers GET /metrics and /healthz",
@@ -153,6 +161,7 @@ def plan(  # noqa: PLR0913 - each is a matter of its own
     load: Callable[[], ServerConfig] | None = None,
     on_ready: Callable[[], None] = lambda: None,
     access_log: AccessLog | None = None,
+    speaks_http: bool = True,
 ) -> ServerPlan:
     """Make a plan of them, and listen.
 
@@ -165,6 +174,7 @@ def plan(  # noqa: PLR0913 - each is a matter of its own
         load: gives the configuration; `server_options.configure` if None.
         on_ready: called when every worker accepts connections.
         access_log: opened.
+        speaks_http: whether clients that speak no TLS get an answer where it is HTTP.
 
     Raises:
         ConfigError: an address is none, or there is no sandbox where one is required.
@@ -202,6 +212,7 @@ def plan(  # noqa: PLR0913 - each is a matter of its own
         sandboxing=sandboxing,
         account=arguments.user,
         on_ready=on_ready,
+        stranger=partial(plain.answer, redirect=arguments.redirect_http) if speaks_http else None,
         access_log=access_log,
         estate=estate,
     )

@@ -12,7 +12,7 @@ from tlsify.errors import DeadlineExceeded, HandshakeError, PeerMisbehaved, Tlsi
 from tlsify.tls.record import Framer
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Callable, Generator
 
     from tlsify.tls.engine import Engine
 
@@ -33,8 +33,13 @@ _LENIENCE = 0.01
 Conversation: TypeAlias = "Generator[bytes | int, bytes | None, None]"
 
 
-def conversation(engine: Engine) -> Conversation:
+def conversation(engine: Engine, stranger: Callable[[bytes], bytes] | None = None) -> Conversation:
     """Run a handshake without doing any I/O, for any kind of driver.
+
+    Args:
+        engine: fresh.
+        stranger: answers a peer whose first bytes are no TLS, from what it has sent so far, in its
+            own protocol; empty leaves it to the alert.
 
     Yields:
         Bytes to send to the peer, or the largest number of bytes to receive; what was received is
@@ -62,21 +67,24 @@ def conversation(engine: Engine) -> Conversation:
                     )
                 record = framer.feed(received)
         except PeerMisbehaved as error:
-            engine.refuse(error, framer.pending)
-            yield from _last_words(engine)
+            answer = stranger(framer.pending) if stranger is not None else b""
+            if not answer:
+                engine.refuse(error, framer.pending)
+            yield from _last_words(answer or engine.output())
             raise
+        stranger = None  # it has begun to speak TLS
         try:
             engine.feed(record)
         except HandshakeError:
-            yield from _last_words(engine)
+            yield from _last_words(engine.output())
             raise
     if framer.pending:
         raise TlsifyError("bytes behind the handshake were read")
 
 
-def _last_words(engine: Engine) -> Conversation:
+def _last_words(output: bytes) -> Conversation:
     """Send the last output; a peer that has gone may not receive it."""
-    if output := engine.output():
+    if output:
         with contextlib.suppress(OSError):
             yield output
 
