@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from tlsify.connection.handoff import Handoff
 
     Serve: TypeAlias = Callable[[Handoff], Awaitable[None]]
-    # Told of a client that was refused: its address, the cause by name and in words, and seconds.
     Refused: TypeAlias = Callable[[object, str, object, float], None]
 
 _log = logging.getLogger("tlsify")
@@ -102,6 +101,7 @@ class Acceptor:
 
     Attributes:
         refused: told of clients that are refused, as `AccessLog.refused`.
+        stranger: answers clients that speak no TLS (`handshake.conversation`); None: by an alert.
     """
 
     def __init__(
@@ -123,6 +123,7 @@ class Acceptor:
             limits: how many there may be.
         """
         self.refused: Refused = lambda *_: None
+        self.stranger: Callable[[bytes], bytes] | None = None
         self._listeners = list(listeners)
         self._serve = serve
         self._config = config
@@ -348,7 +349,9 @@ class Acceptor:
 
     async def _open(self, visit: _Visit) -> Handoff | None:
         try:
-            handed = await hand_over(visit.opening.sock, self._config, self._policy)
+            handed = await hand_over(
+                visit.opening.sock, self._config, self._policy, stranger=self.stranger
+            )
         except FAILURES as exc:
             self._note_failure(visit, exc)
             return None
@@ -367,7 +370,7 @@ class Acceptor:
     def _note_eviction(self, visit: _Visit) -> None:
         kind, why = Event.HANDSHAKE_ABANDONED, "the server ends"
         if visit.is_evicted:
-            kind, why = Event.HANDSHAKE_EVICTED, "its handshake has stalled, and others wait"
+            kind, why = Event.HANDSHAKE_EVICTED, "its handshake has stalled"
             _log.log(messages.NOTICE, "connection refused: %s", why)
         count(kind)
         self.refused(visit.name, name_of(kind), why, self._age(visit))
