@@ -33,8 +33,7 @@ _log = logging.getLogger("tlsify")
 
 _ACCEPT_PAUSE = 0.1  # seconds
 _CHORE_PAUSE = 600.0
-# What health checks and port scans do all the time: nothing to tell by default.
-_USUAL = {Event.HANDSHAKE_TRUNCATED, Event.HANDSHAKE_BROKEN}
+_USUAL = {Event.HANDSHAKE_TRUNCATED, Event.HANDSHAKE_BROKEN}  # with health checks and port scans
 # What accept(2) says of a connection that is gone, rather than of us: it may be called again.
 _GONE = {
     errno.ECONNABORTED,
@@ -349,9 +348,8 @@ class Acceptor:
 
     async def _open(self, visit: _Visit) -> Handoff | None:
         try:
-            handed = await hand_over(
-                visit.opening.sock, self._config, self._policy, stranger=self.stranger
-            )
+            sock, stranger = visit.opening.sock, self.stranger
+            handed = await hand_over(sock, self._config, self._policy, stranger=stranger)
         except FAILURES as exc:
             self._note_failure(visit, exc)
             return None
@@ -385,11 +383,10 @@ class Acceptor:
         level = logging.INFO if kind in _USUAL else messages.NOTICE
         if kind is Event.HANDSHAKE_RESOURCES:
             level = logging.INFO if self._is_short else logging.WARNING
-        _log.log(level, "connection refused: %s", exc)
-        self.refused(visit.name, name_of(kind), exc, self._age(visit))
-        if kind is Event.HANDSHAKE_RESOURCES:
             self._is_short = self._is_failing = True
             self._rest(_ACCEPT_PAUSE)
+        _log.log(level, "connection refused: %s", exc)
+        self.refused(visit.name, name_of(kind), exc, self._age(visit))
 
 
 def _count_cut(handed: Handoff) -> None:
