@@ -24,7 +24,7 @@ from tlsify import agent
 from tlsify.agent import wire
 from tlsify.codepoints import CipherSuite
 from tlsify.connection.stream import TLSSocket
-from tlsify.passing import scm_rights
+from tlsify.system import scm_rights
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -11,7 +11,7 @@ from tests.agent.harness import KEYED, RELAYED, Impostor, tcp
 from tlsify import agent
 from tlsify.agent import wire
 from tlsify.errors import AgentError, ConfigError
-from tlsify.passing import scm_rights
+from tlsify.system import scm_rights
 
 if TYPE_CHECKING:
     from tests.agent.harness import Files

@@ -14,7 +14,7 @@ from tlsify import agent
 from tlsify.agent import wire
 from tlsify.connection.stream import TLSSocket
 from tlsify.errors import AgentError, Truncated
-from tlsify.passing import scm_rights
+from tlsify.system import scm_rights
 
 if TYPE_CHECKING:
     from tests.agent.harness import Files

@@ -12,7 +12,7 @@ from tlsify.agent import wire
 from tlsify.agent.awaiting import PATIENCE, Watch
 from tlsify.agent.errors import revive
 from tlsify.errors import SHORTAGES, AgentError
-from tlsify.passing import scm_rights
+from tlsify.system import scm_rights
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from tlsify.agent import wire
 from tlsify.agent.errors import revive
 from tlsify.errors import AgentError
-from tlsify.passing import scm_rights
+from tlsify.system import scm_rights
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -115,9 +115,12 @@ class EventThread(Generic[_Task]):
         if self._poller is None:
             self._poller = select.epoll()
         self._bell = process.out_of_the_way(os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC))
-        self._poller.register(self._bell, select.EPOLLIN)
+        self._register_bells(self._poller)
+
+    def _register_bells(self, poller: select.epoll) -> None:
+        poller.register(self._bell, select.EPOLLIN)
         # It stays readable for good, which is news only once.
-        self._poller.register(interpreter.bell(), select.EPOLLIN | select.EPOLLET)
+        poller.register(interpreter.bell(), select.EPOLLIN | select.EPOLLET)
 
     def _close(self) -> None:
         if self._poller is not None:
@@ -183,7 +186,10 @@ class EventThread(Generic[_Task]):
                 os.eventfd_read(self._bell)
             elif number in self._owners:
                 found.setdefault(self._owners[number], {})[number] = events
-            else:  # the interpreter's end, which concerns all of them
+            else:  # the interpreter's end concerns all of them
+                if number != interpreter.bell():
+                    with contextlib.suppress(OSError):  # for want of a descriptor: the next time
+                        self._renew()
                 found |= {task: found.get(task, {}) for task in self._watched}
         now = time.monotonic()
         while self._times and self._times[0][0] <= now:
@@ -197,6 +203,26 @@ class EventThread(Generic[_Task]):
             time.sleep(_PAUSE if wait is None else min(wait, _PAUSE))
             return []
         return self._poller.poll(wait)
+
+    def _renew(self) -> None:
+        """Watch with a new epoll: the old one reports what it cannot be told to forget.
+
+        A registration is the open file's, which a forked child or a dup(2) keeps after somebody has
+        closed the descriptor by its number (epoll(7)).
+        """
+        poller = select.epoll()
+        try:
+            self._register_bells(poller)
+            for watched in self._watched.values():
+                for number, events in watched.items():
+                    with contextlib.suppress(OSError):  # closed, as its connection finds out
+                        poller.register(number, events)
+        except OSError:
+            poller.close()
+            raise
+        if self._poller is not None:
+            self._poller.close()
+        self._poller = poller
 
     def _turn(self, task: _Task, events: dict[int, int]) -> None:
         try:

@@ -10,8 +10,10 @@ import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from tlsify.config import ClosePolicy
-from tlsify.connection.ending.patience import unacknowledged
+from tlsify.connection.ending.patience import tcp_progress, unacknowledged
+from tlsify.connection.relay.pump import Relay
 from tlsify.connection.stream import TLSSocket
+from tlsify.connection.traffic import Traffic
 from tlsify.errors import HandshakeError, TlsifyError
 from tlsify.keys import Direction
 from tlsify.ktls import ulp
@@ -54,8 +56,21 @@ class Keeper:
     can express.
     """
 
-    def __init__(self, handoff: Handoff, closing: ClosePolicy = ClosePolicy.STRICT) -> None:
-        """Take over a hand-off; then pass ``ends`` on, close them (`let_go`), call `run`."""
+    def __init__(
+        self,
+        handoff: Handoff,
+        closing: ClosePolicy = ClosePolicy.STRICT,
+        traffic: Traffic | None = None,
+    ) -> None:
+        """Take over a hand-off; then pass ``ends`` on, close them (`let_go`), call `run`.
+
+        Args:
+            handoff: the connection.
+            closing: what an end of stream without close_notify is.
+            traffic: counts what the connection carries; ``sent`` is known at the end. The program
+                writes to the kernel by itself: there it is what TCP was given, records and all.
+        """
+        self._traffic = Traffic() if traffic is None else traffic
         self._stream = TLSSocket(handoff, closing)
         # The program shares its flags and options, and knows of no timeout.
         self._stream.settimeout(None)
@@ -64,6 +79,7 @@ class Keeper:
         if self._channel is not None:
             # The right to send is the program's. Control records wait for its pauses.
             self._channel.writing.acquire()
+            self._given_before = self._given_to_tcp()
         self._program, theirs = socket.socketpair()
         # Closing a socket with unread bytes resets its other end. This byte is never read: with it,
         # closing tells the program that the stream was cut.
@@ -106,6 +122,7 @@ class Keeper:
         finally:
             if watched is not None:
                 os.close(watched)
+            self._count_sent()
             self._part()
         if self._failure is not None:
             raise self._failure
@@ -165,6 +182,7 @@ class Keeper:
         except (TlsifyError, OSError) as exc:
             self._failure = exc
         self._pending = self._buffer[:size]
+        self._traffic.received += size
         self._receiving = size > 0
         return True
 
@@ -231,6 +249,20 @@ class Keeper:
         if self._relay is not None:
             return self._relay.under_way()
         return unacknowledged(self._stream)
+
+    def _count_sent(self) -> None:
+        """Find out how much the program has sent, while there is a socket to ask."""
+        if isinstance(self._relay, Relay):
+            self._traffic.sent = self._relay.data_sent()
+        elif self._channel is not None:
+            self._traffic.sent = max(self._given_to_tcp() - self._given_before, 0)
+
+    def _given_to_tcp(self) -> int:
+        """Return how many bytes TCP was given to send, ever; 0 if there is no TCP any more."""
+        try:
+            return tcp_progress(self._stream).acknowledged + unacknowledged(self._stream)
+        except OSError:
+            return 0
 
     # -- the end
 

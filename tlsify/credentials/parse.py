@@ -87,7 +87,7 @@ def parse_key(pem: bytes) -> PrivateKey:
     except ValueError as exc:
         raise ConfigError(
             "the key file holds no usable PEM private key",
-            hint='it must contain "-----BEGIN PRIVATE KEY-----", and all of the key',
+            hint='name a file that contains "-----BEGIN PRIVATE KEY-----", and all of the key',
         ) from exc
     if not isinstance(private, PrivateKey):
         raise ConfigError(

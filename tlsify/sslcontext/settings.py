@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import ssl
 from dataclasses import dataclass, replace
@@ -28,8 +27,6 @@ if TYPE_CHECKING:
 
     Secret: TypeAlias = str | bytes | bytearray
     Password: TypeAlias = Secret | Callable[[], Secret]
-
-_log = logging.getLogger("tlsify")
 
 _EXCLUDED = {
     ProtocolVersion.TLSv1_2: ssl.OP_NO_TLSv1_2,
@@ -227,16 +224,6 @@ class Settings(ssl.SSLContext):
         return TrustAnchors(lookup=replace(found.lookup, anchors=wishes.anchors, content=content))
 
     # -- what cannot be meant
-
-    def wrap_bio(self, *_: object, **__: object) -> NoReturn:
-        """Refuse: the kernel protects records of a socket, not of a buffer."""
-        message = (
-            "wrap_bio: tlsify's SSLContext protects sockets, not buffers: asyncio needs a loop of "
-            "tlsify's, such as tlsify.aio.EventLoop, and anyio, which always uses buffers, cannot "
-            "take it"
-        )
-        _log.error("%s", message)  # servers on other loops drop the error without a word
-        raise NotImplementedError(message)
 
     def load_dh_params(self, *_: object) -> NoReturn:
         """Refuse: tlsify's key exchange is ECDHE or ML-KEM."""

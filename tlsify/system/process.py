@@ -15,7 +15,7 @@ from tlsify.errors import ConfigError, ResourceError
 from tlsify.system import libc
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Iterable
 
 # The first descriptor that is out of the way.
 _SIGNAL = 128  # and the number of the signal: how shells spell such an end
@@ -74,6 +74,21 @@ def out_of_the_way(descriptor: int) -> int:
         return descriptor
     os.close(descriptor)
     return moved
+
+
+def let_go(descriptors: Iterable[int]) -> None:
+    """Close descriptors whose numbers stay taken: objects that close them later hit nothing else.
+
+    Raises:
+        OSError: there is no descriptor for /dev/null.
+    """
+    nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        for number in descriptors:
+            if number != nothing:
+                os.dup2(nothing, number, inheritable=False)
+    finally:
+        os.close(nothing)
 
 
 _endings: list[Callable[[], object]] = []
