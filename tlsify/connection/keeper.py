@@ -253,7 +253,7 @@ class Keeper:
     def _count_sent(self) -> None:
         """Find out how much the program has sent, while there is a socket to ask."""
         if isinstance(self._relay, Relay):
-            self._traffic.sent = self._relay.data_sent()
+            self._traffic.sent = self._relay.to_network.received
         elif self._channel is not None:
             self._traffic.sent = max(self._given_to_tcp() - self._given_before, 0)
 

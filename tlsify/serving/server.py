@@ -94,6 +94,7 @@ class ServerPlan:
         sandboxing: whether they give up unneeded rights.
         account: user of the workers. The supervisor keeps its rights, to read keys again.
         on_ready: called when every worker accepts connections.
+        stranger: answers clients that speak no TLS, as `Acceptor` has it.
         access_log: told of refused clients; opened anew on each reload. Or None.
         isolation: of the private keys from workers; None lets them have these.
         estate: descriptors for SIGUSR2 to pass on, and those passed on to us; the caller closes it.
@@ -112,6 +113,7 @@ class ServerPlan:
     sandboxing: Sandboxing = Sandboxing.AUTO
     account: Account | None = None
     on_ready: Callable[[], None] = lambda: None
+    stranger: Callable[[bytes], bytes] | None = None
     access_log: AccessLog | None = None
     isolation: Isolation | None = None
     estate: Inherited = field(default_factory=Inherited)
@@ -292,6 +294,7 @@ async def _serve(
     await service.start()
     limits = plan.limits.part(post.index, plan.workers)
     acceptor = Acceptor(listeners, service.serve, config, plan.policy, limits)
+    acceptor.stranger = plan.stranger
     if plan.access_log is not None:
         acceptor.refused = plan.access_log.refused
     async with contextlib.AsyncExitStack() as stack:

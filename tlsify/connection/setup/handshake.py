@@ -35,8 +35,15 @@ _LENIENCE = 0.01
 Conversation: TypeAlias = "Generator[bytes | int | socket.socket | float, bytes | None, None]"
 
 
-def conversation(engine: Engine | RemoteEngine) -> Conversation:
+def conversation(
+    engine: Engine | RemoteEngine, stranger: Callable[[bytes], bytes] | None = None
+) -> Conversation:
     """Run a handshake without doing any I/O, for any kind of driver.
+
+    Args:
+        engine: fresh.
+        stranger: answers a peer whose first bytes are no TLS, from what it has sent so far, in its
+            own protocol; empty leaves it to the alert.
 
     Yields:
         Bytes to send to the peer, or the largest number of bytes to receive; the driver sends
@@ -67,23 +74,26 @@ def conversation(engine: Engine | RemoteEngine) -> Conversation:
                     )
                 record = framer.feed(received)
         except PeerMisbehaved as error:
-            engine.refuse(error, framer.pending)
-            yield from attend()
-            yield from _last_words(engine)
+            answer = stranger(framer.pending) if stranger is not None else b""
+            if not answer:
+                engine.refuse(error, framer.pending)
+                yield from attend()
+            yield from _last_words(answer or engine.output())
             raise
+        stranger = None  # it has begun to speak TLS
         try:
             engine.feed(record)
             yield from attend()
         except HandshakeError:
-            yield from _last_words(engine)
+            yield from _last_words(engine.output())
             raise
     if framer.pending:
         raise TlsifyError("bytes behind the handshake were read")
 
 
-def _last_words(engine: Engine | RemoteEngine) -> Conversation:
+def _last_words(output: bytes) -> Conversation:
     """Send the last output; a peer that has gone may not receive it."""
-    if output := engine.output():
+    if output:
         with contextlib.suppress(OSError):
             yield output
 
