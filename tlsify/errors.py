@@ -61,6 +61,13 @@ class ConfigError(TlsifyError):
     general_hint = "see docs/cli.md for what is allowed"
 
 
+class UsageError(ConfigError):
+    """The words of a command line, or of a configuration file, are wrong or do not fit together."""
+
+    exit_code = ExitCode.USAGE
+    general_hint = "see tlsify help"
+
+
 class NetworkError(TlsifyError):
     """The host's name does not resolve, or the host does not answer."""
 

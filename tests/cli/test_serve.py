@@ -396,7 +396,7 @@ def _alerts(sock: socket.socket) -> list[bytes]:
 
 
 _STRANGERS = {
-    "plain-http": (b"GET / HTTP/1.0\r\n\r\n", AlertDescription.unexpected_message),
+    "plain-text": (b"EHLO example.org\r\n", AlertDescription.unexpected_message),
     "garbage": (bytes(64), AlertDescription.unexpected_message),
     "ssl-2": (b"\x80\x2e\x01\x03\x01" + bytes(43), AlertDescription.unexpected_message),
     "record-version": (b"\x16\x05\x03\x00\x10" + bytes(16), AlertDescription.protocol_version),
@@ -419,6 +419,18 @@ def test_strange_client(
     with served.unharmed(pki.client_context()), served.connect() as sock:
         sock.sendall(sent)
         assert _alerts(sock) == ([] if alert is None else [bytes([2, alert])])
+
+
+def test_plain_http(served: Served, pki: Pki, folder: Path) -> None:
+    """A client that has taken it for HTTP is told, or sent where it meant to go."""
+    with served.connect() as sock:
+        sock.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert read_all(sock).startswith(b"HTTP/1.1 400 Bad Request\r\n")
+    with Served(*_words(pki, folder, "--redirect-http")) as server:
+        with server.connect() as sock:
+            sock.sendall(b"GET /x HTTP/1.1\r\nHost: localhost:%d\r\n\r\n" % server.port)
+            told = read_all(sock)
+        assert b"\r\nLocation: https://localhost:%d/x\r\n" % server.port in told
 
 
 def _tls11(context: ssl.SSLContext) -> None:
@@ -641,11 +653,11 @@ def _private(source: Path, folder: Path) -> Path:
 _PAIRS: dict[str, tuple[Callable[[Pki, Path], list[str | Path]], list[str]]] = {
     "cert-without-key": (
         lambda p, _: ["--cert", p.good.certificate],
-        ["certificate and its key", "--cert and --key"],
+        ["good.pem: ", "no usable PEM private key", "name a file"],
     ),
     "key-without-cert": (
         lambda p, _: ["--key", p.good.key],
-        ["certificate and its key", "--cert and --key"],
+        ["key without its certificate", "--cert"],
     ),
     "cert-missing": (
         lambda p, d: ["--cert", d / "no.pem", "--key", p.good.key],
@@ -687,12 +699,18 @@ _PAIRS: dict[str, tuple[Callable[[Pki, Path], list[str | Path]], list[str]]] = {
 }
 
 
+_WORDS = ("key-without-cert", "write-ca-with-cert")
+
+
 @pytest.mark.parametrize("name", sorted(_PAIRS.keys() - {"good"}))
 def test_unusable_certificate_or_key(pki: Pki, tmp_path: Path, name: str) -> None:
-    """A certificate or key that cannot be used gives 96 and a remedy before anything is bound."""
+    """A certificate or key that cannot be used gives 96 and a remedy before anything is bound.
+
+    Options that do not go together give 100.
+    """
     make, expected = _PAIRS[name]
     outcome = refused("serve", "--listen", f"{LOOPBACK}:0", *make(pki, tmp_path), tmp_path)
-    outcome.failed(96, *expected, out=None)
+    outcome.failed(100 if name in _WORDS else 96, *expected, out=None)
     assert b"serving" not in outcome.out
 
 
@@ -719,21 +737,27 @@ def test_key_too_weak_for_openssl(tmp_path: Path) -> None:
     [
         pytest.param(["no/such/folder"], 96, ["No such file", "folder"], id="folder-missing"),
         pytest.param(["/dev/null"], 96, ["Not a directory", "folder"], id="folder-is-a-file"),
-        pytest.param(["--listen", "nonsense", "/"], 96, ['"nonsense"', ":8443"], id="listen"),
-        pytest.param(["--listen", "8443", "/"], 96, ['"8443"', ":8443"], id="listen-without-colon"),
-        pytest.param(["--listen", "[::1]", "/"], 96, ['"[::1]"', ":8443"], id="listen-portless"),
-        pytest.param(["--listen", "127.0.0.1:65536", "/"], 96, ["65536"], id="listen-port"),
+        pytest.param(
+            ["--listen", "nonsense", "/"], 100, ['"nonsense"', "nonsense:PORT"], id="listen"
+        ),
+        pytest.param(
+            ["--listen", "8443", "/"], 100, ['"8443"', ":8443"], id="listen-without-colon"
+        ),
+        pytest.param(
+            ["--listen", "[::1]", "/"], 100, ['"[::1]"', "[::1]:PORT"], id="listen-portless"
+        ),
+        pytest.param(["--listen", "127.0.0.1:65536", "/"], 100, ["65536"], id="listen-port"),
         pytest.param(
             ["--listen", "192.0.2.1:0", "/"],
             102,
-            ["cannot listen", "another address"],
+            ["cannot listen", "ip address"],
             id="not-ours",
         ),
-        pytest.param(["--listen", "two..dots:0", "/"], 96, ['"two..dots:0"'], id="no-name"),
+        pytest.param(["--listen", "two..dots:0", "/"], 100, ['"two..dots:0"'], id="no-name"),
     ],
 )
 def test_unusable_folder_or_address(words: list[str], status: int, expected: list[str]) -> None:
-    """A folder or address that cannot be used gives 96 or 102 and a remedy."""
+    """A folder or address that cannot be used gives its status and a remedy."""
     refused("serve", *words).failed(status, *expected, out=None)
 
 

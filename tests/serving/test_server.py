@@ -98,7 +98,7 @@ ISOLATION = None
 exec(sys.argv[2])
 with Inherited.inherit() as estate:
     listeners = estate.claim("all", listen)
-    (metrics,) = estate.claim("metrics", lambda: [listening.listen_at(folder / "metrics")])
+    metrics = estate.claim("metrics", lambda: [listening.listen_at(folder / "metrics")])
     serving.run(serving.ServerPlan(
         listeners=listeners, load=load, policy=KtlsPolicy(KtlsMode.OFF), service=Service, workers=2,
         limits=Limits(), drain_seconds=DRAIN, metrics=metrics, account=ACCOUNT,

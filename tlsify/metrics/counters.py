@@ -69,6 +69,25 @@ class Event(Enum):
     # Connections to backends (`serving.forward`).
     BACKEND_FAILED = "backend_failed"
     DESCRIPTOR_PASSED = "descriptor_passed"
+    # Lines of a log that could not be written (`logs`).
+    LOG_LINE_LOST = "log_line_lost"
+
+
+# How handshakes end, by the names that reports have for it.
+HANDSHAKE_OUTCOMES = {
+    "ok": Event.HANDSHAKE_OK,
+    "deadline": Event.HANDSHAKE_TOO_SLOW,
+    "evicted": Event.HANDSHAKE_EVICTED,
+    "abandoned": Event.HANDSHAKE_ABANDONED,
+    "peer_alert": Event.HANDSHAKE_PEER_ALERT,
+    "peer_misbehaved": Event.HANDSHAKE_MISBEHAVED,
+    "identity": Event.HANDSHAKE_IDENTITY,
+    "truncated": Event.HANDSHAKE_TRUNCATED,
+    "network": Event.HANDSHAKE_BROKEN,
+    "ktls": Event.HANDSHAKE_KTLS,
+    "resources": Event.HANDSHAKE_RESOURCES,
+    "key_holder": Event.HANDSHAKE_KEY_HOLDER,
+}
 
 
 class Gauge(Enum):

@@ -23,7 +23,7 @@ from tlsify.metrics.exposition import About, Endpoint, is_ready
 from tlsify.serving import supervisor
 from tlsify.serving.configuration import Configuration, leave_holders, retire
 from tlsify.serving.duty import SupervisorHooks
-from tlsify.serving.reexec import Inherited
+from tlsify.serving.reexec import SYSTEMD, Inherited
 from tlsify.serving.warm_up import rehearse
 from tlsify.status import roster
 from tlsify.system import listening, service_manager
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
     from tlsify.config import KtlsPolicy, ServerConfig
     from tlsify.connection.handoff import Handoff
+    from tlsify.logs.access import AccessLog
     from tlsify.serving.configuration import Isolation
     from tlsify.serving.generation import Work, WorkerHandle
     from tlsify.system.process import Account
@@ -87,12 +88,14 @@ class ServerPlan:
         workers: how many processes.
         limits: for all of them together.
         drain_seconds: how long connections may take to end; what is left is cut off then.
-        metrics: listening, for `exposition.Endpoint`; or None.
+        metrics: listening, each for an `exposition.Endpoint`.
         watch: its value is looked at every few seconds; when it changes, all is reloaded.
         reach: what workers need, as long as nothing is reloaded.
         sandboxing: whether they give up what they do not need.
         account: user of the workers. The supervisor keeps its rights, to read keys again.
         on_ready: called when every worker accepts connections.
+        stranger: answers clients that speak no TLS, as `Acceptor` has it.
+        access_log: told of refused clients; opened anew on each reload. Or None.
         isolation: of the private keys from workers; None lets them have these.
         estate: what SIGUSR2 passes on, and what was passed on to us; the caller closes it.
     """
@@ -104,12 +107,14 @@ class ServerPlan:
     workers: int = 1
     limits: Limits = field(default_factory=Limits)
     drain_seconds: float = 30.0
-    metrics: socket.socket | None = None
+    metrics: Sequence[socket.socket] = ()
     watch: Callable[[], object] | None = None
     reach: Callable[[], Reach] = Reach
     sandboxing: Sandboxing = Sandboxing.AUTO
     account: Account | None = None
     on_ready: Callable[[], None] = lambda: None
+    stranger: Callable[[bytes], bytes] | None = None
+    access_log: AccessLog | None = None
     isolation: Isolation | None = None
     estate: Inherited = field(default_factory=Inherited)
 
@@ -151,8 +156,8 @@ def run(plan: ServerPlan) -> None:
     try:
         supervisor.run(plan.workers, work, duty, estate.workers)
     finally:
-        if plan.metrics is not None:
-            listening.forget(plan.metrics)
+        for sock in plan.metrics:
+            listening.forget(sock)
 
 
 class _Office:
@@ -172,6 +177,8 @@ class _Office:
     def renew(self) -> Work:
         """Return what a worker does with the configuration of now."""
         config = self._configuration.load()
+        if self.plan.access_log is not None:
+            self.plan.access_log.reopen()  # workers could not
         work = partial(self._be_worker, config)
         self._configs[work] = config
         return work
@@ -181,8 +188,12 @@ class _Office:
         retire(self._configs.pop(work))
 
     def close(self) -> None:
+        passed = self.plan.estate.sockets.get(SYSTEMD, ())
         for sock in self.plan.listeners:
-            sock.close()
+            if sock in passed:
+                sock.close()
+            else:
+                listening.forget(sock)
 
     def _be_worker(self, config: ServerConfig, post: WorkerHandle) -> None:
         plan = self.plan
@@ -283,20 +294,23 @@ async def _serve(
     await service.start()
     limits = plan.limits.part(post.index, plan.workers)
     acceptor = Acceptor(listeners, service.serve, config, plan.policy, limits)
+    acceptor.stranger = plan.stranger
+    if plan.access_log is not None:
+        acceptor.refused = plan.access_log.refused
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(service.stop)
         stack.enter_context(roster.publish())
         about = About(tuple(_certificates(config)), _limits(plan, config))
-        endpoint = None
-        if plan.metrics is not None:
-            endpoint = Endpoint(plan.metrics, lambda: about)
+        endpoints = [Endpoint(sock, lambda: about) for sock in plan.metrics]
+        for endpoint in endpoints:
             await stack.enter_async_context(endpoint)
         await stack.enter_async_context(acceptor)
         post.ready()
         await stop.wait()
         is_last = not is_ready()
-        if endpoint is not None and not is_last:
-            endpoint.leave()  # those who have come after us answer
+        if not is_last:
+            for endpoint in endpoints:
+                endpoint.leave()  # those who have come after us answer
         parting = asyncio.create_task(service.drain())
         await acceptor.drain(plan.drain_seconds, sweep=is_last)
         parting.cancel()

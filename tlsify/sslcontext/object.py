@@ -234,7 +234,7 @@ class SSLObject(Answers, ssl.SSLObject):
             self._plain = self._open(tunnel)
             if not self._plain and self._is_closed:
                 said = "TLS/SSL connection has been closed (EOF)"
-                raise ssl.SSLZeroReturnError(ssl.SSL_ERROR_ZERO_RETURN, said)
+                raise ssl.SSLZeroReturnError(int(ssl.SSL_ERROR_ZERO_RETURN), said)
         found, self._plain = self._plain[:most], self._plain[most:] or _NOTHING
         return found
 

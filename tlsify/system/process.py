@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import fcntl
+import grp
 import os
+import pwd
 import signal
 import threading
 import time
@@ -227,9 +229,6 @@ class Account(NamedTuple):
         Raises:
             ConfigError: there is no such user or group.
         """
-        import grp  # noqa: PLC0415 - hardly ever wanted
-        import pwd  # noqa: PLC0415 - likewise
-
         name, _, group = text.partition(":")
         try:
             user = pwd.getpwnam(name)
