@@ -171,7 +171,7 @@ class SSLObject(Answers, ssl.SSLObject):
                 answer = self._incoming.read(self._step)
                 if not answer and not self._incoming.eof:
                     raise want_read()
-            else:
+            elif isinstance(self._step, bytes):
                 self._outgoing.write(self._step)
             try:
                 self._step = self._steps.send(answer)

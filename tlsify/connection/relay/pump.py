@@ -22,6 +22,7 @@ from tlsify.tls.explain import truncated
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from tlsify.tls.keyed_tunnel import KeyedTunnel
     from tlsify.tls.negotiated import Resumable
     from tlsify.tls.tunnel import Tunnel
 
@@ -38,14 +39,13 @@ class Relay:
 
     The program's end behaves as a kTLS socket does: it speaks plaintext, backpressure reaches the
     peer, ``shutdown(SHUT_WR)`` sends close_notify, and the end of the stream is the peer's.
-    Truncation, which a descriptor cannot express, is in ``failure``. A program's end that is merely
-    lost is no orderly end of its data, except after `end_in_order`.
+    Truncation is in ``failure``. A program's end that is merely lost is a cut (`end_in_order`).
     """
 
     def __init__(
         self,
         sock: socket.socket,
-        tunnel: Tunnel,
+        tunnel: Tunnel | KeyedTunnel,
         keep: Callable[[Resumable], None] | None = None,
     ) -> None:
         """Take over a connected socket and its tunnel; ``start`` begins to pump.

@@ -12,8 +12,10 @@ import secrets
 import stat
 import time
 from dataclasses import astuple, dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, Self
 
+from tlsify.connection.setup import session_writer
 from tlsify.credentials.parse import encoded
 from tlsify.errors import ConfigError
 from tlsify.system.modes import make_private, own_alone
@@ -35,7 +37,8 @@ IN_FOLDER = 1024
 # an end nobody would ever verify the peer again (RFC 8446 4.6.1).
 RENEWABLE = 604800
 _MAX_SIZE = 2**18  # a ticket of 2**16 bytes and the peer's certificate, with room to spare
-_ABANDONED = 60.0  # seconds after which a file that is being written is nobody's any more
+_ABANDONED = 60.0  # seconds after which a file that is being written has lost its writer
+_MOMENT = 1.0  # seconds for this process's own sessions to reach the folder
 
 _MAGIC = b"tlsify session 1\n"
 _DIGEST_LENGTH, _TIME_LENGTH = 32, 8
@@ -223,6 +226,7 @@ class SessionStore:
         It is removed first, so that it is never used twice (RFC 8446 C.4).
         """
         digest = origin.digest()
+        session_writer.wait(_MOMENT)
         try:
             with self._opened() as folder:
                 for entry in _sessions(folder, digest.hex()):
@@ -277,12 +281,15 @@ class SessionSlot:
         return None if self._taken is None else self._taken.session
 
     def keep(self, found: Resumable) -> None:
-        """Store the connection's session, no longer than its last full handshake is valid."""
+        """Store the connection's session, no longer than its last full handshake is valid.
+
+        It is in the folder a moment later: the caller may be a thread that runs other connections.
+        """
         renewable = time.time() + RENEWABLE
         if found.resumed:
             renewable = 0.0 if self._taken is None else self._taken.renewable
         kept = StoredSession(found.session, min(found.expires, renewable), renewable)
-        self.store.keep(self._origin, kept)
+        session_writer.write(partial(self.store.keep, self._origin, kept))
 
 
 class SessionIntake:
