@@ -413,8 +413,10 @@ def test_policy(
     with pytest.raises(ssl.SSLError, match="without a socket"):
         Side(files.client(ours=True, policy=KERNEL), server_hostname=HOST)
     assert not caplog.records  # it was raised
-    with pytest.raises(ssl.SSLError, match="without a socket"):
-        Side(files.server(ours=True, policy=KERNEL), server_side=True)
+    context = files.server(ours=True, policy=KERNEL)
+    for _ in range(2):
+        with pytest.raises(ssl.SSLError, match="without a socket"):
+            Side(context, server_side=True)
     assert len(caplog.records) == 1  # loops drop it
 
 

@@ -234,10 +234,9 @@ class SSLObject(Answers, ssl.SSLObject):
                 raise ValueError("size should not be negative")
             return self._take(len) if len else b""
         room = memoryview(buffer).cast("B")
-        found = self._take(min(len, room.nbytes) if len > 0 else room.nbytes)
-        size = found.__len__()  # `len` is ssl's name of an argument
-        room[:size] = found
-        return size
+        found = memoryview(self._take(min(len, room.nbytes) if len > 0 else room.nbytes))
+        room[: found.nbytes] = found
+        return found.nbytes
 
     def _take(self, most: int) -> bytes:
         tunnel = self._established()
