@@ -697,7 +697,7 @@ def test_h27_variants(site: Host, policy: KtlsPolicy) -> None:
 
 
 @both
-def test_h27_zstd(site: Host, policy: KtlsPolicy) -> None:
+def test_zstd(site: Host, policy: KtlsPolicy) -> None:
     """It is one more coding, behind brotli where both are as good."""
     _variants(site.root)
     (site.root / "text.txt.zst").write_bytes(b"zstd")
@@ -713,20 +713,20 @@ def test_h27_zstd(site: Host, policy: KtlsPolicy) -> None:
 def test_index_and_listing(site: Host, policy: KtlsPolicy) -> None:
     """The first index that there is, or else a list, without what is not served."""
     (site.root / "sub" / "b.html").write_text("b")
-    (site.root / "empty").mkdir()
-    (site.root / "empty" / ".hidden").write_text("x")
-    (site.root / "empty" / "a&b").write_text("x")
+    (site.root / "bare").mkdir()
+    (site.root / "bare" / ".hidden").write_text("x")
+    (site.root / "bare" / "a&b").write_text("x")
     (site.root / "out").symlink_to(site.root.parent)
 
     def work(browser: Browser) -> None:
         assert browser.ask("/sub/").body == b"b"
-        assert browser.ask("/empty").status == 301
-        listed = browser.ask("/empty/")
+        assert browser.ask("/bare").status == 301
+        listed = browser.ask("/bare/")
         assert listed.status == 200
         assert listed.headers["content-type"] == "text/html; charset=utf-8"
         assert b'<a href="./a%26b">a&amp;b</a>' in listed.body
         assert b"hidden" not in listed.body
-        assert browser.ask("/empty/", "HEAD").headers["content-length"] == str(len(listed.body))
+        assert browser.ask("/bare/", "HEAD").headers["content-length"] == str(len(listed.body))
         for path in ("/out/", "/none/", "/text.txt/", "/.hidden/"):
             assert browser.ask(path).status == 404, path
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import pytest
 
 NAMES = (
-    *(b"plain.txt", b"a b", b"<script>alert(1)</script>", b"\"&'", b"javascript:alert(1)"),
+    *(b"plain.txt", b"a b", b"<script>alert(1)<script>", b"\"&'", b"javascript:alert(1)"),
     *(b"?x#y%41", b"\xff\xfe", "größe".encode(), "\u202egpj".encode(), b"new\nline", b"\x1b[31m"),
 )
 
