@@ -255,7 +255,7 @@ def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     detail = "eth0: tls-hw-tx-offload on; eth1: tls-hw-tx-offload on"
     assert host._devices(encrypts=True).detail == detail
     monkeypatch.setattr(host, "tls_features", list)
-    assert "no interface" in host._devices(encrypts=True).detail
+    assert "no network interface" in host._devices(encrypts=True).detail
 
     def forbidden() -> list[str]:
         raise OSError(errno.EPERM, "forbidden")

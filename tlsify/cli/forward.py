@@ -37,6 +37,7 @@ DESCRIPTION = "Accept TLS connections, and pass their plaintext to another serve
 # "LISTEN --proxy-protocol BACKEND" is what people write.
 IS_MIXED = True
 _PATIENCE = 5.0
+_HTTP = {b"http/1.1", b"http/1.0", b"h2"}
 _BY_PROTOCOL = "auto"
 _RESOLVER, _DNS = Path("/etc/resolv.conf"), 53
 
@@ -154,6 +155,7 @@ def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
         reach=lambda: reach,
         on_ready=tell,
         access_log=access_log,
+        speaks_http=arguments.redirect_http or bool(_HTTP & set(arguments.alpn)),
     )
     with plan.estate:
         _check_loops(rules, map(_address, plan.listeners))
