@@ -34,6 +34,7 @@ ERRORS: list[errors.TlsifyError] = [
     errors.ConnectionCut(OSError(errno.ECONNRESET, "reset")),
     errors.ResourceError(OSError(errno.EMFILE, "too many"), "no relay"),
     errors.KeyHolderError("gone"),
+    errors.UsageError("no such word"),
 ]
 
 

@@ -234,6 +234,32 @@ def test_garbage_client(
     asyncio.run(run())
 
 
+def test_client_of_another_protocol(server_config: ServerConfig) -> None:
+    """It is answered in its own way, if there is an answer, and not once it has spoken TLS."""
+    heard: list[bytes] = []
+
+    def answer(received: bytes) -> bytes:
+        heard.append(received)
+        return b"no" if received.startswith(b"hello") else b""
+
+    async def say(server: Server, sent: bytes) -> bytes:
+        reader, writer = await asyncio.open_connection(*server.address)
+        writer.write(sent)
+        received = await reader.read()
+        await leave(writer)
+        return received
+
+    async def run() -> None:
+        async with serving(server_config, RELAY) as server:
+            server.acceptor.stranger = answer
+            assert await say(server, b"hello there") == b"no"
+            assert (await say(server, b"others"))[:1] == b"\x15"
+            assert (await say(server, b"\x16\x03\x01\x00\x01\x01hello"))[:1] == b"\x15"
+
+    asyncio.run(run())
+    assert heard == [b"hello there", b"others"]
+
+
 @both
 def test_client_that_vanishes(
     policy: KtlsPolicy, server_config: ServerConfig, client_context: ssl.SSLContext

@@ -139,7 +139,7 @@ def test_answer_that_nobody_reads(pki: Pki, folder: Path, carrier: str) -> None:
             client.sendall(b"GET /huge HTTP/1.1\r\nHost: localhost\r\n\r\n")
             assert client.recv(1000).startswith(b"HTTP/1.1 200 OK\r\n")
             line = ""
-            while "nothing of what was sent for 0.3 seconds" not in line:
+            while "nothing of the sent data for 0.3 seconds" not in line:
                 line = read_line(server.process.stderr)
         assert server.stop().status == 0
     (folder / "huge").unlink()
@@ -396,7 +396,7 @@ def _alerts(sock: socket.socket) -> list[bytes]:
 
 
 _STRANGERS = {
-    "plain-http": (b"GET / HTTP/1.0\r\n\r\n", AlertDescription.unexpected_message),
+    "plain-text": (b"EHLO example.org\r\n", AlertDescription.unexpected_message),
     "garbage": (bytes(64), AlertDescription.unexpected_message),
     "ssl-2": (b"\x80\x2e\x01\x03\x01" + bytes(43), AlertDescription.unexpected_message),
     "record-version": (b"\x16\x05\x03\x00\x10" + bytes(16), AlertDescription.protocol_version),
@@ -419,6 +419,18 @@ def test_strange_client(
     with served.unharmed(pki.client_context()), served.connect() as sock:
         sock.sendall(sent)
         assert _alerts(sock) == ([] if alert is None else [bytes([2, alert])])
+
+
+def test_plain_http(served: Served, pki: Pki, folder: Path) -> None:
+    """A client that has taken it for HTTP is told, or sent where it meant to go."""
+    with served.connect() as sock:
+        sock.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert read_all(sock).startswith(b"HTTP/1.1 400 Bad Request\r\n")
+    with Served(*_words(pki, folder, "--redirect-http")) as server:
+        with server.connect() as sock:
+            sock.sendall(b"GET /x HTTP/1.1\r\nHost: localhost:%d\r\n\r\n" % server.port)
+            told = read_all(sock)
+        assert b"\r\nLocation: https://localhost:%d/x\r\n" % server.port in told
 
 
 def _tls11(context: ssl.SSLContext) -> None:

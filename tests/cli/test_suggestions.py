@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tlsify.cli.suggestions import _ELSEWHERE, closest, hint
 from tlsify.cli.parser import VERBS, top_parser, verb_parser
+from tlsify.cli.suggestions import _ELSEWHERE, closest, hint
 
 
 @pytest.mark.parametrize(

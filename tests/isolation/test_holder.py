@@ -36,53 +36,83 @@ def rendezvous() -> Iterator[Rendezvous]:
     assert not thread.is_alive()
 
 
-def _channel(rendezvous: Rendezvous) -> socket.socket:
-    found = rendezvous.invite()
+def _channel(rendezvous: Rendezvous, request: bytes) -> socket.socket:
+    found = rendezvous.invite(request)
     assert found is not None
     found.settimeout(60)
     return found
 
 
-def _shake_hands(channel: socket.socket) -> wire.Reply:
-    client = Engine(CLIENT)
-    while True:
-        records = tuple(split_records(client.output()))
-        channel.send(wire.encode_request(Request(0, records)))
-        reply = wire.decode_reply(memoryview(bytearray(channel.recv(wire.MAX_REPLY))))
-        if reply.negotiated is not None:
-            return reply
-        for record in split_records(reply.output):
-            client.feed(record)
+def _answer(channel: socket.socket) -> wire.Reply:
+    return wire.decode_reply(memoryview(bytearray(channel.recv(wire.MAX_REPLY))))
 
 
-@pytest.mark.parametrize(
-    "said",
-    [
-        b"nonsense",
-        b"\1\0",
-        b"\1\7" + b"\x16\3\1\0\1\1",
-        bytes(wire.MAX_REQUEST + 1),
-        b"\1\0" + b"\x16\3\1\0\1\1" * 3000,
-        b"\2\0\xff" + b"\x16\3\1\xff",
-    ],
-)
-def test_nonsense(said: bytes, rendezvous: Rendezvous) -> None:
-    """That handshake ends, with an error or without, and all others go on."""
-    with _channel(rendezvous) as other, _channel(rendezvous) as channel:
-        channel.send(said)
-        answer = channel.recv(wire.MAX_REPLY)
-        if answer:
-            assert answer[0] in {wire.Kind.FAILED, wire.Kind.MORE}
+def _request(client: Engine) -> bytes:
+    return wire.encode_request(Request(0, tuple(split_records(client.output()))))
+
+
+def _works(rendezvous: Rendezvous, client: Engine | None = None) -> bool:
+    """Do a handshake to its end; return whether it went well, and the channel was closed."""
+    client = client or Engine(CLIENT)
+    with _channel(rendezvous, _request(client)) as channel:
+        while (reply := _answer(channel)).negotiated is None:
+            for record in split_records(reply.output):
+                client.feed(record)
+            channel.send(_request(client))
+        return channel.recv(1) == b""
+
+
+_NONSENSE = [
+    b"nonsense",
+    b"\1\0",
+    b"\1\7" + b"\x16\3\1\0\1\1",
+    b"\1\0" + b"\x16\3\1\0\1\1" * 3000,
+    b"\2\0\xff" + b"\x16\3\1\xff",
+]
+
+
+@pytest.mark.parametrize("said", _NONSENSE)
+def test_nonsense_at_the_beginning(said: bytes, rendezvous: Rendezvous) -> None:
+    """That handshake ends, with an error or without, and others go on."""
+    with _channel(rendezvous, said) as channel:
+        if answer := channel.recv(wire.MAX_REPLY):
+            assert answer[0] == wire.Kind.FAILED
             assert channel.recv(1) == b""
-        assert _shake_hands(other).negotiated is not None
-        assert other.recv(1) == b"", "one handshake for each channel"
+    assert _works(rendezvous)
+
+
+@pytest.mark.parametrize("said", [*_NONSENSE, bytes(wire.MAX_REQUEST + 1)])
+def test_nonsense_later(said: bytes, rendezvous: Rendezvous) -> None:
+    """Likewise."""
+    with _channel(rendezvous, _request(Engine(CLIENT))) as channel:
+        assert _answer(channel).output
+        channel.send(said)
+        if answer := channel.recv(wire.MAX_REPLY):
+            assert answer[0] == wire.Kind.FAILED
+            assert channel.recv(1) == b""
+    assert _works(rendezvous)
+
+
+def test_too_much_at_the_beginning(rendezvous: Rendezvous) -> None:
+    """It is refused, and its descriptor closed."""
+    with _channel(rendezvous, bytes(wire.MAX_REQUEST + 1)) as channel:
+        assert channel.recv(1) == b""
+    assert _works(rendezvous)
+
+
+def test_handshake_that_is_given_up(rendezvous: Rendezvous) -> None:
+    """The holder forgets it, whatever it has been sent."""
+    for rest in (b"", b"\1\0\x14\3\3\0\1\1"):
+        with _channel(rendezvous, _request(Engine(CLIENT))) as channel:
+            if rest:
+                channel.send(rest)
+    assert _works(rendezvous)
 
 
 def test_invitation_without_a_channel(rendezvous: Rendezvous) -> None:
     """It is passed over."""
-    scm_rights.send(rendezvous._sock, b"\0")
-    with _channel(rendezvous) as channel:
-        assert _shake_hands(channel).negotiated
+    scm_rights.send(rendezvous._sock, _request(Engine(CLIENT)))
+    assert _works(rendezvous)
 
 
 def test_bug(rendezvous: Rendezvous, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,15 +121,13 @@ def test_bug(rendezvous: Rendezvous, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise ZeroDivisionError
 
-    with _channel(rendezvous) as channel:
-        monkeypatch.setattr(Engine, "feed", fail)
-        records = tuple(split_records(Engine(CLIENT).output()))
-        channel.send(wire.encode_request(Request(0, records)))
-        error = wire.decode_reply(memoryview(bytearray(channel.recv(wire.MAX_REPLY)))).error
+    client, again = Engine(CLIENT), Engine(CLIENT)
+    monkeypatch.setattr(Engine, "feed", fail)
+    with _channel(rendezvous, _request(client)) as channel:
+        error = _answer(channel).error
         assert str(error) == "unexpected ZeroDivisionError in a key holder"
-        monkeypatch.undo()
-    with _channel(rendezvous) as channel:
-        assert _shake_hands(channel).negotiated
+    monkeypatch.undo()
+    assert _works(rendezvous, again)
 
 
 def test_chores(monkeypatch: pytest.MonkeyPatch) -> None:

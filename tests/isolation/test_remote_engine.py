@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import ssl
 from dataclasses import replace
@@ -36,8 +37,9 @@ from tlsify.errors import (
     ResourceError,
     Truncated,
 )
-from tlsify.isolation import remote_engine
+from tlsify.isolation import remote_engine, wire
 from tlsify.isolation.remote_engine import IsolatedServer, Rendezvous, keep_only
+from tlsify.system import scm_rights
 from tlsify.tls.engine import Engine
 from tlsify.tls.messages import KeyUpdateRequest
 from tlsify.tls.record import encode_record
@@ -272,8 +274,8 @@ def test_holder_that_is_gone(moment: str, lab: Lab) -> None:
 
     def vanish() -> None:
         if moment == "within":
-            _, fds, _, _ = socket.recv_fds(holder, 1, 1)
-            socket.socket(fileno=fds[0]).close()
+            _, number = scm_rights.receive(holder, wire.MAX_REQUEST)
+            os.close(number or 0)
         holder.close()
 
     if moment == "before":
@@ -309,9 +311,9 @@ def test_holder_that_talks_nonsense(lab: Lab) -> None:
     other = Endpoint(lambda: accept(theirs, isolated, RELAY))
     near = Endpoint(lambda: connect(ours, client, RELAY))
     with holder:
-        _, fds, _, _ = socket.recv_fds(holder, 1, 1)
-        with socket.socket(fileno=fds[0]) as channel:
-            assert channel.recv(2**16)[:2] == b"\1\0"
+        request, number = scm_rights.receive(holder, wire.MAX_REQUEST)
+        assert request[:2] == b"\1\0"
+        with socket.socket(fileno=number) as channel:
             channel.send(b"nonsense")
             with pytest.raises(KeyHolderError, match=r"malformed|beyond"):
                 other.result()
@@ -325,8 +327,8 @@ def test_queue_that_is_full(lab: Lab, isolate: Isolate, monkeypatch: pytest.Monk
     isolated = isolate(lambda: config).load()
     invite, refused = Rendezvous.invite, [None, None]
 
-    def reluctant(self: Rendezvous) -> socket.socket | None:
-        return refused.pop() if refused else invite(self)
+    def reluctant(self: Rendezvous, request: bytes) -> socket.socket | None:
+        return refused.pop() if refused else invite(self, request)
 
     monkeypatch.setattr(Rendezvous, "invite", reluctant)
     assert _meet(lab, isolated, client, RELAY)[1][2] is not None
@@ -338,7 +340,7 @@ def test_room_in_the_queue() -> None:
     isolated, holder = _stranger()
     made = []
     with holder:
-        while (channel := isolated.rendezvous.invite()) is not None:
+        while (channel := isolated.rendezvous.invite(b"request")) is not None:
             made.append(channel)
     assert len(made) > 10
     for each in made:
@@ -366,12 +368,12 @@ def test_key_that_is_asked_for() -> None:
         with pytest.raises(ConfigError, match="in a key holder"):
             _ = isolated.key_pair.key
         keep_only(isolated.rendezvous)
-        channel = isolated.rendezvous.invite()
+        channel = isolated.rendezvous.invite(b"request")
         assert channel is not None
         channel.close()
     keep_only(None)
     with pytest.raises(OSError, match="Bad file"):
-        isolated.rendezvous.invite()
+        isolated.rendezvous.invite(b"request")
 
 
 def test_peer_that_ends(lab: Lab, isolate: Isolate) -> None:

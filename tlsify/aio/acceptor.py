@@ -27,15 +27,13 @@ if TYPE_CHECKING:
     from tlsify.connection.handoff import Handoff
 
     Serve: TypeAlias = Callable[[Handoff], Awaitable[None]]
-    # Told of a client that was refused: its address, the cause by name and in words, and seconds.
     Refused: TypeAlias = Callable[[object, str, object, float], None]
 
 _log = logging.getLogger("tlsify")
 
 _ACCEPT_PAUSE = 0.1  # seconds
 _CHORE_PAUSE = 600.0
-# What health checks and port scans do all the time: nothing to tell by default.
-_USUAL = {Event.HANDSHAKE_TRUNCATED, Event.HANDSHAKE_BROKEN}
+_USUAL = {Event.HANDSHAKE_TRUNCATED, Event.HANDSHAKE_BROKEN}  # with health checks and port scans
 # What accept(2) says of a connection that is gone, rather than of us: it may be called again.
 _GONE = {
     errno.ECONNABORTED,
@@ -102,6 +100,7 @@ class Acceptor:
 
     Attributes:
         refused: told of clients that are refused, as `AccessLog.refused`.
+        stranger: answers clients that speak no TLS (`handshake.conversation`); None: by an alert.
     """
 
     def __init__(
@@ -123,6 +122,7 @@ class Acceptor:
             limits: how many there may be.
         """
         self.refused: Refused = lambda *_: None
+        self.stranger: Callable[[bytes], bytes] | None = None
         self._listeners = list(listeners)
         self._serve = serve
         self._config = config
@@ -348,7 +348,8 @@ class Acceptor:
 
     async def _open(self, visit: _Visit) -> Handoff | None:
         try:
-            handed = await hand_over(visit.opening.sock, self._config, self._policy)
+            sock, stranger = visit.opening.sock, self.stranger
+            handed = await hand_over(sock, self._config, self._policy, stranger=stranger)
         except FAILURES as exc:
             self._note_failure(visit, exc)
             return None
@@ -367,7 +368,7 @@ class Acceptor:
     def _note_eviction(self, visit: _Visit) -> None:
         kind, why = Event.HANDSHAKE_ABANDONED, "the server ends"
         if visit.is_evicted:
-            kind, why = Event.HANDSHAKE_EVICTED, "its handshake has stalled, and others wait"
+            kind, why = Event.HANDSHAKE_EVICTED, "its handshake has stalled"
             _log.log(messages.NOTICE, "connection refused: %s", why)
         count(kind)
         self.refused(visit.name, name_of(kind), why, self._age(visit))
@@ -382,11 +383,10 @@ class Acceptor:
         level = logging.INFO if kind in _USUAL else messages.NOTICE
         if kind is Event.HANDSHAKE_RESOURCES:
             level = logging.INFO if self._is_short else logging.WARNING
-        _log.log(level, "connection refused: %s", exc)
-        self.refused(visit.name, name_of(kind), exc, self._age(visit))
-        if kind is Event.HANDSHAKE_RESOURCES:
             self._is_short = self._is_failing = True
             self._rest(_ACCEPT_PAUSE)
+        _log.log(level, "connection refused: %s", exc)
+        self.refused(visit.name, name_of(kind), exc, self._age(visit))
 
 
 def _count_cut(handed: Handoff) -> None:

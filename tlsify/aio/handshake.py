@@ -14,6 +14,8 @@ from tlsify.connection.setup.dialing import closed_on_error
 from tlsify.errors import HandshakeError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tlsify.config import ClientConfig, ServerConfig
     from tlsify.connection.handoff import Handoff
 
@@ -27,6 +29,7 @@ async def hand_over(
     config: ClientConfig | ServerConfig,
     policy: KtlsPolicy | None = None,
     timeout: float | None = None,
+    stranger: Callable[[bytes], bytes] | None = None,
 ) -> Handoff:
     """Do a handshake without blocking the loop, and hand the connection over.
 
@@ -35,6 +38,7 @@ async def hand_over(
         config: decides the role.
         policy: when to offload; AUTO if None.
         timeout: seconds for the handshake; the configuration's own if None.
+        stranger: answers a peer that speaks no TLS, as `handshake.conversation` has it.
 
     Raises:
         As `establish.connect`.
@@ -47,7 +51,7 @@ async def hand_over(
         with handshake.undelayed(sock):
             try:
                 async with asyncio.timeout(seconds):
-                    await _drive(sock, opening)
+                    await _drive(sock, handshake.conversation(opening.engine, stranger))
             except HandshakeError:
                 await _part(sock)
                 raise
@@ -60,9 +64,8 @@ async def hand_over(
         return handed
 
 
-async def _drive(sock: socket.socket, opening: PendingConnection) -> None:
+async def _drive(sock: socket.socket, steps: handshake.Conversation) -> None:
     loop = asyncio.get_running_loop()
-    steps = handshake.conversation(opening.engine)
     step = next(steps, None)
     spent = 0.0
     while step is not None:

@@ -219,7 +219,7 @@ class Door:
         for place in self._places.victims(self._waiting, now):
             self._hear(place)
             if self._places.is_opening(place):  # still
-                why = "its handshake has stalled, and others wait"
+                why = "its handshake has stalled"
                 about = {"peer": place.address}
                 _log.log(messages.NOTICE, "connection refused: %s", why, extra=about)
                 self.refused(place.address, "evicted", why, now - place.since)

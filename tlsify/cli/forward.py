@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tlsify.addresses import Address, is_same
+from tlsify.cli.options import addresses, logs
 from tlsify.cli.options import common as shared
-from tlsify.cli.options import logs
 from tlsify.cli.options import server as server_options
 from tlsify.cli.options import serving as serving_options
 from tlsify.config import ClosePolicy
@@ -36,6 +36,7 @@ DESCRIPTION = "Accept TLS connections, and pass their plaintext to another serve
 # "LISTEN --proxy-protocol BACKEND" is what people write.
 IS_MIXED = True
 _PATIENCE = 5.0
+_HTTP = {b"http/1.1", b"http/1.0", b"h2"}
 _BY_PROTOCOL = "auto"
 _RESOLVER, _DNS = Path("/etc/resolv.conf"), 53
 
@@ -126,8 +127,8 @@ def complete(arguments: argparse.Namespace) -> None:
         UsageError: one of them is none.
     """
     words = list(arguments.addresses)
-    arguments.backends = arguments.pass_fd or shared.reading(parse_several, words.pop())
-    found = [shared.reading(Address.to_listen, word) for word in words]
+    arguments.backends = arguments.pass_fd or addresses.reading(parse_several, words.pop())
+    found = [addresses.reading(Address.to_listen, word) for word in words]
     arguments.listen = [*arguments.listen, *found]
 
 
@@ -153,6 +154,7 @@ def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
         reach=lambda: reach,
         on_ready=tell,
         access_log=access_log,
+        speaks_http=arguments.redirect_http or bool(_HTTP & set(arguments.alpn)),
     )
     with plan.estate:
         _check_loops(rules, map(_address, plan.listeners))

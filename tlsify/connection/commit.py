@@ -150,7 +150,7 @@ def _install_rx(ready: Ready, negotiated: Negotiated) -> None:
     if (refusal := suite_refusal(negotiated.suite, ready.policy)) is not None:
         raise refusal
     if not any(negotiated.rx.key):
-        msg = "keys that were never derived"  # the engine was told that nobody would ask
+        msg = "keys that were never derived"  # the engine was made for a relay
         raise TlsifyError(msg)
     if negotiated.max_fragment_length is not None:
         ulp.limit_payload(ready.sock, negotiated.max_fragment_length)

@@ -72,9 +72,9 @@ class Holder:
         self._rendezvous.close()
 
     def _welcome(self) -> bool:
-        """Receive one invitation; return False once there will be no more."""
+        """Receive one invitation, with a request; return False once there will be no more."""
         try:
-            said, number = scm_rights.receive(self._rendezvous, 1)
+            request, number = scm_rights.receive(self._rendezvous, wire.MAX_REQUEST)
         except BlockingIOError:  # another holder was quicker
             return True
         except (AgentError, OSError) as exc:
@@ -85,10 +85,13 @@ class Holder:
             return True
         self._is_short = False
         if number is not None:
-            channel = socket.socket(fileno=number)
-            self._sessions[number] = _Session(channel, self._config, self._choices)
-            self._poller.register(number, select.EPOLLIN)
-        return bool(said)
+            session = _Session(socket.socket(fileno=number), self._config, self._choices)
+            if session.heed(bytes(request)):
+                self._sessions[number] = session
+                self._poller.register(number, select.EPOLLIN)
+            else:
+                session.close()
+        return bool(request)
 
     def _leave(self, number: int) -> None:
         self._poller.unregister(number)
@@ -111,15 +114,20 @@ class _Session:
         self._engine: Engine | None = None
 
     def turn(self) -> bool:
-        """Reply to one request; return whether the handshake goes on."""
+        """Receive one request and reply to it; return whether the handshake goes on."""
         try:
-            raw = self._channel.recv(wire.MAX_REQUEST + 1)
-            if not raw:
-                return False
-            reply = self._reply(wire.decode_request(raw))
+            request = self._channel.recv(wire.MAX_REQUEST + 1)
         except BlockingIOError:
             return True
-        except (OSError, ValueError, IndexError) as exc:
+        except OSError:  # it has given up, and left something unread
+            return False
+        return self.heed(request) if request else False
+
+    def heed(self, request: bytes) -> bool:
+        """Reply to a request; return whether the handshake goes on."""
+        try:
+            reply = self._reply(wire.decode_request(request))
+        except (ValueError, IndexError) as exc:
             _log.warning("key holder: a request is refused: %s", exc)
             return False
         except Exception as exc:  # noqa: BLE001 - there are other handshakes than this one

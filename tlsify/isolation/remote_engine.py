@@ -52,8 +52,8 @@ class Rendezvous:
         self._sock.settimeout(0)
         _known.add(self)
 
-    def invite(self) -> socket.socket | None:
-        """Make a channel, for one handshake, and send a holder its end.
+    def invite(self, request: bytes) -> socket.socket | None:
+        """Make a channel, for one handshake, and send a holder its end with the first request.
 
         Returns:
             None if the holders have so many of them in their queue that there is no room.
@@ -66,7 +66,7 @@ class Rendezvous:
         channel.settimeout(0)
         with theirs:
             try:
-                scm_rights.send(self._sock, b"\0", theirs.fileno())
+                scm_rights.send(self._sock, request, theirs.fileno())
             except OSError as exc:
                 channel.close()
                 if isinstance(exc, BlockingIOError):
@@ -185,15 +185,16 @@ class RemoteEngine:
             ResourceError: no descriptor is to be had for it.
             ConfigError: OpenSSL refuses the configuration.
         """
-        request = self._request
-        if request is None:
+        if self._request is None:
             return
+        request = wire.encode_request(self._request)
         try:
+            if self._channel is not None:
+                self._channel.send(request, socket.MSG_NOSIGNAL)
             while self._channel is None:
-                self._channel = self._rendezvous.invite()
+                self._channel = self._rendezvous.invite(request)
                 if self._channel is None:
                     yield _PAUSE
-            self._channel.send(wire.encode_request(request), socket.MSG_NOSIGNAL)
             while (reply := self._receive(self._channel)) is None:
                 yield self._channel
         except (OSError, ValueError) as exc:

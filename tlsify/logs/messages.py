@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import stat
@@ -62,7 +61,7 @@ def install(level: int, form: str = TEXT, *, syslog: bool = False) -> None:
     elif syslog:
         handler.setFormatter(_Text(lambda _: f"{_PROGRAM}[{os.getpid()}]: "))
     else:
-        handler.setFormatter(_Text(head()))
+        handler.setFormatter(_Text(_timed_head()))
     if level > logging.INFO:
         handler.addFilter(_Flood())
     root = logging.getLogger()
@@ -83,7 +82,7 @@ def report(error: str, hint: str) -> None:
     if is_json():
         logging.getLogger("tlsify").error("%s", error, extra={"hint": hint})
         return
-    begin = head()
+    begin = _head()
     for level, kind, text in ((logging.ERROR, "error", error), (logging.INFO, "hint", hint)):
         print(f"{begin(level)}{kind}: {printable(text)}", file=sys.stderr)  # noqa: T201 - as above
 
@@ -93,17 +92,22 @@ def is_json() -> bool:
     return any(isinstance(each.formatter, _Json) for each in logging.getLogger().handlers)
 
 
-def head() -> Callable[[int], str]:
+def _head() -> Callable[[int], str]:
     """Return what makes the beginning of a line on stderr, from its level.
 
-    It is the program's name: behind the priority where stderr is the journal (sd-daemon(3)), and
-    behind the time where it is a file, which has no other.
+    It is the program's name, behind the priority where stderr is the journal (sd-daemon(3)).
     """
     if is_journal():
         return lambda level: f"<{_priority(level)}>{_PROGRAM}: "
-    if _is_file():
-        return lambda _: f"{moment()} {_PROGRAM}: "
     return lambda _: f"{_PROGRAM}: "
+
+
+def _timed_head() -> Callable[[int], str]:
+    """Return the same for messages: behind the time where stderr is a file, which has no other."""
+    begin = _head()
+    if not is_journal() and _is_file():
+        return lambda level: f"{moment()} {begin(level)}"
+    return begin
 
 
 def is_journal() -> bool:
@@ -160,6 +164,8 @@ class _Json(logging.Formatter):
     """One object, on one line."""
 
     def format(self, record: logging.LogRecord) -> str:
+        import json  # noqa: PLC0415 - a client starts sooner without it
+
         told: dict[str, Any] = {
             "time": moment(record.created),
             "level": record.levelname.lower(),

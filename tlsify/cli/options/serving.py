@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import logging
 import os
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tlsify.addresses import Address
 from tlsify.aio.acceptor import Limits
+from tlsify.cli.options import addresses, logs
 from tlsify.cli.options import common as shared
-from tlsify.cli.options import logs
 from tlsify.cli.options import server as server_options
 from tlsify.connection.stillness import SEND_TIMEOUT
 from tlsify.errors import ConfigError, UsageError
+from tlsify.http import plain
 from tlsify.serving.reexec import SYSTEMD, Inherited
 from tlsify.serving.server import ServerPlan
 from tlsify.system import listening, sandbox
@@ -44,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, listen: str | None) -> Non
         listen: the default of --listen; None where there is none but systemd's sockets.
     """
     group = parser.add_argument_group("service")
-    shared.add_listen(
+    addresses.add_listen(
         group, "the sockets that systemd passes" + (f", or {listen}" if listen else "")
     )
     parser.set_defaults(default_listen=listen)
@@ -112,6 +114,12 @@ def add_arguments(parser: argparse.ArgumentParser, *, listen: str | None) -> Non
     logs.add_access_log(group)
     server_options.add_isolation(group)
     group.add_argument(
+        "--redirect-http",
+        action="store_true",
+        help="redirect clients that speak plain HTTP on this port to HTTPS; without it they get "
+        "status 400",
+    )
+    group.add_argument(
         "--metrics",
         type=Address.to_listen,
         metavar="HOST:PORT|unix:PATH",
@@ -136,6 +144,7 @@ def plan(  # noqa: PLR0913 - each is a matter of its own
     load: Callable[[], ServerConfig] | None = None,
     on_ready: Callable[[], None] = lambda: None,
     access_log: AccessLog | None = None,
+    speaks_http: bool = True,
 ) -> ServerPlan:
     """Make a plan of them, and listen.
 
@@ -148,6 +157,7 @@ def plan(  # noqa: PLR0913 - each is a matter of its own
         load: gives the configuration; `server_options.configure` if None.
         on_ready: called when every worker accepts connections.
         access_log: opened.
+        speaks_http: whether clients that speak no TLS get an answer where it is HTTP.
 
     Raises:
         ConfigError: there is no address, or no sandbox where one is required.
@@ -184,6 +194,7 @@ def plan(  # noqa: PLR0913 - each is a matter of its own
         sandboxing=sandboxing,
         account=arguments.user,
         on_ready=on_ready,
+        stranger=partial(plain.answer, redirect=arguments.redirect_http) if speaks_http else None,
         access_log=access_log,
         isolation=server_options.isolation(arguments, arguments.workers, sandboxing),
         estate=estate,

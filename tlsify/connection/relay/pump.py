@@ -73,7 +73,7 @@ class Relay:
         self.dies_with_process = forks.is_short_lived(sock, is_client=tunnel.is_client)
         self._network.settimeout(0)
         self._program.settimeout(0)
-        self._to_network, self._to_program = Load(), Load()
+        self.to_network, self._to_program = Load(), Load()  # `received`: from the program
         self._outbound = self._inbound = Flow.READING
         self._program_gone = self._half_closed = False
         self._asked: Callable[[], bool] = lambda: False
@@ -139,15 +139,11 @@ class Relay:
 
         Data in a UNIX domain socket counts as the peer's, as data that its TCP has received does.
         """
-        waiting = len(self._to_network)
+        waiting = len(self.to_network)
         with suppress(OSError, ValueError):  # closed at the end
             waiting += patience.unread(self._program)
             waiting += patience.unacknowledged_by_tcp(self._network)
         return waiting
-
-    def data_sent(self) -> int:
-        """Return how many bytes of data the program has sent."""
-        return self._to_network.received
 
     def progress(self) -> patience.Progress:
         """Return the connection's progress by TCP's counts; without TCP, by the relay's own.
@@ -155,7 +151,7 @@ class Relay:
         Raises:
             OSError: it is over.
         """
-        sent, received = self._to_network.sent, self._to_program.received
+        sent, received = self.to_network.sent, self._to_program.received
         has_ended = self._outbound is Flow.DONE and not self.is_settled
         ours = patience.Progress.told_by_carrier(sent, received, has_ended=has_ended)
         return patience.progress_if_tcp(self._network) or ours
@@ -168,7 +164,7 @@ class Relay:
         """Close both sides, and call the watcher."""
         try:
             with closing(self._network), closing(self._program):
-                self._tunnel.release()  # 40 KiB, whoever keeps this object
+                self._tunnel.release()  # 40 KiB, even while references to this object remain
         finally:
             self.is_over = True
             try:
@@ -206,7 +202,7 @@ class Relay:
         if self._tunnel.is_waiting:
             self._note(HandshakeError("the peer stopped in the midst of a handshake message"))
         elif not self.is_settled:
-            self._note(TimeoutError(errno.ETIMEDOUT, "the peer has not taken what was sent"))
+            self._note(TimeoutError(errno.ETIMEDOUT, "the peer has not read the sent data"))
 
     def interest(self) -> Interest:
         """Return the events that can be acted on.
@@ -222,9 +218,9 @@ class Relay:
             self._inbound in {Flow.READING, Flow.DISCARDING}
             and not self._to_program
             # A peer that requests new keys again and again has to read the answers.
-            and not (self._to_network and self._tunnel.waiting > _MAX_ANSWERS)
+            and not (self.to_network and self._tunnel.waiting > _MAX_ANSWERS)
         )
-        if network := mask(read=from_network, write=bool(self._to_network)):
+        if network := mask(read=from_network, write=bool(self.to_network)):
             events[self._network.fileno()] = network
         from_program = self._takes_from_program()
         if not self._program_gone and (from_program or self._inbound is not Flow.DONE):
@@ -237,7 +233,7 @@ class Relay:
         return Interest(events, _LOOK if interpreter.has_begun() else None)
 
     def _takes_from_program(self) -> bool:
-        return self._outbound is Flow.READING and not (self._tunnel.is_waiting or self._to_network)
+        return self._outbound is Flow.READING and not (self._tunnel.is_waiting or self.to_network)
 
     def _patience_now(self) -> patience.Patience | None:
         """Return the patience with the peer, if the relay waits for the peer alone."""
@@ -283,7 +279,7 @@ class Relay:
 
     def _take_from_program(self) -> None:
         try:
-            size = self._to_network.receive(self._program, self._tunnel.send_into)
+            size = self.to_network.receive(self._program, self._tunnel.send_into)
         except BlockingIOError:
             return
         except OSError:
@@ -355,10 +351,10 @@ class Relay:
     def _flush(self) -> None:
         try:
             while self._outbound is not Flow.DONE:
-                self._to_network.send(self._network)
+                self.to_network.send(self._network)
                 # Beside data, an alert or the answer to a KeyUpdate.
-                self._to_network.take_on(self._tunnel.output_into)
-                if not self._to_network:
+                self.to_network.take_on(self._tunnel.output_into)
+                if not self.to_network:
                     if not self._tunnel.is_waiting:
                         self._outbound = end(self._network, self._outbound)
                     break
@@ -366,7 +362,7 @@ class Relay:
             pass
         except OSError as exc:
             self._send_error = exc
-            self._to_network.drop()
+            self.to_network.drop()
             self._tunnel.drop()
             self._outbound = Flow.DONE
         if self._program_gone and self._outbound is Flow.DONE:
