@@ -16,9 +16,9 @@ from tests.want import no_descriptors
 from tlsify.config import ClosePolicy
 from tlsify.connection.handoff import Offload
 from tlsify.errors import ConfigError, Truncated
-from tlsify.passing import scm_rights
 from tlsify.passing.metadata import ConnectionInfo
 from tlsify.receiver import Receiver, take
+from tlsify.system import scm_rights
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

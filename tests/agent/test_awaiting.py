@@ -15,7 +15,7 @@ from tlsify import agent
 from tlsify.agent import awaiting, wire
 from tlsify.agent.awaiting import Watch
 from tlsify.errors import AgentError
-from tlsify.passing import scm_rights
+from tlsify.system import scm_rights
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

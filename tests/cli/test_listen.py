@@ -115,6 +115,30 @@ def _check(claim: bool) -> None:
 
 
 @each_carrier
+def test_isolated_key(pki: Pki, carrier: str, tmp_path: Path) -> None:
+    """Programs run as ever; holders of an old key end although a connection from before goes on."""
+    shown = type(pki.good)(tmp_path / "certificate.pem", tmp_path / "key.pem")
+    for source, sink in zip(pki.good, shown, strict=True):
+        sink.write_bytes(source.read_bytes())
+    with Listening(shown, carrier, "--isolate-key") as server:
+        (custodian,) = server.children()
+        holders = _children(custodian)
+        with server.connect(pki) as stream:
+            stream.sendall(b"before")
+            assert stream.recv(6) == b"before"
+            server.process.send_signal(signal.SIGHUP)
+            until(lambda: _children(custodian) and not set(holders) & set(_children(custodian)))
+            assert server.ask(pki, b"after") == b"after"
+            stream.sendall(b"still here")
+            assert stream.recv(10) == b"still here"
+    until(lambda: not psutil.pid_exists(custodian))
+
+
+def _children(pid: int) -> list[int]:
+    return [each.pid for each in psutil.Process(pid).children()]
+
+
+@each_carrier
 def test_what_the_program_has(pki: Pki, carrier: str) -> None:
     """Three descriptors, and both ends' addresses."""
     script = "ls /proc/self/fd | wc -l; echo $TCPREMOTEIP $SSLLOCALPORT $SSL_TLS_SNI_SERVERNAME"
@@ -412,10 +436,10 @@ def test_socket_of_systemd(pki: Pki) -> None:
 @pytest.mark.parametrize(
     ("words", "status", "said"),
     [
-        ((LOOPBACK, "0"), 96, "no program"),
-        (("--", "true"), 96, "certificate"),
+        ((LOOPBACK, "0"), 100, "no program"),
+        (("--", "true"), 100, "certificate"),
         ((LOOPBACK, "0", "--", "no-such-program"), 127, "not found"),
-        ((LOOPBACK, "x", "--", "true"), 100, "PORT"),
+        ((LOOPBACK, "x", "--", "true"), 100, "/etc/services"),
         (("--limit", "0", LOOPBACK, "0", "--", "true"), 100, "--limit"),
     ],
 )
@@ -427,8 +451,8 @@ def test_contradictions(words: tuple[str, ...], status: int, said: str) -> None:
 def test_nothing_to_listen_on(pki: Pki) -> None:
     """Neither an address nor systemd's sockets; an address that is taken."""
     shown = ("--cert", pki.good.certificate, "--key", pki.good.key)
-    refused("listen", *shown, "--", "true").failed(96, "nothing to listen on")
-    refused("listen", *shown, LOOPBACK, "--", "true").failed(96, "ADDR without PORT")
+    refused("listen", *shown, "--", "true").failed(100, "no address to listen on")
+    refused("listen", *shown, LOOPBACK, "--", "true").failed(100, "has no port")
     with socket.create_server((LOOPBACK, 0)) as listener:
         port = listener.getsockname()[1]
         refused("listen", *shown, LOOPBACK, port, "--", "true").failed(102, "in use")

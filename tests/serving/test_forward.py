@@ -41,12 +41,12 @@ from tlsify.logs.access import AccessLog
 from tlsify.logs.file import LogFile
 from tlsify.logs.messages import JSON
 from tlsify.metrics.counters import counters
-from tlsify.passing import scm_rights
 from tlsify.passing.metadata import ConnectionInfo
 from tlsify.passing.proxy_protocol import decode
 from tlsify.receiver import Receiver
 from tlsify.serving.backends import Backend, Backends, Rule
 from tlsify.serving.forward import Forwarding, Passing
+from tlsify.system import scm_rights
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -121,7 +121,7 @@ def test_plaintext(lab: Lab, policy: KtlsPolicy, tmp_path: Path, *, is_path: boo
         name = f"unix:{path}" if is_path else "{}:{}".format(*listener.getsockname())
         lines = tmp_path / "log"
         log = AccessLog(LogFile(str(lines)), JSON)
-        service = Forwarding(to(Backend.parse(name)), STRICT, access_log=log)
+        service = Forwarding(to(Backend.to_connect(name)), STRICT, access_log=log)
         work = serving(service, handed)
         peer.send_data(b"request")
         peer.close_notify()
@@ -608,7 +608,7 @@ def test_client_that_takes_nothing(
     before, counted = descriptors(), counters()["send_timed_out"]
     with forwarded(lab, policy, Bounds(send=0.2)) as (peer, backend, work):
         sending = Endpoint(lambda: _send_and_close(backend, size))
-        with pytest.raises(TimeoutError, match="taken nothing of what was sent"):
+        with pytest.raises(TimeoutError, match="read nothing of the sent data"):
             work.result()
         assert counters()["send_timed_out"] == counted + 1
         until(lambda: not _relays())

@@ -24,7 +24,7 @@ from tlsify.connection.setup import handshake
 from tlsify.connection.setup.dialing import closed_on_error
 from tlsify.errors import SHORTAGES, AgentError, ConfigError, ResourceError, TlsifyError
 from tlsify.metrics.counters import BEAT_INTERVAL, beat
-from tlsify.passing import scm_rights
+from tlsify.system import scm_rights
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -33,8 +33,7 @@ _log = logging.getLogger("tlsify")
 
 _ACCEPT_PAUSE = 0.1  # seconds
 _CHORE_PAUSE = 600.0
-# What health checks and port scans do all the time: nothing to tell by default.
-_USUAL = {Event.HANDSHAKE_TRUNCATED, Event.HANDSHAKE_BROKEN}
+_USUAL = {Event.HANDSHAKE_TRUNCATED, Event.HANDSHAKE_BROKEN}  # with health checks and port scans
 # What accept(2) says of a connection that is gone, rather than of us: it may be called again.
 _GONE = {
     errno.ECONNABORTED,
@@ -133,6 +132,7 @@ class Acceptor:
         self._opening: dict[PendingHandshake, asyncio.Task[None]] = {}
         self._half_open = PendingHandshakes()
         self._from = Counter[bytes]()
+        self._loop: asyncio.AbstractEventLoop | None = None  # since `begin`
         self._is_listening = self._is_failing = self._is_short = False
         self._resumption: asyncio.TimerHandle | None = None
         self._chore: asyncio.TimerHandle | None = None
@@ -153,13 +153,14 @@ class Acceptor:
 
     def begin(self) -> None:
         """Begin to accept."""
+        self._loop = asyncio.get_running_loop()
         for listener in self._listeners:
             listener.settimeout(0)
         self._listen()
         self._do_chores()
 
     def stop(self) -> None:
-        """Accept no more, at once; handshakes and connections go on."""
+        """Accept no more, at once, also while the loop is not running; connections go on."""
         self._rest()
         if self._chore is not None:
             self._chore.cancel()
@@ -219,16 +220,17 @@ class Acceptor:
 
     def _rest(self, seconds: float | None = None) -> None:
         """Do not accept: for some time, or until something ends."""
-        loop = asyncio.get_running_loop()
         if self._resumption is not None:
             self._resumption.cancel()
             self._resumption = None
+        if self._loop is None:
+            return
         if self._is_listening:
             for listener in self._listeners:
-                loop.remove_reader(listener)
+                self._loop.remove_reader(listener)
             self._is_listening = False
         if seconds is not None:
-            self._resumption = loop.call_later(seconds, self._listen)
+            self._resumption = self._loop.call_later(seconds, self._listen)
 
     def _accept(self, listener: socket.socket) -> bool:
         """Accept one connection; return whether there was one, and a place for it.
@@ -346,9 +348,8 @@ class Acceptor:
 
     async def _open(self, visit: _Visit) -> Handoff | None:
         try:
-            handed = await hand_over(
-                visit.opening.sock, self._config, self._policy, stranger=self.stranger
-            )
+            sock, stranger = visit.opening.sock, self.stranger
+            handed = await hand_over(sock, self._config, self._policy, stranger=stranger)
         except FAILURES as exc:
             self._note_failure(visit, exc)
             return None
@@ -382,11 +383,10 @@ class Acceptor:
         level = logging.INFO if kind in _USUAL else messages.NOTICE
         if kind is Event.HANDSHAKE_RESOURCES:
             level = logging.INFO if self._is_short else logging.WARNING
-        _log.log(level, "connection refused: %s", exc)
-        self.refused(visit.name, name_of(kind), exc, self._age(visit))
-        if kind is Event.HANDSHAKE_RESOURCES:
             self._is_short = self._is_failing = True
             self._rest(_ACCEPT_PAUSE)
+        _log.log(level, "connection refused: %s", exc)
+        self.refused(visit.name, name_of(kind), exc, self._age(visit))
 
 
 def _count_cut(handed: Handoff) -> None:

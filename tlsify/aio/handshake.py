@@ -58,7 +58,7 @@ async def hand_over(
             except TimeoutError as exc:
                 if exc.errno is not None:  # as in `handshake.run`
                     raise
-                raise handshake.too_slow(seconds) from exc
+                raise handshake.too_slow(seconds, opening.engine) from exc
         handed = opening.commit()
         handed.sock.settimeout(0)
         return handed
@@ -76,8 +76,12 @@ async def _drive(sock: socket.socket, steps: handshake.Conversation) -> None:
         try:
             if isinstance(step, int):
                 received = await loop.sock_recv(sock, step)
-            else:
+            elif isinstance(step, bytes):
                 await loop.sock_sendall(sock, step)
+            elif isinstance(step, float):
+                await asyncio.sleep(step)
+            else:
+                await _readable(loop, step)
         except OSError as exc:
             step = steps.throw(exc)
             continue
@@ -87,6 +91,17 @@ async def _drive(sock: socket.socket, steps: handshake.Conversation) -> None:
         except StopIteration:
             return
         spent += loop.time() - began
+
+
+async def _readable(loop: asyncio.AbstractEventLoop, sock: socket.socket) -> None:
+    """Wait until a socket is readable, or closed by its other end."""
+    ready = asyncio.Event()
+    number = sock.fileno()
+    loop.add_reader(number, ready.set)
+    try:
+        await ready.wait()
+    finally:
+        loop.remove_reader(number)
 
 
 async def _part(sock: socket.socket) -> None:

@@ -8,6 +8,7 @@ from tlsify.errors import (
     DeadlineExceeded,
     HandshakeError,
     IdentityError,
+    KeyHolderError,
     KtlsError,
     PeerAlert,
     ResourceError,
@@ -18,6 +19,7 @@ from tlsify.metrics.counters import HANDSHAKE_OUTCOMES, Event
 # What a handshake may end with; anything else is a bug.
 FAILURES = (HandshakeError, DeadlineExceeded, KtlsError, ConfigError, ResourceError, OSError)
 _KINDS: tuple[tuple[type[Exception], Event], ...] = (
+    (KeyHolderError, Event.HANDSHAKE_KEY_HOLDER),
     (DeadlineExceeded, Event.HANDSHAKE_TOO_SLOW),
     (PeerAlert, Event.HANDSHAKE_PEER_ALERT),
     (IdentityError, Event.HANDSHAKE_IDENTITY),

@@ -8,6 +8,7 @@ import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, NamedTuple
 
+from tlsify.addresses import Address
 from tlsify.aio.outcomes import name_of, outcome
 from tlsify.cli.door import Door
 from tlsify.cli.options import common as shared
@@ -17,12 +18,14 @@ from tlsify.cli.program import cuts, execute, ucspi, ucspi_tls
 from tlsify.cli.program.descriptors import hand_on
 from tlsify.config import ClosePolicy
 from tlsify.connection.establish import accept
-from tlsify.errors import ConfigError, ExitCode, TlsifyError
+from tlsify.errors import ExitCode, TlsifyError, UsageError
 from tlsify.logs import messages
 from tlsify.logs.access import PASSED, visiting
+from tlsify.serving.configuration import Configuration, leave_holders
 from tlsify.serving.warm_up import rehearse
 from tlsify.system import listening
 from tlsify.system.process import end_with
+from tlsify.system.sandbox import Sandboxing
 
 if TYPE_CHECKING:
     import argparse
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
 
     from tlsify.cli.parser import GlobalOptions
     from tlsify.config import KtlsPolicy, ServerConfig
+    from tlsify.connection.handoff import Handoff
     from tlsify.logs.access import AccessLog
 
 DESCRIPTION = "Listen for TLS clients, and run a program on each connection."
@@ -39,6 +43,7 @@ _LIMIT = 40  # as tcpserver and its successors have it
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's own options."""
     server_options.add_arguments(parser)
+    server_options.add_isolation(parser)
     shared.add_timing(parser, "for each handshake")
     group = parser.add_argument_group("limits")
     group.add_argument(
@@ -75,16 +80,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="PROG starts in plain text and requests TLS later (UCSPI-TLS)",
     )
-    parser.add_argument("address", nargs="?", metavar="ADDR", help="name or address")
+    shared.add_listen(parser, "the sockets that systemd passes")
     parser.add_argument(
-        "port", nargs="?", type=shared.port, metavar="PORT", help="TCP port; 0: any"
+        "address", nargs="?", metavar="HOST:PORT", help="address to listen on, as for --listen"
     )
-    parser.usage = f"{parser.prog} [OPTION...] [ADDR PORT] -- PROG ARG..."
-    parser.epilog = (
-        "PROG runs with the connection on descriptors 0 (read) and 1 (write). Without ADDR and "
-        "PORT the sockets are those that systemd has opened."
-    )
+    parser.add_argument("port", nargs="?", metavar="PORT", help="port, where HOST stands alone")
+    parser.usage = f"{parser.prog} [OPTION...] [HOST:PORT] -- PROG ARG..."
+    parser.epilog = "PROG runs with the connection on descriptors 0 (read) and 1 (write)."
     parser.set_defaults(program=[])
+
+
+def complete(arguments: argparse.Namespace) -> None:
+    """Parse the words that name an address.
+
+    Raises:
+        UsageError: they name none.
+    """
+    if arguments.address is not None:
+        found = shared.address(arguments.address, arguments.port, Address.to_listen)
+        arguments.listen = [*arguments.listen, found]
 
 
 def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
@@ -95,25 +109,27 @@ def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
     if isinstance(path, ExitCode):
         return path
     policy = shared.policy(options)
-    config = server_options.configure(arguments)
+    isolation = server_options.isolation(arguments, len(os.sched_getaffinity(0)), Sandboxing.AUTO)
+    configuration = Configuration(lambda: server_options.configure(arguments), policy, isolation)
+    config = configuration.load()
     access_log = logs.access_log(arguments, options)
     with ExitStack() as stack:
-        listeners = [stack.enter_context(sock) for sock in _listeners(arguments)]
-        server_options.prepare(arguments, config, policy)
+        listeners = [stack.enter_context(sock) for sock in _listeners(arguments, stack)]
+        server_options.become(arguments.user)
+        configuration.warn_of_readable_keys()
         rehearse()
 
         reception = _Reception(arguments, policy, access_log)
 
         def serve(sock: socket.socket, lifeline: int) -> int:
+            leave_holders(of_others_than=config)
             return reception.serve(sock, lifeline, config)
 
         def reload() -> None:
             nonlocal config
-            renewed = server_options.configure(arguments)
-            server_options.prepare(arguments, renewed, policy, config)
+            config = configuration.load()
             if access_log is not None:
                 access_log.reopen()
-            config = renewed
 
         door = Door(listeners, serve, reload, arguments.limit, arguments.per_address)
         if access_log is not None:
@@ -126,22 +142,16 @@ def examine(arguments: argparse.Namespace) -> ServerConfig:
     """Find what is wrong with the arguments, without listening; return the configuration.
 
     Raises:
-        ConfigError: it could not be listened with them.
+        ConfigError: one of them, or a file, is unusable.
     """
     if not arguments.program:
         raise _no_program()
-    if arguments.address is not None and arguments.port is None:
-        raise _no_port()
     logs.examine(arguments)
     return server_options.configure(arguments)
 
 
-def _no_program() -> ConfigError:
-    return ConfigError("there is no program to run", hint="add -- PROG ARG...")
-
-
-def _no_port() -> ConfigError:
-    return ConfigError("ADDR without PORT", hint="give both")
+def _no_program() -> UsageError:
+    return UsageError("there is no program to run", hint="add -- PROG ARG...")
 
 
 class _Reception(NamedTuple):
@@ -189,10 +199,15 @@ class _Reception(NamedTuple):
         self, sock: socket.socket, config: ServerConfig, lines: ExitStack
     ) -> ucspi.Connection:
         began = time.monotonic()
+
+        def shake_hands(own: socket.socket) -> Handoff:
+            try:
+                return accept(own, config, self.policy)
+            finally:
+                leave_holders()  # those of an earlier key need not wait for this connection's end
+
         try:
-            found = ucspi.open_connection(
-                hand_on(sock), lambda own: accept(own, config, self.policy)
-            )
+            found = ucspi.open_connection(hand_on(sock), shake_hands)
         except (TlsifyError, OSError) as exc:
             if self.access_log is not None:
                 end = name_of(outcome(exc))
@@ -211,14 +226,18 @@ def _tell_door(lifeline: int) -> None:
         os.write(lifeline, b"\0")
 
 
-def _listeners(arguments: argparse.Namespace) -> list[socket.socket]:
-    if arguments.address is None:
+def _listeners(arguments: argparse.Namespace, stack: ExitStack) -> list[socket.socket]:
+    """Return the sockets; what we make at a path is removed at the end of the stack."""
+    if not arguments.listen:
         if found := listening.inherited():
             return found
-        raise ConfigError(
-            "nothing to listen on", hint="give ADDR and PORT, or have systemd open the socket"
+        raise UsageError(
+            "there is no address to listen on",
+            hint="write HOST:PORT, or have systemd open the socket",
         )
-    if arguments.port is None:
-        raise _no_port()
-    host, _ = shared.address(f"{arguments.address}:{arguments.port}")
-    return [listening.listen(host, arguments.port, arguments.backlog)]
+    made = []
+    for address in dict.fromkeys(arguments.listen):
+        made += listening.listen_on(address, arguments.backlog)
+        if address.path:
+            stack.callback(listening.remove, address.path)
+    return made

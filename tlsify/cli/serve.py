@@ -6,13 +6,12 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tlsify.cli.options import common as shared
 from tlsify.cli.options import logs, site
 from tlsify.cli.options import server as server_options
 from tlsify.cli.options import serving as serving_options
 from tlsify.connection.setup.eligibility import host_refusal
 from tlsify.credentials.self_signed import make_key_pair
-from tlsify.errors import ConfigError, ExitCode
+from tlsify.errors import ConfigError, ExitCode, UsageError
 from tlsify.logs.messages import announce
 from tlsify.serving import server
 from tlsify.system import listening
@@ -63,7 +62,7 @@ def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
     def load() -> ServerConfig:
         config = server_options.configure(arguments, otherwise=stopgap.give)
         if arguments.write_ca is not None and not stopgap.is_made:
-            raise ConfigError(
+            raise UsageError(
                 "--write-ca saves a certificate made in the absence of --cert",
                 hint="leave one of the two out",
             )
@@ -73,7 +72,8 @@ def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
         refusal = host_refusal(plan.policy)
         carrier = "kernel TLS" if refusal is None else f"relay: {refusal.code}"
         for shown in dict.fromkeys(map(listening.spell, plan.listeners)):
-            announce(f"serving {root} on https://{shown}/ ({carrier})")
+            url = shown if shown.startswith("unix:") else f"https://{shown}/"
+            announce(f"serving {root} on {url} ({carrier})")
 
     def service() -> Site:
         return Site(
@@ -106,7 +106,7 @@ def examine(arguments: argparse.Namespace) -> ServerConfig:
     """
     _folder(arguments.directory)
     site.check(arguments)
-    serving_options.examine(arguments)
+    logs.examine(arguments)
     return server_options.configure(arguments, otherwise=lambda: make_key_pair(["localhost"]))
 
 
@@ -141,7 +141,7 @@ class _Stopgap:
         """
         if not self.outlives:
             raise ConfigError(
-                "a certificate made on the spot would be lost", hint="name one with --cert"
+                "the certificate made at the start would be lost", hint="name one with --cert"
             )
         if self._made is None:
             self._made = self._make()
@@ -149,8 +149,8 @@ class _Stopgap:
 
     def _make(self) -> KeyPair:
         names = ["localhost", "127.0.0.1", "::1"]
-        for text in self._arguments.listen:
-            host, _ = shared.address(text)
+        for address in self._arguments.listen:
+            host = address.host
             if host and host not in {*names, "0.0.0.0", "::"}:  # noqa: S104 - compared, not bound
                 names.append(host)
         made = make_key_pair(names)

@@ -29,7 +29,7 @@ _TURNS = 16  # how often to receive before looking at anything else
 _LOOK = 30.0
 # For how long the program must not have sent anything before its key is changed under it.
 _QUIET = 0.05
-# How long to wait, after the program's end, for the peer to take more of what was sent or to close.
+# Seconds to wait, after the program's end, for the peer to read more of the sent data, or to close.
 _PARTING = 5.0
 _TICK = (
     0.001  # the shortest wait: for the kernel less than a microsecond is none, and that no limit
@@ -51,8 +51,9 @@ class Ends(NamedTuple):
 class Keeper:
     """Owns the receiving side of a connection and all control records.
 
-    The program writes to the connection itself, so `sendfile` stays zero-copy; it reads what the
-    keeper has received. What no descriptor can tell, why a stream has ended, is what `run` raises.
+    The program writes to the connection itself, so `sendfile` stays zero-copy; it reads the data
+    that the keeper has received. `run` raises the reason for a stream's end, which no descriptor
+    can express.
     """
 
     def __init__(
@@ -76,12 +77,12 @@ class Keeper:
         self._relay = handoff.relay
         self._channel = handoff.channel
         if self._channel is not None:
-            # The right to send is the program's. What has to be sent besides waits for its pauses.
+            # The right to send is the program's. Control records wait for its pauses.
             self._channel.writing.acquire()
             self._given_before = self._given_to_tcp()
         self._program, theirs = socket.socketpair()
-        # Closing a socket in front of unread bytes resets its other end. This byte is never read:
-        # it is what a cut stream is told with.
+        # Closing a socket with unread bytes resets its other end. This byte is never read: with it,
+        # closing tells the program that the stream was cut.
         theirs.send(b"\0")
         self._program.settimeout(0)
         self.ends = Ends(theirs, socket.socket(fileno=os.dup(self._stream.fileno())))
@@ -157,7 +158,7 @@ class Keeper:
             goes_on = self._pass_on()
 
     def _pass_on(self) -> bool:
-        """Return the program what was received, and its end; False if that has to wait."""
+        """Give the program the received data, and its end; return False if that has to wait."""
         try:
             while self._pending:
                 self._pending = self._pending[self._program.send(self._pending) :]
@@ -217,8 +218,7 @@ class Keeper:
         except BlockingIOError:
             worn = True
         except OSError:
-            # Nothing can be sent any more, which the program finds out by itself. What has been
-            # received is not the worse for it.
+            # Sending is over, which the program finds out by itself. Received data stays valid.
             self._tending = False
             return None
         except TlsifyError as exc:
@@ -267,13 +267,13 @@ class Keeper:
     # -- the end
 
     def _part(self) -> None:
-        """Send close_notify, and see that what was sent arrives: closing on unread bytes resets."""
+        """Send close_notify, and wait until sent data arrives: closing on unread bytes resets."""
         self._program.close()
         if self._channel is not None:
             self._channel.writing.release()
         with self._stream as stream, contextlib.suppress(HandshakeError, OSError):
             if stream.handoff.is_cut:
-                socket.socket.shutdown(stream, socket.SHUT_WR)  # FIN alone, whoever else has it
+                socket.socket.shutdown(stream, socket.SHUT_WR)  # FIN alone, for all its holders
                 return
             stream.shutdown(socket.SHUT_WR)
             before = self._under_way()

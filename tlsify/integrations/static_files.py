@@ -70,7 +70,7 @@ class Site:
         """Serve one connection.
 
         Raises:
-            TimeoutError: the client has taken nothing of an answer.
+            TimeoutError: the client has read nothing of an answer.
         """
         sent = None
         if self._access_log is not None:

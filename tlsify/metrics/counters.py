@@ -49,6 +49,8 @@ class Event(Enum):
     HANDSHAKE_BROKEN = "handshake_broken"
     HANDSHAKE_KTLS = "handshake_ktls"
     HANDSHAKE_RESOURCES = "handshake_resources"
+    # The process with the private key was gone (`isolation`).
+    HANDSHAKE_KEY_HOLDER = "handshake_key_holder"
     # No thread, descriptor or memory was to be had for a connection's start, or its end in order.
     SHORTAGE = "shortage"
     # Connections that were ended because they were idle, or because their peers did not read.
@@ -60,6 +62,8 @@ class Event(Enum):
     WORKER_RESTARTED = "worker_restarted"
     # Workers that hung.
     WORKER_HUNG = "worker_hung"
+    # Key holders that ended, and were replaced (`isolation.custodian`).
+    KEY_HOLDER_RESTARTED = "key_holder_restarted"
     RELOADED = "reloaded"
     RELOAD_REFUSED = "reload_refused"
     # Connections to backends (`serving.forward`).
@@ -82,6 +86,7 @@ HANDSHAKE_OUTCOMES = {
     "network": Event.HANDSHAKE_BROKEN,
     "ktls": Event.HANDSHAKE_KTLS,
     "resources": Event.HANDSHAKE_RESOURCES,
+    "key_holder": Event.HANDSHAKE_KEY_HOLDER,
 }
 
 

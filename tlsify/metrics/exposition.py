@@ -88,6 +88,7 @@ _SINGLE: tuple[tuple[str, str, Event], ...] = (
     ("drain_cuts", "Connections cut off at the end of a drain.", Event.DRAIN_CUT),
     ("worker_restarts", "Workers replaced because they ended.", Event.WORKER_RESTARTED),
     ("worker_hangs", "Workers killed because they hung, and then replaced.", Event.WORKER_HUNG),
+    ("key_holder_restarts", "Key holders replaced since they ended.", Event.KEY_HOLDER_RESTARTED),
     ("backend_errors", "Connections lost to a backend.", Event.BACKEND_FAILED),
     ("descriptors_passed", "Connections passed on as descriptors.", Event.DESCRIPTOR_PASSED),
     ("log_lines_lost", "Lines of a log that could not be written.", Event.LOG_LINE_LOST),

@@ -17,9 +17,9 @@ from tlsify.connection.stillness import Bounds
 from tlsify.errors import BackendError
 from tlsify.logs.access import PASSED, AccessLog, Visit, visiting
 from tlsify.metrics.counters import Event, count
-from tlsify.passing import scm_rights
 from tlsify.passing.metadata import ConnectionInfo
 from tlsify.passing.proxy_protocol import MAX_SIZE
+from tlsify.system import scm_rights
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

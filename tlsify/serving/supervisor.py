@@ -218,6 +218,7 @@ class _Supervisor:
         if self._current is None:
             self._duty.on_ready()
         else:
+            self._duty.retire(self._current.work)
             _log.info("reloaded")
             count(Event.RELOADED)
         self._current, self._coming = generation, None
@@ -234,6 +235,7 @@ class _Supervisor:
             self._draining.append(worker)
         self._coming = None
         if self._current is not None:
+            self._duty.retire(generation.work)
             self._refuse(why)
             return
         if self._former:  # which go on

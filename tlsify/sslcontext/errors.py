@@ -73,7 +73,7 @@ def made(
 ) -> Kind:
     """Make an error as `ssl` does, with the attributes that it sets (Modules/_ssl.c)."""
     where = library if reason is None else f"{library}: {reason}"
-    error: Any = kind(number, f"[{where}] {said}")
+    error: Any = kind(int(number), f"[{where}] {said}")
     error.library, error.reason = library, reason
     finished: Kind = error
     return finished
@@ -82,13 +82,13 @@ def made(
 def want_read() -> ssl.SSLWantReadError:
     """Return the error for a call that needs more from the peer."""
     said = "The operation did not complete (read)"
-    return ssl.SSLWantReadError(ssl.SSL_ERROR_WANT_READ, said)
+    return ssl.SSLWantReadError(int(ssl.SSL_ERROR_WANT_READ), said)
 
 
 def want_write() -> ssl.SSLWantWriteError:
     """Return the error for a call that needs room to write."""
     said = "The operation did not complete (write)"
-    return ssl.SSLWantWriteError(ssl.SSL_ERROR_WANT_WRITE, said)
+    return ssl.SSLWantWriteError(int(ssl.SSL_ERROR_WANT_WRITE), said)
 
 
 def _reason(error: TlsifyError) -> str | None:

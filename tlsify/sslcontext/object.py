@@ -161,7 +161,7 @@ class SSLObject(Answers, ssl.SSLObject):
                 answer = self._incoming.read(self._step)
                 if not answer and not self._incoming.eof:
                     raise want_read()
-            else:
+            elif isinstance(self._step, bytes):
                 self._outgoing.write(self._step)
             try:
                 self._step = self._steps.send(answer)
@@ -234,7 +234,7 @@ class SSLObject(Answers, ssl.SSLObject):
             self._plain = self._open(tunnel)
             if not self._plain and self._is_closed:
                 said = "TLS/SSL connection has been closed (EOF)"
-                raise ssl.SSLZeroReturnError(ssl.SSL_ERROR_ZERO_RETURN, said)
+                raise ssl.SSLZeroReturnError(int(ssl.SSL_ERROR_ZERO_RETURN), said)
         found, self._plain = self._plain[:most], self._plain[most:] or _NOTHING
         return found
 

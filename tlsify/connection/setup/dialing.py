@@ -56,6 +56,29 @@ class Wait(NamedTuple):
     seconds: float | None
 
 
+def connect_here(path: str, timeout: float) -> socket.socket:
+    """Connect to a socket of this host; a first "@" in its path stands for NUL.
+
+    Returns:
+        A blocking socket.
+
+    Raises:
+        Silence: its queue stays full for so many seconds.
+        OSError: there is no listener.
+    """
+    sock = socket.socket(socket.AF_UNIX)
+    try:
+        sock.settimeout(timeout)
+        sock.connect("\0" + path[1:] if path.startswith("@") else path)
+        sock.settimeout(None)
+    except BaseException as exc:
+        sock.close()
+        if isinstance(exc, TimeoutError):
+            raise Silence(is_named=True) from exc
+        raise
+    return sock
+
+
 def connect(host: str, port: int, timeout: float) -> socket.socket:
     """Resolve a name, and connect to the first of its addresses that answers.
 

@@ -30,9 +30,7 @@ def capabilities() -> Capabilities:
 def policy_refusal(policy: KtlsPolicy) -> KtlsUnavailable | None:
     """Return why no connection is to be offloaded; None if they are."""
     if policy.mode is KtlsMode.OFF:
-        return _refusal(
-            "policy-off", "kernel TLS was not wanted", "leave out --ktls=off, or KtlsMode.OFF"
-        )
+        return _refusal("policy-off", "kernel TLS is off by choice", "leave out --ktls=off")
     if os.environ.get(KILL_SWITCH) == "off":
         return _refusal("switched-off", f"{KILL_SWITCH}=off", "unset that variable")
     return None

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tests.doubles import check_descriptors, descriptors
 from tests.want import no_descriptors
 from tlsify.errors import AgentError
-from tlsify.passing import scm_rights
+from tlsify.system import scm_rights
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
