@@ -16,6 +16,7 @@ from tlsify.errors import HandshakeError
 if TYPE_CHECKING:
     from tlsify.config import ClientConfig, ServerConfig
     from tlsify.connection.handoff import Handoff
+    from tlsify.tls.engine import Engine
 
 
 # How long one connection may keep the loop, in seconds.
@@ -44,45 +45,40 @@ async def hand_over(
     with closed_on_error(sock):
         sock.settimeout(0)
         opening = PendingConnection(sock, config, policy or KtlsPolicy())
-        with handshake.undelayed(sock):
-            try:
-                async with asyncio.timeout(seconds):
-                    await _drive(sock, opening)
-            except HandshakeError:
-                await _part(sock)
+        try:
+            async with asyncio.timeout(seconds):
+                await _drive(sock, opening.engine)
+        except HandshakeError:
+            await _part(sock)
+            raise
+        except TimeoutError as exc:
+            if exc.errno is not None:  # as in `handshake.run`
                 raise
-            except TimeoutError as exc:
-                if exc.errno is not None:  # as in `handshake.run`
-                    raise
-                raise handshake.too_slow(seconds) from exc
+            raise handshake.too_slow(seconds) from exc
         handed = opening.commit()
         handed.sock.settimeout(0)
         return handed
 
 
-async def _drive(sock: socket.socket, opening: PendingConnection) -> None:
+async def _drive(sock: socket.socket, engine: Engine) -> None:
     loop = asyncio.get_running_loop()
-    steps = handshake.conversation(opening.engine)
-    step = next(steps, None)
     spent = 0.0
-    while step is not None:
+    while True:
+        if output := engine.output():
+            await loop.sock_sendall(sock, output)
+        if engine.result() is not None:
+            return
         if spent > _LONGEST_TURN:  # what is there already is received without waiting
             spent = 0.0
             await asyncio.sleep(0)
-        received = None
-        try:
-            if isinstance(step, int):
-                received = await loop.sock_recv(sock, step)
-            else:
-                await loop.sock_sendall(sock, step)
-        except OSError as exc:
-            step = steps.throw(exc)
-            continue
+        received = await loop.sock_recv(sock, engine.need())
         began = loop.time()
         try:
-            step = steps.send(received)
-        except StopIteration:
-            return
+            engine.feed(received)
+        except HandshakeError:
+            with contextlib.suppress(OSError):  # the last words, as in `handshake.run`
+                await loop.sock_sendall(sock, engine.output())
+            raise
         spent += loop.time() - began
 
 

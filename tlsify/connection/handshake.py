@@ -1,19 +1,17 @@
-"""Drive an Engine over a connected socket, one record at a time."""
+"""Drive an Engine over a connected, blocking socket, within a time limit."""
 
 from __future__ import annotations
 
 import contextlib
 import math
+import os
 import socket
 import time
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
-from tlsify.errors import DeadlineExceeded, HandshakeError, PeerMisbehaved, TlsifyError, Truncated
-from tlsify.tls.record import Framer
+from tlsify.errors import DeadlineExceeded, HandshakeError
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
-
     from tlsify.tls.engine import Engine
 
 # How long a refused peer may take to read its alert, and how much it may still send.
@@ -21,64 +19,8 @@ PARTING_TIME = 1.0
 PARTING_BYTES = 2**18
 
 
-# What a client says before it has our ServerHello is no Finished, so that all of it is ours.
-FIRST_FLIGHT = 2**12
-# The record that ends a handshake is protected: header, one byte, tag. What is shorter, such as
-# ChangeCipherSpec or an alert, has a successor, or none at all ever.
-SHORTEST_LAST = 22
 # Each timeout set is a system call, so one that is a little too long is left as it is.
 _LENIENCE = 0.01
-
-# Requests of `conversation` to its driver.
-Conversation: TypeAlias = "Generator[bytes | int, bytes | None, None]"
-
-
-def conversation(engine: Engine) -> Conversation:
-    """Run a handshake without doing any I/O, for any kind of driver.
-
-    Yields:
-        Bytes to send to the peer, or the largest number of bytes to receive; what was received is
-        sent back in, empty at the end of the stream. An OSError is thrown in. Returns when the
-        handshake is finished and every byte of it has been handed out.
-
-    Raises:
-        HandshakeError: it failed; the alert that is due was handed out before.
-    """
-    framer = Framer(SHORTEST_LAST if engine.is_client else FIRST_FLIGHT)
-    while True:
-        if output := engine.output():
-            framer.ahead = SHORTEST_LAST
-            yield output
-        if engine.result() is not None:
-            break
-        try:
-            record = framer.feed(b"")
-            while record is None:
-                received = yield framer.need()
-                if not received:
-                    raise Truncated(
-                        "the peer closed the connection during the handshake",
-                        hint="check that the peer speaks TLS on this port",
-                    )
-                record = framer.feed(received)
-        except PeerMisbehaved as error:
-            engine.refuse(error, framer.pending)
-            yield from _last_words(engine)
-            raise
-        try:
-            engine.feed(record)
-        except HandshakeError:
-            yield from _last_words(engine)
-            raise
-    if framer.pending:
-        raise TlsifyError("bytes behind the handshake were read")
-
-
-def _last_words(engine: Engine) -> Conversation:
-    """Send the last output; a peer that has gone may not receive it."""
-    if output := engine.output():
-        with contextlib.suppress(OSError):
-            yield output
 
 
 def too_slow(seconds: float) -> DeadlineExceeded:
@@ -93,7 +35,7 @@ def run(sock: socket.socket, engine: Engine, timeout: float) -> None:
     """Do a whole handshake over a blocking socket; afterwards ``engine.result()`` is set.
 
     Args:
-        sock: connected; its timeout and TCP_NODELAY are left as they were.
+        sock: connected; its timeout is left as it was.
         engine: fresh.
         timeout: seconds for everything.
 
@@ -104,64 +46,53 @@ def run(sock: socket.socket, engine: Engine, timeout: float) -> None:
     """
     deadline = time.monotonic() + timeout
     blocking = sock.gettimeout()
-    with undelayed(sock):
-        try:
-            _drive(sock, engine, deadline)
-        except HandshakeError:
-            part(sock)
+    try:
+        _drive(sock, engine, deadline)
+    except HandshakeError:
+        part(sock)
+        raise
+    except TimeoutError as exc:
+        if exc.errno is not None:  # TCP has given the peer up, whatever time we give it
             raise
-        except TimeoutError as exc:
-            if exc.errno is not None:  # TCP has given the peer up, whatever time we give it
-                raise
-            raise too_slow(timeout) from exc
-        finally:
-            with contextlib.suppress(OSError):
-                sock.settimeout(blocking)
+        raise too_slow(timeout) from exc
+    finally:
+        with contextlib.suppress(OSError):
+            sock.settimeout(blocking)
 
 
 def _drive(sock: socket.socket, engine: Engine, deadline: float) -> None:
-    steps = conversation(engine)
-    step = next(steps, None)
     granted = math.inf
-    while step is not None:
+    while True:
         remaining = deadline - time.monotonic()
         if remaining <= 0:
             raise TimeoutError
         if granted - remaining > _LENIENCE * remaining:
             sock.settimeout(remaining)
             granted = remaining
-        received = None
-        try:
-            if isinstance(step, int):
-                received = sock.recv(step)
-            else:
-                sock.sendall(step)
-        except OSError as exc:
-            step = steps.throw(exc)
-            continue
-        try:
-            step = steps.send(received)
-        except StopIteration:
+        if output := engine.output():
+            _send(sock, output)
+        if engine.result() is not None:
             return
+        received = sock.recv(engine.need())
+        try:
+            engine.feed(received)
+        except HandshakeError:
+            with contextlib.suppress(OSError):  # the peer may have gone, and need no alert
+                _send(sock, engine.output())
+            raise
 
 
-@contextlib.contextmanager
-def undelayed(sock: socket.socket) -> Generator[None, None, None]:
-    """Send each flight at once: Nagle's algorithm would hold back its last segment."""
-    try:
-        before = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
-    except OSError:  # gone, or not TCP
-        before = 1
-    _set_nodelay(sock, 1)
-    try:
-        yield
-    finally:
-        _set_nodelay(sock, before)
+def _send(sock: socket.socket, flight: bytes) -> None:
+    """Send a flight, which mostly fits into the socket's buffer, without waiting for room first.
 
-
-def _set_nodelay(sock: socket.socket, value: int) -> None:
-    with contextlib.suppress(OSError):
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, value)
+    It is one write, so that Nagle's algorithm does not hold back its end: Linux only delays a small
+    segment behind another one that is not acknowledged (tcp_nagle_check, net/ipv4/tcp_output.c).
+    """
+    sent = 0
+    with contextlib.suppress(BlockingIOError):
+        sent = os.write(sock.fileno(), flight)
+    if sent < len(flight):
+        sock.sendall(flight[sent:])
 
 
 def part(sock: socket.socket) -> None:
