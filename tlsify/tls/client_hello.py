@@ -90,14 +90,17 @@ def decode_client_hello(body: bytes) -> ClientHello:
 
     Source: RFC 8446 4.1.2.
     """
-    at = 34  # legacy_version, random
-    for width in (1, 2, 1):  # session id, cipher suites, compression methods
-        _, at = _vector(body, at, width)
-    found = _extensions(body, *_vector(body, at, 2)) if at < len(body) else {}
+    try:
+        at = 35 + body[34]  # legacy_version, random, session id
+        at += 2 + (body[at] << 8 | body[at + 1])  # cipher suites
+        at += 1 + body[at]  # compression methods
+        found = _extensions(body, *_vector(body, at, 2)) if at != len(body) else {}
+    except (IndexError, struct.error) as exc:
+        raise _cut_short() from exc
     return ClientHello(
-        server_name=_server_name(found.get(_SERVER_NAME)),
-        alpn=_alpn(found.get(_ALPN)),
-        max_fragment_length=_max_fragment_length(found.get(_MAX_FRAGMENT_LENGTH)),
+        _server_name(found[_SERVER_NAME]) if _SERVER_NAME in found else None,
+        _alpn(found[_ALPN]) if _ALPN in found else (),
+        _max_fragment_length(found.get(_MAX_FRAGMENT_LENGTH)),
     )
 
 
@@ -118,15 +121,12 @@ def _extensions(data: bytes, at: int, end: int) -> dict[int, bytes]:
     """Find those that are wanted; all others are OpenSSL's affair."""
     found = {}
     while at < end:
-        start = at + 4
-        if start > end:
-            raise _cut_short()
         number, length = _EXTENSION_HEADER(data, at)
-        at = start + length
-        if at > end:
-            raise _cut_short()
+        at += 4 + length
         if number in _WANTED:
-            found[number] = data[start:at]
+            found[number] = data[at - length : at]
+    if at != end:
+        raise _cut_short()
     return found
 
 
@@ -136,7 +136,7 @@ def _cut_short() -> PeerMisbehaved:
     )
 
 
-def _server_name(extension: bytes | None) -> str | None:
+def _server_name(extension: bytes) -> str | None:
     if not extension:
         return None
     at, end = _vector(extension, 0, 2)
@@ -168,7 +168,7 @@ def _is_host_name(name: str) -> bool:
     )
 
 
-def _alpn(extension: bytes | None) -> tuple[bytes, ...]:
+def _alpn(extension: bytes) -> tuple[bytes, ...]:
     if not extension:
         return ()
     at, end = _vector(extension, 0, 2)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING
 
-from cryptography import x509
 from OpenSSL import SSL
 
 from tlsify.codepoints import (
@@ -17,7 +16,6 @@ from tlsify.codepoints import (
 )
 from tlsify.config import ClientConfig, ServerConfig
 from tlsify.errors import HandshakeError, PeerMisbehaved, TlsifyError
-from tlsify.tls.certificates import der
 from tlsify.tls.client_hello import HelloCollector, stranger
 from tlsify.tls.connection_factory import Connections
 from tlsify.tls.explain import cut_short, handshake_failure, peer_alert
@@ -359,14 +357,13 @@ class Engine:
             self._tickets = tickets
         else:
             self._output += emitted
-        shown = self._check_peer(connection) if self._asks else None
         from tlsify.tls.conclusion import Seen, conclude  # noqa: PLC0415 - see above
 
         seen = Seen(
             is_client=self.is_client,
             server_name=self._server_name,
             max_fragment_length=self._max_fragment_length,
-            certificate=None if shown is None else der(shown),
+            certificate=self._check_peer(connection) if self._asks else None,
             has_alpn=bool(self._config.alpn),
             key_log=self._key_log if self._wants_keys else None,
             last_flight=self._last_flight,
@@ -378,20 +375,17 @@ class Engine:
         if self._config.key_log is None:
             self._key_log.clear()
 
-    def _check_peer(self, connection: SSL.Connection) -> crypto.X509 | None:
-        shown = connection.get_peer_certificate()
-        try:
-            if shown is not None:
-                shown.to_cryptography()
-        except (ValueError, x509.InvalidVersion) as exc:
-            # Only without verification does OpenSSL get this far, and then it is too late for it
-            # to send an alert.
-            raise PeerMisbehaved("the peer's certificate is malformed") from exc
-        if not self._judge.heard and (error := self._judge.judge(shown)) is not None:
+    def _check_peer(self, connection: SSL.Connection) -> bytes | None:
+        judge = self._judge
+        if (
+            not judge.heard
+            and (error := judge.judge(connection.get_peer_certificate())) is not None
+        ):
             # A resumed handshake shows no certificate to `on_certificate`. That its path was once
             # verified, against the same anchors, is for whoever kept the session to know
             # (`session_store.Origin`); a session mixed up must at least not name somebody else.
             error.alert = None
             self._output = b""  # such a peer does not get our Finished
             raise error
-        return shown
+        judge.read()
+        return judge.shown

@@ -100,10 +100,10 @@ class Framer:
 
     def need(self) -> int:
         """Maximum number of bytes to read, always 1 or more, once nothing whole is pending."""
-        wanted, held = max(HEADER_LENGTH, self.ahead), len(self.pending)
-        if held >= HEADER_LENGTH:
-            wanted = HEADER_LENGTH + int.from_bytes(self.pending[3:HEADER_LENGTH], "big")
-        return wanted - held
+        pending = self.pending
+        if len(pending) < HEADER_LENGTH:
+            return max(self.ahead, HEADER_LENGTH) - len(pending)
+        return HEADER_LENGTH + (pending[3] << 8 | pending[4]) - len(pending)
 
     def feed(self, data: bytes) -> bytes:
         """Add read bytes; return the records that are whole (headers included), mostly one or none.
