@@ -22,9 +22,9 @@ import pytest
 
 from tlsify.codepoints import AlertDescription, ContentType, HandshakeType, ProtocolVersion
 from tlsify.config import ClientConfig, KtlsMode, KtlsPolicy, ServerConfig
+from tlsify.connection.ending.patience import unacknowledged
 from tlsify.connection.establish import accept, connect
 from tlsify.connection.handoff import Handoff, Offload
-from tlsify.connection.patience import unacknowledged
 from tlsify.connection.stream import TLSSocket
 from tlsify.ktls import uapi
 from tlsify.tls import schedule

@@ -32,7 +32,8 @@ from tests.doubles import (
 )
 from tests.fake_kernel import FakeKernel, FakeSocket
 from tlsify.codepoints import Aead, AlertDescription, ContentType, ProtocolVersion
-from tlsify.connection import commit, eligibility, establish
+from tlsify.connection import commit, establish
+from tlsify.connection.setup import eligibility
 from tlsify.errors import KeyUpdateRefused, PeerMisbehaved, Truncated
 from tlsify.keys import Direction
 from tlsify.ktls import uapi, ulp

@@ -72,17 +72,17 @@ def test_setsockopt_has_few_doors() -> None:
     """Outside ulp.py only options of plain TCP are set, each where it belongs."""
     expected = {
         "ktls/ulp.py",
-        "connection/handshake.py",
+        "connection/setup/handshake.py",
         "connection/commit.py",
         "connection/handoff.py",
         "connection/stream.py",
     }
     expected |= {
-        "connection/loads.py",
-        "connection/relay.py",
+        "connection/relay/loads.py",
+        "connection/relay/pump.py",
         "sslcontext/socket.py",
     }  # which pass on what the program sets
-    expected |= {"connection/polling.py", "connection/keepalive.py"}
+    expected |= {"connection/polling.py", "connection/setup/keepalive.py"}
     expected |= {
         "aio/dialing.py",
         "cli/forward.py",
@@ -91,9 +91,9 @@ def test_setsockopt_has_few_doors() -> None:
     assert users("setsockopt") == expected
     assert set(options("aio/dialing.py")) | set(options("cli/forward.py")) == {"TCP_NODELAY"}
     assert set(options("aio/pump.py")) == {"SO_LINGER"}
-    assert set(options("connection/handshake.py")) == {"TCP_NODELAY"}
+    assert set(options("connection/setup/handshake.py")) == {"TCP_NODELAY"}
     times = {"TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT"}
-    assert set(options("connection/keepalive.py")) == {"SO_KEEPALIVE", *times}
+    assert set(options("connection/setup/keepalive.py")) == {"SO_KEEPALIVE", *times}
     assert set(options("connection/commit.py")) == {"SO_RCVLOWAT"}
     assert set(options("connection/handoff.py")) == {"SO_RCVLOWAT"}
     assert set(options("connection/polling.py")) == {"SO_RCVLOWAT", "SO_RCVTIMEO", "SO_SNDTIMEO"}
@@ -131,7 +131,7 @@ def test_one_fallback() -> None:
         if not module.startswith("ktls/") and module != "status/host.py"
     }
     assert {module: count for module, count in catching.items() if count} == {
-        "connection/eligibility.py": 1
+        "connection/setup/eligibility.py": 1
     }
 
 
@@ -140,8 +140,9 @@ def test_nothing_is_swallowed() -> None:
     broad = {
         module for module in MODULES if {"", "Exception", "BaseException"} & set(handlers(module))
     }
-    others = {"agent/server.py", "aio/foreign_transport.py", "connection/relay_threads.py"}
+    others = {"agent/server.py", "aio/foreign_transport.py", "connection/event_thread.py"}
     others |= {"serving/generation.py", "status/roster.py", "http/protocol.py"}
+    others |= {"isolation/custodian.py", "isolation/holder.py"}
     assert broad == {"cli/messages.py", "sslcontext/facts.py"} | others
 
 

@@ -39,9 +39,9 @@ from tlsify.agent.listener import Listener
 from tlsify.agent.server import Worker
 from tlsify.codepoints import ContentType
 from tlsify.config import ClientConfig, KtlsPolicy
+from tlsify.connection import event_thread
 from tlsify.connection import exit as interpreter
-from tlsify.connection import linger, relay_threads
-from tlsify.connection.forks import Verdict
+from tlsify.connection.relay.verdict import Verdict
 from tlsify.errors import ExitCode, TlsifyError
 from tlsify.metrics.counters import counters
 from tlsify.sslcontext.context import SSLContext
@@ -63,8 +63,7 @@ each_kind = pytest.mark.parametrize("kind", KINDS)
 @pytest.fixture(autouse=True)
 def _anew(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Nobody waits for more, and nothing may be left to the garbage collector."""
-    for module in (linger, relay_threads):
-        monkeypatch.setattr(module, "_IDLE", 0.0)
+    monkeypatch.setattr(event_thread, "_IDLE", 0.0)
     gc.disable()
     yield
     gc.enable()

@@ -61,6 +61,13 @@ class ConfigError(TlsifyError):
     general_hint = "see docs/cli.md for what is allowed"
 
 
+class UsageError(ConfigError):
+    """The words of a command line, or of a configuration file, are wrong or do not fit together."""
+
+    exit_code = ExitCode.USAGE
+    general_hint = "see tlsify help"
+
+
 class NetworkError(TlsifyError):
     """The host's name does not resolve, or the host does not answer."""
 
@@ -113,11 +120,13 @@ class IdentityError(HandshakeError):
 
     Attributes:
         mismatches: the identifiers that the certificate presented.
+        verify_code: OpenSSL's number for it (X509_V_ERR of openssl/x509_vfy.h); 0 if there is none.
     """
 
     exit_code = ExitCode.IDENTITY
     general_hint = "check the peer's certificate"
     mismatches: Sequence[str]
+    verify_code = 0
 
     def __init__(
         self,
@@ -137,6 +146,13 @@ class Truncated(HandshakeError):
 
     exit_code = ExitCode.CLOSED
     general_hint = "the peer, or somebody in between, cut the connection"
+
+
+class KeyHolderError(HandshakeError):
+    """The process with the private key, which does the handshakes (`isolation`), is gone."""
+
+    exit_code = ExitCode.SYSTEM
+    general_hint = "connect again; see what the server's log says of its key holders"
 
 
 # Errors that end a TCP connection: from the peer, from silence, from the network (ICMP, icmp(7)).

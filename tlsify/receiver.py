@@ -16,8 +16,8 @@ from tlsify.connection.adoption import adopt
 from tlsify.connection.handoff import Handoff, Offload, Reason
 from tlsify.connection.stream import TLSSocket
 from tlsify.errors import AgentError, ConfigError, TlsifyError
-from tlsify.passing import scm_rights
 from tlsify.passing.metadata import MAX_MESSAGE, ConnectionInfo
+from tlsify.system import scm_rights
 from tlsify.system.modes import bind
 from tlsify.tls.explain import truncated
 

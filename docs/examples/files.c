@@ -1,7 +1,7 @@
 /* files SOCKET FOLDER: an HTTP server for the files of a folder, with sendfile(2), and without TLS.
  *
  * cc -o files files.c receiver.c
- * tlsify --ktls forward --cert cert.pem --key key.pem :443 --pass-fd unix:SOCKET --aware
+ * tlsify forward --cert cert.pem --key key.pem :443 --pass-fd unix:SOCKET --aware
  */
 #define _GNU_SOURCE
 #include "receiver.h"

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """worker SOCKET FOLDER: an aiohttp application whose connections tlsify forward sends.
 
-tlsify --ktls forward --cert cert.pem --key key.pem :443 --pass-fd unix:SOCKET --aware
+tlsify forward --cert cert.pem --key key.pem :443 --pass-fd unix:SOCKET --aware
 """
 
 import asyncio

@@ -18,7 +18,7 @@ import trustme
 
 from scripts.soaking.clients import Crowd
 from scripts.soaking.servers import Held, Server
-from tlsify.connection.eligibility import capabilities
+from tlsify.connection.setup.eligibility import capabilities
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

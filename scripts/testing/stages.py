@@ -34,8 +34,9 @@ OF_THE_BUILD = (
 )
 # What a guest with a kernel of Debian's runs: all that there is for it.
 _ALL = "ktls or own_kernel"
-# What the quick lane runs of it, if not all.
+# What the quick lane runs of it, and the host of what is left, if not all.
 _QUICK = "ktls and not full_run"
+_HOST = "not ktls and not occasional"
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def everything(*, full: bool, quick: bool) -> list[Stage]:
     # One more than there are processors: tests wait now and then.
     workers = len(os.sched_getaffinity(0)) + 1
     side_by_side = ["--numprocesses", str(workers), "--dist", "worksteal"]
-    return [*stages, host("not ktls", [*side_by_side, *options], browser=full)]
+    return [*stages, host("not ktls" if full else _HOST, [*side_by_side, *options], browser=full)]
 
 
 def named(arguments: list[str], kernels: list[str], *, full: bool) -> list[Stage]:

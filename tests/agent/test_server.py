@@ -21,7 +21,7 @@ from tlsify.agent import client, wire
 from tlsify.agent.errors import revive
 from tlsify.connection.stream import TLSSocket
 from tlsify.errors import AgentError, DeadlineExceeded, ResourceError, TlsifyError
-from tlsify.passing import scm_rights
+from tlsify.system import scm_rights
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import uvloop
 
-from tests.connection.test_dialing import KINDS, PATIENCE, Names, alive, dead, named, refusing
+from tests.connection.setup.test_dialing import KINDS, PATIENCE, Names, alive, dead, named, refusing
 from tests.doubles import check_descriptors, descriptors
 from tlsify.aio import dialing
 

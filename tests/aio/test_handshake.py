@@ -16,10 +16,10 @@ from tlsify.aio import handshake
 from tlsify.aio.handshake import hand_over
 from tlsify.aio.loop_socket import LoopSocket
 from tlsify.codepoints import ContentType
-from tlsify.connection import handshake as driver
+from tlsify.connection.ending.patience import unread
 from tlsify.connection.establish import accept
 from tlsify.connection.handoff import Offload
-from tlsify.connection.patience import unread
+from tlsify.connection.setup import handshake as driver
 from tlsify.errors import DeadlineExceeded, PeerMisbehaved
 from tlsify.tls.record import encode_record
 

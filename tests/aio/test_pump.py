@@ -24,7 +24,7 @@ from tests.doubles import (
 from tlsify.aio.pump import _Carriage, buffer, carry
 from tlsify.codepoints import ContentType
 from tlsify.config import ClosePolicy
-from tlsify.connection.closing import Closing
+from tlsify.connection.ending.closing import Closing
 from tlsify.connection.stream import TLSSocket
 from tlsify.errors import Truncated
 

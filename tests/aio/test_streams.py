@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.aio.peers import Echo
-from tests.connection.test_dialing import KINDS, Names, at, named
+from tests.connection.setup.test_dialing import KINDS, Names, at, named
 from tests.doubles import OFFLOADS, RELAY, Endpoint, Lab, RawPeer, descriptors, until
 from tlsify import aio
 from tlsify.config import ClientConfig, ClosePolicy

@@ -13,21 +13,13 @@ import pytest
 _ROOT = Path(__file__).resolve().parents[2]
 
 
+_SUITES = ("startup", "handshakes", "relay")
+_MORE = ("engine", "agent", "handoff", "pieces", "first_byte", "scale", "bulk", "http2")
+
+
 @pytest.mark.parametrize(
     "suite",
-    [
-        "startup",
-        "engine",
-        "handshakes",
-        "agent",
-        "handoff",
-        "relay",
-        "pieces",
-        "first_byte",
-        "scale",
-        "bulk",
-        "http2",
-    ],
+    [*_SUITES, *(pytest.param(name, marks=pytest.mark.occasional) for name in _MORE)],
 )
 def test_a_suite_runs(suite: str, tmp_path: Path) -> None:
     """A run as small as can be: who is there has figures, and nobody has failed."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.agent.harness import HOST, Agent, Files, serving, tcp
+from tests.cli.forked import refused
 from tests.cli.harness import run
 from tests.doubles import Endpoint, until
 from tlsify import agent
@@ -161,16 +162,16 @@ def test_worker_that_dies(files: Files) -> None:
 
 def test_usage() -> None:
     """It needs exactly one place."""
-    run("agent").failed(96, "one place", "--fd N")
-    run("agent", "here", "--fd", "3").failed(96, "one place")
-    run("agent", "--fd", "x").failed(100, "--fd")
-    run("agent", "here", "--workers", "0").failed(100, "--workers")
+    refused("agent").failed(100, "one place", "--fd N")
+    refused("agent", "here", "--fd", "3").failed(100, "one place")
+    refused("agent", "--fd", "x").failed(100, "--fd")
+    refused("agent", "here", "--workers", "0").failed(100, "--workers")
 
 
 def test_bad_descriptor() -> None:
     """A descriptor has to be one end of a pair."""
     run("agent", "--fd", "0").failed(96, "descriptor 0", "socketpair")
-    run("agent", "--fd", "99").failed(96, "descriptor 99", "Bad file descriptor")
+    refused("agent", "--fd", "99").failed(96, "descriptor 99", "Bad file descriptor")
     with socket.socket() as sock:
         number = sock.fileno()
         run("agent", "--fd", number, pass_fds=[number]).failed(96, f"descriptor {number}")
@@ -179,16 +180,22 @@ def test_bad_descriptor() -> None:
 def test_bad_key_pairs(files: Files, folder: Path) -> None:
     """A pair is a pair, and has to be usable before anybody asks for it."""
     place = folder / "agent"
-    run("agent", "--cert", files.certificate, place).failed(96, "--cert", "--key")
-    run("agent", "--cert", files.certificate, "--key", files.trust, place).failed(96, "private key")
-    run("agent", "--cert", "/none", "--key", files.key, place).failed(96, "cannot read certificate")
+    refused("agent", "--cert", files.certificate, place).failed(96, "no usable PEM private key")
+    words = ("--cert", files.certificate, "--cert", files.certificate, "--key", files.key)
+    refused("agent", *words, place).failed(100, "--cert", "--key")
+    refused("agent", "--cert", files.certificate, "--key", files.trust, place).failed(
+        96, "private key"
+    )
+    refused("agent", "--cert", "/none", "--key", files.key, place).failed(
+        96, "cannot read certificate"
+    )
     assert not place.exists()
 
 
 def test_bad_places(folder: Path) -> None:
     """The folder has to be private, and nobody there."""
     with Agent() as it:
-        run("agent", it.place).failed(96, "an agent lives at", "end it first")
+        refused("agent", it.place).failed(96, "an agent lives at", "end it first")
     folder.chmod(0o755)
-    run("agent", folder / "agent").failed(96, "is not private", "chmod 700")
-    run("agent", folder / "none" / "none" / "agent").failed(96, "cannot listen at")
+    refused("agent", folder / "agent").failed(96, "is not private", "chmod 700")
+    refused("agent", folder / "none" / "none" / "agent").failed(96, "cannot listen at")

@@ -25,6 +25,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from tests.cli.conftest import Credentials, Pki
+from tests.cli.forked import refused
 from tests.cli.harness import (
     CARRIERS,
     COMMAND,
@@ -42,10 +43,11 @@ from tests.cli.harness import (
     run,
     start,
 )
-from tests.connection.test_dialing import KINDS, Names, alive, dead, named
+from tests.connection.setup.test_dialing import KINDS, Names, alive, dead, named
 from tests.conversations import CONVERSATIONS
 from tests.doubles import Endpoint, RawPeer, recv_exactly, reset
 from tests.provision import find
+from tlsify.addresses import Address
 from tlsify.cli import connect
 from tlsify.codepoints import AlertDescription, ContentType
 from tlsify.config import ServerConfig
@@ -144,11 +146,22 @@ def test_peer_ends_before_stdin(pki: Pki) -> None:
     server.result()
 
 
-def test_bare_ktls(pki: Pki) -> None:
-    """--ktls falls back to the relay without a word where the kernel has no kTLS."""
+@pytest.mark.parametrize("words", [[], ["--ktls"], ["--ktls", "auto"]], ids=" ".join)
+def test_kernel_where_possible(pki: Pki, words: list[str]) -> None:
+    """The kernel is used where it can be, and elsewhere the relay, without a word."""
     server = Server(over_tls(pki.good.server_context(), _answer))
-    outcome = run("connect", "--ca", pki.authority, LOOPBACK, "--ktls", server.port)
+    outcome = run("connect", "--ca", pki.authority, LOOPBACK, *words, server.port)
     assert outcome.succeeded() == b"0 bytes came"
+
+
+@pytest.mark.ktls
+def test_kernel_by_default(pki: Pki) -> None:
+    """Without an option the kernel protects the records; TLSIFY_KTLS=off has them relayed."""
+    for setting, carrier in (({}, "(kernel)"), ({"TLSIFY_KTLS": "off"}, "(relay, switched-off: ")):
+        server = Server(over_tls(pki.good.server_context(), _answer))
+        outcome = run("-v", *_connect(pki, server.port), env=ENVIRONMENT | setting)
+        assert outcome.status == 0
+        assert carrier in outcome.err
 
 
 def test_no_verify(pki: Pki) -> None:
@@ -188,7 +201,7 @@ def test_alpn_and_server_name(pki: Pki) -> None:
 def test_verbose(pki: Pki) -> None:
     """--verbose says version, suite and who protects the records; no secret is in it."""
     server = Server(over_tls(pki.good.server_context(), _answer))
-    outcome = run("-v", *_connect(pki, server.port))
+    outcome = run("-v", "--ktls=off", *_connect(pki, server.port))
     assert outcome.status == 0
     assert "TLSv1.3 TLS_AES_" in outcome.err
     assert "(relay, policy-off: " in outcome.err
@@ -393,7 +406,7 @@ def test_port_closed(pki: Pki) -> None:
     """A port on which nobody listens gives 102."""
     with socket.create_server((LOOPBACK, 0)) as listener:
         port = listener.getsockname()[1]
-    run(*_connect(pki, port)).failed(102, "Connection refused", f"port {port}")
+    run(*_connect(pki, port)).failed(102, f"127.0.0.1:{port}: ECONNREFUSED: Connection refused")
 
 
 # -- names with several addresses, and one limit for everything
@@ -413,21 +426,21 @@ def test_addresses_that_are_dead(
     with ExitStack() as stack:
         named.known["several.test"] = [stack.enter_context(KINDS[kind]()) for kind in kinds]
         with pytest.raises(error, match=said):
-            connect._dial("several.test", 1, 0.4)
+            connect._dial(Address("several.test", 1), 0.4)
 
 
 def test_address_that_is_alive(named: Names) -> None:
     """It is found beside one that is dead."""
     with dead() as first, alive() as second:
         named.known["several.test"] = [first, second]
-        with connect._dial("several.test", 1, PATIENCE) as sock:
+        with connect._dial(Address("several.test", 1), PATIENCE) as sock:
             assert sock.getpeername() == second[4]
 
 
 def test_resolver_that_hangs(named: Names) -> None:
     """It counts as well."""
     with pytest.raises(DeadlineExceeded, match=r"0.1 seconds: its name is not looked up") as caught:
-        connect._dial("silent.test", 1, 0.1)
+        connect._dial(Address("silent.test", 1), 0.1)
     assert "resolv.conf" in caught.value.hint
     named.silence.set()
 
@@ -469,13 +482,13 @@ def test_server_that_stalls_in_starttls(pki: Pki) -> None:
 @pytest.mark.parametrize("host", ["nonexistent.invalid", "nonexistent.invalid.", "ü.invalid"])
 def test_unresolvable_host(host: str) -> None:
     """A name that does not resolve gives 102."""
-    run("connect", host, "443").failed(102, f"cannot connect to {host} port 443")
+    refused("connect", host, "443").failed(102, f"cannot connect to {host}:443")
 
 
 @pytest.mark.parametrize("host", ["two..dots", "", "l" * 64 + ".example", "https://a.b", "i❤.ws"])
 def test_no_host(host: str) -> None:
-    """What cannot be a name gives 96, before anybody is asked for it."""
-    run("connect", host, "443").failed(96, "name", "write it")
+    """What cannot be a name gives 100, before anybody is asked for it."""
+    refused("connect", host, "443").failed(100, f'"{host}:443"')
 
 
 @pytest.mark.usefixtures("lacks_ktls")
@@ -756,10 +769,11 @@ def test_sigint_in_the_handshake(pki: Pki) -> None:
     ],
 )
 def test_unusable_option(words: list[str], expected: list[str]) -> None:
-    """An option that cannot be meant gives 96; not one byte has been sent."""
+    """An option that cannot be meant gives 100; not one byte has been sent."""
+    status = 96 if "--ca" in words else 100
     with socket.create_server((LOOPBACK, 0)) as listener:
         listener.setblocking(False)
-        run("connect", *words, LOOPBACK, listener.getsockname()[1]).failed(96, *expected)
+        refused("connect", *words, LOOPBACK, listener.getsockname()[1]).failed(status, *expected)
         with suppress(BlockingIOError), listener.accept()[0] as sock:
             assert sock.recv(1) == b""
 
@@ -780,7 +794,7 @@ def test_alpn_of_any_bytes(pki: Pki) -> None:
 
 def test_folder_of_anchors(pki: Pki, tmp_path: Path) -> None:
     """--ca takes a folder too, and refuses one without anchors."""
-    run("connect", "--ca", tmp_path, LOOPBACK, "1").failed(96, str(tmp_path), ".pem")
+    refused("connect", "--ca", tmp_path, LOOPBACK, "1").failed(96, str(tmp_path), ".pem")
     (tmp_path / "one.pem").write_bytes(pki.authority.read_bytes())
     (tmp_path / "two.crt").write_bytes(trustme.CA().cert_pem.bytes())
     server = Server(over_tls(pki.good.server_context(), _answer))

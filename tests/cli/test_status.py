@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.cli.forked import refused
 from tests.cli.harness import COMMAND, ENVIRONMENT, finish, read_line, run, start
 from tests.cli.surveys import SEEN
 from tests.doubles import KERNEL, RELAY, Lab, until
@@ -137,7 +138,7 @@ def test_without_ktls() -> None:
 )
 def test_misuse(words: list[str], word: str) -> None:
     """What makes no sense gives 100."""
-    run("status", *words).failed(100, word, "--help")
+    refused("status", *words).failed(100, word, "--help")
 
 
 def test_no_sock_diag(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -258,7 +259,7 @@ def test_another_namespace() -> None:
 @pytest.mark.parametrize("name", ["nonexistent", "../self", "\xe9", "4194305", ""])
 def test_no_such_namespace(name: str) -> None:
     """A namespace that is not there is named."""
-    run("status", "--netns", name).failed(ExitCode.CONFIG, "network namespace", "ip netns")
+    refused("status", "--netns", name).failed(ExitCode.CONFIG, "network namespace", "ip netns")
 
 
 @pytest.mark.ktls

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import re
-import signal
 import socket
-import sys
-import tempfile
-import warnings
 from contextlib import suppress
 from http.client import HTTPException
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING, Self, TypeAlias, cast
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 import pytest
 
-from tests.cli.harness import LOOPBACK, PATIENCE, Server, fetch, over_tls
+from tests.cli.forked import Forked
+from tests.cli.harness import LOOPBACK, Server, fetch, over_tls
 from tests.doubles import Endpoint
 from tests.want import KINDS, Want
-from tlsify.cli import main
 from tlsify.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -42,71 +37,6 @@ SIZE = 100_000
 Arrived: TypeAlias = tuple[int, bool]
 # A program that waits for a question, and answers it.
 _PROGRAM = ("sh", "-c", f"head -c 1 <&6 >/dev/null && head -c {SIZE} /dev/zero >&7")
-
-
-class Command:
-    """The command in a forked child, where there is no nth thing of a kind."""
-
-    def __init__(self, want: Want, *words: str | Path) -> None:
-        """Fork it."""
-        self._want = want
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed at the end
-        self.output, theirs = os.pipe()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # of threads and fork
-            self._pid = os.fork()
-        if not self._pid:
-            self._run([str(word) for word in words], theirs)
-        os.close(theirs)
-
-    def _run(self, words: list[str], output: int) -> None:
-        status: object = ExitCode.BUG
-        try:
-            os.setpgid(0, 0)
-            for descriptor, number in ((output, 1), (self._errors.fileno(), 2)):
-                os.dup2(descriptor, number)
-            sys.stdout, sys.stderr = (os.fdopen(number, "w") for number in (1, 2))
-            with self._want:
-                status = main(words)
-        except SystemExit as exc:
-            status = exc.code
-        finally:
-            for stream in (sys.stdout, sys.stderr):
-                stream.flush()
-            os._exit(status if isinstance(status, int) else ExitCode.BUG)
-
-    def __enter__(self) -> Self:
-        """It runs."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Leave nothing behind."""
-        with suppress(ProcessLookupError):
-            os.killpg(self._pid, signal.SIGKILL)
-        with suppress(ChildProcessError):
-            os.waitpid(self._pid, 0)
-        os.close(self.output)
-        self._errors.close()
-
-    def line(self) -> str:
-        """Read a line that it prints; nothing if it ends without one."""
-        found = b""
-        while not found.endswith(b"\n") and (more := os.read(self.output, 1)):
-            found += more
-        return found.decode()
-
-    def ask_to_end(self) -> None:
-        """Send SIGTERM."""
-        os.kill(self._pid, signal.SIGTERM)
-
-    def end(self) -> int:
-        """Wait for its end; return its exit status. What it said is to the point, if anything."""
-        status = Endpoint(lambda: os.waitpid(self._pid, 0)[1]).result(PATIENCE)
-        self._errors.seek(0)
-        said = self._errors.read().decode()
-        assert "Traceback" not in said, said
-        assert "bug" not in said, said
-        return os.waitstatus_to_exitcode(status)
 
 
 def _until_enough(kind: str, live: Callable[[Want], None]) -> int:
@@ -144,7 +74,7 @@ def test_program(pki: Pki, kind: str, carrier: str) -> None:
 
         server = Server(serve_or_refuse)
         words = (carrier, "connect", "--ca", pki.authority, "localhost", str(server.port), "--")
-        with Command(want, *words, *_PROGRAM) as command:
+        with Forked(*words, *_PROGRAM, within=want) as command:
             status = command.end()
             if want.has_failed and status:
                 with suppress(OSError):  # it may never have come to connect
@@ -194,7 +124,7 @@ def test_server(pki: Pki, tmp_path: Path, backend: int, verb: str, kind: str, ca
         words += (f"{LOOPBACK}:0", f"{LOOPBACK}:{backend}")
 
     def live(want: Want) -> None:
-        with Command(want, *words) as command:
+        with Forked(*words, within=want) as command:
             line = command.line()
             if not line:
                 assert command.end() == ExitCode.SYSTEM

@@ -26,11 +26,13 @@ from tests.doubles import (
 from tests.want import Want
 from tlsify.codepoints import Aead, ProtocolVersion
 from tlsify.config import KtlsMode, KtlsPolicy
-from tlsify.connection import commit, eligibility, relay_threads
+from tlsify.connection import commit
 from tlsify.connection.establish import accept, hand_over
-from tlsify.connection.forks import Verdict
 from tlsify.connection.handoff import Offload
-from tlsify.connection.handshake import run
+from tlsify.connection.relay import threads as relay_threads
+from tlsify.connection.relay.verdict import Verdict
+from tlsify.connection.setup import eligibility
+from tlsify.connection.setup.handshake import run
 from tlsify.errors import (
     KtlsCommitError,
     KtlsUnavailable,

@@ -32,8 +32,8 @@ from tests.doubles import (
     until,
 )
 from tlsify.codepoints import Aead, AlertDescription, ContentType, ProtocolVersion
-from tlsify.connection import handshake
 from tlsify.connection.establish import PendingConnection, accept, connect, hand_over
+from tlsify.connection.setup import handshake
 from tlsify.errors import (
     DeadlineExceeded,
     KeyUpdateRefused,

@@ -11,7 +11,7 @@ import pytest
 from tests.doubles import CLOSE_NOTIFY, ScriptedSocket
 from tests.want import Want
 from tlsify.codepoints import AlertDescription, CipherSuite, ContentType, ProtocolVersion
-from tlsify.connection import linger
+from tlsify.connection.ending import linger
 from tlsify.connection.sender import Sender
 from tlsify.errors import KtlsError, RekeyUnsupported
 from tlsify.metrics.counters import counters

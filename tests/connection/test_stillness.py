@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
     from tests.doubles import Lab
     from tlsify.config import KtlsPolicy
+    from tlsify.connection.ending.patience import Progress
     from tlsify.connection.handoff import Handoff
-    from tlsify.connection.patience import Progress
 
 both = pytest.mark.parametrize("policy", OFFLOADS)
 # And with None the relay's connection is not TCP's.

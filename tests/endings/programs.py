@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from tests.endings.doors import DOORS, Door, drive
 from tests.endings.table import AWAY, SIZE
 from tlsify.cli import main
-from tlsify.connection import keeper, patience
+from tlsify.connection import keeper
+from tlsify.connection.ending import patience
 from tlsify.errors import Truncated
 
 if TYPE_CHECKING:

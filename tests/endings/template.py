@@ -27,7 +27,7 @@ def _load(*, many: bool) -> None:
     register = os.register_at_fork
     os.register_at_fork = lambda **hooks: _hooks.append(hooks)
     importlib.import_module(
-        "tlsify.connection.forks"
+        "tlsify.connection.ending.forks"
     )  # which would see in a child that it was forked
     importlib.import_module("tests.endings.programs")
     if many:

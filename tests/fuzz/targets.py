@@ -24,7 +24,7 @@ from tlsify.agent import fields, wire
 from tlsify.cli.options import config_file
 from tlsify.codepoints import CipherSuite, ContentType, ProtocolVersion
 from tlsify.config import ClientConfig, ServerConfig
-from tlsify.connection import session_store
+from tlsify.connection.setup import session_store
 from tlsify.credentials import der, ocsp, presented, traefik
 from tlsify.credentials.parse import parse_crls
 from tlsify.credentials.pem import read_pem

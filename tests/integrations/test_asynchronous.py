@@ -27,6 +27,7 @@ SERVERS = (
         "aiohttp_site",
         "aiohttp",
         sendfile=True,
+        is_variant=True,
         options={"loop": "uvloop"},
     ),
     Server(
@@ -36,6 +37,7 @@ SERVERS = (
         "uvicorn (httptools)",
         "uvicorn_server",
         "uvicorn",
+        is_variant=True,
         options={"loop": "asyncio", "http": "httptools"},
     ),
     Server(
@@ -50,6 +52,7 @@ SERVERS = (
         "gunicorn (asgi, uvloop)",
         "gunicorn_asgi_server",
         "gunicorn",
+        is_variant=True,
         options={"loop": "uvloop"},
     ),
 )

@@ -39,6 +39,7 @@ class Server(NamedTuple):
         keeps_alive: whether it takes several requests on one connection.
         sendfile: whether it sends files so.
         interruptible: whether Ctrl-C ends it beside an idle client, with Python's `ssl`, too.
+        is_variant: whether its package and its kind of loop are tried with another one, too.
         started: what it says when its start is over, if Ctrl-C comes too early before that.
         options: for the program.
         together: more options, for it to serve several connections at a time.
@@ -50,6 +51,7 @@ class Server(NamedTuple):
     keeps_alive: bool = True
     sendfile: bool = False
     interruptible: bool = True
+    is_variant: bool = False
     started: str = ""
     options: dict[str, Any] = {}  # noqa: RUF012 - never changed
     together: dict[str, Any] = {}  # noqa: RUF012 - likewise
@@ -74,7 +76,8 @@ def _test(
     # What they show is in a table. What they endure is hard in handshakes, which are the same on
     # either path: on that of the kernel one of them has to.
     for number, server in enumerate(servers):
-        given.append(pytest.param("off", server, id=f"relay-{server.name}"))
+        marks = [pytest.mark.occasional] if server.is_variant and trial is endure else []
+        given.append(pytest.param("off", server, id=f"relay-{server.name}", marks=marks))
         marks = [pytest.mark.ktls, *([pytest.mark.full_run] if number and trial is endure else [])]
         given.append(pytest.param("require", server, id=f"kernel-{server.name}", marks=marks))
 

@@ -23,9 +23,9 @@ from tests.interop.daemons import (
 from tests.interop.programs import PATIENCE, TIMEOUT
 from tlsify.codepoints import CipherSuite
 from tlsify.config import KtlsPolicy
-from tlsify.connection.dialing import closed_on_error
 from tlsify.connection.establish import connect
 from tlsify.connection.handoff import Offload
+from tlsify.connection.setup.dialing import closed_on_error
 from tlsify.connection.stream import TLSSocket
 from tlsify.errors import DeadlineExceeded, HandshakeError
 from tlsify.starttls.upgrade import PROTOCOLS, upgrade

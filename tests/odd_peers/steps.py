@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 from tests.doubles import queued, reset, until
 from tests.odd_peers.outcome import FAREWELL, Outcome, name, spell
 from tlsify.codepoints import AlertDescription, ContentType, HandshakeType
-from tlsify.connection.relay import Relay
+from tlsify.connection.relay.pump import Relay
 from tlsify.errors import TlsifyError
 
 if TYPE_CHECKING:

@@ -20,8 +20,8 @@ from tests.strangers import UID, as_stranger, only_root
 from tlsify.agent.listener import Listener
 from tlsify.cli import serve
 from tlsify.config import ClientConfig
-from tlsify.connection.keylog import append
-from tlsify.connection.session_store import Origin, SessionStore, StoredSession
+from tlsify.connection.setup.keylog import append
+from tlsify.connection.setup.session_store import Origin, SessionStore, StoredSession
 from tlsify.credentials.self_signed import make_key_pair
 from tlsify.errors import ConfigError
 from tlsify.receiver import Receiver
@@ -169,12 +169,12 @@ def test_nobody_else_makes_anything() -> None:
     }
     assert found == {
         "system/modes.py",
-        "connection/keylog.py",
+        "connection/setup/keylog.py",
         "status/roster.py",
-        "connection/session_store.py",
+        "connection/setup/session_store.py",
         "trust/index.py",
         "credentials/pem.py",  # memory without a name
-        "connection/dialing.py",  # a port, not a path
+        "connection/setup/dialing.py",  # a port, not a path
         "status/host.py",  # likewise
     }
 

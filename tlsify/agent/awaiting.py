@@ -10,7 +10,7 @@ import time
 from typing import NoReturn
 
 from tlsify.agent import wire
-from tlsify.connection.patience import unacknowledged, unread
+from tlsify.connection.ending.patience import unacknowledged, unread
 from tlsify.errors import AgentError
 
 # Seconds for an agent to take a session, and beyond the handshake's own time for its reply.

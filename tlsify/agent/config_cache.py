@@ -18,7 +18,7 @@ from tlsify.connection import establish
 from tlsify.credentials.anchors import TrustAnchors
 from tlsify.credentials.key_pair import KeyPair
 from tlsify.credentials.parse import load_crls
-from tlsify.errors import ConfigError
+from tlsify.errors import ConfigError, ResourceError, TlsifyError
 from tlsify.names import ReferenceIdentifier
 from tlsify.trust import store
 
@@ -161,7 +161,7 @@ class Configs:
         )
 
     def _look_at(self, name: str) -> None:
-        """Read a key pair anew if its files have changed; if it is unusable it stays as it was."""
+        """Read a key pair again if its files have changed; keep the current one if that fails."""
         paths = self._files.get(name)
         if paths is None or (found := _stamps(paths)) == self._read[name]:
             return
@@ -170,26 +170,29 @@ class Configs:
                 return
             try:
                 self._replace(name, found)
-            except ConfigError as exc:
-                _log.warning("key pair %s is not reloaded: %s", name, exc)
+            except (ConfigError, ResourceError) as exc:
+                _log.warning("reload failed, keeping the current key pair %s: %s", name, exc)
 
     def _replace(self, name: str, found: tuple[object, ...]) -> None:
-        """Read a key pair, and have it used from now on; tickets of before stay good if they can.
+        """Read a key pair, and use it from now on; earlier tickets stay valid where possible.
 
         Raises:
             ConfigError: it is unusable; nothing has changed.
+            ResourceError: it cannot be read now; likewise.
         """
-        self._read[name] = found  # also if it is unusable: it is tried again once it has changed
-        before = self._key_pairs[name]
-        self._key_pairs[name] = KeyPair.load(*self._files[name])
+        before, read_before = self._key_pairs[name], self._read[name]
+        self._read[name] = found  # also if it is unusable: only a further change is worth a try
         made: dict[wire.Request, ServerConfig] = {}
         try:
+            self._key_pairs[name] = KeyPair.load(*self._files[name])
             for request, previous in self._prepared.items():
                 if isinstance(request, wire.ServerRequest) and request.key_pair == name:
                     config = made[request] = self._server(request)
                     establish.prepare(config, self._policy, previous)
-        except ConfigError:
+        except TlsifyError as exc:
             self._key_pairs[name] = before
+            if isinstance(exc, ResourceError):  # the files may be good: the next request tries
+                self._read[name] = read_before
             raise
         self._prepared.update(made)
         for request in [it for it in self._made if getattr(it, "key_pair", None) == name]:

@@ -32,6 +32,8 @@ NUMBERS: dict[int, type[errors.TlsifyError | OSError]] = {
     18: errors.BackendError,
     19: errors.ConnectionCut,
     20: errors.ResourceError,
+    21: errors.KeyHolderError,
+    22: errors.UsageError,
 }
 _NUMBER_OF: dict[type, int] = {kind: number for number, kind in NUMBERS.items()}
 _ATTRIBUTES: dict[type[Exception], tuple[str, ...]] = {

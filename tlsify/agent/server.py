@@ -18,13 +18,13 @@ from tlsify.agent import wire
 from tlsify.agent.config_cache import policy
 from tlsify.agent.errors import describe
 from tlsify.agent.fields import Message
-from tlsify.connection import handshake
-from tlsify.connection.dialing import closed_on_error
 from tlsify.connection.establish import PendingConnection, drop_past_keys
-from tlsify.connection.relay import Relay
+from tlsify.connection.relay.pump import Relay
+from tlsify.connection.setup import handshake
+from tlsify.connection.setup.dialing import closed_on_error
 from tlsify.errors import SHORTAGES, AgentError, ConfigError, ResourceError, TlsifyError
 from tlsify.metrics.counters import BEAT_INTERVAL, beat
-from tlsify.passing import scm_rights
+from tlsify.system import scm_rights
 
 if TYPE_CHECKING:
     from collections.abc import Callable

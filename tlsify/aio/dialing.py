@@ -8,9 +8,9 @@ import math
 import socket
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-from tlsify.connection import dialing
-from tlsify.connection.dialing import ATTEMPT_DELAY, Address, Silence, truest
-from tlsify.connection.keepalive import keep_alive
+from tlsify.connection.setup import dialing
+from tlsify.connection.setup.dialing import ATTEMPT_DELAY, Address, Silence, truest
+from tlsify.connection.setup.keepalive import keep_alive
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -8,15 +8,16 @@ import socket
 from typing import TYPE_CHECKING
 
 from tlsify.config import KtlsPolicy
-from tlsify.connection import handshake
-from tlsify.connection.dialing import closed_on_error
 from tlsify.connection.establish import PendingConnection, take
+from tlsify.connection.setup import handshake
+from tlsify.connection.setup.dialing import closed_on_error
 from tlsify.errors import HandshakeError
 
 if TYPE_CHECKING:
     from tlsify.config import ClientConfig, ServerConfig
     from tlsify.connection.handoff import Handoff
-    from tlsify.tls.engine import Engine
+    from tlsify.isolation.remote_engine import RemoteEngine
+    from tlsify.tls.engine import Engine, Stranger
 
 
 # How long one connection may keep the loop, in seconds.
@@ -28,6 +29,7 @@ async def hand_over(
     config: ClientConfig | ServerConfig,
     policy: KtlsPolicy | None = None,
     timeout: float | None = None,
+    stranger: Stranger | None = None,
 ) -> Handoff:
     """Do a handshake without blocking the loop, and hand the connection over.
 
@@ -36,6 +38,7 @@ async def hand_over(
         config: decides the role.
         policy: when to offload; AUTO if None.
         timeout: seconds for the handshake; the configuration's own if None.
+        stranger: answers a peer that speaks no TLS, as an `Engine` has it.
 
     Raises:
         As `establish.connect`.
@@ -45,22 +48,24 @@ async def hand_over(
     with closed_on_error(sock):
         sock.settimeout(0)
         opening = PendingConnection(sock, config, policy or KtlsPolicy())
+        engine = opening.engine
+        engine.stranger = stranger
         try:
             async with asyncio.timeout(seconds):
-                await _drive(sock, opening.engine)
+                await _drive(sock, engine)
         except HandshakeError:
             await _part(sock)
             raise
         except TimeoutError as exc:
             if exc.errno is not None:  # as in `handshake.run`
                 raise
-            raise handshake.too_slow(seconds) from exc
+            raise handshake.too_slow(seconds, engine) from exc
         handed = opening.commit()
         handed.sock.settimeout(0)
         return handed
 
 
-async def _drive(sock: socket.socket, engine: Engine) -> None:
+async def _drive(sock: socket.socket, engine: Engine | RemoteEngine) -> None:
     loop = asyncio.get_running_loop()
     spent = 0.0
     while True:
@@ -75,11 +80,27 @@ async def _drive(sock: socket.socket, engine: Engine) -> None:
         began = loop.time()
         try:
             engine.feed(received)
+            spent += loop.time() - began
+            if engine.is_remote:
+                for what in engine.attend():
+                    await (
+                        asyncio.sleep(what) if isinstance(what, float) else _readable(loop, what)
+                    )
         except HandshakeError:
-            with contextlib.suppress(OSError):  # the last words, as in `handshake.run`
+            with contextlib.suppress(OSError):  # the peer may have gone, and need no alert
                 await loop.sock_sendall(sock, engine.output())
             raise
-        spent += loop.time() - began
+
+
+async def _readable(loop: asyncio.AbstractEventLoop, sock: socket.socket) -> None:
+    """Wait until a socket is readable, or closed by its other end."""
+    ready = asyncio.Event()
+    number = sock.fileno()
+    loop.add_reader(number, ready.set)
+    try:
+        await ready.wait()
+    finally:
+        loop.remove_reader(number)
 
 
 async def _part(sock: socket.socket) -> None:

@@ -9,7 +9,7 @@ import socket
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from tlsify.config import ClosePolicy
-from tlsify.connection import forks
+from tlsify.connection.ending import forks
 from tlsify.connection.stream import TLSSocket
 from tlsify.errors import TlsifyError
 

@@ -7,7 +7,7 @@ import socket
 import struct
 from typing import NamedTuple
 
-from tlsify.connection.patience import unread
+from tlsify.connection.ending.patience import unread
 
 # How long a peer may say nothing in its handshake before it counts as stalled, and how long a
 # handshake may take then, in seconds: where handshakes take long in general, four times that.

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 
-from tlsify.connection import forks
-from tlsify.connection.forks import Share
+from tlsify.connection.ending import forks
+from tlsify.connection.ending.forks import Share
 from tlsify.errors import ConfigError, RekeyUnsupported
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from tlsify.connection.control import Channel
-    from tlsify.connection.patience import Progress
+    from tlsify.connection.ending.patience import Progress
     from tlsify.errors import TlsifyError
     from tlsify.tls.negotiated import Negotiated
 

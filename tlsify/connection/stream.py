@@ -12,9 +12,10 @@ import warnings
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from tlsify.config import ClosePolicy
-from tlsify.connection import forks, keepalive
-from tlsify.connection.patience import Death
+from tlsify.connection.ending import forks
+from tlsify.connection.ending.patience import Death
 from tlsify.connection.polling import LowWater, limit, patient
+from tlsify.connection.setup import keepalive
 from tlsify.errors import TlsifyError, Truncated
 from tlsify.ktls.probe import capabilities
 from tlsify.tls.record import MAX_PLAINTEXT
@@ -76,7 +77,7 @@ class TLSSocket(socket.socket):
         self._unchecked = 0
         try:
             self.settimeout(timeout)
-        except OSError:  # nobody else has the connection
+        except OSError:  # no other process has the connection
             self.abort()
             raise
 

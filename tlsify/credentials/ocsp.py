@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.x509.ocsp import load_der_ocsp_response
 
 from tlsify.credentials.pem import read_file
 from tlsify.errors import ConfigError
@@ -17,13 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from cryptography.x509 import Certificate
-    from cryptography.x509.ocsp import OCSPResponse, OCSPSingleResponse
-
-
-def _read(der: bytes) -> OCSPResponse:
-    from cryptography.x509.ocsp import load_der_ocsp_response  # noqa: PLC0415 - rarely wanted
-
-    return load_der_ocsp_response(der)
+    from cryptography.x509.ocsp import OCSPSingleResponse
 
 
 def load(path: Path) -> bytes:
@@ -34,7 +29,7 @@ def load(path: Path) -> bytes:
     """
     der = read_file(path, "OCSP response")
     try:
-        _read(der)
+        load_der_ocsp_response(der)
     except ValueError as exc:
         raise ConfigError(
             f"{path} holds no OCSP response", hint="it must be DER, as openssl ocsp -respout writes"
@@ -83,7 +78,7 @@ def demanded(certificate: Certificate) -> bool:
 def _about(der: bytes, certificate: Certificate) -> Iterator[OCSPSingleResponse]:
     """Find what a response says of a certificate: its serial number, issued by that issuer."""
     try:
-        response = _read(der)
+        response = load_der_ocsp_response(der)
         if response.response_status.name != "SUCCESSFUL":
             return
         for said in response.responses:

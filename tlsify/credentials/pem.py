@@ -9,11 +9,13 @@ import re
 from typing import TYPE_CHECKING
 
 from tlsify.credentials.der import SEQUENCE, elements
-from tlsify.errors import ConfigError
+from tlsify.errors import SHORTAGES, ConfigError, ResourceError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from tlsify.errors import TlsifyError
 
 _PIN = re.compile(r"sha256//([A-Za-z0-9+/]{43}=)")
 _LABELS = (b"CERTIFICATE", b"X509 CERTIFICATE")
@@ -24,8 +26,10 @@ _BLANKS = b" \t\r\n"
 _DER = b"\x30\x82"
 
 
-def unreadable(path: Path, what: str, exc: OSError) -> ConfigError:
-    """Build the error for a file, or folder, that the system does not let us read."""
+def unreadable(path: Path, what: str, exc: OSError) -> TlsifyError:
+    """Return the error for a file or folder that cannot be read: its own, or a shortage of ours."""
+    if exc.errno in SHORTAGES:
+        return ResourceError(exc, f"cannot read {what} {path}")
     return ConfigError(
         f"cannot read {what} {path}: {exc.strerror}", hint="check the path and its permissions"
     )
@@ -36,6 +40,7 @@ def read_file(path: Path, what: str) -> bytes:
 
     Raises:
         ConfigError: it cannot be read.
+        ResourceError: no descriptor or memory is available.
     """
     try:
         return path.read_bytes()

@@ -8,7 +8,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from tlsify.aio.handshake import hand_over
-from tlsify.connection.dialing import closed_on_error
+from tlsify.connection.setup.dialing import closed_on_error
 from tlsify.errors import TlsifyError
 
 if TYPE_CHECKING:

@@ -49,6 +49,8 @@ class Event(Enum):
     HANDSHAKE_BROKEN = "handshake_broken"
     HANDSHAKE_KTLS = "handshake_ktls"
     HANDSHAKE_RESOURCES = "handshake_resources"
+    # The process with the private key was gone (`isolation`).
+    HANDSHAKE_KEY_HOLDER = "handshake_key_holder"
     # No thread, descriptor or memory was to be had for a connection's start, or its end in order.
     SHORTAGE = "shortage"
     # Connections that were ended because they were idle, or because their peers did not read.
@@ -60,11 +62,32 @@ class Event(Enum):
     WORKER_RESTARTED = "worker_restarted"
     # Workers that hung.
     WORKER_HUNG = "worker_hung"
+    # Key holders that ended, and were replaced (`isolation.custodian`).
+    KEY_HOLDER_RESTARTED = "key_holder_restarted"
     RELOADED = "reloaded"
     RELOAD_REFUSED = "reload_refused"
     # Connections to backends (`serving.forward`).
     BACKEND_FAILED = "backend_failed"
     DESCRIPTOR_PASSED = "descriptor_passed"
+    # Lines of a log that could not be written (`logs`).
+    LOG_LINE_LOST = "log_line_lost"
+
+
+# How handshakes end, by the names that reports have for it.
+HANDSHAKE_OUTCOMES = {
+    "ok": Event.HANDSHAKE_OK,
+    "deadline": Event.HANDSHAKE_TOO_SLOW,
+    "evicted": Event.HANDSHAKE_EVICTED,
+    "abandoned": Event.HANDSHAKE_ABANDONED,
+    "peer_alert": Event.HANDSHAKE_PEER_ALERT,
+    "peer_misbehaved": Event.HANDSHAKE_MISBEHAVED,
+    "identity": Event.HANDSHAKE_IDENTITY,
+    "truncated": Event.HANDSHAKE_TRUNCATED,
+    "network": Event.HANDSHAKE_BROKEN,
+    "ktls": Event.HANDSHAKE_KTLS,
+    "resources": Event.HANDSHAKE_RESOURCES,
+    "key_holder": Event.HANDSHAKE_KEY_HOLDER,
+}
 
 
 class Gauge(Enum):
@@ -88,6 +111,7 @@ REASONS = (
     "not-established",
     "mptcp",
     "not-tcp",
+    "in-memory",
     "suite-unsupported",
     "no-rekey",
     "max-fragment-length",

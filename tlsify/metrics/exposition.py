@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Self
 from tlsify import __version__
 from tlsify.metrics.counters import (
     BOUNDS,
+    HANDSHAKE_OUTCOMES,
     Event,
     Gauge,
     counters,
@@ -45,19 +46,7 @@ _LABELLED: tuple[tuple[str, str, str, dict[str, Event]], ...] = (
         "tlsify_handshakes_total",
         "Handshakes by how they ended.",
         "outcome",
-        {
-            "ok": Event.HANDSHAKE_OK,
-            "deadline": Event.HANDSHAKE_TOO_SLOW,
-            "evicted": Event.HANDSHAKE_EVICTED,
-            "abandoned": Event.HANDSHAKE_ABANDONED,
-            "peer_alert": Event.HANDSHAKE_PEER_ALERT,
-            "peer_misbehaved": Event.HANDSHAKE_MISBEHAVED,
-            "identity": Event.HANDSHAKE_IDENTITY,
-            "truncated": Event.HANDSHAKE_TRUNCATED,
-            "network": Event.HANDSHAKE_BROKEN,
-            "ktls": Event.HANDSHAKE_KTLS,
-            "resources": Event.HANDSHAKE_RESOURCES,
-        },
+        HANDSHAKE_OUTCOMES,
     ),
     (
         "tlsify_limit_reached_total",
@@ -99,8 +88,10 @@ _SINGLE: tuple[tuple[str, str, Event], ...] = (
     ("drain_cuts", "Connections cut off at the end of a drain.", Event.DRAIN_CUT),
     ("worker_restarts", "Workers replaced because they ended.", Event.WORKER_RESTARTED),
     ("worker_hangs", "Workers killed because they hung, and then replaced.", Event.WORKER_HUNG),
+    ("key_holder_restarts", "Key holders replaced since they ended.", Event.KEY_HOLDER_RESTARTED),
     ("backend_errors", "Connections lost to a backend.", Event.BACKEND_FAILED),
     ("descriptors_passed", "Connections passed on as descriptors.", Event.DESCRIPTOR_PASSED),
+    ("log_lines_lost", "Lines of a log that could not be written.", Event.LOG_LINE_LOST),
 )
 _GAUGES: tuple[tuple[str, str, Gauge], ...] = (
     ("connections", "Connections open now.", Gauge.CONNECTIONS),

@@ -32,6 +32,7 @@ class SupervisorHooks:
         before_fork: called before each worker is forked.
         renew: gives the work of a new generation on SIGHUP; raises a TlsifyError if it is to stay
             as it was. None if there is no such thing.
+        retire: called with the work of a generation once no more workers will be forked for it.
         refresh: does in its place what can be done without a new generation; raises a TlsifyError
             likewise. Without either SIGHUP is left alone.
         watch: its value is looked at every few seconds; when it changes, that is as SIGHUP.
@@ -50,6 +51,7 @@ class SupervisorHooks:
     on_stop: Callable[[], None] = _nothing
     before_fork: Callable[[], None] = _nothing
     renew: Callable[[], Work] | None = None
+    retire: Callable[[Work], object] = _nothing
     refresh: Callable[[], None] | None = None
     watch: Callable[[], object] | None = None
     seen: object = None

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import NoReturn, TypeAlias
 
+from tlsify.errors import TlsifyError, errno_name
 from tlsify.metrics.counters import occupy
 from tlsify.system.process import fork
 
@@ -176,6 +177,11 @@ class Generation:
             occupy(slot)
             self.work(post)
             status = 0
+        except TlsifyError as exc:
+            _log.critical("worker %d failed: %s", os.getpid(), exc)
+        except OSError as exc:
+            said = os.getpid(), errno_name(exc.errno or 0), exc.strerror
+            _log.critical("worker %d failed: %s: %s", *said)
         except Exception:  # noqa: BLE001 - a child must never return into its parent's code
             _log.exception("worker %d failed", os.getpid())
         finally:

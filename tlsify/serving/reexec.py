@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 _VARIABLE = "TLSIFY_SUCCESSION"
+# Name of the sockets that systemd has passed.
+SYSTEMD = "systemd"
 
 
 @dataclass(slots=True, eq=False)

@@ -29,6 +29,7 @@ _log = logging.getLogger("tlsify")
 _START_TIME = 60.0
 _GRACE = 5.0
 _WATCH_INTERVAL = 3.0
+_SETTLE = 0.5
 _PAUSE = 1.0
 
 
@@ -66,6 +67,7 @@ class _Supervisor:
         self._failure: WorkerError | None = None
         self._retry: tuple[float, Work] | None = None
         self._seen = duty.seen
+        self._changed: object = None
         self._look_at = now
         self._manager = ServiceManager(duty.notify, duty.watchdog)
         self._hearts = Heartbeats(duty.patience, now)
@@ -216,6 +218,7 @@ class _Supervisor:
         if self._current is None:
             self._duty.on_ready()
         else:
+            self._duty.retire(self._current.work)
             _log.info("reloaded")
             count(Event.RELOADED)
         self._current, self._coming = generation, None
@@ -232,6 +235,7 @@ class _Supervisor:
             self._draining.append(worker)
         self._coming = None
         if self._current is not None:
+            self._duty.retire(generation.work)
             self._refuse(why)
             return
         if self._former:  # which go on
@@ -299,9 +303,20 @@ class _Supervisor:
         serving = None if self._current is None else self._current.workers()
         self._manager.feed(now, alive=serving is None or self._hearts.end_hung(serving, now))
         if self._duty.watch is not None and now >= self._look_at and not self._stopping:
-            self._look_at = now + _WATCH_INTERVAL
-            if self._duty.watch() != self._seen:
-                self._reload()
+            self._look_at = now + self._watch(self._duty.watch())
+
+    def _watch(self, state: object) -> float:
+        """Reload once what has changed stays as it is; return the seconds until the next look.
+
+        A certificate and its key are two files, and one is replaced after the other.
+        """
+        if state not in (self._seen, self._changed):
+            self._changed = state
+            return _SETTLE
+        if state != self._seen:
+            self._reload()
+        self._changed = None
+        return _WATCH_INTERVAL
 
     def _look_at_coming(self, now: float) -> None:
         if self._coming is not None and self._coming.is_ready():

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from xml.parsers import expat
 
 from tlsify.errors import HandshakeError
 from tlsify.names import to_unicode
@@ -164,7 +165,6 @@ _ESCAPED = {ord("&"): "&amp;", ord("<"): "&lt;", ord("'"): "&apos;"}
 
 
 def _xmpp(content: str, server: str, _own_name: str) -> Dialogue:
-    from xml.parsers import expat  # noqa: PLC0415 - nobody else needs it
 
     ended: set[str] = set()
     parser = expat.ParserCreate("utf-8", " ")

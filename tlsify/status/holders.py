@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from types import ModuleType
 
 _PROC = Path("/proc")
 # How many descriptors of a user's processes are looked at: for each of his sockets, and besides.
@@ -50,10 +51,8 @@ def find_holders(owners: Mapping[int, int]) -> tuple[dict[int, list[Process]], s
     cut: set[int] = set()
     if not wanted:
         return found, cut
-    import psutil  # noqa: PLC0415 - most commands name no process
-
     spent, sockets, unbounded = Counter[int](), Counter(owners.values()), {0, os.geteuid()}
-    for pid in psutil.pids():
+    for pid in _psutil().pids():
         with suppress(OSError, ValueError):  # it has ended, or is somebody else's
             folder = os.open(_PROC / str(pid) / "fd", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
@@ -101,9 +100,14 @@ def _held(folder: int, wanted: Mapping[str, int], most: int | None) -> tuple[set
 
 def command(pid: int) -> str:
     """Return a process's name; empty if it has ended, or is in another PID namespace."""
-    import psutil  # noqa: PLC0415 - as above
-
+    library = _psutil()
     try:
-        return psutil.Process(pid).name()
-    except (psutil.Error, ValueError):
+        return str(library.Process(pid).name())
+    except (library.Error, ValueError):
         return ""
+
+
+def _psutil() -> ModuleType:
+    import psutil  # noqa: PLC0415 - most commands name no process
+
+    return psutil

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _PRIVATE, _PRIVATE_FOLDER, _PUBLIC = 0o600, 0o700, 0o644
+_GROUPS = 0o640  # such as Debian's "adm", which reads logs
 
 
 def make_private(folder: Path) -> None:
@@ -70,6 +71,24 @@ def write_public(path: Path, content: bytes) -> None:
         if is_new:
             os.fchmod(number, _PUBLIC)
         file.write(content)
+
+
+def open_to_append(path: str) -> int:
+    """Open a file for lines at its end; a new one can be read by its owner and group alone.
+
+    Returns:
+        A descriptor that never waits where it is a pipe's.
+
+    Raises:
+        OSError: it cannot be opened; ENXIO if it is a pipe that has no reader.
+    """
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+    try:
+        number = os.open(path, flags | os.O_EXCL, _GROUPS)
+    except FileExistsError:
+        return os.open(path, flags, _GROUPS)
+    os.fchmod(number, _GROUPS)
+    return number
 
 
 def _correct(path: str | Path, mode: int) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import fcntl
+import grp
 import os
+import pwd
 import signal
 import threading
 import time
@@ -13,7 +15,7 @@ from tlsify.errors import ConfigError, ResourceError
 from tlsify.system import libc
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Iterable
 
 # The first descriptor that is out of the way.
 _SIGNAL = 128  # and the number of the signal: how shells spell such an end
@@ -72,6 +74,21 @@ def out_of_the_way(descriptor: int) -> int:
         return descriptor
     os.close(descriptor)
     return moved
+
+
+def let_go(descriptors: Iterable[int]) -> None:
+    """Close descriptors whose numbers stay taken: objects that close them later hit nothing else.
+
+    Raises:
+        OSError: there is no descriptor for /dev/null.
+    """
+    nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        for number in descriptors:
+            if number != nothing:
+                os.dup2(nothing, number, inheritable=False)
+    finally:
+        os.close(nothing)
 
 
 _endings: list[Callable[[], object]] = []
@@ -212,9 +229,6 @@ class Account(NamedTuple):
         Raises:
             ConfigError: there is no such user or group.
         """
-        import grp  # noqa: PLC0415 - hardly ever wanted
-        import pwd  # noqa: PLC0415 - likewise
-
         name, _, group = text.partition(":")
         try:
             user = pwd.getpwnam(name)

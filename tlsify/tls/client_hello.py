@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import functools
 import struct
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from tlsify.codepoints import AlertDescription, ContentType, HandshakeType
 from tlsify.errors import PeerAlert, PeerMisbehaved
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 # Version and random, then session id, suites, compression methods and extensions, each vector full
 # (RFC 8446 4.1.2); OpenSSL has the same limit.
@@ -102,6 +105,22 @@ def decode_client_hello(body: bytes) -> ClientHello:
         _alpn(found[_ALPN]) if _ALPN in found else (),
         _max_fragment_length(found.get(_MAX_FRAGMENT_LENGTH)),
     )
+
+
+def check_alpn(offered: Sequence[bytes], own: Sequence[bytes]) -> None:
+    """Refuse a client that offers none of a server's protocols, before OpenSSL sees it.
+
+    pyOpenSSL keeps what a callback raises with the Context, where any other connection of the
+    configuration may pick it up.
+
+    Raises:
+        PeerMisbehaved: it offers some, and none in common (RFC 7301 3.2).
+    """
+    if own and offered and not set(own) & set(offered):
+        raise PeerMisbehaved(
+            "the client offers no ALPN protocol in common",
+            alert=AlertDescription.no_application_protocol,
+        )
 
 
 def _vector(data: bytes, at: int, width: int) -> tuple[int, int]:

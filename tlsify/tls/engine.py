@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
 from OpenSSL import SSL
 
@@ -16,15 +16,17 @@ from tlsify.codepoints import (
 )
 from tlsify.config import ClientConfig, ServerConfig
 from tlsify.errors import HandshakeError, PeerMisbehaved, TlsifyError
-from tlsify.tls.client_hello import HelloCollector, stranger
+from tlsify.tls.client_hello import HelloCollector, check_alpn, stranger
 from tlsify.tls.connection_factory import Connections
 from tlsify.tls.explain import cut_short, handshake_failure, peer_alert
 from tlsify.tls.openssl import advance, drain, dump_session, load_session
 from tlsify.tls.ration import Allowance
 from tlsify.tls.record import (
     CHANGE_CIPHER_SPEC,
+    FIRST_FLIGHT,
     HEADER_LENGTH,
     NO_RECORD,
+    SHORTEST_LAST,
     Framer,
     encode_plain_alert,
     split_records,
@@ -32,20 +34,17 @@ from tlsify.tls.record import (
 from tlsify.tls.verify import PeerVerifier
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable
 
     from OpenSSL import crypto
     from OpenSSL.SSL import _NoOverlappingProtocols
 
     from tlsify.tls.negotiated import Negotiated, Resumable
 
+Stranger: TypeAlias = "Callable[[bytes], bytes]"
+
 # What is needed at the end only is imported there: a client says hello sooner.
 _TLS_1_3 = ProtocolVersion.TLSv1_3
-# What a client says before it has our ServerHello is no Finished, so that all of it is ours.
-FIRST_FLIGHT = 2**12
-# The record that ends a handshake is protected: header, one byte, tag. What is shorter, such as
-# ChangeCipherSpec or an alert, has a successor, or none at all ever.
-SHORTEST_LAST = 22
 
 
 class Engine:
@@ -53,7 +52,14 @@ class Engine:
 
     Reading no further than a record's end is what keeps the receiving sequence number at its start:
     nothing behind the peer's Finished is ever read (design note 0001).
+
+    Attributes:
+        is_client: the role.
+        stranger: answers a peer that begins with something else than TLS, from what it has sent so
+            far, in its own protocol; empty leaves it to the alert.
     """
+
+    is_remote: ClassVar[Literal[False]] = False  # as `isolation.remote_engine` has one
 
     def __init__(
         self,
@@ -100,6 +106,7 @@ class Engine:
         self._alert_sent: AlertDescription | None = None
         self._alert_received: int | None = None
         self._judge = PeerVerifier(config)
+        self.stranger: Stranger | None = None
         self._key_log: list[bytes] = []
         self.on_key_log = self._key_log.append
         self._negotiated: Negotiated | None = None
@@ -156,7 +163,13 @@ class Engine:
         try:
             return self._framer.feed(data)
         except PeerMisbehaved as error:
-            self._refuse(error, self._framer.pending)
+            pending = self._framer.pending
+            is_first = not self._framer.count
+            answer = self.stranger(pending) if self.stranger is not None and is_first else b""
+            if answer:
+                self._output += answer
+            else:
+                self.refuse(error, pending)
             raise
 
     def _process(self, records: bytes) -> None:
@@ -171,7 +184,7 @@ class Engine:
                 self._advance(connection, self._held + records)
         except HandshakeError as exc:
             if self._allowance.left < 0:
-                self._refuse(exc, NO_RECORD)
+                self.refuse(exc, NO_RECORD)
             elif self._connection is None and exc.alert is not None:
                 self._output += encode_plain_alert(exc.alert)
             raise
@@ -186,7 +199,7 @@ class Engine:
                 break
         else:
             return
-        self._check_alpn(hello.alpn)
+        check_alpn(hello.alpn, self._config.alpn)  # `on_alpn` must not raise
         self._server_name = hello.server_name
         self._max_fragment_length = hello.max_fragment_length
         connection = self._connect(hello.server_name)
@@ -212,8 +225,13 @@ class Engine:
         else:
             self._output += emitted
 
-    def _refuse(self, error: HandshakeError, received: bytes) -> None:
-        """Answer bytes that are no record: ``output()`` then holds the alert, if one is due."""
+    def refuse(self, error: HandshakeError, received: bytes) -> None:
+        """Answer bytes that are no record: ``output()`` then holds the alert, if one is due.
+
+        Args:
+            error: what is wrong with them.
+            received: the bytes.
+        """
         if self._connection is None or not self._framer.count:
             if error.alert is not None:
                 self._output += encode_plain_alert(error.alert)
@@ -301,18 +319,6 @@ class Engine:
             if protocol in offered:
                 return protocol
         return SSL.NO_OVERLAPPING_PROTOCOLS
-
-    def _check_alpn(self, offered: Sequence[bytes]) -> None:
-        """Refuse a client before OpenSSL sees it.
-
-        pyOpenSSL keeps what a callback raises with the Context, where any other connection of the
-        configuration may pick it up: `on_alpn` must not raise.
-        """
-        if self._config.alpn and offered and not set(self._config.alpn) & set(offered):
-            raise PeerMisbehaved(
-                "the client offers no ALPN protocol in common",
-                alert=AlertDescription.no_application_protocol,
-            )
 
     # -- the end, good or bad
 

@@ -14,6 +14,11 @@ MAX_CIPHERTEXT = MAX_PLAINTEXT + 2048
 # What OpenSSL takes for no record, and for a bad one where it has the beginning of a record: it
 # answers with the alert that is due.
 NO_RECORD = b"\xff" * (HEADER_LENGTH + MAX_CIPHERTEXT)
+# Before our ServerHello a client cannot have finished, so a large first read takes no data.
+FIRST_FLIGHT = 2**12
+# The record that ends a handshake is protected: header, one byte, tag. A shorter one, such as
+# ChangeCipherSpec or an alert, has a successor, or is the end of the connection.
+SHORTEST_LAST = 22
 CHANGE_CIPHER_SPEC = b"\x14\x03\x03\x00\x01\x01"
 _LEGACY_VERSION = 0x0303
 _MAJOR_VERSION = 3

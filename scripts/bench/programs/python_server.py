@@ -58,8 +58,8 @@ def asyncio_ssl(port: int, certificate: str, key: str) -> None:
 def tlsify_handshake(port: int, certificate: str, key: str) -> None:
     """The library as far as the traffic keys, without a carrier for the records behind it."""
     from tlsify.config import KtlsMode, KtlsPolicy
-    from tlsify.connection import handshake
     from tlsify.connection.establish import prepare
+    from tlsify.connection.setup import handshake
     from tlsify.tls.engine import Engine
 
     config = _config(certificate, key)

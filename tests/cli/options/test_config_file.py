@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.cli.harness import run
+from tests.cli.forked import refused
+from tlsify.addresses import Address
 from tlsify.cli.options.config_file import expand, read
 from tlsify.cli.parser import VERBS, read_words, verb_parser
 from tlsify.errors import ConfigError
@@ -57,15 +58,16 @@ def test_lists_and_programs(write: Callable[[str], Path]) -> None:
     """What may be repeated is a list; what stands behind "--" is one, too."""
     path = write(
         'verb = "listen"\noperands = ["localhost", 0]\nalpn = ["imap", "x"]\nresumption = false\n'
+        "access-log = true\n"
         'program = ["cat", "--", "-n"]\n'
     )
     expanded = expand(["--config", str(path), "--ktls"])
     assert expanded == [
-        *("--ktls=auto", "listen", "--alpn=imap", "--alpn=x", "localhost", "0"),
+        *("--ktls=auto", "listen", "--alpn=imap", "--alpn=x", "--access-log=-", "localhost", "0"),
         *("--", "cat", "--", "-n"),
     ]
     understood = read_words("listen", list(expanded[2:]))
-    assert (understood.address, understood.port) == ("localhost", 0)
+    assert understood.listen == [Address("localhost", 0)]
     assert understood.program == ["cat", "--", "-n"]
 
 
@@ -81,9 +83,9 @@ def test_the_command_line_prevails(write: Callable[[str], Path]) -> None:
     ("text", "complaint"),
     [
         ("verb = ", "Invalid value"),
-        ("listen = 1", "no verb that there is"),
-        ('verb = "dance"', "no verb that there is"),
-        ("verb = []", "no verb that there is"),
+        ("listen = 1", "is missing, or not a verb"),
+        ('verb = "dance"', "is missing, or not a verb"),
+        ("verb = []", "is missing, or not a verb"),
         ('verb = "serve"\nfoo = 1', '"foo" is no option of tlsify serve'),
         ('verb = "serve"\nhelp = true', '"help" is no option of tlsify serve'),
         ('verb = "serve"\nversion = true', '"version" is no option of tlsify serve'),
@@ -105,28 +107,28 @@ def test_mistakes(write: Callable[[str], Path], text: str, complaint: str) -> No
         read(path)
     assert str(path) in str(caught.value)
     assert complaint in str(caught.value)
-    run("--config", str(path)).failed(96, complaint)
+    refused("--config", str(path)).failed(caught.value.exit_code, complaint)
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     """No file, or no text."""
-    run("--config", str(tmp_path / "none")).failed(96, "cannot read configuration")
+    refused("--config", str(tmp_path / "none")).failed(96, "cannot read configuration")
     (tmp_path / "bytes").write_bytes(b"\xff")
-    run("--config", str(tmp_path / "bytes")).failed(96, "can't decode byte")
+    refused("--config", str(tmp_path / "bytes")).failed(96, "can't decode byte")
 
 
 def test_values_are_judged_as_words_are(write: Callable[[str], Path]) -> None:
     """What argparse or the verb says of a word it says of the file's."""
     path = write('verb = "serve"\nworkers = -1\noperands = ["."]')
-    run("--config", str(path)).failed(100, "--workers")
+    refused("--config", str(path)).failed(100, "--workers")
 
 
 def test_another_verb(write: Callable[[str], Path]) -> None:
     """A file for one verb is not for another, and options need their verb."""
     path = str(write(SERVE))
-    run("--config", path, "connect").failed(100, "is for serve, not for connect")
-    run("--config", path, "--config", path).failed(100, "stands twice")
-    run("--config").failed(96, "cannot read configuration")
+    refused("--config", path, "connect").failed(100, "is for serve, not for connect")
+    refused("--config", path, "--config", path).failed(100, "stands twice")
+    refused("--config").failed(100, "--config", "FILE")
 
 
 @given(st.text(), st.sampled_from(sorted(VERBS)))

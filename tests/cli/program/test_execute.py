@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.cli.forked import refused
 from tests.cli.harness import (
     CARRIERS,
     LOOPBACK,
@@ -219,12 +220,12 @@ def test_words_of_the_program_are_its_own(pki: Pki) -> None:
 
 def test_program_without_dashes(pki: Pki) -> None:
     """A third word is a mistake, not a program."""
-    run("connect", "--ca", pki.authority, LOOPBACK, "1", "true").failed(100, "true", "--help")
+    refused("connect", "--ca", pki.authority, LOOPBACK, "1", "true").failed(100, "true", "--help")
 
 
 def test_aware_without_program() -> None:
     """--aware is about a program."""
-    run("connect", "--aware", LOOPBACK, "1").failed(96, "--aware", "PROG")
+    refused("connect", "--aware", LOOPBACK, "1").failed(100, "--aware", "PROG")
 
 
 # -- failures before it starts
@@ -337,7 +338,7 @@ def test_truncation(pki: Pki, carrier: str) -> None:
     server = Server(over_tls(pki.good.server_context(), _truncate))
     outcome = run(carrier, *_connect(pki, server.port, *PYTHON, _WAIT))
     assert (outcome.status, outcome.out) == (0, b"4\nreset\n99\n")
-    name = f"{LOOPBACK} port {server.port}"
+    name = f"{LOOPBACK}:{server.port}"
     assert outcome.err.startswith(f"tlsify: error: {name}: the connection ended without close_")
     assert outcome.err.count("\n") == 2
     server.result()
@@ -530,10 +531,11 @@ def test_aware_program_is_alone(pki: Pki) -> None:
 
 # -- signals that are sent to a program and its keeper alike
 
-# Says goodbye, and ends, when it is asked to end.
-_FAREWELL = (
-    "trap 'echo bye >&7; exit 0' TERM INT HUP QUIT; echo hello >&7; while :; do sleep 0.05; done"
-)
+# Says goodbye once, and ends, when it is asked to end: a second signal may come amid the first.
+_FAREWELL = """
+farewell() { trap '' TERM INT HUP QUIT; echo bye >&7; exit 0; }
+trap farewell TERM INT HUP QUIT; echo hello >&7; while :; do sleep 0.05; done
+"""
 
 
 @each_carrier

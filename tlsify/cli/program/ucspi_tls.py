@@ -11,7 +11,7 @@ from tlsify.cli import streams
 from tlsify.cli.program import execute, ucspi
 from tlsify.cli.program.descriptors import let_go
 from tlsify.cli.program.pump import pump
-from tlsify.connection.keepalive import keep_alive
+from tlsify.connection.setup.keepalive import keep_alive
 from tlsify.errors import ExitCode
 from tlsify.system.process import THE_PROGRAMS, fork
 from tlsify.system.sandbox import renounce
@@ -75,7 +75,14 @@ def run(
             if order == _START_AND_TELL:
                 streams.write(asked.fileno(), ucspi.encode(ucspi.variables(connection)))
             try:
-                pump(connection.handoff, closing, draining, feeding, is_server=True)
+                pump(
+                    connection.handoff,
+                    closing,
+                    draining,
+                    feeding,
+                    is_server=True,
+                    traffic=connection.traffic,
+                )
             except BrokenPipeError as exc:
                 if exc.filename is None:
                     raise

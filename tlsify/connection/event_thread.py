@@ -1,0 +1,296 @@
+"""EventThread: a thread that runs many connections, each in its turn, and ends after the last."""
+
+from __future__ import annotations
+
+import contextlib
+import heapq
+import itertools
+import logging
+import os
+import select
+import threading
+import time
+from typing import Generic, NamedTuple, Protocol, TypeVar
+
+from tlsify.connection import exit as interpreter
+from tlsify.connection.exit import CarrierThread
+from tlsify.errors import SHORTAGES
+from tlsify.system import process
+
+# Seconds that a thread outlives the last of its connections, for the next one.
+_IDLE = 0.05
+# Seconds between two turns where no descriptor is to be had to wait with.
+_PAUSE = 0.05
+
+_log = logging.getLogger("tlsify")
+
+
+class Interest(NamedTuple):
+    """Events that a connection waits for.
+
+    Attributes:
+        events: masks as epoll's, by descriptor; 0 for a hang-up alone.
+        seconds: until its next turn at the latest; None for no limit.
+    """
+
+    events: dict[int, int]
+    seconds: float | None
+
+
+class Task(Protocol):
+    """A connection that a thread runs, and that never waits by itself."""
+
+    def interest(self) -> Interest:
+        """Return the events that it waits for now."""
+
+    def turn(self, events: dict[int, int]) -> bool:
+        """Serve the events, by descriptor; return whether the connection is over."""
+
+    def close(self) -> None:
+        """Close its descriptors, which the thread no longer watches."""
+
+    def abandon(self, exc: BaseException) -> None:
+        """Note the error that ends it; `close` follows."""
+
+    def leave(self) -> None:
+        """Let go of it in a forked child: the parent runs it."""
+
+
+_Task = TypeVar("_Task", bound=Task)
+
+
+class EventThread(Generic[_Task]):
+    """A thread that begins with the first of its connections, and ends after the last.
+
+    Attributes:
+        is_running: whether there is a thread.
+    """
+
+    def __init__(self, name: str) -> None:
+        """Prepare, without a thread; `name` is the future thread's."""
+        self._name = name
+        # Reentrant: a finalizer may add a connection while this thread holds the lock.
+        self._lock = threading.RLock()
+        self._new: list[_Task] = []
+        self._watched: dict[_Task, dict[int, int]] = {}
+        self._owners: dict[int, _Task] = {}
+        self._times: list[tuple[float, int, _Task]] = []
+        self._order = itertools.count()
+        self.is_running = self._is_idle = False
+        self._poller: select.epoll | None = None
+        self._bell = -1
+
+    def __len__(self) -> int:
+        return len(self._watched) + len(self._new)
+
+    def add(self, task: _Task) -> None:
+        """Run one more connection.
+
+        Raises:
+            OSError: no descriptor or memory is available for the thread's poller.
+            RuntimeError: no thread is available.
+        """
+        with self._lock:
+            if not self.is_running:
+                self._start()
+            self._leave(task)
+
+    def _leave(self, task: _Task) -> None:
+        """Leave a connection to the thread, or to the next one."""
+        self._new.append(task)
+        if self._bell != -1:
+            os.eventfd_write(self._bell, 1)
+
+    def _start(self) -> None:
+        self.is_running = True
+        try:
+            self._open()
+            CarrierThread(self._name, self._run).start()
+        except BaseException:
+            self.is_running = False
+            self._close()
+            raise
+
+    def _open(self) -> None:
+        if self._poller is None:
+            self._poller = select.epoll()
+        self._bell = process.out_of_the_way(os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC))
+        self._register_bells(self._poller)
+
+    def _register_bells(self, poller: select.epoll) -> None:
+        poller.register(self._bell, select.EPOLLIN)
+        # It stays readable for good, which is news only once.
+        poller.register(interpreter.bell(), select.EPOLLIN | select.EPOLLET)
+
+    def _close(self) -> None:
+        if self._poller is not None:
+            self._poller.close()
+        if self._bell != -1:
+            os.close(self._bell)
+        self._poller, self._bell = None, -1
+        self._times.clear()
+
+    def _run(self) -> None:
+        try:
+            while self._take():
+                for task, events in self._wait().items():
+                    self._turn(task, events)
+        except BaseException as exc:
+            with self._lock:
+                left = self._taken()
+                self.is_running = self._is_idle = False
+                self._close()
+            self._fail(left, exc)
+            raise
+
+    def _taken(self) -> list[_Task]:
+        """Take all connections from the thread."""
+        with self._lock:
+            left = [*dict.fromkeys([*self._watched, *self._new])]
+            self._new, self._watched, self._owners = [], {}, {}
+        return left
+
+    def _fail(self, left: list[_Task], exc: BaseException) -> None:
+        """Give up the connections of a thread that dies."""
+        for task in left:
+            task.abandon(exc)
+            _end(task)
+
+    def _take(self) -> bool:
+        """Take new connections; return False, which ends the thread, if none are left."""
+        with self._lock:
+            if self._bell == -1:
+                self._open()
+            new = list(self._new)  # a finalizer may add another one meanwhile
+            # In this order, so that a fork meanwhile finds each in one of the two (`forget`).
+            self._watched.update((task, {}) for task in new)
+            del self._new[: len(new)]
+            is_idle = not self._watched
+            if is_idle and (self._is_idle or interpreter.has_begun()) and not self._new:
+                self.is_running = self._is_idle = False
+                self._close()
+                return False
+            self._is_idle = is_idle
+        for task in new:
+            self._turn(task, {})
+        return True
+
+    def _wait(self) -> dict[_Task, dict[int, int]]:
+        """Wait for events or times; return the connections that are due, with their events."""
+        wait = None if self._watched else _IDLE
+        if self._watched and self._times:
+            wait = max(0.0, self._times[0][0] - time.monotonic())
+        found: dict[_Task, dict[int, int]] = {}
+        for number, events in self._poll(wait):
+            if number == self._bell:
+                os.eventfd_read(self._bell)
+            elif number in self._owners:
+                found.setdefault(self._owners[number], {})[number] = events
+            else:  # the interpreter's end concerns all of them
+                if number != interpreter.bell():
+                    with contextlib.suppress(OSError):  # for want of a descriptor: the next time
+                        self._renew()
+                found |= {task: found.get(task, {}) for task in self._watched}
+        now = time.monotonic()
+        while self._times and self._times[0][0] <= now:
+            task = heapq.heappop(self._times)[2]
+            if task in self._watched:
+                found.setdefault(task, {})
+        return found
+
+    def _poll(self, wait: float | None) -> list[tuple[int, int]]:
+        if self._poller is None or self._bell == -1:
+            time.sleep(_PAUSE if wait is None else min(wait, _PAUSE))
+            return []
+        return self._poller.poll(wait)
+
+    def _renew(self) -> None:
+        """Watch with a new epoll: the old one reports what it cannot be told to forget.
+
+        A registration is the open file's, which a forked child or a dup(2) keeps after somebody has
+        closed the descriptor by its number (epoll(7)).
+        """
+        poller = select.epoll()
+        try:
+            self._register_bells(poller)
+            for watched in self._watched.values():
+                for number, events in watched.items():
+                    with contextlib.suppress(OSError):  # closed, as its connection finds out
+                        poller.register(number, events)
+        except OSError:
+            poller.close()
+            raise
+        if self._poller is not None:
+            self._poller.close()
+        self._poller = poller
+
+    def _turn(self, task: _Task, events: dict[int, int]) -> None:
+        try:
+            is_over = task.turn(events)
+            if not is_over:
+                self._watch(task, task.interest())
+        except BaseException as exc:  # noqa: BLE001 - the others have to go on
+            task.abandon(exc)
+            is_over = True
+        if is_over:
+            self._drop(task)
+
+    def _watch(self, task: _Task, wanted: Interest) -> None:
+        """Arrange for its next turn.
+
+        Raises:
+            OSError: the kernel has no memory to watch it, and no time is set for its next turn.
+        """
+        watched = self._watched[task]
+        for number in [each for each in watched if each not in wanted.events]:
+            self._unwatch(watched, number)
+        try:
+            for number, events in wanted.events.items():
+                if watched.get(number) != events:
+                    self._register(task, number, events)
+        except OSError as exc:
+            if wanted.seconds is None or exc.errno not in SHORTAGES:
+                raise
+        if wanted.seconds is not None:
+            due = time.monotonic() + wanted.seconds
+            heapq.heappush(self._times, (due, next(self._order), task))
+
+    def _register(self, task: _Task, number: int, events: int) -> None:
+        watched = self._watched[task]
+        if self._poller is None:
+            return
+        if number in watched:
+            self._poller.modify(number, events)
+        else:
+            self._poller.register(number, events)
+            self._owners[number] = task
+        watched[number] = events
+
+    def _unwatch(self, watched: dict[int, int], number: int) -> None:
+        """Unregister a descriptor explicitly: a forked child may keep its socket open."""
+        del watched[number], self._owners[number]
+        with contextlib.suppress(OSError, ValueError):  # it was closed, or this thread ends
+            if self._poller is not None:
+                self._poller.unregister(number)
+
+    def _drop(self, task: _Task) -> None:
+        watched = self._watched[task]
+        for number in list(watched):
+            self._unwatch(watched, number)
+        _end(task)
+        del self._watched[task]
+
+    def forget(self) -> None:
+        """Let go of all connections in a forked child: the parent goes on with them."""
+        for task in {*self._new, *self._watched}:
+            with contextlib.suppress(RuntimeError):  # it was just over
+                task.leave()
+        self._close()
+        self.__init__(self._name)  # type: ignore[misc]
+
+
+def _end(task: Task) -> None:
+    try:
+        task.close()
+    except Exception:  # noqa: BLE001 - the others have to go on
+        _log.exception("bug at the end of a connection")

@@ -1,0 +1,1 @@
+"""The fallback: a connection whose records stay in userspace, behind a socketpair."""

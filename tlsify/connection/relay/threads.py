@@ -1,0 +1,37 @@
+"""The threads that run relays: a few, each for many connections."""
+
+from __future__ import annotations
+
+import os
+
+from tlsify.connection.event_thread import EventThread, Task
+
+# A second thread pays only while OpenSSL computes in it, without the interpreter's lock.
+_MOST = max(1, min(4, len(os.sched_getaffinity(0)) // 2))
+
+_threads = [EventThread[Task]("tlsify-relay") for _ in range(_MOST)]
+
+
+def run(relay: Task) -> None:
+    """Run a relay in the thread with the fewest.
+
+    Raises:
+        OSError: no descriptor or memory is available for the first thread's poller.
+        RuntimeError: no thread is available.
+    """
+    best = min(_threads, key=len)
+    try:
+        best.add(relay)
+    except (OSError, RuntimeError, MemoryError):
+        others = [each for each in _threads if each.is_running and each is not best]
+        if not others:
+            raise
+        min(others, key=len).add(relay)
+
+
+def _after_fork() -> None:
+    for each in _threads:
+        each.forget()
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,1 @@
+"""What precedes the commit: dialing, the handshake, eligibility, stored sessions."""
