@@ -251,7 +251,7 @@ def _listen(where: str | os.PathLike[str], mode: int) -> socket.socket:
         reason = exc.strerror if isinstance(exc, OSError) and exc.strerror else str(exc)
         raise ConfigError(
             f"cannot listen at {path}: {reason}",
-            hint="name a socket that nobody listens on, by a path of at most 107 bytes",
+            hint="name an unused socket, by a path of at most 107 bytes",
         ) from exc
     return sock
 

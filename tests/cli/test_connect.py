@@ -439,7 +439,7 @@ def test_address_that_is_alive(named: Names) -> None:
 
 def test_resolver_that_hangs(named: Names) -> None:
     """It counts as well."""
-    with pytest.raises(DeadlineExceeded, match=r"0.1 seconds: its name is not looked up") as caught:
+    with pytest.raises(DeadlineExceeded, match=r"0.1 s.*: its name server does not") as caught:
         connect._dial(Address("silent.test", 1), 0.1)
     assert "resolv.conf" in caught.value.hint
     named.silence.set()

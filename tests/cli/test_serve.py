@@ -139,7 +139,7 @@ def test_answer_that_nobody_reads(pki: Pki, folder: Path, carrier: str) -> None:
             client.sendall(b"GET /huge HTTP/1.1\r\nHost: localhost\r\n\r\n")
             assert client.recv(1000).startswith(b"HTTP/1.1 200 OK\r\n")
             line = ""
-            while "nothing of what was sent for 0.3 seconds" not in line:
+            while "nothing of the sent data for 0.3 seconds" not in line:
                 line = read_line(server.process.stderr)
         assert server.stop().status == 0
     (folder / "huge").unlink()

@@ -12,7 +12,7 @@ from tests.doubles import RELAY, Endpoint
 from tlsify.aio.acceptor import Acceptor
 from tlsify.aio.loop import EventLoop
 from tlsify.integrations import static_files
-from tlsify.integrations.static_answers import Folder
+from tlsify.integrations.static_answers import Folder, Rules
 
 if TYPE_CHECKING:
     import ssl
@@ -105,9 +105,11 @@ class Host:
                 self.stop()
 
         of_site = {
-            name: options.pop(name) for name in ("send_timeout", "access_log") if name in options
+            name: options.pop(name)
+            for name in ("send_timeout", "access_log", "fields")
+            if name in options
         }
-        site = static_files.Site(Folder(self.root, **options), **of_site)
+        site = static_files.Site(Folder(self.root, rules=Rules(**options)), **of_site)
         await site.start()
         async with Acceptor([listener], site.serve, self._config, policy) as acceptor:
             visit = Endpoint(browse)

@@ -5,14 +5,19 @@ from __future__ import annotations
 import gc
 import ssl
 import weakref
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from OpenSSL import SSL
 
 from tests.conftest import HOST
-from tests.doubles import KERNEL, RELAY
+from tests.doubles import KERNEL, RELAY, Endpoint, Lab, RawPeer
+from tlsify.codepoints import ContentType
 from tlsify.config import KtlsPolicy
 from tlsify.sslcontext.context import SSLContext
+from tlsify.tls.messages import KeyUpdateRequest, encode_key_update
+from tlsify.tls.openssl import drain
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,6 +25,8 @@ if TYPE_CHECKING:
 
     import trustme
 
+# Names that depend on OpenSSL's version.
+_REASONS = {"RECORD_LAYER_FAILURE": "DECRYPTION_FAILED_OR_BAD_RECORD_MAC"}
 BIG = bytes(range(251)) * 4000
 
 
@@ -76,7 +83,7 @@ class Side:
             said = (type(exc), exc.errno)
         except ssl.SSLError as exc:
             assert f"[{exc.library}: {exc.reason}] " in str(exc)
-            said = (type(exc), exc.errno, exc.library, exc.reason)
+            said = (type(exc), exc.errno, exc.library, _REASONS.get(exc.reason, exc.reason))
         except ValueError as exc:
             said = str(exc)
         self.said.append(said)
@@ -312,6 +319,85 @@ def test_what_it_is(files: Files) -> None:
         client.tls.get_channel_binding()
 
 
+class Attended(Side):
+    """A server's SSLObject with a peer made by hand, which builds its records itself."""
+
+    def __init__(self, lab: Lab, files: Files) -> None:
+        """Do the handshake."""
+        super().__init__(files.server(ours=True), server_side=True)
+        self._sock, theirs = lab.tcp()
+        client = files.client(ours=True)
+        assert isinstance(client, SSLContext)
+        connecting = Endpoint(lambda: RawPeer(theirs, client.client_config(HOST)))
+        while self.do("do_handshake") is not None:
+            self.flush()
+            self.incoming.write(self._sock.recv(2**16))
+        self.flush()  # tickets
+        self.peer = connecting.result()
+
+    def flush(self) -> bool:
+        """Send the peer what there is for it; return whether there was anything."""
+        records = self.outgoing.read()
+        self._sock.sendall(records)
+        return bool(records)
+
+
+def test_key_update(lab: Lab, files: Files) -> None:
+    """A peer's new key is followed, and answered with the next data."""
+    ours = Attended(lab, files)
+    peer = ours.peer
+    ours.incoming.write(peer.key_update(KeyUpdateRequest.update_requested) + peer.data(b"new"))
+    assert ours.do("read", 9) == b"new"
+    assert ours.do("write", b"answer") == 6
+    assert ours.flush()
+    answer = encode_key_update(KeyUpdateRequest.update_not_requested)
+    assert peer.recv() == (ContentType.handshake, answer)
+    peer.follow_key_update()
+    assert peer.recv_data(6) == b"answer"
+
+
+def test_half_a_message(lab: Lab, files: Files) -> None:
+    """While a message of the peer's is not complete, data waits for it, and none is lost."""
+    ours = Attended(lab, files)
+    peer, update = ours.peer, encode_key_update(KeyUpdateRequest.update_not_requested)
+    ours.incoming.write(peer.seal(ContentType.handshake, update[:4]))
+    wants = (ssl.SSLWantReadError, ssl.SSL_ERROR_WANT_READ)
+    assert ours.do("read", 9) == wants
+    assert ours.do("write", b"first ") == 6
+    assert ours.do("write", b"second") == wants  # so it does not pile up
+    assert not ours.flush()
+    ours.incoming.write(peer.seal(ContentType.handshake, update[4:]))
+    assert ours.do("read", 9) == wants
+    assert ours.do("write", b"second") == 6
+    assert ours.flush()
+    assert peer.recv_data(12) == b"first second"
+
+
+def test_renegotiation(files: Files) -> None:
+    """It is refused, and the connection goes on."""
+    context = SSL.Context(SSL.TLS_CLIENT_METHOD)
+    context.set_max_proto_version(SSL.TLS1_2_VERSION)
+    theirs = SSL.Connection(context, None)
+    theirs.set_connect_state()
+    ours = Side(files.server(ours=True), server_side=True)
+    for _ in range(3):
+        with suppress(SSL.WantReadError):
+            theirs.do_handshake()
+        ours.incoming.write(drain(theirs))
+        ours.do("do_handshake")
+        if records := ours.outgoing.read():
+            theirs.bio_write(records)
+    assert theirs.renegotiate()
+    with suppress(SSL.WantReadError):
+        theirs.do_handshake()
+    ours.incoming.write(drain(theirs))
+    assert ours.do("read", 9) == (ssl.SSLWantReadError, ssl.SSL_ERROR_WANT_READ)
+    theirs.bio_write(ours.outgoing.read())
+    with pytest.raises(SSL.Error, match="no renegotiation"):
+        theirs.do_handshake()
+    assert ours.do("write", b"still there") == 11
+
+
 def test_policy(
     files: Files, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -327,8 +413,10 @@ def test_policy(
     with pytest.raises(ssl.SSLError, match="without a socket"):
         Side(files.client(ours=True, policy=KERNEL), server_hostname=HOST)
     assert not caplog.records  # it was raised
-    with pytest.raises(ssl.SSLError, match="without a socket"):
-        Side(files.server(ours=True, policy=KERNEL), server_side=True)
+    context = files.server(ours=True, policy=KERNEL)
+    for _ in range(2):
+        with pytest.raises(ssl.SSLError, match="without a socket"):
+            Side(context, server_side=True)
     assert len(caplog.records) == 1  # loops drop it
 
 

@@ -183,7 +183,7 @@ def _receive_reply(channel: socket.socket, patience: float) -> tuple[bytearray, 
     try:
         message, descriptor = scm_rights.receive(channel, wire.MAX_REPLY)
     except ConnectionResetError as exc:
-        # AF_UNIX tells an end before the last message was read from one after it
+        # AF_UNIX distinguishes an end before the last message was read from one after it
         # (net/unix/af_unix.c unix_release_sock): our socket was not taken.
         raise AgentError("the agent ended before the request was read", untouched=True) from exc
     except OSError as exc:
@@ -193,6 +193,6 @@ def _receive_reply(channel: socket.socket, patience: float) -> tuple[bytearray, 
         raise AgentError(
             "the agent ended in the middle of the handshake",
             untouched=False,
-            hint="connect again; see what the agent said last",
+            hint="connect again; see the agent's last messages",
         )
     return message, descriptor

@@ -56,7 +56,7 @@ class Configs:
         """Store the agent's own settings.
 
         Args:
-            key_pairs: those that servers may use, by name; the first is for who names none.
+            key_pairs: for servers, by name; the first is the default.
             alpn: for servers whose requests have none.
             resumption: whether servers give tickets.
         """
@@ -64,11 +64,11 @@ class Configs:
         self._alpn = alpn
         self._resumption = resumption
         self._files: dict[str, tuple[Path, Path]] = {}
-        self._read: dict[str, tuple[object, ...]] = {}  # what the files were when last read
+        self._read: dict[str, tuple[object, ...]] = {}  # stamps of the files when last read
         self._policy = KtlsPolicy()
         self._lock = threading.Lock()
         self._made: OrderedDict[wire.Request, _Made] = OrderedDict()
-        # What was made before workers were forked, and stays: its ticket keys are common to them.
+        # Configurations made before workers were forked, and kept: they share the ticket keys.
         self._prepared: dict[wire.Request, ServerConfig] = {}
 
     @classmethod
@@ -114,7 +114,7 @@ class Configs:
         """Return the configuration that a request asks for; its timeout is the request's affair.
 
         Raises:
-            ConfigError: it asks for what is not there, or makes no sense.
+            ConfigError: it names files or keys that do not exist, or contradicts itself.
         """
         if isinstance(request, wire.ServerRequest):
             request = self._complete(request)
@@ -143,7 +143,7 @@ class Configs:
         return made.config
 
     def _complete(self, request: wire.ServerRequest) -> wire.ServerRequest:
-        """Say what was left to the agent, so that the same wishes are the same request."""
+        """Fill in the agent's defaults, so that equal wishes are equal requests."""
         if not self._key_pairs:
             raise ConfigError(
                 "this agent has no key for servers", hint="start it with --cert FILE --key FILE"
@@ -242,7 +242,7 @@ def _client(request: wire.ClientRequest) -> ClientConfig:
 
 
 def _common(request: wire.Request) -> dict[str, Any]:
-    """Return what client and server have in common; what was left out has its default."""
+    """Return the settings common to client and server; absent ones have their defaults."""
     values: dict[str, Any] = {"alpn": request.alpn, "groups": request.groups}
     try:
         if request.versions:
@@ -250,7 +250,7 @@ def _common(request: wire.Request) -> dict[str, Any]:
         if request.aeads:
             values["aeads"] = tuple(map(Aead, request.aeads))
     except ValueError as exc:
-        raise ConfigError(str(exc), hint="docs/agent.md lists what there is") from exc
+        raise ConfigError(str(exc), hint="docs/agent.md lists the valid values") from exc
     if request.crls is not None:
         values["crls"] = load_crls(_path(request.crls))
     if request.key_log is not None:

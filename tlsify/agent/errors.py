@@ -87,7 +87,7 @@ def revive(said: Failed | Ended) -> errors.TlsifyError | OSError | None:
         return None
     kind = NUMBERS.get(said.error)
     if kind is None:
-        raise errors.AgentError(f"the agent tells of error {said.error}", untouched=False)
+        raise errors.AgentError(f"the agent reports unknown error {said.error}", untouched=False)
     if not issubclass(kind, errors.TlsifyError):
         return OSError(said.errno or 0, said.message)
     # The arguments have already been through the constructors.

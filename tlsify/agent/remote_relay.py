@@ -122,7 +122,7 @@ class RemoteRelay:
                 self._failure = AgentError(
                     "the agent ended while it carried the connection",
                     untouched=False,
-                    hint="what was received may be incomplete; connect again",
+                    hint="the received data may be incomplete; connect again",
                 )
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from tlsify.agent.config_cache import Configs
 from tlsify.agent.listener import Inherited, Listener
 from tlsify.agent.server import Worker
+from tlsify.cli.options import addresses
 from tlsify.cli.options import common as shared
 from tlsify.config import KtlsPolicy
 from tlsify.connection.establish import drop_past_keys
@@ -92,7 +93,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _path(text: str) -> Path:
-    return Path(shared.local_path(text))
+    return Path(addresses.local_path(text))
 
 
 def misuse(arguments: argparse.Namespace) -> str | None:

@@ -10,6 +10,7 @@ from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, cast
 
 from tlsify.addresses import Address
+from tlsify.cli.options import addresses
 from tlsify.cli.options import client as client_options
 from tlsify.cli.options import common as shared
 from tlsify.cli.program import cuts, outcome, ucspi
@@ -77,7 +78,7 @@ def complete(arguments: argparse.Namespace) -> None:
     """
     arguments.server = None
     if arguments.fd is None:
-        arguments.server = shared.address(arguments.host, arguments.port, Address.to_connect)
+        arguments.server = addresses.address(arguments.host, arguments.port, Address.to_connect)
 
 
 class _Deadline:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tlsify.addresses import Address, is_same
+from tlsify.cli.options import addresses, logs
 from tlsify.cli.options import common as shared
-from tlsify.cli.options import logs
 from tlsify.cli.options import server as server_options
 from tlsify.cli.options import serving as serving_options
 from tlsify.config import ClosePolicy
@@ -127,8 +127,8 @@ def complete(arguments: argparse.Namespace) -> None:
         UsageError: one of them is none.
     """
     words = list(arguments.addresses)
-    arguments.backends = arguments.pass_fd or shared.reading(parse_several, words.pop())
-    found = [shared.reading(Address.to_listen, word) for word in words]
+    arguments.backends = arguments.pass_fd or addresses.reading(parse_several, words.pop())
+    found = [addresses.reading(Address.to_listen, word) for word in words]
     arguments.listen = [*arguments.listen, *found]
 
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from tlsify.addresses import Address
 from tlsify.aio.outcomes import name_of, outcome
 from tlsify.cli.door import Door
+from tlsify.cli.options import addresses, logs
 from tlsify.cli.options import common as shared
-from tlsify.cli.options import logs
 from tlsify.cli.options import server as server_options
 from tlsify.cli.program import cuts, execute, ucspi, ucspi_tls
 from tlsify.cli.program.descriptors import hand_on
@@ -80,7 +80,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="PROG starts in plain text and requests TLS later (UCSPI-TLS)",
     )
-    shared.add_listen(parser, "the sockets that systemd passes")
+    addresses.add_listen(parser, "the sockets that systemd passes")
     parser.add_argument(
         "address", nargs="?", metavar="HOST:PORT", help="address to listen on, as for --listen"
     )
@@ -97,7 +97,7 @@ def complete(arguments: argparse.Namespace) -> None:
         UsageError: they name none.
     """
     if arguments.address is not None:
-        found = shared.address(arguments.address, arguments.port, Address.to_listen)
+        found = addresses.address(arguments.address, arguments.port, Address.to_listen)
         arguments.listen = [*arguments.listen, found]
 
 

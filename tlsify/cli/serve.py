@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tlsify.cli.options import logs
+from tlsify.cli.options import logs, site
 from tlsify.cli.options import server as server_options
 from tlsify.cli.options import serving as serving_options
 from tlsify.connection.setup.eligibility import host_refusal
@@ -39,18 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="where to save the self-signed certificate that is made without --cert",
     )
-    parser.add_argument(
-        "--dotfiles",
-        action="store_true",
-        help="also serve names that begin with a dot; without it only .well-known",
-    )
-    parser.add_argument(
-        "--precompressed",
-        action="store_true",
-        help="send NAME.br or NAME.gz instead of NAME to clients that accept it, unless it is "
-        "older",
-    )
+    site.add_arguments(parser)
     parser.add_argument("directory", type=Path, metavar="DIR", help="folder to serve")
+    parser.usage = f"{parser.prog} [OPTION...] DIR"
 
 
 def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
@@ -62,6 +53,8 @@ def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
         raise ConfigError(
             f"serve needs the package {exc.name}", hint='install "tlsify[serve]"'
         ) from exc
+    site.check(arguments)
+    rules = site.rules(arguments)
     root, alias = _folder(arguments.directory), arguments.directory.absolute()
     stopgap = _Stopgap(arguments)
     access_log = logs.access_log(arguments, options)
@@ -83,16 +76,11 @@ def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
             announce(f"serving {root} on {url} ({carrier})")
 
     def service() -> Site:
-        folder = Folder(
-            root,
-            alias=alias,
-            dotfiles=arguments.dotfiles,
-            precompressed=arguments.precompressed,
-        )
         return Site(
-            folder,
+            Folder(root, alias=alias, rules=rules),
             send_timeout=arguments.send_timeout,
             access_log=access_log,
+            fields=site.fields(arguments),
         )
 
     plan = serving_options.plan(
@@ -117,6 +105,7 @@ def examine(arguments: argparse.Namespace) -> ServerConfig:
         ConfigError: it could not be served with them.
     """
     _folder(arguments.directory)
+    site.check(arguments)
     return server_options.configure(arguments, otherwise=lambda: make_key_pair(["localhost"]))
 
 

@@ -64,6 +64,7 @@ class HttpProtocol(asyncio.Protocol):
         answer: Callable[[Request], Answer],
         living: set[HttpProtocol],
         sent: Callable[[Sent], None] | None = None,
+        fields: str = "",
     ) -> None:
         """Take what answers requests.
 
@@ -71,7 +72,9 @@ class HttpProtocol(asyncio.Protocol):
             answer: makes answers at once.
             living: to be in while there is a connection.
             sent: told of each answer.
+            fields: further lines of each header section, each with its end.
         """
+        self._fields = fields
         self._sent = sent
         self._answer = answer
         self._living = living
@@ -223,7 +226,7 @@ class HttpProtocol(asyncio.Protocol):
             connection = "close"
             self._finish()
         tell = self._teller(request, answer.status)
-        head, part = answer.head(connection), answer.content
+        head, part = answer.head(connection, self._fields), answer.content
         if not isinstance(part, FilePart):
             content = part
         elif len(head) + part.size <= _RECORD:

@@ -42,6 +42,7 @@ class Site:
         *,
         send_timeout: float = SEND_TIMEOUT,
         access_log: AccessLog | None = None,
+        fields: str = "",
     ) -> None:
         """Take what is served.
 
@@ -49,8 +50,10 @@ class Site:
             folder: answers requests.
             send_timeout: seconds that a client may take nothing of an answer, before it is cut off.
             access_log: gets a line for each request.
+            fields: further lines of each answer's header section, each with its end.
         """
         self._access_log = access_log
+        self._fields = fields
         self._bounds = Bounds(send=send_timeout)
         self._folder = folder
         self._living: set[HttpProtocol] = set()
@@ -72,7 +75,7 @@ class Site:
         sent = None
         if self._access_log is not None:
             sent = partial(_record, self._access_log, Subject(handed), handed)
-        work = attach(lambda: HttpProtocol(self._answer, self._living, sent), handed)
+        work = attach(lambda: HttpProtocol(self._answer, self._living, sent, self._fields), handed)
         await watched(work, handed, self._bounds, lambda: False)
 
     async def drain(self) -> None:

@@ -23,7 +23,7 @@ _log = logging.getLogger("tlsify")
 _OURS = {"peer": None}
 
 _SNI = "sni:"
-# How long to wait, in seconds, once nobody has answered; it doubles each time, up to the second.
+# Seconds to wait before all backends are tried again; doubled each time, up to the second value.
 _PAUSE, _LONGEST_PAUSE = 0.02, 1.0
 # What may pass by itself; any other error is an answer, and will be the same in a moment.
 _PASSING = {
@@ -39,13 +39,13 @@ class Backend(Address):
         """Connect a stream.
 
         Args:
-            seconds: how long it may take.
+            seconds: limit for it.
 
         Returns:
             A non-blocking socket.
 
         Raises:
-            OSError: nobody is there, too many wait there already, or it takes too long.
+            OSError: the backend is absent or overloaded, or it takes too long.
         """
         if self.path:
             return self.connect_here(socket.SOCK_STREAM)
@@ -58,7 +58,7 @@ class Backend(Address):
         a connection that is on its way.
 
         Raises:
-            OSError: nobody is there, or too many wait there already.
+            OSError: the backend is absent, or overloaded.
         """
         sock = socket.socket(socket.AF_UNIX, kind)
         try:
@@ -84,8 +84,8 @@ class Rule(NamedTuple):
     """Which connections go to other backends.
 
     Attributes:
-        alpn: those with this protocol; None for any.
-        server_name: those for this name, in lower case; ``*.`` stands for one label. None for any.
+        alpn: protocol; None for any.
+        server_name: in lower case; ``*.`` stands for one label. None for any.
         backends: where they go.
     """
 
@@ -158,10 +158,10 @@ class Backends:
             alpn: of the connection.
             server_name: likewise.
             attempt: does it within some seconds; an OSError says that this backend cannot, and a
-                BackendError that nobody else may be asked any more.
+                BackendError that no other backend may be tried.
 
         Returns:
-            What the attempt that succeeded gave.
+            Result of the attempt that succeeded.
 
         Raises:
             BackendError: no backend took it in time.

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     from tlsify.serving.generation import Work
 
-# How long a worker may show no sign of life before it is killed.
+# Seconds without a sign of life after which a worker is killed.
 _PATIENCE = 30.0
 
 # Workers that an earlier program in this process has left: pid and slot in the counters.
@@ -28,7 +28,7 @@ class SupervisorHooks:
     Attributes:
         on_ready: called once, when every worker accepts connections.
         on_stop: called when workers are told to drain for good; it has to close the listening
-            sockets here, or connections would wait in them for nobody.
+            sockets here, or connections would wait in them in vain.
         before_fork: called before each worker is forked.
         renew: gives the work of a new generation on SIGHUP; raises a TlsifyError if it is to stay
             as it was. None if there is no such thing.

@@ -48,7 +48,7 @@ class _Service:
             backends: where connections go.
             closing: what an end of a TLS stream without close_notify is; None leaves it to the
                 protocol.
-            bounds: how long a connection may be still.
+            bounds: limits for a still connection.
             access_log: gets a line for each connection.
         """
         self._backends = backends
@@ -253,8 +253,8 @@ def _end(handed: Handoff, plain: socket.socket) -> bool:
 def _hang_up(sock: socket.socket) -> None:
     """End a connection that a worker may have, or find later, so that the worker sees the end.
 
-    Without close_notify, since it is not known what the client was sent; and without reading, since
-    what is there may be the worker's.
+    Without close_notify, since the worker may have sent only a part; and without reading, since
+    unread data may be the worker's.
     """
     with contextlib.suppress(OSError):
         sock.shutdown(socket.SHUT_RDWR)

@@ -44,14 +44,14 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("tlsify")
 
-# Descriptors that a worker needs besides those of connections, and what each connection takes: the
-# socket, or three on the relay path, and what is being sent on it.
+# Descriptors that a worker needs apart from connections, and descriptors of each connection: the
+# socket, or three on the relay path, and the file that is sent on it.
 _OWN_DESCRIPTORS = 64
 _PER_OFFLOADED, _PER_RELAYED = 2, 4
 # When a worker looks for garbage. The command that it was forked from does so rarely, for a quick
 # start; here each connection leaves some forty objects that know each other.
 _GARBAGE = (2_000, 10, 5)
-# How long a drained worker waits for peers that take nothing: less than `supervisor._GRACE`.
+# Seconds that a drained worker waits for peers that do not read: less than `supervisor._GRACE`.
 _PARTING = 3.0
 
 
@@ -80,24 +80,24 @@ class ServerPlan:
 
     Attributes:
         listeners: bound and listening; where several have one address (SO_REUSEPORT) each worker
-            gets its part of them, else all of them share it. They stay open here, so that who has
-            connected meanwhile is not lost with a worker.
+            gets its part of them, else all of them share it. They stay open here, so that a waiting
+            connection is not lost with a worker.
         load: returns the configuration, now and on each reload; raises a TlsifyError to refuse.
         policy: when to offload.
         service: makes a worker's service.
-        workers: how many processes.
+        workers: number of processes.
         limits: for all of them together.
-        drain_seconds: how long connections may take to end; what is left is cut off then.
+        drain_seconds: limit for connections to end; the rest is cut off then.
         metrics: listening, each for an `exposition.Endpoint`.
         watch: its value is looked at every few seconds; when it changes, all is reloaded.
         reach: what workers need, as long as nothing is reloaded.
-        sandboxing: whether they give up what they do not need.
+        sandboxing: whether they give up unneeded rights.
         account: user of the workers. The supervisor keeps its rights, to read keys again.
         on_ready: called when every worker accepts connections.
         stranger: answers clients that speak no TLS, as `Acceptor` has it.
         access_log: told of refused clients; opened anew on each reload. Or None.
         isolation: of the private keys from workers; None lets them have these.
-        estate: what SIGUSR2 passes on, and what was passed on to us; the caller closes it.
+        estate: descriptors for SIGUSR2 to pass on, and those passed on to us; the caller closes it.
     """
 
     listeners: Sequence[socket.socket]
@@ -138,7 +138,7 @@ def run(plan: ServerPlan) -> None:
         return
     rehearse()
     office.plan = replace(plan, limits=_within_means(plan))
-    gc.freeze()  # what is here by now stays: workers need not copy its pages
+    gc.freeze()  # all objects so far stay: workers need not copy their pages
     duty = SupervisorHooks(
         on_ready=plan.on_ready,
         on_stop=office.close,
@@ -175,7 +175,7 @@ class _Office:
         return files, self._configuration.losses()
 
     def renew(self) -> Work:
-        """Return what a worker does with the configuration of now."""
+        """Return a worker's main function, with the current configuration."""
         config = self._configuration.load()
         if self.plan.access_log is not None:
             self.plan.access_log.reopen()  # workers could not
@@ -221,7 +221,7 @@ class _Office:
 
 
 def _reach(plan: ServerPlan, config: ServerConfig) -> Reach:
-    """Add what the service does not know of: roster, key log and clients' authorities."""
+    """Add the paths of roster, key log and clients' authorities to the service's own."""
     reach, write = plan.reach(), [roster.place()]
     if config.key_log is not None:
         write.append(config.key_log.absolute().parent)
@@ -238,7 +238,7 @@ def part(listeners: Sequence[socket.socket], index: int, number: int) -> list[so
     Args:
         listeners: of any addresses, several of one or not.
         index: which worker.
-        number: how many workers there are; each socket is at least one's.
+        number: of workers; each socket is at least one's.
     """
     by_address: dict[object, list[socket.socket]] = {}
     for sock in listeners:
@@ -253,7 +253,7 @@ def _within_means(plan: ServerPlan) -> Limits:
     """Limit the number of connections by the available descriptors.
 
     A server that has run out of them can neither accept nor open the file that it is asked for. So
-    those beyond wait where they are.
+    further connections wait in the backlog.
     """
     is_relaying = host_refusal(plan.policy) is not None
     most = _descriptors(_PER_RELAYED if is_relaying else _PER_OFFLOADED, plan.workers)
@@ -270,7 +270,7 @@ def _within_means(plan: ServerPlan) -> Limits:
 
 
 def _descriptors(each: int, processes: int) -> int | None:
-    """Return how many connections there are descriptors for, the hard limit's, files included."""
+    """Return the number of connections, files included, that the hard limit allows."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         with contextlib.suppress(ValueError, OSError):
@@ -315,7 +315,7 @@ async def _serve(
         await acceptor.drain(plan.drain_seconds, sweep=is_last)
         parting.cancel()
         await asyncio.gather(parting, return_exceptions=True)
-    # It may come again, to the whole service as it did to us; what is still carried is owed.
+    # SIGTERM may come again, to the whole service; open connections are still to be finished.
     ignore([signal.SIGTERM])
 
 

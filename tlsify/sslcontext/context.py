@@ -66,6 +66,7 @@ class SSLContext(Settings):
         self.handshake_timeout = 30.0
         self.resumption = False
         self.identities: tuple[ReferenceIdentifier, ...] = ()
+        self._is_refusing = False
         self._making = threading.Lock()
         self._made_of: object = None
         self._server: ServerConfig | None = None
@@ -296,8 +297,8 @@ class SSLContext(Settings):
         """Make a connection between two `ssl.MemoryBIO`, which the kernel does not encrypt.
 
         Loops and libraries that carry the records themselves call it: asyncio's own loop, uvloop,
-        anyio, trio. Where the policy requires the kernel, a server's error is logged, too, since
-        loops drop it along with the connection.
+        anyio, trio. Where the policy requires the kernel, a server's first error is logged, too,
+        since loops drop it along with the connection.
 
         Raises:
             ssl.SSLError: the policy requires the kernel.
@@ -310,8 +311,9 @@ class SSLContext(Settings):
                 self, incoming, outgoing, config, self.policy, name
             )
         except ssl.SSLError as exc:
-            if server_side:
-                _log.error("connection refused: %s", exc.__cause__)
+            if server_side and not self._is_refusing:
+                self._is_refusing = True
+                _log.error("connections are refused: %s", exc.__cause__)
             raise
 
     def _role(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import ssl
+import threading
 import time
 from typing import TYPE_CHECKING, NamedTuple, Protocol, cast, overload
 
@@ -31,7 +32,16 @@ _log = logging.getLogger("tlsify")
 
 # How many bytes go through OpenSSL at once.
 _PIECE = 2**16
-_NOTHING = memoryview(b"")
+_rooms = threading.local()
+
+
+def _room() -> RecordBuffer:
+    """Return this thread's room, which is free again before anything else is called."""
+    try:
+        room: RecordBuffer = _rooms.room
+    except AttributeError:
+        room = _rooms.room = RecordBuffer(_PIECE + ROOM_BEYOND)
+    return room
 
 
 class MemoryBIO(Protocol):
@@ -102,7 +112,7 @@ class SSLObject(Answers, ssl.SSLObject):
         self._engine: Engine | None = None
         self._facts: TLSInfo | None = None
         self._failure: OSError | None = None
-        self._plain = _NOTHING
+        self._plain, self._read = b"", 0  # plaintext, and how much of it the caller has
         self._is_closed = False
         self.context, self.server_hostname = context, server_hostname
         self.server_side = not isinstance(config, ClientConfig)
@@ -196,7 +206,7 @@ class SSLObject(Answers, ssl.SSLObject):
 
     def pending(self) -> int:
         """Return how many bytes of plaintext are there, without a look at ``incoming``."""
-        return len(self._plain)
+        return len(self._plain) - self._read
 
     @overload  # type: ignore[override] # `ssl`'s own stub forgets the number
     def read(self, len: int = 1024, buffer: None = None) -> bytes: ...
@@ -218,23 +228,26 @@ class SSLObject(Answers, ssl.SSLObject):
         if buffer is None:
             if len < 0:
                 raise ValueError("size should not be negative")
-            return bytes(self._take(len)) if len else b""
+            return self._take(len) if len else b""
         room = memoryview(buffer).cast("B")
-        found = self._take(min(len, room.nbytes) if len > 0 else room.nbytes)
+        found = memoryview(self._take(min(len, room.nbytes) if len > 0 else room.nbytes))
         room[: found.nbytes] = found
         return found.nbytes
 
-    def _take(self, most: int) -> memoryview:
+    def _take(self, most: int) -> bytes:
         tunnel = self._established()
         if not self._plain and most:
             self._plain = self._open(tunnel)
             if not self._plain and self._is_closed:
                 said = "TLS/SSL connection has been closed (EOF)"
                 raise ssl.SSLZeroReturnError(int(ssl.SSL_ERROR_ZERO_RETURN), said)
-        found, self._plain = self._plain[:most], self._plain[most:] or _NOTHING
+        start, self._read = self._read, min(self._read + most, len(self._plain))
+        found = self._plain[start : self._read]
+        if self._read == len(self._plain):
+            self._plain, self._read = b"", 0
         return found
 
-    def _open(self, tunnel: Tunnel) -> memoryview:
+    def _open(self, tunnel: Tunnel) -> bytes:
         """Return more plaintext; none at the peer's close_notify."""
         while not tunnel.peer_closed:
             self._check(tunnel)
@@ -244,12 +257,12 @@ class SSLObject(Answers, ssl.SSLObject):
                     cut = truncated()
                     raise ssl_error(cut) from cut
                 raise want_read()
-            room = RecordBuffer(len(records) + ROOM_BEYOND)
-            size = tunnel.receive(records, room)
+            room = _room()
+            plain = bytes(room.view[: tunnel.receive(records, room)])
             self._flush(tunnel)
-            if size:
-                return room.view[:size]
-        return _NOTHING
+            if plain:
+                return plain
+        return b""
 
     def write(self, data: ReadableBuffer) -> int:
         """Protect plaintext, all of it; return the number of bytes.
@@ -269,8 +282,11 @@ class SSLObject(Answers, ssl.SSLObject):
             raise want_read()
         plain = memoryview(data).cast("B")
         for start in range(0, plain.nbytes, _PIECE):
-            tunnel.send(plain[start : start + _PIECE])
-            self._flush(tunnel)
+            room = _room()
+            size = tunnel.send_into(plain[start : start + _PIECE], room)
+            self._outgoing.write(bytes(room.view[:size]))
+            if size == len(room.view):  # there may be more
+                self._flush(tunnel)
         self._check(tunnel)
         return plain.nbytes
 
@@ -298,8 +314,9 @@ class SSLObject(Answers, ssl.SSLObject):
             raise made(ssl.SSLError, ssl.SSL_ERROR_SSL, reason, said)
 
     def _flush(self, tunnel: Tunnel) -> None:
-        if records := tunnel.output():
-            self._outgoing.write(records)
+        room = _room()
+        while size := tunnel.output_into(room):
+            self._outgoing.write(bytes(room.view[:size]))
 
     @staticmethod
     def _check(tunnel: Tunnel) -> None:

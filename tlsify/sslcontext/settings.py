@@ -213,7 +213,7 @@ class Settings(ssl.SSLContext):
         if not wishes.system:
             if not wishes.anchors:
                 raise ConfigError(
-                    "certificates are to be verified, and nobody is trusted",
+                    "verification requires trust anchors, and none were loaded",
                     hint="call load_verify_locations or load_default_certs",
                 )
             return TrustAnchors.of(wishes.anchors)

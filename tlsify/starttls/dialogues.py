@@ -61,7 +61,7 @@ def _foreign(said: bytes) -> HandshakeError:
 def _not_offered() -> HandshakeError:
     return HandshakeError(
         "starttls: the server does not offer TLS here",
-        hint="check its configuration; somebody in between may have taken the offer out",
+        hint="check its configuration; an attacker in between may have removed the offer",
     )
 
 

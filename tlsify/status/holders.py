@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 _PROC = Path("/proc")
-# How many descriptors of a user's processes are looked at: for each of his sockets, and besides.
+# Limit on the descriptors of a user's processes that are read: for each socket, and in addition.
 _PER_SOCKET, _BESIDES = 4, 2**14
-_PER_PROCESS = 2  # descriptors that it takes as long as to find out whose it is
+_PER_PROCESS = 2  # descriptors that could be read in the time it takes to find a process's user
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Process:
 
 
 def find_holders(owners: Mapping[int, int]) -> tuple[dict[int, list[Process]], set[int]]:
-    """Return which processes hold some sockets; those that we may not look into hold none.
+    """Return the processes that hold some sockets, as far as this process may inspect them.
 
     It reads every descriptor's link once, and nothing else: psutil's net_connections takes the
     kernel's list of all sockets apart for each process's.
@@ -53,7 +53,7 @@ def find_holders(owners: Mapping[int, int]) -> tuple[dict[int, list[Process]], s
         return found, cut
     spent, sockets, unbounded = Counter[int](), Counter(owners.values()), {0, os.geteuid()}
     for pid in _psutil().pids():
-        with suppress(OSError, ValueError):  # it has ended, or is somebody else's
+        with suppress(OSError, ValueError):  # it has ended, or is another user's
             folder = os.open(_PROC / str(pid) / "fd", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
                 uid = _user(pid, folder)
@@ -86,7 +86,7 @@ def _user(pid: int, folder: int) -> int:
 
 
 def _held(folder: int, wanted: Mapping[str, int], most: int | None) -> tuple[set[int], int]:
-    """Look at descriptors; tells which of those that are wanted there are, and how many it saw."""
+    """Read descriptors; return the wanted inodes among them, and the number read."""
     held, count = set(), 0
     with os.scandir(folder) as numbers:
         for entry in islice(numbers, most):

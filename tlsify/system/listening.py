@@ -1,4 +1,4 @@
-"""Listening sockets: our own, or those that systemd has opened."""
+"""Listening sockets: our own, and systemd's."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def listen(
     Args:
         host: an IP address, or a name whose first one is meant.
         port: 0 for any that is free.
-        backlog: how many connections may wait.
+        backlog: limit on waiting connections.
         reuse_port: let other sockets of this user listen there, too, among which the kernel
             spreads connections (SO_REUSEPORT).
 
@@ -197,7 +197,7 @@ def inherited() -> list[socket.socket]:
     """Take over the sockets that systemd has opened for us; empty if there are none.
 
     Raises:
-        ConfigError: what it passed is no listening stream socket.
+        ConfigError: a passed descriptor is no listening stream socket.
 
     Source: sd_listen_fds(3).
     """
@@ -219,7 +219,7 @@ def inherited() -> list[socket.socket]:
 
 
 def adopt(number: int) -> socket.socket:
-    """Take over a listening socket that was inherited, so that nobody else inherits it.
+    """Take over an inherited listening socket, and make it close-on-exec.
 
     Raises:
         OSError: it is none.

@@ -33,13 +33,13 @@ def bind(sock: socket.socket, path: str, mode: int = _PRIVATE) -> None:
     Args:
         sock: of AF_UNIX.
         path: where there is nothing yet.
-        mode: who else can connect has to have write permission.
+        mode: its write permissions decide who may connect.
 
     Raises:
         OSError: it cannot be bound.
         ValueError: there can be no such path.
     """
-    # The kernel takes this mode, less the umask, for the path's: nobody sees it with another.
+    # The kernel takes this mode, less the umask, for the path's: it never has another one.
     os.fchmod(sock.fileno(), mode)
     sock.bind(path)
     _correct(path, mode)
@@ -55,7 +55,7 @@ def own_alone(file: int) -> None:
 
 
 def write_public(path: Path, content: bytes) -> None:
-    """Write a file that everybody may read, and its owner alone may write, if it is a new one.
+    """Write a file that all users may read, and its owner alone may write, if it is a new one.
 
     Raises:
         OSError: it cannot be written.
@@ -92,10 +92,9 @@ def open_to_append(path: str) -> int:
 
 
 def _correct(path: str | Path, mode: int) -> None:
-    """Return what has been made what the umask has taken away from its owner.
+    """Restore the owner's rights that the umask has removed from a new file or folder.
 
-    Where somebody else may rename what is there, this changes no more than what has this name, and
-    no link leads elsewhere.
+    Another user who may rename entries of its folder cannot redirect this by a link.
     """
     number = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:

@@ -184,5 +184,5 @@ def truncated() -> Truncated:
     """Build the error for an end of stream without close_notify (RFC 8446 6.1)."""
     return Truncated(
         "the connection ended without close_notify: what was received may be incomplete",
-        hint="the peer, or somebody in between, cut the connection",
+        hint="the peer, or a device in between, cut the connection",
     )

@@ -119,7 +119,7 @@ def test_warning(caplog: pytest.LogCaptureFixture) -> None:
         (("--cert", "x"), "h", "cannot read certificate x"),
         (("--key", "x"), "h", "without its certificate"),
         (("--cert", "x", "--key", "x", "--key-fd", "5"), "h", "exclude"),
-        (("--tls-min", "1.3", "--tls-max", "1.2"), "h", "no protocol version"),
+        (("--tls-min", "1.3", "--tls-max", "1.2"), "h", "--tls-min is above"),
         (("--pin", "sha256//short"), "h", "pin"),
         (("--ref-id", "cn:example.org"), "h", "cn:example.org"),
     ],

@@ -51,7 +51,7 @@ function _shtab_tlsify_using
 end
 
 set -g _shtab_tlsify_commands connect accept listen agent ssl_client serve forward check status help version completion
-set -g _shtab_tlsify_opts_with_value --access-log --agent --alpn --backlog --ca --cert --cert-dir --ciphers --client-ca --client-cert --client-ref-id --close --config --connect-timeout --crl --drain --fd --groups --idle --key --key-fd --ktls --ktls-rekey --limit --listen --log-format --log-level --max-connections --max-handshakes --metrics --netns --ocsp --pass-fd --per-address --pin --ref-id --retry --route --sandbox --send-fd --send-timeout --servername --session-fd --session-store --sessions --starttls --timeout --tls-max --tls-min --user --watch --workers --write-ca -n -r -s
+set -g _shtab_tlsify_opts_with_value --404 --access-log --agent --alpn --backlog --ca --cache-control --cert --cert-dir --ciphers --client-ca --client-cert --client-ref-id --close --config --connect-timeout --crl --drain --fd --groups --header --idle --index --key --key-fd --ktls --ktls-rekey --limit --listen --log-format --log-level --max-connections --max-handshakes --metrics --netns --ocsp --pass-fd --per-address --pin --ref-id --retry --route --sandbox --send-fd --send-timeout --servername --session-fd --session-store --sessions --starttls --timeout --tls-max --tls-min --user --watch --workers --write-ca -n -r -s
 
 complete -c tlsify -e
 complete -c tlsify -f
@@ -222,8 +222,13 @@ complete -c tlsify -n '_shtab_tlsify_using serve' -l isolate-key -d 'have handsh
 complete -c tlsify -n '_shtab_tlsify_using serve' -l redirect-http -d 'redirect clients that speak plain HTTP on this port to HTTPS; without it they get status 400'
 complete -c tlsify -n '_shtab_tlsify_using serve' -l metrics -x -d 'plain HTTP address that answers GET /metrics and /healthz'
 complete -c tlsify -n '_shtab_tlsify_using serve' -l write-ca -xka "(__fish_complete_path (commandline -ct))" -d 'where to save the self-signed certificate that is made without --cert'
+complete -c tlsify -n '_shtab_tlsify_using serve' -l index -x -d 'file that stands for its folder; may be repeated, the first that exists does; default index.html'
+complete -c tlsify -n '_shtab_tlsify_using serve' -l listing -d 'list the content of folders without an index'
+complete -c tlsify -n '_shtab_tlsify_using serve' -l 404 -xka "(__fish_complete_path (commandline -ct))" -d 'file in DIR with the content of answers to requests for what does not exist'
+complete -c tlsify -n '_shtab_tlsify_using serve' -l header -x -d 'field of every answer, such as Strict-Transport-Security:max-age=31536000; may be repeated'
+complete -c tlsify -n '_shtab_tlsify_using serve' -l cache-control -x -d 'field Cache-Control of files, such as max-age=3600; default: none, and caches ask or guess'
 complete -c tlsify -n '_shtab_tlsify_using serve' -l dotfiles -d 'also serve names that begin with a dot; without it only .well-known'
-complete -c tlsify -n '_shtab_tlsify_using serve' -l precompressed -d 'send NAME.br or NAME.gz instead of NAME to clients that accept it, unless it is older'
+complete -c tlsify -n '_shtab_tlsify_using serve' -l precompressed -d 'send NAME.br, NAME.zst or NAME.gz instead of NAME to clients that accept it, unless it is older'
 complete -c tlsify -n '_shtab_tlsify_using serve; and test $_shtab_tlsify_npos -eq 0' -ka "(__fish_complete_directories)" -d 'folder to serve'
 complete -c tlsify -n '_shtab_tlsify_using; and test $_shtab_tlsify_npos -eq 0' -a forward -d 'Accept TLS connections, and pass their plaintext to another server.'
 complete -c tlsify -n '_shtab_tlsify_using forward' -s h -l help -d 'show this help message and exit'

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import argparse
 import os
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from tlsify.addresses import Address
 from tlsify.cli import streams
+from tlsify.cli.options import addresses
 from tlsify.codepoints import DEFAULT_AEADS, Aead, NamedGroup, ProtocolVersion
 from tlsify.config import ClosePolicy, KtlsMode, KtlsPolicy
 from tlsify.credentials.anchors import TrustAnchors
 from tlsify.credentials.pem import read_file
 from tlsify.errors import ConfigError, UsageError
-from tlsify.names import is_ip_address
 from tlsify.system.process import let_go
 from tlsify.trust import store
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
     from cryptography.x509 import CertificateRevocationList
@@ -26,7 +24,6 @@ if TYPE_CHECKING:
     from tlsify.cli.parser import GlobalOptions
     from tlsify.credentials.key_pair import KeyPair
 
-T = TypeVar("T")
 _MAX_COUNT = 1024
 _MAX_SECONDS = 1e6  # what poll takes in milliseconds
 _MAX_DESCRIPTOR = 2**20
@@ -63,51 +60,6 @@ def path(text: str) -> Path:
     from pathlib import Path  # noqa: PLC0415 - most clients name none, and are spared its import
 
     return Path(text)
-
-
-def address(host: str, port: str | None, parse: Callable[[str], Address]) -> Address:
-    """Parse an address in one word, or in two, as nc and tcpserver have it.
-
-    Raises:
-        UsageError: it is none.
-    """
-    is_bare = ":" in host and is_ip_address(host)
-    if port is not None and ":" in host and not is_bare and "://" not in host and host[-1] != "]":
-        raise UsageError(
-            f'"{port}" is one word too many', hint=f'put "--" in front of a program: -- {port}'
-        )
-    text = host if port is None else f"[{host}]:{port}" if is_bare else f"{host}:{port}"
-    return reading(parse, text)
-
-
-def reading(parse: Callable[[str], T], word: str) -> T:
-    """Parse an operand.
-
-    Raises:
-        UsageError: it cannot be.
-    """
-    try:
-        return parse(word)
-    except ConfigError as exc:
-        raise UsageError(str(exc), hint=exc.hint) from exc
-
-
-def add_listen(parser: argparse.ArgumentParser | argparse._ArgumentGroup, otherwise: str) -> None:
-    """Declare --listen; ``otherwise`` says what there is without any."""
-    parser.add_argument(
-        "--listen",
-        action="append",
-        type=Address.to_listen,
-        default=[],
-        metavar="HOST:PORT",
-        help="address to listen on: HOST:PORT, [ADDR]:PORT, :PORT for every interface, or "
-        f"unix:PATH; may be repeated; default: {otherwise}",
-    )
-
-
-def local_path(text: str) -> str:
-    """Return the path of a local socket, which may be spelled ``unix:PATH``."""
-    return text.removeprefix("unix:")
 
 
 def count(text: str) -> int:
@@ -157,7 +109,7 @@ def add_agent(parser: argparse.ArgumentParser) -> None:
     """Declare --agent (`program.by_agent`)."""
     parser.add_argument(
         "--agent",
-        type=local_path,
+        type=addresses.local_path,
         metavar="PATH|FD",
         help="tlsify agent that does the handshake; without one it is done locally",
     )

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from tlsify.addresses import Address
 from tlsify.aio.acceptor import Limits
+from tlsify.cli.options import addresses, logs
 from tlsify.cli.options import common as shared
-from tlsify.cli.options import logs
 from tlsify.cli.options import server as server_options
 from tlsify.connection.stillness import SEND_TIMEOUT
 from tlsify.errors import ConfigError, UsageError
@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, listen: str | None) -> Non
         listen: the default of --listen; None where there is none but systemd's sockets.
     """
     group = parser.add_argument_group("service")
-    shared.add_listen(
+    addresses.add_listen(
         group, "the sockets that systemd passes" + (f", or {listen}" if listen else "")
     )
     parser.set_defaults(default_listen=listen)

@@ -40,7 +40,7 @@ class Silence(TimeoutError):
 
     def __init__(self, *, is_named: bool) -> None:
         """Store whether the name server or the host was silent."""
-        super().__init__("it does not answer" if is_named else "its name is not looked up")
+        super().__init__("it does not answer" if is_named else "its name server does not answer")
         self.is_named = is_named
 
 
