@@ -28,7 +28,7 @@ class PendingHandshake(NamedTuple):
 
     Attributes:
         sock: the connection.
-        origin: whom it comes from (`origin`).
+        origin: the peer's (`origin`).
         since: when it was accepted, on the loop's clock.
     """
 
@@ -74,12 +74,12 @@ class PendingHandshakes:
         """Find the one that has to make room for others, if there is one.
 
         It is the oldest from where most come. One whose bytes we have not read yet has not
-        stalled: it is us who are slow.
+        stalled: this process is slow.
 
         Args:
             now: on the loop's clock.
             pressing: whether a newcomer waits for the place. Then it is the age that counts: a
-                byte now and then keeps nobody's place.
+                byte now and then keeps no place.
 
         Returns:
             The handshake; or the seconds until it is worth asking again; None if there are none.

@@ -156,7 +156,7 @@ def _parse_entry(message: bytes, asked_for: Pairs | None = ()) -> SocketEntry:
     local = (_spell(family, source), int.from_bytes(sport))
     remote = (_spell(family, destination), int.from_bytes(dport))
     ulp, info = None, b""
-    # As `_attributes`, without taking apart the many that nobody wants: there are 70,000 in a list
+    # As `_attributes`, without parsing the many that are not wanted: there are 70,000 in a list
     # of 10,000 sockets.
     position, end = _MESSAGE.size, len(message) - _NLA.size
     while position <= end:
@@ -222,8 +222,8 @@ def list_sockets(family: int, asked_for: Pairs | None = ()) -> Iterator[SocketEn
 
     Source: linux/inet_diag.h.
     """
-    nobody = _SOCKET_ID.pack(0, 0, b"", b"") + _SOCKET_ID_TAIL.pack(0, _NO_COOKIE, _NO_COOKIE)
-    yield from _ask(_request(family, _NLM_F_DUMP, nobody), dump=True, asked_for=asked_for)
+    every = _SOCKET_ID.pack(0, 0, b"", b"") + _SOCKET_ID_TAIL.pack(0, _NO_COOKIE, _NO_COOKIE)
+    yield from _ask(_request(family, _NLM_F_DUMP, every), dump=True, asked_for=asked_for)
 
 
 def socket_info(sock: socket.socket) -> SocketEntry:

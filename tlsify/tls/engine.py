@@ -71,7 +71,7 @@ class Engine:
                 must come of a connection with the same peer, identities and trust anchors. One
                 that OpenSSL or the server refuses leads to a full handshake.
             now: for a server that resumes; as `Connections` takes it.
-            keys: whether anybody will ask for the traffic keys. A `Tunnel` does without.
+            keys: whether traffic keys are wanted. A `Tunnel` does without.
 
         Raises:
             ConfigError: the configuration is unusable.
@@ -268,7 +268,7 @@ class Engine:
     # -- what OpenSSL reports while it works (context.Observer)
 
     def on_key_log(self, line: bytes) -> None:
-        """Keep the first generation's traffic secrets; all only for those who want a log."""
+        """Keep the first generation's traffic secrets; all secrets only for a key log."""
         if self._config.key_log is not None:
             self._key_log.append(line + b"\n")
         label, _, rest = line.partition(b" ")
@@ -357,8 +357,8 @@ class Engine:
             raise PeerMisbehaved("the peer's certificate is malformed") from exc
         if not self._judge.heard and (error := self._judge.judge(shown)) is not None:
             # A resumed handshake shows no certificate to `on_certificate`. That its path was once
-            # verified, against the same anchors, is for whoever kept the session to know
-            # (`session_store.Origin`); a session mixed up must at least not name somebody else.
+            # verified, against the same anchors, is for the session's store to know
+            # (`session_store.Origin`); a mixed-up session must at least not name another peer.
             error.alert = None
             self._output.clear()  # such a peer does not get our Finished
             raise error

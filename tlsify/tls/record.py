@@ -86,7 +86,7 @@ class Framer:
 
     Attributes:
         ahead: how many bytes are known to come at least, from a record boundary on, before the
-            stream is somebody else's; to be read at once where a header alone would be.
+            stream is the caller's; to be read at once where a header alone would be.
     """
 
     def __init__(self, ahead: int = 0) -> None:
