@@ -94,8 +94,8 @@ class PendingHandshakes:
             return max(first + least - now, _SHORTEST_WAIT)
         for fellows in sorted(self._from.values(), key=_crowd):
             for opening in itertools.takewhile(lambda it: now - it.since >= least, fellows):
-                silence = _silence(opening.sock)
-                if now - opening.since >= age or silence >= least or (pressing and silence > 0):
+                quiet = silence(opening.sock)
+                if now - opening.since >= age or quiet >= least or (pressing and quiet > 0):
                     return opening
         return _LONGEST_WAIT
 
@@ -120,7 +120,7 @@ def origin(name: object) -> bytes | None:
     return packed[len(_MAPPED) :] if packed.startswith(_MAPPED) else packed[:_SITE]
 
 
-def _silence(sock: socket.socket) -> float:
+def silence(sock: socket.socket) -> float:
     """Return the seconds since a peer last sent; 0 while there are unread bytes."""
     try:
         if unread(sock):
