@@ -15,7 +15,7 @@ from tlsify.connection.setup.eligibility import memory_refusal
 from tlsify.errors import ConfigError, TlsifyError
 from tlsify.metrics.counters import Event, count, relayed
 from tlsify.sslcontext.answers import Answers
-from tlsify.sslcontext.errors import made, ssl_error, want_read
+from tlsify.sslcontext.errors import both_closed, made, ssl_error, want_read
 from tlsify.sslcontext.facts import TLSInfo
 from tlsify.tls.engine import Engine
 from tlsify.tls.explain import truncated
@@ -239,8 +239,7 @@ class SSLObject(Answers, ssl.SSLObject):
         if not self._plain and most:
             self._plain = self._open(tunnel)
             if not self._plain and self._is_closed:
-                said = "TLS/SSL connection has been closed (EOF)"
-                raise ssl.SSLZeroReturnError(int(ssl.SSL_ERROR_ZERO_RETURN), said)
+                raise both_closed()
         start, self._read = self._read, min(self._read + most, len(self._plain))
         found = self._plain[start : self._read]
         if self._read == len(self._plain):
