@@ -16,7 +16,7 @@ from tlsify.codepoints import (
 )
 from tlsify.config import ClientConfig, ServerConfig
 from tlsify.errors import HandshakeError, PeerMisbehaved, TlsifyError
-from tlsify.tls.client_hello import HelloCollector, check_alpn, stranger
+from tlsify.tls.client_hello import HelloCollector, check_alpn, not_a_hello
 from tlsify.tls.connection_factory import Connections
 from tlsify.tls.explain import cut_short, handshake_failure, peer_alert
 from tlsify.tls.openssl import advance, drain, dump_session, load_session
@@ -194,7 +194,7 @@ class Engine:
         self._first_flight += records
         for record in split_records(records):
             if record[0] != ContentType.handshake:
-                raise stranger(record[0])
+                raise not_a_hello(record[0])
             if (hello := self._collector.feed(record[HEADER_LENGTH:])) is not None:
                 break
         else:
