@@ -1,4 +1,4 @@
-"""Make completion for bash and zsh of the command's parsers; scripts/cli_docs calls it."""
+"""Make completion for bash, zsh and fish of the command's parsers; scripts/cli_docs calls it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import argparse
 from typing import TYPE_CHECKING
 
 import shtab
+
+from tlsify.cli.help import TOPICS
+from tlsify.starttls.upgrade import PROTOCOLS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,9 +23,11 @@ _KINDS = {
     "FILE|DIR|system": shtab.FILE,
     "DIR": shtab.DIRECTORY,
     "HOST": _HOST,
-    "ADDR": _HOST,
+    "HOST:PORT": _HOST,
     "PORT": {"bash": "", "zsh": "_ports"},
 }
+# Values that are too many for --help, or more than argparse is to decide on.
+_CHOICES = {"starttls": tuple(PROTOCOLS), "topic": TOPICS}
 _MODES = ("auto", "require", "off")
 
 _BASH_PREAMBLE = """
@@ -70,10 +75,22 @@ def zsh(top: argparse.ArgumentParser) -> str:
     return shtab.complete(top, "zsh")
 
 
+def fish(top: argparse.ArgumentParser) -> str:
+    """Make fish's."""
+    _name_the_kinds(top)
+    return shtab.complete(top, "fish")
+
+
+# Names of files as shells want them, and what writes them.
+SHELLS = {"tlsify.bash": bash, "_tlsify": zsh, "tlsify.fish": fish}
+
+
 def _name_the_kinds(parser: argparse.ArgumentParser) -> None:
     """Tell shtab which values are files, folders, hosts and programs."""
     for each in _family(parser):
         for action in each._actions:
+            if action.dest in _CHOICES:
+                action.choices = _CHOICES[action.dest]
             if action.metavar in _KINDS:
                 action.complete = _KINDS[action.metavar]  # type: ignore[attr-defined]
         if each.get_default("program") == []:

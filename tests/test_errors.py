@@ -28,6 +28,7 @@ from tlsify.errors import (
     ResourceError,
     TlsifyError,
     Truncated,
+    UsageError,
     WorkerError,
     errno_name,
 )
@@ -36,6 +37,7 @@ EXIT_CODES = {
     AgentError: ExitCode.AGENT,
     TlsifyError: ExitCode.BUG,
     ConfigError: ExitCode.CONFIG,
+    UsageError: ExitCode.USAGE,
     NetworkError: ExitCode.NETWORK,
     BackendError: ExitCode.NETWORK,
     HandshakeError: ExitCode.HANDSHAKE,

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import array
-import contextlib
 import os
-import resource
 import socket
 import stat
 from typing import TYPE_CHECKING
@@ -14,12 +12,13 @@ import pytest
 
 from tests.doubles import KERNEL, Endpoint, check_descriptors, descriptors, until
 from tests.passing.test_metadata import FULL, PLAIN
+from tests.want import no_descriptors
 from tlsify.config import ClosePolicy
 from tlsify.connection.handoff import Offload
 from tlsify.errors import ConfigError, Truncated
-from tlsify.passing import scm_rights
 from tlsify.passing.metadata import ConnectionInfo
 from tlsify.receiver import Receiver, take
+from tlsify.system import scm_rights
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -183,7 +182,7 @@ def test_refused(
     before = descriptors()
     assert answer(receiver, message, descriptors=count) == b"\0"
     assert len(caplog.messages) == 1
-    assert descriptors() == before
+    check_descriptors(before)
 
 
 def test_descriptor_that_is_no_socket(receiver: Receiver, tmp_path: Path) -> None:
@@ -194,7 +193,7 @@ def test_descriptor_that_is_no_socket(receiver: Receiver, tmp_path: Path) -> Non
         accepted, _ = receiver.sock.accept()
         with accepted:
             assert take(accepted) is None
-    assert descriptors() == before
+    check_descriptors(before)
 
 
 def test_silence(receiver: Receiver) -> None:
@@ -218,19 +217,8 @@ def test_out_of_descriptors(receiver: Receiver) -> None:
     with ours, theirs, dial(receiver) as channel:
         scm_rights.send(channel, RELAYED.encode(), theirs.fileno())
         accepted, _ = receiver.sock.accept()
-        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-        spare = []
-        try:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (256, limits[1]))
-            with contextlib.suppress(OSError):
-                while True:
-                    spare.append(os.dup(0))
+        with accepted, no_descriptors():
             assert take(accepted) is None
-        finally:
-            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
-            for number in spare:
-                os.close(number)
-            accepted.close()
         assert channel.recv(1) == b"\0"
 
 

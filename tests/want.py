@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import errno
 import mmap
 import os
+import resource
 import select
 import socket
 import struct
@@ -16,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from types import FrameType
 
 
@@ -113,6 +115,19 @@ class Want:
     def __exit__(self, *_: object) -> None:
         """There is enough of everything."""
         self._patch.undo()
+
+
+@contextlib.contextmanager
+def no_descriptors() -> Iterator[None]:
+    """Have the system refuse this process any further descriptor, as long as the block lasts."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.dup(0)  # the limit is on the number, and the lowest free one would be taken
+    os.close(lowest)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 def _is_tlsifys() -> bool:

@@ -58,7 +58,14 @@ class ConfigError(TlsifyError):
     """A flag, key, certificate or trust store is unusable; nothing was sent."""
 
     exit_code = ExitCode.CONFIG
-    general_hint = "see docs/cli.md for what is allowed"
+    general_hint = 'see "tlsify help cli" for valid values'
+
+
+class UsageError(ConfigError):
+    """The words of a command line, or of a configuration file, are wrong or do not fit together."""
+
+    exit_code = ExitCode.USAGE
+    general_hint = "see tlsify help"
 
 
 class NetworkError(TlsifyError):
@@ -72,7 +79,7 @@ class BackendError(TlsifyError):
     """No backend took a connection: down, too slow, or refusing."""
 
     exit_code = ExitCode.NETWORK
-    general_hint = "see whether the backend runs, and what it says"
+    general_hint = "check that the backend runs, and its log"
 
 
 class HandshakeError(TlsifyError):
@@ -83,7 +90,7 @@ class HandshakeError(TlsifyError):
     """
 
     exit_code = ExitCode.HANDSHAKE
-    general_hint = "see what the peer's log says"
+    general_hint = "see the peer's log"
     alert: AlertDescription | None
 
     def __init__(
@@ -113,11 +120,13 @@ class IdentityError(HandshakeError):
 
     Attributes:
         mismatches: the identifiers that the certificate presented.
+        verify_code: OpenSSL's number for it (X509_V_ERR of openssl/x509_vfy.h); 0 if there is none.
     """
 
     exit_code = ExitCode.IDENTITY
     general_hint = "check the peer's certificate"
     mismatches: Sequence[str]
+    verify_code = 0
 
     def __init__(
         self,
@@ -136,11 +145,18 @@ class Truncated(HandshakeError):
     """End of stream before Finished, or later without close_notify (RFC 8446 6.1)."""
 
     exit_code = ExitCode.CLOSED
-    general_hint = "the peer, or somebody in between, cut the connection"
+    general_hint = "the peer, or a device in between, cut the connection"
+
+
+class KeyHolderError(HandshakeError):
+    """The process with the private key, which does the handshakes (`isolation`), is gone."""
+
+    exit_code = ExitCode.SYSTEM
+    general_hint = "connect again; see what the server's log says of its key holders"
 
 
 # Errors that end a TCP connection: from the peer, from silence, from the network (ICMP, icmp(7)).
-_BY_THE_PEER = "the peer, or somebody in between, cut the connection"
+_BY_THE_PEER = "the peer, or a device in between, cut the connection"
 _BY_SILENCE = "nothing came back for a long time: the peer may be down, or the network to it"
 _BY_THE_NETWORK = "the network reports that it cannot reach the peer any more"
 CUTS = {
@@ -233,7 +249,7 @@ class WorkerError(TlsifyError):
     """A server's workers do not start."""
 
     exit_code = ExitCode.SYSTEM
-    general_hint = "see what it said before"
+    general_hint = "see its earlier messages"
 
 
 # Errors of system calls when a resource is exhausted.
@@ -282,7 +298,7 @@ class AgentError(TlsifyError):
     """
 
     exit_code = ExitCode.AGENT
-    general_hint = "see whether tlsify agent runs, and what it says"
+    general_hint = "check that tlsify agent runs, and its messages"
     untouched: bool
 
     def __init__(self, message: str, *, untouched: bool, hint: str | None = None) -> None:

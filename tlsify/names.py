@@ -9,6 +9,7 @@ from tlsify.errors import ConfigError
 
 if TYPE_CHECKING:
     from ipaddress import IPv4Address, IPv6Address
+    from types import ModuleType
 
 # What names on networks consist of; the underscore is in no host's name, but in those of services.
 _CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-_")
@@ -150,13 +151,11 @@ def to_ascii(name: str) -> str:
         ConfigError: IDNA 2008 knows no such name.
     """
     if name.isascii():
-        return name  # as is most of what anybody types, which is spared the import
-    import idna  # noqa: PLC0415 - as above
-
+        return name
     try:
         if len(name) > _MOST:
             raise UnicodeError("it is too long")
-        return idna.encode(name, uts46=True).decode("ascii")
+        return str(_idna().encode(name, uts46=True).decode("ascii"))
     except UnicodeError as exc:
         raise ConfigError(
             f"{name!r} is no internationalized name: {exc}",
@@ -168,12 +167,16 @@ def to_unicode(name: str) -> str:
     """Spell a canonical name in U-labels, as far as it is one that has them."""
     if "xn--" not in name:
         return name
-    import idna  # noqa: PLC0415 - as above
-
     try:
-        return idna.decode(name)
+        return str(_idna().decode(name))
     except UnicodeError:
         return name
+
+
+def _idna() -> ModuleType:
+    import idna  # noqa: PLC0415 - large tables, for the few names outside of ASCII
+
+    return idna
 
 
 def is_ip_address(host: str) -> bool:
@@ -183,8 +186,8 @@ def is_ip_address(host: str) -> bool:
 
 def _address(host: str) -> IPv4Address | IPv6Address | None:
     if ":" not in host and not host[-1:].isdigit():
-        return None  # as is most of what a client connects to, which is spared the import
-    from ipaddress import ip_address  # noqa: PLC0415 - as above
+        return None
+    from ipaddress import ip_address  # noqa: PLC0415 - most clients connect to a name
 
     try:
         return ip_address(host)

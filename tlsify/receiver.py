@@ -16,8 +16,8 @@ from tlsify.connection.adoption import adopt
 from tlsify.connection.handoff import Handoff, Offload, Reason
 from tlsify.connection.stream import TLSSocket
 from tlsify.errors import AgentError, ConfigError, TlsifyError
-from tlsify.passing import scm_rights
 from tlsify.passing.metadata import MAX_MESSAGE, ConnectionInfo
+from tlsify.system import scm_rights
 from tlsify.system.modes import bind
 from tlsify.tls.explain import truncated
 
@@ -251,7 +251,7 @@ def _listen(where: str | os.PathLike[str], mode: int) -> socket.socket:
         reason = exc.strerror if isinstance(exc, OSError) and exc.strerror else str(exc)
         raise ConfigError(
             f"cannot listen at {path}: {reason}",
-            hint="name a socket that nobody listens on, by a path of at most 107 bytes",
+            hint="name an unused socket, by a path of at most 107 bytes",
         ) from exc
     return sock
 

@@ -313,7 +313,7 @@ def tlsify(*arguments: object) -> peers.Words:
     return peers.python().with_arguments("-m", "tlsify", *arguments)
 
 
-def serve(mode: str) -> Callable[[Setting], AbstractContextManager[Running]]:
+def serve(mode: str, *options: str) -> Callable[[Setting], AbstractContextManager[Running]]:
     """Return what runs ``tlsify serve``; mode is --ktls's."""
 
     def start(setting: Setting) -> AbstractContextManager[Running]:
@@ -321,6 +321,7 @@ def serve(mode: str) -> Callable[[Setting], AbstractContextManager[Running]]:
         words = tlsify(f"--ktls={mode}", "serve", "--listen", f"127.0.0.1:{port}")
         words = words.with_arguments("--cert", shown.certificate, "--key", shown.key)
         words = words.with_arguments("--drain", 0.1, "--workers", setting.workers, "--resumption")
+        words = words.with_arguments(*options)
         return _run(setting, words.with_arguments(setting.files), port)
 
     return start

@@ -98,7 +98,7 @@ class Cut:
 
 
 def _serving(place: Place, said: str = "") -> AbstractContextManager[int]:
-    own = {"0.0.0.0 9419": "127.0.0.1 0", "/srv/git": f"{place.folder}/srv"}
+    own = {"0.0.0.0:9419": "127.0.0.1:0", "/srv/git": f"{place.folder}/srv"}
     return place.serving(recipe("git-serve", own), said)
 
 

@@ -49,7 +49,7 @@ def server(place: Place) -> Iterator[int]:
     plain = free_port()
     place.write("ngircd.conf", _SERVER.format(plain))
     (place.folder / "ngircd.conf").chmod(0o644)
-    own = {"0.0.0.0 6697": "127.0.0.1 0", "6667": plain}
+    own = {"0.0.0.0:6697": "127.0.0.1:0", "6667": plain}
     with place.start(f"exec {find('ngircd')} --nodaemon --config ngircd.conf") as daemon:
         daemon.dial(plain).close()
         with place.serving(recipe("irc-serve", own)) as port:
@@ -129,7 +129,7 @@ def test_bot_and_another_server(place: Place, authority: trustme.CA) -> None:
     """The bot is not even started where the certificate names somebody else."""
     require("nc")
     place.certify(authority.issue_cert("elsewhere.example"))
-    own = {"0.0.0.0 6697": "127.0.0.1 0"}
+    own = {"0.0.0.0:6697": "127.0.0.1:0"}
     refused = ".* alert bad_certificate.*"
     with place.serving(recipe("irc-serve", own), refused) as port:
         start = _bot(place, port)

@@ -198,9 +198,9 @@ def _expect_letter(server: Server, protocol: str) -> None:
 def test_sending(place: Place, smtp: Server) -> None:
     """Swaks sends a letter over TLS, to a server that has none on this port."""
     _prepare_letter(place)
-    own: dict[str, object] = {"0.0.0.0 465": "127.0.0.1 0", "587": smtp.port}
+    own: dict[str, object] = {"0.0.0.0:465": "127.0.0.1:0", "587": smtp.port}
     with place.serving(recipe("smtp-serve", own)) as port, place.carried(connections=1):
-        place.succeed(recipe("smtp-send", {"mail.example.org 465": f"localhost {port}"}))
+        place.succeed(recipe("smtp-send", {"mail.example.org:465": f"localhost:{port}"}))
     _expect_letter(smtp, _PLAIN)
 
 
@@ -221,9 +221,9 @@ def test_sending_by_starttls(place: Place, smtp: Server) -> None:
 def test_sending_to_somebody_else(place: Place, smtp: Server) -> None:
     """Swaks fails, and nothing arrives, where the certificate names somebody else."""
     _prepare_letter(place)
-    own: dict[str, object] = {"0.0.0.0 465": "127.0.0.1 0", "587": smtp.port}
+    own: dict[str, object] = {"0.0.0.0:465": "127.0.0.1:0", "587": smtp.port}
     with place.serving(recipe("smtp-serve", own), said=".* alert bad_certificate.*") as port:
-        done = place.run(recipe("smtp-send", {"mail.example.org 465": f"localhost {port}"}))
+        done = place.run(recipe("smtp-send", {"mail.example.org:465": f"localhost:{port}"}))
     assert done.returncode != 0
     assert "elsewhere.example" in done.stdout
     assert not smtp.box.exists()
@@ -233,7 +233,7 @@ def test_sending_to_somebody_else(place: Place, smtp: Server) -> None:
 def test_fetching(place: Place, imap: Server) -> None:
     """Fetchmail fetches a letter over TLS, from a server that has none on this port."""
     require("fetchmail")
-    own: dict[str, object] = {"0.0.0.0 993": "127.0.0.1 0", "143": imap.port}
+    own: dict[str, object] = {"0.0.0.0:993": "127.0.0.1:0", "143": imap.port}
     with place.serving(recipe("imap-serve", own)) as port, place.carried(connections=1):
         own = {"mail.example.org": "localhost", "993": port}
         place.write("fetchmailrc", recipe("imap-fetch-rc", own))

@@ -23,9 +23,9 @@ _NOISE = random.Random(7).randbytes(2**20)
 def test_file_sent_and_received(place: Place) -> None:
     """A file arrives whole; both ends know that it has."""
     (place.folder / "file").write_bytes(_NOISE)
-    own: dict[str, str | int] = {"0.0.0.0 7000": "127.0.0.1 0"}
+    own: dict[str, str | int] = {"0.0.0.0:7000": "127.0.0.1:0"}
     with place.serving(recipe("nc-receive", own)) as port, place.carried(connections=1):
-        place.succeed(recipe("nc-send", {"files.example.org 7000": f"localhost {port}"}))
+        place.succeed(recipe("nc-send", {"files.example.org:7000": f"localhost:{port}"}))
         received = place.folder / "received"
         until(lambda: received.exists() and received.stat().st_size == len(_NOISE), PATIENCE)
     assert received.read_bytes() == _NOISE
@@ -37,7 +37,7 @@ def test_server_behind_nc(place: Place) -> None:
     with socket.create_server(("127.0.0.1", 0)) as plain:
         plain.settimeout(PATIENCE)
         own: dict[str, str | int] = {
-            "0.0.0.0 6697": "127.0.0.1 0",
+            "0.0.0.0:6697": "127.0.0.1:0",
             "127.0.0.1 6667": f"127.0.0.1 {plain.getsockname()[1]}",
         }
         with (
@@ -63,7 +63,7 @@ def test_program_behind_nc(place: Place) -> None:
     with place.serving("tlsify listen --cert cert.pem --key key.pem 127.0.0.1 0 -- cat") as port:
         own: dict[str, str | int] = {
             "127.0.0.1 8080": f"127.0.0.1 {local}",
-            "www.example.org 443": f"localhost {port}",
+            "www.example.org:443": f"localhost:{port}",
         }
         with place.carried(connections=1), place.start(recipe("nc-local", own)) as tunnel:
             with tunnel.dial(local) as sock:

@@ -37,7 +37,7 @@ def _serving(place: Place) -> Iterator[int]:
 def test_item_that_is_there(place: Place) -> None:
     """Its JSON is printed, nothing else, and the script succeeds."""
     with _serving(place) as port, place.carried(connections=1):
-        said = place.succeed(recipe("rest-get", {"api.example.org 443": f"localhost {port}"}))
+        said = place.succeed(recipe("rest-get", {"api.example.org:443": f"localhost:{port}"}))
     assert json.loads(said) == _ITEM
 
 
@@ -45,7 +45,7 @@ def test_item_that_is_there(place: Place) -> None:
 def test_item_that_is_not_there(place: Place) -> None:
     """The script fails with the status, which is the command's."""
     with _serving(place) as port, place.carried(connections=1):
-        own = {"api.example.org 443": f"localhost {port}", "items/1": "items/2"}
+        own = {"api.example.org:443": f"localhost:{port}", "items/1": "items/2"}
         done = place.run(recipe("rest-get", own))
     assert done.returncode == 1
     assert "404" in done.stdout
@@ -55,7 +55,7 @@ def test_item_that_is_not_there(place: Place) -> None:
 def test_server_that_is_somebody_else(place: Place) -> None:
     """The script is not started."""
     with _serving(place) as port:
-        done = place.run(recipe("rest-get", {"api.example.org 443": f"127.0.0.1 {port}"}))
+        done = place.run(recipe("rest-get", {"api.example.org:443": f"127.0.0.1:{port}"}))
     assert done.returncode == 98
     assert done.stdout.startswith("tlsify: error: ")
     assert len(done.stdout.splitlines()) == 2

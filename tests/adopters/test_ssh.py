@@ -61,14 +61,15 @@ def keys(place: Place) -> Place:
 @contextmanager
 def _serving(place: Place) -> Iterator[int]:
     sshd = f"{find('sshd')} -i -f {place.folder}/server -E {place.folder}/log"
-    own: dict[str, str | int] = {"0.0.0.0 443": "127.0.0.1 0", "/usr/sbin/sshd -i": sshd}
+    own: dict[str, str | int] = {"0.0.0.0:443": "127.0.0.1:0", "/usr/sbin/sshd -i": sshd}
     with place.start("exec " + recipe("ssh-serve", own)) as server:
         yield int(server.wait_for(rb"listening on 127\.0\.0\.1:(\d+)\n")[1])
         server.terminate()
         assert server.status() == 0, server.errors()
         # Whom ssh ends by a signal (SIGHUP) has no time for close_notify.
         said = (
-            r"(tlsify: error: 127.0.0.1: .*(without close_notify|bad_certificate).*\n.*hint: .*\n)?"
+            r"(tlsify: error: 127.0.0.1:\d+: .*(without close_notify|bad_certificate).*\n"
+            r".*hint: .*\n)?"
         )
         assert re.fullmatch(said, server.errors()), server.errors()
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.agent.harness import Agent, Files
+from tests.doubles import check_descriptors, descriptors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,3 +34,12 @@ def running(files: Files) -> Iterator[Agent]:
         yield it
         it.at_rest()
         assert it.stop() == (0, "")
+
+
+@pytest.fixture
+def nothing_left() -> Iterator[None]:
+    """Leave this process's descriptors as they were."""
+    before = descriptors()
+    yield
+    gc.collect()
+    check_descriptors(before)

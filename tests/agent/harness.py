@@ -21,12 +21,17 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from tests.doubles import Endpoint, until
 from tlsify import agent
+from tlsify.agent import wire
+from tlsify.codepoints import CipherSuite
+from tlsify.connection.stream import TLSSocket
+from tlsify.system import scm_rights
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     import trustme
 
+    from tlsify.connection.handoff import Handoff
     from tlsify.credentials.key_pair import KeyPair
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -250,3 +255,44 @@ def serving(
             return work(stream)
 
     return Endpoint(run)
+
+
+def talk(handed: Handoff) -> None:
+    """Send something, get it back, and end in good order."""
+    with TLSSocket(handed) as stream:
+        stream.sendall(b"data")
+        assert stream.recv(100) == b"DATA"
+        stream.shutdown(socket.SHUT_WR)
+        assert stream.recv(100) == b""
+
+
+# -- agents that are none
+
+
+SUITE = CipherSuite.TLS_AES_128_GCM_SHA256.value.number
+RELAYED = wire.encode(wire.Relayed(code="c", sentence="s", suite=SUITE))
+KEYED = wire.encode(wire.Kernel(state=bytearray(b"state"), suite=SUITE))
+
+
+class Impostor:
+    """Takes one request, and answers as a test wants it to."""
+
+    def __init__(self, answer: Callable[[socket.socket], object]) -> None:
+        """Listen."""
+        self._folder = tempfile.TemporaryDirectory(prefix="tlsify-")
+        self.place = Path(self._folder.name, "agent")
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._listener.bind(str(self.place))
+        self._listener.listen()
+        self._endpoint = Endpoint(lambda: self._serve(answer))
+
+    def _serve(self, answer: Callable[[socket.socket], object]) -> None:
+        with self._listener, self._listener.accept()[0] as channel:
+            _, number = scm_rights.receive(channel, wire.MAX_REQUEST)
+            os.close(number or -1)
+            answer(channel)
+
+    def join(self) -> None:
+        """Wait for its end."""
+        self._endpoint.result()
+        self._folder.cleanup()

@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-import tlsify.connection.commit  # noqa: F401 - it opens a descriptor, once
 from tests.agent.harness import HOST, PATIENCE, Agent, serving, tcp
 from tests.doubles import Endpoint, check_descriptors, descriptors, until
 from tlsify import agent
 from tlsify.agent import awaiting, wire
 from tlsify.agent.awaiting import Watch
 from tlsify.errors import AgentError
-from tlsify.passing import scm_rights
+from tlsify.system import scm_rights
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,11 +24,12 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have little patience; all others keep theirs, a minute for each handshake."""
+def hasty(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """Have little patience, until undone; all others keep theirs, a minute for each handshake."""
     monkeypatch.setattr(awaiting, "PATIENCE", 0.2)
     monkeypatch.setattr(awaiting, "_STALLED", 0.2)
     monkeypatch.setattr(awaiting, "_LOOK", 0.05)
+    return monkeypatch
 
 
 @contextmanager
@@ -40,8 +40,7 @@ def channel() -> Iterator[tuple[socket.socket, socket.socket]]:
         yield ours, theirs
 
 
-@pytest.mark.usefixtures("hasty")
-def test_not_taken(files: Files) -> None:
+def test_not_taken(files: Files, hasty: pytest.MonkeyPatch) -> None:
     """A request that lies unread is taken back: the connection is ours, and the agent's no more."""
     before = descriptors()
     with Agent() as it, tcp() as (ours, theirs):
@@ -49,6 +48,7 @@ def test_not_taken(files: Files) -> None:
         with pytest.raises(AgentError, match="takes no session within") as caught:
             agent.connect(it.place, ours, files.request())
         assert caught.value.untouched
+        hasty.undo()
         it.signal(signal.SIGCONT)
         with tcp() as (more, others):  # behind which it has looked at the first, and let go of it
             peer = serving(files, others)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import signal
 import socket
@@ -13,45 +12,24 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-import tlsify.connection.commit  # noqa: F401 - it opens a descriptor, once
-from tests.agent.harness import HOST, PATIENCE, Agent, serving, tcp
-from tests.doubles import Endpoint, check_descriptors, descriptors, until
+from tests.agent.harness import HOST, PATIENCE, Agent, Impostor, serving, talk, tcp
+from tests.doubles import Endpoint, until
 from tests.want import Want
 from tlsify import agent
 from tlsify.agent import awaiting, client, wire
-from tlsify.codepoints import CipherSuite
-from tlsify.connection.handoff import Handoff, Offload
+from tlsify.connection.handoff import Offload
 from tlsify.connection.stream import TLSSocket
-from tlsify.errors import AgentError, ConfigError, IdentityError, Truncated
-from tlsify.passing import scm_rights
+from tlsify.errors import AgentError, ConfigError, IdentityError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
     from tests.agent.harness import Files
+
+pytestmark = pytest.mark.usefixtures("nothing_left")
 
 KTLS = (
     pytest.param("off", id="relay"),
     pytest.param("require", id="kernel", marks=pytest.mark.ktls),
 )
-
-
-@pytest.fixture(autouse=True)
-def nothing_left() -> Iterator[None]:
-    """Each test leaves this process's descriptors as they were."""
-    before = descriptors()
-    yield
-    gc.collect()
-    check_descriptors(before)
-
-
-def talk(handed: Handoff) -> None:
-    """Send something, get it back, and end in good order."""
-    with TLSSocket(handed) as stream:
-        stream.sendall(b"data")
-        assert stream.recv(100) == b"DATA"
-        stream.shutdown(socket.SHUT_WR)
-        assert stream.recv(100) == b""
 
 
 @pytest.mark.parametrize("ktls", KTLS)
@@ -134,55 +112,6 @@ def test_unusable_request(running: Agent, files: Files) -> None:
             agent.connect(running.place, ours, files.request().but(trust="ca.pem"))
         assert ours.fileno() == -1
         assert theirs.recv(1) == b""
-
-
-def test_truncation(running: Agent, files: Files) -> None:
-    """What no descriptor can tell, the agent does: in time for whoever asks at the end."""
-    with tcp() as (ours, theirs):
-
-        def cut(stream: ssl.SSLSocket) -> None:
-            stream.sendall(b"half")
-            with socket.socket(fileno=stream.detach()) as sock:
-                sock.shutdown(socket.SHUT_WR)
-
-        peer = serving(files, theirs, cut)
-        handed = agent.connect(running.place, ours, files.request())
-        with TLSSocket(handed) as stream:
-            assert stream.recv(100) == b"half"
-            with pytest.raises(Truncated):
-                stream.recv(100)
-        peer.result()
-        assert handed.relay is not None
-        assert handed.relay.join(PATIENCE)
-        assert isinstance(handed.relay.failure, Truncated)
-        assert handed.relay.under_way() == 0
-
-
-def test_relay_goes_on_without_its_handoff(running: Agent, files: Files) -> None:
-    """Who lets go of everything but the descriptor loses nothing but the verdict."""
-    with tcp() as (ours, theirs):
-        peer = serving(files, theirs)
-        sock = agent.connect(running.place, ours, files.request()).sock
-        gc.collect()
-        with sock:
-            sock.sendall(b"data")
-            assert sock.recv(100) == b"DATA"
-            sock.shutdown(socket.SHUT_WR)
-            assert sock.recv(100) == b""
-        peer.result()
-
-
-def test_join_in_time(running: Agent, files: Files) -> None:
-    """Waiting for the end has its own end."""
-    with tcp() as (ours, theirs):
-        peer = serving(files, theirs)
-        handed = agent.connect(running.place, ours, files.request())
-        assert handed.relay is not None
-        assert not handed.relay.join(0)
-        assert not handed.relay.join(0.01)
-        talk(handed)
-        peer.result()
-        assert handed.relay.join()
 
 
 # -- no agent, or no more
@@ -276,23 +205,6 @@ def has_tcp(pid: int) -> bool:
     return any(name[len("socket:[") : -1] in established for name in names)
 
 
-def test_killed_while_it_relays(files: Files) -> None:
-    """The end of a stream that the agent could not finish is not taken for one."""
-    with Agent() as it, tcp() as (ours, theirs):
-        peer = serving(files, theirs)
-        handed = agent.connect(it.place, ours, files.request())
-        with TLSSocket(handed) as stream:
-            stream.sendall(b"data")
-            assert stream.recv(100) == b"DATA"
-            it.kill()
-            with pytest.raises(AgentError, match="while it carried the connection"):
-                stream.recv(100)
-        assert handed.relay is not None
-        assert handed.relay.join(PATIENCE)
-        with pytest.raises(ssl.SSLEOFError):
-            peer.result()
-
-
 @pytest.mark.ktls
 def test_offloaded_connection_survives(files: Files) -> None:
     """A crash costs handshakes, not established connections."""
@@ -307,72 +219,6 @@ def test_offloaded_connection_survives(files: Files) -> None:
 # -- agents that are none
 
 
-class Impostor:
-    """Takes one request, and answers as a test wants it to."""
-
-    def __init__(self, answer: Callable[[socket.socket], object]) -> None:
-        """Listen."""
-        self._folder = tempfile.TemporaryDirectory(prefix="tlsify-")
-        self.place = Path(self._folder.name, "agent")
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._listener.bind(str(self.place))
-        self._listener.listen()
-        self._endpoint = Endpoint(lambda: self._serve(answer))
-
-    def _serve(self, answer: Callable[[socket.socket], object]) -> None:
-        with self._listener, self._listener.accept()[0] as channel:
-            _, number = scm_rights.receive(channel, wire.MAX_REQUEST)
-            os.close(number or -1)
-            answer(channel)
-
-    def join(self) -> None:
-        """Wait for its end."""
-        self._endpoint.result()
-        self._folder.cleanup()
-
-
-SUITE = CipherSuite.TLS_AES_128_GCM_SHA256.value.number
-RELAYED = wire.encode(wire.Relayed(code="c", sentence="s", suite=SUITE))
-KEYED = wire.encode(wire.Kernel(state=bytearray(b"state"), suite=SUITE))
-
-
-@pytest.mark.parametrize(
-    ("message", "number", "error", "why"),
-    [
-        pytest.param(b"\1", None, AgentError, "malformed", id="malformed"),
-        pytest.param(b"\2\x10", None, AgentError, "version 2", id="version"),
-        pytest.param(b"x" * 2**17 + b"x", None, AgentError, "too many bytes", id="too-long"),
-        pytest.param(RELAYED, None, AgentError, "do not fit", id="relay-without-descriptor"),
-        pytest.param(KEYED, 0, AgentError, "do not fit", id="kernel-with-descriptor"),
-        pytest.param(KEYED, None, ConfigError, "invalid session state", id="no-state"),
-        pytest.param(b"\1\x12", None, AgentError, "no reason", id="failed-for-no-reason"),
-        pytest.param(b"\1\x12", 0, AgentError, "no reason", id="failed-with-descriptor"),
-        pytest.param(b"\1\x13", None, AgentError, "kind 19", id="end-before-reply"),
-        pytest.param(
-            wire.encode(wire.Relayed(code="c", sentence="s", suite=9)), 0, AgentError, "suite 9",
-            id="suite",
-        ),
-    ],
-)  # fmt: skip
-def test_odd_reply(
-    files: Files, message: bytes, number: int | None, error: type[Exception], why: str
-) -> None:
-    """Whatever an agent says, nothing is left open, and the connection is closed."""
-
-    def answer(channel: socket.socket) -> None:
-        with socket.socket() as extra:
-            scm_rights.send(channel, message, None if number is None else extra.fileno())
-
-    impostor = Impostor(answer)
-    with tcp() as (ours, theirs):
-        with pytest.raises(error, match=why) as caught:
-            agent.connect(impostor.place, ours, files.request())
-        assert not getattr(caught.value, "untouched", False)
-        assert ours.fileno() == -1
-        assert theirs.recv(1) == b""
-    impostor.join()
-
-
 def test_silent_agent(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that does not answer in the time that the handshake may take, and a little more."""
     monkeypatch.setattr(awaiting, "PATIENCE", 0.01)
@@ -381,36 +227,6 @@ def test_silent_agent(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(AgentError, match="does not answer") as caught:
             agent.connect(impostor.place, ours, files.request().but(timeout=0.01))
         assert not caught.value.untouched
-    impostor.join()
-
-
-@pytest.mark.parametrize(
-    ("status", "why"),
-    [
-        (b"\1", "malformed"),
-        (bytes(wire.encode(wire.Failed(error=2))), "kind 18"),
-        (b"x" * 2**18, "too many bytes"),
-        (b"", "while it carried"),
-    ],
-)
-def test_odd_end(files: Files, status: bytes, why: str) -> None:
-    """An end that cannot be understood is a failure."""
-
-    def answer(channel: socket.socket) -> None:
-        channel.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2**20)
-        ours, theirs = socket.socketpair()
-        with ours, theirs:
-            scm_rights.send(channel, RELAYED, theirs.fileno())
-            if status:
-                scm_rights.send(channel, status, ours.fileno())
-
-    impostor = Impostor(answer)
-    with tcp() as (ours, _):
-        handed = agent.connect(impostor.place, ours, files.request())
-        with handed.sock, pytest.raises(AgentError, match=why):
-            handed.raise_failure()
-        assert handed.relay is not None
-        assert handed.relay.join(PATIENCE)
     impostor.join()
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.want import no_descriptors
 from tlsify.agent import ClientRequest, ServerRequest, config_cache
 from tlsify.agent.config_cache import Configs, policy
 from tlsify.codepoints import DEFAULT_AEADS, Aead, ProtocolVersion
@@ -165,6 +166,23 @@ def test_prepared(key_pair: KeyPair) -> None:
     assert server(source, key_pair="b") in source._prepared.values()
     assert server(source, key_pair="b") is not first
     assert server(source, alpn=(b"x",)) not in source._prepared.values()
+
+
+def test_no_descriptor_for_changed_files(
+    files: Files, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The key pair stays as it was, and is read once there is a descriptor to read it with."""
+    chain, key = tmp_path / "chain.pem", tmp_path / "key.pem"
+    chain.write_bytes(files.certificate.read_bytes())
+    key.write_bytes(files.key.read_bytes())
+    source = Configs.of_files({"a": (chain, key)})
+    before = server(source).key_pair
+    os.utime(chain, ns=(1, 1))
+    with no_descriptors():
+        assert server(source).key_pair is before
+    assert "reload failed, keeping the current key pair a" in caplog.text
+    assert "EMFILE" in caplog.text
+    assert server(source).key_pair is not before
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,8 @@ ERRORS: list[errors.TlsifyError] = [
     errors.BackendError("down"),
     errors.ConnectionCut(OSError(errno.ECONNRESET, "reset")),
     errors.ResourceError(OSError(errno.EMFILE, "too many"), "no relay"),
+    errors.KeyHolderError("gone"),
+    errors.UsageError("no such word"),
 ]
 
 

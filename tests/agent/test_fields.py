@@ -141,7 +141,7 @@ def test_what_has_to_be_there() -> None:
 )
 def test_what_cannot_be_written(values: dict[str, Any]) -> None:
     """Nothing is sent that could not be read."""
-    with pytest.raises(ConfigError, match="cannot be told"):
+    with pytest.raises(ConfigError, match="cannot be sent"):
         encode(wire.ClientRequest(**values))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import logging
 import os
 import resource
 import socket
@@ -28,6 +29,7 @@ from tlsify.aio import pending
 from tlsify.aio.acceptor import Acceptor, Limits
 from tlsify.aio.transport import attach
 from tlsify.codepoints import AlertDescription
+from tlsify.logs.messages import NOTICE, peer
 from tlsify.metrics.counters import Event, Gauge, counters, gauge, handshake_times
 
 if TYPE_CHECKING:
@@ -232,6 +234,32 @@ def test_garbage_client(
     asyncio.run(run())
 
 
+def test_client_of_another_protocol(server_config: ServerConfig) -> None:
+    """It is answered in its own way, if there is an answer, and not once it has spoken TLS."""
+    heard: list[bytes] = []
+
+    def answer(received: bytes) -> bytes:
+        heard.append(received)
+        return b"no" if received.startswith(b"hello") else b""
+
+    async def say(server: Server, sent: bytes) -> bytes:
+        reader, writer = await asyncio.open_connection(*server.address)
+        writer.write(sent)
+        received = await reader.read()
+        await leave(writer)
+        return received
+
+    async def run() -> None:
+        async with serving(server_config, RELAY) as server:
+            server.acceptor.stranger = answer
+            assert await say(server, b"hello there") == b"no"
+            assert (await say(server, b"others"))[:1] == b"\x15"
+            assert (await say(server, b"\x16\x03\x01\x00\x01\x01hello"))[:1] == b"\x15"
+
+    asyncio.run(run())
+    assert heard == [b"hello there", b"others"]
+
+
 @both
 def test_client_that_vanishes(
     policy: KtlsPolicy, server_config: ServerConfig, client_context: ssl.SSLContext
@@ -408,13 +436,17 @@ def test_limit_for_an_address(server_config: ServerConfig, client_context: ssl.S
 
     async def run() -> None:
         before = counted(Event.REFUSED_PER_ADDRESS)
+        refusals: list[tuple[object, str, object, float]] = []
         async with serving(server_config, RELAY, limits=Limits(per_address=1)) as server:
             _, first = await stalled(server)
             await accepted(server, 1)
+            server.acceptor.refused = lambda *found: refusals.append(found)
             reader, second = await stalled(server)
+            newcomer = second.get_extra_info("sockname")
             with contextlib.suppress(ConnectionResetError):
                 assert await reader.read() == b""
             assert counted(Event.REFUSED_PER_ADDRESS) == before + 1
+            assert [found[:2] for found in refusals] == [(newcomer, "per_address")]
             elsewhere, third = await asyncio.open_connection(
                 *server.address,
                 local_addr=("127.0.0.2", 0),
@@ -485,25 +517,60 @@ def test_no_descriptor_left(
 
 
 @pytest.mark.parametrize(
-    ("sent", "event"),
+    ("sent", "event", "told", "level"),
     [
-        pytest.param(b"GET / HTTP/1.0\r\n\r\n", Event.HANDSHAKE_MISBEHAVED, id="no-tls"),
-        pytest.param(b"\x15\x03\x03\x00\x02\x02\x28", Event.HANDSHAKE_PEER_ALERT, id="alert"),
-        pytest.param(b"\x16", Event.HANDSHAKE_TRUNCATED, id="cut"),
+        pytest.param(
+            b"GET / HTTP/1.0\r\n\r\n",
+            Event.HANDSHAKE_MISBEHAVED,
+            "peer_misbehaved",
+            NOTICE,
+            id="no-tls",
+        ),
+        pytest.param(
+            b"\x15\x03\x03\x00\x02\x02\x28",
+            Event.HANDSHAKE_PEER_ALERT,
+            "peer_alert",
+            NOTICE,
+            id="alert",
+        ),
+        pytest.param(b"\x16", Event.HANDSHAKE_TRUNCATED, "truncated", logging.INFO, id="cut"),
     ],
 )
-def test_what_is_counted(server_config: ServerConfig, sent: bytes, event: Event) -> None:
-    """Each way to fail has its own number."""
+def test_what_is_told(
+    server_config: ServerConfig,
+    caplog: pytest.LogCaptureFixture,
+    sent: bytes,
+    event: Event,
+    told: str,
+    level: int,
+) -> None:
+    """Each way to fail has its own number and name; the client is named, too."""
+    caplog.set_level(logging.INFO)
+    peers: list[object] = []
+
+    def note_peer(_: logging.LogRecord) -> bool:
+        peers.append(peer.get(None))
+        return True
+
+    caplog.handler.addFilter(note_peer)
     before = counted(event)
+    refusals: list[tuple[object, str, object, float]] = []
 
     async def run() -> None:
         async with serving(server_config, RELAY) as server:
+            server.acceptor.refused = lambda *found: refusals.append(found)
             reader, writer = await asyncio.open_connection(*server.address)
+            address = writer.get_extra_info("sockname")
             writer.write(sent)
             writer.write_eof()
             await reader.read()
             await leave(writer)
             await accepted(server, 0)
+            ((name, end, error, seconds),) = refusals
+            assert (name, end) == (address, told)
+            assert str(error) in caplog.messages[-1]
+            assert 0 <= seconds < 60
+            assert (peers[-1], caplog.records[-1].levelno) == (address, level)
 
     asyncio.run(run())
     assert counted(event) == before + 1

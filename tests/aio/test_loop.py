@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 import socket
 import ssl
@@ -19,6 +18,7 @@ from tlsify.aio.loop import EventLoop, new_event_loop
 from tlsify.errors import DeadlineExceeded, IdentityError, PeerMisbehaved
 from tlsify.integrations.uvloop import EventLoop as UvloopEventLoop
 from tlsify.sslcontext.context import SSLContext
+from tlsify.sslcontext.object import SSLObject
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -266,25 +266,24 @@ def test_empty_server_hostname(run: Run, pair: Pair) -> None:
 
 
 def test_sockets_of_the_file_system(run: Run, pair: Pair, tmp_path: Path) -> None:
-    """They are refused at once, and not connection by connection; for others they stay."""
+    """The loop's own TLS takes tlsify's context there; without TLS it is what it was."""
     path = str(tmp_path / "socket")
 
     async def work() -> None:
         loop = asyncio.get_running_loop()
-        with pytest.raises(NotImplementedError, match="AF_UNIX"):
-            await asyncio.start_unix_server(print, path, ssl=pair.server(RELAY))
-        with pytest.raises(NotImplementedError, match="AF_UNIX"):
-            await loop.create_unix_connection(
-                Echo, path, ssl=pair.client(RELAY), server_hostname="example.org"
+        for context in (pair.server(RELAY), None):
+            server = await loop.create_unix_server(Echo, path, ssl=context)
+            reader, writer = await asyncio.open_unix_connection(
+                path,
+                ssl=context and pair.client(RELAY),
+                server_hostname="example.org" if context else None,
             )
-        server = await loop.create_unix_server(Echo, path)
-        reader, writer = await asyncio.open_unix_connection(path)
-        writer.write(b"hello")
-        assert await reader.readexactly(5) == b"hello"
-        writer.close()
-        await writer.wait_closed()
-        server.close()
-        await server.wait_closed()
+            writer.write(b"hello")
+            assert await reader.readexactly(5) == b"hello"
+            writer.close()
+            await writer.wait_closed()
+            server.close()
+            await server.wait_closed()
 
     run(work())
 
@@ -421,36 +420,89 @@ def test_plain_connections(run: Run, lab: Lab) -> None:
     run(work())
 
 
-# asyncio leaves the socket of such a connection to the collector.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("factory", [asyncio.SelectorEventLoop, uvloop.new_event_loop])
-def test_loop_that_is_not_ours(pair: Pair, factory: Any, caplog: pytest.LogCaptureFixture) -> None:
-    """There the context says what is wrong, and nobody is served in plain text."""
+@pytest.mark.parametrize(("ours", "theirs"), [(RELAY, RELAY), (RELAY, None), (None, RELAY)])
+def test_loop_that_is_not_ours(
+    pair: Pair, factory: Any, ours: KtlsPolicy | None, theirs: KtlsPolicy | None
+) -> None:
+    """There the loop's own TLS takes tlsify's context: data of any size, and the end."""
+    big = bytes(range(256)) * 10_000
 
-    def visit(address: tuple[str, int]) -> None:
-        with (
-            socket.create_connection(address, timeout=60) as sock,
-            pytest.raises((ssl.SSLError, ConnectionError)),
-        ):
-            pair.client(None).wrap_socket(sock, server_hostname="example.org")
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(await reader.readexactly(len(big)))
+        writer.close()
 
     async def work() -> None:
-        loop = asyncio.get_running_loop()
-        server = await loop.create_server(Echo, HERE, 0, ssl=pair.server(RELAY))
+        server = await asyncio.start_server(answer, HERE, 0, ssl=pair.server(ours))
         address = server.sockets[0].getsockname()
-        await asyncio.to_thread(visit, address)
-        assert "tlsify.aio.EventLoop" in caplog.text
-        with pytest.raises(NotImplementedError, match="EventLoop"):
-            await loop.create_connection(
-                Echo, *address, ssl=pair.client(RELAY), server_hostname="example.org"
-            )
+        client = pair.client(theirs)
+        reader, writer = await asyncio.open_connection(
+            *address, ssl=client, server_hostname="example.org"
+        )
+        assert getattr(writer.get_extra_info("ssl_object"), "ktls", None) == (
+            theirs and "policy-off"
+        )
+        writer.write(big)
+        assert await reader.read(-1) == big
+        writer.close()
+        await writer.wait_closed()
+        with pytest.raises(ssl.SSLCertVerificationError):
+            await asyncio.open_connection(*address, ssl=client, server_hostname="other.example")
         server.close()
         await server.wait_closed()
 
+    reports: list[Any] = []
     with asyncio.Runner(loop_factory=factory) as runner:
-        runner.get_loop().set_exception_handler(lambda *_: None)
+        runner.get_loop().set_exception_handler(lambda _, report: reports.append(report))
         runner.run(work())
-    gc.collect()
+    assert not reports
+
+
+def test_tls_within_tls(pair: Pair) -> None:
+    """A tunnel through a proxy that speaks TLS: the inner connection is in memory."""
+
+    async def work() -> None:
+        loop = asyncio.get_running_loop()
+        inner = pair.server(RELAY)
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            assert await reader.readline() == b"CONNECT\n"
+            writer.write(b"OK\n")
+            await writer.start_tls(inner)
+            writer.write(await reader.readexactly(5))
+            writer.close()
+
+        server = await asyncio.start_server(serve, HERE, 0, ssl=pair.server(RELAY))
+        client = pair.client(RELAY)
+        reader, writer = await asyncio.open_connection(
+            *server.sockets[0].getsockname(), ssl=client, server_hostname="example.org"
+        )
+        writer.write(b"CONNECT\n")
+        assert await reader.readline() == b"OK\n"
+        await writer.start_tls(client, server_hostname="example.org")
+        writer.write(b"hello")
+        assert await reader.readexactly(5) == b"hello"
+        assert isinstance(writer.get_extra_info("ssl_object"), SSLObject)
+        writer.close()
+        server.close()
+        await server.wait_closed()
+        assert loop.is_running()
+
+    with asyncio.Runner(loop_factory=EventLoop) as runner:
+        runner.run(work())
+
+
+def test_tls_of_pythons(run: Run, pair: Pair, caplog: pytest.LogCaptureFixture) -> None:
+    """A server that has chosen the loop and not the context is told so, once."""
+
+    async def work() -> None:
+        loop = asyncio.get_running_loop()
+        for context in (None, pair.server(RELAY), pair.server(None), pair.server(None)):
+            (await loop.create_server(Echo, HERE, 0, ssl=context)).close()
+        assert [record.levelname for record in caplog.records] == ["WARNING"]
+        assert "this server's TLS is Python's" in caplog.text
+
+    run(work())
 
 
 def test_new_event_loop() -> None:

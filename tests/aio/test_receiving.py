@@ -15,7 +15,7 @@ from tlsify.aio.receiving import Receiving
 from tlsify.aio.transport import attach
 from tlsify.connection.handoff import Handoff, Offload
 from tlsify.errors import ConfigError, PeerMisbehaved
-from tlsify.passing import scm_rights
+from tlsify.system import scm_rights
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -124,7 +124,7 @@ def test_peer_that_takes_nothing_or_does_not_end(
     if found is Stillness.UNENDED:
         asyncio.run(run())
     else:
-        with pytest.raises(TimeoutError, match="nothing of what was sent for 30 s") as raised:
+        with pytest.raises(TimeoutError, match="nothing of the sent data for 30 s") as raised:
             asyncio.run(run())
         assert raised.value.errno == errno.ETIMEDOUT
     assert cancelled

@@ -35,15 +35,8 @@ class Here:
         """Prepare to serve a folder."""
         self.port = free_port()
         self._stack = contextlib.ExitStack()
-        self._words = [
-            "--ktls=off",
-            "serve",
-            "--listen",
-            f"127.0.0.1:{self.port}",
-            "--workers",
-            "2",
-        ]
-        self._words += ["--cert", str(cert), "--key", str(key), str(folder)]
+        self._words = ["--ktls=off", "serve", "--listen", f"127.0.0.1:{self.port}"]
+        self._words += ["--workers", "2", "--cert", str(cert), "--key", str(key), str(folder)]
         self._environment = dict(os.environ)
 
     def __enter__(self) -> Self:

@@ -6,7 +6,6 @@ import logging
 import os
 import signal
 import sys
-import tempfile
 import warnings
 from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import TYPE_CHECKING, NoReturn, Self
@@ -35,20 +34,23 @@ class Forked:
     ) -> None:
         """Fork it; it does all within a context."""
         self._within = within or nullcontext()
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed at the end
+        self._said = b""
+        self._errors, errors = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self.output, theirs = os.pipe()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # of threads and fork
             self._pid = os.fork()
         if not self._pid:
-            self._run([str(word) for word in words], theirs)
+            os.set_blocking(errors, True)
+            self._run([str(word) for word in words], theirs, errors)
         os.close(theirs)
+        os.close(errors)
 
-    def _run(self, words: list[str], output: int) -> NoReturn:
+    def _run(self, words: list[str], output: int, errors: int) -> NoReturn:
         status: object = ExitCode.BUG
         try:
             os.setpgid(0, 0)
-            for descriptor, number in ((output, 1), (self._errors.fileno(), 2)):
+            for descriptor, number in ((output, 1), (errors, 2)):
                 os.dup2(descriptor, number)
             os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
             sys.stdin = os.fdopen(0)
@@ -75,7 +77,7 @@ class Forked:
         with suppress(ChildProcessError):
             os.waitpid(self._pid, 0)
         os.close(self.output)
-        self._errors.close()
+        os.close(self._errors)
 
     def line(self) -> str:
         """Read a line that it prints; nothing if it ends without one."""
@@ -97,8 +99,10 @@ class Forked:
 
     def said(self) -> str:
         """Return what it has written to stderr."""
-        size = os.fstat(self._errors.fileno()).st_size
-        return os.pread(self._errors.fileno(), size, 0).decode()
+        with suppress(BlockingIOError):
+            while more := os.read(self._errors, 2**16):
+                self._said += more
+        return self._said.decode()
 
 
 def refused(*words: str | int | Path) -> Outcome:

@@ -38,7 +38,7 @@ BARE = Connection(
     traffic=None,
 )
 COUNTERS = {"TlsCurrTxSw": 0, "TlsCurrTxDevice": 1, "TlsTxDevice": 9, "TlsDecryptError": 0}
-HIDDEN = Unseen("processes", "who holds 1 of the sockets", "run it as root")
+HIDDEN = Unseen("processes", "the processes of 1 of the sockets", "run it as root")
 SEEN = Survey(available=True, sockets=(BUSY, BARE), counters=COUNTERS, unseen=(HIDDEN,))
 
 # tlsify's own: one that the kernel protects, one that it does not.

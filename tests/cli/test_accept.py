@@ -192,17 +192,18 @@ def test_client_that_speaks_no_tls(
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "status", "said"),
     [
-        ([], "stdin is the connection"),
-        (["--", "true"], "certificate"),
-        (["--cert", "x", "--", "true"], "go together"),
-        (["--cert", "/nonexistent", "--key", "/nonexistent", "--", "true"], "/nonexistent"),
+        ([], 100, "stdin is the connection"),
+        (["--", "true"], 100, "certificate"),
+        (["--key", "x", "--", "true"], 100, "without its certificate"),
+        (["--cert", "/nonexistent", "--", "true"], 96, "/nonexistent"),
+        (["--cert", "/nonexistent", "--key", "/nonexistent", "--", "true"], 96, "/nonexistent"),
     ],
 )
-def test_contradictions(words: list[str], said: str) -> None:
+def test_contradictions(words: list[str], status: int, said: str) -> None:
     """Each is told before anything is sent."""
-    refused("accept", *words).failed(96, said)
+    refused("accept", *words).failed(status, said)
 
 
 def test_descriptor_that_is_no_connection(pki: Pki) -> None:
@@ -254,9 +255,9 @@ def test_privileges(pki: Pki, pair: tuple[socket.socket, socket.socket], word: s
 
 
 def test_user_that_does_not_exist(pki: Pki) -> None:
-    """96, with the spelling that is expected."""
+    """100, with the spelling that is expected."""
     words = (*_identity(pki), "--user", "no-such-user", "--", "true")
-    refused("accept", *words).failed(96, "no-such-user", "NAME:GROUP")
+    refused("accept", *words).failed(100, "no-such-user", "NAME:GROUP")
 
 
 def test_help() -> None:

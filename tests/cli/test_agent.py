@@ -162,8 +162,8 @@ def test_worker_that_dies(files: Files) -> None:
 
 def test_usage() -> None:
     """It needs exactly one place."""
-    refused("agent").failed(96, "one place", "--fd N")
-    refused("agent", "here", "--fd", "3").failed(96, "one place")
+    refused("agent").failed(100, "one place", "--fd N")
+    refused("agent", "here", "--fd", "3").failed(100, "one place")
     refused("agent", "--fd", "x").failed(100, "--fd")
     refused("agent", "here", "--workers", "0").failed(100, "--workers")
 
@@ -180,7 +180,9 @@ def test_bad_descriptor() -> None:
 def test_bad_key_pairs(files: Files, folder: Path) -> None:
     """A pair is a pair, and has to be usable before anybody asks for it."""
     place = folder / "agent"
-    refused("agent", "--cert", files.certificate, place).failed(96, "--cert", "--key")
+    refused("agent", "--cert", files.certificate, place).failed(96, "no usable PEM private key")
+    words = ("--cert", files.certificate, "--cert", files.certificate, "--key", files.key)
+    refused("agent", *words, place).failed(100, "--cert", "--key")
     refused("agent", "--cert", files.certificate, "--key", files.trust, place).failed(
         96, "private key"
     )

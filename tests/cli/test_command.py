@@ -70,7 +70,7 @@ def test_stream_that_does_not_wait(name: str) -> None:
 @pytest.mark.parametrize("redirection", ["2>&-", "2>/dev/full", "2>&- <&- >&-"])
 def test_unusable_stderr(redirection: str) -> None:
     """Without a usable stderr the exit status still tells, and stdout stays clean."""
-    words = (*COMMAND, "connect", LOOPBACK, "0")
+    words = (*COMMAND, "connect", LOOPBACK, "1")
     done = subprocess.run(
         ["sh", "-c", f'exec "$@" {redirection}', "sh", *words],
         env=ENVIRONMENT,

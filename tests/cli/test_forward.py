@@ -73,10 +73,12 @@ def nobody() -> Iterator[str]:
 
 
 @each_carrier
-def test_pages(pki: Pki, carrier: str) -> None:
+@pytest.mark.parametrize("isolated", [[], ["--isolate-key"]])
+def test_pages(pki: Pki, carrier: str, isolated: list[str]) -> None:
     """One line says what goes where; pages come whole; it ends in silence."""
     page = bytes(range(256)) * (_BIG // 256)
-    with backend(page) as where, Front(pki, f"{LOOPBACK}:0", where, carrier=carrier) as front:
+    words = (*isolated, f"{LOOPBACK}:0")
+    with backend(page) as where, Front(pki, *words, where, carrier=carrier) as front:
         how = "relay: policy-off" if carrier == "--ktls=off" else "kernel TLS"
         assert front.line == f"tlsify: forwarding {LOOPBACK}:{front.port} to {where} ({how})\n"
         idle = front.descriptors()
@@ -356,27 +358,28 @@ def test_drain(pki: Pki) -> None:
     ("words", "status", "message"),
     [
         ([], ExitCode.USAGE, "BACKEND is required"),
-        (["b:1"], ExitCode.CONFIG, "nothing to listen on"),
+        (["b:1"], ExitCode.USAGE, "no address to listen on"),
         (["127.0.0.1:0", "b:1", "--aware"], ExitCode.USAGE, "--aware"),
         (
             ["127.0.0.1:0", "--pass-fd", "unix:/x", "--proxy-protocol"],
             ExitCode.USAGE,
             "--proxy-protocol",
         ),
-        (["127.0.0.1:0", "nobody"], ExitCode.CONFIG, '"nobody" is no backend'),
-        (["127.0.0.1:0", "http://b:1"], ExitCode.CONFIG, '"http://b:1" is a URL'),
+        (["127.0.0.1:0", "nobody"], ExitCode.USAGE, "write nobody:PORT"),
+        (["127.0.0.1:0", "http://b:1"], ExitCode.USAGE, '"http://b:1" is a URL'),
         (["127.0.0.1:0", "b:1", "--retry", "0"], ExitCode.USAGE, "--retry"),
         (["127.0.0.1:0", "b:1", "--idle", "0"], ExitCode.USAGE, "--idle"),
         (["127.0.0.1:0", "b:1", "--send-timeout", "x"], ExitCode.USAGE, "--send-timeout"),
-        (["127.0.0.1:0", "--pass-fd", "b:1"], ExitCode.CONFIG, "cannot be sent to b:1"),
+        (["127.0.0.1:0", "--pass-fd", "b:1"], ExitCode.USAGE, "cannot be sent to b:1"),
         (
             ["127.0.0.1:0", "--pass-fd", "unix:/x", "--route", "sni:a=b:1"],
-            ExitCode.CONFIG,
+            ExitCode.USAGE,
             "cannot be sent to b:1",
         ),
-        (["127.0.0.1:0", "b:1", "--route", "h2=c:1"], ExitCode.CONFIG, "add --alpn h2"),
-        (["127.0.0.1:0", "b:1", "--route", "h2"], ExitCode.CONFIG, '"h2" is no rule'),
-        (["nowhere", "b:1"], ExitCode.CONFIG, "ADDR:PORT"),
+        (["127.0.0.1:0", "b:1", "--route", "h2=c:1"], ExitCode.USAGE, "add --alpn h2"),
+        (["127.0.0.1:0", "b:1", "--route", "h2"], ExitCode.USAGE, '"h2" is not a route'),
+        (["nowhere", "b:1"], ExitCode.USAGE, "write nowhere:PORT"),
+        (["127.0.0.1:47", "127.0.0.1:47"], ExitCode.USAGE, "itself listens"),
     ],
 )
 def test_misuse(pki: Pki, words: list[str], status: int, message: str) -> None:

@@ -9,7 +9,7 @@ import pytest
 from tests.cli.forked import refused
 from tests.cli.harness import run
 from tlsify import __version__
-from tlsify.cli.parser import VERBS, divide
+from tlsify.cli.parser import ABOUT, VERBS, divide, top_parser
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -63,7 +63,7 @@ def test_division_of_words(words: list[str], ours: list[str] | None, rest: list[
 def test_bare_ktls_in_the_real_command(words: Sequence[str]) -> None:
     """Host and port survive a bare --ktls in each place."""
     real = [{"h": "nobody.invalid"}.get(word, word) for word in words]
-    run(*real).failed(102, "cannot connect to nobody.invalid port 1")
+    run(*real).failed(102, "cannot connect to nobody.invalid:1")
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_bare_ktls_in_the_real_command(words: Sequence[str]) -> None:
 )
 def test_words_behind_two_dashes(words: list[str]) -> None:
     """Behind "--" nothing is an option, not even --ktls."""
-    run(*words).failed(102, "cannot connect to --ktls port 1")
+    run(*words).failed(102, "cannot connect to --ktls:1")
 
 
 def test_version() -> None:
@@ -84,37 +84,60 @@ def test_version() -> None:
     assert run("--version").succeeded() == f"tlsify {__version__}\n".encode()
 
 
-@pytest.mark.parametrize("verb", ["", *VERBS])
+def test_overview() -> None:
+    """The command alone prints its help, with every verb; as --help and help do."""
+    text = run().succeeded()
+    assert text == run("--help").succeeded()
+    for name, summary in (VERBS | ABOUT).items():
+        assert f"  {name}" in text.decode()
+        assert summary in text.decode()
+    assert b"--ktls [{auto,require,off}]" in text
+
+
+@pytest.mark.parametrize("verb", [*VERBS, *ABOUT])
 def test_help(verb: str) -> None:
-    """--help describes the command, with every verb, and each verb, with its options."""
-    text = run(*filter(None, [verb]), "--help").succeeded().decode()
-    assert text.startswith(f"usage: tlsify {verb}".rstrip())
-    if not verb:
-        assert all(f"  {name}" in text and summary in text for name, summary in VERBS.items())
-        assert "--ktls" in text
+    """--help describes each verb, with its options."""
+    assert refused(verb, "--help").succeeded().startswith(f"usage: tlsify {verb}".encode())
+
+
+def test_options_of_the_command() -> None:
+    """All of them may stand behind the verb; they are known without the parser being made."""
+    switches: set[str] = set()
+    valued = {"--ktls"}
+    for action in top_parser()._actions:
+        if action.option_strings and action.dest not in {"help", "version", "ktls"}:
+            (switches if action.nargs == 0 else valued).update(action.option_strings)
+    words = ["check", *switches, *(f"{name}=x" for name in valued)]
+    ours, rest = divide(words)
+    assert {*ours} == {*words} - ({"--config=x"} & {*rest})
+    assert rest == ["--config=x"], "check has one of its own"
 
 
 _MISUSE = {
-    "no-verb": ([], "VERB", "tlsify --help"),
-    "no-verb-but-options": (["--ktls", "-v"], "VERB", "tlsify --help"),
-    "unknown-verb": (["conect"], "'conect'", "tlsify --help"),
-    "ktls-mode-in-a-word-of-its-own": (["--ktls", "on", "check"], "'on'", "tlsify --help"),
-    "unknown-option": (["--nonsense", "check"], "--nonsense", "tlsify --help"),
+    "no-verb-but-options": (["--ktls", "-v"], "a verb is required", "tlsify help"),
+    "unknown-verb": (["conect"], '"conect"', "did you mean connect?"),
+    "ktls-mode-in-a-word-of-its-own": (["--ktls", "on", "check"], '"on"', "tlsify help"),
+    "unknown-option": (["--nonsense", "check"], "no option --nonsense", "tlsify --help"),
     "unknown-option-of-a-verb": (["check", "--nonsense"], "--nonsense", "tlsify check --help"),
+    "misspelled-option": (["connect", "h:1", "--no-verfy"], "--no-verfy", "mean --no-verify?"),
+    "misspelled-global": (["check", "--verbos"], "no option --verbos", "mean --verbose?"),
+    "another-program's": (["serve", "-p", "7002", "www"], "no option -p", "mean --listen?"),
+    "no-dashes": (["connect", "h", "1", "cat", "x"], '"cat"', "-- cat x"),
+    "no-dashes-behind-an-address": (["listen", "127.0.0.1:1", "cat"], '"cat"', "-- cat"),
     "abbreviated-option": (["check", "--js"], "--js", "tlsify check --help"),
     "abbreviated-global": (["--verb", "check"], "--verb", "tlsify --help"),
     "ktls-mode": (["--ktls=sometimes", "check"], "'sometimes'", "tlsify --help"),
     "ktls-mode-empty": (["check", "--ktls="], "--ktls", "tlsify --help"),
     "ktls-rekey-alone": (["check", "--ktls-rekey"], "--ktls-rekey", "tlsify --help"),
-    "missing-port": (["connect", "h"], "PORT", "tlsify connect --help"),
-    "port-is-a-word": (["connect", "h", "https"], "'https'", "tlsify connect --help"),
-    "port-too-large": (["connect", "h", "65536"], "'65536'", "tlsify connect --help"),
+    "missing-port": (["connect", "h"], "has no port", "write h:PORT"),
+    "port-is-a-word": (["connect", "h", "nought"], "'nought'", "/etc/services"),
+    "port-too-large": (["connect", "h", "65536"], "65536", "65535"),
     "timeout-zero": (["connect", "--timeout", "0", "h", "1"], "'0'", "tlsify connect --help"),
     "timeout-vast": (["connect", "--timeout", "1e300", "h", "1"], "1e300", "connect --help"),
     "timeout-nan": (["serve", "--timeout", "nan", "/"], "'nan'", "tlsify serve --help"),
     "no-workers": (["serve", "--workers", "0", "/"], "'0'", "tlsify serve --help"),
     "missing-folder": (["serve"], "DIR", "tlsify serve --help"),
-    "one-word-too-many": (["serve", "/", "/"], "unrecognized", "tlsify"),
+    "one-word-too-many": (["serve", "/", "/"], "one word too many", "tlsify"),
 }
 
 

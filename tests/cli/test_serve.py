@@ -139,7 +139,7 @@ def test_answer_that_nobody_reads(pki: Pki, folder: Path, carrier: str) -> None:
             client.sendall(b"GET /huge HTTP/1.1\r\nHost: localhost\r\n\r\n")
             assert client.recv(1000).startswith(b"HTTP/1.1 200 OK\r\n")
             line = ""
-            while "nothing of what was sent for 0.3 seconds" not in line:
+            while "nothing of the sent data for 0.3 seconds" not in line:
                 line = read_line(server.process.stderr)
         assert server.stop().status == 0
     (folder / "huge").unlink()
@@ -212,6 +212,38 @@ def test_self_signed_certificate(folder: Path, tmp_path: Path) -> None:
             context.verify_flags |= ssl.VerifyFlags(flags)
             assert server.fetch(context) == (200, b"index")
         server.stop().succeeded()
+
+
+def test_isolated_key_made_on_the_spot(folder: Path, tmp_path: Path) -> None:
+    """A reload keeps it: the custodian has made it, and lives on."""
+    anchor = tmp_path / "ca.pem"
+    words = ("--listen", f"{LOOPBACK}:0", "--isolate-key", "--write-ca", anchor)
+    with Served("serve", *words, folder) as server:
+        context = ssl.create_default_context(cafile=anchor)
+        before = server.workers()
+        assert server.fetch(context) == (200, b"index")
+        server.process.send_signal(signal.SIGHUP)
+        until(lambda: len(server.workers() - before) == 1)
+        assert server.fetch(context) == (200, b"index")
+        server.stop().succeeded()
+
+
+def test_isolated_key_from_a_descriptor(pki: Pki, folder: Path) -> None:
+    """Only the custodian reads it, once: a reload is refused, and all goes on."""
+    with pki.good.key.open("rb") as key:
+        words = ("--listen", f"{LOOPBACK}:0", "--cert", pki.good.certificate, "--isolate-key")
+        server = Served("serve", *words, "--key-fd", key.fileno(), folder, pass_fds=[key.fileno()])
+        inode = os.fstat(key.fileno()).st_ino
+    with server:
+        for pid in (server.process.pid, *server.workers()):
+            for each in Path(f"/proc/{pid}/fd").iterdir():
+                assert each.stat().st_ino != inode
+        server.process.send_signal(signal.SIGHUP)
+        line = "tlsify: workers run as root"
+        while "root" in line:
+            line = read_line(server.process.stderr)
+        assert "reload failed" in line
+        assert server.fetch(pki.client_context()) == (200, b"index")
 
 
 @pytest.mark.interop
@@ -364,7 +396,7 @@ def _alerts(sock: socket.socket) -> list[bytes]:
 
 
 _STRANGERS = {
-    "plain-http": (b"GET / HTTP/1.0\r\n\r\n", AlertDescription.unexpected_message),
+    "plain-text": (b"EHLO example.org\r\n", AlertDescription.unexpected_message),
     "garbage": (bytes(64), AlertDescription.unexpected_message),
     "ssl-2": (b"\x80\x2e\x01\x03\x01" + bytes(43), AlertDescription.unexpected_message),
     "record-version": (b"\x16\x05\x03\x00\x10" + bytes(16), AlertDescription.protocol_version),
@@ -387,6 +419,18 @@ def test_strange_client(
     with served.unharmed(pki.client_context()), served.connect() as sock:
         sock.sendall(sent)
         assert _alerts(sock) == ([] if alert is None else [bytes([2, alert])])
+
+
+def test_plain_http(served: Served, pki: Pki, folder: Path) -> None:
+    """A client that has taken it for HTTP is told, or sent where it meant to go."""
+    with served.connect() as sock:
+        sock.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert read_all(sock).startswith(b"HTTP/1.1 400 Bad Request\r\n")
+    with Served(*_words(pki, folder, "--redirect-http")) as server:
+        with server.connect() as sock:
+            sock.sendall(b"GET /x HTTP/1.1\r\nHost: localhost:%d\r\n\r\n" % server.port)
+            told = read_all(sock)
+        assert b"\r\nLocation: https://localhost:%d/x\r\n" % server.port in told
 
 
 def _tls11(context: ssl.SSLContext) -> None:
@@ -609,11 +653,11 @@ def _private(source: Path, folder: Path) -> Path:
 _PAIRS: dict[str, tuple[Callable[[Pki, Path], list[str | Path]], list[str]]] = {
     "cert-without-key": (
         lambda p, _: ["--cert", p.good.certificate],
-        ["certificate and its key", "--cert and --key"],
+        ["good.pem: ", "no usable PEM private key", "name a file"],
     ),
     "key-without-cert": (
         lambda p, _: ["--key", p.good.key],
-        ["certificate and its key", "--cert and --key"],
+        ["key without its certificate", "--cert"],
     ),
     "cert-missing": (
         lambda p, d: ["--cert", d / "no.pem", "--key", p.good.key],
@@ -655,12 +699,18 @@ _PAIRS: dict[str, tuple[Callable[[Pki, Path], list[str | Path]], list[str]]] = {
 }
 
 
+_WORDS = ("key-without-cert", "write-ca-with-cert")
+
+
 @pytest.mark.parametrize("name", sorted(_PAIRS.keys() - {"good"}))
 def test_unusable_certificate_or_key(pki: Pki, tmp_path: Path, name: str) -> None:
-    """A certificate or key that cannot be used gives 96 and a remedy before anything is bound."""
+    """A certificate or key that cannot be used gives 96 and a remedy before anything is bound.
+
+    Options that do not go together give 100.
+    """
     make, expected = _PAIRS[name]
     outcome = refused("serve", "--listen", f"{LOOPBACK}:0", *make(pki, tmp_path), tmp_path)
-    outcome.failed(96, *expected, out=None)
+    outcome.failed(100 if name in _WORDS else 96, *expected, out=None)
     assert b"serving" not in outcome.out
 
 
@@ -687,21 +737,27 @@ def test_key_too_weak_for_openssl(tmp_path: Path) -> None:
     [
         pytest.param(["no/such/folder"], 96, ["No such file", "folder"], id="folder-missing"),
         pytest.param(["/dev/null"], 96, ["Not a directory", "folder"], id="folder-is-a-file"),
-        pytest.param(["--listen", "nonsense", "/"], 96, ['"nonsense"', ":8443"], id="listen"),
-        pytest.param(["--listen", "8443", "/"], 96, ['"8443"', ":8443"], id="listen-without-colon"),
-        pytest.param(["--listen", "[::1]", "/"], 96, ['"[::1]"', ":8443"], id="listen-portless"),
-        pytest.param(["--listen", "127.0.0.1:65536", "/"], 96, ["65536"], id="listen-port"),
+        pytest.param(
+            ["--listen", "nonsense", "/"], 100, ['"nonsense"', "nonsense:PORT"], id="listen"
+        ),
+        pytest.param(
+            ["--listen", "8443", "/"], 100, ['"8443"', ":8443"], id="listen-without-colon"
+        ),
+        pytest.param(
+            ["--listen", "[::1]", "/"], 100, ['"[::1]"', "[::1]:PORT"], id="listen-portless"
+        ),
+        pytest.param(["--listen", "127.0.0.1:65536", "/"], 100, ["65536"], id="listen-port"),
         pytest.param(
             ["--listen", "192.0.2.1:0", "/"],
             102,
-            ["cannot listen", "another address"],
+            ["cannot listen", "ip address"],
             id="not-ours",
         ),
-        pytest.param(["--listen", "two..dots:0", "/"], 96, ['"two..dots:0"'], id="no-name"),
+        pytest.param(["--listen", "two..dots:0", "/"], 100, ['"two..dots:0"'], id="no-name"),
     ],
 )
 def test_unusable_folder_or_address(words: list[str], status: int, expected: list[str]) -> None:
-    """A folder or address that cannot be used gives 96 or 102 and a remedy."""
+    """A folder or address that cannot be used gives its status and a remedy."""
     refused("serve", *words).failed(status, *expected, out=None)
 
 

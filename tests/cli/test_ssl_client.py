@@ -175,7 +175,7 @@ def test_same_socket_twice(pki: Pki) -> None:
         (["-n", "localhost"], ExitCode.USAGE),
         (["-s", "x", "-n", "localhost"], ExitCode.USAGE),
         (["-s99", "-n", "localhost"], ExitCode.CONFIG),
-        (["-sFD"], ExitCode.CONFIG),
+        (["-sFD"], ExitCode.USAGE),
         (["-sFD", "-r0", "-n", "localhost"], ExitCode.CONFIG),
         (["-sFD", "-r99", "-n", "localhost"], ExitCode.CONFIG),
     ],

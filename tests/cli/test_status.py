@@ -233,7 +233,7 @@ def test_stranger(odd: dict[str, object], form: list[str]) -> None:
     else:
         assert (f":{local[1]} " in report) is is_sound
         assert (
-            f"some of what processes of {sockets._user(UID)} say: too much" in report
+            f"parts of the answers of processes of {sockets._user(UID)}: too long" in report
         ) is not is_sound
         assert all(line.isprintable() and len(line) < 500 for line in report.splitlines())
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import select
 import socket
 import threading
 import warnings
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 import pytest
@@ -157,6 +160,33 @@ def test_descriptor_closed_by_somebody(thread: EventThread[Echo], pairs: Pairs) 
     second.sendall(b"good")
     assert second.recv(100) == b"good"
     end(second)
+
+
+def _watched() -> set[int]:
+    """Return the descriptors that this process has epoll watch, by the kernel's own account."""
+    text = ""
+    for path in Path("/proc/self/fdinfo").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            text += path.read_text()
+    return {int(number) for number in re.findall(r"^tfd:\s+(\d+)", text, re.MULTILINE)}
+
+
+def test_closed_descriptor_that_has_a_copy(thread: EventThread[Echo], pairs: Pairs) -> None:
+    """It is watched no longer, though the kernel would report it for ever."""
+    (first, theirs), (second, others) = pairs[:2]
+    number = theirs.fileno()
+    broken, good = Echo(theirs), Echo(others)
+    thread.add(good)
+    thread.add(broken)
+    until(lambda: number in _watched())
+    with theirs.dup():  # as a forked child has it
+        theirs.close()
+        first.sendall(b"data")
+        until(lambda: broken.is_closed)
+        until(lambda: number not in _watched())
+        second.sendall(b"good")
+        assert second.recv(100) == b"good"
+        end(second)
 
 
 def test_turns_by_time(thread: EventThread[Echo], pairs: Pairs) -> None:

@@ -132,7 +132,7 @@ def test_peer_that_reads_nothing(
     while watch.look() is None:  # what it has made room for may still move
         clock(61)
     assert watch.look() is Stillness.UNREAD
-    assert watch.reason.endswith("of what was sent for 60 seconds")
+    assert watch.reason.endswith("of the sent data for 60 seconds")
 
 
 def _takes(peer: RawPeer) -> bool:

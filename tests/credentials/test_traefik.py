@@ -60,7 +60,7 @@ def test_certificates(tmp_path: Path) -> None:
 )
 def test_something_else(kept: object) -> None:
     """It is named."""
-    with pytest.raises(ConfigError, match=r"acme\.json is not what Traefik"):
+    with pytest.raises(ConfigError, match=r"acme\.json is not a certificate file"):
         _parse(json.dumps(kept).encode(), "acme.json")
 
 

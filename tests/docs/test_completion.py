@@ -13,7 +13,7 @@ import pytest
 
 from tests.docs.examples import PROJECT
 from tests.interop.programs import PATIENCE, require
-from tlsify.cli.parser import VERBS
+from tlsify.cli.parser import ABOUT, VERBS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,7 +32,7 @@ def _bash(folder: Path, line: str) -> set[str]:
         'eval "$(complete -p tlsify | sed "s/.*-F \\([^ ]*\\) .*/\\1/")"\n'
         'printf "%s\\n" "${COMPREPLY[@]}"'
     )
-    completion = PROJECT / "share/bash-completion/completions/tlsify"
+    completion = PROJECT / "tlsify/cli/completions/tlsify.bash"
     done = subprocess.run(
         ["bash", "--norc", "-c", script, "bash", completion, *words],
         cwd=folder,
@@ -56,13 +56,16 @@ def folder(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("line", "offered"),
     [
-        ("tlsify ", {*VERBS}),
-        ("tlsify co", {"connect"}),
-        ("tlsify --ktls co", {"connect"}),
+        ("tlsify ", {*VERBS, *ABOUT}),
+        ("tlsify co", {"connect", "completion"}),
+        ("tlsify --ktls con", {"connect"}),
         ("tlsify --ktls=", _ALL_MODES),
         ("tlsify --ktls=req", {"require"}),
         ("tlsify --ktls=require li", {"listen"}),
         ("tlsify --ktls-rekey r", {"require"}),
+        ("tlsify help exit", {"exit-codes"}),
+        ("tlsify connect --starttls sm", {"smtp"}),
+        ("tlsify completion f", {"fish"}),
         ("tlsify connect --ser", {"--servername"}),
         ("tlsify connect --tls-m", {"--tls-min", "--tls-max"}),
         ("tlsify connect --tls-min ", {"1.2", "1.3"}),
@@ -92,7 +95,7 @@ def _zsh(folder: Path, line: str, expected: str) -> None:
     if pid == 0:
         os.chdir(folder)
         os.execvpe("zsh", ["zsh", "-f", "-i"], {**os.environ, "TERM": "dumb", "PS1": "> "})
-    functions = PROJECT / "share/zsh/site-functions"
+    functions = PROJECT / "tlsify/cli/completions"
     setup = f"unsetopt ALWAYS_LAST_PROMPT; fpath=({functions} $fpath); autoload -U compinit"
     try:
         os.write(terminal, f"{setup}; compinit -D; print rea''dy\n".encode())

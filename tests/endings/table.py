@@ -174,7 +174,7 @@ DOORS = {
         ),
     ),
     "keeper": Door(
-        "`tlsify connect HOST PORT -- PROG`; killed is its keeper",
+        "`tlsify connect HOST:PORT -- PROG`; killed is its keeper",
         {
             "wait": "descriptors 6 and 7 are one connection, which PROG can only end as a whole",
             "return": "to end is how PROG closes",
@@ -188,7 +188,7 @@ DOORS = {
         relaxed=_RELAXED,
     ),
     "pump": Door(
-        "`tlsify connect HOST PORT`, on stdin and stdout; its exit status tells: 0, 99 or another",
+        "`tlsify connect HOST:PORT`, on stdin and stdout; its exit status tells: 0, 99 or another",
         {
             "close": "it waits for the peer's end",
             **_all(
@@ -220,7 +220,7 @@ DOORS = {
         relaxed="`suppress_ragged_eofs`, as with `ssl`",
     ),
     "forward": Door(
-        "`tlsify forward ADDR:PORT BACKEND`: the backend is the program; killed is `forward`",
+        "`tlsify forward HOST:PORT BACKEND`: the backend is the program; killed is `forward`",
         {
             **_all(
                 ("return", "exit", "raise", "_exit", *_FORKS, "drop"),

@@ -12,6 +12,7 @@ from tests.doubles import RELAY, Endpoint
 from tlsify.aio.acceptor import Acceptor
 from tlsify.aio.loop import EventLoop
 from tlsify.integrations import static_files
+from tlsify.integrations.static_answers import Folder, Rules
 
 if TYPE_CHECKING:
     import ssl
@@ -103,7 +104,12 @@ class Host:
             finally:
                 self.stop()
 
-        site = static_files.Site(self.root, **options)
+        of_site = {
+            name: options.pop(name)
+            for name in ("send_timeout", "access_log", "fields")
+            if name in options
+        }
+        site = static_files.Site(Folder(self.root, rules=Rules(**options)), **of_site)
         await site.start()
         async with Acceptor([listener], site.serve, self._config, policy) as acceptor:
             visit = Endpoint(browse)

@@ -20,6 +20,8 @@ from tests.doubles import ends
 from tests.interop.programs import Program, free_port
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import trustme
 
 PROGRAMS = Path(__file__).parent / "programs"
@@ -101,19 +103,21 @@ class Row:
 class Served:
     """One running program, and clients of it."""
 
-    def __init__(self, name: str, task: Task, authority: trustme.CA) -> None:
+    def __init__(
+        self, name: str, task: Task, authority: trustme.CA, command: Sequence[str] = ()
+    ) -> None:
         """Start ``programs/NAME.py``.
 
         Args:
             name: without the suffix.
             task: for it.
             authority: which issued its certificate, and issues the client's.
+            command: Python's arguments, instead of that program.
         """
         self.task = task
         self._authority = authority
-        self.program = Program(
-            [sys.executable, str(PROGRAMS / f"{name}.py"), json.dumps(asdict(task))]
-        )
+        words = command or [str(PROGRAMS / f"{name}.py"), json.dumps(asdict(task))]
+        self.program = Program([sys.executable, *words])
 
     def __enter__(self) -> Self:
         """Wait until it listens."""

@@ -38,14 +38,6 @@ THREADS = Server(
 test_what_it_shows, test_what_it_endures = trials(SYNC, THREADS)
 
 
-def test_by_one_word(tmp_path: Path, authority: trustme.CA) -> None:
-    """The worker's name is enough."""
-    task = arrange(tmp_path, authority, "auto", worker="ThreadWorker")
-    with Served("gunicorn_server", task, authority) as served:
-        offload = served.ask_anew(served.context(), "/offload").decode()
-        assert offload == "kernel" or offload.startswith("relay:")
-
-
 def test_stalled_handshakes_end(tmp_path: Path, authority: trustme.CA) -> None:
     """A worker that serves one at a time serves again before it is killed for waiting."""
     task = arrange(tmp_path, authority, "off", worker="SyncWorker", timeout="2")

@@ -681,7 +681,7 @@ def test_h27_variants(site: Host, policy: KtlsPolicy) -> None:
             ("*;q=0", None),
             ("notgzip, gzipped", None),
             ("gzip;q=2", None),
-            ("deflate, zstd", None),
+            ("deflate, zstd", None),  # there is none
             ("", None),
         ):
             answer = browser.ask("/text.txt", Accept_Encoding=accepted)
@@ -694,6 +694,79 @@ def test_h27_variants(site: Host, policy: KtlsPolicy) -> None:
         assert _is_whole(browser.send(*GET))
 
     site.visit(work, policy, precompressed=True)
+
+
+@both
+def test_zstd(site: Host, policy: KtlsPolicy) -> None:
+    """It is one more coding, behind brotli where both are as good."""
+    _variants(site.root)
+    (site.root / "text.txt.zst").write_bytes(b"zstd")
+
+    def work(browser: Browser) -> None:
+        for accepted, body in (("zstd", b"zstd"), ("gzip, br, zstd", b"brotli")):
+            assert browser.ask("/text.txt", Accept_Encoding=accepted).body == body
+
+    site.visit(work, policy, precompressed=True)
+
+
+@both
+def test_index_and_listing(site: Host, policy: KtlsPolicy) -> None:
+    """The first index that there is, or else a list, without what is not served."""
+    (site.root / "sub" / "b.html").write_text("b")
+    (site.root / "bare").mkdir()
+    (site.root / "bare" / ".hidden").write_text("x")
+    (site.root / "bare" / "a&b").write_text("x")
+    (site.root / "out").symlink_to(site.root.parent)
+
+    def work(browser: Browser) -> None:
+        assert browser.ask("/sub/").body == b"b"
+        assert browser.ask("/bare").status == 301
+        listed = browser.ask("/bare/")
+        assert listed.status == 200
+        assert listed.headers["content-type"] == "text/html; charset=utf-8"
+        assert b'<a href="./a%26b">a&amp;b</a>' in listed.body
+        assert b"hidden" not in listed.body
+        assert browser.ask("/bare/", "HEAD").headers["content-length"] == str(len(listed.body))
+        for path in ("/out/", "/none/", "/text.txt/", "/.hidden/"):
+            assert browser.ask(path).status == 404, path
+
+    site.visit(work, policy, index=(b"a.html", b"b.html"), listing=True)
+
+
+@both
+def test_content_of_not_found(site: Host, policy: KtlsPolicy) -> None:
+    """The file says it, whole, whatever is asked; its own lack is no worse than without."""
+    (site.root / "gone.html").write_text("gone" * 10_000)
+
+    def work(browser: Browser) -> None:
+        asked = {"Range": "bytes=0-0", "If_None_Match": "*"}
+        for path in ("/none", "/sub/none/", "/.hidden"):
+            answer = browser.ask(path, **asked)
+            assert (answer.status, answer.body) == (404, b"gone" * 10_000)
+            assert answer.headers["content-type"] == "text/html"
+            assert "etag" not in answer.headers
+        assert browser.ask("/none", "HEAD").headers["content-length"] == "40000"
+        (site.root / "gone.html").unlink()
+        assert browser.ask("/none").body == b"404: Not Found"
+
+    site.visit(work, policy, not_found=(b"gone.html",))
+
+
+def test_fields_of_ones_own(site: Host) -> None:
+    """They are in every answer; Cache-Control is about files, and a 304."""
+
+    def work(browser: Browser) -> None:
+        first = browser.ask("/text.txt")
+        again = browser.ask("/text.txt", If_None_Match=first.headers["etag"])
+        missing, bad = browser.ask("/none"), browser.send("GET / HTTP/1.1")
+        answers = (first, again, missing, bad)
+        assert [each.status for each in answers] == [200, 304, 404, 400]
+        assert [each.headers.get("x-a") for each in answers] == 4 * ["b"]
+        cached = ["max-age=60", "max-age=60", None, None]
+        assert [each.headers.get("cache-control") for each in answers] == cached
+        assert not any("server" in each.headers for each in answers)
+
+    site.visit(work, fields="X-A: b\r\n", cache_control="max-age=60")
 
 
 @both

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import json
 import socket
 import ssl
 from contextlib import closing, suppress
@@ -23,10 +24,14 @@ from tlsify.connection import stillness
 from tlsify.connection.ending import patience
 from tlsify.connection.stillness import Stillness, Watch
 from tlsify.integrations import static_files
+from tlsify.logs.access import AccessLog
+from tlsify.logs.file import LogFile
+from tlsify.logs.messages import JSON
 from tlsify.metrics.counters import Gauge, counters, gauge
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from tlsify.config import KtlsPolicy
 
@@ -266,6 +271,33 @@ def test_answer_that_nobody_reads(
 
     site.visit(work, policy, send_timeout=0.2)
     assert counters()["send_timed_out"] == before + 1
+
+
+@pytest.mark.parametrize("policy", OFFLOADS)
+def test_access_log(site: Host, tmp_path: Path, policy: KtlsPolicy) -> None:
+    """A line for each request with what was asked and sent, also where it could not all be."""
+    path = tmp_path / "log"
+
+    def work(browser: Browser) -> None:
+        whole = browser.ask("/text.txt?x", User_Agent="a b", Referer="/")
+        browser.ask("/text.txt", Range="bytes=0-0")
+        browser.ask("/none", "HEAD")
+        until(lambda: path.read_text().count("\n") == 3)
+        assert whole.status == 200
+        _ask_for_much(site, browser)
+        reset(browser.sock)
+        until(lambda: path.read_text().count("\n") == 4)
+
+    site.visit(work, policy, access_log=AccessLog(LogFile(str(path)), JSON))
+    first, part, none, cut = map(json.loads, path.read_text().splitlines())
+    assert first["request"] == "GET /text.txt?x HTTP/1.1"
+    assert (first["user_agent"], first["referer"]) == ("a b", "/")
+    assert (first["version"], first["end"]) == ("TLSv1.3", "clean")
+    assert (part["status"], part["range"], part["end"]) == (206, "bytes=0-0", "clean")
+    assert (none["request"], none["status"]) == ("HEAD /none HTTP/1.1", 404)
+    assert first["received"] > part["received"] > 0
+    assert 0 < cut["sent"] < _HUGE
+    assert (cut["status"], cut["end"].startswith("ECONN")) == (200, True)
 
 
 def test_client_that_reads_nothing_of_many_answers(

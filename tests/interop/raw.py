@@ -186,6 +186,7 @@ def hand_over(
             if isinstance(step, int):
                 step = steps.send(_take_turns(sock, peer, sock.recv, step))
             else:
+                assert isinstance(step, bytes)
                 sock.sendall(step)
                 step = next(steps)
         except StopIteration:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import json
 import os
 import select
 import socket
@@ -36,13 +37,16 @@ from tlsify.connection.setup import keepalive
 from tlsify.connection.stillness import Bounds
 from tlsify.connection.stream import TLSSocket
 from tlsify.errors import BackendError, PeerMisbehaved, Truncated
+from tlsify.logs.access import AccessLog
+from tlsify.logs.file import LogFile
+from tlsify.logs.messages import JSON
 from tlsify.metrics.counters import counters
-from tlsify.passing import scm_rights
 from tlsify.passing.metadata import ConnectionInfo
 from tlsify.passing.proxy_protocol import decode
 from tlsify.receiver import Receiver
 from tlsify.serving.backends import Backend, Backends, Rule
 from tlsify.serving.forward import Forwarding, Passing
+from tlsify.system import scm_rights
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -115,7 +119,10 @@ def test_plaintext(lab: Lab, policy: KtlsPolicy, tmp_path: Path, *, is_path: boo
         listener.bind(path if is_path else ("127.0.0.1", 0))
         listener.listen()
         name = f"unix:{path}" if is_path else "{}:{}".format(*listener.getsockname())
-        work = serving(Forwarding(to(Backend.parse(name)), STRICT), handed)
+        lines = tmp_path / "log"
+        log = AccessLog(LogFile(str(lines)), JSON)
+        service = Forwarding(to(Backend.to_connect(name)), STRICT, access_log=log)
+        work = serving(service, handed)
         peer.send_data(b"request")
         peer.close_notify()
         plain, _ = listener.accept()
@@ -125,6 +132,15 @@ def test_plaintext(lab: Lab, policy: KtlsPolicy, tmp_path: Path, *, is_path: boo
         assert peer.recv_data(6) == b"answer"
         assert peer.recv() == CLOSE_NOTIFY
         work.result()
+    told = json.loads(lines.read_text())
+    found = {key: told[key] for key in ("backend", "received", "sent", "end", "carrier")}
+    assert found == {
+        "backend": name,
+        "received": 7,
+        "sent": 6,
+        "end": "clean",
+        "carrier": handed.offload.value,
+    }
 
 
 @both
@@ -592,7 +608,7 @@ def test_client_that_takes_nothing(
     before, counted = descriptors(), counters()["send_timed_out"]
     with forwarded(lab, policy, Bounds(send=0.2)) as (peer, backend, work):
         sending = Endpoint(lambda: _send_and_close(backend, size))
-        with pytest.raises(TimeoutError, match="taken nothing of what was sent"):
+        with pytest.raises(TimeoutError, match="read nothing of the sent data"):
             work.result()
         assert counters()["send_timed_out"] == counted + 1
         until(lambda: not _relays())

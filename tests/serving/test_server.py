@@ -12,6 +12,7 @@ import ssl
 import subprocess
 import sys
 from contextlib import ExitStack
+from functools import partial
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, cast
@@ -20,6 +21,8 @@ import pytest
 
 from tests.conftest import issue
 from tests.doubles import ends, until
+from tests.isolation.test_custodian import children
+from tests.memory import forms, holds
 from tlsify.aio.acceptor import Limits
 from tlsify.config import KtlsMode, KtlsPolicy, ServerConfig
 from tlsify.serving import server as serving
@@ -44,6 +47,7 @@ from tlsify.aio.acceptor import Limits
 from tlsify.aio.transport import attach
 from tlsify.credentials.key_pair import KeyPair
 from tlsify.config import KtlsMode, KtlsPolicy, ServerConfig
+from tlsify.serving.configuration import Isolation
 from tlsify.system.process import Account
 from tlsify.system.sandbox import Reach, Sandboxing
 from tlsify.serving.reexec import Inherited
@@ -90,15 +94,16 @@ def listen():
     return [first, *more]
 
 SOCKETS, ACCOUNT, DRAIN, REACH, SANDBOXING = 1, None, 5.0, Reach(), Sandboxing.AUTO
+ISOLATION = None
 exec(sys.argv[2])
 with Inherited.inherit() as estate:
     listeners = estate.claim("all", listen)
-    (metrics,) = estate.claim("metrics", lambda: [listening.listen_at(folder / "metrics")])
+    metrics = estate.claim("metrics", lambda: [listening.listen_at(folder / "metrics")])
     serving.run(serving.ServerPlan(
         listeners=listeners, load=load, policy=KtlsPolicy(KtlsMode.OFF), service=Service, workers=2,
         limits=Limits(), drain_seconds=DRAIN, metrics=metrics, account=ACCOUNT,
         watch=watch, estate=estate,
-        reach=lambda: REACH, sandboxing=SANDBOXING,
+        reach=lambda: REACH, sandboxing=SANDBOXING, isolation=ISOLATION,
         on_ready=lambda: say("ready", os.getpid(), listeners[0].getsockname()[1]),
     ))
 """
@@ -264,6 +269,69 @@ def test_sandbox_that_is_not_wanted(tmp_path: Path, authority: trustme.CA) -> No
     settings = f"{_TAKEN_OVER}\nSANDBOXING = Sandboxing.OFF"
     with Server(tmp_path, authority, settings) as server:
         assert _tries(server, tmp_path / "key.pem") == b"opened"
+
+
+# The keys are in two processes that workers have no way to.
+_ISOLATED = """
+ISOLATION = Isolation(lambda: [folder / "key.pem"], (), 2, Sandboxing.AUTO, None)
+"""
+
+
+def test_key_that_workers_have(server: Server, tmp_path: Path) -> None:
+    """Without isolation it is in the memory of each process, which the search below would find."""
+    wanted = forms((tmp_path / "key.pem").read_bytes())
+    for pid in (server.process.pid, *server.workers()):
+        assert holds(pid, wanted)
+
+
+def test_isolated_key(tmp_path: Path, authority: trustme.CA) -> None:
+    """It is in no process that has connections, be it after a reload; the holders have it."""
+    with Server(tmp_path, authority, _ISOLATED) as server:
+        for _ in range(2):
+            server.ask()
+            wanted = forms((tmp_path / "key.pem").read_bytes())
+            holders = {pid for each in server.workers() for pid in children(each)}
+            assert len(holders) == 2
+            assert all(holds(pid, wanted) for pid in holders)
+            (custodian,) = {pid for pid in server.workers() if children(pid)}
+            for pid in (server.process.pid, *server.workers() - {custodian}):
+                assert holds(pid, wanted) == set()
+            first = server.serial()
+            server.issue(authority)
+            server.process.send_signal(signal.SIGHUP)
+            until(partial(lambda before: server.serial() != before, first))
+            until(lambda: server.metric("tlsify_workers_draining") == 0)
+        server.stop()
+    until(lambda: not Path(f"/proc/{custodian}").exists())
+
+
+def test_isolated_key_that_is_refused(tmp_path: Path, authority: trustme.CA) -> None:
+    """A bad reload is refused as without isolation; holders and custodian are replaced."""
+    with Server(tmp_path, authority, _ISOLATED) as server:
+        first = server.serial()
+        good = (tmp_path / "key.pem").read_bytes()
+        (tmp_path / "key.pem").write_bytes(b"nonsense")
+        server.process.send_signal(signal.SIGHUP)
+        until(lambda: server.metric('tlsify_reloads_total{outcome="refused"}') == 1)
+        assert "the key file holds no usable" in server.errors()
+        (tmp_path / "key.pem").write_bytes(good)
+        (custodian,) = {pid for pid in server.workers() if children(pid)}
+        os.kill(min(children(custodian)), signal.SIGKILL)
+        until(lambda: server.metric("tlsify_key_holder_restarts_total") == 1)
+        assert server.serial() == first
+        os.kill(custodian, signal.SIGKILL)
+        until(lambda: server.metric('tlsify_reloads_total{outcome="ok"}') == 1)
+        assert server.serial() == first
+        server.stop()
+
+
+@with_landlock
+def test_isolated_key_that_is_readable(tmp_path: Path, authority: trustme.CA) -> None:
+    """Workers that could read its file are told of once, with a remedy; others are not."""
+    for settings, warned in (("", False), ("SANDBOXING = Sandboxing.OFF", True)):
+        with Server(tmp_path, authority, _ISOLATED + settings) as server:
+            server.ask()
+            assert (f"--isolate-key keeps {tmp_path / 'key.pem'}" in server.errors()) is warned
 
 
 def test_beginning_and_end(server: Server, tmp_path: Path) -> None:

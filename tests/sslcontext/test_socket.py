@@ -23,17 +23,7 @@ from tests.doubles import (
     recv_exactly,
     reset,
 )
-from tlsify.codepoints import AlertDescription
-from tlsify.errors import (
-    DeadlineExceeded,
-    HandshakeError,
-    IdentityError,
-    KtlsError,
-    PeerMisbehaved,
-    TlsifyError,
-    Truncated,
-)
-from tlsify.sslcontext.socket import SSLSocket, ssl_error
+from tlsify.sslcontext.socket import SSLSocket
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -394,29 +384,6 @@ def test_nobody_there(context: Fixed) -> None:
         client.do_handshake_on_connect = True
         with pytest.raises(ConnectionRefusedError):
             client.connect(address)
-
-
-@pytest.mark.parametrize(
-    ("error", "kind"),
-    [
-        (IdentityError("x", alert=AlertDescription.bad_certificate), ssl.SSLCertVerificationError),
-        (Truncated("x"), ssl.SSLEOFError),
-        (PeerMisbehaved("x", alert=AlertDescription.decode_error), ssl.SSLError),
-        (HandshakeError("x"), ssl.SSLError),
-        (KtlsError("TCP_ULP", 1, "x"), ssl.SSLError),
-        (DeadlineExceeded("x"), TimeoutError),
-    ],
-)
-def test_errors(error: TlsifyError, kind: type[OSError]) -> None:
-    """Each is one that programs know, with the attributes that they look at."""
-    made = ssl_error(error)
-    assert isinstance(made, OSError)
-    assert type(made) in {kind, type(error)}
-    assert "x" in str(made)
-    if isinstance(made, ssl.SSLError):
-        assert made.args[0] in {ssl.SSL_ERROR_SSL, ssl.SSL_ERROR_EOF}
-        assert made.library == "tlsify"
-        assert made.reason.isupper()
 
 
 def test_concurrent_stall(listener: SSLSocket, python: ssl.SSLContext) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.doubles import descriptors
-from tlsify.static.beneath import open_beneath
+from tlsify.static.beneath import open_beneath, open_folder_beneath
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -117,6 +117,20 @@ def test_links_outside(root: Path, target: str, path: str) -> None:
     """They are not found, whether something is there or not."""
     (root / "link").symlink_to(target.format(root=root))
     assert code(root, path) == errno.ENOENT
+
+
+def test_folders_outside(root: Path) -> None:
+    """A folder is opened to be read by the same rules as a file."""
+    (root / "out").symlink_to(root.parent)
+    (root / "in").symlink_to(root)
+    for names in ([], [b"in"], [b"in", b"in"]):
+        descriptor = open_folder_beneath(os.fsencode(root), names)
+        assert os.path.samestat(os.fstat(descriptor), root.stat())
+        assert "out" in os.listdir(descriptor)
+        os.close(descriptor)
+    for name in (b"out", b"none"):
+        with pytest.raises(FileNotFoundError):
+            open_folder_beneath(os.fsencode(root), [name])
 
 
 def test_links_to_links(root: Path) -> None:

@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from tests.strangers import UID, as_nobody, as_stranger, only_root
-from tlsify.cli.messages import printable
+from tlsify.logs.text import printable
 from tlsify.status import holders
 from tlsify.status.holders import Process, find_holders
 

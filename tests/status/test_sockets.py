@@ -132,7 +132,7 @@ def test_hidden_processes(kernel: list[SocketEntry]) -> None:
     kernel += [entry(NOBODY), entry(0)]
     (unseen,) = survey().unseen
     assert unseen.code == "processes"
-    assert unseen.detail == "who holds 1 of the sockets"
+    assert unseen.detail == "the processes of 1 of the sockets"
     assert "root" in unseen.remedy
 
 
@@ -251,8 +251,8 @@ def test_what_of_tlsify_is_not_seen(
     seen = survey()
     assert seen.sockets == ()
     assert [each.code for each in seen.unseen] == ["namespaces", "rosters", "answers", "users"]
-    assert seen.unseen[0].detail.startswith("what 2 processes of tlsify carry")
-    assert f"processes of root, {NOBODY}, {NOBODY + 1} and 3 more say" in seen.unseen[2].detail
+    assert seen.unseen[0].detail.startswith("connections of 2 tlsify processes")
+    assert f"processes of root, {NOBODY}, {NOBODY + 1} and 3 more:" in seen.unseen[2].detail
 
 
 def test_hoarder(kernel: list[SocketEntry], monkeypatch: pytest.MonkeyPatch) -> None:

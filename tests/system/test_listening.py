@@ -106,7 +106,7 @@ def test_listening_at_a_path(tmp_path: Path) -> None:
     """One who is gone is taken the place of; one who is there is not, nor is another file."""
     path = tmp_path / "socket"
     with listening.listen_at(path) as first:
-        assert listening.spell(first) == str(path)
+        assert listening.spell(first) == f"unix:{path}"
         with socket.socket(socket.AF_UNIX) as client:
             client.connect(str(path))
         with pytest.raises(NetworkError, match="cannot listen at"):

@@ -567,5 +567,5 @@ def test_setuid(home: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """A program that runs with other rights than its caller's does not believe its environment."""
     assert home.exists()
     monkeypatch.setattr(os, name, lambda: 12345)
-    with pytest.raises(PermissionError, match="somebody else's rights"):
+    with pytest.raises(PermissionError, match="another user's rights"):
         default_cache()

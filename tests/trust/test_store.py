@@ -349,7 +349,7 @@ def test_file_in_a_folder_that_openssl_reads_otherwise(
     assert accepts(found, root[1])
     assert found.lookup is not None
     assert not found.lookup.folders
-    assert "OpenSSL would not find all that is in" in caplog.text
+    assert "OpenSSL would not read every certificate of" in caplog.text
     (source / "it.pem").write_bytes(root[0])
     found = load(source, cache)
     assert accepts(found, root[1])

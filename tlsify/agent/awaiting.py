@@ -18,15 +18,15 @@ PATIENCE = 5.0
 # Seconds in which an agent that has taken it must go on when it is its turn, and between checks.
 _STALLED = 10.0
 _LOOK = 1.0
-# linux/tcp.h, struct tcp_info, tcpi_data_segs_out: how many segments with data were sent.
+# linux/tcp.h, struct tcp_info, tcpi_data_segs_out: number of segments with data sent.
 _SENT = struct.Struct("=156xI")
 
 
 class Watch:
-    """Tells from outside whether an agent is at work on a connection.
+    """Observes from outside whether an agent is at work on a connection.
 
-    The kernel knows whether it has received the request, whether it leaves unread what the peer
-    has sent, and whether it has sent anything itself.
+    The kernel knows whether it has received the request, whether it leaves the peer's data
+    unread, and whether it has sent any data itself.
     """
 
     def __init__(self, sock: socket.socket, request: wire.Request) -> None:
@@ -34,13 +34,13 @@ class Watch:
 
         Args:
             sock: the connection.
-            request: tells the role; a client speaks first.
+            request: implies the role; a client speaks first.
         """
         self._sock = sock
         self._has_the_word = isinstance(request, wire.ClientRequest)
         self._sent = _segments(sock)
         self._seconds = request.timeout + PATIENCE
-        # Where there is little time, some of it is left for a handshake without the agent.
+        # If time is short, half of it is left for a handshake without the agent.
         self._patience = min(PATIENCE, request.timeout / 2)
 
     def wait(self, channel: socket.socket) -> None:

@@ -18,7 +18,7 @@ from tlsify.connection import establish
 from tlsify.credentials.anchors import TrustAnchors
 from tlsify.credentials.key_pair import KeyPair
 from tlsify.credentials.parse import load_crls
-from tlsify.errors import ConfigError
+from tlsify.errors import ConfigError, ResourceError, TlsifyError
 from tlsify.names import ReferenceIdentifier
 from tlsify.trust import store
 
@@ -56,7 +56,7 @@ class Configs:
         """Store the agent's own settings.
 
         Args:
-            key_pairs: those that servers may use, by name; the first is for who names none.
+            key_pairs: for servers, by name; the first is the default.
             alpn: for servers whose requests have none.
             resumption: whether servers give tickets.
         """
@@ -64,11 +64,11 @@ class Configs:
         self._alpn = alpn
         self._resumption = resumption
         self._files: dict[str, tuple[Path, Path]] = {}
-        self._read: dict[str, tuple[object, ...]] = {}  # what the files were when last read
+        self._read: dict[str, tuple[object, ...]] = {}  # stamps of the files when last read
         self._policy = KtlsPolicy()
         self._lock = threading.Lock()
         self._made: OrderedDict[wire.Request, _Made] = OrderedDict()
-        # What was made before workers were forked, and stays: its ticket keys are common to them.
+        # Configurations made before workers were forked, and kept: they share the ticket keys.
         self._prepared: dict[wire.Request, ServerConfig] = {}
 
     @classmethod
@@ -114,7 +114,7 @@ class Configs:
         """Return the configuration that a request asks for; its timeout is the request's affair.
 
         Raises:
-            ConfigError: it asks for what is not there, or makes no sense.
+            ConfigError: it names files or keys that do not exist, or contradicts itself.
         """
         if isinstance(request, wire.ServerRequest):
             request = self._complete(request)
@@ -143,7 +143,7 @@ class Configs:
         return made.config
 
     def _complete(self, request: wire.ServerRequest) -> wire.ServerRequest:
-        """Say what was left to the agent, so that the same wishes are the same request."""
+        """Fill in the agent's defaults, so that equal wishes are equal requests."""
         if not self._key_pairs:
             raise ConfigError(
                 "this agent has no key for servers", hint="start it with --cert FILE --key FILE"
@@ -161,7 +161,7 @@ class Configs:
         )
 
     def _look_at(self, name: str) -> None:
-        """Read a key pair anew if its files have changed; if it is unusable it stays as it was."""
+        """Read a key pair again if its files have changed; keep the current one if that fails."""
         paths = self._files.get(name)
         if paths is None or (found := _stamps(paths)) == self._read[name]:
             return
@@ -170,26 +170,29 @@ class Configs:
                 return
             try:
                 self._replace(name, found)
-            except ConfigError as exc:
-                _log.warning("key pair %s is not reloaded: %s", name, exc)
+            except (ConfigError, ResourceError) as exc:
+                _log.warning("reload failed, keeping the current key pair %s: %s", name, exc)
 
     def _replace(self, name: str, found: tuple[object, ...]) -> None:
-        """Read a key pair, and have it used from now on; tickets of before stay good if they can.
+        """Read a key pair, and use it from now on; earlier tickets stay valid where possible.
 
         Raises:
             ConfigError: it is unusable; nothing has changed.
+            ResourceError: it cannot be read now; likewise.
         """
-        self._read[name] = found  # also if it is unusable: it is tried again once it has changed
-        before = self._key_pairs[name]
-        self._key_pairs[name] = KeyPair.load(*self._files[name])
+        before, read_before = self._key_pairs[name], self._read[name]
+        self._read[name] = found  # also if it is unusable: only a further change is worth a try
         made: dict[wire.Request, ServerConfig] = {}
         try:
+            self._key_pairs[name] = KeyPair.load(*self._files[name])
             for request, previous in self._prepared.items():
                 if isinstance(request, wire.ServerRequest) and request.key_pair == name:
                     config = made[request] = self._server(request)
                     establish.prepare(config, self._policy, previous)
-        except ConfigError:
+        except TlsifyError as exc:
             self._key_pairs[name] = before
+            if isinstance(exc, ResourceError):  # the files may be good: the next request tries
+                self._read[name] = read_before
             raise
         self._prepared.update(made)
         for request in [it for it in self._made if getattr(it, "key_pair", None) == name]:
@@ -239,7 +242,7 @@ def _client(request: wire.ClientRequest) -> ClientConfig:
 
 
 def _common(request: wire.Request) -> dict[str, Any]:
-    """Return what client and server have in common; what was left out has its default."""
+    """Return the settings common to client and server; absent ones have their defaults."""
     values: dict[str, Any] = {"alpn": request.alpn, "groups": request.groups}
     try:
         if request.versions:
@@ -247,7 +250,9 @@ def _common(request: wire.Request) -> dict[str, Any]:
         if request.aeads:
             values["aeads"] = tuple(map(Aead, request.aeads))
     except ValueError as exc:
-        raise ConfigError(str(exc), hint="docs/agent.md lists what there is") from exc
+        raise ConfigError(
+            str(exc), hint='"tlsify help docs/agent.md" lists the valid values'
+        ) from exc
     if request.crls is not None:
         values["crls"] = load_crls(_path(request.crls))
     if request.key_log is not None:

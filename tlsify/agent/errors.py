@@ -32,6 +32,8 @@ NUMBERS: dict[int, type[errors.TlsifyError | OSError]] = {
     18: errors.BackendError,
     19: errors.ConnectionCut,
     20: errors.ResourceError,
+    21: errors.KeyHolderError,
+    22: errors.UsageError,
 }
 _NUMBER_OF: dict[type, int] = {kind: number for number, kind in NUMBERS.items()}
 _ATTRIBUTES: dict[type[Exception], tuple[str, ...]] = {
@@ -85,7 +87,7 @@ def revive(said: Failed | Ended) -> errors.TlsifyError | OSError | None:
         return None
     kind = NUMBERS.get(said.error)
     if kind is None:
-        raise errors.AgentError(f"the agent tells of error {said.error}", untouched=False)
+        raise errors.AgentError(f"the agent reports unknown error {said.error}", untouched=False)
     if not issubclass(kind, errors.TlsifyError):
         return OSError(said.errno or 0, said.message)
     # The arguments have already been through the constructors.

@@ -116,7 +116,7 @@ class Message:
     by_tag: ClassVar[dict[int, str]] = {}
 
     def __init_subclass__(cls) -> None:
-        """Collect the fields, and remember what has a kind of its own."""
+        """Collect the fields, and those with a kind of their own."""
         if "kind" in vars(cls):
             cls.kinds[cls.kind] = cls
         own = {name: at for name, at in vars(cls).items() if isinstance(at, _Field)}
@@ -150,7 +150,7 @@ class Message:
 
 
 def encode(message: Message) -> bytearray:
-    """Write a message; what has its default is left out.
+    """Encode a message; fields with their defaults are left out.
 
     Raises:
         ConfigError: a value cannot be written, or all of them are too much for one message.
@@ -166,12 +166,12 @@ def encode(message: Message) -> bytearray:
                 out += _FIELD.pack(at.tag, len(raw)) + raw
         except (ValueError, struct.error) as exc:
             raise errors.ConfigError(
-                f"the agent cannot be told this {name}", hint="spell it in UTF-8"
+                f"{name} cannot be sent to the agent", hint="spell it in UTF-8"
             ) from exc
     if len(out) > message.limit:
         raise errors.ConfigError(
             f"{len(out)} bytes are too much for one message",
-            hint="name fewer or shorter things; docs/agent.md has the limits",
+            hint='name fewer or shorter things; "tlsify help docs/agent.md" has the limits',
         )
     return out
 
@@ -181,7 +181,7 @@ def decode(raw: bytearray, *expected: type[M]) -> M:
 
     Args:
         raw: whole.
-        expected: what it may be.
+        expected: its possible types.
 
     Raises:
         AgentError: it is something else, or malformed.
@@ -198,7 +198,7 @@ def decode(raw: bytearray, *expected: type[M]) -> M:
         raise errors.AgentError(
             f"a malformed message came over the agent's socket: {exc}",
             untouched=False,
-            hint="use the same version of tlsify on both sides; docs/agent.md has the format",
+            hint="use the same version of tlsify on both sides",
         ) from exc
 
 

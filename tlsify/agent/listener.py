@@ -77,7 +77,7 @@ def _alone_in(path: Path) -> Iterator[None]:
     """Lock out other agents that start or end in the same folder, and check that it is private.
 
     Raises:
-        ConfigError: others may change what is in it.
+        ConfigError: other users may change its contents.
         OSError: it cannot be opened.
     """
     folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -24,7 +24,7 @@ from tlsify.connection.setup import handshake
 from tlsify.connection.setup.dialing import closed_on_error
 from tlsify.errors import SHORTAGES, AgentError, ConfigError, ResourceError, TlsifyError
 from tlsify.metrics.counters import BEAT_INTERVAL, beat
-from tlsify.passing import scm_rights
+from tlsify.system import scm_rights
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,8 +40,8 @@ _REQUEST_TIME = 5.0
 _SPARE = 4
 _PAUSE = 0.1  # seconds to wait if descriptors or memory run out
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
-# What a thread sends the main one when it has begun a session, and no other is to be had.
-_NOBODY_WAITS = signal.SIGUSR1
+# Signal to the main thread that a session has begun, and no further thread can start.
+_NO_THREAD_WAITS = signal.SIGUSR1
 M = TypeVar("M", bound=Message)
 _SCARCE = {*SHORTAGES, errno.EAGAIN}
 
@@ -60,7 +60,7 @@ class Worker:
         Args:
             source: shared with other processes; listening, or our end of an inherited pair.
             configs: what requests become.
-            sessions: how many may be in their handshakes at a time.
+            sessions: limit on simultaneous handshakes.
         """
         self._source = source
         self._is_pair = not source.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
@@ -72,26 +72,26 @@ class Worker:
         self._main = 0
 
     def run(self, ready: Callable[[], None], stop: Callable[[], None]) -> None:
-        """Serve until SIGTERM or SIGINT, or until the pair is closed; then finish what has begun.
+        """Serve until SIGTERM or SIGINT, or until the pair is closed; then finish open sessions.
 
         Args:
             ready: called once sessions are taken.
-            stop: called then, to have no more of them come; whoever waits for one wakes up.
+            stop: called then, to end the arrival of sessions and wake the waiting threads.
 
         Raises:
             ResourceError: there is not one thread to be had.
         """
         self._main = threading.get_ident()
-        # Blocked for good: who has begun to finish is not to be hurried by the same signal.
-        signal.pthread_sigmask(signal.SIG_BLOCK, (*_STOP_SIGNALS, _NOBODY_WAITS))
+        # Blocked for good: a second signal must not interrupt an orderly end.
+        signal.pthread_sigmask(signal.SIG_BLOCK, (*_STOP_SIGNALS, _NO_THREAD_WAITS))
         with self._changed:
             self._add_thread()
         beat()
         ready()
         patience = BEAT_INTERVAL
-        while (found := self._told(patience)) is None or found.si_signo == _NOBODY_WAITS:
+        while (found := self._told(patience)) is None or found.si_signo == _NO_THREAD_WAITS:
             drop_past_keys()
-            patience = BEAT_INTERVAL if self._somebody_waits() else _PAUSE
+            patience = BEAT_INTERVAL if self._ensure_waiting() else _PAUSE
             beat()
         stop()
         with self._changed:
@@ -102,23 +102,23 @@ class Worker:
 
     @staticmethod
     def _told(patience: float) -> signal.struct_siginfo | None:
-        return signal.sigtimedwait((*_STOP_SIGNALS, _NOBODY_WAITS), patience)
+        return signal.sigtimedwait((*_STOP_SIGNALS, _NO_THREAD_WAITS), patience)
 
     def _add_thread(self) -> None:
         """Start one more thread that waits for sessions; the lock must be held.
 
         Raises:
-            ResourceError: there is none to be had.
+            ResourceError: no thread is available.
         """
-        # A daemon: nothing has begun for a thread that waits.
+        # A daemon: a waiting thread has no session to finish.
         thread = threading.Thread(target=self._serve, name="tlsify-agent", daemon=True)
         try:
             thread.start()
         except (RuntimeError, MemoryError) as exc:
-            raise ResourceError(exc, "nobody waits for sessions") from exc
+            raise ResourceError(exc, "cannot start a thread for the next session") from exc
         self._waiting += 1
 
-    def _somebody_waits(self) -> bool:
+    def _ensure_waiting(self) -> bool:
         """Make sure that a thread waits for the next session, if more are allowed."""
         with self._changed:
             if not self._waiting and self._busy < self._sessions:
@@ -140,8 +140,8 @@ class Worker:
                 self._waiting -= 1
                 self._busy += 1
             try:
-                if not self._somebody_waits():
-                    signal.pthread_kill(self._main, _NOBODY_WAITS)  # who tries again and again
+                if not self._ensure_waiting():
+                    signal.pthread_kill(self._main, _NO_THREAD_WAITS)  # which tries again and again
                 serve(channel, self._configs)
             except Exception:  # noqa: BLE001 - there are other sessions than this one
                 _log.exception("bug in the agent")
@@ -173,8 +173,8 @@ class Worker:
         """Accept a requester.
 
         Raises:
-            AgentError: somebody else's.
-            OSError: EINVAL once nobody is accepted any more.
+            AgentError: it is another user's.
+            OSError: EINVAL once accepting has ended.
         """
         channel, _ = self._source.accept()
         try:
@@ -280,26 +280,26 @@ def _reply(channel: socket.socket, handed: Handoff) -> Relay | None:
     told = wire.Relayed(
         code=code, sentence=sentence, hint=hint, certificate=agreed.certificate, **facts
     )
-    relay.ask(partial(_ends_in_order, channel))  # before anybody has what may end
+    relay.ask(partial(_ends_in_order, channel))  # before the program's end leaves this process
     with handed.sock:
         scm_rights.send(channel, wire.encode(told), handed.sock.fileno())
     return relay
 
 
 def _ends_in_order(channel: socket.socket) -> bool:
-    """Return whether the requester has said so; what was merely lost may have been cut off."""
+    """Return whether the requester has declared a clean end; a lost one may be a cut."""
     for _ in range(2):
         try:
             return channel.recv(len(wire.IN_ORDER), socket.MSG_DONTWAIT) == wire.IN_ORDER
         except ConnectionResetError:
-            continue  # our own words lie unread there, which is told once, in front of theirs
+            continue  # ECONNRESET, for our own unread message, comes once, before theirs
         except OSError:
             break
     return False
 
 
 class _Report:
-    """Tells the requester how a relayed connection has ended, as soon as that is known."""
+    """Reports the end of a relayed connection to the requester, as soon as it is known."""
 
     def __init__(self, channel: socket.socket, relay: Relay) -> None:
         self._channel = channel
@@ -321,13 +321,13 @@ def _tell(
     error: TlsifyError | OSError | None,
     form: type[wire.Failed | wire.Ended],
 ) -> None:
-    with contextlib.suppress(OSError):  # nobody is there any more, who would want to know
+    with contextlib.suppress(OSError):  # the requester is gone
         scm_rights.send(channel, wire.encode(describe(error, form)))
 
 
 def _is_gone(channel: socket.socket) -> bool:
     poller = select.poll()
-    poller.register(channel, 0)  # hang-ups are told unasked
+    poller.register(channel, 0)  # hang-ups alone
     return bool(poller.poll(0))
 
 

@@ -26,8 +26,8 @@ __all__ = ["decode", "encode"]
 # certificate that OpenSSL takes (100 KiB).
 MAX_REQUEST = 2**16
 MAX_REPLY = 2**17
-# What a requester sends besides its request: that the end of a relayed connection's data, which is
-# about to come, is an orderly one.
+# The requester's only other message: the coming end of a relayed connection's data is an orderly
+# one.
 IN_ORDER = b"in order"
 
 
@@ -113,7 +113,7 @@ class ServerRequest(Request):
         key_pair: the certificate's file as the agent's command line has it; None for its first.
         client_trust: file or folder where the path of a client's certificate must end.
         client_required: refuse clients that show no certificate.
-        client_identities: whom to accept, spelled as in `ClientRequest`.
+        client_identities: identities to accept, spelled as in `ClientRequest`.
     """
 
     kind: ClassVar[int] = Kind.ACCEPT
@@ -193,11 +193,11 @@ class Ended(Trouble):
 
 @lru_cache(2**6)
 def encode_request(request: Request) -> bytes:
-    """Write a request as `encode` does; who connects often sends the same one."""
+    """Encode a request as `encode` does; requesters often send the same one."""
     return bytes(encode(request))
 
 
 @lru_cache(2**6)
 def decode_request(raw: bytes) -> Request:
-    """Read a request as `decode` does; who connects often sends the same one."""
+    """Decode a request as `decode` does; requesters often send the same one."""
     return decode(bytearray(raw), ClientRequest, ServerRequest)

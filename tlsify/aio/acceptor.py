@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self, TypeAlias
 
 from tlsify.aio.handshake import hand_over
-from tlsify.aio.outcomes import FAILURES, outcome
+from tlsify.aio.outcomes import FAILURES, name_of, outcome
 from tlsify.aio.pending import PendingHandshake, PendingHandshakes, origin
 from tlsify.connection.establish import drop_past_keys
 from tlsify.connection.stream import TLSSocket
 from tlsify.errors import TlsifyError, Truncated
+from tlsify.logs import messages
 from tlsify.metrics.counters import Event, Gauge, change, count, handshake_took
 from tlsify.status import roster
 
@@ -26,11 +27,13 @@ if TYPE_CHECKING:
     from tlsify.connection.handoff import Handoff
 
     Serve: TypeAlias = Callable[[Handoff], Awaitable[None]]
+    Refused: TypeAlias = Callable[[object, str, object, float], None]
 
 _log = logging.getLogger("tlsify")
 
 _ACCEPT_PAUSE = 0.1  # seconds
 _CHORE_PAUSE = 600.0
+_USUAL = {Event.HANDSHAKE_TRUNCATED, Event.HANDSHAKE_BROKEN}  # with health checks and port scans
 # What accept(2) says of a connection that is gone, rather than of us: it may be called again.
 _GONE = {
     errno.ECONNABORTED,
@@ -77,6 +80,7 @@ class Limits:
 @dataclass(eq=False, slots=True)
 class _Visit:
     opening: PendingHandshake
+    name: object
     is_handed: bool = False
     is_evicted: bool = False
 
@@ -93,6 +97,10 @@ class Acceptor:
     A flood of connections that do not get on with their handshakes keeps nobody out for long: once
     all places for handshakes are taken, one that has been silent for two seconds makes room for
     each newcomer, first of those from the address that has the most.
+
+    Attributes:
+        refused: told of clients that are refused, as `AccessLog.refused`.
+        stranger: answers clients that speak no TLS (`handshake.conversation`); None: by an alert.
     """
 
     def __init__(
@@ -113,6 +121,8 @@ class Acceptor:
             policy: when to offload; AUTO if None.
             limits: how many there may be.
         """
+        self.refused: Refused = lambda *_: None
+        self.stranger: Callable[[bytes], bytes] | None = None
         self._listeners = list(listeners)
         self._serve = serve
         self._config = config
@@ -122,6 +132,7 @@ class Acceptor:
         self._opening: dict[PendingHandshake, asyncio.Task[None]] = {}
         self._half_open = PendingHandshakes()
         self._from = Counter[bytes]()
+        self._loop: asyncio.AbstractEventLoop | None = None  # since `begin`
         self._is_listening = self._is_failing = self._is_short = False
         self._resumption: asyncio.TimerHandle | None = None
         self._chore: asyncio.TimerHandle | None = None
@@ -142,13 +153,14 @@ class Acceptor:
 
     def begin(self) -> None:
         """Begin to accept."""
+        self._loop = asyncio.get_running_loop()
         for listener in self._listeners:
             listener.settimeout(0)
         self._listen()
         self._do_chores()
 
     def stop(self) -> None:
-        """Accept no more, at once; handshakes and connections go on."""
+        """Accept no more, at once, also while the loop is not running; connections go on."""
         self._rest()
         if self._chore is not None:
             self._chore.cancel()
@@ -208,16 +220,17 @@ class Acceptor:
 
     def _rest(self, seconds: float | None = None) -> None:
         """Do not accept: for some time, or until something ends."""
-        loop = asyncio.get_running_loop()
         if self._resumption is not None:
             self._resumption.cancel()
             self._resumption = None
+        if self._loop is None:
+            return
         if self._is_listening:
             for listener in self._listeners:
-                loop.remove_reader(listener)
+                self._loop.remove_reader(listener)
             self._is_listening = False
         if seconds is not None:
-            self._resumption = loop.call_later(seconds, self._listen)
+            self._resumption = self._loop.call_later(seconds, self._listen)
 
     def _accept(self, listener: socket.socket) -> bool:
         """Accept one connection; return whether there was one, and a place for it.
@@ -244,10 +257,12 @@ class Acceptor:
         limit = self._limits.per_address
         if limit is not None and where is not None and self._from[where] >= limit:
             count(Event.REFUSED_PER_ADDRESS)
-            _log.info("connection refused: %s has %d already", name[0], limit)
+            why = f"its address has reached its limit of connections ({limit})"
+            _log.log(messages.NOTICE, "connection refused: %s", why, extra={"peer": name})
+            self.refused(name, "per_address", why, 0.0)
             sock.close()
             return True
-        self._begin(sock, where)
+        self._begin(sock, where, name)
         return True
 
     def _has_room(self) -> bool:
@@ -278,10 +293,10 @@ class Acceptor:
 
     # -- one connection
 
-    def _begin(self, sock: socket.socket, where: bytes | None) -> None:
+    def _begin(self, sock: socket.socket, where: bytes | None, name: object) -> None:
         loop = asyncio.get_running_loop()
         opening = PendingHandshake(sock, where, loop.time())
-        visit = _Visit(opening)
+        visit = _Visit(opening, name)
         task = loop.create_task(self._visit(visit))
         self._visits[task] = visit
         self._opening[opening] = task
@@ -317,6 +332,7 @@ class Acceptor:
             self._listen()
 
     async def _visit(self, visit: _Visit) -> None:
+        messages.peer.set(visit.name)
         handed = await self._open(visit)
         if handed is None:
             return
@@ -332,31 +348,45 @@ class Acceptor:
 
     async def _open(self, visit: _Visit) -> Handoff | None:
         try:
-            handed = await hand_over(visit.opening.sock, self._config, self._policy)
+            sock, stranger = visit.opening.sock, self.stranger
+            handed = await hand_over(sock, self._config, self._policy, stranger=stranger)
         except FAILURES as exc:
-            self._note_failure(exc)
+            self._note_failure(visit, exc)
             return None
         except asyncio.CancelledError:
-            count(Event.HANDSHAKE_EVICTED if visit.is_evicted else Event.HANDSHAKE_ABANDONED)
+            self._note_eviction(visit)
             raise
         finally:
             self._leave_handshake(visit.opening)
         visit.is_handed, self._is_short = True, False
-        took = asyncio.get_running_loop().time() - visit.opening.since
+        took = self._age(visit)
         self._half_open.took(took)
         handshake_took(took)
         self._look_again()
         return handed
 
-    def _note_failure(self, exc: Exception) -> None:
+    def _note_eviction(self, visit: _Visit) -> None:
+        kind, why = Event.HANDSHAKE_ABANDONED, "the server ends"
+        if visit.is_evicted:
+            kind, why = Event.HANDSHAKE_EVICTED, "its handshake has stalled"
+            _log.log(messages.NOTICE, "connection refused: %s", why)
+        count(kind)
+        self.refused(visit.name, name_of(kind), why, self._age(visit))
+
+    def _age(self, visit: _Visit) -> float:
+        return asyncio.get_running_loop().time() - visit.opening.since
+
+    def _note_failure(self, visit: _Visit, exc: Exception) -> None:
         """Count why there is no connection; where it is for want of something, others wait."""
         kind = outcome(exc)
         count(kind)
-        is_news = kind is Event.HANDSHAKE_RESOURCES and not self._is_short
-        _log.log(logging.WARNING if is_news else logging.INFO, "connection refused: %s", exc)
+        level = logging.INFO if kind in _USUAL else messages.NOTICE
         if kind is Event.HANDSHAKE_RESOURCES:
+            level = logging.INFO if self._is_short else logging.WARNING
             self._is_short = self._is_failing = True
             self._rest(_ACCEPT_PAUSE)
+        _log.log(level, "connection refused: %s", exc)
+        self.refused(visit.name, name_of(kind), exc, self._age(visit))
 
 
 def _count_cut(handed: Handoff) -> None:

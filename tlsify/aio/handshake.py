@@ -14,6 +14,8 @@ from tlsify.connection.setup.dialing import closed_on_error
 from tlsify.errors import HandshakeError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tlsify.config import ClientConfig, ServerConfig
     from tlsify.connection.handoff import Handoff
 
@@ -27,6 +29,7 @@ async def hand_over(
     config: ClientConfig | ServerConfig,
     policy: KtlsPolicy | None = None,
     timeout: float | None = None,
+    stranger: Callable[[bytes], bytes] | None = None,
 ) -> Handoff:
     """Do a handshake without blocking the loop, and hand the connection over.
 
@@ -35,6 +38,7 @@ async def hand_over(
         config: decides the role.
         policy: when to offload; AUTO if None.
         timeout: seconds for the handshake; the configuration's own if None.
+        stranger: answers a peer that speaks no TLS, as `handshake.conversation` has it.
 
     Raises:
         As `establish.connect`.
@@ -47,22 +51,21 @@ async def hand_over(
         with handshake.undelayed(sock):
             try:
                 async with asyncio.timeout(seconds):
-                    await _drive(sock, opening)
+                    await _drive(sock, handshake.conversation(opening.engine, stranger))
             except HandshakeError:
                 await _part(sock)
                 raise
             except TimeoutError as exc:
                 if exc.errno is not None:  # as in `handshake.run`
                     raise
-                raise handshake.too_slow(seconds) from exc
+                raise handshake.too_slow(seconds, opening.engine) from exc
         handed = opening.commit()
         handed.sock.settimeout(0)
         return handed
 
 
-async def _drive(sock: socket.socket, opening: PendingConnection) -> None:
+async def _drive(sock: socket.socket, steps: handshake.Conversation) -> None:
     loop = asyncio.get_running_loop()
-    steps = handshake.conversation(opening.engine)
     step = next(steps, None)
     spent = 0.0
     while step is not None:
@@ -73,8 +76,12 @@ async def _drive(sock: socket.socket, opening: PendingConnection) -> None:
         try:
             if isinstance(step, int):
                 received = await loop.sock_recv(sock, step)
-            else:
+            elif isinstance(step, bytes):
                 await loop.sock_sendall(sock, step)
+            elif isinstance(step, float):
+                await asyncio.sleep(step)
+            else:
+                await _readable(loop, step)
         except OSError as exc:
             step = steps.throw(exc)
             continue
@@ -84,6 +91,17 @@ async def _drive(sock: socket.socket, opening: PendingConnection) -> None:
         except StopIteration:
             return
         spent += loop.time() - began
+
+
+async def _readable(loop: asyncio.AbstractEventLoop, sock: socket.socket) -> None:
+    """Wait until a socket is readable, or closed by its other end."""
+    ready = asyncio.Event()
+    number = sock.fileno()
+    loop.add_reader(number, ready.set)
+    try:
+        await ready.wait()
+    finally:
+        loop.remove_reader(number)
 
 
 async def _part(sock: socket.socket) -> None:

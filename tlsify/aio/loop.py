@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import logging
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -13,13 +14,15 @@ from tlsify.aio.send_file import pour
 from tlsify.aio.server import create_server
 from tlsify.aio.streams import connect_on, create_connection, server_terms, start_tls
 from tlsify.aio.transport import send_file
-from tlsify.errors import DeadlineExceeded, TlsifyError
+from tlsify.errors import DeadlineExceeded, TlsifyError, Truncated
 from tlsify.sslcontext.context import SSLContext
-from tlsify.sslcontext.socket import ssl_error
+from tlsify.sslcontext.errors import ssl_error
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Iterator
+
+_log = logging.getLogger("tlsify")
 
 
 @contextlib.contextmanager
@@ -29,18 +32,36 @@ def _ssl_errors() -> Iterator[None]:
         yield
     except DeadlineExceeded as exc:
         raise ConnectionAbortedError(errno.ECONNABORTED, str(exc)) from exc
+    except Truncated as exc:
+        raise ConnectionResetError(errno.ECONNRESET, str(exc)) from exc
     except TlsifyError as exc:
         raise ssl_error(exc) from exc
 
 
 class ByTlsify:
-    """Mixin for an event loop's class: tlsify makes connections with its own SSLContext.
+    """Mixin for an event loop's class: tlsify makes TCP connections with its own SSLContext.
 
-    With any other ``ssl`` the loop works as usual. Arguments are asyncio's, and errors,
-    too: `ssl.SSLError` for a failed handshake, ConnectionAbortedError for one that takes too long,
-    with tlsify's own as ``__cause__``. There is no
-    ``ssl_shutdown_timeout``, since closing does not wait for the peer.
+    With any other ``ssl`` the loop works as usual, and logs once that it does, as a warning for
+    servers. On sockets of other kinds, and inside another TLS connection, the loop's own TLS uses
+    tlsify's context in memory (`SSLContext.wrap_bio`).
+
+    Arguments and errors are asyncio's: `ssl.SSLError` for a failed handshake, ConnectionResetError
+    where the peer hangs up in it, ConnectionAbortedError for one that takes too long, with tlsify's
+    own as ``__cause__``. There is no ``ssl_shutdown_timeout``, since closing does not wait for the
+    peer.
     """
+
+    def _tell(self, ssl: Any, whose: str, level: int) -> None:
+        """Log, once, that a program which has chosen tlsify's loop uses Python's TLS on it."""
+        told: set[str] = self.__dict__.setdefault("_told", set())
+        if ssl and whose not in told:
+            told.add(whose)
+            _log.log(
+                level,
+                "this %s's TLS is Python's, without kernel TLS, though the event loop is tlsify's: "
+                "its context is not a tlsify.sslcontext.context.SSLContext",
+                whose,
+            )
 
     async def create_server(
         self,
@@ -53,6 +74,7 @@ class ByTlsify:
     ) -> Any:
         """Listen, as ``loop.create_server``."""
         if not isinstance(ssl, SSLContext):
+            self._tell(ssl, "server", logging.WARNING)
             parent: Any = super()
             return await parent.create_server(protocol_factory, host, port, ssl=ssl, **options)
         return await create_server(protocol_factory, host, port, ssl=ssl, **_translated(options))
@@ -68,6 +90,7 @@ class ByTlsify:
     ) -> Any:
         """Connect, as ``loop.create_connection``."""
         if not isinstance(ssl, SSLContext):
+            self._tell(ssl, "client", logging.INFO)
             parent: Any = super()
             return await parent.create_connection(protocol_factory, host, port, ssl=ssl, **options)
         if options.get("server_hostname") is None and not host:
@@ -87,38 +110,13 @@ class ByTlsify:
     ) -> Any:
         """Connect a protocol to an accepted socket, as ``loop.connect_accepted_socket``."""
         if not isinstance(ssl, SSLContext):
+            self._tell(ssl, "server", logging.WARNING)
             parent: Any = super()
             return await parent.connect_accepted_socket(protocol_factory, sock, ssl=ssl, **options)
         with _ssl_errors():
             terms = server_terms(None, ssl)
             terms = terms._replace(timeout=options.get("ssl_handshake_timeout"))
             return await connect_on(protocol_factory, sock, terms)
-
-    async def create_unix_server(
-        self,
-        protocol_factory: Callable[[], asyncio.BaseProtocol],
-        path: Any = None,
-        *,
-        ssl: Any = None,
-        **options: Any,
-    ) -> Any:
-        """Listen, as ``loop.create_unix_server``, though not with tlsify's SSLContext."""
-        _refuse_unix(ssl)
-        parent: Any = super()
-        return await parent.create_unix_server(protocol_factory, path, ssl=ssl, **options)
-
-    async def create_unix_connection(
-        self,
-        protocol_factory: Callable[[], asyncio.BaseProtocol],
-        path: Any = None,
-        *,
-        ssl: Any = None,
-        **options: Any,
-    ) -> Any:
-        """Connect, as ``loop.create_unix_connection``, though not with tlsify's SSLContext."""
-        _refuse_unix(ssl)
-        parent: Any = super()
-        return await parent.create_unix_connection(protocol_factory, path, ssl=ssl, **options)
 
     async def start_tls(
         self,
@@ -127,8 +125,8 @@ class ByTlsify:
         sslcontext: Any,
         **options: Any,
     ) -> Any:
-        """Start TLS on a plain transport, as ``loop.start_tls``."""
-        if not isinstance(sslcontext, SSLContext):
+        """Start TLS, as ``loop.start_tls``; inside another TLS connection, that is in memory."""
+        if not isinstance(sslcontext, SSLContext) or transport.get_extra_info("sslcontext"):
             parent: Any = super()
             return await parent.start_tls(transport, protocol, sslcontext, **options)
         with _ssl_errors():
@@ -166,11 +164,6 @@ class ByTlsify:
         options = {} if fallback is None else {"fallback": fallback}
         sent: int = await parent.sock_sendfile(sock, file, offset, count, **options)
         return sent
-
-
-def _refuse_unix(ssl: Any) -> None:
-    if isinstance(ssl, SSLContext):
-        raise NotImplementedError("tlsify's SSLContext is for TCP, and not for AF_UNIX sockets")
 
 
 def _translated(options: dict[str, Any]) -> dict[str, Any]:

@@ -8,16 +8,18 @@ from tlsify.errors import (
     DeadlineExceeded,
     HandshakeError,
     IdentityError,
+    KeyHolderError,
     KtlsError,
     PeerAlert,
     ResourceError,
     Truncated,
 )
-from tlsify.metrics.counters import Event
+from tlsify.metrics.counters import HANDSHAKE_OUTCOMES, Event
 
 # What a handshake may end with; anything else is a bug.
 FAILURES = (HandshakeError, DeadlineExceeded, KtlsError, ConfigError, ResourceError, OSError)
 _KINDS: tuple[tuple[type[Exception], Event], ...] = (
+    (KeyHolderError, Event.HANDSHAKE_KEY_HOLDER),
     (DeadlineExceeded, Event.HANDSHAKE_TOO_SLOW),
     (PeerAlert, Event.HANDSHAKE_PEER_ALERT),
     (IdentityError, Event.HANDSHAKE_IDENTITY),
@@ -27,6 +29,7 @@ _KINDS: tuple[tuple[type[Exception], Event], ...] = (
     (ResourceError, Event.HANDSHAKE_RESOURCES),
     (Exception, Event.HANDSHAKE_BROKEN),
 )
+_NAMES = {event: name for name, event in HANDSHAKE_OUTCOMES.items()}
 
 
 def outcome(error: Exception) -> Event:
@@ -34,3 +37,8 @@ def outcome(error: Exception) -> Event:
     if isinstance(error, OSError) and error.errno in SHORTAGES:
         return Event.HANDSHAKE_RESOURCES
     return next(event for kind, event in _KINDS if isinstance(error, kind))
+
+
+def name_of(event: Event) -> str:
+    """Return the name that reports have for how a handshake ended."""
+    return _NAMES[event]

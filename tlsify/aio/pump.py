@@ -11,6 +11,7 @@ import struct
 from typing import TYPE_CHECKING
 
 from tlsify.connection.stream import TLSSocket
+from tlsify.connection.traffic import Traffic
 from tlsify.errors import TlsifyError, Truncated
 
 if TYPE_CHECKING:
@@ -29,7 +30,11 @@ def buffer() -> memoryview:
 
 
 async def carry(
-    handed: Handoff, plain: socket.socket, closing: Closing, scratch: memoryview
+    handed: Handoff,
+    plain: socket.socket,
+    closing: Closing,
+    scratch: memoryview,
+    traffic: Traffic | None = None,
 ) -> None:
     """Carry both directions, each until it ends; then both connections are closed.
 
@@ -43,12 +48,13 @@ async def carry(
         plain: connected; it belongs to this call, as the hand-off does.
         closing: what an end of the TLS stream without close_notify is; sees how it begins.
         scratch: nothing is in it while anybody waits: connections of one loop share it.
+        traffic: counts what is carried, for whoever looks at it.
 
     Raises:
         HandshakeError: the TLS side was cut, or misbehaved.
         OSError: one of the two was cut.
     """
-    carriage = _Carriage(TLSSocket(handed), plain, closing, scratch)
+    carriage = _Carriage(TLSSocket(handed), plain, closing, scratch, traffic)
     flows = [asyncio.ensure_future(flow()) for flow in (carriage.inbound, carriage.outbound)]
     try:
         await asyncio.gather(*flows)
@@ -67,12 +73,18 @@ class _Carriage:
     """One connection's two directions."""
 
     def __init__(
-        self, stream: TLSSocket, plain: socket.socket, closing: Closing, scratch: memoryview
+        self,
+        stream: TLSSocket,
+        plain: socket.socket,
+        closing: Closing,
+        scratch: memoryview,
+        traffic: Traffic | None = None,
     ) -> None:
         self._stream = stream
         self._plain = plain
         self._closing = closing
         self._scratch = scratch
+        self._traffic = Traffic() if traffic is None else traffic
         self._plain_is_broken = False
         for sock in (stream, plain):
             sock.settimeout(0)
@@ -121,6 +133,7 @@ class _Carriage:
             else:
                 if sock is self._stream:
                     self._closing.look(self._scratch[:size])
+                    self._traffic.received += size
                 return size
 
     async def _send(self, sock: socket.socket, size: int) -> None:
@@ -130,6 +143,8 @@ class _Carriage:
         if sent < size:
             rest = bytes(self._scratch[sent:size])  # others may use the buffer meanwhile
             await asyncio.get_running_loop().sock_sendall(sock, rest)
+        if sock is self._stream:
+            self._traffic.sent += size
 
 
 class _SinkBroken(Exception):

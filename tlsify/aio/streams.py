@@ -184,10 +184,12 @@ async def connect_on(
     handed = await hand_over(sock, terms.config, terms.policy, terms.timeout)
     stream = LoopSocket(handed, terms.closing)
     waiter = asyncio.get_running_loop().create_future()
-    verified = not isinstance(terms.config, ClientConfig) or terms.config.verify
+    role = {"server_side": True}
+    if isinstance(terms.config, ClientConfig):
+        role = {"server_side": False, "verified": terms.config.verify}
     try:
         protocol = factory()
-        transport = make_transport(protocol, stream, terms.context, waiter, verified=verified)
+        transport = make_transport(protocol, stream, terms.context, waiter, **role)
     except BaseException:
         stream.abort()
         raise

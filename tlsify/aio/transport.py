@@ -15,6 +15,7 @@ from tlsify.aio.foreign_transport import ForeignTransport
 from tlsify.aio.loop_socket import LoopSocket
 from tlsify.config import ClosePolicy
 from tlsify.sslcontext.facts import TLSInfo
+from tlsify.sslcontext.transport_object import TransportSSLObject
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -114,6 +115,7 @@ def make_transport(
     waiter: asyncio.Future[None] | None = None,
     *,
     verified: bool = True,
+    server_side: bool = True,
 ) -> asyncio.Transport:
     """Make the transport of a connection on the running loop, which tells the protocol soon.
 
@@ -123,13 +125,15 @@ def make_transport(
         context: as `attach` has it.
         waiter: gets its result once the protocol knows.
         verified: whether the peer's certificate was judged.
+        server_side: the role.
     """
     loop = asyncio.get_running_loop()
     handed = sock.handoff
     facts = TLSInfo(handed, verified=verified)
+    described = TransportSSLObject(facts, context, server_side=server_side)
     extra = {
-        "sslcontext": facts if context is None else context,
-        "ssl_object": facts,
+        "sslcontext": described if context is None else context,
+        "ssl_object": described,
         "peercert": facts.getpeercert(),
         "cipher": facts.cipher(),
         "compression": None,

@@ -36,7 +36,7 @@ async def watched(
             False says that there is no such end, since something would be missing.
 
     Raises:
-        TimeoutError: the peer has taken nothing, and was cut.
+        TimeoutError: the peer has read nothing, and was cut.
         Exception: what the work raises.
     """
     watching = _Watching(Watch(handed, bounds), end)

@@ -8,7 +8,7 @@ from tlsify.cli.options import common as shared
 from tlsify.cli.options import server as server_options
 from tlsify.cli.program import cuts, outcome, ucspi
 from tlsify.cli.program.descriptors import hand_on, take_socket
-from tlsify.errors import ConfigError
+from tlsify.errors import UsageError
 
 if TYPE_CHECKING:
     import argparse
@@ -44,9 +44,9 @@ def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
     if arguments.user is not None:  # another user may not be able to read it
         from tlsify.cli.program import execute  # noqa: F401, PLC0415 - few need it
     if not arguments.fd and not (arguments.program or arguments.send_fd or arguments.aware):
-        raise ConfigError(
-            "stdin is the connection, and nobody is there to use it",
-            hint="add -- PROG ARG..., or name another socket with --fd",
+        raise UsageError(
+            "stdin is the connection, and there is no program to use it",
+            hint="add -- PROG ARG..., or name the connected socket with --fd N",
         )
     policy = outcome.policy(arguments, options)
     hand_over = _by_agent(arguments, policy) if arguments.agent else _here(arguments, policy)

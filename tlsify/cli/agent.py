@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 from tlsify.agent.config_cache import Configs
 from tlsify.agent.listener import Inherited, Listener
 from tlsify.agent.server import Worker
+from tlsify.cli.options import addresses
 from tlsify.cli.options import common as shared
 from tlsify.config import KtlsPolicy
 from tlsify.connection.establish import drop_past_keys
-from tlsify.errors import ConfigError, ExitCode
+from tlsify.errors import ExitCode, UsageError
+from tlsify.logs.messages import announce
 from tlsify.metrics.counters import share
 from tlsify.serving import supervisor
 from tlsify.serving.duty import SupervisorHooks
@@ -60,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="FILE",
-        help="PEM certificate chain for servers; may be repeated, along with --key",
+        help="PEM certificate chain for servers; its key may be in the same file; may be repeated",
     )
     parser.add_argument(
         "--key",
@@ -73,7 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--alpn",
         action="append",
-        type=os.fsencode,
+        type=shared.alpn_protocol,
         default=[],
         metavar="PROTOCOL",
         help="application protocol for servers that name none; may be repeated",
@@ -81,15 +83,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--resumption", action="store_true", help="have servers send session tickets"
     )
-    parser.add_argument("path", nargs="?", type=Path, metavar="PATH", help="socket to listen on")
+    parser.add_argument(
+        "--listen", dest="path", type=_path, metavar="unix:PATH", help="socket to listen on"
+    )
+    parser.add_argument(
+        "operand", nargs="?", type=_path, metavar="PATH", help="the same as --listen unix:PATH"
+    )
     parser.usage = f"{parser.prog} [OPTION...] PATH | --fd N"
+
+
+def _path(text: str) -> Path:
+    return Path(addresses.local_path(text))
+
+
+def misuse(arguments: argparse.Namespace) -> str | None:
+    """Return the error of too many places to listen, or none."""
+    given = [each for each in (arguments.path, arguments.operand, arguments.fd) if each is not None]
+    return None if len(given) == 1 else "one place to listen is required: PATH, or --fd N"
 
 
 def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
     """Serve until SIGTERM or SIGINT, or until the socketpair is closed."""
     del options  # what the kernel is to do, each request says
-    if (arguments.path is None) == (arguments.fd is None):
-        raise ConfigError("an agent needs one place to be found at", hint="give PATH, or --fd N")
     configs = Configs.of_files(
         _files(arguments), alpn=tuple(arguments.alpn), resumption=arguments.resumption
     )
@@ -97,13 +112,14 @@ def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
     rehearse()
     place: Listener | Inherited
     if arguments.fd is None:
-        place, name = Listener(arguments.path.absolute()), str(arguments.path)
+        path = arguments.path or arguments.operand
+        place, name = Listener(path.absolute()), str(path)
     else:
         place, name = Inherited(arguments.fd), f"descriptor {arguments.fd}"
     count, parent = arguments.workers, os.getpid()
 
     def ready() -> None:
-        print(f"tlsify: agent at {name} (workers: {count})", flush=True)
+        announce(f"agent at {name} (workers: {count})")
 
     def work(post: WorkerHandle) -> None:
         renounce()
@@ -127,10 +143,10 @@ def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
 
 def _files(arguments: argparse.Namespace) -> dict[str, tuple[Path, Path]]:
     """Return where certificates and keys are, by the names that requests give them."""
-    if len(arguments.cert) != len(arguments.key):
-        raise ConfigError(
-            "each --cert goes together with a --key", hint="give both, as often as there are pairs"
+    keys = arguments.key or [Path(name) for name in arguments.cert]
+    if len(arguments.cert) != len(keys):
+        raise UsageError(
+            "each --cert goes together with a --key, or contains it",
+            hint="give as many keys as certificates, or none",
         )
-    return {
-        name: (Path(name), key) for name, key in zip(arguments.cert, arguments.key, strict=True)
-    }
+    return {name: (Path(name), key) for name, key in zip(arguments.cert, keys, strict=True)}

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tlsify import __version__
-from tlsify.cli.messages import printable
 from tlsify.errors import ExitCode
+from tlsify.logs.text import printable
 from tlsify.status.host import examine
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from tlsify.cli import lazy_modules, streams
-from tlsify.cli.messages import PROGRAM, flush_stdout, guarded
+from tlsify.cli.messages import flush_stdout, guarded
 from tlsify.cli.parser import GlobalOptions, divide, is_config, read_options, read_words
 from tlsify.system.process import protect_process
 
@@ -58,10 +58,9 @@ def _dispatch(arguments: Sequence[str]) -> int:
         lazy_modules.load_late(name)
     import logging  # noqa: PLC0415 - only now without what it does not need
 
-    logging.basicConfig(
-        level=logging.DEBUG if options.verbose else logging.WARNING,
-        format=f"{PROGRAM}: %(message)s",
-    )
+    from tlsify.logs import messages  # noqa: PLC0415 - likewise
+
+    messages.install(messages.LEVELS[options.log_level], options.log_format, syslog=options.syslog)
     for library in ("asyncio", "pyroute2"):  # what they find odd is not the user's business
         logging.getLogger(library).setLevel(logging.ERROR)
     given = read_words(verb, rest)

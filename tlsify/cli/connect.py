@@ -9,13 +9,16 @@ from argparse import ArgumentTypeError
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, cast
 
+from tlsify.addresses import Address
+from tlsify.cli.options import addresses
 from tlsify.cli.options import client as client_options
 from tlsify.cli.options import common as shared
 from tlsify.cli.program import cuts, outcome, ucspi
 from tlsify.cli.program.descriptors import hand_on, take_socket
 from tlsify.connection.setup import dialing
 from tlsify.errors import SHORTAGES, DeadlineExceeded, NetworkError, ResourceError
-from tlsify.names import canonical, to_look_up
+from tlsify.names import canonical
+from tlsify.system.os_errors import explain
 
 if TYPE_CHECKING:
     import argparse
@@ -38,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--fd",
         type=shared.descriptor,
         metavar="N",
-        help="connected socket to use instead of HOST and PORT",
+        help="connected socket to use instead of HOST:PORT",
     )
     parser.add_argument(
         "--starttls",
@@ -49,17 +52,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     shared.add_agent(parser)
     outcome.add_arguments(parser)
-    parser.add_argument("host", nargs="?", metavar="HOST", help="name or address")
-    parser.add_argument("port", nargs="?", type=shared.port, metavar="PORT", help="TCP port")
-    parser.usage = f"{parser.prog} [OPTION...] HOST PORT [-- PROG ARG...]"
+    parser.add_argument(
+        "host",
+        nargs="?",
+        metavar="HOST:PORT",
+        help="server, or unix:PATH; a port is a number or a service such as https",
+    )
+    parser.add_argument("port", nargs="?", metavar="PORT", help="port, where HOST stands alone")
+    parser.usage = f"{parser.prog} [OPTION...] HOST:PORT [-- PROG ARG...]"
     parser.epilog = "PROG runs with the connection on descriptors 6 (read) and 7 (write)."
 
 
 def misuse(arguments: argparse.Namespace) -> str | None:
     """Return the error in the arguments that name the server."""
     if arguments.fd is not None:
-        return None if arguments.host is None else "HOST and --fd exclude each other"
-    return None if arguments.port is not None else "HOST and PORT are required, or --fd N"
+        return None if arguments.host is None else "HOST:PORT and --fd exclude each other"
+    return None if arguments.host is not None else "HOST:PORT is required, or --fd N"
+
+
+def complete(arguments: argparse.Namespace) -> None:
+    """Parse the words that name the server.
+
+    Raises:
+        UsageError: they name none.
+    """
+    arguments.server = None
+    if arguments.fd is None:
+        arguments.server = addresses.address(arguments.host, arguments.port, Address.to_connect)
 
 
 class _Deadline:
@@ -105,7 +124,7 @@ def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
         if inherited is not None:
             sock = hand_on(inherited)
         else:
-            sock = _dial(arguments.host, arguments.port, arguments.timeout)
+            sock = _dial(arguments.server, arguments.timeout)
         if arguments.starttls is not None:
             _ask_for_tls(sock, arguments, deadline)
         return sock
@@ -120,8 +139,8 @@ def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
         return ucspi.open_connection(reach(), hand_over)
 
     with nullcontext() if arguments.fd is None else take_socket(arguments.fd) as inherited:
-        host = f"{arguments.host} port {arguments.port}"
-        with cuts.told(host if inherited is None else cuts.peer_of(inherited)):
+        named = str(arguments.server) if inherited is None else cuts.peer_of(inherited)
+        with cuts.told(named):
             return outcome.run(arguments, open_connection, ucspi.CLIENT_PLACES)
 
 
@@ -131,7 +150,7 @@ def _here(
     """Configure; return what shakes hands then."""
     from tlsify.connection.establish import connect  # noqa: PLC0415 - heavy; an agent does without
 
-    config = client_options.configure(arguments, arguments.host)
+    config = client_options.configure(arguments, _host(arguments))
 
     def shake_hands(sock: socket.socket) -> Handoff:
         with dialing.closed_on_error(sock), deadline.spend(_UNFINISHED) as left:
@@ -148,7 +167,7 @@ def _by_agent(
 ) -> Callable[[socket.socket], Handoff]:
     from tlsify.cli.program import by_agent  # noqa: PLC0415 - only where there is an agent
 
-    request = by_agent.client_request(arguments, arguments.host, policy)
+    request = by_agent.client_request(arguments, _host(arguments), policy)
 
     def alone(sock: socket.socket) -> Handoff:
         return _here(arguments, policy, deadline)(sock)
@@ -171,27 +190,37 @@ def _protocol(text: str) -> Callable[[socket.socket, str, float], None]:
 
 
 def _ask_for_tls(sock: socket.socket, arguments: argparse.Namespace, deadline: _Deadline) -> None:
-    named = arguments.servername or arguments.host
+    named = arguments.servername or _host(arguments)
     name = canonical(named) if named else ""
     what = "starttls: no go-ahead from the server"
     with dialing.closed_on_error(sock), deadline.spend(what) as left:
         arguments.starttls(sock, name, left)
 
 
-def _dial(host: str, port: int, timeout: float) -> socket.socket:
-    # Text would be encoded by way of a module whose import takes longer than looking up localhost.
-    name = cast("str", to_look_up(host).encode("ascii"))
+def _host(arguments: argparse.Namespace) -> str | None:
+    """Return the server's name or IP address, if the user has given one."""
+    server: Address | None = arguments.server
+    return server.host if server is not None and server.host else None
+
+
+def _dial(server: Address, timeout: float) -> socket.socket:
+    what = f"cannot connect to {server}"
     try:
-        return dialing.connect(name, port, timeout)
+        if server.path:
+            return dialing.connect_here(server.path, timeout)
+        # Text would be encoded by way of a module whose import takes longer than looking up
+        # localhost.
+        return dialing.connect(cast("str", server.host.encode("ascii")), server.port, timeout)
     except dialing.Silence as exc:
         raise DeadlineExceeded(
-            f"no connection to {host} port {port} within {timeout:g} seconds: {exc}",
+            f"no connection to {server} within {timeout:g} seconds: {exc}",
             hint="the host may be down, or a firewall may drop what is sent to it"
             if exc.is_named
             else "see whether the name servers answer (/etc/resolv.conf)",
         ) from exc
     except (OSError, UnicodeError) as exc:
-        what = f"cannot connect to {host} port {port}"
-        if isinstance(exc, OSError) and exc.errno in {*SHORTAGES, errno.EAGAIN}:
+        if not isinstance(exc, OSError):
+            raise NetworkError(f"{what}: {exc}") from exc
+        if exc.errno in {*SHORTAGES, errno.EAGAIN}:
             raise ResourceError(exc, what) from exc
-        raise NetworkError(f"{what}: {exc}") from exc
+        raise NetworkError(f"{what}: {explain(exc)}") from exc

@@ -18,6 +18,8 @@ from tlsify.aio.pending import origin
 from tlsify.cli.messages import guarded
 from tlsify.cli.places import Newcomer, Place, Places
 from tlsify.errors import ExitCode, TlsifyError, errno_name
+from tlsify.logs import messages
+from tlsify.logs.text import spell_address
 from tlsify.serving.generation import STOP_SIGNALS, ended
 from tlsify.system import listening
 from tlsify.system.process import StopRequests, await_threads, fork
@@ -46,6 +48,9 @@ class Door:
     time is done by the forked ones. Each of these, and the keeper that it forks, holds the other
     end of a pipe: a byte there says that the handshake is done, and its end that both are gone, or
     one has become the program.
+
+    Attributes:
+        refused: told of clients that are refused, as `AccessLog.refused`.
     """
 
     def __init__(
@@ -66,6 +71,7 @@ class Door:
             limit: how many connections there may be at once, their keepers included.
             per_address: how many of them from one IPv4 address or IPv6 /64; None for any number.
         """
+        self.refused: Callable[[object, str, object, float], None] = lambda *_: None
         self._listeners = list(listeners)
         self._serve = serve
         self._reload = reload
@@ -95,7 +101,7 @@ class Door:
         for sock in self._listeners:
             sock.settimeout(0)
         for sock in self._listeners:
-            print(f"tlsify: listening on {listening.spell(sock)}", flush=True)
+            messages.announce(f"listening on {listening.spell(sock)}")
         self._manager.ready()
         while not self._stopping or (self._places and not self._leaving):
             for number in self._wait():
@@ -186,13 +192,18 @@ class Door:
             if not isinstance(exc, ConnectionError):
                 self._pause("accept", exc)
             return
-        address = str(name[0]) if isinstance(name, tuple) else "local"
-        newcomer = Newcomer(sock, origin(name), address)
+        newcomer = Newcomer(sock, origin(name), name)
         if self._has_enough(newcomer.origin):
-            _log.warning("%s: closed: %d connections at once", address, self._per_address)
-            sock.close()
+            why = f"its address has reached its limit of connections ({self._per_address})"
+            self._refuse(newcomer, "per_address", why)
             return
         self._waiting.append(newcomer)
+
+    def _refuse(self, newcomer: Newcomer, end: str, why: str) -> None:
+        about = {"peer": newcomer.address}
+        _log.log(messages.NOTICE, "connection refused: %s", why, extra=about)
+        self.refused(newcomer.address, end, why, 0.0)
+        newcomer.sock.close()
 
     def _has_enough(self, where: bytes | None) -> bool:
         waiting = sum(each.origin == where for each in self._waiting)
@@ -208,15 +219,17 @@ class Door:
         for place in self._places.victims(self._waiting, now):
             self._hear(place)
             if self._places.is_opening(place):  # still
-                _log.info("%s: its handshake takes too long and makes room", place.address)
+                why = "its handshake has stalled"
+                about = {"peer": place.address}
+                _log.log(messages.NOTICE, "connection refused: %s", why, extra=about)
+                self.refused(place.address, "evicted", why, now - place.since)
                 self._places.give_up(place)
                 if place.runs:
                     os.kill(place.pid, signal.SIGTERM)  # and its keeper ends with it
                 self._shortage.note(now, handshakes=1)
         while (refused := self._places.refused(self._waiting, now)) is not None:
-            _log.info("%s: closed: there are no places", refused.address)
             self._waiting.remove(refused)
-            refused.sock.close()
+            self._refuse(refused, "no_place", "all places for connections are taken")
             self._shortage.note(now, newcomers=1)
 
     def _pause(self, what: str, exc: OSError) -> None:
@@ -261,8 +274,9 @@ class Door:
                     sock.close()
             self._descriptors.restore()
             newcomer.sock.settimeout(None)
+            messages.peer.set(newcomer.address)
             serve = partial(self._serve, newcomer.sock, other_end)
-            status = guarded(serve, f"{newcomer.address}: ")
+            status = guarded(serve, f"{spell_address(newcomer.address)}: ")
             await_threads()
         finally:
             os._exit(status)
@@ -285,7 +299,8 @@ class Door:
     def _bury(self, pid: int, code: int) -> None:
         place = self._by_pid.pop(pid, None)
         if place is not None:
-            _log.debug("%s: process %d ended with status %d", place.address, pid, code)
+            about = {"peer": place.address}
+            _log.debug("process %d ended with status %d", pid, code, extra=about)
             place.runs = False
             self._leave(place)
 

@@ -7,13 +7,16 @@ import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tlsify.addresses import Address, is_same
+from tlsify.cli.options import addresses, logs
 from tlsify.cli.options import common as shared
 from tlsify.cli.options import server as server_options
 from tlsify.cli.options import serving as serving_options
 from tlsify.config import ClosePolicy
 from tlsify.connection.setup.eligibility import host_refusal
 from tlsify.connection.stillness import Bounds
-from tlsify.errors import ConfigError, ExitCode
+from tlsify.errors import ExitCode, UsageError
+from tlsify.logs.messages import announce
 from tlsify.names import is_ip_address
 from tlsify.serving import server
 from tlsify.serving.backends import Backends, Rule, parse_several
@@ -23,15 +26,17 @@ from tlsify.system.sandbox import Reach
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from tlsify.cli.parser import GlobalOptions
     from tlsify.config import ServerConfig
+    from tlsify.logs.access import AccessLog
 
 DESCRIPTION = "Accept TLS connections, and pass their plaintext to another server."
 # "LISTEN --proxy-protocol BACKEND" is what people write.
 IS_MIXED = True
 _PATIENCE = 5.0
+_HTTP = {b"http/1.1", b"http/1.0", b"h2"}
 _BY_PROTOCOL = "auto"
 _RESOLVER, _DNS = Path("/etc/resolv.conf"), 53
 
@@ -43,15 +48,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("backends")
     group.add_argument(
         "--pass-fd",
+        type=parse_several,
         metavar="unix:PATH",
-        help="send each connection to this socket as a descriptor (docs/passing.md), instead "
+        help="send each connection to this socket as a descriptor (tlsify help passing), instead "
         "of BACKEND",
     )
     group.add_argument(
         "--aware",
         action="store_true",
-        help="the receiver implements docs/handoff.md: send it the kTLS socket and its session "
-        "state",
+        help="the receiver implements the contract (tlsify help handoff): send it the kTLS "
+        "socket and its session state",
     )
     group.add_argument(
         "--proxy-protocol",
@@ -98,13 +104,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "addresses",
         nargs="*",
-        metavar="LISTEN",
-        help="address to listen on, ADDR:PORT; default: the sockets that systemd passes",
+        metavar="LISTEN|BACKEND",
+        help="addresses to listen on, as for --listen; the last one is the backend: HOST:PORT or "
+        "unix:PATH, or a comma-separated list of these, tried in order",
     )
     parser.usage = f"{parser.prog} [OPTION...] [LISTEN...] BACKEND|--pass-fd unix:PATH"
-    parser.epilog = (
-        "BACKEND is HOST:PORT or unix:PATH, or a comma-separated list of these, tried in order."
-    )
 
 
 def misuse(arguments: argparse.Namespace) -> str | None:
@@ -116,21 +120,44 @@ def misuse(arguments: argparse.Namespace) -> str | None:
     return None if arguments.addresses else "BACKEND is required, or --pass-fd unix:PATH"
 
 
+def complete(arguments: argparse.Namespace) -> None:
+    """Parse the addresses: where to listen, and where connections go.
+
+    Raises:
+        UsageError: one of them is none.
+    """
+    words = list(arguments.addresses)
+    arguments.backends = arguments.pass_fd or addresses.reading(parse_several, words.pop())
+    found = [addresses.reading(Address.to_listen, word) for word in words]
+    arguments.listen = [*arguments.listen, *found]
+
+
 def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
     """Forward until SIGTERM or SIGINT."""
-    target = _divide(arguments)
-    service = _service(arguments, target)
+    access_log = logs.access_log(arguments, options)
+    service = _service(arguments, access_log)
     policy = shared.policy(options)
+    target = ",".join(map(str, arguments.backends))
 
     def tell() -> None:
         refusal = host_refusal(policy)
         carrier = "kernel TLS" if refusal is None else f"relay: {refusal.code}"
         for place in dict.fromkeys(listening.spell(sock) for sock in plan.listeners):
-            print(f"tlsify: forwarding {place} to {target} ({carrier})", flush=True)
+            announce(f"forwarding {place} to {target} ({carrier})")
 
-    reach = _reach(_rules(arguments, target))
-    plan = serving_options.plan(arguments, options, service, reach=lambda: reach, on_ready=tell)
+    rules = _rules(arguments)
+    reach = _reach(rules)
+    plan = serving_options.plan(
+        arguments,
+        options,
+        service,
+        reach=lambda: reach,
+        on_ready=tell,
+        access_log=access_log,
+        speaks_http=arguments.redirect_http or bool(_HTTP & set(arguments.alpn)),
+    )
     with plan.estate:
+        _check_loops(rules, map(_address, plan.listeners))
         for sock in plan.listeners:
             # What is accepted inherits it: pieces are as large as the backend's; none has to wait.
             with contextlib.suppress(OSError):  # systemd's may be of another family
@@ -145,20 +172,34 @@ def examine(arguments: argparse.Namespace) -> ServerConfig:
     Raises:
         ConfigError: it could not be forwarded with them.
     """
-    _service(arguments, _divide(arguments))
-    serving_options.examine(arguments)
+    _service(arguments, None)
+    _check_loops(_rules(arguments), arguments.listen)
+    logs.examine(arguments)
     return server_options.configure(arguments)
 
 
-def _divide(arguments: argparse.Namespace) -> str:
-    """Return where to listen from where connections go, which is given."""
-    arguments.listen = list(arguments.addresses)
-    target: str = arguments.pass_fd or arguments.listen.pop()
-    return target
+def _rules(arguments: argparse.Namespace) -> list[Rule]:
+    return [*arguments.route, Rule(None, None, arguments.backends)]
 
 
-def _rules(arguments: argparse.Namespace, target: str) -> list[Rule]:
-    return [*arguments.route, Rule(None, None, parse_several(target))]
+def _address(sock: socket.socket) -> Address:
+    name = sock.getsockname()
+    return Address(*name[:2]) if isinstance(name, tuple) else Address(path=str(name))
+
+
+def _check_loops(rules: Sequence[Rule], listeners: Iterable[Address]) -> None:
+    """Refuse a backend where this server itself listens: each connection would beget another.
+
+    Raises:
+        ConfigError: there is one.
+    """
+    for address in listeners:
+        for backend in (backend for rule in rules for backend in rule.backends):
+            if is_same(address, backend):
+                raise UsageError(
+                    f"the backend {backend} is where this server itself listens",
+                    hint="name the address of the other server",
+                )
 
 
 def _reach(rules: Sequence[Rule]) -> Reach:
@@ -174,14 +215,17 @@ def _reach(rules: Sequence[Rule]) -> Reach:
     return Reach(read=read, ports=(*ports, _DNS), abstract=abstract)
 
 
-def _service(arguments: argparse.Namespace, target: str) -> Callable[[], Forwarding | Passing]:
+def _service(
+    arguments: argparse.Namespace, access_log: AccessLog | None
+) -> Callable[[], Forwarding | Passing]:
     """Return what makes a worker's service; each knows by itself which backends are down."""
-    rules = _rules(arguments, target)
+    rules = _rules(arguments)
     for rule in arguments.route:
         if rule.alpn is not None and rule.alpn not in arguments.alpn:
             name = rule.alpn.decode(errors="backslashreplace")
-            raise ConfigError(
-                f"nobody can agree on {name}: it is not offered", hint=f"add --alpn {name}"
+            raise UsageError(
+                f'the route for ALPN "{name}" can never match: {name} is not offered',
+                hint=f"add --alpn {name}",
             )
     closing = None if arguments.close == _BY_PROTOCOL else ClosePolicy(arguments.close)
     bounds = Bounds(arguments.idle, arguments.send_timeout)
@@ -191,13 +235,14 @@ def _service(arguments: argparse.Namespace, target: str) -> Callable[[], Forward
             Backends(rules, patience, retry or 0),
             closing,
             bounds,
+            access_log,
             proxy_protocol=arguments.proxy_protocol,
         )
     for backend in (backend for rule in rules for backend in rule.backends):
         if not backend.path:
-            raise ConfigError(
-                f"a descriptor cannot be sent to {backend}", hint="name a socket: unix:PATH"
-            )
+            raise UsageError(f"a descriptor cannot be sent to {backend}", hint="write unix:PATH")
     # Workers come and go, and a connection loses nothing by waiting for one.
     retry = patience if retry is None else retry
-    return lambda: Passing(Backends(rules, patience, retry), closing, bounds, aware=arguments.aware)
+    return lambda: Passing(
+        Backends(rules, patience, retry), closing, bounds, access_log, aware=arguments.aware
+    )

@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
+from tlsify.addresses import Address
+from tlsify.aio.outcomes import name_of, outcome
 from tlsify.cli.door import Door
+from tlsify.cli.options import addresses, logs
 from tlsify.cli.options import common as shared
 from tlsify.cli.options import server as server_options
 from tlsify.cli.program import cuts, execute, ucspi, ucspi_tls
 from tlsify.cli.program.descriptors import hand_on
 from tlsify.config import ClosePolicy
 from tlsify.connection.establish import accept
-from tlsify.errors import ConfigError, ExitCode
+from tlsify.errors import ExitCode, TlsifyError, UsageError
+from tlsify.logs import messages
+from tlsify.logs.access import PASSED, visiting
+from tlsify.serving.configuration import Configuration, leave_holders
 from tlsify.serving.warm_up import rehearse
 from tlsify.system import listening
 from tlsify.system.process import end_with
+from tlsify.system.sandbox import Sandboxing
 
 if TYPE_CHECKING:
     import argparse
@@ -25,6 +33,8 @@ if TYPE_CHECKING:
 
     from tlsify.cli.parser import GlobalOptions
     from tlsify.config import KtlsPolicy, ServerConfig
+    from tlsify.connection.handoff import Handoff
+    from tlsify.logs.access import AccessLog
 
 DESCRIPTION = "Listen for TLS clients, and run a program on each connection."
 _LIMIT = 40  # as tcpserver and its successors have it
@@ -33,6 +43,7 @@ _LIMIT = 40  # as tcpserver and its successors have it
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's own options."""
     server_options.add_arguments(parser)
+    server_options.add_isolation(parser)
     shared.add_timing(parser, "for each handshake")
     group = parser.add_argument_group("limits")
     group.add_argument(
@@ -57,27 +68,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help=f"maximum length of the queue of waiting connections; default {listening.BACKLOG}",
     )
+    logs.add_access_log(parser.add_argument_group("logs"))
     group = parser.add_argument_group("connection hand-over")
     group.add_argument(
         "--aware",
         action="store_true",
-        help="PROG implements docs/handoff.md: pass it the kTLS socket and its session state",
+        help="PROG implements the contract (tlsify help handoff): pass it the kTLS socket and its "
+        "session state",
     )
     group.add_argument(
         "--ucspi-tls",
         action="store_true",
         help="PROG starts in plain text and requests TLS later (UCSPI-TLS)",
     )
-    parser.add_argument("address", nargs="?", metavar="ADDR", help="name or address")
+    addresses.add_listen(parser, "the sockets that systemd passes")
     parser.add_argument(
-        "port", nargs="?", type=shared.port, metavar="PORT", help="TCP port; 0: any"
+        "address", nargs="?", metavar="HOST:PORT", help="address to listen on, as for --listen"
     )
-    parser.usage = f"{parser.prog} [OPTION...] [ADDR PORT] -- PROG ARG..."
-    parser.epilog = (
-        "PROG runs with the connection on descriptors 0 (read) and 1 (write). Without ADDR and "
-        "PORT the sockets are those that systemd has opened."
-    )
+    parser.add_argument("port", nargs="?", metavar="PORT", help="port, where HOST stands alone")
+    parser.usage = f"{parser.prog} [OPTION...] [HOST:PORT] -- PROG ARG..."
+    parser.epilog = "PROG runs with the connection on descriptors 0 (read) and 1 (write)."
     parser.set_defaults(program=[])
+
+
+def complete(arguments: argparse.Namespace) -> None:
+    """Parse the words that name an address.
+
+    Raises:
+        UsageError: they name none.
+    """
+    if arguments.address is not None:
+        found = addresses.address(arguments.address, arguments.port, Address.to_listen)
+        arguments.listen = [*arguments.listen, found]
 
 
 def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
@@ -88,22 +110,32 @@ def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
     if isinstance(path, ExitCode):
         return path
     policy = shared.policy(options)
-    config = server_options.configure(arguments)
+    isolation = server_options.isolation(arguments, len(os.sched_getaffinity(0)), Sandboxing.AUTO)
+    configuration = Configuration(lambda: server_options.configure(arguments), policy, isolation)
+    config = configuration.load()
+    access_log = logs.access_log(arguments, options)
     with ExitStack() as stack:
-        listeners = [stack.enter_context(sock) for sock in _listeners(arguments)]
-        server_options.prepare(arguments, config, policy)
+        listeners = [stack.enter_context(sock) for sock in _listeners(arguments, stack)]
+        server_options.become(arguments.user)
+        configuration.warn_of_readable_keys()
         rehearse()
 
+        reception = _Reception(arguments, policy, access_log)
+
         def serve(sock: socket.socket, lifeline: int) -> int:
-            return _serve(arguments, sock, lifeline, config, policy)
+            leave_holders(of_others_than=config)
+            return reception.serve(sock, lifeline, config)
 
         def reload() -> None:
             nonlocal config
-            renewed = server_options.configure(arguments)
-            server_options.prepare(arguments, renewed, policy, config)
-            config = renewed
+            config = configuration.load()
+            if access_log is not None:
+                access_log.reopen()
 
-        Door(listeners, serve, reload, arguments.limit, arguments.per_address).run()
+        door = Door(listeners, serve, reload, arguments.limit, arguments.per_address)
+        if access_log is not None:
+            door.refused = access_log.refused
+        door.run()
     return ExitCode.OK
 
 
@@ -111,52 +143,83 @@ def examine(arguments: argparse.Namespace) -> ServerConfig:
     """Find what is wrong with the arguments, without listening; return the configuration.
 
     Raises:
-        ConfigError: it could not be listened with them.
+        ConfigError: one of them, or a file, is unusable.
     """
     if not arguments.program:
         raise _no_program()
-    if arguments.address is not None and arguments.port is None:
-        raise _no_port()
+    logs.examine(arguments)
     return server_options.configure(arguments)
 
 
-def _no_program() -> ConfigError:
-    return ConfigError("there is no program to run", hint="add -- PROG ARG...")
+def _no_program() -> UsageError:
+    return UsageError("there is no program to run", hint="add -- PROG ARG...")
 
 
-def _no_port() -> ConfigError:
-    return ConfigError("ADDR without PORT", hint="give both")
+class _Reception(NamedTuple):
+    """What all connections have in common."""
 
+    arguments: argparse.Namespace
+    policy: KtlsPolicy
+    access_log: AccessLog | None
 
-def _serve(
-    arguments: argparse.Namespace,
-    sock: socket.socket,
-    lifeline: int,
-    config: ServerConfig,
-    policy: KtlsPolicy,
-) -> int:
-    """Serve a connection, in a process of its own; the door hears when the handshake is done."""
-    pid = os.getpid()
+    def serve(self, sock: socket.socket, lifeline: int, config: ServerConfig) -> int:
+        """Serve a connection, in a process of its own.
 
-    def open_connection() -> ucspi.Connection:
-        return ucspi.open_connection(hand_on(sock), lambda own: accept(own, config, policy))
+        The door hears when the handshake is done.
+        """
+        arguments = self.arguments
+        pid = os.getpid()
+        lines = ExitStack()  # in the keeper, and in what stands for one: the access log's
 
-    def open_or_end() -> ucspi.Connection:
-        # The keeper. Until there is a program (`execute`, which has SIGTERM ignored from then on)
-        # whoever ends the process that waits for it ends both.
-        end_with(pid)
-        connection = open_connection()
-        _tell_door(lifeline)
-        return connection
+        def open_connection() -> ucspi.Connection:
+            return self._open(sock, config, lines)
 
-    closing = ClosePolicy(arguments.close)
-    with cuts.told():
-        if arguments.ucspi_tls:
-            _tell_door(lifeline)  # when its handshake begins, and whether, is the program's affair
-            return ucspi_tls.run(arguments.program, sock, open_connection, closing)
-        return execute.run(
-            arguments.program, open_or_end, closing, ucspi.SERVER_PLACES, aware=arguments.aware
-        )
+        def open_or_end() -> ucspi.Connection:
+            # The keeper. Until there is a program (`execute`, which has SIGTERM ignored from then
+            # on) whoever ends the process that waits for it ends both.
+            end_with(pid)
+            connection = open_connection()
+            _tell_door(lifeline)
+            return connection
+
+        closing = ClosePolicy(arguments.close)
+        with cuts.told(), lines:
+            if arguments.ucspi_tls:
+                # When its handshake begins, and whether, is the program's affair.
+                _tell_door(lifeline)
+                return ucspi_tls.run(arguments.program, sock, open_connection, closing)
+            return execute.run(
+                arguments.program,
+                open_or_end,
+                closing,
+                ucspi.SERVER_PLACES,
+                aware=arguments.aware,
+            )
+
+    def _open(
+        self, sock: socket.socket, config: ServerConfig, lines: ExitStack
+    ) -> ucspi.Connection:
+        began = time.monotonic()
+
+        def shake_hands(own: socket.socket) -> Handoff:
+            try:
+                return accept(own, config, self.policy)
+            finally:
+                leave_holders()  # those of an earlier key need not wait for this connection's end
+
+        try:
+            found = ucspi.open_connection(hand_on(sock), shake_hands)
+        except (TlsifyError, OSError) as exc:
+            if self.access_log is not None:
+                end = name_of(outcome(exc))
+                seconds = time.monotonic() - began
+                self.access_log.refused(messages.peer.get(None), end, exc, seconds)
+            raise
+        visit = lines.enter_context(visiting(self.access_log, found.handoff))
+        if self.arguments.aware:
+            visit.traffic = None  # the program's affair
+            visit.end = PASSED if found.handoff.channel is not None else visit.end
+        return found._replace(traffic=visit.traffic)
 
 
 def _tell_door(lifeline: int) -> None:
@@ -164,14 +227,18 @@ def _tell_door(lifeline: int) -> None:
         os.write(lifeline, b"\0")
 
 
-def _listeners(arguments: argparse.Namespace) -> list[socket.socket]:
-    if arguments.address is None:
+def _listeners(arguments: argparse.Namespace, stack: ExitStack) -> list[socket.socket]:
+    """Return the sockets; what we make at a path is removed at the end of the stack."""
+    if not arguments.listen:
         if found := listening.inherited():
             return found
-        raise ConfigError(
-            "nothing to listen on", hint="give ADDR and PORT, or have systemd open the socket"
+        raise UsageError(
+            "there is no address to listen on",
+            hint="write HOST:PORT, or have systemd open the socket",
         )
-    if arguments.port is None:
-        raise _no_port()
-    host, _ = shared.address(f"{arguments.address}:{arguments.port}")
-    return [listening.listen(host, arguments.port, arguments.backlog)]
+    made = []
+    for address in dict.fromkeys(arguments.listen):
+        made += listening.listen_on(address, arguments.backlog)
+        if address.path:
+            stack.callback(listening.remove, address.path)
+    return made

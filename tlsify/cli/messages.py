@@ -34,15 +34,9 @@ class Ended(BaseException):
 
 def fail(message: str, hint: str) -> None:
     """Print the error line and the hint line; what a peer put into them stays one line of text."""
-    for kind, text in (("error", message), ("hint", hint)):
-        print(f"{PROGRAM}: {kind}: {printable(text)}", file=sys.stderr)
+    from tlsify.logs.messages import report  # noqa: PLC0415 - logging, which a client does without
 
-
-def printable(text: str) -> str:
-    """Escape what would do more to a terminal than show a character."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    report(message, hint)
 
 
 def guarded(work: Callable[[], int], prefix: str = "") -> int:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from tlsify import __version__
 from tlsify.cli.messages import PROGRAM, fail, flush_stdout
-from tlsify.errors import ExitCode
+from tlsify.errors import ConfigError, ExitCode, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -29,11 +29,18 @@ VERBS = {
     "check": "report what this host can offload, and why the rest cannot be",
     "status": "list the connections that the kernel or tlsify protects, with their processes",
 }
+# The same, of what is about the command itself.
+ABOUT = {
+    "help": "describe the command, a verb, or the exit codes",
+    "version": "print the versions of tlsify, Python, OpenSSL and kernel, and the carrier",
+    "completion": "print the completion for bash, zsh or fish",
+}
 _KTLS, _KTLS_MODES = "--ktls", ("auto", "require", "off")
+_LOG_LEVELS = ("debug", "info", "notice", "warning", "error")
 CONFIG = "--config"
 # Options of the command itself, which may stand behind the verb, too; the second take a value.
-_SWITCHES = ("-v", "--verbose", "--ktls-any-kernel")
-_VALUED = ("--ktls-rekey", CONFIG)
+_SWITCHES = ("-v", "--verbose", "--syslog", "--ktls-any-kernel")
+_VALUED = ("--ktls-rekey", "--log-level", "--log-format", CONFIG)
 # argparse makes a formatter for each option that is added; without a width it would ask shutil for
 # the terminal's, whose import takes longer than all of them.
 _of_any_width = partial(argparse.HelpFormatter, width=80)
@@ -46,21 +53,27 @@ class GlobalOptions(NamedTuple):
         ktls: "auto", "require" or "off".
         ktls_rekey: "auto" or "require".
         ktls_any_kernel: offload even on a kernel known to be bad.
-        verbose: say on stderr what is going on.
+        log_level: the lowest level of messages (`logs.messages.LEVELS`).
+        log_format: "text" or "json", of messages and of the access log.
+        syslog: write messages to syslog.
     """
 
     ktls: str = "auto"
     ktls_rekey: str = "auto"
     ktls_any_kernel: bool = False
-    verbose: bool = False
+    log_level: str = "notice"
+    log_format: str = "text"
+    syslog: bool = False
 
 
 class _Parser(argparse.ArgumentParser):
     """Reports misuse as every other error is reported."""
 
     _asking = False
-    # What a verb finds wrong with words that are each right; see `connect.misuse`.
+    # What a verb finds wrong with words that are each right, and what it makes of them: see
+    # `connect.misuse` and `connect.complete`.
     misuse: Callable[[argparse.Namespace], str | None] | None = None
+    complete: Callable[[argparse.Namespace], None] | None = None
     # Whether options may stand between several operands.
     is_mixed = False
 
@@ -75,10 +88,37 @@ class _Parser(argparse.ArgumentParser):
 
     def read(self, words: list[str]) -> argparse.Namespace:
         """Parse, and see whether all of it goes together."""
-        given = self.parse_intermixed_args(words) if self.is_mixed else self.parse_args(words)
+        parse = self.parse_known_intermixed_args if self.is_mixed else self.parse_known_args
+        given, unknown = parse(words)
+        if unknown:
+            self._refuse(unknown)
         if self.misuse is not None and (message := self.misuse(given)) is not None:
             self.error(message)
+        if self.complete is not None and not self._asking:
+            self.complete(given)
         return given
+
+    def _refuse(self, words: list[str]) -> NoReturn:
+        """End with what may be meant by the first word that is not known."""
+        from tlsify.cli import suggestions  # noqa: PLC0415 - only an error needs it
+
+        word = next((each for each in words if each.startswith("-")), words[0])
+        page = f'see "{self.prog} --help"'
+        if word.startswith("-"):
+            name = word.partition("=")[0]
+            known = [*self._option_string_actions, _KTLS, *_SWITCHES, *_VALUED]
+            self.error(f"there is no option {name}", suggestions.hint(name, known, page))
+        elif self.get_default("program") == []:
+            page = f'put "--" in front of a program: -- {" ".join(words)}'
+        self.error(f'"{word}" is one word too many', page)
+
+    def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
+        """Report a value that cannot be as what it is: a word that is wrong."""
+        try:
+            return super()._get_value(action, arg_string)
+        except ConfigError as exc:
+            message = str(argparse.ArgumentError(action, str(exc)))
+            raise UsageError(message, hint=exc.hint) from exc
 
     def split(self, words: list[str]) -> tuple[list[str], list[str]]:
         """Return the verb's words, and the program's, which are not for argparse.
@@ -95,17 +135,17 @@ class _Parser(argparse.ArgumentParser):
         self._asking = True
         try:
             self.read(words)
-        except argparse.ArgumentError:
+        except (argparse.ArgumentError, UsageError):
             return False
         finally:
             self._asking = False
         return True
 
-    def error(self, message: str) -> NoReturn:
+    def error(self, message: str, hint: str | None = None) -> NoReturn:
         """End with exit code 100."""
         if self._asking:
             raise argparse.ArgumentError(None, message)
-        fail(message, f'see "{self.prog} --help"')
+        fail(message, hint or f'see "{self.prog} --help"')
         raise SystemExit(ExitCode.USAGE)
 
     def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
@@ -116,12 +156,14 @@ class _Parser(argparse.ArgumentParser):
 
 def top_parser() -> _Parser:
     """Build what reads the words in front of a verb, and the verb."""
-    verbs = "\n".join(f"  {verb:<10} {text}" for verb, text in VERBS.items())
+    verbs, about = (
+        "\n".join(f"  {verb:<11} {text}" for verb, text in each.items()) for each in (VERBS, ABOUT)
+    )
     parser = _Parser(
         prog=PROGRAM,
-        usage=f"{PROGRAM} [--ktls[=MODE]] VERB [OPTION...]",
+        usage=f"{PROGRAM} VERB [OPTION...]",
         description="TLS for programs that do not speak TLS.",
-        epilog=f"verbs:\n{verbs}\n\n{PROGRAM} VERB --help describes a verb.",
+        epilog=f"verbs:\n{verbs}\n\n{about}\n\nThe options may stand behind the verb, too.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
@@ -147,8 +189,30 @@ def top_parser() -> _Parser:
     parser.add_argument(
         "--config", metavar="FILE", help="read verb, options and operands from a TOML file"
     )
-    parser.add_argument("-v", "--verbose", action="store_true", help="log what happens")
-    parser.add_argument("verb", choices=tuple(VERBS), metavar="VERB", help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--log-level",
+        choices=_LOG_LEVELS,
+        default="notice",
+        help="lowest level of messages; default notice, which includes refused clients",
+    )
+    parser.add_argument(
+        "--log-format",
+        choices=("text", "json"),
+        default="text",
+        help="format of messages and of --access-log; default text",
+    )
+    parser.add_argument(
+        "--syslog", action="store_true", help="write messages to syslog instead of stderr"
+    )
+    parser.add_argument(
+        "-v",
+        "--verbose",
+        action="store_const",
+        const="debug",
+        dest="log_level",
+        help="the same as --log-level=debug",
+    )
+    parser.add_argument("verb", nargs="?", metavar="VERB", help=argparse.SUPPRESS)
     return parser
 
 
@@ -201,22 +265,39 @@ def verb_parser(verb: str) -> _Parser:
     parser = _Parser(prog=f"{PROGRAM} {verb}", description=module.DESCRIPTION)
     module.add_arguments(parser)
     parser.misuse = getattr(module, "misuse", None)
+    parser.complete = getattr(module, "complete", None)
     parser.is_mixed = getattr(module, "IS_MIXED", False)
     return parser
 
 
 def read_options(words: list[str]) -> tuple[str, GlobalOptions]:
     """Read what stands in front of a verb, and the verb; ends the process if that cannot be."""
+    if not words:
+        return "help", GlobalOptions()
     if len(words) == 1 and words[0] in VERBS:  # as mostly, and making a parser takes its time
         return words[0], GlobalOptions()
-    parsed = top_parser().parse_args(words)
+    top = top_parser()
+    parsed = top.read(words)
+    if parsed.verb not in {*VERBS, *ABOUT}:
+        _refuse_verb(top, parsed.verb)
     options = GlobalOptions(
         ktls=parsed.ktls,
         ktls_rekey=parsed.ktls_rekey,
         ktls_any_kernel=parsed.ktls_any_kernel,
-        verbose=parsed.verbose,
+        log_level=parsed.log_level,
+        log_format=parsed.log_format,
+        syslog=parsed.syslog,
     )
     return parsed.verb, options
+
+
+def _refuse_verb(top: _Parser, verb: str | None) -> NoReturn:
+    from tlsify.cli import suggestions  # noqa: PLC0415 - only an error needs it
+
+    page = f'see "{PROGRAM} help"'
+    if verb is None:
+        top.error("a verb is required", page)
+    top.error(f'there is no verb "{verb}"', suggestions.hint(verb, (*VERBS, *ABOUT), page))
 
 
 def read_words(verb: str, rest: list[str]) -> argparse.Namespace:

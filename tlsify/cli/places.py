@@ -26,12 +26,12 @@ class Newcomer(NamedTuple):
     Attributes:
         sock: the connection.
         origin: whom it comes from (`half_open.origin`).
-        address: for messages.
+        address: as ``accept`` gives it.
     """
 
     sock: socket.socket
     origin: bytes | None
-    address: str
+    address: object
 
 
 @dataclass(eq=False, slots=True)
@@ -41,7 +41,7 @@ class Place:
     Attributes:
         pid: of the process that becomes the program.
         origin: whom the connection comes from.
-        address: for messages.
+        address: as ``accept`` gives it.
         since: when it was given, on the monotonic clock.
         lifeline: the reading end of a pipe whose other end both have; -1 once neither has.
         runs: whether that process has not ended yet.
@@ -49,7 +49,7 @@ class Place:
 
     pid: int
     origin: bytes | None
-    address: str
+    address: object
     since: float
     lifeline: int
     runs: bool = True

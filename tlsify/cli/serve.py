@@ -6,12 +6,13 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tlsify.cli.options import common as shared
+from tlsify.cli.options import logs, site
 from tlsify.cli.options import server as server_options
 from tlsify.cli.options import serving as serving_options
 from tlsify.connection.setup.eligibility import host_refusal
 from tlsify.credentials.self_signed import make_key_pair
-from tlsify.errors import ConfigError, ExitCode
+from tlsify.errors import ConfigError, ExitCode, UsageError
+from tlsify.logs.messages import announce
 from tlsify.serving import server
 from tlsify.system import listening
 from tlsify.system.modes import write_public
@@ -38,35 +39,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="where to save the self-signed certificate that is made without --cert",
     )
-    parser.add_argument(
-        "--dotfiles",
-        action="store_true",
-        help="also serve names that begin with a dot; without it only .well-known",
-    )
-    parser.add_argument(
-        "--precompressed",
-        action="store_true",
-        help="send NAME.br or NAME.gz instead of NAME to clients that accept it, unless it is "
-        "older",
-    )
+    site.add_arguments(parser)
     parser.add_argument("directory", type=Path, metavar="DIR", help="folder to serve")
+    parser.usage = f"{parser.prog} [OPTION...] DIR"
 
 
 def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
     """Serve until SIGTERM or SIGINT."""
     try:
-        from tlsify.integrations.static_files import Site  # noqa: PLC0415 - an extra, slow to import
+        from tlsify.integrations.static_answers import Folder  # noqa: PLC0415 - an extra
+        from tlsify.integrations.static_files import Site  # noqa: PLC0415 - likewise
     except ModuleNotFoundError as exc:
         raise ConfigError(
             f"serve needs the package {exc.name}", hint='install "tlsify[serve]"'
         ) from exc
+    site.check(arguments)
+    rules = site.rules(arguments)
     root, alias = _folder(arguments.directory), arguments.directory.absolute()
     stopgap = _Stopgap(arguments)
+    access_log = logs.access_log(arguments, options)
 
     def load() -> ServerConfig:
         config = server_options.configure(arguments, otherwise=stopgap.give)
         if arguments.write_ca is not None and not stopgap.is_made:
-            raise ConfigError(
+            raise UsageError(
                 "--write-ca saves a certificate made in the absence of --cert",
                 hint="leave one of the two out",
             )
@@ -76,15 +72,15 @@ def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
         refusal = host_refusal(plan.policy)
         carrier = "kernel TLS" if refusal is None else f"relay: {refusal.code}"
         for shown in dict.fromkeys(map(listening.spell, plan.listeners)):
-            print(f"tlsify: serving {root} on https://{shown}/ ({carrier})", flush=True)
+            url = shown if shown.startswith("unix:") else f"https://{shown}/"
+            announce(f"serving {root} on {url} ({carrier})")
 
     def service() -> Site:
         return Site(
-            root,
-            alias=alias,
-            dotfiles=arguments.dotfiles,
-            precompressed=arguments.precompressed,
+            Folder(root, alias=alias, rules=rules),
             send_timeout=arguments.send_timeout,
+            access_log=access_log,
+            fields=site.fields(arguments),
         )
 
     plan = serving_options.plan(
@@ -94,6 +90,7 @@ def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
         reach=lambda: Reach(read=(str(root),)),
         load=load,
         on_ready=ready,
+        access_log=access_log,
     )
     stopgap.outlives = not plan.estate.is_rehearsal
     with plan.estate:
@@ -108,7 +105,7 @@ def examine(arguments: argparse.Namespace) -> ServerConfig:
         ConfigError: it could not be served with them.
     """
     _folder(arguments.directory)
-    serving_options.examine(arguments)
+    site.check(arguments)
     return server_options.configure(arguments, otherwise=lambda: make_key_pair(["localhost"]))
 
 
@@ -143,7 +140,7 @@ class _Stopgap:
         """
         if not self.outlives:
             raise ConfigError(
-                "a certificate made on the spot would be lost", hint="name one with --cert"
+                "the certificate made at the start would be lost", hint="name one with --cert"
             )
         if self._made is None:
             self._made = self._make()
@@ -151,12 +148,12 @@ class _Stopgap:
 
     def _make(self) -> KeyPair:
         names = ["localhost", "127.0.0.1", "::1"]
-        for text in self._arguments.listen:
-            host, _ = shared.address(text)
+        for address in self._arguments.listen:
+            host = address.host
             if host and host not in {*names, "0.0.0.0", "::"}:  # noqa: S104 - compared, not bound
                 names.append(host)
         made = make_key_pair(names)
-        print(f"tlsify: made a self-signed certificate for {', '.join(names)}", flush=True)
+        announce(f"made a self-signed certificate for {', '.join(names)}")
         path = self._arguments.write_ca
         if path is not None:
             try:

@@ -29,6 +29,7 @@ from tlsify.keys import Direction
 from tlsify.ktls import ulp
 from tlsify.ktls.probe import capabilities
 from tlsify.metrics.counters import Event, count, relayed
+from tlsify.tls.keyed_tunnel import KeyedTunnel
 from tlsify.tls.session import Session
 from tlsify.tls.ticket_reader import TicketReader
 from tlsify.tls.tunnel import Tunnel
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
     from tlsify.config import KtlsPolicy
     from tlsify.connection.setup.session_store import SessionSlot
+    from tlsify.isolation.remote_engine import RemoteEngine
     from tlsify.tls.engine import Engine
     from tlsify.tls.negotiated import Negotiated
 
@@ -58,7 +60,7 @@ class Ready(NamedTuple):
     """
 
     sock: socket.socket
-    engine: Engine
+    engine: Engine | RemoteEngine
     policy: KtlsPolicy
     refusal: KtlsUnavailable | None
     slot: SessionSlot | None
@@ -106,7 +108,7 @@ def _log_keys(ready: Ready) -> None:
 
 def _intake(ready: Ready, negotiated: Negotiated) -> SessionIntake | None:
     """Store a TLS 1.2 session; return the reader for later TLS 1.3 tickets."""
-    if ready.slot is None:
+    if ready.slot is None or ready.engine.is_remote:
         return None
     if negotiated.version is ProtocolVersion.TLSv1_3:
         return SessionIntake(TicketReader(ready.engine), ready.slot)
@@ -148,7 +150,7 @@ def _install_rx(ready: Ready, negotiated: Negotiated) -> None:
     if (refusal := suite_refusal(negotiated.suite, ready.policy)) is not None:
         raise refusal
     if not any(negotiated.rx.key):
-        msg = "keys that were never derived"  # the engine was told that nobody would ask
+        msg = "keys that were never derived"  # the engine was made for a relay
         raise TlsifyError(msg)
     if negotiated.max_fragment_length is not None:
         ulp.limit_payload(ready.sock, negotiated.max_fragment_length)
@@ -170,7 +172,11 @@ def _start_relay(ready: Ready, negotiated: Negotiated, refusal: KtlsUnavailable)
     reason = Reason(refusal.code, str(refusal), refusal.hint)
     _log.debug("relayed: %s: %s", reason.code, reason.sentence)
     keep = ready.slot.keep if ready.slot is not None else None
-    tunnel = Tunnel(ready.engine, time.monotonic)
+    tunnel: Tunnel | KeyedTunnel
+    if ready.engine.is_remote:
+        tunnel = KeyedTunnel(negotiated, time.monotonic)
+    else:
+        tunnel = Tunnel(ready.engine, time.monotonic)
     try:
         relay = Relay(ready.sock, tunnel, keep)
         program_end = relay.start()

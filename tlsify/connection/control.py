@@ -61,7 +61,7 @@ class Channel(Sender):
     # -- receiving
 
     def receive(self, size: int, flags: int = 0) -> bytes:
-        """Receive data, serving whatever control records lie in front of it.
+        """Receive data, after serving any control records in front of it.
 
         Args:
             size: maximum number of bytes to return, at least 1.
@@ -131,7 +131,7 @@ class Channel(Sender):
         return not self.session.peer_closed
 
     def _serve_seen(self, record: ulp.Record, flags: int) -> None:
-        """Serve what is not the caller's to look at: what was only peeked at is taken for good."""
+        """Serve a record that is not the caller's; one that was only peeked at is received."""
         if flags & socket.MSG_PEEK:
             self.serve(ulp.Record(record.content_type, b"", complete=False))
         elif record.content_type == ContentType.application_data:
@@ -152,9 +152,9 @@ class Channel(Sender):
         self.fail(PeerMisbehaved(what, alert=AlertDescription.unexpected_message))
 
     def tell_reader(self, error: OSError) -> None:
-        """End the receiving direction if what a send raised was meant for it.
+        """End the receiving direction if a send has raised an error that was meant for it.
 
-        Of a bad record the kernel tells once, whoever calls it next (net/tls/tls_sw.c
+        The kernel reports a bad record once, to the next call of either kind (net/tls/tls_sw.c
         tls_err_abort). A receive that waits meanwhile would wait for ever.
         """
         bad = ulp.bad_record(error.errno)
@@ -249,21 +249,20 @@ class Channel(Sender):
         else:
             count(Event.PEER_ALERT if isinstance(error, PeerAlert) else Event.PEER_MISBEHAVED)
         self.abort(None if isinstance(error, PeerAlert) else error.alert)
-        self.wipe()  # not before: a writer must not derive its next key from what is left
+        self.wipe()  # not before: a writer must not derive its next key from wiped secrets
         raise error
 
     # -- closing
 
     def discard(self, scratch: memoryview) -> int:
-        """Receive what nobody will read, and see how it ends (`linger.Receiver`).
+        """Receive and drop unwanted data until the end of the stream (`linger.Receiver`).
 
-        What is wrong with it is no reason to let the peer have less than it was promised: nothing
-        is sent in answer.
+        A fault in it must not cost the peer any sent data: no alert answers it.
         """
         if self.session.peer_closed or self.session.failure is not None:
             return 0
         if not self.reading.acquire(blocking=False):
-            raise BlockingIOError(errno.EAGAIN, "somebody is receiving")
+            raise BlockingIOError(errno.EAGAIN, "another thread is receiving")
         try:
             kind, size, _ = ulp.recv_record_into(self.sock, scratch, socket.MSG_DONTWAIT)
             if kind is None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from tlsify.codepoints import Aead
     from tlsify.connection.handoff import Handoff
     from tlsify.connection.setup.session_store import SessionSlot
+    from tlsify.isolation.remote_engine import RemoteEngine
 
 
 def connect(sock: socket.socket, config: ClientConfig, policy: KtlsPolicy | None = None) -> Handoff:
@@ -99,7 +100,9 @@ class PendingConnection:
         session = None if self._slot is None else self._slot.session
         # A connection that will be relayed needs no keys outside OpenSSL.
         wanted = self._refusal is None
-        self.engine = Engine(config, aeads, session, time.monotonic(), keys=wanted)
+        self.engine = _isolated(config, aeads) or Engine(
+            config, aeads, session, time.monotonic(), keys=wanted
+        )
 
     def commit(self) -> Handoff:
         """Install the keys, or start the relay (`tlsify.connection.commit`)."""
@@ -120,6 +123,15 @@ class PendingConnection:
             if exc.code == "not-established":
                 _raise_end(self._sock)
             raise
+
+
+def _isolated(config: ClientConfig | ServerConfig, aeads: tuple[Aead, ...]) -> RemoteEngine | None:
+    """Return a handshake that a key holder does, if another process has the server's keys."""
+    if isinstance(config, ClientConfig):
+        return None
+    from tlsify.isolation.remote_engine import IsolatedServer  # noqa: PLC0415 - clients have none
+
+    return config.engine(aeads) if isinstance(config, IsolatedServer) else None
 
 
 def _raise_end(sock: socket.socket) -> None:
@@ -149,9 +161,15 @@ def prepare(config: ServerConfig, policy: KtlsPolicy, previous: ServerConfig | N
         context.succeed(previous, config)
     import tlsify.connection.commit  # noqa: F401, PLC0415 - once for all workers, too
 
-    connection_factory.prepare(config, config.aeads, time.monotonic())
-    if host_refusal(policy) is None:
-        connection_factory.prepare(config, offloadable(config.aeads, policy), time.monotonic())
+    for aeads in choices(config, policy):
+        connection_factory.prepare(config, aeads, time.monotonic())
+
+
+def choices(config: ServerConfig, policy: KtlsPolicy) -> tuple[tuple[Aead, ...], ...]:
+    """Return the record protection that a server's handshakes may negotiate, most wanted first."""
+    if host_refusal(policy) is not None:
+        return (config.aeads,)
+    return tuple(dict.fromkeys((config.aeads, offloadable(config.aeads, policy))))
 
 
 def drop_past_keys() -> None:

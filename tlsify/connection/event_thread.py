@@ -26,11 +26,11 @@ _log = logging.getLogger("tlsify")
 
 
 class Interest(NamedTuple):
-    """What a connection waits for.
+    """Events that a connection waits for.
 
     Attributes:
-        events: by descriptor, as epoll's; 0 for a hang-up alone.
-        seconds: until it has its next turn, whatever happens; None for any time.
+        events: masks as epoll's, by descriptor; 0 for a hang-up alone.
+        seconds: until its next turn at the latest; None for no limit.
     """
 
     events: dict[int, int]
@@ -41,19 +41,19 @@ class Task(Protocol):
     """A connection that a thread runs, and that never waits by itself."""
 
     def interest(self) -> Interest:
-        """Return what it waits for now."""
+        """Return the events that it waits for now."""
 
     def turn(self, events: dict[int, int]) -> bool:
-        """Do what there is to do; return whether it is over. `events` is by descriptor."""
+        """Serve the events, by descriptor; return whether the connection is over."""
 
     def close(self) -> None:
         """Close its descriptors, which the thread no longer watches."""
 
     def abandon(self, exc: BaseException) -> None:
-        """Take note that it cannot go on; it is closed next."""
+        """Note the error that ends it; `close` follows."""
 
     def leave(self) -> None:
-        """In a forked child: it is the parent's to run."""
+        """Let go of it in a forked child: the parent runs it."""
 
 
 _Task = TypeVar("_Task", bound=Task)
@@ -67,9 +67,9 @@ class EventThread(Generic[_Task]):
     """
 
     def __init__(self, name: str) -> None:
-        """Have no thread yet; `name` is for the one to come."""
+        """Prepare, without a thread; `name` is the future thread's."""
         self._name = name
-        # Reentrant: a finalizer may add a connection in the midst of what this thread is doing.
+        # Reentrant: a finalizer may add a connection while this thread holds the lock.
         self._lock = threading.RLock()
         self._new: list[_Task] = []
         self._watched: dict[_Task, dict[int, int]] = {}
@@ -84,11 +84,11 @@ class EventThread(Generic[_Task]):
         return len(self._watched) + len(self._new)
 
     def add(self, task: _Task) -> None:
-        """Run a connection, too.
+        """Run one more connection.
 
         Raises:
-            OSError: there is no descriptor or memory for a thread's waiting.
-            RuntimeError: there is no thread to be had.
+            OSError: no descriptor or memory is available for the thread's poller.
+            RuntimeError: no thread is available.
         """
         with self._lock:
             if not self.is_running:
@@ -115,9 +115,12 @@ class EventThread(Generic[_Task]):
         if self._poller is None:
             self._poller = select.epoll()
         self._bell = process.out_of_the_way(os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC))
-        self._poller.register(self._bell, select.EPOLLIN)
+        self._register_bells(self._poller)
+
+    def _register_bells(self, poller: select.epoll) -> None:
+        poller.register(self._bell, select.EPOLLIN)
         # It stays readable for good, which is news only once.
-        self._poller.register(interpreter.bell(), select.EPOLLIN | select.EPOLLET)
+        poller.register(interpreter.bell(), select.EPOLLIN | select.EPOLLET)
 
     def _close(self) -> None:
         if self._poller is not None:
@@ -148,18 +151,18 @@ class EventThread(Generic[_Task]):
         return left
 
     def _fail(self, left: list[_Task], exc: BaseException) -> None:
-        """Give up what a thread that dies has left."""
+        """Give up the connections of a thread that dies."""
         for task in left:
             task.abandon(exc)
             _end(task)
 
     def _take(self) -> bool:
-        """Take what has been added; False ends the thread, since there is nothing left."""
+        """Take new connections; return False, which ends the thread, if none are left."""
         with self._lock:
             if self._bell == -1:
                 self._open()
             new = list(self._new)  # a finalizer may add another one meanwhile
-            # In this order: a fork meanwhile finds each in one of them (`forget`).
+            # In this order, so that a fork meanwhile finds each in one of the two (`forget`).
             self._watched.update((task, {}) for task in new)
             del self._new[: len(new)]
             is_idle = not self._watched
@@ -173,7 +176,7 @@ class EventThread(Generic[_Task]):
         return True
 
     def _wait(self) -> dict[_Task, dict[int, int]]:
-        """Wait until some have something to do; return them, with what has happened."""
+        """Wait for events or times; return the connections that are due, with their events."""
         wait = None if self._watched else _IDLE
         if self._watched and self._times:
             wait = max(0.0, self._times[0][0] - time.monotonic())
@@ -183,7 +186,10 @@ class EventThread(Generic[_Task]):
                 os.eventfd_read(self._bell)
             elif number in self._owners:
                 found.setdefault(self._owners[number], {})[number] = events
-            else:  # the interpreter's end, which concerns all of them
+            else:  # the interpreter's end concerns all of them
+                if number != interpreter.bell():
+                    with contextlib.suppress(OSError):  # for want of a descriptor: the next time
+                        self._renew()
                 found |= {task: found.get(task, {}) for task in self._watched}
         now = time.monotonic()
         while self._times and self._times[0][0] <= now:
@@ -198,6 +204,26 @@ class EventThread(Generic[_Task]):
             return []
         return self._poller.poll(wait)
 
+    def _renew(self) -> None:
+        """Watch with a new epoll: the old one reports what it cannot be told to forget.
+
+        A registration is the open file's, which a forked child or a dup(2) keeps after somebody has
+        closed the descriptor by its number (epoll(7)).
+        """
+        poller = select.epoll()
+        try:
+            self._register_bells(poller)
+            for watched in self._watched.values():
+                for number, events in watched.items():
+                    with contextlib.suppress(OSError):  # closed, as its connection finds out
+                        poller.register(number, events)
+        except OSError:
+            poller.close()
+            raise
+        if self._poller is not None:
+            self._poller.close()
+        self._poller = poller
+
     def _turn(self, task: _Task, events: dict[int, int]) -> None:
         try:
             is_over = task.turn(events)
@@ -210,10 +236,10 @@ class EventThread(Generic[_Task]):
             self._drop(task)
 
     def _watch(self, task: _Task, wanted: Interest) -> None:
-        """See that its next turn comes.
+        """Arrange for its next turn.
 
         Raises:
-            OSError: the kernel has no memory for that, and no time is set for the next turn.
+            OSError: the kernel has no memory to watch it, and no time is set for its next turn.
         """
         watched = self._watched[task]
         for number in [each for each in watched if each not in wanted.events]:
@@ -255,7 +281,7 @@ class EventThread(Generic[_Task]):
         del self._watched[task]
 
     def forget(self) -> None:
-        """In a forked child: the parent goes on with its connections, the child must not."""
+        """Let go of all connections in a forked child: the parent goes on with them."""
         for task in {*self._new, *self._watched}:
             with contextlib.suppress(RuntimeError):  # it was just over
                 task.leave()

@@ -12,8 +12,8 @@ from tlsify.system import process
 class CarrierThread(threading.Thread):
     """A thread that carries the last bytes of connections.
 
-    Not a daemon, whoever starts it: they must be out before the interpreter ends. It watches
-    `bell`, and ends what it carries when that is rung.
+    Never a daemon, even if a daemon starts it: the bytes must be out before the interpreter ends.
+    It watches `bell`, and ends its connections when that is rung.
     """
 
     def __init__(self, name: str, run: object) -> None:

@@ -10,8 +10,10 @@ import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from tlsify.config import ClosePolicy
-from tlsify.connection.ending.patience import unacknowledged
+from tlsify.connection.ending.patience import tcp_progress, unacknowledged
+from tlsify.connection.relay.pump import Relay
 from tlsify.connection.stream import TLSSocket
+from tlsify.connection.traffic import Traffic
 from tlsify.errors import HandshakeError, TlsifyError
 from tlsify.keys import Direction
 from tlsify.ktls import ulp
@@ -27,7 +29,7 @@ _TURNS = 16  # how often to receive before looking at anything else
 _LOOK = 30.0
 # For how long the program must not have sent anything before its key is changed under it.
 _QUIET = 0.05
-# How long to wait, after the program's end, for the peer to take more of what was sent or to close.
+# Seconds to wait, after the program's end, for the peer to read more of the sent data, or to close.
 _PARTING = 5.0
 _TICK = (
     0.001  # the shortest wait: for the kernel less than a microsecond is none, and that no limit
@@ -49,23 +51,38 @@ class Ends(NamedTuple):
 class Keeper:
     """Owns the receiving side of a connection and all control records.
 
-    The program writes to the connection itself, so `sendfile` stays zero-copy; it reads what the
-    keeper has received. What no descriptor can tell, why a stream has ended, is what `run` raises.
+    The program writes to the connection itself, so `sendfile` stays zero-copy; it reads the data
+    that the keeper has received. `run` raises the reason for a stream's end, which no descriptor
+    can express.
     """
 
-    def __init__(self, handoff: Handoff, closing: ClosePolicy = ClosePolicy.STRICT) -> None:
-        """Take over a hand-off; then pass ``ends`` on, close them (`let_go`), call `run`."""
+    def __init__(
+        self,
+        handoff: Handoff,
+        closing: ClosePolicy = ClosePolicy.STRICT,
+        traffic: Traffic | None = None,
+    ) -> None:
+        """Take over a hand-off; then pass ``ends`` on, close them (`let_go`), call `run`.
+
+        Args:
+            handoff: the connection.
+            closing: what an end of stream without close_notify is.
+            traffic: counts what the connection carries; ``sent`` is known at the end. The program
+                writes to the kernel by itself: there it is what TCP was given, records and all.
+        """
+        self._traffic = Traffic() if traffic is None else traffic
         self._stream = TLSSocket(handoff, closing)
         # The program shares its flags and options, and knows of no timeout.
         self._stream.settimeout(None)
         self._relay = handoff.relay
         self._channel = handoff.channel
         if self._channel is not None:
-            # The right to send is the program's. What has to be sent besides waits for its pauses.
+            # The right to send is the program's. Control records wait for its pauses.
             self._channel.writing.acquire()
+            self._given_before = self._given_to_tcp()
         self._program, theirs = socket.socketpair()
-        # Closing a socket in front of unread bytes resets its other end. This byte is never read:
-        # it is what a cut stream is told with.
+        # Closing a socket with unread bytes resets its other end. This byte is never read: with it,
+        # closing tells the program that the stream was cut.
         theirs.send(b"\0")
         self._program.settimeout(0)
         self.ends = Ends(theirs, socket.socket(fileno=os.dup(self._stream.fileno())))
@@ -105,6 +122,7 @@ class Keeper:
         finally:
             if watched is not None:
                 os.close(watched)
+            self._count_sent()
             self._part()
         if self._failure is not None:
             raise self._failure
@@ -140,7 +158,7 @@ class Keeper:
             goes_on = self._pass_on()
 
     def _pass_on(self) -> bool:
-        """Return the program what was received, and its end; False if that has to wait."""
+        """Give the program the received data, and its end; return False if that has to wait."""
         try:
             while self._pending:
                 self._pending = self._pending[self._program.send(self._pending) :]
@@ -164,6 +182,7 @@ class Keeper:
         except (TlsifyError, OSError) as exc:
             self._failure = exc
         self._pending = self._buffer[:size]
+        self._traffic.received += size
         self._receiving = size > 0
         return True
 
@@ -199,8 +218,7 @@ class Keeper:
         except BlockingIOError:
             worn = True
         except OSError:
-            # Nothing can be sent any more, which the program finds out by itself. What has been
-            # received is not the worse for it.
+            # Sending is over, which the program finds out by itself. Received data stays valid.
             self._tending = False
             return None
         except TlsifyError as exc:
@@ -232,16 +250,30 @@ class Keeper:
             return self._relay.under_way()
         return unacknowledged(self._stream)
 
+    def _count_sent(self) -> None:
+        """Find out how much the program has sent, while there is a socket to ask."""
+        if isinstance(self._relay, Relay):
+            self._traffic.sent = self._relay.to_network.received
+        elif self._channel is not None:
+            self._traffic.sent = max(self._given_to_tcp() - self._given_before, 0)
+
+    def _given_to_tcp(self) -> int:
+        """Return how many bytes TCP was given to send, ever; 0 if there is no TCP any more."""
+        try:
+            return tcp_progress(self._stream).acknowledged + unacknowledged(self._stream)
+        except OSError:
+            return 0
+
     # -- the end
 
     def _part(self) -> None:
-        """Send close_notify, and see that what was sent arrives: closing on unread bytes resets."""
+        """Send close_notify, and wait until sent data arrives: closing on unread bytes resets."""
         self._program.close()
         if self._channel is not None:
             self._channel.writing.release()
         with self._stream as stream, contextlib.suppress(HandshakeError, OSError):
             if stream.handoff.is_cut:
-                socket.socket.shutdown(stream, socket.SHUT_WR)  # FIN alone, whoever else has it
+                socket.socket.shutdown(stream, socket.SHUT_WR)  # FIN alone, for all its holders
                 return
             stream.shutdown(socket.SHUT_WR)
             before = self._under_way()

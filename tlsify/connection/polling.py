@@ -19,7 +19,7 @@ _MICROSECONDS = 1_000_000
 def timeval(seconds: float) -> bytes:
     """Pack a time limit as SO_RCVTIMEO and SO_SNDTIMEO want it (socket(7)); 0 is none.
 
-    It is rounded up, as Python's are: what is left of a time must not become no limit.
+    It is rounded up, as Python's are: a short remaining time must not become "no limit".
     """
     return _TIMEVAL.pack(*divmod(math.ceil(seconds * _MICROSECONDS), _MICROSECONDS))
 

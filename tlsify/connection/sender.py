@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 CLOSE_NOTIFY = encode_alert(AlertDescription.close_notify)
-# Between two looks at the number of records sent.
+# Records between two checks of the number sent.
 KEY_LIMIT_MARGIN = 2**18
 # Seconds to wait for another thread's send before treating it as stuck.
 _MOMENT = 0.2
@@ -69,7 +69,7 @@ class Sender:
             self._send_at_once(content_type, payload)
 
     def _send_at_once(self, content_type: ContentType, payload: bytes) -> None:
-        """Send a control record, if that can be done without waiting.
+        """Send a control record without waiting.
 
         Raises:
             OSError: as ``sendmsg``; BlockingIOError leaves nothing sent.
@@ -81,16 +81,16 @@ class Sender:
         )
 
     def pass_over(self, attempt: Callable[[], T]) -> T:
-        """Send, whatever has come behind close_notify, which is to be ignored (RFC 8446 6.1).
+        """Send, despite malformed input behind close_notify, which is ignored (RFC 8446 6.1).
 
-        Of bytes that are no record the kernel tells a send, too (net/tls/tls_sw.c tls_err_abort).
+        The kernel reports bytes that are no record to a send, too (net/tls/tls_sw.c tls_err_abort).
         """
         try:
             return attempt()
         except OSError as exc:
             if not self.session.peer_closed or ulp.bad_record(exc.errno) is None:
                 raise
-        self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)  # it is told until it is read
+        self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)  # reading the error clears it
         return attempt()
 
     # -- keys
@@ -133,8 +133,8 @@ class Sender:
                 self.writing.release()
 
     def _update(self, request: KeyUpdateRequest, flags: int) -> None:
-        # Derived beforehand: the two system calls should follow each other closely, since nothing
-        # keeps those who write to the bare descriptor from coming between.
+        # Derived beforehand: the two system calls should follow each other closely, since a writer
+        # to the bare descriptor could come between them.
         following = self.session.next_generation(Direction.TX)
         try:
             ulp.send_record(self.sock, ContentType.handshake, encode_key_update(request), flags)
@@ -157,18 +157,18 @@ class Sender:
         self.session.enter(direction, generation)
 
     def refresh(self, *, may_update: bool = True) -> bool:
-        """Change the sending key before it has protected too much (RFC 8446 5.5).
+        """Change the sending key before it reaches its usage limit (RFC 8446 5.5).
 
         ``writing`` must be held.
 
         Args:
-            may_update: False puts a change off for as long as possible.
+            may_update: False postpones a change for as long as possible.
 
         Returns:
-            Whether it was put off.
+            Whether a change was postponed.
 
         Raises:
-            RekeyUnsupported: the key may protect no more: the connection was ended.
+            RekeyUnsupported: the key has reached its limit: the connection was ended.
             OSError: as `key_update`.
         """
         session = self.session
@@ -193,11 +193,11 @@ class Sender:
     # -- closing
 
     def close_notify(self) -> bool:
-        """Send close_notify, once; False if that needs more waiting than is good.
+        """Send close_notify, once; return False if it has to wait for long.
 
-        Not between a KeyUpdate and the key that follows it, and no KeyUpdate behind it: the peer
-        could not open the one, and will not read the other. False, too, once `shut_down_later` sees
-        to it: FIN must not come before.
+        Never between a KeyUpdate and the change of the key, and no KeyUpdate behind it: the peer
+        could not open the one, and will not read the other. False, too, if `shut_down_later` will
+        send it: FIN must not come before.
         """
         if self.session.close_notify_sent:
             return not self._is_ending
@@ -210,7 +210,7 @@ class Sender:
                 self._send_at_once(ContentType.alert, CLOSE_NOTIFY)
         except BlockingIOError:
             return False
-        except OSError:  # nobody is there to hear it
+        except OSError:  # the peer is gone
             self.session.close_notify_sent = True
         else:
             self.session.close_notify_sent = True
@@ -229,13 +229,13 @@ class Sender:
     def shut_down_later(self) -> None:
         """Shut down in the background, since `close_notify` could not be sent; once.
 
-        A full send buffer must neither turn this into a wait nor cost the peer the end of what it
-        is still reading.
+        A full send buffer must neither make this wait nor cost the peer the end of the data that
+        it is still reading.
         """
         if self._may_say_goodbye_later():
             try:
                 duplicate = self._duplicate()
-            except OSError:  # no descriptor is to be had: rather a cut than silence
+            except OSError:  # no descriptor is available: a cut is better than silence
                 count(Event.SHORTAGE)
                 self._cut()
                 return
@@ -246,7 +246,7 @@ class Sender:
         """Mark the connection as ended, once; return whether close_notify is due."""
         if self._is_ending:
             return False
-        self._is_ending = True  # first: whoever sees the next must know of this
+        self._is_ending = True  # before `close_notify_sent`: readers of the latter rely on it
         self.session.close_notify_sent = True
         if self.writing.acquire(timeout=_MOMENT):
             self.writing.release()
@@ -261,12 +261,12 @@ class Sender:
             self.sock.shutdown(socket.SHUT_WR)
 
     def part(self, receiver: Receiver, *, in_order: bool = True) -> Ending | None:
-        """End both directions; return what goes on in the background while the peer is owed data.
+        """End both directions; return the ending that delivers outstanding data in the background.
 
-        It has ``sock``'s descriptor then, or one of its own; ``sock`` is to be closed all the same.
+        It has ``sock``'s descriptor then, or one of its own; close ``sock`` in either case.
 
         Args:
-            receiver: receives what nobody will read, from ``sock``.
+            receiver: receives and drops input from ``sock``.
             in_order: whether with close_notify.
         """
         is_owed = linger.is_owed(self.sock)

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from tlsify.connection.ending.patience import Progress
     from tlsify.connection.handoff import Handoff
 
-# How long a client may take nothing of what a server sends it, in seconds.
+# Seconds for which a client may read nothing of a server's data.
 SEND_TIMEOUT = 60.0
-# How often to look within the shortest of the times that are allowed.
+# Checks within the shorter of the two limits.
 _LOOKS = 4
 
 
@@ -23,10 +23,10 @@ class Bounds(NamedTuple):
     """Limits for still connections, in seconds; None for any time.
 
     Attributes:
-        idle: without a byte in either direction. If the peer is owed anything then, it has not
-            taken that.
-        send: without the peer's taking anything of what it is owed, though its TCP answers; or,
-            once we have ended our direction and the peer has all, without its doing anything.
+        idle: without a byte in either direction. A peer that still has data to read then counts as
+            not reading.
+        send: without the peer's reading any of its outstanding data, though its TCP answers; or,
+            after our own end and with all data received, without any action of the peer's.
     """
 
     idle: float | None = None
@@ -37,20 +37,20 @@ class Stillness(Enum):
     """State of a still connection."""
 
     IDLE = "nothing has come or gone"
-    UNREAD = "the peer has taken nothing of what was sent"
+    UNREAD = "the peer has read nothing of the sent data"
     UNENDED = "we have ended, and the peer does nothing"
 
 
 class Watch:
-    """Looks at a connection, as often as it is asked to.
+    """Checks of one connection, made by the caller at intervals.
 
-    TCP's own counts say whether anything moves. They are the same on the kernel path and on the
-    relay, and cost those who carry the bytes nothing. Where there is no TCP, the relay counts. A
-    slow peer that takes, or sends, a little now and then is not still.
+    TCP's own counts show whether data moves. They are the same on the kernel path and on the
+    relay, and cost the data path nothing. Without TCP, the relay counts. A slow peer that reads, or
+    sends, a little now and then is not still.
 
     Attributes:
-        pause: seconds until the next look. What it finds is late by as much at most.
-        reason: what it has found, in words.
+        pause: seconds until the next check, and the most by which a finding is late.
+        reason: the finding, in words.
     """
 
     def __init__(self, handed: Handoff, bounds: Bounds) -> None:
@@ -69,20 +69,20 @@ class Watch:
         self._moved_at = time.monotonic()
 
     def look(self) -> Stillness | None:
-        """Return what is the matter; None if it may go on, or is over, as others will notice."""
+        """Return the finding; None if the connection may go on, or is over."""
         now = time.monotonic()
         try:
             progress, owed = self._ask()
         except (OSError, ValueError):  # it has been closed
             return None
         if progress is None and not self._is_told:
-            return None  # nobody knows
+            return None  # its progress is unknown
         self._note(now, progress, owed)
         still, untaken = now - self._moved_at, now - self._taken_at
         idle, send = (math.inf if each is None else each for each in self._bounds)
         if untaken >= send:
             return self._found(Stillness.UNREAD, send)
-        if still >= idle:  # what has not arrived by then would be missing, unknown to the peer
+        if still >= idle:  # closing loses outstanding data, and the peer would not notice
             return self._found(Stillness.UNREAD if owed else Stillness.IDLE, idle)
         if still >= send and not owed and progress is not None and progress.has_ended:
             return self._found(Stillness.UNENDED, send)
@@ -93,7 +93,7 @@ class Watch:
         return found
 
     def _note(self, now: float, progress: Progress | None, owed: int) -> None:
-        """Compare with what was there at the last look."""
+        """Compare the counts with those of the last check."""
         before = self._seen
         self._seen = (0, owed) if progress is None else (progress.acknowledged, progress.received)
         if self._seen != before:
@@ -109,6 +109,6 @@ class Watch:
         if handed.relay is None:
             return tcp_progress(handed.sock), unacknowledged(handed.sock)
         progress = handed.relay.progress()
-        if progress is None:  # somebody else relays: what he has yet to take from us counts
+        if progress is None:  # another process relays: data that it has yet to read counts
             return None, unacknowledged(handed.sock)
         return progress, handed.relay.under_way()

@@ -77,7 +77,7 @@ class TLSSocket(socket.socket):
         self._unchecked = 0
         try:
             self.settimeout(timeout)
-        except OSError:  # nobody else has the connection
+        except OSError:  # no other process has the connection
             self.abort()
             raise
 

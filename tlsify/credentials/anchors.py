@@ -34,8 +34,8 @@ class Lookup:
         chosen: whether the caller has chosen every one: each then is an anchor, be it self-signed
             or not, which is not said of the system's.
         content: any bytes that other anchors have different ones of.
-        lease: what has to live as long as the folders are needed.
-        anchors: those that are in memory.
+        lease: object that must live as long as the folders are needed.
+        anchors: certificates in memory.
     """
 
     files: tuple[Path | str, ...]

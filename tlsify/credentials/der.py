@@ -27,7 +27,7 @@ def elements(der: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def _length(der: bytes, start: int) -> tuple[int, int]:
-    """Return where contents begin, and how long they are (X.690 8.1.3 and 10.1)."""
+    """Return the start and the length of the contents (X.690 8.1.3 and 10.1)."""
     first = int.from_bytes(der[start : start + 1], "big")
     if first < _LONG_LENGTH and start < len(der):
         return start + 1, first

@@ -172,7 +172,7 @@ def find(folder: Path) -> Found:
 
 
 def _of(path: Path) -> Iterator[Files]:
-    """Return what a file, or a folder, has to be, be it whole or not."""
+    """Find the key pair of one entry, by its name alone."""
     chain, name = path, path.stem
     if path.name.startswith("."):
         return

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.x509.ocsp import load_der_ocsp_response
 
 from tlsify.credentials.pem import read_file
 from tlsify.errors import ConfigError
@@ -17,24 +18,18 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from cryptography.x509 import Certificate
-    from cryptography.x509.ocsp import OCSPResponse, OCSPSingleResponse
-
-
-def _read(der: bytes) -> OCSPResponse:
-    from cryptography.x509.ocsp import load_der_ocsp_response  # noqa: PLC0415 - rarely wanted
-
-    return load_der_ocsp_response(der)
+    from cryptography.x509.ocsp import OCSPSingleResponse
 
 
 def load(path: Path) -> bytes:
     """Read a response in DER, as ``openssl ocsp -respout`` writes it.
 
     Raises:
-        ConfigError: it cannot be read, or is none.
+        ConfigError: it cannot be read, or is no OCSP response.
     """
     der = read_file(path, "OCSP response")
     try:
-        _read(der)
+        load_der_ocsp_response(der)
     except ValueError as exc:
         raise ConfigError(
             f"{path} holds no OCSP response", hint="it must be DER, as openssl ocsp -respout writes"
@@ -43,7 +38,7 @@ def load(path: Path) -> bytes:
 
 
 def belongs(der: bytes, certificate: Certificate) -> bool:
-    """Return whether a response is about a certificate, whatever it says."""
+    """Return whether a response is about a certificate, whatever the status."""
     return any(_about(der, certificate))
 
 
@@ -59,7 +54,7 @@ def objection(der: bytes, certificate: Certificate, now: datetime) -> str | None
     """
     about = list(_about(der, certificate))
     if not about:
-        return "the OCSP response is about no certificate that is shown, or a refusal to answer"
+        return "the OCSP response is about another certificate, or is an error response"
     said = about[0]
     if said.certificate_status.name != "GOOD":
         return f"the OCSP response says {said.certificate_status.name.lower()}"
@@ -81,9 +76,9 @@ def demanded(certificate: Certificate) -> bool:
 
 
 def _about(der: bytes, certificate: Certificate) -> Iterator[OCSPSingleResponse]:
-    """Find what a response says of a certificate: its serial number, issued by that issuer."""
+    """Find the parts of a response about a certificate, by its issuer's name and serial number."""
     try:
-        response = _read(der)
+        response = load_der_ocsp_response(der)
         if response.response_status.name != "SUCCESSFUL":
             return
         for said in response.responses:
@@ -91,5 +86,5 @@ def _about(der: bytes, certificate: Certificate) -> Iterator[OCSPSingleResponse]
             is_issuers = said.issuer_name_hash == name.digest()
             if is_issuers and said.serial_number == certificate.serial_number:
                 yield said
-    except (ValueError, UnsupportedAlgorithm):  # a field that nobody can read
+    except (ValueError, UnsupportedAlgorithm):  # an unreadable field
         return

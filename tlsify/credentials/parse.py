@@ -17,9 +17,8 @@ from tlsify.errors import ConfigError
 
 if TYPE_CHECKING:
     from pathlib import Path
+    from types import ModuleType
 
-# cryptography's serialization takes its time to load, and a server's --help does without: it is
-# imported where it is used.
 
 PrivateKey: TypeAlias = (
     RSAPrivateKey | EllipticCurvePrivateKey | Ed25519PrivateKey | Ed448PrivateKey
@@ -72,17 +71,13 @@ def parse_key(pem: bytes) -> PrivateKey:
     Raises:
         ConfigError: it is encrypted, malformed, or of another kind.
     """
-    from cryptography.hazmat.primitives.serialization import (  # noqa: PLC0415 - see above
-        load_pem_private_key,
-    )
-
     if found := _PRIVATE_KEY.search(pem):
         label, body = found.groups()
         lines = (b"-----BEGIN %b-----" % label, *body.split(), b"-----END %b-----" % label)
         pem = b"\n".join(lines)
     private = None  # as one whose curve the library does not know
     try:
-        private = load_pem_private_key(pem, None)
+        private = _serialization().load_pem_private_key(pem, None)
     except UnsupportedAlgorithm:
         pass
     except TypeError as exc:
@@ -92,7 +87,7 @@ def parse_key(pem: bytes) -> PrivateKey:
     except ValueError as exc:
         raise ConfigError(
             "the key file holds no usable PEM private key",
-            hint='it must contain "-----BEGIN PRIVATE KEY-----", and all of the key',
+            hint='name a file that contains "-----BEGIN PRIVATE KEY-----", and all of the key',
         ) from exc
     if not isinstance(private, PrivateKey):
         raise ConfigError(
@@ -106,6 +101,30 @@ def encoded(
     signed: x509.Certificate | x509.CertificateRevocationList, *, pem: bool = False
 ) -> bytes:
     """Return a certificate, or a revocation list, in DER or in PEM."""
-    from cryptography.hazmat.primitives.serialization import Encoding  # noqa: PLC0415 - see above
+    encoding = _serialization().Encoding
+    return signed.public_bytes(encoding.PEM if pem else encoding.DER)
 
-    return signed.public_bytes(Encoding.PEM if pem else Encoding.DER)
+
+def decrypt_key(pem: bytes, password: bytes) -> bytes:
+    """Decrypt a PEM key; return an unencrypted key unchanged.
+
+    Raises:
+        ConfigError: the password is wrong, or the key is malformed.
+    """
+    library = _serialization()
+    try:
+        key = library.load_pem_private_key(pem, password)
+    except TypeError:
+        return pem
+    except ValueError as exc:
+        raise ConfigError(
+            "the private key cannot be decrypted", hint="check the password and the key file"
+        ) from exc
+    form = library.Encoding.PEM, library.PrivateFormat.PKCS8, library.NoEncryption()
+    return bytes(key.private_bytes(*form))
+
+
+def _serialization() -> ModuleType:
+    from cryptography.hazmat.primitives import serialization  # noqa: PLC0415 - slow; --help does without
+
+    return serialization

@@ -1,4 +1,4 @@
-"""PEM files and pins, without a parser: what a client needs that has no certificate of its own."""
+"""PEM files and pins, without an X.509 parser: all that a client without a certificate needs."""
 
 from __future__ import annotations
 
@@ -9,23 +9,27 @@ import re
 from typing import TYPE_CHECKING
 
 from tlsify.credentials.der import SEQUENCE, elements
-from tlsify.errors import ConfigError
+from tlsify.errors import SHORTAGES, ConfigError, ResourceError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from tlsify.errors import TlsifyError
+
 _PIN = re.compile(r"sha256//([A-Za-z0-9+/]{43}=)")
 _LABELS = (b"CERTIFICATE", b"X509 CERTIFICATE")
-# Base64 has no hyphen: so nothing is looked at again for each BEGIN without an END.
+# Base64 has no hyphen, so a BEGIN without an END costs no second pass.
 _CERTIFICATE = rb"-----BEGIN (%b)-----([^-]*)-----END \1-----" % b"|".join(_LABELS)
 _TRUSTED = b"-----BEGIN TRUSTED CERTIFICATE-----"
 _BLANKS = b" \t\r\n"
 _DER = b"\x30\x82"
 
 
-def unreadable(path: Path, what: str, exc: OSError) -> ConfigError:
-    """Build the error for a file, or folder, that the system does not let us read."""
+def unreadable(path: Path, what: str, exc: OSError) -> TlsifyError:
+    """Return the error for a file or folder that cannot be read: its own, or a shortage of ours."""
+    if exc.errno in SHORTAGES:
+        return ResourceError(exc, f"cannot read {what} {path}")
     return ConfigError(
         f"cannot read {what} {path}: {exc.strerror}", hint="check the path and its permissions"
     )
@@ -36,6 +40,7 @@ def read_file(path: Path, what: str) -> bytes:
 
     Raises:
         ConfigError: it cannot be read.
+        ResourceError: no descriptor or memory is available.
     """
     try:
         return path.read_bytes()
@@ -53,13 +58,13 @@ def as_file(content: bytes) -> Iterator[str]:
 
 
 def read_pem(pem: bytes, what: str) -> tuple[bytes, ...]:
-    """Find the certificates of a PEM file: the one reader of them, whatever they are read for.
+    """Find the certificates of a PEM file, for every use of them.
 
-    It takes what tools, editors and ``cat`` make of such files: any line ends, or none between one
+    It accepts files as tools, editors and ``cat`` leave them: any line ends, or none between one
     certificate and the next, and anything else around them. Every certificate must be whole.
 
     Returns:
-        DER, of which only its length has been looked at.
+        DER, of which only the outermost length was checked.
 
     Raises:
         ConfigError: there is no certificate, or half of one.
@@ -69,8 +74,8 @@ def read_pem(pem: bytes, what: str) -> tuple[bytes, ...]:
     begun = sum(pem.count(b"-----BEGIN %b-----" % label) for label in _LABELS)
     if _TRUSTED in pem:
         raise ConfigError(
-            f"{what} holds a TRUSTED CERTIFICATE, whose own terms nobody else keeps",
-            hint="make a plain one of it: openssl x509 -in FILE -out FILE.pem",
+            f"{what} holds a TRUSTED CERTIFICATE, whose trust settings tlsify does not apply",
+            hint="convert it to a plain certificate: openssl x509 -in FILE -out FILE.pem",
         )
     if not begun:
         raise ConfigError(f"{what} holds no usable PEM certificate", hint=_instead(pem))
@@ -92,7 +97,7 @@ def _decode(body: bytes, what: str) -> bytes:
 
 
 def _instead(content: bytes) -> str:
-    """Return the remedy for a file of another kind."""
+    """Return the hint for a file of another kind."""
     if content.startswith(_DER):
         return "it is DER: openssl x509 -inform DER -in FILE -out FILE.pem makes PEM of it"
     if _LABELS[0] in content.replace(b"\0", b""):
@@ -101,7 +106,7 @@ def _instead(content: bytes) -> str:
 
 
 def malformed(what: str) -> ConfigError:
-    """Build the error for a file with something in it that should be a certificate."""
+    """Return the error for a file with a malformed certificate."""
     return ConfigError(
         f"{what} holds a PEM certificate that is cut off or damaged",
         hint='each must be whole, from "-----BEGIN CERTIFICATE-----" to its END line',
@@ -109,7 +114,7 @@ def malformed(what: str) -> ConfigError:
 
 
 def no_anchors(folder: Path) -> ConfigError:
-    """Build the error for a folder with nothing to trust in it."""
+    """Return the error for a folder without trust anchors."""
     return ConfigError(
         f"no trust anchor in {folder}", hint="it needs at least one .pem or .crt file"
     )
@@ -122,7 +127,7 @@ def parse_pins(text: str) -> tuple[bytes, ...]:
         SHA-256 digests of SubjectPublicKeyInfo structures, 32 bytes each.
 
     Raises:
-        ConfigError: it is something else.
+        ConfigError: it is not a pin.
     """
     found = [_PIN.fullmatch(pin) for pin in text.split(";")]
     if None in found:
@@ -134,5 +139,5 @@ def parse_pins(text: str) -> tuple[bytes, ...]:
 
 
 def spell_pin(digest: bytes) -> str:
-    """Spell a digest as `parse_pins` reads it."""
+    """Return a digest in the form that `parse_pins` reads."""
     return "sha256//" + binascii.b2a_base64(digest, newline=False).decode("ascii")

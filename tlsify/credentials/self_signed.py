@@ -14,7 +14,7 @@ from tlsify.credentials.key_pair import KeyPair
 from tlsify.names import canonical, is_ip_address
 
 _LIFETIME = timedelta(days=30)
-_MAX_COMMON_NAME = 64  # RFC 5280 A.1; nobody compares it, so that a part will do
+_MAX_COMMON_NAME = 64  # RFC 5280 A.1; clients do not compare it, so a part will do
 # Certificates are refused by hosts whose clock is a little behind.
 _LEEWAY = timedelta(hours=1)
 

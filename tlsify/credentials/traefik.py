@@ -1,4 +1,4 @@
-"""Traefik's acme.json: the certificates that it has got, with their keys."""
+"""Traefik's acme.json: its certificates with their keys."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 
 def read(path: Path) -> dict[str, tuple[bytes, bytes]]:
-    """Return what is in the file: for each certificate its chain and its key, in PEM.
+    """Return the file's certificates: by name, the chain and the key, in PEM.
 
-    They are called RESOLVER/NAME, and with a number where that is another's already.
+    Their names are RESOLVER/NAME, with a number where that is taken.
 
     Raises:
-        ConfigError: it cannot be read, or is something else.
+        ConfigError: it cannot be read, or is in another format.
     """
     return _parse(read_file(path, "certificates"), str(path))
 
@@ -36,7 +36,7 @@ def _parse(content: bytes, path: str) -> dict[str, tuple[bytes, bytes]]:
                 found[name] = _decode(stored["certificate"]), _decode(stored["key"])
     except (ValueError, AttributeError, KeyError, TypeError, RecursionError) as exc:
         raise ConfigError(
-            f"{path} is not what Traefik 2 or 3 keeps its certificates in",
+            f"{path} is not a certificate file of Traefik 2 or 3",
             hint="move it away, or dump it to files",
         ) from exc
     return found

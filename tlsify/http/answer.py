@@ -13,6 +13,7 @@ _PHRASES = {
     206: "Partial Content",
     301: "Moved Permanently",
     304: "Not Modified",
+    308: "Permanent Redirect",
     400: "Bad Request",
     403: "Forbidden",
     404: "Not Found",
@@ -71,18 +72,19 @@ class Answer:
     content: bytes | FilePart = b""
     closes: bool = False
 
-    def head(self, connection: str | None) -> bytes:
+    def head(self, connection: str | None, more: str = "") -> bytes:
         """Return the header section.
 
         Args:
             connection: the field Connection; None for none.
+            more: further lines, each with its end.
         """
         lines = [f"HTTP/1.1 {self.status} {_PHRASES[self.status]}\r\n"]
         lines += [f"{name}: {value}\r\n" for name, value in self.fields.items()]
         lines.append(f"Date: {_date(int(time.time()))}\r\n")
         if connection is not None:
             lines.append(f"Connection: {connection}\r\n")
-        lines.append("\r\n")
+        lines += [more, "\r\n"]
         return "".join(lines).encode("utf-8", "surrogateescape")
 
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 from io import FileIO
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from tlsify.http.answer import Answer, FilePart, refusal
 from tlsify.http.request import HTTP10, BadRequest, Reader, Request
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import BinaryIO
+    from typing import BinaryIO, TypeAlias
+
+    # Told how many bytes of an answer were sent, and what kept the rest back.
+    _Tell: TypeAlias = Callable[[int, BaseException | None], None]
 
 _log = logging.getLogger("tlsify")
 
@@ -26,6 +30,28 @@ _RECORD = 16 * 1024
 _NOTHING = memoryview(b"")
 
 
+class Sent(NamedTuple):
+    """What has become of a request.
+
+    Attributes:
+        request: or what was none.
+        status: of the answer.
+        size: bytes of the answer that were sent, header section included.
+        seconds: from when the request was there to when the kernel, or a relay, had the answer.
+        error: what kept the rest from being sent; None if all was.
+    """
+
+    request: Request | BadRequest
+    status: int
+    size: int
+    seconds: float
+    error: BaseException | None
+
+
+def _tell_nobody(_size: int, _error: BaseException | None) -> None:
+    """Do nothing: no log of requests is wanted."""
+
+
 class HttpProtocol(asyncio.Protocol):
     """Answers the requests of a connection, in their order.
 
@@ -33,13 +59,23 @@ class HttpProtocol(asyncio.Protocol):
     pile up. Content of requests is never kept.
     """
 
-    def __init__(self, answer: Callable[[Request], Answer], living: set[HttpProtocol]) -> None:
+    def __init__(
+        self,
+        answer: Callable[[Request], Answer],
+        living: set[HttpProtocol],
+        sent: Callable[[Sent], None] | None = None,
+        fields: str = "",
+    ) -> None:
         """Take what answers requests.
 
         Args:
             answer: makes answers at once.
             living: to be in while there is a connection.
+            sent: told of each answer.
+            fields: further lines of each header section, each with its end.
         """
+        self._fields = fields
+        self._sent = sent
         self._answer = answer
         self._living = living
         self._loop = asyncio.get_running_loop()
@@ -189,22 +225,34 @@ class HttpProtocol(asyncio.Protocol):
         if closes:
             connection = "close"
             self._finish()
-        head, part = answer.head(connection), answer.content
+        tell = self._teller(request, answer.status)
+        head, part = answer.head(connection, self._fields), answer.content
         if not isinstance(part, FilePart):
-            content: bytes | None = part
+            content = part
         elif len(head) + part.size <= _RECORD:
-            content = _read(part)
+            try:
+                content = _read(part)
+            except OSError as exc:
+                self._finish()
+                self._transport.abort()
+                tell(0, exc)
+                return
         else:
             file = FileIO(part.descriptor)
-            self._sending = self._loop.create_task(self._send(head, file, part))
-            return
-        if content is None:
-            self._finish()
-            self._transport.abort()
+            self._sending = self._loop.create_task(self._send(head, file, part, tell))
             return
         self._transport.write(head + content)
         if closes:
             self._transport.close()
+        tell(len(head) + len(content), None)
+
+    def _teller(self, request: Request | BadRequest, status: int) -> _Tell:
+        """Return what tells what becomes of an answer, from now on."""
+        sent, clock = self._sent, self._loop.time
+        if sent is None:
+            return _tell_nobody
+        began = clock()
+        return lambda size, error: sent(Sent(request, status, size, clock() - began, error))
 
     def _make(self, request: Request) -> Answer:
         try:
@@ -215,28 +263,39 @@ class HttpProtocol(asyncio.Protocol):
             answer.closes = True
             return answer
 
-    async def _send(self, head: bytes, file: FileIO, part: FilePart) -> None:
+    async def _send(self, head: bytes, file: FileIO, part: FilePart, tell: _Tell) -> None:
         """Send a file by the loop's ``sendfile``.
 
         The client would take the next answer for the rest of it, if it has become shorter
         meanwhile: so the connection ends without close_notify then, as with any other error.
         """
         transport = self._transport
-        is_sent = False
+        sent = 0
+        error: BaseException | None = None
         try:
             with file:
                 transport.write(head)
-                sent = await self._loop.sendfile(
-                    transport, cast("BinaryIO", file), part.offset, part.size
-                )
-            is_sent = sent == part.size
-        except ConnectionError:
-            pass  # the client has gone
+                try:
+                    sent = await self._loop.sendfile(
+                        transport, cast("BinaryIO", file), part.offset, part.size
+                    )
+                except BaseException:
+                    sent = max(file.tell() - part.offset, 0)  # it is left behind what was sent
+                    raise
+            if sent < part.size:
+                error = _shortened(sent, part)
+        except ConnectionError as exc:
+            error = exc  # the client has gone
         except OSError as exc:
-            _tell_unreadable(exc)
+            error = exc
+            _log_unreadable(exc)
+        except asyncio.CancelledError as exc:
+            error = exc
+            raise
         finally:
             self._sending = None
-            if not is_sent:
+            tell(len(head) + sent, error)
+            if error is not None:
                 self._finish()
                 transport.abort()
         if self._is_over:
@@ -245,20 +304,29 @@ class HttpProtocol(asyncio.Protocol):
             self._resume()
 
 
-def _read(part: FilePart) -> bytes | None:
-    """Read a small part and close its file; None if the client cannot have what is announced."""
+def _read(part: FilePart) -> bytes:
+    """Read a small part and close its file.
+
+    Raises:
+        OSError: the client cannot have what is announced.
+    """
     try:
         content = part.read()
     except OSError as exc:
-        _tell_unreadable(exc)
-        return None
+        _log_unreadable(exc)
+        raise
     finally:
         part.close()
     if len(content) < part.size:
-        _log.warning("connection ended: a file had %d of %d bytes", len(content), part.size)
-        return None
+        error = _shortened(len(content), part)
+        _log.warning("connection ended: %s", error.strerror)
+        raise error
     return content
 
 
-def _tell_unreadable(exc: OSError) -> None:
+def _shortened(size: int, part: FilePart) -> OSError:
+    return OSError(errno.ENODATA, f"a file had {size} of {part.size} bytes")
+
+
+def _log_unreadable(exc: OSError) -> None:
     _log.warning("connection ended: a file cannot be read: %s", exc.strerror)

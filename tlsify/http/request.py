@@ -15,6 +15,8 @@ _FIELDS = 100
 _SECTION = 32 * 1024
 # Names and values are surrounded by a colon, a blank and the end of the line.
 _PER_FIELD = 4
+# Two blanks, the version and the end of the request line; the empty line.
+_PER_REQUEST = 14
 # Methods whose requests are understood before their content is.
 _WITHOUT_CONTENT = frozenset({"GET", "HEAD"})
 
@@ -53,6 +55,7 @@ class Request:
         fields: by their names in lower case; the lines of one are joined (RFC 9110 5.2).
         hosts: how many lines Host has.
         persists: whether the client would have the connection go on.
+        size: bytes of it that have come, without what only frames its content.
         is_whole: whether all of its content has come, too, which is not kept.
     """
 
@@ -62,6 +65,7 @@ class Request:
     fields: dict[str, str]
     hosts: int
     persists: bool
+    size: int = 0
     is_whole: bool = False
 
     @property
@@ -179,13 +183,15 @@ class Reader:
                 hosts=self._hosts,
                 # Another protocol may follow a request for it, though it is not agreed to.
                 persists=parser.should_keep_alive() and not parser.should_upgrade(),
+                size=self._size + len(parser.get_method()) + _PER_REQUEST,
             )
         )
 
     def on_body(self, content: bytes) -> None:
         """Pass over content."""
-        del content
         self._kept = 0
+        if self.found:
+            self.found[-1].size += len(content)
 
     def on_message_complete(self) -> None:
         """Note that the request is whole, unless it has been answered without."""

@@ -1,12 +1,15 @@
-"""gunicorn: the sync and gthread workers, with sendfile and mod_ssl's variables."""
+"""gunicorn: the sync and gthread workers, with sendfile and mod_ssl's variables; the command."""
 
 from __future__ import annotations
 
 import ssl
 from typing import TYPE_CHECKING, Any
 
+from gunicorn.app.wsgiapp import WSGIApplication
 from gunicorn.workers import gthread, sync
 
+from tlsify.errors import ConfigError
+from tlsify.integrations.command import reported, require_certificate
 from tlsify.integrations.variables import variables
 from tlsify.sslcontext.context import SSLContext
 from tlsify.sslcontext.socket import SSLSocket
@@ -52,22 +55,26 @@ def make_context(conf: Any, policy: KtlsPolicy | None = None) -> SSLContext:
     """
     key = (conf.certfile, conf.keyfile, conf.ca_certs, conf.cert_reqs, conf.ciphers, policy)
     if key not in _made:
-        context = SSLContext.for_server(
-            conf.certfile or conf.keyfile,
-            conf.keyfile,
-            cafile=conf.ca_certs,
-            alpn=["http/1.1"],
-            client_cert=_CLIENT_CERT[conf.cert_reqs],  # type: ignore[arg-type]
-            policy=policy,
-        )
-        context.sslsocket_class = _Socket  # type: ignore[assignment]
-        if conf.ciphers:
-            context.set_ciphers(conf.ciphers)
-        if conf.timeout:
-            # A sync worker that waits any longer is killed.
-            context.handshake_timeout = min(_HANDSHAKE_TIMEOUT, conf.timeout / 2)
-        _made[key] = context
+        _made[key] = _make_context(conf, policy)
     return _made[key]
+
+
+def _make_context(conf: Any, policy: KtlsPolicy | None = None) -> SSLContext:
+    context = SSLContext.for_server(
+        conf.certfile or conf.keyfile,
+        conf.keyfile,
+        cafile=conf.ca_certs,
+        alpn=["http/1.1"],
+        client_cert=_CLIENT_CERT[conf.cert_reqs],  # type: ignore[arg-type]
+        policy=policy,
+    )
+    context.sslsocket_class = _Socket  # type: ignore[assignment]
+    if conf.ciphers:
+        context.set_ciphers(conf.ciphers)
+    if conf.timeout:
+        # A sync worker that waits any longer is killed.
+        context.handshake_timeout = min(_HANDSHAKE_TIMEOUT, conf.timeout / 2)
+    return context
 
 
 class _Plain:
@@ -141,3 +148,45 @@ class ThreadWorker(_Worker, gthread.ThreadWorker):  # type: ignore[misc]
         """Queue a connection for a thread, with requests marked as https."""
         conn.cfg = self._true_cfg
         super().enqueue_req(conn)
+
+
+# gunicorn's names of workers, and tlsify's classes in their place.
+_WORKERS = {
+    "sync": "tlsify.integrations.gunicorn.SyncWorker",
+    "gthread": "tlsify.integrations.gunicorn.ThreadWorker",
+    "asgi": "tlsify.integrations.gunicorn_asgi.Worker",
+}
+
+
+class Application(WSGIApplication):  # type: ignore[misc]
+    """gunicorn's command, with tlsify's worker of the kind that its settings name."""
+
+    _is_started = False
+
+    def load_config(self) -> None:
+        """Load the settings, and exchange the worker."""
+        super().load_config()
+        with reported():
+            require_certificate(self.cfg.is_ssl, "--certfile and --keyfile")
+            name = self.cfg.worker_class_str  # gthread for a sync worker with threads
+            ours = _WORKERS.get(name, name)
+            if not ours.startswith("tlsify."):
+                kinds = ", ".join(_WORKERS)
+                raise ConfigError(
+                    f"tlsify has no worker in the place of {name}", hint=f"use {kinds}"
+                )
+            self.cfg.set("worker_class", ours)
+            if not self._is_started:
+                _make_context(self.cfg)  # what is wrong with a file must show now
+        self._is_started = True
+
+
+def main() -> None:
+    """Run gunicorn's command, with the options of the command line, with tlsify's workers."""
+    Application(
+        "%(prog)s [OPTIONS] [APP_MODULE]", prog="python -m tlsify.integrations.gunicorn"
+    ).run()
+
+
+if __name__ == "__main__":
+    main()

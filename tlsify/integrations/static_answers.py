@@ -6,12 +6,14 @@ import contextlib
 import errno
 import logging
 import os
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from tlsify.http.answer import Answer, FilePart, refusal
 from tlsify.http.request import HTTP10, HTTP11, Request
-from tlsify.static import codings, preconditions, ranges
-from tlsify.static.beneath import Opened, open_beneath, pin
+from tlsify.static import codings, listing, preconditions, ranges
+from tlsify.static.beneath import Opened, open_beneath, open_folder_beneath, pin
 from tlsify.static.media_types import media_type
 from tlsify.static.preconditions import Verdict
 from tlsify.static.ranges import Part
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("tlsify")
 
-_INDEX = b"index.html"
+_NOT_FOUND = 404
 _METHODS = ("GET", "HEAD")
 # What a file that cannot be opened is to the client. Others are faults of the host.
 _STATUSES = {
@@ -43,29 +45,44 @@ _STATUSES = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What is served of a folder, and how.
+
+    Attributes:
+        dotfiles: whether to serve names that begin with a dot.
+        precompressed: whether to look for variants in content codings.
+        index: names of files that stand for their folders; the first that exists does.
+        listing: whether to list folders without one.
+        not_found: names that lead to the content of answers with status 404; None for none.
+        cache_control: the field Cache-Control of files; None for none.
+    """
+
+    dotfiles: bool = False
+    precompressed: bool = False
+    index: Sequence[bytes] = (b"index.html",)
+    listing: bool = False
+    not_found: Sequence[bytes] | None = None
+    cache_control: str | None = None
+
+
+_NO_RULES = Rules()
+
+
 class Folder:
     """A folder's files, and the answers to requests for them."""
 
-    def __init__(
-        self,
-        root: Path,
-        *,
-        alias: Path | None = None,
-        dotfiles: bool = False,
-        precompressed: bool = False,
-    ) -> None:
+    def __init__(self, root: Path, *, alias: Path | None = None, rules: Rules = _NO_RULES) -> None:
         """Take the folder.
 
         Args:
             root: its resolved path; it is opened anew for each request, unless it is pinned.
             alias: another absolute path of it, which links in it may begin with.
-            dotfiles: whether to serve names that begin with a dot.
-            precompressed: whether to look for variants in content codings.
+            rules: what is served of it.
         """
         self._root = os.fsencode(root)
         self._alias = None if alias is None else os.fsencode(alias)
-        self._dotfiles = dotfiles
-        self._precompressed = precompressed
+        self._rules = rules
         self._pinned: int | None = None
 
     def pin(self) -> None:
@@ -80,6 +97,8 @@ class Folder:
         """
         fault = _fault(request)
         answer = refusal(fault) if fault else self._answer(request)
+        if answer.status == _NOT_FOUND and self._rules.not_found is not None:
+            answer = self._not_found(request, self._rules.not_found) or answer
         # Whether content follows an answer that comes at once is not known (10.1.1).
         answer.closes = fault != 0 or request.field("Expect") is not None
         return answer
@@ -91,14 +110,14 @@ class Folder:
             target = Target.parse(request.path)
         except ValueError:
             return refusal(400)
-        if target is None or (target.is_hidden and not self._dotfiles):
+        if target is None or (target.is_hidden and not self._rules.dotfiles):
             return refusal(404)
         return self._look_up(request, target)
 
     def _look_up(self, request: Request, target: Target) -> Answer:
-        names = [*target.names, _INDEX] if target.is_folder else target.names
+        names = target.names
         try:
-            return self._file(request, names)
+            return self._folder(request, target) if target.is_folder else self._file(request, names)
         except IsADirectoryError:
             if target.is_folder:
                 return refusal(404)
@@ -109,6 +128,46 @@ class Folder:
             if status >= 500:  # noqa: PLR2004 - server errors
                 _log.warning("cannot open %a: %s", b"/".join(names), exc.strerror)
             return refusal(status)
+
+    def _folder(self, request: Request, target: Target) -> Answer:
+        """Answer with a folder's index, or else with a list of what is in it.
+
+        Raises:
+            OSError: there is neither.
+        """
+        for name in self._rules.index:
+            try:
+                return self._file(request, [*target.names, name])
+            except (FileNotFoundError, IsADirectoryError):
+                continue
+        if not self._rules.listing:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        descriptor = open_folder_beneath(self._root, target.names, self._alias, self._pinned)
+        try:
+            entries, is_all = listing.read(descriptor, partial(self._is_shown, target))
+        finally:
+            os.close(descriptor)
+        is_top = not target.names
+        content = listing.page(target.spelled(), entries, is_top=is_top, is_all=is_all)
+        fields = {"Content-Type": "text/html; charset=utf-8", "Content-Length": str(len(content))}
+        return Answer(200, fields, content)
+
+    def _is_shown(self, target: Target, name: bytes) -> bool:
+        is_hidden = Target([*target.names, name], is_folder=False).is_hidden
+        return self._rules.dotfiles or not is_hidden
+
+    def _not_found(self, request: Request, names: Sequence[bytes]) -> Answer | None:
+        """Answer with the file for what is not found, whatever was asked of the request's own."""
+        try:
+            opened = open_beneath(self._root, names, self._alias, self._pinned)
+        except OSError:
+            return None
+        size = opened.status.st_size
+        fields = {"Content-Type": media_type(names[-1]), "Content-Length": str(size)}
+        if request.method == "HEAD" or not size:
+            os.close(opened.descriptor)
+            return Answer(_NOT_FOUND, fields)
+        return Answer(_NOT_FOUND, fields, FilePart(opened.descriptor, 0, size))
 
     def _file(self, request: Request, names: Sequence[bytes]) -> Answer:
         opened, coding = self._choose(names, request.field("Accept-Encoding"))
@@ -124,7 +183,7 @@ class Folder:
     def _choose(self, names: Sequence[bytes], accepted: str | None) -> tuple[Opened, str]:
         """Open the file, or a variant of it that is not older and that the client prefers."""
         plain = open_beneath(self._root, names, self._alias, self._pinned)
-        if not self._precompressed:
+        if not self._rules.precompressed:
             return plain, ""
         for coding in codings.wanted(accepted):
             name = names[-1] + codings.ENDINGS[coding]
@@ -146,7 +205,9 @@ class Folder:
             "ETag": validators.etag,
             "Last-Modified": validators.last_modified,
         }
-        if self._precompressed:
+        if self._rules.cache_control is not None:
+            headers["Cache-Control"] = self._rules.cache_control
+        if self._rules.precompressed:
             headers["Vary"] = "Accept-Encoding"
         verdict = preconditions.judge(request.field, validators)
         if verdict is Verdict.FAILED:

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING
 
 from tlsify.aio.transport import attach
 from tlsify.aio.watching import watched
 from tlsify.connection.stillness import SEND_TIMEOUT, Bounds
-from tlsify.http.protocol import HttpProtocol
-from tlsify.integrations.static_answers import Folder
+from tlsify.http.protocol import HttpProtocol, Sent
+from tlsify.http.request import Request
+from tlsify.logs.access import CLEAN, AccessLog, Subject, ending
 from tlsify.system import sandbox
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tlsify.connection.handoff import Handoff
     from tlsify.http.answer import Answer
-    from tlsify.http.request import Request
+    from tlsify.integrations.static_answers import Folder
 
 # How long a connection may be idle, in seconds, and how long a request may take to come.
 _KEEP_ALIVE = 75.0
@@ -38,24 +38,24 @@ class Site:
 
     def __init__(
         self,
-        root: Path,
+        folder: Folder,
         *,
-        alias: Path | None = None,
-        dotfiles: bool = False,
-        precompressed: bool = False,
         send_timeout: float = SEND_TIMEOUT,
+        access_log: AccessLog | None = None,
+        fields: str = "",
     ) -> None:
-        """Take the arguments of `static_answers.Folder`.
+        """Take what is served.
 
         Args:
-            root: likewise.
-            alias: likewise.
-            dotfiles: likewise.
-            precompressed: likewise.
+            folder: answers requests.
             send_timeout: seconds that a client may take nothing of an answer, before it is cut off.
+            access_log: gets a line for each request.
+            fields: further lines of each answer's header section, each with its end.
         """
+        self._access_log = access_log
+        self._fields = fields
         self._bounds = Bounds(send=send_timeout)
-        self._folder = Folder(root, alias=alias, dotfiles=dotfiles, precompressed=precompressed)
+        self._folder = folder
         self._living: set[HttpProtocol] = set()
         self._draining = False
         self._looking: asyncio.Task[None]
@@ -70,9 +70,12 @@ class Site:
         """Serve one connection.
 
         Raises:
-            TimeoutError: the client has taken nothing of an answer.
+            TimeoutError: the client has read nothing of an answer.
         """
-        work = attach(lambda: HttpProtocol(self._answer, self._living), handed)
+        sent = None
+        if self._access_log is not None:
+            sent = partial(_record, self._access_log, Subject(handed), handed)
+        work = attach(lambda: HttpProtocol(self._answer, self._living, sent, self._fields), handed)
         await watched(work, handed, self._bounds, lambda: False)
 
     async def drain(self) -> None:
@@ -97,3 +100,33 @@ class Site:
                 limits = (_KEEP_ALIVE_DRAINING, _KEEP_ALIVE_DRAINING)
             for protocol in list(self._living):
                 protocol.end_if_late(*limits)
+
+
+def _record(log: AccessLog, subject: Subject, handed: Handoff, sent: Sent) -> None:
+    """Write a line about a request, or about what was none."""
+    request, error = sent.request, sent.error
+    if handed.relay is not None and isinstance(error, ConnectionError):
+        error = handed.relay.failure or error  # here it is only the relay that has gone
+    end = CLEAN if error is None else ending(error)
+    line = size = asked = referer = agent = None
+    if isinstance(request, Request):
+        version = ".".join(map(str, request.version))
+        line, size = f"{request.method} {request.target} HTTP/{version}", request.size
+        asked, referer, agent = map(request.field, ("Range", "Referer", "User-Agent"))
+    else:
+        error = error or request
+    log.request(
+        subject,
+        {
+            "request": line,
+            "status": sent.status,
+            "range": asked,
+            "received": size,
+            "sent": sent.size,
+            "seconds": sent.seconds,
+            "end": end,
+            "error": None if error is None else str(error) or None,
+            "referer": referer,
+            "user_agent": agent,
+        },
+    )

@@ -1,4 +1,4 @@
-"""Twisted: an endpoint whose handshakes its reactor does not wait for."""
+"""Twisted: an endpoint whose handshakes its reactor does not wait for, and its string."""
 
 from __future__ import annotations
 
@@ -8,20 +8,23 @@ from typing import TYPE_CHECKING, Any
 
 from twisted.internet import defer, interfaces, tcp
 from twisted.internet.ssl import Certificate
+from twisted.plugin import IPlugin
 from zope.interface import implementer
 
 from tlsify.aio.loop_socket import LoopSocket
+from tlsify.errors import ConfigError
 from tlsify.integrations.background import Handshakes
+from tlsify.sslcontext.context import SSLContext
 from tlsify.sslcontext.facts import TLSInfo
 
 if TYPE_CHECKING:
     from tlsify.connection.handoff import Handoff
-    from tlsify.sslcontext.context import SSLContext
 
 _log = logging.getLogger("tlsify")
 
 # Connections accepted before the reactor looks at anything else.
 _TURN = 64
+_BACKLOG = 50
 
 
 @implementer(interfaces.ISSLTransport, interfaces.INegotiated)
@@ -93,7 +96,12 @@ class Endpoint:
     """Listens on a TCP port; ``Endpoint(reactor, 8443, context).listen(Site(resource))``."""
 
     def __init__(
-        self, reactor: Any, port: int, context: SSLContext, interface: str = "", backlog: int = 50
+        self,
+        reactor: Any,
+        port: int,
+        context: SSLContext,
+        interface: str = "",
+        backlog: int = _BACKLOG,
     ) -> None:
         """Prepare to listen.
 
@@ -118,3 +126,33 @@ class Endpoint:
             return port
 
         return defer.execute(start)
+
+
+@implementer(IPlugin, interfaces.IStreamServerEndpointStringParser)
+class EndpointParser:
+    """Plugin: makes `Endpoint` of ``tlsify:PORT:certKey=FILE:privateKey=FILE:interface=ADDRESS``.
+
+    The words are those of Twisted's own ``ssl:``, and besides ``cafile`` and ``alpn``.
+    """
+
+    prefix = "tlsify"
+
+    def parseStreamServer(
+        self, reactor: Any, port: str, certKey: str, privateKey: str | None = None, **words: str
+    ) -> Endpoint:
+        """Make the endpoint.
+
+        Raises:
+            ConfigError: a file is unusable, or a word is unknown.
+        """
+        if unknown := words.keys() - {"cafile", "alpn", "interface", "backlog"}:
+            raise ConfigError(
+                f"tlsify: in an endpoint has no {', '.join(sorted(unknown))}",
+                hint="use certKey, privateKey, cafile, alpn, interface, backlog",
+            )
+        offered = words["alpn"].split(",") if words.get("alpn") else ()
+        context = SSLContext.for_server(
+            certKey, privateKey, cafile=words.get("cafile"), alpn=offered
+        )
+        backlog = int(words.get("backlog", _BACKLOG))
+        return Endpoint(reactor, int(port), context, words.get("interface", ""), backlog)

@@ -69,9 +69,11 @@ def loopback_pair() -> Iterator[tuple[socket.socket, socket.socket]]:
     """Connect two TCP sockets on 127.0.0.1; 0.0.0.0 means something else in containers."""
     with closing(socket.create_server(("127.0.0.1", 0))) as listener:
         listener.settimeout(_PROBE_TIMEOUT)
-        with closing(
-            socket.create_connection(listener.getsockname(), timeout=_PROBE_TIMEOUT)
-        ) as ours:
+        # Without create_connection, which looks addresses up: that imports IDNA's tables, and all
+        # clients come here.
+        with closing(socket.socket()) as ours:
+            ours.settimeout(_PROBE_TIMEOUT)
+            ours.connect(listener.getsockname())
             theirs, _ = listener.accept()
             with closing(theirs):
                 theirs.settimeout(_PROBE_TIMEOUT)

@@ -84,7 +84,7 @@ def attach(sock: socket.socket) -> None:
 
     Raises:
         KtlsUnavailable: the kernel cannot; its ``code`` says why.
-        ConfigError: the socket has a ULP already, so somebody else's keys may be on it.
+        ConfigError: the socket already has a ULP, and perhaps keys of other code.
 
     Source: net/ipv4/tcp_ulp.c.
     """
@@ -98,7 +98,7 @@ def attach(sock: socket.socket) -> None:
         elif present:
             raise ConfigError(
                 f'TCP_ULP: EEXIST: the socket already has the ULP "{present}"',
-                hint="hand over a socket that nobody has put TLS on",
+                hint="pass a plain TCP socket, before any TLS on it",
             ) from exc
         code, sentence, hint = _ATTACH_ERRORS.get(
             number, ("not-available", "the kernel refuses the tls ULP", None)

@@ -49,6 +49,8 @@ class Event(Enum):
     HANDSHAKE_BROKEN = "handshake_broken"
     HANDSHAKE_KTLS = "handshake_ktls"
     HANDSHAKE_RESOURCES = "handshake_resources"
+    # The process with the private key was gone (`isolation`).
+    HANDSHAKE_KEY_HOLDER = "handshake_key_holder"
     # No thread, descriptor or memory was to be had for a connection's start, or its end in order.
     SHORTAGE = "shortage"
     # Connections that were ended because they were idle, or because their peers did not read.
@@ -60,11 +62,32 @@ class Event(Enum):
     WORKER_RESTARTED = "worker_restarted"
     # Workers that hung.
     WORKER_HUNG = "worker_hung"
+    # Key holders that ended, and were replaced (`isolation.custodian`).
+    KEY_HOLDER_RESTARTED = "key_holder_restarted"
     RELOADED = "reloaded"
     RELOAD_REFUSED = "reload_refused"
     # Connections to backends (`serving.forward`).
     BACKEND_FAILED = "backend_failed"
     DESCRIPTOR_PASSED = "descriptor_passed"
+    # Lines of a log that could not be written (`logs`).
+    LOG_LINE_LOST = "log_line_lost"
+
+
+# How handshakes end, by the names that reports have for it.
+HANDSHAKE_OUTCOMES = {
+    "ok": Event.HANDSHAKE_OK,
+    "deadline": Event.HANDSHAKE_TOO_SLOW,
+    "evicted": Event.HANDSHAKE_EVICTED,
+    "abandoned": Event.HANDSHAKE_ABANDONED,
+    "peer_alert": Event.HANDSHAKE_PEER_ALERT,
+    "peer_misbehaved": Event.HANDSHAKE_MISBEHAVED,
+    "identity": Event.HANDSHAKE_IDENTITY,
+    "truncated": Event.HANDSHAKE_TRUNCATED,
+    "network": Event.HANDSHAKE_BROKEN,
+    "ktls": Event.HANDSHAKE_KTLS,
+    "resources": Event.HANDSHAKE_RESOURCES,
+    "key_holder": Event.HANDSHAKE_KEY_HOLDER,
+}
 
 
 class Gauge(Enum):
@@ -88,6 +111,7 @@ REASONS = (
     "not-established",
     "mptcp",
     "not-tcp",
+    "in-memory",
     "suite-unsupported",
     "no-rekey",
     "max-fragment-length",
@@ -99,7 +123,7 @@ REASONS = (
     "ulp-preset",
     "other",
 )
-# Upper bounds of how long handshakes take, in seconds.
+# Upper bounds of the histogram of handshakes, in seconds.
 BOUNDS = (0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 
@@ -115,13 +139,13 @@ class Times(NamedTuple):
     seconds: float
 
 
-# Processes that may be counted for at a time: workers, and those of earlier generations.
+# Processes that may count at a time: workers, and earlier generations' workers.
 SLOTS = 4096
 # Seconds between two heartbeats of a process.
 BEAT_INTERVAL = 1.0
 # A cell is 8 bytes, aligned, which processors write and read as a whole.
 _CELL = 8
-# What the cells mean is written in front of them, for who may inherit them from another version.
+# A description of the cells precedes them, for another version that may inherit them.
 _HEADER = 2**13
 _MICROSECONDS = 1_000_000
 
@@ -255,7 +279,7 @@ def share(descriptor: int | None = None) -> int:
         os.pwrite(descriptor, _LAYOUT, _CELL)
         made = _open(descriptor)
         if made is None:
-            raise OSError("the counters' memory does not hold what was written")
+            raise OSError("the counters' memory is not readable as it was written")
     except BaseException:
         os.close(descriptor)
         raise
@@ -280,7 +304,7 @@ def occupy(slot: int) -> None:
     """Count in a slot of this process's own from here on; a no-op where nothing is shared.
 
     Args:
-        slot: 1 or more, below `SLOTS`, and nobody else's. What others counted there before stays.
+        slot: 1 or more, below `SLOTS`, and in no other use. Earlier counts in it stay.
     """
     with _lock:
         if _memory.head is not None:
@@ -308,7 +332,7 @@ def beat() -> None:
 
 
 def beats(slot: int) -> int:
-    """Return how often the process that counts in a slot has called `beat`; 0 if none is shared."""
+    """Return the number of calls of `beat` in a slot's process; 0 if no memory is shared."""
     if _memory.head is None:
         return 0
     return _memory.cells[slot * _WIDTH + _PLACES["heartbeats"]]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Self
 from tlsify import __version__
 from tlsify.metrics.counters import (
     BOUNDS,
+    HANDSHAKE_OUTCOMES,
     Event,
     Gauge,
     counters,
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
-# How long who asks may take for question and answer, in seconds; how much may be asked, in bytes,
-# and how much more is read so that closing does not reset the answer; how many may ask at a time.
+# Limits of a request: seconds for it and its answer; bytes of its head; bytes read after that, so
+# that closing does not reset the answer; clients at a time.
 _PATIENCE = 5.0
 _HEAD_LIMIT = 2**13
 _REST_LIMIT = 2**16
@@ -45,23 +46,11 @@ _LABELLED: tuple[tuple[str, str, str, dict[str, Event]], ...] = (
         "tlsify_handshakes_total",
         "Handshakes by how they ended.",
         "outcome",
-        {
-            "ok": Event.HANDSHAKE_OK,
-            "deadline": Event.HANDSHAKE_TOO_SLOW,
-            "evicted": Event.HANDSHAKE_EVICTED,
-            "abandoned": Event.HANDSHAKE_ABANDONED,
-            "peer_alert": Event.HANDSHAKE_PEER_ALERT,
-            "peer_misbehaved": Event.HANDSHAKE_MISBEHAVED,
-            "identity": Event.HANDSHAKE_IDENTITY,
-            "truncated": Event.HANDSHAKE_TRUNCATED,
-            "network": Event.HANDSHAKE_BROKEN,
-            "ktls": Event.HANDSHAKE_KTLS,
-            "resources": Event.HANDSHAKE_RESOURCES,
-        },
+        HANDSHAKE_OUTCOMES,
     ),
     (
         "tlsify_limit_reached_total",
-        "How often a limit kept a connection waiting (connections, handshakes) or refused it.",
+        "Connections that a limit kept waiting (connections, handshakes) or refused.",
         "limit",
         {
             "connections": Event.FULL_OF_CONNECTIONS,
@@ -84,7 +73,7 @@ _LABELLED: tuple[tuple[str, str, str, dict[str, Event]], ...] = (
 )
 _SINGLE: tuple[tuple[str, str, Event], ...] = (
     ("connections_accepted", "TCP connections accepted.", Event.ACCEPTED),
-    ("accept_errors", "How often accepting failed, for want of descriptors.", Event.ACCEPT_FAILED),
+    ("accept_errors", "Failures of accept(), for want of descriptors.", Event.ACCEPT_FAILED),
     ("offloaded", "Connections that the kernel carries.", Event.OFFLOADED),
     ("resumed", "Handshakes that resumed a session.", Event.RESUMED),
     ("rekeys_refused", "KeyUpdates this kernel cannot follow.", Event.KEY_UPDATE_REFUSED),
@@ -99,14 +88,16 @@ _SINGLE: tuple[tuple[str, str, Event], ...] = (
     ("drain_cuts", "Connections cut off at the end of a drain.", Event.DRAIN_CUT),
     ("worker_restarts", "Workers replaced because they ended.", Event.WORKER_RESTARTED),
     ("worker_hangs", "Workers killed because they hung, and then replaced.", Event.WORKER_HUNG),
+    ("key_holder_restarts", "Key holders replaced since they ended.", Event.KEY_HOLDER_RESTARTED),
     ("backend_errors", "Connections lost to a backend.", Event.BACKEND_FAILED),
     ("descriptors_passed", "Connections passed on as descriptors.", Event.DESCRIPTOR_PASSED),
+    ("log_lines_lost", "Lines of a log that could not be written.", Event.LOG_LINE_LOST),
 )
 _GAUGES: tuple[tuple[str, str, Gauge], ...] = (
     ("connections", "Connections open now.", Gauge.CONNECTIONS),
     ("handshakes_in_flight", "Handshakes under way.", Gauge.HANDSHAKES),
     ("workers", "Workers that accept connections.", Gauge.WORKERS),
-    ("workers_draining", "Workers that finish what they have begun.", Gauge.WORKERS_DRAINING),
+    ("workers_draining", "Workers that finish their connections.", Gauge.WORKERS_DRAINING),
 )
 
 
@@ -162,7 +153,7 @@ def _lines(about: About) -> Iterator[str]:
 
 def _histogram() -> Iterator[str]:
     name, times = "tlsify_handshake_seconds", handshake_times()
-    yield from _family(name, "histogram", "How long handshakes took that went well.")
+    yield from _family(name, "histogram", "Duration of successful handshakes.")
     for bound, number in zip((*map(str, BOUNDS), "+Inf"), times.counts, strict=True):
         yield _sample(f"{name}_bucket", number, le=bound)
     yield _sample(f"{name}_sum", times.seconds)
@@ -188,15 +179,15 @@ def is_ready() -> bool:
     return gauge(Gauge.STOPPING) == 0
 
 
-# -- giving them to who asks
+# -- the endpoint
 
 
 class Endpoint:
     """Answers ``GET /metrics`` and ``GET /healthz`` over plain HTTP/1.1, one request each time.
 
-    /healthz is 200 while the server is ready and 503 once it drains before its end. Whatever is
-    asked, and however slowly, it takes 5 seconds and a few kilobytes at most, and less where others
-    come, who are answered beside any crowd that is silent.
+    /healthz is 200 while the server is ready and 503 once it drains before its end. A request takes
+    at most 5 seconds and a few kilobytes, and less if others come, so that a silent crowd keeps no
+    other client waiting.
     """
 
     def __init__(self, listener: socket.socket, about: Callable[[], About]) -> None:
@@ -204,7 +195,7 @@ class Endpoint:
 
         Args:
             listener: bound and listening; it belongs to the endpoint from here on.
-            about: what to tell of the configuration.
+            about: the configuration's samples.
         """
         self._listener = listener
         self._about = about
@@ -219,13 +210,13 @@ class Endpoint:
         return self
 
     def leave(self) -> None:
-        """Answer nobody else; where other processes listen on the same socket, they do."""
+        """Accept no more; other processes that listen on the same socket do."""
         if self._is_open:
             self._is_open = False
             asyncio.get_running_loop().remove_reader(self._listener)
             self._listener.close()
 
-    # asyncio's own servers drop whom they have accepted just before they are closed.
+    # asyncio's own servers drop connections accepted just before they are closed.
 
     def _listen(self) -> None:
         if self._is_open:
@@ -248,10 +239,10 @@ class Endpoint:
         task.add_done_callback(lambda done: self._asking.pop(done, None))
 
     def _make_room(self) -> None:
-        """Drop whoever has taken longest, of those from where most have come.
+        """Drop the oldest client of the address with the most.
 
-        Who asks in earnest sends his question along, and has his answer by the time that so many
-        others have come.
+        An honest client sends its request at once, and has its answer before so many others have
+        come.
         """
         ((crowd, _),) = Counter(self._asking.values()).most_common(1)
         oldest = next(task for task, origin in self._asking.items() if origin == crowd)
@@ -259,7 +250,7 @@ class Endpoint:
         oldest.cancel()
 
     async def __aexit__(self, *_: object) -> None:
-        """Answer no more; who is being answered is waited for."""
+        """Stop answering, after the answers under way."""
         self.leave()
         if self._asking:
             await asyncio.wait(self._asking)

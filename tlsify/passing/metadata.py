@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 # Most bytes of a message with a descriptor: a header, and the state of a session behind it.
 MAX_MESSAGE = MAX_SIZE + 2**18
-# X509_V_ERR_UNSPECIFIED: no certificate, or one that nobody was asked to verify.
+# X509_V_ERR_UNSPECIFIED: no certificate, or an unverified one.
 _UNVERIFIED = 1
 _COMMON_NAME = "2.5.4.3"  # RFC 5280 A.1
 
@@ -184,7 +184,7 @@ def _ssl(told: ConnectionInfo) -> Ssl:
 
 
 def _ends(handed: Handoff) -> tuple[Any, Any]:
-    """Return both addresses; None for those of a connection that is broken already."""
+    """Return both addresses; None for each of a connection that is already broken."""
     if handed.relay is not None:
         return handed.relay.local_address, handed.relay.peer_address
     try:

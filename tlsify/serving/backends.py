@@ -5,29 +5,26 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
-import os
-import re
 import socket
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
+from tlsify.addresses import Address
 from tlsify.aio import dialing
-from tlsify.errors import BackendError, ConfigError, errno_name
-from tlsify.names import to_ascii, to_look_up
+from tlsify.errors import BackendError, ConfigError
+from tlsify.names import to_ascii
+from tlsify.system.os_errors import explain
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
 T = TypeVar("T")
 _log = logging.getLogger("tlsify")
+# The message is not about the client whose connection shows it.
+_OURS = {"peer": None}
 
-_UNIX = "unix:"
 _SNI = "sni:"
-_MAX_PORT = 65535
-# How long to wait, in seconds, once nobody has answered; it doubles each time, up to the second.
+# Seconds to wait before all backends are tried again; doubled each time, up to the second value.
 _PAUSE, _LONGEST_PAUSE = 0.02, 1.0
-_HINT = "write HOST:PORT, [ADDR]:PORT or unix:PATH, with commas between several"
-_PORT = re.compile(r":\d+$")
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://(.*)")
 # What may pass by itself; any other error is an answer, and will be the same in a moment.
 _PASSING = {
     errno.EAGAIN, errno.EINTR, errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM,
@@ -35,65 +32,20 @@ _PASSING = {
 }  # fmt: skip
 
 
-class Backend(NamedTuple):
-    """An address; whether data or descriptors are sent there is the service's affair.
-
-    Attributes:
-        host: a name or an IP address; empty for a path.
-        port: of TCP; 0 for a path.
-        path: of a socket of this host; empty for an address. A first "@" stands for NUL.
-    """
-
-    host: str = ""
-    port: int = 0
-    path: str = ""
-
-    @classmethod
-    def parse(cls, text: str) -> Backend:
-        """Read ``HOST:PORT``, ``[ADDR]:PORT`` or ``unix:PATH``.
-
-        Raises:
-            ConfigError: it is none of them.
-        """
-        if text.startswith(_UNIX):
-            path = text.removeprefix(_UNIX)
-            if path and "\0" not in path:
-                return cls(path=path)
-            raise ConfigError(f'"{text}" has no path', hint=_HINT)
-        if (url := _URL.fullmatch(text)) is not None:
-            where = url[1].partition("/")[0] or "HOST"
-            raise ConfigError(
-                f'"{text}" is a URL; a backend is an address, and gets plaintext',
-                hint=f"write {where if _PORT.search(where) else where + ':PORT'}",
-            )
-        host, _, number = text.rpartition(":")
-        try:
-            host = to_look_up(host.removeprefix("[").removesuffix("]"))
-            port = int(number)
-        except (ValueError, ConfigError) as exc:
-            raise ConfigError(f'"{text}" is no backend', hint=_HINT) from exc
-        if not host or not 0 < port <= _MAX_PORT:
-            raise ConfigError(f'"{text}" is no backend', hint=_HINT)
-        return cls(host, port)
-
-    def __str__(self) -> str:
-        """Spell it as `parse` reads it."""
-        if self.path:
-            return f"{_UNIX}{self.path}"
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{host}:{self.port}"
+class Backend(Address):
+    """An address; whether data or descriptors are sent there is the service's affair."""
 
     async def connect(self, seconds: float) -> socket.socket:
         """Connect a stream.
 
         Args:
-            seconds: how long it may take.
+            seconds: limit for it.
 
         Returns:
             A non-blocking socket.
 
         Raises:
-            OSError: nobody is there, too many wait there already, or it takes too long.
+            OSError: the backend is absent or overloaded, or it takes too long.
         """
         if self.path:
             return self.connect_here(socket.SOCK_STREAM)
@@ -106,7 +58,7 @@ class Backend(NamedTuple):
         a connection that is on its way.
 
         Raises:
-            OSError: nobody is there, or too many wait there already.
+            OSError: the backend is absent, or overloaded.
         """
         sock = socket.socket(socket.AF_UNIX, kind)
         try:
@@ -125,15 +77,15 @@ def parse_several(text: str) -> tuple[Backend, ...]:
     Raises:
         ConfigError: one of them is none.
     """
-    return tuple(Backend.parse(each) for each in text.split(","))
+    return tuple(Backend.to_connect(each) for each in text.split(","))
 
 
 class Rule(NamedTuple):
     """Which connections go to other backends.
 
     Attributes:
-        alpn: those with this protocol; None for any.
-        server_name: those for this name, in lower case; ``*.`` stands for one label. None for any.
+        alpn: protocol; None for any.
+        server_name: in lower case; ``*.`` stands for one label. None for any.
         backends: where they go.
     """
 
@@ -153,7 +105,7 @@ class Rule(NamedTuple):
         value = what.removeprefix(_SNI) if is_name else what
         if not equals or not value:
             raise ConfigError(
-                f'"{text}" is no rule', hint="write PROTOCOL=BACKEND or sni:NAME=BACKEND"
+                f'"{text}" is not a route', hint="write PROTOCOL=BACKEND or sni:NAME=BACKEND"
             )
         if is_name:
             return cls(None, to_ascii(value).lower().removesuffix("."), parse_several(where))
@@ -206,10 +158,10 @@ class Backends:
             alpn: of the connection.
             server_name: likewise.
             attempt: does it within some seconds; an OSError says that this backend cannot, and a
-                BackendError that nobody else may be asked any more.
+                BackendError that no other backend may be tried.
 
         Returns:
-            What the attempt that succeeded gave.
+            Result of the attempt that succeeded.
 
         Raises:
             BackendError: no backend took it in time.
@@ -227,7 +179,7 @@ class Backends:
                     found = await attempt(backend, min(self._timeout / len(backends), left))
                 except OSError as exc:
                     failures[backend] = exc
-                    self._failed(backend, _spell(exc))
+                    self._failed(backend, explain(exc))
                 except BackendError as exc:
                     self._failed(backend, str(exc))
                     raise
@@ -238,7 +190,7 @@ class Backends:
             patience = self._timeout if may_pass else self._retry
             if loop.time() + pause >= began + patience:
                 told = (
-                    f"{name} took no connection: {_spell(failures[name])}"
+                    f"{name} took no connection: {explain(failures[name])}"
                     for name in backends
                     if name in failures
                 )
@@ -249,19 +201,13 @@ class Backends:
     def _failed(self, backend: Backend, failure: str) -> None:
         if backend not in self._down:
             self._down.add(backend)
-            _log.warning("backend %s takes no connections: %s", backend, failure)
+            _log.warning("backend %s takes no connections: %s", backend, failure, extra=_OURS)
 
     def _succeeded(self, backend: Backend) -> None:
         if backend in self._down:
             self._down.discard(backend)
-            _log.warning("backend %s takes connections again", backend)
+            _log.warning("backend %s takes connections again", backend, extra=_OURS)
 
 
 def _may_pass(exc: OSError) -> bool:
     return isinstance(exc, TimeoutError) or exc.errno in _PASSING
-
-
-def _spell(exc: OSError) -> str:
-    if isinstance(exc, socket.gaierror) or exc.errno is None:
-        return str(exc.strerror or exc)
-    return f"{errno_name(exc.errno)}: {os.strerror(exc.errno)}"  # asyncio has words of its own

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     from tlsify.serving.generation import Work
 
-# How long a worker may show no sign of life before it is killed.
+# Seconds without a sign of life after which a worker is killed.
 _PATIENCE = 30.0
 
 # Workers that an earlier program in this process has left: pid and slot in the counters.
@@ -28,10 +28,11 @@ class SupervisorHooks:
     Attributes:
         on_ready: called once, when every worker accepts connections.
         on_stop: called when workers are told to drain for good; it has to close the listening
-            sockets here, or connections would wait in them for nobody.
+            sockets here, or connections would wait in them in vain.
         before_fork: called before each worker is forked.
         renew: gives the work of a new generation on SIGHUP; raises a TlsifyError if it is to stay
             as it was. None if there is no such thing.
+        retire: called with the work of a generation once no more workers will be forked for it.
         refresh: does in its place what can be done without a new generation; raises a TlsifyError
             likewise. Without either SIGHUP is left alone.
         watch: its value is looked at every few seconds; when it changes, that is as SIGHUP.
@@ -50,6 +51,7 @@ class SupervisorHooks:
     on_stop: Callable[[], None] = _nothing
     before_fork: Callable[[], None] = _nothing
     renew: Callable[[], Work] | None = None
+    retire: Callable[[Work], object] = _nothing
     refresh: Callable[[], None] | None = None
     watch: Callable[[], object] | None = None
     seen: object = None

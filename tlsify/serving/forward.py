@@ -15,10 +15,11 @@ from tlsify.connection.ending.closing import Closing
 from tlsify.connection.ending.linger import is_owed
 from tlsify.connection.stillness import Bounds
 from tlsify.errors import BackendError
+from tlsify.logs.access import PASSED, AccessLog, Visit, visiting
 from tlsify.metrics.counters import Event, count
-from tlsify.passing import scm_rights
 from tlsify.passing.metadata import ConnectionInfo
 from tlsify.passing.proxy_protocol import MAX_SIZE
+from tlsify.system import scm_rights
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -34,18 +35,26 @@ _NO_BOUNDS = Bounds()
 class _Service:
     """Common parts of both: a `serving.Service`."""
 
-    def __init__(self, backends: Backends, closing: ClosePolicy | None, bounds: Bounds) -> None:
+    def __init__(
+        self,
+        backends: Backends,
+        closing: ClosePolicy | None,
+        bounds: Bounds,
+        access_log: AccessLog | None,
+    ) -> None:
         """Take what does not change.
 
         Args:
             backends: where connections go.
             closing: what an end of a TLS stream without close_notify is; None leaves it to the
                 protocol.
-            bounds: how long a connection may be still.
+            bounds: limits for a still connection.
+            access_log: gets a line for each connection.
         """
         self._backends = backends
         self._closing = closing
         self._bounds = bounds
+        self._access_log = access_log
         self._scratch = buffer()
 
     async def start(self) -> None:
@@ -57,15 +66,36 @@ class _Service:
     async def stop(self) -> None:
         """Do nothing."""
 
-    async def _carry(self, handed: Handoff, plain: socket.socket) -> None:
+    async def serve(self, handed: Handoff) -> None:
+        """Carry one connection until its end, or pass it on.
+
+        Raises:
+            BackendError: no backend took it; the peer was cut off.
+            HandshakeError: the peer cut it, or misbehaved; the backend was cut off, too.
+            OSError: likewise, or the backend did.
+        """
+        with visiting(self._access_log, handed) as visit:
+            await self._serve(handed, visit)
+
+    async def _serve(self, handed: Handoff, visit: Visit) -> None:
+        raise NotImplementedError
+
+    async def _carry(self, handed: Handoff, plain: socket.socket, visit: Visit) -> None:
         closing = Closing(self._closing, handed.negotiated.alpn)
-        work = carry(handed, plain, closing, self._scratch)
+        work = carry(handed, plain, closing, self._scratch, visit.traffic)
         await watched(work, handed, self._bounds, lambda: _end(handed, plain))
 
-    async def _reach(self, handed: Handoff, attempt: Callable[[Backend, float], Awaitable[T]]) -> T:
+    async def _reach(
+        self, handed: Handoff, visit: Visit, attempt: Callable[[Backend, float], Awaitable[T]]
+    ) -> T:
         agreed = handed.negotiated
+
+        async def noted(backend: Backend, seconds: float) -> T:
+            visit.more["backend"] = str(backend)
+            return await attempt(backend, seconds)
+
         try:
-            return await self._backends.reach(agreed.alpn, agreed.server_name, attempt)
+            return await self._backends.reach(agreed.alpn, agreed.server_name, noted)
         except BackendError:
             count(Event.BACKEND_FAILED)
             raise
@@ -79,6 +109,7 @@ class Forwarding(_Service):
         backends: Backends,
         closing: ClosePolicy | None,
         bounds: Bounds = _NO_BOUNDS,
+        access_log: AccessLog | None = None,
         *,
         proxy_protocol: bool = False,
     ) -> None:
@@ -88,19 +119,13 @@ class Forwarding(_Service):
             backends: where connections go.
             closing: as `_Service` has it.
             bounds: likewise.
+            access_log: likewise.
             proxy_protocol: begin each connection to a backend with a PROXY header.
         """
-        super().__init__(backends, closing, bounds)
+        super().__init__(backends, closing, bounds, access_log)
         self._proxy_protocol = proxy_protocol
 
-    async def serve(self, handed: Handoff) -> None:
-        """Carry one connection until its end.
-
-        Raises:
-            BackendError: no backend took it; the peer was cut off.
-            HandshakeError: the peer cut it, or misbehaved; the backend was cut off, too.
-            OSError: likewise, or the backend did.
-        """
+    async def _serve(self, handed: Handoff, visit: Visit) -> None:
         header = ConnectionInfo.of(handed).encode() if self._proxy_protocol else b""
 
         async def connect(backend: Backend, seconds: float) -> socket.socket:
@@ -113,11 +138,11 @@ class Forwarding(_Service):
             return sock
 
         try:
-            plain = await self._reach(handed, connect)
+            plain = await self._reach(handed, visit, connect)
         except BaseException:  # the client must not think that it was served
             handed.abort()
             raise
-        await self._carry(handed, plain)
+        await self._carry(handed, plain, visit)
 
 
 class _Unconfirmed(BackendError):
@@ -132,6 +157,7 @@ class Passing(_Service):
         backends: Backends,
         closing: ClosePolicy | None,
         bounds: Bounds = _NO_BOUNDS,
+        access_log: AccessLog | None = None,
         *,
         aware: bool = False,
     ) -> None:
@@ -141,31 +167,28 @@ class Passing(_Service):
             backends: the receivers; paths only.
             closing: as `_Service` has it, for what this process carries.
             bounds: likewise.
+            access_log: likewise.
             aware: whether backends keep to docs/handoff.md, and so get connections themselves,
                 and not one end of a pair whose other end this process has.
         """
-        super().__init__(backends, closing, bounds)
+        super().__init__(backends, closing, bounds, access_log)
         self._aware = aware
 
-    async def serve(self, handed: Handoff) -> None:
-        """Pass one connection on, and carry it until its end if it has to be carried.
-
-        Raises:
-            As `Forwarding.serve`.
-        """
+    async def _serve(self, handed: Handoff, visit: Visit) -> None:
         header = ConnectionInfo.of(handed).encode(MAX_SIZE)
         if self._aware and handed.channel is not None:
-            await self._give(handed, header)
+            await self._give(handed, visit, header)
         else:
-            await self._lend(handed, header)
+            await self._lend(handed, visit, header)
 
-    async def _give(self, handed: Handoff, header: bytes) -> None:
+    async def _give(self, handed: Handoff, visit: Visit, header: bytes) -> None:
         """Pass the connection itself, with all that belongs to it."""
+        visit.traffic, visit.end = None, PASSED
         number, state = handed.detach()
         message = bytearray(header + state)
         with socket.socket(fileno=number) as sock:
             try:
-                await self._pass(handed, number, message)
+                await self._pass(handed, visit, number, message)
             except BackendError as exc:
                 if isinstance(exc, _Unconfirmed):
                     _hang_up(sock)
@@ -179,22 +202,24 @@ class Passing(_Service):
                 for secret in (message, state):
                     secret[:] = bytes(len(secret))
 
-    async def _lend(self, handed: Handoff, header: bytes) -> None:
+    async def _lend(self, handed: Handoff, visit: Visit, header: bytes) -> None:
         """Pass one end of a pair; a late worker finds both directions ended."""
         try:
             ours, theirs = socket.socketpair()
             try:
                 with theirs:
-                    await self._pass(handed, theirs.fileno(), header)
+                    await self._pass(handed, visit, theirs.fileno(), header)
             except BaseException:
                 ours.close()
                 raise
         except BaseException:
             handed.abort()
             raise
-        await self._carry(handed, ours)
+        await self._carry(handed, ours, visit)
 
-    async def _pass(self, handed: Handoff, number: int, message: bytes | bytearray) -> None:
+    async def _pass(
+        self, handed: Handoff, visit: Visit, number: int, message: bytes | bytearray
+    ) -> None:
         async def attempt(backend: Backend, seconds: float) -> None:
             with backend.connect_here(socket.SOCK_SEQPACKET) as channel:
                 scm_rights.send(channel, message, number)
@@ -207,7 +232,7 @@ class Passing(_Service):
             if answer:
                 raise ConnectionRefusedError(errno.ECONNREFUSED, "it could not take it")
 
-        await self._reach(handed, attempt)
+        await self._reach(handed, visit, attempt)
         count(Event.DESCRIPTOR_PASSED)
 
 
@@ -228,8 +253,8 @@ def _end(handed: Handoff, plain: socket.socket) -> bool:
 def _hang_up(sock: socket.socket) -> None:
     """End a connection that a worker may have, or find later, so that the worker sees the end.
 
-    Without close_notify, since it is not known what the client was sent; and without reading, since
-    what is there may be the worker's.
+    Without close_notify, since the worker may have sent only a part; and without reading, since
+    unread data may be the worker's.
     """
     with contextlib.suppress(OSError):
         sock.shutdown(socket.SHUT_RDWR)

@@ -20,7 +20,7 @@ _log = logging.getLogger("tlsify")
 # A worker that dies sooner than this after its start waits for its replacement: a second the first
 # time, twice as long each time after that, up to the last of these; in seconds.
 _PROMPT, _PAUSE, _LONGEST_PAUSE = 10.0, 1.0, 30.0
-# What is the supervisor's to act on.
+# Signals that the supervisor acts on.
 STOP_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT})
 SIGNALS = STOP_SIGNALS | {signal.SIGCHLD, signal.SIGHUP, signal.SIGUSR2}
 
@@ -46,7 +46,7 @@ class WorkerHandle:
 
     def ready(self) -> None:
         """Notify the supervisor that connections are accepted; to be called once."""
-        with contextlib.suppress(OSError):  # it is gone, and we shall be told
+        with contextlib.suppress(OSError):  # it has ended, which SIGCHLD reports
             os.write(self._write_end, b"\0")
         os.close(self._write_end)
 
@@ -78,7 +78,7 @@ class Worker:
     is_condemned: bool = False
 
     def listen(self) -> None:
-        """Read what it says, which is that it is ready; or its end."""
+        """Read its message, which is that it is ready, or its end."""
         self.is_ready = bool(os.read(self.read_end, 1))
         self.forget_pipe()
 
@@ -117,7 +117,7 @@ class Generation:
     _failures: dict[int, int] = field(default_factory=dict)
 
     def workers(self) -> list[Worker]:
-        """Return those that live."""
+        """Return the live workers."""
         return [each for each in self.members.values() if isinstance(each, Worker)]
 
     def is_ready(self) -> bool:
@@ -152,11 +152,11 @@ class Generation:
             index: the place.
             slot: for its counts.
             caught: the signals that have handlers here.
-            leave: closes, in the worker, what is the supervisor's own.
+            leave: closes, in the worker, the supervisor's own descriptors.
         """
         read_end, write_end = os.pipe2(os.O_CLOEXEC)
         try:
-            # A terminal's are for the supervisor, which passes on what they mean.
+            # A terminal's signals are for the supervisor, which passes their meaning on.
             pid = fork(ignored=caught - {signal.SIGTERM, signal.SIGCHLD})
             if pid == 0:
                 os.close(read_end)

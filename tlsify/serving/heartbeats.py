@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("tlsify")
 
-# How often the supervisor looks within the time after which a worker counts as hung.
+# Checks of the supervisor within the time after which a worker counts as hung.
 _LOOKS = 6
 
 
@@ -27,7 +27,7 @@ class _Heard:
 
 
 class Heartbeats:
-    """Measures for how long each worker has shown no sign of life.
+    """Time since each worker's last sign of life.
 
     Time counts only if the supervisor itself was running: at the wake-up of a machine that was
     suspended, or of a service that was stopped as a whole, a worker has as much time left to show

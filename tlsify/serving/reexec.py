@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 _VARIABLE = "TLSIFY_SUCCESSION"
+# Name of the sockets that systemd has passed.
+SYSTEMD = "systemd"
 
 
 @dataclass(slots=True, eq=False)
@@ -28,7 +30,7 @@ class Inherited:
     """State that passes from program to program in one process.
 
     Attributes:
-        sockets: listening, by what was asked for.
+        sockets: listening, by the address as it was given.
         counters: descriptor of the counters' memory; -1 if there is none.
         workers: the former program's, pid and slot in the counters.
         is_rehearsal: whether this is another process, which only has to find out if it would start.
@@ -44,10 +46,10 @@ class Inherited:
 
     @classmethod
     def inherit(cls) -> Inherited:
-        """Take over what the program before has left; empty if there was none.
+        """Take over the previous program's descriptors; return an empty estate if there was none.
 
         Raises:
-            ConfigError: what is there is not what was left.
+            ConfigError: the descriptors are not those that were passed on.
         """
         text = os.environ.pop(_VARIABLE, "")
         if not text:
@@ -106,7 +108,7 @@ class Inherited:
         return self.sockets[name]
 
     def drop_unclaimed(self) -> None:
-        """Close what nobody has asked for; who has connected there finds nobody."""
+        """Close unclaimed sockets; their waiting connections are reset."""
         for sockets in self._unclaimed.values():
             for sock in sockets:
                 sock.close()

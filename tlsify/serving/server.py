@@ -10,19 +10,20 @@ import os
 import resource
 import signal
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from tlsify.aio.acceptor import Acceptor, Limits
 from tlsify.aio.loop import EventLoop
-from tlsify.config import KtlsMode
 from tlsify.connection import establish
 from tlsify.connection.ending import patience
 from tlsify.connection.setup.eligibility import host_refusal
 from tlsify.metrics.counters import BEAT_INTERVAL, beat, share
 from tlsify.metrics.exposition import About, Endpoint, is_ready
 from tlsify.serving import supervisor
+from tlsify.serving.configuration import Configuration, leave_holders, retire
 from tlsify.serving.duty import SupervisorHooks
-from tlsify.serving.reexec import Inherited
+from tlsify.serving.reexec import SYSTEMD, Inherited
 from tlsify.serving.warm_up import rehearse
 from tlsify.status import roster
 from tlsify.system import listening, service_manager
@@ -36,19 +37,21 @@ if TYPE_CHECKING:
 
     from tlsify.config import KtlsPolicy, ServerConfig
     from tlsify.connection.handoff import Handoff
+    from tlsify.logs.access import AccessLog
+    from tlsify.serving.configuration import Isolation
     from tlsify.serving.generation import Work, WorkerHandle
     from tlsify.system.process import Account
 
 _log = logging.getLogger("tlsify")
 
-# Descriptors that a worker needs besides those of connections, and what each connection takes: the
-# socket, or three on the relay path, and what is being sent on it.
+# Descriptors that a worker needs apart from connections, and descriptors of each connection: the
+# socket, or three on the relay path, and the file that is sent on it.
 _OWN_DESCRIPTORS = 64
 _PER_OFFLOADED, _PER_RELAYED = 2, 4
 # When a worker looks for garbage. The command that it was forked from does so rarely, for a quick
 # start; here each connection leaves some forty objects that know each other.
 _GARBAGE = (2_000, 10, 5)
-# How long a drained worker waits for peers that take nothing: less than `supervisor._GRACE`.
+# Seconds that a drained worker waits for peers that do not read: less than `supervisor._GRACE`.
 _PARTING = 3.0
 
 
@@ -77,21 +80,24 @@ class ServerPlan:
 
     Attributes:
         listeners: bound and listening; where several have one address (SO_REUSEPORT) each worker
-            gets its part of them, else all of them share it. They stay open here, so that who has
-            connected meanwhile is not lost with a worker.
+            gets its part of them, else all of them share it. They stay open here, so that a waiting
+            connection is not lost with a worker.
         load: returns the configuration, now and on each reload; raises a TlsifyError to refuse.
         policy: when to offload.
         service: makes a worker's service.
-        workers: how many processes.
+        workers: number of processes.
         limits: for all of them together.
-        drain_seconds: how long connections may take to end; what is left is cut off then.
-        metrics: listening, for `exposition.Endpoint`; or None.
+        drain_seconds: limit for connections to end; the rest is cut off then.
+        metrics: listening, each for an `exposition.Endpoint`.
         watch: its value is looked at every few seconds; when it changes, all is reloaded.
         reach: what workers need, as long as nothing is reloaded.
-        sandboxing: whether they give up what they do not need.
+        sandboxing: whether they give up unneeded rights.
         account: user of the workers. The supervisor keeps its rights, to read keys again.
         on_ready: called when every worker accepts connections.
-        estate: what SIGUSR2 passes on, and what was passed on to us; the caller closes it.
+        stranger: answers clients that speak no TLS, as `Acceptor` has it.
+        access_log: told of refused clients; opened anew on each reload. Or None.
+        isolation: of the private keys from workers; None lets them have these.
+        estate: descriptors for SIGUSR2 to pass on, and those passed on to us; the caller closes it.
     """
 
     listeners: Sequence[socket.socket]
@@ -101,12 +107,15 @@ class ServerPlan:
     workers: int = 1
     limits: Limits = field(default_factory=Limits)
     drain_seconds: float = 30.0
-    metrics: socket.socket | None = None
+    metrics: Sequence[socket.socket] = ()
     watch: Callable[[], object] | None = None
     reach: Callable[[], Reach] = Reach
     sandboxing: Sandboxing = Sandboxing.AUTO
     account: Account | None = None
     on_ready: Callable[[], None] = lambda: None
+    stranger: Callable[[bytes], bytes] | None = None
+    access_log: AccessLog | None = None
+    isolation: Isolation | None = None
     estate: Inherited = field(default_factory=Inherited)
 
 
@@ -119,22 +128,24 @@ def run(plan: ServerPlan) -> None:
         WorkerError: workers do not start.
         OSError: there is no memory for counters.
     """
-    seen = None if plan.watch is None else plan.watch()
-    config = _load(plan, None)
+    office = _Office(plan)
+    seen = office.watch()
     estate = plan.estate
+    if not estate.is_rehearsal:  # a custodian counts, too
+        estate.counters = share(None if estate.counters == -1 else estate.counters)
+    work = office.renew()
     if estate.is_rehearsal:
         return
     rehearse()
-    plan = replace(plan, limits=_within_means(plan))
-    estate.counters = share(None if estate.counters == -1 else estate.counters)
-    office = _Office(plan, config)
-    gc.freeze()  # what is here by now stays: workers need not copy its pages
+    office.plan = replace(plan, limits=_within_means(plan))
+    gc.freeze()  # all objects so far stay: workers need not copy their pages
     duty = SupervisorHooks(
         on_ready=plan.on_ready,
         on_stop=office.close,
         before_fork=establish.drop_past_keys,
         renew=office.renew,
-        watch=plan.watch,
+        retire=office.retire,
+        watch=office.watch,
         seen=seen,
         rehearse=estate.rehearse,
         succeed=estate.succeed,
@@ -143,39 +154,54 @@ def run(plan: ServerPlan) -> None:
         watchdog=service_manager.watchdog_period(),
     )
     try:
-        supervisor.run(plan.workers, office.work(), duty, estate.workers)
+        supervisor.run(plan.workers, work, duty, estate.workers)
     finally:
-        if plan.metrics is not None:
-            listening.forget(plan.metrics)
+        for sock in plan.metrics:
+            listening.forget(sock)
 
 
 class _Office:
     """State of the supervisor for future workers: listening sockets and the configuration."""
 
-    def __init__(self, plan: ServerPlan, config: ServerConfig) -> None:
-        self._plan = plan
-        self._config = config
+    def __init__(self, plan: ServerPlan) -> None:
+        self.plan = plan
+        self._configuration = Configuration(plan.load, plan.policy, plan.isolation)
+        self._configs: dict[Work, ServerConfig] = {}
         self._pid = os.getpid()
 
-    def renew(self) -> Work:
-        self._config = _load(self._plan, self._config)
-        return self.work()
+    def watch(self) -> object:
+        """Return a value that changes when everything has to be read anew."""
+        files = None if self.plan.watch is None else self.plan.watch()
+        return files, self._configuration.losses()
 
-    def work(self) -> Work:
-        """Return what a worker does with the configuration of now."""
-        config = self._config
-        return lambda post: self._be_worker(config, post)
+    def renew(self) -> Work:
+        """Return a worker's main function, with the current configuration."""
+        config = self._configuration.load()
+        if self.plan.access_log is not None:
+            self.plan.access_log.reopen()  # workers could not
+        work = partial(self._be_worker, config)
+        self._configs[work] = config
+        return work
+
+    def retire(self, work: Work) -> None:
+        """Leave the key holders of a configuration that no new worker will have."""
+        retire(self._configs.pop(work))
 
     def close(self) -> None:
-        for sock in self._plan.listeners:
-            sock.close()
+        passed = self.plan.estate.sockets.get(SYSTEMD, ())
+        for sock in self.plan.listeners:
+            if sock in passed:
+                sock.close()
+            else:
+                listening.forget(sock)
 
     def _be_worker(self, config: ServerConfig, post: WorkerHandle) -> None:
-        plan = self._plan
+        plan = self.plan
         own = part(plan.listeners, post.index, plan.workers)
         for sock in plan.listeners:
             if sock not in own:
                 sock.close()
+        leave_holders(of_others_than=config)
         gc.set_threshold(*_GARBAGE)
         if plan.sandboxing is Sandboxing.OFF:
             forgo_rights()
@@ -185,6 +211,8 @@ class _Office:
             plan.account.become()
         end_with(self._pid)
         confine(_reach(plan, config), plan.sandboxing)
+        if post.index == 0:
+            self._configuration.warn_of_readable_keys()
         # Its sendfile ends a connection rather than let an answer be too short.
         with asyncio.Runner(loop_factory=EventLoop) as runner:
             runner.run(_serve(plan, config, own, post))
@@ -193,7 +221,7 @@ class _Office:
 
 
 def _reach(plan: ServerPlan, config: ServerConfig) -> Reach:
-    """Add what the service does not know of: roster, key log and clients' authorities."""
+    """Add the paths of roster, key log and clients' authorities to the service's own."""
     reach, write = plan.reach(), [roster.place()]
     if config.key_log is not None:
         write.append(config.key_log.absolute().parent)
@@ -204,23 +232,13 @@ def _reach(plan: ServerPlan, config: ServerConfig) -> Reach:
     )
 
 
-def _load(plan: ServerPlan, previous: ServerConfig | None) -> ServerConfig:
-    """Read the configuration anew; tickets given with the one before stay good if they can."""
-    config = plan.load()
-    establish.prepare(config, plan.policy, previous)  # the probe also loads the kernel's module
-    refusal = host_refusal(plan.policy)
-    if refusal is not None and plan.policy.mode is KtlsMode.REQUIRE:
-        raise refusal
-    return config
-
-
 def part(listeners: Sequence[socket.socket], index: int, number: int) -> list[socket.socket]:
     """Return a worker's own listening sockets, of each address.
 
     Args:
         listeners: of any addresses, several of one or not.
         index: which worker.
-        number: how many workers there are; each socket is at least one's.
+        number: of workers; each socket is at least one's.
     """
     by_address: dict[object, list[socket.socket]] = {}
     for sock in listeners:
@@ -235,7 +253,7 @@ def _within_means(plan: ServerPlan) -> Limits:
     """Limit the number of connections by the available descriptors.
 
     A server that has run out of them can neither accept nor open the file that it is asked for. So
-    those beyond wait where they are.
+    further connections wait in the backlog.
     """
     is_relaying = host_refusal(plan.policy) is not None
     most = _descriptors(_PER_RELAYED if is_relaying else _PER_OFFLOADED, plan.workers)
@@ -252,7 +270,7 @@ def _within_means(plan: ServerPlan) -> Limits:
 
 
 def _descriptors(each: int, processes: int) -> int | None:
-    """Return how many connections there are descriptors for, the hard limit's, files included."""
+    """Return the number of connections, files included, that the hard limit allows."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         with contextlib.suppress(ValueError, OSError):
@@ -276,25 +294,28 @@ async def _serve(
     await service.start()
     limits = plan.limits.part(post.index, plan.workers)
     acceptor = Acceptor(listeners, service.serve, config, plan.policy, limits)
+    acceptor.stranger = plan.stranger
+    if plan.access_log is not None:
+        acceptor.refused = plan.access_log.refused
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(service.stop)
         stack.enter_context(roster.publish())
         about = About(tuple(_certificates(config)), _limits(plan, config))
-        endpoint = None
-        if plan.metrics is not None:
-            endpoint = Endpoint(plan.metrics, lambda: about)
+        endpoints = [Endpoint(sock, lambda: about) for sock in plan.metrics]
+        for endpoint in endpoints:
             await stack.enter_async_context(endpoint)
         await stack.enter_async_context(acceptor)
         post.ready()
         await stop.wait()
         is_last = not is_ready()
-        if endpoint is not None and not is_last:
-            endpoint.leave()  # those who have come after us answer
+        if not is_last:
+            for endpoint in endpoints:
+                endpoint.leave()  # those who have come after us answer
         parting = asyncio.create_task(service.drain())
         await acceptor.drain(plan.drain_seconds, sweep=is_last)
         parting.cancel()
         await asyncio.gather(parting, return_exceptions=True)
-    # It may come again, to the whole service as it did to us; what is still carried is owed.
+    # SIGTERM may come again, to the whole service; open connections are still to be finished.
     ignore([signal.SIGTERM])
 
 

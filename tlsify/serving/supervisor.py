@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("tlsify")
 
-# How long a new generation may take to be ready and a rehearsal to end, and how much longer than
-# its deadline a worker may take to drain, before they are killed.
+# Seconds for a new generation to be ready and for a rehearsal to end, and seconds beyond its
+# deadline that a worker may take to drain, before they are killed.
 _START_TIME = 60.0
 _GRACE = 5.0
 _WATCH_INTERVAL = 3.0
@@ -43,8 +43,8 @@ def run(number: int, work: Work, duty: SupervisorHooks, former: Former | None = 
     Args:
         number: of workers.
         work: what each does; it inherits the listening sockets and all else that is here.
-        duty: what there is to do besides.
-        former: workers to drain as soon as those of ours are ready.
+        duty: further tasks.
+        former: workers to drain as soon as ours are ready.
 
     Raises:
         WorkerError: at the start a worker has ended before it was ready.
@@ -106,7 +106,7 @@ class _Supervisor:
         return [*serving, *self._former, *self._draining]
 
     def _wait(self) -> None:
-        """Wait for a signal, a worker's word, or for what is due."""
+        """Wait for a signal, a worker's message, or a due time."""
         poller = select.poll()
         poller.register(self._pipe.reader, select.POLLIN)
         starting = {worker.read_end: worker for worker in self._all() if worker.read_end != -1}
@@ -162,7 +162,7 @@ class _Supervisor:
         generation.fork(index, self._free_slot(), self._signals(), self._leave)
 
     def _leave(self) -> None:
-        """Close, in a worker, what is ours."""
+        """Close the supervisor's descriptors in a worker."""
         self._pipe.drop()
         for worker in self._all():
             worker.forget_pipe()
@@ -187,7 +187,7 @@ class _Supervisor:
             self._tell()
 
     def _refuse(self, why: str) -> None:
-        """Tell that all goes on as before."""
+        """Report that the previous workers go on."""
         _log.error("reload failed; keeping the previous workers: %s", why)
         count(Event.RELOAD_REFUSED)
         self._tell("not reloaded: " + why)
@@ -197,7 +197,7 @@ class _Supervisor:
             self._refresh()
             return
         if self._coming is not None:
-            self._again = True  # those that start may have seen half of what has changed
+            self._again = True  # the starting workers may have seen half of a change
             return
         self._manager.reloading()
         if self._duty.watch is not None:
@@ -218,6 +218,7 @@ class _Supervisor:
         if self._current is None:
             self._duty.on_ready()
         else:
+            self._duty.retire(self._current.work)
             _log.info("reloaded")
             count(Event.RELOADED)
         self._current, self._coming = generation, None
@@ -234,13 +235,14 @@ class _Supervisor:
             self._draining.append(worker)
         self._coming = None
         if self._current is not None:
+            self._duty.retire(generation.work)
             self._refuse(why)
             return
         if self._former:  # which go on
             _log.error("startup failed, retrying: %s", why)
             self._retry = time.monotonic() + _PAUSE, generation.work
             return
-        self._failure = WorkerError(why, hint="see what it said before")
+        self._failure = WorkerError(why, hint="see its earlier messages")
         self._stop()
 
     def _tell(self, trouble: str = "") -> None:
@@ -287,7 +289,7 @@ class _Supervisor:
             generation.mourn(index, time.monotonic())
 
     def _look_after(self) -> None:
-        """Do what is due."""
+        """Do all due tasks."""
         now = time.monotonic()
         for worker in [*self._all(), *self._rehearsal]:
             worker.kill_late(now)
@@ -369,7 +371,7 @@ class _Supervisor:
             why = "a reload is under way" if code == 0 else f"it ended with status {code}"
             _log.error("restart failed; this program goes on: %s", why)
             return
-        # What is in the pipe, such as a request to end, would be lost with this program.
+        # Signals in the pipe, such as a request to end, would be lost with this program.
         missed = b""
         signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         try:

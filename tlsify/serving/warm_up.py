@@ -17,7 +17,7 @@ _PIECE = 2**20
 
 
 def rehearse() -> None:
-    """Probe the kernel and do a handshake in memory; what is loaded for it stays loaded."""
+    """Probe the kernel and do a handshake in memory, so that all modules are loaded."""
     capabilities()
     _keep_memory()
     pair = make_key_pair([_NAME])

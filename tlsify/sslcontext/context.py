@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 import ssl
 import threading
@@ -15,6 +16,8 @@ from tlsify.connection.stream import TLSSocket
 from tlsify.credentials.anchors import TrustAnchors
 from tlsify.errors import ConfigError
 from tlsify.names import ReferenceIdentifier, canonical
+from tlsify.sslcontext.answers import NO_SESSION
+from tlsify.sslcontext.object import SSLObject
 from tlsify.sslcontext.settings import Settings
 from tlsify.sslcontext.socket import SSLSocket
 
@@ -22,6 +25,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from _typeshed import StrOrBytesPath
+
+    from tlsify.sslcontext.object import MemoryBIO
+
+_log = logging.getLogger("tlsify")
 
 # How many servers' configurations a client keeps.
 _CLIENTS = 64
@@ -50,6 +57,7 @@ class SSLContext(Settings):
     """
 
     sslsocket_class = cast("type[ssl.SSLSocket]", SSLSocket)
+    sslobject_class = cast("type[ssl.SSLObject]", SSLObject)
 
     def __init__(self, protocol: int = ssl.PROTOCOL_TLS) -> None:
         """Begin as `Settings` does."""
@@ -58,6 +66,7 @@ class SSLContext(Settings):
         self.handshake_timeout = 30.0
         self.resumption = False
         self.identities: tuple[ReferenceIdentifier, ...] = ()
+        self._is_refusing = False
         self._making = threading.Lock()
         self._made_of: object = None
         self._server: ServerConfig | None = None
@@ -256,15 +265,7 @@ class SSLContext(Settings):
             OSError: the connection broke, or took too long.
         """
         self._check_socket(sock)
-        if session is not None:
-            raise NotImplementedError("sessions are tlsify's own: set resumption on the server")
-        if server_side and server_hostname is not None:
-            raise ValueError("server_hostname can only be specified in client mode")
-        name = server_hostname.decode() if isinstance(server_hostname, bytes) else server_hostname
-        if server_side:
-            config: ServerConfig | ClientConfig = self.server_config()
-        else:
-            config = self.client_config(name)
+        config, name = self._role(server_side, server_hostname, session)
         connected = _is_connected(sock)
         if connected and do_handshake_on_connect and sock.gettimeout() == 0:
             raise ValueError(
@@ -277,13 +278,56 @@ class SSLContext(Settings):
             self,
             server_side=server_side,
             suppress_ragged_eofs=suppress_ragged_eofs,
-            server_hostname=canonical(name) if name else name,
+            server_hostname=name,
         )
         wrapped.do_handshake_on_connect = do_handshake_on_connect
         if connected and do_handshake_on_connect:
             with closed_on_error(wrapped):
                 wrapped.do_handshake()
         return wrapped
+
+    def wrap_bio(  # type: ignore[override]
+        self,
+        incoming: MemoryBIO,
+        outgoing: MemoryBIO,
+        server_side: bool = False,
+        server_hostname: str | bytes | None = None,
+        session: None = None,
+    ) -> SSLObject:
+        """Make a connection between two `ssl.MemoryBIO`, which the kernel does not encrypt.
+
+        Loops and libraries that carry the records themselves call it: asyncio's own loop, uvloop,
+        anyio, trio. Where the policy requires the kernel, a server's first error is logged, too,
+        since loops drop it along with the connection.
+
+        Raises:
+            ssl.SSLError: the policy requires the kernel.
+            ConfigError: settings contradict each other.
+            ValueError: the name is to be checked, and there is none.
+        """
+        config, name = self._role(server_side, server_hostname, session)
+        try:
+            return cast("type[SSLObject]", self.sslobject_class)(
+                self, incoming, outgoing, config, self.policy, name
+            )
+        except ssl.SSLError as exc:
+            if server_side and not self._is_refusing:
+                self._is_refusing = True
+                _log.error("connections are refused: %s", exc.__cause__)
+            raise
+
+    def _role(
+        self, server_side: bool, server_hostname: str | bytes | None, session: object
+    ) -> tuple[ServerConfig | ClientConfig, str | None]:
+        """Return the configuration of a connection, and the name as it is verified."""
+        if session is not None:
+            raise NotImplementedError(NO_SESSION)
+        if server_side:
+            if server_hostname is not None:
+                raise ValueError("server_hostname can only be specified in client mode")
+            return self.server_config(), None
+        name = server_hostname.decode() if isinstance(server_hostname, bytes) else server_hostname
+        return self.client_config(name), canonical(name) if name else name
 
     @staticmethod
     def _check_socket(sock: socket.socket) -> None:

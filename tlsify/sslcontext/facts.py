@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import logging
 from ipaddress import IPv6Address
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, overload
 
 from cryptography import x509
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from tlsify.connection.handoff import Handoff
+    from tlsify.connection.handoff import Reason
+    from tlsify.tls.negotiated import Negotiated
 
 _log = logging.getLogger("tlsify")
 
@@ -52,16 +53,29 @@ _ATTRIBUTES = {
 _Name: TypeAlias = tuple[tuple[tuple[str, str], ...], ...]
 
 
+class Established(Protocol):
+    """A connection whose handshake is finished, such as a Handoff."""
+
+    @property
+    def negotiated(self) -> Negotiated:
+        """Outcome of the handshake."""
+
+    @property
+    def reason(self) -> Reason | None:
+        """Why it is relayed; None if it is not."""
+
+
 class TLSInfo:
     """Outcome of a handshake, with the methods of `ssl.SSLObject` that describe it.
 
     Attributes:
         server_hostname: SNI, sent or received; None if there was none.
         session_reused: whether a session was resumed.
+        group: key exchange group, such as ``x25519``; None if it is not known.
         ktls: "kernel", or the code of the reason why the connection is relayed (docs/cli.md).
     """
 
-    def __init__(self, handoff: Handoff, *, verified: bool = True) -> None:
+    def __init__(self, handoff: Established, *, verified: bool = True) -> None:
         """Store the hand-off's data; the connection itself is not touched.
 
         Args:
@@ -74,6 +88,7 @@ class TLSInfo:
         self._alpn = negotiated.alpn
         self._certificate = negotiated.certificate
         self._verified = verified
+        self.group = negotiated.group or None
         self.server_hostname = negotiated.server_name
         self.session_reused = negotiated.resumed
         self.ktls = "kernel" if handoff.reason is None else handoff.reason.code

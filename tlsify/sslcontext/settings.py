@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import ssl
 from dataclasses import dataclass, replace
@@ -14,7 +13,7 @@ from cryptography import x509
 from tlsify.codepoints import DEFAULT_AEADS, Aead, CipherSuite, ProtocolVersion
 from tlsify.credentials.anchors import Anchor, TrustAnchors, read_anchors
 from tlsify.credentials.key_pair import KeyPair
-from tlsify.credentials.parse import parse_crls
+from tlsify.credentials.parse import decrypt_key, parse_crls
 from tlsify.credentials.pem import read_file
 from tlsify.errors import ConfigError
 from tlsify.sslcontext.facts import describe
@@ -28,8 +27,6 @@ if TYPE_CHECKING:
 
     Secret: TypeAlias = str | bytes | bytearray
     Password: TypeAlias = Secret | Callable[[], Secret]
-
-_log = logging.getLogger("tlsify")
 
 _EXCLUDED = {
     ProtocolVersion.TLSv1_2: ssl.OP_NO_TLSv1_2,
@@ -216,7 +213,7 @@ class Settings(ssl.SSLContext):
         if not wishes.system:
             if not wishes.anchors:
                 raise ConfigError(
-                    "certificates are to be verified, and nobody is trusted",
+                    "verification requires trust anchors, and none were loaded",
                     hint="call load_verify_locations or load_default_certs",
                 )
             return TrustAnchors.of(wishes.anchors)
@@ -227,16 +224,6 @@ class Settings(ssl.SSLContext):
         return TrustAnchors(lookup=replace(found.lookup, anchors=wishes.anchors, content=content))
 
     # -- what cannot be meant
-
-    def wrap_bio(self, *_: object, **__: object) -> NoReturn:
-        """Refuse: the kernel protects records of a socket, not of a buffer."""
-        message = (
-            "wrap_bio: tlsify's SSLContext protects sockets, not buffers: asyncio needs a loop of "
-            "tlsify's, such as tlsify.aio.EventLoop, and anyio, which always uses buffers, cannot "
-            "take it"
-        )
-        _log.error("%s", message)  # servers on other loops drop the error without a word
-        raise NotImplementedError(message)
 
     def load_dh_params(self, *_: object) -> NoReturn:
         """Refuse: tlsify's key exchange is ECDHE or ML-KEM."""
@@ -287,29 +274,9 @@ def _load_pair(
     chain = read_file(_path(certfile), "certificate")
     key = chain if keyfile is None else read_file(_path(keyfile), "private key")
     if password is not None:
-        key = _decrypt(key, password() if callable(password) else password)
+        secret = password() if callable(password) else password
+        key = decrypt_key(key, secret.encode() if isinstance(secret, str) else bytes(secret))
     return KeyPair.from_pem(chain, key)
-
-
-def _decrypt(pem: bytes, password: Secret) -> bytes:
-    """Decrypt a PEM key; one that is not encrypted is as it was."""
-    from cryptography.hazmat.primitives.serialization import (  # noqa: PLC0415 - rarely
-        Encoding,
-        NoEncryption,
-        PrivateFormat,
-        load_pem_private_key,
-    )
-
-    secret = password.encode() if isinstance(password, str) else bytes(password)
-    try:
-        key = load_pem_private_key(pem, secret)
-    except TypeError:
-        return pem
-    except ValueError as exc:
-        raise ConfigError(
-            "the private key cannot be decrypted", hint="check the password and the key file"
-        ) from exc
-    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
 
 def _read_data(data: str | ReadableBuffer) -> Iterable[Anchor]:

@@ -6,16 +6,17 @@ import contextlib
 import logging
 import os
 import socket
-import ssl
 import threading
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol, overload
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from tlsify.config import ClientConfig, ClosePolicy, ServerConfig
 from tlsify.connection.establish import PendingConnection
 from tlsify.connection.setup import handshake
 from tlsify.connection.setup.dialing import closed_on_error
 from tlsify.connection.stream import TLSSocket
-from tlsify.errors import DeadlineExceeded, IdentityError, TlsifyError, Truncated
+from tlsify.errors import TlsifyError
+from tlsify.sslcontext.answers import Answers
+from tlsify.sslcontext.errors import ssl_error, want_read, want_write
 from tlsify.sslcontext.facts import TLSInfo
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class Choices(Protocol):
         """Return the configuration of a client of that server."""
 
 
-class SSLSocket(TLSSocket):
+class SSLSocket(Answers, TLSSocket):
     """A TLSSocket for programs written for `ssl.SSLSocket`.
 
     The handshake is done by `do_handshake`, or by the first call that needs it: `recv`, `send`, or
@@ -167,6 +168,8 @@ class SSLSocket(TLSSocket):
         """Outcome of the handshake, which is done now if necessary."""
         return self._begin()
 
+    _outcome = _begin
+
     # -- before the handshake
 
     def accept(self) -> tuple[SSLSocket, Any]:
@@ -264,9 +267,7 @@ class SSLSocket(TLSSocket):
         """Say it as `ssl` does, unless it is MSG_DONTWAIT, which `ssl` does not have, that asks."""
         if self.gettimeout() != 0:
             return exc
-        if reading:
-            return ssl.SSLWantReadError(ssl.SSL_ERROR_WANT_READ, "nothing to read yet")
-        return ssl.SSLWantWriteError(ssl.SSL_ERROR_WANT_WRITE, "no room to write yet")
+        return want_read() if reading else want_write()
 
     def sendfile(self, file: _SendableFile, offset: int = 0, count: int | None = None) -> int:
         """Send as `TLSSocket.sendfile`; raises OSError only."""
@@ -315,78 +316,3 @@ class SSLSocket(TLSSocket):
         raise NotImplementedError("a TLS connection is a stream: use send and recv")
 
     sendto = recvfrom = recvfrom_into = _no_datagrams
-
-    # -- questions, as `ssl.SSLSocket` answers them
-
-    def version(self) -> str:
-        """Return the protocol version, such as ``TLSv1.3``."""
-        return self.facts.version()
-
-    def cipher(self) -> tuple[str, str, int]:
-        """Return OpenSSL's name of the suite, the protocol version, and the bits of the key."""
-        return self.facts.cipher()
-
-    def selected_alpn_protocol(self) -> str | None:
-        """Return the protocol agreed on, or None."""
-        return self.facts.selected_alpn_protocol()
-
-    @overload
-    def getpeercert(self, binary_form: Literal[False] = False) -> dict[str, Any] | None: ...
-    @overload
-    def getpeercert(self, binary_form: Literal[True]) -> bytes | None: ...
-    @overload
-    def getpeercert(self, binary_form: bool) -> dict[str, Any] | bytes | None: ...
-    def getpeercert(self, binary_form: bool = False) -> dict[str, Any] | bytes | None:
-        """Return the peer's certificate (`TLSInfo.getpeercert`)."""
-        return self.facts.getpeercert(binary_form)
-
-    def compression(self) -> None:
-        """Return None: there is never any."""
-
-    def selected_npn_protocol(self) -> None:
-        """Return None: NPN is no more."""
-
-    def shared_ciphers(self) -> None:
-        """Return None: the suites that the peer offers are not stored."""
-
-    @property
-    def session(self) -> None:
-        """None: tlsify keeps the session for resumption itself."""
-
-    @property
-    def session_reused(self) -> bool:
-        """Whether a session was resumed."""
-        return self.facts.session_reused
-
-    @property
-    def ktls(self) -> str:
-        """``kernel`` if the kernel protects the records, or the code of the reason why not."""
-        return self.facts.ktls
-
-    def get_channel_binding(self, cb_type: str = "tls-unique") -> NoReturn:
-        """Refuse: TLS 1.3 has no ``tls-unique``, and `ssl` knows no other."""
-        raise ValueError(f"{cb_type} channel binding is not implemented")
-
-    def verify_client_post_handshake(self) -> NoReturn:
-        """Refuse: once the kernel has the keys there is no more handshake."""
-        raise NotImplementedError("post-handshake authentication is not possible with kernel TLS")
-
-
-def ssl_error(error: TlsifyError) -> OSError:
-    """Return the error of `ssl` that programs expect in the place of tlsify's."""
-    if isinstance(error, DeadlineExceeded):
-        return error
-    made: ssl.SSLError
-    if isinstance(error, IdentityError):
-        made = ssl.SSLCertVerificationError(ssl.SSL_ERROR_SSL, str(error))
-        made.reason = "CERTIFICATE_VERIFY_FAILED"
-        made.verify_code, made.verify_message = 1, str(error)
-    elif isinstance(error, Truncated):
-        made = ssl.SSLEOFError(ssl.SSL_ERROR_EOF, str(error))
-        made.reason = "UNEXPECTED_EOF_WHILE_READING"
-    else:
-        alert = getattr(error, "alert", None)
-        made = ssl.SSLError(ssl.SSL_ERROR_SSL, str(error))
-        made.reason = "TLSIFY" if alert is None else alert.name.upper()
-    made.library = "tlsify"
-    return made

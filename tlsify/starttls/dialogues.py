@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from xml.parsers import expat
 
 from tlsify.errors import HandshakeError
 from tlsify.names import to_unicode
@@ -60,7 +61,7 @@ def _foreign(said: bytes) -> HandshakeError:
 def _not_offered() -> HandshakeError:
     return HandshakeError(
         "starttls: the server does not offer TLS here",
-        hint="check its configuration; somebody in between may have taken the offer out",
+        hint="check its configuration; an attacker in between may have removed the offer",
     )
 
 
@@ -164,7 +165,6 @@ _ESCAPED = {ord("&"): "&amp;", ord("<"): "&lt;", ord("'"): "&apos;"}
 
 
 def _xmpp(content: str, server: str, _own_name: str) -> Dialogue:
-    from xml.parsers import expat  # noqa: PLC0415 - nobody else needs it
 
     ended: set[str] = set()
     parser = expat.ParserCreate("utf-8", " ")

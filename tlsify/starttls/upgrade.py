@@ -129,7 +129,7 @@ def _expect_silence(sock: socket.socket) -> None:
     if early:
         raise HandshakeError(
             f"starttls: plaintext behind the go-ahead: {quote(early)}",
-            hint="somebody in between may have injected it",
+            hint="an attacker in between may have injected it",
         )
 
 

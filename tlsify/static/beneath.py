@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _FOLDER = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_LISTED = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 # A FIFO that has taken the file's place meanwhile must not wait for who writes into it.
 _FILE = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_NOFOLLOW | os.O_CLOEXEC
 _MAX_WALKS = 120  # the kernel follows 40 links; one may take a few walks here, for its ".."
@@ -66,7 +67,25 @@ def open_beneath(
     raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
 
 
-def _walk(roots: Sequence[bytes], names: list[bytes], pinned: int | None) -> Opened | list[bytes]:
+def open_folder_beneath(
+    root: bytes, names: Sequence[bytes], alias: bytes | None = None, pinned: int | None = None
+) -> int:
+    """Open the folder that the names lead to, to read what is in it; the caller closes it.
+
+    Arguments and errors are those of `open_beneath`, but for NotADirectoryError.
+    """
+    roots = (root,) if alias is None else (root, alias)
+    for _ in range(_MAX_WALKS):
+        found = _walk(roots, list(names), pinned, is_folder=True)
+        if isinstance(found, Opened):
+            return found.descriptor
+        names = found
+    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+
+
+def _walk(
+    roots: Sequence[bytes], names: list[bytes], pinned: int | None, *, is_folder: bool = False
+) -> Opened | list[bytes]:
     """Go down from the folder; return the names to try instead where there is a link or ".."."""
     here = pin(roots[0]) if pinned is None else os.open(b".", _FOLDER, dir_fd=pinned)
     try:
@@ -75,7 +94,7 @@ def _walk(roots: Sequence[bytes], names: list[bytes], pinned: int | None) -> Ope
                 if not index:
                     raise _not_found()
                 return [*names[: index - 1], *names[index + 1 :]]
-            if index == len(names) - 1:
+            if index == len(names) - 1 and not is_folder:
                 kind = stat.S_IFMT(os.stat(name, dir_fd=here, follow_symlinks=False).st_mode)
                 if kind == stat.S_IFREG:
                     return _open(name, here)
@@ -88,6 +107,9 @@ def _walk(roots: Sequence[bytes], names: list[bytes], pinned: int | None) -> Ope
                 return _resolve(roots, names, index, here)
             os.close(here)
             here = there
+        if is_folder:
+            descriptor = os.open(b".", _LISTED, dir_fd=here)
+            return Opened(descriptor, os.fstat(descriptor))
     finally:
         os.close(here)
     raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))

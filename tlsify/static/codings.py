@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 # By which endings files in a coding are known; the better one first.
-ENDINGS = {"br": b".br", "gzip": b".gz"}
+ENDINGS = {"br": b".br", "zstd": b".zst", "gzip": b".gz"}
 _ALIASES = {"x-gzip": "gzip"}
 _MEMBER = re.compile(
     r"([!#$%&'*+.^_`|~0-9a-z-]+)(?:[\t ]*;[\t ]*q=(0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?))?",

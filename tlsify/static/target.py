@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
@@ -64,6 +65,10 @@ class Target:
         """Whether a name begins with a dot, apart from ".well-known" at the top."""
         names = self.names[1:] if self.names[:1] == [_WELL_KNOWN] else self.names
         return any(name.startswith(b".") for name in names)
+
+    def spelled(self) -> str:
+        """Spell it as a folder's path for people; it may have any characters."""
+        return "/" + "".join(os.fsdecode(name) + "/" for name in self.names)
 
     def reference(self) -> str:
         """Spell it as a folder's path, encoded; it begins with one slash, and so names no host."""

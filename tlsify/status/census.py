@@ -24,13 +24,14 @@ if TYPE_CHECKING:
 VARIABLE = "TLSIFY_ROSTER"
 _SYSTEM, _USERS, _SHARED = Path("/run/tlsify"), Path("/run/user"), Path("/tmp")  # noqa: S108 - only owners' folders in it count
 _PROCESSES = Path("/proc")
-# How many entries of a folder where everybody may make some are looked at, and places of others.
+# Limits on the entries read of a world-writable folder, and on other users' folders.
 _MOST_NAMES, _MOST_PLACES = 2**16, 2**8
-# How many processes are asked, and what they may say: rows, and seconds that it takes to read them.
+# Limits on the processes asked, of our own user and of others; on their rows, and on the seconds
+# that reading them takes.
 _MOST_PROCESSES, _MOST_OF_OTHERS = 2**12, 2**9
 _MOST_ROWS, _ROWS_PER_PROCESS = 2**20, 16
 _LONGEST, _WORK, _WORK_PER_ROW = 30.0, 0.5, 1e-4
-# A socket that a publisher was killed over before it could listen; seconds.
+# Seconds after which a socket that does not listen yet has lost its publisher.
 _ABANDONED = 60.0
 
 
@@ -38,12 +39,11 @@ class Census(NamedTuple):
     """The answers.
 
     Attributes:
-        rosters: of this network namespace; whoever comes later is to be believed, should two of
-            them tell of the same connection.
-        silent: how many were asked and did not answer, or not what we understand.
-        elsewhere: how many have connections in other network namespaces.
-        cut: users of whose processes' words, or of whose processes, some were left out.
-        closed: whether there is a place that we may not look into.
+        rosters: of this network namespace; if two of them list one connection, the later counts.
+        silent: number of processes without an answer, or with an unintelligible one.
+        elsewhere: number of processes with connections in other network namespaces.
+        cut: users with processes, or rows of processes, that were left out.
+        closed: whether there is a folder that this user may not read.
     """
 
     rosters: tuple[Roster, ...]
@@ -57,7 +57,7 @@ class Census(NamedTuple):
 
 
 def places() -> list[Path]:
-    """Name the folders in which this process may publish, the best one first."""
+    """Return the folders in which this process may publish, the best one first."""
     named = os.environ.get(VARIABLE)
     if named:
         return [] if named == "off" else [Path(named)]
@@ -74,11 +74,11 @@ def _is_named() -> bool:
 
 
 def _others() -> list[Path]:
-    """Name the folders in which other users may publish; only root may look into them."""
+    """Return the folders in which other users may publish; only root may read them."""
     if os.geteuid() != 0:
         return []
     if _is_named():
-        return places()  # which may well be somebody else's
+        return places()  # which may be another user's
     uids = {owner for owner, number in _shared() if owner == number}
     with contextlib.suppress(OSError):
         uids |= {int(name) for name in os.listdir(_USERS) if name.isascii() and name.isdecimal()}
@@ -91,9 +91,9 @@ def _others() -> list[Path]:
 
 
 def _shared() -> Iterator[tuple[int, int]]:
-    """Find who has a folder where everybody may make one: its owner, and whose its name says it is.
+    """Return the folders in the world-writable one: the owner of each, and the user in its name.
 
-    Where somebody has filled it up, who has a process is taken for one who may have a folder.
+    If that folder is too full to be read, every user with a process counts as having a folder.
     """
     with contextlib.suppress(OSError), os.scandir(_SHARED) as found:
         for entry in islice(found, _MOST_NAMES):
@@ -111,7 +111,7 @@ def _shared() -> Iterator[tuple[int, int]]:
 
 
 def _is_closed() -> bool:
-    """Return whether others have places; those below ``/run/user`` may well have none."""
+    """Return whether other users have folders; those below ``/run/user`` are not counted."""
     if _is_named() or (uid := os.geteuid()) == 0:
         return False
     with contextlib.suppress(OSError):
@@ -122,14 +122,14 @@ def _is_closed() -> bool:
 
 @contextlib.contextmanager
 def opened(folder: Path) -> Iterator[tuple[int, int]]:
-    """Open a folder of rosters, which must be its owner's alone; gives descriptor and owner.
+    """Open a private folder of rosters; yield its descriptor and its owner.
 
     Raises:
-        OSError: it is not there, or not to be trusted.
+        OSError: it does not exist, or is not private.
     """
     flags, folder = os.O_DIRECTORY | os.O_CLOEXEC, folder.absolute()
-    # Where somebody else has put a link in its place, nobody knows for how long opening waits. In
-    # the system's only root can: systemd makes one for a user that is there by need.
+    # Another user's link in its place could make opening wait without limit. In the system's folder
+    # only root can make links, as systemd does for a service's dynamic user.
     is_trusted = _is_named() or folder.parent == _SYSTEM
     above = os.open(folder.parent, flags | os.O_PATH | (0 if is_trusted else os.O_NOFOLLOW))
     try:
@@ -141,7 +141,7 @@ def opened(folder: Path) -> Iterator[tuple[int, int]]:
         if state.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
             raise PermissionError(errno.EPERM, "not private", os.fspath(folder))
         if state.st_uid != os.geteuid() != 0:
-            raise PermissionError(errno.EPERM, "somebody else's", os.fspath(folder))
+            raise PermissionError(errno.EPERM, "another user's", os.fspath(folder))
         yield number, state.st_uid
     finally:
         os.close(number)
@@ -153,13 +153,13 @@ def reach(folder: int, name: str, owner: int) -> socket.socket | None:
     Args:
         folder: descriptor.
         name: of the socket.
-        owner: of the folder. Nobody can make root connect to another's socket by a link.
+        owner: of the folder; no other user's socket is connected to, even through a link.
 
     Returns:
-        None if that cannot be, or the process is busy with others.
+        The socket; None if its process has ended, or it is no socket of the owner's.
 
     Raises:
-        BlockingIOError: it lives, and has no time for us.
+        BlockingIOError: the process lives, and is busy.
     """
     try:
         entry = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
@@ -194,9 +194,9 @@ def ask(timeout: float = 1.0, owners: Callable[[], Owners] = dict) -> Census:
     """Query all processes at once: first our own user's, then those of others.
 
     Args:
-        timeout: seconds for all of them together; who is stuck shall not hold up others.
-        owners: called if others are asked, who are believed about their own connections only, and
-            may say as much as these are worth.
+        timeout: seconds for all of them together, so that a stuck process delays no other.
+        owners: called if other users' processes are asked: each is believed about its user's own
+            connections only, and its share of rows depends on their number.
     """
     uid = os.geteuid()
     with contextlib.ExitStack() as stack:
@@ -217,7 +217,7 @@ def ask(timeout: float = 1.0, owners: Callable[[], Owners] = dict) -> Census:
 
 
 def _shares(sockets: Mapping[socket.socket, int], owners: Owners) -> tuple[dict[int, Share], float]:
-    """Let each user say twice what there is to say of his connections, and some words on top."""
+    """Return each user's share: twice the rows of their connections, and some more."""
     processes, connections = Counter(sockets.values()), Counter(owners.values())
     shares = {
         uid: Share(2 * connections[uid] + _ROWS_PER_PROCESS * count, owners)
@@ -227,7 +227,7 @@ def _shares(sockets: Mapping[socket.socket, int], owners: Owners) -> tuple[dict[
 
 
 class _Reached(NamedTuple):
-    """Who is there to be heard, by whose they are; how many are not; and `cut` as of a `Census`."""
+    """Connected processes, by socket the owner; the number of silent ones; `cut` of a `Census`."""
 
     sockets: dict[socket.socket, int]
     silent: int
@@ -237,13 +237,13 @@ class _Reached(NamedTuple):
 def _reach_all(
     stack: contextlib.ExitStack, places: Iterable[Path], wanted: Callable[[int], bool], most: int
 ) -> _Reached:
-    """Connect to the processes of each place in turn, so that nobody's crowd others' out.
+    """Connect to the processes of each folder in turn, so that no user's crowd others' out.
 
     Args:
-        stack: what closes the connections.
-        places: of whoever.
-        wanted: whether it is this user whom we want.
-        most: how many processes, of any of them and in all.
+        stack: closes the connections.
+        places: folders, of any users.
+        wanted: whether a user's processes are wanted.
+        most: limit on the processes, of each folder and in all.
     """
     sockets: dict[socket.socket, int] = {}
     silent, cut = 0, set()

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 # The format of an answer: a head, then lists of rows, each on a line of its own.
 FORMAT = 1
-# Bytes of a line, to who reads it: what Python makes of them takes up to thirty times as many.
+# Bytes of a line: parsed, it takes up to thirty times as many.
 LONGEST_LINE = 2**17
 _MOST_CONNECTIONS = 2**24  # of a process, which has not as many descriptors
 _MOST_ABIS = 2**10  # of Landlock, which has had eight in five years
@@ -24,7 +24,7 @@ Address: TypeAlias = tuple[str, int]
 
 
 class Entry(NamedTuple):
-    """One connection on a roster: what the process that carries it knows of it.
+    """One connection on a roster, as the process that carries it knows it.
 
     Attributes:
         local: address and port; None if the connection is broken.
@@ -58,7 +58,7 @@ class Entry(NamedTuple):
 
 
 class _Field(NamedTuple):
-    """What a place of a row may hold: values of some types, of so many characters or so high."""
+    """Constraint on a field of a row: its types, and its longest or largest value."""
 
     kinds: frozenset[type]
     most: int
@@ -112,8 +112,8 @@ class Head(NamedTuple):
 
     Attributes:
         network: number of the network namespace (``/proc/self/ns/net``).
-        connections: how many rows follow.
-        restraint: what the process can no longer do.
+        connections: number of rows that follow.
+        restraint: the rights that the process has given up.
     """
 
     network: int
@@ -135,7 +135,7 @@ def write_head(head: Head) -> str:
 
 
 def lines(told: Sequence[Entry]) -> Iterator[str]:
-    """Return the lines that tell of some connections: one at least, and none that is too long."""
+    """Return lines with some connections' rows: at least one line, and none that is too long."""
     text = json.dumps(list(map(row, told)))
     if len(text) <= LONGEST_LINE or len(told) == 1:
         yield text
@@ -146,7 +146,7 @@ def lines(told: Sequence[Entry]) -> Iterator[str]:
 
 
 def row(entry: Entry) -> list[object]:
-    """Lay an entry out as `FIELDS` has it; what is said in words is cut if it is too long."""
+    """Return an entry's values in the order of `FIELDS`; long texts are cut."""
     name, why = entry.server_name, entry.reason
     return [
         *(entry.local or (None, 0)),
@@ -191,10 +191,10 @@ def read_head(line: str | bytes) -> Head:
 
 
 def read_rows(line: str | bytes) -> tuple[list[Entry], int]:
-    """Read a line of rows, which anybody may have written.
+    """Parse a line of rows from an untrusted writer.
 
     Returns:
-        The entries, and how many rows are none: a value has another type or is out of its range.
+        The entries, and the number of malformed rows: a value has another type, or is out of range.
 
     Raises:
         ValueError: it is no list.
@@ -232,7 +232,7 @@ def _fit(values: Iterable[Any], field: _Field) -> bool:
     return min(given, default=0) >= 0 and max(given, default=0) <= field.most
 
 
-@lru_cache(256)  # rows differ in what is None, and in nothing else
+@lru_cache(256)  # rows differ only in the places of their None
 def _has_kinds(*kinds: type) -> bool:
     return all(kind in field.kinds for kind, field in zip(kinds, FIELDS.values(), strict=True))
 

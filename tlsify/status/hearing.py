@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 
     from tlsify.status.entries import Address, Entry
 
-# By local address and peer's: who owns each connection, as the kernel says.
+# The owner of each connection, by local address and peer's, as the kernel reports it.
 Owners: TypeAlias = "Mapping[tuple[Address, Address], int]"
 
 PEER = struct.Struct("=3i")  # unix(7) struct ucred
 _CHUNK = 2**16
-_LEAST = 2**9  # bytes that each receive counts for: byte by byte they would cost far more
-# Of rows on the average. A row has 300, and 8000 if it consists of escapes.
+_LEAST = 2**9  # bytes that each receive counts for at least: small pieces cost more
+# Average size of rows that is allowed. A row has 300 bytes, and 8000 if it consists of escapes.
 _BYTES_PER_ROW = 2**10
-# Rows that are none, of a process that may be believed at all.
+# Malformed rows beyond which none of a process's rows count.
 _MOST_ODD = 16
 
 
@@ -34,9 +34,9 @@ class Roster(NamedTuple):
 
     Attributes:
         pid: of the process, as this one's /proc numbers it; 0 outside of our PID namespace.
-        uid: whose it is.
+        uid: its user.
         entries: its connections.
-        restraint: what it can no longer do.
+        restraint: the rights that it has given up.
     """
 
     pid: int
@@ -50,9 +50,9 @@ class Heard(NamedTuple):
 
     Attributes:
         rosters: of this network namespace.
-        silent: how many said nothing in time, or not what we understand.
-        elsewhere: how many have connections in other network namespaces.
-        cut: users of whose words something was left out: too much, or no rows as they should be.
+        silent: number of processes without an answer in time, or with an unintelligible one.
+        elsewhere: number of processes with connections in other network namespaces.
+        cut: users with rows that were left out: too many, or malformed ones.
     """
 
     rosters: list[Roster]
@@ -64,15 +64,15 @@ class Heard(NamedTuple):
 class Share:
     """Share of all processes of one user.
 
-    Without a share somebody would have us read, and make objects of, as much as he likes to write.
+    Without a share a user could make this process read, and keep, any amount of rows.
     """
 
     def __init__(self, rows: int, owners: Owners | None = None) -> None:
         """Set the limits.
 
         Args:
-            rows: how many they may be; a line counts as one at least.
-            owners: if given, what is said of connections that are not this user's is passed over.
+            rows: limit on their number; a line counts as at least one.
+            owners: if given, rows about other users' connections are dropped.
         """
         self._rows = rows
         self._bytes = rows * _BYTES_PER_ROW
@@ -106,7 +106,7 @@ class _Answer:
         is_over: whether all was said.
         is_elsewhere: whether it is about another network namespace.
         is_cut: whether something was left out.
-        restraint: what the process can no longer do.
+        restraint: the rights that the process has given up.
     """
 
     def __init__(self, uid: int, share: Share, here: int) -> None:
@@ -116,7 +116,7 @@ class _Answer:
         self._share = share
         self._here = here
         self._rest = b""
-        self._missing: int | None = None  # rows; before the head is read nobody knows
+        self._missing: int | None = None  # rows; unknown before the head is read
         self._odd = 0
         self.restraint = Restraint()
 
@@ -174,7 +174,7 @@ def hear(
     Args:
         asked: whose each process is, by a non-blocking connection to it.
         shares: by user.
-        patience: seconds to wait for all of them together; who is stuck shall not hold up others.
+        patience: seconds to wait for all of them together, so that a stuck process delays no other.
         work: seconds to read, likewise.
     """
     here = os.stat("/proc/self/ns/net").st_ino

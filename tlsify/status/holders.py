@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from types import ModuleType
 
 _PROC = Path("/proc")
-# How many descriptors of a user's processes are looked at: for each of his sockets, and besides.
+# Limit on the descriptors of a user's processes that are read: for each socket, and in addition.
 _PER_SOCKET, _BESIDES = 4, 2**14
-_PER_PROCESS = 2  # descriptors that it takes as long as to find out whose it is
+_PER_PROCESS = 2  # descriptors that could be read in the time it takes to find a process's user
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,7 @@ class Process:
 
 
 def find_holders(owners: Mapping[int, int]) -> tuple[dict[int, list[Process]], set[int]]:
-    """Return which processes hold some sockets; those that we may not look into hold none.
+    """Return the processes that hold some sockets, as far as this process may inspect them.
 
     It reads every descriptor's link once, and nothing else: psutil's net_connections takes the
     kernel's list of all sockets apart for each process's.
@@ -50,11 +51,9 @@ def find_holders(owners: Mapping[int, int]) -> tuple[dict[int, list[Process]], s
     cut: set[int] = set()
     if not wanted:
         return found, cut
-    import psutil  # noqa: PLC0415 - most commands name no process
-
     spent, sockets, unbounded = Counter[int](), Counter(owners.values()), {0, os.geteuid()}
-    for pid in psutil.pids():
-        with suppress(OSError, ValueError):  # it has ended, or is somebody else's
+    for pid in _psutil().pids():
+        with suppress(OSError, ValueError):  # it has ended, or is another user's
             folder = os.open(_PROC / str(pid) / "fd", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
                 uid = _user(pid, folder)
@@ -87,7 +86,7 @@ def _user(pid: int, folder: int) -> int:
 
 
 def _held(folder: int, wanted: Mapping[str, int], most: int | None) -> tuple[set[int], int]:
-    """Look at descriptors; tells which of those that are wanted there are, and how many it saw."""
+    """Read descriptors; return the wanted inodes among them, and the number read."""
     held, count = set(), 0
     with os.scandir(folder) as numbers:
         for entry in islice(numbers, most):
@@ -101,9 +100,14 @@ def _held(folder: int, wanted: Mapping[str, int], most: int | None) -> tuple[set
 
 def command(pid: int) -> str:
     """Return a process's name; empty if it has ended, or is in another PID namespace."""
-    import psutil  # noqa: PLC0415 - as above
-
+    library = _psutil()
     try:
-        return psutil.Process(pid).name()
-    except (psutil.Error, ValueError):
+        return str(library.Process(pid).name())
+    except (library.Error, ValueError):
         return ""
+
+
+def _psutil() -> ModuleType:
+    import psutil  # noqa: PLC0415 - most commands name no process
+
+    return psutil

@@ -43,9 +43,9 @@ class Finding:
 
     Attributes:
         code: short and stable; the reason's code where something is missing.
-        subject: what was tried.
+        subject: of the test.
         ok: whether it works.
-        detail: what was found.
+        detail: the result.
         remedy: what would change it; None where nothing needs to.
         blocking: whether nothing can be offloaded without it.
     """

@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 _log = logging.getLogger("tlsify")
 
 _BACKLOG = 16
-_AT_ONCE = 256  # rows for which the interpreter is ours; then it is others' turn
-_PATIENCE = 5.0  # seconds that one who asks may take
-_PAUSE = 1.0  # seconds after which to accept again, when that has failed
+_AT_ONCE = 256  # rows before other threads get a turn
+_PATIENCE = 5.0  # seconds for one answer
+_PAUSE = 1.0  # seconds before accept() is tried again
 _ROOT = 0
 
 _live: set[listed] = set()
@@ -40,7 +40,7 @@ _publications: weakref.WeakSet[Publication] = weakref.WeakSet()
 class listed:  # noqa: N801 - used as a function is
     """``with listed(handed):`` has a connection on the roster for as long as the block lasts.
 
-    It costs a microsecond: what there is to tell is found out when somebody asks.
+    It costs a microsecond: details are looked up only for an answer.
     """
 
     __slots__ = ("_handed", "_since")
@@ -64,7 +64,7 @@ class listed:  # noqa: N801 - used as a function is
         _live.discard(self)
 
     def entry(self, now: float) -> entries.Entry:
-        """Return what is known of the connection.
+        """Return the connection's row.
 
         Args:
             now: the monotonic clock's.
@@ -107,7 +107,7 @@ def _address(ask: Callable[[], Any]) -> tuple[str, int] | None:
 
 
 def _plain(address: Any) -> tuple[str, int] | None:
-    """Leave out what only IPv6 has: /proc and sock_diag know addresses without it."""
+    """Return host and port alone: /proc and sock_diag have no scope or flow label of IPv6."""
     if not isinstance(address, tuple) or not isinstance(address[0], str):
         return None  # broken, or of another family
     return address[0].partition("%")[0], address[1]
@@ -117,7 +117,7 @@ def _plain(address: Any) -> tuple[str, int] | None:
 
 
 def place() -> Path | None:
-    """Name the folder that `publish` will take, which is made if it is not there yet."""
+    """Return the folder that `publish` will take; create it if it does not exist."""
     return next(_own_places(), None)
 
 
@@ -185,7 +185,7 @@ class Publication:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Answer no more; one who is just being answered gets no more."""
+        """Stop answering, even in the middle of an answer."""
         if self._listener is None or self._thread is None:
             return
         _publications.discard(self)
@@ -203,7 +203,7 @@ class Publication:
             os.unlink(self._name, dir_fd=folder)
 
     def forget(self) -> None:
-        """Be a forked child: the thread is not ours, nor is the place."""
+        """Let go in a forked child: thread and socket are the parent's."""
         if self._listener is not None:
             self._listener.close()
         self._listener = None
@@ -220,10 +220,10 @@ class Publication:
         return None
 
     def _bind(self, folder: int) -> socket.socket:
-        """Listen before the socket can be found: one that refuses is taken for a dead one's."""
+        """Listen under a hidden name first: a socket that refuses counts as a dead process's."""
         listener = socket.socket(socket.AF_UNIX)
         try:
-            # By descriptor: a path of more than 107 bytes would not do.
+            # By descriptor: a path may have 107 bytes at most.
             listener.bind(f"/proc/self/fd/{folder}/.{self._name}")
             os.chmod(f".{self._name}", 0o600, dir_fd=folder)
             listener.listen(_BACKLOG)
@@ -237,7 +237,7 @@ class Publication:
         while not self._ending.is_set():
             try:
                 self._asking = listener.accept()[0]
-            except OSError:  # out of descriptors, if this is not the end
+            except OSError:  # out of descriptors, unless this is the end
                 self._ending.wait(_PAUSE)
                 continue
             with self._asking:
@@ -253,7 +253,7 @@ def _answer(asking: socket.socket) -> None:
     """Send the roster.
 
     Raises:
-        OSError: who has asked is gone, or takes too long.
+        OSError: the client is gone, or takes too long.
     """
     credentials = asking.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, PEER.size)
     if PEER.unpack(credentials)[1] not in {_ROOT, os.geteuid()}:
@@ -270,7 +270,7 @@ def _answer(asking: socket.socket) -> None:
 
 
 def _sweep(folder: int, owner: int) -> None:
-    """Remove what processes have left that were killed."""
+    """Remove the sockets of killed processes."""
     for name in os.listdir(folder):
         if not os.path.exists(f"/proc/{name.lstrip('.').partition('-')[0]}"):
             with contextlib.suppress(OSError):
@@ -279,7 +279,7 @@ def _sweep(folder: int, owner: int) -> None:
 
 
 def _after_fork() -> None:
-    """A child has none of its parent's connections."""
+    """Forget all connections in a forked child: they are the parent's."""
     _live.clear()
     for each in list(_publications):
         each.forget()

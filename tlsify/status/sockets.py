@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 _TLS = "tls"
 _NAMED_USERS = 3
 RELAYED = "relay"
-# net/tls/tls_main.c: how many keys are in use; the other counters only grow.
+# net/tls/tls_main.c: keys in use; the other counters only grow.
 IN_USE = ("TlsCurrTxSw", "TlsCurrRxSw", "TlsCurrTxDevice", "TlsCurrRxDevice")
 
 
@@ -49,14 +49,14 @@ class Connection(NamedTuple):
         inode: 0 for a socket that every process has closed.
         uid: owner.
         user: the owner's name; the number where it has none.
-        processes: whoever holds it, by pid, or just the one that tells of it; empty if that is
-            nobody, or cannot be seen.
+        processes: its holders, by pid, or only the one that lists it; empty if there is
+            none, or none can be seen.
         version: None before a key is installed.
         cipher: None before a key is installed, or for one that tlsify does not know.
         tx: "none", "kernel", "device" or "relay".
         rx: likewise.
         traffic: None if the kernel does not say.
-        entry: what the process of tlsify's says that carries it; None if there is none.
+        entry: row of the tlsify process that carries it; None if there is none.
         restraint: what that process says it can no longer do; likewise.
     """
 
@@ -76,7 +76,7 @@ class Connection(NamedTuple):
 
     @property
     def identity(self) -> Identity:
-        """What tells it from others, and from those that were there before it."""
+        """Identity among all connections, earlier ones included."""
         return self.local, self.peer, self.inode
 
 
@@ -86,7 +86,7 @@ class Unseen:
 
     Attributes:
         code: short and stable.
-        detail: what it is.
+        detail: its description.
         remedy: what would show it.
     """
 
@@ -103,7 +103,7 @@ class Fallback:
         code: short and stable, such as "no-tls-ulp".
         sentence: the same in words.
         hint: what would change it, or None.
-        connections: how many there are.
+        connections: their number.
     """
 
     code: str
@@ -121,7 +121,7 @@ class Survey:
         sockets: by local address, then by peer.
         counters: /proc/net/tls_stat.
         unseen: empty if nothing was kept from us.
-        devices: network interfaces that can protect records; None if nobody has asked.
+        devices: network interfaces that can protect records; None if they were not asked for.
     """
 
     available: bool
@@ -144,7 +144,7 @@ def survey(*, find_processes: bool = True, find_devices: bool = False) -> Survey
     """Survey all TLS connections of this network namespace.
 
     Args:
-        find_processes: also look into every process, for who holds them.
+        find_processes: also inspect every process for the holders.
         find_devices: also ask every network interface, which takes a quarter of a second.
 
     Raises:
@@ -153,7 +153,7 @@ def survey(*, find_processes: bool = True, find_devices: bool = False) -> Survey
     counters, found = tls_stat(), list[SocketEntry]()
 
     def owners() -> Owners:
-        with suppress(OSError):  # then nobody else is believed
+        with suppress(OSError):  # then no other user is believed
             found.extend(_list_all(None))
         return {(each.local, each.remote): each.uid for each in found}
 
@@ -167,21 +167,21 @@ def survey(*, find_processes: bool = True, find_devices: bool = False) -> Survey
         ]
     holders, cut = dict[int, list[Process]](), set[int]()
     if find_processes:
-        # Whoever tells of a connection need not be looked for, which takes the longest of all.
+        # The process that lists a connection holds it: no slow search is needed.
         unclear = (e for e in entries if (by := _teller(e, listed)) is None or not by[0].pid)
         holders, cut = find_holders({each.inode: each.uid for each in unclear if each.inode})
     sockets = join(entries, holders, listed)
     unseen = list(_unseen_rosters(told))
     if cut:
-        detail = f"some of what processes of {_names(cut)} hold: too many descriptors"
-        unseen.append(Unseen("descriptors", detail, "see what they run"))
+        detail = f"some sockets of processes of {_names(cut)}: too many descriptors"
+        unseen.append(Unseen("descriptors", detail, "check these users' processes"))
     keys = sum(counters.get(name, 0) for name in IN_USE)
     if keys and not any(map(_is_tls, entries)):
         unseen.append(
             Unseen(
                 "sockets",
                 f"the kernel counts {keys} keys in use, and shows none of the sockets",
-                "run it as root, or with CAP_NET_ADMIN; Linux 6.15 shows them to everybody",
+                "run it as root, or with CAP_NET_ADMIN; Linux 6.15 shows them to every user",
             )
         )
     if find_processes and (
@@ -190,7 +190,7 @@ def survey(*, find_processes: bool = True, find_devices: bool = False) -> Survey
         unseen.append(
             Unseen(
                 "processes",
-                f"who holds {without} of the sockets",
+                f"the processes of {without} of the sockets",
                 "run it as root, outside of any container",
             )
         )
@@ -225,21 +225,22 @@ def _unseen_rosters(told: Census) -> Iterator[Unseen]:
     if told.elsewhere:
         yield Unseen(
             "namespaces",
-            f"what {told.elsewhere} processes of tlsify carry in other network namespaces",
+            f"connections of {told.elsewhere} tlsify processes in other network namespaces",
             "name the namespace with --netns",
         )
     if told.silent:
         yield Unseen(
             "rosters",
-            f"what {told.silent} processes of tlsify carry, which did not answer",
-            "see whether they are stopped, or of another version than this",
+            f"connections of {told.silent} tlsify processes that did not answer",
+            "check whether they are stopped, or of another version",
         )
     if told.cut:
-        what = "too much, or not as it should be"
-        detail = f"some of what processes of {_names(told.cut)} say: {what}"
-        yield Unseen("answers", detail, "see what they run")
+        what = "too long, or malformed"
+        detail = f"parts of the answers of processes of {_names(told.cut)}: {what}"
+        yield Unseen("answers", detail, "check these users' processes")
     if told.closed:
-        yield Unseen("users", "what other users' processes of tlsify relay", "run it as root")
+        detail = "relayed connections of other users' tlsify processes"
+        yield Unseen("users", detail, "run it as root")
 
 
 def _teller(entry: SocketEntry, listed: Listed) -> tuple[Roster, Entry] | None:
@@ -257,7 +258,7 @@ def join(
     Args:
         entries: of sockets that have the tls ULP, or are listed.
         holders: by inode.
-        listed: whatever processes of tlsify say. One that is not root's is believed about its
+        listed: rows of tlsify processes. One that is not root's is believed about its
             user's sockets only.
     """
     carriers: dict[int, tuple[Process, ...]] = {0: ()}

@@ -19,7 +19,7 @@ _NUMBER, _ARCH = 0, 4  # offsets in linux/seccomp.h struct seccomp_data
 _X32 = 0x40000000
 _ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 # Numbers on x86-64 and on aarch64: programs, other processes' memory and descriptors, mounts and
-# namespaces, the kernel's own code and keyrings, clocks, and what goes past other sandboxes.
+# namespaces, the kernel's own code and keyrings, clocks, and calls that evade other sandboxes.
 _CALLS = {
     "execve": (59, 221), "execveat": (322, 281),
     "ptrace": (101, 117), "process_vm_readv": (310, 270), "process_vm_writev": (311, 271),

@@ -9,7 +9,7 @@ from typing import Any
 
 
 def call(name: str, *arguments: Any) -> int:
-    """Call one of its functions, of those that give -1 and set errno where they fail.
+    """Call a function of the C library that returns -1 and sets errno upon failure.
 
     Raises:
         OSError: it has failed.

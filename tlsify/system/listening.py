@@ -1,4 +1,4 @@
-"""Listening sockets: our own, or those that systemd has opened."""
+"""Listening sockets: our own, and systemd's."""
 
 from __future__ import annotations
 
@@ -7,27 +7,112 @@ import errno
 import os
 import socket
 import stat
-from typing import TYPE_CHECKING
+from pathlib import Path
 
+from tlsify.addresses import Address
 from tlsify.errors import SHORTAGES, ConfigError, NetworkError, ResourceError
+from tlsify.names import is_ip_address
 from tlsify.system.modes import bind
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from tlsify.system.os_errors import explain
 
 BACKLOG = 1024
+_ATTEMPTS = 8  # to find a port that is free for IPv4 and for IPv6
+# This host has no such address.
+_NOT_OURS = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
+_ANOTHER = "choose another address or port"
+_HINTS = {
+    errno.EADDRINUSE: "choose another port, or stop what listens there (ss -ltnp shows it)",
+    errno.EADDRNOTAVAIL: "name an address of this host, which ip address shows, or :PORT for all",
+    errno.EACCES: "ports below 1024 are for root: allow CAP_NET_BIND_SERVICE, have systemd open "
+    "the socket, or choose another port",
+}
 _FIRST = 3  # sd_listen_fds(3)
+
+
+def listen_on(
+    address: Address, backlog: int = BACKLOG, number: int = 1, *, reuse_port: bool = False
+) -> list[socket.socket]:
+    """Listen on an address: a path, all addresses of a name, or every interface, IPv4 and IPv6.
+
+    Args:
+        address: where; port 0 for any that is free, the same for all.
+        backlog: how many connections may wait.
+        number: sockets for each address; several need ``reuse_port``.
+        reuse_port: as for `listen`.
+
+    Returns:
+        One socket at least. An address that this host has not is left out as long as it has
+        another: a name may have those of several hosts, and IPv6 may be switched off.
+
+    Raises:
+        NetworkError: it cannot be listened on.
+        ResourceError: no descriptor is to be had.
+    """
+    if address.path:
+        return [listen_at(Path(address.path), backlog)]
+    for _ in range(_ATTEMPTS):
+        try:
+            return _listen_on_all(address, backlog, number, reuse_port=reuse_port)
+        except NetworkError as exc:
+            # A port that is free for IPv4 may not be for IPv6.
+            if address.port or not _is_for(exc, {errno.EADDRINUSE}):
+                raise
+            failure = exc
+    raise failure
+
+
+def _listen_on_all(
+    address: Address, backlog: int, number: int, *, reuse_port: bool
+) -> list[socket.socket]:
+    found: list[socket.socket] = []
+    missing: list[NetworkError] = []
+    port = address.port
+    try:
+        for host in _hosts(address):
+            for _ in range(number):
+                try:
+                    sock = listen(host, port, backlog, reuse_port=reuse_port)
+                except NetworkError as exc:
+                    if not _is_for(exc, _NOT_OURS):
+                        raise
+                    missing.append(exc)
+                    break
+                found.append(sock)
+                port = sock.getsockname()[1]
+        if not found:
+            raise missing[0]
+    except BaseException:
+        for sock in found:
+            sock.close()
+        raise
+    return found
+
+
+def _hosts(address: Address) -> list[str]:
+    if not address.host:
+        return ["0.0.0.0", "::"]  # noqa: S104 - every interface is what was written
+    if is_ip_address(address.host):
+        return [address.host]
+    try:
+        found = socket.getaddrinfo(address.host, None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as exc:
+        raise _cannot(exc, address) from exc
+    return list(dict.fromkeys(str(each[4][0]) for each in found))
+
+
+def _is_for(exc: NetworkError, numbers: set[int]) -> bool:
+    return isinstance(exc.__cause__, OSError) and exc.__cause__.errno in numbers
 
 
 def listen(
     host: str, port: int, backlog: int = BACKLOG, *, reuse_port: bool = False
 ) -> socket.socket:
-    """Listen on an address.
+    """Listen on one address.
 
     Args:
-        host: a name or an address; empty for every IPv4 interface.
+        host: an IP address, or a name whose first one is meant.
         port: 0 for any that is free.
-        backlog: how many connections may wait.
+        backlog: limit on waiting connections.
         reuse_port: let other sockets of this user listen there, too, among which the kernel
             spreads connections (SO_REUSEPORT).
 
@@ -43,15 +128,19 @@ def listen(
             reuse_port=reuse_port,
         )
     except (OSError, OverflowError, UnicodeError) as exc:
-        if isinstance(exc, OSError) and exc.errno in SHORTAGES:
-            raise ResourceError(exc, f"cannot listen on {host}:{port}") from exc
-        raise NetworkError(
-            f"cannot listen on {host}:{port}: {exc}",
-            hint="choose another address or port",
-        ) from exc
+        raise _cannot(exc, Address(host, port)) from exc
 
 
-def listen_at(path: Path) -> socket.socket:
+def _cannot(exc: Exception, address: Address) -> NetworkError | ResourceError:
+    what = f"cannot listen on {address}"
+    if not isinstance(exc, OSError):
+        return NetworkError(f"{what}: {exc}", hint=_ANOTHER)
+    if exc.errno in SHORTAGES:
+        return ResourceError(exc, what)
+    return NetworkError(f"{what}: {explain(exc)}", hint=_HINTS.get(exc.errno or 0, _ANOTHER))
+
+
+def listen_at(path: Path, backlog: int = BACKLOG) -> socket.socket:
     """Listen at a path, replacing the socket of a dead listener.
 
     This user alone may connect.
@@ -72,11 +161,11 @@ def listen_at(path: Path) -> socket.socket:
                 raise
             path.unlink()
             bind(sock, str(path))
-        sock.listen(BACKLOG)
+        sock.listen(backlog)
     except OSError as exc:
         sock.close()
         raise NetworkError(
-            f"cannot listen at {path}: {exc.strerror or exc}", hint="choose another path"
+            f"cannot listen at {path}: {explain(exc)}", hint="choose another path"
         ) from exc
     return sock
 
@@ -94,16 +183,21 @@ def forget(sock: socket.socket) -> None:
     """Close a socket that listens, and remove its path if it has one."""
     name = sock.getsockname() if sock.fileno() != -1 else ""
     if isinstance(name, str) and name:
-        with contextlib.suppress(OSError):
-            os.unlink(name)
+        remove(name)
     sock.close()
+
+
+def remove(path: str) -> None:
+    """Remove the path of a socket that no longer listens, if it is there."""
+    with contextlib.suppress(OSError):
+        os.unlink(path)
 
 
 def inherited() -> list[socket.socket]:
     """Take over the sockets that systemd has opened for us; empty if there are none.
 
     Raises:
-        ConfigError: what it passed is no listening stream socket.
+        ConfigError: a passed descriptor is no listening stream socket.
 
     Source: sd_listen_fds(3).
     """
@@ -125,7 +219,7 @@ def inherited() -> list[socket.socket]:
 
 
 def adopt(number: int) -> socket.socket:
-    """Take over a listening socket that was inherited, so that nobody else inherits it.
+    """Take over an inherited listening socket, and make it close-on-exec.
 
     Raises:
         OSError: it is none.
@@ -143,9 +237,8 @@ def adopt(number: int) -> socket.socket:
 
 
 def spell(sock: socket.socket) -> str:
-    """Return the address of a listening socket as ``HOST:PORT``, or the path it has."""
+    """Return the address of a listening socket as `addresses` spells it."""
     name = sock.getsockname()
-    if not isinstance(name, tuple):
-        return str(name)
-    host = f"[{name[0]}]" if ":" in name[0] else name[0]
-    return f"{host}:{name[1]}"
+    if isinstance(name, tuple):
+        return str(Address(*name[:2]))
+    return str(Address(path=name if isinstance(name, str) else f"@{os.fsdecode(name[1:])}"))

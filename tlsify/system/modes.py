@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _PRIVATE, _PRIVATE_FOLDER, _PUBLIC = 0o600, 0o700, 0o644
+_GROUPS = 0o640  # such as Debian's "adm", which reads logs
 
 
 def make_private(folder: Path) -> None:
@@ -32,13 +33,13 @@ def bind(sock: socket.socket, path: str, mode: int = _PRIVATE) -> None:
     Args:
         sock: of AF_UNIX.
         path: where there is nothing yet.
-        mode: who else can connect has to have write permission.
+        mode: its write permissions decide who may connect.
 
     Raises:
         OSError: it cannot be bound.
         ValueError: there can be no such path.
     """
-    # The kernel takes this mode, less the umask, for the path's: nobody sees it with another.
+    # The kernel takes this mode, less the umask, for the path's: it never has another one.
     os.fchmod(sock.fileno(), mode)
     sock.bind(path)
     _correct(path, mode)
@@ -54,7 +55,7 @@ def own_alone(file: int) -> None:
 
 
 def write_public(path: Path, content: bytes) -> None:
-    """Write a file that everybody may read, and its owner alone may write, if it is a new one.
+    """Write a file that all users may read, and its owner alone may write, if it is a new one.
 
     Raises:
         OSError: it cannot be written.
@@ -72,11 +73,28 @@ def write_public(path: Path, content: bytes) -> None:
         file.write(content)
 
 
-def _correct(path: str | Path, mode: int) -> None:
-    """Return what has been made what the umask has taken away from its owner.
+def open_to_append(path: str) -> int:
+    """Open a file for lines at its end; a new one can be read by its owner and group alone.
 
-    Where somebody else may rename what is there, this changes no more than what has this name, and
-    no link leads elsewhere.
+    Returns:
+        A descriptor that never waits where it is a pipe's.
+
+    Raises:
+        OSError: it cannot be opened; ENXIO if it is a pipe that has no reader.
+    """
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+    try:
+        number = os.open(path, flags | os.O_EXCL, _GROUPS)
+    except FileExistsError:
+        return os.open(path, flags, _GROUPS)
+    os.fchmod(number, _GROUPS)
+    return number
+
+
+def _correct(path: str | Path, mode: int) -> None:
+    """Restore the owner's rights that the umask has removed from a new file or folder.
+
+    Another user who may rename entries of its folder cannot redirect this by a link.
     """
     number = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:

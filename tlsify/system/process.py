@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import fcntl
+import grp
 import os
+import pwd
 import signal
 import threading
 import time
@@ -13,17 +15,17 @@ from tlsify.errors import ConfigError, ResourceError
 from tlsify.system import libc
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Iterable
 
 # The first descriptor that is out of the way.
 _SIGNAL = 128  # and the number of the signal: how shells spell such an end
 _FAR = 64
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 1, 4, 24, 38
 _MOST_CAPABILITIES = 64
-# How long after a request to end another one is a second request, in seconds.
+# Seconds after a request to end from which another one counts as a second request.
 _AGAIN = 0.3
-# What the program on a connection is sent, and its keeper with it, where it is sent to all of a
-# terminal, of a process group or of a service: it is for the program to say what becomes of it.
+# Signals for the program on a connection, which its keeper receives too if they go to a whole
+# terminal, process group or service: the program decides about them.
 THE_PROGRAMS = (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM)
 
 
@@ -44,7 +46,7 @@ def protect_process() -> None:
 def forgo_rights() -> None:
     """Prevent this process from gaining rights by executing a program.
 
-    For processes that execute no program, and would only if somebody had taken them over.
+    For processes that execute no program, unless an attacker has taken them over.
 
     Raises:
         OSError: the kernel refuses.
@@ -72,6 +74,21 @@ def out_of_the_way(descriptor: int) -> int:
         return descriptor
     os.close(descriptor)
     return moved
+
+
+def let_go(descriptors: Iterable[int]) -> None:
+    """Close descriptors whose numbers stay taken: objects that close them later hit nothing else.
+
+    Raises:
+        OSError: there is no descriptor for /dev/null.
+    """
+    nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        for number in descriptors:
+            if number != nothing:
+                os.dup2(nothing, number, inheritable=False)
+    finally:
+        os.close(nothing)
 
 
 _endings: list[Callable[[], object]] = []
@@ -118,7 +135,7 @@ def fork_for(what: str) -> int:
     """Fork, as `fork` does.
 
     Args:
-        what: what the child would have been for.
+        what: purpose of the child, for the message.
 
     Raises:
         ResourceError: there can be no process.
@@ -145,7 +162,7 @@ class StopRequests:
     """Requests to end, of which the second is an urgent one.
 
     One request may come twice: timeout(1) sends its signal to the process and to its group, and
-    whoever runs a command in a terminal may pass on the Ctrl-C that the command has got as well.
+    a command's parent in a terminal may pass on a Ctrl-C that the command has also received.
     """
 
     def __init__(self) -> None:
@@ -163,7 +180,7 @@ class StopRequests:
 def await_threads() -> None:
     """Wait for what still carries the last bytes: ``os._exit`` would wait for no thread.
 
-    What is open is ended first, as at the interpreter's end.
+    Open connections are ended first, as at the interpreter's end.
     """
     for ending in _endings:
         ending()
@@ -212,9 +229,6 @@ class Account(NamedTuple):
         Raises:
             ConfigError: there is no such user or group.
         """
-        import grp  # noqa: PLC0415 - hardly ever wanted
-        import pwd  # noqa: PLC0415 - likewise
-
         name, _, group = text.partition(":")
         try:
             user = pwd.getpwnam(name)
@@ -258,6 +272,6 @@ class Account(NamedTuple):
         except OSError as exc:
             raise ConfigError(
                 f"cannot become user {self.user}, group {self.group}: {exc.strerror}",
-                hint="only root may change who it is",
+                hint="only root may change its user",
             ) from exc
         protect_process()  # setuid made it readable again, where fs.suid_dumpable says so

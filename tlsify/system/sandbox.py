@@ -31,15 +31,15 @@ _WRITE_FILE, _READ_FILE, _READ_DIR, _REMOVE_FILE = 1 << 1, 1 << 2, 1 << 3, 1 << 
 _MAKE_REG, _MAKE_SOCK = 1 << 8, 1 << 9
 _READ = _READ_FILE | _READ_DIR
 _WRITE = _READ | _WRITE_FILE | _MAKE_REG | _MAKE_SOCK | _REMOVE_FILE
-_OF_FILES = _READ_FILE | _WRITE_FILE  # those that a rule for a file may have
-# What a kernel knows by its ABI: how much of the ruleset, and which rights to files.
+_OF_FILES = _READ_FILE | _WRITE_FILE  # rights that a rule for a file may have
+# By the kernel's ABI: the size of the ruleset, and the rights to files.
 _SIZES = {1: 8, 2: 8, 3: 8, 4: 16, 5: 16}
 _FILE_RIGHTS = {1: 13, 2: 14, 3: 15, 4: 15}
 _ALL_FILE_RIGHTS, _BOTH_NET_RIGHTS = 16, 3
 _SCOPE_ABSTRACT_UNIX_SOCKET, _SCOPE_SIGNAL = 1 << 0, 1 << 1
 # Our own modules, which an editable installation finds by other ways; pathlib is slow to import.
 _OURS = os.path.dirname(os.path.dirname(__file__))
-# What the interpreter may look for at any time besides its modules, and the libraries with them.
+# Paths that the interpreter may need at any time, besides its modules and their libraries.
 _ALWAYS = (
     *("/usr/lib", "/lib", "/lib64", "/nix/store", "/etc/ld.so.cache"),
     *("/etc/localtime", "/usr/share/zoneinfo", "/proc"),
@@ -49,7 +49,7 @@ HINT = 'have "landlock" among the LSMs (lsm=), or start with --sandbox=auto'
 
 
 class Sandboxing(Enum):
-    """Whether processes that execute no program give up what they do not need."""
+    """Whether processes that execute no program give up unneeded rights."""
 
     OFF = "off"
     AUTO = "auto"
@@ -102,7 +102,7 @@ def confine(reach: Reach, sandboxing: Sandboxing) -> int:
     exist are passed over.
 
     Args:
-        reach: what is still needed.
+        reach: files and ports still needed.
         sandboxing: whether to do it, and what to do where it cannot be done.
 
     Returns:
@@ -113,7 +113,7 @@ def confine(reach: Reach, sandboxing: Sandboxing) -> int:
 
     Source: Documentation/userspace-api/landlock.rst.
     """
-    global _in_force  # noqa: PLW0603 - of the process, as what it tells of is
+    global _in_force  # noqa: PLW0603 - of the process, as the restraint is
     if sandboxing is Sandboxing.OFF:
         return 0
     try:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# What a service manager tells the process that it starts, and no other. A program of ours that
+# Variables from a service manager for the process that it starts alone. A program of ours that
 # inherited them could speak for the service (sd_notify(3), sd_watchdog_enabled(3)) or take the
 # connection on its descriptors for listening sockets (sd_listen_fds(3)).
 VARIABLES = (
@@ -55,8 +55,8 @@ def watchdog_period() -> float | None:
 class ServiceManager:
     """The service manager's end of sd_notify(3).
 
-    The words are those that both ``Type=notify-reload`` and ``Type=notify`` understand: a reload
-    begins with RELOADING=1, and ends with READY=1 whether or not it succeeded.
+    The messages suit both ``Type=notify-reload`` and ``Type=notify``: a reload begins with
+    RELOADING=1, and ends with READY=1 whether or not it succeeded.
 
     Attributes:
         due: when `feed` has something to say next, on the monotonic clock; infinity for never.
@@ -91,7 +91,7 @@ class ServiceManager:
 
         Args:
             now: the monotonic clock's.
-            alive: whether those who do the work live.
+            alive: whether the workers live.
         """
         if self._period is None or now < self.due:
             return

@@ -31,7 +31,7 @@ class SignalPipe:
             signal.signal(number, lambda *_: None)
 
     def read(self) -> bytes:
-        """Return the numbers of those that have come, which may be none."""
+        """Return the numbers of the signals that have come, perhaps none."""
         with contextlib.suppress(BlockingIOError):
             return os.read(self.reader, 2**10)
         return b""

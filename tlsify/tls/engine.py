@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from cryptography import x509
 from OpenSSL import SSL
@@ -50,6 +50,8 @@ class Engine:
     Feeding exactly one record at a time is what keeps the receiving sequence number at its start:
     nothing behind the peer's Finished is ever read (design note 0001).
     """
+
+    is_remote: ClassVar[Literal[False]] = False  # as `isolation.remote_engine` has one
 
     def __init__(
         self,

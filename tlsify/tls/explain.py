@@ -62,6 +62,7 @@ _PATH_HINTS = {
     68: _TOO_WEAK,  # CA_MD_TOO_WEAK
     79: _NO_ISSUER,  # INVALID_CA
 }
+_HOSTNAME_MISMATCH = 62
 # Of all others: what is wrong is in a certificate.
 _OTHERWISE = f"a certificate on the path is not as it should be: {_ANOTHER}"
 # What OpenSSL's error queue says where a client shows no certificate and has to.
@@ -88,21 +89,25 @@ def untrusted_path(error: int, sentence: str) -> IdentityError:
         error: an X509_V_ERR number.
         sentence: OpenSSL's own for it.
     """
-    return IdentityError(
+    refused = IdentityError(
         f"the peer's certificate is not trusted: {sentence}",
         hint=_PATH_HINTS.get(error, _OTHERWISE),
     )
+    refused.verify_code = error
+    return refused
 
 
 def wrong_peer(names: tuple[str, ...], identities: Iterable[ReferenceIdentifier]) -> IdentityError:
     """Build the error for a certificate that presents these names, and none of those accepted."""
     wanted = " or ".join(map(str, identities))
-    return IdentityError(
+    refused = IdentityError(
         f"the peer is not {wanted}: it presents {', '.join(names) or 'no such name'}",
         mismatches=names,
         alert=AlertDescription.bad_certificate,
         hint="check the host; if you know that the peer has another name, say so with --ref-id",
     )
+    refused.verify_code = _HOSTNAME_MISMATCH
+    return refused
 
 
 def wrong_key(digest: bytes) -> IdentityError:
@@ -171,5 +176,5 @@ def truncated() -> Truncated:
     """Build the error for an end of stream without close_notify (RFC 8446 6.1)."""
     return Truncated(
         "the connection ended without close_notify: what was received may be incomplete",
-        hint="the peer, or somebody in between, cut the connection",
+        hint="the peer, or a device in between, cut the connection",
     )

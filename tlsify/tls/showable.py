@@ -28,10 +28,10 @@ _FLIGHTS = 4  # of each side, at most
 def check(config: ClientConfig | ServerConfig) -> None:
     """Check every certificate and its key with OpenSSL, by a handshake in memory if in doubt.
 
-    It takes many a key for which no signature can be negotiated, and fails each handshake then.
+    OpenSSL accepts some keys for which no signature can be negotiated; every handshake fails then.
 
     Raises:
-        ConfigError: one of them is of no use.
+        ConfigError: one of them is unusable.
     """
     more = config.more_key_pairs if isinstance(config, ServerConfig) else ()
     for pair in (config.key_pair, *more):
@@ -48,7 +48,7 @@ def check(config: ClientConfig | ServerConfig) -> None:
         if not _shake_hands(server, client):
             versions = " or ".join(version.label for version in sorted(config.versions))
             raise ConfigError(
-                f"nobody can be shown the certificate of {pair.subject}: {versions}, as configured,"
+                f"the certificate of {pair.subject} is unusable: {versions}, as configured,"
                 f" cannot use its key ({_kind(pair)})",
                 hint="use an RSA (2048 bits or more), EC (P-256, P-384 or P-521) or Ed25519 key",
             )
@@ -72,7 +72,7 @@ def _algorithm(leaf: Certificate) -> str:
 
 
 def _shake_hands(of_server: SSL.Context, of_client: SSL.Context) -> bool:
-    """Do a handshake in memory in which nobody is verified; tell whether it came to its end."""
+    """Do a handshake in memory without verification; return whether it succeeds."""
     server, client = SSL.Connection(of_server, None), SSL.Connection(of_client, None)
     server.set_accept_state()
     client.set_connect_state()

@@ -27,22 +27,22 @@ if TYPE_CHECKING:
 # stale index can hide an anchor, but not add one that the source does not hold.
 #
 # In the cache there are, for each source folder (ORIGIN is a hash of its path):
-#   ORIGIN            a link whose text says which index is current, of which state of the source,
-#                     and what the index looked like when it was finished; replaced at one stroke
-#   ORIGIN.TOKEN/     an index; whatever is done to it later changes its ctime, and so shows
-# Whoever uses an index holds a shared lock on the file "lock" in it. Those that nobody uses and
-# nothing points to are removed by whoever makes the next one.
-_ORIGIN = "[0-9a-f]{32}"  # compiled by who needs them, which is not each start
+#   ORIGIN            a link whose text names the current index, the state of its source, and the
+#                     inode and ctime of the finished index; replaced atomically
+#   ORIGIN.TOKEN/     an index; any later change in it changes its ctime, and so shows
+# A process that uses an index holds a shared lock on the file "lock" in it. Unused indexes that no
+# link names are removed when the next one is made.
+_ORIGIN = "[0-9a-f]{32}"  # compiled where they are needed, which is not at each start
 _INDEX = _ORIGIN + r"\.[0-9a-f]{16}"
 _NEW = _INDEX + r"\.new"
 _TOKEN_LENGTH = 16
 _LOCK = "lock"
-# Source folders with an index; of more, those indexed least recently lose theirs.
+# Source folders with an index; the least recently indexed lose theirs first.
 SOURCES = 32
-# More links than that for each certificate are not worth making. It takes many files that hold
-# several certificates each, of authorities that have the same name and different keys.
+# Most links for each certificate that are worth making. More would take many files with several
+# certificates each, of authorities that have the same name and different keys.
 _LINKS_PER_CERTIFICATE = 8
-_ABANDONED = 60.0  # seconds after which what is being made is nobody's any more
+_ABANDONED = 60.0  # seconds after which an unfinished index has lost its maker
 
 
 class Survey(NamedTuple):
@@ -56,7 +56,7 @@ def survey(source: Path) -> Survey:
     """Check each file's metadata, without opening it.
 
     Raises:
-        ConfigError: something in it is no file, or there is none.
+        ConfigError: an entry is not a file, or there is no file.
         OSError: the folder cannot be read.
     """
     found = []
@@ -83,17 +83,17 @@ def survey(source: Path) -> Survey:
 
 
 class Index:
-    """An index in use: for as long as this lives nobody removes it.
+    """An index in use, which no process removes during this object's life.
 
     Attributes:
-        folder: where it is.
+        folder: the index's own.
     """
 
     def __init__(self, folder: Path, lock: str = _LOCK, flags: int = os.O_RDONLY) -> None:
         """Lock the index.
 
         Raises:
-            OSError: it is not there, or being removed.
+            OSError: it does not exist, or is being removed.
         """
         self.folder = folder
         self._lock = os.open(folder / lock, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
@@ -107,17 +107,17 @@ class Index:
 
     @classmethod
     def make(cls, folder: Path, links: Iterable[tuple[str, Path]]) -> Self:
-        """Make it of links, by name.
+        """Make an index of links, by name.
 
         Raises:
-            OSError: it cannot be made; nothing of it is left.
+            OSError: it cannot be made; no part of it is left.
         """
         make_private(folder)
         try:
             # Under its own name the file must never be seen unlocked.
             index = cls(folder, "new", os.O_RDWR | os.O_CREAT | os.O_EXCL)
             (folder / "new").rename(folder / _LOCK)
-            # Not by their whole paths, which would be looked up for each link.
+            # By descriptor, since the whole path would be resolved for each link.
             within = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
                 for name, target in links:
@@ -130,7 +130,7 @@ class Index:
         return index
 
     def describe(self, state: bytes) -> str:
-        """Say what a link to it has to say, as long as nobody has changed anything in it."""
+        """Return the text of a link to this index, which differs once the index was changed."""
         now = os.lstat(self.folder)
         token = self.folder.name[-_TOKEN_LENGTH:]
         return f"{token} {state.hex()} {now.st_ino} {now.st_ctime_ns}"
@@ -141,13 +141,13 @@ class Index:
 
 
 class Cache:
-    """The folder of a caller's own where indexes are kept; any number of processes may use it."""
+    """A private folder of indexes; any number of processes may use it."""
 
     def __init__(self, root: Path) -> None:
-        """Use a folder, made if there is none.
+        """Use a folder; create it if it does not exist.
 
         Raises:
-            OSError: it cannot be made, or others could read or change what is in it.
+            OSError: it cannot be created, or other users could read or change its files.
         """
         if ":" in str(root):
             raise OSError(errno.EINVAL, "OpenSSL takes a colon for the end of a path", str(root))
@@ -155,11 +155,11 @@ class Cache:
         self._root = root
 
     def index(self, source: Path, survey: Survey) -> Index:
-        """Return the index of a folder, made anew unless there is one of this very state.
+        """Return the index of a folder; make it unless there is one of exactly this state.
 
         Raises:
             ConfigError: a file in it is unusable.
-            OSError: there can be no index.
+            OSError: no index can be made.
         """
         origin = hashlib.sha256(os.fsencode(source)).hexdigest()[:32]
         found = self._current(origin, survey.state)
@@ -189,7 +189,7 @@ class Cache:
         return index
 
     def _tidy(self) -> None:
-        """Remove what is too much, no longer current, or left over from a start that crashed."""
+        """Remove indexes in excess, outdated ones, and remains of crashed processes."""
         entries = list(self._root.iterdir())
         origins = [path for path in entries if re.fullmatch(_ORIGIN, path.name)]
         origins.sort(key=lambda path: path.lstat().st_mtime_ns, reverse=True)
@@ -213,7 +213,7 @@ def _links(source: Path, names: Iterable[str]) -> list[tuple[str, Path]]:
 
     Raises:
         ConfigError: a file is unusable.
-        OSError: OpenSSL would read a file otherwise, or there would be too many links.
+        OSError: OpenSSL would read a file differently, or there would be too many links.
     """
     from tlsify.tls.certificates import is_read_so, name_hashes  # noqa: PLC0415 - rarely needed
 
@@ -227,7 +227,7 @@ def _links(source: Path, names: Iterable[str]) -> list[tuple[str, Path]]:
         except ValueError as exc:
             raise malformed(str(path)) from exc
         if not is_read_so(pem, found):
-            raise OSError(errno.EINVAL, "OpenSSL would not find all that is in", str(path))
+            raise OSError(errno.EINVAL, "OpenSSL would not read every certificate of", str(path))
     links: list[tuple[str, Path]] = []
     limit = _LINKS_PER_CERTIFICATE * sum(map(len, held.values()))
     for number, files in choose(held).items():
@@ -240,17 +240,17 @@ def _links(source: Path, names: Iterable[str]) -> list[tuple[str, Path]]:
 def choose(held: dict[str, dict[str, int]]) -> dict[int, tuple[str, ...]]:
     """Choose the files to read for each name.
 
-    Where OpenSSL already has a certificate of a name it does not look for others. So whichever
-    file brings one, the files with all others of the same name have to come with it.
+    OpenSSL looks up a name only if it has no certificate of that name yet. So a file with one such
+    certificate needs to be read together with all files that hold others of the same name.
 
     Args:
-        held: the certificates of each file, by their own hashes: the hashes of their names.
+        held: for each file, the hash of each certificate's name, by the certificate's own hash.
 
     Returns:
         Files by hash of a name.
     """
-    # By the hash of its name, and its own: the file that a certificate is read from. One that says
-    # nothing new, such as a bundle of all others, is of no use.
+    # The file to read each certificate from, by the hash of its name and its own. A file without
+    # further certificates, such as a bundle of all others, is of no use.
     homes: dict[int, dict[str, str]] = {}
     for name in sorted(held, key=lambda name: len(held[name])):
         for digest, number in held[name].items():
@@ -268,7 +268,7 @@ def choose(held: dict[str, dict[str, int]]) -> dict[int, tuple[str, ...]]:
 def _complete(
     files: tuple[str, ...], held: dict[str, dict[str, int]], homes: dict[int, dict[str, str]]
 ) -> tuple[str, ...]:
-    """Add the files with what others in the same files' names there are."""
+    """Add the files with further certificates of the same names."""
     while True:
         read = {digest for file in files for digest in held[file]}
         numbers = {number for file in files for number in held[file].values()}
@@ -279,13 +279,13 @@ def _complete(
 
 
 def default_cache() -> Path:
-    """Return the folder in the caller's own cache, made as far as that is his own.
+    """Return the folder for indexes in the user's cache; create its parents.
 
     Raises:
-        OSError: there is none, or somebody else could change it.
+        OSError: there is no such cache, or another user could change it.
     """
     if has_foreign_rights():
-        raise PermissionError(errno.EPERM, "this process runs with somebody else's rights")
+        raise PermissionError(errno.EPERM, "this process runs with another user's rights")
     shared = stat.S_IWGRP | stat.S_IWOTH
     base = Path(os.environ.get("XDG_CACHE_HOME", ""))
     if not base.is_absolute():
@@ -313,7 +313,7 @@ def _check_own(folder: Path, state: os.stat_result, forbidden: int) -> None:
 
 
 def _discard(folder: Path) -> None:
-    """Remove an index that nobody uses."""
+    """Remove an unused index."""
     with contextlib.suppress(OSError):
         try:
             lock = os.open(folder / _LOCK, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -329,7 +329,7 @@ def _discard(folder: Path) -> None:
 
 
 def _empty(folder: Path) -> None:
-    """Remove an index with all that is in it; the lock last, for it says that this goes on."""
+    """Remove an index with its links, and its lock last, which shows that removal goes on."""
     with contextlib.suppress(OSError):
         for path in sorted(folder.iterdir(), key=lambda path: path.name == _LOCK):
             path.unlink()

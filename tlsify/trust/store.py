@@ -33,7 +33,7 @@ BUNDLES = (
 )
 FOLDERS = ("/etc/ssl/certs", "/etc/pki/ca-trust/extracted/pem/directory-hash")
 _HASHED = re.compile(r"[0-9a-f]{8}\.\d+")
-_FEW = 16  # links in such a folder that may be somebody's own addition, and not the whole store
+_FEW = 16  # links in such a folder that may be local additions, and not the whole store
 
 _log = logging.getLogger("tlsify")
 
@@ -41,19 +41,19 @@ _log = logging.getLogger("tlsify")
 def load(path: Path, cache: Path | None = None) -> TrustAnchors:
     """Find the trust anchors in a PEM file, or in the ``*.pem`` and ``*.crt`` files of a folder.
 
-    A folder that is new, or in which anything has changed, is read as a whole, and each file in it
-    must be right. Afterwards a handshake reads no more than it needs, through an index in the
-    cache. What was found is good for as long as this process lives, but not beyond: a file that is
-    added later is not seen, one that is removed is no longer trusted unless it was read before.
-    Who gives up the right to read the folder or the cache needs `TrustAnchors.load`.
+    A folder that is new, or has changed, is read as a whole, and each file in it must be valid.
+    Afterwards a handshake reads only the files that it needs, through an index in the cache. The
+    result is valid within this process: a file that is added later is not seen, and one that is
+    removed is no longer trusted unless it was read before. A process that gives up the right to
+    read the folder or the cache needs `TrustAnchors.load`.
 
     Args:
         path: the file or folder.
-        cache: folder of the caller's own for indexes, mode 0700, made if there is none; None takes
-            ``tlsify/trust`` in ``$XDG_CACHE_HOME``. Without one everything is read each time.
+        cache: private folder for indexes, mode 0700, created if it does not exist; None takes
+            ``tlsify/trust`` in ``$XDG_CACHE_HOME``. Without a cache every file is read each time.
 
     Raises:
-        ConfigError: unreadable, or nothing usable in it; a file in it that is no certificate.
+        ConfigError: it is unreadable, holds no certificate, or a file in it is none.
     """
     try:
         source = path.resolve(strict=True)
@@ -83,14 +83,14 @@ def _load_folder(path: Path, source: Path, cache: Path | None) -> TrustAnchors:
 
 
 def system(environment: Mapping[str, str] | None = None) -> TrustAnchors:
-    """Find the system's store, to be read as lazily as the distribution's layout allows.
+    """Find the system's store, which is then read as lazily as the distribution's layout allows.
 
     Args:
         environment: ``SSL_CERT_FILE`` and ``SSL_CERT_DIR`` in it replace the store, as they do for
-            OpenSSL; None takes this process's, unless it runs with somebody else's rights.
+            OpenSSL; None takes this process's, unless it runs with another user's rights.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is no store.
     """
     if environment is None:
         environment = {} if has_foreign_rights() else os.environ
@@ -109,14 +109,14 @@ def system(environment: Mapping[str, str] | None = None) -> TrustAnchors:
 
 
 def read_later(anchors: TrustAnchors) -> Sequence[str]:
-    """Name the folders in which OpenSSL reads anchors when it needs them, so that it still can."""
+    """Return the folders in which OpenSSL reads anchors on demand, to keep them accessible."""
     if anchors.lookup is None:
         return []
     folders = {os.path.dirname(os.path.realpath(file)) for file in anchors.lookup.files}
     for folder in anchors.lookup.folders:
         folders.add(str(folder))
         with contextlib.suppress(OSError), os.scandir(folder) as entries:
-            # Links, mostly: of an index to what it indexes, of a system's store to its packages.
+            # Mostly links: of an index to its source, of a system's store to its packages.
             folders |= {os.path.dirname(os.path.realpath(entry)) for entry in entries}
     return sorted(folders)
 
@@ -124,12 +124,12 @@ def read_later(anchors: TrustAnchors) -> Sequence[str]:
 def _find_store(
     bundles: Iterable[AnyPath], folders: Iterable[AnyPath]
 ) -> tuple[Sequence[AnyPath], Sequence[AnyPath]]:
-    """Choose the files and folders to use of those that a distribution may have."""
+    """Choose from the files and folders that a distribution may have."""
     bundle = next(filter(os.path.isfile, bundles), None)
     for folder in folders:
         links = _count_hashed(folder)
         if links:
-            # Somebody may have added a certificate to the bundle alone.
+            # A certificate may have been added to the bundle alone.
             newer = bundle is not None and _changed(bundle) > _changed(folder)
             complete = links > _FEW and not newer
             return [] if complete or bundle is None else [bundle], [folder]

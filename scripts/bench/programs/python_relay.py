@@ -21,7 +21,7 @@ def tlsify(port: int, certificate: str, key: str, backend: int) -> None:
     from tlsify.config import KtlsMode, KtlsPolicy, ServerConfig
     from tlsify.connection.establish import accept, prepare
     from tlsify.credentials.key_pair import KeyPair
-    from tlsify.passing import scm_rights
+    from tlsify.system import scm_rights
 
     here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     if (child := os.fork()) == 0:

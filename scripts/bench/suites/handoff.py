@@ -15,7 +15,7 @@ from tlsify.keys import Direction
 from tlsify.ktls import ulp
 from tlsify.ktls.crypto_info import pack
 from tlsify.ktls.probe import capabilities
-from tlsify.passing import scm_rights
+from tlsify.system import scm_rights
 from tlsify.tls import schedule
 from tlsify.tls.session import Session
 

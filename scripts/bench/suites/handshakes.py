@@ -24,6 +24,7 @@ CONTENDERS = {
     "tlsify library": servers.python_server("tlsify_library"),
     "tlsify agent": servers.agent,
     "tlsify serve": servers.serve("auto"),
+    "tlsify serve, key isolated": servers.serve("auto", "--isolate-key"),
     "CPython ssl": servers.python_server("cpython"),
     "CPython asyncio": servers.python_server("asyncio_ssl"),
     "nginx": servers.nginx,

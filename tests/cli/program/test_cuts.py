@@ -37,10 +37,10 @@ each_carrier = pytest.mark.parametrize("carrier", CARRIERS)
 @pytest.mark.parametrize("number", CUTS, ids=errno.errorcode.get)
 def test_every_death_of_a_connection(number: int) -> None:
     """The peer, the cause and a hint of its own; the exit code is that of a cut."""
-    with pytest.raises(ConnectionCut) as raised, cuts.told("example.org port 443"):
+    with pytest.raises(ConnectionCut) as raised, cuts.told("example.org:443"):
         raise OSError(number, os.strerror(number))
     said = str(raised.value)
-    assert said.startswith("example.org port 443: the connection was cut: ")
+    assert said.startswith("example.org:443: the connection was cut: ")
     assert errno.errorcode[number] in said
     assert raised.value.exit_code is ExitCode.CLOSED
     assert raised.value.hint
@@ -57,14 +57,14 @@ def test_every_death_of_a_connection(number: int) -> None:
 )
 def test_what_is_none(error: OSError) -> None:
     """Files' errors, ours, and time limits stay what they are."""
-    with pytest.raises(type(error)) as raised, cuts.told("x port 1"):
+    with pytest.raises(type(error)) as raised, cuts.told("x:1"):
         raise error
     assert raised.value is error
 
 
 def test_truncation_is_named_too() -> None:
     """It is the same to whoever reads the error."""
-    with pytest.raises(Truncated, match=r"^x port 1: half$") as raised, cuts.told("x port 1"):
+    with pytest.raises(Truncated, match=r"^x:1: half$") as raised, cuts.told("x:1"):
         raise Truncated("half", hint="look")
     assert raised.value.hint == "look"
 
@@ -72,7 +72,7 @@ def test_truncation_is_named_too() -> None:
 def test_peers(tcp_pair: tuple[socket.socket, socket.socket]) -> None:
     """As they are typed; those without an address or a port have no name."""
     ours, theirs = tcp_pair
-    assert cuts.peer_of(ours) == f"127.0.0.1 port {theirs.getsockname()[1]}"
+    assert cuts.peer_of(ours) == f"127.0.0.1:{theirs.getsockname()[1]}"
     with socket.socket() as alone:
         assert cuts.peer_of(alone) == ""
     for end in (pair := socket.socketpair()):
@@ -104,7 +104,7 @@ def test_reset(pki: Pki, carrier: str, program: tuple[str, ...]) -> None:
         process.wait(PATIENCE)
     server.result()
     outcome = finish(process)
-    name = f"localhost port {server.port}: the connection was cut: ECONNRESET"
+    name = f"localhost:{server.port}: the connection was cut: ECONNRESET"
     assert name in outcome.err
     assert "hint: the peer" in outcome.err
     if not program:
@@ -120,7 +120,7 @@ def test_truncation(pki: Pki, carrier: str) -> None:
     process.wait(PATIENCE)  # with stdin open: the server answers what it gets with a reset
     said = finish(process).failed(99, "without close_notify")
     server.result()
-    assert f"error: localhost port {server.port}: " in said
+    assert f"error: localhost:{server.port}: " in said
 
 
 @each_carrier
@@ -133,7 +133,7 @@ def test_silence(pki: Pki, carrier: str) -> None:
         sock.setblocking(False)
         words = ("connect", "--fd", sock.fileno(), "--servername", "localhost")
         process = start(carrier, *words, "--ca", pki.authority, pass_fds=[sock.fileno()])
-        said = finish(process, bytes(2**24)).failed(99, f"error: {LOOPBACK} port {server.port}: ")
+        said = finish(process, bytes(2**24)).failed(99, f"error: {LOOPBACK}:{server.port}: ")
     # A send that the kernel tells of it keeps it to itself where it has sent something already.
     is_known = "without close_notify" not in said
     assert is_known or carrier != CARRIERS[0].values[0]
@@ -151,8 +151,9 @@ def test_reset_of_a_servers_connection(pki: Pki, carrier: str) -> None:
         with server.connect(pki) as stream:
             stream.sendall(b"x")
             assert stream.recv(1) == b"x"
+            port = stream.getsockname()[1]
             reset(stream)
-        said = f"tlsify: error: {LOOPBACK}: the connection was cut: ECONNRESET"
+        said = f"tlsify: error: {LOOPBACK}:{port}: the connection was cut: ECONNRESET"
         lines: list[str] = []
         while not lines or not lines[-1].startswith("tlsify: error: "):  # cat may be the first
             lines.append(read_line(server.process.stderr))

@@ -225,7 +225,7 @@ def test_program_without_dashes(pki: Pki) -> None:
 
 def test_aware_without_program() -> None:
     """--aware is about a program."""
-    refused("connect", "--aware", LOOPBACK, "1").failed(96, "--aware", "PROG")
+    refused("connect", "--aware", LOOPBACK, "1").failed(100, "--aware", "PROG")
 
 
 # -- failures before it starts
@@ -338,7 +338,7 @@ def test_truncation(pki: Pki, carrier: str) -> None:
     server = Server(over_tls(pki.good.server_context(), _truncate))
     outcome = run(carrier, *_connect(pki, server.port, *PYTHON, _WAIT))
     assert (outcome.status, outcome.out) == (0, b"4\nreset\n99\n")
-    name = f"{LOOPBACK} port {server.port}"
+    name = f"{LOOPBACK}:{server.port}"
     assert outcome.err.startswith(f"tlsify: error: {name}: the connection ended without close_")
     assert outcome.err.count("\n") == 2
     server.result()

@@ -226,28 +226,32 @@ def test_socket_that_is_no_tcp(pki: Pki) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "status", "said"),
     [
-        (["--send-fd", "0", LOOPBACK, "1", "--", "true"], "--send-fd and PROG"),
-        (["--aware", LOOPBACK, "1"], "--aware"),
-        (["--session-fd", "5", LOOPBACK, "1"], "--session-fd"),
-        (["--aware", "--session-fd", "5", LOOPBACK, "1", "--", "true"], "--session-fd"),
-        (["--send-fd", "0", LOOPBACK, "1"], "not an AF_UNIX socket"),
-        (["--fd", "0"], "no server name or identity"),
-        (["--fd", "0", "--servername", "x"], "descriptor 0: not a socket"),
-        (["--key", "k", LOOPBACK, "1"], "go together"),
-        (["--key", "k", "--key-fd", "0", "--cert", "c", LOOPBACK, "1"], "exclude"),
-        (["--tls-min", "1.3", "--tls-max", "1.2", LOOPBACK, "1"], "no protocol version"),
+        (["--send-fd", "0", LOOPBACK, "1", "--", "true"], 100, "--send-fd and PROG"),
+        (["--aware", LOOPBACK, "1"], 100, "--aware"),
+        (["--session-fd", "5", LOOPBACK, "1"], 100, "--session-fd"),
+        (["--aware", "--session-fd", "5", LOOPBACK, "1", "--", "true"], 100, "--session-fd"),
+        (["--send-fd", "0", LOOPBACK, "1"], 96, "not an AF_UNIX socket"),
+        (["--fd", "0"], 100, "no server name or identity"),
+        (["--fd", "0", "--servername", "x"], 96, "descriptor 0: not a socket"),
+        (["--key", "k", LOOPBACK, "1"], 100, "without its certificate"),
+        (["--key", "k", "--key-fd", "0", "--cert", "c", LOOPBACK, "1"], 100, "exclude"),
+        (["--tls-min", "1.3", "--tls-max", "1.2", LOOPBACK, "1"], 100, "--tls-min is above"),
     ],
 )
-def test_contradictions(words: list[str], said: str) -> None:
+def test_contradictions(words: list[str], status: int, said: str) -> None:
     """Each is told before anything is sent."""
-    refused("connect", *words).failed(96, said)
+    refused("connect", *words).failed(status, said)
 
 
 @pytest.mark.parametrize(
     ("words", "said"),
-    [([], "HOST and PORT"), ([LOOPBACK], "HOST and PORT"), (["--fd", "0", "h", "1"], "exclude")],
+    [
+        ([], "HOST:PORT is required"),
+        ([LOOPBACK], "has no port"),
+        (["--fd", "0", "h", "1"], "exclude"),
+    ],
 )
 def test_whom_to_connect_to(words: list[str], said: str) -> None:
     """It is said in one way."""
@@ -266,7 +270,7 @@ def test_one_descriptor_of_the_kernels() -> None:
     with ours, theirs:
         number = theirs.fileno()
         words = ("connect", "--send-fd", number, LOOPBACK, "1")
-        run("--ktls=require", *words, pass_fds=[number]).failed(96, "--aware")
+        run("--ktls=require", *words, pass_fds=[number]).failed(100, "aware")
 
 
 @pytest.mark.parametrize("carrier", CARRIERS)
@@ -364,7 +368,7 @@ def test_idle_is_for_stdin_and_stdout(words: list[str]) -> None:
     """A program, or whoever gets the connection, decides for itself."""
     place = [] if "--fd" in words else ["localhost", "1"]
     given = [*place, *words] if "--" in words else [*words, *place]
-    run("connect", "--idle", "5", *given).failed(96, "--idle is for stdin and stdout")
+    run("connect", "--idle", "5", *given).failed(100, "--idle is for stdin and stdout")
 
 
 @pytest.mark.parametrize("carrier", CARRIERS)

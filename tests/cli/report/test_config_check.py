@@ -71,34 +71,36 @@ def test_an_address_in_use_is_none_of_its_business(place: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("verb", "change", "complaint"),
+    ("verb", "change", "status", "complaint"),
     [
-        ("serve", {"operands": ["/nowhere"]}, "cannot serve /nowhere"),
-        ("serve", {"listen": ["nonsense"]}, '"nonsense" is not ADDR:PORT'),
-        ("serve", {"metrics": "nonsense"}, '"nonsense" is not ADDR:PORT'),
-        ("serve", {"key": "PLACE/cert.pem"}, "key"),
-        ("serve", {"cert": "/nowhere"}, "/nowhere"),
-        ("serve", {"alpn": ["h2"]}, "alpn"),
-        ("serve", {"client-cert": "require"}, "no authority for clients' certificates"),
-        ("forward", {"route": ["h2=127.0.0.1:1"]}, "nobody can agree on h2"),
-        ("forward", {"cert": None, "key": None}, "a server needs a certificate"),
-        ("pass-fd", {"pass-fd": "127.0.0.1:1"}, "a descriptor cannot be sent to 127.0.0.1:1"),
-        ("listen", {"program": []}, "there is no program to run"),
-        ("listen", {"operands": ["127.0.0.1"]}, "ADDR without PORT"),
+        ("serve", {"operands": ["/nowhere"]}, 96, "cannot serve /nowhere"),
+        ("serve", {"listen": ["nonsense"]}, 100, '"nonsense" has no port'),
+        ("serve", {"metrics": "nonsense"}, 100, '"nonsense" has no port'),
+        ("serve", {"key": "PLACE/cert.pem"}, 96, "key"),
+        ("serve", {"cert": "/nowhere"}, 96, "/nowhere"),
+        ("serve", {"alpn": ["h2"]}, 100, "alpn"),
+        ("serve", {"client-cert": "require"}, 100, "no authority for clients' certificates"),
+        ("forward", {"route": ["h2=127.0.0.1:1"]}, 100, "can never match"),
+        ("forward", {"cert": None, "key": None}, 100, "a server needs a certificate"),
+        ("pass-fd", {"pass-fd": "127.0.0.1:1"}, 100, "a descriptor cannot be sent to 127.0.0.1:1"),
+        ("listen", {"program": []}, 100, "there is no program to run"),
+        ("listen", {"operands": ["127.0.0.1"]}, 100, "has no port"),
     ],
 )
-def test_what_is_wrong(place: Path, verb: str, change: dict[str, Any], complaint: str) -> None:
+def test_what_is_wrong(
+    place: Path, verb: str, change: dict[str, Any], status: int, complaint: str
+) -> None:
     """It is the message, and the exit status, that the verb itself would end with."""
     values = json.loads(json.dumps(_of(verb, place) | change).replace("PLACE", str(place)))
     path = _write(place, **values)
-    refused("check", "--config", str(path)).failed(96, complaint)
-    refused("--config", str(path)).failed(96, complaint)
+    refused("check", "--config", str(path)).failed(status, complaint)
+    refused("--config", str(path)).failed(status, complaint)
 
 
 def test_other_verbs(place: Path) -> None:
     """Of what is no service there is nothing to check."""
     path = _write(place, verb="status", cert=None, key=None)
-    refused("check", "--config", str(path)).failed(96, "nothing of status can be checked")
+    refused("check", "--config", str(path)).failed(100, "no check for status")
 
 
 @pytest.mark.usefixtures("lacks_ktls")

@@ -44,7 +44,7 @@ def test_table() -> None:
     totals, counters, hidden, blank, head, busy, bare = table.lines(SEEN)
     assert totals == "2 connections: RX by kernel 1, TX by device 1"
     assert counters == "counters: TlsCurrTxDevice 1 TlsTxDevice 9"
-    assert hidden == "not shown: who holds 1 of the sockets; run it as root"
+    assert hidden == "not shown: the processes of 1 of the sockets; run it as root"
     assert blank == ""
     assert _columns(head) == _HEAD
     assert " ".join(_columns(busy)) == (

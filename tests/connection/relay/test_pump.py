@@ -114,7 +114,7 @@ def test_peer_that_does_not_read(lab: Lab) -> None:
     block = os.urandom(MAX_PLAINTEXT)
     written = fill(server.sock, block)
     relay = running(server)
-    assert len(relay._to_network) <= BOUND
+    assert len(relay.to_network) <= BOUND
     received = bytearray()
     while len(received) < written:
         record = peer.recv()
@@ -162,7 +162,7 @@ def test_rooms_are_left(lab: Lab) -> None:
     server.sock.sendall(b"answer")
     assert peer.recv_data(6) == b"answer"
     relay = running(server)
-    until(lambda: relay._to_network._room is relay._to_program._room is None)
+    until(lambda: relay.to_network._room is relay._to_program._room is None)
     assert 0 < len(loads.rooms) <= loads.SPARE_ROOMS
 
 

@@ -134,7 +134,7 @@ def test_all_are_dead(named: Names, kinds: list[str], number: int | None) -> Non
 
 def test_resolver_that_hangs(named: Names) -> None:
     """It is not waited for beyond the limit, nor at the end of the process."""
-    with pytest.raises(TimeoutError, match="its name is not looked up"):
+    with pytest.raises(TimeoutError, match="its name server does not answer"):
         dialing.connect("silent.test", 1, 0.05)
     (thread,) = (each for each in threading.enumerate() if each.name == "tlsify-look-up")
     assert thread.daemon

@@ -94,12 +94,13 @@ class Side:
         self._wanted = 0
         self._go_on(lambda: next(self._steps))
 
-    def _go_on(self, advance: Callable[[], bytes | int]) -> None:
+    def _go_on(self, advance: Callable[[], object]) -> None:
         try:
             step = advance()
             while isinstance(step, bytes):
                 self.outgoing.put(step)
                 step = next(self._steps)
+            assert isinstance(step, int)
             self._wanted = step
         except StopIteration:
             self.over = True

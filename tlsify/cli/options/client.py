@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from tlsify.cli.options import common as shared
 from tlsify.config import ClientConfig
 from tlsify.credentials.pem import parse_pins
-from tlsify.errors import ConfigError
-from tlsify.names import ReferenceIdentifier
+from tlsify.errors import UsageError
+from tlsify.names import ReferenceIdentifier, canonical
 
 if TYPE_CHECKING:
     import argparse
@@ -21,7 +21,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare them."""
     group = parser.add_argument_group("server verification")
     group.add_argument(
-        "--servername", metavar="NAME", help="server name to send (SNI) and to verify; default HOST"
+        "--servername",
+        type=_name,
+        metavar="NAME",
+        help="server name to send (SNI) and to verify; default HOST",
     )
     group.add_argument(
         "--ref-id",
@@ -58,6 +61,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _name(text: str) -> str:
+    canonical(text)
+    return text
+
+
 def choose(
     arguments: argparse.Namespace, host: str | None
 ) -> tuple[str | None, tuple[ReferenceIdentifier, ...]]:
@@ -71,7 +79,7 @@ def choose(
     if not identities and name is not None:
         identities = (ReferenceIdentifier.for_host(name),)
     if not identities and not arguments.no_verify:
-        raise ConfigError(
+        raise UsageError(
             "no server name or identity to verify", hint="add --servername NAME or --ref-id"
         )
     return name, identities

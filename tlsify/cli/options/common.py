@@ -7,12 +7,13 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from tlsify.cli import streams
+from tlsify.cli.options import addresses
 from tlsify.codepoints import DEFAULT_AEADS, Aead, NamedGroup, ProtocolVersion
 from tlsify.config import ClosePolicy, KtlsMode, KtlsPolicy
 from tlsify.credentials.anchors import TrustAnchors
 from tlsify.credentials.pem import read_file
-from tlsify.errors import ConfigError
-from tlsify.names import canonical, to_look_up
+from tlsify.errors import ConfigError, UsageError
+from tlsify.system.process import let_go
 from tlsify.trust import store
 
 if TYPE_CHECKING:
@@ -23,11 +24,11 @@ if TYPE_CHECKING:
     from tlsify.cli.parser import GlobalOptions
     from tlsify.credentials.key_pair import KeyPair
 
-_MAX_PORT = 65535
 _MAX_COUNT = 1024
 _MAX_SECONDS = 1e6  # what poll takes in milliseconds
 _MAX_DESCRIPTOR = 2**20
 _MAX_PEM = 2**20
+_MAX_ALPN = 255  # RFC 7301 3.1
 _AEADS = {
     "aes-128-gcm": Aead.AES_GCM_128,
     "aes-256-gcm": Aead.AES_GCM_256,
@@ -46,14 +47,6 @@ def policy(options: GlobalOptions) -> KtlsPolicy:
     )
 
 
-def port(text: str) -> int:
-    """Read a port number, for argparse."""
-    number = int(text)
-    if not 0 <= number <= _MAX_PORT:
-        raise ValueError(text)
-    return number
-
-
 def seconds(text: str) -> float:
     """Read a positive number of seconds, for argparse."""
     number = float(text)
@@ -67,24 +60,6 @@ def path(text: str) -> Path:
     from pathlib import Path  # noqa: PLC0415 - most clients name none, and are spared its import
 
     return Path(text)
-
-
-def address(text: str) -> tuple[str, int]:
-    """Read ``ADDR:PORT``, ``[ADDR]:PORT`` or ``:PORT``.
-
-    Raises:
-        ConfigError: it is none of them.
-    """
-    host, colon, number = text.rpartition(":")
-    try:
-        if host:
-            canonical(host)
-        # Without a colon an address may be missing by mistake, and every interface is a lot.
-        return to_look_up(host), port(number if colon else "")
-    except (ValueError, ConfigError) as exc:
-        raise ConfigError(
-            f'"{text}" is not ADDR:PORT', hint="write 127.0.0.1:8443, [::1]:8443 or :8443"
-        ) from exc
 
 
 def count(text: str) -> int:
@@ -109,19 +84,20 @@ def descriptor(text: str) -> int:
 def add_key_pair(group: argparse._ArgumentGroup, purpose: str, *, several: bool = False) -> None:
     """Declare --cert, --key and --key-fd; the first two once, or for several pairs."""
     more: dict[str, Any] = {"action": "append", "default": []} if several else {}
-    again = "; may be repeated, each with its key" if several else ""
+    again = "; may be repeated" if several else ""
     group.add_argument(
         "--cert",
         type=path,
         metavar="FILE",
-        help=f"PEM certificate chain, {purpose}{again}; default: $CERTFILE",
+        help=f"PEM certificate chain, {purpose}; its key may be in the same file{again}; "
+        "default: $CERTFILE",
         **more,
     )
     group.add_argument(
         "--key",
         type=path,
         metavar="FILE",
-        help="PEM private key, unencrypted; default: $KEYFILE",
+        help="PEM private key, unencrypted; default: $KEYFILE, or the certificate's file",
         **more,
     )
     group.add_argument(
@@ -133,6 +109,7 @@ def add_agent(parser: argparse.ArgumentParser) -> None:
     """Declare --agent (`program.by_agent`)."""
     parser.add_argument(
         "--agent",
+        type=addresses.local_path,
         metavar="PATH|FD",
         help="tlsify agent that does the handshake; without one it is done locally",
     )
@@ -147,11 +124,12 @@ def key_pair(arguments: argparse.Namespace) -> KeyPair | None:
     found = key_pair_files(arguments.cert, arguments.key, arguments.key_fd)
     if found is None:
         return None
-    from tlsify.credentials.key_pair import KeyPair  # noqa: PLC0415 - a parser; most clients have none
+    from tlsify.credentials.key_files import Files  # noqa: PLC0415 - a parser; most clients have none
+    from tlsify.credentials.key_pair import KeyPair  # noqa: PLC0415 - as above
 
     chain, key = found
     if key is not None:
-        return KeyPair.load(chain, key)
+        return Files(str(chain), chain, key).load()
     return KeyPair.from_pem(read_file(chain, "certificate"), read_key(arguments.key_fd))
 
 
@@ -161,14 +139,15 @@ def key_pair_files(
     """Return where a certificate and its key are, going by the environment for what no flag names.
 
     Returns:
-        No path for a key that is to come from a descriptor; None if nothing is named.
+        No path for a key that is to come from a descriptor; the same path twice for a file with
+        both; None if nothing is named.
 
     Raises:
-        ConfigError: half of it is, or the key twice.
+        UsageError: only a key is named, or the key twice.
     """
     named = key
     if key is not None and key_fd is not None:
-        raise ConfigError("--key and --key-fd exclude each other", hint="leave one of them out")
+        raise UsageError("--key and --key-fd exclude each other", hint="leave one of them out")
     if key is None and key_fd is None:
         key = _path_from_environment("KEYFILE")
     if chain is None and (chain := _path_from_environment("CERTFILE")) is None:
@@ -176,10 +155,10 @@ def key_pair_files(
         key = named
     if chain is None and key is None and key_fd is None:
         return None
-    if chain is None or (key is None and key_fd is None):
-        raise ConfigError(
-            "a certificate and its key go together", hint="give --cert and --key, or neither"
-        )
+    if chain is None:
+        raise UsageError("a key without its certificate", hint="add --cert FILE, or set CERTFILE")
+    if key is None and key_fd is None:
+        key = chain
     return chain, key
 
 
@@ -196,7 +175,7 @@ def read_key(number: int) -> bytes:
     """
     try:
         pem = streams.read_all(number, _MAX_PEM)
-        os.close(number)
+        let_go([number])  # a reload finds nothing there, rather than what has its number then
     except OSError as exc:
         raise ConfigError(
             f"cannot read the private key from descriptor {number}: {exc.strerror}",
@@ -273,8 +252,17 @@ def key_log(arguments: argparse.Namespace) -> Path | None:
         return None
     found = _path_from_environment("SSLKEYLOGFILE")
     if found is None:
-        raise ConfigError("--keylog without a file", hint="name one in SSLKEYLOGFILE")
+        raise UsageError("--keylog without a file", hint="name one in SSLKEYLOGFILE")
     return found
+
+
+def alpn_protocol(text: str) -> bytes:
+    """Parse the name of an application protocol, which is any bytes, for argparse."""
+    if not 0 < len(name := os.fsencode(text)) <= _MAX_ALPN:
+        raise argparse.ArgumentTypeError(
+            f"an ALPN protocol has 1 to {_MAX_ALPN} bytes, not {len(name)}"
+        )
+    return name
 
 
 def add_alpn(group: argparse._ArgumentGroup) -> None:
@@ -282,7 +270,7 @@ def add_alpn(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--alpn",
         action="append",
-        type=os.fsencode,
+        type=alpn_protocol,
         default=[],
         metavar="PROTOCOL",
         help="application protocol; may be repeated, most wanted first",
@@ -329,8 +317,14 @@ def _groups(text: str) -> tuple[str, ...]:
 
 
 def versions(arguments: argparse.Namespace) -> frozenset[ProtocolVersion]:
-    """Return the versions from --tls-min to --tls-max; none if they are the wrong way round."""
+    """Return the versions from --tls-min to --tls-max.
+
+    Raises:
+        UsageError: they are the wrong way round.
+    """
     oldest, newest = _VERSIONS[arguments.tls_min], _VERSIONS[arguments.tls_max]
+    if oldest > newest:
+        raise UsageError("--tls-min is above --tls-max", hint="leave one of them out")
     return frozenset(version for version in ProtocolVersion if oldest <= version <= newest)
 
 

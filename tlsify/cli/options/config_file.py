@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from tlsify.cli import parser
 from tlsify.credentials.pem import read_file
-from tlsify.errors import ConfigError
+from tlsify.errors import ConfigError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -51,6 +51,8 @@ def expand(arguments: Sequence[str]) -> list[str]:
     top = parser.top_parser()
     if len(named) > 1:
         top.error(f"{parser.CONFIG} stands twice")
+    if not named[0]:
+        raise UsageError(f"{parser.CONFIG} without a file", hint=f"write {parser.CONFIG} FILE")
     words = read(Path(named[0]))
     others = [word for word in ours if word != "--" and not parser.is_config(word)]
     if others and not others[-1].startswith("-"):
@@ -74,8 +76,9 @@ def read(path: Path) -> Words:
         raise ConfigError(f"{path}: {exc}", hint="see toml.io for the format") from exc
     verb = given.pop(_VERB, None)
     if not isinstance(verb, str) or verb not in parser.VERBS:
-        raise ConfigError(
-            f"{path}: no verb that there is", hint=f'write verb = "...": {", ".join(parser.VERBS)}'
+        raise UsageError(
+            f'{path}: "verb" is missing, or not a verb',
+            hint=f'write verb = "...": {", ".join(parser.VERBS)}',
         )
     top = parser.top_parser()
     try:
@@ -89,7 +92,7 @@ def read(path: Path) -> Words:
             program,
         )
     except _Misfit as exc:
-        raise ConfigError(f"{path}: {exc}", hint=f'see "tlsify {verb} --help"') from exc
+        raise UsageError(f"{path}: {exc}", hint=f'see "tlsify {verb} --help"') from exc
 
 
 class _Misfit(Exception):
@@ -115,6 +118,9 @@ def _spell(parser: argparse.ArgumentParser, given: Mapping[str, object]) -> Iter
                 raise _Misfit(f'"{name}" is true or false')
             if value:
                 yield word
+        elif action.nargs == "?" and isinstance(value, bool) and isinstance(action.const, str):
+            if value:
+                yield f"{word}={action.const}"
         elif isinstance(value, list):
             if not isinstance(action, argparse._AppendAction):
                 raise _Misfit(f'"{name}" takes one value')

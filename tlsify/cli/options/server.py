@@ -15,7 +15,7 @@ from tlsify.connection import establish
 from tlsify.connection.setup.eligibility import host_refusal
 from tlsify.credentials import ocsp
 from tlsify.credentials.key_files import Files, amiss, find, fingerprint
-from tlsify.errors import ConfigError, TlsifyError
+from tlsify.errors import TlsifyError, UsageError
 from tlsify.names import ReferenceIdentifier
 from tlsify.system.process import Account
 
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from tlsify.config import KtlsPolicy
     from tlsify.credentials.anchors import TrustAnchors
     from tlsify.credentials.key_pair import KeyPair
+    from tlsify.serving.configuration import Isolation
+    from tlsify.system.sandbox import Sandboxing
 
 _log = logging.getLogger("tlsify")
 
@@ -43,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, alpn: bool = True) -> None
         "--cert-dir",
         type=Path,
         metavar="DIR",
-        help="directory of further certificates, selected by SNI (docs/certificates.md)",
+        help="directory of further certificates, selected by SNI (tlsify help certificates)",
     )
     group.add_argument(
         "--ocsp",
@@ -81,6 +83,39 @@ def add_arguments(parser: argparse.ArgumentParser, *, alpn: bool = True) -> None
         type=Account.parse,
         metavar="NAME[:GROUP]",
         help="user (and group) to switch to after reading the key and binding the address",
+    )
+
+
+def add_isolation(group: argparse._ActionsContainer) -> None:
+    """Declare --isolate-key, for servers that have their connections in other processes."""
+    group.add_argument(
+        "--isolate-key",
+        action="store_true",
+        help="have handshakes done by processes that alone read the private key, and touch no "
+        "connection",
+    )
+
+
+def isolation(
+    arguments: argparse.Namespace, holders: int, sandboxing: Sandboxing
+) -> Isolation | None:
+    """Return how to isolate the keys, if that is wanted.
+
+    Args:
+        arguments: parsed.
+        holders: how many processes do handshakes.
+        sandboxing: whether these give up what they do not need.
+    """
+    if not arguments.isolate_key:
+        return None
+    from tlsify.serving.configuration import Isolation  # noqa: PLC0415 - heavy, and rarely wanted
+
+    return Isolation(
+        key_files=lambda: [files.key for files in _files(arguments, _log.debug)],
+        private=() if arguments.key_fd is None else (arguments.key_fd,),
+        holders=holders,
+        sandboxing=sandboxing,
+        account=arguments.user,
     )
 
 
@@ -128,15 +163,15 @@ def _key_pairs(
     if arguments.key_fd is not None:
         found.append((str(arguments.cert[0] if arguments.cert else "--key-fd"), _of_fd(arguments)))
     for files in _files(arguments, tell):
+        found.append((str(files.chain), files.load()))
         if files.open_to_all:
             tell("warning: %s: any user can read this private key", files.key)
-        found.append((str(files.chain), files.load()))
     if not found and otherwise is not None:
         return [otherwise()]
     if not found:
-        raise ConfigError(
+        raise UsageError(
             "a server needs a certificate and its key",
-            hint="add --cert FILE --key FILE, or set CERTFILE and KEYFILE",
+            hint="add --cert FILE and --key FILE, or --cert-dir DIR, or set CERTFILE and KEYFILE",
         )
     for path in arguments.ocsp:
         found = _with_response(found, path, tell)
@@ -148,7 +183,7 @@ def _key_pairs(
 
 def _of_fd(arguments: argparse.Namespace) -> KeyPair:
     if len(arguments.cert) > 1:
-        raise ConfigError("--key-fd is for a single --cert", hint="name the others' with --key")
+        raise UsageError("--key-fd is for a single --cert", hint="name the others' with --key")
     chain, key = (named[0] if named else None for named in (arguments.cert, arguments.key))
     pair = shared.key_pair(Namespace(cert=chain, key=key, key_fd=arguments.key_fd))
     if pair is None:
@@ -162,14 +197,14 @@ def _files(arguments: argparse.Namespace, tell: Callable[..., None]) -> list[Fil
     if arguments.key_fd is not None:
         pass
     elif len(arguments.cert) > 1 or len(arguments.key) > 1:
-        if len(arguments.cert) != len(arguments.key):
-            raise ConfigError(
-                "each --cert goes together with a --key",
-                hint="give both, as often as there are pairs",
+        keys = arguments.key or arguments.cert  # each in its certificate's file
+        if len(arguments.cert) != len(keys):
+            raise UsageError(
+                "each --cert goes together with a --key, or contains it",
+                hint="give as many keys as certificates, or none",
             )
         named = [
-            Files(str(chain), chain, key)
-            for chain, key in zip(arguments.cert, arguments.key, strict=True)
+            Files(str(chain), chain, key) for chain, key in zip(arguments.cert, keys, strict=True)
         ]
     elif arguments.cert or arguments.key or arguments.cert_dir is None:
         chain, key = (each[0] if each else None for each in (arguments.cert, arguments.key))
@@ -216,16 +251,16 @@ def _client_trust(arguments: argparse.Namespace) -> TrustAnchors | None:
     """Find the authorities of clients, if any are asked to show something."""
     if arguments.client_cert is None:
         if arguments.client_ca is not None:
-            raise ConfigError(
+            raise UsageError(
                 "--client-ca without --client-cert",
-                hint="say whether clients are to be asked (request) or refused (require)",
+                hint="add --client-cert=request or --client-cert=require",
             )
         return None
     named = arguments.client_ca or shared.trust_from_environment()
     if named is None:
-        raise ConfigError(
+        raise UsageError(
             "no authority for clients' certificates",
-            hint="add --client-ca FILE|DIR; any of the system's would let anybody in",
+            hint="add --client-ca FILE|DIR; the system's authorities would admit anyone",
         )
     # Who becomes somebody else cannot come back for what it has not read.
     return shared.load_trust(named, at_once=arguments.user is not None)

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import logging
 import os
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tlsify.addresses import Address
 from tlsify.aio.acceptor import Limits
+from tlsify.cli.options import addresses, logs
 from tlsify.cli.options import common as shared
 from tlsify.cli.options import server as server_options
 from tlsify.connection.stillness import SEND_TIMEOUT
-from tlsify.errors import ConfigError
-from tlsify.serving.reexec import Inherited
+from tlsify.errors import ConfigError, UsageError
+from tlsify.http import plain
+from tlsify.serving.reexec import SYSTEMD, Inherited
 from tlsify.serving.server import ServerPlan
 from tlsify.system import listening, sandbox
 from tlsify.system.sandbox import Reach, Sandboxing
@@ -24,6 +28,7 @@ if TYPE_CHECKING:
 
     from tlsify.cli.parser import GlobalOptions
     from tlsify.config import ServerConfig
+    from tlsify.logs.access import AccessLog
     from tlsify.serving.server import Service
 
 _log = logging.getLogger("tlsify")
@@ -31,7 +36,6 @@ _log = logging.getLogger("tlsify")
 _HANDSHAKES = 1000
 _DRAIN = 30.0
 _MAX_NUMBER = 10_000_000
-_UNIX = "unix:"
 
 
 def add_arguments(parser: argparse.ArgumentParser, *, listen: str | None) -> None:
@@ -39,18 +43,12 @@ def add_arguments(parser: argparse.ArgumentParser, *, listen: str | None) -> Non
 
     Args:
         parser: of a verb.
-        listen: the default of --listen; None where the verb has operands in its place.
+        listen: the default of --listen; None where there is none but systemd's sockets.
     """
     group = parser.add_argument_group("service")
-    if listen is not None:
-        group.add_argument(
-            "--listen",
-            action="append",
-            default=[],
-            metavar="ADDR:PORT",
-            help="address to listen on; may be repeated; default: the sockets that systemd passes, "
-            f"or {listen}",
-        )
+    addresses.add_listen(
+        group, "the sockets that systemd passes" + (f", or {listen}" if listen else "")
+    )
     parser.set_defaults(default_listen=listen)
     group.add_argument(
         "--workers", type=shared.count, default=1, metavar="N", help="worker processes; default 1"
@@ -113,23 +111,20 @@ def add_arguments(parser: argparse.ArgumentParser, *, listen: str | None) -> Non
         help="confine workers by Landlock and seccomp to the files, ports and system calls "
         "that they need; auto (default): as far as the kernel can",
     )
+    logs.add_access_log(group)
+    server_options.add_isolation(group)
+    group.add_argument(
+        "--redirect-http",
+        action="store_true",
+        help="redirect clients that speak plain HTTP on this port to HTTPS; without it they get "
+        "status 400",
+    )
     group.add_argument(
         "--metrics",
-        metavar=f"ADDR:PORT|{_UNIX}PATH",
+        type=Address.to_listen,
+        metavar="HOST:PORT|unix:PATH",
         help="plain HTTP address that answers GET /metrics and /healthz",
     )
-
-
-def examine(arguments: argparse.Namespace) -> None:
-    """Find what is wrong with the addresses.
-
-    Raises:
-        ConfigError: one of them is none.
-    """
-    for text in arguments.listen:
-        shared.address(text)
-    if arguments.metrics is not None and not arguments.metrics.startswith(_UNIX):
-        shared.address(arguments.metrics)
 
 
 def _number(text: str) -> int:
@@ -148,20 +143,24 @@ def plan(  # noqa: PLR0913 - each is a matter of its own
     reach: Callable[[], Reach] = Reach,
     load: Callable[[], ServerConfig] | None = None,
     on_ready: Callable[[], None] = lambda: None,
+    access_log: AccessLog | None = None,
+    speaks_http: bool = True,
 ) -> ServerPlan:
     """Make a plan of them, and listen.
 
     Args:
-        arguments: parsed, `server_options` among them; ``listen`` is a list of ``ADDR:PORT``.
+        arguments: parsed, `server_options` among them; ``listen`` is a list of addresses.
         options: of the command.
         service: makes a worker's service.
         reach: what workers need, if no more than this is within their reach; when it changes,
             all is reloaded.
         load: gives the configuration; `server_options.configure` if None.
         on_ready: called when every worker accepts connections.
+        access_log: opened.
+        speaks_http: whether clients that speak no TLS get an answer where it is HTTP.
 
     Raises:
-        ConfigError: an address is none, or there is no sandbox where one is required.
+        ConfigError: there is no address, or no sandbox where one is required.
         NetworkError: it cannot be listened on.
     """
     sandboxing = Sandboxing(arguments.sandbox)
@@ -171,11 +170,10 @@ def plan(  # noqa: PLR0913 - each is a matter of its own
     estate.await_workers()
     try:
         listeners = _listeners(arguments, estate)
-        metrics = None
+        metrics: list[socket.socket] = []
         if arguments.metrics is not None:
-            (metrics,) = estate.claim(
-                f"metrics {arguments.metrics}", lambda: [_listen_for_metrics(arguments.metrics)]
-            )
+            where = arguments.metrics
+            metrics = estate.claim(f"metrics {where}", lambda: listening.listen_on(where))
     except BaseException:
         estate.close()
         raise
@@ -196,6 +194,9 @@ def plan(  # noqa: PLR0913 - each is a matter of its own
         sandboxing=sandboxing,
         account=arguments.user,
         on_ready=on_ready,
+        stranger=partial(plain.answer, redirect=arguments.redirect_http) if speaks_http else None,
+        access_log=access_log,
+        isolation=server_options.isolation(arguments, arguments.workers, sandboxing),
         estate=estate,
     )
 
@@ -220,40 +221,20 @@ def _identity(path: str) -> tuple[int, int] | None:
 def _listeners(arguments: argparse.Namespace, estate: Inherited) -> list[socket.socket]:
     found: list[socket.socket] = []
     if not arguments.listen:
-        found = estate.claim("systemd", listening.inherited)
+        found = estate.claim(SYSTEMD, listening.inherited)
     addresses = arguments.listen
     if not found and not addresses:
         if arguments.default_listen is None:
-            raise ConfigError(
-                "nothing to listen on", hint="name an address, or have systemd open the socket"
+            raise UsageError(
+                "there is no address to listen on",
+                hint="add --listen HOST:PORT, or have systemd open the socket",
             )
-        addresses = [arguments.default_listen]
+        addresses = [Address.to_listen(arguments.default_listen)]
     number = arguments.workers if arguments.reuse_port else 1
-    for text in dict.fromkeys(addresses):
-        host, port = shared.address(text)
+    for address in dict.fromkeys(addresses):
 
-        def listen(host: str = host, port: int = port) -> list[socket.socket]:
-            return _listen(host, port, number, reuse_port=arguments.reuse_port)
+        def listen(address: Address = address) -> list[socket.socket]:
+            return listening.listen_on(address, number=number, reuse_port=arguments.reuse_port)
 
-        found = found + estate.claim(text, listen)
+        found = found + estate.claim(str(address), listen)
     return found
-
-
-def _listen(host: str, port: int, number: int, *, reuse_port: bool) -> list[socket.socket]:
-    first = listening.listen(host, port, reuse_port=reuse_port)
-    found = [first]
-    try:
-        while len(found) < number:
-            own = first.getsockname()[1]  # where any port would do, that of the first
-            found.append(listening.listen(host, own, reuse_port=reuse_port))
-    except BaseException:
-        for sock in found:
-            sock.close()
-        raise
-    return found
-
-
-def _listen_for_metrics(text: str) -> socket.socket:
-    if text.startswith(_UNIX):
-        return listening.listen_at(Path(text.removeprefix(_UNIX)))
-    return listening.listen(*shared.address(text))

@@ -11,7 +11,7 @@ from tlsify.agent.wire import ClientRequest, ServerRequest
 from tlsify.cli.options import common as shared
 from tlsify.cli.options.client import choose
 from tlsify.connection.setup.dialing import closed_on_error
-from tlsify.errors import AgentError, ConfigError
+from tlsify.errors import AgentError, UsageError
 
 if TYPE_CHECKING:
     import argparse
@@ -55,11 +55,12 @@ def server_request(arguments: argparse.Namespace, policy: KtlsPolicy) -> ServerR
     """
     for flag in ("key", "cert_dir", "ocsp", "resumption"):
         if getattr(arguments, flag):
-            raise ConfigError(
-                f"--{flag.replace('_', '-')} is the agent's to know", hint="start the agent with it"
+            raise UsageError(
+                f"--{flag.replace('_', '-')} is a setting of the agent",
+                hint="start the agent with it",
             )
     if len(arguments.cert) > 1:
-        raise ConfigError("an agent shows one certificate", hint="give one --cert, or no --agent")
+        raise UsageError("an agent shows one certificate", hint="give one --cert, or no --agent")
     return ServerRequest(
         key_pair=str(arguments.cert[0]) if arguments.cert else None,
         client_trust=_path(arguments.client_ca),
@@ -71,7 +72,7 @@ def server_request(arguments: argparse.Namespace, policy: KtlsPolicy) -> ServerR
 
 def _common(arguments: argparse.Namespace, policy: KtlsPolicy) -> dict[str, Any]:
     if arguments.key_fd is not None:
-        raise ConfigError("an agent knows no --key-fd", hint="leave it out, or --agent")
+        raise UsageError("--key-fd cannot be used with --agent", hint="leave one of them out")
     return {
         "alpn": tuple(arguments.alpn),
         "versions": tuple(sorted(shared.versions(arguments))),

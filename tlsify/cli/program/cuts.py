@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from tlsify.addresses import Address
 from tlsify.errors import CUTS, ConnectionCut, TlsifyError, Truncated
 
 if TYPE_CHECKING:
@@ -42,4 +43,4 @@ def peer_of(sock: socket.socket) -> str:
         address = sock.getpeername()
     except OSError:
         return ""
-    return f"{address[0]} port {address[1]}" if isinstance(address, tuple) else ""
+    return str(Address(*address[:2])) if isinstance(address, tuple) else ""

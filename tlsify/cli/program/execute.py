@@ -75,7 +75,10 @@ def run(
             connection = open_connection()
             told = ucspi.encode(ucspi.variables(connection))
             message = _LENGTH.pack(len(told)) + told
-            _serve(connection.handoff, theirs, message, closing, aware=aware)
+            if aware:
+                _serve_aware(connection.handoff, theirs, message)
+            else:
+                _keep(connection, theirs, message, closing)
         return ExitCode.OK
     theirs.close()
     kind = _take_descriptors(ours, places)
@@ -121,15 +124,9 @@ def find(name: str) -> str | ExitCode:
 # -- the child
 
 
-def _serve(
-    handoff: Handoff, channel: socket.socket, message: bytes, closing: ClosePolicy, *, aware: bool
-) -> None:
-    # From here on the connection is the program's, and so is what the user types. A program that is
-    # asked to end may have something to say yet: we end when it has.
-    ignore(THE_PROGRAMS)
-    if not aware:
-        _keep(handoff, channel, message, closing)
-    elif handoff.relay is not None:
+def _serve_aware(handoff: Handoff, channel: socket.socket, message: bytes) -> None:
+    ignore(THE_PROGRAMS)  # as in `_keep`
+    if handoff.relay is not None:
         handoff.relay.end_in_order()  # as the keeper has it: the program's end is one
         _send(channel, _KEPT + message, [handoff.sock.fileno()] * 2)
         handoff.sock.close()
@@ -139,8 +136,14 @@ def _serve(
         _give_away(handoff, channel, message)
 
 
-def _keep(handoff: Handoff, channel: socket.socket, message: bytes, closing: ClosePolicy) -> None:
-    keeper = Keeper(handoff, closing)
+def _keep(
+    connection: ucspi.Connection, channel: socket.socket, message: bytes, closing: ClosePolicy
+) -> None:
+    # From here on the connection is the program's, and so is what the user types. A program that is
+    # asked to end may have something to say yet: we end when it has.
+    ignore(THE_PROGRAMS)
+    handoff = connection.handoff
+    keeper = Keeper(handoff, closing, connection.traffic)
     parent = os.getppid()
     is_taken = _send(channel, _KEPT + message, [end.fileno() for end in keeper.ends])
     keeper.let_go()

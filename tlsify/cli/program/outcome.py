@@ -14,7 +14,7 @@ from tlsify.cli.options import common as shared
 from tlsify.cli.program.descriptors import check_unix_socket, let_go
 from tlsify.cli.program.ucspi import SERVER_PLACES
 from tlsify.config import ClosePolicy, KtlsMode, KtlsPolicy
-from tlsify.errors import ConfigError, ExitCode
+from tlsify.errors import ExitCode, UsageError
 from tlsify.system.interrupts import interrupting
 from tlsify.system.process import THE_PROGRAMS, StopRequests, fork_for, ignore, status_of
 from tlsify.system.sandbox import renounce
@@ -50,8 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     keeping.add_argument(
         "--aware",
         action="store_true",
-        help="the recipient implements docs/handoff.md and gets the kTLS socket itself; with "
-        "--fd alone the recipient is the caller, which keeps its descriptor",
+        help="the recipient implements the contract (tlsify help handoff) and gets the kTLS socket "
+        "itself; with --fd alone the recipient is the caller, which keeps its descriptor",
     )
     group.add_argument(
         "--session-fd",
@@ -81,23 +81,23 @@ def check(arguments: argparse.Namespace) -> None:
         ConfigError: they do not.
     """
     if arguments.program and arguments.send_fd is not None:
-        raise ConfigError("--send-fd and PROG exclude each other", hint="leave one of them out")
+        raise UsageError("--send-fd and PROG exclude each other", hint="leave one of them out")
     if arguments.aware and not _has_receiver(arguments):
-        raise ConfigError(
-            "--aware is a promise about whoever gets the connection",
+        raise UsageError(
+            "--aware describes the recipient of the connection, and there is none",
             hint="add -- PROG ARG..., --send-fd N or --fd N",
         )
     if arguments.session_fd is not None and (arguments.program or not arguments.aware):
-        raise ConfigError(
+        raise UsageError(
             "--session-fd is for --aware without PROG",
             hint="a program finds the state where TLSIFY_SESSION_FD says",
         )
     if arguments.idle is not None and (
         arguments.program or arguments.aware or arguments.send_fd is not None
     ):
-        raise ConfigError(
+        raise UsageError(
             "--idle is for stdin and stdout",
-            hint="leave it out; whoever has the connection knows how long it may be idle",
+            hint="leave it out: the recipient of the connection closes it when idle",
         )
     if arguments.send_fd is not None:
         check_unix_socket(arguments.send_fd)
@@ -122,9 +122,9 @@ def policy(arguments: argparse.Namespace, options: GlobalOptions) -> KtlsPolicy:
     if arguments.aware or wanted.mode is KtlsMode.OFF:
         return wanted
     if wanted.mode is KtlsMode.REQUIRE:
-        raise ConfigError(
-            "one descriptor of an offloaded connection is for those who keep to its contract",
-            hint="add --aware if the receiver does (docs/handoff.md), or drop --ktls=require",
+        raise UsageError(
+            "--ktls=require needs a recipient that implements the contract of its descriptor",
+            hint="add --aware if the receiver does (tlsify help handoff), or drop --ktls=require",
         )
     _log.debug("relayed: a receiver that knows nothing of records gets a single descriptor")
     return KtlsPolicy(KtlsMode.OFF)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from tlsify.cli import streams
 from tlsify.connection.stillness import Bounds, Stillness, Watch
 from tlsify.connection.stream import TLSSocket
+from tlsify.connection.traffic import Traffic
 from tlsify.errors import DeadlineExceeded, TlsifyError, Truncated
 from tlsify.metrics.counters import Event, count
 
@@ -45,6 +46,7 @@ def pump(  # noqa: PLR0913 - most are left alone
     is_server: bool,
     end: Callable[[TLSSocket], None] = half_close,
     idle: float | None = None,
+    traffic: Traffic | None = None,
 ) -> None:
     """Send what can be read from one descriptor, and write what is received to another.
 
@@ -63,6 +65,7 @@ def pump(  # noqa: PLR0913 - most are left alone
         end: what the end of ``source`` becomes instead.
         idle: seconds without a byte in either direction, after which the connection is ended, in
             good order if the peer has got all that was sent; None for any time.
+        traffic: counts what is carried.
 
     Raises:
         DeadlineExceeded: it was idle.
@@ -71,7 +74,7 @@ def pump(  # noqa: PLR0913 - most are left alone
         OSError: likewise, or one of the descriptors failed: ``filename`` tells which.
     """
     with TLSSocket(handoff, closing) as stream, contextlib.ExitStack() as stack:
-        sending = _Sending(stream, source, end)
+        sending = _Sending(stream, source, end, traffic or Traffic())
         sending.start()
         if idle is not None:
             idling = _Idling(stream, sending, Bounds(idle))
@@ -98,6 +101,7 @@ def _receive(stream: TLSSocket, sink: int, sending: _Sending, *, is_server: bool
     try:
         while data := stream.recv(_CHUNK):
             sending.moved += 1
+            sending.traffic.received += len(data)
             streams.write(sink, data)
     except BrokenPipeError as exc:
         if is_server and exc.filename is not None:
@@ -118,13 +122,17 @@ class _Sending(threading.Thread):
         failure: why not, where the receiving side cannot find that out by itself.
         over: whether there is nothing to wait for any more.
         moved: how often something has come or gone.
+        traffic: counts the same in bytes.
     """
 
-    def __init__(self, stream: TLSSocket, source: int, end: Callable[[TLSSocket], None]) -> None:
+    def __init__(
+        self, stream: TLSSocket, source: int, end: Callable[[TLSSocket], None], traffic: Traffic
+    ) -> None:
         super().__init__(daemon=True)
         self._stream = stream
         self._source = source
         self._end = end
+        self.traffic = traffic
         self.is_complete = False
         self.failure: TlsifyError | OSError | None = None
         self.over = threading.Event()
@@ -149,6 +157,7 @@ class _Sending(threading.Thread):
                 self.is_sending = True
                 self._stream.sendall(data)
                 self.moved += 1
+                self.traffic.sent += len(data)
                 self.is_sending = False
             self._end(self._stream)
         except (TlsifyError, OSError) as exc:

@@ -6,7 +6,7 @@ import logging
 import os
 from typing import TYPE_CHECKING, NamedTuple
 
-from tlsify.cli.messages import printable
+from tlsify.logs.text import printable
 from tlsify.system import service_manager
 
 if TYPE_CHECKING:
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from tlsify.connection.handoff import Handoff
+    from tlsify.connection.traffic import Traffic
 
 _log = logging.getLogger("tlsify")
 # Where a client's and a server's program finds the connection (cr.yp.to/proto/ucspi.txt).
@@ -36,11 +37,19 @@ _SET_OF_EACH_SIDE = ("TCPLOCAL", "TCPREMOTE", "SSLLOCAL", "SSLREMOTE")
 
 
 class Connection(NamedTuple):
-    """A hand-off, and both ends of the TCP connection below it, as ``getsockname`` gives them."""
+    """A hand-off, and the TCP connection below it.
+
+    Attributes:
+        handoff: the connection.
+        local: our end, as ``getsockname`` gives it.
+        remote: the peer's, likewise.
+        traffic: counts what is carried, where somebody wants to know.
+    """
 
     handoff: Handoff
     local: object
     remote: object
+    traffic: Traffic | None = None
 
 
 def open_connection(

@@ -75,7 +75,14 @@ def run(
             if order == _START_AND_TELL:
                 streams.write(asked.fileno(), ucspi.encode(ucspi.variables(connection)))
             try:
-                pump(connection.handoff, closing, draining, feeding, is_server=True)
+                pump(
+                    connection.handoff,
+                    closing,
+                    draining,
+                    feeding,
+                    is_server=True,
+                    traffic=connection.traffic,
+                )
             except BrokenPipeError as exc:
                 if exc.filename is None:
                     raise

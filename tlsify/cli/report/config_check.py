@@ -13,7 +13,7 @@ from tlsify.config import KtlsMode
 from tlsify.connection import establish
 from tlsify.connection.setup.eligibility import host_refusal
 from tlsify.credentials.key_files import amiss
-from tlsify.errors import ConfigError, ExitCode
+from tlsify.errors import ExitCode, UsageError
 from tlsify.status.host import Finding
 
 if TYPE_CHECKING:
@@ -43,9 +43,9 @@ def examine(path: Path) -> tuple[ExitCode, list[Finding]]:
     given = parser.read_words(verb, rest)
     look: Examine | None = getattr(import_module(f"tlsify.cli.{verb}"), "examine", None)
     if look is None:
-        raise ConfigError(
-            f"{path}: nothing of {verb} can be checked",
-            hint="check what serve, forward or listen have",
+        raise UsageError(
+            f"{path}: no check for {verb}",
+            hint="check configurations of serve, forward or listen",
         )
     config, policy = look(given), shared.policy(options)
     establish.prepare(config, policy)

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from tlsify import __version__
-from tlsify.cli.messages import printable
+from tlsify.logs.text import printable
 from tlsify.status.sockets import IN_USE
 
 if TYPE_CHECKING:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from tlsify.cli.messages import printable
 from tlsify.codepoints import Aead, ProtocolVersion
+from tlsify.logs.text import printable
 
 if TYPE_CHECKING:
     import os

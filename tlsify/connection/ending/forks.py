@@ -23,9 +23,9 @@ _MOMENT = 0.2  # seconds
 _PF_FORKNOEXEC = 0x40
 _FLAGS = 9 - 3  # in /proc/PID/stat, behind the name (proc_pid_stat(5))
 
-# How many forks this process has seen, on either side of them.
+# Forks that this process has seen, as parent or as child.
 seen = 0
-# Whether this process was forked, and goes on as what it was, and which sockets it was born with.
+# Whether this process was forked without a new program, and the sockets that it has inherited.
 is_child = False
 _inherited: frozenset[int] = frozenset()
 
@@ -58,7 +58,7 @@ def _inodes() -> Iterator[int]:
 
 
 def is_short_lived(sock: socket.socket, *, is_client: bool) -> bool:
-    """Return whether this process was forked for a connection, and ends with it, as far as one can.
+    """Return whether this process was probably forked for a connection, and ends with it.
 
     Such a process often ends by ``os._exit``, which waits for no thread. It has inherited the
     connection, or has opened it; a forked process that has accepted it goes on to accept others.
@@ -75,7 +75,7 @@ class Share:
     """One process's share in a connection.
 
     Attributes:
-        used: forks seen when the connection was last read from or written to here.
+        used: value of `seen` when this process last read from or wrote to the connection.
     """
 
     __slots__ = ("_made", "used")
@@ -90,16 +90,16 @@ class Share:
         return self._made != seen
 
     def is_last_or_serving(self, sock: socket.socket) -> bool:
-        """Return whether to close this process's copy is to end the connection.
+        """Return whether closing this process's copy ends the connection.
 
-        It is for who has used it since the last fork, and for whoever is the last to have it.
-        accept, fork, close: the parent has done neither.
+        It does for a process that has used it since the last fork, and for its last holder. Neither
+        holds for the parent in a server's accept, fork, close.
         """
         return not self.is_shared or self.used == seen or not is_held_elsewhere(inode(sock))
 
 
 def inode(sock: socket.socket) -> int:
-    """Return what all descriptors of a socket have in common."""
+    """Return a socket's inode, which all its descriptors share."""
     return os.fstat(sock.fileno()).st_ino
 
 
@@ -112,10 +112,10 @@ def address(ask: Callable[[], Any]) -> Any:
 
 
 def known(found: Any) -> Any:
-    """Return what `address` has given, as a socket would.
+    """Return a result of `address`, or fail as a socket would.
 
     Raises:
-        OSError: ENOTCONN, the connection was broken already.
+        OSError: ENOTCONN, the connection was already broken.
     """
     if found is None:
         raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
@@ -125,8 +125,8 @@ def known(found: Any) -> Any:
 def is_held_elsewhere(inode: int) -> bool:
     """Return whether another process has a descriptor of a socket.
 
-    Of a relative that may not be looked into, which has become another user, that is assumed; and
-    of anybody where there is no /proc: a copy is closed then, as it is without tlsify.
+    A relative that cannot be inspected, since it has become another user, counts as a holder.
+    Without /proc every process does: closing then closes a copy, as it would without tlsify.
     """
     wanted = f"socket:[{inode}]"
     if not (_PROC / "self/fd").exists():
@@ -139,15 +139,15 @@ def is_held_elsewhere(inode: int) -> bool:
             _is_held_in(pid, wanted, is_relative=pid in relatives)
             for pid in (*sorted(relatives, reverse=True), *sorted(others))
         )
-    except OSError:  # no descriptor is to be had to look with
+    except OSError:  # no descriptor is available to look with
         return True
 
 
 def _is_held_in(pid: int, wanted: str, *, is_relative: bool) -> bool:
-    """Look into one process.
+    """Inspect one process.
 
     Raises:
-        OSError: that is not possible now.
+        OSError: no descriptor or memory is available.
     """
     try:
         return wanted in _open_in(pid)
@@ -160,7 +160,7 @@ def _is_held_in(pid: int, wanted: str, *, is_relative: bool) -> bool:
 
 
 class _Others:
-    """What all other processes hold, as it was a moment ago: many may ask at once."""
+    """Sockets of all other processes, as of a moment ago: many relays may ask at once."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -179,12 +179,12 @@ class _Others:
         with contextlib.suppress(OSError):
             for each in _PROC.iterdir():
                 if each.name.isdigit() and int(each.name) != os.getpid():
-                    with contextlib.suppress(OSError):  # it has ended, or is somebody else's
+                    with contextlib.suppress(OSError):  # it has ended, or is another user's
                         yield from _open_in(int(each.name))
 
 
 def is_left_to_others(inode: int) -> bool:
-    """Return whether a socket lives on when this process ends, as far as one can see."""
+    """Return whether a socket outlives this process, as far as /proc shows."""
     return _others.hold(inode)
 
 

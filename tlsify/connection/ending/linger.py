@@ -23,7 +23,7 @@ from tlsify.system import process
 
 _log = logging.getLogger("tlsify")
 
-# What is received at once of what nobody will read, and how often in a row.
+# Bytes of unwanted input that are received at once, and how often in a row.
 _SCRATCH = 2**16
 _TURNS = 16
 _THREAD = "tlsify-linger"
@@ -33,11 +33,11 @@ class Receiver(Protocol):
     """Interface that receives and discards input at the end of a connection."""
 
     def discard(self, scratch: memoryview) -> int:
-        """Receive some without waiting; return 0 when no more can come.
+        """Receive some input without waiting; return 0 at its end.
 
         Raises:
-            BlockingIOError: nothing is there.
-            TlsifyError: what comes cannot be received any more.
+            BlockingIOError: no input is there.
+            TlsifyError: input can no longer be received.
             OSError: likewise.
         """
 
@@ -46,11 +46,11 @@ class Receiver(Protocol):
 
 
 class Ending:
-    """A connection that ends: close_notify if it is still to be sent, FIN, and what comes by then.
+    """A connection that ends: close_notify if it is still to be sent, FIN, and input until then.
 
-    Closing a socket in front of what has come, or before it comes, makes TCP reset it, and lose
-    what the peer has not received yet. So what comes is received, and judged, until the peer's TCP
-    has acknowledged everything, or has ended its direction, too.
+    Closing a socket with unread input, or before input arrives, makes TCP reset the connection and
+    lose data that the peer has not received. So input is received, and checked, until the peer's
+    TCP has acknowledged all data, or has ended its direction, too.
     """
 
     def __init__(
@@ -64,8 +64,8 @@ class Ending:
         Args:
             sock: the connection; closed at the end.
             alert: close_notify, if it is still to be sent.
-            receiver: receives what comes; None leaves that to somebody else, and the socket goes as
-                soon as FIN is on its way.
+            receiver: receives input; None leaves that to another descriptor's owner, and the socket
+                is closed as soon as FIN is on its way.
         """
         self.sock = sock
         self._alert = alert
@@ -73,14 +73,14 @@ class Ending:
         self._receives = receiver is not None
         self._has_shut_down = False
         self._patience = Patience(sock)
-        self._lock = threading.RLock()  # a finalizer may put off what is being looked at
+        self._lock = threading.RLock()  # a finalizer may run in the midst of a step
         self._done = threading.Event()
         self._pause = 0.0
 
     def interest(self) -> Interest:
-        """Return what it waits for: edges only, and a time.
+        """Return its events, edge-triggered, and a time.
 
-        Before Linux 6.5 part of a record would wake it again and again.
+        Before Linux 6.5 part of a record would wake a level-triggered poller again and again.
         """
         writes = select.EPOLLOUT if self._alert else 0
         reads = select.EPOLLIN if self._receives else 0
@@ -146,7 +146,7 @@ class Ending:
         if self._alert is None or is_over:
             if not self._has_shut_down:
                 self._shut_down()
-            # Whoever can receive no more, but has something to receive, has only the answer left.
+            # With unread input that cannot be received, only the peer's acknowledgement is left.
             if is_over or self._receiver is None or not unacknowledged(self.sock):
                 return True
             if not self._receives and not unread(self.sock):
@@ -189,9 +189,9 @@ def _scratch() -> memoryview:
 def has_room(sock: socket.socket) -> bool:
     """Return whether a control record can be sent at once, and FIN after it.
 
-    Without room MSG_DONTWAIT would do harm. Whoever waits for some has the kernel's lock on the
-    sending side, for which it waits too. And a record that fits only in part is accepted and
-    kept; a FIN comes before it (net/tls/tls_sw.c tls_sw_sendmsg, tls_tx_records).
+    Without room MSG_DONTWAIT would do harm. A sender that waits for room holds the kernel's lock on
+    the sending side, and MSG_DONTWAIT waits for that lock. And a record that fits only in part is
+    accepted and kept; a FIN comes before it (net/tls/tls_sw.c tls_sw_sendmsg, tls_tx_records).
     """
     poller = select.poll()
     poller.register(sock, select.POLLOUT)
@@ -199,7 +199,7 @@ def has_room(sock: socket.socket) -> bool:
 
 
 def is_owed(sock: socket.socket) -> bool:
-    """Return whether closing now might cost the peer something, or has to be waited with."""
+    """Return whether closing now might lose data for the peer, or has to wait."""
     try:
         return bool(unacknowledged(sock) or unread(sock))
     except OSError:  # no connection any more
@@ -207,10 +207,10 @@ def is_owed(sock: socket.socket) -> bool:
 
 
 class _Lingerer(EventThread[Ending]):
-    """The thread for all connections that end slowly; it does without descriptors, if it has to."""
+    """The thread for all connections that end slowly; it also works without descriptors."""
 
     def _open(self) -> None:
-        """Get what wakes the thread; where no descriptors are to be had for it, time has to."""
+        """Open the descriptors that wake the thread; without any, it looks at intervals."""
         with contextlib.suppress(OSError):
             super()._open()
 
@@ -219,18 +219,18 @@ class _Lingerer(EventThread[Ending]):
             super().add(task)
         except (RuntimeError, MemoryError) as exc:
             self._fail([*self._taken(), task], exc)
-            if not threading.main_thread().is_alive():  # there will be no thread any more
+            if not threading.main_thread().is_alive():  # no further thread can start
                 self.finish()
 
     def _fail(self, left: list[Ending], exc: BaseException) -> None:
-        """Leave connections to the next call, which may never come: no peer has to wait for it.
+        """Leave connections to the next call, which may never come; no peer has to wait for it.
 
-        What has been sent arrives, and FIN behind it.
+        Sent data arrives, and FIN behind it.
         """
         for ending in left:
             ending.hurry(exc)
             is_over = False
-            with contextlib.suppress(Exception):  # it may be what has ended the thread
+            with contextlib.suppress(Exception):  # perhaps the one that has ended the thread
                 is_over = ending.turn()
             if is_over:
                 ending.close()
@@ -239,7 +239,7 @@ class _Lingerer(EventThread[Ending]):
                     self._leave(ending)
 
     def finish(self) -> None:
-        """At the interpreter's end, where no thread begins any more: see to the rest here."""
+        """Serve the rest in this thread, at the interpreter's end, when no thread can start."""
         with self._lock:
             if self.is_running or not self._new:
                 return
@@ -252,10 +252,10 @@ os.register_at_fork(after_in_child=_lingerer.forget)
 
 
 def finish(ending: Ending) -> None:
-    """End a connection as soon as its peer lets us, in the background.
+    """End a connection in the background, as soon as its peer has received all data.
 
-    A peer that takes nothing of what it is owed within `patience.PATIENCE` seconds gets FIN alone,
-    and sees truncation.
+    A peer that reads nothing of it within `patience.PATIENCE` seconds gets FIN alone, and sees
+    truncation.
     """
     if ending.turn():
         ending.close()

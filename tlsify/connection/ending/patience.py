@@ -11,11 +11,11 @@ import termios
 import time
 from typing import NamedTuple
 
-# How long a peer that is there may take nothing of what is queued for it.
+# Seconds for which a live peer may read nothing of the data queued for it.
 PATIENCE = 30.0
-# Set where a process has to end within a given time (`hurry`): seconds, whoever is silent.
+# Seconds within which this process has to end (`hurry`), even on a silent path; None for no limit.
 _at_most: float | None = None
-# Between two looks, which double: TCP tells nobody when an acknowledgement has come.
+# Seconds between two checks, which double: TCP does not announce acknowledgements.
 _FIRST_LOOK, _LAST_LOOK = 0.004, 1.0
 
 # struct tcp_info of include/uapi/linux/tcp.h, as far as tcpi_bytes_acked and tcpi_bytes_received
@@ -29,9 +29,9 @@ class Progress(NamedTuple):
 
     Attributes:
         state: of include/net/tcp_states.h.
-        acknowledged: bytes that the peer has, ever.
-        path_is_silent: whether what was sent is being sent again and again, with no answer at all.
-        received: bytes that have come from it and were acknowledged, ever.
+        acknowledged: bytes that the peer has received, in total.
+        path_is_silent: whether TCP is retransmitting, with no answer at all.
+        received: bytes received from the peer and acknowledged, in total.
     """
 
     state: int
@@ -86,12 +86,12 @@ def has_died(sock: socket.socket) -> bool:
 
 
 def unacknowledged(sock: socket.socket) -> int:
-    """Return how many bytes the peer does not have yet, with any FIN (tcp(7), unix(7) SIOCOUTQ)."""
+    """Return the bytes, FIN included, that the peer has yet to receive (SIOCOUTQ of tcp(7))."""
     return _count(sock, termios.TIOCOUTQ)
 
 
 def unacknowledged_by_tcp(sock: socket.socket) -> int:
-    """Return how many bytes the peer's TCP does not have yet; none, if there is no TCP."""
+    """Return the bytes that the peer's TCP has yet to receive; 0 without TCP."""
     return 0 if progress_if_tcp(sock) is None else unacknowledged(sock)
 
 
@@ -101,7 +101,7 @@ def unread(sock: socket.socket) -> int:
 
 
 def received(sock: socket.socket) -> int:
-    """Return how many bytes have come on a TCP connection, ever, and were acknowledged."""
+    """Return the number of bytes received on a TCP connection and acknowledged, in total."""
     return tcp_progress(sock).received
 
 
@@ -114,7 +114,7 @@ class Death:
     """Error that ended a connection, which the kernel reports only once.
 
     Which error it is depends on the network: ECONNRESET, ETIMEDOUT, EHOSTUNREACH, ... The kernel
-    takes whatever is sent afterwards on a kTLS socket, and drops it.
+    accepts later data on a kTLS socket, and drops it.
 
     Attributes:
         number: the errno; 0 as long as it lives.
@@ -139,17 +139,17 @@ class Death:
 def hurry(seconds: float) -> None:
     """Limit all later waits without progress in this process to some seconds.
 
-    For who is killed if he does not end in time: silence of the path counts, too.
+    For a process that is killed unless it ends in time: silence of the path counts, too.
     """
     global _at_most  # noqa: PLW0603 - it is the process's
     _at_most = seconds
 
 
 class Patience:
-    """Waits with a peer that is owed something: as long as it takes some, or TCP tries.
+    """Time limit for a peer that has data to read: it is renewed by progress, or while TCP tries.
 
-    Silence of the path is TCP's to give up (tcp(7) tcp_retries2): an outage that TCP outlives
-    loses nothing. A peer that answers and takes nothing has `PATIENCE` seconds.
+    A silent path is TCP's to give up (tcp(7) tcp_retries2): an outage that TCP outlives loses no
+    data. A peer that answers and reads nothing has `PATIENCE` seconds.
     """
 
     def __init__(self, sock: socket.socket, seconds: float | None = None) -> None:
@@ -166,7 +166,7 @@ class Patience:
         self._pause = _FIRST_LOOK
 
     def is_over(self) -> bool:
-        """Look how it goes; true once it has gone on long enough without anything, or is dead."""
+        """Check the progress; return whether the time is over, or the connection is dead."""
         now = time.monotonic()
         try:
             taken, path_is_silent = self._look()
@@ -178,20 +178,20 @@ class Patience:
         return now - self._since >= seconds
 
     def _look(self) -> tuple[int, bool]:
-        """Return a number that grows as the peer takes what it is owed, and if the path is silent.
+        """Return a number that grows as the peer reads, and whether the path is silent.
 
         Raises:
-            OSError: nobody will take anything any more.
+            OSError: the connection is dead.
         """
         try:
             progress = tcp_progress(self._sock)
-        except OSError:  # a UNIX domain socket, say, or no memory: it knows what waits in it
+        except OSError:  # a UNIX domain socket, say, or no memory: its queue can still be asked
             return -unacknowledged(self._sock), False
         if progress.state == _CLOSE:  # a reset, say
             raise OSError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
         return progress.acknowledged, progress.path_is_silent
 
     def pause(self) -> float:
-        """Return the seconds until the next look, at most."""
+        """Return the seconds until the next check, at most."""
         pause, self._pause = self._pause, min(2 * self._pause, _LAST_LOOK)
         return pause

@@ -15,19 +15,19 @@ from tlsify.tls.tunnel import ROOM_BEYOND
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# What one read takes: much, since it costs a turn, and no more than stays in a processor's cache.
+# Bytes of one read: many, since each read costs a turn, but no more than a processor's cache holds.
 READ_SIZE = 2**18
 ROOM_SIZE = READ_SIZE + ROOM_BEYOND
-# Rooms that are kept for the next turn, whoever's it is.
+# Rooms that are kept for later turns, of any connection.
 SPARE_ROOMS = 8
 
 
 class Flow(Enum):
-    """One direction: taken in, no longer taken in but not yet all passed on, over."""
+    """State of one direction."""
 
     READING = "reading"
-    DISCARDING = "discarding"  # taken in, for nobody: only how it ends is of interest
-    DRAINING = "draining"
+    DISCARDING = "discarding"  # received and dropped: only the end is of interest
+    DRAINING = "draining"  # no longer received, but not yet all passed on
     DONE = "done"
 
 
@@ -53,7 +53,7 @@ def end(sock: socket.socket, flow: Flow) -> Flow:
     """End a flow that has been drained, with a half-close.
 
     Raises:
-        OSError: nobody is there any more.
+        OSError: the other end is closed.
     """
     if flow is not Flow.DRAINING:
         return flow
@@ -79,11 +79,11 @@ def leave(room: RecordBuffer) -> None:
 
 
 class Load:
-    """Bytes on their way to one side. There is a room for them as long as there are any.
+    """Bytes on their way to one side, in a room that is held only while there are any.
 
     Attributes:
-        received: how many bytes have come in for it, ever.
-        taken: how many it has taken on, ever.
+        received: bytes received for this side, in total.
+        taken: bytes taken on, in total.
     """
 
     def __init__(self) -> None:
@@ -97,10 +97,10 @@ class Load:
     def receive(
         self, sock: socket.socket, translate: Callable[[memoryview, RecordBuffer], int]
     ) -> int:
-        """Take on what has come, translated, once there is nothing; return how many bytes it was.
+        """Receive and translate data into an empty load; return the number of bytes received.
 
         Raises:
-            BlockingIOError: nothing has come.
+            BlockingIOError: no data is there.
             OSError: the connection has died.
         """
         room = enter()
@@ -115,11 +115,11 @@ class Load:
 
     @property
     def sent(self) -> int:
-        """How many bytes have left it, ever."""
+        """Bytes sent on, in total."""
         return self.taken - len(self)
 
     def take_on(self, fill: Callable[[RecordBuffer], int]) -> None:
-        """Have some written, once there are none; the call is told where, and tells how many."""
+        """Fill an empty load: the call writes into a room, and returns the number of bytes."""
         room = enter()
         self._start, self._end = 0, fill(room)
         self.taken += self._end
@@ -133,7 +133,7 @@ class Load:
 
         Raises:
             BlockingIOError: the rest has to wait.
-            OSError: nobody is there any more.
+            OSError: the other end is closed.
         """
         while self._room is not None:
             piece = self._room.view[self._start : self._end]

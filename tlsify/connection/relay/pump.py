@@ -22,6 +22,7 @@ from tlsify.tls.explain import truncated
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from tlsify.tls.keyed_tunnel import KeyedTunnel
     from tlsify.tls.negotiated import Resumable
     from tlsify.tls.tunnel import Tunnel
 
@@ -38,14 +39,13 @@ class Relay:
 
     The program's end behaves as a kTLS socket does: it speaks plaintext, backpressure reaches the
     peer, ``shutdown(SHUT_WR)`` sends close_notify, and the end of the stream is the peer's.
-    Truncation, which a descriptor cannot express, is in ``failure``. A program's end that is merely
-    lost is no orderly end of its data, except after `end_in_order`.
+    Truncation is in ``failure``. A program's end that is merely lost is a cut (`end_in_order`).
     """
 
     def __init__(
         self,
         sock: socket.socket,
-        tunnel: Tunnel,
+        tunnel: Tunnel | KeyedTunnel,
         keep: Callable[[Resumable], None] | None = None,
     ) -> None:
         """Take over a connected socket and its tunnel; ``start`` begins to pump.
@@ -61,8 +61,7 @@ class Relay:
         self._network = sock
         self._tunnel = tunnel
         self._keep = keep
-        # Data that was written together leaves together. Waiting for more (Nagle) would add the
-        # peer's delayed acknowledgements to an answer that comes in two pieces.
+        # Nagle would add the peer's delayed acknowledgement to an answer in two pieces.
         self.set_option(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         # None for a connection that is already broken; the pump finds out why.
         self.local_address = forks.address(sock.getsockname)
@@ -74,7 +73,7 @@ class Relay:
         self.dies_with_process = forks.is_short_lived(sock, is_client=tunnel.is_client)
         self._network.settimeout(0)
         self._program.settimeout(0)
-        self._to_network, self._to_program = Load(), Load()
+        self.to_network, self._to_program = Load(), Load()  # `received`: from the program
         self._outbound = self._inbound = Flow.READING
         self._program_gone = self._half_closed = False
         self._asked: Callable[[], bool] = lambda: False
@@ -96,8 +95,7 @@ class Relay:
         """Begin to pump, in a thread; return the program's end, which the caller owns.
 
         Raises:
-            RuntimeError: there is no thread to be had; nothing is left open but the socket.
-            OSError: no descriptor or memory, likewise.
+            OSError, RuntimeError: no descriptor, memory or thread; only the socket is left open.
         """
         self._running.acquire()
         try:
@@ -111,8 +109,7 @@ class Relay:
 
     def join(self, timeout: float | None = None) -> bool:
         """Wait until the connection is over; return whether it is."""
-        is_over = self._running.acquire(timeout=-1 if timeout is None else timeout)
-        if is_over:
+        if is_over := self._running.acquire(timeout=-1 if timeout is None else timeout):
             self._running.release()
         return is_over
 
@@ -142,7 +139,7 @@ class Relay:
 
         Data in a UNIX domain socket counts as the peer's, as data that its TCP has received does.
         """
-        waiting = len(self._to_network)
+        waiting = len(self.to_network)
         with suppress(OSError, ValueError):  # closed at the end
             waiting += patience.unread(self._program)
             waiting += patience.unacknowledged_by_tcp(self._network)
@@ -154,7 +151,7 @@ class Relay:
         Raises:
             OSError: it is over.
         """
-        sent, received = self._to_network.sent, self._to_program.received
+        sent, received = self.to_network.sent, self._to_program.received
         has_ended = self._outbound is Flow.DONE and not self.is_settled
         ours = patience.Progress.told_by_carrier(sent, received, has_ended=has_ended)
         return patience.progress_if_tcp(self._network) or ours
@@ -167,7 +164,7 @@ class Relay:
         """Close both sides, and call the watcher."""
         try:
             with closing(self._network), closing(self._program):
-                self._tunnel.release()  # 40 KiB, whoever keeps this object
+                self._tunnel.release()  # 40 KiB, even while references to this object remain
         finally:
             self.is_over = True
             try:
@@ -205,7 +202,7 @@ class Relay:
         if self._tunnel.is_waiting:
             self._note(HandshakeError("the peer stopped in the midst of a handshake message"))
         elif not self.is_settled:
-            self._note(TimeoutError(errno.ETIMEDOUT, "the peer has not taken what was sent"))
+            self._note(TimeoutError(errno.ETIMEDOUT, "the peer has not read the sent data"))
 
     def interest(self) -> Interest:
         """Return the events that can be acted on.
@@ -221,9 +218,9 @@ class Relay:
             self._inbound in {Flow.READING, Flow.DISCARDING}
             and not self._to_program
             # A peer that requests new keys again and again has to read the answers.
-            and not (self._to_network and self._tunnel.waiting > _MAX_ANSWERS)
+            and not (self.to_network and self._tunnel.waiting > _MAX_ANSWERS)
         )
-        if network := mask(read=from_network, write=bool(self._to_network)):
+        if network := mask(read=from_network, write=bool(self.to_network)):
             events[self._network.fileno()] = network
         from_program = self._takes_from_program()
         if not self._program_gone and (from_program or self._inbound is not Flow.DONE):
@@ -236,8 +233,7 @@ class Relay:
         return Interest(events, _LOOK if interpreter.has_begun() else None)
 
     def _takes_from_program(self) -> bool:
-        reads = self._outbound is Flow.READING and not self._tunnel.is_waiting
-        return reads and not self._to_network
+        return self._outbound is Flow.READING and not (self._tunnel.is_waiting or self.to_network)
 
     def _patience_now(self) -> patience.Patience | None:
         """Return the patience with the peer, if the relay waits for the peer alone."""
@@ -283,7 +279,7 @@ class Relay:
 
     def _take_from_program(self) -> None:
         try:
-            size = self._to_network.receive(self._program, self._tunnel.send_into)
+            size = self.to_network.receive(self._program, self._tunnel.send_into)
         except BlockingIOError:
             return
         except OSError:
@@ -355,10 +351,10 @@ class Relay:
     def _flush(self) -> None:
         try:
             while self._outbound is not Flow.DONE:
-                self._to_network.send(self._network)
+                self.to_network.send(self._network)
                 # Beside data, an alert or the answer to a KeyUpdate.
-                self._to_network.take_on(self._tunnel.output_into)
-                if not self._to_network:
+                self.to_network.take_on(self._tunnel.output_into)
+                if not self.to_network:
                     if not self._tunnel.is_waiting:
                         self._outbound = end(self._network, self._outbound)
                     break
@@ -366,7 +362,7 @@ class Relay:
             pass
         except OSError as exc:
             self._send_error = exc
-            self._to_network.drop()
+            self.to_network.drop()
             self._tunnel.drop()
             self._outbound = Flow.DONE
         if self._program_gone and self._outbound is Flow.DONE:

@@ -1,4 +1,4 @@
-"""The threads that run relays: few, and each runs as many as there are."""
+"""The threads that run relays: a few, each for many connections."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import os
 
 from tlsify.connection.event_thread import EventThread, Task
 
-# A second thread pays where OpenSSL can compute in it meanwhile: the interpreter's lock is one.
+# A second thread pays only while OpenSSL computes in it, without the interpreter's lock.
 _MOST = max(1, min(4, len(os.sched_getaffinity(0)) // 2))
 
 _threads = [EventThread[Task]("tlsify-relay") for _ in range(_MOST)]
 
 
 def run(relay: Task) -> None:
-    """Have a thread run a relay: the one with the fewest.
+    """Run a relay in the thread with the fewest.
 
     Raises:
-        OSError: there is no descriptor or memory for the first thread's waiting.
-        RuntimeError: there is not one thread to be had.
+        OSError: no descriptor or memory is available for the first thread's poller.
+        RuntimeError: no thread is available.
     """
     best = min(_threads, key=len)
     try:

@@ -40,7 +40,7 @@ class Silence(TimeoutError):
 
     def __init__(self, *, is_named: bool) -> None:
         """Store whether the name server or the host was silent."""
-        super().__init__("it does not answer" if is_named else "its name is not looked up")
+        super().__init__("it does not answer" if is_named else "its name server does not answer")
         self.is_named = is_named
 
 
@@ -54,6 +54,29 @@ class Wait(NamedTuple):
 
     socks: Sequence[socket.socket]
     seconds: float | None
+
+
+def connect_here(path: str, timeout: float) -> socket.socket:
+    """Connect to a socket of this host; a first "@" in its path stands for NUL.
+
+    Returns:
+        A blocking socket.
+
+    Raises:
+        Silence: its queue stays full for so many seconds.
+        OSError: there is no listener.
+    """
+    sock = socket.socket(socket.AF_UNIX)
+    try:
+        sock.settimeout(timeout)
+        sock.connect("\0" + path[1:] if path.startswith("@") else path)
+        sock.settimeout(None)
+    except BaseException as exc:
+        sock.close()
+        if isinstance(exc, TimeoutError):
+            raise Silence(is_named=True) from exc
+        raise
+    return sock
 
 
 def connect(host: str, port: int, timeout: float) -> socket.socket:

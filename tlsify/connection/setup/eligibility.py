@@ -27,14 +27,28 @@ def capabilities() -> Capabilities:
     return probe.capabilities()
 
 
-def host_refusal(policy: KtlsPolicy) -> KtlsUnavailable | None:
-    """Return why no connection would be offloaded here; None if they would be."""
+def policy_refusal(policy: KtlsPolicy) -> KtlsUnavailable | None:
+    """Return why no connection is to be offloaded; None if they are."""
     if policy.mode is KtlsMode.OFF:
-        return _refusal(
-            "policy-off", "kernel TLS was not wanted", "leave out --ktls=off, or KtlsMode.OFF"
-        )
+        return _refusal("policy-off", "kernel TLS is off by choice", "leave out --ktls=off")
     if os.environ.get(KILL_SWITCH) == "off":
         return _refusal("switched-off", f"{KILL_SWITCH}=off", "unset that variable")
+    return None
+
+
+def memory_refusal(policy: KtlsPolicy) -> KtlsUnavailable:
+    """Return why a connection without a socket is not offloaded."""
+    return policy_refusal(policy) or _refusal(
+        "in-memory",
+        "an event loop or a library does TLS in memory, without a socket for the kernel",
+        "on asyncio, run the program on tlsify.aio.EventLoop; anyio and trio always use memory",
+    )
+
+
+def host_refusal(policy: KtlsPolicy) -> KtlsUnavailable | None:
+    """Return why no connection would be offloaded here; None if they would be."""
+    if (refusal := policy_refusal(policy)) is not None:
+        return refusal
     found = capabilities()
     if found.refusal is not None:
         number, code, sentence, hint = found.refusal

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import socket
 
-# Of a peer that has said nothing for so many seconds TCP asks whether it is there, and once more
-# after so many others. As many questions without an answer are the end: ETIMEDOUT, in two minutes.
+# After 60 seconds of silence TCP probes the peer, and again every 15 seconds. Four probes without
+# an answer end the connection: ETIMEDOUT, in two minutes.
 IDLE, INTERVAL, COUNT = 60, 15, 4
 
 
 def keep_alive(sock: socket.socket) -> None:
     """Enable keepalive: TCP probes a silent peer, and ends the connection without an answer.
 
-    It asks where nothing is under way. What is under way TCP sends again and again, for as long as
-    it tries (tcp(7) tcp_retries2), since what a send has accepted goes out when an outage ends.
-    TCP_USER_TIMEOUT would cut that short. It would end connections whose peers read slowly, too.
+    It probes only while no data is outstanding. Outstanding data TCP retransmits for as long as it
+    tries (tcp(7) tcp_retries2), so accepted data still arrives after an outage. TCP_USER_TIMEOUT
+    would cut that short, and would also end connections whose peers read slowly.
 
     Args:
         sock: any. A socket that already has keepalive, is not TCP's, or has ended, stays unchanged.

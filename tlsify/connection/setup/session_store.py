@@ -12,8 +12,10 @@ import secrets
 import stat
 import time
 from dataclasses import astuple, dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, Self
 
+from tlsify.connection.setup import session_writer
 from tlsify.credentials.parse import encoded
 from tlsify.errors import ConfigError
 from tlsify.system.modes import make_private, own_alone
@@ -28,19 +30,20 @@ if TYPE_CHECKING:
     from tlsify.tls.negotiated import Resumable
     from tlsify.tls.ticket_reader import TicketReader
 
-# Sessions kept for one origin, and in the whole folder; of more, the oldest go.
+# Sessions kept for one origin, and in the whole folder; the oldest are removed first.
 PER_ORIGIN = 8
 IN_FOLDER = 1024
-# What one full handshake is good for, in seconds: each resumption brings new tickets, and without
-# an end nobody would ever verify the peer again (RFC 8446 4.6.1).
+# Seconds for which sessions may follow one full handshake: each resumption brings new tickets, and
+# without a limit the peer would never be verified again (RFC 8446 4.6.1).
 RENEWABLE = 604800
 _MAX_SIZE = 2**18  # a ticket of 2**16 bytes and the peer's certificate, with room to spare
-_ABANDONED = 60.0  # seconds after which a file that is being written is nobody's any more
+_ABANDONED = 60.0  # seconds after which a file that is being written has lost its writer
+_MOMENT = 1.0  # seconds for this process's own sessions to reach the folder
 
 _MAGIC = b"tlsify session 1\n"
 _DIGEST_LENGTH, _TIME_LENGTH = 32, 8
-# Origin, time of writing in nanoseconds, expiry in seconds, something random. Files of other names
-# are none of ours: the folder may hold more than sessions.
+# Origin, time of writing in nanoseconds, expiry in seconds, random bits. Files of other names are
+# not touched: the folder may hold more than sessions.
 _NAME = re.compile(
     r"(?P<origin>[0-9a-f]{64})-(?P<written>[0-9a-f]{16})-(?P<expires>[0-9a-f]{16})-[0-9a-f]{16}"
     r"\.(?P<kind>session|partial)"
@@ -50,7 +53,7 @@ _log = logging.getLogger("tlsify")
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Origin of a session: a resumed handshake verifies no path, so all of it must match.
+    """Origin of a session: a resumed handshake verifies no path, so every field must match.
 
     Attributes:
         host: name sent as SNI, or the peer's address if none is.
@@ -63,7 +66,7 @@ class Origin:
         crls: digest of the revocation lists; empty if there are none.
         certificate: digest of the client's own certificate; empty if it has none.
         versions: protocol versions offered.
-        aeads: record protection offered. A server may insist on that of a TLS 1.2 session.
+        aeads: record protection offered. A server may insist on a TLS 1.2 session's own.
     """
 
     host: str
@@ -108,7 +111,7 @@ class Origin:
         )
 
     def digest(self) -> bytes:
-        """Return 32 bytes that any other origin has different ones of."""
+        """Return a 32-byte digest that identifies this origin."""
         return _digest(*map(_encode, astuple(self)))
 
 
@@ -119,12 +122,12 @@ def _trust(anchors: TrustAnchors) -> bytes:
 
 
 def _digest(*parts: bytes) -> bytes:
-    """Hash parts so that no other parts have the same hash: each with its length in front."""
+    """Hash parts, each with its length in front, so that no other parts have the same hash."""
     return hashlib.sha256(b"".join(len(p).to_bytes(8, "big") + p for p in parts)).digest()
 
 
 def _encode(value: object) -> bytes:
-    """Write a field of an origin; which kind it is, is fixed by its place."""
+    """Encode a field of an origin; its position implies its type."""
     if isinstance(value, tuple):
         return b"".join(len(p).to_bytes(8, "big") + p for p in map(_encode, value))
     return value if isinstance(value, bytes) else str(value).encode("utf-8", "surrogatepass")
@@ -135,8 +138,8 @@ class StoredSession(NamedTuple):
 
     Attributes:
         session: OpenSSL's DER of it.
-        expires: seconds since the epoch from which on it is of no use.
-        renewable: likewise, for whatever comes of a handshake that resumes it.
+        expires: end of its validity, in seconds since the epoch.
+        renewable: likewise, for all sessions of handshakes that resume it.
     """
 
     session: bytes
@@ -149,10 +152,9 @@ class StoredSession(NamedTuple):
 
 
 def encode(origin: bytes, kept: StoredSession) -> bytes:
-    """Write a file's content.
+    """Encode a file's content.
 
-    A damaged session that is offered nonetheless would have the server end the handshake, hence
-    the digest.
+    With a digest: a server may end the handshake if it is offered a damaged session.
     """
     times = (max(0, int(at)).to_bytes(_TIME_LENGTH, "big") for at in kept[1:])
     body = origin + b"".join(times) + kept.session
@@ -160,7 +162,7 @@ def encode(origin: bytes, kept: StoredSession) -> bytes:
 
 
 def decode(origin: bytes, content: bytes) -> StoredSession | None:
-    """Read a file's content; None if it is damaged, or another origin's."""
+    """Decode a file's content; return None if it is damaged, or another origin's."""
     body = content[len(_MAGIC) + _DIGEST_LENGTH :]
     session = body[_DIGEST_LENGTH + 2 * _TIME_LENGTH :]
     intact = content == _MAGIC + hashlib.sha256(body).digest() + body
@@ -174,17 +176,17 @@ def decode(origin: bytes, content: bytes) -> StoredSession | None:
 
 
 class SessionStore:
-    """A folder of the caller's own in which sessions wait for the connection to resume them.
+    """A private folder of sessions for later connections.
 
     Any number of processes may use it. Apart from the constructor nothing here raises: without a
     session there is a full handshake.
     """
 
     def __init__(self, path: Path) -> None:
-        """Use a folder, made if there is none.
+        """Use a folder; create it if it does not exist.
 
         Raises:
-            ConfigError: it cannot be made, or others could read or change what is in it.
+            ConfigError: it cannot be created, or other users could read or change its files.
         """
         self.path = path
         try:
@@ -199,10 +201,10 @@ class SessionStore:
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[int]:
-        """Open the folder; what is done in it is done in this very one, whatever its name becomes.
+        """Open the folder, so that all work is done in this one even if its name changes.
 
         Raises:
-            ConfigError: it is somebody else's, or open to others.
+            ConfigError: it is another user's, or open to other users.
             OSError: it cannot be opened.
         """
         folder = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -223,6 +225,7 @@ class SessionStore:
         It is removed first, so that it is never used twice (RFC 8446 C.4).
         """
         digest = origin.digest()
+        session_writer.wait(_MOMENT)
         try:
             with self._opened() as folder:
                 for entry in _sessions(folder, digest.hex()):
@@ -265,7 +268,7 @@ class SessionStore:
 
 @dataclass(slots=True, eq=False)
 class SessionSlot:
-    """One connection's dealings with the store."""
+    """One connection's session to resume, and its place in the store for new ones."""
 
     store: SessionStore
     _origin: Origin
@@ -277,20 +280,23 @@ class SessionSlot:
         return None if self._taken is None else self._taken.session
 
     def keep(self, found: Resumable) -> None:
-        """Store the connection's session, no longer than its last full handshake is valid."""
+        """Store the connection's session, no longer than its last full handshake is valid.
+
+        It is in the folder a moment later: the caller may be a thread that runs other connections.
+        """
         renewable = time.time() + RENEWABLE
         if found.resumed:
             renewable = 0.0 if self._taken is None else self._taken.renewable
         kept = StoredSession(found.session, min(found.expires, renewable), renewable)
-        self.store.keep(self._origin, kept)
+        session_writer.write(partial(self.store.keep, self._origin, kept))
 
 
 class SessionIntake:
-    """Keeps what comes of the tickets that a handed-off connection receives, in ``folder``."""
+    """Stores the sessions of tickets that a handed-off connection receives, in ``folder``."""
 
-    def __init__(self, harvest: TicketReader, slot: SessionSlot) -> None:
-        """Take a connection's harvest, and its place in the store."""
-        self._harvest = harvest
+    def __init__(self, reader: TicketReader, slot: SessionSlot) -> None:
+        """Take a connection's ticket reader, and its place in the store."""
+        self._reader = reader
         self._slot = slot
         self.folder = slot.store.path
 
@@ -300,23 +306,23 @@ class SessionIntake:
         Raises:
             PeerMisbehaved: it is malformed.
         """
-        found = self._harvest.add(message)
+        found = self._reader.add(message)
         if found is not None:
             self._slot.keep(found)
 
     def wipe(self) -> None:
         """Free the connection that reads tickets."""
-        self._harvest.wipe()
+        self._reader.wipe()
 
 
 def _entries(folder: int) -> list[re.Match[str]]:
-    """List the files that are ours, by their names taken apart, newest first."""
+    """Return the names of our files, parsed, newest first."""
     found = [entry for name in os.listdir(folder) if (entry := _NAME.fullmatch(name))]
     return sorted(found, key=lambda entry: entry["written"], reverse=True)
 
 
 def _is_of_the_future(entry: re.Match[str]) -> bool:
-    """Return whether the clock was ahead then: nothing that it said of the file's age is true."""
+    """Return whether the clock was ahead when the file was written, so its age is unknown."""
     return int(entry["written"], 16) > time.time_ns()
 
 
@@ -325,7 +331,7 @@ def _sessions(folder: int, origin: str) -> list[re.Match[str]]:
 
 
 def _remove(folder: int, name: str) -> bool:
-    """Remove a file; False if it was gone already, or cannot be removed."""
+    """Remove a file; return False if it was already gone, or cannot be removed."""
     try:
         os.unlink(name, dir_fd=folder)
     except OSError:
@@ -334,9 +340,9 @@ def _remove(folder: int, name: str) -> bool:
 
 
 def _take_file(folder: int, name: str, origin: bytes) -> StoredSession | None:
-    """Remove a file and read it; None if it is unusable, or another process was quicker."""
+    """Remove a file and read it; return None if it is unusable, or another process was quicker."""
     try:
-        # NONBLOCK, or a FIFO would have us wait for somebody to open its other end.
+        # NONBLOCK, or opening a FIFO would wait for its other end.
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         file = os.open(name, flags, dir_fd=folder)
     except OSError:

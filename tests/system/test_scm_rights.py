@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import array
 import os
-import resource
 import socket
 from typing import TYPE_CHECKING
 
@@ -13,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.doubles import check_descriptors, descriptors
+from tests.want import no_descriptors
 from tlsify.errors import AgentError
-from tlsify.passing import scm_rights
+from tlsify.system import scm_rights
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -104,17 +104,9 @@ def test_too_many(pair: Pair, count: int) -> None:
 
 def test_no_room_for_it(pair: Pair) -> None:
     """Where this process has no descriptor left, that is what is said, and the next one comes."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     scm_rights.send(pair[0], b"m", pair[0].fileno())
-    # The limit is on the number, and the lowest free one is what would be taken.
-    lowest = os.dup(pair[0].fileno())
-    os.close(lowest)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))
-    try:
-        with pytest.raises(AgentError, match="can open no more") as caught:
-            scm_rights.receive(pair[1], 100)
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    with no_descriptors(), pytest.raises(AgentError, match="can open no more") as caught:
+        scm_rights.receive(pair[1], 100)
     assert "ulimit" in str(caught.value.hint)
     scm_rights.send(pair[0], b"m", pair[0].fileno())
     _, number = scm_rights.receive(pair[1], 100)

@@ -21,7 +21,7 @@ def send(channel: socket.socket, message: bytes | bytearray, descriptor: int | N
 
     Args:
         channel: AF_UNIX and SOCK_SEQPACKET.
-        message: at least one byte: an empty one cannot be told from the end.
+        message: at least one byte: an empty one would look like the end.
         descriptor: stays open here.
 
     Raises:

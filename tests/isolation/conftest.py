@@ -1,0 +1,64 @@
+"""Key holders for tests."""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack, suppress
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.doubles import RELAY
+from tlsify.connection import establish
+from tlsify.isolation.custodian import Custody, Loaded, Task
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tlsify.config import KtlsPolicy, ServerConfig
+    from tlsify.isolation.remote_engine import IsolatedServer
+
+
+class Keys:
+    """A custodian, and what it has loaded."""
+
+    def __init__(self, load: Callable[[], ServerConfig], policy: KtlsPolicy, holders: int) -> None:
+        """Prepare; it begins with the first configuration."""
+
+        def loaded(previous: ServerConfig | None) -> Loaded:
+            config = load()
+            establish.prepare(config, policy, previous)
+            return Loaded(config, establish.choices(config, policy))
+
+        self.custody = Custody(Task(loaded, lambda _: None, holders))
+        self._stack = ExitStack()
+
+    def load(self) -> IsolatedServer:
+        """Have the configuration read."""
+        config = self.custody.load().config
+        self._stack.callback(config.rendezvous.leave)
+        return config
+
+    def close(self) -> None:
+        """Leave all, and wait until all of them have ended."""
+        self._stack.close()
+        self.custody.leave()
+        with suppress(ChildProcessError):
+            while True:
+                os.waitpid(-1, 0)
+
+
+@pytest.fixture
+def isolate() -> Iterator[Callable[..., Keys]]:
+    """Start custodians, which end with the test."""
+    made: list[Keys] = []
+
+    def start(
+        load: Callable[[], ServerConfig], policy: KtlsPolicy = RELAY, holders: int = 1
+    ) -> Keys:
+        made.append(Keys(load, policy, holders))
+        return made[-1]
+
+    yield start
+    for each in made:
+        each.close()

@@ -1,0 +1,176 @@
+"""Tests of custodian."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.conftest import issue
+from tests.doubles import RELAY, Endpoint, until
+from tlsify.config import ServerConfig
+from tlsify.connection.establish import accept, connect
+from tlsify.errors import ConfigError, TlsifyError, WorkerError
+from tlsify.isolation import custodian
+from tlsify.isolation.custodian import Custody, Isolated, Loaded, Task
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import trustme
+
+    from tests.doubles import Lab
+    from tests.isolation.conftest import Keys
+    from tlsify.isolation.remote_engine import IsolatedServer
+
+    Isolate = Callable[..., Keys]
+
+
+def children(pid: int) -> set[int]:
+    """Return the processes that a process has forked."""
+    return {int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
+
+
+def custodians() -> set[int]:
+    """Return those of this process."""
+    return {pid for pid in children(os.getpid()) if children(pid)}
+
+
+def works(lab: Lab, config: IsolatedServer) -> bool:
+    """Return whether a handshake goes well."""
+    client, _ = lab.configs()
+    ours, theirs = lab.tcp()
+    other = Endpoint(lambda: accept(theirs, config, RELAY))
+    try:
+        lab.keep(connect(ours, client, RELAY))
+    except (TlsifyError, OSError):
+        with pytest.raises((TlsifyError, OSError)):
+            other.result()
+        return False
+    lab.keep(other.result())
+    return True
+
+
+def test_what_is_known_outside(isolate: Isolate, authority: trustme.CA, tmp_path: Path) -> None:
+    """Names, times and settings, and no key."""
+    config = ServerConfig(
+        key_pair=issue(authority, "a.example"),
+        more_key_pairs=(issue(authority, "b.example"),),
+        alpn=(b"h2",),
+        timeout=7.5,
+        key_log=tmp_path / "log",
+    )
+    found = isolate(lambda: config).load()
+    assert [pair.names for pair in (found.key_pair, *found.more_key_pairs)] == [
+        ("a.example",),
+        ("b.example",),
+    ]
+    assert found.key_pair.chain == config.key_pair.chain
+    assert found.key_pair.not_after == config.key_pair.not_after
+    assert (found.alpn, found.timeout, found.key_log) == ((b"h2",), 7.5, config.key_log)
+    assert found.choices == (config.aeads,)
+    assert repr(found.key_pair) == repr(config.key_pair)
+
+
+def test_configuration_that_is_refused(isolate: Isolate, lab: Lab) -> None:
+    """The error is the custodian's; holders of the one before go on."""
+    _, config = lab.configs()
+    answers: list[Callable[[], ServerConfig]] = [lambda: config]
+
+    def load() -> ServerConfig:  # each call is one in the custodian, whose copy of the list this is
+        return answers.pop()() if answers else _refuse()
+
+    keys = isolate(load)
+    first = keys.load()
+    with pytest.raises(ConfigError, match="that key is none") as caught:
+        keys.load()
+    assert caught.value.hint == "take another"
+    assert works(lab, first)
+    assert keys.custody.deaths() == 0
+
+
+def _refuse() -> ServerConfig:
+    raise ConfigError("that key is none", hint="take another")
+
+
+def test_bug_while_keys_are_read(isolate: Isolate) -> None:
+    """It is told as one, and the custodian lives."""
+    keys = isolate(lambda: dict[str, ServerConfig]()["nothing"])
+    for _ in range(2):
+        with pytest.raises(TlsifyError, match="unexpected KeyError while keys were read"):
+            keys.load()
+    assert keys.custody.deaths() == 0
+
+
+def test_holder_that_dies(isolate: Isolate, lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is replaced, and new handshakes go on, with the same configuration."""
+    monkeypatch.setattr(custodian, "_PROMPT", 0.0)
+    _, config = lab.configs()
+    isolated = isolate(lambda: config).load()
+    (keeper,) = custodians()
+    (holder,) = children(keeper)
+    os.kill(holder, signal.SIGKILL)
+    until(lambda: children(keeper) - {holder})
+    assert works(lab, isolated)
+
+
+def test_custodian_that_dies(isolate: Isolate, lab: Lab) -> None:
+    """Its holders go on; the next load has another one."""
+    _, config = lab.configs()
+    keys = isolate(lambda: config, RELAY, 2)
+    first = keys.load()
+    (keeper,) = custodians()
+    os.kill(keeper, signal.SIGKILL)
+    os.waitpid(keeper, 0)
+    until(lambda: keys.custody.deaths() == 1)
+    assert works(lab, first)
+    second = keys.load()
+    assert keys.custody.deaths() == 1
+    assert works(lab, second)
+    assert custodians() - {keeper}
+
+
+def test_custodian_that_cannot_start(isolate: Isolate, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error says so; it is tried again the next time."""
+
+    def fail(*_: object) -> None:
+        raise ValueError("planted")
+
+    monkeypatch.setattr(custodian, "_allow_descriptors", fail)
+    keys = isolate(lambda: None)
+    with pytest.raises(WorkerError, match="the process that reads the keys has ended"):
+        keys.load()
+    assert keys.custody.deaths() == 1
+
+
+def test_ends(lab: Lab) -> None:
+    """A signal to all of the server's processes ends none; that nobody is left does."""
+    _, config = lab.configs()
+    custody = Custody(Task(lambda _: Loaded(config, (config.aeads,)), lambda _: None, 2))
+    found: Isolated = custody.load()
+    (keeper,) = custodians()
+    for pid in (keeper, *children(keeper)):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            os.kill(pid, number)
+    assert works(lab, found.config)
+    custody.leave()
+    custody.leave()
+    found.config.rendezvous.leave()
+    assert os.waitpid(keeper, 0)[1] == 0
+
+
+def test_descriptors_that_are_let_go(isolate: Isolate, lab: Lab) -> None:
+    """Neither custodian nor holder keeps what the server has open, such as its sockets."""
+    _, config = lab.configs()
+    listener, _ = lab.tcp()
+    inode = os.stat(listener.fileno()).st_ino
+    keys = isolate(lambda: config)
+    keys.load()
+    (keeper,) = custodians()
+    (holder,) = children(keeper)
+    for pid in (keeper, holder):
+        for each in Path(f"/proc/{pid}/fd").iterdir():
+            assert f"socket:[{inode}]" != os.readlink(each)

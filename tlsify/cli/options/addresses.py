@@ -1,0 +1,60 @@
+"""Addresses among the words of a verb: operands in one word or two, --listen, paths."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeVar
+
+from tlsify.addresses import Address
+from tlsify.errors import ConfigError, UsageError
+from tlsify.names import is_ip_address
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable
+
+T = TypeVar("T")
+
+
+def address(host: str, port: str | None, parse: Callable[[str], Address]) -> Address:
+    """Parse an address in one word, or in two, as nc and tcpserver have it.
+
+    Raises:
+        UsageError: it is none.
+    """
+    is_bare = ":" in host and is_ip_address(host)
+    if port is not None and ":" in host and not is_bare and "://" not in host and host[-1] != "]":
+        raise UsageError(
+            f'"{port}" is one word too many', hint=f'put "--" in front of a program: -- {port}'
+        )
+    text = host if port is None else f"[{host}]:{port}" if is_bare else f"{host}:{port}"
+    return reading(parse, text)
+
+
+def reading(parse: Callable[[str], T], word: str) -> T:
+    """Parse an operand.
+
+    Raises:
+        UsageError: it cannot be.
+    """
+    try:
+        return parse(word)
+    except ConfigError as exc:
+        raise UsageError(str(exc), hint=exc.hint) from exc
+
+
+def add_listen(parser: argparse.ArgumentParser | argparse._ArgumentGroup, otherwise: str) -> None:
+    """Declare --listen; ``otherwise`` says what there is without any."""
+    parser.add_argument(
+        "--listen",
+        action="append",
+        type=Address.to_listen,
+        default=[],
+        metavar="HOST:PORT",
+        help="address to listen on: HOST:PORT, [ADDR]:PORT, :PORT for every interface, or "
+        f"unix:PATH; may be repeated; default: {otherwise}",
+    )
+
+
+def local_path(text: str) -> str:
+    """Return the path of a local socket, which may be spelled ``unix:PATH``."""
+    return text.removeprefix("unix:")

@@ -1,0 +1,40 @@
+"""tlsify version: the versions of what tlsify consists of, and what carries connections here."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from typing import TYPE_CHECKING
+
+import cryptography
+from cryptography.hazmat.backends.openssl.backend import backend
+
+from tlsify import __version__
+from tlsify.cli.options import common as shared
+from tlsify.connection.setup.eligibility import host_refusal
+from tlsify.errors import ExitCode
+
+if TYPE_CHECKING:
+    import argparse
+
+    from tlsify.cli.parser import GlobalOptions
+
+DESCRIPTION = "Print the versions of tlsify, Python, OpenSSL and kernel, and the carrier."
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare nothing."""
+    del parser
+
+
+def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
+    """Print a line for each."""
+    del arguments
+    refusal = host_refusal(shared.policy(options))
+    carrier = "kernel TLS" if refusal is None else f"relay ({refusal.code}: {refusal.sentence})"
+    print(f"tlsify {__version__}")
+    print(f"Python {platform.python_version()} ({sys.executable})")
+    print(f"{backend.openssl_version_text()} (cryptography {cryptography.__version__})")
+    print(f"{platform.system()} {platform.release()} {platform.machine()}")
+    print(f"carrier: {carrier}")
+    return ExitCode.OK

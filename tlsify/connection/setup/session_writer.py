@@ -1,0 +1,69 @@
+"""Write sessions in a thread of their own: a slow disk stalls no thread that runs connections."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import deque
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+# Sessions that may wait for the disk; further ones are dropped, for a full handshake later.
+_MOST = 1024
+_THREAD = "tlsify-sessions"
+
+
+class _Writer:
+    """A thread that lives as long as there is something to write."""
+
+    def __init__(self) -> None:
+        # Reentrant: a signal's handler may connect in the midst of this.
+        self._changed = threading.Condition(threading.RLock())
+        self._jobs: deque[Callable[[], object]] = deque()
+        self._is_running = False
+
+    def add(self, job: Callable[[], object]) -> None:
+        with self._changed:
+            if len(self._jobs) < _MOST:
+                self._jobs.append(job)
+            if self._is_running:
+                return
+            self._is_running = True
+        try:
+            # Not a daemon: what has been taken on is written before the interpreter ends.
+            threading.Thread(target=self._run, name=_THREAD, daemon=False).start()
+        except (RuntimeError, MemoryError):  # none is to be had, or the interpreter is ending
+            self._run()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                if not self._jobs:
+                    self._is_running = False
+                    self._changed.notify_all()
+                    return
+                job = self._jobs.popleft()
+            job()
+
+    def wait(self, seconds: float) -> bool:
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._is_running, seconds)
+
+
+_writer = _Writer()
+os.register_at_fork(after_in_child=_writer.__init__)  # type: ignore[misc]
+
+
+def write(job: Callable[[], object]) -> None:
+    """Have a job done in the background; it must not raise.
+
+    Where there is no thread to be had, it is done before this returns.
+    """
+    _writer.add(job)
+
+
+def wait(seconds: float) -> bool:
+    """Wait until all jobs are done, for some seconds at most; return whether they are."""
+    return _writer.wait(seconds)

@@ -1,0 +1,1 @@
+"""Handshakes in processes of their own, so that no process with connections has the private key."""

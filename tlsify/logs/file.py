@@ -1,0 +1,104 @@
+"""A log's file: opened before rights are given up, and appended to by several processes."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import select
+import stat
+import time
+
+from tlsify.errors import ConfigError, errno_name
+from tlsify.metrics.counters import Event, count
+from tlsify.system.modes import open_to_append
+
+_log = logging.getLogger("tlsify")
+
+STDOUT = "-"
+# POSIX's least PIPE_BUF is smaller; this is Linux's. What is no longer is written as a whole, also
+# to a pipe.
+LONGEST = 4096
+_QUIET = 60.0  # seconds between two messages that lines are lost
+
+
+class LogFile:
+    """Lines for a file, or for stdout.
+
+    Each line is written by one call at the file's end, so that those of several processes do not
+    mix. A line that cannot be written now, because a disk is full or a pipe is not read, is lost
+    and counted: the service goes on.
+    """
+
+    def __init__(self, path: str) -> None:
+        """Open it.
+
+        Args:
+            path: `STDOUT` for stdout.
+
+        Raises:
+            ConfigError: it cannot be opened.
+        """
+        self._path = path
+        self._number = -1
+        self._poller: select.poll | None = None
+        self._is_torn = False
+        self._quiet_until = 0.0
+        self.reopen()
+
+    def reopen(self) -> None:
+        """Open the file that has the path now: the one before may have been renamed.
+
+        Raises:
+            ConfigError: it cannot be opened; the one before stays open.
+        """
+        if self._path == STDOUT:
+            number = 1
+        else:
+            try:
+                number = open_to_append(self._path)
+            except OSError as exc:
+                raise ConfigError(
+                    f"cannot open {self._path} for --access-log: {exc.strerror}",
+                    hint=_hint(exc),
+                ) from exc
+        if self._number not in {-1, 1}:
+            os.close(self._number)
+        self._number, self._is_torn = number, False
+        self._poller = None
+        if not stat.S_ISREG(os.fstat(number).st_mode):
+            self._poller = select.poll()
+            self._poller.register(number, select.POLLOUT)
+
+    def append(self, line: bytes) -> None:
+        """Write a line; never fails, and does not wait for a reader.
+
+        Args:
+            line: no longer than `LONGEST`, with its newline.
+        """
+        try:
+            if self._poller is not None and not self._poller.poll(0):
+                raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+            whole = b"\n" + line if self._is_torn else line
+            is_whole = os.write(self._number, whole) == len(whole)
+        except OSError as exc:
+            self._lose(f"{errno_name(exc.errno or 0)}: {exc.strerror}")
+        else:
+            self._is_torn = not is_whole
+            if not is_whole:
+                self._lose("there was room for the beginning of a line only")
+
+    def _lose(self, why: str) -> None:
+        count(Event.LOG_LINE_LOST)
+        now = time.monotonic()
+        if now >= self._quiet_until:
+            self._quiet_until = now + _QUIET
+            _log.warning("lines of the access log are lost: %s", why)
+
+
+def _hint(exc: OSError) -> str:
+    if exc.errno == errno.EISDIR:
+        return "name a file, or write --access-log=- for stdout"
+    if exc.errno == errno.ENXIO:
+        return "start the reader of the pipe first"
+    return "name a file in a folder that this user may write to"
