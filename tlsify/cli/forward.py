@@ -51,14 +51,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--pass-fd",
         type=parse_several,
         metavar="unix:PATH",
-        help="send each connection to this socket as a descriptor (docs/passing.md), instead "
+        help="send each connection to this socket as a descriptor (tlsify help passing), instead "
         "of BACKEND",
     )
     group.add_argument(
         "--aware",
         action="store_true",
-        help="the receiver implements docs/handoff.md: send it the kTLS socket and its session "
-        "state",
+        help="the receiver implements the contract (tlsify help handoff): send it the kTLS "
+        "socket and its session state",
     )
     group.add_argument(
         "--proxy-protocol",
