@@ -149,8 +149,10 @@ def _here(
 ) -> Callable[[socket.socket], Handoff]:
     """Configure; return what shakes hands then."""
     from tlsify.connection.establish import connect  # noqa: PLC0415 - heavy; an agent does without
+    from tlsify.connection.setup.eligibility import host_refusal  # noqa: PLC0415 - as above
 
     config = client_options.configure(arguments, _host(arguments))
+    host_refusal(policy)  # found out now, it takes no time of the server's patience
 
     def shake_hands(sock: socket.socket) -> Handoff:
         with dialing.closed_on_error(sock), deadline.spend(_UNFINISHED) as left:
