@@ -1,4 +1,4 @@
-"""Tests of the systemd units in share/tlsify."""
+"""Tests of the systemd units."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import configparser
 import resource
 import shlex
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -17,8 +18,8 @@ from tlsify.credentials.self_signed import make_key_pair
 from tlsify.serving import server, supervisor
 from tlsify.serving.duty import SupervisorHooks
 
-UNITS = Path(__file__).parents[2] / "share/tlsify"
-PARTS = sorted(UNITS.glob("*@.*"))
+UNITS = Path(__file__).parents[2] / "systemd"
+PARTS = sorted(UNITS.glob("tlsify@.*"))
 
 
 @pytest.mark.parametrize("path", PARTS, ids=[path.suffix for path in PARTS])
@@ -72,7 +73,7 @@ def test_key_of_the_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     variable, words = _command(file)
     name, _, path = variable.replace("${CREDENTIALS_DIRECTORY}", str(tmp_path)).partition("=")
     assert Path(path) == tmp_path / credential
-    page = (UNITS.parents[1] / "docs/operations.md").read_text()
+    page = (UNITS.parent / "docs/operations.md").read_text()
     text = page.partition("in `/etc/tlsify/www.toml`:")[2].partition("```toml\n")[2]
     text = text.partition("```")[0]
     assert "key" not in text
@@ -90,6 +91,21 @@ def test_key_of_the_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert "private key" in outcome.err + outcome.out.decode()
 
 
+def test_the_service_finds_the_command_of_its_own_installation(tmp_path: Path) -> None:
+    """It is below the prefix that pip puts the unit below, whichever that is."""
+    project = tomllib.loads((UNITS.parent / "pyproject.toml").read_text())
+    units = project["tool"]["hatch"]["build"]["targets"]["wheel"]["shared-data"]["systemd"]
+    (tmp_path / units).mkdir(parents=True)
+    (tmp_path / "bin").mkdir()
+    variable, _, folders = (
+        _service()["Environment"].replace("%Y", f"{tmp_path}/{units}").partition("=")
+    )
+    assert variable == "PATH"
+    first, *others = folders.split(":")
+    assert Path(first).samefile(tmp_path / "bin")
+    assert others == ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin"]
+
+
 def test_rights_of_the_service() -> None:
     """It is not root, and may do no more than listen on any port."""
     service = _service()
@@ -104,7 +120,8 @@ def test_signals_of_the_service() -> None:
     """What it does is understood by systemd 247: Type=notify-reload came with 253."""
     service = _service()
     assert service["Type"] == "notify"
-    assert shlex.split(service["ExecReload"])[1:] == ["-HUP", "$MAINPID"]
+    # A minimal system has no program "kill".
+    assert shlex.split(service["ExecReload"]) == ["/bin/sh", "-c", "kill -HUP $MAINPID"]
     assert float(service["WatchdogSec"]) > SupervisorHooks().patience, (
         "a worker that hangs is replaced first"
     )

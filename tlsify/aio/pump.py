@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _BUFFER = 2**18
 # How many bytes one direction may carry before others get a turn, and as how many a few count.
 _TURN, _FEW = 2**20, 2**16
-_AT_ONCE = struct.pack("ii", 1, 0)  # struct linger: on, no time
+_AT_ONCE = struct.pack("=ii", 1, 0)  # struct linger: on, no time
 
 
 def buffer() -> memoryview:

@@ -9,7 +9,10 @@ import struct
 from tlsify.connection.ending.patience import unread
 from tlsify.ktls.probe import polls_partial_records
 
-_TIMEVAL = struct.Struct("@ll")
+# asm-generic/socket.h SO_RCVTIMEO_NEW: the option of 32-bit C libraries whose time has 64 bits, as
+# musl's. Its struct has 64-bit members; elsewhere they are longs.
+_NEW = 66
+_TIMEVAL = struct.Struct("=qq" if socket.SO_RCVTIMEO == _NEW else "@ll")
 _MICROSECONDS = 1_000_000
 
 

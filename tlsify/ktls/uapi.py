@@ -6,6 +6,8 @@ with a real header.
 
 from __future__ import annotations
 
+import errno
+
 KERNEL_TAG = "v7.3"
 
 # linux/tcp.h, linux/socket.h
@@ -65,5 +67,5 @@ TLS_CONF_BASE = 1
 TLS_CONF_SW = 2
 TLS_CONF_HW = 3
 
-# linux/errno.h; Python's errno module names it on Linux only.
-EKEYEXPIRED = 127
+# MIPS, SPARC and PA-RISC have numbers of their own for it.
+EKEYEXPIRED = errno.EKEYEXPIRED

@@ -13,7 +13,7 @@ _ITEM = array.array("i").itemsize
 # Room for exactly one descriptor. CMSG_SPACE would leave room for a second one behind it.
 _ROOM = socket.CMSG_LEN(_ITEM)
 # struct ucred: pid, uid, gid (unix(7) SO_PEERCRED).
-_CREDENTIALS = struct.Struct("3i")
+_CREDENTIALS = struct.Struct("=3i")
 
 
 def send(channel: socket.socket, message: bytes | bytearray, descriptor: int | None = None) -> None:

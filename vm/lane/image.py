@@ -43,7 +43,7 @@ UNUSED = ("usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/info"
 PYTHON = "3.13"
 # Where the environment appears in the guest.
 ENVIRONMENT = "/opt/tlsify-env"
-# From the project's "dev" extra only what its tests import or are run by.
+# Of the group "dev" only what its tests import or are run by.
 TEST_TOOLS = ("coverage", "hypothesis", "pytest", "pytest-timeout", "tlslite-ng", "trustme")
 
 # What the packages' maintainer scripts, which are not run, would have made.
@@ -139,16 +139,16 @@ def python_environment() -> dict[str, str]:
 
 def requirements() -> list[str]:
     """Return what the guest's environment must have, as the project declares it."""
-    project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
-    extras = project.get("optional-dependencies", {})
+    declaration = tomllib.loads((PROJECT / "pyproject.toml").read_text())
+    project, groups = declaration["project"], declaration["dependency-groups"]
     declared = [
         line
-        for line in extras.get("dev", [])
-        if line.split(";")[0].rstrip(" =<>~!.0123456789") in TEST_TOOLS
+        for line in groups["dev"]
+        if isinstance(line, str) and line.split(";")[0].rstrip(" =<>~!.0123456789") in TEST_TOOLS
     ]
     missing = [name for name in TEST_TOOLS if not any(line.startswith(name) for line in declared)]
-    servers = [*extras.get("serve", []), *extras.get("servers", [])]
-    return [*project.get("dependencies", []), *servers, *declared, *missing]
+    servers = [*project["optional-dependencies"]["serve"], *groups["servers"]]
+    return [*project["dependencies"], *servers, *declared, *missing]
 
 
 def environment() -> Image:

@@ -106,7 +106,7 @@ def received(sock: socket.socket) -> int:
 
 
 def _count(sock: socket.socket, request: int) -> int:
-    (count,) = struct.unpack("i", fcntl.ioctl(sock, request, bytes(4)))
+    (count,) = struct.unpack("=i", fcntl.ioctl(sock, request, bytes(4)))
     return int(count)
 
 
