@@ -14,7 +14,7 @@ import pytest
 
 from tlsify.errors import ConfigError
 from tlsify.logs import messages
-from tlsify.logs.messages import JSON, LEVELS, NOTICE, TEXT, announce, install, peer, report
+from tlsify.logs.messages import JSON, LEVELS, NOTICE, TEXT, announce, peer, report
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -22,6 +22,12 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("tlsify")
 CLIENT = ("192.0.2.7", 50_000)
+
+
+def install(level: int, form: str = TEXT, *, syslog: bool = False) -> None:
+    """Do as a process of its own would."""
+    logging.getLogger().handlers.clear()
+    messages.install(level, form, syslog=syslog)
 
 
 @pytest.fixture(autouse=True)

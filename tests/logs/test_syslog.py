@@ -31,6 +31,7 @@ def daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.s
         sock.bind(path)
         sock.settimeout(60)
         monkeypatch.setattr(messages, "_SYSLOG", path)
+        root.handlers.clear()
         messages.install(logging.DEBUG, syslog=True)
         yield sock
     for handler in root.handlers:
@@ -45,6 +46,13 @@ def test_priorities(daemon: socket.socket) -> None:
         _log.log(level, "text \x1b\n")
         said = f"<{_DAEMON | number}>tlsify[{os.getpid()}]: text \\x1b\\n"
         assert daemon.recv(1000) == said.encode()
+
+
+def test_errors(daemon: socket.socket, capsys: pytest.CaptureFixture[str]) -> None:
+    """What ends a command, or a connection of `listen`, is told there as well as on stderr."""
+    messages.report("wrong", "do it right")
+    assert daemon.recv(1000).endswith(b": wrong")
+    assert capsys.readouterr().err == "tlsify: error: wrong\ntlsify: hint: do it right\n"
 
 
 def test_new_daemon(daemon: socket.socket) -> None:

@@ -122,8 +122,11 @@ class Keeper:
         finally:
             if watched is not None:
                 os.close(watched)
-            self._count_sent()
+            if self._channel is not None:  # while there is a socket to ask
+                self._traffic.sent = max(self._given_to_tcp() - self._given_before, 0)
             self._part()
+            if isinstance(self._relay, Relay):  # once it has taken all
+                self._traffic.sent = self._relay.to_network.received
         if self._failure is not None:
             raise self._failure
 
@@ -249,13 +252,6 @@ class Keeper:
         if self._relay is not None:
             return self._relay.under_way()
         return unacknowledged(self._stream)
-
-    def _count_sent(self) -> None:
-        """Find out how much the program has sent, while there is a socket to ask."""
-        if isinstance(self._relay, Relay):
-            self._traffic.sent = self._relay.to_network.received
-        elif self._channel is not None:
-            self._traffic.sent = max(self._given_to_tcp() - self._given_before, 0)
 
     def _given_to_tcp(self) -> int:
         """Return how many bytes TCP was given to send, ever; 0 if there is no TCP any more."""

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("tlsify")
 
 # What ends the server it belongs to, or is sent to all of its processes: custodian and holders end
-# when nobody needs them any more.
+# when they are no longer needed.
 _IGNORED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR2)
 # A holder that ends sooner than this after its start is replaced only then; in seconds.
 _PROMPT = 1.0

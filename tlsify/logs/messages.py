@@ -47,6 +47,8 @@ logging.addLevelName(NOTICE, "NOTICE")
 def install(level: int, form: str = TEXT, *, syslog: bool = False) -> None:
     """Have the messages of this process, and of those that it forks, written.
 
+    A program that has its own handlers keeps them.
+
     Args:
         level: the lowest to be written.
         form: one of `FORMATS`.
@@ -64,9 +66,7 @@ def install(level: int, form: str = TEXT, *, syslog: bool = False) -> None:
         handler.setFormatter(_Text(_timed_head()))
     if level > logging.INFO:
         handler.addFilter(_Flood())
-    root = logging.getLogger()
-    root.handlers[:] = [handler]
-    root.setLevel(level)
+    logging.basicConfig(handlers=[handler], level=level)
 
 
 def announce(text: str) -> None:
@@ -78,9 +78,13 @@ def announce(text: str) -> None:
 
 
 def report(error: str, hint: str) -> None:
-    """Write the error that ends a process, or a connection, and its remedy: two lines on stderr."""
-    if is_json():
+    """Write the error that ends a process, or a connection, and its remedy: two lines on stderr.
+
+    Where messages are JSON, or go to syslog, it is a message, too.
+    """
+    if is_json() or _is_syslog():
         logging.getLogger("tlsify").error("%s", error, extra={"hint": hint})
+    if is_json():
         return
     begin = _head()
     for level, kind, text in ((logging.ERROR, "error", error), (logging.INFO, "hint", hint)):
@@ -90,6 +94,11 @@ def report(error: str, hint: str) -> None:
 def is_json() -> bool:
     """Return whether messages are JSON objects."""
     return any(isinstance(each.formatter, _Json) for each in logging.getLogger().handlers)
+
+
+def _is_syslog() -> bool:
+    ours = [each for each in logging.getLogger().handlers if isinstance(each.formatter, _Text)]
+    return any(not isinstance(each, logging.StreamHandler) for each in ours)
 
 
 def _head() -> Callable[[int], str]:
