@@ -13,7 +13,9 @@ from pathlib import Path
 MOVED = {
     "lib/systemd": "usr/lib/systemd",
     "share/bash-completion": "usr/share/bash-completion",
+    "share/fish/vendor_completions.d": "usr/share/fish/vendor_completions.d",
     "share/man": "usr/share/man",
+    "share/tlsify": "usr/share/tlsify",
     "share/zsh/site-functions": "usr/share/zsh/vendor-completions",
 }
 

@@ -18,8 +18,10 @@ FILES = (
     "lib/systemd/system/tlsify@.service",
     "lib/systemd/system/tlsify@.socket",
     "share/bash-completion/completions/tlsify",
+    "share/fish/vendor_completions.d/tlsify.fish",
     "share/man/man1/tlsify.1*",
     "share/man/man1/tlsify-serve.1*",
+    "share/tlsify/fail2ban",
     "share/zsh/*/_tlsify",
 )
 
@@ -32,8 +34,10 @@ def main(prefix: Path) -> None:
     assert version in said.stdout, said.stdout
     for name in FILES:
         assert list(prefix.glob(name)), f"there is no {prefix}/{name}"
-    for page in ("README.md", "handoff.md", "operations.md", "cli/serve.md", "examples/receiver.c"):
-        assert (files("tlsify") / "docs" / page).is_file(), f"the package has no page {page}"
+    page = subprocess.run([command, "help", "handoff"], capture_output=True, text=True, check=True)
+    assert page.stdout.startswith("# The contract"), page.stdout
+    for name in ("README.md", "handoff.md", "operations.md", "cli/serve.md", "examples/receiver.c"):
+        assert (files("tlsify") / "docs" / name).is_file(), f"the package has no page {name}"
     assert (files("tlsify") / "py.typed").is_file()
     with tempfile.TemporaryDirectory() as folder:
         answer = _serve_and_fetch(command, Path(folder))

@@ -493,7 +493,7 @@ class Lab:
     def __init__(self, trust: TrustAnchors, key_pair: KeyPair) -> None:
         """Keep what configurations are made of."""
         self._stack = ExitStack()
-        self._peers: list[socket.socket] = []
+        self.peers: list[socket.socket] = []
         self._trust, self._key_pair = trust, key_pair
 
     def __enter__(self) -> Self:
@@ -502,7 +502,7 @@ class Lab:
 
     def __exit__(self, *_: object) -> None:
         """Close every connection; relays must end by themselves then."""
-        for sock in self._peers:
+        for sock in self.peers:
             sock.close()
         self._stack.close()
 
@@ -552,7 +552,7 @@ class Lab:
         ours, theirs = self.tcp()
         client, server = self.configs(version)
         other = Endpoint(lambda: accept(theirs, server, policy))
-        self._peers.append(ours)
+        self.peers.append(ours)
         peer = RawPeer(ours, client)
         return self.keep(other.result()), peer
 
@@ -562,7 +562,7 @@ class Lab:
         """Connect a client's hand-off with a server made by hand."""
         ours, theirs = self.tcp()
         client, server = self.configs(version)
-        self._peers.append(theirs)
+        self.peers.append(theirs)
         other = Endpoint(lambda: RawPeer(theirs, server))
         handoff = self.keep(connect(ours, client, policy))
         return handoff, other.result()

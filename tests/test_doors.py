@@ -72,7 +72,6 @@ def test_setsockopt_has_few_doors() -> None:
     """Outside ulp.py only options of plain TCP are set, each where it belongs."""
     expected = {
         "ktls/ulp.py",
-        "connection/setup/handshake.py",
         "connection/commit.py",
         "connection/handoff.py",
         "connection/stream.py",
@@ -91,7 +90,6 @@ def test_setsockopt_has_few_doors() -> None:
     assert users("setsockopt") == expected
     assert set(options("aio/dialing.py")) | set(options("cli/forward.py")) == {"TCP_NODELAY"}
     assert set(options("aio/pump.py")) == {"SO_LINGER"}
-    assert set(options("connection/setup/handshake.py")) == {"TCP_NODELAY"}
     times = {"TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT"}
     assert set(options("connection/setup/keepalive.py")) == {"SO_KEEPALIVE", *times}
     assert set(options("connection/commit.py")) == {"SO_RCVLOWAT"}

@@ -936,7 +936,7 @@ def _far_on(
         handoff = lab.keep(connect(ours, client, KERNEL))  # type: ignore[arg-type]
     peer = other.result()
     peer._rx_seq = seq
-    lab._peers.append(theirs)
+    lab.peers.append(theirs)
     monkeypatch.setattr(stream, "_CHECK_EVERY", 4)
     tls = TLSSocket(handoff)
     tls.settimeout(PATIENCE)

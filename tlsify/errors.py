@@ -58,7 +58,7 @@ class ConfigError(TlsifyError):
     """A flag, key, certificate or trust store is unusable; nothing was sent."""
 
     exit_code = ExitCode.CONFIG
-    general_hint = "see docs/cli.md for valid values"
+    general_hint = 'see "tlsify help cli" for valid values'
 
 
 class UsageError(ConfigError):

@@ -42,7 +42,8 @@ def site(place: Place) -> Place:
 
 @contextmanager
 def _serving(place: Place) -> Iterator[int]:
-    words = "exec tlsify serve --cert cert.pem --key key.pem --listen 127.0.0.1:0 site"
+    words = "exec tlsify --log-level=warning serve --listen 127.0.0.1:0 "
+    words += "--cert cert.pem --key key.pem site"
     with place.start(words) as server:
         yield int(server.wait_for(rb"on https://127\.0\.0\.1:(\d+)/ ")[1])
         server.terminate()

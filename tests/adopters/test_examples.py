@@ -62,7 +62,8 @@ def _words(name: str, folder: Path) -> str:
 def _serving(place: Place) -> Iterator[int]:
     (place.folder / "site").mkdir()
     (place.folder / "site/index.html").write_bytes(_PAGE)
-    words = "exec tlsify serve --cert cert.pem --key key.pem --listen 127.0.0.1:0 site"
+    words = "exec tlsify --log-level=warning serve --listen 127.0.0.1:0 "
+    words += "--cert cert.pem --key key.pem site"
     with place.start(words) as server:
         port = int(server.wait_for(rb"on https://127\.0\.0\.1:(\d+)/ ")[1])
         _let_callers_choose(place)

@@ -116,7 +116,7 @@ async def raw_peer(lab: Lab, server: Server) -> RawPeer:
 
     def connect() -> RawPeer:
         sock = socket.create_connection(server.address, timeout=60)
-        lab._peers.append(sock)
+        lab.peers.append(sock)
         return RawPeer(sock, lab.configs()[0])
 
     return await asyncio.to_thread(connect)

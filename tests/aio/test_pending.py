@@ -29,7 +29,7 @@ def silent() -> Iterator[socket.socket]:
     ):
         ours, _ = listener.accept()
         with ours:
-            until(lambda: pending._silence(ours) > 0)
+            until(lambda: pending.silence(ours) > 0)
             yield ours
         del peer
 
@@ -83,7 +83,7 @@ def test_one_whose_bytes_we_have_not_read() -> None:
         ours, _ = listener.accept()
         with peer, ours:
             peer.send(b"hello")
-            until(lambda: pending._silence(ours) == 0)
+            until(lambda: pending.silence(ours) == 0)
             crowd = PendingHandshakes()
             opening = PendingHandshake(ours, A, 0.0)
             crowd.enter(opening)
@@ -106,8 +106,8 @@ def test_silence_of_what_is_no_tcp() -> None:
     """A local peer's is unknown, and a closed socket's too: they are the first to go."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        assert pending._silence(ours) == pending._AGE
-    assert pending._silence(ours) == pending._AGE
+        assert pending.silence(ours) == pending._AGE
+    assert pending.silence(ours) == pending._AGE
 
 
 def test_silence_is_measured() -> None:
@@ -117,12 +117,12 @@ def test_silence_is_measured() -> None:
         ours, _ = listener.accept()
         with peer, ours:
             begun = time.monotonic()
-            until(lambda: pending._silence(ours) >= 0.02)
+            until(lambda: pending.silence(ours) >= 0.02)
             assert time.monotonic() - begun < 5
             peer.send(b"x")
-            until(lambda: pending._silence(ours) == 0)
+            until(lambda: pending.silence(ours) == 0)
             ours.recv(1)
-            assert pending._silence(ours) < 0.02 + time.monotonic() - begun
+            assert pending.silence(ours) < 0.02 + time.monotonic() - begun
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from tests.cli.forked import refused
+from tlsify.cli import pages
 from tlsify.cli.help import TOPICS
 
 
@@ -19,6 +22,14 @@ def test_exit_codes() -> None:
     """They are a topic of their own."""
     said = refused("help", "exit-codes").succeeded().decode()
     assert "\n   98  the peer is not one of the accepted identities" in said
+
+
+def test_pages() -> None:
+    """Each is listed with its title, and shown as it is."""
+    assert refused("help", "handoff").succeeded().decode() == pages.text("handoff")
+    listed = refused("help", "pages").succeeded().decode().splitlines()
+    assert dict(re.split(r" +", line, maxsplit=1) for line in listed) == pages.titles()
+    refused("help", "handof").failed(100, "did you mean handoff?")
 
 
 def test_unknown_topic() -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from tests.docs.examples import PROJECT
 from tlsify.cli import pages
+from tlsify.cli.help import TOPICS
 from tlsify.cli.parser import VERBS
 
 
@@ -34,6 +35,7 @@ def test_nothing_else_is_a_page(name: str) -> None:
 
 def test_every_page_that_the_program_refers_to_is_there() -> None:
     """In its help, hints and docstrings."""
+    others = {"docs/benchmarks/notes.md", *TOPICS, "exit"}
     for path in (PROJECT / "tlsify").rglob("*.py"):
-        for name in re.findall(r"docs/[a-z_/]+\.md", path.read_text()):
-            assert pages.text(name) or name == "docs/benchmarks/notes.md", (path, name)
+        for name in re.findall(r"docs/[a-z_/]+\.md|(?<=tlsify help )[a-z]+", path.read_text()):
+            assert pages.text(name) or name in others, (path, name)

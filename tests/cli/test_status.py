@@ -128,7 +128,7 @@ def test_without_ktls() -> None:
     ("words", "word"),
     [
         (["--json", "--prometheus"], "not allowed with"),
-        (["--watch", "--prometheus"], "--watch does not go"),
+        (["--watch", "--prometheus"], "exclude each other"),
         (["--watch", "0"], "'0'"),
         (["--watch", "-1"], "-1"),
         (["--watch", "nan"], "'nan'"),

@@ -479,7 +479,7 @@ def far_on(
         handoff = lab.keep(connect(ours, client, KERNEL))
     peer = other.result()
     peer._rx_seq = seq
-    lab._peers.append(theirs)
+    lab.peers.append(theirs)
     monkeypatch.setattr(keeper_module, "_LOOK", 0.01)
     monkeypatch.setattr(keeper_module, "_QUIET", 0.01)
     return handoff, peer

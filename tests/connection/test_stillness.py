@@ -42,7 +42,7 @@ def serve(lab: Lab, policy: KtlsPolicy | None) -> tuple[Handoff, RawPeer]:
     ours, theirs = socket.socketpair()
     client, server = lab.configs()
     other = Endpoint(lambda: accept(theirs, server))
-    lab._peers.append(ours)
+    lab.peers.append(ours)
     ours.settimeout(60)
     peer = RawPeer(ours, client)
     return lab.keep(other.result()), peer

@@ -56,7 +56,7 @@ def test_tcp_options(lab: Lab, policy: KtlsPolicy) -> None:
     stream, peer = lab.stream(policy)
     stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     relay = stream.handoff.relay
-    below = stream if relay is None else relay._network  # type: ignore[attr-defined]
+    below = stream if relay is None else relay.network  # type: ignore[attr-defined]
     assert below.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
     stream.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2**16)
     if relay is not None:

@@ -31,7 +31,7 @@ class Sees(Enum):
 # How a peer behaves; the first five go on reading, once the program is done.
 PEERS = {
     "slow": "reads slowly: not before the program is done",
-    "tickets": "the same, and has sent tickets that nobody reads",
+    "tickets": "the same, and has sent tickets that remain unread",
     "data": "the same, and has sent data that the program does not read, unless it waits",
     "half": "has ended its direction, close_notify and FIN, and reads slowly",
     "cut": "has ended its direction with FIN alone, and reads slowly",
@@ -88,7 +88,7 @@ PROGRAMS = {
     ),
     "return": Program("sends, and its main returns", 0, _LEFT | _GIVEN_UP),
     "exit": Program("sends, and raises SystemExit(3)", 3, _FEW),
-    "raise": Program("sends, and raises what nobody catches", 1, _FEW),
+    "raise": Program("sends, and raises an uncaught exception", 1, _FEW),
     "_exit": Program(
         "forks a child that connects, sends, closes, and ends by os._exit",
         0,
@@ -140,11 +140,11 @@ def _all(programs: tuple[str, ...], why: str) -> dict[str, str]:
 _FORKS = ("serve-in-child", "close-in-child")
 _RELAXED = "`--close relaxed`; where such an end is a cut, both directions end"
 _PLAIN = "a carried descriptor is a plain socket, for any worker: its end is the end of the data"
-_UNREAD = "to close a plain socket in front of data that has come is a reset, which counts as a cut"
+_UNREAD = "closing a plain socket with unread data resets it, which counts as a cut"
 _DEFAULT = "`closing=ClosePolicy.RELAXED`, the default there; strict, it is an error that aborts"
 _NO_TICKETS = {"tickets": "a client sends no tickets"}
 _ON_A_LOOP = _all(_FORKS, "a running loop does not survive a fork") | {
-    "drop": "the loop keeps what is connected",
+    "drop": "the loop keeps its connections",
 }
 
 DOORS = {
@@ -153,7 +153,7 @@ DOORS = {
         differs={
             ("drop", peer): (
                 Answer(Sees.CUT),
-                "Python closes it: behind unread data that is a reset",
+                "Python closes it: with unread data, that is a reset",
             )
             for peer in ("tickets", "data", "half", "cut")
         },
@@ -177,24 +177,24 @@ DOORS = {
         "`tlsify connect HOST:PORT -- PROG`; killed is its keeper",
         {
             "wait": "descriptors 6 and 7 are one connection, which PROG can only end as a whole",
-            "return": "to end is how PROG closes",
+            "return": "PROG closes by ending",
             **_all(("raise", "_exit"), "PROG is written in any language: it exits"),
-            "drop": "to close both descriptors is how PROG closes",
-            "abort": "nothing that PROG can do is an abort",
+            "drop": "PROG closes by closing both descriptors",
+            "abort": "PROG cannot abort",
         },
         differs={
-            "exit": (Answer(Sees.WHOLE), "the status of PROG is for who has started it"),
+            "exit": (Answer(Sees.WHOLE), "PROG's exit status goes to its parent"),
         },
         relaxed=_RELAXED,
     ),
     "pump": Door(
-        "`tlsify connect HOST:PORT`, on stdin and stdout; its exit status tells: 0, 99 or another",
+        "`tlsify connect HOST:PORT`, on stdin and stdout; exit status 0, 99 or another",
         {
             "close": "it waits for the peer's end",
             **_all(
                 ("return", "exit", "raise", "_exit", *_FORKS, "drop"), "stdin ends, or does not"
             ),
-            "abort": "nothing that stdin can tell is an abort",
+            "abort": "stdin cannot express an abort",
         },
         {"leaves": "the command ends when the server has"},
         {
@@ -203,7 +203,7 @@ DOORS = {
                 "the command ends when the server has, as at a terminal",
             ),
             ("wait", "cut"): (Answer(Sees.TRUE, "cut"), "the same; `--close strict`"),
-            ("wait", "resets"): (Answer(Sees.GONE, "cut"), "exit status 99, however it was cut"),
+            ("wait", "resets"): (Answer(Sees.GONE, "cut"), "exit status 99 for every kind of cut"),
         },
     ),
     "socketserver": Door(
@@ -211,8 +211,8 @@ DOORS = {
         {
             **_all(("exit", "_exit"), "a handler is no process"),
             "close-in-child": "the server forks, not the handler",
-            "drop": "the server has the connection, too",
-            "abort": "the server closes what the handler leaves",
+            "drop": "the server also has the connection",
+            "abort": "the server closes the connection after the handler",
         },
         _NO_TICKETS,
         statuses={"raise": 0},
@@ -224,20 +224,19 @@ DOORS = {
         {
             **_all(
                 ("return", "exit", "raise", "_exit", *_FORKS, "drop"),
-                "however a backend ends, its plain TCP connection has ended or was reset",
+                "any end of a backend ends or resets its plain TCP connection",
             ),
         },
-        _NO_TICKETS
-        | {"leaves": "a client that has left is told from a slow one by the next bytes only"},
+        _NO_TICKETS | {"leaves": "only further bytes distinguish an absent client from a slow one"},
         {
             ("close", "data"): (
                 Answer(Sees.TRUE),
-                "a backend that closes in front of data resets its own connection",
+                "a backend that closes with unread data resets its own connection",
             ),
-            "abort": (Answer(Sees.CUT), "a backend that resets its connection loses what it sent"),
+            "abort": (Answer(Sees.CUT), "a backend that resets its connection loses its sent data"),
             ("close", "never"): (
                 Answer(Sees.TRUE),
-                "to forward it is a half-close: it waits for its client for --send-timeout",
+                "for forward that is a half-close: it waits for the client, up to --send-timeout",
             ),
         },
         is_client=False,

@@ -375,7 +375,7 @@ def roster_rows(data: bytes) -> None:
 @_target()
 def tcp_info(data: bytes) -> None:
     """Read the kernel's tcp_info."""
-    diag._parse_traffic(data)
+    diag.parse_traffic(data)
 
 
 # -- HTTP, and what servers say before TLS

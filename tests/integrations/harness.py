@@ -131,13 +131,13 @@ class Served:
         """End it: first by a signal that takes its workers along."""
         self.program.terminate()
         with suppress(AssertionError):
-            ends(self.program._process, 5)
+            ends(self.program.process, 5)
         self.program.__exit__(*details)
 
     def interrupt(self) -> None:
         """End it as Ctrl-C does, whoever is connected; an idle client keeps no server alive."""
-        self.program._process.send_signal(signal.SIGINT)
-        ends(self.program._process)
+        self.program.process.send_signal(signal.SIGINT)
+        ends(self.program.process)
 
     def context(self, *, client: str | None = None, alpn: tuple[str, ...] = ()) -> ssl.SSLContext:
         """Make a client's context, with a certificate for ``client`` if there is one."""

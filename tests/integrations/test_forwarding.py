@@ -323,9 +323,9 @@ def test_c_server_that_hangs_for_a_while(
     server = Program([compiled, str(path), str(tmp_path / "site")])
     with server, Front(pki, *words, carrier=carrier) as front:
         until(path.exists)
-        server._process.send_signal(signal.SIGSTOP)
+        server.process.send_signal(signal.SIGSTOP)
         with front.connect() as client, pytest.raises((ssl.SSLEOFError, ConnectionError)):
             client.recv(1)
-        server._process.send_signal(signal.SIGCONT)
+        server.process.send_signal(signal.SIGCONT)
         assert Browser(front, pki).get("small") == b"small\n"
         assert server.errors() == ""

@@ -58,7 +58,7 @@ class Program:
             end_input: whether that is all of its input.
         """
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed by kill
-        self._process = subprocess.Popen(
+        self.process = subprocess.Popen(
             words,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -73,7 +73,7 @@ class Program:
         self._reader = Endpoint(self._read)
 
     def _write(self) -> None:
-        stdin = self._process.stdin
+        stdin = self.process.stdin
         assert stdin is not None
         view = memoryview(self._feed)
         with contextlib.suppress(BrokenPipeError):
@@ -85,11 +85,11 @@ class Program:
     def close_input(self) -> None:
         """End its input, once it has been fed what there was."""
         self._feeder.result(PATIENCE)
-        assert self._process.stdin is not None
-        self._process.stdin.close()
+        assert self.process.stdin is not None
+        self.process.stdin.close()
 
     def _read(self) -> bytes:
-        stdout = self._process.stdout
+        stdout = self.process.stdout
         assert stdout is not None
         data = b"-"
         while data:
@@ -126,7 +126,7 @@ class Program:
         """Wait for its end, and give its exit status."""
         self._reader.result(PATIENCE)
         self._feeder.result(PATIENCE)
-        return ends(self._process, PATIENCE)
+        return ends(self.process, PATIENCE)
 
     def wait_for_error(self, text: str) -> None:
         """Wait until it has printed something to its standard error."""
@@ -138,7 +138,7 @@ class Program:
     def _pause(self) -> None:
         """Let it go on for a moment, which its premature end cuts short."""
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(0.02)
+            self.process.wait(0.02)
             pytest.fail(f"it ended too soon: {self.errors()}")
 
     def dial(self, port: int) -> socket.socket:
@@ -157,16 +157,16 @@ class Program:
 
     def terminate(self) -> None:
         """Ask it to end (SIGTERM)."""
-        self._process.terminate()
+        self.process.terminate()
 
     def kill(self) -> None:
         """End it now, and give its pipes back."""
-        self._process.kill()
-        ends(self._process, PATIENCE)
+        self.process.kill()
+        ends(self.process, PATIENCE)
         with contextlib.suppress(AssertionError):
             self._reader.result(PATIENCE)
             self._feeder.result(PATIENCE)
-        for pipe in (self._process.stdin, self._process.stdout, self._errors):
+        for pipe in (self.process.stdin, self.process.stdout, self._errors):
             if pipe is not None:
                 pipe.close()
 
@@ -179,4 +179,4 @@ class Program:
         errors = self.errors() if error is not None and not self._errors.closed else ""
         self.kill()
         if errors:
-            print(f"--- {self._process.args!r}\n{errors}")  # noqa: T201 - pytest shows it
+            print(f"--- {self.process.args!r}\n{errors}")  # noqa: T201 - pytest shows it

@@ -60,7 +60,7 @@ class Talker:
 
     def command(self, line: bytes) -> None:
         """Write a line, and wait until it has been read: what comes in one piece is one command."""
-        stdin = self._program._process.stdin
+        stdin = self._program.process.stdin
         assert stdin is not None
         os.write(stdin.fileno(), line)
         until(lambda: not queued(stdin), PATIENCE)  # type: ignore[arg-type]

@@ -32,10 +32,14 @@ class Keys:
 
         self.custody = Custody(Task(loaded, lambda _: None, holders))
         self._stack = ExitStack()
+        self._pids: set[int] = set()
 
     def load(self) -> IsolatedServer:
         """Have the configuration read."""
-        config = self.custody.load().config
+        try:
+            config = self.custody.load().config
+        finally:
+            self._pids.add(self.custody.pid)
         self._stack.callback(config.rendezvous.leave)
         return config
 
@@ -43,9 +47,9 @@ class Keys:
         """Leave all, and wait until all of them have ended."""
         self._stack.close()
         self.custody.leave()
-        with suppress(ChildProcessError):
-            while True:
-                os.waitpid(-1, 0)
+        for pid in self._pids:
+            with suppress(ChildProcessError):  # the test has waited for it
+                os.waitpid(pid, 0)
 
 
 @pytest.fixture

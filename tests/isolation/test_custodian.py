@@ -34,11 +34,6 @@ def children(pid: int) -> set[int]:
     return {int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
 
 
-def custodians() -> set[int]:
-    """Return those of this process."""
-    return {pid for pid in children(os.getpid()) if children(pid)}
-
-
 def works(lab: Lab, config: IsolatedServer) -> bool:
     """Return whether a handshake goes well."""
     client, _ = lab.configs()
@@ -109,8 +104,8 @@ def test_holder_that_dies(isolate: Isolate, lab: Lab, monkeypatch: pytest.Monkey
     """It is replaced, and new handshakes go on, with the same configuration."""
     monkeypatch.setattr(custodian, "_PROMPT", 0.0)
     _, config = lab.configs()
-    isolated = isolate(lambda: config).load()
-    (keeper,) = custodians()
+    keys = isolate(lambda: config)
+    isolated, keeper = keys.load(), keys.custody.pid
     (holder,) = children(keeper)
     os.kill(holder, signal.SIGKILL)
     until(lambda: children(keeper) - {holder})
@@ -121,8 +116,7 @@ def test_custodian_that_dies(isolate: Isolate, lab: Lab) -> None:
     """Its holders go on; the next load has another one."""
     _, config = lab.configs()
     keys = isolate(lambda: config, RELAY, 2)
-    first = keys.load()
-    (keeper,) = custodians()
+    first, keeper = keys.load(), keys.custody.pid
     os.kill(keeper, signal.SIGKILL)
     os.waitpid(keeper, 0)
     until(lambda: keys.custody.deaths() == 1)
@@ -130,7 +124,7 @@ def test_custodian_that_dies(isolate: Isolate, lab: Lab) -> None:
     second = keys.load()
     assert keys.custody.deaths() == 1
     assert works(lab, second)
-    assert custodians() - {keeper}
+    assert keys.custody.pid != keeper
 
 
 def test_custodian_that_cannot_start(isolate: Isolate, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,7 +145,7 @@ def test_ends(lab: Lab) -> None:
     _, config = lab.configs()
     custody = Custody(Task(lambda _: Loaded(config, (config.aeads,)), lambda _: None, 2))
     found: Isolated = custody.load()
-    (keeper,) = custodians()
+    keeper = custody.pid
     for pid in (keeper, *children(keeper)):
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             os.kill(pid, number)
@@ -169,8 +163,7 @@ def test_descriptors_that_are_let_go(isolate: Isolate, lab: Lab) -> None:
     inode = os.stat(listener.fileno()).st_ino
     keys = isolate(lambda: config)
     keys.load()
-    (keeper,) = custodians()
-    (holder,) = children(keeper)
-    for pid in (keeper, holder):
+    (holder,) = children(keys.custody.pid)
+    for pid in (keys.custody.pid, holder):
         for each in Path(f"/proc/{pid}/fd").iterdir():
             assert f"socket:[{inode}]" != os.readlink(each)

@@ -74,25 +74,25 @@ LOOPBACK = (b"\x7f\0\0\1", b"\x7f\0\0\2")
 def test_attributes(pairs: list[tuple[int, bytes]]) -> None:
     """Attributes come out as they went in, whatever their padding and flags."""
     data = b"".join(attribute(kind | 0x8000, value) for kind, value in pairs)
-    assert list(diag._attributes(data)) == pairs
+    assert list(diag.attributes(data)) == pairs
 
 
 @given(st.binary(max_size=80))
 def test_arbitrary_attributes(data: bytes) -> None:
     """Arbitrary bytes end the iteration, and never it goes on for ever."""
-    assert sum(4 for _ in diag._attributes(data)) <= len(data)
+    assert sum(4 for _ in diag.attributes(data)) <= len(data)
 
 
 @given(st.binary(max_size=80))
 def test_arbitrary_ulp_info(data: bytes) -> None:
     """Arbitrary bytes give some information or none."""
-    assert isinstance(diag._parse_ulp(data), UlpInfo)
+    assert isinstance(diag.parse_ulp(data), UlpInfo)
 
 
 @given(st.binary(max_size=300))
 def test_arbitrary_tcp_info(data: bytes) -> None:
     """Arbitrary bytes give numbers, or nothing where an old kernel says less."""
-    assert (diag._parse_traffic(data) is None) is (len(data) < 208)
+    assert (diag.parse_traffic(data) is None) is (len(data) < 208)
 
 
 def test_traffic_is_that_of_the_kernel(tcp_pair: SocketPair) -> None:
@@ -100,7 +100,7 @@ def test_traffic_is_that_of_the_kernel(tcp_pair: SocketPair) -> None:
     ours, theirs = tcp_pair
     ours.sendall(bytes(12345))
     assert theirs.recv(12345, socket.MSG_WAITALL)
-    traffic = diag._parse_traffic(ours.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 512))
+    traffic = diag.parse_traffic(ours.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 512))
     assert traffic is not None
     assert (traffic.sent, traffic.received) == (12345, 0)
     assert traffic.acknowledged <= 12345 + 1  # the SYN's
@@ -124,18 +124,18 @@ def test_traffic_is_that_of_the_kernel(tcp_pair: SocketPair) -> None:
 )
 def test_ulp_info(numbers: tuple[int, int, int, int], expected: UlpInfo) -> None:
     """Version, cipher and modes are read; what is unknown is not guessed."""
-    assert diag._parse_ulp(nest(*numbers)) == expected
+    assert diag.parse_ulp(nest(*numbers)) == expected
 
 
 def test_another_ulp() -> None:
     """A socket of another protocol is told by its name."""
-    assert diag._parse_ulp(attribute(1, b"mptcp\0")) == UlpInfo("mptcp")
+    assert diag.parse_ulp(attribute(1, b"mptcp\0")) == UlpInfo("mptcp")
 
 
 def test_entry() -> None:
     """Addresses, ports, owner, inode and ULP stand where the kernel puts them."""
     attributes = attribute(2, bytes(8)) + attribute(19, nest(0x0304, 52, 2, 2))
-    assert diag._parse_entry(message(socket.AF_INET, LOOPBACK, attributes)) == SocketEntry(
+    assert diag.parse_entry(message(socket.AF_INET, LOOPBACK, attributes)) == SocketEntry(
         ("127.0.0.1", 443),
         ("127.0.0.2", 50000),
         4711,
@@ -149,20 +149,20 @@ def test_traffic_of_an_entry() -> None:
     info = bytes(44) + struct.pack("=IIII", 1500, 0, 2500, 9) + bytes(60)
     info += struct.pack("=QQ", 30, 20) + bytes(64) + struct.pack("=Q", 40)
     told = attribute(2, info)
-    with_ulp = diag._parse_entry(
+    with_ulp = diag.parse_entry(
         message(socket.AF_INET, LOOPBACK, told + attribute(19, nest(0x0304, 51, 2, 2)))
     )
     assert with_ulp.traffic == diag.Traffic(sent=40, acknowledged=30, received=20, idle=1.5)
     without = message(socket.AF_INET, LOOPBACK, told)
-    assert diag._parse_entry(without).traffic is None
+    assert diag.parse_entry(without).traffic is None
     pair = (with_ulp.local, with_ulp.remote)
-    assert diag._parse_entry(without, {pair}).traffic == with_ulp.traffic
+    assert diag.parse_entry(without, {pair}).traffic == with_ulp.traffic
 
 
 def test_entry_of_ipv6() -> None:
     """An IPv6 socket has sixteen bytes of address."""
     one = b"\0" * 15 + b"\1"
-    entry = diag._parse_entry(message(socket.AF_INET6, (one, one)))
+    entry = diag.parse_entry(message(socket.AF_INET6, (one, one)))
     assert entry.local == ("::1", 443)
     assert entry.ulp is None
 
@@ -305,10 +305,10 @@ def test_devices() -> None:
 
 def test_features() -> None:
     """What is on, what could be, and what is not there at all."""
-    assert diag._feature(None) == "none"
-    assert diag._feature(SimpleNamespace(enable=False, available=False)) == "none"
-    assert diag._feature(SimpleNamespace(enable=False, available=True)) == "off"
-    assert diag._feature(SimpleNamespace(enable=True, available=False)) == "on"
+    assert diag.feature(None) == "none"
+    assert diag.feature(SimpleNamespace(enable=False, available=False)) == "none"
+    assert diag.feature(SimpleNamespace(enable=False, available=True)) == "off"
+    assert diag.feature(SimpleNamespace(enable=True, available=False)) == "on"
     features = dict(zip(diag.TLS_FEATURES, ("on", "off", "none"), strict=True))
     device = diag.Device("eth0", features)
     assert str(device) == "eth0: tls-hw-tx-offload on, tls-hw-rx-offload off"

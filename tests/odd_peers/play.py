@@ -28,7 +28,7 @@ def play(lab: Lab, case: Case, policy: KtlsPolicy) -> Outcome:
     ours, theirs = lab.tcp()
     theirs.settimeout(_PATIENCE)
     client, server = lab.configs(case.version)
-    lab._peers.append(theirs)
+    lab.peers.append(theirs)
     theirs_config = server if case.role == "client" else client
 
     beside = ours.dup()  # a door may take the connection out of the socket

@@ -50,7 +50,7 @@ class Stage:
         relay = self.stream.handoff.relay
         if isinstance(relay, Relay):
             with suppress(OSError, ValueError):  # over, and closed
-                until(lambda: relay.is_settled or relay.is_over or not queued(relay._network))
+                until(lambda: relay.is_settled or relay.is_over or not queued(relay.network))
 
     def read(self, size: int | None = None) -> None:
         """Have the program read so much, or to the end."""

@@ -17,6 +17,7 @@ import pytest
 import tlsify.tls.certificates  # who is somebody else by then cannot import it
 from tests.doubles import check_descriptors, descriptors
 from tests.strangers import UID, as_stranger, only_root
+from tlsify.addresses import Address
 from tlsify.agent.listener import Listener
 from tlsify.cli import serve
 from tlsify.config import ClientConfig
@@ -103,7 +104,8 @@ def _cache(folder: Path) -> None:
 
 def _write_ca(folder: Path) -> None:
     for _ in range(2):
-        arguments = argparse.Namespace(listen=["127.0.0.1:8443"], write_ca=folder / "ca.pem")
+        listen = [Address("127.0.0.1", 8443)]
+        arguments = argparse.Namespace(listen=listen, write_ca=folder / "ca.pem")
         serve._Stopgap(arguments).give()
 
 
@@ -176,6 +178,7 @@ def test_nobody_else_makes_anything() -> None:
         "credentials/pem.py",  # memory without a name
         "connection/setup/dialing.py",  # a port, not a path
         "status/host.py",  # likewise
+        "addresses.py",  # likewise
     }
 
 

@@ -492,7 +492,7 @@ def test_store_that_can_be_searched(tmp_path: Path) -> None:
     """Debian's layout, and that of most: the bundle need not be read."""
     bundle, folder = _store(tmp_path, 20)
     absent = tmp_path / "absent"
-    assert module._find_store([absent, bundle], [absent, folder]) == ([], [folder])
+    assert module.find_store([absent, bundle], [absent, folder]) == ([], [folder])
 
 
 def test_store_with_something_added_by_hand(tmp_path: Path) -> None:
@@ -500,19 +500,19 @@ def test_store_with_something_added_by_hand(tmp_path: Path) -> None:
     bundle, folder = _store(tmp_path, 20)
     os.utime(bundle)
     os.utime(folder, (1, 1))
-    assert module._find_store([bundle], [folder]) == ([bundle], [folder])
+    assert module.find_store([bundle], [folder]) == ([bundle], [folder])
     (tmp_path / "other").mkdir()
     bundle, folder = _store(tmp_path / "other", 3)
-    assert module._find_store([bundle], [folder]) == ([bundle], [folder])
+    assert module.find_store([bundle], [folder]) == ([bundle], [folder])
 
 
 def test_store_in_one_place_only(tmp_path: Path) -> None:
     """Either will do alone."""
     bundle, folder = _store(tmp_path, 3)
-    assert module._find_store([bundle], []) == ([bundle], [])
-    assert module._find_store([bundle], [tmp_path]) == ([bundle], [])
+    assert module.find_store([bundle], []) == ([bundle], [])
+    assert module.find_store([bundle], [tmp_path]) == ([bundle], [])
     bundle.unlink()
-    assert module._find_store([bundle], [folder]) == ([], [folder])
+    assert module.find_store([bundle], [folder]) == ([], [folder])
 
 
 def test_no_store(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -250,7 +250,9 @@ def _common(request: wire.Request) -> dict[str, Any]:
         if request.aeads:
             values["aeads"] = tuple(map(Aead, request.aeads))
     except ValueError as exc:
-        raise ConfigError(str(exc), hint="docs/agent.md lists the valid values") from exc
+        raise ConfigError(
+            str(exc), hint='"tlsify help docs/agent.md" lists the valid values'
+        ) from exc
     if request.crls is not None:
         values["crls"] = load_crls(_path(request.crls))
     if request.key_log is not None:

@@ -171,7 +171,7 @@ def encode(message: Message) -> bytearray:
     if len(out) > message.limit:
         raise errors.ConfigError(
             f"{len(out)} bytes are too much for one message",
-            hint="name fewer or shorter things; docs/agent.md has the limits",
+            hint='name fewer or shorter things; "tlsify help docs/agent.md" has the limits',
         )
     return out
 
@@ -198,7 +198,7 @@ def decode(raw: bytearray, *expected: type[M]) -> M:
         raise errors.AgentError(
             f"a malformed message came over the agent's socket: {exc}",
             untouched=False,
-            hint="use the same version of tlsify on both sides; docs/agent.md has the format",
+            hint="use the same version of tlsify on both sides",
         ) from exc
 
 

@@ -94,7 +94,7 @@ class Acceptor:
     If descriptors or memory run out it pauses, and new connections wait in the queue: other
     processes that listen on the same socket may accept them meanwhile.
 
-    A flood of connections that do not get on with their handshakes keeps nobody out for long: once
+    A flood of connections with stalled handshakes keeps no client out for long: once
     all places for handshakes are taken, one that has been silent for two seconds makes room for
     each newcomer, first of those from the address that has the most.
 
@@ -177,7 +177,7 @@ class Acceptor:
 
         Args:
             seconds: after which what there is still is cut off; None waits for ever.
-            sweep: take those first who have connected already, where nobody else would.
+            sweep: first accept the waiting connections, if no other process would.
         """
         if sweep and self._is_listening:
             for listener in self._listeners:
@@ -241,7 +241,7 @@ class Acceptor:
             return False
         try:
             sock, name = listener.accept()
-        except BlockingIOError:  # somebody else was quicker
+        except BlockingIOError:  # another process was quicker
             return False
         except OSError as exc:
             if exc.errno not in _GONE:

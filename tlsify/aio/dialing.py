@@ -19,7 +19,7 @@ _Key: TypeAlias = "tuple[object, ...]"
 
 
 class _Outcome(NamedTuple):
-    """Outcome of a look-up; a value, since an exception might find nobody waiting for it."""
+    """Outcome of a look-up; a value, since an exception might never be retrieved."""
 
     found: list[Address]
     failure: OSError | ValueError | None

@@ -36,7 +36,7 @@ class LoopSocket(TLSSocket):
 
     Attributes:
         sends_file: whether asyncio is sending a file.
-        on_cut: called just before the socket is closed, with what to tell who uses it.
+        on_cut: called with the error for the socket's user, just before the socket is closed.
     """
 
     def __init__(

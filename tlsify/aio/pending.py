@@ -28,7 +28,7 @@ class PendingHandshake(NamedTuple):
 
     Attributes:
         sock: the connection.
-        origin: whom it comes from (`origin`).
+        origin: the peer's (`origin`).
         since: when it was accepted, on the loop's clock.
     """
 
@@ -74,12 +74,12 @@ class PendingHandshakes:
         """Find the one that has to make room for others, if there is one.
 
         It is the oldest from where most come. One whose bytes we have not read yet has not
-        stalled: it is us who are slow.
+        stalled: this process is slow.
 
         Args:
             now: on the loop's clock.
             pressing: whether a newcomer waits for the place. Then it is the age that counts: a
-                byte now and then keeps nobody's place.
+                byte now and then keeps no place.
 
         Returns:
             The handshake; or the seconds until it is worth asking again; None if there are none.
@@ -94,8 +94,8 @@ class PendingHandshakes:
             return max(first + least - now, _SHORTEST_WAIT)
         for fellows in sorted(self._from.values(), key=_crowd):
             for opening in itertools.takewhile(lambda it: now - it.since >= least, fellows):
-                silence = _silence(opening.sock)
-                if now - opening.since >= age or silence >= least or (pressing and silence > 0):
+                quiet = silence(opening.sock)
+                if now - opening.since >= age or quiet >= least or (pressing and quiet > 0):
                     return opening
         return _LONGEST_WAIT
 
@@ -120,7 +120,7 @@ def origin(name: object) -> bytes | None:
     return packed[len(_MAPPED) :] if packed.startswith(_MAPPED) else packed[:_SITE]
 
 
-def _silence(sock: socket.socket) -> float:
+def silence(sock: socket.socket) -> float:
     """Return the seconds since a peer last sent; 0 while there are unread bytes."""
     try:
         if unread(sock):

@@ -38,17 +38,17 @@ async def carry(
 ) -> None:
     """Carry both directions, each until it ends; then both connections are closed.
 
-    The end of one side's data is told to the other: close_notify becomes FIN, and FIN becomes
-    close_notify. A side that takes no more may still send. A stream that was cut is cut on the
-    other side: with RST, or without close_notify. Who sends faster than the other takes has to
-    wait.
+    The end of one side's data is passed on to the other: close_notify becomes FIN, and FIN becomes
+    close_notify. A side that reads no more may still send. A stream that was cut is cut on the
+    other side: with RST, or without close_notify. A side that sends faster than the other reads
+    waits.
 
     Args:
         handed: the TLS connection.
         plain: connected; it belongs to this call, as the hand-off does.
         closing: what an end of the TLS stream without close_notify is; sees how it begins.
-        scratch: nothing is in it while anybody waits: connections of one loop share it.
-        traffic: counts what is carried, for whoever looks at it.
+        scratch: a buffer that all connections of a loop share; empty between turns.
+        traffic: counts the bytes carried.
 
     Raises:
         HandshakeError: the TLS side was cut, or misbehaved.

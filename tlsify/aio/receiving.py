@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("tlsify")
 
-_PATIENCE = 5.0  # seconds for who has connected to send something
+_PATIENCE = 5.0  # seconds for a sender's message
 _PAUSE = 0.1  # seconds after which to accept again, when that has failed
 
 

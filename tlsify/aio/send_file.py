@@ -22,7 +22,7 @@ async def pour(sock: LoopSocket, file: BinaryIO, offset: int, count: int | None)
     closed, and passes by the session, which may have to change keys between two pieces.
 
     Args:
-        sock: non-blocking, and watched by nobody else.
+        sock: non-blocking, and without another watcher.
         file: open for reading in binary; it is left behind what was sent.
         offset: where to begin.
         count: how many bytes; to the end of the file if None.

@@ -231,7 +231,7 @@ class _Waiting(asyncio.Protocol):
         self.behind.connection_lost(exc)
         if not self.drained.done():
             self.drained.set_exception(exc or ConnectionAbortedError("the connection was closed"))
-            self.drained.exception()  # the loop must not complain where nobody waits
+            self.drained.exception()  # retrieved, so that the loop does not complain
 
 
 async def _connect(

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("tlsify")
 
-# Most bytes of a file to send with one call, before anybody else has a turn.
+# Most bytes of a file to send in one turn.
 _AT_ONCE = 2**22
 
 _current: ContextVar[Handoff | None] = ContextVar("tlsify_connection", default=None)
@@ -56,7 +56,7 @@ class _LoopTransport(selector_events._SelectorSocketTransport):  # type: ignore[
         self._sock.leave(self._loop, partial(self._tell_lost, exc))
 
     def _tell_lost(self, exc: BaseException | None) -> None:
-        # Who has waited for the buffer to be empty is told so only once; asyncio tells him again.
+        # A waiter for the empty buffer is called only once; asyncio would call it again.
         if self._empty_waiter is not None and self._empty_waiter.done():
             self._empty_waiter = None
         super()._call_connection_lost(exc)
@@ -152,7 +152,7 @@ def make_transport(
 
 
 def _settle(closed: asyncio.Future[None]) -> None:
-    # Where a transport is collected only after its loop, nobody waits any more.
+    # A transport that is collected after its loop has no waiter any more.
     if not closed.done():
         with contextlib.suppress(RuntimeError):
             closed.set_result(None)

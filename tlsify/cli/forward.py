@@ -51,14 +51,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--pass-fd",
         type=parse_several,
         metavar="unix:PATH",
-        help="send each connection to this socket as a descriptor (docs/passing.md), instead "
+        help="send each connection to this socket as a descriptor (tlsify help passing), instead "
         "of BACKEND",
     )
     group.add_argument(
         "--aware",
         action="store_true",
-        help="the receiver implements docs/handoff.md: send it the kTLS socket and its session "
-        "state",
+        help="the receiver implements the contract (tlsify help handoff): send it the kTLS "
+        "socket and its session state",
     )
     group.add_argument(
         "--proxy-protocol",
@@ -115,9 +115,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def misuse(arguments: argparse.Namespace) -> str | None:
     """Return the error in the arguments that name backends."""
     if arguments.pass_fd is not None:
-        return "--proxy-protocol has no place in --pass-fd" if arguments.proxy_protocol else None
+        return (
+            "--proxy-protocol and --pass-fd exclude each other"
+            if arguments.proxy_protocol
+            else None
+        )
     if arguments.aware:
-        return "--aware goes together with --pass-fd"
+        return "--aware needs --pass-fd"
     return None if arguments.addresses else "BACKEND is required, or --pass-fd unix:PATH"
 
 
@@ -147,6 +151,7 @@ def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
             announce(f"forwarding {place} to {target} ({carrier})")
 
     rules = _rules(arguments)
+    _check_loops(rules, arguments.listen)
     reach = _reach(rules)
     plan = serving_options.plan(
         arguments,
@@ -158,7 +163,7 @@ def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
         speaks_http=arguments.redirect_http or bool(_HTTP & set(arguments.alpn)),
     )
     with plan.estate:
-        _check_loops(rules, map(_address, plan.listeners))
+        _check_loops(rules, map(_address, plan.listeners))  # of systemd
         for sock in plan.listeners:
             # What is accepted inherits it: pieces are as large as the backend's; none has to wait.
             with contextlib.suppress(OSError):  # systemd's may be of another family

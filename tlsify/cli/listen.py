@@ -74,7 +74,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--aware",
         action="store_true",
-        help="PROG implements docs/handoff.md: pass it the kTLS socket and its session state",
+        help="PROG implements the contract (tlsify help handoff): pass it the kTLS socket and its "
+        "session state",
     )
     group.add_argument(
         "--ucspi-tls",

@@ -59,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def misuse(given: argparse.Namespace) -> str | None:
     """Return the error of conflicting options."""
     if given.prometheus and given.watch is not None:
-        return "--watch does not go with --prometheus, which asks anew each time"
+        return "--watch and --prometheus exclude each other: Prometheus repeats the request itself"
     return None
 
 

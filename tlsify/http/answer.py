@@ -63,7 +63,7 @@ class Answer:
     Attributes:
         status: one that has a phrase here.
         fields: all but those about the connection and the moment.
-        content: what follows the header section; with a file, somebody has to close that.
+        content: follows the header section; a file is the receiver's to close.
         closes: whether the connection ends with it.
     """
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("tlsify")
 
-# Handshakes under way at a time; whoever comes when there are as many has to wait.
+# Limit on simultaneous handshakes; further connections wait.
 _LIMIT = 1000
 
 

@@ -69,7 +69,7 @@ class Adapter(BaseAdapter):
     """For ``server.ssl_adapter``, or by name in CherryPy (docs/integrations.md).
 
     Clients are asked for certificates by ``context.verify_mode``, as with cheroot's own adapter;
-    ``certificate_chain`` names those who issue them.
+    ``certificate_chain`` names their issuers.
     """
 
     context: SSLContext

@@ -78,7 +78,7 @@ def _make_context(conf: Any, policy: KtlsPolicy | None = None) -> SSLContext:
 
 
 class _Plain:
-    """gunicorn's settings, as they are for a server without TLS: that is who may use sendfile."""
+    """gunicorn's settings as for a server without TLS, which may use sendfile."""
 
     is_ssl = False
 

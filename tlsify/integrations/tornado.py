@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("tlsify")
 
-# Handshakes under way at a time; whoever comes when there are as many is refused.
+# Limit on simultaneous handshakes; further connections are refused.
 _LIMIT = 1000
 
 

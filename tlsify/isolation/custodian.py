@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("tlsify")
 
 # What ends the server it belongs to, or is sent to all of its processes: custodian and holders end
-# when nobody needs them any more.
+# when they are no longer needed.
 _IGNORED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR2)
 # A holder that ends sooner than this after its start is replaced only then; in seconds.
 _PROMPT = 1.0
@@ -87,10 +87,15 @@ class Task(NamedTuple):
 
 
 class Custody:
-    """The custodian as a server sees it, which forks it before it reads a key."""
+    """The custodian as a server sees it, which forks it before it reads a key.
+
+    Attributes:
+        pid: of the last one, a child of this process; -1 before the first `load`.
+    """
 
     def __init__(self, task: Task) -> None:
         """Prepare; the first `load` forks."""
+        self.pid = -1
         self._task = task
         self._control: socket.socket | None = None
         self._deaths = 0
@@ -143,6 +148,7 @@ class Custody:
             raise ResourceError(exc, "no process for the keys") from exc
         if pid == 0:
             _be_custodian(self._task, theirs)
+        self.pid = pid
         theirs.close()
         for number in self._task.private:
             with contextlib.suppress(OSError):

@@ -116,7 +116,8 @@ class SocketEntry(NamedTuple):
     traffic: Traffic | None = None
 
 
-def _attributes(data: bytes) -> list[tuple[int, bytes]]:
+def attributes(data: bytes) -> list[tuple[int, bytes]]:
+    """Parse netlink attributes: type and value of each, up to the first malformed one."""
     found, position, end = [], 0, len(data) - _NLA.size
     while position <= end:
         length, kind = _NLA.unpack_from(data, position)
@@ -128,13 +129,14 @@ def _attributes(data: bytes) -> list[tuple[int, bytes]]:
 
 
 @lru_cache(256)  # thousands of sockets have the same to say
-def _parse_ulp(nest: bytes) -> UlpInfo:
+def parse_ulp(nest: bytes) -> UlpInfo:
+    """Parse the attribute INET_DIAG_ULP_INFO (net/tls/tls_main.c tls_get_info)."""
     name, numbers = "", {}
-    for kind, value in _attributes(nest):
+    for kind, value in attributes(nest):
         if kind == _INET_ULP_INFO_NAME:
             name = value.rstrip(b"\0").decode("ascii", "replace")
         elif kind == _INET_ULP_INFO_TLS:
-            numbers = {k: int.from_bytes(v[:2], byteorder) for k, v in _attributes(value)}
+            numbers = {k: int.from_bytes(v[:2], byteorder) for k, v in attributes(value)}
     return UlpInfo(
         name=name,
         version=_VERSIONS.get(numbers.get(uapi.TLS_INFO_VERSION, 0)),
@@ -144,19 +146,21 @@ def _parse_ulp(nest: bytes) -> UlpInfo:
     )
 
 
-def _parse_traffic(info: bytes) -> Traffic | None:
+def parse_traffic(info: bytes) -> Traffic | None:
+    """Parse a struct tcp_info; return None if it is shorter than the fields needed."""
     if len(info) < _TCP_INFO.size:
         return None
     last_sent, last_received, acknowledged, received, sent = _TCP_INFO.unpack_from(info)
     return Traffic(sent, acknowledged, received, min(last_sent, last_received) / 1000)
 
 
-def _parse_entry(message: bytes, asked_for: Pairs | None = ()) -> SocketEntry:
+def parse_entry(message: bytes, asked_for: Pairs | None = ()) -> SocketEntry:
+    """Parse a struct inet_diag_msg with its attributes; `asked_for` is that of `list_sockets`."""
     family, sport, dport, source, destination, uid, inode = _MESSAGE.unpack_from(message)
     local = (_spell(family, source), int.from_bytes(sport))
     remote = (_spell(family, destination), int.from_bytes(dport))
     ulp, info = None, b""
-    # As `_attributes`, without taking apart the many that nobody wants: there are 70,000 in a list
+    # As `attributes`, without parsing the many that are not wanted: there are 70,000 in a list
     # of 10,000 sockets.
     position, end = _MESSAGE.size, len(message) - _NLA.size
     while position <= end:
@@ -167,10 +171,10 @@ def _parse_entry(message: bytes, asked_for: Pairs | None = ()) -> SocketEntry:
         if kind == _INET_DIAG_INFO:
             info = message[position + _NLA.size : position + length]
         elif kind == _INET_DIAG_ULP_INFO:
-            ulp = _parse_ulp(message[position + _NLA.size : position + length])
+            ulp = parse_ulp(message[position + _NLA.size : position + length])
         position += (length + 3) & ~3
     wanted = ulp is not None or asked_for is None or (local, remote) in asked_for
-    traffic = _parse_traffic(info) if wanted else None
+    traffic = parse_traffic(info) if wanted else None
     return SocketEntry(local, remote, inode, uid, ulp, traffic)
 
 
@@ -204,7 +208,7 @@ def _ask(request: bytes, *, dump: bool, asked_for: Pairs | None = ()) -> Iterato
                 if kind == _NLMSG_ERROR:
                     number = -int.from_bytes(body[:4], byteorder, signed=True)
                     raise OSError(number, "sock_diag")
-                yield _parse_entry(body, asked_for)
+                yield parse_entry(body, asked_for)
                 if not dump:
                     return
                 position += (length + 3) & ~3
@@ -222,8 +226,8 @@ def list_sockets(family: int, asked_for: Pairs | None = ()) -> Iterator[SocketEn
 
     Source: linux/inet_diag.h.
     """
-    nobody = _SOCKET_ID.pack(0, 0, b"", b"") + _SOCKET_ID_TAIL.pack(0, _NO_COOKIE, _NO_COOKIE)
-    yield from _ask(_request(family, _NLM_F_DUMP, nobody), dump=True, asked_for=asked_for)
+    every = _SOCKET_ID.pack(0, 0, b"", b"") + _SOCKET_ID_TAIL.pack(0, _NO_COOKIE, _NO_COOKIE)
+    yield from _ask(_request(family, _NLM_F_DUMP, every), dump=True, asked_for=asked_for)
 
 
 def socket_info(sock: socket.socket) -> SocketEntry:
@@ -319,13 +323,14 @@ def tls_features() -> list[Device]:
                 found = ethtool.get_features(name).features
             except OSError:
                 continue
-            features = {each: _feature(found.get(each)) for each in TLS_FEATURES}
+            features = {each: feature(found.get(each)) for each in TLS_FEATURES}
             if set(features.values()) != {"none"}:
                 devices.append(Device(name, features))
     return devices
 
 
-def _feature(found: Any) -> str:
+def feature(found: Any) -> str:
+    """Return a feature's state in words (`Device`)."""
     if found is None or not (found.enable or found.available):
         return "none"
     return "on" if found.enable else "off"

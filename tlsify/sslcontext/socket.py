@@ -119,7 +119,7 @@ class SSLSocket(Answers, TLSSocket):
             try:
                 handed = self._hand_over()
             except (TlsifyError, OSError) as exc:
-                # Whoever goes on with this object must not send a byte in clear.
+                # A later call on this object must not send a byte in clear.
                 with contextlib.suppress(OSError):
                     socket.socket.shutdown(self, socket.SHUT_RDWR)
                 _log.info("handshake failed: %s", exc)

@@ -1,6 +1,6 @@
 """Ask a server, in its own protocol, to change to TLS.
 
-What it says here is plaintext, which anybody in between may have written. So nothing secret is
+The dialogue is plaintext, which an attacker may have written. So nothing secret is
 sent, nothing of what was said is kept, and not one byte behind the go-ahead is read: whatever comes
 there meets the TLS engine (RFC 3207 6, CVE-2011-0411).
 """
@@ -26,7 +26,7 @@ _TOTAL = 2**16
 def upgrade(sock: socket.socket, protocol: str, name: str, timeout: float) -> None:
     """Ask the server to change to TLS; afterwards it expects a ClientHello.
 
-    The server's greeting is read here, and who goes on inside TLS does not see it again. Most
+    The server's greeting is read here, and is not repeated inside TLS. Most
     protocols start anew there; MySQL's does not, and would need what was in it.
 
     Args:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 _FOLDER = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _LISTED = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-# A FIFO that has taken the file's place meanwhile must not wait for who writes into it.
+# A FIFO that has taken the file's place meanwhile must not wait for its writer.
 _FILE = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_NOFOLLOW | os.O_CLOEXEC
 _MAX_WALKS = 120  # the kernel follows 40 links; one may take a few walks here, for its ".."
 

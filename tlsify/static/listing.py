@@ -13,7 +13,7 @@ from urllib.parse import quote
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-# More names are not read: a page of them is of use to nobody, and others wait meanwhile.
+# Limit on the names read: a longer page is of no use, and other clients wait meanwhile.
 MOST = 5000
 _PAGE = """<!DOCTYPE html>
 <html>

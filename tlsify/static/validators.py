@@ -44,7 +44,7 @@ class Validators:
     def of(cls, status: os.stat_result, coding: str = "", now: int | None = None) -> Self:
         """Make them for a file, or for its variant in a content coding.
 
-        Part of the tag is when its inode was changed, which nobody can set: files of one size may
+        Part of the tag is its inode's change time, which no program can set: files of one size may
         have one date, too, where builds are reproducible or files are copied with their dates.
 
         Args:

@@ -20,6 +20,7 @@ from tlsify.ktls.diag import socket_info, tls_features
 from tlsify.ktls.probe import Capabilities, capabilities, loopback_pair
 from tlsify.status.sockets import is_offloaded, survey
 from tlsify.system import sandbox
+from tlsify.system.os_errors import explain
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -330,7 +331,8 @@ def _devices(*, encrypts: bool) -> Finding:
     try:
         devices = tls_features()
     except (OSError, ConfigError) as exc:
-        return Finding("nic", "NIC offload", ok=None, detail=f"unknown: {exc}")
+        why = explain(exc) if isinstance(exc, OSError) else exc
+        return Finding("nic", "NIC offload", ok=None, detail=f"unknown: {why}")
     if not devices:
         detail = "no network interface offers it"
         if encrypts:

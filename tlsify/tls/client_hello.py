@@ -75,7 +75,7 @@ class HelloCollector:
         return decode_client_hello(bytes(buffer[_HANDSHAKE_HEADER : _HANDSHAKE_HEADER + length]))
 
 
-def stranger(content_type: int) -> PeerAlert | PeerMisbehaved:
+def not_a_hello(content_type: int) -> PeerAlert | PeerMisbehaved:
     """Build the error for a record of another type instead of a ClientHello."""
     if content_type == ContentType.alert:
         return PeerAlert("the client sent an alert instead of a ClientHello")

@@ -47,7 +47,7 @@ class Connections:
         self._base = contexts.current(shared, config, aeads, now)
 
     def make(self, server_name: str | None = None) -> SSL.Connection:
-        """Make one; a server's shows what it has for the name that the client asks for."""
+        """Make one; a server's shows its certificate for the name that the client asks for."""
         connection = _Connection(self._base, None)
         # Until it ends: its callbacks are there, and its ticket keys.
         connection.begun_with = self._base
@@ -84,8 +84,8 @@ class _Shown:
         self._choice = Choice(config.key_pair, config.more_key_pairs)
         self._judging = contexts.judging_clients(config)
         self._clients = _digest_of_clients(config)
-        # A thousand certificates need not have a Context each before somebody asks for them. Only
-        # who has taken one out of its list may use it (`unbound.move`).
+        # A thousand certificates need no Context each before a client asks for them. Only a caller
+        # that has taken one out of its list may use it (`openssl.move`).
         self._idle: dict[tuple[tuple[Aead, ...], Group], list[SSL.Context]] = {}
         self._asked: dict[tuple[tuple[Aead, ...], str], _Asked] = {}
 
@@ -96,7 +96,7 @@ class _Shown:
         aeads: tuple[Aead, ...],
         server_name: str | None,
     ) -> None:
-        """Show what there is for a name.
+        """Show the certificate for a name.
 
         A ticket is good for the name that it was given under (RFC 6066 3), as long as there is a
         certificate for it or has never been one, and for the same demands on clients.
@@ -135,7 +135,7 @@ def prepare(config: ServerConfig, aeads: tuple[Aead, ...], now: float) -> None:
 
 
 def _digest_of_clients(config: ServerConfig) -> bytes:
-    """Tell from any other what is asked of clients, whose path no resumption judges anew."""
+    """Return a digest of the demands on clients, since a resumption verifies no path."""
     if config.client_trust is None:
         return b""
     return _digest(

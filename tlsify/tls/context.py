@@ -32,9 +32,9 @@ _OPENSSL_VERSIONS = {
 _OPTIONS = SSL.OP_NO_RENEGOTIATION | SSL.OP_NO_COMPRESSION | SSL.OP_CIPHER_SERVER_PREFERENCE
 # How long a server's ticket is good for, in seconds.
 TICKET_LIFETIME = 7200
-# And one that nobody has asked for, which OpenSSL sends all the same.
+# And an unrequested one, which OpenSSL sends nevertheless.
 _UNWANTED_LIFETIME = 1
-# A server's ticket key lives as long as its Context: OpenSSL makes it there and tells nobody. It
+# A server's ticket key lives as long as its Context: OpenSSL makes it there and hides it. It
 # opens every ticket sealed with it, so each period, in seconds, has a Context of its own. Those
 # for the periods to come are made before workers are forked, which is how these come to share
 # keys; together they last 32 days. One costs 0.35 ms and 22 KiB (measured, pyOpenSSL 26.4), a
@@ -173,7 +173,7 @@ def _use_trust(
         store.set_flags(crypto.X509StoreFlags.PARTIAL_CHAIN)
     for crl in crls:
         store.add_crl(crl)
-        # Where nobody has issued a list, Engine.on_certificate decides.
+        # For a certificate without its issuer's list, Engine.on_certificate decides.
         store.set_flags(crypto.X509StoreFlags.CRL_CHECK | crypto.X509StoreFlags.CRL_CHECK_ALL)
 
 
@@ -193,7 +193,7 @@ def _use_lookup(store: crypto.X509Store, lookup: Lookup) -> None:
 
 
 def _name_authorities(context: SSL.Context, trust: TrustAnchors) -> None:
-    """Tell clients, which may have several certificates, whom to choose for (RFC 8446 4.2.4)."""
+    """Send the authorities' names, by which clients choose a certificate (RFC 8446 4.2.4)."""
     for certificate in (trust.certificates or ())[:_MAX_AUTHORITIES]:
         context.add_client_ca(certificate)
     for anchor in (trust.lookup.anchors if trust.lookup else ())[:_MAX_AUTHORITIES]:
@@ -296,7 +296,7 @@ def context_for(
         config: frozen, so that one Context serves all its connections; where a server resumes,
             one serves those of a period, and that of an earlier period is dropped.
         aeads: record protection to negotiate, most wanted first.
-        now: seconds on a clock that all processes share and nobody sets back.
+        now: seconds on a clock that all processes share and that never goes back.
 
     Raises:
         ConfigError: OpenSSL refuses a client's certificate or key, or the groups.
@@ -354,9 +354,9 @@ def _essence(config: ServerConfig) -> tuple[object, ...]:
 def drop_past_keys(now: float) -> None:
     """Drop the Contexts of past periods, and so their ticket keys.
 
-    `context_for` does as much, but a process that only forks and waits, or that nobody connects
-    to, must call this now and then, or the keys of a past period live on in it. A connection in
-    userspace (`tunnel`) holds on to its own Context until it ends.
+    `context_for` does as much, but a process that only forks and waits, or has no connections, must
+    call this now and then, or the keys of a past period live on in it. A connection in userspace
+    (`tunnel`) holds on to its own Context until it ends.
     """
     for config, contexts in list(_made.items()):
         if _rotates(config):

@@ -16,7 +16,7 @@ from tlsify.codepoints import (
 )
 from tlsify.config import ClientConfig, ServerConfig
 from tlsify.errors import HandshakeError, PeerMisbehaved, TlsifyError
-from tlsify.tls.client_hello import HelloCollector, check_alpn, stranger
+from tlsify.tls.client_hello import HelloCollector, check_alpn, not_a_hello
 from tlsify.tls.connection_factory import Connections
 from tlsify.tls.explain import cut_short, handshake_failure, peer_alert
 from tlsify.tls.openssl import advance, drain, dump_session, load_session
@@ -79,7 +79,7 @@ class Engine:
                 must come of a connection with the same peer, identities and trust anchors. One
                 that OpenSSL or the server refuses leads to a full handshake.
             now: for a server that resumes; as `Connections` takes it.
-            keys: whether anybody will ask for the traffic keys. A `Tunnel` does without.
+            keys: whether traffic keys are wanted. A `Tunnel` does without.
 
         Raises:
             ConfigError: the configuration is unusable.
@@ -194,7 +194,7 @@ class Engine:
         self._first_flight += records
         for record in split_records(records):
             if record[0] != ContentType.handshake:
-                raise stranger(record[0])
+                raise not_a_hello(record[0])
             if (hello := self._collector.feed(record[HEADER_LENGTH:])) is not None:
                 break
         else:
@@ -388,8 +388,8 @@ class Engine:
             and (error := judge.judge(connection.get_peer_certificate())) is not None
         ):
             # A resumed handshake shows no certificate to `on_certificate`. That its path was once
-            # verified, against the same anchors, is for whoever kept the session to know
-            # (`session_store.Origin`); a session mixed up must at least not name somebody else.
+            # verified, against the same anchors, is for the session's store to know
+            # (`session_store.Origin`); a mixed-up session must at least not name another peer.
             error.alert = None
             self._output = b""  # such a peer does not get our Finished
             raise error

@@ -64,7 +64,7 @@ def matches(certificate: x509.Certificate, accepted: Sequence[ServiceID]) -> boo
 
 
 def _pattern(name: Presented) -> CertificatePattern | None:
-    """Prepare what a certificate presents; None if nobody can be meant by it."""
+    """Return the matcher for a presented identifier; None for an unusable one."""
     kinds: dict[IdKind, Callable[[bytes], CertificatePattern]] = {
         IdKind.DNS: hazmat.DNSPattern.from_bytes,
         IdKind.IP: hazmat.IPAddressPattern.from_bytes,
@@ -91,7 +91,7 @@ def _fits(pattern: CertificatePattern, identifier: ServiceID) -> bool:
 
 
 def presented(certificate: x509.Certificate) -> tuple[str, ...]:
-    """List what a certificate presents, for messages; with a remark where nobody can be meant."""
+    """Return a certificate's identifiers, for messages, with a remark on unusable ones."""
     return tuple(
         f"{name.kind.value}:{name.text}{'' if _pattern(name) else ' (unusable)'}"
         for name in read(certificate)

@@ -25,7 +25,7 @@ class KeyUpdateRequest(Codepoint):
 
 @dataclass(frozen=True, slots=True)
 class Alert:
-    """An alert as received: its description may be a number that nobody assigned."""
+    """An alert as received: its description may be an unassigned number."""
 
     level: int
     description: int

@@ -163,6 +163,6 @@ class Keys(NamedTuple):
 
 
 def no_keys(suite: CipherSuite) -> Keys:
-    """Stand in for keys that nobody will ask for: zeros, as after `Negotiated.wipe`."""
+    """Return placeholders for unwanted keys: zeros, as after `Negotiated.wipe`."""
     none = (bytearray(suite.aead.key_length), bytearray(IV_LENGTH), 0)
     return Keys(TrafficKeys(suite, *none), TrafficKeys(suite, *none), bytearray(), bytearray())

@@ -85,11 +85,11 @@ def _drain_in_public(connection: SSL.Connection) -> bytes:
 def hear(context: SSL.Context, told: Callable[[SSL.Connection, int, int], None]) -> None:
     """Have OpenSSL tell of a Context's connections each alert, and where it stops at a message.
 
-    It tells of every step of a handshake; the public ``Context.set_info_callback`` finds out whose
-    it is before anybody can say that it does not matter.
+    It reports every step of a handshake, and the public ``Context.set_info_callback`` looks up the
+    connection for each of them, wanted or not.
 
     Args:
-        context: that nobody uses yet.
+        context: not yet in use.
         told: takes what ``set_info_callback`` takes.
     """
     if _connections is None or not hasattr(_lib, "SSL_CTX_set_info_callback"):
@@ -139,7 +139,7 @@ def session_reused(connection: SSL.Connection) -> bool:
 def current_session(connection: SSL.Connection) -> object | None:
     """Return a connection's session, to be told from a later one; None if that cannot be known.
 
-    OpenSSL replaces the session with each TLS 1.3 ticket. Whoever holds on to what this gives can
+    OpenSSL replaces the session with each TLS 1.3 ticket. A caller that keeps the result can
     rely on its address not being used again meanwhile.
     """
     if not hasattr(_lib, "SSL_get1_session") or not hasattr(_lib, "SSL_SESSION_free"):
@@ -230,8 +230,8 @@ def move(connection: SSL.Connection, context: SSL.Context, tickets: bytes) -> No
     """Switch a new connection to another Context's certificates, with its own tickets only.
 
     OpenSSL copies what tells the tickets of one purpose from those of another together with the
-    certificates; it has no public way to say it to a single connection. So nobody else may use the
-    Context meanwhile.
+    certificates; it has no public way to set it for a single connection. So no other code may use
+    the Context meanwhile.
 
     Args:
         connection: that has not shaken hands.

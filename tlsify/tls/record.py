@@ -92,7 +92,7 @@ class Framer:
 
     Attributes:
         ahead: how many bytes are known to come at least, from a record boundary on, before the
-            stream is somebody else's; to be read at once where a header alone would be.
+            stream is the caller's; to be read at once where a header alone would be.
         count: how many records were returned.
         pending: bytes read and not yet returned; empty at a record boundary.
     """

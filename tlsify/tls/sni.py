@@ -20,7 +20,7 @@ class Choice:
         """Sort them by the names of their certificates.
 
         Args:
-            default: for clients that name nobody we know; before others for its own names, too.
+            default: for clients without a known name; preferred for its own names, too.
             others: of two for the same name and of the same kind the first counts.
         """
         key_pairs = (default, *others)

@@ -171,7 +171,7 @@ class Tunnel:
         """Have OpenSSL open all it has; gives where the plaintext in the room ends then."""
         try:
             while opened := room.read_plaintext(self._connection, size):
-                if self._is_flooded:  # what comes behind is nobody's any more
+                if self._is_flooded:  # later input is ignored
                     break
                 size += opened
             if self._is_flooded:

@@ -100,7 +100,7 @@ def system(environment: Mapping[str, str] | None = None) -> TrustAnchors:
         folders: Sequence[AnyPath] = [*filter(os.path.isdir, named[1].split(":"))]
         hint = "SSL_CERT_FILE and SSL_CERT_DIR lead nowhere: correct or unset them"
     else:
-        files, folders = _find_store(BUNDLES, FOLDERS)
+        files, folders = find_store(BUNDLES, FOLDERS)
         hint = "install ca-certificates, or name the authority to trust with --ca"
     if not files and not folders:
         raise ConfigError("this system has no store of trust anchors", hint=hint)
@@ -121,7 +121,7 @@ def read_later(anchors: TrustAnchors) -> Sequence[str]:
     return sorted(folders)
 
 
-def _find_store(
+def find_store(
     bundles: Iterable[AnyPath], folders: Iterable[AnyPath]
 ) -> tuple[Sequence[AnyPath], Sequence[AnyPath]]:
     """Choose from the files and folders that a distribution may have."""

@@ -128,7 +128,7 @@ def test_peer_that_asks_and_does_not_read(lab: Lab, monkeypatch: pytest.MonkeyPa
     server, peer = lab.server(RELAY)
     relay = running(server)
     # The kernel would find more room with each segment that comes.
-    relay._network.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2**14)
+    relay.network.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2**14)
     peer.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**14)
     fill(server.sock, bytes(MAX_PLAINTEXT))
     limit = 2**8
@@ -140,7 +140,7 @@ def test_peer_that_asks_and_does_not_read(lab: Lab, monkeypatch: pytest.MonkeyPa
         nonlocal most
         peer.sock.sendall(peer.key_update(KeyUpdateRequest.update_requested))
         most = max(most, relay._tunnel.waiting)
-        return most > limit and queued(relay._network) > 2 * limit
+        return most > limit and queued(relay.network) > 2 * limit
 
     until(ask)
     # An answer is as long as what it answers, and one read goes beyond the limit.
@@ -150,7 +150,7 @@ def test_peer_that_asks_and_does_not_read(lab: Lab, monkeypatch: pytest.MonkeyPa
 def test_answer_in_two_pieces(lab: Lab) -> None:
     """The second does not wait until the peer has acknowledged the first."""
     server, _ = lab.server(RELAY)
-    network = running(server)._network
+    network = running(server).network
     assert network.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
@@ -396,7 +396,7 @@ def test_writing_meanwhile(lab: Lab, message: bytes, split: int) -> None:
     peer.send_data(b"first")
     peer.send(ContentType.handshake, message[:split])
     assert stream.recv(9) == b"first"
-    until(lambda: not queued(relay._network))
+    until(lambda: not queued(relay.network))
     stream.sendall(b"request")
     stream.sendall(b", and more" * 20_000)
     stream.shutdown(socket.SHUT_WR)
@@ -434,7 +434,7 @@ def test_ending_meanwhile(
     handed, peer = lab.client(RELAY)
     relay = running(handed)
     peer.send(ContentType.handshake, _TICKET[:40])
-    until(lambda: not queued(relay._network))
+    until(lambda: not queued(relay.network))
     handed.sock.sendall(b"last")
     handed.close() if end == "close" else handed.shutdown()
     if rest:
@@ -456,7 +456,7 @@ def test_cut_meanwhile(lab: Lab) -> None:
     handed, peer = lab.client(RELAY)
     stream, relay = TLSSocket(handed), running(handed)
     peer.send(ContentType.handshake, _TICKET[:40])
-    until(lambda: not queued(relay._network))
+    until(lambda: not queued(relay.network))
     stream.sendall(b"lost")
     peer.sock.shutdown(socket.SHUT_WR)
     with pytest.raises(Truncated):
@@ -471,7 +471,7 @@ def test_wrong_meanwhile(lab: Lab) -> None:
     handed, peer = lab.client(RELAY)
     stream, relay = TLSSocket(handed), running(handed)
     peer.send(ContentType.handshake, _TICKET[:40])
-    until(lambda: not queued(relay._network))
+    until(lambda: not queued(relay.network))
     peer.send_data(b"not the rest")
     with pytest.raises(PeerMisbehaved):
         stream.recv(9)
@@ -543,7 +543,7 @@ def test_program_that_reads_no_more(lab: Lab, monkeypatch: pytest.MonkeyPatch) -
     handed.sock.shutdown(socket.SHUT_RD)
     for piece in (b"one", b"two"):
         peer.send_data(b"unread")
-        until(lambda: not queued(relay._network))
+        until(lambda: not queued(relay.network))
         handed.sock.sendall(piece)
         assert peer.recv_data(3) == piece
     assert turns < 50

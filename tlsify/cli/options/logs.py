@@ -23,7 +23,7 @@ def add_access_log(group: argparse._ArgumentGroup) -> None:
         nargs="?",
         const=STDOUT,
         metavar="FILE",
-        help="file to append a line to for each connection or request (docs/logs.md); "
+        help="file to append a line to for each connection or request (tlsify help logs); "
         f'"{STDOUT}", or no FILE, for stdout',
     )
 

@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, alpn: bool = True) -> None
         "--cert-dir",
         type=Path,
         metavar="DIR",
-        help="directory of further certificates, selected by SNI (docs/certificates.md)",
+        help="directory of further certificates, selected by SNI (tlsify help certificates)",
     )
     group.add_argument(
         "--ocsp",

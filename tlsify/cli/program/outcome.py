@@ -50,8 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     keeping.add_argument(
         "--aware",
         action="store_true",
-        help="the recipient implements docs/handoff.md and gets the kTLS socket itself; with "
-        "--fd alone the recipient is the caller, which keeps its descriptor",
+        help="the recipient implements the contract (tlsify help handoff) and gets the kTLS socket "
+        "itself; with --fd alone the recipient is the caller, which keeps its descriptor",
     )
     group.add_argument(
         "--session-fd",
@@ -124,7 +124,7 @@ def policy(arguments: argparse.Namespace, options: GlobalOptions) -> KtlsPolicy:
     if wanted.mode is KtlsMode.REQUIRE:
         raise UsageError(
             "--ktls=require needs a recipient that implements the contract of its descriptor",
-            hint="add --aware if the receiver does (docs/handoff.md), or drop --ktls=require",
+            hint="add --aware if the receiver does (tlsify help handoff), or drop --ktls=require",
         )
     _log.debug("relayed: a receiver that knows nothing of records gets a single descriptor")
     return KtlsPolicy(KtlsMode.OFF)

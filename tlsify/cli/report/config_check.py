@@ -97,7 +97,7 @@ def _offload(refusal: KtlsUnavailable | None, policy: KtlsPolicy) -> Finding:
         refusal.code,
         "offload",
         ok=False if policy.mode is KtlsMode.REQUIRE else None,
-        detail=str(refusal),
+        detail=f"relayed: {refusal.sentence}" if policy.mode is KtlsMode.AUTO else str(refusal),
         remedy=refusal.hint,
         blocking=policy.mode is KtlsMode.REQUIRE,
     )

@@ -58,7 +58,7 @@ class Relay:
         Raises:
             OSError: no descriptor or memory is to be had; nothing is left open but the socket.
         """
-        self._network = sock
+        self.network = sock
         self._tunnel = tunnel
         self._keep = keep
         # Nagle would add the peer's delayed acknowledgement to an answer in two pieces.
@@ -71,7 +71,7 @@ class Relay:
         self._ends = [program_end]
         self._inode = forks.inode(program_end)
         self.dies_with_process = forks.is_short_lived(sock, is_client=tunnel.is_client)
-        self._network.settimeout(0)
+        self.network.settimeout(0)
         self._program.settimeout(0)
         self.to_network, self._to_program = Load(), Load()  # `received`: from the program
         self._outbound = self._inbound = Flow.READING
@@ -116,7 +116,7 @@ class Relay:
     def set_option(self, *arguments: Any) -> None:
         """Set an option on the connection, unless it has ended."""
         with suppress(OSError):
-            self._network.setsockopt(*arguments)
+            self.network.setsockopt(*arguments)
 
     def end_in_order(self) -> None:
         """Make every later end of the program's data a clean one, with close_notify."""
@@ -142,7 +142,7 @@ class Relay:
         waiting = len(self.to_network)
         with suppress(OSError, ValueError):  # closed at the end
             waiting += patience.unread(self._program)
-            waiting += patience.unacknowledged_by_tcp(self._network)
+            waiting += patience.unacknowledged_by_tcp(self.network)
         return waiting
 
     def progress(self) -> patience.Progress:
@@ -154,7 +154,7 @@ class Relay:
         sent, received = self.to_network.sent, self._to_program.received
         has_ended = self._outbound is Flow.DONE and not self.is_settled
         ours = patience.Progress.told_by_carrier(sent, received, has_ended=has_ended)
-        return patience.progress_if_tcp(self._network) or ours
+        return patience.progress_if_tcp(self.network) or ours
 
     def turn(self, events: dict[int, int]) -> bool:
         """Pass data on; return whether the connection is over and all data has arrived."""
@@ -163,7 +163,7 @@ class Relay:
     def close(self) -> None:
         """Close both sides, and call the watcher."""
         try:
-            with closing(self._network), closing(self._program):
+            with closing(self.network), closing(self._program):
                 self._tunnel.release()  # 40 KiB, even while references to this object remain
         finally:
             self.is_over = True
@@ -188,14 +188,14 @@ class Relay:
         if self._patience is not None and self._patience.is_over():
             self._give_up()  # also of a peer that sends on and on, and takes nothing
             return True
-        self._act(events.get(self._network.fileno(), 0), events.get(self._program.fileno(), 0))
+        self._act(events.get(self.network.fileno(), 0), events.get(self._program.fileno(), 0))
         if self._keep is not None:
             for found in self._tunnel.take_sessions():
                 self._keep(found)
         self._flush()
         if self._outbound is not Flow.DONE or self._inbound is not Flow.DONE:
             return False
-        self._delivery = patience.Patience(self._network)
+        self._delivery = patience.Patience(self.network)
         return self._is_delivered()
 
     def _give_up(self) -> None:
@@ -210,7 +210,7 @@ class Relay:
         A side without anything to do is left out: its hang-up would wake the thread for ever.
         """
         if self._delivery is not None:
-            return Interest({self._network.fileno(): select.POLLIN}, self._delivery.pause())
+            return Interest({self.network.fileno(): select.POLLIN}, self._delivery.pause())
         if self._program_gone and self._takes_from_program():
             return Interest({}, 0)  # no event will announce the rest of its data
         events = {}
@@ -221,7 +221,7 @@ class Relay:
             and not (self.to_network and self._tunnel.waiting > _MAX_ANSWERS)
         )
         if network := mask(read=from_network, write=bool(self.to_network)):
-            events[self._network.fileno()] = network
+            events[self.network.fileno()] = network
         from_program = self._takes_from_program()
         if not self._program_gone and (from_program or self._inbound is not Flow.DONE):
             program = mask(read=from_program, write=bool(self._to_program))
@@ -243,7 +243,7 @@ class Relay:
         if not is_ending:
             self._patience = None
         elif self._patience is None:
-            self._patience = patience.Patience(self._network)
+            self._patience = patience.Patience(self.network)
         return self._patience
 
     def _act(self, network: int, program: int) -> None:
@@ -300,7 +300,7 @@ class Relay:
 
     def _take_from_network(self) -> None:
         try:
-            size = self._to_program.receive(self._network, self._tunnel.receive)
+            size = self._to_program.receive(self.network, self._tunnel.receive)
         except BlockingIOError:
             return
         except OSError as exc:
@@ -351,12 +351,12 @@ class Relay:
     def _flush(self) -> None:
         try:
             while self._outbound is not Flow.DONE:
-                self.to_network.send(self._network)
+                self.to_network.send(self.network)
                 # Beside data, an alert or the answer to a KeyUpdate.
                 self.to_network.take_on(self._tunnel.output_into)
                 if not self.to_network:
                     if not self._tunnel.is_waiting:
-                        self._outbound = end(self._network, self._outbound)
+                        self._outbound = end(self.network, self._outbound)
                     break
         except BlockingIOError:
             pass
@@ -378,7 +378,7 @@ class Relay:
     def _is_delivered(self) -> bool:
         """Return whether the peer's TCP has all data, or has ended: closing earlier might reset."""
         try:
-            if not patience.unacknowledged(self._network) or self._delivery is None:
+            if not patience.unacknowledged(self.network) or self._delivery is None:
                 return True
             return self._delivery.is_over() or not self._take_last()
         except BlockingIOError:
@@ -389,8 +389,8 @@ class Relay:
     def _take_last(self) -> int:
         """Receive input while the last bytes are delivered: an alert explains a failure."""
         if self.is_settled:
-            return len(self._network.recv(READ_SIZE, socket.MSG_DONTWAIT))
-        size = self._to_program.receive(self._network, self._tunnel.receive)
+            return len(self.network.recv(READ_SIZE, socket.MSG_DONTWAIT))
+        size = self._to_program.receive(self.network, self._tunnel.receive)
         self._to_program.drop()
         self._look_at_tunnel()
         return size
