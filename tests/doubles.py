@@ -31,7 +31,7 @@ from tlsify.tls import schedule
 from tlsify.tls.engine import Engine
 from tlsify.tls.messages import KeyUpdateRequest, encode_key_update
 from tlsify.tls.protection import open_record, seal_record
-from tlsify.tls.record import Framer, split_records
+from tlsify.tls.record import split_records
 from tlsify.tls.room import RecordBuffer
 from tlsify.tls.tunnel import ROOM_BEYOND
 
@@ -374,19 +374,16 @@ class RawPeer:
             hold: keep the last flight in ``held`` instead of sending it.
         """
         self.sock = sock
-        engine, framer = Engine(config), Framer()
+        engine = Engine(config)
         while True:
             self.held = engine.output()
             negotiated = engine.result()
             if negotiated is not None:
                 break
             sock.sendall(self.held)
-            record = None
-            while record is None:
-                received = sock.recv(framer.need())
-                assert received, "the handshake was cut short"
-                record = framer.feed(received)
-            engine.feed(record)
+            received = sock.recv(engine.need())
+            assert received, "the handshake was cut short"
+            engine.feed(received)
         if not hold:
             sock.sendall(self.held)
         self.negotiated = negotiated

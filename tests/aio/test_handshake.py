@@ -56,7 +56,7 @@ def test_client(run: Run, lab: Lab, policy: KtlsPolicy) -> None:
 def test_others_get_their_turn(run: Run, lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who has filled our buffer with what takes us long does not keep the loop with it."""
     monkeypatch.setattr(handshake, "_LONGEST_TURN", 0.0)
-    monkeypatch.setattr(driver, "FIRST_FLIGHT", 64)
+    monkeypatch.setattr("tlsify.tls.engine.FIRST_FLIGHT", 64)
     byte = encode_record(ContentType.handshake, b"\0")
     flood = encode_record(ContentType.handshake, b"\1\0\xff\xff") + byte * 2500
     turns = 0

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pytest
 
+from tests.cli.forked import refused
 from tests.cli.harness import run
 from tlsify import __version__
 from tlsify.cli import main
@@ -14,14 +16,14 @@ from tlsify.codepoints import Aead
 _FINDING: dict[str, type | tuple[type, ...]] = {
     "code": str,
     "subject": str,
-    "ok": bool,
+    "ok": (bool, type(None)),
     "detail": str,
     "remedy": (str, type(None)),
     "blocking": bool,
 }
 
 
-def _check_schema(printed: bytes, *, usable: bool) -> dict[str, bool]:
+def _check_schema(printed: bytes, *, usable: bool) -> dict[str, bool | None]:
     """Expect the documented keys and types and no others; gives code -> ok."""
     report = json.loads(printed)
     assert list(report) == ["tlsify", "usable", "findings"]
@@ -30,7 +32,7 @@ def _check_schema(printed: bytes, *, usable: bool) -> dict[str, bool]:
     for finding in report["findings"]:
         assert list(finding) == list(_FINDING)
         assert all(isinstance(finding[key], kind) for key, kind in _FINDING.items())
-        assert finding["ok"] is (finding["remedy"] is None)
+        assert finding["ok"] is None or finding["ok"] is (finding["remedy"] is None)
     return {finding["code"]: finding["ok"] for finding in report["findings"]}
 
 
@@ -56,7 +58,7 @@ def test_json_with_ktls(
     printed = capfdbinary.readouterr()
     assert printed.err == b""
     findings = _check_schema(printed.out, usable=True)
-    assert findings["tls-ulp"]
+    assert findings["tls-ulp"] is True
     assert findings["suite"]
     reported = [f["subject"] for f in json.loads(printed.out)["findings"] if f["code"] == "suite"]
     assert {f"TLSv1.3 {aead.value}" for aead in Aead} <= {*reported}
@@ -68,9 +70,20 @@ def test_table_without_ktls() -> None:
     outcome = run("check")
     assert (outcome.status, outcome.err) == (103, "")
     lines = outcome.out.decode().splitlines()
-    assert [line for line in lines if line.startswith("NO  tls ULP")]
-    assert [line for line in lines if line.lstrip().startswith("-> ")]
-    assert lines[-1] == "TLS is relayed here: TLS 1.3 AES-GCM, both directions: no"
+    (loud,) = (line for line in lines if line.startswith("NO"))
+    assert loud.startswith("NO   tls ULP")
+    (remedy,) = (line.lstrip()[3:] for line in lines if line.lstrip().startswith("-> "))
+    assert lines[-2:] == ["tlsify relays TLS 1.3 with AES-GCM here", f"to improve that: {remedy}"]
+    assert not [line for line in lines if "kernel encrypts" in line]
+
+
+@pytest.mark.usefixtures("lacks_ktls")
+def test_without_pyroute2(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it would show is unknown, and all else is reported."""
+    monkeypatch.setitem(sys.modules, "pyroute2.ethtool", None)
+    outcome = refused("check")
+    assert (outcome.status, outcome.err) == (103, "")
+    assert b"info NIC offload                unknown: the package pyroute2" in outcome.out
 
 
 @pytest.mark.parametrize("option", ["--ktls=off", "--ktls=require", "--ktls-any-kernel"])

@@ -191,7 +191,7 @@ def framer(data: bytes) -> None:
         need = found.need()
         assert need > 0
         piece, rest = rest[:need], rest[need:]
-        cut += found.feed(piece) or b""
+        cut += found.feed(piece)
     assert cut + found.pending == data
 
 
@@ -232,13 +232,11 @@ def control_records_without_rekey(data: bytes) -> None:
 
 def _handshake(engine: Engine, data: bytes) -> None:
     """Feed a stream, as a relay would; the right alert goes out with the error."""
-    cut = Framer()
     engine.output()
     while data and engine.result() is None:
-        piece, data = data[: cut.need()], data[cut.need() :]
-        record = cut.feed(piece)
-        if record is not None:
-            engine.feed(record)
+        need = engine.need()
+        piece, data = data[:need], data[need:]
+        engine.feed(piece)
 
 
 @_target(HandshakeError, seeds=lambda: [_flights(version)[0] for version in ProtocolVersion])

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, TypeVar
 from tests.interop.programs import PATIENCE
 from tlsify.codepoints import ContentType, ProtocolVersion
 from tlsify.connection.establish import PendingConnection
-from tlsify.connection.setup.handshake import conversation
 from tlsify.connection.stream import TLSSocket
 from tlsify.tls import schedule
 from tlsify.tls.engine import Engine
+from tlsify.tls.handshake_keys import secrets
 from tlsify.tls.protection import open_record, seal_record
 from tlsify.tls.record import Framer, split_records
 
@@ -84,7 +84,7 @@ class RawPeer:
             data = self.sock.recv(self._framer.need())
         except BlockingIOError:
             return False
-        if (record := self._framer.feed(data)) is not None:
+        if record := self._framer.feed(data):
             self._take(record)
         return bool(data)
 
@@ -154,7 +154,7 @@ class RawPeer:
         if negotiated is not None:
             return negotiated.tx
         if self._suite.version is ProtocolVersion.TLSv1_3:
-            secret = self._engine._secrets[b"SERVER_TRAFFIC_SECRET_0"]
+            secret = secrets(self._engine._key_log)[b"SERVER_TRAFFIC_SECRET_0"]
             return schedule.traffic_keys(self._suite, bytes(secret))
         connection = self._engine._connection
         assert connection is not None
@@ -179,18 +179,11 @@ def hand_over(
     """
     opening = PendingConnection(sock, config, policy)
     sock.setblocking(False)
-    steps = conversation(opening.engine)
-    step = next(steps, None)
-    while step is not None:
-        try:
-            if isinstance(step, int):
-                step = steps.send(_take_turns(sock, peer, sock.recv, step))
-            else:
-                assert isinstance(step, bytes)
-                sock.sendall(step)
-                step = next(steps)
-        except StopIteration:
-            break
+    engine = opening.engine
+    sock.sendall(engine.output())
+    while engine.result() is None:
+        engine.feed(_take_turns(sock, peer, sock.recv, engine.need()))
+        sock.sendall(engine.output())
     stream = TLSSocket(opening.commit())
     stream.setblocking(False)
     return stream

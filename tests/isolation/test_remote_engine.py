@@ -137,6 +137,7 @@ def test_refusals(
         encode_record(ContentType.alert, b"\1\0"),
         encode_record(ContentType.application_data, b"data"),
         encode_record(ContentType.change_cipher_spec, b"\1") * 3,
+        encode_record(ContentType.handshake, b"\1") + b"garbage",
         encode_record(ContentType.handshake, b"\1\0\0\4nono"),
         encode_record(ContentType.handshake, b"\1") + b"\x17\3\3\xff\xff",
         b"",

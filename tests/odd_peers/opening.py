@@ -12,8 +12,9 @@ from tlsify.config import ClientConfig
 from tlsify.errors import HandshakeError, PeerAlert
 from tlsify.tls import schedule
 from tlsify.tls.engine import Engine
+from tlsify.tls.handshake_keys import secrets
 from tlsify.tls.protection import open_record
-from tlsify.tls.record import HEADER_LENGTH, Framer, encode_record, split_records
+from tlsify.tls.record import HEADER_LENGTH, encode_record, split_records
 
 if TYPE_CHECKING:
     from tests.odd_peers.parts import Part
@@ -88,7 +89,7 @@ class OddPeer(RawPeer):
         self.sock = sock
         self._opening = opening
         self._is_client = isinstance(config, ClientConfig)
-        self._engine, self._framer = Engine(config), Framer()
+        self._engine = Engine(config)
         self._is_early = False
         made = self.negotiated = self._negotiate()
         self._rx, self._rx_secret, self._rx_seq = made.rx, made.rx_secret, made.rx.seq
@@ -107,21 +108,18 @@ class OddPeer(RawPeer):
             if negotiated is not None:
                 return negotiated
             try:
-                self._take_record()
+                self._take()
             except PeerAlert as exc:
                 raise Halted(_name(exc)) from exc
 
-    def _take_record(self) -> None:
-        record = None
-        while record is None:
-            try:
-                received = self.sock.recv(self._framer.need())
-            except ConnectionResetError:
-                raise Halted("RST") from None
-            if not received:
-                raise Halted("FIN")
-            record = self._framer.feed(received)
-        self._engine.feed(record)
+    def _take(self) -> None:
+        try:
+            received = self.sock.recv(self._engine.need())
+        except ConnectionResetError:
+            raise Halted("RST") from None
+        if not received:
+            raise Halted("FIN")
+        self._engine.feed(received)
 
     def _fly(self, number: int, flight: bytes, *, is_last: bool) -> None:
         opening = self._opening
@@ -197,7 +195,7 @@ class OddPeer(RawPeer):
         assert connection is not None
         suite = CipherSuite.from_openssl(connection.get_cipher_name() or "")
         if suite.version is ProtocolVersion.TLSv1_3:
-            self._tx_secret = self._engine._secrets[b"SERVER_TRAFFIC_SECRET_0"][:]
+            self._tx_secret = secrets(self._engine._key_log)[b"SERVER_TRAFFIC_SECRET_0"]
             self._tx = schedule.traffic_keys(suite, bytes(self._tx_secret))
         else:
             randoms = connection.client_random(), connection.server_random()

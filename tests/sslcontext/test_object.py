@@ -79,7 +79,9 @@ class Side:
             said = getattr(self.tls, name)(*arguments)
         except ssl.SSLCertVerificationError as exc:
             said = (type(exc), exc.errno, exc.library, exc.reason, exc.verify_code)
-        except (ssl.SSLWantReadError, ssl.SSLZeroReturnError, ssl.SSLEOFError) as exc:
+        except (ssl.SSLWantReadError, ssl.SSLZeroReturnError) as exc:
+            said = (type(exc), exc.errno, exc.library, exc.reason)
+        except ssl.SSLEOFError as exc:
             said = (type(exc), exc.errno)
         except ssl.SSLError as exc:
             assert f"[{exc.library}: {exc.reason}] " in str(exc)
@@ -361,7 +363,7 @@ def test_half_a_message(lab: Lab, files: Files) -> None:
     ours = Attended(lab, files)
     peer, update = ours.peer, encode_key_update(KeyUpdateRequest.update_not_requested)
     ours.incoming.write(peer.seal(ContentType.handshake, update[:4]))
-    wants = (ssl.SSLWantReadError, ssl.SSL_ERROR_WANT_READ)
+    wants = (ssl.SSLWantReadError, ssl.SSL_ERROR_WANT_READ, None, None)
     assert ours.do("read", 9) == wants
     assert ours.do("write", b"first ") == 6
     assert ours.do("write", b"second") == wants  # so it does not pile up
@@ -391,7 +393,7 @@ def test_renegotiation(files: Files) -> None:
     with suppress(SSL.WantReadError):
         theirs.do_handshake()
     ours.incoming.write(drain(theirs))
-    assert ours.do("read", 9) == (ssl.SSLWantReadError, ssl.SSL_ERROR_WANT_READ)
+    assert ours.do("read", 9)[0] is ssl.SSLWantReadError
     theirs.bio_write(ours.outgoing.read())
     with pytest.raises(SSL.Error, match="no renegotiation"):
         theirs.do_handshake()

@@ -109,7 +109,7 @@ def test_name_in_the_relay() -> None:
     assert opened(ours, b"".join(met.beyond)) == b""
     del met
     context.drop_past_keys(9 * context.PERIOD)
-    connection_factory._shown.pop(server)
+    context._made.pop(server)
     gc.collect()
     theirs.send(b"hello")
     assert opened(ours, theirs.output()) == b"hello"
@@ -195,7 +195,7 @@ def test_contexts_are_made_when_needed() -> None:
     pairs = tuple(certify(AUTHORITY, f"{i}.example") for i in range(1000))
     server = ServerConfig(key_pair=DEFAULT, more_key_pairs=pairs)
     connection_factory.prepare(server, DEFAULT_AEADS, 0.0)
-    idle = connection_factory._shown[server]._idle
+    idle = context.contexts_of(server).shown._idle
     assert len(idle) == 1
     for _ in range(2):
         for i in (7, 999):
@@ -509,8 +509,8 @@ def test_authorities_are_loaded_once() -> None:
     for name in ("a.example", "b.example"):
         Meeting(client(name, key_pair=CLIENT), server)
     stores = {
-        made.get_cert_store()._store  # type: ignore[union-attr]  # there is one
-        for idle in connection_factory._shown[server]._idle.values()
+        made.get_cert_store()._store
+        for idle in context.contexts_of(server).shown._idle.values()
         for made in idle
     }
     assert len(stores) == 1

@@ -254,7 +254,7 @@ def test_keys_that_nobody_wants(configs: Configs) -> None:
                 sink.feed(record)
     ours, theirs = result_of(engine), result_of(client)
     assert not any(ours.tx.key + ours.rx.key + ours.tx_secret + ours.rx_secret)
-    assert not engine._secrets
+    assert not engine._key_log
     assert any(theirs.rx.key)
     assert ours.suite is theirs.suite
     sender, receiver = Tunnel(engine), Tunnel(client)

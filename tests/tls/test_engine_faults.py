@@ -27,12 +27,11 @@ from tlsify.credentials.key_pair import KeyPair
 from tlsify.credentials.self_signed import make_key_pair
 from tlsify.errors import HandshakeError, IdentityError, PeerAlert, PeerMisbehaved
 from tlsify.names import ReferenceIdentifier
-from tlsify.tls import connection_factory
+from tlsify.tls import connection_factory, context
 from tlsify.tls.client_hello import MAX_LENGTH
 from tlsify.tls.engine import Engine
 from tlsify.tls.record import (
     HEADER_LENGTH,
-    decode_header,
     encode_plain_alert,
     encode_record,
     split_records,
@@ -404,10 +403,10 @@ def _length(number: int) -> bytes:
 def _replace_certificate(server: ServerConfig, der: bytes) -> None:
     """Make a server show a certificate that the parser would not have loaded."""
     connection_factory.prepare(server, server.aeads, 0.0)
-    ((context,),) = connection_factory._shown[server]._idle.values()
-    context._used = False
+    ((shown,),) = context.contexts_of(server).shown._idle.values()
+    shown._used = False
     with pytest.warns(DeprecationWarning, match="X509"):  # the only way to show what does not parse
-        context.use_certificate(crypto.load_certificate(crypto.FILETYPE_ASN1, der))
+        shown.use_certificate(crypto.load_certificate(crypto.FILETYPE_ASN1, der))
 
 
 # -- garbage
@@ -434,8 +433,7 @@ def test_bytes_that_are_no_record(
     engine = Engine(client_config if is_client else server_config)
     engine.output()
     with pytest.raises(PeerMisbehaved) as caught:
-        decode_header(header)
-    engine.refuse(caught.value, header)
+        engine.feed(header)
     output = engine.output()
     if caught.value.alert is None:
         assert output == b""

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from OpenSSL import SSL
 
 from tests.doubles import EnginePair
+from tlsify.credentials.self_signed import make_key_pair
 from tlsify.tls import openssl
 
 if TYPE_CHECKING:
@@ -88,6 +89,52 @@ def test_alerts_heard(monkeypatch: pytest.MonkeyPatch, *, lean: bool) -> None:
             connection.do_handshake()
     alerts = [(who, value & 0xFF) for who, where, value in heard if where & SSL.SSL_CB_ALERT]
     assert alerts == [(victim, 10)]
+
+
+class Listener:
+    """App data of a connection: what it hears of secrets."""
+
+    def __init__(self) -> None:
+        """Start with nothing."""
+        self.lines: list[bytes] = []
+
+    def on_key_log(self, line: bytes) -> None:
+        """Keep a line."""
+        self.lines.append(line)
+
+
+@pytest.mark.parametrize("lean", [True, False])
+def test_handshake_and_its_secrets(monkeypatch: pytest.MonkeyPatch, *, lean: bool) -> None:
+    """Two sides come to their end by what each has to say, and both hear the same secrets."""
+    if not lean:
+        monkeypatch.setattr(openssl, "_lib", SimpleNamespace())
+    pair = make_key_pair(["x"])
+    sides: list[SSL.Connection] = []
+    heard: list[Listener] = []
+    for start in (SSL.Connection.set_connect_state, SSL.Connection.set_accept_state):
+        context = SSL.Context(SSL.TLS_METHOD)
+        context.use_certificate(pair.chain[0])
+        context.use_privatekey(pair.key)
+        openssl.log_keys(context)
+        sides.append(SSL.Connection(context, None))
+        heard.append(Listener())
+        sides[-1].set_app_data(heard[-1])
+        start(sides[-1])
+    client, server = sides
+    is_finished, hello = openssl.advance(client, b"")
+    assert (is_finished, hello[0]) == (False, 22)
+    assert openssl.advance(server, hello[:40]) == (False, b"")
+    is_finished, flight = openssl.advance(server, hello[40:])
+    assert not is_finished
+    is_finished, finished = openssl.advance(client, flight)
+    assert is_finished
+    assert openssl.advance(server, finished)[0]
+    assert len(heard[0].lines) == len(heard[1].lines) == 5
+    assert sorted(heard[0].lines) == sorted(heard[1].lines)
+    another = SSL.Connection(server.get_context(), None)
+    another.set_accept_state()
+    with pytest.raises(SSL.Error):
+        openssl.advance(another, b"\x16\x03\x03\0\4\2\0\0\0")
 
 
 @pytest.mark.parametrize(("number", "words"), [(0, "ok"), (10, "certificate has expired")])

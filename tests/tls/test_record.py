@@ -92,7 +92,7 @@ def test_stream_cut_anywhere(records: list[tuple[ContentType, bytes]], data: st.
         size = data.draw(st.integers(1, framer.need()))
         record = framer.feed(stream[position : position + size])
         position += size
-        if record is not None:
+        if record:
             found.append(record)
             assert framer.pending == b""
         else:
@@ -112,13 +112,12 @@ def test_reading_ahead(
     found: list[bytes] = []
     framer = Framer(ahead)
     while len(found) < len(whole):
-        if (record := framer.feed(b"")) is None:
+        if not (record := framer.feed(b"")):
             assert 1 <= framer.need() <= len(stream) - position
             size = data.draw(st.integers(1, framer.need()))
             record = framer.feed(stream[position : position + size])
             position += size
-        if record is not None:
-            found.append(record)
+        found += split_records(record)
     assert found == whole
     assert framer.pending == b""
 
@@ -133,7 +132,18 @@ def test_arbitrary_stream(stream: bytes, size: int) -> None:
             framer.feed(stream[:step])
             stream = stream[step:]
     except PeerMisbehaved:
-        assert len(framer.pending) == HEADER_LENGTH
+        assert len(framer.pending) >= HEADER_LENGTH
+
+
+def test_garbage_behind_a_record() -> None:
+    """It is refused once the record in front of it was returned."""
+    whole = encode_record(ContentType.handshake, b"hello")
+    framer = Framer()
+    assert framer.feed(whole + b"garbage") == whole
+    assert framer.count == 1
+    with pytest.raises(PeerMisbehaved):
+        framer.feed(b"")
+    assert framer.pending == b"garbage"
 
 
 @given(RECORDS)

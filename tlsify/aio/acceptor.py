@@ -100,7 +100,7 @@ class Acceptor:
 
     Attributes:
         refused: told of clients that are refused, as `AccessLog.refused`.
-        stranger: answers clients that speak no TLS (`handshake.conversation`); None: by an alert.
+        stranger: answers clients that speak no TLS (`tls.engine.Engine`); None: by an alert.
     """
 
     def __init__(

@@ -14,10 +14,10 @@ from tlsify.connection.setup.dialing import closed_on_error
 from tlsify.errors import HandshakeError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from tlsify.config import ClientConfig, ServerConfig
     from tlsify.connection.handoff import Handoff
+    from tlsify.isolation.remote_engine import RemoteEngine
+    from tlsify.tls.engine import Engine, Stranger
 
 
 # How long one connection may keep the loop, in seconds.
@@ -29,7 +29,7 @@ async def hand_over(
     config: ClientConfig | ServerConfig,
     policy: KtlsPolicy | None = None,
     timeout: float | None = None,
-    stranger: Callable[[bytes], bytes] | None = None,
+    stranger: Stranger | None = None,
 ) -> Handoff:
     """Do a handshake without blocking the loop, and hand the connection over.
 
@@ -38,7 +38,7 @@ async def hand_over(
         config: decides the role.
         policy: when to offload; AUTO if None.
         timeout: seconds for the handshake; the configuration's own if None.
-        stranger: answers a peer that speaks no TLS, as `handshake.conversation` has it.
+        stranger: answers a peer that speaks no TLS, as an `Engine` has it.
 
     Raises:
         As `establish.connect`.
@@ -48,49 +48,48 @@ async def hand_over(
     with closed_on_error(sock):
         sock.settimeout(0)
         opening = PendingConnection(sock, config, policy or KtlsPolicy())
-        with handshake.undelayed(sock):
-            try:
-                async with asyncio.timeout(seconds):
-                    await _drive(sock, handshake.conversation(opening.engine, stranger))
-            except HandshakeError:
-                await _part(sock)
+        engine = opening.engine
+        engine.stranger = stranger
+        try:
+            async with asyncio.timeout(seconds):
+                await _drive(sock, engine)
+        except HandshakeError:
+            await _part(sock)
+            raise
+        except TimeoutError as exc:
+            if exc.errno is not None:  # as in `handshake.run`
                 raise
-            except TimeoutError as exc:
-                if exc.errno is not None:  # as in `handshake.run`
-                    raise
-                raise handshake.too_slow(seconds, opening.engine) from exc
+            raise handshake.too_slow(seconds, engine) from exc
         handed = opening.commit()
         handed.sock.settimeout(0)
         return handed
 
 
-async def _drive(sock: socket.socket, steps: handshake.Conversation) -> None:
+async def _drive(sock: socket.socket, engine: Engine | RemoteEngine) -> None:
     loop = asyncio.get_running_loop()
-    step = next(steps, None)
     spent = 0.0
-    while step is not None:
+    while True:
+        if output := engine.output():
+            await loop.sock_sendall(sock, output)
+        if engine.result() is not None:
+            return
         if spent > _LONGEST_TURN:  # what is there already is received without waiting
             spent = 0.0
             await asyncio.sleep(0)
-        received = None
-        try:
-            if isinstance(step, int):
-                received = await loop.sock_recv(sock, step)
-            elif isinstance(step, bytes):
-                await loop.sock_sendall(sock, step)
-            elif isinstance(step, float):
-                await asyncio.sleep(step)
-            else:
-                await _readable(loop, step)
-        except OSError as exc:
-            step = steps.throw(exc)
-            continue
+        received = await loop.sock_recv(sock, engine.need())
         began = loop.time()
         try:
-            step = steps.send(received)
-        except StopIteration:
-            return
-        spent += loop.time() - began
+            engine.feed(received)
+            spent += loop.time() - began
+            if engine.is_remote:
+                for what in engine.attend():
+                    await (
+                        asyncio.sleep(what) if isinstance(what, float) else _readable(loop, what)
+                    )
+        except HandshakeError:
+            with contextlib.suppress(OSError):  # the peer may have gone, and need no alert
+                await loop.sock_sendall(sock, engine.output())
+            raise
 
 
 async def _readable(loop: asyncio.AbstractEventLoop, sock: socket.socket) -> None:

@@ -23,7 +23,9 @@ DESCRIPTION = (
     "Try kernel TLS on loopback connections, and explain what does not work. The exit status is "
     "0 if TLS 1.3 with AES-GCM is offloaded in both directions, 103 otherwise."
 )
-_WIDTH = 30
+_WIDTH = 26
+# Only what needs action is loud.
+_MARKS = {True: "yes", False: "NO", None: "info"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -64,13 +66,18 @@ def _check_config(path: Path, *, as_json: bool) -> int:
 
 def _print_table(report: Report) -> None:
     _print_findings(report.findings)
-    verdict = "the kernel carries TLS here" if report.usable else "TLS is relayed here"
-    print(f"\n{verdict}: TLS 1.3 AES-GCM, both directions: {'yes' if report.usable else 'no'}")
+    carrier = "the kernel carries" if report.usable else "tlsify relays"
+    print(f"\n{carrier} TLS 1.3 with AES-GCM here")
+    remedies = sorted(
+        (finding for finding in report.findings if finding.remedy and finding.ok is False),
+        key=lambda finding: not finding.blocking,
+    )
+    if remedies:
+        print(f"to improve that: {remedies[0].remedy}")
 
 
 def _print_findings(findings: Iterable[Finding]) -> None:
     for finding in findings:
-        mark = "yes" if finding.ok else "NO "
-        print(f"{mark} {finding.subject:<{_WIDTH}} {printable(finding.detail)}")
+        print(f"{_MARKS[finding.ok]:<4} {finding.subject:<{_WIDTH}} {printable(finding.detail)}")
         if finding.remedy:
-            print(f"    {'':<{_WIDTH}} -> {finding.remedy}")
+            print(f"{'':<4} {'':<{_WIDTH}} -> {finding.remedy}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
 from pathlib import Path
@@ -19,7 +20,7 @@ from tlsify.errors import ExitCode, UsageError
 from tlsify.logs.messages import announce
 from tlsify.names import is_ip_address
 from tlsify.serving import server
-from tlsify.serving.backends import Backends, Rule, parse_several
+from tlsify.serving.backends import Backend, Backends, Rule, parse_several
 from tlsify.serving.forward import Forwarding, Passing
 from tlsify.system import listening
 from tlsify.system.sandbox import Reach
@@ -176,6 +177,28 @@ def examine(arguments: argparse.Namespace) -> ServerConfig:
     _check_loops(_rules(arguments), arguments.listen)
     logs.examine(arguments)
     return server_options.configure(arguments)
+
+
+def reach_backends(arguments: argparse.Namespace) -> dict[Backend, OSError | None]:
+    """Connect to each backend, all at once; return the errors of those that take no connection."""
+    kind = socket.SOCK_STREAM if arguments.pass_fd is None else socket.SOCK_SEQPACKET
+    backends = [backend for rule in _rules(arguments) for backend in rule.backends]
+
+    async def reach(backend: Backend) -> OSError | None:
+        try:
+            if backend.path:
+                backend.connect_here(kind).close()
+            else:
+                (await backend.connect(arguments.connect_timeout)).close()
+        except OSError as exc:
+            return exc
+        return None
+
+    async def reach_all() -> dict[Backend, OSError | None]:
+        failures = await asyncio.gather(*map(reach, backends))
+        return dict(zip(backends, failures, strict=True))
+
+    return asyncio.run(reach_all())
 
 
 def _rules(arguments: argparse.Namespace) -> list[Rule]:

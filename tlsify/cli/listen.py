@@ -6,6 +6,7 @@ import contextlib
 import os
 import time
 from contextlib import ExitStack
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from tlsify.addresses import Address
@@ -185,9 +186,11 @@ class _Reception(NamedTuple):
         closing = ClosePolicy(arguments.close)
         with cuts.told(), lines:
             if arguments.ucspi_tls:
-                # When its handshake begins, and whether, is the program's affair.
-                _tell_door(lifeline)
-                return ucspi_tls.run(arguments.program, sock, open_connection, closing)
+                # When its handshake begins, and whether, is the program's affair: a client that
+                # has sent something in plain text is none that is silent.
+                return ucspi_tls.run(
+                    arguments.program, sock, open_connection, closing, partial(_tell_door, lifeline)
+                )
             return execute.run(
                 arguments.program,
                 open_or_end,

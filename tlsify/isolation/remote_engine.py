@@ -10,13 +10,29 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal, NoReturn, TypeAlias
 from weakref import WeakSet
 
-from tlsify.codepoints import AlertDescription, ContentType
+from tlsify.codepoints import AlertDescription
 from tlsify.config import ServerConfig
 from tlsify.credentials.key_pair import KeyPair
-from tlsify.errors import SHORTAGES, ConfigError, HandshakeError, KeyHolderError, ResourceError
+from tlsify.errors import (
+    SHORTAGES,
+    ConfigError,
+    HandshakeError,
+    KeyHolderError,
+    PeerMisbehaved,
+    ResourceError,
+    TlsifyError,
+)
 from tlsify.isolation import wire
 from tlsify.system import scm_rights
-from tlsify.tls.record import encode_plain_alert
+from tlsify.tls.explain import cut_short
+from tlsify.tls.record import (
+    CHANGE_CIPHER_SPEC,
+    FIRST_FLIGHT,
+    SHORTEST_LAST,
+    Framer,
+    encode_plain_alert,
+    split_records,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,6 +40,7 @@ if TYPE_CHECKING:
     from cryptography import x509
 
     from tlsify.codepoints import Aead
+    from tlsify.tls.engine import Stranger
     from tlsify.tls.negotiated import Negotiated
 
 # What a driver of the handshake has to wait for: a socket that becomes readable, or some seconds.
@@ -135,11 +152,12 @@ class IsolatedServer(ServerConfig):
 class RemoteEngine:
     """One handshake that a holder does, in the place of an `Engine`.
 
-    A driver feeds it a record, and then does what `attend` asks for.
+    A driver feeds it what has come, and then does what `attend` asks for.
 
     Attributes:
         is_client: False.
         is_remote: True.
+        stranger: as an `Engine` has it.
     """
 
     is_client = False
@@ -149,6 +167,8 @@ class RemoteEngine:
         """Prepare: the holder hears of it when the peer has sent its first record."""
         self._rendezvous = rendezvous
         self._choice = choice
+        self.stranger: Stranger | None = None
+        self._framer = Framer(FIRST_FLIGHT)
         self._channel: socket.socket | None = None
         self._records: list[bytes] = []
         self._request: wire.Request | None = None
@@ -158,17 +178,37 @@ class RemoteEngine:
         self._negotiated: Negotiated | None = None
         self._key_log = b""
 
-    def feed(self, record: bytes) -> None:
-        """Take exactly one record from the peer; `attend` processes it.
+    def need(self) -> int:
+        """Return how many bytes may be received now, always 1 or more."""
+        return self._framer.need()
+
+    def feed(self, data: bytes) -> None:
+        """Take what has come from the peer, as `Engine.feed` does; `attend` processes it.
 
         No handshake ends with ChangeCipherSpec: one waits for its successor, to save a message.
+
+        Raises:
+            Truncated: the stream ended within the handshake.
+            PeerMisbehaved: the peer is a stranger, and has its answer.
         """
-        self._records.append(record)
-        if record[0] != ContentType.change_cipher_spec or len(self._records) > 1:
+        if not data:
+            raise cut_short()
+        self._cut(data)
+
+    def _cut(self, data: bytes) -> None:
+        try:
+            self._records += split_records(self._framer.feed(data))
+        except PeerMisbehaved as error:
+            if not self._framer.count and self.stranger is not None:
+                self._output = self.stranger(self._framer.pending)
+                if self._output:
+                    raise
+            self._refuse(error, self._framer.pending)
+        if self._records and (self._records[0] != CHANGE_CIPHER_SPEC or len(self._records) > 1):
             self._request = wire.Request(self._choice, tuple(self._records))
             self._records.clear()
 
-    def refuse(self, error: HandshakeError, received: bytes) -> None:
+    def _refuse(self, error: HandshakeError, received: bytes) -> None:
         """Take bytes that are no record, as `Engine.refuse` does; `attend` processes them."""
         self._records.clear()
         self._refusal = error
@@ -185,9 +225,16 @@ class RemoteEngine:
             ResourceError: no descriptor is to be had for it.
             ConfigError: OpenSSL refuses the configuration.
         """
-        if self._request is None:
-            return
-        request = wire.encode_request(self._request)
+        while self._negotiated is None:
+            if self._request is None:
+                self._cut(b"")  # more may have come at once
+            if self._request is None:
+                return
+            yield from self._ask(wire.encode_request(self._request))
+        if self._framer.pending:
+            raise TlsifyError("bytes behind the handshake were read")
+
+    def _ask(self, request: bytes) -> Waiting:
         try:
             if self._channel is not None:
                 self._channel.send(request, socket.MSG_NOSIGNAL)
@@ -199,15 +246,24 @@ class RemoteEngine:
                 yield self._channel
         except (OSError, ValueError) as exc:
             raise self._lost(exc) from exc
+        error = self._take(reply)
+        if self._negotiated is not None or error is not None:
+            self._channel.close()
+        if error is not None:
+            raise error
+
+    def _take(self, reply: wire.Reply) -> TlsifyError | None:
+        """Take a reply; return the error that ends the handshake."""
         self._request = None
         self._is_answered = True
-        self._output, self._negotiated, self._key_log = reply[:3]
-        if self._negotiated is not None or reply.error is not None:
-            self._channel.close()
-        if self._refusal is not None and isinstance(reply.error, HandshakeError):
-            self._refusal.alert = reply.error.alert
-        elif reply.error is not None:
-            raise reply.error
+        output, self._negotiated, self._key_log, error = reply
+        self._output += output
+        if self._output:
+            self._framer.ahead = SHORTEST_LAST
+        if self._refusal is not None and isinstance(error, HandshakeError):
+            self._refusal.alert = error.alert
+            return self._refusal
+        return error
 
     def _receive(self, channel: socket.socket) -> wire.Reply | None:
         """Return the reply, or None as long as there is none.

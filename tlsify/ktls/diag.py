@@ -264,16 +264,22 @@ def enter_network(name: str) -> None:
     Raises:
         ConfigError: there is no such namespace, or only root may enter it.
     """
-    from pyroute2.netns import setns  # noqa: PLC0415 - as below
-
     try:
+        from pyroute2.netns import setns  # noqa: PLC0415 - as below
+
         setns(f"/proc/{name}/ns/net" if name.isdecimal() else f"/run/netns/{name}", flags=0)
+    except ModuleNotFoundError as exc:
+        raise _missing(exc) from exc
     except (OSError, ValueError) as exc:
         reason = exc.strerror if isinstance(exc, OSError) and exc.strerror else "no such name"
         raise ConfigError(
             f"cannot enter the network namespace {name}: {reason}",
             hint="as root, name one of those that `ip netns` lists, or a process's PID",
         ) from exc
+
+
+def _missing(exc: ModuleNotFoundError) -> ConfigError:
+    return ConfigError(f"the package {exc.name} is not installed", hint="pip install pyroute2")
 
 
 class Device(NamedTuple):
@@ -296,11 +302,16 @@ class Device(NamedTuple):
 def tls_features() -> list[Device]:
     """Return the TLS features of every network interface that has some.
 
+    Raises:
+        ConfigError: pyroute2 is not installed.
+
     Source: net/ethtool/common.c netdev_features_strings.
     """
     # Its import takes a quarter of a second, and few ask.
-    from pyroute2.ethtool import Ethtool  # noqa: PLC0415 - see above
-
+    try:
+        from pyroute2.ethtool import Ethtool  # noqa: PLC0415 - see above
+    except ModuleNotFoundError as exc:
+        raise _missing(exc) from exc
     devices = []
     with closing(Ethtool()) as ethtool:
         for _, name in socket.if_nameindex():

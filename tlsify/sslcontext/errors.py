@@ -69,11 +69,16 @@ def ssl_error(error: TlsifyError) -> OSError:
 
 
 def made(
-    kind: type[Kind], number: int, reason: str | None, said: str, *, library: str = "SSL"
+    kind: type[Kind],
+    number: int,
+    reason: str | None,
+    said: str,
+    *,
+    library: str | None = "SSL",
 ) -> Kind:
     """Make an error as `ssl` does, with the attributes that it sets (Modules/_ssl.c)."""
-    where = library if reason is None else f"{library}: {reason}"
-    error: Any = kind(int(number), f"[{where}] {said}")
+    where = ": ".join(filter(None, (library, reason)))
+    error: Any = kind(int(number), f"[{where}] {said}" if where else said)
     error.library, error.reason = library, reason
     finished: Kind = error
     return finished
@@ -82,13 +87,19 @@ def made(
 def want_read() -> ssl.SSLWantReadError:
     """Return the error for a call that needs more from the peer."""
     said = "The operation did not complete (read)"
-    return ssl.SSLWantReadError(int(ssl.SSL_ERROR_WANT_READ), said)
+    return made(ssl.SSLWantReadError, ssl.SSL_ERROR_WANT_READ, None, said, library=None)
 
 
 def want_write() -> ssl.SSLWantWriteError:
     """Return the error for a call that needs room to write."""
     said = "The operation did not complete (write)"
-    return ssl.SSLWantWriteError(int(ssl.SSL_ERROR_WANT_WRITE), said)
+    return made(ssl.SSLWantWriteError, ssl.SSL_ERROR_WANT_WRITE, None, said, library=None)
+
+
+def both_closed() -> ssl.SSLZeroReturnError:
+    """Return the error for a call to read where both sides have sent close_notify."""
+    said = "TLS/SSL connection has been closed (EOF)"
+    return made(ssl.SSLZeroReturnError, ssl.SSL_ERROR_ZERO_RETURN, None, said, library=None)
 
 
 def _reason(error: TlsifyError) -> str | None:

@@ -12,11 +12,10 @@ from tlsify.config import ClientConfig, KtlsMode
 from tlsify.connection.handoff import Reason
 from tlsify.connection.setup import keylog
 from tlsify.connection.setup.eligibility import memory_refusal
-from tlsify.connection.setup.handshake import conversation
 from tlsify.errors import ConfigError, TlsifyError
 from tlsify.metrics.counters import Event, count, relayed
 from tlsify.sslcontext.answers import Answers
-from tlsify.sslcontext.errors import made, ssl_error, want_read
+from tlsify.sslcontext.errors import both_closed, made, ssl_error, want_read
 from tlsify.sslcontext.facts import TLSInfo
 from tlsify.tls.engine import Engine
 from tlsify.tls.explain import truncated
@@ -125,8 +124,6 @@ class SSLObject(Answers, ssl.SSLObject):
         if config.key_log is not None:
             keylog.append(config.key_log, b"")  # whether it can be written must show now
         self._engine = Engine(config, now=time.monotonic(), keys=False)
-        self._steps = conversation(self._engine)
-        self._step = next(self._steps)
 
     def __del__(self) -> None:
         """Free OpenSSL's memory, which is in a circle of references."""
@@ -165,18 +162,17 @@ class SSLObject(Answers, ssl.SSLObject):
         return self._tunnel
 
     def _finish(self) -> Tunnel:
-        while True:
-            answer: bytes | None = None
-            if isinstance(self._step, int):
-                answer = self._incoming.read(self._step)
-                if not answer and not self._incoming.eof:
+        engine = cast("Engine", self._engine)
+        try:
+            while engine.result() is None:
+                self._outgoing.write(engine.output())
+                received = self._incoming.read(engine.need())
+                if not received and not self._incoming.eof:
                     raise want_read()
-            elif isinstance(self._step, bytes):
-                self._outgoing.write(self._step)
-            try:
-                self._step = self._steps.send(answer)
-            except StopIteration:
-                return self._conclude()
+                engine.feed(received)
+        finally:
+            self._outgoing.write(engine.output())
+        return self._conclude()
 
     def _conclude(self) -> Tunnel:
         engine = cast("Engine", self._engine)
@@ -243,8 +239,7 @@ class SSLObject(Answers, ssl.SSLObject):
         if not self._plain and most:
             self._plain = self._open(tunnel)
             if not self._plain and self._is_closed:
-                said = "TLS/SSL connection has been closed (EOF)"
-                raise ssl.SSLZeroReturnError(int(ssl.SSL_ERROR_ZERO_RETURN), said)
+                raise both_closed()
         start, self._read = self._read, min(self._read + most, len(self._plain))
         found = self._plain[start : self._read]
         if self._read == len(self._plain):

@@ -44,7 +44,7 @@ class Finding:
     Attributes:
         code: short and stable; the reason's code where something is missing.
         subject: of the test.
-        ok: whether it works.
+        ok: whether it works; None for information, about which nothing has to be done.
         detail: the result.
         remedy: what would change it; None where nothing needs to.
         blocking: whether nothing can be offloaded without it.
@@ -52,7 +52,7 @@ class Finding:
 
     code: str
     subject: str
-    ok: bool
+    ok: bool | None
     detail: str
     remedy: str | None = None
     blocking: bool = False
@@ -88,9 +88,9 @@ def _findings(found: Capabilities) -> Iterator[Finding]:
         yield _aes_driver()
         diag = _diag()
         yield diag
-        yield _in_use(visible=diag.ok)
+        yield _in_use(visible=diag.ok is True)
         yield _mptcp()
-    yield _devices()
+    yield _devices(encrypts=found.refusal is None)
     yield _sandbox()
 
 
@@ -123,12 +123,12 @@ def _kernel(found: Capabilities) -> Finding:
             remedy="update the kernel, or accept the risk with --ktls-any-kernel",
             blocking=True,
         )
-    return Finding("kernel", "kernel", ok=True, detail=detail)
+    return Finding("kernel", "kernel", ok=None, detail=detail)
 
 
 def _ulp(found: Capabilities) -> Finding:
     if found.refusal is None:
-        return Finding("tls-ulp", "tls ULP", ok=True, detail="attaches")
+        return Finding("tls-ulp", "tls ULP", ok=True, detail="the kernel has it")
     number, code, sentence, remedy = found.refusal
     if number == errno.ENOENT:
         code, sentence, remedy = _explain_missing_ulp()
@@ -185,12 +185,14 @@ def _suites(found: Capabilities) -> Iterator[Finding]:
             yield Finding(
                 "suite-unsupported",
                 subject,
-                ok=False,
+                ok=False if aead in _EXPECTED else None,
                 detail=f"the kernel refuses {' and '.join(d.value for d in missing)}",
                 remedy=_CRYPTO_REMEDY[aead],
             )
 
 
+# Without these hardly any peer's connection is offloaded.
+_EXPECTED = {Aead.AES_GCM_128, Aead.AES_GCM_256}
 _CRYPTO_REMEDY = {
     Aead.AES_GCM_128: "load or build the kernel's gcm and aes modules",
     Aead.AES_GCM_256: "load or build the kernel's gcm and aes modules",
@@ -210,7 +212,7 @@ def _rekey(found: Capabilities) -> Finding:
     return Finding(
         "no-rekey",
         "TLS 1.3 KeyUpdate",
-        ok=False,
+        ok=None,
         detail="the kernel cannot rekey: a peer's KeyUpdate ends the connection",
         remedy="relay TLS 1.3 with --ktls-rekey=require if peers update their keys",
     )
@@ -218,12 +220,14 @@ def _rekey(found: Capabilities) -> Finding:
 
 def _payload_limit(found: Capabilities) -> Finding:
     if found.payload_limit:
-        return Finding("payload-limit", "short records", ok=True, detail="the kernel can limit")
+        return Finding(
+            "payload-limit", "short records", ok=True, detail="the kernel can limit records"
+        )
     return Finding(
         "max-fragment-length",
         "short records",
-        ok=False,
-        detail="the kernel cannot limit them: peers with max_fragment_length are relayed",
+        ok=None,
+        detail="peers that ask for them (max_fragment_length) are relayed",
         remedy="use Linux 6.19 or later",
     )
 
@@ -274,7 +278,7 @@ def _diag() -> Finding:
     return Finding(
         "ulp-diag-unprivileged",
         "socket status",
-        ok=False,
+        ok=None,
         detail=f"sock_diag does not show the ULP: {why}",
         remedy="run the status commands as root",
     )
@@ -285,7 +289,7 @@ def _mptcp() -> Finding:
     try:
         listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, _IPPROTO_MPTCP)
     except OSError:
-        return Finding("mptcp", "MPTCP", ok=True, detail="not used on this host")
+        return Finding("mptcp", "MPTCP", ok=None, detail="not used on this host")
     with closing(listener):
         listener.bind(("127.0.0.1", 0))
         listener.listen(1)
@@ -295,13 +299,12 @@ def _mptcp() -> Finding:
             with closing(accepted):
                 try:
                     ulp.attach(accepted)
-                except (KtlsUnavailable, ConfigError) as exc:
+                except (KtlsUnavailable, ConfigError):
                     return Finding(
                         "mptcp",
                         "MPTCP",
-                        ok=False,
-                        detail=f"connections of MPTCP listeners are relayed ({exc})",
-                        remedy="listen with IPPROTO_TCP; tlsify's own listeners do",
+                        ok=None,
+                        detail="sockets of MPTCP listeners are relayed; tlsify's own are TCP",
                     )
     return Finding("mptcp", "MPTCP", ok=True, detail="its sockets take the ULP")
 
@@ -310,10 +313,10 @@ def _in_use(*, visible: bool) -> Finding:
     """Report the processes whose connections the kernel protects right now."""
     subject = "connections offloaded now"
     if not visible:
-        return Finding("in-use", subject, ok=True, detail="unknown: sock_diag hides them")
+        return Finding("in-use", subject, ok=None, detail="unknown: sock_diag hides them")
     holders = Counter(_holder(each) for each in survey().sockets if is_offloaded(each))
     detail = ", ".join(f"{name}: {number}" for name, number in holders.most_common())
-    return Finding("in-use", subject, ok=True, detail=detail or "none")
+    return Finding("in-use", subject, ok=None, detail=detail or "none")
 
 
 def _holder(connection: Connection) -> str:
@@ -323,12 +326,14 @@ def _holder(connection: Connection) -> str:
     return f"{first.command} ({first.pid})"
 
 
-def _devices() -> Finding:
+def _devices(*, encrypts: bool) -> Finding:
     try:
         devices = tls_features()
-    except OSError as exc:
-        return Finding("nic", "NIC offload", ok=True, detail=f"unknown ({exc})")
+    except (OSError, ConfigError) as exc:
+        return Finding("nic", "NIC offload", ok=None, detail=f"unknown: {exc}")
     if not devices:
-        detail = "no interface offers it; the kernel encrypts"
-        return Finding("nic", "NIC offload", ok=True, detail=detail)
+        detail = "no network interface offers it"
+        if encrypts:
+            detail += "; the kernel encrypts in software"
+        return Finding("nic", "NIC offload", ok=None, detail=detail)
     return Finding("nic", "NIC offload", ok=True, detail="; ".join(map(str, devices)))

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import struct
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from tlsify.codepoints import AlertDescription, HandshakeType
-from tlsify.errors import PeerMisbehaved
+from tlsify.codepoints import AlertDescription, ContentType, HandshakeType
+from tlsify.errors import PeerAlert, PeerMisbehaved
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 # Version and random, then session id, suites, compression methods and extensions, each vector full
 # (RFC 8446 4.1.2); OpenSSL has the same limit.
@@ -17,7 +21,7 @@ _SERVER_NAME = 0
 _MAX_FRAGMENT_LENGTH = 1
 _ALPN = 16
 _WANTED = {_SERVER_NAME, _MAX_FRAGMENT_LENGTH, _ALPN}
-_EXTENSION_HEADER = struct.Struct(">HH")  # its number, and how long it is
+_EXTENSION_HEADER = struct.Struct(">HH").unpack_from  # its number, and how long it is
 _HOST_NAME = 0
 _LDH = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-_")
 _LONGEST_LABEL, _LONGEST_NAME = 63, 253  # RFC 1035 2.3.4, as text
@@ -37,34 +41,6 @@ class ClientHello(NamedTuple):
     max_fragment_length: int | None
 
 
-class _Reader:
-    """Reads length-prefixed vectors; running out of bytes is the peer's decode_error."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-        self._position = 0
-
-    def __bool__(self) -> bool:
-        return self._position < len(self._data)
-
-    def take(self, count: int) -> bytes:
-        end = self._position + count
-        if end > len(self._data):
-            raise _cut_short()
-        taken = self._data[self._position : end]
-        self._position = end
-        return taken
-
-    def number(self, width: int) -> int:
-        return int.from_bytes(self.take(width), "big")
-
-    def vector(self, width: int) -> _Reader:
-        return _Reader(self.take(self.number(width)))
-
-    def rest(self) -> bytes:
-        return self.take(len(self._data) - self._position)
-
-
 class HelloCollector:
     """Collects handshake fragments until one ClientHello is complete."""
 
@@ -82,20 +58,31 @@ class HelloCollector:
             msg = "empty handshake record"
             raise PeerMisbehaved(msg, alert=AlertDescription.unexpected_message)
         self._buffer += fragment
-        if self._buffer[0] != HandshakeType.client_hello:
+        buffer = self._buffer
+        if buffer[0] != HandshakeType.client_hello:
             raise PeerMisbehaved(
-                f"handshake starts with message type {self._buffer[0]}, not a ClientHello",
+                f"handshake starts with message type {buffer[0]}, not a ClientHello",
                 alert=AlertDescription.unexpected_message,
             )
-        length = int.from_bytes(self._buffer[1:_HANDSHAKE_HEADER], "big")
-        if len(self._buffer) >= _HANDSHAKE_HEADER and length > MAX_LENGTH:
+        length = int.from_bytes(buffer[1:_HANDSHAKE_HEADER], "big")
+        if len(buffer) >= _HANDSHAKE_HEADER and length > MAX_LENGTH:
             raise PeerMisbehaved(
                 f"ClientHello of {length} bytes exceeds {MAX_LENGTH}",
                 alert=AlertDescription.illegal_parameter,
             )
-        if len(self._buffer) < _HANDSHAKE_HEADER + length:
+        if len(buffer) < _HANDSHAKE_HEADER + length:
             return None
-        return decode_client_hello(bytes(self._buffer[_HANDSHAKE_HEADER:][:length]))
+        return decode_client_hello(bytes(buffer[_HANDSHAKE_HEADER : _HANDSHAKE_HEADER + length]))
+
+
+def stranger(content_type: int) -> PeerAlert | PeerMisbehaved:
+    """Build the error for a record of another type instead of a ClientHello."""
+    if content_type == ContentType.alert:
+        return PeerAlert("the client sent an alert instead of a ClientHello")
+    return PeerMisbehaved(
+        f"record of type {content_type} instead of a ClientHello",
+        alert=AlertDescription.unexpected_message,
+    )
 
 
 def decode_client_hello(body: bytes) -> ClientHello:
@@ -106,32 +93,59 @@ def decode_client_hello(body: bytes) -> ClientHello:
 
     Source: RFC 8446 4.1.2.
     """
-    reader = _Reader(body)
-    reader.take(34)  # legacy_version, random
-    for width in (1, 2, 1):  # session id, cipher suites, compression methods
-        reader.take(reader.number(width))
-    extensions = _extensions(reader.take(reader.number(2))) if reader else {}
+    try:
+        at = 35 + body[34]  # legacy_version, random, session id
+        at += 2 + (body[at] << 8 | body[at + 1])  # cipher suites
+        at += 1 + body[at]  # compression methods
+        found = _extensions(body, *_vector(body, at, 2)) if at != len(body) else {}
+    except (IndexError, struct.error) as exc:
+        raise _cut_short() from exc
     return ClientHello(
-        server_name=_server_name(extensions.get(_SERVER_NAME)),
-        alpn=_alpn(extensions.get(_ALPN)),
-        max_fragment_length=_max_fragment_length(extensions.get(_MAX_FRAGMENT_LENGTH)),
+        _server_name(found[_SERVER_NAME]) if _SERVER_NAME in found else None,
+        _alpn(found[_ALPN]) if _ALPN in found else (),
+        _max_fragment_length(found.get(_MAX_FRAGMENT_LENGTH)),
     )
 
 
-def _extensions(block: bytes) -> dict[int, _Reader]:
+def check_alpn(offered: Sequence[bytes], own: Sequence[bytes]) -> None:
+    """Refuse a client that offers none of a server's protocols, before OpenSSL sees it.
+
+    pyOpenSSL keeps what a callback raises with the Context, where any other connection of the
+    configuration may pick it up.
+
+    Raises:
+        PeerMisbehaved: it offers some, and none in common (RFC 7301 3.2).
+    """
+    if own and offered and not set(own) & set(offered):
+        raise PeerMisbehaved(
+            "the client offers no ALPN protocol in common",
+            alert=AlertDescription.no_application_protocol,
+        )
+
+
+def _vector(data: bytes, at: int, width: int) -> tuple[int, int]:
+    """Return where the vector begins and ends whose length has so many bytes (RFC 8446 3.4).
+
+    Raises:
+        PeerMisbehaved: it goes beyond the end of the data.
+    """
+    start = at + width
+    end = start + int.from_bytes(data[at:start], "big")
+    if start > len(data) or end > len(data):
+        raise _cut_short()
+    return start, end
+
+
+def _extensions(data: bytes, at: int, end: int) -> dict[int, bytes]:
     """Find those that are wanted; all others are OpenSSL's affair."""
-    found: dict[int, _Reader] = {}
-    start = 0
-    while start < len(block):
-        body = start + _EXTENSION_HEADER.size
-        if body > len(block):
-            raise _cut_short()
-        number, length = _EXTENSION_HEADER.unpack_from(block, start)
-        start = body + length
-        if start > len(block):
-            raise _cut_short()
+    found = {}
+    while at < end:
+        number, length = _EXTENSION_HEADER(data, at)
+        at += 4 + length
         if number in _WANTED:
-            found[number] = _Reader(block[body:start])
+            found[number] = data[at - length : at]
+    if at != end:
+        raise _cut_short()
     return found
 
 
@@ -141,28 +155,31 @@ def _cut_short() -> PeerMisbehaved:
     )
 
 
-def _server_name(extension: _Reader | None) -> str | None:
+def _server_name(extension: bytes) -> str | None:
     if not extension:
         return None
-    names = extension.vector(2)
-    while names:
-        kind, name = names.number(1), names.vector(2).rest()
-        if kind == _HOST_NAME:
-            text = name.decode("latin-1").lower()
+    at, end = _vector(extension, 0, 2)
+    names = extension[:end]
+    while at < end:
+        start, stop = _vector(names, at + 1, 2)
+        if names[at] == _HOST_NAME:
+            text = names[start:stop].decode("latin-1").lower()
             if not text.isascii() or not text.isprintable():  # it will be shown and logged
                 msg = "server name is not printable ASCII"
                 raise PeerMisbehaved(msg, alert=AlertDescription.illegal_parameter)
-            return text if _is_host_name(text) else None
+            name = text.removesuffix(".")
+            return text if len(name) <= _LONGEST_NAME and _is_host_name(name) else None
+        at = stop
     return None
 
 
-def _is_host_name(text: str) -> bool:
+@functools.lru_cache(maxsize=256)
+def _is_host_name(name: str) -> bool:
     """Return whether it consists of LDH labels (RFC 5890 2.3.1), which may have underscores.
 
     Whatever else a client sends would be a surprise to programs that are told of it.
     """
-    name = text.removesuffix(".")
-    return len(name) <= _LONGEST_NAME and all(
+    return all(
         0 < len(label) <= _LONGEST_LABEL
         and _LDH.issuperset(label)
         and "-" not in {label[0], label[-1]}
@@ -170,23 +187,25 @@ def _is_host_name(text: str) -> bool:
     )
 
 
-def _alpn(extension: _Reader | None) -> tuple[bytes, ...]:
-    protocols: list[bytes] = []
-    if extension:
-        names = extension.vector(2)
-        while names:
-            protocols.append(names.vector(1).rest())
-            if not protocols[-1]:  # RFC 7301 3.1: of at least one byte
-                raise PeerMisbehaved(
-                    "the client offers an ALPN protocol without a name",
-                    alert=AlertDescription.decode_error,
-                )
+def _alpn(extension: bytes) -> tuple[bytes, ...]:
+    if not extension:
+        return ()
+    at, end = _vector(extension, 0, 2)
+    names, protocols = extension[:end], []
+    while at < end:
+        start, at = _vector(names, at, 1)
+        protocols.append(names[start:at])
+        if start == at:  # RFC 7301 3.1: of at least one byte
+            raise PeerMisbehaved(
+                "the client offers an ALPN protocol without a name",
+                alert=AlertDescription.decode_error,
+            )
     return tuple(protocols)
 
 
-def _max_fragment_length(extension: _Reader | None) -> int | None:
+def _max_fragment_length(extension: bytes | None) -> int | None:
     """2**9 .. 2**12; an unknown code is left to the engine, which refuses it."""
     if not extension:
         return None
-    code = extension.number(1)
+    code = extension[0]
     return 2 ** (8 + code) if 1 <= code <= 4 else None  # noqa: PLR2004 - the four codes of RFC 6066 4

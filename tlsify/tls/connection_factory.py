@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-from typing import TYPE_CHECKING
-from weakref import WeakKeyDictionary
+from typing import TYPE_CHECKING, NamedTuple
 
 from OpenSSL import SSL
 
@@ -22,6 +20,9 @@ if TYPE_CHECKING:
     from tlsify.credentials.anchors import TrustAnchors
     from tlsify.tls.sni import Group
 
+# How many of the names are remembered that clients ask for.
+_MOST_NAMES = 256
+
 
 class Connections:
     """Makes the connections of one configuration, in one period of its ticket keys."""
@@ -36,11 +37,14 @@ class Connections:
         """
         self._config = config
         self._aeads = aeads
+        shared = contexts.contexts_of(config)
         # First, since an unusable certificate must show before a client does.
-        self._shown = _shown_by(config) if isinstance(config, ServerConfig) else None
-        if self._shown is None and config.key_pair is not None:
+        if isinstance(config, ServerConfig):
+            shared.shown = shared.shown or _Shown(config)
+        elif config.key_pair is not None:
             _check(config)
-        self._base = contexts.context_for(config, aeads, now)
+        self._shown: _Shown | None = shared.shown
+        self._base = contexts.current(shared, config, aeads, now)
 
     def make(self, server_name: str | None = None) -> SSL.Connection:
         """Make one; a server's shows what it has for the name that the client asks for."""
@@ -62,6 +66,14 @@ class _Connection(SSL.Connection):
     begun_with: SSL.Context
 
 
+class _Asked(NamedTuple):
+    """What there is for a name: certificates, Contexts to show them, what tells tickets apart."""
+
+    group: Group
+    idle: list[SSL.Context]
+    purpose: bytes
+
+
 class _Shown:
     """Certificates and client verification of a server's connections."""
 
@@ -75,6 +87,7 @@ class _Shown:
         # A thousand certificates need not have a Context each before somebody asks for them. Only
         # who has taken one out of its list may use it (`unbound.move`).
         self._idle: dict[tuple[tuple[Aead, ...], Group], list[SSL.Context]] = {}
+        self._asked: dict[tuple[tuple[Aead, ...], str], _Asked] = {}
 
     def dress(
         self,
@@ -88,28 +101,27 @@ class _Shown:
         A ticket is good for the name that it was given under (RFC 6066 3), as long as there is a
         certificate for it or has never been one, and for the same demands on clients.
         """
-        group, is_ours = self._choice.find(server_name)
-        idle = self._idle.setdefault((aeads, group), [])
+        name = server_name or ""
+        found = self._asked.get((aeads, name))
+        if found is None:
+            group, is_ours = self._choice.find(server_name)
+            idle = self._idle.setdefault((aeads, group), [])
+            if len(self._asked) >= _MOST_NAMES:
+                self._asked.clear()
+            found = _Asked(group, idle, _purpose(self._clients, name, is_ours=is_ours))
+            self._asked[aeads, name] = found
+        group, idle, purpose = found
         try:
             context = idle.pop()
         except IndexError:
             context = contexts.showing(config, aeads, group, self._judging)
-        move(connection, context, _purpose(self._clients, server_name or "", is_ours=is_ours))
+        move(connection, context, purpose)
         idle.append(context)
 
 
-@functools.lru_cache(maxsize=256)
 def _purpose(clients: bytes, name: str, *, is_ours: bool) -> bytes:
     """Return a digest that separates the tickets of one name from others."""
     return _digest([clients, bytes([is_ours]), name.encode()])
-
-
-_shown: WeakKeyDictionary[ServerConfig, _Shown] = WeakKeyDictionary()
-
-
-def _shown_by(config: ServerConfig) -> _Shown:
-    found = _shown.get(config)
-    return _shown.setdefault(config, _Shown(config)) if found is None else found
 
 
 def prepare(config: ServerConfig, aeads: tuple[Aead, ...], now: float) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 from weakref import WeakKeyDictionary
 
 from cryptography import x509
@@ -14,7 +14,7 @@ from tlsify.config import ClientConfig, ServerConfig
 from tlsify.credentials.pem import as_file, malformed
 from tlsify.errors import ConfigError
 from tlsify.tls.certificates import load
-from tlsify.tls.openssl import hear, set_groups, share_trust
+from tlsify.tls.openssl import hear, log_keys, set_groups, share_trust
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -66,11 +66,6 @@ class Observer(Protocol):
         """Choose a protocol, or return NO_OVERLAPPING_PROTOCOLS; it must not raise."""
 
 
-def _key_log(connection: SSL.Connection, line: bytes) -> None:
-    observer: Observer = connection.get_app_data()
-    observer.on_key_log(line)
-
-
 def _hear(connection: SSL.Connection, where: int, value: int) -> None:
     observer: Observer = connection.get_app_data()
     if where & SSL.SSL_CB_ALERT:
@@ -105,7 +100,7 @@ def _new_context(
     context.set_options(_OPTIONS if tickets else _OPTIONS | SSL.OP_NO_TICKET)
     context.set_mode(SSL.MODE_RELEASE_BUFFERS)
     context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
-    context.set_keylog_callback(_key_log)
+    log_keys(context)
     hear(context, _hear)
     _use_groups(context, config.groups)
     return context
@@ -282,13 +277,14 @@ def judging_clients(config: ServerConfig) -> SSL.Context | None:
     return context
 
 
-class _Contexts(dict[tuple[tuple[Aead, ...], int], SSL.Context]):
+class Contexts(dict[tuple[tuple[Aead, ...], int], SSL.Context]):
     """Those of a configuration, by record protection and period."""
 
     oldest = 0  # the first period that there may be one of
+    shown: Any = None  # what a server's connections show (`connection_factory`)
 
 
-_made: WeakKeyDictionary[ClientConfig | ServerConfig, _Contexts] = WeakKeyDictionary()
+_made: WeakKeyDictionary[ClientConfig | ServerConfig, Contexts] = WeakKeyDictionary()
 
 
 def context_for(
@@ -305,21 +301,26 @@ def context_for(
     Raises:
         ConfigError: OpenSSL refuses a client's certificate or key, or the groups.
     """
-    contexts = _contexts(config)
+    return current(contexts_of(config), config, aeads, now)
+
+
+def current(
+    contexts: Contexts, config: ClientConfig | ServerConfig, aeads: tuple[Aead, ...], now: float
+) -> SSL.Context:
+    """Return as `context_for`, from what `contexts_of` has found."""
     period = 0
     if _rotates(config):
         period = _period(now)
         _drop_before(contexts, period)
-    return _at(contexts, config, aeads, period)
+    return contexts.get((aeads, period)) or _at(contexts, config, aeads, period)
 
 
 def prepare(config: ServerConfig, aeads: tuple[Aead, ...], now: float) -> None:
     """Make the Contexts of the periods to come, for the processes about to be forked to share.
 
-    Arguments and errors are those of `context_for`. Where the server does not resume, this makes
-    its one Context.
+    Arguments and errors are those of `context_for`. Without resumption this makes one Context.
     """
-    contexts = _contexts(config)
+    contexts = contexts_of(config)
     periods = range(_period(now), _period(now) + RING) if _rotates(config) else range(1)
     for period in periods:
         _at(contexts, config, aeads, period)
@@ -337,8 +338,8 @@ def succeed(previous: ServerConfig, config: ServerConfig) -> bool:
     """
     is_same = _rotates(previous) and _essence(previous) == _essence(config)
     if is_same:
-        contexts = _contexts(config)
-        for key, context in list(_contexts(previous).items()):
+        contexts = contexts_of(config)
+        for key, context in list(contexts_of(previous).items()):
             contexts.oldest = min(contexts.oldest, key[1])
             contexts.setdefault(key, context)
     return is_same
@@ -370,12 +371,13 @@ def _period(now: float) -> int:
     return int(now // PERIOD)
 
 
-def _contexts(config: ClientConfig | ServerConfig) -> _Contexts:
+def contexts_of(config: ClientConfig | ServerConfig) -> Contexts:
+    """Return what the connections of a configuration share."""
     found = _made.get(config)
-    return _made.setdefault(config, _Contexts()) if found is None else found
+    return _made.setdefault(config, Contexts()) if found is None else found
 
 
-def _drop_before(contexts: _Contexts, period: int) -> None:
+def _drop_before(contexts: Contexts, period: int) -> None:
     if contexts.oldest < period:
         contexts.oldest = period
         for key in list(contexts):
@@ -384,7 +386,7 @@ def _drop_before(contexts: _Contexts, period: int) -> None:
 
 
 def _at(
-    contexts: _Contexts, config: ClientConfig | ServerConfig, aeads: tuple[Aead, ...], period: int
+    contexts: Contexts, config: ClientConfig | ServerConfig, aeads: tuple[Aead, ...], period: int
 ) -> SSL.Context:
     found = contexts.get((aeads, period))
     if found is None:

@@ -1,11 +1,10 @@
-"""The handshake: records in, records out, Negotiated at the end (pyOpenSSL)."""
+"""The handshake: what the peer sends in, records out, Negotiated at the end (pyOpenSSL)."""
 
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
-from cryptography import x509
 from OpenSSL import SSL
 
 from tlsify.codepoints import (
@@ -16,39 +15,48 @@ from tlsify.codepoints import (
     ProtocolVersion,
 )
 from tlsify.config import ClientConfig, ServerConfig
-from tlsify.errors import (
-    HandshakeError,
-    PeerAlert,
-    PeerMisbehaved,
-    TlsifyError,
-)
-from tlsify.tls.certificates import der
-from tlsify.tls.client_hello import ClientHello, HelloCollector
+from tlsify.errors import HandshakeError, PeerMisbehaved, TlsifyError
+from tlsify.tls.client_hello import HelloCollector, check_alpn, stranger
 from tlsify.tls.connection_factory import Connections
-from tlsify.tls.explain import handshake_failure, peer_alert
-from tlsify.tls.openssl import drain, dump_session, load_session, session_reused
+from tlsify.tls.explain import cut_short, handshake_failure, peer_alert
+from tlsify.tls.openssl import advance, drain, dump_session, load_session
 from tlsify.tls.ration import Allowance
-from tlsify.tls.record import HEADER_LENGTH, NO_RECORD, encode_plain_alert, split_records
+from tlsify.tls.record import (
+    CHANGE_CIPHER_SPEC,
+    FIRST_FLIGHT,
+    HEADER_LENGTH,
+    NO_RECORD,
+    SHORTEST_LAST,
+    Framer,
+    encode_plain_alert,
+    split_records,
+)
 from tlsify.tls.verify import PeerVerifier
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable
 
     from OpenSSL import crypto
     from OpenSSL.SSL import _NoOverlappingProtocols
 
-    from tlsify.tls.negotiated import Keys, Negotiated, Resumable
+    from tlsify.tls.negotiated import Negotiated, Resumable
+
+Stranger: TypeAlias = "Callable[[bytes], bytes]"
 
 # What is needed at the end only is imported there: a client says hello sooner.
-_TLS_1_3 = int(ProtocolVersion.TLSv1_3)
-_SECRETS = (b"CLIENT_TRAFFIC_SECRET_0", b"SERVER_TRAFFIC_SECRET_0")
+_TLS_1_3 = ProtocolVersion.TLSv1_3
 
 
 class Engine:
-    """One handshake, without a socket: feed it single records, send its output.
+    """One handshake, without a socket: receive no more than it needs, send its output.
 
-    Feeding exactly one record at a time is what keeps the receiving sequence number at its start:
+    Reading no further than a record's end is what keeps the receiving sequence number at its start:
     nothing behind the peer's Finished is ever read (design note 0001).
+
+    Attributes:
+        is_client: the role.
+        stranger: answers a peer that begins with something else than TLS, from what it has sent so
+            far, in its own protocol; empty leaves it to the alert.
     """
 
     is_remote: ClassVar[Literal[False]] = False  # as `isolation.remote_engine` has one
@@ -80,22 +88,27 @@ class Engine:
         self._connections = Connections(config, config.aeads if aeads is None else aeads, now)
         self.is_client = isinstance(config, ClientConfig)
         self._resumes = isinstance(config, ServerConfig) and config.resumption
+        # Whether the peer is asked for a certificate.
+        self._asks = isinstance(config, ClientConfig) or config.client_trust is not None
         self._connection: SSL.Connection | None = None
-        self._hello: ClientHello | None = None
+        self._framer = Framer(SHORTEST_LAST if self.is_client else FIRST_FLIGHT)
+        self._server_name = config.server_name if isinstance(config, ClientConfig) else None
+        self._max_fragment_length: int | None = None
         self._collector = HelloCollector()
         self._first_flight = bytearray()
-        self._output = bytearray()
+        self._output = b""
         self._wants_keys = keys
-        self._begun = False  # whether the peer has sent a record
         self._allowance = Allowance()
+        self._held = b""  # what OpenSSL is to get with the next record
         self._tickets: list[bytes] = []
-        self._secrets: dict[bytes, bytearray] = {}
         self._last_flight = b""
         self._received: list[bytes] = []  # since ChangeCipherSpec: TLS 1.2 counts from there
         self._alert_sent: AlertDescription | None = None
         self._alert_received: int | None = None
         self._judge = PeerVerifier(config)
+        self.stranger: Stranger | None = None
         self._key_log: list[bytes] = []
+        self.on_key_log = self._key_log.append
         self._negotiated: Negotiated | None = None
         if isinstance(config, ClientConfig):
             connection = self._connect()
@@ -114,13 +127,18 @@ class Engine:
 
     # -- records in, records out
 
-    def feed(self, record: bytes) -> None:
-        """Process exactly one record from the peer.
+    def need(self) -> int:
+        """Return how many bytes may be received now, always 1 or more."""
+        return self._framer.need()
+
+    def feed(self, data: bytes) -> None:
+        """Process what has come from the peer.
 
         Args:
-            record: header included.
+            data: at most ``need()`` bytes; empty at the end of the stream.
 
         Raises:
+            Truncated: the stream ended within the handshake.
             PeerAlert: the peer ended the handshake.
             IdentityError: the peer is not one of the accepted identities.
             PeerMisbehaved: anything else that it did wrong.
@@ -128,15 +146,42 @@ class Engine:
         After an error ``output()`` holds the alert that the peer has to be sent.
         """
         if self._negotiated is not None:
-            msg = "a record was fed to a finished handshake"
+            msg = "data was fed to a finished handshake"
             raise TlsifyError(msg)
-        self._begun = True
+        if not data:
+            raise cut_short()
+        framer = self._framer
+        while records := self._cut(data):
+            self._process(records)
+            if not framer.pending:
+                return
+            if self._negotiated is not None:
+                raise TlsifyError("bytes behind the handshake were read")
+            data = b""
+
+    def _cut(self, data: bytes) -> bytes:
         try:
-            self._allowance.take(len(record))
-            if self._connection is None:
-                self._feed_hello(record)
+            return self._framer.feed(data)
+        except PeerMisbehaved as error:
+            pending = self._framer.pending
+            is_first = not self._framer.count
+            answer = self.stranger(pending) if self.stranger is not None and is_first else b""
+            if answer:
+                self._output += answer
             else:
-                self._feed_engine(self._connection, record)
+                self.refuse(error, pending)
+            raise
+
+    def _process(self, records: bytes) -> None:
+        connection = self._connection
+        try:
+            self._allowance.take(len(records), self._framer.count)
+            if connection is None:
+                self._greet(records)
+            elif records == CHANGE_CIPHER_SPEC and self._framer.pending:
+                self._held += records  # the next one has begun to come: OpenSSL gets both
+            else:
+                self._advance(connection, self._held + records)
         except HandshakeError as exc:
             if self._allowance.left < 0:
                 self.refuse(exc, NO_RECORD)
@@ -144,67 +189,55 @@ class Engine:
                 self._output += encode_plain_alert(exc.alert)
             raise
 
-    def _feed_hello(self, record: bytes) -> None:
-        if record[0] == ContentType.alert:
-            raise PeerAlert("the client sent an alert instead of a ClientHello")
-        if record[0] != ContentType.handshake:
-            raise PeerMisbehaved(
-                f"record of type {record[0]} instead of a ClientHello",
-                alert=AlertDescription.unexpected_message,
-            )
-        self._first_flight += record
-        self._hello = self._collector.feed(record[HEADER_LENGTH:])
-        if self._hello is not None:
-            self._check_alpn(self._hello.alpn)
-            connection = self._connect(self._hello.server_name)
-            connection.set_accept_state()
-            self._feed_engine(connection, bytes(self._first_flight))
-            self._first_flight.clear()
+    def _greet(self, records: bytes) -> None:
+        """Collect a ClientHello, find out what to show for it, and have OpenSSL begin with it."""
+        self._first_flight += records
+        for record in split_records(records):
+            if record[0] != ContentType.handshake:
+                raise stranger(record[0])
+            if (hello := self._collector.feed(record[HEADER_LENGTH:])) is not None:
+                break
+        else:
+            return
+        check_alpn(hello.alpn, self._config.alpn)  # `on_alpn` must not raise
+        self._server_name = hello.server_name
+        self._max_fragment_length = hello.max_fragment_length
+        connection = self._connect(hello.server_name)
+        connection.set_accept_state()
+        flight = bytes(self._first_flight)
+        self._first_flight.clear()
+        self._advance(connection, flight)
 
-    def _feed_engine(self, connection: SSL.Connection, record: bytes) -> None:
-        connection.bio_write(record)
-        self._received.append(record)
-        if record[0] == ContentType.change_cipher_spec:
+    def _advance(self, connection: SSL.Connection, records: bytes = b"") -> None:
+        self._held = b""
+        if records[:1] == CHANGE_CIPHER_SPEC[:1]:
             self._received.clear()
-        self._advance(connection)
-
-    def _advance(self, connection: SSL.Connection) -> None:
-        established = False
+        self._received.append(records)
         try:
-            connection.do_handshake()
-            established = True
-        except SSL.WantReadError:
-            pass
+            is_finished, emitted = advance(connection, records)
         except SSL.Error as exc:
             raise self._explain(exc, drain(connection)) from exc
-        emitted = drain(connection)
-        self._last_flight = emitted or self._last_flight
-        tickets: list[bytes] = []
-        if established and not self.is_client and connection.get_protocol_version() == _TLS_1_3:
-            # All that a TLS 1.3 server emits after the client's Finished is tickets, under the
-            # application key. Held back where nothing is resumed, they leave TX at sequence
-            # number 0.
-            tickets = split_records(emitted)
-        if tickets and not self._resumes:
-            self._tickets = tickets
+        if emitted:
+            self._last_flight = emitted
+            self._framer.ahead = SHORTEST_LAST
+        if is_finished:
+            self._conclude(connection, emitted)
         else:
             self._output += emitted
-        if established:
-            self._negotiated = self._conclude(connection, tickets)
 
     def refuse(self, error: HandshakeError, received: bytes) -> None:
         """Answer bytes that are no record: ``output()`` then holds the alert, if one is due.
 
         Args:
-            error: what the framer found.
-            received: the offending bytes.
+            error: what is wrong with them.
+            received: the bytes.
         """
-        if self._connection is None or not self._begun:
+        if self._connection is None or not self._framer.count:
             if error.alert is not None:
                 self._output += encode_plain_alert(error.alert)
             return
         # The alert may have to be protected by now, so OpenSSL must find the fault by itself.
-        self._connection.bio_write(received)
+        self._connection.bio_write(self._held + received)
         with contextlib.suppress(SSL.Error):
             self._connection.do_handshake()
         self._output += drain(self._connection)
@@ -212,8 +245,7 @@ class Engine:
 
     def output(self) -> bytes:
         """Return the bytes to send to the peer now; empty if there are none."""
-        output = bytes(self._output)
-        self._output.clear()
+        output, self._output = self._output, b""
         return output
 
     def result(self) -> Negotiated | None:
@@ -240,9 +272,9 @@ class Engine:
 
     def take_key_log(self) -> bytes:
         """Return the lines that the configuration's ``key_log`` asks for, and forget them."""
-        lines = b"".join(self._key_log)
+        lines = b"".join(line + b"\n" for line in self._key_log)
         self._key_log.clear()
-        return lines
+        return lines if self._config.key_log is not None else b""
 
     def take_tickets(self) -> bytes:
         """Return the ticket records held back, for a connection that stays in userspace."""
@@ -267,14 +299,6 @@ class Engine:
 
     # -- what OpenSSL reports while it works (context.Observer)
 
-    def on_key_log(self, line: bytes) -> None:
-        """Keep the first generation's traffic secrets; all only for those who want a log."""
-        if self._config.key_log is not None:
-            self._key_log.append(line + b"\n")
-        label, _, rest = line.partition(b" ")
-        if label in _SECRETS:
-            self._secrets[label] = bytearray.fromhex(rest.rpartition(b" ")[2].decode("ascii"))
-
     def on_alert(self, *, sent: bool, description: int) -> None:
         """Remember the last alert: a warning may come before the one that ends the handshake."""
         self._alert_sent = AlertDescription.known(description) if sent else None
@@ -296,25 +320,7 @@ class Engine:
                 return protocol
         return SSL.NO_OVERLAPPING_PROTOCOLS
 
-    def _check_alpn(self, offered: Sequence[bytes]) -> None:
-        """Refuse a client before OpenSSL sees it.
-
-        pyOpenSSL keeps what a callback raises with the Context, where any other connection of the
-        configuration may pick it up: `on_alpn` must not raise.
-        """
-        if self._config.alpn and offered and not set(self._config.alpn) & set(offered):
-            raise PeerMisbehaved(
-                "the client offers no ALPN protocol in common",
-                alert=AlertDescription.no_application_protocol,
-            )
-
     # -- the end, good or bad
-
-    def _client_config(self) -> ClientConfig:
-        if not isinstance(self._config, ClientConfig):
-            msg = "a server has no reference identifiers"
-            raise TlsifyError(msg)
-        return self._config
 
     def _explain(self, exc: SSL.Error, emitted: bytes) -> HandshakeError:
         rejection = self._judge.rejection
@@ -336,65 +342,56 @@ class Engine:
         A client has protected nothing before it accepts the certificate, nor has a server of TLS
         1.2. One of TLS 1.3 has its last key already, and this is the first record under it.
         """
-        secret = self._secrets.get(_SECRETS[1])
+        from tlsify.tls.handshake_keys import sealed_alert, secrets  # noqa: PLC0415 - see above
+
+        secret = secrets(self._key_log).get(b"SERVER_TRAFFIC_SECRET_0")
         if self.is_client or secret is None or self._connection is None:
             return encode_plain_alert(alert)
-        from tlsify.tls.handshake_keys import sealed_alert  # noqa: PLC0415 - see above
-
         suite = CipherSuite.from_openssl(self._connection.get_cipher_name() or "")
         return sealed_alert(suite, bytes(secret), alert)
 
-    def _conclude(self, connection: SSL.Connection, tickets: list[bytes]) -> Negotiated:
-        name = connection.get_cipher_name() or ""
-        suite = CipherSuite.from_openssl(name)
-        shown = connection.get_peer_certificate()
-        try:
-            if shown is not None:
-                shown.to_cryptography()
-        except (ValueError, x509.InvalidVersion) as exc:
-            # Only without verification does OpenSSL get this far, and then it is too late for it
-            # to send an alert.
-            raise PeerMisbehaved("the peer's certificate is malformed") from exc
-        if not self._judge.heard and (error := self._judge.judge(shown)) is not None:
+    def _conclude(self, connection: SSL.Connection, emitted: bytes) -> None:
+        """Take stock of a finished handshake, and of the last that OpenSSL has to say in it."""
+        suite = CipherSuite.from_openssl(connection.get_cipher_name() or "")
+        tickets: list[bytes] = []
+        if suite.version is _TLS_1_3 and not self.is_client:
+            # All that a TLS 1.3 server emits after the client's Finished is tickets, under the
+            # application key. Held back where nothing is resumed, they leave TX at sequence
+            # number 0.
+            tickets = split_records(emitted)
+        if tickets and not self._resumes:
+            self._tickets = tickets
+        else:
+            self._output += emitted
+        from tlsify.tls.conclusion import Seen, conclude  # noqa: PLC0415 - see above
+
+        seen = Seen(
+            is_client=self.is_client,
+            server_name=self._server_name,
+            max_fragment_length=self._max_fragment_length,
+            certificate=self._check_peer(connection) if self._asks else None,
+            has_alpn=bool(self._config.alpn),
+            key_log=self._key_log if self._wants_keys else None,
+            last_flight=self._last_flight,
+            received=self._received,
+            tickets=tickets,
+            sends_tickets=self._resumes,
+        )
+        self._negotiated = conclude(connection, suite, seen)
+        if self._config.key_log is None:
+            self._key_log.clear()
+
+    def _check_peer(self, connection: SSL.Connection) -> bytes | None:
+        judge = self._judge
+        if (
+            not judge.heard
+            and (error := judge.judge(connection.get_peer_certificate())) is not None
+        ):
             # A resumed handshake shows no certificate to `on_certificate`. That its path was once
             # verified, against the same anchors, is for whoever kept the session to know
             # (`session_store.Origin`); a session mixed up must at least not name somebody else.
             error.alert = None
-            self._output.clear()  # such a peer does not get our Finished
+            self._output = b""  # such a peer does not get our Finished
             raise error
-        from tlsify.tls.negotiated import Negotiated, no_keys  # noqa: PLC0415 - see above
-
-        hello = self._hello
-        keys = self._keys(connection, suite, tickets) if self._wants_keys else no_keys(suite)
-        self._secrets.clear()
-        return Negotiated(
-            suite=suite,
-            alpn=connection.get_alpn_proto_negotiated() or None,
-            server_name=hello.server_name if hello else self._client_config().server_name,
-            certificate=None if shown is None else der(shown),
-            group=connection.get_group_name() or "",
-            resumed=session_reused(connection),
-            max_fragment_length=hello.max_fragment_length if hello else None,
-            **keys._asdict(),
-        )
-
-    def _keys(self, connection: SSL.Connection, suite: CipherSuite, tickets: list[bytes]) -> Keys:
-        from tlsify.tls import handshake_keys, schedule  # noqa: PLC0415 - see above
-
-        if suite.version is ProtocolVersion.TLSv1_3:
-            try:
-                client, server = (self._secrets.pop(name) for name in _SECRETS)
-            except KeyError as exc:
-                raise TlsifyError("OpenSSL's key log lacks a traffic secret") from exc
-            ours, theirs = (client, server) if self.is_client else (server, client)
-            sent = len(tickets) if self._resumes else 0
-            return handshake_keys.tls13_keys(suite, ours, theirs, tickets, sent=sent)
-        master_secret = connection.master_key()
-        randoms = connection.client_random(), connection.server_random()
-        if master_secret is None or None in randoms:
-            raise TlsifyError("OpenSSL does not tell the master secret and the randoms")
-        block = schedule.key_block(suite, master_secret, *filter(None, randoms))
-        ours_last, theirs_last = split_records(self._last_flight)[-1], self._received
-        return handshake_keys.tls12_keys(
-            suite, block, is_client=self.is_client, sent=ours_last, received=theirs_last
-        )
+        judge.read()
+        return judge.shown

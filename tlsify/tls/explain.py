@@ -172,6 +172,14 @@ def _reasons(failure: Exception) -> str:
     return "; ".join(e[2] for e in queue) if isinstance(queue, list) else str(failure.args[-1])
 
 
+def cut_short() -> Truncated:
+    """Build the error for an end of stream within the handshake."""
+    return Truncated(
+        "the peer closed the connection during the handshake",
+        hint="check that the peer speaks TLS on this port",
+    )
+
+
 def truncated() -> Truncated:
     """Build the error for an end of stream without close_notify (RFC 8446 6.1)."""
     return Truncated(

@@ -12,11 +12,22 @@ from tlsify.tls.negotiated import Keys
 from tlsify.tls.protection import open_record, seal_record
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
+
+    from OpenSSL import SSL
 
     from tlsify.codepoints import AlertDescription, CipherSuite
     from tlsify.keys import TrafficKeys
     from tlsify.tls.schedule import KeyBlock
+
+
+def secrets(key_log: Iterable[bytes]) -> dict[bytes, bytearray]:
+    """Parse the lines of a key log: label, client's random, secret (RFC 9850 2)."""
+    found = {}
+    for line in key_log:
+        label, _, secret = line.split(b" ")
+        found[label] = bytearray.fromhex(secret.decode("ascii"))
+    return found
 
 
 def tls13_keys(
@@ -44,6 +55,19 @@ def tls13_keys(
     if sealed:  # the last one tells whether they were counted right, too
         _check_key(tx, len(sealed) - 1, sealed[-1])
     return Keys(tx, rx, tx_secret, rx_secret)
+
+
+def tls12_block(connection: SSL.Connection, suite: CipherSuite) -> KeyBlock:
+    """Expand the master secret of a TLS 1.2 connection.
+
+    Raises:
+        TlsifyError: OpenSSL does not tell it.
+    """
+    master_secret = connection.master_key()
+    randoms = connection.client_random(), connection.server_random()
+    if master_secret is None or None in randoms:
+        raise TlsifyError("OpenSSL does not tell the master secret and the randoms")
+    return schedule.key_block(suite, master_secret, *filter(None, randoms))
 
 
 def tls12_keys(

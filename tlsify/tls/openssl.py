@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 from OpenSSL import SSL, _util, crypto
@@ -10,28 +11,66 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 _lib, _ffi = _util.lib, _util.ffi
+# pyOpenSSL's weak references to its connections, by OpenSSL's own; to call one is all it takes.
+_connections = getattr(getattr(SSL.Connection, "_reverse_mapping", None), "data", None)
+_TELLING = SSL.SSL_CB_ALERT | SSL.SSL_CB_EXIT
 _NO_START_LINE = 108  # PEM_R_NO_START_LINE, openssl/pemerr.h
 _ROOM = 2**14  # several times what one side says at a time in a handshake
-_new_room = _ffi.new_allocator(should_clear_after_alloc=False)
+# Memory that no call has at the moment: others run while OpenSSL copies.
+_rooms: list[object] = []
+
+
+def advance(connection: SSL.Connection, records: bytes) -> tuple[bool, bytes]:
+    """Go on with the handshake of a connection without a socket.
+
+    The public methods take an exception each to say that more has to come, and that this was all.
+
+    Args:
+        connection: after an error, what it has to say is still in it (`drain`).
+        records: what has come, in whole records; none to begin with.
+
+    Returns:
+        Whether the handshake is finished, and what the peer has to be sent.
+
+    Raises:
+        SSL.Error: the handshake failed.
+    """
+    if not hasattr(_lib, "SSL_do_handshake"):
+        return _advance_in_public(connection, records)
+    ssl = connection._ssl
+    if records and _lib.BIO_write(connection._into_ssl, records, len(records)) <= 0:
+        raise MemoryError
+    result = _lib.SSL_do_handshake(ssl)
+    if result != 1 and _lib.SSL_get_error(ssl, result) != _lib.SSL_ERROR_WANT_READ:
+        connection._raise_ssl_error(ssl, result)
+    return result == 1, drain(connection)
+
+
+def _advance_in_public(connection: SSL.Connection, records: bytes) -> tuple[bool, bytes]:
+    is_finished = False
+    if records:
+        connection.bio_write(records)
+    with contextlib.suppress(SSL.WantReadError):
+        connection.do_handshake()
+        is_finished = True
+    return is_finished, _drain_in_public(connection)
 
 
 def drain(connection: SSL.Connection) -> bytes:
-    """Return the output of a connection without a socket, empty if there is none.
-
-    The public ``Connection.bio_read`` takes an exception to say that this was all.
-    """
-    source = getattr(connection, "_from_ssl", None)
-    if source is None or not hasattr(_lib, "BIO_read"):
+    """Return the output of a connection without a socket, empty if there is none."""
+    if not hasattr(_lib, "BIO_read"):
         return _drain_in_public(connection)
+    try:
+        room = _rooms.pop()
+    except IndexError:
+        room = _ffi.new("char[]", _ROOM)
     output = b""
-    while True:
-        # Of this call alone: other threads may run while OpenSSL copies.
-        room = _new_room("char[]", _ROOM)
-        count = _lib.BIO_read(source, room, _ROOM)
-        if count > 0:
-            output += _ffi.buffer(room, count)[:]
+    while (count := _lib.BIO_read(connection._from_ssl, room, _ROOM)) > 0:
+        output += _ffi.unpack(room, count)
         if count < _ROOM:
-            return output
+            break
+    _rooms.append(room)
+    return output
 
 
 def _drain_in_public(connection: SSL.Connection) -> bytes:
@@ -53,18 +92,41 @@ def hear(context: SSL.Context, told: Callable[[SSL.Connection, int, int], None])
         context: that nobody uses yet.
         told: takes what ``set_info_callback`` takes.
     """
-    connections = getattr(SSL.Connection, "_reverse_mapping", None)
-    if connections is None or not hasattr(_lib, "SSL_CTX_set_info_callback"):
+    if _connections is None or not hasattr(_lib, "SSL_CTX_set_info_callback"):
         context.set_info_callback(told)
         return
 
     def tell(ssl: object, where: int, value: int) -> None:
-        if where & (SSL.SSL_CB_ALERT | SSL.SSL_CB_EXIT):
-            told(connections[ssl], where, value)
+        if where & _TELLING:
+            told(_connections[ssl](), where, value)
 
     held = _ffi.callback("void (*)(const SSL *, int, int)", tell)
     context._info_callback = held
     _lib.SSL_CTX_set_info_callback(context._context, held)
+
+
+def log_keys(context: SSL.Context) -> None:
+    """Have OpenSSL tell of a Context's secrets: ``on_key_log`` of a connection's app data.
+
+    The public ``Context.set_keylog_callback`` has three more calls between, for each of five lines.
+
+    Args:
+        context: that nobody uses yet.
+    """
+    if _connections is None or not hasattr(_lib, "SSL_CTX_set_keylog_callback"):
+        context.set_keylog_callback(_tell_key_log)
+        return
+
+    def tell(ssl: object, line: object) -> None:
+        _connections[ssl]()._app_data.on_key_log(_ffi.string(line))
+
+    held = _ffi.callback("void (*)(const SSL *, const char *)", tell)
+    context._keylog_callback = held
+    _lib.SSL_CTX_set_keylog_callback(context._context, held)
+
+
+def _tell_key_log(connection: SSL.Connection, line: bytes) -> None:
+    connection.get_app_data().on_key_log(line)
 
 
 def session_reused(connection: SSL.Connection) -> bool:

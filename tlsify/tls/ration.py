@@ -31,14 +31,20 @@ class Allowance:
     """
 
     left: int = ALLOWANCE
+    _records: int = 0
 
-    def take(self, length: int) -> None:
-        """Pay for a record of so many bytes.
+    def take(self, length: int, records: int) -> None:
+        """Pay for what has come.
+
+        Args:
+            length: of it, in bytes.
+            records: how many there were in all.
 
         Raises:
-            PeerMisbehaved: there were too many before.
+            PeerMisbehaved: there were too many.
         """
-        self.left += length - RECORD_COST
+        self.left += length - RECORD_COST * (records - self._records)
+        self._records = records
         if self.left < 0:
             raise PeerMisbehaved(
                 "too many records for the handshake in them",

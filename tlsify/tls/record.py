@@ -14,6 +14,12 @@ MAX_CIPHERTEXT = MAX_PLAINTEXT + 2048
 # What OpenSSL takes for no record, and for a bad one where it has the beginning of a record: it
 # answers with the alert that is due.
 NO_RECORD = b"\xff" * (HEADER_LENGTH + MAX_CIPHERTEXT)
+# Before our ServerHello a client cannot have finished, so a large first read takes no data.
+FIRST_FLIGHT = 2**12
+# The record that ends a handshake is protected: header, one byte, tag. A shorter one, such as
+# ChangeCipherSpec or an alert, has a successor, or is the end of the connection.
+SHORTEST_LAST = 22
+CHANGE_CIPHER_SPEC = b"\x14\x03\x03\x00\x01\x01"
 _LEGACY_VERSION = 0x0303
 _MAJOR_VERSION = 3
 _CONTENT_TYPES = frozenset(map(int, ContentType))  # hashing members takes Python code
@@ -87,47 +93,51 @@ class Framer:
     Attributes:
         ahead: how many bytes are known to come at least, from a record boundary on, before the
             stream is somebody else's; to be read at once where a header alone would be.
+        count: how many records were returned.
+        pending: bytes read and not yet returned; empty at a record boundary.
     """
 
     def __init__(self, ahead: int = 0) -> None:
         """Start at a record boundary."""
         self.ahead = ahead
-        self._buffer = bytearray()
-        self._wanted = HEADER_LENGTH
-
-    @property
-    def pending(self) -> bytes:
-        """Bytes read and not yet returned; empty at a record boundary."""
-        return bytes(self._buffer)
+        self.count = 0
+        self.pending = b""
 
     def need(self) -> int:
-        """Maximum number of bytes to read, always 1 or more, once `feed` has returned None."""
-        wanted = self._wanted
-        if wanted == HEADER_LENGTH and wanted < self.ahead:
-            wanted = self.ahead
-        return wanted - len(self._buffer)
+        """Maximum number of bytes to read, always 1 or more, once nothing whole is pending."""
+        pending = self.pending
+        if len(pending) < HEADER_LENGTH:
+            return max(self.ahead, HEADER_LENGTH) - len(pending)
+        return HEADER_LENGTH + (pending[3] << 8 | pending[4]) - len(pending)
 
-    def feed(self, data: bytes) -> bytes | None:
-        """Add read bytes; return a complete record (header included) if there is one.
+    def feed(self, data: bytes) -> bytes:
+        """Add read bytes; return the records that are whole (headers included), mostly one or none.
 
         Args:
-            data: at most ``need()`` bytes; empty to ask for the next record.
+            data: at most ``need()`` bytes; empty to go on behind the records returned.
 
         Raises:
-            PeerMisbehaved: the header is not that of a TLS record.
+            PeerMisbehaved: what comes next is not the header of a TLS record.
         """
-        buffer = self._buffer
-        buffer += data
-        if len(buffer) < self._wanted:
-            return None
-        if self._wanted == HEADER_LENGTH:
-            self._wanted += decode_header(bytes(buffer[:HEADER_LENGTH])).length
-            if len(buffer) < self._wanted:
-                return None
-        record = bytes(buffer[: self._wanted])
-        del buffer[: self._wanted]
-        self._wanted = HEADER_LENGTH
-        return record
+        stream = self.pending + data if self.pending else data
+        end, size = 0, len(stream)
+        while size - end >= HEADER_LENGTH:
+            length = stream[end + 3] << 8 | stream[end + 4]
+            if not (
+                stream[end] in _CONTENT_TYPES
+                and stream[end + 1] == _MAJOR_VERSION
+                and length <= MAX_CIPHERTEXT
+            ):
+                if not end:
+                    self.pending = stream
+                    decode_header(stream[:HEADER_LENGTH])
+                break
+            if size - end < HEADER_LENGTH + length:
+                break
+            end += HEADER_LENGTH + length
+            self.count += 1
+        self.pending = stream[end:]
+        return stream[:end]
 
 
 def split_records(stream: bytes) -> list[bytes]:

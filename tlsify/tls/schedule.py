@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
-import hmac
 import itertools
 from typing import TYPE_CHECKING, NamedTuple
+
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.hmac import HMAC
 
 from tlsify.keys import IV_LENGTH, TrafficKeys
 
@@ -14,6 +16,19 @@ if TYPE_CHECKING:
 
 _SALT_LENGTH = 4
 EXPLICIT_NONCE_LENGTH = 8
+# Of the OpenSSL that did the handshake: a second one, behind hashlib, costs a client's start-up.
+_HASHES: dict[str, hashes.HashAlgorithm] = {"sha256": hashes.SHA256(), "sha384": hashes.SHA384()}
+
+
+def _keyed(secret: bytes, hash_name: str) -> HMAC:
+    """Return an HMAC to be copied for each message, which costs half of making one."""
+    return HMAC(secret, _HASHES[hash_name])
+
+
+def _mac(keyed: HMAC, message: bytes) -> bytes:
+    one = keyed.copy()
+    one.update(message)
+    return one.finalize()
 
 
 def expand_label(secret: bytes, label: bytes, length: int, hash_name: str) -> bytes:
@@ -27,7 +42,7 @@ def expand_label(secret: bytes, label: bytes, length: int, hash_name: str) -> by
         length: bytes wanted, no more than the hash's output has.
         hash_name: "sha256" or "sha384".
     """
-    return hmac.digest(secret, _info(label, length), hash_name)[:length]
+    return _mac(_keyed(secret, hash_name), _info(label, length))[:length]
 
 
 @functools.cache
@@ -38,8 +53,9 @@ def _info(label: bytes, length: int) -> bytes:
 
 def traffic_keys(suite: CipherSuite, secret: bytes, seq: int = 0) -> TrafficKeys:
     """Derive the write key and iv of a TLS 1.3 traffic secret (RFC 8446 7.3)."""
-    key = expand_label(secret, b"key", suite.aead.key_length, suite.hash_name)
-    iv = expand_label(secret, b"iv", IV_LENGTH, suite.hash_name)
+    keyed, key_length = _keyed(secret, suite.hash_name), suite.aead.key_length
+    key = _mac(keyed, _info(b"key", key_length))[:key_length]
+    iv = _mac(keyed, _info(b"iv", IV_LENGTH))[:IV_LENGTH]
     return TrafficKeys(suite, bytearray(key), bytearray(iv), seq)
 
 
@@ -50,11 +66,11 @@ def next_secret(suite: CipherSuite, secret: bytes) -> bytes:
 
 def prf(secret: bytes, label: bytes, seed: bytes, length: int, hash_name: str) -> bytes:
     """Compute the TLS 1.2 pseudorandom function (RFC 5246 5)."""
-    seed = label + seed
+    seed, keyed = label + seed, _keyed(secret, hash_name)
     output, a = b"", seed
     while len(output) < length:
-        a = hmac.digest(secret, a, hash_name)
-        output += hmac.digest(secret, a + seed, hash_name)
+        a = _mac(keyed, a)
+        output += _mac(keyed, a + seed)
     return output[:length]
 
 

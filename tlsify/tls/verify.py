@@ -8,7 +8,7 @@ from cryptography import x509
 
 from tlsify.codepoints import AlertDescription
 from tlsify.config import ClientConfig
-from tlsify.errors import IdentityError
+from tlsify.errors import IdentityError, PeerMisbehaved
 from tlsify.tls.certificates import der, key_hash
 from tlsify.tls.explain import untrusted_path, wrong_key, wrong_peer
 from tlsify.tls.openssl import verify_error
@@ -28,12 +28,14 @@ class PeerVerifier:
     Attributes:
         rejection: why the peer is refused, or None as long as it is not.
         heard: whether OpenSSL has shown the peer's own certificate, and it was judged.
+        shown: the certificate that was judged last, in DER; None if there was none.
     """
 
     def __init__(self, config: ClientConfig | ServerConfig) -> None:
         """Verify by a configuration."""
         self.rejection: IdentityError | None = None
         self.heard = False
+        self.shown: bytes | None = None
         self._verifies = True
         self._pins: tuple[bytes, ...] = ()
         self._identities: tuple[ReferenceIdentifier, ...] = ()
@@ -71,20 +73,34 @@ class PeerVerifier:
         """
         return not self._verifies or (self._has_lists and error == _UNABLE_TO_GET_CRL and depth > 0)
 
+    def read(self) -> None:
+        """Parse the certificate that was judged; where names are wanted that was done already.
+
+        Raises:
+            PeerMisbehaved: it is malformed. Only where no names are wanted does OpenSSL get this
+                far with it, and then it is too late for it to send an alert.
+        """
+        if self.shown is not None and not self._identities:
+            try:
+                x509.load_der_x509_certificate(self.shown)
+            except (ValueError, x509.InvalidVersion) as exc:
+                raise PeerMisbehaved("the peer's certificate is malformed") from exc
+
     def judge(self, certificate: crypto.X509 | None) -> IdentityError | None:
         """Return the error in the names, or the key, of the peer's own certificate.
 
         Args:
             certificate: None if there is none, as in a session that was made without.
         """
-        if certificate is None:
+        self.shown = None if certificate is None else der(certificate)
+        if certificate is None or self.shown is None:
             return IdentityError("the peer has no certificate") if self._required else None
         if self._identities:
             # Its import takes longer than a handshake does: not before the hello.
             from tlsify.tls.identity import presented, presents  # noqa: PLC0415 - see above
 
             try:
-                if not presents(der(certificate), self._identities):
+                if not presents(self.shown, self._identities):
                     names = presented(certificate.to_cryptography())
                     return wrong_peer(names, self._identities)
             except (ValueError, x509.InvalidVersion):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
 import psutil
@@ -22,6 +22,7 @@ from tests.cli.test_listen import Listening
 from tests.provision import find
 
 if TYPE_CHECKING:
+    import socket
     import ssl
     from pathlib import Path
 
@@ -135,6 +136,32 @@ def test_client_that_goes_on_in_plain_text(pki: Pki) -> None:
             while sock.recv(100):
                 pass
         assert "over" in server.stop().err
+
+
+def test_places_that_are_short(pki: Pki) -> None:
+    """A client that has sent nothing makes room; one that has sent something keeps its place."""
+    program = ("sh", "-c", "echo hello; while read x; do echo got $x; done")
+    words = (pki.good, "--limit", "2", "--ucspi-tls")
+    with Listening(*words, program=program) as server, ExitStack() as stack:
+        spoken, silent = (stack.enter_context(server.dial()) for _ in range(2))
+        spoken.sendall(b"one\n")
+        assert b"got one" in _until(spoken, b"one\n")
+        assert _until(silent, b"\n") == b"hello\n"
+        third = stack.enter_context(server.dial())
+        assert _until(third, b"\n") == b"hello\n"
+        assert silent.recv(1) == b""
+        spoken.sendall(b"two\n")
+        assert b"got two" in _until(spoken, b"two\n")
+
+
+def _until(sock: socket.socket, end: bytes) -> bytes:
+    sock.settimeout(PATIENCE)
+    received = b""
+    while not received.endswith(end):
+        more = sock.recv(100)
+        assert more, received
+        received += more
+    return received
 
 
 def test_program_that_cannot_be_run(pki: Pki) -> None:

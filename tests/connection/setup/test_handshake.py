@@ -6,7 +6,6 @@ import errno
 import socket
 import threading
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given, settings
@@ -17,7 +16,7 @@ from tests.doubles import Endpoint, give_up
 from tlsify.codepoints import AlertDescription, ContentType, ProtocolVersion
 from tlsify.config import ClientConfig, ServerConfig
 from tlsify.connection.setup import handshake
-from tlsify.connection.setup.handshake import conversation, part, run
+from tlsify.connection.setup.handshake import part, run
 from tlsify.credentials.anchors import TrustAnchors
 from tlsify.credentials.self_signed import make_key_pair
 from tlsify.errors import (
@@ -31,10 +30,7 @@ from tlsify.errors import (
 from tlsify.names import ReferenceIdentifier
 from tlsify.tls.engine import Engine
 from tlsify.tls.protection import open_record, seal_record
-from tlsify.tls.record import encode_plain_alert, split_records
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from tlsify.tls.record import FIRST_FLIGHT, SHORTEST_LAST, encode_plain_alert, split_records
 
 # How near to the edge of a record each byte is tried.
 _EDGE = 24
@@ -82,39 +78,32 @@ class Wire:
 
 
 class Side:
-    """One conversation, driven without a socket."""
+    """One engine, driven without a socket."""
 
     def __init__(self, engine: Engine, incoming: Wire, outgoing: Wire) -> None:
         """Start; the first flight is on the wire."""
         self.engine = engine
         self.incoming, self.outgoing = incoming, outgoing
         self.error: HandshakeError | None = None
-        self.over = False
-        self._steps = conversation(engine)
-        self._wanted = 0
-        self._go_on(lambda: next(self._steps))
+        self.outgoing.put(engine.output())
 
-    def _go_on(self, advance: Callable[[], object]) -> None:
-        try:
-            step = advance()
-            while isinstance(step, bytes):
-                self.outgoing.put(step)
-                step = next(self._steps)
-            assert isinstance(step, int)
-            self._wanted = step
-        except StopIteration:
-            self.over = True
-        except HandshakeError as error:
-            self.error, self.over = error, True
+    @property
+    def over(self) -> bool:
+        """Whether its handshake has ended, well or badly."""
+        return self.error is not None or self.engine.result() is not None
 
     def receive(self, *, at_end: bool = False) -> bool:
         """Take what has come, or the end of the stream; False if there was nothing."""
         if self.over:
             return False
-        data = b"" if at_end else self.incoming.take(self._wanted)
+        data = b"" if at_end else self.incoming.take(self.engine.need())
         if data is None:
             return False
-        self._go_on(lambda: self._steps.send(data))
+        try:
+            self.engine.feed(data)
+        except HandshakeError as error:
+            self.error = error
+        self.outgoing.put(self.engine.output())
         return True
 
 
@@ -131,7 +120,7 @@ def converse(
     return ours, theirs
 
 
-# -- conversation
+# -- engines, on a wire in memory
 
 
 @pytest.mark.parametrize("version", ProtocolVersion)
@@ -254,11 +243,11 @@ def test_more_than_a_hello_in_the_first_flight() -> None:
 
 def test_stranger_to_a_server() -> None:
     """Plain HTTP is told apart at its fifth byte, and answered with an alert."""
-    steps = conversation(Engine(SERVER))
-    assert next(steps) == handshake.FIRST_FLIGHT
-    assert steps.send(b"GET /") == encode_plain_alert(AlertDescription.unexpected_message)
+    engine = Engine(SERVER)
+    assert engine.need() == FIRST_FLIGHT
     with pytest.raises(PeerMisbehaved, match='plain text beginning "GET /"'):
-        next(steps)
+        engine.feed(b"GET /")
+    assert engine.output() == encode_plain_alert(AlertDescription.unexpected_message)
 
 
 def test_stranger_to_a_client() -> None:
@@ -274,7 +263,7 @@ def test_stranger_to_a_client() -> None:
     # OpenSSL does not answer everything; what the error says must be what went out.
     alert = client.error.alert
     assert to_server.carried[len(hello) :] == (b"" if alert is None else encode_plain_alert(alert))
-    assert to_client.position == handshake.SHORTEST_LAST
+    assert to_client.position == SHORTEST_LAST
 
 
 @settings(max_examples=60)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import select
 import socket
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from tlsify.cli import streams
 from tlsify.cli.program import execute, ucspi
 from tlsify.cli.program.descriptors import let_go
 from tlsify.cli.program.pump import pump
+from tlsify.connection.ending.patience import progress_if_tcp
 from tlsify.connection.setup.keepalive import keep_alive
 from tlsify.errors import ExitCode
 from tlsify.system.process import THE_PROGRAMS, fork
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger("tlsify")
 # What a program asks with: for TLS; for TLS, and to be told of it.
 _START, _START_AND_TELL = b"y", b"Y"
+# Milliseconds between two looks at whether a silent client has sent something.
+_LOOK = 250
 
 
 def run(
@@ -31,6 +35,7 @@ def run(
     sock: socket.socket,
     open_connection: Callable[[], ucspi.Connection],
     closing: ClosePolicy,
+    told: Callable[[], None],
 ) -> int:
     """Fork: the parent becomes the program, the child waits for it to ask for TLS.
 
@@ -44,6 +49,8 @@ def run(
         sock: connected.
         open_connection: shakes hands on ``sock`` and hands over.
         closing: what an end of stream without close_notify is.
+        told: called in the child once the client has sent something in plain text, or has shaken
+            hands: it may be called twice.
 
     Returns:
         In the parent, why there is no program; in the child, once the connection is over.
@@ -68,10 +75,11 @@ def run(
         renounce()  # the program is the other process's
         let_go()
         with asked:
-            order = asked.recv(1)
+            order = _receive_order(asked, sock, told)
             if order not in {_START, _START_AND_TELL}:
                 return ExitCode.OK  # it has done without
             connection = open_connection()
+            told()
             if order == _START_AND_TELL:
                 streams.write(asked.fileno(), ucspi.encode(ucspi.variables(connection)))
             try:
@@ -99,6 +107,29 @@ def run(
     for place in ucspi.SERVER_PLACES:
         os.dup2(sock.fileno(), place)
     return execute.become(path, program)
+
+
+def _receive_order(asked: socket.socket, sock: socket.socket, told: Callable[[], None]) -> bytes:
+    """Receive the program's order; notice meanwhile when the client has sent something.
+
+    The program reads it at once, so that there may be nothing to poll for: TCP counts it.
+    """
+    poller = select.poll()
+    poller.register(asked, select.POLLIN)
+    while not poller.poll(_LOOK):
+        if _has_spoken(sock):
+            told()
+            break
+    return asked.recv(1)
+
+
+def _has_spoken(sock: socket.socket) -> bool:
+    """Return whether the client has sent something, or has gone, or is none of TCP's."""
+    try:
+        progress = progress_if_tcp(sock)
+    except OSError:
+        return True
+    return progress is None or progress.received > 0
 
 
 def _addresses(sock: socket.socket) -> dict[str, str]:

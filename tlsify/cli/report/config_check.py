@@ -15,6 +15,7 @@ from tlsify.connection.setup.eligibility import host_refusal
 from tlsify.credentials.key_files import amiss
 from tlsify.errors import ExitCode, UsageError
 from tlsify.status.host import Finding
+from tlsify.system.os_errors import explain
 
 if TYPE_CHECKING:
     import argparse
@@ -24,8 +25,10 @@ if TYPE_CHECKING:
     from tlsify.config import KtlsPolicy, ServerConfig
     from tlsify.credentials.key_pair import KeyPair
     from tlsify.errors import KtlsUnavailable
+    from tlsify.serving.backends import Backend
 
     Examine = Callable[[argparse.Namespace], ServerConfig]
+    Reach = Callable[[argparse.Namespace], dict[Backend, OSError | None]]
 
 
 def examine(path: Path) -> tuple[ExitCode, list[Finding]]:
@@ -41,7 +44,8 @@ def examine(path: Path) -> tuple[ExitCode, list[Finding]]:
     ours, rest = parser.divide(words.spell([], []))
     verb, options = parser.read_options(ours)
     given = parser.read_words(verb, rest)
-    look: Examine | None = getattr(import_module(f"tlsify.cli.{verb}"), "examine", None)
+    module = import_module(f"tlsify.cli.{verb}")
+    look: Examine | None = getattr(module, "examine", None)
     if look is None:
         raise UsageError(
             f"{path}: no check for {verb}",
@@ -50,9 +54,11 @@ def examine(path: Path) -> tuple[ExitCode, list[Finding]]:
     config, policy = look(given), shared.policy(options)
     establish.prepare(config, policy)
     refusal = host_refusal(policy)
+    reach: Reach | None = getattr(module, "reach_backends", None)
     findings = [
         Finding("configuration", "configuration", ok=True, detail=f"{path}, for {verb}"),
         *map(_certificate, (config.key_pair, *config.more_key_pairs)),
+        *(() if reach is None else map(_backend, *zip(*reach(given).items(), strict=True))),
         _offload(refusal, policy),
     ]
     blocked = any(finding.blocking for finding in findings)
@@ -72,15 +78,25 @@ def _certificate(pair: KeyPair) -> Finding:
     )
 
 
+def _backend(backend: Backend, failure: OSError | None) -> Finding:
+    return Finding(
+        "backend",
+        f"backend {backend}",
+        ok=failure is None,
+        detail="takes connections" if failure is None else explain(failure),
+        remedy=None if failure is None else "start it, or correct its address",
+    )
+
+
 def _offload(refusal: KtlsUnavailable | None, policy: KtlsPolicy) -> Finding:
     if refusal is None:
-        return Finding("offload", "offload", ok=True, detail="by the kernel, where it can")
+        return Finding("offload", "offload", ok=True, detail="by the kernel")
     if policy.mode is KtlsMode.OFF:
-        return Finding(refusal.code, "offload", ok=True, detail="relayed, as configured")
+        return Finding(refusal.code, "offload", ok=None, detail="relayed, as configured")
     return Finding(
         refusal.code,
         "offload",
-        ok=False,
+        ok=False if policy.mode is KtlsMode.REQUIRE else None,
         detail=str(refusal),
         remedy=refusal.hint,
         blocking=policy.mode is KtlsMode.REQUIRE,

@@ -1,0 +1,94 @@
+"""The conclusion of a handshake: what it has negotiated, and the keys behind it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from tlsify.codepoints import ContentType, ProtocolVersion
+from tlsify.errors import TlsifyError
+from tlsify.tls.handshake_keys import secrets, tls12_block, tls12_keys, tls13_keys
+from tlsify.tls.negotiated import Keys, Negotiated, no_keys
+from tlsify.tls.openssl import session_reused
+from tlsify.tls.record import split_records
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from OpenSSL import SSL
+
+    from tlsify.codepoints import CipherSuite
+
+
+class Seen(NamedTuple):
+    """What an engine has seen of a handshake, besides what OpenSSL's connection tells.
+
+    Attributes:
+        is_client: the role.
+        server_name: SNI.
+        max_fragment_length: in bytes.
+        certificate: the peer's, in DER.
+        has_alpn: whether a protocol may have been agreed on.
+        key_log: OpenSSL's lines; None where nobody will ask for the keys.
+        last_flight: what this side has said last.
+        received: the peer's last records, those since ChangeCipherSpec among them.
+        tickets: records that OpenSSL has sealed with the application key.
+        sends_tickets: whether the peer gets them.
+    """
+
+    is_client: bool
+    server_name: str | None
+    max_fragment_length: int | None
+    certificate: bytes | None
+    has_alpn: bool
+    key_log: Sequence[bytes] | None
+    last_flight: bytes
+    received: Sequence[bytes]
+    tickets: Sequence[bytes]
+    sends_tickets: bool
+
+
+def conclude(connection: SSL.Connection, suite: CipherSuite, seen: Seen) -> Negotiated:
+    """Return the outcome of a finished handshake.
+
+    Raises:
+        TlsifyError: OpenSSL does not tell the secrets, or keys do not fit what it has sealed.
+    """
+    alpn = connection.get_alpn_proto_negotiated() if seen.has_alpn else b""
+    return Negotiated(
+        suite,
+        alpn or None,
+        seen.server_name,
+        seen.certificate,
+        connection.get_group_name() or "",
+        session_reused(connection),
+        seen.max_fragment_length,
+        *_keys(connection, suite, seen),
+    )
+
+
+def _keys(connection: SSL.Connection, suite: CipherSuite, seen: Seen) -> Keys:
+    if seen.key_log is None:
+        return no_keys(suite)
+    if suite.version is ProtocolVersion.TLSv1_3:
+        found = secrets(seen.key_log)
+        try:
+            client, server = found[b"CLIENT_TRAFFIC_SECRET_0"], found[b"SERVER_TRAFFIC_SECRET_0"]
+        except KeyError as exc:
+            raise TlsifyError("OpenSSL's key log lacks a traffic secret") from exc
+        ours, theirs = (client, server) if seen.is_client else (server, client)
+        sent = len(seen.tickets) if seen.sends_tickets else 0
+        return tls13_keys(suite, ours, theirs, seen.tickets, sent=sent)
+    return tls12_keys(
+        suite,
+        tls12_block(connection, suite),
+        is_client=seen.is_client,
+        sent=split_records(seen.last_flight)[-1],
+        received=_behind_change_cipher_spec(seen.received),
+    )
+
+
+def _behind_change_cipher_spec(received: Sequence[bytes]) -> Sequence[bytes]:
+    """Return the records that a TLS 1.2 peer has protected: it counts from there."""
+    records = split_records(b"".join(received))
+    kinds = [record[0] for record in reversed(records)]
+    return records[len(records) - kinds.index(ContentType.change_cipher_spec) :]
