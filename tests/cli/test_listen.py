@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import resource
@@ -60,9 +61,11 @@ class Listening:
             *program,
             stdin=subprocess.DEVNULL,
         )
-        line = read_line(self.process.stdout)
+        is_json = "--log-format=json" in words
+        line = read_line(self.process.stderr if is_json else self.process.stdout)
         assert line, finish(self.process).err
-        self.port = int(line.rpartition(":")[2])
+        said = json.loads(line)["message"] if is_json else line
+        self.port = int(said.rpartition(":")[2])
 
     def __enter__(self) -> Self:
         """Serve."""
@@ -176,6 +179,23 @@ def test_access_log(pki: Pki, tmp_path: Path, carrier: str) -> None:
     # The program writes to the kernel by itself: records, with 22 bytes each, are what is known.
     assert 0 <= int(told["sent"]) - 10_000 <= (1000 if is_kernel else 0)
     assert "end=ECONNRESET" in path.read_text()
+
+
+def test_access_log_on_stdout(pki: Pki) -> None:
+    """It is the door's, which no program has; messages in JSON have the address as a field."""
+    words = ("--access-log=-", "--log-format=json")
+    with Listening(pki.good, *words) as server:
+        with server.dial() as plain:
+            plain.sendall(b"GET / HTTP/1.0\r\n\r\n")
+            read_all(plain)
+        refused = json.loads(read_line(server.process.stdout))
+        assert server.ask(pki, b"x") == b"x"
+        served = json.loads(read_line(server.process.stdout))
+        said = [json.loads(line) for line in server.stop().err.splitlines()]
+    assert (refused["event"], refused["end"]) == ("refused", "peer_misbehaved")
+    assert (served["event"], served["received"]) == ("connection", 1)
+    assert said[-1]["port"] == refused["port"]
+    assert said[-1]["message"].startswith("peer sent plain text")
 
 
 def test_more_than_the_limit(pki: Pki) -> None:

@@ -276,7 +276,9 @@ class Door:
             newcomer.sock.settimeout(None)
             messages.peer.set(newcomer.address)
             serve = partial(self._serve, newcomer.sock, other_end)
-            status = guarded(serve, f"{spell_address(newcomer.address)}: ")
+            # In JSON the address is a field of the message.
+            about = "" if messages.is_json() else f"{spell_address(newcomer.address)}: "
+            status = guarded(serve, about)
             await_threads()
         finally:
             os._exit(status)

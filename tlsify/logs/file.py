@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import logging
 import os
 import select
@@ -19,6 +20,7 @@ STDOUT = "-"
 # POSIX's least PIPE_BUF is smaller; this is Linux's. What is no longer is written as a whole, also
 # to a pipe.
 LONGEST = 4096
+_ABOVE_STREAMS = 3
 _QUIET = 60.0  # seconds between two messages that lines are lost
 
 
@@ -52,17 +54,17 @@ class LogFile:
         Raises:
             ConfigError: it cannot be opened; the one before stays open.
         """
-        if self._path == STDOUT:
-            number = 1
-        else:
-            try:
+        try:
+            if self._path == STDOUT:
+                # One of our own: a keeper lets go of the other.
+                number = fcntl.fcntl(1, fcntl.F_DUPFD_CLOEXEC, _ABOVE_STREAMS)
+            else:
                 number = open_to_append(self._path)
-            except OSError as exc:
-                raise ConfigError(
-                    f"cannot open {self._path} for --access-log: {exc.strerror}",
-                    hint=_hint(exc),
-                ) from exc
-        if self._number not in {-1, 1}:
+        except OSError as exc:
+            raise ConfigError(
+                f"cannot open {self._path} for --access-log: {exc.strerror}", hint=_hint(exc)
+            ) from exc
+        if self._number != -1:
             os.close(self._number)
         self._number, self._is_torn = number, False
         self._poller = None

@@ -28,7 +28,7 @@ class Seen(NamedTuple):
         max_fragment_length: in bytes.
         certificate: the peer's, in DER.
         has_alpn: whether a protocol may have been agreed on.
-        key_log: OpenSSL's lines; None where nobody will ask for the keys.
+        key_log: OpenSSL's lines; None where the keys are not wanted.
         last_flight: what this side has said last.
         received: the peer's last records, those since ChangeCipherSpec among them.
         tickets: records that OpenSSL has sealed with the application key.

@@ -111,7 +111,7 @@ def log_keys(context: SSL.Context) -> None:
     The public ``Context.set_keylog_callback`` has three more calls between, for each of five lines.
 
     Args:
-        context: that nobody uses yet.
+        context: not yet in use.
     """
     if _connections is None or not hasattr(_lib, "SSL_CTX_set_keylog_callback"):
         context.set_keylog_callback(_tell_key_log)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _SALT_LENGTH = 4
 EXPLICIT_NONCE_LENGTH = 8
-# Of the OpenSSL that did the handshake: a second one, behind hashlib, costs a client's start-up.
+# Of the OpenSSL that did the handshake, rather than of the system's, which is behind hashlib.
 _HASHES: dict[str, hashes.HashAlgorithm] = {"sha256": hashes.SHA256(), "sha384": hashes.SHA384()}
 
 
