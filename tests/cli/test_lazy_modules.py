@@ -92,7 +92,7 @@ def test_part_of_a_package() -> None:
 
 # Ends the command where its first message is about to be sent, and prints what it has loaded.
 _TO_THE_HELLO = """
-import socket, sys
+import os, socket, sys
 from tlsify.cli import lazy_modules, main
 
 class Socket(socket.socket):
@@ -102,7 +102,7 @@ class Socket(socket.socket):
         raise SystemExit
     sendmsg = sendall
 
-socket.socket = Socket
+socket.socket, os.write = Socket, Socket.sendall
 main()
 """
 # What takes its time to load, and a client does without up to there.
