@@ -26,7 +26,8 @@ def _serving(place: Place) -> Iterator[int]:
     (place.folder / "site/items").mkdir(parents=True)
     (place.folder / "site/items/1").write_text(json.dumps(_ITEM))
     place.write_script("rest")
-    words = "exec tlsify serve --cert cert.pem --key key.pem --listen 127.0.0.1:0 site"
+    words = "exec tlsify --log-level=warning serve --listen 127.0.0.1:0 "
+    words += "--cert cert.pem --key key.pem site"
     with place.start(words) as server:
         yield int(server.wait_for(rb"on https://127\.0\.0\.1:(\d+)/ ")[1])
         server.terminate()

@@ -220,7 +220,9 @@ def test_words_of_the_program_are_its_own(pki: Pki) -> None:
 
 def test_program_without_dashes(pki: Pki) -> None:
     """A third word is a mistake, not a program."""
-    refused("connect", "--ca", pki.authority, LOOPBACK, "1", "true").failed(100, "true", "--help")
+    refused("connect", "--ca", pki.authority, LOOPBACK, "1", "true").failed(
+        100, '"true" is one', "-- true"
+    )
 
 
 def test_aware_without_program() -> None:

@@ -6,6 +6,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from tlsify.cli.options import common as shared
+from tlsify.cli.options.addresses import reading
 from tlsify.config import ClientConfig
 from tlsify.credentials.pem import parse_pins
 from tlsify.errors import UsageError
@@ -29,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--ref-id",
         action="append",
-        type=ReferenceIdentifier.parse,
+        type=shared.identity,
         metavar="KIND:NAME",
         help="server identity to accept instead of HOST: dns:NAME, ip:ADDRESS, "
         "srv:_SERVICE.NAME or uri:SCHEME:NAME; may be repeated",
@@ -77,7 +78,7 @@ def choose(
     name = arguments.servername or host
     identities = tuple(arguments.ref_id or ())
     if not identities and name is not None:
-        identities = (ReferenceIdentifier.for_host(name),)
+        identities = (reading(ReferenceIdentifier.for_host, name),)
     if not identities and not arguments.no_verify:
         raise UsageError(
             "no server name or identity to verify", hint="add --servername NAME or --ref-id"

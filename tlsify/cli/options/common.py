@@ -13,6 +13,7 @@ from tlsify.config import ClosePolicy, KtlsMode, KtlsPolicy
 from tlsify.credentials.anchors import TrustAnchors
 from tlsify.credentials.pem import read_file
 from tlsify.errors import ConfigError, UsageError
+from tlsify.names import ReferenceIdentifier
 from tlsify.system.process import let_go
 from tlsify.trust import store
 
@@ -60,6 +61,15 @@ def path(text: str) -> Path:
     from pathlib import Path  # noqa: PLC0415 - most clients name none, and are spared its import
 
     return Path(text)
+
+
+def identity(text: str) -> ReferenceIdentifier:
+    """Parse a reference identifier, for argparse.
+
+    Raises:
+        ConfigError: it is none, or its name is not valid for its kind.
+    """
+    return ReferenceIdentifier.parse(text).canonical()
 
 
 def count(text: str) -> int:

@@ -16,7 +16,6 @@ from tlsify.connection.setup.eligibility import host_refusal
 from tlsify.credentials import ocsp
 from tlsify.credentials.key_files import Files, amiss, find, fingerprint
 from tlsify.errors import TlsifyError, UsageError
-from tlsify.names import ReferenceIdentifier
 from tlsify.system.process import Account
 
 if TYPE_CHECKING:
@@ -67,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, alpn: bool = True) -> None
     group.add_argument(
         "--client-ref-id",
         action="append",
-        type=ReferenceIdentifier.parse,
+        type=shared.identity,
         default=[],
         metavar="KIND:NAME",
         help="client identity to accept; may be repeated; default: any",
