@@ -202,6 +202,19 @@ def test_turns_by_time(thread: EventThread[Echo], pairs: Pairs) -> None:
     end(first, second)
 
 
+def test_events_add_no_times(thread: EventThread[Echo], pairs: Pairs) -> None:
+    """However often a peer causes a turn, its connection has one time to look at."""
+    ours, theirs = pairs[0]
+    timed = Echo(theirs)
+    timed.seconds = 60.0
+    thread.add(timed)
+    for _ in range(50):
+        ours.sendall(b"data")
+        assert ours.recv(100) == b"data"
+    assert len(thread._times) == 1
+    end(ours)
+
+
 def test_hang_up_of_what_waits_for_nothing(thread: EventThread[Echo], pairs: Pairs) -> None:
     """A side that is left out wakes nobody, again and again."""
     (first, theirs), (second, others) = pairs[:2]

@@ -75,6 +75,7 @@ class EventThread(Generic[_Task]):
         self._watched: dict[_Task, dict[int, int]] = {}
         self._owners: dict[int, _Task] = {}
         self._times: list[tuple[float, int, _Task]] = []
+        self._due: dict[_Task, float] = {}  # the only one of a task's times that counts
         self._order = itertools.count()
         self.is_running = self._is_idle = False
         self._poller: select.epoll | None = None
@@ -129,6 +130,7 @@ class EventThread(Generic[_Task]):
             os.close(self._bell)
         self._poller, self._bell = None, -1
         self._times.clear()
+        self._due.clear()
 
     def _run(self) -> None:
         try:
@@ -193,8 +195,9 @@ class EventThread(Generic[_Task]):
                 found |= {task: found.get(task, {}) for task in self._watched}
         now = time.monotonic()
         while self._times and self._times[0][0] <= now:
-            task = heapq.heappop(self._times)[2]
-            if task in self._watched:
+            due, _, task = heapq.heappop(self._times)
+            if self._due.get(task) == due:
+                del self._due[task]
                 found.setdefault(task, {})
         return found
 
@@ -252,8 +255,12 @@ class EventThread(Generic[_Task]):
             if wanted.seconds is None or exc.errno not in SHORTAGES:
                 raise
         if wanted.seconds is not None:
-            due = time.monotonic() + wanted.seconds
-            heapq.heappush(self._times, (due, next(self._order), task))
+            due, before = time.monotonic() + wanted.seconds, self._due.get(task)
+            # A turn that comes too soon does no harm; with a time more for each event a peer
+            # could cause as many turns as it likes.
+            if before is None or due < before:
+                self._due[task] = due
+                heapq.heappush(self._times, (due, next(self._order), task))
 
     def _register(self, task: _Task, number: int, events: int) -> None:
         watched = self._watched[task]
@@ -278,6 +285,7 @@ class EventThread(Generic[_Task]):
         for number in list(watched):
             self._unwatch(watched, number)
         _end(task)
+        self._due.pop(task, None)
         del self._watched[task]
 
     def forget(self) -> None:

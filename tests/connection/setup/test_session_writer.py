@@ -34,14 +34,36 @@ def disk() -> Iterator[threading.Event]:
 def test_in_the_background_in_order(disk: threading.Event) -> None:
     """The caller does not wait for the disk; what it has left is done one after the other."""
     done: list[int] = []
-    session_writer.write(disk.wait)
+    session_writer.write("", disk.wait)
     for number in range(3):
-        session_writer.write(partial(done.append, number))
+        session_writer.write("", partial(done.append, number))
     assert not session_writer.wait(0)
     assert not done
     disk.set()
     assert session_writer.wait(60)
     assert done == [0, 1, 2]
+
+
+def test_waiting_for_a_subject(disk: threading.Event) -> None:
+    """Its jobs are done before others, and nobody waits for those."""
+    done: list[str] = []
+    begun, goes_on = threading.Event(), threading.Event()
+
+    def begin() -> None:
+        begun.set()
+        goes_on.wait()
+
+    session_writer.write("first", begin)
+    assert begun.wait(60)
+    session_writer.write("other", disk.wait)
+    session_writer.write("own", partial(done.append, "own"))
+    session_writer.wait_for("none", 60)
+    session_writer.wait_for("own", 0)
+    assert not done
+    goes_on.set()
+    session_writer.wait_for("own", 60)
+    assert done == ["own"]
+    assert not session_writer.wait(0)
 
 
 def test_too_many(disk: threading.Event, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,10 +76,10 @@ def test_too_many(disk: threading.Event, monkeypatch: pytest.MonkeyPatch) -> Non
         begun.set()
         disk.wait()
 
-    session_writer.write(begin)
+    session_writer.write("", begin)
     assert begun.wait(60)
     for number in range(5):
-        session_writer.write(partial(done.append, number))
+        session_writer.write("", partial(done.append, number))
     disk.set()
     assert session_writer.wait(60)
     assert done == [0, 1]
@@ -68,7 +90,7 @@ def test_no_thread(disk: threading.Event) -> None:
     done: list[int] = []
     disk.set()
     with Want("thread", 0):
-        session_writer.write(lambda: done.append(threading.get_ident()))
+        session_writer.write("", lambda: done.append(threading.get_ident()))
     assert done == [threading.get_ident()]
 
 
@@ -84,7 +106,7 @@ def test_store_on_a_slow_disk(
 
 def test_forked_child(disk: threading.Event) -> None:
     """It has its parent's jobs neither to do nor to wait for."""
-    session_writer.write(disk.wait)
+    session_writer.write("", disk.wait)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of threads and fork
         pid = os.fork()

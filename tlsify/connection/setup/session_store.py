@@ -225,7 +225,7 @@ class SessionStore:
         It is removed first, so that it is never used twice (RFC 8446 C.4).
         """
         digest = origin.digest()
-        session_writer.wait(_MOMENT)
+        session_writer.wait_for(origin, _MOMENT)
         try:
             with self._opened() as folder:
                 for entry in _sessions(folder, digest.hex()):
@@ -288,7 +288,7 @@ class SessionSlot:
         if found.resumed:
             renewable = 0.0 if self._taken is None else self._taken.renewable
         kept = StoredSession(found.session, min(found.expires, renewable), renewable)
-        session_writer.write(partial(self.store.keep, self._origin, kept))
+        session_writer.write(self._origin, partial(self.store.keep, self._origin, kept))
 
 
 class SessionIntake:

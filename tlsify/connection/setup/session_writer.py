@@ -21,13 +21,14 @@ class _Writer:
     def __init__(self) -> None:
         # Reentrant: a signal's handler may connect in the midst of this.
         self._changed = threading.Condition(threading.RLock())
-        self._jobs: deque[Callable[[], object]] = deque()
+        self._jobs: deque[tuple[object, Callable[[], object]]] = deque()
+        self._current: object = None
         self._is_running = False
 
-    def add(self, job: Callable[[], object]) -> None:
+    def add(self, subject: object, job: Callable[[], object]) -> None:
         with self._changed:
             if len(self._jobs) < _MOST:
-                self._jobs.append(job)
+                self._jobs.append((subject, job))
             if self._is_running:
                 return
             self._is_running = True
@@ -40,30 +41,52 @@ class _Writer:
     def _run(self) -> None:
         while True:
             with self._changed:
+                self._current = None
+                self._changed.notify_all()
                 if not self._jobs:
                     self._is_running = False
-                    self._changed.notify_all()
                     return
-                job = self._jobs.popleft()
+                self._current, job = self._jobs.popleft()
             job()
 
     def wait(self, seconds: float) -> bool:
         with self._changed:
             return self._changed.wait_for(lambda: not self._is_running, seconds)
 
+    def wait_for(self, subject: object, seconds: float) -> None:
+        with self._changed:
+            first = [each for each in self._jobs if each[0] == subject]
+            if first:
+                others = [each for each in self._jobs if each[0] != subject]
+                self._jobs = deque([*first, *others])
+            if first or self._current == subject:
+                self._changed.wait_for(lambda: not self._has(subject), seconds)
+
+    def _has(self, subject: object) -> bool:
+        return self._current == subject or any(each[0] == subject for each in self._jobs)
+
 
 _writer = _Writer()
 os.register_at_fork(after_in_child=_writer.__init__)  # type: ignore[misc]
 
 
-def write(job: Callable[[], object]) -> None:
+def write(subject: object, job: Callable[[], object]) -> None:
     """Have a job done in the background; it must not raise.
 
     Where there is no thread to be had, it is done before this returns.
+
+    Args:
+        subject: of the job, for `wait_for`; not None.
+        job: called once.
     """
-    _writer.add(job)
+    _writer.add(subject, job)
 
 
 def wait(seconds: float) -> bool:
     """Wait until all jobs are done, for some seconds at most; return whether they are."""
     return _writer.wait(seconds)
+
+
+def wait_for(subject: object, seconds: float) -> None:
+    """Put jobs of a subject first, and wait until they are done, for some seconds at most."""
+    _writer.wait_for(subject, seconds)
