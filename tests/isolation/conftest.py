@@ -10,7 +10,8 @@ import pytest
 
 from tests.doubles import RELAY
 from tlsify.connection import establish
-from tlsify.isolation.custodian import Custody, Loaded, Task
+from tlsify.isolation.custodian import Loaded, Task
+from tlsify.isolation.custody import Custody
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -15,7 +15,9 @@ from tlsify.config import ServerConfig
 from tlsify.connection.establish import accept, connect
 from tlsify.errors import ConfigError, TlsifyError, WorkerError
 from tlsify.isolation import custodian
-from tlsify.isolation.custodian import Custody, Isolated, Loaded, Task
+from tlsify.isolation.custodian import Loaded, Task
+from tlsify.isolation.custody import Custody, Isolated
+from tlsify.serving.configuration import leave_holders
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -125,6 +127,45 @@ def test_custodian_that_dies(isolate: Isolate, lab: Lab) -> None:
     assert keys.custody.deaths() == 1
     assert works(lab, second)
     assert keys.custody.pid != keeper
+
+
+def test_custodian_that_alone_had_the_key(lab: Lab, tmp_path: Path) -> None:
+    """Another one could not read it: the error says what to do."""
+    _, config = lab.configs()
+    private = os.open(tmp_path, os.O_RDONLY)
+    task = Task(lambda _: Loaded(config, (config.aeads,)), lambda _: None, 1, (private,))
+    custody = Custody(task)
+    custody.load().config.rendezvous.leave()
+    os.kill(custody.pid, signal.SIGKILL)
+    os.waitpid(custody.pid, 0)
+    until(lambda: custody.deaths() == 1)
+    with pytest.raises(WorkerError, match="--key-fd"):
+        custody.load()
+    os.close(private)
+
+
+def test_chain_that_is_too_long(
+    isolate: Isolate, lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is refused, and the custodian lives."""
+    _, config = lab.configs()
+    monkeypatch.setattr(custodian, "MAX_MESSAGE", 100)
+    keys = isolate(lambda: config)
+    with pytest.raises(ConfigError, match="too long"):
+        keys.load()
+    assert keys.custody.deaths() == 0
+
+
+def test_worker_leaves_the_custodian(isolate: Isolate, lab: Lab) -> None:
+    """It keeps no way to have keys read: here the next load has to start another one."""
+    _, config = lab.configs()
+    keys = isolate(lambda: config)
+    keys.load()
+    first = keys.custody.pid
+    leave_holders()
+    keys.load()
+    assert keys.custody.pid != first
+    assert keys.custody.deaths() == 0
 
 
 def test_custodian_that_cannot_start(isolate: Isolate, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -112,6 +114,19 @@ def test_handshake_that_is_given_up(rendezvous: Rendezvous) -> None:
 def test_invitation_without_a_channel(rendezvous: Rendezvous) -> None:
     """It is passed over."""
     scm_rights.send(rendezvous._sock, _request(Engine(CLIENT)))
+    assert _works(rendezvous)
+
+
+def test_empty_message(rendezvous: Rendezvous) -> None:
+    """It is not the end, which the kernel reports otherwise."""
+    rendezvous._sock.send(b"")
+    assert _works(rendezvous)
+
+
+def test_channel_that_is_no_socket(rendezvous: Rendezvous) -> None:
+    """It is closed, and passed over."""
+    with Path(os.devnull).open("rb") as file:
+        scm_rights.send(rendezvous._sock, _request(Engine(CLIENT)), file.fileno())
     assert _works(rendezvous)
 
 

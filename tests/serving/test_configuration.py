@@ -11,7 +11,7 @@ from tests.doubles import RELAY
 from tlsify.config import KtlsMode, KtlsPolicy, ServerConfig
 from tlsify.connection.setup import eligibility
 from tlsify.errors import ConfigError, KtlsUnavailable
-from tlsify.isolation.custodian import Custody, Isolated
+from tlsify.isolation.custody import Custody, Isolated
 from tlsify.serving.configuration import Configuration, Isolation, leave_holders, retire
 from tlsify.system.sandbox import Sandboxing
 

@@ -11,15 +11,11 @@ import select
 import signal
 import socket
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
-from tlsify.codepoints import Aead
-from tlsify.credentials.parse import parse_certificates
-from tlsify.errors import AgentError, ResourceError, TlsifyError, WorkerError
+from tlsify.errors import ConfigError, ResourceError, TlsifyError
 from tlsify.isolation import wire
 from tlsify.isolation.holder import CHORE_PAUSE, Holder
-from tlsify.isolation.remote_engine import IsolatedServer, Rendezvous, ShownCertificate
 from tlsify.metrics.counters import Event, count
 from tlsify.system import scm_rights
 from tlsify.system.process import fork, let_go, protect_process
@@ -27,20 +23,22 @@ from tlsify.system.signal_pipe import SignalPipe
 from tlsify.tls.context import drop_past_keys
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Sequence
+    from collections.abc import Callable, Collection
+    from pathlib import Path
 
+    from tlsify.codepoints import Aead
     from tlsify.config import ServerConfig
 
 _log = logging.getLogger("tlsify")
 
 # What ends the server it belongs to, or is sent to all of its processes: custodian and holders end
 # when they are no longer needed.
-_IGNORED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR2)
+IGNORED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR2)
 # A holder that ends sooner than this after its start is replaced only then; in seconds.
 _PROMPT = 1.0
-_LOAD = b"load"
+LOAD = b"load"
 # A chain of certificates that OpenSSL would send has 137 KiB in PEM.
-_MAX_MESSAGE = 2**18
+MAX_MESSAGE = 2**18
 
 
 class Loaded(NamedTuple):
@@ -55,18 +53,6 @@ class Loaded(NamedTuple):
     config: ServerConfig
     choices: tuple[tuple[Aead, ...], ...]
     key_files: tuple[Path, ...] = ()
-
-
-class Isolated(NamedTuple):
-    """The same in all other processes.
-
-    Attributes:
-        config: without keys.
-        key_files: files that these processes should not be able to read.
-    """
-
-    config: IsolatedServer
-    key_files: tuple[Path, ...]
 
 
 class Task(NamedTuple):
@@ -86,115 +72,20 @@ class Task(NamedTuple):
     private: Collection[int] = ()
 
 
-class Custody:
-    """The custodian as a server sees it, which forks it before it reads a key.
+def _certificates(loaded: Loaded) -> list[bytearray]:
+    """Write the certificates, a message each.
 
-    Attributes:
-        pid: of the last one, a child of this process; -1 before the first `load`.
+    Raises:
+        ConfigError: one is too long for a message.
     """
-
-    def __init__(self, task: Task) -> None:
-        """Prepare; the first `load` forks."""
-        self.pid = -1
-        self._task = task
-        self._control: socket.socket | None = None
-        self._deaths = 0
-
-    def load(self) -> Isolated:
-        """Have the configuration read, and holders started for it.
-
-        Raises:
-            ConfigError: it is refused; earlier holders go on.
-            WorkerError: the custodian has ended.
-            ResourceError: there can be no process.
-        """
-        self.deaths()
-        if self._control is None:
-            self._control = self._start()
-        try:
-            self._control.send(_LOAD, socket.MSG_NOSIGNAL)
-            return self._receive(self._control)
-        except (OSError, EOFError, AgentError) as exc:
-            self.deaths()
-            raise WorkerError(
-                f"the process that reads the keys has ended: {exc}", hint="see what it said before"
-            ) from exc
-
-    def deaths(self) -> int:
-        """Return how many custodians have ended; the next `load` starts another one."""
-        if self._control is not None:
-            poller = select.poll()
-            poller.register(self._control, 0)
-            if poller.poll(0):
-                _log.error("the process that reads the keys has ended")
-                self._control.close()
-                self._control = None
-                self._deaths += 1
-        return self._deaths
-
-    def leave(self) -> None:
-        """Let the custodian end, with the last of its holders."""
-        if self._control is not None:
-            self._control.close()
-            self._control = None
-
-    def _start(self) -> socket.socket:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        try:
-            pid = fork(ignored=_IGNORED)
-        except OSError as exc:
-            ours.close()
-            theirs.close()
-            raise ResourceError(exc, "no process for the keys") from exc
-        if pid == 0:
-            _be_custodian(self._task, theirs)
-        self.pid = pid
-        theirs.close()
-        for number in self._task.private:
-            with contextlib.suppress(OSError):
-                let_go([number])
-        return ours
-
-    def _receive(self, control: socket.socket) -> Isolated:
-        """Receive certificates one by one, and then the rest, with the way to the holders."""
-        pairs: list[ShownCertificate] = []
-        files: list[Path] = []
-        while True:
-            raw, number = scm_rights.receive(control, _MAX_MESSAGE)
-            if not raw:
-                raise EOFError("no answer")
-            kind, *parts = (bytes(part) for part in wire.read_vectors(memoryview(raw)))
-            if kind == b"error":
-                raise wire.revive(parts)
-            if kind == b"pair":
-                chain, ocsp = parts
-                certificates = parse_certificates(chain, "a certificate")
-                pairs.append(ShownCertificate(certificates, ocsp or None))
-            elif kind == b"file":
-                files.append(Path(os.fsdecode(parts[0])))
-            elif number is not None:
-                config = _config(pairs, parts, Rendezvous(number))
-                return Isolated(config, tuple(files))
-
-
-def _config(
-    pairs: list[ShownCertificate], parts: Sequence[bytes], rendezvous: Rendezvous
-) -> IsolatedServer:
-    timeout, key_log, protocols, choices = parts
-    found = tuple(
-        tuple(Aead(bytes(name).decode()) for name in wire.read_vectors(memoryview(choice)))
-        for choice in wire.read_vectors(memoryview(choices))
-    )
-    return IsolatedServer(
-        key_pair=pairs[0],
-        more_key_pairs=tuple(pairs[1:]),
-        alpn=tuple(map(bytes, wire.read_vectors(memoryview(protocols)))),
-        aeads=found[0],
-        timeout=float(timeout),
-        key_log=Path(os.fsdecode(key_log)) if key_log else None,
-        rendezvous=rendezvous,
-        choices=found,
-    )
+    pairs = (loaded.config.key_pair, *loaded.config.more_key_pairs)
+    found = [wire.vectors([b"pair", it.certificate_pem(), it.ocsp or b""]) for it in pairs]
+    if max(map(len, found)) > MAX_MESSAGE:
+        raise ConfigError(
+            "a certificate chain is too long for --isolate-key",
+            hint=f"leave out what is not of the chain: it has {MAX_MESSAGE} bytes at most",
+        )
+    return found
 
 
 def _describe(loaded: Loaded) -> bytearray:
@@ -215,7 +106,8 @@ def _describe(loaded: Loaded) -> bytearray:
 # -- in the custodian
 
 
-def _be_custodian(task: Task, control: socket.socket) -> NoReturn:
+def be_custodian(task: Task, control: socket.socket) -> NoReturn:
+    """Run as the custodian, in a forked child."""
     status = 1
     try:
         protect_process()
@@ -282,13 +174,14 @@ class _Custodian:
     def _heed(self, control: socket.socket) -> None:
         asked = b""
         with contextlib.suppress(ConnectionError):
-            asked = control.recv(len(_LOAD))
+            asked = control.recv(len(LOAD))
         if not asked:
             control.close()
             self._control = None
             return
         try:
             loaded = self._task.load(self._previous)
+            certificates = _certificates(loaded)
             theirs = self._start_holders(loaded)
         except TlsifyError as exc:
             self._tell(wire.vectors([b"error", *wire.describe(exc)]))
@@ -298,8 +191,8 @@ class _Custodian:
             self._tell(wire.vectors([b"error", *wire.describe(bug)]))
         else:
             with theirs:
-                for pair in (loaded.config.key_pair, *loaded.config.more_key_pairs):
-                    self._tell(wire.vectors([b"pair", pair.certificate_pem(), pair.ocsp or b""]))
+                for each in certificates:
+                    self._tell(each)
                 for path in loaded.key_files:
                     self._tell(wire.vectors([b"file", os.fsencode(path.absolute())]))
                 self._tell(_describe(loaded), theirs.fileno())
@@ -333,7 +226,7 @@ class _Custodian:
         return theirs
 
     def _fork(self, family: _Family, theirs: socket.socket | None = None) -> None:
-        pid = fork(ignored=_IGNORED)
+        pid = fork(ignored=IGNORED)
         if pid == 0:
             self._be_holder(family, theirs)
         self._families[pid] = family, time.monotonic()

@@ -58,9 +58,10 @@ class Holder:
         self._poller.register(self._rendezvous, select.EPOLLIN | select.EPOLLEXCLUSIVE)
         goes_on = True
         while goes_on:
-            for number, _ in self._poller.poll(max(self._chore - time.monotonic(), 0)):
+            for number, events in self._poller.poll(max(self._chore - time.monotonic(), 0)):
                 if number == self._rendezvous.fileno():
-                    goes_on = self._welcome()
+                    # An empty message is nonsense, and no end.
+                    goes_on = self._welcome() or not events & select.EPOLLHUP
                 elif not self._sessions[number].turn():
                     self._leave(number)
             if time.monotonic() >= self._chore:
@@ -72,7 +73,7 @@ class Holder:
         self._rendezvous.close()
 
     def _welcome(self) -> bool:
-        """Receive one invitation, with a request; return False once there will be no more."""
+        """Receive one invitation, with a request; return whether there was any."""
         try:
             request, number = scm_rights.receive(self._rendezvous, wire.MAX_REQUEST)
         except BlockingIOError:  # another holder was quicker
@@ -85,13 +86,24 @@ class Holder:
             return True
         self._is_short = False
         if number is not None:
-            session = _Session(socket.socket(fileno=number), self._config, self._choices)
-            if session.heed(bytes(request)):
-                self._sessions[number] = session
-                self._poller.register(number, select.EPOLLIN)
-            else:
-                session.close()
+            self._begin(number, bytes(request))
         return bool(request)
+
+    def _begin(self, number: int, request: bytes) -> None:
+        try:
+            session = _Session(scm_rights.as_socket(number), self._config, self._choices)
+        except AgentError as exc:
+            _log.warning("key holder: a handshake is refused: %s", exc)
+            return
+        try:
+            if session.heed(request):
+                self._poller.register(number, select.EPOLLIN)
+                self._sessions[number] = session
+        except OSError as exc:
+            _log.warning("key holder: a handshake is refused: %s", exc)
+        finally:
+            if number not in self._sessions:
+                session.close()
 
     def _leave(self, number: int) -> None:
         self._poller.unregister(number)

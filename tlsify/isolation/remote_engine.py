@@ -49,7 +49,7 @@ Waiting: TypeAlias = "Iterator[socket.socket | float]"
 # Seconds between two attempts to reach a holder, whose queue is full.
 _PAUSE = 0.01
 # Replies are received here, one at a time, and wiped; room for the longest takes long to clear.
-_room = bytearray(wire.MAX_REPLY)
+_room = bytearray(wire.MAX_REPLY + 1)
 _receiving = threading.Lock()
 
 
@@ -83,6 +83,7 @@ class Rendezvous:
         channel.settimeout(0)
         with theirs:
             try:
+                theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, wire.MAX_REPLY)
                 scm_rights.send(self._sock, request, theirs.fileno())
             except OSError as exc:
                 channel.close()
@@ -280,6 +281,8 @@ class RemoteEngine:
             try:
                 if not size:
                     raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
+                if size > wire.MAX_REPLY:
+                    raise ValueError("its reply is too long")
                 return wire.decode_reply(memoryview(_room)[:size])
             finally:
                 _room[:size] = bytes(size)

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 
 # Two records, one of which may be ChangeCipherSpec.
 MAX_REQUEST = 2 * (HEADER_LENGTH + MAX_CIPHERTEXT) + 2
-# The longest that OpenSSL says at once: 100 KiB of certificates, and what is besides.
-MAX_REPLY = 2**17
+# The longest that OpenSSL says at once is 100 KiB of certificates. What ends a handshake has two
+# tickets of at most 64 KiB, and the client's certificate.
+MAX_REPLY = 2**18
 _HEAD = 2  # bytes of kind and choice
 # Errors that a holder may report; another one is reported as the nearest of its bases.
 _ERRORS: dict[str, type[TlsifyError]] = {

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from tlsify.config import KtlsMode
 from tlsify.connection import establish
 from tlsify.connection.setup.eligibility import host_refusal
-from tlsify.isolation.custodian import Custody, Loaded, Task
+from tlsify.isolation.custodian import Loaded, Task
+from tlsify.isolation.custody import Custody, leave_all
 from tlsify.isolation.remote_engine import IsolatedServer, keep_only
 from tlsify.system.process import forgo_rights
 from tlsify.system.sandbox import Reach, Sandboxing, confine, renounce
@@ -124,13 +125,14 @@ def retire(config: ServerConfig) -> None:
 
 
 def leave_holders(of_others_than: ServerConfig | None = None) -> None:
-    """Leave key holders in this process, a forked one, so that they can end.
+    """Leave the custodian and key holders in this process, a forked one, so that they can end.
 
     Args:
         of_others_than: the configuration that this process goes on with; None leaves all.
     """
     kept = of_others_than if isinstance(of_others_than, IsolatedServer) else None
     keep_only(None if kept is None else kept.rendezvous)
+    leave_all()
 
 
 def _is_readable(path: Path) -> bool:
