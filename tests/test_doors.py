@@ -87,9 +87,12 @@ def test_setsockopt_has_few_doors() -> None:
         "cli/forward.py",
         "aio/pump.py",
     }  # for whole pieces, and ends
+    isolation = {"isolation/custody.py", "isolation/remote_engine.py"}  # of local sockets
+    expected |= isolation
     assert users("setsockopt") == expected
     assert set(options("aio/dialing.py")) | set(options("cli/forward.py")) == {"TCP_NODELAY"}
     assert set(options("aio/pump.py")) == {"SO_LINGER"}
+    assert set().union(*map(options, isolation)) == {"SO_SNDBUF"}
     times = {"TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT"}
     assert set(options("connection/setup/keepalive.py")) == {"SO_KEEPALIVE", *times}
     assert set(options("connection/commit.py")) == {"SO_RCVLOWAT"}

@@ -106,7 +106,13 @@ class PeerAlert(HandshakeError):
 
 
 class PeerMisbehaved(HandshakeError):
-    """The peer's data was refused; ``alert`` is the alert that was sent."""
+    """The peer's data was refused; ``alert`` is the alert that was sent.
+
+    Attributes:
+        is_answered: whether it spoke another protocol, and was answered in that one instead.
+    """
+
+    is_answered = False
 
 
 class KeyUpdateRefused(HandshakeError):

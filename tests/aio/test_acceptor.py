@@ -237,6 +237,7 @@ def test_garbage_client(
 def test_client_of_another_protocol(server_config: ServerConfig) -> None:
     """It is answered in its own way, if there is an answer, and not once it has spoken TLS."""
     heard: list[bytes] = []
+    ends: list[str] = []
 
     def answer(received: bytes) -> bytes:
         heard.append(received)
@@ -252,12 +253,14 @@ def test_client_of_another_protocol(server_config: ServerConfig) -> None:
     async def run() -> None:
         async with serving(server_config, RELAY) as server:
             server.acceptor.stranger = answer
+            server.acceptor.refused = lambda _, end, *__: ends.append(end)
             assert await say(server, b"hello there") == b"no"
             assert (await say(server, b"others"))[:1] == b"\x15"
             assert (await say(server, b"\x16\x03\x01\x00\x01\x01hello"))[:1] == b"\x15"
 
     asyncio.run(run())
     assert heard == [b"hello there", b"others"]
+    assert ends == ["plain_http", "peer_misbehaved", "peer_misbehaved"]
 
 
 @both

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import re
 from typing import TYPE_CHECKING, Any
@@ -190,8 +191,12 @@ def test_order(folder: Path) -> None:
     _run(work())
 
 
-def test_many_at_once(folder: Path) -> None:
+@pytest.mark.parametrize(("seconds", "at_once"), [(math.inf, module._TURN), (-1.0, 1)])
+def test_many_at_once(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, seconds: float, at_once: int
+) -> None:
     """Requests are parsed a little ahead, and answered a few at a time; others have their turn."""
+    monkeypatch.setattr(module, "_LONGEST_TURN", seconds)
 
     async def work() -> None:
         place = Place(folder)
@@ -200,7 +205,7 @@ def test_many_at_once(folder: Path) -> None:
         turns = 0
         while (given := len(place.asked)) < number:
             turns += 1
-            assert given == module._TURN * turns
+            assert given == at_once * turns
             assert len(place.wire.protocol._reader.found) <= module._PIECE / 18
             assert place.wire.reads is not bool(place.wire.protocol._unread)
             await asyncio.sleep(0)

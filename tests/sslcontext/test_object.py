@@ -455,6 +455,18 @@ def test_resumption(files: Files) -> None:
         assert ours.tls.session_reused is theirs.tls.session_reused is resumed
 
 
+def test_buffer_that_cannot_be_written(files: Files) -> None:
+    """Nothing is taken for it."""
+    client = Side(files.client(ours=True), server_hostname=HOST)
+    server = Side(files.server(ours=True), server_side=True)
+    shake(client, server)
+    server.tls.write(b"hello")
+    client.incoming.write(server.outgoing.read())
+    with pytest.raises(TypeError):
+        client.tls.read(5, b"12345")
+    assert client.tls.read(5) == b"hello"
+
+
 def test_nothing_is_left(files: Files) -> None:
     """OpenSSL's memory goes with the object, whatever came of it, before garbage is looked for."""
     gc.disable()
@@ -469,5 +481,13 @@ def test_nothing_is_left(files: Files) -> None:
             del client
             assert left() is None
             assert engine() is None
+        broken = Side(files.client(ours=True), server_hostname=HOST)
+        broken.incoming.write(b"220 no TLS here\r\n")
+        for _ in range(2):
+            with pytest.raises(ssl.SSLError):
+                broken.tls.do_handshake()
+        left = weakref.ref(broken.tls)
+        del broken
+        assert left() is None
     finally:
         gc.enable()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.doubles import descriptors
+from tests.doubles import check_descriptors, descriptors
 from tlsify.static.beneath import open_beneath, open_folder_beneath
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def root(tmp_path: Path) -> Iterator[Path]:
     (tmp_path / "secret").write_text("SECRET")
     before = descriptors()
     yield folder
-    assert descriptors() == before
+    check_descriptors(before)
 
 
 def read(root: Path, path: str) -> str:

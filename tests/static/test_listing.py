@@ -36,6 +36,14 @@ class Reader(html.parser.HTMLParser):
         self.links += [value or "" for name, value in attrs if name == "href"]
 
 
+def test_odd_times() -> None:
+    """A time that no calendar has leaves its place empty."""
+    for moment in (2.0**62, -(2.0**62), 1e300):
+        assert b"</td><td></td></tr>" in page(
+            "/", [Named(b"x", True, 0, moment)], is_top=True, is_all=True
+        )
+
+
 def test_names(tmp_path: Path) -> None:
     """Each is linked by its own bytes, and shown without doing anything."""
     for name in NAMES:

@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("tlsify")
 
-_ACCEPT_PAUSE = 0.1  # seconds
-_CHORE_PAUSE = 600.0
-_USUAL = {Event.HANDSHAKE_TRUNCATED, Event.HANDSHAKE_BROKEN}  # with health checks and port scans
+_ACCEPT_PAUSE, _CHORE_PAUSE = 0.1, 600.0  # seconds
+# With health checks, port scans, and browsers that begin without TLS.
+_USUAL = {Event.HANDSHAKE_TRUNCATED, Event.HANDSHAKE_BROKEN, Event.HANDSHAKE_PLAIN_HTTP}
 # What accept(2) says of a connection that is gone, rather than of us: it may be called again.
 _GONE = {
     errno.ECONNABORTED,

@@ -11,6 +11,7 @@ from tlsify.errors import (
     KeyHolderError,
     KtlsError,
     PeerAlert,
+    PeerMisbehaved,
     ResourceError,
     Truncated,
 )
@@ -36,6 +37,8 @@ def outcome(error: Exception) -> Event:
     """Return as what to count it."""
     if isinstance(error, OSError) and error.errno in SHORTAGES:
         return Event.HANDSHAKE_RESOURCES
+    if isinstance(error, PeerMisbehaved) and error.is_answered:
+        return Event.HANDSHAKE_PLAIN_HTTP
     return next(event for kind, event in _KINDS if isinstance(error, kind))
 
 

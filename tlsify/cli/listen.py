@@ -117,9 +117,9 @@ def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
     access_log = logs.access_log(arguments, options)
     with ExitStack() as stack:
         listeners = [stack.enter_context(sock) for sock in _listeners(arguments, stack)]
+        rehearse()  # loads modules that the user may be unable to read
         server_options.become(arguments.user)
         configuration.warn_of_readable_keys()
-        rehearse()
 
         reception = _Reception(arguments, policy, access_log)
 
@@ -129,9 +129,9 @@ def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
 
         def reload() -> None:
             nonlocal config
-            config = configuration.load()
             if access_log is not None:
                 access_log.reopen()
+            config = configuration.load()
 
         door = Door(listeners, serve, reload, arguments.limit, arguments.per_address)
         if access_log is not None:

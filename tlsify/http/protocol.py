@@ -22,8 +22,9 @@ _log = logging.getLogger("tlsify")
 
 # What is parsed ahead of the answers; a client may send many short requests at once.
 _PIECE = 4 * 1024
-# Answers that are sent at once before other connections have their turn.
+# Answers that are sent at once before other connections have their turn, and seconds for them.
 _TURN = 16
+_LONGEST_TURN = 0.001
 # Most plain text of a TLS record (RFC 8446 5.1): a file that fits in with the header section goes
 # along with it, which spares both sides a record, and us a task.
 _RECORD = 16 * 1024
@@ -155,13 +156,14 @@ class HttpProtocol(asyncio.Protocol):
     def _go_on(self) -> None:
         """Answer requests, as long as the transport takes answers."""
         number = 0
+        began = self._loop.time()
         while not (self._is_busy or self._transport.is_closing()):
             request = self._next()
             if request is None:
                 break
             self._respond(request)
             number += 1
-            if number == _TURN:
+            if number == _TURN or self._loop.time() - began > _LONGEST_TURN:
                 self._is_due = True
                 self._loop.call_soon(self._take_turn)
         if not self._is_over:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
+import math
 import os
+import time
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger("tlsify")
 
 _NOT_FOUND = 404
+# Seconds that the list of a folder is good for, and how many lists are kept.
+_FRESH, _MOST_LISTS = 1.0, 16
 _METHODS = ("GET", "HEAD")
 # What a file that cannot be opened is to the client. Others are faults of the host.
 _STATUSES = {
@@ -84,6 +88,7 @@ class Folder:
         self._alias = None if alias is None else os.fsencode(alias)
         self._rules = rules
         self._pinned: int | None = None
+        self._lists: dict[tuple[bytes, ...], tuple[float, bytes]] = {}
 
     def pin(self) -> None:
         """Pin the folder that exists now, against replacement."""
@@ -142,6 +147,20 @@ class Folder:
                 continue
         if not self._rules.listing:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        content = self._list(target)
+        fields = {"Content-Type": "text/html; charset=utf-8", "Content-Length": str(len(content))}
+        return Answer(200, fields, content)
+
+    def _list(self, target: Target) -> bytes:
+        """Return the list of a folder, which may be a moment old: it takes long to make.
+
+        Raises:
+            OSError: the folder cannot be read.
+        """
+        key, now = tuple(target.names), time.monotonic()
+        made, content = self._lists.get(key, (-math.inf, b""))
+        if now - made < _FRESH:
+            return content
         descriptor = open_folder_beneath(self._root, target.names, self._alias, self._pinned)
         try:
             entries, is_all = listing.read(descriptor, partial(self._is_shown, target))
@@ -149,8 +168,10 @@ class Folder:
             os.close(descriptor)
         is_top = not target.names
         content = listing.page(target.spelled(), entries, is_top=is_top, is_all=is_all)
-        fields = {"Content-Type": "text/html; charset=utf-8", "Content-Length": str(len(content))}
-        return Answer(200, fields, content)
+        if len(self._lists) >= _MOST_LISTS:
+            del self._lists[next(iter(self._lists))]
+        self._lists[key] = now, content
+        return content
 
     def _is_shown(self, target: Target, name: bytes) -> bool:
         is_hidden = Target([*target.names, name], is_folder=False).is_hidden

@@ -203,6 +203,7 @@ class RemoteEngine:
             if not self._framer.count and self.stranger is not None:
                 self._output = self.stranger(self._framer.pending)
                 if self._output:
+                    error.is_answered = True
                     raise
             self._refuse(error, self._framer.pending)
         if self._records and (self._records[0] != CHANGE_CIPHER_SPEC or len(self._records) > 1):

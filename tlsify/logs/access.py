@@ -157,6 +157,7 @@ class AccessLog:
         self._write("request", subject, told)
 
     def _write(self, event: str, subject: Subject | None, told: Mapping[str, object]) -> None:
+        told = _shortened(told, _SHORTER[0])  # what a peer makes long must not cost much
         line = self._spell(event, subject, told)
         for longest in _SHORTER:
             if len(line) <= LONGEST:

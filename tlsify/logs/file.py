@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import logging
@@ -46,20 +47,21 @@ class LogFile:
         self._poller: select.poll | None = None
         self._is_torn = False
         self._quiet_until = 0.0
-        self.reopen()
+        self._open()
 
     def reopen(self) -> None:
         """Open the file that has the path now: the one before may have been renamed.
 
-        Raises:
-            ConfigError: it cannot be opened; the one before stays open.
+        If it cannot be opened, the one before stays open, and a warning says so.
         """
         try:
-            if self._path == STDOUT:
-                # One of our own: a keeper lets go of the other.
-                number = fcntl.fcntl(1, fcntl.F_DUPFD_CLOEXEC, _ABOVE_STREAMS)
-            else:
-                number = open_to_append(self._path)
+            self._open()
+        except ConfigError as exc:
+            _log.warning("%s; lines go on to the file of before", exc)
+
+    def _open(self) -> None:
+        try:
+            number = _stdout() if self._path == STDOUT else open_to_append(self._path)
         except OSError as exc:
             raise ConfigError(
                 f"cannot open {self._path} for --access-log: {exc.strerror}", hint=_hint(exc)
@@ -96,6 +98,17 @@ class LogFile:
         if now >= self._quiet_until:
             self._quiet_until = now + _QUIET
             _log.warning("lines of the access log are lost: %s", why)
+
+
+def _stdout() -> int:
+    """Return a descriptor of our own for stdout: a keeper lets go of the other.
+
+    A pipe is opened anew, not to wait: between `poll` and `write` another worker may fill it.
+    """
+    if stat.S_ISFIFO(os.fstat(1).st_mode):
+        with contextlib.suppress(OSError):  # another user's
+            return os.open("/proc/self/fd/1", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    return fcntl.fcntl(1, fcntl.F_DUPFD_CLOEXEC, _ABOVE_STREAMS)
 
 
 def _hint(exc: OSError) -> str:

@@ -44,6 +44,8 @@ class Event(Enum):
     HANDSHAKE_ABANDONED = "handshake_abandoned"
     HANDSHAKE_PEER_ALERT = "handshake_peer_alert"
     HANDSHAKE_MISBEHAVED = "handshake_misbehaved"
+    # The peer spoke plain HTTP, and had its answer (`http.plain`).
+    HANDSHAKE_PLAIN_HTTP = "handshake_plain_http"
     HANDSHAKE_IDENTITY = "handshake_identity"
     HANDSHAKE_TRUNCATED = "handshake_truncated"
     HANDSHAKE_BROKEN = "handshake_broken"
@@ -81,6 +83,7 @@ HANDSHAKE_OUTCOMES = {
     "abandoned": Event.HANDSHAKE_ABANDONED,
     "peer_alert": Event.HANDSHAKE_PEER_ALERT,
     "peer_misbehaved": Event.HANDSHAKE_MISBEHAVED,
+    "plain_http": Event.HANDSHAKE_PLAIN_HTTP,
     "identity": Event.HANDSHAKE_IDENTITY,
     "truncated": Event.HANDSHAKE_TRUNCATED,
     "network": Event.HANDSHAKE_BROKEN,

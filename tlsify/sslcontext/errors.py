@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 import ssl
 from typing import Any, TypeVar
@@ -44,18 +45,22 @@ _UNSPECIFIED = 1
 Kind = TypeVar("Kind", bound=ssl.SSLError)
 
 
-def ssl_error(error: TlsifyError) -> OSError:
+def ssl_error(error: TlsifyError, *, is_established: bool = False) -> OSError:
     """Return the error of `ssl` that programs expect in the place of tlsify's.
 
     Its attributes and the beginning of its text are those that `ssl` gives; tlsify's own text
     follows.
+
+    Args:
+        error: tlsify's.
+        is_established: whether the handshake is over: the peer speaks TLS then, whatever it sent.
     """
     if isinstance(error, DeadlineExceeded):
         return error
     if isinstance(error, Truncated):
         said = f"EOF occurred in violation of protocol: {error}"
         return made(ssl.SSLEOFError, ssl.SSL_ERROR_EOF, "UNEXPECTED_EOF_WHILE_READING", said)
-    reason = _reason(error)
+    reason = _reason(error, is_established=is_established)
     if isinstance(error, IdentityError) and reason != _NO_CERTIFICATE:
         said = f"certificate verify failed: {error}"
         kind = ssl.SSLCertVerificationError
@@ -84,6 +89,14 @@ def made(
     return finished
 
 
+def again(error: OSError) -> OSError:
+    """Return a copy of an error without what has led to it: to keep, or to raise anew.
+
+    A traceback would keep its frames, and what these work on, and gets longer with each raise.
+    """
+    return copy.copy(error)
+
+
 def want_read() -> ssl.SSLWantReadError:
     """Return the error for a call that needs more from the peer."""
     said = "The operation did not complete (read)"
@@ -102,11 +115,11 @@ def both_closed() -> ssl.SSLZeroReturnError:
     return made(ssl.SSLZeroReturnError, ssl.SSL_ERROR_ZERO_RETURN, None, said, library=None)
 
 
-def _reason(error: TlsifyError) -> str | None:
+def _reason(error: TlsifyError, *, is_established: bool) -> str | None:
     """Return the name that `ssl` has for an error, in capitals; None if it has none."""
     if isinstance(error, KtlsUnavailable):
         return error.code.upper().replace("-", "_")
-    alert = getattr(error, "alert", None)
+    alert: AlertDescription | None = getattr(error, "alert", None)
     if isinstance(error, PeerAlert):
         if alert is None:
             return None
@@ -118,4 +131,6 @@ def _reason(error: TlsifyError) -> str | None:
     if isinstance(queue, list) and queue:
         words = next((entry[2] for entry in queue if entry[0] == "SSL routines"), queue[-1][2])
         return re.sub("[^A-Z0-9]+", "_", words.upper())
-    return None if alert is None else _OURS.get(alert, alert.name.upper())
+    if alert is None:
+        return None
+    return alert.name.upper() if is_established else _OURS.get(alert, alert.name.upper())

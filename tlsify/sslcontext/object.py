@@ -15,7 +15,7 @@ from tlsify.connection.setup.eligibility import memory_refusal
 from tlsify.errors import ConfigError, TlsifyError
 from tlsify.metrics.counters import Event, count, relayed
 from tlsify.sslcontext.answers import Answers
-from tlsify.sslcontext.errors import both_closed, made, ssl_error, want_read
+from tlsify.sslcontext.errors import again, both_closed, made, ssl_error, want_read
 from tlsify.sslcontext.facts import TLSInfo
 from tlsify.tls.engine import Engine
 from tlsify.tls.explain import truncated
@@ -150,14 +150,14 @@ class SSLObject(Answers, ssl.SSLObject):
         """Return the tunnel, after the handshake."""
         if self._tunnel is None:
             if self._failure is not None:
-                raise self._failure
+                raise again(self._failure)
             try:
                 self._tunnel = self._finish()
             except TlsifyError as exc:
                 self._release_engine()
-                self._failure = ssl_error(exc)
                 _log.info("handshake failed: %s", exc)
-                raise self._failure from exc
+                self._failure = again(ssl_error(exc))
+                raise again(self._failure) from exc
             self._flush(self._tunnel)  # tickets
         return self._tunnel
 
@@ -230,6 +230,8 @@ class SSLObject(Answers, ssl.SSLObject):
                 raise ValueError("size should not be negative")
             return self._take(len) if len else b""
         room = memoryview(buffer).cast("B")
+        if room.readonly:  # before anything is taken for it
+            raise TypeError("read() argument 2 must be a read-write bytes-like object")
         found = memoryview(self._take(min(len, room.nbytes) if len > 0 else room.nbytes))
         room[: found.nbytes] = found
         return found.nbytes
@@ -320,4 +322,4 @@ class SSLObject(Answers, ssl.SSLObject):
     @staticmethod
     def _check(tunnel: Tunnel) -> None:
         if tunnel.failure is not None:
-            raise ssl_error(tunnel.failure) from tunnel.failure
+            raise ssl_error(tunnel.failure, is_established=True) from tunnel.failure

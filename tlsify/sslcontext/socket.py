@@ -16,7 +16,7 @@ from tlsify.connection.setup.dialing import closed_on_error
 from tlsify.connection.stream import TLSSocket
 from tlsify.errors import TlsifyError
 from tlsify.sslcontext.answers import Answers
-from tlsify.sslcontext.errors import ssl_error, want_read, want_write
+from tlsify.sslcontext.errors import again, ssl_error, want_read, want_write
 from tlsify.sslcontext.facts import TLSInfo
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ class SSLSocket(Answers, TLSSocket):
             if self._facts is not None:
                 return self._facts
             if self._failure is not None:
-                raise self._failure
+                raise again(self._failure)
             if self.gettimeout() == 0:
                 raise ValueError("tlsify's handshake needs a socket that may wait")
             try:
@@ -123,11 +123,10 @@ class SSLSocket(Answers, TLSSocket):
                 with contextlib.suppress(OSError):
                     socket.socket.shutdown(self, socket.SHUT_RDWR)
                 _log.info("handshake failed: %s", exc)
+                self._failure = again(exc if isinstance(exc, OSError) else ssl_error(exc))
                 if isinstance(exc, OSError):
-                    self._failure = exc
                     raise
-                self._failure = ssl_error(exc)
-                raise self._failure from exc
+                raise again(self._failure) from exc
             self._facts = facts = self._take(handed)
             return facts
 
@@ -238,7 +237,7 @@ class SSLSocket(Answers, TLSSocket):
         except BlockingIOError as exc:
             raise self._want(exc, reading=True) from exc
         except TlsifyError as exc:
-            raise ssl_error(exc) from exc
+            raise ssl_error(exc, is_established=True) from exc
 
     def recv_into(self, buffer: WriteableBuffer, nbytes: int = 0, flags: int = 0) -> int:
         """Receive as `TLSSocket.recv_into`; raises as `recv`."""
@@ -248,7 +247,7 @@ class SSLSocket(Answers, TLSSocket):
         except BlockingIOError as exc:
             raise self._want(exc, reading=True) from exc
         except TlsifyError as exc:
-            raise ssl_error(exc) from exc
+            raise ssl_error(exc, is_established=True) from exc
 
     def send(self, data: ReadableBuffer, flags: int = 0, /) -> int:
         """Send as `TLSSocket.send`; raises OSError only. So does ``sendall``.
@@ -261,7 +260,7 @@ class SSLSocket(Answers, TLSSocket):
         except BlockingIOError as exc:
             raise self._want(exc, reading=False) from exc
         except TlsifyError as exc:
-            raise ssl_error(exc) from exc
+            raise ssl_error(exc, is_established=True) from exc
 
     def _want(self, exc: BlockingIOError, *, reading: bool) -> OSError:
         """Say it as `ssl` does, unless it is MSG_DONTWAIT, which `ssl` does not have, that asks."""
@@ -275,7 +274,7 @@ class SSLSocket(Answers, TLSSocket):
         try:
             return super().sendfile(file, offset, count)
         except TlsifyError as exc:
-            raise ssl_error(exc) from exc
+            raise ssl_error(exc, is_established=True) from exc
 
     def recvmsg(self, bufsize: int, ancbufsize: int = 0, flags: int = 0, /) -> Any:
         """Receive as ``socket.recvmsg``, once there has been a handshake."""
@@ -310,7 +309,7 @@ class SSLSocket(Answers, TLSSocket):
         try:
             super().unwrap()
         except TlsifyError as exc:
-            raise ssl_error(exc) from exc
+            raise ssl_error(exc, is_established=True) from exc
 
     def _no_datagrams(self, *_: object, **__: object) -> NoReturn:
         raise NotImplementedError("a TLS connection is a stream: use send and recv")

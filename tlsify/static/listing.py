@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import time
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 # Limit on the names read: a longer page is of no use, and other clients wait meanwhile.
-MOST = 5000
+MOST = 1000
 _PAGE = """<!DOCTYPE html>
 <html>
 <head>
@@ -102,7 +103,9 @@ def _row(entry: Named) -> str:
     shown = escape(_shown(os.fsdecode(entry.name))) + slash
     link = f"./{quote(entry.name, safe='')}{slash}"  # "./": no name is a scheme
     size = "" if entry.is_folder else f"{entry.size:,}"
-    moment = time.strftime("%Y-%m-%d %H:%M", time.gmtime(entry.modified))
+    moment = ""
+    with contextlib.suppress(OverflowError, OSError, ValueError):  # a time that no calendar has
+        moment = time.strftime("%Y-%m-%d %H:%M", time.gmtime(entry.modified))
     return f'<tr><td><a href="{link}">{shown}</a></td><td>{size}</td><td>{moment}</td></tr>'
 
 

@@ -168,6 +168,7 @@ class Engine:
             answer = self.stranger(pending) if self.stranger is not None and is_first else b""
             if answer:
                 self._output += answer
+                error.is_answered = True
             else:
                 self.refuse(error, pending)
             raise
