@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import math
 import os
 import re
 import socket
@@ -18,6 +19,8 @@ import pytest
 
 from tests.doubles import OFFLOADS, check_descriptors, descriptors, until
 from tests.integrations.browsing import MODIFIED, TEXT, Answer, Browser, Host
+from tlsify.http.request import HTTP11, Request
+from tlsify.integrations import static_answers
 
 if TYPE_CHECKING:
     from tlsify.config import KtlsPolicy
@@ -750,6 +753,28 @@ def test_content_of_not_found(site: Host, policy: KtlsPolicy) -> None:
         assert browser.ask("/none").body == b"404: Not Found"
 
     site.visit(work, policy, not_found=(b"gone.html",))
+
+
+def test_lists_that_are_fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A list is made once in a while, whoever asks for it, and few of them are kept."""
+    folder = static_answers.Folder(tmp_path, rules=static_answers.Rules(listing=True))
+
+    def listed(target: str = "/") -> Any:
+        return folder.answer(Request("GET", target, HTTP11, {}, 1, persists=True)).content
+
+    monkeypatch.setattr(static_answers, "_FRESH", math.inf)
+    monkeypatch.setattr(static_answers, "_MOST_LISTS", 2)
+    first = listed()
+    for name in ("b", "c"):
+        (tmp_path / name).mkdir()
+    assert listed() == first
+    for name in ("b", "c"):
+        listed(f"/{name}/")
+    assert len(folder._lists) == 2
+    assert listed() != first
+    monkeypatch.setattr(static_answers, "_FRESH", 0.0)
+    (tmp_path / "d").mkdir()
+    assert b"d/" in listed()
 
 
 def test_fields_of_ones_own(site: Host) -> None:
