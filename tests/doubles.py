@@ -296,14 +296,14 @@ def give_up(sock: socket.socket) -> None:
     sock.settimeout(timeout)
 
 
-def descriptors() -> set[str]:
-    """List this process's open descriptors by what they are."""
+def descriptors(pid: int | str = "self") -> set[str]:
+    """List a process's open descriptors by number and what they are; none once it has ended."""
     found = set()
-    for entry in os.listdir("/proc/self/fd"):
-        try:
-            found.add(f"{entry} {os.readlink(f'/proc/self/fd/{entry}')}")
-        except FileNotFoundError:
-            continue
+    folder = f"/proc/{pid}/fd"
+    with suppress(FileNotFoundError, ProcessLookupError):
+        for entry in os.listdir(folder):
+            with suppress(OSError):  # closed since it was listed
+                found.add(f"{entry} {os.readlink(f'{folder}/{entry}')}")
     return found
 
 

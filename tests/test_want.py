@@ -328,7 +328,7 @@ class _Agent:
             os._exit(status + 128 * want.has_failed)
 
     def _descriptors(self) -> int:
-        return len(list(Path(f"/proc/{self._pid}/fd").iterdir()))
+        return len(descriptors(self._pid))
 
     def end(self) -> tuple[int, bool]:
         """Have it end, once it is at rest; return its status, and whether something was lacking."""

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from tests.doubles import Endpoint, until
+from tests.doubles import Endpoint, descriptors, until
 from tlsify import agent
 from tlsify.agent import wire
 from tlsify.codepoints import CipherSuite
@@ -137,7 +137,7 @@ class Agent:
 
     def descriptors(self) -> int:
         """Count what its processes have open."""
-        return sum(len(list(Path(f"/proc/{pid}/fd").iterdir())) for pid in self.pids())
+        return sum(len(descriptors(pid)) for pid in self.pids())
 
     def at_rest(self) -> None:
         """Wait until no session has left anything open."""

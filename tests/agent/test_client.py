@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.agent.harness import HOST, PATIENCE, Agent, Impostor, serving, talk, tcp
-from tests.doubles import Endpoint, until
+from tests.doubles import Endpoint, descriptors, until
 from tests.want import Want
 from tlsify import agent
 from tlsify.agent import awaiting, client, wire
@@ -201,8 +201,8 @@ def has_tcp(pid: int) -> bool:
     """Return whether a process has a connection with somebody."""
     table = Path("/proc/net/tcp").read_text("ascii").splitlines()[1:]
     established = {line.split()[9] for line in table if line.split()[3] == "01"}
-    names = [os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir()]
-    return any(name[len("socket:[") : -1] in established for name in names)
+    sockets = {f" socket:[{inode}]" for inode in established}
+    return any(each.endswith(tuple(sockets)) for each in descriptors(pid))
 
 
 @pytest.mark.ktls

@@ -10,7 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from tests.cli.harness import LOOPBACK, PATIENCE, Outcome, descriptors, finish, read_line, start
+from tests.cli.harness import LOOPBACK, PATIENCE, Outcome, finish, read_line, start
+from tests.doubles import descriptors
 
 if TYPE_CHECKING:
     import ssl

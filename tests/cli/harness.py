@@ -11,17 +11,17 @@ import subprocess
 import sys
 from contextlib import contextmanager, suppress
 from http.client import HTTPSConnection
-from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple, Self
 
 import psutil
 import pytest
 
-from tests.doubles import Endpoint, until
+from tests.doubles import Endpoint, descriptors, until
 from tests.interop.programs import AS_ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 COMMAND = (sys.executable, "-m", "tlsify")
 LOOPBACK = "127.0.0.1"
@@ -307,16 +307,6 @@ class Served:
         assert self.fetch(context) == (200, b"index")
         until(lambda: self.descriptors() <= self._idle, PATIENCE)
         assert self.process.poll() is None
-
-
-def descriptors(pid: int) -> list[str]:
-    """Return what a process has open; nothing if it has ended, as a worker may meanwhile."""
-    opened = []
-    with suppress(FileNotFoundError, ProcessLookupError):
-        for entry in Path(f"/proc/{pid}/fd").iterdir():
-            with suppress(OSError):
-                opened.append(str(entry.readlink()))
-    return opened
 
 
 def in_threads(count: int, work: Callable[[int], object]) -> None:

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, Self
 
-from tests.doubles import until
+from tests.doubles import descriptors, until
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL, BIG = "/index.html", "/big"
@@ -300,11 +300,10 @@ def kill_worker(pid: int) -> set[int]:
 def _peers(pid: int) -> set[int]:
     """Tell the remote ports of a process's TCP connections."""
     inodes = set()
-    for entry in Path(f"/proc/{pid}/fd").iterdir():
-        with contextlib.suppress(OSError):
-            name = str(entry.readlink())
-            if name.startswith("socket:["):
-                inodes.add(name.removeprefix("socket:[").removesuffix("]"))
+    for each in descriptors(pid):
+        name = each.partition(" ")[2]
+        if name.startswith("socket:["):
+            inodes.add(name.removeprefix("socket:[").removesuffix("]"))
     rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
     return {int(row[2].rpartition(":")[2], 16) for row in rows if row[9] in inodes} - {0}
 

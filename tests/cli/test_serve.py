@@ -31,7 +31,6 @@ from tests.cli.harness import (
     PATIENCE,
     CutPeer,
     Served,
-    descriptors,
     finish,
     in_threads,
     read_all,
@@ -39,7 +38,7 @@ from tests.cli.harness import (
     run,
     start,
 )
-from tests.doubles import reset, until
+from tests.doubles import descriptors, reset, until
 from tests.interop.programs import require
 from tests.provision import find
 from tlsify.codepoints import AlertDescription, ContentType
@@ -233,11 +232,11 @@ def test_isolated_key_from_a_descriptor(pki: Pki, folder: Path) -> None:
     with pki.good.key.open("rb") as key:
         words = ("--listen", f"{LOOPBACK}:0", "--cert", pki.good.certificate, "--isolate-key")
         server = Served("serve", *words, "--key-fd", key.fileno(), folder, pass_fds=[key.fileno()])
-        inode = os.fstat(key.fileno()).st_ino
     with server:
         for pid in (server.process.pid, *server.workers()):
-            for each in Path(f"/proc/{pid}/fd").iterdir():
-                assert each.stat().st_ino != inode
+            held = descriptors(pid)
+            assert held
+            assert not [each for each in held if each.endswith(f" {pki.good.key}")]
         server.process.send_signal(signal.SIGHUP)
         line = "tlsify: workers run as root"
         while "root" in line:
