@@ -366,20 +366,26 @@ def test_tickets_across_a_reload(
 
 def test_clients_that_fail(pki: Pki) -> None:
     """Each is one error line and its hint, with the address; nothing stays behind."""
-    with Listening(pki.good, "--timeout", "1") as server:
-        idle = descriptors(server.process.pid)
+    with Listening(pki.good) as server, Listening(pki.good, "--timeout", "0.1") as hasty:
+        idle = [descriptors(each.process.pid) for each in (server, hasty)]
         with server.dial() as plain:
             plain.sendall(b"GET / HTTP/1.0\r\n\r\n")
             assert read_all(plain)[:1] == b"\x15"
-        with server.dial() as silent:
+        with hasty.dial() as silent:
             read_all(silent)
-        until(lambda: not server.children())
         assert server.ask(pki, b"well") == b"well"
-        until(lambda: not server.children())
-        until(lambda: descriptors(server.process.pid) <= idle)
-        lines = server.stop().err.splitlines()
-        expected = ["peer sent plain text", "the handshake did not finish"]
-        for line, words in zip(lines[::2], expected, strict=True):
+        until(lambda: not server.children() and not hasty.children())
+        until(
+            lambda: (
+                descriptors(server.process.pid) <= idle[0]
+                and descriptors(hasty.process.pid) <= idle[1]
+            )
+        )
+        for each, words in (
+            (server, "peer sent plain text"),
+            (hasty, "the handshake did not finish"),
+        ):
+            line, _hint = each.stop().err.splitlines()
             assert re.match(rf"tlsify: error: 127\.0\.0\.1:\d+: {words}", line)
 
 

@@ -11,6 +11,7 @@ import ssl
 import subprocess
 import warnings
 from contextlib import ExitStack, suppress
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -544,13 +545,21 @@ def test_slow_clients_block_nobody(served: Served, pki: Pki) -> None:
 def test_handshake_deadline(pki: Pki, folder: Path) -> None:
     """A client that stalls in the handshake is let go after --timeout; others are served on."""
     with Served(*_words(pki, folder, "--timeout", "0.2")) as server:
-        context = pki.client_context()
-        with server.unharmed(context):
-            for sent in (b"", b"\x16\x03\x01\x02\x00\x01"):
-                with server.connect() as sock:
-                    sock.sendall(sent)
-                    assert read_all(sock) == b""
+        idle = server.descriptors()
+        for sent in (b"", b"\x16\x03\x01\x02\x00\x01"):
+            with server.connect() as sock:
+                sock.sendall(sent)
+                assert read_all(sock) == b""
+        until(partial(_is_served, server, pki.client_context()))
+        until(lambda: server.descriptors() <= idle)
         server.stop().succeeded()
+
+
+def _is_served(server: Served, context: ssl.SSLContext) -> bool:
+    """Ask for the index; on a busy machine a good client, too, may be too slow for the server."""
+    with suppress(OSError):
+        return server.fetch(context) == (200, b"index")
+    return False
 
 
 def test_verbose_names_what_went_wrong(pki: Pki, folder: Path) -> None:
