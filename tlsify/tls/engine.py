@@ -373,7 +373,7 @@ class Engine:
             server_name=self.server_name,
             max_fragment_length=self._max_fragment_length,
             certificate=self._check_peer(connection) if self._asks else None,
-            has_alpn=bool(self._config.alpn),
+            config=self._config,
             key_log=self._key_log if self._wants_keys else None,
             last_flight=self._last_flight,
             received=self._received,
