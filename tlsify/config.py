@@ -13,8 +13,8 @@ from tlsify.names import ReferenceIdentifier, canonical, is_ip_address
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from pathlib import Path
 
+    from _typeshed import StrPath
     from cryptography import x509
 
     from tlsify.credentials.key_pair import KeyPair
@@ -104,8 +104,8 @@ class ClientConfig:
     key_pair: KeyPair | None = None
     timeout: float = 30.0
     keep_chain: bool = False
-    session_store: Path | None = None
-    key_log: Path | None = None
+    session_store: StrPath | None = None
+    key_log: StrPath | None = None
 
     def __post_init__(self) -> None:
         """Refuse a configuration that cannot mean what its author wants; spell names as used."""
@@ -183,7 +183,7 @@ class ServerConfig:
     timeout: float = 30.0
     keep_chain: bool = False
     resumption: bool = False
-    key_log: Path | None = None
+    key_log: StrPath | None = None
 
     def __post_init__(self) -> None:
         """Refuse a configuration that cannot mean what its author wants; spell names as used."""

@@ -227,13 +227,13 @@ class _Office:
 
 def _reach(plan: ServerPlan, config: ServerConfig) -> Reach:
     """Add the paths of roster, key log and clients' authorities to the service's own."""
-    reach, write = plan.reach(), [roster.place()]
+    reach, write = plan.reach(), [str(path) for path in (roster.place(),) if path is not None]
     if config.key_log is not None:
-        write.append(config.key_log.absolute().parent)
+        write.append(os.path.dirname(os.path.abspath(config.key_log)))
     read = [] if config.client_trust is None else store.read_later(config.client_trust)
     return reach._replace(
         read=(*reach.read, *read),
-        write=(*reach.write, *(str(path) for path in write if path is not None)),
+        write=(*reach.write, *write),
     )
 
 
