@@ -28,7 +28,7 @@ from tests.doubles import (
 from tlsify.aio import pending
 from tlsify.aio.acceptor import Acceptor, Limits
 from tlsify.aio.transport import attach
-from tlsify.codepoints import AlertDescription
+from tlsify.codepoints import AlertDescription, ContentType
 from tlsify.logs.messages import NOTICE, peer
 from tlsify.metrics.counters import Event, Gauge, counters, gauge, handshake_times
 
@@ -582,6 +582,35 @@ def test_what_is_told(
 
     asyncio.run(run())
     assert counted(event) == before + 1
+
+
+@pytest.mark.parametrize("told", ["peer_alert", "truncated"])
+def test_name_that_a_refused_client_asks_for(server_config: ServerConfig, told: str) -> None:
+    """It is known once the hello has been read, however the handshake fails then."""
+    hello = ssl.MemoryBIO()
+    distrustful = ssl.create_default_context()
+    with pytest.raises(ssl.SSLWantReadError):
+        distrustful.wrap_bio(ssl.MemoryBIO(), hello, server_hostname="shop.example").do_handshake()
+    names: list[tuple[str, str | None]] = []
+
+    async def run() -> None:
+        async with serving(server_config, RELAY) as server:
+            server.acceptor.refused = lambda _, end, error, __: names.append(
+                (end, getattr(error, "server_name", None))
+            )
+            reader, writer = await asyncio.open_connection(*server.address)
+            writer.write(hello.read())
+            await reader.readexactly(1)
+            if told == "peer_alert":
+                writer.write(bytes((ContentType.alert, 3, 3, 0, 2, 2, AlertDescription.unknown_ca)))
+            else:
+                writer.write_eof()
+            await reader.read()
+            await leave(writer)
+            await accepted(server, 0)
+
+    asyncio.run(run())
+    assert names == [(told, "shop.example")]
 
 
 def test_times_are_counted(server_config: ServerConfig, client_context: ssl.SSLContext) -> None:

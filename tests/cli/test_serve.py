@@ -12,6 +12,7 @@ import subprocess
 import warnings
 from contextlib import ExitStack, suppress
 from functools import partial
+from http.client import HTTPSConnection
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -603,6 +604,32 @@ def test_sigterm_drains(pki: Pki, folder: Path, carrier: str, workers: str) -> N
             received += read_all(stream)
         assert bytes(received).partition(b"\r\n\r\n")[2] == _BIG
         assert finish(server.process).succeeded() == b""
+
+
+def test_log_that_is_renamed(pki: Pki, folder: Path, tmp_path: Path) -> None:
+    """SIGUSR1 has the worker go on in a new file, which it could not open; connections stay."""
+    path, old = tmp_path / "log", tmp_path / "log.1"
+    with Served(*_words(pki, folder, f"--access-log={path}")) as server:
+        before = server.workers()
+        client = HTTPSConnection("localhost", server.port, context=pki.client_context())
+
+        def ask(name: str) -> bytes:
+            client.request("GET", name)
+            return client.getresponse().read()
+
+        ask("/one")
+        path.rename(old)
+        server.process.send_signal(signal.SIGUSR1)
+        until(path.exists)
+        until(lambda: ask("/two") != b"" and path.stat().st_size > 0)
+        kept = old.read_text()
+        ask("/three")
+        client.close()
+        assert server.workers() == before
+        server.stop().succeeded()
+    assert "GET /one " in kept
+    assert old.read_text() == kept
+    assert "GET /three " in path.read_text()
 
 
 def _refuses(port: int) -> bool:

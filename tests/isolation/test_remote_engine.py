@@ -163,7 +163,7 @@ def test_resumption(
     """Tickets are the holders', which take each other's, and those of an earlier configuration."""
     tmp_path.chmod(0o700)
     _, config = lab.configs()
-    client = replace(client_config, session_store=tmp_path)
+    client = replace(client_config, session_store=str(tmp_path))
     keys = isolate(lambda: replace(config, resumption=True), RELAY, 2)
     first, second = keys.load(), keys.load()
     resumed = []

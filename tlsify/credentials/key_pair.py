@@ -16,8 +16,7 @@ from tlsify.errors import ConfigError
 from tlsify.names import IdKind
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
+    from _typeshed import StrPath
     from cryptography import x509
 
     from tlsify.credentials.parse import PrivateKey
@@ -94,6 +93,6 @@ class KeyPair:
         return cls(certificates, private)
 
     @classmethod
-    def load(cls, chain: Path, key: Path) -> Self:
+    def load(cls, chain: StrPath, key: StrPath) -> Self:
         """Read both files and parse them (`from_pem`)."""
         return cls.from_pem(read_file(chain, "certificate"), read_file(key, "private key"))

@@ -34,6 +34,9 @@ class Negotiated:
         rx: keys of what we receive next.
         tx_secret: TLS 1.3 traffic secret behind ``tx``, wiped by its last user; else empty.
         rx_secret: TLS 1.3 traffic secret behind ``rx``, likewise.
+        chain: the peer's certificates in DER as it showed them, its own first; empty if it showed
+            none, or the configuration does not say ``keep_chain``.
+        verified_chain: likewise its own, and those that lead to a trust anchor.
     """
 
     suite: CipherSuite
@@ -47,6 +50,8 @@ class Negotiated:
     rx: TrafficKeys = field(repr=False)
     tx_secret: bytearray = field(repr=False)
     rx_secret: bytearray = field(repr=False)
+    chain: tuple[bytes, ...] = ()
+    verified_chain: tuple[bytes, ...] = ()
 
     @classmethod
     def without_keys(cls, suite: CipherSuite, **facts: Any) -> Self:

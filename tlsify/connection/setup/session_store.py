@@ -22,7 +22,8 @@ from tlsify.system.modes import make_private, own_alone
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
+
+    from _typeshed import StrPath
 
     from tlsify.codepoints import Aead
     from tlsify.config import ClientConfig
@@ -182,7 +183,7 @@ class SessionStore:
     session there is a full handshake.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: StrPath) -> None:
         """Use a folder; create it if it does not exist.
 
         Raises:
