@@ -180,7 +180,7 @@ def respond(
     response = ocsp.OCSPResponseBuilder().add_response(
         cert=pair.chain[0],
         issuer=issuer,
-        algorithm=hashes.SHA1(),  # noqa: S303 - a name for the issuer, as all use it
+        algorithm=hashes.SHA1(),  # a name for the issuer, as all use it
         cert_status=status,
         this_update=now() + begin,
         next_update=None if end is None else now() + end,

@@ -117,7 +117,7 @@ class Endpoint(Generic[T]):
     def _run(self) -> None:
         try:
             self._result.append(self._work())
-        except BaseException as exc:  # noqa: BLE001 - handed to the thread that asks
+        except BaseException as exc:  # handed to the thread that asks
             self._error = exc
 
     @property

@@ -67,7 +67,7 @@ def as_stranger(work: Callable[[], None]) -> int:
             os.setresuid(UID, UID, UID)
             work()
             status = 0
-        except BaseException:  # noqa: BLE001 - it is shown, and the child must not go on
+        except BaseException:  # it is shown, and the child must not go on
             traceback.print_exc()
         finally:
             os._exit(status)

@@ -82,7 +82,7 @@ def shake(
         if session is not None:
             connection.set_session(session)
         connection.do_handshake()
-    except BaseException:
+    except BaseException:  # all of it is told to the parent
         sock.close()
         raise
     return connection, sock
@@ -218,7 +218,7 @@ def _fork(core: int | None, work: Callable[..., Any], *arguments: Any) -> tuple[
         ahead = (writer,) if work is _hold else ()
         _write(writer, json.dumps(work(*ahead, *arguments)).encode())
         status = 0
-    except BaseException:  # noqa: BLE001 - all of it is told to the parent
+    except BaseException:  # all of it is told to the parent
         _write(writer, traceback.format_exc(limit=-2).encode())
     finally:
         sys.stdout.flush()

@@ -117,7 +117,7 @@ def run(experiment: Experiment, rounds: int, *, warm_up: bool = True) -> Outcome
                     outcome.missing[name] = str(exc)
                     del turns[name]
                     continue
-                except Exception as exc:  # noqa: BLE001 - whatever it is, it is the contender's
+                except Exception as exc:  # whatever it is, it is the contender's
                     outcome.failed[name] = _describe(exc)
                     del turns[name]
                     continue
@@ -144,7 +144,7 @@ def _start(
             turns[name] = future.result()
         except Missing as exc:
             outcome.missing[name] = str(exc)
-        except Exception as exc:  # noqa: BLE001 - whatever it is, it is the contender's
+        except Exception as exc:  # whatever it is, it is the contender's
             outcome.failed[name] = _describe(exc)
         else:
             stack.push(managers[name].__exit__)

@@ -151,7 +151,7 @@ class Agent:
         command = ["sleep", str(PATIENCE)]
         own = sum(len(list(Path(f"/proc/{pid}/task").iterdir())) for pid in self.pids())
         others = [
-            subprocess.Popen(command, preexec_fn=lambda: os.setresuid(user, 0, 0))  # noqa: PLW1509 - as below
+            subprocess.Popen(command, preexec_fn=lambda: os.setresuid(user, 0, 0))
             for _ in range(_THREADS - own)
         ]
         try:
@@ -215,7 +215,7 @@ def start(
         stderr=subprocess.PIPE,
         cwd=ROOT,
         pass_fds=pass_fds,
-        preexec_fn=prepare,  # noqa: PLW1509 - no lock is needed in it
+        preexec_fn=prepare,
         env=os.environ | {"PYTHONWARNINGS": "always::ResourceWarning"},
     )
 

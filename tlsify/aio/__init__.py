@@ -23,7 +23,7 @@ _HOMES = {
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
-__all__ = [  # noqa: RUF022 - in the order in which a reader meets them
+__all__ = [
     "open_connection",
     "create_connection",
     "start_server",

@@ -10,6 +10,7 @@ import os
 import time
 from dataclasses import dataclass
 from functools import partial
+from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from tlsify.http.answer import Answer, FilePart, refusal
@@ -130,7 +131,7 @@ class Folder:
             return refusal(301, Location=target.reference() + (query and f"?{query}"))
         except OSError as exc:
             status = _STATUSES.get(exc.errno or 0, 500)
-            if status >= 500:  # noqa: PLR2004 - server errors
+            if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
                 _log.warning("cannot open %a: %s", b"/".join(names), exc.strerror)
             return refusal(status)
 

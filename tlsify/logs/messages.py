@@ -74,7 +74,7 @@ def announce(text: str) -> None:
     if is_json():
         logging.getLogger("tlsify").log(NOTICE, "%s", text)
     else:
-        print(f"{_PROGRAM}: {text}", flush=True)  # noqa: T201 - the command's interface
+        print(f"{_PROGRAM}: {text}", flush=True)
 
 
 def report(error: str, hint: str) -> None:
@@ -88,7 +88,7 @@ def report(error: str, hint: str) -> None:
         return
     begin = _head()
     for level, kind, text in ((logging.ERROR, "error", error), (logging.INFO, "hint", hint)):
-        print(f"{begin(level)}{kind}: {printable(text)}", file=sys.stderr)  # noqa: T201 - as above
+        print(f"{begin(level)}{kind}: {printable(text)}", file=sys.stderr)
 
 
 def is_json() -> bool:

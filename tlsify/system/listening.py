@@ -9,7 +9,7 @@ import socket
 import stat
 from pathlib import Path
 
-from tlsify.addresses import Address
+from tlsify.addresses import UNSPECIFIED, Address
 from tlsify.errors import SHORTAGES, ConfigError, NetworkError, ResourceError
 from tlsify.names import is_ip_address
 from tlsify.system.modes import bind
@@ -90,7 +90,7 @@ def _listen_on_all(
 
 def _hosts(address: Address) -> list[str]:
     if not address.host:
-        return ["0.0.0.0", "::"]  # noqa: S104 - every interface is what was written
+        return list(UNSPECIFIED)
     if is_ip_address(address.host):
         return [address.host]
     try:

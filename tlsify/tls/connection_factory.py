@@ -11,6 +11,8 @@ from tlsify.credentials.parse import encoded
 from tlsify.tls import context as contexts
 from tlsify.tls.certificates import sha256
 from tlsify.tls.openssl import move
+from tlsify.tls.showable import check
+from tlsify.tls.sni import Choice, Group
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -18,7 +20,6 @@ if TYPE_CHECKING:
     from tlsify.codepoints import Aead
     from tlsify.config import ClientConfig
     from tlsify.credentials.anchors import TrustAnchors
-    from tlsify.tls.sni import Group
 
 # How many of the names are remembered that clients ask for.
 _MOST_NAMES = 256
@@ -42,7 +43,7 @@ class Connections:
         if isinstance(config, ServerConfig):
             shared.shown = shared.shown or _Shown(config)
         elif config.key_pair is not None:
-            _check(config)
+            check(config)
         self._shown: _Shown | None = shared.shown
         self._base = contexts.current(shared, config, aeads, now)
 
@@ -54,12 +55,6 @@ class Connections:
         if self._shown is not None and isinstance(self._config, ServerConfig):
             self._shown.dress(connection, self._config, self._aeads, server_name)
         return connection
-
-
-def _check(config: ClientConfig | ServerConfig) -> None:
-    from tlsify.tls.showable import check  # noqa: PLC0415 - most clients have nothing to show
-
-    check(config)
 
 
 class _Connection(SSL.Connection):
@@ -78,9 +73,7 @@ class _Shown:
     """Certificates and client verification of a server's connections."""
 
     def __init__(self, config: ServerConfig) -> None:
-        from tlsify.tls.sni import Choice  # noqa: PLC0415 - a client needs none
-
-        _check(config)
+        check(config)
         self._choice = Choice(config.key_pair, config.more_key_pairs)
         self._judging = contexts.judging_clients(config)
         self._clients = _digest_of_clients(config)

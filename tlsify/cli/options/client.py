@@ -116,7 +116,7 @@ def configure(arguments: argparse.Namespace, host: str | None) -> ClientConfig:
         key_log=shared.key_log(arguments),
     )
     if config.key_pair is not None:
-        from tlsify.tls.showable import check  # noqa: PLC0415 - most clients have none
+        from tlsify.tls.showable import check  # most clients have none
 
         check(config)  # whether it is of any use must show before anybody is asked
     return config

@@ -107,7 +107,7 @@ def isolation(
     """
     if not arguments.isolate_key:
         return None
-    from tlsify.serving.configuration import Isolation  # noqa: PLC0415 - heavy, and rarely wanted
+    from tlsify.serving.configuration import Isolation  # heavy, and rarely wanted
 
     return Isolation(
         key_files=lambda: [files.key for files in _files(arguments, _log.debug)],

@@ -148,7 +148,7 @@ def run(
     """
     closing = ClosePolicy(arguments.close)
     if arguments.program:
-        from tlsify.cli.program import execute  # noqa: PLC0415 - most run no program
+        from tlsify.cli.program import execute  # most run no program
 
         return execute.run(
             arguments.program, open_connection, closing, places, aware=arguments.aware
@@ -160,7 +160,7 @@ def run(
     else:
         renounce()
         handoff = open_connection().handoff
-        from tlsify.cli.program.pump import half_close, pump, stay_silent  # noqa: PLC0415 - a client says hello sooner so
+        from tlsify.cli.program.pump import half_close, pump, stay_silent
 
         with _signals_as_exceptions():
             pump(
