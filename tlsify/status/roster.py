@@ -21,7 +21,6 @@ from tlsify.system.modes import make_private
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from types import TracebackType
 
     from tlsify.connection.handoff import Handoff
 
@@ -54,12 +53,7 @@ class listed:  # noqa: N801 - used as a function is
         """Add it to the roster."""
         _live.add(self)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Remove the connection."""
         _live.discard(self)
 
@@ -179,12 +173,7 @@ class Publication:
                 self._thread = thread
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Stop answering, even in the middle of an answer."""
         if self._listener is None or self._thread is None:
             return
