@@ -15,6 +15,7 @@ import threading
 import time
 from collections import deque
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, AnyStr, Generic, Self, TypeVar
 
@@ -26,7 +27,9 @@ from tlsify.connection.ending.patience import unacknowledged
 from tlsify.connection.establish import accept, connect
 from tlsify.connection.handoff import Handoff, Offload
 from tlsify.connection.stream import TLSSocket
-from tlsify.ktls import uapi
+from tlsify.keys import Direction
+from tlsify.ktls import uapi, ulp
+from tlsify.ktls.probe import capabilities
 from tlsify.tls import schedule
 from tlsify.tls.engine import Engine
 from tlsify.tls.messages import KeyUpdateRequest, encode_key_update
@@ -43,6 +46,7 @@ if TYPE_CHECKING:
     from tlsify.codepoints import Aead
     from tlsify.credentials.anchors import TrustAnchors
     from tlsify.credentials.key_pair import KeyPair
+    from tlsify.keys import TrafficKeys
     from tlsify.tls.negotiated import Negotiated
     from tlsify.tls.tunnel import Tunnel
 
@@ -265,6 +269,13 @@ def queued(sock: socket.socket) -> int:
     """Return how many bytes lie unread in a socket."""
     (count,) = struct.unpack("i", fcntl.ioctl(sock, termios.FIONREAD, bytes(4)))
     return int(count)
+
+
+def readable(sock: socket.socket, milliseconds: int) -> bool:
+    """Return whether a socket becomes readable in time."""
+    poller = select.poll()
+    poller.register(sock, select.POLLIN)
+    return bool(poller.poll(milliseconds))
 
 
 def reset(sock: socket.socket) -> None:
@@ -566,6 +577,30 @@ class Lab:
         other = Endpoint(lambda: RawPeer(theirs, server))
         handoff = self.keep(connect(ours, client, policy))
         return handoff, other.result()
+
+    def far_on(
+        self, monkeypatch: pytest.MonkeyPatch, aead: Aead, version: ProtocolVersion, seq: int
+    ) -> tuple[Handoff, RawPeer]:
+        """Connect as `client`, by the kernel, as if we had sent ``seq`` records already."""
+        capabilities()  # tried now, without the patch
+        client, server = self.configs(version)
+        client = replace(client, aeads=(aead,))
+        ours, theirs = self.tcp()
+        install = ulp.install
+
+        def install_far_on(sock: socket.socket, direction: Direction, keys: TrafficKeys) -> None:
+            if direction is Direction.TX:
+                keys = replace(keys, seq=seq)
+            install(sock, direction, keys)
+
+        other = Endpoint(lambda: RawPeer(theirs, server))
+        with monkeypatch.context() as patch:
+            patch.setattr(ulp, "install", install_far_on)
+            handoff = self.keep(connect(ours, client, KERNEL))
+        peer = other.result()
+        peer._rx_seq = seq
+        self.peers.append(theirs)
+        return handoff, peer
 
     def stream(
         self, policy: KtlsPolicy, version: ProtocolVersion = ProtocolVersion.TLSv1_3
