@@ -89,7 +89,7 @@ def sign(
     begin: dt.timedelta = -DAY,
     end: dt.timedelta = DAY,
 ) -> KeyPair:
-    """Have an issuer, or nobody else, sign a certificate.
+    """Sign a certificate by an issuer, or by itself.
 
     Args:
         name: the common name of its subject.

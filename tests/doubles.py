@@ -67,7 +67,7 @@ CLOSE_NOTIFY = (ContentType.alert, bytes([1, AlertDescription.close_notify]))
 
 
 def opened(tunnel: Tunnel, records: bytes) -> bytes:
-    """Have a tunnel open what has come; return the plaintext."""
+    """Open what has come with a tunnel; return the plaintext."""
     room = RecordBuffer(len(records) + ROOM_BEYOND)
     size = tunnel.receive(records, room)
     if tunnel.failure is not None and not size:
@@ -142,7 +142,7 @@ class FailingSocket(socket.socket):
     """A real socket whose n-th privileged call fails with a given errno."""
 
     def __init__(self, sock: socket.socket, fail_at: int, error: OSError) -> None:
-        """Take over a socket's descriptor; calls are counted from 0."""
+        """Wrap a socket's descriptor; calls are counted from 0."""
         super().__init__(fileno=sock.detach())
         self.calls: list[tuple[Any, ...]] = []
         self._fail_at = fail_at
@@ -172,7 +172,7 @@ class ScriptedSocket(socket.socket):
     """Half of a kTLS socket: records come from a script as net/tls gives them (kernel.md 3.1)."""
 
     def __init__(self, *script: tuple[int, bytes] | int | None) -> None:
-        """Take (content type, payload) for a record, an errno, or None for the end of stream."""
+        """Script (content type, payload) for a record, an errno, or None for the end of stream."""
         super().__init__(socket.AF_INET, socket.SOCK_STREAM)
         self.script = deque(script)
         self.sent: list[tuple[int, bytes]] = []
@@ -254,7 +254,7 @@ def ends(process: subprocess.Popen[AnyStr], timeout: float = 60) -> int:
 
 
 def own_clock(monkeypatch: pytest.MonkeyPatch, module: ModuleType) -> Callable[[float], None]:
-    """Give a module a monotonic clock that stands still; return what has it go on."""
+    """Stop a module's monotonic clock; return a function that moves it."""
     now = 1000.0
 
     def go(seconds: float) -> None:
@@ -285,7 +285,7 @@ def reset(sock: socket.socket) -> None:
 
 
 def vanish(sock: socket.socket) -> None:
-    """Have nothing more come in on a TCP socket: it neither answers nor acknowledges.
+    """Drop everything that comes in on a TCP socket: it neither answers nor acknowledges.
 
     By a filter that drops everything (socket(7) SO_ATTACH_FILTER), which takes no privilege. What
     it has sent must have arrived, or it would go on sending it.
@@ -297,7 +297,7 @@ def vanish(sock: socket.socket) -> None:
 
 
 def give_up(sock: socket.socket) -> None:
-    """Have TCP give up soon, with ETIMEDOUT, a peer that reads nothing."""
+    """Make TCP soon give up, with ETIMEDOUT, a peer that reads nothing."""
     timeout = sock.gettimeout()
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 100)
     sock.settimeout(0)
@@ -605,7 +605,7 @@ class Lab:
     def stream(
         self, policy: KtlsPolicy, version: ProtocolVersion = ProtocolVersion.TLSv1_3
     ) -> tuple[TLSSocket, RawPeer]:
-        """Do as `server`, with a TLSSocket."""
+        """Connect as `server`, with a TLSSocket."""
         handoff, peer = self.server(policy, version)
         return TLSSocket(handoff), peer
 

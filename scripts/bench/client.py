@@ -89,7 +89,7 @@ def shake(
 
 
 def keep_session(connection: SSL.Connection) -> None:
-    """Have OpenSSL take a connection for one that ended well: no other session is used again.
+    """Mark a connection as ended well for OpenSSL, which uses no other session again.
 
     Nothing can be sent on it any more.
     """
@@ -169,7 +169,7 @@ def in_children(
 
 @contextlib.contextmanager
 def held(core: int | None, port: int, count: int, *, stalled: bool) -> Iterator[None]:
-    """Have a process keep connections open, idle, until the block ends.
+    """Keep idle connections open in a process until the block ends.
 
     Args:
         core: where it runs.

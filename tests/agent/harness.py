@@ -121,7 +121,7 @@ class Agent:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Take it down, however the test ended."""
+        """End it, however the test ended."""
         if self.process.poll() is None:
             for pid in self.pids():
                 with suppress(ProcessLookupError):
@@ -130,7 +130,7 @@ class Agent:
         shutil.rmtree(self.folder)
 
     def pids(self) -> list[int]:
-        """Tell its processes, the first one first."""
+        """Return its processes, the first one first."""
         pid = self.process.pid
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
         return [pid, *map(int, children)]
@@ -145,7 +145,7 @@ class Agent:
 
     @contextmanager
     def without_threads(self) -> Iterator[None]:
-        """Have others of its user take all threads that it may have beyond those that it has."""
+        """Occupy all threads of its user's that it could start."""
         user = self.user
         assert user is not None
         command = ["sleep", str(PATIENCE)]
@@ -173,7 +173,7 @@ class Agent:
             os.kill(pid, number)
 
     def kill(self) -> None:
-        """Have it die without a word, all of it."""
+        """Kill all of it."""
         with ExitStack() as stack:
             ends = [os.pidfd_open(pid) for pid in self.pids()]
             for end in ends:

@@ -280,7 +280,7 @@ class Running:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Take it down, however the test ended."""
+        """End it, however the test ended."""
         if self.process.poll() is None:
             self.process.kill()
         finish(self.process)
@@ -338,7 +338,7 @@ class Served(Running):
         return sock
 
     def fetch(self, context: ssl.SSLContext, path: str = "/", **fields: str) -> tuple[int, bytes]:
-        """Do as the function `fetch` does."""
+        """Fetch as the function `fetch` does."""
         return fetch(self.port, context, path, **fields)
 
     def workers(self) -> set[int]:

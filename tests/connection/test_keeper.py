@@ -81,7 +81,7 @@ class Kept:
         closing: ClosePolicy = ClosePolicy.STRICT,
         pid: int | None = None,
     ) -> None:
-        """Let the keeper begin."""
+        """Start the keeper."""
         keeper = Keeper(handoff, closing)
         self.read, self.write = (end.dup() for end in keeper.ends)
         self.read.settimeout(60)
@@ -111,7 +111,7 @@ class Kept:
         self._keeper.result()
 
     def finish(self) -> None:
-        """Do as `end`, then as `result`."""
+        """Call `end`, then `result`."""
         self.end()
         self.result()
 
@@ -334,7 +334,7 @@ def check_refusal(program: Kept, peer: RawPeer) -> None:
 
 
 def follow(peer: RawPeer, program: Kept, handoff: Handoff) -> None:
-    """Have both sides of the writing direction at the next key."""
+    """Move both sides of the writing direction to the next key."""
     peer.follow_key_update()
     aead = handoff.negotiated.suite.aead
     until(lambda: ulp.next_seq(program.write, Direction.TX, aead) == 0)

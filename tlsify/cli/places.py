@@ -96,7 +96,7 @@ class Places:
     # -- what becomes of a place
 
     def enter(self, place: Place) -> None:
-        """Take a place, for a connection that begins its handshake."""
+        """Occupy a place for a connection that begins its handshake."""
         self._taken.add(place)
         self._from[place.origin] += 1
         self._openings[place] = None

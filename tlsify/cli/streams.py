@@ -86,7 +86,7 @@ def discard(number: int) -> None:
 
 
 def prepare() -> None:
-    """Have what is printed waited for, too; a closed stdout is an error for whoever prints.
+    """Make printing wait for slow readers; printing to a closed stdout is an error.
 
     A stream that has failed once leads nowhere afterwards: the interpreter, which tries once more
     at its end, would complain. What cannot be said on stderr cannot be said.

@@ -78,7 +78,7 @@ class Folder:
     """A folder's files, and the answers to requests for them."""
 
     def __init__(self, root: Path, *, alias: Path | None = None, rules: Rules = _NO_RULES) -> None:
-        """Take the folder.
+        """Open the folder.
 
         Args:
             root: its resolved path; it is opened anew for each request, unless it is pinned.

@@ -45,7 +45,7 @@ logging.addLevelName(NOTICE, "NOTICE")
 
 
 def install(level: int, form: str = TEXT, *, syslog: bool = False) -> None:
-    """Have the messages of this process, and of those that it forks, written.
+    """Write the messages of this process, and of those that it forks.
 
     A program that has its own handlers keeps them.
 
@@ -70,7 +70,7 @@ def install(level: int, form: str = TEXT, *, syslog: bool = False) -> None:
 
 
 def announce(text: str) -> None:
-    """Tell that a server is ready: a line on stdout, or a message where messages are JSON."""
+    """Announce that a server is ready: a line on stdout, or a message where messages are JSON."""
     if is_json():
         logging.getLogger("tlsify").log(NOTICE, "%s", text)
     else:

@@ -263,7 +263,7 @@ class SSLSocket(Answers, TLSSocket):
             raise ssl_error(exc, is_established=True) from exc
 
     def _want(self, exc: BlockingIOError, *, reading: bool) -> OSError:
-        """Say it as `ssl` does, unless it is MSG_DONTWAIT, which `ssl` does not have, that asks."""
+        """Raise `ssl`'s error, unless MSG_DONTWAIT was given, which `ssl` does not have."""
         if self.gettimeout() != 0:
             return exc
         return want_read() if reading else want_write()

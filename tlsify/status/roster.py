@@ -192,7 +192,7 @@ class Publication:
             os.unlink(self._name, dir_fd=folder)
 
     def forget(self) -> None:
-        """Let go in a forked child: thread and socket are the parent's."""
+        """Forget thread and socket in a forked child: they are the parent's."""
         if self._listener is not None:
             self._listener.close()
         self._listener = None

@@ -52,13 +52,13 @@ class Agent:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Take it down."""
+        """End it."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         finish(self.process)
 
     def die(self) -> None:
-        """Have it end without a word, all of its processes."""
+        """Kill all of its processes."""
         workers = psutil.Process(self.process.pid).children()
         self.process.kill()
         for worker in workers:

@@ -69,7 +69,7 @@ def _sh(script: str) -> tuple[str, ...]:
 
 @pytest.fixture
 def orphans() -> Iterator[None]:
-    """Have keepers become children of ours once their programs have ended."""
+    """Adopt keepers once their programs have ended."""
     library = ctypes.CDLL(None)
     library.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     yield
@@ -77,7 +77,7 @@ def orphans() -> Iterator[None]:
 
 
 def _keeper(process: subprocess.Popen[bytes]) -> int:
-    """Tell the pid of a program's keeper."""
+    """Return the pid of a program's keeper."""
     pid = process.pid
     (child,) = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     return int(child)

@@ -245,7 +245,7 @@ class SessionStore:
             _log.warning("session not kept: %s", exc)
 
     def slot(self, origin: Origin) -> SessionSlot:
-        """Take a session to resume for one connection, and the place for its new sessions."""
+        """Return a session to resume for one connection, and the place for its new sessions."""
         return SessionSlot(self, origin, self.take(origin))
 
 
@@ -278,7 +278,7 @@ class SessionIntake:
     """Stores the sessions of tickets that a handed-off connection receives, in ``folder``."""
 
     def __init__(self, reader: TicketReader, slot: SessionSlot) -> None:
-        """Take a connection's ticket reader, and its place in the store."""
+        """Store a connection's ticket reader, and its place in the store."""
         self._reader = reader
         self._slot = slot
         self.folder = slot.store.path
