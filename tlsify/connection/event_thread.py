@@ -210,8 +210,8 @@ class EventThread(Generic[_Task]):
     def _renew(self) -> None:
         """Watch with a new epoll: the old one reports what it cannot be told to forget.
 
-        A registration is the open file's, which a forked child or a dup(2) keeps after somebody has
-        closed the descriptor by its number (epoll(7)).
+        A registration is the open file's, which a forked child or a dup(2) keeps after this
+        process has closed the descriptor (epoll(7)).
         """
         poller = select.epoll()
         try:

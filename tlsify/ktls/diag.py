@@ -221,7 +221,7 @@ def list_sockets(family: int, asked_for: Pairs | None = ()) -> Iterator[SocketEn
 
     Args:
         family: AF_INET or AF_INET6.
-        asked_for: whose traffic is wanted even if they have no ULP; None for all.
+        asked_for: sockets for which traffic is wanted even without a ULP; None for all.
 
     Raises:
         OSError: the kernel has no sock_diag, or a policy forbids it.

@@ -39,7 +39,7 @@ def find_holders(owners: Mapping[int, int]) -> tuple[dict[int, list[Process]], s
     It reads every descriptor's link once, and nothing else.
 
     Args:
-        owners: whose each socket is, by inode.
+        owners: user of each socket, by inode.
 
     Returns:
         The processes, by inode; and the users whose processes hold more descriptors than are looked

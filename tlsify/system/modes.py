@@ -1,4 +1,4 @@
-"""Folders, files and sockets: made with the mode that is meant, checked for whose they are."""
+"""Folders, files and sockets: made with the mode that is meant, checked for their owner."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def is_own(state: os.stat_result, forbidden: int = stat.S_IRWXG | stat.S_IRWXO) 
 
 
 def open_private(folder: Path, what: str, *, is_link_followed: bool = False) -> int:
-    """Open a folder that nobody but this user can look into or change.
+    """Open a folder that no other user can read or change.
 
     Args:
         folder: its path.

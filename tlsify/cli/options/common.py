@@ -207,7 +207,7 @@ def load_trust(named: str | None, *, at_once: bool = False) -> TrustAnchors:
 
     Args:
         named: a path, or "system", or nothing, which is the same.
-        at_once: read all of a folder, for who will not be allowed to later.
+        at_once: read all of a folder, for a process that may not be allowed to later.
 
     Raises:
         ConfigError: unreadable, or nothing usable in it.

@@ -102,7 +102,7 @@ def metrics(seen: Survey) -> Iterator[str]:
     yield sample("tlsify_sockets_incomplete", int(any(u.code in _UNTOLD for u in seen.unseen)))
     yield from _counted(
         "tlsify_sockets",
-        "TLS connections of this network namespace, by who protects them.",
+        "TLS connections of this network namespace, by what protects them.",
         (_modes(each) for each in seen.sockets),
     )
     yield from _counted(
@@ -141,7 +141,7 @@ def _tls_stat(seen: Survey) -> Iterator[str]:
 
 
 def _counted(name: str, meaning: str, labels: Iterable[str]) -> Iterator[str]:
-    """Leave out the rarest of very many: each is a series, and whoever has a roster makes them."""
+    """Leave out the rarest of very many: each is a series, and any process can make them."""
     yield from family(name, "gauge", meaning)
     for each, count in sorted(Counter(labels).most_common(_MOST_SERIES)):
         yield sample(name, count, each)
