@@ -12,7 +12,7 @@ import ssl
 import subprocess
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 import psutil
 import pytest
@@ -26,6 +26,7 @@ from tests.cli.harness import (
     LOOPBACK,
     PATIENCE,
     Outcome,
+    Running,
     finish,
     in_threads,
     insist,
@@ -46,7 +47,7 @@ each_carrier = pytest.mark.parametrize("carrier", CARRIERS)
 _ECHO = ("cat",)
 
 
-class Listening:
+class Listening(Running):
     """A running ``tlsify listen``."""
 
     def __init__(self, shown: Credentials, *words: str, program: tuple[str, ...] = _ECHO) -> None:
@@ -65,26 +66,6 @@ class Listening:
         assert line, finish(self.process).err
         said = json.loads(line)["message"] if is_json else line
         self.port = int(said.rpartition(":")[2])
-
-    def __enter__(self) -> Self:
-        """Serve."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Take it down, however the test ended."""
-        if self.process.poll() is None:
-            self.process.kill()
-        finish(self.process)
-
-    def stop(self) -> Outcome:
-        """Ask it to end; return how it did."""
-        self.process.send_signal(signal.SIGTERM)
-        return finish(self.process)
-
-    def children(self) -> list[int]:
-        """Return which processes it has forked."""
-        pid = self.process.pid
-        return [int(n) for n in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
     def dial(self, source: str = LOOPBACK) -> socket.socket:
         """Make a TCP connection."""

@@ -9,7 +9,6 @@ import signal
 import socket
 import ssl
 import subprocess
-import warnings
 from contextlib import ExitStack, suppress
 from functools import partial
 from http.client import HTTPSConnection
@@ -35,6 +34,8 @@ from tests.cli.harness import (
     Served,
     finish,
     in_threads,
+    only_cbc,
+    only_tls11,
     read_all,
     read_line,
     run,
@@ -434,18 +435,6 @@ def test_plain_http(served: Served, pki: Pki, folder: Path) -> None:
         assert b"\r\nLocation: https://localhost:%d/x\r\n" % server.port in told
 
 
-def _tls11(context: ssl.SSLContext) -> None:
-    context.set_ciphers("ALL:@SECLEVEL=0")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_1
-
-
-def _cbc(context: ssl.SSLContext) -> None:
-    context.maximum_version = ssl.TLSVersion.TLSv1_2
-    context.set_ciphers("ECDHE-ECDSA-AES128-SHA")
-
-
 def _alpn(context: ssl.SSLContext) -> None:
     context.set_alpn_protocols(["h2", "gopher"])
 
@@ -453,8 +442,8 @@ def _alpn(context: ssl.SSLContext) -> None:
 @pytest.mark.parametrize(
     ("limit", "alert"),
     [
-        pytest.param(_tls11, "protocol version", id="tls-1.1"),
-        pytest.param(_cbc, "handshake failure", id="suite"),
+        pytest.param(only_tls11, "protocol version", id="tls-1.1"),
+        pytest.param(only_cbc, "handshake failure", id="suite"),
         pytest.param(_alpn, "no application protocol", id="alpn"),
     ],
 )

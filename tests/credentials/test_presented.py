@@ -26,7 +26,7 @@ def listed(*entries: bytes) -> x509.Certificate:
 
 
 def spelled(found: x509.Certificate) -> list[str]:
-    """Say what is read of it."""
+    """Return what is read of it."""
     return [f"{name.kind.value}:{name.text}" for name in read(found)]
 
 

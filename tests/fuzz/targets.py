@@ -126,7 +126,7 @@ def _hello() -> bytes:
 
 
 def _flights(version: ProtocolVersion) -> tuple[bytes, bytes]:
-    """Have a client and a server shake hands; return all that each has sent."""
+    """Shake hands between a client and a server; return all that each has sent."""
     only = frozenset({version})
     sides = Engine(replace(_client(), versions=only)), Engine(replace(_server(), versions=only))
     sent = bytearray(), bytearray()
@@ -159,7 +159,7 @@ def hello_fragments(data: bytes) -> None:
 
 @_target(PeerMisbehaved, seeds=lambda: [b"\x18\0\0\1\0", b"\x04\0\0\x02ab"])
 def handshake_messages(data: bytes) -> None:
-    """Take messages out of a buffer, which each of them shortens."""
+    """Split messages off a buffer, which each of them shortens."""
     buffer = bytearray(data)
     before = len(buffer)
     while decode_handshake(buffer, limit=_LIMIT) is not None:

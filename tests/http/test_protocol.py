@@ -81,7 +81,7 @@ class Wire(asyncio.Transport):
         self.reads = True
 
     def receive(self, *paths: str) -> None:
-        """Have requests come for these paths."""
+        """Send requests for these paths."""
         self.protocol.data_received("".join(map(GET.format, paths)).encode())
 
 
@@ -136,7 +136,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def _own_clock() -> Callable[[float], None]:
-    """Have the loop's clock stand still; return what has it go on."""
+    """Stop the loop's clock; return a function that moves it."""
     loop: Any = asyncio.get_running_loop()
     now = loop.time()
 

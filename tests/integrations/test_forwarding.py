@@ -60,7 +60,7 @@ class Browser:
     """curl, with a certificate of its own."""
 
     def __init__(self, front: Front, pki: Pki) -> None:
-        """Take whom to ask."""
+        """Store the address to ask."""
         require("curl")
         folder = pki.authority.parent
         self._words: list[str | Path] = ["curl", "-sS", "--cacert", pki.authority]

@@ -61,7 +61,7 @@ class RawPeer:
         suite: CipherSuite,
         manner: Manner,
     ) -> None:
-        """Take a connected socket; a client's first flight is ready to be delivered."""
+        """Wrap a connected socket; a client's first flight is ready to be delivered."""
         sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.sock = sock
@@ -222,7 +222,7 @@ def receive(stream: TLSSocket, peer: RawPeer, count: int) -> bytes:
 
 
 def settle(peer: RawPeer, condition: Callable[[], bool]) -> None:
-    """Let the peer work until something has reached it."""
+    """Run the peer until something has reached it."""
     deadline = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < deadline, "it does not arrive"

@@ -135,7 +135,7 @@ class ThreadWorker(_Worker, gthread.ThreadWorker):  # type: ignore[misc]
     """gunicorn's worker that serves connections in threads."""
 
     def init_process(self) -> None:
-        """Have requests answered as if there were no TLS; connections know better."""
+        """Answer requests as if there were no TLS; connections know better."""
         self._true_cfg = self.cfg
         super().init_process()
 

@@ -216,7 +216,7 @@ class SSLObject(Answers, ssl.SSLObject):
     def read(self, len: int = 1024, buffer: None = None) -> bytes: ...
     @overload
     def read(self, len: int, buffer: WriteableBuffer) -> int: ...
-    def read(self, len: int = 1024, buffer: WriteableBuffer | None = None) -> bytes | int:  # noqa: A002 - ssl's own
+    def read(self, len: int = 1024, buffer: WriteableBuffer | None = None) -> bytes | int:
         """Return plaintext, or write it to a buffer and return the number of bytes.
 
         Args:
