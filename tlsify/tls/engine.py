@@ -396,5 +396,4 @@ class Engine:
             error.alert = None
             self._output = b""  # such a peer does not get our Finished
             raise error
-        judge.read()
         return judge.shown
