@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from tlsify.codepoints import CipherSuite, ProtocolVersion
 from tlsify.errors import PeerMisbehaved
-from tlsify.keys import IV_LENGTH, TrafficKeys
+from tlsify.keys import IV_LENGTH, TrafficKeys, wipe
 from tlsify.tls.messages import MAX_TICKET_LIFETIME
 
 if TYPE_CHECKING:
@@ -131,8 +131,7 @@ class Negotiated:
         """Overwrite every secret held here."""
         self.tx.wipe()
         self.rx.wipe()
-        for secret in (self.tx_secret, self.rx_secret):
-            secret[:] = bytes(len(secret))
+        wipe(self.tx_secret, self.rx_secret)
 
 
 @dataclass(frozen=True, slots=True)
