@@ -73,7 +73,7 @@ def _message(msg_type: int, body: bytes = b"") -> bytes:
 
 
 def _failure(actions: list[Action]) -> HandshakeError:
-    """Take the error out of actions that have to end with one."""
+    """Return the error of actions that have to end with one."""
     assert actions
     last = actions[-1]
     assert isinstance(last, Fail)

@@ -43,7 +43,7 @@ class _Service:
         bounds: Bounds,
         access_log: AccessLog | None,
     ) -> None:
-        """Take what does not change.
+        """Store what does not change.
 
         Args:
             backends: where connections go.
@@ -114,7 +114,7 @@ class Forwarding(_Service):
         *,
         proxy_protocol: bool = False,
     ) -> None:
-        """Take what does not change.
+        """Store what does not change.
 
         Args:
             backends: where connections go.

@@ -101,7 +101,7 @@ class SSLSocket(Answers, TLSSocket):
         made._facts = made._take(handed)
         return made
 
-    def do_handshake(self, block: bool = False) -> None:  # noqa: ARG002 - ssl's own
+    def do_handshake(self, block: bool = False) -> None:
         """Do the handshake, unless it is done; the socket's timeout holds for the whole of it.
 
         Raises:
@@ -271,7 +271,7 @@ class SSLSocket(Answers, TLSSocket):
             raise ssl_error(exc, is_established=True) from exc
 
     def _want(self, exc: BlockingIOError, *, reading: bool) -> OSError:
-        """Say it as `ssl` does, unless it is MSG_DONTWAIT, which `ssl` does not have, that asks."""
+        """Raise `ssl`'s error, unless MSG_DONTWAIT was given, which `ssl` does not have."""
         if self.gettimeout() != 0:
             return exc
         return want_read() if reading else want_write()
@@ -299,7 +299,7 @@ class SSLSocket(Answers, TLSSocket):
         self._begin()
         return super().sendmsg(buffers, *arguments)
 
-    def read(self, len: int = 1024, buffer: WriteableBuffer | None = None) -> bytes | int:  # noqa: A002 - ssl's own
+    def read(self, len: int = 1024, buffer: WriteableBuffer | None = None) -> bytes | int:
         """Receive as `recv`, or as `recv_into`."""
         return self.recv(len) if buffer is None else self.recv_into(buffer, len)
 

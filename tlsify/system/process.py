@@ -80,7 +80,7 @@ def out_of_the_way(descriptor: int) -> int:
 
 
 def let_go(descriptors: Iterable[int]) -> None:
-    """Close descriptors whose numbers stay taken: objects that close them later hit nothing else.
+    """Close descriptors, but keep their numbers taken: a later close hits nothing else.
 
     Raises:
         OSError: there is no descriptor for /dev/null.

@@ -56,6 +56,7 @@ class Engine:
 
     Attributes:
         is_client: the role.
+        server_name: SNI; a server's None until it is known.
         stranger: answers a peer that begins with something else than TLS, from what it has sent so
             far, in its own protocol; empty leaves it to the alert.
     """
@@ -89,11 +90,10 @@ class Engine:
         self._connections = Connections(config, config.aeads if aeads is None else aeads, now)
         self.is_client = isinstance(config, ClientConfig)
         self._resumes = isinstance(config, ServerConfig) and config.resumption
-        # Whether the peer is asked for a certificate.
-        self._asks = isinstance(config, ClientConfig) or config.client_trust is not None
+        self._verifies = isinstance(config, ClientConfig) or config.client_trust is not None
         self._connection: SSL.Connection | None = None
         self._framer = Framer(SHORTEST_LAST if self.is_client else FIRST_FLIGHT)
-        self._server_name = config.server_name if isinstance(config, ClientConfig) else None
+        self.server_name = config.server_name if isinstance(config, ClientConfig) else None
         self._max_fragment_length: int | None = None
         self._collector = HelloCollector()
         self._first_flight = bytearray()
@@ -149,7 +149,7 @@ class Engine:
         if self._negotiated is not None:
             raise TlsifyError("data was fed to a finished handshake")
         if not data:
-            raise cut_short()
+            raise cut_short(self.server_name)
         framer = self._framer
         while records := self._cut(data):
             self._process(records)
@@ -184,6 +184,7 @@ class Engine:
             else:
                 self._advance(connection, self._held + records)
         except HandshakeError as exc:
+            exc.server_name = self.server_name
             if self._allowance.left < 0:
                 self.refuse(exc, NO_RECORD)
             elif self._connection is None and exc.alert is not None:
@@ -201,7 +202,7 @@ class Engine:
         else:
             return
         check_alpn(hello.alpn, self._config.alpn)  # `on_alpn` must not raise
-        self._server_name = hello.server_name
+        self.server_name = hello.server_name
         self._max_fragment_length = hello.max_fragment_length
         connection = self._connect(hello.server_name)
         connection.set_accept_state()
@@ -233,6 +234,7 @@ class Engine:
             error: what is wrong with them.
             received: the bytes.
         """
+        error.server_name = self.server_name
         if self._connection is None or not self._framer.count:
             if error.alert is not None:
                 self._output += encode_plain_alert(error.alert)
@@ -272,8 +274,7 @@ class Engine:
 
     def take_key_log(self) -> bytes:
         """Return the lines that the configuration's ``key_log`` asks for, and wipe all."""
-        wanted = self._config.key_log is not None
-        lines = b"".join(line + b"\n" for line in self._key_log if wanted)
+        lines = b"".join(line + b"\n" for line in self._key_log if self._config.key_log is not None)
         wipe(*self._key_log)
         self._key_log.clear()
         return lines
@@ -370,10 +371,10 @@ class Engine:
 
         seen = Seen(
             is_client=self.is_client,
-            server_name=self._server_name,
+            server_name=self.server_name,
             max_fragment_length=self._max_fragment_length,
-            certificate=self._check_peer(connection) if self._asks else None,
-            has_alpn=bool(self._config.alpn),
+            certificate=self._check_peer(connection) if self._verifies else None,
+            config=self._config,
             key_log=self._key_log if self._wants_keys else None,
             last_flight=self._last_flight,
             received=self._received,
@@ -396,5 +397,4 @@ class Engine:
             error.alert = None
             self._output = b""  # such a peer does not get our Finished
             raise error
-        judge.read()
         return judge.shown

@@ -248,7 +248,7 @@ def move(connection: SSL.Connection, context: SSL.Context, tickets: bytes) -> No
 
     Args:
         connection: that has not shaken hands.
-        context: whose certificates it is to show.
+        context: has the certificates that it is to show.
         tickets: 1 to 32 bytes for which tickets are made, and without which they are not taken.
 
     Source: SSL_set_SSL_CTX in ssl/ssl_lib.c.

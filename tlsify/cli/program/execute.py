@@ -47,7 +47,7 @@ def run(
     """Fork: the child opens the connection and looks after it, the parent becomes the program.
 
     So the program has our pid, and its exit status is the command's; the child's says how the
-    connection ended, to whoever waits for it.
+    connection ended, to the process that waits for it.
 
     Args:
         program: its name, looked up in PATH, and its arguments.
@@ -201,7 +201,7 @@ def _take_descriptors(channel: socket.socket, places: tuple[int, int]) -> bytes:
 
 
 def _pipe_with(state: bytes) -> int:
-    """Return the reading end of a pipe that holds all of the state: nobody reads it meanwhile."""
+    """Return the reading end of a pipe that holds all of the state: it has no reader meanwhile."""
     reader, writer = os.pipe()
     if len(state) > fcntl.fcntl(writer, fcntl.F_GETPIPE_SZ):
         fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, len(state))
