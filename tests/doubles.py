@@ -584,7 +584,7 @@ class Lab:
         """Connect as `client`, by the kernel, as if we had sent ``seq`` records already."""
         capabilities()  # tried now, without the patch
         client, server = self.configs(version)
-        client = replace(client, aeads=(aead,))
+        client, server = replace(client, aeads=(aead,)), replace(server, aeads=(aead,))
         ours, theirs = self.tcp()
         install = ulp.install
 

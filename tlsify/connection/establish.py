@@ -12,7 +12,7 @@ from tlsify.connection.setup import handshake, keylog
 from tlsify.connection.setup.dialing import closed_on_error
 from tlsify.connection.setup.eligibility import attempt, cipher_refusal, host_refusal, offloadable
 from tlsify.connection.setup.keepalive import keep_alive
-from tlsify.errors import KtlsUnavailable
+from tlsify.errors import KtlsUnavailable, ReasonCode
 from tlsify.tls import connection_factory, context
 from tlsify.tls.engine import Engine
 
@@ -120,7 +120,7 @@ class PendingConnection:
         try:
             ulp.attach(self._sock)
         except KtlsUnavailable as exc:
-            if exc.code == "not-established":
+            if exc.code == ReasonCode.NOT_ESTABLISHED:
                 _raise_end(self._sock)
             raise
 
