@@ -121,11 +121,13 @@ class HandshakeError(TlsifyError):
 
     Attributes:
         alert: the alert that was sent (or received, in PeerAlert); None if there was none.
+        server_name: SNI of a failed handshake; None if it is not known.
     """
 
     exit_code = ExitCode.HANDSHAKE
     general_hint = "see the peer's log"
     alert: AlertDescription | None
+    server_name: str | None = None
 
     def __init__(
         self, message: str, *, alert: AlertDescription | None = None, hint: str | None = None
@@ -323,10 +325,15 @@ class ResourceError(TlsifyError):
 
 
 class DeadlineExceeded(TlsifyError, TimeoutError):
-    """The peer took longer than the caller allows."""
+    """The peer took longer than the caller allows.
+
+    Attributes:
+        server_name: SNI of the handshake; None if it is not known.
+    """
 
     exit_code = ExitCode.DEADLINE
     general_hint = "the peer may be down, or may not speak TLS on this port"
+    server_name: str | None = None
 
 
 class AgentError(TlsifyError):

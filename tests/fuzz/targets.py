@@ -26,7 +26,7 @@ from tlsify.codepoints import CipherSuite, ContentType, ProtocolVersion
 from tlsify.config import ClientConfig, ServerConfig
 from tlsify.connection.setup import session_store
 from tlsify.credentials import der, ocsp, presented, traefik
-from tlsify.credentials.parse import parse_crls
+from tlsify.credentials.parse import encoded, parse_crls
 from tlsify.credentials.pem import read_pem
 from tlsify.credentials.self_signed import make_key_pair
 from tlsify.errors import AgentError, ConfigError, HandshakeError, PeerMisbehaved
@@ -464,5 +464,6 @@ def host_name(data: bytes) -> None:
 
 @_target(seeds=lambda: [b"\x30\x03\x82\x01a"])
 def alternative_names(data: bytes) -> None:
-    """Show the names that a certificate presents."""
-    assert all(each.text.isprintable() for each in presented.read(raw(data)))
+    """Show the names that a certificate presents, and what is none."""
+    for certificate in (encoded(raw(data)), data):
+        assert all(each.text.isprintable() for each in presented.read(certificate))

@@ -122,6 +122,12 @@ class Place:
         return len(content)
 
 
+@pytest.fixture(autouse=True)
+def _long_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """How much is done in one turn of the loop does not depend on how busy the machine is."""
+    monkeypatch.setattr(module, "_LONGEST_TURN", math.inf)
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A folder with a file."""
@@ -151,7 +157,7 @@ def _run(work: Coroutine[Any, Any, None]) -> None:
     """Run it; nothing stays open."""
     before = descriptors()
     asyncio.run(work)
-    assert descriptors() == before
+    assert descriptors() <= before
 
 
 def test_one_write_for_a_small_file(folder: Path) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from tests.interop.programs import PATIENCE
 from tlsify.codepoints import ContentType, ProtocolVersion
-from tlsify.connection.establish import PendingConnection
+from tlsify.connection.establish import PendingConnection, take
 from tlsify.connection.stream import TLSSocket
 from tlsify.tls import schedule
 from tlsify.tls.engine import Engine
@@ -177,6 +177,7 @@ def hand_over(
     The peer delivers its next piece only when everything before it has been read, so what is in
     one piece and what is not decides what tlsify sees, whatever the machine's load.
     """
+    sock = take(sock)  # whoever closes it: the relay may not be through with it
     opening = PendingConnection(sock, config, policy)
     sock.setblocking(False)
     engine = opening.engine

@@ -99,12 +99,14 @@ def test_outcome() -> None:
 )
 def test_error(error: errors.TlsifyError, kind: type) -> None:
     """An error arrives with its class, or the nearest, and its attributes."""
+    if isinstance(error, errors.PeerMisbehaved):
+        error.server_name = "shop.example"
     found = wire.decode_reply(memoryview(wire.encode_reply(Reply(b"alert", error=error)))).error
     assert found is not None
     assert type(found) is kind
     assert str(error).startswith(str(found))
     assert found.hint == error.hint
-    for name in ("alert", "mismatches"):
+    for name in ("alert", "mismatches", "server_name"):
         assert getattr(found, name, None) == getattr(error, name, None)
 
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("tlsify")
 
-_SIGNALS = (*STOP_SIGNALS, signal.SIGHUP, signal.SIGCHLD)
+_SIGNALS = (*STOP_SIGNALS, signal.SIGHUP, signal.SIGUSR1, signal.SIGCHLD)
 # How long to wait, in seconds, where accepting or forking fails.
 _PAUSE = 1.0
 # Descriptors that are needed besides those of places: one for each.
@@ -51,6 +51,7 @@ class Door:
 
     Attributes:
         refused: told of clients that are refused, as `AccessLog.refused`.
+        reopen_logs: called on SIGUSR1.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class Door:
             per_address: how many of them from one IPv4 address or IPv6 /64; None for any number.
         """
         self.refused: Callable[[object, str, object, float], None] = lambda *_: None
+        self.reopen_logs: Callable[[], None] = lambda: None
         self._listeners = list(listeners)
         self._serve = serve
         self._reload = reload
@@ -152,6 +154,8 @@ class Door:
         if signal.SIGCHLD in numbers:
             for pid, code in ended():
                 self._bury(pid, code)
+        if signal.SIGUSR1 in numbers:
+            self.reopen_logs()
         if STOP_SIGNALS.intersection(numbers):
             self._leaving = self._requests.insist()  # running programs go on without us
             self._stop()

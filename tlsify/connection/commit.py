@@ -35,7 +35,7 @@ from tlsify.tls.ticket_reader import TicketReader
 from tlsify.tls.tunnel import Tunnel
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from _typeshed import StrPath
 
     from tlsify.config import KtlsPolicy
     from tlsify.connection.setup.session_store import SessionSlot
@@ -64,7 +64,7 @@ class Ready(NamedTuple):
     policy: KtlsPolicy
     refusal: KtlsUnavailable | None
     slot: SessionSlot | None
-    key_log: Path | None
+    key_log: StrPath | None
 
 
 def commit(ready: Ready) -> Handoff:

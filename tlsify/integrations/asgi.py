@@ -57,4 +57,5 @@ def _client(negotiated: Negotiated) -> tuple[str | None, tuple[str, ...]]:
     """Return the name in the client's certificate and its chain; parsed once for many requests."""
     if negotiated.certificate is None:
         return None, ()
-    return negotiated.peer_subject, (ssl.DER_cert_to_PEM_cert(negotiated.certificate),)
+    chain = negotiated.chain or (negotiated.certificate,)
+    return negotiated.peer_subject, tuple(map(ssl.DER_cert_to_PEM_cert, chain))

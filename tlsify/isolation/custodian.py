@@ -33,7 +33,14 @@ _log = logging.getLogger("tlsify")
 
 # What ends the server it belongs to, or is sent to all of its processes: custodian and holders end
 # when they are no longer needed.
-IGNORED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR2)
+IGNORED = (
+    signal.SIGTERM,
+    signal.SIGINT,
+    signal.SIGHUP,
+    signal.SIGQUIT,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+)
 # A holder that ends sooner than this after its start is replaced only then; in seconds.
 _PROMPT = 1.0
 LOAD = b"load"

@@ -159,6 +159,7 @@ class RemoteEngine:
         is_client: False.
         is_remote: True.
         stranger: as an `Engine` has it.
+        server_name: None: of a handshake that goes on, the holder alone knows it.
     """
 
     is_client = False
@@ -169,6 +170,7 @@ class RemoteEngine:
         self._rendezvous = rendezvous
         self._choice = choice
         self.stranger: Stranger | None = None
+        self.server_name: str | None = None
         self._framer = Framer(FIRST_FLIGHT)
         self._channel: socket.socket | None = None
         self._records: list[bytes] = []
@@ -263,7 +265,7 @@ class RemoteEngine:
         if self._output:
             self._framer.ahead = SHORTEST_LAST
         if self._refusal is not None and isinstance(error, HandshakeError):
-            self._refusal.alert = error.alert
+            self._refusal.alert, self._refusal.server_name = error.alert, error.server_name
             return self._refusal
         return error
 

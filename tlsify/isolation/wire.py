@@ -215,10 +215,11 @@ def describe(error: TlsifyError) -> tuple[bytes, ...]:
     """Write an error: its class, message, hint and alert, and the names that did not match."""
     kind = next(each for each in type(error).__mro__ if each.__name__ in _ERRORS)
     alert = error.alert if isinstance(error, HandshakeError) else None
+    asked = (getattr(error, "server_name", None) or "").encode()
     names = getattr(error, "mismatches", ())[:_MOST_NAMES]
     texts = (kind.__name__, str(error), error.hint, *names)
     name, message, hint, *rest = (text.encode("utf-8", "replace")[:_LONGEST] for text in texts)
-    return name, message, hint, bytes([_number_of(alert)]), *rest
+    return name, message, hint, bytes([_number_of(alert)]), asked, *rest
 
 
 def revive(parts: Sequence[bytes]) -> TlsifyError:
@@ -236,6 +237,7 @@ def revive(parts: Sequence[bytes]) -> TlsifyError:
     error.hint = hint
     if isinstance(error, HandshakeError):
         error.alert = AlertDescription.known(parts[3][0])
+        error.server_name = parts[4].decode() or None
     if isinstance(error, errors.IdentityError):
-        error.mismatches = tuple(part.decode("utf-8", "replace") for part in parts[4:])
+        error.mismatches = tuple(part.decode("utf-8", "replace") for part in parts[5:])
     return error

@@ -12,18 +12,20 @@ if TYPE_CHECKING:
     import socket
     from pathlib import Path
 
+    from _typeshed import StrPath
+
 _PRIVATE, _PRIVATE_FOLDER, _PUBLIC = 0o600, 0o700, 0o644
 _GROUPS = 0o640  # such as Debian's "adm", which reads logs
 
 
-def make_private(folder: Path) -> None:
+def make_private(folder: StrPath) -> None:
     """Make a private folder, but not its parents; an existing one stays unchanged.
 
     Raises:
         OSError: it cannot be made.
     """
     try:
-        folder.mkdir(_PRIVATE_FOLDER)
+        os.mkdir(folder, _PRIVATE_FOLDER)
     except FileExistsError:
         return
     _correct(folder, _PRIVATE_FOLDER)
@@ -124,7 +126,7 @@ def open_to_append(path: str) -> int:
     return number
 
 
-def _correct(path: str | Path, mode: int) -> None:
+def _correct(path: StrPath, mode: int) -> None:
     """Restore the owner's rights that the umask has removed from a new file or folder.
 
     Another user who may rename entries of its folder cannot redirect this by a link.

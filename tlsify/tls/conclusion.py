@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from tlsify.codepoints import ContentType, ProtocolVersion
+from tlsify.config import ClientConfig
 from tlsify.errors import TlsifyError
+from tlsify.tls.certificates import der
 from tlsify.tls.handshake_keys import secrets, tls12_block, tls12_keys, tls13_keys
 from tlsify.tls.negotiated import Keys, Negotiated, no_keys
 from tlsify.tls.openssl import session_reused
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from OpenSSL import SSL
 
     from tlsify.codepoints import CipherSuite
+    from tlsify.config import ServerConfig
 
 
 class Seen(NamedTuple):
@@ -27,7 +30,7 @@ class Seen(NamedTuple):
         server_name: SNI.
         max_fragment_length: in bytes.
         certificate: the peer's, in DER.
-        has_alpn: whether a protocol may have been agreed on.
+        config: the configuration.
         key_log: OpenSSL's lines; None where the keys are not wanted.
         last_flight: what this side has said last.
         received: the peer's last records, those since ChangeCipherSpec among them.
@@ -39,7 +42,7 @@ class Seen(NamedTuple):
     server_name: str | None
     max_fragment_length: int | None
     certificate: bytes | None
-    has_alpn: bool
+    config: ClientConfig | ServerConfig
     key_log: Sequence[bytes] | None
     last_flight: bytes
     received: Sequence[bytes]
@@ -53,7 +56,7 @@ def conclude(connection: SSL.Connection, suite: CipherSuite, seen: Seen) -> Nego
     Raises:
         TlsifyError: OpenSSL does not tell the secrets, or keys do not fit what it has sealed.
     """
-    alpn = connection.get_alpn_proto_negotiated() if seen.has_alpn else b""
+    alpn = connection.get_alpn_proto_negotiated() if seen.config.alpn else b""
     return Negotiated(
         suite,
         alpn or None,
@@ -63,7 +66,25 @@ def conclude(connection: SSL.Connection, suite: CipherSuite, seen: Seen) -> Nego
         session_reused(connection),
         seen.max_fragment_length,
         *_keys(connection, suite, seen),
+        *(_chains(connection, seen) if seen.config.keep_chain else ()),
     )
+
+
+def _chains(connection: SSL.Connection, seen: Seen) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
+    """Return the certificates that the peer has shown, and the path that was verified.
+
+    Source: SSL_get_peer_cert_chain(3): a server does not find the client's own among them. After a
+    resumption there is none but that.
+    """
+    if seen.certificate is None:
+        return (), ()
+    shown = tuple(map(der, connection.get_peer_cert_chain() or ()))
+    if shown[:1] != (seen.certificate,):
+        shown = (seen.certificate, *shown)
+    config = seen.config
+    if isinstance(config, ClientConfig) and not config.verify:
+        return shown, shown
+    return shown, tuple(map(der, connection.get_verified_chain() or ())) or shown[:1]
 
 
 def _keys(connection: SSL.Connection, suite: CipherSuite, seen: Seen) -> Keys:

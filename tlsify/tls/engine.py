@@ -55,6 +55,7 @@ class Engine:
 
     Attributes:
         is_client: the role.
+        server_name: SNI; a server's None until it is known.
         stranger: answers a peer that begins with something else than TLS, from what it has sent so
             far, in its own protocol; empty leaves it to the alert.
     """
@@ -92,7 +93,7 @@ class Engine:
         self._asks = isinstance(config, ClientConfig) or config.client_trust is not None
         self._connection: SSL.Connection | None = None
         self._framer = Framer(SHORTEST_LAST if self.is_client else FIRST_FLIGHT)
-        self._server_name = config.server_name if isinstance(config, ClientConfig) else None
+        self.server_name = config.server_name if isinstance(config, ClientConfig) else None
         self._max_fragment_length: int | None = None
         self._collector = HelloCollector()
         self._first_flight = bytearray()
@@ -146,10 +147,9 @@ class Engine:
         After an error ``output()`` holds the alert that the peer has to be sent.
         """
         if self._negotiated is not None:
-            msg = "data was fed to a finished handshake"
-            raise TlsifyError(msg)
+            raise TlsifyError("data was fed to a finished handshake")
         if not data:
-            raise cut_short()
+            raise cut_short(self.server_name)
         framer = self._framer
         while records := self._cut(data):
             self._process(records)
@@ -184,6 +184,7 @@ class Engine:
             else:
                 self._advance(connection, self._held + records)
         except HandshakeError as exc:
+            exc.server_name = self.server_name
             if self._allowance.left < 0:
                 self.refuse(exc, NO_RECORD)
             elif self._connection is None and exc.alert is not None:
@@ -201,7 +202,7 @@ class Engine:
         else:
             return
         check_alpn(hello.alpn, self._config.alpn)  # `on_alpn` must not raise
-        self._server_name = hello.server_name
+        self.server_name = hello.server_name
         self._max_fragment_length = hello.max_fragment_length
         connection = self._connect(hello.server_name)
         connection.set_accept_state()
@@ -233,6 +234,7 @@ class Engine:
             error: what is wrong with them.
             received: the bytes.
         """
+        error.server_name = self.server_name
         if self._connection is None or not self._framer.count:
             if error.alert is not None:
                 self._output += encode_plain_alert(error.alert)
@@ -368,10 +370,10 @@ class Engine:
 
         seen = Seen(
             is_client=self.is_client,
-            server_name=self._server_name,
+            server_name=self.server_name,
             max_fragment_length=self._max_fragment_length,
             certificate=self._check_peer(connection) if self._asks else None,
-            has_alpn=bool(self._config.alpn),
+            config=self._config,
             key_log=self._key_log if self._wants_keys else None,
             last_flight=self._last_flight,
             received=self._received,
@@ -394,5 +396,4 @@ class Engine:
             error.alert = None
             self._output = b""  # such a peer does not get our Finished
             raise error
-        judge.read()
         return judge.shown

@@ -172,12 +172,14 @@ def _reasons(failure: Exception) -> str:
     return "; ".join(e[2] for e in queue) if isinstance(queue, list) else str(failure.args[-1])
 
 
-def cut_short() -> Truncated:
+def cut_short(server_name: str | None = None) -> Truncated:
     """Build the error for an end of stream within the handshake."""
-    return Truncated(
+    found = Truncated(
         "the peer closed the connection during the handshake",
         hint="check that the peer speaks TLS on this port",
     )
+    found.server_name = server_name
+    return found
 
 
 def truncated() -> Truncated:

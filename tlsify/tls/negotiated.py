@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from tlsify.codepoints import CipherSuite, ProtocolVersion
+from tlsify.errors import PeerMisbehaved
 from tlsify.keys import IV_LENGTH, TrafficKeys
 from tlsify.tls.messages import MAX_TICKET_LIFETIME
 
@@ -34,6 +35,9 @@ class Negotiated:
         rx: keys of what we receive next.
         tx_secret: TLS 1.3 traffic secret behind ``tx``, wiped by its last user; else empty.
         rx_secret: TLS 1.3 traffic secret behind ``rx``, likewise.
+        chain: the peer's certificates in DER as it showed them, its own first; empty if it showed
+            none, or the configuration does not say ``keep_chain``.
+        verified_chain: likewise its own, and those that lead to a trust anchor.
     """
 
     suite: CipherSuite
@@ -47,6 +51,8 @@ class Negotiated:
     rx: TrafficKeys = field(repr=False)
     tx_secret: bytearray = field(repr=False)
     rx_secret: bytearray = field(repr=False)
+    chain: tuple[bytes, ...] = ()
+    verified_chain: tuple[bytes, ...] = ()
 
     @classmethod
     def without_keys(cls, suite: CipherSuite, **facts: Any) -> Self:
@@ -60,12 +66,19 @@ class Negotiated:
 
     @property
     def peer_certificate(self) -> x509.Certificate | None:
-        """The peer's leaf, or None if it showed none; parsed each time."""
+        """The peer's leaf, or None if it showed none; parsed each time.
+
+        Raises:
+            PeerMisbehaved: OpenSSL takes it, and cryptography finds it malformed.
+        """
         if self.certificate is None:
             return None
         from cryptography import x509  # noqa: PLC0415 - slow, and few want it
 
-        return x509.load_der_x509_certificate(self.certificate)
+        try:
+            return x509.load_der_x509_certificate(self.certificate)
+        except (ValueError, x509.InvalidVersion) as exc:
+            raise PeerMisbehaved("the peer's certificate is malformed") from exc
 
     @property
     def peer_subject(self) -> str | None:
@@ -73,12 +86,11 @@ class Negotiated:
 
         Empty if the peer has written what cannot be read; None if it showed no certificate.
         """
-        leaf = self.peer_certificate
-        if leaf is None:
-            return None
         try:
+            if (leaf := self.peer_certificate) is None:
+                return None
             subject = leaf.subject.rfc4514_string()
-        except (ValueError, TypeError):  # cryptography reads it only now
+        except (PeerMisbehaved, ValueError, TypeError):  # cryptography reads it only now
             return ""
         return subject if subject.isprintable() else ascii(subject)[1:-1]
 
@@ -108,8 +120,11 @@ class Negotiated:
         if not lifetime and self.version is ProtocolVersion.TLSv1_3:
             return None
         expires: float = begun + min(lifetime or _LIFETIME_UNSPECIFIED, MAX_TICKET_LIFETIME)
-        if (leaf := self.peer_certificate) is not None:
-            expires = min(expires, leaf.not_valid_after_utc.timestamp())
+        try:
+            if (leaf := self.peer_certificate) is not None:
+                expires = min(expires, leaf.not_valid_after_utc.timestamp())
+        except (PeerMisbehaved, ValueError):
+            return None
         return Resumable(session, expires, self.resumed)
 
     def wipe(self) -> None:

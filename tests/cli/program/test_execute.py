@@ -237,10 +237,10 @@ def test_peer_that_is_not_accepted(pki: Pki, tmp_path: Path) -> None:
 
 def test_handshake_that_fails(pki: Pki, tmp_path: Path) -> None:
     """No TLS at all: 97; cut short: 99; too slow: 106; nobody there: 102."""
-    for sent, status, end in (
-        (b"HTTP/1.0 400 \r\n\r\n", 97, False),
-        (b"\x16\x03\x03", 99, True),
-        (b"", 106, False),
+    for sent, status, end, words in (
+        (b"HTTP/1.0 400 \r\n\r\n", 97, False, ()),
+        (b"\x16\x03\x03", 99, True, ()),
+        (b"", 106, False, ("--timeout", "0.2")),
     ):
 
         def misbehave(sock: socket.socket, sent: bytes = sent, *, end: bool = end) -> None:
@@ -250,7 +250,7 @@ def test_handshake_that_fails(pki: Pki, tmp_path: Path) -> None:
             read_all(sock)
 
         server = Server(misbehave)
-        _check_never_started(pki, tmp_path, server.port, status, "--timeout", "2")
+        _check_never_started(pki, tmp_path, server.port, status, *words)
         server.result()
     with socket.create_server((LOOPBACK, 0)) as listener:
         port = listener.getsockname()[1]

@@ -336,8 +336,9 @@ def test_nodelay_is_left_as_it_was(tcp_pair: SocketPair) -> None:
 def test_silent_peer(tcp_pair: SocketPair) -> None:
     """A peer that says nothing costs no more than the timeout."""
     ours, _ = tcp_pair
-    with pytest.raises(DeadlineExceeded, match=r"within 0\.05 seconds"):
+    with pytest.raises(DeadlineExceeded, match=r"within 0\.05 seconds") as raised:
         run(ours, Engine(CLIENT), 0.05)
+    assert raised.value.server_name == HOST
     assert ours.gettimeout() == 60
 
 

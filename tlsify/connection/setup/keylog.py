@@ -11,10 +11,10 @@ from tlsify.errors import ConfigError
 from tlsify.system.modes import is_own, own_alone
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from _typeshed import StrPath
 
 
-def append(path: Path, lines: bytes) -> None:
+def append(path: StrPath, lines: bytes) -> None:
     """Write whole lines at the end of a file of the caller's own, made with mode 0600.
 
     Args:

@@ -23,7 +23,8 @@ from tlsify.tls.certificates import digest, digest_of_anchors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
+
+    from _typeshed import StrPath
 
     from tlsify.codepoints import Aead
     from tlsify.config import ClientConfig
@@ -171,7 +172,7 @@ class SessionStore:
     session there is a full handshake.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: StrPath) -> None:
         """Use a folder; create it if it does not exist.
 
         Raises:
