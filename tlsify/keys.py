@@ -1,10 +1,10 @@
-"""TrafficKeys, Direction: the one value the two pillars share."""
+"""TrafficKeys, Direction: the one value the two pillars share; Keys: a connection's."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from tlsify.codepoints import CipherSuite
@@ -58,4 +58,31 @@ class TrafficKeys:
     def wipe(self) -> None:
         """Overwrite the key and iv held here; copies made by libraries are out of reach."""
         for secret in (self.key, self.iv):
+            secret[:] = bytes(len(secret))
+
+
+class Keys(NamedTuple):
+    """Keys of a finished handshake, until its last user wipes them.
+
+    Attributes:
+        tx: of what we send next.
+        rx: of what we receive next.
+        tx_secret: TLS 1.3 traffic secret behind ``tx``; else empty.
+        rx_secret: TLS 1.3 traffic secret behind ``rx``, likewise.
+    """
+
+    tx: TrafficKeys
+    rx: TrafficKeys
+    tx_secret: bytearray
+    rx_secret: bytearray
+
+    def __repr__(self) -> str:
+        """Show everything except the secrets."""
+        return f"Keys({self.tx!r}, {self.rx!r})"
+
+    def wipe(self) -> None:
+        """Overwrite every secret held here."""
+        self.tx.wipe()
+        self.rx.wipe()
+        for secret in (self.tx_secret, self.rx_secret):
             secret[:] = bytes(len(secret))

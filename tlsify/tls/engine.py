@@ -1,4 +1,4 @@
-"""The handshake: what the peer sends in, records out, Negotiated at the end (pyOpenSSL)."""
+"""The handshake: what the peer sends in, records out, then Negotiated and Keys (pyOpenSSL)."""
 
 from __future__ import annotations
 
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from OpenSSL import crypto
     from OpenSSL.SSL import _NoOverlappingProtocols
 
+    from tlsify.keys import Keys
     from tlsify.tls.negotiated import Negotiated, Resumable
 
 Stranger: TypeAlias = "Callable[[bytes], bytes]"
@@ -56,6 +57,7 @@ class Engine:
     Attributes:
         is_client: the role.
         server_name: SNI; a server's None until it is known.
+        keys: of the finished handshake, if they were wanted; the caller wipes them.
         stranger: answers a peer that begins with something else than TLS, from what it has sent so
             far, in its own protocol; empty leaves it to the alert.
     """
@@ -111,6 +113,7 @@ class Engine:
         self._key_log: list[bytes] = []
         self.on_key_log = self._key_log.append
         self._negotiated: Negotiated | None = None
+        self.keys: Keys | None = None
         if isinstance(config, ClientConfig):
             connection = self._connect()
             if config.server_name is not None:
@@ -380,7 +383,7 @@ class Engine:
             tickets=tickets,
             sends_tickets=self._resumes,
         )
-        self._negotiated = conclude(connection, suite, seen)
+        self._negotiated, self.keys = conclude(connection, suite, seen)
         if self._config.key_log is None:
             self._key_log.clear()
 

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 from tlsify.codepoints import ContentType
 from tlsify.errors import PeerMisbehaved, TlsifyError
+from tlsify.keys import Keys
 from tlsify.tls import schedule
 from tlsify.tls.messages import encode_alert
-from tlsify.tls.negotiated import Keys
 from tlsify.tls.protection import open_record, seal_record
 
 if TYPE_CHECKING:
