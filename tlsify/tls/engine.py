@@ -348,13 +348,11 @@ class Engine:
         A client has protected nothing before it accepts the certificate, nor has a server of TLS
         1.2. One of TLS 1.3 has its last key already, and this is the first record under it.
         """
-        from tlsify.tls.handshake_keys import sealed_alert, secrets  # noqa: PLC0415 - see above
-
-        secret = secrets(self._key_log).get(b"SERVER_TRAFFIC_SECRET_0")
-        if self.is_client or secret is None or self._connection is None:
+        if self.is_client or self._connection is None:
             return encode_plain_alert(alert)
-        suite = CipherSuite.from_openssl(self._connection.get_cipher_name() or "")
-        return sealed_alert(suite, bytes(secret), alert)
+        from tlsify.tls.handshake_keys import servers_alert  # noqa: PLC0415 - see above
+
+        return servers_alert(self._connection, self._key_log, alert)
 
     def _conclude(self, connection: SSL.Connection, emitted: bytes) -> None:
         """Take stock of a finished handshake, and of the last that OpenSSL has to say in it."""
