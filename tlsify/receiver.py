@@ -14,6 +14,7 @@ from tlsify.connection.adoption import adopt
 from tlsify.connection.handoff import Handoff, Offload, Reason
 from tlsify.connection.stream import TLSSocket
 from tlsify.errors import AgentError, ConfigError, TlsifyError
+from tlsify.keys import wipe
 from tlsify.passing.metadata import MAX_MESSAGE, ConnectionInfo
 from tlsify.system import scm_rights
 from tlsify.system.listening import is_left_over
@@ -206,7 +207,7 @@ def _take(channel: socket.socket) -> tuple[Handoff, ConnectionInfo]:
             sock.close()
             raise
     finally:
-        message[:] = bytes(len(message))
+        wipe(message)
 
 
 def _is_over(sock: socket.socket, timeout: float | None = 0) -> bool:
@@ -222,7 +223,7 @@ def _go_on(sock: socket.socket, told: ConnectionInfo, state: bytearray) -> Hando
         try:
             return adopt(sock, state)
         finally:
-            state[:] = bytes(len(state))
+            wipe(state)
     reason = _NOT_OURS
     if told.reason is not None:
         reason = Reason(told.reason, f"tlsify forward relays the connection: {told.reason}")

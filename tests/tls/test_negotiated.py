@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 SUITE13 = CipherSuite.TLS_AES_128_GCM_SHA256
 SUITE12 = CipherSuite.TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256
 PLANTED = b"planted!" * 4
-BLOCK = KeyBlock(PLANTED[:16], b"server-write-key", b"plan", b"salt")
+BLOCK = KeyBlock(*map(bytearray, (PLANTED[:16], b"server-write-key", b"plan", b"salt")))
 
 
 def _tls13() -> Keys:

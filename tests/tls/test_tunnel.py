@@ -339,7 +339,7 @@ def test_sessions_nobody_wants(version: ProtocolVersion) -> None:
 
 def _updates(given: Keys, count: int, data: bytes = b"") -> bytes:
     """Records of a server that changes its key again and again, with data under each key."""
-    keys, secret, records = given.rx, bytes(given.rx_secret), b""
+    keys, secret, records = given.rx, given.rx_secret, b""
     seq = keys.seq
     update = encode_key_update(KeyUpdateRequest.update_not_requested)
     for _ in range(count):

@@ -17,7 +17,7 @@ from tlsify.errors import (
     TlsifyError,
     errno_name,
 )
-from tlsify.keys import Direction, TrafficKeys
+from tlsify.keys import Direction, TrafficKeys, wipe
 from tlsify.ktls import uapi
 from tlsify.ktls.crypto_info import HEADER, LAYOUT, pack, unpack_seq
 
@@ -143,7 +143,7 @@ def install(sock: socket.socket, direction: Direction, keys: TrafficKeys) -> Non
             hint="see which ones it takes with tlsify check",
         ) from exc
     finally:
-        packed[:] = bytes(len(packed))
+        wipe(packed)
 
 
 def next_seq(sock: socket.socket, direction: Direction, aead: Aead) -> int:

@@ -7,7 +7,7 @@ import logging
 import os
 import socket
 import threading
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, Self
 
 from tlsify.config import ClientConfig, ClosePolicy, ServerConfig
 from tlsify.connection.establish import PendingConnection
@@ -92,6 +92,14 @@ class SSLSocket(Answers, TLSSocket):
         self.settimeout(timeout)
 
     # -- the handshake
+
+    @classmethod
+    def established(cls, handed: Handoff, context: Choices) -> Self:
+        """Make a server's socket of a connection whose handshake was done elsewhere."""
+        made = cls(handed.sock.dup(), context, server_side=True)  # for `_take` to replace
+        made._config = context.server_config()
+        made._facts = made._take(handed)
+        return made
 
     def do_handshake(self, block: bool = False) -> None:
         """Do the handshake, unless it is done; the socket's timeout holds for the whole of it.

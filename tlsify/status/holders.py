@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from types import ModuleType
 
 _PROC = Path("/proc")
-_COMM_LENGTH = 15  # bytes of a name that the kernel keeps (TASK_COMM_LEN)
 # Limit on the descriptors of a user's processes that are read: for each socket, and in addition.
 _PER_SOCKET, _BESIDES = 4, 2**14
 _PER_PROCESS = 2  # descriptors that could be read in the time it takes to find a process's user
@@ -36,7 +36,8 @@ class Process:
 def find_holders(owners: Mapping[int, int]) -> tuple[dict[int, list[Process]], set[int]]:
     """Return the processes that hold some sockets, as far as this process may inspect them.
 
-    It reads every descriptor's link once, and nothing else.
+    It reads every descriptor's link once, and nothing else: psutil's net_connections takes the
+    kernel's list of all sockets apart for each process's.
 
     Args:
         owners: user of each socket, by inode.
@@ -51,7 +52,7 @@ def find_holders(owners: Mapping[int, int]) -> tuple[dict[int, list[Process]], s
     if not wanted:
         return found, cut
     spent, sockets, unbounded = Counter[int](), Counter(owners.values()), {0, os.geteuid()}
-    for pid in _pids():
+    for pid in _psutil().pids():
         with suppress(OSError, ValueError):  # it has ended, or is another user's
             folder = os.open(_PROC / str(pid) / "fd", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
@@ -99,16 +100,14 @@ def _held(folder: int, wanted: Mapping[str, int], most: int | None) -> tuple[set
 
 def command(pid: int) -> str:
     """Return a process's name; empty if it has ended, or is in another PID namespace."""
-    folder = _PROC / str(pid)
+    library = _psutil()
     try:
-        name = (folder / "comm").read_bytes().removesuffix(b"\n")
-        if len(name) == _COMM_LENGTH:
-            program = os.path.basename((folder / "cmdline").read_bytes().partition(b"\0")[0])
-            name = program if program.startswith(name) else name
-    except OSError:
+        return str(library.Process(pid).name())
+    except (library.Error, ValueError):
         return ""
-    return os.fsdecode(name)
 
 
-def _pids() -> list[int]:
-    return sorted(int(name) for name in os.listdir(_PROC) if name.isdecimal())
+def _psutil() -> ModuleType:
+    import psutil  # noqa: PLC0415 - most commands name no process
+
+    return psutil

@@ -16,6 +16,7 @@ from tlsify.codepoints import (
 )
 from tlsify.config import ClientConfig, ServerConfig
 from tlsify.errors import HandshakeError, PeerMisbehaved, TlsifyError
+from tlsify.keys import wipe
 from tlsify.tls.client_hello import HelloCollector, check_alpn, not_a_hello
 from tlsify.tls.connection_factory import Connections
 from tlsify.tls.explain import cut_short, handshake_failure, peer_alert
@@ -91,8 +92,7 @@ class Engine:
         self._connections = Connections(config, config.aeads if aeads is None else aeads, now)
         self.is_client = isinstance(config, ClientConfig)
         self._resumes = isinstance(config, ServerConfig) and config.resumption
-        # Whether the peer is asked for a certificate.
-        self._asks = isinstance(config, ClientConfig) or config.client_trust is not None
+        self._verifies = isinstance(config, ClientConfig) or config.client_trust is not None
         self._connection: SSL.Connection | None = None
         self._framer = Framer(SHORTEST_LAST if self.is_client else FIRST_FLIGHT)
         self.server_name = config.server_name if isinstance(config, ClientConfig) else None
@@ -272,15 +272,15 @@ class Engine:
         outcome, connection = self._negotiated, self._connection
         if not self.wants_sessions or outcome is None or connection is None:
             return None
-        if outcome.version is ProtocolVersion.TLSv1_3:
-            return None
-        return outcome.resumable(dump_session(connection))
+        tls_1_2 = outcome.version is not _TLS_1_3
+        return outcome.resumable(dump_session(connection)) if tls_1_2 else None
 
     def take_key_log(self) -> bytes:
-        """Return the lines that the configuration's ``key_log`` asks for, and forget them."""
-        lines = b"".join(line + b"\n" for line in self._key_log)
+        """Return the lines that the configuration's ``key_log`` asks for, and wipe all."""
+        lines = b"".join(line + b"\n" for line in self._key_log if self._config.key_log is not None)
+        wipe(*self._key_log)
         self._key_log.clear()
-        return lines if self._config.key_log is not None else b""
+        return lines
 
     def take_tickets(self) -> bytes:
         """Return the ticket records held back, for a connection that stays in userspace."""
@@ -291,8 +291,7 @@ class Engine:
     def take_connection(self) -> SSL.Connection:
         """Return the established OpenSSL connection away, for `tunnel.Tunnel`."""
         if self._connection is None or self._negotiated is None:
-            msg = "the handshake is not finished"
-            raise TlsifyError(msg)
+            raise TlsifyError("the handshake is not finished")
         connection, self._connection = self._connection, None
         return connection
 
@@ -301,6 +300,7 @@ class Engine:
         if self._connection is not None:
             self._connection.set_app_data(None)
             self._connection = None
+        self.take_key_log()
         self._tickets.clear()
 
     # -- what OpenSSL reports while it works (context.Observer)
@@ -373,7 +373,7 @@ class Engine:
             is_client=self.is_client,
             server_name=self.server_name,
             max_fragment_length=self._max_fragment_length,
-            certificate=self._check_peer(connection) if self._asks else None,
+            certificate=self._check_peer(connection) if self._verifies else None,
             config=self._config,
             key_log=self._key_log if self._wants_keys else None,
             last_flight=self._last_flight,
@@ -383,7 +383,7 @@ class Engine:
         )
         self._negotiated, self.keys = conclude(connection, suite, seen)
         if self._config.key_log is None:
-            self._key_log.clear()
+            self.take_key_log()
 
     def _check_peer(self, connection: SSL.Connection) -> bytes | None:
         judge = self._judge

@@ -15,6 +15,7 @@ from tlsify.cli.program import ucspi
 from tlsify.cli.program.descriptors import let_go
 from tlsify.connection.keeper import Keeper
 from tlsify.errors import ExitCode
+from tlsify.keys import wipe
 from tlsify.system.process import THE_PROGRAMS, fork_for, ignore, status_of
 from tlsify.system.sandbox import Reach, Sandboxing, confine, renounce
 
@@ -155,10 +156,11 @@ def _keep(
 
 def _give_away(handoff: Handoff, channel: socket.socket, message: bytes) -> None:
     descriptor, state = handoff.detach()
+    whole = bytearray().join((_AWARE, message, state))
     try:
-        _send(channel, _AWARE + message + state, [descriptor] * 2)
+        _send(channel, whole, [descriptor] * 2)
     finally:
-        state[:] = bytes(len(state))
+        wipe(state, whole)
         os.close(descriptor)
 
 

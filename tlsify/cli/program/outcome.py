@@ -15,6 +15,7 @@ from tlsify.cli.program.descriptors import check_unix_socket, let_go
 from tlsify.cli.program.ucspi import SERVER_PLACES
 from tlsify.config import ClosePolicy, KtlsMode, KtlsPolicy
 from tlsify.errors import ExitCode, UsageError
+from tlsify.keys import wipe
 from tlsify.system.interrupts import interrupting
 from tlsify.system.process import THE_PROGRAMS, StopRequests, fork_for, ignore, status_of
 from tlsify.system.sandbox import renounce
@@ -246,5 +247,5 @@ def _leave(handoff: Handoff, arguments: argparse.Namespace) -> None:
         if arguments.send_fd is not None:
             streams.send_descriptor(arguments.send_fd, descriptor)
     finally:
-        state[:] = bytes(len(state))
+        wipe(state)
         os.close(descriptor)
