@@ -97,7 +97,7 @@ SHELLS = {"tlsify.bash": bash, "_tlsify": zsh, "tlsify.fish": fish}
 
 
 def _name_the_kinds(parser: argparse.ArgumentParser) -> None:
-    """Tell shtab which values are files, folders, hosts and programs."""
+    """Mark for shtab which values are files, folders, hosts and programs."""
     for each in _family(parser):
         for action in each._actions:
             if action.dest in _CHOICES:

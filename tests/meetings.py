@@ -42,12 +42,12 @@ class Meeting:
     @property
     def ours(self) -> Negotiated:
         """The client's outcome."""
-        return _result(self.client)
+        return result_of(self.client)
 
     @property
     def theirs(self) -> Negotiated:
         """The server's outcome."""
-        return _result(self.server)
+        return result_of(self.server)
 
     def session(self) -> Resumable:
         """Return what the client may resume with: the first ticket, as the kernel would open it."""
@@ -76,7 +76,8 @@ def _carry(tx: TrafficKeys, rx: TrafficKeys, seq: int) -> None:
     assert open_record(rx, seq, sealed) == (ContentType.application_data, b"data")
 
 
-def _result(engine: Engine) -> Negotiated:
+def result_of(engine: Engine) -> Negotiated:
+    """Return the outcome of a finished handshake."""
     outcome = engine.result()
     assert outcome is not None
     return outcome

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
@@ -57,5 +58,17 @@ class TrafficKeys:
 
     def wipe(self) -> None:
         """Overwrite the key and iv held here; copies made by libraries are out of reach."""
-        for secret in (self.key, self.iv):
+        wipe(self.key, self.iv)
+
+
+def wipe(*secrets: bytes | bytearray) -> None:
+    """Overwrite secrets where they are, so that none is found in memory that has been freed.
+
+    Libraries return secrets as bytes. Those are immutable for the sake of others that have them
+    too: what is wiped must have come from a library just now, and be nobody else's.
+    """
+    for secret in secrets:
+        if isinstance(secret, bytearray):
             secret[:] = bytes(len(secret))
+        elif len(secret) > 1:  # Python has each shorter one only once
+            ctypes.memset(ctypes.c_char_p(secret), 0, len(secret))

@@ -74,7 +74,7 @@ class Server:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Take it down."""
+        """End it."""
         self.process.kill()
         self.process.communicate()
 

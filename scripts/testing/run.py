@@ -65,7 +65,7 @@ class Running:
         return (self.end or time.monotonic()) - self.begin
 
     def take(self, text: bytes) -> None:
-        """Take in what it tells."""
+        """Store what it reports."""
         event = json.loads(text)
         if "total" in event:
             self.total = event["total"]
@@ -77,14 +77,14 @@ class Running:
             self.failures.append(name)
 
     def progress(self) -> str:
-        """Say how far it is."""
+        """Print the progress."""
         done = sum(self.counts.values())
         if not self.total:
             return f"{self.stage.name} collecting"
         return f"{self.stage.name} {done}/{self.total} ({100 * done // self.total} %)"
 
     def summary(self) -> str:
-        """Say how it ended, in the form that is asked of a test runner's last line."""
+        """Print how it ended, in the form that is asked of a test runner's last line."""
         return ", ".join(f"{count} {outcome}" for outcome, count in self.counts.items())
 
 
@@ -142,7 +142,7 @@ class Run:
         log: IO[bytes],
         events: IO[bytes],
     ) -> None:
-        """Take in what a stage tells of its tests, and write that down, and all else."""
+        """Record what a stage reports of its tests, and write all of its output down."""
         try:
             with process.stdout or contextlib.nullcontext(()) as lines:
                 for line in lines:

@@ -31,7 +31,7 @@ SHORT = 0.3  # seconds
 
 
 def converse(place: agent.Place, files: Files) -> None:
-    """Have a connection made, use it, and wait for its end."""
+    """Make a connection, use it, and wait for its end."""
     with tcp() as (ours, theirs):
         peer = serving(files, theirs, echo)
         handed = agent.connect(place, ours, files.request())

@@ -194,12 +194,15 @@ def test_stalled_client(
     policy: KtlsPolicy, server_config: ServerConfig, client_context: ssl.SSLContext
 ) -> None:
     """Its handshake ends at the deadline; meanwhile others are served."""
-    config = dataclasses.replace(server_config, timeout=0.5 if policy is RELAY else 3)
+    hasty = dataclasses.replace(server_config, timeout=0.2)
 
     async def run() -> None:
-        async with serving(config, policy) as server:
+        async with serving(hasty, policy) as server:
             reader, writer = await asyncio.open_connection(*server.address)
             writer.write(b"\x16\x03\x01")
+            await come_true(lambda: server.acceptor.connections)
+            await asyncio.sleep(0)  # it is under way
+            server.acceptor.reload(server_config)  # for all others, who may take their time
             assert await converse(server, client_context, b"hello") == b"hello"
             assert await reader.read() == b""
             writer.close()
@@ -282,15 +285,17 @@ def test_client_that_vanishes(
 
 def test_places_for_handshakes(server_config: ServerConfig, client_context: ssl.SSLContext) -> None:
     """A place is free again once its handshake has ended, well or badly."""
-    config = dataclasses.replace(server_config, timeout=0.2)
+    hasty = dataclasses.replace(server_config, timeout=0.05)
 
     async def run() -> None:
-        async with serving(config, RELAY, limits=Limits(handshakes=1)) as server:
+        async with serving(server_config, RELAY, limits=Limits(handshakes=1)) as server:
             for _ in range(2):
+                server.acceptor.reload(hasty)
                 reader, writer = await asyncio.open_connection(*server.address)
                 assert await reader.read() == b""
                 writer.close()
                 await writer.wait_closed()
+                server.acceptor.reload(server_config)
                 assert await converse(server, client_context, b"hello") == b"hello"
 
     asyncio.run(run())
@@ -340,7 +345,7 @@ async def leave(*writers: asyncio.StreamWriter) -> None:
             await writer.wait_closed()
 
 
-async def come_true(condition: Callable[[], bool]) -> None:
+async def come_true(condition: Callable[[], object]) -> None:
     """Wait, while the loop runs, for something that nothing can be waited on for."""
     async with asyncio.timeout(20):
         while not condition():  # noqa: ASYNC110 - there is no event

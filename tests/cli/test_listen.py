@@ -12,7 +12,7 @@ import ssl
 import subprocess
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 import psutil
 import pytest
@@ -26,6 +26,7 @@ from tests.cli.harness import (
     LOOPBACK,
     PATIENCE,
     Outcome,
+    Running,
     finish,
     in_threads,
     insist,
@@ -46,7 +47,7 @@ each_carrier = pytest.mark.parametrize("carrier", CARRIERS)
 _ECHO = ("cat",)
 
 
-class Listening:
+class Listening(Running):
     """A running ``tlsify listen``."""
 
     def __init__(self, shown: Credentials, *words: str, program: tuple[str, ...] = _ECHO) -> None:
@@ -65,26 +66,6 @@ class Listening:
         assert line, finish(self.process).err
         said = json.loads(line)["message"] if is_json else line
         self.port = int(said.rpartition(":")[2])
-
-    def __enter__(self) -> Self:
-        """Serve."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Take it down, however the test ended."""
-        if self.process.poll() is None:
-            self.process.kill()
-        finish(self.process)
-
-    def stop(self) -> Outcome:
-        """Ask it to end; return how it did."""
-        self.process.send_signal(signal.SIGTERM)
-        return finish(self.process)
-
-    def children(self) -> list[int]:
-        """Return which processes it has forked."""
-        pid = self.process.pid
-        return [int(n) for n in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
     def dial(self, source: str = LOOPBACK) -> socket.socket:
         """Make a TCP connection."""
@@ -372,20 +353,26 @@ def test_tickets_across_a_reload(
 
 def test_clients_that_fail(pki: Pki) -> None:
     """Each is one error line and its hint, with the address; nothing stays behind."""
-    with Listening(pki.good, "--timeout", "1") as server:
-        idle = descriptors(server.process.pid)
+    with Listening(pki.good) as server, Listening(pki.good, "--timeout", "0.1") as hasty:
+        idle = [descriptors(each.process.pid) for each in (server, hasty)]
         with server.dial() as plain:
             plain.sendall(b"GET / HTTP/1.0\r\n\r\n")
             assert read_all(plain)[:1] == b"\x15"
-        with server.dial() as silent:
+        with hasty.dial() as silent:
             read_all(silent)
-        until(lambda: not server.children())
         assert server.ask(pki, b"well") == b"well"
-        until(lambda: not server.children())
-        until(lambda: descriptors(server.process.pid) <= idle)
-        lines = server.stop().err.splitlines()
-        expected = ["peer sent plain text", "the handshake did not finish"]
-        for line, words in zip(lines[::2], expected, strict=True):
+        until(lambda: not server.children() and not hasty.children())
+        until(
+            lambda: (
+                descriptors(server.process.pid) <= idle[0]
+                and descriptors(hasty.process.pid) <= idle[1]
+            )
+        )
+        for each, words in (
+            (server, "peer sent plain text"),
+            (hasty, "the handshake did not finish"),
+        ):
+            line, _hint = each.stop().err.splitlines()
             assert re.match(rf"tlsify: error: 127\.0\.0\.1:\d+: {words}", line)
 
 

@@ -40,7 +40,7 @@ _PROGRAM = ("sh", "-c", f"head -c 1 <&6 >/dev/null && head -c {SIZE} /dev/zero >
 
 
 def _until_enough(kind: str, live: Callable[[Want], None]) -> int:
-    """Have life after life lack its nth thing, until there is no nth; tells how many lacked one."""
+    """Deny its nth resource to life after life, until there is no nth; return how many."""
     nth = 1
     while True:
         want = Want(kind, nth)

@@ -398,7 +398,7 @@ def test_data_and_error_alert_in_one_segment(lab: Lab, policy: KtlsPolicy) -> No
 
 
 def _serve_until_it_fails(server: Handoff) -> None:
-    """Have the hand-off look at what is next, until it raises."""
+    """Peek through the hand-off, until it raises."""
     while read(server) if server.channel is None else server.service():
         pass
     server.service()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from tests.interop.programs import PATIENCE
 from tlsify.codepoints import ContentType, ProtocolVersion
-from tlsify.connection.establish import PendingConnection
+from tlsify.connection.establish import PendingConnection, take
 from tlsify.connection.stream import TLSSocket
 from tlsify.tls import schedule
 from tlsify.tls.engine import Engine
@@ -61,7 +61,7 @@ class RawPeer:
         suite: CipherSuite,
         manner: Manner,
     ) -> None:
-        """Take a connected socket; a client's first flight is ready to be delivered."""
+        """Wrap a connected socket; a client's first flight is ready to be delivered."""
         sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.sock = sock
@@ -177,6 +177,7 @@ def hand_over(
     The peer delivers its next piece only when everything before it has been read, so what is in
     one piece and what is not decides what tlsify sees, whatever the machine's load.
     """
+    sock = take(sock)  # whoever closes it: the relay may not be through with it
     opening = PendingConnection(sock, config, policy)
     sock.setblocking(False)
     engine = opening.engine
@@ -221,7 +222,7 @@ def receive(stream: TLSSocket, peer: RawPeer, count: int) -> bytes:
 
 
 def settle(peer: RawPeer, condition: Callable[[], bool]) -> None:
-    """Let the peer work until something has reached it."""
+    """Run the peer until something has reached it."""
     deadline = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < deadline, "it does not arrive"

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def umask() -> Iterator[None]:
-    """Take away whatever a umask can."""
+    """Set the umask that removes every permission."""
     before = os.umask(0o777)
     yield
     os.umask(before)

@@ -25,7 +25,7 @@ CLIENT = ("192.0.2.7", 50_000)
 
 
 def install(level: int, form: str = TEXT, *, syslog: bool = False) -> None:
-    """Do as a process of its own would."""
+    """Set logging up as in a new process."""
     logging.getLogger().handlers.clear()
     messages.install(level, form, syslog=syslog)
 
@@ -41,7 +41,7 @@ def _as_it_was() -> Iterator[None]:
 
 @contextmanager
 def into(path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Have stderr go to a file."""
+    """Redirect stderr to a file."""
     with path.open("w") as file, monkeypatch.context() as patch:
         patch.setattr(sys, "stderr", file)
         yield

@@ -156,7 +156,7 @@ class OddPeer(RawPeer):
             self._open(record)
 
     def _open(self, record: bytes) -> None:
-        """Look for an alert in what comes under the keys that there are by now."""
+        """Search for an alert in what comes under the keys that there are by now."""
         finished = self._engine.result()
         try:
             if finished is None:

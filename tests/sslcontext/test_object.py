@@ -235,6 +235,29 @@ def _broken_record(client: Side, server: Side) -> None:
     client.do("read", 9)
 
 
+def _drain(side: Side) -> None:
+    """Read on while there is anything, as uvloop does: it must see an end that came with data."""
+    while (side.incoming.pending or side.tls.pending()) and isinstance(side.do("read", 9), bytes):
+        pass
+
+
+def _end_behind_data(client: Side, server: Side) -> None:
+    shake(client, server)
+    client.do("write", b"data")
+    client.do("unwrap")
+    carry(client, server)
+    _drain(server)
+
+
+def _error_behind_data(client: Side, server: Side) -> None:
+    shake(client, server)
+    client.do("write", b"good")
+    client.do("write", b"bad")
+    records = client.outgoing.read()
+    server.incoming.write(records[:-1] + bytes([records[-1] ^ 1]))
+    _drain(server)
+
+
 def _plain_text(client: Side, _: Side) -> None:
     client.do("do_handshake")
     client.incoming.write(b"220 mail.example ESMTP\r\n")
@@ -251,6 +274,8 @@ STORIES: dict[str, Callable[[Side, Side], None]] = {
     "cut": _cut,
     "cut in the handshake": _cut_in_handshake,
     "broken record": _broken_record,
+    "end behind data": _end_behind_data,
+    "error behind data": _error_behind_data,
     "plain text": _plain_text,
 }
 ROLES = pytest.mark.parametrize("role", ["client", "server"])

@@ -183,7 +183,7 @@ def test_all_kinds_for_one_name() -> None:
 
 def test_bad_certificate_among_many(client_config: ClientConfig) -> None:
     """One that OpenSSL refuses shows before any client does, whatever its name."""
-    weak = self_signed(rsa.generate_private_key(65537, 1024))  # noqa: S505 - to be refused
+    weak = self_signed(rsa.generate_private_key(65537, 1024))  # to be refused
     server = replace(SERVER, more_key_pairs=(A_EC, weak))
     with pytest.raises(ConfigError, match="OpenSSL refuses"):
         Engine(server)

@@ -106,7 +106,7 @@ class SslPeer:
         self.finished = False
 
     def step(self, received: bytes) -> list[bytes]:
-        """Take bytes, go on with the handshake, give the records that are due."""
+        """Feed bytes, go on with the handshake, return the records that are due."""
         self.incoming.write(received)
         if not self.finished:
             try:

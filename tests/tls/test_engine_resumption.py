@@ -13,7 +13,7 @@ import pytest
 import trustme
 
 from tests.conftest import HOST
-from tests.meetings import Meeting
+from tests.meetings import Meeting, result_of
 from tlsify.codepoints import Aead, CipherSuite, ContentType, ProtocolVersion
 from tlsify.config import ClientConfig, ServerConfig
 from tlsify.credentials.key_pair import KeyPair
@@ -26,7 +26,6 @@ from tlsify.tls.record import split_records
 
 if TYPE_CHECKING:
     from tlsify.credentials.anchors import TrustAnchors
-    from tlsify.tls.negotiated import Negotiated
 
 TLS12, TLS13 = ProtocolVersion.TLSv1_2, ProtocolVersion.TLSv1_3
 SUITES: list[CipherSuite] = list(CipherSuite)
@@ -79,12 +78,6 @@ def both(
 
 
 each_suite = pytest.mark.parametrize("configs", SUITES, indirect=True, ids=lambda s: s.name)
-
-
-def _result(engine: Engine) -> Negotiated:
-    outcome = engine.result()
-    assert outcome is not None
-    return outcome
 
 
 def _feed(engine: Engine, records: bytes) -> None:
@@ -152,7 +145,7 @@ def test_explicit_nonce_of_an_abbreviated_handshake(configs: Configs) -> None:
         server.feed(record)
     for engine, finished in ((server, flight[-1]), (client, answer[-1])):
         used = int.from_bytes(finished[5:13], "big")
-        assert int.from_bytes(_result(engine).tx.iv[4:], "big") == (used + 1) % 2**64
+        assert int.from_bytes(result_of(engine).tx.iv[4:], "big") == (used + 1) % 2**64
 
 
 def test_chain_of_resumptions(both: Configs) -> None:

@@ -40,7 +40,7 @@ def tunnels(
 
 
 def said(server: KeyedTunnel, plaintext: bytes = b"") -> bytes:
-    """Have it protect plaintext; return all records that are due."""
+    """Protect plaintext; return all records that are due."""
     room = RecordBuffer(len(plaintext) + ROOM_BEYOND)
     stream = bytes(room.view[: server.send_into(memoryview(plaintext), room)])
     while size := server.output_into(room):
@@ -49,7 +49,7 @@ def said(server: KeyedTunnel, plaintext: bytes = b"") -> bytes:
 
 
 def told(server: KeyedTunnel, records: bytes) -> bytes:
-    """Have it open what has come; return the plaintext."""
+    """Open what has come; return the plaintext."""
     room = RecordBuffer(len(records) + ROOM_BEYOND)
     return bytes(room.view[: server.receive(records, room)])
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from tlsify.codepoints import CipherSuite, ProtocolVersion
 from tlsify.credentials.self_signed import make_key_pair
+from tlsify.errors import PeerMisbehaved
 from tlsify.tls.handshake_keys import tls13_keys
 from tlsify.tls.negotiated import Keys, Negotiated
 from tlsify.tls.schedule import KeyBlock
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 SUITE13 = CipherSuite.TLS_AES_128_GCM_SHA256
 SUITE12 = CipherSuite.TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256
 PLANTED = b"planted!" * 4
-BLOCK = KeyBlock(PLANTED[:16], b"server-write-key", b"plan", b"salt")
+BLOCK = KeyBlock(*map(bytearray, (PLANTED[:16], b"server-write-key", b"plan", b"salt")))
 
 
 def _tls13() -> Keys:
@@ -170,6 +171,15 @@ def test_peer_without_a_certificate() -> None:
     """There is nothing to say of it."""
     nobody = _shown(None)
     assert (nobody.peer_certificate, nobody.peer_subject, nobody.peer_hash) == (None, None, None)
+
+
+def test_certificate_that_does_not_parse() -> None:
+    """It is an error to whoever asks for it; its session is not kept."""
+    malformed = _shown(_with_subject(0x0C, b"")[:-1])
+    with pytest.raises(PeerMisbehaved, match="malformed"):
+        _ = malformed.peer_certificate
+    assert malformed.peer_subject == ""
+    assert malformed.resumable(_session(1000, 7200)) is None
 
 
 def test_peers_subject_and_hash() -> None:

@@ -6,7 +6,6 @@ import gc
 import weakref
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
@@ -15,6 +14,7 @@ from OpenSSL import SSL
 
 from tests.conftest import HOST
 from tests.doubles import EnginePair
+from tests.meetings import Meeting
 from tlsify.codepoints import AlertDescription, ProtocolVersion
 from tlsify.config import ClientConfig, ServerConfig
 from tlsify.credentials.anchors import TrustAnchors
@@ -25,11 +25,7 @@ from tlsify.tls import ticket_reader as module
 from tlsify.tls.engine import Engine
 from tlsify.tls.messages import KeyUpdateRequest, encode_key_update
 from tlsify.tls.protection import open_record
-from tlsify.tls.record import split_records
 from tlsify.tls.ticket_reader import MAX_TICKETS, TicketReader
-
-if TYPE_CHECKING:
-    from tlsify.tls.negotiated import Negotiated
 
 TLS12, TLS13 = ProtocolVersion.TLSv1_2, ProtocolVersion.TLSv1_3
 # Its tickets are held back, where a test can open them before the client sees them.
@@ -47,26 +43,10 @@ class Finished:
 
     def __init__(self, session: bytes | None = None) -> None:
         """Do the handshake."""
-        client, server = Engine(CLIENT, session=session), Engine(SERVER)
-        beyond: list[bytes] = []
-        while client.result() is None or server.result() is None:
-            for record in split_records(client.output()):
-                server.feed(record)
-            for record in split_records(server.output()):
-                if client.result() is None:
-                    client.feed(record)
-                else:
-                    beyond.append(record)
-        self.engine = client
-        self.negotiated: Negotiated = _outcome(client)
+        met = Meeting(Engine(CLIENT, session=session), SERVER)
+        self.engine, self.negotiated = met.client, met.ours
         rx = self.negotiated.rx
-        self.tickets = [open_record(rx, seq, record)[1] for seq, record in enumerate(beyond)]
-
-
-def _outcome(engine: Engine) -> Negotiated:
-    outcome = engine.result()
-    assert outcome is not None
-    return outcome
+        self.tickets = [open_record(rx, seq, record)[1] for seq, record in enumerate(met.beyond)]
 
 
 def ticket(number: int, *, lifetime: int = 7200, size: int = 20, extensions: bytes = b"") -> bytes:

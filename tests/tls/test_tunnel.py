@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from tests.conftest import HOST
 from tests.doubles import EnginePair, flipped, new_session_ticket, opened
+from tests.meetings import Meeting
 from tlsify.codepoints import AlertDescription, ContentType, ProtocolVersion
 from tlsify.config import ClientConfig, ServerConfig
 from tlsify.credentials.anchors import TrustAnchors
@@ -262,20 +263,9 @@ def test_plaintext_in_front_of_a_bad_record(version: ProtocolVersion) -> None:
 
 def resuming(version: ProtocolVersion, session: bytes | None = None) -> tuple[Tunnel, bytes]:
     """Finish a handshake that wants sessions; return the client and what the server sent it."""
-    client, server = Engine(_storing(version), session=session), Engine(RESUMING)
-    beyond = b""
-    while client.result() is None or server.result() is None:
-        for record in split_records(client.output()):
-            server.feed(record)
-        for record in split_records(server.output()):
-            if client.result() is None:
-                client.feed(record)
-            else:
-                beyond += record
-    outcome = client.result()
-    assert outcome is not None
-    assert outcome.resumed is (session is not None)
-    return Tunnel(client), beyond + Tunnel(server).output()
+    met = Meeting(Engine(_storing(version), session=session), RESUMING)
+    assert met.ours.resumed is (session is not None)
+    return Tunnel(met.client), b"".join(met.beyond) + Tunnel(met.server).output()
 
 
 def _storing(version: ProtocolVersion) -> ClientConfig:
@@ -349,7 +339,7 @@ def test_sessions_nobody_wants(version: ProtocolVersion) -> None:
 
 def _updates(negotiated: Negotiated, count: int, data: bytes = b"") -> bytes:
     """Records of a server that changes its key again and again, with data under each key."""
-    keys, secret, records = negotiated.rx, bytes(negotiated.rx_secret), b""
+    keys, secret, records = negotiated.rx, negotiated.rx_secret, b""
     seq = keys.seq
     update = encode_key_update(KeyUpdateRequest.update_not_requested)
     for _ in range(count):

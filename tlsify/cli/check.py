@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tlsify import __version__
+from tlsify.cli.report import config_check
 from tlsify.errors import ExitCode
 from tlsify.logs.text import printable
 from tlsify.status.host import examine
@@ -53,9 +54,7 @@ def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
 
 
 def _check_config(path: Path, *, as_json: bool) -> int:
-    from tlsify.cli.report.config_check import examine as examine_config  # noqa: PLC0415 - see cli
-
-    status, findings = examine_config(path)
+    status, findings = config_check.examine(path)
     if as_json:
         listed = [asdict(finding) for finding in findings]
         print(json.dumps({"tlsify": __version__, "findings": listed}, indent=2))

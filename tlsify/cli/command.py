@@ -50,15 +50,15 @@ def _words() -> list[str]:
 def _dispatch(arguments: Sequence[str]) -> int:
     ours, rest = divide(arguments)
     if any(map(is_config, ours)):
-        from tlsify.cli.options import config_file  # noqa: PLC0415 - few need it
+        from tlsify.cli.options import config_file
 
         ours, rest = divide(config_file.expand(arguments))
     verb, options = read_options(ours)
     for name in lazy_modules.MODULES:
         lazy_modules.load_late(name)
-    import logging  # noqa: PLC0415 - only now without what it does not need
+    import logging  # only now without what it does not need
 
-    from tlsify.logs import messages  # noqa: PLC0415 - likewise
+    from tlsify.logs import messages
 
     messages.install(messages.LEVELS[options.log_level], options.log_format, syslog=options.syslog)
     for library in ("asyncio", "pyroute2"):  # what they find odd is not the user's business

@@ -15,6 +15,7 @@ MODULES = (
     "traceback",  # logging
     "datetime",  # pyOpenSSL, and calendar
     "calendar",  # pyOpenSSL, for the time of a verification
+    "ipaddress",  # names that may be addresses
     "random",  # cryptography, for RSA keys of others' making
     "cryptography.x509",  # pyOpenSSL; a client needs it when it sees the server's certificate
 )

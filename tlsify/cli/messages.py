@@ -34,7 +34,7 @@ class Ended(BaseException):
 
 def fail(message: str, hint: str) -> None:
     """Print the error line and the hint line; what a peer put into them stays one line of text."""
-    from tlsify.logs.messages import report  # noqa: PLC0415 - logging, which a client does without
+    from tlsify.logs.messages import report  # logging, which a client does without
 
     report(message, hint)
 
@@ -50,7 +50,7 @@ def guarded(work: Callable[[], int], prefix: str = "") -> int:
         return work()
     except TlsifyError as exc:
         if exc.exit_code is ExitCode.BUG:
-            _print_traceback()
+            _print_traceback(exc)
         fail(f"{prefix}{exc}", exc.hint)
         return exc.exit_code
     except KeyboardInterrupt:
@@ -59,8 +59,8 @@ def guarded(work: Callable[[], int], prefix: str = "") -> int:
         return 128 + exc.number
     except OSError as exc:
         return _report_os_error(exc, prefix)
-    except Exception:  # noqa: BLE001 - the one place where a bug ends
-        _print_traceback()
+    except Exception as exc:  # noqa: BLE001 - the one place where a bug ends
+        _print_traceback(exc)
         fail(f"{prefix}unexpected exception", TlsifyError.general_hint)
         return ExitCode.BUG
 
@@ -78,10 +78,9 @@ def _report_os_error(exc: OSError, prefix: str) -> int:
     return ExitCode.SYSTEM
 
 
-def _print_traceback() -> None:
-    import traceback  # noqa: PLC0415 - only bugs need it
-
-    traceback.print_exc()
+def _print_traceback(exc: Exception) -> None:
+    # As the interpreter does it, which needs no module for it.
+    sys.__excepthook__(type(exc), exc, exc.__traceback__)
 
 
 def flush_stdout() -> None:

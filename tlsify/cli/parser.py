@@ -105,7 +105,7 @@ class _Parser(argparse.ArgumentParser):
 
     def _refuse(self, words: list[str]) -> NoReturn:
         """End with what may be meant by the first word that is not known."""
-        from tlsify.cli import suggestions  # noqa: PLC0415 - only an error needs it
+        from tlsify.cli import suggestions
 
         word = next((each for each in words if each.startswith("-")), words[0])
         page = f'see "{self.prog} --help"'
@@ -313,7 +313,7 @@ def read_options(words: list[str]) -> tuple[str, GlobalOptions]:
 
 
 def _refuse_verb(top: _Parser, verb: str | None) -> NoReturn:
-    from tlsify.cli import suggestions  # noqa: PLC0415 - only an error needs it
+    from tlsify.cli import suggestions
 
     page = f'see "{PROGRAM} help"'
     if verb is None:

@@ -88,7 +88,7 @@ def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
 
 
 def _watch(arguments: argparse.Namespace, *, redraws: bool) -> None:
-    """Print until somebody ends us; if we redraw, over what was there before."""
+    """Print until a signal ends us; if we redraw, over what was there before."""
     before: Survey | None = None
     asked = 0.0
     while True:

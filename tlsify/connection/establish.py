@@ -159,8 +159,6 @@ def prepare(config: ServerConfig, policy: KtlsPolicy, previous: ServerConfig | N
     """
     if previous is not None:
         context.succeed(previous, config)
-    import tlsify.connection.commit  # noqa: F401, PLC0415 - once for all workers, too
-
     for aeads in choices(config, policy):
         connection_factory.prepare(config, aeads, time.monotonic())
 

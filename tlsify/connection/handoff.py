@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 from tlsify.connection.ending import forks
 from tlsify.connection.ending.forks import Share
 from tlsify.errors import ConfigError, RekeyUnsupported
+from tlsify.tls.serialize import export_secrets
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -272,8 +273,6 @@ class Handoff:
             raise ConfigError(
                 "the connection has failed already", hint="see the error it failed with"
             ) from session.failure
-        from tlsify.tls.serialize import export_secrets  # noqa: PLC0415 - few need it
-
         state = export_secrets(self.negotiated, session)
         self.channel.wipe()
         # A TLSSocket's are the descriptor's own, and would go along with it.

@@ -32,7 +32,7 @@ def limit(sock: socket.socket, seconds: float) -> None:
 
 
 def patient(flags: int, timeout: float | None) -> int:
-    """Have a timeout waited for, MSG_DONTWAIT or not, as Python's own sockets do."""
+    """Wait for the timeout, MSG_DONTWAIT or not, as Python's own sockets do."""
     return flags & ~socket.MSG_DONTWAIT if timeout else flags
 
 
@@ -55,7 +55,7 @@ class LowWater:
         return self._set(unread(self._sock) + 1)
 
     def fall(self) -> None:
-        """Let all data wake pollers again."""
+        """Make all data wake pollers again."""
         self._set(1)
 
     def _set(self, mark: int) -> bool:

@@ -244,11 +244,11 @@ class TLSSocket(socket.socket):
         try:
             while count is None or total < count:
                 size = _TURN if count is None else min(_TURN, count - total)
-                start = offset + total
-                sent = self._transmit(
-                    self._channel,
-                    lambda: os.sendfile(self.fileno(), source, start, size),  # noqa: B023 - at once
-                )
+
+                def attempt(start: int = offset + total, size: int = size) -> int:
+                    return os.sendfile(self.fileno(), source, start, size)
+
+                sent = self._transmit(self._channel, attempt)
                 if not sent:
                     break
                 total += sent

@@ -50,8 +50,8 @@ class KeyPair:
 
         The common name is none of them (RFC 9525 2).
         """
-        found = [name for name in read(self.chain[0]) if name.kind in {IdKind.DNS, IdKind.IP}]
-        return tuple(name.text.lower() for name in found)
+        found = read(encoded(self.chain[0]))
+        return tuple(x.text.lower() for x in found if x.kind in {IdKind.DNS, IdKind.IP})
 
     @property
     def subject(self) -> str:

@@ -228,7 +228,7 @@ class _Custodian:
                 self._fork(family, theirs)
         except OSError as exc:
             ours.close()
-            theirs.close()  # those that have started end by that
+            theirs.close()  # started holders end by that
             raise ResourceError(exc, "no process for a key holder") from exc
         return theirs
 

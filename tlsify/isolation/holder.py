@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from tlsify.errors import AgentError, PeerMisbehaved, TlsifyError
 from tlsify.isolation import wire
+from tlsify.keys import wipe
 from tlsify.system import scm_rights
 from tlsify.tls.context import drop_past_keys
 from tlsify.tls.engine import Engine
@@ -160,7 +161,7 @@ class _Session:
                 _log.warning("key holder: a reply is lost: %s", exc)
             return False
         finally:
-            message[:] = bytes(len(message))
+            wipe(message)
         return True
 
     def _reply(self, request: wire.Request) -> wire.Reply:

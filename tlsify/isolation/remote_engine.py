@@ -186,7 +186,7 @@ class RemoteEngine:
         return self._framer.need()
 
     def feed(self, data: bytes) -> None:
-        """Take what has come from the peer, as `Engine.feed` does; `attend` processes it.
+        """Store what has come from the peer, as `Engine.feed` does; `attend` processes it.
 
         No handshake ends with ChangeCipherSpec: one waits for its successor, to save a message.
 
@@ -213,13 +213,13 @@ class RemoteEngine:
             self._records.clear()
 
     def _refuse(self, error: HandshakeError, received: bytes) -> None:
-        """Take bytes that are no record, as `Engine.refuse` does; `attend` processes them."""
+        """Store bytes that are no record, as `Engine.refuse` does; `attend` processes them."""
         self._records.clear()
         self._refusal = error
         self._request = wire.Request(self._choice, (), received, error.alert)
 
     def attend(self) -> Waiting:
-        """Have the holder process what has been fed.
+        """Make the holder process what has been fed.
 
         Yields:
             A socket of which the driver waits until it is readable, or seconds to wait.
@@ -257,7 +257,7 @@ class RemoteEngine:
             raise error
 
     def _take(self, reply: wire.Reply) -> TlsifyError | None:
-        """Take a reply; return the error that ends the handshake."""
+        """Process a reply; return the error that ends the handshake."""
         self._request = None
         self._is_answered = True
         output, self._negotiated, self._key_log, error = reply

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import struct
 from enum import IntEnum
 from typing import TYPE_CHECKING, NamedTuple
@@ -178,16 +179,14 @@ def _negotiated(
 
 
 def _message(kind: Kind, *parts: bytes | bytearray) -> bytearray:
-    return bytearray([kind]) + vectors(parts)
+    return vectors(parts, bytes([kind]))
 
 
-def vectors(parts: Sequence[bytes | bytearray]) -> bytearray:
-    """Write parts, each with its length in front."""
-    out = bytearray()
-    for part in parts:
-        out += _LENGTH.pack(len(part))
-        out += part
-    return out
+def vectors(parts: Sequence[bytes | bytearray], head: bytes = b"") -> bytearray:
+    """Write a head and parts, each with its length in front."""
+    # Made in one piece, it leaves none behind.
+    pieces = itertools.chain.from_iterable((_LENGTH.pack(len(part)), part) for part in parts)
+    return bytearray().join((head, *pieces))
 
 
 def read_vectors(raw: memoryview) -> list[bytearray]:

@@ -16,19 +16,20 @@ from tlsify.errors import (
     TlsifyError,
     errno_name,
 )
-from tlsify.keys import Direction, TrafficKeys
+from tlsify.keys import Direction, TrafficKeys, wipe
 from tlsify.ktls import uapi
 from tlsify.ktls.crypto_info import HEADER, LAYOUT, pack, unpack_seq
 
 _OPTION = {Direction.TX: uapi.TLS_TX, Direction.RX: uapi.TLS_RX}
 _RECORD_TYPE_SPACE = socket.CMSG_SPACE(1)
 
+LOAD_MODULE = 'as root, run "modprobe tls" and write "tls" to /etc/modules-load.d/tls.conf'
 # kernel.md 1.2: errno of TCP_ULP -> (reason code, sentence, hint)
 _ATTACH_ERRORS = {
     errno.ENOENT: (
         "no-tls-ulp",
         "this kernel has no tls ULP, or this user may not load its module",
-        'as root, run "modprobe tls" and write "tls" to /etc/modules-load.d/tls.conf',
+        LOAD_MODULE,
     ),
     errno.ENOTCONN: ("not-established", "the socket is not in state ESTABLISHED", None),
     errno.ENOPROTOOPT: (
@@ -141,7 +142,7 @@ def install(sock: socket.socket, direction: Direction, keys: TrafficKeys) -> Non
             hint="see which ones it takes with tlsify check",
         ) from exc
     finally:
-        packed[:] = bytes(len(packed))
+        wipe(packed)
 
 
 def next_seq(sock: socket.socket, direction: Direction, aead: Aead) -> int:

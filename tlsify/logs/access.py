@@ -99,7 +99,7 @@ class AccessLog:
     """
 
     def __init__(self, file: LogFile, form: str) -> None:
-        """Take where lines go.
+        """Store where lines go.
 
         Args:
             file: opened.

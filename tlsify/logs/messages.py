@@ -45,7 +45,7 @@ logging.addLevelName(NOTICE, "NOTICE")
 
 
 def install(level: int, form: str = TEXT, *, syslog: bool = False) -> None:
-    """Have the messages of this process, and of those that it forks, written.
+    """Write the messages of this process, and of those that it forks.
 
     A program that has its own handlers keeps them.
 
@@ -70,11 +70,11 @@ def install(level: int, form: str = TEXT, *, syslog: bool = False) -> None:
 
 
 def announce(text: str) -> None:
-    """Tell that a server is ready: a line on stdout, or a message where messages are JSON."""
+    """Announce that a server is ready: a line on stdout, or a message where messages are JSON."""
     if is_json():
         logging.getLogger("tlsify").log(NOTICE, "%s", text)
     else:
-        print(f"{_PROGRAM}: {text}", flush=True)  # noqa: T201 - the command's interface
+        print(f"{_PROGRAM}: {text}", flush=True)
 
 
 def report(error: str, hint: str) -> None:
@@ -88,7 +88,7 @@ def report(error: str, hint: str) -> None:
         return
     begin = _head()
     for level, kind, text in ((logging.ERROR, "error", error), (logging.INFO, "hint", hint)):
-        print(f"{begin(level)}{kind}: {printable(text)}", file=sys.stderr)  # noqa: T201 - as above
+        print(f"{begin(level)}{kind}: {printable(text)}", file=sys.stderr)
 
 
 def is_json() -> bool:

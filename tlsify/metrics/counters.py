@@ -269,7 +269,7 @@ def share(descriptor: int | None = None) -> int:
     Raises:
         OSError: there is no memory.
     """
-    global _memory  # noqa: PLW0603 - a process has one set of counts, as it has one set of events
+    global _memory
     if descriptor is not None:
         found = _open(descriptor)
         if found is not None:
@@ -347,7 +347,7 @@ def _use(slot: int) -> None:
 
 
 def _after_fork() -> None:
-    global _lock  # noqa: PLW0603 - another thread, which is not here, may have held it
+    global _lock
     _lock = threading.RLock()
 
 

@@ -59,7 +59,7 @@ class Service(Protocol):
     """Service for connections, in one worker."""
 
     async def start(self) -> None:
-        """Get ready; called before the first connection."""
+        """Prepare; called before the first connection."""
 
     async def serve(self, handed: Handoff) -> None:
         """Serve one connection until it is closed; if cancelled, it has to go."""

@@ -34,7 +34,7 @@ def rehearse() -> None:
 
 
 def _keep_memory() -> None:
-    """Have malloc keep memory of the size of pieces, rather than return it after each record.
+    """Make malloc keep memory of the size of pieces, rather than return it after each record.
 
     glibc does so once a piece of this size has come and gone (mallopt(3), M_MMAP_THRESHOLD).
     Otherwise a relay that moves much spends up to a quarter of its time on the same pages.

@@ -18,6 +18,7 @@ from tlsify.ktls import ulp
 from tlsify.ktls.advisories import true_version
 from tlsify.ktls.diag import socket_info, tls_features
 from tlsify.ktls.probe import Capabilities, capabilities, loopback_pair
+from tlsify.ktls.ulp import LOAD_MODULE
 from tlsify.status.sockets import is_offloaded, survey
 from tlsify.system import sandbox
 from tlsify.system.os_errors import explain
@@ -31,7 +32,6 @@ _CRYPTO = Path("/proc/crypto")
 _UID_MAP = Path("/proc/self/uid_map")
 _CONTAINER_MARKS = (Path("/.dockerenv"), Path("/run/.containerenv"), Path("/run/systemd/container"))
 _MODULES = Path("/lib/modules")
-_LOAD = 'as root, run "modprobe tls" and write "tls" to /etc/modules-load.d/tls.conf'
 _WHOLE_UID_RANGE = 2**32 - 1
 _IPPROTO_MPTCP = getattr(socket, "IPPROTO_MPTCP", 262)
 # Parts of driver names that stand for AES instructions: x86, ARM, POWER, s390, RISC-V.
@@ -142,7 +142,7 @@ def _explain_missing_ulp() -> tuple[str, str, str]:
         return (
             "no-tls-ulp-container",
             "the tls module is not loaded, and a container cannot load it",
-            f"on the host, {_LOAD}",
+            f"on the host, {LOAD_MODULE}",
         )
     folder = _MODULES / os.uname().release
     if not folder.is_dir():
@@ -155,7 +155,7 @@ def _explain_missing_ulp() -> tuple[str, str, str]:
         return (
             "tls-module-not-loaded",
             "the tls module is not loaded, and this user may not load it",
-            _LOAD,
+            LOAD_MODULE,
         )
     return (
         "no-tls-module",

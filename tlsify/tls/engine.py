@@ -16,6 +16,7 @@ from tlsify.codepoints import (
 )
 from tlsify.config import ClientConfig, ServerConfig
 from tlsify.errors import HandshakeError, PeerMisbehaved, TlsifyError
+from tlsify.keys import wipe
 from tlsify.tls.client_hello import HelloCollector, check_alpn, not_a_hello
 from tlsify.tls.connection_factory import Connections
 from tlsify.tls.explain import cut_short, handshake_failure, peer_alert
@@ -269,15 +270,16 @@ class Engine:
         outcome, connection = self._negotiated, self._connection
         if not self.wants_sessions or outcome is None or connection is None:
             return None
-        if outcome.version is ProtocolVersion.TLSv1_3:
-            return None
-        return outcome.resumable(dump_session(connection))
+        tls_1_2 = outcome.version is not _TLS_1_3
+        return outcome.resumable(dump_session(connection)) if tls_1_2 else None
 
     def take_key_log(self) -> bytes:
-        """Return the lines that the configuration's ``key_log`` asks for, and forget them."""
-        lines = b"".join(line + b"\n" for line in self._key_log)
+        """Return the lines that the configuration's ``key_log`` asks for, and wipe all."""
+        wanted = self._config.key_log is not None
+        lines = b"".join(line + b"\n" for line in self._key_log if wanted)
+        wipe(*self._key_log)
         self._key_log.clear()
-        return lines if self._config.key_log is not None else b""
+        return lines
 
     def take_tickets(self) -> bytes:
         """Return the ticket records held back, for a connection that stays in userspace."""
@@ -298,6 +300,7 @@ class Engine:
         if self._connection is not None:
             self._connection.set_app_data(None)
             self._connection = None
+        self.take_key_log()
         self._tickets.clear()
 
     # -- what OpenSSL reports while it works (context.Observer)
@@ -351,7 +354,7 @@ class Engine:
         if self.is_client or secret is None or self._connection is None:
             return encode_plain_alert(alert)
         suite = CipherSuite.from_openssl(self._connection.get_cipher_name() or "")
-        return sealed_alert(suite, bytes(secret), alert)
+        return sealed_alert(suite, secret, alert)
 
     def _conclude(self, connection: SSL.Connection, emitted: bytes) -> None:
         """Take stock of a finished handshake, and of the last that OpenSSL has to say in it."""
@@ -382,7 +385,7 @@ class Engine:
         )
         self._negotiated = conclude(connection, suite, seen)
         if self._config.key_log is None:
-            self._key_log.clear()
+            self.take_key_log()
 
     def _check_peer(self, connection: SSL.Connection) -> bytes | None:
         judge = self._judge
@@ -396,5 +399,4 @@ class Engine:
             error.alert = None
             self._output = b""  # such a peer does not get our Finished
             raise error
-        judge.read()
         return judge.shown

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from tlsify.errors import HandshakeError
     from tlsify.names import ReferenceIdentifier
 
-# X509_V_ERR numbers (openssl/x509_vfy.h). None of these may lead anybody to trust more than he
+# X509_V_ERR numbers (openssl/x509_vfy.h). None of these may lead a user to trust more than he
 # means to: --ca is named where an anchor is missing, and then with an "if".
 _ANOTHER = "the peer needs another certificate"
 _DISTRUSTED = "an authority on the path is marked as not to be trusted for this"

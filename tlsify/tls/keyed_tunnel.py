@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from tlsify.codepoints import AlertDescription, ContentType, ProtocolVersion
 from tlsify.errors import HandshakeError, PeerAlert, PeerMisbehaved
-from tlsify.keys import Direction, TrafficKeys
+from tlsify.keys import Direction, TrafficKeys, wipe
 from tlsify.tls.messages import KeyUpdateRequest, encode_alert, encode_key_update
 from tlsify.tls.protection import open_record, seal_record
 from tlsify.tls.record import HEADER_LENGTH, MAX_PLAINTEXT, decode_header
@@ -130,7 +130,7 @@ class KeyedTunnel:
     def _enter(self, direction: Direction, sequence: _Sequence) -> None:
         following = self._session.next_generation(direction)
         self._session.enter(direction, following)
-        following.secret[:] = bytes(len(following.secret))
+        wipe(following.secret)
         sequence.replace(following.keys)
 
     def receive(self, records: bytes | memoryview, room: RecordBuffer) -> int:

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from tlsify.codepoints import CipherSuite, ProtocolVersion
-from tlsify.keys import IV_LENGTH, TrafficKeys
+from tlsify.errors import PeerMisbehaved
+from tlsify.keys import IV_LENGTH, TrafficKeys, wipe
 from tlsify.tls.messages import MAX_TICKET_LIFETIME
 
 if TYPE_CHECKING:
@@ -65,12 +66,19 @@ class Negotiated:
 
     @property
     def peer_certificate(self) -> x509.Certificate | None:
-        """The peer's leaf, or None if it showed none; parsed each time."""
+        """The peer's leaf, or None if it showed none; parsed each time.
+
+        Raises:
+            PeerMisbehaved: OpenSSL takes it, and cryptography finds it malformed.
+        """
         if self.certificate is None:
             return None
         from cryptography import x509  # noqa: PLC0415 - slow, and few want it
 
-        return x509.load_der_x509_certificate(self.certificate)
+        try:
+            return x509.load_der_x509_certificate(self.certificate)
+        except (ValueError, x509.InvalidVersion) as exc:
+            raise PeerMisbehaved("the peer's certificate is malformed") from exc
 
     @property
     def peer_subject(self) -> str | None:
@@ -78,12 +86,11 @@ class Negotiated:
 
         Empty if the peer has written what cannot be read; None if it showed no certificate.
         """
-        leaf = self.peer_certificate
-        if leaf is None:
-            return None
         try:
+            if (leaf := self.peer_certificate) is None:
+                return None
             subject = leaf.subject.rfc4514_string()
-        except (ValueError, TypeError):  # cryptography reads it only now
+        except (PeerMisbehaved, ValueError, TypeError):  # cryptography reads it only now
             return ""
         return subject if subject.isprintable() else ascii(subject)[1:-1]
 
@@ -113,16 +120,18 @@ class Negotiated:
         if not lifetime and self.version is ProtocolVersion.TLSv1_3:
             return None
         expires: float = begun + min(lifetime or _LIFETIME_UNSPECIFIED, MAX_TICKET_LIFETIME)
-        if (leaf := self.peer_certificate) is not None:
-            expires = min(expires, leaf.not_valid_after_utc.timestamp())
+        try:
+            if (leaf := self.peer_certificate) is not None:
+                expires = min(expires, leaf.not_valid_after_utc.timestamp())
+        except (PeerMisbehaved, ValueError):
+            return None
         return Resumable(session, expires, self.resumed)
 
     def wipe(self) -> None:
         """Overwrite every secret held here."""
         self.tx.wipe()
         self.rx.wipe()
-        for secret in (self.tx_secret, self.rx_secret):
-            secret[:] = bytes(len(secret))
+        wipe(self.tx_secret, self.rx_secret)
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,7 +60,7 @@ class Wire:
     position: int = 0
 
     def put(self, data: bytes) -> None:
-        """Take what was sent."""
+        """Return what was sent."""
         start = len(self.carried)
         self.carried += data
         if self.flip is not None and start <= self.flip // 8 < len(self.carried):
@@ -93,7 +93,7 @@ class Side:
         return self.error is not None or self.engine.result() is not None
 
     def receive(self, *, at_end: bool = False) -> bool:
-        """Take what has come, or the end of the stream; False if there was nothing."""
+        """Receive what has come, or the end of the stream; return False if there was nothing."""
         if self.over:
             return False
         data = b"" if at_end else self.incoming.take(self.engine.need())
@@ -110,7 +110,7 @@ class Side:
 def converse(
     client: ClientConfig, to_server: Wire, to_client: Wire, server: ServerConfig = SERVER
 ) -> tuple[Side, Side]:
-    """Let two conversations run until both are over."""
+    """Run two conversations until both are over."""
     ours = Side(Engine(client), to_client, to_server)
     theirs = Side(Engine(server), to_server, to_client)
     while not (ours.over and theirs.over):

@@ -107,7 +107,7 @@ def isolation(
     """
     if not arguments.isolate_key:
         return None
-    from tlsify.serving.configuration import Isolation  # noqa: PLC0415 - heavy, and rarely wanted
+    from tlsify.serving.configuration import Isolation  # heavy, and rarely wanted
 
     return Isolation(
         key_files=lambda: [files.key for files in _files(arguments, _log.debug)],
@@ -261,7 +261,7 @@ def _client_trust(arguments: argparse.Namespace) -> TrustAnchors | None:
             "no authority for clients' certificates",
             hint="add --client-ca FILE|DIR; the system's authorities would admit anyone",
         )
-    # Who becomes somebody else cannot come back for what it has not read.
+    # Another user may not be able to read the rest later.
     return shared.load_trust(named, at_once=arguments.user is not None)
 
 

@@ -31,12 +31,12 @@ _inherited: frozenset[int] = frozenset()
 
 
 def _on_fork() -> None:
-    global seen  # noqa: PLW0603 - it is the process's
+    global seen
     seen += 1
 
 
 def _on_birth() -> None:
-    global is_child, _inherited  # noqa: PLW0603 - as above
+    global is_child, _inherited
     is_child = True
     _inherited = frozenset(_inodes())
     _on_fork()
