@@ -331,7 +331,8 @@ def test_pair(files: Files) -> None:
             ours.close()
             _, said = process.communicate(timeout=PATIENCE)
             assert process.returncode == 0
-            assert sorted(line.removeprefix("tlsify: warning: ")[:10] for line in said.decode().splitlines()) == [
+            lines = said.decode().splitlines()
+            assert sorted(line.removeprefix("tlsify: warning: ")[:10] for line in lines) == [
                 "refused: a",
                 "refused: a",
                 "refused: t",
