@@ -36,7 +36,7 @@ def is_own(state: os.stat_result, forbidden: int = stat.S_IRWXG | stat.S_IRWXO) 
     return state.st_uid == os.geteuid() and not state.st_mode & forbidden
 
 
-def open_private(folder: Path, what: str, *, is_link_followed: bool = False) -> int:
+def open_private(folder: StrPath, what: str, *, is_link_followed: bool = False) -> int:
     """Open a folder that no other user can read or change.
 
     Args:
