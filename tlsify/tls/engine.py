@@ -90,8 +90,7 @@ class Engine:
         self._connections = Connections(config, config.aeads if aeads is None else aeads, now)
         self.is_client = isinstance(config, ClientConfig)
         self._resumes = isinstance(config, ServerConfig) and config.resumption
-        # Whether the peer is asked for a certificate.
-        self._asks = isinstance(config, ClientConfig) or config.client_trust is not None
+        self._verifies = isinstance(config, ClientConfig) or config.client_trust is not None
         self._connection: SSL.Connection | None = None
         self._framer = Framer(SHORTEST_LAST if self.is_client else FIRST_FLIGHT)
         self.server_name = config.server_name if isinstance(config, ClientConfig) else None
@@ -273,8 +272,7 @@ class Engine:
 
     def take_key_log(self) -> bytes:
         """Return the lines that the configuration's ``key_log`` asks for, and wipe all."""
-        wanted = self._config.key_log is not None
-        lines = b"".join(line + b"\n" for line in self._key_log if wanted)
+        lines = b"".join(line + b"\n" for line in self._key_log if self._config.key_log is not None)
         wipe(*self._key_log)
         self._key_log.clear()
         return lines
@@ -372,7 +370,7 @@ class Engine:
             is_client=self.is_client,
             server_name=self.server_name,
             max_fragment_length=self._max_fragment_length,
-            certificate=self._check_peer(connection) if self._asks else None,
+            certificate=self._check_peer(connection) if self._verifies else None,
             config=self._config,
             key_log=self._key_log if self._wants_keys else None,
             last_flight=self._last_flight,
