@@ -113,8 +113,8 @@ class Engine:
         self._negotiated: Negotiated | None = None
         if isinstance(config, ClientConfig):
             connection = self._connect()
-            if config.server_name is not None:
-                connection.set_tlsext_host_name(config.server_name.encode("ascii"))
+            if self.server_name is not None:
+                connection.set_tlsext_host_name(self.server_name.encode("ascii"))
             connection.set_connect_state()
             if session is not None:
                 load_session(connection, session)
@@ -142,9 +142,7 @@ class Engine:
             Truncated: the stream ended within the handshake.
             PeerAlert: the peer ended the handshake.
             IdentityError: the peer is not one of the accepted identities.
-            PeerMisbehaved: anything else that it did wrong.
-
-        After an error ``output()`` holds the alert that the peer has to be sent.
+            PeerMisbehaved: it did anything else wrong; ``output()`` then holds the alert for it.
         """
         if self._negotiated is not None:
             raise TlsifyError("data was fed to a finished handshake")
@@ -288,8 +286,7 @@ class Engine:
     def take_connection(self) -> SSL.Connection:
         """Return the established OpenSSL connection away, for `tunnel.Tunnel`."""
         if self._connection is None or self._negotiated is None:
-            msg = "the handshake is not finished"
-            raise TlsifyError(msg)
+            raise TlsifyError("the handshake is not finished")
         connection, self._connection = self._connection, None
         return connection
 
