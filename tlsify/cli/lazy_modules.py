@@ -36,6 +36,7 @@ _OWN = (
     "tlsify.tls.handshake_keys",
     "tlsify.tls.keyed_tunnel",
     "tlsify.tls.messages",
+    "tlsify.tls.serialize",
     "tlsify.tls.session",
     "tlsify.tls.ticket_reader",
 )
