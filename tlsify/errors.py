@@ -55,6 +55,10 @@ class ReasonCode(StrEnum):
     NO_LOOPBACK = "no-loopback"
     ULP_PRESET = "ulp-preset"
 
+    def __repr__(self) -> str:
+        """Show the code alone, as in any other message."""
+        return repr(self.value)
+
 
 # Found by ``tlsify check`` only, which looks for the cause of `ReasonCode.NO_TLS_ULP`.
 CAUSES = frozenset(

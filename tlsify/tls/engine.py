@@ -17,6 +17,7 @@ from tlsify.codepoints import (
 from tlsify.config import ClientConfig, ServerConfig
 from tlsify.errors import HandshakeError, PeerMisbehaved, TlsifyError
 from tlsify.keys import wipe
+from tlsify.tls import conclusion, handshake_keys
 from tlsify.tls.client_hello import HelloCollector, check_alpn, not_a_hello
 from tlsify.tls.connection_factory import Connections
 from tlsify.tls.explain import cut_short, handshake_failure, peer_alert
@@ -45,7 +46,6 @@ if TYPE_CHECKING:
 
 Stranger: TypeAlias = "Callable[[bytes], bytes]"
 
-# What is needed at the end only is imported there: a client says hello sooner.
 _TLS_1_3 = ProtocolVersion.TLSv1_3
 
 
@@ -116,8 +116,8 @@ class Engine:
         self.keys: Keys | None = None
         if isinstance(config, ClientConfig):
             connection = self._connect()
-            if config.server_name is not None:
-                connection.set_tlsext_host_name(config.server_name.encode("ascii"))
+            if self.server_name is not None:
+                connection.set_tlsext_host_name(self.server_name.encode("ascii"))
             connection.set_connect_state()
             if session is not None:
                 load_session(connection, session)
@@ -145,9 +145,7 @@ class Engine:
             Truncated: the stream ended within the handshake.
             PeerAlert: the peer ended the handshake.
             IdentityError: the peer is not one of the accepted identities.
-            PeerMisbehaved: anything else that it did wrong.
-
-        After an error ``output()`` holds the alert that the peer has to be sent.
+            PeerMisbehaved: it did anything else wrong; ``output()`` then holds the alert for it.
         """
         if self._negotiated is not None:
             raise TlsifyError("data was fed to a finished handshake")
@@ -350,9 +348,7 @@ class Engine:
         """
         if self.is_client or self._connection is None:
             return encode_plain_alert(alert)
-        from tlsify.tls.handshake_keys import servers_alert  # noqa: PLC0415 - see above
-
-        return servers_alert(self._connection, self._key_log, alert)
+        return handshake_keys.servers_alert(self._connection, self._key_log, alert)
 
     def _conclude(self, connection: SSL.Connection, emitted: bytes) -> None:
         """Take stock of a finished handshake, and of the last that OpenSSL has to say in it."""
@@ -367,9 +363,7 @@ class Engine:
             self._tickets = tickets
         else:
             self._output += emitted
-        from tlsify.tls.conclusion import Seen, conclude  # noqa: PLC0415 - see above
-
-        seen = Seen(
+        seen = conclusion.Seen(
             is_client=self.is_client,
             server_name=self.server_name,
             max_fragment_length=self._max_fragment_length,
@@ -381,7 +375,7 @@ class Engine:
             tickets=tickets,
             sends_tickets=self._resumes,
         )
-        self._negotiated, self.keys = conclude(connection, suite, seen)
+        self._negotiated, self.keys = conclusion.conclude(connection, suite, seen)
         if self._config.key_log is None:
             self.take_key_log()
 

@@ -298,15 +298,17 @@ def add_choices(group: argparse._ArgumentGroup) -> None:
         "--ciphers",
         type=_ciphers,
         metavar="LIST",
-        help=f"ciphers in order of preference, of {', '.join(_AEADS)}; default: all but the last",
+        help=f"ciphers in order of preference, out of {', '.join(_AEADS)}; "
+        "default: all but the last",
     )
     group.add_argument(
         "--groups",
         type=_groups,
         default=(),
         metavar="LIST",
-        help="key exchange groups in order of preference, of "
-        f"{', '.join(group.name for group in NamedGroup)}; default: X25519MLKEM768, then OpenSSL's",
+        help="groups for the key exchange in order of preference, out of "
+        f"{', '.join(group.name for group in NamedGroup)}; by default OpenSSL's own order, "
+        "X25519MLKEM768 first",
     )
 
 
