@@ -14,6 +14,7 @@ from tlsify.connection.setup.dialing import closed_on_error
 from tlsify.connection.setup.eligibility import attempt, cipher_refusal, host_refusal, offloadable
 from tlsify.connection.setup.keepalive import keep_alive
 from tlsify.errors import KtlsUnavailable, ReasonCode
+from tlsify.isolation import remote_engine
 from tlsify.ktls import ulp
 from tlsify.tls import connection_factory, context
 from tlsify.tls.engine import Engine
@@ -128,9 +129,7 @@ def _isolated(config: ClientConfig | ServerConfig, aeads: tuple[Aead, ...]) -> R
     """Return a handshake that a key holder does, if another process has the server's keys."""
     if isinstance(config, ClientConfig):
         return None
-    from tlsify.isolation.remote_engine import IsolatedServer  # noqa: PLC0415 - clients have none
-
-    return config.engine(aeads) if isinstance(config, IsolatedServer) else None
+    return config.engine(aeads) if isinstance(config, remote_engine.IsolatedServer) else None
 
 
 def _raise_end(sock: socket.socket) -> None:
