@@ -136,7 +136,7 @@ def test_failover(pki: Pki) -> None:
         assert [front.ask() for _ in range(3)] == [b"page"] * 3
         err = front.stop().err
     assert err == (
-        f"tlsify: backend {down} takes no connections: ECONNREFUSED: Connection refused\n"
+        f"tlsify: warning: backend {down} takes no connections: ECONNREFUSED: Connection refused\n"
     )
 
 

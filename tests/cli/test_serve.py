@@ -242,7 +242,7 @@ def test_isolated_key_from_a_descriptor(pki: Pki, folder: Path) -> None:
             assert held
             assert not [each for each in held if each.endswith(f" {pki.good.key}")]
         server.process.send_signal(signal.SIGHUP)
-        line = "tlsify: workers run as root"
+        line = "tlsify: warning: workers run as root"
         while "root" in line:
             line = read_line(server.process.stderr)
         assert "reload failed" in line
@@ -652,7 +652,7 @@ def test_worker_killed(pki: Pki, folder: Path) -> None:
         assert server.workers() > before - {victim}
         outcome = server.stop()
     assert outcome.status == 0
-    assert outcome.err == f"tlsify: worker {victim} ended with status -9 and is replaced\n"
+    assert outcome.err == f"tlsify: warning: worker {victim} ended with status -9 and is replaced\n"
 
 
 # -- configuration

@@ -150,7 +150,9 @@ def test_no_agent(pki: Pki, tmp_path: Path) -> None:
     server = Server(over_tls(pki.good.server_context(), converse))
     outcome = run(*_connect(pki, tmp_path / "nobody", server.port))
     assert (outcome.status, outcome.out) == (0, b"hello\n")
-    assert outcome.err.startswith("tlsify: agent unavailable, doing the handshake locally: ")
+    assert outcome.err.startswith(
+        "tlsify: warning: agent unavailable, doing the handshake locally: "
+    )
     server.result()
 
 

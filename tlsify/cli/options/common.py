@@ -298,15 +298,17 @@ def add_choices(group: argparse._ArgumentGroup) -> None:
         "--ciphers",
         type=_ciphers,
         metavar="LIST",
-        help=f"most wanted first, of {', '.join(_AEADS)}; default: all but the last",
+        help=f"ciphers in order of preference, out of {', '.join(_AEADS)}; "
+        "default: all but the last",
     )
     group.add_argument(
         "--groups",
         type=_groups,
         default=(),
         metavar="LIST",
-        help="for the key exchange, most wanted first of "
-        f"{', '.join(group.name for group in NamedGroup)}; by default X25519MLKEM768",
+        help="groups for the key exchange in order of preference, out of "
+        f"{', '.join(group.name for group in NamedGroup)}; by default OpenSSL's own order, "
+        "X25519MLKEM768 first",
     )
 
 
