@@ -14,14 +14,14 @@ import time
 from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING
 
-from scripts.testing.stages import NO_TESTS, ROOT, Stage
+from scripts.testing.stages import NO_TESTS, ROOT, Stage, inherited
 from tests.progress import MARK, VARIABLE
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-# Two guests keep two processors busy; three stages at once take as long, and crowd each other.
-AT_ONCE = max(2, len(os.sched_getaffinity(0)))
+# One more than there are processors: a guest in which a test waits leaves its own to another.
+AT_ONCE = max(3, len(os.sched_getaffinity(0)) + 1)
 INTERVAL = 30.0  # seconds between two lines that say how far everything is
 LOGS = ROOT / ".scratch" / "tests"
 _REPORT = re.compile(r"^=+ (?:ERRORS|FAILURES) =+$", re.MULTILINE)
@@ -123,7 +123,7 @@ class Run:
         process = subprocess.Popen(
             stage.words,
             cwd=ROOT,
-            env=_environment() | stage.environment | {VARIABLE: "1"},
+            env=inherited() | stage.environment | {VARIABLE: "1"},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -194,11 +194,6 @@ class Run:
         # A stage that broke down without a test that failed has failed all the same.
         totals["failed"] += sum(ended.failed and not ended.counts["failed"] for ended in self.ended)
         print(", ".join(f"{count} {outcome}" for outcome, count in totals.items()))
-
-
-def _environment() -> dict[str, str]:
-    """Return the environment of every stage: byte code is kept, where it spares seconds a test."""
-    return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
 
 def _failures(running: Running) -> str:

@@ -9,13 +9,12 @@ import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from tlsify.codepoints import ProtocolVersion
-from tlsify.connection.control import Channel
+from tlsify.connection import control
 from tlsify.connection.handoff import Handoff, Offload, Reason
 from tlsify.connection.relay.pump import Relay
-from tlsify.connection.setup import keylog
-from tlsify.connection.setup.eligibility import attempt, suite_refusal
+from tlsify.connection.setup import keylog, session_store
+from tlsify.connection.setup.eligibility import attempt, capabilities, suite_refusal
 from tlsify.connection.setup.handshake import PARTING_BYTES
-from tlsify.connection.setup.session_store import SessionIntake
 from tlsify.errors import (
     SHORTAGES,
     ConfigError,
@@ -27,21 +26,20 @@ from tlsify.errors import (
 )
 from tlsify.keys import Direction
 from tlsify.ktls import ulp
-from tlsify.ktls.probe import capabilities
 from tlsify.metrics.counters import Event, count, relayed
-from tlsify.tls.keyed_tunnel import KeyedTunnel
-from tlsify.tls.session import Session
-from tlsify.tls.ticket_reader import TicketReader
+from tlsify.tls import keyed_tunnel, session, ticket_reader
 from tlsify.tls.tunnel import Tunnel
 
 if TYPE_CHECKING:
     from _typeshed import StrPath
 
     from tlsify.config import KtlsPolicy
-    from tlsify.connection.setup.session_store import SessionSlot
+    from tlsify.connection.setup.session_store import SessionIntake, SessionSlot
     from tlsify.isolation.remote_engine import RemoteEngine
     from tlsify.tls.engine import Engine
+    from tlsify.tls.keyed_tunnel import KeyedTunnel
     from tlsify.tls.negotiated import Negotiated
+    from tlsify.tls.session import Session
 
 _log = logging.getLogger("tlsify")
 _REPORT = "the probe said that this suite works here: please report this kernel's version"
@@ -90,7 +88,9 @@ def commit(ready: Ready) -> Handoff:
         refusal = _install(ready, negotiated)
         if refusal is not None:
             return _start_relay(ready, negotiated, refusal)
-        channel = Channel(ready.sock, _session(ready, negotiated), _intake(ready, negotiated))
+        channel = control.Channel(
+            ready.sock, _session(ready, negotiated), _intake(ready, negotiated)
+        )
     finally:
         negotiated.wipe()
     ready.engine.release()
@@ -111,7 +111,7 @@ def _intake(ready: Ready, negotiated: Negotiated) -> SessionIntake | None:
     if ready.slot is None or ready.engine.is_remote:
         return None
     if negotiated.version is ProtocolVersion.TLSv1_3:
-        return SessionIntake(TicketReader(ready.engine), ready.slot)
+        return session_store.SessionIntake(ticket_reader.TicketReader(ready.engine), ready.slot)
     found = ready.engine.resumable()
     if found is not None:
         ready.slot.keep(found)
@@ -122,8 +122,8 @@ def _session(ready: Ready, negotiated: Negotiated) -> Session:
     """Make the session, with the traffic secrets only if keys can change."""
     is_client = ready.engine.is_client
     if not (capabilities().rekey and negotiated.version is ProtocolVersion.TLSv1_3):
-        return Session(negotiated.suite, is_client)
-    return Session(
+        return session.Session(negotiated.suite, is_client)
+    return session.Session(
         negotiated.suite,
         is_client,
         can_rekey=True,
@@ -174,7 +174,7 @@ def _start_relay(ready: Ready, negotiated: Negotiated, refusal: KtlsUnavailable)
     keep = ready.slot.keep if ready.slot is not None else None
     tunnel: Tunnel | KeyedTunnel
     if ready.engine.is_remote:
-        tunnel = KeyedTunnel(negotiated, time.monotonic)
+        tunnel = keyed_tunnel.KeyedTunnel(negotiated, time.monotonic)
     else:
         tunnel = Tunnel(ready.engine, time.monotonic)
     try:

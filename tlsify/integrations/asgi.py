@@ -20,7 +20,7 @@ class TlsExtension:
     """Middleware: puts the ASGI TLS extension into the scope of every TLS connection.
 
     ``scope["extensions"]["tls"]`` has what the extension's text names, version 0.2: ``server_cert``
-    (always None), ``client_cert_chain`` (of the leaf alone), ``client_cert_name``,
+    (always None), ``client_cert_chain`` (to the anchor, if it is known), ``client_cert_name``,
     ``client_cert_error``, ``tls_version``, ``cipher_suite``; and of ours ``ktls``, `TLSInfo.ktls`.
     """
 

@@ -252,8 +252,10 @@ class _Custodian:
             self._task.settle(family.loaded.config)
             Holder(family.rendezvous, family.loaded.config, family.loaded.choices).run()
             status = 0
+        except OSError as exc:
+            _log.warning("a key holder failed: %s", exc)
         except Exception:  # noqa: BLE001 - a child must never return into its parent's code
-            _log.exception("a key holder failed")
+            _log.exception("bug in a key holder")
         finally:
             os._exit(status)
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from tlsify.codepoints import ContentType, ProtocolVersion
 from tlsify.config import ClientConfig
 from tlsify.errors import TlsifyError
+from tlsify.tls import handshake_keys
 from tlsify.tls.certificates import der
-from tlsify.tls.handshake_keys import secrets, tls12_block, tls12_keys, tls13_keys
 from tlsify.tls.negotiated import Keys, Negotiated, no_keys
 from tlsify.tls.openssl import session_reused
 from tlsify.tls.record import split_records
@@ -91,17 +91,17 @@ def _keys(connection: SSL.Connection, suite: CipherSuite, seen: Seen) -> Keys:
     if seen.key_log is None:
         return no_keys(suite)
     if suite.version is ProtocolVersion.TLSv1_3:
-        found = secrets(seen.key_log)
+        found = handshake_keys.secrets(seen.key_log)
         try:
             client, server = found[b"CLIENT_TRAFFIC_SECRET_0"], found[b"SERVER_TRAFFIC_SECRET_0"]
         except KeyError as exc:
             raise TlsifyError("OpenSSL's key log lacks a traffic secret") from exc
         ours, theirs = (client, server) if seen.is_client else (server, client)
         sent = len(seen.tickets) if seen.sends_tickets else 0
-        return tls13_keys(suite, ours, theirs, seen.tickets, sent=sent)
-    return tls12_keys(
+        return handshake_keys.tls13_keys(suite, ours, theirs, seen.tickets, sent=sent)
+    return handshake_keys.tls12_keys(
         suite,
-        tls12_block(connection, suite),
+        handshake_keys.tls12_block(connection, suite),
         is_client=seen.is_client,
         sent=split_records(seen.last_flight)[-1],
         received=_behind_change_cipher_spec(seen.received),

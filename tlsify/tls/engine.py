@@ -17,6 +17,7 @@ from tlsify.codepoints import (
 from tlsify.config import ClientConfig, ServerConfig
 from tlsify.errors import HandshakeError, PeerMisbehaved, TlsifyError
 from tlsify.keys import wipe
+from tlsify.tls import conclusion, handshake_keys
 from tlsify.tls.client_hello import HelloCollector, check_alpn, not_a_hello
 from tlsify.tls.connection_factory import Connections
 from tlsify.tls.explain import cut_short, handshake_failure, peer_alert
@@ -44,7 +45,6 @@ if TYPE_CHECKING:
 
 Stranger: TypeAlias = "Callable[[bytes], bytes]"
 
-# What is needed at the end only is imported there: a client says hello sooner.
 _TLS_1_3 = ProtocolVersion.TLSv1_3
 
 
@@ -343,13 +343,11 @@ class Engine:
         A client has protected nothing before it accepts the certificate, nor has a server of TLS
         1.2. One of TLS 1.3 has its last key already, and this is the first record under it.
         """
-        from tlsify.tls.handshake_keys import sealed_alert, secrets  # noqa: PLC0415 - see above
-
-        secret = secrets(self._key_log).get(b"SERVER_TRAFFIC_SECRET_0")
+        secret = handshake_keys.secrets(self._key_log).get(b"SERVER_TRAFFIC_SECRET_0")
         if self.is_client or secret is None or self._connection is None:
             return encode_plain_alert(alert)
         suite = CipherSuite.from_openssl(self._connection.get_cipher_name() or "")
-        return sealed_alert(suite, secret, alert)
+        return handshake_keys.sealed_alert(suite, secret, alert)
 
     def _conclude(self, connection: SSL.Connection, emitted: bytes) -> None:
         """Take stock of a finished handshake, and of the last that OpenSSL has to say in it."""
@@ -364,9 +362,7 @@ class Engine:
             self._tickets = tickets
         else:
             self._output += emitted
-        from tlsify.tls.conclusion import Seen, conclude  # noqa: PLC0415 - see above
-
-        seen = Seen(
+        seen = conclusion.Seen(
             is_client=self.is_client,
             server_name=self.server_name,
             max_fragment_length=self._max_fragment_length,
@@ -378,7 +374,7 @@ class Engine:
             tickets=tickets,
             sends_tickets=self._resumes,
         )
-        self._negotiated = conclude(connection, suite, seen)
+        self._negotiated = conclusion.conclude(connection, suite, seen)
         if self._config.key_log is None:
             self.take_key_log()
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 from tlsify.codepoints import CipherSuite, ProtocolVersion
 from tlsify.errors import PeerMisbehaved
 from tlsify.keys import IV_LENGTH, TrafficKeys, wipe
-from tlsify.tls.messages import MAX_TICKET_LIFETIME
+from tlsify.tls import messages
 
 if TYPE_CHECKING:
     from cryptography import x509
@@ -119,7 +119,9 @@ class Negotiated:
         )
         if not lifetime and self.version is ProtocolVersion.TLSv1_3:
             return None
-        expires: float = begun + min(lifetime or _LIFETIME_UNSPECIFIED, MAX_TICKET_LIFETIME)
+        expires: float = begun + min(
+            lifetime or _LIFETIME_UNSPECIFIED, messages.MAX_TICKET_LIFETIME
+        )
         try:
             if (leaf := self.peer_certificate) is not None:
                 expires = min(expires, leaf.not_valid_after_utc.timestamp())

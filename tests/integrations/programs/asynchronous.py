@@ -15,7 +15,7 @@ def told(scope: dict[str, Any]) -> dict[str, str]:
     tls = scope["extensions"]["tls"]
     name = tls["client_cert_name"] or ""
     names = [part.removeprefix("CN=") for part in name.split(",") if part.startswith("CN=")]
-    assert len(tls["client_cert_chain"]) == bool(name)
+    assert bool(tls["client_cert_chain"]) == bool(name)
     client = scope["client"]
     return {
         "peer": names[0] if names else "-",

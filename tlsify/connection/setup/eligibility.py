@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from tlsify.codepoints import Aead, ProtocolVersion
 from tlsify.config import KtlsMode, KtlsPolicy
 from tlsify.errors import KtlsUnavailable
+from tlsify.ktls import probe
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,9 +22,7 @@ _ASK = "see which ones it takes with tlsify check"
 
 
 def capabilities() -> Capabilities:
-    """Return the kernel's capabilities from `ktls.probe`, which is imported only for an offload."""
-    from tlsify.ktls import probe  # noqa: PLC0415 - as above
-
+    """Return the kernel's capabilities."""
     return probe.capabilities()
 
 
