@@ -82,6 +82,7 @@ def served(pki: Pki, folder: Path) -> Iterator[Served]:
 # -- what works
 
 
+@pytest.mark.full_run
 @pytest.mark.parametrize("carrier", CARRIERS)
 def test_what_is_served_when_asked_for(pki: Pki, tmp_path: Path, carrier: str) -> None:
     """Dotfiles and variants need their options; what does not change is served as ever."""
@@ -241,7 +242,7 @@ def test_isolated_key_from_a_descriptor(pki: Pki, folder: Path) -> None:
             assert held
             assert not [each for each in held if each.endswith(f" {pki.good.key}")]
         server.process.send_signal(signal.SIGHUP)
-        line = "tlsify: workers run as root"
+        line = "tlsify: warning: workers run as root"
         while "root" in line:
             line = read_line(server.process.stderr)
         assert "reload failed" in line
@@ -651,7 +652,7 @@ def test_worker_killed(pki: Pki, folder: Path) -> None:
         assert server.workers() > before - {victim}
         outcome = server.stop()
     assert outcome.status == 0
-    assert outcome.err == f"tlsify: worker {victim} ended with status -9 and is replaced\n"
+    assert outcome.err == f"tlsify: warning: worker {victim} ended with status -9 and is replaced\n"
 
 
 # -- configuration

@@ -7,7 +7,7 @@ import socket
 import struct
 
 from tlsify.connection.ending.patience import unread
-from tlsify.ktls.probe import polls_partial_records
+from tlsify.ktls import probe
 
 # asm-generic/socket.h SO_RCVTIMEO_NEW: the option of 32-bit C libraries whose time has 64 bits, as
 # musl's. Its struct has 64-bit members; elsewhere they are longs.
@@ -50,7 +50,7 @@ class LowWater:
         Only where poll reports partial records. The second try closes the gap in which the rest
         of the record may have come: whatever comes after it exceeds the mark and wakes poll.
         """
-        if not polls_partial_records():
+        if not probe.polls_partial_records():
             return False
         return self._set(unread(self._sock) + 1)
 

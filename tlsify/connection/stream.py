@@ -16,8 +16,8 @@ from tlsify.connection.ending import forks
 from tlsify.connection.ending.patience import Death
 from tlsify.connection.polling import LowWater, limit, patient
 from tlsify.connection.setup import keepalive
+from tlsify.connection.setup.eligibility import capabilities
 from tlsify.errors import TlsifyError, Truncated
-from tlsify.ktls.probe import capabilities
 from tlsify.tls.record import MAX_PLAINTEXT
 
 if TYPE_CHECKING:

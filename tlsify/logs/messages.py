@@ -63,7 +63,7 @@ def install(level: int, form: str = TEXT, *, syslog: bool = False) -> None:
     elif syslog:
         handler.setFormatter(_Text(lambda _: f"{_PROGRAM}[{os.getpid()}]: "))
     else:
-        handler.setFormatter(_Text(_timed_head()))
+        handler.setFormatter(_Text(_timed_head(), is_marked=not is_journal()))
     if level > logging.INFO:
         handler.addFilter(_Flood())
     logging.basicConfig(handlers=[handler], level=level)
@@ -152,16 +152,19 @@ def _peer_of(record: logging.LogRecord) -> object | None:
 
 
 class _Text(logging.Formatter):
-    """One line, but for tracebacks."""
+    """One line, but for tracebacks; where no priority tells a warning, a word does."""
 
-    def __init__(self, head: Callable[[int], str]) -> None:
+    def __init__(self, head: Callable[[int], str], *, is_marked: bool = False) -> None:
         super().__init__()
         self._head = head
+        self._is_marked = is_marked
 
     def format(self, record: logging.LogRecord) -> str:
         name = _peer_of(record)
         about = "" if name is None else f"{spell_address(name)}: "
-        lines = [about + printable(record.getMessage())]
+        is_warning = self._is_marked and record.levelno == logging.WARNING
+        kind = "warning: " if is_warning else ""
+        lines = [kind + about + printable(record.getMessage())]
         if record.exc_info:
             lines += map(printable, self.formatException(record.exc_info).splitlines())
         begin = self._head(record.levelno)

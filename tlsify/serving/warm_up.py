@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import tlsify.connection.commit  # noqa: F401 - what a client imports after its hello
+import tlsify.connection.commit  # noqa: F401 - what follows a handshake
 from tlsify.config import ClientConfig, ServerConfig
 from tlsify.credentials.anchors import TrustAnchors
 from tlsify.credentials.self_signed import make_key_pair

@@ -1,4 +1,4 @@
-"""The handshake: what the peer sends in, records out, Negotiated at the end (pyOpenSSL)."""
+"""The handshake: what the peer sends in, records out, then Negotiated and Keys (pyOpenSSL)."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from tlsify.codepoints import (
 from tlsify.config import ClientConfig, ServerConfig
 from tlsify.errors import HandshakeError, PeerMisbehaved, TlsifyError
 from tlsify.keys import wipe
+from tlsify.tls import conclusion, handshake_keys
 from tlsify.tls.client_hello import HelloCollector, check_alpn, not_a_hello
 from tlsify.tls.connection_factory import Connections
 from tlsify.tls.explain import cut_short, handshake_failure, peer_alert
@@ -40,11 +41,11 @@ if TYPE_CHECKING:
     from OpenSSL import crypto
     from OpenSSL.SSL import _NoOverlappingProtocols
 
+    from tlsify.keys import Keys
     from tlsify.tls.negotiated import Negotiated, Resumable
 
 Stranger: TypeAlias = "Callable[[bytes], bytes]"
 
-# What is needed at the end only is imported there: a client says hello sooner.
 _TLS_1_3 = ProtocolVersion.TLSv1_3
 
 
@@ -57,6 +58,7 @@ class Engine:
     Attributes:
         is_client: the role.
         server_name: SNI; a server's None until it is known.
+        keys: of the finished handshake, if they were wanted; the caller wipes them.
         stranger: answers a peer that begins with something else than TLS, from what it has sent so
             far, in its own protocol; empty leaves it to the alert.
     """
@@ -111,10 +113,11 @@ class Engine:
         self._key_log: list[bytes] = []
         self.on_key_log = self._key_log.append
         self._negotiated: Negotiated | None = None
+        self.keys: Keys | None = None
         if isinstance(config, ClientConfig):
             connection = self._connect()
-            if config.server_name is not None:
-                connection.set_tlsext_host_name(config.server_name.encode("ascii"))
+            if self.server_name is not None:
+                connection.set_tlsext_host_name(self.server_name.encode("ascii"))
             connection.set_connect_state()
             if session is not None:
                 load_session(connection, session)
@@ -142,9 +145,7 @@ class Engine:
             Truncated: the stream ended within the handshake.
             PeerAlert: the peer ended the handshake.
             IdentityError: the peer is not one of the accepted identities.
-            PeerMisbehaved: anything else that it did wrong.
-
-        After an error ``output()`` holds the alert that the peer has to be sent.
+            PeerMisbehaved: it did anything else wrong; ``output()`` then holds the alert for it.
         """
         if self._negotiated is not None:
             raise TlsifyError("data was fed to a finished handshake")
@@ -288,8 +289,7 @@ class Engine:
     def take_connection(self) -> SSL.Connection:
         """Return the established OpenSSL connection away, for `tunnel.Tunnel`."""
         if self._connection is None or self._negotiated is None:
-            msg = "the handshake is not finished"
-            raise TlsifyError(msg)
+            raise TlsifyError("the handshake is not finished")
         connection, self._connection = self._connection, None
         return connection
 
@@ -346,13 +346,9 @@ class Engine:
         A client has protected nothing before it accepts the certificate, nor has a server of TLS
         1.2. One of TLS 1.3 has its last key already, and this is the first record under it.
         """
-        from tlsify.tls.handshake_keys import sealed_alert, secrets  # noqa: PLC0415 - see above
-
-        secret = secrets(self._key_log).get(b"SERVER_TRAFFIC_SECRET_0")
-        if self.is_client or secret is None or self._connection is None:
+        if self.is_client or self._connection is None:
             return encode_plain_alert(alert)
-        suite = CipherSuite.from_openssl(self._connection.get_cipher_name() or "")
-        return sealed_alert(suite, secret, alert)
+        return handshake_keys.servers_alert(self._connection, self._key_log, alert)
 
     def _conclude(self, connection: SSL.Connection, emitted: bytes) -> None:
         """Take stock of a finished handshake, and of the last that OpenSSL has to say in it."""
@@ -367,9 +363,7 @@ class Engine:
             self._tickets = tickets
         else:
             self._output += emitted
-        from tlsify.tls.conclusion import Seen, conclude  # noqa: PLC0415 - see above
-
-        seen = Seen(
+        seen = conclusion.Seen(
             is_client=self.is_client,
             server_name=self.server_name,
             max_fragment_length=self._max_fragment_length,
@@ -381,7 +375,7 @@ class Engine:
             tickets=tickets,
             sends_tickets=self._resumes,
         )
-        self._negotiated = conclude(connection, suite, seen)
+        self._negotiated, self.keys = conclusion.conclude(connection, suite, seen)
         if self._config.key_log is None:
             self.take_key_log()
 

@@ -122,7 +122,7 @@ def test_idle(pki: Pki, agent: Agent, carrier: str) -> None:
         stream.unwrap()
 
     server = Server(over_tls(pki.good.server_context(), answer))
-    process = start(carrier, *_connect(pki, agent.path, server.port, "--idle", "0.5"))
+    process = start(carrier, *_connect(pki, agent.path, server.port, "--idle", "2"))
     assert process.stdin is not None
     process.stdin.write(b"question")
     process.stdin.flush()
@@ -150,7 +150,9 @@ def test_no_agent(pki: Pki, tmp_path: Path) -> None:
     server = Server(over_tls(pki.good.server_context(), converse))
     outcome = run(*_connect(pki, tmp_path / "nobody", server.port))
     assert (outcome.status, outcome.out) == (0, b"hello\n")
-    assert outcome.err.startswith("tlsify: agent unavailable, doing the handshake locally: ")
+    assert outcome.err.startswith(
+        "tlsify: warning: agent unavailable, doing the handshake locally: "
+    )
     server.result()
 
 

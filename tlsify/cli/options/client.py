@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         group,
         "--ca",
         "trust anchors: a PEM file, a folder of .pem and .crt files, or ",
-        ", or else these",
+        ', or else "system"',
     )
     group.add_argument(
         "--pin",
@@ -98,7 +98,7 @@ def configure(arguments: argparse.Namespace, host: str | None) -> ClientConfig:
     """
     server_name, identities = choose(arguments, host)
     if arguments.no_verify and not arguments.pin:
-        _log.warning("warning: the peer is not verified")
+        _log.warning("the peer is not verified")
     config = ClientConfig(
         server_name=server_name,
         identities=identities,

@@ -198,7 +198,7 @@ def add_trust(group: argparse._ArgumentGroup, flag: str, purpose: str, otherwise
     group.add_argument(
         flag,
         metavar="FILE|DIR|system",
-        help=f'{purpose}"system" for those of this host; default: $CAFILE, $CADIR{otherwise}',
+        help=f'{purpose}"system" for this host\'s own; default: $CAFILE, $CADIR{otherwise}',
     )
 
 
@@ -282,7 +282,7 @@ def add_alpn(group: argparse._ArgumentGroup) -> None:
         type=alpn_protocol,
         default=[],
         metavar="PROTOCOL",
-        help="application protocol; may be repeated, most wanted first",
+        help="application protocol; may be repeated, in order of preference",
     )
 
 
@@ -298,15 +298,17 @@ def add_choices(group: argparse._ArgumentGroup) -> None:
         "--ciphers",
         type=_ciphers,
         metavar="LIST",
-        help=f"most wanted first, of {', '.join(_AEADS)}; default: all but the last",
+        help=f"ciphers in order of preference, out of {', '.join(_AEADS)}; "
+        "default: all but the last",
     )
     group.add_argument(
         "--groups",
         type=_groups,
         default=(),
         metavar="LIST",
-        help="for the key exchange, most wanted first of "
-        f"{', '.join(group.name for group in NamedGroup)}; by default X25519MLKEM768",
+        help="groups for the key exchange in order of preference, out of "
+        f"{', '.join(group.name for group in NamedGroup)}; by default OpenSSL's own order, "
+        "X25519MLKEM768 first",
     )
 
 

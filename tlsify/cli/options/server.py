@@ -90,7 +90,7 @@ def add_isolation(group: argparse._ActionsContainer) -> None:
     group.add_argument(
         "--isolate-key",
         action="store_true",
-        help="have handshakes done by processes that alone read the private key, and touch no "
+        help="do handshakes in separate processes, which alone read the private key and touch no "
         "connection",
     )
 
@@ -164,7 +164,7 @@ def _key_pairs(
     for files in _files(arguments, tell):
         found.append((str(files.chain), files.load()))
         if files.open_to_all:
-            tell("warning: %s: any user can read this private key", files.key)
+            tell("%s: any user can read this private key", files.key)
     if not found and otherwise is not None:
         return [otherwise()]
     if not found:
@@ -176,7 +176,7 @@ def _key_pairs(
         found = _with_response(found, path, tell)
     for name, pair in found:
         for complaint in amiss(pair):
-            tell("warning: %s: %s", name, complaint)
+            tell("%s: %s", name, complaint)
     return [pair for _, pair in found]
 
 
@@ -225,7 +225,7 @@ def _with_response(
     der = ocsp.load(path)
     about = [pair for _, pair in found if ocsp.belongs(der, pair.chain[0])]
     if not about:
-        tell("warning: %s: this OCSP response is about no certificate here", path)
+        tell("%s: this OCSP response is about no certificate here", path)
     return [(name, replace(pair, ocsp=der) if pair in about else pair) for name, pair in found]
 
 
