@@ -29,6 +29,7 @@ from tests.strangers import UID, only_root, saying, stranger
 from tlsify import __version__
 from tlsify.cli import status
 from tlsify.cli.parser import GlobalOptions, verb_parser
+from tlsify.cli.report import terminal
 from tlsify.errors import ExitCode
 from tlsify.status import census, roster, sockets
 
@@ -113,7 +114,6 @@ def test_watch_on_a_terminal() -> None:
 def test_width(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """A terminal gets the columns that fit, unless all are wanted, and a pipe gets all."""
     monkeypatch.setattr(status, "survey", lambda **_: SEEN)
-    monkeypatch.setenv("COLUMNS", "80")
 
     def widest(*words: str) -> int:
         status.run(verb_parser("status").parse_args(words), GlobalOptions())
@@ -121,7 +121,7 @@ def test_width(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[st
 
     assert widest() > 80
     with monkeypatch.context() as patch:
-        patch.setattr(status, "_is_on_terminal", lambda: True)
+        patch.setattr(terminal, "width", lambda: 80)
         assert widest("--wide") > 80 >= widest()
 
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 
 PROGRAM = "tlsify"
+_REINSTALL = "the installation lacks a part: pip install --force-reinstall tlsify"
 _GENERAL_HINT = "errno(3) explains the name"
 _HINTS = {
     errno.EBADF: "leave stdin, stdout and stderr open",
@@ -60,9 +61,16 @@ def guarded(work: Callable[[], int], prefix: str = "") -> int:
     except OSError as exc:
         return _report_os_error(exc, prefix)
     except Exception as exc:  # noqa: BLE001 - the one place where a bug ends
-        _print_traceback(exc)
-        fail(f"{prefix}unexpected exception", TlsifyError.general_hint)
-        return ExitCode.BUG
+        return _report_bug(exc, prefix)
+
+
+def _report_bug(exc: Exception, prefix: str) -> int:
+    if isinstance(exc, ModuleNotFoundError) and not f"{exc.name}".startswith(PROGRAM):
+        fail(f"{prefix}the package {exc.name} is not installed", _REINSTALL)
+        return ExitCode.CONFIG
+    _print_traceback(exc)
+    fail(f"{prefix}unexpected exception", TlsifyError.general_hint)
+    return ExitCode.BUG
 
 
 def _report_os_error(exc: OSError, prefix: str) -> int:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import shutil
-import sys
 import time
 from typing import TYPE_CHECKING
 
 from tlsify.cli.messages import flush_stdout
 from tlsify.cli.options.common import seconds
-from tlsify.cli.report import machine, table
+from tlsify.cli.report import machine, table, terminal
 from tlsify.errors import ExitCode
 from tlsify.ktls.diag import enter_network
 from tlsify.status.sockets import rates, survey
@@ -72,7 +71,7 @@ def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
         seen = survey(find_processes=False, find_devices=arguments.devices)
         print(*machine.metrics(seen), sep="", end="")
     elif arguments.watch is not None:
-        redraws = _is_on_terminal() and not arguments.json
+        redraws = terminal.width() is not None and not arguments.json
         try:
             _watch(arguments, redraws=redraws)
         finally:
@@ -83,13 +82,8 @@ def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
         if arguments.json:
             print(machine.as_json(seen))
         else:
-            width = shutil.get_terminal_size().columns if _is_on_terminal() else None
-            print("\n".join(_lines(arguments, seen, width=width)))
+            print("\n".join(_lines(arguments, seen, width=terminal.width())))
     return ExitCode.OK
-
-
-def _is_on_terminal() -> bool:
-    return sys.stdout is not None and sys.stdout.isatty()
 
 
 def _lines(
