@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from tlsify.codepoints import Aead
     from tlsify.credentials.anchors import TrustAnchors
     from tlsify.credentials.key_pair import KeyPair
-    from tlsify.keys import TrafficKeys
+    from tlsify.keys import Keys, TrafficKeys
     from tlsify.tls.negotiated import Negotiated
     from tlsify.tls.tunnel import Tunnel
 
@@ -75,6 +75,12 @@ def opened(tunnel: Tunnel, records: bytes) -> bytes:
     return bytes(room.view[:size])
 
 
+def keys_of(engine: Engine) -> Keys:
+    """Return the keys of a finished handshake."""
+    assert engine.keys is not None
+    return engine.keys
+
+
 class EnginePair:
     """A client's and a server's engine, wired to each other without a socket."""
 
@@ -87,6 +93,11 @@ class EnginePair:
         """Make both engines; the client's first flight is ready."""
         self.client = Engine(client, aeads)
         self.server = Engine(server, aeads)
+
+    @property
+    def keys(self) -> tuple[Keys, Keys]:
+        """The client's and the server's keys, once the handshake is finished."""
+        return keys_of(self.client), keys_of(self.server)
 
     def step(self) -> bool:
         """Carry each side's output to the other, record by record; False if there was none."""
@@ -398,8 +409,7 @@ class RawPeer:
         if not hold:
             sock.sendall(self.held)
         self.negotiated = negotiated
-        self._tx, self._rx = negotiated.tx, negotiated.rx
-        self._tx_secret, self._rx_secret = negotiated.tx_secret, negotiated.rx_secret
+        self._tx, self._rx, self._tx_secret, self._rx_secret = keys_of(engine)
         self._tx_seq, self._rx_seq = self._tx.seq, self._rx.seq
 
     def seal(self, content_type: ContentType, payload: bytes) -> bytes:
@@ -584,7 +594,7 @@ class Lab:
         """Connect as `client`, by the kernel, as if we had sent ``seq`` records already."""
         capabilities()  # tried now, without the patch
         client, server = self.configs(version)
-        client = replace(client, aeads=(aead,))
+        client, server = replace(client, aeads=(aead,)), replace(server, aeads=(aead,))
         ours, theirs = self.tcp()
         install = ulp.install
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tlsify.codepoints import CipherSuite
-from tlsify.keys import IV_LENGTH, SEQ_LIMIT, TrafficKeys
+from tlsify.keys import IV_LENGTH, SEQ_LIMIT, Keys, TrafficKeys
 
 SUITES = st.sampled_from(list(CipherSuite))
 SECRET = b"planted-secret!!"
@@ -85,6 +85,15 @@ def test_wipe() -> None:
     assert key == bytes(32)
     assert iv == bytes(IV_LENGTH)
     assert keys.key is key
+
+
+def test_wipe_of_a_connection() -> None:
+    """Both directions' keys and traffic secrets are overwritten in place."""
+    suite = CipherSuite.TLS_AES_128_GCM_SHA256
+    keys = Keys(make(suite), make(suite), bytearray(SECRET), bytearray(SECRET))
+    held = [keys.tx.key, keys.tx.iv, keys.rx.key, keys.rx.iv, keys.tx_secret, keys.rx_secret]
+    keys.wipe()
+    assert not any(map(any, held))
 
 
 def test_keys_are_compared_by_identity() -> None:

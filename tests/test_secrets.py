@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Self
 import pytest
 
 import tlsify
-from tests.doubles import OFFLOADS, RELAY, VERSIONS, Lab
+from tests.doubles import OFFLOADS, RELAY, VERSIONS, Lab, keys_of
 from tests.memory import holds
 from tlsify.codepoints import ProtocolVersion
 from tlsify.config import ClientConfig, ServerConfig
@@ -82,12 +82,11 @@ class Process:
         self._theirs.recv(1)
 
     def _learn(self, engine: Engine) -> None:
-        outcome = engine.result()
-        assert outcome is not None
+        made = keys_of(engine)
         lines = [line.split()[2] for line in engine.take_key_log().splitlines()]
         logged = {*lines, *(bytes.fromhex(line.decode()) for line in lines)}
-        self.traffic = {bytes(each) for each in (outcome.tx_secret, outcome.rx_secret) if each}
-        self._all = logged | {bytes(keys.key) for keys in (outcome.tx, outcome.rx)}
+        self.traffic = {bytes(each) for each in (made.tx_secret, made.rx_secret) if each}
+        self._all = logged | {bytes(keys.key) for keys in (made.tx, made.rx)}
 
     @property
     def found(self) -> set[bytes]:
@@ -155,10 +154,9 @@ def test_derived_keys(lab: Lab, role: str, version: ProtocolVersion) -> None:
     ) -> None:
         engine = Engine(config)
         handshake.run(sock, engine, 60)
-        outcome = engine.result()
-        assert outcome is not None
-        wipe(pack(outcome.tx), pack(outcome.rx))
-        outcome.wipe()
+        keys = keys_of(engine)
+        wipe(pack(keys.tx), pack(keys.rx))
+        keys.wipe()
         engine.release()
         stop()
 

@@ -1,11 +1,11 @@
-"""TrafficKeys, Direction: the one value the two pillars share."""
+"""TrafficKeys, Direction: the one value the two pillars share; Keys: a connection's."""
 
 from __future__ import annotations
 
 import ctypes
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from tlsify.codepoints import CipherSuite
@@ -72,3 +72,29 @@ def wipe(*secrets: bytes | bytearray) -> None:
             secret[:] = bytes(len(secret))
         elif len(secret) > 1:  # Python has each shorter one only once
             ctypes.memset(ctypes.c_char_p(secret), 0, len(secret))
+
+
+class Keys(NamedTuple):
+    """Keys of a finished handshake, until its last user wipes them.
+
+    Attributes:
+        tx: of what we send next.
+        rx: of what we receive next.
+        tx_secret: TLS 1.3 traffic secret behind ``tx``; else empty.
+        rx_secret: TLS 1.3 traffic secret behind ``rx``, likewise.
+    """
+
+    tx: TrafficKeys
+    rx: TrafficKeys
+    tx_secret: bytearray
+    rx_secret: bytearray
+
+    def __repr__(self) -> str:
+        """Show everything except the secrets."""
+        return f"Keys({self.tx!r}, {self.rx!r})"
+
+    def wipe(self) -> None:
+        """Overwrite every secret held here."""
+        self.tx.wipe()
+        self.rx.wipe()
+        wipe(self.tx_secret, self.rx_secret)

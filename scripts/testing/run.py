@@ -37,6 +37,7 @@ class Running:
         total: how many tests it has found; 0 before it has.
         counts: tests by outcome, so far.
         seconds: of each test, so far.
+        processor: seconds of processor time that it has used, once it has ended.
         status: exit status; None while it runs.
     """
 
@@ -50,6 +51,7 @@ class Running:
     failures: list[str] = field(default_factory=list)
     begin: float = field(default_factory=time.monotonic)
     end: float = 0.0
+    processor: float = 0.0
     status: int | None = None
 
     @property
@@ -154,10 +156,12 @@ class Run:
                             running.take(event)
         finally:
             # Whatever went wrong here, as on a full disk: the stage does not run for ever unread.
-            status = process.wait()
+            _, status, usage = os.wait4(process.pid, 0)
+            process.returncode = os.waitstatus_to_exitcode(status)
             with self._news:
                 running.end = time.monotonic()
-                running.status = status
+                running.processor = usage.ru_utime + usage.ru_stime
+                running.status = process.returncode
                 self._news.notify()
 
     def _collect(self) -> None:
@@ -183,7 +187,8 @@ class Run:
         for ended in self.ended:
             usual = {0, 1, NO_TESTS} if ended.stage.may_be_empty else {0, 1}
             broken = "" if ended.status in usual else f", exit status {ended.status}"
-            print(f"{ended.stage.name:8} {ended.summary()} in {ended.age():.0f} s{broken}")
+            spent = f"in {ended.age():.0f} s ({ended.processor:.0f} s of a processor)"
+            print(f"{ended.stage.name:8} {ended.summary()} {spent}{broken}")
         for ended in self.ended:
             for name in ended.failures:
                 print(f"failed: {ended.stage.name} {name}")

@@ -88,7 +88,7 @@ class Listening(Running):
 def test_program_for_each_connection(pki: Pki, carrier: str) -> None:
     """Several at once; each has a process of its own, and the answer comes after the question."""
     with Listening(pki.good, carrier) as server:
-        in_threads(6, lambda n: _check(server.ask(pki, b"question %d" % n) == b"question %d" % n))
+        in_threads(3, lambda n: _check(server.ask(pki, b"question %d" % n) == b"question %d" % n))
         until(lambda: not server.children())
         assert server.stop() == Outcome(0, b"", "")
 

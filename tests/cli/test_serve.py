@@ -82,6 +82,7 @@ def served(pki: Pki, folder: Path) -> Iterator[Served]:
 # -- what works
 
 
+@pytest.mark.full_run
 @pytest.mark.parametrize("carrier", CARRIERS)
 def test_what_is_served_when_asked_for(pki: Pki, tmp_path: Path, carrier: str) -> None:
     """Dotfiles and variants need their options; what does not change is served as ever."""

@@ -107,14 +107,14 @@ class RawPeer:
         return (ContentType.alert, _CLOSE_NOTIFY) in self.records
 
     def _take(self, record: bytes) -> None:
-        negotiated = self._engine.result()
-        if negotiated is None:
+        keys = self._engine.keys
+        if keys is None:
             self._engine.feed(record)
             self._emit()
         else:
-            number = negotiated.rx.seq + self._opened
+            number = keys.rx.seq + self._opened
             self._opened += 1
-            self.records.append(open_record(negotiated.rx, number, record))
+            self.records.append(open_record(keys.rx, number, record))
 
     def _emit(self) -> None:
         """Queue what the engine puts out; early data goes behind Finished."""
@@ -150,9 +150,8 @@ class RawPeer:
 
     def _own_keys(self) -> TrafficKeys:
         """Return the keys of our direction, which exist before the engine has finished."""
-        negotiated = self._engine.result()
-        if negotiated is not None:
-            return negotiated.tx
+        if self._engine.keys is not None:
+            return self._engine.keys.tx
         if self._suite.version is ProtocolVersion.TLSv1_3:
             secret = secrets(self._engine._key_log)[b"SERVER_TRAFFIC_SECRET_0"]
             return schedule.traffic_keys(self._suite, bytes(secret))

@@ -315,8 +315,8 @@ def test_hello_retry_request(*, resumption: bool) -> None:
     met = Meeting(ours, server)
     assert met.ours.group == met.theirs.group == "secp384r1"
     assert leaf(met.ours) in {A_EC.chain[0], A_RSA.chain[0]}
-    assert met.theirs.tx.seq == (2 if resumption else 0)
-    assert met.theirs.rx.seq == met.ours.tx.seq == 0
+    assert met.their_keys.tx.seq == (2 if resumption else 0)
+    assert met.their_keys.rx.seq == met.our_keys.tx.seq == 0
     met.check_data()
 
 

@@ -13,7 +13,8 @@ import pytest
 import trustme
 
 from tests.conftest import HOST
-from tests.meetings import Meeting, result_of
+from tests.doubles import keys_of
+from tests.meetings import Meeting
 from tlsify.codepoints import Aead, CipherSuite, ContentType, ProtocolVersion
 from tlsify.config import ClientConfig, ServerConfig
 from tlsify.credentials.key_pair import KeyPair
@@ -107,7 +108,7 @@ def test_resumption(configs: Configs) -> None:
     assert len(second.beyond) == (1 if is_tls13 else 0)
     second.check_data()
     assert second.ours.peer_certificate == configs[1].key_pair.chain[0]
-    assert second.ours.tx.key != first.ours.tx.key
+    assert second.our_keys.tx.key != first.our_keys.tx.key
 
 
 @each_suite
@@ -115,7 +116,7 @@ def test_resumed_keys_are_openssls(configs: Configs) -> None:
     """What is sealed with the keys of a resumed handshake, OpenSSL itself opens, and back."""
     meeting = resume(configs, Meeting(*configs).session().session)
     ours, theirs = meeting.client.take_connection(), meeting.server.take_connection()
-    keys = meeting.ours.tx, meeting.theirs.tx
+    keys = meeting.our_keys.tx, meeting.their_keys.tx
     for connection in (ours, theirs):
         connection.set_app_data(meeting.client)
     for record in meeting.beyond:
@@ -125,7 +126,7 @@ def test_resumed_keys_are_openssls(configs: Configs) -> None:
     assert (theirs.recv(10), ours.recv(10)) == (b"up", b"down")
     ours.send(b"next")
     sealed = ours.bio_read(1000)
-    assert open_record(meeting.theirs.rx, meeting.theirs.rx.seq, sealed)[1] == b"next"
+    assert open_record(meeting.their_keys.rx, meeting.their_keys.rx.seq, sealed)[1] == b"next"
 
 
 @each_suite
@@ -145,7 +146,7 @@ def test_explicit_nonce_of_an_abbreviated_handshake(configs: Configs) -> None:
         server.feed(record)
     for engine, finished in ((server, flight[-1]), (client, answer[-1])):
         used = int.from_bytes(finished[5:13], "big")
-        assert int.from_bytes(result_of(engine).tx.iv[4:], "big") == (used + 1) % 2**64
+        assert int.from_bytes(keys_of(engine).tx.iv[4:], "big") == (used + 1) % 2**64
 
 
 def test_chain_of_resumptions(both: Configs) -> None:
@@ -201,7 +202,7 @@ def test_nothing_without_being_asked(both: Configs) -> None:
     assert not meeting.client.wants_sessions
     assert not meeting.server.wants_sessions
     assert meeting.beyond == []
-    assert meeting.theirs.tx.seq == (0 if meeting.ours.version is TLS13 else 1)
+    assert meeting.their_keys.tx.seq == (0 if meeting.ours.version is TLS13 else 1)
     assert bool(meeting.server.take_tickets()) is (meeting.ours.version is TLS13)
 
 

@@ -10,6 +10,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import given
 from hypothesis import strategies as st
+from service_identity import CertificateError, hazmat
 
 from tests.certificates import named, raw, with_extensions
 from tlsify.errors import ConfigError
@@ -238,6 +239,28 @@ def test_every_identity_can_be_presented(kind: IdKind, name: str) -> None:
     found = named(entries[kind]())
     assert accepts(found, str(identity))
     assert not listed(found)[0].endswith(" (unusable)")
+
+
+_LABELS = st.sampled_from(("a", "b", "A", "*", "a*", "*a", "b-a", "_a", "127", "0", "", "org"))
+
+
+@given(st.lists(_LABELS, min_size=1, max_size=4), st.lists(_LABELS, min_size=1, max_size=4))
+def test_as_service_identity(pattern: list[str], name: list[str]) -> None:
+    """That library comes to the same result by comparing labels, for names of any form.
+
+    A-labels are left out: it has no wildcard for them yet.
+    """
+    try:
+        identity = ReferenceIdentifier(IdKind.DNS, ".".join(name)).canonical()
+    except ConfigError:
+        return
+    entry = ".".join(pattern).encode("ascii")
+    found = raw(bytes([0x30, len(entry) + 2, 0x82, len(entry)]) + entry)
+    try:
+        expected = hazmat.DNS_ID(identity.name).verify(hazmat.DNSPattern.from_bytes(entry))
+    except CertificateError:
+        expected = False
+    assert accepts(found, str(identity)) is expected
 
 
 def test_version_without_extensions() -> None:

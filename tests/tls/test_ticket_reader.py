@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from OpenSSL import SSL
 
 from tests.conftest import HOST
-from tests.doubles import EnginePair
+from tests.doubles import EnginePair, keys_of
 from tests.meetings import Meeting
 from tlsify.codepoints import AlertDescription, ProtocolVersion
 from tlsify.config import ClientConfig, ServerConfig
@@ -45,7 +45,7 @@ class Finished:
         """Do the handshake."""
         met = Meeting(Engine(CLIENT, session=session), SERVER)
         self.engine, self.negotiated = met.client, met.ours
-        rx = self.negotiated.rx
+        rx = met.our_keys.rx
         self.tickets = [open_record(rx, seq, record)[1] for seq, record in enumerate(met.beyond)]
 
 
@@ -68,7 +68,7 @@ def test_tickets_become_sessions(count: int) -> None:
     """Each ticket becomes a session of its own, with which the server resumes."""
     finished = Finished()
     harvest = TicketReader(finished.engine)
-    finished.negotiated.wipe()  # what the kernel has, nobody else needs any more
+    keys_of(finished.engine).wipe()  # what the kernel has, nobody else needs any more
     found = [harvest.add(message) for message in finished.tickets[:count]]
     harvest.wipe()
     sessions = {each.session for each in found if each is not None}
@@ -227,7 +227,7 @@ def test_own_keys() -> None:
     finished = Finished()
     harvest = TicketReader(finished.engine)
     harvest.wipe()
-    assert any(finished.negotiated.rx.key)
+    assert any(keys_of(finished.engine).rx.key)
 
 
 def test_wrong_kind_of_engine() -> None:

@@ -51,7 +51,7 @@ def _relayed(
         suite = CipherSuite.from_number(reply.suite)
     except KeyError as exc:
         raise AgentError(f"the agent agreed on suite {reply.suite}", untouched=False) from exc
-    negotiated = Negotiated.without_keys(
+    negotiated = Negotiated(
         suite,
         alpn=reply.alpn,
         server_name=reply.server_name,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tlsify import __version__
-from tlsify.cli.report import config_check, terminal
+from tlsify.cli.report import terminal
 from tlsify.errors import ExitCode
 from tlsify.logs.text import printable
 from tlsify.status.host import examine
@@ -54,6 +54,8 @@ def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
 
 
 def _check_config(path: Path, *, as_json: bool) -> int:
+    from tlsify.cli.report import config_check  # as much again, which the host's report is spared
+
     status, findings = config_check.examine(path)
     if as_json:
         listed = [asdict(finding) for finding in findings]

@@ -36,7 +36,7 @@ DESCRIPTION = "Connect to a TLS server; send stdin to it, and write what it send
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's own options."""
     client_options.add_arguments(parser)
-    shared.add_timing(parser, "to look HOST up, connect and shake hands, together")
+    shared.add_timing(parser, "for name lookup, connection and handshake together")
     parser.add_argument(
         "--fd",
         type=shared.descriptor,

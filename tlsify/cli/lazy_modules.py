@@ -30,6 +30,7 @@ _OWN = (
     "tlsify.connection.commit",
     "tlsify.connection.control",
     "tlsify.connection.setup.session_store",
+    "tlsify.isolation.remote_engine",
     "tlsify.ktls.probe",
     "tlsify.ktls.ulp",
     "tlsify.tls.conclusion",

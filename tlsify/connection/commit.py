@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from tlsify.config import KtlsPolicy
     from tlsify.connection.setup.session_store import SessionIntake, SessionSlot
     from tlsify.isolation.remote_engine import RemoteEngine
+    from tlsify.keys import Keys, TrafficKeys
     from tlsify.tls.engine import Engine
     from tlsify.tls.keyed_tunnel import KeyedTunnel
     from tlsify.tls.negotiated import Negotiated
@@ -77,7 +78,7 @@ def commit(ready: Ready) -> Handoff:
         ResourceError: no thread, descriptor or memory is available for a relay; likewise.
         OSError: the connection broke.
     """
-    negotiated = ready.engine.result()
+    negotiated, keys = ready.engine.result(), ready.engine.keys
     if negotiated is None:
         msg = "commit before the end of the handshake"
         raise TlsifyError(msg)
@@ -85,14 +86,14 @@ def commit(ready: Ready) -> Handoff:
     if negotiated.resumed:
         count(Event.RESUMED)
     try:
-        refusal = _install(ready, negotiated)
+        refusal = _install(ready, negotiated, keys)
         if refusal is not None:
-            return _start_relay(ready, negotiated, refusal)
-        channel = control.Channel(
-            ready.sock, _session(ready, negotiated), _intake(ready, negotiated)
-        )
+            return _start_relay(ready, negotiated, keys, refusal)
+        made = _session(ready, negotiated, keys)
+        channel = control.Channel(ready.sock, made, _intake(ready, negotiated))
     finally:
-        negotiated.wipe()
+        if keys is not None:
+            keys.wipe()
     ready.engine.release()
     count(Event.OFFLOADED)
     return Handoff(ready.sock, Offload.KERNEL, None, negotiated, channel, None)
@@ -118,26 +119,31 @@ def _intake(ready: Ready, negotiated: Negotiated) -> SessionIntake | None:
     return None
 
 
-def _session(ready: Ready, negotiated: Negotiated) -> Session:
+def _session(ready: Ready, negotiated: Negotiated, keys: Keys | None) -> Session:
     """Make the session, with the traffic secrets only if keys can change."""
     is_client = ready.engine.is_client
-    if not (capabilities().rekey and negotiated.version is ProtocolVersion.TLSv1_3):
+    if keys is None or not capabilities().rekey or negotiated.version < ProtocolVersion.TLSv1_3:
         return session.Session(negotiated.suite, is_client)
     return session.Session(
         negotiated.suite,
         is_client,
         can_rekey=True,
-        tx_secret=bytearray(negotiated.tx_secret),
-        rx_secret=bytearray(negotiated.rx_secret),
+        tx_secret=bytearray(keys.tx_secret),
+        rx_secret=bytearray(keys.rx_secret),
     )
 
 
-def _install(ready: Ready, negotiated: Negotiated) -> KtlsUnavailable | None:
+def _install(ready: Ready, negotiated: Negotiated, keys: Keys | None) -> KtlsUnavailable | None:
     """Install both keys, or none; return the refusal that leads to the relay."""
+    if ready.refusal is not None:
+        return ready.refusal
+    if keys is None:
+        msg = "keys that were never derived"  # the engine was made for a relay
+        raise TlsifyError(msg)
     try:
-        refusal = ready.refusal or attempt(ready.policy, _install_rx, ready, negotiated)
+        refusal = attempt(ready.policy, _install_rx, ready, negotiated, keys.rx)
         if refusal is None:
-            _install_tx(ready, negotiated)
+            _install_tx(ready, keys.tx)
     except (KtlsError, OSError):
         _give_up(ready.sock)
         ready.engine.release()
@@ -145,38 +151,37 @@ def _install(ready: Ready, negotiated: Negotiated) -> KtlsUnavailable | None:
     return refusal
 
 
-def _install_rx(ready: Ready, negotiated: Negotiated) -> None:
+def _install_rx(ready: Ready, negotiated: Negotiated, keys: TrafficKeys) -> None:
     """Do everything that may still fail without consequences, and the first key last."""
     if (refusal := suite_refusal(negotiated.suite, ready.policy)) is not None:
         raise refusal
-    if not any(negotiated.rx.key):
-        msg = "keys that were never derived"  # the engine was made for a relay
-        raise TlsifyError(msg)
     if negotiated.max_fragment_length is not None:
         ulp.limit_payload(ready.sock, negotiated.max_fragment_length)
     # A low-water mark above the queued bytes keeps the kernel's record parser asleep.
     ready.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
-    ulp.install(ready.sock, Direction.RX, negotiated.rx)
+    ulp.install(ready.sock, Direction.RX, keys)
 
 
-def _install_tx(ready: Ready, negotiated: Negotiated) -> None:
+def _install_tx(ready: Ready, keys: TrafficKeys) -> None:
     try:
-        ulp.install(ready.sock, Direction.TX, negotiated.tx)
+        ulp.install(ready.sock, Direction.TX, keys)
     except KtlsError as exc:
         raise KtlsCommitError(
             exc.step, exc.errno, "the kernel took RX but not TX", hint=_REPORT
         ) from exc
 
 
-def _start_relay(ready: Ready, negotiated: Negotiated, refusal: KtlsUnavailable) -> Handoff:
+def _start_relay(
+    ready: Ready, negotiated: Negotiated, keys: Keys | None, refusal: KtlsUnavailable
+) -> Handoff:
     reason = Reason(refusal.code, str(refusal), refusal.hint)
     _log.debug("relayed: %s: %s", reason.code, reason.sentence)
     keep = ready.slot.keep if ready.slot is not None else None
     tunnel: Tunnel | KeyedTunnel
-    if ready.engine.is_remote:
-        tunnel = keyed_tunnel.KeyedTunnel(negotiated, time.monotonic)
-    else:
+    if not ready.engine.is_remote:
         tunnel = Tunnel(ready.engine, time.monotonic)
+    elif keys is not None:
+        tunnel = keyed_tunnel.KeyedTunnel(negotiated, keys, time.monotonic)
     try:
         relay = Relay(ready.sock, tunnel, keep)
         program_end = relay.start()

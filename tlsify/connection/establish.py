@@ -13,7 +13,8 @@ from tlsify.connection.setup import handshake, keylog, session_store
 from tlsify.connection.setup.dialing import closed_on_error
 from tlsify.connection.setup.eligibility import attempt, cipher_refusal, host_refusal, offloadable
 from tlsify.connection.setup.keepalive import keep_alive
-from tlsify.errors import KtlsUnavailable
+from tlsify.errors import KtlsUnavailable, ReasonCode
+from tlsify.isolation import remote_engine
 from tlsify.ktls import ulp
 from tlsify.tls import connection_factory, context
 from tlsify.tls.engine import Engine
@@ -119,7 +120,7 @@ class PendingConnection:
         try:
             ulp.attach(self._sock)
         except KtlsUnavailable as exc:
-            if exc.code == "not-established":
+            if exc.code == ReasonCode.NOT_ESTABLISHED:
                 _raise_end(self._sock)
             raise
 
@@ -128,9 +129,7 @@ def _isolated(config: ClientConfig | ServerConfig, aeads: tuple[Aead, ...]) -> R
     """Return a handshake that a key holder does, if another process has the server's keys."""
     if isinstance(config, ClientConfig):
         return None
-    from tlsify.isolation.remote_engine import IsolatedServer  # noqa: PLC0415 - clients have none
-
-    return config.engine(aeads) if isinstance(config, IsolatedServer) else None
+    return config.engine(aeads) if isinstance(config, remote_engine.IsolatedServer) else None
 
 
 def _raise_end(sock: socket.socket) -> None:

@@ -85,7 +85,7 @@ class Handoff:
             of a socketpair.
         offload: kernel or relay.
         reason: why it is not the kernel; None if it is.
-        negotiated: outcome of the handshake; its secrets are wiped.
+        negotiated: outcome of the handshake.
         channel: serves control records; None on the relay path.
         relay: None on the kernel path.
         share: this process's share in the connection.

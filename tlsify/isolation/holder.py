@@ -152,8 +152,8 @@ class _Session:
 
     def _send(self, reply: wire.Reply) -> bool:
         message = wire.encode_reply(reply)
-        if reply.negotiated is not None:
-            reply.negotiated.wipe()
+        if reply.keys is not None:
+            reply.keys.wipe()
         try:
             self._channel.send(message, socket.MSG_NOSIGNAL)
         except OSError as exc:
@@ -188,7 +188,8 @@ class _Session:
             error = exc
         output = b"" if engine is None else engine.output()
         log = b"" if engine is None or outcome is None else engine.take_key_log()
-        return wire.Reply(output, outcome, log, error)
+        keys = None if engine is None or outcome is None else engine.keys
+        return wire.Reply(output, outcome, log, error, keys)
 
     def close(self) -> None:
         """Forget it."""

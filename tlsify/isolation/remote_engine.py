@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from cryptography import x509
 
     from tlsify.codepoints import Aead
+    from tlsify.keys import Keys
     from tlsify.tls.engine import Stranger
     from tlsify.tls.negotiated import Negotiated
 
@@ -158,7 +159,8 @@ class RemoteEngine:
     Attributes:
         is_client: False.
         is_remote: True.
-        stranger: as an `Engine` has it.
+        keys: as an `Engine` has them.
+        stranger: likewise.
         server_name: None: of a handshake that goes on, the holder alone knows it.
     """
 
@@ -179,6 +181,7 @@ class RemoteEngine:
         self._output = b""
         self._is_answered = False
         self._negotiated: Negotiated | None = None
+        self.keys: Keys | None = None
         self._key_log = b""
 
     def need(self) -> int:
@@ -260,7 +263,7 @@ class RemoteEngine:
         """Process a reply; return the error that ends the handshake."""
         self._request = None
         self._is_answered = True
-        output, self._negotiated, self._key_log, error = reply
+        output, self._negotiated, self._key_log, error, self.keys = reply
         self._output += output
         if self._output:
             self._framer.ahead = SHORTEST_LAST

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from tlsify import errors
 from tlsify.codepoints import AlertDescription, CipherSuite
 from tlsify.errors import HandshakeError, TlsifyError
-from tlsify.keys import TrafficKeys
+from tlsify.keys import Keys, TrafficKeys
 from tlsify.tls.negotiated import Negotiated
 from tlsify.tls.record import HEADER_LENGTH, MAX_CIPHERTEXT, split_records
 
@@ -74,15 +74,17 @@ class Reply(NamedTuple):
 
     Attributes:
         output: for the peer, now.
-        negotiated: the outcome, with keys; None while more records are needed.
+        negotiated: the outcome; None while more records are needed.
         key_log: lines that the configuration asks for.
         error: the handshake's, which has failed.
+        keys: with an outcome.
     """
 
     output: bytes
     negotiated: Negotiated | None = None
     key_log: bytes = b""
     error: TlsifyError | None = None
+    keys: Keys | None = None
 
 
 def encode_request(request: Request) -> bytes:
@@ -120,20 +122,20 @@ def encode_reply(reply: Reply) -> bytearray:
     """Write a reply; the traffic secrets are in it once the handshake is finished."""
     if reply.error is not None:
         return _message(Kind.FAILED, reply.output, *describe(reply.error))
-    found = reply.negotiated
-    if found is None:
+    found, made = reply.negotiated, reply.keys
+    if found is None or made is None:
         return _message(Kind.MORE, reply.output)
     facts = _FACTS.pack(
         found.suite.value.number,
         found.resumed,
         found.max_fragment_length or 0,
-        found.tx.seq,
-        found.rx.seq,
+        made.tx.seq,
+        made.rx.seq,
     )
     name = (found.server_name or "").encode()
     public = (facts, found.alpn or b"", name, found.certificate or b"", found.group.encode())
-    keys = (found.tx.key, found.tx.iv, found.rx.key, found.rx.iv)
-    secrets = (found.tx_secret, found.rx_secret)
+    keys = (made.tx.key, made.tx.iv, made.rx.key, made.rx.iv)
+    secrets = (made.tx_secret, made.rx_secret)
     return _message(Kind.FINISHED, reply.output, reply.key_log, *public, *keys, *secrets)
 
 
@@ -150,20 +152,27 @@ def decode_reply(raw: memoryview) -> Reply:
         if kind == Kind.FAILED:
             return Reply(bytes(output), error=revive([bytes(each) for each in rest]))
         if kind == Kind.FINISHED:
-            return Reply(bytes(output), _negotiated(*rest[1:]), bytes(rest[0]))
+            negotiated, keys = _outcome(*rest[1:])
+            return Reply(bytes(output), negotiated, bytes(rest[0]), keys=keys)
     except (IndexError, KeyError, TypeError, struct.error) as exc:
         raise ValueError("a malformed reply") from exc
     raise ValueError(f"a reply of kind {kind}")
 
 
-def _negotiated(
+def _outcome(
     facts: bytearray, alpn: bytearray, name: bytearray, certificate: bytearray, group: bytearray,
     *secret: bytearray,
-) -> Negotiated:  # fmt: skip
+) -> tuple[Negotiated, Keys]:  # fmt: skip
     number, resumed, fragment, tx_seq, rx_seq = _FACTS.unpack(facts)
     suite = CipherSuite.from_number(number)
     tx_key, tx_iv, rx_key, rx_iv, tx_secret, rx_secret = secret
-    return Negotiated(
+    keys = Keys(
+        TrafficKeys(suite, tx_key, tx_iv, tx_seq),
+        TrafficKeys(suite, rx_key, rx_iv, rx_seq),
+        tx_secret,
+        rx_secret,
+    )
+    negotiated = Negotiated(
         suite=suite,
         alpn=bytes(alpn) or None,
         server_name=name.decode() or None,
@@ -171,11 +180,8 @@ def _negotiated(
         group=group.decode(),
         resumed=bool(resumed),
         max_fragment_length=fragment or None,
-        tx=TrafficKeys(suite, tx_key, tx_iv, tx_seq),
-        rx=TrafficKeys(suite, rx_key, rx_iv, rx_seq),
-        tx_secret=tx_secret,
-        rx_secret=rx_secret,
     )
+    return negotiated, keys
 
 
 def _message(kind: Kind, *parts: bytes | bytearray) -> bytearray:

@@ -140,7 +140,7 @@ class ConnectionInfo(NamedTuple):
 
     def negotiated(self) -> Negotiated:
         """Return the metadata as a handshake's outcome, as far as known."""
-        return Negotiated.without_keys(
+        return Negotiated(
             self.suite,
             alpn=self.alpn,
             server_name=self.server_name,

@@ -9,7 +9,7 @@ from tlsify.config import ClientConfig
 from tlsify.errors import TlsifyError
 from tlsify.tls import handshake_keys
 from tlsify.tls.certificates import der
-from tlsify.tls.negotiated import Keys, Negotiated, no_keys
+from tlsify.tls.negotiated import Negotiated
 from tlsify.tls.openssl import session_reused
 from tlsify.tls.record import split_records
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from tlsify.codepoints import CipherSuite
     from tlsify.config import ServerConfig
+    from tlsify.keys import Keys
 
 
 class Seen(NamedTuple):
@@ -50,14 +51,16 @@ class Seen(NamedTuple):
     sends_tickets: bool
 
 
-def conclude(connection: SSL.Connection, suite: CipherSuite, seen: Seen) -> Negotiated:
-    """Return the outcome of a finished handshake.
+def conclude(
+    connection: SSL.Connection, suite: CipherSuite, seen: Seen
+) -> tuple[Negotiated, Keys | None]:
+    """Return the outcome of a finished handshake, and its keys if they are wanted.
 
     Raises:
         TlsifyError: OpenSSL does not tell the secrets, or keys do not fit what it has sealed.
     """
     alpn = connection.get_alpn_proto_negotiated() if seen.config.alpn else b""
-    return Negotiated(
+    negotiated = Negotiated(
         suite,
         alpn or None,
         seen.server_name,
@@ -65,9 +68,9 @@ def conclude(connection: SSL.Connection, suite: CipherSuite, seen: Seen) -> Nego
         connection.get_group_name() or "",
         session_reused(connection),
         seen.max_fragment_length,
-        *_keys(connection, suite, seen),
         *(_chains(connection, seen) if seen.config.keep_chain else ()),
     )
+    return negotiated, _keys(connection, suite, seen)
 
 
 def _chains(connection: SSL.Connection, seen: Seen) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
@@ -87,9 +90,9 @@ def _chains(connection: SSL.Connection, seen: Seen) -> tuple[tuple[bytes, ...], 
     return shown, tuple(map(der, connection.get_verified_chain() or ())) or shown[:1]
 
 
-def _keys(connection: SSL.Connection, suite: CipherSuite, seen: Seen) -> Keys:
+def _keys(connection: SSL.Connection, suite: CipherSuite, seen: Seen) -> Keys | None:
     if seen.key_log is None:
-        return no_keys(suite)
+        return None
     if suite.version is ProtocolVersion.TLSv1_3:
         found = handshake_keys.secrets(seen.key_log)
         try:

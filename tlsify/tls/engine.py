@@ -1,4 +1,4 @@
-"""The handshake: what the peer sends in, records out, Negotiated at the end (pyOpenSSL)."""
+"""The handshake: what the peer sends in, records out, then Negotiated and Keys (pyOpenSSL)."""
 
 from __future__ import annotations
 
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from OpenSSL import crypto
     from OpenSSL.SSL import _NoOverlappingProtocols
 
+    from tlsify.keys import Keys
     from tlsify.tls.negotiated import Negotiated, Resumable
 
 Stranger: TypeAlias = "Callable[[bytes], bytes]"
@@ -57,6 +58,7 @@ class Engine:
     Attributes:
         is_client: the role.
         server_name: SNI; a server's None until it is known.
+        keys: of the finished handshake, if they were wanted; the caller wipes them.
         stranger: answers a peer that begins with something else than TLS, from what it has sent so
             far, in its own protocol; empty leaves it to the alert.
     """
@@ -111,6 +113,7 @@ class Engine:
         self._key_log: list[bytes] = []
         self.on_key_log = self._key_log.append
         self._negotiated: Negotiated | None = None
+        self.keys: Keys | None = None
         if isinstance(config, ClientConfig):
             connection = self._connect()
             if self.server_name is not None:
@@ -343,11 +346,9 @@ class Engine:
         A client has protected nothing before it accepts the certificate, nor has a server of TLS
         1.2. One of TLS 1.3 has its last key already, and this is the first record under it.
         """
-        secret = handshake_keys.secrets(self._key_log).get(b"SERVER_TRAFFIC_SECRET_0")
-        if self.is_client or secret is None or self._connection is None:
+        if self.is_client or self._connection is None:
             return encode_plain_alert(alert)
-        suite = CipherSuite.from_openssl(self._connection.get_cipher_name() or "")
-        return handshake_keys.sealed_alert(suite, secret, alert)
+        return handshake_keys.servers_alert(self._connection, self._key_log, alert)
 
     def _conclude(self, connection: SSL.Connection, emitted: bytes) -> None:
         """Take stock of a finished handshake, and of the last that OpenSSL has to say in it."""
@@ -374,7 +375,7 @@ class Engine:
             tickets=tickets,
             sends_tickets=self._resumes,
         )
-        self._negotiated = conclusion.conclude(connection, suite, seen)
+        self._negotiated, self.keys = conclusion.conclude(connection, suite, seen)
         if self._config.key_log is None:
             self.take_key_log()
 

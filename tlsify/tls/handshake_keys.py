@@ -5,21 +5,21 @@ from __future__ import annotations
 import binascii
 from typing import TYPE_CHECKING
 
-from tlsify.codepoints import ContentType
+from tlsify.codepoints import CipherSuite, ContentType
 from tlsify.errors import PeerMisbehaved, TlsifyError
-from tlsify.keys import wipe
+from tlsify.keys import Keys, wipe
 from tlsify.tls import schedule
 from tlsify.tls.messages import encode_alert
-from tlsify.tls.negotiated import Keys
 from tlsify.tls.openssl import master_key
 from tlsify.tls.protection import open_record, seal_record
+from tlsify.tls.record import encode_plain_alert
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from OpenSSL import SSL
 
-    from tlsify.codepoints import AlertDescription, CipherSuite
+    from tlsify.codepoints import AlertDescription
     from tlsify.keys import TrafficKeys
     from tlsify.tls.schedule import KeyBlock
 
@@ -111,8 +111,14 @@ def tls12_keys(
     return Keys(tx, rx, bytearray(), bytearray())
 
 
-def sealed_alert(suite: CipherSuite, secret: bytearray, alert: AlertDescription) -> bytes:
-    """Make the first and last record under a TLS 1.3 traffic secret, which is wiped: an alert."""
+def servers_alert(
+    connection: SSL.Connection, key_log: Iterable[bytes], alert: AlertDescription
+) -> bytes:
+    """Write a server's fatal alert: the first record under its TLS 1.3 secret, if it has that."""
+    secret = secrets(key_log).get(b"SERVER_TRAFFIC_SECRET_0")
+    if secret is None:
+        return encode_plain_alert(alert)
+    suite = CipherSuite.from_openssl(connection.get_cipher_name() or "")
     keys = schedule.traffic_keys(suite, secret)
     sealed = seal_record(keys, 0, ContentType.alert, encode_alert(alert))
     keys.wipe()

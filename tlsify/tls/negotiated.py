@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING
 
 from tlsify.codepoints import CipherSuite, ProtocolVersion
 from tlsify.errors import PeerMisbehaved
-from tlsify.keys import IV_LENGTH, TrafficKeys, wipe
 from tlsify.tls import messages
 
 if TYPE_CHECKING:
@@ -19,9 +18,9 @@ _TIME, _LIFETIME_HINT, _TICKET = 0xA1, 0xA9, 0xAA  # of OpenSSL's SSL_SESSION
 _LIFETIME_UNSPECIFIED = 7200  # seconds to keep a TLS 1.2 ticket that does not say how long
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True)
 class Negotiated:
-    """Outcome of a finished handshake.
+    """Outcome of a finished handshake, apart from its keys.
 
     Attributes:
         suite: fixes the version too.
@@ -31,10 +30,6 @@ class Negotiated:
         group: key exchange group, such as ``X25519MLKEM768``; empty if unknown.
         resumed: whether a session was resumed.
         max_fragment_length: bytes the peer asked our records to stay below, or None.
-        tx: keys of what we send next.
-        rx: keys of what we receive next.
-        tx_secret: TLS 1.3 traffic secret behind ``tx``, wiped by its last user; else empty.
-        rx_secret: TLS 1.3 traffic secret behind ``rx``, likewise.
         chain: the peer's certificates in DER as it showed them, its own first; empty if it showed
             none, or the configuration does not say ``keep_chain``.
         verified_chain: likewise its own, and those that lead to a trust anchor.
@@ -47,17 +42,8 @@ class Negotiated:
     group: str
     resumed: bool
     max_fragment_length: int | None
-    tx: TrafficKeys = field(repr=False)
-    rx: TrafficKeys = field(repr=False)
-    tx_secret: bytearray = field(repr=False)
-    rx_secret: bytearray = field(repr=False)
     chain: tuple[bytes, ...] = ()
     verified_chain: tuple[bytes, ...] = ()
-
-    @classmethod
-    def without_keys(cls, suite: CipherSuite, **facts: Any) -> Self:
-        """Describe a connection whose keys are in another process."""
-        return cls(suite=suite, **facts, **no_keys(suite)._asdict())
 
     @property
     def version(self) -> ProtocolVersion:
@@ -129,12 +115,6 @@ class Negotiated:
             return None
         return Resumable(session, expires, self.resumed)
 
-    def wipe(self) -> None:
-        """Overwrite every secret held here."""
-        self.tx.wipe()
-        self.rx.wipe()
-        wipe(self.tx_secret, self.rx_secret)
-
 
 @dataclass(frozen=True, slots=True)
 class Resumable:
@@ -163,22 +143,3 @@ def _elements(der: bytes) -> dict[int, bytes]:
         found[der[0]] = der[start : start + length]
         der = der[start + length :]
     return found
-
-
-class Keys(NamedTuple):
-    """Both directions' keys, as `Negotiated` holds them."""
-
-    tx: TrafficKeys
-    rx: TrafficKeys
-    tx_secret: bytearray
-    rx_secret: bytearray
-
-    def __repr__(self) -> str:
-        """Show everything except the secrets."""
-        return f"Keys({self.tx!r}, {self.rx!r})"
-
-
-def no_keys(suite: CipherSuite) -> Keys:
-    """Return placeholders for unwanted keys: zeros, as after `Negotiated.wipe`."""
-    none = (bytearray(suite.aead.key_length), bytearray(IV_LENGTH), 0)
-    return Keys(TrafficKeys(suite, *none), TrafficKeys(suite, *none), bytearray(), bytearray())

@@ -100,7 +100,7 @@ def _restore(state: bytes | bytearray, *, can_rekey: bool) -> tuple[Negotiated, 
         close_notify_sent=bool(flags & _CLOSE_NOTIFY_SENT),
         update_due=bool(flags & _UPDATE_DUE),
     )
-    negotiated = Negotiated.without_keys(
+    negotiated = Negotiated(
         suite,
         alpn=bytes(alpn) or None,
         server_name=name.decode() or None,

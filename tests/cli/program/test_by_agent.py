@@ -122,7 +122,7 @@ def test_idle(pki: Pki, agent: Agent, carrier: str) -> None:
         stream.unwrap()
 
     server = Server(over_tls(pki.good.server_context(), answer))
-    process = start(carrier, *_connect(pki, agent.path, server.port, "--idle", "0.5"))
+    process = start(carrier, *_connect(pki, agent.path, server.port, "--idle", "2"))
     assert process.stdin is not None
     process.stdin.write(b"question")
     process.stdin.flush()

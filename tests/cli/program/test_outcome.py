@@ -345,7 +345,7 @@ def test_idle(pki: Pki, carrier: str, closing: str) -> None:
         stream.unwrap()
 
     server = Server(over_tls(pki.good.server_context(), answer))
-    words = ("connect", "--idle", "0.5", "--close", closing, "--ca", pki.authority)
+    words = ("connect", "--idle", "2", "--close", closing, "--ca", pki.authority)
     process = start(carrier, *words, LOOPBACK, server.port)
     assert process.stdin is not None
     process.stdin.write(b"question")
@@ -353,7 +353,7 @@ def test_idle(pki: Pki, carrier: str, closing: str) -> None:
     assert process.wait(PATIENCE) == ExitCode.DEADLINE  # with stdin open
     outcome = finish(process)
     assert outcome.out == b"answer"
-    assert "error: nothing has come or gone for 0.5 seconds\n" in outcome.err
+    assert "error: nothing has come or gone for 2 seconds\n" in outcome.err
     server.result()
 
 

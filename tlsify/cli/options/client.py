@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         group,
         "--ca",
         "trust anchors: a PEM file, a folder of .pem and .crt files, or ",
-        ", or else these",
+        ', or else "system"',
     )
     group.add_argument(
         "--pin",

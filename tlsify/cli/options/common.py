@@ -198,7 +198,7 @@ def add_trust(group: argparse._ArgumentGroup, flag: str, purpose: str, otherwise
     group.add_argument(
         flag,
         metavar="FILE|DIR|system",
-        help=f'{purpose}"system" for those of this host; default: $CAFILE, $CADIR{otherwise}',
+        help=f'{purpose}"system" for this host\'s own; default: $CAFILE, $CADIR{otherwise}',
     )
 
 
@@ -282,7 +282,7 @@ def add_alpn(group: argparse._ArgumentGroup) -> None:
         type=alpn_protocol,
         default=[],
         metavar="PROTOCOL",
-        help="application protocol; may be repeated, most wanted first",
+        help="application protocol; may be repeated, in order of preference",
     )
 
 

@@ -90,7 +90,7 @@ def add_isolation(group: argparse._ActionsContainer) -> None:
     group.add_argument(
         "--isolate-key",
         action="store_true",
-        help="have handshakes done by processes that alone read the private key, and touch no "
+        help="do handshakes in separate processes, which alone read the private key and touch no "
         "connection",
     )
 
