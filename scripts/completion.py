@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import re
 from typing import TYPE_CHECKING
 
 import shtab
 
+from tlsify.cli import pages
 from tlsify.cli.help import TOPICS
 from tlsify.starttls.upgrade import PROTOCOLS
 
@@ -27,8 +29,9 @@ _KINDS = {
     "PORT": {"bash": "", "zsh": "_ports"},
 }
 # Values that are too many for --help, or more than argparse is to decide on.
-_CHOICES = {"starttls": tuple(PROTOCOLS), "topic": TOPICS}
+_CHOICES = {"starttls": tuple(PROTOCOLS), "topic": (*TOPICS, *pages.titles())}
 _MODES = ("auto", "require", "off")
+_FISH_VALUES = re.compile(r'( -(?:xka|ka|fa) ")([^"(]+)"')
 
 _BASH_PREAMBLE = """
 _tlsify_programs() {
@@ -78,7 +81,15 @@ def zsh(top: argparse.ArgumentParser) -> str:
 def fish(top: argparse.ArgumentParser) -> str:
     """Make fish's."""
     _name_the_kinds(top)
-    return shtab.complete(top, "fish")
+    text = shtab.complete(top, "fish")
+    # A value stands in the word of --ktls, or nowhere.
+    text = text.replace(" -l ktls -xka ", " -l ktls -fa ").replace(" --ktls ", " ", 1)
+    return _FISH_VALUES.sub(_without_description, text)
+
+
+def _without_description(values: re.Match[str]) -> str:
+    """Write values so that fish does not repeat the option's description beside each of them."""
+    return values[1] + " ".join(rf"{value}\t''" for value in values[2].split()) + '"'
 
 
 # Names of files as shells want them, and what writes them.
@@ -86,7 +97,7 @@ SHELLS = {"tlsify.bash": bash, "_tlsify": zsh, "tlsify.fish": fish}
 
 
 def _name_the_kinds(parser: argparse.ArgumentParser) -> None:
-    """Tell shtab which values are files, folders, hosts and programs."""
+    """Mark for shtab which values are files, folders, hosts and programs."""
     for each in _family(parser):
         for action in each._actions:
             if action.dest in _CHOICES:

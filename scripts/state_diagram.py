@@ -99,7 +99,7 @@ def events() -> Iterator[tuple[str, int, bytes]]:
 
 
 def words(action: Action) -> str:
-    """Say what has to be done."""
+    """Return what has to be done."""
     match action:
         case SendRecord(_, payload):
             return f"send {AlertDescription(payload[1]).name}"

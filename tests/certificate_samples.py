@@ -45,7 +45,7 @@ def facts_of(
     certificate: bytes | None, *, verified: bool = True, reason: str = "policy-off"
 ) -> TLSInfo:
     """Return the facts of a connection whose peer showed a certificate."""
-    negotiated = Negotiated.without_keys(
+    negotiated = Negotiated(
         CipherSuite.TLS_AES_256_GCM_SHA384,
         alpn=b"h2",
         server_name=HOST,

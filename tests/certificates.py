@@ -89,7 +89,7 @@ def sign(
     begin: dt.timedelta = -DAY,
     end: dt.timedelta = DAY,
 ) -> KeyPair:
-    """Have an issuer, or nobody else, sign a certificate.
+    """Sign a certificate by an issuer, or by itself.
 
     Args:
         name: the common name of its subject.
@@ -180,7 +180,7 @@ def respond(
     response = ocsp.OCSPResponseBuilder().add_response(
         cert=pair.chain[0],
         issuer=issuer,
-        algorithm=hashes.SHA1(),  # noqa: S303 - a name for the issuer, as all use it
+        algorithm=hashes.SHA1(),  # a name for the issuer, as all use it
         cert_status=status,
         this_update=now() + begin,
         next_update=None if end is None else now() + end,

@@ -73,7 +73,7 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_report_header() -> list[str]:
-    """Say what the run stands on."""
+    """Return the versions that the run stands on."""
     refusal = capabilities().refusal
     ktls = "kTLS" if refusal is None else f"no kTLS ({refusal.code})"
     openssl = SSL.OpenSSL_version(SSL.OPENSSL_VERSION).decode()

@@ -101,7 +101,7 @@ class Outcome(NamedTuple):
 
 
 def follow(dialogue: Dialogue, said: bytes) -> Outcome:
-    """Let a dialogue run without a socket.
+    """Run a dialogue without a socket.
 
     Raises:
         HandshakeError: it has ended so.

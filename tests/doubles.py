@@ -15,6 +15,7 @@ import threading
 import time
 from collections import deque
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, AnyStr, Generic, Self, TypeVar
 
@@ -26,7 +27,9 @@ from tlsify.connection.ending.patience import unacknowledged
 from tlsify.connection.establish import accept, connect
 from tlsify.connection.handoff import Handoff, Offload
 from tlsify.connection.stream import TLSSocket
-from tlsify.ktls import uapi
+from tlsify.keys import Direction
+from tlsify.ktls import uapi, ulp
+from tlsify.ktls.probe import capabilities
 from tlsify.tls import schedule
 from tlsify.tls.engine import Engine
 from tlsify.tls.messages import KeyUpdateRequest, encode_key_update
@@ -43,6 +46,7 @@ if TYPE_CHECKING:
     from tlsify.codepoints import Aead
     from tlsify.credentials.anchors import TrustAnchors
     from tlsify.credentials.key_pair import KeyPair
+    from tlsify.keys import Keys, TrafficKeys
     from tlsify.tls.negotiated import Negotiated
     from tlsify.tls.tunnel import Tunnel
 
@@ -63,12 +67,18 @@ CLOSE_NOTIFY = (ContentType.alert, bytes([1, AlertDescription.close_notify]))
 
 
 def opened(tunnel: Tunnel, records: bytes) -> bytes:
-    """Have a tunnel open what has come; return the plaintext."""
+    """Open what has come with a tunnel; return the plaintext."""
     room = RecordBuffer(len(records) + ROOM_BEYOND)
     size = tunnel.receive(records, room)
     if tunnel.failure is not None and not size:
         raise tunnel.failure
     return bytes(room.view[:size])
+
+
+def keys_of(engine: Engine) -> Keys:
+    """Return the keys of a finished handshake."""
+    assert engine.keys is not None
+    return engine.keys
 
 
 class EnginePair:
@@ -83,6 +93,11 @@ class EnginePair:
         """Make both engines; the client's first flight is ready."""
         self.client = Engine(client, aeads)
         self.server = Engine(server, aeads)
+
+    @property
+    def keys(self) -> tuple[Keys, Keys]:
+        """The client's and the server's keys, once the handshake is finished."""
+        return keys_of(self.client), keys_of(self.server)
 
     def step(self) -> bool:
         """Carry each side's output to the other, record by record; False if there was none."""
@@ -117,7 +132,7 @@ class Endpoint(Generic[T]):
     def _run(self) -> None:
         try:
             self._result.append(self._work())
-        except BaseException as exc:  # noqa: BLE001 - handed to the thread that asks
+        except BaseException as exc:  # handed to the thread that asks
             self._error = exc
 
     @property
@@ -138,7 +153,7 @@ class FailingSocket(socket.socket):
     """A real socket whose n-th privileged call fails with a given errno."""
 
     def __init__(self, sock: socket.socket, fail_at: int, error: OSError) -> None:
-        """Take over a socket's descriptor; calls are counted from 0."""
+        """Wrap a socket's descriptor; calls are counted from 0."""
         super().__init__(fileno=sock.detach())
         self.calls: list[tuple[Any, ...]] = []
         self._fail_at = fail_at
@@ -168,7 +183,7 @@ class ScriptedSocket(socket.socket):
     """Half of a kTLS socket: records come from a script as net/tls gives them (kernel.md 3.1)."""
 
     def __init__(self, *script: tuple[int, bytes] | int | None) -> None:
-        """Take (content type, payload) for a record, an errno, or None for the end of stream."""
+        """Script (content type, payload) for a record, an errno, or None for the end of stream."""
         super().__init__(socket.AF_INET, socket.SOCK_STREAM)
         self.script = deque(script)
         self.sent: list[tuple[int, bytes]] = []
@@ -250,7 +265,7 @@ def ends(process: subprocess.Popen[AnyStr], timeout: float = 60) -> int:
 
 
 def own_clock(monkeypatch: pytest.MonkeyPatch, module: ModuleType) -> Callable[[float], None]:
-    """Give a module a monotonic clock that stands still; return what has it go on."""
+    """Stop a module's monotonic clock; return a function that moves it."""
     now = 1000.0
 
     def go(seconds: float) -> None:
@@ -267,6 +282,13 @@ def queued(sock: socket.socket) -> int:
     return int(count)
 
 
+def readable(sock: socket.socket, milliseconds: int) -> bool:
+    """Return whether a socket becomes readable in time."""
+    poller = select.poll()
+    poller.register(sock, select.POLLIN)
+    return bool(poller.poll(milliseconds))
+
+
 def reset(sock: socket.socket) -> None:
     """Close a TCP connection with RST."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -274,7 +296,7 @@ def reset(sock: socket.socket) -> None:
 
 
 def vanish(sock: socket.socket) -> None:
-    """Have nothing more come in on a TCP socket: it neither answers nor acknowledges.
+    """Drop everything that comes in on a TCP socket: it neither answers nor acknowledges.
 
     By a filter that drops everything (socket(7) SO_ATTACH_FILTER), which takes no privilege. What
     it has sent must have arrived, or it would go on sending it.
@@ -286,7 +308,7 @@ def vanish(sock: socket.socket) -> None:
 
 
 def give_up(sock: socket.socket) -> None:
-    """Have TCP give up soon, with ETIMEDOUT, a peer that reads nothing."""
+    """Make TCP soon give up, with ETIMEDOUT, a peer that reads nothing."""
     timeout = sock.gettimeout()
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 100)
     sock.settimeout(0)
@@ -387,8 +409,7 @@ class RawPeer:
         if not hold:
             sock.sendall(self.held)
         self.negotiated = negotiated
-        self._tx, self._rx = negotiated.tx, negotiated.rx
-        self._tx_secret, self._rx_secret = negotiated.tx_secret, negotiated.rx_secret
+        self._tx, self._rx, self._tx_secret, self._rx_secret = keys_of(engine)
         self._tx_seq, self._rx_seq = self._tx.seq, self._rx.seq
 
     def seal(self, content_type: ContentType, payload: bytes) -> bytes:
@@ -567,10 +588,34 @@ class Lab:
         handoff = self.keep(connect(ours, client, policy))
         return handoff, other.result()
 
+    def far_on(
+        self, monkeypatch: pytest.MonkeyPatch, aead: Aead, version: ProtocolVersion, seq: int
+    ) -> tuple[Handoff, RawPeer]:
+        """Connect as `client`, by the kernel, as if we had sent ``seq`` records already."""
+        capabilities()  # tried now, without the patch
+        client, server = self.configs(version)
+        client, server = replace(client, aeads=(aead,)), replace(server, aeads=(aead,))
+        ours, theirs = self.tcp()
+        install = ulp.install
+
+        def install_far_on(sock: socket.socket, direction: Direction, keys: TrafficKeys) -> None:
+            if direction is Direction.TX:
+                keys = replace(keys, seq=seq)
+            install(sock, direction, keys)
+
+        other = Endpoint(lambda: RawPeer(theirs, server))
+        with monkeypatch.context() as patch:
+            patch.setattr(ulp, "install", install_far_on)
+            handoff = self.keep(connect(ours, client, KERNEL))
+        peer = other.result()
+        peer._rx_seq = seq
+        self.peers.append(theirs)
+        return handoff, peer
+
     def stream(
         self, policy: KtlsPolicy, version: ProtocolVersion = ProtocolVersion.TLSv1_3
     ) -> tuple[TLSSocket, RawPeer]:
-        """Do as `server`, with a TLSSocket."""
+        """Connect as `server`, with a TLSSocket."""
         handoff, peer = self.server(policy, version)
         return TLSSocket(handoff), peer
 

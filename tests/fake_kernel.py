@@ -301,7 +301,7 @@ class _Receiver(_Half):
             timed_out = len(self._peek(wanted, socket.MSG_WAITALL)) < wanted
 
     def _decrypt(self, record: bytes) -> tuple[int, bytes]:
-        """Take a record from TCP if it opens."""
+        """Receive a record from TCP if it opens."""
         assert self.keys is not None
         opaque = record
         if _in_tls13(self.keys):
@@ -409,7 +409,7 @@ class FakeSocket(socket.socket):
             raise _error(errno.ENOPROTOOPT)
 
     def getsockopt(self, *args: int) -> Any:
-        """Give back what was set, or the pending error; anything else comes from TCP."""
+        """Return what was set, or the pending error; anything else comes from TCP."""
         level, name, size = (*args, 0)[:3]
         if (level, name) == (uapi.SOL_TCP, uapi.TCP_ULP) and self._attached:
             return b"tls".ljust(uapi.TCP_ULP_NAME_MAX, b"\0")[:size]
@@ -427,7 +427,7 @@ class FakeSocket(socket.socket):
         return self._tx.limit.to_bytes(2, byteorder)
 
     def _patiently(self, call: Callable[[int], T], ready: Callable[[], bool]) -> T:
-        """Do as CPython: with a timeout, poll first, and again after EAGAIN."""
+        """Behave as CPython: with a timeout, poll first, and again after EAGAIN."""
         timeout = self.gettimeout()
         if not timeout:
             return call(0 if timeout is None else socket.MSG_DONTWAIT)
@@ -492,7 +492,7 @@ class FakeSocket(socket.socket):
     def recvmsg_into(
         self, buffers: Iterable[WriteableBuffer], space: int = 0, flags: int = 0, /
     ) -> tuple[int, Control, int, Any]:
-        """Do as `recvmsg`, into buffers."""
+        """Receive as `recvmsg`, into buffers."""
         views = [memoryview(buffer).cast("B") for buffer in buffers]
         payload, *others = self.recvmsg(sum(map(len, views)), space, flags)
         position = 0

@@ -21,14 +21,22 @@ def forms(pem: bytes) -> set[bytes]:
     return {pem.splitlines()[1], *(number.to_bytes(size, order) for order in ("big", "little"))}
 
 
-def holds(pid: int, wanted: Iterable[bytes]) -> set[bytes]:
-    """Return which of these bytes strings are in a process's writable memory."""
+def holds(pid: int, wanted: Iterable[bytes], *, stack: bool = True) -> set[bytes]:
+    """Return which of these bytes strings are in a process's writable memory.
+
+    Args:
+        pid: the process.
+        wanted: what is searched for.
+        stack: whether on the stack of its main thread, too.
+    """
     found: set[bytes] = set()
     with open(f"/proc/{pid}/maps") as maps, open(f"/proc/{pid}/mem", "rb", 0) as memory:
         for line in maps:
             span, rights, *_ = line.split()
             start, end = (int(each, 16) for each in span.split("-"))
             if not rights.startswith("rw") or end - start > _LARGEST:
+                continue
+            if not stack and line.endswith("[stack]\n"):
                 continue
             memory.seek(start)
             try:

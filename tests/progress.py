@@ -42,7 +42,7 @@ class Progress:
             self._write({"total": count})
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Tell of a test when it has been taken down; the worst of its three parts counts."""
+        """Report a test after its teardown; the worst of its three parts counts."""
         outcome, seconds = self._unfinished.pop(report.nodeid, ("passed", 0.0))
         outcome = max(outcome, report.outcome, key=_RANK.index)
         seconds += report.duration
@@ -52,7 +52,7 @@ class Progress:
             self._unfinished[report.nodeid] = outcome, seconds
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
-        """Tell of a module that cannot be collected: it counts as a test that failed."""
+        """Report a module that cannot be collected: it counts as a failed test."""
         if report.failed:
             self._write({"test": report.nodeid, "outcome": "failed", "seconds": 0.0})
 

@@ -21,7 +21,7 @@ WITH_BROWSER = os.environ.get("TLSIFY_BROWSER") == "1"
 
 @functools.cache
 def refusal() -> str | None:
-    """Say why there are no peers here; None if there are."""
+    """Return why there are no peers here; None if there are."""
     if not GUEST:
         try:
             peers.PEERS.environment()
@@ -33,7 +33,7 @@ def refusal() -> str | None:
 
 
 def prepare() -> None:
-    """Have whatever the tests run find the peers' programs before any of the host's."""
+    """Put the peers' programs before the host's in PATH."""
     if not GUEST and refusal() is None:
         os.environ.update(peers.PEERS.environment())
 

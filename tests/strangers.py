@@ -53,7 +53,7 @@ def saying(told: Entry, **odd: object) -> Callable[[Address, Address], bytes]:
 
 
 def as_stranger(work: Callable[[], None]) -> int:
-    """Have a forked child do something as another user; return its PID.
+    """Fork a child that does something as another user; return its PID.
 
     It cannot import anything any more: who knows whether that user may read Python's own modules?
     """
@@ -67,7 +67,7 @@ def as_stranger(work: Callable[[], None]) -> int:
             os.setresuid(UID, UID, UID)
             work()
             status = 0
-        except BaseException:  # noqa: BLE001 - it is shown, and the child must not go on
+        except BaseException:  # it is shown, and the child must not go on
             traceback.print_exc()
         finally:
             os._exit(status)
@@ -75,7 +75,7 @@ def as_stranger(work: Callable[[], None]) -> int:
 
 
 def as_nobody(look: Callable[[], str]) -> str:
-    """Have somebody without privileges, and without our descriptors, look; return what he says."""
+    """Run a function without privileges and without our descriptors; return its answer."""
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
@@ -99,7 +99,7 @@ def as_nobody(look: Callable[[], str]) -> str:
 def stranger(
     answer: bytes | Callable[[Address, Address], bytes] | None, sockets: int = 1
 ) -> Iterator[tuple[Address, Address, IO[bytes]]]:
-    """Have a process of another user's say something to whoever asks.
+    """Fork a process of another user's that answers each connection with the same bytes.
 
     Args:
         answer: to be said, or what makes it of the addresses; None to accept nobody.

@@ -138,7 +138,7 @@ def _able(fake: FakeKernel) -> Capabilities:
 
 @pytest.fixture
 def real(lab: Lab) -> Client:
-    """Do as `client`, for what no fake can do: calls on the descriptor's number."""
+    """Connect as `client`, for what no fake can do: calls on the descriptor's number."""
     handoff, peer = lab.client(KERNEL)
     handoff.sock.settimeout(None)
     return Client(handoff, peer, capabilities().rekey, polls_partial_records())

@@ -130,7 +130,7 @@ class Bench:
             self.tx, self.tx_seq = keys, keys.seq
 
     def set(self, direction: Direction, packed: bytes) -> None:
-        """Give our end a struct."""
+        """Return our end with a struct set."""
         self.ours.setsockopt(uapi.SOL_TLS, OPTION[direction], packed)
 
     def get(self, direction: Direction, size: int) -> bytes:
@@ -162,7 +162,7 @@ class Bench:
         self._until_over()
 
     def reset(self) -> None:
-        """Have our end get a reset, and wait until it has."""
+        """Reset our end, and wait until it has noticed."""
         reset(self.theirs)
         self._until_over()
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tlsify.codepoints import CipherSuite
-from tlsify.keys import IV_LENGTH, SEQ_LIMIT, TrafficKeys
+from tlsify.keys import IV_LENGTH, SEQ_LIMIT, Keys, TrafficKeys
 
 SUITES = st.sampled_from(list(CipherSuite))
 SECRET = b"planted-secret!!"
@@ -87,6 +87,15 @@ def test_wipe() -> None:
     assert keys.key is key
 
 
+def test_wipe_of_a_connection() -> None:
+    """Both directions' keys and traffic secrets are overwritten in place."""
+    suite = CipherSuite.TLS_AES_128_GCM_SHA256
+    keys = Keys(make(suite), make(suite), bytearray(SECRET), bytearray(SECRET))
+    held = [keys.tx.key, keys.tx.iv, keys.rx.key, keys.rx.iv, keys.tx_secret, keys.rx_secret]
+    keys.wipe()
+    assert not any(map(any, held))
+
+
 def test_keys_are_compared_by_identity() -> None:
     """No comparison of secrets that takes as long as they agree."""
     suite = CipherSuite.TLS_AES_128_GCM_SHA256
@@ -104,4 +113,4 @@ def test_fields_are_frozen() -> None:
 def test_suite_survives_pickling() -> None:
     """A suite is the same object in another process."""
     suite = CipherSuite.TLS_AES_128_GCM_SHA256
-    assert pickle.loads(pickle.dumps(suite)) is suite  # noqa: S301 - our own bytes
+    assert pickle.loads(pickle.dumps(suite)) is suite

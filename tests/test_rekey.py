@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import itertools
 import select
 import socket
@@ -30,7 +29,7 @@ from tests.doubles import (
 from tlsify.aio.loop_socket import LoopSocket
 from tlsify.codepoints import Aead, AlertDescription, ContentType, ProtocolVersion
 from tlsify.connection import sender, stream
-from tlsify.connection.establish import accept, connect
+from tlsify.connection.establish import accept
 from tlsify.connection.stream import TLSSocket
 from tlsify.errors import (
     HandshakeError,
@@ -38,7 +37,7 @@ from tlsify.errors import (
     PeerMisbehaved,
     RekeyUnsupported,
 )
-from tlsify.keys import Direction, TrafficKeys
+from tlsify.keys import Direction
 from tlsify.ktls import ulp
 from tlsify.ktls.diag import tls_stat
 from tlsify.ktls.probe import capabilities, polls_partial_records
@@ -921,22 +920,7 @@ def _far_on(
     lab: Lab, monkeypatch: pytest.MonkeyPatch, aead: Aead, version: ProtocolVersion, seq: int
 ) -> tuple[TLSSocket, RawPeer]:
     """Make a connection on which we have sent ``seq`` records already."""
-    client, server = (dataclasses.replace(config, aeads=(aead,)) for config in lab.configs(version))
-    ours, theirs = lab.tcp()
-    install = ulp.install
-
-    def install_far_on(sock: socket.socket, direction: Direction, keys: TrafficKeys) -> None:
-        if direction is Direction.TX:
-            keys = dataclasses.replace(keys, seq=seq)
-        install(sock, direction, keys)
-
-    other = Endpoint(lambda: RawPeer(theirs, server))
-    with monkeypatch.context() as patch:
-        patch.setattr(ulp, "install", install_far_on)
-        handoff = lab.keep(connect(ours, client, KERNEL))  # type: ignore[arg-type]
-    peer = other.result()
-    peer._rx_seq = seq
-    lab.peers.append(theirs)
+    handoff, peer = lab.far_on(monkeypatch, aead, version, seq)
     monkeypatch.setattr(stream, "_CHECK_EVERY", 4)
     tls = TLSSocket(handoff)
     tls.settimeout(PATIENCE)

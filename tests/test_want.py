@@ -70,7 +70,7 @@ def _anew(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def _forget() -> None:
-    """Have the next connection take everything that a process's first one takes."""
+    """Make the next connection take everything that a process's first one takes."""
     until(lambda: not _carriers())
     interpreter._watcher._is_watching = False
     Verdict._free.clear()
@@ -331,7 +331,7 @@ class _Agent:
         return len(descriptors(self._pid))
 
     def end(self) -> tuple[int, bool]:
-        """Have it end, once it is at rest; return its status, and whether something was lacking."""
+        """End it, once it is at rest; return its status, and whether something was lacking."""
         try:
             if self.is_ready:
                 until(lambda: self._descriptors() <= self._idle)
@@ -345,7 +345,7 @@ class _Agent:
 
 
 def _converse(place: Path, files: Files, ktls: str) -> Exception | None:
-    """Have a connection made and use it; return the error, if there is one."""
+    """Make a connection and use it; return the error, if there is one."""
     error: Exception | None = None
     with tcp() as (ours, theirs):
         peer = serving(files, theirs)

@@ -119,7 +119,7 @@ class Want:
 
 @contextlib.contextmanager
 def no_descriptors() -> Iterator[None]:
-    """Have the system refuse this process any further descriptor, as long as the block lasts."""
+    """Refuse this process any further descriptor, as long as the block lasts."""
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     lowest = os.dup(0)  # the limit is on the number, and the lowest free one would be taken
     os.close(lowest)

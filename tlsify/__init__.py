@@ -8,109 +8,128 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from tlsify.codepoints import Aead, AlertDescription, CipherSuite, ProtocolVersion
-    from tlsify.config import ClientConfig, ClosePolicy, KtlsMode, KtlsPolicy, ServerConfig
-    from tlsify.connection.adoption import adopt
-    from tlsify.connection.establish import accept, connect
-    from tlsify.connection.handoff import Handoff, Offload, Reason
-    from tlsify.connection.stream import TLSSocket
-    from tlsify.credentials.anchors import TrustAnchors
-    from tlsify.credentials.key_pair import KeyPair
-    from tlsify.errors import (
-        AgentError,
-        ConfigError,
-        DeadlineExceeded,
-        HandshakeError,
-        IdentityError,
-        KeyUpdateRefused,
-        KtlsCommitError,
-        KtlsError,
-        KtlsUnavailable,
-        NetworkError,
-        PeerAlert,
-        PeerMisbehaved,
-        RekeyUnsupported,
-        TlsifyError,
-        Truncated,
+    from tlsify.codepoints import (
+        Aead as Aead,
     )
-    from tlsify.ktls.probe import Capabilities, capabilities
-    from tlsify.metrics.counters import counters
-    from tlsify.names import ReferenceIdentifier
-    from tlsify.system.process import protect_process
+    from tlsify.codepoints import (
+        AlertDescription as AlertDescription,
+    )
+    from tlsify.codepoints import (
+        CipherSuite as CipherSuite,
+    )
+    from tlsify.codepoints import (
+        ProtocolVersion as ProtocolVersion,
+    )
+    from tlsify.config import (
+        ClientConfig as ClientConfig,
+    )
+    from tlsify.config import (
+        ClosePolicy as ClosePolicy,
+    )
+    from tlsify.config import (
+        KtlsMode as KtlsMode,
+    )
+    from tlsify.config import (
+        KtlsPolicy as KtlsPolicy,
+    )
+    from tlsify.config import (
+        ServerConfig as ServerConfig,
+    )
+    from tlsify.connection.adoption import adopt as adopt
+    from tlsify.connection.establish import accept as accept
+    from tlsify.connection.establish import connect as connect
+    from tlsify.connection.handoff import Handoff as Handoff
+    from tlsify.connection.handoff import Offload as Offload
+    from tlsify.connection.handoff import Reason as Reason
+    from tlsify.connection.stream import TLSSocket as TLSSocket
+    from tlsify.credentials.anchors import TrustAnchors as TrustAnchors
+    from tlsify.credentials.key_pair import KeyPair as KeyPair
+    from tlsify.errors import (
+        AgentError as AgentError,
+    )
+    from tlsify.errors import (
+        ConfigError as ConfigError,
+    )
+    from tlsify.errors import (
+        DeadlineExceeded as DeadlineExceeded,
+    )
+    from tlsify.errors import (
+        HandshakeError as HandshakeError,
+    )
+    from tlsify.errors import (
+        IdentityError as IdentityError,
+    )
+    from tlsify.errors import (
+        KeyUpdateRefused as KeyUpdateRefused,
+    )
+    from tlsify.errors import (
+        KtlsCommitError as KtlsCommitError,
+    )
+    from tlsify.errors import (
+        KtlsError as KtlsError,
+    )
+    from tlsify.errors import (
+        KtlsUnavailable as KtlsUnavailable,
+    )
+    from tlsify.errors import (
+        NetworkError as NetworkError,
+    )
+    from tlsify.errors import (
+        PeerAlert as PeerAlert,
+    )
+    from tlsify.errors import (
+        PeerMisbehaved as PeerMisbehaved,
+    )
+    from tlsify.errors import (
+        RekeyUnsupported as RekeyUnsupported,
+    )
+    from tlsify.errors import (
+        TlsifyError as TlsifyError,
+    )
+    from tlsify.errors import (
+        Truncated as Truncated,
+    )
+    from tlsify.ktls.probe import Capabilities as Capabilities
+    from tlsify.ktls.probe import capabilities as capabilities
+    from tlsify.metrics.counters import counters as counters
+    from tlsify.names import ReferenceIdentifier as ReferenceIdentifier
+    from tlsify.system.process import protect_process as protect_process
 
+# Where public names are, in the order in which a reader meets them.
 _HOMES = {
-    "codepoints": ("Aead", "AlertDescription", "CipherSuite", "ProtocolVersion"),
-    "config": ("ClientConfig", "ClosePolicy", "KtlsMode", "KtlsPolicy", "ServerConfig"),
-    "credentials.anchors": ("TrustAnchors",),
+    "connection.establish": ("connect", "accept"),
+    "connection.adoption": ("adopt",),
+    "connection.handoff": ("Handoff", "Offload", "Reason"),
+    "connection.stream": ("TLSSocket",),
+    "config": ("ClientConfig", "ServerConfig", "ClosePolicy", "KtlsMode", "KtlsPolicy"),
     "credentials.key_pair": ("KeyPair",),
+    "credentials.anchors": ("TrustAnchors",),
     "names": ("ReferenceIdentifier",),
+    "ktls.probe": ("Capabilities", "capabilities"),
+    "metrics.counters": ("counters",),
+    "system.process": ("protect_process",),
+    "codepoints": ("Aead", "AlertDescription", "CipherSuite", "ProtocolVersion"),
     "errors": (
+        "TlsifyError",
         "AgentError",
         "ConfigError",
         "DeadlineExceeded",
         "HandshakeError",
         "IdentityError",
+        "KeyUpdateRefused",
         "KtlsCommitError",
         "KtlsError",
-        "KeyUpdateRefused",
         "KtlsUnavailable",
         "NetworkError",
         "PeerAlert",
         "PeerMisbehaved",
         "RekeyUnsupported",
-        "TlsifyError",
         "Truncated",
     ),
-    "metrics.counters": ("counters",),
-    "connection.adoption": ("adopt",),
-    "connection.handoff": ("Handoff", "Offload", "Reason"),
-    "ktls.probe": ("Capabilities", "capabilities"),
-    "connection.establish": ("accept", "connect"),
-    "system.process": ("protect_process",),
-    "connection.stream": ("TLSSocket",),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
-__all__ = [  # noqa: RUF022 - in the order in which a reader meets them
-    "connect",
-    "accept",
-    "adopt",
-    "Handoff",
-    "Offload",
-    "Reason",
-    "TLSSocket",
-    "ClientConfig",
-    "ServerConfig",
-    "ClosePolicy",
-    "KeyPair",
-    "TrustAnchors",
-    "ReferenceIdentifier",
-    "KtlsMode",
-    "KtlsPolicy",
-    "Capabilities",
-    "capabilities",
-    "counters",
-    "protect_process",
-    "Aead",
-    "AlertDescription",
-    "CipherSuite",
-    "ProtocolVersion",
-    "TlsifyError",
-    "AgentError",
-    "ConfigError",
-    "DeadlineExceeded",
-    "HandshakeError",
-    "IdentityError",
-    "KeyUpdateRefused",
-    "KtlsCommitError",
-    "KtlsError",
-    "KtlsUnavailable",
-    "NetworkError",
-    "PeerAlert",
-    "PeerMisbehaved",
-    "RekeyUnsupported",
-    "Truncated",
-]
+__all__ = list(_HOME_OF)
 
 
 def __getattr__(name: str) -> Any:

@@ -19,6 +19,8 @@ _MAX_PORT = 65535
 _FORMS = "write HOST:PORT, [ADDR]:PORT or unix:PATH"
 # What stands for every interface elsewhere.
 _ANY = ("*", "0")
+# Addresses that stand for every address of this host.
+UNSPECIFIED = ("0.0.0.0", "::")  # noqa: S104 - every interface is what was written
 
 
 class Address(NamedTuple):
@@ -117,7 +119,7 @@ def is_same(listener: Address, target: Address) -> bool:
     if listener.port != target.port:
         return False
     host = "127.0.0.1" if target.host == "localhost" else target.host
-    if listener.host not in {"", "0.0.0.0", "::"}:  # noqa: S104 - compared, not bound
+    if listener.host and listener.host not in UNSPECIFIED:
         return listener.host in {host, target.host} or (
             target.host == "localhost" and listener.host == "::1"
         )

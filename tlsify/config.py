@@ -13,8 +13,8 @@ from tlsify.names import ReferenceIdentifier, canonical, is_ip_address
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from pathlib import Path
 
+    from _typeshed import StrPath
     from cryptography import x509
 
     from tlsify.credentials.key_pair import KeyPair
@@ -79,6 +79,8 @@ class ClientConfig:
             (`codepoints.NamedGroup`); empty leaves it to OpenSSL, which prefers X25519MLKEM768.
         key_pair: certificate and key to authenticate with if the server requests it.
         timeout: seconds for the whole handshake.
+        keep_chain: keep all certificates that the peer shows, and the path to a trust anchor
+            (`Negotiated.chain`); else its own alone.
         session_store: private folder, mode 0700, for the secret sessions that later connections may
             resume; None requests no TLS 1.2 ticket and stores nothing.
         key_log: file to append the handshake's secrets to, which suffice to decrypt the connection
@@ -101,8 +103,9 @@ class ClientConfig:
     groups: tuple[str, ...] = ()
     key_pair: KeyPair | None = None
     timeout: float = 30.0
-    session_store: Path | None = None
-    key_log: Path | None = None
+    keep_chain: bool = False
+    session_store: StrPath | None = None
+    key_log: StrPath | None = None
 
     def __post_init__(self) -> None:
         """Refuse a configuration that cannot mean what its author wants; spell names as used."""
@@ -155,6 +158,7 @@ class ServerConfig:
         aeads: record protection to accept, most wanted first.
         groups: for the key exchange, as `ClientConfig` has them.
         timeout: seconds for the whole handshake.
+        keep_chain: as `ClientConfig` has it.
         resumption: send tickets, and resume with them. Until their key is dropped (`tls.context`),
             an attacker who gets it can decrypt TLS 1.2 connections made or resumed with them, and
             impersonate the server in TLS 1.3 ones. A client's certificate is in its ticket, and its
@@ -177,8 +181,9 @@ class ServerConfig:
     aeads: tuple[Aead, ...] = DEFAULT_AEADS
     groups: tuple[str, ...] = ()
     timeout: float = 30.0
+    keep_chain: bool = False
     resumption: bool = False
-    key_log: Path | None = None
+    key_log: StrPath | None = None
 
     def __post_init__(self) -> None:
         """Refuse a configuration that cannot mean what its author wants; spell names as used."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno as _errno
-from enum import IntEnum
+from enum import IntEnum, StrEnum
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
@@ -30,6 +30,44 @@ class ExitCode(IntEnum):
     SYSTEM = 111
     NOT_EXECUTABLE = 126
     NOT_FOUND = 127
+
+
+class ReasonCode(StrEnum):
+    """Why a connection is relayed, or none is offloaded here; docs/cli.md explains each."""
+
+    POLICY_OFF = "policy-off"
+    SWITCHED_OFF = "switched-off"
+    IN_MEMORY = "in-memory"
+    KNOWN_BAD_KERNEL = "known-bad-kernel"
+    NO_TLS_ULP = "no-tls-ulp"
+    NO_TLS_MODULE = "no-tls-module"
+    TLS_MODULE_NOT_LOADED = "tls-module-not-loaded"
+    NO_TLS_ULP_CONTAINER = "no-tls-ulp-container"
+    NOT_ESTABLISHED = "not-established"
+    MPTCP = "mptcp"
+    NOT_TCP = "not-tcp"
+    SUITE_UNSUPPORTED = "suite-unsupported"
+    NO_REKEY = "no-rekey"
+    MAX_FRAGMENT_LENGTH = "max-fragment-length"
+    FORBIDDEN = "forbidden"
+    NO_MEMORY = "no-memory"
+    NOT_AVAILABLE = "not-available"
+    NO_LOOPBACK = "no-loopback"
+    ULP_PRESET = "ulp-preset"
+
+    def __repr__(self) -> str:
+        """Show the code alone, as in any other message."""
+        return repr(self.value)
+
+
+# Found by ``tlsify check`` only, which looks for the cause of `ReasonCode.NO_TLS_ULP`.
+CAUSES = frozenset(
+    {
+        ReasonCode.NO_TLS_MODULE,
+        ReasonCode.TLS_MODULE_NOT_LOADED,
+        ReasonCode.NO_TLS_ULP_CONTAINER,
+    }
+)
 
 
 def errno_name(number: int) -> str:
@@ -87,11 +125,13 @@ class HandshakeError(TlsifyError):
 
     Attributes:
         alert: the alert that was sent (or received, in PeerAlert); None if there was none.
+        server_name: SNI of a failed handshake; None if it is not known.
     """
 
     exit_code = ExitCode.HANDSHAKE
     general_hint = "see the peer's log"
     alert: AlertDescription | None
+    server_name: str | None = None
 
     def __init__(
         self, message: str, *, alert: AlertDescription | None = None, hint: str | None = None
@@ -219,7 +259,7 @@ class KtlsUnavailable(KtlsError):
     """Refused before the first key was installed: the only error that permits the relay.
 
     Attributes:
-        code: short, stable name of the reason, such as "no-tls-ulp" (docs/cli.md lists them).
+        code: short, stable name of the reason: a `ReasonCode`, or that of another version.
         sentence: the reason in words, without step and errno.
     """
 
@@ -289,10 +329,15 @@ class ResourceError(TlsifyError):
 
 
 class DeadlineExceeded(TlsifyError, TimeoutError):
-    """The peer took longer than the caller allows."""
+    """The peer took longer than the caller allows.
+
+    Attributes:
+        server_name: SNI of the handshake; None if it is not known.
+    """
 
     exit_code = ExitCode.DEADLINE
     general_hint = "the peer may be down, or may not speak TLS on this port"
+    server_name: str | None = None
 
 
 class AgentError(TlsifyError):

@@ -1,10 +1,11 @@
-"""TrafficKeys, Direction: the one value the two pillars share."""
+"""TrafficKeys, Direction: the one value the two pillars share; Keys: a connection's."""
 
 from __future__ import annotations
 
+import ctypes
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from tlsify.codepoints import CipherSuite
@@ -57,5 +58,43 @@ class TrafficKeys:
 
     def wipe(self) -> None:
         """Overwrite the key and iv held here; copies made by libraries are out of reach."""
-        for secret in (self.key, self.iv):
+        wipe(self.key, self.iv)
+
+
+def wipe(*secrets: bytes | bytearray) -> None:
+    """Overwrite secrets where they are, so that none is found in memory that has been freed.
+
+    Libraries return secrets as bytes. Those are immutable for the sake of others that have them
+    too: what is wiped must have come from a library just now, and be nobody else's.
+    """
+    for secret in secrets:
+        if isinstance(secret, bytearray):
             secret[:] = bytes(len(secret))
+        elif len(secret) > 1:  # Python has each shorter one only once
+            ctypes.memset(ctypes.c_char_p(secret), 0, len(secret))
+
+
+class Keys(NamedTuple):
+    """Keys of a finished handshake, until its last user wipes them.
+
+    Attributes:
+        tx: of what we send next.
+        rx: of what we receive next.
+        tx_secret: TLS 1.3 traffic secret behind ``tx``; else empty.
+        rx_secret: TLS 1.3 traffic secret behind ``rx``, likewise.
+    """
+
+    tx: TrafficKeys
+    rx: TrafficKeys
+    tx_secret: bytearray
+    rx_secret: bytearray
+
+    def __repr__(self) -> str:
+        """Show everything except the secrets."""
+        return f"Keys({self.tx!r}, {self.rx!r})"
+
+    def wipe(self) -> None:
+        """Overwrite every secret held here."""
+        self.tx.wipe()
+        self.rx.wipe()
+        wipe(self.tx_secret, self.rx_secret)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import ipaddress
 from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from tlsify.errors import ConfigError
 
 if TYPE_CHECKING:
-    from ipaddress import IPv4Address, IPv6Address
     from types import ModuleType
 
 # What names on networks consist of; the underscore is in no host's name, but in those of services.
@@ -184,13 +184,11 @@ def is_ip_address(host: str) -> bool:
     return _address(host) is not None
 
 
-def _address(host: str) -> IPv4Address | IPv6Address | None:
+def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     if ":" not in host and not host[-1:].isdigit():
         return None
-    from ipaddress import ip_address  # noqa: PLC0415 - most clients connect to a name
-
     try:
-        return ip_address(host)
+        return ipaddress.ip_address(host)
     except ValueError:
         return None
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import os
 import select
 import socket
-import stat
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from tlsify.config import ClosePolicy
@@ -16,14 +14,15 @@ from tlsify.connection.adoption import adopt
 from tlsify.connection.handoff import Handoff, Offload, Reason
 from tlsify.connection.stream import TLSSocket
 from tlsify.errors import AgentError, ConfigError, TlsifyError
+from tlsify.keys import wipe
 from tlsify.passing.metadata import MAX_MESSAGE, ConnectionInfo
 from tlsify.system import scm_rights
+from tlsify.system.listening import is_left_over
 from tlsify.system.modes import bind
 from tlsify.tls.explain import truncated
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import TracebackType
 
 T = TypeVar("T")
 _log = logging.getLogger("tlsify")
@@ -97,12 +96,7 @@ class Receiver:
         """Close at the end of the block."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Close."""
         self.close()
 
@@ -213,7 +207,7 @@ def _take(channel: socket.socket) -> tuple[Handoff, ConnectionInfo]:
             sock.close()
             raise
     finally:
-        message[:] = bytes(len(message))
+        wipe(message)
 
 
 def _is_over(sock: socket.socket, timeout: float | None = 0) -> bool:
@@ -229,7 +223,7 @@ def _go_on(sock: socket.socket, told: ConnectionInfo, state: bytearray) -> Hando
         try:
             return adopt(sock, state)
         finally:
-            state[:] = bytes(len(state))
+            wipe(state)
     reason = _NOT_OURS
     if told.reason is not None:
         reason = Reason(told.reason, f"tlsify forward relays the connection: {told.reason}")
@@ -243,7 +237,9 @@ def _listen(where: str | os.PathLike[str], mode: int) -> socket.socket:
     path = os.fspath(where)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
-        _clear(path)
+        with contextlib.suppress(FileNotFoundError):
+            if is_left_over(path, socket.SOCK_SEQPACKET):
+                os.unlink(path)
         bind(sock, path, mode)
         sock.listen(_BACKLOG)
     except (OSError, ValueError) as exc:
@@ -254,16 +250,3 @@ def _listen(where: str | os.PathLike[str], mode: int) -> socket.socket:
             hint="name an unused socket, by a path of at most 107 bytes",
         ) from exc
     return sock
-
-
-def _clear(path: str) -> None:
-    """Remove a socket without a listener."""
-    try:
-        if not stat.S_ISSOCK(os.lstat(path).st_mode):
-            return  # binding says so
-    except FileNotFoundError:
-        return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as probe:
-        probe.settimeout(0)
-        if probe.connect_ex(path) == errno.ECONNREFUSED:
-            os.unlink(path)

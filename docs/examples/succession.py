@@ -122,7 +122,7 @@ def take_over(path: Path, config: ServerConfig) -> Server | None:
 
 def main(port: str, certificate: str, key: str, path: str) -> None:
     """Take over, or begin."""
-    config = ServerConfig(key_pair=KeyPair.load(Path(certificate), Path(key)), timeout=PATIENCE)
+    config = ServerConfig(key_pair=KeyPair.load(certificate, key), timeout=PATIENCE)
     os.umask(0o077)  # connections are for processes of the same user
     place, unfinished = Path(path), Path(f"{path}.new")
     unfinished.unlink(missing_ok=True)

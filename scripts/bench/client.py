@@ -82,14 +82,14 @@ def shake(
         if session is not None:
             connection.set_session(session)
         connection.do_handshake()
-    except BaseException:
+    except BaseException:  # all of it is told to the parent
         sock.close()
         raise
     return connection, sock
 
 
 def keep_session(connection: SSL.Connection) -> None:
-    """Have OpenSSL take a connection for one that ended well: no other session is used again.
+    """Mark a connection as ended well for OpenSSL, which uses no other session again.
 
     Nothing can be sent on it any more.
     """
@@ -169,7 +169,7 @@ def in_children(
 
 @contextlib.contextmanager
 def held(core: int | None, port: int, count: int, *, stalled: bool) -> Iterator[None]:
-    """Have a process keep connections open, idle, until the block ends.
+    """Keep idle connections open in a process until the block ends.
 
     Args:
         core: where it runs.
@@ -218,7 +218,7 @@ def _fork(core: int | None, work: Callable[..., Any], *arguments: Any) -> tuple[
         ahead = (writer,) if work is _hold else ()
         _write(writer, json.dumps(work(*ahead, *arguments)).encode())
         status = 0
-    except BaseException:  # noqa: BLE001 - all of it is told to the parent
+    except BaseException:  # all of it is told to the parent
         _write(writer, traceback.format_exc(limit=-2).encode())
     finally:
         sys.stdout.flush()

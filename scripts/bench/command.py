@@ -179,7 +179,7 @@ def run_suite(name: str, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _allow_descriptors() -> None:
-    """Let this process and its children have as many descriptors as they need, or may have."""
+    """Raise the limit on descriptors, for children too, as far as needed or allowed."""
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     for limit in (max(most, _DESCRIPTORS), most):
         with contextlib.suppress(ValueError, OSError):  # only root may have more

@@ -36,7 +36,7 @@ class Meter:
         self._header = b""
 
     def feed(self, data: memoryview) -> None:
-        """Take what was received next."""
+        """Process what was received next."""
         at, end = 0, len(data)
         while at < end:
             if self._left:
@@ -64,7 +64,7 @@ class Plain:
         self.plaintext = self.records = 0
 
     def feed(self, data: memoryview) -> None:
-        """Take what was received next."""
+        """Process what was received next."""
         self.plaintext += len(data)
 
 
@@ -125,7 +125,7 @@ class Fetcher:
         (self.sock if self.connection is None else self.connection).send(self._request.encode())
 
     def take(self, room: bytearray) -> bool:
-        """Take what has come; tells whether an answer is complete.
+        """Process what has come; return whether an answer is complete.
 
         Raises:
             RuntimeError: the connection is closed.

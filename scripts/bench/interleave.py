@@ -59,7 +59,7 @@ class Experiment:
     note: str = ""
 
     def only(self, pattern: re.Pattern[str] | None) -> Experiment | None:
-        """Give it with those whose "title: name" has the pattern in it; None if that is nobody."""
+        """Return it with the contenders whose "title: name" has the pattern; None if none has."""
         if pattern is None:
             return self
         wanted = [one for one in self.contenders if pattern.search(f"{self.title}: {one.name}")]
@@ -83,7 +83,7 @@ class Outcome:
     failed: dict[str, str] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, object]:
-        """Give it for the record."""
+        """Return it for the record."""
         one = self.experiment
         return {
             "title": one.title,
@@ -117,7 +117,7 @@ def run(experiment: Experiment, rounds: int, *, warm_up: bool = True) -> Outcome
                     outcome.missing[name] = str(exc)
                     del turns[name]
                     continue
-                except Exception as exc:  # noqa: BLE001 - whatever it is, it is the contender's
+                except Exception as exc:  # whatever it is, it is the contender's
                     outcome.failed[name] = _describe(exc)
                     del turns[name]
                     continue
@@ -144,7 +144,7 @@ def _start(
             turns[name] = future.result()
         except Missing as exc:
             outcome.missing[name] = str(exc)
-        except Exception as exc:  # noqa: BLE001 - whatever it is, it is the contender's
+        except Exception as exc:  # whatever it is, it is the contender's
             outcome.failed[name] = _describe(exc)
         else:
             stack.push(managers[name].__exit__)

@@ -31,7 +31,7 @@ def facts() -> dict[str, object]:
 
 
 def origin() -> dict[str, str]:
-    """Tell of which tlsify figures are, and when they were taken."""
+    """Return the version that figures are of, and when they were taken."""
     words = ["git", "-C", str(peers.ROOT), "describe", "--always", "--dirty"]
     try:
         found = subprocess.run(words, capture_output=True, text=True, check=True)

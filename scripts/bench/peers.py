@@ -161,7 +161,7 @@ def find(program: str) -> Words | None:
 
 
 def missing(program: str) -> str | None:
-    """Say why a program cannot be measured; None if it can."""
+    """Return why a program cannot be measured; None if it can."""
     if find(program) is not None:
         return None
     return UNPACKAGED.get(program, NOT_INSTALLED)
@@ -216,7 +216,7 @@ def files_program() -> Words | None:
 
 
 def versions() -> dict[str, str]:
-    """Say which version of each program is there; missing ones with the reason."""
+    """Return each program's version; for a missing one the reason."""
     found = {}
     for program, arguments in _VERSIONS.items():
         words = python() if program == "python3" else find(program)

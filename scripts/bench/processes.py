@@ -98,7 +98,7 @@ def _memory(pid: int) -> int:
 
 
 def _children() -> dict[int, list[int]]:
-    """Tell whose children all processes are. Not every kernel has a list of them in /proc."""
+    """Return the parents of all processes. Not every kernel lists children in /proc."""
     found: dict[int, list[int]] = {}
     for path in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):

@@ -71,7 +71,7 @@ def ask(port: int, context: ssl.SSLContext, path: str) -> bytes:
     response = connection.getresponse()
     content = response.read()
     connection.close()
-    assert response.status == 200, (path, response.status, content)  # noqa: PLR2004
+    assert response.status == 200, (path, response.status, content)
     return content
 
 

@@ -25,7 +25,7 @@ django.setup()
 
 
 def front(request: HttpRequest) -> JsonResponse:
-    """Say how the request came."""
+    """Return how the request came."""
     scope: dict[str, Any] = getattr(request, "scope", {})
     tls = scope.get("extensions", {}).get("tls", {})
     ktls = request.META.get("TLSIFY_KTLS") or tls.get("ktls")

@@ -15,7 +15,7 @@ application = FastAPI()
 
 @application.get("/")
 async def front(request: Request) -> dict[str, Any]:
-    """Say how the request came."""
+    """Return how the request came."""
     tls = request.scope.get("extensions", {}).get("tls", {})
     return {"secure": request.url.scheme == "https", "ktls": tls.get("ktls")}
 

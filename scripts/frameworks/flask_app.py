@@ -14,7 +14,7 @@ application = Flask(__name__)
 
 @application.get("/")
 def front() -> dict[str, Any]:
-    """Say how the request came."""
+    """Return how the request came."""
     return {"secure": request.is_secure, "ktls": request.environ.get("TLSIFY_KTLS")}
 
 

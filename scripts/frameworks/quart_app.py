@@ -14,7 +14,7 @@ application = Quart(__name__)
 
 @application.get("/")
 async def front() -> dict[str, Any]:
-    """Say how the request came."""
+    """Return how the request came."""
     tls = (request.scope.get("extensions") or {}).get("tls", {})
     return {"secure": request.is_secure, "ktls": tls.get("ktls")}
 

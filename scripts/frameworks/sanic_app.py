@@ -16,7 +16,7 @@ application = Sanic("tried")
 
 @application.get("/")
 async def front(request: Request) -> HTTPResponse:
-    """Say how the request came."""
+    """Return how the request came."""
     ktls = request.transport.get_extra_info("ssl_object").ktls
     return response.json({"secure": request.scheme == "https", "ktls": ktls})
 

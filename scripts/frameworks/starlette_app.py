@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 async def front(request: Request) -> JSONResponse:
-    """Say how the request came."""
+    """Return how the request came."""
     tls = request.scope.get("extensions", {}).get("tls", {})
     return JSONResponse({"secure": request.url.scheme == "https", "ktls": tls.get("ktls")})
 

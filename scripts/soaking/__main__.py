@@ -68,7 +68,7 @@ def main() -> int:
         last = after[name]
         grows = last.exceeds(first) or last.memory > first.memory + _GROWTH * first.processes
         grown |= grows
-        print(f"{name:8} {_show(first)} -> {_show(last)}{'  GROWS' if grows else ''}")
+        print(f"{name:19} {_show(first)} -> {_show(last)}{'  GROWS' if grows else ''}")
     for name, number in _statistics().items():
         if name.endswith(("Error", "Curr", "CurrTxSw", "CurrRxSw")):
             print(f"{name:24} {statistics.get(name, 0)} -> {number}")
@@ -92,10 +92,14 @@ def _start(folder: Path, stack: contextlib.ExitStack) -> list[Server]:
     here = "127.0.0.1:0"
     plain = _plain(folder / "www", stack)
     two = ("--workers", "2", *pair)
-    serve = Server(folder, "serve", "--listen", here, *two, folder / "www")
-    forward = Server(folder, "forward", *two, here, f"127.0.0.1:{plain}")
-    listen = Server(folder, "listen", *pair, "--limit", "60", "127.0.0.1", "0", "--", "cat")
-    return [stack.enter_context(each) for each in (serve, forward, listen)]
+    files = ("--listen", here, *two, folder / "www")
+    servers = (
+        Server(folder, 3, "serve", *files),
+        Server(folder, 6, "serve", "--isolate-key", *files),  # with a custodian and two holders
+        Server(folder, 3, "forward", *two, here, f"127.0.0.1:{plain}"),
+        Server(folder, 1, "listen", *pair, "--limit", "60", "127.0.0.1", "0", "--", "cat"),
+    )
+    return [stack.enter_context(each) for each in servers]
 
 
 def _plain(folder: Path, stack: contextlib.ExitStack) -> int:
@@ -120,8 +124,8 @@ def _plain(folder: Path, stack: contextlib.ExitStack) -> int:
 def soak(folder: Path, servers: list[Server], seconds: float, seed: int) -> Crowd:
     """Load the servers for a while."""
     crowd = Crowd(folder / "ca.pem", seed)
-    serve, forward, listen = servers
-    for server in (serve, forward):
+    *web, listen = servers
+    for server in web:
         crowd.add(partial(crowd.fetch, server.port, "/", 5), honest=True, pause=0.1)
         crowd.add(partial(crowd.fetch, server.port, "/big", _BIG), honest=True, pause=0.2)
         crowd.add(partial(crowd.be_rude, server.port, "/big"), honest=False, pause=0.2)
@@ -137,25 +141,25 @@ def soak(folder: Path, servers: list[Server], seconds: float, seed: int) -> Crow
 
 
 def _happen(crowd: Crowd, servers: list[Server], turn: int) -> None:
-    serve, forward, _ = servers
+    *web, _ = servers
     match turn % 8:
         case 0 | 4:
             for server in servers:
                 server.process.send_signal(signal.SIGHUP)
         case 1:
             # Seldom: supervisors wait longer and longer with a replacement for one that dies young.
-            workers = (serve, forward)[turn // 8 % 2].workers()
+            number, server = turn // 8, web[turn // 8 % len(web)]
+            children = server.children()
             crowd.last_kill = time.monotonic()
             with contextlib.suppress(ProcessLookupError):
-                os.kill(workers[0], signal.SIGKILL)
+                os.kill(children[number // len(web) % len(children)], signal.SIGKILL)
         case 2 | 6:
-            serve.process.send_signal(signal.SIGUSR2)
+            web[turn // 4 % 2].process.send_signal(signal.SIGUSR2)
 
 
 def _rest(servers: list[Server], before: Mapping[str, Held] | None = None) -> dict[str, Held]:
-    numbers = {"serve": 3, "forward": 3, "listen": 1}
     goals = before or {}
-    return {it.name: it.rest(numbers[it.name], goals.get(it.name)) for it in servers}
+    return {it.name: it.rest(goals.get(it.name)) for it in servers}
 
 
 def _statistics() -> dict[str, int]:

@@ -53,13 +53,13 @@ class Crowd:
         self.last_kill = 0.0
 
     def add(self, visit: Callable[[], None], *, honest: bool, pause: float) -> None:
-        """Have a thread visit a server again and again."""
+        """Start a thread that visits a server again and again."""
         thread = threading.Thread(target=self._go_on, args=(visit, honest, pause), daemon=True)
         self._threads.append(thread)
         thread.start()
 
     def end(self) -> None:
-        """Have all of them stop, and wait for that."""
+        """Stop all of them, and wait for that."""
         self._stop.set()
         for thread in self._threads:
             thread.join(2 * _PATIENCE)
@@ -89,7 +89,7 @@ class Crowd:
     # -- honest ones
 
     def fetch(self, port: int, path: str, size: int) -> None:
-        """Get a page of HTTP."""
+        """Fetch a page of HTTP."""
         with self._connect(port) as sock:
             sock.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
             answer = bytearray()
@@ -100,7 +100,7 @@ class Crowd:
         assert len(body) == size, f"{len(body)} of {size} bytes"
 
     def echo(self, port: int) -> None:
-        """Have a line come back."""
+        """Send a line, and receive it back."""
         with self._connect(port) as sock:
             line = b"x" * self._random.randrange(1, 20_000) + b"\n"
             sock.sendall(line)

@@ -47,16 +47,18 @@ class Held(NamedTuple):
 class Server:
     """A verb of the command that serves."""
 
-    def __init__(self, folder: Path, verb: str, *words: str | Path) -> None:
+    def __init__(self, folder: Path, processes: int, verb: str, *words: str | Path) -> None:
         """Start it, and wait until it is ready.
 
         Args:
             folder: for what it says on stderr.
+            processes: how many it has at rest.
             verb: which.
             words: its arguments.
         """
-        self.name = verb
-        with (folder / f"{verb}.log").open("wb") as log:
+        self.name = f"{verb} --isolate-key" if "--isolate-key" in words else verb
+        self._processes = processes
+        with (folder / f"{self.name}.log").open("wb") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "tlsify", "--ktls", verb, *words],
                 stdin=subprocess.DEVNULL,
@@ -74,13 +76,14 @@ class Server:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Take it down."""
+        """End it."""
         self.process.kill()
         self.process.communicate()
 
-    def workers(self) -> list[int]:
-        """List its children."""
-        return [child.pid for child in psutil.Process(self.process.pid).children()]
+    def children(self) -> list[int]:
+        """List its workers, and what it has besides."""
+        root = psutil.Process(self.process.pid)
+        return [child.pid for child in root.children(recursive=True)]
 
     def held(self) -> Held:
         """Count what all of its processes hold."""
@@ -93,15 +96,14 @@ class Server:
                 found.append(Held(1, each.num_fds(), each.num_threads(), memory / 1e6))
         return Held(*(sum(column) for column in zip(*found, strict=True)))
 
-    def rest(self, processes: int, goal: Held | None = None) -> Held:
+    def rest(self, goal: Held | None = None) -> Held:
         """Wait until it has no connections any more; return what it holds then.
 
         Args:
-            processes: how many it has at rest.
             goal: what it held when it was at rest before; who takes nothing is waited for as long
                 as servers wait for him.
         """
-        until(lambda: self.held().processes <= processes, 120)
+        until(lambda: self.held().processes <= self._processes, 120)
         if goal is not None:
             with contextlib.suppress(AssertionError):
                 until(lambda: not self.held().exceeds(goal), _REST)

@@ -14,14 +14,14 @@ import time
 from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING
 
-from scripts.testing.stages import NO_TESTS, ROOT, Stage
+from scripts.testing.stages import NO_TESTS, ROOT, Stage, inherited
 from tests.progress import MARK, VARIABLE
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-# Two guests keep two processors busy; three stages at once take as long, and crowd each other.
-AT_ONCE = max(2, len(os.sched_getaffinity(0)))
+# One more than there are processors: a guest in which a test waits leaves its own to another.
+AT_ONCE = max(3, len(os.sched_getaffinity(0)) + 1)
 INTERVAL = 30.0  # seconds between two lines that say how far everything is
 LOGS = ROOT / ".scratch" / "tests"
 _REPORT = re.compile(r"^=+ (?:ERRORS|FAILURES) =+$", re.MULTILINE)
@@ -37,6 +37,7 @@ class Running:
         total: how many tests it has found; 0 before it has.
         counts: tests by outcome, so far.
         seconds: of each test, so far.
+        processor: seconds of processor time that it has used, once it has ended.
         status: exit status; None while it runs.
     """
 
@@ -50,6 +51,7 @@ class Running:
     failures: list[str] = field(default_factory=list)
     begin: float = field(default_factory=time.monotonic)
     end: float = 0.0
+    processor: float = 0.0
     status: int | None = None
 
     @property
@@ -65,7 +67,7 @@ class Running:
         return (self.end or time.monotonic()) - self.begin
 
     def take(self, text: bytes) -> None:
-        """Take in what it tells."""
+        """Store what it reports."""
         event = json.loads(text)
         if "total" in event:
             self.total = event["total"]
@@ -77,14 +79,14 @@ class Running:
             self.failures.append(name)
 
     def progress(self) -> str:
-        """Say how far it is."""
+        """Print the progress."""
         done = sum(self.counts.values())
         if not self.total:
             return f"{self.stage.name} collecting"
         return f"{self.stage.name} {done}/{self.total} ({100 * done // self.total} %)"
 
     def summary(self) -> str:
-        """Say how it ended, in the form that is asked of a test runner's last line."""
+        """Print how it ended, in the form that is asked of a test runner's last line."""
         return ", ".join(f"{count} {outcome}" for outcome, count in self.counts.items())
 
 
@@ -123,7 +125,7 @@ class Run:
         process = subprocess.Popen(
             stage.words,
             cwd=ROOT,
-            env=_environment() | stage.environment | {VARIABLE: "1"},
+            env=inherited() | stage.environment | {VARIABLE: "1"},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -142,7 +144,7 @@ class Run:
         log: IO[bytes],
         events: IO[bytes],
     ) -> None:
-        """Take in what a stage tells of its tests, and write that down, and all else."""
+        """Record what a stage reports of its tests, and write all of its output down."""
         try:
             with process.stdout or contextlib.nullcontext(()) as lines:
                 for line in lines:
@@ -154,10 +156,12 @@ class Run:
                             running.take(event)
         finally:
             # Whatever went wrong here, as on a full disk: the stage does not run for ever unread.
-            status = process.wait()
+            _, status, usage = os.wait4(process.pid, 0)
+            process.returncode = os.waitstatus_to_exitcode(status)
             with self._news:
                 running.end = time.monotonic()
-                running.status = status
+                running.processor = usage.ru_utime + usage.ru_stime
+                running.status = process.returncode
                 self._news.notify()
 
     def _collect(self) -> None:
@@ -183,7 +187,8 @@ class Run:
         for ended in self.ended:
             usual = {0, 1, NO_TESTS} if ended.stage.may_be_empty else {0, 1}
             broken = "" if ended.status in usual else f", exit status {ended.status}"
-            print(f"{ended.stage.name:8} {ended.summary()} in {ended.age():.0f} s{broken}")
+            spent = f"in {ended.age():.0f} s ({ended.processor:.0f} s of a processor)"
+            print(f"{ended.stage.name:8} {ended.summary()} {spent}{broken}")
         for ended in self.ended:
             for name in ended.failures:
                 print(f"failed: {ended.stage.name} {name}")
@@ -194,11 +199,6 @@ class Run:
         # A stage that broke down without a test that failed has failed all the same.
         totals["failed"] += sum(ended.failed and not ended.counts["failed"] for ended in self.ended)
         print(", ".join(f"{count} {outcome}" for outcome, count in totals.items()))
-
-
-def _environment() -> dict[str, str]:
-    """Return the environment of every stage: byte code is kept, where it spares seconds a test."""
-    return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
 
 def _failures(running: Running) -> str:

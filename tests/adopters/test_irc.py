@@ -60,7 +60,7 @@ class User:
     """Somebody who talks on the channel: in each folder ii has a pipe "in" and a log "out"."""
 
     def __init__(self, folder: Path) -> None:
-        """Take a folder that ii keeps."""
+        """Open a folder that ii keeps."""
         self._server = folder / "irc/localhost"
         self._channel = self._server / "#tlsify"
 
@@ -70,7 +70,7 @@ class User:
         until((self._channel / "out").exists, PATIENCE)
 
     def say(self, text: str) -> None:
-        """Say something there."""
+        """Write something there."""
         self._write(self._channel, text)
 
     @staticmethod

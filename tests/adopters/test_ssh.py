@@ -75,7 +75,7 @@ def _serving(place: Place) -> Iterator[int]:
 
 
 def _ssh(place: Place, config: str, data: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-    """Have a remote program send back what it gets, and end with status 7."""
+    """Run a remote program that echoes, and ends with status 7."""
     place.write("config", config + _CLIENT.format(place.folder))
     return subprocess.run(
         ["ssh", "-F", str(place.folder / "config"), "localhost", "cat; exit 7"],

@@ -89,3 +89,43 @@ def test_a_successor_that_fails(place: Place) -> None:
         assert early.ask(b"a line\n") == (process, b"half of a line\n")
         early.close()
         late.close()
+
+
+# Adopts all that it is sent, and then ends as its argument says.
+_FAILING = """
+import os, signal, socket, sys
+from tlsify import TLSSocket, adopt
+
+channel = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+channel.connect("next")
+taken = []
+while (message := socket.recv_fds(channel, 196608, 1))[0] != b"end":
+    if taken:
+        size = 4 + int.from_bytes(message[0][:4])
+        sock = socket.socket(fileno=message[1][0])
+        taken.append(TLSSocket(adopt(sock, message[0][size:])))
+    else:
+        taken.append(socket.socket(fileno=message[1][0]))
+print(len(taken), "taken", flush=True)
+if sys.argv[1] == "killed":
+    os.kill(os.getpid(), signal.SIGKILL)
+sys.exit("it has failed")
+"""
+
+
+@pytest.mark.parametrize("end", ["killed", "in order"])
+def test_a_successor_that_dies_after_adopting(place: Place, end: str) -> None:
+    """The version that runs goes on: nobody has used the connections meanwhile."""
+    port, authority = free_port(), place.folder / "authority.pem"
+    place.write("failing.py", _FAILING)
+    with _version(place, port) as old:
+        client = _Client(old, port, authority)
+        process, _ = client.ask(b"one\n")
+        client.stream.sendall(b"half of ")
+        failing = f'{sys.executable} failing.py "{end}"; echo ended'
+        with place.start(failing) as successor:
+            number = 1 if place.carrier == RELAY else 2
+            successor.wait_for(f"{number} taken\n".encode())
+            successor.wait_for(b"ended\n")
+        assert client.ask(b"a line\n") == (process, b"half of a line\n")
+        client.close()

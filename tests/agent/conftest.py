@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.agent.harness import Agent, Files
+from tests.agent.harness import PATIENCE, Agent, Files
 from tests.doubles import check_descriptors, descriptors
+from tlsify.agent import awaiting
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -16,6 +17,13 @@ if TYPE_CHECKING:
     import trustme
 
     from tlsify.credentials.key_pair import KeyPair
+
+
+@pytest.fixture(autouse=True)
+def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine an agent takes a session late, and is no worse for it."""
+    monkeypatch.setattr(awaiting, "PATIENCE", PATIENCE)
+    monkeypatch.setattr(awaiting, "_STALLED", PATIENCE)
 
 
 @pytest.fixture(scope="session")

@@ -121,7 +121,7 @@ class Agent:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Take it down, however the test ended."""
+        """End it, however the test ended."""
         if self.process.poll() is None:
             for pid in self.pids():
                 with suppress(ProcessLookupError):
@@ -130,7 +130,7 @@ class Agent:
         shutil.rmtree(self.folder)
 
     def pids(self) -> list[int]:
-        """Tell its processes, the first one first."""
+        """Return its processes, the first one first."""
         pid = self.process.pid
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
         return [pid, *map(int, children)]
@@ -145,13 +145,13 @@ class Agent:
 
     @contextmanager
     def without_threads(self) -> Iterator[None]:
-        """Have others of its user take all threads that it may have beyond those that it has."""
+        """Occupy all threads of its user's that it could start."""
         user = self.user
         assert user is not None
         command = ["sleep", str(PATIENCE)]
         own = sum(len(list(Path(f"/proc/{pid}/task").iterdir())) for pid in self.pids())
         others = [
-            subprocess.Popen(command, preexec_fn=lambda: os.setresuid(user, 0, 0))  # noqa: PLW1509 - as below
+            subprocess.Popen(command, preexec_fn=lambda: os.setresuid(user, 0, 0))
             for _ in range(_THREADS - own)
         ]
         try:
@@ -173,7 +173,7 @@ class Agent:
             os.kill(pid, number)
 
     def kill(self) -> None:
-        """Have it die without a word, all of it."""
+        """Kill all of it."""
         with ExitStack() as stack:
             ends = [os.pidfd_open(pid) for pid in self.pids()]
             for end in ends:
@@ -215,7 +215,7 @@ def start(
         stderr=subprocess.PIPE,
         cwd=ROOT,
         pass_fds=pass_fds,
-        preexec_fn=prepare,  # noqa: PLW1509 - no lock is needed in it
+        preexec_fn=prepare,
         env=os.environ | {"PYTHONWARNINGS": "always::ResourceWarning"},
     )
 

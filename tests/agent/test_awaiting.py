@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """Have little patience, until undone; all others keep theirs, a minute for each handshake."""
+    """Shorten our patience, until undone, but not the minute that each handshake has."""
     monkeypatch.setattr(awaiting, "PATIENCE", 0.2)
     monkeypatch.setattr(awaiting, "_STALLED", 0.2)
     monkeypatch.setattr(awaiting, "_LOOK", 0.05)

@@ -19,6 +19,8 @@ from tlsify.names import ReferenceIdentifier
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import trustme
+
     from tests.agent.harness import Files
     from tlsify.credentials.key_pair import KeyPair
 
@@ -183,6 +185,38 @@ def test_no_descriptor_for_changed_files(
     assert "reload failed, keeping the current key pair a" in caplog.text
     assert "EMFILE" in caplog.text
     assert server(source).key_pair is not before
+
+
+def test_pair_that_is_being_replaced(
+    authority: trustme.CA,
+    files: Files,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A key that awaits its certificate makes no warning, unless it stays alone."""
+    chain, key = tmp_path / "chain.pem", tmp_path / "key.pem"
+    chain.write_bytes(files.certificate.read_bytes())
+    key.write_bytes(files.key.read_bytes())
+    source = Configs.of_files({"a": (chain, key)})
+    before = server(source).key_pair
+    leaf = authority.issue_cert("b.example")
+    leaf.private_key_pem.write_to_path(str(key))
+    for _ in range(2):
+        assert server(source).key_pair is before
+    assert not caplog.records
+    later = time.monotonic() + config_cache._SETTLE
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "monotonic", lambda: later)
+        for _ in range(2):
+            assert server(source).key_pair is before
+    (record,) = caplog.records
+    assert "reload failed, keeping the current key pair a" in record.getMessage()
+    leaf.cert_chain_pems[0].write_to_path(str(chain))
+    after = server(source).key_pair
+    assert after is not None
+    assert after is not before
+    assert len(caplog.records) == 1
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ SHORT = 0.3  # seconds
 
 
 def converse(place: agent.Place, files: Files) -> None:
-    """Have a connection made, use it, and wait for its end."""
+    """Make a connection, use it, and wait for its end."""
     with tcp() as (ours, theirs):
         peer = serving(files, theirs, echo)
         handed = agent.connect(place, ours, files.request())
@@ -192,7 +192,9 @@ def test_out_of_threads(bound: Agent, files: Files) -> None:
     status, said = bound.stop()
     assert status == 0
     (line,) = said.splitlines()
-    assert line.startswith("tlsify: sessions wait for others to end: cannot start a thread for the")
+    assert line.startswith(
+        "tlsify: warning: sessions wait for others to end: cannot start a thread for the"
+    )
     assert line.endswith("next session: can't start new thread")
 
 
@@ -303,7 +305,7 @@ def test_somebody_else(files: Files) -> None:
                 os._exit(status)
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
         converse(it.place, files)
-        assert it.stop() == (0, "tlsify: refused: a requester of user 65534\n")
+        assert it.stop() == (0, "tlsify: warning: refused: a requester of user 65534\n")
 
 
 # -- the pair
@@ -329,7 +331,8 @@ def test_pair(files: Files) -> None:
             ours.close()
             _, said = process.communicate(timeout=PATIENCE)
             assert process.returncode == 0
-            assert sorted(line.partition(": ")[2][:10] for line in said.decode().splitlines()) == [
+            lines = said.decode().splitlines()
+            assert sorted(line.removeprefix("tlsify: warning: ")[:10] for line in lines) == [
                 "refused: a",
                 "refused: a",
                 "refused: t",

@@ -136,7 +136,7 @@ def _converse(address: tuple[str, int], context: ssl.SSLContext, message: bytes)
 
 
 def talk(tls: ssl.SSLSocket, message: bytes) -> bytes:
-    """Do as `converse` on a connection that is there."""
+    """Converse on an existing connection."""
     tls.sendall(message)
     answer = bytearray()
     while (message == b"file" or len(answer) < len(message)) and (more := tls.recv(2**16)):

@@ -28,7 +28,7 @@ from tests.doubles import (
 from tlsify.aio import pending
 from tlsify.aio.acceptor import Acceptor, Limits
 from tlsify.aio.transport import attach
-from tlsify.codepoints import AlertDescription
+from tlsify.codepoints import AlertDescription, ContentType
 from tlsify.logs.messages import NOTICE, peer
 from tlsify.metrics.counters import Event, Gauge, counters, gauge, handshake_times
 
@@ -194,12 +194,15 @@ def test_stalled_client(
     policy: KtlsPolicy, server_config: ServerConfig, client_context: ssl.SSLContext
 ) -> None:
     """Its handshake ends at the deadline; meanwhile others are served."""
-    config = dataclasses.replace(server_config, timeout=0.5 if policy is RELAY else 3)
+    hasty = dataclasses.replace(server_config, timeout=0.2)
 
     async def run() -> None:
-        async with serving(config, policy) as server:
+        async with serving(hasty, policy) as server:
             reader, writer = await asyncio.open_connection(*server.address)
             writer.write(b"\x16\x03\x01")
+            await come_true(lambda: server.acceptor.connections)
+            await asyncio.sleep(0)  # it is under way
+            server.acceptor.reload(server_config)  # for all others, who may take their time
             assert await converse(server, client_context, b"hello") == b"hello"
             assert await reader.read() == b""
             writer.close()
@@ -282,15 +285,17 @@ def test_client_that_vanishes(
 
 def test_places_for_handshakes(server_config: ServerConfig, client_context: ssl.SSLContext) -> None:
     """A place is free again once its handshake has ended, well or badly."""
-    config = dataclasses.replace(server_config, timeout=0.2)
+    hasty = dataclasses.replace(server_config, timeout=0.05)
 
     async def run() -> None:
-        async with serving(config, RELAY, limits=Limits(handshakes=1)) as server:
+        async with serving(server_config, RELAY, limits=Limits(handshakes=1)) as server:
             for _ in range(2):
+                server.acceptor.reload(hasty)
                 reader, writer = await asyncio.open_connection(*server.address)
                 assert await reader.read() == b""
                 writer.close()
                 await writer.wait_closed()
+                server.acceptor.reload(server_config)
                 assert await converse(server, client_context, b"hello") == b"hello"
 
     asyncio.run(run())
@@ -340,7 +345,7 @@ async def leave(*writers: asyncio.StreamWriter) -> None:
             await writer.wait_closed()
 
 
-async def come_true(condition: Callable[[], bool]) -> None:
+async def come_true(condition: Callable[[], object]) -> None:
     """Wait, while the loop runs, for something that nothing can be waited on for."""
     async with asyncio.timeout(20):
         while not condition():  # noqa: ASYNC110 - there is no event
@@ -577,6 +582,35 @@ def test_what_is_told(
 
     asyncio.run(run())
     assert counted(event) == before + 1
+
+
+@pytest.mark.parametrize("told", ["peer_alert", "truncated"])
+def test_name_that_a_refused_client_asks_for(server_config: ServerConfig, told: str) -> None:
+    """It is known once the hello has been read, however the handshake fails then."""
+    hello = ssl.MemoryBIO()
+    distrustful = ssl.create_default_context()
+    with pytest.raises(ssl.SSLWantReadError):
+        distrustful.wrap_bio(ssl.MemoryBIO(), hello, server_hostname="shop.example").do_handshake()
+    names: list[tuple[str, str | None]] = []
+
+    async def run() -> None:
+        async with serving(server_config, RELAY) as server:
+            server.acceptor.refused = lambda _, end, error, __: names.append(
+                (end, getattr(error, "server_name", None))
+            )
+            reader, writer = await asyncio.open_connection(*server.address)
+            writer.write(hello.read())
+            await reader.readexactly(1)
+            if told == "peer_alert":
+                writer.write(bytes((ContentType.alert, 3, 3, 0, 2, 2, AlertDescription.unknown_ca)))
+            else:
+                writer.write_eof()
+            await reader.read()
+            await leave(writer)
+            await accepted(server, 0)
+
+    asyncio.run(run())
+    assert names == [(told, "shop.example")]
 
 
 def test_times_are_counted(server_config: ServerConfig, client_context: ssl.SSLContext) -> None:

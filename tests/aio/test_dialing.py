@@ -26,7 +26,7 @@ LOOPS = pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_even
 
 @pytest.fixture(autouse=True, scope="module")
 def warm() -> None:
-    """Have uvloop open what it opens once."""
+    """Make uvloop open what it opens once."""
     uvloop.run(asyncio.sleep(0))
 
 

@@ -433,7 +433,10 @@ def test_loop_that_is_not_ours(
         writer.close()
 
     async def work() -> None:
-        server = await asyncio.start_server(answer, HERE, 0, ssl=pair.server(ours))
+        # The end is seen when it comes, and not when somebody's patience is over.
+        server = await asyncio.start_server(
+            answer, HERE, 0, ssl=pair.server(ours), ssl_shutdown_timeout=3600
+        )
         address = server.sockets[0].getsockname()
         client = pair.client(theirs)
         reader, writer = await asyncio.open_connection(

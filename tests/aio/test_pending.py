@@ -118,9 +118,8 @@ def test_silence_is_measured() -> None:
         with peer, ours:
             begun = time.monotonic()
             until(lambda: pending.silence(ours) >= 0.02)
-            assert time.monotonic() - begun < 5
-            peer.send(b"x")
-            until(lambda: pending.silence(ours) == 0)
+            assert time.monotonic() - begun < 15
+            until(lambda: peer.send(b"x") and pending.silence(ours) < 0.02)
             ours.recv(1)
             assert pending.silence(ours) < 0.02 + time.monotonic() - begun
 

@@ -239,10 +239,14 @@ def test_stalled_client(run: Run, server_config: ServerConfig, client_config: Cl
 
     async def work() -> None:
         async with await aio.start_server(
-            shout, HERE, 0, config=server_config, timeout=0.5, limits=Limits(handshakes=50)
+            shout, HERE, 0, config=server_config, timeout=0.2, limits=Limits(handshakes=50)
         ) as server:
             reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
             writer.write(b"\x16\x03\x01")
+            while not server.acceptor.connections:  # noqa: ASYNC110 - there is no event
+                await asyncio.sleep(0.001)
+            await asyncio.sleep(0)  # it is under way
+            server.acceptor.reload(server_config)  # for all others, who may take their time
             assert await ask(server, client_config) == b"HELLO\n"
             assert await reader.read() == b""
             writer.close()

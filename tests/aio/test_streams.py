@@ -274,7 +274,7 @@ class Upgrading(asyncio.Protocol):
             self.transport = await aio.start_tls(
                 self.transport, self, self._config, server_side=True, policy=self._policy
             )
-        except Exception as exc:  # noqa: BLE001 - handed to whom it may concern
+        except Exception as exc:  # handed to whom it may concern
             self.upgraded.set_exception(exc)
             return
         self.upgraded.set_result(None)

@@ -58,7 +58,7 @@ def file(tmp_path: Path) -> Path:
 
 
 def mutual(config: ServerConfig, authority: trustme.CA) -> ServerConfig:
-    """Have clients show certificates."""
+    """Require clients' certificates."""
     trust = TrustAnchors(parse_certificates(authority.cert_pem.bytes(), "the test authority"))
     return dataclasses.replace(config, client_trust=trust, alpn=(b"http/1.1",))
 

@@ -37,7 +37,7 @@ async def _tunnel(port: int) -> AsyncIterator[tuple[int, list[bytes], Tunnel]]:
 
 
 async def _echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Give back what comes, then a word more, which shows that the end has come."""
+    """Echo what comes, then a further word, which shows that the end has come."""
     while data := await reader.read(2**16):
         writer.write(data)
         await writer.drain()

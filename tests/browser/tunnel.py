@@ -53,7 +53,7 @@ class Tunnel:
         note: Callable[[bytes], None],
         port: int | None = None,
     ) -> None:
-        """Take the pipes.
+        """Store the pipes.
 
         Args:
             reader: from the other side.

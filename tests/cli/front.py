@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-import signal
 import socket
 import subprocess
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
-from tests.cli.harness import LOOPBACK, PATIENCE, Outcome, finish, read_line, start
+from tests.cli.harness import LOOPBACK, PATIENCE, Running, finish, read_line, start
 from tests.doubles import descriptors
 
 if TYPE_CHECKING:
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
     from tests.cli.conftest import Pki
 
 
-class Front:
+class Front(Running):
     """A running ``tlsify forward``."""
 
     def __init__(
@@ -34,21 +33,6 @@ class Front:
         if found is None:
             raise AssertionError(f"it did not start: {self.line}{finish(self.process).err}")
         self.port = int(found[2])
-
-    def __enter__(self) -> Self:
-        """Forward."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Take it down, however the test ended."""
-        if self.process.poll() is None:
-            self.process.kill()
-            self.stop()
-
-    def stop(self) -> Outcome:
-        """Ask it to end; return how it did."""
-        self.process.send_signal(signal.SIGTERM)
-        return finish(self.process)
 
     def connect(self, name: str = "localhost", alpn: str | None = None) -> ssl.SSLSocket:
         """Connect a client."""

@@ -9,8 +9,10 @@ import socket
 import ssl
 import subprocess
 import sys
+import warnings
 from contextlib import contextmanager, suppress
 from http.client import HTTPSConnection
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple, Self
 
 import psutil
@@ -20,8 +22,8 @@ from tests.doubles import Endpoint, descriptors, until
 from tests.interop.programs import AS_ROOT
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 COMMAND = (sys.executable, "-m", "tlsify")
 LOOPBACK = "127.0.0.1"
@@ -218,6 +220,39 @@ class CutPeer:
         return True
 
 
+def converse(stream: ssl.SSLSocket) -> bytes:
+    """Greet, take what comes up to the end, and close."""
+    stream.sendall(b"hello\n")
+    received = read_all(stream)
+    stream.unwrap()
+    return received
+
+
+def stalling(started: threading.Event) -> Callable[[socket.socket], None]:
+    """Return a server that receives the beginning of a handshake, says so, and never answers."""
+
+    def stall(sock: socket.socket) -> None:
+        sock.recv(5)
+        started.set()
+        read_all(sock)
+
+    return stall
+
+
+def only_tls11(context: ssl.SSLContext) -> None:
+    """Allow TLS 1.1 alone."""
+    context.set_ciphers("ALL:@SECLEVEL=0")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_1
+
+
+def only_cbc(context: ssl.SSLContext) -> None:
+    """Allow a CBC cipher alone."""
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers("ECDHE-ECDSA-AES128-SHA")
+
+
 # -- serve and its clients
 
 
@@ -235,7 +270,37 @@ def fetch(port: int, context: ssl.SSLContext, path: str = "/", **fields: str) ->
         connection.close()
 
 
-class Served:
+class Running:
+    """A command that serves, until the end of a block."""
+
+    process: subprocess.Popen[bytes]
+
+    def __enter__(self) -> Self:
+        """Serve."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End it, however the test ended."""
+        if self.process.poll() is None:
+            self.process.kill()
+        finish(self.process)
+
+    def stop(self, number: int = signal.SIGTERM) -> Outcome:
+        """Ask it to end; return how it did."""
+        self.process.send_signal(number)
+        return self.finish()
+
+    def finish(self) -> Outcome:
+        """Wait for its end; return how it did."""
+        return finish(self.process)
+
+    def children(self) -> list[int]:
+        """Return which processes it has forked, and which still run."""
+        pid = self.process.pid
+        return [int(n) for n in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+class Served(Running):
     """A running ``tlsify serve``."""
 
     def __init__(self, *words: str | int | Path, **options: Any) -> None:
@@ -255,25 +320,6 @@ class Served:
         """What it said when it was ready."""
         return self.lines[-1]
 
-    def __enter__(self) -> Self:
-        """Serve."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Take it down, however the test ended."""
-        if self.process.poll() is None:
-            self.process.kill()
-        finish(self.process)
-
-    def stop(self, number: int = signal.SIGTERM) -> Outcome:
-        """Ask it to end; return how it did."""
-        self.process.send_signal(number)
-        return self.finish()
-
-    def finish(self) -> Outcome:
-        """Wait for its end; return how it did."""
-        return finish(self.process)
-
     def read_lines(self, number: int) -> None:
         """Read on until there are so many in all."""
         while len(self.lines) < number:
@@ -292,13 +338,12 @@ class Served:
         return sock
 
     def fetch(self, context: ssl.SSLContext, path: str = "/", **fields: str) -> tuple[int, bytes]:
-        """Do as the function `fetch` does."""
+        """Fetch as the function `fetch` does."""
         return fetch(self.port, context, path, **fields)
 
     def workers(self) -> set[int]:
         """Return which processes it has forked."""
-        pid = self.process.pid
-        return {child.pid for child in psutil.Process(pid).children()}
+        return set(self.children())
 
     @contextmanager
     def unharmed(self, context: ssl.SSLContext) -> Iterator[None]:

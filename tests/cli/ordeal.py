@@ -76,7 +76,7 @@ def scrape(port: int) -> dict[str, float]:
 
 
 def undergo(folder: Path, *words: str, metrics_port: int, load: Load) -> Outcome:
-    """Have a server undergo all of it, while clients ask for files.
+    """Put a server through all of it, while clients ask for files.
 
     Args:
         folder: empty, for certificates and files.

@@ -236,11 +236,11 @@ class Swarm:
             thread.start()
 
     def __enter__(self) -> Self:
-        """Let them."""
+        """Start them."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Take them down, should they still run."""
+        """End them, should they still run."""
         for process in self.processes:
             process.kill()
         for thread in self._threads:
@@ -271,7 +271,7 @@ class Swarm:
         return any(process.poll() is None for process in self.processes)
 
     def end(self) -> None:
-        """Tell them that the server is about to stop."""
+        """Announce to them that the server is about to stop."""
         for process in self.processes:
             process.send_signal(signal.SIGUSR1)
 
@@ -298,7 +298,7 @@ def kill_worker(pid: int) -> set[int]:
 
 
 def _peers(pid: int) -> set[int]:
-    """Tell the remote ports of a process's TCP connections."""
+    """Return the remote ports of a process's TCP connections."""
     inodes = set()
     for each in descriptors(pid):
         name = each.partition(" ")[2]

@@ -137,7 +137,7 @@ _ENV = ("sh", "-c", "env; echo .")
 
 @contextmanager
 def _told(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Have every process that is started find what a service manager tells."""
+    """Set what a service manager tells each process that it starts."""
     with monkeypatch.context() as patch:
         for name, value in _TOLD.items():
             patch.setitem(ENVIRONMENT, name, value)

@@ -11,7 +11,6 @@ import socket
 import ssl
 import subprocess
 import threading
-import warnings
 from contextlib import ExitStack, nullcontext, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -37,10 +36,13 @@ from tests.cli.harness import (
     Server,
     end_raw,
     finish,
+    only_cbc,
+    only_tls11,
     over_tls,
     read_all,
     refusal,
     run,
+    stalling,
     start,
 )
 from tests.connection.setup.test_dialing import KINDS, Names, alive, dead, named
@@ -258,26 +260,14 @@ def _leaf_that_calls_itself(folder: Path, name: str) -> Credentials:
     return saved
 
 
-def _only_cbc(context: ssl.SSLContext) -> None:
-    context.maximum_version = ssl.TLSVersion.TLSv1_2
-    context.set_ciphers("ECDHE-ECDSA-AES128-SHA")
-
-
-def _only_tls11(context: ssl.SSLContext) -> None:
-    context.set_ciphers("ALL:@SECLEVEL=0")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_1
-
-
 @pytest.mark.parametrize(
     ("limit", "reason", "words"),
     [
         pytest.param(
-            _only_cbc, "NO_SHARED_CIPHER", ["handshake_failure", "cipher suite"], id="suite"
+            only_cbc, "NO_SHARED_CIPHER", ["handshake_failure", "cipher suite"], id="suite"
         ),
         pytest.param(
-            _only_tls11, "UNSUPPORTED_PROTOCOL", ["protocol_version", "version"], id="version"
+            only_tls11, "UNSUPPORTED_PROTOCOL", ["protocol_version", "version"], id="version"
         ),
     ],
 )
@@ -737,12 +727,7 @@ def test_sigint_in_the_handshake(pki: Pki) -> None:
     """SIGINT also ends a handshake that hangs."""
     started = threading.Event()
 
-    def stall(sock: socket.socket) -> None:
-        sock.recv(5)
-        started.set()
-        read_all(sock)
-
-    server = Server(stall)
+    server = Server(stalling(started))
     process = start(*_connect(pki, server.port))
     assert started.wait(PATIENCE)
     process.send_signal(signal.SIGINT)

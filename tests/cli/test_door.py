@@ -73,11 +73,11 @@ class Hall:
         self.stack = ExitStack()
 
     def __enter__(self) -> Self:
-        """Let clients in."""
+        """Accept clients."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Take it down, with all that is behind it."""
+        """End it, with all that is behind it."""
         self.stack.close()
         self.process.kill()
         self.process.communicate()
@@ -120,7 +120,7 @@ class Hall:
         return said.decode()
 
     def end_with_clients(self) -> str:
-        """Have all clients leave, and ask it to end."""
+        """Close all clients, and ask it to end."""
         self.stack.close()
         return self.end()
 
@@ -134,7 +134,7 @@ def _backlog(port: int) -> int:
 
 
 def order(sock: socket.socket, orders: bytes) -> socket.socket:
-    """Have something done, letter by letter."""
+    """Run orders, letter by letter."""
     for each in orders:
         sock.sendall(bytes([each]))
         assert sock.recv(1) == bytes([each])

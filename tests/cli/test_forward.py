@@ -136,7 +136,7 @@ def test_failover(pki: Pki) -> None:
         assert [front.ask() for _ in range(3)] == [b"page"] * 3
         err = front.stop().err
     assert err == (
-        f"tlsify: backend {down} takes no connections: ECONNREFUSED: Connection refused\n"
+        f"tlsify: warning: backend {down} takes no connections: ECONNREFUSED: Connection refused\n"
     )
 
 
@@ -252,7 +252,7 @@ def test_idle_connection(pki: Pki, carrier: str) -> None:
     """With --idle it ends in good order, for both sides, and is told and counted."""
     with socket.create_server((LOOPBACK, 0)) as listener:
         where = f"{LOOPBACK}:{listener.getsockname()[1]}"
-        words = ("--idle", "0.5", f"{LOOPBACK}:0", where)
+        words = ("--idle", "2", f"{LOOPBACK}:0", where)
         with Front(pki, *words, carrier=carrier) as front, front.connect() as client:
             plain, _ = listener.accept()
             with plain:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -11,12 +12,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.cli.harness import LOOPBACK
+from tests.cli.harness import LOOPBACK, Server, over_tls
 from tlsify.cli import lazy_modules
 
 if TYPE_CHECKING:
     from pathlib import Path
     from types import ModuleType
+
+    from tests.cli.conftest import Pki
 
 # -- one module
 
@@ -71,11 +74,21 @@ def test_what_is_loaded_stays(found: ModuleType) -> None:
     assert "no_such_module" not in sys.modules
 
 
-def test_loading_all(found: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who gives up rights has it all; what nobody has asked for is left."""
-    monkeypatch.setattr(lazy_modules, "MODULES", ("slow_one", "no_such_module", "sys"))
+def test_loading_all(found: ModuleType) -> None:
+    """Who gives up rights has it all."""
     lazy_modules.load_now()
     assert vars(found)["value"] == 1
+
+
+def test_stand_in() -> None:
+    """A part that is known is had without the module, and is the module's own once it is loaded."""
+    program = (
+        "from tlsify.cli.lazy_modules import load_late; load_late('colorsys', ONE_SIXTH='known');"
+        "from colorsys import ONE_SIXTH; import colorsys;"
+        "print(ONE_SIXTH, 'hls_to_rgb' in vars(colorsys));"
+        "print(colorsys.hls_to_rgb(0, 0, 0), colorsys.ONE_SIXTH == 1 / 6)"
+    )
+    assert _run(program) == "known False\n(0, 0, 0) True\n"
 
 
 def test_part_of_a_package() -> None:
@@ -107,7 +120,15 @@ os.write = lambda number, data: (Socket.sendall if data[:1] == b"\\x16" else rea
 socket.socket = Socket
 main()
 """
-# What takes its time to load, and a client does without up to there.
+# The same, where it has ended.
+_TO_THE_END = """
+import sys
+from tlsify.cli import lazy_modules, main
+
+assert main() == 0
+print(*(name for name, it in sys.modules.items() if not isinstance(it, lazy_modules._Late)))
+"""
+# What takes its time to load, and a client does without up to its hello.
 _HEAVY = {
     *("asyncio", "calendar", "cryptography.x509", "datetime", "encodings.idna"),
     *("hashlib", "importlib.metadata", "ipaddress", "json", "pathlib", "psutil", "pyroute2"),
@@ -144,6 +165,22 @@ def test_until_the_client_says_hello(mode: str, more: set[str]) -> None:
         loaded = set(_run(_TO_THE_HELLO, mode, "connect", "localhost", port).split())
     assert "OpenSSL.SSL" in loaded
     assert loaded & _HEAVY == more
+
+
+def test_until_a_connection_has_ended(pki: Pki, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A relayed one needs no X.509 objects, no keys and nothing of what serves the kernel's."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(pki.authority))
+    server = Server(over_tls(pki.good.server_context(), ssl.SSLSocket.unwrap))
+    port = str(server.port)
+    loaded = set(_run(_TO_THE_END, "--ktls=off", "connect", "localhost", port).split())
+    server.result().close()
+    assert {"tlsify.connection.relay.pump", "tlsify.tls.conclusion"} <= loaded
+    unwanted = {
+        *("cryptography.x509", "hashlib", "idna", "ipaddress", "pathlib", "typing_extensions"),
+        *("tlsify.connection.control", "tlsify.connection.setup.session_store"),
+        *("tlsify.ktls.probe", "tlsify.tls.handshake_keys", "tlsify.tls.session"),
+    }
+    assert not loaded & unwanted, loaded & unwanted
 
 
 def test_until_an_agent_is_asked(tmp_path: Path) -> None:

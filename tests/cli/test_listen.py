@@ -12,7 +12,7 @@ import ssl
 import subprocess
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 import psutil
 import pytest
@@ -26,6 +26,7 @@ from tests.cli.harness import (
     LOOPBACK,
     PATIENCE,
     Outcome,
+    Running,
     finish,
     in_threads,
     insist,
@@ -46,7 +47,7 @@ each_carrier = pytest.mark.parametrize("carrier", CARRIERS)
 _ECHO = ("cat",)
 
 
-class Listening:
+class Listening(Running):
     """A running ``tlsify listen``."""
 
     def __init__(self, shown: Credentials, *words: str, program: tuple[str, ...] = _ECHO) -> None:
@@ -65,26 +66,6 @@ class Listening:
         assert line, finish(self.process).err
         said = json.loads(line)["message"] if is_json else line
         self.port = int(said.rpartition(":")[2])
-
-    def __enter__(self) -> Self:
-        """Serve."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Take it down, however the test ended."""
-        if self.process.poll() is None:
-            self.process.kill()
-        finish(self.process)
-
-    def stop(self) -> Outcome:
-        """Ask it to end; return how it did."""
-        self.process.send_signal(signal.SIGTERM)
-        return finish(self.process)
-
-    def children(self) -> list[int]:
-        """Return which processes it has forked."""
-        pid = self.process.pid
-        return [int(n) for n in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
     def dial(self, source: str = LOOPBACK) -> socket.socket:
         """Make a TCP connection."""
@@ -107,7 +88,7 @@ class Listening:
 def test_program_for_each_connection(pki: Pki, carrier: str) -> None:
     """Several at once; each has a process of its own, and the answer comes after the question."""
     with Listening(pki.good, carrier) as server:
-        in_threads(6, lambda n: _check(server.ask(pki, b"question %d" % n) == b"question %d" % n))
+        in_threads(3, lambda n: _check(server.ask(pki, b"question %d" % n) == b"question %d" % n))
         until(lambda: not server.children())
         assert server.stop() == Outcome(0, b"", "")
 
@@ -151,16 +132,21 @@ def test_what_the_program_has(pki: Pki, carrier: str) -> None:
 
 @each_carrier
 def test_access_log(pki: Pki, tmp_path: Path, carrier: str) -> None:
-    """A line for each connection, and for each that is refused; SIGHUP goes on in a new file."""
-    path, old = tmp_path / "log", tmp_path / "log.1"
+    """A line for each connection, and for each that is refused; signals go on in a new file."""
+    path, old, older = (tmp_path / name for name in ("log", "log.1", "log.2"))
     with Listening(pki.good, carrier, f"--access-log={path}") as server:
         with server.dial() as plain:
             plain.sendall(b"GET / HTTP/1.0\r\n\r\n")
             read_all(plain)
         assert server.ask(pki, b"q" * 10_000) == b"q" * 10_000
         until(lambda: path.read_text().count("\n") == 2)
-        path.rename(old)
+        path.rename(older)
         server.process.send_signal(signal.SIGHUP)
+        until(path.exists)
+        assert server.ask(pki, b"q") == b"q"
+        until(lambda: path.read_text().count("\n") == 1)
+        path.rename(old)
+        server.process.send_signal(signal.SIGUSR1)
         until(path.exists)
         with server.connect(pki) as stream:
             stream.sendall(b"x")
@@ -168,7 +154,8 @@ def test_access_log(pki: Pki, tmp_path: Path, carrier: str) -> None:
             reset(stream)
         until(lambda: path.read_text().count("\n") == 1)
         server.stop()
-    refused, served = (line.split(" ") for line in old.read_text().splitlines())
+    assert "received=1 " in old.read_text()
+    refused, served = (line.split(" ") for line in older.read_text().splitlines())
     assert refused[1:3] == ["refused", "client=127.0.0.1"]
     assert "end=peer_misbehaved" in refused
     told = dict(word.partition("=")[::2] for word in served[2:])
@@ -366,20 +353,26 @@ def test_tickets_across_a_reload(
 
 def test_clients_that_fail(pki: Pki) -> None:
     """Each is one error line and its hint, with the address; nothing stays behind."""
-    with Listening(pki.good, "--timeout", "1") as server:
-        idle = descriptors(server.process.pid)
+    with Listening(pki.good) as server, Listening(pki.good, "--timeout", "0.1") as hasty:
+        idle = [descriptors(each.process.pid) for each in (server, hasty)]
         with server.dial() as plain:
             plain.sendall(b"GET / HTTP/1.0\r\n\r\n")
             assert read_all(plain)[:1] == b"\x15"
-        with server.dial() as silent:
+        with hasty.dial() as silent:
             read_all(silent)
-        until(lambda: not server.children())
         assert server.ask(pki, b"well") == b"well"
-        until(lambda: not server.children())
-        until(lambda: descriptors(server.process.pid) <= idle)
-        lines = server.stop().err.splitlines()
-        expected = ["peer sent plain text", "the handshake did not finish"]
-        for line, words in zip(lines[::2], expected, strict=True):
+        until(lambda: not server.children() and not hasty.children())
+        until(
+            lambda: (
+                descriptors(server.process.pid) <= idle[0]
+                and descriptors(hasty.process.pid) <= idle[1]
+            )
+        )
+        for each, words in (
+            (server, "peer sent plain text"),
+            (hasty, "the handshake did not finish"),
+        ):
+            line, _hint = each.stop().err.splitlines()
             assert re.match(rf"tlsify: error: 127\.0\.0\.1:\d+: {words}", line)
 
 

@@ -17,6 +17,20 @@ from tlsify.errors import ExitCode, TlsifyError
         pytest.param(TlsifyError("own bug"), ExitCode.BUG, "own bug", True, id="own-bug"),
         pytest.param(OSError(24, "Too many"), ExitCode.SYSTEM, "EMFILE: Too many", False, id="os"),
         pytest.param(OSError("odd"), ExitCode.SYSTEM, "errno 0: odd", False, id="os-without-errno"),
+        pytest.param(
+            ModuleNotFoundError("x", name="psutil"),
+            ExitCode.CONFIG,
+            "the package psutil is not installed",
+            False,
+            id="package",
+        ),
+        pytest.param(
+            ModuleNotFoundError("x", name="tlsify.x"),
+            ExitCode.BUG,
+            "unexpected exception",
+            True,
+            id="module",
+        ),
         pytest.param(KeyboardInterrupt(), 130, None, False, id="interrupt"),
     ],
 )

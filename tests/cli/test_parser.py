@@ -136,7 +136,8 @@ _MISUSE = {
     "timeout-vast": (["connect", "--timeout", "1e300", "h", "1"], "1e300", "connect --help"),
     "timeout-nan": (["serve", "--timeout", "nan", "/"], "'nan'", "tlsify serve --help"),
     "no-workers": (["serve", "--workers", "0", "/"], "'0'", "tlsify serve --help"),
-    "missing-folder": (["serve"], "DIR", "tlsify serve --help"),
+    "missing-folder": (["serve"], "DIR is missing", "tlsify serve --help"),
+    "swallowed-folder": (["serve", "--access-log", "www"], "DIR is missing", "--access-log=FILE"),
     "one-word-too-many": (["serve", "/", "/"], "one word too many", "tlsify"),
 }
 

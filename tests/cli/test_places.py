@@ -24,7 +24,7 @@ class Scene:
         self.waiting: list[Newcomer] = []
 
     def take(self, origin: bytes, number: int = 1, *, opened: bool = False) -> list[Place]:
-        """Have connections from somewhere begin their handshakes, or finish them, too."""
+        """Make connections from somewhere begin their handshakes, or finish them, too."""
         found = []
         for _ in range(number):
             place = Place(0, origin, "", self.now, 0)
@@ -35,13 +35,13 @@ class Scene:
         return found
 
     def wait(self, origin: bytes, number: int = 1) -> list[Newcomer]:
-        """Have newcomers wait."""
+        """Make newcomers wait."""
         found = [Newcomer(_NO_SOCKET, origin, str(at)) for at in range(number)]
         self.waiting += found
         return found
 
     def victims(self) -> list[Place]:
-        """Give up those who make room."""
+        """Drop the connections that make room."""
         found = self.places.victims(self.waiting, self.now)
         for place in found:
             self.places.give_up(place)

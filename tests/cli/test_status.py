@@ -28,7 +28,8 @@ from tests.status.test_entries import ENTRY
 from tests.strangers import UID, only_root, saying, stranger
 from tlsify import __version__
 from tlsify.cli import status
-from tlsify.cli.parser import GlobalOptions
+from tlsify.cli.parser import GlobalOptions, verb_parser
+from tlsify.cli.report import terminal
 from tlsify.errors import ExitCode
 from tlsify.status import census, roster, sockets
 
@@ -108,6 +109,20 @@ def test_watch_on_a_terminal() -> None:
     assert shown.endswith(b"\r\n")
     lines = re.sub(rb"\x1b\[[HKJ]", b"", frames[1]).splitlines()
     assert all(len(line) <= 60 for line in lines)
+
+
+def test_width(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """A terminal gets the columns that fit, unless all are wanted, and a pipe gets all."""
+    monkeypatch.setattr(status, "survey", lambda **_: SEEN)
+
+    def widest(*words: str) -> int:
+        status.run(verb_parser("status").parse_args(words), GlobalOptions())
+        return max(map(len, capsys.readouterr().out.splitlines()[-3:]))
+
+    assert widest() > 80
+    with monkeypatch.context() as patch:
+        patch.setattr(terminal, "width", lambda: 80)
+        assert widest("--wide") > 80 >= widest()
 
 
 # -- the command

@@ -49,6 +49,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tlsify.connection.handoff import Handoff
+    from tlsify.keys import TrafficKeys
+    from tlsify.tls.negotiated import Negotiated
 
 pytestmark = pytest.mark.each_kernel
 
@@ -270,9 +272,8 @@ def test_client_that_wants_short_records(lab: Lab, monkeypatch: pytest.MonkeyPat
     client, server_config = lab.configs()
     original = commit._install_rx
 
-    def install_rx(ready: commit.Ready, negotiated: object) -> None:
-        limited = dataclasses.replace(negotiated, max_fragment_length=512)  # type: ignore[type-var]
-        original(ready, limited)  # type: ignore[arg-type]
+    def install_rx(ready: commit.Ready, negotiated: Negotiated, keys: TrafficKeys) -> None:
+        original(ready, dataclasses.replace(negotiated, max_fragment_length=512), keys)
 
     monkeypatch.setattr(commit, "_install_rx", install_rx)
     other = Endpoint(lambda: accept(theirs, server_config, AUTO))

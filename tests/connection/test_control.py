@@ -220,7 +220,7 @@ def test_error_without_alert(scripted: Callable[..., ScriptedSocket]) -> None:
 
 
 def peek_into(sock: socket.socket, state: Session) -> bytes:
-    """Look ahead by way of a buffer."""
+    """Peek by way of a buffer."""
     buffer = bytearray(2)
     return bytes(buffer[: Channel(sock, state).receive_into(memoryview(buffer), socket.MSG_PEEK)])
 

@@ -32,7 +32,7 @@ class Echo:
     """A connection that sends back what comes, until that ends or is "raise"."""
 
     def __init__(self, sock: socket.socket) -> None:
-        """Take a socket."""
+        """Store a socket."""
         self.sock = sock
         self.turns: list[dict[int, int]] = []
         self.threads: set[int] = set()

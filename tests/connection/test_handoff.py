@@ -58,6 +58,7 @@ if TYPE_CHECKING:
 
     from tlsify.config import KtlsPolicy, ServerConfig
     from tlsify.connection.handoff import Handoff
+    from tlsify.keys import Keys
 
 pytestmark = pytest.mark.each_kernel
 
@@ -398,7 +399,7 @@ def test_data_and_error_alert_in_one_segment(lab: Lab, policy: KtlsPolicy) -> No
 
 
 def _serve_until_it_fails(server: Handoff) -> None:
-    """Have the hand-off look at what is next, until it raises."""
+    """Peek through the hand-off, until it raises."""
     while read(server) if server.channel is None else server.service():
         pass
     server.service()
@@ -654,14 +655,19 @@ def test_abort(lab: Lab, policy: KtlsPolicy) -> None:
 
 @both
 def test_secrets_are_wiped(lab: Lab, policy: KtlsPolicy) -> None:
-    """After the commit no key or traffic secret is left in what the caller holds."""
-    for handoff in lab.pair(policy):
-        negotiated = handoff.negotiated
-        for secret in (
-            negotiated.tx.key,
-            negotiated.tx.iv,
-            negotiated.rx.key,
-            negotiated.tx_secret,
-            negotiated.rx_secret,
-        ):
-            assert not any(secret)
+    """After the commit no key or traffic secret is left; for a relay none was derived."""
+    ours, theirs = lab.tcp()
+    client, server = lab.configs()
+    other = Endpoint(lambda: accept(theirs, server, policy))
+    pending = PendingConnection(ours, client, policy)
+    handshake.run(ours, pending.engine, 60)
+    keys = pending.engine.keys
+    assert (keys is None) is (policy is RELAY)
+    assert keys is None or all(map(any, _secrets(keys)))
+    lab.keep(pending.commit())
+    lab.keep(other.result())
+    assert keys is None or not any(map(any, _secrets(keys)))
+
+
+def _secrets(keys: Keys) -> list[bytearray]:
+    return [keys.tx.key, keys.tx.iv, keys.rx.key, keys.rx.iv, keys.tx_secret, keys.rx_secret]

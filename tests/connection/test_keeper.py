@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import errno
 import fcntl
 import itertools
@@ -27,6 +26,7 @@ from tests.doubles import (
     Lab,
     RawPeer,
     new_session_ticket,
+    readable,
     recv_exactly,
     reset,
     until,
@@ -35,7 +35,6 @@ from tlsify.codepoints import Aead, AlertDescription, ContentType, ProtocolVersi
 from tlsify.config import ClosePolicy, KtlsMode
 from tlsify.connection import keeper as keeper_module
 from tlsify.connection import sender
-from tlsify.connection.establish import connect
 from tlsify.connection.keeper import Keeper
 from tlsify.errors import (
     KeyUpdateRefused,
@@ -57,7 +56,6 @@ if TYPE_CHECKING:
 
     from tlsify.config import KtlsPolicy
     from tlsify.connection.handoff import Handoff
-    from tlsify.keys import TrafficKeys
 
 pytestmark = pytest.mark.each_kernel
 
@@ -83,7 +81,7 @@ class Kept:
         closing: ClosePolicy = ClosePolicy.STRICT,
         pid: int | None = None,
     ) -> None:
-        """Let the keeper begin."""
+        """Start the keeper."""
         keeper = Keeper(handoff, closing)
         self.read, self.write = (end.dup() for end in keeper.ends)
         self.read.settimeout(60)
@@ -113,7 +111,7 @@ class Kept:
         self._keeper.result()
 
     def finish(self) -> None:
-        """Do as `end`, then as `result`."""
+        """Call `end`, then `result`."""
         self.end()
         self.result()
 
@@ -132,13 +130,6 @@ def process() -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
 def end(running: subprocess.Popen[bytes]) -> None:
     """End a process of `process`."""
     running.communicate()
-
-
-def readable(sock: socket.socket, milliseconds: int) -> bool:
-    """Ask poll."""
-    poller = select.poll()
-    poller.register(sock, select.POLLIN)
-    return bool(poller.poll(milliseconds))
 
 
 def fill(sock: socket.socket) -> int:
@@ -343,7 +334,7 @@ def check_refusal(program: Kept, peer: RawPeer) -> None:
 
 
 def follow(peer: RawPeer, program: Kept, handoff: Handoff) -> None:
-    """Have both sides of the writing direction at the next key."""
+    """Move both sides of the writing direction to the next key."""
     peer.follow_key_update()
     aead = handoff.negotiated.suite.aead
     until(lambda: ulp.next_seq(program.write, Direction.TX, aead) == 0)
@@ -462,24 +453,7 @@ def far_on(
     lab: Lab, monkeypatch: pytest.MonkeyPatch, seq: int, version: ProtocolVersion
 ) -> tuple[Handoff, RawPeer]:
     """Make a connection on which we have sent ``seq`` records already."""
-    capabilities()  # tried now, without the patch
-    client, server = lab.configs(version)
-    client = dataclasses.replace(client, aeads=(Aead.AES_GCM_128,))
-    ours, theirs = lab.tcp()
-    install = ulp.install
-
-    def install_far_on(sock: socket.socket, direction: Direction, keys: TrafficKeys) -> None:
-        if direction is Direction.TX:
-            keys = dataclasses.replace(keys, seq=seq)
-        install(sock, direction, keys)
-
-    other = Endpoint(lambda: RawPeer(theirs, server))
-    with monkeypatch.context() as patch:
-        patch.setattr(ulp, "install", install_far_on)
-        handoff = lab.keep(connect(ours, client, KERNEL))
-    peer = other.result()
-    peer._rx_seq = seq
-    lab.peers.append(theirs)
+    handoff, peer = lab.far_on(monkeypatch, Aead.AES_GCM_128, version, seq)
     monkeypatch.setattr(keeper_module, "_LOOK", 0.01)
     monkeypatch.setattr(keeper_module, "_QUIET", 0.01)
     return handoff, peer

@@ -7,8 +7,8 @@ import struct
 
 import pytest
 
-from tlsify.connection import polling
 from tlsify.connection.polling import LowWater, timeval
+from tlsify.ktls import probe
 
 
 @pytest.mark.parametrize(
@@ -23,7 +23,7 @@ def test_limits_are_rounded_up(seconds: float, expected: tuple[int, int]) -> Non
 @pytest.mark.parametrize("partial", [True, False])
 def test_mark(monkeypatch: pytest.MonkeyPatch, *, partial: bool) -> None:
     """It is above what has come, until all of it may wake again."""
-    monkeypatch.setattr(polling, "polls_partial_records", lambda: partial)
+    monkeypatch.setattr(probe, "polls_partial_records", lambda: partial)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         ours = socket.create_connection(listener.getsockname())
         theirs, _ = listener.accept()

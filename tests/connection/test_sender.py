@@ -86,7 +86,7 @@ class _Busy:
     """Somebody else's right to send, until it is waited for."""
 
     def __init__(self, give_way: Callable[[], object] | None) -> None:
-        """Take what the other does before it lets go; None if it never does."""
+        """Store what the other does before it lets go; None if it never does."""
         self._give_way = give_way
         self.waited = False
 

@@ -31,7 +31,7 @@ every = pytest.mark.parametrize("policy", [*OFFLOADS, pytest.param(None, id="uni
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
-    """Have time go by; return what has it go."""
+    """Stop the clock; return a function that moves it."""
     return own_clock(monkeypatch, stillness)
 
 
@@ -136,7 +136,7 @@ def test_peer_that_reads_nothing(
 
 
 def _takes(peer: RawPeer) -> bool:
-    """Have it take a little, so that much is left."""
+    """Receive a little, so that much is left."""
     with contextlib.suppress(BlockingIOError):
         assert peer.sock.recv(2**16, socket.MSG_DONTWAIT)
     return True

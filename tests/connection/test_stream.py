@@ -16,6 +16,7 @@ from tests.doubles import (
     Lab,
     flipped,
     new_session_ticket,
+    readable,
     reset,
     until,
 )
@@ -36,13 +37,6 @@ pytestmark = pytest.mark.each_kernel
 
 both = pytest.mark.parametrize("policy", OFFLOADS)
 SHORT = 0.05
-
-
-def readable(sock: socket.socket, milliseconds: int) -> bool:
-    """Ask poll."""
-    poller = select.poll()
-    poller.register(sock, select.POLLIN)
-    return bool(poller.poll(milliseconds))
 
 
 def _send_for_ever(send: Callable[[], object]) -> None:

@@ -45,7 +45,7 @@ def test_key_pair_from_files(tmp_path: Path, made: KeyPair) -> None:
     """Both files are read, and the chain is given out again without the key."""
     (tmp_path / "chain.pem").write_bytes(made.certificate_pem())
     (tmp_path / "key.pem").write_bytes(pem(made.key))
-    loaded = KeyPair.load(tmp_path / "chain.pem", tmp_path / "key.pem")
+    loaded = KeyPair.load(str(tmp_path / "chain.pem"), str(tmp_path / "key.pem"))
     assert loaded.chain == made.chain
     assert loaded.key.public_key() == made.key.public_key()
     assert b"PRIVATE" not in loaded.certificate_pem()

@@ -33,7 +33,7 @@ def objection(der: bytes, pair: KeyPair = PAIR) -> str | None:
 def test_good_response(tmp_path: Path) -> None:
     """One that says so, for now or for ever, can be stapled."""
     (tmp_path / "it").write_bytes(GOOD)
-    assert ocsp.load(tmp_path / "it") == GOOD
+    assert ocsp.load(str(tmp_path / "it")) == GOOD
     assert objection(GOOD) is None
     assert objection(respond(AUTHORITY, PAIR, end=None)) is None
     assert ocsp.belongs(GOOD, PAIR.chain[0])

@@ -54,7 +54,7 @@ def test_lists_in_pem_and_der(authority: trustme.CA, tmp_path: Path) -> None:
     (one,) = parse_crls(pem, "it")
     assert parse_crls(one.public_bytes(Encoding.DER), "it") == (one,)
     (tmp_path / "lists").write_bytes(b"two:\n" + pem + authority.cert_pem.bytes() + pem)
-    assert load_crls(tmp_path / "lists") == (one, one)
+    assert load_crls(str(tmp_path / "lists")) == (one, one)
 
 
 @pytest.mark.parametrize(

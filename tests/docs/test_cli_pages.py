@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import os
 import re
 import subprocess
@@ -20,6 +19,7 @@ from tests.provision import find
 from tlsify.cli.parser import VERBS
 from tlsify.cli.program.ucspi import _SET, _SET_OF_EACH_SIDE
 from tlsify.cli.report.exit_codes import GROUPS
+from tlsify.errors import ReasonCode
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 _SECTIONS = ["Interface", "Options", "Exit codes", "Environment", "Notes", "Examples"]
 _NAMES = [page.stem for page in PAGES]
 # Findings of "tlsify check" that are no reasons to relay.
-_NO_REASONS = {"sandbox", "aes-unaccelerated", "ulp-diag-unprivileged"}
 
 # -- examples
 
@@ -133,36 +132,13 @@ def test_every_exit_code_is_listed() -> None:
     ]
 
 
-def _reasons_in_the_source() -> set[str]:
-    """Collect the literals that stand where reasons are made."""
-    found = set()
-    for path in (PROJECT / "tlsify").rglob("*.py"):
-        has_tables = path.name in {"ulp.py", "host.py"}
-        for node in ast.walk(ast.parse(path.read_text())):
-            match node:
-                case ast.Call(func=ast.Name(id="_refusal" | "_refused"), args=words):
-                    found |= {word.value for word in words if isinstance(word, ast.Constant)}
-                case ast.Call(
-                    func=ast.Name(id="Finding"),
-                    args=[ast.Constant(value=word), *_],
-                    keywords=[ast.keyword(arg="ok", value=ast.Constant(value=False)), *_],
-                ):
-                    found.add(word)
-                case ast.keyword(arg="code", value=ast.Constant(value=word)):
-                    found.add(word)
-                case ast.Tuple(elts=[ast.Constant(value=word), ast.Constant(), _]) if has_tables:
-                    found.add(word)
-    codes = {str(word) for word in found if re.fullmatch(r"[a-z]+(-[a-z]+)*", str(word))}
-    return codes - _NO_REASONS
-
-
 def test_every_reason_is_listed() -> None:
     """What a connection may give as the reason for being relayed can be looked up."""
     section = OVERVIEW.read_text().partition("### Reasons")[2].partition("\n### ")[0]
     listed = set()
     for row in re.findall(r"^\| (`.*?) \|", section, re.MULTILINE):
         listed |= set(re.findall(r"`(.*?)`", row))
-    assert listed == _reasons_in_the_source()
+    assert listed == set(ReasonCode)
 
 
 def test_every_variable_of_a_program_is_listed() -> None:

@@ -222,7 +222,7 @@ class Arena:
     def _as_backend(
         self, cell: Cell, peer: Peer, backend: socket.socket, worker: psutil.Process
     ) -> str:
-        """Do as the program; return what it was told."""
+        """Act as the program; return what it was told."""
         try:
             backend.sendall(bytes(SIZE))
             if cell.program == "wait":

@@ -44,7 +44,7 @@ class Door:
     offload = ""
 
     def __init__(self, job: dict[str, Any], line: Any) -> None:
-        """Take what the test says of it, and the line to the test."""
+        """Store the test's settings, and the line to the test."""
         self.job, self.line = job, line
         self.policy = KtlsPolicy(KtlsMode(job["ktls"]))
 
@@ -65,7 +65,7 @@ class Door:
         return socket.create_connection(("127.0.0.1", self.job["port"]))
 
     async def open(self) -> None:
-        """Have a connection."""
+        """Return a connection."""
         raise NotImplementedError
 
     async def send(self, data: bytes) -> None:
@@ -73,7 +73,7 @@ class Door:
         raise NotImplementedError
 
     async def flush(self) -> None:
-        """Have all been accepted."""
+        """Wait until all are accepted."""
 
     async def receive(self) -> bytes:
         """Receive some; nothing at the end."""
@@ -88,7 +88,7 @@ class Door:
         raise NotImplementedError
 
     async def closed(self) -> None:
-        """Have it closed."""
+        """Close it."""
 
     def abort(self) -> None:
         """Abort."""

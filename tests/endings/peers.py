@@ -56,7 +56,7 @@ class Peer:
     """One peer."""
 
     def __init__(self, behaviour: str, contexts: Contexts) -> None:
-        """Get ready to listen or to connect.
+        """Prepare to listen or to connect.
 
         Args:
             behaviour: of `table.PEERS`.
@@ -87,7 +87,7 @@ class Peer:
         return address
 
     def accept(self) -> None:
-        """Take a program's connection."""
+        """Accept a program's connection."""
         context = self._contexts.servers[0 if self._behaviour == "slow" else 2]
         sock, _ = self._sock.accept()
         sock.settimeout(PATIENCE)

@@ -31,12 +31,12 @@ class Line:
     """The line to the test."""
 
     def __init__(self, descriptor: int) -> None:
-        """Take it."""
+        """Store it."""
         self._sock = socket.socket(fileno=descriptor)
         self._words = self._sock.makefile("rb", 0)
 
     def say(self, **what: object) -> None:
-        """Tell something."""
+        """Report something."""
         self._sock.sendall(json.dumps(what).encode() + b"\n")
 
     def wait(self) -> None:
@@ -90,11 +90,11 @@ async def _send(door: Door) -> None:
 
 @contextlib.contextmanager
 def _telling(line: Line) -> Iterator[None]:
-    """Tell the test what the block was told."""
+    """Report to the test what the block was told."""
     told = "nothing"
     try:
         yield
-    except Exception as exc:  # noqa: BLE001 - the test judges it
+    except Exception as exc:  # the test judges it
         told = _spelt(exc)
     line.say(at="done", told=told)
 
@@ -130,7 +130,7 @@ async def _wait(door: Door, line: Line) -> None:
         line.say(at="sent")
         while await door.receive():
             pass
-    except Exception as exc:  # noqa: BLE001 - the test judges it
+    except Exception as exc:  # the test judges it
         told = _spelt(exc)
     line.say(at="done", told=told)
     door.close()
@@ -155,7 +155,7 @@ async def _raise(door: Door, line: Line) -> None:
 
 
 async def _exit_at_once(door: Door, line: Line) -> None:
-    """Tell the test before closing, which may take until the peer reads."""
+    """Report to the test before closing, which may take until the peer reads."""
     await _begin(door, line)
     await _serve(door, line)
     await door.closed()

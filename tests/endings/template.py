@@ -36,8 +36,6 @@ def _load(*, many: bool) -> None:
         for module in pkgutil.walk_packages(tlsify.__path__, "tlsify."):
             if not module.name.endswith("__main__") and ".integrations." not in module.name:
                 importlib.import_module(module.name)
-        for name in ("service_identity.cryptography", "service_identity.pyopenssl"):
-            importlib.import_module(name)
         importlib.import_module("encodings.idna")
     os.register_at_fork = register
 

@@ -13,7 +13,7 @@ _MOST = 150  # of a target
 
 
 def inputs(name: str) -> list[bytes]:
-    """Give what is kept for a target, and what a friend would send."""
+    """Return a target's corpus, and what a friendly peer would send."""
     path = _FOLDER / name
     kept = path.read_text().splitlines() if path.exists() else []
     return [*map(bytes.fromhex, kept), *TARGETS[name].seeds()]

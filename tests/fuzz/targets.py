@@ -26,7 +26,7 @@ from tlsify.codepoints import CipherSuite, ContentType, ProtocolVersion
 from tlsify.config import ClientConfig, ServerConfig
 from tlsify.connection.setup import session_store
 from tlsify.credentials import der, ocsp, presented, traefik
-from tlsify.credentials.parse import parse_crls
+from tlsify.credentials.parse import encoded, parse_crls
 from tlsify.credentials.pem import read_pem
 from tlsify.credentials.self_signed import make_key_pair
 from tlsify.errors import AgentError, ConfigError, HandshakeError, PeerMisbehaved
@@ -126,7 +126,7 @@ def _hello() -> bytes:
 
 
 def _flights(version: ProtocolVersion) -> tuple[bytes, bytes]:
-    """Have a client and a server shake hands; return all that each has sent."""
+    """Shake hands between a client and a server; return all that each has sent."""
     only = frozenset({version})
     sides = Engine(replace(_client(), versions=only)), Engine(replace(_server(), versions=only))
     sent = bytearray(), bytearray()
@@ -159,7 +159,7 @@ def hello_fragments(data: bytes) -> None:
 
 @_target(PeerMisbehaved, seeds=lambda: [b"\x18\0\0\1\0", b"\x04\0\0\x02ab"])
 def handshake_messages(data: bytes) -> None:
-    """Take messages out of a buffer, which each of them shortens."""
+    """Split messages off a buffer, which each of them shortens."""
     buffer = bytearray(data)
     before = len(buffer)
     while decode_handshake(buffer, limit=_LIMIT) is not None:
@@ -256,12 +256,13 @@ def relayed_records(data: bytes) -> None:
     """Carry whatever a peer seals who has the keys, in both versions."""
     for version in ProtocolVersion:
         pair = EnginePair(replace(_client(), versions=frozenset({version})), _server())
-        negotiated, _ = pair.run()
+        pair.run()
+        tx = pair.keys[0].tx
         tunnel, room = Tunnel(pair.server), RecordBuffer(2**16)
         for number, piece in enumerate(_pieces(data)):
             if piece:
                 kind = cast("ContentType", piece[0])
-                record = seal_record(negotiated.tx, negotiated.tx.seq + number, kind, piece[1:])
+                record = seal_record(tx, tx.seq + number, kind, piece[1:])
                 tunnel.receive(record, room)
                 tunnel.output()
 
@@ -464,5 +465,6 @@ def host_name(data: bytes) -> None:
 
 @_target(seeds=lambda: [b"\x30\x03\x82\x01a"])
 def alternative_names(data: bytes) -> None:
-    """Show the names that a certificate presents."""
-    assert all(each.text.isprintable() for each in presented.read(raw(data)))
+    """Show the names that a certificate presents, and what is none."""
+    for certificate in (encoded(raw(data)), data):
+        assert all(each.text.isprintable() for each in presented.read(certificate))

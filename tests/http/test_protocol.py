@@ -81,7 +81,7 @@ class Wire(asyncio.Transport):
         self.reads = True
 
     def receive(self, *paths: str) -> None:
-        """Have requests come for these paths."""
+        """Send requests for these paths."""
         self.protocol.data_received("".join(map(GET.format, paths)).encode())
 
 
@@ -122,6 +122,12 @@ class Place:
         return len(content)
 
 
+@pytest.fixture(autouse=True)
+def _long_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """How much is done in one turn of the loop does not depend on how busy the machine is."""
+    monkeypatch.setattr(module, "_LONGEST_TURN", math.inf)
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A folder with a file."""
@@ -130,7 +136,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def _own_clock() -> Callable[[float], None]:
-    """Have the loop's clock stand still; return what has it go on."""
+    """Stop the loop's clock; return a function that moves it."""
     loop: Any = asyncio.get_running_loop()
     now = loop.time()
 
@@ -151,7 +157,7 @@ def _run(work: Coroutine[Any, Any, None]) -> None:
     """Run it; nothing stays open."""
     before = descriptors()
     asyncio.run(work)
-    assert descriptors() == before
+    assert descriptors() <= before
 
 
 def test_one_write_for_a_small_file(folder: Path) -> None:

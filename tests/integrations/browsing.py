@@ -81,7 +81,7 @@ class Host:
         self._stop: asyncio.Event
 
     def stop(self) -> None:
-        """Have the server drain."""
+        """Make the server drain."""
         self._loop.call_soon_threadsafe(self._stop.set)
 
     def visit(self, work: Callable[[Browser], T], policy: KtlsPolicy = RELAY, **options: Any) -> T:

@@ -49,6 +49,19 @@ def test_stalled_handshakes_end(tmp_path: Path, authority: trustme.CA) -> None:
         assert "Traceback" not in served.program.errors()
 
 
+def test_silent_clients_take_no_thread(tmp_path: Path, authority: trustme.CA) -> None:
+    """Before their handshakes, within them and afterwards, more of them than there are threads."""
+    task = arrange(tmp_path, authority, "off", worker="ThreadWorker", threads="1")
+    with Served("gunicorn_server", task, authority) as served, ExitStack() as stack:
+        for greeting in (b"", b"\x16"):
+            for _ in range(2):
+                sock = stack.enter_context(socket.create_connection(("127.0.0.1", task.port)))
+                sock.sendall(greeting)
+        silent = [stack.enter_context(served.connect(served.context())) for _ in range(2)]
+        assert served.ask_anew(served.context(), "/scheme") == b"https"
+        assert served.ask(silent[0], "/scheme") == b"https"
+
+
 def test_unusable_certificate(tmp_path: Path, authority: trustme.CA) -> None:
     """It is told before anybody connects."""
     task = arrange(tmp_path, authority, "off", worker="ThreadWorker")

@@ -117,7 +117,7 @@ def answer_after_the_end(stream: TLSSocket, up: bytes, expected: int) -> bytes:
 
 
 def answer_post(stream: TLSSocket, up: bytes, expected: int) -> bytes:
-    """Take the body of an HTTP POST and answer with a file; return what was received."""
+    """Receive the body of an HTTP POST, answer with a file, and return the body."""
     head = bytearray()
     while not head.endswith(b"\r\n\r\n"):
         byte = stream.recv(1)
@@ -168,7 +168,7 @@ def _openssl_client(suite: CipherSuite, site: Site) -> Iterator[Talk]:
 
 
 def openssl_trust(site: Site) -> list[str]:
-    """Have ``openssl s_client`` check the certificate, and end if it is not localhost's."""
+    """Return options by which ``openssl s_client`` accepts localhost's certificate only."""
     words = ["-servername", "localhost", "-verify_hostname", "localhost"]
     return [*words, "-verify_return_error", "-CAfile", str(site.authority)]
 
@@ -269,7 +269,7 @@ def address(listener: socket.socket) -> str:
 
 
 def accepted(listener: socket.socket) -> socket.socket:
-    """Take the next connection."""
+    """Accept the next connection."""
     sock, _ = listener.accept()
     sock.settimeout(PATIENCE)
     return sock

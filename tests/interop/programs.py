@@ -136,7 +136,7 @@ class Program:
             self._pause()
 
     def _pause(self) -> None:
-        """Let it go on for a moment, which its premature end cuts short."""
+        """Wait a moment, or until its premature end."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(0.02)
             pytest.fail(f"it ended too soon: {self.errors()}")

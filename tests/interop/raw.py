@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from tests.interop.programs import PATIENCE
 from tlsify.codepoints import ContentType, ProtocolVersion
-from tlsify.connection.establish import PendingConnection
+from tlsify.connection.establish import PendingConnection, take
 from tlsify.connection.stream import TLSSocket
 from tlsify.tls import schedule
 from tlsify.tls.engine import Engine
@@ -61,7 +61,7 @@ class RawPeer:
         suite: CipherSuite,
         manner: Manner,
     ) -> None:
-        """Take a connected socket; a client's first flight is ready to be delivered."""
+        """Wrap a connected socket; a client's first flight is ready to be delivered."""
         sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.sock = sock
@@ -107,14 +107,14 @@ class RawPeer:
         return (ContentType.alert, _CLOSE_NOTIFY) in self.records
 
     def _take(self, record: bytes) -> None:
-        negotiated = self._engine.result()
-        if negotiated is None:
+        keys = self._engine.keys
+        if keys is None:
             self._engine.feed(record)
             self._emit()
         else:
-            number = negotiated.rx.seq + self._opened
+            number = keys.rx.seq + self._opened
             self._opened += 1
-            self.records.append(open_record(negotiated.rx, number, record))
+            self.records.append(open_record(keys.rx, number, record))
 
     def _emit(self) -> None:
         """Queue what the engine puts out; early data goes behind Finished."""
@@ -150,9 +150,8 @@ class RawPeer:
 
     def _own_keys(self) -> TrafficKeys:
         """Return the keys of our direction, which exist before the engine has finished."""
-        negotiated = self._engine.result()
-        if negotiated is not None:
-            return negotiated.tx
+        if self._engine.keys is not None:
+            return self._engine.keys.tx
         if self._suite.version is ProtocolVersion.TLSv1_3:
             secret = secrets(self._engine._key_log)[b"SERVER_TRAFFIC_SECRET_0"]
             return schedule.traffic_keys(self._suite, bytes(secret))
@@ -177,6 +176,7 @@ def hand_over(
     The peer delivers its next piece only when everything before it has been read, so what is in
     one piece and what is not decides what tlsify sees, whatever the machine's load.
     """
+    sock = take(sock)  # whoever closes it: the relay may not be through with it
     opening = PendingConnection(sock, config, policy)
     sock.setblocking(False)
     engine = opening.engine
@@ -221,7 +221,7 @@ def receive(stream: TLSSocket, peer: RawPeer, count: int) -> bytes:
 
 
 def settle(peer: RawPeer, condition: Callable[[], bool]) -> None:
-    """Let the peer work until something has reached it."""
+    """Run the peer until something has reached it."""
     deadline = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < deadline, "it does not arrive"

@@ -52,7 +52,7 @@ class Meeting:
     """tlsify and a raw peer, over one connection."""
 
     def __init__(self, stream: TLSSocket, peer: RawPeer) -> None:
-        """Take both ends."""
+        """Store both ends."""
         self.stream, self.peer = stream, peer
 
     def receive(self, count: int) -> bytes:

@@ -55,7 +55,7 @@ class Talker:
     """A program that takes lines, some of which are commands, and prints what it receives."""
 
     def __init__(self, program: Program, stream: TLSSocket) -> None:
-        """Take both ends."""
+        """Store both ends."""
         self._program, self.stream = program, stream
 
     def command(self, line: bytes) -> None:
@@ -66,7 +66,7 @@ class Talker:
         until(lambda: not queued(stdin), PATIENCE)  # type: ignore[arg-type]
 
     def up(self, line: bytes) -> None:
-        """Have it send a line, and receive that."""
+        """Make it send a line, and receive the line."""
         self.command(line)
         assert receive_exactly(self.stream, len(line)) == line
 

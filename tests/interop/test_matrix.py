@@ -67,7 +67,7 @@ def test_files_go_both_ways(offload: Offload, cell: Cell, site: Site, results: R
 
 
 def _shake_hands(cell: Cell, sock: socket.socket, site: Site, policy: KtlsPolicy) -> Handoff:
-    """Take the role that the peer leaves, offering nothing but the cell's suite."""
+    """Play the role that the peer leaves, offering nothing but the cell's suite."""
     if cell.peer.is_server:
         return connect(sock, site.client(cell.suite), policy)
     return accept(sock, site.server(cell.suite), policy)

@@ -82,31 +82,31 @@ class Meeting:
     """tlsify and tlslite over one connection; a few bytes in either direction fit its buffers."""
 
     def __init__(self, stream: TLSSocket, peer: TLSConnection) -> None:
-        """Take both ends."""
+        """Store both ends."""
         self.stream, self.peer = stream, peer
 
     def up(self, data: bytes) -> None:
-        """Have data pass from tlslite to tlsify."""
+        """Send data from tlslite to tlsify."""
         self.peer.write(data)
         assert receive_exactly(self.stream, len(data)) == data
 
     def down(self, data: bytes) -> None:
-        """Have data pass the other way."""
+        """Send data from tlsify to tlslite."""
         self.stream.sendall(data)
         assert self.peer.read(min=len(data), max=len(data)) == data
 
     def send(self, content_type: int, payload: bytes) -> None:
-        """Have tlslite send one record."""
+        """Send one record from tlslite."""
         for _ in self.peer._sendMsg(Message(content_type, bytearray(payload)), update_hashes=False):
             pass
 
     def key_update(self, request: int = _NOT_REQUESTED) -> None:
-        """Have tlslite change its sending key."""
+        """Change tlslite's sending key."""
         for _ in self.peer.send_keyupdate_request(request):
             pass
 
     def turn_key(self) -> None:
-        """Have tlslite send with its next key, after a KeyUpdate that was sent by hand."""
+        """Make tlslite send with its next key, after a KeyUpdate sent by hand."""
         session = self.peer.session
         layer = self.peer._recordLayer
         session.cl_app_secret, session.sr_app_secret = layer.calcTLS1_3KeyUpdate_reciever(

@@ -153,7 +153,7 @@ def test_a_foreign_session_is_declined(
 
 
 def _offer_session(kept: Path, suite: CipherSuite, site: Site, offload: Offload) -> bytes:
-    """Have ``openssl s_client`` offer a saved session to tlsify; return what it says of it."""
+    """Offer a saved session of ``openssl s_client`` to tlsify; return its report."""
     with listening() as listener, _client(listener, site, "-sess_in", str(kept)) as client:
         client.close_input()
         _serve_once(listener, suite, site, offload)
@@ -161,7 +161,7 @@ def _offer_session(kept: Path, suite: CipherSuite, site: Site, offload: Offload)
 
 
 def _keep_session(suite: CipherSuite, site: Site, folder: Path) -> Path:
-    """Have ``openssl s_client`` save a session of ``openssl s_server``."""
+    """Save a session between ``openssl s_client`` and ``openssl s_server``."""
     kept = folder / "session.pem"
     words = ["openssl", "s_server", "-accept", "127.0.0.1:0", "-naccept", "1"]
     words += ["-cert", str(site.ec.chain), "-key", str(site.ec.key), *openssl_options(suite)]

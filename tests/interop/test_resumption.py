@@ -164,7 +164,7 @@ def test_library_resumes_with_python(
 
 
 def _echoed(stream: TLSSocket) -> None:
-    """Have lines come back, with the tickets in front of them."""
+    """Exchange lines, with the tickets in front of them."""
     stream.settimeout(PATIENCE)
     for number in range(3):
         line = b"line %d\n" % number

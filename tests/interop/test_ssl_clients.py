@@ -68,7 +68,7 @@ def test_ftplib(site: Site, policy: KtlsPolicy) -> None:
     """AUTH TLS with vsftpd."""
     with running(vsftpd, site.ec) as (program, port):
         program.dial(port).close()
-        client = ftplib.FTP_TLS(context=_context(site, policy), timeout=PATIENCE)  # noqa: S321 - with TLS
+        client = ftplib.FTP_TLS(context=_context(site, policy), timeout=PATIENCE)
         client.connect("localhost", port)
         assert client.auth().startswith("234")
         assert isinstance(client.sock, SSLSocket)

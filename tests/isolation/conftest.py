@@ -36,7 +36,7 @@ class Keys:
         self._pids: set[int] = set()
 
     def load(self) -> IsolatedServer:
-        """Have the configuration read."""
+        """Load the configuration."""
         try:
             config = self.custody.load().config
         finally:

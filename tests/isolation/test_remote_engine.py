@@ -163,7 +163,7 @@ def test_resumption(
     """Tickets are the holders', which take each other's, and those of an earlier configuration."""
     tmp_path.chmod(0o700)
     _, config = lab.configs()
-    client = replace(client_config, session_store=tmp_path)
+    client = replace(client_config, session_store=str(tmp_path))
     keys = isolate(lambda: replace(config, resumption=True), RELAY, 2)
     first, second = keys.load(), keys.load()
     resumed = []
@@ -219,7 +219,7 @@ def test_key_log(lab: Lab, isolate: Isolate, tmp_path: Path) -> None:
     assert b"SERVER_TRAFFIC_SECRET_0" in (tmp_path / "log").read_bytes()
 
 
-def test_on_a_loop(lab: Lab, isolate: Isolate) -> None:
+def test_on_a_loop(lab: Lab, isolate: Isolate, monkeypatch: pytest.MonkeyPatch) -> None:
     """Many handshakes are under way at a time; one that is abandoned leaves nothing open."""
     client, config = lab.configs()
     isolated = isolate(lambda: config, RELAY, 2).load()
@@ -232,9 +232,10 @@ def test_on_a_loop(lab: Lab, isolate: Isolate) -> None:
                 served = group.create_task(hand_over(theirs, isolated, RELAY))
                 group.create_task(_visit(ours, served))
         ours, theirs = lab.tcp()
-        ours.sendall(encode_record(ContentType.handshake, b"\1\0"))
+        greeting = asyncio.create_task(_greet(ours))
         with pytest.raises(DeadlineExceeded, match="the handshake did not finish"):
-            await hand_over(theirs, isolated, RELAY, 0.05)
+            await hand_over(theirs, isolated, RELAY)
+        await greeting
         ours.close()
 
     async def _visit(ours: socket.socket, served: asyncio.Task[Handoff]) -> None:
@@ -243,6 +244,14 @@ def test_on_a_loop(lab: Lab, isolate: Isolate) -> None:
             with near, await served as far:
                 await asyncio.get_running_loop().sock_sendall(far.sock, b"hello")
                 assert await asyncio.get_running_loop().sock_recv(near.sock, 5) == b"hello"
+
+    async def _greet(ours: socket.socket) -> None:
+        """Begin a handshake, and say nothing more until its time is over."""
+        loop = asyncio.get_running_loop()
+        ours.settimeout(0)
+        await loop.sock_sendall(ours, Engine(client).output())
+        assert await loop.sock_recv(ours, 1), "the holder has answered"
+        monkeypatch.setattr(loop, "time", lambda clock=loop.time: clock() + 3600)
 
     asyncio.run(serve())
     lab.__exit__()

@@ -68,18 +68,21 @@ def test_arbitrary_request(raw: bytes) -> None:
 
 def test_outcome() -> None:
     """All of it arrives, secrets included, which are not in the reply's repr."""
-    _, negotiated = EnginePair(CLIENT, SERVER).run()
-    raw = wire.encode_reply(Reply(b"output", negotiated, b"log\n"))
+    pair = EnginePair(CLIENT, SERVER)
+    (_, negotiated), (_, keys) = pair.run(), pair.keys
+    raw = wire.encode_reply(Reply(b"output", negotiated, b"log\n", keys=keys))
     found = wire.decode_reply(memoryview(raw))
     assert (found.output, found.key_log, found.error) == (b"output", b"log\n", None)
     again = found.negotiated
     assert again is not None
     for name in ("suite", "alpn", "server_name", "certificate", "group", "resumed"):
         assert getattr(again, name) == getattr(negotiated, name), name
-    for ours, theirs in ((again.tx, negotiated.tx), (again.rx, negotiated.rx)):
+    made = found.keys
+    assert made is not None
+    for ours, theirs in ((made.tx, keys.tx), (made.rx, keys.rx)):
         assert (ours.key, ours.iv, ours.seq) == (theirs.key, theirs.iv, theirs.seq)
-    assert (again.tx_secret, again.rx_secret) == (negotiated.tx_secret, negotiated.rx_secret)
-    assert bytes(again.tx_secret).hex() not in repr(found)
+    assert (made.tx_secret, made.rx_secret) == (keys.tx_secret, keys.rx_secret)
+    assert bytes(made.tx_secret).hex() not in repr(found)
 
 
 @pytest.mark.parametrize(
@@ -99,12 +102,14 @@ def test_outcome() -> None:
 )
 def test_error(error: errors.TlsifyError, kind: type) -> None:
     """An error arrives with its class, or the nearest, and its attributes."""
+    if isinstance(error, errors.PeerMisbehaved):
+        error.server_name = "shop.example"
     found = wire.decode_reply(memoryview(wire.encode_reply(Reply(b"alert", error=error)))).error
     assert found is not None
     assert type(found) is kind
     assert str(error).startswith(str(found))
     assert found.hint == error.hint
-    for name in ("alert", "mismatches"):
+    for name in ("alert", "mismatches", "server_name"):
         assert getattr(found, name, None) == getattr(error, name, None)
 
 

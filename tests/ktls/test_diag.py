@@ -171,7 +171,7 @@ class FakeNetlink:
     """Gives prepared answers in place of the kernel."""
 
     def __init__(self, answers: list[bytes]) -> None:
-        """Take the datagrams to give, in order."""
+        """Store the datagrams to return, in order."""
         self._answers = answers
         self.closed = False
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def umask() -> Iterator[None]:
-    """Take away whatever a umask can."""
+    """Set the umask that removes every permission."""
     before = os.umask(0o777)
     yield
     os.umask(before)
@@ -76,6 +76,36 @@ def test_renamed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     file.append(b"not lost\n")
     assert old.read_bytes() == b"still the old one\n"
     assert (tmp_path / "log.0").read_bytes() == b"the new one\nnot lost\n"
+
+
+def test_renamed_for_others(tmp_path: Path) -> None:
+    """Processes that were forked before go on in the new file, though they could not open it."""
+    path = tmp_path / "log"
+    file = LogFile(str(path))
+    told, tell = os.pipe()
+    wrote, write = os.pipe()
+    if (pid := os.fork()) == 0:
+        os.close(tell)
+        path.chmod(0)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (write + 2, write + 2))  # one at a time
+        while os.read(told, 1):
+            file.append(b"child\n")
+            os.write(write, b"\0")
+        os._exit(0)
+    os.close(told)
+    for name, times in (("log.0", 1), ("log.1", 2), ("log.2", 1)):  # twice: it has missed one
+        os.write(tell, b"\0")
+        os.read(wrote, 1)
+        path.rename(tmp_path / name)
+        for _ in range(times):
+            file.reopen()
+    os.write(tell, b"\0")
+    os.close(tell)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    os.close(wrote)
+    os.close(write)
+    names = ("log.0", "log.1", "log.2", "log")
+    assert [(tmp_path / name).read_bytes() for name in names] == [b"child\n"] * 4
 
 
 def test_full(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

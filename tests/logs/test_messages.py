@@ -25,7 +25,7 @@ CLIENT = ("192.0.2.7", 50_000)
 
 
 def install(level: int, form: str = TEXT, *, syslog: bool = False) -> None:
-    """Do as a process of its own would."""
+    """Set logging up as in a new process."""
     logging.getLogger().handlers.clear()
     messages.install(level, form, syslog=syslog)
 
@@ -41,7 +41,7 @@ def _as_it_was() -> Iterator[None]:
 
 @contextmanager
 def into(path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Have stderr go to a file."""
+    """Redirect stderr to a file."""
     with path.open("w") as file, monkeypatch.context() as patch:
         patch.setattr(sys, "stderr", file)
         yield
@@ -67,9 +67,9 @@ def test_text(capsys: pytest.CaptureFixture[str]) -> None:
     served(lambda: _log.warning("about none", extra={"peer": None}))
     assert capsys.readouterr().err.splitlines() == [
         "tlsify: plain \\x1b[2J\\nforged: 1",
-        "tlsify: 192.0.2.7:50000: about it",
-        "tlsify: [::1]:1: about another",
-        "tlsify: about none",
+        "tlsify: warning: 192.0.2.7:50000: about it",
+        "tlsify: warning: [::1]:1: about another",
+        "tlsify: warning: about none",
     ]
 
 
@@ -135,7 +135,7 @@ def test_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         _log.warning("x")
         report("wrong", "do it right")
     message, *lines = path.read_text().splitlines()
-    assert re.fullmatch(r"\d{4}-\d\d-\d\dT[\d:.]+Z tlsify: x", message)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT[\d:.]+Z tlsify: warning: x", message)
     assert lines == ["tlsify: error: wrong", "tlsify: hint: do it right"]
 
 

@@ -6,7 +6,7 @@ import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tests.doubles import RawPeer, reset
+from tests.doubles import RawPeer, keys_of, reset
 from tlsify.codepoints import AlertDescription, CipherSuite, ContentType, ProtocolVersion
 from tlsify.config import ClientConfig
 from tlsify.errors import HandshakeError, PeerAlert
@@ -91,7 +91,8 @@ class OddPeer(RawPeer):
         self._is_client = isinstance(config, ClientConfig)
         self._engine = Engine(config)
         self._is_early = False
-        made = self.negotiated = self._negotiate()
+        self.negotiated = self._negotiate()
+        made = keys_of(self._engine)
         self._rx, self._rx_secret, self._rx_seq = made.rx, made.rx_secret, made.rx.seq
         if not self._is_early:
             self._tx, self._tx_secret, self._tx_seq = made.tx, made.tx_secret, made.tx.seq
@@ -156,8 +157,8 @@ class OddPeer(RawPeer):
             self._open(record)
 
     def _open(self, record: bytes) -> None:
-        """Look for an alert in what comes under the keys that there are by now."""
-        finished = self._engine.result()
+        """Search for an alert in what comes under the keys that there are by now."""
+        finished = self._engine.keys
         try:
             if finished is None:
                 self._engine.feed(record)

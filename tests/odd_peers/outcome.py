@@ -29,11 +29,11 @@ class Outcome:
     saw: tuple[str, ...]
 
     def after(self, *seen: str) -> Self:
-        """Have the peer see something before the rest."""
+        """Expect the peer to see something before the rest."""
         return replace(self, saw=(*seen, *self.saw))
 
     def without_alert(self) -> Self:
-        """Have the peer see that our direction had ended in good order already."""
+        """Expect the peer to see that our direction had ended in good order already."""
         return replace(self, saw=("close_notify", "FIN"))
 
     def __str__(self) -> str:

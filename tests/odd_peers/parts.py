@@ -52,7 +52,7 @@ class Plain:
     content: bytes
 
     def seal(self, _peer: RawPeer) -> bytes:
-        """Give them."""
+        """Yield them."""
         return self.content
 
 

@@ -9,7 +9,7 @@ class Reason(Enum):
     """A cause that several scenarios share: what it is called, and a paragraph about it."""
 
     def __init__(self, title: str, text: str) -> None:
-        """Take both."""
+        """Store both."""
         self.title, self.text = title, text
 
     NO_REKEY = (

@@ -53,7 +53,7 @@ class Stage:
                 until(lambda: relay.is_settled or relay.is_over or not queued(relay.network))
 
     def read(self, size: int | None = None) -> None:
-        """Have the program read so much, or to the end."""
+        """Make the program read so much, or to the end."""
         wanted = len(self.got) + (size or 0)
         while not self.end and (size is None or len(self.got) < wanted):
             try:
@@ -66,7 +66,7 @@ class Stage:
                     self.end = "end"
 
     def observe(self, size: int | None = None) -> None:
-        """Have the peer receive so much data, or to the end."""
+        """Make the peer receive so much data, or to the end."""
         heard = 0
         while size is None or heard < size:
             try:
@@ -127,7 +127,7 @@ class Send:
     """The peer sends one segment."""
 
     def __init__(self, *parts: Part) -> None:
-        """Take what is in it."""
+        """Store its parts."""
         self._parts = parts
 
     def play(self, stage: Stage) -> None:
@@ -159,7 +159,7 @@ class Says:
     """The program sends data, once what the peer has sent before has come."""
 
     def __init__(self, content: bytes) -> None:
-        """Take the data."""
+        """Store the data."""
         self._content = content
 
     def play(self, stage: Stage) -> None:
@@ -182,7 +182,7 @@ class Reads:
     """The program receives so many bytes, or the end."""
 
     def __init__(self, size: int) -> None:
-        """Take their number."""
+        """Store their number."""
         self._size = size
 
     def play(self, stage: Stage) -> None:
@@ -207,7 +207,7 @@ class Hears:
     """The peer receives so many bytes of data."""
 
     def __init__(self, size: int) -> None:
-        """Take their number."""
+        """Store their number."""
         self._size = size
 
     def play(self, stage: Stage) -> None:

@@ -72,7 +72,7 @@ class Attempts:
     """Succeeds where it is told to, and keeps the order."""
 
     def __init__(self, *, up: set[Backend], fails_by: int = errno.ECONNREFUSED) -> None:
-        """Take who is there, and what is said of others."""
+        """Store the backends that exist, and the answers for others."""
         self.up = up
         self.fails_by = fails_by
         self.tried: list[Backend] = []
@@ -87,7 +87,7 @@ class Attempts:
 
 
 def reach(backends: Backends, attempt: Callable[[Backend, float], Awaitable[Backend]]) -> Backend:
-    """Have one connection taken."""
+    """Pass one connection."""
     return asyncio.run(backends.reach(None, None, attempt))
 
 

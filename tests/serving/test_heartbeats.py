@@ -31,7 +31,7 @@ class Ward:
         return not self.watch.end_hung([self.worker], self.now)
 
     def live(self, seconds: float, *, hung: bool = False) -> bool:
-        """Have time pass, in which the supervisor looks whenever that is due; is it hung then?"""
+        """Let time pass, with the supervisor's looks; return whether the worker is hung then."""
         until = self.now + seconds
         while self.watch.due <= until:
             self.now = self.watch.due

@@ -196,5 +196,5 @@ reexec._command = lambda: ("/proc/self/exe", ["python", "-S", "-E", "-c", show])
 reexec.Inherited().succeed({})
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
-    blocked = sorted((signal.SIGHUP, signal.SIGUSR2, signal.SIGCHLD))
+    blocked = sorted((signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCHLD))
     assert done.stdout.split() == [b"%d" % number for number in blocked]

@@ -167,7 +167,7 @@ class Server:
         return self._context.wrap_socket(sock, server_hostname="example.org")
 
     def ask(self, sock: ssl.SSLSocket | None = None) -> tuple[int, int]:
-        """Have a line answered, on a connection of its own if there is none; pid and user."""
+        """Send a line, on a connection of its own if there is none; return pid and user."""
         if sock is None:
             with self.connect() as own:
                 return self.ask(own)
@@ -177,7 +177,7 @@ class Server:
         return int(pid), int(user)
 
     def serial(self) -> Any:
-        """Tell the serial number of the certificate that it shows."""
+        """Return the serial number of the certificate that it shows."""
         with self.connect() as sock:
             return cast("Any", sock.getpeercert())["serialNumber"]
 
@@ -210,7 +210,7 @@ class Server:
         return {int(n) for n in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
 
     def stop(self) -> None:
-        """Have it end, in good order."""
+        """End it, in good order."""
         self.process.terminate()
         assert ends(self.process) == 0, self.errors()
 

@@ -216,7 +216,7 @@ def test_second_signal(tmp_path: Path) -> None:
         begun = time.monotonic()
         insist(program.process, signal.SIGINT)
         assert program.process.returncode == 0
-        assert time.monotonic() - begun < 5
+        assert time.monotonic() - begun < 30
 
 
 def test_workers_that_do_not_start(tmp_path: Path) -> None:

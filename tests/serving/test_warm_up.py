@@ -19,7 +19,7 @@ rehearse()
 before = set(sys.modules)
 rehearse()
 print(*set(sys.modules) - before)
-print("service_identity" in before)
+print("tlsify.tls.conclusion" in before)
 """
 
 

@@ -59,6 +59,8 @@ def test_other_forms_of_the_certificate() -> None:
     assert facts_of(None).peer_name == ""
     assert facts_of(der, verified=False).getpeercert() == {}
     assert facts_of(der, verified=False).getpeercert(binary_form=True) == der
+    with pytest.raises(NotImplementedError, match="keep_chain"):
+        facts_of(der).chain()
 
 
 @given(st.data())

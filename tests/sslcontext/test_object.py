@@ -33,11 +33,13 @@ BIG = bytes(range(251)) * 4000
 class Files:
     """Certificates, and contexts made of them."""
 
-    def __init__(self, authority: trustme.CA, folder: Path) -> None:
+    def __init__(
+        self, authority: trustme.CA, folder: Path, issuer: trustme.CA | None = None
+    ) -> None:
         """Write them."""
         self.pair, self.ca = folder / "pair.pem", folder / "ca.pem"
-        leaf = authority.issue_cert(HOST, common_name="client")
-        leaf.private_key_and_cert_chain_pem.write_to_path(self.pair)
+        self.leaf = (issuer or authority).issue_cert(HOST, common_name="client")
+        self.leaf.private_key_and_cert_chain_pem.write_to_path(self.pair)
         authority.cert_pem.write_to_path(self.ca)
 
     def server(self, *, ours: bool, policy: KtlsPolicy = RELAY) -> ssl.SSLContext:
@@ -233,6 +235,29 @@ def _broken_record(client: Side, server: Side) -> None:
     client.do("read", 9)
 
 
+def _drain(side: Side) -> None:
+    """Read on while there is anything, as uvloop does: it must see an end that came with data."""
+    while (side.incoming.pending or side.tls.pending()) and isinstance(side.do("read", 9), bytes):
+        pass
+
+
+def _end_behind_data(client: Side, server: Side) -> None:
+    shake(client, server)
+    client.do("write", b"data")
+    client.do("unwrap")
+    carry(client, server)
+    _drain(server)
+
+
+def _error_behind_data(client: Side, server: Side) -> None:
+    shake(client, server)
+    client.do("write", b"good")
+    client.do("write", b"bad")
+    records = client.outgoing.read()
+    server.incoming.write(records[:-1] + bytes([records[-1] ^ 1]))
+    _drain(server)
+
+
 def _plain_text(client: Side, _: Side) -> None:
     client.do("do_handshake")
     client.incoming.write(b"220 mail.example ESMTP\r\n")
@@ -249,6 +274,8 @@ STORIES: dict[str, Callable[[Side, Side], None]] = {
     "cut": _cut,
     "cut in the handshake": _cut_in_handshake,
     "broken record": _broken_record,
+    "end behind data": _end_behind_data,
+    "error behind data": _error_behind_data,
     "plain text": _plain_text,
 }
 ROLES = pytest.mark.parametrize("role", ["client", "server"])
@@ -491,3 +518,50 @@ def test_nothing_is_left(files: Files) -> None:
         assert left() is None
     finally:
         gc.enable()
+
+
+def _chains(side: Side, *, ours: bool) -> list[list[bytes]]:
+    """Return what the peer has shown, and what was verified; of `ssl`'s before Python 3.13, too."""
+    names = ("get_unverified_chain", "get_verified_chain")
+    if ours:
+        return [getattr(side.tls, name)() for name in names]
+    found = [getattr(side.tls._sslobj, name)() or [] for name in names]
+    return [[each.public_bytes(2) for each in chain] for chain in found]  # 2: DER
+
+
+@VERSIONS
+@ROLES
+def test_chains(authority: trustme.CA, tmp_path: Path, role: str, version: str) -> None:
+    """Both sides find the peer's chain as `ssl` does; after a resumption its own certificate."""
+    files = Files(authority, tmp_path, authority.create_child_ca())
+    is_client = role == "client"
+    contexts = files.client(ours=is_client), files.server(ours=not is_client)
+    for context in contexts:
+        context.minimum_version = context.maximum_version = ssl.TLSVersion[version]
+    contexts[0].load_cert_chain(files.pair)
+    contexts[1].load_verify_locations(files.ca)
+    contexts[1].verify_mode = ssl.CERT_REQUIRED
+    if not is_client:
+        contexts[1].resumption = True  # type: ignore[attr-defined]
+    shown, (root,) = (
+        [ssl.PEM_cert_to_DER_cert(pem.bytes().decode()) for pem in pems]
+        for pems in (files.leaf.cert_chain_pems, [authority.cert_pem])
+    )
+    session = None
+    for _ in range(1 if is_client else 2):
+        resume: dict[str, Any] = {} if session is None else {"session": session}
+        client = Side(contexts[0], server_hostname=HOST, **resume)
+        server = Side(contexts[1], server_side=True)
+        assert _chains(client, ours=is_client) == [[], []]
+        shake(client, server)
+        server.do("write", b"with the tickets")
+        carry(server, client)
+        client.do("read", 100)
+        session = None if is_client else client.tls.session
+        found = _chains(client, ours=is_client), _chains(server, ours=not is_client)
+        if client.tls.session_reused:
+            assert found[1] == [shown[:1], shown[:1]]
+        else:
+            assert len(shown) == 2
+            assert found == ([shown, [*shown, root]], [shown, [*shown, root]])
+    assert is_client or client.tls.session_reused

@@ -34,7 +34,7 @@ EHLO = b"250-mail\r\n250 STARTTLS\r\n"
 
 
 def talk(protocol: str, said: bytes) -> Outcome:
-    """Let a protocol's dialogue run on something that a server says."""
+    """Run a protocol's dialogue on something that a server says."""
     return follow(DIALOGUES[protocol](SERVER, OWN), said)
 
 

@@ -172,7 +172,7 @@ def test_a_slow_server(tcp_pair: SocketPair, said: bytes) -> None:
     start = time.monotonic()
     with pytest.raises(DeadlineExceeded):
         ask(ours, "imap", 0.2)
-    assert 0.2 <= time.monotonic() - start < 5
+    assert 0.2 <= time.monotonic() - start < 30
     over.set()
     other.result()
 

@@ -75,7 +75,7 @@ def test_who_is_stuck(folder: Path) -> None:
             first.connect(str(folder / "2-b"))
             before = time.monotonic()
             assert census.ask(0.05) == census.Census((), 2)
-        assert time.monotonic() - before < 5
+        assert time.monotonic() - before < 30
         assert stuck.fileno() != -1
 
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def tried(confine: Callable[[], object], *attempts: Callable[[], object]) -> list[int | None]:
-    """Have a confined child try things; return the errno of each, None where it went well."""
+    """Make a confined child try things; return the errno of each, None where it went well."""
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:

@@ -32,7 +32,7 @@ with_scopes = pytest.mark.skipif(
 
 
 def _tried(reach: Reach, *attempts: Callable[[], object]) -> list[int | None]:
-    """Have a child try things that can reach so much."""
+    """Make a child try things that can reach so much."""
 
     def enter() -> None:
         renounce()

@@ -26,7 +26,7 @@ NOTHING = Seen(
     server_name=HOST,
     max_fragment_length=512,
     certificate=b"der",
-    has_alpn=True,
+    config=CLIENT,
     key_log=None,
     last_flight=b"",
     received=[],
@@ -41,11 +41,11 @@ def test_facts(version: ProtocolVersion) -> None:
     pair = EnginePair(replace(CLIENT, versions=frozenset({version})), SERVER)
     suite = pair.run()[0].suite
     assert pair.client._connection is not None
-    found = conclude(pair.client._connection, suite, NOTHING)
+    found, keys = conclude(pair.client._connection, suite, NOTHING)
     assert (found.server_name, found.max_fragment_length) == (HOST, 512)
     assert (found.certificate, found.alpn, found.resumed) == (b"der", None, False)
     assert found.suite is suite
-    assert not any(found.rx.key + found.tx.key)
+    assert keys is None
 
 
 def test_key_log_without_a_secret() -> None:
@@ -71,4 +71,6 @@ def test_counting_behind_change_cipher_spec() -> None:
         finished,
     ]
     seen = NOTHING._replace(key_log=[], last_flight=client._last_flight, received=received)
-    assert conclude(client._connection, outcome.suite, seen).rx.seq == outcome.rx.seq == 1
+    _, keys = conclude(client._connection, outcome.suite, seen)
+    assert keys is not None
+    assert keys.rx.seq == pair.keys[0].rx.seq == 1

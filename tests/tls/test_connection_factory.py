@@ -183,7 +183,7 @@ def test_all_kinds_for_one_name() -> None:
 
 def test_bad_certificate_among_many(client_config: ClientConfig) -> None:
     """One that OpenSSL refuses shows before any client does, whatever its name."""
-    weak = self_signed(rsa.generate_private_key(65537, 1024))  # noqa: S505 - to be refused
+    weak = self_signed(rsa.generate_private_key(65537, 1024))  # to be refused
     server = replace(SERVER, more_key_pairs=(A_EC, weak))
     with pytest.raises(ConfigError, match="OpenSSL refuses"):
         Engine(server)
@@ -315,8 +315,8 @@ def test_hello_retry_request(*, resumption: bool) -> None:
     met = Meeting(ours, server)
     assert met.ours.group == met.theirs.group == "secp384r1"
     assert leaf(met.ours) in {A_EC.chain[0], A_RSA.chain[0]}
-    assert met.theirs.tx.seq == (2 if resumption else 0)
-    assert met.theirs.rx.seq == met.ours.tx.seq == 0
+    assert met.their_keys.tx.seq == (2 if resumption else 0)
+    assert met.their_keys.rx.seq == met.our_keys.tx.seq == 0
     met.check_data()
 
 

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     import trustme
 
-WEAK = rsa.generate_private_key(65537, 1024)  # noqa: S505 - to be refused
+WEAK = rsa.generate_private_key(65537, 1024)  # to be refused
 
 
 def test_one_context_for_each_configuration(client_config: ClientConfig) -> None:

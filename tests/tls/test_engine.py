@@ -12,7 +12,7 @@ import pytest
 import trustme
 
 from tests.conftest import HOST
-from tests.doubles import EnginePair, opened
+from tests.doubles import EnginePair, keys_of, opened
 from tlsify.codepoints import (
     DEFAULT_AEADS,
     Aead,
@@ -106,7 +106,7 @@ class SslPeer:
         self.finished = False
 
     def step(self, received: bytes) -> list[bytes]:
-        """Take bytes, go on with the handshake, give the records that are due."""
+        """Feed bytes, go on with the handshake, return the records that are due."""
         self.incoming.write(received)
         if not self.finished:
             try:
@@ -179,17 +179,19 @@ def _assert_we_open_what_ssl_seals(peer: SslPeer, rx: TrafficKeys, beyond: list[
 @each(SUITES)
 def test_two_engines(configs: Configs) -> None:
     """Both sides agree on everything; what one sends with, the other receives with."""
-    client, server = EnginePair(*configs).run()
-    assert client.suite is server.suite
-    assert {client.version} == configs[0].versions
-    assert client.suite.aead is configs[0].aeads[0]
-    first = 0 if client.version is TLS13 else 1
+    pair = EnginePair(*configs)
+    outcome, other = pair.run()
+    assert outcome.suite is other.suite
+    assert {outcome.version} == configs[0].versions
+    assert outcome.suite.aead is configs[0].aeads[0]
+    first = 0 if outcome.version is TLS13 else 1
+    client, server = pair.keys
     for ours, theirs in ((client.tx, server.rx), (server.tx, client.rx)):
         assert (ours.key, ours.iv, ours.seq) == (theirs.key, theirs.iv, first)
         assert theirs.seq == first
     assert client.tx.key != client.rx.key
     assert (client.tx_secret, client.rx_secret) == (server.rx_secret, server.tx_secret)
-    assert bool(client.tx_secret) is (client.version is TLS13)
+    assert bool(client.tx_secret) is (outcome.version is TLS13)
 
 
 @each(SSL_SUITES)
@@ -204,8 +206,8 @@ def test_python_ssl_as_server(
     outcome = result_of(engine)
     assert outcome.suite is suite
     assert peer.tls.cipher() is not None
-    _assert_ssl_takes_what_we_seal(peer, outcome.tx)
-    _assert_we_open_what_ssl_seals(peer, outcome.rx, beyond)
+    _assert_ssl_takes_what_we_seal(peer, keys_of(engine).tx)
+    _assert_we_open_what_ssl_seals(peer, keys_of(engine).rx, beyond)
 
 
 @each(SSL_SUITES)
@@ -220,8 +222,8 @@ def test_python_ssl_as_client(
     outcome = result_of(engine)
     assert outcome.suite is suite
     assert outcome.server_name == HOST
-    _assert_ssl_takes_what_we_seal(peer, outcome.tx)
-    _assert_we_open_what_ssl_seals(peer, outcome.rx, beyond)
+    _assert_ssl_takes_what_we_seal(peer, keys_of(engine).tx)
+    _assert_we_open_what_ssl_seals(peer, keys_of(engine).rx, beyond)
 
 
 @each([CipherSuite.TLS_AES_128_GCM_SHA256])
@@ -230,7 +232,7 @@ def test_tickets_are_held_back(configs: Configs, authority: trustme.CA) -> None:
     suite = CipherSuite.TLS_AES_128_GCM_SHA256
     peer, engine = ssl_client(authority, suite), Engine(configs[1])
     peer.meet(engine)
-    tx = result_of(engine).tx
+    tx = keys_of(engine).tx
     assert engine.output() == b""
     assert tx.seq == 0
     tickets = split_records(engine.take_tickets())
@@ -253,9 +255,9 @@ def test_keys_that_nobody_wants(configs: Configs) -> None:
             for record in split_records(source.output()):
                 sink.feed(record)
     ours, theirs = result_of(engine), result_of(client)
-    assert not any(ours.tx.key + ours.rx.key + ours.tx_secret + ours.rx_secret)
+    assert engine.keys is None
     assert not engine._key_log
-    assert any(theirs.rx.key)
+    assert any(keys_of(client).rx.key)
     assert ours.suite is theirs.suite
     sender, receiver = Tunnel(engine), Tunnel(client)
     sender.send(b"data")
@@ -267,7 +269,7 @@ def test_tickets_sent_after_all(configs: Configs, authority: trustme.CA) -> None
     """A connection that stays in userspace may send them: the next record counts on."""
     peer, engine = ssl_client(authority, CipherSuite.TLS_AES_128_GCM_SHA256), Engine(configs[1])
     peer.meet(engine)
-    tx = result_of(engine).tx
+    tx = keys_of(engine).tx
     tickets = split_records(engine.take_tickets())
     peer.incoming.write(b"".join(tickets))
     peer.incoming.write(seal_record(tx, len(tickets), ContentType.application_data, b"x"))
@@ -295,8 +297,8 @@ def test_explicit_nonce_continues(configs: Configs) -> None:
         assert last[name][0] == ContentType.handshake
         if outcome.suite.aead.has_explicit_nonce:
             used = int.from_bytes(last[name][HEADER_LENGTH:][:8], "big")
-            assert int.from_bytes(outcome.tx.iv[4:], "big") == (used + 1) % 2**64
-        sealed = seal_record(outcome.tx, 1, ContentType.application_data, b"")
+            assert int.from_bytes(keys_of(engine).tx.iv[4:], "big") == (used + 1) % 2**64
+        sealed = seal_record(keys_of(engine).tx, 1, ContentType.application_data, b"")
         assert sealed[HEADER_LENGTH:][:8] != last[name][HEADER_LENGTH:][:8]
 
 
@@ -320,7 +322,7 @@ def test_fragmented_finished(
         server.feed(record)
     for seq, (start, end) in enumerate(itertools.pairwise(edges)):
         server.feed(seal_record(keys, seq, ContentType.handshake, payload[start:end]))
-    rx = result_of(server).rx
+    rx = keys_of(server).rx
     assert (rx.key, rx.seq) == (keys.key, len(cuts) + 1)
 
 
@@ -500,8 +502,9 @@ def test_secrets_in_no_text(
 ) -> None:
     """No repr of what a handshake leaves shows a key, and no traceback through it."""
     pair = EnginePair(replace(client_config, versions=frozenset({version})), server_config)
-    client, server = pair.run()
-    texts = [repr(client), str(server), f"{client.tx}", repr(pair.client)]
+    outcome, _ = pair.run()
+    client, server = pair.keys
+    texts = [repr(outcome), repr(client), str(server), f"{client.tx}", repr(pair.client)]
     record = seal_record(client.tx, client.tx.seq, ContentType.application_data, b"x")
     with pytest.raises(PeerMisbehaved) as caught:
         open_record(server.rx, server.rx.seq + 1, record)
@@ -510,12 +513,3 @@ def test_secrets_in_no_text(
     for text, secret in itertools.product(texts, filter(None, secrets)):
         assert secret.hex() not in text
         assert repr(bytes(secret))[2:-1] not in text
-
-
-def test_wipe(client_config: ClientConfig, server_config: ServerConfig) -> None:
-    """Wiping an outcome wipes its keys and secrets in place."""
-    client, _ = EnginePair(client_config, server_config).run()
-    held = [client.tx.key, client.tx.iv, client.rx.key, client.tx_secret, client.rx_secret]
-    assert all(any(secret) for secret in held)
-    client.wipe()
-    assert not any(any(secret) for secret in held)

@@ -13,6 +13,7 @@ import pytest
 import trustme
 
 from tests.conftest import HOST
+from tests.doubles import keys_of
 from tests.meetings import Meeting
 from tlsify.codepoints import Aead, CipherSuite, ContentType, ProtocolVersion
 from tlsify.config import ClientConfig, ServerConfig
@@ -26,7 +27,6 @@ from tlsify.tls.record import split_records
 
 if TYPE_CHECKING:
     from tlsify.credentials.anchors import TrustAnchors
-    from tlsify.tls.negotiated import Negotiated
 
 TLS12, TLS13 = ProtocolVersion.TLSv1_2, ProtocolVersion.TLSv1_3
 SUITES: list[CipherSuite] = list(CipherSuite)
@@ -81,12 +81,6 @@ def both(
 each_suite = pytest.mark.parametrize("configs", SUITES, indirect=True, ids=lambda s: s.name)
 
 
-def _result(engine: Engine) -> Negotiated:
-    outcome = engine.result()
-    assert outcome is not None
-    return outcome
-
-
 def _feed(engine: Engine, records: bytes) -> None:
     for record in split_records(records):
         engine.feed(record)
@@ -114,7 +108,7 @@ def test_resumption(configs: Configs) -> None:
     assert len(second.beyond) == (1 if is_tls13 else 0)
     second.check_data()
     assert second.ours.peer_certificate == configs[1].key_pair.chain[0]
-    assert second.ours.tx.key != first.ours.tx.key
+    assert second.our_keys.tx.key != first.our_keys.tx.key
 
 
 @each_suite
@@ -122,7 +116,7 @@ def test_resumed_keys_are_openssls(configs: Configs) -> None:
     """What is sealed with the keys of a resumed handshake, OpenSSL itself opens, and back."""
     meeting = resume(configs, Meeting(*configs).session().session)
     ours, theirs = meeting.client.take_connection(), meeting.server.take_connection()
-    keys = meeting.ours.tx, meeting.theirs.tx
+    keys = meeting.our_keys.tx, meeting.their_keys.tx
     for connection in (ours, theirs):
         connection.set_app_data(meeting.client)
     for record in meeting.beyond:
@@ -132,7 +126,7 @@ def test_resumed_keys_are_openssls(configs: Configs) -> None:
     assert (theirs.recv(10), ours.recv(10)) == (b"up", b"down")
     ours.send(b"next")
     sealed = ours.bio_read(1000)
-    assert open_record(meeting.theirs.rx, meeting.theirs.rx.seq, sealed)[1] == b"next"
+    assert open_record(meeting.their_keys.rx, meeting.their_keys.rx.seq, sealed)[1] == b"next"
 
 
 @each_suite
@@ -152,7 +146,7 @@ def test_explicit_nonce_of_an_abbreviated_handshake(configs: Configs) -> None:
         server.feed(record)
     for engine, finished in ((server, flight[-1]), (client, answer[-1])):
         used = int.from_bytes(finished[5:13], "big")
-        assert int.from_bytes(_result(engine).tx.iv[4:], "big") == (used + 1) % 2**64
+        assert int.from_bytes(keys_of(engine).tx.iv[4:], "big") == (used + 1) % 2**64
 
 
 def test_chain_of_resumptions(both: Configs) -> None:
@@ -208,7 +202,7 @@ def test_nothing_without_being_asked(both: Configs) -> None:
     assert not meeting.client.wants_sessions
     assert not meeting.server.wants_sessions
     assert meeting.beyond == []
-    assert meeting.theirs.tx.seq == (0 if meeting.ours.version is TLS13 else 1)
+    assert meeting.their_keys.tx.seq == (0 if meeting.ours.version is TLS13 else 1)
     assert bool(meeting.server.take_tickets()) is (meeting.ours.version is TLS13)
 
 

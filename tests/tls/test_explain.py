@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from OpenSSL import SSL
 
 from tlsify.codepoints import AlertDescription
+from tlsify.credentials.parse import encoded
 from tlsify.credentials.pem import spell_pin
 from tlsify.errors import IdentityError, PeerMisbehaved
 from tlsify.names import ReferenceIdentifier
@@ -124,7 +125,9 @@ def test_every_shape_of_failure(failure: SSL.Error, words: str) -> None:
 
 def test_wrong_peer(key_pair: KeyPair) -> None:
     """What was wanted and what was presented are both named."""
-    error = wrong_peer(presented(key_pair.chain[0]), [ReferenceIdentifier.for_host("a.example")])
+    error = wrong_peer(
+        presented(encoded(key_pair.chain[0])), [ReferenceIdentifier.for_host("a.example")]
+    )
     assert str(error).startswith("the peer is not dns:a.example: it presents dns:example.org")
     assert "dns:localhost" in error.mismatches
     assert error.alert is AlertDescription.bad_certificate

@@ -14,10 +14,16 @@ from tlsify.tls.schedule import KeyBlock, traffic_keys
 SUITE13 = CipherSuite.TLS_AES_128_GCM_SHA256
 SUITE12 = CipherSuite.TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256
 PLANTED = b"planted!" * 4
-BLOCK = KeyBlock(PLANTED[:16], b"server-write-key", b"plan", b"salt")
 
 
-def _sealed(key: bytes, salt: bytes, seq: int) -> bytes:
+@pytest.fixture
+def block() -> KeyBlock:
+    """A key block, which is wiped by use."""
+    halves = PLANTED[:16], b"server-write-key", b"plan", b"salt"
+    return KeyBlock(*map(bytearray, halves))
+
+
+def _sealed(key: bytearray, salt: bytearray, seq: int) -> bytes:
     keys = TrafficKeys(SUITE12, bytearray(key), bytearray(salt + b"nonce..."), seq)
     return seal_record(keys, seq, ContentType.handshake, b"finished")
 
@@ -63,29 +69,30 @@ def test_tls13_record_of_another_kind() -> None:
 
 
 @pytest.mark.parametrize("is_client", [True, False])
-def test_tls12_halves(*, is_client: bool) -> None:
+def test_tls12_halves(block: KeyBlock, *, is_client: bool) -> None:
     """Each role sends with its own half of the key block, and counts on from its own nonce."""
-    client = _sealed(BLOCK.client_key, BLOCK.client_iv, 0)
-    server = _sealed(BLOCK.server_key, BLOCK.server_iv, 0)
+    client = _sealed(block.client_key, block.client_iv, 0)
+    server = _sealed(block.server_key, block.server_iv, 0)
     sent, received = (client, server) if is_client else (server, client)
-    keys = tls12_keys(SUITE12, BLOCK, is_client=is_client, sent=sent, received=[received])
-    assert keys.tx.key == (BLOCK.client_key if is_client else BLOCK.server_key)
-    assert keys.rx.key == (BLOCK.server_key if is_client else BLOCK.client_key)
+    expected = [bytes(block.client_key), bytes(block.server_key)]
+    keys = tls12_keys(SUITE12, block, is_client=is_client, sent=sent, received=[received])
+    assert [keys.tx.key, keys.rx.key] == (expected if is_client else expected[::-1])
+    assert not any(b"".join(block))
     assert (keys.tx.seq, keys.rx.seq) == (1, 1)
     assert keys.tx.iv[4:] == b"nonce../"  # "." + 1
     assert not keys.tx_secret
 
 
-def test_tls12_peer_with_a_finished_of_three_records() -> None:
+def test_tls12_peer_with_a_finished_of_three_records(block: KeyBlock) -> None:
     """The peer's next record is the fourth."""
-    sent = _sealed(BLOCK.client_key, BLOCK.client_iv, 0)
-    received = [_sealed(BLOCK.server_key, BLOCK.server_iv, seq) for seq in range(3)]
-    keys = tls12_keys(SUITE12, BLOCK, is_client=True, sent=sent, received=received)
+    sent = _sealed(block.client_key, block.client_iv, 0)
+    received = [_sealed(block.server_key, block.server_iv, seq) for seq in range(3)]
+    keys = tls12_keys(SUITE12, block, is_client=True, sent=sent, received=received)
     assert (keys.tx.seq, keys.rx.seq) == (1, 3)
 
 
-def test_tls12_key_that_does_not_fit() -> None:
+def test_tls12_key_that_does_not_fit(block: KeyBlock) -> None:
     """A key block that does not open a Finished is a bug, whichever direction it is."""
-    good = _sealed(BLOCK.client_key, BLOCK.client_iv, 0)
+    good = _sealed(block.client_key, block.client_iv, 0)
     with pytest.raises(TlsifyError, match="do not open record 0"):
-        tls12_keys(SUITE12, BLOCK, is_client=True, sent=good, received=[good])
+        tls12_keys(SUITE12, block, is_client=True, sent=good, received=[good])

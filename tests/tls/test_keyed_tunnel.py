@@ -23,7 +23,7 @@ from tlsify.tls.schedule import next_secret, traffic_keys
 from tlsify.tls.tunnel import ROOM_BEYOND, Tunnel
 
 if TYPE_CHECKING:
-    from tlsify.tls.negotiated import Negotiated
+    from tlsify.keys import Keys
 
 
 _UNEXPECTED, _OVERFLOW = AlertDescription.unexpected_message, AlertDescription.record_overflow
@@ -32,15 +32,15 @@ _RECORDS = st.lists(st.tuples(st.sampled_from(ContentType), st.binary(max_size=2
 
 def tunnels(
     version: ProtocolVersion, aead: Aead = Aead.AES_GCM_128
-) -> tuple[Tunnel, KeyedTunnel, Negotiated]:
-    """Finish a handshake; return OpenSSL's client, our server and what the client negotiated."""
+) -> tuple[Tunnel, KeyedTunnel, Keys]:
+    """Finish a handshake; return OpenSSL's client, our server and the client's keys."""
     pair = EnginePair(replace(CLIENT, versions=frozenset({version})), SERVER, (aead,))
-    client, server = pair.run()
-    return Tunnel(pair.client), KeyedTunnel(server), client
+    _, negotiated = pair.run()
+    return Tunnel(pair.client), KeyedTunnel(negotiated, pair.keys[1]), pair.keys[0]
 
 
 def said(server: KeyedTunnel, plaintext: bytes = b"") -> bytes:
-    """Have it protect plaintext; return all records that are due."""
+    """Protect plaintext; return all records that are due."""
     room = RecordBuffer(len(plaintext) + ROOM_BEYOND)
     stream = bytes(room.view[: server.send_into(memoryview(plaintext), room)])
     while size := server.output_into(room):
@@ -49,16 +49,14 @@ def said(server: KeyedTunnel, plaintext: bytes = b"") -> bytes:
 
 
 def told(server: KeyedTunnel, records: bytes) -> bytes:
-    """Have it open what has come; return the plaintext."""
+    """Open what has come; return the plaintext."""
     room = RecordBuffer(len(records) + ROOM_BEYOND)
     return bytes(room.view[: server.receive(records, room)])
 
 
-def sealed(
-    negotiated: Negotiated, content_type: ContentType, payload: bytes, number: int = 0
-) -> bytes:
+def sealed(keys: Keys, content_type: ContentType, payload: bytes, number: int = 0) -> bytes:
     """Build one of the client's next records by hand."""
-    return seal_record(negotiated.tx, negotiated.tx.seq + number, content_type, payload)
+    return seal_record(keys.tx, keys.tx.seq + number, content_type, payload)
 
 
 @settings(max_examples=25)
@@ -80,7 +78,7 @@ def test_records_are_of_legal_size(version: ProtocolVersion) -> None:
     pair = EnginePair(replace(CLIENT, versions=frozenset({version})), SERVER)
     _, negotiated = pair.run()
     for most, number in ((MAX_PLAINTEXT, 7), (512, 196)):
-        server = KeyedTunnel(replace(negotiated, max_fragment_length=most))
+        server = KeyedTunnel(replace(negotiated, max_fragment_length=most), pair.keys[1])
         records = split_records(said(server, bytes(100_000)))
         assert len(records) == number
         assert max(len(record) for record in records) <= most + 29
@@ -108,9 +106,9 @@ def test_close(version: ProtocolVersion) -> None:
 @pytest.mark.parametrize("version", ProtocolVersion)
 def test_bad_record(version: ProtocolVersion) -> None:
     """It is answered with its alert, behind the data that came before; nothing follows."""
-    client, server, negotiated = tunnels(version)
-    stream = sealed(negotiated, ContentType.application_data, b"data")
-    stream += flipped(sealed(negotiated, ContentType.application_data, b"data", 1))
+    client, server, keys = tunnels(version)
+    stream = sealed(keys, ContentType.application_data, b"data")
+    stream += flipped(sealed(keys, ContentType.application_data, b"data", 1))
     assert told(server, stream) == b"data"
     assert isinstance(server.failure, PeerMisbehaved)
     assert server.failure.alert is AlertDescription.bad_record_mac
@@ -123,9 +121,9 @@ def test_bad_record(version: ProtocolVersion) -> None:
 @pytest.mark.parametrize("version", ProtocolVersion)
 def test_fatal_alert(version: ProtocolVersion) -> None:
     """A peer's fatal alert is told by name, and not answered."""
-    _, server, negotiated = tunnels(version)
+    _, server, keys = tunnels(version)
     alert = bytes([2, AlertDescription.internal_error])
-    assert told(server, sealed(negotiated, ContentType.alert, alert)) == b""
+    assert told(server, sealed(keys, ContentType.alert, alert)) == b""
     assert isinstance(server.failure, PeerAlert)
     assert said(server) == b""
     assert not server.peer_closed
@@ -162,9 +160,9 @@ def test_arbitrary_protected_records(
     version: ProtocolVersion, records: list[tuple[ContentType, bytes]]
 ) -> None:
     """A peer that has the keys and misuses them gets an alert, and no exception comes of it."""
-    _, server, negotiated = tunnels(version)
+    _, server, keys = tunnels(version)
     for number, (content_type, payload) in enumerate(records):
-        told(server, sealed(negotiated, content_type, payload, number))
+        told(server, sealed(keys, content_type, payload, number))
     error = server.failure
     assert error is None or isinstance(error, HandshakeError)
     if error is not None and not isinstance(error, PeerAlert):
@@ -174,11 +172,11 @@ def test_arbitrary_protected_records(
 @pytest.mark.parametrize("request_update", KeyUpdateRequest)
 def test_key_update(request_update: KeyUpdateRequest) -> None:
     """It is followed, and answered if that is wanted; OpenSSL's end goes on with both keys."""
-    client, server, negotiated = tunnels(TLS13)
+    client, server, keys = tunnels(TLS13)
     update = encode_key_update(request_update)
-    assert told(server, sealed(negotiated, ContentType.handshake, update)) == b""
-    secret = next_secret(negotiated.suite, bytes(negotiated.tx_secret))
-    following = traffic_keys(negotiated.suite, secret)
+    assert told(server, sealed(keys, ContentType.handshake, update)) == b""
+    secret = next_secret(keys.tx.suite, bytes(keys.tx_secret))
+    following = traffic_keys(keys.tx.suite, secret)
     data = seal_record(following, 0, ContentType.application_data, b"under the next key")
     assert told(server, data) == b"under the next key"
     records = split_records(said(server, b"data"))
@@ -197,45 +195,45 @@ def test_key_that_wears_out(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_flood() -> None:
     """Control records beyond their ration end the connection."""
-    _, server, negotiated = tunnels(TLS13)
+    _, server, keys = tunnels(TLS13)
     for number in range(MOST + 1):
         assert server.failure is None
-        told(server, sealed(negotiated, ContentType.application_data, b"", number))
+        told(server, sealed(keys, ContentType.application_data, b"", number))
     assert server.failure is not None
     assert server.failure.alert is AlertDescription.unexpected_message
 
 
 def test_data_inside_a_message() -> None:
     """RFC 8446 5.1 forbids it."""
-    _, server, negotiated = tunnels(TLS13)
+    _, server, keys = tunnels(TLS13)
     update = encode_key_update(KeyUpdateRequest.update_requested)
-    assert told(server, sealed(negotiated, ContentType.handshake, update[:3])) == b""
+    assert told(server, sealed(keys, ContentType.handshake, update[:3])) == b""
     assert not said(server), "no alert yet"
-    told(server, sealed(negotiated, ContentType.application_data, b"data", 1))
+    told(server, sealed(keys, ContentType.application_data, b"data", 1))
     assert server.failure is not None
     assert server.failure.alert is AlertDescription.unexpected_message
 
 
 def test_renegotiation() -> None:
     """A TLS 1.2 client that wants to renegotiate is declined, and data goes on."""
-    _, server, negotiated = tunnels(TLS12)
+    _, server, keys = tunnels(TLS12)
     hello = bytes([1, 0, 0, 0])
-    assert told(server, sealed(negotiated, ContentType.handshake, hello)) == b""
+    assert told(server, sealed(keys, ContentType.handshake, hello)) == b""
     (record,) = split_records(said(server))
-    answer = open_record(negotiated.rx, negotiated.rx.seq, record)
+    answer = open_record(keys.rx, keys.rx.seq, record)
     assert answer == (ContentType.alert, bytes([1, AlertDescription.no_renegotiation]))
-    assert told(server, sealed(negotiated, ContentType.application_data, b"data", 1)) == b"data"
+    assert told(server, sealed(keys, ContentType.application_data, b"data", 1)) == b"data"
 
 
 def test_release() -> None:
     """The keys are overwritten, and only the tunnel's own copies of them."""
     pair = EnginePair(CLIENT, SERVER)
     _, negotiated = pair.run()
-    server = KeyedTunnel(negotiated)
+    server = KeyedTunnel(negotiated, pair.keys[1])
     assert server.take_sessions() == []
     assert not server.is_waiting
     server.drop()
     server.release()
     for sequence in (server._tx, server._rx):
         assert not any(sequence.keys.key)
-    assert any(negotiated.tx.key)
+    assert any(pair.keys[1].tx.key)

@@ -12,17 +12,19 @@ from hypothesis import strategies as st
 
 from tlsify.codepoints import CipherSuite, ProtocolVersion
 from tlsify.credentials.self_signed import make_key_pair
+from tlsify.errors import PeerMisbehaved
 from tlsify.tls.handshake_keys import tls13_keys
-from tlsify.tls.negotiated import Keys, Negotiated
+from tlsify.tls.negotiated import Negotiated
 from tlsify.tls.schedule import KeyBlock
 
 if TYPE_CHECKING:
     from tlsify.credentials.key_pair import KeyPair
+    from tlsify.keys import Keys
 
 SUITE13 = CipherSuite.TLS_AES_128_GCM_SHA256
 SUITE12 = CipherSuite.TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256
 PLANTED = b"planted!" * 4
-BLOCK = KeyBlock(PLANTED[:16], b"server-write-key", b"plan", b"salt")
+BLOCK = KeyBlock(*map(bytearray, (PLANTED[:16], b"server-write-key", b"plan", b"salt")))
 
 
 def _tls13() -> Keys:
@@ -40,14 +42,13 @@ def _negotiated(
         group="",
         resumed=resumed,
         max_fragment_length=None,
-        **_tls13()._asdict(),
     )
 
 
 @pytest.mark.parametrize("secret", [PLANTED, PLANTED[:16]])
 def test_secret_in_no_text(secret: bytes) -> None:
-    """Neither outcome, keys nor key block show what they hold."""
-    values = (_negotiated(), _tls13(), BLOCK)
+    """Neither keys nor key block show what they hold."""
+    values = (_tls13(), BLOCK)
     for text in [f(value) for f in (repr, str) for value in values]:
         assert secret.decode() not in text
         assert secret.hex() not in text
@@ -57,15 +58,6 @@ def test_secret_in_no_text(secret: bytes) -> None:
 def test_version() -> None:
     """The suite fixes the version."""
     assert _negotiated().version is ProtocolVersion.TLSv1_3
-
-
-def test_wipe() -> None:
-    """Wiping overwrites keys, ivs and secrets in place."""
-    outcome = _negotiated()
-    held = [outcome.tx.key, outcome.rx.iv, outcome.tx_secret, outcome.rx_secret]
-    assert all(any(secret) for secret in held)
-    outcome.wipe()
-    assert not any(any(secret) for secret in held)
 
 
 # -- sessions
@@ -153,7 +145,7 @@ def _shown(der: bytes | None) -> Negotiated:
         "resumed": False,
         "max_fragment_length": None,
     }
-    return Negotiated.without_keys(SUITE13, **facts)
+    return Negotiated(SUITE13, **facts)
 
 
 def _with_subject(tag: int, value: bytes) -> bytes:
@@ -170,6 +162,15 @@ def test_peer_without_a_certificate() -> None:
     """There is nothing to say of it."""
     nobody = _shown(None)
     assert (nobody.peer_certificate, nobody.peer_subject, nobody.peer_hash) == (None, None, None)
+
+
+def test_certificate_that_does_not_parse() -> None:
+    """It is an error to whoever asks for it; its session is not kept."""
+    malformed = _shown(_with_subject(0x0C, b"")[:-1])
+    with pytest.raises(PeerMisbehaved, match="malformed"):
+        _ = malformed.peer_certificate
+    assert malformed.peer_subject == ""
+    assert malformed.resumable(_session(1000, 7200)) is None
 
 
 def test_peers_subject_and_hash() -> None:

@@ -73,7 +73,7 @@ def _message(msg_type: int, body: bytes = b"") -> bytes:
 
 
 def _failure(actions: list[Action]) -> HandshakeError:
-    """Take the error out of actions that have to end with one."""
+    """Return the error of actions that have to end with one."""
     assert actions
     last = actions[-1]
     assert isinstance(last, Fail)
@@ -253,14 +253,14 @@ def test_next_generation(direction: Direction) -> None:
     session = _rekeyable()
     secret = session.tx_secret if direction is Direction.TX else session.rx_secret
     other = session.rx_secret if direction is Direction.TX else session.tx_secret
-    expected, untouched = bytes(secret), bytes(other)
+    expected, untouched = bytearray(secret), bytes(other)
     for _ in range(3):
         expected = next_secret(session.suite, expected)
         generation, right = (
             session.next_generation(direction),
             traffic_keys(session.suite, expected),
         )
-        assert bytes(secret) != expected
+        assert secret != expected
         session.enter(direction, generation)
         keys = generation.keys
         assert (keys.key, keys.iv, keys.seq) == (right.key, right.iv, 0)

@@ -41,7 +41,7 @@ ODD: dict[str, PrivateKey] = {
     "secp224r1": ec.generate_private_key(ec.SECP224R1()),
     "brainpoolP256r1": ec.generate_private_key(ec.BrainpoolP256R1()),
     "brainpoolP512r1": ec.generate_private_key(ec.BrainpoolP512R1()),
-    "RSA 1024": rsa.generate_private_key(65537, 1024),  # noqa: S505 - to be refused
+    "RSA 1024": rsa.generate_private_key(65537, 1024),  # to be refused
 }
 
 

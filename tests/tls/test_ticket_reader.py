@@ -6,7 +6,6 @@ import gc
 import weakref
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
@@ -14,7 +13,8 @@ from hypothesis import strategies as st
 from OpenSSL import SSL
 
 from tests.conftest import HOST
-from tests.doubles import EnginePair
+from tests.doubles import EnginePair, keys_of
+from tests.meetings import Meeting
 from tlsify.codepoints import AlertDescription, ProtocolVersion
 from tlsify.config import ClientConfig, ServerConfig
 from tlsify.credentials.anchors import TrustAnchors
@@ -25,11 +25,7 @@ from tlsify.tls import ticket_reader as module
 from tlsify.tls.engine import Engine
 from tlsify.tls.messages import KeyUpdateRequest, encode_key_update
 from tlsify.tls.protection import open_record
-from tlsify.tls.record import split_records
 from tlsify.tls.ticket_reader import MAX_TICKETS, TicketReader
-
-if TYPE_CHECKING:
-    from tlsify.tls.negotiated import Negotiated
 
 TLS12, TLS13 = ProtocolVersion.TLSv1_2, ProtocolVersion.TLSv1_3
 # Its tickets are held back, where a test can open them before the client sees them.
@@ -47,26 +43,10 @@ class Finished:
 
     def __init__(self, session: bytes | None = None) -> None:
         """Do the handshake."""
-        client, server = Engine(CLIENT, session=session), Engine(SERVER)
-        beyond: list[bytes] = []
-        while client.result() is None or server.result() is None:
-            for record in split_records(client.output()):
-                server.feed(record)
-            for record in split_records(server.output()):
-                if client.result() is None:
-                    client.feed(record)
-                else:
-                    beyond.append(record)
-        self.engine = client
-        self.negotiated: Negotiated = _outcome(client)
-        rx = self.negotiated.rx
-        self.tickets = [open_record(rx, seq, record)[1] for seq, record in enumerate(beyond)]
-
-
-def _outcome(engine: Engine) -> Negotiated:
-    outcome = engine.result()
-    assert outcome is not None
-    return outcome
+        met = Meeting(Engine(CLIENT, session=session), SERVER)
+        self.engine, self.negotiated = met.client, met.ours
+        rx = met.our_keys.rx
+        self.tickets = [open_record(rx, seq, record)[1] for seq, record in enumerate(met.beyond)]
 
 
 def ticket(number: int, *, lifetime: int = 7200, size: int = 20, extensions: bytes = b"") -> bytes:
@@ -88,7 +68,7 @@ def test_tickets_become_sessions(count: int) -> None:
     """Each ticket becomes a session of its own, with which the server resumes."""
     finished = Finished()
     harvest = TicketReader(finished.engine)
-    finished.negotiated.wipe()  # what the kernel has, nobody else needs any more
+    keys_of(finished.engine).wipe()  # what the kernel has, nobody else needs any more
     found = [harvest.add(message) for message in finished.tickets[:count]]
     harvest.wipe()
     sessions = {each.session for each in found if each is not None}
@@ -247,7 +227,7 @@ def test_own_keys() -> None:
     finished = Finished()
     harvest = TicketReader(finished.engine)
     harvest.wipe()
-    assert any(finished.negotiated.rx.key)
+    assert any(keys_of(finished.engine).rx.key)
 
 
 def test_wrong_kind_of_engine() -> None:

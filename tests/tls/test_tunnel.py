@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from tests.conftest import HOST
 from tests.doubles import EnginePair, flipped, new_session_ticket, opened
+from tests.meetings import Meeting
 from tlsify.codepoints import AlertDescription, ContentType, ProtocolVersion
 from tlsify.config import ClientConfig, ServerConfig
 from tlsify.credentials.anchors import TrustAnchors
@@ -29,7 +30,7 @@ from tlsify.tls.ticket_reader import MAX_TICKETS
 from tlsify.tls.tunnel import Tunnel
 
 if TYPE_CHECKING:
-    from tlsify.tls.negotiated import Negotiated
+    from tlsify.keys import Keys
 
 SERVER = ServerConfig(key_pair=make_key_pair([HOST]))
 CLIENT = ClientConfig(
@@ -41,18 +42,18 @@ TLS12, TLS13 = ProtocolVersion.TLSv1_2, ProtocolVersion.TLSv1_3
 VERSIONS = st.sampled_from(ProtocolVersion)
 
 
-def tunnels(version: ProtocolVersion) -> tuple[Tunnel, Tunnel, Negotiated]:
-    """Finish a handshake; gives client, server and what the client negotiated."""
+def tunnels(version: ProtocolVersion) -> tuple[Tunnel, Tunnel, Keys]:
+    """Finish a handshake; gives client, server and the client's keys."""
     pair = EnginePair(replace(CLIENT, versions=frozenset({version})), SERVER)
-    negotiated, _ = pair.run()
-    return Tunnel(pair.client), Tunnel(pair.server), negotiated
+    pair.run()
+    return Tunnel(pair.client), Tunnel(pair.server), pair.keys[0]
 
 
-def settled(version: ProtocolVersion) -> tuple[Tunnel, Tunnel, Negotiated]:
+def settled(version: ProtocolVersion) -> tuple[Tunnel, Tunnel, Keys]:
     """As `tunnels`, with the server's tickets delivered."""
-    client, server, negotiated = tunnels(version)
+    client, server, keys = tunnels(version)
     assert opened(client, server.output()) == b""
-    return client, server, negotiated
+    return client, server, keys
 
 
 @settings(max_examples=25)
@@ -101,11 +102,11 @@ def test_nothing_to_send() -> None:
 
 def test_tickets_are_due_at_once() -> None:
     """The tickets that the engine held back go out in front of all data."""
-    client, server, negotiated = tunnels(TLS13)
+    client, server, keys = tunnels(TLS13)
     server.send(b"data")
     records = split_records(server.output())
     assert len(records) > 1
-    kinds = [open_record(negotiated.rx, seq, record)[0] for seq, record in enumerate(records)]
+    kinds = [open_record(keys.rx, seq, record)[0] for seq, record in enumerate(records)]
     assert kinds == [ContentType.handshake] * (len(records) - 1) + [ContentType.application_data]
     assert opened(client, b"".join(records)) == b"data"
 
@@ -151,18 +152,18 @@ def test_closing_twice(version: ProtocolVersion) -> None:
     assert client.output() == b""
 
 
-def sealed(negotiated: Negotiated, content_type: ContentType, payload: bytes) -> bytes:
+def sealed(keys: Keys, content_type: ContentType, payload: bytes) -> bytes:
     """Build the client's next record by hand."""
-    return seal_record(negotiated.tx, negotiated.tx.seq, content_type, payload)
+    return seal_record(keys.tx, keys.tx.seq, content_type, payload)
 
 
 @pytest.mark.parametrize("version", ProtocolVersion)
 def test_fatal_alert(version: ProtocolVersion) -> None:
     """A peer's fatal alert is told by name, and not answered."""
-    _, server, negotiated = settled(version)
+    _, server, keys = settled(version)
     alert = bytes([2, AlertDescription.internal_error])
     with pytest.raises(PeerAlert, match="internal_error") as caught:
-        opened(server, sealed(negotiated, ContentType.alert, alert))
+        opened(server, sealed(keys, ContentType.alert, alert))
     assert caught.value.alert is AlertDescription.internal_error
     assert server.output() == b""
     assert not server.peer_closed
@@ -171,8 +172,8 @@ def test_fatal_alert(version: ProtocolVersion) -> None:
 @pytest.mark.parametrize("version", ProtocolVersion)
 def test_damaged_record(version: ProtocolVersion) -> None:
     """A record that does not open is answered with bad_record_mac."""
-    client, server, negotiated = settled(version)
-    record = flipped(sealed(negotiated, ContentType.application_data, b"data"))
+    client, server, keys = settled(version)
+    record = flipped(sealed(keys, ContentType.application_data, b"data"))
     with pytest.raises(PeerMisbehaved) as caught:
         opened(server, record)
     assert caught.value.alert is AlertDescription.bad_record_mac
@@ -201,9 +202,9 @@ def test_arbitrary_protected_record(
     version: ProtocolVersion, content_type: ContentType, payload: bytes
 ) -> None:
     """A peer that has the keys and misuses them raises HandshakeError and nothing else."""
-    _, server, negotiated = settled(version)
+    _, server, keys = settled(version)
     try:
-        found = opened(server, sealed(negotiated, content_type, payload))
+        found = opened(server, sealed(keys, content_type, payload))
     except HandshakeError as error:
         assert isinstance(error, PeerAlert) or (error.alert is not None) == bool(server.output())
     else:
@@ -213,9 +214,9 @@ def test_arbitrary_protected_record(
 @pytest.mark.parametrize("request_update", KeyUpdateRequest)
 def test_key_update(request_update: KeyUpdateRequest) -> None:
     """KeyUpdate is OpenSSL's affair: followed, and answered if that is wanted."""
-    _, server, negotiated = settled(TLS13)
+    _, server, keys = settled(TLS13)
     update = encode_key_update(request_update)
-    assert opened(server, sealed(negotiated, ContentType.handshake, update)) == b""
+    assert opened(server, sealed(keys, ContentType.handshake, update)) == b""
     server.send(b"data")
     records = split_records(server.output())
     assert len(records) == 1 + request_update
@@ -224,37 +225,37 @@ def test_key_update(request_update: KeyUpdateRequest) -> None:
 def test_renegotiation() -> None:
     """A TLS 1.2 server that wants to renegotiate is declined, and data goes on."""
     pair = EnginePair(replace(CLIENT, versions=frozenset({TLS12})), SERVER)
-    _, negotiated = pair.run()
-    client = Tunnel(pair.client)
-    request = seal_record(negotiated.tx, 1, ContentType.handshake, bytes(4))
+    pair.run()
+    client, keys = Tunnel(pair.client), pair.keys[1]
+    request = seal_record(keys.tx, 1, ContentType.handshake, bytes(4))
     assert opened(client, request) == b""
     (record,) = split_records(client.output())
-    answer = open_record(negotiated.rx, 1, record)
+    answer = open_record(keys.rx, 1, record)
     assert answer == (ContentType.alert, bytes([1, AlertDescription.no_renegotiation]))
-    data = seal_record(negotiated.tx, 2, ContentType.application_data, b"data")
+    data = seal_record(keys.tx, 2, ContentType.application_data, b"data")
     assert opened(client, data) == b"data"
 
 
 def test_warning_in_front_of_our_own_refusal() -> None:
     """A warning that was passed over does not get the blame for what follows."""
-    _, server, negotiated = settled(TLS12)
+    _, server, keys = settled(TLS12)
     warning = bytes([1, AlertDescription.unrecognized_name])
-    assert opened(server, sealed(negotiated, ContentType.alert, warning)) == b""
+    assert opened(server, sealed(keys, ContentType.alert, warning)) == b""
     with pytest.raises(PeerMisbehaved) as caught:
-        opened(server, sealed(negotiated, ContentType.application_data, b"replayed number"))
+        opened(server, sealed(keys, ContentType.application_data, b"replayed number"))
     assert caught.value.alert is AlertDescription.bad_record_mac
 
 
 @pytest.mark.parametrize("version", ProtocolVersion)
 def test_plaintext_in_front_of_a_bad_record(version: ProtocolVersion) -> None:
     """Data that came in good order is not lost to what follows it."""
-    client, server, negotiated = settled(version)
+    client, server, keys = settled(version)
     client.send(b"data")
     stream = client.output() + b"\x17\x03\x03\x00\x20" + bytes(32)
     assert opened(server, stream) == b"data"
     with pytest.raises(PeerMisbehaved):
         opened(server, b"")
-    assert negotiated.version is version
+    assert keys.tx.suite.version is version
 
 
 # -- sessions
@@ -262,20 +263,9 @@ def test_plaintext_in_front_of_a_bad_record(version: ProtocolVersion) -> None:
 
 def resuming(version: ProtocolVersion, session: bytes | None = None) -> tuple[Tunnel, bytes]:
     """Finish a handshake that wants sessions; return the client and what the server sent it."""
-    client, server = Engine(_storing(version), session=session), Engine(RESUMING)
-    beyond = b""
-    while client.result() is None or server.result() is None:
-        for record in split_records(client.output()):
-            server.feed(record)
-        for record in split_records(server.output()):
-            if client.result() is None:
-                client.feed(record)
-            else:
-                beyond += record
-    outcome = client.result()
-    assert outcome is not None
-    assert outcome.resumed is (session is not None)
-    return Tunnel(client), beyond + Tunnel(server).output()
+    met = Meeting(Engine(_storing(version), session=session), RESUMING)
+    assert met.ours.resumed is (session is not None)
+    return Tunnel(met.client), b"".join(met.beyond) + Tunnel(met.server).output()
 
 
 def _storing(version: ProtocolVersion) -> ClientConfig:
@@ -326,11 +316,11 @@ def test_sessions_of_tls12() -> None:
 def test_enough_sessions() -> None:
     """A server that goes on sending tickets is not listened to for ever."""
     pair = EnginePair(_storing(TLS13), SERVER)
-    _, negotiated = pair.run()
-    client, found = Tunnel(pair.client), []
+    pair.run()
+    client, found, keys = Tunnel(pair.client), [], pair.keys[1]
     for seq in range(MAX_TICKETS + 2):
         message = new_session_ticket(bytes([seq]))
-        record = seal_record(negotiated.tx, seq, ContentType.handshake, message)
+        record = seal_record(keys.tx, seq, ContentType.handshake, message)
         assert opened(client, record) == b""
         found += client.take_sessions()
     assert len(found) == MAX_TICKETS
@@ -347,15 +337,15 @@ def test_sessions_nobody_wants(version: ProtocolVersion) -> None:
 # -- how many control records there may be
 
 
-def _updates(negotiated: Negotiated, count: int, data: bytes = b"") -> bytes:
+def _updates(given: Keys, count: int, data: bytes = b"") -> bytes:
     """Records of a server that changes its key again and again, with data under each key."""
-    keys, secret, records = negotiated.rx, bytes(negotiated.rx_secret), b""
+    keys, secret, records = given.rx, given.rx_secret, b""
     seq = keys.seq
     update = encode_key_update(KeyUpdateRequest.update_not_requested)
     for _ in range(count):
         records += seal_record(keys, seq, ContentType.handshake, update)
-        secret = next_secret(negotiated.suite, secret)
-        keys = traffic_keys(negotiated.suite, secret)
+        secret = next_secret(keys.suite, secret)
+        keys = traffic_keys(keys.suite, secret)
         pieces = [data[at : at + MAX_PLAINTEXT] for at in range(0, len(data), MAX_PLAINTEXT)]
         for number, piece in enumerate(pieces):
             records += seal_record(keys, number, ContentType.application_data, piece)
@@ -366,8 +356,8 @@ def _updates(negotiated: Negotiated, count: int, data: bytes = b"") -> bytes:
 @pytest.mark.parametrize(("count", "passes"), [(MOST - 4, True), (MOST + 1, False)])
 def test_flood_of_key_updates(count: int, *, passes: bool) -> None:
     """A peer that sends nothing else is refused with an alert, and said to be what it is."""
-    client, server, negotiated = tunnels(TLS13)
-    records = _updates(negotiated, count)
+    client, server, keys = tunnels(TLS13)
+    records = _updates(keys, count)
     if passes:
         assert opened(client, records) == b""
         assert client.failure is None
@@ -381,27 +371,27 @@ def test_flood_of_key_updates(count: int, *, passes: bool) -> None:
 
 def test_flood_that_ends_within_a_record() -> None:
     """Whatever OpenSSL has already, there is an alert."""
-    client, _, negotiated = tunnels(TLS13)
+    client, _, keys = tunnels(TLS13)
     with pytest.raises(PeerMisbehaved, match="too many control records"):
-        opened(client, _updates(negotiated, MOST + 1) + b"\x17\x03\x03\x01")
+        opened(client, _updates(keys, MOST + 1) + b"\x17\x03\x03\x01")
     assert client.output()
 
 
 def test_key_updates_with_data_between_them() -> None:
     """With as much data as they are worth, there may be any number of them."""
-    client, _, negotiated = tunnels(TLS13)
+    client, _, keys = tunnels(TLS13)
     data = bytes(BYTES_FOR_ONE)
-    assert opened(client, _updates(negotiated, 2 * MOST, data)) == data * 2 * MOST
+    assert opened(client, _updates(keys, 2 * MOST, data)) == data * 2 * MOST
     assert client.failure is None
 
 
 def test_key_updates_with_time_between_them() -> None:
     """Somebody who changes the key each second does so for ever."""
     pair = EnginePair(CLIENT, SERVER)
-    negotiated, _ = pair.run()
-    now = 0.0
+    pair.run()
+    now, keys = 0.0, pair.keys[0]
     client = Tunnel(pair.client, lambda: now)
-    for record in split_records(_updates(negotiated, 3 * MOST)):
+    for record in split_records(_updates(keys, 3 * MOST)):
         opened(client, record)
         now += 1
     assert client.failure is None

@@ -10,7 +10,7 @@ import pytest
 
 from tlsify.wrap.steering import Group, is_tcp, obstacle
 
-ADDRESSES = ("127.0.0.1", "0.0.0.0", "::1", "::", "::ffff:127.0.0.1")  # noqa: S104 - to be tried
+ADDRESSES = ("127.0.0.1", "0.0.0.0", "::1", "::", "::ffff:127.0.0.1")
 PATIENCE = 60.0
 
 

@@ -12,6 +12,7 @@ from tlsify.agent import wire
 from tlsify.agent.awaiting import PATIENCE, Watch
 from tlsify.agent.errors import revive
 from tlsify.errors import SHORTAGES, AgentError
+from tlsify.keys import wipe
 from tlsify.system import scm_rights
 
 if TYPE_CHECKING:
@@ -168,7 +169,7 @@ def _answer(
         try:
             reply = wire.decode(message, wire.Kernel, wire.Relayed, wire.Failed)
         finally:
-            message[:] = bytes(len(message))
+            wipe(message)
         if isinstance(reply, wire.Failed):
             raise revive(reply) or AgentError("the agent gives no reason", untouched=False)
         return handoff(channel, sock, program_end, reply)

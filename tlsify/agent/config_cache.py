@@ -33,6 +33,9 @@ _log = logging.getLogger("tlsify")
 _KEPT = 64
 # Seconds after which files are read again, even if they look as they did.
 _FRESH = 60.0
+# Seconds for which files may be unusable without a warning: a certificate and its key are two
+# files, and one is replaced after the other.
+_SETTLE = 0.5
 # The fields of requests that name files or folders.
 _PATHS = ("trust", "client_trust", "crls", "certificate", "key")
 
@@ -65,6 +68,8 @@ class Configs:
         self._resumption = resumption
         self._files: dict[str, tuple[Path, Path]] = {}
         self._read: dict[str, tuple[object, ...]] = {}  # stamps of the files when last read
+        # Why a changed key pair is not used, and when that is worth a warning.
+        self._refused: dict[str, tuple[ConfigError, float]] = {}
         self._policy = KtlsPolicy()
         self._lock = threading.Lock()
         self._made: OrderedDict[wire.Request, _Made] = OrderedDict()
@@ -163,15 +168,28 @@ class Configs:
     def _look_at(self, name: str) -> None:
         """Read a key pair again if its files have changed; keep the current one if that fails."""
         paths = self._files.get(name)
-        if paths is None or (found := _stamps(paths)) == self._read[name]:
+        if paths is None:
+            return
+        found = _stamps(paths)
+        if found == self._read[name] and name not in self._refused:
             return
         with self._lock:
-            if found == self._read[name]:  # another thread has
+            if found == self._read[name]:  # refused a moment ago, or another thread has read it
+                self._warn_if_it_stays(name)
                 return
+            self._refused.pop(name, None)
             try:
                 self._replace(name, found)
-            except (ConfigError, ResourceError) as exc:
-                _log.warning("reload failed, keeping the current key pair %s: %s", name, exc)
+            except ConfigError as exc:
+                self._refused[name] = exc, time.monotonic() + _SETTLE
+            except ResourceError as exc:
+                _warn(name, exc)
+
+    def _warn_if_it_stays(self, name: str) -> None:
+        refused = self._refused.get(name)
+        if refused is not None and refused[1] <= time.monotonic():
+            del self._refused[name]
+            _warn(name, refused[0])
 
     def _replace(self, name: str, found: tuple[object, ...]) -> None:
         """Read a key pair, and use it from now on; earlier tickets stay valid where possible.
@@ -207,6 +225,10 @@ class Configs:
             client_identities=_identities(request.client_identities),
             **_common(request),
         )
+
+
+def _warn(name: str, why: TlsifyError) -> None:
+    _log.warning("reload failed, keeping the current key pair %s: %s", name, why)
 
 
 # -- requests, field by field

@@ -155,7 +155,7 @@ def encode(message: Message) -> bytearray:
     Raises:
         ConfigError: a value cannot be written, or all of them are too much for one message.
     """
-    out = bytearray(_HEAD.pack(VERSION, message.kind))
+    pieces: list[bytes | bytearray] = [_HEAD.pack(VERSION, message.kind)]
     for name, at in message.table.items():
         value = getattr(message, name)
         if value == at.default:
@@ -163,11 +163,12 @@ def encode(message: Message) -> bytearray:
         try:
             for one in value if at.many else (value,):
                 raw = at.form.encode(one)
-                out += _FIELD.pack(at.tag, len(raw)) + raw
+                pieces += (_FIELD.pack(at.tag, len(raw)), raw)
         except (ValueError, struct.error) as exc:
             raise errors.ConfigError(
                 f"{name} cannot be sent to the agent", hint="spell it in UTF-8"
             ) from exc
+    out = bytearray().join(pieces)  # made in one piece, it leaves none behind
     if len(out) > message.limit:
         raise errors.ConfigError(
             f"{len(out)} bytes are too much for one message",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import os
 import socket
@@ -11,7 +10,8 @@ import stat
 from typing import TYPE_CHECKING
 
 from tlsify.errors import ConfigError
-from tlsify.system.modes import bind, make_private
+from tlsify.system.listening import is_left_over
+from tlsify.system.modes import bind, make_private, open_private
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -80,14 +80,8 @@ def _alone_in(path: Path) -> Iterator[None]:
         ConfigError: other users may change its contents.
         OSError: it cannot be opened.
     """
-    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    folder = open_private(path, "the folder", is_link_followed=True)
     try:
-        state = os.fstat(folder)
-        if state.st_uid != os.geteuid() or state.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-            raise ConfigError(
-                f"the folder {path} is not private",
-                hint=f"it must be yours and of mode 0700: chmod 700 {path}",
-            )
         fcntl.flock(folder, fcntl.LOCK_EX)
         yield
     finally:
@@ -113,10 +107,7 @@ def _clear(path: Path) -> None:
             )
     except FileNotFoundError:
         return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as probe:
-        probe.settimeout(0)
-        found = probe.connect_ex(os.fspath(path))
-    if found != errno.ECONNREFUSED:
+    if not is_left_over(path, socket.SOCK_SEQPACKET):
         raise ConfigError(f"an agent lives at {path}", hint="use it, or end it first")
     path.unlink()
 

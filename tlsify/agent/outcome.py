@@ -10,6 +10,7 @@ from tlsify.codepoints import CipherSuite
 from tlsify.connection.adoption import adopt
 from tlsify.connection.handoff import Handoff, Offload, Reason
 from tlsify.errors import AgentError
+from tlsify.keys import wipe
 from tlsify.tls.negotiated import Negotiated
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def handoff(
         try:
             return adopt(sock, reply.state)
         finally:
-            reply.state[:] = bytes(len(reply.state))
+            wipe(reply.state)
     if isinstance(reply, wire.Relayed) and program_end is not None:
         return _relayed(channel, sock, program_end, reply)
     raise AgentError("the agent's reply and its descriptor do not fit", untouched=False)
@@ -50,7 +51,7 @@ def _relayed(
         suite = CipherSuite.from_number(reply.suite)
     except KeyError as exc:
         raise AgentError(f"the agent agreed on suite {reply.suite}", untouched=False) from exc
-    negotiated = Negotiated.without_keys(
+    negotiated = Negotiated(
         suite,
         alpn=reply.alpn,
         server_name=reply.server_name,

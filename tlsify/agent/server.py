@@ -23,6 +23,7 @@ from tlsify.connection.relay.pump import Relay
 from tlsify.connection.setup import handshake
 from tlsify.connection.setup.dialing import closed_on_error
 from tlsify.errors import SHORTAGES, AgentError, ConfigError, ResourceError, TlsifyError
+from tlsify.keys import wipe
 from tlsify.metrics.counters import BEAT_INTERVAL, beat
 from tlsify.system import scm_rights
 
@@ -273,8 +274,7 @@ def _reply(channel: socket.socket, handed: Handoff) -> Relay | None:
             scm_rights.send(channel, message)
         finally:
             os.close(descriptor)
-            for secret in (state, message):
-                secret[:] = bytes(len(secret))
+            wipe(state, message)
         return None
     code, sentence, hint = handed.reason
     told = wire.Relayed(

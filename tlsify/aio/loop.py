@@ -59,7 +59,7 @@ class ByTlsify:
             _log.log(
                 level,
                 "this %s's TLS is Python's, without kernel TLS, though the event loop is tlsify's: "
-                "its context is not a tlsify.sslcontext.context.SSLContext",
+                "pass a tlsify.sslcontext.context.SSLContext, or see tlsify help integrations",
                 whose,
             )
 

@@ -344,7 +344,7 @@ async def start_tls(
     asyncio.get_running_loop().call_soon(made.resume_reading)
     if isinstance(protocol, asyncio.StreamReaderProtocol):
         # asyncio leaves the reader with the transport that it has known, whose reading it pauses.
-        reader: Any = protocol._stream_reader  # type: ignore[attr-defined]  # noqa: SLF001 - see above
+        reader: Any = protocol._stream_reader  # type: ignore[attr-defined]
         if reader is not None:
-            reader._transport = made  # noqa: SLF001 - no public name leads there
+            reader._transport = made
     return made

@@ -40,7 +40,7 @@ def current() -> Handoff | None:
     return _current.get()
 
 
-class _LoopTransport(selector_events._SelectorSocketTransport):  # type: ignore[name-defined,misc]  # noqa: SLF001 - the only one
+class _LoopTransport(selector_events._SelectorSocketTransport):  # type: ignore[name-defined,misc]
     """asyncio's own, which does not distinguish closing from aborting a socket."""
 
     _loop: asyncio.AbstractEventLoop

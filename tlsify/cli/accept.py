@@ -8,6 +8,7 @@ from tlsify.cli.options import common as shared
 from tlsify.cli.options import server as server_options
 from tlsify.cli.program import cuts, outcome, ucspi
 from tlsify.cli.program.descriptors import hand_on, take_socket
+from tlsify.connection.establish import accept
 from tlsify.errors import UsageError
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
     """Shake hands, and see to what is to become of the connection."""
     outcome.check(arguments)
     if arguments.user is not None:  # another user may not be able to read it
-        from tlsify.cli.program import execute  # noqa: F401, PLC0415 - few need it
+        from tlsify.cli.program import execute  # noqa: F401 - few need it
     if not arguments.fd and not (arguments.program or arguments.send_fd or arguments.aware):
         raise UsageError(
             "stdin is the connection, and there is no program to use it",
@@ -61,8 +62,6 @@ def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
 
 def _here(arguments: argparse.Namespace, policy: KtlsPolicy) -> Callable[[socket.socket], Handoff]:
     """Configure, and drop privileges; return what shakes hands then."""
-    from tlsify.connection.establish import accept  # noqa: PLC0415 - heavy, and the agent's where there is one
-
     config = server_options.configure(arguments, quiet=True)
     server_options.prepare(arguments, config, policy)
     return lambda sock: accept(sock, config, policy)
@@ -71,7 +70,7 @@ def _here(arguments: argparse.Namespace, policy: KtlsPolicy) -> Callable[[socket
 def _by_agent(
     arguments: argparse.Namespace, policy: KtlsPolicy
 ) -> Callable[[socket.socket], Handoff]:
-    from tlsify.cli.program import by_agent  # noqa: PLC0415 - only where there is an agent
+    from tlsify.cli.program import by_agent  # only where there is an agent
 
     request = by_agent.server_request(arguments, policy)
     server_options.become(arguments.user)

@@ -55,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=shared.count,
         default=_SESSIONS,
         metavar="N",
-        help="handshakes at a time in each of them, default %(default)s; more have to wait",
+        help="maximum concurrent handshakes of each worker; further ones wait; default %(default)s",
     )
     parser.add_argument(
         "--cert",
@@ -70,7 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         default=[],
         metavar="FILE",
-        help="its PEM private key, unencrypted",
+        help="PEM private key of that certificate, unencrypted",
     )
     parser.add_argument(
         "--alpn",
@@ -78,10 +78,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=shared.alpn_protocol,
         default=[],
         metavar="PROTOCOL",
-        help="application protocol for servers that name none; may be repeated",
+        help="application protocol of servers whose request names none; may be repeated",
     )
     parser.add_argument(
-        "--resumption", action="store_true", help="have servers send session tickets"
+        "--resumption", action="store_true", help="send session tickets to the clients of servers"
     )
     parser.add_argument(
         "--listen", dest="path", type=_path, metavar="unix:PATH", help="socket to listen on"

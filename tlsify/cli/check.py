@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tlsify import __version__
+from tlsify.cli.report import terminal
 from tlsify.errors import ExitCode
 from tlsify.logs.text import printable
 from tlsify.status.host import examine
@@ -53,9 +54,9 @@ def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
 
 
 def _check_config(path: Path, *, as_json: bool) -> int:
-    from tlsify.cli.report.config_check import examine as examine_config  # noqa: PLC0415 - see cli
+    from tlsify.cli.report import config_check  # as much again, which the host's report is spared
 
-    status, findings = examine_config(path)
+    status, findings = config_check.examine(path)
     if as_json:
         listed = [asdict(finding) for finding in findings]
         print(json.dumps({"tlsify": __version__, "findings": listed}, indent=2))
@@ -73,11 +74,14 @@ def _print_table(report: Report) -> None:
         key=lambda finding: not finding.blocking,
     )
     if remedies:
-        print(f"to improve that: {remedies[0].remedy}")
+        remedy = remedies[0].remedy or ""
+        print(terminal.beside("to improve that: ", remedy, terminal.width()))
 
 
 def _print_findings(findings: Iterable[Finding]) -> None:
+    columns = terminal.width()
     for finding in findings:
-        print(f"{_MARKS[finding.ok]:<4} {finding.subject:<{_WIDTH}} {printable(finding.detail)}")
+        head = f"{_MARKS[finding.ok]:<4} {finding.subject:<{_WIDTH}} "
+        print(terminal.beside(head, printable(finding.detail), columns))
         if finding.remedy:
-            print(f"{'':<4} {'':<{_WIDTH}} -> {finding.remedy}")
+            print(terminal.beside(f"{'':{len(head)}}-> ", finding.remedy, columns))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import gc
 import os
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 
 _PROGRAMS = ("ssl_client",)
+# Verbs whose process has one connection.
+_SINGLE = ("connect", "accept", "ssl_client")
 # How many new objects it takes to look for garbage. Importing makes tens of thousands, and none of
 # it: with Python's 700 a fifth of the start goes into looking.
 _OBJECTS = 50_000
@@ -28,6 +31,9 @@ _OBJECTS = 50_000
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status (`errors.ExitCode`)."""
     gc.set_threshold(_OBJECTS)
+    # At its end Python looks for garbage in all that there is. What is frozen goes unlooked at, and
+    # with the process.
+    atexit.register(gc.freeze)
 
     def work() -> int:
         _protect_process()
@@ -50,15 +56,14 @@ def _words() -> list[str]:
 def _dispatch(arguments: Sequence[str]) -> int:
     ours, rest = divide(arguments)
     if any(map(is_config, ours)):
-        from tlsify.cli.options import config_file  # noqa: PLC0415 - few need it
+        from tlsify.cli.options import config_file
 
         ours, rest = divide(config_file.expand(arguments))
     verb, options = read_options(ours)
-    for name in lazy_modules.MODULES:
-        lazy_modules.load_late(name)
-    import logging  # noqa: PLC0415 - only now without what it does not need
+    lazy_modules.prepare(is_single=verb in _SINGLE)
+    import logging  # only now without what it does not need
 
-    from tlsify.logs import messages  # noqa: PLC0415 - likewise
+    from tlsify.logs import messages
 
     messages.install(messages.LEVELS[options.log_level], options.log_format, syslog=options.syslog)
     for library in ("asyncio", "pyroute2"):  # what they find odd is not the user's business

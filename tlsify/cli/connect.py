@@ -36,7 +36,7 @@ DESCRIPTION = "Connect to a TLS server; send stdin to it, and write what it send
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's own options."""
     client_options.add_arguments(parser)
-    shared.add_timing(parser, "to look HOST up, connect and shake hands, together")
+    shared.add_timing(parser, "for name lookup, connection and handshake together")
     parser.add_argument(
         "--fd",
         type=shared.descriptor,
@@ -148,8 +148,8 @@ def _here(
     arguments: argparse.Namespace, policy: KtlsPolicy, deadline: _Deadline
 ) -> Callable[[socket.socket], Handoff]:
     """Configure; return what shakes hands then."""
-    from tlsify.connection.establish import connect  # noqa: PLC0415 - heavy; an agent does without
-    from tlsify.connection.setup.eligibility import host_refusal  # noqa: PLC0415 - as above
+    from tlsify.connection.establish import connect  # heavy; an agent does without
+    from tlsify.connection.setup.eligibility import host_refusal
 
     config = client_options.configure(arguments, _host(arguments))
     host_refusal(policy)  # found out now, it takes no time of the server's patience
@@ -167,7 +167,7 @@ def _by_agent(
     deadline: _Deadline,
     again: Callable[[], socket.socket] | None,
 ) -> Callable[[socket.socket], Handoff]:
-    from tlsify.cli.program import by_agent  # noqa: PLC0415 - only where there is an agent
+    from tlsify.cli.program import by_agent  # only where there is an agent
 
     request = by_agent.client_request(arguments, _host(arguments), policy)
 
@@ -184,7 +184,7 @@ def _by_agent(
 
 def _protocol(text: str) -> Callable[[socket.socket, str, float], None]:
     """Return what asks for TLS in a protocol, given the server's name and the seconds left."""
-    from tlsify.starttls.upgrade import PROTOCOLS, upgrade  # noqa: PLC0415 - rarely wanted
+    from tlsify.starttls.upgrade import PROTOCOLS, upgrade  # rarely wanted
 
     if text not in PROTOCOLS:
         raise ArgumentTypeError(f'"{text}" is none of {", ".join(PROTOCOLS)}')

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("tlsify")
 
-_SIGNALS = (*STOP_SIGNALS, signal.SIGHUP, signal.SIGCHLD)
+_SIGNALS = (*STOP_SIGNALS, signal.SIGHUP, signal.SIGUSR1, signal.SIGCHLD)
 # How long to wait, in seconds, where accepting or forking fails.
 _PAUSE = 1.0
 # Descriptors that are needed besides those of places: one for each.
@@ -51,6 +51,7 @@ class Door:
 
     Attributes:
         refused: told of clients that are refused, as `AccessLog.refused`.
+        reopen_logs: called on SIGUSR1.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class Door:
             per_address: how many of them from one IPv4 address or IPv6 /64; None for any number.
         """
         self.refused: Callable[[object, str, object, float], None] = lambda *_: None
+        self.reopen_logs: Callable[[], None] = lambda: None
         self._listeners = list(listeners)
         self._serve = serve
         self._reload = reload
@@ -152,8 +154,10 @@ class Door:
         if signal.SIGCHLD in numbers:
             for pid, code in ended():
                 self._bury(pid, code)
+        if signal.SIGUSR1 in numbers:
+            self.reopen_logs()
         if STOP_SIGNALS.intersection(numbers):
-            self._leaving = self._requests.insist()  # those that run go on without us
+            self._leaving = self._requests.insist()  # running programs go on without us
             self._stop()
         elif signal.SIGHUP in numbers and not self._stopping:
             self._manager.reloading()
@@ -174,7 +178,7 @@ class Door:
             self._poll(sock.fileno(), wanted=False)
             sock.close()
         self._listeners.clear()
-        while self._waiting:  # as those who wait in the listening socket
+        while self._waiting:  # as connections in the listening socket's queue
             self._waiting.pop().sock.close()
 
     # -- newcomers
@@ -186,7 +190,7 @@ class Door:
         try:
             sock, name = listener.accept()
         except BlockingIOError:
-            return  # somebody thought better of it
+            return  # the connection is gone
         except OSError as exc:
             # One that was cut is none of ours; where we lack something, it may be had later.
             if not isinstance(exc, ConnectionError):
@@ -211,7 +215,7 @@ class Door:
         return self._per_address is not None and number >= self._per_address
 
     def _make_room(self, now: float) -> None:
-        """Return places to those who wait, and see that there will be others."""
+        """Return places to waiting connections, and see that there will be others."""
         for newcomer in self._places.order(self._waiting)[: self._places.free]:
             if self._resume_at is not None or not self._fork(newcomer, now):
                 return
@@ -359,5 +363,5 @@ class _Descriptors:
     def restore(self) -> None:
         """Set it back: programs that call select(2) can do with 1024 descriptors only."""
         if self._is_raised:
-            with contextlib.suppress(ValueError, OSError):  # somebody has lowered it meanwhile
+            with contextlib.suppress(ValueError, OSError):  # the limit was lowered meanwhile
                 resource.setrlimit(resource.RLIMIT_NOFILE, self._before)

@@ -238,7 +238,7 @@ def _reach(rules: Sequence[Rule]) -> Reach:
     if all(backend.path or is_ip_address(backend.host) for backend in backends):
         return Reach(ports=tuple(ports), abstract=abstract)
     # What resolvers read is a matter of the host's own, and may be replaced at any time; some of it
-    # lies where somebody else writes it (systemd-resolved, NetworkManager, resolvconf).
+    # lies where another program writes it (systemd-resolved, NetworkManager, resolvconf).
     read = (str(_RESOLVER.parent), str(_RESOLVER.resolve().parent))
     return Reach(read=read, ports=(*ports, _DNS), abstract=abstract)
 

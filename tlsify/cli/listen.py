@@ -135,7 +135,7 @@ def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
 
         door = Door(listeners, serve, reload, arguments.limit, arguments.per_address)
         if access_log is not None:
-            door.refused = access_log.refused
+            door.refused, door.reopen_logs = access_log.refused, access_log.reopen
         door.run()
     return ExitCode.OK
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 
 PROGRAM = "tlsify"
+_REINSTALL = "the installation lacks a part: pip install --force-reinstall tlsify"
 _GENERAL_HINT = "errno(3) explains the name"
 _HINTS = {
     errno.EBADF: "leave stdin, stdout and stderr open",
@@ -34,7 +35,7 @@ class Ended(BaseException):
 
 def fail(message: str, hint: str) -> None:
     """Print the error line and the hint line; what a peer put into them stays one line of text."""
-    from tlsify.logs.messages import report  # noqa: PLC0415 - logging, which a client does without
+    from tlsify.logs.messages import report  # logging, which a client does without
 
     report(message, hint)
 
@@ -50,7 +51,7 @@ def guarded(work: Callable[[], int], prefix: str = "") -> int:
         return work()
     except TlsifyError as exc:
         if exc.exit_code is ExitCode.BUG:
-            _print_traceback()
+            _print_traceback(exc)
         fail(f"{prefix}{exc}", exc.hint)
         return exc.exit_code
     except KeyboardInterrupt:
@@ -59,10 +60,17 @@ def guarded(work: Callable[[], int], prefix: str = "") -> int:
         return 128 + exc.number
     except OSError as exc:
         return _report_os_error(exc, prefix)
-    except Exception:  # noqa: BLE001 - the one place where a bug ends
-        _print_traceback()
-        fail(f"{prefix}unexpected exception", TlsifyError.general_hint)
-        return ExitCode.BUG
+    except Exception as exc:  # noqa: BLE001 - the one place where a bug ends
+        return _report_bug(exc, prefix)
+
+
+def _report_bug(exc: Exception, prefix: str) -> int:
+    if isinstance(exc, ModuleNotFoundError) and not f"{exc.name}".startswith(PROGRAM):
+        fail(f"{prefix}the package {exc.name} is not installed", _REINSTALL)
+        return ExitCode.CONFIG
+    _print_traceback(exc)
+    fail(f"{prefix}unexpected exception", TlsifyError.general_hint)
+    return ExitCode.BUG
 
 
 def _report_os_error(exc: OSError, prefix: str) -> int:
@@ -78,10 +86,9 @@ def _report_os_error(exc: OSError, prefix: str) -> int:
     return ExitCode.SYSTEM
 
 
-def _print_traceback() -> None:
-    import traceback  # noqa: PLC0415 - only bugs need it
-
-    traceback.print_exc()
+def _print_traceback(exc: Exception) -> None:
+    # As the interpreter does it, which needs no module for it.
+    sys.__excepthook__(type(exc), exc, exc.__traceback__)
 
 
 def flush_stdout() -> None:

@@ -6,7 +6,7 @@ import argparse
 from collections import deque
 from functools import partial
 from importlib import import_module
-from itertools import islice
+from itertools import islice, pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from tlsify import __version__
@@ -39,6 +39,8 @@ ABOUT = {
 _KTLS, _KTLS_MODES = "--ktls", ("auto", "require", "off")
 _LOG_LEVELS = ("debug", "info", "notice", "warning", "error")
 CONFIG = "--config"
+# How argparse begins the message; it is translated only where a program asks for it.
+_MISSING = "the following arguments are required: "
 # Options of the command itself, which may stand behind the verb, too; the second take a value.
 _SWITCHES = ("-v", "--verbose", "--syslog", "--ktls-any-kernel")
 _VALUED = ("--ktls-rekey", "--log-level", "--log-format", CONFIG)
@@ -80,7 +82,9 @@ class _Parser(argparse.ArgumentParser):
 
     def __init__(self, *, formatter_class: Any = argparse.HelpFormatter, **options: Any) -> None:
         super().__init__(formatter_class=_of_any_width, allow_abbrev=False, **options)
+        self._positionals.title = "operands"
         self._help = formatter_class
+        self._words: list[str] = []
 
     def format_help(self) -> str:
         """Write it as wide as the terminal is."""
@@ -89,6 +93,7 @@ class _Parser(argparse.ArgumentParser):
 
     def read(self, words: list[str]) -> argparse.Namespace:
         """Parse, and see whether all of it goes together."""
+        self._words = words
         parse = self.parse_known_intermixed_args if self.is_mixed else self.parse_known_args
         given, unknown = parse(words)
         if unknown:
@@ -101,7 +106,7 @@ class _Parser(argparse.ArgumentParser):
 
     def _refuse(self, words: list[str]) -> NoReturn:
         """End with what may be meant by the first word that is not known."""
-        from tlsify.cli import suggestions  # noqa: PLC0415 - only an error needs it
+        from tlsify.cli import suggestions
 
         word = next((each for each in words if each.startswith("-")), words[0])
         page = f'see "{self.prog} --help"'
@@ -146,8 +151,22 @@ class _Parser(argparse.ArgumentParser):
         """End with exit code 100."""
         if self._asking:
             raise argparse.ArgumentError(None, message)
+        missing = message.removeprefix(_MISSING)
+        if missing != message:
+            message, hint = f"{missing} is missing", self._swallowed()
         fail(message, hint or f'see "{self.prog} --help"')
         raise SystemExit(ExitCode.USAGE)
+
+    def _swallowed(self) -> str | None:
+        """Return a hint if an option that may stand alone has taken a word that is missed."""
+        for option, word in pairwise(self._words):
+            action = self._option_string_actions.get(option)
+            if action is not None and action.nargs == "?" and not word.startswith("-"):
+                return (
+                    f'"{word}" was taken for the {action.metavar} of {option}: '
+                    f"write {option}={action.metavar}, or {option} last"
+                )
+        return None
 
     def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
         """End after --help or --version, if they could be printed."""
@@ -163,8 +182,10 @@ def top_parser() -> _Parser:
     parser = _Parser(
         prog=PROGRAM,
         usage=f"{PROGRAM} VERB [OPTION...]",
-        description="TLS for programs that do not speak TLS.",
-        epilog=f"verbs:\n{verbs}\n\n{about}\n\nThe options may stand behind the verb, too.",
+        description="TLS for programs that do not speak TLS.\n\n"
+        f"verbs:\n{verbs}\n\n{about}\n\n"
+        '"tlsify help VERB" describes a verb, "tlsify help pages" lists the manual.',
+        epilog="These options may stand behind the verb, too.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
@@ -293,7 +314,7 @@ def read_options(words: list[str]) -> tuple[str, GlobalOptions]:
 
 
 def _refuse_verb(top: _Parser, verb: str | None) -> NoReturn:
-    from tlsify.cli import suggestions  # noqa: PLC0415 - only an error needs it
+    from tlsify.cli import suggestions
 
     page = f'see "{PROGRAM} help"'
     if verb is None:

@@ -1,4 +1,4 @@
-"""Places for connections: who has one, who waits for one, and which handshake makes room."""
+"""Places for connections: holders, newcomers that wait, and the handshake that makes room."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Newcomer(NamedTuple):
 
     Attributes:
         sock: the connection.
-        origin: whom it comes from (`half_open.origin`).
+        origin: network that it comes from (`aio.pending.origin`).
         address: as ``accept`` gives it.
     """
 
@@ -40,7 +40,7 @@ class Place:
 
     Attributes:
         pid: of the process that becomes the program.
-        origin: whom the connection comes from.
+        origin: network that the connection comes from.
         address: as ``accept`` gives it.
         since: when it was given, on the monotonic clock.
         lifeline: the reading end of a pipe whose other end both have; -1 once neither has.
@@ -56,13 +56,13 @@ class Place:
 
 
 class Places:
-    """The places there are. All decisions are made here, and carried out elsewhere.
+    """All places of a server. Decisions are made here, and carried out elsewhere.
 
-    Once there is no free place, newcomers wait. A handshake that has taken too long makes room: the
-    oldest from where most come. The place is for whoever comes from where fewest do. Newcomers from
-    where most come get such places only while more than half of all handshakes have stalled: so
-    others find one at once, however fast the flood is renewed. If too many wait, those of a hog are
-    refused.
+    Once no place is free, newcomers wait. A handshake that takes too long makes room: the oldest of
+    the origin that has most. Its place goes to the newcomer whose origin has fewest. Newcomers of
+    the origin that has most get such a place only while more than half of all handshakes have
+    stalled; so others find one at once, however fast a flood is renewed. If too many wait,
+    newcomers of the largest origin are refused.
     """
 
     def __init__(self, limit: int) -> None:
@@ -96,7 +96,7 @@ class Places:
     # -- what becomes of a place
 
     def enter(self, place: Place) -> None:
-        """Take a place, for a connection that begins its handshake."""
+        """Occupy a place for a connection that begins its handshake."""
         self._taken.add(place)
         self._from[place.origin] += 1
         self._openings[place] = None
@@ -141,11 +141,11 @@ class Places:
         return waiting < self.free or (bool(self._openings) and waiting <= _ROOM)
 
     def order(self, waiting: Sequence[Newcomer]) -> list[Newcomer]:
-        """Sort those who wait: first from where fewest shake hands, then who came first."""
+        """Sort newcomers: first by how few of their origin shake hands, then by age."""
         return sorted(waiting, key=lambda each: self._opening_from[each.origin])
 
     def refused(self, waiting: Sequence[Newcomer], now: float) -> Newcomer | None:
-        """Find the newcomer who has to go since too many wait; None if nobody has to."""
+        """Find the newcomer that has to go since too many wait; None if none has to."""
         if len(waiting) <= _ROOM:
             return None
         stalled = Counter(place.origin for place in self._stalled(now))
@@ -155,7 +155,7 @@ class Places:
         return max(candidates, key=lambda each: crowd[each.origin], default=None)
 
     def victims(self, waiting: Sequence[Newcomer], now: float) -> list[Place]:
-        """Find the handshakes that make room for those who wait, beside those given up already."""
+        """Find the handshakes that make room for newcomers, beside those given up already."""
         found: list[Place] = []
         stalled, number = self._stalled(now), len(self._openings) + self._given_up
         most = max(self._opening_from.values(), default=0)
@@ -172,7 +172,7 @@ class Places:
         """Return when the next handshake has taken too long; None if there is none.
 
         Args:
-            since: when somebody last looked for those that had: the moment may be over by now.
+            since: time of the last call: the moment may be over by now.
         """
         moments = (place.since + self._patience() for place in self._openings)
         return next((moment for moment in moments if moment > since), None)

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tlsify.addresses import UNSPECIFIED
 from tlsify.cli.options import logs, site
 from tlsify.cli.options import server as server_options
 from tlsify.cli.options import serving as serving_options
@@ -47,8 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
     """Serve until SIGTERM or SIGINT."""
     try:
-        from tlsify.integrations.static_answers import Folder  # noqa: PLC0415 - an extra
-        from tlsify.integrations.static_files import Site  # noqa: PLC0415 - likewise
+        from tlsify.integrations import static_answers, static_files
     except ModuleNotFoundError as exc:
         raise ConfigError(
             f"serve needs the package {exc.name}", hint='install "tlsify[serve]"'
@@ -75,9 +75,9 @@ def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
             url = shown if shown.startswith("unix:") else f"https://{shown}/"
             announce(f"serving {root} on {url} ({carrier})")
 
-    def service() -> Site:
-        return Site(
-            Folder(root, alias=alias, rules=rules),
+    def service() -> static_files.Site:
+        return static_files.Site(
+            static_answers.Folder(root, alias=alias, rules=rules),
             send_timeout=arguments.send_timeout,
             access_log=access_log,
             fields=site.fields(arguments),
@@ -151,7 +151,7 @@ class _Stopgap:
         names = ["localhost", "127.0.0.1", "::1"]
         for address in self._arguments.listen:
             host = address.host
-            if host and host not in {*names, "0.0.0.0", "::"}:  # noqa: S104 - compared, not bound
+            if host and host not in {*names, *UNSPECIFIED}:
                 names.append(host)
         made = make_key_pair(names)
         announce(f"made a self-signed certificate for {', '.join(names)}")

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import shutil
-import sys
 import time
 from typing import TYPE_CHECKING
 
 from tlsify.cli.messages import flush_stdout
 from tlsify.cli.options.common import seconds
-from tlsify.cli.report import machine, table
+from tlsify.cli.report import machine, table, terminal
 from tlsify.errors import ExitCode
 from tlsify.ktls.diag import enter_network
 from tlsify.status.sockets import rates, survey
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
     import argparse
 
     from tlsify.cli.parser import GlobalOptions
-    from tlsify.status.sockets import Survey
+    from tlsify.status.sockets import Rates, Survey
 
 DESCRIPTION = (
     "List this network namespace's TLS connections that the kernel protects or tlsify relays: "
@@ -72,7 +71,7 @@ def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
         seen = survey(find_processes=False, find_devices=arguments.devices)
         print(*machine.metrics(seen), sep="", end="")
     elif arguments.watch is not None:
-        redraws = sys.stdout is not None and sys.stdout.isatty() and not arguments.json
+        redraws = terminal.width() is not None and not arguments.json
         try:
             _watch(arguments, redraws=redraws)
         finally:
@@ -83,12 +82,19 @@ def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
         if arguments.json:
             print(machine.as_json(seen))
         else:
-            print("\n".join(table.lines(seen, wide=arguments.wide)))
+            print("\n".join(_lines(arguments, seen, width=terminal.width())))
     return ExitCode.OK
 
 
+def _lines(
+    arguments: argparse.Namespace, seen: Survey, found: Rates | None = None, *, width: int | None
+) -> list[str]:
+    """Return the table, as wide as it is or, on a terminal, as fits there."""
+    return table.lines(seen, found, wide=arguments.wide, width=None if arguments.wide else width)
+
+
 def _watch(arguments: argparse.Namespace, *, redraws: bool) -> None:
-    """Print until somebody ends us; if we redraw, over what was there before."""
+    """Print until a signal ends us; if we redraw, over what was there before."""
     before: Survey | None = None
     asked = 0.0
     while True:
@@ -99,11 +105,10 @@ def _watch(arguments: argparse.Namespace, *, redraws: bool) -> None:
             print(machine.as_json(seen, found))
         elif redraws:
             size = shutil.get_terminal_size()
-            width = None if arguments.wide else size.columns
-            shown = table.lines(seen, found, wide=arguments.wide, width=width)
+            shown = _lines(arguments, seen, found, width=size.columns)
             print(table.frame(shown, size), end="")
         else:
-            print("\n".join(table.lines(seen, found, wide=arguments.wide)), end="\n\n")
+            print("\n".join(_lines(arguments, seen, found, width=None)), end="\n\n")
         flush_stdout()
         before, asked = seen, now
         time.sleep(arguments.watch)

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 STDOUT, STDERR = 1, 2
 _NAMES = {0: "stdin", STDOUT: "stdout", STDERR: "stderr"}
 
-# A descriptor's flags belong to everybody who has it: to change O_NONBLOCK would break whoever has
-# set it. So it stays as it is.
+# A descriptor's flags are shared by all processes that have it: changing O_NONBLOCK would break the
+# one that set it. So it stays as it is.
 
 
 def read(number: int, size: int) -> bytes:
@@ -63,7 +63,7 @@ def send_descriptor(through: int, descriptor: int) -> None:
     """Pass a descriptor on, with one byte of data, since a message must have some.
 
     Raises:
-        OSError: nobody is there to take it.
+        OSError: there is no reader.
     """
     with socket.socket(fileno=os.dup(through)) as channel:
         while True:
@@ -86,7 +86,7 @@ def discard(number: int) -> None:
 
 
 def prepare() -> None:
-    """Have what is printed waited for, too; a closed stdout is an error for whoever prints.
+    """Make printing wait for slow readers; printing to a closed stdout is an error.
 
     A stream that has failed once leads nowhere afterwards: the interpreter, which tries once more
     at its end, would complain. What cannot be said on stderr cannot be said.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -36,8 +37,6 @@ _ELSEWHERE = {
 
 def closest(word: str, known: Iterable[str]) -> str | None:
     """Return the known word that this one is meant for, if one is alike."""
-    from difflib import get_close_matches  # noqa: PLC0415 - only an error needs it
-
     names = list(known)
     meant = _ELSEWHERE.get(word)
     if meant in names:

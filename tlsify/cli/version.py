@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import sys
+from importlib import metadata
 from typing import TYPE_CHECKING
 
 import cryptography
@@ -37,4 +38,14 @@ def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
     print(f"{backend.openssl_version_text()} (cryptography {cryptography.__version__})")
     print(f"{platform.system()} {platform.release()} {platform.machine()}")
     print(f"carrier: {carrier}")
+    print(*addresses(), sep="", end="")
     return ExitCode.OK
+
+
+def addresses() -> list[str]:
+    """Return the project's addresses, a line each, as the installed package has them."""
+    try:
+        found = metadata.metadata("tlsify").get_all("Project-URL", [])
+    except metadata.PackageNotFoundError:  # run from a clone as it is
+        return []
+    return [f"{label}: {address}\n" for label, address in (line.split(", ", 1) for line in found)]

@@ -9,13 +9,12 @@ import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from tlsify.codepoints import ProtocolVersion
-from tlsify.connection.control import Channel
+from tlsify.connection import control
 from tlsify.connection.handoff import Handoff, Offload, Reason
 from tlsify.connection.relay.pump import Relay
-from tlsify.connection.setup import keylog
-from tlsify.connection.setup.eligibility import attempt, suite_refusal
+from tlsify.connection.setup import keylog, session_store
+from tlsify.connection.setup.eligibility import attempt, capabilities, suite_refusal
 from tlsify.connection.setup.handshake import PARTING_BYTES
-from tlsify.connection.setup.session_store import SessionIntake
 from tlsify.errors import (
     SHORTAGES,
     ConfigError,
@@ -27,21 +26,21 @@ from tlsify.errors import (
 )
 from tlsify.keys import Direction
 from tlsify.ktls import ulp
-from tlsify.ktls.probe import capabilities
 from tlsify.metrics.counters import Event, count, relayed
-from tlsify.tls.keyed_tunnel import KeyedTunnel
-from tlsify.tls.session import Session
-from tlsify.tls.ticket_reader import TicketReader
+from tlsify.tls import keyed_tunnel, session, ticket_reader
 from tlsify.tls.tunnel import Tunnel
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from _typeshed import StrPath
 
     from tlsify.config import KtlsPolicy
-    from tlsify.connection.setup.session_store import SessionSlot
+    from tlsify.connection.setup.session_store import SessionIntake, SessionSlot
     from tlsify.isolation.remote_engine import RemoteEngine
+    from tlsify.keys import Keys, TrafficKeys
     from tlsify.tls.engine import Engine
+    from tlsify.tls.keyed_tunnel import KeyedTunnel
     from tlsify.tls.negotiated import Negotiated
+    from tlsify.tls.session import Session
 
 _log = logging.getLogger("tlsify")
 _REPORT = "the probe said that this suite works here: please report this kernel's version"
@@ -64,7 +63,7 @@ class Ready(NamedTuple):
     policy: KtlsPolicy
     refusal: KtlsUnavailable | None
     slot: SessionSlot | None
-    key_log: Path | None
+    key_log: StrPath | None
 
 
 def commit(ready: Ready) -> Handoff:
@@ -79,7 +78,7 @@ def commit(ready: Ready) -> Handoff:
         ResourceError: no thread, descriptor or memory is available for a relay; likewise.
         OSError: the connection broke.
     """
-    negotiated = ready.engine.result()
+    negotiated, keys = ready.engine.result(), ready.engine.keys
     if negotiated is None:
         msg = "commit before the end of the handshake"
         raise TlsifyError(msg)
@@ -87,12 +86,14 @@ def commit(ready: Ready) -> Handoff:
     if negotiated.resumed:
         count(Event.RESUMED)
     try:
-        refusal = _install(ready, negotiated)
+        refusal = _install(ready, negotiated, keys)
         if refusal is not None:
-            return _start_relay(ready, negotiated, refusal)
-        channel = Channel(ready.sock, _session(ready, negotiated), _intake(ready, negotiated))
+            return _start_relay(ready, negotiated, keys, refusal)
+        made = _session(ready, negotiated, keys)
+        channel = control.Channel(ready.sock, made, _intake(ready, negotiated))
     finally:
-        negotiated.wipe()
+        if keys is not None:
+            keys.wipe()
     ready.engine.release()
     count(Event.OFFLOADED)
     return Handoff(ready.sock, Offload.KERNEL, None, negotiated, channel, None)
@@ -111,33 +112,38 @@ def _intake(ready: Ready, negotiated: Negotiated) -> SessionIntake | None:
     if ready.slot is None or ready.engine.is_remote:
         return None
     if negotiated.version is ProtocolVersion.TLSv1_3:
-        return SessionIntake(TicketReader(ready.engine), ready.slot)
+        return session_store.SessionIntake(ticket_reader.TicketReader(ready.engine), ready.slot)
     found = ready.engine.resumable()
     if found is not None:
         ready.slot.keep(found)
     return None
 
 
-def _session(ready: Ready, negotiated: Negotiated) -> Session:
+def _session(ready: Ready, negotiated: Negotiated, keys: Keys | None) -> Session:
     """Make the session, with the traffic secrets only if keys can change."""
     is_client = ready.engine.is_client
-    if not (capabilities().rekey and negotiated.version is ProtocolVersion.TLSv1_3):
-        return Session(negotiated.suite, is_client)
-    return Session(
+    if keys is None or not capabilities().rekey or negotiated.version < ProtocolVersion.TLSv1_3:
+        return session.Session(negotiated.suite, is_client)
+    return session.Session(
         negotiated.suite,
         is_client,
         can_rekey=True,
-        tx_secret=bytearray(negotiated.tx_secret),
-        rx_secret=bytearray(negotiated.rx_secret),
+        tx_secret=bytearray(keys.tx_secret),
+        rx_secret=bytearray(keys.rx_secret),
     )
 
 
-def _install(ready: Ready, negotiated: Negotiated) -> KtlsUnavailable | None:
+def _install(ready: Ready, negotiated: Negotiated, keys: Keys | None) -> KtlsUnavailable | None:
     """Install both keys, or none; return the refusal that leads to the relay."""
+    if ready.refusal is not None:
+        return ready.refusal
+    if keys is None:
+        msg = "keys that were never derived"  # the engine was made for a relay
+        raise TlsifyError(msg)
     try:
-        refusal = ready.refusal or attempt(ready.policy, _install_rx, ready, negotiated)
+        refusal = attempt(ready.policy, _install_rx, ready, negotiated, keys.rx)
         if refusal is None:
-            _install_tx(ready, negotiated)
+            _install_tx(ready, keys.tx)
     except (KtlsError, OSError):
         _give_up(ready.sock)
         ready.engine.release()
@@ -145,38 +151,37 @@ def _install(ready: Ready, negotiated: Negotiated) -> KtlsUnavailable | None:
     return refusal
 
 
-def _install_rx(ready: Ready, negotiated: Negotiated) -> None:
+def _install_rx(ready: Ready, negotiated: Negotiated, keys: TrafficKeys) -> None:
     """Do everything that may still fail without consequences, and the first key last."""
     if (refusal := suite_refusal(negotiated.suite, ready.policy)) is not None:
         raise refusal
-    if not any(negotiated.rx.key):
-        msg = "keys that were never derived"  # the engine was made for a relay
-        raise TlsifyError(msg)
     if negotiated.max_fragment_length is not None:
         ulp.limit_payload(ready.sock, negotiated.max_fragment_length)
     # A low-water mark above the queued bytes keeps the kernel's record parser asleep.
     ready.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
-    ulp.install(ready.sock, Direction.RX, negotiated.rx)
+    ulp.install(ready.sock, Direction.RX, keys)
 
 
-def _install_tx(ready: Ready, negotiated: Negotiated) -> None:
+def _install_tx(ready: Ready, keys: TrafficKeys) -> None:
     try:
-        ulp.install(ready.sock, Direction.TX, negotiated.tx)
+        ulp.install(ready.sock, Direction.TX, keys)
     except KtlsError as exc:
         raise KtlsCommitError(
             exc.step, exc.errno, "the kernel took RX but not TX", hint=_REPORT
         ) from exc
 
 
-def _start_relay(ready: Ready, negotiated: Negotiated, refusal: KtlsUnavailable) -> Handoff:
+def _start_relay(
+    ready: Ready, negotiated: Negotiated, keys: Keys | None, refusal: KtlsUnavailable
+) -> Handoff:
     reason = Reason(refusal.code, str(refusal), refusal.hint)
     _log.debug("relayed: %s: %s", reason.code, reason.sentence)
     keep = ready.slot.keep if ready.slot is not None else None
     tunnel: Tunnel | KeyedTunnel
-    if ready.engine.is_remote:
-        tunnel = KeyedTunnel(negotiated, time.monotonic)
-    else:
+    if not ready.engine.is_remote:
         tunnel = Tunnel(ready.engine, time.monotonic)
+    elif keys is not None:
+        tunnel = keyed_tunnel.KeyedTunnel(negotiated, keys, time.monotonic)
     try:
         relay = Relay(ready.sock, tunnel, keep)
         program_end = relay.start()

@@ -8,11 +8,14 @@ import time
 from typing import TYPE_CHECKING
 
 from tlsify.config import ClientConfig, KtlsPolicy, ServerConfig
-from tlsify.connection.setup import handshake, keylog
+from tlsify.connection import commit
+from tlsify.connection.setup import handshake, keylog, session_store
 from tlsify.connection.setup.dialing import closed_on_error
 from tlsify.connection.setup.eligibility import attempt, cipher_refusal, host_refusal, offloadable
 from tlsify.connection.setup.keepalive import keep_alive
-from tlsify.errors import KtlsUnavailable
+from tlsify.errors import KtlsUnavailable, ReasonCode
+from tlsify.isolation import remote_engine
+from tlsify.ktls import ulp
 from tlsify.tls import connection_factory, context
 from tlsify.tls.engine import Engine
 
@@ -106,21 +109,18 @@ class PendingConnection:
 
     def commit(self) -> Handoff:
         """Install the keys, or start the relay (`tlsify.connection.commit`)."""
-        from tlsify.connection.commit import Ready, commit  # noqa: PLC0415 - a client says hello sooner so
-
-        return commit(
-            Ready(self._sock, self.engine, self._policy, self._refusal, self._slot, self._key_log)
+        ready = commit.Ready(
+            self._sock, self.engine, self._policy, self._refusal, self._slot, self._key_log
         )
+        return commit.commit(ready)
 
     def _attach(self, wanted: tuple[Aead, ...]) -> None:
         if (refusal := host_refusal(self._policy) or cipher_refusal(wanted)) is not None:
             raise refusal
-        from tlsify.ktls import ulp  # noqa: PLC0415 - most clients want no offload
-
         try:
             ulp.attach(self._sock)
         except KtlsUnavailable as exc:
-            if exc.code == "not-established":
+            if exc.code == ReasonCode.NOT_ESTABLISHED:
                 _raise_end(self._sock)
             raise
 
@@ -129,9 +129,7 @@ def _isolated(config: ClientConfig | ServerConfig, aeads: tuple[Aead, ...]) -> R
     """Return a handshake that a key holder does, if another process has the server's keys."""
     if isinstance(config, ClientConfig):
         return None
-    from tlsify.isolation.remote_engine import IsolatedServer  # noqa: PLC0415 - clients have none
-
-    return config.engine(aeads) if isinstance(config, IsolatedServer) else None
+    return config.engine(aeads) if isinstance(config, remote_engine.IsolatedServer) else None
 
 
 def _raise_end(sock: socket.socket) -> None:
@@ -159,8 +157,6 @@ def prepare(config: ServerConfig, policy: KtlsPolicy, previous: ServerConfig | N
     """
     if previous is not None:
         context.succeed(previous, config)
-    import tlsify.connection.commit  # noqa: F401, PLC0415 - once for all workers, too
-
     for aeads in choices(config, policy):
         connection_factory.prepare(config, aeads, time.monotonic())
 
@@ -181,11 +177,9 @@ def _slot(sock: socket.socket, config: ClientConfig, aeads: tuple[Aead, ...]) ->
     """Return a session to resume from the caller's store, if there is one."""
     if config.session_store is None:
         return None
-    from tlsify.connection.setup.session_store import Origin, SessionStore  # noqa: PLC0415 - rarely wanted
-
-    store = SessionStore(config.session_store)
+    store = session_store.SessionStore(config.session_store)
     try:
         address = sock.getpeername()
     except OSError:  # gone already; the handshake will say so
         return None
-    return store.slot(Origin.of(config, address, aeads))
+    return store.slot(session_store.Origin.of(config, address, aeads))

@@ -53,7 +53,7 @@ class Task(Protocol):
         """Note the error that ends it; `close` follows."""
 
     def leave(self) -> None:
-        """Let go of it in a forked child: the parent runs it."""
+        """Forget it in a forked child: the parent runs it."""
 
 
 _Task = TypeVar("_Task", bound=Task)
@@ -146,20 +146,20 @@ class EventThread(Generic[_Task]):
             raise
 
     def _taken(self) -> list[_Task]:
-        """Take all connections from the thread."""
+        """Remove all connections from the thread."""
         with self._lock:
             left = [*dict.fromkeys([*self._watched, *self._new])]
             self._new, self._watched, self._owners = [], {}, {}
         return left
 
     def _fail(self, left: list[_Task], exc: BaseException) -> None:
-        """Give up the connections of a thread that dies."""
+        """Abandon the connections of a thread that dies."""
         for task in left:
             task.abandon(exc)
             _end(task)
 
     def _take(self) -> bool:
-        """Take new connections; return False, which ends the thread, if none are left."""
+        """Add new connections; return False, which ends the thread, if none are left."""
         with self._lock:
             if self._bell == -1:
                 self._open()
@@ -210,8 +210,8 @@ class EventThread(Generic[_Task]):
     def _renew(self) -> None:
         """Watch with a new epoll: the old one reports what it cannot be told to forget.
 
-        A registration is the open file's, which a forked child or a dup(2) keeps after somebody has
-        closed the descriptor by its number (epoll(7)).
+        A registration is the open file's, which a forked child or a dup(2) keeps after this
+        process has closed the descriptor (epoll(7)).
         """
         poller = select.epoll()
         try:
@@ -289,7 +289,7 @@ class EventThread(Generic[_Task]):
         del self._watched[task]
 
     def forget(self) -> None:
-        """Let go of all connections in a forked child: the parent goes on with them."""
+        """Forget all connections in a forked child: the parent goes on with them."""
         for task in {*self._new, *self._watched}:
             with contextlib.suppress(RuntimeError):  # it was just over
                 task.leave()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 from tlsify.connection.ending import forks
 from tlsify.connection.ending.forks import Share
 from tlsify.errors import ConfigError, RekeyUnsupported
+from tlsify.tls import serialize
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -84,7 +85,7 @@ class Handoff:
             of a socketpair.
         offload: kernel or relay.
         reason: why it is not the kernel; None if it is.
-        negotiated: outcome of the handshake; its secrets are wiped.
+        negotiated: outcome of the handshake.
         channel: serves control records; None on the relay path.
         relay: None on the kernel path.
         share: this process's share in the connection.
@@ -272,9 +273,7 @@ class Handoff:
             raise ConfigError(
                 "the connection has failed already", hint="see the error it failed with"
             ) from session.failure
-        from tlsify.tls.serialize import export_secrets  # noqa: PLC0415 - few need it
-
-        state = export_secrets(self.negotiated, session)
+        state = serialize.export_secrets(self.negotiated, session)
         self.channel.wipe()
         # A TLSSocket's are the descriptor's own, and would go along with it.
         self.sock.settimeout(None)

@@ -161,7 +161,7 @@ class Keeper:
             goes_on = self._pass_on()
 
     def _pass_on(self) -> bool:
-        """Give the program the received data, and its end; return False if that has to wait."""
+        """Pass the received data, and its end, to the program; return False if that has to wait."""
         try:
             while self._pending:
                 self._pending = self._pending[self._program.send(self._pending) :]

@@ -7,7 +7,7 @@ import socket
 import struct
 
 from tlsify.connection.ending.patience import unread
-from tlsify.ktls.probe import polls_partial_records
+from tlsify.ktls import probe
 
 # asm-generic/socket.h SO_RCVTIMEO_NEW: the option of 32-bit C libraries whose time has 64 bits, as
 # musl's. Its struct has 64-bit members; elsewhere they are longs.
@@ -39,7 +39,7 @@ def receive_limit(sock: socket.socket) -> float | None:
 
 
 def patient(flags: int, timeout: float | None) -> int:
-    """Have a timeout waited for, MSG_DONTWAIT or not, as Python's own sockets do."""
+    """Wait for the timeout, MSG_DONTWAIT or not, as Python's own sockets do."""
     return flags & ~socket.MSG_DONTWAIT if timeout else flags
 
 
@@ -57,12 +57,12 @@ class LowWater:
         Only where poll reports partial records. The second try closes the gap in which the rest
         of the record may have come: whatever comes after it exceeds the mark and wakes poll.
         """
-        if not polls_partial_records():
+        if not probe.polls_partial_records():
             return False
         return self._set(unread(self._sock) + 1)
 
     def fall(self) -> None:
-        """Let all data wake pollers again."""
+        """Make all data wake pollers again."""
         self._set(1)
 
     def _set(self, mark: int) -> bool:

@@ -16,8 +16,8 @@ from tlsify.connection.ending import forks
 from tlsify.connection.ending.patience import Death
 from tlsify.connection.polling import LowWater, limit, patient
 from tlsify.connection.setup import keepalive
+from tlsify.connection.setup.eligibility import capabilities
 from tlsify.errors import TlsifyError, Truncated
-from tlsify.ktls.probe import capabilities
 from tlsify.tls.record import MAX_PLAINTEXT
 
 if TYPE_CHECKING:
@@ -244,11 +244,11 @@ class TLSSocket(socket.socket):
         try:
             while count is None or total < count:
                 size = _TURN if count is None else min(_TURN, count - total)
-                start = offset + total
-                sent = self._transmit(
-                    self._channel,
-                    lambda: os.sendfile(self.fileno(), source, start, size),  # noqa: B023 - at once
-                )
+
+                def attempt(start: int = offset + total, size: int = size) -> int:
+                    return os.sendfile(self.fileno(), source, start, size)
+
+                sent = self._transmit(self._channel, attempt)
                 if not sent:
                     break
                 total += sent

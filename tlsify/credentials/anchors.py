@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, Self
 
-from tlsify.credentials.pem import no_anchors, read_file, read_pem, unreadable
+from tlsify.credentials.pem import files_in, no_anchors, read_file, read_pem
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
+    from _typeshed import StrPath
     from cryptography import x509
 
 # Names of the files in a folder of trust anchors.
@@ -59,7 +60,7 @@ class TrustAnchors:
     lookup: Lookup | None = None
 
     @classmethod
-    def load(cls, path: Path) -> Self:
+    def load(cls, path: StrPath) -> Self:
         """Read a PEM file, or every ``*.pem`` and ``*.crt`` file of a folder, into memory.
 
         A program that starts often reads less with `trust.store.load`.
@@ -67,16 +68,13 @@ class TrustAnchors:
         Raises:
             ConfigError: unreadable, or nothing usable in it.
         """
-        try:
-            inside = list(path.iterdir()) if path.is_dir() else None
-        except OSError as exc:
-            raise unreadable(path, "trust anchors", exc) from exc
-        if inside is None:
+        files = files_in(path, ANCHOR_SUFFIXES, "trust anchors")
+        if files is None:
             return cls.of(read_anchors(read_file(path, "trust anchors"), str(path)))
         anchors = [
             anchor
-            for file in sorted(p for p in inside if p.suffix in ANCHOR_SUFFIXES)
-            for anchor in read_anchors(read_file(file, "trust anchor"), str(file))
+            for file in files
+            for anchor in read_anchors(read_file(file, "trust anchor"), file)
         ]
         if not anchors:
             raise no_anchors(path)

@@ -16,8 +16,7 @@ from tlsify.errors import ConfigError
 from tlsify.names import IdKind
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
+    from _typeshed import StrPath
     from cryptography import x509
 
     from tlsify.credentials.parse import PrivateKey
@@ -51,8 +50,8 @@ class KeyPair:
 
         The common name is none of them (RFC 9525 2).
         """
-        found = [name for name in read(self.chain[0]) if name.kind in {IdKind.DNS, IdKind.IP}]
-        return tuple(name.text.lower() for name in found)
+        found = read(encoded(self.chain[0]))
+        return tuple(x.text.lower() for x in found if x.kind in {IdKind.DNS, IdKind.IP})
 
     @property
     def subject(self) -> str:
@@ -94,6 +93,6 @@ class KeyPair:
         return cls(certificates, private)
 
     @classmethod
-    def load(cls, chain: Path, key: Path) -> Self:
+    def load(cls, chain: StrPath, key: StrPath) -> Self:
         """Read both files and parse them (`from_pem`)."""
         return cls.from_pem(read_file(chain, "certificate"), read_file(key, "private key"))

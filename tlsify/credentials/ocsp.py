@@ -15,13 +15,13 @@ from tlsify.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from datetime import datetime
-    from pathlib import Path
 
+    from _typeshed import StrPath
     from cryptography.x509 import Certificate
     from cryptography.x509.ocsp import OCSPSingleResponse
 
 
-def load(path: Path) -> bytes:
+def load(path: StrPath) -> bytes:
     """Read a response in DER, as ``openssl ocsp -respout`` writes it.
 
     Raises:

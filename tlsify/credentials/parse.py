@@ -16,8 +16,9 @@ from tlsify.credentials.pem import malformed, read_file, read_pem
 from tlsify.errors import ConfigError
 
 if TYPE_CHECKING:
-    from pathlib import Path
     from types import ModuleType
+
+    from _typeshed import StrPath
 
 
 PrivateKey: TypeAlias = (
@@ -58,7 +59,7 @@ def parse_crls(data: bytes, what: str) -> tuple[x509.CertificateRevocationList, 
         ) from exc
 
 
-def load_crls(path: Path) -> tuple[x509.CertificateRevocationList, ...]:
+def load_crls(path: StrPath) -> tuple[x509.CertificateRevocationList, ...]:
     """Read a file of revocation lists and parse it (`parse_crls`)."""
     return parse_crls(read_file(path, "revocation list"), str(path))
 

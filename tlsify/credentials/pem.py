@@ -12,8 +12,9 @@ from tlsify.credentials.der import SEQUENCE, elements
 from tlsify.errors import SHORTAGES, ConfigError, ResourceError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+    from collections.abc import Collection, Iterator
+
+    from _typeshed import StrPath
 
     from tlsify.errors import TlsifyError
 
@@ -26,7 +27,7 @@ _BLANKS = b" \t\r\n"
 _DER = b"\x30\x82"
 
 
-def unreadable(path: Path, what: str, exc: OSError) -> TlsifyError:
+def unreadable(path: StrPath, what: str, exc: OSError) -> TlsifyError:
     """Return the error for a file or folder that cannot be read: its own, or a shortage of ours."""
     if exc.errno in SHORTAGES:
         return ResourceError(exc, f"cannot read {what} {path}")
@@ -35,7 +36,7 @@ def unreadable(path: Path, what: str, exc: OSError) -> TlsifyError:
     )
 
 
-def read_file(path: Path, what: str) -> bytes:
+def read_file(path: StrPath, what: str) -> bytes:
     """Read a file that the configuration names.
 
     Raises:
@@ -43,9 +44,26 @@ def read_file(path: Path, what: str) -> bytes:
         ResourceError: no descriptor or memory is available.
     """
     try:
-        return path.read_bytes()
+        with open(path, "rb") as file:
+            return file.read()
     except OSError as exc:
         raise unreadable(path, what, exc) from exc
+
+
+def files_in(folder: StrPath, suffixes: Collection[str], what: str) -> list[str] | None:
+    """Return the paths of a folder's files with such names, sorted; None if it is no folder.
+
+    Raises:
+        ConfigError: it cannot be read.
+        ResourceError: no descriptor or memory is available.
+    """
+    if not os.path.isdir(folder):
+        return None
+    try:
+        names = sorted(os.listdir(folder))
+    except OSError as exc:
+        raise unreadable(folder, what, exc) from exc
+    return [os.path.join(folder, name) for name in names if os.path.splitext(name)[1] in suffixes]
 
 
 @contextlib.contextmanager
@@ -113,7 +131,7 @@ def malformed(what: str) -> ConfigError:
     )
 
 
-def no_anchors(folder: Path) -> ConfigError:
+def no_anchors(folder: StrPath) -> ConfigError:
     """Return the error for a folder without trust anchors."""
     return ConfigError(
         f"no trust anchor in {folder}", hint="it needs at least one .pem or .crt file"

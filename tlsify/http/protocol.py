@@ -67,7 +67,7 @@ class HttpProtocol(asyncio.Protocol):
         sent: Callable[[Sent], None] | None = None,
         fields: str = "",
     ) -> None:
-        """Take what answers requests.
+        """Store what answers requests.
 
         Args:
             answer: makes answers at once.

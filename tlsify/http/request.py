@@ -148,14 +148,14 @@ class Reader:
         self._begin()
 
     def on_url(self, target: bytes) -> None:
-        """Take some of the target."""
+        """Collect a piece of the target."""
         self._target += target
         self._size += len(target)
         if len(self._target) > _TARGET:
             self._refuse(414, "the target is too long")
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a field; those of trailers are of no use, but count."""
+        """Collect a field; fields of trailers are not used, but count."""
         self._count += 1
         self._size += len(name) + len(value) + _PER_FIELD
         if self._count > _FIELDS or self._size > _SECTION:

@@ -20,7 +20,7 @@ class TlsExtension:
     """Middleware: puts the ASGI TLS extension into the scope of every TLS connection.
 
     ``scope["extensions"]["tls"]`` has what the extension's text names, version 0.2: ``server_cert``
-    (always None), ``client_cert_chain`` (of the leaf alone), ``client_cert_name``,
+    (always None), ``client_cert_chain`` (to the anchor, if it is known), ``client_cert_name``,
     ``client_cert_error``, ``tls_version``, ``cipher_suite``; and of ours ``ktls``, `TLSInfo.ktls`.
     """
 
@@ -57,4 +57,5 @@ def _client(negotiated: Negotiated) -> tuple[str | None, tuple[str, ...]]:
     """Return the name in the client's certificate and its chain; parsed once for many requests."""
     if negotiated.certificate is None:
         return None, ()
-    return negotiated.peer_subject, (ssl.DER_cert_to_PEM_cert(negotiated.certificate),)
+    chain = negotiated.chain or (negotiated.certificate,)
+    return negotiated.peer_subject, tuple(map(ssl.DER_cert_to_PEM_cert, chain))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import threading
 from typing import TYPE_CHECKING
 
 from tlsify.aio.handshake import hand_over
+from tlsify.aio.pending import PendingHandshake, PendingHandshakes, origin
 from tlsify.connection.setup.dialing import closed_on_error
 from tlsify.errors import TlsifyError
 
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("tlsify")
 
-# Limit on simultaneous handshakes; further connections wait.
+# Limit on simultaneous handshakes; further connections get the places of those that have stalled.
 _LIMIT = 1000
 
 
@@ -39,10 +41,13 @@ class Handshakes:
         """
         context.server_config()
         self._context = context
-        self._limit = asyncio.Semaphore(limit)
+        self._limit = limit
+        self._turn = asyncio.Lock()
+        self._left = asyncio.Event()
+        self._pending = PendingHandshakes()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[socket.socket, asyncio.Task[None]] = {}
 
     def begin(self, sock: socket.socket, done: Callable[[Handoff], None]) -> None:
         """Begin a handshake.
@@ -63,23 +68,46 @@ class Handshakes:
     def _begin(
         self, loop: asyncio.AbstractEventLoop, sock: socket.socket, done: Callable[[Handoff], None]
     ) -> None:
-        task = loop.create_task(self._do(sock, done))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks[sock] = task = loop.create_task(self._do(loop, sock, done))
+        task.add_done_callback(lambda _: self._tasks.pop(sock))
 
-    async def _do(self, sock: socket.socket, done: Callable[[Handoff], None]) -> None:
+    async def _do(
+        self, loop: asyncio.AbstractEventLoop, sock: socket.socket, done: Callable[[Handoff], None]
+    ) -> None:
         try:
-            async with self._limit:
+            with closed_on_error(sock):
+                opening = PendingHandshake(sock, origin(sock.getpeername()), loop.time())
+                await self._enter(loop, opening)
+            try:
                 with closed_on_error(sock):
                     config = self._context.server_config()
                 handed = await hand_over(sock, config, self._context.policy)
+            finally:
+                self._pending.leave(opening)
+                self._left.set()
         except (TlsifyError, OSError) as exc:
             _log.info("connection refused: %s", exc)
         except asyncio.CancelledError:
             sock.close()
             raise
         else:
+            self._pending.took(loop.time() - opening.since)
             done(handed)
+
+    async def _enter(self, loop: asyncio.AbstractEventLoop, opening: PendingHandshake) -> None:
+        """Wait for a place; it may be one that a stalled handshake has to give up."""
+        async with self._turn:
+            while len(self._pending) >= self._limit:
+                found = self._pending.stalled(loop.time(), pressing=True)
+                if isinstance(found, PendingHandshake):
+                    _log.info("a stalled handshake gives up its place")
+                    self._pending.leave(found)
+                    self._tasks[found.sock].cancel()
+                    break
+                self._left.clear()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._left.wait(), found)
+            self._pending.enter(opening)
 
     def close(self) -> None:
         """Abort handshakes under way, and end the thread."""
@@ -93,6 +121,7 @@ class Handshakes:
         loop.close()
 
     async def _cancel(self) -> None:
-        for task in self._tasks:
+        tasks = list(self._tasks.values())
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)

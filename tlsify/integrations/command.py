@@ -18,7 +18,7 @@ def reported() -> Iterator[None]:
     try:
         yield
     except TlsifyError as exc:
-        print(f"tlsify: error: {exc}\ntlsify: hint: {exc.hint}", file=sys.stderr)  # noqa: T201 - a command
+        print(f"tlsify: error: {exc}\ntlsify: hint: {exc.hint}", file=sys.stderr)
         sys.exit(exc.exit_code)
 
 

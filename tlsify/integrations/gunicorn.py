@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
+import selectors
 import ssl
+import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from gunicorn.app.wsgiapp import WSGIApplication
+from gunicorn.http import get_parser
 from gunicorn.workers import gthread, sync
 
 from tlsify.errors import ConfigError
+from tlsify.integrations.background import Handshakes
 from tlsify.integrations.command import reported, require_certificate
 from tlsify.integrations.variables import variables
 from tlsify.sslcontext.context import SSLContext
 from tlsify.sslcontext.socket import SSLSocket
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable
 
     from tlsify.config import KtlsPolicy
+    from tlsify.connection.handoff import Handoff
     from tlsify.sslcontext.facts import TLSInfo
 
 _CLIENT_CERT = ("none", "request", "require")
 _HANDSHAKE_TIMEOUT = 30.0
+# Seconds that gunicorn, too, waits for the first byte of a connection.
+_REQUEST_PATIENCE = 5.0
 
 
 class _Socket(SSLSocket):
@@ -131,23 +140,62 @@ class SyncWorker(_Worker, sync.SyncWorker):  # type: ignore[misc]
             self.cfg = cfg
 
 
-class ThreadWorker(_Worker, gthread.ThreadWorker):  # type: ignore[misc]
-    """gunicorn's worker that serves connections in threads."""
+class _Connection(gthread.TConn):  # type: ignore[misc]
+    """gunicorn's connection, past its handshake."""
 
-    def init_process(self) -> None:
-        """Have requests answered as if there were no TLS; connections know better."""
-        self._true_cfg = self.cfg
-        super().init_process()
+    initialized: bool
+
+    def init(self) -> None:
+        """Begin to read requests, marked as https."""
+        if not self.initialized:
+            self.initialized = True
+            self.sock.settimeout(None)
+            self.parser = get_parser(self.cfg, self.sock, self.client)
+
+
+class ThreadWorker(_Worker, gthread.ThreadWorker):  # type: ignore[misc]
+    """gunicorn's worker that serves connections in threads, of which handshakes take none."""
+
+    _handshakes: Handshakes | None = None
 
     def run(self) -> None:
-        """Accept and serve."""
-        self.cfg = _Plain(self._true_cfg)
-        super().run()
+        """Accept and serve, with requests answered as if there were no TLS."""
+        true = self.cfg
+        self.cfg = _Plain(true)
+        if true.is_ssl:
+            self._true_cfg, self._context = true, true.ssl_context(true, None)
+            self._handshakes = Handshakes(self._context)
+        try:
+            super().run()
+        finally:
+            if self._handshakes is not None:
+                self._handshakes.close()
 
-    def enqueue_req(self, conn: Any) -> None:
-        """Queue a connection for a thread, with requests marked as https."""
-        conn.cfg = self._true_cfg
-        super().enqueue_req(conn)
+    def accept(self, listener: socket.socket) -> None:
+        """Accept a connection; gunicorn serves it when its handshake is done."""
+        if self._handshakes is None:
+            super().accept(listener)
+            return
+        try:
+            sock, client = listener.accept()
+        except (BlockingIOError, ConnectionAbortedError):
+            return
+        server = listener.getsockname()
+
+        def done(handed: Handoff) -> None:
+            self.method_queue.defer(self._serve, handed, client, server)
+
+        self._handshakes.begin(sock, done)
+
+    def _serve(self, handed: Handoff, client: Any, server: Any) -> None:
+        """Have the poller wait for the request, as between two requests of one connection."""
+        sock = _Socket.established(handed, self._context)
+        conn = _Connection(self._true_cfg, sock, client, server)
+        conn.timeout = time.monotonic() + _REQUEST_PATIENCE
+        self.nr_conns += 1
+        self.keepalived_conns.append(conn)
+        readable = partial(self.on_client_socket_readable, conn)
+        self.poller.register(sock, selectors.EVENT_READ, readable)
 
 
 # gunicorn's names of workers, and tlsify's classes in their place.

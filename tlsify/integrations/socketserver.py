@@ -28,7 +28,7 @@ class TLSMixIn:
     socket: Any
 
     def __init__(self, *arguments: Any, context: SSLContext, **options: Any) -> None:
-        """Take the server's arguments, and a server's context.
+        """Accept the server's arguments, and a server's context.
 
         Raises:
             ConfigError: the context is unusable.

@@ -10,6 +10,7 @@ import os
 import time
 from dataclasses import dataclass
 from functools import partial
+from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from tlsify.http.answer import Answer, FilePart, refusal
@@ -77,7 +78,7 @@ class Folder:
     """A folder's files, and the answers to requests for them."""
 
     def __init__(self, root: Path, *, alias: Path | None = None, rules: Rules = _NO_RULES) -> None:
-        """Take the folder.
+        """Open the folder.
 
         Args:
             root: its resolved path; it is opened anew for each request, unless it is pinned.
@@ -130,7 +131,7 @@ class Folder:
             return refusal(301, Location=target.reference() + (query and f"?{query}"))
         except OSError as exc:
             status = _STATUSES.get(exc.errno or 0, 500)
-            if status >= 500:  # noqa: PLR2004 - server errors
+            if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
                 _log.warning("cannot open %a: %s", b"/".join(names), exc.strerror)
             return refusal(status)
 

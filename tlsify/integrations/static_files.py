@@ -44,7 +44,7 @@ class Site:
         access_log: AccessLog | None = None,
         fields: str = "",
     ) -> None:
-        """Take what is served.
+        """Store what is served.
 
         Args:
             folder: answers requests.

@@ -45,7 +45,7 @@ class HTTPServer(BaseServer):
     ssl_options: SSLContext
 
     def initialize(self, application: Any, *, ssl_options: SSLContext, **options: Any) -> None:  # type: ignore[override]
-        """Take the arguments of Tornado's own.
+        """Accept the arguments of Tornado's own.
 
         Raises:
             ConfigError: the context is unusable.

@@ -53,7 +53,7 @@ class Port(tcp.Port):
     """Twisted's listening port; connections come to the factory once they are keyed."""
 
     def __init__(self, context: SSLContext, *arguments: Any, **options: Any) -> None:
-        """Take the context, and the arguments of `tcp.Port`."""
+        """Store the context, and pass on the arguments of `tcp.Port`."""
         super().__init__(*arguments, **options)
         self._handshakes = Handshakes(context)
 

@@ -6,6 +6,8 @@ import ssl
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+import uvicorn
+
 from tlsify.integrations.command import reported, require_certificate
 from tlsify.sslcontext.context import SSLContext
 
@@ -52,7 +54,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Args:
         arguments: those of the command line if None.
     """
-    import uvicorn  # noqa: PLC0415 - the command alone needs it
 
     def run(headers: Sequence[str], log_config: str | None, **options: Any) -> None:
         with reported():

@@ -33,7 +33,14 @@ _log = logging.getLogger("tlsify")
 
 # What ends the server it belongs to, or is sent to all of its processes: custodian and holders end
 # when they are no longer needed.
-IGNORED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR2)
+IGNORED = (
+    signal.SIGTERM,
+    signal.SIGINT,
+    signal.SIGHUP,
+    signal.SIGQUIT,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+)
 # A holder that ends sooner than this after its start is replaced only then; in seconds.
 _PROMPT = 1.0
 LOAD = b"load"
@@ -221,7 +228,7 @@ class _Custodian:
                 self._fork(family, theirs)
         except OSError as exc:
             ours.close()
-            theirs.close()  # those that have started end by that
+            theirs.close()  # started holders end by that
             raise ResourceError(exc, "no process for a key holder") from exc
         return theirs
 
@@ -245,8 +252,10 @@ class _Custodian:
             self._task.settle(family.loaded.config)
             Holder(family.rendezvous, family.loaded.config, family.loaded.choices).run()
             status = 0
+        except OSError as exc:
+            _log.warning("a key holder failed: %s", exc)
         except Exception:  # noqa: BLE001 - a child must never return into its parent's code
-            _log.exception("a key holder failed")
+            _log.exception("bug in a key holder")
         finally:
             os._exit(status)
 

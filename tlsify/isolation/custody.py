@@ -54,7 +54,7 @@ class Custody:
         _known.add(self)
 
     def load(self) -> Isolated:
-        """Have the configuration read, and holders started for it.
+        """Load the configuration, and start holders for it.
 
         Raises:
             ConfigError: it is refused; earlier holders go on.
@@ -97,7 +97,7 @@ class Custody:
         return self._deaths
 
     def leave(self) -> None:
-        """Let the custodian end, with the last of its holders."""
+        """End the custodian, with the last of its holders."""
         if self._control is not None:
             self._control.close()
             self._control = None

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from tlsify.errors import AgentError, PeerMisbehaved, TlsifyError
 from tlsify.isolation import wire
+from tlsify.keys import wipe
 from tlsify.system import scm_rights
 from tlsify.tls.context import drop_past_keys
 from tlsify.tls.engine import Engine
@@ -151,8 +152,8 @@ class _Session:
 
     def _send(self, reply: wire.Reply) -> bool:
         message = wire.encode_reply(reply)
-        if reply.negotiated is not None:
-            reply.negotiated.wipe()
+        if reply.keys is not None:
+            reply.keys.wipe()
         try:
             self._channel.send(message, socket.MSG_NOSIGNAL)
         except OSError as exc:
@@ -160,7 +161,7 @@ class _Session:
                 _log.warning("key holder: a reply is lost: %s", exc)
             return False
         finally:
-            message[:] = bytes(len(message))
+            wipe(message)
         return True
 
     def _reply(self, request: wire.Request) -> wire.Reply:
@@ -187,7 +188,8 @@ class _Session:
             error = exc
         output = b"" if engine is None else engine.output()
         log = b"" if engine is None or outcome is None else engine.take_key_log()
-        return wire.Reply(output, outcome, log, error)
+        keys = None if engine is None or outcome is None else engine.keys
+        return wire.Reply(output, outcome, log, error, keys)
 
     def close(self) -> None:
         """Forget it."""

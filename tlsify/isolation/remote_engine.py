@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from cryptography import x509
 
     from tlsify.codepoints import Aead
+    from tlsify.keys import Keys
     from tlsify.tls.engine import Stranger
     from tlsify.tls.negotiated import Negotiated
 
@@ -158,7 +159,9 @@ class RemoteEngine:
     Attributes:
         is_client: False.
         is_remote: True.
-        stranger: as an `Engine` has it.
+        keys: as an `Engine` has them.
+        stranger: likewise.
+        server_name: None: of a handshake that goes on, the holder alone knows it.
     """
 
     is_client = False
@@ -169,6 +172,7 @@ class RemoteEngine:
         self._rendezvous = rendezvous
         self._choice = choice
         self.stranger: Stranger | None = None
+        self.server_name: str | None = None
         self._framer = Framer(FIRST_FLIGHT)
         self._channel: socket.socket | None = None
         self._records: list[bytes] = []
@@ -177,6 +181,7 @@ class RemoteEngine:
         self._output = b""
         self._is_answered = False
         self._negotiated: Negotiated | None = None
+        self.keys: Keys | None = None
         self._key_log = b""
 
     def need(self) -> int:
@@ -184,7 +189,7 @@ class RemoteEngine:
         return self._framer.need()
 
     def feed(self, data: bytes) -> None:
-        """Take what has come from the peer, as `Engine.feed` does; `attend` processes it.
+        """Store what has come from the peer, as `Engine.feed` does; `attend` processes it.
 
         No handshake ends with ChangeCipherSpec: one waits for its successor, to save a message.
 
@@ -211,13 +216,13 @@ class RemoteEngine:
             self._records.clear()
 
     def _refuse(self, error: HandshakeError, received: bytes) -> None:
-        """Take bytes that are no record, as `Engine.refuse` does; `attend` processes them."""
+        """Store bytes that are no record, as `Engine.refuse` does; `attend` processes them."""
         self._records.clear()
         self._refusal = error
         self._request = wire.Request(self._choice, (), received, error.alert)
 
     def attend(self) -> Waiting:
-        """Have the holder process what has been fed.
+        """Make the holder process what has been fed.
 
         Yields:
             A socket of which the driver waits until it is readable, or seconds to wait.
@@ -255,15 +260,15 @@ class RemoteEngine:
             raise error
 
     def _take(self, reply: wire.Reply) -> TlsifyError | None:
-        """Take a reply; return the error that ends the handshake."""
+        """Process a reply; return the error that ends the handshake."""
         self._request = None
         self._is_answered = True
-        output, self._negotiated, self._key_log, error = reply
+        output, self._negotiated, self._key_log, error, self.keys = reply
         self._output += output
         if self._output:
             self._framer.ahead = SHORTEST_LAST
         if self._refusal is not None and isinstance(error, HandshakeError):
-            self._refusal.alert = error.alert
+            self._refusal.alert, self._refusal.server_name = error.alert, error.server_name
             return self._refusal
         return error
 

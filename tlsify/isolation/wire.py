@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import struct
 from enum import IntEnum
 from typing import TYPE_CHECKING, NamedTuple
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from tlsify import errors
 from tlsify.codepoints import AlertDescription, CipherSuite
 from tlsify.errors import HandshakeError, TlsifyError
-from tlsify.keys import TrafficKeys
+from tlsify.keys import Keys, TrafficKeys
 from tlsify.tls.negotiated import Negotiated
 from tlsify.tls.record import HEADER_LENGTH, MAX_CIPHERTEXT, split_records
 
@@ -73,15 +74,17 @@ class Reply(NamedTuple):
 
     Attributes:
         output: for the peer, now.
-        negotiated: the outcome, with keys; None while more records are needed.
+        negotiated: the outcome; None while more records are needed.
         key_log: lines that the configuration asks for.
         error: the handshake's, which has failed.
+        keys: with an outcome.
     """
 
     output: bytes
     negotiated: Negotiated | None = None
     key_log: bytes = b""
     error: TlsifyError | None = None
+    keys: Keys | None = None
 
 
 def encode_request(request: Request) -> bytes:
@@ -119,20 +122,20 @@ def encode_reply(reply: Reply) -> bytearray:
     """Write a reply; the traffic secrets are in it once the handshake is finished."""
     if reply.error is not None:
         return _message(Kind.FAILED, reply.output, *describe(reply.error))
-    found = reply.negotiated
-    if found is None:
+    found, made = reply.negotiated, reply.keys
+    if found is None or made is None:
         return _message(Kind.MORE, reply.output)
     facts = _FACTS.pack(
         found.suite.value.number,
         found.resumed,
         found.max_fragment_length or 0,
-        found.tx.seq,
-        found.rx.seq,
+        made.tx.seq,
+        made.rx.seq,
     )
     name = (found.server_name or "").encode()
     public = (facts, found.alpn or b"", name, found.certificate or b"", found.group.encode())
-    keys = (found.tx.key, found.tx.iv, found.rx.key, found.rx.iv)
-    secrets = (found.tx_secret, found.rx_secret)
+    keys = (made.tx.key, made.tx.iv, made.rx.key, made.rx.iv)
+    secrets = (made.tx_secret, made.rx_secret)
     return _message(Kind.FINISHED, reply.output, reply.key_log, *public, *keys, *secrets)
 
 
@@ -149,20 +152,27 @@ def decode_reply(raw: memoryview) -> Reply:
         if kind == Kind.FAILED:
             return Reply(bytes(output), error=revive([bytes(each) for each in rest]))
         if kind == Kind.FINISHED:
-            return Reply(bytes(output), _negotiated(*rest[1:]), bytes(rest[0]))
+            negotiated, keys = _outcome(*rest[1:])
+            return Reply(bytes(output), negotiated, bytes(rest[0]), keys=keys)
     except (IndexError, KeyError, TypeError, struct.error) as exc:
         raise ValueError("a malformed reply") from exc
     raise ValueError(f"a reply of kind {kind}")
 
 
-def _negotiated(
+def _outcome(
     facts: bytearray, alpn: bytearray, name: bytearray, certificate: bytearray, group: bytearray,
     *secret: bytearray,
-) -> Negotiated:  # fmt: skip
+) -> tuple[Negotiated, Keys]:  # fmt: skip
     number, resumed, fragment, tx_seq, rx_seq = _FACTS.unpack(facts)
     suite = CipherSuite.from_number(number)
     tx_key, tx_iv, rx_key, rx_iv, tx_secret, rx_secret = secret
-    return Negotiated(
+    keys = Keys(
+        TrafficKeys(suite, tx_key, tx_iv, tx_seq),
+        TrafficKeys(suite, rx_key, rx_iv, rx_seq),
+        tx_secret,
+        rx_secret,
+    )
+    negotiated = Negotiated(
         suite=suite,
         alpn=bytes(alpn) or None,
         server_name=name.decode() or None,
@@ -170,24 +180,19 @@ def _negotiated(
         group=group.decode(),
         resumed=bool(resumed),
         max_fragment_length=fragment or None,
-        tx=TrafficKeys(suite, tx_key, tx_iv, tx_seq),
-        rx=TrafficKeys(suite, rx_key, rx_iv, rx_seq),
-        tx_secret=tx_secret,
-        rx_secret=rx_secret,
     )
+    return negotiated, keys
 
 
 def _message(kind: Kind, *parts: bytes | bytearray) -> bytearray:
-    return bytearray([kind]) + vectors(parts)
+    return vectors(parts, bytes([kind]))
 
 
-def vectors(parts: Sequence[bytes | bytearray]) -> bytearray:
-    """Write parts, each with its length in front."""
-    out = bytearray()
-    for part in parts:
-        out += _LENGTH.pack(len(part))
-        out += part
-    return out
+def vectors(parts: Sequence[bytes | bytearray], head: bytes = b"") -> bytearray:
+    """Write a head and parts, each with its length in front."""
+    # Made in one piece, it leaves none behind.
+    pieces = itertools.chain.from_iterable((_LENGTH.pack(len(part)), part) for part in parts)
+    return bytearray().join((head, *pieces))
 
 
 def read_vectors(raw: memoryview) -> list[bytearray]:
@@ -215,10 +220,11 @@ def describe(error: TlsifyError) -> tuple[bytes, ...]:
     """Write an error: its class, message, hint and alert, and the names that did not match."""
     kind = next(each for each in type(error).__mro__ if each.__name__ in _ERRORS)
     alert = error.alert if isinstance(error, HandshakeError) else None
+    asked = (getattr(error, "server_name", None) or "").encode()
     names = getattr(error, "mismatches", ())[:_MOST_NAMES]
     texts = (kind.__name__, str(error), error.hint, *names)
     name, message, hint, *rest = (text.encode("utf-8", "replace")[:_LONGEST] for text in texts)
-    return name, message, hint, bytes([_number_of(alert)]), *rest
+    return name, message, hint, bytes([_number_of(alert)]), asked, *rest
 
 
 def revive(parts: Sequence[bytes]) -> TlsifyError:
@@ -236,6 +242,7 @@ def revive(parts: Sequence[bytes]) -> TlsifyError:
     error.hint = hint
     if isinstance(error, HandshakeError):
         error.alert = AlertDescription.known(parts[3][0])
+        error.server_name = parts[4].decode() or None
     if isinstance(error, errors.IdentityError):
-        error.mismatches = tuple(part.decode("utf-8", "replace") for part in parts[4:])
+        error.mismatches = tuple(part.decode("utf-8", "replace") for part in parts[5:])
     return error

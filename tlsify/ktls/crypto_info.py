@@ -50,9 +50,11 @@ def pack(keys: TrafficKeys) -> bytearray:
     Source: linux/tls.h struct tls12_crypto_info_*.
     """
     layout = LAYOUT[keys.suite.aead]
-    salt, iv = keys.iv[: layout.salt], keys.iv[layout.salt :]
-    packed = bytearray(HEADER.pack(keys.suite.version, layout.cipher_type))
-    return packed + iv + keys.key + salt + keys.seq.to_bytes(layout.rec_seq, "big")
+    iv = memoryview(keys.iv)
+    header = HEADER.pack(keys.suite.version, layout.cipher_type)
+    number = keys.seq.to_bytes(layout.rec_seq, "big")
+    # Made in one piece, it leaves none behind.
+    return bytearray().join((header, iv[layout.salt :], keys.key, iv[: layout.salt], number))
 
 
 def unpack_seq(packed: bytes) -> int:

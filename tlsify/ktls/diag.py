@@ -15,6 +15,7 @@ from tlsify.codepoints import Aead, ProtocolVersion
 from tlsify.errors import ConfigError
 from tlsify.ktls import uapi
 from tlsify.ktls.crypto_info import LAYOUT
+from tlsify.system import libc
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterator
@@ -49,6 +50,7 @@ _SOCKET_ID_TAIL = struct.Struct("=III")
 # struct inet_diag_msg: family, ports, addresses, uid, inode.
 _MESSAGE = struct.Struct("=B3x2s2s16s16s24xII")
 _RECEIVE_SIZE = 2**18
+_CLONE_NEWNET = 0x40000000  # linux/sched.h
 # struct tcp_info: milliseconds since data was sent and received; bytes acknowledged and received;
 # bytes sent, since Linux 4.19.
 _TCP_INFO = struct.Struct("=44xI4xI64xQQ64xQ")
@@ -219,7 +221,7 @@ def list_sockets(family: int, asked_for: Pairs | None = ()) -> Iterator[SocketEn
 
     Args:
         family: AF_INET or AF_INET6.
-        asked_for: whose traffic is wanted even if they have no ULP; None for all.
+        asked_for: sockets for which traffic is wanted even without a ULP; None for all.
 
     Raises:
         OSError: the kernel has no sock_diag, or a policy forbids it.
@@ -268,22 +270,16 @@ def enter_network(name: str) -> None:
     Raises:
         ConfigError: there is no such namespace, or only root may enter it.
     """
+    place = f"/proc/{name}/ns/net" if name.isdecimal() else f"/run/netns/{name}"
     try:
-        from pyroute2.netns import setns  # noqa: PLC0415 - as below
-
-        setns(f"/proc/{name}/ns/net" if name.isdecimal() else f"/run/netns/{name}", flags=0)
-    except ModuleNotFoundError as exc:
-        raise _missing(exc) from exc
+        with open(place, "rb") as namespace:
+            libc.call("setns", namespace.fileno(), _CLONE_NEWNET)
     except (OSError, ValueError) as exc:
         reason = exc.strerror if isinstance(exc, OSError) and exc.strerror else "no such name"
         raise ConfigError(
             f"cannot enter the network namespace {name}: {reason}",
             hint="as root, name one of those that `ip netns` lists, or a process's PID",
         ) from exc
-
-
-def _missing(exc: ModuleNotFoundError) -> ConfigError:
-    return ConfigError(f"the package {exc.name} is not installed", hint="pip install pyroute2")
 
 
 class Device(NamedTuple):
@@ -315,7 +311,9 @@ def tls_features() -> list[Device]:
     try:
         from pyroute2.ethtool import Ethtool  # noqa: PLC0415 - see above
     except ModuleNotFoundError as exc:
-        raise _missing(exc) from exc
+        raise ConfigError(
+            f"the package {exc.name} is not installed", hint="pip install pyroute2"
+        ) from exc
     devices = []
     with closing(Ethtool()) as ethtool:
         for _, name in socket.if_nameindex():

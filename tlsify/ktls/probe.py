@@ -11,7 +11,7 @@ from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from tlsify.codepoints import Aead, CipherSuite, ProtocolVersion
-from tlsify.errors import ConfigError, KtlsUnavailable, PeerMisbehaved, RekeyUnsupported
+from tlsify.errors import ConfigError, KtlsUnavailable, PeerMisbehaved, ReasonCode, RekeyUnsupported
 from tlsify.keys import IV_LENGTH, Direction, TrafficKeys
 from tlsify.ktls import ulp
 from tlsify.ktls.advisories import Advisory, known_bad
@@ -179,9 +179,11 @@ def capabilities() -> Capabilities:
     except KtlsUnavailable as exc:
         return _refused(exc.errno, exc.code, exc.sentence, exc.hint)
     except ConfigError as exc:
-        return _refused(0, "ulp-preset", str(exc), exc.hint)
+        return _refused(0, ReasonCode.ULP_PRESET, str(exc), exc.hint)
     except OSError as exc:
-        return _refused(exc.errno or 0, "no-loopback", "no TCP connection over 127.0.0.1", None)
+        return _refused(
+            exc.errno or 0, ReasonCode.NO_LOOPBACK, "no TCP connection over 127.0.0.1", None
+        )
     uname = os.uname()
     return Capabilities(
         refusal=None,

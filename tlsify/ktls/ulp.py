@@ -12,35 +12,37 @@ from tlsify.errors import (
     ConfigError,
     KtlsUnavailable,
     PeerMisbehaved,
+    ReasonCode,
     RekeyUnsupported,
     TlsifyError,
     errno_name,
 )
-from tlsify.keys import Direction, TrafficKeys
+from tlsify.keys import Direction, TrafficKeys, wipe
 from tlsify.ktls import uapi
 from tlsify.ktls.crypto_info import HEADER, LAYOUT, pack, unpack_seq
 
 _OPTION = {Direction.TX: uapi.TLS_TX, Direction.RX: uapi.TLS_RX}
 _RECORD_TYPE_SPACE = socket.CMSG_SPACE(1)
 
+LOAD_MODULE = 'as root, run "modprobe tls" and write "tls" to /etc/modules-load.d/tls.conf'
 # kernel.md 1.2: errno of TCP_ULP -> (reason code, sentence, hint)
 _ATTACH_ERRORS = {
     errno.ENOENT: (
-        "no-tls-ulp",
+        ReasonCode.NO_TLS_ULP,
         "this kernel has no tls ULP, or this user may not load its module",
-        'as root, run "modprobe tls" and write "tls" to /etc/modules-load.d/tls.conf',
+        LOAD_MODULE,
     ),
-    errno.ENOTCONN: ("not-established", "the socket is not in state ESTABLISHED", None),
+    errno.ENOTCONN: (ReasonCode.NOT_ESTABLISHED, "the socket is not in state ESTABLISHED", None),
     errno.ENOPROTOOPT: (
-        "mptcp",
+        ReasonCode.MPTCP,
         "a Multipath TCP socket cannot have another ULP",
         "create the socket with IPPROTO_TCP",
     ),
-    errno.EOPNOTSUPP: ("not-tcp", "not a TCP socket", None),
-    errno.EINVAL: ("not-available", "the kernel refuses the tls ULP on this socket", None),
-    errno.ENOMEM: ("no-memory", "the kernel has no memory for the ULP", None),
+    errno.EOPNOTSUPP: (ReasonCode.NOT_TCP, "not a TCP socket", None),
+    errno.EINVAL: (ReasonCode.NOT_AVAILABLE, "the kernel refuses the tls ULP on this socket", None),
+    errno.ENOMEM: (ReasonCode.NO_MEMORY, "the kernel has no memory for the ULP", None),
     errno.EPERM: (
-        "forbidden",
+        ReasonCode.FORBIDDEN,
         "a security policy forbids the tls ULP",
         "allow setsockopt at SOL_TCP and SOL_TLS in the sandbox's profile",
     ),
@@ -101,7 +103,7 @@ def attach(sock: socket.socket) -> None:
                 hint="pass a plain TCP socket, before any TLS on it",
             ) from exc
         code, sentence, hint = _ATTACH_ERRORS.get(
-            number, ("not-available", "the kernel refuses the tls ULP", None)
+            number, (ReasonCode.NOT_AVAILABLE, "the kernel refuses the tls ULP", None)
         )
         raise KtlsUnavailable("TCP_ULP", number, sentence, code=code, hint=hint) from exc
 
@@ -131,17 +133,17 @@ def install(sock: socket.socket, direction: Direction, keys: TrafficKeys) -> Non
             ) from exc
         if number == errno.ENOMEM:
             raise KtlsUnavailable(
-                step, number, "the kernel has no memory for the key", code="no-memory"
+                step, number, "the kernel has no memory for the key", code=ReasonCode.NO_MEMORY
             ) from exc
         raise KtlsUnavailable(
             step,
             number,
             f"this kernel does not take {keys.suite.name}",
-            code="suite-unsupported",
+            code=ReasonCode.SUITE_UNSUPPORTED,
             hint="see which ones it takes with tlsify check",
         ) from exc
     finally:
-        packed[:] = bytes(len(packed))
+        wipe(packed)
 
 
 def next_seq(sock: socket.socket, direction: Direction, aead: Aead) -> int:
@@ -200,7 +202,7 @@ def limit_payload(sock: socket.socket, limit: int) -> None:
             "TLS_TX_MAX_PAYLOAD_LEN",
             exc.errno or 0,
             f"this kernel cannot keep records below {limit} bytes, as the peer asks",
-            code="max-fragment-length",
+            code=ReasonCode.MAX_FRAGMENT_LENGTH,
         ) from exc
 
 

@@ -99,7 +99,7 @@ class AccessLog:
     """
 
     def __init__(self, file: LogFile, form: str) -> None:
-        """Take where lines go.
+        """Store where lines go.
 
         Args:
             file: opened.
@@ -122,7 +122,14 @@ class AccessLog:
             seconds: since it was accepted.
         """
         host, port = split_address(name)
-        told = {"client": host, "port": port, "seconds": seconds, "end": end, "error": str(error)}
+        told = {
+            "client": host,
+            "port": port,
+            "server_name": getattr(error, "server_name", None),
+            "seconds": seconds,
+            "end": end,
+            "error": str(error),
+        }
         self._write("refused", None, told)
 
     def connection(

@@ -45,7 +45,7 @@ logging.addLevelName(NOTICE, "NOTICE")
 
 
 def install(level: int, form: str = TEXT, *, syslog: bool = False) -> None:
-    """Have the messages of this process, and of those that it forks, written.
+    """Write the messages of this process, and of those that it forks.
 
     A program that has its own handlers keeps them.
 
@@ -63,18 +63,18 @@ def install(level: int, form: str = TEXT, *, syslog: bool = False) -> None:
     elif syslog:
         handler.setFormatter(_Text(lambda _: f"{_PROGRAM}[{os.getpid()}]: "))
     else:
-        handler.setFormatter(_Text(_timed_head()))
+        handler.setFormatter(_Text(_timed_head(), is_marked=not is_journal()))
     if level > logging.INFO:
         handler.addFilter(_Flood())
     logging.basicConfig(handlers=[handler], level=level)
 
 
 def announce(text: str) -> None:
-    """Tell that a server is ready: a line on stdout, or a message where messages are JSON."""
+    """Announce that a server is ready: a line on stdout, or a message where messages are JSON."""
     if is_json():
         logging.getLogger("tlsify").log(NOTICE, "%s", text)
     else:
-        print(f"{_PROGRAM}: {text}", flush=True)  # noqa: T201 - the command's interface
+        print(f"{_PROGRAM}: {text}", flush=True)
 
 
 def report(error: str, hint: str) -> None:
@@ -88,7 +88,7 @@ def report(error: str, hint: str) -> None:
         return
     begin = _head()
     for level, kind, text in ((logging.ERROR, "error", error), (logging.INFO, "hint", hint)):
-        print(f"{begin(level)}{kind}: {printable(text)}", file=sys.stderr)  # noqa: T201 - as above
+        print(f"{begin(level)}{kind}: {printable(text)}", file=sys.stderr)
 
 
 def is_json() -> bool:
@@ -152,16 +152,19 @@ def _peer_of(record: logging.LogRecord) -> object | None:
 
 
 class _Text(logging.Formatter):
-    """One line, but for tracebacks."""
+    """One line, but for tracebacks; where no priority tells a warning, a word does."""
 
-    def __init__(self, head: Callable[[int], str]) -> None:
+    def __init__(self, head: Callable[[int], str], *, is_marked: bool = False) -> None:
         super().__init__()
         self._head = head
+        self._is_marked = is_marked
 
     def format(self, record: logging.LogRecord) -> str:
         name = _peer_of(record)
         about = "" if name is None else f"{spell_address(name)}: "
-        lines = [about + printable(record.getMessage())]
+        is_warning = self._is_marked and record.levelno == logging.WARNING
+        kind = "warning: " if is_warning else ""
+        lines = [kind + about + printable(record.getMessage())]
         if record.exc_info:
             lines += map(printable, self.formatException(record.exc_info).splitlines())
         begin = self._head(record.levelno)

@@ -32,11 +32,11 @@ class Syslog(SysLogHandler):
         super()._connect_unixsocket(address)  # type: ignore[misc] # which opens it anew, too
         self.socket.settimeout(0)
 
-    def mapPriority(self, levelName: str) -> str:  # noqa: N802, N803 - logging's names
+    def mapPriority(self, levelName: str) -> str:
         """Return syslog's name of a level."""
         return "notice" if levelName == "NOTICE" else super().mapPriority(levelName)
 
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+    def handleError(self, record: logging.LogRecord) -> None:
         """Count a message that is lost."""
         del record
         count(Event.LOG_LINE_LOST)

@@ -8,6 +8,8 @@ import threading
 from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
+from tlsify.errors import CAUSES, ReasonCode
+
 if TYPE_CHECKING:
     from collections.abc import Hashable
 
@@ -103,29 +105,8 @@ class Gauge(Enum):
     STOPPING = "stopping"
 
 
-# Why connections are relayed: the codes of `handoff.Reason` (docs/cli.md), and whatever else.
-REASONS = (
-    "policy-off",
-    "switched-off",
-    "no-tls-ulp",
-    "no-tls-module",
-    "tls-module-not-loaded",
-    "no-tls-ulp-container",
-    "not-established",
-    "mptcp",
-    "not-tcp",
-    "in-memory",
-    "suite-unsupported",
-    "no-rekey",
-    "max-fragment-length",
-    "known-bad-kernel",
-    "forbidden",
-    "no-memory",
-    "not-available",
-    "no-loopback",
-    "ulp-preset",
-    "other",
-)
+# Why connections are relayed: what a refusal may name, and whatever else.
+REASONS = (*(code.value for code in ReasonCode if code not in CAUSES), "other")
 # Upper bounds of the histogram of handshakes, in seconds.
 BOUNDS = (0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
@@ -269,7 +250,7 @@ def share(descriptor: int | None = None) -> int:
     Raises:
         OSError: there is no memory.
     """
-    global _memory  # noqa: PLW0603 - a process has one set of counts, as it has one set of events
+    global _memory
     if descriptor is not None:
         found = _open(descriptor)
         if found is not None:
@@ -347,7 +328,7 @@ def _use(slot: int) -> None:
 
 
 def _after_fork() -> None:
-    global _lock  # noqa: PLW0603 - another thread, which is not here, may have held it
+    global _lock
     _lock = threading.RLock()
 
 

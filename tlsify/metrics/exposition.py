@@ -19,6 +19,7 @@ from tlsify.metrics.counters import (
     handshake_times,
     relayed_by_reason,
 )
+from tlsify.metrics.prometheus import family, sample, spell
 
 if TYPE_CHECKING:
     import socket
@@ -124,54 +125,40 @@ def render(about: About = _NOTHING) -> str:
 
 def _lines(about: About) -> Iterator[str]:
     counted = counters()
-    yield from _family("tlsify_info", "gauge", "The version that runs.")
-    yield _sample("tlsify_info", 1, version=__version__)
-    yield from _family("tlsify_ready", "gauge", "0 while draining before the end, otherwise 1.")
-    yield _sample("tlsify_ready", int(is_ready()))
+    yield from family("tlsify_info", "gauge", "The version that runs.")
+    yield sample("tlsify_info", 1, spell(version=__version__))
+    yield from family("tlsify_ready", "gauge", "0 while draining before the end, otherwise 1.")
+    yield sample("tlsify_ready", int(is_ready()))
     for name, meaning, which in _GAUGES:
-        yield from _family(f"tlsify_{name}", "gauge", meaning)
-        yield _sample(f"tlsify_{name}", gauge(which))
+        yield from family(f"tlsify_{name}", "gauge", meaning)
+        yield sample(f"tlsify_{name}", gauge(which))
     for name, meaning, event in _SINGLE:
-        yield from _family(f"tlsify_{name}_total", "counter", meaning)
-        yield _sample(f"tlsify_{name}_total", counted[event.value])
+        yield from family(f"tlsify_{name}_total", "counter", meaning)
+        yield sample(f"tlsify_{name}_total", counted[event.value])
     for name, meaning, label, events in _LABELLED:
-        yield from _family(name, "counter", meaning)
+        yield from family(name, "counter", meaning)
         for value, event in events.items():
-            yield _sample(name, counted[event.value], **{label: value})
-    yield from _family("tlsify_relayed_total", "counter", "Connections relayed, by the reason.")
+            yield sample(name, counted[event.value], spell(**{label: value}))
+    yield from family("tlsify_relayed_total", "counter", "Connections relayed, by the reason.")
     for code, number in relayed_by_reason().items():
-        yield _sample("tlsify_relayed_total", number, reason=code)
+        yield sample("tlsify_relayed_total", number, spell(reason=code))
     yield from _histogram()
     name = "tlsify_certificate_expiry_timestamp_seconds"
-    yield from _family(name, "gauge", "When each certificate expires.")
+    yield from family(name, "gauge", "When each certificate expires.")
     for subject, moment in dict(about.certificates).items():
-        yield _sample(name, moment, name=subject)
-    yield from _family("tlsify_limit", "gauge", "The limits that are set.")
+        yield sample(name, moment, spell(name=subject))
+    yield from family("tlsify_limit", "gauge", "The limits that are set.")
     for limit, most in about.limits.items():
-        yield _sample("tlsify_limit", most, limit=limit)
+        yield sample("tlsify_limit", most, spell(limit=limit))
 
 
 def _histogram() -> Iterator[str]:
     name, times = "tlsify_handshake_seconds", handshake_times()
-    yield from _family(name, "histogram", "Duration of successful handshakes.")
+    yield from family(name, "histogram", "Duration of successful handshakes.")
     for bound, number in zip((*map(str, BOUNDS), "+Inf"), times.counts, strict=True):
-        yield _sample(f"{name}_bucket", number, le=bound)
-    yield _sample(f"{name}_sum", times.seconds)
-    yield _sample(f"{name}_count", times.counts[-1])
-
-
-def _family(name: str, kind: str, meaning: str) -> Iterator[str]:
-    yield f"# HELP {name} {meaning}\n"
-    yield f"# TYPE {name} {kind}\n"
-
-
-def _sample(name: str, number: float, /, **labels: str) -> str:
-    spelled = ",".join(f'{label}="{_escape(value)}"' for label, value in labels.items())
-    return f"{name}{{{spelled}}} {number}\n" if spelled else f"{name} {number}\n"
-
-
-def _escape(text: str) -> str:
-    return text.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
+        yield sample(f"{name}_bucket", number, spell(le=bound))
+    yield sample(f"{name}_sum", times.seconds)
+    yield sample(f"{name}_count", times.counts[-1])
 
 
 def is_ready() -> bool:

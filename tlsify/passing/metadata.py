@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from tlsify.codepoints import CipherSuite
 from tlsify.connection.handoff import Offload
+from tlsify.errors import PeerMisbehaved
 from tlsify.passing.proxy_protocol import (
     MAX_SIZE,
     USUAL_LIMIT,
@@ -139,7 +140,7 @@ class ConnectionInfo(NamedTuple):
 
     def negotiated(self) -> Negotiated:
         """Return the metadata as a handshake's outcome, as far as known."""
-        return Negotiated.without_keys(
+        return Negotiated(
             self.suite,
             alpn=self.alpn,
             server_name=self.server_name,
@@ -194,12 +195,11 @@ def _ends(handed: Handoff) -> tuple[Any, Any]:
 
 
 def _common_name(agreed: Negotiated) -> str | None:
-    leaf = agreed.peer_certificate
-    if leaf is None:
-        return None
     try:
+        if (leaf := agreed.peer_certificate) is None:
+            return None
         found = [each for each in leaf.subject if each.oid.dotted_string == _COMMON_NAME]
-    except (ValueError, TypeError):  # cryptography reads it only now
+    except (PeerMisbehaved, ValueError, TypeError):  # cryptography reads it only now
         return None
     if not found:
         return None

@@ -132,7 +132,7 @@ class Backends:
     """
 
     def __init__(self, rules: Sequence[Rule], timeout: float, retry: float = 0) -> None:
-        """Take what there is.
+        """Store the backends.
 
         Args:
             rules: the first that fits decides; the last must fit all.

@@ -144,7 +144,7 @@ def _is_readable(path: Path) -> bool:
 
 
 def _confine_holder(config: ServerConfig, isolation: Isolation) -> None:
-    """Give up, in a holder, all but its memory and what verifies clients."""
+    """Drop, in a holder, all rights but its memory and what verifies clients."""
     if isolation.sandboxing is Sandboxing.OFF:
         forgo_rights()
     else:

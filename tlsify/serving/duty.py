@@ -35,6 +35,7 @@ class SupervisorHooks:
         retire: called with the work of a generation once no more workers will be forked for it.
         refresh: does in its place what can be done without a new generation; raises a TlsifyError
             likewise. Without either SIGHUP is left alone.
+        reopen_logs: called on SIGUSR1; None leaves that alone.
         watch: its value is looked at every few seconds; when it changes, that is as SIGHUP.
         seen: its value before the first generation's work was made.
         rehearse: starts a process that tries out, on SIGUSR2, whether a successor would start, and
@@ -53,6 +54,7 @@ class SupervisorHooks:
     renew: Callable[[], Work] | None = None
     retire: Callable[[Work], object] = _nothing
     refresh: Callable[[], None] | None = None
+    reopen_logs: Callable[[], None] | None = None
     watch: Callable[[], object] | None = None
     seen: object = None
     rehearse: Callable[[], int] | None = None

@@ -15,6 +15,7 @@ from tlsify.connection.ending.closing import Closing
 from tlsify.connection.ending.linger import is_owed
 from tlsify.connection.stillness import Bounds
 from tlsify.errors import BackendError
+from tlsify.keys import wipe
 from tlsify.logs.access import PASSED, AccessLog, Visit, visiting
 from tlsify.metrics.counters import Event, count
 from tlsify.passing.metadata import ConnectionInfo
@@ -42,7 +43,7 @@ class _Service:
         bounds: Bounds,
         access_log: AccessLog | None,
     ) -> None:
-        """Take what does not change.
+        """Store what does not change.
 
         Args:
             backends: where connections go.
@@ -113,7 +114,7 @@ class Forwarding(_Service):
         *,
         proxy_protocol: bool = False,
     ) -> None:
-        """Take what does not change.
+        """Store what does not change.
 
         Args:
             backends: where connections go.
@@ -185,7 +186,7 @@ class Passing(_Service):
         """Pass the connection itself, with all that belongs to it."""
         visit.traffic, visit.end = None, PASSED
         number, state = handed.detach()
-        message = bytearray(header + state)
+        message = bytearray().join((header, state))
         with socket.socket(fileno=number) as sock:
             try:
                 await self._pass(handed, visit, number, message)
@@ -199,8 +200,7 @@ class Passing(_Service):
                 _hang_up(sock)
                 raise
             finally:
-                for secret in (message, state):
-                    secret[:] = bytes(len(secret))
+                wipe(message, state)
 
     async def _lend(self, handed: Handoff, visit: Visit, header: bytes) -> None:
         """Pass one end of a pair; a late worker finds both directions ended."""

@@ -22,7 +22,7 @@ _log = logging.getLogger("tlsify")
 _PROMPT, _PAUSE, _LONGEST_PAUSE = 10.0, 1.0, 30.0
 # Signals that the supervisor acts on.
 STOP_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT})
-SIGNALS = STOP_SIGNALS | {signal.SIGCHLD, signal.SIGHUP, signal.SIGUSR2}
+SIGNALS = STOP_SIGNALS | {signal.SIGCHLD, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2}
 
 
 def ended() -> Iterator[tuple[int, int]]:

@@ -18,7 +18,6 @@ from tlsify.system.process import StopRequests
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Iterator
-    from types import TracebackType
 
 _VARIABLE = "TLSIFY_SUCCESSION"
 # Name of the sockets that systemd has passed.
@@ -128,12 +127,7 @@ class Inherited:
         """Close all of it at the end of the block."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Close all of it."""
         self.close()
 

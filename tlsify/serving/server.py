@@ -59,7 +59,7 @@ class Service(Protocol):
     """Service for connections, in one worker."""
 
     async def start(self) -> None:
-        """Get ready; called before the first connection."""
+        """Prepare; called before the first connection."""
 
     async def serve(self, handed: Handoff) -> None:
         """Serve one connection until it is closed; if cancelled, it has to go."""
@@ -145,6 +145,7 @@ def run(plan: ServerPlan) -> None:
         before_fork=establish.drop_past_keys,
         renew=office.renew,
         retire=office.retire,
+        reopen_logs=office.reopen_logs,
         watch=office.watch,
         seen=seen,
         rehearse=estate.rehearse,
@@ -177,11 +178,15 @@ class _Office:
     def renew(self) -> Work:
         """Return a worker's main function, with the current configuration."""
         config = self._configuration.load()
-        if self.plan.access_log is not None:
-            self.plan.access_log.reopen()  # workers could not
+        self.reopen_logs()
         work = partial(self._be_worker, config)
         self._configs[work] = config
         return work
+
+    def reopen_logs(self) -> None:
+        """Open the access log anew, which workers could not."""
+        if self.plan.access_log is not None:
+            self.plan.access_log.reopen()
 
     def retire(self, work: Work) -> None:
         """Leave the key holders of a configuration that no new worker will have."""
@@ -222,13 +227,13 @@ class _Office:
 
 def _reach(plan: ServerPlan, config: ServerConfig) -> Reach:
     """Add the paths of roster, key log and clients' authorities to the service's own."""
-    reach, write = plan.reach(), [roster.place()]
+    reach, write = plan.reach(), [str(path) for path in (roster.place(),) if path is not None]
     if config.key_log is not None:
-        write.append(config.key_log.absolute().parent)
+        write.append(os.path.dirname(os.path.abspath(config.key_log)))
     read = [] if config.client_trust is None else store.read_later(config.client_trust)
     return reach._replace(
         read=(*reach.read, *read),
-        write=(*reach.write, *(str(path) for path in write if path is not None)),
+        write=(*reach.write, *write),
     )
 
 

@@ -92,6 +92,7 @@ class _Supervisor:
         duty = self._duty
         acts = {
             signal.SIGHUP: duty.renew or duty.refresh,
+            signal.SIGUSR1: duty.reopen_logs,
             signal.SIGUSR2: duty.rehearse and duty.succeed,
         }
         return SIGNALS - {number for number, act in acts.items() if act is None}
@@ -140,6 +141,8 @@ class _Supervisor:
             self._stop()
             for worker in self._all() if at_once else ():
                 worker.kill(signal.SIGKILL)
+        if signal.SIGUSR1 in numbers and self._duty.reopen_logs is not None:
+            self._duty.reopen_logs()
         if self._stopping:
             return
         if signal.SIGHUP in numbers:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import tlsify.connection.commit  # noqa: F401 - what a client imports after its hello
+import tlsify.connection.commit  # noqa: F401 - what follows a handshake
 from tlsify.config import ClientConfig, ServerConfig
 from tlsify.credentials.anchors import TrustAnchors
 from tlsify.credentials.self_signed import make_key_pair
@@ -34,7 +34,7 @@ def rehearse() -> None:
 
 
 def _keep_memory() -> None:
-    """Have malloc keep memory of the size of pieces, rather than return it after each record.
+    """Make malloc keep memory of the size of pieces, rather than return it after each record.
 
     glibc does so once a piece of this size has come and gone (mallopt(3), M_MMAP_THRESHOLD).
     Otherwise a relay that moves much spends up to a quarter of its time on the same pages.

@@ -98,10 +98,12 @@ class Answers:
         """Refuse: once the kernel has the keys there is no more handshake."""
         raise NotImplementedError("post-handshake authentication is not possible with kernel TLS")
 
-    def get_unverified_chain(self) -> NoReturn:
-        """Refuse: of the peer's certificates only its own is kept (`getpeercert`)."""
-        raise NotImplementedError("of the peer's chain only its own certificate is kept")
+    def get_unverified_chain(self) -> list[bytes]:
+        """Return the peer's certificates in DER, as it showed them; none before the handshake."""
+        facts = self._outcome()
+        return [] if facts is None else list(facts.chain())
 
-    def get_verified_chain(self) -> NoReturn:
-        """Refuse, as `get_unverified_chain`."""
-        self.get_unverified_chain()
+    def get_verified_chain(self) -> list[bytes]:
+        """Return the peer's certificate, and those that lead to a trust anchor, likewise."""
+        facts = self._outcome()
+        return [] if facts is None else list(facts.verified_chain())

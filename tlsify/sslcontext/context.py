@@ -239,6 +239,7 @@ class SSLContext(Settings):
             "aeads": wishes.aeads,
             "groups": wishes.groups,
             "timeout": self.handshake_timeout,
+            "keep_chain": True,
             "key_log": wishes.key_log,
         }
 

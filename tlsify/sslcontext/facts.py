@@ -88,6 +88,7 @@ class TLSInfo:
         self._alpn = negotiated.alpn
         self._certificate = negotiated.certificate
         self._verified = verified
+        self._chain, self._verified_chain = negotiated.chain, negotiated.verified_chain
         self.group = negotiated.group or None
         self.server_hostname = negotiated.server_name
         self.session_reused = negotiated.resumed
@@ -124,6 +125,19 @@ class TLSInfo:
         if self._certificate is None or binary_form:
             return self._certificate
         return describe(self._certificate) if self._verified else {}
+
+    def chain(self) -> tuple[bytes, ...]:
+        """Return the peer's certificates in DER as it showed them, its own first."""
+        return self._kept(self._chain)
+
+    def verified_chain(self) -> tuple[bytes, ...]:
+        """Return the peer's certificate and those that lead to a trust anchor."""
+        return self._kept(self._verified_chain)
+
+    def _kept(self, chain: tuple[bytes, ...]) -> tuple[bytes, ...]:
+        if self._certificate is not None and not chain:
+            raise NotImplementedError("the peer's chain was not kept: set keep_chain")
+        return chain
 
     @property
     def peer_name(self) -> str:

@@ -113,7 +113,7 @@ class SSLObject(Answers, ssl.SSLObject):
         self._facts: TLSInfo | None = None
         self._failure: OSError | None = None
         self._plain, self._read = b"", 0  # plaintext, and how much of it the caller has
-        self._is_closed = False
+        self._is_closed = self._is_end_due = False
         self.context, self.server_hostname = context, server_hostname
         self.server_side = not isinstance(config, ClientConfig)
         self._incoming, self._outgoing, self._config = incoming, outgoing, config
@@ -205,14 +205,18 @@ class SSLObject(Answers, ssl.SSLObject):
     # -- data
 
     def pending(self) -> int:
-        """Return how many bytes of plaintext are there, without a look at ``incoming``."""
-        return len(self._plain) - self._read
+        """Return how many bytes of plaintext are there, without a look at ``incoming``.
+
+        It is 1 where an end or an error has come right behind plaintext that was read: uvloop
+        reads no more if there is neither this nor anything in ``incoming``.
+        """
+        return len(self._plain) - self._read or int(self._is_end_due)
 
     @overload  # type: ignore[override] # `ssl`'s own stub forgets the number
     def read(self, len: int = 1024, buffer: None = None) -> bytes: ...
     @overload
     def read(self, len: int, buffer: WriteableBuffer) -> int: ...
-    def read(self, len: int = 1024, buffer: WriteableBuffer | None = None) -> bytes | int:  # noqa: A002 - ssl's own
+    def read(self, len: int = 1024, buffer: WriteableBuffer | None = None) -> bytes | int:
         """Return plaintext, or write it to a buffer and return the number of bytes.
 
         Args:
@@ -239,6 +243,7 @@ class SSLObject(Answers, ssl.SSLObject):
     def _take(self, most: int) -> bytes:
         tunnel = self._established()
         if not self._plain and most:
+            self._is_end_due = False
             self._plain = self._open(tunnel)
             if not self._plain and self._is_closed:
                 raise both_closed()
@@ -262,6 +267,7 @@ class SSLObject(Answers, ssl.SSLObject):
             plain = bytes(room.view[: tunnel.receive(records, room)])
             self._flush(tunnel)
             if plain:
+                self._is_end_due = tunnel.peer_closed or tunnel.failure is not None
                 return plain
         return b""
 

@@ -127,7 +127,7 @@ class Settings(ssl.SSLContext):
         wishes = self.wishes
         self.wishes = replace(wishes, anchors=(*wishes.anchors, *found), crls=(*wishes.crls, *crls))
 
-    def load_default_certs(self, purpose: ssl.Purpose = ssl.Purpose.SERVER_AUTH) -> None:  # noqa: ARG002 - ssl's own
+    def load_default_certs(self, purpose: ssl.Purpose = ssl.Purpose.SERVER_AUTH) -> None:
         """Trust the system's store."""
         self.wishes = replace(self.wishes, system=True)
 

@@ -7,7 +7,7 @@ import logging
 import os
 import socket
 import threading
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, Self
 
 from tlsify.config import ClientConfig, ClosePolicy, ServerConfig
 from tlsify.connection.establish import PendingConnection
@@ -93,7 +93,15 @@ class SSLSocket(Answers, TLSSocket):
 
     # -- the handshake
 
-    def do_handshake(self, block: bool = False) -> None:  # noqa: ARG002 - ssl's own
+    @classmethod
+    def established(cls, handed: Handoff, context: Choices) -> Self:
+        """Make a server's socket of a connection whose handshake was done elsewhere."""
+        made = cls(handed.sock.dup(), context, server_side=True)  # for `_take` to replace
+        made._config = context.server_config()
+        made._facts = made._take(handed)
+        return made
+
+    def do_handshake(self, block: bool = False) -> None:
         """Do the handshake, unless it is done; the socket's timeout holds for the whole of it.
 
         Raises:
@@ -263,7 +271,7 @@ class SSLSocket(Answers, TLSSocket):
             raise ssl_error(exc, is_established=True) from exc
 
     def _want(self, exc: BlockingIOError, *, reading: bool) -> OSError:
-        """Say it as `ssl` does, unless it is MSG_DONTWAIT, which `ssl` does not have, that asks."""
+        """Raise `ssl`'s error, unless MSG_DONTWAIT was given, which `ssl` does not have."""
         if self.gettimeout() != 0:
             return exc
         return want_read() if reading else want_write()
@@ -291,7 +299,7 @@ class SSLSocket(Answers, TLSSocket):
         self._begin()
         return super().sendmsg(buffers, *arguments)
 
-    def read(self, len: int = 1024, buffer: WriteableBuffer | None = None) -> bytes | int:  # noqa: A002 - ssl's own
+    def read(self, len: int = 1024, buffer: WriteableBuffer | None = None) -> bytes | int:
         """Receive as `recv`, or as `recv_into`."""
         return self.recv(len) if buffer is None else self.recv_into(buffer, len)
 

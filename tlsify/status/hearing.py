@@ -172,7 +172,7 @@ def hear(
     """Read all answers until each has ended, or one of the limits is reached.
 
     Args:
-        asked: whose each process is, by a non-blocking connection to it.
+        asked: user of each process, by a non-blocking connection to it.
         shares: by user.
         patience: seconds to wait for all of them together, so that a stuck process delays no other.
         work: seconds to read, likewise.

@@ -40,7 +40,7 @@ def find_holders(owners: Mapping[int, int]) -> tuple[dict[int, list[Process]], s
     kernel's list of all sockets apart for each process's.
 
     Args:
-        owners: whose each socket is, by inode.
+        owners: user of each socket, by inode.
 
     Returns:
         The processes, by inode; and the users whose processes hold more descriptors than are looked

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tlsify.codepoints import Aead, CipherSuite, ProtocolVersion
-from tlsify.errors import ConfigError, KtlsUnavailable
+from tlsify.errors import ConfigError, KtlsUnavailable, ReasonCode
 from tlsify.keys import Direction
 from tlsify.ktls import ulp
 from tlsify.ktls.advisories import true_version
 from tlsify.ktls.diag import socket_info, tls_features
 from tlsify.ktls.probe import Capabilities, capabilities, loopback_pair
+from tlsify.ktls.ulp import LOAD_MODULE
 from tlsify.status.sockets import is_offloaded, survey
 from tlsify.system import sandbox
 from tlsify.system.os_errors import explain
@@ -31,7 +32,6 @@ _CRYPTO = Path("/proc/crypto")
 _UID_MAP = Path("/proc/self/uid_map")
 _CONTAINER_MARKS = (Path("/.dockerenv"), Path("/run/.containerenv"), Path("/run/systemd/container"))
 _MODULES = Path("/lib/modules")
-_LOAD = 'as root, run "modprobe tls" and write "tls" to /etc/modules-load.d/tls.conf'
 _WHOLE_UID_RANGE = 2**32 - 1
 _IPPROTO_MPTCP = getattr(socket, "IPPROTO_MPTCP", 262)
 # Parts of driver names that stand for AES instructions: x86, ARM, POWER, s390, RISC-V.
@@ -117,7 +117,7 @@ def _kernel(found: Capabilities) -> Finding:
     if found.advisories:
         names = "; ".join(f"{a.cve}: {a.effect}" for a in found.advisories)
         return Finding(
-            "known-bad-kernel",
+            ReasonCode.KNOWN_BAD_KERNEL,
             "kernel",
             ok=False,
             detail=f"{detail} has {names}",
@@ -140,25 +140,25 @@ def _explain_missing_ulp() -> tuple[str, str, str]:
     """Distinguish a kernel without kTLS from a module that this process may not load."""
     if _in_container():
         return (
-            "no-tls-ulp-container",
+            ReasonCode.NO_TLS_ULP_CONTAINER,
             "the tls module is not loaded, and a container cannot load it",
-            f"on the host, {_LOAD}",
+            f"on the host, {LOAD_MODULE}",
         )
     folder = _MODULES / os.uname().release
     if not folder.is_dir():
         return (
-            "no-tls-ulp",
+            ReasonCode.NO_TLS_ULP,
             "this kernel has no tls ULP, and no modules are installed for it",
             "install this kernel's modules, or boot a kernel built with CONFIG_TLS",
         )
     if any(folder.glob("kernel/net/tls/tls.ko*")):
         return (
-            "tls-module-not-loaded",
+            ReasonCode.TLS_MODULE_NOT_LOADED,
             "the tls module is not loaded, and this user may not load it",
-            _LOAD,
+            LOAD_MODULE,
         )
     return (
-        "no-tls-module",
+        ReasonCode.NO_TLS_MODULE,
         "this kernel was built without CONFIG_TLS, or its tls module is not installed",
         "boot a distribution's kernel; those of Debian, Fedora and Ubuntu have it",
     )
@@ -184,7 +184,7 @@ def _suites(found: Capabilities) -> Iterator[Finding]:
                 yield Finding("suite", subject, ok=True, detail="TX and RX")
                 continue
             yield Finding(
-                "suite-unsupported",
+                ReasonCode.SUITE_UNSUPPORTED,
                 subject,
                 ok=False if aead in _EXPECTED else None,
                 detail=f"the kernel refuses {' and '.join(d.value for d in missing)}",
@@ -211,7 +211,7 @@ def _rekey(found: Capabilities) -> Finding:
             detail="the kernel can change keys: a peer's KeyUpdate is followed",
         )
     return Finding(
-        "no-rekey",
+        ReasonCode.NO_REKEY,
         "TLS 1.3 KeyUpdate",
         ok=None,
         detail="the kernel cannot rekey: a peer's KeyUpdate ends the connection",
@@ -225,7 +225,7 @@ def _payload_limit(found: Capabilities) -> Finding:
             "payload-limit", "short records", ok=True, detail="the kernel can limit records"
         )
     return Finding(
-        "max-fragment-length",
+        ReasonCode.MAX_FRAGMENT_LENGTH,
         "short records",
         ok=None,
         detail="peers that ask for them (max_fragment_length) are relayed",
@@ -302,7 +302,7 @@ def _mptcp() -> Finding:
                     ulp.attach(accepted)
                 except (KtlsUnavailable, ConfigError):
                     return Finding(
-                        "mptcp",
+                        ReasonCode.MPTCP,
                         "MPTCP",
                         ok=None,
                         detail="sockets of MPTCP listeners are relayed; tlsify's own are TCP",

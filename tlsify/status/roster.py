@@ -21,7 +21,6 @@ from tlsify.system.modes import make_private
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from types import TracebackType
 
     from tlsify.connection.handoff import Handoff
 
@@ -54,12 +53,7 @@ class listed:  # noqa: N801 - used as a function is
         """Add it to the roster."""
         _live.add(self)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Remove the connection."""
         _live.discard(self)
 
@@ -179,12 +173,7 @@ class Publication:
                 self._thread = thread
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Stop answering, even in the middle of an answer."""
         if self._listener is None or self._thread is None:
             return
@@ -203,7 +192,7 @@ class Publication:
             os.unlink(self._name, dir_fd=folder)
 
     def forget(self) -> None:
-        """Let go in a forked child: thread and socket are the parent's."""
+        """Forget thread and socket in a forked child: they are the parent's."""
         if self._listener is not None:
             self._listener.close()
         self._listener = None

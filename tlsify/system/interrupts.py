@@ -1,4 +1,4 @@
-"""Have a signal interrupt the main thread's system call, whenever the signal comes."""
+"""Interrupt the main thread's system call by a signal, whenever the signal comes."""
 
 from __future__ import annotations
 

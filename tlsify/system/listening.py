@@ -9,7 +9,7 @@ import socket
 import stat
 from pathlib import Path
 
-from tlsify.addresses import Address
+from tlsify.addresses import UNSPECIFIED, Address
 from tlsify.errors import SHORTAGES, ConfigError, NetworkError, ResourceError
 from tlsify.names import is_ip_address
 from tlsify.system.modes import bind
@@ -90,7 +90,7 @@ def _listen_on_all(
 
 def _hosts(address: Address) -> list[str]:
     if not address.host:
-        return ["0.0.0.0", "::"]  # noqa: S104 - every interface is what was written
+        return list(UNSPECIFIED)
     if is_ip_address(address.host):
         return [address.host]
     try:
@@ -157,7 +157,7 @@ def listen_at(path: Path, backlog: int = BACKLOG) -> socket.socket:
         try:
             bind(sock, str(path))
         except OSError as exc:
-            if exc.errno != errno.EADDRINUSE or not _is_left_over(path):
+            if exc.errno != errno.EADDRINUSE or not is_left_over(path):
                 raise
             path.unlink()
             bind(sock, str(path))
@@ -170,11 +170,15 @@ def listen_at(path: Path, backlog: int = BACKLOG) -> socket.socket:
     return sock
 
 
-def _is_left_over(path: Path) -> bool:
-    """Return whether a path is a socket without a listener."""
-    if not stat.S_ISSOCK(path.lstat().st_mode):
+def is_left_over(path: str | Path, kind: socket.SocketKind = socket.SOCK_STREAM) -> bool:
+    """Return whether a path is a socket without a listener.
+
+    Raises:
+        OSError: there is nothing.
+    """
+    if not stat.S_ISSOCK(os.lstat(path).st_mode):
         return False
-    with socket.socket(socket.AF_UNIX) as probe:
+    with socket.socket(socket.AF_UNIX, kind) as probe:
         probe.settimeout(0)
         return probe.connect_ex(str(path)) == errno.ECONNREFUSED
 

@@ -1,4 +1,4 @@
-"""Folders, files and sockets that are made: with the mode that is meant, whatever the umask."""
+"""Folders, files and sockets: made with the mode that is meant, checked for their owner."""
 
 from __future__ import annotations
 
@@ -6,25 +6,60 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
+from tlsify.errors import ConfigError
+
 if TYPE_CHECKING:
     import socket
     from pathlib import Path
+
+    from _typeshed import StrPath
 
 _PRIVATE, _PRIVATE_FOLDER, _PUBLIC = 0o600, 0o700, 0o644
 _GROUPS = 0o640  # such as Debian's "adm", which reads logs
 
 
-def make_private(folder: Path) -> None:
+def make_private(folder: StrPath) -> None:
     """Make a private folder, but not its parents; an existing one stays unchanged.
 
     Raises:
         OSError: it cannot be made.
     """
     try:
-        folder.mkdir(_PRIVATE_FOLDER)
+        os.mkdir(folder, _PRIVATE_FOLDER)
     except FileExistsError:
         return
     _correct(folder, _PRIVATE_FOLDER)
+
+
+def is_own(state: os.stat_result, forbidden: int = stat.S_IRWXG | stat.S_IRWXO) -> bool:
+    """Return whether a file or folder is this user's, and other users have no forbidden access."""
+    return state.st_uid == os.geteuid() and not state.st_mode & forbidden
+
+
+def open_private(folder: StrPath, what: str, *, is_link_followed: bool = False) -> int:
+    """Open a folder that no other user can read or change.
+
+    Args:
+        folder: its path.
+        what: its name in the message.
+        is_link_followed: whether a link may stand for the folder.
+
+    Returns:
+        A descriptor: what is done in that folder is done there even if its name changes.
+
+    Raises:
+        ConfigError: it is another user's, or open to other users.
+        OSError: it cannot be opened.
+    """
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+    number = os.open(folder, flags if is_link_followed else flags | os.O_NOFOLLOW)
+    if is_own(os.fstat(number)):
+        return number
+    os.close(number)
+    raise ConfigError(
+        f"{what} {folder} is not private",
+        hint=f"it must be yours and of mode 0700: chmod 700 {folder}",
+    )
 
 
 def bind(sock: socket.socket, path: str, mode: int = _PRIVATE) -> None:
@@ -91,7 +126,7 @@ def open_to_append(path: str) -> int:
     return number
 
 
-def _correct(path: str | Path, mode: int) -> None:
+def _correct(path: StrPath, mode: int) -> None:
     """Restore the owner's rights that the umask has removed from a new file or folder.
 
     Another user who may rename entries of its folder cannot redirect this by a link.

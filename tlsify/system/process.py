@@ -34,14 +34,17 @@ def protect_process() -> None:
     """Protect this process: no core dump, and only root may attach to it.
 
     That goes for forked children too, and ends with ``exec``. Traffic secrets, private keys and
-    plaintext lie in this process's memory, and copies that libraries make cannot be wiped.
+    plaintext lie in this process's memory; where the C library can, it overwrites memory of more
+    than 1 KiB that is freed, in which OpenSSL leaves secrets behind.
 
     Raises:
         OSError: the kernel refuses.
 
     Source: prctl(2) PR_SET_DUMPABLE; RLIMIT_CORE does not bind dumps that are piped to a program.
+        mallopt(3) M_PERTURB; glibc leaves small pieces as they are (malloc/malloc.c, _int_free).
     """
     _prctl(_PR_SET_DUMPABLE, 0)
+    libc.overwrite_freed_memory()
 
 
 def show_process() -> None:
@@ -109,7 +112,7 @@ def out_of_the_way(descriptor: int) -> int:
 
 
 def let_go(descriptors: Iterable[int]) -> None:
-    """Close descriptors whose numbers stay taken: objects that close them later hit nothing else.
+    """Close descriptors, but keep their numbers taken: a later close hits nothing else.
 
     Raises:
         OSError: there is no descriptor for /dev/null.

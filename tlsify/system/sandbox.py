@@ -113,7 +113,7 @@ def confine(reach: Reach, sandboxing: Sandboxing) -> int:
 
     Source: Documentation/userspace-api/landlock.rst.
     """
-    global _in_force  # noqa: PLW0603 - of the process, as the restraint is
+    global _in_force
     if sandboxing is Sandboxing.OFF:
         return 0
     try:
@@ -137,7 +137,7 @@ def renounce() -> None:
     Raises:
         OSError: the kernel refuses the latter.
     """
-    global _in_force  # noqa: PLW0603 - as above
+    global _in_force
     forgo_rights()
     try:
         forbid()

@@ -35,12 +35,13 @@ def send(channel: socket.socket, message: bytes | bytearray, descriptor: int | N
     )
 
 
-def receive(channel: socket.socket, limit: int) -> tuple[bytearray, int | None]:
+def receive(channel: socket.socket, limit: int, flags: int = 0) -> tuple[bytearray, int | None]:
     """Receive one message, and the descriptor that came with it.
 
     Args:
         channel: AF_UNIX and SOCK_SEQPACKET.
         limit: most bytes that a message may have.
+        flags: of ``recvmsg``; with MSG_PEEK the message stays, and the descriptor is a copy.
 
     Returns:
         The message, which the caller can overwrite, empty at the end; and the descriptor, which is
@@ -52,17 +53,19 @@ def receive(channel: socket.socket, limit: int) -> tuple[bytearray, int | None]:
         OSError: as ``recvmsg``.
     """
     # Messages are mostly short, and room for the longest would have to be cleared each time.
-    size = channel.recv_into(bytearray(1), 1, socket.MSG_PEEK | socket.MSG_TRUNC)
+    size = channel.recv_into(bytearray(1), 1, flags | socket.MSG_PEEK | socket.MSG_TRUNC)
     message = bytearray(min(max(size, 1), limit))
-    size, ancillary, flags, _ = channel.recvmsg_into([message], _ROOM, socket.MSG_CMSG_CLOEXEC)
+    size, ancillary, told, _ = channel.recvmsg_into(
+        [message], _ROOM, flags | socket.MSG_CMSG_CLOEXEC
+    )
     descriptors = array.array("i")
     for level, kind, data in ancillary:
         if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
             descriptors.frombytes(data[: len(data) - len(data) % _ITEM])
-    if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC) or len(descriptors) > 1:
+    if told & (socket.MSG_TRUNC | socket.MSG_CTRUNC) or len(descriptors) > 1:
         for number in descriptors:
             os.close(number)
-        if flags & socket.MSG_CTRUNC and not descriptors:
+        if told & socket.MSG_CTRUNC and not descriptors:
             # The kernel takes as many as there is room for, and stops at the first that it cannot
             # install (net/core/scm.c, scm_detach_fds).
             raise AgentError(
@@ -70,7 +73,7 @@ def receive(channel: socket.socket, limit: int) -> tuple[bytearray, int | None]:
                 untouched=False,
                 hint="raise its limit on open files (ulimit -n, LimitNOFILE=)",
             )
-        is_long = flags & socket.MSG_TRUNC
+        is_long = told & socket.MSG_TRUNC
         raise AgentError(
             f"a message with {'too many bytes' if is_long else 'too many descriptors'} came",
             untouched=False,

@@ -7,25 +7,28 @@ from typing import TYPE_CHECKING
 from cryptography.hazmat.primitives import hashes
 from OpenSSL import crypto
 
+from tlsify.credentials.parse import encoded
 from tlsify.tls.openssl import read_as_found
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from tlsify.credentials.anchors import TrustAnchors
 
-def load(encoded: bytes) -> crypto.X509:
+
+def load(found: bytes) -> crypto.X509:
     """Parse a certificate in DER with OpenSSL.
 
     Raises:
         ValueError: it cannot.
     """
     try:
-        return crypto.load_certificate(crypto.FILETYPE_ASN1, encoded)
+        return crypto.load_certificate(crypto.FILETYPE_ASN1, found)
     except crypto.Error as exc:
         raise ValueError("malformed certificate") from exc
 
 
-def name_hashes(encoded: Iterable[bytes]) -> dict[str, int]:
+def name_hashes(found: Iterable[bytes]) -> dict[str, int]:
     """Return OpenSSL's hashes of certificates' subjects, by fingerprint.
 
     Returns:
@@ -38,17 +41,17 @@ def name_hashes(encoded: Iterable[bytes]) -> dict[str, int]:
     """
     return {
         certificate.digest("sha256").decode("ascii"): certificate.subject_name_hash()
-        for certificate in map(load, encoded)
+        for certificate in map(load, found)
     }
 
 
-def is_read_so(pem: bytes, encoded: Iterable[bytes]) -> bool:
+def is_read_so(pem: bytes, expected: Iterable[bytes]) -> bool:
     """Return whether OpenSSL, where it finds a file by itself, reads these certificates in it.
 
     It takes fewer spellings of PEM than `pem.read_pem`, and says nothing of the rest.
     """
     found = read_as_found(pem)
-    return found is not None and list(map(der, found)) == list(encoded)
+    return found is not None and list(map(der, found)) == list(expected)
 
 
 def der(certificate: crypto.X509) -> bytes:
@@ -69,8 +72,20 @@ def key_hash(certificate: crypto.X509) -> bytes:
     return sha256(info)
 
 
+def digest_of_anchors(trust: TrustAnchors) -> bytes:
+    """Return a digest that identifies trust anchors; empty for the system's."""
+    if trust.certificates is not None:
+        return digest(*sorted(map(encoded, trust.certificates)))
+    return b"" if trust.lookup is None else digest(trust.lookup.content)
+
+
+def digest(*parts: bytes) -> bytes:
+    """Hash parts, each with its length in front, so that no other parts have the same hash."""
+    return sha256(b"".join(len(p).to_bytes(8, "big") + p for p in parts))
+
+
 def sha256(data: bytes) -> bytes:
     """Hash with what OpenSSL brought along: a client says hello sooner without hashlib."""
-    digest = hashes.Hash(hashes.SHA256())
-    digest.update(data)
-    return digest.finalize()
+    made = hashes.Hash(hashes.SHA256())
+    made.update(data)
+    return made.finalize()

@@ -19,6 +19,7 @@ MAX_LENGTH = 34 + (1 + 32) + (2 + 2**16 - 2) + (1 + 255) + (2 + 2**16 - 1)
 _HANDSHAKE_HEADER = 4
 _SERVER_NAME = 0
 _MAX_FRAGMENT_LENGTH = 1
+_LENGTH_CODES = range(1, 5)  # RFC 6066 4
 _ALPN = 16
 _WANTED = {_SERVER_NAME, _MAX_FRAGMENT_LENGTH, _ALPN}
 _EXTENSION_HEADER = struct.Struct(">HH").unpack_from  # its number, and how long it is
@@ -208,4 +209,4 @@ def _max_fragment_length(extension: bytes | None) -> int | None:
     if not extension:
         return None
     code = extension[0]
-    return 2 ** (8 + code) if 1 <= code <= 4 else None  # noqa: PLR2004 - the four codes of RFC 6066 4
+    return 2 ** (8 + code) if code in _LENGTH_CODES else None

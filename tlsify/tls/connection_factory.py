@@ -9,16 +9,14 @@ from OpenSSL import SSL
 from tlsify.config import ServerConfig
 from tlsify.credentials.parse import encoded
 from tlsify.tls import context as contexts
-from tlsify.tls.certificates import sha256
+from tlsify.tls.certificates import digest, digest_of_anchors
 from tlsify.tls.openssl import move
+from tlsify.tls.showable import check
+from tlsify.tls.sni import Choice, Group
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from tlsify.codepoints import Aead
     from tlsify.config import ClientConfig
-    from tlsify.credentials.anchors import TrustAnchors
-    from tlsify.tls.sni import Group
 
 # How many of the names are remembered that clients ask for.
 _MOST_NAMES = 256
@@ -42,7 +40,7 @@ class Connections:
         if isinstance(config, ServerConfig):
             shared.shown = shared.shown or _Shown(config)
         elif config.key_pair is not None:
-            _check(config)
+            check(config)
         self._shown: _Shown | None = shared.shown
         self._base = contexts.current(shared, config, aeads, now)
 
@@ -54,12 +52,6 @@ class Connections:
         if self._shown is not None and isinstance(self._config, ServerConfig):
             self._shown.dress(connection, self._config, self._aeads, server_name)
         return connection
-
-
-def _check(config: ClientConfig | ServerConfig) -> None:
-    from tlsify.tls.showable import check  # noqa: PLC0415 - most clients have nothing to show
-
-    check(config)
 
 
 class _Connection(SSL.Connection):
@@ -78,9 +70,7 @@ class _Shown:
     """Certificates and client verification of a server's connections."""
 
     def __init__(self, config: ServerConfig) -> None:
-        from tlsify.tls.sni import Choice  # noqa: PLC0415 - a client needs none
-
-        _check(config)
+        check(config)
         self._choice = Choice(config.key_pair, config.more_key_pairs)
         self._judging = contexts.judging_clients(config)
         self._clients = _digest_of_clients(config)
@@ -121,7 +111,7 @@ class _Shown:
 
 def _purpose(clients: bytes, name: str, *, is_ours: bool) -> bytes:
     """Return a digest that separates the tickets of one name from others."""
-    return _digest([clients, bytes([is_ours]), name.encode()])
+    return digest(clients, bytes([is_ours]), name.encode())
 
 
 def prepare(config: ServerConfig, aeads: tuple[Aead, ...], now: float) -> None:
@@ -138,22 +128,9 @@ def _digest_of_clients(config: ServerConfig) -> bytes:
     """Return a digest of the demands on clients, since a resumption verifies no path."""
     if config.client_trust is None:
         return b""
-    return _digest(
-        [
-            bytes([config.client_required]),
-            _digest_of_trust(config.client_trust),
-            _digest(sorted(str(identity).encode() for identity in config.client_identities)),
-            _digest(sorted(map(encoded, config.crls))),
-        ]
+    return digest(
+        bytes([config.client_required]),
+        digest_of_anchors(config.client_trust),
+        digest(*sorted(str(identity).encode() for identity in config.client_identities)),
+        digest(*sorted(map(encoded, config.crls))),
     )
-
-
-def _digest_of_trust(trust: TrustAnchors) -> bytes:
-    if trust.certificates is not None:
-        return _digest(sorted(map(encoded, trust.certificates)))
-    return b"" if trust.lookup is None else _digest([trust.lookup.content])
-
-
-def _digest(parts: Iterable[bytes]) -> bytes:
-    """Hash parts so that no other parts have the same hash: each with its length in front."""
-    return sha256(b"".join(len(p).to_bytes(8, "big") + p for p in parts))

@@ -237,7 +237,7 @@ def showing(
     """Make a Context that a server's connections are moved to, to show certificates.
 
     Args:
-        config: whose connections they are.
+        config: the connections' configuration.
         aeads: what they began with.
         key_pairs: one for each kind of key; OpenSSL chooses among them.
         clients: what `judging_clients` gives for the configuration.

@@ -1,4 +1,4 @@
-"""The handshake: what the peer sends in, records out, Negotiated at the end (pyOpenSSL)."""
+"""The handshake: what the peer sends in, records out, then Negotiated and Keys (pyOpenSSL)."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from tlsify.codepoints import (
 )
 from tlsify.config import ClientConfig, ServerConfig
 from tlsify.errors import HandshakeError, PeerMisbehaved, TlsifyError
+from tlsify.keys import wipe
+from tlsify.tls import conclusion, handshake_keys
 from tlsify.tls.client_hello import HelloCollector, check_alpn, not_a_hello
 from tlsify.tls.connection_factory import Connections
 from tlsify.tls.explain import cut_short, handshake_failure, peer_alert
@@ -39,11 +41,11 @@ if TYPE_CHECKING:
     from OpenSSL import crypto
     from OpenSSL.SSL import _NoOverlappingProtocols
 
+    from tlsify.keys import Keys
     from tlsify.tls.negotiated import Negotiated, Resumable
 
 Stranger: TypeAlias = "Callable[[bytes], bytes]"
 
-# What is needed at the end only is imported there: a client says hello sooner.
 _TLS_1_3 = ProtocolVersion.TLSv1_3
 
 
@@ -55,6 +57,8 @@ class Engine:
 
     Attributes:
         is_client: the role.
+        server_name: SNI; a server's None until it is known.
+        keys: of the finished handshake, if they were wanted; the caller wipes them.
         stranger: answers a peer that begins with something else than TLS, from what it has sent so
             far, in its own protocol; empty leaves it to the alert.
     """
@@ -88,11 +92,10 @@ class Engine:
         self._connections = Connections(config, config.aeads if aeads is None else aeads, now)
         self.is_client = isinstance(config, ClientConfig)
         self._resumes = isinstance(config, ServerConfig) and config.resumption
-        # Whether the peer is asked for a certificate.
-        self._asks = isinstance(config, ClientConfig) or config.client_trust is not None
+        self._verifies = isinstance(config, ClientConfig) or config.client_trust is not None
         self._connection: SSL.Connection | None = None
         self._framer = Framer(SHORTEST_LAST if self.is_client else FIRST_FLIGHT)
-        self._server_name = config.server_name if isinstance(config, ClientConfig) else None
+        self.server_name = config.server_name if isinstance(config, ClientConfig) else None
         self._max_fragment_length: int | None = None
         self._collector = HelloCollector()
         self._first_flight = bytearray()
@@ -110,10 +113,11 @@ class Engine:
         self._key_log: list[bytes] = []
         self.on_key_log = self._key_log.append
         self._negotiated: Negotiated | None = None
+        self.keys: Keys | None = None
         if isinstance(config, ClientConfig):
             connection = self._connect()
-            if config.server_name is not None:
-                connection.set_tlsext_host_name(config.server_name.encode("ascii"))
+            if self.server_name is not None:
+                connection.set_tlsext_host_name(self.server_name.encode("ascii"))
             connection.set_connect_state()
             if session is not None:
                 load_session(connection, session)
@@ -141,15 +145,12 @@ class Engine:
             Truncated: the stream ended within the handshake.
             PeerAlert: the peer ended the handshake.
             IdentityError: the peer is not one of the accepted identities.
-            PeerMisbehaved: anything else that it did wrong.
-
-        After an error ``output()`` holds the alert that the peer has to be sent.
+            PeerMisbehaved: it did anything else wrong; ``output()`` then holds the alert for it.
         """
         if self._negotiated is not None:
-            msg = "data was fed to a finished handshake"
-            raise TlsifyError(msg)
+            raise TlsifyError("data was fed to a finished handshake")
         if not data:
-            raise cut_short()
+            raise cut_short(self.server_name)
         framer = self._framer
         while records := self._cut(data):
             self._process(records)
@@ -184,6 +185,7 @@ class Engine:
             else:
                 self._advance(connection, self._held + records)
         except HandshakeError as exc:
+            exc.server_name = self.server_name
             if self._allowance.left < 0:
                 self.refuse(exc, NO_RECORD)
             elif self._connection is None and exc.alert is not None:
@@ -201,7 +203,7 @@ class Engine:
         else:
             return
         check_alpn(hello.alpn, self._config.alpn)  # `on_alpn` must not raise
-        self._server_name = hello.server_name
+        self.server_name = hello.server_name
         self._max_fragment_length = hello.max_fragment_length
         connection = self._connect(hello.server_name)
         connection.set_accept_state()
@@ -233,6 +235,7 @@ class Engine:
             error: what is wrong with them.
             received: the bytes.
         """
+        error.server_name = self.server_name
         if self._connection is None or not self._framer.count:
             if error.alert is not None:
                 self._output += encode_plain_alert(error.alert)
@@ -267,15 +270,15 @@ class Engine:
         outcome, connection = self._negotiated, self._connection
         if not self.wants_sessions or outcome is None or connection is None:
             return None
-        if outcome.version is ProtocolVersion.TLSv1_3:
-            return None
-        return outcome.resumable(dump_session(connection))
+        tls_1_2 = outcome.version is not _TLS_1_3
+        return outcome.resumable(dump_session(connection)) if tls_1_2 else None
 
     def take_key_log(self) -> bytes:
-        """Return the lines that the configuration's ``key_log`` asks for, and forget them."""
-        lines = b"".join(line + b"\n" for line in self._key_log)
+        """Return the lines that the configuration's ``key_log`` asks for, and wipe all."""
+        lines = b"".join(line + b"\n" for line in self._key_log if self._config.key_log is not None)
+        wipe(*self._key_log)
         self._key_log.clear()
-        return lines if self._config.key_log is not None else b""
+        return lines
 
     def take_tickets(self) -> bytes:
         """Return the ticket records held back, for a connection that stays in userspace."""
@@ -286,8 +289,7 @@ class Engine:
     def take_connection(self) -> SSL.Connection:
         """Return the established OpenSSL connection away, for `tunnel.Tunnel`."""
         if self._connection is None or self._negotiated is None:
-            msg = "the handshake is not finished"
-            raise TlsifyError(msg)
+            raise TlsifyError("the handshake is not finished")
         connection, self._connection = self._connection, None
         return connection
 
@@ -296,6 +298,7 @@ class Engine:
         if self._connection is not None:
             self._connection.set_app_data(None)
             self._connection = None
+        self.take_key_log()
         self._tickets.clear()
 
     # -- what OpenSSL reports while it works (context.Observer)
@@ -343,13 +346,9 @@ class Engine:
         A client has protected nothing before it accepts the certificate, nor has a server of TLS
         1.2. One of TLS 1.3 has its last key already, and this is the first record under it.
         """
-        from tlsify.tls.handshake_keys import sealed_alert, secrets  # noqa: PLC0415 - see above
-
-        secret = secrets(self._key_log).get(b"SERVER_TRAFFIC_SECRET_0")
-        if self.is_client or secret is None or self._connection is None:
+        if self.is_client or self._connection is None:
             return encode_plain_alert(alert)
-        suite = CipherSuite.from_openssl(self._connection.get_cipher_name() or "")
-        return sealed_alert(suite, bytes(secret), alert)
+        return handshake_keys.servers_alert(self._connection, self._key_log, alert)
 
     def _conclude(self, connection: SSL.Connection, emitted: bytes) -> None:
         """Take stock of a finished handshake, and of the last that OpenSSL has to say in it."""
@@ -364,23 +363,21 @@ class Engine:
             self._tickets = tickets
         else:
             self._output += emitted
-        from tlsify.tls.conclusion import Seen, conclude  # noqa: PLC0415 - see above
-
-        seen = Seen(
+        seen = conclusion.Seen(
             is_client=self.is_client,
-            server_name=self._server_name,
+            server_name=self.server_name,
             max_fragment_length=self._max_fragment_length,
-            certificate=self._check_peer(connection) if self._asks else None,
-            has_alpn=bool(self._config.alpn),
+            certificate=self._check_peer(connection) if self._verifies else None,
+            config=self._config,
             key_log=self._key_log if self._wants_keys else None,
             last_flight=self._last_flight,
             received=self._received,
             tickets=tickets,
             sends_tickets=self._resumes,
         )
-        self._negotiated = conclude(connection, suite, seen)
+        self._negotiated, self.keys = conclusion.conclude(connection, suite, seen)
         if self._config.key_log is None:
-            self._key_log.clear()
+            self.take_key_log()
 
     def _check_peer(self, connection: SSL.Connection) -> bytes | None:
         judge = self._judge
@@ -394,5 +391,4 @@ class Engine:
             error.alert = None
             self._output = b""  # such a peer does not get our Finished
             raise error
-        judge.read()
         return judge.shown

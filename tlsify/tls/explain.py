@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from tlsify.errors import HandshakeError
     from tlsify.names import ReferenceIdentifier
 
-# X509_V_ERR numbers (openssl/x509_vfy.h). None of these may lead anybody to trust more than he
+# X509_V_ERR numbers (openssl/x509_vfy.h). None of these may lead a user to trust more than he
 # means to: --ca is named where an anchor is missing, and then with an "if".
 _ANOTHER = "the peer needs another certificate"
 _DISTRUSTED = "an authority on the path is marked as not to be trusted for this"
@@ -172,12 +172,14 @@ def _reasons(failure: Exception) -> str:
     return "; ".join(e[2] for e in queue) if isinstance(queue, list) else str(failure.args[-1])
 
 
-def cut_short() -> Truncated:
+def cut_short(server_name: str | None = None) -> Truncated:
     """Build the error for an end of stream within the handshake."""
-    return Truncated(
+    found = Truncated(
         "the peer closed the connection during the handshake",
         hint="check that the peer speaks TLS on this port",
     )
+    found.server_name = server_name
+    return found
 
 
 def truncated() -> Truncated:

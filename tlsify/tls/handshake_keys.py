@@ -2,31 +2,43 @@
 
 from __future__ import annotations
 
+import binascii
 from typing import TYPE_CHECKING
 
-from tlsify.codepoints import ContentType
+from tlsify.codepoints import CipherSuite, ContentType
 from tlsify.errors import PeerMisbehaved, TlsifyError
+from tlsify.keys import Keys, wipe
 from tlsify.tls import schedule
 from tlsify.tls.messages import encode_alert
-from tlsify.tls.negotiated import Keys
+from tlsify.tls.openssl import master_key
 from tlsify.tls.protection import open_record, seal_record
+from tlsify.tls.record import encode_plain_alert
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from OpenSSL import SSL
 
-    from tlsify.codepoints import AlertDescription, CipherSuite
+    from tlsify.codepoints import AlertDescription
     from tlsify.keys import TrafficKeys
     from tlsify.tls.schedule import KeyBlock
 
 
+_LABELS = {b"CLIENT_TRAFFIC_SECRET_0", b"SERVER_TRAFFIC_SECRET_0"}
+
+
 def secrets(key_log: Iterable[bytes]) -> dict[bytes, bytearray]:
-    """Parse the lines of a key log: label, client's random, secret (RFC 9850 2)."""
+    """Parse the application traffic secrets of a key log: label, client's random, secret.
+
+    Source: RFC 9850 2. The other lines are not touched, and nothing is copied that is not returned.
+    """
     found = {}
     for line in key_log:
-        label, _, secret = line.split(b" ")
-        found[label] = bytearray.fromhex(secret.decode("ascii"))
+        label = line[: line.index(b" ")]
+        if label in _LABELS:
+            secret = binascii.unhexlify(memoryview(line)[line.rindex(b" ") + 1 :])
+            found[label] = bytearray(secret)
+            wipe(secret)
     return found
 
 
@@ -50,8 +62,8 @@ def tls13_keys(
     Raises:
         TlsifyError: the TX key does not open the last of them.
     """
-    tx = schedule.traffic_keys(suite, bytes(tx_secret), sent)
-    rx = schedule.traffic_keys(suite, bytes(rx_secret))
+    tx = schedule.traffic_keys(suite, tx_secret, sent)
+    rx = schedule.traffic_keys(suite, rx_secret)
     if sealed:  # the last one tells whether they were counted right, too
         _check_key(tx, len(sealed) - 1, sealed[-1])
     return Keys(tx, rx, tx_secret, rx_secret)
@@ -63,17 +75,21 @@ def tls12_block(connection: SSL.Connection, suite: CipherSuite) -> KeyBlock:
     Raises:
         TlsifyError: OpenSSL does not tell it.
     """
-    master_secret = connection.master_key()
+    secret = master_key(connection)
     randoms = connection.client_random(), connection.server_random()
-    if master_secret is None or None in randoms:
+    if not secret or None in randoms:
         raise TlsifyError("OpenSSL does not tell the master secret and the randoms")
-    return schedule.key_block(suite, master_secret, *filter(None, randoms))
+    block = schedule.key_block(suite, secret, *filter(None, randoms))
+    wipe(secret)
+    return block
 
 
 def tls12_keys(
     suite: CipherSuite, block: KeyBlock, *, is_client: bool, sent: bytes, received: Sequence[bytes]
 ) -> Keys:
     """Assign the halves of a TLS 1.2 key block, each direction right behind its Finished.
+
+    The block is wiped.
 
     Args:
         suite: what was negotiated.
@@ -89,16 +105,24 @@ def tls12_keys(
     ours, theirs = (client, server) if is_client else (server, client)
     tx = schedule.tls12_keys(suite, *ours, sent)
     rx = schedule.tls12_keys(suite, *theirs, received[-1], seq=len(received))
+    wipe(*block)
     _check_key(tx, 0, sent)
     _check_key(rx, len(received) - 1, received[-1])
     return Keys(tx, rx, bytearray(), bytearray())
 
 
-def sealed_alert(suite: CipherSuite, secret: bytes, alert: AlertDescription) -> bytes:
-    """Make the first record under a TLS 1.3 traffic secret: a fatal alert."""
+def servers_alert(
+    connection: SSL.Connection, key_log: Iterable[bytes], alert: AlertDescription
+) -> bytes:
+    """Write a server's fatal alert: the first record under its TLS 1.3 secret, if it has that."""
+    secret = secrets(key_log).get(b"SERVER_TRAFFIC_SECRET_0")
+    if secret is None:
+        return encode_plain_alert(alert)
+    suite = CipherSuite.from_openssl(connection.get_cipher_name() or "")
     keys = schedule.traffic_keys(suite, secret)
     sealed = seal_record(keys, 0, ContentType.alert, encode_alert(alert))
     keys.wipe()
+    wipe(secret)
     return sealed
 
 

@@ -3,96 +3,67 @@
 from __future__ import annotations
 
 import functools
+import ipaddress
 from typing import TYPE_CHECKING
 
-from cryptography import x509
-from service_identity import hazmat
-from service_identity.exceptions import CertificateError
-
-from tlsify.credentials.presented import read
+from tlsify.credentials.presented import Presented, read
 from tlsify.errors import ConfigError
-from tlsify.names import IdKind
+from tlsify.names import IdKind, ReferenceIdentifier
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Iterable, Iterator
 
-    from service_identity.hazmat import CertificatePattern, ServiceID
-
-    from tlsify.credentials.presented import Presented
-    from tlsify.names import ReferenceIdentifier
+_ADDRESS_LENGTHS = (4, 16)
 
 
-def compile_identifiers(identities: Iterable[ReferenceIdentifier]) -> tuple[ServiceID, ...]:
-    """Prepare reference identifiers, in their canonical form, for matching.
+@functools.lru_cache(256)  # names take 50 µs to read, and a program meets the same peers again
+def presents(certificate: bytes, accepted: tuple[ReferenceIdentifier, ...]) -> bool:
+    """Return whether a certificate presents at least one of the accepted identifiers.
 
-    Raises:
-        ConfigError: one is not valid for its kind.
+    Args:
+        certificate: in DER; OpenSSL has parsed it.
+        accepted: in their canonical form, in which no name looks like an address or has a wildcard.
     """
-    return tuple(map(_compile, identities))
+    return not _spelled(accepted).isdisjoint(map(_folded, read(certificate)))
 
 
-@functools.lru_cache(256)  # it takes 40 µs each, and a program has few peers
-def _compile(identity: ReferenceIdentifier) -> ServiceID:
-    kinds: dict[IdKind, Callable[[str], ServiceID]] = {
-        IdKind.DNS: hazmat.DNS_ID,
-        IdKind.IP: hazmat.IPAddress_ID,
-        IdKind.SRV: hazmat.SRV_ID,
-        IdKind.URI: hazmat.URI_ID,
-    }
-    try:
-        return kinds[identity.kind](identity.name)
-    except ValueError as exc:
-        raise ConfigError(f'"{identity}" is not a valid {identity.kind.name}-ID') from exc
-
-
-@functools.lru_cache(256)  # names take 100 µs to read, and a program meets the same peers again
-def presents(der: bytes, accepted: tuple[ReferenceIdentifier, ...]) -> bool:
-    """Match as `matches`, for a certificate in DER.
-
-    Raises:
-        ValueError: the certificate is malformed.
-        x509.InvalidVersion: likewise.
-        ConfigError: as `compile_identifiers`.
-    """
-    return matches(x509.load_der_x509_certificate(der), compile_identifiers(accepted))
-
-
-def matches(certificate: x509.Certificate, accepted: Sequence[ServiceID]) -> bool:
-    """Return whether a certificate presents at least one of the accepted identifiers."""
-    found = [pattern for pattern in map(_pattern, read(certificate)) if pattern is not None]
-    return any(_fits(pattern, identifier) for pattern in found for identifier in accepted)
-
-
-def _pattern(name: Presented) -> CertificatePattern | None:
-    """Return the matcher for a presented identifier; None for an unusable one."""
-    kinds: dict[IdKind, Callable[[bytes], CertificatePattern]] = {
-        IdKind.DNS: hazmat.DNSPattern.from_bytes,
-        IdKind.IP: hazmat.IPAddressPattern.from_bytes,
-        IdKind.SRV: hazmat.SRVPattern.from_bytes,
-        IdKind.URI: hazmat.URIPattern.from_bytes,
-    }
-    try:
-        pattern = kinds[name.kind](name.value)
-    except (CertificateError, ValueError, IndexError):
-        return None
-    return pattern if name.kind is IdKind.IP or name.value.isascii() else None
-
-
-def _fits(pattern: CertificatePattern, identifier: ServiceID) -> bool:
-    if identifier.verify(pattern):
-        return True
-    # RFC 9525 lets a wildcard stand for an A-label, too, which service_identity does not yet.
-    return (
-        isinstance(pattern, hazmat.DNSPattern)
-        and isinstance(identifier, hazmat.DNS_ID)
-        and identifier.hostname.startswith(b"xn--")
-        and pattern.pattern == b"*." + identifier.hostname.partition(b".")[2]
-    )
-
-
-def presented(certificate: x509.Certificate) -> tuple[str, ...]:
+def presented(certificate: bytes) -> tuple[str, ...]:
     """Return a certificate's identifiers, for messages, with a remark on unusable ones."""
     return tuple(
-        f"{name.kind.value}:{name.text}{'' if _pattern(name) else ' (unusable)'}"
+        f"{name.kind.value}:{name.text}{'' if _is_usable(name) else ' (unusable)'}"
         for name in read(certificate)
     )
+
+
+def _spelled(accepted: Iterable[ReferenceIdentifier]) -> set[Presented]:
+    return {spelling for identity in accepted for spelling in _spellings(identity)}
+
+
+def _spellings(identity: ReferenceIdentifier) -> Iterator[Presented]:
+    """Yield each entry that presents an identity, in lower case (RFC 9525 6.3 to 6.5)."""
+    kind, name = identity
+    if kind is IdKind.IP:
+        yield Presented(kind, ipaddress.ip_address(name).packed)
+        return
+    yield _folded(Presented(kind, name.encode("ascii")))
+    domain = name.partition(".")[2]
+    if kind is IdKind.DNS and "." in domain:  # a wildcard is not for all names of a top level
+        yield _folded(Presented(kind, b"*." + domain.encode("ascii")))
+
+
+def _folded(name: Presented) -> Presented:
+    return name if name.kind is IdKind.IP else name._replace(value=name.value.lower())
+
+
+def _is_usable(name: Presented) -> bool:
+    """Return whether there is an identifier that an entry presents."""
+    kind, value = _folded(name)
+    if kind is IdKind.IP:
+        return len(value) in _ADDRESS_LENGTHS
+    if kind is IdKind.DNS and value.startswith(b"*."):
+        value = b"a" + value[1:]  # a label that the wildcard stands for
+    try:
+        meant = ReferenceIdentifier(kind, value.decode("ascii")).canonical()
+    except (ConfigError, UnicodeError):
+        return False
+    return _folded(name) in _spelled([meant])

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from tlsify.codepoints import AlertDescription, ContentType, ProtocolVersion
 from tlsify.errors import HandshakeError, PeerAlert, PeerMisbehaved
-from tlsify.keys import Direction, TrafficKeys
+from tlsify.keys import Direction, TrafficKeys, wipe
 from tlsify.tls.messages import KeyUpdateRequest, encode_alert, encode_key_update
 from tlsify.tls.protection import open_record, seal_record
 from tlsify.tls.record import HEADER_LENGTH, MAX_PLAINTEXT, decode_header
@@ -15,6 +15,7 @@ from tlsify.tls.session import Fail, InstallKeys, SendRecord, Session, UpdateKey
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from tlsify.keys import Keys
     from tlsify.tls.negotiated import Negotiated, Resumable
     from tlsify.tls.room import RecordBuffer
     from tlsify.tls.session import Action
@@ -51,11 +52,14 @@ class KeyedTunnel:
 
     is_client = False
 
-    def __init__(self, negotiated: Negotiated, clock: Callable[[], float] = float) -> None:
+    def __init__(
+        self, negotiated: Negotiated, keys: Keys, clock: Callable[[], float] = float
+    ) -> None:
         """Copy the keys, which the caller wipes.
 
         Args:
-            negotiated: with keys.
+            negotiated: the handshake's outcome.
+            keys: of that handshake.
             clock: monotonic, in seconds; without one a peer earns no control records by time.
         """
         is_tls13 = negotiated.version is ProtocolVersion.TLSv1_3
@@ -63,10 +67,10 @@ class KeyedTunnel:
             negotiated.suite,
             self.is_client,
             can_rekey=is_tls13,
-            tx_secret=bytearray(negotiated.tx_secret),
-            rx_secret=bytearray(negotiated.rx_secret),
+            tx_secret=bytearray(keys.tx_secret),
+            rx_secret=bytearray(keys.rx_secret),
         )
-        self._tx, self._rx = _Sequence(negotiated.tx), _Sequence(negotiated.rx)
+        self._tx, self._rx = _Sequence(keys.tx), _Sequence(keys.rx)
         self._longest = min(negotiated.max_fragment_length or MAX_PLAINTEXT, MAX_PLAINTEXT)
         self._output = bytearray()
         self._pending = b""
@@ -130,7 +134,7 @@ class KeyedTunnel:
     def _enter(self, direction: Direction, sequence: _Sequence) -> None:
         following = self._session.next_generation(direction)
         self._session.enter(direction, following)
-        following.secret[:] = bytes(len(following.secret))
+        wipe(following.secret)
         sequence.replace(following.keys)
 
     def receive(self, records: bytes | memoryview, room: RecordBuffer) -> int:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING
 
 from tlsify.codepoints import CipherSuite, ProtocolVersion
-from tlsify.keys import IV_LENGTH, TrafficKeys
-from tlsify.tls.messages import MAX_TICKET_LIFETIME
+from tlsify.errors import PeerMisbehaved
+from tlsify.tls import messages
 
 if TYPE_CHECKING:
     from cryptography import x509
@@ -18,9 +18,9 @@ _TIME, _LIFETIME_HINT, _TICKET = 0xA1, 0xA9, 0xAA  # of OpenSSL's SSL_SESSION
 _LIFETIME_UNSPECIFIED = 7200  # seconds to keep a TLS 1.2 ticket that does not say how long
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True)
 class Negotiated:
-    """Outcome of a finished handshake.
+    """Outcome of a finished handshake, apart from its keys.
 
     Attributes:
         suite: fixes the version too.
@@ -30,10 +30,9 @@ class Negotiated:
         group: key exchange group, such as ``X25519MLKEM768``; empty if unknown.
         resumed: whether a session was resumed.
         max_fragment_length: bytes the peer asked our records to stay below, or None.
-        tx: keys of what we send next.
-        rx: keys of what we receive next.
-        tx_secret: TLS 1.3 traffic secret behind ``tx``, wiped by its last user; else empty.
-        rx_secret: TLS 1.3 traffic secret behind ``rx``, likewise.
+        chain: the peer's certificates in DER as it showed them, its own first; empty if it showed
+            none, or the configuration does not say ``keep_chain``.
+        verified_chain: likewise its own, and those that lead to a trust anchor.
     """
 
     suite: CipherSuite
@@ -43,15 +42,8 @@ class Negotiated:
     group: str
     resumed: bool
     max_fragment_length: int | None
-    tx: TrafficKeys = field(repr=False)
-    rx: TrafficKeys = field(repr=False)
-    tx_secret: bytearray = field(repr=False)
-    rx_secret: bytearray = field(repr=False)
-
-    @classmethod
-    def without_keys(cls, suite: CipherSuite, **facts: Any) -> Self:
-        """Describe a connection whose keys are in another process."""
-        return cls(suite=suite, **facts, **no_keys(suite)._asdict())
+    chain: tuple[bytes, ...] = ()
+    verified_chain: tuple[bytes, ...] = ()
 
     @property
     def version(self) -> ProtocolVersion:
@@ -60,12 +52,19 @@ class Negotiated:
 
     @property
     def peer_certificate(self) -> x509.Certificate | None:
-        """The peer's leaf, or None if it showed none; parsed each time."""
+        """The peer's leaf, or None if it showed none; parsed each time.
+
+        Raises:
+            PeerMisbehaved: OpenSSL takes it, and cryptography finds it malformed.
+        """
         if self.certificate is None:
             return None
         from cryptography import x509  # noqa: PLC0415 - slow, and few want it
 
-        return x509.load_der_x509_certificate(self.certificate)
+        try:
+            return x509.load_der_x509_certificate(self.certificate)
+        except (ValueError, x509.InvalidVersion) as exc:
+            raise PeerMisbehaved("the peer's certificate is malformed") from exc
 
     @property
     def peer_subject(self) -> str | None:
@@ -73,12 +72,11 @@ class Negotiated:
 
         Empty if the peer has written what cannot be read; None if it showed no certificate.
         """
-        leaf = self.peer_certificate
-        if leaf is None:
-            return None
         try:
+            if (leaf := self.peer_certificate) is None:
+                return None
             subject = leaf.subject.rfc4514_string()
-        except (ValueError, TypeError):  # cryptography reads it only now
+        except (PeerMisbehaved, ValueError, TypeError):  # cryptography reads it only now
             return ""
         return subject if subject.isprintable() else ascii(subject)[1:-1]
 
@@ -107,17 +105,15 @@ class Negotiated:
         )
         if not lifetime and self.version is ProtocolVersion.TLSv1_3:
             return None
-        expires: float = begun + min(lifetime or _LIFETIME_UNSPECIFIED, MAX_TICKET_LIFETIME)
-        if (leaf := self.peer_certificate) is not None:
-            expires = min(expires, leaf.not_valid_after_utc.timestamp())
+        expires: float = begun + min(
+            lifetime or _LIFETIME_UNSPECIFIED, messages.MAX_TICKET_LIFETIME
+        )
+        try:
+            if (leaf := self.peer_certificate) is not None:
+                expires = min(expires, leaf.not_valid_after_utc.timestamp())
+        except (PeerMisbehaved, ValueError):
+            return None
         return Resumable(session, expires, self.resumed)
-
-    def wipe(self) -> None:
-        """Overwrite every secret held here."""
-        self.tx.wipe()
-        self.rx.wipe()
-        for secret in (self.tx_secret, self.rx_secret):
-            secret[:] = bytes(len(secret))
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,22 +143,3 @@ def _elements(der: bytes) -> dict[int, bytes]:
         found[der[0]] = der[start : start + length]
         der = der[start + length :]
     return found
-
-
-class Keys(NamedTuple):
-    """Both directions' keys, as `Negotiated` holds them."""
-
-    tx: TrafficKeys
-    rx: TrafficKeys
-    tx_secret: bytearray
-    rx_secret: bytearray
-
-    def __repr__(self) -> str:
-        """Show everything except the secrets."""
-        return f"Keys({self.tx!r}, {self.rx!r})"
-
-
-def no_keys(suite: CipherSuite) -> Keys:
-    """Return placeholders for unwanted keys: zeros, as after `Negotiated.wipe`."""
-    none = (bytearray(suite.aead.key_length), bytearray(IV_LENGTH), 0)
-    return Keys(TrafficKeys(suite, *none), TrafficKeys(suite, *none), bytearray(), bytearray())

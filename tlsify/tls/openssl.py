@@ -14,6 +14,7 @@ _lib, _ffi = _util.lib, _util.ffi
 # pyOpenSSL's weak references to its connections, by OpenSSL's own; to call one is all it takes.
 _connections = getattr(getattr(SSL.Connection, "_reverse_mapping", None), "data", None)
 _TELLING = SSL.SSL_CB_ALERT | SSL.SSL_CB_EXIT
+_MASTER_SECRET = 48  # bytes, RFC 5246 8.1
 _NO_START_LINE = 108  # PEM_R_NO_START_LINE, openssl/pemerr.h
 _ROOM = 2**14  # several times what one side says at a time in a handshake
 # Memory that no call has at the moment: others run while OpenSSL copies.
@@ -129,6 +130,18 @@ def _tell_key_log(connection: SSL.Connection, line: bytes) -> None:
     connection.get_app_data().on_key_log(line)
 
 
+def master_key(connection: SSL.Connection) -> bytearray:
+    """Return the master secret of a TLS 1.2 connection, or nothing: the one copy of it."""
+    if not hasattr(_lib, "SSL_SESSION_get_master_key") or not hasattr(_lib, "SSL_get_session"):
+        return bytearray(connection.master_key() or b"")
+    secret = bytearray(_MASTER_SECRET)
+    session = _lib.SSL_get_session(connection._ssl)
+    room = _ffi.from_buffer(secret)
+    size = 0 if session == _ffi.NULL else _lib.SSL_SESSION_get_master_key(session, room, len(room))
+    _ffi.release(room)
+    return secret if size == len(secret) else bytearray()
+
+
 def session_reused(connection: SSL.Connection) -> bool:
     """Return whether the handshake resumed a session; False if that cannot be known."""
     if not hasattr(_lib, "SSL_session_reused"):
@@ -235,7 +248,7 @@ def move(connection: SSL.Connection, context: SSL.Context, tickets: bytes) -> No
 
     Args:
         connection: that has not shaken hands.
-        context: whose certificates it is to show.
+        context: has the certificates that it is to show.
         tickets: 1 to 32 bytes for which tickets are made, and without which they are not taken.
 
     Source: SSL_set_SSL_CTX in ssl/ssl_lib.c.

@@ -24,7 +24,7 @@ class _Cipher(Protocol):
 
 
 def _cipher(keys: TrafficKeys) -> _Cipher:
-    key = bytes(keys.key)
+    key = keys.key
     match keys.suite.aead:
         case Aead.AES_GCM_128 | Aead.AES_GCM_256:
             return AESGCM(key)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import functools
 import itertools
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.hmac import HMAC
 
-from tlsify.keys import IV_LENGTH, TrafficKeys
+from tlsify.keys import IV_LENGTH, TrafficKeys, wipe
 
 if TYPE_CHECKING:
     from tlsify.codepoints import CipherSuite
+
+# Of a caller that can wipe it, or of a library.
+_Octets: TypeAlias = "bytes | bytearray"
 
 _SALT_LENGTH = 4
 EXPLICIT_NONCE_LENGTH = 8
@@ -20,18 +23,22 @@ EXPLICIT_NONCE_LENGTH = 8
 _HASHES: dict[str, hashes.HashAlgorithm] = {"sha256": hashes.SHA256(), "sha384": hashes.SHA384()}
 
 
-def _keyed(secret: bytes, hash_name: str) -> HMAC:
+def _keyed(secret: _Octets, hash_name: str) -> HMAC:
     """Return an HMAC to be copied for each message, which costs half of making one."""
     return HMAC(secret, _HASHES[hash_name])
 
 
-def _mac(keyed: HMAC, message: bytes) -> bytes:
+def _mac(keyed: HMAC, message: bytes | bytearray, length: int) -> bytearray:
+    """Return the beginning of a MAC, and leave no other copy of it."""
     one = keyed.copy()
     one.update(message)
-    return one.finalize()
+    whole = one.finalize()
+    wanted = bytearray(memoryview(whole)[:length])
+    wipe(whole)
+    return wanted
 
 
-def expand_label(secret: bytes, label: bytes, length: int, hash_name: str) -> bytes:
+def expand_label(secret: _Octets, label: bytes, length: int, hash_name: str) -> bytearray:
     """HKDF-Expand-Label with an empty context (RFC 8446 7.1).
 
     One block of HKDF-Expand (RFC 5869 2.3) is as much as anything here is long.
@@ -42,7 +49,7 @@ def expand_label(secret: bytes, label: bytes, length: int, hash_name: str) -> by
         length: bytes wanted, no more than the hash's output has.
         hash_name: "sha256" or "sha384".
     """
-    return _mac(_keyed(secret, hash_name), _info(label, length))[:length]
+    return _mac(_keyed(secret, hash_name), _info(label, length), length)
 
 
 @functools.cache
@@ -51,36 +58,37 @@ def _info(label: bytes, length: int) -> bytes:
     return length.to_bytes(2, "big") + bytes([len(full)]) + full + b"\0" + b"\1"
 
 
-def traffic_keys(suite: CipherSuite, secret: bytes, seq: int = 0) -> TrafficKeys:
+def traffic_keys(suite: CipherSuite, secret: _Octets, seq: int = 0) -> TrafficKeys:
     """Derive the write key and iv of a TLS 1.3 traffic secret (RFC 8446 7.3)."""
     keyed, key_length = _keyed(secret, suite.hash_name), suite.aead.key_length
-    key = _mac(keyed, _info(b"key", key_length))[:key_length]
-    iv = _mac(keyed, _info(b"iv", IV_LENGTH))[:IV_LENGTH]
-    return TrafficKeys(suite, bytearray(key), bytearray(iv), seq)
+    key = _mac(keyed, _info(b"key", key_length), key_length)
+    return TrafficKeys(suite, key, _mac(keyed, _info(b"iv", IV_LENGTH), IV_LENGTH), seq)
 
 
-def next_secret(suite: CipherSuite, secret: bytes) -> bytes:
+def next_secret(suite: CipherSuite, secret: _Octets) -> bytearray:
     """Derive application_traffic_secret_N+1 from secret_N (RFC 8446 7.2)."""
     return expand_label(secret, b"traffic upd", len(secret), suite.hash_name)
 
 
-def prf(secret: bytes, label: bytes, seed: bytes, length: int, hash_name: str) -> bytes:
+def prf(secret: _Octets, label: bytes, seed: bytes, length: int, hash_name: str) -> bytearray:
     """Compute the TLS 1.2 pseudorandom function (RFC 5246 5)."""
-    seed, keyed = label + seed, _keyed(secret, hash_name)
-    output, a = b"", seed
-    while len(output) < length:
-        a = _mac(keyed, a)
-        output += _mac(keyed, a + seed)
-    return output[:length]
+    seed, keyed, size = label + seed, _keyed(secret, hash_name), _HASHES[hash_name].digest_size
+    output, a = bytearray(length), bytearray(seed)
+    for start in range(0, length, size):
+        a = _mac(keyed, a, size)
+        block = _mac(keyed, a + seed, min(size, length - start))
+        output[start : start + size] = block
+        wipe(block)
+    return output
 
 
 class KeyBlock(NamedTuple):
     """Both directions of a TLS 1.2 AEAD connection: write keys and fixed IVs (RFC 5246 6.3)."""
 
-    client_key: bytes
-    server_key: bytes
-    client_iv: bytes
-    server_iv: bytes
+    client_key: bytearray
+    server_key: bytearray
+    client_iv: bytearray
+    server_iv: bytearray
 
     def __repr__(self) -> str:
         """Show nothing: all of it is secret."""
@@ -88,7 +96,10 @@ class KeyBlock(NamedTuple):
 
 
 def key_block(
-    suite: CipherSuite, master_secret: bytes, client_random: bytes, server_random: bytes
+    suite: CipherSuite,
+    master_secret: _Octets,
+    client_random: bytes,
+    server_random: bytes,
 ) -> KeyBlock:
     """Expand the master secret; AEAD suites have no MAC keys.
 
@@ -111,11 +122,13 @@ def key_block(
         suite.hash_name,
     )
     cuts = [0, key_length, 2 * key_length, 2 * key_length + iv_length, len(block)]
-    return KeyBlock(*(block[a:b] for a, b in itertools.pairwise(cuts)))
+    halves = KeyBlock(*(block[a:b] for a, b in itertools.pairwise(cuts)))
+    wipe(block)
+    return halves
 
 
 def tls12_keys(
-    suite: CipherSuite, key: bytes, fixed_iv: bytes, last_record: bytes, *, seq: int = 1
+    suite: CipherSuite, key: _Octets, fixed_iv: _Octets, last_record: bytes, *, seq: int = 1
 ) -> TrafficKeys:
     """Keys of one TLS 1.2 direction, right after that direction's Finished.
 
@@ -129,8 +142,8 @@ def tls12_keys(
         last_record: the Finished record as it went over the wire, header included.
         seq: number of the next record; 1 unless the peer spread its Finished over several.
     """
-    iv = fixed_iv
+    iv = bytearray(fixed_iv)
     if suite.aead.has_explicit_nonce:
         used = int.from_bytes(last_record[5 : 5 + EXPLICIT_NONCE_LENGTH], "big")
-        iv = fixed_iv + ((used + 1) % 2**64).to_bytes(EXPLICIT_NONCE_LENGTH, "big")
-    return TrafficKeys(suite, bytearray(key), bytearray(iv), seq)
+        iv += ((used + 1) % 2**64).to_bytes(EXPLICIT_NONCE_LENGTH, "big")
+    return TrafficKeys(suite, bytearray(key), iv, seq)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import struct
 from typing import TYPE_CHECKING
 
@@ -36,16 +37,14 @@ def export_secrets(negotiated: Negotiated, session: Session) -> bytearray:
         | _UPDATE_DUE * session.update_due
         | _RESUMED * negotiated.resumed
     )
-    state = bytearray(
-        _FIXED.pack(
-            _MAGIC,
-            session.suite.value.number,
-            flags,
-            max(int(session.ration.left), 0),
-            negotiated.max_fragment_length or 0,
-        )
+    fixed = _FIXED.pack(
+        _MAGIC,
+        session.suite.value.number,
+        flags,
+        max(int(session.ration.left), 0),
+        negotiated.max_fragment_length or 0,
     )
-    for part in (
+    parts = (
         negotiated.alpn or b"",
         (negotiated.server_name or "").encode(),
         negotiated.certificate or b"",
@@ -53,9 +52,10 @@ def export_secrets(negotiated: Negotiated, session: Session) -> bytearray:
         session.unfinished,
         session.tx_secret if session.can_rekey else b"",
         session.rx_secret if session.can_rekey else b"",
-    ):
-        state += _LENGTH.pack(len(part)) + part
-    return state
+    )
+    # Made in one piece, it leaves none behind.
+    pieces = itertools.chain.from_iterable((_LENGTH.pack(len(part)), part) for part in parts)
+    return bytearray().join((fixed, *pieces))
 
 
 def restore(state: bytes | bytearray, *, can_rekey: bool) -> tuple[Negotiated, Session]:
@@ -100,7 +100,7 @@ def _restore(state: bytes | bytearray, *, can_rekey: bool) -> tuple[Negotiated, 
         close_notify_sent=bool(flags & _CLOSE_NOTIFY_SENT),
         update_due=bool(flags & _UPDATE_DUE),
     )
-    negotiated = Negotiated.without_keys(
+    negotiated = Negotiated(
         suite,
         alpn=bytes(alpn) or None,
         server_name=name.decode() or None,

@@ -14,7 +14,7 @@ from tlsify.codepoints import (
     ProtocolVersion,
 )
 from tlsify.errors import HandshakeError, KeyUpdateRefused, PeerMisbehaved, TlsifyError
-from tlsify.keys import Direction, TrafficKeys
+from tlsify.keys import Direction, TrafficKeys, wipe
 from tlsify.tls.client_hello import MAX_LENGTH
 from tlsify.tls.explain import peer_alert
 from tlsify.tls.messages import (
@@ -104,7 +104,7 @@ class KeyGeneration:
     def wipe(self) -> None:
         """Overwrite both."""
         self.keys.wipe()
-        self.secret[:] = bytes(len(self.secret))
+        wipe(self.secret)
 
 
 @dataclass(slots=True, eq=False)
@@ -151,8 +151,7 @@ class Session:
 
     def wipe(self) -> None:
         """Overwrite the secrets: no key follows the current ones."""
-        for secret in (self.tx_secret, self.rx_secret):
-            secret[:] = bytes(len(secret))
+        wipe(self.tx_secret, self.rx_secret)
         self.can_rekey = False
 
     def next_generation(self, direction: Direction) -> KeyGeneration:
@@ -160,8 +159,8 @@ class Session:
         from tlsify.tls.schedule import next_secret, traffic_keys  # noqa: PLC0415 - slow, and rare
 
         secret = self.tx_secret if direction is Direction.TX else self.rx_secret
-        following = bytearray(next_secret(self.suite, bytes(secret)))
-        return KeyGeneration(following, traffic_keys(self.suite, bytes(following)))
+        following = next_secret(self.suite, secret)
+        return KeyGeneration(following, traffic_keys(self.suite, following))
 
     def enter(self, direction: Direction, generation: KeyGeneration) -> None:
         """Move a direction on to its next generation.

@@ -76,7 +76,9 @@ class TicketReader:
         outcome = _outcome(engine)
         if outcome.version is not ProtocolVersion.TLSv1_3 or not engine.is_client:
             raise TlsifyError("only a TLS 1.3 client has tickets to wait for")
-        rx = outcome.rx
+        if engine.keys is None:
+            raise TlsifyError("tickets cannot be read without keys")
+        rx = engine.keys.rx
         self._keys = TrafficKeys(rx.suite, bytearray(rx.key), bytearray(rx.iv), rx.seq)
         self._seq = rx.seq
         connection = engine.take_connection()

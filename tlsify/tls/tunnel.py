@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 from OpenSSL import SSL
 
 from tlsify.codepoints import AlertDescription
+from tlsify.tls import ticket_reader
 from tlsify.tls.explain import library_failure, peer_alert
 from tlsify.tls.openssl import drain
 from tlsify.tls.ration import Ration, exceeded
 from tlsify.tls.record import MAX_CIPHERTEXT, NO_RECORD
 from tlsify.tls.room import records_waiting, write_whole
-from tlsify.tls.ticket_reader import SessionWatch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,7 +50,9 @@ class Tunnel:
         self._connection = engine.take_connection()
         self._connection.set_app_data(self)
         write_whole(self._connection)
-        self._sessions = SessionWatch(engine, self._connection) if engine.wants_sessions else None
+        self._sessions = (
+            ticket_reader.SessionWatch(engine, self._connection) if engine.wants_sessions else None
+        )
         self._alert_received: int | None = None
         self._close_notify_received = False
         self._alert_sent: AlertDescription | None = None

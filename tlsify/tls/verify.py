@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cryptography import x509
-
-from tlsify.codepoints import AlertDescription
 from tlsify.config import ClientConfig
-from tlsify.errors import IdentityError, PeerMisbehaved
+from tlsify.errors import IdentityError
 from tlsify.tls.certificates import der, key_hash
 from tlsify.tls.explain import untrusted_path, wrong_key, wrong_peer
+from tlsify.tls.identity import presented, presents
 from tlsify.tls.openssl import verify_error
 
 if TYPE_CHECKING:
@@ -73,19 +71,6 @@ class PeerVerifier:
         """
         return not self._verifies or (self._has_lists and error == _UNABLE_TO_GET_CRL and depth > 0)
 
-    def read(self) -> None:
-        """Parse the certificate that was judged; where names are wanted that was done already.
-
-        Raises:
-            PeerMisbehaved: it is malformed. Only where no names are wanted does OpenSSL get this
-                far with it, and then it is too late for it to send an alert.
-        """
-        if self.shown is not None and not self._identities:
-            try:
-                x509.load_der_x509_certificate(self.shown)
-            except (ValueError, x509.InvalidVersion) as exc:
-                raise PeerMisbehaved("the peer's certificate is malformed") from exc
-
     def judge(self, certificate: crypto.X509 | None) -> IdentityError | None:
         """Return the error in the names, or the key, of the peer's own certificate.
 
@@ -95,17 +80,8 @@ class PeerVerifier:
         self.shown = None if certificate is None else der(certificate)
         if certificate is None or self.shown is None:
             return IdentityError("the peer has no certificate") if self._required else None
-        if self._identities:
-            # Its import takes longer than a handshake does: not before the hello.
-            from tlsify.tls.identity import presented, presents  # noqa: PLC0415 - see above
-
-            try:
-                if not presents(self.shown, self._identities):
-                    names = presented(certificate.to_cryptography())
-                    return wrong_peer(names, self._identities)
-            except (ValueError, x509.InvalidVersion):
-                msg = "the peer's certificate is malformed"
-                return IdentityError(msg, alert=AlertDescription.bad_certificate)
+        if self._identities and not presents(self.shown, self._identities):
+            return wrong_peer(presented(self.shown), self._identities)
         if self._pins and (digest := key_hash(certificate)) not in self._pins:
             return wrong_key(digest)
         return None

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 from tlsify.credentials.anchors import ANCHOR_SUFFIXES
 from tlsify.credentials.pem import malformed, no_anchors, read_file, read_pem, unreadable
 from tlsify.errors import ConfigError
-from tlsify.system.modes import make_private, own_alone
+from tlsify.system.modes import is_own, make_private, own_alone
 from tlsify.system.process import has_foreign_rights
 
 if TYPE_CHECKING:
@@ -308,7 +308,7 @@ def _make_own(folder: Path, forbidden: int) -> None:
 def _check_own(folder: Path, state: os.stat_result, forbidden: int) -> None:
     if not stat.S_ISDIR(state.st_mode):
         raise NotADirectoryError(errno.ENOTDIR, "not a folder", str(folder))
-    if state.st_uid != os.geteuid() or state.st_mode & forbidden:
+    if not is_own(state, forbidden):
         raise PermissionError(errno.EACCES, "not a private folder", str(folder))
 
 

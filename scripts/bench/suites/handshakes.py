@@ -107,7 +107,7 @@ def _contender(plan: Plan, name: str, case: _Case) -> Contender:
 
 
 def _all_cores(plan: Plan) -> Experiment:
-    """Let everything share all cores, with as many workers."""
+    """Share all cores among everything, with as many workers."""
     case = _Case(client.Offer(), "ECDSA")
 
     def contender(name: str) -> Contender:

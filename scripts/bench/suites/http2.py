@@ -105,7 +105,7 @@ def _contender(plan: Plan, name: str, version: str, work: Work) -> Contender:
 
 
 def _fetch(words: list[str], version: str, size: int, times: int) -> float:
-    """Have curl fetch; return the seconds that it took.
+    """Fetch with curl; return the seconds that it took.
 
     Raises:
         RuntimeError: it did not, or not as it was told to.

@@ -84,7 +84,7 @@ def _contender(plan: Plan, name: str, size: int) -> Contender:
 
 
 def _load(port: int, size: int, count: int, tls: bool) -> float:
-    """Take all pieces; return the seconds."""
+    """Receive all pieces; return the seconds."""
     meter: Meter | Plain = Meter() if tls else Plain()
     source: SSL.Connection | socket.socket
     if tls:

@@ -31,8 +31,9 @@ def test_places(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
         log = logs.access_log(parse(*words), GlobalOptions(log_format=form))
         assert log is not None
         log.refused(("192.0.2.7", 1), "identity", "no", 0.1)
-    assert " refused client=192.0.2.7 port=1 seconds=0.100 end=identity error=no\n" in (
-        capfd.readouterr().out
+    assert (
+        " refused client=192.0.2.7 port=1 server_name=- seconds=0.100 end=identity error=no\n"
+        in (capfd.readouterr().out)
     )
     assert path.read_text().endswith('"end": "identity", "error": "no"}\n')
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from tlsify.serving.server import ServerPlan
 
-_ANY = "0.0.0.0"  # noqa: S104 - compared, not bound
+_ANY = "0.0.0.0"
 
 
 def _parser(listen: str | None = "127.0.0.1:0") -> argparse.ArgumentParser:

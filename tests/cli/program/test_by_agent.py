@@ -16,10 +16,10 @@ from tests.cli.harness import (
     LOOPBACK,
     PATIENCE,
     Server,
+    converse,
     end_raw,
     finish,
     over_tls,
-    read_all,
     read_line,
     refusal,
     run,
@@ -52,13 +52,13 @@ class Agent:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Take it down."""
+        """End it."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         finish(self.process)
 
     def die(self) -> None:
-        """Have it end without a word, all of its processes."""
+        """Kill all of its processes."""
         workers = psutil.Process(self.process.pid).children()
         self.process.kill()
         for worker in workers:
@@ -73,13 +73,6 @@ def agent(pki: Pki, tmp_path: Path) -> Iterator[Agent]:
         yield running
 
 
-def _converse(stream: ssl.SSLSocket) -> bytes:
-    stream.sendall(b"hello\n")
-    received = read_all(stream)
-    stream.unwrap()
-    return received
-
-
 def _connect(pki: Pki, agent: Path, port: int, *words: str) -> tuple[str | int | Path, ...]:
     given = ("--agent", agent, "--ca", pki.authority, LOOPBACK, port)
     return ("connect", *given, *words)
@@ -88,7 +81,7 @@ def _connect(pki: Pki, agent: Path, port: int, *words: str) -> tuple[str | int |
 @each_carrier
 def test_client(pki: Pki, agent: Agent, carrier: str) -> None:
     """The agent shakes hands, and the command goes on."""
-    server = Server(over_tls(pki.good.server_context(), _converse))
+    server = Server(over_tls(pki.good.server_context(), converse))
     outcome = run(carrier, "-v", *_connect(pki, agent.path, server.port), data=b"answer")
     assert (outcome.status, outcome.out) == (0, b"hello\n")
     assert "agent unavailable" not in outcome.err
@@ -98,7 +91,7 @@ def test_client(pki: Pki, agent: Agent, carrier: str) -> None:
 @each_carrier
 def test_program(pki: Pki, agent: Agent, carrier: str) -> None:
     """It cannot tell who has shaken hands, and has its keeper all the same."""
-    server = Server(over_tls(pki.good.server_context(), _converse))
+    server = Server(over_tls(pki.good.server_context(), converse))
     script = "read line <&6; echo $line $SSL_PROTOCOL; echo answer >&7"
     words = _connect(pki, agent.path, server.port, "--", "sh", "-c", script)
     assert run(carrier, *words).succeeded() == b"hello TLSv1.3\n"
@@ -129,7 +122,7 @@ def test_idle(pki: Pki, agent: Agent, carrier: str) -> None:
         stream.unwrap()
 
     server = Server(over_tls(pki.good.server_context(), answer))
-    process = start(carrier, *_connect(pki, agent.path, server.port, "--idle", "0.5"))
+    process = start(carrier, *_connect(pki, agent.path, server.port, "--idle", "2"))
     assert process.stdin is not None
     process.stdin.write(b"question")
     process.stdin.flush()
@@ -154,10 +147,12 @@ def test_same_errors(pki: Pki, agent: Agent, tmp_path: Path) -> None:
 
 def test_no_agent(pki: Pki, tmp_path: Path) -> None:
     """It is done without, and said."""
-    server = Server(over_tls(pki.good.server_context(), _converse))
+    server = Server(over_tls(pki.good.server_context(), converse))
     outcome = run(*_connect(pki, tmp_path / "nobody", server.port))
     assert (outcome.status, outcome.out) == (0, b"hello\n")
-    assert outcome.err.startswith("tlsify: agent unavailable, doing the handshake locally: ")
+    assert outcome.err.startswith(
+        "tlsify: warning: agent unavailable, doing the handshake locally: "
+    )
     server.result()
 
 
@@ -177,7 +172,7 @@ def test_agent_that_dies(pki: Pki, agent: Agent) -> None:
             listener.settimeout(PATIENCE)
             second, _ = listener.accept()
     with context.wrap_socket(second, server_side=True) as stream:
-        assert _converse(stream) == b"answer"
+        assert converse(stream) == b"answer"
     outcome = finish(process)
     assert (outcome.status, outcome.out) == (0, b"hello\n")
     assert "agent unavailable" in outcome.err

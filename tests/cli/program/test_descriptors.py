@@ -87,7 +87,7 @@ def test_unusable(make: object, why: str) -> None:
     with pytest.raises(ConfigError) as raised:
         take_socket(number)
     assert str(raised.value) == f"cannot use descriptor {number}: {why}"
-    assert descriptors() == before
+    assert descriptors() <= before
     os.close(number)
 
 

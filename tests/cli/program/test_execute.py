@@ -22,6 +22,7 @@ from tests.cli.harness import (
     LOOPBACK,
     PATIENCE,
     Server,
+    converse,
     end_raw,
     finish,
     over_tls,
@@ -29,6 +30,7 @@ from tests.cli.harness import (
     read_line,
     refusal,
     run,
+    stalling,
     start,
 )
 from tests.doubles import Endpoint, RawPeer, recv_exactly, until
@@ -65,17 +67,9 @@ def _sh(script: str) -> tuple[str, ...]:
     return ("sh", "-c", script)
 
 
-def _converse(stream: ssl.SSLSocket) -> bytes:
-    """Greet, take what comes up to the end, and close."""
-    stream.sendall(b"hello\n")
-    received = read_all(stream)
-    stream.unwrap()
-    return received
-
-
 @pytest.fixture
 def orphans() -> Iterator[None]:
-    """Have keepers become children of ours once their programs have ended."""
+    """Adopt keepers once their programs have ended."""
     library = ctypes.CDLL(None)
     library.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     yield
@@ -83,7 +77,7 @@ def orphans() -> Iterator[None]:
 
 
 def _keeper(process: subprocess.Popen[bytes]) -> int:
-    """Tell the pid of a program's keeper."""
+    """Return the pid of a program's keeper."""
     pid = process.pid
     (child,) = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     return int(child)
@@ -99,7 +93,7 @@ def _status(pid: int) -> int:
 @each_carrier
 def test_program_has_our_pid_and_our_status(pki: Pki, carrier: str) -> None:
     """Whoever waits for the command waits for the program."""
-    server = Server(over_tls(pki.good.server_context(), _converse))
+    server = Server(over_tls(pki.good.server_context(), converse))
     script = "read line <&6; echo $line $$; echo answer $line >&7; exit 7"
     process = start(carrier, *_connect(pki, server.port, *_sh(script)))
     outcome = finish(process)
@@ -110,7 +104,7 @@ def test_program_has_our_pid_and_our_status(pki: Pki, carrier: str) -> None:
 
 def test_program_that_is_killed(pki: Pki) -> None:
     """Its end by a signal is the command's; the connection ends in good order all the same."""
-    server = Server(over_tls(pki.good.server_context(), _converse))
+    server = Server(over_tls(pki.good.server_context(), converse))
     outcome = run(*_connect(pki, server.port, *_sh("echo x >&7; kill -TERM $$")))
     assert (outcome.status, outcome.err) == (-signal.SIGTERM, "")
     assert server.result() == b"x\n"
@@ -118,7 +112,7 @@ def test_program_that_is_killed(pki: Pki) -> None:
 
 def test_signals_are_as_programs_expect_them(pki: Pki) -> None:
     """What Python ignores or catches for itself is back at its default."""
-    server = Server(over_tls(pki.good.server_context(), _converse))
+    server = Server(over_tls(pki.good.server_context(), converse))
     outcome = run(*_connect(pki, server.port, "cat", "/proc/self/status"))
     found = dict(line.split(b":\t", 1) for line in outcome.succeeded().splitlines())
     assert {int(found[name], 16) for name in (b"SigBlk", b"SigIgn", b"SigCgt")} == {0}
@@ -126,7 +120,7 @@ def test_signals_are_as_programs_expect_them(pki: Pki) -> None:
 
 def test_interrupt_from_the_terminal(pki: Pki) -> None:
     """It ends the program; the keeper goes on for as long as it takes to part."""
-    server = Server(over_tls(pki.good.server_context(), _converse))
+    server = Server(over_tls(pki.good.server_context(), converse))
     words = _connect(pki, server.port, *_sh("echo x >&7; exec cat <&6"))
     process = start(*words, start_new_session=True)
     assert read_line(process.stdout) == "hello\n"
@@ -140,12 +134,7 @@ def test_interrupt_in_the_handshake(pki: Pki) -> None:
     """It ends everything at once, in silence."""
     started = threading.Event()
 
-    def stall(sock: socket.socket) -> None:
-        sock.recv(5)
-        started.set()
-        read_all(sock)
-
-    server = Server(stall)
+    server = Server(stalling(started))
     process = start(*_connect(pki, server.port, "true"), start_new_session=True)
     assert started.wait(PATIENCE)
     os.killpg(process.pid, signal.SIGINT)
@@ -205,14 +194,14 @@ def test_script_without_interpreter(pki: Pki, tmp_path: Path) -> None:
     script = tmp_path / "script"
     script.write_text("#!/nonexistent\n")
     script.chmod(0o755)
-    server = Server(over_tls(pki.good.server_context(), _converse))
+    server = Server(over_tls(pki.good.server_context(), converse))
     run(*_connect(pki, server.port, str(script))).failed(126, "No such file", "interpreter")
     assert server.result() == b""
 
 
 def test_words_of_the_program_are_its_own(pki: Pki) -> None:
     """Options of ours may stand behind HOST and PORT; behind "--" nothing is ours."""
-    server = Server(over_tls(pki.good.server_context(), _converse))
+    server = Server(over_tls(pki.good.server_context(), converse))
     words = ["connect", LOOPBACK, str(server.port), "--ca", str(pki.authority), "--"]
     program = ["printf", "<%s>", "--ktls", "--", "-v", "--", "--ca"]
     assert run(*words, *program).succeeded() == b"<--ktls><--><-v><--><--ca>"
@@ -248,10 +237,10 @@ def test_peer_that_is_not_accepted(pki: Pki, tmp_path: Path) -> None:
 
 def test_handshake_that_fails(pki: Pki, tmp_path: Path) -> None:
     """No TLS at all: 97; cut short: 99; too slow: 106; nobody there: 102."""
-    for sent, status, end in (
-        (b"HTTP/1.0 400 \r\n\r\n", 97, False),
-        (b"\x16\x03\x03", 99, True),
-        (b"", 106, False),
+    for sent, status, end, words in (
+        (b"HTTP/1.0 400 \r\n\r\n", 97, False, ()),
+        (b"\x16\x03\x03", 99, True, ()),
+        (b"", 106, False, ("--timeout", "0.2")),
     ):
 
         def misbehave(sock: socket.socket, sent: bytes = sent, *, end: bool = end) -> None:
@@ -261,7 +250,7 @@ def test_handshake_that_fails(pki: Pki, tmp_path: Path) -> None:
             read_all(sock)
 
         server = Server(misbehave)
-        _check_never_started(pki, tmp_path, server.port, status, "--timeout", "2")
+        _check_never_started(pki, tmp_path, server.port, status, *words)
         server.result()
     with socket.create_server((LOOPBACK, 0)) as listener:
         port = listener.getsockname()[1]
@@ -290,7 +279,7 @@ print([n for n in numbers if os.path.exists(f"/proc/self/fd/{n}")], dict(os.envi
 @pytest.mark.parametrize("aware", [False, True], ids=["kept", "aware"])
 def test_descriptors_and_environment(pki: Pki, carrier: str, *, aware: bool) -> None:
     """The three streams, the connection, and where there is a session its state: nothing else."""
-    server = Server(over_tls(pki.good.server_context(), _converse))
+    server = Server(over_tls(pki.good.server_context(), converse))
     given = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
     given["LC_ALL"] = "C"  # or Python sets LC_CTYPE (PEP 538)
     words = _connect(pki, server.port, *PYTHON, _LOOK, aware=aware)
@@ -426,7 +415,7 @@ def test_download(pki: Pki, carrier: str) -> None:
 def test_upload(pki: Pki, carrier: str, tmp_path: Path) -> None:
     """Megabytes to the peer, by a program that ends as soon as it has written them."""
     (tmp_path / "file").write_bytes(_NOISE)
-    server = Server(over_tls(pki.good.server_context(), _converse))
+    server = Server(over_tls(pki.good.server_context(), converse))
     outcome = run(carrier, *_connect(pki, server.port, *_sh(f"exec cat {tmp_path}/file >&7")))
     assert outcome.succeeded() == b""
     assert hashlib.sha256(server.result()).digest() == hashlib.sha256(_NOISE).digest()
@@ -564,7 +553,7 @@ def test_signal_to_the_whole_group(pki: Pki, carrier: str, number: int) -> None:
 def test_keeper_ends_with_its_program(pki: Pki, carrier: str, orphans: None) -> None:
     """A signal for the keeper alone does not end it before."""
     del orphans
-    server = Server(over_tls(pki.good.server_context(), _converse))
+    server = Server(over_tls(pki.good.server_context(), converse))
     process = start(
         carrier,
         *_connect(pki, server.port, *_sh("read line <&6; echo ready; read x; echo last >&7")),

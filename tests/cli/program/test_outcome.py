@@ -20,6 +20,7 @@ from tests.cli.harness import (
     LOOPBACK,
     PATIENCE,
     Server,
+    converse,
     finish,
     over_tls,
     pause,
@@ -42,13 +43,6 @@ if TYPE_CHECKING:
 
 _PEER = struct.Struct("iII")  # struct ucred
 _MPTCP = 262  # socket.IPPROTO_MPTCP, unless Python was built without it
-
-
-def _converse(stream: ssl.SSLSocket) -> bytes:
-    stream.sendall(b"hello\n")
-    received = read_all(stream)
-    stream.unwrap()
-    return received
 
 
 def _start_sending(
@@ -76,7 +70,7 @@ def _receive(channel: socket.socket) -> tuple[bytes, list[int]]:
 
 def test_sent_descriptor(pki: Pki) -> None:
     """One byte and one descriptor, and the command is over while the connection goes on."""
-    server = Server(over_tls(pki.good.server_context(), _converse))
+    server = Server(over_tls(pki.good.server_context(), converse))
     process, channel = _start_sending(pki, server.port)
     data, (number,) = _receive(channel)
     assert data == b"\0"
@@ -92,7 +86,7 @@ def test_sent_descriptor(pki: Pki) -> None:
 
 def test_signals_to_the_relay(pki: Pki) -> None:
     """They are for whoever has the descriptor, and his last words arrive."""
-    server = Server(over_tls(pki.good.server_context(), _converse))
+    server = Server(over_tls(pki.good.server_context(), converse))
     process, channel = _start_sending(pki, server.port)
     _, (number,) = _receive(channel)
     assert finish(process).succeeded() == b""
@@ -109,7 +103,7 @@ def test_signals_to_the_relay(pki: Pki) -> None:
 @pytest.mark.ktls
 def test_sent_descriptor_of_the_connection(pki: Pki) -> None:
     """Who is aware gets the connection itself, and the session through a pipe."""
-    server = Server(over_tls(pki.good.server_context(), _converse))
+    server = Server(over_tls(pki.good.server_context(), converse))
     ours, theirs = socket.socketpair()
     reader, writer = os.pipe()
     words = ("connect", "--aware", "--send-fd", theirs.fileno(), "--session-fd", writer)
@@ -169,7 +163,7 @@ def _connected(server: Server) -> socket.socket:
 @pytest.mark.parametrize("carrier", CARRIERS)
 def test_socket_of_the_callers(pki: Pki, carrier: str) -> None:
     """With --fd nothing is dialled: the socket is the caller's, and stdin goes there."""
-    server = Server(over_tls(pki.good.server_context(), _converse))
+    server = Server(over_tls(pki.good.server_context(), converse))
     with _connected(server) as sock:
         number = sock.fileno()
         words = ("connect", "--fd", number, "--servername", "localhost", "--ca", pki.authority)
@@ -183,7 +177,7 @@ def test_caller_goes_on_with_its_own_descriptor(pki: Pki) -> None:
     """The inherited socket is keyed in place, and nothing of tlsify is left."""
     context = pki.good.server_context()
     context.num_tickets = 0  # they would come first
-    server = Server(over_tls(context, _converse))
+    server = Server(over_tls(context, converse))
     with _connected(server) as sock:
         number = sock.fileno()
         words = ("connect", "--fd", number, "--aware", "--servername", "localhost")
@@ -277,7 +271,7 @@ def test_one_descriptor_of_the_kernels() -> None:
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM, signal.SIGINT])
 def test_ended_by_a_signal(pki: Pki, carrier: str, number: int) -> None:
     """The peer gets its close_notify all the same: ssh, for one, ends its ProxyCommand so."""
-    server = Server(over_tls(pki.good.server_context(), _converse))
+    server = Server(over_tls(pki.good.server_context(), converse))
     words = ("connect", "--ca", pki.authority, LOOPBACK, server.port)
     process = start(carrier, *words)
     assert read_line(process.stdout) == "hello\n"
@@ -291,7 +285,7 @@ def test_ended_by_a_signal(pki: Pki, carrier: str, number: int) -> None:
 def test_signals_that_the_caller_ignores(pki: Pki, carrier: str) -> None:
     """They stay ignored, as nohup and a shell's background jobs want it."""
     ignored = (signal.SIGHUP, signal.SIGINT)
-    server = Server(over_tls(pki.good.server_context(), _converse))
+    server = Server(over_tls(pki.good.server_context(), converse))
     words = ("connect", "--ca", pki.authority, LOOPBACK, server.port)
     process = start(carrier, *words, preexec_fn=lambda: ignore(ignored))
     assert read_line(process.stdout) == "hello\n"
@@ -306,7 +300,7 @@ def test_signals_that_the_caller_ignores(pki: Pki, carrier: str) -> None:
 @pytest.mark.parametrize("carrier", CARRIERS)
 def test_ended_by_several_signals(pki: Pki, carrier: str) -> None:
     """As timeout(1) and systemd send them: one does not disturb what another has begun."""
-    server = Server(over_tls(pki.good.server_context(), _converse))
+    server = Server(over_tls(pki.good.server_context(), converse))
     words = ("connect", "--ca", pki.authority, LOOPBACK, server.port)
     process = start(carrier, *words)
     assert read_line(process.stdout) == "hello\n"
@@ -351,7 +345,7 @@ def test_idle(pki: Pki, carrier: str, closing: str) -> None:
         stream.unwrap()
 
     server = Server(over_tls(pki.good.server_context(), answer))
-    words = ("connect", "--idle", "0.5", "--close", closing, "--ca", pki.authority)
+    words = ("connect", "--idle", "2", "--close", closing, "--ca", pki.authority)
     process = start(carrier, *words, LOOPBACK, server.port)
     assert process.stdin is not None
     process.stdin.write(b"question")
@@ -359,7 +353,7 @@ def test_idle(pki: Pki, carrier: str, closing: str) -> None:
     assert process.wait(PATIENCE) == ExitCode.DEADLINE  # with stdin open
     outcome = finish(process)
     assert outcome.out == b"answer"
-    assert "error: nothing has come or gone for 0.5 seconds\n" in outcome.err
+    assert "error: nothing has come or gone for 2 seconds\n" in outcome.err
     server.result()
 
 
@@ -416,4 +410,4 @@ def test_socket_of_multipath_tcp(pki: Pki) -> None:
 def _serve_one(pki: Pki, sock: socket.socket) -> None:
     context = pki.good.server_context()
     with suppress(OSError), context.wrap_socket(sock, server_side=True) as stream:
-        _converse(stream)
+        converse(stream)

@@ -41,7 +41,7 @@ def _fork(work: Callable[[], object]) -> int:
     try:
         work()
         status = 0
-    except BaseException:  # noqa: BLE001 - it must not go on as this test
+    except BaseException:  # it must not go on as this test
         traceback.print_exc()
     finally:
         os._exit(status)

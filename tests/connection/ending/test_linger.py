@@ -246,7 +246,7 @@ class _Nobody:
         raise BlockingIOError
 
     def wipe(self) -> None:
-        """Have no secret."""
+        """Return no secret."""
 
 
 def _owing(

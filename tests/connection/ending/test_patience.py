@@ -39,7 +39,7 @@ class _Window(NamedTuple):
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
-    """Have time go by; return what has it go."""
+    """Stop the clock; return a function that moves it."""
     return own_clock(monkeypatch, patience)
 
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import HOST
-from tests.doubles import Endpoint, give_up
+from tests.doubles import Endpoint, give_up, keys_of
 from tlsify.codepoints import AlertDescription, ContentType, ProtocolVersion
 from tlsify.config import ClientConfig, ServerConfig
 from tlsify.connection.setup import handshake
@@ -60,7 +60,7 @@ class Wire:
     position: int = 0
 
     def put(self, data: bytes) -> None:
-        """Take what was sent."""
+        """Return what was sent."""
         start = len(self.carried)
         self.carried += data
         if self.flip is not None and start <= self.flip // 8 < len(self.carried):
@@ -93,7 +93,7 @@ class Side:
         return self.error is not None or self.engine.result() is not None
 
     def receive(self, *, at_end: bool = False) -> bool:
-        """Take what has come, or the end of the stream; False if there was nothing."""
+        """Receive what has come, or the end of the stream; return False if there was nothing."""
         if self.over:
             return False
         data = b"" if at_end else self.incoming.take(self.engine.need())
@@ -110,7 +110,7 @@ class Side:
 def converse(
     client: ClientConfig, to_server: Wire, to_client: Wire, server: ServerConfig = SERVER
 ) -> tuple[Side, Side]:
-    """Let two conversations run until both are over."""
+    """Run two conversations until both are over."""
     ours = Side(Engine(client), to_client, to_server)
     theirs = Side(Engine(server), to_server, to_client)
     while not (ours.over and theirs.over):
@@ -130,9 +130,7 @@ def test_stream_in_pieces(version: ProtocolVersion, pieces: tuple[int, int]) -> 
     """However small the pieces that arrive, the outcome is the same and nothing is over-read."""
     wires = Wire(piece=pieces[0]), Wire(piece=pieces[1])
     ours, theirs = converse(client_for(version), *wires)
-    client, server = ours.engine.result(), theirs.engine.result()
-    assert client is not None
-    assert server is not None
+    client, server = keys_of(ours.engine), keys_of(theirs.engine)
     assert (client.tx.key, client.tx.seq) == (server.rx.key, server.rx.seq)
     for wire in wires:
         assert wire.position == len(wire.carried)
@@ -290,13 +288,11 @@ def test_both_sides(tcp_pair: SocketPair) -> None:
     other = Endpoint(lambda: run(theirs, server, 10))
     run(ours, client, 10)
     other.result()
-    result, peer = client.result(), server.result()
-    assert result is not None
-    assert peer is not None
+    keys, peer = keys_of(client), keys_of(server)
     assert ours.gettimeout() is None
     assert theirs.gettimeout() == 60
     assert ours.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 0
-    ours.sendall(seal_record(result.tx, result.tx.seq, ContentType.application_data, b"x"))
+    ours.sendall(seal_record(keys.tx, keys.tx.seq, ContentType.application_data, b"x"))
     record = theirs.recv(2**14)
     assert open_record(peer.rx, peer.rx.seq, record) == (ContentType.application_data, b"x")
 
@@ -311,9 +307,8 @@ def test_data_sent_at_once_stays_in_the_socket(
     def serve() -> bytes:
         engine = Engine(SERVER)
         run(theirs, engine, 10)
-        result = engine.result()
-        assert result is not None
-        record = seal_record(result.tx, result.tx.seq, ContentType.application_data, b"early")
+        keys = keys_of(engine)
+        record = seal_record(keys.tx, keys.tx.seq, ContentType.application_data, b"early")
         theirs.sendall(record)
         return record
 
@@ -336,8 +331,9 @@ def test_nodelay_is_left_as_it_was(tcp_pair: SocketPair) -> None:
 def test_silent_peer(tcp_pair: SocketPair) -> None:
     """A peer that says nothing costs no more than the timeout."""
     ours, _ = tcp_pair
-    with pytest.raises(DeadlineExceeded, match=r"within 0\.05 seconds"):
+    with pytest.raises(DeadlineExceeded, match=r"within 0\.05 seconds") as raised:
         run(ours, Engine(CLIENT), 0.05)
+    assert raised.value.server_name == HOST
     assert ours.gettimeout() == 60
 
 

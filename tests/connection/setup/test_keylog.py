@@ -117,7 +117,7 @@ def test_disk_that_fills_up(
     client, server = lab.configs()
     ours, theirs = lab.tcp()
     other = Endpoint(lambda: accept(theirs, server, RELAY))
-    lab.keep(connect(ours, replace(client, key_log=tmp_path / "keys"), RELAY))
+    lab.keep(connect(ours, replace(client, key_log=str(tmp_path / "keys")), RELAY))
     lab.keep(other.result())
     assert "no secrets logged" in caplog.text
     assert "TRAFFIC" not in caplog.text

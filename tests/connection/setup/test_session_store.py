@@ -388,7 +388,7 @@ def test_file_left_behind(folder: Path, store: SessionStore) -> None:
 
 
 def _take_in_children(folder: Path, count: int) -> list[bool]:
-    """Have processes take at the same moment; gives which of them got a session."""
+    """Make processes take at the same moment; return which of them got a session."""
     reader, writer = os.pipe()
     children = []
     for _ in range(count):

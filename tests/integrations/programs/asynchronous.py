@@ -15,7 +15,7 @@ def told(scope: dict[str, Any]) -> dict[str, str]:
     tls = scope["extensions"]["tls"]
     name = tls["client_cert_name"] or ""
     names = [part.removeprefix("CN=") for part in name.split(",") if part.startswith("CN=")]
-    assert len(tls["client_cert_chain"]) == bool(name)
+    assert bool(tls["client_cert_chain"]) == bool(name)
     client = scope["client"]
     return {
         "peer": names[0] if names else "-",
@@ -28,9 +28,9 @@ def told(scope: dict[str, Any]) -> dict[str, str]:
 def loop(options: dict[str, str]) -> Callable[[], Any]:
     """Return the class of the loop that a task wants."""
     if options.get("loop") == "uvloop":
-        from tlsify.integrations.uvloop import EventLoop as UvloopEventLoop  # noqa: PLC0415 - of one way alone
+        from tlsify.integrations.uvloop import EventLoop as UvloopEventLoop
 
         return UvloopEventLoop
-    from tlsify.aio.loop import EventLoop  # noqa: PLC0415 - as above
+    from tlsify.aio.loop import EventLoop
 
     return EventLoop

@@ -16,7 +16,7 @@ bind = f"127.0.0.1:{_task.port}"
 certfile, keyfile, ca_certs = _task.cert, _task.key, _task.ca
 cert_reqs = 1
 workers = int(_task.options.get("workers", 1))
-threads = 8 if _task.options["worker"] == "ThreadWorker" else 1
+threads = int(_task.options.get("threads", 8)) if _task.options["worker"] == "ThreadWorker" else 1
 timeout = int(_task.options.get("timeout", 30))
 worker_class = f"tlsify.integrations.gunicorn.{_task.options['worker']}"
 control_socket_disable = True

@@ -55,7 +55,7 @@ def _followed(
     roles: tuple[str, ...] = CLIENT + SERVER,
     sample: bool = False,
 ) -> Scenario:
-    """Have the peer change its key; a kernel that cannot ends it with what came before."""
+    """Make the peer change its key; a kernel that cannot ends with what came before."""
     return Scenario(
         name,
         (_A, *steps, _B, *CLOSE),

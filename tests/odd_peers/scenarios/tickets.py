@@ -50,7 +50,7 @@ def _full_records(payload: bytes) -> tuple[Record, ...]:
 
 
 def _taken(name: str, *records: Record) -> Scenario:
-    """Have the client take all of it, and go on."""
+    """Make the client receive all of it, and go on."""
     return Scenario(name, (_A, *records, _B, *CLOSE), in_order(), TLS13, CLIENT)
 
 

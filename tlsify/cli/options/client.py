@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         group,
         "--ca",
         "trust anchors: a PEM file, a folder of .pem and .crt files, or ",
-        ", or else these",
+        ', or else "system"',
     )
     group.add_argument(
         "--pin",
@@ -73,7 +73,7 @@ def choose(
     """Return what name to send (SNI) unless it is an address, and which identities to accept.
 
     Raises:
-        ConfigError: nobody in particular is to be accepted, or there can be no such name.
+        ConfigError: no identity is given to verify, or there can be no such name.
     """
     name = arguments.servername or host
     identities = tuple(arguments.ref_id or ())
@@ -91,14 +91,14 @@ def configure(arguments: argparse.Namespace, host: str | None) -> ClientConfig:
 
     Args:
         arguments: parsed.
-        host: whom the user wants to reach, if that was said.
+        host: name or address that the user wants to reach, if given.
 
     Raises:
-        ConfigError: a file is unusable, or nobody in particular is to be accepted.
+        ConfigError: a file is unusable, or no identity is given to verify.
     """
     server_name, identities = choose(arguments, host)
     if arguments.no_verify and not arguments.pin:
-        _log.warning("warning: the peer is not verified")
+        _log.warning("the peer is not verified")
     config = ClientConfig(
         server_name=server_name,
         identities=identities,
@@ -116,7 +116,7 @@ def configure(arguments: argparse.Namespace, host: str | None) -> ClientConfig:
         key_log=shared.key_log(arguments),
     )
     if config.key_pair is not None:
-        from tlsify.tls.showable import check  # noqa: PLC0415 - most clients have none
+        from tlsify.tls.showable import check  # most clients have none
 
-        check(config)  # whether it is of any use must show before anybody is asked
+        check(config)  # an unusable certificate must show before a connection is made
     return config

@@ -58,7 +58,7 @@ def seconds(text: str) -> float:
 
 def path(text: str) -> Path:
     """Parse the name of a file or folder, for argparse."""
-    from pathlib import Path  # noqa: PLC0415 - most clients name none, and are spared its import
+    from pathlib import Path  # most clients name none, and are spared its import
 
     return Path(text)
 
@@ -134,13 +134,12 @@ def key_pair(arguments: argparse.Namespace) -> KeyPair | None:
     found = key_pair_files(arguments.cert, arguments.key, arguments.key_fd)
     if found is None:
         return None
-    from tlsify.credentials.key_files import Files  # noqa: PLC0415 - a parser; most clients have none
-    from tlsify.credentials.key_pair import KeyPair  # noqa: PLC0415 - as above
+    from tlsify.credentials import key_files, key_pair  # a parser; most clients have none
 
     chain, key = found
     if key is not None:
-        return Files(str(chain), chain, key).load()
-    return KeyPair.from_pem(read_file(chain, "certificate"), read_key(arguments.key_fd))
+        return key_files.Files(str(chain), chain, key).load()
+    return key_pair.KeyPair.from_pem(read_file(chain, "certificate"), read_key(arguments.key_fd))
 
 
 def key_pair_files(
@@ -199,7 +198,7 @@ def add_trust(group: argparse._ArgumentGroup, flag: str, purpose: str, otherwise
     group.add_argument(
         flag,
         metavar="FILE|DIR|system",
-        help=f'{purpose}"system" for those of this host; default: $CAFILE, $CADIR{otherwise}',
+        help=f'{purpose}"system" for this host\'s own; default: $CAFILE, $CADIR{otherwise}',
     )
 
 
@@ -208,7 +207,7 @@ def load_trust(named: str | None, *, at_once: bool = False) -> TrustAnchors:
 
     Args:
         named: a path, or "system", or nothing, which is the same.
-        at_once: read all of a folder, for who will not be allowed to later.
+        at_once: read all of a folder, for a process that may not be allowed to later.
 
     Raises:
         ConfigError: unreadable, or nothing usable in it.
@@ -247,7 +246,7 @@ def crls(arguments: argparse.Namespace) -> tuple[CertificateRevocationList, ...]
     """
     if arguments.crl is None:
         return ()
-    from tlsify.credentials.parse import load_crls  # noqa: PLC0415 - as for `key_pair`
+    from tlsify.credentials.parse import load_crls  # as for `key_pair`
 
     return load_crls(arguments.crl)
 
@@ -283,7 +282,7 @@ def add_alpn(group: argparse._ArgumentGroup) -> None:
         type=alpn_protocol,
         default=[],
         metavar="PROTOCOL",
-        help="application protocol; may be repeated, most wanted first",
+        help="application protocol; may be repeated, in order of preference",
     )
 
 
@@ -299,15 +298,17 @@ def add_choices(group: argparse._ArgumentGroup) -> None:
         "--ciphers",
         type=_ciphers,
         metavar="LIST",
-        help=f"most wanted first, of {', '.join(_AEADS)}; default: all but the last",
+        help=f"ciphers in order of preference, out of {', '.join(_AEADS)}; "
+        "default: all but the last",
     )
     group.add_argument(
         "--groups",
         type=_groups,
         default=(),
         metavar="LIST",
-        help="for the key exchange, most wanted first of "
-        f"{', '.join(group.name for group in NamedGroup)}; by default X25519MLKEM768",
+        help="groups for the key exchange in order of preference, out of "
+        f"{', '.join(group.name for group in NamedGroup)}; by default OpenSSL's own order, "
+        "X25519MLKEM768 first",
     )
 
 

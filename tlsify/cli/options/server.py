@@ -93,7 +93,7 @@ def add_isolation(group: argparse._ActionsContainer) -> None:
     group.add_argument(
         "--isolate-key",
         action="store_true",
-        help="have handshakes done by processes that alone read the private key, and touch no "
+        help="do handshakes in separate processes, which alone read the private key and touch no "
         "connection",
     )
 
@@ -110,7 +110,7 @@ def isolation(
     """
     if not arguments.isolate_key:
         return None
-    from tlsify.serving.configuration import Isolation  # noqa: PLC0415 - heavy, and rarely wanted
+    from tlsify.serving.configuration import Isolation  # heavy, and rarely wanted
 
     return Isolation(
         key_files=lambda: [files.key for files in _files(arguments, _log.debug)],
@@ -167,7 +167,7 @@ def _key_pairs(
     for files in _files(arguments, tell):
         found.append((str(files.chain), files.load()))
         if files.open_to_all:
-            tell("warning: %s: any user can read this private key", files.key)
+            tell("%s: any user can read this private key", files.key)
     if not found and otherwise is not None:
         return [otherwise()]
     if not found:
@@ -179,7 +179,7 @@ def _key_pairs(
         found = _with_response(found, path, tell)
     for name, pair in found:
         for complaint in amiss(pair):
-            tell("warning: %s: %s", name, complaint)
+            tell("%s: %s", name, complaint)
     return [pair for _, pair in found]
 
 
@@ -228,7 +228,7 @@ def _with_response(
     der = ocsp.load(path)
     about = [pair for _, pair in found if ocsp.belongs(der, pair.chain[0])]
     if not about:
-        tell("warning: %s: this OCSP response is about no certificate here", path)
+        tell("%s: this OCSP response is about no certificate here", path)
     return [(name, replace(pair, ocsp=der) if pair in about else pair) for name, pair in found]
 
 
@@ -264,7 +264,7 @@ def _client_trust(arguments: argparse.Namespace) -> TrustAnchors | None:
             "no authority for clients' certificates",
             hint="add --client-ca FILE|DIR; the system's authorities would admit anyone",
         )
-    # Who becomes somebody else cannot come back for what it has not read.
+    # Another user may not be able to read the rest later.
     return shared.load_trust(named, at_once=arguments.user is not None)
 
 

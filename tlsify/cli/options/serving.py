@@ -226,7 +226,7 @@ def _watch(
 
 
 def _identity(path: str) -> tuple[int, int] | None:
-    """Tell a folder from another one that has taken its place; None if there is none."""
+    """Return a folder's identity, which another in its place does not have; None without one."""
     try:
         status = Path(path).stat()
     except OSError:

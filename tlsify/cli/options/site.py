@@ -94,7 +94,7 @@ def check(arguments: argparse.Namespace) -> None:
 
 def rules(arguments: argparse.Namespace) -> Rules:
     """Return what is served of the folder."""
-    from tlsify.integrations.static_answers import Rules  # noqa: PLC0415 - an extra
+    from tlsify.integrations.static_answers import Rules  # an extra
 
     return Rules(
         dotfiles=arguments.dotfiles,

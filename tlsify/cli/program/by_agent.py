@@ -108,7 +108,7 @@ def hand_over(
         sock: connected.
         request: what is asked of it.
         alone: does it here, if the agent has not begun.
-        again: makes another connection, if the agent died in the midst of it; None if nobody can.
+        again: makes another connection, if the agent died in the midst of it; None if it cannot.
 
     Raises:
         AgentError: it died, and there is no other connection to be had.

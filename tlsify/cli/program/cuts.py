@@ -20,7 +20,7 @@ def told(peer: str = "") -> Iterator[None]:
     An OSError that names a file is that file's. TimeoutError without an errno is a time limit's.
 
     Args:
-        peer: host and port; empty where whoever reports the error names them.
+        peer: host and port; empty where the error's reporter names them.
 
     Raises:
         Truncated: as the block raised it.
@@ -38,7 +38,7 @@ def told(peer: str = "") -> Iterator[None]:
 
 
 def peer_of(sock: socket.socket) -> str:
-    """Name whom a socket is connected to."""
+    """Return the name of a socket's peer."""
     try:
         address = sock.getpeername()
     except OSError:

@@ -96,7 +96,7 @@ def _not_unix(number: int) -> ConfigError:
 
 
 def let_go(*kept: int | None) -> None:
-    """Close what the caller gave the program to inherit: who waits for its end waits for no more.
+    """Close what the caller gave the program to inherit: a reader of it waits for no more.
 
     Whatever is ours closes itself on exec, so that what does not is not ours. Errors still go to
     stderr. What is ``kept`` stays open. Privileges go too, where TLS_UID and TLS_GID say so.

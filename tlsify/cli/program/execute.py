@@ -15,6 +15,7 @@ from tlsify.cli.program import ucspi
 from tlsify.cli.program.descriptors import let_go
 from tlsify.connection.keeper import Keeper
 from tlsify.errors import ExitCode
+from tlsify.keys import wipe
 from tlsify.system.process import THE_PROGRAMS, fork_for, ignore, status_of
 from tlsify.system.sandbox import Reach, Sandboxing, confine, renounce
 
@@ -46,7 +47,7 @@ def run(
     """Fork: the child opens the connection and looks after it, the parent becomes the program.
 
     So the program has our pid, and its exit status is the command's; the child's says how the
-    connection ended, to whoever waits for it.
+    connection ended, to the process that waits for it.
 
     Args:
         program: its name, looked up in PATH, and its arguments.
@@ -155,10 +156,11 @@ def _keep(
 
 def _give_away(handoff: Handoff, channel: socket.socket, message: bytes) -> None:
     descriptor, state = handoff.detach()
+    whole = bytearray().join((_AWARE, message, state))
     try:
-        _send(channel, _AWARE + message + state, [descriptor] * 2)
+        _send(channel, whole, [descriptor] * 2)
     finally:
-        state[:] = bytes(len(state))
+        wipe(state, whole)
         os.close(descriptor)
 
 
@@ -199,7 +201,7 @@ def _take_descriptors(channel: socket.socket, places: tuple[int, int]) -> bytes:
 
 
 def _pipe_with(state: bytes) -> int:
-    """Return the reading end of a pipe that holds all of the state: nobody reads it meanwhile."""
+    """Return the reading end of a pipe that holds all of the state: it has no reader meanwhile."""
     reader, writer = os.pipe()
     if len(state) > fcntl.fcntl(writer, fcntl.F_GETPIPE_SZ):
         fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, len(state))

@@ -15,6 +15,7 @@ from tlsify.cli.program.descriptors import check_unix_socket, let_go
 from tlsify.cli.program.ucspi import SERVER_PLACES
 from tlsify.config import ClosePolicy, KtlsMode, KtlsPolicy
 from tlsify.errors import ExitCode, UsageError
+from tlsify.keys import wipe
 from tlsify.system.interrupts import interrupting
 from tlsify.system.process import THE_PROGRAMS, StopRequests, fork_for, ignore, status_of
 from tlsify.system.sandbox import renounce
@@ -135,7 +136,7 @@ def run(
     open_connection: Callable[[], Connection],
     places: tuple[int, int],
 ) -> int:
-    """Open a connection, and give it to whom it is for; return the exit status.
+    """Open a connection, and hand it to its recipient; return the exit status.
 
     Args:
         arguments: checked.
@@ -148,7 +149,7 @@ def run(
     """
     closing = ClosePolicy(arguments.close)
     if arguments.program:
-        from tlsify.cli.program import execute  # noqa: PLC0415 - most run no program
+        from tlsify.cli.program import execute  # most run no program
 
         return execute.run(
             arguments.program, open_connection, closing, places, aware=arguments.aware
@@ -160,7 +161,7 @@ def run(
     else:
         renounce()
         handoff = open_connection().handoff
-        from tlsify.cli.program.pump import half_close, pump, stay_silent  # noqa: PLC0415 - a client says hello sooner so
+        from tlsify.cli.program.pump import half_close, pump, stay_silent
 
         with _signals_as_exceptions():
             pump(
@@ -185,18 +186,18 @@ def _send_away(arguments: argparse.Namespace, open_connection: Callable[[], Conn
         renounce()
         let_go(arguments.send_fd, arguments.session_fd)
         handoff = open_connection().handoff
-        ignore(THE_PROGRAMS)  # whoever has the connection now is one
+        ignore(THE_PROGRAMS)  # the recipient of the connection is one
         if handoff.relay is None:
             _leave(handoff, arguments)
             os.write(writer, _DONE)
         else:
-            handoff.relay.end_in_order()  # whoever gets it can say so no other way
-            with handoff.sock as end:  # a relay goes on for as long as somebody has its end
+            handoff.relay.end_in_order()  # the recipient has no other way to end it
+            with handoff.sock as end:  # a relay goes on for as long as its end is open
                 streams.send_descriptor(arguments.send_fd, end.fileno())
             os.close(arguments.send_fd)
             os.write(writer, _DONE)
             os.close(writer)
-            streams.discard(streams.STDERR)  # nobody must wait for more from it
+            streams.discard(streams.STDERR)  # a reader must not wait for more from it
             handoff.relay.join()
         return ExitCode.OK
     os.close(writer)
@@ -238,7 +239,7 @@ def _signals_as_exceptions() -> Iterator[None]:
 
 
 def _leave(handoff: Handoff, arguments: argparse.Namespace) -> None:
-    """Leave an offloaded connection to somebody who looks after it."""
+    """Pass an offloaded connection to a recipient that services it."""
     descriptor, state = handoff.detach()
     try:
         if arguments.session_fd is not None:
@@ -246,5 +247,5 @@ def _leave(handoff: Handoff, arguments: argparse.Namespace) -> None:
         if arguments.send_fd is not None:
             streams.send_descriptor(arguments.send_fd, descriptor)
     finally:
-        state[:] = bytes(len(state))
+        wipe(state)
         os.close(descriptor)

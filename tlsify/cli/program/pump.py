@@ -52,7 +52,7 @@ def pump(  # noqa: PLR0913 - most are left alone
 
     Returns when the peer has closed, and everything it sent has been written. A client that has
     closed may still wait for its answer: a server closes ``sink`` then, and goes on sending until
-    ``source`` ends. So it does where nobody reads ``sink`` any more.
+    ``source`` ends. So it does where ``sink`` has no reader any more.
 
     Where it fails with ``source`` not sent to its end, the peer sees truncation.
 
@@ -115,7 +115,7 @@ def _receive(stream: TLSSocket, sink: int, sending: _Sending, *, is_server: bool
 class _Sending(threading.Thread):
     """Sends what is read.
 
-    Nothing wakes a thread that waits for a descriptor: nobody waits for its end.
+    Nothing wakes a thread that waits for a descriptor, so its end is not waited for.
 
     Attributes:
         is_complete: whether all has been sent, and its end told.

@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 _log = logging.getLogger("tlsify")
 # Where a client's and a server's program finds the connection (cr.yp.to/proto/ucspi.txt).
 CLIENT_PLACES, SERVER_PLACES = (6, 7), (0, 1)
-# What says where keys are, or who we are to become, is ours and not the program's; so is what the
+# Variables that name keys, or the user to become, are ours and not the program's; so is what the
 # service manager has told us.
 _OURS = (
     *("KEYFILE", "CERTFILE", "CAFILE", "CADIR", "SSLKEYLOGFILE", "TLS_UID", "TLS_GID"),
     *service_manager.VARIABLES,
 )
-# What we set, and what must not be left over from somebody else's connection.
+# What we set, and what must not be left over from another connection.
 _SET = (
     *("PROTO", "SSL_PROTOCOL", "SSL_CIPHER", "SSL_SESSION_REUSED", "SSL_ALPN"),
     *("SSL_TLS_SNI_SERVERNAME", "SSL_PEER_CERT_HASH", "SSL_PEER_CERT_SUBJECT"),
@@ -43,7 +43,7 @@ class Connection(NamedTuple):
         handoff: the connection.
         local: our end, as ``getsockname`` gives it.
         remote: the peer's, likewise.
-        traffic: counts what is carried, where somebody wants to know.
+        traffic: counts what is carried, if it is to be logged.
     """
 
     handoff: Handoff
@@ -76,7 +76,7 @@ def variables(connection: Connection) -> dict[str, str]:
     """Describe a connection.
 
     Ends that are no IP addresses are left out, and so is what is longer than an environment may
-    well be: a name that was cut would be somebody else's.
+    well be: a name that was cut would be another host's.
 
     Returns:
         Printable values only: names may come from the peer.

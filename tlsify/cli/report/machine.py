@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from tlsify import __version__
 from tlsify.logs.text import printable
+from tlsify.metrics.prometheus import family, sample, spell
 from tlsify.status.sockets import IN_USE
 
 if TYPE_CHECKING:
@@ -89,19 +90,19 @@ def _pair(numbers: tuple[int, int] | None) -> dict[str, int] | None:
 def metrics(seen: Survey) -> Iterator[str]:
     """Return the lines."""
     entries = [each.entry for each in seen.sockets if each.entry is not None]
-    yield from _family("tlsify_ktls_available", "gauge", "Whether the tls module is loaded.")
-    yield f"tlsify_ktls_available {seen.available:d}\n"
-    yield from _family(
+    yield from family("tlsify_ktls_available", "gauge", "Whether the tls module is loaded.")
+    yield sample("tlsify_ktls_available", int(seen.available))
+    yield from family(
         "tlsify_sockets_hidden", "gauge", "Whether the kernel keeps its kTLS sockets from us."
     )
-    yield f"tlsify_sockets_hidden {any(each.code == 'sockets' for each in seen.unseen):d}\n"
-    yield from _family(
+    yield sample("tlsify_sockets_hidden", int(any(u.code == "sockets" for u in seen.unseen)))
+    yield from family(
         "tlsify_sockets_incomplete", "gauge", "Whether processes of tlsify did not tell all."
     )
-    yield f"tlsify_sockets_incomplete {any(each.code in _UNTOLD for each in seen.unseen):d}\n"
+    yield sample("tlsify_sockets_incomplete", int(any(u.code in _UNTOLD for u in seen.unseen)))
     yield from _counted(
         "tlsify_sockets",
-        "TLS connections of this network namespace, by who protects them.",
+        "TLS connections of this network namespace, by what protects them.",
         (_modes(each) for each in seen.sockets),
     )
     yield from _counted(
@@ -112,19 +113,19 @@ def metrics(seen: Survey) -> Iterator[str]:
         "Connections that tlsify relays.",
         (_labels(reason=entry.reason.code) for entry in entries if entry.reason is not None),
     )
-    yield from _family(
+    yield from family(
         "tlsify_sockets_rekeys", "gauge", "KeyUpdates of the connections that there are."
     )
     rekeys = [entry.rekeys for entry in entries if entry.rekeys is not None]
     for at, direction in enumerate(("sent", "received")):
         count = sum(pair[at] for pair in rekeys)
-        yield f"tlsify_sockets_rekeys{{{_labels(direction=direction)}}} {count}\n"
+        yield sample("tlsify_sockets_rekeys", count, _labels(direction=direction))
     if seen.devices is not None:
-        yield from _family("tlsify_device", "gauge", "What network interfaces can protect.")
+        yield from family("tlsify_device", "gauge", "What network interfaces can protect.")
         for device in seen.devices:
             for feature, state in device.features.items():
                 labels = _labels(device=device.name, feature=feature, state=state)
-                yield f"tlsify_device{{{labels}}} 1\n"
+                yield sample("tlsify_device", 1, labels)
     yield from _tls_stat(seen)
 
 
@@ -133,22 +134,17 @@ def _tls_stat(seen: Survey) -> Iterator[str]:
         ("tlsify_tls_stat_current", "gauge", True),
         ("tlsify_tls_stat", "counter", False),
     ):
-        yield from _family(name, kind, "What /proc/net/tls_stat says.")
+        yield from family(name, kind, "What /proc/net/tls_stat says.")
         for counter, count in seen.counters.items():
             if (counter in IN_USE) is wanted:
-                yield f"{name}{{{_labels(counter=counter)}}} {count}\n"
+                yield sample(name, count, _labels(counter=counter))
 
 
 def _counted(name: str, meaning: str, labels: Iterable[str]) -> Iterator[str]:
-    """Leave out the rarest of very many: each is a series, and whoever has a roster makes them."""
-    yield from _family(name, "gauge", meaning)
+    """Leave out the rarest of very many: each is a series, and any process can make them."""
+    yield from family(name, "gauge", meaning)
     for each, count in sorted(Counter(labels).most_common(_MOST_SERIES)):
-        yield f"{name}{{{each}}} {count}\n"
-
-
-def _family(name: str, kind: str, meaning: str) -> Iterator[str]:
-    yield f"# HELP {name} {meaning}\n"
-    yield f"# TYPE {name} {kind}\n"
+        yield sample(name, count, each)
 
 
 def _modes(each: Connection) -> str:
@@ -168,8 +164,4 @@ def _facts(entry: Entry) -> str:
 
 
 def _labels(**values: str) -> str:
-    spelled = {name: printable(value) for name, value in values.items()}
-    return ",".join(
-        f'{name}="{text.replace(chr(92), chr(92) * 2).replace(chr(34), chr(92) + chr(34))}"'
-        for name, text in spelled.items()
-    )
+    return spell(**{name: printable(value) for name, value in values.items()})

@@ -33,6 +33,7 @@ _MOST_REASONS = 16
 _GAP = "  "
 _UNITS = ("", "K", "M", "G", "T", "P", "E")
 _STEP = 1024
+_TWO_DIGITS = 10  # before the point: none is needed after it
 _MINUTE = 60
 # ECMA-48: to the first line, erase the rest of the line, erase all below.
 _HOME, _ERASE_LINE, _ERASE_BELOW = "\x1b[H", "\x1b[K", "\x1b[J"
@@ -227,7 +228,7 @@ def _amount(number: float) -> str:
     while round(number) >= _STEP and unit + 1 < len(_UNITS):
         number /= _STEP
         unit += 1
-    digits = 1 if unit and round(number, 1) < 10 else 0  # noqa: PLR2004 - one digit before the point
+    digits = 1 if unit and round(number, 1) < _TWO_DIGITS else 0
     return f"{number:.{digits}f}{_UNITS[unit]}"
 
 

@@ -7,7 +7,6 @@ import errno
 import os
 import threading
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tlsify.errors import SHORTAGES
@@ -16,7 +15,6 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Iterator
 
-_PROC = Path("/proc")
 _MOMENT = 0.2  # seconds
 
 # In a process's flags: it was forked, and runs its parent's program (include/linux/sched.h).
@@ -31,27 +29,32 @@ _inherited: frozenset[int] = frozenset()
 
 
 def _on_fork() -> None:
-    global seen  # noqa: PLW0603 - it is the process's
+    global seen
     seen += 1
 
 
 def _on_birth() -> None:
-    global is_child, _inherited  # noqa: PLW0603 - as above
+    global is_child, _inherited
     is_child = True
     _inherited = frozenset(_inodes())
     _on_fork()
 
 
+def _read(path: str) -> str:
+    with open(path, encoding="utf-8", errors="replace") as file:
+        return file.read()
+
+
 def _was_forked() -> bool:
     """Return whether this process was forked before this module was imported, by /proc."""
     with contextlib.suppress(OSError):
-        told = (_PROC / "self/stat").read_bytes().rpartition(b")")[2].split()
+        told = _read("/proc/self/stat").rpartition(")")[2].split()
         return bool(int(told[_FLAGS]) & _PF_FORKNOEXEC)
     return False
 
 
 def _inodes() -> Iterator[int]:
-    with contextlib.suppress(OSError), os.scandir(_PROC / "self/fd") as entries:
+    with contextlib.suppress(OSError), os.scandir("/proc/self/fd") as entries:
         for entry in entries:
             with contextlib.suppress(OSError):
                 yield os.fstat(int(entry.name)).st_ino
@@ -129,11 +132,11 @@ def is_held_elsewhere(inode: int) -> bool:
     Without /proc every process does: closing then closes a copy, as it would without tlsify.
     """
     wanted = f"socket:[{inode}]"
-    if not (_PROC / "self/fd").exists():
+    if not os.path.exists("/proc/self/fd"):
         return True
     try:
         relatives = {*_children(), os.getppid()} if is_child else {*_children()}
-        others = {int(each.name) for each in _PROC.iterdir() if each.name.isdigit()}
+        others = set(_processes())
         others -= relatives | {os.getpid()}
         return any(
             _is_held_in(pid, wanted, is_relative=pid in relatives)
@@ -177,10 +180,10 @@ class _Others:
     @staticmethod
     def _look() -> Iterator[str]:
         with contextlib.suppress(OSError):
-            for each in _PROC.iterdir():
-                if each.name.isdigit() and int(each.name) != os.getpid():
+            for pid in _processes():
+                if pid != os.getpid():
                     with contextlib.suppress(OSError):  # it has ended, or is another user's
-                        yield from _open_in(int(each.name))
+                        yield from _open_in(pid)
 
 
 def is_left_to_others(inode: int) -> bool:
@@ -197,9 +200,13 @@ def _open_in(pid: int) -> Iterator[str]:
 
 def _children() -> Iterator[int]:
     """Return this process's children, where the kernel lists them (CONFIG_PROC_CHILDREN)."""
-    for task in (_PROC / "self/task").iterdir():
+    for task in os.listdir("/proc/self/task"):
         with contextlib.suppress(OSError):
-            yield from map(int, (task / "children").read_text().split())
+            yield from map(int, _read(f"/proc/self/task/{task}/children").split())
+
+
+def _processes() -> Iterator[int]:
+    return map(int, filter(str.isdigit, os.listdir("/proc")))
 
 
 _others = _Others()

@@ -141,7 +141,7 @@ def hurry(seconds: float) -> None:
 
     For a process that is killed unless it ends in time: silence of the path counts, too.
     """
-    global _at_most  # noqa: PLW0603 - it is the process's
+    global _at_most
     _at_most = seconds
 
 

@@ -65,7 +65,7 @@ rooms: list[RecordBuffer] = []
 
 
 def enter() -> RecordBuffer:
-    """Get a buffer, for as long as it holds data."""
+    """Borrow a buffer, for as long as it holds data."""
     try:
         return rooms.pop()
     except IndexError:

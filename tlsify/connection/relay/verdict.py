@@ -30,7 +30,7 @@ class Verdict:
     _home: list[tuple[mmap.mmap, int]] | None = None
 
     def __init__(self) -> None:
-        """Take an entry."""
+        """Reserve an entry."""
         with self._lock:
             if not self._free:
                 page = mmap.mmap(-1, mmap.PAGESIZE)

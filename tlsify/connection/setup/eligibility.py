@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from tlsify.codepoints import Aead, ProtocolVersion
 from tlsify.config import KtlsMode, KtlsPolicy
-from tlsify.errors import KtlsUnavailable
+from tlsify.errors import KtlsUnavailable, ReasonCode
+from tlsify.ktls import probe
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,25 +22,25 @@ _ASK = "see which ones it takes with tlsify check"
 
 
 def capabilities() -> Capabilities:
-    """Return the kernel's capabilities from `ktls.probe`, which is imported only for an offload."""
-    from tlsify.ktls import probe  # noqa: PLC0415 - as above
-
+    """Return the kernel's capabilities."""
     return probe.capabilities()
 
 
 def policy_refusal(policy: KtlsPolicy) -> KtlsUnavailable | None:
     """Return why no connection is to be offloaded; None if they are."""
     if policy.mode is KtlsMode.OFF:
-        return _refusal("policy-off", "kernel TLS is off by choice", "leave out --ktls=off")
+        return _refusal(
+            ReasonCode.POLICY_OFF, "kernel TLS is off by choice", "leave out --ktls=off"
+        )
     if os.environ.get(KILL_SWITCH) == "off":
-        return _refusal("switched-off", f"{KILL_SWITCH}=off", "unset that variable")
+        return _refusal(ReasonCode.SWITCHED_OFF, f"{KILL_SWITCH}=off", "unset that variable")
     return None
 
 
 def memory_refusal(policy: KtlsPolicy) -> KtlsUnavailable:
     """Return why a connection without a socket is not offloaded."""
     return policy_refusal(policy) or _refusal(
-        "in-memory",
+        ReasonCode.IN_MEMORY,
         "an event loop or a library does TLS in memory, without a socket for the kernel",
         "on asyncio, run the program on tlsify.aio.EventLoop; anyio and trio always use memory",
     )
@@ -56,7 +57,7 @@ def host_refusal(policy: KtlsPolicy) -> KtlsUnavailable | None:
     if found.advisories and not policy.any_kernel:
         worst = found.advisories[0]
         return _refusal(
-            "known-bad-kernel",
+            ReasonCode.KNOWN_BAD_KERNEL,
             f"this kernel has {worst.cve}: {worst.effect}",
             "update the kernel, or accept the risk with --ktls-any-kernel",
         )
@@ -67,18 +68,20 @@ def cipher_refusal(wanted: tuple[Aead, ...]) -> KtlsUnavailable | None:
     """Return why no suite could be offloaded; None if one could be."""
     if any(map(capabilities().offloads_everywhere, wanted)):
         return None
-    return _refusal("suite-unsupported", "this kernel takes none of the ciphers", _ASK)
+    return _refusal(ReasonCode.SUITE_UNSUPPORTED, "this kernel takes none of the ciphers", _ASK)
 
 
 def suite_refusal(suite: CipherSuite, policy: KtlsPolicy) -> KtlsUnavailable | None:
     """Return why a connection with the negotiated suite is not offloaded; None if it is."""
     found = capabilities()
     if not found.offloads(suite):
-        return _refusal("suite-unsupported", f"this kernel does not take {suite.name}", _ASK)
+        return _refusal(
+            ReasonCode.SUITE_UNSUPPORTED, f"this kernel does not take {suite.name}", _ASK
+        )
     is_tls13 = suite.version is ProtocolVersion.TLSv1_3
     if policy.rekey_required and is_tls13 and not found.rekey:
         return _refusal(
-            "no-rekey",
+            ReasonCode.NO_REKEY,
             "this kernel cannot follow a TLS 1.3 KeyUpdate",
             "use Linux 6.14 or later, or drop --ktls-rekey=require",
         )

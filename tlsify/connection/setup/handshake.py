@@ -32,10 +32,9 @@ def too_slow(seconds: float, engine: Engine | RemoteEngine) -> DeadlineExceeded:
             f"the key holder did not answer within {seconds:.3g} seconds",
             hint="give the server more processors, or see what its log says of key holders",
         )
-    return DeadlineExceeded(
-        f"the handshake did not finish within {seconds:.3g} seconds",
-        hint="the peer may be down, or may not speak TLS on this port",
-    )
+    found = DeadlineExceeded(f"the handshake did not finish within {seconds:.3g} seconds")
+    found.server_name = engine.server_name
+    return found
 
 
 def run(sock: socket.socket, engine: Engine | RemoteEngine, timeout: float) -> None:

@@ -8,13 +8,13 @@ import stat
 from typing import TYPE_CHECKING
 
 from tlsify.errors import ConfigError
-from tlsify.system.modes import own_alone
+from tlsify.system.modes import is_own, own_alone
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from _typeshed import StrPath
 
 
-def append(path: Path, lines: bytes) -> None:
+def append(path: StrPath, lines: bytes) -> None:
     """Write whole lines at the end of a file of the caller's own, made with mode 0600.
 
     Args:
@@ -29,8 +29,7 @@ def append(path: Path, lines: bytes) -> None:
         file = os.open(path, flags, 0o600)
         try:
             state = os.fstat(file)
-            shared = state.st_mode & (stat.S_IRWXG | stat.S_IRWXO)
-            if not stat.S_ISREG(state.st_mode) or state.st_uid != os.geteuid() or shared:
+            if not stat.S_ISREG(state.st_mode) or not is_own(state):
                 raise ConfigError(
                     f"key log {path} is not private",
                     hint=f"it must be a file of yours and of mode 0600: chmod 600 {path}",

@@ -18,15 +18,16 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 from tlsify.connection.setup import session_writer
 from tlsify.credentials.parse import encoded
 from tlsify.errors import ConfigError
-from tlsify.system.modes import make_private, own_alone
+from tlsify.system.modes import make_private, open_private, own_alone
+from tlsify.tls.certificates import digest, digest_of_anchors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
+
+    from _typeshed import StrPath
 
     from tlsify.codepoints import Aead
     from tlsify.config import ClientConfig
-    from tlsify.credentials.anchors import TrustAnchors
     from tlsify.tls.negotiated import Resumable
     from tlsify.tls.ticket_reader import TicketReader
 
@@ -102,28 +103,17 @@ class Origin:
             alpn=config.alpn,
             identities=tuple(sorted(map(str, config.identities))),
             verify=config.verify,
-            trust=_trust(config.trust),
+            trust=digest_of_anchors(config.trust),
             pins=tuple(sorted(config.pins)),
-            crls=_digest(*sorted(map(encoded, config.crls))) if config.crls else b"",
-            certificate=_digest(encoded(chain[0])) if chain else b"",
+            crls=digest(*sorted(map(encoded, config.crls))) if config.crls else b"",
+            certificate=digest(encoded(chain[0])) if chain else b"",
             versions=tuple(sorted(config.versions)),
             aeads=tuple(aead.name for aead in (config.aeads if aeads is None else aeads)),
         )
 
     def digest(self) -> bytes:
         """Return a 32-byte digest that identifies this origin."""
-        return _digest(*map(_encode, astuple(self)))
-
-
-def _trust(anchors: TrustAnchors) -> bytes:
-    if anchors.certificates is not None:
-        return _digest(*sorted(map(encoded, anchors.certificates)))
-    return b"" if anchors.lookup is None else _digest(anchors.lookup.content)
-
-
-def _digest(*parts: bytes) -> bytes:
-    """Hash parts, each with its length in front, so that no other parts have the same hash."""
-    return hashlib.sha256(b"".join(len(p).to_bytes(8, "big") + p for p in parts)).digest()
+        return digest(*map(_encode, astuple(self)))
 
 
 def _encode(value: object) -> bytes:
@@ -182,7 +172,7 @@ class SessionStore:
     session there is a full handshake.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: StrPath) -> None:
         """Use a folder; create it if it does not exist.
 
         Raises:
@@ -207,14 +197,8 @@ class SessionStore:
             ConfigError: it is another user's, or open to other users.
             OSError: it cannot be opened.
         """
-        folder = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        folder = open_private(self.path, "session folder")
         try:
-            state = os.fstat(folder)
-            if state.st_uid != os.geteuid() or state.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-                raise ConfigError(
-                    f"session folder {self.path} is not private",
-                    hint=f"it must be yours and of mode 0700: chmod 700 {self.path}",
-                )
             yield folder
         finally:
             os.close(folder)
@@ -262,7 +246,7 @@ class SessionStore:
             _log.warning("session not kept: %s", exc)
 
     def slot(self, origin: Origin) -> SessionSlot:
-        """Take a session to resume for one connection, and the place for its new sessions."""
+        """Return a session to resume for one connection, and the place for its new sessions."""
         return SessionSlot(self, origin, self.take(origin))
 
 
@@ -295,7 +279,7 @@ class SessionIntake:
     """Stores the sessions of tickets that a handed-off connection receives, in ``folder``."""
 
     def __init__(self, reader: TicketReader, slot: SessionSlot) -> None:
-        """Take a connection's ticket reader, and its place in the store."""
+        """Store a connection's ticket reader, and its place in the store."""
         self._reader = reader
         self._slot = slot
         self.folder = slot.store.path

@@ -71,7 +71,7 @@ os.register_at_fork(after_in_child=_writer.__init__)  # type: ignore[misc]
 
 
 def write(subject: object, job: Callable[[], object]) -> None:
-    """Have a job done in the background; it must not raise.
+    """Run a job in the background; it must not raise.
 
     Where there is no thread to be had, it is done before this returns.
 
