@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import select
 import signal
 import socket
 import ssl
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
+from tests import doubles
 from tests.wrap.wrapped import CARRIERS, ECHO_TWICE, RELAY, Wrapped, needs_seccomp
-from tlsify.wrap.calls import Ports
+from tlsify.wrap.calls import Calls, Ports
+from tlsify.wrap.descriptor import Descriptor
+from tlsify.wrap.holders import Hold
 
 if TYPE_CHECKING:
     from tests.cli.conftest import Pki
+    from tests.doubles import Lab
 
 pytestmark = needs_seccomp
 
@@ -152,3 +157,21 @@ listener.accept()
         program.signal(signal.SIGKILL)
         assert select.select([pidfd], [], [], 60)[0]
         os.close(pidfd)
+
+
+def test_process_that_has_ended_meanwhile(lab: Lab) -> None:
+    """A process that had a connection may be gone before it is watched; others go on with it."""
+
+    async def work() -> None:
+        _, handed = lab.pair(doubles.RELAY)
+        unused = cast("Any", None)
+        calls = Calls(unused, unused, unused, Ports())
+        number = handed.sock.fileno()
+        descriptor = Descriptor(handed, unused, Hold(os.getpid(), number))
+        descriptor.held_in.add(2**22 + 1)
+        calls._delivered(descriptor)
+        assert descriptor.held_in == {os.getpid()}
+        for pid in list(calls._pidfds):
+            calls._has_ended(pid)
+
+    asyncio.run(work())

@@ -48,7 +48,7 @@ def test_calls(machine: str) -> None:
         name: tuple(run(code, number, ARCHITECTURES[machine], fd) for fd in (BASE - 1, BASE, 2**20))
         for name, number in numbers.items()
     }
-    always = ("listen", "accept", "accept4", "bind", "exit_group")
+    always = ("listen", "accept", "accept4", "bind", "exit_group", "shutdown")
     expected = dict.fromkeys(numbers, (ALLOWED, ASKED, ASKED)) | dict.fromkeys(always, (ASKED,) * 3)
     assert found == expected
     others = set(range(500)) - set(numbers.values()) - {425, 275, 76}

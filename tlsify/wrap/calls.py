@@ -254,7 +254,7 @@ class Calls:
     def _close(self, call: Call) -> None:
         if (descriptor := self._find(call)) is not None:
             hold = Hold(process_of(call.tid), call.descriptor)
-            others = {each.hold.number for each in self._descriptors.values()} - {hold.number}
+            others = {each.number for each in self._descriptors.values()} - {descriptor.number}
             descriptor.closed(hold, others)
             self._watch(descriptor)
         self._notifications.go_on(call)
@@ -295,7 +295,7 @@ class Calls:
             asyncio.get_running_loop().remove_reader(pidfd)
             os.close(pidfd)
         for descriptor in self._held_by(pid):
-            descriptor.left(in_order=pid in self._orderly)
+            descriptor.left(pid, in_order=pid in self._orderly)
             self._watch(descriptor)
         self._orderly.discard(pid)
 

@@ -42,6 +42,7 @@ class Descriptor:
 
     Attributes:
         inode: of the socket.
+        number: what it was given to the program as.
         hold: where it was seen last.
         held_in: processes that may have a descriptor of it.
         ended: done at the end, with what has broken the stream, if anything: the program has closed
@@ -53,8 +54,8 @@ class Descriptor:
         self._loop = asyncio.get_running_loop()
         self._handed = handed
         self._notifications = notifications
-        self.hold = hold
-        self._number = handed.sock.fileno()
+        self.number, self.hold = hold.number, hold
+        self._ours = handed.sock.fileno()
         self._readers = WaitingCalls(notifications)
         self._low_water = LowWater(handed.sock)
         self._failure: int | None = None
@@ -121,20 +122,20 @@ class Descriptor:
         return self._failure
 
     def _is_non_blocking(self, call: Call) -> bool:
-        if fcntl.fcntl(self._number, fcntl.F_GETFL) & os.O_NONBLOCK:
+        if fcntl.fcntl(self._ours, fcntl.F_GETFL) & os.O_NONBLOCK:
             return True
         at = {"recvfrom": 3, "recvmsg": 2, "recvmmsg": 3}.get(call.name)
         return at is not None and bool(call.arguments[at] & socket.MSG_DONTWAIT)
 
     def _wait(self, call: Call) -> None:
         if not self._readers:
-            self._loop.add_reader(self._number, self._look_again)
+            self._loop.add_reader(self._ours, self._look_again)
         self._readers.add(call, receive_limit(self._handed.sock))
 
     def _look_again(self) -> None:
         """Something has come: let those who wait look, each anew."""
         calls = self._readers.take_all()
-        self._loop.remove_reader(self._number)
+        self._loop.remove_reader(self._ours)
         for call in calls:
             self.read(call)
 
@@ -179,14 +180,16 @@ class Descriptor:
         if not self._is_held() and all(map(has_descriptors, self.held_in)):
             self._end(in_order=True)
 
-    def left(self, *, in_order: bool) -> None:
+    def left(self, pid: int, *, in_order: bool) -> None:
         """A process that had it has ended: the last one ends the connection.
 
         If one has been killed, whoever closes the connection later may not know what is missing.
 
         Args:
+            pid: the process.
             in_order: whether that is an end in good order.
         """
+        self.held_in.discard(pid)
         self._is_broken |= not in_order
         if not self._is_held():
             self._end(in_order=True)
@@ -239,6 +242,6 @@ class Descriptor:
     def let_go(self) -> None:
         """Watch the connection no more; calls that still wait get its end."""
         if self._readers:
-            self._loop.remove_reader(self._number)
+            self._loop.remove_reader(self._ours)
             for call in self._readers.take_all():
                 self._notifications.fail(call, errno.ECONNRESET)

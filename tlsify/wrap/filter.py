@@ -20,9 +20,9 @@ _SET_MODE_FILTER, _NEW_LISTENER = 1, 8
 _SECCOMP = (317, 277)
 _ALWAYS = {
     "listen": (50, 201), "accept": (43, 202), "accept4": (288, 242), "bind": (49, 200),
-    "exit_group": (231, 94),
+    "exit_group": (231, 94), "shutdown": (48, 210),
 }  # fmt: skip
-_ENDS = {"close": (3, 57), "shutdown": (48, 210)}
+_ENDS = {"close": (3, 57)}
 READS = {
     "read": (0, 63), "readv": (19, 65), "recvfrom": (45, 207), "recvmsg": (47, 212),
     "recvmmsg": (299, 243),
