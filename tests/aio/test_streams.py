@@ -7,6 +7,7 @@ import dataclasses
 import socket
 import ssl
 from contextlib import ExitStack, closing, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -218,6 +219,10 @@ def test_cancelled(run: Run, client_config: ClientConfig) -> None:
     run(work())
 
 
+def _is_closed(sock: socket.socket) -> bool:
+    return sock.fileno() == -1
+
+
 @both
 def test_strictness(run: Run, lab: Lab, policy: KtlsPolicy) -> None:
     """A stream that ends without close_notify is an end, or an error for who wants it so."""
@@ -226,7 +231,7 @@ def test_strictness(run: Run, lab: Lab, policy: KtlsPolicy) -> None:
         for closing_policy in ClosePolicy:
             ours, theirs = lab.tcp()
             client, server = lab.configs()
-            other = Endpoint(lambda: RawPeer(theirs, server))  # noqa: B023 - at once
+            other = Endpoint(partial(RawPeer, theirs, server))
             reader, writer = await aio.open_connection(
                 sock=ours, config=client, policy=policy, closing=closing_policy
             )
@@ -239,7 +244,7 @@ def test_strictness(run: Run, lab: Lab, policy: KtlsPolicy) -> None:
             writer.close()
             with suppress(ConnectionError):
                 await writer.wait_closed()
-            until(lambda: ours.fileno() == -1)  # noqa: B023 - at once; a relay has it until then
+            until(partial(_is_closed, ours))  # a relay has it until then
 
     run(work())
 

@@ -80,7 +80,7 @@ class Process:
         self._line, theirs = socket.socketpair()
         self._line.settimeout(PATIENCE)
         self._lines = self._line.makefile("rb")
-        self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed at the exit
+        self._errors: IO[bytes] = tempfile.TemporaryFile()
         reader, self._stdin = os.pipe()
         stdout, writer = os.pipe()
         self.stdin, self.stdout = os.fdopen(self._stdin, "wb", 0), os.fdopen(stdout, "rb", 0)

@@ -76,7 +76,7 @@ def wsgi(
         if path == "/file":
             size = os.path.getsize(file)
             start_response("200 OK", [("Content-Length", str(size))])
-            opened = open(file, "rb")  # noqa: SIM115 - the server closes it
+            opened = open(file, "rb")
             wrapper = environ.get("wsgi.file_wrapper")
             return wrapper(opened, 2**16) if wrapper else iter(lambda: opened.read(2**16), b"")
         length = int(environ.get("CONTENT_LENGTH") or 0)

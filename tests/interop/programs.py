@@ -57,7 +57,7 @@ class Program:
             feed: what it reads on its standard input.
             end_input: whether that is all of its input.
         """
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed by kill
+        self._errors = tempfile.TemporaryFile()
         self.process = subprocess.Popen(
             words,
             stdin=subprocess.PIPE,
