@@ -422,14 +422,21 @@ def test_full_after_a_failure(server_config: ServerConfig, client_context: ssl.S
     asyncio.run(run())
 
 
+@pytest.mark.parametrize("limits", [Limits(connections=1), Limits()])
 def test_stalled_handshake_in_the_place_of_a_connection(
-    server_config: ServerConfig, client_context: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
+    server_config: ServerConfig,
+    client_context: ssl.SSLContext,
+    monkeypatch: pytest.MonkeyPatch,
+    limits: Limits,
 ) -> None:
-    """It makes room where connections are as many as may be, too."""
+    """It makes room where connections are as many as may be, here or in the whole process."""
     monkeypatch.setattr(pending, "_SILENCE", 0.05)
 
     async def run() -> None:
-        async with serving(server_config, RELAY, limits=Limits(connections=1)) as server:
+        async with serving(server_config, RELAY, limits=limits) as server:
+            acceptor = server.acceptor
+            if limits.connections is None:
+                acceptor.is_crowded = lambda: acceptor.connections >= 1
             reader, writer = await stalled(server)
             await accepted(server, 1)
             assert await converse(server, client_context, b"hello") == b"hello"

@@ -46,13 +46,16 @@ bound.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"lo") if os.geteuid
 bound.bind(("127.0.0.1", 0))
 unix = socket.socket(socket.AF_UNIX)
 unix.bind("\\0tlsify-test-%d" % os.getpid())
-pipe, _ = os.pipe()
+pipe, write = os.pipe()
+os.write(write, b"data")
+high, (_, into) = os.dup2(pipe, 300), os.pipe()
 print([
     call(50, bound.fileno(), 1),
     call(288, listener.fileno(), 0, 0, 1),
     call(50, unix.fileno(), 1),
     call(50, pipe, 1), call(50, 999, 1), call(43, pipe, 0, 0),
     call(425, 1, 0), call(3, 999), call(275, 999, 0, 1, 0, 1, 0),
+    call(275, high, 0, into, 0, 4, 0), call(50, bound.fileno(), 1),
 ], flush=True)
 peer = socket.socket(socket.AF_UNIX)
 peer.connect(unix.getsockname())
@@ -61,9 +64,10 @@ unix.accept()
     with Wrapped(pki, RELAY, source) as program:
         denied = errno.EACCES if os.geteuid() == 0 else 0
         expected = [denied, errno.EINVAL, 0, errno.ENOTSOCK, errno.EBADF, errno.ENOTSOCK]
-        expected += [errno.ENOSYS, errno.EBADF, errno.EINVAL]
+        expected += [errno.ENOSYS, errno.EBADF, errno.EBADF, 0, denied]
         assert program.line() == f"{expected}\n"
         assert program.end() == 0
+        assert program.said().count("bound to a network device") == (denied != 0)
 
 
 def test_plain_port(pki: Pki) -> None:
@@ -175,3 +179,24 @@ def test_process_that_has_ended_meanwhile(lab: Lab) -> None:
             calls._has_ended(pid)
 
     asyncio.run(work())
+
+
+def test_number_of_another_connection_elsewhere(pki: Pki) -> None:
+    """A duplicate whose number is a connection in another process keeps its own one open."""
+    source = """
+listener = listen()
+told, tell = os.pipe()
+if os.fork() == 0:
+    sock, _ = listener.accept()
+    os.write(tell, b"%d" % sock.fileno())
+    sock.recv(1)
+    os._exit(0)
+number = int(os.read(told, 9))
+sock, _ = listener.accept()
+os.dup2(sock.fileno(), number)
+sock.close()
+os.write(number, b"ok")
+os._exit(0)
+"""
+    with Wrapped(pki, RELAY, source) as program, program.connect(), program.connect() as client:
+        assert client.recv(2) == b"ok"

@@ -186,3 +186,62 @@ serve(*listener.accept())
         program.ask()
         assert program.line() == f"{errno.EMFILE}\n"
         assert program.end() == 0
+
+
+def test_listener_that_is_shut_down(pki: Pki) -> None:
+    """Threads that wait in accept hear of it; the socket may listen anew."""
+    source = (
+        SERVE
+        + """
+import threading
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+listener = listen()
+def work():
+    try:
+        while True:
+            serve(*listener.accept())
+    except OSError as exc:
+        print(exc.errno, flush=True)
+thread = threading.Thread(target=work)
+thread.start()
+signal.sigwait({signal.SIGUSR1})
+listener.shutdown(socket.SHUT_RDWR)
+thread.join()
+listener.listen()
+print("anew", flush=True)
+serve(*listener.accept())
+"""
+    )
+    with Wrapped(pki, RELAY, source) as program:
+        program.ask()
+        program.signal(signal.SIGUSR1)
+        assert [program.line(), program.line()] == [f"{errno.EINVAL}\n", "anew\n"]
+        program.ask()
+        assert program.end() == 0
+
+
+def test_client_at_the_socket_of_a_waiting_program(pki: Pki) -> None:
+    """One that gets past the steering is let in, although the program does not look."""
+    source = ECHO_TWICE.replace("range(2)", "range(3)")
+    with Wrapped(pki, RELAY, source) as program:
+        program.ask()
+        with socket.socket() as sock:
+            sock.settimeout(60)
+            sock.bind(("127.99.88.0", 0))
+            sock.connect(program.server)
+            with pki.client_context().wrap_socket(sock, server_hostname="localhost") as client:
+                client.sendall(b"hello")
+                assert read_all(client).startswith(b"hello from 127.99.88.0")
+        program.ask()
+        assert program.end() == 0
+
+
+def test_lowered_limit(pki: Pki) -> None:
+    """A program that allows itself less is given numbers that it may have, at once."""
+    source = """
+import resource
+resource.setrlimit(resource.RLIMIT_NOFILE, (512, 512))
+print(listen().accept()[0].fileno(), flush=True)
+"""
+    with Wrapped(pki, RELAY, source) as program, program.connect():
+        assert program.line() == "511\n"

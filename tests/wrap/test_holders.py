@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import resource
 import socket
 import threading
 from contextlib import contextmanager
@@ -59,7 +61,8 @@ def test_holders() -> None:
             hold = Hold(grandchild, sock.fileno())
             while list(holders(inode)) != [hold]:  # until the child has closed it
                 pass
-            assert list(holders(inode, [sock.fileno()])) == []
+            assert list(holders(inode, [hold])) == []
+            assert list(holders(inode, [Hold(child, sock.fileno())])) == [hold]
             assert has_descriptors(child)
     assert not has_descriptors(child)
     assert socket_at(child, 0) is None
@@ -83,3 +86,17 @@ def test_process_of_a_thread() -> None:
     assert found == [os.getpid()]
     with pytest.raises(ProcessLookupError):
         process_of(2**22 + 1)
+
+
+def test_failed_looks() -> None:
+    """Where no descriptor is left nothing is known, which is not "nothing there"."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    unused = os.dup(0)
+    os.close(unused)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (unused, limits[1]))
+    try:
+        for look in (children(os.getpid()), holders(1)):
+            with pytest.raises(OSError, match=os.strerror(errno.EMFILE)):
+                list(look)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)

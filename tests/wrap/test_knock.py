@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 
 from tests.wrap.test_steering import bound
 from tlsify.wrap.knock import Knock, take
-from tlsify.wrap.steering import Group
+from tlsify.wrap.steering import Group, Place
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+
+    import pytest
 
 _DEFER_ACCEPT = 9
 
@@ -88,5 +90,23 @@ def test_withdrawn() -> None:
         assert known == {knock.port: knock}
         assert list(take(theirs, known, lambda *_: None)) == [knock]
         assert known == {}
+
+    _with_group(work)
+
+
+def test_refused_knock(caplog: pytest.LogCaptureFixture) -> None:
+    """It is repeated until there is an answer, and complained of once."""
+
+    async def work(group: Group, theirs: socket.socket) -> None:
+        with bound("127.0.0.1") as silent:
+            known: dict[int, Knock] = {}
+            place, group.place = group.place, Place.of(silent)
+            refused = Knock(group, theirs, known)
+            while not caplog.records:  # noqa: ASYNC110 - nothing else tells
+                await asyncio.sleep(0)
+            group.place = place
+            await _arrived(refused)
+            assert list(take(theirs, known, lambda *_: None)) == [refused]
+        assert len(caplog.records) == 1
 
     _with_group(work)

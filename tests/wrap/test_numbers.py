@@ -43,3 +43,13 @@ def test_taken_numbers() -> None:
 def test_own_limits() -> None:
     """A program inherits them."""
     assert Numbers.of_this_process().base <= 256
+
+
+def test_limit_of_the_process() -> None:
+    """It may have been lowered: then numbers beyond it are no use."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (512, limits[1]))
+    try:
+        assert Numbers(1024, 1024).free(threading.get_native_id()) == 511
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)

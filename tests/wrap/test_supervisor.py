@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import os
 import shutil
 import signal
@@ -12,6 +14,7 @@ import pytest
 
 from tests.doubles import until
 from tests.wrap.wrapped import ECHO_TWICE, RELAY, SERVE, Wrapped, needs_seccomp, read_all
+from tlsify.wrap import supervisor
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -151,3 +154,26 @@ print([os.readlink(entry.path) for entry in os.scandir("/proc/self/fd")], flush=
         os.close(key)
         assert str(pki.good.key) not in program.line()
         assert program.end() == 0
+
+
+def test_regular_work_that_fails(caplog: pytest.LogCaptureFixture) -> None:
+    """It is done again, and complained of once."""
+    done: list[int] = []
+
+    async def run() -> None:
+        enough = asyncio.Event()
+
+        def work() -> None:
+            done.append(1)
+            if len(done) > 2:
+                enough.set()
+            raise OSError(errno.EMFILE, "none left")
+
+        task = asyncio.create_task(supervisor._regularly(0, work))
+        waiting = asyncio.create_task(enough.wait())
+        await asyncio.wait({task, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        assert enough.is_set()
+        task.cancel()
+
+    asyncio.run(run())
+    assert len(caplog.records) == 1

@@ -99,6 +99,7 @@ class Acceptor:
 
     Attributes:
         refused: told of clients that are refused, as `AccessLog.refused`.
+        is_crowded: whether there is no room for more, here or in other acceptors of this process.
         stranger: answers clients that speak no TLS (`tls.engine.Engine`); None: by an alert.
     """
 
@@ -121,6 +122,7 @@ class Acceptor:
             limits: how many there may be.
         """
         self.refused: Refused = lambda *_: None
+        self.is_crowded: Callable[[], bool] = lambda: False
         self.stranger: Callable[[bytes], bytes] | None = None
         self._listeners = list(listeners)
         self._serve = serve
@@ -270,8 +272,10 @@ class Acceptor:
 
     def _has_room(self) -> bool:
         """Return whether a place is free; take one from a stalled handshake if necessary."""
-        limits = self._limits
-        if limits.connections is not None and len(self._visits) >= limits.connections:
+        limits, is_crowded = self._limits, self.is_crowded()
+        if is_crowded or (
+            limits.connections is not None and len(self._visits) >= limits.connections
+        ):
             event = Event.FULL_OF_CONNECTIONS
         elif len(self._half_open) >= limits.handshakes:
             event = Event.FULL_OF_HANDSHAKES
@@ -280,7 +284,7 @@ class Acceptor:
         count(event)
         stalled = self._half_open.stalled(asyncio.get_running_loop().time(), pressing=True)
         if not isinstance(stalled, PendingHandshake):
-            self._rest(stalled)
+            self._rest(_ACCEPT_PAUSE if is_crowded else stalled)
             return False
         self._evict(stalled)
         if event is Event.FULL_OF_CONNECTIONS:

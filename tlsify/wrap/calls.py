@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import logging
 import os
@@ -21,6 +22,7 @@ from tlsify.wrap.steering import Group, Place, is_tcp, obstacle
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from typing import Any
 
     from tlsify.aio.acceptor import Acceptor
     from tlsify.logs.access import AccessLog
@@ -34,6 +36,12 @@ _TURN = 64  # calls that are answered before connections get a turn
 # With these the program would speak to clients without TLS.
 _LISTENING = {"listen", "accept", "accept4"}
 _SUCCESS = 0xFF
+
+
+class _NoTls(TlsifyError):
+    """A listening socket cannot get it."""
+
+    errno = errno.EACCES
 
 
 class Ports(NamedTuple):
@@ -81,6 +89,7 @@ class Calls:
         self._descriptors: dict[int, Descriptor] = {}
         self._pidfds: dict[int, int] = {}
         self._orderly: set[int] = set()
+        self._complaints: set[tuple[object, object]] = set()
         self._answers: dict[str, Callable[[Call], None]] = {
             "listen": self._listen,
             "accept": self._accept,
@@ -89,6 +98,7 @@ class Calls:
             "close": self._close,
             "shutdown": self._shut_down,
             "exit_group": self._exit,
+            "splice": self._splice,
         }
 
     def answer(self) -> None:
@@ -117,10 +127,29 @@ class Calls:
         if call.name not in _LISTENING:
             self._notifications.go_on(call)
             return
-        if error is not None:
+        number = getattr(error, "errno", None) or errno.EACCES
+        member = None
+        with contextlib.suppress(OSError):
+            member = socket_at(call.tid, call.descriptor)
+        if error is not None and member is not None:
             why = explain(error) if isinstance(error, OSError) else error
-            _log.warning("the program may not %s: %s", call.name, why)
-        self._notifications.fail(call, getattr(error, "errno", None) or errno.EACCES)
+            self._complain((member, number), "the program may not %s: %s", call.name, why)
+        self._notifications.fail(call, number)
+
+    def _complain(self, about: tuple[object, object], message: str, *words: object) -> None:
+        """Warn, once: a program may call again at once, and looks are repeated."""
+        if about not in self._complaints:
+            self._complaints.add(about)
+            _log.warning(message, *words)
+
+    def _attempt(self, work: Callable[..., object], *words: Any, **named: Any) -> None:
+        """Do something for one of many, and for the others if that fails; it is repeated."""
+        try:
+            work(*words, **named)
+        except OSError as exc:
+            self._complain(
+                (None, exc.errno), "the program cannot be looked at, retrying: %s", explain(exc)
+            )
 
     # -- listening
 
@@ -156,17 +185,17 @@ class Calls:
         """Return a duplicate of the program's socket; None if it is not to get TLS.
 
         Raises:
-            OSError: the program cannot be looked into.
+            OSError: the program cannot be looked into; EBADF also where its first thread has ended,
+                on some kernels: then it must not go on.
         """
         pidfd = os.pidfd_open(process_of(call.tid))
         try:
             number = take(pidfd, call.descriptor)
-        except OSError as exc:
-            if exc.errno == errno.EBADF:  # as the call is going to say
-                return None
-            raise
         finally:
             os.close(pidfd)
+        if not self._notifications.is_valid(call):  # what was taken may be another process's
+            os.close(number)
+            return None
         try:
             theirs = socket.socket(fileno=number)
         except OSError:  # it is no socket
@@ -192,7 +221,7 @@ class Calls:
         try:
             member = inode(theirs)
             if (why := obstacle(theirs)) is not None:
-                raise OSError(errno.EACCES, f"no TLS on {spell(theirs)}: {why}")
+                raise _NoTls(f"no TLS on {spell(theirs)}: {why}")
             self.check_doors()
             place = Place.of(theirs)
             door = next((each for each in self.doors() if each.group.place == place), None)
@@ -218,13 +247,20 @@ class Calls:
 
     def check_doors(self) -> None:
         """Shut doors whose sockets the program has closed: no call tells of that."""
-        for member, door in list(self._doors.items()):
-            if (hold := _still_held(member, self._seen[member])) is not None:
-                self._seen[member] = hold
-                continue
-            del self._doors[member], self._seen[member]
-            if door.leave(member):
-                _log.info("the program has closed %s:%s", *door.group.place.name[:2])
+        for member in list(self._doors):
+            self._attempt(self._check_door, member)
+
+    def _check_door(self, member: int) -> None:
+        if (hold := _still_held(member, self._seen[member])) is not None:
+            self._seen[member] = hold
+        else:
+            self._leave(member)
+
+    def _leave(self, member: int) -> None:
+        del self._seen[member]
+        door = self._doors.pop(member)
+        if door.leave(member):
+            _log.info("the program has closed %s:%s", *door.group.place.name[:2])
 
     # -- connections
 
@@ -246,15 +282,31 @@ class Calls:
             descriptor.read(call)
 
     def _shut_down(self, call: Call) -> None:
-        if (descriptor := self._find(call)) is None:
+        if (descriptor := self._find(call)) is not None:
+            descriptor.shut_down(call)
+        elif call.arguments[1] in {socket.SHUT_RD, socket.SHUT_RDWR}:
+            member = socket_at(call.tid, call.descriptor)
+            if member is None or member not in self._doors:
+                self._notifications.go_on(call)
+                return
+            # A listener listens no more. Done here, or clients would come to it meanwhile.
+            self._doors[member].members[member].shutdown(socket.SHUT_RD)
+            self._leave(member)
+            self._notifications.succeed(call)
+        else:
+            self._notifications.go_on(call)
+
+    def _splice(self, call: Call) -> None:
+        """Refuse it for connections: some kernels lose data (docs/handoff.md, R13)."""
+        if self._find(call) is None:
             self._notifications.go_on(call)
         else:
-            descriptor.shut_down(call)
+            self._notifications.fail(call, errno.EINVAL)
 
     def _close(self, call: Call) -> None:
         if (descriptor := self._find(call)) is not None:
             hold = Hold(process_of(call.tid), call.descriptor)
-            others = {each.number for each in self._descriptors.values()} - {descriptor.number}
+            others = {each.hold for each in self._descriptors.values()} - {descriptor.hold}
             descriptor.closed(hold, others)
             self._watch(descriptor)
         self._notifications.go_on(call)
@@ -262,13 +314,13 @@ class Calls:
     def check_connections(self) -> None:
         """End connections that the program has closed without a call that tells: by exec, say."""
         for descriptor in list(self._descriptors.values()):
-            descriptor.check()
+            self._attempt(descriptor.check)
             self._watch(descriptor)
 
     def refresh(self) -> None:
         """End connections whose keys are worn out."""
         for descriptor in list(self._descriptors.values()):
-            descriptor.refresh()
+            self._attempt(descriptor.refresh)
 
     # -- processes
 
@@ -287,6 +339,8 @@ class Calls:
             except ProcessLookupError:
                 self._has_ended(pid)
                 continue
+            except OSError:  # a shortage: `check_connections` calls again
+                continue
             loop = asyncio.get_running_loop()
             loop.add_reader(self._pidfds[pid], self._has_ended, pid)
 
@@ -295,7 +349,7 @@ class Calls:
             asyncio.get_running_loop().remove_reader(pidfd)
             os.close(pidfd)
         for descriptor in self._held_by(pid):
-            descriptor.left(pid, in_order=pid in self._orderly)
+            self._attempt(descriptor.left, pid, in_order=pid in self._orderly)
             self._watch(descriptor)
         self._orderly.discard(pid)
 

@@ -73,8 +73,8 @@ class Descriptor:
             ProcessLookupError: it has ended.
         """
         if tid not in self._users:
-            self._users.add(tid)
             self.held_in.add(process_of(tid))
+            self._users.add(tid)
 
     # -- reading
 
@@ -156,7 +156,7 @@ class Descriptor:
                 return
         self._notifications.succeed(call)
 
-    def closed(self, hold: Hold, passed_over: Collection[int]) -> None:
+    def closed(self, hold: Hold, passed_over: Collection[Hold]) -> None:
         """One descriptor is about to be closed: the last one ends the connection.
 
         How a process ends that has no descriptors any more is not known before `left`.

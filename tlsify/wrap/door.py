@@ -87,6 +87,7 @@ class Door:
         self._knocks: dict[_Arrival, Knock] = {}
         self._known: dict[int, Knock] = {}
         self._waiting = WaitingCalls(lobby.notifications)
+        self._waits_at: dict[int, int] = {}  # members, by the threads that wait
         self._turn = 0
         self._parting: set[asyncio.Task[Any]] = set()
         self.acceptor = acceptor([group.ours], self.serve)
@@ -107,6 +108,11 @@ class Door:
         Then the door is shut: clients that are ready have nobody to serve them.
         """
         sock = self.members.pop(member)
+        asyncio.get_running_loop().remove_reader(sock)
+        for tid in [tid for tid, at in self._waits_at.items() if at == member]:
+            del self._waits_at[tid]
+            if (call := self._waiting.take(tid)) is not None:
+                self._lobby.notifications.fail(call, errno.EINVAL)
         orphans = [arrival for arrival, knock in self._knocks.items() if knock.member is sock]
         for arrival in orphans:
             self._knocks.pop(arrival).withdraw()
@@ -200,6 +206,17 @@ class Door:
                 self._lobby.notifications.fail(call, errno.EAGAIN)
             else:
                 self._waiting.add(call, receive_limit(sock))
+                self._waits_at[call.tid] = member
+                # The program does not look: a client that comes to its own socket is let in here.
+                asyncio.get_running_loop().add_reader(sock, self._look, sock)
+
+    def _look(self, sock: socket.socket) -> None:
+        if not self._waiting:
+            self._waits_at.clear()
+            asyncio.get_running_loop().remove_reader(sock)
+            return
+        for found in take(sock, self._known, self.acceptor.admit):
+            self._repeat(found)
 
     def _give(self, call: Call, arrival: _Arrival) -> bool:
         """Give a call a client that is ready; return whether the program has it now."""
@@ -218,11 +235,12 @@ class Door:
             return False
         if number is None:
             return False
+        # The program has it: first see to its end, whatever goes wrong with the rest.
         self._ready.remove(arrival)
-        self._take_back(self._knocks.pop(arrival, None))
         descriptor = Descriptor(arrival.handed, notifications, Hold(pid, number))
-        self._lobby.delivered(descriptor)
         arrival.delivered.set_result(descriptor)
+        self._lobby.delivered(descriptor)
+        self._take_back(self._knocks.pop(arrival, None))
         return True
 
     def _hand_over(self, call: Call, handed: Handoff) -> int | None:

@@ -22,16 +22,13 @@ _ALWAYS = {
     "listen": (50, 201), "accept": (43, 202), "accept4": (288, 242), "bind": (49, 200),
     "exit_group": (231, 94), "shutdown": (48, 210),
 }  # fmt: skip
-_ENDS = {"close": (3, 57)}
+_OF_CONNECTIONS = {"close": (3, 57), "splice": (275, 76)}
 READS = {
     "read": (0, 63), "readv": (19, 65), "recvfrom": (45, 207), "recvmsg": (47, 212),
     "recvmmsg": (299, 243),
 }  # fmt: skip
 # It would send and receive without calls that a filter sees.
 _IO_URING_SETUP = 425
-# Out of a kTLS socket it loses data on some kernels (docs/handoff.md, R13). Programs that use it
-# do without where it fails so.
-_SPLICE = (275, 76)
 
 
 def is_supported(machine: str) -> bool:
@@ -42,7 +39,7 @@ def is_supported(machine: str) -> bool:
 def names(machine: str) -> dict[int, str]:
     """Return the names of the calls that the supervisor may be asked about, by number."""
     at = _column(machine)
-    return {each[at]: name for name, each in (_ALWAYS | _ENDS | READS).items()}
+    return {each[at]: name for name, each in (_ALWAYS | _OF_CONNECTIONS | READS).items()}
 
 
 def build(machine: str, base: int, *, reads: bool) -> bytes:
@@ -55,7 +52,7 @@ def build(machine: str, base: int, *, reads: bool) -> bytes:
     """
     at = _column(machine)
     always = [each[at] for each in _ALWAYS.values()]
-    ranged = [(each[at], _ASK) for each in (_ENDS | (READS if reads else {})).values()]
+    ranged = [each[at] for each in (_OF_CONNECTIONS | (READS if reads else {})).values()]
     refusal = (RETURN, 0, 0, ERRNO | errno.ENOSYS)
     return assemble(
         [
@@ -67,11 +64,7 @@ def build(machine: str, base: int, *, reads: bool) -> bytes:
             refusal,
             *_if_equal(_IO_URING_SETUP, [refusal]),
             *(each for number in always for each in _if_equal(number, [(RETURN, 0, 0, _ASK)])),
-            *(
-                each
-                for number, action in [*ranged, (_SPLICE[at], ERRNO | errno.EINVAL)]
-                for each in _if_equal(number, _from(base, action))
-            ),
+            *(each for number in ranged for each in _if_equal(number, _from(base, _ASK))),
             (RETURN, 0, 0, ALLOW),
         ]
     )

@@ -11,6 +11,11 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
 
+# A process or descriptor that has gone meanwhile, or is not ours to see. Any other failure, such as
+# EMFILE, says nothing of what is there, and must not be taken for "nothing".
+_GONE = (FileNotFoundError, ProcessLookupError, PermissionError)
+
+
 class Hold(NamedTuple):
     """A descriptor of a process.
 
@@ -49,22 +54,26 @@ def socket_at(pid: int, number: int) -> int | None:
     return found.st_ino if stat.S_ISSOCK(found.st_mode) else None
 
 
-def holders(inode: int, passed_over: Collection[int] = ()) -> Iterator[Hold]:
+def holders(inode: int, passed_over: Collection[Hold] = ()) -> Iterator[Hold]:
     """Find the descriptors of a socket in all processes below this one.
 
     Args:
         inode: the socket's.
-        passed_over: numbers that are descriptors of other sockets.
+        passed_over: descriptors of other sockets.
+
+    Raises:
+        OSError: one cannot tell.
     """
     wanted = f"socket:[{inode}]"
     for pid in descendants(os.getpid()):
-        with contextlib.suppress(OSError), os.scandir(f"/proc/{pid}/fd") as entries:
+        with contextlib.suppress(*_GONE), os.scandir(f"/proc/{pid}/fd") as entries:
             for entry in entries:
-                if int(entry.name) in passed_over:
+                hold = Hold(pid, int(entry.name))
+                if hold in passed_over:
                     continue
-                with contextlib.suppress(OSError):
+                with contextlib.suppress(*_GONE):
                     if os.readlink(entry.path) == wanted:
-                        yield Hold(pid, int(entry.name))
+                        yield hold
 
 
 def has_descriptors(pid: int) -> bool:
@@ -87,8 +96,15 @@ def descendants(pid: int) -> Iterator[int]:
 
 
 def children(pid: int) -> Iterator[int]:
-    """Return the children of a process (CONFIG_PROC_CHILDREN)."""
-    with contextlib.suppress(OSError):
+    """Return the children of a process (CONFIG_PROC_CHILDREN).
+
+    Raises:
+        OSError: one cannot tell.
+    """
+    with contextlib.suppress(*_GONE):
         for task in os.listdir(f"/proc/{pid}/task"):
-            with open(f"/proc/{pid}/task/{task}/children", encoding="utf-8") as found:
+            with (
+                contextlib.suppress(*_GONE),
+                open(f"/proc/{pid}/task/{task}/children", encoding="utf-8") as found,
+            ):
                 yield from map(int, found.read().split())

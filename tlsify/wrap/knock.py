@@ -45,7 +45,7 @@ class Knock:
         self._timer: asyncio.TimerHandle | None = None
         self.member = member
         self.port = 0
-        self.has_arrived = False
+        self.has_arrived = self._has_failed = False
         self._begin()
 
     def _begin(self) -> None:
@@ -58,9 +58,15 @@ class Knock:
             self._sock.connect_ex(address)
             self._loop.add_writer(self._sock, self.look)
         except OSError as exc:
-            _log.warning("the program could not be told of a connection, retrying: %s", exc)
-            self.withdraw()
-            self._timer = self._loop.call_later(_PAUSE, self._begin)
+            self._try_again(exc)
+
+    def _try_again(self, why: OSError) -> None:
+        if not self._has_failed:
+            _log.warning("the program could not be told of a connection, retrying: %s", why)
+        self._has_failed = True
+        self._known.pop(self.port, None)
+        self._close()
+        self._timer = self._loop.call_later(_PAUSE, self._begin)
 
     def look(self) -> None:
         """Note that the connection has been made, if it has: on loopback that is soon."""
@@ -71,8 +77,9 @@ class Knock:
             self.has_arrived = True
         except BlockingIOError:
             return
-        except OSError:  # the program has closed its socket
-            pass
+        except OSError as exc:  # the program has closed its socket, for instance
+            self._try_again(exc)
+            return
         self._loop.remove_writer(self._sock)
 
     def withdraw(self) -> None:

@@ -125,7 +125,7 @@ class Notifications:
         try:
             fcntl.ioctl(self.descriptor, _SEND, _ANSWER.pack(call.id, value, error, flags))
         except OSError as exc:
-            if exc.errno != errno.ENOENT:
+            if exc.errno not in {errno.ENOENT, errno.EINPROGRESS}:  # it was answered before
                 raise
 
     def give(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 from typing import Self
@@ -48,9 +49,17 @@ class Numbers:
 
         Args:
             tid: one of its threads, all of which wait or may open something else meanwhile.
+
+        Raises:
+            ProcessLookupError: it has ended.
         """
-        for at, (begin, end) in enumerate(zip(self._begins, self._ends, strict=True)):
-            number = self._next[at]
+        most = _MOST
+        with contextlib.suppress(PermissionError):  # it is another user's
+            soft, _ = resource.prlimit(tid, resource.RLIMIT_NOFILE)
+            most = _MOST if soft == resource.RLIM_INFINITY else soft
+        for at, (begin, limit) in enumerate(zip(self._begins, self._ends, strict=True)):
+            end = min(limit, most)
+            number = min(self._next[at], end - 1)
             for _ in range(end - begin):
                 following = number - 1 if number > begin else end - 1
                 if not os.path.lexists(f"/proc/{tid}/fd/{number}"):

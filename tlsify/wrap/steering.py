@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 # asm-generic/socket.h, linux/in6.h and linux/in.h, where Python has no name for them.
 _ATTACH_REUSEPORT_CBPF, _PROTOCOL, _MPTCP = 51, 38, 262
+_AF_SMC, _SMC, _NAMESPACE_COOKIE = 43, 256, 71
 # linux/filter.h: from here on, offsets in an instruction count from the network header.
 _NETWORK = 0xFFF00000
 # A knock has a source that no packet from outside can have: of 127.0.0.0/8, or ::1 with a hop limit
@@ -77,20 +78,31 @@ class Place(NamedTuple):
 
 
 def is_tcp(sock: socket.socket) -> bool:
-    """Return whether a socket is TCP's, or MPTCP's."""
+    """Return whether a socket is TCP's, or MPTCP's, or SMC's, whose clients are TCP's."""
+    if sock.family == _AF_SMC:
+        return True
     if sock.family not in {socket.AF_INET, socket.AF_INET6} or sock.type != socket.SOCK_STREAM:
         return False
-    return sock.getsockopt(socket.SOL_SOCKET, _PROTOCOL) in {socket.IPPROTO_TCP, _MPTCP}
+    return sock.getsockopt(socket.SOL_SOCKET, _PROTOCOL) in {socket.IPPROTO_TCP, _MPTCP, _SMC}
 
 
 def obstacle(sock: socket.socket) -> str | None:
     """Return why a bound socket cannot be knocked at; None if it can."""
+    if sock.family == _AF_SMC or sock.getsockopt(socket.SOL_SOCKET, _PROTOCOL) == _SMC:
+        return "it is SMC's"
+    with socket.socket() as ours:
+        if _namespace(ours) != _namespace(sock):
+            return "it is in another network namespace"
     if sock.getsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, 16).strip(b"\0"):
         return "it is bound to a network device"
     family, (host, *_) = Place.of(sock).to_knock()
     if family == socket.AF_INET6 and IPv6Address(host.partition("%")[0]).is_link_local:
         return "it is bound to a link-local address"
     return None
+
+
+def _namespace(sock: socket.socket) -> bytes:
+    return sock.getsockopt(socket.SOL_SOCKET, _NAMESPACE_COOKIE, 8)
 
 
 class Group:

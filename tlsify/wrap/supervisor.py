@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import gc
 import logging
 import os
@@ -12,6 +11,7 @@ import resource
 import signal
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+from weakref import WeakSet
 
 from tlsify.aio.acceptor import Acceptor, Limits
 from tlsify.connection.ending import patience
@@ -27,6 +27,7 @@ from tlsify.system import listening
 from tlsify.system.process import await_threads
 from tlsify.wrap.calls import Calls, Ports
 from tlsify.wrap.holders import children
+from tlsify.wrap.signals import SignalOrigins
 
 if TYPE_CHECKING:
     import socket
@@ -49,6 +50,9 @@ _BY_TERMINAL = {signal.SIGINT, signal.SIGQUIT, signal.SIGWINCH}
 # Seconds between looks: at sockets that the program may have closed, at connections that it may
 # have closed without a call that tells, and at how many records each key has protected.
 _DOORS, _CONNECTIONS, _KEYS = 1.0, 5.0, 30.0
+# Descriptors that connections do not get, so that the program can be looked at; and how many each
+# connection takes at most: its socket, its knock, and one for its process.
+_RESERVE, _EACH = 64, 4
 _PARTING = 3.0  # seconds for peers to read what the program has sent, once it has ended
 _GARBAGE = (2_000, 10, 5)  # as of workers (`serving.server`)
 _SIGNALLED = 128  # and the signal's number: how shells spell such an end
@@ -134,6 +138,7 @@ class _Supervisor:
         self._ours = set(children(os.getpid())) - {plan.launch.pid}
         self._first: int | None = plan.launch.pid
         self._is_over = asyncio.Event()
+        self._acceptors: WeakSet[Acceptor] = WeakSet()  # of closed doors, too, as long as they last
         self.status = 0
         notifications = plan.launch.notifications
         access_log = plan.access_log
@@ -147,7 +152,17 @@ class _Supervisor:
         acceptor.stranger = plan.stranger
         if plan.access_log is not None:
             acceptor.refused = plan.access_log.refused
+        acceptor.is_crowded = self._is_crowded
+        self._acceptors.add(acceptor)
         return acceptor
+
+    def _is_crowded(self) -> bool:
+        """Return whether all doors have as many connections as our descriptors are enough for."""
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if soft == resource.RLIM_INFINITY:
+            return False
+        most = (soft - min(_RESERVE, soft // 2)) // _EACH
+        return sum(each.connections for each in self._acceptors) >= max(most, 1)
 
     async def run(self) -> None:
         """Serve the program until its end."""
@@ -155,12 +170,16 @@ class _Supervisor:
         notifications = self._plan.launch.notifications
         loop.add_reader(notifications.descriptor, self._answer)
         for number in _FORWARDED:
-            loop.add_signal_handler(number, self._forward, number)
+            if number not in _BY_TERMINAL:
+                loop.add_signal_handler(number, self._forward, number)
+        origins = SignalOrigins(_BY_TERMINAL)
+        loop.add_reader(origins.descriptor, self._forward_all, origins)
         loop.add_signal_handler(signal.SIGCHLD, self._reap)
         put(Gauge.WORKERS, 1)
         about = About(tuple(expiries(self._config)), self._limits())
         chores = [
             (_DOORS, self._calls.check_doors),
+            (_DOORS, self._reap),  # again, where it could not tell
             (_CONNECTIONS, self._calls.check_connections),
             (_CONNECTIONS, self._calls.forget_processes),
             (_KEYS, self._calls.refresh),
@@ -190,21 +209,42 @@ class _Supervisor:
     def _reap(self) -> None:
         """Take the exit statuses of our children, orphans of the program's among them."""
         for pid, code in ended():
+            self._ours.discard(pid)
             if pid == self._first:
                 self._first = None
                 self.status = code if code >= 0 else _SIGNALLED - code
-        if not set(children(os.getpid())) - self._ours:
+        if self._is_childless():
             self._is_over.set()
+
+    def _is_childless(self) -> bool:
+        """Return whether no process of the program's is left; one that cannot tell says no."""
+        try:
+            os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            return True
+        return bool(self._ours) and not set(children(os.getpid())) - self._ours
 
     def _forward(self, number: signal.Signals) -> None:
         """Pass a signal on, to the first process or to what it has left behind."""
-        if not (number in _BY_TERMINAL and _is_from_terminal()):
-            of_program = set(children(os.getpid())) - self._ours
-            for pid in of_program if self._first is None else {self._first}:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, number)
+        for pid in self._of_program():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
         if number == signal.SIGHUP:
             self._reload()
+
+    def _of_program(self) -> set[int]:
+        if self._first is not None:
+            return {self._first}
+        return set(children(os.getpid())) - self._ours
+
+    def _forward_all(self, origins: SignalOrigins) -> None:
+        """Pass on what a terminal has not sent to the program itself: its group had that."""
+        group = os.getpgrp()
+        for number, is_of_kernel in origins.read():
+            for pid in self._of_program():
+                with contextlib.suppress(ProcessLookupError):
+                    if not (is_of_kernel and os.getpgid(pid) == group):
+                        os.kill(pid, number)
 
     # -- configuration
 
@@ -218,10 +258,11 @@ class _Supervisor:
         self._changes.accept(self._plan.watch())
         if self._plan.access_log is not None:
             self._plan.access_log.reopen()
-        before, processes = self._config, set(children(os.getpid()))
+        before, processes = self._config, set[int]()
         try:
+            processes = set(children(os.getpid()))
             self._config = self._plan.configuration.load()
-        except TlsifyError as exc:
+        except (TlsifyError, OSError) as exc:
             _log.error("reload failed; keeping the previous certificates: %s", exc)
             count(Event.RELOAD_REFUSED)
             return
@@ -245,21 +286,13 @@ class _Supervisor:
 
 
 async def _regularly(seconds: float, work: Callable[[], object]) -> None:
+    """Do something again and again, also where it fails: that is logged once."""
+    has_failed = False
     while True:
         await asyncio.sleep(seconds)
-        work()
-
-
-@functools.cache
-def _terminal() -> int | None:
-    with contextlib.suppress(OSError):
-        return os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
-    return None
-
-
-def _is_from_terminal() -> bool:
-    """Return whether a terminal's signal has gone to the whole foreground: the program has it."""
-    terminal = _terminal()
-    with contextlib.suppress(OSError):
-        return terminal is not None and os.tcgetpgrp(terminal) == os.getpgrp()
-    return False
+        try:
+            work()
+        except Exception as exc:  # noqa: BLE001 - what is done must not end while the program runs
+            if not has_failed:
+                _log.error("a periodic look has failed, retrying: %s", exc, exc_info=exc)
+            has_failed = True

@@ -49,6 +49,12 @@ class WaitingCalls:
         if timer is not None:
             timer.cancel()
 
+    def take(self, tid: int) -> Call | None:
+        """Return a thread's call, which waits no more."""
+        call, _ = self._calls.get(tid, (None, None))
+        self.forget(tid)
+        return call
+
     def first(self) -> Call | None:
         """Return the call that has waited longest."""
         return next((call for call, _ in self._calls.values()), None)
