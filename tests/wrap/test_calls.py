@@ -200,3 +200,28 @@ os._exit(0)
 """
     with Wrapped(pki, RELAY, source) as program, program.connect(), program.connect() as client:
         assert client.recv(2) == b"ok"
+
+
+@CARRIERS
+def test_connection_on_its_way(pki: Pki, carrier: str) -> None:
+    """One that is sent to another process stays open, although its sender closes it."""
+    source = """
+listener = listen()
+ours, theirs = socket.socketpair()
+told, tell = os.pipe()
+if os.fork() == 0:
+    os.read(told, 1)
+    sock = socket.socket(fileno=socket.recv_fds(theirs, 1, 1)[1][0])
+    sock.sendall(b"ok")
+    os._exit(0)
+sock, _ = listener.accept()
+socket.send_fds(ours, [b"."], [sock.fileno()])
+sock.close()
+os.write(tell, b"!")
+os.wait()
+os._exit(0)
+"""
+    with Wrapped(pki, carrier, source) as program:
+        with program.connect() as client:
+            assert [client.recv(2), client.recv(1)] == [b"ok", b""]
+        assert program.end() == 0

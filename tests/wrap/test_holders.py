@@ -20,6 +20,7 @@ from tlsify.wrap.holders import (
     holders,
     process_of,
     socket_at,
+    waiting,
 )
 
 if TYPE_CHECKING:
@@ -100,3 +101,13 @@ def test_failed_looks() -> None:
                 list(look)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+def test_descriptors_that_wait() -> None:
+    """One that was sent, and not yet received, is seen where it waits."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs, socket.socket() as unconnected, forked(theirs.fileno()):
+        before = sorted(waiting())
+        socket.send_fds(ours, [b"."], [unconnected.fileno()])
+        after = sorted(waiting())
+        assert (sum(after) > sum(before), len(after)) == (True, len(before))

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 import pytest
 
+from tlsify.system import libc
 from tlsify.wrap.steering import Group, is_tcp, obstacle
 
 ADDRESSES = ("127.0.0.1", "0.0.0.0", "::1", "::", "::ffff:127.0.0.1")
 PATIENCE = 60.0
+_NEW_NAMESPACE = 0x40000000  # linux/sched.h: CLONE_NEWNET
 
 
 def bound(host: str, port: int = 0, *, reuse: bool = False) -> socket.socket:
@@ -143,3 +146,38 @@ def test_address_of_another_program() -> None:
         group = Group(theirs, 1)
         with group.ours, socket.socket() as other, pytest.raises(OSError, match="in use"):
             other.bind(theirs.getsockname())
+
+
+def test_sockets_of_strangers() -> None:
+    """Where another program listens at the address the order of its sockets is not known."""
+    with bound("127.0.0.1", reuse=True) as others, bound("127.0.0.1", 0) as alone:
+        others.listen()
+        port = others.getsockname()[1]
+        with bound("127.0.0.1", port, reuse=True) as theirs:
+            with pytest.raises(OSError, match=os.strerror(errno.EADDRINUSE)):
+                Group(theirs, 1)
+            with pytest.raises(OSError, match=os.strerror(errno.EINVAL)):
+                theirs.accept()  # it does not listen
+        Group(alone, 1).ours.close()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="makes a network namespace")
+def test_other_namespace() -> None:
+    """What is in another one cannot be knocked at from here."""
+    ours, theirs = socket.socketpair()
+    child = os.fork()
+    if not child:
+        with suppress(OSError):
+            libc.call("unshare", _NEW_NAMESPACE)
+            with socket.socket() as sock:
+                socket.send_fds(theirs, [b"."], [sock.fileno()])
+        os._exit(0)
+    os.waitpid(child, 0)
+    theirs.close()
+    found = socket.recv_fds(ours, 1, 1)[1]
+    ours.close()
+    if not found:
+        pytest.skip("there can be no other namespace")
+    with socket.socket(fileno=found[0]) as sock, socket.socket() as own:
+        assert obstacle(sock) == "it is in another network namespace"
+        assert obstacle(own) is None

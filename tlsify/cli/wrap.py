@@ -19,7 +19,7 @@ from tlsify.http import plain
 from tlsify.serving.configuration import Configuration
 from tlsify.system import listening
 from tlsify.system.sandbox import Sandboxing
-from tlsify.wrap import supervisor
+from tlsify.wrap import inherited, supervisor
 from tlsify.wrap.calls import Ports
 from tlsify.wrap.launch import launch
 from tlsify.wrap.numbers import Numbers
@@ -87,6 +87,7 @@ def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
     if isinstance(path, ExitCode):
         return path
     policy = _policy(options)
+    inherited.check(ports.have)
     numbers = Numbers.of_this_process()
     access_log = logs.access_log(arguments, options)
     metrics = [] if arguments.metrics is None else listening.listen_on(arguments.metrics)

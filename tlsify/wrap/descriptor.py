@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from tlsify.connection.ending.forks import inode
 from tlsify.connection.polling import LowWater, receive_limit
 from tlsify.errors import TlsifyError
-from tlsify.wrap.holders import Hold, has_descriptors, holders, process_of, socket_at
+from tlsify.wrap.holders import Hold, has_descriptors, holders, process_of, socket_at, waiting
 from tlsify.wrap.waiting import WaitingCalls
 
 if TYPE_CHECKING:
@@ -165,7 +165,14 @@ class Descriptor:
             hold: which.
             passed_over: as `holders` has it.
         """
-        rest = [each for each in holders(self.inode, passed_over) if each != hold]
+
+        def look() -> list[Hold]:
+            return [each for each in holders(self.inode, passed_over) if each != hold]
+
+        if not (rest := look()) and (sent := waiting(passed_over)):
+            if any(sent):  # to another process, perhaps: `check` looks again
+                return
+            rest = look()  # it may have been received meanwhile
         others = self.held_in - {hold.pid}
         if rest:
             self._go_on_with(rest)
@@ -204,7 +211,7 @@ class Descriptor:
         rest = list(holders(self.inode))
         if rest:
             self._go_on_with(rest)
-        return bool(rest)
+        return bool(rest) or any(waiting())
 
     def refresh(self) -> None:
         """End the connection if its sending key has protected as many records as it may."""

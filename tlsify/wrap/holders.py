@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -14,6 +15,10 @@ if TYPE_CHECKING:
 # A process or descriptor that has gone meanwhile, or is not ours to see. Any other failure, such as
 # EMFILE, says nothing of what is there, and must not be taken for "nothing".
 _GONE = (FileNotFoundError, ProcessLookupError, PermissionError)
+
+# Sockets in which no descriptor can wait: what a socket is does not change.
+_not_unix: set[str] = set()
+_MOST = 65536
 
 
 class Hold(NamedTuple):
@@ -65,15 +70,46 @@ def holders(inode: int, passed_over: Collection[Hold] = ()) -> Iterator[Hold]:
         OSError: one cannot tell.
     """
     wanted = f"socket:[{inode}]"
+    for hold, link in _descriptors(passed_over):
+        if link == wanted:
+            yield hold
+
+
+def waiting(passed_over: Collection[Hold] = ()) -> list[int]:
+    """Return how many descriptors wait in each AF_UNIX socket of the processes below.
+
+    One that was sent (SCM_RIGHTS) is no process's until it is received. Which it is cannot be seen.
+
+    Args:
+        passed_over: as `holders` has it.
+
+    Raises:
+        OSError: one cannot tell.
+    """
+    found = []
+    for (pid, number), link in _descriptors(passed_over):
+        if link.startswith("socket:") and link not in _not_unix:
+            with contextlib.suppress(*_GONE):
+                said = Path(f"/proc/{pid}/fdinfo/{number}").read_text(encoding="utf-8")
+                _, is_unix, count = said.partition("scm_fds:")
+                if is_unix:
+                    found.append(int(count.split()[0]))
+                else:
+                    _not_unix.add(link)
+    if len(_not_unix) > _MOST:
+        _not_unix.clear()
+    return found
+
+
+def _descriptors(passed_over: Collection[Hold]) -> Iterator[tuple[Hold, str]]:
+    """Return the descriptors of all processes below this one, and what they are."""
     for pid in descendants(os.getpid()):
         with contextlib.suppress(*_GONE), os.scandir(f"/proc/{pid}/fd") as entries:
             for entry in entries:
                 hold = Hold(pid, int(entry.name))
-                if hold in passed_over:
-                    continue
-                with contextlib.suppress(*_GONE):
-                    if os.readlink(entry.path) == wanted:
-                        yield hold
+                if hold not in passed_over:
+                    with contextlib.suppress(*_GONE):
+                        yield hold, os.readlink(entry.path)
 
 
 def has_descriptors(pid: int) -> bool:

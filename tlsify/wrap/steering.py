@@ -24,6 +24,7 @@ from tlsify.system.bpf import (
     assemble,
 )
 from tlsify.system.listening import BACKLOG
+from tlsify.wrap.holders import holders
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,6 +39,7 @@ _NETWORK = 0xFFF00000
 _SOURCE = bytes((127, 99, 88, 0))
 _HOPS, _FARTHEST = 100, 255
 _VERSION_4 = 0x40
+_LISTENS = "0A"  # include/net/tcp_states.h, as /proc/net/tcp spells it
 
 
 class Place(NamedTuple):
@@ -129,6 +131,8 @@ class Group:
             OSError: as ``bind`` and ``listen``: another program has the address, for instance.
         """
         self.place = Place.of(theirs)
+        if theirs.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT) and _strangers(self.place):
+            raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
         theirs.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         _listen(theirs, backlog)
         self.ours = _beside(theirs, self.place)
@@ -182,12 +186,25 @@ def _listen(theirs: socket.socket, backlog: int) -> None:
     theirs.listen(max(backlog, BACKLOG))
 
 
+def _strangers(place: Place) -> list[int]:
+    """Return sockets of other programs that listen at an address: they know no order of ours."""
+    host, port = place.name[:2]
+    packed = socket.inet_pton(place.family, host.partition("%")[0])
+    words = struct.unpack(f"={len(packed) // 4}I", packed)
+    local = "".join(f"{word:08X}" for word in words) + f":{port:04X}"
+    table = "tcp6" if place.family == socket.AF_INET6 else "tcp"
+    with open(f"/proc/self/net/{table}", encoding="ascii") as lines:
+        rows = [line.split() for line in lines if local in line]
+    found = [int(row[9]) for row in rows if row[1] == local and row[3] == _LISTENS]
+    return [each for each in found if next(holders(each), None) is None]
+
+
 def _beside(theirs: socket.socket, place: Place) -> socket.socket:
     """Return a socket that listens where another one does.
 
     The kernel lets one user's sockets share an address; the program may have another user.
     """
-    with _as_user(os.fstat(theirs.fileno()).st_uid):
+    with as_user(os.fstat(theirs.fileno()).st_uid):
         ours = socket.socket(place.family, socket.SOCK_STREAM)
     try:
         for option in (socket.SO_REUSEADDR, socket.SO_REUSEPORT):
@@ -203,8 +220,12 @@ def _beside(theirs: socket.socket, place: Place) -> socket.socket:
 
 
 @contextlib.contextmanager
-def _as_user(uid: int) -> Iterator[None]:
-    """Make files as another user does, if we may (setfsuid(2))."""
+def as_user(uid: int) -> Iterator[None]:
+    """Make files as another user does (setfsuid(2)).
+
+    Raises:
+        PermissionError: we may not.
+    """
     before = os.geteuid()
     if uid == before:
         yield
