@@ -195,11 +195,15 @@ number = int(os.read(told, 9))
 sock, _ = listener.accept()
 os.dup2(sock.fileno(), number)
 sock.close()
+print("closed", flush=True)
+listener.accept()
 os.write(number, b"ok")
 os._exit(0)
 """
     with Wrapped(pki, RELAY, source) as program, program.connect(), program.connect() as client:
-        assert client.recv(2) == b"ok"
+        assert program.line() == "closed\n"
+        with program.connect():
+            assert client.recv(2) == b"ok"
 
 
 @CARRIERS
@@ -217,11 +221,15 @@ if os.fork() == 0:
 sock, _ = listener.accept()
 socket.send_fds(ours, [b"."], [sock.fileno()])
 sock.close()
+print("closed", flush=True)
+listener.accept()
 os.write(tell, b"!")
 os.wait()
 os._exit(0)
 """
     with Wrapped(pki, carrier, source) as program:
         with program.connect() as client:
-            assert [client.recv(2), client.recv(1)] == [b"ok", b""]
+            assert program.line() == "closed\n"
+            with program.connect():
+                assert [client.recv(2), client.recv(1)] == [b"ok", b""]
         assert program.end() == 0
