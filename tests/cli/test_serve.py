@@ -608,6 +608,7 @@ def test_log_that_is_renamed(pki: Pki, folder: Path, tmp_path: Path) -> None:
             return client.getresponse().read()
 
         ask("/one")
+        until(lambda: path.stat().st_size > 0)
         path.rename(old)
         server.process.send_signal(signal.SIGUSR1)
         until(path.exists)

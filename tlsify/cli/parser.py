@@ -26,6 +26,7 @@ VERBS = {
     "ssl_client": "busybox's TLS helper, with verification",
     "serve": "HTTPS server for the files of a folder",
     "forward": "TLS in front of another server, which receives plaintext or descriptors",
+    "wrap": "TLS for an unmodified server, which writes to its clients through the kernel",
     "check": "report what this host can offload, and why the rest cannot be",
     "status": "list the connections that the kernel or tlsify protects, with their processes",
 }
@@ -112,6 +113,8 @@ class _Parser(argparse.ArgumentParser):
         if word.startswith("-"):
             name = word.partition("=")[0]
             known = [*self._option_string_actions, _KTLS, *_SWITCHES, *_VALUED]
+            if self.prog == PROGRAM:
+                page += "; options of a verb stand behind it"
             self.error(f"there is no option {name}", suggestions.hint(name, known, page))
         elif self.get_default("program") == []:
             page = f'put "--" in front of a program: -- {" ".join(words)}'
