@@ -42,7 +42,8 @@ def write(folder: Path) -> None:
         picture = f"{path.stem}.svg" if path.stem in _PICTURES else ""
         if picture and not plots.draw(record, folder / picture):
             picture = ""
-        peers = ", ".join(f"{name} {of}" for name, of in record["machine"].get("versions", {}).items())
+        found = record["machine"].get("versions", {})
+        peers = ", ".join(f"{name} {version}" for name, version in found.items())
         parts.append("\n".join(_suite(record, "" if peers == versions else peers, picture)))
         versions = peers
     (folder / "README.md").write_text("\n".join(parts))
