@@ -58,7 +58,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="HOST:PORT",
         help="server, or unix:PATH; a port is a number or a service such as https",
     )
-    parser.add_argument("port", nargs="?", metavar="PORT", help="port, where HOST stands alone")
+    parser.add_argument(
+        "port", nargs="?", metavar="PORT", help="port, if the first operand is HOST alone"
+    )
     parser.usage = f"{parser.prog} [OPTION...] HOST:PORT [-- PROG ARG...]"
     parser.epilog = "PROG runs with the connection on descriptors 6 (read) and 7 (write)."
 

@@ -56,15 +56,15 @@ def add_arguments(parser: argparse.ArgumentParser, *, listen: str | None) -> Non
     group.add_argument(
         "--reuse-port",
         action="store_true",
-        help="one listening socket for each worker, among which the kernel spreads connections "
-        "evenly",
+        help="separate listening sockets for the workers; the kernel spreads connections evenly "
+        "among them",
     )
     group.add_argument(
         "--max-connections",
         type=_number,
         metavar="N",
         help="maximum concurrent connections of all workers; further ones wait; default: as "
-        "many as there are descriptors for",
+        "many as the limit on descriptors allows",
     )
     group.add_argument(
         "--max-handshakes",
@@ -86,15 +86,15 @@ def add_arguments(parser: argparse.ArgumentParser, *, listen: str | None) -> Non
         type=shared.seconds,
         default=30.0,
         metavar="S",
-        help="seconds for each handshake, default 30",
+        help="seconds for each handshake; default 30",
     )
     group.add_argument(
         "--send-timeout",
         type=shared.seconds,
         default=SEND_TIMEOUT,
         metavar="S",
-        help="seconds without progress in sending, though the client's TCP answers, after which "
-        f"the connection is cut; default {SEND_TIMEOUT:g}",
+        help="seconds for which a client may leave sent data unread before the connection is cut; "
+        f"default {SEND_TIMEOUT:g}",
     )
     group.add_argument(
         "--drain",
