@@ -86,10 +86,12 @@ def test_setsockopt_has_few_doors() -> None:
         "aio/dialing.py",
         "cli/forward.py",
         "aio/pump.py",
-    }  # for whole pieces, and ends
+        "system/listening.py",
+    }  # for whole pieces, ends, and clients that say nothing
     isolation = {"isolation/custody.py", "isolation/remote_engine.py"}  # of local sockets
     expected |= isolation
     assert users("setsockopt") == expected
+    assert set(options("system/listening.py")) == {"TCP_DEFER_ACCEPT"}
     assert set(options("aio/dialing.py")) | set(options("cli/forward.py")) == {"TCP_NODELAY"}
     assert set(options("aio/pump.py")) == {"SO_LINGER"}
     assert set().union(*map(options, isolation)) == {"SO_SNDBUF"}

@@ -10,14 +10,16 @@ import pytest
 
 from scripts.testing import stages
 from scripts.testing.stages import KERNELS, LATEST, QUICK
+from tests import chosen
 
 OPTION = "--every-ending"
+FUNCTIONS = ["a.py::test", "b.py::test", "a.py::test_more", "c.py::test"]
 
 
 @pytest.fixture(autouse=True)
 def _files(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is collected."""
-    monkeypatch.setattr(stages, "_chosen", lambda marks: [f"{marks}.py::test"])
+    monkeypatch.setattr(stages, "_chosen", lambda _: FUNCTIONS)
 
 
 @pytest.mark.parametrize("full", [False, True])
@@ -25,10 +27,14 @@ def _files(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_whole_run(*, full: bool, quick: bool) -> None:
     """Every ending is played everywhere if all is asked for."""
     *guests, host = stages.everything(full=full, quick=quick)
-    assert [stage.name for stage in guests] == ([QUICK, *KERNELS] if quick else [*KERNELS[::-1]])
+    halves = [f"{QUICK}-1", f"{QUICK}-2"]
+    assert [stage.name for stage in guests] == ([*halves, *KERNELS] if quick else [*KERNELS[::-1]])
     assert [OPTION in stage.words for stage in guests] == [full] * len(guests)
     assert host.name == "host"
     assert (OPTION in host.words) == full
+    if quick:
+        given = [set(stage.environment[chosen.VARIABLE].splitlines()) for stage in guests[:2]]
+        assert given == [{*FUNCTIONS[::2], FUNCTIONS[3]}, {FUNCTIONS[1]}], "and each file is whole"
 
 
 @pytest.mark.parametrize("full", [False, True])

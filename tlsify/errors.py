@@ -92,6 +92,13 @@ class TlsifyError(Exception):
         self.hint = hint or self.general_hint
 
 
+def said(error: object) -> str:
+    """Return what an error says; of the system's its name and text, without Python's brackets."""
+    if isinstance(error, OSError) and error.errno and not isinstance(error, TlsifyError):
+        return f"{errno_name(error.errno)}: {error.strerror}"
+    return str(error)
+
+
 class ConfigError(TlsifyError):
     """A flag, key, certificate or trust store is unusable; nothing was sent."""
 

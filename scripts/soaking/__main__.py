@@ -72,6 +72,7 @@ def main() -> int:
     for name, number in _statistics().items():
         if name.endswith(("Error", "Curr", "CurrTxSw", "CurrRxSw")):
             print(f"{name:24} {statistics.get(name, 0)} -> {number}")
+    print("ports:", *(f"{it.port} {it.name}" for it in servers))
     for failure in tally.failures[:20]:
         print(f"failed: {failure}")
     return int(grown or bool(tally.failures))

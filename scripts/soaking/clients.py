@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from functools import partial
     from pathlib import Path
 
 _PATIENCE = 60.0
@@ -52,7 +52,7 @@ class Crowd:
         self._threads: list[threading.Thread] = []
         self.last_kill = 0.0
 
-    def add(self, visit: Callable[[], None], *, honest: bool, pause: float) -> None:
+    def add(self, visit: partial[None], *, honest: bool, pause: float) -> None:
         """Start a thread that visits a server again and again."""
         thread = threading.Thread(target=self._go_on, args=(visit, honest, pause), daemon=True)
         self._threads.append(thread)
@@ -65,7 +65,7 @@ class Crowd:
             thread.join(2 * _PATIENCE)
             assert not thread.is_alive(), "a client hangs"
 
-    def _go_on(self, visit: Callable[[], None], honest: bool, pause: float) -> None:
+    def _go_on(self, visit: partial[None], honest: bool, pause: float) -> None:
         while not self._stop.wait(pause * self._random.random()):
             began = time.monotonic()
             try:
@@ -76,7 +76,11 @@ class Crowd:
                         if self.last_kill > began - _AFTERMATH:
                             self.tally.lost += 1
                         else:
-                            self.tally.failures.append(f"{type(exc).__name__}: {exc}")
+                            since = time.monotonic() - self.last_kill
+                            self.tally.failures.append(
+                                f"{visit.func.__name__}{visit.args}, {since:.0f} s after a kill: "
+                                f"{type(exc).__name__}: {exc}"
+                            )
                     continue
             with self._lock:
                 self.tally.served += honest

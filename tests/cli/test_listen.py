@@ -36,7 +36,7 @@ from tests.cli.harness import (
     run,
     start,
 )
-from tests.doubles import descriptors, reset, until
+from tests.doubles import Endpoint, descriptors, reset, until
 
 if TYPE_CHECKING:
     import trustme
@@ -201,6 +201,7 @@ def test_more_than_an_address_may_have(pki: Pki) -> None:
     """They are closed at once, and other addresses are not the worse for it."""
     with Listening(pki.good, "--per-address", "1") as server:
         with server.connect(pki), server.dial() as second:
+            second.shutdown(socket.SHUT_WR)
             assert read_all(second) == b""
             with server.connect(pki, "127.0.0.2") as other:
                 other.sendall(b"x")
@@ -274,7 +275,8 @@ def test_signal_to_a_child(pki: Pki) -> None:
     with Listening(pki.good, "--limit", "100") as server:
         seen: set[int] = set()
         while len(seen) < 20:
-            with server.dial():
+            with server.dial() as sock:
+                sock.sendall(b"\x16")  # a silent one is the kernel's for a while
                 until(lambda: set(server.children()) - seen)
                 for pid in set(server.children()) - seen:
                     seen.add(pid)
@@ -359,6 +361,7 @@ def test_clients_that_fail(pki: Pki) -> None:
             plain.sendall(b"GET / HTTP/1.0\r\n\r\n")
             assert read_all(plain)[:1] == b"\x15"
         with hasty.dial() as silent:
+            silent.sendall(b"\x16")
             read_all(silent)
         assert server.ask(pki, b"well") == b"well"
         until(lambda: not server.children() and not hasty.children())
@@ -396,15 +399,16 @@ def test_no_descriptors_left(pki: Pki) -> None:
         used = {int(entry.name) for entry in Path(f"/proc/{pid}/fd").iterdir()}
         free = min(set(range(100)) - used)
         resource.prlimit(pid, resource.RLIMIT_NOFILE, (free, 4096))
-        with server.dial() as sock:
-            assert "EMFILE" in read_line(server.process.stderr)
-            ticks = _cpu(pid)
-            assert "EMFILE" in read_line(server.process.stderr)  # a second later
-            assert _cpu(pid) - ticks < 20
-            resource.prlimit(pid, resource.RLIMIT_NOFILE, (4096, 4096))
-            with pki.client_context().wrap_socket(sock, server_hostname="localhost") as stream:
-                stream.sendall(b"x")
-                assert stream.recv(1) == b"x"
+        context, sock = pki.client_context(), server.dial()
+        client = Endpoint(lambda: context.wrap_socket(sock, server_hostname="localhost"))
+        assert "EMFILE" in read_line(server.process.stderr)
+        ticks = _cpu(pid)
+        assert "EMFILE" in read_line(server.process.stderr)  # a second later
+        assert _cpu(pid) - ticks < 20
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (4096, 4096))
+        with client.result() as stream:
+            stream.sendall(b"x")
+            assert stream.recv(1) == b"x"
 
 
 def _cpu(pid: int) -> int:

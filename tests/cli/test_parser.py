@@ -118,6 +118,7 @@ _MISUSE = {
     "unknown-verb": (["conect"], '"conect"', "did you mean connect?"),
     "ktls-mode-in-a-word-of-its-own": (["--ktls", "on", "check"], '"on"', "tlsify help"),
     "unknown-option": (["--nonsense", "check"], "no option --nonsense", "tlsify --help"),
+    "option-without-its-verb": (["--access-log", "serve"], "--access-log", "stand behind it"),
     "unknown-option-of-a-verb": (["check", "--nonsense"], "--nonsense", "tlsify check --help"),
     "misspelled-option": (["connect", "h:1", "--no-verfy"], "--no-verfy", "mean --no-verify?"),
     "misspelled-global": (["check", "--verbos"], "no option --verbos", "mean --verbose?"),

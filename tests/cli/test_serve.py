@@ -537,7 +537,7 @@ def test_handshake_deadline(pki: Pki, folder: Path) -> None:
     """A client that stalls in the handshake is let go after --timeout; others are served on."""
     with Served(*_words(pki, folder, "--timeout", "0.2")) as server:
         idle = server.descriptors()
-        for sent in (b"", b"\x16\x03\x01\x02\x00\x01"):
+        for sent in (b"\x16", b"\x16\x03\x01\x02\x00\x01"):
             with server.connect() as sock:
                 sock.sendall(sent)
                 assert read_all(sock) == b""
@@ -608,6 +608,7 @@ def test_log_that_is_renamed(pki: Pki, folder: Path, tmp_path: Path) -> None:
             return client.getresponse().read()
 
         ask("/one")
+        until(lambda: path.stat().st_size > 0)
         path.rename(old)
         server.process.send_signal(signal.SIGUSR1)
         until(path.exists)

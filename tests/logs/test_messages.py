@@ -63,11 +63,13 @@ def test_text(capsys: pytest.CaptureFixture[str]) -> None:
     _log.info("too low")
     _log.log(NOTICE, "plain %s", "\x1b[2J\nforged: 1")
     served(lambda: _log.warning("about it"))
+    served(lambda: _log.log(NOTICE, "ended: %s", ConnectionResetError(104, "Connection reset")))
     served(lambda: _log.warning("about another", extra={"peer": ("::1", 1, 0, 0)}))
     served(lambda: _log.warning("about none", extra={"peer": None}))
     assert capsys.readouterr().err.splitlines() == [
         "tlsify: plain \\x1b[2J\\nforged: 1",
         "tlsify: warning: 192.0.2.7:50000: about it",
+        "tlsify: 192.0.2.7:50000: ended: ECONNRESET: Connection reset",
         "tlsify: warning: [::1]:1: about another",
         "tlsify: warning: about none",
     ]

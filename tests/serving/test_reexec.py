@@ -86,6 +86,14 @@ def test_nothing_inherited(monkeypatch: pytest.MonkeyPatch) -> None:
         assert not Inherited.inherit().workers
 
 
+def test_rehearsal_without_its_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It must not become a server itself, whose end nobody knows to ask for."""
+    left = {"pid": 2**22, "counters": -1, "workers": {}, "sockets": {}, "is_rehearsal": True}
+    monkeypatch.setenv("TLSIFY_SUCCESSION", json.dumps(left))
+    with pytest.raises(ConfigError, match="is gone"):
+        Inherited.inherit()
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -294,6 +294,7 @@ def test_isolated_key(tmp_path: Path, authority: trustme.CA) -> None:
             assert len(holders) == 2
             assert all(holds(pid, wanted) for pid in holders)
             (custodian,) = {pid for pid in server.workers() if children(pid)}
+            assert "NoNewPrivs:\t1" in Path(f"/proc/{custodian}/status").read_text()
             for pid in (server.process.pid, *server.workers() - {custodian}):
                 assert holds(pid, wanted) == set()
             first = server.serial()

@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import pytest
@@ -53,6 +54,22 @@ def test_listening_on_a_free_port() -> None:
         assert listening.spell(sock) == f"127.0.0.1:{sock.getsockname()[1]}"
         with socket.create_connection(sock.getsockname()):
             pass
+
+
+def test_silent_client() -> None:
+    """If it is wanted the kernel keeps it, and others are accepted before it."""
+    with ExitStack() as stack:
+        sock = stack.enter_context(listening.listen("127.0.0.1", 0, deferred=True))
+        sock.settimeout(60)
+        for word in (b"", b"hello"):
+            client = stack.enter_context(socket.create_connection(sock.getsockname()))
+            client.sendall(word)
+        accepted, address = sock.accept()
+        stack.enter_context(accepted)
+        assert address == client.getsockname()
+        sock.settimeout(0)
+        with pytest.raises(BlockingIOError):
+            sock.accept()
 
 
 def test_address_of_version_6() -> None:

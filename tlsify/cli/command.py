@@ -32,8 +32,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status (`errors.ExitCode`)."""
     gc.set_threshold(_OBJECTS)
     # At its end Python looks for garbage in all that there is. What is frozen goes unlooked at, and
-    # with the process.
-    atexit.register(gc.freeze)
+    # with the process; those who ask for warnings are told of what was not closed.
+    if not sys.warnoptions:
+        atexit.register(gc.freeze)
 
     def work() -> int:
         _protect_process()

@@ -243,7 +243,9 @@ def _listeners(arguments: argparse.Namespace, stack: ExitStack) -> list[socket.s
         )
     made = []
     for address in dict.fromkeys(arguments.listen):
-        made += listening.listen_on(address, arguments.backlog)
+        # With UCSPI-TLS the program may greet its client before TLS.
+        first = not arguments.ucspi_tls
+        made += listening.listen_on(address, arguments.backlog, deferred=first)
         if address.path:
             stack.callback(listening.remove, address.path)
     return made

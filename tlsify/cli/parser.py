@@ -112,6 +112,8 @@ class _Parser(argparse.ArgumentParser):
         if word.startswith("-"):
             name = word.partition("=")[0]
             known = [*self._option_string_actions, _KTLS, *_SWITCHES, *_VALUED]
+            if self.prog == PROGRAM:
+                page += "; options of a verb stand behind it"
             self.error(f"there is no option {name}", suggestions.hint(name, known, page))
         elif self.get_default("program") == []:
             page = f'put "--" in front of a program: -- {" ".join(words)}'

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+# How alike two words have to be, from 0 to 1.
+_LEAST = 0.75
 # What other programs call our options, where the names are not alike.
 _ELSEWHERE = {
     "-b": "--listen",
@@ -41,7 +43,7 @@ def closest(word: str, known: Iterable[str]) -> str | None:
     meant = _ELSEWHERE.get(word)
     if meant in names:
         return meant
-    return next(iter(get_close_matches(word, names, 1)), None)
+    return next(iter(get_close_matches(word, names, 1, _LEAST)), None)
 
 
 def hint(word: str, known: Iterable[str], otherwise: str) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from tlsify.aio.transport import attach
 from tlsify.aio.watching import watched
 from tlsify.connection.stillness import SEND_TIMEOUT, Bounds
+from tlsify.errors import said
 from tlsify.http.protocol import HttpProtocol, Sent
 from tlsify.http.request import Request
 from tlsify.logs.access import CLEAN, AccessLog, Subject, ending
@@ -125,7 +126,7 @@ def _record(log: AccessLog, subject: Subject, handed: Handoff, sent: Sent) -> No
             "sent": sent.size,
             "seconds": sent.seconds,
             "end": end,
-            "error": None if error is None else str(error) or None,
+            "error": None if error is None else said(error) or None,
             "referer": referer,
             "user_agent": agent,
         },

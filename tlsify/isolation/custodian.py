@@ -19,7 +19,7 @@ from tlsify.isolation import wire
 from tlsify.isolation.holder import CHORE_PAUSE, Holder
 from tlsify.metrics.counters import Event, count
 from tlsify.system import scm_rights
-from tlsify.system.process import be_child, fork, let_go, protect_process
+from tlsify.system.process import be_child, forgo_rights, fork, let_go, protect_process
 from tlsify.system.signal_pipe import SignalPipe
 from tlsify.tls.context import drop_past_keys
 
@@ -119,6 +119,7 @@ def be_custodian(task: Task, control: socket.socket) -> NoReturn:
 
     def work() -> None:
         protect_process()
+        forgo_rights()
         let_go(_open_descriptors() - {0, 1, 2, control.fileno(), *task.private})
         _allow_descriptors()
         _Custodian(task, control).run()

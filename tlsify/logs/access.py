@@ -19,6 +19,7 @@ from tlsify.errors import (
     ResourceError,
     Truncated,
     errno_name,
+    said,
 )
 from tlsify.logs.file import LONGEST, LogFile
 from tlsify.logs.messages import JSON, peer
@@ -128,7 +129,7 @@ class AccessLog:
             "server_name": getattr(error, "server_name", None),
             "seconds": seconds,
             "end": end,
-            "error": str(error),
+            "error": said(error),
         }
         self._write("refused", None, told)
 
@@ -150,7 +151,7 @@ class AccessLog:
             "sent": None if traffic is None else traffic.sent,
             "seconds": seconds,
             "end": visit.end if error is None else ending(error),
-            "error": None if error is None else str(error) or None,
+            "error": None if error is None else said(error) or None,
         }
         self._write("connection", subject, told)
 

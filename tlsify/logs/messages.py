@@ -10,7 +10,7 @@ import time
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
-from tlsify.errors import ConfigError
+from tlsify.errors import ConfigError, said
 from tlsify.logs.text import moment, printable, spell_address, split_address
 
 if TYPE_CHECKING:
@@ -145,6 +145,14 @@ def _priority(level: int) -> int:
     return next((found for least, found in _PRIORITIES.items() if level <= least), _CRITICAL)
 
 
+def _message(record: logging.LogRecord) -> str:
+    if record.args and isinstance(record.args, tuple):
+        return record.msg % tuple(
+            said(each) if isinstance(each, OSError) else each for each in record.args
+        )
+    return record.getMessage()
+
+
 def _peer_of(record: logging.LogRecord) -> object | None:
     """Return the peer that a message is about, as it says itself; None if it is about none."""
     found: object = getattr(record, "peer", _UNSAID)
@@ -164,7 +172,7 @@ class _Text(logging.Formatter):
         about = "" if name is None else f"{spell_address(name)}: "
         is_warning = self._is_marked and record.levelno == logging.WARNING
         kind = "warning: " if is_warning else ""
-        lines = [kind + about + printable(record.getMessage())]
+        lines = [kind + about + printable(_message(record))]
         if record.exc_info:
             lines += map(printable, self.formatException(record.exc_info).splitlines())
         begin = self._head(record.levelno)
@@ -181,7 +189,7 @@ class _Json(logging.Formatter):
         told: dict[str, Any] = {
             "time": moment(record.created),
             "level": record.levelname.lower(),
-            "message": record.getMessage(),
+            "message": _message(record),
         }
         if (name := _peer_of(record)) is not None:
             told["client"], told["port"] = split_address(name)

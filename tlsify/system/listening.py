@@ -16,6 +16,7 @@ from tlsify.system.modes import bind
 from tlsify.system.os_errors import explain
 
 BACKLOG = 1024
+_DEFERRAL = 5  # seconds, which Linux rounds to 7: SYN-ACKs after 1, 2 and 4
 _ATTEMPTS = 8  # to find a port that is free for IPv4 and for IPv6
 # This host has no such address.
 _NOT_OURS = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
@@ -30,7 +31,12 @@ _FIRST = 3  # sd_listen_fds(3)
 
 
 def listen_on(
-    address: Address, backlog: int = BACKLOG, number: int = 1, *, reuse_port: bool = False
+    address: Address,
+    backlog: int = BACKLOG,
+    number: int = 1,
+    *,
+    reuse_port: bool = False,
+    deferred: bool = False,
 ) -> list[socket.socket]:
     """Listen on an address: a path, all addresses of a name, or every interface, IPv4 and IPv6.
 
@@ -39,6 +45,7 @@ def listen_on(
         backlog: how many connections may wait.
         number: sockets for each address; several need ``reuse_port``.
         reuse_port: as for `listen`.
+        deferred: likewise.
 
     Returns:
         One socket at least. An address that this host has not is left out as long as it has
@@ -52,7 +59,9 @@ def listen_on(
         return [listen_at(Path(address.path), backlog)]
     for _ in range(_ATTEMPTS):
         try:
-            return _listen_on_all(address, backlog, number, reuse_port=reuse_port)
+            return _listen_on_all(
+                address, backlog, number, reuse_port=reuse_port, deferred=deferred
+            )
         except NetworkError as exc:
             # A port that is free for IPv4 may not be for IPv6.
             if address.port or not _is_for(exc, {errno.EADDRINUSE}):
@@ -62,7 +71,7 @@ def listen_on(
 
 
 def _listen_on_all(
-    address: Address, backlog: int, number: int, *, reuse_port: bool
+    address: Address, backlog: int, number: int, *, reuse_port: bool, deferred: bool
 ) -> list[socket.socket]:
     found: list[socket.socket] = []
     missing: list[NetworkError] = []
@@ -71,7 +80,7 @@ def _listen_on_all(
         for host in _hosts(address):
             for _ in range(number):
                 try:
-                    sock = listen(host, port, backlog, reuse_port=reuse_port)
+                    sock = listen(host, port, backlog, reuse_port=reuse_port, deferred=deferred)
                 except NetworkError as exc:
                     if not _is_for(exc, _NOT_OURS):
                         raise
@@ -105,7 +114,12 @@ def _is_for(exc: NetworkError, numbers: set[int]) -> bool:
 
 
 def listen(
-    host: str, port: int, backlog: int = BACKLOG, *, reuse_port: bool = False
+    host: str,
+    port: int,
+    backlog: int = BACKLOG,
+    *,
+    reuse_port: bool = False,
+    deferred: bool = False,
 ) -> socket.socket:
     """Listen on one address.
 
@@ -115,20 +129,25 @@ def listen(
         backlog: limit on waiting connections.
         reuse_port: let other sockets of this user listen there, too, among which the kernel
             spreads connections (SO_REUSEPORT).
+        deferred: have the kernel keep a connection until its client has sent something, for some
+            seconds at most (TCP_DEFER_ACCEPT). A silent client then takes no place of ours.
 
     Raises:
         NetworkError: it cannot be listened on.
         ResourceError: no descriptor is to be had.
     """
     try:
-        return socket.create_server(
+        sock = socket.create_server(
             (host, port),
             family=socket.AF_INET6 if ":" in host else socket.AF_INET,
             backlog=backlog,
             reuse_port=reuse_port,
         )
+        if deferred:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, _DEFERRAL)
     except (OSError, OverflowError, UnicodeError) as exc:
         raise _cannot(exc, Address(host, port)) from exc
+    return sock
 
 
 def _cannot(exc: Exception, address: Address) -> NetworkError | ResourceError:

@@ -33,7 +33,7 @@ WAITING = """
 import array, asyncio, marshal, os, random, runpy, socket, sqlite3, struct, sys, tempfile
 import http.client, http.server, multiprocessing, pickle, ssl, tlslite.api, urllib.request, uvloop
 import OpenSSL.SSL, aiohttp, hypothesis.strategies, psutil, pyroute2, pytest
-import service_identity, trustme
+import trustme
 channel = socket.socket(fileno=0)
 channel.send(b"ready")
 exec(marshal.loads(channel.recv(1 << 20)))

@@ -44,7 +44,10 @@ PYTHON = "3.13"
 # Where the environment appears in the guest.
 ENVIRONMENT = "/opt/tlsify-env"
 # Of the group "dev" only what its tests import or are run by.
-TEST_TOOLS = ("coverage", "hypothesis", "pytest", "pytest-timeout", "tlslite-ng", "trustme")
+TEST_TOOLS = (
+    *("coverage", "hypothesis", "pytest", "pytest-timeout", "service-identity", "tlslite-ng"),
+    "trustme",
+)
 
 # What the packages' maintainer scripts, which are not run, would have made.
 FILES = {

@@ -234,7 +234,10 @@ def _listeners(arguments: argparse.Namespace, estate: Inherited) -> list[socket.
     for address in dict.fromkeys(addresses):
 
         def listen(address: Address = address) -> list[socket.socket]:
-            return listening.listen_on(address, number=number, reuse_port=arguments.reuse_port)
+            # TLS's clients speak first.
+            return listening.listen_on(
+                address, number=number, reuse_port=arguments.reuse_port, deferred=True
+            )
 
         found = found + estate.claim(str(address), listen)
     return found
