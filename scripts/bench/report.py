@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 _DIGITS = 3
 _INDEX = """# Benchmarks
 
-Written by `scripts/bench/run`; notes.md says what they led to. Contenders took turns; after a round
-that does not count each had as many as said. A value is the median, with the least and the most in
-brackets. So is a ratio, each of which is that of two turns in one round: a machine is faster at one
-time than at another, and the rounds know nothing of that. Raw figures are in the JSON files.
-Versions are listed where they differ from those of the suite before.
+`scripts/bench/run` writes this page; notes.md has the conclusions. Contenders took turns, in the
+given number of rounds after a first one that does not count. A value is the median, with the least
+and the most in brackets. A ratio is the median of the rounds' ratios, each of two turns in one
+round, so that it does not depend on the machine's speed at the time. The JSON files have the raw
+figures. Versions are listed where they differ from those of the suite before.
 """
 # The suites that performance.md draws its conclusions from; the tables say the same of all.
 _PICTURES = frozenset({"bulk-uml", "first_byte-uml", "handoff-uml", "pieces-uml", "relay"})
