@@ -30,7 +30,10 @@ if TYPE_CHECKING:
     from tlsify.connection.handoff import Handoff
 
 _UNFINISHED = "the handshake did not finish"
-DESCRIPTION = "Connect to a TLS server; send stdin to it, and write what it sends to stdout."
+DESCRIPTION = (
+    "Connect to a TLS server: send stdin to it and write its data to stdout, or run a program on "
+    "the connection."
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from tlsify.config import ServerConfig
     from tlsify.logs.access import AccessLog
 
-DESCRIPTION = "Accept TLS connections, and pass their plaintext to another server."
+DESCRIPTION = "Accept TLS connections, and pass them to another server: plaintext, or descriptors."
 # "LISTEN --proxy-protocol BACKEND" is what people write.
 IS_MIXED = True
 _PATIENCE = 5.0
