@@ -15,6 +15,7 @@ from tests.doubles import OFFLOADS, RELAY, Endpoint, Lab, give_up, until
 from tlsify.aio import handshake
 from tlsify.aio.handshake import hand_over
 from tlsify.aio.loop_socket import LoopSocket
+from tlsify.aio.pending import silence
 from tlsify.codepoints import ContentType
 from tlsify.connection.ending.patience import unread
 from tlsify.connection.establish import accept
@@ -125,6 +126,25 @@ def test_cancelled(run: Run, lab: Lab, policy: KtlsPolicy, spoken: bytes) -> Non
         assert ours.fileno() == -1
         with contextlib.suppress(ConnectionResetError):
             assert await asyncio.to_thread(theirs.recv, 1) == b""
+
+    run(work())
+
+
+@both
+def test_unread_bytes_show_while_it_lasts(run: Run, lab: Lab, policy: KtlsPolicy) -> None:
+    """`PendingHandshakes` sees them, and takes no handshake that goes on for a stalled one."""
+
+    async def work() -> None:
+        ours, theirs = lab.tcp()
+        theirs.sendall(b"\x16\x03\x01")
+        task = asyncio.create_task(hand_over(ours, lab.configs()[1], policy))
+        for _ in range(5):
+            await asyncio.sleep(0)
+        theirs.sendall(b"\x00\x04")
+        until(lambda: silence(ours) == 0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
 
     run(work())
 

@@ -17,6 +17,7 @@ from tlsify.cli import main
 from tlsify.errors import ExitCode
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 
@@ -30,10 +31,14 @@ class Forked:
     """
 
     def __init__(
-        self, *words: str | int | Path, within: AbstractContextManager[object] | None = None
+        self,
+        *words: str | int | Path,
+        within: AbstractContextManager[object] | None = None,
+        command: Callable[[list[str]], int] = main,
     ) -> None:
         """Fork it; it does all within a context."""
         self._within = within or nullcontext()
+        self._command = command
         self._said = b""
         self._errors, errors = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self.output, theirs = os.pipe()
@@ -58,7 +63,7 @@ class Forked:
             logging.root.handlers.clear()  # pytest's
             warnings.simplefilter("always", ResourceWarning)
             with self._within:
-                status = main(words)
+                status = self._command(words)
         except SystemExit as exc:
             status = exc.code
         finally:
@@ -88,7 +93,11 @@ class Forked:
 
     def ask_to_end(self) -> None:
         """Send SIGTERM."""
-        os.kill(self._pid, signal.SIGTERM)
+        self.signal(signal.SIGTERM)
+
+    def signal(self, number: int) -> None:
+        """Send a signal."""
+        os.kill(self._pid, number)
 
     def end(self) -> int:
         """Wait for its end; return its exit status. What it said is to the point, if anything."""

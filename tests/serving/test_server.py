@@ -600,7 +600,7 @@ def test_certificates_in_metrics(authority: trustme.CA) -> None:
     """Each has its names, and of several with the same ones the first to expire is told."""
     pairs = [issue(authority, name) for name in ("a.example", "b.example", "a.example")]
     config = ServerConfig(key_pair=pairs[0], more_key_pairs=tuple(pairs[1:]))
-    found = dict(serving._certificates(config))
+    found = dict(serving.expiries(config))
     assert set(found) == {"a.example", "b.example"}
     assert found["a.example"] == min(pairs[0].not_after, pairs[2].not_after).timestamp()
 

@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 # told by words in a file, which SIGHUP reads anew.
 PROGRAM = """
 import logging, os, pathlib, signal, sys, time
-from tlsify.serving import generation, supervisor
+from tlsify.serving import changes, generation, supervisor
 from tlsify.metrics.counters import Gauge, beat, counters, gauge, share
 from tlsify.serving.duty import SupervisorHooks
 from tlsify.errors import ConfigError
 
 logging.basicConfig(format="%(message)s")
-supervisor._WATCH_INTERVAL = 0.02
+changes._INTERVAL = 0.02
 supervisor._GRACE = 0.1
 supervisor._PAUSE = 0.05
 generation._PAUSE = 0.01

@@ -12,6 +12,7 @@ from tests import provision
 from tests.docs.examples import PROJECT
 from tlsify.connection import polling
 from tlsify.system import forbidden_calls, sandbox
+from tlsify.wrap import filter as wrap_filter
 
 _HEADERS = {"x86_64": "x86", "aarch64": "arm64"}
 
@@ -22,13 +23,18 @@ def _defined(header: Path) -> dict[str, str]:
     return dict(re.findall(r"^#define\s+(\w+)\s+(\w+)", header.read_text(), re.MULTILINE))
 
 
-@pytest.mark.parametrize("machine", forbidden_calls._ARCHITECTURES)
+@pytest.mark.parametrize("machine", forbidden_calls.ARCHITECTURES)
 def test_numbers_of_system_calls(machine: str) -> None:
     """Those of the filter and of Landlock, and the architecture's own number."""
     root = provision.tree() / "usr"
     numbers = _defined(root / f"lib/linux/uapi/{_HEADERS[machine]}/asm/unistd_64.h")
-    for name, ours in forbidden_calls._CALLS.items():
-        assert numbers[f"__NR_{name}"] == str(ours[machine == "aarch64"]), name
+    for name, each in forbidden_calls._CALLS.items():
+        assert numbers[f"__NR_{name}"] == str(each[machine == "aarch64"]), name
+    at = machine == "aarch64"
+    ours = {"seccomp": wrap_filter._SECCOMP[at], "splice": wrap_filter._SPLICE[at]}
+    ours |= {"io_uring_setup": wrap_filter._IO_URING_SETUP}
+    for name, number in {**ours, **{v: k for k, v in wrap_filter.names(machine).items()}}.items():
+        assert numbers[f"__NR_{name}"] == str(number), name
     for name, number in (
         ("create_ruleset", sandbox._CREATE_RULESET),
         ("add_rule", sandbox._ADD_RULE),
@@ -37,7 +43,7 @@ def test_numbers_of_system_calls(machine: str) -> None:
         assert numbers[f"__NR_landlock_{name}"] == str(number), name
     elf = _defined(root / "include/linux/elf-em.h")[f"EM_{machine.upper()}"]
     # linux/audit.h: 64 bits, little-endian.
-    assert forbidden_calls._ARCHITECTURES[machine] == int(elf) | 0x80000000 | 0x40000000
+    assert forbidden_calls.ARCHITECTURES[machine] == int(elf) | 0x80000000 | 0x40000000
 
 
 def test_layouts_are_the_same_everywhere() -> None:

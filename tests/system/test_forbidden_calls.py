@@ -20,7 +20,7 @@ from tlsify.system.sandbox import renounce
 pytestmark = [
     pytest.mark.own_kernel,
     pytest.mark.skipif(
-        platform.machine() not in forbidden_calls._ARCHITECTURES
+        platform.machine() not in forbidden_calls.ARCHITECTURES
         or "Seccomp:" not in Path("/proc/self/status").read_text(),
         reason="no seccomp here",
     ),
@@ -72,7 +72,7 @@ def test_other_way_in() -> None:
 
 def test_program_of_the_filter() -> None:
     """Every jump stays within it, on both architectures; on another one there is none."""
-    for machine in forbidden_calls._ARCHITECTURES:
+    for machine in forbidden_calls.ARCHITECTURES:
         code = list(struct.iter_unpack("=HBBI", forbidden_calls._filter(machine)))
         for at, (_, then, otherwise, _) in enumerate(code):
             assert at + max(then, otherwise) < len(code) - (then + otherwise > 0)

@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self, TypeAlias
 
 from tlsify.aio.handshake import hand_over
-from tlsify.aio.outcomes import FAILURES, name_of, outcome
+from tlsify.aio.outcomes import FAILURES, count_cut, name_of, outcome
 from tlsify.aio.pending import PendingHandshake, PendingHandshakes, origin
 from tlsify.connection.establish import drop_past_keys
-from tlsify.connection.stream import TLSSocket
-from tlsify.errors import TlsifyError, Truncated
+from tlsify.errors import TlsifyError
 from tlsify.logs import messages
 from tlsify.metrics.counters import Event, Gauge, change, count, handshake_took
 from tlsify.status import roster
@@ -252,6 +251,11 @@ class Acceptor:
                 self._rest(_ACCEPT_PAUSE)
             return False
         self._is_failing = False
+        self.admit(sock, name)
+        return True
+
+    def admit(self, sock: socket.socket, name: object) -> None:
+        """Serve a connection that was accepted, here or on a socket that is not ours."""
         count(Event.ACCEPTED)
         where = origin(name)
         limit = self._limits.per_address
@@ -261,9 +265,8 @@ class Acceptor:
             _log.log(messages.NOTICE, "connection refused: %s", why, extra={"peer": name})
             self.refused(name, "per_address", why, 0.0)
             sock.close()
-            return True
+            return
         self._begin(sock, where, name)
-        return True
 
     def _has_room(self) -> bool:
         """Return whether a place is free; take one from a stalled handshake if necessary."""
@@ -343,7 +346,7 @@ class Acceptor:
         except (TlsifyError, OSError) as exc:
             _log.info("connection ended: %s", exc)
         finally:
-            _count_cut(handed)
+            count_cut(handed)
             change(Gauge.CONNECTIONS, -1)
 
     async def _open(self, visit: _Visit) -> Handoff | None:
@@ -387,14 +390,3 @@ class Acceptor:
             self._rest(_ACCEPT_PAUSE)
         _log.log(level, "connection refused: %s", exc)
         self.refused(visit.name, name_of(kind), exc, self._age(visit))
-
-
-def _count_cut(handed: Handoff) -> None:
-    """Count a connection that was cut; truncations on the kernel path are already counted."""
-    if handed.relay is None:
-        if isinstance(handed.sock, TLSSocket) and handed.sock.death.number:
-            count(Event.BROKEN)
-    elif isinstance(handed.relay.failure, Truncated):
-        count(Event.TRUNCATED)
-    elif isinstance(handed.relay.failure, OSError):
-        count(Event.BROKEN)

@@ -8,7 +8,7 @@ import socket
 from typing import TYPE_CHECKING
 
 from tlsify.config import KtlsPolicy
-from tlsify.connection.establish import PendingConnection, take
+from tlsify.connection.establish import PendingConnection
 from tlsify.connection.setup import handshake
 from tlsify.connection.setup.dialing import closed_on_error
 from tlsify.errors import HandshakeError
@@ -34,7 +34,7 @@ async def hand_over(
     """Do a handshake without blocking the loop, and hand the connection over.
 
     Args:
-        sock: connected TCP socket; the connection is taken out of it (`establish.take`).
+        sock: connected TCP socket, which is the handshake's from here on: it is closed on an error.
         config: decides the role.
         policy: when to offload; AUTO if None.
         timeout: seconds for the handshake; the configuration's own if None.
@@ -44,7 +44,6 @@ async def hand_over(
         As `establish.connect`.
     """
     seconds = config.timeout if timeout is None else timeout
-    sock = take(sock)
     with closed_on_error(sock):
         sock.settimeout(0)
         opening = PendingConnection(sock, config, policy or KtlsPolicy())

@@ -1,7 +1,10 @@
-"""Outcomes of failed handshakes, by cause, for the counters."""
+"""Outcomes of failed handshakes and cut connections, by cause, for the counters."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from tlsify.connection.stream import TLSSocket
 from tlsify.errors import (
     SHORTAGES,
     ConfigError,
@@ -15,7 +18,10 @@ from tlsify.errors import (
     ResourceError,
     Truncated,
 )
-from tlsify.metrics.counters import HANDSHAKE_OUTCOMES, Event
+from tlsify.metrics.counters import HANDSHAKE_OUTCOMES, Event, count
+
+if TYPE_CHECKING:
+    from tlsify.connection.handoff import Handoff
 
 # What a handshake may end with; anything else is a bug.
 FAILURES = (HandshakeError, DeadlineExceeded, KtlsError, ConfigError, ResourceError, OSError)
@@ -45,3 +51,14 @@ def outcome(error: Exception) -> Event:
 def name_of(event: Event) -> str:
     """Return the name that reports have for how a handshake ended."""
     return _NAMES[event]
+
+
+def count_cut(handed: Handoff) -> None:
+    """Count a connection that was cut; truncations on the kernel path are already counted."""
+    if handed.relay is None:
+        if isinstance(handed.sock, TLSSocket) and handed.sock.death.number:
+            count(Event.BROKEN)
+    elif isinstance(handed.relay.failure, Truncated):
+        count(Event.TRUNCATED)
+    elif isinstance(handed.relay.failure, OSError):
+        count(Event.BROKEN)

@@ -12,6 +12,7 @@ from tlsify.aio.handshake import hand_over
 from tlsify.aio.loop_socket import LoopSocket
 from tlsify.aio.transport import make_transport
 from tlsify.config import ClientConfig, ClosePolicy, KtlsPolicy, ServerConfig
+from tlsify.connection.establish import take
 from tlsify.errors import ConfigError
 from tlsify.names import to_look_up
 
@@ -181,7 +182,7 @@ async def connect_on(
     Raises:
         As `establish.connect`.
     """
-    handed = await hand_over(sock, terms.config, terms.policy, terms.timeout)
+    handed = await hand_over(take(sock), terms.config, terms.policy, terms.timeout)
     stream = LoopSocket(handed, terms.closing)
     waiter = asyncio.get_running_loop().create_future()
     role = {"server_side": True}

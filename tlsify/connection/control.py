@@ -119,6 +119,30 @@ class Channel(Sender):
             As `receive`.
         """
         self._refuse_failed()
+        self._serve_next(flags)
+        return not self.session.peer_closed
+
+    def serve_until_data(self, flags: int = 0) -> bool:
+        """Serve all control records in front of the next data, and leave that to be read.
+
+        Args:
+            flags: as for ``recvmsg``.
+
+        Returns:
+            False once the peer has sent close_notify; True if data is next.
+
+        Raises:
+            As `receive`.
+        """
+        self._refuse_failed()
+        while not self.session.peer_closed:
+            if self._serve_next(flags):
+                self._refuse_interruption()
+                return True
+        return False
+
+    def _serve_next(self, flags: int) -> bool:
+        """Serve the next record if it is a control record; return whether it is data instead."""
         try:
             upcoming = ulp.recv_record(self.sock, 1, socket.MSG_PEEK | flags)
         except PeerMisbehaved as error:
@@ -126,9 +150,11 @@ class Channel(Sender):
         if upcoming is None:
             if not self.session.peer_closed:
                 self._truncated()
-        elif upcoming.content_type != ContentType.application_data or not upcoming.payload:
-            self._serve_seen(upcoming, socket.MSG_PEEK)
-        return not self.session.peer_closed
+            return False
+        if upcoming.content_type == ContentType.application_data and upcoming.payload:
+            return True
+        self._serve_seen(upcoming, socket.MSG_PEEK)
+        return False
 
     def _serve_seen(self, record: ulp.Record, flags: int) -> None:
         """Serve a record that is not the caller's; one that was only peeked at is received."""

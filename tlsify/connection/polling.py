@@ -31,6 +31,13 @@ def limit(sock: socket.socket, seconds: float) -> None:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, packed)
 
 
+def receive_limit(sock: socket.socket) -> float | None:
+    """Return the timeout of a receiving call (also of accept), in seconds; None for no limit."""
+    packed = sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _TIMEVAL.size)
+    seconds, microseconds = _TIMEVAL.unpack(packed)
+    return seconds + microseconds / _MICROSECONDS or None
+
+
 def patient(flags: int, timeout: float | None) -> int:
     """Wait for the timeout, MSG_DONTWAIT or not, as Python's own sockets do."""
     return flags & ~socket.MSG_DONTWAIT if timeout else flags

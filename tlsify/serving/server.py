@@ -305,7 +305,7 @@ async def _serve(
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(service.stop)
         stack.enter_context(roster.publish())
-        about = About(tuple(_certificates(config)), _limits(plan, config))
+        about = About(tuple(expiries(config)), _limits(plan, config))
         endpoints = [Endpoint(sock, lambda: about) for sock in plan.metrics]
         for endpoint in endpoints:
             await stack.enter_async_context(endpoint)
@@ -330,7 +330,7 @@ def _show_life(loop: asyncio.AbstractEventLoop) -> None:
     loop.call_later(BEAT_INTERVAL, _show_life, loop)
 
 
-def _certificates(config: ServerConfig) -> Iterator[tuple[str, float]]:
+def expiries(config: ServerConfig) -> Iterator[tuple[str, float]]:
     """Return when each certificate expires; of several with the same names, the first that does."""
     moments: dict[str, float] = {}
     for pair in (config.key_pair, *config.more_key_pairs):

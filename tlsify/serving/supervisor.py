@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from tlsify.errors import TlsifyError, WorkerError
 from tlsify.metrics.counters import SLOTS, Event, Gauge, count, put, reserve, vacate
+from tlsify.serving.changes import Changes
 from tlsify.serving.generation import SIGNALS, STOP_SIGNALS, Generation, Worker, ended
 from tlsify.serving.heartbeats import Heartbeats
 from tlsify.system.process import StopRequests
@@ -28,8 +29,6 @@ _log = logging.getLogger("tlsify")
 # deadline that a worker may take to drain, before they are killed.
 _START_TIME = 60.0
 _GRACE = 5.0
-_WATCH_INTERVAL = 3.0
-_SETTLE = 0.5
 _PAUSE = 1.0
 
 
@@ -66,8 +65,7 @@ class _Supervisor:
         self._rehearsal: list[Worker] = []
         self._failure: WorkerError | None = None
         self._retry: tuple[float, Work] | None = None
-        self._seen = duty.seen
-        self._changed: object = None
+        self._changes = Changes(duty.seen)
         self._look_at = now
         self._manager = ServiceManager(duty.notify, duty.watchdog)
         self._hearts = Heartbeats(duty.patience, now)
@@ -204,7 +202,7 @@ class _Supervisor:
             return
         self._manager.reloading()
         if self._duty.watch is not None:
-            self._seen = self._duty.watch()  # what changes meanwhile shows the next time
+            self._changes.accept(self._duty.watch())  # what changes meanwhile shows the next time
         try:
             if len(self._all()) + self._number >= SLOTS:
                 raise WorkerError(
@@ -306,20 +304,9 @@ class _Supervisor:
         serving = None if self._current is None else self._current.workers()
         self._manager.feed(now, alive=serving is None or self._hearts.end_hung(serving, now))
         if self._duty.watch is not None and now >= self._look_at and not self._stopping:
-            self._look_at = now + self._watch(self._duty.watch())
-
-    def _watch(self, state: object) -> float:
-        """Reload once what has changed stays as it is; return the seconds until the next look.
-
-        A certificate and its key are two files, and one is replaced after the other.
-        """
-        if state not in (self._seen, self._changed):
-            self._changed = state
-            return _SETTLE
-        if state != self._seen:
-            self._reload()
-        self._changed = None
-        return _WATCH_INTERVAL
+            if self._changes.look(self._duty.watch()):
+                self._reload()
+            self._look_at = now + self._changes.pause
 
     def _look_at_coming(self, now: float) -> None:
         if self._coming is not None and self._coming.is_ready():

@@ -5,19 +5,16 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-import struct
 
 from tlsify.system import libc
+from tlsify.system.bpf import IF_EQUAL, LOAD, RETURN, UNLESS_BELOW, Program, assemble
 
 _PR_SET_SECCOMP, _MODE_FILTER = 22, 2
-_ALLOW, _ERRNO = 0x7FFF0000, 0x00050000
-# linux/bpf_common.h: load a word, jump if equal or not below, return.
-_LOAD, _IF_EQUAL, _UNLESS_BELOW, _RETURN = 0x20, 0x15, 0x35, 0x06
-_INSTRUCTION = struct.Struct("=HBBI")
-_NUMBER, _ARCH = 0, 4  # offsets in linux/seccomp.h struct seccomp_data
+ALLOW, ERRNO = 0x7FFF0000, 0x00050000
+NUMBER, ARCH = 0, 4  # offsets in linux/seccomp.h struct seccomp_data
 # x86's calls with 32-bit pointers have numbers from here on, and go past the names below.
-_X32 = 0x40000000
-_ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
+X32 = 0x40000000
+ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 # Numbers on x86-64 and on aarch64: programs, other processes' memory and descriptors, mounts and
 # namespaces, the kernel's own code and keyrings, clocks, and calls that evade other sandboxes.
 _CALLS = {
@@ -39,10 +36,6 @@ _CALLS = {
 }  # fmt: skip
 
 
-class _Program(ctypes.Structure):
-    _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_char_p))
-
-
 def forbid() -> None:
     """Make such calls fail with EPERM, in this thread and all its threads and children.
 
@@ -54,23 +47,23 @@ def forbid() -> None:
     Source: Documentation/userspace-api/seccomp_filter.rst.
     """
     code = _filter(os.uname().machine)
-    program = _Program(len(code) // _INSTRUCTION.size, code)
+    program = Program.of(code)
     libc.call("prctl", _PR_SET_SECCOMP, _MODE_FILTER, ctypes.byref(program), 0, 0)
 
 
 def _filter(machine: str) -> bytes:
     """Write the filter for an architecture."""
-    if machine not in _ARCHITECTURES:
+    if machine not in ARCHITECTURES:
         raise OSError(errno.ENOSYS, f"no filter for {machine}")
     numbers = [each[machine == "aarch64"] for each in _CALLS.values()]
     # Jumps count from the next instruction on; the two ends are the last ones.
-    tests = [(_UNLESS_BELOW, _X32), *((_IF_EQUAL, number) for number in numbers)]
+    tests = [(UNLESS_BELOW, X32), *((IF_EQUAL, number) for number in numbers)]
     found = [
-        (_LOAD, 0, 0, _ARCH),
-        (_IF_EQUAL, 0, len(tests) + 2, _ARCHITECTURES[machine]),
-        (_LOAD, 0, 0, _NUMBER),
+        (LOAD, 0, 0, ARCH),
+        (IF_EQUAL, 0, len(tests) + 2, ARCHITECTURES[machine]),
+        (LOAD, 0, 0, NUMBER),
         *((test, len(tests) - at, 0, value) for at, (test, value) in enumerate(tests)),
-        (_RETURN, 0, 0, _ALLOW),
-        (_RETURN, 0, 0, _ERRNO | errno.EPERM),
+        (RETURN, 0, 0, ALLOW),
+        (RETURN, 0, 0, ERRNO | errno.EPERM),
     ]
-    return b"".join(_INSTRUCTION.pack(*each) for each in found)
+    return assemble(found)

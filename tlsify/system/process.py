@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 _SIGNAL = 128  # and the number of the signal: how shells spell such an end
 _FAR = 64
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 1, 4, 24, 38
+_PR_SET_CHILD_SUBREAPER = 36
 _MOST_CAPABILITIES = 64
 # Seconds after a request to end from which another one counts as a second request.
 _AGAIN = 0.3
@@ -46,17 +47,48 @@ def protect_process() -> None:
     libc.overwrite_freed_memory()
 
 
+def show_process() -> None:
+    """Undo `protect_process`, in a forked child without secrets that another process looks into.
+
+    Raises:
+        OSError: the kernel refuses.
+    """
+    _prctl(_PR_SET_DUMPABLE, 1)
+
+
+def become_reaper() -> None:
+    """Have all processes below whose parent has ended become this process's children.
+
+    Raises:
+        OSError: the kernel refuses.
+
+    Source: prctl(2) PR_SET_CHILD_SUBREAPER.
+    """
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def forgo_gains() -> None:
+    """Prevent this process from gaining rights by executing a program: no set-user-ID works.
+
+    Raises:
+        OSError: the kernel refuses.
+
+    Source: prctl(2) PR_SET_NO_NEW_PRIVS.
+    """
+    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+
+
 def forgo_rights() -> None:
-    """Prevent this process from gaining rights by executing a program.
+    """Do as `forgo_gains`, and give up capabilities that a program of root's would have.
 
     For processes that execute no program, unless an attacker has taken them over.
 
     Raises:
         OSError: the kernel refuses.
 
-    Source: prctl(2) PR_SET_NO_NEW_PRIVS, PR_CAPBSET_DROP.
+    Source: prctl(2) PR_CAPBSET_DROP.
     """
-    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+    forgo_gains()
     for capability in range(_MOST_CAPABILITIES):
         try:
             _prctl(_PR_CAPBSET_DROP, capability)

@@ -5,7 +5,7 @@
 #    source ~/.local/share/bash_completion/tlsify
 # See also: https://github.com/scop/bash-completion/blob/main/doc/configuration.md
 
-_shtab_tlsify_subparsers=(connect accept listen agent ssl_client serve forward check status help version completion)
+_shtab_tlsify_subparsers=(connect accept listen agent ssl_client serve forward wrap check status help version completion)
 
 _shtab_tlsify_connect_option_strings=(-h --help --servername --ref-id --ca --pin --crl --keylog --no-verify --cert --key --key-fd --alpn --tls-min --tls-max --ciphers --groups --session-store --timeout --close --fd --starttls --agent --send-fd --keep --aware --session-fd --ignore-eof --idle)
 _shtab_tlsify_accept_option_strings=(-h --help --cert --key --key-fd --cert-dir --ocsp --alpn --tls-min --tls-max --ciphers --groups --client-cert --client-ca --client-ref-id --crl --keylog --resumption --user --timeout --close --fd --agent --send-fd --keep --aware --session-fd --ignore-eof --idle)
@@ -14,6 +14,7 @@ _shtab_tlsify_agent_option_strings=(-h --help --fd --workers --sessions --cert -
 _shtab_tlsify_ssl_client_option_strings=(-h --help -s -r -n -e -I --servername --ref-id --ca --pin --crl --keylog --no-verify --cert --key --key-fd --alpn --tls-min --tls-max --ciphers --groups --session-store --timeout --close)
 _shtab_tlsify_serve_option_strings=(-h --help --cert --key --key-fd --cert-dir --ocsp --tls-min --tls-max --ciphers --groups --client-cert --client-ca --client-ref-id --crl --keylog --resumption --user --listen --workers --reuse-port --max-connections --max-handshakes --per-address --timeout --send-timeout --drain --sandbox --access-log --isolate-key --redirect-http --metrics --write-ca --index --listing --404 --header --cache-control --dotfiles --precompressed)
 _shtab_tlsify_forward_option_strings=(-h --help --cert --key --key-fd --cert-dir --ocsp --alpn --tls-min --tls-max --ciphers --groups --client-cert --client-ca --client-ref-id --crl --keylog --resumption --user --listen --workers --reuse-port --max-connections --max-handshakes --per-address --timeout --send-timeout --drain --sandbox --access-log --isolate-key --redirect-http --metrics --pass-fd --aware --proxy-protocol --route --connect-timeout --retry --idle --close)
+_shtab_tlsify_wrap_option_strings=(-h --help --cert --key --key-fd --cert-dir --ocsp --alpn --tls-min --tls-max --ciphers --groups --client-cert --client-ca --client-ref-id --crl --keylog --resumption --port --plain-port --bare --max-connections --max-handshakes --per-address --timeout --access-log --isolate-key --redirect-http --metrics)
 _shtab_tlsify_check_option_strings=(-h --help --config --json)
 _shtab_tlsify_status_option_strings=(-h --help --json --prometheus --watch --wide --devices --netns)
 _shtab_tlsify_help_option_strings=(-h --help)
@@ -76,6 +77,14 @@ _shtab_tlsify_forward___client_ca_COMPGEN=_shtab_compgen_files
 _shtab_tlsify_forward___crl_COMPGEN=_shtab_compgen_files
 _shtab_tlsify_forward___listen_COMPGEN=_tlsify_hosts
 _shtab_tlsify_forward___access_log_COMPGEN=_shtab_compgen_files
+_shtab_tlsify_wrap_pos_0_COMPGEN=_tlsify_programs
+_shtab_tlsify_wrap___cert_COMPGEN=_shtab_compgen_files
+_shtab_tlsify_wrap___key_COMPGEN=_shtab_compgen_files
+_shtab_tlsify_wrap___cert_dir_COMPGEN=_shtab_compgen_dirs
+_shtab_tlsify_wrap___ocsp_COMPGEN=_shtab_compgen_files
+_shtab_tlsify_wrap___client_ca_COMPGEN=_shtab_compgen_files
+_shtab_tlsify_wrap___crl_COMPGEN=_shtab_compgen_files
+_shtab_tlsify_wrap___access_log_COMPGEN=_shtab_compgen_files
 _shtab_tlsify_check___config_COMPGEN=_shtab_compgen_files
 _shtab_tlsify___config_COMPGEN=_shtab_compgen_files
 
@@ -103,9 +112,12 @@ _shtab_tlsify_forward___tls_max_choices=(1.2 1.3)
 _shtab_tlsify_forward___client_cert_choices=(request require)
 _shtab_tlsify_forward___sandbox_choices=(off auto require)
 _shtab_tlsify_forward___close_choices=(auto strict relaxed)
-_shtab_tlsify_help_pos_0_choices=(connect accept listen agent ssl_client serve forward check status help version completion exit-codes pages adopters agent applications architecture asyncio callers certificates cli cli/accept cli/agent cli/check cli/connect cli/forward cli/listen cli/serve cli/ssl_client cli/status differences endings handoff http install integrations kernels limits logs operations passing performance sslcontext standards states testing threat-model tutorial upgrades)
+_shtab_tlsify_wrap___tls_min_choices=(1.2 1.3)
+_shtab_tlsify_wrap___tls_max_choices=(1.2 1.3)
+_shtab_tlsify_wrap___client_cert_choices=(request require)
+_shtab_tlsify_help_pos_0_choices=(connect accept listen agent ssl_client serve forward wrap check status help version completion exit-codes pages adopters agent applications architecture asyncio callers certificates cli cli/accept cli/agent cli/check cli/connect cli/forward cli/listen cli/serve cli/ssl_client cli/status cli/wrap differences endings handoff http install integrations kernels limits logs operations passing performance sslcontext standards states testing threat-model tutorial upgrades wrap)
 _shtab_tlsify_completion_pos_0_choices=(bash zsh fish)
-_shtab_tlsify_pos_0_choices=(connect accept listen agent ssl_client serve forward check status help version completion)
+_shtab_tlsify_pos_0_choices=(connect accept listen agent ssl_client serve forward wrap check status help version completion)
 _shtab_tlsify___ktls_rekey_choices=(auto require)
 _shtab_tlsify___log_level_choices=(debug info notice warning error)
 _shtab_tlsify___log_format_choices=(text json)
@@ -167,6 +179,15 @@ _shtab_tlsify_forward___isolate_key_nargs=0
 _shtab_tlsify_forward___redirect_http_nargs=0
 _shtab_tlsify_forward___aware_nargs=0
 _shtab_tlsify_forward___proxy_protocol_nargs=0
+_shtab_tlsify_wrap_pos_0_nargs=...
+_shtab_tlsify_wrap__h_nargs=0
+_shtab_tlsify_wrap___help_nargs=0
+_shtab_tlsify_wrap___keylog_nargs=0
+_shtab_tlsify_wrap___resumption_nargs=0
+_shtab_tlsify_wrap___bare_nargs=0
+_shtab_tlsify_wrap___access_log_nargs='?'
+_shtab_tlsify_wrap___isolate_key_nargs=0
+_shtab_tlsify_wrap___redirect_http_nargs=0
 _shtab_tlsify_check__h_nargs=0
 _shtab_tlsify_check___help_nargs=0
 _shtab_tlsify_check___json_nargs=0

@@ -50,8 +50,8 @@ function _shtab_tlsify_using
   test "$_shtab_tlsify_cmdpath" = "$argv"
 end
 
-set -g _shtab_tlsify_commands connect accept listen agent ssl_client serve forward check status help version completion
-set -g _shtab_tlsify_opts_with_value --404 --access-log --agent --alpn --backlog --ca --cache-control --cert --cert-dir --ciphers --client-ca --client-cert --client-ref-id --close --config --connect-timeout --crl --drain --fd --groups --header --idle --index --key --key-fd --ktls-rekey --limit --listen --log-format --log-level --max-connections --max-handshakes --metrics --netns --ocsp --pass-fd --per-address --pin --ref-id --retry --route --sandbox --send-fd --send-timeout --servername --session-fd --session-store --sessions --starttls --timeout --tls-max --tls-min --user --watch --workers --write-ca -n -r -s
+set -g _shtab_tlsify_commands connect accept listen agent ssl_client serve forward wrap check status help version completion
+set -g _shtab_tlsify_opts_with_value --404 --access-log --agent --alpn --backlog --ca --cache-control --cert --cert-dir --ciphers --client-ca --client-cert --client-ref-id --close --config --connect-timeout --crl --drain --fd --groups --header --idle --index --key --key-fd --ktls-rekey --limit --listen --log-format --log-level --max-connections --max-handshakes --metrics --netns --ocsp --pass-fd --per-address --pin --plain-port --port --ref-id --retry --route --sandbox --send-fd --send-timeout --servername --session-fd --session-store --sessions --starttls --timeout --tls-max --tls-min --user --watch --workers --write-ca -n -r -s
 
 complete -c tlsify -e
 complete -c tlsify -f
@@ -271,6 +271,35 @@ complete -c tlsify -n '_shtab_tlsify_using forward' -l connect-timeout -x -d 'se
 complete -c tlsify -n '_shtab_tlsify_using forward' -l retry -x -d 'seconds to keep trying while every backend refuses, as during a restart; default 0, with --pass-fd that of --connect-timeout'
 complete -c tlsify -n '_shtab_tlsify_using forward' -l idle -x -d 'seconds without a byte in either direction after which a connection is closed cleanly; default: never'
 complete -c tlsify -n '_shtab_tlsify_using forward' -l close -xka "auto\t'' strict\t'' relaxed\t''" -d 'treat a client'"'"'s end without close_notify as a cut (strict) or as a clean end (relaxed); auto (default): a clean end with HTTP, a cut otherwise'
+complete -c tlsify -n '_shtab_tlsify_using; and test $_shtab_tlsify_npos -eq 0' -a wrap -d 'Run a server that speaks no TLS, and have its clients speak TLS with it.'
+complete -c tlsify -n '_shtab_tlsify_using wrap' -s h -l help -d 'show this help message and exit'
+complete -c tlsify -n '_shtab_tlsify_using wrap' -l cert -xka "(__fish_complete_path (commandline -ct))" -d 'PEM certificate chain, the server'"'"'s own; its key may be in the same file; may be repeated; default: $CERTFILE'
+complete -c tlsify -n '_shtab_tlsify_using wrap' -l key -xka "(__fish_complete_path (commandline -ct))" -d 'PEM private key, unencrypted; default: $KEYFILE, or the certificate'"'"'s file'
+complete -c tlsify -n '_shtab_tlsify_using wrap' -l key-fd -x -d 'descriptor to read the private key from'
+complete -c tlsify -n '_shtab_tlsify_using wrap' -l cert-dir -xka "(__fish_complete_directories)" -d 'directory of further certificates, selected by SNI (tlsify help certificates)'
+complete -c tlsify -n '_shtab_tlsify_using wrap' -l ocsp -xka "(__fish_complete_path (commandline -ct))" -d 'OCSP response in DER, stapled to the certificate that it is about; may be repeated'
+complete -c tlsify -n '_shtab_tlsify_using wrap' -l alpn -x -d 'application protocol; may be repeated, in order of preference'
+complete -c tlsify -n '_shtab_tlsify_using wrap' -l tls-min -xka "1.2\t'' 1.3\t''" -d 'oldest version; default 1.2'
+complete -c tlsify -n '_shtab_tlsify_using wrap' -l tls-max -xka "1.2\t'' 1.3\t''" -d 'newest version; default 1.3'
+complete -c tlsify -n '_shtab_tlsify_using wrap' -l ciphers -x -d 'ciphers in order of preference, out of aes-128-gcm, aes-256-gcm, chacha20-poly1305, aes-128-ccm; default: all but the last'
+complete -c tlsify -n '_shtab_tlsify_using wrap' -l groups -x -d 'groups for the key exchange in order of preference, out of secp256r1, secp384r1, secp521r1, x25519, x448, SecP256r1MLKEM768, X25519MLKEM768, SecP384r1MLKEM1024; by default OpenSSL'"'"'s own order, X25519MLKEM768 first'
+complete -c tlsify -n '_shtab_tlsify_using wrap' -l client-cert -xka "request\t'' require\t''" -d 'request a certificate from clients, or require one'
+complete -c tlsify -n '_shtab_tlsify_using wrap' -l client-ca -xka "(__fish_complete_path (commandline -ct))" -d 'issuers of client certificates: PEM file, folder, or "system" for this host'"'"'s own; default: $CAFILE, $CADIR'
+complete -c tlsify -n '_shtab_tlsify_using wrap' -l client-ref-id -x -d 'client identity to accept; may be repeated; default: any'
+complete -c tlsify -n '_shtab_tlsify_using wrap' -l crl -xka "(__fish_complete_path (commandline -ct))" -d 'certificate revocation lists; the issuer of the peer'"'"'s certificate must have one'
+complete -c tlsify -n '_shtab_tlsify_using wrap' -l keylog -d 'append TLS secrets to $SSLKEYLOGFILE; anyone who has them can decrypt the connection'
+complete -c tlsify -n '_shtab_tlsify_using wrap' -l resumption -d 'send session tickets, which shorten clients'"'"' later handshakes'
+complete -c tlsify -n '_shtab_tlsify_using wrap' -l port -x -d 'port of PROG that gets TLS; may be repeated; default: every TCP port it listens on'
+complete -c tlsify -n '_shtab_tlsify_using wrap' -l plain-port -x -d 'port of PROG that stays without TLS; may be repeated'
+complete -c tlsify -n '_shtab_tlsify_using wrap' -l bare -d 'do not look at what PROG reads: faster uploads, but EIO instead of the end of a stream (tlsify help handoff)'
+complete -c tlsify -n '_shtab_tlsify_using wrap' -l max-connections -x -d 'maximum concurrent connections at each address; further ones wait; default: as many as the limit on descriptors allows'
+complete -c tlsify -n '_shtab_tlsify_using wrap' -l max-handshakes -x -d 'maximum concurrent handshakes; further connections wait until one finishes or stalls; default 1000'
+complete -c tlsify -n '_shtab_tlsify_using wrap' -l per-address -x -d 'maximum concurrent connections there from one IPv4 address or IPv6 /64; further ones are closed; default: no limit'
+complete -c tlsify -n '_shtab_tlsify_using wrap' -l timeout -x -d 'seconds for each handshake; default 30'
+complete -c tlsify -n '_shtab_tlsify_using wrap' -l access-log -xka "(__fish_complete_path (commandline -ct))" -d 'file to append a line to for each connection or request (tlsify help logs); "-", or no FILE, for stdout'
+complete -c tlsify -n '_shtab_tlsify_using wrap' -l isolate-key -d 'do handshakes in separate processes, which alone read the private key and touch no connection'
+complete -c tlsify -n '_shtab_tlsify_using wrap' -l redirect-http -d 'redirect clients that speak plain HTTP on this port to HTTPS; without it they get status 400'
+complete -c tlsify -n '_shtab_tlsify_using wrap' -l metrics -x -d 'plain HTTP address that answers GET /metrics and /healthz'
 complete -c tlsify -n '_shtab_tlsify_using; and test $_shtab_tlsify_npos -eq 0' -a check -d 'Try kernel TLS on loopback connections, and explain what does not work. The exit status is 0 if TLS 1.3 with AES-GCM is offloaded in both directions, 103 otherwise.'
 complete -c tlsify -n '_shtab_tlsify_using check' -s h -l help -d 'show this help message and exit'
 complete -c tlsify -n '_shtab_tlsify_using check' -l config -xka "(__fish_complete_path (commandline -ct))" -d 'check a configuration file, and what it names, without starting anything'
@@ -285,7 +314,7 @@ complete -c tlsify -n '_shtab_tlsify_using status' -l devices -d 'also show whic
 complete -c tlsify -n '_shtab_tlsify_using status' -l netns -x -d 'network namespace to look at: its name, or the PID of a process in it'
 complete -c tlsify -n '_shtab_tlsify_using; and test $_shtab_tlsify_npos -eq 0' -a help -d 'Describe the command, a verb, or the exit codes; show a page of the manual.'
 complete -c tlsify -n '_shtab_tlsify_using help' -s h -l help -d 'show this help message and exit'
-complete -c tlsify -n '_shtab_tlsify_using help; and test $_shtab_tlsify_npos -eq 0' -ka "connect\t'' accept\t'' listen\t'' agent\t'' ssl_client\t'' serve\t'' forward\t'' check\t'' status\t'' help\t'' version\t'' completion\t'' exit-codes\t'' pages\t'' adopters\t'' agent\t'' applications\t'' architecture\t'' asyncio\t'' callers\t'' certificates\t'' cli\t'' cli/accept\t'' cli/agent\t'' cli/check\t'' cli/connect\t'' cli/forward\t'' cli/listen\t'' cli/serve\t'' cli/ssl_client\t'' cli/status\t'' differences\t'' endings\t'' handoff\t'' http\t'' install\t'' integrations\t'' kernels\t'' limits\t'' logs\t'' operations\t'' passing\t'' performance\t'' sslcontext\t'' standards\t'' states\t'' testing\t'' threat-model\t'' tutorial\t'' upgrades\t''" -d 'subject; default: the command; "pages" lists the pages'
+complete -c tlsify -n '_shtab_tlsify_using help; and test $_shtab_tlsify_npos -eq 0' -ka "connect\t'' accept\t'' listen\t'' agent\t'' ssl_client\t'' serve\t'' forward\t'' wrap\t'' check\t'' status\t'' help\t'' version\t'' completion\t'' exit-codes\t'' pages\t'' adopters\t'' agent\t'' applications\t'' architecture\t'' asyncio\t'' callers\t'' certificates\t'' cli\t'' cli/accept\t'' cli/agent\t'' cli/check\t'' cli/connect\t'' cli/forward\t'' cli/listen\t'' cli/serve\t'' cli/ssl_client\t'' cli/status\t'' cli/wrap\t'' differences\t'' endings\t'' handoff\t'' http\t'' install\t'' integrations\t'' kernels\t'' limits\t'' logs\t'' operations\t'' passing\t'' performance\t'' sslcontext\t'' standards\t'' states\t'' testing\t'' threat-model\t'' tutorial\t'' upgrades\t'' wrap\t''" -d 'subject; default: the command; "pages" lists the pages'
 complete -c tlsify -n '_shtab_tlsify_using; and test $_shtab_tlsify_npos -eq 0' -a version -d 'Print the versions of tlsify, Python, OpenSSL and kernel, and the carrier.'
 complete -c tlsify -n '_shtab_tlsify_using version' -s h -l help -d 'show this help message and exit'
 complete -c tlsify -n '_shtab_tlsify_using; and test $_shtab_tlsify_npos -eq 0' -a completion -d 'Print the completion for a shell.'

@@ -31,12 +31,13 @@ if TYPE_CHECKING:
 _log = logging.getLogger("tlsify")
 
 
-def add_arguments(parser: argparse.ArgumentParser, *, alpn: bool = True) -> None:
+def add_arguments(parser: argparse.ArgumentParser, *, alpn: bool = True, user: bool = True) -> None:
     """Declare them.
 
     Args:
         parser: the verb's.
         alpn: whether there is a choice of application protocols.
+        user: whether the verb can switch to another user.
     """
     group = parser.add_argument_group("TLS certificate and client authentication")
     shared.add_key_pair(group, "the server's own", several=True)
@@ -77,12 +78,14 @@ def add_arguments(parser: argparse.ArgumentParser, *, alpn: bool = True) -> None
         action="store_true",
         help="send session tickets, which shorten clients' later handshakes",
     )
-    group.add_argument(
-        "--user",
-        type=Account.parse,
-        metavar="NAME[:GROUP]",
-        help="user (and group) to switch to after reading the key and binding the address",
-    )
+    parser.set_defaults(user=None)
+    if user:
+        group.add_argument(
+            "--user",
+            type=Account.parse,
+            metavar="NAME[:GROUP]",
+            help="user (and group) to switch to after reading the key and binding the address",
+        )
 
 
 def add_isolation(group: argparse._ActionsContainer) -> None:

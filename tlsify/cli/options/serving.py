@@ -59,35 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, listen: str | None) -> Non
         help="separate listening sockets for the workers; the kernel spreads connections evenly "
         "among them",
     )
-    group.add_argument(
-        "--max-connections",
-        type=_number,
-        metavar="N",
-        help="maximum concurrent connections of all workers; further ones wait; default: as "
-        "many as the limit on descriptors allows",
-    )
-    group.add_argument(
-        "--max-handshakes",
-        type=_number,
-        default=_HANDSHAKES,
-        metavar="N",
-        help="maximum concurrent handshakes; further connections wait until one finishes or "
-        f"stalls; default {_HANDSHAKES}",
-    )
-    group.add_argument(
-        "--per-address",
-        type=_number,
-        metavar="N",
-        help="maximum concurrent connections of each worker from one IPv4 address or IPv6 /64; "
-        "further ones are closed; default: no limit",
-    )
-    group.add_argument(
-        "--timeout",
-        type=shared.seconds,
-        default=30.0,
-        metavar="S",
-        help="seconds for each handshake; default 30",
-    )
+    add_limits(group, "of all workers", "of each worker")
     group.add_argument(
         "--send-timeout",
         type=shared.seconds,
@@ -111,6 +83,50 @@ def add_arguments(parser: argparse.ArgumentParser, *, listen: str | None) -> Non
         help="confine workers by Landlock and seccomp to the files, ports and system calls "
         "that they need; auto (default): as far as the kernel can",
     )
+    add_reports(group)
+
+
+def add_limits(group: argparse._ArgumentGroup, whole: str, part: str) -> None:
+    """Declare limits of connections.
+
+    Args:
+        group: where.
+        whole: what has the maximum of all connections.
+        part: what has the maximum for each address.
+    """
+    group.add_argument(
+        "--max-connections",
+        type=_number,
+        metavar="N",
+        help=f"maximum concurrent connections {whole}; further ones wait; default: as many as "
+        "the limit on descriptors allows",
+    )
+    group.add_argument(
+        "--max-handshakes",
+        type=_number,
+        default=_HANDSHAKES,
+        metavar="N",
+        help="maximum concurrent handshakes; further connections wait until one finishes or "
+        f"stalls; default {_HANDSHAKES}",
+    )
+    group.add_argument(
+        "--per-address",
+        type=_number,
+        metavar="N",
+        help=f"maximum concurrent connections {part} from one IPv4 address or IPv6 /64; "
+        "further ones are closed; default: no limit",
+    )
+    group.add_argument(
+        "--timeout",
+        type=shared.seconds,
+        default=30.0,
+        metavar="S",
+        help="seconds for each handshake; default 30",
+    )
+
+
+def add_reports(group: argparse._ArgumentGroup) -> None:
+    """Declare what is told of connections, to administrators and to clients without TLS."""
     logs.add_access_log(group)
     server_options.add_isolation(group)
     group.add_argument(

@@ -1,0 +1,55 @@
+"""Tests of wrap as a command: what it refuses; tests/wrap has what it does."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.cli.forked import refused
+from tests.wrap.wrapped import RELAY, Wrapped, needs_seccomp
+from tlsify.wrap import launch as launching
+
+if TYPE_CHECKING:
+    from tests.cli.conftest import Pki
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "complaint"),
+    [
+        ((), 100, "there is no program to run"),
+        (("--port", "0", "--", "true"), 100, "--port"),
+        (("--port", "80", "--plain-port", "80", "--", "true"), 100, "port 80 cannot both"),
+        (("--", "/nowhere"), 127, "cannot run /nowhere"),
+        (("--", "/etc/passwd"), 126, "not executable"),
+    ],
+)
+def test_misuse(words: tuple[str, ...], status: int, complaint: str) -> None:
+    """Each error is named before anything is run."""
+    refused("wrap", *words).failed(status, complaint)
+
+
+def test_without_kernel_tls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command refuses, whatever --ktls says, and names the other way."""
+    monkeypatch.setenv("TLSIFY_KTLS", "off")
+    for mode in ("auto", "require", "off"):
+        refused(f"--ktls={mode}", "wrap", "--", "true").failed(103, "tlsify forward")
+
+
+@needs_seccomp
+def test_unusable_certificate(pki: Pki) -> None:
+    """The program does not begin."""
+    with pytest.raises(AssertionError, match=r"it did not start: tlsify: error: .*nowhere"):
+        Wrapped(pki, RELAY, "listen()", credentials=("--cert", "/nowhere"))
+
+
+@needs_seccomp
+def test_where_it_cannot_work(pki: Pki, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The refusal names what helps."""
+
+    def forbidden(*_: object) -> int:
+        raise PermissionError(1, "not permitted")
+
+    monkeypatch.setattr(launching, "take", forbidden)
+    with pytest.raises(AssertionError, match=r"pidfd_getfd: EPERM.*\n.*--cap-add SYS_PTRACE"):
+        Wrapped(pki, RELAY, "listen()")

@@ -1,0 +1,177 @@
+"""Tests of calls: what a program does, and what its clients see."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import select
+import signal
+import socket
+import ssl
+from typing import TYPE_CHECKING, Any, cast
+
+from tests import doubles
+from tests.wrap.wrapped import CARRIERS, ECHO_TWICE, RELAY, Wrapped, needs_seccomp
+from tlsify.wrap.calls import Calls, Ports
+from tlsify.wrap.descriptor import Descriptor
+from tlsify.wrap.holders import Hold
+
+if TYPE_CHECKING:
+    from tests.cli.conftest import Pki
+    from tests.doubles import Lab
+
+pytestmark = needs_seccomp
+
+
+@CARRIERS
+def test_blocking_program(pki: Pki, carrier: str) -> None:
+    """It accepts, reads and writes: its client speaks TLS, and sees a clean end."""
+    with Wrapped(pki, carrier, ECHO_TWICE) as program:
+        for _ in range(2):
+            program.ask()
+        assert program.end() == 0
+
+
+def test_refused_calls(pki: Pki) -> None:
+    """What cannot be served fails, and what is no TCP, or no socket, is the kernel's affair."""
+    source = """
+import ctypes
+libc = ctypes.CDLL(None, use_errno=True)
+def call(*arguments):
+    return 0 if libc.syscall(*arguments) >= 0 else ctypes.get_errno()
+listener = listen()
+bound = socket.socket()
+bound.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"lo") if os.geteuid() == 0 else None
+bound.bind(("127.0.0.1", 0))
+unix = socket.socket(socket.AF_UNIX)
+unix.bind("\\0tlsify-test-%d" % os.getpid())
+pipe, _ = os.pipe()
+print([
+    call(50, bound.fileno(), 1),
+    call(288, listener.fileno(), 0, 0, 1),
+    call(50, unix.fileno(), 1),
+    call(50, pipe, 1), call(50, 999, 1), call(43, pipe, 0, 0),
+    call(425, 1, 0), call(3, 999), call(275, 999, 0, 1, 0, 1, 0),
+], flush=True)
+peer = socket.socket(socket.AF_UNIX)
+peer.connect(unix.getsockname())
+unix.accept()
+"""
+    with Wrapped(pki, RELAY, source) as program:
+        denied = errno.EACCES if os.geteuid() == 0 else 0
+        expected = [denied, errno.EINVAL, 0, errno.ENOTSOCK, errno.EBADF, errno.ENOTSOCK]
+        expected += [errno.ENOSYS, errno.EBADF, errno.EINVAL]
+        assert program.line() == f"{expected}\n"
+        assert program.end() == 0
+
+
+def test_plain_port(pki: Pki) -> None:
+    """A port that is named stays as the program has it."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    source = ECHO_TWICE.replace("listen()", f"listen(port={port})")
+    with Wrapped(pki, RELAY, source, "--plain-port", str(port)) as program:
+        for _ in range(2):
+            with socket.create_connection(program.server) as client:
+                client.sendall(b"hello")
+                assert client.recv(5) == b"hello"
+        assert program.end() == 0
+
+
+def test_ports() -> None:
+    """Those that are named, or all but those that are not to have TLS."""
+    chosen = Ports(frozenset({443, 444}), frozenset({444}))
+    assert [chosen.have(port) for port in (443, 444, 80)] == [True, False, False]
+    assert [Ports(plain=frozenset({80})).have(port) for port in (443, 80)] == [True, False]
+
+
+_ENDINGS = {
+    "close": ("sock.close()", True),
+    "exit": ("os._exit(0)", True),
+    "failure": ("os._exit(1)", False),
+    "killed": ("os.kill(os.getpid(), signal.SIGKILL)", False),
+    "reset": ("reset(); sock.close()", False),
+    "exec": ('os.execv("/bin/true", ["true"])', True),
+    "child": ("child(); os._exit(0)", True),
+    "killed child": ("child(); os.kill(os.getpid(), signal.SIGKILL)", False),
+    "child by another number": ("child(number=0); os._exit(0)", True),
+}
+
+
+@CARRIERS
+def test_ends(pki: Pki, carrier: str) -> None:
+    """A connection that is closed, or left by an orderly exit, ends cleanly; no other does."""
+    endings = {kind: ending for kind, (ending, _) in _ENDINGS.items()}
+    source = f"""
+def reset():
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, bytes((1,)) + bytes(7))
+def child(number=None):
+    if os.fork():
+        sock.close()
+        os.wait()
+        os._exit(0)
+    if number is not None:
+        os.dup2(sock.fileno(), number)
+        sock.close()
+    os.read(sock.fileno() if number is None else number, 1)
+listener = listen()
+for _ in range({len(endings)}):
+    sock, _ = listener.accept()
+    if os.fork():
+        sock.close()
+        continue
+    kind = sock.recv(100).decode()
+    sock.sendall(b"data")
+    exec({endings}[kind])
+    os._exit(0)
+for _ in range({len(endings)}):
+    os.wait()
+"""
+    with Wrapped(pki, carrier, source) as program:
+        found = {}
+        for kind in _ENDINGS:
+            with program.connect() as client:
+                client.sendall(kind.encode())
+                assert client.recv(4) == b"data"
+                if "child" in kind:
+                    client.sendall(b"x")
+                try:
+                    found[kind] = client.recv(1) == b""
+                except (ssl.SSLEOFError, ConnectionResetError):
+                    found[kind] = False
+        assert found == {kind: clean for kind, (_, clean) in _ENDINGS.items()}
+        assert program.end() == 0
+
+
+def test_killed_supervisor(pki: Pki) -> None:
+    """The program ends with it: nothing would answer its calls."""
+    source = """
+listener = listen()
+print(os.getpid(), flush=True)
+listener.accept()
+"""
+    with Wrapped(pki, RELAY, source) as program:
+        pid = int(program.line())
+        pidfd = os.pidfd_open(pid)
+        program.signal(signal.SIGKILL)
+        assert select.select([pidfd], [], [], 60)[0]
+        os.close(pidfd)
+
+
+def test_process_that_has_ended_meanwhile(lab: Lab) -> None:
+    """A process that had a connection may be gone before it is watched; others go on with it."""
+
+    async def work() -> None:
+        _, handed = lab.pair(doubles.RELAY)
+        unused = cast("Any", None)
+        calls = Calls(unused, unused, unused, Ports())
+        number = handed.sock.fileno()
+        descriptor = Descriptor(handed, unused, Hold(os.getpid(), number))
+        descriptor.held_in.add(2**22 + 1)
+        calls._delivered(descriptor)
+        assert descriptor.held_in == {os.getpid()}
+        for pid in list(calls._pidfds):
+            calls._has_ended(pid)
+
+    asyncio.run(work())

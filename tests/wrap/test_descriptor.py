@@ -1,0 +1,174 @@
+"""Tests of descriptor: what a program reads from a connection whose records the kernel has."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.doubles import CLOSE_NOTIFY, RawPeer
+from tests.wrap.wrapped import KERNEL, RELAY, Wrapped, needs_seccomp, read_all
+from tlsify.codepoints import AlertDescription
+from tlsify.config import ClientConfig
+from tlsify.ktls.diag import tls_stat
+from tlsify.ktls.probe import capabilities
+from tlsify.tls.messages import KeyUpdateRequest
+
+if TYPE_CHECKING:
+    from tests.cli.conftest import Pki
+    from tlsify.credentials.anchors import TrustAnchors
+
+pytestmark = needs_seccomp
+
+_READ_ALL = """
+listener = listen()
+while True:
+    sock, _ = listener.accept()
+    try:
+        print(b"".join(iter(lambda: sock.recv(5), b"")).decode(), flush=True)
+    except OSError as exc:
+        print(exc.errno, flush=True)
+    sock.close()
+"""
+
+
+def _peer(trust: TrustAnchors, program: Wrapped) -> RawPeer:
+    """Connect a client whose records are made by hand."""
+    sock = socket.create_connection(program.server, 60)
+    config = ClientConfig.for_host("localhost", trust=trust)
+    return RawPeer(sock, config)
+
+
+def _close(peer: RawPeer) -> None:
+    peer.send_data(b"data")
+    peer.close_notify()
+
+
+def _cut(peer: RawPeer) -> None:
+    peer.send_data(b"data")
+    peer.sock.shutdown(socket.SHUT_WR)
+
+
+def _send_alert(peer: RawPeer) -> None:
+    peer.send_alert(AlertDescription.internal_error)
+
+
+def _send_bad_record(peer: RawPeer) -> None:
+    peer.sock.sendall(b"\x17\x03\x03\0\x20" + bytes(32))
+
+
+def _warn(peer: RawPeer) -> None:
+    peer.send_data(b"one")
+    peer.send_alert(AlertDescription.user_canceled, 1)
+    peer.send_data(b"two")
+    peer.close_notify()
+
+
+def _update_key(peer: RawPeer) -> None:
+    peer.send_data(b"before")
+    peer.sock.sendall(peer.key_update(KeyUpdateRequest.update_requested))
+    peer.send_data(b"after")
+    peer.close_notify()
+
+
+_RESET = str(errno.ECONNRESET)
+_PEERS = {
+    _close: "data",
+    _cut: _RESET,
+    _send_alert: _RESET,
+    _send_bad_record: _RESET,
+    _warn: "onetwo",
+    _update_key: "beforeafter",
+}
+
+
+@pytest.mark.ktls
+@pytest.mark.each_kernel
+def test_what_it_reads(pki: Pki, trust: TrustAnchors) -> None:
+    """Data, then 0 or ECONNRESET: no record that is not data is ever seen."""
+    with Wrapped(pki, KERNEL, _READ_ALL) as program:
+        for act, expected in _PEERS.items():
+            peer = _peer(trust, program)
+            with peer.sock:
+                act(peer)
+                can_be = act is not _update_key or capabilities().rekey
+                assert program.line().strip() == (expected if can_be else _RESET), act
+
+
+@pytest.mark.ktls
+@pytest.mark.each_kernel
+def test_calls_that_do_not_wait(pki: Pki, trust: TrustAnchors) -> None:
+    """EAGAIN as without TLS, by flag, option or limit; sending ends before receiving does."""
+    source = """
+import struct
+def attempt(*flags):
+    try:
+        return sock.recv(5, *flags)
+    except OSError as exc:
+        return exc.errno
+sock, _ = listen().accept()
+sock.setblocking(False)
+found = [attempt()]
+sock.setblocking(True)
+found.append(attempt(socket.MSG_DONTWAIT))
+sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("@ll", 0, 1000))
+found.append(attempt())
+sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("@ll", 0, 0))
+print(found, flush=True)
+sock.sendall(b"go")
+sock.shutdown(socket.SHUT_WR)
+print([sock.recv(5), sock.recv(5)], flush=True)
+"""
+    with Wrapped(pki, KERNEL, source) as program:
+        peer = _peer(trust, program)
+        with peer.sock:
+            assert program.line() == f"{[errno.EAGAIN] * 3}\n"
+            assert peer.recv_data(2) == b"go"
+            assert peer.recv() == CLOSE_NOTIFY
+            peer.send_data(b"late")
+            peer.close_notify()
+            assert program.line() == "[b'late', b'']\n"
+        assert program.end() == 0
+
+
+@pytest.mark.ktls
+@pytest.mark.each_kernel
+def test_sendfile(pki: Pki) -> None:
+    """The program's own sendfile goes out as records, which the kernel makes."""
+    source = """
+import tempfile
+with tempfile.TemporaryFile() as file, listen() as listener:
+    file.write(bytes(range(256)) * 4096)
+    sock, _ = listener.accept()
+    sent = 0
+    while sent < 2**20:
+        sent += os.sendfile(sock.fileno(), file.fileno(), sent, 2**20)
+    sock.close()
+"""
+    before = tls_stat()["TlsTxSw"]
+    with Wrapped(pki, KERNEL, source) as program:
+        with program.connect() as client:
+            assert read_all(client) == bytes(range(256)) * 4096
+        assert program.end() == 0
+    assert tls_stat()["TlsTxSw"] > before
+
+
+@pytest.mark.ktls
+def test_bare(pki: Pki, trust: TrustAnchors) -> None:
+    """Reads are the kernel's alone: the end of the stream is EIO; its own end is a clean one."""
+    with Wrapped(pki, KERNEL, _READ_ALL, "--bare") as program:
+        peer = _peer(trust, program)
+        with peer.sock:
+            _close(peer)
+            assert program.line() == f"{errno.EIO}\n"
+            assert peer.recv() == CLOSE_NOTIFY
+
+
+def test_relayed(pki: Pki) -> None:
+    """On a relay, which the command refuses, reads need no help."""
+    with Wrapped(pki, RELAY, _READ_ALL) as program, program.connect() as client:
+        client.sendall(b"data")
+        client.unwrap()
+        assert program.line() == "data\n"

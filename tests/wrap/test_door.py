@@ -1,0 +1,188 @@
+"""Tests of door: clients on their way in to programs of several kinds."""
+
+from __future__ import annotations
+
+import errno
+import signal
+import socket
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.doubles import until
+from tests.wrap.wrapped import ECHO_TWICE, RELAY, SERVE, Wrapped, needs_seccomp, read_all
+
+if TYPE_CHECKING:
+    from tests.cli.conftest import Pki
+
+pytestmark = needs_seccomp
+
+
+def _is_refused(program: Wrapped) -> bool:
+    with socket.socket() as client:
+        return client.connect_ex(program.server) == errno.ECONNREFUSED
+
+
+def test_epoll_before_listen(pki: Pki) -> None:
+    """A program with an event loop is woken up once for each client, and finds no other."""
+    source = (
+        SERVE
+        + """
+import select
+listener = socket.socket()
+listener.bind(("127.0.0.1", 0))
+listener.setblocking(False)
+poll = select.epoll()
+poll.register(listener, select.EPOLLIN | select.EPOLLET)
+listener.listen(1)
+listener.listen(1)
+print(listener.getsockname()[1], flush=True)
+served = 0
+while served < 8:
+    poll.poll()
+    while True:
+        try:
+            sock, name = listener.accept()
+        except BlockingIOError:
+            break
+        sock.setblocking(True)
+        serve(sock, name)
+        served += 1
+"""
+    )
+    with Wrapped(pki, RELAY, source) as program, ExitStack() as stack:
+        clients = [stack.enter_context(program.connect()) for _ in range(8)]
+        for client in clients:
+            client.sendall(b"x")
+        assert all(read_all(client).startswith(b"x from 127") for client in clients)
+        assert program.end() == 0
+
+
+def test_threads_and_signals(pki: Pki) -> None:
+    """Several threads accept, and signals interrupt them: no client is lost."""
+    source = (
+        SERVE
+        + """
+import threading
+signal.signal(signal.SIGALRM, lambda *_: None)
+signal.siginterrupt(signal.SIGALRM, False)
+listener = listen()
+signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
+def work():
+    for _ in range(4):
+        serve(*listener.accept())
+threads = [threading.Thread(target=work) for _ in range(2)]
+for each in threads: each.start()
+work()
+for each in threads: each.join()
+signal.setitimer(signal.ITIMER_REAL, 0)
+"""
+    )
+    with Wrapped(pki, RELAY, source) as program:
+        for _ in range(12):
+            program.ask()
+        assert program.end() == 0
+
+
+def test_workers_with_sockets_of_their_own(pki: Pki) -> None:
+    """Each worker listens (SO_REUSEPORT), and gets its share of the clients."""
+    source = """
+first = socket.socket()
+first.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+first.bind(("127.0.0.1", 0))
+first.listen()
+second = socket.socket()
+second.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+second.bind(first.getsockname())
+second.listen()
+other = os.fork()
+print(first.getsockname()[1], flush=True) if other else None
+for _ in range(3):
+    sock, _ = (first if other else second).accept()
+    sock.sendall(b"first" if other else b"second")
+    sock.close()
+os._exit(0) if not other else os.wait()
+"""
+    with Wrapped(pki, RELAY, source) as program:
+        found = []
+        for _ in range(6):
+            with program.connect() as client:
+                found.append(read_all(client))
+        assert sorted(found) == [b"first"] * 3 + [b"second"] * 3
+        assert program.end() == 0
+
+
+@pytest.mark.parametrize("host", ["::1", "::"])
+def test_ipv6(pki: Pki, host: str) -> None:
+    """Clients of both families get to a socket that is for both."""
+    source = ECHO_TWICE.replace("listen()", f'listen("{host}")')
+    with Wrapped(pki, RELAY, source) as program:
+        program.ask("::1")
+        program.ask("127.0.0.1" if host == "::" else "::1")
+        assert program.end() == 0
+
+
+def test_closed_listener(pki: Pki) -> None:
+    """The program closes its socket, and listens at the same address anew, and then no more."""
+    source = (
+        SERVE
+        + """
+listener = listen()
+serve(*listener.accept())
+port = listener.getsockname()[1]
+listener.close()
+listener = listen(port=port)
+serve(*listener.accept())
+listener.close()
+signal.pause()
+"""
+    )
+    with Wrapped(pki, RELAY, source) as program:
+        program.ask()
+        assert program.line() == f"{program.port}\n"
+        program.ask()
+        until(lambda: _is_refused(program))
+        program.ask_to_end()
+        assert program.end() == 128 + signal.SIGTERM
+
+
+def test_inherited_listener(pki: Pki) -> None:
+    """A socket that listened before the program began is served as its own."""
+    source = (
+        SERVE
+        + """
+listener = socket.socket(fileno=NUMBER)
+print(listener.getsockname()[1], flush=True)
+serve(*listener.accept())
+"""
+    )
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.set_inheritable(True)
+        with Wrapped(pki, RELAY, source.replace("NUMBER", str(listener.fileno()))) as program:
+            listener.close()
+            program.ask()
+            assert program.end() == 0
+
+
+def test_no_more_descriptors(pki: Pki) -> None:
+    """The program may have no more: accept says so, and has the client when there is room."""
+    source = (
+        SERVE
+        + """
+import resource
+listener = listen()
+soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))
+try:
+    listener.accept()
+except OSError as exc:
+    print(exc.errno, flush=True)
+resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+serve(*listener.accept())
+"""
+    )
+    with Wrapped(pki, RELAY, source) as program:
+        program.ask()
+        assert program.line() == f"{errno.EMFILE}\n"
+        assert program.end() == 0

@@ -1,0 +1,88 @@
+"""Tests of filter: what each call meets, by an interpreter of classic BPF."""
+
+from __future__ import annotations
+
+import errno
+import struct
+
+import pytest
+
+from tlsify.system.bpf import IF_EQUAL, LOAD, RETURN, UNLESS_BELOW
+from tlsify.system.forbidden_calls import ARCHITECTURES
+from tlsify.wrap import filter as wrap_filter
+
+ALLOWED, ASKED = 0x7FFF0000, 0x7FC00000
+NOT_THERE, INVALID = 0x50000 | errno.ENOSYS, 0x50000 | errno.EINVAL
+BASE = 256
+MACHINES = pytest.mark.parametrize("machine", ARCHITECTURES)
+
+
+def run(code: bytes, number: int, arch: int, first: int) -> int:
+    """Interpret a filter, on struct seccomp_data."""
+    data = struct.pack("<iIQ6Q", number, arch, 0, first, *range(5))
+    program = list(struct.iter_unpack("=HBBI", code))
+    at = accumulator = 0
+    while True:
+        operation, then, otherwise, value = program[at]
+        at += 1
+        if operation == LOAD:
+            (accumulator,) = struct.unpack_from("<I", data, value)
+        elif operation == RETURN:
+            return int(value)
+        else:
+            found = {IF_EQUAL: accumulator == value, UNLESS_BELOW: accumulator >= value}[operation]
+            at += then if found else otherwise
+
+
+def table(machine: str) -> dict[str, int]:
+    """Return the numbers of the calls by name."""
+    return {name: number for number, name in wrap_filter.names(machine).items()}
+
+
+@MACHINES
+def test_calls(machine: str) -> None:
+    """Listening and ends of processes always, connections by their numbers, nothing else."""
+    code = wrap_filter.build(machine, BASE, reads=True)
+    numbers = table(machine)
+    found = {
+        name: tuple(run(code, number, ARCHITECTURES[machine], fd) for fd in (BASE - 1, BASE, 2**20))
+        for name, number in numbers.items()
+    }
+    always = ("listen", "accept", "accept4", "bind", "exit_group", "shutdown")
+    expected = dict.fromkeys(numbers, (ALLOWED, ASKED, ASKED)) | dict.fromkeys(always, (ASKED,) * 3)
+    assert found == expected
+    others = set(range(500)) - set(numbers.values()) - {425, 275, 76}
+    assert {run(code, each, ARCHITECTURES[machine], BASE) for each in others} == {ALLOWED}
+
+
+@MACHINES
+def test_bare(machine: str) -> None:
+    """Reads are left alone, ends of connections are not."""
+    code = wrap_filter.build(machine, BASE, reads=False)
+    numbers = table(machine)
+    found = {
+        name for name, n in numbers.items() if run(code, n, ARCHITECTURES[machine], BASE) == ASKED
+    }
+    assert found == set(numbers) - set(wrap_filter.READS)
+
+
+@MACHINES
+def test_ways_past_the_filter(machine: str) -> None:
+    """Calls by other numbers, and io_uring, are not there; splice loses nothing."""
+    code = wrap_filter.build(machine, BASE, reads=True)
+    own = ARCHITECTURES[machine]
+    splice = {"x86_64": 275, "aarch64": 76}[machine]
+    for number in table(machine).values():
+        assert run(code, number, 0x40000003, BASE) == NOT_THERE  # i386's
+        assert run(code, number | 0x40000000, own, BASE) == NOT_THERE  # x32's
+    assert run(code, 425, own, 8) == NOT_THERE
+    assert [run(code, splice, own, fd) for fd in (BASE - 1, BASE)] == [ALLOWED, INVALID]
+
+
+def test_other_architectures() -> None:
+    """An architecture whose numbers are unknown has no filter."""
+    assert [wrap_filter.is_supported(each) for each in ("x86_64", "riscv64", "i686")] == [
+        True,
+        False,
+        False,
+    ]

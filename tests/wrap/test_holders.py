@@ -1,0 +1,85 @@
+"""Tests of holders: which processes have a socket, and where."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tlsify.wrap.holders import (
+    Hold,
+    children,
+    descendants,
+    has_descriptors,
+    holders,
+    process_of,
+    socket_at,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@contextmanager
+def forked(number: int) -> Iterator[tuple[int, int]]:
+    """Have a child, and a grandchild, that have nothing but a socket and a pipe."""
+    reader, writer = os.pipe()
+    told, tell = os.pipe()
+    child = os.fork()
+    if not child:
+        grandchild = os.fork()
+        if grandchild:
+            os.write(tell, b"%d" % grandchild)
+            os.close(number)
+        os.close(writer)
+        os.read(reader, 1)
+        os._exit(0)
+    os.close(reader)
+    grandchild = int(os.read(told, 20))
+    try:
+        yield child, grandchild
+    finally:
+        for each in (writer, told, tell):
+            os.close(each)
+        os.waitpid(child, 0)
+
+
+def test_holders() -> None:
+    """A socket is found in each process below, and only there."""
+    with socket.socket() as sock:
+        inode = os.fstat(sock.fileno()).st_ino
+        assert socket_at(os.getpid(), sock.fileno()) == inode
+        with forked(sock.fileno()) as (child, grandchild):
+            assert set(children(os.getpid())) >= {child}
+            assert set(descendants(os.getpid())) >= {child, grandchild}
+            hold = Hold(grandchild, sock.fileno())
+            while list(holders(inode)) != [hold]:  # until the child has closed it
+                pass
+            assert list(holders(inode, [sock.fileno()])) == []
+            assert has_descriptors(child)
+    assert not has_descriptors(child)
+    assert socket_at(child, 0) is None
+
+
+def test_what_is_no_socket() -> None:
+    """A file is none, and neither is a number that is not open."""
+    reader, writer = os.pipe()
+    assert socket_at(os.getpid(), reader) is None
+    os.close(reader)
+    os.close(writer)
+    assert socket_at(os.getpid(), reader) is None
+
+
+def test_process_of_a_thread() -> None:
+    """It is the one that all its threads are in."""
+    found: list[int] = []
+    thread = threading.Thread(target=lambda: found.append(process_of(threading.get_native_id())))
+    thread.start()
+    thread.join()
+    assert found == [os.getpid()]
+    with pytest.raises(ProcessLookupError):
+        process_of(2**22 + 1)

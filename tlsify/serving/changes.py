@@ -1,0 +1,37 @@
+"""Changes of a value that is looked at from time to time, such as the state of files."""
+
+from __future__ import annotations
+
+# Seconds between two looks, and until the next one after a change.
+_INTERVAL = 3.0
+_SETTLE = 0.5
+
+
+class Changes:
+    """Notices a change once what has changed stays as it is.
+
+    A certificate and its key are two files, and one is replaced after the other.
+
+    Attributes:
+        pause: seconds until the next look.
+    """
+
+    def __init__(self, seen: object) -> None:
+        """Begin with a value."""
+        self._seen = seen
+        self._changed: object = None
+        self.pause = _INTERVAL
+
+    def accept(self, state: object) -> None:
+        """Take a value as the one that is known."""
+        self._seen = state
+
+    def look(self, state: object) -> bool:
+        """Return whether the value has changed since it was accepted, and stays so."""
+        if state not in (self._seen, self._changed):
+            self._changed = state
+            self.pause = _SETTLE
+            return False
+        self._changed = None
+        self.pause = _INTERVAL
+        return state != self._seen

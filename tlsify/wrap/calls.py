@@ -1,0 +1,336 @@
+"""Answers to the calls of a wrapped program: each one served, refused, or left to the kernel."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import os
+import socket
+from typing import TYPE_CHECKING, NamedTuple
+
+from tlsify.connection.ending.forks import inode
+from tlsify.errors import TlsifyError
+from tlsify.logs.messages import NOTICE
+from tlsify.system.listening import BACKLOG, spell
+from tlsify.system.os_errors import explain
+from tlsify.wrap.door import Door, Lobby
+from tlsify.wrap.holders import Hold, holders, process_of, socket_at
+from tlsify.wrap.launch import take
+from tlsify.wrap.steering import Group, Place, is_tcp, obstacle
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tlsify.aio.acceptor import Acceptor
+    from tlsify.logs.access import AccessLog
+    from tlsify.wrap.descriptor import Descriptor
+    from tlsify.wrap.notifications import Call, Notifications
+    from tlsify.wrap.numbers import Numbers
+
+_log = logging.getLogger("tlsify")
+
+_TURN = 64  # calls that are answered before connections get a turn
+# With these the program would speak to clients without TLS.
+_LISTENING = {"listen", "accept", "accept4"}
+_SUCCESS = 0xFF
+
+
+class Ports(NamedTuple):
+    """Which of the program's TCP ports get TLS.
+
+    Attributes:
+        wrapped: these alone; empty for all.
+        plain: not these.
+    """
+
+    wrapped: frozenset[int] = frozenset()
+    plain: frozenset[int] = frozenset()
+
+    def have(self, port: int) -> bool:
+        """Return whether a port gets it."""
+        return port not in self.plain and (not self.wrapped or port in self.wrapped)
+
+
+class Calls:
+    """All that a wrapped program asks, and what it has: doors and connections."""
+
+    def __init__(
+        self,
+        notifications: Notifications,
+        numbers: Numbers,
+        acceptor: Callable[..., Acceptor],
+        ports: Ports,
+        access_log: AccessLog | None = None,
+    ) -> None:
+        """Take what does not change.
+
+        Args:
+            notifications: where calls come from.
+            numbers: for connections' descriptors.
+            acceptor: makes what accepts, of listening sockets and what serves a connection.
+            ports: which get TLS.
+            access_log: gets a line for each connection.
+        """
+        self._notifications = notifications
+        self._acceptor = acceptor
+        self._ports = ports
+        self._lobby = Lobby(notifications, numbers, self._delivered, access_log)
+        self._doors: dict[int, Door] = {}  # by the inodes of the program's sockets
+        self._seen: dict[int, Hold] = {}
+        self._descriptors: dict[int, Descriptor] = {}
+        self._pidfds: dict[int, int] = {}
+        self._orderly: set[int] = set()
+        self._answers: dict[str, Callable[[Call], None]] = {
+            "listen": self._listen,
+            "accept": self._accept,
+            "accept4": self._accept,
+            "bind": self._bind,
+            "close": self._close,
+            "shutdown": self._shut_down,
+            "exit_group": self._exit,
+        }
+
+    def answer(self) -> None:
+        """Answer the calls that wait.
+
+        Raises:
+            EOFError: no process is left.
+        """
+        for _ in range(_TURN):
+            call = self._notifications.receive()
+            if call is None:
+                return
+            self._answer(call)
+
+    def _answer(self, call: Call) -> None:
+        try:
+            self._answers.get(call.name, self._read)(call)
+        except (TlsifyError, OSError) as exc:
+            self._refuse(call, exc)
+        except Exception:  # noqa: BLE001 - a bug of ours must not make plaintext possible
+            self._refuse(call, None)
+            _log.exception("bug in an answer to %s", call.name)
+
+    def _refuse(self, call: Call, error: TlsifyError | OSError | None) -> None:
+        """Answer a call that cannot be served: never so that plaintext may follow."""
+        if call.name not in _LISTENING:
+            self._notifications.go_on(call)
+            return
+        if error is not None:
+            why = explain(error) if isinstance(error, OSError) else error
+            _log.warning("the program may not %s: %s", call.name, why)
+        self._notifications.fail(call, getattr(error, "errno", None) or errno.EACCES)
+
+    # -- listening
+
+    def doors(self) -> set[Door]:
+        """Return the open doors."""
+        return set(self._doors.values())
+
+    def _listen(self, call: Call) -> None:
+        theirs = self._tcp_socket(call)
+        if theirs is None:
+            self._notifications.go_on(call)
+            return
+        backlog = call.arguments[1] & 0x7FFFFFFF
+        if inode(theirs) in self._doors:
+            with theirs:
+                theirs.listen(max(backlog, BACKLOG))
+        else:
+            self._open(call, theirs, backlog)
+        self._notifications.succeed(call)
+
+    def _accept(self, call: Call) -> None:
+        member = socket_at(call.tid, call.descriptor)
+        if member is None or member not in self._doors:
+            theirs = self._tcp_socket(call)
+            if theirs is None or not _is_listening(theirs):
+                self._notifications.go_on(call)
+                return
+            # The program has inherited it, and it listened before.
+            member = self._open(call, theirs, BACKLOG)
+        self._doors[member].accept(call, member)
+
+    def _tcp_socket(self, call: Call) -> socket.socket | None:
+        """Return a duplicate of the program's socket; None if it is not to get TLS.
+
+        Raises:
+            OSError: the program cannot be looked into.
+        """
+        pidfd = os.pidfd_open(process_of(call.tid))
+        try:
+            number = take(pidfd, call.descriptor)
+        except OSError as exc:
+            if exc.errno == errno.EBADF:  # as the call is going to say
+                return None
+            raise
+        finally:
+            os.close(pidfd)
+        try:
+            theirs = socket.socket(fileno=number)
+        except OSError:  # it is no socket
+            os.close(number)
+            return None
+        try:
+            wanted = is_tcp(theirs) and self._is_wanted(theirs)
+        except BaseException:
+            theirs.close()
+            raise
+        if not wanted:
+            theirs.close()
+            return None
+        return theirs
+
+    def _is_wanted(self, theirs: socket.socket) -> bool:
+        if not theirs.getsockname()[1]:  # listen(2) would bind it
+            theirs.bind(("", 0))
+        return self._ports.have(theirs.getsockname()[1])
+
+    def _open(self, call: Call, theirs: socket.socket, backlog: int) -> int:
+        """Open a door for a socket, or have it join one; return its inode."""
+        try:
+            member = inode(theirs)
+            if (why := obstacle(theirs)) is not None:
+                raise OSError(errno.EACCES, f"no TLS on {spell(theirs)}: {why}")
+            self.check_doors()
+            place = Place.of(theirs)
+            door = next((each for each in self.doors() if each.group.place == place), None)
+            if door is None:
+                group = Group(theirs, backlog)
+                door = Door(self._lobby, group, theirs, self._acceptor)
+            elif theirs.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT):
+                door.join(theirs, backlog)
+            else:
+                raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+        except BaseException:
+            theirs.close()
+            raise
+        self._doors[member] = door
+        self._seen[member] = Hold(process_of(call.tid), call.descriptor)
+        _log.log(NOTICE, "TLS on %s", spell(theirs))
+        return member
+
+    def _bind(self, call: Call) -> None:
+        """An address that the program has closed must be free when it binds it again."""
+        self.check_doors()
+        self._notifications.go_on(call)
+
+    def check_doors(self) -> None:
+        """Shut doors whose sockets the program has closed: no call tells of that."""
+        for member, door in list(self._doors.items()):
+            if (hold := _still_held(member, self._seen[member])) is not None:
+                self._seen[member] = hold
+                continue
+            del self._doors[member], self._seen[member]
+            if door.leave(member):
+                _log.info("the program has closed %s:%s", *door.group.place.name[:2])
+
+    # -- connections
+
+    def _delivered(self, descriptor: Descriptor) -> None:
+        self._descriptors[descriptor.inode] = descriptor
+        descriptor.ended.add_done_callback(lambda _: self._descriptors.pop(descriptor.inode, None))
+        self._watch(descriptor)
+
+    def _find(self, call: Call) -> Descriptor | None:
+        found = socket_at(call.tid, call.descriptor)
+        return None if found is None else self._descriptors.get(found)
+
+    def _read(self, call: Call) -> None:
+        if (descriptor := self._find(call)) is None:
+            self._notifications.go_on(call)
+        else:
+            descriptor.used_by(call.tid)
+            self._watch(descriptor)
+            descriptor.read(call)
+
+    def _shut_down(self, call: Call) -> None:
+        if (descriptor := self._find(call)) is None:
+            self._notifications.go_on(call)
+        else:
+            descriptor.shut_down(call)
+
+    def _close(self, call: Call) -> None:
+        if (descriptor := self._find(call)) is not None:
+            hold = Hold(process_of(call.tid), call.descriptor)
+            others = {each.number for each in self._descriptors.values()} - {descriptor.number}
+            descriptor.closed(hold, others)
+            self._watch(descriptor)
+        self._notifications.go_on(call)
+
+    def check_connections(self) -> None:
+        """End connections that the program has closed without a call that tells: by exec, say."""
+        for descriptor in list(self._descriptors.values()):
+            descriptor.check()
+            self._watch(descriptor)
+
+    def refresh(self) -> None:
+        """End connections whose keys are worn out."""
+        for descriptor in list(self._descriptors.values()):
+            descriptor.refresh()
+
+    # -- processes
+
+    def _exit(self, call: Call) -> None:
+        if not call.arguments[0] & _SUCCESS:
+            self._orderly.add(process_of(call.tid))
+        self._notifications.go_on(call)
+
+    def _watch(self, descriptor: Descriptor) -> None:
+        """Notice the ends of the processes that have a connection."""
+        if descriptor.ended.done():
+            return
+        for pid in descriptor.held_in - self._pidfds.keys():
+            try:
+                self._pidfds[pid] = os.pidfd_open(pid)
+            except ProcessLookupError:
+                self._has_ended(pid)
+                continue
+            loop = asyncio.get_running_loop()
+            loop.add_reader(self._pidfds[pid], self._has_ended, pid)
+
+    def _has_ended(self, pid: int) -> None:
+        if (pidfd := self._pidfds.pop(pid, None)) is not None:
+            asyncio.get_running_loop().remove_reader(pidfd)
+            os.close(pidfd)
+        for descriptor in self._held_by(pid):
+            descriptor.left(pid, in_order=pid in self._orderly)
+            self._watch(descriptor)
+        self._orderly.discard(pid)
+
+    def _held_by(self, pid: int) -> Iterator[Descriptor]:
+        yield from [each for each in self._descriptors.values() if pid in each.held_in]
+
+    def forget_processes(self) -> None:
+        """Forget ends of processes that had no connection."""
+        self._orderly = {
+            pid for pid in self._orderly if pid in self._pidfds or os.path.exists(f"/proc/{pid}")
+        }
+
+    async def part(self) -> None:
+        """End everything, once no process is left."""
+        for pid in list(self._pidfds):
+            self._has_ended(pid)
+        doors = self.doors()
+        self.check_doors()
+        for door in doors:
+            await door.part()
+
+
+def _is_listening(sock: socket.socket) -> bool:
+    """Return whether a socket listens; close it otherwise."""
+    if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        return True
+    sock.close()
+    return False
+
+
+def _still_held(member: int, hold: Hold) -> Hold | None:
+    """Return where a listening socket is open; None if nowhere."""
+    try:
+        if socket_at(*hold) == member:
+            return hold
+    except PermissionError:
+        return hold
+    return next(holders(member), None)

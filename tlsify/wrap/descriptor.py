@@ -1,0 +1,247 @@
+"""A connection that a wrapped program has: what its calls return, and how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import fcntl
+import os
+import socket
+import struct
+from typing import TYPE_CHECKING
+
+from tlsify.connection.ending.forks import inode
+from tlsify.connection.polling import LowWater, receive_limit
+from tlsify.errors import TlsifyError
+from tlsify.wrap.holders import Hold, has_descriptors, holders, process_of, socket_at
+from tlsify.wrap.waiting import WaitingCalls
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from tlsify.connection.handoff import Handoff
+    from tlsify.wrap.notifications import Call, Notifications
+
+_LINGER = struct.Struct("=ii")
+_RESET = _LINGER.pack(1, 0)
+
+
+class Unclosed(ConnectionAbortedError):
+    """The program has ended with the connection open, and not in good order."""
+
+    def __init__(self) -> None:
+        """Say so."""
+        super().__init__(errno.ECONNABORTED, "the program ended without closing it")
+
+
+class Descriptor:
+    """A connection from its delivery to its end; the supervisor holds it, too.
+
+    Reading: the program never meets a control record, which a plain ``read`` cannot return. When it
+    reads, those in front of the data are served first; with data next the kernel does the rest.
+
+    Attributes:
+        inode: of the socket.
+        number: what it was given to the program as.
+        hold: where it was seen last.
+        held_in: processes that may have a descriptor of it.
+        ended: done at the end, with what has broken the stream, if anything: the program has closed
+            it. `Unclosed` is raised if it has not.
+    """
+
+    def __init__(self, handed: Handoff, notifications: Notifications, hold: Hold) -> None:
+        """Begin when it has been delivered."""
+        self._loop = asyncio.get_running_loop()
+        self._handed = handed
+        self._notifications = notifications
+        self.number, self.hold = hold.number, hold
+        self._ours = handed.sock.fileno()
+        self._readers = WaitingCalls(notifications)
+        self._low_water = LowWater(handed.sock)
+        self._failure: int | None = None
+        self._error: Exception | None = None
+        self._is_broken = False
+        self._users: set[int] = set()
+        self.inode = inode(handed.sock)
+        self.held_in = {hold.pid}
+        self.ended: asyncio.Future[Exception | None] = self._loop.create_future()
+
+    def used_by(self, tid: int) -> None:
+        """Note a thread that uses it: its process may have it since a fork.
+
+        Raises:
+            ProcessLookupError: it has ended.
+        """
+        if tid not in self._users:
+            self._users.add(tid)
+            self.held_in.add(process_of(tid))
+
+    # -- reading
+
+    def read(self, call: Call) -> None:
+        """Answer a call that reads."""
+        try:
+            failure = self._prepare()
+        except BlockingIOError:
+            if self._is_non_blocking(call):
+                self._notifications.fail(call, errno.EAGAIN)
+            else:
+                self._wait(call)
+            return
+        if failure is None:
+            self._notifications.go_on(call)
+        elif failure:
+            self._notifications.fail(call, failure)
+        else:
+            self._notifications.succeed(call, 0)
+
+    def _prepare(self) -> int | None:
+        """Serve control records until data is next.
+
+        Returns:
+            None if data is next; else the errno to report, or 0 for the end of the stream.
+
+        Raises:
+            BlockingIOError: nothing is there.
+        """
+        channel = self._handed.channel
+        if channel is None:
+            return None  # the relay's: records are its affair
+        while self._failure is None:
+            try:
+                if channel.serve_until_data(socket.MSG_DONTWAIT):
+                    self._low_water.fall()
+                    return None
+                self._failure = 0
+            except BlockingIOError:
+                if not self._low_water.rise():
+                    raise
+            except (TlsifyError, OSError) as exc:
+                self._error = exc
+                self._failure = getattr(exc, "errno", None) or errno.ECONNRESET
+        return self._failure
+
+    def _is_non_blocking(self, call: Call) -> bool:
+        if fcntl.fcntl(self._ours, fcntl.F_GETFL) & os.O_NONBLOCK:
+            return True
+        at = {"recvfrom": 3, "recvmsg": 2, "recvmmsg": 3}.get(call.name)
+        return at is not None and bool(call.arguments[at] & socket.MSG_DONTWAIT)
+
+    def _wait(self, call: Call) -> None:
+        if not self._readers:
+            self._loop.add_reader(self._ours, self._look_again)
+        self._readers.add(call, receive_limit(self._handed.sock))
+
+    def _look_again(self) -> None:
+        """Something has come: let those who wait look, each anew."""
+        calls = self._readers.take_all()
+        self._loop.remove_reader(self._ours)
+        for call in calls:
+            self.read(call)
+
+    # -- ending
+
+    def shut_down(self, call: Call) -> None:
+        """Answer ``shutdown``: an end of what the program sends has a close_notify."""
+        how = call.arguments[1]
+        if how not in {socket.SHUT_WR, socket.SHUT_RDWR}:
+            self._notifications.go_on(call)
+            return
+        self._handed.shutdown()
+        if how == socket.SHUT_RDWR:
+            try:
+                self._handed.sock.shutdown(socket.SHUT_RD)
+            except OSError as exc:
+                self._notifications.fail(call, exc.errno or errno.ENOTCONN)
+                return
+        self._notifications.succeed(call)
+
+    def closed(self, hold: Hold, passed_over: Collection[int]) -> None:
+        """One descriptor is about to be closed: the last one ends the connection.
+
+        How a process ends that has no descriptors any more is not known before `left`.
+
+        Args:
+            hold: which.
+            passed_over: as `holders` has it.
+        """
+        rest = [each for each in holders(self.inode, passed_over) if each != hold]
+        others = self.held_in - {hold.pid}
+        if rest:
+            self._go_on_with(rest)
+        elif all(map(has_descriptors, others)):
+            self._end(in_order=not self._is_to_be_reset())
+
+    def check(self) -> None:
+        """See whether the program has closed it by a call that is not asked about, such as exec.
+
+        A process without any descriptors is ending, and `left` will be called.
+        """
+        if not self._is_held() and all(map(has_descriptors, self.held_in)):
+            self._end(in_order=True)
+
+    def left(self, pid: int, *, in_order: bool) -> None:
+        """A process that had it has ended: the last one ends the connection.
+
+        If one has been killed, whoever closes the connection later may not know what is missing.
+
+        Args:
+            pid: the process.
+            in_order: whether that is an end in good order.
+        """
+        self.held_in.discard(pid)
+        self._is_broken |= not in_order
+        if not self._is_held():
+            self._end(in_order=True)
+
+    def _is_held(self) -> bool:
+        """Return whether a process still has it."""
+        try:
+            if self.ended.done() or socket_at(*self.hold) == self.inode:
+                return True
+        except PermissionError:
+            return True
+        rest = list(holders(self.inode))
+        if rest:
+            self._go_on_with(rest)
+        return bool(rest)
+
+    def refresh(self) -> None:
+        """End the connection if its sending key has protected as many records as it may."""
+        channel = self._handed.channel
+        if channel is None or self.ended.done():
+            return
+        try:
+            channel.refresh(may_update=False)
+        except BlockingIOError:
+            pass
+        except (TlsifyError, OSError) as exc:
+            self._finish(exc)
+
+    def _go_on_with(self, rest: list[Hold]) -> None:
+        self.hold = rest[0]
+        self.held_in = {each.pid for each in rest}
+
+    def _is_to_be_reset(self) -> bool:
+        sock = self._handed.sock
+        option = sock.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER.size)
+        return option == _RESET
+
+    def _end(self, *, in_order: bool) -> None:
+        self._finish(None if in_order and not self._is_broken else Unclosed())
+
+    def _finish(self, error: Exception | None) -> None:
+        if self.ended.done():
+            return
+        self.let_go()
+        if error is None:
+            self.ended.set_result(self._error)
+        else:
+            self.ended.set_exception(error)
+
+    def let_go(self) -> None:
+        """Watch the connection no more; calls that still wait get its end."""
+        if self._readers:
+            self._loop.remove_reader(self._ours)
+            for call in self._readers.take_all():
+                self._notifications.fail(call, errno.ECONNRESET)

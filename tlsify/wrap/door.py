@@ -1,0 +1,263 @@
+"""A door: an address where a wrapped program listens, and its clients on their way in."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import fcntl
+import logging
+import os
+import socket
+from collections import deque
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from tlsify.connection.ending.forks import inode
+from tlsify.connection.polling import receive_limit
+from tlsify.logs import messages
+from tlsify.logs.access import ending, visiting
+from tlsify.wrap.descriptor import Descriptor
+from tlsify.wrap.holders import Hold, process_of
+from tlsify.wrap.knock import Knock, take
+from tlsify.wrap.process_memory import encode_address, write_address
+from tlsify.wrap.waiting import WaitingCalls
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tlsify.aio.acceptor import Acceptor
+    from tlsify.connection.handoff import Handoff
+    from tlsify.logs.access import AccessLog
+    from tlsify.wrap.notifications import Call, Notifications
+    from tlsify.wrap.numbers import Numbers
+    from tlsify.wrap.steering import Group
+
+_log = logging.getLogger("tlsify")
+
+_KNOWN_FLAGS = socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
+_NO_ROOM = {errno.EMFILE, errno.ENFILE, errno.EBADF}
+
+
+class Lobby(NamedTuple):
+    """What all doors have in common.
+
+    Attributes:
+        notifications: to answer calls.
+        numbers: for connections' descriptors.
+        delivered: called with each connection that the program gets.
+        access_log: gets a line for each.
+    """
+
+    notifications: Notifications
+    numbers: Numbers
+    delivered: Callable[[Descriptor], None]
+    access_log: AccessLog | None
+
+
+class _Arrival(NamedTuple):
+    """A client after its handshake."""
+
+    handed: Handoff
+    name: tuple[Any, ...]
+    delivered: asyncio.Future[Descriptor]
+
+
+class Door:
+    """One address: its sockets, clients that are ready, and calls that wait for some.
+
+    Attributes:
+        members: the program's sockets, by inode.
+        acceptor: does the handshakes.
+    """
+
+    def __init__(
+        self, lobby: Lobby, group: Group, theirs: socket.socket, acceptor: Callable[..., Acceptor]
+    ) -> None:
+        """Open it.
+
+        Args:
+            lobby: shared.
+            group: the sockets at the address.
+            theirs: a duplicate of the program's socket, in the group.
+            acceptor: makes what accepts, of listening sockets and what serves a connection.
+        """
+        self._lobby = lobby
+        self.group = group
+        self.members = {inode(theirs): theirs}
+        self._ready: deque[_Arrival] = deque()
+        self._knocks: dict[_Arrival, Knock] = {}
+        self._known: dict[int, Knock] = {}
+        self._waiting = WaitingCalls(lobby.notifications)
+        self._turn = 0
+        self._parting: set[asyncio.Task[Any]] = set()
+        self.acceptor = acceptor([group.ours], self.serve)
+        self.acceptor.begin()
+
+    def join(self, theirs: socket.socket, backlog: int) -> None:
+        """Have another socket of the program listen here.
+
+        Raises:
+            OSError: as ``listen``.
+        """
+        self.group.join(theirs, backlog)
+        self.members[inode(theirs)] = theirs
+
+    def leave(self, member: int) -> bool:
+        """Forget a socket that the program has closed; return whether it was the last.
+
+        Then the door is shut: clients that are ready have nobody to serve them.
+        """
+        sock = self.members.pop(member)
+        orphans = [arrival for arrival, knock in self._knocks.items() if knock.member is sock]
+        for arrival in orphans:
+            self._knocks.pop(arrival).withdraw()
+        self.group.leave(sock)
+        if self.members:
+            for arrival in orphans:
+                self._knock(arrival)
+            return False
+        self.acceptor.stop()
+        for arrival in list(self._ready):
+            self._ready.remove(arrival)
+            arrival.delivered.cancel()
+        for call in self._waiting.take_all():
+            self._lobby.notifications.fail(call, errno.EINVAL)
+        return True
+
+    # -- clients
+
+    async def serve(self, handed: Handoff) -> None:
+        """Have the program take a connection, and wait until it has ended (`Acceptor`)."""
+        task = asyncio.current_task()
+        with visiting(self._lobby.access_log, handed) as visit:
+            visit.traffic = None  # the program's affair
+            try:
+                descriptor = await self._deliver(handed)
+                if task is not None:
+                    self._parting.add(task)
+                    task.add_done_callback(self._parting.discard)
+                if (error := await descriptor.ended) is not None:
+                    visit.end = ending(error)
+                # Also where the program has the descriptor still: a signal has interrupted `close`.
+                handed.shutdown()
+            except BaseException:  # what was cut must not look complete
+                handed.abort()
+                raise
+
+    async def _deliver(self, handed: Handoff) -> Descriptor:
+        name: Any = messages.peer.get()
+        arrival = _Arrival(handed, name, asyncio.get_running_loop().create_future())
+        self._ready.append(arrival)
+        while (call := self._waiting.first()) is not None:
+            self._waiting.forget(call.tid)
+            if self._give(call, arrival):
+                break
+        else:
+            self._knock(arrival)
+        try:
+            return await arrival.delivered
+        except asyncio.CancelledError:
+            if arrival.delivered.cancelled():
+                raise ConnectionRefusedError(
+                    errno.ECONNREFUSED, "the program stopped listening"
+                ) from None
+            raise
+        finally:
+            if arrival in self._ready:  # cancelled: the server ends
+                self._ready.remove(arrival)
+            if (knock := self._knocks.pop(arrival, None)) is not None:
+                knock.withdraw()
+
+    def _knock(self, arrival: _Arrival) -> None:
+        """Wake up the program: one socket after the other, where it has several."""
+        self._turn += 1
+        members = list(self.members.values())
+        member = members[self._turn % len(members)]
+        self._knocks[arrival] = Knock(self.group, member, self._known)
+
+    async def part(self) -> None:
+        """Wait until connections that the program has ended are gone; cut the others."""
+        await asyncio.gather(*self._parting, return_exceptions=True)
+        await self.acceptor.drain(0)
+
+    # -- calls
+
+    def accept(self, call: Call, member: int) -> None:
+        """Answer a call that accepts.
+
+        Args:
+            call: ``accept`` or ``accept4``.
+            member: the inode of the socket that it is about.
+        """
+        sock = self.members[member]
+        if _flags(call) & ~_KNOWN_FLAGS:
+            self._lobby.notifications.fail(call, errno.EINVAL)
+        elif self._ready:
+            self._give(call, self._ready[0])
+        else:
+            for _ in take(sock, self._known, self.acceptor.admit):
+                pass  # of clients that others have taken, or that have gone
+            if fcntl.fcntl(sock, fcntl.F_GETFL) & os.O_NONBLOCK:
+                self._lobby.notifications.fail(call, errno.EAGAIN)
+            else:
+                self._waiting.add(call, receive_limit(sock))
+
+    def _give(self, call: Call, arrival: _Arrival) -> bool:
+        """Give a call a client that is ready; return whether the program has it now."""
+        notifications = self._lobby.notifications
+        try:
+            pid = process_of(call.tid)
+            address = encode_address(self.group.place.family, arrival.name)
+            _, at, length_at, *_ = call.arguments
+            write_address(notifications, call, at, length_at, address)
+            number = self._hand_over(call, arrival.handed)
+        except ProcessLookupError:
+            return False
+        except OSError as exc:
+            full = exc.errno in _NO_ROOM
+            notifications.fail(call, errno.EMFILE if full else exc.errno or errno.EACCES)
+            return False
+        if number is None:
+            return False
+        self._ready.remove(arrival)
+        self._take_back(self._knocks.pop(arrival, None))
+        descriptor = Descriptor(arrival.handed, notifications, Hold(pid, number))
+        self._lobby.delivered(descriptor)
+        arrival.delivered.set_result(descriptor)
+        return True
+
+    def _hand_over(self, call: Call, handed: Handoff) -> int | None:
+        flags = _flags(call)
+        ours = handed.sock.fileno()
+        status = fcntl.fcntl(ours, fcntl.F_GETFL) & ~os.O_NONBLOCK
+        blocking = os.O_NONBLOCK if flags & socket.SOCK_NONBLOCK else 0
+        fcntl.fcntl(ours, fcntl.F_SETFL, status | blocking)
+        number = self._lobby.numbers.free(call.tid)
+        if number is None:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        close_on_exec = bool(flags & socket.SOCK_CLOEXEC)
+        return self._lobby.notifications.give(call, ours, number, close_on_exec=close_on_exec)
+
+    def _take_back(self, knock: Knock | None) -> None:
+        """Take the knock of a delivered client out of the program's queue.
+
+        Others that are met on the way there are repeated.
+        """
+        if knock is None:
+            return
+        knock.look()
+        if knock.has_arrived:
+            for found in take(knock.member, self._known, self.acceptor.admit):
+                if found is knock:
+                    break
+                self._repeat(found)
+        knock.withdraw()
+
+    def _repeat(self, knock: Knock) -> None:
+        for arrival, each in list(self._knocks.items()):
+            if each is knock:
+                each.withdraw()
+                self._knock(arrival)
+
+
+def _flags(call: Call) -> int:
+    return call.arguments[3] if call.name == "accept4" else 0

@@ -1,0 +1,265 @@
+"""Supervisor of a wrapped program: runs until the last of its processes has ended."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import gc
+import logging
+import os
+import resource
+import signal
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from tlsify.aio.acceptor import Acceptor, Limits
+from tlsify.connection.ending import patience
+from tlsify.errors import TlsifyError
+from tlsify.metrics.counters import Event, Gauge, count, put
+from tlsify.metrics.exposition import About, Endpoint
+from tlsify.serving.changes import Changes
+from tlsify.serving.configuration import retire
+from tlsify.serving.generation import ended
+from tlsify.serving.server import expiries
+from tlsify.status import roster
+from tlsify.system import listening
+from tlsify.system.process import await_threads
+from tlsify.wrap.calls import Calls, Ports
+from tlsify.wrap.holders import children
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable, Sequence
+
+    from tlsify.config import KtlsPolicy, ServerConfig
+    from tlsify.logs.access import AccessLog
+    from tlsify.serving.configuration import Configuration
+    from tlsify.wrap.launch import Launch
+    from tlsify.wrap.numbers import Numbers
+
+_log = logging.getLogger("tlsify")
+
+# Signals that are the program's, whoever is sent them.
+_FORWARDED = (
+    signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2,
+    signal.SIGWINCH,
+)  # fmt: skip
+_BY_TERMINAL = {signal.SIGINT, signal.SIGQUIT, signal.SIGWINCH}
+# Seconds between looks: at sockets that the program may have closed, at connections that it may
+# have closed without a call that tells, and at how many records each key has protected.
+_DOORS, _CONNECTIONS, _KEYS = 1.0, 5.0, 30.0
+_PARTING = 3.0  # seconds for peers to read what the program has sent, once it has ended
+_GARBAGE = (2_000, 10, 5)  # as of workers (`serving.server`)
+_SIGNALLED = 128  # and the signal's number: how shells spell such an end
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WrapPlan:
+    """Plan of a wrapped program.
+
+    Attributes:
+        launch: the child that waits to become it.
+        numbers: for the descriptors of its connections.
+        configuration: read anew when files change, and on SIGHUP.
+        policy: when to offload.
+        limits: of each address that the program listens on.
+        ports: which get TLS.
+        watch: its value changes when files have to be read again.
+        metrics: listening, each for an `exposition.Endpoint`.
+        stranger: answers clients that speak no TLS, as `Acceptor` has it.
+        access_log: gets a line for each connection; opened anew on each reload.
+    """
+
+    launch: Launch
+    numbers: Numbers
+    configuration: Configuration
+    policy: KtlsPolicy
+    limits: Limits = field(default_factory=Limits)
+    ports: Ports = field(default_factory=Ports)
+    watch: Callable[[], object] = lambda: None
+    metrics: Sequence[socket.socket] = ()
+    stranger: Callable[[bytes], bytes] | None = None
+    access_log: AccessLog | None = None
+
+
+def run(plan: WrapPlan) -> int:
+    """Let the program begin, and serve it until all its processes have ended.
+
+    Returns:
+        The exit status of its first process, as shells spell it.
+
+    Raises:
+        ConfigError: the configuration is unusable; the program has not begun.
+        KtlsUnavailable: the policy requires the kernel, which cannot.
+    """
+    changes = Changes(plan.watch())
+    try:
+        config = plan.configuration.load()
+    except BaseException:
+        plan.launch.cancel()
+        raise
+    _allow_descriptors()
+    gc.freeze()
+    gc.set_threshold(*_GARBAGE)
+    supervisor = _Supervisor(plan, config, changes)
+    paths = [
+        name for name in (sock.getsockname() for sock in plan.metrics) if isinstance(name, str)
+    ]
+    try:
+        with asyncio.Runner() as runner:
+            runner.run(supervisor.run())
+    finally:
+        for path in paths:
+            listening.remove(path)
+    patience.hurry(_PARTING)
+    await_threads()
+    return supervisor.status
+
+
+def _allow_descriptors() -> None:
+    """Allow this process as many descriptors as it may have: each connection takes some."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+class _Supervisor:
+    """One wrapped program."""
+
+    def __init__(self, plan: WrapPlan, config: ServerConfig, changes: Changes) -> None:
+        self._plan = plan
+        self._config = config
+        self._changes = changes
+        self._ours = set(children(os.getpid())) - {plan.launch.pid}
+        self._first: int | None = plan.launch.pid
+        self._is_over = asyncio.Event()
+        self.status = 0
+        notifications = plan.launch.notifications
+        access_log = plan.access_log
+        self._calls = Calls(notifications, plan.numbers, self._accept_on, plan.ports, access_log)
+
+    def _accept_on(
+        self, listeners: Sequence[socket.socket], serve: Callable[..., object]
+    ) -> Acceptor:
+        plan = self._plan
+        acceptor = Acceptor(listeners, serve, self._config, plan.policy, plan.limits)  # type: ignore[arg-type]
+        acceptor.stranger = plan.stranger
+        if plan.access_log is not None:
+            acceptor.refused = plan.access_log.refused
+        return acceptor
+
+    async def run(self) -> None:
+        """Serve the program until its end."""
+        loop = asyncio.get_running_loop()
+        notifications = self._plan.launch.notifications
+        loop.add_reader(notifications.descriptor, self._answer)
+        for number in _FORWARDED:
+            loop.add_signal_handler(number, self._forward, number)
+        loop.add_signal_handler(signal.SIGCHLD, self._reap)
+        put(Gauge.WORKERS, 1)
+        about = About(tuple(expiries(self._config)), self._limits())
+        chores = [
+            (_DOORS, self._calls.check_doors),
+            (_CONNECTIONS, self._calls.check_connections),
+            (_CONNECTIONS, self._calls.forget_processes),
+            (_KEYS, self._calls.refresh),
+        ]
+        async with contextlib.AsyncExitStack() as stack:
+            stack.enter_context(roster.publish())
+            for sock in self._plan.metrics:
+                await stack.enter_async_context(Endpoint(sock, lambda: about))
+            tasks = [asyncio.create_task(_regularly(*chore)) for chore in chores]
+            tasks.append(asyncio.create_task(self._watch_files()))
+            self._plan.launch.release()
+            await self._is_over.wait()
+            for task in tasks:
+                task.cancel()
+            loop.remove_reader(notifications.descriptor)
+            await self._calls.part()
+        notifications.close()
+
+    def _answer(self) -> None:
+        try:
+            self._calls.answer()
+        except EOFError:  # all are ending; `_reap` hears of it
+            asyncio.get_running_loop().remove_reader(self._plan.launch.notifications.descriptor)
+
+    # -- processes
+
+    def _reap(self) -> None:
+        """Take the exit statuses of our children, orphans of the program's among them."""
+        for pid, code in ended():
+            if pid == self._first:
+                self._first = None
+                self.status = code if code >= 0 else _SIGNALLED - code
+        if not set(children(os.getpid())) - self._ours:
+            self._is_over.set()
+
+    def _forward(self, number: signal.Signals) -> None:
+        """Pass a signal on, to the first process or to what it has left behind."""
+        if not (number in _BY_TERMINAL and _is_from_terminal()):
+            of_program = set(children(os.getpid())) - self._ours
+            for pid in of_program if self._first is None else {self._first}:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, number)
+        if number == signal.SIGHUP:
+            self._reload()
+
+    # -- configuration
+
+    async def _watch_files(self) -> None:
+        while True:
+            await asyncio.sleep(self._changes.pause)
+            if self._changes.look(self._plan.watch()):
+                self._reload()
+
+    def _reload(self) -> None:
+        self._changes.accept(self._plan.watch())
+        if self._plan.access_log is not None:
+            self._plan.access_log.reopen()
+        before, processes = self._config, set(children(os.getpid()))
+        try:
+            self._config = self._plan.configuration.load()
+        except TlsifyError as exc:
+            _log.error("reload failed; keeping the previous certificates: %s", exc)
+            count(Event.RELOAD_REFUSED)
+            return
+        finally:
+            self._ours |= set(children(os.getpid())) - processes
+        for door in self._calls.doors():
+            door.acceptor.reload(self._config)
+        retire(before)
+        _log.info("reloaded")
+        count(Event.RELOADED)
+
+    def _limits(self) -> dict[str, float]:
+        limits = self._plan.limits
+        named = {
+            "connections": limits.connections,
+            "handshakes": limits.handshakes,
+            "per_address": limits.per_address,
+            "handshake_seconds": self._config.timeout,
+        }
+        return {name: most for name, most in named.items() if most is not None}
+
+
+async def _regularly(seconds: float, work: Callable[[], object]) -> None:
+    while True:
+        await asyncio.sleep(seconds)
+        work()
+
+
+@functools.cache
+def _terminal() -> int | None:
+    with contextlib.suppress(OSError):
+        return os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+    return None
+
+
+def _is_from_terminal() -> bool:
+    """Return whether a terminal's signal has gone to the whole foreground: the program has it."""
+    terminal = _terminal()
+    with contextlib.suppress(OSError):
+        return terminal is not None and os.tcgetpgrp(terminal) == os.getpgrp()
+    return False
