@@ -1,4 +1,4 @@
-"""Options of `serve` for what is served of the folder, and how."""
+"""Options of `serve` for its site: indexes, fields, hidden and compressed files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The exit codes of the command, in groups by what helps."""
+"""The exit codes of the command, grouped by remedy."""
 
 from __future__ import annotations
 
