@@ -31,7 +31,7 @@ from tlsify.connection.establish import accept, hand_over
 from tlsify.connection.handoff import Offload
 from tlsify.connection.relay import threads as relay_threads
 from tlsify.connection.relay.verdict import Verdict
-from tlsify.connection.setup import eligibility
+from tlsify.connection.setup import eligibility, handshake
 from tlsify.connection.setup.handshake import run
 from tlsify.errors import (
     KtlsCommitError,
@@ -46,10 +46,11 @@ from tlsify.metrics.counters import counters
 from tlsify.tls.engine import Engine
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Iterator
 
     from tlsify.connection.handoff import Handoff
-    from tlsify.keys import TrafficKeys
+    from tlsify.keys import Keys, TrafficKeys
     from tlsify.tls.negotiated import Negotiated
 
 pytestmark = pytest.mark.each_kernel
@@ -93,6 +94,27 @@ def test_suite_that_the_kernel_lacks(lab: Lab, monkeypatch: pytest.MonkeyPatch) 
     assert server.reason.code == "suite-unsupported"
     peer.send_data(b"data")
     assert read(server) == b"data"
+
+
+def test_keys_of_a_handshake_that_fails_after_all(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are derived before the last flight is sent; if that fails, they are wiped."""
+    derived: list[Keys] = []
+
+    def broken(sock: socket.socket, engine: Engine, timeout: float) -> None:
+        run(sock, engine, timeout)
+        assert engine.keys is not None
+        assert any(engine.keys.tx_secret)
+        derived.append(engine.keys)
+        raise ConnectionResetError
+
+    monkeypatch.setattr(handshake, "run", broken)
+    other, _, _peer = _fake_server(lab, monkeypatch, AUTO)
+    with pytest.raises(ConnectionResetError):
+        other.result()
+    (keys,) = derived
+    assert not any(keys.tx_secret + keys.rx_secret + keys.tx.key + keys.rx.key)
 
 
 def test_rekey_required_where_there_is_none(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -244,12 +244,13 @@ def _answer(channel: socket.socket, configs: Configs) -> Relay | None:
 
 
 def _shake_hands(sock: socket.socket, request: wire.Request, configs: Configs) -> Handoff:
-    with closed_on_error(sock):
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(closed_on_error(sock))
         if sock.type != socket.SOCK_STREAM:
             raise ConfigError("the socket is no stream", hint="pass a connected TCP socket")
         config, wanted = configs.find(request), policy(request)
         sock.settimeout(None)
-        opening = PendingConnection(sock, config, wanted)
+        opening = stack.enter_context(PendingConnection(sock, config, wanted))
         handshake.run(sock, opening.engine, request.timeout)
         return opening.commit()
 

@@ -44,9 +44,10 @@ async def hand_over(
         As `establish.connect`.
     """
     seconds = config.timeout if timeout is None else timeout
-    with closed_on_error(sock):
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(closed_on_error(sock))
         sock.settimeout(0)
-        opening = PendingConnection(sock, config, policy or KtlsPolicy())
+        opening = stack.enter_context(PendingConnection(sock, config, policy or KtlsPolicy()))
         engine = opening.engine
         engine.stranger = stranger
         try:

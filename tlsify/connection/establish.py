@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from tlsify.config import ClientConfig, KtlsPolicy, ServerConfig
 from tlsify.connection import commit
@@ -60,8 +60,10 @@ def hand_over(
     sock: socket.socket, config: ClientConfig | ServerConfig, policy: KtlsPolicy | None
 ) -> Handoff:
     """Do a handshake on a socket of tlsify's own; arguments and errors are those of `connect`."""
-    with closed_on_error(sock):
-        opening = PendingConnection(sock, config, policy or KtlsPolicy())
+    with (
+        closed_on_error(sock),
+        PendingConnection(sock, config, policy or KtlsPolicy()) as opening,
+    ):
         handshake.run(sock, opening.engine, config.timeout)
         return opening.commit()
 
@@ -106,6 +108,16 @@ class PendingConnection:
         self.engine = _isolated(config, aeads) or Engine(
             config, aeads, session, time.monotonic(), keys=wanted
         )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, failed: type[BaseException] | None, *_: object) -> None:
+        """Wipe the keys of a handshake that has failed after all, such as in its last flight."""
+        if failed is not None:
+            if self.engine.keys is not None:
+                self.engine.keys.wipe()
+            self.engine.release()
 
     def commit(self) -> Handoff:
         """Install the keys, or start the relay (`tlsify.connection.commit`)."""

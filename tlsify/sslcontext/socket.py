@@ -146,9 +146,9 @@ class SSLSocket(Answers, TLSSocket):
         raw = socket.socket(fileno=os.dup(self.fileno()))
         with closed_on_error(raw):
             raw.settimeout(limit)
-            opening = PendingConnection(raw, config, self.context.policy)
-            handshake.run(raw, opening.engine, seconds)
-            return opening.commit()
+            with PendingConnection(raw, config, self.context.policy) as opening:
+                handshake.run(raw, opening.engine, seconds)
+                return opening.commit()
 
     def _choose(self) -> ClientConfig | ServerConfig:
         if self.server_side:
