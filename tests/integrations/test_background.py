@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import socket
 import ssl
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,9 +13,11 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from tests.conftest import HOST
 from tests.doubles import RELAY, Endpoint, check_descriptors, descriptors, until
+from tests.want import Want
 from tlsify.aio.loop_socket import LoopSocket
 from tlsify.errors import ConfigError
 from tlsify.integrations.background import Handshakes
+from tlsify.metrics.counters import counters
 from tlsify.sslcontext.context import SSLContext
 
 if TYPE_CHECKING:
@@ -76,6 +79,49 @@ def test_as_many_as_allowed(lab: Lab, handshakes: Handshakes, python: ssl.SSLCon
     client = Endpoint(lambda: python.wrap_socket(ours, server_hostname=HOST))
     with client.result(), LoopSocket(done.get(timeout=60)):
         assert stalled[0][0].recv(9) == b""
+
+
+def test_listening(
+    context: SSLContext, python: ssl.SSLContext, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Silent clients have no more places than there are; want is waited out; an end is one."""
+    before, failed = descriptors(), counters()["accept_failed"]
+    done: queue.SimpleQueue[Handoff] = queue.SimpleQueue()
+    made = Handshakes(context, 2)
+    with socket.create_server(("127.0.0.1", 0)) as listener, ExitStack() as stack:
+
+        def dial() -> socket.socket:
+            sock = socket.create_connection(listener.getsockname(), 60)
+            return stack.enter_context(sock)
+
+        with Want("accept", 1):
+            made.listen(listener, done.put)
+            client = Endpoint(lambda: python.wrap_socket(dial(), server_hostname=HOST))
+            with client.result(), done.get(timeout=60):
+                pass
+        assert counters()["accept_failed"] == failed + 1
+        assert caplog.text.count("accept() failed, retrying") == 1
+        silent = [dial() for _ in range(3)]
+        assert silent[0].recv(9) == b""  # its place is the third one's
+        made.close()
+        assert [each.recv(9) for each in silent] == [b""] * 3
+    check_descriptors(before)
+
+
+def test_no_thread(lab: Lab, handshakes: Handshakes, python: ssl.SSLContext) -> None:
+    """The connection that would have begun the thread is lost, and counted; the next is served."""
+    before = counters()["handshake_resources"]
+    done: queue.SimpleQueue[Handoff] = queue.SimpleQueue()
+    ours, theirs = lab.tcp()
+    with Want("thread", 1) as want:
+        handshakes.begin(theirs, done.put)
+        assert ours.recv(9) == b""
+    assert want.has_failed
+    assert counters()["handshake_resources"] == before + 1
+    ours, theirs = lab.tcp()
+    handshakes.begin(theirs, done.put)
+    with python.wrap_socket(ours, server_hostname=HOST), done.get(timeout=60):
+        pass
 
 
 def test_failures(lab: Lab, handshakes: Handshakes, caplog: pytest.LogCaptureFixture) -> None:

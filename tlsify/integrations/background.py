@@ -6,16 +6,19 @@ import asyncio
 import contextlib
 import logging
 import threading
+from functools import partial
 from typing import TYPE_CHECKING
 
 from tlsify.aio.handshake import hand_over
 from tlsify.aio.pending import PendingHandshake, PendingHandshakes, origin
 from tlsify.connection.setup.dialing import closed_on_error
 from tlsify.errors import TlsifyError
+from tlsify.metrics.counters import Event, count
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
+    from typing import Any
 
     from tlsify.connection.handoff import Handoff
     from tlsify.sslcontext.context import SSLContext
@@ -24,6 +27,8 @@ _log = logging.getLogger("tlsify")
 
 # Limit on simultaneous handshakes; further connections get the places of those that have stalled.
 _LIMIT = 1000
+# Seconds until another attempt to accept, for want of descriptors or memory.
+_ACCEPT_PAUSE = 0.1
 
 
 class Handshakes:
@@ -57,19 +62,82 @@ class Handshakes:
             done: called in the background's thread, with a connection that it has to take over;
                 it must not take its time.
         """
+        try:
+            loop = self._start()
+        except (RuntimeError, OSError) as exc:  # no thread or descriptor; the next may find one
+            sock.close()
+            count(Event.HANDSHAKE_RESOURCES)
+            _log.warning("connection refused: %s", exc)
+            return
+        loop.call_soon_threadsafe(self._begin, loop, sock, done)
+
+    def listen(self, listener: socket.socket, done: Callable[[Handoff], None]) -> None:
+        """Accept connections in the background, and do their handshakes.
+
+        Args:
+            listener: is the caller's to close, after `close`.
+            done: called as by `begin`.
+
+        Raises:
+            OSError: there is no descriptor for it.
+            RuntimeError: there is no thread for it.
+        """
+        listener.settimeout(0)
+        loop = self._start()
+        accepting = partial(self._accept, loop, listener, done)
+        loop.call_soon_threadsafe(self._keep, loop, listener, accepting)
+
+    def _start(self) -> asyncio.AbstractEventLoop:
+        """Start the thread, unless it runs; return its loop."""
         if self._loop is None:
-            self._loop = asyncio.new_event_loop()
-            self._thread = threading.Thread(
-                target=self._loop.run_forever, name="tlsify-handshakes", daemon=True
+            loop = asyncio.new_event_loop()
+            thread = threading.Thread(
+                target=loop.run_forever, name="tlsify-handshakes", daemon=True
             )
-            self._thread.start()
-        self._loop.call_soon_threadsafe(self._begin, self._loop, sock, done)
+            try:
+                thread.start()
+            except RuntimeError:
+                loop.close()
+                raise
+            self._loop, self._thread = loop, thread
+        return self._loop
+
+    def _keep(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        sock: socket.socket,
+        work: Callable[[], Coroutine[Any, Any, None]],
+    ) -> None:
+        self._tasks[sock] = task = loop.create_task(work())
+        task.add_done_callback(lambda _: self._tasks.pop(sock))
+
+    async def _accept(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        listener: socket.socket,
+        done: Callable[[Handoff], None],
+    ) -> None:
+        is_failing = False
+        while True:
+            try:
+                sock, _ = await loop.sock_accept(listener)
+            except OSError as exc:
+                count(Event.ACCEPT_FAILED)
+                if not is_failing:
+                    _log.warning("accept() failed, retrying in %s s: %s", _ACCEPT_PAUSE, exc)
+                is_failing = True
+                await asyncio.sleep(_ACCEPT_PAUSE)
+                continue
+            is_failing = False
+            self._begin(loop, sock, done)
+            await asyncio.sleep(0)
+            async with self._turn:  # as long as one waits for a place, others do so in the kernel
+                pass
 
     def _begin(
         self, loop: asyncio.AbstractEventLoop, sock: socket.socket, done: Callable[[Handoff], None]
     ) -> None:
-        self._tasks[sock] = task = loop.create_task(self._do(loop, sock, done))
-        task.add_done_callback(lambda _: self._tasks.pop(sock))
+        self._keep(loop, sock, partial(self._do, loop, sock, done))
 
     async def _do(
         self, loop: asyncio.AbstractEventLoop, sock: socket.socket, done: Callable[[Handoff], None]
