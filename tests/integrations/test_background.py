@@ -113,9 +113,11 @@ def test_no_thread(lab: Lab, handshakes: Handshakes, python: ssl.SSLContext) -> 
     before = counters()["handshake_resources"]
     done: queue.SimpleQueue[Handoff] = queue.SimpleQueue()
     ours, theirs = lab.tcp()
+    failed: list[BaseException] = []
     with Want("thread", 1) as want:
-        handshakes.begin(theirs, done.put)
+        handshakes.begin(theirs, done.put, failed.append)
         assert ours.recv(9) == b""
+    assert len(failed) == 1
     assert want.has_failed
     assert counters()["handshake_resources"] == before + 1
     ours, theirs = lab.tcp()
@@ -125,12 +127,13 @@ def test_no_thread(lab: Lab, handshakes: Handshakes, python: ssl.SSLContext) -> 
 
 
 def test_failures(lab: Lab, handshakes: Handshakes, caplog: pytest.LogCaptureFixture) -> None:
-    """Each is one line in the log; its connection is closed."""
+    """Each is one line in the log, and reported; its connection is closed."""
+    failed: list[BaseException] = []
     caplog.set_level("INFO")
     before = descriptors()
     for greeting in (b"GET / HTTP/1.1\r\n\r\n", b""):
         ours, theirs = lab.tcp()
-        handshakes.begin(theirs, lambda _: pytest.fail("a handshake without a client"))
+        handshakes.begin(theirs, lambda _: pytest.fail("no client"), failed.append)
         ours.sendall(greeting)
         ours.shutdown(socket.SHUT_WR)
         answer = ours.recv(100)
@@ -141,6 +144,7 @@ def test_failures(lab: Lab, handshakes: Handshakes, caplog: pytest.LogCaptureFix
     until(lambda: caplog.text.count("connection refused") == 2)
     assert "Traceback" not in caplog.text
     handshakes.close()
+    assert len(failed) == 2
     check_descriptors(before)
 
 
@@ -150,12 +154,30 @@ def test_end(lab: Lab, context: SSLContext) -> None:
     made = Handshakes(context)
     made.close()
     ours, theirs = lab.tcp()
-    made.begin(theirs, lambda _: None)
+    failed: list[BaseException] = []
+    made.begin(theirs, lambda _: None, failed.append)
     made.close()
     made.close()
+    assert [str(why) for why in failed] == ["the server ends"]
     assert ours.recv(9) == b""
     ours.close()
     check_descriptors(before)
+
+
+def test_room_for_others(lab: Lab, handshakes: Handshakes) -> None:
+    """It is made by the one that has stalled, if there is any."""
+    handshakes.make_room(pressing=True)
+    failed: list[BaseException] = []
+    ours, theirs = lab.tcp()
+    handshakes.begin(theirs, lambda _: None, failed.append)
+
+    def has_made_room() -> bool:
+        handshakes.make_room(pressing=True)
+        return bool(failed)
+
+    until(has_made_room)
+    assert str(failed[0]) == "its handshake has stalled"
+    assert ours.recv(9) == b""
 
 
 def test_unusable_context() -> None:

@@ -7,12 +7,12 @@ import contextlib
 import logging
 import threading
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from tlsify.aio.handshake import hand_over
+from tlsify.aio.outcomes import FAILURES
 from tlsify.aio.pending import PendingHandshake, PendingHandshakes, origin
-from tlsify.connection.setup.dialing import closed_on_error
-from tlsify.errors import TlsifyError
+from tlsify.errors import DeadlineExceeded
 from tlsify.metrics.counters import Event, count
 
 if TYPE_CHECKING:
@@ -23,12 +23,19 @@ if TYPE_CHECKING:
     from tlsify.connection.handoff import Handoff
     from tlsify.sslcontext.context import SSLContext
 
+    Failed: TypeAlias = Callable[[BaseException], None]
+
 _log = logging.getLogger("tlsify")
 
 # Limit on simultaneous handshakes; further connections get the places of those that have stalled.
 _LIMIT = 1000
 # Seconds until another attempt to accept, for want of descriptors or memory.
 _ACCEPT_PAUSE = 0.1
+_STALLED, _OVER = "its handshake has stalled", "the server ends"
+
+
+def _nobody(_: BaseException) -> None:
+    """Report to nobody."""
 
 
 class Handshakes:
@@ -54,22 +61,27 @@ class Handshakes:
         self._thread: threading.Thread | None = None
         self._tasks: dict[socket.socket, asyncio.Task[None]] = {}
 
-    def begin(self, sock: socket.socket, done: Callable[[Handoff], None]) -> None:
+    def begin(
+        self,
+        sock: socket.socket,
+        done: Callable[[Handoff], None],
+        failed: Failed = _nobody,
+    ) -> None:
         """Begin a handshake.
 
         Args:
             sock: connected; it is closed if the handshake fails, of which a line is logged.
             done: called in the background's thread, with a connection that it has to take over;
                 it must not take its time.
+            failed: called instead, in that thread or at once, with the reason.
         """
         try:
             loop = self._start()
         except (RuntimeError, OSError) as exc:  # no thread or descriptor; the next may find one
-            sock.close()
             count(Event.HANDSHAKE_RESOURCES)
-            _log.warning("connection refused: %s", exc)
+            self._refuse(sock, exc, failed, logging.WARNING)
             return
-        loop.call_soon_threadsafe(self._begin, loop, sock, done)
+        loop.call_soon_threadsafe(self._begin, loop, sock, done, failed)
 
     def listen(self, listener: socket.socket, done: Callable[[Handoff], None]) -> None:
         """Accept connections in the background, and do their handshakes.
@@ -102,14 +114,34 @@ class Handshakes:
             self._loop, self._thread = loop, thread
         return self._loop
 
+    def make_room(self, *, pressing: bool) -> None:
+        """Abort a handshake that has stalled, if there is one.
+
+        Args:
+            pressing: as of `PendingHandshakes.stalled`.
+        """
+        if (loop := self._loop) is not None:
+            loop.call_soon_threadsafe(partial(self._find_stalled, loop, pressing=pressing))
+
+    def _find_stalled(
+        self, loop: asyncio.AbstractEventLoop, *, pressing: bool
+    ) -> PendingHandshake | float | None:
+        """Abort the handshake that `PendingHandshakes.stalled` finds; return what that returns."""
+        found = self._pending.stalled(loop.time(), pressing=pressing)
+        if isinstance(found, PendingHandshake):
+            self._pending.leave(found)
+            self._tasks[found.sock].cancel(_STALLED)
+        return found
+
     def _keep(
         self,
         loop: asyncio.AbstractEventLoop,
         sock: socket.socket,
         work: Callable[[], Coroutine[Any, Any, None]],
-    ) -> None:
+    ) -> asyncio.Task[None]:
         self._tasks[sock] = task = loop.create_task(work())
         task.add_done_callback(lambda _: self._tasks.pop(sock))
+        return task
 
     async def _accept(
         self,
@@ -135,42 +167,52 @@ class Handshakes:
                 pass
 
     def _begin(
-        self, loop: asyncio.AbstractEventLoop, sock: socket.socket, done: Callable[[Handoff], None]
+        self,
+        loop: asyncio.AbstractEventLoop,
+        sock: socket.socket,
+        done: Callable[[Handoff], None],
+        failed: Failed = _nobody,
     ) -> None:
-        self._keep(loop, sock, partial(self._do, loop, sock, done))
+        task = self._keep(loop, sock, partial(self._do, loop, sock, done))
+        task.add_done_callback(partial(self._ended, sock, failed))
+
+    def _ended(self, sock: socket.socket, failed: Failed, task: asyncio.Task[None]) -> None:
+        try:
+            error = task.exception()
+        except asyncio.CancelledError as exc:
+            error = DeadlineExceeded(*exc.args)
+        if error is not None:
+            if not isinstance(error, FAILURES):
+                _log.error("bug in a handshake", exc_info=error)
+            self._refuse(sock, error, failed)
+
+    def _refuse(
+        self, sock: socket.socket, why: BaseException, failed: Failed, level: int = logging.INFO
+    ) -> None:
+        sock.close()
+        _log.log(level, "connection refused: %s", why)
+        failed(why)
 
     async def _do(
         self, loop: asyncio.AbstractEventLoop, sock: socket.socket, done: Callable[[Handoff], None]
     ) -> None:
+        opening = PendingHandshake(sock, origin(sock.getpeername()), loop.time())
+        await self._enter(loop, opening)
         try:
-            with closed_on_error(sock):
-                opening = PendingHandshake(sock, origin(sock.getpeername()), loop.time())
-                await self._enter(loop, opening)
-            try:
-                with closed_on_error(sock):
-                    config = self._context.server_config()
-                handed = await hand_over(sock, config, self._context.policy)
-            finally:
-                self._pending.leave(opening)
-                self._left.set()
-        except (TlsifyError, OSError) as exc:
-            _log.info("connection refused: %s", exc)
-        except asyncio.CancelledError:
-            sock.close()
-            raise
-        else:
-            self._pending.took(loop.time() - opening.since)
-            done(handed)
+            config = self._context.server_config()
+            handed = await hand_over(sock, config, self._context.policy)
+        finally:
+            self._pending.leave(opening)
+            self._left.set()
+        self._pending.took(loop.time() - opening.since)
+        done(handed)
 
     async def _enter(self, loop: asyncio.AbstractEventLoop, opening: PendingHandshake) -> None:
         """Wait for a place; it may be one that a stalled handshake has to give up."""
         async with self._turn:
             while len(self._pending) >= self._limit:
-                found = self._pending.stalled(loop.time(), pressing=True)
+                found = self._find_stalled(loop, pressing=True)
                 if isinstance(found, PendingHandshake):
-                    _log.info("a stalled handshake gives up its place")
-                    self._pending.leave(found)
-                    self._tasks[found.sock].cancel()
                     break
                 self._left.clear()
                 with contextlib.suppress(TimeoutError):
@@ -191,5 +233,5 @@ class Handshakes:
     async def _cancel(self) -> None:
         tasks = list(self._tasks.values())
         for task in tasks:
-            task.cancel()
+            task.cancel(_OVER)
         await asyncio.gather(*tasks, return_exceptions=True)

@@ -96,14 +96,8 @@ class SSLSocket(Answers, TLSSocket):
     @classmethod
     def established(cls, handed: Handoff, context: Choices) -> Self:
         """Make a server's socket of a connection whose handshake was done elsewhere."""
-        try:
-            config = context.server_config()
-        except TlsifyError:
-            handed.abort()
-            raise
         made = cls(handed.sock, context, server_side=True)
-        made._config = config
-        made._facts = made._adopt(handed)
+        made._facts = made._adopt(handed, verified=True)
         return made
 
     def do_handshake(self, block: bool = False) -> None:
@@ -162,13 +156,13 @@ class SSLSocket(Answers, TLSSocket):
 
     def _take(self, handed: Handoff) -> TLSInfo:
         """Take over the established connection, under the descriptor's old number."""
+        verified = isinstance(self._config, ServerConfig) or self._config.verify
         os.dup2(handed.sock.fileno(), self.fileno(), inheritable=False)
         handed.sock.close()
-        return self._adopt(handed)
+        return self._adopt(handed, verified=verified)
 
-    def _adopt(self, handed: Handoff) -> TLSInfo:
+    def _adopt(self, handed: Handoff, *, verified: bool) -> TLSInfo:
         """Take over the connection that has our descriptor."""
-        verified = isinstance(self._config, ServerConfig) or self._config.verify
         readers, timeout = self._io_refs, self.gettimeout()  # type: ignore[has-type]
         handed.sock = socket.socket(fileno=self.detach())
         handed.sock.settimeout(timeout)
