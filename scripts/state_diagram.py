@@ -60,9 +60,10 @@ stateDiagram-v2
     Failed --> [*]
 ```
 
-A handshake message may be as long as {MAX_TICKET_MESSAGE} bytes and span records. One that is
-refused is by its first byte, and an alert counts also between its parts. A peer may send
-{MOST} control records at once, and one more for each {BYTES_FOR_ONE // 1024} KiB and each second.
+A handshake message may have up to {MAX_TICKET_MESSAGE} bytes, and span records. An unacceptable
+message is refused at its first byte; an alert takes effect even between the parts of a message. A
+peer may send {MOST} control records at once, and one more for each {BYTES_FOR_ONE // 1024} KiB and
+each second.
 "PeerClosed" ends the receiving direction only: data may still be sent.
 
 """

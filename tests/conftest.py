@@ -8,6 +8,7 @@ import os
 import platform
 import resource
 import signal
+import ssl
 from typing import TYPE_CHECKING
 
 import pytest
@@ -20,6 +21,7 @@ from hypothesis import settings
 from OpenSSL import SSL
 
 from tests import chosen, progress, provision
+from tests.agent.harness import Files
 from tests.doubles import Lab, ScriptedSocket
 from tlsify.config import ClientConfig, ServerConfig
 from tlsify.credentials.anchors import TrustAnchors
@@ -173,6 +175,22 @@ def client_config(trust: TrustAnchors) -> ClientConfig:
         trust=trust,
         timeout=60,
     )
+
+
+@pytest.fixture(scope="session")
+def files(
+    authority: trustme.CA, key_pair: KeyPair, tmp_path_factory: pytest.TempPathFactory
+) -> Files:
+    """The authority, the certificate and its key, in files."""
+    return Files.save(tmp_path_factory.mktemp("files"), authority, key_pair)
+
+
+@pytest.fixture
+def client_context(authority: trustme.CA) -> ssl.SSLContext:
+    """Python's own TLS, as a client."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    authority.configure_trust(context)
+    return context
 
 
 @pytest.fixture

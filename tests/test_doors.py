@@ -90,11 +90,13 @@ def test_setsockopt_has_few_doors() -> None:
     }  # for whole pieces, ends, and clients that say nothing
     isolation = {"isolation/custody.py", "isolation/remote_engine.py"}  # of local sockets
     expected |= isolation
+    expected |= {"wrap/knock.py", "wrap/steering.py"}  # of listeners, and of knocks at them
     assert users("setsockopt") == expected
     assert set(options("system/listening.py")) == {"TCP_DEFER_ACCEPT"}
     assert set(options("aio/dialing.py")) | set(options("cli/forward.py")) == {"TCP_NODELAY"}
     assert set(options("aio/pump.py")) == {"SO_LINGER"}
     assert set().union(*map(options, isolation)) == {"SO_SNDBUF"}
+    assert set(options("wrap/knock.py")) == {"SO_LINGER"}
     times = {"TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT"}
     assert set(options("connection/setup/keepalive.py")) == {"SO_KEEPALIVE", *times}
     assert set(options("connection/commit.py")) == {"SO_RCVLOWAT"}
@@ -144,8 +146,8 @@ def test_nothing_is_swallowed() -> None:
         module for module in MODULES if {"", "Exception", "BaseException"} & set(handlers(module))
     }
     others = {"agent/server.py", "aio/foreign_transport.py", "connection/event_thread.py"}
-    others |= {"serving/generation.py", "status/roster.py", "http/protocol.py"}
-    others |= {"isolation/custodian.py", "isolation/holder.py"}
+    others |= {"system/process.py", "status/roster.py", "http/protocol.py"}
+    others |= {"isolation/custodian.py", "isolation/holder.py", "wrap/calls.py"}
     assert broad == {"cli/messages.py", "sslcontext/facts.py"} | others
 
 

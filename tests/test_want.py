@@ -181,11 +181,11 @@ def _live(lab: Lab, door: str, policy: KtlsPolicy, way: str) -> Life:
 
 # What a life takes; the rest of the kinds are never asked for.
 OPTIONS = {"getsockopt", "setsockopt"}
-RELAYED = {"epoll", "eventfd", "socketpair", "mmap"}
+RELAYED = {"epoll", "epoll_ctl", "eventfd", "socketpair", "mmap"}
 TAKEN = {
     "relay": {"thread"} | RELAYED | OPTIONS,
-    "kernel": {"thread", "epoll", "eventfd"} | OPTIONS,
-    "kernel, half-closed": {"thread", "epoll", "eventfd", "dup"} | OPTIONS,
+    "kernel": {"thread", "epoll", "epoll_ctl", "eventfd"} | OPTIONS,
+    "kernel, half-closed": {"thread", "epoll", "epoll_ctl", "eventfd", "dup"} | OPTIONS,
 }
 
 

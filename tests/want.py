@@ -43,6 +43,20 @@ def _is_new(_: object, *arguments: Any, **named: Any) -> bool:
     return named.get("fileno") is None and len(arguments) < 4
 
 
+class _Epoll:
+    """The kernel's, with a method that can be exchanged: those of Python's own type cannot."""
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        self._real = _epoll(*arguments, **named)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+    def register(self, *arguments: Any, **named: Any) -> None:
+        self._real.register(*arguments, **named)
+
+
+_epoll, select.epoll = select.epoll, _Epoll  # type: ignore[misc, assignment]
 _NO_DESCRIPTOR = OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 _NO_MEMORY = OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
 _NO_PROCESS = BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
@@ -58,6 +72,7 @@ _SOURCES = {
     "socket": _Source(socket.socket, "__init__", _NO_DESCRIPTOR, _is_new),
     "accept": _Source(socket.socket, "accept", _NO_DESCRIPTOR),
     "epoll": _Source(select, "epoll", _NO_DESCRIPTOR),
+    "epoll_ctl": _Source(_Epoll, "register", _NO_MEMORY),
     "eventfd": _Source(os, "eventfd", _NO_DESCRIPTOR),
     "mmap": _Source(mmap, "mmap", _NO_MEMORY),
     "fork": _Source(os, "fork", _NO_PROCESS),

@@ -1,4 +1,4 @@
-"""Plots of what the tables say, for those who have the extra "bench"."""
+"""Plots of the tables, with matplotlib from the dependency group "bench"."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _OURS, _THEIRS = "#b5472f", "#8c96a0"
 def draw(record: dict[str, Any], path: Path) -> bool:
     """Draw bars, one group for each experiment; tells whether that could be done."""
     try:
-        import matplotlib as mpl  # noqa: PLC0415 - an extra
+        import matplotlib as mpl  # noqa: PLC0415 - of a dependency group
     except ModuleNotFoundError:
         return False
     mpl.use("Agg")

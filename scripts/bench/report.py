@@ -15,11 +15,14 @@ if TYPE_CHECKING:
 _DIGITS = 3
 _INDEX = """# Benchmarks
 
-Written by `scripts/bench/run`; notes.md says what they led to. Contenders took turns; after a round
-that does not count each had as many as said. A value is the median, with the least and the most in
-brackets. So is a ratio, each of which is that of two turns in one round: a machine is faster at one
-time than at another, and the rounds know nothing of that. Raw figures are in the JSON files.
+`scripts/bench/run` writes this page; notes.md has the conclusions. Contenders took turns, in the
+given number of rounds after a first one that does not count. A value is the median, with the least
+and the most in brackets. A ratio is the median of the rounds' ratios, each of two turns in one
+round, so that it does not depend on the machine's speed at the time. The JSON files have the raw
+figures. Versions are listed where they differ from those of the suite before.
 """
+# The suites that performance.md draws its conclusions from; the tables say the same of all.
+_PICTURES = frozenset({"bulk-uml", "first_byte-uml", "handoff-uml", "pieces-uml", "relay"})
 
 
 def keep(record: dict[str, Any], folder: Path) -> None:
@@ -33,14 +36,20 @@ def keep(record: dict[str, Any], folder: Path) -> None:
 def write(folder: Path) -> None:
     """Write the tables of all records in a folder, and the plots if matplotlib is there."""
     parts = [_INDEX]
+    versions = ""
     for path in sorted(folder.glob("*.json")):
         record = json.loads(path.read_text())
-        drawn = plots.draw(record, folder / f"{path.stem}.svg")
-        parts.append("\n".join(_suite(record, f"{path.stem}.svg" if drawn else "")))
+        picture = f"{path.stem}.svg" if path.stem in _PICTURES else ""
+        if picture and not plots.draw(record, folder / picture):
+            picture = ""
+        found = record["machine"].get("versions", {})
+        peers = ", ".join(f"{name} {version}" for name, version in found.items())
+        parts.append("\n".join(_suite(record, "" if peers == versions else peers, picture)))
+        versions = peers
     (folder / "README.md").write_text("\n".join(parts))
 
 
-def _suite(record: dict[str, Any], picture: str) -> Iterator[str]:
+def _suite(record: dict[str, Any], versions: str, picture: str) -> Iterator[str]:
     machine = record["machine"]
     guest = machine.get("guest")
     yield f"## {record['suite']}{f' (in the {guest} guest)' if guest else ''}\n"
@@ -51,7 +60,8 @@ def _suite(record: dict[str, Any], picture: str) -> Iterator[str]:
             f"{machine['aes']}; {record['rounds']} rounds; tlsify "
             f"{record['origin']['tlsify']}, {record['origin']['date']}.\n"
         )
-        yield ", ".join(f"{name} {version}" for name, version in machine["versions"].items()) + "\n"
+    if versions:
+        yield f"{versions}\n"
     if picture:
         yield f"![{record['suite']}]({picture})\n"
     note = ""

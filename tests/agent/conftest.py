@@ -1,4 +1,4 @@
-"""Certificates in files, and an agent for tests that do it no harm."""
+"""An agent for tests that do it no harm."""
 
 from __future__ import annotations
 
@@ -7,16 +7,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.agent.harness import PATIENCE, Agent, Files
+from tests.agent.harness import PATIENCE, Agent
 from tests.doubles import check_descriptors, descriptors
 from tlsify.agent import awaiting
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    import trustme
-
-    from tlsify.credentials.key_pair import KeyPair
+    from tests.agent.harness import Files
 
 
 @pytest.fixture(autouse=True)
@@ -24,14 +22,6 @@ def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a busy machine an agent takes a session late, and is no worse for it."""
     monkeypatch.setattr(awaiting, "PATIENCE", PATIENCE)
     monkeypatch.setattr(awaiting, "_STALLED", PATIENCE)
-
-
-@pytest.fixture(scope="session")
-def files(
-    authority: trustme.CA, key_pair: KeyPair, tmp_path_factory: pytest.TempPathFactory
-) -> Files:
-    """Certificates and keys."""
-    return Files.save(tmp_path_factory.mktemp("agent"), authority, key_pair)
 
 
 @pytest.fixture(scope="module")

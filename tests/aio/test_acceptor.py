@@ -46,14 +46,6 @@ both = pytest.mark.parametrize("policy", OFFLOADS)
 CLIENTS = 50
 
 
-@pytest.fixture
-def client_context(authority: trustme.CA) -> ssl.SSLContext:
-    """Python's own TLS, as a client."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    authority.configure_trust(context)
-    return context
-
-
 class Echo(asyncio.Protocol):
     """Sends back what comes; "file" is answered with a file, by sendfile."""
 

@@ -24,16 +24,6 @@ if TYPE_CHECKING:
 
     import trustme
 
-    from tlsify.credentials.key_pair import KeyPair
-
-
-@pytest.fixture(scope="module")
-def files(
-    authority: trustme.CA, key_pair: KeyPair, tmp_path_factory: pytest.TempPathFactory
-) -> Files:
-    """Certificates and keys."""
-    return Files.save(tmp_path_factory.mktemp("agent"), authority, key_pair)
-
 
 @pytest.fixture
 def folder() -> Iterator[Path]:

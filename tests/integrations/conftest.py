@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import ssl
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,9 +10,8 @@ import pytest
 from tests.integrations.browsing import MODIFIED, TEXT, Host
 
 if TYPE_CHECKING:
+    import ssl
     from pathlib import Path
-
-    import trustme
 
     from tlsify.config import ServerConfig
 
@@ -41,14 +39,6 @@ def root(tmp_path: Path) -> Path:
     (folder / "feigned" / "index.html").symlink_to(tmp_path / "secret")
     os.mkfifo(folder / "pipe")
     return folder
-
-
-@pytest.fixture
-def client_context(authority: trustme.CA) -> ssl.SSLContext:
-    """Python's own TLS, as a client."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    authority.configure_trust(context)
-    return context
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import socket
 import ssl
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,9 +13,11 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from tests.conftest import HOST
 from tests.doubles import RELAY, Endpoint, check_descriptors, descriptors, until
+from tests.want import Want
 from tlsify.aio.loop_socket import LoopSocket
 from tlsify.errors import ConfigError
 from tlsify.integrations.background import Handshakes
+from tlsify.metrics.counters import counters
 from tlsify.sslcontext.context import SSLContext
 
 if TYPE_CHECKING:
@@ -78,13 +81,59 @@ def test_as_many_as_allowed(lab: Lab, handshakes: Handshakes, python: ssl.SSLCon
         assert stalled[0][0].recv(9) == b""
 
 
+def test_listening(
+    context: SSLContext, python: ssl.SSLContext, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Silent clients have no more places than there are; want is waited out; an end is one."""
+    before, failed = descriptors(), counters()["accept_failed"]
+    done: queue.SimpleQueue[Handoff] = queue.SimpleQueue()
+    made = Handshakes(context, 2)
+    with socket.create_server(("127.0.0.1", 0)) as listener, ExitStack() as stack:
+
+        def dial() -> socket.socket:
+            sock = socket.create_connection(listener.getsockname(), 60)
+            return stack.enter_context(sock)
+
+        with Want("accept", 1):
+            made.listen(listener, done.put)
+            client = Endpoint(lambda: python.wrap_socket(dial(), server_hostname=HOST))
+            with client.result(), done.get(timeout=60):
+                pass
+        assert counters()["accept_failed"] == failed + 1
+        assert caplog.text.count("accept() failed, retrying") == 1
+        silent = [dial() for _ in range(3)]
+        assert silent[0].recv(9) == b""  # its place is the third one's
+        made.close()
+        assert [each.recv(9) for each in silent] == [b""] * 3
+    check_descriptors(before)
+
+
+def test_no_thread(lab: Lab, handshakes: Handshakes, python: ssl.SSLContext) -> None:
+    """The connection that would have begun the thread is lost, and counted; the next is served."""
+    before = counters()["handshake_resources"]
+    done: queue.SimpleQueue[Handoff] = queue.SimpleQueue()
+    ours, theirs = lab.tcp()
+    failed: list[BaseException] = []
+    with Want("thread", 1) as want:
+        handshakes.begin(theirs, done.put, failed.append)
+        assert ours.recv(9) == b""
+    assert len(failed) == 1
+    assert want.has_failed
+    assert counters()["handshake_resources"] == before + 1
+    ours, theirs = lab.tcp()
+    handshakes.begin(theirs, done.put)
+    with python.wrap_socket(ours, server_hostname=HOST), done.get(timeout=60):
+        pass
+
+
 def test_failures(lab: Lab, handshakes: Handshakes, caplog: pytest.LogCaptureFixture) -> None:
-    """Each is one line in the log; its connection is closed."""
+    """Each is one line in the log, and reported; its connection is closed."""
+    failed: list[BaseException] = []
     caplog.set_level("INFO")
     before = descriptors()
     for greeting in (b"GET / HTTP/1.1\r\n\r\n", b""):
         ours, theirs = lab.tcp()
-        handshakes.begin(theirs, lambda _: pytest.fail("a handshake without a client"))
+        handshakes.begin(theirs, lambda _: pytest.fail("no client"), failed.append)
         ours.sendall(greeting)
         ours.shutdown(socket.SHUT_WR)
         answer = ours.recv(100)
@@ -95,6 +144,7 @@ def test_failures(lab: Lab, handshakes: Handshakes, caplog: pytest.LogCaptureFix
     until(lambda: caplog.text.count("connection refused") == 2)
     assert "Traceback" not in caplog.text
     handshakes.close()
+    assert len(failed) == 2
     check_descriptors(before)
 
 
@@ -104,12 +154,30 @@ def test_end(lab: Lab, context: SSLContext) -> None:
     made = Handshakes(context)
     made.close()
     ours, theirs = lab.tcp()
-    made.begin(theirs, lambda _: None)
+    failed: list[BaseException] = []
+    made.begin(theirs, lambda _: None, failed.append)
     made.close()
     made.close()
+    assert [str(why) for why in failed] == ["the server ends"]
     assert ours.recv(9) == b""
     ours.close()
     check_descriptors(before)
+
+
+def test_room_for_others(lab: Lab, handshakes: Handshakes) -> None:
+    """It is made by the one that has stalled, if there is any."""
+    handshakes.make_room(pressing=True)
+    failed: list[BaseException] = []
+    ours, theirs = lab.tcp()
+    handshakes.begin(theirs, lambda _: None, failed.append)
+
+    def has_made_room() -> bool:
+        handshakes.make_room(pressing=True)
+        return bool(failed)
+
+    until(has_made_room)
+    assert str(failed[0]) == "its handshake has stalled"
+    assert ours.recv(9) == b""
 
 
 def test_unusable_context() -> None:

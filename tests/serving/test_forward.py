@@ -450,7 +450,8 @@ def test_worker_that_comes_too_late(
         with stream:
             stream.sendall(b"hello")
             assert other_peer.recv_data(5) == b"hello"
-        other_peer.close_notify()
+            other_peer.close_notify()
+            assert stream.recv(1) == b""
         work.result()
     assert "it came too late" in caplog.text
     for sock in (peer.sock, other_peer.sock):

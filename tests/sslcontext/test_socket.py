@@ -23,6 +23,7 @@ from tests.doubles import (
     recv_exactly,
     reset,
 )
+from tests.want import no_descriptors
 from tlsify.sslcontext.socket import SSLSocket
 
 if TYPE_CHECKING:
@@ -405,3 +406,16 @@ def test_concurrent_stall(listener: SSLSocket, python: ssl.SSLContext) -> None:
         running.result()
         assert not waiting.done
     waiting.result()
+
+
+@both
+def test_handshake_done_elsewhere(lab: Lab, context: Fixed, policy: KtlsPolicy) -> None:
+    """Its connection is taken over as it is, by a process that has no descriptor left."""
+    client, server = lab.pair(policy)
+    number = server.sock.fileno()
+    with no_descriptors():
+        sock = SSLSocket.established(server, context)
+    assert sock.fileno() == number
+    client.sock.sendall(b"hello")
+    assert sock.recv(9) == b"hello"
+    assert sock.facts.version() == "TLSv1.3"

@@ -99,16 +99,20 @@ def test_new_certificate(pki: Pki, tmp_path: Path) -> None:
         assert name() == second
 
 
+def scrape(place: Path) -> bytes:
+    """Ask for the metrics."""
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(place))
+        client.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+        return b"".join(iter(lambda: client.recv(2**16), b""))
+
+
 def test_metrics(pki: Pki, tmp_path: Path) -> None:
     """They count the program's connections."""
     place = tmp_path / "metrics"
     with Wrapped(pki, RELAY, ECHO_TWICE, "--metrics", f"unix:{place}") as program:
         program.ask()
-        with socket.socket(socket.AF_UNIX) as client:
-            client.connect(str(place))
-            client.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
-            found = b"".join(iter(lambda: client.recv(2**16), b""))
-        assert b'tlsify_handshakes_total{outcome="ok"} 1\n' in found
+        until(lambda: b'tlsify_handshakes_total{outcome="ok"} 1\n' in scrape(place))
         program.ask()
         assert program.end() == 0
     assert not place.exists()

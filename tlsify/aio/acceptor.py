@@ -1,4 +1,4 @@
-"""Accept on the loop: handshakes side by side, as many of everything as there may be, and drain."""
+"""Accept on the loop: concurrent handshakes, limits, and drain."""
 
 from __future__ import annotations
 

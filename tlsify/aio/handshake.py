@@ -1,4 +1,4 @@
-"""The handshake on the loop, which it does not block; then the connection is handed over."""
+"""The handshake on the loop, without blocking it, and the hand-over of the connection."""
 
 from __future__ import annotations
 

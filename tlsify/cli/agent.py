@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--fd",
         type=shared.descriptor,
         metavar="N",
-        help="inherited socketpair whose other end is served until it is closed",
+        help="inherited end of a socketpair to serve until the other end is closed",
     )
     parser.add_argument(
         "--workers",

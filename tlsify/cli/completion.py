@@ -1,4 +1,4 @@
-"""tlsify completion: print what completes command lines in a shell."""
+"""tlsify completion: print the completion for a shell."""
 
 from __future__ import annotations
 

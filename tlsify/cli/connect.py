@@ -30,7 +30,10 @@ if TYPE_CHECKING:
     from tlsify.connection.handoff import Handoff
 
 _UNFINISHED = "the handshake did not finish"
-DESCRIPTION = "Connect to a TLS server; send stdin to it, and write what it sends to stdout."
+DESCRIPTION = (
+    "Connect to a TLS server: send stdin to it and write its data to stdout, or run a program on "
+    "the connection."
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -58,7 +61,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="HOST:PORT",
         help="server, or unix:PATH; a port is a number or a service such as https",
     )
-    parser.add_argument("port", nargs="?", metavar="PORT", help="port, where HOST stands alone")
+    parser.add_argument(
+        "port", nargs="?", metavar="PORT", help="port, if the first operand is HOST alone"
+    )
     parser.usage = f"{parser.prog} [OPTION...] HOST:PORT [-- PROG ARG...]"
     parser.epilog = "PROG runs with the connection on descriptors 6 (read) and 7 (write)."
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from tlsify.config import ServerConfig
     from tlsify.logs.access import AccessLog
 
-DESCRIPTION = "Accept TLS connections, and pass their plaintext to another server."
+DESCRIPTION = "Accept TLS connections, and pass them to another server: plaintext, or descriptors."
 # "LISTEN --proxy-protocol BACKEND" is what people write.
 IS_MIXED = True
 _PATIENCE = 5.0
@@ -86,21 +86,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=shared.seconds,
         metavar="S",
         help="seconds to keep trying while every backend refuses, as during a restart; default "
-        "0, or with --pass-fd as for --connect-timeout",
+        "0, with --pass-fd that of --connect-timeout",
     )
     group.add_argument(
         "--idle",
         type=shared.seconds,
         metavar="S",
-        help="seconds without a byte in either direction after which a connection is closed in "
-        "order; default: never",
+        help="seconds without a byte in either direction after which a connection is closed "
+        "cleanly; default: never",
     )
     group.add_argument(
         "--close",
         choices=[_BY_PROTOCOL, *(policy.value for policy in ClosePolicy)],
         default=_BY_PROTOCOL,
-        help="treat a client's end without close_notify as truncation (strict) or as an "
-        "ordinary end (relaxed); auto (default): ordinary with HTTP, truncation otherwise",
+        help="treat a client's end without close_notify as a cut (strict) or as a clean end "
+        "(relaxed); auto (default): a clean end with HTTP, a cut otherwise",
     )
     parser.add_argument(
         "addresses",

@@ -1,4 +1,4 @@
-"""Modules that others import and one connection hardly uses: loaded when they are used."""
+"""Modules that a single connection hardly uses: loaded at their first use."""
 
 from __future__ import annotations
 

@@ -86,7 +86,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "address", nargs="?", metavar="HOST:PORT", help="address to listen on, as for --listen"
     )
-    parser.add_argument("port", nargs="?", metavar="PORT", help="port, where HOST stands alone")
+    parser.add_argument(
+        "port", nargs="?", metavar="PORT", help="port, if the first operand is HOST alone"
+    )
     parser.usage = f"{parser.prog} [OPTION...] [HOST:PORT] -- PROG ARG..."
     parser.epilog = "PROG runs with the connection on descriptors 0 (read) and 1 (write)."
     parser.set_defaults(program=[])

@@ -187,7 +187,7 @@ def top_parser() -> _Parser:
         description="TLS for programs that do not speak TLS.\n\n"
         f"verbs:\n{verbs}\n\n{about}\n\n"
         '"tlsify help VERB" describes a verb, "tlsify help pages" lists the manual.',
-        epilog="These options may stand behind the verb, too.",
+        epilog="These options may also stand after the verb.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")

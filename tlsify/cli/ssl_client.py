@@ -25,8 +25,7 @@ if TYPE_CHECKING:
     from tlsify.connection.stream import TLSSocket
 
 DESCRIPTION = (
-    "Be the helper that busybox's wget runs: a TLS client on a connected socket, which carries "
-    "stdin and stdout."
+    "Carry stdin and stdout over TLS on a connected socket, as the helper that busybox's wget runs."
 )
 _STDOUT, _STREAMS = 1, 3
 
@@ -42,14 +41,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the connected socket",
     )
     parser.add_argument(
-        "-r", type=shared.descriptor, dest="read_fd", metavar="FD", help="the same socket once more"
+        "-r", type=shared.descriptor, dest="read_fd", metavar="FD", help="the same socket again"
     )
     parser.add_argument("-n", dest="host", metavar="NAME", help="name to send (SNI) and to accept")
     parser.add_argument(
-        "-e", action="store_true", dest="leave", help="the end of stdin ends the connection"
+        "-e", action="store_true", dest="leave", help="close the connection at the end of stdin"
     )
     parser.add_argument(
-        "-I", action="store_true", dest="insecure", help="the same as --no-verify: wget says so"
+        "-I",
+        action="store_true",
+        dest="insecure",
+        help="the same as --no-verify, in wget's spelling",
     )
     client_options.add_arguments(parser)
     shared.add_timing(parser, "for the handshake")

@@ -1,4 +1,4 @@
-"""What a user may have meant by a word that the command does not know."""
+"""Suggestions for words that the command does not know."""
 
 from __future__ import annotations
 

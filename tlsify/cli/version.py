@@ -1,4 +1,4 @@
-"""tlsify version: the versions of what tlsify consists of, and what carries connections here."""
+"""tlsify version: the versions of tlsify and its dependencies, and the carrier on this host."""
 
 from __future__ import annotations
 

@@ -6,24 +6,36 @@ import asyncio
 import contextlib
 import logging
 import threading
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, TypeAlias
 
 from tlsify.aio.handshake import hand_over
+from tlsify.aio.outcomes import FAILURES
 from tlsify.aio.pending import PendingHandshake, PendingHandshakes, origin
-from tlsify.connection.setup.dialing import closed_on_error
-from tlsify.errors import TlsifyError
+from tlsify.errors import DeadlineExceeded
+from tlsify.metrics.counters import Event, count
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
+    from typing import Any
 
     from tlsify.connection.handoff import Handoff
     from tlsify.sslcontext.context import SSLContext
+
+    Failed: TypeAlias = Callable[[BaseException], None]
 
 _log = logging.getLogger("tlsify")
 
 # Limit on simultaneous handshakes; further connections get the places of those that have stalled.
 _LIMIT = 1000
+# Seconds until another attempt to accept, for want of descriptors or memory.
+_ACCEPT_PAUSE = 0.1
+_STALLED, _OVER = "its handshake has stalled", "the server ends"
+
+
+def _nobody(_: BaseException) -> None:
+    """Report to nobody."""
 
 
 class Handshakes:
@@ -49,60 +61,158 @@ class Handshakes:
         self._thread: threading.Thread | None = None
         self._tasks: dict[socket.socket, asyncio.Task[None]] = {}
 
-    def begin(self, sock: socket.socket, done: Callable[[Handoff], None]) -> None:
+    def begin(
+        self,
+        sock: socket.socket,
+        done: Callable[[Handoff], None],
+        failed: Failed = _nobody,
+    ) -> None:
         """Begin a handshake.
 
         Args:
             sock: connected; it is closed if the handshake fails, of which a line is logged.
             done: called in the background's thread, with a connection that it has to take over;
                 it must not take its time.
+            failed: called instead, in that thread or at once, with the reason.
         """
+        try:
+            loop = self._start()
+        except (RuntimeError, OSError) as exc:  # no thread or descriptor; the next may find one
+            count(Event.HANDSHAKE_RESOURCES)
+            self._refuse(sock, exc, failed, logging.WARNING)
+            return
+        loop.call_soon_threadsafe(self._begin, loop, sock, done, failed)
+
+    def listen(self, listener: socket.socket, done: Callable[[Handoff], None]) -> None:
+        """Accept connections in the background, and do their handshakes.
+
+        Args:
+            listener: is the caller's to close, after `close`.
+            done: called as by `begin`.
+
+        Raises:
+            OSError: there is no descriptor for it.
+            RuntimeError: there is no thread for it.
+        """
+        listener.settimeout(0)
+        loop = self._start()
+        accepting = partial(self._accept, loop, listener, done)
+        loop.call_soon_threadsafe(self._keep, loop, listener, accepting)
+
+    def _start(self) -> asyncio.AbstractEventLoop:
+        """Start the thread, unless it runs; return its loop."""
         if self._loop is None:
-            self._loop = asyncio.new_event_loop()
-            self._thread = threading.Thread(
-                target=self._loop.run_forever, name="tlsify-handshakes", daemon=True
+            loop = asyncio.new_event_loop()
+            thread = threading.Thread(
+                target=loop.run_forever, name="tlsify-handshakes", daemon=True
             )
-            self._thread.start()
-        self._loop.call_soon_threadsafe(self._begin, self._loop, sock, done)
+            try:
+                thread.start()
+            except RuntimeError:
+                loop.close()
+                raise
+            self._loop, self._thread = loop, thread
+        return self._loop
+
+    def make_room(self, *, pressing: bool) -> None:
+        """Abort a handshake that has stalled, if there is one.
+
+        Args:
+            pressing: as of `PendingHandshakes.stalled`.
+        """
+        if (loop := self._loop) is not None:
+            loop.call_soon_threadsafe(partial(self._find_stalled, loop, pressing=pressing))
+
+    def _find_stalled(
+        self, loop: asyncio.AbstractEventLoop, *, pressing: bool
+    ) -> PendingHandshake | float | None:
+        """Abort the handshake that `PendingHandshakes.stalled` finds; return what that returns."""
+        found = self._pending.stalled(loop.time(), pressing=pressing)
+        if isinstance(found, PendingHandshake):
+            self._pending.leave(found)
+            self._tasks[found.sock].cancel(_STALLED)
+        return found
+
+    def _keep(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        sock: socket.socket,
+        work: Callable[[], Coroutine[Any, Any, None]],
+    ) -> asyncio.Task[None]:
+        self._tasks[sock] = task = loop.create_task(work())
+        task.add_done_callback(lambda _: self._tasks.pop(sock))
+        return task
+
+    async def _accept(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        listener: socket.socket,
+        done: Callable[[Handoff], None],
+    ) -> None:
+        is_failing = False
+        while True:
+            try:
+                sock, _ = await loop.sock_accept(listener)
+            except OSError as exc:
+                count(Event.ACCEPT_FAILED)
+                if not is_failing:
+                    _log.warning("accept() failed, retrying in %s s: %s", _ACCEPT_PAUSE, exc)
+                is_failing = True
+                await asyncio.sleep(_ACCEPT_PAUSE)
+                continue
+            is_failing = False
+            self._begin(loop, sock, done)
+            await asyncio.sleep(0)
+            async with self._turn:  # as long as one waits for a place, others do so in the kernel
+                pass
 
     def _begin(
-        self, loop: asyncio.AbstractEventLoop, sock: socket.socket, done: Callable[[Handoff], None]
+        self,
+        loop: asyncio.AbstractEventLoop,
+        sock: socket.socket,
+        done: Callable[[Handoff], None],
+        failed: Failed = _nobody,
     ) -> None:
-        self._tasks[sock] = task = loop.create_task(self._do(loop, sock, done))
-        task.add_done_callback(lambda _: self._tasks.pop(sock))
+        task = self._keep(loop, sock, partial(self._do, loop, sock, done))
+        task.add_done_callback(partial(self._ended, sock, failed))
+
+    def _ended(self, sock: socket.socket, failed: Failed, task: asyncio.Task[None]) -> None:
+        try:
+            error = task.exception()
+        except asyncio.CancelledError as exc:
+            error = DeadlineExceeded(*exc.args)
+        if error is not None:
+            if not isinstance(error, FAILURES):
+                _log.error("bug in a handshake", exc_info=error)
+            self._refuse(sock, error, failed)
+
+    def _refuse(
+        self, sock: socket.socket, why: BaseException, failed: Failed, level: int = logging.INFO
+    ) -> None:
+        sock.close()
+        _log.log(level, "connection refused: %s", why)
+        failed(why)
 
     async def _do(
         self, loop: asyncio.AbstractEventLoop, sock: socket.socket, done: Callable[[Handoff], None]
     ) -> None:
+        opening = PendingHandshake(sock, origin(sock.getpeername()), loop.time())
+        await self._enter(loop, opening)
         try:
-            with closed_on_error(sock):
-                opening = PendingHandshake(sock, origin(sock.getpeername()), loop.time())
-                await self._enter(loop, opening)
-            try:
-                with closed_on_error(sock):
-                    config = self._context.server_config()
-                handed = await hand_over(sock, config, self._context.policy)
-            finally:
-                self._pending.leave(opening)
-                self._left.set()
-        except (TlsifyError, OSError) as exc:
-            _log.info("connection refused: %s", exc)
-        except asyncio.CancelledError:
-            sock.close()
-            raise
-        else:
-            self._pending.took(loop.time() - opening.since)
-            done(handed)
+            config = self._context.server_config()
+            handed = await hand_over(sock, config, self._context.policy)
+        finally:
+            self._pending.leave(opening)
+            self._left.set()
+        self._pending.took(loop.time() - opening.since)
+        done(handed)
 
     async def _enter(self, loop: asyncio.AbstractEventLoop, opening: PendingHandshake) -> None:
         """Wait for a place; it may be one that a stalled handshake has to give up."""
         async with self._turn:
             while len(self._pending) >= self._limit:
-                found = self._pending.stalled(loop.time(), pressing=True)
+                found = self._find_stalled(loop, pressing=True)
                 if isinstance(found, PendingHandshake):
-                    _log.info("a stalled handshake gives up its place")
-                    self._pending.leave(found)
-                    self._tasks[found.sock].cancel()
                     break
                 self._left.clear()
                 with contextlib.suppress(TimeoutError):
@@ -123,5 +233,5 @@ class Handshakes:
     async def _cancel(self) -> None:
         tasks = list(self._tasks.values())
         for task in tasks:
-            task.cancel()
+            task.cancel(_OVER)
         await asyncio.gather(*tasks, return_exceptions=True)

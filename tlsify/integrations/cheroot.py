@@ -1,15 +1,18 @@
-"""cheroot, and so CherryPy: an SSL adapter whose handshakes wait in the worker threads."""
+"""cheroot, and so CherryPy: an SSL adapter whose handshakes take none of the worker threads."""
 
 from __future__ import annotations
 
+import os
+import queue
 import ssl
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from cheroot import errors
 from cheroot.makefile import StreamReader, StreamWriter
 from cheroot.ssl import Adapter as BaseAdapter
 
+from tlsify.integrations.background import Handshakes
 from tlsify.integrations.variables import variables
 from tlsify.sslcontext.context import SSLContext
 from tlsify.sslcontext.socket import SSLSocket
@@ -18,6 +21,8 @@ if TYPE_CHECKING:
     from socket import socket
 
     from _typeshed import ReadableBuffer, WriteableBuffer
+
+    from tlsify.connection.handoff import Handoff
 
 
 class _Socket(SSLSocket):
@@ -65,6 +70,60 @@ class _Variables(Mapping[str, str]):
         return True
 
 
+class _Listener:
+    """A listening socket as cheroot uses it; it gives connections that are past their handshakes.
+
+    Once it listens, its descriptor is readable as long as there is one.
+    """
+
+    def __init__(self, sock: socket, adapter: Adapter) -> None:
+        self._sock = sock
+        self._adapter = adapter
+        self._handshakes: Handshakes | None = None
+        self._ready = -1
+        self._done: queue.SimpleQueue[tuple[SSLSocket, Any]] = queue.SimpleQueue()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._sock, name)
+
+    def listen(self, backlog: int) -> None:
+        """Begin to accept."""
+        self._handshakes = Handshakes(self._adapter.context)
+        self._sock.listen(backlog)
+        self._ready = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK | os.EFD_SEMAPHORE)
+        self._handshakes.listen(self._sock, self._add)
+
+    def _add(self, handed: Handoff) -> None:
+        sock = _Socket.established(handed, self._adapter.context)
+        try:
+            address = sock.getpeername()
+        except OSError:  # it has gone already
+            sock.close()
+            return
+        self._done.put((sock, address))
+        os.eventfd_write(self._ready, 1)
+
+    def fileno(self) -> int:
+        """Return what cheroot has to wait for."""
+        return self._sock.fileno() if self._ready < 0 else self._ready
+
+    def accept(self) -> tuple[SSLSocket, Any]:
+        """Return a connection; BlockingIOError, which cheroot ignores, says that there is none."""
+        os.eventfd_read(self._ready)
+        return self._done.get_nowait()
+
+    def close(self) -> None:
+        """End handshakes, and connections that cheroot has not taken."""
+        if self._handshakes is not None:
+            self._handshakes.close()
+        self._sock.close()
+        while not self._done.empty():
+            self._done.get_nowait()[0].close()
+        if self._ready >= 0:
+            os.close(self._ready)
+            self._ready = -1
+
+
 class Adapter(BaseAdapter):
     """For ``server.ssl_adapter``, or by name in CherryPy (docs/integrations.md).
 
@@ -105,14 +164,18 @@ class Adapter(BaseAdapter):
         self.context = context
 
     def bind(self, sock: socket) -> socket:
-        """Return the listening socket back: what it accepts comes to `wrap`."""
-        return sock
+        """Have the listening socket give connections that are past their handshakes."""
+        return cast("socket", _Listener(sock, self))
 
     def wrap(self, sock: socket) -> tuple[SSLSocket, Mapping[str, str]]:
-        """Take over a connection; its handshake is done by the thread that serves it."""
-        self.context.sslsocket_class = _Socket  # type: ignore[assignment]
-        wrapped = self.context.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
-        return wrapped, _Variables(wrapped)
+        """Return a connection with its variables.
+
+        Of a socket that systemd has bound, and `bind` has not seen, the handshake is done by the
+        thread that serves the connection.
+        """
+        if not isinstance(sock, SSLSocket):
+            sock = _Socket(sock, self.context, server_side=True)
+        return sock, _Variables(sock)
 
     def get_environ(self) -> dict[str, str]:
         """Return nothing: there is nothing to tell before a connection."""

@@ -1,4 +1,4 @@
-"""Commands of servers with tlsify: what goes wrong before they start, in two lines."""
+"""Commands of servers with tlsify: errors before the start, in two lines."""
 
 from __future__ import annotations
 

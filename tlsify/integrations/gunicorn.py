@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import select
 import selectors
 import ssl
 import time
@@ -12,10 +14,12 @@ from gunicorn.app.wsgiapp import WSGIApplication
 from gunicorn.http import get_parser
 from gunicorn.workers import gthread, sync
 
-from tlsify.errors import ConfigError
+from tlsify.aio.outcomes import FAILURES, outcome
+from tlsify.errors import ConfigError, TlsifyError, said
 from tlsify.integrations.background import Handshakes
 from tlsify.integrations.command import reported, require_certificate
 from tlsify.integrations.variables import variables
+from tlsify.metrics.counters import Event
 from tlsify.sslcontext.context import SSLContext
 from tlsify.sslcontext.socket import SSLSocket
 
@@ -31,6 +35,10 @@ _CLIENT_CERT = ("none", "request", "require")
 _HANDSHAKE_TIMEOUT = 30.0
 # Seconds that gunicorn, too, waits for the first byte of a connection.
 _REQUEST_PATIENCE = 5.0
+# Seconds until another look: at what has stalled, or after a failure to accept.
+_PAUSE = 0.1
+# How health checks and port scans end.
+_USUAL = {Event.HANDSHAKE_TRUNCATED, Event.HANDSHAKE_BROKEN}
 
 
 class _Socket(SSLSocket):
@@ -153,10 +161,36 @@ class _Connection(gthread.TConn):  # type: ignore[misc]
             self.parser = get_parser(self.cfg, self.sock, self.client)
 
 
+class _Queue(gthread.PollableMethodQueue):  # type: ignore[misc]
+    """gunicorn's queue, of which the descriptors may not close before its last user has ended."""
+
+    def __init__(self, end_users: Callable[[], None]) -> None:
+        """Prepare."""
+        super().__init__()
+        self._end_users = end_users
+
+    def close(self) -> None:
+        """Close it."""
+        self._end_users()
+        super().close()
+
+
 class ThreadWorker(_Worker, gthread.ThreadWorker):  # type: ignore[misc]
-    """gunicorn's worker that serves connections in threads, of which handshakes take none."""
+    """gunicorn's worker that serves connections in threads, of which handshakes take none.
+
+    Connections count from when they are accepted, as gunicorn has it. Where there are as many as
+    there may be, or no more descriptors, stalled handshakes make room for those who wait.
+    """
 
     _handshakes: Handshakes | None = None
+    _resumption = 0.0  # when to accept again after a failure
+    _is_failing = False
+    _next_press = 0.0
+
+    def __init__(self, *arguments: Any) -> None:
+        """Prepare."""
+        super().__init__(*arguments)
+        self.method_queue = _Queue(self._abort_handshakes)
 
     def run(self) -> None:
         """Accept and serve, with requests answered as if there were no TLS."""
@@ -164,12 +198,40 @@ class ThreadWorker(_Worker, gthread.ThreadWorker):  # type: ignore[misc]
         self.cfg = _Plain(true)
         if true.is_ssl:
             self._true_cfg, self._context = true, true.ssl_context(true, None)
-            self._handshakes = Handshakes(self._context)
+            self._handshakes = Handshakes(self._context, self.worker_connections)
+            self._newcomers = select.poll()
+            for listener in self.sockets:
+                self._newcomers.register(listener, select.POLLIN)
         try:
             super().run()
         finally:
-            if self._handshakes is not None:
-                self._handshakes.close()
+            self._abort_handshakes()
+
+    def _abort_handshakes(self) -> None:
+        if self._handshakes is not None:
+            self._handshakes.close()
+
+    # -- when to accept
+
+    def set_accept_enabled(self, enabled: bool) -> None:  # noqa: FBT001 - gunicorn's signature
+        """Begin or cease to accept; after a failure there is a pause."""
+        super().set_accept_enabled(enabled and time.monotonic() >= self._resumption)
+
+    def _rest(self) -> None:
+        """Accept nothing for a moment: there may be descriptors, or memory, then."""
+        self._resumption = time.monotonic() + _PAUSE
+        self.set_accept_enabled(False)
+
+    def wait_for_and_dispatch_events(self, timeout: float) -> None:
+        """Wait for events; as long as there is no place, those that have stalled make room."""
+        if self._handshakes is not None and not self._accepting:
+            now = time.monotonic()
+            if now >= self._next_press:
+                self._next_press = now + _PAUSE
+                if not self.alive or self._newcomers.poll(0):
+                    self._handshakes.make_room(pressing=self.alive)
+            timeout = min(timeout, _PAUSE)
+        super().wait_for_and_dispatch_events(timeout)
 
     def accept(self, listener: socket.socket) -> None:
         """Accept a connection; gunicorn serves it when its handshake is done."""
@@ -180,22 +242,59 @@ class ThreadWorker(_Worker, gthread.ThreadWorker):  # type: ignore[misc]
             sock, client = listener.accept()
         except (BlockingIOError, ConnectionAbortedError):
             return
+        except OSError as exc:
+            if not self._is_failing:
+                self.log.warning("accept() failed, retrying in %s s: %s", _PAUSE, said(exc))
+            self._is_failing = True
+            self._rest()
+            return
+        self._is_failing = False
+        self.nr_conns += 1
         server = listener.getsockname()
 
         def done(handed: Handoff) -> None:
             self.method_queue.defer(self._serve, handed, client, server)
 
-        self._handshakes.begin(sock, done)
+        def failed(why: BaseException) -> None:
+            # Those who only look whether there is a server are as quiet as with gunicorn.
+            self._note_failure(
+                client, why, logging.DEBUG if _kind(why) in _USUAL else logging.WARNING
+            )
+            self.method_queue.defer(self._forget, why)
+
+        self._handshakes.begin(sock, done, failed)
+
+    # -- one connection
 
     def _serve(self, handed: Handoff, client: Any, server: Any) -> None:
-        """Have the poller wait for the request, as between two requests of one connection."""
-        sock = _Socket.established(handed, self._context)
-        conn = _Connection(self._true_cfg, sock, client, server)
+        """Have the poller wait for the request, as gunicorn does for a client that takes long."""
+        try:
+            sock = _Socket.established(handed, self._context)
+            conn = _Connection(self._true_cfg, sock, client, server)
+            readable = partial(self.on_pending_socket_readable, conn)
+            self.poller.register(sock, selectors.EVENT_READ, readable)
+        except (TlsifyError, OSError) as exc:
+            handed.abort()
+            self._note_failure(client, exc)
+            self._forget(exc)
+            return
         conn.timeout = time.monotonic() + _REQUEST_PATIENCE
-        self.nr_conns += 1
-        self.keepalived_conns.append(conn)
-        readable = partial(self.on_client_socket_readable, conn)
-        self.poller.register(sock, selectors.EVENT_READ, readable)
+        self.pending_conns.append(conn)
+
+    def _note_failure(self, client: Any, why: BaseException, level: int = logging.WARNING) -> None:
+        address = client[0] if isinstance(client, tuple) else client
+        self.log.log(level, "connection refused: ip=%s: %s", address, said(why))
+
+    def _forget(self, why: BaseException) -> None:
+        """Free the place of a connection that has failed; there may be another newcomer for it."""
+        self.nr_conns -= 1
+        self._next_press = 0.0
+        if _kind(why) is Event.HANDSHAKE_RESOURCES:
+            self._rest()
+
+
+def _kind(why: BaseException) -> Event | None:
+    return outcome(why) if isinstance(why, FAILURES) else None
 
 
 # gunicorn's names of workers, and tlsify's classes in their place.

@@ -11,6 +11,7 @@ import select
 import signal
 import socket
 import time
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from tlsify.errors import ConfigError, ResourceError, TlsifyError
@@ -18,7 +19,7 @@ from tlsify.isolation import wire
 from tlsify.isolation.holder import CHORE_PAUSE, Holder
 from tlsify.metrics.counters import Event, count
 from tlsify.system import scm_rights
-from tlsify.system.process import forgo_rights, fork, let_go, protect_process
+from tlsify.system.process import be_child, forgo_rights, fork, let_go, protect_process
 from tlsify.system.signal_pipe import SignalPipe
 from tlsify.tls.context import drop_past_keys
 
@@ -115,18 +116,15 @@ def _describe(loaded: Loaded) -> bytearray:
 
 def be_custodian(task: Task, control: socket.socket) -> NoReturn:
     """Run as the custodian, in a forked child."""
-    status = 1
-    try:
+
+    def work() -> None:
         protect_process()
         forgo_rights()
         let_go(_open_descriptors() - {0, 1, 2, control.fileno(), *task.private})
         _allow_descriptors()
         _Custodian(task, control).run()
-        status = 0
-    except Exception:  # noqa: BLE001 - a child must never return into its parent's code
-        _log.exception("the process that reads the keys failed")
-    finally:
-        os._exit(status)
+
+    be_child(work, lambda _: _log.exception("the process that reads the keys failed"))
 
 
 def _open_descriptors() -> set[int]:
@@ -145,6 +143,14 @@ class _Family(NamedTuple):
 
     loaded: Loaded
     rendezvous: socket.socket
+
+
+def _log_failure(exc: Exception) -> None:
+    """Log why a holder ends."""
+    if isinstance(exc, OSError):
+        _log.warning("a key holder failed: %s", exc)
+    else:
+        _log.exception("bug in a key holder")
 
 
 class _Custodian:
@@ -236,29 +242,20 @@ class _Custodian:
     def _fork(self, family: _Family, theirs: socket.socket | None = None) -> None:
         pid = fork(ignored=IGNORED)
         if pid == 0:
-            self._be_holder(family, theirs)
+            be_child(partial(self._be_holder, family, theirs), _log_failure)
         self._families[pid] = family, time.monotonic()
 
-    def _be_holder(self, family: _Family, theirs: socket.socket | None) -> NoReturn:
-        status = 1
-        try:
-            self._pipe.drop()
-            if self._control is not None:
-                self._control.close()
-            if theirs is not None:
-                theirs.close()
-            for other, _ in self._families.values():
-                if other is not family:
-                    other.rendezvous.close()
-            self._task.settle(family.loaded.config)
-            Holder(family.rendezvous, family.loaded.config, family.loaded.choices).run()
-            status = 0
-        except OSError as exc:
-            _log.warning("a key holder failed: %s", exc)
-        except Exception:  # noqa: BLE001 - a child must never return into its parent's code
-            _log.exception("bug in a key holder")
-        finally:
-            os._exit(status)
+    def _be_holder(self, family: _Family, theirs: socket.socket | None) -> None:
+        self._pipe.drop()
+        if self._control is not None:
+            self._control.close()
+        if theirs is not None:
+            theirs.close()
+        for other, _ in self._families.values():
+            if other is not family:
+                other.rendezvous.close()
+        self._task.settle(family.loaded.config)
+        Holder(family.rendezvous, family.loaded.config, family.loaded.choices).run()
 
     def _reap(self) -> None:
         with contextlib.suppress(ChildProcessError):  # there are none left

@@ -1,4 +1,4 @@
-"""Syslog: the standard library's handler, which never has the server wait for a slow daemon."""
+"""Syslog: the standard library's handler, which never makes the server wait for a slow daemon."""
 
 from __future__ import annotations
 

@@ -9,11 +9,12 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import NoReturn, TypeAlias
+from functools import partial
+from typing import TypeAlias
 
 from tlsify.errors import TlsifyError, errno_name
 from tlsify.metrics.counters import occupy
-from tlsify.system.process import fork
+from tlsify.system.process import be_child, fork
 
 _log = logging.getLogger("tlsify")
 
@@ -160,7 +161,8 @@ class Generation:
             pid = fork(ignored=caught - {signal.SIGTERM, signal.SIGCHLD})
             if pid == 0:
                 os.close(read_end)
-                self._be(WorkerHandle(index, write_end), slot, leave)
+                run = partial(self._run, WorkerHandle(index, write_end), slot, leave)
+                be_child(run, _log_failure)
             self.members[index] = Worker(pid, slot, time.monotonic(), read_end)
         except OSError as exc:
             _log.warning("cannot fork: %s", exc)
@@ -169,20 +171,19 @@ class Generation:
         finally:
             os.close(write_end)
 
-    def _be(self, post: WorkerHandle, slot: int, leave: Callable[[], None]) -> NoReturn:
+    def _run(self, post: WorkerHandle, slot: int, leave: Callable[[], None]) -> None:
         """Run as the worker."""
-        status = 1
-        try:
-            leave()
-            occupy(slot)
-            self.work(post)
-            status = 0
-        except TlsifyError as exc:
-            _log.critical("worker %d failed: %s", os.getpid(), exc)
-        except OSError as exc:
-            said = os.getpid(), errno_name(exc.errno or 0), exc.strerror
-            _log.critical("worker %d failed: %s: %s", *said)
-        except Exception:  # noqa: BLE001 - a child must never return into its parent's code
-            _log.exception("worker %d failed", os.getpid())
-        finally:
-            os._exit(status)
+        leave()
+        occupy(slot)
+        self.work(post)
+
+
+def _log_failure(exc: Exception) -> None:
+    """Log why a worker ends."""
+    if isinstance(exc, TlsifyError):
+        _log.critical("worker %d failed: %s", os.getpid(), exc)
+    elif isinstance(exc, OSError):
+        said = os.getpid(), errno_name(exc.errno or 0), exc.strerror
+        _log.critical("worker %d failed: %s: %s", *said)
+    else:
+        _log.exception("worker %d failed", os.getpid())

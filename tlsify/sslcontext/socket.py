@@ -96,9 +96,8 @@ class SSLSocket(Answers, TLSSocket):
     @classmethod
     def established(cls, handed: Handoff, context: Choices) -> Self:
         """Make a server's socket of a connection whose handshake was done elsewhere."""
-        made = cls(handed.sock.dup(), context, server_side=True)  # for `_take` to replace
-        made._config = context.server_config()
-        made._facts = made._take(handed)
+        made = cls(handed.sock, context, server_side=True)
+        made._facts = made._adopt(handed, verified=True)
         return made
 
     def do_handshake(self, block: bool = False) -> None:
@@ -158,9 +157,13 @@ class SSLSocket(Answers, TLSSocket):
     def _take(self, handed: Handoff) -> TLSInfo:
         """Take over the established connection, under the descriptor's old number."""
         verified = isinstance(self._config, ServerConfig) or self._config.verify
-        readers, timeout = self._io_refs, self.gettimeout()  # type: ignore[has-type]
         os.dup2(handed.sock.fileno(), self.fileno(), inheritable=False)
         handed.sock.close()
+        return self._adopt(handed, verified=verified)
+
+    def _adopt(self, handed: Handoff, *, verified: bool) -> TLSInfo:
+        """Take over the connection that has our descriptor."""
+        readers, timeout = self._io_refs, self.gettimeout()  # type: ignore[has-type]
         handed.sock = socket.socket(fileno=self.detach())
         handed.sock.settimeout(timeout)
         super().__init__(handed, self._on_ragged_end)

@@ -1,4 +1,4 @@
-"""Which processes hold a socket: each is looked into, and no user's for longer than it is worth."""
+"""Find the processes that hold a socket, within a budget for each user."""
 
 from __future__ import annotations
 

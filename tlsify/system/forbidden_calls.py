@@ -1,4 +1,4 @@
-"""Seccomp: system calls that no process of ours needs, and that an intruder would."""
+"""Seccomp: system calls that no process of tlsify needs, but an intruder would."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Telling the service manager how a service is: ready, reloading, alive or stopping."""
+"""Notify the service manager that a service is ready, reloading, alive or stopping."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Memory that OpenSSL writes to where it is, and that sockets receive into and send from."""
+"""Buffers that OpenSSL writes into directly, and that sockets receive into and send from."""
 
 from __future__ import annotations
 

@@ -13,7 +13,8 @@ from tlsify.integrations.cheroot import Adapter
 
 task = Task.read()
 count_sendfile()
-server = Server(("127.0.0.1", task.port), wsgi(task.file, told), timeout=10)
+threads = int(task.options.get("threads", 10))
+server = Server(("127.0.0.1", task.port), wsgi(task.file, told), threads, timeout=10)
 server.ssl_adapter = Adapter(task.cert, task.key, task.ca)
 server.ssl_adapter.context.verify_mode = ssl.CERT_OPTIONAL
 server.ssl_adapter.context.policy = policy(task)

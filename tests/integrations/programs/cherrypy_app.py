@@ -36,6 +36,7 @@ cherrypy.config.update(
     {
         "server.socket_host": "127.0.0.1",
         "server.socket_port": task.port,
+        "server.thread_pool": int(task.options.get("threads", 10)),
         "server.ssl_module": "tlsify",
         "server.ssl_certificate": task.cert,
         "server.ssl_private_key": task.key,

@@ -362,6 +362,6 @@ def add_closing(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> No
         "--close",
         choices=[policy.value for policy in ClosePolicy],
         default=ClosePolicy.STRICT.value,
-        help="relaxed: an end without close_notify is no error, for protocols whose own "
-        "framing shows whether a message is complete",
+        help="relaxed: accept an end without close_notify, for protocols whose messages show "
+        "whether they are complete; default strict: it is an error",
     )

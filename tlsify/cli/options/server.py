@@ -63,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, alpn: bool = True, user: b
         choices=("request", "require"),
         help="request a certificate from clients, or require one",
     )
-    shared.add_trust(group, "--client-ca", "issuers of their certificates: PEM file, folder, or ")
+    shared.add_trust(group, "--client-ca", "issuers of client certificates: PEM file, folder, or ")
     group.add_argument(
         "--client-ref-id",
         action="append",

@@ -56,8 +56,8 @@ def add_arguments(parser: argparse.ArgumentParser, *, listen: str | None) -> Non
     group.add_argument(
         "--reuse-port",
         action="store_true",
-        help="one listening socket for each worker, among which the kernel spreads connections "
-        "evenly",
+        help="separate listening sockets for the workers; the kernel spreads connections evenly "
+        "among them",
     )
     add_limits(group, "of all workers", "of each worker")
     group.add_argument(
@@ -65,8 +65,8 @@ def add_arguments(parser: argparse.ArgumentParser, *, listen: str | None) -> Non
         type=shared.seconds,
         default=SEND_TIMEOUT,
         metavar="S",
-        help="seconds without progress in sending, though the client's TCP answers, after which "
-        f"the connection is cut; default {SEND_TIMEOUT:g}",
+        help="seconds for which a client may leave sent data unread before the connection is cut; "
+        f"default {SEND_TIMEOUT:g}",
     )
     group.add_argument(
         "--drain",
@@ -99,7 +99,7 @@ def add_limits(group: argparse._ArgumentGroup, whole: str, part: str) -> None:
         type=_number,
         metavar="N",
         help=f"maximum concurrent connections {whole}; further ones wait; default: as many as "
-        "there are descriptors for",
+        "the limit on descriptors allows",
     )
     group.add_argument(
         "--max-handshakes",
@@ -121,7 +121,7 @@ def add_limits(group: argparse._ArgumentGroup, whole: str, part: str) -> None:
         type=shared.seconds,
         default=30.0,
         metavar="S",
-        help="seconds for each handshake, default 30",
+        help="seconds for each handshake; default 30",
     )
 
 

@@ -1,4 +1,4 @@
-"""Options of `serve` for what is served of the folder, and how."""
+"""Options of `serve` for its site: indexes, fields, hidden and compressed files."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=_name,
         default=[],
         metavar="NAME",
-        help="file that stands for its folder; may be repeated, the first that exists does; "
+        help="file to serve for its folder; may be repeated, and the first that exists is served; "
         "default index.html",
     )
     group.add_argument(
@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         dest="not_found",
         type=_path,
         metavar="FILE",
-        help="file in DIR with the content of answers to requests for what does not exist",
+        help="file in DIR whose content answers requests for missing files",
     )
     group.add_argument(
         "--header",
@@ -62,8 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--cache-control",
         type=_value,
         metavar="VALUE",
-        help="field Cache-Control of files, such as max-age=3600; default: none, and caches ask "
-        "or guess",
+        help="Cache-Control field of files, such as max-age=3600; default: none",
     )
     group.add_argument(
         "--dotfiles",

@@ -1,4 +1,4 @@
-"""The exit codes of the command, in groups by what helps."""
+"""The exit codes of the command, grouped by remedy."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Group(NamedTuple):
 GROUPS = (
     Group("Success", {ExitCode.OK: "success"}),
     Group(
-        "The command line, or what it names: correct it",
+        "The command line, or a file that it names: correct it",
         {
             ExitCode.USAGE: "usage: a word of the command line, or of a configuration file, is "
             "wrong or missing",
@@ -48,7 +48,7 @@ GROUPS = (
         },
     ),
     Group(
-        "The peer: it will be the same next time",
+        "The peer: trying again does not help",
         {
             ExitCode.HANDSHAKE: "the handshake failed, or the peer ended the connection with an "
             "error",
@@ -57,7 +57,7 @@ GROUPS = (
         },
     ),
     Group(
-        "Kernel TLS: --ktls=off does without",
+        "Kernel TLS: --ktls=off avoids it",
         {
             ExitCode.KTLS: "kernel TLS is required and not available",
             ExitCode.COMMIT: "the kernel took the keys of one direction only, or a key at its "

@@ -1,1 +1,1 @@
-"""Ends of connections: what is owed to the peer, to other processes and to the stream."""
+"""Ends of connections: for the peer, for forked processes, and after the program has left."""

@@ -14,7 +14,7 @@ from tlsify.connection import exit as interpreter
 from tlsify.connection.ending import forks, patience
 from tlsify.connection.event_thread import Interest
 from tlsify.connection.relay.loads import READ_SIZE, Flow, Load, end, mask, program_pair
-from tlsify.connection.relay.threads import run
+from tlsify.connection.relay.threads import failed, run
 from tlsify.connection.relay.verdict import Verdict
 from tlsify.errors import HandshakeError, TlsifyError, Truncated
 from tlsify.tls.explain import truncated
@@ -174,10 +174,8 @@ class Relay:
 
     def abandon(self, exc: BaseException) -> None:
         """End both sides without a clean end, after a failure of the relay."""
-        _log.error("the relay of a connection failed", exc_info=exc)
+        failure = failed(exc)
         if self._failure is None:
-            failure = TlsifyError(f"relay: {type(exc).__name__}: {exc}")
-            failure.__cause__ = exc
             self._note(failure)
 
     def leave(self) -> None:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 
 from tlsify.connection.event_thread import EventThread, Task
+from tlsify.errors import SHORTAGES, ResourceError, TlsifyError
+from tlsify.metrics.counters import Event, count
+
+_log = logging.getLogger("tlsify")
 
 # A second thread pays only while OpenSSL computes in it, without the interpreter's lock.
 _MOST = max(1, min(4, len(os.sched_getaffinity(0)) // 2))
@@ -27,6 +32,20 @@ def run(relay: Task) -> None:
         if not others:
             raise
         min(others, key=len).add(relay)
+
+
+def failed(exc: BaseException) -> TlsifyError:
+    """Log that a relay has failed, and count it if that was for want; return its error."""
+    failure: TlsifyError
+    if isinstance(exc, MemoryError) or (isinstance(exc, OSError) and exc.errno in SHORTAGES):
+        failure = ResourceError(exc, "the relay of a connection")
+        count(Event.SHORTAGE)
+        _log.warning("%s", failure)
+    else:
+        failure = TlsifyError(f"relay: {type(exc).__name__}: {exc}")
+        _log.error("the relay of a connection failed", exc_info=exc)
+    failure.__cause__ = exc
+    return failure
 
 
 def _after_fork() -> None:
