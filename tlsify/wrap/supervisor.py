@@ -51,8 +51,8 @@ _BY_TERMINAL = {signal.SIGINT, signal.SIGQUIT, signal.SIGWINCH}
 # have closed without a call that tells, and at how many records each key has protected.
 _DOORS, _CONNECTIONS, _KEYS = 1.0, 5.0, 30.0
 # Descriptors that connections do not get, so that the program can be looked at; and how many each
-# connection takes at most: its socket, its knock, and one for its process.
-_RESERVE, _EACH = 64, 4
+# connection takes at most: its socket, its knock, and later one for its process.
+_RESERVE, _EACH = 64, 3
 _PARTING = 3.0  # seconds for peers to read what the program has sent, once it has ended
 _GARBAGE = (2_000, 10, 5)  # as of workers (`serving.server`)
 _SIGNALLED = 128  # and the signal's number: how shells spell such an end
