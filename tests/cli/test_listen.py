@@ -104,17 +104,17 @@ def test_isolated_key(pki: Pki, carrier: str, tmp_path: Path) -> None:
     for source, sink in zip(pki.good, shown, strict=True):
         sink.write_bytes(source.read_bytes())
     with Listening(shown, carrier, "--isolate-key") as server:
-        (custodian,) = server.children()
-        holders = _children(custodian)
+        (number,) = server.children()
+        custodian, holders = psutil.Process(number), _children(number)
         with server.connect(pki) as stream:
             stream.sendall(b"before")
             assert stream.recv(6) == b"before"
             server.process.send_signal(signal.SIGHUP)
-            until(lambda: _children(custodian) and not set(holders) & set(_children(custodian)))
+            until(lambda: _children(number) and not set(holders) & set(_children(number)))
             assert server.ask(pki, b"after") == b"after"
             stream.sendall(b"still here")
             assert stream.recv(10) == b"still here"
-    until(lambda: not psutil.pid_exists(custodian))
+    until(lambda: not custodian.is_running())
 
 
 def _children(pid: int) -> list[int]:

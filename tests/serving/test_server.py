@@ -17,6 +17,7 @@ from http.client import HTTPConnection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, cast
 
+import psutil
 import pytest
 
 from tests.conftest import issue
@@ -302,8 +303,9 @@ def test_isolated_key(tmp_path: Path, authority: trustme.CA) -> None:
             server.process.send_signal(signal.SIGHUP)
             until(partial(lambda before: server.serial() != before, first))
             until(lambda: server.metric("tlsify_workers_draining") == 0)
+        last = psutil.Process(custodian)
         server.stop()
-    until(lambda: not Path(f"/proc/{custodian}").exists())
+    until(lambda: not last.is_running())
 
 
 def test_isolated_key_that_is_refused(tmp_path: Path, authority: trustme.CA) -> None:
@@ -500,9 +502,10 @@ def test_supervisor_killed(server: Server) -> None:
     """Its workers come to their end, too."""
     with server.connect() as sock:
         pid, _ = server.ask(sock)
+        worker = psutil.Process(pid)
         server.process.kill()
         server.read("drain")
-    until(lambda: not Path(f"/proc/{pid}").exists())
+    until(lambda: not worker.is_running())
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may become somebody else")
