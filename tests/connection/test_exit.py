@@ -106,7 +106,7 @@ class Peer:
                     if size >= paused_at + _SLOW:
                         paused_at = size
                         pause.wait(0.002)
-            except ssl.SSLEOFError:
+            except (ssl.SSLEOFError, ConnectionError):  # whether the reset, too, is here already
                 return Arrived(size, in_order=False)
             return Arrived(size, in_order=True)
 
