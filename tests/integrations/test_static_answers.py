@@ -84,6 +84,8 @@ def test_h2_head(site: Host, policy: KtlsPolicy) -> None:
             got, head = (browser.ask(path, method) for method in ("GET", "HEAD"))
             for answer in (got, head):
                 del answer.headers["date"]
+                if "etag" in answer.headers:  # weak while a change could go unseen
+                    answer.headers["etag"] = answer.headers["etag"].removeprefix("W/")
             assert head == Answer(got.status, got.headers, b""), path
         tag = _tag(browser)
         assert browser.ask("/text.txt", "HEAD", If_None_Match=tag).status == 304
