@@ -148,6 +148,29 @@ def test_failures(lab: Lab, handshakes: Handshakes, caplog: pytest.LogCaptureFix
     check_descriptors(before)
 
 
+def test_connection_that_nobody_takes(
+    lab: Lab, handshakes: Handshakes, python: ssl.SSLContext, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A fault in who was to take it cuts the connection at once, rather than at a collection."""
+    failed: list[BaseException] = []
+    kept: list[Handoff] = []
+
+    def done(handed: Handoff) -> None:
+        kept.append(handed)
+        raise LookupError("planted")
+
+    ours, theirs = lab.tcp()
+    handshakes.begin(theirs, done, failed.append)
+    with (
+        python.wrap_socket(ours, server_hostname="localhost", suppress_ragged_eofs=False) as sock,
+        pytest.raises((ssl.SSLEOFError, ConnectionError)),
+    ):
+        sock.recv(1)
+    until(lambda: failed)
+    assert isinstance(failed[0], LookupError)
+    assert "bug in a handshake" in caplog.text
+
+
 def test_end(lab: Lab, context: SSLContext) -> None:
     """What is under way is given up, and nothing is left; an end without a beginning is none."""
     before = descriptors()

@@ -205,7 +205,11 @@ class Handshakes:
             self._pending.leave(opening)
             self._left.set()
         self._pending.took(loop.time() - opening.since)
-        done(handed)
+        try:
+            done(handed)
+        except BaseException:
+            handed.abort()
+            raise
 
     async def _enter(self, loop: asyncio.AbstractEventLoop, opening: PendingHandshake) -> None:
         """Wait for a place; it may be one that a stalled handshake has to give up."""

@@ -102,6 +102,10 @@ class Configuration:
         choices = establish.choices(config, self._policy)
         return Loaded(config, choices, tuple(isolation.key_files()))
 
+    def custodians(self) -> set[int]:
+        """Return the child process that `load` has read keys in; none without isolation."""
+        return set() if self._custody is None else {self._custody.pid}
+
     def losses(self) -> int:
         """Return how many custodians have ended unbidden: `load` starts another one."""
         return 0 if self._custody is None else self._custody.deaths()

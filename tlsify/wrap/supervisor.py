@@ -258,16 +258,15 @@ class _Supervisor:
         self._changes.accept(self._plan.watch())
         if self._plan.access_log is not None:
             self._plan.access_log.reopen()
-        before, processes = self._config, set[int]()
+        before = self._config
         try:
-            processes = set(children(os.getpid()))
             self._config = self._plan.configuration.load()
         except (TlsifyError, OSError) as exc:
             _log.error("reload failed; keeping the previous certificates: %s", exc)
             count(Event.RELOAD_REFUSED)
             return
         finally:
-            self._ours |= set(children(os.getpid())) - processes
+            self._ours |= self._plan.configuration.custodians()
         for door in self._calls.doors():
             door.acceptor.reload(self._config)
         retire(before)
