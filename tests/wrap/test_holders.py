@@ -103,10 +103,13 @@ def test_failed_looks() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
-def test_descriptors_that_wait() -> None:
+def test_descriptors_that_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     """One that was sent, and not yet received, is seen where it waits."""
     ours, theirs = socket.socketpair()
-    with ours, theirs, socket.socket() as unconnected, forked(theirs.fileno()):
+    with ours, theirs, socket.socket() as unconnected, forked(theirs.fileno()) as pids:
+        assert set(pids) <= set(descendants(os.getpid()))
+        # Those of other tests come and go.
+        monkeypatch.setattr("tlsify.wrap.holders.descendants", lambda _: iter(pids))
         before = sorted(waiting())
         socket.send_fds(ours, [b"."], [unconnected.fileno()])
         after = sorted(waiting())
