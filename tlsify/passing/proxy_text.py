@@ -57,7 +57,7 @@ def _name(family: socket.AddressFamily, host: str, port: str) -> tuple[Any, ...]
         OSError: the host is none.
     """
     number = int(port)
-    if str(number) != port or number >= _PORTS:
+    if str(number) != port or not 0 <= number < _PORTS:
         raise ValueError(port)
     spelled = socket.inet_ntop(family, socket.inet_pton(family, host))
     rest = () if family is socket.AF_INET else (0, 0)  # flow and scope
