@@ -10,7 +10,8 @@ import weakref
 from asyncio.trsock import TransportSocket
 from typing import TYPE_CHECKING, Any
 
-from tlsify.aio.acceptor import Acceptor, Limits
+from tlsify.aio.acceptor import Acceptor
+from tlsify.aio.limits import Limits
 from tlsify.aio.streams import LIMIT, StreamProtocol, Terms, server_terms
 from tlsify.aio.transport import begin
 from tlsify.config import ClosePolicy, ServerConfig
