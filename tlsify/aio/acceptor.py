@@ -6,12 +6,12 @@ import asyncio
 import errno
 import logging
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self, TypeAlias
 
 from tlsify.aio.handshake import hand_over
 from tlsify.aio.outcomes import FAILURES, count_cut, name_of, outcome
-from tlsify.aio.pending import PendingHandshake, PendingHandshakes, origin
+from tlsify.aio.pending import PendingHandshake, PendingHandshakes, most_handshakes, origin
 from tlsify.connection.establish import drop_past_keys
 from tlsify.errors import TlsifyError
 from tlsify.logs import messages
@@ -54,13 +54,14 @@ class Limits:
     Attributes:
         connections: handshakes included; more of them wait in the listening socket; None for any
             number.
-        handshakes: maximum of concurrent handshakes; further ones wait until one ends or stalls.
+        handshakes: maximum of concurrent handshakes; further ones wait until one ends or stalls. By
+            default 4096, or half of this process's descriptors.
         per_address: connections from one IPv4 address or IPv6 /64; more of them are closed; None
             for any number.
     """
 
     connections: int | None = None
-    handshakes: int = 1000
+    handshakes: int = field(default_factory=most_handshakes)
     per_address: int | None = None
 
     def part(self, index: int, processes: int) -> Limits:
@@ -82,9 +83,6 @@ class _Visit:
     name: object
     is_handed: bool = False
     is_evicted: bool = False
-
-
-_NO_LIMITS = Limits()
 
 
 class Acceptor:
@@ -109,7 +107,7 @@ class Acceptor:
         serve: Serve,
         config: ServerConfig,
         policy: KtlsPolicy | None = None,
-        limits: Limits = _NO_LIMITS,
+        limits: Limits | None = None,
     ) -> None:
         """Prepare to accept; ``async with`` begins, and ends as ``drain(0)`` does.
 
@@ -119,7 +117,7 @@ class Acceptor:
                 connection has to go. What it leaves open is closed.
             config: for handshakes that begin from now on (`reload`).
             policy: when to offload; AUTO if None.
-            limits: how many there may be.
+            limits: how many there may be; those of `Limits` if None.
         """
         self.refused: Refused = lambda *_: None
         self.is_crowded: Callable[[], bool] = lambda: False
@@ -128,7 +126,7 @@ class Acceptor:
         self._serve = serve
         self._config = config
         self._policy = policy
-        self._limits = limits
+        self._limits = limits or Limits()
         self._visits: dict[asyncio.Task[None], _Visit] = {}
         self._opening: dict[PendingHandshake, asyncio.Task[None]] = {}
         self._half_open = PendingHandshakes()
