@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import select
 import signal
 import socket
@@ -56,16 +55,22 @@ def serve(sock, lifeline):
 def reload():
     os.write(1, b"reload\\n")
 
-door.Door([listening.listen("127.0.0.1", 0)], serve, reload, LIMIT, PER_ADDRESS).run()
+door.Door([listening.listen("127.0.0.1", 0)], serve, reload, door.DoorLimits(*LIMITS)).run()
 """
 
 
 class Hall:
     """A running door, behind which is the program above."""
 
-    def __init__(self, limit: int, settings: str = "", per_address: int | None = None) -> None:
+    def __init__(
+        self,
+        limit: int,
+        settings: str = "",
+        per_address: int | None = None,
+        patience: float | None = None,
+    ) -> None:
         """Start it, and wait until it listens."""
-        given = f"{settings}\nLIMIT, PER_ADDRESS = {limit}, {per_address}"
+        given = f"{settings}\nLIMITS = {limit}, {per_address}, {patience}"
         self.process = subprocess.Popen(
             [sys.executable, "-c", PROGRAM, given], stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
@@ -356,37 +361,6 @@ door.Door = Failing
     with Hall(2, settings) as hall:
         hall.enter()
         assert hall.end_with_clients().count("planted") == 3
-
-
-def test_limit_of_descriptors() -> None:
-    """It is raised for the door, where places need that, and not for programs."""
-    program = """
-import resource
-from tlsify.cli.door import _Descriptors
-
-def soft():
-    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-
-limit = _Descriptors()
-assert (limit.suffice_for(40), soft()) == (40, 256)
-limit.restore()
-assert (limit.suffice_for(300), soft()) == (300, 364)
-limit.restore()
-assert soft() == 256
-assert (limit.suffice_for(1000), soft()) == (512 - 64, 512)
-"""
-
-    def lower() -> None:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (256, 512))
-
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        stderr=subprocess.PIPE,
-        preexec_fn=lower,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert b"448 connections at once, and not 1000" in done.stderr
 
 
 # -- the command

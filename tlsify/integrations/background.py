@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from tlsify.aio.handshake import hand_over
 from tlsify.aio.outcomes import FAILURES
-from tlsify.aio.pending import PendingHandshake, PendingHandshakes, origin
+from tlsify.aio.pending import PendingHandshake, PendingHandshakes, most_handshakes, origin
 from tlsify.errors import DeadlineExceeded
 from tlsify.metrics.counters import Event, count
 
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("tlsify")
 
-# Limit on simultaneous handshakes; further connections get the places of those that have stalled.
-_LIMIT = 1000
 # Seconds until another attempt to accept, for want of descriptors or memory.
 _ACCEPT_PAUSE = 0.1
 _STALLED, _OVER = "its handshake has stalled", "the server ends"
@@ -41,19 +39,20 @@ def _nobody(_: BaseException) -> None:
 class Handshakes:
     """Takes accepted sockets, and gives those back that have done their handshake."""
 
-    def __init__(self, context: SSLContext, limit: int = _LIMIT) -> None:
+    def __init__(self, context: SSLContext, limit: int | None = None) -> None:
         """Prepare; the thread begins with the first connection, in the process that accepts it.
 
         Args:
             context: a server's.
-            limit: handshakes under way at a time.
+            limit: handshakes under way at a time; as many as of `Limits` if None. Further
+                connections get the places of those that have stalled.
 
         Raises:
             ConfigError: the context is unusable.
         """
         context.server_config()
         self._context = context
-        self._limit = limit
+        self._limit = most_handshakes() if limit is None else limit
         self._turn = asyncio.Lock()
         self._left = asyncio.Event()
         self._pending = PendingHandshakes()
