@@ -17,7 +17,7 @@ import pytest
 
 from tests.cli.harness import LOOPBACK, PATIENCE, insist, pause, read_all, read_line
 from tests.cli.test_listen import Listening
-from tests.doubles import Endpoint, until
+from tests.doubles import Endpoint, backlog, until
 
 if TYPE_CHECKING:
     from tests.cli.conftest import Pki
@@ -115,7 +115,7 @@ class Hall:
 
     def backlog(self) -> int:
         """Return how many connections wait in its listening socket."""
-        return _backlog(self.port)
+        return backlog(self.port)
 
     def end(self) -> str:
         """Ask it to end; return what it has said on stderr."""
@@ -128,14 +128,6 @@ class Hall:
         """Close all clients, and ask it to end."""
         self.stack.close()
         return self.end()
-
-
-def _backlog(port: int) -> int:
-    for line in Path("/proc/net/tcp").read_text("ascii").splitlines():
-        fields = line.split()
-        if fields[1:4] == [f"0100007F:{port:04X}", "00000000:0000", "0A"]:
-            return int(fields[4].partition(":")[2], 16)
-    raise AssertionError("nobody listens")
 
 
 def order(sock: socket.socket, orders: bytes) -> socket.socket:
@@ -398,6 +390,6 @@ def test_keeper_of_a_client_that_stays(pki: Pki) -> None:
                     return keeper.is_running() and keeper.status() != psutil.STATUS_ZOMBIE
 
             visiting = Endpoint(visit)
-            until(lambda: _backlog(server.port) == 1)
+            until(lambda: backlog(server.port) == 1)
             assert keeper.is_running()
         assert visiting.result(PATIENCE) is False
