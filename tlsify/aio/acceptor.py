@@ -60,9 +60,6 @@ class _Visit:
     is_evicted: bool = False
 
 
-_NO_LIMITS = Limits()
-
-
 class Acceptor:
     """Accepts on listening sockets, does the handshakes, and has each connection served.
 
@@ -86,7 +83,7 @@ class Acceptor:
         serve: Serve,
         config: ServerConfig,
         policy: KtlsPolicy | None = None,
-        limits: Limits = _NO_LIMITS,
+        limits: Limits | None = None,
     ) -> None:
         """Prepare to accept; ``async with`` begins, and ends as ``drain(0)`` does.
 
@@ -96,7 +93,7 @@ class Acceptor:
                 connection has to go. What it leaves open is closed.
             config: for handshakes that begin from now on (`reload`).
             policy: when to offload; AUTO if None.
-            limits: how many there may be.
+            limits: how many there may be; those of `Limits` if None.
         """
         self.refused: Refused = lambda *_: None
         self.is_crowded: Callable[[], bool] = lambda: False
@@ -106,11 +103,11 @@ class Acceptor:
         self._serve = serve
         self._config = config
         self._policy = policy
-        self._limits = limits
+        self._limits = limits or Limits()
         self._visits: dict[asyncio.Task[None], _Visit] = {}
         self._opening: dict[PendingHandshake, asyncio.Task[None]] = {}
         self._half_open = PendingHandshakes()
-        self._origins = Origins(limits.per_address)
+        self._origins = Origins(self._limits.per_address)
         self._loop: asyncio.AbstractEventLoop | None = None  # since `begin`
         self._is_listening = self._is_failing = self._is_short = False
         self._resumption: asyncio.TimerHandle | None = None

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from tlsify.aio.pending import most_handshakes
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,13 +15,14 @@ class Limits:
     Attributes:
         connections: handshakes included; more of them wait in the listening socket; None for any
             number.
-        handshakes: maximum of concurrent handshakes; further ones wait until one ends or stalls.
+        handshakes: maximum of concurrent handshakes; further ones wait until one ends or stalls. By
+            default 4096, or half of this process's descriptors.
         per_address: connections from one IPv4 address or IPv6 /64; more of them are closed; None
             for any number.
     """
 
     connections: int | None = None
-    handshakes: int = 1000
+    handshakes: int = field(default_factory=most_handshakes)
     per_address: int | None = None
 
     def part(self, index: int, processes: int) -> Limits:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from tlsify.addresses import Address
 from tlsify.aio.limits import Limits
+from tlsify.aio.pending import MOST_HANDSHAKES
 from tlsify.cli.options import addresses, logs, redirection
 from tlsify.cli.options import common as shared
 from tlsify.cli.options import server as server_options
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("tlsify")
 
-_HANDSHAKES = 1000
 _DRAIN = 30.0
 _MAX_NUMBER = 10_000_000
 
@@ -112,10 +112,10 @@ def add_limits(group: argparse._ArgumentGroup, whole: str, part: str) -> None:
     group.add_argument(
         "--max-handshakes",
         type=_number,
-        default=_HANDSHAKES,
+        default=MOST_HANDSHAKES,
         metavar="N",
         help="maximum concurrent handshakes; further connections wait until one finishes or "
-        f"stalls; default {_HANDSHAKES}",
+        f"stalls; default {MOST_HANDSHAKES}",
     )
     group.add_argument(
         "--per-address",
