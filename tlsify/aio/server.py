@@ -19,7 +19,7 @@ from tlsify.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from tlsify.aio.acceptor import Limits
+    from tlsify.aio.limits import Limits
     from tlsify.config import KtlsPolicy
     from tlsify.connection.handoff import Handoff
     from tlsify.sslcontext.context import SSLContext

@@ -51,7 +51,7 @@ function _shtab_tlsify_using
 end
 
 set -g _shtab_tlsify_commands connect accept listen agent ssl_client serve forward wrap check status help version completion
-set -g _shtab_tlsify_opts_with_value --404 --access-log --agent --alpn --backlog --ca --cache-control --cert --cert-dir --ciphers --client-ca --client-cert --client-ref-id --close --config --connect-timeout --crl --drain --fd --groups --header --idle --index --key --key-fd --ktls-rekey --limit --listen --log-format --log-level --max-connections --max-handshakes --metrics --netns --ocsp --pass-fd --per-address --pin --plain-port --port --ref-id --retry --route --sandbox --send-fd --send-timeout --servername --session-fd --session-store --sessions --starttls --timeout --tls-max --tls-min --user --watch --workers --write-ca -n -r -s
+set -g _shtab_tlsify_opts_with_value --404 --accept-proxy --access-log --agent --alpn --backlog --ca --cache-control --cert --cert-dir --ciphers --client-ca --client-cert --client-ref-id --close --config --connect-timeout --crl --drain --fd --groups --header --idle --index --key --key-fd --ktls-rekey --limit --listen --log-format --log-level --max-connections --max-handshakes --metrics --netns --ocsp --pass-fd --per-address --pin --plain-port --port --redirect-port --ref-id --retry --route --sandbox --send-fd --send-timeout --servername --session-fd --session-store --sessions --starttls --timeout --tls-max --tls-min --user --watch --workers --write-ca -n -r -s
 
 complete -c tlsify -e
 complete -c tlsify -f
@@ -210,6 +210,7 @@ complete -c tlsify -n '_shtab_tlsify_using serve' -l user -x -d 'user (and group
 complete -c tlsify -n '_shtab_tlsify_using serve' -l listen -x -d 'address to listen on: HOST:PORT, [ADDR]:PORT, :PORT for every interface, or unix:PATH; may be repeated; default: the sockets that systemd passes, or 127.0.0.1:8443'
 complete -c tlsify -n '_shtab_tlsify_using serve' -l workers -x -d 'worker processes; default 1'
 complete -c tlsify -n '_shtab_tlsify_using serve' -l reuse-port -d 'separate listening sockets for the workers; the kernel spreads connections evenly among them'
+complete -c tlsify -n '_shtab_tlsify_using serve' -l accept-proxy -x -d 'addresses and networks of proxies whose connections begin with a PROXY header, which names the client: a comma-separated list, with unix: for local sockets; other connections begin with TLS'
 complete -c tlsify -n '_shtab_tlsify_using serve' -l max-connections -x -d 'maximum concurrent connections of all workers; further ones wait; default: as many as the limit on descriptors allows'
 complete -c tlsify -n '_shtab_tlsify_using serve' -l max-handshakes -x -d 'maximum concurrent handshakes; further connections wait until one finishes or stalls; default 4096'
 complete -c tlsify -n '_shtab_tlsify_using serve' -l per-address -x -d 'maximum concurrent connections of each worker from one IPv4 address or IPv6 /64; further ones are closed; default: no limit'
@@ -219,13 +220,15 @@ complete -c tlsify -n '_shtab_tlsify_using serve' -l drain -x -d 'seconds that c
 complete -c tlsify -n '_shtab_tlsify_using serve' -l sandbox -xka "off\t'' auto\t'' require\t''" -d 'confine workers by Landlock and seccomp to the files, ports and system calls that they need; auto (default): as far as the kernel can'
 complete -c tlsify -n '_shtab_tlsify_using serve' -l access-log -xka "(__fish_complete_path (commandline -ct))" -d 'file to append a line to for each connection or request (tlsify help logs); "-", or no FILE, for stdout'
 complete -c tlsify -n '_shtab_tlsify_using serve' -l isolate-key -d 'do handshakes in separate processes, which alone read the private key and touch no connection'
-complete -c tlsify -n '_shtab_tlsify_using serve' -l redirect-http -d 'redirect clients that speak plain HTTP on this port to HTTPS; without it they get status 400'
 complete -c tlsify -n '_shtab_tlsify_using serve' -l metrics -x -d 'plain HTTP address that answers GET /metrics and /healthz'
+complete -c tlsify -n '_shtab_tlsify_using serve' -l redirect-http -d 'address for plain HTTP, whose clients are redirected to HTTPS, as are those that speak it on a port for TLS; without HOST:PORT only the latter, which get status 400 otherwise'
+complete -c tlsify -n '_shtab_tlsify_using serve' -l redirect-port -x -d 'port of HTTPS in these redirections; default: that of the first address with TLS'
 complete -c tlsify -n '_shtab_tlsify_using serve' -l write-ca -xka "(__fish_complete_path (commandline -ct))" -d 'where to save the self-signed certificate that is made without --cert'
 complete -c tlsify -n '_shtab_tlsify_using serve' -l index -x -d 'file to serve for its folder; may be repeated, and the first that exists is served; default index.html'
 complete -c tlsify -n '_shtab_tlsify_using serve' -l listing -d 'list the content of folders without an index'
 complete -c tlsify -n '_shtab_tlsify_using serve' -l 404 -xka "(__fish_complete_path (commandline -ct))" -d 'file in DIR whose content answers requests for missing files'
-complete -c tlsify -n '_shtab_tlsify_using serve' -l header -x -d 'field of every answer, such as Strict-Transport-Security:max-age=31536000; may be repeated'
+complete -c tlsify -n '_shtab_tlsify_using serve' -l header -x -d 'field of every answer, such as X-Frame-Options:DENY; may be repeated'
+complete -c tlsify -n '_shtab_tlsify_using serve' -l hsts -d 'have browsers use HTTPS alone for that long (Strict-Transport-Security); 31536000, a year, if there is no SECONDS; 0 revokes it'
 complete -c tlsify -n '_shtab_tlsify_using serve' -l cache-control -x -d 'Cache-Control field of files, such as max-age=3600; default: none'
 complete -c tlsify -n '_shtab_tlsify_using serve' -l dotfiles -d 'also serve names that begin with a dot; without it only .well-known'
 complete -c tlsify -n '_shtab_tlsify_using serve' -l precompressed -d 'send NAME.br, NAME.zst or NAME.gz instead of NAME to clients that accept it, unless it is older'
@@ -252,6 +255,7 @@ complete -c tlsify -n '_shtab_tlsify_using forward' -l user -x -d 'user (and gro
 complete -c tlsify -n '_shtab_tlsify_using forward' -l listen -x -d 'address to listen on: HOST:PORT, [ADDR]:PORT, :PORT for every interface, or unix:PATH; may be repeated; default: the sockets that systemd passes'
 complete -c tlsify -n '_shtab_tlsify_using forward' -l workers -x -d 'worker processes; default 1'
 complete -c tlsify -n '_shtab_tlsify_using forward' -l reuse-port -d 'separate listening sockets for the workers; the kernel spreads connections evenly among them'
+complete -c tlsify -n '_shtab_tlsify_using forward' -l accept-proxy -x -d 'addresses and networks of proxies whose connections begin with a PROXY header, which names the client: a comma-separated list, with unix: for local sockets; other connections begin with TLS'
 complete -c tlsify -n '_shtab_tlsify_using forward' -l max-connections -x -d 'maximum concurrent connections of all workers; further ones wait; default: as many as the limit on descriptors allows'
 complete -c tlsify -n '_shtab_tlsify_using forward' -l max-handshakes -x -d 'maximum concurrent handshakes; further connections wait until one finishes or stalls; default 4096'
 complete -c tlsify -n '_shtab_tlsify_using forward' -l per-address -x -d 'maximum concurrent connections of each worker from one IPv4 address or IPv6 /64; further ones are closed; default: no limit'
@@ -261,11 +265,12 @@ complete -c tlsify -n '_shtab_tlsify_using forward' -l drain -x -d 'seconds that
 complete -c tlsify -n '_shtab_tlsify_using forward' -l sandbox -xka "off\t'' auto\t'' require\t''" -d 'confine workers by Landlock and seccomp to the files, ports and system calls that they need; auto (default): as far as the kernel can'
 complete -c tlsify -n '_shtab_tlsify_using forward' -l access-log -xka "(__fish_complete_path (commandline -ct))" -d 'file to append a line to for each connection or request (tlsify help logs); "-", or no FILE, for stdout'
 complete -c tlsify -n '_shtab_tlsify_using forward' -l isolate-key -d 'do handshakes in separate processes, which alone read the private key and touch no connection'
-complete -c tlsify -n '_shtab_tlsify_using forward' -l redirect-http -d 'redirect clients that speak plain HTTP on this port to HTTPS; without it they get status 400'
 complete -c tlsify -n '_shtab_tlsify_using forward' -l metrics -x -d 'plain HTTP address that answers GET /metrics and /healthz'
+complete -c tlsify -n '_shtab_tlsify_using forward' -l redirect-http -d 'address for plain HTTP, whose clients are redirected to HTTPS, as are those that speak it on a port for TLS; without HOST:PORT only the latter, which get status 400 otherwise'
+complete -c tlsify -n '_shtab_tlsify_using forward' -l redirect-port -x -d 'port of HTTPS in these redirections; default: that of the first address with TLS'
 complete -c tlsify -n '_shtab_tlsify_using forward' -l pass-fd -x -d 'send each connection to this socket as a descriptor (tlsify help passing), instead of BACKEND'
 complete -c tlsify -n '_shtab_tlsify_using forward' -l aware -d 'the receiver implements the contract (tlsify help handoff): send it the kTLS socket and its session state'
-complete -c tlsify -n '_shtab_tlsify_using forward' -l proxy-protocol -d 'send a PROXY protocol v2 header with the client'"'"'s address first'
+complete -c tlsify -n '_shtab_tlsify_using forward' -l proxy-protocol -d 'send a PROXY protocol header with the client'"'"'s address first: of version 2 (default), or of version 1, which has nothing else'
 complete -c tlsify -n '_shtab_tlsify_using forward' -l route -x -d 'backend for connections with this ALPN protocol or server name; may be repeated; the first match wins'
 complete -c tlsify -n '_shtab_tlsify_using forward' -l connect-timeout -x -d 'seconds within which a backend has to accept a connection; default 5'
 complete -c tlsify -n '_shtab_tlsify_using forward' -l retry -x -d 'seconds to keep trying while every backend refuses, as during a restart; default 0, with --pass-fd that of --connect-timeout'
@@ -298,8 +303,8 @@ complete -c tlsify -n '_shtab_tlsify_using wrap' -l per-address -x -d 'maximum c
 complete -c tlsify -n '_shtab_tlsify_using wrap' -l timeout -x -d 'seconds for each handshake; default 30'
 complete -c tlsify -n '_shtab_tlsify_using wrap' -l access-log -xka "(__fish_complete_path (commandline -ct))" -d 'file to append a line to for each connection or request (tlsify help logs); "-", or no FILE, for stdout'
 complete -c tlsify -n '_shtab_tlsify_using wrap' -l isolate-key -d 'do handshakes in separate processes, which alone read the private key and touch no connection'
-complete -c tlsify -n '_shtab_tlsify_using wrap' -l redirect-http -d 'redirect clients that speak plain HTTP on this port to HTTPS; without it they get status 400'
 complete -c tlsify -n '_shtab_tlsify_using wrap' -l metrics -x -d 'plain HTTP address that answers GET /metrics and /healthz'
+complete -c tlsify -n '_shtab_tlsify_using wrap' -l redirect-http -d 'redirect clients that speak plain HTTP on a port for TLS to HTTPS; without it they get status 400'
 complete -c tlsify -n '_shtab_tlsify_using; and test $_shtab_tlsify_npos -eq 0' -a check -d 'Try kernel TLS on loopback connections, and explain what does not work. The exit status is 0 if TLS 1.3 with AES-GCM is offloaded in both directions, 103 otherwise.'
 complete -c tlsify -n '_shtab_tlsify_using check' -s h -l help -d 'show this help message and exit'
 complete -c tlsify -n '_shtab_tlsify_using check' -l config -xka "(__fish_complete_path (commandline -ct))" -d 'check a configuration file, and what it names, without starting anything'
