@@ -11,7 +11,7 @@ from tlsify.cli.options import addresses
 from tlsify.codepoints import DEFAULT_AEADS, Aead, NamedGroup, ProtocolVersion
 from tlsify.config import ClosePolicy, KtlsMode, KtlsPolicy
 from tlsify.credentials.anchors import TrustAnchors
-from tlsify.credentials.pem import read_file
+from tlsify.credentials.reading import read_file
 from tlsify.errors import ConfigError, UsageError
 from tlsify.names import ReferenceIdentifier
 from tlsify.system.process import let_go
@@ -246,9 +246,9 @@ def crls(arguments: argparse.Namespace) -> tuple[CertificateRevocationList, ...]
     """
     if arguments.crl is None:
         return ()
-    from tlsify.credentials.parse import load_crls  # as for `key_pair`
+    from tlsify.credentials.crls import load  # as for `key_pair`
 
-    return load_crls(arguments.crl)
+    return load(arguments.crl)
 
 
 def key_log(arguments: argparse.Namespace) -> Path | None:
