@@ -9,7 +9,7 @@ import re
 from typing import TYPE_CHECKING
 
 from tlsify.credentials.der import SEQUENCE, elements
-from tlsify.errors import SHORTAGES, ConfigError, ResourceError
+from tlsify.errors import ConfigError, unusable
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -29,11 +29,7 @@ _DER = b"\x30\x82"
 
 def unreadable(path: StrPath, what: str, exc: OSError) -> TlsifyError:
     """Return the error for a file or folder that cannot be read: its own, or a shortage of ours."""
-    if exc.errno in SHORTAGES:
-        return ResourceError(exc, f"cannot read {what} {path}")
-    return ConfigError(
-        f"cannot read {what} {path}: {exc.strerror}", hint="check the path and its permissions"
-    )
+    return unusable(f"cannot read {what} {path}", exc, "check the path and its permissions")
 
 
 def read_file(path: StrPath, what: str) -> bytes:
