@@ -50,8 +50,8 @@ function _shtab_tlsify_using
   test "$_shtab_tlsify_cmdpath" = "$argv"
 end
 
-set -g _shtab_tlsify_commands connect accept listen agent ssl_client serve forward wrap check status help version completion
-set -g _shtab_tlsify_opts_with_value --404 --accept-proxy --access-log --agent --alpn --backlog --ca --cache-control --cert --cert-dir --ciphers --client-ca --client-cert --client-ref-id --close --config --connect-timeout --crl --drain --fd --groups --header --idle --index --key --key-fd --ktls-rekey --limit --listen --log-format --log-level --max-connections --max-handshakes --metrics --netns --ocsp --pass-fd --per-address --pin --plain-port --port --redirect-port --ref-id --retry --route --sandbox --send-fd --send-timeout --servername --session-fd --session-store --sessions --starttls --timeout --tls-max --tls-min --user --watch --workers --write-ca -n -r -s
+set -g _shtab_tlsify_commands connect accept listen agent ssl_client serve forward wrap config check status help version completion
+set -g _shtab_tlsify_opts_with_value --404 --accept-proxy --access-log --agent --alpn --backlog --ca --cache-control --cert --cert-dir --ciphers --client-ca --client-cert --client-ref-id --close --config --connect-timeout --crl --drain --fd --from --groups --header --idle --index --key --key-fd --ktls-rekey --limit --listen --log-format --log-level --max-connections --max-handshakes --metrics --netns --ocsp --output --pass-fd --per-address --pin --plain-port --port --redirect-port --ref-id --retry --route --sandbox --send-fd --send-timeout --servername --session-fd --session-store --sessions --starttls --timeout --tls-max --tls-min --user --watch --workers --write-ca -n -r -s
 
 complete -c tlsify -e
 complete -c tlsify -f
@@ -305,6 +305,13 @@ complete -c tlsify -n '_shtab_tlsify_using wrap' -l access-log -xka "(__fish_com
 complete -c tlsify -n '_shtab_tlsify_using wrap' -l isolate-key -d 'do handshakes in separate processes, which alone read the private key and touch no connection'
 complete -c tlsify -n '_shtab_tlsify_using wrap' -l metrics -x -d 'plain HTTP address that answers GET /metrics and /healthz'
 complete -c tlsify -n '_shtab_tlsify_using wrap' -l redirect-http -d 'redirect clients that speak plain HTTP on a port for TLS to HTTPS; without it they get status 400'
+complete -c tlsify -n '_shtab_tlsify_using; and test $_shtab_tlsify_npos -eq 0' -a config -d 'Translate the configuration of stunnel or hitch, or a command line of ghostunnel, into configuration files for tlsify, and say of each line what is not carried over.'
+complete -c tlsify -n '_shtab_tlsify_using config' -s h -l help -d 'show this help message and exit'
+complete -c tlsify -n '_shtab_tlsify_using config' -l from -xka "stunnel\t'' hitch\t'' ghostunnel\t''" -d 'program that it is of; default: what it looks like'
+complete -c tlsify -n '_shtab_tlsify_using config' -l output -xka "(__fish_complete_directories)" -d 'folder to write NAME.toml to, for each service; default: stdout, for one service'
+complete -c tlsify -n '_shtab_tlsify_using config' -l lossy -d 'write files even if settings that matter to security are not carried over'
+complete -c tlsify -n '_shtab_tlsify_using config; and test $_shtab_tlsify_npos -eq 0' -ka "import\t''" -d translate
+complete -c tlsify -n '_shtab_tlsify_using config; and test $_shtab_tlsify_npos -eq 1' -ka "(__fish_complete_path (commandline -ct))" -d 'configuration of stunnel or hitch'
 complete -c tlsify -n '_shtab_tlsify_using; and test $_shtab_tlsify_npos -eq 0' -a check -d 'Try kernel TLS on loopback connections, and explain what does not work. The exit status is 0 if TLS 1.3 with AES-GCM is offloaded in both directions, 103 otherwise.'
 complete -c tlsify -n '_shtab_tlsify_using check' -s h -l help -d 'show this help message and exit'
 complete -c tlsify -n '_shtab_tlsify_using check' -l config -xka "(__fish_complete_path (commandline -ct))" -d 'check a configuration file, and what it names, without starting anything'
@@ -319,7 +326,7 @@ complete -c tlsify -n '_shtab_tlsify_using status' -l devices -d 'also show whic
 complete -c tlsify -n '_shtab_tlsify_using status' -l netns -x -d 'network namespace to look at: its name, or the PID of a process in it'
 complete -c tlsify -n '_shtab_tlsify_using; and test $_shtab_tlsify_npos -eq 0' -a help -d 'Describe the command, a verb, or the exit codes; show a page of the manual.'
 complete -c tlsify -n '_shtab_tlsify_using help' -s h -l help -d 'show this help message and exit'
-complete -c tlsify -n '_shtab_tlsify_using help; and test $_shtab_tlsify_npos -eq 0' -ka "connect\t'' accept\t'' listen\t'' agent\t'' ssl_client\t'' serve\t'' forward\t'' wrap\t'' check\t'' status\t'' help\t'' version\t'' completion\t'' exit-codes\t'' pages\t'' adopters\t'' agent\t'' applications\t'' architecture\t'' asyncio\t'' callers\t'' certificates\t'' cli\t'' cli/accept\t'' cli/agent\t'' cli/check\t'' cli/connect\t'' cli/forward\t'' cli/listen\t'' cli/serve\t'' cli/ssl_client\t'' cli/status\t'' cli/wrap\t'' differences\t'' endings\t'' handoff\t'' http\t'' install\t'' integrations\t'' kernels\t'' limits\t'' logs\t'' operations\t'' passing\t'' performance\t'' sslcontext\t'' standards\t'' states\t'' testing\t'' threat-model\t'' tutorial\t'' upgrades\t'' wrap\t''" -d 'subject; default: the command; "pages" lists the pages'
+complete -c tlsify -n '_shtab_tlsify_using help; and test $_shtab_tlsify_npos -eq 0' -ka "connect\t'' accept\t'' listen\t'' agent\t'' ssl_client\t'' serve\t'' forward\t'' wrap\t'' config\t'' check\t'' status\t'' help\t'' version\t'' completion\t'' exit-codes\t'' pages\t'' adopters\t'' agent\t'' applications\t'' architecture\t'' asyncio\t'' callers\t'' certificates\t'' cli\t'' cli/accept\t'' cli/agent\t'' cli/check\t'' cli/config\t'' cli/connect\t'' cli/forward\t'' cli/listen\t'' cli/serve\t'' cli/ssl_client\t'' cli/status\t'' cli/wrap\t'' differences\t'' endings\t'' handoff\t'' http\t'' install\t'' integrations\t'' kernels\t'' limits\t'' logs\t'' operations\t'' passing\t'' performance\t'' sslcontext\t'' standards\t'' states\t'' switching\t'' testing\t'' threat-model\t'' tutorial\t'' upgrades\t'' wrap\t''" -d 'subject; default: the command; "pages" lists the pages'
 complete -c tlsify -n '_shtab_tlsify_using; and test $_shtab_tlsify_npos -eq 0' -a version -d 'Print the versions of tlsify, Python, OpenSSL and kernel, and the carrier.'
 complete -c tlsify -n '_shtab_tlsify_using version' -s h -l help -d 'show this help message and exit'
 complete -c tlsify -n '_shtab_tlsify_using; and test $_shtab_tlsify_npos -eq 0' -a completion -d 'Print the completion for a shell.'
