@@ -13,7 +13,7 @@ from tlsify.cli.options import server as server_options
 from tlsify.cli.options import serving as serving_options
 from tlsify.connection.setup.eligibility import host_refusal
 from tlsify.credentials.self_signed import make_key_pair
-from tlsify.errors import ConfigError, ExitCode, UsageError
+from tlsify.errors import ConfigError, ExitCode, UsageError, unusable
 from tlsify.logs.messages import announce
 from tlsify.serving import server
 from tlsify.system import listening
@@ -120,9 +120,8 @@ def _folder(path: Path) -> Path:
         root = path.resolve(strict=True)
         os.scandir(root).close()
     except OSError as exc:
-        raise ConfigError(
-            f"cannot serve {path}: {exc.strerror}", hint="name an existing, readable folder"
-        ) from exc
+        hint = "name an existing, readable folder"
+        raise unusable(f"cannot serve {path}", exc, hint) from exc
     return root
 
 
@@ -165,7 +164,5 @@ class _Stopgap:
             try:
                 write_public(path, made.certificate_pem())
             except OSError as exc:
-                raise ConfigError(
-                    f"cannot write {path}: {exc.strerror}", hint="name a writable path"
-                ) from exc
+                raise unusable(f"cannot write {path}", exc, "name a writable path") from exc
         return made

@@ -9,7 +9,7 @@ import stat
 import time
 from typing import TYPE_CHECKING
 
-from tlsify.errors import SHORTAGES, ConfigError, ResourceError
+from tlsify.errors import unusable
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -24,11 +24,7 @@ _PATIENCE, _MOST = 5.0, 2**24
 
 def unreadable(path: StrPath, what: str, exc: OSError) -> TlsifyError:
     """Return the error for a file or folder that cannot be read: its own, or a shortage of ours."""
-    if exc.errno in SHORTAGES:
-        return ResourceError(exc, f"cannot read {what} {path}")
-    return ConfigError(
-        f"cannot read {what} {path}: {exc.strerror}", hint="check the path and its permissions"
-    )
+    return unusable(f"cannot read {what} {path}", exc, "check the path and its permissions")
 
 
 def read_file(path: StrPath, what: str) -> bytes:

@@ -10,7 +10,7 @@ import time
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
-from tlsify.errors import ConfigError, said
+from tlsify.errors import said, unusable
 from tlsify.logs.stderr import Stderr
 from tlsify.logs.text import moment, printable, spell_address, split_address
 
@@ -257,6 +257,5 @@ def _syslog() -> logging.Handler:
     try:
         return Syslog(_SYSLOG)
     except OSError as exc:
-        raise ConfigError(
-            f"no syslog at {_SYSLOG}: {exc.strerror}", hint="leave out --syslog: stderr will do"
-        ) from exc
+        hint = "leave out --syslog: stderr will do"
+        raise unusable(f"no syslog at {_SYSLOG}", exc, hint) from exc
