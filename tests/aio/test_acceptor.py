@@ -470,16 +470,6 @@ def test_limit_for_an_address(server_config: ServerConfig, client_context: ssl.S
     asyncio.run(run())
 
 
-def test_parts_of_limits() -> None:
-    """The parts of several processes are the whole, and none is nothing."""
-    whole = Limits(connections=10, handshakes=2, per_address=5)
-    parts = [whole.part(index, 4) for index in range(4)]
-    assert [part.connections for part in parts] == [3, 3, 2, 2]
-    assert [part.handshakes for part in parts] == [1, 1, 1, 1]
-    assert {part.per_address for part in parts} == {5}
-    assert Limits().part(0, 2).connections is None
-
-
 def test_no_descriptor_left(
     server_config: ServerConfig, client_context: ssl.SSLContext, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -23,6 +23,7 @@ from tlsify.tls.negotiated import Negotiated
 
 if TYPE_CHECKING:
     from tlsify.connection.handoff import Handoff
+    from tlsify.connection.plain import Plain
 
 # Most bytes of a message with a descriptor: a header, and the state of a session behind it.
 MAX_MESSAGE = MAX_SIZE + 2**18
@@ -73,7 +74,7 @@ class ConnectionInfo(NamedTuple):
     def of(cls, handed: Handoff) -> Self:
         """Return the metadata of an established connection."""
         agreed = handed.negotiated
-        local, peer = _ends(handed)
+        local, peer = ends(handed)
         return cls(
             peer=peer,
             local=local,
@@ -151,6 +152,12 @@ class ConnectionInfo(NamedTuple):
         )
 
 
+def plain_header(client: Plain) -> bytes:
+    """Return the PROXY header of a connection without TLS: its addresses."""
+    local, peer = ends(client)
+    return encode(Header(peer, local))
+
+
 def _spell(told: ConnectionInfo) -> bytes:
     found = {
         Kind.ALPN: told.alpn,
@@ -184,8 +191,8 @@ def _ssl(told: ConnectionInfo) -> Ssl:
     return Ssl(client, verify, tuple(fields))
 
 
-def _ends(handed: Handoff) -> tuple[Any, Any]:
-    """Return both addresses; None for each of a connection that is already broken."""
+def ends(handed: Handoff | Plain) -> tuple[Any, Any]:
+    """Return both addresses, ours first; None for each of a connection that is already broken."""
     if handed.relay is not None:
         return handed.relay.local_address, handed.relay.peer_address
     try:
