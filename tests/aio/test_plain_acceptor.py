@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.doubles import check_descriptors, descriptors
-from tlsify.aio.admission import Limits
+from tlsify.aio.limits import Limits
 from tlsify.aio.plain_acceptor import PlainAcceptor
 from tlsify.metrics.counters import Gauge, gauge
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
-from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self, TypeAlias
 
+from tlsify.aio.limits import Limits, Origins
 from tlsify.aio.pending import PendingHandshake, PendingHandshakes, origin
 from tlsify.logs import messages
 from tlsify.metrics.counters import Event, Gauge, change, count
@@ -16,6 +16,8 @@ from tlsify.metrics.counters import Event, Gauge, change, count
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Sequence
+
+    from tlsify.passing.proxies import Proxies
 
     Refused: TypeAlias = Callable[[object, str, object, float], None]
 
@@ -36,35 +38,6 @@ _GONE = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Limits of concurrent connections.
-
-    Attributes:
-        connections: handshakes included; more of them wait in the listening socket; None for any
-            number.
-        handshakes: maximum of concurrent handshakes; further ones wait until one ends or stalls.
-        per_address: connections from one IPv4 address or IPv6 /64; more of them are closed; None
-            for any number.
-    """
-
-    connections: int | None = None
-    handshakes: int = 1000
-    per_address: int | None = None
-
-    def part(self, index: int, processes: int) -> Limits:
-        """Return the part of one of several processes, which together are the whole.
-
-        An address may have its number in each: which process it meets is the kernel's choice.
-        """
-
-        def divide(number: int) -> int:
-            return max(number // processes + (index < number % processes), 1)
-
-        connections = None if self.connections is None else divide(self.connections)
-        return Limits(connections, divide(self.handshakes), self.per_address)
-
-
 @dataclass(eq=False, slots=True)
 class Arrival:
     """A connection that was accepted.
@@ -72,21 +45,20 @@ class Arrival:
     Attributes:
         opening: its place among those that are opening: in their handshakes.
         name: the peer's address, as ``accept`` gives it.
+        is_proxied: whether a PROXY header comes first.
         is_admitted: whether it has been opened, and is being served.
         is_evicted: whether it has lost its place to another.
     """
 
     opening: PendingHandshake
     name: object
+    is_proxied: bool
     is_admitted: bool = False
     is_evicted: bool = False
 
     def age(self) -> float:
         """Return the seconds since it was accepted."""
         return asyncio.get_running_loop().time() - self.opening.since
-
-
-NO_LIMITS = Limits()
 
 
 class Admission:
@@ -102,23 +74,25 @@ class Admission:
     Attributes:
         refused: told of clients that are refused, as `AccessLog.refused`.
         is_crowded: whether there is no room for more, here or in other acceptors of this process.
+        proxies: whose connections begin with a PROXY header; None: nobody's.
     """
 
-    def __init__(self, listeners: Sequence[socket.socket], limits: Limits = NO_LIMITS) -> None:
+    def __init__(self, listeners: Sequence[socket.socket], limits: Limits | None = None) -> None:
         """Prepare to accept; ``async with`` begins, and ends as ``drain(0)`` does.
 
         Args:
             listeners: bound and listening; they belong to this object from here on.
-            limits: how many connections there may be.
+            limits: how many connections there may be; those of `Limits` if None.
         """
         self.refused: Refused = lambda *_: None
         self.is_crowded: Callable[[], bool] = lambda: False
+        self.proxies: Proxies | None = None
         self._listeners = list(listeners)
-        self._limits = limits
+        self._limits = limits or Limits()
         self._arrivals: dict[asyncio.Task[None], Arrival] = {}
         self._opening: dict[PendingHandshake, asyncio.Task[None]] = {}
         self._half_open = PendingHandshakes()
-        self._from = Counter[bytes]()
+        self._origins = Origins(self._limits.per_address)
         self._loop: asyncio.AbstractEventLoop | None = None  # since `begin`
         self._is_listening = self._is_failing = False
         self._resumption: asyncio.TimerHandle | None = None
@@ -231,16 +205,24 @@ class Admission:
     def admit(self, sock: socket.socket, name: object) -> None:
         """Serve a connection that was accepted, here or on a socket that is not ours."""
         count(Event.ACCEPTED)
+        is_proxied = self.proxies is not None and self.proxies.has(name)
         where = origin(name)
-        limit = self._limits.per_address
-        if limit is not None and where is not None and self._from[where] >= limit:
-            count(Event.REFUSED_PER_ADDRESS)
-            why = f"its address has reached its limit of connections ({limit})"
-            _log.log(messages.NOTICE, "connection refused: %s", why, extra={"peer": name})
-            self.refused(name, "per_address", why, 0.0)
+        if self._origins.enter(where, is_proxy=is_proxied):
+            loop = asyncio.get_running_loop()
+            arrival = Arrival(PendingHandshake(sock, where, loop.time()), name, is_proxied)
+            task = loop.create_task(self._attend(arrival))
+            self._arrivals[task] = arrival
+            self._enter_opening(arrival.opening, task)
+            task.add_done_callback(self._ended)
+        else:
+            self._refuse(name)
             sock.close()
-            return
-        self._begin(sock, where, name)
+
+    def _refuse(self, name: object) -> None:
+        count(Event.REFUSED_PER_ADDRESS)
+        why = f"its address has reached its limit of connections ({self._limits.per_address})"
+        _log.log(messages.NOTICE, "connection refused: %s", why, extra={"peer": name})
+        self.refused(name, "per_address", why, 0.0)
 
     def _has_room(self) -> bool:
         """Return whether a place is free; take one from a stalled handshake if necessary."""
@@ -276,18 +258,10 @@ class Admission:
         """Open a connection, and serve it until its end."""
         raise NotImplementedError
 
-    def _begin(self, sock: socket.socket, where: bytes | None, name: object) -> None:
-        loop = asyncio.get_running_loop()
-        opening = PendingHandshake(sock, where, loop.time())
-        arrival = Arrival(opening, name)
-        task = loop.create_task(self._attend(arrival))
-        self._arrivals[task] = arrival
+    def _enter_opening(self, opening: PendingHandshake, task: asyncio.Task[None]) -> None:
         self._opening[opening] = task
         self._half_open.enter(opening)
-        if where is not None:
-            self._from[where] += 1
         change(Gauge.HANDSHAKES, 1)
-        task.add_done_callback(self._ended)
 
     def _leave_opening(self, opening: PendingHandshake) -> None:
         if self._half_open.leave(opening):
@@ -306,10 +280,7 @@ class Admission:
         arrival = self._arrivals.pop(task)
         sock, where, _ = arrival.opening
         self._leave_opening(arrival.opening)
-        if where is not None:
-            self._from[where] -= 1
-            if not self._from[where]:
-                del self._from[where]
+        self._origins.leave(where)
         if not arrival.is_admitted:
             sock.close()  # one that was cancelled before it began has closed nothing
         if not task.cancelled() and (error := task.exception()) is not None:

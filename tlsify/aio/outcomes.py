@@ -15,6 +15,7 @@ from tlsify.errors import (
     KtlsError,
     PeerAlert,
     PeerMisbehaved,
+    ProxyHeaderError,
     ResourceError,
     Truncated,
 )
@@ -28,6 +29,7 @@ FAILURES = (HandshakeError, DeadlineExceeded, KtlsError, ConfigError, ResourceEr
 _KINDS: tuple[tuple[type[Exception], Event], ...] = (
     (KeyHolderError, Event.HANDSHAKE_KEY_HOLDER),
     (DeadlineExceeded, Event.HANDSHAKE_TOO_SLOW),
+    (ProxyHeaderError, Event.HANDSHAKE_PROXY_HEADER),
     (PeerAlert, Event.HANDSHAKE_PEER_ALERT),
     (IdentityError, Event.HANDSHAKE_IDENTITY),
     (Truncated, Event.HANDSHAKE_TRUNCATED),

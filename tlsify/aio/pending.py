@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import itertools
+import resource
 import socket
 import struct
 from typing import NamedTuple
 
 from tlsify.connection.ending.patience import unread
 
+# How many there may be at a time, by default.
+MOST_HANDSHAKES = 4096
 # How long a peer may say nothing in its handshake before it counts as stalled, and how long a
 # handshake may take then, in seconds: where handshakes take long in general, four times that.
 _SILENCE, _AGE, _USUAL = 2.0, 10.0, 4.0
@@ -49,6 +52,10 @@ class PendingHandshakes:
     def __len__(self) -> int:
         """Count them."""
         return self._number
+
+    def number_from(self, where: bytes | None) -> int:
+        """Count those from one origin."""
+        return len(self._from.get(where, ()))
 
     def enter(self, opening: PendingHandshake) -> None:
         """Add one."""
@@ -105,6 +112,12 @@ def _crowd(fellows: dict[PendingHandshake, None]) -> tuple[int, float]:
     return -len(fellows), next(iter(fellows)).since
 
 
+def most_handshakes() -> int:
+    """Return how many handshakes this process has room for: not all descriptors are theirs."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return MOST_HANDSHAKES if soft == resource.RLIM_INFINITY else min(MOST_HANDSHAKES, soft // 2)
+
+
 def origin(name: object) -> bytes | None:
     """Return an address's origin, such as an IPv6 site; None for a local socket.
 
@@ -121,9 +134,9 @@ def origin(name: object) -> bytes | None:
 
 
 def silence(sock: socket.socket) -> float:
-    """Return the seconds since a peer last sent; 0 while there are unread bytes."""
+    """Return the seconds since a peer last sent; 0 while there are bytes that we ought to read."""
     try:
-        if unread(sock):
+        if unread(sock) >= sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT):
             return 0.0
         told = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _LAST_DATA_RECV.size)
         (milliseconds,) = _LAST_DATA_RECV.unpack(told)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from tlsify.aio.admission import NO_LIMITS, Admission, Arrival, Limits
+from tlsify.aio.admission import Admission, Arrival
 from tlsify.connection.plain import Plain
 from tlsify.connection.setup.keepalive import keep_alive
 from tlsify.errors import TlsifyError
@@ -15,6 +15,8 @@ from tlsify.metrics.counters import Gauge, change
 if TYPE_CHECKING:
     import socket
     from collections.abc import Awaitable, Callable, Sequence
+
+    from tlsify.aio.limits import Limits
 
 _log = logging.getLogger("tlsify")
 
@@ -26,7 +28,7 @@ class PlainAcceptor(Admission):
         self,
         listeners: Sequence[socket.socket],
         serve: Callable[[Plain], Awaitable[None]],
-        limits: Limits = NO_LIMITS,
+        limits: Limits | None = None,
     ) -> None:
         """Prepare to accept; arguments are those of `Acceptor`."""
         super().__init__(listeners, limits)

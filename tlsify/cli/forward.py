@@ -16,6 +16,7 @@ from tlsify.cli.options import backend as backend_options
 from tlsify.cli.options import common as shared
 from tlsify.cli.options import server as server_options
 from tlsify.cli.options import serving as serving_options
+from tlsify.cli.parser import Attached
 from tlsify.config import ClosePolicy, KtlsMode, KtlsPolicy
 from tlsify.connection.setup.eligibility import host_refusal
 from tlsify.connection.stillness import Bounds
@@ -82,8 +83,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--proxy-protocol",
-        action="store_true",
-        help="send a PROXY protocol v2 header with the client's address first",
+        action=Attached,
+        const="2",
+        choices=("1", "2"),
+        help="send a PROXY protocol header with the client's address first: of version 2 "
+        "(default), or of version 1, which has nothing else",
     )
     group.add_argument(
         "--route",
@@ -196,7 +200,7 @@ def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
         reach=lambda: reach,
         on_ready=tell,
         access_log=access_log,
-        speaks_http=arguments.redirect_http or bool(_HTTP & set(arguments.alpn)),
+        speaks_http=bool(arguments.redirect_http or _HTTP & set(arguments.alpn)),
         watched=backend_options.files(arguments),
         is_plain=arguments.connect,
         is_tls_both_ways=not arguments.connect and bool(_secured(rules)),
@@ -224,7 +228,7 @@ def examine(arguments: argparse.Namespace) -> ServerConfig | None:
     """
     _maker(arguments, KtlsPolicy(), None)
     _check_loops(arguments.rules, arguments.listen)
-    logs.examine(arguments)
+    serving_options.examine(arguments)
     if arguments.connect:
         _warn_of_strangers(arguments.listen)
         return None

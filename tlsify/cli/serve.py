@@ -107,7 +107,7 @@ def examine(arguments: argparse.Namespace) -> ServerConfig:
     """
     _folder(arguments.directory)
     site.check(arguments)
-    logs.examine(arguments)
+    serving_options.examine(arguments)
     return server_options.configure(arguments, otherwise=lambda: make_key_pair(["localhost"]))
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 from tlsify.codepoints import CipherSuite
 from tlsify.connection.handoff import Offload
 from tlsify.errors import PeerMisbehaved
+from tlsify.passing import proxies, proxy_text
 from tlsify.passing.proxy_protocol import (
     MAX_SIZE,
     USUAL_LIMIT,
@@ -74,7 +75,7 @@ class ConnectionInfo(NamedTuple):
     def of(cls, handed: Handoff) -> Self:
         """Return the metadata of an established connection."""
         agreed = handed.negotiated
-        local, peer = ends(handed)
+        local, peer = _ends(handed)
         return cls(
             peer=peer,
             local=local,
@@ -104,6 +105,10 @@ class ConnectionInfo(NamedTuple):
                 if len(raw := _spell(told)) <= limit:
                     return raw
         return _spell(short._replace(subject=None, common_name=None))
+
+    def encode_text(self) -> bytes:
+        """Write its addresses as a PROXY header of version 1."""
+        return proxy_text.encode(Header(self.peer, self.local))
 
     @classmethod
     def decode(cls, raw: bytes | bytearray | memoryview) -> tuple[Self, int]:
@@ -152,10 +157,11 @@ class ConnectionInfo(NamedTuple):
         )
 
 
-def plain_header(client: Plain) -> bytes:
+def plain_header(client: Plain, version: str) -> bytes:
     """Return the PROXY header of a connection without TLS: its addresses."""
     local, peer = ends(client)
-    return encode(Header(peer, local))
+    header = Header(peer, local)
+    return proxy_text.encode(header) if version == "1" else encode(header)
 
 
 def _spell(told: ConnectionInfo) -> bytes:
@@ -189,6 +195,13 @@ def _ssl(told: ConnectionInfo) -> Ssl:
     }
     fields = (Field(kind, value) for kind, value in found.items() if value is not None)
     return Ssl(client, verify, tuple(fields))
+
+
+def _ends(handed: Handoff) -> tuple[Any, Any]:
+    """Return both addresses, or those behind a proxy; None for each of a broken connection."""
+    if (header := proxies.told.get()) is not None:
+        return header.local, header.peer
+    return ends(handed)
 
 
 def ends(handed: Handoff | Plain) -> tuple[Any, Any]:

@@ -120,7 +120,7 @@ class Forwarding(_Service):
         bounds: Bounds = _NO_BOUNDS,
         access_log: AccessLog | None = None,
         *,
-        proxy_protocol: bool = False,
+        proxy_protocol: str | None = None,
         security: Security | None = None,
     ) -> None:
         """Store what does not change.
@@ -130,7 +130,8 @@ class Forwarding(_Service):
             closing: as `_Service` has it.
             bounds: likewise.
             access_log: likewise.
-            proxy_protocol: begin each connection to a backend with a PROXY header.
+            proxy_protocol: begin each connection to a backend with a PROXY header of this
+                version, 1 or 2.
             security: does the handshakes with backends that speak TLS; None if there are none.
         """
         super().__init__(backends, closing, bounds, access_log)
@@ -168,7 +169,7 @@ class Forwarding(_Service):
 
         It returns the connection, and what the client is to get first.
         """
-        header = _header(client) if self._proxy_protocol else b""
+        header = b"" if self._proxy_protocol is None else _header(client, self._proxy_protocol)
         alpn = None if isinstance(client, Plain) else client.negotiated.alpn
         loop = asyncio.get_running_loop()
 
@@ -292,8 +293,11 @@ def _traits(client: Handoff | Plain) -> Traits:
     return Traits(client.negotiated.alpn, client.negotiated.server_name, local)
 
 
-def _header(client: Handoff | Plain) -> bytes:
-    return plain_header(client) if isinstance(client, Plain) else ConnectionInfo.of(client).encode()
+def _header(client: Handoff | Plain, version: str) -> bytes:
+    if isinstance(client, Plain):
+        return plain_header(client, version)
+    told = ConnectionInfo.of(client)
+    return told.encode_text() if version == "1" else told.encode()
 
 
 def _end(client: Handoff | Plain, backend: Handoff | Plain) -> bool:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from tlsify.aio.admission import Limits
+from tlsify.aio.limits import Limits
+from tlsify.serving.plain_http import PlainHttp
 from tlsify.serving.reexec import Inherited
 from tlsify.system.sandbox import Reach, Sandboxing
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
     from tlsify.config import ClientConfig, KtlsPolicy, ServerConfig
     from tlsify.logs.access import AccessLog
+    from tlsify.passing.proxies import Proxies
     from tlsify.serving.configuration import Isolation
     from tlsify.system.process import Account
 
@@ -69,12 +71,14 @@ class ServerPlan:
         workers: number of processes.
         limits: for all of them together.
         drain_seconds: limit for connections to end; the rest is cut off then.
-        metrics: listening, each for an `exposition.Endpoint`.
+        metrics: listening, each for an `http.endpoint.Endpoint`.
+        plain_http: what is served without TLS.
         watch: its value is looked at every few seconds; when it changes, all is reloaded.
         reach: what workers need, as long as nothing is reloaded.
         sandboxing: whether they give up unneeded rights.
         account: user of the workers. The supervisor keeps its rights, to read keys again.
         on_ready: called when every worker accepts connections.
+        proxies: whose connections begin with a PROXY header, or None.
         stranger: answers clients that speak no TLS, as `Acceptor` has it.
         access_log: told of refused clients; opened anew on each reload. Or None.
         isolation: of the private keys from workers; None lets them have these.
@@ -90,11 +94,13 @@ class ServerPlan:
     limits: Limits = field(default_factory=Limits)
     drain_seconds: float = 30.0
     metrics: Sequence[socket.socket] = ()
+    plain_http: PlainHttp = field(default_factory=PlainHttp)
     watch: Callable[[], object] | None = None
     reach: Callable[[], Reach] = Reach
     sandboxing: Sandboxing = Sandboxing.AUTO
     account: Account | None = None
     on_ready: Callable[[], None] = lambda: None
+    proxies: Proxies | None = None
     stranger: Callable[[bytes], bytes] | None = None
     access_log: AccessLog | None = None
     isolation: Isolation | None = None

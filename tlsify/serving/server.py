@@ -13,17 +13,20 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from tlsify.aio.acceptor import Acceptor, Limits
+from tlsify.aio.acceptor import Acceptor
+from tlsify.aio.limits import Limits
 from tlsify.aio.loop import EventLoop
 from tlsify.aio.plain_acceptor import PlainAcceptor
 from tlsify.connection import establish
 from tlsify.connection.ending import patience
 from tlsify.connection.setup.eligibility import host_refusal
+from tlsify.http.endpoint import Endpoint
 from tlsify.metrics.counters import BEAT_INTERVAL, beat, share
-from tlsify.metrics.exposition import About, Endpoint, is_ready
+from tlsify.metrics.exposition import About, Scrape, is_ready
 from tlsify.serving import supervisor
 from tlsify.serving.configuration import Configuration, leave_holders, retire
 from tlsify.serving.duty import SupervisorHooks
+from tlsify.serving.plain_http import BOUNDS, Redirector
 from tlsify.serving.reexec import SYSTEMD
 from tlsify.serving.warm_up import rehearse
 from tlsify.status import roster
@@ -94,7 +97,7 @@ def run(plan: ServerPlan) -> None:
     try:
         supervisor.run(plan.workers, work, duty, estate.workers)
     finally:
-        for sock in plan.metrics:
+        for sock in (*plan.metrics, *plan.plain_http.listeners):
             listening.forget(sock)
 
 
@@ -135,7 +138,7 @@ class _Office:
 
     def close(self) -> None:
         passed = self.plan.estate.sockets.get(SYSTEMD, ())
-        for sock in self.plan.listeners:
+        for sock in (*self.plan.listeners, *self.plan.plain_http.listeners):
             if sock in passed:
                 sock.close()
             else:
@@ -209,10 +212,11 @@ def _within_means(plan: ServerPlan) -> Limits:
     further connections wait in the backlog.
     """
     is_relaying = host_refusal(plan.policy) is not None
+    own = _OWN_DESCRIPTORS + BOUNDS.at_once * len(plan.plain_http.listeners)
     each = _PER_RELAYED if is_relaying else _PER_OFFLOADED
     if is_relaying and plan.is_tls_both_ways:
         each += _MORE_RELAYED
-    most = _descriptors(each, plan.workers)
+    most = _descriptors(own, each, plan.workers)
     limits = plan.limits
     if most is None or (limits.connections is not None and limits.connections <= most):
         return limits
@@ -225,8 +229,14 @@ def _within_means(plan: ServerPlan) -> Limits:
     return Limits(most, limits.handshakes, limits.per_address)
 
 
-def _descriptors(each: int, processes: int) -> int | None:
-    """Return the number of connections, files included, that the hard limit allows."""
+def _descriptors(own: int, each: int, processes: int) -> int | None:
+    """Return the number of connections, files included, that the hard limit allows.
+
+    Args:
+        own: descriptors that a process needs apart from connections.
+        each: descriptors that a connection needs.
+        processes: that have connections.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         with contextlib.suppress(ValueError, OSError):
@@ -234,7 +244,7 @@ def _descriptors(each: int, processes: int) -> int | None:
             soft = hard
     if soft == resource.RLIM_INFINITY:
         return None
-    return max((soft - _OWN_DESCRIPTORS) // each, 1) * processes
+    return max((soft - own) // each, 1) * processes
 
 
 async def _serve(
@@ -260,8 +270,10 @@ async def _serve(
         stack.push_async_callback(service.stop)
         stack.enter_context(roster.publish())
         about = About(tuple(expiries(config, provision.clients)), _limits(plan, config))
-        endpoints = [Endpoint(sock, lambda: about) for sock in plan.metrics]
-        for endpoint in endpoints:
+        endpoints = [Endpoint(sock, Scrape(lambda: about)) for sock in plan.metrics]
+        redirect = Redirector(plan.plain_http, plan.access_log)
+        plain = [Endpoint(sock, redirect, BOUNDS) for sock in plan.plain_http.listeners]
+        for endpoint in (*endpoints, *plain):
             await stack.enter_async_context(endpoint)
         await stack.enter_async_context(acceptor)
         post.ready()
@@ -270,6 +282,8 @@ async def _serve(
         if not is_last:
             for endpoint in endpoints:
                 endpoint.leave()  # those who have come after us answer
+        for endpoint in plain:
+            endpoint.leave(sweep=is_last)
         parting = asyncio.create_task(service.drain())
         await acceptor.drain(plan.drain_seconds, sweep=is_last)
         parting.cancel()
@@ -288,6 +302,7 @@ def _acceptor(
     if config is None:
         return PlainAcceptor(listeners, service.serve, limits)
     acceptor = Acceptor(listeners, service.serve, config, plan.policy, limits)
+    acceptor.proxies = plan.proxies
     acceptor.stranger = plan.stranger
     return acceptor
 

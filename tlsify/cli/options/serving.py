@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import logging
 import os
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tlsify.addresses import Address
-from tlsify.aio.acceptor import Limits
-from tlsify.cli.options import addresses, logs
+from tlsify.aio.limits import Limits
+from tlsify.aio.pending import MOST_HANDSHAKES
+from tlsify.cli.options import addresses, logs, redirection
 from tlsify.cli.options import common as shared
 from tlsify.cli.options import server as server_options
 from tlsify.connection.stillness import SEND_TIMEOUT
 from tlsify.credentials.key_files import fingerprint
 from tlsify.errors import ConfigError, UsageError
-from tlsify.http import plain
+from tlsify.passing.proxies import Proxies
 from tlsify.serving.plan import ServerPlan
 from tlsify.serving.reexec import SYSTEMD, Inherited
 from tlsify.system import listening, sandbox
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("tlsify")
 
-_HANDSHAKES = 1000
 _DRAIN = 30.0
 _MAX_NUMBER = 10_000_000
 
@@ -59,6 +58,14 @@ def add_arguments(parser: argparse.ArgumentParser, *, listen: str | None) -> Non
         action="store_true",
         help="separate listening sockets for the workers; the kernel spreads connections evenly "
         "among them",
+    )
+    group.add_argument(
+        "--accept-proxy",
+        type=Proxies.parse,
+        metavar="FROM",
+        help="addresses and networks of proxies whose connections begin with a PROXY header, which "
+        "names the client: a comma-separated list, with unix: for local sockets; other "
+        "connections begin with TLS",
     )
     add_limits(group, "of all workers", "of each worker")
     group.add_argument(
@@ -85,6 +92,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, listen: str | None) -> Non
         "that they need; auto (default): as far as the kernel can",
     )
     add_reports(group)
+    redirection.add_arguments(group)
 
 
 def add_limits(group: argparse._ArgumentGroup, whole: str, part: str) -> None:
@@ -105,10 +113,10 @@ def add_limits(group: argparse._ArgumentGroup, whole: str, part: str) -> None:
     group.add_argument(
         "--max-handshakes",
         type=_number,
-        default=_HANDSHAKES,
+        default=MOST_HANDSHAKES,
         metavar="N",
         help="maximum concurrent handshakes; further connections wait until one finishes or "
-        f"stalls; default {_HANDSHAKES}",
+        f"stalls; default {MOST_HANDSHAKES}",
     )
     group.add_argument(
         "--per-address",
@@ -127,15 +135,9 @@ def add_limits(group: argparse._ArgumentGroup, whole: str, part: str) -> None:
 
 
 def add_reports(group: argparse._ArgumentGroup) -> None:
-    """Declare what is told of connections, to administrators and to clients without TLS."""
+    """Declare what is told of connections."""
     logs.add_access_log(group)
     server_options.add_isolation(group)
-    group.add_argument(
-        "--redirect-http",
-        action="store_true",
-        help="redirect clients that speak plain HTTP on this port to HTTPS; without it they get "
-        "status 400",
-    )
     group.add_argument(
         "--metrics",
         type=Address.to_listen,
@@ -193,14 +195,17 @@ def plan(  # noqa: PLR0913 - each is a matter of its own
     estate.await_workers()
     try:
         listeners = _listeners(arguments, estate, deferred=not is_plain)
-        metrics: list[socket.socket] = []
-        if arguments.metrics is not None:
-            where = arguments.metrics
-            metrics = estate.claim(f"metrics {where}", lambda: listening.listen_on(where))
+        metrics = estate.listen("metrics", arguments.metrics)
+        plain_http = redirection.listen(arguments, estate, listeners)
     except BaseException:
         estate.close()
         raise
     estate.drop_unclaimed()
+
+    def ready() -> None:
+        on_ready()
+        redirection.tell(plain_http)
+
     if os.geteuid() == 0 and arguments.user is None and not estate.is_rehearsal:
         _log.warning("workers run as root: name a user for them (--user)")
     own = (lambda: None) if is_plain else server_options.watch(arguments)
@@ -217,17 +222,29 @@ def plan(  # noqa: PLR0913 - each is a matter of its own
         limits=Limits(arguments.max_connections, arguments.max_handshakes, arguments.per_address),
         drain_seconds=arguments.drain,
         metrics=metrics,
+        plain_http=plain_http,
         watch=_watch(files, reach, sandboxing),
         reach=reach,
         sandboxing=sandboxing,
         account=arguments.user,
-        on_ready=on_ready,
-        stranger=partial(plain.answer, redirect=arguments.redirect_http) if speaks_http else None,
+        on_ready=ready,
+        stranger=redirection.stranger(arguments) if speaks_http and not is_plain else None,
         is_tls_both_ways=is_tls_both_ways,
         access_log=access_log,
+        proxies=arguments.accept_proxy,
         isolation=server_options.isolation(arguments, arguments.workers, sandboxing),
         estate=estate,
     )
+
+
+def examine(arguments: argparse.Namespace) -> None:
+    """Find what is wrong with the arguments, without listening.
+
+    Raises:
+        ConfigError: they do not go together, or the access log cannot be written.
+    """
+    redirection.check(arguments)
+    logs.examine(arguments)
 
 
 def _watch(
