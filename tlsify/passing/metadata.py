@@ -24,6 +24,7 @@ from tlsify.tls.negotiated import Negotiated
 
 if TYPE_CHECKING:
     from tlsify.connection.handoff import Handoff
+    from tlsify.connection.plain import Plain
 
 # Most bytes of a message with a descriptor: a header, and the state of a session behind it.
 MAX_MESSAGE = MAX_SIZE + 2**18
@@ -156,6 +157,13 @@ class ConnectionInfo(NamedTuple):
         )
 
 
+def plain_header(client: Plain, version: str) -> bytes:
+    """Return the PROXY header of a connection without TLS: its addresses."""
+    local, peer = ends(client)
+    header = Header(peer, local)
+    return proxy_text.encode(header) if version == "1" else encode(header)
+
+
 def _spell(told: ConnectionInfo) -> bytes:
     found = {
         Kind.ALPN: told.alpn,
@@ -193,6 +201,11 @@ def _ends(handed: Handoff) -> tuple[Any, Any]:
     """Return both addresses, or those behind a proxy; None for each of a broken connection."""
     if (header := proxies.told.get()) is not None:
         return header.local, header.peer
+    return ends(handed)
+
+
+def ends(handed: Handoff | Plain) -> tuple[Any, Any]:
+    """Return both addresses, ours first; None for each of a connection that is already broken."""
     if handed.relay is not None:
         return handed.relay.local_address, handed.relay.peer_address
     try:

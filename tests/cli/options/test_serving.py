@@ -20,7 +20,7 @@ from tlsify.system import listening
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tlsify.serving.server import ServerPlan
+    from tlsify.serving.plan import ServerPlan
 
 _ANY = "0.0.0.0"
 
@@ -56,7 +56,7 @@ def test_defaults() -> None:
         assert plan.limits == Limits(None, 1000, None)
         assert plan.policy.mode is KtlsMode.OFF
         assert plan.account is None
-        assert plan.service() == cast("Any", "service")
+        assert plan.provide() == cast("Any", "service")
         assert not plan.estate.is_rehearsal
 
 
