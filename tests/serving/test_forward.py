@@ -45,7 +45,9 @@ from tlsify.passing import proxy_text
 from tlsify.passing.metadata import ConnectionInfo
 from tlsify.passing.proxy_protocol import decode
 from tlsify.receiver import Receiver
-from tlsify.serving.backends import Backend, Backends, Rule
+from tlsify.serving.backend.address import Backend
+from tlsify.serving.backend.choice import Backends
+from tlsify.serving.backend.routes import Rule
 from tlsify.serving.forward import Forwarding, Passing
 from tlsify.system import scm_rights
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import os
 import re
@@ -27,7 +28,8 @@ from tests.memory import forms, holds
 from tlsify.aio.limits import Limits
 from tlsify.config import KtlsMode, KtlsPolicy, ServerConfig
 from tlsify.serving import server as serving
-from tlsify.serving.server import ServerPlan, part
+from tlsify.serving.plan import ServerPlan
+from tlsify.serving.server import part
 from tlsify.system import listening, sandbox
 
 if TYPE_CHECKING:
@@ -49,6 +51,7 @@ from tlsify.aio.transport import attach
 from tlsify.credentials.key_pair import KeyPair
 from tlsify.config import KtlsMode, KtlsPolicy, ServerConfig
 from tlsify.serving.configuration import Isolation
+from tlsify.serving.plan import Provision, ServerPlan
 from tlsify.system.process import Account
 from tlsify.system.sandbox import Reach, Sandboxing
 from tlsify.serving.reexec import Inherited
@@ -100,8 +103,9 @@ exec(sys.argv[2])
 with Inherited.inherit() as estate:
     listeners = estate.claim("all", listen)
     metrics = estate.claim("metrics", lambda: [listening.listen_at(folder / "metrics")])
-    serving.run(serving.ServerPlan(
-        listeners=listeners, load=load, policy=KtlsPolicy(KtlsMode.OFF), service=Service, workers=2,
+    serving.run(ServerPlan(
+        listeners=listeners, load=load, policy=KtlsPolicy(KtlsMode.OFF),
+        provide=lambda: Provision(Service), workers=2,
         limits=Limits(), drain_seconds=DRAIN, metrics=metrics, account=ACCOUNT,
         watch=watch, estate=estate,
         reach=lambda: REACH, sandboxing=SANDBOXING, isolation=ISOLATION,
@@ -550,7 +554,7 @@ def _plan(limits: Limits, authority: trustme.CA) -> ServerPlan:
         listeners=[],
         load=lambda: config,
         policy=KtlsPolicy(KtlsMode.OFF),
-        service=lambda: cast("Any", None),
+        provide=lambda: cast("Any", None),
         workers=2,
         limits=limits,
     )
@@ -571,6 +575,8 @@ def test_descriptors_for_all(
     monkeypatch.setattr(resource, "getrlimit", lambda _: (infinity, infinity))
     assert within(_plan(Limits(), authority)).connections is None
     monkeypatch.setattr(resource, "getrlimit", lambda _: (1064, 1064))
+    both_ways = dataclasses.replace(_plan(Limits(), authority), is_tls_both_ways=True)
+    assert within(both_ways).connections == 332, "two relays take more"
     monkeypatch.setattr(serving, "host_refusal", lambda _: None)
     assert within(_plan(Limits(), authority)).connections == 1000, "the kernel's take fewer"
 

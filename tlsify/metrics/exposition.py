@@ -13,6 +13,7 @@ from tlsify.metrics.counters import (
     HANDSHAKE_OUTCOMES,
     Event,
     Gauge,
+    backend_handshakes,
     counters,
     gauge,
     handshake_times,
@@ -136,6 +137,10 @@ def _lines(about: About) -> Iterator[str]:
     yield from family("tlsify_relayed_total", "counter", "Connections relayed, by the reason.")
     for code, number in relayed_by_reason().items():
         yield sample("tlsify_relayed_total", number, spell(reason=code))
+    name = "tlsify_backend_handshakes_total"
+    yield from family(name, "counter", "Handshakes with backends by how they ended.")
+    for outcome, number in backend_handshakes().items():
+        yield sample(name, number, spell(outcome=outcome))
     yield from _histogram()
     name = "tlsify_certificate_expiry_timestamp_seconds"
     yield from family(name, "gauge", "When each certificate expires.")

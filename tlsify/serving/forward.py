@@ -8,26 +8,33 @@ import errno
 import socket
 from typing import TYPE_CHECKING, TypeVar
 
+from tlsify.aio.outcomes import count_cut
 from tlsify.aio.pump import buffer, carry
 from tlsify.aio.watching import watched
+from tlsify.config import ClosePolicy, KtlsPolicy
 from tlsify.connection.adoption import adopt
 from tlsify.connection.ending.closing import Closing
 from tlsify.connection.ending.linger import is_owed
+from tlsify.connection.plain import Plain
 from tlsify.connection.stillness import Bounds
 from tlsify.errors import BackendError
 from tlsify.keys import wipe
-from tlsify.logs.access import PASSED, AccessLog, Visit, visiting
+from tlsify.logs.access import PASSED, AccessLog, Visit, outward, visiting
 from tlsify.metrics.counters import Event, count
-from tlsify.passing.metadata import ConnectionInfo
+from tlsify.passing.metadata import ConnectionInfo, ends, plain_header, text_header
 from tlsify.passing.proxy_protocol import MAX_SIZE
+from tlsify.serving.backend.routes import Traits
+from tlsify.serving.backend.security import Security
+from tlsify.starttls.greetings import greeting
+from tlsify.status import roster
 from tlsify.system import scm_rights
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from tlsify.config import ClosePolicy
     from tlsify.connection.handoff import Handoff
-    from tlsify.serving.backends import Backend, Backends
+    from tlsify.serving.backend.address import Backend
+    from tlsify.serving.backend.choice import Backends
 
 T = TypeVar("T")
 _NO_BOUNDS = Bounds()
@@ -67,43 +74,44 @@ class _Service:
     async def stop(self) -> None:
         """Do nothing."""
 
-    async def serve(self, handed: Handoff) -> None:
-        """Carry one connection until its end, or pass it on.
-
-        Raises:
-            BackendError: no backend took it; the peer was cut off.
-            HandshakeError: the peer cut it, or misbehaved; the backend was cut off, too.
-            OSError: likewise, or the backend did.
-        """
-        with visiting(self._access_log, handed) as visit:
-            await self._serve(handed, visit)
-
-    async def _serve(self, handed: Handoff, visit: Visit) -> None:
-        raise NotImplementedError
-
-    async def _carry(self, handed: Handoff, plain: socket.socket, visit: Visit) -> None:
-        closing = Closing(self._closing, handed.negotiated.alpn)
-        work = carry(handed, plain, closing, self._scratch, visit.traffic)
-        await watched(work, handed, self._bounds, lambda: _end(handed, plain))
-
     async def _reach(
-        self, handed: Handoff, visit: Visit, attempt: Callable[[Backend, float], Awaitable[T]]
+        self,
+        client: Handoff | Plain,
+        visit: Visit,
+        attempt: Callable[[Backend, float], Awaitable[T]],
     ) -> T:
-        agreed = handed.negotiated
-
         async def noted(backend: Backend, seconds: float) -> T:
             visit.more["backend"] = str(backend)
             return await attempt(backend, seconds)
 
         try:
-            return await self._backends.reach(agreed.alpn, agreed.server_name, noted)
+            return await self._backends.reach(_traits(client), noted)
         except BackendError:
             count(Event.BACKEND_FAILED)
             raise
 
+    async def _carry(
+        self,
+        client: Handoff | Plain,
+        backend: Handoff | Plain,
+        visit: Visit,
+        greeting: bytes = b"",
+    ) -> None:
+        alpn = None if isinstance(client, Plain) else client.negotiated.alpn
+        work = carry(
+            client,
+            backend,
+            Closing(self._closing, alpn),
+            self._scratch,
+            visit.traffic,
+            is_relaxed=self._closing is ClosePolicy.RELAXED,
+            greeting=greeting,
+        )
+        await watched(work, client, self._bounds, lambda: _end(client, backend))
+
 
 class Forwarding(_Service):
-    """Carries plaintext between connections and backends."""
+    """Carries data between clients and backends, each with TLS or without."""
 
     def __init__(
         self,
@@ -113,6 +121,7 @@ class Forwarding(_Service):
         access_log: AccessLog | None = None,
         *,
         proxy_protocol: str | None = None,
+        security: Security | None = None,
     ) -> None:
         """Store what does not change.
 
@@ -123,31 +132,64 @@ class Forwarding(_Service):
             access_log: likewise.
             proxy_protocol: begin each connection to a backend with a PROXY header of this
                 version, 1 or 2.
+            security: does the handshakes with backends that speak TLS; None if there are none.
         """
         super().__init__(backends, closing, bounds, access_log)
         self._proxy_protocol = proxy_protocol
+        self._security = security or Security({}, KtlsPolicy())
 
-    async def _serve(self, handed: Handoff, visit: Visit) -> None:
+    async def serve(self, client: Handoff | Plain) -> None:
+        """Carry one connection until its end.
+
+        Raises:
+            BackendError: no backend took it; the client was cut off.
+            HandshakeError: one side cut it, or misbehaved; the other was cut off, too.
+            OSError: likewise.
+        """
+        with visiting(self._access_log, client) as visit:
+            try:
+                backend, greeting = await self._reach(client, visit, self._connector(client))
+            except BaseException:  # the client must not think that it was served
+                client.abort()
+                raise
+            if isinstance(backend, Plain):
+                await self._carry(client, backend, visit)
+                return
+            visit.more.update(outward(backend))
+            try:
+                with roster.listed(backend):
+                    await self._carry(client, backend, visit, greeting)
+            finally:
+                count_cut(backend)
+
+    def _connector(
+        self, client: Handoff | Plain
+    ) -> Callable[[Backend, float], Awaitable[tuple[Handoff | Plain, bytes]]]:
+        """Return what connects a client to a backend, within some seconds.
+
+        It returns the connection, and what the client is to get first.
+        """
         header = b""
         if self._proxy_protocol is not None:
-            told = ConnectionInfo.of(handed)
-            header = told.encode_text() if self._proxy_protocol == "1" else told.encode()
+            header = _header(client, is_text=self._proxy_protocol == "1")
+        alpn = None if isinstance(client, Plain) else client.negotiated.alpn
+        loop = asyncio.get_running_loop()
 
-        async def connect(backend: Backend, seconds: float) -> socket.socket:
+        async def connect(backend: Backend, seconds: float) -> tuple[Handoff | Plain, bytes]:
+            began = loop.time()
             sock = await backend.connect(seconds)
             try:
-                await asyncio.get_running_loop().sock_sendall(sock, header)
+                await loop.sock_sendall(sock, header)
+                if not backend.is_tls:
+                    return Plain(sock), b""
+                left = seconds - (loop.time() - began)
+                handed = await self._security.hand_over(backend, sock, alpn, left)
             except BaseException:
                 sock.close()
                 raise
-            return sock
+            return handed, greeting(backend.starttls)
 
-        try:
-            plain = await self._reach(handed, visit, connect)
-        except BaseException:  # the client must not think that it was served
-            handed.abort()
-            raise
-        await self._carry(handed, plain, visit)
+        return connect
 
 
 class _Unconfirmed(BackendError):
@@ -179,12 +221,18 @@ class Passing(_Service):
         super().__init__(backends, closing, bounds, access_log)
         self._aware = aware
 
-    async def _serve(self, handed: Handoff, visit: Visit) -> None:
+    async def serve(self, handed: Handoff) -> None:
+        """Pass one connection on, or one end of it, and carry it until its end.
+
+        Raises:
+            As `Forwarding.serve`.
+        """
         header = ConnectionInfo.of(handed).encode(MAX_SIZE)
-        if self._aware and handed.channel is not None:
-            await self._give(handed, visit, header)
-        else:
-            await self._lend(handed, visit, header)
+        with visiting(self._access_log, handed) as visit:
+            if self._aware and handed.channel is not None:
+                await self._give(handed, visit, header)
+            else:
+                await self._lend(handed, visit, header)
 
     async def _give(self, handed: Handoff, visit: Visit, header: bytes) -> None:
         """Pass the connection itself, with all that belongs to it."""
@@ -219,7 +267,7 @@ class Passing(_Service):
         except BaseException:
             handed.abort()
             raise
-        await self._carry(handed, ours, visit)
+        await self._carry(handed, Plain(ours), visit)
 
     async def _pass(
         self, handed: Handoff, visit: Visit, number: int, message: bytes | bytearray
@@ -240,17 +288,29 @@ class Passing(_Service):
         count(Event.DESCRIPTOR_PASSED)
 
 
-def _end(handed: Handoff, plain: socket.socket) -> bool:
+def _traits(client: Handoff | Plain) -> Traits:
+    local, _ = ends(client)
+    if isinstance(client, Plain):
+        return Traits(local=local)
+    return Traits(client.negotiated.alpn, client.negotiated.server_name, local)
+
+
+def _header(client: Handoff | Plain, *, is_text: bool) -> bytes:
+    if is_text:
+        return text_header(client)
+    return plain_header(client) if isinstance(client, Plain) else ConnectionInfo.of(client).encode()
+
+
+def _end(client: Handoff | Plain, backend: Handoff | Plain) -> bool:
     """End an idle connection cleanly on both sides.
 
     Returns:
         False if the backend has not taken all: for it that would be the end of something else.
     """
-    if is_owed(plain):
+    if is_owed(backend.sock) or (backend.relay is not None and backend.relay.under_way()):
         return False
-    handed.shutdown()
-    with contextlib.suppress(OSError):
-        plain.shutdown(socket.SHUT_WR)
+    client.shutdown()
+    backend.shutdown()
     return True
 
 

@@ -51,7 +51,7 @@ function _shtab_tlsify_using
 end
 
 set -g _shtab_tlsify_commands connect accept listen agent ssl_client serve forward wrap config check status help version completion
-set -g _shtab_tlsify_opts_with_value --404 --accept-proxy --access-log --agent --alpn --backlog --ca --cache-control --cert --cert-dir --ciphers --client-ca --client-cert --client-ref-id --close --config --connect-timeout --crl --drain --fd --from --groups --header --idle --index --key --key-fd --ktls-rekey --limit --listen --log-format --log-level --max-connections --max-handshakes --metrics --netns --ocsp --output --pass-fd --per-address --pin --plain-port --port --redirect-port --ref-id --retry --route --sandbox --send-fd --send-timeout --servername --session-fd --session-store --sessions --starttls --timeout --tls-max --tls-min --user --watch --workers --write-ca -n -r -s
+set -g _shtab_tlsify_opts_with_value --404 --accept-proxy --access-log --agent --alpn --backend-alpn --backend-ca --backend-cert --backend-ciphers --backend-crl --backend-groups --backend-key --backend-pin --backend-ref-id --backend-servername --backend-session-store --backend-starttls --backend-tls-max --backend-tls-min --backlog --ca --cache-control --cert --cert-dir --ciphers --client-ca --client-cert --client-ref-id --close --config --connect-timeout --crl --drain --fd --from --groups --header --idle --index --key --key-fd --ktls-rekey --limit --listen --log-format --log-level --max-connections --max-handshakes --metrics --netns --ocsp --output --pass-fd --per-address --pin --plain-port --port --redirect-port --ref-id --retry --route --sandbox --send-fd --send-timeout --servername --session-fd --session-store --sessions --starttls --timeout --tls-max --tls-min --user --watch --workers --write-ca -n -r -s
 
 complete -c tlsify -e
 complete -c tlsify -f
@@ -233,7 +233,7 @@ complete -c tlsify -n '_shtab_tlsify_using serve' -l cache-control -x -d 'Cache-
 complete -c tlsify -n '_shtab_tlsify_using serve' -l dotfiles -d 'also serve names that begin with a dot; without it only .well-known'
 complete -c tlsify -n '_shtab_tlsify_using serve' -l precompressed -d 'send NAME.br, NAME.zst or NAME.gz instead of NAME to clients that accept it, unless it is older'
 complete -c tlsify -n '_shtab_tlsify_using serve; and test $_shtab_tlsify_npos -eq 0' -ka "(__fish_complete_directories)" -d 'folder to serve'
-complete -c tlsify -n '_shtab_tlsify_using; and test $_shtab_tlsify_npos -eq 0' -a forward -d 'Accept TLS connections, and pass them to another server: plaintext, or descriptors.'
+complete -c tlsify -n '_shtab_tlsify_using; and test $_shtab_tlsify_npos -eq 0' -a forward -d 'Accept TLS connections, and pass them to another server: plaintext, TLS, or descriptors. Or accept plaintext, and pass it on by TLS (--connect).'
 complete -c tlsify -n '_shtab_tlsify_using forward' -s h -l help -d 'show this help message and exit'
 complete -c tlsify -n '_shtab_tlsify_using forward' -l cert -xka "(__fish_complete_path (commandline -ct))" -d 'PEM certificate chain, the server'"'"'s own; its key may be in the same file; may be repeated; default: $CERTFILE'
 complete -c tlsify -n '_shtab_tlsify_using forward' -l key -xka "(__fish_complete_path (commandline -ct))" -d 'PEM private key, unencrypted; default: $KEYFILE, or the certificate'"'"'s file'
@@ -268,14 +268,31 @@ complete -c tlsify -n '_shtab_tlsify_using forward' -l isolate-key -d 'do handsh
 complete -c tlsify -n '_shtab_tlsify_using forward' -l metrics -x -d 'plain HTTP address that answers GET /metrics and /healthz'
 complete -c tlsify -n '_shtab_tlsify_using forward' -l redirect-http -d 'address for plain HTTP, whose clients are redirected to HTTPS, as are those that speak it on a port for TLS; without HOST:PORT only the latter, which get status 400 otherwise'
 complete -c tlsify -n '_shtab_tlsify_using forward' -l redirect-port -x -d 'port of HTTPS in these redirections; default: that of the first address with TLS'
+complete -c tlsify -n '_shtab_tlsify_using forward' -l backend-servername -x -d 'server name to send (SNI) and to verify; default HOST'
+complete -c tlsify -n '_shtab_tlsify_using forward' -l backend-ref-id -x -d 'server identity to accept instead of HOST: dns:NAME, ip:ADDRESS, srv:_SERVICE.NAME or uri:SCHEME:NAME; may be repeated'
+complete -c tlsify -n '_shtab_tlsify_using forward' -l backend-ca -xka "(__fish_complete_path (commandline -ct))" -d 'trust anchors: a PEM file, a folder of .pem and .crt files, or "system" for this host'"'"'s own; default: "system"'
+complete -c tlsify -n '_shtab_tlsify_using forward' -l backend-pin -x -d 'only acceptable public key (hash of its SubjectPublicKeyInfo); may be repeated'
+complete -c tlsify -n '_shtab_tlsify_using forward' -l backend-crl -xka "(__fish_complete_path (commandline -ct))" -d 'certificate revocation lists; the issuer of the peer'"'"'s certificate must have one'
+complete -c tlsify -n '_shtab_tlsify_using forward' -l backend-keylog -d 'append TLS secrets to $SSLKEYLOGFILE; anyone who has them can decrypt the connection'
+complete -c tlsify -n '_shtab_tlsify_using forward' -l backend-no-verify -d 'accept any certificate'
+complete -c tlsify -n '_shtab_tlsify_using forward' -l backend-cert -xka "(__fish_complete_path (commandline -ct))" -d 'PEM certificate chain, shown if the server requests one; its key may be in the same file; default: none'
+complete -c tlsify -n '_shtab_tlsify_using forward' -l backend-key -xka "(__fish_complete_path (commandline -ct))" -d 'PEM private key, unencrypted; default: the certificate'"'"'s file'
+complete -c tlsify -n '_shtab_tlsify_using forward' -l backend-alpn -x -d 'application protocol; may be repeated, in order of preference; default: what was agreed on with the client'
+complete -c tlsify -n '_shtab_tlsify_using forward' -l backend-tls-min -xka "1.2\t'' 1.3\t''" -d 'oldest version; default 1.2'
+complete -c tlsify -n '_shtab_tlsify_using forward' -l backend-tls-max -xka "1.2\t'' 1.3\t''" -d 'newest version; default 1.3'
+complete -c tlsify -n '_shtab_tlsify_using forward' -l backend-ciphers -x -d 'ciphers in order of preference, out of aes-128-gcm, aes-256-gcm, chacha20-poly1305, aes-128-ccm; default: all but the last'
+complete -c tlsify -n '_shtab_tlsify_using forward' -l backend-groups -x -d 'groups for the key exchange in order of preference, out of secp256r1, secp384r1, secp521r1, x25519, x448, SecP256r1MLKEM768, X25519MLKEM768, SecP384r1MLKEM1024; by default OpenSSL'"'"'s own order, X25519MLKEM768 first'
+complete -c tlsify -n '_shtab_tlsify_using forward' -l backend-session-store -xka "(__fish_complete_directories)" -d 'private folder for sessions that later connections resume; default: none'
+complete -c tlsify -n '_shtab_tlsify_using forward' -l backend-starttls -x -d 'ask backends for TLS in their own protocol first: imap, ldap, pop3, postgres, smtp or xmpp, among others'
+complete -c tlsify -n '_shtab_tlsify_using forward' -l connect -d 'be a TLS client: accept connections without TLS, and speak TLS to every backend'
 complete -c tlsify -n '_shtab_tlsify_using forward' -l pass-fd -x -d 'send each connection to this socket as a descriptor (tlsify help passing), instead of BACKEND'
 complete -c tlsify -n '_shtab_tlsify_using forward' -l aware -d 'the receiver implements the contract (tlsify help handoff): send it the kTLS socket and its session state'
 complete -c tlsify -n '_shtab_tlsify_using forward' -l proxy-protocol -d 'send a PROXY protocol header with the client'"'"'s address first: of version 2 (default), or of version 1, which has nothing else'
-complete -c tlsify -n '_shtab_tlsify_using forward' -l route -x -d 'backend for connections with this ALPN protocol or server name; may be repeated; the first match wins'
-complete -c tlsify -n '_shtab_tlsify_using forward' -l connect-timeout -x -d 'seconds within which a backend has to accept a connection; default 5'
+complete -c tlsify -n '_shtab_tlsify_using forward' -l route -x -d 'backend for connections with this ALPN protocol or server name, or accepted at this address, which is then listened on; may be repeated; the first match wins'
+complete -c tlsify -n '_shtab_tlsify_using forward' -l connect-timeout -x -d 'seconds within which a backend has to accept a connection, TLS included; default 5'
 complete -c tlsify -n '_shtab_tlsify_using forward' -l retry -x -d 'seconds to keep trying while every backend refuses, as during a restart; default 0, with --pass-fd that of --connect-timeout'
 complete -c tlsify -n '_shtab_tlsify_using forward' -l idle -x -d 'seconds without a byte in either direction after which a connection is closed cleanly; default: never'
-complete -c tlsify -n '_shtab_tlsify_using forward' -l close -xka "auto\t'' strict\t'' relaxed\t''" -d 'treat a client'"'"'s end without close_notify as a cut (strict) or as a clean end (relaxed); auto (default): a clean end with HTTP, a cut otherwise'
+complete -c tlsify -n '_shtab_tlsify_using forward' -l close -xka "auto\t'' strict\t'' relaxed\t''" -d 'treat an end without close_notify as a cut (strict) or as a clean end (relaxed); auto (default): a client'"'"'s is a clean end with HTTP, and any other a cut'
 complete -c tlsify -n '_shtab_tlsify_using; and test $_shtab_tlsify_npos -eq 0' -a wrap -d 'Run a server that speaks no TLS, and have its clients speak TLS with it.'
 complete -c tlsify -n '_shtab_tlsify_using wrap' -s h -l help -d 'show this help message and exit'
 complete -c tlsify -n '_shtab_tlsify_using wrap' -l cert -xka "(__fish_complete_path (commandline -ct))" -d 'PEM certificate chain, the server'"'"'s own; its key may be in the same file; may be repeated; default: $CERTFILE'
