@@ -79,6 +79,8 @@ class Service:
         await asyncio.sleep(1000)
     async def stop(self):
         say("stop", os.getpid())
+    def backends(self):
+        return {"a:1": True}
 
 def load():
     return ServerConfig(key_pair=KeyPair.load(folder / "cert.pem", folder / "key.pem"), timeout=5)

@@ -51,6 +51,12 @@ _LABELLED: tuple[tuple[str, str, str, dict[str, Event]], ...] = (
         {"sent": Event.KEY_UPDATE_SENT, "received": Event.KEY_UPDATE_RECEIVED},
     ),
     (
+        "tlsify_health_checks_total",
+        "Health checks of backends, of all workers.",
+        "outcome",
+        {"ok": Event.HEALTH_CHECK_OK, "failed": Event.HEALTH_CHECK_FAILED},
+    ),
+    (
         "tlsify_plain_requests_total",
         "Requests on the address for plain HTTP, by their answers.",
         "answer",
@@ -86,6 +92,7 @@ _SINGLE: tuple[tuple[str, str, Event], ...] = (
     ("worker_hangs", "Workers killed because they hung, and then replaced.", Event.WORKER_HUNG),
     ("key_holder_restarts", "Key holders replaced since they ended.", Event.KEY_HOLDER_RESTARTED),
     ("backend_errors", "Connections lost to a backend.", Event.BACKEND_FAILED),
+    ("backend_downs", "Times that a worker found a backend down.", Event.BACKEND_DOWN),
     ("descriptors_passed", "Connections passed on as descriptors.", Event.DESCRIPTOR_PASSED),
     ("log_lines_lost", "Lines of a log that could not be written.", Event.LOG_LINE_LOST),
 )
@@ -104,10 +111,12 @@ class About:
     Attributes:
         certificates: name and time of expiry, in seconds since 1970.
         limits: by name.
+        backends: by name, and whether each is up, as this worker sees it.
     """
 
     certificates: tuple[tuple[str, float], ...] = ()
     limits: Mapping[str, float] = field(default_factory=dict)
+    backends: Mapping[str, bool] = field(default_factory=dict)
 
 
 _NOTHING = About()
@@ -146,6 +155,11 @@ def _lines(about: About) -> Iterator[str]:
     yield from family(name, "gauge", "When each certificate expires.")
     for subject, moment in dict(about.certificates).items():
         yield sample(name, moment, spell(name=subject))
+    yield from family(
+        "tlsify_backend_up", "gauge", "Backends, as the worker that answers sees them."
+    )
+    for backend, is_up in about.backends.items():
+        yield sample("tlsify_backend_up", int(is_up), spell(backend=backend))
     yield from family("tlsify_limit", "gauge", "The limits that are set.")
     for limit, most in about.limits.items():
         yield sample("tlsify_limit", most, spell(limit=limit))

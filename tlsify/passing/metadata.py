@@ -75,7 +75,7 @@ class ConnectionInfo(NamedTuple):
     def of(cls, handed: Handoff) -> Self:
         """Return the metadata of an established connection."""
         agreed = handed.negotiated
-        local, peer = ends(handed)
+        local, peer = _told_ends(handed)
         return cls(
             peer=peer,
             local=local,
@@ -155,13 +155,13 @@ class ConnectionInfo(NamedTuple):
 
 def text_header(client: Handoff | Plain) -> bytes:
     """Return a PROXY header of version 1, which has the addresses alone."""
-    local, peer = ends(client)
+    local, peer = _told_ends(client)
     return proxy_text.encode(Header(peer, local))
 
 
 def plain_header(client: Plain) -> bytes:
     """Return the PROXY header of a connection without TLS: its addresses."""
-    local, peer = ends(client)
+    local, peer = _told_ends(client)
     return encode(Header(peer, local))
 
 
@@ -198,10 +198,14 @@ def _ssl(told: ConnectionInfo) -> Ssl:
     return Ssl(client, verify, tuple(fields))
 
 
+def _told_ends(handed: Handoff | Plain) -> tuple[Any, Any]:
+    """Return both addresses, or, behind a proxy, those that it has told."""
+    header = proxies.told.get()
+    return ends(handed) if header is None else (header.local, header.peer)
+
+
 def ends(handed: Handoff | Plain) -> tuple[Any, Any]:
-    """Return both addresses, ours first, or those behind a proxy; None for each of a broken one."""
-    if (header := proxies.told.get()) is not None:
-        return header.local, header.peer
+    """Return both addresses, ours first; None for each of a connection that is already broken."""
     if handed.relay is not None:
         return handed.relay.local_address, handed.relay.peer_address
     try:

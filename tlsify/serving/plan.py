@@ -12,7 +12,7 @@ from tlsify.system.sandbox import Reach, Sandboxing
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from tlsify.config import ClientConfig, KtlsPolicy, ServerConfig
     from tlsify.logs.access import AccessLog
@@ -42,6 +42,9 @@ class Service(Protocol):
 
     async def stop(self) -> None:
         """Clean up; called after the last connection."""
+
+    def backends(self) -> Mapping[str, bool]:
+        """Return the backends by name, and whether each is up, as this worker sees it."""
 
 
 class Provision(NamedTuple):

@@ -271,7 +271,10 @@ async def _serve(
         stack.push_async_callback(service.stop)
         stack.enter_context(roster.publish())
         about = About(tuple(expiries(config, provision.clients)), _limits(plan, config))
-        endpoints = [Endpoint(sock, Scrape(lambda: about)) for sock in plan.metrics]
+        endpoints = [
+            Endpoint(sock, Scrape(lambda: replace(about, backends=service.backends())))
+            for sock in plan.metrics
+        ]
         redirect = Redirector(plan.plain_http, plan.access_log)
         plain = [Endpoint(sock, redirect, BOUNDS) for sock in plan.plain_http.listeners]
         for endpoint in (*endpoints, *plain):
