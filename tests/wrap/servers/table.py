@@ -55,7 +55,7 @@ class Server:
         keeps_alive: whether it takes a second request on a connection.
         reload: the signal that replaces its processes, while it goes on serving; 0 for none.
         is_proxy: whether another server is behind it.
-        is_quick: whether the quick lane tries it: each kind of server once.
+        is_quick: whether the quick lane tries it: not what takes long to start.
     """
 
     program: str
@@ -218,12 +218,11 @@ SERVERS = {
         "gunicorn",
         keeps_alive=False,
         reload=signal.SIGHUP,
-        is_quick=True,
     ),
     "gunicorn, threads": Server(
         sys.executable, _python(*_GUNICORN, "--threads=4"), "gunicorn", reload=signal.SIGHUP
     ),
-    "uvicorn": Server(sys.executable, _python(*_UVICORN), "uvicorn", status=_KILLED, is_quick=True),
+    "uvicorn": Server(sys.executable, _python(*_UVICORN), "uvicorn", status=_KILLED),
     "busybox httpd": Server(
         "busybox", _busybox, (), is_moved=True, keeps_alive=False, status=_KILLED, is_quick=True
     ),

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tlsify.addresses import Address
-from tlsify.aio.limits import Limits
-from tlsify.aio.pending import MOST_HANDSHAKES
+from tlsify.aio.limits import MOST_HANDSHAKES, Limits
 from tlsify.cli.options import addresses, logs, redirection
 from tlsify.cli.options import common as shared
 from tlsify.cli.options import server as server_options
