@@ -131,7 +131,7 @@ def _lines(about: About) -> Iterator[str]:
     counted = counters()
     yield from family("tlsify_info", "gauge", "The version that runs.")
     yield sample("tlsify_info", 1, spell(version=__version__))
-    yield from family("tlsify_ready", "gauge", "0 while draining before the end, otherwise 1.")
+    yield from family("tlsify_ready", "gauge", "0 from a request to end on, otherwise 1.")
     yield sample("tlsify_ready", int(is_ready()))
     for name, meaning, which in _GAUGES:
         yield from family(f"tlsify_{name}", "gauge", meaning)
@@ -183,9 +183,10 @@ def is_ready() -> bool:
 
 
 class Scrape:
-    """Answers ``GET /metrics`` and ``GET /healthz`` (`http.endpoint.Respond`).
+    """Answers ``GET /metrics``, ``/readyz`` and ``/livez`` (`http.endpoint.Respond`).
 
-    /healthz is 200 while the server is ready and 503 once it drains before its end.
+    /readyz is 200 while the server is ready and 503 once it is to end, as is /healthz; /livez is
+    200 as long as a worker answers.
     """
 
     def __init__(self, about: Callable[[], About]) -> None:
@@ -202,7 +203,9 @@ class Scrape:
             answer = refusal(405, Allow="GET, HEAD")
         elif path == "/metrics":
             answer = short(200, render(self._about()), _TEXT_FORMAT)
-        elif path == "/healthz":
+        elif path == "/livez":
+            answer = short(200, "alive\n")
+        elif path in {"/readyz", "/healthz"}:
             answer = short(200, "ready\n") if is_ready() else short(503, "draining\n")
         else:
             answer = refusal(404)

@@ -73,6 +73,7 @@ class ServerPlan:
         provide: returns what workers serve with, likewise.
         workers: number of processes.
         limits: for all of them together.
+        drain_delay: seconds between a request to end and the drain, in which /readyz says so.
         drain_seconds: limit for connections to end; the rest is cut off then.
         metrics: listening, each for an `http.endpoint.Endpoint`.
         plain_http: what is served without TLS.
@@ -95,6 +96,7 @@ class ServerPlan:
     provide: Callable[[], Provision]
     workers: int = 1
     limits: Limits = field(default_factory=Limits)
+    drain_delay: float = 0
     drain_seconds: float = 30.0
     metrics: Sequence[socket.socket] = ()
     plain_http: PlainHttp = field(default_factory=PlainHttp)

@@ -90,6 +90,7 @@ def run(plan: ServerPlan) -> None:
         seen=seen,
         rehearse=estate.rehearse,
         succeed=estate.succeed,
+        leave=plan.drain_delay,
         drain=plan.drain_seconds,
         notify=service_manager.notify,
         watchdog=service_manager.watchdog_period(),

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tlsify.aio.pending import MOST_HANDSHAKES
+from tlsify.aio.limits import MOST_HANDSHAKES
 from tlsify.cli.options import client as client_options
 from tlsify.connection.setup.session_store import SessionStore
 from tlsify.errors import ConfigError, UsageError
