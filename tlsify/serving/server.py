@@ -91,6 +91,7 @@ def run(plan: ServerPlan) -> None:
         seen=seen,
         rehearse=estate.rehearse,
         succeed=estate.succeed,
+        leave=plan.drain_delay,
         drain=plan.drain_seconds,
         notify=service_manager.notify,
         watchdog=service_manager.watchdog_period(),
@@ -268,13 +269,17 @@ async def _serve(
     await service.start()
     limits = plan.limits.part(post.index, plan.workers)
     acceptor = _acceptor(plan, config, service, listeners, limits)
+    acceptor.proxies = plan.proxies
     if plan.access_log is not None:
         acceptor.refused = plan.access_log.refused
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(service.stop)
         stack.enter_context(roster.publish())
         about = About(tuple(expiries(config, provision.clients)), _limits(plan, config))
-        endpoints = [Endpoint(sock, Scrape(lambda: about)) for sock in plan.metrics]
+        endpoints = [
+            Endpoint(sock, Scrape(lambda: replace(about, backends=service.backends())))
+            for sock in plan.metrics
+        ]
         redirect = Redirector(plan.plain_http, plan.access_log)
         plain = [Endpoint(sock, redirect, BOUNDS) for sock in plan.plain_http.listeners]
         for endpoint in (*endpoints, *plain):
@@ -306,7 +311,6 @@ def _acceptor(
     if config is None:
         return PlainAcceptor(listeners, service.serve, limits)
     acceptor = Acceptor(listeners, service.serve, config, plan.policy, limits)
-    acceptor.proxies = plan.proxies
     acceptor.stranger = plan.stranger
     return acceptor
 

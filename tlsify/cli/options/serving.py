@@ -76,6 +76,14 @@ def add_arguments(parser: argparse.ArgumentParser, *, listen: str | None) -> Non
         f"default {SEND_TIMEOUT:g}",
     )
     group.add_argument(
+        "--drain-delay",
+        type=shared.seconds,
+        default=0,
+        metavar="S",
+        help="seconds after SIGTERM in which connections are still accepted, while /readyz answers "
+        "503, so that load balancers learn of the end; default 0",
+    )
+    group.add_argument(
         "--drain",
         type=shared.seconds,
         default=_DRAIN,
@@ -141,7 +149,7 @@ def add_reports(group: argparse._ArgumentGroup) -> None:
         "--metrics",
         type=Address.to_listen,
         metavar="HOST:PORT|unix:PATH",
-        help="plain HTTP address that answers GET /metrics and /healthz",
+        help="plain HTTP address that answers GET /metrics, /readyz and /livez",
     )
 
 
@@ -219,6 +227,7 @@ def plan(  # noqa: PLR0913 - each is a matter of its own
         provide=provide,
         workers=arguments.workers,
         limits=Limits(arguments.max_connections, arguments.max_handshakes, arguments.per_address),
+        drain_delay=arguments.drain_delay,
         drain_seconds=arguments.drain,
         metrics=metrics,
         plain_http=plain_http,

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 from tlsify.aio.handshake import hand_over
 from tlsify.aio.outcomes import FAILURES, name_of, outcome
 from tlsify.aio.starttls import upgrade
+from tlsify.connection.plain import Plain
 from tlsify.connection.setup.dialing import closed_on_error
 from tlsify.metrics.counters import Event, backend_handshake
+from tlsify.starttls.greetings import greeting
 
 if TYPE_CHECKING:
     import socket
@@ -35,6 +37,37 @@ class Security:
         self._configs = dict(configs)
         self._policy = policy
         self._with_alpn: dict[tuple[Backend, bytes], ClientConfig] = {}
+
+    async def connect(
+        self, backend: Backend, seconds: float, header: bytes = b"", alpn: bytes | None = None
+    ) -> tuple[Handoff | Plain, bytes]:
+        """Connect to a backend, with TLS if it speaks it.
+
+        Args:
+            backend: which.
+            seconds: limit for all of it.
+            header: what it gets first, in front of TLS.
+            alpn: as for `hand_over`.
+
+        Returns:
+            The connection, and what the client is to get first.
+
+        Raises:
+            As `hand_over`.
+        """
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        sock = await backend.connect(seconds)
+        try:
+            await loop.sock_sendall(sock, header)
+            if not backend.is_tls:
+                return Plain(sock), b""
+            left = seconds - (loop.time() - began)
+            handed = await self.hand_over(backend, sock, alpn, left)
+        except BaseException:
+            sock.close()
+            raise
+        return handed, greeting(backend.starttls)
 
     async def hand_over(
         self, backend: Backend, sock: socket.socket, alpn: bytes | None, seconds: float
