@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self, TypeAlias
 
 from tlsify.aio.handshake import hand_over
-from tlsify.aio.outcomes import FAILURES, count_cut, name_of, outcome
+from tlsify.aio.outcomes import FAILURES, USUAL, count_cut, name_of, outcome
 from tlsify.aio.pending import PendingHandshake, PendingHandshakes, origin
 from tlsify.connection.establish import drop_past_keys
 from tlsify.errors import TlsifyError
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 _log = logging.getLogger("tlsify")
 
 _ACCEPT_PAUSE, _CHORE_PAUSE = 0.1, 600.0  # seconds
-# With health checks, port scans, and browsers that begin without TLS.
-_USUAL = {Event.HANDSHAKE_TRUNCATED, Event.HANDSHAKE_BROKEN, Event.HANDSHAKE_PLAIN_HTTP}
 # What accept(2) says of a connection that is gone, rather than of us: it may be called again.
 _GONE = {
     errno.ECONNABORTED,
@@ -387,10 +385,11 @@ class Acceptor:
         """Count why there is no connection; where it is for want of something, others wait."""
         kind = outcome(exc)
         count(kind)
-        level = logging.INFO if kind in _USUAL else messages.NOTICE
+        level = logging.INFO if kind in USUAL else messages.NOTICE
         if kind is Event.HANDSHAKE_RESOURCES:
             level = logging.INFO if self._is_short else logging.WARNING
             self._is_short = self._is_failing = True
             self._rest(_ACCEPT_PAUSE)
-        _log.log(level, "connection refused: %s", exc)
+        what = "%s" if kind is Event.HANDSHAKE_ACME_CHALLENGE else "connection refused: %s"
+        _log.log(level, what, exc)
         self.refused(visit.name, name_of(kind), exc, self._age(visit))

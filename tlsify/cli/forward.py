@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tlsify.addresses import Address, is_same
@@ -23,7 +22,7 @@ from tlsify.serving import server
 from tlsify.serving.backends import Backend, Backends, Rule, parse_several
 from tlsify.serving.forward import Forwarding, Passing
 from tlsify.system import listening
-from tlsify.system.sandbox import Reach
+from tlsify.system.sandbox import Reach, resolvers
 
 if TYPE_CHECKING:
     import argparse
@@ -39,7 +38,7 @@ IS_MIXED = True
 _PATIENCE = 5.0
 _HTTP = {b"http/1.1", b"http/1.0", b"h2"}
 _BY_PROTOCOL = "auto"
-_RESOLVER, _DNS = Path("/etc/resolv.conf"), 53
+_DNS = 53
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -180,8 +179,7 @@ def examine(arguments: argparse.Namespace) -> ServerConfig:
     """
     _service(arguments, None)
     _check_loops(_rules(arguments), arguments.listen)
-    logs.examine(arguments)
-    return server_options.configure(arguments)
+    return serving_options.examine(arguments)
 
 
 def reach_backends(arguments: argparse.Namespace) -> dict[Backend, OSError | None]:
@@ -237,10 +235,7 @@ def _reach(rules: Sequence[Rule]) -> Reach:
     abstract = any(backend.path.startswith("@") for backend in backends)
     if all(backend.path or is_ip_address(backend.host) for backend in backends):
         return Reach(ports=tuple(ports), abstract=abstract)
-    # What resolvers read is a matter of the host's own, and may be replaced at any time; some of it
-    # lies where another program writes it (systemd-resolved, NetworkManager, resolvconf).
-    read = (str(_RESOLVER.parent), str(_RESOLVER.resolve().parent))
-    return Reach(read=read, ports=(*ports, _DNS), abstract=abstract)
+    return Reach(read=resolvers(), ports=(*ports, _DNS), abstract=abstract)
 
 
 def _service(

@@ -23,6 +23,7 @@ from tlsify.metrics.exposition import About, Endpoint, is_ready
 from tlsify.serving import supervisor
 from tlsify.serving.configuration import Configuration, leave_holders, retire
 from tlsify.serving.duty import SupervisorHooks
+from tlsify.serving.errands import Errand, Errands
 from tlsify.serving.reexec import SYSTEMD, Inherited
 from tlsify.serving.warm_up import rehearse
 from tlsify.status import roster
@@ -97,6 +98,8 @@ class ServerPlan:
         stranger: answers clients that speak no TLS, as `Acceptor` has it.
         access_log: told of refused clients; opened anew on each reload. Or None.
         isolation: of the private keys from workers; None lets them have these.
+        errands: what is to be done now and then, in processes of their own, with the rights that
+            the supervisor has.
         estate: descriptors for SIGUSR2 to pass on, and those passed on to us; the caller closes it.
     """
 
@@ -116,6 +119,7 @@ class ServerPlan:
     stranger: Callable[[bytes], bytes] | None = None
     access_log: AccessLog | None = None
     isolation: Isolation | None = None
+    errands: Sequence[Errand] = ()
     estate: Inherited = field(default_factory=Inherited)
 
 
@@ -153,6 +157,7 @@ def run(plan: ServerPlan) -> None:
         drain=plan.drain_seconds,
         notify=service_manager.notify,
         watchdog=service_manager.watchdog_period(),
+        errands=Errands(plan.errands, office.send_off),
     )
     try:
         supervisor.run(plan.workers, work, duty, estate.workers)
@@ -199,6 +204,19 @@ class _Office:
                 sock.close()
             else:
                 listening.forget(sock)
+
+    def send_off(self, errand: Errand) -> None:
+        """Leave, in the process of an errand, what is the server's, and give up other rights."""
+        plan = self.plan
+        for sock in (*plan.listeners, *plan.metrics):
+            sock.close()
+        leave_holders()
+        if plan.sandboxing is Sandboxing.OFF:
+            forgo_rights()
+        else:
+            renounce()
+        end_with(self._pid)
+        confine(errand.reach(), plan.sandboxing)
 
     def _be_worker(self, config: ServerConfig, post: WorkerHandle) -> None:
         plan = self.plan
@@ -333,7 +351,7 @@ def _show_life(loop: asyncio.AbstractEventLoop) -> None:
 def expiries(config: ServerConfig) -> Iterator[tuple[str, float]]:
     """Return when each certificate expires; of several with the same names, the first that does."""
     moments: dict[str, float] = {}
-    for pair in (config.key_pair, *config.more_key_pairs):
+    for pair in () if config.provisional else (config.key_pair, *config.more_key_pairs):
         name, moment = ",".join(pair.names), pair.not_after.timestamp()
         moments[name] = min(moments.get(name, moment), moment)
     yield from moments.items()

@@ -51,6 +51,14 @@ PEERS = Collection(
     # For PostgreSQL's just-in-time compiler, which no small query sets to work: 130 MB.
     unused=(_LLVM,),
 )
+# A tree of its own, so that it costs nothing where the others are at hand already.
+AUTHORITY = Collection(
+    "authority",
+    "an ACME authority",
+    apt.Selection(image.SELECTION.suites, ("pebble", "patchelf")),
+    {name: f"usr/bin/{name}" for name in ("pebble", "pebble-challtestsrv")},
+    compiler=lambda: PEERS.tree,
+)
 # Large, and only for those who ask for it.
 BROWSER = Collection(
     "browser",

@@ -51,7 +51,7 @@ function _shtab_tlsify_using
 end
 
 set -g _shtab_tlsify_commands connect accept listen agent ssl_client serve forward wrap check status help version completion
-set -g _shtab_tlsify_opts_with_value --404 --access-log --agent --alpn --backlog --ca --cache-control --cert --cert-dir --ciphers --client-ca --client-cert --client-ref-id --close --config --connect-timeout --crl --drain --fd --groups --header --idle --index --key --key-fd --ktls-rekey --limit --listen --log-format --log-level --max-connections --max-handshakes --metrics --netns --ocsp --pass-fd --per-address --pin --plain-port --port --ref-id --retry --route --sandbox --send-fd --send-timeout --servername --session-fd --session-store --sessions --starttls --timeout --tls-max --tls-min --user --watch --workers --write-ca -n -r -s
+set -g _shtab_tlsify_opts_with_value --404 --access-log --acme --acme-ca --acme-challenge --acme-dir --acme-directory --acme-eab-key --acme-eab-kid --acme-email --agent --alpn --backlog --ca --cache-control --cert --cert-dir --ciphers --client-ca --client-cert --client-ref-id --close --config --connect-timeout --crl --drain --fd --groups --header --idle --index --key --key-fd --ktls-rekey --limit --listen --log-format --log-level --max-connections --max-handshakes --metrics --netns --ocsp --ocsp-dir --pass-fd --per-address --pin --plain-port --port --ref-id --retry --route --sandbox --send-fd --send-timeout --servername --session-fd --session-store --sessions --starttls --timeout --tls-max --tls-min --user --watch --workers --write-ca -n -r -s
 
 complete -c tlsify -e
 complete -c tlsify -f
@@ -221,6 +221,17 @@ complete -c tlsify -n '_shtab_tlsify_using serve' -l access-log -xka "(__fish_co
 complete -c tlsify -n '_shtab_tlsify_using serve' -l isolate-key -d 'do handshakes in separate processes, which alone read the private key and touch no connection'
 complete -c tlsify -n '_shtab_tlsify_using serve' -l redirect-http -d 'redirect clients that speak plain HTTP on this port to HTTPS; without it they get status 400'
 complete -c tlsify -n '_shtab_tlsify_using serve' -l metrics -x -d 'plain HTTP address that answers GET /metrics and /healthz'
+complete -c tlsify -n '_shtab_tlsify_using serve' -l acme -x -d 'names of a certificate to get, and renew, from an authority by ACME; may be repeated, for further certificates'
+complete -c tlsify -n '_shtab_tlsify_using serve' -l acme-agree-tos -d 'agreement to the authority'"'"'s terms of service, without which it issues nothing'
+complete -c tlsify -n '_shtab_tlsify_using serve' -l acme-directory -x -d 'the authority'"'"'s directory; default: Let'"'"'s Encrypt'
+complete -c tlsify -n '_shtab_tlsify_using serve' -l acme-email -x -d 'address that the authority may write to; default: none'
+complete -c tlsify -n '_shtab_tlsify_using serve' -l acme-challenge -xka "tls-alpn-01\t'' http-01\t''" -d 'proof that the names are this server'"'"'s: a handshake on port 443 (tls-alpn-01, the default), or a request on port 80 (http-01)'
+complete -c tlsify -n '_shtab_tlsify_using serve' -l acme-dir -xka "(__fish_complete_directories)" -d 'private folder for the account and the certificates; default: acme in $STATE_DIRECTORY/, /var/lib/tlsify/ (root) or ~/.local/state/tlsify/'
+complete -c tlsify -n '_shtab_tlsify_using serve' -l acme-ca -xka "(__fish_complete_path (commandline -ct))" -d 'trust anchors for the authority'"'"'s own server; default: the system'"'"'s'
+complete -c tlsify -n '_shtab_tlsify_using serve' -l acme-eab-kid -x -d 'name of an account to bind to, for some authorities'
+complete -c tlsify -n '_shtab_tlsify_using serve' -l acme-eab-key -xka "(__fish_complete_path (commandline -ct))" -d 'key of that account, as the authority has given it (base64url)'
+complete -c tlsify -n '_shtab_tlsify_using serve' -l ocsp-fetch -d 'fetch OCSP responses for certificates that name a responder, and staple them'
+complete -c tlsify -n '_shtab_tlsify_using serve' -l ocsp-dir -xka "(__fish_complete_directories)" -d 'private folder for these; default: ocsp, beside the default of --acme-dir'
 complete -c tlsify -n '_shtab_tlsify_using serve' -l write-ca -xka "(__fish_complete_path (commandline -ct))" -d 'where to save the self-signed certificate that is made without --cert'
 complete -c tlsify -n '_shtab_tlsify_using serve' -l index -x -d 'file to serve for its folder; may be repeated, and the first that exists is served; default index.html'
 complete -c tlsify -n '_shtab_tlsify_using serve' -l listing -d 'list the content of folders without an index'
@@ -263,6 +274,17 @@ complete -c tlsify -n '_shtab_tlsify_using forward' -l access-log -xka "(__fish_
 complete -c tlsify -n '_shtab_tlsify_using forward' -l isolate-key -d 'do handshakes in separate processes, which alone read the private key and touch no connection'
 complete -c tlsify -n '_shtab_tlsify_using forward' -l redirect-http -d 'redirect clients that speak plain HTTP on this port to HTTPS; without it they get status 400'
 complete -c tlsify -n '_shtab_tlsify_using forward' -l metrics -x -d 'plain HTTP address that answers GET /metrics and /healthz'
+complete -c tlsify -n '_shtab_tlsify_using forward' -l acme -x -d 'names of a certificate to get, and renew, from an authority by ACME; may be repeated, for further certificates'
+complete -c tlsify -n '_shtab_tlsify_using forward' -l acme-agree-tos -d 'agreement to the authority'"'"'s terms of service, without which it issues nothing'
+complete -c tlsify -n '_shtab_tlsify_using forward' -l acme-directory -x -d 'the authority'"'"'s directory; default: Let'"'"'s Encrypt'
+complete -c tlsify -n '_shtab_tlsify_using forward' -l acme-email -x -d 'address that the authority may write to; default: none'
+complete -c tlsify -n '_shtab_tlsify_using forward' -l acme-challenge -xka "tls-alpn-01\t'' http-01\t''" -d 'proof that the names are this server'"'"'s: a handshake on port 443 (tls-alpn-01, the default), or a request on port 80 (http-01)'
+complete -c tlsify -n '_shtab_tlsify_using forward' -l acme-dir -xka "(__fish_complete_directories)" -d 'private folder for the account and the certificates; default: acme in $STATE_DIRECTORY/, /var/lib/tlsify/ (root) or ~/.local/state/tlsify/'
+complete -c tlsify -n '_shtab_tlsify_using forward' -l acme-ca -xka "(__fish_complete_path (commandline -ct))" -d 'trust anchors for the authority'"'"'s own server; default: the system'"'"'s'
+complete -c tlsify -n '_shtab_tlsify_using forward' -l acme-eab-kid -x -d 'name of an account to bind to, for some authorities'
+complete -c tlsify -n '_shtab_tlsify_using forward' -l acme-eab-key -xka "(__fish_complete_path (commandline -ct))" -d 'key of that account, as the authority has given it (base64url)'
+complete -c tlsify -n '_shtab_tlsify_using forward' -l ocsp-fetch -d 'fetch OCSP responses for certificates that name a responder, and staple them'
+complete -c tlsify -n '_shtab_tlsify_using forward' -l ocsp-dir -xka "(__fish_complete_directories)" -d 'private folder for these; default: ocsp, beside the default of --acme-dir'
 complete -c tlsify -n '_shtab_tlsify_using forward' -l pass-fd -x -d 'send each connection to this socket as a descriptor (tlsify help passing), instead of BACKEND'
 complete -c tlsify -n '_shtab_tlsify_using forward' -l aware -d 'the receiver implements the contract (tlsify help handoff): send it the kTLS socket and its session state'
 complete -c tlsify -n '_shtab_tlsify_using forward' -l proxy-protocol -d 'send a PROXY protocol v2 header with the client'"'"'s address first'
@@ -314,7 +336,7 @@ complete -c tlsify -n '_shtab_tlsify_using status' -l devices -d 'also show whic
 complete -c tlsify -n '_shtab_tlsify_using status' -l netns -x -d 'network namespace to look at: its name, or the PID of a process in it'
 complete -c tlsify -n '_shtab_tlsify_using; and test $_shtab_tlsify_npos -eq 0' -a help -d 'Describe the command, a verb, or the exit codes; show a page of the manual.'
 complete -c tlsify -n '_shtab_tlsify_using help' -s h -l help -d 'show this help message and exit'
-complete -c tlsify -n '_shtab_tlsify_using help; and test $_shtab_tlsify_npos -eq 0' -ka "connect\t'' accept\t'' listen\t'' agent\t'' ssl_client\t'' serve\t'' forward\t'' wrap\t'' check\t'' status\t'' help\t'' version\t'' completion\t'' exit-codes\t'' pages\t'' adopters\t'' agent\t'' applications\t'' architecture\t'' asyncio\t'' callers\t'' certificates\t'' cli\t'' cli/accept\t'' cli/agent\t'' cli/check\t'' cli/connect\t'' cli/forward\t'' cli/listen\t'' cli/serve\t'' cli/ssl_client\t'' cli/status\t'' cli/wrap\t'' differences\t'' endings\t'' handoff\t'' http\t'' install\t'' integrations\t'' kernels\t'' limits\t'' logs\t'' operations\t'' passing\t'' performance\t'' sslcontext\t'' standards\t'' states\t'' testing\t'' threat-model\t'' tutorial\t'' upgrades\t'' wrap\t''" -d 'subject; default: the command; "pages" lists the pages'
+complete -c tlsify -n '_shtab_tlsify_using help; and test $_shtab_tlsify_npos -eq 0' -ka "connect\t'' accept\t'' listen\t'' agent\t'' ssl_client\t'' serve\t'' forward\t'' wrap\t'' check\t'' status\t'' help\t'' version\t'' completion\t'' exit-codes\t'' pages\t'' acme\t'' adopters\t'' agent\t'' applications\t'' architecture\t'' asyncio\t'' callers\t'' certificates\t'' cli\t'' cli/accept\t'' cli/agent\t'' cli/check\t'' cli/connect\t'' cli/forward\t'' cli/listen\t'' cli/serve\t'' cli/ssl_client\t'' cli/status\t'' cli/wrap\t'' differences\t'' endings\t'' handoff\t'' http\t'' install\t'' integrations\t'' kernels\t'' limits\t'' logs\t'' operations\t'' passing\t'' performance\t'' sslcontext\t'' standards\t'' states\t'' testing\t'' threat-model\t'' tutorial\t'' upgrades\t'' wrap\t''" -d 'subject; default: the command; "pages" lists the pages'
 complete -c tlsify -n '_shtab_tlsify_using; and test $_shtab_tlsify_npos -eq 0' -a version -d 'Print the versions of tlsify, Python, OpenSSL and kernel, and the carrier.'
 complete -c tlsify -n '_shtab_tlsify_using version' -s h -l help -d 'show this help message and exit'
 complete -c tlsify -n '_shtab_tlsify_using; and test $_shtab_tlsify_npos -eq 0' -a completion -d 'Print the completion for a shell.'

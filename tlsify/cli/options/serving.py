@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from tlsify.addresses import Address
 from tlsify.aio.acceptor import Limits
-from tlsify.cli.options import addresses, logs
+from tlsify.cli.options import addresses, logs, renewal
 from tlsify.cli.options import common as shared
 from tlsify.cli.options import server as server_options
 from tlsify.connection.stillness import SEND_TIMEOUT
@@ -28,8 +28,10 @@ if TYPE_CHECKING:
 
     from tlsify.cli.parser import GlobalOptions
     from tlsify.config import ServerConfig
+    from tlsify.credentials.key_pair import KeyPair
     from tlsify.logs.access import AccessLog
     from tlsify.serving.server import Service
+    from tlsify.tls.engine import Stranger
 
 _log = logging.getLogger("tlsify")
 
@@ -84,6 +86,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, listen: str | None) -> Non
         "that they need; auto (default): as far as the kernel can",
     )
     add_reports(group)
+    renewal.add_arguments(parser)
 
 
 def add_limits(group: argparse._ArgumentGroup, whole: str, part: str) -> None:
@@ -182,6 +185,7 @@ def plan(  # noqa: PLR0913 - each is a matter of its own
     sandboxing = Sandboxing(arguments.sandbox)
     if sandboxing is Sandboxing.REQUIRE and (missing := sandbox.refusal()) is not None:
         raise ConfigError(f"no sandbox: {missing}", hint=sandbox.HINT)
+    automatic = arguments.automatic = renewal.read(arguments, prepare=True)
     estate = Inherited.inherit()
     estate.await_workers()
     try:
@@ -210,11 +214,38 @@ def plan(  # noqa: PLR0913 - each is a matter of its own
         sandboxing=sandboxing,
         account=arguments.user,
         on_ready=on_ready,
-        stranger=partial(plain.answer, redirect=arguments.redirect_http) if speaks_http else None,
+        stranger=_stranger(arguments, automatic, speaks_http=speaks_http),
         access_log=access_log,
         isolation=server_options.isolation(arguments, arguments.workers, sandboxing),
+        errands=renewal.errands(automatic, lambda: server_options.chains(arguments)),
         estate=estate,
     )
+
+
+def examine(
+    arguments: argparse.Namespace, otherwise: Callable[[], KeyPair] | None = None
+) -> ServerConfig:
+    """Find what is wrong with the arguments, without listening; return the configuration.
+
+    Args:
+        arguments: parsed.
+        otherwise: as `server_options.configure` has it.
+
+    Raises:
+        ConfigError: a server could not be started with them.
+    """
+    logs.examine(arguments)
+    arguments.automatic = renewal.read(arguments)
+    return server_options.configure(arguments, otherwise=otherwise)
+
+
+def _stranger(
+    arguments: argparse.Namespace, automatic: renewal.Automatic, *, speaks_http: bool
+) -> Stranger | None:
+    challenge = None if automatic.board is None else automatic.board.http
+    if not speaks_http:
+        return None if challenge is None else partial(plain.show, challenge=challenge)
+    return partial(plain.answer, redirect=arguments.redirect_http, challenge=challenge)
 
 
 def _watch(

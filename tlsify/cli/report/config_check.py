@@ -57,7 +57,8 @@ def examine(path: Path) -> tuple[ExitCode, list[Finding]]:
     reach: Reach | None = getattr(module, "reach_backends", None)
     findings = [
         Finding("configuration", "configuration", ok=True, detail=f"{path}, for {verb}"),
-        *map(_certificate, (config.key_pair, *config.more_key_pairs)),
+        *map(_certificate, () if config.provisional else (config.key_pair, *config.more_key_pairs)),
+        *(() if given.automatic is None else given.automatic.findings()),
         *(() if reach is None else map(_backend, *zip(*reach(given).items(), strict=True))),
         _offload(refusal, policy),
     ]
