@@ -101,6 +101,12 @@ class Site:
         """Return the certificate."""
         return KeyPair.load(self.path, self.path)
 
+    def put(self, left: dt.timedelta, came: dt.timedelta = -30 * _DAY) -> None:
+        """Put a certificate there, of whose lifetime so much is left, and which came then."""
+        self.folder.write(self.wanted.file, certify(self.wanted.names, left))
+        moment = (dt.datetime.now(dt.UTC) + came).timestamp()
+        os.utime(self.path, (moment, moment))
+
     @contextmanager
     def _answered(self) -> Iterator[None]:
         config = ServerConfig(
@@ -189,8 +195,13 @@ def test_certificate(pebble: Pebble, tmp_path: Path, challenge: str) -> None:
     [(40 * _DAY, False), (29 * _DAY, True), (-_DAY, True), (200 * _DAY, False)],
 )
 def test_lifetime(site: Site, left: dt.timedelta, renewed: bool) -> None:
-    """The last third decides, by a clock that may have been set; the authority is asked besides."""
-    site.folder.write(site.wanted.file, certify(site.wanted.names, left))
+    """The last third decides, by a clock that may have been set; the authority is asked besides.
+
+    One that has just come stays: by a wrong clock it might never be young.
+    """
+    site.put(left, came=0 * _DAY)
+    assert site.work().events == ()
+    site.put(left, came=left - 90 * _DAY)
     orders = site.pebble.orders
     assert site.work().events == ((Event.ACME_OBTAINED,) if renewed else ())
     assert site.pebble.orders - orders == renewed
@@ -224,13 +235,17 @@ def test_revoked(site: Site) -> None:
     schedule = json.loads(site.folder.read(site.wanted.schedule) or b"")
     site.folder.write(site.wanted.schedule, json.dumps({**schedule, "ask_at": 0}).encode())
     before = site.pair().chain[0].serial_number
+    report = site.work()
+    assert report.events == ()  # an hour later
+    assert 3590 < report.pause <= 3600
+    os.utime(site.path, (0, 0))
     assert site.work().events == (Event.ACME_OBTAINED,)
     assert site.pair().chain[0].serial_number != before
 
 
 def test_wrong_challenge(site: Site, caplog: pytest.LogCaptureFixture) -> None:
     """The certificate that works stays; the next attempt waits, after a restart too."""
-    site.folder.write(site.wanted.file, certify(site.wanted.names, _DAY))
+    site.put(_DAY)
     before = site.path.read_bytes()
     published = site.board.publish
     site.board.publish = lambda tls, http: published(  # type: ignore[method-assign]
@@ -280,7 +295,7 @@ def test_two_at_once(site: Site) -> None:
 
 def test_disk_that_is_full(site: Site) -> None:
     """Nothing is ordered that could not be stored, and the certificate that works stays."""
-    site.folder.write(site.wanted.file, certify(site.wanted.names, _DAY))
+    site.put(_DAY)
     before, orders = site.path.read_bytes(), site.pebble.orders
     for limit in (0, 4096):  # not even what has been tried; not what is to come
         pid = fork()

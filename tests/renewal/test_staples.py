@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import logging
+import os
 import subprocess
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Self
@@ -117,7 +118,7 @@ def test_responder_of_openssl(tmp_path: Path, folder: Folder) -> None:
     with openssl(tmp_path, port, pair, "V"):
         report = work(folder, pair)
     assert report.events == GOOD
-    assert 0.9 * 86400 < report.pause < 86400
+    assert 0.9 * 86400 < report.pause <= 86400
     der = kept(folder, pair)
     assert der is not None
     assert ocsp.objection(der, pair.chain[0], now()) is None
@@ -131,16 +132,20 @@ def test_when(folder: Folder) -> None:
     """It is asked when there is nothing of use, or half of the time is over, and not before."""
     with Responder(lambda pair: respond(AUTHORITY, pair, begin=-DAY, end=9 * DAY)) as it:
         name = file_of(it.pair.chain[0])
-        for begin, end, asks in (
-            (-DAY, 9 * DAY, False),
-            (-4 * DAY, 5 * DAY, False),
-            (-5 * DAY, 4 * DAY, True),
-            (-9 * DAY, -DAY, True),
-            (-dt.timedelta(hours=1), None, False),
-            (-2 * DAY, None, True),
-            (DAY, 2 * DAY, True),  # or the clock was set back
+        for begin, came, end, asks in (
+            (-DAY, -DAY, 9 * DAY, False),
+            (-4 * DAY, -4 * DAY, 5 * DAY, False),
+            (-5 * DAY, -5 * DAY, 4 * DAY, True),
+            (-5 * DAY, -DAY / 24, 4 * DAY, False),  # it was old when it came
+            (-5 * DAY, -DAY / 48, DAY / 1000, False),  # a responder that repeats itself
+            (-9 * DAY, -9 * DAY, -DAY, True),
+            (-DAY, -DAY / 24, None, False),
+            (-2 * DAY, -DAY, None, True),
+            (DAY, DAY, 2 * DAY, True),  # or the clock was set back
+            (-DAY, DAY, 9 * DAY, False),
         ):
             folder.write(name, respond(AUTHORITY, it.pair, begin=begin, end=end))
+            os.utime(folder.path / name, (then := (now() + came).timestamp(), then))
             before = it.asked
             assert work(folder, it.pair).events == (GOOD if asks else ()), (begin, end)
             assert it.asked - before == asks
@@ -154,8 +159,9 @@ def test_together(folder: Folder) -> None:
         Responder(lambda pair: respond(AUTHORITY, pair)) as due,
         Responder(lambda pair: respond(AUTHORITY, pair)) as soon,
     ):
-        der = respond(AUTHORITY, soon.pair, begin=-4.8 * DAY, end=5.2 * DAY)
-        folder.write(file_of(soon.pair.chain[0]), der)
+        name = file_of(soon.pair.chain[0])
+        folder.write(name, respond(AUTHORITY, soon.pair, begin=-4.8 * DAY, end=5.2 * DAY))
+        os.utime(folder.path / name, (then := (now() - 4.8 * DAY).timestamp(), then))
         assert work(folder, soon.pair).events == ()
         assert work(folder, due.pair, soon.pair).events == GOOD * 2
 
@@ -231,6 +237,7 @@ def test_response_of_no_use(
         name = file_of(it.pair.chain[0])
         good = respond(AUTHORITY, it.pair, begin=-DAY, end=dt.timedelta(hours=1))
         folder.write(name, good)
+        os.utime(folder.path / name, (then := (now() - DAY).timestamp(), then))
         report = work(folder, it.pair)
         assert report.events == FAILED
         assert 50 < report.pause < 70
@@ -259,8 +266,9 @@ def test_answer_of_no_use(folder: Folder, caplog: pytest.LogCaptureFixture) -> N
 def test_revoked(folder: Folder, caplog: pytest.LogCaptureFixture) -> None:
     """That is told; what was good before is not stapled any more."""
     with Responder(lambda pair: respond(AUTHORITY, pair, status=OCSPCertStatus.REVOKED)) as it:
-        good = respond(AUTHORITY, it.pair, begin=-2 * DAY, end=dt.timedelta(hours=1))
-        folder.write(file_of(it.pair.chain[0]), good)
+        name = file_of(it.pair.chain[0])
+        folder.write(name, respond(AUTHORITY, it.pair, begin=-2 * DAY, end=DAY))
+        os.utime(folder.path / name, (then := (now() - 2 * DAY).timestamp(), then))
         assert work(folder, it.pair).events == FAILED
         assert "revoked" in str(
             ocsp.objection(kept(folder, it.pair) or b"", it.pair.chain[0], now())
@@ -292,6 +300,8 @@ def test_two_at_once(folder: Folder) -> None:
         with folder.locked():
             assert work(folder, it.pair) == Report(staples._LOCKED)
         assert it.asked == 0
+        assert work(folder, it.pair).events == GOOD
+        assert work(folder, it.pair).events == ()
 
 
 def test_what_is_left_of_others(folder: Folder) -> None:

@@ -36,6 +36,9 @@ _LOCKED = 30.0
 # A certificate is renewed when a third of its lifetime is left, and up to so much of it earlier,
 # each at a moment of its own: neither after a restart nor on two hosts do all come together.
 _LEFT, _SPREAD = 1 / 3, 1 / 20
+# A certificate that has just come is not ordered again before this part of its lifetime, or on the
+# authority's own wish this many seconds: the clock here may be wrong, or the authority.
+_SOONEST, _SOONEST_WISH = 1 / 6, 3600.0
 # Seconds between two questions when the authority would have a certificate renewed.
 _ASK, _LONGEST_ASK = 6 * 3600.0, 24 * 3600.0
 _LONGEST_TEXT = 500
@@ -147,7 +150,7 @@ class Renewal:
         with self.folder.reserved():
             pem = Client(self.authority, self.folder, deadline).obtain(wanted.names, self._board)
         pair = KeyPair.from_pem(pem, pem)
-        if not set(wanted.names) <= set(pair.names) or pair.not_after.timestamp() <= time.time():
+        if not _has_names(pair, wanted) or pair.not_after.timestamp() <= time.time():
             raise AcmeError(
                 Event.ACME_MALFORMED, "the authority has issued it for other names, or expired"
             )
@@ -182,15 +185,17 @@ class Renewal:
         """Return the seconds until a certificate is to be renewed, or the authority asked."""
         now, leaf = time.time(), pair.chain[0]
         schedule = self._schedule(wanted)
-        if set(pair.names) != set(wanted.names) or schedule.directory != self.authority.directory:
+        if not _has_names(pair, wanted) or schedule.directory != self.authority.directory:
             return 0.0
-        begin, end = leaf.not_valid_before_utc.timestamp(), pair.not_after.timestamp()
-        early = _LEFT + _SPREAD * _share(pair)
-        due = end - (end - begin) * early
+        end = pair.not_after.timestamp()
+        life = end - leaf.not_valid_before_utc.timestamp()
+        came = min(self.folder.written(wanted.file).timestamp(), now)
+        due = max(end - life * (_LEFT + _SPREAD * _share(pair)), came + life * _SOONEST)
         if due > now >= schedule.ask_at or schedule.ask_at - now > _LONGEST_ASK:
             schedule = self._ask(wanted, pair, schedule, deadline)
         if schedule.renew_at:
-            due = min(due, schedule.renew_at)
+            soonest = came + min(life * _SOONEST, _SOONEST_WISH)
+            due = min(due, max(schedule.renew_at, soonest))
         return max(min(due, schedule.ask_at) - now, 1.0) if due > now else 0.0
 
     def _ask(
@@ -223,6 +228,10 @@ class Renewal:
             return _Schedule(str(found["directory"]), *numbers)
         except (ValueError, TypeError, KeyError, RecursionError):
             return _Schedule(self.authority.directory)
+
+
+def _has_names(pair: KeyPair, wanted: Wanted) -> bool:
+    return set(wanted.names) <= set(pair.names)
 
 
 def _share(pair: KeyPair) -> float:

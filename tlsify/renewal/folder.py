@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Self
 
 from tlsify.errors import ConfigError, errno_name
@@ -70,6 +71,14 @@ class Folder:
         except FileNotFoundError:
             return None
         return content if len(content) <= MAX_FILE else None
+
+    def written(self, name: str) -> datetime:
+        """Return when a file was written.
+
+        Raises:
+            OSError: there is none.
+        """
+        return datetime.fromtimestamp((self.path / name).stat().st_mtime, UTC)
 
     def write(self, name: str, content: bytes) -> None:
         """Put a file in place, by renaming: no reader sees a part of it, and no crash leaves one.

@@ -39,8 +39,9 @@ _TURN = 600.0
 _LOCKED = 30.0
 # Responders of a certificate that are tried.
 _MOST_RESPONDERS = 2
-# A response is refreshed in the middle of its life, and with it those that come soon after.
-_MIDDLE, _TOGETHER = 0.5, 0.1
+# A response is refreshed when half of the time is over that it had left when it came, and no sooner
+# than in an hour: a responder may repeat an old one. Those that are due soon after come along.
+_PART, _SOONEST, _TOGETHER = 0.5, timedelta(hours=1), 0.1
 # Where it does not say when the next one comes.
 _UNLIMITED = timedelta(days=1)
 _OK = 200
@@ -150,10 +151,12 @@ class Staples:
         kept = self._kept(subject)
         if kept is None:
             return 0.0, 0.0
-        begin = kept.this_update_utc
-        life = (kept.next_update_utc or begin + _UNLIMITED) - begin
-        due = begin + life * _MIDDLE
-        return (due - datetime.now(UTC)).total_seconds(), (life * _TOGETHER).total_seconds()
+        now, came = datetime.now(UTC), self._folder.written(subject.file)
+        came = min(came, now)  # the clock may have been set back
+        end = kept.next_update_utc or came + _UNLIMITED
+        due = came + max((end - came) * _PART, _SOONEST)
+        soon = (end - kept.this_update_utc) * _TOGETHER
+        return (min(due, end) - now).total_seconds(), soon.total_seconds()
 
     def _kept(self, subject: Subject) -> OCSPSingleResponse | None:
         """Return the response that is there, if it is of use."""
