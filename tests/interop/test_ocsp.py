@@ -18,6 +18,7 @@ from tests.renewal.test_staples import AUTHORITY
 from tlsify.credentials.key_pair import KeyPair
 from tlsify.credentials.parse import parse_certificates
 from tlsify.renewal.staples import file_of
+from tlsify.system.sandbox import refusal
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,6 +34,7 @@ def stapled(port: int) -> bool:
 
 
 @pytest.mark.own_kernel
+@pytest.mark.heavy
 def test_server_that_fetches(tmp_path: Path) -> None:
     """It staples what it has fetched, from within its sandbox, and has it after a restart."""
     answers: list[bytes] = []
@@ -47,7 +49,14 @@ def test_server_that_fetches(tmp_path: Path) -> None:
             port = free.getsockname()[1]
         line: list[str | int | Path] = [
             *("serve", "--ktls=off", "--listen", f"{LOOPBACK}:{port}", "--isolate-key"),
-            *("--cert", tmp_path / "it.pem", "--drain", 1),
+            *(
+                "--sandbox",
+                "auto" if refusal() else "require",
+                "--cert",
+                tmp_path / "it.pem",
+                "--drain",
+                1,
+            ),
             *("--ocsp-fetch", "--ocsp-dir", tmp_path / "ocsp", tmp_path / "site"),
         ]
         for _ in range(2):

@@ -147,6 +147,8 @@ class Renewal:
         """
         from tlsify.acme.client import Client  # noqa: PLC0415 - the package that does it is large
 
+        names = ", ".join(wanted.names)
+        _log.info("ACME: ordering a certificate for %s from %s", names, self.authority.directory)
         with self.folder.reserved():
             pem = Client(self.authority, self.folder, deadline).obtain(wanted.names, self._board)
         pair = KeyPair.from_pem(pem, pem)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from cryptography.x509 import Certificate
 
-    from tlsify.cli.options.renewal import Automatic
+    from tlsify.cli.options.automatic import Automatic
     from tlsify.config import KtlsPolicy
     from tlsify.credentials.anchors import TrustAnchors
     from tlsify.credentials.key_pair import KeyPair

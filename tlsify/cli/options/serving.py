@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
 
+    from tlsify.cli.options.automatic import Automatic
     from tlsify.cli.parser import GlobalOptions
     from tlsify.config import ServerConfig
     from tlsify.credentials.key_pair import KeyPair
@@ -185,7 +186,7 @@ def plan(  # noqa: PLR0913 - each is a matter of its own
     sandboxing = Sandboxing(arguments.sandbox)
     if sandboxing is Sandboxing.REQUIRE and (missing := sandbox.refusal()) is not None:
         raise ConfigError(f"no sandbox: {missing}", hint=sandbox.HINT)
-    automatic = arguments.automatic = renewal.read(arguments, prepare=True)
+    automatic = arguments.automatic = _automatic(arguments, prepare=True)
     estate = Inherited.inherit()
     estate.await_workers()
     try:
@@ -217,7 +218,9 @@ def plan(  # noqa: PLR0913 - each is a matter of its own
         stranger=_stranger(arguments, automatic, speaks_http=speaks_http),
         access_log=access_log,
         isolation=server_options.isolation(arguments, arguments.workers, sandboxing),
-        errands=renewal.errands(automatic, lambda: server_options.chains(arguments)),
+        errands=()
+        if automatic is None
+        else automatic.errands(lambda: server_options.chains(arguments)),
         estate=estate,
     )
 
@@ -235,14 +238,23 @@ def examine(
         ConfigError: a server could not be started with them.
     """
     logs.examine(arguments)
-    arguments.automatic = renewal.read(arguments)
+    arguments.automatic = _automatic(arguments)
     return server_options.configure(arguments, otherwise=otherwise)
 
 
+def _automatic(arguments: argparse.Namespace, *, prepare: bool = False) -> Automatic | None:
+    if not arguments.acme and not arguments.ocsp_fetch:
+        return None
+    from tlsify.cli.options import automatic  # heavy, and rarely wanted
+
+    return automatic.read(arguments, prepare=prepare)
+
+
 def _stranger(
-    arguments: argparse.Namespace, automatic: renewal.Automatic, *, speaks_http: bool
+    arguments: argparse.Namespace, automatic: Automatic | None, *, speaks_http: bool
 ) -> Stranger | None:
-    challenge = None if automatic.board is None else automatic.board.http
+    board = None if automatic is None else automatic.board
+    challenge = None if board is None else board.http
     if not speaks_http:
         return None if challenge is None else partial(plain.show, challenge=challenge)
     return partial(plain.answer, redirect=arguments.redirect_http, challenge=challenge)
