@@ -16,6 +16,7 @@ import time
 from collections import deque
 from contextlib import ExitStack, suppress
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, AnyStr, Generic, Self, TypeVar
 
@@ -506,6 +507,15 @@ def _configs(
         ClientConfig(verify=False, trust=trust, timeout=60, versions=only, groups=_GROUPS),
         ServerConfig(key_pair=key_pair, timeout=60, versions=only, groups=_GROUPS),
     )
+
+
+def backlog(port: int) -> int:
+    """Return how many connections wait in a listening socket of loopback."""
+    for line in Path("/proc/net/tcp").read_text("ascii").splitlines():
+        fields = line.split()
+        if fields[1:4] == [f"0100007F:{port:04X}", "00000000:0000", "0A"]:
+            return int(fields[4].partition(":")[2], 16)
+    raise AssertionError("nobody listens")
 
 
 class Lab:

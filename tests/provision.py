@@ -16,6 +16,8 @@ from lane import peers
 from lane.cache import LaneError
 
 GUEST = os.environ.get("TLSIFY_GUEST", "")
+# Folders with servers to be wrapped; empty where they are not asked for.
+SERVERS_AT = os.environ.get("TLSIFY_SERVERS", "")
 WITH_BROWSER = os.environ.get("TLSIFY_BROWSER") == "1"
 
 
@@ -71,3 +73,15 @@ def _of_authority(program: str) -> str:
         return str(peers.AUTHORITY.program(program))
     except LaneError as error:
         pytest.skip(f"no {program}: {error}; {error.hint}")
+
+
+def find_server(program: str) -> str:
+    """Return the path of a server to be wrapped, which guests have, or only the full run brings."""
+    if program in peers.IN_GUESTS:
+        return find(program)
+    if not SERVERS_AT:
+        pytest.skip("of the full run")
+    path = os.pathsep.join(f"{folder}/programs" for folder in SERVERS_AT.split(os.pathsep))
+    found = shutil.which(program, path=path)
+    assert found is not None, f"{program} is missing in {SERVERS_AT}"
+    return found

@@ -152,6 +152,16 @@ class PeerAlert(HandshakeError):
     """The peer sent a fatal alert."""
 
 
+class ProxyHeaderError(HandshakeError):
+    """A connection of a proxy did not begin with a PROXY header."""
+
+    general_hint = "have the proxy send one (send-proxy-v2), or take it off --accept-proxy"
+
+    def __init__(self, message: str) -> None:
+        """Store the message: what there was instead."""
+        super().__init__(f"no PROXY header from the proxy: {message}")
+
+
 class PeerMisbehaved(HandshakeError):
     """The peer's data was refused; ``alert`` is the alert that was sent.
 

@@ -33,11 +33,11 @@ from tlsify.credentials.anchors import TrustAnchors
 from tlsify.credentials.key_pair import KeyPair
 from tlsify.credentials.self_signed import make_key_pair
 from tlsify.errors import ChallengeAnswered, ConfigError, HandshakeError
-from tlsify.http import plain
 from tlsify.metrics.counters import Event
 from tlsify.renewal.folder import Folder
 from tlsify.renewal.report import Report
 from tlsify.renewal.web import Deadline
+from tlsify.serving.plain_http import PlainHttp, Redirector
 from tlsify.system.process import fork, status_of
 
 if TYPE_CHECKING:
@@ -120,7 +120,9 @@ class Site:
 
         def http(sock: socket.socket) -> None:
             with sock:
-                sock.sendall(plain.answer(sock.recv(2**12), challenge=self.board.http))
+                sock.sendall(
+                    Redirector(PlainHttp(challenge=self.board.http), None)(sock.recv(2**12), 0)
+                )
 
         def serve(listener: socket.socket, answer: Callable[[socket.socket], None]) -> None:
             with suppress(OSError):

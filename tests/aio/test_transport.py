@@ -57,6 +57,13 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
+def overflow(file: Path) -> bytes:
+    """Make a file larger than all buffers on the way; return what is in it."""
+    content = SECRET * (5 * BIG // len(SECRET))
+    file.write_bytes(content)
+    return content
+
+
 def mutual(config: ServerConfig, authority: trustme.CA) -> ServerConfig:
     """Require clients' certificates."""
     trust = TrustAnchors(parse_certificates(authority.cert_pem.bytes(), "the test authority"))
@@ -358,6 +365,8 @@ def test_client_gone_in_a_file(
         tls.recv(1000)
         reset(tls)
 
+    overflow(file)
+
     async def work() -> None:
         async with serving(server_config, policy, lambda: Echo(file)) as server:
             before = descriptors()
@@ -392,11 +401,10 @@ def test_file_that_shrinks(
             os.truncate(file, 0)
             while more := tls.recv(2**16):
                 answer += more
-        assert answer == (SECRET * (BIG // len(SECRET)))[: len(answer)]
+        assert answer == content[: len(answer)]
         return len(answer)
 
-    with file.open("ab") as larger:  # than all buffers on the way
-        larger.write(SECRET * (4 * BIG // len(SECRET)))
+    content = overflow(file)
 
     async def work() -> None:
         async with serving(server_config, policy, lambda: Echo(file)) as server:
@@ -450,9 +458,7 @@ def test_file_for_a_peer_that_is_gone(run: Run, lab: Lab, policy: KtlsPolicy, fi
 @both
 def test_one_file_at_a_time(run: Run, lab: Lab, policy: KtlsPolicy, file: Path) -> None:
     """A file that waits for the peer to read is not broken into by another one."""
-    with file.open("ab") as larger:  # than all buffers on the way
-        larger.write(SECRET * (4 * BIG // len(SECRET)))
-    content = file.read_bytes()
+    content = overflow(file)
 
     async def work() -> None:
         async with serving(lab.configs()[1], policy) as server:

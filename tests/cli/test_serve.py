@@ -9,7 +9,7 @@ import signal
 import socket
 import ssl
 import subprocess
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from functools import partial
 from http.client import HTTPSConnection
 from itertools import chain
@@ -434,6 +434,36 @@ def test_plain_http(served: Served, pki: Pki, folder: Path) -> None:
             sock.sendall(b"GET /x HTTP/1.1\r\nHost: localhost:%d\r\n\r\n" % server.port)
             told = read_all(sock)
         assert b"\r\nLocation: https://localhost:%d/x\r\n" % server.port in told
+
+
+def test_redirection_from_another_port(pki: Pki, folder: Path, tmp_path: Path) -> None:
+    """An address for plain HTTP leads to that for HTTPS, whatever happens to the server."""
+    log = tmp_path / "log"
+    words = ("--redirect-http=127.0.0.1:0", f"--access-log={log}", "--hsts=60")
+    with Served(*_words(pki, folder, *words)) as server:
+        place = b"\r\nLocation: https://localhost:%d/x\r\n" % server.port
+        server.read_lines(2)
+        announced = server.lines[1]
+        assert announced.endswith(f"to HTTPS on port {server.port}\n")
+        port = int(announced.rpartition(":")[2].partition("/")[0])
+        for is_successor in (False, True):
+            if is_successor:
+                server.process.send_signal(signal.SIGUSR2)
+                server.read_lines(4)
+                assert server.lines[-1] == announced
+            with socket.create_connection((LOOPBACK, port), PATIENCE) as sock:
+                sock.sendall(b"GET /x HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                assert place in read_all(sock)
+        client = HTTPSConnection(LOOPBACK, server.port, context=pki.client_context())
+        with closing(client):
+            client.request("GET", "/")
+            answer = client.getresponse()
+            assert answer.getheader("Strict-Transport-Security") == "max-age=60"
+            answer.read()
+        server.stop().succeeded()
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection((LOOPBACK, port))
+    assert log.read_text().count(" plain client=127.0.0.1 ") == 2
 
 
 def _alpn(context: ssl.SSLContext) -> None:

@@ -30,10 +30,10 @@ from tlsify.credentials.parse import encoded, parse_crls
 from tlsify.credentials.pem import read_pem
 from tlsify.credentials.self_signed import make_key_pair
 from tlsify.errors import AgentError, ConfigError, HandshakeError, PeerMisbehaved
+from tlsify.http import endpoint
 from tlsify.http.request import BadRequest, Reader
 from tlsify.ktls import diag
-from tlsify.metrics import exposition
-from tlsify.passing import proxy_protocol
+from tlsify.passing import proxy_protocol, proxy_text
 from tlsify.passing.metadata import ConnectionInfo
 from tlsify.starttls.dialogues import DIALOGUES
 from tlsify.static import codings, media_types, preconditions, ranges
@@ -346,6 +346,13 @@ def agent_answer(data: bytes) -> None:
     fields.decode(bytearray(data), wire.Kernel, wire.Relayed, wire.Failed, wire.Ended)
 
 
+@_target(ValueError, seeds=lambda: [b"PROXY TCP4 192.0.2.1 198.51.100.2 1 443\r\n"])
+def proxy_line(data: bytes) -> None:
+    """Read a PROXY protocol header that is a line of text."""
+    found = proxy_text.decode(data)
+    assert proxy_text.decode(proxy_text.encode(found)) == found
+
+
 @_target(ValueError, seeds=lambda: [proxy_protocol.SIGNATURE + bytes.fromhex("20000000")])
 def proxy_header(data: bytes) -> None:
     """Read a PROXY header; it says how long it is, which is not longer than what there is."""
@@ -385,7 +392,7 @@ def tcp_info(data: bytes) -> None:
 @_target(seeds=lambda: [b"GET /metrics HTTP/1.1"])
 def request_line(data: bytes) -> None:
     """Read a request line."""
-    method, target, version = exposition._request_line(data)
+    method, target, version = endpoint.request_line(data)
     assert version in {"", "HTTP/1.0", "HTTP/1.1"}
     assert version or (method, target) == ("", "")
 

@@ -133,7 +133,7 @@ def test_challenge_by_http(pebble: Pebble, tmp_path: Path) -> None:
     """The server answers on its port for plain HTTP, where others are redirected as ever."""
     line = [
         *("forward", "--ktls=off", "--listen", f"{LOOPBACK}:{pebble.tls_port}"),
-        *("--listen", f"{LOOPBACK}:{pebble.http_port}", "--acme-challenge", "http-01"),
+        *(f"--redirect-http={LOOPBACK}:{pebble.http_port}", "--acme-challenge", "http-01"),
         *words(pebble, tmp_path / "acme", "d.example"),
         f"{LOOPBACK}:1",
     ]

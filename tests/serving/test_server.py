@@ -24,7 +24,7 @@ from tests.conftest import issue
 from tests.doubles import ends, until
 from tests.isolation.test_custodian import children
 from tests.memory import forms, holds
-from tlsify.aio.acceptor import Limits
+from tlsify.aio.limits import Limits
 from tlsify.config import KtlsMode, KtlsPolicy, ServerConfig
 from tlsify.serving import server as serving
 from tlsify.serving.server import ServerPlan, part
@@ -44,7 +44,7 @@ import asyncio, logging, os, sys
 from pathlib import Path
 from tlsify.system import listening
 from tlsify.serving import server as serving
-from tlsify.aio.acceptor import Limits
+from tlsify.aio.limits import Limits
 from tlsify.aio.transport import attach
 from tlsify.credentials.key_pair import KeyPair
 from tlsify.config import KtlsMode, KtlsPolicy, ServerConfig

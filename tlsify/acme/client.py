@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from josepy import b64, jwa, jwk
 
 from tlsify.acme.failures import AcmeError
+from tlsify.acme.settings import TLS_ALPN_01
 from tlsify.errors import TlsifyError
 from tlsify.metrics.counters import Event
 from tlsify.renewal import web
@@ -142,7 +143,7 @@ class Client:
             http[token] = text
             # The package has no class for TLS-ALPN-01; either answer is an empty object.
             pending.append((challenge, challenges.HTTP01Response(key_authorization=text)))
-        is_tls = self._authority.challenge == "tls-alpn-01"
+        is_tls = self._authority.challenge == TLS_ALPN_01
         board.publish(tls if is_tls else {}, {} if is_tls else http)
         for challenge, answer in pending:
             self._client.answer_challenge(challenge, answer)

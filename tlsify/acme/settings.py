@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from tlsify.credentials.anchors import TrustAnchors
 
 LETS_ENCRYPT = "https://acme-v02.api.letsencrypt.org/directory"
-CHALLENGES = ("tls-alpn-01", "http-01")
+TLS_ALPN_01, HTTP_01 = CHALLENGES = ("tls-alpn-01", "http-01")
 
 
 class Authority(NamedTuple):
@@ -25,7 +25,7 @@ class Authority(NamedTuple):
     directory: str
     trust: TrustAnchors
     email: str | None = None
-    challenge: str = CHALLENGES[0]
+    challenge: str = TLS_ALPN_01
     binding: tuple[str, str] | None = None
 
 

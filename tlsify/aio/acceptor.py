@@ -5,17 +5,19 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
-from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self, TypeAlias
 
+from tlsify.aio import proxy_header
 from tlsify.aio.handshake import hand_over
+from tlsify.aio.limits import Limits, Origins
 from tlsify.aio.outcomes import FAILURES, USUAL, count_cut, name_of, outcome
 from tlsify.aio.pending import PendingHandshake, PendingHandshakes, origin
 from tlsify.connection.establish import drop_past_keys
 from tlsify.errors import TlsifyError
 from tlsify.logs import messages
 from tlsify.metrics.counters import Event, Gauge, change, count, handshake_took
+from tlsify.passing import proxies
 from tlsify.status import roster
 
 if TYPE_CHECKING:
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 
     from tlsify.config import KtlsPolicy, ServerConfig
     from tlsify.connection.handoff import Handoff
+    from tlsify.passing.proxies import Proxies
+    from tlsify.passing.proxy_protocol import Header
 
     Serve: TypeAlias = Callable[[Handoff], Awaitable[None]]
     Refused: TypeAlias = Callable[[object, str, object, float], None]
@@ -45,44 +49,13 @@ _GONE = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Limits of concurrent connections.
-
-    Attributes:
-        connections: handshakes included; more of them wait in the listening socket; None for any
-            number.
-        handshakes: maximum of concurrent handshakes; further ones wait until one ends or stalls.
-        per_address: connections from one IPv4 address or IPv6 /64; more of them are closed; None
-            for any number.
-    """
-
-    connections: int | None = None
-    handshakes: int = 1000
-    per_address: int | None = None
-
-    def part(self, index: int, processes: int) -> Limits:
-        """Return the part of one of several processes, which together are the whole.
-
-        An address may have its number in each: which process it meets is the kernel's choice.
-        """
-
-        def divide(number: int) -> int:
-            return max(number // processes + (index < number % processes), 1)
-
-        connections = None if self.connections is None else divide(self.connections)
-        return Limits(connections, divide(self.handshakes), self.per_address)
-
-
 @dataclass(eq=False, slots=True)
 class _Visit:
     opening: PendingHandshake
     name: object
+    is_proxied: bool
     is_handed: bool = False
     is_evicted: bool = False
-
-
-_NO_LIMITS = Limits()
 
 
 class Acceptor:
@@ -98,6 +71,7 @@ class Acceptor:
     Attributes:
         refused: told of clients that are refused, as `AccessLog.refused`.
         is_crowded: whether there is no room for more, here or in other acceptors of this process.
+        proxies: whose connections begin with a PROXY header; None: nobody's.
         stranger: answers clients that speak no TLS (`tls.engine.Engine`); None: by an alert.
     """
 
@@ -107,7 +81,7 @@ class Acceptor:
         serve: Serve,
         config: ServerConfig,
         policy: KtlsPolicy | None = None,
-        limits: Limits = _NO_LIMITS,
+        limits: Limits | None = None,
     ) -> None:
         """Prepare to accept; ``async with`` begins, and ends as ``drain(0)`` does.
 
@@ -117,20 +91,21 @@ class Acceptor:
                 connection has to go. What it leaves open is closed.
             config: for handshakes that begin from now on (`reload`).
             policy: when to offload; AUTO if None.
-            limits: how many there may be.
+            limits: how many there may be; those of `Limits` if None.
         """
         self.refused: Refused = lambda *_: None
         self.is_crowded: Callable[[], bool] = lambda: False
+        self.proxies: Proxies | None = None
         self.stranger: Callable[[bytes], bytes] | None = None
         self._listeners = list(listeners)
         self._serve = serve
         self._config = config
         self._policy = policy
-        self._limits = limits
+        self._limits = limits or Limits()
         self._visits: dict[asyncio.Task[None], _Visit] = {}
         self._opening: dict[PendingHandshake, asyncio.Task[None]] = {}
         self._half_open = PendingHandshakes()
-        self._from = Counter[bytes]()
+        self._origins = Origins(self._limits.per_address)
         self._loop: asyncio.AbstractEventLoop | None = None  # since `begin`
         self._is_listening = self._is_failing = self._is_short = False
         self._resumption: asyncio.TimerHandle | None = None
@@ -257,16 +232,24 @@ class Acceptor:
     def admit(self, sock: socket.socket, name: object) -> None:
         """Serve a connection that was accepted, here or on a socket that is not ours."""
         count(Event.ACCEPTED)
+        is_proxied = self.proxies is not None and self.proxies.has(name)
         where = origin(name)
-        limit = self._limits.per_address
-        if limit is not None and where is not None and self._from[where] >= limit:
-            count(Event.REFUSED_PER_ADDRESS)
-            why = f"its address has reached its limit of connections ({limit})"
-            _log.log(messages.NOTICE, "connection refused: %s", why, extra={"peer": name})
-            self.refused(name, "per_address", why, 0.0)
+        if self._origins.enter(where, is_proxy=is_proxied):
+            loop = asyncio.get_running_loop()
+            visit = _Visit(PendingHandshake(sock, where, loop.time()), name, is_proxied)
+            task = loop.create_task(self._visit(visit))
+            self._visits[task] = visit
+            self._enter_handshake(visit.opening, task)
+            task.add_done_callback(self._ended)
+        else:
+            self._refuse(name)
             sock.close()
-            return
-        self._begin(sock, where, name)
+
+    def _refuse(self, name: object) -> None:
+        count(Event.REFUSED_PER_ADDRESS)
+        why = f"its address has reached its limit of connections ({self._limits.per_address})"
+        _log.log(messages.NOTICE, "connection refused: %s", why, extra={"peer": name})
+        self.refused(name, "per_address", why, 0.0)
 
     def _has_room(self) -> bool:
         """Return whether a place is free; take one from a stalled handshake if necessary."""
@@ -298,18 +281,10 @@ class Acceptor:
 
     # -- one connection
 
-    def _begin(self, sock: socket.socket, where: bytes | None, name: object) -> None:
-        loop = asyncio.get_running_loop()
-        opening = PendingHandshake(sock, where, loop.time())
-        visit = _Visit(opening, name)
-        task = loop.create_task(self._visit(visit))
-        self._visits[task] = visit
+    def _enter_handshake(self, opening: PendingHandshake, task: asyncio.Task[None]) -> None:
         self._opening[opening] = task
         self._half_open.enter(opening)
-        if where is not None:
-            self._from[where] += 1
         change(Gauge.HANDSHAKES, 1)
-        task.add_done_callback(self._ended)
 
     def _leave_handshake(self, opening: PendingHandshake) -> None:
         if self._half_open.leave(opening):
@@ -320,10 +295,7 @@ class Acceptor:
         visit = self._visits.pop(task)
         sock, where, _ = visit.opening
         self._leave_handshake(visit.opening)
-        if where is not None:
-            self._from[where] -= 1
-            if not self._from[where]:
-                del self._from[where]
+        self._origins.leave(where)
         if not visit.is_handed:
             sock.close()  # one that was cancelled before it began has closed nothing
         if not task.cancelled() and (error := task.exception()) is not None:
@@ -353,8 +325,13 @@ class Acceptor:
 
     async def _open(self, visit: _Visit) -> Handoff | None:
         try:
-            sock, stranger = visit.opening.sock, self.stranger
-            handed = await hand_over(sock, self._config, self._policy, stranger=stranger)
+            sock, stranger, seconds = visit.opening.sock, self.stranger, self._config.timeout
+            if visit.is_proxied:
+                header = await proxy_header.receive(sock, seconds)
+                seconds -= self._age(visit)
+                if not self._learn(visit, header):
+                    return None
+            handed = await hand_over(sock, self._config, self._policy, seconds, stranger)
         except FAILURES as exc:
             self._note_failure(visit, exc)
             return None
@@ -369,6 +346,25 @@ class Acceptor:
         handshake_took(took)
         self._look_again()
         return handed
+
+    def _learn(self, visit: _Visit, header: Header) -> bool:
+        """Know a client behind a proxy by its own address; return whether it is within limits."""
+        if header.peer is None:  # the connection is the proxy's own
+            return True
+        visit.name = header.peer
+        messages.peer.set(header.peer)
+        proxies.told.set(header)
+        before, now = visit.opening, asyncio.get_running_loop().time()
+        task = self._opening[before]
+        self._leave_handshake(before)
+        self._origins.leave(before.origin)
+        where = origin(header.peer)
+        is_within = self._origins.enter(where)
+        visit.opening = PendingHandshake(before.sock, where if is_within else None, now)
+        self._enter_handshake(visit.opening, task)
+        if not is_within:
+            self._refuse(visit.name)
+        return is_within
 
     def _note_eviction(self, visit: _Visit) -> None:
         kind, why = Event.HANDSHAKE_ABANDONED, "the server ends"

@@ -17,6 +17,7 @@ from tlsify.errors import (
     NoCertificate,
     PeerAlert,
     PeerMisbehaved,
+    ProxyHeaderError,
     ResourceError,
     Truncated,
 )
@@ -39,6 +40,7 @@ _KINDS: tuple[tuple[type[Exception], Event], ...] = (
     (ChallengeAnswered, Event.HANDSHAKE_ACME_CHALLENGE),
     (NoCertificate, Event.HANDSHAKE_NO_CERTIFICATE),
     (DeadlineExceeded, Event.HANDSHAKE_TOO_SLOW),
+    (ProxyHeaderError, Event.HANDSHAKE_PROXY_HEADER),
     (PeerAlert, Event.HANDSHAKE_PEER_ALERT),
     (IdentityError, Event.HANDSHAKE_IDENTITY),
     (Truncated, Event.HANDSHAKE_TRUNCATED),

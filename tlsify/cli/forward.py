@@ -12,6 +12,7 @@ from tlsify.cli.options import addresses, logs
 from tlsify.cli.options import common as shared
 from tlsify.cli.options import server as server_options
 from tlsify.cli.options import serving as serving_options
+from tlsify.cli.parser import Attached
 from tlsify.config import ClosePolicy
 from tlsify.connection.setup.eligibility import host_refusal
 from tlsify.connection.stillness import Bounds
@@ -61,8 +62,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--proxy-protocol",
-        action="store_true",
-        help="send a PROXY protocol v2 header with the client's address first",
+        action=Attached,
+        const="2",
+        choices=("1", "2"),
+        help="send a PROXY protocol header with the client's address first: of version 2 "
+        "(default), or of version 1, which has nothing else",
     )
     group.add_argument(
         "--route",
@@ -159,7 +163,7 @@ def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
         reach=lambda: reach,
         on_ready=tell,
         access_log=access_log,
-        speaks_http=arguments.redirect_http or bool(_HTTP & set(arguments.alpn)),
+        speaks_http=bool(arguments.redirect_http or _HTTP & set(arguments.alpn)),
     )
     with plan.estate:
         _check_loops(rules, map(_address, plan.listeners))  # of systemd

@@ -168,8 +168,6 @@ class _Custodian:
     def run(self) -> None:
         """Serve until the server has left, and the last holder has ended."""
         self._pipe.catch([signal.SIGCHLD])
-        # A program that ran in the server's process before may have left it blocked (`reexec`).
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
         while self._control is not None or self._families or self._due:
             poller = select.poll()
             poller.register(self._pipe.reader, select.POLLIN)

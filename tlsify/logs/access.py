@@ -155,6 +155,16 @@ class AccessLog:
         }
         self._write("connection", subject, told)
 
+    def plain(self, name: object, told: Mapping[str, object]) -> None:
+        """Write about a request without TLS.
+
+        Args:
+            name: the client, as ``accept`` gives it.
+            told: fields about the request and its answer.
+        """
+        host, port = split_address(name)
+        self._write("plain", None, {"client": host, "port": port, **told})
+
     def request(self, subject: Subject, told: Mapping[str, object]) -> None:
         """Write about a request.
 

@@ -48,6 +48,8 @@ class Event(Enum):
     HANDSHAKE_MISBEHAVED = "handshake_misbehaved"
     # The peer spoke plain HTTP, and had its answer (`http.plain`).
     HANDSHAKE_PLAIN_HTTP = "handshake_plain_http"
+    # A trusted proxy sent no header, or a malformed one (`aio.proxy_header`).
+    HANDSHAKE_PROXY_HEADER = "handshake_proxy_header"
     HANDSHAKE_IDENTITY = "handshake_identity"
     HANDSHAKE_TRUNCATED = "handshake_truncated"
     HANDSHAKE_BROKEN = "handshake_broken"
@@ -76,6 +78,10 @@ class Event(Enum):
     # Connections to backends (`serving.forward`).
     BACKEND_FAILED = "backend_failed"
     DESCRIPTOR_PASSED = "descriptor_passed"
+    # Requests on a port for plain HTTP (`serving.plain_http`).
+    PLAIN_REDIRECTED = "plain_redirected"
+    PLAIN_CHALLENGE = "plain_challenge"
+    PLAIN_REFUSED = "plain_refused"
     # Lines of a log that could not be written (`logs`).
     LOG_LINE_LOST = "log_line_lost"
     # Certificates by ACME (`acme.renewal`), and why there was none.
@@ -103,6 +109,7 @@ HANDSHAKE_OUTCOMES = {
     "peer_alert": Event.HANDSHAKE_PEER_ALERT,
     "peer_misbehaved": Event.HANDSHAKE_MISBEHAVED,
     "plain_http": Event.HANDSHAKE_PLAIN_HTTP,
+    "proxy_header": Event.HANDSHAKE_PROXY_HEADER,
     "identity": Event.HANDSHAKE_IDENTITY,
     "truncated": Event.HANDSHAKE_TRUNCATED,
     "network": Event.HANDSHAKE_BROKEN,

@@ -1,14 +1,13 @@
-"""Metrics of a server in Prometheus's text format, and the small HTTP server for them."""
+"""Metrics of a server in Prometheus's text format, and the answers to requests for them."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from tlsify import __version__
+from tlsify.http.answer import refusal, short
+from tlsify.http.endpoint import request_line
 from tlsify.metrics.counters import (
     BOUNDS,
     HANDSHAKE_OUTCOMES,
@@ -22,24 +21,9 @@ from tlsify.metrics.counters import (
 from tlsify.metrics.prometheus import family, sample, spell
 
 if TYPE_CHECKING:
-    import socket
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
-# Limits of a request: seconds for it and its answer; bytes of its head; bytes read after that, so
-# that closing does not reset the answer; clients at a time.
-_PATIENCE = 5.0
-_HEAD_LIMIT = 2**13
-_REST_LIMIT = 2**16
-_AT_ONCE = 16
-_ACCEPT_PAUSE = 1.0  # seconds
 _TEXT_FORMAT = "text/plain; version=0.0.4; charset=utf-8"
-_REASONS = {
-    200: "OK",
-    400: "Bad Request",
-    404: "Not Found",
-    405: "Method Not Allowed",
-    503: "Service Unavailable",
-}
 
 # Families of one metric for each of several events: name, meaning, label, value of the label.
 _LABELLED: tuple[tuple[str, str, str, dict[str, Event]], ...] = (
@@ -64,6 +48,16 @@ _LABELLED: tuple[tuple[str, str, str, dict[str, Event]], ...] = (
         "Keys changed in the middle of a connection.",
         "direction",
         {"sent": Event.KEY_UPDATE_SENT, "received": Event.KEY_UPDATE_RECEIVED},
+    ),
+    (
+        "tlsify_plain_requests_total",
+        "Requests on the address for plain HTTP, by their answers.",
+        "answer",
+        {
+            "redirect": Event.PLAIN_REDIRECTED,
+            "challenge": Event.PLAIN_CHALLENGE,
+            "error": Event.PLAIN_REFUSED,
+        },
     ),
     (
         "tlsify_reloads_total",
@@ -198,138 +192,32 @@ def is_ready() -> bool:
     return gauge(Gauge.STOPPING) == 0
 
 
-# -- the endpoint
+# -- over HTTP
 
 
-class Endpoint:
-    """Answers ``GET /metrics`` and ``GET /healthz`` over plain HTTP/1.1, one request each time.
+class Scrape:
+    """Answers ``GET /metrics`` and ``GET /healthz`` (`http.endpoint.Respond`).
 
-    /healthz is 200 while the server is ready and 503 once it drains before its end. A request takes
-    at most 5 seconds and a few kilobytes, and less if others come, so that a silent crowd keeps no
-    other client waiting.
+    /healthz is 200 while the server is ready and 503 once it drains before its end.
     """
 
-    def __init__(self, listener: socket.socket, about: Callable[[], About]) -> None:
-        """Prepare; ``async with`` begins.
-
-        Args:
-            listener: bound and listening; it belongs to the endpoint from here on.
-            about: the configuration's samples.
-        """
-        self._listener = listener
+    def __init__(self, about: Callable[[], About]) -> None:
+        """Store what returns the configuration's samples."""
         self._about = about
-        self._is_open = False
-        self._asking: dict[asyncio.Task[None], str] = {}  # from where, the oldest first
 
-    async def __aenter__(self) -> Self:
-        """Begin to answer."""
-        self._listener.settimeout(0)
-        self._is_open = True
-        self._listen()
-        return self
-
-    def leave(self) -> None:
-        """Accept no more; other processes that listen on the same socket do."""
-        if self._is_open:
-            self._is_open = False
-            asyncio.get_running_loop().remove_reader(self._listener)
-            self._listener.close()
-
-    # asyncio's own servers drop connections accepted just before they are closed.
-
-    def _listen(self) -> None:
-        if self._is_open:
-            asyncio.get_running_loop().add_reader(self._listener, self._accept)
-
-    def _accept(self) -> None:
-        loop = asyncio.get_running_loop()
-        try:
-            sock, origin = self._listener.accept()
-        except (BlockingIOError, ConnectionError):  # another's, or gone
-            return
-        except OSError:  # out of descriptors: later there may be one
-            loop.remove_reader(self._listener)
-            loop.call_later(_ACCEPT_PAUSE, self._listen)
-            return
-        if len(self._asking) >= _AT_ONCE:
-            self._make_room()
-        task = loop.create_task(self._answer(sock))
-        self._asking[task] = origin[0] if isinstance(origin, tuple) else ""
-        task.add_done_callback(lambda done: self._asking.pop(done, None))
-
-    def _make_room(self) -> None:
-        """Drop the oldest client of the address with the most.
-
-        An honest client sends its request at once, and has its answer before so many others have
-        come.
-        """
-        ((crowd, _),) = Counter(self._asking.values()).most_common(1)
-        oldest = next(task for task, origin in self._asking.items() if origin == crowd)
-        del self._asking[oldest]
-        oldest.cancel()
-
-    async def __aexit__(self, *_: object) -> None:
-        """Stop answering, after the answers under way."""
-        self.leave()
-        if self._asking:
-            await asyncio.wait(self._asking)
-
-    async def _answer(self, sock: socket.socket) -> None:
-        reader, writer = await asyncio.open_connection(sock=sock, limit=_HEAD_LIMIT)
-        try:
-            with contextlib.suppress(OSError, EOFError, TimeoutError):
-                async with asyncio.timeout(_PATIENCE):
-                    await self._converse(reader, writer)
-        finally:
-            writer.transport.abort()
-
-    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            head = await reader.readuntil(b"\r\n\r\n")
-        except asyncio.LimitOverrunError:
-            head = b""
-        writer.transport.set_write_buffer_limits(high=0)  # so that drain means all of it
-        writer.writelines(self._response(head))
-        await writer.drain()
-        writer.write_eof()
-        # Closing on unread bytes would reset the answer.
-        budget = _REST_LIMIT
-        while budget > 0 and (more := await reader.read(_HEAD_LIMIT)):
-            budget -= len(more)
-
-    def _response(self, head: bytes) -> Iterable[bytes]:
-        method, target, version = _request_line(head)
-        text, kind, allow = "", "text/plain; charset=utf-8", []
+    def __call__(self, head: bytes, _name: object) -> bytes:
+        """Return the answer to a request."""
+        method, target, version = request_line(head)
+        path = target.partition("?")[0]
         if not version:
-            status = 400
+            answer = refusal(400)
         elif method not in {"GET", "HEAD"}:
-            status, allow = 405, ["Allow: GET, HEAD"]
-        elif target == "/metrics":
-            status, text, kind = 200, render(self._about()), _TEXT_FORMAT
-        elif target == "/healthz":
-            status, text = (200, "ready\n") if is_ready() else (503, "draining\n")
+            answer = refusal(405, Allow="GET, HEAD")
+        elif path == "/metrics":
+            answer = short(200, render(self._about()), _TEXT_FORMAT)
+        elif path == "/healthz":
+            answer = short(200, "ready\n") if is_ready() else short(503, "draining\n")
         else:
-            status = 404
-        body = (text or f"{_REASONS[status]}\n").encode()
-        lines = [
-            f"HTTP/1.1 {status} {_REASONS[status]}",
-            f"Content-Type: {kind}",
-            f"Content-Length: {len(body)}",
-            "Cache-Control: no-store",
-            "Connection: close",
-            *allow,
-        ]
-        yield "\r\n".join([*lines, "", ""]).encode()
-        if method != "HEAD":
-            yield body
-
-
-def _request_line(head: bytes) -> tuple[str, str, str]:
-    """Parse the request line; return three empty strings if it is malformed (RFC 9112 3)."""
-    try:
-        method, target, version = head.partition(b"\r\n")[0].decode("ascii").split(" ")
-    except ValueError:
-        return "", "", ""
-    if version not in {"HTTP/1.1", "HTTP/1.0"}:
-        return "", "", ""
-    return method, target.partition("?")[0], version
+            answer = refusal(404)
+        answer.fields["Cache-Control"] = "no-store"
+        return answer.spell(with_content=method != "HEAD")

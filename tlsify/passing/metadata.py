@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 from tlsify.codepoints import CipherSuite
 from tlsify.connection.handoff import Offload
 from tlsify.errors import PeerMisbehaved
+from tlsify.passing import proxies, proxy_text
 from tlsify.passing.proxy_protocol import (
     MAX_SIZE,
     USUAL_LIMIT,
@@ -104,6 +105,10 @@ class ConnectionInfo(NamedTuple):
                     return raw
         return _spell(short._replace(subject=None, common_name=None))
 
+    def encode_text(self) -> bytes:
+        """Write its addresses as a PROXY header of version 1."""
+        return proxy_text.encode(Header(self.peer, self.local))
+
     @classmethod
     def decode(cls, raw: bytes | bytearray | memoryview) -> tuple[Self, int]:
         """Read what `encode` has written.
@@ -185,7 +190,9 @@ def _ssl(told: ConnectionInfo) -> Ssl:
 
 
 def _ends(handed: Handoff) -> tuple[Any, Any]:
-    """Return both addresses; None for each of a connection that is already broken."""
+    """Return both addresses, or those behind a proxy; None for each of a broken connection."""
+    if (header := proxies.told.get()) is not None:
+        return header.local, header.peer
     if handed.relay is not None:
         return handed.relay.local_address, handed.relay.peer_address
     try:

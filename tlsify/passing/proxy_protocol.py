@@ -13,6 +13,7 @@ USUAL_LIMIT = 4096
 MAX_SIZE = 16 + 2**16 - 1
 
 _HEAD = struct.Struct("!12sBBH")  # signature, version and command, family and protocol, length
+HEAD_SIZE = _HEAD.size
 _FIELD = struct.Struct("!BH")  # type, length of the value
 _SSL = struct.Struct("!BI")  # client flags, verify
 _PORTS = struct.Struct("!HH")
@@ -151,6 +152,24 @@ def decode(raw: bytes | bytearray | memoryview) -> tuple[Header, int]:
         raise ValueError("addresses cut short")
     peer, local = _decode_addresses(family, body[:taken])
     return Header(peer, local, _decode_fields(body[taken:])), size
+
+
+def rest(start: bytes, limit: int) -> int:
+    """Return how many bytes of a header follow its first ones.
+
+    Args:
+        start: the first `HEAD_SIZE` bytes.
+        limit: most bytes of the header.
+
+    Raises:
+        ValueError: they are none, or the header is longer.
+    """
+    signature, command, _, length = _HEAD.unpack(start)
+    if signature != SIGNATURE or command not in {_LOCAL, _PROXY}:
+        raise ValueError("no PROXY header of version 2")
+    if len(start) + length > limit:
+        raise ValueError(f"a PROXY header of {len(start) + length} bytes")
+    return int(length)
 
 
 def _encode_fields(fields: tuple[Field, ...]) -> bytes:

@@ -112,7 +112,7 @@ class Forwarding(_Service):
         bounds: Bounds = _NO_BOUNDS,
         access_log: AccessLog | None = None,
         *,
-        proxy_protocol: bool = False,
+        proxy_protocol: str | None = None,
     ) -> None:
         """Store what does not change.
 
@@ -121,13 +121,17 @@ class Forwarding(_Service):
             closing: as `_Service` has it.
             bounds: likewise.
             access_log: likewise.
-            proxy_protocol: begin each connection to a backend with a PROXY header.
+            proxy_protocol: begin each connection to a backend with a PROXY header of this
+                version, 1 or 2.
         """
         super().__init__(backends, closing, bounds, access_log)
         self._proxy_protocol = proxy_protocol
 
     async def _serve(self, handed: Handoff, visit: Visit) -> None:
-        header = ConnectionInfo.of(handed).encode() if self._proxy_protocol else b""
+        header = b""
+        if self._proxy_protocol is not None:
+            told = ConnectionInfo.of(handed)
+            header = told.encode_text() if self._proxy_protocol == "1" else told.encode()
 
         async def connect(backend: Backend, seconds: float) -> socket.socket:
             sock = await backend.connect(seconds)

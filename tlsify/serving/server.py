@@ -13,17 +13,20 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
-from tlsify.aio.acceptor import Acceptor, Limits
+from tlsify.aio.acceptor import Acceptor
+from tlsify.aio.limits import Limits
 from tlsify.aio.loop import EventLoop
 from tlsify.connection import establish
 from tlsify.connection.ending import patience
 from tlsify.connection.setup.eligibility import host_refusal
+from tlsify.http.endpoint import Endpoint
 from tlsify.metrics.counters import BEAT_INTERVAL, beat, share
-from tlsify.metrics.exposition import About, Endpoint, is_ready
+from tlsify.metrics.exposition import About, Scrape, is_ready
 from tlsify.serving import supervisor
 from tlsify.serving.configuration import Configuration, leave_holders, retire
 from tlsify.serving.duty import SupervisorHooks
 from tlsify.serving.errands import Errand, Errands
+from tlsify.serving.plain_http import BOUNDS, PlainHttp, Redirector
 from tlsify.serving.reexec import SYSTEMD, Inherited
 from tlsify.serving.warm_up import rehearse
 from tlsify.status import roster
@@ -39,6 +42,7 @@ if TYPE_CHECKING:
     from tlsify.config import KtlsPolicy, ServerConfig
     from tlsify.connection.handoff import Handoff
     from tlsify.logs.access import AccessLog
+    from tlsify.passing.proxies import Proxies
     from tlsify.serving.configuration import Isolation
     from tlsify.serving.generation import Work, WorkerHandle
     from tlsify.system.process import Account
@@ -89,12 +93,14 @@ class ServerPlan:
         workers: number of processes.
         limits: for all of them together.
         drain_seconds: limit for connections to end; the rest is cut off then.
-        metrics: listening, each for an `exposition.Endpoint`.
+        metrics: listening, each for an `http.endpoint.Endpoint`.
+        plain_http: what is served without TLS.
         watch: its value is looked at every few seconds; when it changes, all is reloaded.
         reach: what workers need, as long as nothing is reloaded.
         sandboxing: whether they give up unneeded rights.
         account: user of the workers. The supervisor keeps its rights, to read keys again.
         on_ready: called when every worker accepts connections.
+        proxies: whose connections begin with a PROXY header, or None.
         stranger: answers clients that speak no TLS, as `Acceptor` has it.
         access_log: told of refused clients; opened anew on each reload. Or None.
         isolation: of the private keys from workers; None lets them have these.
@@ -111,11 +117,13 @@ class ServerPlan:
     limits: Limits = field(default_factory=Limits)
     drain_seconds: float = 30.0
     metrics: Sequence[socket.socket] = ()
+    plain_http: PlainHttp = field(default_factory=PlainHttp)
     watch: Callable[[], object] | None = None
     reach: Callable[[], Reach] = Reach
     sandboxing: Sandboxing = Sandboxing.AUTO
     account: Account | None = None
     on_ready: Callable[[], None] = lambda: None
+    proxies: Proxies | None = None
     stranger: Callable[[bytes], bytes] | None = None
     access_log: AccessLog | None = None
     isolation: Isolation | None = None
@@ -162,7 +170,7 @@ def run(plan: ServerPlan) -> None:
     try:
         supervisor.run(plan.workers, work, duty, estate.workers)
     finally:
-        for sock in plan.metrics:
+        for sock in (*plan.metrics, *plan.plain_http.listeners):
             listening.forget(sock)
 
 
@@ -199,7 +207,7 @@ class _Office:
 
     def close(self) -> None:
         passed = self.plan.estate.sockets.get(SYSTEMD, ())
-        for sock in self.plan.listeners:
+        for sock in (*self.plan.listeners, *self.plan.plain_http.listeners):
             if sock in passed:
                 sock.close()
             else:
@@ -208,7 +216,7 @@ class _Office:
     def send_off(self, errand: Errand) -> None:
         """Leave, in the process of an errand, what is the server's, and give up other rights."""
         plan = self.plan
-        for sock in (*plan.listeners, *plan.metrics):
+        for sock in (*plan.listeners, *plan.metrics, *plan.plain_http.listeners):
             sock.close()
         leave_holders()
         if plan.sandboxing is Sandboxing.OFF:
@@ -279,7 +287,9 @@ def _within_means(plan: ServerPlan) -> Limits:
     further connections wait in the backlog.
     """
     is_relaying = host_refusal(plan.policy) is not None
-    most = _descriptors(_PER_RELAYED if is_relaying else _PER_OFFLOADED, plan.workers)
+    own = _OWN_DESCRIPTORS + BOUNDS.at_once * len(plan.plain_http.listeners)
+    each = _PER_RELAYED if is_relaying else _PER_OFFLOADED
+    most = _descriptors(own, each, plan.workers)
     limits = plan.limits
     if most is None or (limits.connections is not None and limits.connections <= most):
         return limits
@@ -292,8 +302,14 @@ def _within_means(plan: ServerPlan) -> Limits:
     return Limits(most, limits.handshakes, limits.per_address)
 
 
-def _descriptors(each: int, processes: int) -> int | None:
-    """Return the number of connections, files included, that the hard limit allows."""
+def _descriptors(own: int, each: int, processes: int) -> int | None:
+    """Return the number of connections, files included, that the hard limit allows.
+
+    Args:
+        own: descriptors that a process needs apart from connections.
+        each: descriptors that a connection needs.
+        processes: that have connections.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         with contextlib.suppress(ValueError, OSError):
@@ -301,7 +317,7 @@ def _descriptors(each: int, processes: int) -> int | None:
             soft = hard
     if soft == resource.RLIM_INFINITY:
         return None
-    return max((soft - _OWN_DESCRIPTORS) // each, 1) * processes
+    return max((soft - own) // each, 1) * processes
 
 
 async def _serve(
@@ -317,6 +333,7 @@ async def _serve(
     await service.start()
     limits = plan.limits.part(post.index, plan.workers)
     acceptor = Acceptor(listeners, service.serve, config, plan.policy, limits)
+    acceptor.proxies = plan.proxies
     acceptor.stranger = plan.stranger
     if plan.access_log is not None:
         acceptor.refused = plan.access_log.refused
@@ -324,8 +341,10 @@ async def _serve(
         stack.push_async_callback(service.stop)
         stack.enter_context(roster.publish())
         about = About(tuple(expiries(config)), _limits(plan, config))
-        endpoints = [Endpoint(sock, lambda: about) for sock in plan.metrics]
-        for endpoint in endpoints:
+        endpoints = [Endpoint(sock, Scrape(lambda: about)) for sock in plan.metrics]
+        redirect = Redirector(plan.plain_http, plan.access_log)
+        plain = [Endpoint(sock, redirect, BOUNDS) for sock in plan.plain_http.listeners]
+        for endpoint in (*endpoints, *plain):
             await stack.enter_async_context(endpoint)
         await stack.enter_async_context(acceptor)
         post.ready()
@@ -334,6 +353,8 @@ async def _serve(
         if not is_last:
             for endpoint in endpoints:
                 endpoint.leave()  # those who have come after us answer
+        for endpoint in plain:
+            endpoint.leave(sweep=is_last)
         parting = asyncio.create_task(service.drain())
         await acceptor.drain(plan.drain_seconds, sweep=is_last)
         parting.cancel()

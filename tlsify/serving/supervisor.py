@@ -75,8 +75,6 @@ class _Supervisor:
 
     def run(self, work: Work) -> None:
         self._pipe.catch(self._signals())
-        # An earlier program in this process has left some blocked, so that none gets lost.
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         try:
             self._start(work)
             while not self._stopping or self._all():

@@ -27,6 +27,7 @@ _AGREED = ("--acme", "a.example", "--acme-agree-tos")
         ((*_AGREED, "--acme-directory", "localhost"), "https://HOST/PATH"),
         ((*_AGREED, "--acme-email", "nobody"), "NAME@HOST"),
         ((*_AGREED, "--acme-challenge", "dns-01"), "tls-alpn-01"),
+        ((*_AGREED, "--acme-challenge", "http-01"), "--redirect-http=:80"),
         ((*_AGREED, "--acme-eab-kid", "x"), "--acme-eab-key"),
     ],
 )

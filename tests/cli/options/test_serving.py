@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from tests.doubles import check_descriptors, descriptors
-from tlsify.aio.acceptor import Limits
+from tlsify.aio.limits import Limits
 from tlsify.cli.options import server as server_options
 from tlsify.cli.options import serving as serving_options
 from tlsify.cli.parser import GlobalOptions

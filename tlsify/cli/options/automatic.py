@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from tlsify.acme.board import Board
 from tlsify.acme.renewal import Renewal
-from tlsify.acme.settings import Authority, Wanted
+from tlsify.acme.settings import HTTP_01, Authority, Wanted
+from tlsify.addresses import Address
 from tlsify.cli.options import common as shared
 from tlsify.credentials.key_files import Files
 from tlsify.credentials.ocsp import objection
@@ -159,6 +160,11 @@ def _check(arguments: argparse.Namespace, wanted: Sequence[Wanted]) -> None:
         raise UsageError(
             "--acme without --acme-agree-tos",
             hint="read the authority's terms of service, and add --acme-agree-tos",
+        )
+    if arguments.acme_challenge == HTTP_01 and not isinstance(arguments.redirect_http, Address):
+        raise UsageError(
+            "--acme-challenge=http-01 without an address for plain HTTP",
+            hint="add --redirect-http=:80, where the authority looks",
         )
     firsts = [it.names[0] for it in wanted]
     if twice := {name for name in firsts if firsts.count(name) > 1}:

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import logging
 import os
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tlsify.addresses import Address
-from tlsify.aio.acceptor import Limits
-from tlsify.cli.options import addresses, logs, renewal
+from tlsify.aio.limits import MOST_HANDSHAKES, Limits
+from tlsify.cli.options import addresses, logs, redirection, renewal
 from tlsify.cli.options import common as shared
 from tlsify.cli.options import server as server_options
 from tlsify.connection.stillness import SEND_TIMEOUT
 from tlsify.errors import ConfigError, UsageError
-from tlsify.http import plain
+from tlsify.passing.proxies import Proxies
 from tlsify.serving.reexec import SYSTEMD, Inherited
 from tlsify.serving.server import ServerPlan
 from tlsify.system import listening, sandbox
@@ -24,7 +23,9 @@ from tlsify.system.sandbox import Reach, Sandboxing
 if TYPE_CHECKING:
     import argparse
     import socket
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+
+    from cryptography.x509 import Certificate
 
     from tlsify.cli.options.automatic import Automatic
     from tlsify.cli.parser import GlobalOptions
@@ -32,11 +33,9 @@ if TYPE_CHECKING:
     from tlsify.credentials.key_pair import KeyPair
     from tlsify.logs.access import AccessLog
     from tlsify.serving.server import Service
-    from tlsify.tls.engine import Stranger
 
 _log = logging.getLogger("tlsify")
 
-_HANDSHAKES = 1000
 _DRAIN = 30.0
 _MAX_NUMBER = 10_000_000
 
@@ -61,6 +60,14 @@ def add_arguments(parser: argparse.ArgumentParser, *, listen: str | None) -> Non
         action="store_true",
         help="separate listening sockets for the workers; the kernel spreads connections evenly "
         "among them",
+    )
+    group.add_argument(
+        "--accept-proxy",
+        type=Proxies.parse,
+        metavar="FROM",
+        help="addresses and networks of proxies whose connections begin with a PROXY header, which "
+        "names the client: a comma-separated list, with unix: for local sockets; other "
+        "connections begin with TLS",
     )
     add_limits(group, "of all workers", "of each worker")
     group.add_argument(
@@ -87,6 +94,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, listen: str | None) -> Non
         "that they need; auto (default): as far as the kernel can",
     )
     add_reports(group)
+    redirection.add_arguments(group)
     renewal.add_arguments(parser)
 
 
@@ -108,10 +116,10 @@ def add_limits(group: argparse._ArgumentGroup, whole: str, part: str) -> None:
     group.add_argument(
         "--max-handshakes",
         type=_number,
-        default=_HANDSHAKES,
+        default=MOST_HANDSHAKES,
         metavar="N",
         help="maximum concurrent handshakes; further connections wait until one finishes or "
-        f"stalls; default {_HANDSHAKES}",
+        f"stalls; default {MOST_HANDSHAKES}",
     )
     group.add_argument(
         "--per-address",
@@ -130,15 +138,9 @@ def add_limits(group: argparse._ArgumentGroup, whole: str, part: str) -> None:
 
 
 def add_reports(group: argparse._ArgumentGroup) -> None:
-    """Declare what is told of connections, to administrators and to clients without TLS."""
+    """Declare what is told of connections."""
     logs.add_access_log(group)
     server_options.add_isolation(group)
-    group.add_argument(
-        "--redirect-http",
-        action="store_true",
-        help="redirect clients that speak plain HTTP on this port to HTTPS; without it they get "
-        "status 400",
-    )
     group.add_argument(
         "--metrics",
         type=Address.to_listen,
@@ -191,14 +193,22 @@ def plan(  # noqa: PLR0913 - each is a matter of its own
     estate.await_workers()
     try:
         listeners = _listeners(arguments, estate)
-        metrics: list[socket.socket] = []
-        if arguments.metrics is not None:
-            where = arguments.metrics
-            metrics = estate.claim(f"metrics {where}", lambda: listening.listen_on(where))
+        metrics = estate.listen("metrics", arguments.metrics)
+        plain_http = redirection.listen(arguments, estate, listeners)
+        if automatic is not None and automatic.board is not None:
+            plain_http = plain_http._replace(challenge=automatic.board.http)
     except BaseException:
         estate.close()
         raise
     estate.drop_unclaimed()
+
+    def chains() -> Iterator[tuple[Certificate, ...]]:
+        return server_options.chains(arguments)
+
+    def ready() -> None:
+        on_ready()
+        redirection.tell(plain_http)
+
     if os.geteuid() == 0 and arguments.user is None and not estate.is_rehearsal:
         _log.warning("workers run as root: name a user for them (--user)")
     return ServerPlan(
@@ -210,17 +220,17 @@ def plan(  # noqa: PLR0913 - each is a matter of its own
         limits=Limits(arguments.max_connections, arguments.max_handshakes, arguments.per_address),
         drain_seconds=arguments.drain,
         metrics=metrics,
+        plain_http=plain_http,
         watch=_watch(server_options.watch(arguments), reach, sandboxing),
         reach=reach,
         sandboxing=sandboxing,
         account=arguments.user,
-        on_ready=on_ready,
-        stranger=_stranger(arguments, automatic, speaks_http=speaks_http),
+        on_ready=ready,
+        stranger=redirection.stranger(arguments) if speaks_http else None,
         access_log=access_log,
+        proxies=arguments.accept_proxy,
         isolation=server_options.isolation(arguments, arguments.workers, sandboxing),
-        errands=()
-        if automatic is None
-        else automatic.errands(lambda: server_options.chains(arguments)),
+        errands=[] if automatic is None else automatic.errands(chains),
         estate=estate,
     )
 
@@ -237,6 +247,7 @@ def examine(
     Raises:
         ConfigError: a server could not be started with them.
     """
+    redirection.check(arguments)
     logs.examine(arguments)
     arguments.automatic = _automatic(arguments)
     return server_options.configure(arguments, otherwise=otherwise)
@@ -248,16 +259,6 @@ def _automatic(arguments: argparse.Namespace, *, prepare: bool = False) -> Autom
     from tlsify.cli.options import automatic  # heavy, and rarely wanted
 
     return automatic.read(arguments, prepare=prepare)
-
-
-def _stranger(
-    arguments: argparse.Namespace, automatic: Automatic | None, *, speaks_http: bool
-) -> Stranger | None:
-    board = None if automatic is None else automatic.board
-    challenge = None if board is None else board.http
-    if not speaks_http:
-        return None if challenge is None else partial(plain.show, challenge=challenge)
-    return partial(plain.answer, redirect=arguments.redirect_http, challenge=challenge)
 
 
 def _watch(
