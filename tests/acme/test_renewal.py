@@ -33,7 +33,9 @@ from tlsify.credentials.anchors import TrustAnchors
 from tlsify.credentials.key_pair import KeyPair
 from tlsify.credentials.self_signed import make_key_pair
 from tlsify.errors import ChallengeAnswered, ConfigError, HandshakeError
+from tlsify.logs.messages import NOTICE
 from tlsify.metrics.counters import Event
+from tlsify.renewal import attempts
 from tlsify.renewal.folder import Folder
 from tlsify.renewal.report import Report
 from tlsify.renewal.web import Deadline
@@ -245,10 +247,13 @@ def test_revoked(site: Site) -> None:
     assert site.pair().chain[0].serial_number != before
 
 
-def test_wrong_challenge(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+def test_wrong_challenge(
+    site: Site, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The certificate that works stays; the next attempt waits, after a restart too."""
     site.put(_DAY)
     before = site.path.read_bytes()
+    caplog.set_level(NOTICE)
     published = site.board.publish
     site.board.publish = lambda tls, http: published(  # type: ignore[method-assign]
         {name: bytes(32) for name in tls}, http
@@ -262,9 +267,12 @@ def test_wrong_challenge(site: Site, caplog: pytest.LogCaptureFixture) -> None:
     assert "trying again in 1 min; hint: it has to reach this server" in line
     assert "\n" not in line
     orders = site.pebble.orders
-    assert 0 < site.work(insisting=True).pause <= 15
     assert site.work().events == ()
     assert site.pebble.orders == orders
+    assert "is due in 1 min, or on SIGHUP: a.example: " in caplog.text
+    monkeypatch.setattr(attempts, "SHORTEST", 0.0)
+    assert site.work(insisting=True).events == (Event.ACME_CHALLENGE_FAILED,)
+    assert site.pebble.orders - orders == 1
     ((names, _, why),) = site.renewal.survey()
     assert (names, "until" in why) == ("a.example", True)
 

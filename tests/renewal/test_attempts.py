@@ -66,13 +66,18 @@ def test_interruption(folder: Folder, clock: Callable[[float], None]) -> None:
     assert "interrupted" in read(folder).why
 
 
-def test_insistence(folder: Folder, clock: Callable[[float], None]) -> None:
+def test_insistence(
+    folder: Folder, clock: Callable[[float], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Who insists waits some seconds only, since the last attempt."""
+    slept: list[float] = []
+    monkeypatch.setattr(time, "sleep", slept.append)
     for _ in range(3):
         read(folder).begin(folder, _NAME)
-    assert (read(folder).left(), read(folder).left(insisting=True)) == (PAUSES[2], SHORTEST)
+    assert (read(folder).turn(insisting=False), slept) == (PAUSES[2], [])
+    assert (read(folder).turn(insisting=True), slept) == (0, [SHORTEST])
     clock(SHORTEST)
-    assert read(folder).left(insisting=True) == 0
+    assert (read(folder).turn(insisting=True), slept) == (0, [SHORTEST, 0])
 
 
 def test_wish_of_the_authority(folder: Folder, clock: Callable[[float], None]) -> None:

@@ -25,7 +25,7 @@ from tests.renewal.answering import Answering, reply
 from tlsify.credentials import ocsp
 from tlsify.credentials.parse import parse_certificates
 from tlsify.metrics.counters import Event
-from tlsify.renewal import staples
+from tlsify.renewal import attempts, staples
 from tlsify.renewal.folder import Folder
 from tlsify.renewal.report import LONGEST_PAUSE, Report
 from tlsify.renewal.staples import Staples, file_of
@@ -229,6 +229,7 @@ def test_delegate(folder: Folder) -> None:
 def test_response_of_no_use(
     folder: Folder,
     caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
     make: Callable[[KeyPair], bytes],
     why: str,
 ) -> None:
@@ -243,9 +244,11 @@ def test_response_of_no_use(
         assert 50 < report.pause < 70
         assert folder.read(name) == good
         assert why in caplog.text
-        for insisting in (False, True):
-            assert 0 < work(folder, it.pair, insisting=insisting).pause < 70
+        assert 0 < work(folder, it.pair).pause < 70
         assert it.asked == 1
+        monkeypatch.setattr(attempts, "SHORTEST", 0.0)
+        assert work(folder, it.pair, insisting=True).events == FAILED
+        assert it.asked == 2
 
 
 def test_answer_of_no_use(folder: Folder, caplog: pytest.LogCaptureFixture) -> None:

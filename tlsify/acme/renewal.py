@@ -110,7 +110,12 @@ class Renewal:
         if left > 0:
             return Report(left)
         attempts = Attempts.read(self.folder, wanted.attempts)
-        if (wait := attempts.left(insisting=insisting)) > 0:
+        if (wait := attempts.turn(insisting=insisting)) > 0:
+            _log.log(
+                messages.NOTICE,
+                "ACME: the next order of a certificate for %s is due in %s, or on SIGHUP: %s",
+                *(", ".join(wanted.names), _duration(wait), attempts.why),
+            )
             return Report(wait)
         event, least = Event.ACME_NOT_STORED, 0.0
         try:

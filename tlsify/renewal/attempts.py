@@ -56,14 +56,24 @@ class Attempts:
         # Comparisons are false with what is no number.
         return read if 0 <= read.pause <= max(PAUSES) * (1 + _SPREAD) else cls()
 
-    def left(self, *, insisting: bool = False) -> float:
-        """Return the seconds until the next attempt.
+    def left(self, pause: float | None = None) -> float:
+        """Return the seconds until the next attempt, or what is left of another pause.
 
         A clock that was set back makes none of them longer than the pause.
         """
-        pause = min(self.pause, SHORTEST) if insisting else self.pause
+        pause = self.pause if pause is None else min(self.pause, pause)
         since = time.time() - self.tried
         return 0.0 if since >= pause else pause if since < 0 else pause - since
+
+    def turn(self, *, insisting: bool) -> float:
+        """Return the seconds until the next attempt, none of which are left for one who insists.
+
+        That one waits here, for some seconds at most.
+        """
+        if insisting:
+            time.sleep(self.left(SHORTEST))
+            return 0.0
+        return self.left()
 
     def begin(self, folder: Folder, name: str) -> None:
         """Store that an attempt begins, as one that fails: a crash must not make for another one.

@@ -167,7 +167,7 @@ class Staples:
 
     def _refresh(self, subject: Subject, deadline: web.Deadline, *, insisting: bool) -> Report:
         attempts = Attempts.read(self._folder, subject.attempts)
-        if (wait := attempts.left(insisting=insisting)) > 0:
+        if (wait := attempts.turn(insisting=insisting)) > 0:
             return Report(wait)
         try:
             attempts.begin(self._folder, subject.attempts)

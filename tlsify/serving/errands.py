@@ -10,9 +10,11 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from tlsify.errors import TlsifyError
 from tlsify.metrics.counters import Event, Gauge, count, put
 from tlsify.renewal.report import Report
 from tlsify.serving.generation import SIGNALS
+from tlsify.system.os_errors import explain
 from tlsify.system.process import be_child, fork
 from tlsify.system.sandbox import Reach
 
@@ -97,7 +99,12 @@ class _Runner:
         os.write(write_end, self.errand.work(insisting=insisting).encode())
 
     def _log_failure(self, exc: Exception) -> None:
-        _log.error("%s: %s: %s", self.errand.what, type(exc).__name__, exc)
+        if isinstance(exc, TlsifyError):
+            _log.error("%s: %s; hint: %s", self.errand.what, exc, exc.hint)
+        elif isinstance(exc, OSError):
+            _log.error("%s: %s", self.errand.what, explain(exc))
+        else:
+            _log.error("%s: bug", self.errand.what, exc_info=exc)
 
     def bury(self, code: int) -> tuple[Event, ...]:
         """Take the report of the process, which has ended; return its events."""
