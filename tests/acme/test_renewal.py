@@ -22,8 +22,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from tests.acme.pebble import BINDING, Pebble
-from tlsify.acme import renewal
-from tlsify.acme.board import Board
+from tests.doubles import Endpoint, until
+from tlsify.acme import sharing
+from tlsify.acme.board import Board, encode
 from tlsify.acme.client import Client
 from tlsify.acme.renewal import Renewal
 from tlsify.acme.settings import Authority, Wanted
@@ -254,10 +255,8 @@ def test_wrong_challenge(
     site.put(_DAY)
     before = site.path.read_bytes()
     caplog.set_level(NOTICE)
-    published = site.board.publish
-    site.board.publish = lambda tls, http: published(  # type: ignore[method-assign]
-        {name: bytes(32) for name in tls}, http
-    )
+    show, wrong = site.board.show, encode({"a.example": bytes(32)}, {})
+    monkeypatch.setattr(site.board, "show", lambda _: show(wrong))
     report = site.work()
     assert report.events == (Event.ACME_CHALLENGE_FAILED,)
     assert 50 < report.pause < 70
@@ -292,15 +291,24 @@ def test_binding_that_is_missing_or_wrong(site: Site) -> None:
         site.folder.remove(site.wanted.attempts)
 
 
-def test_two_at_once(site: Site) -> None:
-    """Of two servers with one folder one orders; the other one finds what that has brought."""
-    with site.folder.locked():
-        assert site.work() == Report(renewal._LOCKED)
-    assert site.work().events == (Event.ACME_OBTAINED,)
-    other = Renewal(site.authority, [site.wanted], site.folder, Board())
+def test_two_at_once(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two servers with one folder one orders; the other answers, and finds what that brings."""
+    monkeypatch.setattr(sharing, "_NOTICE", 0.5)
+    monkeypatch.setattr(sharing, "_PACE", 0.01)
+    first = Renewal(site.authority, [site.wanted], site.folder, Board())
+    second = site.renewal  # whose board the authority is answered from
+    for each in (first, second):
+        each.sharing.join()
     orders = site.pebble.orders
-    assert other.work().events == ()
-    assert site.pebble.orders == orders
+    with site._answered():
+        ordering = Endpoint(first.work)
+        until(lambda: second.sharing.watch() is not None)
+        assert second.work() == Report(0.0)
+        assert ordering.result().events == (Event.ACME_OBTAINED,)
+        assert site.board.tls("a.example") is None
+        assert second.work().events == ()
+    assert second.sharing.watch() is None
+    assert site.pebble.orders - orders == 1
 
 
 def test_disk_that_is_full(site: Site) -> None:

@@ -91,8 +91,8 @@ def test_server_without_a_certificate(pebble: Pebble, tmp_path: Path) -> None:
     with Forked(*line) as server:
         assert "serving" in server.line()
         until(lambda: has(pebble.tls_port, "b.example"))
+        until(lambda: "tlsify_acme_certificates_total 1\n" in metrics(metric))
         found = metrics(metric)
-        assert "tlsify_acme_certificates_total 1\n" in found
         assert "tlsify_acme_last_success_timestamp_seconds 0\n" not in found
         assert 'tlsify_certificate_expiry_timestamp_seconds{name="a.example,b.example"}' in found
         assert 'tlsify_handshakes_total{outcome="acme_challenge"} 6\n' in found
@@ -173,6 +173,24 @@ def test_server_that_goes_on(pebble: Pebble, tmp_path: Path) -> None:
         assert running.process.pid == pid
         assert has(pebble.tls_port, "e.example")
         running.stop().succeeded()
+
+
+def test_two_servers_at_one_address(pebble: Pebble, tmp_path: Path) -> None:
+    """The authority meets either of them, and both answer; one has ordered."""
+    orders = pebble.orders
+    line = [
+        *("serve", "--ktls=off", "--reuse-port", "--listen", f"{LOOPBACK}:{pebble.tls_port}"),
+        *words(pebble, tmp_path / "acme", "g.example,h.example"),
+        tmp_path,
+    ]
+    with Forked(*line) as one, Forked(*line) as other:
+        for server in (one, other):
+            assert "serving" in server.line()
+        until(lambda: all(has(pebble.tls_port, "g.example") for _ in range(16)))
+        for server in (one, other):
+            server.ask_to_end()
+            assert server.end() == 0
+    assert pebble.orders - orders == 1
 
 
 def test_check_of_a_configuration(pebble: Pebble, tmp_path: Path) -> None:

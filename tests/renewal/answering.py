@@ -72,6 +72,9 @@ class Answering:
         request = b""
         while not _is_whole(request) and (more := sock.recv(2**16)):
             request += more
+        if not request:
+            sock.close()
+            return
         self.requests.append(request)
         answer = self._answer(request)
         if answer is None:

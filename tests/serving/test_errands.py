@@ -168,6 +168,23 @@ def test_wish_for_another_look() -> None:
     os.close(write_end)
 
 
+def test_something_that_is_watched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When it changes the errand is due, unless that was its own work."""
+    monkeypatch.setattr(errands, "_INTERVAL", 0.0)
+    seen = [0]
+    beside = Beside(lambda _: Report(70.0), watch=lambda: seen[0])
+    beside.tend()
+    seen[0] = 1  # while it is at work
+    beside.tend()
+    beside.reap()
+    beside.tend()
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
+    seen[0] = 2
+    beside.tend()
+    beside.reap()
+
+
 def test_end(caplog: pytest.LogCaptureFixture) -> None:
     """At the end of the server it is killed, which is no failure, and has settled."""
     caplog.set_level(logging.INFO)

@@ -28,6 +28,19 @@ _IDENTIFIER = x509.ObjectIdentifier("1.3.6.1.5.5.7.1.31")
 _OCTET_STRING = b"\x04\x20"  # of 32 bytes
 
 
+def encode(tls: Mapping[str, bytes], http: Mapping[str, str]) -> bytes:
+    """Write challenges, as `Board.publish` takes them.
+
+    Raises:
+        TlsifyError: there is no room for so many.
+    """
+    found = [{name: digest.hex() for name, digest in tls.items()}, dict(http)]
+    text = json.dumps(found).encode()
+    if _HEAD + len(text) > _SIZE:
+        raise TlsifyError("too many challenges at once", hint="order fewer names together")
+    return text
+
+
 class Board:
     """What one process publishes, for all that are forked from the one that has made it.
 
@@ -52,10 +65,10 @@ class Board:
         Raises:
             TlsifyError: there is no room for so many.
         """
-        found = [{name: digest.hex() for name, digest in tls.items()}, dict(http)]
-        text = json.dumps(found).encode()
-        if _HEAD + len(text) > _SIZE:
-            raise TlsifyError("too many challenges at once", hint="order fewer names together")
+        self.show(encode(tls, http))
+
+    def show(self, text: bytes) -> None:
+        """Replace what is pending by what `encode` has written; empty clears it."""
         self._memory[_HEAD : _HEAD + len(text)] = text
         self._memory[_SUM] = zlib.crc32(text).to_bytes(4, "big")
         self._memory[_LENGTH] = len(text).to_bytes(4, "big")

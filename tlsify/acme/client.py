@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from tlsify.acme.board import Board
     from tlsify.acme.settings import Authority
+    from tlsify.acme.sharing import Sharing
     from tlsify.renewal.folder import Folder
 
 # How often a request is sent again, twice each time, whose nonce the authority does not want.
@@ -58,7 +59,7 @@ class Client:
             directory = client.ClientV2.get_directory(authority.directory, self._network)
             self._client = client.ClientV2(directory, self._network)
 
-    def obtain(self, names: tuple[str, ...], board: Board) -> bytes:
+    def obtain(self, names: tuple[str, ...], board: Board | Sharing) -> bytes:
         """Obtain a certificate with a new key; return its chain, and the key, in PEM.
 
         Args:
@@ -127,7 +128,9 @@ class Client:
             body = messages.Registration()
             self._network.account = messages.RegistrationResource(body=body, uri=exc.location)
 
-    def _answer(self, order: messages.OrderResource, names: tuple[str, ...], board: Board) -> None:
+    def _answer(
+        self, order: messages.OrderResource, names: tuple[str, ...], board: Board | Sharing
+    ) -> None:
         """Publish what the authority is going to look for, and then tell it so."""
         thumbprint = b64.b64encode(self._key.thumbprint()).decode()
         tls, http, pending = {}, {}, []

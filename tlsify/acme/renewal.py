@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from tlsify.acme.failures import AcmeError
+from tlsify.acme.sharing import Sharing
 from tlsify.credentials.key_pair import KeyPair
 from tlsify.errors import TlsifyError, errno_name
 from tlsify.logs import messages
@@ -31,8 +32,6 @@ _log = logging.getLogger("tlsify")
 
 # Seconds for one certificate, and for all that are due at a time.
 _PATIENCE, _TURN = 300.0, 900.0
-# Seconds until the folder is looked at again that another server has locked.
-_LOCKED = 30.0
 # A certificate is renewed when a third of its lifetime is left, and up to so much of it earlier,
 # each at a moment of its own: neither after a restart nor on two hosts do all come together.
 _LEFT, _SPREAD = 1 / 3, 1 / 20
@@ -67,16 +66,17 @@ class Renewal:
         authority: that issues them.
         wanted: which.
         folder: where they are.
+        sharing: what is pending.
     """
 
     def __init__(
         self, authority: Authority, wanted: Sequence[Wanted], folder: Folder, board: Board
     ) -> None:
-        """Store what does not change; ``board`` is for challenges."""
+        """Store what does not change; ``board`` is for challenges, of other servers, too."""
         self.authority = authority
         self.wanted = wanted
         self.folder = folder
-        self._board = board
+        self.sharing = Sharing(folder, board)
 
     def work(self, *, insisting: bool = False) -> Report:
         """Do what is due.
@@ -89,10 +89,14 @@ class Renewal:
         """
         try:
             with self.folder.locked() as is_ours:
-                return Report.of(self._turn(insisting=insisting)) if is_ours else Report(_LOCKED)
+                if is_ours:
+                    self.sharing.clear()  # of a process that was killed
+                    return Report.of(self._turn(insisting=insisting))
+            self.sharing.follow()
         except OSError as exc:
             _log.error("ACME: %s: %s", self.folder.path, _spell(exc))
             return Report(LONGEST_PAUSE, (Event.ACME_NOT_STORED,))
+        return Report(0.0)
 
     def _turn(self, *, insisting: bool) -> Iterator[Report]:
         deadline = Deadline(_TURN)
@@ -155,7 +159,7 @@ class Renewal:
         names = ", ".join(wanted.names)
         _log.info("ACME: ordering a certificate for %s from %s", names, self.authority.directory)
         with self.folder.reserved():
-            pem = Client(self.authority, self.folder, deadline).obtain(wanted.names, self._board)
+            pem = Client(self.authority, self.folder, deadline).obtain(wanted.names, self.sharing)
         pair = KeyPair.from_pem(pem, pem)
         if not _has_names(pair, wanted) or pair.not_after.timestamp() <= time.time():
             raise AcmeError(

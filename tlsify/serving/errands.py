@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import signal
 import time
@@ -27,6 +28,7 @@ _log = logging.getLogger("tlsify")
 _LONGEST = 1800.0
 _PAUSES = (60.0, 300.0, 900.0, 3600.0)
 _MAX_REPORT = 4096
+_INTERVAL = 3.0  # seconds between two looks
 _MOMENTS = {
     Event.ACME_OBTAINED: Gauge.ACME_OBTAINED_AT,
     Event.OCSP_FETCHED: Gauge.OCSP_FETCHED_AT,
@@ -48,12 +50,15 @@ class Errand(NamedTuple):
         work: does it.
         reach: what the process needs besides the interpreter.
         settle: called in the supervisor whenever the process has ended, however that was.
+        watch: its value is looked at every few seconds; when it changes, the errand is due. Or
+            None.
     """
 
     what: str
     work: Work
     reach: Callable[[], Reach] = Reach
     settle: Callable[[], None] = lambda: None
+    watch: Callable[[], object] | None = None
 
 
 class _Runner:
@@ -67,10 +72,20 @@ class _Runner:
         self._deadline = 0.0
         self._failures = 0
         self.is_woken = self.is_urgent = False
+        self._seen: object = None
+        self._look_at = math.inf if errand.watch is None else 0.0
 
     @property
     def next(self) -> float:
-        return self._deadline if self.pid else self.due
+        return min(self._deadline if self.pid else self.due, self._look_at)
+
+    def look(self, now: float) -> None:
+        """Be due if what is watched has changed, which a process at work has seen by itself."""
+        if self.errand.watch is not None and self._look_at <= now:
+            self._look_at = now + _INTERVAL
+            before, self._seen = self._seen, self.errand.watch()
+            if self._seen != before and not self.pid:
+                self.due = 0.0
 
     def begin(self, prepare: Callable[[Errand], None]) -> None:
         now = time.monotonic()
@@ -122,6 +137,8 @@ class _Runner:
 
     def forget(self) -> None:
         """Go on without the process; its end means nothing any more."""
+        if self.errand.watch is not None:
+            self._seen = self.errand.watch()  # what it has done itself
         self.drop()
         self.pid = 0
         self.errand.settle()
@@ -169,6 +186,7 @@ class Errands:
         """Begin what is due, and end what takes too long."""
         for runner in self._runners:
             runner.kill_late(now)
+            runner.look(now)
             if not runner.pid and runner.due <= now:
                 runner.begin(self._prepare)
 

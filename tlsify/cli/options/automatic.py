@@ -108,7 +108,8 @@ class Automatic(NamedTuple):
                 write=(str(renewal.folder.path),),
                 ports=(_DNS, _HTTPS, Place.parse(authority.directory).port),
             )
-            found.append(Errand("ACME", renewal.work, lambda: reach, self.board.clear))
+            clear, watch = self.board.clear, renewal.sharing.watch
+            found.append(Errand("ACME", renewal.work, lambda: reach, clear, watch))
         if self.responses is not None:
             responses, staples = self.responses, Staples(self.responses)
 
@@ -152,7 +153,10 @@ def read(arguments: argparse.Namespace, *, prepare: bool = False) -> Automatic:
         if each is not None:
             each.check()
     board = Board()
-    return Automatic(Renewal(_authority(arguments), wanted, folder, board), board, responses)
+    renewal = Renewal(_authority(arguments), wanted, folder, board)
+    if prepare:
+        renewal.sharing.join()
+    return Automatic(renewal, board, responses)
 
 
 def _check(arguments: argparse.Namespace, wanted: Sequence[Wanted]) -> None:
