@@ -8,7 +8,8 @@ import logging
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
-from cryptography.exceptions import InvalidSignature
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.x509 import AuthorityInformationAccess, ExtendedKeyUsage, ExtensionNotFound
@@ -45,6 +46,13 @@ _PART, _SOONEST, _TOGETHER = 0.5, timedelta(hours=1), 0.1
 # Where it does not say when the next one comes.
 _UNLIMITED = timedelta(days=1)
 _OK = 200
+
+
+# What `cryptography` raises of bytes that are no response of an issuer, or of one that we know.
+_UNREADABLE = (
+    *(ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm, x509.InvalidVersion),
+    *(ExtensionNotFound, x509.DuplicateExtension, x509.UnsupportedGeneralNameType),
+)
 
 
 class OcspError(NetworkError):
@@ -92,7 +100,7 @@ def responders(leaf: Certificate) -> tuple[str, ...]:
     """Return the URLs of a certificate's responders; empty if there are none."""
     try:
         found = leaf.extensions.get_extension_for_class(AuthorityInformationAccess).value
-    except (ExtensionNotFound, ValueError):
+    except _UNREADABLE:
         return ()
     named = (it for it in found if it.access_method == AuthorityInformationAccessOID.OCSP)
     return tuple(str(it.access_location.value) for it in named)[:_MOST_RESPONDERS]
@@ -243,7 +251,7 @@ def _check(der: bytes, subject: Subject, url: str) -> None:
             raise OcspError(f"{url}: the responder says {name.lower()}")
         signer = _signer(response, subject.issuer)
         _verify(response, signer)
-    except (ValueError, TypeError, InvalidSignature, ExtensionNotFound) as exc:
+    except _UNREADABLE as exc:
         raise OcspError(f"{url}: its answer is no OCSP response of the issuer") from exc
     if ocsp.about(der, subject.leaf) is None:
         raise OcspError(f"{url}: its response is about another certificate")
@@ -292,7 +300,7 @@ def _is_long_past(der: bytes | None) -> bool:
     try:
         found = next(iter(load_der_ocsp_response(der or b"").responses))
         end = found.next_update_utc or found.this_update_utc + _UNLIMITED
-    except (ValueError, StopIteration):
+    except (*_UNREADABLE, StopIteration):
         return True
     return end + _UNLIMITED < datetime.now(UTC)
 
