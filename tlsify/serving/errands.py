@@ -11,12 +11,11 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from tlsify.errors import TlsifyError
 from tlsify.metrics.counters import Event, Gauge, count, put
 from tlsify.renewal.report import Report
 from tlsify.serving.generation import SIGNALS
-from tlsify.system.os_errors import explain
-from tlsify.system.process import be_child, fork
+from tlsify.system.children import be_child
+from tlsify.system.process import fork
 from tlsify.system.sandbox import Reach
 
 if TYPE_CHECKING:
@@ -97,7 +96,7 @@ class _Runner:
                 if pid == 0:
                     os.close(self._read_end)
                     work = partial(self._work, prepare, write_end, insisting=insisting)
-                    be_child(work, self._log_failure)
+                    be_child(work, f"the process for {self.errand.what}")
             except OSError:
                 self._close()
                 raise
@@ -112,14 +111,6 @@ class _Runner:
     def _work(self, prepare: Callable[[Errand], None], write_end: int, *, insisting: bool) -> None:
         prepare(self.errand)
         os.write(write_end, self.errand.work(insisting=insisting).encode())
-
-    def _log_failure(self, exc: Exception) -> None:
-        if isinstance(exc, TlsifyError):
-            _log.error("%s: %s; hint: %s", self.errand.what, exc, exc.hint)
-        elif isinstance(exc, OSError):
-            _log.error("%s: %s", self.errand.what, explain(exc))
-        else:
-            _log.error("%s: bug", self.errand.what, exc_info=exc)
 
     def bury(self, code: int) -> tuple[Event, ...]:
         """Take the report of the process, which has ended; return its events."""

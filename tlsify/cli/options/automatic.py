@@ -16,7 +16,7 @@ from tlsify.addresses import Address
 from tlsify.cli.options import common as shared
 from tlsify.credentials.key_files import Files
 from tlsify.credentials.ocsp import objection
-from tlsify.credentials.pem import read_file
+from tlsify.credentials.reading import read_file
 from tlsify.errors import ConfigError, UsageError
 from tlsify.renewal.folder import Folder
 from tlsify.renewal.staples import Staples, Subject, file_of, responders
