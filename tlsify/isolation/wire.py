@@ -34,6 +34,8 @@ _ERRORS: dict[str, type[TlsifyError]] = {
         errors.PeerAlert,
         errors.PeerMisbehaved,
         errors.IdentityError,
+        errors.NoCertificate,
+        errors.ChallengeAnswered,
     )
 }
 # Of texts in errors, which may quote a peer, in bytes; and how many names one may have.
