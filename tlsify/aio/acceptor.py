@@ -14,7 +14,7 @@ from tlsify.aio.limits import Limits, Origins
 from tlsify.aio.outcomes import FAILURES, count_cut, name_of, outcome
 from tlsify.aio.pending import PendingHandshake, PendingHandshakes, origin
 from tlsify.connection.establish import drop_past_keys
-from tlsify.errors import TlsifyError
+from tlsify.errors import ConfigError, TlsifyError
 from tlsify.logs import messages
 from tlsify.metrics.counters import Event, Gauge, change, count, handshake_took
 from tlsify.passing import proxies
@@ -384,7 +384,9 @@ class Acceptor:
         kind = outcome(exc)
         count(kind)
         level = logging.INFO if kind in _USUAL else messages.NOTICE
-        if kind is Event.HANDSHAKE_RESOURCES:
+        if isinstance(exc, ConfigError):  # the client has no part in that
+            level = logging.WARNING
+        elif kind is Event.HANDSHAKE_RESOURCES:
             level = logging.INFO if self._is_short else logging.WARNING
             self._is_short = self._is_failing = True
             self._rest(_ACCEPT_PAUSE)

@@ -18,6 +18,7 @@ from tlsify.aio.limits import Limits
 from tlsify.aio.loop import EventLoop
 from tlsify.connection import establish
 from tlsify.connection.ending import patience
+from tlsify.connection.setup import keylog
 from tlsify.connection.setup.eligibility import host_refusal
 from tlsify.http.endpoint import Endpoint
 from tlsify.metrics.counters import BEAT_INTERVAL, beat, share
@@ -224,6 +225,8 @@ class _Office:
             plan.account.become()
         end_with(self._pid)
         confine(_reach(plan, config), plan.sandboxing)
+        if config.key_log is not None:
+            keylog.append(config.key_log, b"")  # as this user, or each handshake would fail
         if post.index == 0:
             self._configuration.warn_of_readable_keys()
         # Its sendfile ends a connection rather than let an answer be too short.
