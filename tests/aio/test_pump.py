@@ -25,6 +25,7 @@ from tlsify.aio.pump import _Carriage, buffer, carry
 from tlsify.codepoints import ContentType
 from tlsify.config import ClosePolicy
 from tlsify.connection.ending.closing import Closing
+from tlsify.connection.plain import Plain
 from tlsify.connection.stream import TLSSocket
 from tlsify.errors import Truncated
 
@@ -44,7 +45,9 @@ def by(policy: ClosePolicy | None) -> Closing:
 
 def carrying(handed: Handoff, plain: socket.socket, closing: ClosePolicy | None) -> Endpoint[None]:
     """Carry, in a thread with a loop of its own."""
-    return Endpoint(lambda: asyncio.run(carry(handed, plain, by(closing), buffer()), debug=True))
+    return Endpoint(
+        lambda: asyncio.run(carry(handed, Plain(plain), by(closing), buffer()), debug=True)
+    )
 
 
 def arrange(
@@ -242,7 +245,7 @@ def test_many_at_once(lab: Lab, policy: KtlsPolicy) -> None:
         client, server = lab.pair(policy)
         ours, backend = lab.tcp()
         ends.append((TLSSocket(client), backend))
-        between.append((server, ours))
+        between.append((server, Plain(ours)))
 
     async def run() -> None:
         scratch = buffer()
@@ -279,9 +282,9 @@ def test_busy_connection_leaves_room(lab: Lab) -> None:
     async def run() -> None:
         left, right = socket.socketpair()
         with right, Endless(fileno=left.detach()) as endless:
-            carriage = _Carriage(TLSSocket(handed), endless, by(None), buffer())
+            carriage = _Carriage(Plain(endless), Plain(right), by(None), buffer())
             busy = asyncio.ensure_future(carriage._flow(endless, endless))
-            await carry(handed, quiet_plain, by(None), buffer())
+            await carry(handed, Plain(quiet_plain), by(None), buffer())
             busy.cancel()
             await asyncio.gather(busy, return_exceptions=True)
 
@@ -302,7 +305,7 @@ def test_cancelled(lab: Lab, policy: KtlsPolicy) -> None:
 
     async def run() -> None:
         async with asyncio.timeout(0.05):
-            await carry(handed, ours, by(None), buffer())
+            await carry(handed, Plain(ours), by(None), buffer())
 
     with pytest.raises(TimeoutError):
         asyncio.run(run())

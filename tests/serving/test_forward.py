@@ -45,7 +45,9 @@ from tlsify.passing import proxy_text
 from tlsify.passing.metadata import ConnectionInfo
 from tlsify.passing.proxy_protocol import decode
 from tlsify.receiver import Receiver
-from tlsify.serving.backends import Backend, Backends, Rule
+from tlsify.serving.backend.address import Backend
+from tlsify.serving.backend.choice import Backends
+from tlsify.serving.backend.routes import Rule
 from tlsify.serving.forward import Forwarding, Passing
 from tlsify.system import scm_rights
 
@@ -152,7 +154,7 @@ def test_header(lab: Lab, policy: KtlsPolicy, version: str) -> None:
     with listening(("127.0.0.1", 0)) as listener:
         backends = to(Backend(*listener.getsockname()))
         address = peer.sock.getpeername()
-        work = serving(Forwarding(backends, STRICT, proxy_protocol=version), handed)
+        work = serving(Forwarding(backends, STRICT, proxy_version=version), handed)
         peer.send_data(b"request")
         peer.close_notify()
         plain, _ = listener.accept()
