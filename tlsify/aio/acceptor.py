@@ -10,7 +10,7 @@ from tlsify.aio.admission import Admission, Arrival
 from tlsify.aio.handshake import hand_over
 from tlsify.aio.outcomes import FAILURES, count_cut, name_of, outcome
 from tlsify.connection.establish import drop_past_keys
-from tlsify.errors import TlsifyError
+from tlsify.errors import ConfigError, TlsifyError
 from tlsify.logs import messages
 from tlsify.metrics.counters import Event, Gauge, change, count, handshake_took
 from tlsify.status import roster
@@ -133,7 +133,9 @@ class Acceptor(Admission):
         kind = outcome(exc)
         count(kind)
         level = logging.INFO if kind in _USUAL else messages.NOTICE
-        if kind is Event.HANDSHAKE_RESOURCES:
+        if isinstance(exc, ConfigError):  # the client has no part in that
+            level = logging.WARNING
+        elif kind is Event.HANDSHAKE_RESOURCES:
             level = logging.INFO if self._is_short else logging.WARNING
             self._is_short = True
             self._pause_for_want()

@@ -260,10 +260,10 @@ def _watch(
 ) -> Callable[[], object]:
     if sandboxing is Sandboxing.OFF or sandbox.refusal() is not None:
         return files
-    return lambda: (files(), [_identity(path) for path in reach().read])
+    return lambda: (files(), [identity(path) for path in reach().read])
 
 
-def _identity(path: str) -> tuple[int, int] | None:
+def identity(path: str | Path) -> tuple[int, int] | None:
     """Return a folder's identity, which another in its place does not have; None without one."""
     try:
         status = Path(path).stat()
