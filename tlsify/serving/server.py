@@ -179,9 +179,8 @@ class _Office:
             plan.account.become()
         end_with(self._pid)
         confine(_reach(plan, config, provision.clients), plan.sandboxing)
-        for each in (*provision.clients, config):
-            if each is not None and each.key_log is not None:
-                keylog.append(each.key_log, b"")  # as this user, or each handshake would fail
+        for key_log in _key_logs(config, provision.clients):
+            keylog.append(key_log, b"")  # as this user, or each handshake would fail
         if post.index == 0 and self._configuration is not None:
             self._configuration.warn_of_readable_keys()
         # Its sendfile ends a connection rather than let an answer be too short.
@@ -194,8 +193,7 @@ class _Office:
 def _reach(plan: ServerPlan, config: ServerConfig | None, clients: Sequence[ClientConfig]) -> Reach:
     """Add the paths of roster, key logs, sessions and authorities to the service's own."""
     reach = plan.reach()
-    files = [each.key_log for each in (*clients, config) if each is not None]
-    logs = [os.path.dirname(os.path.abspath(file)) for file in files if file is not None]
+    logs = [os.path.dirname(os.path.abspath(file)) for file in _key_logs(config, clients)]
     folders = [roster.place(), *(each.session_store for each in clients), *logs]
     write = dict.fromkeys(str(path) for path in folders if path is not None)
     trusted = [each.trust for each in clients if each.verify]
@@ -206,6 +204,12 @@ def _reach(plan: ServerPlan, config: ServerConfig | None, clients: Sequence[Clie
         read=(*reach.read, *read),
         write=(*reach.write, *write),
     )
+
+
+def _key_logs(config: ServerConfig | None, clients: Sequence[ClientConfig]) -> list[str]:
+    """Return the files that secrets are appended to."""
+    configs = [*clients, *(() if config is None else (config,))]
+    return [os.fspath(each.key_log) for each in configs if each.key_log is not None]
 
 
 def part(listeners: Sequence[socket.socket], index: int, number: int) -> list[socket.socket]:
