@@ -182,6 +182,7 @@ def _start_relay(
         tunnel = Tunnel(ready.engine, time.monotonic)
     elif keys is not None:
         tunnel = keyed_tunnel.KeyedTunnel(negotiated, keys, time.monotonic)
+    timeout = ready.sock.gettimeout()
     try:
         relay = Relay(ready.sock, tunnel, keep)
         program_end = relay.start()
@@ -192,6 +193,7 @@ def _start_relay(
             raise
         count(Event.SHORTAGE)
         raise ResourceError(exc, "the connection cannot be relayed") from exc
+    program_end.settimeout(timeout)
     relayed(reason.code)
     return Handoff(program_end, Offload.RELAY, reason, negotiated, None, relay)
 
