@@ -179,7 +179,7 @@ class Relay:
             self._note(failure)
 
     def leave(self) -> None:
-        """Close both sides in a forked child, which would hide the parent's end, and free `join`."""
+        """Close both sides in a forked child: they would hide the parent's end; free `join`."""
         self.network.close()
         self._program.close()
         self._running.release()
