@@ -41,6 +41,7 @@ class Acceptor(Admission):
 
     Attributes:
         stranger: answers clients that speak no TLS (`tls.engine.Engine`); None: by an alert.
+        is_inline: whether data is carried by `pump.carry` alone.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class Acceptor(Admission):
         """
         super().__init__(listeners, limits)
         self.stranger: Callable[[bytes], bytes] | None = None
+        self.is_inline = False
         self._serve = serve
         self._config = config
         self._policy = policy
@@ -112,7 +114,10 @@ class Acceptor(Admission):
                 seconds -= arrival.age()
                 if not self._learn(arrival, header):
                     return None
-            handed = await hand_over(sock, self._config, self._policy, seconds, stranger)
+            is_inline = self.is_inline
+            handed = await hand_over(
+                sock, self._config, self._policy, seconds, stranger, is_inline=is_inline
+            )
         except FAILURES as exc:
             self._note_failure(arrival, exc)
             return None
