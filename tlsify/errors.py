@@ -323,6 +323,7 @@ SHORTAGES = {
     _errno.ENFILE: _MORE_FILES,
     _errno.ENOMEM: _MORE_MEMORY,
     _errno.ENOBUFS: _MORE_MEMORY,
+    _errno.ENOSPC: "free some space on the disk; for a socket, raise fs.epoll.max_user_watches",
 }
 
 
@@ -343,6 +344,23 @@ class ResourceError(TlsifyError):
         else:
             said, hint = str(error) or "out of memory", _MORE_MEMORY
         super().__init__(f"{what}: {said}", hint=hint)
+
+
+def unusable(what: str, error: OSError | ValueError, hint: str) -> ConfigError | ResourceError:
+    """Return the error for something that the user has named: its own, or a shortage of ours.
+
+    Args:
+        what: cannot be done with it.
+        error: of the system call, or Python's before it.
+        hint: for all but a shortage.
+    """
+    if isinstance(error, OSError):
+        if error.errno in SHORTAGES:
+            return ResourceError(error, what)
+        what = f"{what}: {error.strerror or error}"
+    else:
+        what = f"{what}: {error}"
+    return ConfigError(what, hint=hint)
 
 
 class DeadlineExceeded(TlsifyError, TimeoutError):

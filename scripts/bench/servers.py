@@ -124,7 +124,9 @@ http {{
 """
 
 
-def _nginx(setting: Setting, tls: str, more: str) -> AbstractContextManager[Running]:
+def _nginx(
+    setting: Setting, tls: str, more: str, under: peers.Words | None = None
+) -> AbstractContextManager[Running]:
     port = free_port()
     text = _NGINX.format(
         workers=setting.workers,
@@ -138,12 +140,16 @@ def _nginx(setting: Setting, tls: str, more: str) -> AbstractContextManager[Runn
     )
     path = write(setting, f"nginx-{port}.conf", text)
     words = find("nginx", "-e", "stderr", "-p", setting.folder, "-c", path)
+    if words is not None and under is not None:
+        words = under.with_arguments(*words.words)
     return run_on(setting, words, port, name="nginx")
 
 
-def nginx_plain(setting: Setting) -> AbstractContextManager[Running]:
-    """Run nginx without TLS."""
-    return _nginx(setting, "", "")
+def nginx_plain(
+    setting: Setting, under: peers.Words | None = None
+) -> AbstractContextManager[Running]:
+    """Run nginx without TLS, under another command if wanted."""
+    return _nginx(setting, "", "", under)
 
 
 def nginx(setting: Setting, *directives: str) -> AbstractContextManager[Running]:

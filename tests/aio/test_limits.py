@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from tlsify.aio.limits import Limits, Origins
+import resource
+
+import pytest
+
+from tlsify.aio.limits import MOST_HANDSHAKES, Limits, Origins
 
 
 def test_parts() -> None:
@@ -13,6 +17,15 @@ def test_parts() -> None:
     assert [part.handshakes for part in parts] == [1, 1, 1, 1]
     assert {part.per_address for part in parts} == {5}
     assert Limits().part(0, 2).connections is None
+
+
+@pytest.mark.parametrize(
+    ("soft", "most"), [(256, 128), (2**20, MOST_HANDSHAKES), (resource.RLIM_INFINITY, 4096)]
+)
+def test_handshakes(soft: int, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They leave descriptors for others."""
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (soft, soft))
+    assert Limits().handshakes == most
 
 
 def test_origins() -> None:

@@ -162,7 +162,7 @@ def test_header(lab: Lab, policy: KtlsPolicy, version: str) -> None:
     with listening(("127.0.0.1", 0)) as listener:
         backends = to(Backend(*listener.getsockname()))
         address = peer.sock.getpeername()
-        work = serving(Forwarding(backends, STRICT, proxy_protocol=version), handed)
+        work = serving(Forwarding(backends, STRICT, proxy_version=version), handed)
         peer.send_data(b"request")
         peer.close_notify()
         plain, _ = listener.accept()

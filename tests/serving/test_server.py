@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Self, cast
 import psutil
 import pytest
 
+from tests.cli.harness import insist
 from tests.conftest import issue
 from tests.doubles import ends, until
 from tests.isolation.test_custodian import children
@@ -78,6 +79,8 @@ class Service:
         await asyncio.sleep(1000)
     async def stop(self):
         say("stop", os.getpid())
+    def backends(self):
+        return {"a:1": True}
 
 def load():
     return ServerConfig(key_pair=KeyPair.load(folder / "cert.pem", folder / "key.pem"), timeout=5)
@@ -96,7 +99,8 @@ def listen():
     more = [listening.listen("127.0.0.1", port, reuse_port=True) for _ in range(SOCKETS - 1)]
     return [first, *more]
 
-SOCKETS, ACCOUNT, DRAIN, REACH, SANDBOXING = 1, None, 5.0, Reach(), Sandboxing.AUTO
+SOCKETS, ACCOUNT, DELAY, DRAIN = 1, None, 0, 5.0
+REACH, SANDBOXING = Reach(), Sandboxing.AUTO
 ISOLATION = None
 exec(sys.argv[2])
 with Inherited.inherit() as estate:
@@ -105,7 +109,7 @@ with Inherited.inherit() as estate:
     serving.run(ServerPlan(
         listeners=listeners, load=load, policy=KtlsPolicy(KtlsMode.OFF),
         provide=lambda: Provision(Service), workers=2,
-        limits=Limits(), drain_seconds=DRAIN, metrics=metrics, account=ACCOUNT,
+        limits=Limits(), drain_delay=DELAY, drain_seconds=DRAIN, metrics=metrics, account=ACCOUNT,
         watch=watch, estate=estate,
         reach=lambda: REACH, sandboxing=SANDBOXING, isolation=ISOLATION,
         on_ready=lambda: say("ready", os.getpid(), listeners[0].getsockname()[1]),
@@ -367,6 +371,24 @@ def _is_refused(server: Server) -> bool:
     except OSError:  # it was in the queue of that one
         pass
     return False
+
+
+@pytest.mark.parametrize("is_long", [True, False])
+def test_delay(tmp_path: Path, authority: trustme.CA, *, is_long: bool) -> None:
+    """Balancers are told of the end before connections are; another request ends it at once."""
+    with Server(tmp_path, authority, f"DELAY = {3600 if is_long else 0.3}") as server:
+        first = server.workers()
+        server.process.terminate()
+        if is_long:
+            until(lambda: server.metrics("/readyz") == 503)
+            assert server.metrics("/livez") != 503
+            server.process.send_signal(signal.SIGHUP)
+            server.ask()
+            assert server.workers() == first, "there is no reload any more"
+            insist(server.process)
+        else:
+            server.read("stop")
+        assert ends(server.process) == 0
 
 
 def test_end_of_patience(tmp_path: Path, authority: trustme.CA) -> None:

@@ -27,10 +27,11 @@ if TYPE_CHECKING:
 
 pytestmark = [needs_seccomp, pytest.mark.ktls, pytest.mark.interop, pytest.mark.timeout(TIMEOUT)]
 
-# What each server is put through where all of them are there; elsewhere little is enough.
+# What each server is put through where all of them are there, emulated or not; else little does.
 _IS_FULL = bool(SERVERS_AT)
-_SIZE = (32 if GUEST == "uml" else 4) << 20 if _IS_FULL else 1 << 20
-_COUNT = 200 if _IS_FULL else 8
+_MEGABYTES, _COUNT = {(True, True): (32, 200), (True, False): (4, 40)}.get(
+    (_IS_FULL, GUEST == "uml"), (1, 4)
+)
 _EACH_KERNEL = "nginx, deferred"
 
 
@@ -56,14 +57,14 @@ def test_server(pki: Pki, trust: TrustAnchors, place: Path, name: str) -> None:
     """Its clients get all of it, and it hears of no record that is not data."""
     server, before = SERVERS[name], tls_stat()["TlsTxSw"]
     backend = Backend(place) if server.is_proxy else nullcontext()
-    with backend, Served(pki, place, server, _SIZE) as served:
+    with backend, Served(pki, place, server, _MEGABYTES) as served:
         clients = Clients(served, pki, trust)
         clients.prepare()
         if server.keeps_alive:
             clients.keep_alive()
         calls = 0
         if server.talk != "echo":
-            clients.upload(_SIZE // 4)
+            clients.upload(_MEGABYTES * 2**18)
             clients.fetch("file")
             calls = served.sendfile_calls(lambda: clients.fetch("file")) if _IS_FULL else 0
         clients.come(_COUNT, served.reload if server.reload else None)
@@ -76,4 +77,5 @@ def test_server(pki: Pki, trust: TrustAnchors, place: Path, name: str) -> None:
         assert is_answered == server.answers_half
         assert has_followed == (capabilities().rekey and not server.is_moved)
         assert tls_stat()["TlsTxSw"] - before >= clients.made
-        served.keep(name, size=_SIZE, connections=clients.made, sendfile=calls, half=is_answered)
+        shown = {"half": is_answered, "key_update": has_followed, "sendfile": calls}
+        served.keep(name, megabytes=_MEGABYTES, connections=clients.made, **shown)

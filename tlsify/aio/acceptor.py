@@ -6,16 +6,13 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, TypeAlias
 
-from tlsify.aio import proxy_header
 from tlsify.aio.admission import Admission, Arrival
 from tlsify.aio.handshake import hand_over
 from tlsify.aio.outcomes import FAILURES, count_cut, name_of, outcome
-from tlsify.aio.pending import PendingHandshake, origin
 from tlsify.connection.establish import drop_past_keys
-from tlsify.errors import TlsifyError
+from tlsify.errors import ConfigError, TlsifyError
 from tlsify.logs import messages
 from tlsify.metrics.counters import Event, Gauge, change, count, handshake_took
-from tlsify.passing import proxies
 from tlsify.status import roster
 
 if TYPE_CHECKING:
@@ -25,7 +22,6 @@ if TYPE_CHECKING:
     from tlsify.aio.limits import Limits
     from tlsify.config import KtlsPolicy, ServerConfig
     from tlsify.connection.handoff import Handoff
-    from tlsify.passing.proxy_protocol import Header
 
     Serve: TypeAlias = Callable[[Handoff], Awaitable[None]]
 
@@ -108,13 +104,10 @@ class Acceptor(Admission):
 
     async def _open(self, arrival: Arrival) -> Handoff | None:
         try:
-            sock, stranger, seconds = arrival.opening.sock, self.stranger, self._config.timeout
-            if arrival.is_proxied:
-                header = await proxy_header.receive(sock, seconds)
-                seconds -= arrival.age()
-                if not self._learn(arrival, header):
-                    return None
-            is_inline = self.is_inline
+            seconds = await self._learn_name(arrival, self._config.timeout)
+            if seconds is None:
+                return None
+            sock, stranger, is_inline = arrival.opening.sock, self.stranger, self.is_inline
             handed = await hand_over(
                 sock, self._config, self._policy, seconds, stranger, is_inline=is_inline
             )
@@ -131,25 +124,6 @@ class Acceptor(Admission):
         handshake_took(took)
         return handed
 
-    def _learn(self, arrival: Arrival, header: Header) -> bool:
-        """Know a client behind a proxy by its own address; return whether it is within limits."""
-        if header.peer is None:  # the connection is the proxy's own
-            return True
-        arrival.name = header.peer
-        messages.peer.set(header.peer)
-        proxies.told.set(header)
-        before, now = arrival.opening, asyncio.get_running_loop().time()
-        task = self._opening[before]
-        self._leave_opening(before)
-        self._origins.leave(before.origin)
-        where = origin(header.peer)
-        is_within = self._origins.enter(where)
-        arrival.opening = PendingHandshake(before.sock, where if is_within else None, now)
-        self._enter_opening(arrival.opening, task)
-        if not is_within:
-            self._refuse(arrival.name)
-        return is_within
-
     def _note_eviction(self, arrival: Arrival) -> None:
         kind, why = Event.HANDSHAKE_ABANDONED, "the server ends"
         if arrival.is_evicted:
@@ -163,7 +137,9 @@ class Acceptor(Admission):
         kind = outcome(exc)
         count(kind)
         level = logging.INFO if kind in _USUAL else messages.NOTICE
-        if kind is Event.HANDSHAKE_RESOURCES:
+        if isinstance(exc, ConfigError):  # the client has no part in that
+            level = logging.WARNING
+        elif kind is Event.HANDSHAKE_RESOURCES:
             level = logging.INFO if self._is_short else logging.WARNING
             self._is_short = True
             self._pause_for_want()

@@ -8,16 +8,19 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self, TypeAlias
 
+from tlsify.aio import proxy_header
 from tlsify.aio.limits import Limits, Origins
 from tlsify.aio.pending import PendingHandshake, PendingHandshakes, origin
 from tlsify.logs import messages
 from tlsify.metrics.counters import Event, Gauge, change, count
+from tlsify.passing import proxies
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Sequence
 
     from tlsify.passing.proxies import Proxies
+    from tlsify.passing.proxy_protocol import Header
 
     Refused: TypeAlias = Callable[[object, str, object, float], None]
 
@@ -44,15 +47,15 @@ class Arrival:
 
     Attributes:
         opening: its place among those that are opening: in their handshakes.
-        name: the peer's address, as ``accept`` gives it.
-        is_proxied: whether a PROXY header comes first.
+        name: the peer's address, as ``accept`` gives it, or as its proxy tells it.
+        is_proxied: whether it begins with a PROXY header.
         is_admitted: whether it has been opened, and is being served.
         is_evicted: whether it has lost its place to another.
     """
 
     opening: PendingHandshake
     name: object
-    is_proxied: bool
+    is_proxied: bool = False
     is_admitted: bool = False
     is_evicted: bool = False
 
@@ -257,6 +260,38 @@ class Admission:
     async def _attend(self, arrival: Arrival) -> None:
         """Open a connection, and serve it until its end."""
         raise NotImplementedError
+
+    async def _learn_name(self, arrival: Arrival, seconds: float) -> float | None:
+        """Receive what a proxy tells of its client, if it is to tell; return the seconds left.
+
+        Returns:
+            None if the client is refused.
+
+        Raises:
+            As `proxy_header.receive`.
+        """
+        if not arrival.is_proxied:
+            return seconds
+        header = await proxy_header.receive(arrival.opening.sock, seconds)
+        left = seconds - arrival.age()
+        return left if header.peer is None or self._rename(arrival, header) else None
+
+    def _rename(self, arrival: Arrival, header: Header) -> bool:
+        """Know a client behind a proxy by its own address; return whether it is within limits."""
+        arrival.name = header.peer
+        messages.peer.set(header.peer)
+        proxies.told.set(header)
+        before, now = arrival.opening, asyncio.get_running_loop().time()
+        task = self._opening[before]
+        self._leave_opening(before)
+        self._origins.leave(before.origin)
+        where = origin(header.peer)
+        is_within = self._origins.enter(where)
+        arrival.opening = PendingHandshake(before.sock, where if is_within else None, now)
+        self._enter_opening(arrival.opening, task)
+        if not is_within:
+            self._refuse(arrival.name)
+        return is_within
 
     def _enter_opening(self, opening: PendingHandshake, task: asyncio.Task[None]) -> None:
         self._opening[opening] = task

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import resource
 from collections import Counter
 from dataclasses import dataclass, field
 
-from tlsify.aio.pending import most_handshakes
+# How many handshakes there may be at a time, by default.
+MOST_HANDSHAKES = 4096
+
+
+def most_handshakes() -> int:
+    """Return how many handshakes this process has room for: not all descriptors are theirs."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return MOST_HANDSHAKES if soft == resource.RLIM_INFINITY else min(MOST_HANDSHAKES, soft // 2)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import itertools
-import resource
 import socket
 import struct
 from typing import NamedTuple
 
 from tlsify.connection.ending.patience import unread
 
-# How many there may be at a time, by default.
-MOST_HANDSHAKES = 4096
 # How long a peer may say nothing in its handshake before it counts as stalled, and how long a
 # handshake may take then, in seconds: where handshakes take long in general, four times that.
 _SILENCE, _AGE, _USUAL = 2.0, 10.0, 4.0
@@ -110,12 +107,6 @@ class PendingHandshakes:
 def _crowd(fellows: dict[PendingHandshake, None]) -> tuple[int, float]:
     """Order those from one origin: where most are first, and of as many the oldest."""
     return -len(fellows), next(iter(fellows)).since
-
-
-def most_handshakes() -> int:
-    """Return how many handshakes this process has room for: not all descriptors are theirs."""
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return MOST_HANDSHAKES if soft == resource.RLIM_INFINITY else min(MOST_HANDSHAKES, soft // 2)
 
 
 def origin(name: object) -> bytes | None:

@@ -6,11 +6,12 @@ import logging
 from typing import TYPE_CHECKING
 
 from tlsify.aio.admission import Admission, Arrival
+from tlsify.aio.outcomes import FAILURES, name_of, outcome
 from tlsify.connection.plain import Plain
 from tlsify.connection.setup.keepalive import keep_alive
 from tlsify.errors import TlsifyError
 from tlsify.logs import messages
-from tlsify.metrics.counters import Gauge, change
+from tlsify.metrics.counters import Gauge, change, count
 
 if TYPE_CHECKING:
     import socket
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from tlsify.aio.limits import Limits
 
 _log = logging.getLogger("tlsify")
+
+_PATIENCE = 5.0  # seconds for the header of a proxy
 
 
 class PlainAcceptor(Admission):
@@ -36,7 +39,8 @@ class PlainAcceptor(Admission):
 
     async def _attend(self, arrival: Arrival) -> None:
         messages.peer.set(arrival.name)
-        self._leave_opening(arrival.opening)
+        if not await self._open(arrival):
+            return
         self._admitted(arrival)
         sock = arrival.opening.sock
         change(Gauge.CONNECTIONS, 1)
@@ -49,3 +53,16 @@ class PlainAcceptor(Admission):
             _log.info("connection ended: %s", exc)
         finally:
             change(Gauge.CONNECTIONS, -1)
+
+    async def _open(self, arrival: Arrival) -> bool:
+        """Have a proxy tell of its client; return whether that may be served."""
+        try:
+            return await self._learn_name(arrival, _PATIENCE) is not None
+        except FAILURES as exc:
+            kind = outcome(exc)
+            count(kind)
+            _log.log(messages.NOTICE, "connection refused: %s", exc)
+            self.refused(arrival.name, name_of(kind), exc, arrival.age())
+            return False
+        finally:
+            self._leave_opening(arrival.opening)

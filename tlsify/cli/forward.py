@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from tlsify.addresses import Address, is_same
 from tlsify.aio.outcomes import FAILURES
-from tlsify.cli.options import addresses, logs
+from tlsify.cli.options import addresses, balancing, logs
 from tlsify.cli.options import backend as backend_options
 from tlsify.cli.options import common as shared
 from tlsify.cli.options import server as server_options
@@ -26,6 +26,7 @@ from tlsify.names import is_ip_address, is_loopback
 from tlsify.serving import server
 from tlsify.serving.backend.address import Backend, parse_several
 from tlsify.serving.backend.choice import Backends
+from tlsify.serving.backend.order import Balance
 from tlsify.serving.backend.routes import Rule, Traits
 from tlsify.serving.backend.security import Security
 from tlsify.serving.forward import Forwarding, Passing
@@ -98,6 +99,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="backend for connections with this ALPN protocol or server name, or accepted at this "
         "address, which is then listened on; may be repeated; the first match wins",
     )
+    balancing.add_arguments(group)
     group.add_argument(
         "--connect-timeout",
         type=shared.seconds,
@@ -133,7 +135,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="LISTEN|BACKEND",
         help="addresses to listen on, as for --listen; the last one is the backend: HOST:PORT or "
         "unix:PATH, with TLS tls:HOST:PORT, or tls+PROTOCOL:HOST:PORT for STARTTLS; or a "
-        "comma-separated list of these, tried in order",
+        "comma-separated list of these (--balance)",
     )
     parser.usage = f"{parser.prog} [OPTION...] [LISTEN...] BACKEND|--pass-fd unix:PATH"
 
@@ -141,6 +143,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def misuse(arguments: argparse.Namespace) -> str | None:
     """Return the error in the arguments that name backends."""
     if (found := backend_options.misuse(arguments)) is not None:
+        return found
+    if (found := balancing.misuse(arguments)) is not None:
         return found
     if arguments.pass_fd is not None:
         return (
@@ -348,14 +352,16 @@ def _maker(
     closing = None if arguments.close == _BY_PROTOCOL else ClosePolicy(arguments.close)
     bounds = Bounds(arguments.idle, arguments.send_timeout)
     patience, retry = arguments.connect_timeout, arguments.retry
+    balance = Balance(arguments.balance)
     if arguments.pass_fd is None:
         return lambda configs: Forwarding(
-            Backends(rules, patience, retry or 0),
+            Backends(rules, patience, retry or 0, balance),
             closing,
             bounds,
             access_log,
-            proxy_protocol=arguments.proxy_protocol,
+            proxy_version=arguments.proxy_protocol,
             security=Security(configs, policy),
+            checks=balancing.checks(arguments),
         )
     for backend in (backend for rule in rules for backend in rule.backends):
         if not backend.path or backend.is_tls:
@@ -363,5 +369,9 @@ def _maker(
     # Workers come and go, and a connection loses nothing by waiting for one.
     retry = patience if retry is None else retry
     return lambda _: Passing(
-        Backends(rules, patience, retry), closing, bounds, access_log, aware=arguments.aware
+        Backends(rules, patience, retry, balance),
+        closing,
+        bounds,
+        access_log,
+        aware=arguments.aware,
     )

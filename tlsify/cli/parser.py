@@ -27,6 +27,7 @@ VERBS = {
     "serve": "HTTPS server for the files of a folder",
     "forward": "TLS in front of another server, which receives plaintext or descriptors",
     "wrap": "TLS for an unmodified server, which writes to its clients through the kernel",
+    "config": "translate a configuration of stunnel, hitch or ghostunnel",
     "check": "report what this host can offload, and why the rest cannot be",
     "status": "list the connections that the kernel or tlsify protects, with their processes",
 }

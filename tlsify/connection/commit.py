@@ -106,7 +106,7 @@ def _log_keys(ready: Ready) -> None:
     if ready.key_log is not None:
         try:
             keylog.append(ready.key_log, ready.engine.take_key_log())
-        except ConfigError as exc:  # the disk is full, say: no reason to lose the connection
+        except (ConfigError, ResourceError) as exc:  # no reason to lose the connection
             _log.warning("no secrets logged: %s", exc)
 
 

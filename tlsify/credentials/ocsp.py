@@ -9,7 +9,7 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.x509.ocsp import load_der_ocsp_response
 
-from tlsify.credentials.pem import read_file
+from tlsify.credentials.reading import read_file
 from tlsify.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -10,8 +10,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from tlsify.aio.handshake import hand_over
+from tlsify.aio.limits import most_handshakes
 from tlsify.aio.outcomes import FAILURES
-from tlsify.aio.pending import PendingHandshake, PendingHandshakes, most_handshakes, origin
+from tlsify.aio.pending import PendingHandshake, PendingHandshakes, origin
 from tlsify.errors import DeadlineExceeded
 from tlsify.metrics.counters import Event, count
 

@@ -74,6 +74,9 @@ class Event(Enum):
     RELOAD_REFUSED = "reload_refused"
     # Connections to backends (`serving.forward`).
     BACKEND_FAILED = "backend_failed"
+    BACKEND_DOWN = "backend_down"
+    HEALTH_CHECK_OK = "health_check_ok"
+    HEALTH_CHECK_FAILED = "health_check_failed"
     DESCRIPTOR_PASSED = "descriptor_passed"
     # Requests on a port for plain HTTP (`serving.plain_http`).
     PLAIN_REDIRECTED = "plain_redirected"

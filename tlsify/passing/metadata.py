@@ -75,7 +75,7 @@ class ConnectionInfo(NamedTuple):
     def of(cls, handed: Handoff) -> Self:
         """Return the metadata of an established connection."""
         agreed = handed.negotiated
-        local, peer = _ends(handed)
+        local, peer = _told_ends(handed)
         return cls(
             peer=peer,
             local=local,
@@ -105,10 +105,6 @@ class ConnectionInfo(NamedTuple):
                 if len(raw := _spell(told)) <= limit:
                     return raw
         return _spell(short._replace(subject=None, common_name=None))
-
-    def encode_text(self) -> bytes:
-        """Write its addresses as a PROXY header of version 1."""
-        return proxy_text.encode(Header(self.peer, self.local))
 
     @classmethod
     def decode(cls, raw: bytes | bytearray | memoryview) -> tuple[Self, int]:
@@ -157,11 +153,16 @@ class ConnectionInfo(NamedTuple):
         )
 
 
-def plain_header(client: Plain, version: str) -> bytes:
+def text_header(client: Handoff | Plain) -> bytes:
+    """Return a PROXY header of version 1, which has the addresses alone."""
+    local, peer = _told_ends(client)
+    return proxy_text.encode(Header(peer, local))
+
+
+def plain_header(client: Plain) -> bytes:
     """Return the PROXY header of a connection without TLS: its addresses."""
-    local, peer = ends(client)
-    header = Header(peer, local)
-    return proxy_text.encode(header) if version == "1" else encode(header)
+    local, peer = _told_ends(client)
+    return encode(Header(peer, local))
 
 
 def _spell(told: ConnectionInfo) -> bytes:
@@ -197,11 +198,10 @@ def _ssl(told: ConnectionInfo) -> Ssl:
     return Ssl(client, verify, tuple(fields))
 
 
-def _ends(handed: Handoff) -> tuple[Any, Any]:
-    """Return both addresses, or those behind a proxy; None for each of a broken connection."""
-    if (header := proxies.told.get()) is not None:
-        return header.local, header.peer
-    return ends(handed)
+def _told_ends(handed: Handoff | Plain) -> tuple[Any, Any]:
+    """Return both addresses, or, behind a proxy, those that it has told."""
+    header = proxies.told.get()
+    return ends(handed) if header is None else (header.local, header.peer)
 
 
 def ends(handed: Handoff | Plain) -> tuple[Any, Any]:

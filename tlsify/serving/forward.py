@@ -21,20 +21,22 @@ from tlsify.errors import BackendError
 from tlsify.keys import wipe
 from tlsify.logs.access import PASSED, AccessLog, Visit, outward, visiting
 from tlsify.metrics.counters import Event, count
-from tlsify.passing.metadata import ConnectionInfo, ends, plain_header
+from tlsify.passing import proxy_protocol, proxy_text
+from tlsify.passing.metadata import ConnectionInfo, ends, plain_header, text_header
 from tlsify.passing.proxy_protocol import MAX_SIZE
+from tlsify.serving.backend.health import HealthChecks
 from tlsify.serving.backend.routes import Traits
 from tlsify.serving.backend.security import Security
-from tlsify.starttls.greetings import greeting
 from tlsify.status import roster
 from tlsify.system import scm_rights
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Mapping
 
     from tlsify.connection.handoff import Handoff
     from tlsify.serving.backend.address import Backend
     from tlsify.serving.backend.choice import Backends
+    from tlsify.serving.backend.health import Checks
 
 T = TypeVar("T")
 _NO_BOUNDS = Bounds()
@@ -68,6 +70,10 @@ class _Service:
     async def start(self) -> None:
         """Do nothing: backends may start later than we."""
 
+    def backends(self) -> Mapping[str, bool]:
+        """Return which backends are up."""
+        return self._backends.state()
+
     async def drain(self) -> None:
         """Do nothing: only backends know which connections are idle."""
 
@@ -79,7 +85,7 @@ class _Service:
         client: Handoff | Plain,
         visit: Visit,
         attempt: Callable[[Backend, float], Awaitable[T]],
-    ) -> T:
+    ) -> tuple[Backend, T]:
         async def noted(backend: Backend, seconds: float) -> T:
             visit.more["backend"] = str(backend)
             return await attempt(backend, seconds)
@@ -120,8 +126,9 @@ class Forwarding(_Service):
         bounds: Bounds = _NO_BOUNDS,
         access_log: AccessLog | None = None,
         *,
-        proxy_protocol: str | None = None,
+        proxy_version: str | None = None,
         security: Security | None = None,
+        checks: Checks | None = None,
     ) -> None:
         """Store what does not change.
 
@@ -130,13 +137,27 @@ class Forwarding(_Service):
             closing: as `_Service` has it.
             bounds: likewise.
             access_log: likewise.
-            proxy_protocol: begin each connection to a backend with a PROXY header of this
+            proxy_version: begin each connection to a backend with a PROXY header of this
                 version, 1 or 2.
             security: does the handshakes with backends that speak TLS; None if there are none.
+            checks: of the backends' health; None has clients find out.
         """
         super().__init__(backends, closing, bounds, access_log)
-        self._proxy_protocol = proxy_protocol
+        self._proxy_version = proxy_version
         self._security = security or Security({}, KtlsPolicy())
+        self._health: HealthChecks | None = None
+        if checks is not None:
+            self._health = HealthChecks(backends, self._check, checks)
+
+    async def start(self) -> None:
+        """Begin to check backends; they may start later than we."""
+        if self._health is not None:
+            self._health.begin()
+
+    async def stop(self) -> None:
+        """Check no more."""
+        if self._health is not None:
+            await self._health.end()
 
     async def serve(self, client: Handoff | Plain) -> None:
         """Carry one connection until its end.
@@ -147,47 +168,51 @@ class Forwarding(_Service):
             OSError: likewise.
         """
         with visiting(self._access_log, client) as visit:
+            header = self._header(client)
+            alpn = None if isinstance(client, Plain) else client.negotiated.alpn
+
+            async def connect(backend: Backend, seconds: float) -> tuple[Handoff | Plain, bytes]:
+                return await self._security.connect(backend, seconds, header, alpn, is_inline=True)
+
             try:
-                backend, greeting = await self._reach(client, visit, self._connector(client))
+                chosen, (backend, greeting) = await self._reach(client, visit, connect)
             except BaseException:  # the client must not think that it was served
                 client.abort()
                 raise
-            if isinstance(backend, Plain):
-                await self._carry(client, backend, visit)
-                return
-            visit.more.update(outward(backend))
             try:
-                with roster.listed(backend):
-                    await self._carry(client, backend, visit, greeting)
+                await self._carry_to(backend, client, visit, greeting)
             finally:
-                count_cut(backend)
+                self._backends.leave(chosen)
 
-    def _connector(
-        self, client: Handoff | Plain
-    ) -> Callable[[Backend, float], Awaitable[tuple[Handoff | Plain, bytes]]]:
-        """Return what connects a client to a backend, within some seconds.
+    async def _carry_to(
+        self, backend: Handoff | Plain, client: Handoff | Plain, visit: Visit, greeting: bytes
+    ) -> None:
+        if isinstance(backend, Plain):
+            await self._carry(client, backend, visit)
+            return
+        visit.more.update(outward(backend))
+        try:
+            with roster.listed(backend):
+                await self._carry(client, backend, visit, greeting)
+        finally:
+            count_cut(backend)
 
-        It returns the connection, and what the client is to get first.
-        """
-        header = b"" if self._proxy_protocol is None else _header(client, self._proxy_protocol)
-        alpn = None if isinstance(client, Plain) else client.negotiated.alpn
-        loop = asyncio.get_running_loop()
+    def _header(self, client: Handoff | Plain) -> bytes:
+        if self._proxy_version is None:
+            return b""
+        if self._proxy_version == "1":
+            return text_header(client)
+        return (
+            plain_header(client)
+            if isinstance(client, Plain)
+            else ConnectionInfo.of(client).encode()
+        )
 
-        async def connect(backend: Backend, seconds: float) -> tuple[Handoff | Plain, bytes]:
-            began = loop.time()
-            sock = await backend.connect(seconds)
-            try:
-                await loop.sock_sendall(sock, header)
-                if not backend.is_tls:
-                    return Plain(sock), b""
-                left = seconds - (loop.time() - began)
-                handed = await self._security.hand_over(backend, sock, alpn, left)
-            except BaseException:
-                sock.close()
-                raise
-            return handed, greeting(backend.starttls)
-
-        return connect
+    async def _check(self, backend: Backend, seconds: float) -> Handoff | Plain:
+        """Connect for a check of our own."""
+        header = {None: b"", "1": proxy_text.UNKNOWN, "2": proxy_protocol.LOCAL}
+        found, _ = await self._security.connect(backend, seconds, header[self._proxy_version])
+        return found
 
 
 class _Unconfirmed(BackendError):
@@ -239,7 +264,7 @@ class Passing(_Service):
         message = bytearray().join((header, state))
         with socket.socket(fileno=number) as sock:
             try:
-                await self._pass(handed, visit, number, message)
+                self._backends.leave(await self._pass(handed, visit, number, message))
             except BackendError as exc:
                 if isinstance(exc, _Unconfirmed):
                     _hang_up(sock)
@@ -258,18 +283,21 @@ class Passing(_Service):
             ours, theirs = socket.socketpair()
             try:
                 with theirs:
-                    await self._pass(handed, visit, theirs.fileno(), header)
+                    chosen = await self._pass(handed, visit, theirs.fileno(), header)
             except BaseException:
                 ours.close()
                 raise
         except BaseException:
             handed.abort()
             raise
-        await self._carry(handed, Plain(ours), visit)
+        try:
+            await self._carry(handed, Plain(ours), visit)
+        finally:
+            self._backends.leave(chosen)
 
     async def _pass(
         self, handed: Handoff, visit: Visit, number: int, message: bytes | bytearray
-    ) -> None:
+    ) -> Backend:
         async def attempt(backend: Backend, seconds: float) -> None:
             with backend.connect_here(socket.SOCK_SEQPACKET) as channel:
                 scm_rights.send(channel, message, number)
@@ -282,8 +310,9 @@ class Passing(_Service):
             if answer:
                 raise ConnectionRefusedError(errno.ECONNREFUSED, "it could not take it")
 
-        await self._reach(handed, visit, attempt)
+        chosen, _ = await self._reach(handed, visit, attempt)
         count(Event.DESCRIPTOR_PASSED)
+        return chosen
 
 
 def _traits(client: Handoff | Plain) -> Traits:
@@ -291,13 +320,6 @@ def _traits(client: Handoff | Plain) -> Traits:
     if isinstance(client, Plain):
         return Traits(local=local)
     return Traits(client.negotiated.alpn, client.negotiated.server_name, local)
-
-
-def _header(client: Handoff | Plain, version: str) -> bytes:
-    if isinstance(client, Plain):
-        return plain_header(client, version)
-    told = ConnectionInfo.of(client)
-    return told.encode_text() if version == "1" else told.encode()
 
 
 def _end(client: Handoff | Plain, backend: Handoff | Plain) -> bool:

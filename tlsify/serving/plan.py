@@ -12,7 +12,7 @@ from tlsify.system.sandbox import Reach, Sandboxing
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from tlsify.config import ClientConfig, KtlsPolicy, ServerConfig
     from tlsify.logs.access import AccessLog
@@ -43,6 +43,9 @@ class Service(Protocol):
     async def stop(self) -> None:
         """Clean up; called after the last connection."""
 
+    def backends(self) -> Mapping[str, bool]:
+        """Return the backends by name, and whether each is up, as this worker sees it."""
+
 
 class Provision(NamedTuple):
     """What workers of a generation serve with, as the files are when it begins.
@@ -70,6 +73,7 @@ class ServerPlan:
         provide: returns what workers serve with, likewise.
         workers: number of processes.
         limits: for all of them together.
+        drain_delay: seconds between a request to end and the drain, in which /readyz says so.
         drain_seconds: limit for connections to end; the rest is cut off then.
         metrics: listening, each for an `http.endpoint.Endpoint`.
         plain_http: what is served without TLS.
@@ -92,6 +96,7 @@ class ServerPlan:
     provide: Callable[[], Provision]
     workers: int = 1
     limits: Limits = field(default_factory=Limits)
+    drain_delay: float = 0
     drain_seconds: float = 30.0
     metrics: Sequence[socket.socket] = ()
     plain_http: PlainHttp = field(default_factory=PlainHttp)

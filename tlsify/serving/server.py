@@ -19,6 +19,7 @@ from tlsify.aio.loop import EventLoop
 from tlsify.aio.plain_acceptor import PlainAcceptor
 from tlsify.connection import establish
 from tlsify.connection.ending import patience
+from tlsify.connection.setup import keylog
 from tlsify.connection.setup.eligibility import host_refusal
 from tlsify.http.endpoint import Endpoint
 from tlsify.metrics.counters import BEAT_INTERVAL, beat, share
@@ -88,6 +89,7 @@ def run(plan: ServerPlan) -> None:
         seen=seen,
         rehearse=estate.rehearse,
         succeed=estate.succeed,
+        leave=plan.drain_delay,
         drain=plan.drain_seconds,
         notify=service_manager.notify,
         watchdog=service_manager.watchdog_period(),
@@ -160,6 +162,9 @@ class _Office:
             plan.account.become()
         end_with(self._pid)
         confine(_reach(plan, config, provision.clients), plan.sandboxing)
+        for each in (*provision.clients, config):
+            if each is not None and each.key_log is not None:
+                keylog.append(each.key_log, b"")  # as this user, or each handshake would fail
         if post.index == 0 and self._configuration is not None:
             self._configuration.warn_of_readable_keys()
         # Its sendfile ends a connection rather than let an answer be too short.
@@ -260,13 +265,17 @@ async def _serve(
     await service.start()
     limits = plan.limits.part(post.index, plan.workers)
     acceptor = _acceptor(plan, config, service, listeners, limits)
+    acceptor.proxies = plan.proxies
     if plan.access_log is not None:
         acceptor.refused = plan.access_log.refused
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(service.stop)
         stack.enter_context(roster.publish())
         about = About(tuple(expiries(config, provision.clients)), _limits(plan, config))
-        endpoints = [Endpoint(sock, Scrape(lambda: about)) for sock in plan.metrics]
+        endpoints = [
+            Endpoint(sock, Scrape(lambda: replace(about, backends=service.backends())))
+            for sock in plan.metrics
+        ]
         redirect = Redirector(plan.plain_http, plan.access_log)
         plain = [Endpoint(sock, redirect, BOUNDS) for sock in plan.plain_http.listeners]
         for endpoint in (*endpoints, *plain):
@@ -299,7 +308,6 @@ def _acceptor(
         return PlainAcceptor(listeners, service.serve, limits)
     acceptor = Acceptor(listeners, service.serve, config, plan.policy, limits)
     acceptor.is_inline = plan.is_inline
-    acceptor.proxies = plan.proxies
     acceptor.stranger = plan.stranger
     return acceptor
 

@@ -42,7 +42,7 @@ class Attempts:
 
 def reach(backends: Backends, attempt: Callable[[Backend, float], Awaitable[Backend]]) -> Backend:
     """Pass one connection."""
-    return asyncio.run(backends.reach(Traits(), attempt))
+    return asyncio.run(backends.reach(Traits(), attempt))[0]
 
 
 def test_first_rule_decides() -> None:
@@ -53,7 +53,7 @@ def test_first_rule_decides() -> None:
 
     async def run() -> list[Backend]:
         return [
-            await backends.reach(Traits(alpn, name), attempt)
+            (await backends.reach(Traits(alpn, name), attempt))[0]
             for alpn, name in ((b"h2", "name"), (None, "name"), (None, None))
         ]
 

@@ -48,20 +48,20 @@ class Served(Forked):
         talk: what its clients say.
     """
 
-    def __init__(self, pki: Pki, place: Path, server: Server, size: int) -> None:
+    def __init__(self, pki: Pki, place: Path, server: Server, megabytes: int) -> None:
         """Start it, and wait until it listens.
 
         Args:
             pki: with its certificate.
             place: where it has its files; other users may enter it.
             server: which.
-            size: of the file that it serves; a multiple of 1 MiB.
+            megabytes: size of the file that it serves.
         """
         self.server = server
         program = server.program
         found = program if os.path.isabs(program) else provision.find_server(program)
         self.ground = Ground(found, place / "root", place, free_port())
-        _furnish(self.ground.root, size)
+        _furnish(self.ground.root, megabytes)
         os.environ["SERVED"] = str(self.ground.root)
         self.talk: Talk = TALKS[server.talk](self.ground.root, server.upload)
         credentials = ("--cert", pki.good.certificate, "--key", pki.good.key)
@@ -137,11 +137,11 @@ def _is_traced(pid: int) -> bool:
     return True
 
 
-def _furnish(root: Path, size: int) -> None:
+def _furnish(root: Path, megabytes: int) -> None:
     """Make the folder that is served."""
     (root / "cgi-bin").mkdir(parents=True)
     root.chmod(0o777)  # some servers become another user, who writes uploads
     (root / "page").write_bytes(random.Random(1).randbytes(1000))
-    (root / "file").write_bytes(random.Random(2).randbytes(2**20) * (size >> 20))
+    (root / "file").write_bytes(random.Random(2).randbytes(2**20) * megabytes)
     (root / "cgi-bin" / "upload").write_text(_CGI)
     (root / "cgi-bin" / "upload").chmod(0o755)

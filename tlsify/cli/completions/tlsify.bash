@@ -5,16 +5,17 @@
 #    source ~/.local/share/bash_completion/tlsify
 # See also: https://github.com/scop/bash-completion/blob/main/doc/configuration.md
 
-_shtab_tlsify_subparsers=(connect accept listen agent ssl_client serve forward wrap check status help version completion)
+_shtab_tlsify_subparsers=(connect accept listen agent ssl_client serve forward wrap config check status help version completion)
 
 _shtab_tlsify_connect_option_strings=(-h --help --servername --ref-id --ca --pin --crl --keylog --no-verify --cert --key --key-fd --alpn --tls-min --tls-max --ciphers --groups --session-store --timeout --close --fd --starttls --agent --send-fd --keep --aware --session-fd --ignore-eof --idle)
 _shtab_tlsify_accept_option_strings=(-h --help --cert --key --key-fd --cert-dir --ocsp --alpn --tls-min --tls-max --ciphers --groups --client-cert --client-ca --client-ref-id --crl --keylog --resumption --user --timeout --close --fd --agent --send-fd --keep --aware --session-fd --ignore-eof --idle)
 _shtab_tlsify_listen_option_strings=(-h --help --cert --key --key-fd --cert-dir --ocsp --alpn --tls-min --tls-max --ciphers --groups --client-cert --client-ca --client-ref-id --crl --keylog --resumption --user --isolate-key --timeout --close --limit --per-address --backlog --access-log --aware --ucspi-tls --listen)
 _shtab_tlsify_agent_option_strings=(-h --help --fd --workers --sessions --cert --key --alpn --resumption --listen)
 _shtab_tlsify_ssl_client_option_strings=(-h --help -s -r -n -e -I --servername --ref-id --ca --pin --crl --keylog --no-verify --cert --key --key-fd --alpn --tls-min --tls-max --ciphers --groups --session-store --timeout --close)
-_shtab_tlsify_serve_option_strings=(-h --help --cert --key --key-fd --cert-dir --ocsp --tls-min --tls-max --ciphers --groups --client-cert --client-ca --client-ref-id --crl --keylog --resumption --user --listen --workers --reuse-port --accept-proxy --max-connections --max-handshakes --per-address --timeout --send-timeout --drain --sandbox --access-log --isolate-key --metrics --redirect-http --redirect-port --write-ca --index --listing --404 --header --hsts --cache-control --dotfiles --precompressed)
-_shtab_tlsify_forward_option_strings=(-h --help --cert --key --key-fd --cert-dir --ocsp --alpn --tls-min --tls-max --ciphers --groups --client-cert --client-ca --client-ref-id --crl --keylog --resumption --user --listen --workers --reuse-port --accept-proxy --max-connections --max-handshakes --per-address --timeout --send-timeout --drain --sandbox --access-log --isolate-key --metrics --redirect-http --redirect-port --backend-servername --backend-ref-id --backend-ca --backend-pin --backend-crl --backend-keylog --backend-no-verify --backend-cert --backend-key --backend-alpn --backend-tls-min --backend-tls-max --backend-ciphers --backend-groups --backend-session-store --backend-starttls --connect --pass-fd --aware --proxy-protocol --route --connect-timeout --retry --idle --close)
+_shtab_tlsify_serve_option_strings=(-h --help --cert --key --key-fd --cert-dir --ocsp --tls-min --tls-max --ciphers --groups --client-cert --client-ca --client-ref-id --crl --keylog --resumption --user --listen --workers --reuse-port --accept-proxy --max-connections --max-handshakes --per-address --timeout --send-timeout --drain-delay --drain --sandbox --access-log --isolate-key --metrics --redirect-http --redirect-port --write-ca --index --listing --404 --header --hsts --cache-control --dotfiles --precompressed)
+_shtab_tlsify_forward_option_strings=(-h --help --cert --key --key-fd --cert-dir --ocsp --alpn --tls-min --tls-max --ciphers --groups --client-cert --client-ca --client-ref-id --crl --keylog --resumption --user --listen --workers --reuse-port --accept-proxy --max-connections --max-handshakes --per-address --timeout --send-timeout --drain-delay --drain --sandbox --access-log --isolate-key --metrics --redirect-http --redirect-port --backend-servername --backend-ref-id --backend-ca --backend-pin --backend-crl --backend-keylog --backend-no-verify --backend-cert --backend-key --backend-alpn --backend-tls-min --backend-tls-max --backend-ciphers --backend-groups --backend-session-store --backend-starttls --connect --pass-fd --aware --proxy-protocol --route --balance --health-check --health-interval --health-rise --health-fall --connect-timeout --retry --idle --close)
 _shtab_tlsify_wrap_option_strings=(-h --help --cert --key --key-fd --cert-dir --ocsp --alpn --tls-min --tls-max --ciphers --groups --client-cert --client-ca --client-ref-id --crl --keylog --resumption --port --plain-port --bare --max-connections --max-handshakes --per-address --timeout --access-log --isolate-key --metrics --redirect-http)
+_shtab_tlsify_config_option_strings=(-h --help --from --output --lossy)
 _shtab_tlsify_check_option_strings=(-h --help --config --json)
 _shtab_tlsify_status_option_strings=(-h --help --json --prometheus --watch --wide --devices --netns)
 _shtab_tlsify_help_option_strings=(-h --help)
@@ -92,6 +93,9 @@ _shtab_tlsify_wrap___ocsp_COMPGEN=_shtab_compgen_files
 _shtab_tlsify_wrap___client_ca_COMPGEN=_shtab_compgen_files
 _shtab_tlsify_wrap___crl_COMPGEN=_shtab_compgen_files
 _shtab_tlsify_wrap___access_log_COMPGEN=_shtab_compgen_files
+_shtab_tlsify_config_pos_1_COMPGEN=_shtab_compgen_files
+_shtab_tlsify_config_pos_2_COMPGEN=_tlsify_programs
+_shtab_tlsify_config___output_COMPGEN=_shtab_compgen_dirs
 _shtab_tlsify_check___config_COMPGEN=_shtab_compgen_files
 _shtab_tlsify___config_COMPGEN=_shtab_compgen_files
 
@@ -121,13 +125,16 @@ _shtab_tlsify_forward___sandbox_choices=(off auto require)
 _shtab_tlsify_forward___backend_tls_min_choices=(1.2 1.3)
 _shtab_tlsify_forward___backend_tls_max_choices=(1.2 1.3)
 _shtab_tlsify_forward___proxy_protocol_choices=(1 2)
+_shtab_tlsify_forward___balance_choices=(first round-robin least-connections)
 _shtab_tlsify_forward___close_choices=(auto strict relaxed)
 _shtab_tlsify_wrap___tls_min_choices=(1.2 1.3)
 _shtab_tlsify_wrap___tls_max_choices=(1.2 1.3)
 _shtab_tlsify_wrap___client_cert_choices=(request require)
-_shtab_tlsify_help_pos_0_choices=(connect accept listen agent ssl_client serve forward wrap check status help version completion exit-codes pages adopters agent applications architecture asyncio callers certificates cli cli/accept cli/agent cli/check cli/connect cli/forward cli/listen cli/serve cli/ssl_client cli/status cli/wrap differences endings handoff http install integrations kernels limits logs operations passing performance sslcontext standards states testing threat-model tunnels tutorial upgrades wrap)
+_shtab_tlsify_config_pos_0_choices=(import)
+_shtab_tlsify_config___from_choices=(stunnel hitch ghostunnel)
+_shtab_tlsify_help_pos_0_choices=(connect accept listen agent ssl_client serve forward wrap config check status help version completion exit-codes pages adopters agent applications architecture asyncio callers certificates cli cli/accept cli/agent cli/check cli/config cli/connect cli/forward cli/listen cli/serve cli/ssl_client cli/status cli/wrap differences endings fleet handoff http install integrations kernels limits logs operations passing performance sslcontext standards states switching testing threat-model tunnels tutorial upgrades wrap)
 _shtab_tlsify_completion_pos_0_choices=(bash zsh fish)
-_shtab_tlsify_pos_0_choices=(connect accept listen agent ssl_client serve forward wrap check status help version completion)
+_shtab_tlsify_pos_0_choices=(connect accept listen agent ssl_client serve forward wrap config check status help version completion)
 _shtab_tlsify___ktls_rekey_choices=(auto require)
 _shtab_tlsify___log_level_choices=(debug info notice warning error)
 _shtab_tlsify___log_format_choices=(text json)
@@ -202,6 +209,10 @@ _shtab_tlsify_wrap___bare_nargs=0
 _shtab_tlsify_wrap___access_log_nargs='?'
 _shtab_tlsify_wrap___isolate_key_nargs=0
 _shtab_tlsify_wrap___redirect_http_nargs=0
+_shtab_tlsify_config_pos_2_nargs=...
+_shtab_tlsify_config__h_nargs=0
+_shtab_tlsify_config___help_nargs=0
+_shtab_tlsify_config___lossy_nargs=0
 _shtab_tlsify_check__h_nargs=0
 _shtab_tlsify_check___help_nargs=0
 _shtab_tlsify_check___json_nargs=0

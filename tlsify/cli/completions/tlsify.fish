@@ -50,8 +50,8 @@ function _shtab_tlsify_using
   test "$_shtab_tlsify_cmdpath" = "$argv"
 end
 
-set -g _shtab_tlsify_commands connect accept listen agent ssl_client serve forward wrap check status help version completion
-set -g _shtab_tlsify_opts_with_value --404 --accept-proxy --access-log --agent --alpn --backend-alpn --backend-ca --backend-cert --backend-ciphers --backend-crl --backend-groups --backend-key --backend-pin --backend-ref-id --backend-servername --backend-session-store --backend-starttls --backend-tls-max --backend-tls-min --backlog --ca --cache-control --cert --cert-dir --ciphers --client-ca --client-cert --client-ref-id --close --config --connect-timeout --crl --drain --fd --groups --header --idle --index --key --key-fd --ktls-rekey --limit --listen --log-format --log-level --max-connections --max-handshakes --metrics --netns --ocsp --pass-fd --per-address --pin --plain-port --port --redirect-port --ref-id --retry --route --sandbox --send-fd --send-timeout --servername --session-fd --session-store --sessions --starttls --timeout --tls-max --tls-min --user --watch --workers --write-ca -n -r -s
+set -g _shtab_tlsify_commands connect accept listen agent ssl_client serve forward wrap config check status help version completion
+set -g _shtab_tlsify_opts_with_value --404 --accept-proxy --access-log --agent --alpn --backend-alpn --backend-ca --backend-cert --backend-ciphers --backend-crl --backend-groups --backend-key --backend-pin --backend-ref-id --backend-servername --backend-session-store --backend-starttls --backend-tls-max --backend-tls-min --backlog --balance --ca --cache-control --cert --cert-dir --ciphers --client-ca --client-cert --client-ref-id --close --config --connect-timeout --crl --drain --drain-delay --fd --from --groups --header --health-check --health-fall --health-interval --health-rise --idle --index --key --key-fd --ktls-rekey --limit --listen --log-format --log-level --max-connections --max-handshakes --metrics --netns --ocsp --output --pass-fd --per-address --pin --plain-port --port --redirect-port --ref-id --retry --route --sandbox --send-fd --send-timeout --servername --session-fd --session-store --sessions --starttls --timeout --tls-max --tls-min --user --watch --workers --write-ca -n -r -s
 
 complete -c tlsify -e
 complete -c tlsify -f
@@ -216,11 +216,12 @@ complete -c tlsify -n '_shtab_tlsify_using serve' -l max-handshakes -x -d 'maxim
 complete -c tlsify -n '_shtab_tlsify_using serve' -l per-address -x -d 'maximum concurrent connections of each worker from one IPv4 address or IPv6 /64; further ones are closed; default: no limit'
 complete -c tlsify -n '_shtab_tlsify_using serve' -l timeout -x -d 'seconds for each handshake; default 30'
 complete -c tlsify -n '_shtab_tlsify_using serve' -l send-timeout -x -d 'seconds for which a client may leave sent data unread before the connection is cut; default 60'
+complete -c tlsify -n '_shtab_tlsify_using serve' -l drain-delay -x -d 'seconds after SIGTERM in which connections are still accepted, while /readyz answers 503, so that load balancers learn of the end; default 0'
 complete -c tlsify -n '_shtab_tlsify_using serve' -l drain -x -d 'seconds that connections have to finish when the server stops or reloads; default 30'
 complete -c tlsify -n '_shtab_tlsify_using serve' -l sandbox -xka "off\t'' auto\t'' require\t''" -d 'confine workers by Landlock and seccomp to the files, ports and system calls that they need; auto (default): as far as the kernel can'
 complete -c tlsify -n '_shtab_tlsify_using serve' -l access-log -xka "(__fish_complete_path (commandline -ct))" -d 'file to append a line to for each connection or request (tlsify help logs); "-", or no FILE, for stdout'
 complete -c tlsify -n '_shtab_tlsify_using serve' -l isolate-key -d 'do handshakes in separate processes, which alone read the private key and touch no connection'
-complete -c tlsify -n '_shtab_tlsify_using serve' -l metrics -x -d 'plain HTTP address that answers GET /metrics and /healthz'
+complete -c tlsify -n '_shtab_tlsify_using serve' -l metrics -x -d 'plain HTTP address that answers GET /metrics, /readyz and /livez'
 complete -c tlsify -n '_shtab_tlsify_using serve' -l redirect-http -d 'address for plain HTTP, whose clients are redirected to HTTPS, as are those that speak it on a port for TLS; without HOST:PORT only the latter, which get status 400 otherwise'
 complete -c tlsify -n '_shtab_tlsify_using serve' -l redirect-port -x -d 'port of HTTPS in these redirections; default: that of the first address with TLS'
 complete -c tlsify -n '_shtab_tlsify_using serve' -l write-ca -xka "(__fish_complete_path (commandline -ct))" -d 'where to save the self-signed certificate that is made without --cert'
@@ -261,11 +262,12 @@ complete -c tlsify -n '_shtab_tlsify_using forward' -l max-handshakes -x -d 'max
 complete -c tlsify -n '_shtab_tlsify_using forward' -l per-address -x -d 'maximum concurrent connections of each worker from one IPv4 address or IPv6 /64; further ones are closed; default: no limit'
 complete -c tlsify -n '_shtab_tlsify_using forward' -l timeout -x -d 'seconds for each handshake; default 30'
 complete -c tlsify -n '_shtab_tlsify_using forward' -l send-timeout -x -d 'seconds for which a client may leave sent data unread before the connection is cut; default 60'
+complete -c tlsify -n '_shtab_tlsify_using forward' -l drain-delay -x -d 'seconds after SIGTERM in which connections are still accepted, while /readyz answers 503, so that load balancers learn of the end; default 0'
 complete -c tlsify -n '_shtab_tlsify_using forward' -l drain -x -d 'seconds that connections have to finish when the server stops or reloads; default 30'
 complete -c tlsify -n '_shtab_tlsify_using forward' -l sandbox -xka "off\t'' auto\t'' require\t''" -d 'confine workers by Landlock and seccomp to the files, ports and system calls that they need; auto (default): as far as the kernel can'
 complete -c tlsify -n '_shtab_tlsify_using forward' -l access-log -xka "(__fish_complete_path (commandline -ct))" -d 'file to append a line to for each connection or request (tlsify help logs); "-", or no FILE, for stdout'
 complete -c tlsify -n '_shtab_tlsify_using forward' -l isolate-key -d 'do handshakes in separate processes, which alone read the private key and touch no connection'
-complete -c tlsify -n '_shtab_tlsify_using forward' -l metrics -x -d 'plain HTTP address that answers GET /metrics and /healthz'
+complete -c tlsify -n '_shtab_tlsify_using forward' -l metrics -x -d 'plain HTTP address that answers GET /metrics, /readyz and /livez'
 complete -c tlsify -n '_shtab_tlsify_using forward' -l redirect-http -d 'address for plain HTTP, whose clients are redirected to HTTPS, as are those that speak it on a port for TLS; without HOST:PORT only the latter, which get status 400 otherwise'
 complete -c tlsify -n '_shtab_tlsify_using forward' -l redirect-port -x -d 'port of HTTPS in these redirections; default: that of the first address with TLS'
 complete -c tlsify -n '_shtab_tlsify_using forward' -l backend-servername -x -d 'server name to send (SNI) and to verify; default HOST'
@@ -289,6 +291,11 @@ complete -c tlsify -n '_shtab_tlsify_using forward' -l pass-fd -x -d 'send each 
 complete -c tlsify -n '_shtab_tlsify_using forward' -l aware -d 'the receiver implements the contract (tlsify help handoff): send it the kTLS socket and its session state'
 complete -c tlsify -n '_shtab_tlsify_using forward' -l proxy-protocol -d 'send a PROXY protocol header with the client'"'"'s address first: of version 2 (default), or of version 1, which has nothing else'
 complete -c tlsify -n '_shtab_tlsify_using forward' -l route -x -d 'backend for connections with this ALPN protocol or server name, or accepted at this address, which is then listened on; may be repeated; the first match wins'
+complete -c tlsify -n '_shtab_tlsify_using forward' -l balance -xka "first\t'' round-robin\t'' least-connections\t''" -d 'backend that is tried first: the first that is named (default), each in turn, or the one with the fewest connections; in each worker by itself'
+complete -c tlsify -n '_shtab_tlsify_using forward' -l health-check -x -d 'check in each worker, again and again, whether backends take connections, or answer GET /PATH with a status from 200 to 399; default: clients find out'
+complete -c tlsify -n '_shtab_tlsify_using forward' -l health-interval -x -d 'seconds between two checks of a backend; default 2'
+complete -c tlsify -n '_shtab_tlsify_using forward' -l health-rise -x -d 'checks in a row that have a backend up again; default 2'
+complete -c tlsify -n '_shtab_tlsify_using forward' -l health-fall -x -d 'failed checks in a row that have a backend down; default 3'
 complete -c tlsify -n '_shtab_tlsify_using forward' -l connect-timeout -x -d 'seconds within which a backend has to accept a connection, TLS included; default 5'
 complete -c tlsify -n '_shtab_tlsify_using forward' -l retry -x -d 'seconds to keep trying while every backend refuses, as during a restart; default 0, with --pass-fd that of --connect-timeout'
 complete -c tlsify -n '_shtab_tlsify_using forward' -l idle -x -d 'seconds without a byte in either direction after which a connection is closed cleanly; default: never'
@@ -320,8 +327,15 @@ complete -c tlsify -n '_shtab_tlsify_using wrap' -l per-address -x -d 'maximum c
 complete -c tlsify -n '_shtab_tlsify_using wrap' -l timeout -x -d 'seconds for each handshake; default 30'
 complete -c tlsify -n '_shtab_tlsify_using wrap' -l access-log -xka "(__fish_complete_path (commandline -ct))" -d 'file to append a line to for each connection or request (tlsify help logs); "-", or no FILE, for stdout'
 complete -c tlsify -n '_shtab_tlsify_using wrap' -l isolate-key -d 'do handshakes in separate processes, which alone read the private key and touch no connection'
-complete -c tlsify -n '_shtab_tlsify_using wrap' -l metrics -x -d 'plain HTTP address that answers GET /metrics and /healthz'
+complete -c tlsify -n '_shtab_tlsify_using wrap' -l metrics -x -d 'plain HTTP address that answers GET /metrics, /readyz and /livez'
 complete -c tlsify -n '_shtab_tlsify_using wrap' -l redirect-http -d 'redirect clients that speak plain HTTP on a port for TLS to HTTPS; without it they get status 400'
+complete -c tlsify -n '_shtab_tlsify_using; and test $_shtab_tlsify_npos -eq 0' -a config -d 'Translate the configuration of stunnel or hitch, or a command line of ghostunnel, into configuration files for tlsify, and say of each line what is not carried over.'
+complete -c tlsify -n '_shtab_tlsify_using config' -s h -l help -d 'show this help message and exit'
+complete -c tlsify -n '_shtab_tlsify_using config' -l from -xka "stunnel\t'' hitch\t'' ghostunnel\t''" -d 'program that it is of; default: what it looks like'
+complete -c tlsify -n '_shtab_tlsify_using config' -l output -xka "(__fish_complete_directories)" -d 'folder to write NAME.toml to, for each service; default: stdout, for one service'
+complete -c tlsify -n '_shtab_tlsify_using config' -l lossy -d 'write files even if settings that matter to security are not carried over'
+complete -c tlsify -n '_shtab_tlsify_using config; and test $_shtab_tlsify_npos -eq 0' -ka "import\t''" -d translate
+complete -c tlsify -n '_shtab_tlsify_using config; and test $_shtab_tlsify_npos -eq 1' -ka "(__fish_complete_path (commandline -ct))" -d 'configuration of stunnel or hitch'
 complete -c tlsify -n '_shtab_tlsify_using; and test $_shtab_tlsify_npos -eq 0' -a check -d 'Try kernel TLS on loopback connections, and explain what does not work. The exit status is 0 if TLS 1.3 with AES-GCM is offloaded in both directions, 103 otherwise.'
 complete -c tlsify -n '_shtab_tlsify_using check' -s h -l help -d 'show this help message and exit'
 complete -c tlsify -n '_shtab_tlsify_using check' -l config -xka "(__fish_complete_path (commandline -ct))" -d 'check a configuration file, and what it names, without starting anything'
@@ -336,7 +350,7 @@ complete -c tlsify -n '_shtab_tlsify_using status' -l devices -d 'also show whic
 complete -c tlsify -n '_shtab_tlsify_using status' -l netns -x -d 'network namespace to look at: its name, or the PID of a process in it'
 complete -c tlsify -n '_shtab_tlsify_using; and test $_shtab_tlsify_npos -eq 0' -a help -d 'Describe the command, a verb, or the exit codes; show a page of the manual.'
 complete -c tlsify -n '_shtab_tlsify_using help' -s h -l help -d 'show this help message and exit'
-complete -c tlsify -n '_shtab_tlsify_using help; and test $_shtab_tlsify_npos -eq 0' -ka "connect\t'' accept\t'' listen\t'' agent\t'' ssl_client\t'' serve\t'' forward\t'' wrap\t'' check\t'' status\t'' help\t'' version\t'' completion\t'' exit-codes\t'' pages\t'' adopters\t'' agent\t'' applications\t'' architecture\t'' asyncio\t'' callers\t'' certificates\t'' cli\t'' cli/accept\t'' cli/agent\t'' cli/check\t'' cli/connect\t'' cli/forward\t'' cli/listen\t'' cli/serve\t'' cli/ssl_client\t'' cli/status\t'' cli/wrap\t'' differences\t'' endings\t'' handoff\t'' http\t'' install\t'' integrations\t'' kernels\t'' limits\t'' logs\t'' operations\t'' passing\t'' performance\t'' sslcontext\t'' standards\t'' states\t'' testing\t'' threat-model\t'' tunnels\t'' tutorial\t'' upgrades\t'' wrap\t''" -d 'subject; default: the command; "pages" lists the pages'
+complete -c tlsify -n '_shtab_tlsify_using help; and test $_shtab_tlsify_npos -eq 0' -ka "connect\t'' accept\t'' listen\t'' agent\t'' ssl_client\t'' serve\t'' forward\t'' wrap\t'' config\t'' check\t'' status\t'' help\t'' version\t'' completion\t'' exit-codes\t'' pages\t'' adopters\t'' agent\t'' applications\t'' architecture\t'' asyncio\t'' callers\t'' certificates\t'' cli\t'' cli/accept\t'' cli/agent\t'' cli/check\t'' cli/config\t'' cli/connect\t'' cli/forward\t'' cli/listen\t'' cli/serve\t'' cli/ssl_client\t'' cli/status\t'' cli/wrap\t'' differences\t'' endings\t'' fleet\t'' handoff\t'' http\t'' install\t'' integrations\t'' kernels\t'' limits\t'' logs\t'' operations\t'' passing\t'' performance\t'' sslcontext\t'' standards\t'' states\t'' switching\t'' testing\t'' threat-model\t'' tunnels\t'' tutorial\t'' upgrades\t'' wrap\t''" -d 'subject; default: the command; "pages" lists the pages'
 complete -c tlsify -n '_shtab_tlsify_using; and test $_shtab_tlsify_npos -eq 0' -a version -d 'Print the versions of tlsify, Python, OpenSSL and kernel, and the carrier.'
 complete -c tlsify -n '_shtab_tlsify_using version' -s h -l help -d 'show this help message and exit'
 complete -c tlsify -n '_shtab_tlsify_using; and test $_shtab_tlsify_npos -eq 0' -a completion -d 'Print the completion for a shell.'

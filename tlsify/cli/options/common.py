@@ -11,8 +11,8 @@ from tlsify.cli.options import addresses
 from tlsify.codepoints import DEFAULT_AEADS, Aead, NamedGroup, ProtocolVersion
 from tlsify.config import ClosePolicy, KtlsMode, KtlsPolicy
 from tlsify.credentials.anchors import TrustAnchors
-from tlsify.credentials.pem import read_file
-from tlsify.errors import ConfigError, UsageError
+from tlsify.credentials.reading import read_file
+from tlsify.errors import UsageError, unusable
 from tlsify.names import ReferenceIdentifier
 from tlsify.system.process import let_go
 from tlsify.trust import store
@@ -199,10 +199,8 @@ def read_key(number: int) -> bytes:
         pem = streams.read_all(number, _MAX_PEM)
         let_go([number])  # a reload finds nothing there, rather than what has its number then
     except OSError as exc:
-        raise ConfigError(
-            f"cannot read the private key from descriptor {number}: {exc.strerror}",
-            hint="leave it open for the command",
-        ) from exc
+        what = f"cannot read the private key from descriptor {number}"
+        raise unusable(what, exc, "leave it open for the command") from exc
     return pem
 
 
@@ -264,9 +262,9 @@ def crls(arguments: argparse.Namespace) -> tuple[CertificateRevocationList, ...]
     """
     if arguments.crl is None:
         return ()
-    from tlsify.credentials.parse import load_crls  # as for `key_pair`
+    from tlsify.credentials.crls import load  # as for `key_pair`
 
-    return load_crls(arguments.crl)
+    return load(arguments.crl)
 
 
 def key_log(arguments: argparse.Namespace) -> Path | None:

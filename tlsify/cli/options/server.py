@@ -14,7 +14,7 @@ from tlsify.config import KtlsMode, ServerConfig
 from tlsify.connection import establish
 from tlsify.connection.setup.eligibility import host_refusal
 from tlsify.credentials import ocsp
-from tlsify.credentials.key_files import Files, amiss, find, fingerprint
+from tlsify.credentials.key_files import SUFFIXES, Files, amiss, find, fingerprint, watched
 from tlsify.errors import TlsifyError, UsageError
 from tlsify.system.process import Account
 
@@ -239,14 +239,16 @@ def watch(arguments: argparse.Namespace) -> Callable[[], object]:
     What it is asked about needs no more than to be listed.
     """
     paths = [path for files in ("cert", "key", "ocsp") for path in getattr(arguments, files)]
-    paths += [path for path in (arguments.cert_dir, arguments.crl) if path is not None]
-    if not arguments.cert and arguments.cert_dir is None:
-        named = shared.key_pair_files(None, None, arguments.key_fd)
+    paths += [] if arguments.crl is None else [arguments.crl]
+    folders = [] if arguments.cert_dir is None else watched(arguments.cert_dir)
+    if len(arguments.cert) <= 1 and arguments.cert_dir is None:  # the environment may have a part
+        chain, key = (each[0] if each else None for each in (arguments.cert, arguments.key))
+        named = shared.key_pair_files(chain, key, arguments.key_fd)
         paths += [path for path in named or () if path is not None]
     if arguments.client_cert is not None:
         trusted = arguments.client_ca or shared.trust_from_environment()
         paths += [Path(trusted)] if trusted not in {None, "system"} else []
-    return lambda: fingerprint(paths)
+    return lambda: (fingerprint(paths), fingerprint(folders, SUFFIXES))
 
 
 def _client_trust(arguments: argparse.Namespace) -> TrustAnchors | None:

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tlsify.addresses import Address
-from tlsify.aio.limits import Limits
-from tlsify.aio.pending import MOST_HANDSHAKES
+from tlsify.aio.limits import MOST_HANDSHAKES, Limits
 from tlsify.cli.options import addresses, logs, redirection
 from tlsify.cli.options import common as shared
 from tlsify.cli.options import server as server_options
@@ -77,6 +76,14 @@ def add_arguments(parser: argparse.ArgumentParser, *, listen: str | None) -> Non
         f"default {SEND_TIMEOUT:g}",
     )
     group.add_argument(
+        "--drain-delay",
+        type=shared.seconds,
+        default=0,
+        metavar="S",
+        help="seconds after SIGTERM in which connections are still accepted, while /readyz answers "
+        "503, so that load balancers learn of the end; default 0",
+    )
+    group.add_argument(
         "--drain",
         type=shared.seconds,
         default=_DRAIN,
@@ -142,7 +149,7 @@ def add_reports(group: argparse._ArgumentGroup) -> None:
         "--metrics",
         type=Address.to_listen,
         metavar="HOST:PORT|unix:PATH",
-        help="plain HTTP address that answers GET /metrics and /healthz",
+        help="plain HTTP address that answers GET /metrics, /readyz and /livez",
     )
 
 
@@ -220,6 +227,7 @@ def plan(  # noqa: PLR0913 - each is a matter of its own
         provide=provide,
         workers=arguments.workers,
         limits=Limits(arguments.max_connections, arguments.max_handshakes, arguments.per_address),
+        drain_delay=arguments.drain_delay,
         drain_seconds=arguments.drain,
         metrics=metrics,
         plain_http=plain_http,
@@ -252,10 +260,10 @@ def _watch(
 ) -> Callable[[], object]:
     if sandboxing is Sandboxing.OFF or sandbox.refusal() is not None:
         return files
-    return lambda: (files(), [_identity(path) for path in reach().read])
+    return lambda: (files(), [identity(path) for path in reach().read])
 
 
-def _identity(path: str) -> tuple[int, int] | None:
+def identity(path: str | Path) -> tuple[int, int] | None:
     """Return a folder's identity, which another in its place does not have; None without one."""
     try:
         status = Path(path).stat()

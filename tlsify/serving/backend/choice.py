@@ -1,4 +1,4 @@
-"""Backends: the choice of one that takes a connection, tried in order."""
+"""Backends: the choice of one that takes a connection, and what to do while none does."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 from tlsify.aio.outcomes import FAILURES
 from tlsify.errors import BackendError, DeadlineExceeded, ResourceError
+from tlsify.metrics.counters import Event, count
+from tlsify.serving.backend.order import Balance, Order
 from tlsify.system.os_errors import explain
 
 if TYPE_CHECKING:
@@ -35,12 +37,21 @@ _PASSING = {
 class Backends:
     """Finds a backend that takes a connection.
 
-    Backends are tried in the order in which they are named; one that has failed is tried after the
-    others until it has been reached again. If all fail, it begins anew after a pause for as long
-    as that may help: until the time is over, or not at all where each of them has refused.
+    One that has failed is tried after the others until it has been reached again, or, with health
+    checks, until these have it up again. If all fail, it begins anew after a pause for as long as
+    that may help: until the time is over, or not at all where each of them has refused.
+
+    Attributes:
+        is_checked: whether there are health checks.
     """
 
-    def __init__(self, rules: Sequence[Rule], timeout: float, retry: float = 0) -> None:
+    def __init__(
+        self,
+        rules: Sequence[Rule],
+        timeout: float,
+        retry: float = 0,
+        balance: Balance = Balance.FIRST,
+    ) -> None:
         """Store the backends.
 
         Args:
@@ -49,18 +60,21 @@ class Backends:
                 has an equal part of it.
             retry: seconds for which backends are asked again although each of them has refused,
                 since one may be on its way back.
+            balance: which is tried first.
         """
+        self.is_checked = False
         self._rules = tuple(rules)
         self._timeout = timeout
         self._retry = retry
         self._down: set[Backend] = set()
+        self._order = Order(balance)
 
     async def reach(
         self,
         traits: Traits,
         attempt: Callable[[Backend, float], Awaitable[T]],
-    ) -> T:
-        """Deliver a connection to a backend.
+    ) -> tuple[Backend, T]:
+        """Deliver a connection to a backend, which has it until `leave`.
 
         Args:
             traits: of the connection.
@@ -68,7 +82,7 @@ class Backends:
                 cannot, and a BackendError that no other backend may be tried.
 
         Returns:
-            Result of the attempt that succeeded.
+            The backend, and the result of the attempt that succeeded.
 
         Raises:
             BackendError: no backend took it in time.
@@ -78,21 +92,23 @@ class Backends:
         began, pause = loop.time(), _PAUSE
         failures: dict[Backend, Exception] = {}  # the last of each
         while True:
-            for backend in sorted(backends, key=self._down.__contains__):
+            for backend in self._order.of(backends, self._down):
                 left = began + max(self._timeout, self._retry) - loop.time()
                 if left <= 0 and failures:
                     break  # a limit of ours is no fault of theirs
                 try:
-                    found = await attempt(backend, min(self._timeout / len(backends), left))
+                    with self._order.trying(backend):
+                        found = await attempt(backend, min(self._timeout / len(backends), left))
                 except FAILURES as exc:
                     failures[backend] = exc
-                    self._failed(backend, _told(exc))
+                    self.fall(backend, _told(exc))
                 except BackendError as exc:
-                    self._failed(backend, str(exc))
+                    self.fall(backend, str(exc))
                     raise
                 else:
-                    self._succeeded(backend)
-                    return found
+                    if not self.is_checked:
+                        self.rise(backend)
+                    return backend, found
             may_pass = any(map(_may_pass, failures.values()))
             patience = self._timeout if may_pass else self._retry
             if loop.time() + pause >= began + patience:
@@ -105,12 +121,27 @@ class Backends:
             await asyncio.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
 
-    def _failed(self, backend: Backend, failure: str) -> None:
+    def leave(self, backend: Backend) -> None:
+        """Count the end of a connection that was delivered."""
+        self._order.leave(backend)
+
+    def state(self) -> dict[str, bool]:
+        """Return the backends by name, and whether each is up, as far as this process knows."""
+        return {str(backend): backend not in self._down for backend in self.known()}
+
+    def known(self) -> list[Backend]:
+        """Return all backends, each once."""
+        return list(dict.fromkeys(each for rule in self._rules for each in rule.backends))
+
+    def fall(self, backend: Backend, failure: str) -> None:
+        """Note that a backend takes no connections."""
         if backend not in self._down:
             self._down.add(backend)
+            count(Event.BACKEND_DOWN)
             _log.warning("backend %s takes no connections: %s", backend, failure, extra=_OURS)
 
-    def _succeeded(self, backend: Backend) -> None:
+    def rise(self, backend: Backend) -> None:
+        """Note that a backend takes connections."""
         if backend in self._down:
             self._down.discard(backend)
             _log.warning("backend %s takes connections again", backend, extra=_OURS)
