@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from typing import TYPE_CHECKING
 
-from tlsify.aio.admission import Admission
+from tests.doubles import check_descriptors, descriptors
+from tlsify.aio.admission import Admission, Arrival
 from tlsify.aio.limits import Limits
 from tlsify.metrics.counters import Gauge, gauge
 from tlsify.passing import proxies
 from tlsify.passing.proxies import Proxies
 from tlsify.passing.proxy_protocol import Header
-
-if TYPE_CHECKING:
-    from tlsify.aio.admission import Arrival
 
 
 class Recorder(Admission):
@@ -62,3 +59,26 @@ def test_names() -> None:
             assert admission._origins.enter(b"\xc0\x00\x02\x01"), "its place is free again"
 
     asyncio.run(run())
+
+
+def test_arrival_that_nobody_admits() -> None:
+    """What is not opened is closed, and told of nowhere."""
+    before = descriptors()
+    seen: list[Arrival] = []
+
+    class Absent(Admission):
+        async def _attend(self, arrival: Arrival) -> None:
+            seen.append(arrival)
+
+    async def run() -> None:
+        listener = socket.create_server(("127.0.0.1", 0))
+        with socket.create_connection(listener.getsockname()) as client:
+            client.settimeout(0)
+            async with Absent([listener]) as admission:
+                assert await asyncio.get_running_loop().sock_recv(client, 1) == b""
+                assert admission.connections == 0
+
+    asyncio.run(run())
+    assert [each.is_admitted for each in seen] == [False]
+    assert seen[0].opening.sock.fileno() == -1
+    check_descriptors(before)

@@ -89,8 +89,8 @@ class Admission:
         """
         self.refused: Refused = lambda *_: None
         self.is_crowded: Callable[[], bool] = lambda: False
-        self._listeners = list(listeners)
         self.proxies: Proxies | None = None
+        self._listeners = list(listeners)
         self._limits = limits or Limits()
         self._arrivals: dict[asyncio.Task[None], Arrival] = {}
         self._opening: dict[PendingHandshake, asyncio.Task[None]] = {}

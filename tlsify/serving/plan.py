@@ -86,7 +86,7 @@ class ServerPlan:
         stranger: answers clients that speak no TLS, as `Acceptor` has it.
         access_log: told of refused clients; opened anew on each reload. Or None.
         isolation: of the private keys from workers; None lets them have these.
-        is_tls_both_ways: whether connections have TLS towards the client and away from it.
+        is_inline: whether data is carried by `pump.carry` alone.
         estate: descriptors for SIGUSR2 to pass on, and those passed on to us; the caller closes it.
     """
 
@@ -109,5 +109,5 @@ class ServerPlan:
     stranger: Callable[[bytes], bytes] | None = None
     access_log: AccessLog | None = None
     isolation: Isolation | None = None
-    is_tls_both_ways: bool = False
+    is_inline: bool = False
     estate: Inherited = field(default_factory=Inherited)

@@ -64,7 +64,7 @@ async def checking(checks: Checks) -> AsyncIterator[tuple[Site, Backends, Backen
     security = Security({}, KtlsPolicy())
 
     async def connect(where: Backend, seconds: float) -> object:
-        return (await security.connect(where, seconds))[0]
+        return (await security.connect(where, seconds, is_inline=False))[0]
 
     health = HealthChecks(backends, connect, checks)  # type: ignore[arg-type]
     health.begin()
@@ -169,7 +169,7 @@ def test_tls(lab: Lab, policy: KtlsPolicy) -> None:
                 stream.sendall(b"HTTP/1.1 %d x\r\n\r\n" % status)
 
     async def connect(where: Backend, seconds: float) -> object:
-        return (await security.connect(where, seconds))[0]
+        return (await security.connect(where, seconds, is_inline=False))[0]
 
     async def run() -> None:
         checks = Checks("/x", interval=0.001, rise=1, fall=1, seconds=60)
