@@ -94,11 +94,14 @@ def run(plan: ServerPlan) -> None:
         notify=service_manager.notify,
         watchdog=service_manager.watchdog_period(),
     )
+    paths = office.paths()
     try:
         supervisor.run(plan.workers, work, duty, estate.workers)
     finally:
-        for sock in (*plan.metrics, *plan.plain_http.listeners):
+        for sock in plan.metrics:
             listening.forget(sock)
+        for path in paths:
+            listening.remove(path)
 
 
 class _Office:
@@ -137,12 +140,15 @@ class _Office:
             retire(config)
 
     def close(self) -> None:
-        passed = self.plan.estate.sockets.get(SYSTEMD, ())
         for sock in (*self.plan.listeners, *self.plan.plain_http.listeners):
-            if sock in passed:
-                sock.close()
-            else:
-                listening.forget(sock)
+            sock.close()
+
+    def paths(self) -> list[str]:
+        """Return the paths that are to be removed, once no worker listens there any more."""
+        passed = self.plan.estate.sockets.get(SYSTEMD, ())
+        own = (sock for sock in self.plan.listeners if sock not in passed)
+        names = (sock.getsockname() for sock in (*own, *self.plan.plain_http.listeners))
+        return [name for name in names if isinstance(name, str) and name]
 
     def _be_worker(
         self, config: ServerConfig | None, provision: Provision, post: WorkerHandle
