@@ -1,17 +1,21 @@
-"""Tests of admission: names behind proxies; test_acceptor and test_plain_acceptor have the rest."""
+"""Tests of admission: names behind proxies, and what is refused."""
 
 from __future__ import annotations
 
 import asyncio
 import socket
+from typing import TYPE_CHECKING
 
 from tests.doubles import check_descriptors, descriptors
-from tlsify.aio.admission import Admission, Arrival
+from tlsify.aio.admission import Admission
 from tlsify.aio.limits import Limits
 from tlsify.metrics.counters import Gauge, gauge
 from tlsify.passing import proxies
 from tlsify.passing.proxies import Proxies
 from tlsify.passing.proxy_protocol import Header
+
+if TYPE_CHECKING:
+    from tlsify.aio.admission import Arrival
 
 
 class Recorder(Admission):

@@ -189,6 +189,7 @@ def _start_relay(
         inline = InlineRelay(ready.sock, tunnel, keep)
         relayed(reason.code)
         return Handoff(inline, Offload.RELAY, reason, negotiated, None, inline)
+    timeout = ready.sock.gettimeout()
     try:
         relay = Relay(ready.sock, tunnel, keep)
         program_end = relay.start()
@@ -199,6 +200,7 @@ def _start_relay(
             raise
         count(Event.SHORTAGE)
         raise ResourceError(exc, "the connection cannot be relayed") from exc
+    program_end.settimeout(timeout)
     relayed(reason.code)
     return Handoff(program_end, Offload.RELAY, reason, negotiated, None, relay)
 

@@ -27,6 +27,7 @@ from tlsify.metrics.exposition import About, Scrape, is_ready
 from tlsify.serving import supervisor
 from tlsify.serving.configuration import Configuration, leave_holders, retire
 from tlsify.serving.duty import SupervisorHooks
+from tlsify.serving.errands import Errand, Errands
 from tlsify.serving.plain_http import BOUNDS, Redirector
 from tlsify.serving.reexec import SYSTEMD
 from tlsify.serving.warm_up import rehearse
@@ -93,6 +94,7 @@ def run(plan: ServerPlan) -> None:
         drain=plan.drain_seconds,
         notify=service_manager.notify,
         watchdog=service_manager.watchdog_period(),
+        errands=Errands(plan.errands, office.send_off),
     )
     paths = office.paths()
     try:
@@ -149,6 +151,19 @@ class _Office:
         own = (sock for sock in self.plan.listeners if sock not in passed)
         names = (sock.getsockname() for sock in (*own, *self.plan.plain_http.listeners))
         return [name for name in names if isinstance(name, str) and name]
+
+    def send_off(self, errand: Errand) -> None:
+        """Leave, in the process of an errand, what is the server's, and give up other rights."""
+        plan = self.plan
+        for sock in (*plan.listeners, *plan.metrics, *plan.plain_http.listeners):
+            sock.close()
+        leave_holders()
+        if plan.sandboxing is Sandboxing.OFF:
+            forgo_rights()
+        else:
+            renounce()
+        end_with(self._pid)
+        confine(errand.reach(), plan.sandboxing)
 
     def _be_worker(
         self, config: ServerConfig | None, provision: Provision, post: WorkerHandle
@@ -318,7 +333,6 @@ def _acceptor(
         return PlainAcceptor(listeners, service.serve, limits)
     acceptor = Acceptor(listeners, service.serve, config, plan.policy, limits)
     acceptor.is_inline = plan.is_inline
-    acceptor.proxies = plan.proxies
     acceptor.stranger = plan.stranger
     return acceptor
 
@@ -334,7 +348,7 @@ def expiries(
 ) -> Iterator[tuple[str, float]]:
     """Return when each certificate expires; of several with the same names, the first that does."""
     moments: dict[str, float] = {}
-    own = () if config is None else (config.key_pair, *config.more_key_pairs)
+    own = () if config is None or config.provisional else (config.key_pair, *config.more_key_pairs)
     for pair in (*own, *(each.key_pair for each in clients if each.key_pair is not None)):
         name, moment = ",".join(pair.names), pair.not_after.timestamp()
         moments[name] = min(moments.get(name, moment), moment)

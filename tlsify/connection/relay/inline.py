@@ -209,6 +209,10 @@ class InlineRelay(socket.socket):
         del timeout
         return self._is_settled or self.fileno() == -1
 
+    def is_lost(self, program_end: socket.socket) -> bool:  # noqa: ARG002 - `Carrier` has it
+        """Return False: there is nothing else that could end."""
+        return False
+
     def set_option(self, *arguments: Any) -> None:
         """Set an option on the connection, unless it has ended."""
         with suppress(OSError):
