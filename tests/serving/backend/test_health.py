@@ -123,6 +123,22 @@ def test_answers(answer: bytes, caplog: pytest.LogCaptureFixture) -> None:
     ]
 
 
+def test_backend_that_a_client_found_down() -> None:
+    """It needs as many good checks as any other, however many there have been before."""
+
+    async def run() -> None:
+        checks = Checks("/x", interval=0.001, rise=5)
+        async with checking(checks) as (site, backends, backend):
+            while len(site.requests) < 2 * checks.rise:  # noqa: ASYNC110 - as above
+                await asyncio.sleep(0.001)
+            backends.fall(backend, "refused")
+            seen = len(site.requests)
+            await become(backends, up=True)
+            assert len(site.requests) >= seen + checks.rise - 1
+
+    asyncio.run(run())
+
+
 def test_connection() -> None:
     """Without a path a connection is enough; a single failure has nothing down."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
