@@ -214,7 +214,9 @@ class Forwarding(_Service):
     async def _check(self, backend: Backend, seconds: float) -> Handoff | Plain:
         """Connect for a check of our own."""
         header = {None: b"", "1": proxy_text.UNKNOWN, "2": proxy_protocol.LOCAL}
-        found, _ = await self._security.connect(backend, seconds, header[self._proxy_version])
+        found, _ = await self._security.connect(
+            backend, seconds, header[self._proxy_version], is_inline=False
+        )
         return found
 
 
