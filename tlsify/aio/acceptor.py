@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from tlsify.aio.admission import Admission, Arrival
 from tlsify.aio.handshake import hand_over
-from tlsify.aio.outcomes import FAILURES, count_cut, name_of, outcome
+from tlsify.aio.outcomes import FAILURES, USUAL, count_cut, name_of, outcome
 from tlsify.connection.establish import drop_past_keys
 from tlsify.errors import ConfigError, TlsifyError
 from tlsify.logs import messages
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 _log = logging.getLogger("tlsify")
 
 _CHORE_PAUSE = 600.0  # seconds
-# With health checks, port scans, and browsers that begin without TLS.
-_USUAL = {Event.HANDSHAKE_TRUNCATED, Event.HANDSHAKE_BROKEN, Event.HANDSHAKE_PLAIN_HTTP}
 
 
 class Acceptor(Admission):
@@ -37,6 +35,7 @@ class Acceptor(Admission):
 
     Attributes:
         stranger: answers clients that speak no TLS (`tls.engine.Engine`); None: by an alert.
+        is_inline: whether data is carried by `pump.carry` alone.
     """
 
     def __init__(
@@ -59,6 +58,7 @@ class Acceptor(Admission):
         """
         super().__init__(listeners, limits)
         self.stranger: Callable[[bytes], bytes] | None = None
+        self.is_inline = False
         self._serve = serve
         self._config = config
         self._policy = policy
@@ -105,8 +105,10 @@ class Acceptor(Admission):
             seconds = await self._learn_name(arrival, self._config.timeout)
             if seconds is None:
                 return None
-            sock, stranger = arrival.opening.sock, self.stranger
-            handed = await hand_over(sock, self._config, self._policy, seconds, stranger)
+            sock, stranger, is_inline = arrival.opening.sock, self.stranger, self.is_inline
+            handed = await hand_over(
+                sock, self._config, self._policy, seconds, stranger, is_inline=is_inline
+            )
         except FAILURES as exc:
             self._note_failure(arrival, exc)
             return None
@@ -132,12 +134,13 @@ class Acceptor(Admission):
         """Count why there is no connection; where it is for want of something, others wait."""
         kind = outcome(exc)
         count(kind)
-        level = logging.INFO if kind in _USUAL else messages.NOTICE
+        level = logging.INFO if kind in USUAL else messages.NOTICE
         if isinstance(exc, ConfigError):  # the client has no part in that
             level = logging.WARNING
         elif kind is Event.HANDSHAKE_RESOURCES:
             level = logging.INFO if self._is_short else logging.WARNING
             self._is_short = True
             self._pause_for_want()
-        _log.log(level, "connection refused: %s", exc)
+        what = "%s" if kind is Event.HANDSHAKE_ACME_CHALLENGE else "connection refused: %s"
+        _log.log(level, what, exc)
         self.refused(arrival.name, name_of(kind), exc, arrival.age())

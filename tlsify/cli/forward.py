@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import logging
 import socket
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from tlsify.addresses import Address, is_same
@@ -32,7 +31,7 @@ from tlsify.serving.backend.security import Security
 from tlsify.serving.forward import Forwarding, Passing
 from tlsify.serving.plan import Provision
 from tlsify.system import listening
-from tlsify.system.sandbox import Reach
+from tlsify.system.sandbox import Reach, resolvers
 
 if TYPE_CHECKING:
     import argparse
@@ -55,7 +54,7 @@ _log = logging.getLogger("tlsify")
 _PATIENCE = 5.0
 _HTTP = {b"http/1.1", b"http/1.0", b"h2"}
 _BY_PROTOCOL = "auto"
-_RESOLVER, _DNS = Path("/etc/resolv.conf"), 53
+_DNS = 53
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -207,7 +206,7 @@ def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
         speaks_http=bool(arguments.redirect_http or _HTTP & set(arguments.alpn)),
         watched=backend_options.files(arguments),
         is_plain=arguments.connect,
-        is_tls_both_ways=not arguments.connect and bool(_secured(rules)),
+        is_inline=True,
     )
     with plan.estate:
         _check_loops(rules, map(_address, plan.listeners))  # of systemd
@@ -232,11 +231,11 @@ def examine(arguments: argparse.Namespace) -> ServerConfig | None:
     """
     _maker(arguments, KtlsPolicy(), None)
     _check_loops(arguments.rules, arguments.listen)
-    serving_options.examine(arguments)
     if arguments.connect:
+        serving_options.check(arguments)
         _warn_of_strangers(arguments.listen)
         return None
-    return server_options.configure(arguments)
+    return serving_options.examine(arguments)
 
 
 def reach_backends(
@@ -271,10 +270,6 @@ def reach_backends(
         return dict(zip(backends, failures, strict=True))
 
     return asyncio.run(reach_all())
-
-
-def _secured(rules: Sequence[Rule]) -> list[Backend]:
-    return [backend for rule in rules for backend in rule.backends if backend.is_tls]
 
 
 def _backends_of(rules: Sequence[Rule], listener: socket.socket) -> Sequence[Backend]:
@@ -321,10 +316,7 @@ def _reach(rules: Sequence[Rule]) -> Reach:
     abstract = any(backend.path.startswith("@") for backend in backends)
     if all(backend.path or is_ip_address(backend.host) for backend in backends):
         return Reach(ports=tuple(ports), abstract=abstract)
-    # What resolvers read is a matter of the host's own, and may be replaced at any time; some of it
-    # lies where another program writes it (systemd-resolved, NetworkManager, resolvconf).
-    read = (str(_RESOLVER.parent), str(_RESOLVER.resolve().parent))
-    return Reach(read=read, ports=(*ports, _DNS), abstract=abstract)
+    return Reach(read=resolvers(), ports=(*ports, _DNS), abstract=abstract)
 
 
 def _provision(arguments: argparse.Namespace, policy: KtlsPolicy, make: _Maker) -> Provision:

@@ -112,8 +112,7 @@ def examine(arguments: argparse.Namespace) -> ServerConfig:
     """
     _folder(arguments.directory)
     site.check(arguments)
-    serving_options.examine(arguments)
-    return server_options.configure(arguments, otherwise=lambda: make_key_pair(["localhost"]))
+    return serving_options.examine(arguments, lambda: make_key_pair(["localhost"]))
 
 
 def _folder(path: Path) -> Path:

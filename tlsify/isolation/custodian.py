@@ -108,6 +108,7 @@ def _describe(loaded: Loaded) -> bytearray:
             b"" if config.key_log is None else os.fsencode(config.key_log),
             wire.vectors(config.alpn),
             wire.vectors(choices),
+            b"provisional" if config.provisional else b"",
         ]
     )
 

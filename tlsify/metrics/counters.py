@@ -57,6 +57,9 @@ class Event(Enum):
     HANDSHAKE_RESOURCES = "handshake_resources"
     # The process with the private key was gone (`isolation`).
     HANDSHAKE_KEY_HOLDER = "handshake_key_holder"
+    # An ACME authority looked at a challenge; the server's certificate was still to come.
+    HANDSHAKE_ACME_CHALLENGE = "handshake_acme_challenge"
+    HANDSHAKE_NO_CERTIFICATE = "handshake_no_certificate"
     # No thread, descriptor or memory was to be had for a connection's start, or its end in order.
     SHORTAGE = "shortage"
     # Connections that were ended because they were idle, or because their peers did not read.
@@ -84,6 +87,20 @@ class Event(Enum):
     PLAIN_REFUSED = "plain_refused"
     # Lines of a log that could not be written (`logs`).
     LOG_LINE_LOST = "log_line_lost"
+    # Certificates by ACME (`acme.renewal`), and why there was none.
+    ACME_OBTAINED = "acme_obtained"
+    ACME_UNREACHABLE = "acme_unreachable"
+    ACME_REFUSED = "acme_refused"
+    ACME_RATE_LIMITED = "acme_rate_limited"
+    ACME_CHALLENGE_FAILED = "acme_challenge_failed"
+    ACME_TOO_SLOW = "acme_too_slow"
+    ACME_MALFORMED = "acme_malformed"
+    ACME_NOT_STORED = "acme_not_stored"
+    # OCSP responses (`renewal.staples`).
+    OCSP_FETCHED = "ocsp_fetched"
+    OCSP_FAILED = "ocsp_failed"
+    # Processes beside the workers that ended otherwise than in order (`serving.errands`).
+    ERRAND_FAILED = "errand_failed"
 
 
 # How handshakes end, by the names that reports have for it.
@@ -102,6 +119,8 @@ HANDSHAKE_OUTCOMES = {
     "ktls": Event.HANDSHAKE_KTLS,
     "resources": Event.HANDSHAKE_RESOURCES,
     "key_holder": Event.HANDSHAKE_KEY_HOLDER,
+    "acme_challenge": Event.HANDSHAKE_ACME_CHALLENGE,
+    "no_certificate": Event.HANDSHAKE_NO_CERTIFICATE,
 }
 
 
@@ -113,6 +132,9 @@ class Gauge(Enum):
     WORKERS = "workers"
     WORKERS_DRAINING = "workers_draining"
     STOPPING = "stopping"
+    # Seconds since 1970.
+    ACME_OBTAINED_AT = "acme_obtained_at"
+    OCSP_FETCHED_AT = "ocsp_fetched_at"
 
 
 # Why connections are relayed: what a refusal may name, and whatever else.

@@ -72,6 +72,26 @@ _LABELLED: tuple[tuple[str, str, str, dict[str, Event]], ...] = (
         "outcome",
         {"ok": Event.RELOADED, "refused": Event.RELOAD_REFUSED},
     ),
+    (
+        "tlsify_acme_failures_total",
+        "Attempts to get a certificate by ACME that failed, by the reason.",
+        "reason",
+        {
+            "unreachable": Event.ACME_UNREACHABLE,
+            "refused": Event.ACME_REFUSED,
+            "rate_limited": Event.ACME_RATE_LIMITED,
+            "challenge": Event.ACME_CHALLENGE_FAILED,
+            "too_slow": Event.ACME_TOO_SLOW,
+            "malformed": Event.ACME_MALFORMED,
+            "storage": Event.ACME_NOT_STORED,
+        },
+    ),
+    (
+        "tlsify_ocsp_fetches_total",
+        "OCSP responses asked for, by whether there was one to staple.",
+        "outcome",
+        {"ok": Event.OCSP_FETCHED, "failed": Event.OCSP_FAILED},
+    ),
 )
 _SINGLE: tuple[tuple[str, str, Event], ...] = (
     ("connections_accepted", "TCP connections accepted.", Event.ACCEPTED),
@@ -94,6 +114,8 @@ _SINGLE: tuple[tuple[str, str, Event], ...] = (
     ("backend_errors", "Connections lost to a backend.", Event.BACKEND_FAILED),
     ("backend_downs", "Times that a worker found a backend down.", Event.BACKEND_DOWN),
     ("descriptors_passed", "Connections passed on as descriptors.", Event.DESCRIPTOR_PASSED),
+    ("acme_certificates", "Certificates obtained by ACME.", Event.ACME_OBTAINED),
+    ("errand_failures", "Processes for ACME or OCSP that crashed.", Event.ERRAND_FAILED),
     ("log_lines_lost", "Lines of a log that could not be written.", Event.LOG_LINE_LOST),
 )
 _GAUGES: tuple[tuple[str, str, Gauge], ...] = (
@@ -101,6 +123,16 @@ _GAUGES: tuple[tuple[str, str, Gauge], ...] = (
     ("handshakes_in_flight", "Handshakes under way.", Gauge.HANDSHAKES),
     ("workers", "Workers that accept connections.", Gauge.WORKERS),
     ("workers_draining", "Workers that finish their connections.", Gauge.WORKERS_DRAINING),
+    (
+        "acme_last_success_timestamp_seconds",
+        "When ACME has last brought a certificate; 0 if it has not.",
+        Gauge.ACME_OBTAINED_AT,
+    ),
+    (
+        "ocsp_last_success_timestamp_seconds",
+        "When an OCSP response has last been fetched; 0 if none has.",
+        Gauge.OCSP_FETCHED_AT,
+    ),
 )
 
 

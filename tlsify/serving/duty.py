@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NoReturn, TypeAlias
+
+from tlsify.serving.errands import Errands
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,6 +49,7 @@ class SupervisorHooks:
         notify: tells the service manager (`service_manager.notify`).
         watchdog: seconds in which it wants to hear of us, or None.
         patience: seconds without a heartbeat after which a worker is killed, if it ever had one.
+        errands: what is to be done now and then in processes of their own, while there are workers.
     """
 
     on_ready: Callable[[], None] = _nothing
@@ -66,3 +69,4 @@ class SupervisorHooks:
     notify: Callable[[str], None] = _nothing
     watchdog: float | None = None
     patience: float = _PATIENCE
+    errands: Errands = field(default_factory=lambda: Errands((), _nothing))

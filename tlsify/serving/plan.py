@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from tlsify.logs.access import AccessLog
     from tlsify.passing.proxies import Proxies
     from tlsify.serving.configuration import Isolation
+    from tlsify.serving.errands import Errand
     from tlsify.system.process import Account
 
 
@@ -86,7 +87,9 @@ class ServerPlan:
         stranger: answers clients that speak no TLS, as `Acceptor` has it.
         access_log: told of refused clients; opened anew on each reload. Or None.
         isolation: of the private keys from workers; None lets them have these.
-        is_tls_both_ways: whether connections have TLS towards the client and away from it.
+        errands: what is to be done now and then, in processes of their own, with the rights that
+            the supervisor has.
+        is_inline: whether data is carried by `pump.carry` alone.
         estate: descriptors for SIGUSR2 to pass on, and those passed on to us; the caller closes it.
     """
 
@@ -109,5 +112,6 @@ class ServerPlan:
     stranger: Callable[[bytes], bytes] | None = None
     access_log: AccessLog | None = None
     isolation: Isolation | None = None
-    is_tls_both_ways: bool = False
+    errands: Sequence[Errand] = ()
+    is_inline: bool = False
     estate: Inherited = field(default_factory=Inherited)

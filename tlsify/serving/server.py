@@ -27,6 +27,7 @@ from tlsify.metrics.exposition import About, Scrape, is_ready
 from tlsify.serving import supervisor
 from tlsify.serving.configuration import Configuration, leave_holders, retire
 from tlsify.serving.duty import SupervisorHooks
+from tlsify.serving.errands import Errand, Errands
 from tlsify.serving.plain_http import BOUNDS, Redirector
 from tlsify.serving.reexec import SYSTEMD
 from tlsify.serving.warm_up import rehearse
@@ -51,8 +52,6 @@ _log = logging.getLogger("tlsify")
 # socket, or three on the relay path, and the file that is sent on it.
 _OWN_DESCRIPTORS = 64
 _PER_OFFLOADED, _PER_RELAYED = 2, 4
-# Descriptors of a second relay, where a connection has TLS on both sides.
-_MORE_RELAYED = 2
 # When a worker looks for garbage. The command that it was forked from does so rarely, for a quick
 # start; here each connection leaves some forty objects that know each other.
 _GARBAGE = (2_000, 10, 5)
@@ -95,6 +94,7 @@ def run(plan: ServerPlan) -> None:
         drain=plan.drain_seconds,
         notify=service_manager.notify,
         watchdog=service_manager.watchdog_period(),
+        errands=Errands(plan.errands, office.send_off),
     )
     try:
         supervisor.run(plan.workers, work, duty, estate.workers)
@@ -146,6 +146,19 @@ class _Office:
             else:
                 listening.forget(sock)
 
+    def send_off(self, errand: Errand) -> None:
+        """Leave, in the process of an errand, what is the server's, and give up other rights."""
+        plan = self.plan
+        for sock in (*plan.listeners, *plan.metrics, *plan.plain_http.listeners):
+            sock.close()
+        leave_holders()
+        if plan.sandboxing is Sandboxing.OFF:
+            forgo_rights()
+        else:
+            renounce()
+        end_with(self._pid)
+        confine(errand.reach(), plan.sandboxing)
+
     def _be_worker(
         self, config: ServerConfig | None, provision: Provision, post: WorkerHandle
     ) -> None:
@@ -164,9 +177,8 @@ class _Office:
             plan.account.become()
         end_with(self._pid)
         confine(_reach(plan, config, provision.clients), plan.sandboxing)
-        for each in (*provision.clients, config):
-            if each is not None and each.key_log is not None:
-                keylog.append(each.key_log, b"")  # as this user, or each handshake would fail
+        for key_log in _key_logs(config, provision.clients):
+            keylog.append(key_log, b"")  # as this user, or each handshake would fail
         if post.index == 0 and self._configuration is not None:
             self._configuration.warn_of_readable_keys()
         # Its sendfile ends a connection rather than let an answer be too short.
@@ -179,8 +191,7 @@ class _Office:
 def _reach(plan: ServerPlan, config: ServerConfig | None, clients: Sequence[ClientConfig]) -> Reach:
     """Add the paths of roster, key logs, sessions and authorities to the service's own."""
     reach = plan.reach()
-    files = [each.key_log for each in (*clients, config) if each is not None]
-    logs = [os.path.dirname(os.path.abspath(file)) for file in files if file is not None]
+    logs = [os.path.dirname(os.path.abspath(file)) for file in _key_logs(config, clients)]
     folders = [roster.place(), *(each.session_store for each in clients), *logs]
     write = dict.fromkeys(str(path) for path in folders if path is not None)
     trusted = [each.trust for each in clients if each.verify]
@@ -191,6 +202,12 @@ def _reach(plan: ServerPlan, config: ServerConfig | None, clients: Sequence[Clie
         read=(*reach.read, *read),
         write=(*reach.write, *write),
     )
+
+
+def _key_logs(config: ServerConfig | None, clients: Sequence[ClientConfig]) -> list[str]:
+    """Return the files that secrets are appended to."""
+    configs = [*clients, *(() if config is None else (config,))]
+    return [os.fspath(each.key_log) for each in configs if each.key_log is not None]
 
 
 def part(listeners: Sequence[socket.socket], index: int, number: int) -> list[socket.socket]:
@@ -219,8 +236,6 @@ def _within_means(plan: ServerPlan) -> Limits:
     is_relaying = host_refusal(plan.policy) is not None
     own = _OWN_DESCRIPTORS + BOUNDS.at_once * len(plan.plain_http.listeners)
     each = _PER_RELAYED if is_relaying else _PER_OFFLOADED
-    if is_relaying and plan.is_tls_both_ways:
-        each += _MORE_RELAYED
     most = _descriptors(own, each, plan.workers)
     limits = plan.limits
     if most is None or (limits.connections is not None and limits.connections <= most):
@@ -311,6 +326,7 @@ def _acceptor(
     if config is None:
         return PlainAcceptor(listeners, service.serve, limits)
     acceptor = Acceptor(listeners, service.serve, config, plan.policy, limits)
+    acceptor.is_inline = plan.is_inline
     acceptor.stranger = plan.stranger
     return acceptor
 
@@ -326,7 +342,7 @@ def expiries(
 ) -> Iterator[tuple[str, float]]:
     """Return when each certificate expires; of several with the same names, the first that does."""
     moments: dict[str, float] = {}
-    own = () if config is None else (config.key_pair, *config.more_key_pairs)
+    own = () if config is None or config.provisional else (config.key_pair, *config.more_key_pairs)
     for pair in (*own, *(each.key_pair for each in clients if each.key_pair is not None)):
         name, moment = ",".join(pair.names), pair.not_after.timestamp()
         moments[name] = min(moments.get(name, moment), moment)

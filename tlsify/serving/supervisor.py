@@ -124,7 +124,7 @@ class _Supervisor:
         if self._duty.watch is not None and not self._stopping and self._leave_at is None:
             due.append(self._look_at)
         if self._current is not None:
-            due.append(self._hearts.due)
+            due += [self._hearts.due, *self._duty.errands.due()]
         some = [*self._all(), *self._rehearsal]
         due += [each.deadline for each in some if each.deadline is not None]
         for generation in self._generations():
@@ -150,6 +150,7 @@ class _Supervisor:
         if self._stopping or self._leave_at is not None:
             return
         if signal.SIGHUP in numbers:
+            self._duty.errands.wake(insisting=True)
             self._reload()
         if signal.SIGUSR2 in numbers:
             self._rehearse()
@@ -169,6 +170,7 @@ class _Supervisor:
     def _leave(self) -> None:
         """Close the supervisor's descriptors in a worker."""
         self._pipe.drop()
+        self._duty.errands.drop()
         for worker in self._all():
             worker.forget_pipe()
 
@@ -227,6 +229,7 @@ class _Supervisor:
             _log.info("reloaded")
             count(Event.RELOADED)
         self._current, self._coming = generation, None
+        self._duty.errands.wake()
         self._tell()
         if self._again:
             self._again = False
@@ -260,6 +263,8 @@ class _Supervisor:
 
     def _reap(self) -> None:
         for pid, code in ended():
+            if self._duty.errands.bury(pid, code):
+                self._look_at = time.monotonic()  # it may have brought something
             if pid in [each.pid for each in self._rehearsal]:
                 self._rehearsal.clear()
                 self._succeed(code)
@@ -303,6 +308,8 @@ class _Supervisor:
                 if isinstance(member, float) and member <= now:
                     self._fork(generation, index)
         self._look_at_coming(now)
+        if self._current is not None:
+            self._duty.errands.tend(now)
         self._set_gauges()
         # At the start and at the end each has a deadline.
         serving = None if self._current is None else self._current.workers()
@@ -349,6 +356,7 @@ class _Supervisor:
         if self._stopping:
             return
         self._stopping = True
+        self._duty.errands.end()
         self._manager.stopping("draining")
         self._set_gauges()
         self._duty.on_stop()
@@ -382,6 +390,7 @@ class _Supervisor:
         try:
             missed = self._pipe.read()
             if not STOP_SIGNALS.intersection(missed):
+                self._duty.errands.end()
                 self._duty.succeed({worker.pid: worker.slot for worker in self._all()})
         except OSError as exc:
             _log.error("restart failed; this program goes on: %s", exc)

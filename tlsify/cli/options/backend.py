@@ -31,7 +31,7 @@ _OF_CLIENTS: dict[str, object] = {
     "tls_min": "1.2", "tls_max": "1.3", "ciphers": None, "groups": (), "client_cert": None,
     "client_ca": None, "client_ref_id": [], "crl": None, "keylog": False, "resumption": False,
     "isolate_key": False, "redirect_http": None, "redirect_port": None, "timeout": 30.0,
-    "max_handshakes": MOST_HANDSHAKES, "pass_fd": None,
+    "max_handshakes": MOST_HANDSHAKES, "pass_fd": None, "acme": [], "ocsp_fetch": False,
 }  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from tlsify.addresses import Address
 from tlsify.aio.limits import MOST_HANDSHAKES, Limits
-from tlsify.cli.options import addresses, logs, redirection
+from tlsify.cli.options import addresses, logs, redirection, renewal
 from tlsify.cli.options import common as shared
 from tlsify.cli.options import server as server_options
 from tlsify.connection.stillness import SEND_TIMEOUT
@@ -24,10 +24,14 @@ from tlsify.system.sandbox import Reach, Sandboxing
 if TYPE_CHECKING:
     import argparse
     import socket
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
+    from cryptography.x509 import Certificate
+
+    from tlsify.cli.options.automatic import Automatic
     from tlsify.cli.parser import GlobalOptions
     from tlsify.config import ServerConfig
+    from tlsify.credentials.key_pair import KeyPair
     from tlsify.logs.access import AccessLog
     from tlsify.serving.plan import Provision
 
@@ -100,6 +104,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, listen: str | None) -> Non
     )
     add_reports(group)
     redirection.add_arguments(group)
+    renewal.add_arguments(parser)
 
 
 def add_limits(group: argparse._ArgumentGroup, whole: str, part: str) -> None:
@@ -173,7 +178,7 @@ def plan(  # noqa: PLR0913 - each is a matter of its own
     speaks_http: bool = True,
     watched: Sequence[Path] = (),
     is_plain: bool = False,
-    is_tls_both_ways: bool = False,
+    is_inline: bool = False,
 ) -> ServerPlan:
     """Make a plan of them, and listen.
 
@@ -189,7 +194,7 @@ def plan(  # noqa: PLR0913 - each is a matter of its own
         speaks_http: whether clients that speak no TLS get an answer where it is HTTP.
         watched: files whose change means a reload, besides those of `server_options`.
         is_plain: whether clients speak no TLS: then there is no configuration.
-        is_tls_both_ways: whether connections have TLS towards the client and away from it.
+        is_inline: as `ServerPlan` has it.
 
     Raises:
         ConfigError: there is no address, or no sandbox where one is required.
@@ -198,16 +203,22 @@ def plan(  # noqa: PLR0913 - each is a matter of its own
     sandboxing = Sandboxing(arguments.sandbox)
     if sandboxing is Sandboxing.REQUIRE and (missing := sandbox.refusal()) is not None:
         raise ConfigError(f"no sandbox: {missing}", hint=sandbox.HINT)
+    automatic = arguments.automatic = _automatic(arguments, prepare=True)
     estate = Inherited.inherit()
     estate.await_workers()
     try:
         listeners = _listeners(arguments, estate, deferred=not is_plain)
         metrics = estate.listen("metrics", arguments.metrics)
         plain_http = redirection.listen(arguments, estate, listeners)
+        if automatic is not None and automatic.board is not None:
+            plain_http = plain_http._replace(challenge=automatic.board.http)
     except BaseException:
         estate.close()
         raise
     estate.drop_unclaimed()
+
+    def chains() -> Iterator[tuple[Certificate, ...]]:
+        return server_options.chains(arguments)
 
     def ready() -> None:
         on_ready()
@@ -237,22 +248,48 @@ def plan(  # noqa: PLR0913 - each is a matter of its own
         account=arguments.user,
         on_ready=ready,
         stranger=redirection.stranger(arguments) if speaks_http and not is_plain else None,
-        is_tls_both_ways=is_tls_both_ways,
+        is_inline=is_inline,
         access_log=access_log,
         proxies=arguments.accept_proxy,
         isolation=server_options.isolation(arguments, arguments.workers, sandboxing),
+        errands=[] if automatic is None else automatic.errands(chains),
         estate=estate,
     )
 
 
-def examine(arguments: argparse.Namespace) -> None:
-    """Find what is wrong with the arguments, without listening.
+def examine(
+    arguments: argparse.Namespace, otherwise: Callable[[], KeyPair] | None = None
+) -> ServerConfig:
+    """Find what is wrong with the arguments, without listening; return the configuration.
+
+    Args:
+        arguments: parsed.
+        otherwise: as `server_options.configure` has it.
+
+    Raises:
+        ConfigError: a server could not be started with them.
+    """
+    check(arguments)
+    arguments.automatic = _automatic(arguments)
+    return server_options.configure(arguments, otherwise=otherwise)
+
+
+def check(arguments: argparse.Namespace) -> None:
+    """Check the arguments apart from those for TLS.
 
     Raises:
         ConfigError: they do not go together, or the access log cannot be written.
     """
     redirection.check(arguments)
     logs.examine(arguments)
+
+
+def _automatic(arguments: argparse.Namespace, *, prepare: bool = False) -> Automatic | None:
+    if not arguments.acme and not arguments.ocsp_fetch:
+        return None
+    from tlsify.cli.options import automatic  # heavy, and rarely wanted
+
+    return automatic.read(arguments, prepare=prepare)
 
 
 def _watch(

@@ -58,12 +58,13 @@ def examine(path: Path) -> tuple[ExitCode, list[Finding]]:
     pairs: tuple[KeyPair, ...] = ()
     if config is not None:
         establish.prepare(config, policy)
-        pairs = (config.key_pair, *config.more_key_pairs)
+        pairs = () if config.provisional else (config.key_pair, *config.more_key_pairs)
     refusal = host_refusal(policy)
     reach: Reach | None = getattr(module, "reach_backends", None)
     findings = [
         Finding("configuration", "configuration", ok=True, detail=f"{path}, for {verb}"),
         *map(_certificate, pairs),
+        *(() if given.automatic is None else given.automatic.findings()),
         *(() if reach is None else starmap(_backend, reach(given, policy).items())),
         _offload(refusal, policy),
     ]
