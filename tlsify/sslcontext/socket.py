@@ -173,7 +173,7 @@ class SSLSocket(Answers, TLSSocket):
     def _take(self, handed: Handoff) -> TLSInfo:
         """Take over the established connection, under the descriptor's old number."""
         verified = isinstance(self._config, ServerConfig) or self._config.verify
-        os.dup2(handed.sock.fileno(), self.fileno(), inheritable=False)
+        os.dup2(handed.sock.fileno(), self.fileno(), inheritable=self.get_inheritable())
         handed.sock.close()
         return self._adopt(handed, verified=verified)
 
@@ -229,27 +229,16 @@ class SSLSocket(Answers, TLSSocket):
             self.do_handshake()
         return number
 
-    def getpeername(self) -> Any:
-        """Return the peer's address."""
-        return socket.socket.getpeername(self) if self._facts is None else super().getpeername()
-
-    def getsockname(self) -> Any:
-        """Return our own address."""
-        return socket.socket.getsockname(self) if self._facts is None else super().getsockname()
-
-    def setsockopt(self, level: int, *arguments: Any) -> None:
-        """Set an option of the connection."""
-        if self._facts is None:
-            socket.socket.setsockopt(self, level, *arguments)
-        else:
-            super().setsockopt(level, *arguments)
-
     def shutdown(self, how: int, /) -> None:
         """End a direction, with close_notify if there has been a handshake."""
         if self._facts is None:
             socket.socket.shutdown(self, how)
         else:
             super().shutdown(how)
+
+    def detach(self) -> int:
+        """Return the descriptor's number, and leave it to the caller."""
+        return socket.socket.detach(self) if self._facts is None else super().detach()
 
     def cut(self) -> None:
         """Make every later end one without close_notify, if there has been a handshake."""
@@ -314,21 +303,6 @@ class SSLSocket(Answers, TLSSocket):
         except TlsifyError as exc:
             raise ssl_error(exc, is_established=True) from exc
 
-    def recvmsg(self, bufsize: int, ancbufsize: int = 0, flags: int = 0, /) -> Any:
-        """Receive as ``socket.recvmsg``, once there has been a handshake."""
-        self._begin()
-        return super().recvmsg(bufsize, ancbufsize, flags)
-
-    def recvmsg_into(self, buffers: Any, ancbufsize: int = 0, flags: int = 0, /) -> Any:
-        """Receive as ``socket.recvmsg_into``, once there has been a handshake."""
-        self._begin()
-        return super().recvmsg_into(buffers, ancbufsize, flags)
-
-    def sendmsg(self, buffers: Any, *arguments: Any) -> int:
-        """Send as ``socket.sendmsg``, once there has been a handshake."""
-        self._begin()
-        return super().sendmsg(buffers, *arguments)
-
     def read(self, len: int = 1024, buffer: WriteableBuffer | None = None) -> bytes | int:
         """Receive as `recv`, or as `recv_into`."""
         return self.recv(len) if buffer is None else self.recv_into(buffer, len)
@@ -352,4 +326,4 @@ class SSLSocket(Answers, TLSSocket):
     def _no_datagrams(self, *_: object, **__: object) -> NoReturn:
         raise NotImplementedError("a TLS connection is a stream: use send and recv")
 
-    sendto = recvfrom = recvfrom_into = _no_datagrams
+    sendto = recvfrom = recvfrom_into = sendmsg = recvmsg = recvmsg_into = _no_datagrams
