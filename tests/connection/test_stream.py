@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import io
 import select
 import socket
@@ -20,7 +19,6 @@ from tests.doubles import (
     OFFLOADS,
     Endpoint,
     Lab,
-    RawPeer,
     flipped,
     new_session_ticket,
     readable,
@@ -28,8 +26,6 @@ from tests.doubles import (
     until,
 )
 from tlsify.codepoints import AlertDescription, ContentType
-from tlsify.connection.establish import connect
-from tlsify.connection.handoff import Offload
 from tlsify.connection.stream import TLSSocket
 from tlsify.errors import HandshakeError, PeerAlert, PeerMisbehaved, Truncated
 from tlsify.ktls.probe import capabilities
@@ -50,31 +46,6 @@ SHORT = 0.05
 def _send_for_ever(send: Callable[[], object]) -> None:
     for _ in range(10000):
         send()
-
-
-@both
-def test_tcp_options(lab: Lab, policy: KtlsPolicy) -> None:
-    """They are set on the connection, wherever it is; after its end nobody minds."""
-    stream, peer = lab.stream(policy)
-    stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    relay = stream.handoff.relay
-    below = stream if relay is None else relay.network  # type: ignore[attr-defined]
-    assert below.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
-    for option in (
-        (socket.IPPROTO_TCP, socket.TCP_INFO, 1),
-        (socket.IPPROTO_IP, socket.IP_TOS),
-        (socket.SOL_SOCKET, socket.SO_KEEPALIVE),
-        (socket.SOL_SOCKET, socket.SO_DOMAIN),
-    ):
-        assert stream.getsockopt(*option) == below.getsockopt(*option)
-    assert (stream.family, stream.proto) == (socket.AF_INET, socket.IPPROTO_TCP)
-    stream.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2**16)
-    if relay is not None:
-        peer.close_notify()
-        peer.sock.close()
-        stream.shutdown(socket.SHUT_RDWR)
-        assert relay.join(20)
-        stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 0)
 
 
 # -- receiving
@@ -521,51 +492,3 @@ def test_close_with_a_full_send_buffer(lab: Lab) -> None:
     stream.close()
     assert stream.fileno() == -1
     reset(peer.sock)
-
-
-# -- the rest
-
-
-@both
-def test_addresses(lab: Lab, policy: KtlsPolicy) -> None:
-    """They are the TCP connection's, whoever holds it."""
-    stream, peer = lab.stream(policy)
-    assert stream.getpeername() == peer.sock.getsockname()
-    assert stream.getsockname() == peer.sock.getpeername()
-
-
-@both
-def test_dup(lab: Lab, policy: KtlsPolicy) -> None:
-    """A second object on the same records is refused."""
-    stream, _peer = lab.stream(policy)
-    with pytest.raises(NotImplementedError):
-        stream.dup()
-    assert stream.offload is (Offload.KERNEL if policy is KERNEL else Offload.RELAY)
-
-
-@both
-@pytest.mark.parametrize("is_cyclic", [False, True])
-def test_dropped(lab: Lab, policy: KtlsPolicy, *, is_cyclic: bool) -> None:
-    """The last reference closes, without close_notify; a cycle's end does when it is collected."""
-    ours, theirs = lab.tcp()
-    client, server = lab.configs()
-    other = Endpoint(lambda: RawPeer(theirs, server))
-    handoff = connect(ours, client, policy)
-    streams, peer = [TLSSocket(handoff)], other.result()
-    if is_cyclic:
-        vars(streams[0])["itself"] = streams
-    streams[0].sendall(b"sent")
-
-    def drop() -> None:
-        nonlocal streams
-        streams = []
-        if is_cyclic:
-            gc.collect()
-
-    with pytest.warns(ResourceWarning, match="unclosed"):
-        drop()
-    assert handoff.sock.fileno() == -1
-    with theirs:
-        assert peer.recv_data(4) == b"sent"
-        assert peer.recv() is None
-    handoff.close()

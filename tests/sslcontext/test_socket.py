@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import os
@@ -164,6 +165,57 @@ def test_no_waiting_for_data(
         for send in (served.send, served.write):
             with pytest.raises(ssl.SSLWantWriteError):
                 _go_on(send)
+
+
+@pytest.mark.each_kernel
+@both
+def test_functions_of_loops(
+    lab: Lab, context: Fixed, python: ssl.SSLContext, policy: KtlsPolicy
+) -> None:
+    """A non-blocking socket works with asyncio's functions for sockets, on any loop."""
+
+    async def work(served: SSLSocket, peer: ssl.SSLSocket) -> None:
+        loop = asyncio.get_running_loop()
+        receiving = asyncio.create_task(loop.sock_recv(served, 9))
+        await asyncio.sleep(0)  # it has tried once
+        peer.sendall(b"hello")
+        assert await receiving == b"hello"
+        sending = asyncio.create_task(loop.sock_sendall(served, bytes(2**24)))
+        assert len(await asyncio.to_thread(recv_exactly, peer, 2**24)) == 2**24
+        await sending
+
+    with _connected(lab, context, python, policy) as (served, peer):
+        served.settimeout(0)
+        asyncio.run(work(served, peer))
+
+
+@both
+def test_arguments(lab: Lab, context: Fixed, python: ssl.SSLContext, policy: KtlsPolicy) -> None:
+    """They have the names, and the limits, that they have with `ssl`."""
+    with _connected(lab, context, python, policy) as (served, peer):
+        served.send(data=b"a")
+        served.sendall(data=b"b")
+        assert recv_exactly(peer, 2) == b"ab"
+        peer.sendall(b"abc")
+        assert served.recv(buflen=1) == b"a"
+        with pytest.raises(ValueError, match="negative"):
+            served.recv(-1)
+        with pytest.raises(ValueError, match="negative"):
+            served.recv_into(bytearray(9), -1)
+        served.settimeout(timeout := 60)
+        bad: tuple[tuple[Any, type[Exception]], ...] = (
+            (-1, ValueError),
+            (1e12, OverflowError),
+            ("1", TypeError),
+        )
+        for value, error in bad:
+            with pytest.raises(error):
+                served.settimeout(value)
+        assert served.gettimeout() == served.timeout == timeout
+        served.close()
+        for call in (served.getpeername, served.do_handshake, lambda: served.recv(1)):
+            with pytest.raises(OSError, match="Bad file descriptor"):
+                call()
 
 
 @both

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from tlsify.connection.ending import forks
 
@@ -67,6 +67,14 @@ class ConnectionSocket(socket.socket):
         """Return our own address, likewise."""
         relay = self._relay()
         return super().getsockname() if relay is None else forks.known(relay.local_address)
+
+    def __getstate__(self) -> NoReturn:
+        """Refuse: a pickle cannot hold a connection."""
+        raise TypeError("a TLSSocket cannot be pickled: see Handoff.detach, or fork")
+
+    def dup(self) -> NoReturn:
+        """Refuse: two objects would serve the same control records."""
+        raise NotImplementedError("a TLSSocket cannot be duplicated")
 
 
 def _is_networks(level: int, option: int) -> bool:

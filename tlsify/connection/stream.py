@@ -113,6 +113,8 @@ class TLSSocket(ConnectionSocket):
 
     def recv_into(self, buffer: WriteableBuffer, nbytes: int = 0, flags: int = 0) -> int:
         """Receive into a buffer, as `recv`; return the number of bytes."""
+        if nbytes < 0:
+            raise ValueError("negative buffersize in recv_into")
         view = memoryview(buffer).cast("B")[: nbytes or None]
         if not len(view):
             return 0
@@ -222,7 +224,7 @@ class TLSSocket(ConnectionSocket):
         flags = patient(flags, self._timeout)
         return self._transmit(self._channel, lambda: super(TLSSocket, self).send(data, flags))
 
-    def sendall(self, data: ReadableBuffer, flags: int = 0, /) -> None:
+    def sendall(self, data: ReadableBuffer, flags: int = 0) -> None:
         """Send all of ``data``; raises as `send`."""
         view = memoryview(data).cast("B")
         while view:
@@ -374,7 +376,7 @@ class TLSSocket(ConnectionSocket):
         else:
             limit(self, value or 0.0)
             super().settimeout(0 if value == 0 else None)
-        self._timeout = value
+        self._timeout = None if value is None else float(value)
 
     def setblocking(self, flag: bool, /) -> None:  # noqa: FBT001 - socket's own signature
         """Wait for ever, or never."""
@@ -384,15 +386,12 @@ class TLSSocket(ConnectionSocket):
         """Return what `settimeout` set."""
         return self._timeout
 
+    @property
+    def timeout(self) -> float | None:
+        """What `gettimeout` returns."""
+        return self._timeout
+
     def _raise_timeout(self) -> NoReturn:
         if self._timeout:
             raise TimeoutError("timed out")
         raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
-
-    def __getstate__(self) -> NoReturn:
-        """Refuse: a pickle cannot hold a connection."""
-        raise TypeError("a TLSSocket cannot be pickled: see Handoff.detach, or fork")
-
-    def dup(self) -> NoReturn:
-        """Refuse: two objects would serve the same control records."""
-        raise NotImplementedError("a TLSSocket cannot be duplicated")

@@ -17,7 +17,7 @@ from tlsify.connection.setup.dialing import closed_on_error
 from tlsify.connection.stream import TLSSocket
 from tlsify.errors import TlsifyError
 from tlsify.sslcontext.answers import Answers
-from tlsify.sslcontext.errors import again, ssl_error, want_read, want_write
+from tlsify.sslcontext.errors import again, ssl_error, would_block
 from tlsify.sslcontext.facts import TLSInfo
 
 if TYPE_CHECKING:
@@ -108,8 +108,10 @@ class SSLSocket(Answers, TLSSocket):
             ssl.SSLError: it failed; the peer got its alert, and the connection is over.
             TimeoutError: the handshake took too long.
             ValueError: the socket is non-blocking.
-            OSError: the connection broke.
+            OSError: the connection broke, or there is none.
         """
+        if self.fileno() == -1:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
         self._begin()
 
     def _begin(self) -> TLSInfo:
@@ -253,14 +255,14 @@ class SSLSocket(Answers, TLSSocket):
 
     # -- data
 
-    def recv(self, bufsize: int = 1024, flags: int = 0, /) -> bytes:
+    def recv(self, buflen: int = 1024, flags: int = 0) -> bytes:
         """Receive as `TLSSocket.recv`; raises OSError only.
 
         Where it may not wait, and nothing is there, that is SSLWantReadError.
         """
         self._begin()
         try:
-            return super().recv(bufsize, flags)
+            return super().recv(buflen, flags)
         except BlockingIOError as exc:
             raise self._want(exc, reading=True) from exc
         except TlsifyError as exc:
@@ -276,7 +278,7 @@ class SSLSocket(Answers, TLSSocket):
         except TlsifyError as exc:
             raise ssl_error(exc, is_established=True) from exc
 
-    def send(self, data: ReadableBuffer, flags: int = 0, /) -> int:
+    def send(self, data: ReadableBuffer, flags: int = 0) -> int:
         """Send as `TLSSocket.send`; raises OSError only. So does ``sendall``.
 
         Where it may not wait, and there is no room, that is SSLWantWriteError.
@@ -290,10 +292,8 @@ class SSLSocket(Answers, TLSSocket):
             raise ssl_error(exc, is_established=True) from exc
 
     def _want(self, exc: BlockingIOError, *, reading: bool) -> OSError:
-        """Raise `ssl`'s error, unless MSG_DONTWAIT was given, which `ssl` does not have."""
-        if self.gettimeout() != 0:
-            return exc
-        return want_read() if reading else want_write()
+        """Return `ssl`'s error, unless MSG_DONTWAIT was given, which `ssl` does not have."""
+        return exc if self.gettimeout() != 0 else would_block(reading=reading)
 
     def sendfile(self, file: _SendableFile, offset: int = 0, count: int | None = None) -> int:
         """Send as `TLSSocket.sendfile`; raises OSError only."""
