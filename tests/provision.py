@@ -53,7 +53,10 @@ def find(program: str) -> str:
     It is never one that the host happens to have: on the host it is in the lane's tree, and
     without a tree there is no test. Guests have a part of the same release.
     """
-    assert program in peers.PEERS.programs, f"vm/lane/peers.py does not name {program}"
+    if program in peers.AUTHORITY.programs and not GUEST:
+        return _of_authority(program)
+    known = {**peers.PEERS.programs, **peers.AUTHORITY.programs}
+    assert program in known, f"vm/lane/peers.py does not name {program}"
     if not GUEST:
         return str(tree() / "programs" / program)
     if program not in peers.IN_GUESTS:
@@ -61,6 +64,15 @@ def find(program: str) -> str:
     found = shutil.which(program)
     assert found is not None, f"{program} is missing in the guest"
     return found
+
+
+def _of_authority(program: str) -> str:
+    """Return the path of a program that few tests need, fetched by the first of them."""
+    tree()
+    try:
+        return str(peers.AUTHORITY.program(program))
+    except LaneError as error:
+        pytest.skip(f"no {program}: {error}; {error.hint}")
 
 
 def find_server(program: str) -> str:

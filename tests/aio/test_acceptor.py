@@ -25,17 +25,20 @@ from tests.doubles import (
     descriptors,
     reset,
 )
+from tlsify.acme.board import Board
 from tlsify.aio import pending
 from tlsify.aio.acceptor import Acceptor
 from tlsify.aio.limits import Limits
 from tlsify.aio.transport import attach
 from tlsify.codepoints import AlertDescription, ContentType
+from tlsify.credentials.parse import encoded
 from tlsify.logs.messages import NOTICE, peer
 from tlsify.logs.text import spell_address
 from tlsify.metrics.counters import Event, Gauge, counters, gauge, handshake_times
 from tlsify.passing import proxy_protocol
 from tlsify.passing.proxies import Proxies
 from tlsify.passing.proxy_protocol import Header
+from tlsify.tls.challenge import PROTOCOL
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -156,6 +159,39 @@ def test_echo(
             assert await server.protocols[0].ended is None
 
     del lab
+    asyncio.run(run())
+
+
+@both
+def test_acme_challenge(
+    policy: KtlsPolicy, server_config: ServerConfig, client_context: ssl.SSLContext
+) -> None:
+    """The authority sees the challenge and a clean end; nothing is served, and others are."""
+    board = Board()
+    board.publish({"example.org": bytes(32)}, {})
+    config = dataclasses.replace(server_config, acme_challenge=board.tls)
+    asking = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    asking.check_hostname, asking.verify_mode = False, ssl.CERT_NONE
+    asking.set_alpn_protocols([PROTOCOL.decode()])
+
+    async def run() -> None:
+        async with serving(config, policy) as server:
+            before = counters()[Event.HANDSHAKE_ACME_CHALLENGE.value]
+            reader, writer = await asyncio.open_connection(
+                *server.address, ssl=asking, server_hostname="example.org"
+            )
+            shown = board.tls("example.org")
+            assert shown is not None
+            found = writer.get_extra_info("ssl_object")
+            assert found.selected_alpn_protocol() == PROTOCOL.decode()
+            assert found.getpeercert(binary_form=True) == encoded(shown.key_pair.chain[0])
+            assert await reader.read() == b""
+            writer.close()
+            await writer.wait_closed()
+            assert not server.protocols
+            assert counters()[Event.HANDSHAKE_ACME_CHALLENGE.value] - before == 1
+            assert await converse(server, client_context, b"hello") == b"hello"
+
     asyncio.run(run())
 
 

@@ -297,21 +297,41 @@ def test_s_client_that_asks_ahead(served: Served) -> None:
 
 
 @pytest.mark.parametrize("wanted", ["auto", "off"])
-def test_folder_that_is_replaced(pki: Pki, tmp_path: Path, wanted: str) -> None:
-    """What takes its place is served soon, confined workers or not, and no request fails."""
+@pytest.mark.parametrize("is_link", [False, True], ids=["folder", "link"])
+def test_folder_that_is_replaced(pki: Pki, tmp_path: Path, wanted: str, *, is_link: bool) -> None:
+    """What takes its place is served soon, confined workers or not, and no request fails.
+
+    The path may also be a link that is switched to another folder.
+    """
     shown, coming = tmp_path / "shown", tmp_path / "coming"
     for folder in (shown, coming):
         folder.mkdir()
         (folder / "index.html").write_text(folder.name)
+    if is_link:
+        for path, folder in ((tmp_path / "next", coming), (tmp_path / "current", shown)):
+            path.symlink_to(folder.name)
+        shown, coming = tmp_path / "current", tmp_path / "next"
     context = pki.client_context()
     with Served(*_words(pki, shown, "--sandbox", wanted)) as server:
         assert server.fetch(context) == (200, b"shown")
-        shown.rename(tmp_path / "last")
+        if not is_link:
+            shown.rename(tmp_path / "last")
         coming.rename(shown)
         seen: dict[int, bytes] = {}
         until(lambda: seen.update([server.fetch(context)]) or seen.get(200) == b"coming")
         assert seen.keys() == {200}
         server.stop().succeeded()
+
+
+def test_key_log_that_cannot_be_written(pki: Pki, folder: Path, tmp_path: Path) -> None:
+    """The server does not start, rather than refuse each client."""
+    path = tmp_path / "keys"
+    path.touch(0o644)
+    environment = ENVIRONMENT | {"SSLKEYLOGFILE": str(path)}
+    outcome = run(*_words(pki, folder, "--keylog"), env=environment)
+    assert "is not private" in outcome.err
+    assert outcome.status != 0
+    assert b"serving" not in outcome.out
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="it is said to root")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tlsify.connection.stream import TLSSocket
 from tlsify.errors import (
     SHORTAGES,
     ConfigError,
@@ -13,6 +12,7 @@ from tlsify.errors import (
     IdentityError,
     KeyHolderError,
     KtlsError,
+    NoCertificate,
     PeerAlert,
     PeerMisbehaved,
     ProxyHeaderError,
@@ -20,14 +20,24 @@ from tlsify.errors import (
     Truncated,
 )
 from tlsify.metrics.counters import HANDSHAKE_OUTCOMES, Event, count
+from tlsify.tls.challenge import ChallengeAnswered
 
 if TYPE_CHECKING:
     from tlsify.connection.handoff import Handoff
 
 # What a handshake may end with; anything else is a bug.
 FAILURES = (HandshakeError, DeadlineExceeded, KtlsError, ConfigError, ResourceError, OSError)
+# With health checks, port scans, browsers that begin without TLS, and ACME authorities.
+USUAL = {
+    Event.HANDSHAKE_TRUNCATED,
+    Event.HANDSHAKE_BROKEN,
+    Event.HANDSHAKE_PLAIN_HTTP,
+    Event.HANDSHAKE_ACME_CHALLENGE,
+}
 _KINDS: tuple[tuple[type[Exception], Event], ...] = (
     (KeyHolderError, Event.HANDSHAKE_KEY_HOLDER),
+    (ChallengeAnswered, Event.HANDSHAKE_ACME_CHALLENGE),
+    (NoCertificate, Event.HANDSHAKE_NO_CERTIFICATE),
     (DeadlineExceeded, Event.HANDSHAKE_TOO_SLOW),
     (ProxyHeaderError, Event.HANDSHAKE_PROXY_HEADER),
     (PeerAlert, Event.HANDSHAKE_PEER_ALERT),
@@ -58,7 +68,7 @@ def name_of(event: Event) -> str:
 def count_cut(handed: Handoff) -> None:
     """Count a connection that was cut; truncations on the kernel path are already counted."""
     if handed.relay is None:
-        if isinstance(handed.sock, TLSSocket) and handed.sock.death.number:
+        if handed.death is not None and handed.death.number:
             count(Event.BROKEN)
     elif isinstance(handed.relay.failure, Truncated):
         count(Event.TRUNCATED)

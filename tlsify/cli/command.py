@@ -76,7 +76,12 @@ def _dispatch(arguments: Sequence[str], signals: Iterable[int]) -> int:
 
     from tlsify.logs import messages
 
-    messages.install(messages.LEVELS[options.log_level], options.log_format, syslog=options.syslog)
+    messages.install(
+        messages.LEVELS[options.log_level],
+        options.log_format,
+        syslog=options.syslog,
+        is_server=verb in (*_SERVERS, "wrap"),
+    )
     for library in ("asyncio", "pyroute2"):  # what they find odd is not the user's business
         logging.getLogger(library).setLevel(logging.ERROR)
     given = read_words(verb, rest)

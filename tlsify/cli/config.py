@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from tlsify.cli.migration import ghostunnel, hitch, stunnel
 from tlsify.cli.migration.draft import Weight
-from tlsify.credentials.pem import read_file
+from tlsify.credentials.reading import read_file
 from tlsify.errors import ConfigError, ExitCode, UsageError
 from tlsify.logs.text import printable
 from tlsify.system.modes import write_public

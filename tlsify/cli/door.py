@@ -142,7 +142,10 @@ class Door:
         now = time.monotonic()
         wanted = self._resume_at is None and self._places.admits(len(self._waiting))
         for sock in self._listeners:
-            self._poll(sock.fileno(), wanted=wanted)
+            try:
+                self._poll(sock.fileno(), wanted=wanted)
+            except OSError as exc:
+                self._pause("wait for connections", exc)
         due = [self._manager.due, self._silent.due]
         if self._resume_at is not None:
             due.append(self._resume_at)
@@ -327,8 +330,8 @@ class Door:
             self._pipe.drop()
             for number in (lifeline, *self._by_lifeline):
                 os.close(number)
-            waiting = [each.sock for each in self._waiting]
-            for sock in (*self._listeners, *waiting, *self._silent.sockets()):
+            self._silent.drop()
+            for sock in (*self._listeners, *(each.sock for each in self._waiting)):
                 if sock is not newcomer.sock:
                     sock.close()
             self._descriptors.restore()

@@ -13,13 +13,14 @@ from tlsify.connection.ending import forks
 from tlsify.connection.ending.forks import Share
 from tlsify.errors import ConfigError, RekeyUnsupported
 from tlsify.tls import serialize
+from tlsify.tls.explain import truncated
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
     from tlsify.connection.control import Channel
-    from tlsify.connection.ending.patience import Progress
+    from tlsify.connection.ending.patience import Death, Progress
     from tlsify.errors import TlsifyError
     from tlsify.tls.negotiated import Negotiated
 
@@ -59,6 +60,9 @@ class Carrier(Protocol):
     def join(self, timeout: float | None = None) -> bool:
         """Wait until the connection is over; return whether it is."""
 
+    def is_lost(self, program_end: socket.socket) -> bool:
+        """Return whether the relay has ended without telling how the connection has."""
+
     def under_way(self) -> int:
         """Return the number of bytes sent by the program and not acknowledged by the peer."""
 
@@ -94,6 +98,7 @@ class Handoff:
         relay: None on the kernel path.
         share: this process's share in the connection.
         is_cut: whether every later end is without close_notify.
+        death: error that a TLSSocket has met, past its own life; None without one.
     """
 
     _sock: socket.socket
@@ -104,6 +109,7 @@ class Handoff:
     relay: Carrier | None
     share: Share = field(default_factory=Share)
     is_cut: bool = False
+    death: Death | None = None
     _is_parted: bool = False
     _owner: weakref.ref[socket.socket] | None = None
 
@@ -185,8 +191,13 @@ class Handoff:
             HandshakeError: a record was wrong, or the peer sent an error alert.
             OSError: the connection broke.
         """
-        if self.relay is not None and (failure := self.relay.failure) is not None:
+        if self.relay is None:
+            return
+        is_lost = self.relay.is_lost(self.sock)
+        if (failure := self.relay.failure) is not None:
             raise failure
+        if is_lost:
+            raise truncated()
 
     def shutdown(self) -> None:
         """End the sending direction: close_notify, then FIN. Receiving goes on.

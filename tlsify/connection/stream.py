@@ -76,7 +76,7 @@ class TLSSocket(ConnectionSocket):
         self._timeout: float | None = None
         self._low_water = LowWater(self._descriptor)
         self._broken: OSError | None = None
-        self.death = Death(self._descriptor)
+        self.death = handoff.death = Death(self._descriptor)
         # Records that may have been sent since the kernel was asked for their number.
         self._unchecked = 0
         try:

@@ -13,6 +13,7 @@ from tlsify.metrics.counters import (
     HANDSHAKE_OUTCOMES,
     Event,
     Gauge,
+    backend_handshakes,
     counters,
     gauge,
     handshake_times,
@@ -50,6 +51,12 @@ _LABELLED: tuple[tuple[str, str, str, dict[str, Event]], ...] = (
         {"sent": Event.KEY_UPDATE_SENT, "received": Event.KEY_UPDATE_RECEIVED},
     ),
     (
+        "tlsify_health_checks_total",
+        "Health checks of backends, of all workers.",
+        "outcome",
+        {"ok": Event.HEALTH_CHECK_OK, "failed": Event.HEALTH_CHECK_FAILED},
+    ),
+    (
         "tlsify_plain_requests_total",
         "Requests on the address for plain HTTP, by their answers.",
         "answer",
@@ -64,6 +71,26 @@ _LABELLED: tuple[tuple[str, str, str, dict[str, Event]], ...] = (
         "Reloads by whether the new configuration is used.",
         "outcome",
         {"ok": Event.RELOADED, "refused": Event.RELOAD_REFUSED},
+    ),
+    (
+        "tlsify_acme_failures_total",
+        "Attempts to get a certificate by ACME that failed, by the reason.",
+        "reason",
+        {
+            "unreachable": Event.ACME_UNREACHABLE,
+            "refused": Event.ACME_REFUSED,
+            "rate_limited": Event.ACME_RATE_LIMITED,
+            "challenge": Event.ACME_CHALLENGE_FAILED,
+            "too_slow": Event.ACME_TOO_SLOW,
+            "malformed": Event.ACME_MALFORMED,
+            "storage": Event.ACME_NOT_STORED,
+        },
+    ),
+    (
+        "tlsify_ocsp_fetches_total",
+        "OCSP responses asked for, by whether there was one to staple.",
+        "outcome",
+        {"ok": Event.OCSP_FETCHED, "failed": Event.OCSP_FAILED},
     ),
 )
 _SINGLE: tuple[tuple[str, str, Event], ...] = (
@@ -85,7 +112,10 @@ _SINGLE: tuple[tuple[str, str, Event], ...] = (
     ("worker_hangs", "Workers killed because they hung, and then replaced.", Event.WORKER_HUNG),
     ("key_holder_restarts", "Key holders replaced since they ended.", Event.KEY_HOLDER_RESTARTED),
     ("backend_errors", "Connections lost to a backend.", Event.BACKEND_FAILED),
+    ("backend_downs", "Times that a worker found a backend down.", Event.BACKEND_DOWN),
     ("descriptors_passed", "Connections passed on as descriptors.", Event.DESCRIPTOR_PASSED),
+    ("acme_certificates", "Certificates obtained by ACME.", Event.ACME_OBTAINED),
+    ("errand_failures", "Processes for ACME or OCSP that crashed.", Event.ERRAND_FAILED),
     ("log_lines_lost", "Lines of a log that could not be written.", Event.LOG_LINE_LOST),
 )
 _GAUGES: tuple[tuple[str, str, Gauge], ...] = (
@@ -93,6 +123,16 @@ _GAUGES: tuple[tuple[str, str, Gauge], ...] = (
     ("handshakes_in_flight", "Handshakes under way.", Gauge.HANDSHAKES),
     ("workers", "Workers that accept connections.", Gauge.WORKERS),
     ("workers_draining", "Workers that finish their connections.", Gauge.WORKERS_DRAINING),
+    (
+        "acme_last_success_timestamp_seconds",
+        "When ACME has last brought a certificate; 0 if it has not.",
+        Gauge.ACME_OBTAINED_AT,
+    ),
+    (
+        "ocsp_last_success_timestamp_seconds",
+        "When an OCSP response has last been fetched; 0 if none has.",
+        Gauge.OCSP_FETCHED_AT,
+    ),
 )
 
 
@@ -103,10 +143,12 @@ class About:
     Attributes:
         certificates: name and time of expiry, in seconds since 1970.
         limits: by name.
+        backends: by name, and whether each is up, as this worker sees it.
     """
 
     certificates: tuple[tuple[str, float], ...] = ()
     limits: Mapping[str, float] = field(default_factory=dict)
+    backends: Mapping[str, bool] = field(default_factory=dict)
 
 
 _NOTHING = About()
@@ -121,7 +163,7 @@ def _lines(about: About) -> Iterator[str]:
     counted = counters()
     yield from family("tlsify_info", "gauge", "The version that runs.")
     yield sample("tlsify_info", 1, spell(version=__version__))
-    yield from family("tlsify_ready", "gauge", "0 while draining before the end, otherwise 1.")
+    yield from family("tlsify_ready", "gauge", "0 from a request to end on, otherwise 1.")
     yield sample("tlsify_ready", int(is_ready()))
     for name, meaning, which in _GAUGES:
         yield from family(f"tlsify_{name}", "gauge", meaning)
@@ -136,11 +178,20 @@ def _lines(about: About) -> Iterator[str]:
     yield from family("tlsify_relayed_total", "counter", "Connections relayed, by the reason.")
     for code, number in relayed_by_reason().items():
         yield sample("tlsify_relayed_total", number, spell(reason=code))
+    name = "tlsify_backend_handshakes_total"
+    yield from family(name, "counter", "Handshakes with backends by how they ended.")
+    for outcome, number in backend_handshakes().items():
+        yield sample(name, number, spell(outcome=outcome))
     yield from _histogram()
     name = "tlsify_certificate_expiry_timestamp_seconds"
     yield from family(name, "gauge", "When each certificate expires.")
     for subject, moment in dict(about.certificates).items():
         yield sample(name, moment, spell(name=subject))
+    yield from family(
+        "tlsify_backend_up", "gauge", "Backends, as the worker that answers sees them."
+    )
+    for backend, is_up in about.backends.items():
+        yield sample("tlsify_backend_up", int(is_up), spell(backend=backend))
     yield from family("tlsify_limit", "gauge", "The limits that are set.")
     for limit, most in about.limits.items():
         yield sample("tlsify_limit", most, spell(limit=limit))
@@ -164,9 +215,10 @@ def is_ready() -> bool:
 
 
 class Scrape:
-    """Answers ``GET /metrics`` and ``GET /healthz`` (`http.endpoint.Respond`).
+    """Answers ``GET /metrics``, ``/readyz`` and ``/livez`` (`http.endpoint.Respond`).
 
-    /healthz is 200 while the server is ready and 503 once it drains before its end.
+    /readyz is 200 while the server is ready and 503 once it is to end, as is /healthz; /livez is
+    200 as long as a worker answers.
     """
 
     def __init__(self, about: Callable[[], About]) -> None:
@@ -183,7 +235,9 @@ class Scrape:
             answer = refusal(405, Allow="GET, HEAD")
         elif path == "/metrics":
             answer = short(200, render(self._about()), _TEXT_FORMAT)
-        elif path == "/healthz":
+        elif path == "/livez":
+            answer = short(200, "alive\n")
+        elif path in {"/readyz", "/healthz"}:
             answer = short(200, "ready\n") if is_ready() else short(503, "draining\n")
         else:
             answer = refusal(404)

@@ -51,6 +51,14 @@ PEERS = Collection(
     # For PostgreSQL's just-in-time compiler, which no small query sets to work: 130 MB.
     unused=(_LLVM,),
 )
+# A tree of its own, so that it costs nothing where the others are at hand already.
+AUTHORITY = Collection(
+    "authority",
+    "an ACME authority",
+    apt.Selection(image.SELECTION.suites, ("pebble", "patchelf")),
+    {name: f"usr/bin/{name}" for name in ("pebble", "pebble-challtestsrv")},
+    compiler=lambda: PEERS.tree,
+)
 # What `tlsify wrap` is tried with beside those, also in guests, which see the tree's folder; and a
 # compiler for one more. Only the full run asks for them: 200 MB, and 250 MB.
 SERVERS = Collection(

@@ -104,7 +104,7 @@ $HTTP["url"] == "/cgi-bin/upload" { cgi.assign = ( "" => "" ) }
     return ["-D", "-f", ground.write(text)]
 
 
-def _haproxy(ground: Ground) -> list[str | Path]:
+def _haproxy(*options: str) -> Callable[[Ground], list[str | Path]]:
     text = """
 global
     nbthread 2
@@ -123,7 +123,7 @@ frontend all
 backend others
     server one unix@@PLACE@/backend
 """
-    return ["-f", ground.write(text)]
+    return lambda ground: [*options, "-f", ground.write(text)]
 
 
 def _apache(ground: Ground) -> list[str | Path]:
@@ -198,7 +198,10 @@ SERVERS = {
     "nginx, deferred": _any_nginx("reuseport deferred", is_quick=True),
     "nginx, daemon": _any_nginx(daemon=True),
     "lighttpd": Server("lighttpd", _lighttpd, ("-v",), reload=signal.SIGUSR1),
-    "haproxy": Server("haproxy", _haproxy, ("-v",), status=_KILLED, is_proxy=True, is_quick=True),
+    "haproxy": Server("haproxy", _haproxy(), ("-v",), status=_KILLED, is_proxy=True, is_quick=True),
+    "haproxy, master": Server(
+        "haproxy", _haproxy("-W"), ("-v",), reload=signal.SIGUSR2, is_proxy=True
+    ),
     "Apache, event": Server("apache2", _apache, ("-v",), reload=signal.SIGUSR1),
     "node": Server(
         "node",
