@@ -218,6 +218,10 @@ class InlineRelay(socket.socket):
         with suppress(OSError):
             self.setsockopt(*arguments)
 
+    def option(self, *arguments: Any) -> Any:
+        """Return an option of the connection."""
+        return self.getsockopt(*arguments)
+
     def under_way(self) -> int:
         """Return how many bytes, records included, the peer has yet to acknowledge."""
         with suppress(OSError, ValueError):
