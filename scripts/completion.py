@@ -10,6 +10,7 @@ import shtab
 
 from tlsify.cli import pages
 from tlsify.cli.help import TOPICS
+from tlsify.cli.parser import Attached
 from tlsify.starttls.upgrade import PROTOCOLS
 
 if TYPE_CHECKING:
@@ -102,7 +103,9 @@ def _name_the_kinds(parser: argparse.ArgumentParser) -> None:
         for action in each._actions:
             if action.dest in _CHOICES:
                 action.choices = _CHOICES[action.dest]
-            if action.metavar in _KINDS:
+            if isinstance(action, Attached):
+                action.nargs = 0  # the next word is not its value
+            elif action.metavar in _KINDS:
                 action.complete = _KINDS[action.metavar]  # type: ignore[attr-defined]
         if each.get_default("program") == []:
             words = each.add_argument("PROG", nargs=argparse.REMAINDER, help="program to run")

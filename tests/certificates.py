@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 from cryptography.x509 import ocsp
-from cryptography.x509.oid import ExtensionOID, NameOID
+from cryptography.x509.oid import AuthorityInformationAccessOID, ExtensionOID, NameOID
 
 from tests.conftest import HOST
 from tlsify.credentials.key_pair import KeyPair
@@ -52,6 +52,7 @@ def certify(
     end: dt.timedelta = DAY,
     must_staple: bool = False,
     serial: int | None = None,
+    responder: str = "",
 ) -> KeyPair:
     """Issue a certificate for names and addresses, for a key of some kind."""
     issuer, key = _issuer(authority)
@@ -73,6 +74,11 @@ def certify(
             x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key()), critical=False
         )
     )
+    if responder:
+        place = x509.UniformResourceIdentifier(responder)
+        access = x509.AccessDescription(AuthorityInformationAccessOID.OCSP, place)
+        named = x509.AuthorityInformationAccess([access])
+        builder = builder.add_extension(named, critical=False)
     if must_staple:
         feature = x509.TLSFeature([x509.TLSFeatureType.status_request])
         builder = builder.add_extension(feature, critical=False)

@@ -16,6 +16,8 @@ from lane import peers
 from lane.cache import LaneError
 
 GUEST = os.environ.get("TLSIFY_GUEST", "")
+# Folders with servers to be wrapped; empty where they are not asked for.
+SERVERS_AT = os.environ.get("TLSIFY_SERVERS", "")
 WITH_BROWSER = os.environ.get("TLSIFY_BROWSER") == "1"
 
 
@@ -51,11 +53,35 @@ def find(program: str) -> str:
     It is never one that the host happens to have: on the host it is in the lane's tree, and
     without a tree there is no test. Guests have a part of the same release.
     """
-    assert program in peers.PEERS.programs, f"vm/lane/peers.py does not name {program}"
+    if program in peers.AUTHORITY.programs and not GUEST:
+        return _of_authority(program)
+    known = {**peers.PEERS.programs, **peers.AUTHORITY.programs}
+    assert program in known, f"vm/lane/peers.py does not name {program}"
     if not GUEST:
         return str(tree() / "programs" / program)
     if program not in peers.IN_GUESTS:
         pytest.skip(f"guests have no {program}")
     found = shutil.which(program)
     assert found is not None, f"{program} is missing in the guest"
+    return found
+
+
+def _of_authority(program: str) -> str:
+    """Return the path of a program that few tests need, fetched by the first of them."""
+    tree()
+    try:
+        return str(peers.AUTHORITY.program(program))
+    except LaneError as error:
+        pytest.skip(f"no {program}: {error}; {error.hint}")
+
+
+def find_server(program: str) -> str:
+    """Return the path of a server to be wrapped, which guests have, or only the full run brings."""
+    if program in peers.IN_GUESTS:
+        return find(program)
+    if not SERVERS_AT:
+        pytest.skip("of the full run")
+    path = os.pathsep.join(f"{folder}/programs" for folder in SERVERS_AT.split(os.pathsep))
+    found = shutil.which(program, path=path)
+    assert found is not None, f"{program} is missing in {SERVERS_AT}"
     return found

@@ -82,10 +82,11 @@ def test_setsockopt_has_few_doors() -> None:
         "sslcontext/socket.py",
     }  # which pass on what the program sets
     expected |= {"connection/polling.py", "connection/setup/keepalive.py"}
+    expected.add("connection/setup/greeting.py")
     expected |= {
         "aio/dialing.py",
         "cli/forward.py",
-        "aio/pump.py",
+        "connection/plain.py",
         "system/listening.py",
     }  # for whole pieces, ends, and clients that say nothing
     isolation = {"isolation/custody.py", "isolation/remote_engine.py"}  # of local sockets
@@ -94,7 +95,7 @@ def test_setsockopt_has_few_doors() -> None:
     assert users("setsockopt") == expected
     assert set(options("system/listening.py")) == {"TCP_DEFER_ACCEPT"}
     assert set(options("aio/dialing.py")) | set(options("cli/forward.py")) == {"TCP_NODELAY"}
-    assert set(options("aio/pump.py")) == {"SO_LINGER"}
+    assert set(options("connection/plain.py")) == {"SO_LINGER"}
     assert set().union(*map(options, isolation)) == {"SO_SNDBUF"}
     assert set(options("wrap/knock.py")) == {"SO_LINGER"}
     times = {"TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT"}
@@ -146,7 +147,7 @@ def test_nothing_is_swallowed() -> None:
         module for module in MODULES if {"", "Exception", "BaseException"} & set(handlers(module))
     }
     others = {"agent/server.py", "aio/foreign_transport.py", "connection/event_thread.py"}
-    others |= {"system/process.py", "status/roster.py", "http/protocol.py"}
+    others |= {"system/children.py", "status/roster.py", "http/protocol.py"}
     others |= {"isolation/custodian.py", "isolation/holder.py"}
     others |= {"wrap/calls.py", "wrap/supervisor.py"}
     assert broad == {"cli/messages.py", "sslcontext/facts.py"} | others

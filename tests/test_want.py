@@ -389,5 +389,5 @@ def test_agent(
             finally:
                 status, has_failed = it.end()
             assert status == (ExitCode.OK if it.is_ready else ExitCode.SYSTEM)
-    taken = {"thread", "accept"} | OPTIONS | (RELAYED if ktls == "off" else set())
+    taken = {"thread", "accept", "open"} | OPTIONS | (RELAYED if ktls == "off" else set())
     assert (nth > 1) is (kind in taken)

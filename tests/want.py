@@ -1,15 +1,18 @@
-"""Want: one call of tlsify's finds that there is no thread, descriptor or memory to be had."""
+"""Want: one call of tlsify's finds no thread, descriptor, memory or space on a disk."""
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import copy
 import errno
+import io
 import mmap
 import os
 import resource
 import select
 import socket
+import stat
 import struct
 import sys
 import threading
@@ -26,21 +29,24 @@ class _Source(NamedTuple):
     """Where something comes from.
 
     Attributes:
-        owner: has the function.
-        name: the function's.
-        error: what it raises where there is none.
+        places: have the function: an owner and a name each.
+        errors: what it raises where there is none, in turn.
         takes: whether a call, by its arguments, takes some at all.
     """
 
-    owner: Any
-    name: str
-    error: Exception
+    places: tuple[tuple[Any, str], ...]
+    errors: tuple[Exception, ...]
     takes: Callable[..., bool] = lambda *_, **__: True
 
 
 def _is_new(_: object, *arguments: Any, **named: Any) -> bool:
     """Return whether a socket is opened, rather than made of a descriptor that is there."""
     return named.get("fileno") is None and len(arguments) < 4
+
+
+def _is_of_a_file(descriptor: int, *_: Any) -> bool:
+    """Return whether what is written goes to a disk."""
+    return stat.S_ISREG(os.fstat(descriptor).st_mode)
 
 
 class _Epoll:
@@ -57,27 +63,35 @@ class _Epoll:
 
 
 _epoll, select.epoll = select.epoll, _Epoll  # type: ignore[misc, assignment]
-_NO_DESCRIPTOR = OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-_NO_MEMORY = OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
-_NO_PROCESS = BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+
+def _errors(*numbers: int) -> tuple[Exception, ...]:
+    return tuple(OSError(number, os.strerror(number)) for number in numbers)
+
+
+_NO_DESCRIPTOR = _errors(errno.EMFILE, errno.ENFILE)
+_NO_MEMORY = _errors(errno.ENOMEM)
+_NO_SOCKET = _errors(errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _STARTS = ("_start_joinable_thread", "_start_new_thread")  # Python 3.13's, and those before
 _SOURCES = {
     "thread": _Source(
-        threading,
-        next(name for name in _STARTS if hasattr(threading, name)),
-        RuntimeError("can't start new thread"),
+        ((threading, next(name for name in _STARTS if hasattr(threading, name))),),
+        (RuntimeError("can't start new thread"),),
     ),
-    "dup": _Source(os, "dup", _NO_DESCRIPTOR),
-    "socketpair": _Source(socket, "socketpair", _NO_DESCRIPTOR),
-    "socket": _Source(socket.socket, "__init__", _NO_DESCRIPTOR, _is_new),
-    "accept": _Source(socket.socket, "accept", _NO_DESCRIPTOR),
-    "epoll": _Source(select, "epoll", _NO_DESCRIPTOR),
-    "epoll_ctl": _Source(_Epoll, "register", _NO_MEMORY),
-    "eventfd": _Source(os, "eventfd", _NO_DESCRIPTOR),
-    "mmap": _Source(mmap, "mmap", _NO_MEMORY),
-    "fork": _Source(os, "fork", _NO_PROCESS),
-    "setsockopt": _Source(socket.socket, "setsockopt", _NO_MEMORY),
-    "getsockopt": _Source(socket.socket, "getsockopt", _NO_MEMORY),
+    "dup": _Source(((os, "dup"),), _errors(errno.EMFILE)),
+    "pipe": _Source(((os, "pipe"), (os, "pipe2")), _NO_DESCRIPTOR),
+    "open": _Source(((os, "open"), (builtins, "open"), (io, "open")), _NO_DESCRIPTOR),
+    "socketpair": _Source(((socket, "socketpair"),), _NO_SOCKET),
+    "socket": _Source(((socket.socket, "__init__"),), _NO_SOCKET, _is_new),
+    "accept": _Source(((socket.socket, "accept"),), _NO_SOCKET),
+    "epoll": _Source(((select, "epoll"),), _NO_DESCRIPTOR),
+    "epoll_ctl": _Source(((_Epoll, "register"),), _errors(errno.ENOMEM, errno.ENOSPC)),
+    "eventfd": _Source(((os, "eventfd"),), _NO_DESCRIPTOR),
+    "mmap": _Source(((mmap, "mmap"),), _NO_MEMORY),
+    "fork": _Source(((os, "fork"),), _errors(errno.EAGAIN, errno.ENOMEM)),
+    "setsockopt": _Source(((socket.socket, "setsockopt"),), _NO_MEMORY),
+    "getsockopt": _Source(((socket.socket, "getsockopt"),), _NO_MEMORY),
+    "write": _Source(((os, "write"),), _errors(errno.ENOSPC), _is_of_a_file),
 }
 KINDS = tuple(_SOURCES)
 _COUNT = struct.Struct("=I")
@@ -113,19 +127,22 @@ class Want:
 
     def __enter__(self) -> Self:
         """Begin to count."""
-        real = getattr(self._source.owner, self._source.name)
+        for owner, name in self._source.places:
+            self._patch.setattr(owner, name, self._instead_of(getattr(owner, name)))
+        return self
 
+    def _instead_of(self, real: Callable[..., Any]) -> Callable[..., Any]:
         def attempt(*arguments: Any, **named: Any) -> Any:
             if self._source.takes(*arguments, **named) and _is_tlsifys():
                 calls = self._calls + 1
                 _COUNT.pack_into(self._common, 0, calls)
                 if self._nth in {0, calls}:
                     # Another one each time: it keeps the frames that it has come through.
-                    raise copy.copy(self._source.error)
+                    errors = self._source.errors
+                    raise copy.copy(errors[calls % len(errors)])
             return real(*arguments, **named)
 
-        self._patch.setattr(self._source.owner, self._source.name, attempt)
-        return self
+        return attempt
 
     def __exit__(self, *_: object) -> None:
         """There is enough of everything."""

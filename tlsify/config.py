@@ -12,7 +12,7 @@ from tlsify.errors import ConfigError
 from tlsify.names import ReferenceIdentifier, canonical, is_ip_address
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from _typeshed import StrPath
     from cryptography import x509
@@ -164,6 +164,11 @@ class ServerConfig:
             impersonate the server in TLS 1.3 ones. A client's certificate is in its ticket, and its
             path is not verified again.
         key_log: as `ClientConfig` has it.
+        acme_challenge: returns the configuration that shows an ACME authority its challenge for a
+            name, or None if none is pending (`acme.board`). It is for clients that offer the
+            protocol acme-tls/1 alone, which get no connection (RFC 8737).
+        provisional: whether ``key_pair`` stands for a certificate that is still to come: all other
+            clients are refused.
 
     Raises:
         ConfigError: an empty list, a name that no host can have, or requirements for clients'
@@ -184,6 +189,8 @@ class ServerConfig:
     keep_chain: bool = False
     resumption: bool = False
     key_log: StrPath | None = None
+    acme_challenge: Callable[[str], ServerConfig | None] | None = None
+    provisional: bool = False
 
     def __post_init__(self) -> None:
         """Refuse a configuration that cannot mean what its author wants; spell names as used."""

@@ -62,11 +62,7 @@ class ReasonCode(StrEnum):
 
 # Found by ``tlsify check`` only, which looks for the cause of `ReasonCode.NO_TLS_ULP`.
 CAUSES = frozenset(
-    {
-        ReasonCode.NO_TLS_MODULE,
-        ReasonCode.TLS_MODULE_NOT_LOADED,
-        ReasonCode.NO_TLS_ULP_CONTAINER,
-    }
+    {ReasonCode.NO_TLS_MODULE, ReasonCode.TLS_MODULE_NOT_LOADED, ReasonCode.NO_TLS_ULP_CONTAINER}
 )
 
 
@@ -152,6 +148,12 @@ class PeerAlert(HandshakeError):
     """The peer sent a fatal alert."""
 
 
+class ProxyHeaderError(HandshakeError):
+    """A connection of a proxy did not begin with a PROXY header."""
+
+    general_hint = "have the proxy send one (send-proxy-v2), or take it off --accept-proxy"
+
+
 class PeerMisbehaved(HandshakeError):
     """The peer's data was refused; ``alert`` is the alert that was sent.
 
@@ -208,8 +210,15 @@ class KeyHolderError(HandshakeError):
     general_hint = "connect again; see what the server's log says of its key holders"
 
 
+class NoCertificate(HandshakeError):
+    """The server's certificate is still to come (`ServerConfig.provisional`)."""
+
+    exit_code = ExitCode.CONFIG
+    general_hint = "see what the server's log says of ACME"
+
+
 # Errors that end a TCP connection: from the peer, from silence, from the network (ICMP, icmp(7)).
-_BY_THE_PEER = "the peer, or a device in between, cut the connection"
+_BY_THE_PEER = Truncated.general_hint
 _BY_SILENCE = "nothing came back for a long time: the peer may be down, or the network to it"
 _BY_THE_NETWORK = "the network reports that it cannot reach the peer any more"
 CUTS = {
@@ -313,6 +322,7 @@ SHORTAGES = {
     _errno.ENFILE: _MORE_FILES,
     _errno.ENOMEM: _MORE_MEMORY,
     _errno.ENOBUFS: _MORE_MEMORY,
+    _errno.ENOSPC: "free some space on the disk; for a socket, raise fs.epoll.max_user_watches",
 }
 
 
@@ -333,6 +343,23 @@ class ResourceError(TlsifyError):
         else:
             said, hint = str(error) or "out of memory", _MORE_MEMORY
         super().__init__(f"{what}: {said}", hint=hint)
+
+
+def unusable(what: str, error: OSError | ValueError, hint: str) -> ConfigError | ResourceError:
+    """Return the error for something that the user has named: its own, or a shortage of ours.
+
+    Args:
+        what: cannot be done with it.
+        error: of the system call, or Python's before it.
+        hint: for all but a shortage.
+    """
+    if isinstance(error, OSError):
+        if error.errno in SHORTAGES:
+            return ResourceError(error, what)
+        what = f"{what}: {error.strerror or error}"
+    else:
+        what = f"{what}: {error}"
+    return ConfigError(what, hint=hint)
 
 
 class DeadlineExceeded(TlsifyError, TimeoutError):

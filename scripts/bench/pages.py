@@ -83,7 +83,8 @@ TABLES = {
         "one file of 128 MiB",
         (
             *("tlsify serve, kernel", "tlsify + aiohttp", "tlsify + gunicorn"),
-            *("tlsify --pass-fd, C", "tlsify serve, relay", "tlsify forward + nginx"),
+            *("tlsify --pass-fd, C", "tlsify wrap + nginx"),
+            *("tlsify serve, relay", "tlsify forward + nginx"),
             *("nginx, kernel", "nginx", "haproxy + nginx", "hitch + nginx", "stunnel + nginx"),
             *("aiohttp + ssl", "openssl s_server, kernel", "nginx, plain", "aiohttp, plain"),
             "AES-128-GCM alone",
@@ -102,6 +103,7 @@ TABLES = {
         (
             *("tlsify serve, kernel", "tlsify serve, relay", "tlsify + aiohttp"),
             *("tlsify + gunicorn", "tlsify --pass-fd, C", "tlsify forward + nginx"),
+            *("tlsify wrap + nginx", "tlsify wrap --bare + nginx"),
             *("nginx, kernel", "nginx", "haproxy + nginx", "stunnel + nginx", "aiohttp + ssl"),
             *("nginx, plain", "aiohttp, plain"),
         ),
@@ -159,7 +161,7 @@ TABLES = {
         (
             *("tlsify serve, kernel", "tlsify serve, relay", "tlsify + gunicorn"),
             *("tlsify + aiohttp", "tlsify forward + nginx", "nginx, kernel", "nginx"),
-            *("aiohttp + ssl", "nginx, plain"),
+            *("tlsify --pass-fd, C", "tlsify wrap + nginx", "aiohttp + ssl", "nginx, plain"),
         ),
         (
             Column("in the guest", "first_byte-uml", "4 KiB, TLS 1.3, one client", both),

@@ -91,6 +91,19 @@ def _passed(setting: Setting) -> Iterator[Running]:
             yield Running(front.port, (*front.programs, process))
 
 
+def _wrapped(*options: str) -> Callable[[Setting], AbstractContextManager[Running]]:
+    """Return what runs nginx without TLS under ``tlsify wrap``."""
+
+    def start(setting: Setting) -> AbstractContextManager[Running]:
+        if _kernel_sessions() is None:
+            raise Missing("no kernel TLS here")
+        shown = setting.credentials
+        command = servers.tlsify("wrap", "--cert", shown.certificate, "--key", shown.key)
+        return servers.nginx_plain(setting, command.with_arguments(*options, "--"))
+
+    return start
+
+
 def _kernel_sessions() -> int | None:
     """Count the sending directions that this kernel has been given; None without kernel TLS."""
     try:
@@ -124,6 +137,8 @@ SITES = {
     "tlsify + aiohttp": Site(_aiohttp("tlsify"), ktls=True),
     "tlsify + gunicorn": Site(_gunicorn, ktls=True),
     "tlsify --pass-fd, C": Site(_passed, ktls=True),
+    "tlsify wrap + nginx": Site(_wrapped(), ktls=True),
+    "tlsify wrap --bare + nginx": Site(_wrapped("--bare"), ktls=True),
     "tlsify forward + nginx": Site(_behind(servers.forward("auto")), ktls=True),
     "nginx, kernel": Site(servers.nginx_ktls, ktls=True),
     "nginx": Site(servers.nginx),

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
-from scripts.testing import run, stages
+from scripts.testing import run, servers, stages
 from scripts.testing.stages import KERNELS, LATEST, QUICK, ROOT
 
 
@@ -40,6 +40,8 @@ def _options() -> argparse.Namespace:
 def main() -> int:
     """Run scripts/test."""
     options = _options()
+    if options.full:
+        servers.provide()
     if options.paths:
         kernels = options.kernel or [LATEST]
         if status := _make_ready(*kernels):

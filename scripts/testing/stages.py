@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "vm"))
 
 from lane import kernel
 
+from scripts.testing import servers
 from tests import chosen
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -104,8 +105,10 @@ def host(marks: str, arguments: list[str], *, browser: bool = False) -> Stage:
 
 def guest(name: str, marks: str, arguments: list[str]) -> Stage:
     """Run tests in a guest."""
-    lane = [str(ROOT / "vm/run"), "--kernel", name, "--timeout", str(GUEST_SECONDS), "--"]
-    return Stage(name, [*lane, "pytest", "--quiet", "-m", marks, *arguments])
+    lane = [str(ROOT / "vm/run"), "--kernel", name, "--timeout", str(GUEST_SECONDS)]
+    return Stage(
+        name, [*lane, *servers.mounts(), "--", "pytest", "--quiet", "-m", marks, *arguments]
+    )
 
 
 def _quick(marks: str, functions: list[str], options: list[str]) -> list[Stage]:

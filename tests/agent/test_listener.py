@@ -15,7 +15,7 @@ import pytest
 
 from tests.doubles import check_descriptors, descriptors
 from tlsify.agent.listener import Inherited, Listener
-from tlsify.errors import ConfigError
+from tlsify.errors import ConfigError, ResourceError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -150,7 +150,7 @@ def test_full_disk(folder: Path) -> None:
     if subprocess.run(words, check=False, capture_output=True).returncode != 0:
         pytest.skip("mounting is not allowed")
     try:
-        with pytest.raises(ConfigError, match=r"cannot listen at .*: No space left"):
+        with pytest.raises(ResourceError, match=r"cannot listen at .*: ENOSPC: No space left"):
             Listener(folder / "agent")
     finally:
         subprocess.run(["umount", folder], check=True)

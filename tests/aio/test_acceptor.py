@@ -25,12 +25,20 @@ from tests.doubles import (
     descriptors,
     reset,
 )
+from tlsify.acme.board import Board
 from tlsify.aio import pending
-from tlsify.aio.acceptor import Acceptor, Limits
+from tlsify.aio.acceptor import Acceptor
+from tlsify.aio.limits import Limits
 from tlsify.aio.transport import attach
 from tlsify.codepoints import AlertDescription, ContentType
+from tlsify.credentials.parse import encoded
 from tlsify.logs.messages import NOTICE, peer
+from tlsify.logs.text import spell_address
 from tlsify.metrics.counters import Event, Gauge, counters, gauge, handshake_times
+from tlsify.passing import proxy_protocol
+from tlsify.passing.proxies import Proxies
+from tlsify.passing.proxy_protocol import Header
+from tlsify.tls.challenge import PROTOCOL
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -44,6 +52,7 @@ from tlsify.connection.exit import CarrierThread
 
 both = pytest.mark.parametrize("policy", OFFLOADS)
 CLIENTS = 50
+_PROXY_EVENTS = (Event.REFUSED_PER_ADDRESS, Event.HANDSHAKE_PROXY_HEADER)
 
 
 class Echo(asyncio.Protocol):
@@ -99,8 +108,9 @@ async def serving(
     file: Path | None = None,
     *,
     limits: Limits | None = None,
+    known: list[object] | None = None,
 ) -> AsyncIterator[Server]:
-    """Serve on a port of 127.0.0.1."""
+    """Serve on a port of 127.0.0.1; each client is known by an address."""
     protocols: list[Echo] = []
     listener = socket.create_server(("127.0.0.1", 0), backlog=100)
     server = Server(listener.getsockname(), protocols)
@@ -111,6 +121,8 @@ async def serving(
         return protocols[-1]
 
     async def serve(handed: Handoff) -> None:
+        if known is not None:
+            known.append(peer.get())
         await attach(make, handed)
 
     async with Acceptor([listener], serve, config, policy, limits or Limits()) as acceptor:
@@ -147,6 +159,39 @@ def test_echo(
             assert await server.protocols[0].ended is None
 
     del lab
+    asyncio.run(run())
+
+
+@both
+def test_acme_challenge(
+    policy: KtlsPolicy, server_config: ServerConfig, client_context: ssl.SSLContext
+) -> None:
+    """The authority sees the challenge and a clean end; nothing is served, and others are."""
+    board = Board()
+    board.publish({"example.org": bytes(32)}, {})
+    config = dataclasses.replace(server_config, acme_challenge=board.tls)
+    asking = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    asking.check_hostname, asking.verify_mode = False, ssl.CERT_NONE
+    asking.set_alpn_protocols([PROTOCOL.decode()])
+
+    async def run() -> None:
+        async with serving(config, policy) as server:
+            before = counters()[Event.HANDSHAKE_ACME_CHALLENGE.value]
+            reader, writer = await asyncio.open_connection(
+                *server.address, ssl=asking, server_hostname="example.org"
+            )
+            shown = board.tls("example.org")
+            assert shown is not None
+            found = writer.get_extra_info("ssl_object")
+            assert found.selected_alpn_protocol() == PROTOCOL.decode()
+            assert found.getpeercert(binary_form=True) == encoded(shown.key_pair.chain[0])
+            assert await reader.read() == b""
+            writer.close()
+            await writer.wait_closed()
+            assert not server.protocols
+            assert counters()[Event.HANDSHAKE_ACME_CHALLENGE.value] - before == 1
+            assert await converse(server, client_context, b"hello") == b"hello"
+
     asyncio.run(run())
 
 
@@ -470,14 +515,59 @@ def test_limit_for_an_address(server_config: ServerConfig, client_context: ssl.S
     asyncio.run(run())
 
 
-def test_parts_of_limits() -> None:
-    """The parts of several processes are the whole, and none is nothing."""
-    whole = Limits(connections=10, handshakes=2, per_address=5)
-    parts = [whole.part(index, 4) for index in range(4)]
-    assert [part.connections for part in parts] == [3, 3, 2, 2]
-    assert [part.handshakes for part in parts] == [1, 1, 1, 1]
-    assert {part.per_address for part in parts} == {5}
-    assert Limits().part(0, 2).connections is None
+@both
+def test_clients_behind_a_proxy(
+    server_config: ServerConfig, client_context: ssl.SSLContext, policy: KtlsPolicy
+) -> None:
+    """They count, and are known, by what its headers tell; it is not limited itself."""
+    known: list[object] = []
+    refusals: list[tuple[object, str, object, float]] = []
+
+    async def run() -> None:
+        limits = Limits(per_address=1)
+        async with serving(server_config, policy, limits=limits, known=known) as server:
+            server.acceptor.proxies = Proxies.parse("127.0.0.1")
+            server.acceptor.refused = lambda *found: refusals.append(found)
+
+            async def come(
+                header: bytes, source: str = "127.0.0.1"
+            ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+                sock = socket.create_connection(server.address, source_address=(source, 0))
+                sock.sendall(header)
+                return await asyncio.open_connection(
+                    sock=sock, ssl=client_context, server_hostname="example.org"
+                )
+
+            writers = []
+            for source, header in (
+                (1, b"PROXY TCP4 192.0.2.1 198.51.100.2 7 443\r\n"),
+                (1, proxy_protocol.encode(Header(("192.0.2.2", 8), ("198.51.100.2", 443)))),
+                (1, b"PROXY UNKNOWN\r\n"),
+                (1, b"PROXY UNKNOWN\r\n"),
+                (2, b""),
+            ):
+                reader, writer = await come(header, f"127.0.0.{source}")
+                writer.write(b"hello")
+                assert await reader.readexactly(5) == b"hello"
+                writers.append(writer)
+            assert known[:2] == [("192.0.2.1", 7), ("192.0.2.2", 8)]
+            others = [spell_address(name).partition(":")[0] for name in known[2:]]
+            assert others == ["127.0.0.1", "127.0.0.1", "127.0.0.2"]
+            before = {event: counted(event) for event in _PROXY_EVENTS}
+            for header in (b"PROXY TCP4 192.0.2.1 198.51.100.2 9 443\r\n", b"", b"PROXY X"):
+                with pytest.raises((ConnectionError, ssl.SSLError)):
+                    await come(header)
+            for writer in writers:
+                await leave(writer)
+            assert {event: counted(event) - before[event] for event in _PROXY_EVENTS} == {
+                Event.REFUSED_PER_ADDRESS: 1,
+                Event.HANDSHAKE_PROXY_HEADER: 2,
+            }
+            assert refusals[0][:2] == (("192.0.2.1", 9), "per_address")
+            assert [each[1] for each in refusals[1:]] == ["proxy_header"] * 2
+            assert gauge(Gauge.HANDSHAKES) == 0
+
+    asyncio.run(run())
 
 
 def test_no_descriptor_left(

@@ -12,7 +12,7 @@ import pytest
 from tests.aio.peers import Echo
 from tests.doubles import OFFLOADS, RELAY
 from tlsify import aio
-from tlsify.aio.acceptor import Limits
+from tlsify.aio.limits import Limits
 from tlsify.config import ClosePolicy
 from tlsify.errors import ConfigError
 from tlsify.sslcontext.context import SSLContext

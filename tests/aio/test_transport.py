@@ -57,6 +57,13 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
+def overflow(file: Path) -> bytes:
+    """Make a file larger than all buffers on the way; return what is in it."""
+    content = SECRET * (5 * BIG // len(SECRET))
+    file.write_bytes(content)
+    return content
+
+
 def mutual(config: ServerConfig, authority: trustme.CA) -> ServerConfig:
     """Require clients' certificates."""
     trust = TrustAnchors(parse_certificates(authority.cert_pem.bytes(), "the test authority"))
@@ -358,6 +365,8 @@ def test_client_gone_in_a_file(
         tls.recv(1000)
         reset(tls)
 
+    overflow(file)
+
     async def work() -> None:
         async with serving(server_config, policy, lambda: Echo(file)) as server:
             before = descriptors()
@@ -392,11 +401,10 @@ def test_file_that_shrinks(
             os.truncate(file, 0)
             while more := tls.recv(2**16):
                 answer += more
-        assert answer == (SECRET * (BIG // len(SECRET)))[: len(answer)]
+        assert answer == content[: len(answer)]
         return len(answer)
 
-    with file.open("ab") as larger:  # than all buffers on the way
-        larger.write(SECRET * (4 * BIG // len(SECRET)))
+    content = overflow(file)
 
     async def work() -> None:
         async with serving(server_config, policy, lambda: Echo(file)) as server:
@@ -450,9 +458,7 @@ def test_file_for_a_peer_that_is_gone(run: Run, lab: Lab, policy: KtlsPolicy, fi
 @both
 def test_one_file_at_a_time(run: Run, lab: Lab, policy: KtlsPolicy, file: Path) -> None:
     """A file that waits for the peer to read is not broken into by another one."""
-    with file.open("ab") as larger:  # than all buffers on the way
-        larger.write(SECRET * (4 * BIG // len(SECRET)))
-    content = file.read_bytes()
+    content = overflow(file)
 
     async def work() -> None:
         async with serving(lab.configs()[1], policy) as server:
@@ -467,6 +473,54 @@ def test_one_file_at_a_time(run: Run, lab: Lab, policy: KtlsPolicy, file: Path) 
                 assert await sending == len(content)
                 assert await sendfile(protocol.transport, second, 1, 1) == 1
             assert await asyncio.to_thread(peer.recv_data, 1) == content[1:2]
+            protocol.transport.close()
+
+    run(work())
+
+
+@both
+@pytest.mark.parametrize("is_promised", [True, False])
+def test_file_that_is_given_up(
+    run: Run, lab: Lab, policy: KtlsPolicy, file: Path, *, is_promised: bool
+) -> None:
+    """A cancelled file ends its connection: the peer would take the next data for the rest."""
+    content = overflow(file)
+
+    async def work() -> None:
+        async with serving(lab.configs()[1], policy) as server:
+            peer = await raw_peer(lab, server)
+            transport = (await server.first()).transport
+            with file.open("rb") as source:
+                count = len(content) if is_promised else None
+                sending = asyncio.create_task(sendfile(transport, source, 0, count))
+                await asyncio.to_thread(peer.recv_data, 1)
+                sending.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await sending
+                assert transport.is_closing()
+            rest = await asyncio.to_thread(lambda: list(iter(peer.recv, None)))
+            assert {kind for kind, _ in rest} == {ContentType.application_data}
+
+    run(work())
+
+
+@both
+def test_impossible_part_of_a_file(run: Run, lab: Lab, policy: KtlsPolicy, file: Path) -> None:
+    """A program's mistake is told before anything is sent, and costs no connection."""
+    impossible: list[tuple[Any, Any]] = [(-1, 1), (0, 0), (0, -1), ("0", 1), (0, 1.0)]
+
+    async def work() -> None:
+        async with serving(lab.configs()[1], policy) as server:
+            peer = await raw_peer(lab, server)
+            protocol = await server.first()
+            with file.open("rb") as source:
+                for offset, count in impossible:
+                    with pytest.raises((ValueError, TypeError)):
+                        await sendfile(protocol.transport, source, offset, count)
+            with file.open() as text, pytest.raises(ValueError, match="binary"):
+                await sendfile(protocol.transport, text, 0, 1)  # type: ignore[arg-type]
+            protocol.transport.write(b"the answer")
+            assert await asyncio.to_thread(peer.recv_data, 10) == b"the answer"
             protocol.transport.close()
 
     run(work())

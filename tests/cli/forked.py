@@ -59,7 +59,7 @@ class Forked:
                 os.dup2(descriptor, number)
             os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
             sys.stdin = os.fdopen(0)
-            sys.stdout, sys.stderr = (os.fdopen(number, "w") for number in (1, 2))
+            sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1) for number in (1, 2))
             logging.root.handlers.clear()  # pytest's
             warnings.simplefilter("always", ResourceWarning)
             with self._within:

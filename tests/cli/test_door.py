@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import select
 import signal
 import socket
@@ -18,7 +17,7 @@ import pytest
 
 from tests.cli.harness import LOOPBACK, PATIENCE, insist, pause, read_all, read_line
 from tests.cli.test_listen import Listening
-from tests.doubles import Endpoint, until
+from tests.doubles import Endpoint, backlog, until
 
 if TYPE_CHECKING:
     from tests.cli.conftest import Pki
@@ -56,16 +55,22 @@ def serve(sock, lifeline):
 def reload():
     os.write(1, b"reload\\n")
 
-door.Door([listening.listen("127.0.0.1", 0)], serve, reload, LIMIT, PER_ADDRESS).run()
+door.Door([listening.listen("127.0.0.1", 0)], serve, reload, door.DoorLimits(*LIMITS)).run()
 """
 
 
 class Hall:
     """A running door, behind which is the program above."""
 
-    def __init__(self, limit: int, settings: str = "", per_address: int | None = None) -> None:
+    def __init__(
+        self,
+        limit: int,
+        settings: str = "",
+        per_address: int | None = None,
+        patience: float | None = None,
+    ) -> None:
         """Start it, and wait until it listens."""
-        given = f"{settings}\nLIMIT, PER_ADDRESS = {limit}, {per_address}"
+        given = f"{settings}\nLIMITS = {limit}, {per_address}, {patience}"
         self.process = subprocess.Popen(
             [sys.executable, "-c", PROGRAM, given], stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
@@ -110,7 +115,7 @@ class Hall:
 
     def backlog(self) -> int:
         """Return how many connections wait in its listening socket."""
-        return _backlog(self.port)
+        return backlog(self.port)
 
     def end(self) -> str:
         """Ask it to end; return what it has said on stderr."""
@@ -123,14 +128,6 @@ class Hall:
         """Close all clients, and ask it to end."""
         self.stack.close()
         return self.end()
-
-
-def _backlog(port: int) -> int:
-    for line in Path("/proc/net/tcp").read_text("ascii").splitlines():
-        fields = line.split()
-        if fields[1:4] == [f"0100007F:{port:04X}", "00000000:0000", "0A"]:
-            return int(fields[4].partition(":")[2], 16)
-    raise AssertionError("nobody listens")
 
 
 def order(sock: socket.socket, orders: bytes) -> socket.socket:
@@ -358,37 +355,6 @@ door.Door = Failing
         assert hall.end_with_clients().count("planted") == 3
 
 
-def test_limit_of_descriptors() -> None:
-    """It is raised for the door, where places need that, and not for programs."""
-    program = """
-import resource
-from tlsify.cli.door import _Descriptors
-
-def soft():
-    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-
-limit = _Descriptors()
-assert (limit.suffice_for(40), soft()) == (40, 256)
-limit.restore()
-assert (limit.suffice_for(300), soft()) == (300, 364)
-limit.restore()
-assert soft() == 256
-assert (limit.suffice_for(1000), soft()) == (512 - 64, 512)
-"""
-
-    def lower() -> None:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (256, 512))
-
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        stderr=subprocess.PIPE,
-        preexec_fn=lower,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert b"448 connections at once, and not 1000" in done.stderr
-
-
 # -- the command
 
 
@@ -424,6 +390,6 @@ def test_keeper_of_a_client_that_stays(pki: Pki) -> None:
                     return keeper.is_running() and keeper.status() != psutil.STATUS_ZOMBIE
 
             visiting = Endpoint(visit)
-            until(lambda: _backlog(server.port) == 1)
+            until(lambda: backlog(server.port) == 1)
             assert keeper.is_running()
         assert visiting.result(PATIENCE) is False

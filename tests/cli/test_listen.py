@@ -276,7 +276,7 @@ def test_signal_to_a_child(pki: Pki) -> None:
         seen: set[int] = set()
         while len(seen) < 20:
             with server.dial() as sock:
-                sock.sendall(b"\x16")  # a silent one is the kernel's for a while
+                sock.sendall(b"\x16\x03\x01\0\1\1" + bytes(2**12))  # else it gets no process
                 until(lambda: set(server.children()) - seen)
                 for pid in set(server.children()) - seen:
                     seen.add(pid)

@@ -9,7 +9,7 @@ import pytest
 from tests.cli.forked import refused
 from tests.cli.harness import run
 from tlsify import __version__
-from tlsify.cli.parser import ABOUT, VERBS, divide, top_parser
+from tlsify.cli.parser import ABOUT, VERBS, divide, top_parser, verb_parser
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,6 +26,21 @@ _PLACES = {
 def test_bare_ktls_swallows_nothing(words: list[str]) -> None:
     """A bare --ktls means auto wherever it stands, and the next word stays what it was."""
     assert divide(words) == (["--ktls=auto", "connect"], ["h", "1"])
+
+
+@pytest.mark.parametrize(
+    ("words", "value", "operands"),
+    [
+        (["--hsts", "www"], 31536000, "www"),
+        (["--hsts=7", "www"], 7, "www"),
+        (["www", "--hsts"], 31536000, "www"),
+        (["--", "--hsts"], None, "--hsts"),
+    ],
+)
+def test_value_in_the_same_word(words: list[str], value: int | None, operands: str) -> None:
+    """An option that may stand alone swallows no operand."""
+    given = verb_parser("serve").read(words)
+    assert (given.hsts, str(given.directory)) == (value, operands)
 
 
 @pytest.mark.parametrize(

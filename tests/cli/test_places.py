@@ -7,7 +7,8 @@ from typing import Any, cast
 import pytest
 
 from tlsify.cli import places
-from tlsify.cli.places import Newcomer, Place, Places
+from tlsify.cli.newcomers import Newcomer
+from tlsify.cli.places import Place, Places
 
 _NO_SOCKET = cast("Any", None)
 # Of several origins, which are bytes: where a flood comes from, and others.
@@ -36,7 +37,7 @@ class Scene:
 
     def wait(self, origin: bytes, number: int = 1) -> list[Newcomer]:
         """Make newcomers wait."""
-        found = [Newcomer(_NO_SOCKET, origin, str(at)) for at in range(number)]
+        found = [Newcomer(_NO_SOCKET, origin, str(at), self.now) for at in range(number)]
         self.waiting += found
         return found
 

@@ -9,7 +9,7 @@ import signal
 import socket
 import ssl
 import subprocess
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from functools import partial
 from http.client import HTTPSConnection
 from itertools import chain
@@ -297,21 +297,41 @@ def test_s_client_that_asks_ahead(served: Served) -> None:
 
 
 @pytest.mark.parametrize("wanted", ["auto", "off"])
-def test_folder_that_is_replaced(pki: Pki, tmp_path: Path, wanted: str) -> None:
-    """What takes its place is served soon, confined workers or not, and no request fails."""
+@pytest.mark.parametrize("is_link", [False, True], ids=["folder", "link"])
+def test_folder_that_is_replaced(pki: Pki, tmp_path: Path, wanted: str, *, is_link: bool) -> None:
+    """What takes its place is served soon, confined workers or not, and no request fails.
+
+    The path may also be a link that is switched to another folder.
+    """
     shown, coming = tmp_path / "shown", tmp_path / "coming"
     for folder in (shown, coming):
         folder.mkdir()
         (folder / "index.html").write_text(folder.name)
+    if is_link:
+        for path, folder in ((tmp_path / "next", coming), (tmp_path / "current", shown)):
+            path.symlink_to(folder.name)
+        shown, coming = tmp_path / "current", tmp_path / "next"
     context = pki.client_context()
     with Served(*_words(pki, shown, "--sandbox", wanted)) as server:
         assert server.fetch(context) == (200, b"shown")
-        shown.rename(tmp_path / "last")
+        if not is_link:
+            shown.rename(tmp_path / "last")
         coming.rename(shown)
         seen: dict[int, bytes] = {}
         until(lambda: seen.update([server.fetch(context)]) or seen.get(200) == b"coming")
         assert seen.keys() == {200}
         server.stop().succeeded()
+
+
+def test_key_log_that_cannot_be_written(pki: Pki, folder: Path, tmp_path: Path) -> None:
+    """The server does not start, rather than refuse each client."""
+    path = tmp_path / "keys"
+    path.touch(0o644)
+    environment = ENVIRONMENT | {"SSLKEYLOGFILE": str(path)}
+    outcome = run(*_words(pki, folder, "--keylog"), env=environment)
+    assert "is not private" in outcome.err
+    assert outcome.status != 0
+    assert b"serving" not in outcome.out
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="it is said to root")
@@ -434,6 +454,36 @@ def test_plain_http(served: Served, pki: Pki, folder: Path) -> None:
             sock.sendall(b"GET /x HTTP/1.1\r\nHost: localhost:%d\r\n\r\n" % server.port)
             told = read_all(sock)
         assert b"\r\nLocation: https://localhost:%d/x\r\n" % server.port in told
+
+
+def test_redirection_from_another_port(pki: Pki, folder: Path, tmp_path: Path) -> None:
+    """An address for plain HTTP leads to that for HTTPS, whatever happens to the server."""
+    log = tmp_path / "log"
+    words = ("--redirect-http=127.0.0.1:0", f"--access-log={log}", "--hsts=60")
+    with Served(*_words(pki, folder, *words)) as server:
+        place = b"\r\nLocation: https://localhost:%d/x\r\n" % server.port
+        server.read_lines(2)
+        announced = server.lines[1]
+        assert announced.endswith(f"to HTTPS on port {server.port}\n")
+        port = int(announced.rpartition(":")[2].partition("/")[0])
+        for is_successor in (False, True):
+            if is_successor:
+                server.process.send_signal(signal.SIGUSR2)
+                server.read_lines(4)
+                assert server.lines[-1] == announced
+            with socket.create_connection((LOOPBACK, port), PATIENCE) as sock:
+                sock.sendall(b"GET /x HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                assert place in read_all(sock)
+        client = HTTPSConnection(LOOPBACK, server.port, context=pki.client_context())
+        with closing(client):
+            client.request("GET", "/")
+            answer = client.getresponse()
+            assert answer.getheader("Strict-Transport-Security") == "max-age=60"
+            answer.read()
+        server.stop().succeeded()
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection((LOOPBACK, port))
+    assert log.read_text().count(" plain client=127.0.0.1 ") == 2
 
 
 def _alpn(context: ssl.SSLContext) -> None:

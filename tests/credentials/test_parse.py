@@ -11,14 +11,12 @@ from hypothesis import strategies as st
 
 from tests.conftest import make_crl
 from tests.spellings import bad, good
-from tlsify.credentials.parse import load_crls, parse_certificates, parse_crls
+from tlsify.credentials.parse import parse_certificates, parse_crls
 from tlsify.credentials.pem import read_pem
 from tlsify.credentials.self_signed import make_key_pair
 from tlsify.errors import ConfigError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import trustme
 
 MADE = make_key_pair(["example.org"])
@@ -48,13 +46,12 @@ def test_file_that_is_bad(spelling: str) -> None:
 # -- revocation lists
 
 
-def test_lists_in_pem_and_der(authority: trustme.CA, tmp_path: Path) -> None:
+def test_lists_in_pem_and_der(authority: trustme.CA) -> None:
     """A file holds one list or several in PEM, among other things, or one in DER."""
     pem = make_crl(authority)
     (one,) = parse_crls(pem, "it")
     assert parse_crls(one.public_bytes(Encoding.DER), "it") == (one,)
-    (tmp_path / "lists").write_bytes(b"two:\n" + pem + authority.cert_pem.bytes() + pem)
-    assert load_crls(str(tmp_path / "lists")) == (one, one)
+    assert parse_crls(b"two:\n" + pem + authority.cert_pem.bytes() + pem, "it") == (one, one)
 
 
 @pytest.mark.parametrize(
@@ -66,12 +63,10 @@ def test_no_list(data: bytes) -> None:
         parse_crls(data, "it")
 
 
-def test_certificate_instead_of_a_list(authority: trustme.CA, tmp_path: Path) -> None:
-    """A certificate is no list of withdrawn ones, and what is not there neither."""
+def test_certificate_instead_of_a_list(authority: trustme.CA) -> None:
+    """A certificate is no list of withdrawn ones."""
     with pytest.raises(ConfigError, match="no usable certificate revocation list"):
         parse_crls(authority.cert_pem.bytes(), "it")
-    with pytest.raises(ConfigError, match=r"cannot read revocation list .*absent"):
-        load_crls(tmp_path / "absent")
 
 
 @given(st.binary(max_size=200), st.integers(0, 2000))

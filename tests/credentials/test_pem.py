@@ -11,10 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.doubles import check_descriptors, descriptors
-from tests.want import no_descriptors
-from tlsify.credentials.pem import as_file, parse_pins, read_file, read_pem, spell_pin
+from tlsify.credentials.pem import as_file, parse_pins, read_pem, spell_pin
 from tlsify.credentials.self_signed import make_key_pair
-from tlsify.errors import ConfigError, ResourceError
+from tlsify.errors import ConfigError
 
 PEM = make_key_pair(["example.org"]).certificate_pem()
 DIGEST = hashlib.sha256(b"a key").digest()
@@ -35,19 +34,6 @@ def test_many_beginnings() -> None:
     """Certificates that begin, and never end, are read in a time that their size is worth."""
     with pytest.raises(ConfigError):
         read_pem(b"-----BEGIN CERTIFICATE-----\nMII\n" * 100_000, "it")
-
-
-def test_no_descriptor_to_read_with(tmp_path: Path) -> None:
-    """A shortage of ours is no fault of the file's: it says so, and how to have more."""
-    path = tmp_path / "chain.pem"
-    path.write_bytes(PEM)
-    with (
-        no_descriptors(),
-        pytest.raises(ResourceError, match=r"cannot read cert.+ EMFILE") as caught,
-    ):
-        read_file(path, "certificate")
-    assert "ulimit" in str(caught.value.hint)
-    assert read_file(path, "certificate") == PEM
 
 
 # -- pins

@@ -58,4 +58,4 @@ def test_the_versions_of_python() -> None:
 
 def test_what_is_for_developers_is_no_extra() -> None:
     """It would be published, and promise something."""
-    assert set(_declared()["optional-dependencies"]) == {"serve"}
+    assert set(_declared()["optional-dependencies"]) == {"acme", "serve"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import configparser
 import resource
 import shlex
+import shutil
 import subprocess
 import tomllib
 from pathlib import Path
@@ -12,9 +13,12 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
+from tests.cli.forked import refused
 from tests.cli.harness import ENVIRONMENT, run
 from tests.interop.programs import require
 from tlsify.credentials.self_signed import make_key_pair
+from tlsify.errors import ExitCode
+from tlsify.ktls.probe import capabilities
 from tlsify.serving import server, supervisor
 from tlsify.serving.duty import SupervisorHooks
 
@@ -38,6 +42,46 @@ def test_systemd_understands_the_unit(path: Path, tmp_path: Path) -> None:
         line for line in said.stderr.splitlines() if str(tmp_path) in line or "tlsify@" in line
     ]
     assert not about
+
+
+_NGINX = """
+[Unit]
+Description=nginx, as distributions run it
+[Service]
+Type=forking
+PIDFile=/run/nginx.pid
+ExecStart=/bin/true -g 'daemon on; master_process on;'
+ExecReload=/bin/true -s reload
+ExecStop=-/bin/true
+"""
+
+
+def test_systemd_understands_the_drop_in_of_wrap(tmp_path: Path) -> None:
+    """It is complete, beside a unit that forks; all that may be missing is the command."""
+    require("systemd-analyze")
+    (tmp_path / "nginx.service").write_text(_NGINX)
+    (tmp_path / "nginx.service.d").mkdir()
+    text = (UNITS.parent / "docs/examples/wrap.conf").read_text()
+    (tmp_path / "nginx.service.d/wrap.conf").write_text(text)
+    said = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", str(tmp_path / "nginx.service")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    about = [line for line in said.stderr.splitlines() if "nginx.service" in line]
+    assert [line for line in about if "Command tlsify is not executable" not in line] == []
+    assert "Command tlsify" in said.stderr or shutil.which("tlsify", path="/usr/local/bin:/usr/bin")
+
+
+def test_the_drop_in_of_wrap_is_no_misuse() -> None:
+    """Its command line is understood, and refused for what is not there."""
+    text = (UNITS.parent / "docs/examples/wrap.conf").read_text().replace("\\\n", " ")
+    (line,) = (line for line in text.splitlines() if line.startswith("ExecStart=tlsify"))
+    words = shlex.split(line.partition("=")[2])
+    outcome = refused(*words[1 : words.index("--")], "--", "true")
+    assert outcome.status not in {0, ExitCode.USAGE}
+    assert ("nginx.pem" in outcome.err) == (capabilities().refusal is None)
 
 
 def _service() -> configparser.SectionProxy:
@@ -133,5 +177,5 @@ def test_descriptors_of_the_service(monkeypatch: pytest.MonkeyPatch) -> None:
     service = _service()
     hard = int(service["LimitNOFILE"])
     monkeypatch.setattr(resource, "getrlimit", lambda _: (hard, hard))
-    assert server._descriptors(server._PER_RELAYED, 1) == 16368
+    assert server._descriptors(server._OWN_DESCRIPTORS, server._PER_RELAYED, 1) == 16368
     assert int(service["TasksMax"]) == 4096

@@ -6,17 +6,21 @@ import asyncio
 import contextlib
 import socket
 import socketserver
+import sys
 import threading
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import uvloop
 
 import tlsify.aio
-from tests.doubles import read
+from tests.doubles import read, reset
 from tests.endings.peers import HOST
 from tlsify.agent import ClientRequest
 from tlsify.agent import client as by_agent
+from tlsify.cli import main
+from tlsify.cli.program import execute
 from tlsify.config import ClientConfig, ClosePolicy, KtlsMode, KtlsPolicy
 from tlsify.connection.establish import connect
 from tlsify.connection.stream import TLSSocket
@@ -29,6 +33,9 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine
 
     from tlsify.connection.handoff import Handoff
+
+
+_TCP_ULP = 31
 
 
 def drive(work: Coroutine[Any, Any, None]) -> None:
@@ -327,6 +334,62 @@ class ByEventLoop(ByStreams):
         )
 
 
+class ByWrap(Door):
+    """A socket that knows no TLS, of a child of the command."""
+
+    listener: socket.socket
+    sock: socket.socket
+
+    def run(self, work: Coroutine[Any, Any, None]) -> None:
+        """Wrap the program, which runs in the process that would execute another one."""
+
+        def become(_path: str, _program: list[str]) -> int:
+            with socket.create_server(("127.0.0.1", 0)) as self.listener:
+                self.line.say(at="listening", port=self.listener.getsockname()[1])
+                try:
+                    drive(work)
+                except SystemExit as exc:
+                    return int(exc.code or 0)
+                except BaseException:
+                    traceback.print_exc()
+                    return 1
+            return 0
+
+        execute.become = become  # type: ignore[assignment]
+        credentials = ["--cert", self.job["cert"], "--key", self.job["key"]]
+        sys.exit(main(["--ktls=require", "wrap", *credentials, "--", sys.executable]))
+
+    async def open(self) -> None:
+        """Accept."""
+        self.sock, _ = self.listener.accept()
+        is_kernel = self.sock.getsockopt(socket.IPPROTO_TCP, _TCP_ULP, 4).startswith(b"tls")
+        self.offload = "kernel" if is_kernel else ""
+
+    async def send(self, data: bytes) -> None:
+        """As without TLS."""
+        self.sock.sendall(data)
+
+    async def receive(self) -> bytes:
+        """As without TLS."""
+        return self.sock.recv(2**16)
+
+    def shutdown(self) -> None:
+        """As without TLS."""
+        self.sock.shutdown(socket.SHUT_WR)
+
+    def close(self) -> None:
+        """As without TLS."""
+        self.sock.close()
+
+    def abort(self) -> None:
+        """As without TLS: by a reset."""
+        reset(self.sock)
+
+    def drop(self) -> None:
+        """Forget it."""
+        del self.sock
+
+
 DOORS: dict[str, type[Door]] = {
     "Handoff": ByHandoff,
     "TLSSocket": ByTLSSocket,
@@ -337,4 +400,5 @@ DOORS: dict[str, type[Door]] = {
     "EventLoop": ByEventLoop,
     "socketserver": ByHandler,
     "receiver": ByReceiver,
+    "wrap": ByWrap,
 }

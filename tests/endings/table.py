@@ -5,6 +5,7 @@ The one source of the tests here and of docs/endings.md (`scripts/endings_doc`).
 
 from __future__ import annotations
 
+import signal
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple
@@ -118,7 +119,8 @@ class Door:
         peers_without: peers that it cannot have, and why.
         differs: answers of its own, by program and peer, or by program alone, and why.
         carried: those of the relay alone, likewise, by program and peer.
-        statuses: of programs whose end is not that of their process.
+        statuses: of programs whose end is not that of their process, and why.
+        kernel_only: whether there is no relay.
         is_client: whether the program connects; its peer is a server then.
         relaxed: why a FIN alone is met with ClosePolicy.RELAXED, if it is.
     """
@@ -128,7 +130,8 @@ class Door:
     peers_without: dict[str, str] = field(default_factory=dict)
     differs: dict[tuple[str, str] | str, tuple[Answer, str]] = field(default_factory=dict)
     carried: dict[tuple[str, str], tuple[Answer, str]] = field(default_factory=dict)
-    statuses: dict[str, int] = field(default_factory=dict)
+    statuses: dict[str, tuple[int, str]] = field(default_factory=dict)
+    kernel_only: bool = False
     is_client: bool = True
     relaxed: str = ""
 
@@ -215,7 +218,7 @@ DOORS = {
             "abort": "the server closes the connection after the handler",
         },
         _NO_TICKETS,
-        statuses={"raise": 0},
+        statuses={"raise": (0, "the server goes on")},
         is_client=False,
         relaxed="`suppress_ragged_eofs`, as with `ssl`",
     ),
@@ -258,6 +261,24 @@ DOORS = {
         },
         is_client=False,
         relaxed=_RELAXED,
+    ),
+    "wrap": Door(
+        "`tlsify wrap -- PROG`, whose sockets know no TLS",
+        {"_exit": "`serve-in-child` is the same"},
+        _NO_TICKETS,
+        {
+            "return": (Answer(Sees.WHOLE), "exit status 0 is an orderly end of PROG"),
+            "drop": (Answer(Sees.WHOLE), "Python closes a socket that is dropped"),
+            **{
+                (program, "never"): (Answer(Sees.TRUE), "the same")
+                for program in ("return", "drop")
+            },
+            "abort": (Answer(Sees.CUT), "`SO_LINGER` of 0 seconds drops data, as without TLS"),
+            ("wait", "cut"): (Answer(Sees.WHOLE, "reset"), "without TLS there is no other error"),
+        },
+        statuses={"kill": (128 + signal.SIGKILL, "the command ends as shells spell it")},
+        is_client=False,
+        kernel_only=True,
     ),
 }
 
@@ -320,8 +341,8 @@ def answer(door: str, program: str, peer: str, carrier: str = "") -> Answer | st
 
 def cells(carrier: str) -> Iterator[Cell]:
     """Return all that have an answer, which are the same on every carrier."""
-    for door in DOORS:
-        for program in PROGRAMS:
+    for door, there in DOORS.items():
+        for program in PROGRAMS if carrier == "kernel" or not there.kernel_only else ():
             for peer in PEERS:
                 found = answer(door, program, peer, carrier)
                 if isinstance(found, Answer):

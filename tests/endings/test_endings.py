@@ -36,6 +36,7 @@ _EACH_KERNEL = {
     "TLSSocket-return-tickets",
     "agent-close-tickets",
     "keeper-close-tickets",
+    "wrap-close-slow",
 }
 
 

@@ -13,10 +13,13 @@ import os
 import tempfile
 from dataclasses import replace
 from functools import cache
+from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, cast
 
-from tests.certificates import raw
+import trustme
+
+from tests.certificates import certify, raw, respond
 from tests.conversations import CONVERSATIONS, OWN, SERVER, follow
 from tests.doubles import EnginePair
 from tlsify import names
@@ -26,15 +29,16 @@ from tlsify.codepoints import CipherSuite, ContentType, ProtocolVersion
 from tlsify.config import ClientConfig, ServerConfig
 from tlsify.connection.setup import session_store
 from tlsify.credentials import der, ocsp, presented, traefik
-from tlsify.credentials.parse import encoded, parse_crls
+from tlsify.credentials.parse import encoded, parse_certificates, parse_crls
 from tlsify.credentials.pem import read_pem
 from tlsify.credentials.self_signed import make_key_pair
-from tlsify.errors import AgentError, ConfigError, HandshakeError, PeerMisbehaved
+from tlsify.errors import AgentError, ConfigError, HandshakeError, NetworkError, PeerMisbehaved
+from tlsify.http import endpoint
 from tlsify.http.request import BadRequest, Reader
 from tlsify.ktls import diag
-from tlsify.metrics import exposition
-from tlsify.passing import proxy_protocol
+from tlsify.passing import proxy_protocol, proxy_text
 from tlsify.passing.metadata import ConnectionInfo
+from tlsify.renewal import staples, web
 from tlsify.starttls.dialogues import DIALOGUES
 from tlsify.static import codings, media_types, preconditions, ranges
 from tlsify.static.target import Target as PathTarget
@@ -298,6 +302,43 @@ def ocsp_response(data: bytes) -> None:
     ocsp.belongs(data, certificate)
 
 
+@_target(
+    HTTPException,
+    ValueError,
+    seeds=lambda: [
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
+    ],
+)
+def authoritys_answer(data: bytes) -> None:
+    """Read an authority's answer."""
+    for method in ("GET", "HEAD"):
+        answer = web._parse(data, method, is_cut=True)
+        assert len(answer.content) <= len(data)
+
+
+@_target(web.WebError, seeds=lambda: [b"https://host:1/path?query", b"http://[::1]/"])
+def url(data: bytes) -> None:
+    """Read a URL from an authority."""
+    place = web.Place.parse(data.decode("latin-1"))
+    assert " " not in place.target
+    assert place.target.isprintable()
+
+
+@cache
+def _issued() -> tuple[staples.Subject, bytes]:
+    authority = trustme.CA()
+    pair = certify(authority, "example.org")
+    issuer = parse_certificates(authority.cert_pem.bytes(), "the authority")[0]
+    return staples.Subject(pair.chain[0], issuer, ()), respond(authority, pair)
+
+
+@_target(NetworkError, seeds=lambda: [_issued()[1]])
+def responders_answer(data: bytes) -> None:
+    """Judge a response that was fetched."""
+    staples._check(data, _issued()[0], "it")
+
+
 @_target(ConfigError, seeds=lambda: [b'{"a": {"Certificates": []}}'])
 def traefik_store(data: bytes) -> None:
     """Read Traefik's file."""
@@ -346,6 +387,13 @@ def agent_answer(data: bytes) -> None:
     fields.decode(bytearray(data), wire.Kernel, wire.Relayed, wire.Failed, wire.Ended)
 
 
+@_target(ValueError, seeds=lambda: [b"PROXY TCP4 192.0.2.1 198.51.100.2 1 443\r\n"])
+def proxy_line(data: bytes) -> None:
+    """Read a PROXY protocol header that is a line of text."""
+    found = proxy_text.decode(data)
+    assert proxy_text.decode(proxy_text.encode(found)) == found
+
+
 @_target(ValueError, seeds=lambda: [proxy_protocol.SIGNATURE + bytes.fromhex("20000000")])
 def proxy_header(data: bytes) -> None:
     """Read a PROXY header; it says how long it is, which is not longer than what there is."""
@@ -385,7 +433,7 @@ def tcp_info(data: bytes) -> None:
 @_target(seeds=lambda: [b"GET /metrics HTTP/1.1"])
 def request_line(data: bytes) -> None:
     """Read a request line."""
-    method, target, version = exposition._request_line(data)
+    method, target, version = endpoint.request_line(data)
     assert version in {"", "HTTP/1.0", "HTTP/1.1"}
     assert version or (method, target) == ("", "")
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tlsify.http.plain import answer
+from tlsify.http.plain import answer, redirection
 
 GET = b"GET /a?b=%20c HTTP/1.1\r\nUser-Agent: x\r\nHost: Example.org:8443\r\n\r\n"
 
@@ -58,6 +58,15 @@ def test_redirection(request_: bytes, status: bytes, place: bytes | None) -> Non
 def test_others(sent: bytes) -> None:
     """Whatever is no request gets its alert."""
     assert answer(sent, redirect=True) == b""
+
+
+def test_redirection_from_another_port() -> None:
+    """The port is that for HTTPS, and not shown where that is the usual one."""
+    for port, shown in ((8443, ":8443"), (443, "")):
+        place = redirection(GET, port).fields["Location"]
+        assert place == f"https://Example.org{shown}/a?b=%20c"
+    assert redirection(b"GET / HTTP/1.1\r\n\r\n", 443).status == 400
+    assert redirection(b"", 443).status == 431
 
 
 @given(st.binary(max_size=200), st.sampled_from([b"GET /", b"POST / HTTP/1.1\r\nHost: "]))

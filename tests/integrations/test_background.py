@@ -95,7 +95,7 @@ def test_listening(
             return stack.enter_context(sock)
 
         with Want("accept", 1):
-            made.listen(listener, done.put)
+            made.listen(listener, lambda _, handed: done.put(handed))
             client = Endpoint(lambda: python.wrap_socket(dial(), server_hostname=HOST))
             with client.result(), done.get(timeout=60):
                 pass

@@ -166,6 +166,52 @@ def test_haproxy(pki: Pki, tmp_path: Path) -> None:
     assert told == [HERE, told[-1], "localhost", "1", told[-1]]
 
 
+_BALANCER = """
+defaults
+  mode tcp
+  timeout client 30s
+  timeout connect 30s
+  timeout server 30s
+listen front
+  bind {place}
+  server tlsify {front} {sends} check
+"""
+
+
+@each_carrier
+@pytest.mark.parametrize("sends", ["send-proxy", "send-proxy-v2"])
+@pytest.mark.usefixtures("site")
+def test_behind_haproxy(pki: Pki, tmp_path: Path, carrier: str, sends: str) -> None:
+    """The client's address passes through: from haproxy's header to the log, and to nginx."""
+    where, log = f"{HERE}:{free_port()}", tmp_path / "access"
+    (tmp_path / "nginx.conf").write_text(
+        _NGINX.format(
+            folder=tmp_path,
+            where=where,
+            variables="$proxy_protocol_addr $proxy_protocol_port $proxy_protocol_server_port",
+            user="user root;" if tmp_path.owner() == "root" else "",
+        )
+    )
+    for name in ("nginx", "haproxy"):
+        require(name)
+    server = Program(["nginx", "-c", f"{tmp_path}/nginx.conf", "-e", f"{tmp_path}/early.log"])
+    version = "2" if sends.endswith("v2") else "1"
+    words = ("--accept-proxy", HERE, f"--access-log={log}", f"--proxy-protocol={version}")
+    with server, Front(pki, *words, f"{HERE}:0", where, carrier=carrier) as front:
+        port = free_port()
+        place = f"{HERE}:{port}"
+        text = _BALANCER.format(place=place, front=f"{HERE}:{front.port}", sends=sends)
+        (tmp_path / "haproxy.cfg").write_text(text)
+        with Program(["haproxy", "-db", "-q", "-f", f"{tmp_path}/haproxy.cfg"]) as balancer:
+            balancer.dial(port).close()
+            front.port = port
+            browser = Browser(front, pki)
+            judge(browser)
+            told = browser.get("told", more=("-w", " %{local_port}")).decode().split()
+        assert told == [HERE, told[-1], str(port), told[-1]]
+    assert f" connection client={HERE} port={told[-1]} " in log.read_text()
+
+
 def test_lighttpd(pki: Pki, site: Path, tmp_path: Path) -> None:
     """lighttpd, too, reads the header."""
     require("lighttpd")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import socket
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import pytest
 import twisted.plugins
 from twisted.internet.endpoints import serverFromString
 
-from tests.integrations.harness import arrange
+from tests.doubles import backlog, until
+from tests.integrations.harness import Served, arrange
 from tests.integrations.trials import Server, trials
 from tlsify.errors import ConfigError
 from tlsify.integrations.twisted import Endpoint
@@ -25,6 +28,18 @@ from tlsify.integrations.twisted import EndpointParser
 
 parser = EndpointParser()
 """
+
+
+@pytest.mark.interop
+def test_places_for_handshakes(tmp_path: Path, authority: trustme.CA) -> None:
+    """Where they are taken newcomers wait in the kernel, and descriptors are left for others."""
+    task = arrange(tmp_path, authority, "off", descriptors="40")
+    with Served("twisted_web", task, authority) as served, ExitStack() as stack:
+        for _ in range(40):
+            stack.enter_context(socket.create_connection(("127.0.0.1", task.port)))
+        until(lambda: backlog(task.port))
+        assert served.ask_anew(served.context(), "/scheme") == b"https"
+        assert served.program.errors() == ""
 
 
 def test_endpoint_in_words(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextvars
 import json
 import logging
+import os
 import re
 import sys
 from contextlib import contextmanager
@@ -168,6 +169,21 @@ def test_announcement(capsys: pytest.CaptureFixture[str]) -> None:
     install(LEVELS["error"], TEXT)
     announce("ready")
     assert capsys.readouterr() == ("tlsify: ready\n", "")
+
+
+def test_announcement_without_a_reader(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server goes on without its stdout, now and at its end; a warning tells of it once."""
+    install(LEVELS["warning"])
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "w") as stdout:
+        monkeypatch.setattr(sys, "stdout", stdout)
+        announce("ready")
+        announce("ready again")
+    told = "tlsify: warning: cannot write to stdout: EPIPE: Broken pipe\n"
+    assert capsys.readouterr().err == told
 
 
 def test_no_syslog(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -27,3 +27,12 @@ def test_change_that_is_taken_back() -> None:
     """It is none."""
     changes = Changes("old")
     assert [changes.look(each) for each in ("new", "old", "old")] == [False] * 3
+
+
+def test_change_that_does_not_settle() -> None:
+    """Where something changes all the time, the rest need not wait for that."""
+    changes = Changes(0)
+    looks = next(number for number in range(1, 100) if changes.look(number))
+    assert looks > 10
+    changes.accept(looks)
+    assert not changes.look(looks + 1)

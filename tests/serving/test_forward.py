@@ -41,10 +41,13 @@ from tlsify.logs.access import AccessLog
 from tlsify.logs.file import LogFile
 from tlsify.logs.messages import JSON
 from tlsify.metrics.counters import counters
+from tlsify.passing import proxy_text
 from tlsify.passing.metadata import ConnectionInfo
 from tlsify.passing.proxy_protocol import decode
 from tlsify.receiver import Receiver
-from tlsify.serving.backends import Backend, Backends, Rule
+from tlsify.serving.backend.address import Backend
+from tlsify.serving.backend.choice import Backends
+from tlsify.serving.backend.routes import Rule
 from tlsify.serving.forward import Forwarding, Passing
 from tlsify.system import scm_rights
 
@@ -59,6 +62,14 @@ if TYPE_CHECKING:
 # How long backends are waited for that will not do, in seconds: a guest needs more for one attempt.
 SHORT = 2.0 if EXPECT_KTLS else 0.1
 both = pytest.mark.parametrize("policy", OFFLOADS)
+
+
+@pytest.fixture(autouse=True)
+def _inline(lab: Lab) -> None:
+    """Make connections as forward does."""
+    lab.is_inline = True
+
+
 STRICT = ClosePolicy.STRICT
 
 
@@ -144,24 +155,29 @@ def test_plaintext(lab: Lab, policy: KtlsPolicy, tmp_path: Path, *, is_path: boo
 
 
 @both
-def test_header(lab: Lab, policy: KtlsPolicy) -> None:
+@pytest.mark.parametrize("version", ["1", "2"])
+def test_header(lab: Lab, policy: KtlsPolicy, version: str) -> None:
     """A PROXY header stands in front of the data, and says who the client is."""
     handed, peer = lab.server(policy)
     with listening(("127.0.0.1", 0)) as listener:
         backends = to(Backend(*listener.getsockname()))
         address = peer.sock.getpeername()
-        work = serving(Forwarding(backends, STRICT, proxy_protocol=True), handed)
+        work = serving(Forwarding(backends, STRICT, proxy_version=version), handed)
         peer.send_data(b"request")
         peer.close_notify()
         plain, _ = listener.accept()
         with plain:
             received = recv_exactly(plain, 2**12)
-        header, size = decode(received)
+        if version == "1":
+            size = received.index(b"\n") + 1
+            header = proxy_text.decode(received[:size])
+        else:
+            header, size = decode(received)
+            told, _ = ConnectionInfo.decode(received)
+            assert told.version == "TLSv1.3"
         assert header.peer == peer.sock.getsockname()
         assert header.local == address
         assert received[size:] == b"request"
-        told, _ = ConnectionInfo.decode(received)
-        assert told.version == "TLSv1.3"
         work.result()
 
 

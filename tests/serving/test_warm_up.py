@@ -11,20 +11,21 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# What is imported from the second handshake on.
+# What is imported from the second handshake on, and for a connection to a backend.
 _PROGRAM = """
-import sys
+import socket, sys
 from tlsify.serving.warm_up import rehearse
 rehearse()
 before = set(sys.modules)
 rehearse()
+socket.getaddrinfo("127.0.0.1", 1)
 print(*set(sys.modules) - before)
 print("tlsify.tls.conclusion" in before)
 """
 
 
 def test_nothing_is_left_to_load() -> None:
-    """A second handshake finds everything there."""
+    """A second handshake finds everything there, as does a connection to a backend."""
     out = subprocess.run(
         [sys.executable, "-c", _PROGRAM], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout

@@ -151,6 +151,16 @@ def test_forgetting(tmp_path: Path) -> None:
     assert not path.exists()
 
 
+def test_forgetting_what_another_has(tmp_path: Path) -> None:
+    """Where another socket listens at the path by now, it stays."""
+    path = tmp_path / "socket"
+    former = listening.listen_at(path)
+    path.unlink()
+    with listening.listen_at(path), socket.socket(socket.AF_UNIX) as client:
+        listening.forget(former)
+        client.connect(str(path))
+
+
 def test_several_sockets_of_one_address() -> None:
     """They share it if each says so."""
     with listening.listen("127.0.0.1", 0, reuse_port=True) as first:

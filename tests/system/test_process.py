@@ -21,7 +21,7 @@ from tlsify.system import process
 from tlsify.system.process import Account, await_threads, protect_process
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
 _PATTERN = Path("/proc/sys/kernel/core_pattern")
 _SECRET = b"planted-" + b"secret" * 4
@@ -253,25 +253,6 @@ def test_signal_to_a_child_just_forked(handlers: list[int]) -> None:
         os.kill(pid, signal.SIGTERM)
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGTERM
     assert not handlers
-
-
-def test_child_never_returns_to_its_parents_code() -> None:
-    """Its status says whether its work is done; a failure is reported first."""
-    works: tuple[Callable[[], object], ...] = (lambda: None, lambda: 1 / 0, lambda: sys.exit(0))
-    reader, writer = os.pipe()
-
-    def report(exc: Exception) -> None:
-        os.write(writer, type(exc).__name__.encode())
-
-    told = []
-    for work in works:
-        pid = process.fork()
-        if pid == 0:
-            process.be_child(work, report)
-        told.append(process.status_of(pid))
-    os.close(writer)
-    with open(reader, "rb") as pipe:
-        assert (told, pipe.read()) == ([0, 1, 1], b"ZeroDivisionError")
 
 
 def test_signals_of_a_child(handlers: list[int]) -> None:

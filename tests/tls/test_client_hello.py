@@ -7,15 +7,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from OpenSSL import SSL
 
-from tlsify.codepoints import AlertDescription
+from tlsify.codepoints import AlertDescription, ContentType
 from tlsify.errors import PeerMisbehaved
 from tlsify.tls.client_hello import (
     MAX_LENGTH,
     ClientHello,
     HelloCollector,
     decode_client_hello,
+    shortest,
 )
-from tlsify.tls.record import HEADER_LENGTH, split_records
+from tlsify.tls.record import HEADER_LENGTH, encode_record, split_records
 
 RANDOM = bytes(range(32))
 LABELS = st.from_regex(r"[a-z0-9_]([a-z0-9_-]{0,20}[a-z0-9_])?", fullmatch=True)
@@ -245,6 +246,31 @@ def test_fragmented_hello(hello: ClientHello, data: st.DataObject) -> None:
         found = collector.feed(rest[:size])
         rest = rest[size:]
         assert found == (None if rest else hello)
+
+
+@given(HELLOS, st.data())
+def test_shortest_hello(hello: ClientHello, data: st.DataObject) -> None:
+    """What is to be waited for is there with the last byte, however the hello is fragmented."""
+    rest, flight = message(encode(hello)), b""
+    while rest:
+        size = data.draw(st.integers(1, len(rest)))
+        flight += encode_record(ContentType.handshake, rest[:size])
+        rest = rest[size:]
+    assert shortest(flight) == len(flight)
+    behind = data.draw(st.binary(max_size=9))
+    assert shortest(flight + behind) == len(flight)
+    cut = data.draw(st.integers(0, len(flight) - 1))
+    assert cut < shortest(flight[:cut]) <= len(flight)
+    assert shortest(flight[:cut]) >= shortest(flight[: cut // 2])
+
+
+@given(st.binary(max_size=60))
+def test_shortest_of_anything(received: bytes) -> None:
+    """It is a number, and more than there is only if a hello may yet come."""
+    found = shortest(received)
+    assert found >= 0
+    if found > len(received):
+        assert received[:1] in {b"", b"\x16"}
 
 
 @given(st.lists(st.binary(max_size=60), min_size=1, max_size=4))

@@ -98,6 +98,45 @@ def test_what_it_reads(pki: Pki, trust: TrustAnchors) -> None:
                 assert program.line().strip() == (expected if can_be else _RESET), act
 
 
+_TAKES_A_SHORT_READ_FOR_THE_LAST = """
+import errno, select
+listener = listen()
+while True:
+    sock, _ = listener.accept()
+    sock.setblocking(False)
+    poll = select.epoll()
+    poll.register(sock, select.EPOLLIN | select.EPOLLET)
+    found = []
+    while not found or found[-1] not in ("last", "", errno.ECONNRESET):
+        poll.poll()
+        try:
+            found.append(sock.recv(100).decode())
+        except BlockingIOError:
+            pass
+        except OSError as exc:
+            found.append(exc.errno)
+    print(found, flush=True)
+    sock.close()
+"""
+
+
+@pytest.mark.ktls
+@pytest.mark.each_kernel
+def test_records_that_come_with_data(pki: Pki, trust: TrustAnchors) -> None:
+    """A program hears of them that waits for news after a short read, as nginx does."""
+    with Wrapped(pki, KERNEL, _TAKES_A_SHORT_READ_FOR_THE_LAST) as program:
+        peer = _peer(trust, program)
+        with peer.sock:  # all in one segment
+            update = peer.data(b"first"), peer.key_update(KeyUpdateRequest.update_not_requested)
+            peer.sock.sendall(b"".join(update) + peer.data(b"last"))
+            last = "last" if capabilities().rekey else errno.ECONNRESET
+            assert program.line() == f"{['first', last]}\n"
+        peer = _peer(trust, program)
+        with peer.sock:
+            peer.sock.sendall(peer.data(b"first") + peer.seal(*CLOSE_NOTIFY))
+            assert program.line() == f"{['first', '']}\n"
+
+
 @pytest.mark.ktls
 @pytest.mark.each_kernel
 def test_calls_that_do_not_wait(pki: Pki, trust: TrustAnchors) -> None:

@@ -116,21 +116,24 @@ def test_cancelled() -> None:
 def test_private_descriptors_and_sockets_of_systemd(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The child has none of our private descriptors, and LISTEN_PID is its own."""
+    """The child has none of our private descriptors, and the service manager means it."""
     (tmp_path / "key").touch()
     secret = os.open(tmp_path / "key", os.O_RDONLY)
     reader, writer = os.pipe()
 
     def become() -> int:
         files = {os.path.realpath(f"/proc/self/fd/{each}") for each in os.listdir("/proc/self/fd")}
-        found = (str(tmp_path / "key") in files, os.environ["LISTEN_PID"] == str(os.getpid()))
-        os.write(writer, repr(found).encode())
+        has_key, pid = str(tmp_path / "key") in files, str(os.getpid())
+        is_meant = [os.environ.get(each) == pid for each in variables]
+        os.write(writer, repr((has_key, is_meant)).encode())
         return 0
 
-    monkeypatch.setenv("LISTEN_PID", str(os.getpid()))
+    variables = ("LISTEN_PID", "WATCHDOG_PID", "LISTEN_PIDFDID")
+    for name in variables:
+        monkeypatch.setenv(name, str(os.getpid()))
     with launched(become, private=[secret]) as found:
         found.release()
-        assert os.read(reader, 100) == b"(False, True)"
+        assert os.read(reader, 100) == b"(False, [True, True, False])"
     for number in (secret, reader, writer):
         os.close(number)
 

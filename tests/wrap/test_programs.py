@@ -1,119 +1,83 @@
-"""Servers of others under wrap, on kernel TLS: pages, uploads, ends, reload."""
+"""Servers of others under wrap, on kernel TLS: pages, files, uploads, crowds, ends, reloads."""
 
 from __future__ import annotations
 
-import signal
-import socket
-from http.client import HTTPSConnection
+import tempfile
+from contextlib import nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.cli.forked import Forked
-from tests.doubles import until
-from tests.interop.programs import free_port
-from tests.provision import find
+from tests.interop.programs import TIMEOUT
+from tests.provision import GUEST, SERVERS_AT
+from tests.wrap.servers.backend import Backend
+from tests.wrap.servers.harness import Served
+from tests.wrap.servers.table import SERVERS
+from tests.wrap.servers.visits import Clients
 from tests.wrap.wrapped import needs_seccomp
 from tlsify.ktls.diag import tls_stat
+from tlsify.ktls.probe import capabilities
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Iterator
 
     from tests.cli.conftest import Pki
+    from tlsify.credentials.anchors import TrustAnchors
 
-pytestmark = [needs_seccomp, pytest.mark.ktls, pytest.mark.interop]
+pytestmark = [needs_seccomp, pytest.mark.ktls, pytest.mark.interop, pytest.mark.timeout(TIMEOUT)]
 
-_PAGE = bytes(range(256)) * 2**12
-_NGINX = """
-user root; daemon off; worker_processes 2; pid {place}/pid; error_log {place}/errors info;
-events {{ worker_connections 64; }}
-http {{
-    access_log off; sendfile on; client_body_temp_path {place}/a; proxy_temp_path {place}/b;
-    fastcgi_temp_path {place}/c; uwsgi_temp_path {place}/d; scgi_temp_path {place}/e;
-    server {{ listen 127.0.0.1:{port} {options}; root {place}; }}
-}}
-"""
+# What each server is put through where all of them are there, emulated or not; else little does.
+_IS_FULL = bool(SERVERS_AT)
+_MEGABYTES, _COUNT = {(True, True): (32, 200), (True, False): (4, 40)}.get(
+    (_IS_FULL, GUEST == "uml"), (1, 4)
+)
+_EACH_KERNEL = "nginx, deferred"
 
 
-class _Server(Forked):
-    """A server under wrap."""
-
-    def __init__(self, pki: Pki, port: int, *words: str | Path) -> None:
-        """Start it, and wait until it listens."""
-        credentials = ("--cert", pki.good.certificate, "--key", pki.good.key)
-        super().__init__("--ktls=require", "wrap", *credentials, "--", *words)
-        self._port, self._pki = port, pki
-        until(lambda: "TLS on" in self.said())
-
-    def open(self) -> HTTPSConnection:
-        """Open a connection that is kept."""
-        return HTTPSConnection(
-            "localhost",
-            self._port,
-            context=self._pki.client_context(),
-            timeout=60,
-            source_address=("127.0.0.1", 0),
-        )
-
-    def fetch(self, connection: HTTPSConnection) -> None:
-        """Fetch the page."""
-        connection.request("GET", "/page")
-        assert connection.getresponse().read() == _PAGE
+def _all() -> Iterator[object]:
+    for name, server in SERVERS.items():
+        marks = [] if server.is_quick else [pytest.mark.full_run]
+        if name == _EACH_KERNEL:
+            marks.append(pytest.mark.each_kernel)
+        yield pytest.param(name, marks=marks)
 
 
-@pytest.mark.each_kernel
-@pytest.mark.parametrize("options", ["", "reuseport deferred"])
-def test_nginx(pki: Pki, tmp_path: Path, options: str) -> None:
-    """Keep-alive, two workers, reload, graceful end; its log knows of no odd record."""
-    (tmp_path / "page").write_bytes(_PAGE)
-    port, before = free_port(), tls_stat()["TlsTxSw"]
-    config = tmp_path / "nginx.conf"
-    config.write_text(_NGINX.format(place=tmp_path, port=port, options=options))
-    with _Server(pki, port, find("nginx"), "-p", tmp_path, "-c", config) as server:
-        kept = server.open()
-        for _ in range(2):
-            server.fetch(kept)
-        for _ in range(4):
-            other = server.open()
-            server.fetch(other)
-            other.close()
-        server.signal(signal.SIGHUP)
-        until(lambda: "reconfiguring" in (tmp_path / "errors").read_text())
-        last = server.open()
-        server.fetch(last)
-        last.close()
-        kept.close()
-        server.signal(signal.SIGQUIT)
-        assert server.end() == 0
-    errors = (tmp_path / "errors").read_text()
-    assert not [line for line in errors.splitlines() if "[alert]" in line or "(5:" in line]
-    assert tls_stat()["TlsTxSw"] - before >= 6
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """A folder that other users may enter, unlike pytest's."""
+    with tempfile.TemporaryDirectory(prefix="tlsify-") as folder:
+        path = Path(folder)
+        path.chmod(0o755)
+        yield path
 
 
-def test_busybox_httpd(pki: Pki, tmp_path: Path) -> None:
-    """A server that forks for each connection."""
-    (tmp_path / "page").write_bytes(_PAGE)
-    port = free_port()
-    words = ("httpd", "-f", "-p", f"127.0.0.1:{port}", "-h", tmp_path)
-    with _Server(pki, port, find("busybox"), *words) as server:
-        for _ in range(2):
-            connection = server.open()
-            server.fetch(connection)
-            connection.close()
-        server.ask_to_end()
-        assert server.end() == 128 + signal.SIGTERM
-
-
-def test_socat(pki: Pki) -> None:
-    """A program on each connection, which answers after the client has ended its side."""
-    port = free_port()
-    listen = f"TCP-LISTEN:{port},bind=127.0.0.1,reuseaddr,fork"
-    with _Server(pki, port, find("socat"), listen, "EXEC:cat") as server:
-        for _ in range(2):
-            sock = socket.create_connection(("127.0.0.1", port), 60)
-            with pki.client_context().wrap_socket(sock, server_hostname="localhost") as client:
-                client.sendall(b"hello")
-                assert client.recv(5) == b"hello"
-                client.unwrap().close()
-        server.ask_to_end()
-        assert server.end() == 128 + signal.SIGTERM
+@pytest.mark.parametrize("name", [*_all()])
+def test_server(pki: Pki, trust: TrustAnchors, place: Path, name: str) -> None:
+    """Its clients get all of it, and it hears of no record that is not data."""
+    server, before = SERVERS[name], tls_stat()["TlsTxSw"]
+    backend = Backend(place) if server.is_proxy else nullcontext()
+    with backend, Served(pki, place, server, _MEGABYTES) as served:
+        clients = Clients(served, pki, trust)
+        clients.prepare()
+        if server.keeps_alive:
+            clients.keep_alive()
+        calls = megabytes = 0
+        if server.talk != "echo":
+            megabytes = _MEGABYTES
+            clients.upload(megabytes * 2**18)
+            clients.fetch("file")
+            calls = served.sendfile_calls(lambda: clients.fetch("file")) if _IS_FULL else 0
+        clients.come(_COUNT, served.reload if server.reload else None)
+        clients.cut()
+        is_answered = clients.half_close()
+        has_followed = clients.update_key()
+        clients.fetch("page")
+        served.stop()
+        served.check_log()
+        assert is_answered == server.answers_half
+        assert has_followed == (capabilities().rekey and not server.is_moved)
+        assert tls_stat()["TlsTxSw"] - before >= clients.made
+        shown = {"half": is_answered, "key_update": has_followed, "sendfile": calls}
+        shown |= {"connections": clients.made, "reload": bool(server.reload)}
+        served.keep(name, megabytes=megabytes, **shown)

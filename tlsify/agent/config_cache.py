@@ -15,9 +15,9 @@ from tlsify.agent import wire
 from tlsify.codepoints import DEFAULT_AEADS, Aead, ProtocolVersion
 from tlsify.config import ClientConfig, KtlsMode, KtlsPolicy, ServerConfig
 from tlsify.connection import establish
+from tlsify.credentials import crls
 from tlsify.credentials.anchors import TrustAnchors
 from tlsify.credentials.key_pair import KeyPair
-from tlsify.credentials.parse import load_crls
 from tlsify.errors import ConfigError, ResourceError, TlsifyError
 from tlsify.names import ReferenceIdentifier
 from tlsify.trust import store
@@ -276,7 +276,7 @@ def _common(request: wire.Request) -> dict[str, Any]:
             str(exc), hint='"tlsify help docs/agent.md" lists the valid values'
         ) from exc
     if request.crls is not None:
-        values["crls"] = load_crls(_path(request.crls))
+        values["crls"] = crls.load(_path(request.crls))
     if request.key_log is not None:
         values["key_log"] = _path(request.key_log)
     return values

@@ -9,7 +9,7 @@ import socket
 import stat
 from typing import TYPE_CHECKING
 
-from tlsify.errors import ConfigError
+from tlsify.errors import ConfigError, unusable
 from tlsify.system.listening import is_left_over
 from tlsify.system.modes import bind, make_private, open_private
 
@@ -48,11 +48,8 @@ class Listener:
                 self.sock.listen(_BACKLOG)
         except (OSError, ValueError) as exc:
             self.sock.close()
-            reason = exc.strerror if isinstance(exc, OSError) and exc.strerror else str(exc)
-            raise ConfigError(
-                f"cannot listen at {path}: {reason}",
-                hint="name a socket, by a path of at most 107 bytes, in a folder of your own",
-            ) from exc
+            hint = "name a socket, by a path of at most 107 bytes, in a folder of your own"
+            raise unusable(f"cannot listen at {path}", exc, hint) from exc
         except ConfigError:
             self.sock.close()
             raise

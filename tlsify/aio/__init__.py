@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tlsify.aio.acceptor import Acceptor as Acceptor
-    from tlsify.aio.acceptor import Limits as Limits
     from tlsify.aio.handshake import hand_over as hand_over
+    from tlsify.aio.limits import Limits as Limits
     from tlsify.aio.loop import EventLoop as EventLoop
     from tlsify.aio.loop import new_event_loop as new_event_loop
     from tlsify.aio.server import (
@@ -38,7 +38,8 @@ _HOMES = {
     "server": ("start_server", "create_server", "Server"),
     "transport": ("sendfile", "current", "attach"),
     "loop": ("EventLoop", "new_event_loop"),
-    "acceptor": ("Acceptor", "Limits"),
+    "acceptor": ("Acceptor",),
+    "limits": ("Limits",),
     "handshake": ("hand_over",),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}

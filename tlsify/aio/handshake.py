@@ -7,14 +7,15 @@ import contextlib
 import socket
 from typing import TYPE_CHECKING
 
-from tlsify.config import KtlsPolicy
+from tlsify.config import KtlsPolicy, ServerConfig
 from tlsify.connection.establish import PendingConnection
 from tlsify.connection.setup import handshake
 from tlsify.connection.setup.dialing import closed_on_error
+from tlsify.connection.setup.greeting import Greeting
 from tlsify.errors import HandshakeError
 
 if TYPE_CHECKING:
-    from tlsify.config import ClientConfig, ServerConfig
+    from tlsify.config import ClientConfig
     from tlsify.connection.handoff import Handoff
     from tlsify.isolation.remote_engine import RemoteEngine
     from tlsify.tls.engine import Engine, Stranger
@@ -30,6 +31,8 @@ async def hand_over(
     policy: KtlsPolicy | None = None,
     timeout: float | None = None,
     stranger: Stranger | None = None,
+    *,
+    is_inline: bool = False,
 ) -> Handoff:
     """Do a handshake without blocking the loop, and hand the connection over.
 
@@ -39,19 +42,24 @@ async def hand_over(
         policy: when to offload; AUTO if None.
         timeout: seconds for the handshake; the configuration's own if None.
         stranger: answers a peer that speaks no TLS, as an `Engine` has it.
+        is_inline: whether the caller carries the data by `pump.carry`, which needs no thread.
 
     Raises:
         As `establish.connect`.
     """
     seconds = config.timeout if timeout is None else timeout
+    engine: Engine | RemoteEngine | None = None
     with contextlib.ExitStack() as stack:
         stack.enter_context(closed_on_error(sock))
         sock.settimeout(0)
-        opening = stack.enter_context(PendingConnection(sock, config, policy or KtlsPolicy()))
-        engine = opening.engine
-        engine.stranger = stranger
         try:
             async with asyncio.timeout(seconds):
+                if isinstance(config, ServerConfig):
+                    await _await_greeting(sock)
+                opening = PendingConnection(sock, config, policy or KtlsPolicy())
+                stack.enter_context(opening)
+                engine = opening.engine
+                engine.stranger = stranger
                 await _drive(sock, engine)
         except HandshakeError:
             await _part(sock)
@@ -60,9 +68,20 @@ async def hand_over(
             if exc.errno is not None:  # as in `handshake.run`
                 raise
             raise handshake.too_slow(seconds, engine) from exc
-        handed = opening.commit()
+        handed = opening.commit(is_inline=is_inline)
         handed.sock.settimeout(0)
         return handed
+
+
+async def _await_greeting(sock: socket.socket) -> None:
+    loop = asyncio.get_running_loop()
+    greeting = Greeting(sock)
+    try:
+        while not greeting.has_come():
+            await _readable(loop, sock)
+    except BaseException:
+        greeting.drop()
+        raise
 
 
 async def _drive(sock: socket.socket, engine: Engine | RemoteEngine) -> None:

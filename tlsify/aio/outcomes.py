@@ -13,21 +13,34 @@ from tlsify.errors import (
     IdentityError,
     KeyHolderError,
     KtlsError,
+    NoCertificate,
     PeerAlert,
     PeerMisbehaved,
+    ProxyHeaderError,
     ResourceError,
     Truncated,
 )
 from tlsify.metrics.counters import HANDSHAKE_OUTCOMES, Event, count
+from tlsify.tls.challenge import ChallengeAnswered
 
 if TYPE_CHECKING:
     from tlsify.connection.handoff import Handoff
 
 # What a handshake may end with; anything else is a bug.
 FAILURES = (HandshakeError, DeadlineExceeded, KtlsError, ConfigError, ResourceError, OSError)
+# With health checks, port scans, browsers that begin without TLS, and ACME authorities.
+USUAL = {
+    Event.HANDSHAKE_TRUNCATED,
+    Event.HANDSHAKE_BROKEN,
+    Event.HANDSHAKE_PLAIN_HTTP,
+    Event.HANDSHAKE_ACME_CHALLENGE,
+}
 _KINDS: tuple[tuple[type[Exception], Event], ...] = (
     (KeyHolderError, Event.HANDSHAKE_KEY_HOLDER),
+    (ChallengeAnswered, Event.HANDSHAKE_ACME_CHALLENGE),
+    (NoCertificate, Event.HANDSHAKE_NO_CERTIFICATE),
     (DeadlineExceeded, Event.HANDSHAKE_TOO_SLOW),
+    (ProxyHeaderError, Event.HANDSHAKE_PROXY_HEADER),
     (PeerAlert, Event.HANDSHAKE_PEER_ALERT),
     (IdentityError, Event.HANDSHAKE_IDENTITY),
     (Truncated, Event.HANDSHAKE_TRUNCATED),

@@ -50,6 +50,10 @@ class PendingHandshakes:
         """Count them."""
         return self._number
 
+    def number_from(self, where: bytes | None) -> int:
+        """Count those from one origin."""
+        return len(self._from.get(where, ()))
+
     def enter(self, opening: PendingHandshake) -> None:
         """Add one."""
         self._from.setdefault(opening.origin, {})[opening] = None
@@ -121,9 +125,9 @@ def origin(name: object) -> bytes | None:
 
 
 def silence(sock: socket.socket) -> float:
-    """Return the seconds since a peer last sent; 0 while there are unread bytes."""
+    """Return the seconds since a peer last sent; 0 while there are bytes that we ought to read."""
     try:
-        if unread(sock):
+        if unread(sock) >= sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT):
             return 0.0
         told = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _LAST_DATA_RECV.size)
         (milliseconds,) = _LAST_DATA_RECV.unpack(told)

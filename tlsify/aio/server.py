@@ -10,7 +10,7 @@ import weakref
 from asyncio.trsock import TransportSocket
 from typing import TYPE_CHECKING, Any
 
-from tlsify.aio.acceptor import Acceptor, Limits
+from tlsify.aio.acceptor import Acceptor
 from tlsify.aio.streams import LIMIT, StreamProtocol, Terms, server_terms
 from tlsify.aio.transport import begin
 from tlsify.config import ClosePolicy, ServerConfig
@@ -19,6 +19,7 @@ from tlsify.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from tlsify.aio.limits import Limits
     from tlsify.config import KtlsPolicy
     from tlsify.connection.handoff import Handoff
     from tlsify.sslcontext.context import SSLContext
@@ -38,7 +39,7 @@ class Server(asyncio.AbstractServer):
         factory: Callable[[], asyncio.BaseProtocol],
         listeners: Sequence[socket.socket],
         terms: Terms,
-        limits: Limits,
+        limits: Limits | None,
         backlog: int,
     ) -> None:
         """Prepare to serve; the listeners belong to the server from here on."""
@@ -180,9 +181,7 @@ async def create_server(
         changed: Any = dataclasses.replace(terms.config, timeout=timeout)
         terms = terms._replace(config=changed)
     listeners = await _listen(host, port, sock, options)
-    server = Server(
-        factory, listeners, terms._replace(closing=closing), limits or Limits(), backlog
-    )
+    server = Server(factory, listeners, terms._replace(closing=closing), limits, backlog)
     if start_serving:
         await server.start_serving()
     return server

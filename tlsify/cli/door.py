@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import logging
 import math
 import os
-import resource
 import select
 import signal
 import time
 from functools import partial
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
+from tlsify.aio.outcomes import name_of
 from tlsify.aio.pending import origin
-from tlsify.cli.messages import guarded
-from tlsify.cli.places import Newcomer, Place, Places
+from tlsify.cli.descriptor_limit import DescriptorLimit
+from tlsify.cli.messages import fail, guarded
+from tlsify.cli.newcomers import Newcomer, SilentNewcomers
+from tlsify.cli.places import Place, Places
+from tlsify.connection.setup.handshake import too_slow
 from tlsify.errors import ExitCode, TlsifyError, errno_name
 from tlsify.logs import messages
 from tlsify.logs.text import spell_address
+from tlsify.metrics.counters import Event
 from tlsify.serving.generation import STOP_SIGNALS, ended
 from tlsify.system import listening
 from tlsify.system.process import StopRequests, await_threads, fork
@@ -35,10 +38,24 @@ _log = logging.getLogger("tlsify")
 _SIGNALS = (*STOP_SIGNALS, signal.SIGHUP, signal.SIGUSR1, signal.SIGCHLD)
 # How long to wait, in seconds, where accepting or forking fails.
 _PAUSE = 1.0
-# Descriptors that are needed besides those of places: one for each.
-_OWN_DESCRIPTORS = 64
 # Seconds between two warnings that places are short.
 _WARNING_INTERVAL = 60.0
+_STALLED = "its handshake has stalled"
+
+
+class DoorLimits(NamedTuple):
+    """Limits of a door's connections.
+
+    Attributes:
+        connections: how many there may be at once, their keepers included.
+        per_address: how many of them from one IPv4 address or IPv6 /64; None for any number.
+        patience: seconds for a ClientHello, without which a connection has neither a place nor a
+            process; None has each get them at once, since its program may speak first.
+    """
+
+    connections: int
+    per_address: int | None = None
+    patience: float | None = None
 
 
 class Door:
@@ -59,8 +76,7 @@ class Door:
         listeners: Sequence[socket.socket],
         serve: Callable[[socket.socket, int], int],
         reload: Callable[[], None],
-        limit: int,
-        per_address: int | None,
+        limits: DoorLimits,
     ) -> None:
         """Prepare.
 
@@ -69,17 +85,17 @@ class Door:
             serve: called in a process of its own with a connection, and with the descriptor to say
                 on that its handshake is done; gives the exit status.
             reload: called on SIGHUP; raises a TlsifyError if all is to stay as it was.
-            limit: how many connections there may be at once, their keepers included.
-            per_address: how many of them from one IPv4 address or IPv6 /64; None for any number.
+            limits: of its connections.
         """
         self.refused: Callable[[object, str, object, float], None] = lambda *_: None
         self.reopen_logs: Callable[[], None] = lambda: None
         self._listeners = list(listeners)
         self._serve = serve
         self._reload = reload
-        self._descriptors = _Descriptors()
-        self._places = Places(self._descriptors.suffice_for(limit))
-        self._per_address = per_address
+        self._descriptors = DescriptorLimit()
+        limit, silent = self._descriptors.suffice_for(limits.connections)
+        self._places = Places(limit)
+        self._per_address = limits.per_address
         self._by_pid: dict[int, Place] = {}
         self._by_lifeline: dict[int, Place] = {}
         self._waiting: list[Newcomer] = []
@@ -89,6 +105,8 @@ class Door:
         self._looked = 0.0  # when what was due by then was done
         self._pipe = SignalPipe()
         self._poller = select.epoll()
+        self._patience = limits.patience
+        self._silent = SilentNewcomers(self._poller, silent, limits.patience or 0.0)
         self._polled: set[int] = set()
         self._manager = ServiceManager(notify, watchdog_period())
         self._shortage = _Shortage()
@@ -111,6 +129,8 @@ class Door:
                     self._heed(self._pipe.read())
                 elif (place := self._by_lifeline.get(number)) is not None:
                     self._hear(place)
+                elif number in self._silent:
+                    self._greet(number)
                 else:
                     self._accept(number)
             self._look_after(time.monotonic())
@@ -122,8 +142,11 @@ class Door:
         now = time.monotonic()
         wanted = self._resume_at is None and self._places.admits(len(self._waiting))
         for sock in self._listeners:
-            self._poll(sock.fileno(), wanted=wanted)
-        due = [self._manager.due]
+            try:
+                self._poll(sock.fileno(), wanted=wanted)
+            except OSError as exc:
+                self._pause("wait for connections", exc)
+        due = [self._manager.due, self._silent.due]
         if self._resume_at is not None:
             due.append(self._resume_at)
         elif self._waiting and (moment := self._places.due(self._looked)) is not None:
@@ -145,6 +168,8 @@ class Door:
         """Do what is due."""
         if self._resume_at is not None and now >= self._resume_at:
             self._resume_at = None
+        for late in self._silent.late(now):
+            self._give_up(late)
         if not self._stopping:
             self._make_room(now)
         self._looked = now
@@ -178,6 +203,7 @@ class Door:
             self._poll(sock.fileno(), wanted=False)
             sock.close()
         self._listeners.clear()
+        self._silent.close()
         while self._waiting:  # as connections in the listening socket's queue
             self._waiting.pop().sock.close()
 
@@ -196,22 +222,53 @@ class Door:
             if not isinstance(exc, ConnectionError):
                 self._pause("accept", exc)
             return
-        newcomer = Newcomer(sock, origin(name), name)
+        newcomer = Newcomer(sock, origin(name), name, time.monotonic())
         if self._has_enough(newcomer.origin):
             why = f"its address has reached its limit of connections ({self._per_address})"
             self._refuse(newcomer, "per_address", why)
             return
-        self._waiting.append(newcomer)
+        if self._patience is None:
+            self._waiting.append(newcomer)
+        else:
+            self._await_greeting(newcomer)
+
+    def _await_greeting(self, newcomer: Newcomer) -> None:
+        """Leave a newcomer without a place until it has greeted."""
+        now = newcomer.since
+        if (excess := self._silent.excess(now)) is not None:
+            self._refuse(excess, name_of(Event.HANDSHAKE_EVICTED), _STALLED)
+            self._shortage.note(now, newcomers=1)
+        newcomer.sock.settimeout(0)
+        try:
+            if not self._silent.wait_for(newcomer):
+                self._waiting.append(newcomer)
+        except OSError as exc:
+            newcomer.sock.close()
+            self._pause("wait for a ClientHello", exc)
+
+    def _greet(self, number: int) -> None:
+        if (newcomer := self._silent.greeted(number)) is not None:
+            self._waiting.append(newcomer)
+
+    def _give_up(self, newcomer: Newcomer) -> None:
+        """Close the connection of a newcomer that has not greeted, with its process's message."""
+        error = too_slow(self._patience or 0.0, None)
+        token = messages.peer.set(newcomer.address)
+        fail(f"{_prefix(newcomer)}{error}", error.hint)
+        messages.peer.reset(token)
+        seconds = time.monotonic() - newcomer.since
+        self.refused(newcomer.address, name_of(Event.HANDSHAKE_TOO_SLOW), error, seconds)
+        newcomer.sock.close()
 
     def _refuse(self, newcomer: Newcomer, end: str, why: str) -> None:
         about = {"peer": newcomer.address}
         _log.log(messages.NOTICE, "connection refused: %s", why, extra=about)
-        self.refused(newcomer.address, end, why, 0.0)
+        self.refused(newcomer.address, end, why, time.monotonic() - newcomer.since)
         newcomer.sock.close()
 
     def _has_enough(self, where: bytes | None) -> bool:
         waiting = sum(each.origin == where for each in self._waiting)
-        number = self._places.number_from(where) + waiting
+        number = self._places.number_from(where) + self._silent.number_from(where) + waiting
         return self._per_address is not None and number >= self._per_address
 
     def _make_room(self, now: float) -> None:
@@ -223,10 +280,10 @@ class Door:
         for place in self._places.victims(self._waiting, now):
             self._hear(place)
             if self._places.is_opening(place):  # still
-                why = "its handshake has stalled"
                 about = {"peer": place.address}
-                _log.log(messages.NOTICE, "connection refused: %s", why, extra=about)
-                self.refused(place.address, "evicted", why, now - place.since)
+                _log.log(messages.NOTICE, "connection refused: %s", _STALLED, extra=about)
+                end = name_of(Event.HANDSHAKE_EVICTED)
+                self.refused(place.address, end, _STALLED, now - place.since)
                 self._places.give_up(place)
                 if place.runs:
                     os.kill(place.pid, signal.SIGTERM)  # and its keeper ends with it
@@ -273,6 +330,7 @@ class Door:
             self._pipe.drop()
             for number in (lifeline, *self._by_lifeline):
                 os.close(number)
+            self._silent.drop()
             for sock in (*self._listeners, *(each.sock for each in self._waiting)):
                 if sock is not newcomer.sock:
                     sock.close()
@@ -280,9 +338,7 @@ class Door:
             newcomer.sock.settimeout(None)
             messages.peer.set(newcomer.address)
             serve = partial(self._serve, newcomer.sock, other_end)
-            # In JSON the address is a field of the message.
-            about = "" if messages.is_json() else f"{spell_address(newcomer.address)}: "
-            status = guarded(serve, about)
+            status = guarded(serve, _prefix(newcomer))
             await_threads()
         finally:
             os._exit(status)
@@ -316,6 +372,11 @@ class Door:
             self._places.leave(place)
 
 
+def _prefix(newcomer: Newcomer) -> str:
+    """Return how an error line about a connection begins; in JSON the address is a field."""
+    return "" if messages.is_json() else f"{spell_address(newcomer.address)}: "
+
+
 class _Shortage:
     """Tells the log that places are short, once in a while."""
 
@@ -335,33 +396,3 @@ class _Shortage:
             )
             self._next = now + _WARNING_INTERVAL
             self._handshakes = self._newcomers = 0
-
-
-class _Descriptors:
-    """The limit of descriptors: raised for the door where places need it, and not for programs."""
-
-    def __init__(self) -> None:
-        self._before = resource.getrlimit(resource.RLIMIT_NOFILE)
-        self._is_raised = False
-
-    def suffice_for(self, limit: int) -> int:
-        """Raise it as far as so many places need it; return how many of them there can be."""
-        soft, hard = self._before
-        needed = limit + _OWN_DESCRIPTORS
-        if soft == resource.RLIM_INFINITY or needed <= soft:
-            return limit
-        most = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
-        self._is_raised = True
-        found = max(most - _OWN_DESCRIPTORS, 1)
-        if found < limit:
-            _log.warning(
-                "%d connections at once, and not %d: no more descriptors (ulimit -n)", found, limit
-            )
-        return found
-
-    def restore(self) -> None:
-        """Set it back: programs that call select(2) can do with 1024 descriptors only."""
-        if self._is_raised:
-            with contextlib.suppress(ValueError, OSError):  # the limit was lowered meanwhile
-                resource.setrlimit(resource.RLIMIT_NOFILE, self._before)

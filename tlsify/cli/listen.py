@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from tlsify.addresses import Address
 from tlsify.aio.outcomes import name_of, outcome
-from tlsify.cli.door import Door
+from tlsify.cli.door import Door, DoorLimits
 from tlsify.cli.options import addresses, logs
 from tlsify.cli.options import common as shared
 from tlsify.cli.options import server as server_options
@@ -135,7 +135,9 @@ def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
                 access_log.reopen()
             config = configuration.load()
 
-        door = Door(listeners, serve, reload, arguments.limit, arguments.per_address)
+        patience = None if arguments.ucspi_tls else arguments.timeout
+        limits = DoorLimits(arguments.limit, arguments.per_address, patience)
+        door = Door(listeners, serve, reload, limits)
         if access_log is not None:
             door.refused, door.reopen_logs = access_log.refused, access_log.reopen
         door.run()

@@ -7,7 +7,7 @@ import signal
 import sys
 from typing import TYPE_CHECKING
 
-from tlsify.errors import ExitCode, TlsifyError, errno_name
+from tlsify.errors import SHORTAGES, ExitCode, TlsifyError, errno_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,8 +20,7 @@ _HINTS = {
     errno.EBADF: "leave stdin, stdout and stderr open",
     errno.EIO: "see whether the terminal or the disk behind it is still there",
     errno.EISDIR: "name a file, a pipe or a terminal",
-    errno.EMFILE: 'raise the limit with "ulimit -n"',
-    errno.ENOSPC: "free some space where the output goes",
+    **SHORTAGES,
 }
 
 

@@ -14,7 +14,7 @@ from tlsify.cli.messages import PROGRAM, fail, flush_stdout
 from tlsify.errors import ConfigError, ExitCode, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 
 # Verb -> what it does. The module of the same name is imported only when its verb is called.
@@ -27,6 +27,7 @@ VERBS = {
     "serve": "HTTPS server for the files of a folder",
     "forward": "TLS in front of another server, which receives plaintext or descriptors",
     "wrap": "TLS for an unmodified server, which writes to its clients through the kernel",
+    "config": "translate a configuration of stunnel, hitch or ghostunnel",
     "check": "report what this host can offload, and why the rest cannot be",
     "status": "list the connections that the kernel or tlsify protects, with their processes",
 }
@@ -69,6 +70,25 @@ class GlobalOptions(NamedTuple):
     syslog: bool = False
 
 
+class Attached(argparse.Action):
+    """An option whose value, if it has one, stands in the same word: the next is not it."""
+
+    def __init__(self, *, const: str, **options: Any) -> None:
+        """Take what the option means without a value."""
+        super().__init__(nargs="?", const=const, **options)
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        """Store the value."""
+        del parser, option_string
+        setattr(namespace, self.dest, values)
+
+
 class _Parser(argparse.ArgumentParser):
     """Reports misuse as every other error is reported."""
 
@@ -93,7 +113,7 @@ class _Parser(argparse.ArgumentParser):
 
     def read(self, words: list[str]) -> argparse.Namespace:
         """Parse, and see whether all of it goes together."""
-        self._words = words
+        self._words = words = list(self._attached(words))
         parse = self.parse_known_intermixed_args if self.is_mixed else self.parse_known_args
         given, unknown = parse(words)
         if unknown:
@@ -103,6 +123,15 @@ class _Parser(argparse.ArgumentParser):
         if self.complete is not None and not self._asking:
             self.complete(given)
         return given
+
+    def _attached(self, words: list[str]) -> Iterator[str]:
+        """Write out the value of each option that has it in its own word, or stands without."""
+        for at, word in enumerate(words):
+            if word == "--":
+                yield from words[at:]
+                return
+            action = self._option_string_actions.get(word)
+            yield f"{word}={action.const}" if isinstance(action, Attached) else word
 
     def _refuse(self, words: list[str]) -> NoReturn:
         """End with what may be meant by the first word that is not known."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Sequence
+
+    from tlsify.cli.newcomers import Newcomer
 
 # How long a handshake may take before it makes room for others, in seconds: where handshakes take
 # long in general, four times that, but no longer than ten.
@@ -18,20 +19,6 @@ _SMOOTHING = 0.1
 _ROOM = 16
 # With stalled handshakes in more than this part of all places an origin counts as a hog.
 _PART = 8
-
-
-class Newcomer(NamedTuple):
-    """A connection that was accepted, and has no place yet.
-
-    Attributes:
-        sock: the connection.
-        origin: network that it comes from (`aio.pending.origin`).
-        address: as ``accept`` gives it.
-    """
-
-    sock: socket.socket
-    origin: bytes | None
-    address: object
 
 
 @dataclass(eq=False, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,9 +13,10 @@ from tlsify.cli.options import server as server_options
 from tlsify.cli.options import serving as serving_options
 from tlsify.connection.setup.eligibility import host_refusal
 from tlsify.credentials.self_signed import make_key_pair
-from tlsify.errors import ConfigError, ExitCode, UsageError
+from tlsify.errors import ConfigError, ExitCode, UsageError, unusable
 from tlsify.logs.messages import announce
 from tlsify.serving import server
+from tlsify.serving.plan import Provision
 from tlsify.system import listening
 from tlsify.system.modes import write_public
 from tlsify.system.sandbox import Reach
@@ -55,7 +57,8 @@ def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
         ) from exc
     site.check(arguments)
     rules = site.rules(arguments)
-    root, alias = _folder(arguments.directory), arguments.directory.absolute()
+    _folder(arguments.directory)
+    path = arguments.directory.absolute()
     stopgap = _Stopgap(arguments)
     access_log = logs.access_log(arguments, options)
 
@@ -73,11 +76,11 @@ def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
         carrier = "kernel TLS" if refusal is None else f"relay: {refusal.code}"
         for shown in dict.fromkeys(map(listening.spell, plan.listeners)):
             url = shown if shown.startswith("unix:") else f"https://{shown}/"
-            announce(f"serving {root} on {url} ({carrier})")
+            announce(f"serving {path} on {url} ({carrier})")
 
     def service() -> static_files.Site:
         return static_files.Site(
-            static_answers.Folder(root, alias=alias, rules=rules),
+            static_answers.Folder(_folder(path), alias=path, rules=rules),
             send_timeout=arguments.send_timeout,
             access_log=access_log,
             fields=site.fields(arguments),
@@ -86,12 +89,15 @@ def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
     plan = serving_options.plan(
         arguments,
         options,
-        service,
-        reach=lambda: Reach(read=(str(root),)),
+        lambda: Provision(service),
+        reach=lambda: Reach(read=(os.path.realpath(path),)),
         load=load,
         on_ready=ready,
         access_log=access_log,
     )
+    # The path may be a link, which is followed anew by each generation of workers.
+    watch = plan.watch or (lambda: None)
+    plan = replace(plan, watch=lambda: (watch(), serving_options.identity(path)))
     stopgap.outlives = not plan.estate.is_rehearsal
     with plan.estate:
         server.run(plan)
@@ -106,8 +112,7 @@ def examine(arguments: argparse.Namespace) -> ServerConfig:
     """
     _folder(arguments.directory)
     site.check(arguments)
-    logs.examine(arguments)
-    return server_options.configure(arguments, otherwise=lambda: make_key_pair(["localhost"]))
+    return serving_options.examine(arguments, lambda: make_key_pair(["localhost"]))
 
 
 def _folder(path: Path) -> Path:
@@ -115,9 +120,8 @@ def _folder(path: Path) -> Path:
         root = path.resolve(strict=True)
         os.scandir(root).close()
     except OSError as exc:
-        raise ConfigError(
-            f"cannot serve {path}: {exc.strerror}", hint="name an existing, readable folder"
-        ) from exc
+        hint = "name an existing, readable folder"
+        raise unusable(f"cannot serve {path}", exc, hint) from exc
     return root
 
 
@@ -160,7 +164,5 @@ class _Stopgap:
             try:
                 write_public(path, made.certificate_pem())
             except OSError as exc:
-                raise ConfigError(
-                    f"cannot write {path}: {exc.strerror}", hint="name a writable path"
-                ) from exc
+                raise unusable(f"cannot write {path}", exc, "name a writable path") from exc
         return made

@@ -6,7 +6,7 @@ import os
 from functools import partial
 from typing import TYPE_CHECKING
 
-from tlsify.aio.acceptor import Limits
+from tlsify.aio.limits import Limits
 from tlsify.cli.options import common as shared
 from tlsify.cli.options import logs
 from tlsify.cli.options import server as server_options
@@ -65,6 +65,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     serving_options.add_limits(group, "at each address", "there")
     serving_options.add_reports(group)
+    group.add_argument(
+        "--redirect-http",
+        action="store_true",
+        help="redirect clients that speak plain HTTP on a port for TLS to HTTPS; without it they "
+        "get status 400",
+    )
     parser.usage = f"{parser.prog} [OPTION...] -- PROG ARG..."
     parser.epilog = (
         "PROG listens and speaks as without TLS. The exit status is its own; signals go to it."

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, Self
 
-from tlsify.credentials.pem import files_in, no_anchors, read_file, read_pem
+from tlsify.credentials.pem import no_anchors, read_pem
+from tlsify.credentials.reading import files_in, read_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

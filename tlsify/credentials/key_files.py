@@ -12,11 +12,12 @@ from cryptography import x509
 
 from tlsify.credentials import ocsp, traefik
 from tlsify.credentials.key_pair import KeyPair
-from tlsify.credentials.pem import read_file, read_pem, unreadable
+from tlsify.credentials.pem import read_pem
+from tlsify.credentials.reading import read_file, unreadable
 from tlsify.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator
     from pathlib import Path
 
 _CALLED_AFTER_IT, _ECC = "*.key", "_ecc"
@@ -31,6 +32,8 @@ _LAYOUTS = {
 _CERTS, _PRIVATE = "certs", "private"
 _TRAEFIKS = "acme.json"
 _CHAIN_SUFFIXES = (".pem", ".crt")
+# Of all files that `find` may take for one of a certificate's.
+SUFFIXES = frozenset({*_CHAIN_SUFFIXES, ".cer", ".key", ".ocsp", ".json"})
 _DEFAULT = "default"
 _DEPTH = 2  # a folder, and the folders in it
 
@@ -261,22 +264,35 @@ def amiss(pair: KeyPair) -> list[str]:
     return found
 
 
-def fingerprint(paths: Iterable[Path]) -> tuple[State, ...]:
+def fingerprint(
+    paths: Iterable[Path], suffixes: Collection[str] | None = None
+) -> tuple[State, ...]:
     """Return a fingerprint of files and folders that changes with them.
 
     Take it before the files are read: what changes meanwhile then shows the next time.
+
+    Args:
+        paths: of files and folders.
+        suffixes: of the files that count in folders; None for all of them.
     """
-    return tuple(state for path in paths for state in _states(path, _DEPTH))
+    return tuple(state for path in paths for state in _states(path, _DEPTH, suffixes))
 
 
-def _states(path: Path, depth: int) -> Iterator[State]:
+def watched(folder: Path) -> list[Path]:
+    """Return the folders that `find` looks into for the contents of one."""
+    return [folder, *([folder.with_name(_PRIVATE)] if folder.name == _CERTS else [])]
+
+
+def _states(path: Path, depth: int, suffixes: Collection[str] | None) -> Iterator[State]:
     try:
         state = path.stat()
         if not stat.S_ISDIR(state.st_mode):
             yield str(path), state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns
         elif depth:
             for name in sorted(os.listdir(path)):
-                if not name.startswith("."):
-                    yield from _states(path / name, depth - 1)
+                inside = path / name
+                counts = suffixes is None or inside.suffix in suffixes or inside.is_dir()
+                if counts and not name.startswith("."):
+                    yield from _states(inside, depth - 1, suffixes)
     except OSError:
         yield str(path)

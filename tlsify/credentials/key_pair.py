@@ -10,8 +10,8 @@ from cryptography.exceptions import UnsupportedAlgorithm
 
 from tlsify.credentials.ocsp import objection
 from tlsify.credentials.parse import encoded, parse_certificates, parse_key
-from tlsify.credentials.pem import read_file
 from tlsify.credentials.presented import read
+from tlsify.credentials.reading import read_file
 from tlsify.errors import ConfigError
 from tlsify.names import IdKind
 

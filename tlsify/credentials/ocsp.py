@@ -9,7 +9,7 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.x509.ocsp import load_der_ocsp_response
 
-from tlsify.credentials.pem import read_file
+from tlsify.credentials.reading import read_file
 from tlsify.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def load(path: StrPath) -> bytes:
 
 def belongs(der: bytes, certificate: Certificate) -> bool:
     """Return whether a response is about a certificate, whatever the status."""
-    return any(_about(der, certificate))
+    return about(der, certificate) is not None
 
 
 def objection(der: bytes, certificate: Certificate, now: datetime) -> str | None:
@@ -52,10 +52,9 @@ def objection(der: bytes, certificate: Certificate, now: datetime) -> str | None
         certificate: the server's own.
         now: with a time zone.
     """
-    about = list(_about(der, certificate))
-    if not about:
+    said = about(der, certificate)
+    if said is None:
         return "the OCSP response is about another certificate, or is an error response"
-    said = about[0]
     if said.certificate_status.name != "GOOD":
         return f"the OCSP response says {said.certificate_status.name.lower()}"
     if said.this_update_utc > now:
@@ -64,6 +63,11 @@ def objection(der: bytes, certificate: Certificate, now: datetime) -> str | None
     if end is not None and end <= now:
         return f"the OCSP response ended on {end:%Y-%m-%d %H:%M:%S} UTC"
     return None
+
+
+def about(der: bytes, certificate: Certificate) -> OCSPSingleResponse | None:
+    """Return what a response says of a certificate; None if it says nothing."""
+    return next(_about(der, certificate), None)
 
 
 def demanded(certificate: Certificate) -> bool:

@@ -12,13 +12,11 @@ from cryptography.hazmat.primitives.asymmetric.ed448 import Ed448PrivateKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
-from tlsify.credentials.pem import malformed, read_file, read_pem
+from tlsify.credentials.pem import malformed, read_pem
 from tlsify.errors import ConfigError
 
 if TYPE_CHECKING:
     from types import ModuleType
-
-    from _typeshed import StrPath
 
 
 PrivateKey: TypeAlias = (
@@ -57,11 +55,6 @@ def parse_crls(data: bytes, what: str) -> tuple[x509.CertificateRevocationList, 
             f"{what} holds no usable certificate revocation list",
             hint='it must be DER, or contain "-----BEGIN X509 CRL-----"',
         ) from exc
-
-
-def load_crls(path: StrPath) -> tuple[x509.CertificateRevocationList, ...]:
-    """Read a file of revocation lists and parse it (`parse_crls`)."""
-    return parse_crls(read_file(path, "revocation list"), str(path))
 
 
 def parse_key(pem: bytes) -> PrivateKey:

@@ -9,14 +9,13 @@ import re
 from typing import TYPE_CHECKING
 
 from tlsify.credentials.der import SEQUENCE, elements
-from tlsify.errors import SHORTAGES, ConfigError, ResourceError
+from tlsify.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Iterator
 
     from _typeshed import StrPath
 
-    from tlsify.errors import TlsifyError
 
 _PIN = re.compile(r"sha256//([A-Za-z0-9+/]{43}=)")
 _LABELS = (b"CERTIFICATE", b"X509 CERTIFICATE")
@@ -25,45 +24,6 @@ _CERTIFICATE = rb"-----BEGIN (%b)-----([^-]*)-----END \1-----" % b"|".join(_LABE
 _TRUSTED = b"-----BEGIN TRUSTED CERTIFICATE-----"
 _BLANKS = b" \t\r\n"
 _DER = b"\x30\x82"
-
-
-def unreadable(path: StrPath, what: str, exc: OSError) -> TlsifyError:
-    """Return the error for a file or folder that cannot be read: its own, or a shortage of ours."""
-    if exc.errno in SHORTAGES:
-        return ResourceError(exc, f"cannot read {what} {path}")
-    return ConfigError(
-        f"cannot read {what} {path}: {exc.strerror}", hint="check the path and its permissions"
-    )
-
-
-def read_file(path: StrPath, what: str) -> bytes:
-    """Read a file that the configuration names.
-
-    Raises:
-        ConfigError: it cannot be read.
-        ResourceError: no descriptor or memory is available.
-    """
-    try:
-        with open(path, "rb") as file:
-            return file.read()
-    except OSError as exc:
-        raise unreadable(path, what, exc) from exc
-
-
-def files_in(folder: StrPath, suffixes: Collection[str], what: str) -> list[str] | None:
-    """Return the paths of a folder's files with such names, sorted; None if it is no folder.
-
-    Raises:
-        ConfigError: it cannot be read.
-        ResourceError: no descriptor or memory is available.
-    """
-    if not os.path.isdir(folder):
-        return None
-    try:
-        names = sorted(os.listdir(folder))
-    except OSError as exc:
-        raise unreadable(folder, what, exc) from exc
-    return [os.path.join(folder, name) for name in names if os.path.splitext(name)[1] in suffixes]
 
 
 @contextlib.contextmanager

@@ -19,11 +19,12 @@ _MAX_COMMON_NAME = 64  # RFC 5280 A.1; clients do not compare it, so a part will
 _LEEWAY = timedelta(hours=1)
 
 
-def make_key_pair(names: list[str]) -> KeyPair:
+def make_key_pair(names: list[str], *critical: x509.ExtensionType) -> KeyPair:
     """Make an EC key and a self-signed server certificate for it.
 
     Args:
         names: host names and addresses; the first, cut to 64 characters, is the subject as well.
+        critical: further extensions, which are critical.
 
     Raises:
         ConfigError: there can be no such name.
@@ -47,7 +48,7 @@ def make_key_pair(names: list[str]) -> KeyPair:
         encipher_only=False,
         decipher_only=False,
     )
-    certificate = (
+    builder = (
         x509.CertificateBuilder()
         .subject_name(subject)
         .issuer_name(subject)
@@ -60,6 +61,7 @@ def make_key_pair(names: list[str]) -> KeyPair:
         .add_extension(usage, critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        .sign(key, hashes.SHA256())
     )
-    return KeyPair((certificate,), key)
+    for extension in critical:
+        builder = builder.add_extension(extension, critical=True)
+    return KeyPair((builder.sign(key, hashes.SHA256()),), key)

@@ -6,7 +6,7 @@ import binascii
 import json
 from typing import TYPE_CHECKING, Any
 
-from tlsify.credentials.pem import read_file
+from tlsify.credentials.reading import read_file
 from tlsify.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -29,6 +29,9 @@ _PHRASES = {
 }
 
 
+_TEXT = "text/plain; charset=utf-8"
+
+
 @dataclass(frozen=True, slots=True)
 class FilePart:
     """Some bytes of an open file.
@@ -87,12 +90,23 @@ class Answer:
         lines += [more, "\r\n"]
         return "".join(lines).encode("utf-8", "surrogateescape")
 
+    def spell(self, *, with_content: bool = True) -> bytes:
+        """Return all of an answer that has no file, and after which the connection ends."""
+        content = self.content if with_content and isinstance(self.content, bytes) else b""
+        return self.head("close") + content
+
 
 def refusal(status: int, **fields: str) -> Answer:
     """Make an answer without a file, with a line for people."""
-    content = f"{status}: {_PHRASES[status]}".encode()
-    own = {"Content-Type": "text/plain; charset=utf-8", "Content-Length": str(len(content))}
-    return Answer(status, fields | own, content)
+    answer = short(status, f"{status}: {_PHRASES[status]}")
+    answer.fields |= fields
+    return answer
+
+
+def short(status: int, text: str, kind: str = _TEXT) -> Answer:
+    """Make an answer that is a text."""
+    content = text.encode()
+    return Answer(status, {"Content-Type": kind, "Content-Length": str(len(content))}, content)
 
 
 @lru_cache(maxsize=1)

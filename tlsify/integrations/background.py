@@ -7,9 +7,10 @@ import contextlib
 import logging
 import threading
 from functools import partial
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from tlsify.aio.handshake import hand_over
+from tlsify.aio.limits import most_handshakes
 from tlsify.aio.outcomes import FAILURES
 from tlsify.aio.pending import PendingHandshake, PendingHandshakes, origin
 from tlsify.errors import DeadlineExceeded
@@ -18,7 +19,6 @@ from tlsify.metrics.counters import Event, count
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Coroutine
-    from typing import Any
 
     from tlsify.connection.handoff import Handoff
     from tlsify.sslcontext.context import SSLContext
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("tlsify")
 
-# Limit on simultaneous handshakes; further connections get the places of those that have stalled.
-_LIMIT = 1000
 # Seconds until another attempt to accept, for want of descriptors or memory.
 _ACCEPT_PAUSE = 0.1
 _STALLED, _OVER = "its handshake has stalled", "the server ends"
@@ -41,19 +39,22 @@ def _nobody(_: BaseException) -> None:
 class Handshakes:
     """Takes accepted sockets, and gives those back that have done their handshake."""
 
-    def __init__(self, context: SSLContext, limit: int = _LIMIT) -> None:
+    def __init__(self, context: SSLContext, limit: int | Callable[[], int] | None = None) -> None:
         """Prepare; the thread begins with the first connection, in the process that accepts it.
 
         Args:
             context: a server's.
-            limit: handshakes under way at a time.
+            limit: handshakes under way at a time, or what returns their number now (`look_again`);
+                as many as of `Limits` if None. Further connections get the places of those that
+                have stalled.
 
         Raises:
             ConfigError: the context is unusable.
         """
         context.server_config()
         self._context = context
-        self._limit = limit
+        number = most_handshakes() if limit is None else limit
+        self._limit = number if callable(number) else lambda: number
         self._turn = asyncio.Lock()
         self._left = asyncio.Event()
         self._pending = PendingHandshakes()
@@ -83,12 +84,12 @@ class Handshakes:
             return
         loop.call_soon_threadsafe(self._begin, loop, sock, done, failed)
 
-    def listen(self, listener: socket.socket, done: Callable[[Handoff], None]) -> None:
+    def listen(self, listener: socket.socket, done: Callable[[Any, Handoff], None]) -> None:
         """Accept connections in the background, and do their handshakes.
 
         Args:
             listener: is the caller's to close, after `close`.
-            done: called as by `begin`.
+            done: called as by `begin`, with the client's address first.
 
         Raises:
             OSError: there is no descriptor for it.
@@ -123,6 +124,11 @@ class Handshakes:
         if (loop := self._loop) is not None:
             loop.call_soon_threadsafe(partial(self._find_stalled, loop, pressing=pressing))
 
+    def look_again(self) -> None:
+        """See whether there may be more handshakes by now."""
+        if (loop := self._loop) is not None:
+            loop.call_soon_threadsafe(self._left.set)
+
     def _find_stalled(
         self, loop: asyncio.AbstractEventLoop, *, pressing: bool
     ) -> PendingHandshake | float | None:
@@ -147,12 +153,12 @@ class Handshakes:
         self,
         loop: asyncio.AbstractEventLoop,
         listener: socket.socket,
-        done: Callable[[Handoff], None],
+        done: Callable[[Any, Handoff], None],
     ) -> None:
         is_failing = False
         while True:
             try:
-                sock, _ = await loop.sock_accept(listener)
+                sock, address = await loop.sock_accept(listener)
             except OSError as exc:
                 count(Event.ACCEPT_FAILED)
                 if not is_failing:
@@ -161,7 +167,7 @@ class Handshakes:
                 await asyncio.sleep(_ACCEPT_PAUSE)
                 continue
             is_failing = False
-            self._begin(loop, sock, done)
+            self._begin(loop, sock, partial(done, address))
             await asyncio.sleep(0)
             async with self._turn:  # as long as one waits for a place, others do so in the kernel
                 pass
@@ -214,7 +220,8 @@ class Handshakes:
     async def _enter(self, loop: asyncio.AbstractEventLoop, opening: PendingHandshake) -> None:
         """Wait for a place; it may be one that a stalled handshake has to give up."""
         async with self._turn:
-            while len(self._pending) >= self._limit:
+            while len(self._pending) >= self._limit():
+                count(Event.FULL_OF_HANDSHAKES)
                 found = self._find_stalled(loop, pressing=True)
                 if isinstance(found, PendingHandshake):
                     break

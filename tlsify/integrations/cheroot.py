@@ -93,14 +93,8 @@ class _Listener:
         self._ready = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK | os.EFD_SEMAPHORE)
         self._handshakes.listen(self._sock, self._add)
 
-    def _add(self, handed: Handoff) -> None:
-        sock = _Socket.established(handed, self._adapter.context)
-        try:
-            address = sock.getpeername()
-        except OSError:  # it has gone already
-            sock.close()
-            return
-        self._done.put((sock, address))
+    def _add(self, address: Any, handed: Handoff) -> None:
+        self._done.put((_Socket.established(handed, self._adapter.context), address))
         os.eventfd_write(self._ready, 1)
 
     def fileno(self) -> int:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet import defer, interfaces, tcp
@@ -20,10 +18,6 @@ from tlsify.sslcontext.facts import TLSInfo
 if TYPE_CHECKING:
     from tlsify.connection.handoff import Handoff
 
-_log = logging.getLogger("tlsify")
-
-# Connections accepted before the reactor looks at anything else.
-_TURN = 64
 _BACKLOG = 50
 
 
@@ -57,17 +51,17 @@ class Port(tcp.Port):
         super().__init__(*arguments, **options)
         self._handshakes = Handshakes(context)
 
-    def doRead(self) -> None:
-        """Accept connections, and begin their handshakes."""
-        for _ in range(_TURN):
-            try:
-                sock, address = self.socket.accept()
-            except BlockingIOError:
-                return
-            except OSError as exc:
-                _log.warning("accept: %s", exc)
-                return
-            self._handshakes.begin(sock, partial(self._handed, address))
+    def startReading(self) -> None:
+        """Begin to accept in the background: newcomers wait as long as handshakes have no place.
+
+        Raises:
+            OSError: there is no descriptor for that.
+            RuntimeError: there is no thread for that.
+        """
+        self._handshakes.listen(self.socket, self._handed)
+
+    def stopReading(self) -> None:
+        """Do nothing: `connectionLost` follows, and ends the background."""
 
     def _handed(self, address: Any, handed: Handoff) -> None:
         self.reactor.callFromThread(self._connect, address, handed)

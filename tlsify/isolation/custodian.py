@@ -19,7 +19,8 @@ from tlsify.isolation import wire
 from tlsify.isolation.holder import CHORE_PAUSE, Holder
 from tlsify.metrics.counters import Event, count
 from tlsify.system import scm_rights
-from tlsify.system.process import be_child, forgo_rights, fork, let_go, protect_process
+from tlsify.system.children import be_child
+from tlsify.system.process import forgo_rights, fork, let_go, protect_process
 from tlsify.system.signal_pipe import SignalPipe
 from tlsify.tls.context import drop_past_keys
 
@@ -107,6 +108,7 @@ def _describe(loaded: Loaded) -> bytearray:
             b"" if config.key_log is None else os.fsencode(config.key_log),
             wire.vectors(config.alpn),
             wire.vectors(choices),
+            b"provisional" if config.provisional else b"",
         ]
     )
 
@@ -124,7 +126,7 @@ def be_custodian(task: Task, control: socket.socket) -> NoReturn:
         _allow_descriptors()
         _Custodian(task, control).run()
 
-    be_child(work, lambda _: _log.exception("the process that reads the keys failed"))
+    be_child(work, "the process that reads the keys")
 
 
 def _open_descriptors() -> set[int]:
@@ -145,14 +147,6 @@ class _Family(NamedTuple):
     rendezvous: socket.socket
 
 
-def _log_failure(exc: Exception) -> None:
-    """Log why a holder ends."""
-    if isinstance(exc, OSError):
-        _log.warning("a key holder failed: %s", exc)
-    else:
-        _log.exception("bug in a key holder")
-
-
 class _Custodian:
     """Loads on demand, and replaces holders that die."""
 
@@ -167,8 +161,6 @@ class _Custodian:
     def run(self) -> None:
         """Serve until the server has left, and the last holder has ended."""
         self._pipe.catch([signal.SIGCHLD])
-        # A program that ran in the server's process before may have left it blocked (`reexec`).
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
         while self._control is not None or self._families or self._due:
             poller = select.poll()
             poller.register(self._pipe.reader, select.POLLIN)
@@ -242,7 +234,7 @@ class _Custodian:
     def _fork(self, family: _Family, theirs: socket.socket | None = None) -> None:
         pid = fork(ignored=IGNORED)
         if pid == 0:
-            be_child(partial(self._be_holder, family, theirs), _log_failure)
+            be_child(partial(self._be_holder, family, theirs), "a key holder")
         self._families[pid] = family, time.monotonic()
 
     def _be_holder(self, family: _Family, theirs: socket.socket | None) -> None:

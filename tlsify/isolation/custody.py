@@ -159,7 +159,7 @@ def leave_all() -> None:
 def _config(
     pairs: list[ShownCertificate], parts: Sequence[bytes], rendezvous: Rendezvous
 ) -> IsolatedServer:
-    timeout, key_log, protocols, choices = parts
+    timeout, key_log, protocols, choices, provisional = parts
     found = tuple(
         tuple(Aead(bytes(name).decode()) for name in wire.read_vectors(memoryview(choice)))
         for choice in wire.read_vectors(memoryview(choices))
@@ -171,6 +171,7 @@ def _config(
         aeads=found[0],
         timeout=float(timeout),
         key_log=Path(os.fsdecode(key_log)) if key_log else None,
+        provisional=bool(provisional),
         rendezvous=rendezvous,
         choices=found,
     )

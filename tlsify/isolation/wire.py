@@ -11,6 +11,7 @@ from tlsify import errors
 from tlsify.codepoints import AlertDescription, CipherSuite
 from tlsify.errors import HandshakeError, TlsifyError
 from tlsify.keys import Keys, TrafficKeys
+from tlsify.tls.challenge import ChallengeAnswered
 from tlsify.tls.negotiated import Negotiated
 from tlsify.tls.record import HEADER_LENGTH, MAX_CIPHERTEXT, split_records
 
@@ -34,6 +35,8 @@ _ERRORS: dict[str, type[TlsifyError]] = {
         errors.PeerAlert,
         errors.PeerMisbehaved,
         errors.IdentityError,
+        errors.NoCertificate,
+        ChallengeAnswered,
     )
 }
 # Of texts in errors, which may quote a peer, in bytes; and how many names one may have.

@@ -13,7 +13,7 @@ import socket
 import stat
 import time
 
-from tlsify.errors import AgentError, ConfigError, errno_name
+from tlsify.errors import AgentError, TlsifyError, errno_name, unusable
 from tlsify.metrics.counters import Event, count
 from tlsify.system import scm_rights
 from tlsify.system.modes import open_to_append
@@ -65,7 +65,7 @@ class LogFile:
         """
         try:
             self._open()
-        except ConfigError as exc:
+        except TlsifyError as exc:
             _log.warning("%s; lines go on to the file of before", exc)
             return
         self._news.put(self._number)
@@ -74,9 +74,8 @@ class LogFile:
         try:
             number = _stdout() if self._path == STDOUT else open_to_append(self._path)
         except OSError as exc:
-            raise ConfigError(
-                f"cannot open {self._path} for --access-log: {exc.strerror}", hint=_hint(exc)
-            ) from exc
+            what = f"cannot open {self._path} for --access-log"
+            raise unusable(what, exc, _hint(exc)) from exc
         self._change(number)
 
     def _change(self, number: int) -> None:

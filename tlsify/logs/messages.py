@@ -10,7 +10,8 @@ import time
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
-from tlsify.errors import ConfigError, said
+from tlsify.errors import said, unusable
+from tlsify.logs.stderr import Stderr
 from tlsify.logs.text import moment, printable, spell_address, split_address
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ _CRITICAL = 2
 _UNSAID = object()
 _PROGRAM = "tlsify"
 _SYSLOG = "/dev/log"
+_STDERR = 2
 # Messages about clients in so many seconds; further ones are counted, since clients decide how many
 # there are. Errors, and those that were asked for in detail, are never left out.
 _MOST, _WINDOW = 100, 10.0
@@ -44,7 +46,7 @@ peer: ContextVar[object] = ContextVar("tlsify_peer")
 logging.addLevelName(NOTICE, "NOTICE")
 
 
-def install(level: int, form: str = TEXT, *, syslog: bool = False) -> None:
+def install(level: int, form: str = TEXT, *, syslog: bool = False, is_server: bool = False) -> None:
     """Write the messages of this process, and of those that it forks.
 
     A program that has its own handlers keeps them.
@@ -53,11 +55,12 @@ def install(level: int, form: str = TEXT, *, syslog: bool = False) -> None:
         level: the lowest to be written.
         form: one of `FORMATS`.
         syslog: write them to the local syslog instead of stderr.
+        is_server: whether the process serves others, and so does not wait for a reader of stderr.
 
     Raises:
         ConfigError: there is no syslog.
     """
-    handler = _syslog() if syslog else logging.StreamHandler(sys.stderr)
+    handler = _syslog() if syslog else _stream(is_server=is_server)
     if form == JSON:
         handler.setFormatter(_Json())
     elif syslog:
@@ -70,11 +73,20 @@ def install(level: int, form: str = TEXT, *, syslog: bool = False) -> None:
 
 
 def announce(text: str) -> None:
-    """Announce that a server is ready: a line on stdout, or a message where messages are JSON."""
+    """Announce that a server is ready: a line on stdout, or a message where messages are JSON.
+
+    A server does not depend on stdout: where nothing can be written, a warning says so, once, and
+    what would follow is left out.
+    """
     if is_json():
         logging.getLogger("tlsify").log(NOTICE, "%s", text)
-    else:
+        return
+    try:
         print(f"{_PROGRAM}: {text}", flush=True)
+    except OSError as exc:
+        with open(os.devnull, "wb") as nowhere:  # for what is still in the stream, too
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
+        logging.getLogger("tlsify").warning("cannot write to stdout: %s", exc)
 
 
 def report(error: str, hint: str) -> None:
@@ -86,14 +98,31 @@ def report(error: str, hint: str) -> None:
         logging.getLogger("tlsify").error("%s", error, extra={"hint": hint})
     if is_json():
         return
-    begin = _head()
+    begin, ours = _head(), _of_server()
     for level, kind, text in ((logging.ERROR, "error", error), (logging.INFO, "hint", hint)):
-        print(f"{begin(level)}{kind}: {printable(text)}", file=sys.stderr)
+        line = f"{begin(level)}{kind}: {printable(text)}"
+        if ours is None:
+            print(line, file=sys.stderr)
+        else:
+            ours.put(line)
 
 
 def is_json() -> bool:
     """Return whether messages are JSON objects."""
     return any(isinstance(each.formatter, _Json) for each in logging.getLogger().handlers)
+
+
+def _stream(*, is_server: bool) -> logging.Handler:
+    try:
+        number = sys.stderr.fileno()
+    except (OSError, AttributeError):  # closed, or not a file at all
+        number = -1
+    return Stderr(sys.stderr) if is_server and number == _STDERR else logging.StreamHandler()
+
+
+def _of_server() -> Stderr | None:
+    found = (each for each in logging.getLogger().handlers if isinstance(each, Stderr))
+    return next(found, None)
 
 
 def _is_syslog() -> bool:
@@ -228,6 +257,5 @@ def _syslog() -> logging.Handler:
     try:
         return Syslog(_SYSLOG)
     except OSError as exc:
-        raise ConfigError(
-            f"no syslog at {_SYSLOG}: {exc.strerror}", hint="leave out --syslog: stderr will do"
-        ) from exc
+        hint = "leave out --syslog: stderr will do"
+        raise unusable(f"no syslog at {_SYSLOG}", exc, hint) from exc

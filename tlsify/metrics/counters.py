@@ -48,6 +48,8 @@ class Event(Enum):
     HANDSHAKE_MISBEHAVED = "handshake_misbehaved"
     # The peer spoke plain HTTP, and had its answer (`http.plain`).
     HANDSHAKE_PLAIN_HTTP = "handshake_plain_http"
+    # A trusted proxy sent no header, or a malformed one (`aio.proxy_header`).
+    HANDSHAKE_PROXY_HEADER = "handshake_proxy_header"
     HANDSHAKE_IDENTITY = "handshake_identity"
     HANDSHAKE_TRUNCATED = "handshake_truncated"
     HANDSHAKE_BROKEN = "handshake_broken"
@@ -55,6 +57,9 @@ class Event(Enum):
     HANDSHAKE_RESOURCES = "handshake_resources"
     # The process with the private key was gone (`isolation`).
     HANDSHAKE_KEY_HOLDER = "handshake_key_holder"
+    # An ACME authority looked at a challenge; the server's certificate was still to come.
+    HANDSHAKE_ACME_CHALLENGE = "handshake_acme_challenge"
+    HANDSHAKE_NO_CERTIFICATE = "handshake_no_certificate"
     # No thread, descriptor or memory was to be had for a connection's start, or its end in order.
     SHORTAGE = "shortage"
     # Connections that were ended because they were idle, or because their peers did not read.
@@ -72,9 +77,30 @@ class Event(Enum):
     RELOAD_REFUSED = "reload_refused"
     # Connections to backends (`serving.forward`).
     BACKEND_FAILED = "backend_failed"
+    BACKEND_DOWN = "backend_down"
+    HEALTH_CHECK_OK = "health_check_ok"
+    HEALTH_CHECK_FAILED = "health_check_failed"
     DESCRIPTOR_PASSED = "descriptor_passed"
+    # Requests on a port for plain HTTP (`serving.plain_http`).
+    PLAIN_REDIRECTED = "plain_redirected"
+    PLAIN_CHALLENGE = "plain_challenge"
+    PLAIN_REFUSED = "plain_refused"
     # Lines of a log that could not be written (`logs`).
     LOG_LINE_LOST = "log_line_lost"
+    # Certificates by ACME (`acme.renewal`), and why there was none.
+    ACME_OBTAINED = "acme_obtained"
+    ACME_UNREACHABLE = "acme_unreachable"
+    ACME_REFUSED = "acme_refused"
+    ACME_RATE_LIMITED = "acme_rate_limited"
+    ACME_CHALLENGE_FAILED = "acme_challenge_failed"
+    ACME_TOO_SLOW = "acme_too_slow"
+    ACME_MALFORMED = "acme_malformed"
+    ACME_NOT_STORED = "acme_not_stored"
+    # OCSP responses (`renewal.staples`).
+    OCSP_FETCHED = "ocsp_fetched"
+    OCSP_FAILED = "ocsp_failed"
+    # Processes beside the workers that ended otherwise than in order (`serving.errands`).
+    ERRAND_FAILED = "errand_failed"
 
 
 # How handshakes end, by the names that reports have for it.
@@ -86,12 +112,15 @@ HANDSHAKE_OUTCOMES = {
     "peer_alert": Event.HANDSHAKE_PEER_ALERT,
     "peer_misbehaved": Event.HANDSHAKE_MISBEHAVED,
     "plain_http": Event.HANDSHAKE_PLAIN_HTTP,
+    "proxy_header": Event.HANDSHAKE_PROXY_HEADER,
     "identity": Event.HANDSHAKE_IDENTITY,
     "truncated": Event.HANDSHAKE_TRUNCATED,
     "network": Event.HANDSHAKE_BROKEN,
     "ktls": Event.HANDSHAKE_KTLS,
     "resources": Event.HANDSHAKE_RESOURCES,
     "key_holder": Event.HANDSHAKE_KEY_HOLDER,
+    "acme_challenge": Event.HANDSHAKE_ACME_CHALLENGE,
+    "no_certificate": Event.HANDSHAKE_NO_CERTIFICATE,
 }
 
 
@@ -103,10 +132,18 @@ class Gauge(Enum):
     WORKERS = "workers"
     WORKERS_DRAINING = "workers_draining"
     STOPPING = "stopping"
+    # Seconds since 1970.
+    ACME_OBTAINED_AT = "acme_obtained_at"
+    OCSP_FETCHED_AT = "ocsp_fetched_at"
 
 
 # Why connections are relayed: what a refusal may name, and whatever else.
 REASONS = (*(code.value for code in ReasonCode if code not in CAUSES), "other")
+# How handshakes with backends end, by the same names.
+BACKEND_OUTCOMES = (
+    "ok", "deadline", "peer_alert", "peer_misbehaved", "identity", "truncated", "network", "ktls",
+    "resources",
+)  # fmt: skip
 # Upper bounds of the histogram of handshakes, in seconds.
 BOUNDS = (0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
@@ -137,6 +174,7 @@ _NAMES: tuple[Hashable, ...] = (
     *Event,
     *Gauge,
     *(("relayed", code) for code in REASONS),
+    *(("backend", outcome) for outcome in BACKEND_OUTCOMES),
     *(("handshake", bound) for bound in (*BOUNDS, "more", "microseconds")),
     "heartbeats",
 )
@@ -197,6 +235,12 @@ def relayed(code: str) -> None:
         _memory.add(("relayed", code if code in REASONS else "other"), 1)
 
 
+def backend_handshake(outcome: str) -> None:
+    """Count a handshake with a backend, by its outcome, one of `BACKEND_OUTCOMES`."""
+    with _lock:
+        _memory.add(("backend", outcome), 1)
+
+
 def handshake_took(seconds: float) -> None:
     """Count a successful handshake, by its duration in seconds."""
     bound = next((each for each in BOUNDS if seconds <= each), "more")
@@ -222,6 +266,12 @@ def relayed_by_reason() -> dict[str, int]:
     """Return the number of relayed connections by the codes of their reasons, zeros included."""
     with _lock:
         return {code: _memory.total(("relayed", code)) for code in REASONS}
+
+
+def backend_handshakes() -> dict[str, int]:
+    """Return the number of handshakes with backends by their outcomes, zeros included."""
+    with _lock:
+        return {outcome: _memory.total(("backend", outcome)) for outcome in BACKEND_OUTCOMES}
 
 
 def handshake_times() -> Times:

@@ -1,19 +1,19 @@
-"""Metrics of a server in Prometheus's text format, and the small HTTP server for them."""
+"""Metrics of a server in Prometheus's text format, and the answers to requests for them."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from tlsify import __version__
+from tlsify.http.answer import refusal, short
+from tlsify.http.endpoint import request_line
 from tlsify.metrics.counters import (
     BOUNDS,
     HANDSHAKE_OUTCOMES,
     Event,
     Gauge,
+    backend_handshakes,
     counters,
     gauge,
     handshake_times,
@@ -22,24 +22,9 @@ from tlsify.metrics.counters import (
 from tlsify.metrics.prometheus import family, sample, spell
 
 if TYPE_CHECKING:
-    import socket
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
-# Limits of a request: seconds for it and its answer; bytes of its head; bytes read after that, so
-# that closing does not reset the answer; clients at a time.
-_PATIENCE = 5.0
-_HEAD_LIMIT = 2**13
-_REST_LIMIT = 2**16
-_AT_ONCE = 16
-_ACCEPT_PAUSE = 1.0  # seconds
 _TEXT_FORMAT = "text/plain; version=0.0.4; charset=utf-8"
-_REASONS = {
-    200: "OK",
-    400: "Bad Request",
-    404: "Not Found",
-    405: "Method Not Allowed",
-    503: "Service Unavailable",
-}
 
 # Families of one metric for each of several events: name, meaning, label, value of the label.
 _LABELLED: tuple[tuple[str, str, str, dict[str, Event]], ...] = (
@@ -66,10 +51,46 @@ _LABELLED: tuple[tuple[str, str, str, dict[str, Event]], ...] = (
         {"sent": Event.KEY_UPDATE_SENT, "received": Event.KEY_UPDATE_RECEIVED},
     ),
     (
+        "tlsify_health_checks_total",
+        "Health checks of backends, of all workers.",
+        "outcome",
+        {"ok": Event.HEALTH_CHECK_OK, "failed": Event.HEALTH_CHECK_FAILED},
+    ),
+    (
+        "tlsify_plain_requests_total",
+        "Requests on the address for plain HTTP, by their answers.",
+        "answer",
+        {
+            "redirect": Event.PLAIN_REDIRECTED,
+            "challenge": Event.PLAIN_CHALLENGE,
+            "error": Event.PLAIN_REFUSED,
+        },
+    ),
+    (
         "tlsify_reloads_total",
         "Reloads by whether the new configuration is used.",
         "outcome",
         {"ok": Event.RELOADED, "refused": Event.RELOAD_REFUSED},
+    ),
+    (
+        "tlsify_acme_failures_total",
+        "Attempts to get a certificate by ACME that failed, by the reason.",
+        "reason",
+        {
+            "unreachable": Event.ACME_UNREACHABLE,
+            "refused": Event.ACME_REFUSED,
+            "rate_limited": Event.ACME_RATE_LIMITED,
+            "challenge": Event.ACME_CHALLENGE_FAILED,
+            "too_slow": Event.ACME_TOO_SLOW,
+            "malformed": Event.ACME_MALFORMED,
+            "storage": Event.ACME_NOT_STORED,
+        },
+    ),
+    (
+        "tlsify_ocsp_fetches_total",
+        "OCSP responses asked for, by whether there was one to staple.",
+        "outcome",
+        {"ok": Event.OCSP_FETCHED, "failed": Event.OCSP_FAILED},
     ),
 )
 _SINGLE: tuple[tuple[str, str, Event], ...] = (
@@ -91,7 +112,10 @@ _SINGLE: tuple[tuple[str, str, Event], ...] = (
     ("worker_hangs", "Workers killed because they hung, and then replaced.", Event.WORKER_HUNG),
     ("key_holder_restarts", "Key holders replaced since they ended.", Event.KEY_HOLDER_RESTARTED),
     ("backend_errors", "Connections lost to a backend.", Event.BACKEND_FAILED),
+    ("backend_downs", "Times that a worker found a backend down.", Event.BACKEND_DOWN),
     ("descriptors_passed", "Connections passed on as descriptors.", Event.DESCRIPTOR_PASSED),
+    ("acme_certificates", "Certificates obtained by ACME.", Event.ACME_OBTAINED),
+    ("errand_failures", "Processes for ACME or OCSP that crashed.", Event.ERRAND_FAILED),
     ("log_lines_lost", "Lines of a log that could not be written.", Event.LOG_LINE_LOST),
 )
 _GAUGES: tuple[tuple[str, str, Gauge], ...] = (
@@ -99,6 +123,16 @@ _GAUGES: tuple[tuple[str, str, Gauge], ...] = (
     ("handshakes_in_flight", "Handshakes under way.", Gauge.HANDSHAKES),
     ("workers", "Workers that accept connections.", Gauge.WORKERS),
     ("workers_draining", "Workers that finish their connections.", Gauge.WORKERS_DRAINING),
+    (
+        "acme_last_success_timestamp_seconds",
+        "When ACME has last brought a certificate; 0 if it has not.",
+        Gauge.ACME_OBTAINED_AT,
+    ),
+    (
+        "ocsp_last_success_timestamp_seconds",
+        "When an OCSP response has last been fetched; 0 if none has.",
+        Gauge.OCSP_FETCHED_AT,
+    ),
 )
 
 
@@ -109,10 +143,12 @@ class About:
     Attributes:
         certificates: name and time of expiry, in seconds since 1970.
         limits: by name.
+        backends: by name, and whether each is up, as this worker sees it.
     """
 
     certificates: tuple[tuple[str, float], ...] = ()
     limits: Mapping[str, float] = field(default_factory=dict)
+    backends: Mapping[str, bool] = field(default_factory=dict)
 
 
 _NOTHING = About()
@@ -127,7 +163,7 @@ def _lines(about: About) -> Iterator[str]:
     counted = counters()
     yield from family("tlsify_info", "gauge", "The version that runs.")
     yield sample("tlsify_info", 1, spell(version=__version__))
-    yield from family("tlsify_ready", "gauge", "0 while draining before the end, otherwise 1.")
+    yield from family("tlsify_ready", "gauge", "0 from a request to end on, otherwise 1.")
     yield sample("tlsify_ready", int(is_ready()))
     for name, meaning, which in _GAUGES:
         yield from family(f"tlsify_{name}", "gauge", meaning)
@@ -142,11 +178,20 @@ def _lines(about: About) -> Iterator[str]:
     yield from family("tlsify_relayed_total", "counter", "Connections relayed, by the reason.")
     for code, number in relayed_by_reason().items():
         yield sample("tlsify_relayed_total", number, spell(reason=code))
+    name = "tlsify_backend_handshakes_total"
+    yield from family(name, "counter", "Handshakes with backends by how they ended.")
+    for outcome, number in backend_handshakes().items():
+        yield sample(name, number, spell(outcome=outcome))
     yield from _histogram()
     name = "tlsify_certificate_expiry_timestamp_seconds"
     yield from family(name, "gauge", "When each certificate expires.")
     for subject, moment in dict(about.certificates).items():
         yield sample(name, moment, spell(name=subject))
+    yield from family(
+        "tlsify_backend_up", "gauge", "Backends, as the worker that answers sees them."
+    )
+    for backend, is_up in about.backends.items():
+        yield sample("tlsify_backend_up", int(is_up), spell(backend=backend))
     yield from family("tlsify_limit", "gauge", "The limits that are set.")
     for limit, most in about.limits.items():
         yield sample("tlsify_limit", most, spell(limit=limit))
@@ -166,138 +211,35 @@ def is_ready() -> bool:
     return gauge(Gauge.STOPPING) == 0
 
 
-# -- the endpoint
+# -- over HTTP
 
 
-class Endpoint:
-    """Answers ``GET /metrics`` and ``GET /healthz`` over plain HTTP/1.1, one request each time.
+class Scrape:
+    """Answers ``GET /metrics``, ``/readyz`` and ``/livez`` (`http.endpoint.Respond`).
 
-    /healthz is 200 while the server is ready and 503 once it drains before its end. A request takes
-    at most 5 seconds and a few kilobytes, and less if others come, so that a silent crowd keeps no
-    other client waiting.
+    /readyz is 200 while the server is ready and 503 once it is to end, as is /healthz; /livez is
+    200 as long as a worker answers.
     """
 
-    def __init__(self, listener: socket.socket, about: Callable[[], About]) -> None:
-        """Prepare; ``async with`` begins.
-
-        Args:
-            listener: bound and listening; it belongs to the endpoint from here on.
-            about: the configuration's samples.
-        """
-        self._listener = listener
+    def __init__(self, about: Callable[[], About]) -> None:
+        """Store what returns the configuration's samples."""
         self._about = about
-        self._is_open = False
-        self._asking: dict[asyncio.Task[None], str] = {}  # from where, the oldest first
 
-    async def __aenter__(self) -> Self:
-        """Begin to answer."""
-        self._listener.settimeout(0)
-        self._is_open = True
-        self._listen()
-        return self
-
-    def leave(self) -> None:
-        """Accept no more; other processes that listen on the same socket do."""
-        if self._is_open:
-            self._is_open = False
-            asyncio.get_running_loop().remove_reader(self._listener)
-            self._listener.close()
-
-    # asyncio's own servers drop connections accepted just before they are closed.
-
-    def _listen(self) -> None:
-        if self._is_open:
-            asyncio.get_running_loop().add_reader(self._listener, self._accept)
-
-    def _accept(self) -> None:
-        loop = asyncio.get_running_loop()
-        try:
-            sock, origin = self._listener.accept()
-        except (BlockingIOError, ConnectionError):  # another's, or gone
-            return
-        except OSError:  # out of descriptors: later there may be one
-            loop.remove_reader(self._listener)
-            loop.call_later(_ACCEPT_PAUSE, self._listen)
-            return
-        if len(self._asking) >= _AT_ONCE:
-            self._make_room()
-        task = loop.create_task(self._answer(sock))
-        self._asking[task] = origin[0] if isinstance(origin, tuple) else ""
-        task.add_done_callback(lambda done: self._asking.pop(done, None))
-
-    def _make_room(self) -> None:
-        """Drop the oldest client of the address with the most.
-
-        An honest client sends its request at once, and has its answer before so many others have
-        come.
-        """
-        ((crowd, _),) = Counter(self._asking.values()).most_common(1)
-        oldest = next(task for task, origin in self._asking.items() if origin == crowd)
-        del self._asking[oldest]
-        oldest.cancel()
-
-    async def __aexit__(self, *_: object) -> None:
-        """Stop answering, after the answers under way."""
-        self.leave()
-        if self._asking:
-            await asyncio.wait(self._asking)
-
-    async def _answer(self, sock: socket.socket) -> None:
-        reader, writer = await asyncio.open_connection(sock=sock, limit=_HEAD_LIMIT)
-        try:
-            with contextlib.suppress(OSError, EOFError, TimeoutError):
-                async with asyncio.timeout(_PATIENCE):
-                    await self._converse(reader, writer)
-        finally:
-            writer.transport.abort()
-
-    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            head = await reader.readuntil(b"\r\n\r\n")
-        except asyncio.LimitOverrunError:
-            head = b""
-        writer.transport.set_write_buffer_limits(high=0)  # so that drain means all of it
-        writer.writelines(self._response(head))
-        await writer.drain()
-        writer.write_eof()
-        # Closing on unread bytes would reset the answer.
-        budget = _REST_LIMIT
-        while budget > 0 and (more := await reader.read(_HEAD_LIMIT)):
-            budget -= len(more)
-
-    def _response(self, head: bytes) -> Iterable[bytes]:
-        method, target, version = _request_line(head)
-        text, kind, allow = "", "text/plain; charset=utf-8", []
+    def __call__(self, head: bytes, _name: object) -> bytes:
+        """Return the answer to a request."""
+        method, target, version = request_line(head)
+        path = target.partition("?")[0]
         if not version:
-            status = 400
+            answer = refusal(400)
         elif method not in {"GET", "HEAD"}:
-            status, allow = 405, ["Allow: GET, HEAD"]
-        elif target == "/metrics":
-            status, text, kind = 200, render(self._about()), _TEXT_FORMAT
-        elif target == "/healthz":
-            status, text = (200, "ready\n") if is_ready() else (503, "draining\n")
+            answer = refusal(405, Allow="GET, HEAD")
+        elif path == "/metrics":
+            answer = short(200, render(self._about()), _TEXT_FORMAT)
+        elif path == "/livez":
+            answer = short(200, "alive\n")
+        elif path in {"/readyz", "/healthz"}:
+            answer = short(200, "ready\n") if is_ready() else short(503, "draining\n")
         else:
-            status = 404
-        body = (text or f"{_REASONS[status]}\n").encode()
-        lines = [
-            f"HTTP/1.1 {status} {_REASONS[status]}",
-            f"Content-Type: {kind}",
-            f"Content-Length: {len(body)}",
-            "Cache-Control: no-store",
-            "Connection: close",
-            *allow,
-        ]
-        yield "\r\n".join([*lines, "", ""]).encode()
-        if method != "HEAD":
-            yield body
-
-
-def _request_line(head: bytes) -> tuple[str, str, str]:
-    """Parse the request line; return three empty strings if it is malformed (RFC 9112 3)."""
-    try:
-        method, target, version = head.partition(b"\r\n")[0].decode("ascii").split(" ")
-    except ValueError:
-        return "", "", ""
-    if version not in {"HTTP/1.1", "HTTP/1.0"}:
-        return "", "", ""
-    return method, target.partition("?")[0], version
+            answer = refusal(404)
+        answer.fields["Cache-Control"] = "no-store"
+        return answer.spell(with_content=method != "HEAD")

@@ -13,11 +13,13 @@ USUAL_LIMIT = 4096
 MAX_SIZE = 16 + 2**16 - 1
 
 _HEAD = struct.Struct("!12sBBH")  # signature, version and command, family and protocol, length
+HEAD_SIZE = _HEAD.size
 _FIELD = struct.Struct("!BH")  # type, length of the value
 _SSL = struct.Struct("!BI")  # client flags, verify
 _PORTS = struct.Struct("!HH")
 _LOCAL, _PROXY = 0x20, 0x21
 _UNSPEC, _TCP4, _TCP6, _UNIX = 0x00, 0x11, 0x21, 0x31
+LOCAL = _HEAD.pack(SIGNATURE, _LOCAL, _UNSPEC, 0)  # of a connection of our own
 _PATH = 108  # sizeof(sockaddr_un.sun_path)
 _SIZES = {_UNSPEC: 0, _TCP4: 12, _TCP6: 36, _UNIX: 2 * _PATH}
 _MAPPED = bytes(10) + b"\xff\xff"  # in front of an IPv4 address that is spelled in IPv6
@@ -151,6 +153,24 @@ def decode(raw: bytes | bytearray | memoryview) -> tuple[Header, int]:
         raise ValueError("addresses cut short")
     peer, local = _decode_addresses(family, body[:taken])
     return Header(peer, local, _decode_fields(body[taken:])), size
+
+
+def rest(start: bytes, limit: int) -> int:
+    """Return how many bytes of a header follow its first ones.
+
+    Args:
+        start: the first `HEAD_SIZE` bytes.
+        limit: most bytes of the header.
+
+    Raises:
+        ValueError: they are none, or the header is longer.
+    """
+    signature, command, _, length = _HEAD.unpack(start)
+    if signature != SIGNATURE or command not in {_LOCAL, _PROXY}:
+        raise ValueError("no PROXY header of version 2")
+    if len(start) + length > limit:
+        raise ValueError(f"a PROXY header of {len(start) + length} bytes")
+    return int(length)
 
 
 def _encode_fields(fields: tuple[Field, ...]) -> bytes:

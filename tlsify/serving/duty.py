@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NoReturn, TypeAlias
+
+from tlsify.serving.errands import Errands
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,11 +43,13 @@ class SupervisorHooks:
         rehearse: starts a process that tries out, on SIGUSR2, whether a successor would start, and
             gives its pid. None leaves SIGUSR2 alone.
         succeed: has the successor take this process over, after the rehearsal went well.
+        leave: seconds for which all goes on after a request to end, while it is reported.
         drain: seconds that workers give themselves to drain; None for any time.
         together: a worker that ends of itself, with status 0, has all of them drain.
         notify: tells the service manager (`service_manager.notify`).
         watchdog: seconds in which it wants to hear of us, or None.
         patience: seconds without a heartbeat after which a worker is killed, if it ever had one.
+        errands: what is to be done now and then in processes of their own, while there are workers.
     """
 
     on_ready: Callable[[], None] = _nothing
@@ -59,8 +63,10 @@ class SupervisorHooks:
     seen: object = None
     rehearse: Callable[[], int] | None = None
     succeed: Callable[[Former], NoReturn] | None = None
+    leave: float = 0
     drain: float | None = None
     together: bool = False
     notify: Callable[[str], None] = _nothing
     watchdog: float | None = None
     patience: float = _PATIENCE
+    errands: Errands = field(default_factory=lambda: Errands((), _nothing))

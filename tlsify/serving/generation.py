@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeAlias
 
-from tlsify.errors import TlsifyError, errno_name
 from tlsify.metrics.counters import occupy
-from tlsify.system.process import be_child, fork
+from tlsify.system.children import be_child
+from tlsify.system.process import fork
 
 _log = logging.getLogger("tlsify")
 
@@ -162,7 +162,7 @@ class Generation:
             if pid == 0:
                 os.close(read_end)
                 run = partial(self._run, WorkerHandle(index, write_end), slot, leave)
-                be_child(run, _log_failure)
+                be_child(run, f"worker {os.getpid()}")
             self.members[index] = Worker(pid, slot, time.monotonic(), read_end)
         except OSError as exc:
             _log.warning("cannot fork: %s", exc)
@@ -176,14 +176,3 @@ class Generation:
         leave()
         occupy(slot)
         self.work(post)
-
-
-def _log_failure(exc: Exception) -> None:
-    """Log why a worker ends."""
-    if isinstance(exc, TlsifyError):
-        _log.critical("worker %d failed: %s", os.getpid(), exc)
-    elif isinstance(exc, OSError):
-        said = os.getpid(), errno_name(exc.errno or 0), exc.strerror
-        _log.critical("worker %d failed: %s: %s", *said)
-    else:
-        _log.exception("worker %d failed", os.getpid())

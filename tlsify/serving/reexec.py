@@ -8,16 +8,19 @@ import os
 import signal
 import sys
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from tlsify.errors import ConfigError
 from tlsify.serving.generation import SIGNALS, STOP_SIGNALS
-from tlsify.system.listening import adopt
+from tlsify.system import listening
 from tlsify.system.process import StopRequests
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Iterator
+
+    from tlsify.addresses import Address
 
 _VARIABLE = "TLSIFY_SUCCESSION"
 # Name of the sockets that systemd has passed.
@@ -68,7 +71,7 @@ class Inherited:
                 workers={int(pid): int(slot) for pid, slot in left["workers"].items()},
                 is_rehearsal=is_rehearsal,
                 _unclaimed={
-                    name: [adopt(number) for number in numbers]
+                    name: [listening.adopt(number) for number in numbers]
                     for name, numbers in left["sockets"].items()
                 },
             )
@@ -107,6 +110,19 @@ class Inherited:
         found = self._unclaimed.pop(name, None)
         self.sockets[name] = make() if found is None else found
         return self.sockets[name]
+
+    def listen(
+        self, name: str, address: Address | None, *, deferred: bool = False
+    ) -> list[socket.socket]:
+        """Return the sockets that listen on an address, or listen there; none without an address.
+
+        Raises:
+            NetworkError: it cannot be listened on.
+        """
+        if address is None:
+            return []
+        make = partial(listening.listen_on, address, deferred=deferred)
+        return self.claim(f"{name} {address}", make)
 
     def drop_unclaimed(self) -> None:
         """Close unclaimed sockets; their waiting connections are reset."""

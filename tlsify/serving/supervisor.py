@@ -61,6 +61,7 @@ class _Supervisor:
         self._current: Generation | None = None
         self._coming: Generation | None = None
         self._again = self._stopping = False
+        self._leave_at: float | None = None
         self._requests = StopRequests()
         self._rehearsal: list[Worker] = []
         self._failure: WorkerError | None = None
@@ -75,8 +76,6 @@ class _Supervisor:
 
     def run(self, work: Work) -> None:
         self._pipe.catch(self._signals())
-        # An earlier program in this process has left some blocked, so that none gets lost.
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         try:
             self._start(work)
             while not self._stopping or self._all():
@@ -120,10 +119,10 @@ class _Supervisor:
 
     def _next_due(self) -> float:
         due = [time.monotonic() + 60, self._manager.due]
-        if self._duty.watch is not None and not self._stopping:
+        if self._duty.watch is not None and not self._stopping and self._leave_at is None:
             due.append(self._look_at)
         if self._current is not None:
-            due.append(self._hearts.due)
+            due += [self._hearts.due, *self._duty.errands.due()]
         some = [*self._all(), *self._rehearsal]
         due += [each.deadline for each in some if each.deadline is not None]
         for generation in self._generations():
@@ -132,20 +131,24 @@ class _Supervisor:
             due.append(self._coming.deadline)
         if self._retry is not None:
             due.append(self._retry[0])
+        if self._leave_at is not None and not self._stopping:
+            due.append(self._leave_at)
         return min(due)
 
     def _heed(self, numbers: bytes) -> None:
         asked = [number for number in numbers if number in STOP_SIGNALS]
         if asked:
             at_once = self._requests.insist()
-            self._stop()
+            if at_once or not self._is_leaving():
+                self._stop()
             for worker in self._all() if at_once else ():
                 worker.kill(signal.SIGKILL)
         if signal.SIGUSR1 in numbers and self._duty.reopen_logs is not None:
             self._duty.reopen_logs()
-        if self._stopping:
+        if self._stopping or self._leave_at is not None:
             return
         if signal.SIGHUP in numbers:
+            self._duty.errands.wake(insisting=True)
             self._reload()
         if signal.SIGUSR2 in numbers:
             self._rehearse()
@@ -165,6 +168,7 @@ class _Supervisor:
     def _leave(self) -> None:
         """Close the supervisor's descriptors in a worker."""
         self._pipe.drop()
+        self._duty.errands.drop()
         for worker in self._all():
             worker.forget_pipe()
 
@@ -223,6 +227,7 @@ class _Supervisor:
             _log.info("reloaded")
             count(Event.RELOADED)
         self._current, self._coming = generation, None
+        self._duty.errands.wake()
         self._tell()
         if self._again:
             self._again = False
@@ -256,6 +261,8 @@ class _Supervisor:
 
     def _reap(self) -> None:
         for pid, code in ended():
+            if self._duty.errands.bury(pid, code):
+                self._look_at = time.monotonic()  # it may have brought something
             if pid in [each.pid for each in self._rehearsal]:
                 self._rehearsal.clear()
                 self._succeed(code)
@@ -299,11 +306,16 @@ class _Supervisor:
                 if isinstance(member, float) and member <= now:
                     self._fork(generation, index)
         self._look_at_coming(now)
+        if self._current is not None:
+            self._duty.errands.tend(now)
         self._set_gauges()
         # At the start and at the end each has a deadline.
         serving = None if self._current is None else self._current.workers()
         self._manager.feed(now, alive=serving is None or self._hearts.end_hung(serving, now))
-        if self._duty.watch is not None and now >= self._look_at and not self._stopping:
+        if self._leave_at is not None and self._leave_at <= now:
+            self._stop()
+        is_going = self._stopping or self._leave_at is not None
+        if self._duty.watch is not None and now >= self._look_at and not is_going:
             if self._changes.look(self._duty.watch()):
                 self._reload()
             self._look_at = now + self._changes.pause
@@ -320,7 +332,7 @@ class _Supervisor:
         serving = [] if self._current is None else self._current.workers()
         put(Gauge.WORKERS, sum(worker.is_ready for worker in serving))
         put(Gauge.WORKERS_DRAINING, len(self._draining))
-        put(Gauge.STOPPING, int(self._stopping))
+        put(Gauge.STOPPING, int(self._stopping or self._leave_at is not None))
 
     def _drain(self, some: Iterable[Worker]) -> None:
         for worker in some:
@@ -330,10 +342,19 @@ class _Supervisor:
             if worker not in self._draining:
                 self._draining.append(worker)
 
+    def _is_leaving(self) -> bool:
+        """Return whether all goes on for a while: others have to learn first that it will end."""
+        if self._leave_at is None and self._duty.leave and self._current is not None:
+            self._leave_at = time.monotonic() + self._duty.leave
+            self._manager.stopping(f"draining in {self._duty.leave:g} s")
+            self._set_gauges()
+        return self._leave_at is not None
+
     def _stop(self) -> None:
         if self._stopping:
             return
         self._stopping = True
+        self._duty.errands.end()
         self._manager.stopping("draining")
         self._set_gauges()
         self._duty.on_stop()
@@ -367,6 +388,7 @@ class _Supervisor:
         try:
             missed = self._pipe.read()
             if not STOP_SIGNALS.intersection(missed):
+                self._duty.errands.end()
                 self._duty.succeed({worker.pid: worker.slot for worker in self._all()})
         except OSError as exc:
             _log.error("restart failed; this program goes on: %s", exc)

@@ -31,6 +31,8 @@ def rehearse() -> None:
                     sink.feed(record)
     for engine in (client, server):
         engine.release()
+    # A codec is loaded for the first address, be it numeric, from files that --user may not read.
+    _NAME.encode("idna")
 
 
 def _keep_memory() -> None:

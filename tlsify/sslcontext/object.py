@@ -12,7 +12,7 @@ from tlsify.config import ClientConfig, KtlsMode
 from tlsify.connection.handoff import Reason
 from tlsify.connection.setup import keylog
 from tlsify.connection.setup.eligibility import memory_refusal
-from tlsify.errors import ConfigError, TlsifyError
+from tlsify.errors import ConfigError, ResourceError, TlsifyError
 from tlsify.metrics.counters import Event, count, relayed
 from tlsify.sslcontext.answers import Answers
 from tlsify.sslcontext.errors import again, both_closed, made, ssl_error, want_read
@@ -194,7 +194,7 @@ class SSLObject(Answers, ssl.SSLObject):
         if self._config.key_log is not None:
             try:
                 keylog.append(self._config.key_log, engine.take_key_log())
-            except ConfigError as exc:  # the disk is full, say: no reason to lose the connection
+            except (ConfigError, ResourceError) as exc:  # no reason to lose the connection
                 _log.warning("no secrets logged: %s", exc)
 
     def _release_engine(self) -> None:

@@ -14,7 +14,7 @@ from tlsify.codepoints import DEFAULT_AEADS, Aead, CipherSuite, ProtocolVersion
 from tlsify.credentials.anchors import Anchor, TrustAnchors, read_anchors
 from tlsify.credentials.key_pair import KeyPair
 from tlsify.credentials.parse import decrypt_key, parse_crls
-from tlsify.credentials.pem import read_file
+from tlsify.credentials.reading import read_file
 from tlsify.errors import ConfigError
 from tlsify.sslcontext.facts import describe
 from tlsify.trust import store

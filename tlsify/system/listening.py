@@ -205,15 +205,16 @@ def is_left_over(path: str | Path, kind: socket.SocketKind = socket.SOCK_STREAM)
 def forget(sock: socket.socket) -> None:
     """Close a socket that listens, and remove its path if it has one."""
     name = sock.getsockname() if sock.fileno() != -1 else ""
+    sock.close()
     if isinstance(name, str) and name:
         remove(name)
-    sock.close()
 
 
 def remove(path: str) -> None:
-    """Remove the path of a socket that no longer listens, if it is there."""
+    """Remove the path of a socket that no longer listens, unless another one listens there now."""
     with contextlib.suppress(OSError):
-        os.unlink(path)
+        if is_left_over(path):
+            os.unlink(path)
 
 
 def inherited() -> list[socket.socket]:

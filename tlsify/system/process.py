@@ -9,7 +9,7 @@ import pwd
 import signal
 import threading
 import time
-from typing import TYPE_CHECKING, NamedTuple, NoReturn, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 from tlsify.errors import ConfigError, ResourceError
 from tlsify.system import libc
@@ -179,23 +179,6 @@ def fork_for(what: str) -> int:
         return fork()
     except OSError as exc:
         raise ResourceError(exc, f"no process for {what}") from exc
-
-
-def be_child(work: Callable[[], object], failed: Callable[[Exception], object]) -> NoReturn:
-    """Run a forked child's work, and end the process: it never returns into its parent's code.
-
-    Args:
-        work: the process ends with status 0 once it has returned, and with 1 if it raises.
-        failed: called with what ``work`` raises, as in an ``except`` clause.
-    """
-    status = 1
-    try:
-        work()
-        status = 0
-    except Exception as exc:  # noqa: BLE001 - a bug must not unwind the parent's frames either
-        failed(exc)
-    finally:
-        os._exit(status)
 
 
 def status_of(pid: int) -> int:

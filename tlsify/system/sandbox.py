@@ -45,6 +45,7 @@ _ALWAYS = (
     *("/etc/localtime", "/usr/share/zoneinfo", "/proc"),
 )
 _NULL = "/dev/null"
+_RESOLVER = "/etc/resolv.conf"
 HINT = 'have "landlock" among the LSMs (lsm=), or start with --sandbox=auto'
 
 
@@ -196,6 +197,15 @@ def _allow_path(ruleset: int, path: str, rights: int) -> None:
 
 def _call(number: int, *arguments: int | bytes | None) -> int:
     return libc.call("syscall", number, *arguments)
+
+
+def resolvers() -> tuple[str, str]:
+    """Return the folders that look-ups of names read.
+
+    What resolvers read is a matter of the host's own, and may be replaced at any time; some of it
+    lies where another program writes it (systemd-resolved, NetworkManager, resolvconf).
+    """
+    return os.path.dirname(_RESOLVER), os.path.dirname(os.path.realpath(_RESOLVER))
 
 
 def refusal() -> str | None:

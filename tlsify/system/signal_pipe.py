@@ -7,6 +7,7 @@ import os
 import signal
 from typing import TYPE_CHECKING
 
+from tlsify.system.early_signals import HELD
 from tlsify.system.process import ignore
 
 if TYPE_CHECKING:
@@ -25,10 +26,15 @@ class SignalPipe:
         self.reader, self._writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
     def catch(self, numbers: Iterable[signal.Signals]) -> None:
-        """Write these signals to the pipe, instead of their former handling."""
+        """Write these signals to the pipe, instead of their former handling.
+
+        Those that were blocked, so that none gets lost until now, come at once.
+        """
+        caught = list(numbers)
         signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
-        for number in numbers:
+        for number in caught:
             signal.signal(number, lambda *_: None)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {*caught, *HELD})
 
     def read(self) -> bytes:
         """Return the numbers of the signals that have come, perhaps none."""

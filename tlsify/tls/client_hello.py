@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from tlsify.codepoints import AlertDescription, ContentType, HandshakeType
 from tlsify.errors import PeerAlert, PeerMisbehaved
+from tlsify.tls.record import HEADER_LENGTH, MAX_PLAINTEXT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 MAX_LENGTH = 34 + (1 + 32) + (2 + 2**16 - 2) + (1 + 255) + (2 + 2**16 - 1)
 
 _HANDSHAKE_HEADER = 4
+_HANDSHAKE, _CLIENT_HELLO = bytes([ContentType.handshake]), bytes([HandshakeType.client_hello])
 _SERVER_NAME = 0
 _MAX_FRAGMENT_LENGTH = 1
 _LENGTH_CODES = range(1, 5)  # RFC 6066 4
@@ -74,6 +76,49 @@ class HelloCollector:
         if len(buffer) < _HANDSHAKE_HEADER + length:
             return None
         return decode_client_hello(bytes(buffer[_HANDSHAKE_HEADER : _HANDSHAKE_HEADER + length]))
+
+
+def shortest(received: bytes) -> int:
+    """Return how many bytes a client has sent at least once its ClientHello is whole.
+
+    These are no more than it has sent if the ClientHello is whole, or if it will never be.
+
+    Args:
+        received: everything so far.
+    """
+    message, end = b"", 0
+    while (missing := _missing(message)) > 0:
+        start = end + HEADER_LENGTH
+        header = received[end:start]
+        if not _begins_handshake(header):
+            return 0
+        if len(header) < HEADER_LENGTH:
+            return start + missing
+        length = int.from_bytes(header[3:], "big")
+        end = start + length
+        message += received[start:end]
+        if len(received) < end:  # records are processed as a whole
+            behind = _missing(message) - (end - len(received))
+            return end + (HEADER_LENGTH + behind if behind > 0 else 0)
+    return end
+
+
+def _begins_handshake(header: bytes) -> bool:
+    """Return whether bytes can be the beginning of a handshake record that is not empty."""
+    return (
+        header[:1] in {b"", _HANDSHAKE}
+        and header[1:2] in {b"", b"\x03"}
+        and (len(header) < HEADER_LENGTH or 0 < int.from_bytes(header[3:], "big") <= MAX_PLAINTEXT)
+    )
+
+
+def _missing(message: bytes) -> int:
+    """Return how many bytes of a ClientHello have yet to come; 0 if it is whole, or is none."""
+    if message[:1] not in {b"", _CLIENT_HELLO}:
+        return 0
+    length = int.from_bytes(message[1:_HANDSHAKE_HEADER], "big")
+    is_known = len(message) >= _HANDSHAKE_HEADER
+    return max(_HANDSHAKE_HEADER + (length if is_known else 0) - len(message), 0)
 
 
 def not_a_hello(content_type: int) -> PeerAlert | PeerMisbehaved:

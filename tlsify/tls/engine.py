@@ -17,7 +17,7 @@ from tlsify.codepoints import (
 from tlsify.config import ClientConfig, ServerConfig
 from tlsify.errors import HandshakeError, PeerMisbehaved, TlsifyError
 from tlsify.keys import wipe
-from tlsify.tls import conclusion, handshake_keys
+from tlsify.tls import challenge, conclusion, handshake_keys
 from tlsify.tls.client_hello import HelloCollector, check_alpn, not_a_hello
 from tlsify.tls.connection_factory import Connections
 from tlsify.tls.explain import cut_short, handshake_failure, peer_alert
@@ -88,11 +88,10 @@ class Engine:
         Raises:
             ConfigError: the configuration is unusable.
         """
-        self._config = config
-        self._connections = Connections(config, config.aeads if aeads is None else aeads, now)
+        self._aeads = config.aeads if aeads is None else aeads
+        self._use(config, now)
         self.is_client = isinstance(config, ClientConfig)
-        self._resumes = isinstance(config, ServerConfig) and config.resumption
-        self._verifies = isinstance(config, ClientConfig) or config.client_trust is not None
+        self._is_challenge = False
         self._connection: SSL.Connection | None = None
         self._framer = Framer(SHORTEST_LAST if self.is_client else FIRST_FLIGHT)
         self.server_name = config.server_name if isinstance(config, ClientConfig) else None
@@ -108,7 +107,6 @@ class Engine:
         self._received: list[bytes] = []  # since ChangeCipherSpec: TLS 1.2 counts from there
         self._alert_sent: AlertDescription | None = None
         self._alert_received: int | None = None
-        self._judge = PeerVerifier(config)
         self.stranger: Stranger | None = None
         self._key_log: list[bytes] = []
         self.on_key_log = self._key_log.append
@@ -122,6 +120,13 @@ class Engine:
             if session is not None:
                 load_session(connection, session)
             self._advance(connection)
+
+    def _use(self, config: ClientConfig | ServerConfig, now: float = 0.0) -> None:
+        self._config = config
+        self._connections = Connections(config, self._aeads, now)
+        self._resumes = isinstance(config, ServerConfig) and config.resumption
+        self._verifies = isinstance(config, ClientConfig) or config.client_trust is not None
+        self._judge = PeerVerifier(config)
 
     def _connect(self, wanted: str | None = None) -> SSL.Connection:
         connection = self._connections.make(wanted)
@@ -202,8 +207,11 @@ class Engine:
                 break
         else:
             return
-        check_alpn(hello.alpn, self._config.alpn)  # `on_alpn` must not raise
         self.server_name = hello.server_name
+        if (shown := challenge.answer(self._config, hello)) is not None:
+            self._use(shown)
+            self._is_challenge = True
+        check_alpn(hello.alpn, self._config.alpn)  # `on_alpn` must not raise
         self._max_fragment_length = hello.max_fragment_length
         connection = self._connect(hello.server_name)
         connection.set_accept_state()
@@ -330,7 +338,8 @@ class Engine:
         rejection = self._judge.rejection
         if rejection is not None and rejection.alert is not None:
             # OpenSSL knows nothing of the reason and would say internal_error.
-            self._output += self._encode_alert(rejection.alert)
+            server = None if self.is_client else self._connection
+            self._output += handshake_keys.refusal(server, self._key_log, rejection.alert)
             return rejection
         self._output += emitted
         if rejection is not None:
@@ -340,18 +349,12 @@ class Engine:
             return peer_alert(self._alert_received, "the handshake")
         return handshake_failure(exc, self._alert_sent)
 
-    def _encode_alert(self, alert: AlertDescription) -> bytes:
-        """Write the alert for a certificate that is refused.
-
-        A client has protected nothing before it accepts the certificate, nor has a server of TLS
-        1.2. One of TLS 1.3 has its last key already, and this is the first record under it.
-        """
-        if self.is_client or self._connection is None:
-            return encode_plain_alert(alert)
-        return handshake_keys.servers_alert(self._connection, self._key_log, alert)
-
     def _conclude(self, connection: SSL.Connection, emitted: bytes) -> None:
         """Take stock of a finished handshake, and of the last that OpenSSL has to say in it."""
+        if self._is_challenge:
+            farewell, answered = challenge.farewell(connection, self.server_name)
+            self._output += emitted + farewell
+            raise answered
         suite = CipherSuite.from_openssl(connection.get_cipher_name() or "")
         tickets: list[bytes] = []
         if suite.version is _TLS_1_3 and not self.is_client:

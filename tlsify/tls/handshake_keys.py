@@ -111,14 +111,25 @@ def tls12_keys(
     return Keys(tx, rx, bytearray(), bytearray())
 
 
-def servers_alert(
-    connection: SSL.Connection, key_log: Iterable[bytes], alert: AlertDescription
+def refusal(
+    server: SSL.Connection | None, key_log: Iterable[bytes], alert: AlertDescription
 ) -> bytes:
-    """Write a server's fatal alert: the first record under its TLS 1.3 secret, if it has that."""
+    """Write the fatal alert for a certificate that is refused.
+
+    A client has protected nothing before it accepts the certificate, nor has a server of TLS 1.2.
+    One of TLS 1.3 has its last key already, and this is the first record under it.
+
+    Args:
+        server: a server's connection; None for a client.
+        key_log: OpenSSL's lines.
+        alert: the reason.
+    """
+    if server is None:
+        return encode_plain_alert(alert)
     secret = secrets(key_log).get(b"SERVER_TRAFFIC_SECRET_0")
     if secret is None:
         return encode_plain_alert(alert)
-    suite = CipherSuite.from_openssl(connection.get_cipher_name() or "")
+    suite = CipherSuite.from_openssl(server.get_cipher_name() or "")
     keys = schedule.traffic_keys(suite, secret)
     sealed = seal_record(keys, 0, ContentType.alert, encode_alert(alert))
     keys.wipe()

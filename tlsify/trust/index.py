@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from tlsify.credentials.anchors import ANCHOR_SUFFIXES
-from tlsify.credentials.pem import malformed, no_anchors, read_file, read_pem, unreadable
+from tlsify.credentials.pem import malformed, no_anchors, read_pem
+from tlsify.credentials.reading import read_file, unreadable
 from tlsify.errors import ConfigError
 from tlsify.system.modes import is_own, make_private, own_alone
 from tlsify.system.process import has_foreign_rights

@@ -10,7 +10,7 @@ import stat
 from typing import TYPE_CHECKING
 
 from tlsify.credentials.anchors import Lookup, TrustAnchors
-from tlsify.credentials.pem import unreadable
+from tlsify.credentials.reading import unreadable
 from tlsify.errors import ConfigError
 from tlsify.system.process import has_foreign_rights
 

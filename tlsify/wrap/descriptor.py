@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import fcntl
 import os
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 _LINGER = struct.Struct("=ii")
 _RESET = _LINGER.pack(1, 0)
+# Seconds between a read of data and the looks at what is behind it, as long as that is more data.
+_LOOKS = (0.01, 0.05, 0.25, 1.0)
 
 
 class Unclosed(ConnectionAbortedError):
@@ -63,8 +66,10 @@ class Descriptor:
         self._readers = WaitingCalls(notifications)
         self._low_water = LowWater(handed.sock)
         self._upkeep = None if handed.channel is None else Upkeep(handed.channel)
-        self._next_look: asyncio.TimerHandle | None = None
+        self._next_upkeep: asyncio.TimerHandle | None = None
         self._farewell: asyncio.Task[None] | None = None
+        self._looks = 0
+        self._next_look: asyncio.TimerHandle | None = None
         self._failure: int | None = None
         self._error: Exception | None = None
         self._is_broken = False
@@ -100,12 +105,15 @@ class Descriptor:
             return
         if failure is None:
             self._notifications.go_on(call)
+            if self._handed.channel is not None:
+                self._looks = 0
+                self._look_later()
         elif failure:
             self._notifications.fail(call, failure)
         else:
             self._notifications.succeed(call, 0)
-        if self._upkeep is not None and self._upkeep.is_due and self._next_look is not None:
-            self._next_look.cancel()
+        if self._upkeep is not None and self._upkeep.is_due and self._next_upkeep is not None:
+            self._next_upkeep.cancel()
             self._tend()
 
     def _prepare(self) -> int | None:
@@ -151,6 +159,27 @@ class Descriptor:
         self._loop.remove_reader(self._ours)
         for call in calls:
             self.read(call)
+
+    # What comes along with data was announced with it. A program that takes a short read for the
+    # last, and waits for news then (nginx), would never read on to a control record behind it.
+
+    def _look_later(self) -> None:
+        if self._next_look is None and self._looks < len(_LOOKS):
+            pause = _LOOKS[self._looks]
+            self._next_look = self._loop.call_later(pause, self._look_behind)
+
+    def _look_behind(self) -> None:
+        """Serve what the program may not come to read; where that was the end, have it read."""
+        self._next_look = None
+        self._looks += 1
+        try:
+            if self._prepare() is None:
+                self._look_later()  # a new key has woken it up
+                return
+        except BlockingIOError:
+            return
+        with contextlib.suppress(OSError):
+            self._handed.sock.shutdown(socket.SHUT_RD)
 
     # -- ending
 
@@ -246,12 +275,12 @@ class Descriptor:
         except TlsifyError as exc:
             self._finish(exc)
             return
-        self._next_look = self._loop.call_later(pause, self._tend)
+        self._next_upkeep = self._loop.call_later(pause, self._tend)
 
     def _stop_tending(self) -> None:
-        if self._next_look is not None:
-            self._next_look.cancel()
-            self._next_look = None
+        if self._next_upkeep is not None:
+            self._next_upkeep.cancel()
+            self._next_upkeep = None
 
     async def say_goodbye(self) -> None:
         """Send close_notify and FIN, behind a change of the key that is under way."""
@@ -290,6 +319,9 @@ class Descriptor:
 
     def let_go(self) -> None:
         """Watch the connection no more; calls that still wait get its end."""
+        self._looks = len(_LOOKS)
+        if self._next_look is not None:
+            self._next_look.cancel()
         self._stop_tending()
         if self._readers:
             self._loop.remove_reader(self._ours)

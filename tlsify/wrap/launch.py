@@ -121,11 +121,21 @@ def _be_child(
         channel.send(told)
         if not channel.recv(1):
             os.kill(os.getpid(), signal.SIGKILL)  # `exit` would be asked about
-        if os.environ.get("LISTEN_PID") == str(parent):  # the sockets are the program's
-            os.environ["LISTEN_PID"] = str(os.getpid())
+        _adopt_environment(parent)
         status = become()
     finally:
         os._exit(status)
+
+
+def _adopt_environment(parent: int) -> None:
+    """Make this process the one that the service manager means: what it has given is the program's.
+
+    Source: sd_listen_fds(3), sd_watchdog_enabled(3).
+    """
+    for name in ("LISTEN_PID", "WATCHDOG_PID"):
+        if os.environ.get(name) == str(parent):
+            os.environ[name] = str(os.getpid())
+    os.environ.pop("LISTEN_PIDFDID", None)  # of the parent, too; it need not be there
 
 
 def _meet(pid: int, channel: socket.socket, machine: str) -> Notifications:

@@ -13,11 +13,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from weakref import WeakSet
 
-from tlsify.aio.acceptor import Acceptor, Limits
+from tlsify.aio.acceptor import Acceptor
+from tlsify.aio.limits import Limits
 from tlsify.connection.ending import patience
 from tlsify.errors import TlsifyError
+from tlsify.http.endpoint import Endpoint
 from tlsify.metrics.counters import Event, Gauge, count, put
-from tlsify.metrics.exposition import About, Endpoint
+from tlsify.metrics.exposition import About, Scrape
 from tlsify.serving.changes import Changes
 from tlsify.serving.configuration import retire
 from tlsify.serving.generation import ended
@@ -70,7 +72,7 @@ class WrapPlan:
         limits: of each address that the program listens on.
         ports: which get TLS.
         watch: its value changes when files have to be read again.
-        metrics: listening, each for an `exposition.Endpoint`.
+        metrics: listening, each for an `http.endpoint.Endpoint`.
         stranger: answers clients that speak no TLS, as `Acceptor` has it.
         access_log: gets a line for each connection; opened anew on each reload.
     """
@@ -186,7 +188,7 @@ class _Supervisor:
         async with contextlib.AsyncExitStack() as stack:
             stack.enter_context(roster.publish())
             for sock in self._plan.metrics:
-                await stack.enter_async_context(Endpoint(sock, lambda: about))
+                await stack.enter_async_context(Endpoint(sock, Scrape(lambda: about)))
             tasks = [asyncio.create_task(_regularly(*chore)) for chore in chores]
             tasks.append(asyncio.create_task(self._watch_files()))
             self._plan.launch.release()

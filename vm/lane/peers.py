@@ -51,6 +51,37 @@ PEERS = Collection(
     # For PostgreSQL's just-in-time compiler, which no small query sets to work: 130 MB.
     unused=(_LLVM,),
 )
+# A tree of its own, so that it costs nothing where the others are at hand already.
+AUTHORITY = Collection(
+    "authority",
+    "an ACME authority",
+    apt.Selection(image.SELECTION.suites, ("pebble", "patchelf")),
+    {name: f"usr/bin/{name}" for name in ("pebble", "pebble-challtestsrv")},
+    compiler=lambda: PEERS.tree,
+)
+# What `tlsify wrap` is tried with beside those, also in guests, which see the tree's folder; and a
+# compiler for one more. Only the full run asks for them: 200 MB, and 250 MB.
+SERVERS = Collection(
+    "servers",
+    "servers to wrap",
+    apt.Selection(
+        image.SELECTION.suites,
+        ("apache2-bin", "busybox-static", "lighttpd", "nodejs", "redis-server", "patchelf"),
+    ),
+    {
+        **{name: f"usr/sbin/{name}" for name in ("apache2", "lighttpd")},
+        **{name: f"usr/bin/{name}" for name in ("node", "redis-server")},
+        "busybox-static": "usr/bin/busybox",
+    },
+    compiler=lambda: PEERS.tree,
+)
+GO = Collection(
+    "go",
+    "a compiler of Go",
+    apt.Selection(image.SELECTION.suites, ("golang-1.24-go", "patchelf")),
+    {"go": "usr/lib/go-1.24/bin/go"},
+    compiler=lambda: PEERS.tree,
+)
 # Large, and only for those who ask for it.
 BROWSER = Collection(
     "browser",

@@ -160,6 +160,6 @@ def _measure(core: int, command: peers.Words, listener: socket.socket | None) ->
 
 
 def _spent(pid: int) -> float:
-    """Return a process's processor seconds up to now; those of its threads, in nanoseconds."""
-    tasks = Path(f"/proc/{pid}/task").iterdir()
-    return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
+    """Return a process's processor seconds up to now, threads that have ended included."""
+    clock = ~pid << 3 | 2  # CPUCLOCK_SCHED of a process: include/linux/posix-timers.h
+    return time.clock_gettime(clock)

@@ -227,6 +227,23 @@ def test_watch(pki: Pki, folder: Path, tmp_path: Path, monkeypatch: pytest.Monke
         before = look()
         files[name].write_bytes(b"xyz")
         assert look() != before
+    look = server_options.watch(parse("--cert", files["cert"]))
+    before = look()
+    files["key"].write_bytes(b"in KEYFILE")
+    assert look() != before
+
+
+def test_watch_of_folders(tmp_path: Path) -> None:
+    """Keys of a folder beside the certificates' show a change; files of other kinds do not."""
+    certificates, keys = tmp_path / "certs", tmp_path / "private"
+    for made in (certificates, keys):
+        made.mkdir()
+    look = server_options.watch(parse("--cert-dir", certificates))
+    before = look()
+    (certificates / "acme.log").touch()
+    assert look() == before
+    (keys / "a.key").touch()
+    assert look() != before
 
 
 @pytest.mark.usefixtures("lacks_ktls")

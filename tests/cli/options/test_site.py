@@ -29,7 +29,7 @@ def test_values() -> None:
     """What is given is what is served."""
     arguments = parse(
         *("--index", "a.html", "--index", "b", "--404", "./errors/404.html", "--listing"),
-        *("--header", "X-A:b: c", "--header", "Strict-Transport-Security: max-age=1"),
+        *("--header", "X-A:b: c", "--hsts=1"),
         *("--cache-control", "max-age=60"),
     )
     site.check(arguments)
@@ -50,6 +50,7 @@ def test_values() -> None:
         *(("--index", each) for each in ("", ".", "..", "a/b", "/a")),
         *(("--404", each) for each in ("", "/a", "../a", "a//b", "a/")),
         ("--cache-control", "a\nb"),
+        *(("--hsts", each) for each in ("", "-1", "1.5", "9" * 20)),
     ],
 )
 def test_mistakes(option: str, value: str) -> None:
@@ -58,7 +59,9 @@ def test_mistakes(option: str, value: str) -> None:
         parse(f"{option}={value}")
 
 
-def test_two_words_for_one_field() -> None:
+@pytest.mark.parametrize("option", ["--cache-control=no-cache", "--hsts"])
+def test_two_words_for_one_field(option: str) -> None:
     """Which of them counts is not left to luck."""
+    fields = ("--header", "cache-control:max-age=1", "--header=strict-transport-security:max-age=1")
     with pytest.raises(ConfigError, match="exclude each other"):
-        site.check(parse("--cache-control", "no-cache", "--header", "cache-control:max-age=1"))
+        site.check(parse(option, *fields))

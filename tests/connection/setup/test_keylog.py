@@ -12,7 +12,7 @@ from tests.doubles import RELAY, VERSIONS, Endpoint
 from tlsify.connection.establish import accept, connect
 from tlsify.connection.setup import keylog
 from tlsify.connection.setup.keylog import append
-from tlsify.errors import ConfigError
+from tlsify.errors import ConfigError, ResourceError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -75,8 +75,9 @@ def test_file_of_somebody_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Half a line is none; the system's reason is told."""
     monkeypatch.setattr(os, "write", lambda _, lines: len(lines) - 1)
-    with pytest.raises(ConfigError, match="No space left on device"):
+    with pytest.raises(ResourceError, match="No space left on device") as raised:
         append(tmp_path / "keys", b"secret\n")
+    assert "free some space" in raised.value.hint
 
 
 @pytest.mark.parametrize("version", VERSIONS)

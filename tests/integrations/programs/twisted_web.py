@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from typing import Any
 
 from twisted.internet import reactor as installed
@@ -38,6 +39,9 @@ class Pages(Resource):
         return answer(path, request.content.read(), said)
 
 
+if "descriptors" in task.options:
+    number = int(task.options["descriptors"])
+    resource.setrlimit(resource.RLIMIT_NOFILE, (number, number))
 reactor: Any = installed
 factory = Site(Pages())  # type: ignore[no-untyped-call]
 Endpoint(reactor, task.port, context(task), "127.0.0.1").listen(factory)

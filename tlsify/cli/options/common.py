@@ -11,8 +11,8 @@ from tlsify.cli.options import addresses
 from tlsify.codepoints import DEFAULT_AEADS, Aead, NamedGroup, ProtocolVersion
 from tlsify.config import ClosePolicy, KtlsMode, KtlsPolicy
 from tlsify.credentials.anchors import TrustAnchors
-from tlsify.credentials.pem import read_file
-from tlsify.errors import ConfigError, UsageError
+from tlsify.credentials.reading import read_file
+from tlsify.errors import UsageError, unusable
 from tlsify.names import ReferenceIdentifier
 from tlsify.system.process import let_go
 from tlsify.trust import store
@@ -91,25 +91,38 @@ def descriptor(text: str) -> int:
 # -- flags that clients and servers have in common
 
 
-def add_key_pair(group: argparse._ArgumentGroup, purpose: str, *, several: bool = False) -> None:
-    """Declare --cert, --key and --key-fd; the first two once, or for several pairs."""
+def add_key_pair(
+    group: argparse._ArgumentGroup, purpose: str, *, several: bool = False, of: str = ""
+) -> None:
+    """Declare --cert, --key and --key-fd; the first two once, or for several pairs.
+
+    Args:
+        group: where.
+        purpose: of the certificate.
+        several: whether there may be several pairs.
+        of: in front of the names, which then go by files alone: not by the environment, nor by
+            descriptors.
+    """
     more: dict[str, Any] = {"action": "append", "default": []} if several else {}
     again = "; may be repeated" if several else ""
     group.add_argument(
-        "--cert",
+        f"--{of}cert",
         type=path,
         metavar="FILE",
         help=f"PEM certificate chain, {purpose}; its key may be in the same file{again}; "
-        "default: $CERTFILE",
+        f"default: {'none' if of else '$CERTFILE'}",
         **more,
     )
     group.add_argument(
-        "--key",
+        f"--{of}key",
         type=path,
         metavar="FILE",
-        help="PEM private key, unencrypted; default: $KEYFILE, or the certificate's file",
+        help="PEM private key, unencrypted; default: "
+        f"{'' if of else '$KEYFILE, or '}the certificate's file",
         **more,
     )
+    if of:
+        return
     group.add_argument(
         "--key-fd", type=descriptor, metavar="N", help="descriptor to read the private key from"
     )
@@ -186,19 +199,22 @@ def read_key(number: int) -> bytes:
         pem = streams.read_all(number, _MAX_PEM)
         let_go([number])  # a reload finds nothing there, rather than what has its number then
     except OSError as exc:
-        raise ConfigError(
-            f"cannot read the private key from descriptor {number}: {exc.strerror}",
-            hint="leave it open for the command",
-        ) from exc
+        what = f"cannot read the private key from descriptor {number}"
+        raise unusable(what, exc, "leave it open for the command") from exc
     return pem
 
 
-def add_trust(group: argparse._ArgumentGroup, flag: str, purpose: str, otherwise: str = "") -> None:
+def add_trust(
+    group: argparse._ArgumentGroup,
+    flag: str,
+    purpose: str,
+    otherwise: str = "$CAFILE, $CADIR",
+) -> None:
     """Declare a flag that names trust anchors; ``otherwise`` says what there is without any."""
     group.add_argument(
         flag,
         metavar="FILE|DIR|system",
-        help=f'{purpose}"system" for this host\'s own; default: $CAFILE, $CADIR{otherwise}',
+        help=f'{purpose}"system" for this host\'s own; default: {otherwise}',
     )
 
 
@@ -223,16 +239,16 @@ def trust_from_environment() -> str | None:
     return os.environ.get("CAFILE") or os.environ.get("CADIR")
 
 
-def add_secrets(group: argparse._ArgumentGroup) -> None:
-    """Declare --crl and --keylog."""
+def add_secrets(group: argparse._ArgumentGroup, of: str = "") -> None:
+    """Declare --crl and --keylog, with something in front of their names."""
     group.add_argument(
-        "--crl",
+        f"--{of}crl",
         type=path,
         metavar="FILE",
         help="certificate revocation lists; the issuer of the peer's certificate must have one",
     )
     group.add_argument(
-        "--keylog",
+        f"--{of}keylog",
         action="store_true",
         help="append TLS secrets to $SSLKEYLOGFILE; anyone who has them can decrypt the connection",
     )
@@ -246,9 +262,9 @@ def crls(arguments: argparse.Namespace) -> tuple[CertificateRevocationList, ...]
     """
     if arguments.crl is None:
         return ()
-    from tlsify.credentials.parse import load_crls  # as for `key_pair`
+    from tlsify.credentials.crls import load  # as for `key_pair`
 
-    return load_crls(arguments.crl)
+    return load(arguments.crl)
 
 
 def key_log(arguments: argparse.Namespace) -> Path | None:
@@ -274,35 +290,36 @@ def alpn_protocol(text: str) -> bytes:
     return name
 
 
-def add_alpn(group: argparse._ArgumentGroup) -> None:
-    """Declare what is spoken over TLS."""
+def add_alpn(group: argparse._ArgumentGroup, of: str = "", otherwise: str = "") -> None:
+    """Declare what is spoken over TLS; ``otherwise`` says what there is without any."""
     group.add_argument(
-        "--alpn",
+        f"--{of}alpn",
         action="append",
         type=alpn_protocol,
         default=[],
         metavar="PROTOCOL",
-        help="application protocol; may be repeated, in order of preference",
+        help=f"application protocol; may be repeated, in order of preference{otherwise}",
     )
 
 
-def add_choices(group: argparse._ArgumentGroup) -> None:
+def add_choices(group: argparse._ArgumentGroup, of: str = "") -> None:
     """Declare what is left to negotiation: versions, ciphers, groups."""
+    for which, what, default in (("min", "oldest", "1.2"), ("max", "newest", "1.3")):
+        group.add_argument(
+            f"--{of}tls-{which}",
+            choices=tuple(_VERSIONS),
+            default=default,
+            help=f"{what} version; default {default}",
+        )
     group.add_argument(
-        "--tls-min", choices=tuple(_VERSIONS), default="1.2", help="oldest version; default 1.2"
-    )
-    group.add_argument(
-        "--tls-max", choices=tuple(_VERSIONS), default="1.3", help="newest version; default 1.3"
-    )
-    group.add_argument(
-        "--ciphers",
+        f"--{of}ciphers",
         type=_ciphers,
         metavar="LIST",
         help=f"ciphers in order of preference, out of {', '.join(_AEADS)}; "
         "default: all but the last",
     )
     group.add_argument(
-        "--groups",
+        f"--{of}groups",
         type=_groups,
         default=(),
         metavar="LIST",

@@ -14,14 +14,20 @@ from tlsify.config import KtlsMode, ServerConfig
 from tlsify.connection import establish
 from tlsify.connection.setup.eligibility import host_refusal
 from tlsify.credentials import ocsp
-from tlsify.credentials.key_files import Files, amiss, find, fingerprint
+from tlsify.credentials.key_files import SUFFIXES, Files, amiss, find, fingerprint, watched
+from tlsify.credentials.parse import parse_certificates
+from tlsify.credentials.reading import read_file
+from tlsify.credentials.self_signed import make_key_pair
 from tlsify.errors import TlsifyError, UsageError
 from tlsify.system.process import Account
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
+    from cryptography.x509 import Certificate
+
+    from tlsify.cli.options.automatic import Automatic
     from tlsify.config import KtlsPolicy
     from tlsify.credentials.anchors import TrustAnchors
     from tlsify.credentials.key_pair import KeyPair
@@ -78,7 +84,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, alpn: bool = True, user: b
         action="store_true",
         help="send session tickets, which shorten clients' later handshakes",
     )
-    parser.set_defaults(user=None)
+    parser.set_defaults(user=None, automatic=None)
     if user:
         group.add_argument(
             "--user",
@@ -113,12 +119,36 @@ def isolation(
     from tlsify.serving.configuration import Isolation  # heavy, and rarely wanted
 
     return Isolation(
-        key_files=lambda: [files.key for files in _files(arguments, _log.debug)],
+        key_files=lambda: key_files(arguments),
         private=() if arguments.key_fd is None else (arguments.key_fd,),
         holders=holders,
         sandboxing=sandboxing,
         account=arguments.user,
     )
+
+
+def key_files(arguments: argparse.Namespace) -> list[Path]:
+    """Return the files with private keys."""
+    found = _files(arguments, _log.debug)
+    return [files.key for files in (*found, *_automatic_files(arguments))]
+
+
+def chains(arguments: argparse.Namespace) -> Iterator[tuple[Certificate, ...]]:
+    """Return the chains of all certificates that are there, as their files are at the moment.
+
+    Raises:
+        ConfigError: a file is unusable.
+    """
+    paths = [files.chain for files in _files(arguments, _log.debug)]
+    paths += [files.chain for files in _automatic_files(arguments) if files.chain.exists()]
+    if arguments.key_fd is not None and arguments.cert:
+        paths.append(arguments.cert[0])
+    for path in paths:
+        yield parse_certificates(read_file(path, "certificate"), str(path))
+
+
+def _automatic_files(arguments: argparse.Namespace) -> list[Files]:
+    return [] if arguments.automatic is None else arguments.automatic.files()
 
 
 def configure(
@@ -137,10 +167,14 @@ def configure(
     Raises:
         ConfigError: a file is unusable, or there is no certificate.
     """
-    pair, *more = _key_pairs(arguments, _log.debug if quiet else _log.warning, otherwise)
+    automatic: Automatic | None = arguments.automatic
+    pairs = _key_pairs(arguments, _log.debug if quiet else _log.warning, otherwise)
+    pair, *more = pairs or [make_key_pair(["localhost"])]
     return ServerConfig(
         key_pair=pair,
         more_key_pairs=tuple(more),
+        acme_challenge=None if automatic is None else automatic.challenge,
+        provisional=not pairs,
         client_trust=_client_trust(arguments),
         client_required=arguments.client_cert == "require",
         client_identities=tuple(arguments.client_ref_id),
@@ -160,7 +194,34 @@ def _key_pairs(
     tell: Callable[..., None],
     otherwise: Callable[[], KeyPair] | None,
 ) -> list[KeyPair]:
-    """Read the certificates that flags or environment name, and tell what is amiss with them."""
+    """Read the certificates that flags or environment name, and tell what is amiss with them.
+
+    Returns:
+        None of them as long as the only ones are still to come.
+    """
+    automatic: Automatic | None = arguments.automatic
+    found = _named(arguments, tell)
+    if automatic is not None:
+        found += automatic.load(tell)
+    if not found and (automatic is None or automatic.certificates is None):
+        if otherwise is not None:
+            return [otherwise()]
+        raise UsageError(
+            "a server needs a certificate and its key",
+            hint="add --cert FILE and --key FILE, or --cert-dir DIR, or set CERTFILE and KEYFILE",
+        )
+    for path in arguments.ocsp:
+        found = _with_response(found, path, tell)
+    if automatic is not None:
+        found = [(name, automatic.stapled(name, pair, tell)) for name, pair in found]
+    for name, pair in found:
+        for complaint in amiss(pair):
+            tell("%s: %s", name, complaint)
+    return [pair for _, pair in found]
+
+
+def _named(arguments: argparse.Namespace, tell: Callable[..., None]) -> list[tuple[str, KeyPair]]:
+    """Read the certificates that are named, each with its name for messages."""
     found: list[tuple[str, KeyPair]] = []
     if arguments.key_fd is not None:
         found.append((str(arguments.cert[0] if arguments.cert else "--key-fd"), _of_fd(arguments)))
@@ -168,19 +229,7 @@ def _key_pairs(
         found.append((str(files.chain), files.load()))
         if files.open_to_all:
             tell("%s: any user can read this private key", files.key)
-    if not found and otherwise is not None:
-        return [otherwise()]
-    if not found:
-        raise UsageError(
-            "a server needs a certificate and its key",
-            hint="add --cert FILE and --key FILE, or --cert-dir DIR, or set CERTFILE and KEYFILE",
-        )
-    for path in arguments.ocsp:
-        found = _with_response(found, path, tell)
-    for name, pair in found:
-        for complaint in amiss(pair):
-            tell("%s: %s", name, complaint)
-    return [pair for _, pair in found]
+    return found
 
 
 def _of_fd(arguments: argparse.Namespace) -> KeyPair:
@@ -239,14 +288,17 @@ def watch(arguments: argparse.Namespace) -> Callable[[], object]:
     What it is asked about needs no more than to be listed.
     """
     paths = [path for files in ("cert", "key", "ocsp") for path in getattr(arguments, files)]
-    paths += [path for path in (arguments.cert_dir, arguments.crl) if path is not None]
-    if not arguments.cert and arguments.cert_dir is None:
-        named = shared.key_pair_files(None, None, arguments.key_fd)
+    paths += [] if arguments.crl is None else [arguments.crl]
+    paths += [] if arguments.automatic is None else arguments.automatic.watched()
+    folders = [] if arguments.cert_dir is None else watched(arguments.cert_dir)
+    if len(arguments.cert) <= 1 and arguments.cert_dir is None:  # the environment may have a part
+        chain, key = (each[0] if each else None for each in (arguments.cert, arguments.key))
+        named = shared.key_pair_files(chain, key, arguments.key_fd)
         paths += [path for path in named or () if path is not None]
     if arguments.client_cert is not None:
         trusted = arguments.client_ca or shared.trust_from_environment()
         paths += [Path(trusted)] if trusted not in {None, "system"} else []
-    return lambda: fingerprint(paths)
+    return lambda: (fingerprint(paths), fingerprint(folders, SUFFIXES))
 
 
 def _client_trust(arguments: argparse.Namespace) -> TrustAnchors | None:

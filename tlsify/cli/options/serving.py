@@ -4,36 +4,39 @@ from __future__ import annotations
 
 import logging
 import os
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tlsify.addresses import Address
-from tlsify.aio.acceptor import Limits
-from tlsify.cli.options import addresses, logs
+from tlsify.aio.limits import MOST_HANDSHAKES, Limits
+from tlsify.cli.options import addresses, logs, redirection, renewal
 from tlsify.cli.options import common as shared
 from tlsify.cli.options import server as server_options
 from tlsify.connection.stillness import SEND_TIMEOUT
+from tlsify.credentials.key_files import fingerprint
 from tlsify.errors import ConfigError, UsageError
-from tlsify.http import plain
+from tlsify.passing.proxies import Proxies
+from tlsify.serving.plan import ServerPlan
 from tlsify.serving.reexec import SYSTEMD, Inherited
-from tlsify.serving.server import ServerPlan
 from tlsify.system import listening, sandbox
 from tlsify.system.sandbox import Reach, Sandboxing
 
 if TYPE_CHECKING:
     import argparse
     import socket
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Sequence
 
+    from cryptography.x509 import Certificate
+
+    from tlsify.cli.options.automatic import Automatic
     from tlsify.cli.parser import GlobalOptions
     from tlsify.config import ServerConfig
+    from tlsify.credentials.key_pair import KeyPair
     from tlsify.logs.access import AccessLog
-    from tlsify.serving.server import Service
+    from tlsify.serving.plan import Provision
 
 _log = logging.getLogger("tlsify")
 
-_HANDSHAKES = 1000
 _DRAIN = 30.0
 _MAX_NUMBER = 10_000_000
 
@@ -59,6 +62,14 @@ def add_arguments(parser: argparse.ArgumentParser, *, listen: str | None) -> Non
         help="separate listening sockets for the workers; the kernel spreads connections evenly "
         "among them",
     )
+    group.add_argument(
+        "--accept-proxy",
+        type=Proxies.parse,
+        metavar="FROM",
+        help="addresses and networks of proxies whose connections begin with a PROXY header, which "
+        "names the client: a comma-separated list, with unix: for local sockets; other "
+        "connections begin with TLS",
+    )
     add_limits(group, "of all workers", "of each worker")
     group.add_argument(
         "--send-timeout",
@@ -67,6 +78,14 @@ def add_arguments(parser: argparse.ArgumentParser, *, listen: str | None) -> Non
         metavar="S",
         help="seconds for which a client may leave sent data unread before the connection is cut; "
         f"default {SEND_TIMEOUT:g}",
+    )
+    group.add_argument(
+        "--drain-delay",
+        type=shared.seconds,
+        default=0,
+        metavar="S",
+        help="seconds after SIGTERM in which connections are still accepted, while /readyz answers "
+        "503, so that load balancers learn of the end; default 0",
     )
     group.add_argument(
         "--drain",
@@ -84,6 +103,8 @@ def add_arguments(parser: argparse.ArgumentParser, *, listen: str | None) -> Non
         "that they need; auto (default): as far as the kernel can",
     )
     add_reports(group)
+    redirection.add_arguments(group)
+    renewal.add_arguments(parser)
 
 
 def add_limits(group: argparse._ArgumentGroup, whole: str, part: str) -> None:
@@ -104,10 +125,10 @@ def add_limits(group: argparse._ArgumentGroup, whole: str, part: str) -> None:
     group.add_argument(
         "--max-handshakes",
         type=_number,
-        default=_HANDSHAKES,
+        default=MOST_HANDSHAKES,
         metavar="N",
         help="maximum concurrent handshakes; further connections wait until one finishes or "
-        f"stalls; default {_HANDSHAKES}",
+        f"stalls; default {MOST_HANDSHAKES}",
     )
     group.add_argument(
         "--per-address",
@@ -126,20 +147,14 @@ def add_limits(group: argparse._ArgumentGroup, whole: str, part: str) -> None:
 
 
 def add_reports(group: argparse._ArgumentGroup) -> None:
-    """Declare what is told of connections, to administrators and to clients without TLS."""
+    """Declare what is told of connections."""
     logs.add_access_log(group)
     server_options.add_isolation(group)
-    group.add_argument(
-        "--redirect-http",
-        action="store_true",
-        help="redirect clients that speak plain HTTP on this port to HTTPS; without it they get "
-        "status 400",
-    )
     group.add_argument(
         "--metrics",
         type=Address.to_listen,
         metavar="HOST:PORT|unix:PATH",
-        help="plain HTTP address that answers GET /metrics and /healthz",
+        help="plain HTTP address that answers GET /metrics, /readyz and /livez",
     )
 
 
@@ -154,26 +169,32 @@ def _number(text: str) -> int:
 def plan(  # noqa: PLR0913 - each is a matter of its own
     arguments: argparse.Namespace,
     options: GlobalOptions,
-    service: Callable[[], Service],
+    provide: Callable[[], Provision],
     *,
     reach: Callable[[], Reach] = Reach,
     load: Callable[[], ServerConfig] | None = None,
     on_ready: Callable[[], None] = lambda: None,
     access_log: AccessLog | None = None,
     speaks_http: bool = True,
+    watched: Sequence[Path] = (),
+    is_plain: bool = False,
+    is_inline: bool = False,
 ) -> ServerPlan:
     """Make a plan of them, and listen.
 
     Args:
         arguments: parsed, `server_options` among them; ``listen`` is a list of addresses.
         options: of the command.
-        service: makes a worker's service.
+        provide: returns what workers serve with, now and on each reload.
         reach: what workers need, if no more than this is within their reach; when it changes,
             all is reloaded.
         load: gives the configuration; `server_options.configure` if None.
         on_ready: called when every worker accepts connections.
         access_log: opened.
         speaks_http: whether clients that speak no TLS get an answer where it is HTTP.
+        watched: files whose change means a reload, besides those of `server_options`.
+        is_plain: whether clients speak no TLS: then there is no configuration.
+        is_inline: as `ServerPlan` has it.
 
     Raises:
         ConfigError: there is no address, or no sandbox where one is required.
@@ -182,39 +203,93 @@ def plan(  # noqa: PLR0913 - each is a matter of its own
     sandboxing = Sandboxing(arguments.sandbox)
     if sandboxing is Sandboxing.REQUIRE and (missing := sandbox.refusal()) is not None:
         raise ConfigError(f"no sandbox: {missing}", hint=sandbox.HINT)
+    automatic = arguments.automatic = _automatic(arguments, prepare=True)
     estate = Inherited.inherit()
     estate.await_workers()
     try:
-        listeners = _listeners(arguments, estate)
-        metrics: list[socket.socket] = []
-        if arguments.metrics is not None:
-            where = arguments.metrics
-            metrics = estate.claim(f"metrics {where}", lambda: listening.listen_on(where))
+        listeners = _listeners(arguments, estate, deferred=not is_plain)
+        metrics = estate.listen("metrics", arguments.metrics)
+        plain_http = redirection.listen(arguments, estate, listeners)
+        if automatic is not None and automatic.board is not None:
+            plain_http = plain_http._replace(challenge=automatic.board.http)
     except BaseException:
         estate.close()
         raise
     estate.drop_unclaimed()
+
+    def chains() -> Iterator[tuple[Certificate, ...]]:
+        return server_options.chains(arguments)
+
+    def ready() -> None:
+        on_ready()
+        redirection.tell(plain_http)
+
     if os.geteuid() == 0 and arguments.user is None and not estate.is_rehearsal:
         _log.warning("workers run as root: name a user for them (--user)")
+    own = (lambda: None) if is_plain else server_options.watch(arguments)
+
+    def files() -> object:
+        return own(), fingerprint(watched)
+
     return ServerPlan(
         listeners=listeners,
-        load=load or (lambda: server_options.configure(arguments)),
+        load=None if is_plain else load or (lambda: server_options.configure(arguments)),
         policy=shared.policy(options),
-        service=service,
+        provide=provide,
         workers=arguments.workers,
         limits=Limits(arguments.max_connections, arguments.max_handshakes, arguments.per_address),
+        drain_delay=arguments.drain_delay,
         drain_seconds=arguments.drain,
         metrics=metrics,
-        watch=_watch(server_options.watch(arguments), reach, sandboxing),
+        plain_http=plain_http,
+        watch=_watch(files, reach, sandboxing),
         reach=reach,
         sandboxing=sandboxing,
         account=arguments.user,
-        on_ready=on_ready,
-        stranger=partial(plain.answer, redirect=arguments.redirect_http) if speaks_http else None,
+        on_ready=ready,
+        stranger=redirection.stranger(arguments) if speaks_http and not is_plain else None,
+        is_inline=is_inline,
         access_log=access_log,
+        proxies=arguments.accept_proxy,
         isolation=server_options.isolation(arguments, arguments.workers, sandboxing),
+        errands=[] if automatic is None else automatic.errands(chains),
         estate=estate,
     )
+
+
+def examine(
+    arguments: argparse.Namespace, otherwise: Callable[[], KeyPair] | None = None
+) -> ServerConfig:
+    """Find what is wrong with the arguments, without listening; return the configuration.
+
+    Args:
+        arguments: parsed.
+        otherwise: as `server_options.configure` has it.
+
+    Raises:
+        ConfigError: a server could not be started with them.
+    """
+    check(arguments)
+    arguments.automatic = _automatic(arguments)
+    return server_options.configure(arguments, otherwise=otherwise)
+
+
+def check(arguments: argparse.Namespace) -> None:
+    """Check the arguments apart from those for TLS.
+
+    Raises:
+        ConfigError: they do not go together, or the access log cannot be written.
+    """
+    redirection.check(arguments)
+    logs.examine(arguments)
+
+
+def _automatic(arguments: argparse.Namespace, *, prepare: bool = False) -> Automatic | None:
+    if not arguments.acme and not arguments.ocsp_fetch:
+        return None
+    from tlsify.cli.options import automatic  # heavy, and rarely wanted
+
+    return automatic.read(arguments, prepare=prepare)
 
 
 def _watch(
@@ -222,10 +297,10 @@ def _watch(
 ) -> Callable[[], object]:
     if sandboxing is Sandboxing.OFF or sandbox.refusal() is not None:
         return files
-    return lambda: (files(), [_identity(path) for path in reach().read])
+    return lambda: (files(), [identity(path) for path in reach().read])
 
 
-def _identity(path: str) -> tuple[int, int] | None:
+def identity(path: str | Path) -> tuple[int, int] | None:
     """Return a folder's identity, which another in its place does not have; None without one."""
     try:
         status = Path(path).stat()
@@ -234,7 +309,9 @@ def _identity(path: str) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
-def _listeners(arguments: argparse.Namespace, estate: Inherited) -> list[socket.socket]:
+def _listeners(
+    arguments: argparse.Namespace, estate: Inherited, *, deferred: bool
+) -> list[socket.socket]:
     found: list[socket.socket] = []
     if not arguments.listen:
         found = estate.claim(SYSTEMD, listening.inherited)
@@ -250,9 +327,9 @@ def _listeners(arguments: argparse.Namespace, estate: Inherited) -> list[socket.
     for address in dict.fromkeys(addresses):
 
         def listen(address: Address = address) -> list[socket.socket]:
-            # TLS's clients speak first.
+            # TLS's clients speak first, and others may not.
             return listening.listen_on(
-                address, number=number, reuse_port=arguments.reuse_port, deferred=True
+                address, number=number, reuse_port=arguments.reuse_port, deferred=deferred
             )
 
         found = found + estate.claim(str(address), listen)

@@ -7,6 +7,7 @@ import os
 import re
 from typing import TYPE_CHECKING
 
+from tlsify.cli.parser import Attached
 from tlsify.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -24,7 +25,9 @@ _OURS = frozenset(
         *("accept-ranges", "allow", "etag", "last-modified"),
     }
 )
-_CACHE_CONTROL = "cache-control"
+_CACHE_CONTROL, _HSTS = "cache-control", "Strict-Transport-Security"
+_YEAR = 365 * 24 * 60 * 60  # in seconds
+_MAX_AGE = 100 * _YEAR
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,8 +58,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=_header,
         default=[],
         metavar="NAME:VALUE",
-        help="field of every answer, such as Strict-Transport-Security:max-age=31536000; may be "
-        "repeated",
+        help="field of every answer, such as X-Frame-Options:DENY; may be repeated",
+    )
+    group.add_argument(
+        "--hsts",
+        action=Attached,
+        const=str(_YEAR),
+        type=_age,
+        metavar="SECONDS",
+        help="have browsers use HTTPS alone for that long (Strict-Transport-Security); "
+        f"{_YEAR}, a year, if there is no SECONDS; 0 revokes it",
     )
     group.add_argument(
         "--cache-control",
@@ -89,6 +100,11 @@ def check(arguments: argparse.Namespace) -> None:
             "--cache-control and --header Cache-Control exclude each other",
             hint="leave one of them out: the first is for files only",
         )
+    if arguments.hsts is not None and _HSTS.lower() in names:
+        raise ConfigError(
+            f"--hsts and --header {_HSTS} exclude each other",
+            hint="leave one of them out: the second may have includeSubDomains, too",
+        )
 
 
 def rules(arguments: argparse.Namespace) -> Rules:
@@ -107,7 +123,10 @@ def rules(arguments: argparse.Namespace) -> Rules:
 
 def fields(arguments: argparse.Namespace) -> str:
     """Return the lines that each answer has besides its own."""
-    return "".join(f"{line}\r\n" for line in arguments.header)
+    lines = list(arguments.header)
+    if arguments.hsts is not None:
+        lines.append(f"{_HSTS}: max-age={arguments.hsts}")
+    return "".join(f"{line}\r\n" for line in lines)
 
 
 def _header(text: str) -> str:
@@ -123,6 +142,14 @@ def _value(text: str) -> str:
     if not _VALUE.fullmatch(text):
         raise argparse.ArgumentTypeError(f"{text!a} is no value of a field")
     return text
+
+
+def _age(text: str) -> int:
+    """Read a number of whole seconds, which may be 0, for argparse."""
+    number = int(text)
+    if not 0 <= number <= _MAX_AGE:
+        raise ValueError(text)
+    return number
 
 
 def _name(text: str) -> bytes:

@@ -25,15 +25,15 @@ PARTING_BYTES = 2**18
 _LENIENCE = 0.01
 
 
-def too_slow(seconds: float, engine: Engine | RemoteEngine) -> DeadlineExceeded:
-    """Build the error for a handshake that is not finished in time."""
-    if engine.is_remote and engine.is_asking:
+def too_slow(seconds: float, engine: Engine | RemoteEngine | None) -> DeadlineExceeded:
+    """Build the error for a handshake that is not finished in time, or has not even begun."""
+    if engine is not None and engine.is_remote and engine.is_asking:
         return DeadlineExceeded(
             f"the key holder did not answer within {seconds:.3g} seconds",
             hint="give the server more processors, or see what its log says of key holders",
         )
     found = DeadlineExceeded(f"the handshake did not finish within {seconds:.3g} seconds")
-    found.server_name = engine.server_name
+    found.server_name = None if engine is None else engine.server_name
     return found
 
 

@@ -7,7 +7,7 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
-from tlsify.errors import ConfigError
+from tlsify.errors import ConfigError, unusable
 from tlsify.system.modes import is_own, own_alone
 
 if TYPE_CHECKING:
@@ -41,6 +41,5 @@ def append(path: StrPath, lines: bytes) -> None:
         finally:
             os.close(file)
     except OSError as exc:
-        raise ConfigError(
-            f"cannot write key log {path}: {exc.strerror}", hint="check the path, or leave it out"
-        ) from exc
+        hint = "check the path, or leave it out"
+        raise unusable(f"cannot write key log {path}", exc, hint) from exc

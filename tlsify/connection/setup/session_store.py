@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 
 from tlsify.connection.setup import session_writer
 from tlsify.credentials.parse import encoded
-from tlsify.errors import ConfigError
+from tlsify.errors import ConfigError, unusable
 from tlsify.system.modes import make_private, open_private, own_alone
 from tlsify.tls.certificates import digest, digest_of_anchors
 
@@ -184,10 +184,8 @@ class SessionStore:
             with self._opened():
                 pass
         except OSError as exc:
-            raise ConfigError(
-                f"cannot use session folder {path}: {exc.strerror}",
-                hint="name a folder of your own, not a link, in one that exists",
-            ) from exc
+            hint = "name a folder of your own, not a link, in one that exists"
+            raise unusable(f"cannot use session folder {path}", exc, hint) from exc
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[int]:

@@ -1,0 +1,42 @@
+"""Tests of drafts: the file says what was translated, and what was not."""
+
+from __future__ import annotations
+
+import tomllib
+
+from tlsify.cli.migration.draft import Draft, Setting, Weight
+
+
+def test_file() -> None:
+    """Values of all kinds are TOML, and what is lost is a comment that no value can end."""
+    draft = Draft("a", options={"user": 'q"\\\x7f\u00e9', "idle": 5, "syslog": True})
+    draft.add("listen", ":443")
+    draft.add("listen", ":443")
+    draft.operands = ["unix:/run/\n"]
+    draft.pairs = [("a.pem", "a.pem"), ("b.pem", "b.key")]
+    draft.note(Setting("pid", "x", "conf", 1), "not needed")
+    draft.lose(Setting("local", "y\nverb = 1", "conf", 2), "no")
+    text = draft.write()
+    assert tomllib.loads(text) == {
+        "verb": "forward",
+        "user": 'q"\\\x7f\u00e9',
+        "idle": 5,
+        "syslog": True,
+        "listen": [":443"],
+        "cert": ["a.pem", "b.pem"],
+        "key": ["a.pem", "b.key"],
+        "operands": ["unix:/run/\n"],
+    }
+    assert "# conf:2: lost: local = y\n# verb = 1: no\n" in text
+    assert "pid" not in text
+    assert [remark.weight for remark in draft.remarks] == [Weight.NOTE, Weight.LOST]
+
+
+def test_keys_in_the_files_of_their_certificates() -> None:
+    """Then there is no word about them."""
+    draft = Draft("a", verb="listen", program=["prog", "-x"], pairs=[("a.pem", "a.pem")])
+    assert tomllib.loads(draft.write()) == {
+        "verb": "listen",
+        "cert": ["a.pem"],
+        "program": ["prog", "-x"],
+    }

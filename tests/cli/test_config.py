@@ -1,0 +1,118 @@
+"""Tests of config: what is printed, what is written, and when nothing is."""
+
+from __future__ import annotations
+
+import tomllib
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.cli.forked import refused
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.cli.harness import Outcome
+
+_SERVICE = "[{name}]\naccept = {port}\nconnect = 80\n"
+_HITCH = 'frontend = "[*]:443"\nbackend = "[::1]:80"\n'
+
+
+def _write(path: Path, *lines: str) -> Path:
+    path.write_text("".join(lines))
+    return path
+
+
+def _lines(outcome: Outcome) -> list[str]:
+    return outcome.err.splitlines()
+
+
+def test_one_service(tmp_path: Path) -> None:
+    """It is printed, with remarks in the order of the lines."""
+    path = _write(
+        tmp_path / "stunnel.conf", "pid = x\n", _SERVICE.format(name="a", port=1), "local = y\n"
+    )
+    done = refused("config", "import", path)
+    assert done.status == 0
+    assert tomllib.loads(done.out.decode())["listen"] == ["0.0.0.0:1"]
+    places = [line.partition(": ")[0] for line in _lines(done)]
+    assert places == ["stunnel.conf:1", "stunnel.conf:5"]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (_HITCH, ()),
+        (f"{_HITCH}# [section]\n", ()),
+        (_HITCH, ("--from", "hitch")),
+        (_SERVICE.format(name="a", port="443"), ("--from=stunnel",)),
+    ],
+)
+def test_programs(tmp_path: Path, text: str, words: tuple[str, ...]) -> None:
+    """Which program's it is shows, or is said; options may stand behind the file."""
+    done = refused("config", "import", _write(tmp_path / "conf", text), *words)
+    assert done.status == 0, done.err
+    assert tomllib.loads(done.out.decode())["verb"] == "forward"
+
+
+def test_several_services(tmp_path: Path) -> None:
+    """Each gets a file; nothing that is there is written over."""
+    services = [_SERVICE.format(name=name, port=1) for name in ("a", "../b c")]
+    path = _write(tmp_path / "conf", *services)
+    refused("config", "import", path).failed(100, "several services: a, ../b c", "--output")
+    done = refused("config", "import", path, "--output", tmp_path)
+    assert done.out.decode().split() == [f"{tmp_path}/a.toml", f"{tmp_path}/.._b_c.toml"]
+    assert tomllib.loads((tmp_path / "a.toml").read_text())["operands"] == ["localhost:80"]
+    (tmp_path / "a.toml").write_text("mine")
+    (tmp_path / ".._b_c.toml").unlink()
+    refused("config", "import", path, "--output", tmp_path).failed(96, "a.toml is there already")
+    assert (tmp_path / "a.toml").read_text() == "mine"
+    assert not (tmp_path / ".._b_c.toml").exists()
+    refused("config", "import", path, "--output", tmp_path / "none").failed(96, "cannot write")
+
+
+def test_loss_of_security(tmp_path: Path) -> None:
+    """Nothing is written, unless the user insists; then the file says what is lost."""
+    path = _write(tmp_path / "conf", _SERVICE.format(name="a", port=1), "libwrap = yes\n")
+    done = refused("config", "import", path)
+    assert (done.status, done.out) == (96, b"")
+    assert _lines(done)[0].startswith("conf:4: security: libwrap = yes: ")
+    assert _lines(done)[1].startswith("tlsify: error: 1 ")
+    done = refused("config", "import", "--lossy", path)
+    assert done.status == 0
+    assert done.out.startswith(b"# conf:4: security: libwrap = yes: ")
+
+
+def test_ghostunnel() -> None:
+    """Its flags stand behind two dashes."""
+    words = ("server", "--listen", "a:1", "--target", "b:2", "--cert", "x", "--allow-all")
+    done = refused("config", "import", "--from", "ghostunnel", "--", *words)
+    assert done.status == 0
+    assert tomllib.loads(done.out.decode())["client-cert"] == "require"
+
+
+@pytest.mark.parametrize(
+    ("words", "status"),
+    [
+        (("export", "x"), 100),
+        (("import",), 100),
+        (("import", "x", "--from", "ghostunnel"), 100),
+        (("import", "x", "--from", "haproxy"), 100),
+        (("import", "/nowhere"), 96),
+        (("import", "/dev/null"), 96),
+    ],
+)
+def test_misuse(words: tuple[str, ...], status: int) -> None:
+    """Each is an error and a hint."""
+    refused("config", *words).failed(status)
+
+
+def test_text_of_no_encoding(tmp_path: Path) -> None:
+    """It is refused; and control characters of one that has an encoding reach no terminal."""
+    path = tmp_path / "conf"
+    path.write_bytes(b"[a]\naccept = 1\nconnect = 2\ncert = \xff\n")
+    refused("config", "import", path).failed(96, "no text", "UTF-8")
+    path.write_bytes(b"[a]\naccept = 1\nconnect = 2\npid = \x1b[31m\n")
+    done = refused("config", "import", path)
+    assert done.status == 0
+    assert "pid = \\x1b[31m" in done.err

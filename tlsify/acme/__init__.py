@@ -1,0 +1,1 @@
+"""Certificates from an authority by ACME (RFC 8555): challenges, orders, and when to renew."""

@@ -1,0 +1,123 @@
+"""tlsify config: translate another program's configuration into a file for --config."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tlsify.cli.migration import ghostunnel, hitch, stunnel
+from tlsify.cli.migration.draft import Weight
+from tlsify.credentials.reading import read_file
+from tlsify.errors import ConfigError, ExitCode, UsageError
+from tlsify.logs.text import printable
+from tlsify.system.modes import write_public
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
+
+    from tlsify.cli.migration.draft import Draft
+    from tlsify.cli.parser import GlobalOptions
+
+DESCRIPTION = (
+    "Translate the configuration of stunnel or hitch, or a command line of ghostunnel, into "
+    "configuration files for tlsify, and say of each line what is not carried over."
+)
+IS_MIXED = True
+_FILES = {"stunnel": stunnel.translate, "hitch": hitch.translate}
+_WORDS = "ghostunnel"
+# Only hitch has these at the beginning of a line, and only stunnel has sections.
+_SECTION = re.compile(r"^\s*\[.*\]\s*$", re.MULTILINE)
+_FRONTEND = re.compile(r"^\s*(frontend|pem-file|pem-dir)\s*=", re.MULTILINE)
+_UNUSUAL = re.compile(r"[^A-Za-z0-9._-]+")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's own options."""
+    parser.add_argument("action", choices=["import"], metavar="import", help="translate")
+    parser.add_argument(
+        "file", nargs="?", type=Path, metavar="FILE", help="configuration of stunnel or hitch"
+    )
+    parser.add_argument(
+        "--from",
+        dest="origin",
+        choices=[*_FILES, _WORDS],
+        help="program that it is of; default: what it looks like",
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help="folder to write NAME.toml to, for each service; default: stdout, for one service",
+    )
+    parser.add_argument(
+        "--lossy",
+        action="store_true",
+        help="write files even if settings that matter to security are not carried over",
+    )
+    parser.usage = f"{parser.prog} import [OPTION...] FILE|--from ghostunnel -- FLAG..."
+    parser.set_defaults(program=[])
+
+
+def misuse(arguments: argparse.Namespace) -> str | None:
+    """Return the error in the arguments that say what to translate."""
+    if arguments.file is None and arguments.origin != _WORDS:
+        return "FILE is required, or --from ghostunnel and its flags behind --"
+    if arguments.file is not None and arguments.origin == _WORDS:
+        return "ghostunnel has flags, and no file: put them behind --"
+    return None
+
+
+def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
+    """Translate, report, and write."""
+    del options
+    drafts = _translate(arguments)
+    remarks = dict.fromkeys(remark for draft in drafts for remark in draft.remarks)
+    for remark in sorted(remarks, key=lambda remark: remark.setting.number):
+        print(printable(str(remark)), file=sys.stderr)
+    unsafe = sum(remark.weight is Weight.SECURITY for remark in remarks)
+    if unsafe and not arguments.lossy:
+        raise ConfigError(
+            f"{unsafe} settings that matter to security cannot be carried over: nothing is written",
+            hint='change the lines marked "security" above, or do without them by --lossy',
+        )
+    if arguments.output is not None:
+        _write(drafts, arguments.output)
+    elif len(drafts) == 1:
+        print(drafts[0].write(), end="")
+    else:
+        names = ", ".join(draft.name for draft in drafts)
+        raise UsageError(f"there are several services: {names}", hint="add --output DIR")
+    return ExitCode.OK
+
+
+def _translate(arguments: argparse.Namespace) -> list[Draft]:
+    if arguments.origin == _WORDS:
+        return ghostunnel.translate(arguments.program)
+    try:
+        text = read_file(arguments.file, "configuration").decode()
+    except UnicodeDecodeError as exc:
+        raise ConfigError(f"{arguments.file} is no text: {exc}", hint="write it in UTF-8") from exc
+    origin = arguments.origin
+    if origin is None:
+        is_hitch = _FRONTEND.search(text) is not None and _SECTION.search(text) is None
+        origin = "hitch" if is_hitch else "stunnel"
+    return _FILES[origin](text, arguments.file.name)
+
+
+def _write(drafts: Sequence[Draft], folder: Path) -> None:
+    """Write all of them, or none where one of the files is there already."""
+    paths = [folder / f"{_UNUSUAL.sub('_', draft.name) or 'service'}.toml" for draft in drafts]
+    for path in paths:
+        if path.exists() or paths.count(path) > 1:
+            raise ConfigError(f"{path} is there already", hint="name another folder for --output")
+    for path, draft in zip(paths, drafts, strict=True):
+        try:
+            write_public(path, draft.write().encode())
+        except OSError as exc:
+            raise ConfigError(
+                f"cannot write {path}: {exc.strerror}", hint="name an existing, writable folder"
+            ) from exc
+        print(f"{path}")

@@ -1,0 +1,1 @@
+"""Configurations of other programs, translated into tlsify's, with all that is not carried over."""

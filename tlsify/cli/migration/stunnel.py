@@ -1,0 +1,371 @@
+"""stunnel's configuration: servers, clients and programs, each a service of its own."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from tlsify.cli.migration import suites, verification
+from tlsify.cli.migration.draft import Draft, Setting
+from tlsify.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_SECTION = re.compile(r"\[(.*)\]")
+_YES = "yes"
+_LEVELS = ("error", "error", "error", "error", "warning", "notice", "info", "debug")
+_LEVEL_NAMES = ("emerg", "alert", "crit", "err", "warning", "notice", "info", "debug")
+_STRICTEST = 2  # OpenSSL's security level, in tlsify
+_STARTTLS = {"pgsql": "postgres", **{name: name for name in ("imap", "nntp", "pop3", "smtp")}}
+# What says how stunnel runs, not what it does, or what tlsify does by itself.
+_NEEDLESS = {
+    **dict.fromkeys(
+        ("pid", "foreground", "service"), "tlsify runs in the foreground, as systemd has it"
+    ),
+    **dict.fromkeys(("rndfile", "rndbytes", "rndoverwrite", "egd"), "OpenSSL seeds itself"),
+    **dict.fromkeys(
+        ("output", "log"), "messages go to stderr, the journal, or syslog (syslog = true)"
+    ),
+    **dict.fromkeys(
+        ("delay", "stack", "logid", "compression", "reset"), "tlsify needs no such setting"
+    ),
+    **dict.fromkeys(
+        ("session", "sessioncachesize", "sessioncachetimeout", "sessionresume", "sessiond"),
+        "tlsify resumes no sessions unless resumption = true",
+    ),
+    **dict.fromkeys(("ticketkeysecret", "ticketmacsecret"), "ticket keys are made at random"),
+    "renegotiation": "tlsify never renegotiates",
+    "timeoutclose": "the peer has 30 seconds to take the end",
+    "requirecert": "see verifyChain",
+    "socket": "TCP keepalive and TCP_NODELAY are set",
+    "dhparam": "tlsify has no finite-field groups",
+}
+_LOST = {
+    "chroot": "workers are confined by Landlock instead (sandbox)",
+    "include": "import the files in that folder one by one",
+    "transparent": "tlsify does not use clients' addresses; see proxy-protocol",
+    "local": "tlsify leaves the source address to the system",
+    "redirect": "a client without a valid certificate is refused",
+    "retry": "let systemd start it again",
+    "pty": "PROG gets sockets, and no terminal",
+}
+_UNSAFE = {
+    **dict.fromkeys(
+        ("engine", "enginectrl", "enginedefault", "engineid", "enginenum", "provider"),
+        "tlsify reads keys from files and descriptors only",
+    ),
+    "fips": "tlsify has no FIPS mode of its own",
+    "libwrap": "tlsify reads no hosts.allow: use a firewall",
+    "ident": "tlsify asks nobody by IDENT",
+    "psksecrets": "tlsify has no pre-shared keys",
+    "pskidentity": "tlsify has no pre-shared keys",
+    "config": "tlsify passes no commands to OpenSSL",
+}
+# Of `options`: what tlsify does in any case.
+_ALWAYS = frozenset(
+    {
+        *("NO_COMPRESSION", "NO_RENEGOTIATION"),
+        *("NO_TICKET", "SINGLE_DH_USE", "SINGLE_ECDH_USE", "CIPHER_SERVER_PREFERENCE"),
+        *("NO_SESSION_RESUMPTION_ON_RENEGOTIATION", "DONT_INSERT_EMPTY_FRAGMENTS"),
+    }
+)
+
+
+# What each says of the oldest version and of the newest; None stands for its value.
+_SPANS = {
+    "sslVersion": (None, None),
+    "sslVersionMin": (None, "all"),
+    "sslVersionMax": ("all", None),
+}
+_TIMES = {"TIMEOUTbusy": "timeout", "TIMEOUTconnect": "connect-timeout", "TIMEOUTidle": "idle"}
+
+
+# What is the same in tlsify for all names at an address.
+_OF_ALL_NAMES = (
+    *("client-cert", "client-ca", "client-ref-id", "crl", "ciphers", "groups"),
+    *("tls-min", "tls-max", "proxy-protocol"),
+)
+
+
+class _Service:
+    """One section, with what the lines in front of all sections say for it."""
+
+    def __init__(self, name: str, settings: list[Setting]) -> None:
+        self.name = name
+        self._left: dict[str, list[Setting]] = {}
+        for setting in settings:
+            self._left.setdefault(setting.name.lower(), []).append(setting)
+
+    def all(self, name: str) -> list[Setting]:
+        """Take all settings of a name, in their order."""
+        return self._left.pop(name.lower(), [])
+
+    def last(self, name: str) -> Setting | None:
+        """Take the setting that counts."""
+        found = self.all(name)
+        return found[-1] if found else None
+
+    def is_on(self, name: str) -> bool:
+        """Take a switch."""
+        found = self.last(name)
+        return found is not None and found.value.lower() == _YES
+
+    def rest(self) -> Iterator[Setting]:
+        """Take all that is left."""
+        for found in self._left.values():
+            yield from found
+        self._left.clear()
+
+
+def translate(text: str, name: str) -> list[Draft]:
+    """Translate a configuration.
+
+    Args:
+        text: of the file.
+        name: of the file, for messages.
+
+    Raises:
+        ConfigError: it is none of stunnel's, or has no service.
+    """
+    services = list(_services(text, name))
+    if not services:
+        raise ConfigError(
+            f"{name}: there is no [service]", hint='for inetd, see "tlsify accept --help"'
+        )
+    drafts: dict[str, Draft] = {}
+    slaves = []
+    for service in services:
+        client = service.last("client")
+        if client is not None and client.value.lower() != _YES:
+            client = None
+        if client is None and (patterns := service.all("sni")):
+            slaves.append((service, patterns))
+        else:
+            drafts[service.name] = _translate(service, client)
+    for service, patterns in slaves:
+        slave = _translate(service, None)
+        for pattern in patterns:
+            _add_slave(drafts, slave, pattern)
+    return list(drafts.values())
+
+
+def _services(text: str, name: str) -> Iterator[_Service]:
+    common: list[Setting] = []
+    found = common
+    section = ""
+    for number, raw in enumerate(text.removeprefix("\ufeff").splitlines(), 1):
+        line = raw.strip()
+        if not line or line[0] in ";#":
+            continue
+        if (head := _SECTION.fullmatch(line)) is not None:
+            if section:
+                yield _Service(section, found)
+            section, found = head[1].strip(), list(common)
+            continue
+        option, equals, value = line.partition("=")
+        if not equals:
+            raise ConfigError(
+                f"{name}:{number}: {line!r} is no setting",
+                hint="stunnel's lines are OPTION = VALUE",
+            )
+        found.append(Setting(option.strip(), value.strip(), name, number))
+    if section:
+        yield _Service(section, found)
+
+
+def _translate(service: _Service, client: Setting | None) -> Draft:
+    draft = Draft(service.name)
+    of = "backend-" if client is not None else ""
+    if client is not None:
+        draft.options["connect"] = True
+    for setting in service.all("accept"):
+        draft.add("listen", _to_listen(setting.value))
+    _translate_target(draft, service)
+    _translate_pair(draft, service, of)
+    if client is not None:
+        verification.of_server(draft, service, client)
+        if (name := service.last("sni")) is not None:
+            if name.value:
+                draft.options["backend-servername"] = name.value
+            else:
+                draft.lose(name, "tlsify sends the name, unless connect has an address")
+    else:
+        verification.of_clients(draft, service)
+    _translate_tls(draft, service, of)
+    _translate_protocol(draft, service, is_client=client is not None)
+    _translate_process(draft, service)
+    _translate_times(draft, service)
+    _remark_on_rest(draft, service)
+    return draft
+
+
+def _to_listen(value: str) -> str:
+    if value.startswith("/"):
+        return f"unix:{value}"
+    host, _, port = value.rpartition(":")
+    if host == "::":  # which is for IPv4, too
+        return f":{port}"
+    return f"{_bracketed(host) or '0.0.0.0'}:{port}"  # noqa: S104 - what it is in stunnel
+
+
+def _to_connect(value: str) -> str:
+    if value.startswith("/"):
+        return f"unix:{value}"
+    host, _, port = value.rpartition(":")
+    return f"{_bracketed(host) or 'localhost'}:{port}"
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host and not host.startswith("[") else host
+
+
+def _translate_target(draft: Draft, service: _Service) -> None:
+    """Translate `connect` or `exec`."""
+    backends = service.all("connect")
+    failover = service.last("failover")
+    if (path := service.last("exec")) is not None:
+        if backends:
+            draft.lose(backends[0], "connect and exec at once")
+        arguments = service.last("execArgs")
+        words = arguments.value.split() if arguments is not None else []
+        draft.verb, draft.program = "listen", [path.value, *words[1:]]
+        return
+    draft.operands = [",".join(_to_connect(each.value) for each in backends)] if backends else []
+    if not backends:
+        draft.lose(Setting("connect", "", service.name), "there is none: name the backend")
+    if len(backends) > 1 and (failover is None or failover.value != "prio"):
+        draft.options["balance"] = "round-robin"
+
+
+def _translate_pair(draft: Draft, service: _Service, of: str) -> None:
+    chain, key = service.last("cert"), service.last("key")
+    for setting in (chain, key):
+        if setting is not None and setting.value.startswith("pkcs11:"):
+            draft.endanger(setting, "tlsify reads keys from files and descriptors only")
+            return
+    if chain is None:
+        return
+    if chain.value.endswith((".p12", ".pfx")):
+        draft.endanger(chain, "write it as PEM: openssl pkcs12 -in FILE -nodes -out FILE.pem")
+    path = key.value if key is not None else chain.value
+    if of:
+        draft.options["backend-cert"], draft.options["backend-key"] = chain.value, path
+    else:
+        draft.pairs.append((chain.value, path))
+
+
+def _translate_tls(draft: Draft, service: _Service, of: str) -> None:
+    lists = [service.last("ciphers"), service.last("ciphersuites")]
+    if named := [setting for setting in lists if setting is not None]:
+        suites.ciphers(draft, of, *named)
+    for name in ("curves", "curve"):
+        if (setting := service.last(name)) is not None:
+            suites.groups(draft, of, setting)
+    if (level := service.last("securityLevel")) is not None:
+        if level.value.isdecimal() and int(level.value) <= _STRICTEST:
+            draft.note(level, f"OpenSSL's level {_STRICTEST} holds in any case")
+        else:
+            draft.endanger(level, f"OpenSSL's level is {_STRICTEST} in tlsify")
+    _translate_versions(draft, service, of)
+
+
+def _translate_versions(draft: Draft, service: _Service, of: str) -> None:
+    allowed = set(suites.between("all", "all"))
+    said: list[Setting] = []
+    for setting in service.all("options"):
+        version = setting.value.removeprefix("NO_")
+        if setting.value.startswith("NO_") and version in allowed:
+            allowed.discard(version)
+            said.append(setting)
+        elif setting.value in _ALWAYS or setting.value.startswith("-NO_"):
+            draft.note(setting, "tlsify decides that by itself")
+        else:
+            draft.endanger(setting, "tlsify passes no options to OpenSSL")
+    for name, (first, last) in _SPANS.items():
+        if (limit := service.last(name)) is not None:
+            try:
+                allowed &= set(suites.between(first or limit.value, last or limit.value))
+            except ValueError:
+                draft.endanger(limit, "tlsify knows no such version")
+            else:
+                said.append(limit)
+    if said:
+        suites.versions(draft, of, allowed, said[-1])
+
+
+def _translate_protocol(draft: Draft, service: _Service, *, is_client: bool) -> None:
+    setting = service.last("protocol")
+    if setting is None:
+        return
+    name = setting.value.lower()
+    if name == "proxy" and not is_client:
+        draft.options["proxy-protocol"] = "1"
+    elif is_client and name in _STARTTLS:
+        draft.options["backend-starttls"] = _STARTTLS[name]
+    else:
+        draft.lose(setting, "tlsify does not speak it on this side")
+
+
+def _translate_process(draft: Draft, service: _Service) -> None:
+    user, group = service.last("setuid"), service.last("setgid")
+    if user is not None:
+        draft.options["user"] = user.value + (f":{group.value}" if group is not None else "")
+    elif group is not None:
+        draft.lose(group, "tlsify changes the group along with the user")
+    if service.is_on("syslog"):
+        draft.options["syslog"] = True
+    if (level := service.last("debug")) is not None:
+        name = level.value.rpartition(".")[2]
+        if name.isdecimal() and int(name) < len(_LEVELS):
+            draft.options["log-level"] = _LEVELS[int(name)]
+        elif name in _LEVEL_NAMES:
+            draft.options["log-level"] = _LEVELS[_LEVEL_NAMES.index(name)]
+        else:
+            draft.note(level, "see log-level")
+
+
+def _translate_times(draft: Draft, service: _Service) -> None:
+    for theirs, ours in _TIMES.items():
+        if (setting := service.last(theirs)) is None:
+            continue
+        if draft.verb != "forward" and ours != "timeout":
+            draft.lose(setting, f"{draft.verb} has no such limit")
+        elif ours == "timeout" and draft.options.get("connect"):
+            draft.note(setting, "connect-timeout has the handshake in it")
+        elif setting.value.isdecimal() and int(setting.value):
+            draft.options[ours] = int(setting.value)
+        else:
+            draft.lose(setting, "tlsify wants seconds, more than 0")
+
+
+def _remark_on_rest(draft: Draft, service: _Service) -> None:
+    for setting in service.rest():
+        name = setting.name.lower()
+        if name in _NEEDLESS:
+            draft.note(setting, _NEEDLESS[name])
+        elif setting.value.lower() in {"no", "none"} and name in {*_LOST, *_UNSAFE}:
+            draft.note(setting, "as it is in tlsify")
+        elif name in _LOST:
+            draft.lose(setting, _LOST[name])
+        else:
+            draft.endanger(setting, _UNSAFE.get(name, "tlsify knows no such setting"))
+
+
+def _add_slave(drafts: dict[str, Draft], slave: Draft, pattern: Setting) -> None:
+    """Add a section that is about one name to the one that listens."""
+    master, _, name = pattern.value.partition(":")
+    draft = drafts.get(master)
+    if draft is None:
+        raise ConfigError(
+            f"{pattern.place}: there is no service [{master}]", hint="correct the name in sni"
+        )
+    draft.remarks += slave.remarks
+    draft.pairs += [pair for pair in slave.pairs if pair not in draft.pairs]
+    for backend in slave.operands:
+        draft.add("route", f"sni:{name}={backend}")
+    for option in _OF_ALL_NAMES:
+        if draft.options.get(option) != slave.options.get(option):
+            draft.endanger(
+                pattern, f"[{master}] has another {option}, and tlsify one for all names"
+            )

@@ -1,0 +1,1 @@
+"""Renewal by itself: requests to authorities, a private folder, pauses, and OCSP responses."""
