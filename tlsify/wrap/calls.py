@@ -8,6 +8,7 @@ import errno
 import logging
 import os
 import socket
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from tlsify.connection.ending.forks import inode
@@ -335,7 +336,7 @@ class Calls:
             try:
                 self._orderly.add(process_of(call.tid))
             except OSError:  # for want of a descriptor: this look needs none
-                self._orderly.update(p for p in self._pidfds if has_thread(p, call.tid))
+                self._orderly.update(p for p in self._holding() if has_thread(p, call.tid))
         self._notifications.go_on(call)
 
     def _watch(self, descriptor: Descriptor) -> None:
@@ -358,25 +359,27 @@ class Calls:
             asyncio.get_running_loop().remove_reader(pidfd)
             os.close(pidfd)
         for descriptor in [each for each in self._descriptors.values() if pid in each.held_in]:
-            self._attempt(self._leave_to_others, descriptor, pid)
+            is_last = partial(self._copies.has_none, descriptor, self._holds)
+            self._attempt(descriptor.left, pid, is_last, in_order=pid in self._orderly)
             self._watch(descriptor)
         self._orderly.discard(pid)
-
-    def _leave_to_others(self, descriptor: Descriptor, pid: int) -> None:
-        is_last = self._copies.has_none(descriptor, self._holds)
-        descriptor.left(pid, in_order=pid in self._orderly, is_last=is_last)
 
     def forget_processes(self) -> None:
         """Forget ends of processes that had no connection."""
         self._copies.forget()
         self._orderly = {
-            pid for pid in self._orderly if pid in self._pidfds or os.path.exists(f"/proc/{pid}")
+            pid for pid in self._orderly if pid in self._holding() or os.path.exists(f"/proc/{pid}")
         }
+
+    def _holding(self) -> set[int]:
+        return {pid for each in self._descriptors.values() for pid in each.held_in}
 
     async def part(self) -> None:
         """End everything, once no process is left."""
         for pid in list(self._pidfds):
             self._has_ended(pid)
+        for descriptor in list(self._descriptors.values()):
+            descriptor.left_by_all(in_order=descriptor.held_in <= self._orderly)
         doors = self.doors()
         self.check_doors()
         for door in doors:

@@ -86,7 +86,7 @@ class Copies:
         copied_at = max(self._forks.get(pid, 0.0), self._copied_at)
         return (
             not descriptor.is_copied
-            and descriptor.held_in == {pid}
+            and descriptor.held_in <= {pid}
             and copied_at + _MOMENT < descriptor.delivered_at
             and not self._is_any_waiting(passed_over)
         )

@@ -20,7 +20,7 @@ from tlsify.wrap.holders import Hold, has_descriptors, holders, process_of, sock
 from tlsify.wrap.waiting import WaitingCalls
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Callable, Collection
 
     from tlsify.connection.handoff import Handoff
     from tlsify.wrap.notifications import Call, Notifications
@@ -235,20 +235,24 @@ class Descriptor:
         if not self._is_held() and all(map(has_descriptors, self.held_in)):
             self._end(in_order=True)
 
-    def left(self, pid: int, *, in_order: bool, is_last: bool) -> None:
+    def left(self, pid: int, is_last: Callable[[], bool], *, in_order: bool) -> None:
         """A process that had it has ended: the last one ends the connection.
 
         If one has been killed, whoever closes the connection later may not know what is missing.
 
         Args:
             pid: the process.
+            is_last: returns whether no other can have it.
             in_order: whether that is an end in good order.
-            is_last: whether no other can have it.
         """
         self.held_in.discard(pid)
         self._is_broken |= not in_order
-        if is_last or not self._is_held():
+        if is_last() or not self._is_held():
             self._end(in_order=True)
+
+    def left_by_all(self, *, in_order: bool) -> None:
+        """End the connection: no process is left that could have it."""
+        self._end(in_order=in_order)
 
     def _is_held(self) -> bool:
         """Return whether a process still has it."""
