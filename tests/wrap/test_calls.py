@@ -150,19 +150,25 @@ for _ in range({len(endings)}):
         assert program.end() == 0
 
 
-def test_killed_supervisor(pki: Pki) -> None:
-    """The program ends with it: nothing would answer its calls."""
+@CARRIERS
+def test_killed_supervisor(pki: Pki, carrier: str) -> None:
+    """The program ends with it: nothing would answer its calls. Its clients see truncation."""
     source = """
 listener = listen()
+sock, _ = listener.accept()
+sock.sendall(b"data")
 print(os.getpid(), flush=True)
 listener.accept()
 """
-    with Wrapped(pki, RELAY, source) as program:
+    with Wrapped(pki, carrier, source) as program, program.connect() as client:
         pid = int(program.line())
+        assert client.recv(4) == b"data"
         pidfd = os.pidfd_open(pid)
         program.signal(signal.SIGKILL)
         assert select.select([pidfd], [], [], 60)[0]
         os.close(pidfd)
+        with pytest.raises((ssl.SSLEOFError, ConnectionError)):
+            client.recv(1)
 
 
 @CARRIERS
