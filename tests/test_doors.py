@@ -86,7 +86,7 @@ def test_setsockopt_has_few_doors() -> None:
     expected |= {
         "aio/dialing.py",
         "cli/forward.py",
-        "aio/pump.py",
+        "connection/plain.py",
         "system/listening.py",
     }  # for whole pieces, ends, and clients that say nothing
     isolation = {"isolation/custody.py", "isolation/remote_engine.py"}  # of local sockets
@@ -95,7 +95,7 @@ def test_setsockopt_has_few_doors() -> None:
     assert users("setsockopt") == expected
     assert set(options("system/listening.py")) == {"TCP_DEFER_ACCEPT"}
     assert set(options("aio/dialing.py")) | set(options("cli/forward.py")) == {"TCP_NODELAY"}
-    assert set(options("aio/pump.py")) == {"SO_LINGER"}
+    assert set(options("connection/plain.py")) == {"SO_LINGER"}
     assert set().union(*map(options, isolation)) == {"SO_SNDBUF"}
     assert set(options("wrap/knock.py")) == {"SO_LINGER"}
     times = {"TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT"}

@@ -62,11 +62,7 @@ class ReasonCode(StrEnum):
 
 # Found by ``tlsify check`` only, which looks for the cause of `ReasonCode.NO_TLS_ULP`.
 CAUSES = frozenset(
-    {
-        ReasonCode.NO_TLS_MODULE,
-        ReasonCode.TLS_MODULE_NOT_LOADED,
-        ReasonCode.NO_TLS_ULP_CONTAINER,
-    }
+    {ReasonCode.NO_TLS_MODULE, ReasonCode.TLS_MODULE_NOT_LOADED, ReasonCode.NO_TLS_ULP_CONTAINER}
 )
 
 
@@ -157,10 +153,6 @@ class ProxyHeaderError(HandshakeError):
 
     general_hint = "have the proxy send one (send-proxy-v2), or take it off --accept-proxy"
 
-    def __init__(self, message: str) -> None:
-        """Store the message: what there was instead."""
-        super().__init__(f"no PROXY header from the proxy: {message}")
-
 
 class PeerMisbehaved(HandshakeError):
     """The peer's data was refused; ``alert`` is the alert that was sent.
@@ -226,7 +218,7 @@ class NoCertificate(HandshakeError):
 
 
 # Errors that end a TCP connection: from the peer, from silence, from the network (ICMP, icmp(7)).
-_BY_THE_PEER = "the peer, or a device in between, cut the connection"
+_BY_THE_PEER = Truncated.general_hint
 _BY_SILENCE = "nothing came back for a long time: the peer may be down, or the network to it"
 _BY_THE_NETWORK = "the network reports that it cannot reach the peer any more"
 CUTS = {

@@ -184,6 +184,12 @@ def is_ip_address(host: str) -> bool:
     return _address(host) is not None
 
 
+def is_loopback(host: str) -> bool:
+    """Return whether only this host reaches an address, or a name that stands for it."""
+    found = _address(host)
+    return host == "localhost" if found is None else found.is_loopback
+
+
 def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     if ":" not in host and not host[-1:].isdigit():
         return None

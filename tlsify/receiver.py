@@ -158,6 +158,10 @@ class _Carried:
             return True
         return _is_over(self.handoff.sock, timeout)
 
+    def is_lost(self, program_end: socket.socket) -> bool:  # noqa: ARG002 - `Carrier` has it
+        """Return False: `failure` tells of a forwarder that has ended."""
+        return False
+
     def under_way(self) -> int:
         """Return 0: the forwarder delivers sent data."""
         return 0

@@ -50,6 +50,7 @@ SUITES = {
     "agent": Suite(("", "uml")),
     "handoff": Suite(("", "uml")),
     "relay": Suite(("",)),
+    "tunnel": Suite(("", "uml"), 5),
     "first_byte": Suite(("", "uml")),
     "scale": Suite(("", "uml"), 1, warm_up=False),
     "bulk": Suite(("", "uml"), 3),

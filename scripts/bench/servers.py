@@ -69,21 +69,24 @@ Server = "Callable[[Setting], AbstractContextManager[Running]]"
 
 
 @contextlib.contextmanager
-def _run(
+def run_on(
     setting: Setting, words: peers.Words | None, port: int, *others: Program, name: str = ""
 ) -> Iterator[Running]:
+    """Run a program that listens on a port, on the core of the setting."""
     if words is None:
         raise Missing(peers.missing(name) or f"{name} is not there")
     with started(words, port, core=setting.core, folder=setting.folder) as program:
         yield Running(port, (program, *others))
 
 
-def _find(program: str, *arguments: object) -> peers.Words | None:
+def find(program: str, *arguments: object) -> peers.Words | None:
+    """Return a command line, if there is such a program."""
     found = peers.find(program)
     return None if found is None else found.with_arguments(*arguments)
 
 
-def _write(setting: Setting, name: str, text: str) -> Path:
+def write(setting: Setting, name: str, text: str) -> Path:
+    """Write a configuration."""
     path = setting.folder / name
     path.write_text(text)
     return path
@@ -135,11 +138,11 @@ def _nginx(
         tls=tls,
         more=more,
     )
-    path = _write(setting, f"nginx-{port}.conf", text)
-    words = _find("nginx", "-e", "stderr", "-p", setting.folder, "-c", path)
+    path = write(setting, f"nginx-{port}.conf", text)
+    words = find("nginx", "-e", "stderr", "-p", setting.folder, "-c", path)
     if words is not None and under is not None:
         words = under.with_arguments(*words.words)
-    return _run(setting, words, port, name="nginx")
+    return run_on(setting, words, port, name="nginx")
 
 
 def nginx_plain(
@@ -180,32 +183,33 @@ defaults
     timeout server 600s
     timeout connect 10s
 frontend f
-    bind 127.0.0.1:{port} ssl crt {both}
+    bind 127.0.0.1:{port} {tls}
     {action}
 {more}
 """
 
 
-def _haproxy(
-    setting: Setting, mode: str, action: str, more: str = ""
+def haproxy_in(
+    setting: Setting, mode: str, action: str, more: str = "", *, is_plain: bool = False
 ) -> AbstractContextManager[Running]:
+    """Run haproxy in a mode, for clients with TLS or without."""
     port, descriptors = free_port(), resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     text = _HAPROXY.format(
         connections=min(_CONNECTIONS, descriptors // 2 - _SPARE),  # it wants two for each
         workers=setting.workers,
         mode=mode,
         port=port,
-        both=setting.credentials.both,
+        tls="" if is_plain else f"ssl crt {setting.credentials.both}",
         action=action,
         more=more,
     )
-    path = _write(setting, f"haproxy-{port}.cfg", text)
-    return _run(setting, _find("haproxy", "-f", path), port, name="haproxy")
+    path = write(setting, f"haproxy-{port}.cfg", text)
+    return run_on(setting, find("haproxy", "-f", path), port, name="haproxy")
 
 
 def haproxy(setting: Setting) -> AbstractContextManager[Running]:
     """Run haproxy, which answers by itself."""
-    return _haproxy(
+    return haproxy_in(
         setting, "http", 'http-request return status 200 content-type text/plain string "ok"'
     )
 
@@ -213,7 +217,7 @@ def haproxy(setting: Setting) -> AbstractContextManager[Running]:
 def haproxy_relay(setting: Setting) -> AbstractContextManager[Running]:
     """Run haproxy in front of a backend, without looking into what it carries."""
     backend = f"backend b\n    server s 127.0.0.1:{setting.backend}\n"
-    return _haproxy(setting, "tcp", "default_backend b", backend)
+    return haproxy_in(setting, "tcp", "default_backend b", backend)
 
 
 def hitch(setting: Setting) -> AbstractContextManager[Running]:
@@ -226,8 +230,8 @@ def hitch(setting: Setting) -> AbstractContextManager[Running]:
     )
     if os.getuid() == 0:
         text += 'user = "nobody"\n'  # it refuses to be root
-    path = _write(setting, f"hitch-{port}.conf", text)
-    return _run(setting, _find("hitch", f"--config={path}"), port, name="hitch")
+    path = write(setting, f"hitch-{port}.conf", text)
+    return run_on(setting, find("hitch", f"--config={path}"), port, name="hitch")
 
 
 def stunnel(setting: Setting) -> AbstractContextManager[Running]:
@@ -238,8 +242,8 @@ def stunnel(setting: Setting) -> AbstractContextManager[Running]:
         f"connect = 127.0.0.1:{setting.backend}\ncert = {setting.credentials.certificate}\n"
         f"key = {setting.credentials.key}\nsslVersionMin = TLSv1.2\nTIMEOUTclose = 0\n"
     )
-    path = _write(setting, f"stunnel-{port}.conf", text)
-    return _run(setting, _find("stunnel4", path), port, name="stunnel4")
+    path = write(setting, f"stunnel-{port}.conf", text)
+    return run_on(setting, find("stunnel4", path), port, name="stunnel4")
 
 
 def socat(setting: Setting) -> AbstractContextManager[Running]:
@@ -250,28 +254,28 @@ def socat(setting: Setting) -> AbstractContextManager[Running]:
         f"cert={shown.certificate},key={shown.key}"
     )
     backend = f"TCP:127.0.0.1:{setting.backend}"
-    return _run(setting, _find("socat", "-b65536", listen, backend), port, name="socat")
+    return run_on(setting, find("socat", "-b65536", listen, backend), port, name="socat")
 
 
 def ncat(setting: Setting) -> AbstractContextManager[Running]:
     """Run ncat in front of a backend: two processes for each connection."""
-    port, shown, inner = free_port(), setting.credentials, _find("ncat")
+    port, shown, inner = free_port(), setting.credentials, find("ncat")
     if inner is None:
         raise Missing(str(peers.missing("ncat")))
     behind = " ".join((*inner.words, "127.0.0.1", str(setting.backend)))
     words = inner.with_arguments("-l", "-k", "--ssl", "--ssl-cert", shown.certificate)
     words = words.with_arguments("--ssl-key", shown.key, "--sh-exec", f"exec {behind}")
-    return _run(setting, words.with_arguments("127.0.0.1", port), port)
+    return run_on(setting, words.with_arguments("127.0.0.1", port), port)
 
 
 def s_server(setting: Setting, *options: str) -> AbstractContextManager[Running]:
     """Run openssl s_server, which takes one connection after the other."""
     port, shown = free_port(), setting.credentials
-    words = _find("openssl", "s_server", "-accept", f"127.0.0.1:{port}", "-quiet")
+    words = find("openssl", "s_server", "-accept", f"127.0.0.1:{port}", "-quiet")
     words = words and words.with_arguments("-cert", shown.certificate, "-key", shown.key)
     words = words and words.with_arguments(*(options or ("-www",)))
     place = Setting(setting.files, shown, setting.files, setting.core)  # where it takes files from
-    return _run(place, words, port, name="openssl")
+    return run_on(place, words, port, name="openssl")
 
 
 def s_server_ktls(setting: Setting) -> AbstractContextManager[Running]:
@@ -288,7 +292,7 @@ def python_program(
     """Run one of the programs in Python that belong to the benchmark."""
     port = free_port()
     words = peers.python().with_arguments(_PROGRAMS / name, way, port, *arguments)
-    return _run(setting, words, port)
+    return run_on(setting, words, port)
 
 
 def python_server(way: str) -> Callable[[Setting], AbstractContextManager[Running]]:
@@ -328,7 +332,7 @@ def serve(mode: str, *options: str) -> Callable[[Setting], AbstractContextManage
         words = words.with_arguments("--cert", shown.certificate, "--key", shown.key)
         words = words.with_arguments("--drain", 0.1, "--workers", setting.workers, "--resumption")
         words = words.with_arguments(*options)
-        return _run(setting, words.with_arguments(setting.files), port)
+        return run_on(setting, words.with_arguments(setting.files), port)
 
     return start
 
@@ -342,7 +346,7 @@ def forward(mode: str, *options: str) -> Callable[[Setting], AbstractContextMana
         words = words.with_arguments("--key", shown.key, "--drain", 0.1, *options)
         words = words.with_arguments("--workers", setting.workers)
         backend = (f"127.0.0.1:{setting.backend}",) if setting.backend else ()
-        return _run(setting, words.with_arguments(f"127.0.0.1:{port}", *backend), port)
+        return run_on(setting, words.with_arguments(f"127.0.0.1:{port}", *backend), port)
 
     return start
 

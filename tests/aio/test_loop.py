@@ -15,6 +15,7 @@ import uvloop
 from tests.aio.peers import Echo
 from tests.doubles import KERNEL, OFFLOADS, RELAY, Lab, check_descriptors, descriptors
 from tlsify.aio.loop import EventLoop, new_event_loop
+from tlsify.aio.transport import sendfile
 from tlsify.errors import DeadlineExceeded, IdentityError, PeerMisbehaved
 from tlsify.integrations.uvloop import EventLoop as UvloopEventLoop
 from tlsify.sslcontext.context import SSLContext
@@ -292,7 +293,7 @@ def test_sockets_of_the_file_system(run: Run, pair: Pair, tmp_path: Path) -> Non
 def test_sendfile(
     run: Run, pair: Pair, policy: KtlsPolicy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """loop.sendfile, which is all that servers call, is the kernel's."""
+    """loop.sendfile, which is all that servers call, is the kernel's; so is aio.sendfile."""
     path = tmp_path / "file"
     path.write_bytes(bytes(range(256)) * 10_000)
     calls: list[int] = []
@@ -314,6 +315,9 @@ def test_sendfile(
                 loop = asyncio.get_running_loop()
                 assert await loop.sendfile(self.transport, file) == 2_560_000
                 assert await loop.sendfile(self.transport, file, 256, 256) == 256
+                assert await sendfile(self.transport, file) == 2_560_000
+                assert await sendfile(self.transport, file, 0, 2_560_000) == 2_560_000
+                assert await sendfile(self.transport, file, 256, 256) == 256
             self.transport.close()
 
     def fetch(address: tuple[str, int]) -> bytes:
@@ -329,7 +333,7 @@ def test_sendfile(
         loop = asyncio.get_running_loop()
         server = await loop.create_server(Sender, HERE, 0, ssl=pair.server(policy))
         received = await asyncio.to_thread(fetch, server.sockets[0].getsockname())
-        assert received == bytes(range(256)) * 10_001
+        assert received == bytes(range(256)) * 30_002
         assert len(calls) >= 2
         server.close()
         await server.wait_closed()

@@ -479,6 +479,54 @@ def test_one_file_at_a_time(run: Run, lab: Lab, policy: KtlsPolicy, file: Path) 
 
 
 @both
+@pytest.mark.parametrize("is_promised", [True, False])
+def test_file_that_is_given_up(
+    run: Run, lab: Lab, policy: KtlsPolicy, file: Path, *, is_promised: bool
+) -> None:
+    """A cancelled file ends its connection: the peer would take the next data for the rest."""
+    content = overflow(file)
+
+    async def work() -> None:
+        async with serving(lab.configs()[1], policy) as server:
+            peer = await raw_peer(lab, server)
+            transport = (await server.first()).transport
+            with file.open("rb") as source:
+                count = len(content) if is_promised else None
+                sending = asyncio.create_task(sendfile(transport, source, 0, count))
+                await asyncio.to_thread(peer.recv_data, 1)
+                sending.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await sending
+                assert transport.is_closing()
+            rest = await asyncio.to_thread(lambda: list(iter(peer.recv, None)))
+            assert {kind for kind, _ in rest} == {ContentType.application_data}
+
+    run(work())
+
+
+@both
+def test_impossible_part_of_a_file(run: Run, lab: Lab, policy: KtlsPolicy, file: Path) -> None:
+    """A program's mistake is told before anything is sent, and costs no connection."""
+    impossible: list[tuple[Any, Any]] = [(-1, 1), (0, 0), (0, -1), ("0", 1), (0, 1.0)]
+
+    async def work() -> None:
+        async with serving(lab.configs()[1], policy) as server:
+            peer = await raw_peer(lab, server)
+            protocol = await server.first()
+            with file.open("rb") as source:
+                for offset, count in impossible:
+                    with pytest.raises((ValueError, TypeError)):
+                        await sendfile(protocol.transport, source, offset, count)
+            with file.open() as text, pytest.raises(ValueError, match="binary"):
+                await sendfile(protocol.transport, text, 0, 1)  # type: ignore[arg-type]
+            protocol.transport.write(b"the answer")
+            assert await asyncio.to_thread(peer.recv_data, 10) == b"the answer"
+            protocol.transport.close()
+
+    run(work())
+
+
+@both
 def test_file_that_is_too_short(
     run: Run, lab: Lab, policy: KtlsPolicy, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

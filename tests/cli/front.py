@@ -25,14 +25,19 @@ class Front(Running):
         self, pki: Pki, *words: str | Path, carrier: str = "--ktls=off", **how: Any
     ) -> None:
         """Start it, and wait until it is ready."""
-        given = (carrier, "forward", "--cert", pki.good.certificate, "--key", pki.good.key)
-        self.process = start(*given, *words, stdin=subprocess.DEVNULL, **how)
+        self.process = start(
+            carrier, "forward", *self.own(pki), *words, stdin=subprocess.DEVNULL, **how
+        )
         self._pki = pki
         self.line = read_line(self.process.stdout)
         found = re.match(r"tlsify: forwarding (.*):(\d+) to ", self.line)
         if found is None:
             raise AssertionError(f"it did not start: {self.line}{finish(self.process).err}")
         self.port = int(found[2])
+
+    def own(self, pki: Pki) -> tuple[str | Path, ...]:
+        """Return what it is told in any case."""
+        return ("--cert", pki.good.certificate, "--key", pki.good.key)
 
     def connect(self, name: str = "localhost", alpn: str | None = None) -> ssl.SSLSocket:
         """Connect a client."""
@@ -55,3 +60,15 @@ class Front(Running):
         pid = self.process.pid
         workers = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
         return sum(len(descriptors(int(worker))) for worker in workers)
+
+
+class Tunnel(Front):
+    """A running ``tlsify forward --connect``."""
+
+    def own(self, pki: Pki) -> tuple[str | Path, ...]:
+        """Return what it is told in any case."""
+        return ("--connect", "--backend-ca", pki.authority)
+
+    def dial(self, port: int | None = None) -> socket.socket:
+        """Connect a client, which speaks no TLS."""
+        return socket.create_connection((LOOPBACK, port or self.port), PATIENCE)

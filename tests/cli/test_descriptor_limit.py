@@ -15,20 +15,20 @@ from tlsify.cli.descriptor_limit import DescriptorLimit
 def soft():
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
-resource.setrlimit(resource.RLIMIT_NOFILE, (256, 1500))
+resource.setrlimit(resource.RLIMIT_NOFILE, (256, 5000))
 limit = DescriptorLimit()
-assert (limit.suffice_for(40), soft()) == ((40, 1024), 40 + 64 + 1024)
+assert (limit.suffice_for(40), soft()) == ((40, 4096), 40 + 64 + 4096)
 limit.restore()
 assert soft() == 256
-assert (limit.suffice_for(600), soft()) == ((600, 1500 - 64 - 600), 1500)
+assert (limit.suffice_for(1000), soft()) == ((1000, 5000 - 64 - 1000), 5000)
 limit.restore()
-assert (limit.suffice_for(2000), soft()) == ((1500 - 64, 16), 1500)
+assert (limit.suffice_for(9000), soft()) == ((5000 - 64, 16), 5000)
 limit.restore()
-resource.setrlimit(resource.RLIMIT_NOFILE, (1400, 1500))
-assert (DescriptorLimit().suffice_for(40), soft()) == ((40, 1024), 1400)
+resource.setrlimit(resource.RLIMIT_NOFILE, (4500, 5000))
+assert (DescriptorLimit().suffice_for(40), soft()) == ((40, 4096), 4500)
 """
     done = subprocess.run([sys.executable, "-c", program], stderr=subprocess.PIPE, check=False)
     assert done.returncode == 0, done.stderr
     assert (
-        done.stderr == b"1436 connections at once, and not 2000: no more descriptors (ulimit -n)\n"
+        done.stderr == b"4936 connections at once, and not 9000: no more descriptors (ulimit -n)\n"
     )

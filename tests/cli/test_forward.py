@@ -126,6 +126,30 @@ def test_backend_with_a_name(pki: Pki) -> None:
             assert front.stop().status == 0
 
 
+def test_balance(pki: Pki, tmp_path: Path) -> None:
+    """Backends take turns, apart from one that is down; which that is the metrics say."""
+    words = ["--balance=round-robin", f"--metrics=unix:{tmp_path}/metrics", "--health-check=/x"]
+    words += ["--health-interval=0.05"]
+
+    def metrics() -> str:
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.connect(f"{tmp_path}/metrics")
+            sock.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+            return b"".join(iter(partial(sock.recv, 2**16), b"")).decode()
+
+    with (
+        backend(b"one") as one,
+        nobody() as down,
+        backend(b"two") as two,
+        Front(pki, *words, f"{LOOPBACK}:0", f"{one},{down},{two}") as front,
+    ):
+        until(lambda: f'tlsify_backend_up{{backend="{down}"}} 0\n' in metrics())
+        assert sorted([front.ask() for _ in range(4)]) == [b"one", b"one", b"two", b"two"]
+        assert f'tlsify_backend_up{{backend="{two}"}} 1\n' in metrics()
+        assert "tlsify_backend_errors_total 0\n" in metrics()
+        assert front.stop().status == 0
+
+
 def test_failover(pki: Pki) -> None:
     """Where the first backend is down the second answers, and that is said once."""
     with (

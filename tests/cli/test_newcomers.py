@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import select
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.cli.forked import Forked
 from tests.cli.test_door import Hall
 from tests.doubles import until
 from tlsify.cli.newcomers import Newcomer, SilentNewcomers
@@ -47,7 +49,6 @@ def test_who_is_waited_for(lab: Lab, silent: SilentNewcomers) -> None:
     number = newcomer.sock.fileno()
     assert number in silent
     assert silent.number_from(b"x") == 1
-    assert list(silent.sockets()) == [newcomer.sock]
     assert silent.greeted(number) is None
     client.sendall(b"hello")
     until(lambda: select.select([newcomer.sock], [], [], 0)[0])
@@ -84,6 +85,25 @@ def test_who_is_late(lab: Lab, silent: SilentNewcomers) -> None:
     assert silent.late(10.5) == []
     assert silent.late(11.5) == [first]
     assert silent.due == 12.0
+
+
+def test_forked_child(lab: Lab, silent: SilentNewcomers) -> None:
+    """It closes those, and nothing else."""
+    pairs = [come(lab, 0.0) for _ in range(4)]
+    for _, newcomer in pairs[:1] + pairs[2:]:
+        assert silent.wait_for(newcomer)
+    own = {pair[1].sock.fileno() for pair in pairs} - {pairs[1][1].sock.fileno()}
+
+    def work(_: list[str]) -> int:
+        silent.drop()
+        for number in own:
+            with pytest.raises(OSError, match="Bad file descriptor"):
+                os.fstat(number)
+        os.fstat(pairs[1][1].sock.fileno())
+        return 0
+
+    with Forked(command=work) as child:
+        assert child.end() == 0
 
 
 # -- the door

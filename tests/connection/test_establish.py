@@ -8,6 +8,7 @@ import pytest
 
 from tests.doubles import (
     KERNEL,
+    OFFLOADS,
     RELAY,
     Endpoint,
     Lab,
@@ -19,6 +20,7 @@ from tests.doubles import (
 from tlsify.config import KtlsPolicy
 from tlsify.connection.establish import accept, connect
 from tlsify.connection.handoff import Offload
+from tlsify.connection.stream import TLSSocket
 from tlsify.errors import (
     ConfigError,
     KtlsUnavailable,
@@ -30,6 +32,20 @@ from tlsify.tls.record import split_records
 pytestmark = pytest.mark.each_kernel
 
 AUTO = KtlsPolicy()
+
+
+@pytest.mark.parametrize("timeout", [None, 0.5])
+@pytest.mark.parametrize("policy", OFFLOADS)
+def test_timeout_stays(lab: Lab, policy: KtlsPolicy, timeout: float | None) -> None:
+    """The socket's own timeout is that of the connection, on either carrier."""
+    ours, theirs = lab.tcp()
+    client, server = lab.configs()
+    other = Endpoint(lambda: accept(theirs, server, policy))
+    ours.settimeout(timeout)
+    with connect(ours, client, policy) as handed, other.result():
+        assert handed.sock.gettimeout() == timeout
+        stream = TLSSocket(handed)
+        assert stream.gettimeout() == timeout
 
 
 # -- the decision

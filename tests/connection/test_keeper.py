@@ -34,7 +34,7 @@ from tests.doubles import (
 from tlsify.codepoints import Aead, AlertDescription, ContentType, ProtocolVersion
 from tlsify.config import ClosePolicy, KtlsMode
 from tlsify.connection import keeper as keeper_module
-from tlsify.connection import sender
+from tlsify.connection import sender, upkeep
 from tlsify.connection.keeper import Keeper
 from tlsify.errors import (
     KeyUpdateRefused,
@@ -361,8 +361,8 @@ def test_key_update(lab: Lab, policy: KtlsPolicy) -> None:
 
 
 @both
-def test_key_update_is_answered_in_a_pause(lab: Lab, policy: KtlsPolicy) -> None:
-    """A program that is quiet has its own key changed under it, if the peer asks for that."""
+def test_key_update_is_answered(lab: Lab, policy: KtlsPolicy) -> None:
+    """The program has its own key changed under it, if the peer asks for that."""
     handoff, peer = lab.client(policy)
     with Kept(handoff) as program:
         program.write.sendall(b"one")
@@ -385,59 +385,18 @@ def test_key_update_is_answered_in_a_pause(lab: Lab, policy: KtlsPolicy) -> None
 
 
 @pytest.mark.ktls
-@pytest.mark.rekey
-def test_key_update_while_the_program_writes(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The answer waits for a pause; until then data goes both ways as before."""
-    monkeypatch.setattr(keeper_module, "_QUIET", 3600.0)
-    handoff, peer = lab.client(KERNEL)
-    stopped = False
-
-    def write() -> int:
-        written = 0
-        while not stopped:
-            program.write.sendall(SOME[:1000])
-            written += 1000
-        return written
-
-    with Kept(handoff) as program:
-        writer = Endpoint(write)
-        received = len(peer.recv_data(5000))
-        peer.sock.sendall(peer.key_update(REQUESTED) + peer.data(b"x"))
-        assert program.read.recv(1) == b"x"
-        received += len(peer.recv_data(5000))
-        peer.send_data(b"y")
-        assert program.read.recv(1) == b"y"
-        assert handoff.channel is not None
-        assert handoff.channel.session.update_due
-        stopped = True
-        until(lambda: writer.done)
-        monkeypatch.setattr(keeper_module, "_QUIET", 0.01)
-        peer.send_data(b"z")  # wakes the keeper
-        while (record := peer.recv()) != KEY_UPDATE:
-            assert record is not None
-            received += len(record[1])
-        assert received == writer.result()
-        follow(peer, program, handoff)
-        program.write.sendall(b"new key")
-        assert peer.recv_data(7) == b"new key"
-        peer.close_notify()
-        program.finish()
-
-
-@pytest.mark.ktls
 def test_answer_that_cannot_be_sent(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     """It costs the program nothing of what has come, nor the end of it."""
-    monkeypatch.setattr(keeper_module, "_QUIET", 0.0)
     handoff, peer = lab.client(KERNEL)
     channel = handoff.channel
     assert channel is not None
     tried = []
 
-    def settle(flags: int = 0) -> None:
-        tried.append(flags)
+    def change_key(*_: object) -> None:
+        tried.append(1)
         raise BrokenPipeError(errno.EPIPE, "")
 
-    monkeypatch.setattr(channel, "settle", settle)
+    monkeypatch.setattr(channel, "change_key", change_key)
     channel.session.update_due = True
     with Kept(handoff) as program:
         peer.send_data(b"x")
@@ -454,14 +413,13 @@ def far_on(
 ) -> tuple[Handoff, RawPeer]:
     """Make a connection on which we have sent ``seq`` records already."""
     handoff, peer = lab.far_on(monkeypatch, Aead.AES_GCM_128, version, seq)
-    monkeypatch.setattr(keeper_module, "_LOOK", 0.01)
-    monkeypatch.setattr(keeper_module, "_QUIET", 0.01)
+    monkeypatch.setattr(upkeep, "_LOOK", 0.01)
     return handoff, peer
 
 
 @pytest.mark.ktls
 @pytest.mark.rekey
-def test_worn_key_is_changed_in_a_pause(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_worn_key_is_changed(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     """At half of what the cipher bears, where a key can follow."""
     limit = Aead.AES_GCM_128.record_limit
     assert limit is not None

@@ -180,3 +180,26 @@ def test_leaving_last() -> None:
                 assert (await loop.sock_recv(sock, 2**10)).startswith(b"HTTP/1.1 200 ")
 
     asyncio.run(leave())
+
+
+def test_leaving_in_a_crowd() -> None:
+    """However many wait, no more are accepted than may be there at a time: the end has to come."""
+    listener = socket.create_server(("127.0.0.1", 0), backlog=2 * BOUNDS.at_once)
+
+    async def ask(sock: socket.socket) -> bytes:
+        with sock, suppress(ConnectionError):
+            return await asyncio.get_running_loop().sock_recv(sock, 2**10)
+        return b""
+
+    async def leave() -> None:
+        async with Endpoint(listener, respond) as endpoint:
+            crowd = []
+            for _ in range(BOUNDS.at_once + 4):
+                crowd.append(socket.create_connection(listener.getsockname()))
+                crowd[-1].sendall(ANSWER)
+                crowd[-1].setblocking(False)
+            endpoint.leave(sweep=True)
+            answers = await asyncio.gather(*map(ask, crowd))
+        assert sum(answer.startswith(b"HTTP/1.1 200 ") for answer in answers) == BOUNDS.at_once
+
+    asyncio.run(leave())

@@ -6,7 +6,8 @@ import os
 import socket
 import ssl
 import threading
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
@@ -189,6 +190,78 @@ def test_names_of_stunnel(folder: Path) -> None:
         )
         found = compare([find("stunnel4"), str(config)], config, port, folder)
     assert ("two none", None) in found
+
+
+@contextmanager
+def secure_backend(folder: Path, name: str) -> Iterator[int]:
+    """Answer by the name that the client asks for, and whether it shows a certificate."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(folder / f"{name}.pem")
+    context.load_verify_locations(folder / "ca.pem")
+    context.verify_mode = ssl.CERT_OPTIONAL
+    asked: list[str | None] = []
+    context.sni_callback = lambda _sock, name, _context: asked.append(name)
+
+    def accept() -> None:
+        while True:
+            try:
+                sock = listener.accept()[0]
+            except OSError:
+                return
+            with suppress(OSError), sock, context.wrap_socket(sock, server_side=True) as tls:
+                tls.recv(4)
+                tls.sendall(f"{asked[-1]} {bool(tls.getpeercert())}".encode())
+                tls.unwrap()
+
+    with socket.create_server((LOOPBACK, 0)) as listener:
+        thread = threading.Thread(target=accept)
+        thread.start()
+        yield listener.getsockname()[1]
+        listener.shutdown(socket.SHUT_RDWR)
+    thread.join()
+
+
+@pytest.mark.parametrize(
+    ("lines", "answer"),
+    [
+        ("verifyChain = yes\nCAfile = {folder}/ca.pem", "localhost False"),
+        ("verifyChain = yes\nCAfile = {folder}/client.example.pem", ""),
+        ("verifyChain = yes\nCAfile = {folder}/ca.pem\ncheckHost = other.example", ""),
+        ("verifyPeer = yes\nCAfile = {folder}/localhost.pem\nsni = x.example", "x.example False"),
+        ("verifyPeer = yes\nCAfile = {folder}/other.example.pem", ""),
+        (
+            "verifyChain = yes\nCAfile = {folder}/ca.pem\ncert = {folder}/client.example.pem",
+            "localhost True",
+        ),
+    ],
+    ids=["chain", "wrong-chain", "wrong-name", "peer", "wrong-peer", "certificate"],
+)
+def test_stunnel_as_a_client(folder: Path, lines: str, answer: str) -> None:
+    """Which servers it accepts, and what it tells them."""
+    port, config = free_port(), folder / "stunnel.conf"
+
+    def ask() -> str:
+        with (
+            socket.create_connection((LOOPBACK, port), PATIENCE) as sock,
+            suppress(ConnectionError),
+        ):
+            sock.sendall(b"ping")
+            return b"".join(iter(partial(sock.recv, 2**12), b"")).decode()
+        return ""
+
+    with secure_backend(folder, "localhost") as behind:
+        config.write_text(
+            f"foreground = yes\npid =\ndebug = 0\n[tls]\nclient = yes\n"
+            f"accept = {LOOPBACK}:{port}\nconnect = localhost:{behind}\n"
+            + lines.format(folder=folder)
+        )
+        with Program([find("stunnel4"), str(config)]) as original:
+            original.dial(port).close()
+            assert ask() == answer
+            original.terminate()
+            ends(original.process)
+        with translated(config):
+            assert ask() == answer
 
 
 @pytest.mark.parametrize(

@@ -129,7 +129,7 @@ def test_whatever_a_peer_sends(form: str, text: str, other: str) -> None:
     lines = Lines()
     log = AccessLog(lines, form)
     about = Subject.__new__(Subject)
-    about.told, about._text = {"server_name": text, "certificate": other}, None
+    about.told = {"server_name": text, "certificate": other}
     log.request(about, {"request": text, "referer": other, "user_agent": other, "end": "clean"})
     assert len(lines.found[0]) <= LONGEST
     told = lines.take(form)

@@ -118,12 +118,15 @@ def test_scrape() -> None:
 
 def test_health() -> None:
     """It is 200, and 503 while everything comes to its end."""
-    assert ask("GET /healthz HTTP/1.1")[0].startswith("HTTP/1.1 200 ")
+    paths = ("/healthz", "/readyz", "/livez")
+    assert [ask(f"GET {path} HTTP/1.1")[1] for path in paths] == [b"ready\n"] * 2 + [b"alive\n"]
     put(Gauge.STOPPING, 1)
     try:
-        section, body = ask("GET /healthz HTTP/1.1")
-        assert section.startswith("HTTP/1.1 503 Service Unavailable\r\n")
-        assert body == b"draining\n"
+        for path in paths[:2]:
+            section, body = ask(f"GET {path} HTTP/1.1")
+            assert section.startswith("HTTP/1.1 503 Service Unavailable\r\n")
+            assert body == b"draining\n"
+        assert ask("GET /livez HTTP/1.1")[0].startswith("HTTP/1.1 200 ")
     finally:
         put(Gauge.STOPPING, 0)
 

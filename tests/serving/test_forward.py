@@ -45,7 +45,9 @@ from tlsify.passing import proxy_text
 from tlsify.passing.metadata import ConnectionInfo
 from tlsify.passing.proxy_protocol import decode
 from tlsify.receiver import Receiver
-from tlsify.serving.backends import Backend, Backends, Rule
+from tlsify.serving.backend.address import Backend
+from tlsify.serving.backend.choice import Backends
+from tlsify.serving.backend.routes import Rule
 from tlsify.serving.forward import Forwarding, Passing
 from tlsify.system import scm_rights
 
@@ -60,6 +62,14 @@ if TYPE_CHECKING:
 # How long backends are waited for that will not do, in seconds: a guest needs more for one attempt.
 SHORT = 2.0 if EXPECT_KTLS else 0.1
 both = pytest.mark.parametrize("policy", OFFLOADS)
+
+
+@pytest.fixture(autouse=True)
+def _inline(lab: Lab) -> None:
+    """Make connections as forward does."""
+    lab.is_inline = True
+
+
 STRICT = ClosePolicy.STRICT
 
 
@@ -152,7 +162,7 @@ def test_header(lab: Lab, policy: KtlsPolicy, version: str) -> None:
     with listening(("127.0.0.1", 0)) as listener:
         backends = to(Backend(*listener.getsockname()))
         address = peer.sock.getpeername()
-        work = serving(Forwarding(backends, STRICT, proxy_protocol=version), handed)
+        work = serving(Forwarding(backends, STRICT, proxy_version=version), handed)
         peer.send_data(b"request")
         peer.close_notify()
         plain, _ = listener.accept()

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Self, cast
 import psutil
 import pytest
 
+from tests.cli.harness import insist
 from tests.conftest import issue
 from tests.doubles import ends, until
 from tests.isolation.test_custodian import children
@@ -27,7 +28,8 @@ from tests.memory import forms, holds
 from tlsify.aio.limits import Limits
 from tlsify.config import KtlsMode, KtlsPolicy, ServerConfig
 from tlsify.serving import server as serving
-from tlsify.serving.server import ServerPlan, part
+from tlsify.serving.plan import ServerPlan
+from tlsify.serving.server import part
 from tlsify.system import listening, sandbox
 
 if TYPE_CHECKING:
@@ -49,6 +51,7 @@ from tlsify.aio.transport import attach
 from tlsify.credentials.key_pair import KeyPair
 from tlsify.config import KtlsMode, KtlsPolicy, ServerConfig
 from tlsify.serving.configuration import Isolation
+from tlsify.serving.plan import Provision, ServerPlan
 from tlsify.system.process import Account
 from tlsify.system.sandbox import Reach, Sandboxing
 from tlsify.serving.reexec import Inherited
@@ -76,6 +79,8 @@ class Service:
         await asyncio.sleep(1000)
     async def stop(self):
         say("stop", os.getpid())
+    def backends(self):
+        return {"a:1": True}
 
 def load():
     return ServerConfig(key_pair=KeyPair.load(folder / "cert.pem", folder / "key.pem"), timeout=5)
@@ -94,15 +99,17 @@ def listen():
     more = [listening.listen("127.0.0.1", port, reuse_port=True) for _ in range(SOCKETS - 1)]
     return [first, *more]
 
-SOCKETS, ACCOUNT, DRAIN, REACH, SANDBOXING = 1, None, 5.0, Reach(), Sandboxing.AUTO
+SOCKETS, ACCOUNT, DELAY, DRAIN = 1, None, 0, 5.0
+REACH, SANDBOXING = Reach(), Sandboxing.AUTO
 ISOLATION = None
 exec(sys.argv[2])
 with Inherited.inherit() as estate:
     listeners = estate.claim("all", listen)
     metrics = estate.claim("metrics", lambda: [listening.listen_at(folder / "metrics")])
-    serving.run(serving.ServerPlan(
-        listeners=listeners, load=load, policy=KtlsPolicy(KtlsMode.OFF), service=Service, workers=2,
-        limits=Limits(), drain_seconds=DRAIN, metrics=metrics, account=ACCOUNT,
+    serving.run(ServerPlan(
+        listeners=listeners, load=load, policy=KtlsPolicy(KtlsMode.OFF),
+        provide=lambda: Provision(Service), workers=2,
+        limits=Limits(), drain_delay=DELAY, drain_seconds=DRAIN, metrics=metrics, account=ACCOUNT,
         watch=watch, estate=estate,
         reach=lambda: REACH, sandboxing=SANDBOXING, isolation=ISOLATION,
         on_ready=lambda: say("ready", os.getpid(), listeners[0].getsockname()[1]),
@@ -366,6 +373,24 @@ def _is_refused(server: Server) -> bool:
     return False
 
 
+@pytest.mark.parametrize("is_long", [True, False])
+def test_delay(tmp_path: Path, authority: trustme.CA, *, is_long: bool) -> None:
+    """Balancers are told of the end before connections are; another request ends it at once."""
+    with Server(tmp_path, authority, f"DELAY = {3600 if is_long else 0.3}") as server:
+        first = server.workers()
+        server.process.terminate()
+        if is_long:
+            until(lambda: server.metrics("/readyz") == 503)
+            assert server.metrics("/livez") != 503
+            server.process.send_signal(signal.SIGHUP)
+            server.ask()
+            assert server.workers() == first, "there is no reload any more"
+            insist(server.process)
+        else:
+            server.read("stop")
+        assert ends(server.process) == 0
+
+
 def test_end_of_patience(tmp_path: Path, authority: trustme.CA) -> None:
     """Who does not go in time is cut off, with close_notify."""
     with Server(tmp_path, authority, "DRAIN = 0.1") as server, server.connect() as sock:
@@ -550,7 +575,7 @@ def _plan(limits: Limits, authority: trustme.CA) -> ServerPlan:
         listeners=[],
         load=lambda: config,
         policy=KtlsPolicy(KtlsMode.OFF),
-        service=lambda: cast("Any", None),
+        provide=lambda: cast("Any", None),
         workers=2,
         limits=limits,
     )

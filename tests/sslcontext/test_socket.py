@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import select
 import socket
@@ -385,6 +386,57 @@ def test_nobody_there(context: Fixed) -> None:
         client.do_handshake_on_connect = True
         with pytest.raises(ConnectionRefusedError):
             client.connect(address)
+
+
+# `ssl` answers each of these with None where there is no connection yet.
+_QUESTIONS = ("version", "cipher", "group", "selected_alpn_protocol", "compression")
+_CALLS: tuple[Callable[[SSLSocket], object], ...] = (
+    lambda sock: sock.recv(1),
+    lambda sock: sock.send(b"x"),
+    lambda sock: sock.getpeercert(),
+    lambda sock: sock.do_handshake(),
+    lambda sock: sock.unwrap(),
+)
+
+
+def _ask_too_early(sock: SSLSocket) -> None:
+    assert [getattr(sock, name)() for name in _QUESTIONS] == [None] * len(_QUESTIONS)
+    assert (sock.ktls, sock.session_reused) == (None, False)
+    for call in _CALLS:
+        with pytest.raises(OSError, match=r"not connected") as raised:
+            call(sock)
+        assert raised.value.errno == errno.ENOTCONN
+
+
+def test_asked_too_early(listener: SSLSocket, context: Fixed) -> None:
+    """A socket that listens, or has no peer yet, is none the worse for it."""
+    _ask_too_early(listener)
+    with SSLSocket(socket.socket(), context, server_side=False, server_hostname=HOST) as client:
+        _ask_too_early(client)
+        client.connect(listener.getsockname())
+        served, _ = listener.accept()
+        with served:
+            running = Endpoint(lambda: served.sendall(b"hello"))
+            assert recv_exactly(client, 5) == b"hello"
+            running.result()
+
+
+@both
+def test_closed_while_a_file_is_open(lab: Lab, context: Fixed, policy: KtlsPolicy) -> None:
+    """A handshake that the file needs does not open the socket anew."""
+    context.policy = policy
+    ours, theirs = lab.tcp()
+    client = SSLSocket(ours, context, server_side=False, server_hostname=HOST)
+    running = Endpoint(lambda: client.sendall(b"line\n"))
+    served = SSLSocket(theirs, context, server_side=True)
+    lines = served.makefile("rb")
+    served.close()
+    assert lines.readline() == b"line\n"
+    running.result()
+    lines.close()
+    assert served.fileno() == -1
+    with client:
+        assert client.recv(1) == b""
 
 
 def test_concurrent_stall(listener: SSLSocket, python: ssl.SSLContext) -> None:

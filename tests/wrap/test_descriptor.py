@@ -10,8 +10,9 @@ import pytest
 
 from tests.doubles import CLOSE_NOTIFY, RawPeer
 from tests.wrap.wrapped import KERNEL, RELAY, Wrapped, needs_seccomp, read_all
-from tlsify.codepoints import AlertDescription
+from tlsify.codepoints import Aead, AlertDescription
 from tlsify.config import ClientConfig
+from tlsify.connection import sender, upkeep
 from tlsify.ktls.diag import tls_stat
 from tlsify.ktls.probe import capabilities
 from tlsify.tls.messages import KeyUpdateRequest
@@ -170,6 +171,60 @@ print([sock.recv(5), sock.recv(5)], flush=True)
             peer.close_notify()
             assert program.line() == "[b'late', b'']\n"
         assert program.end() == 0
+
+
+_WRITE_ON = """
+import select, tempfile, threading
+NUMBER, SIZE = 3, 2**14 * 40
+def write(sock, letter):
+    room = select.poll()
+    room.register(sock, select.POLLOUT)
+    for _ in range(4):
+        rest = memoryview(letter * SIZE)
+        while rest:
+            try:
+                rest = rest[sock.send(rest):]
+            except BlockingIOError:
+                room.poll()
+def send_file(sock, letter):
+    with tempfile.TemporaryFile() as file:
+        file.write(letter * SIZE * 4)
+        file.seek(0)
+        sock.sendfile(file)
+sock, _ = listen().accept()
+kind = sock.recv(100).decode()
+sock.setblocking(kind != "not blocking")
+work = send_file if kind == "sendfile" else write
+threads = [
+    threading.Thread(target=work, args=(sock, bytes([97 + each]))) for each in range(NUMBER)
+]
+for each in threads: each.start()
+for each in threads: each.join()
+sock.close()
+"""
+
+
+@pytest.mark.ktls
+@pytest.mark.each_kernel
+@pytest.mark.rekey
+@pytest.mark.parametrize("kind", ["blocking", "not blocking", "sendfile"])
+def test_key_that_changes_while_threads_write(
+    pki: Pki, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """OpenSSL can open every record, before and behind each KeyUpdate."""
+    monkeypatch.setattr(Aead, "record_limit", property(lambda _: 40))
+    monkeypatch.setattr(sender, "KEY_LIMIT_MARGIN", -(2**20))
+    monkeypatch.setattr(upkeep, "_LOOK", 0.0)
+    before = tls_stat()
+    with Wrapped(pki, KERNEL, _WRITE_ON) as program:
+        with program.connect() as client:
+            client.sendall(kind.encode())
+            received = read_all(client)
+        assert program.end() == 0
+    sizes = {received.count(letter) for letter in b"abc"}
+    assert sizes == {4 * 40 * 2**14}
+    assert len(received) == 3 * 4 * 40 * 2**14
+    assert tls_stat()["TlsTxRekeyOk"] >= before["TlsTxRekeyOk"] + 3
 
 
 @pytest.mark.ktls

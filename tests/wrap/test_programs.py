@@ -62,9 +62,10 @@ def test_server(pki: Pki, trust: TrustAnchors, place: Path, name: str) -> None:
         clients.prepare()
         if server.keeps_alive:
             clients.keep_alive()
-        calls = 0
+        calls = megabytes = 0
         if server.talk != "echo":
-            clients.upload(_MEGABYTES * 2**18)
+            megabytes = _MEGABYTES
+            clients.upload(megabytes * 2**18)
             clients.fetch("file")
             calls = served.sendfile_calls(lambda: clients.fetch("file")) if _IS_FULL else 0
         clients.come(_COUNT, served.reload if server.reload else None)
@@ -78,4 +79,5 @@ def test_server(pki: Pki, trust: TrustAnchors, place: Path, name: str) -> None:
         assert has_followed == (capabilities().rekey and not server.is_moved)
         assert tls_stat()["TlsTxSw"] - before >= clients.made
         shown = {"half": is_answered, "key_update": has_followed, "sendfile": calls}
-        served.keep(name, megabytes=_MEGABYTES, connections=clients.made, **shown)
+        shown |= {"connections": clients.made, "reload": bool(server.reload)}
+        served.keep(name, megabytes=megabytes, **shown)

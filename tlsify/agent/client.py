@@ -67,7 +67,7 @@ def _hand_over(place: Place, sock: socket.socket, request: wire.Request) -> Hand
             raise
         if handed.relay is None:
             channel.close()
-            handed.sock.settimeout(timeout)  # the agent has changed the flags that we share
+        handed.sock.settimeout(timeout)  # the agent has changed the flags that we share
     except AgentError as exc:
         if not exc.untouched:
             _give_up(sock)

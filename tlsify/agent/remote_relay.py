@@ -66,6 +66,10 @@ class RemoteRelay:
         self._wait(None if timeout is None else timeout * 1000, lambda: self._is_over)
         return self._is_over
 
+    def is_lost(self, program_end: socket.socket) -> bool:  # noqa: ARG002 - `Carrier` has it
+        """Return False: `failure` tells of an agent that has ended."""
+        return False
+
     def under_way(self) -> int:
         """Return 0: the agent delivers sent data, whether or not this process waits."""
         return 0

@@ -271,6 +271,10 @@ class ForeignTransport(asyncio.Transport):
                     break
                 total += sent
                 await asyncio.sleep(0)
+        except BaseException:  # cancellation, too
+            if total:  # the peer would take what comes next for the rest of the file
+                self.abort()
+            raise
         finally:
             self._sending = None
             if total:

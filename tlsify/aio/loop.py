@@ -144,9 +144,14 @@ class ByTlsify:
 
         That holds for tlsify's connections; `transport.keep_promise` has the reason.
         """
-        parent: Any = super()
-        native = partial(parent.sendfile, **options)
+        native = partial(self.native_sendfile, **options)
         return await send_file(native, transport, file, offset, count)
+
+    async def native_sendfile(self, *arguments: Any, **options: Any) -> int:
+        """Send a file, as the loop beneath does."""
+        parent: Any = super()
+        sent: int = await parent.sendfile(*arguments, **options)
+        return sent
 
     async def sock_sendfile(
         self,

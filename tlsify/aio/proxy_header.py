@@ -47,9 +47,9 @@ async def _receive(sock: socket.socket) -> Header:
             return proxy_protocol.decode(start + await _exactly(sock, rest))[0]
         if start.startswith(proxy_text.START):
             return proxy_text.decode(await _line(sock, start))
+        raise ValueError(f"it began with {start!r}")
     except ValueError as exc:
-        raise ProxyHeaderError(str(exc)) from exc
-    raise ProxyHeaderError(f"it began with {start!r}")
+        raise ProxyHeaderError(f"no PROXY header from the proxy: {exc}") from exc
 
 
 async def _line(sock: socket.socket, line: bytes) -> bytes:

@@ -1,4 +1,4 @@
-"""Carry bytes between a TLS connection and a plain one, on the loop, until both have ended."""
+"""Carry bytes between two connections, on the loop, until both have ended."""
 
 from __future__ import annotations
 
@@ -6,35 +6,46 @@ import asyncio
 import contextlib
 import errno
 import os
-import socket
-import struct
+from socket import SHUT_WR
 from typing import TYPE_CHECKING
 
+from tlsify.connection.ending.patience import Patience, unacknowledged_by_tcp
+from tlsify.connection.plain import Plain
+from tlsify.connection.relay.inline import InlineRelay
+from tlsify.connection.relay.loads import ROOM_SIZE
 from tlsify.connection.stream import TLSSocket
 from tlsify.connection.traffic import Traffic
 from tlsify.errors import TlsifyError, Truncated
+from tlsify.tls.room import RecordBuffer
 
 if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable
+
     from tlsify.connection.ending.closing import Closing
     from tlsify.connection.handoff import Handoff
 
-_BUFFER = 2**18
+_PIECE = 2**18
+# Seconds between two looks whether a peer's message, for which data has to wait, has come.
+_HELD = 0.02
 # How many bytes one direction may carry before others get a turn, and as how many a few count.
 _TURN, _FEW = 2**20, 2**16
-_AT_ONCE = struct.pack("=ii", 1, 0)  # struct linger: on, no time
 
 
-def buffer() -> memoryview:
+def buffer() -> RecordBuffer:
     """Make the buffer for `carry`; one is enough for all connections of a loop."""
-    return memoryview(bytearray(_BUFFER))
+    return RecordBuffer(ROOM_SIZE)
 
 
 async def carry(
-    handed: Handoff,
-    plain: socket.socket,
+    client: Handoff | Plain,
+    backend: Handoff | Plain,
     closing: Closing,
-    scratch: memoryview,
+    scratch: RecordBuffer,
     traffic: Traffic | None = None,
+    *,
+    is_relaxed: bool = False,
+    greeting: bytes = b"",
 ) -> None:
     """Carry both directions, each until it ends; then both connections are closed.
 
@@ -44,29 +55,36 @@ async def carry(
     waits.
 
     Args:
-        handed: the TLS connection.
-        plain: connected; it belongs to this call, as the hand-off does.
-        closing: what an end of the TLS stream without close_notify is; sees how it begins.
+        client: the connection that was accepted, with TLS or without; it belongs to this call.
+        backend: the connection that was made for it, likewise.
+        closing: what an end of the client's TLS stream without close_notify is; sees how it begins.
         scratch: a buffer that all connections of a loop share; empty between turns.
-        traffic: counts the bytes carried.
+        traffic: counts the bytes carried, as the client sees them.
+        is_relaxed: whether such an end of the backend's is none of a cut stream.
+        greeting: what the client gets in front of the backend's data.
 
     Raises:
-        HandshakeError: the TLS side was cut, or misbehaved.
+        HandshakeError: a TLS side was cut, or misbehaved.
         OSError: one of the two was cut.
     """
-    carriage = _Carriage(TLSSocket(handed), plain, closing, scratch, traffic)
-    flows = [asyncio.ensure_future(flow()) for flow in (carriage.inbound, carriage.outbound)]
+    carriage = _Carriage(client, backend, closing, scratch, traffic, is_relaxed=is_relaxed)
+    work = carriage.inbound(), carriage.outbound(greeting)
+    flows = [asyncio.ensure_future(each) for each in work]
     try:
         await asyncio.gather(*flows)
-    except BaseException:
+    except BaseException as exc:
         for each in flows:
             each.cancel()
         await asyncio.gather(*flows, return_exceptions=True)
-        handed.abort()
-        abort(plain)
+        backend.abort()
+        try:
+            if isinstance(client, Plain) and isinstance(exc, Exception):
+                await _delivered(client.sock)
+        finally:
+            client.abort()
         raise
-    with plain:
-        handed.close()
+    with contextlib.closing(backend):
+        client.close()
 
 
 class _Carriage:
@@ -74,76 +92,107 @@ class _Carriage:
 
     def __init__(
         self,
-        stream: TLSSocket,
-        plain: socket.socket,
+        client: Handoff | Plain,
+        backend: Handoff | Plain,
         closing: Closing,
-        scratch: memoryview,
+        scratch: RecordBuffer,
         traffic: Traffic | None = None,
+        *,
+        is_relaxed: bool = False,
     ) -> None:
-        self._stream = stream
-        self._plain = plain
+        self._client, self._backend = _stream(client), _stream(backend)
         self._closing = closing
+        self._is_relaxed = is_relaxed
         self._scratch = scratch
         self._traffic = Traffic() if traffic is None else traffic
-        self._plain_is_broken = False
-        for sock in (stream, plain):
+        self._broken: set[socket.socket] = set()
+        self._is_parting = False  # the client has ended, and no data has come since
+        for sock in (self._client, self._backend):
             sock.settimeout(0)
 
     async def inbound(self) -> None:
-        """Carry data from the TLS peer."""
+        """Carry the client's data."""
+        await self._carry(self._client, self._backend, lambda: self._closing.is_relaxed)
+
+    async def outbound(self, greeting: bytes = b"") -> None:
+        """Carry the backend's data, behind a greeting.
+
+        Servers of HTTP hang up without close_notify when their client has: no answer is missing.
+        """
+
+        def is_relaxed() -> bool:
+            return self._is_relaxed or (self._is_parting and self._closing.is_relaxed)
+
+        await self._carry(self._backend, self._client, is_relaxed, greeting)
+
+    async def _carry(
+        self,
+        source: socket.socket,
+        sink: socket.socket,
+        is_relaxed: Callable[[], bool],
+        first: bytes = b"",
+    ) -> None:
         try:
-            await self._flow(self._stream, self._plain)
+            if first:
+                self._scratch.view[: len(first)] = first
+                await self._pass_on(sink, len(first))
+            await self._flow(source, sink)
         except _SinkBroken:
-            self._plain_is_broken = True
+            self._broken.add(sink)
             return
         except Truncated:
-            if not self._closing.is_relaxed:
+            if not is_relaxed():
                 raise
-        _end(self._plain)
-
-    async def outbound(self) -> None:
-        """Carry data to the TLS peer."""
-        try:
-            await self._flow(self._plain, self._stream)
-        except _SinkBroken:
-            return
-        if self._plain_is_broken:
+        if source in self._broken and not isinstance(source, TLSSocket):
             # A reset is told once, and it was to a send: this may be no end of data at all.
             raise OSError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
-        _end(self._stream)
+        self._is_parting |= source is self._client
+        _end(sink)
 
     async def _flow(self, source: socket.socket, sink: socket.socket) -> None:
         carried = 0
         while size := await self._receive(source):
-            try:
-                await self._send(sink, size)
-            except (TlsifyError, OSError) as exc:
-                raise _SinkBroken from exc
+            await self._pass_on(sink, size)
             carried += max(size, _FEW)
             if carried >= _TURN:
                 carried = 0
                 await asyncio.sleep(0)
 
+    async def _pass_on(self, sink: socket.socket, size: int) -> None:
+        try:
+            await self._send(sink, size)
+        except (TlsifyError, OSError) as exc:
+            raise _SinkBroken from exc
+
     async def _receive(self, sock: socket.socket) -> int:
         while True:
             try:
-                size = sock.recv_into(self._scratch)
+                if isinstance(sock, InlineRelay):
+                    size = sock.receive(self._scratch)
+                else:
+                    size = sock.recv_into(self._scratch.view, _PIECE)
             except (BlockingIOError, InterruptedError):
                 await readable(sock)
             else:
-                if sock is self._stream:
-                    self._closing.look(self._scratch[:size])
+                if sock is self._client:
+                    self._closing.look(self._scratch.view[:size])
                     self._traffic.received += size
+                elif size:
+                    self._is_parting = False
                 return size
 
     async def _send(self, sock: socket.socket, size: int) -> None:
-        sent = 0
-        with contextlib.suppress(BlockingIOError, InterruptedError):
-            sent = sock.send(self._scratch[:size])
+        if isinstance(sock, InlineRelay):
+            await _seal(sock, self._scratch.view[:size])
+            sent = size
+        else:
+            sent = 0
+            with contextlib.suppress(BlockingIOError, InterruptedError):
+                sent = sock.send(self._scratch.view[:size])
         if sent < size:
-            rest = bytes(self._scratch[sent:size])  # others may use the buffer meanwhile
+            rest = bytes(self._scratch.view[sent:size])  # others may use the buffer meanwhile
             await asyncio.get_running_loop().sock_sendall(sock, rest)
-        if sock is self._stream:
+        if sock is self._client:
             self._traffic.sent += size
 
 
@@ -162,14 +211,43 @@ async def readable(sock: socket.socket) -> None:
         loop.remove_reader(sock)
 
 
+async def _seal(sock: InlineRelay, data: memoryview) -> None:
+    """Send data, and wait until the network has taken all records."""
+    sock.put(data)
+    while not sock.flush():
+        await _writable(sock)
+    while sock.is_waiting:
+        await asyncio.sleep(_HELD)
+        sock.flush()
+
+
+async def _writable(sock: socket.socket) -> None:
+    loop = asyncio.get_running_loop()
+    ready = asyncio.Event()
+    loop.add_writer(sock, ready.set)
+    try:
+        await ready.wait()
+    finally:
+        loop.remove_writer(sock)
+
+
 def _end(sock: socket.socket) -> None:
     """Signal the end of data to a side; a receive from it shows whether it has gone."""
     with contextlib.suppress(OSError):
-        sock.shutdown(socket.SHUT_WR)
+        sock.shutdown(SHUT_WR)
 
 
-def abort(sock: socket.socket) -> None:
-    """Close, with RST where that can be told."""
+def _stream(connection: Handoff | Plain) -> socket.socket:
+    """Return a socket that speaks plain text."""
+    if isinstance(connection, Plain) or isinstance(connection.sock, InlineRelay):
+        return connection.sock
+    return TLSSocket(connection)
+
+
+async def _delivered(sock: socket.socket) -> None:
+    """Wait until a peer has received all that was sent to it, which RST would drop."""
+    patience = Patience(sock)
     with contextlib.suppress(OSError):
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
-    sock.close()
+        # TCP tells nobody of acknowledgements.
+        while unacknowledged_by_tcp(sock) and not patience.is_over():  # noqa: ASYNC110
+            await asyncio.sleep(patience.pause())

@@ -164,7 +164,8 @@ async def sendfile(
     """Send a file's bytes from the kernel's own cache, on any loop.
 
     On the relay path they go to the relay so, which encrypts them. A count is a promise: where the
-    file turns out to be shorter, the connection is aborted (`keep_promise`).
+    file turns out to be shorter, the connection is aborted (`keep_promise`). It is aborted, too,
+    after any failure in the midst of a file, cancellation included.
 
     Args:
         transport: one that tlsify made.
@@ -178,8 +179,11 @@ async def sendfile(
     Raises:
         OSError: the connection broke, or is closing, or the file cannot be read.
         RuntimeError: the transport is sending a file already.
+        ValueError, TypeError: an argument is impossible; nothing was sent.
     """
-    return await send_file(asyncio.get_running_loop().sendfile, transport, file, offset, count)
+    loop = asyncio.get_running_loop()
+    native = getattr(loop, "native_sendfile", loop.sendfile)  # tlsify's own loops come back here
+    return await send_file(native, transport, file, offset, count)
 
 
 async def send_file(
@@ -196,12 +200,28 @@ async def send_file(
     """
     if transport.is_closing() and transport.get_extra_info("handoff") is not None:
         raise ConnectionResetError(errno.ECONNRESET, "the transport is closing")
+    _check(file, offset, count)
     if isinstance(transport, ForeignTransport):
         return await keep_promise(transport, transport.sendfile(file, offset, count), count)
     sock = transport.get_extra_info("tls_socket")
     if sock is None:
         return await native(transport, file, offset, count)
     return await keep_promise(transport, _send(native, transport, sock, file, offset, count), count)
+
+
+def _check(file: BinaryIO, offset: int, count: int | None) -> None:
+    """Refuse what asyncio refuses, before a byte is sent.
+
+    Raises:
+        ValueError, TypeError: an argument is impossible.
+    """
+    if "b" not in getattr(file, "mode", "b"):
+        raise ValueError("file should be opened in binary mode")
+    for name, value, least in (("offset", offset, 0), ("count", count, 1)):
+        if value is not None and not isinstance(value, int):
+            raise TypeError(f"{name} must be an integer, not {value!r}")
+        if value is not None and value < least:
+            raise ValueError(f"{name} must be at least {least}, not {value!r}")
 
 
 async def _send(
@@ -234,6 +254,11 @@ async def _send(
     sock.sends_file = True
     try:
         return sent + await native(transport, file, offset + sent, rest)
+    except BaseException as exc:  # cancellation, too
+        # How much has gone out is unknown, unless asyncio says that it was nothing.
+        if sent or not isinstance(exc, asyncio.SendfileNotAvailableError):
+            _cut(transport)
+        raise
     finally:
         sock.sends_file = False
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from tlsify.connection.handoff import Handoff
+    from tlsify.connection.plain import Plain
     from tlsify.connection.stillness import Bounds
 
 _log = logging.getLogger("tlsify")
@@ -24,7 +25,7 @@ _PARTING = 5.0
 
 
 async def watched(
-    work: Awaitable[None], handed: Handoff, bounds: Bounds, end: Callable[[], bool]
+    work: Awaitable[None], handed: Handoff | Plain, bounds: Bounds, end: Callable[[], bool]
 ) -> None:
     """Wait for the task of a connection, unless the connection is still for too long.
 

@@ -11,7 +11,7 @@ _log = logging.getLogger("tlsify")
 # Descriptors that are needed besides those of places: one for each.
 _OWN_DESCRIPTORS = 64
 # How many newcomers may be waited for, if there are descriptors for so many; some at least.
-_SILENT, _LEAST_SILENT = 1024, 16
+_SILENT, _LEAST_SILENT = 4096, 16
 
 
 class DescriptorLimit:

@@ -330,8 +330,8 @@ class Door:
             self._pipe.drop()
             for number in (lifeline, *self._by_lifeline):
                 os.close(number)
-            waiting = [each.sock for each in self._waiting]
-            for sock in (*self._listeners, *waiting, *self._silent.sockets()):
+            self._silent.drop()
+            for sock in (*self._listeners, *(each.sock for each in self._waiting)):
                 if sock is not newcomer.sock:
                     sock.close()
             self._descriptors.restore()

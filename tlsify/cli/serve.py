@@ -16,6 +16,7 @@ from tlsify.credentials.self_signed import make_key_pair
 from tlsify.errors import ConfigError, ExitCode, UsageError, unusable
 from tlsify.logs.messages import announce
 from tlsify.serving import server
+from tlsify.serving.plan import Provision
 from tlsify.system import listening
 from tlsify.system.modes import write_public
 from tlsify.system.sandbox import Reach
@@ -88,7 +89,7 @@ def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
     plan = serving_options.plan(
         arguments,
         options,
-        service,
+        lambda: Provision(service),
         reach=lambda: Reach(read=(os.path.realpath(path),)),
         load=load,
         on_ready=ready,

@@ -12,6 +12,7 @@ from tlsify.connection.ending import forks
 from tlsify.connection.ending.forks import Share
 from tlsify.errors import ConfigError, RekeyUnsupported
 from tlsify.tls import serialize
+from tlsify.tls.explain import truncated
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -57,6 +58,9 @@ class Carrier(Protocol):
 
     def join(self, timeout: float | None = None) -> bool:
         """Wait until the connection is over; return whether it is."""
+
+    def is_lost(self, program_end: socket.socket) -> bool:
+        """Return whether the relay has ended without telling how the connection has."""
 
     def under_way(self) -> int:
         """Return the number of bytes sent by the program and not acknowledged by the peer."""
@@ -166,8 +170,13 @@ class Handoff:
             HandshakeError: a record was wrong, or the peer sent an error alert.
             OSError: the connection broke.
         """
-        if self.relay is not None and (failure := self.relay.failure) is not None:
+        if self.relay is None:
+            return
+        is_lost = self.relay.is_lost(self.sock)
+        if (failure := self.relay.failure) is not None:
             raise failure
+        if is_lost:
+            raise truncated()
 
     def shutdown(self) -> None:
         """End the sending direction: close_notify, then FIN. Receiving goes on.

@@ -14,21 +14,14 @@ from tlsify.connection.ending.patience import tcp_progress, unacknowledged
 from tlsify.connection.relay.pump import Relay
 from tlsify.connection.stream import TLSSocket
 from tlsify.connection.traffic import Traffic
+from tlsify.connection.upkeep import Upkeep
 from tlsify.errors import HandshakeError, TlsifyError
-from tlsify.keys import Direction
-from tlsify.ktls import ulp
 
 if TYPE_CHECKING:
-    from tlsify.connection.control import Channel
     from tlsify.connection.handoff import Handoff
 
 _BUFFER = 2**18
 _TURNS = 16  # how often to receive before looking at anything else
-# Between two looks at the number of records sent. A key may protect 2**24, and is changed from half
-# of them on: at 16 KiB each that leaves 4 GB/s of room.
-_LOOK = 30.0
-# For how long the program must not have sent anything before its key is changed under it.
-_QUIET = 0.05
 # Seconds to wait, after the program's end, for the peer to read more of the sent data, or to close.
 _PARTING = 5.0
 _TICK = (
@@ -76,9 +69,9 @@ class Keeper:
         self._stream.settimeout(None)
         self._relay = handoff.relay
         self._channel = handoff.channel
+        self._upkeep: Upkeep | None = None
         if self._channel is not None:
-            # The right to send is the program's. Control records wait for its pauses.
-            self._channel.writing.acquire()
+            self._upkeep = Upkeep(self._channel)
             self._given_before = self._given_to_tcp()
         self._program, theirs = socket.socketpair()
         # Closing a socket with unread bytes resets its other end. This byte is never read: with it,
@@ -90,9 +83,7 @@ class Keeper:
         self._pending = self._buffer[:0]
         self._receiving = True
         self._failure: TlsifyError | OSError | None = None
-        self._tending = self._channel is not None
-        self._look_at = 0.0
-        self._seen, self._seen_at = -1, 0.0
+        self._tending = True
 
     def let_go(self) -> None:
         """Close the program's ends in this process, once they have been passed on."""
@@ -132,7 +123,7 @@ class Keeper:
 
     def _turn(self, watched: int | None) -> int | None:
         """Wait for an event, and handle it; return the rest of ``watched``."""
-        wait = self._upkeep()
+        wait = self._tend()
         poller = select.poll()
         if watched is not None:
             poller.register(watched, select.POLLIN)
@@ -205,21 +196,12 @@ class Keeper:
 
     # -- sending
 
-    def _upkeep(self) -> float | None:
-        """Change the key if that is due and the program pauses; return the time to look again.
-
-        Between our KeyUpdate and the new key the program must not send, and nothing could stop it:
-        after a pause it is not likely to begin just then.
-        """
-        channel, now = self._channel, time.monotonic()
-        if channel is None or not self._tending:
+    def _tend(self) -> float | None:
+        """Change the key if that is due; return the time to look again."""
+        if self._upkeep is None or not self._tending:
             return None
-        if not channel.session.update_due and now < self._look_at:
-            return self._look_at - now
         try:
-            worn = self._renew(channel, quiet=self._is_quiet(channel, now))
-        except BlockingIOError:
-            worn = True
+            return self._upkeep.look()
         except OSError:
             # Sending is over, which the program finds out by itself. Received data stays valid.
             self._tending = False
@@ -230,22 +212,6 @@ class Keeper:
             if not self._pending:
                 self._end_of_stream()
             return 0.0
-        if worn or channel.session.update_due:
-            return _QUIET
-        self._look_at = now + _LOOK
-        return _LOOK
-
-    def _renew(self, channel: Channel, *, quiet: bool) -> bool:
-        """Change the key, during a pause only; return whether to try again soon."""
-        if quiet:
-            channel.settle(socket.MSG_DONTWAIT)
-        return channel.refresh(may_update=quiet)
-
-    def _is_quiet(self, channel: Channel, now: float) -> bool:
-        seq = ulp.next_seq(self._stream, Direction.TX, channel.session.suite.aead)
-        if seq != self._seen or self._under_way():
-            self._seen, self._seen_at = seq, now
-        return now - self._seen_at >= _QUIET
 
     def _under_way(self) -> int:
         """Return how many bytes the peer has not acknowledged."""
@@ -265,8 +231,9 @@ class Keeper:
     def _part(self) -> None:
         """Send close_notify, and wait until sent data arrives: closing on unread bytes resets."""
         self._program.close()
-        if self._channel is not None:
-            self._channel.writing.release()
+        if self._upkeep is not None:
+            while (pause := self._upkeep.end()) is not None:
+                time.sleep(pause)
         with self._stream as stream, contextlib.suppress(HandshakeError, OSError):
             if stream.handoff.is_cut:
                 socket.socket.shutdown(stream, socket.SHUT_WR)  # FIN alone, for all its holders

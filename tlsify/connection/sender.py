@@ -133,14 +133,32 @@ class Sender:
                 self.writing.release()
 
     def _update(self, request: KeyUpdateRequest, flags: int) -> None:
-        # Derived beforehand: the two system calls should follow each other closely, since a writer
-        # to the bare descriptor could come between them.
         following = self.session.next_generation(Direction.TX)
         try:
-            ulp.send_record(self.sock, ContentType.handshake, encode_key_update(request), flags)
-            self.install(Direction.TX, following)
+            self.change_key(following, request, flags)
         finally:
             following.wipe()
+
+    def change_key(
+        self,
+        following: KeyGeneration,
+        request: KeyUpdateRequest = KeyUpdateRequest.update_not_requested,
+        flags: int = 0,
+    ) -> None:
+        """Send a KeyUpdate and install the next key; ``writing`` must be held.
+
+        Args:
+            following: the next key, derived beforehand: the two system calls should follow each
+                other closely, since a writer to the bare descriptor could come between them.
+            request: whether the peer is to change its own.
+            flags: as for ``sendmsg``.
+
+        Raises:
+            KtlsError: the kernel refuses the key; the connection was ended.
+            OSError: as `key_update`.
+        """
+        ulp.send_record(self.sock, ContentType.handshake, encode_key_update(request), flags)
+        self.install(Direction.TX, following)
         count(Event.KEY_UPDATE_SENT)
 
     def install(self, direction: Direction, generation: KeyGeneration) -> None:

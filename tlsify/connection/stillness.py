@@ -12,6 +12,7 @@ from tlsify.connection.ending.patience import tcp_progress, unacknowledged
 if TYPE_CHECKING:
     from tlsify.connection.ending.patience import Progress
     from tlsify.connection.handoff import Handoff
+    from tlsify.connection.plain import Plain
 
 # Seconds for which a client may read nothing of a server's data.
 SEND_TIMEOUT = 60.0
@@ -53,7 +54,7 @@ class Watch:
         reason: the finding, in words.
     """
 
-    def __init__(self, handed: Handoff, bounds: Bounds) -> None:
+    def __init__(self, handed: Handoff | Plain, bounds: Bounds) -> None:
         """Begin now."""
         self._handed = handed
         self._bounds = bounds

@@ -69,11 +69,13 @@ class Endpoint:
         """Accept no more; other processes that listen on the same socket do.
 
         Args:
-            sweep: first accept the waiting connections, since no other process would.
+            sweep: first accept waiting connections, since no other process would; no more than
+                there may be at a time.
         """
         if self._is_open:
-            while sweep and self._accept():
-                pass
+            left = self._bounds.at_once if sweep else 0
+            while left and self._accept():
+                left -= 1
             self._is_open = False
             asyncio.get_running_loop().remove_reader(self._listener)
             self._listener.close()

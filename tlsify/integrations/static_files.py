@@ -16,6 +16,8 @@ from tlsify.logs.access import CLEAN, AccessLog, Subject, ending
 from tlsify.system import sandbox
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from tlsify.connection.handoff import Handoff
     from tlsify.http.answer import Answer
     from tlsify.integrations.static_answers import Folder
@@ -82,6 +84,10 @@ class Site:
     async def drain(self) -> None:
         """Close idle connections, and others with their next answer."""
         self._draining = True
+
+    def backends(self) -> Mapping[str, bool]:
+        """Return none."""
+        return {}
 
     async def stop(self) -> None:
         """Look no more."""

@@ -7,8 +7,10 @@ import re
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from tlsify.connection.plain import Plain
 from tlsify.connection.traffic import Traffic
 from tlsify.errors import (
     BackendError,
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 
     from tlsify.connection.handoff import Handoff
 
-CLEAN, PASSED = "clean", "passed"
+CLEAN, PASSED, PLAIN = "clean", "passed", "plain"
 # A value that needs no quotes: printable ASCII without blanks, quotes, "=" and "\".
 _BARE = re.compile(r"[!#-<>-\[\]-~]+")
 # How many characters of a text are shown where a line would be too long: as many as fit.
@@ -53,29 +55,37 @@ class Subject:
         told: fields and their values.
     """
 
-    def __init__(self, handed: Handoff) -> None:
+    def __init__(self, connection: Handoff | Plain) -> None:
         """Describe the connection that the calling code serves (`messages.peer`)."""
-        agreed = handed.negotiated
         host, port = split_address(peer.get(None))
-        self.told: dict[str, Any] = {
-            "client": host,
-            "port": port,
-            "server_name": agreed.server_name,
-            "version": agreed.version.label,
-            "suite": agreed.suite.name,
-            "alpn": None if agreed.alpn is None else agreed.alpn.decode("utf-8", "replace"),
-            "carrier": handed.offload.value,
-            "reason": None if handed.reason is None else handed.reason.code,
-            "certificate": agreed.peer_subject,
-        }
-        self._text: str | None = None
+        self.told: dict[str, Any] = {"client": host, "port": port}
+        if isinstance(connection, Plain):
+            self.told["carrier"] = PLAIN
+            return
+        agreed = connection.negotiated
+        self.told |= {"server_name": agreed.server_name, **_tls(connection)}
+        self.told["certificate"] = agreed.peer_subject
 
-    @property
+    @cached_property
     def text(self) -> str:
         """The fields as text."""
-        if self._text is None:
-            self._text = _text(self.told)
-        return self._text
+        return _text(self.told)
+
+
+def outward(backend: Handoff) -> dict[str, object]:
+    """Return fields about TLS with a backend, for a connection's line."""
+    return {f"backend_{name}": value for name, value in _tls(backend).items()}
+
+
+def _tls(handed: Handoff) -> dict[str, object]:
+    agreed = handed.negotiated
+    return {
+        "version": agreed.version.label,
+        "suite": agreed.suite.name,
+        "alpn": None if agreed.alpn is None else agreed.alpn.decode("utf-8", "replace"),
+        "carrier": handed.offload.value,
+        "reason": None if handed.reason is None else handed.reason.code,
+    }
 
 
 @dataclass(slots=True)
@@ -205,13 +215,13 @@ class AccessLog:
 
 
 @contextmanager
-def visiting(log: AccessLog | None, handed: Handoff) -> Iterator[Visit]:
+def visiting(log: AccessLog | None, connection: Handoff | Plain) -> Iterator[Visit]:
     """Write a line about a connection when the block ends, if there is a log."""
     visit = Visit()
     if log is None:
         yield visit
         return
-    subject, began = Subject(handed), time.monotonic()
+    subject, began = Subject(connection), time.monotonic()
     failure: BaseException | None = None
     try:
         yield visit

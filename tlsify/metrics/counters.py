@@ -77,6 +77,9 @@ class Event(Enum):
     RELOAD_REFUSED = "reload_refused"
     # Connections to backends (`serving.forward`).
     BACKEND_FAILED = "backend_failed"
+    BACKEND_DOWN = "backend_down"
+    HEALTH_CHECK_OK = "health_check_ok"
+    HEALTH_CHECK_FAILED = "health_check_failed"
     DESCRIPTOR_PASSED = "descriptor_passed"
     # Requests on a port for plain HTTP (`serving.plain_http`).
     PLAIN_REDIRECTED = "plain_redirected"
@@ -136,6 +139,11 @@ class Gauge(Enum):
 
 # Why connections are relayed: what a refusal may name, and whatever else.
 REASONS = (*(code.value for code in ReasonCode if code not in CAUSES), "other")
+# How handshakes with backends end, by the same names.
+BACKEND_OUTCOMES = (
+    "ok", "deadline", "peer_alert", "peer_misbehaved", "identity", "truncated", "network", "ktls",
+    "resources",
+)  # fmt: skip
 # Upper bounds of the histogram of handshakes, in seconds.
 BOUNDS = (0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
@@ -166,6 +174,7 @@ _NAMES: tuple[Hashable, ...] = (
     *Event,
     *Gauge,
     *(("relayed", code) for code in REASONS),
+    *(("backend", outcome) for outcome in BACKEND_OUTCOMES),
     *(("handshake", bound) for bound in (*BOUNDS, "more", "microseconds")),
     "heartbeats",
 )
@@ -226,6 +235,12 @@ def relayed(code: str) -> None:
         _memory.add(("relayed", code if code in REASONS else "other"), 1)
 
 
+def backend_handshake(outcome: str) -> None:
+    """Count a handshake with a backend, by its outcome, one of `BACKEND_OUTCOMES`."""
+    with _lock:
+        _memory.add(("backend", outcome), 1)
+
+
 def handshake_took(seconds: float) -> None:
     """Count a successful handshake, by its duration in seconds."""
     bound = next((each for each in BOUNDS if seconds <= each), "more")
@@ -251,6 +266,12 @@ def relayed_by_reason() -> dict[str, int]:
     """Return the number of relayed connections by the codes of their reasons, zeros included."""
     with _lock:
         return {code: _memory.total(("relayed", code)) for code in REASONS}
+
+
+def backend_handshakes() -> dict[str, int]:
+    """Return the number of handshakes with backends by their outcomes, zeros included."""
+    with _lock:
+        return {outcome: _memory.total(("backend", outcome)) for outcome in BACKEND_OUTCOMES}
 
 
 def handshake_times() -> Times:

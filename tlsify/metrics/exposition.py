@@ -13,6 +13,7 @@ from tlsify.metrics.counters import (
     HANDSHAKE_OUTCOMES,
     Event,
     Gauge,
+    backend_handshakes,
     counters,
     gauge,
     handshake_times,
@@ -48,6 +49,12 @@ _LABELLED: tuple[tuple[str, str, str, dict[str, Event]], ...] = (
         "Keys changed in the middle of a connection.",
         "direction",
         {"sent": Event.KEY_UPDATE_SENT, "received": Event.KEY_UPDATE_RECEIVED},
+    ),
+    (
+        "tlsify_health_checks_total",
+        "Health checks of backends, of all workers.",
+        "outcome",
+        {"ok": Event.HEALTH_CHECK_OK, "failed": Event.HEALTH_CHECK_FAILED},
     ),
     (
         "tlsify_plain_requests_total",
@@ -105,6 +112,7 @@ _SINGLE: tuple[tuple[str, str, Event], ...] = (
     ("worker_hangs", "Workers killed because they hung, and then replaced.", Event.WORKER_HUNG),
     ("key_holder_restarts", "Key holders replaced since they ended.", Event.KEY_HOLDER_RESTARTED),
     ("backend_errors", "Connections lost to a backend.", Event.BACKEND_FAILED),
+    ("backend_downs", "Times that a worker found a backend down.", Event.BACKEND_DOWN),
     ("descriptors_passed", "Connections passed on as descriptors.", Event.DESCRIPTOR_PASSED),
     ("acme_certificates", "Certificates obtained by ACME.", Event.ACME_OBTAINED),
     ("errand_failures", "Processes for ACME or OCSP that crashed.", Event.ERRAND_FAILED),
@@ -135,10 +143,12 @@ class About:
     Attributes:
         certificates: name and time of expiry, in seconds since 1970.
         limits: by name.
+        backends: by name, and whether each is up, as this worker sees it.
     """
 
     certificates: tuple[tuple[str, float], ...] = ()
     limits: Mapping[str, float] = field(default_factory=dict)
+    backends: Mapping[str, bool] = field(default_factory=dict)
 
 
 _NOTHING = About()
@@ -153,7 +163,7 @@ def _lines(about: About) -> Iterator[str]:
     counted = counters()
     yield from family("tlsify_info", "gauge", "The version that runs.")
     yield sample("tlsify_info", 1, spell(version=__version__))
-    yield from family("tlsify_ready", "gauge", "0 while draining before the end, otherwise 1.")
+    yield from family("tlsify_ready", "gauge", "0 from a request to end on, otherwise 1.")
     yield sample("tlsify_ready", int(is_ready()))
     for name, meaning, which in _GAUGES:
         yield from family(f"tlsify_{name}", "gauge", meaning)
@@ -168,11 +178,20 @@ def _lines(about: About) -> Iterator[str]:
     yield from family("tlsify_relayed_total", "counter", "Connections relayed, by the reason.")
     for code, number in relayed_by_reason().items():
         yield sample("tlsify_relayed_total", number, spell(reason=code))
+    name = "tlsify_backend_handshakes_total"
+    yield from family(name, "counter", "Handshakes with backends by how they ended.")
+    for outcome, number in backend_handshakes().items():
+        yield sample(name, number, spell(outcome=outcome))
     yield from _histogram()
     name = "tlsify_certificate_expiry_timestamp_seconds"
     yield from family(name, "gauge", "When each certificate expires.")
     for subject, moment in dict(about.certificates).items():
         yield sample(name, moment, spell(name=subject))
+    yield from family(
+        "tlsify_backend_up", "gauge", "Backends, as the worker that answers sees them."
+    )
+    for backend, is_up in about.backends.items():
+        yield sample("tlsify_backend_up", int(is_up), spell(backend=backend))
     yield from family("tlsify_limit", "gauge", "The limits that are set.")
     for limit, most in about.limits.items():
         yield sample("tlsify_limit", most, spell(limit=limit))
@@ -196,9 +215,10 @@ def is_ready() -> bool:
 
 
 class Scrape:
-    """Answers ``GET /metrics`` and ``GET /healthz`` (`http.endpoint.Respond`).
+    """Answers ``GET /metrics``, ``/readyz`` and ``/livez`` (`http.endpoint.Respond`).
 
-    /healthz is 200 while the server is ready and 503 once it drains before its end.
+    /readyz is 200 while the server is ready and 503 once it is to end, as is /healthz; /livez is
+    200 as long as a worker answers.
     """
 
     def __init__(self, about: Callable[[], About]) -> None:
@@ -215,7 +235,9 @@ class Scrape:
             answer = refusal(405, Allow="GET, HEAD")
         elif path == "/metrics":
             answer = short(200, render(self._about()), _TEXT_FORMAT)
-        elif path == "/healthz":
+        elif path == "/livez":
+            answer = short(200, "alive\n")
+        elif path in {"/readyz", "/healthz"}:
             answer = short(200, "ready\n") if is_ready() else short(503, "draining\n")
         else:
             answer = refusal(404)

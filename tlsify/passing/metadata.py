@@ -24,6 +24,7 @@ from tlsify.tls.negotiated import Negotiated
 
 if TYPE_CHECKING:
     from tlsify.connection.handoff import Handoff
+    from tlsify.connection.plain import Plain
 
 # Most bytes of a message with a descriptor: a header, and the state of a session behind it.
 MAX_MESSAGE = MAX_SIZE + 2**18
@@ -74,7 +75,7 @@ class ConnectionInfo(NamedTuple):
     def of(cls, handed: Handoff) -> Self:
         """Return the metadata of an established connection."""
         agreed = handed.negotiated
-        local, peer = _ends(handed)
+        local, peer = _told_ends(handed)
         return cls(
             peer=peer,
             local=local,
@@ -104,10 +105,6 @@ class ConnectionInfo(NamedTuple):
                 if len(raw := _spell(told)) <= limit:
                     return raw
         return _spell(short._replace(subject=None, common_name=None))
-
-    def encode_text(self) -> bytes:
-        """Write its addresses as a PROXY header of version 1."""
-        return proxy_text.encode(Header(self.peer, self.local))
 
     @classmethod
     def decode(cls, raw: bytes | bytearray | memoryview) -> tuple[Self, int]:
@@ -156,6 +153,18 @@ class ConnectionInfo(NamedTuple):
         )
 
 
+def text_header(client: Handoff | Plain) -> bytes:
+    """Return a PROXY header of version 1, which has the addresses alone."""
+    local, peer = _told_ends(client)
+    return proxy_text.encode(Header(peer, local))
+
+
+def plain_header(client: Plain) -> bytes:
+    """Return the PROXY header of a connection without TLS: its addresses."""
+    local, peer = _told_ends(client)
+    return encode(Header(peer, local))
+
+
 def _spell(told: ConnectionInfo) -> bytes:
     found = {
         Kind.ALPN: told.alpn,
@@ -189,10 +198,14 @@ def _ssl(told: ConnectionInfo) -> Ssl:
     return Ssl(client, verify, tuple(fields))
 
 
-def _ends(handed: Handoff) -> tuple[Any, Any]:
-    """Return both addresses, or those behind a proxy; None for each of a broken connection."""
-    if (header := proxies.told.get()) is not None:
-        return header.local, header.peer
+def _told_ends(handed: Handoff | Plain) -> tuple[Any, Any]:
+    """Return both addresses, or, behind a proxy, those that it has told."""
+    header = proxies.told.get()
+    return ends(handed) if header is None else (header.local, header.peer)
+
+
+def ends(handed: Handoff | Plain) -> tuple[Any, Any]:
+    """Return both addresses, ours first; None for each of a connection that is already broken."""
     if handed.relay is not None:
         return handed.relay.local_address, handed.relay.peer_address
     try:

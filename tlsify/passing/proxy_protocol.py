@@ -19,6 +19,7 @@ _SSL = struct.Struct("!BI")  # client flags, verify
 _PORTS = struct.Struct("!HH")
 _LOCAL, _PROXY = 0x20, 0x21
 _UNSPEC, _TCP4, _TCP6, _UNIX = 0x00, 0x11, 0x21, 0x31
+LOCAL = _HEAD.pack(SIGNATURE, _LOCAL, _UNSPEC, 0)  # of a connection of our own
 _PATH = 108  # sizeof(sockaddr_un.sun_path)
 _SIZES = {_UNSPEC: 0, _TCP4: 12, _TCP6: 36, _UNIX: 2 * _PATH}
 _MAPPED = bytes(10) + b"\xff\xff"  # in front of an IPv4 address that is spelled in IPv6

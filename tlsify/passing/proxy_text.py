@@ -11,6 +11,7 @@ from tlsify.passing.proxy_protocol import Header
 START, END = b"PROXY ", b"\r\n"
 LONGEST = 107  # bytes of a line, its end included
 _UNKNOWN = "UNKNOWN"
+UNKNOWN = f"PROXY {_UNKNOWN}\r\n".encode()  # of a connection of our own
 _FAMILIES = {"TCP4": socket.AF_INET, "TCP6": socket.AF_INET6}
 _PORTS = 2**16
 

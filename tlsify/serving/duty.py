@@ -43,6 +43,7 @@ class SupervisorHooks:
         rehearse: starts a process that tries out, on SIGUSR2, whether a successor would start, and
             gives its pid. None leaves SIGUSR2 alone.
         succeed: has the successor take this process over, after the rehearsal went well.
+        leave: seconds for which all goes on after a request to end, while it is reported.
         drain: seconds that workers give themselves to drain; None for any time.
         together: a worker that ends of itself, with status 0, has all of them drain.
         notify: tells the service manager (`service_manager.notify`).
@@ -62,6 +63,7 @@ class SupervisorHooks:
     seen: object = None
     rehearse: Callable[[], int] | None = None
     succeed: Callable[[Former], NoReturn] | None = None
+    leave: float = 0
     drain: float | None = None
     together: bool = False
     notify: Callable[[str], None] = _nothing

@@ -8,26 +8,35 @@ import errno
 import socket
 from typing import TYPE_CHECKING, TypeVar
 
+from tlsify.aio.outcomes import count_cut
 from tlsify.aio.pump import buffer, carry
 from tlsify.aio.watching import watched
+from tlsify.config import ClosePolicy, KtlsPolicy
 from tlsify.connection.adoption import adopt
 from tlsify.connection.ending.closing import Closing
 from tlsify.connection.ending.linger import is_owed
+from tlsify.connection.plain import Plain
 from tlsify.connection.stillness import Bounds
 from tlsify.errors import BackendError
 from tlsify.keys import wipe
-from tlsify.logs.access import PASSED, AccessLog, Visit, visiting
+from tlsify.logs.access import PASSED, AccessLog, Visit, outward, visiting
 from tlsify.metrics.counters import Event, count
-from tlsify.passing.metadata import ConnectionInfo
+from tlsify.passing import proxy_protocol, proxy_text
+from tlsify.passing.metadata import ConnectionInfo, ends, plain_header, text_header
 from tlsify.passing.proxy_protocol import MAX_SIZE
+from tlsify.serving.backend.health import HealthChecks
+from tlsify.serving.backend.routes import Traits
+from tlsify.serving.backend.security import Security
+from tlsify.status import roster
 from tlsify.system import scm_rights
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Mapping
 
-    from tlsify.config import ClosePolicy
     from tlsify.connection.handoff import Handoff
-    from tlsify.serving.backends import Backend, Backends
+    from tlsify.serving.backend.address import Backend
+    from tlsify.serving.backend.choice import Backends
+    from tlsify.serving.backend.health import Checks
 
 T = TypeVar("T")
 _NO_BOUNDS = Bounds()
@@ -61,49 +70,54 @@ class _Service:
     async def start(self) -> None:
         """Do nothing: backends may start later than we."""
 
+    def backends(self) -> Mapping[str, bool]:
+        """Return which backends are up."""
+        return self._backends.state()
+
     async def drain(self) -> None:
         """Do nothing: only backends know which connections are idle."""
 
     async def stop(self) -> None:
         """Do nothing."""
 
-    async def serve(self, handed: Handoff) -> None:
-        """Carry one connection until its end, or pass it on.
-
-        Raises:
-            BackendError: no backend took it; the peer was cut off.
-            HandshakeError: the peer cut it, or misbehaved; the backend was cut off, too.
-            OSError: likewise, or the backend did.
-        """
-        with visiting(self._access_log, handed) as visit:
-            await self._serve(handed, visit)
-
-    async def _serve(self, handed: Handoff, visit: Visit) -> None:
-        raise NotImplementedError
-
-    async def _carry(self, handed: Handoff, plain: socket.socket, visit: Visit) -> None:
-        closing = Closing(self._closing, handed.negotiated.alpn)
-        work = carry(handed, plain, closing, self._scratch, visit.traffic)
-        await watched(work, handed, self._bounds, lambda: _end(handed, plain))
-
     async def _reach(
-        self, handed: Handoff, visit: Visit, attempt: Callable[[Backend, float], Awaitable[T]]
-    ) -> T:
-        agreed = handed.negotiated
-
+        self,
+        client: Handoff | Plain,
+        visit: Visit,
+        attempt: Callable[[Backend, float], Awaitable[T]],
+    ) -> tuple[Backend, T]:
         async def noted(backend: Backend, seconds: float) -> T:
             visit.more["backend"] = str(backend)
             return await attempt(backend, seconds)
 
         try:
-            return await self._backends.reach(agreed.alpn, agreed.server_name, noted)
+            return await self._backends.reach(_traits(client), noted)
         except BackendError:
             count(Event.BACKEND_FAILED)
             raise
 
+    async def _carry(
+        self,
+        client: Handoff | Plain,
+        backend: Handoff | Plain,
+        visit: Visit,
+        greeting: bytes = b"",
+    ) -> None:
+        alpn = None if isinstance(client, Plain) else client.negotiated.alpn
+        work = carry(
+            client,
+            backend,
+            Closing(self._closing, alpn),
+            self._scratch,
+            visit.traffic,
+            is_relaxed=self._closing is ClosePolicy.RELAXED,
+            greeting=greeting,
+        )
+        await watched(work, client, self._bounds, lambda: _end(client, backend))
+
 
 class Forwarding(_Service):
-    """Carries plaintext between connections and backends."""
+    """Carries data between clients and backends, each with TLS or without."""
 
     def __init__(
         self,
@@ -112,7 +126,9 @@ class Forwarding(_Service):
         bounds: Bounds = _NO_BOUNDS,
         access_log: AccessLog | None = None,
         *,
-        proxy_protocol: str | None = None,
+        proxy_version: str | None = None,
+        security: Security | None = None,
+        checks: Checks | None = None,
     ) -> None:
         """Store what does not change.
 
@@ -121,33 +137,82 @@ class Forwarding(_Service):
             closing: as `_Service` has it.
             bounds: likewise.
             access_log: likewise.
-            proxy_protocol: begin each connection to a backend with a PROXY header of this
+            proxy_version: begin each connection to a backend with a PROXY header of this
                 version, 1 or 2.
+            security: does the handshakes with backends that speak TLS; None if there are none.
+            checks: of the backends' health; None has clients find out.
         """
         super().__init__(backends, closing, bounds, access_log)
-        self._proxy_protocol = proxy_protocol
+        self._proxy_version = proxy_version
+        self._security = security or Security({}, KtlsPolicy())
+        self._health: HealthChecks | None = None
+        if checks is not None:
+            self._health = HealthChecks(backends, self._check, checks)
 
-    async def _serve(self, handed: Handoff, visit: Visit) -> None:
-        header = b""
-        if self._proxy_protocol is not None:
-            told = ConnectionInfo.of(handed)
-            header = told.encode_text() if self._proxy_protocol == "1" else told.encode()
+    async def start(self) -> None:
+        """Begin to check backends; they may start later than we."""
+        if self._health is not None:
+            self._health.begin()
 
-        async def connect(backend: Backend, seconds: float) -> socket.socket:
-            sock = await backend.connect(seconds)
+    async def stop(self) -> None:
+        """Check no more."""
+        if self._health is not None:
+            await self._health.end()
+
+    async def serve(self, client: Handoff | Plain) -> None:
+        """Carry one connection until its end.
+
+        Raises:
+            BackendError: no backend took it; the client was cut off.
+            HandshakeError: one side cut it, or misbehaved; the other was cut off, too.
+            OSError: likewise.
+        """
+        with visiting(self._access_log, client) as visit:
+            header = self._header(client)
+            alpn = None if isinstance(client, Plain) else client.negotiated.alpn
+
+            async def connect(backend: Backend, seconds: float) -> tuple[Handoff | Plain, bytes]:
+                return await self._security.connect(backend, seconds, header, alpn)
+
             try:
-                await asyncio.get_running_loop().sock_sendall(sock, header)
-            except BaseException:
-                sock.close()
+                chosen, (backend, greeting) = await self._reach(client, visit, connect)
+            except BaseException:  # the client must not think that it was served
+                client.abort()
                 raise
-            return sock
+            try:
+                await self._carry_to(backend, client, visit, greeting)
+            finally:
+                self._backends.leave(chosen)
 
+    async def _carry_to(
+        self, backend: Handoff | Plain, client: Handoff | Plain, visit: Visit, greeting: bytes
+    ) -> None:
+        if isinstance(backend, Plain):
+            await self._carry(client, backend, visit)
+            return
+        visit.more.update(outward(backend))
         try:
-            plain = await self._reach(handed, visit, connect)
-        except BaseException:  # the client must not think that it was served
-            handed.abort()
-            raise
-        await self._carry(handed, plain, visit)
+            with roster.listed(backend):
+                await self._carry(client, backend, visit, greeting)
+        finally:
+            count_cut(backend)
+
+    def _header(self, client: Handoff | Plain) -> bytes:
+        if self._proxy_version is None:
+            return b""
+        if self._proxy_version == "1":
+            return text_header(client)
+        return (
+            plain_header(client)
+            if isinstance(client, Plain)
+            else ConnectionInfo.of(client).encode()
+        )
+
+    async def _check(self, backend: Backend, seconds: float) -> Handoff | Plain:
+        """Connect for a check of our own."""
+        header = {None: b"", "1": proxy_text.UNKNOWN, "2": proxy_protocol.LOCAL}
+        found, _ = await self._security.connect(backend, seconds, header[self._proxy_version])
+        return found
 
 
 class _Unconfirmed(BackendError):
@@ -179,12 +244,18 @@ class Passing(_Service):
         super().__init__(backends, closing, bounds, access_log)
         self._aware = aware
 
-    async def _serve(self, handed: Handoff, visit: Visit) -> None:
+    async def serve(self, handed: Handoff) -> None:
+        """Pass one connection on, or one end of it, and carry it until its end.
+
+        Raises:
+            As `Forwarding.serve`.
+        """
         header = ConnectionInfo.of(handed).encode(MAX_SIZE)
-        if self._aware and handed.channel is not None:
-            await self._give(handed, visit, header)
-        else:
-            await self._lend(handed, visit, header)
+        with visiting(self._access_log, handed) as visit:
+            if self._aware and handed.channel is not None:
+                await self._give(handed, visit, header)
+            else:
+                await self._lend(handed, visit, header)
 
     async def _give(self, handed: Handoff, visit: Visit, header: bytes) -> None:
         """Pass the connection itself, with all that belongs to it."""
@@ -193,7 +264,7 @@ class Passing(_Service):
         message = bytearray().join((header, state))
         with socket.socket(fileno=number) as sock:
             try:
-                await self._pass(handed, visit, number, message)
+                self._backends.leave(await self._pass(handed, visit, number, message))
             except BackendError as exc:
                 if isinstance(exc, _Unconfirmed):
                     _hang_up(sock)
@@ -212,18 +283,21 @@ class Passing(_Service):
             ours, theirs = socket.socketpair()
             try:
                 with theirs:
-                    await self._pass(handed, visit, theirs.fileno(), header)
+                    chosen = await self._pass(handed, visit, theirs.fileno(), header)
             except BaseException:
                 ours.close()
                 raise
         except BaseException:
             handed.abort()
             raise
-        await self._carry(handed, ours, visit)
+        try:
+            await self._carry(handed, Plain(ours), visit)
+        finally:
+            self._backends.leave(chosen)
 
     async def _pass(
         self, handed: Handoff, visit: Visit, number: int, message: bytes | bytearray
-    ) -> None:
+    ) -> Backend:
         async def attempt(backend: Backend, seconds: float) -> None:
             with backend.connect_here(socket.SOCK_SEQPACKET) as channel:
                 scm_rights.send(channel, message, number)
@@ -236,21 +310,28 @@ class Passing(_Service):
             if answer:
                 raise ConnectionRefusedError(errno.ECONNREFUSED, "it could not take it")
 
-        await self._reach(handed, visit, attempt)
+        chosen, _ = await self._reach(handed, visit, attempt)
         count(Event.DESCRIPTOR_PASSED)
+        return chosen
 
 
-def _end(handed: Handoff, plain: socket.socket) -> bool:
+def _traits(client: Handoff | Plain) -> Traits:
+    local, _ = ends(client)
+    if isinstance(client, Plain):
+        return Traits(local=local)
+    return Traits(client.negotiated.alpn, client.negotiated.server_name, local)
+
+
+def _end(client: Handoff | Plain, backend: Handoff | Plain) -> bool:
     """End an idle connection cleanly on both sides.
 
     Returns:
         False if the backend has not taken all: for it that would be the end of something else.
     """
-    if is_owed(plain):
+    if is_owed(backend.sock) or (backend.relay is not None and backend.relay.under_way()):
         return False
-    handed.shutdown()
-    with contextlib.suppress(OSError):
-        plain.shutdown(socket.SHUT_WR)
+    client.shutdown()
+    backend.shutdown()
     return True
 
 

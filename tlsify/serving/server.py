@@ -9,13 +9,14 @@ import logging
 import os
 import resource
 import signal
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from tlsify.aio.acceptor import Acceptor
 from tlsify.aio.limits import Limits
 from tlsify.aio.loop import EventLoop
+from tlsify.aio.plain_acceptor import PlainAcceptor
 from tlsify.connection import establish
 from tlsify.connection.ending import patience
 from tlsify.connection.setup import keylog
@@ -27,8 +28,8 @@ from tlsify.serving import supervisor
 from tlsify.serving.configuration import Configuration, leave_holders, retire
 from tlsify.serving.duty import SupervisorHooks
 from tlsify.serving.errands import Errand, Errands
-from tlsify.serving.plain_http import BOUNDS, PlainHttp, Redirector
-from tlsify.serving.reexec import SYSTEMD, Inherited
+from tlsify.serving.plain_http import BOUNDS, Redirector
+from tlsify.serving.reexec import SYSTEMD
 from tlsify.serving.warm_up import rehearse
 from tlsify.status import roster
 from tlsify.system import listening, service_manager
@@ -38,15 +39,12 @@ from tlsify.trust import store
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
-    from tlsify.config import KtlsPolicy, ServerConfig
-    from tlsify.connection.handoff import Handoff
-    from tlsify.logs.access import AccessLog
-    from tlsify.passing.proxies import Proxies
-    from tlsify.serving.configuration import Isolation
+    from tlsify.aio.admission import Admission
+    from tlsify.config import ClientConfig, ServerConfig
     from tlsify.serving.generation import Work, WorkerHandle
-    from tlsify.system.process import Account
+    from tlsify.serving.plan import Provision, ServerPlan, Service
 
 _log = logging.getLogger("tlsify")
 
@@ -59,77 +57,6 @@ _PER_OFFLOADED, _PER_RELAYED = 2, 4
 _GARBAGE = (2_000, 10, 5)
 # Seconds that a drained worker waits for peers that do not read: less than `supervisor._GRACE`.
 _PARTING = 3.0
-
-
-class Service(Protocol):
-    """Service for connections, in one worker."""
-
-    async def start(self) -> None:
-        """Prepare; called before the first connection."""
-
-    async def serve(self, handed: Handoff) -> None:
-        """Serve one connection until it is closed; if cancelled, it has to go."""
-
-    async def drain(self) -> None:
-        """Drain: end idle connections, and let others finish.
-
-        It is cancelled when there is none left, or no time.
-        """
-
-    async def stop(self) -> None:
-        """Clean up; called after the last connection."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServerPlan:
-    """Plan of a server: listeners, configuration, limits.
-
-    Attributes:
-        listeners: bound and listening; where several have one address (SO_REUSEPORT) each worker
-            gets its part of them, else all of them share it. They stay open here, so that a waiting
-            connection is not lost with a worker.
-        load: returns the configuration, now and on each reload; raises a TlsifyError to refuse.
-        policy: when to offload.
-        service: makes a worker's service.
-        workers: number of processes.
-        limits: for all of them together.
-        drain_seconds: limit for connections to end; the rest is cut off then.
-        metrics: listening, each for an `http.endpoint.Endpoint`.
-        plain_http: what is served without TLS.
-        watch: its value is looked at every few seconds; when it changes, all is reloaded.
-        reach: what workers need, as long as nothing is reloaded.
-        sandboxing: whether they give up unneeded rights.
-        account: user of the workers. The supervisor keeps its rights, to read keys again.
-        on_ready: called when every worker accepts connections.
-        proxies: whose connections begin with a PROXY header, or None.
-        stranger: answers clients that speak no TLS, as `Acceptor` has it.
-        access_log: told of refused clients; opened anew on each reload. Or None.
-        isolation: of the private keys from workers; None lets them have these.
-        errands: what is to be done now and then, in processes of their own, with the rights that
-            the supervisor has.
-        estate: descriptors for SIGUSR2 to pass on, and those passed on to us; the caller closes it.
-    """
-
-    listeners: Sequence[socket.socket]
-    load: Callable[[], ServerConfig]
-    policy: KtlsPolicy
-    service: Callable[[], Service]
-    workers: int = 1
-    limits: Limits = field(default_factory=Limits)
-    drain_seconds: float = 30.0
-    metrics: Sequence[socket.socket] = ()
-    plain_http: PlainHttp = field(default_factory=PlainHttp)
-    watch: Callable[[], object] | None = None
-    reach: Callable[[], Reach] = Reach
-    sandboxing: Sandboxing = Sandboxing.AUTO
-    account: Account | None = None
-    on_ready: Callable[[], None] = lambda: None
-    proxies: Proxies | None = None
-    stranger: Callable[[bytes], bytes] | None = None
-    access_log: AccessLog | None = None
-    isolation: Isolation | None = None
-    errands: Sequence[Errand] = ()
-    estate: Inherited = field(default_factory=Inherited)
 
 
 def run(plan: ServerPlan) -> None:
@@ -163,6 +90,7 @@ def run(plan: ServerPlan) -> None:
         seen=seen,
         rehearse=estate.rehearse,
         succeed=estate.succeed,
+        leave=plan.drain_delay,
         drain=plan.drain_seconds,
         notify=service_manager.notify,
         watchdog=service_manager.watchdog_period(),
@@ -180,20 +108,23 @@ class _Office:
 
     def __init__(self, plan: ServerPlan) -> None:
         self.plan = plan
-        self._configuration = Configuration(plan.load, plan.policy, plan.isolation)
-        self._configs: dict[Work, ServerConfig] = {}
+        self._configuration: Configuration | None = None
+        if plan.load is not None:
+            self._configuration = Configuration(plan.load, plan.policy, plan.isolation)
+        self._configs: dict[Work, ServerConfig | None] = {}
         self._pid = os.getpid()
 
     def watch(self) -> object:
         """Return a value that changes when everything has to be read anew."""
         files = None if self.plan.watch is None else self.plan.watch()
-        return files, self._configuration.losses()
+        return files, None if self._configuration is None else self._configuration.losses()
 
     def renew(self) -> Work:
         """Return a worker's main function, with the current configuration."""
-        config = self._configuration.load()
+        provision = self.plan.provide()
+        config = None if self._configuration is None else self._configuration.load()
         self.reopen_logs()
-        work = partial(self._be_worker, config)
+        work = partial(self._be_worker, config, provision)
         self._configs[work] = config
         return work
 
@@ -204,7 +135,8 @@ class _Office:
 
     def retire(self, work: Work) -> None:
         """Leave the key holders of a configuration that no new worker will have."""
-        retire(self._configs.pop(work))
+        if (config := self._configs.pop(work)) is not None:
+            retire(config)
 
     def close(self) -> None:
         passed = self.plan.estate.sockets.get(SYSTEMD, ())
@@ -227,7 +159,9 @@ class _Office:
         end_with(self._pid)
         confine(errand.reach(), plan.sandboxing)
 
-    def _be_worker(self, config: ServerConfig, post: WorkerHandle) -> None:
+    def _be_worker(
+        self, config: ServerConfig | None, provision: Provision, post: WorkerHandle
+    ) -> None:
         plan = self.plan
         own = part(plan.listeners, post.index, plan.workers)
         for sock in plan.listeners:
@@ -242,28 +176,38 @@ class _Office:
         if plan.account is not None:
             plan.account.become()
         end_with(self._pid)
-        confine(_reach(plan, config), plan.sandboxing)
-        if config.key_log is not None:
-            keylog.append(config.key_log, b"")  # as this user, or each handshake would fail
-        if post.index == 0:
+        confine(_reach(plan, config, provision.clients), plan.sandboxing)
+        for key_log in _key_logs(config, provision.clients):
+            keylog.append(key_log, b"")  # as this user, or each handshake would fail
+        if post.index == 0 and self._configuration is not None:
             self._configuration.warn_of_readable_keys()
         # Its sendfile ends a connection rather than let an answer be too short.
         with asyncio.Runner(loop_factory=EventLoop) as runner:
-            runner.run(_serve(plan, config, own, post))
+            runner.run(_serve(plan, config, provision, own, post))
         patience.hurry(_PARTING)
         await_threads()
 
 
-def _reach(plan: ServerPlan, config: ServerConfig) -> Reach:
-    """Add the paths of roster, key log and clients' authorities to the service's own."""
-    reach, write = plan.reach(), [str(path) for path in (roster.place(),) if path is not None]
-    if config.key_log is not None:
-        write.append(os.path.dirname(os.path.abspath(config.key_log)))
-    read = [] if config.client_trust is None else store.read_later(config.client_trust)
+def _reach(plan: ServerPlan, config: ServerConfig | None, clients: Sequence[ClientConfig]) -> Reach:
+    """Add the paths of roster, key logs, sessions and authorities to the service's own."""
+    reach = plan.reach()
+    logs = [os.path.dirname(os.path.abspath(file)) for file in _key_logs(config, clients)]
+    folders = [roster.place(), *(each.session_store for each in clients), *logs]
+    write = dict.fromkeys(str(path) for path in folders if path is not None)
+    trusted = [each.trust for each in clients if each.verify]
+    if config is not None and config.client_trust is not None:
+        trusted.append(config.client_trust)
+    read = dict.fromkeys(path for each in trusted for path in store.read_later(each))
     return reach._replace(
         read=(*reach.read, *read),
         write=(*reach.write, *write),
     )
+
+
+def _key_logs(config: ServerConfig | None, clients: Sequence[ClientConfig]) -> list[str]:
+    """Return the files that secrets are appended to."""
+    configs = [*clients, *(() if config is None else (config,))]
+    return [os.fspath(each.key_log) for each in configs if each.key_log is not None]
 
 
 def part(listeners: Sequence[socket.socket], index: int, number: int) -> list[socket.socket]:
@@ -324,7 +268,11 @@ def _descriptors(own: int, each: int, processes: int) -> int | None:
 
 
 async def _serve(
-    plan: ServerPlan, config: ServerConfig, listeners: list[socket.socket], post: WorkerHandle
+    plan: ServerPlan,
+    config: ServerConfig | None,
+    provision: Provision,
+    listeners: list[socket.socket],
+    post: WorkerHandle,
 ) -> None:
     """Run as a worker: accept until SIGTERM, then drain."""
     stop = asyncio.Event()
@@ -332,19 +280,21 @@ async def _serve(
     # Not by add_signal_handler: the loop would leave the signal's default behind.
     signal.signal(signal.SIGTERM, lambda *_: loop.call_soon_threadsafe(stop.set))
     _show_life(loop)
-    service = plan.service()
+    service = provision.service()
     await service.start()
     limits = plan.limits.part(post.index, plan.workers)
-    acceptor = Acceptor(listeners, service.serve, config, plan.policy, limits)
+    acceptor = _acceptor(plan, config, service, listeners, limits)
     acceptor.proxies = plan.proxies
-    acceptor.stranger = plan.stranger
     if plan.access_log is not None:
         acceptor.refused = plan.access_log.refused
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(service.stop)
         stack.enter_context(roster.publish())
-        about = About(tuple(expiries(config)), _limits(plan, config))
-        endpoints = [Endpoint(sock, Scrape(lambda: about)) for sock in plan.metrics]
+        about = About(tuple(expiries(config, provision.clients)), _limits(plan, config))
+        endpoints = [
+            Endpoint(sock, Scrape(lambda: replace(about, backends=service.backends())))
+            for sock in plan.metrics
+        ]
         redirect = Redirector(plan.plain_http, plan.access_log)
         plain = [Endpoint(sock, redirect, BOUNDS) for sock in plan.plain_http.listeners]
         for endpoint in (*endpoints, *plain):
@@ -366,28 +316,46 @@ async def _serve(
     ignore([signal.SIGTERM])
 
 
+def _acceptor(
+    plan: ServerPlan,
+    config: ServerConfig | None,
+    service: Service,
+    listeners: list[socket.socket],
+    limits: Limits,
+) -> Admission:
+    if config is None:
+        return PlainAcceptor(listeners, service.serve, limits)
+    acceptor = Acceptor(listeners, service.serve, config, plan.policy, limits)
+    acceptor.is_inline = plan.is_inline
+    acceptor.stranger = plan.stranger
+    return acceptor
+
+
 def _show_life(loop: asyncio.AbstractEventLoop) -> None:
     """Show the supervisor, again and again, that the loop runs."""
     beat()
     loop.call_later(BEAT_INTERVAL, _show_life, loop)
 
 
-def expiries(config: ServerConfig) -> Iterator[tuple[str, float]]:
+def expiries(
+    config: ServerConfig | None, clients: Sequence[ClientConfig] = ()
+) -> Iterator[tuple[str, float]]:
     """Return when each certificate expires; of several with the same names, the first that does."""
     moments: dict[str, float] = {}
-    for pair in () if config.provisional else (config.key_pair, *config.more_key_pairs):
+    own = () if config is None or config.provisional else (config.key_pair, *config.more_key_pairs)
+    for pair in (*own, *(each.key_pair for each in clients if each.key_pair is not None)):
         name, moment = ",".join(pair.names), pair.not_after.timestamp()
         moments[name] = min(moments.get(name, moment), moment)
     yield from moments.items()
 
 
-def _limits(plan: ServerPlan, config: ServerConfig) -> dict[str, float]:
+def _limits(plan: ServerPlan, config: ServerConfig | None) -> dict[str, float]:
     named = {
         "connections": plan.limits.connections,
-        "handshakes": plan.limits.handshakes,
+        "handshakes": None if config is None else plan.limits.handshakes,
         "per_address": plan.limits.per_address,
         "workers": plan.workers,
         "drain_seconds": plan.drain_seconds,
-        "handshake_seconds": config.timeout,
+        "handshake_seconds": None if config is None else config.timeout,
     }
     return {name: most for name, most in named.items() if most is not None}

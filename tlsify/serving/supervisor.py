@@ -61,6 +61,7 @@ class _Supervisor:
         self._current: Generation | None = None
         self._coming: Generation | None = None
         self._again = self._stopping = False
+        self._leave_at: float | None = None
         self._requests = StopRequests()
         self._rehearsal: list[Worker] = []
         self._failure: WorkerError | None = None
@@ -118,7 +119,7 @@ class _Supervisor:
 
     def _next_due(self) -> float:
         due = [time.monotonic() + 60, self._manager.due]
-        if self._duty.watch is not None and not self._stopping:
+        if self._duty.watch is not None and not self._stopping and self._leave_at is None:
             due.append(self._look_at)
         if self._current is not None:
             due += [self._hearts.due, *self._duty.errands.due()]
@@ -130,18 +131,21 @@ class _Supervisor:
             due.append(self._coming.deadline)
         if self._retry is not None:
             due.append(self._retry[0])
+        if self._leave_at is not None and not self._stopping:
+            due.append(self._leave_at)
         return min(due)
 
     def _heed(self, numbers: bytes) -> None:
         asked = [number for number in numbers if number in STOP_SIGNALS]
         if asked:
             at_once = self._requests.insist()
-            self._stop()
+            if at_once or not self._is_leaving():
+                self._stop()
             for worker in self._all() if at_once else ():
                 worker.kill(signal.SIGKILL)
         if signal.SIGUSR1 in numbers and self._duty.reopen_logs is not None:
             self._duty.reopen_logs()
-        if self._stopping:
+        if self._stopping or self._leave_at is not None:
             return
         if signal.SIGHUP in numbers:
             self._duty.errands.wake(insisting=True)
@@ -308,7 +312,10 @@ class _Supervisor:
         # At the start and at the end each has a deadline.
         serving = None if self._current is None else self._current.workers()
         self._manager.feed(now, alive=serving is None or self._hearts.end_hung(serving, now))
-        if self._duty.watch is not None and now >= self._look_at and not self._stopping:
+        if self._leave_at is not None and self._leave_at <= now:
+            self._stop()
+        is_going = self._stopping or self._leave_at is not None
+        if self._duty.watch is not None and now >= self._look_at and not is_going:
             if self._changes.look(self._duty.watch()):
                 self._reload()
             self._look_at = now + self._changes.pause
@@ -325,7 +332,7 @@ class _Supervisor:
         serving = [] if self._current is None else self._current.workers()
         put(Gauge.WORKERS, sum(worker.is_ready for worker in serving))
         put(Gauge.WORKERS_DRAINING, len(self._draining))
-        put(Gauge.STOPPING, int(self._stopping))
+        put(Gauge.STOPPING, int(self._stopping or self._leave_at is not None))
 
     def _drain(self, some: Iterable[Worker]) -> None:
         for worker in some:
@@ -334,6 +341,14 @@ class _Supervisor:
                 worker.deadline = time.monotonic() + self._duty.drain + _GRACE
             if worker not in self._draining:
                 self._draining.append(worker)
+
+    def _is_leaving(self) -> bool:
+        """Return whether all goes on for a while: others have to learn first that it will end."""
+        if self._leave_at is None and self._duty.leave and self._current is not None:
+            self._leave_at = time.monotonic() + self._duty.leave
+            self._manager.stopping(f"draining in {self._duty.leave:g} s")
+            self._set_gauges()
+        return self._leave_at is not None
 
     def _stop(self) -> None:
         if self._stopping:

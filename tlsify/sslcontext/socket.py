@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import socket
@@ -121,6 +122,7 @@ class SSLSocket(Answers, TLSSocket):
                 return self._facts
             if self._failure is not None:
                 raise again(self._failure)
+            self._refuse_unconnected()
             if self.gettimeout() == 0:
                 raise ValueError("tlsify's handshake needs a socket that may wait")
             try:
@@ -136,6 +138,20 @@ class SSLSocket(Answers, TLSSocket):
                 raise again(self._failure) from exc
             self._facts = facts = self._take(handed)
             return facts
+
+    def _refuse_unconnected(self) -> None:
+        """Leave a socket alone that has no peer yet, or listens: the call came too early.
+
+        Raises:
+            OSError: ENOTCONN, or the error that ended the connection.
+        """
+        try:
+            socket.socket.getpeername(self)
+        except OSError as exc:
+            if exc.errno != errno.ENOTCONN:
+                raise
+            number = self.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) or errno.ENOTCONN
+            raise OSError(number, os.strerror(number)) from exc
 
     def _hand_over(self) -> Handoff:
         """Do the handshake on a second descriptor, which is the one that closes on errors."""
@@ -163,11 +179,13 @@ class SSLSocket(Answers, TLSSocket):
 
     def _adopt(self, handed: Handoff, *, verified: bool) -> TLSInfo:
         """Take over the connection that has our descriptor."""
-        readers, timeout = self._io_refs, self.gettimeout()  # type: ignore[has-type]
+        readers, closed = self._io_refs, self._closed  # type: ignore[has-type]
+        timeout = self.gettimeout()
         handed.sock = socket.socket(fileno=self.detach())
         handed.sock.settimeout(timeout)
         super().__init__(handed, self._on_ragged_end)
-        self._io_refs = readers  # of files made from this socket before
+        # Files made from this socket before keep it open, even if it was closed itself.
+        self._io_refs, self._closed = readers, closed
         facts = TLSInfo(handed, verified=verified)
         if self.server_side:
             self.server_hostname = facts.server_hostname
@@ -178,7 +196,16 @@ class SSLSocket(Answers, TLSSocket):
         """Outcome of the handshake, which is done now if necessary."""
         return self._begin()
 
-    _outcome = _begin
+    def _outcome(self) -> TLSInfo | None:
+        """Return the outcome, as `facts`; None if there is no connection yet."""
+        try:
+            return self._begin()
+        except OSError as exc:
+            if exc.errno != errno.ENOTCONN:
+                raise
+            return None
+
+    _finished = _begin
 
     # -- before the handshake
 

@@ -16,7 +16,7 @@ from tlsify.errors import ConfigError, DeadlineExceeded, HandshakeError, Truncat
 from tlsify.starttls.dialogues import DIALOGUES, LONGEST, SHOWN, SOMETHING_ELSE, Read, quote
 
 if TYPE_CHECKING:
-    from tlsify.starttls.dialogues import Dialogue
+    from collections.abc import Generator, Iterator
 
 PROTOCOLS = tuple(sorted(DIALOGUES))
 # All that a server may say before its go-ahead.
@@ -44,52 +44,75 @@ def upgrade(sock: socket.socket, protocol: str, name: str, timeout: float) -> No
         DeadlineExceeded: the dialogue took too long.
         OSError: the connection broke.
     """
-    if protocol not in DIALOGUES:
-        known = ", ".join(PROTOCOLS)
-        raise ConfigError(f"starttls: no protocol {protocol!r}", hint=f"choose one of {known}")
-    before = sock.gettimeout()
+    before, deadline = sock.gettimeout(), time.monotonic() + timeout
     try:
-        dialogue = DIALOGUES[protocol](name, _address_literal(sock))
-        _drive(dialogue, _Wire(sock, time.monotonic() + timeout))
-        _expect_silence(sock)
+        for output in converse(sock, protocol, name):
+            remaining = deadline - time.monotonic()
+            if remaining <= 0:
+                raise TimeoutError
+            sock.settimeout(remaining)
+            if output:
+                sock.sendall(output)
     except TimeoutError as exc:
         if exc.errno is not None:  # as in `handshake.run`
             raise
-        raise DeadlineExceeded(
-            f"starttls: no go-ahead from the server within {timeout:.3g} seconds",
-            hint=SOMETHING_ELSE,
-        ) from exc
+        raise too_slow(timeout) from exc
     finally:
         with contextlib.suppress(OSError):
             sock.settimeout(before)
 
 
-def _drive(dialogue: Dialogue, wire: _Wire) -> None:
+def too_slow(timeout: float) -> DeadlineExceeded:
+    """Return the error of a dialogue that took longer than so many seconds."""
+    return DeadlineExceeded(
+        f"starttls: no go-ahead from the server within {timeout:.3g} seconds", hint=SOMETHING_ELSE
+    )
+
+
+def converse(sock: socket.socket, protocol: str, name: str) -> Iterator[bytes]:
+    """Hold the dialogue, in steps: yield what to send, or nothing before each receive.
+
+    Whoever goes through the steps sends, and sees to the time and to the waiting: a receive may
+    wait, as the socket is set; or else it is done again at the next step.
+
+    Args:
+        sock: as `upgrade` has it, and so the others.
+        protocol: likewise.
+        name: likewise.
+
+    Raises:
+        As `upgrade`, but for the time.
+    """
+    if protocol not in DIALOGUES:
+        known = ", ".join(PROTOCOLS)
+        raise ConfigError(f"starttls: no protocol {protocol!r}", hint=f"choose one of {known}")
+    dialogue, reader = DIALOGUES[protocol](name, _address_literal(sock)), _Reader(sock)
     with contextlib.suppress(StopIteration):
         step = next(dialogue)
         while True:
             if isinstance(step, Read):
-                step = dialogue.send(wire.read(*step))
+                step = dialogue.send((yield from reader.read(*step)))
             else:
-                wire.send(step)
+                yield step
                 step = next(dialogue)
+    _expect_silence(sock)
 
 
-class _Wire:
-    """Reads and writes within a deadline, and takes no more than is asked for."""
+class _Reader:
+    """Reads no more than is asked for."""
 
-    def __init__(self, sock: socket.socket, deadline: float) -> None:
-        self._sock, self._deadline, self._left = sock, deadline, _TOTAL
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock, self._left = sock, _TOTAL
 
-    def send(self, data: bytes) -> None:
-        self._limit_wait()
-        self._sock.sendall(data)
-
-    def read(self, size: int, mark: bytes) -> bytes:
+    def read(self, size: int, mark: bytes) -> Generator[bytes, None, bytes]:
         """Read so many bytes, or up to the mark."""
         got = bytearray()
         while len(got) < size <= LONGEST and not (mark and got.endswith(mark)):
-            piece = self._receive(size - len(got), mark)
+            yield b""
+            try:
+                piece = self._receive(size - len(got), mark)
+            except BlockingIOError:
+                continue
             if not piece:
                 said = f", after {quote(got)}" if got else ""
                 raise Truncated(
@@ -103,17 +126,10 @@ class _Wire:
         return bytes(got)
 
     def _receive(self, size: int, mark: bytes) -> bytes:
-        self._limit_wait()
         if mark:
             seen = self._sock.recv(size, socket.MSG_PEEK)
             size = seen.find(mark) + 1 or len(seen)
         return self._sock.recv(size)
-
-    def _limit_wait(self) -> None:
-        remaining = self._deadline - time.monotonic()
-        if remaining <= 0:
-            raise TimeoutError
-        self._sock.settimeout(remaining)
 
 
 def _expect_silence(sock: socket.socket) -> None:

@@ -317,11 +317,6 @@ class Calls:
             self._attempt(descriptor.check)
             self._watch(descriptor)
 
-    def refresh(self) -> None:
-        """End connections whose keys are worn out."""
-        for descriptor in list(self._descriptors.values()):
-            self._attempt(descriptor.refresh)
-
     # -- processes
 
     def _exit(self, call: Call) -> None:

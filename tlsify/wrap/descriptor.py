@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from tlsify.connection.ending.forks import inode
 from tlsify.connection.polling import LowWater, receive_limit
+from tlsify.connection.upkeep import Upkeep
 from tlsify.errors import TlsifyError
 from tlsify.wrap.holders import Hold, has_descriptors, holders, process_of, socket_at, waiting
 from tlsify.wrap.waiting import WaitingCalls
@@ -61,6 +62,9 @@ class Descriptor:
         self._ours = handed.sock.fileno()
         self._readers = WaitingCalls(notifications)
         self._low_water = LowWater(handed.sock)
+        self._upkeep = None if handed.channel is None else Upkeep(handed.channel)
+        self._next_upkeep: asyncio.TimerHandle | None = None
+        self._farewell: asyncio.Task[None] | None = None
         self._looks = 0
         self._next_look: asyncio.TimerHandle | None = None
         self._failure: int | None = None
@@ -70,6 +74,7 @@ class Descriptor:
         self.inode = inode(handed.sock)
         self.held_in = {hold.pid}
         self.ended: asyncio.Future[Exception | None] = self._loop.create_future()
+        self._tend()
 
     def used_by(self, tid: int) -> None:
         """Note a thread that uses it: its process may have it since a fork.
@@ -102,6 +107,9 @@ class Descriptor:
             self._notifications.fail(call, failure)
         else:
             self._notifications.succeed(call, 0)
+        if self._upkeep is not None and self._upkeep.is_due and self._next_upkeep is not None:
+            self._next_upkeep.cancel()
+            self._tend()
 
     def _prepare(self) -> int | None:
         """Serve control records until data is next.
@@ -176,7 +184,9 @@ class Descriptor:
         if how not in {socket.SHUT_WR, socket.SHUT_RDWR}:
             self._notifications.go_on(call)
             return
-        self._handed.shutdown()
+        self._stop_tending()
+        if self._try_to_shut_down() is not None:
+            self._farewell = self._loop.create_task(self.say_goodbye())
         if how == socket.SHUT_RDWR:
             try:
                 self._handed.sock.shutdown(socket.SHUT_RD)
@@ -242,17 +252,39 @@ class Descriptor:
             self._go_on_with(rest)
         return bool(rest) or any(waiting())
 
-    def refresh(self) -> None:
-        """End the connection if its sending key has protected as many records as it may."""
-        channel = self._handed.channel
-        if channel is None or self.ended.done():
+    # -- the sending key
+
+    def _tend(self) -> None:
+        """Change the key if that is due, or end the connection where none can follow it."""
+        if self._upkeep is None:
             return
         try:
-            channel.refresh(may_update=False)
-        except BlockingIOError:
-            pass
-        except (TlsifyError, OSError) as exc:
+            pause = self._upkeep.look()
+        except OSError:  # sending is over, which the program finds out by itself
+            return
+        except TlsifyError as exc:
             self._finish(exc)
+            return
+        self._next_upkeep = self._loop.call_later(pause, self._tend)
+
+    def _stop_tending(self) -> None:
+        if self._next_upkeep is not None:
+            self._next_upkeep.cancel()
+            self._next_upkeep = None
+
+    async def say_goodbye(self) -> None:
+        """Send close_notify and FIN, behind a change of the key that is under way."""
+        pause = self._try_to_shut_down()
+        while pause is not None:
+            await asyncio.sleep(pause)
+            pause = self._try_to_shut_down()
+
+    def _try_to_shut_down(self) -> float | None:
+        """Do it, or return after how many seconds to try again."""
+        pause = None if self._upkeep is None else self._upkeep.end()
+        if pause is None:
+            self._handed.shutdown()
+        return pause
 
     def _go_on_with(self, rest: list[Hold]) -> None:
         self.hold = rest[0]
@@ -280,6 +312,7 @@ class Descriptor:
         self._looks = len(_LOOKS)
         if self._next_look is not None:
             self._next_look.cancel()
+        self._stop_tending()
         if self._readers:
             self._loop.remove_reader(self._ours)
             for call in self._readers.take_all():

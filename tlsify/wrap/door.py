@@ -141,10 +141,13 @@ class Door:
                 if task is not None:
                     self._parting.add(task)
                     task.add_done_callback(self._parting.discard)
-                if (error := await descriptor.ended) is not None:
-                    visit.end = ending(error)
+                try:
+                    if (error := await descriptor.ended) is not None:
+                        visit.end = ending(error)
+                finally:
+                    descriptor.let_go()
                 # Also where the program has the descriptor still: a signal has interrupted `close`.
-                handed.shutdown()
+                await descriptor.say_goodbye()
             except BaseException:  # what was cut must not look complete
                 handed.abort()
                 raise

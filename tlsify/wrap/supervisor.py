@@ -49,9 +49,9 @@ _FORWARDED = (
     signal.SIGWINCH,
 )  # fmt: skip
 _BY_TERMINAL = {signal.SIGINT, signal.SIGQUIT, signal.SIGWINCH}
-# Seconds between looks: at sockets that the program may have closed, at connections that it may
-# have closed without a call that tells, and at how many records each key has protected.
-_DOORS, _CONNECTIONS, _KEYS = 1.0, 5.0, 30.0
+# Seconds between looks: at sockets that the program may have closed, and at connections that it may
+# have closed without a call that tells.
+_DOORS, _CONNECTIONS = 1.0, 5.0
 # Descriptors that connections do not get, so that the program can be looked at; and how many each
 # connection takes at most: its socket, its knock, and later one for its process.
 _RESERVE, _EACH = 64, 3
@@ -184,7 +184,6 @@ class _Supervisor:
             (_DOORS, self._reap),  # again, where it could not tell
             (_CONNECTIONS, self._calls.check_connections),
             (_CONNECTIONS, self._calls.forget_processes),
-            (_KEYS, self._calls.refresh),
         ]
         async with contextlib.AsyncExitStack() as stack:
             stack.enter_context(roster.publish())

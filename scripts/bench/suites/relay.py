@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from scripts.bench import client, peers, servers
 from scripts.bench.credentials import make
@@ -77,7 +77,7 @@ def _contender(plan: Plan, name: str, command: bytes) -> Contender:
             def turn() -> dict[str, float]:
                 before = running.cpu()
                 work = (running.port, command.decode(), size)
-                (found,) = client.in_children(plan.load_core, _carry, *work)
+                (found,) = client.in_children(plan.load_core, carry, *work)
                 # A process for the connection has to be gone before its time is in the books.
                 time.sleep(0 if plan.smoke else 0.2)
                 spent = running.cpu() - before
@@ -89,9 +89,13 @@ def _contender(plan: Plan, name: str, command: bytes) -> Contender:
     return Contender(name, start)
 
 
-def _carry(port: int, command: str, size: int) -> dict[str, float]:
+def carry(port: int, command: str, size: int, has_tls: bool = True) -> dict[str, float]:  # noqa: FBT002
     """Send or receive over one connection, the one byte that ends sending included."""
-    connection, sock = client.shake(client.context(client.Offer()), port)
+    connection: Any
+    if has_tls:
+        connection, sock = client.shake(client.context(client.Offer()), port)
+    else:
+        connection = sock = client.dial(port)
     with sock:
         begun = time.perf_counter()
         connection.sendall(command.encode() + size.to_bytes(8, "big"))

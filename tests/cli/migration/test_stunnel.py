@@ -131,6 +131,8 @@ def test_addresses() -> None:
     found, _ = one(f"{text}failover = prio\n")
     assert found["listen"] == [":443", "unix:/run/s", "a:1"]
     assert found["operands"] == ["unix:/run/b,[::1]:2"]
+    assert "balance" not in found
+    assert one(text)[0]["balance"] == "round-robin"
 
 
 def test_program() -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from tests.doubles import check_descriptors, descriptors
-from tlsify.aio.limits import Limits
+from tlsify.aio.limits import MOST_HANDSHAKES, Limits
 from tlsify.cli.options import server as server_options
 from tlsify.cli.options import serving as serving_options
 from tlsify.cli.parser import GlobalOptions
@@ -20,7 +20,7 @@ from tlsify.system import listening
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tlsify.serving.server import ServerPlan
+    from tlsify.serving.plan import ServerPlan
 
 _ANY = "0.0.0.0"
 
@@ -53,10 +53,10 @@ def test_defaults() -> None:
         (sock,) = plan.listeners
         assert sock.getsockname()[0] == "127.0.0.1"
         assert (plan.workers, plan.drain_seconds, list(plan.metrics)) == (1, 30.0, [])
-        assert plan.limits == Limits(None, 1000, None)
+        assert plan.limits == Limits(None, MOST_HANDSHAKES, None)
         assert plan.policy.mode is KtlsMode.OFF
         assert plan.account is None
-        assert plan.service() == cast("Any", "service")
+        assert plan.provide() == cast("Any", "service")
         assert not plan.estate.is_rehearsal
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import signal
 import socket
 import socketserver
 import subprocess
@@ -15,11 +17,12 @@ from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 
-from tests.doubles import CLOSE_NOTIFY, OFFLOADS, Lab, RawPeer, until
+from tests.doubles import CLOSE_NOTIFY, OFFLOADS, RELAY, Lab, RawPeer, until
 from tlsify.connection.ending import forks
 from tlsify.connection.ending.forks import Share, inode, is_held_elsewhere, is_left_to_others
 from tlsify.connection.establish import accept
 from tlsify.connection.stream import TLSSocket
+from tlsify.errors import Truncated
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -272,3 +275,60 @@ os.execv(sys.executable, [sys.executable, "-c", {look!r}])
 """
     done = subprocess.run([sys.executable, "-c", program], check=True, stdout=subprocess.PIPE)
     assert done.stdout.split() == [b"0", b"1", b"0"]
+
+
+def send_until_it_fails(stream: socket.socket) -> None:
+    """Send again and again."""
+    while True:
+        stream.sendall(bytes(1000))
+
+
+@both
+@pytest.mark.parametrize("at_once", [True, False], ids=["_exit", "killed"])
+def test_parent_that_ends(lab: Lab, policy: KtlsPolicy, *, at_once: bool) -> None:
+    """A relay ends with its process, which both sides see; the kernel's connection goes on."""
+    ours, theirs = lab.tcp()
+    client, server = lab.configs()
+    told, telling = os.pipe()
+
+    def connect_and_leave() -> None:
+        with contextlib.closing(theirs):
+            stream = TLSSocket(accept(theirs, server, policy))
+        parent, alive = os.pipe()
+        if pid := os.fork():
+            os.write(telling, b"%d\n" % pid)
+            os.close(parent)
+            if not at_once:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return
+        os.close(alive)
+        os.read(parent, 1)  # until the parent has ended
+        stream.settimeout(60)
+        try:
+            if policy is RELAY:
+                with pytest.raises(ConnectionError):
+                    send_until_it_fails(stream)  # its descriptors are closed one by one
+                with pytest.raises(Truncated):
+                    stream.recv(9)
+                with pytest.raises(Truncated):
+                    stream.handoff.service()
+            else:
+                stream.sendall(b"from the child")
+                assert stream.recv(9) == b"answer"
+            os.write(telling, b"good\n")
+        except BaseException:  # it must not go on as this test
+            traceback.print_exc()
+        os._exit(0)
+
+    child = _fork(connect_and_leave)
+    theirs.close()
+    os.close(telling)
+    peer = RawPeer(ours, client)
+    if policy is RELAY:
+        assert peer.recv() is None  # no end in order
+    else:
+        assert peer.recv_data(14) == b"from the child"
+        peer.send_data(b"answer")
+    assert _status(child) == (0 if at_once else -signal.SIGKILL)
+    with os.fdopen(told, "rb") as file:
+        assert file.read().endswith(b"\ngood\n")

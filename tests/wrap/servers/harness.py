@@ -95,18 +95,16 @@ class Served(Forked):
         return found[0]
 
     def reload(self) -> None:
-        """Have it replace its processes."""
+        """Have it replace its processes; one of them does it within itself, and says so."""
+        before = set(descendants(self._pid))
         self.signal(self.server.reload)
+        until(lambda: set(descendants(self._pid)) - before or "graceful" in self._complaints())
 
     def keep(self, name: str, **shown: object) -> None:
         """Write down what it has shown, if somebody collects that."""
         if EVIDENCE is not None:
-            row = {
-                "wrapped": name,
-                "release": self.release(),
-                "kernel": platform.release(),
-                **shown,
-            }
+            where = {"guest": provision.GUEST, "kernel": platform.release()}
+            row = {"wrapped": name, "release": self.release(), **where, **shown}
             with Path(EVIDENCE).open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
-from contextlib import closing, suppress
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from tests.cli.harness import PATIENCE
@@ -30,7 +30,7 @@ class Clients:
     """Clients of one server.
 
     Attributes:
-        made: how many connections there were.
+        made: how many connections the server certainly had.
     """
 
     def __init__(self, served: Served, pki: Pki, trust: TrustAnchors) -> None:
@@ -114,15 +114,18 @@ class Clients:
     def cut(self) -> None:
         """Break off within a request, by FIN and by a reset; and within an answer."""
         request = self._talk.ask("page")
-        for end in (lambda sock: sock.shutdown(socket.SHUT_WR), reset):
-            client = self.connect()
+        with self.connect() as client:
             client.sendall(request[: len(request) // 2])
-            with closing(client), suppress(OSError):
-                end(client)
+            client.shutdown(socket.SHUT_WR)
+            with suppress(ConnectionError):
                 while client.recv(_PIECE):
                     pass
         client = self.connect()
-        with closing(client), client.makefile("rb") as stream:
+        client.sendall(request[: len(request) // 2])
+        reset(client)
+        self.made -= 1  # it may have gone before the server had finished its handshake
+        client = self.connect()
+        with client.makefile("rb") as stream:
             client.sendall(self._talk.ask(self._talk.names[-1], last=True))
             stream.read(1)
             reset(client)

@@ -48,7 +48,7 @@ _CIPHERS = {"AES": ["aes-128-gcm", "aes-256-gcm"], "CHACHA": ["chacha20-poly1305
 _LOST = {
     **dict.fromkeys(("metrics-graphite", "metrics-url"), "see metrics, for Prometheus"),
     "max-conn-lifetime": "see idle",
-    "target-status": "see health-check",
+    "target-status": 'see health-check = "/PATH"',
     "proxy": "tlsify speaks to backends without a proxy",
     "connect-proxy": "tlsify speaks to backends without a proxy",
 }
@@ -146,7 +146,7 @@ class _Translation:
         elif name in _NEEDLESS:
             draft.note(setting, _NEEDLESS[name])
         elif name.startswith("auto-acme-"):
-            draft.lose(setting, "see acme")
+            draft.lose(setting, "see tlsify help certificates")
         elif name in _LOST:
             draft.lose(setting, _LOST[name])
         else:

@@ -225,7 +225,7 @@ def _translate(draft: Draft, setting: Setting) -> None:
     elif name in _NEEDLESS:
         draft.note(setting, _NEEDLESS[name])
     elif name.startswith("ocsp-"):
-        draft.lose(setting, "see ocsp-fetch, or ocsp for a file")
+        draft.lose(setting, "name a response by ocsp (tlsify help certificates)")
     elif not _is_on(setting) and name in {*_SWITCHED, *_UNSAFE}:
         draft.note(setting, "as it is in tlsify")
     elif name in _LOST:

@@ -235,7 +235,7 @@ def _translate_target(draft: Draft, service: _Service) -> None:
     if not backends:
         draft.lose(Setting("connect", "", service.name), "there is none: name the backend")
     if len(backends) > 1 and (failover is None or failover.value != "prio"):
-        draft.lose(failover or backends[1], "backends are tried in order, not in turns")
+        draft.options["balance"] = "round-robin"
 
 
 def _translate_pair(draft: Draft, service: _Service, of: str) -> None:

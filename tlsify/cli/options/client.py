@@ -18,17 +18,25 @@ if TYPE_CHECKING:
 _log = logging.getLogger("tlsify")
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare them."""
-    group = parser.add_argument_group("server verification")
+def add_arguments(parser: argparse.ArgumentParser, of: str = "") -> argparse._ArgumentGroup:
+    """Declare them, perhaps with something in front of their names.
+
+    Args:
+        parser: the verb's.
+        of: such as ``backend-``, where the verb itself is a server.
+
+    Returns:
+        Their group.
+    """
+    group = parser.add_argument_group("TLS to backends" if of else "server verification")
     group.add_argument(
-        "--servername",
+        f"--{of}servername",
         type=_name,
         metavar="NAME",
         help="server name to send (SNI) and to verify; default HOST",
     )
     group.add_argument(
-        "--ref-id",
+        f"--{of}ref-id",
         action="append",
         type=shared.identity,
         metavar="KIND:NAME",
@@ -37,29 +45,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     shared.add_trust(
         group,
-        "--ca",
+        f"--{of}ca",
         "trust anchors: a PEM file, a folder of .pem and .crt files, or ",
-        ', or else "system"',
+        '"system"' if of else '$CAFILE, $CADIR, or else "system"',
     )
     group.add_argument(
-        "--pin",
+        f"--{of}pin",
         action="append",
         type=parse_pins,
         default=[],
         metavar="sha256//BASE64",
         help="only acceptable public key (hash of its SubjectPublicKeyInfo); may be repeated",
     )
-    shared.add_secrets(group)
-    group.add_argument("--no-verify", action="store_true", help="accept any certificate")
-    shared.add_key_pair(group, "shown if the server requests one")
-    shared.add_alpn(group)
-    shared.add_choices(group)
+    shared.add_secrets(group, of)
+    group.add_argument(f"--{of}no-verify", action="store_true", help="accept any certificate")
+    shared.add_key_pair(group, "shown if the server requests one", of=of)
+    shared.add_alpn(group, of, "; default: what was agreed on with the client" if of else "")
+    shared.add_choices(group, of)
     group.add_argument(
-        "--session-store",
+        f"--{of}session-store",
         type=shared.path,
         metavar="DIR",
         help="private folder for sessions that later connections resume; default: none",
     )
+    return group
 
 
 def _name(text: str) -> str:
@@ -86,12 +95,20 @@ def choose(
     return name, identities
 
 
-def configure(arguments: argparse.Namespace, host: str | None) -> ClientConfig:
+def configure(
+    arguments: argparse.Namespace,
+    host: str | None,
+    *,
+    has_environment: bool = True,
+    at_once: bool = False,
+) -> ClientConfig:
     """Make a configuration of them.
 
     Args:
         arguments: parsed.
         host: name or address that the user wants to reach, if given.
+        has_environment: whether it says what no argument does.
+        at_once: as `shared.load_trust` has it.
 
     Raises:
         ConfigError: a file is unusable, or no identity is given to verify.
@@ -99,18 +116,23 @@ def configure(arguments: argparse.Namespace, host: str | None) -> ClientConfig:
     server_name, identities = choose(arguments, host)
     if arguments.no_verify and not arguments.pin:
         _log.warning("the peer is not verified")
+    trusted, key_pair = arguments.ca, None
+    if has_environment:
+        trusted = trusted or shared.trust_from_environment()
+    if has_environment or arguments.cert is not None:
+        key_pair = shared.key_pair(arguments)
     config = ClientConfig(
         server_name=server_name,
         identities=identities,
         verify=not arguments.no_verify,
         pins=tuple(pin for pins in arguments.pin for pin in pins),
-        trust=shared.load_trust(arguments.ca or shared.trust_from_environment()),
+        trust=shared.load_trust(trusted, at_once=at_once),
         crls=shared.crls(arguments),
         alpn=tuple(arguments.alpn),
         versions=shared.versions(arguments),
         aeads=shared.aeads(arguments),
         groups=arguments.groups,
-        key_pair=shared.key_pair(arguments),
+        key_pair=key_pair,
         timeout=arguments.timeout,
         session_store=arguments.session_store,
         key_log=shared.key_log(arguments),

@@ -91,25 +91,38 @@ def descriptor(text: str) -> int:
 # -- flags that clients and servers have in common
 
 
-def add_key_pair(group: argparse._ArgumentGroup, purpose: str, *, several: bool = False) -> None:
-    """Declare --cert, --key and --key-fd; the first two once, or for several pairs."""
+def add_key_pair(
+    group: argparse._ArgumentGroup, purpose: str, *, several: bool = False, of: str = ""
+) -> None:
+    """Declare --cert, --key and --key-fd; the first two once, or for several pairs.
+
+    Args:
+        group: where.
+        purpose: of the certificate.
+        several: whether there may be several pairs.
+        of: in front of the names, which then go by files alone: not by the environment, nor by
+            descriptors.
+    """
     more: dict[str, Any] = {"action": "append", "default": []} if several else {}
     again = "; may be repeated" if several else ""
     group.add_argument(
-        "--cert",
+        f"--{of}cert",
         type=path,
         metavar="FILE",
         help=f"PEM certificate chain, {purpose}; its key may be in the same file{again}; "
-        "default: $CERTFILE",
+        f"default: {'none' if of else '$CERTFILE'}",
         **more,
     )
     group.add_argument(
-        "--key",
+        f"--{of}key",
         type=path,
         metavar="FILE",
-        help="PEM private key, unencrypted; default: $KEYFILE, or the certificate's file",
+        help="PEM private key, unencrypted; default: "
+        f"{'' if of else '$KEYFILE, or '}the certificate's file",
         **more,
     )
+    if of:
+        return
     group.add_argument(
         "--key-fd", type=descriptor, metavar="N", help="descriptor to read the private key from"
     )
@@ -191,12 +204,17 @@ def read_key(number: int) -> bytes:
     return pem
 
 
-def add_trust(group: argparse._ArgumentGroup, flag: str, purpose: str, otherwise: str = "") -> None:
+def add_trust(
+    group: argparse._ArgumentGroup,
+    flag: str,
+    purpose: str,
+    otherwise: str = "$CAFILE, $CADIR",
+) -> None:
     """Declare a flag that names trust anchors; ``otherwise`` says what there is without any."""
     group.add_argument(
         flag,
         metavar="FILE|DIR|system",
-        help=f'{purpose}"system" for this host\'s own; default: $CAFILE, $CADIR{otherwise}',
+        help=f'{purpose}"system" for this host\'s own; default: {otherwise}',
     )
 
 
@@ -221,16 +239,16 @@ def trust_from_environment() -> str | None:
     return os.environ.get("CAFILE") or os.environ.get("CADIR")
 
 
-def add_secrets(group: argparse._ArgumentGroup) -> None:
-    """Declare --crl and --keylog."""
+def add_secrets(group: argparse._ArgumentGroup, of: str = "") -> None:
+    """Declare --crl and --keylog, with something in front of their names."""
     group.add_argument(
-        "--crl",
+        f"--{of}crl",
         type=path,
         metavar="FILE",
         help="certificate revocation lists; the issuer of the peer's certificate must have one",
     )
     group.add_argument(
-        "--keylog",
+        f"--{of}keylog",
         action="store_true",
         help="append TLS secrets to $SSLKEYLOGFILE; anyone who has them can decrypt the connection",
     )
@@ -272,35 +290,36 @@ def alpn_protocol(text: str) -> bytes:
     return name
 
 
-def add_alpn(group: argparse._ArgumentGroup) -> None:
-    """Declare what is spoken over TLS."""
+def add_alpn(group: argparse._ArgumentGroup, of: str = "", otherwise: str = "") -> None:
+    """Declare what is spoken over TLS; ``otherwise`` says what there is without any."""
     group.add_argument(
-        "--alpn",
+        f"--{of}alpn",
         action="append",
         type=alpn_protocol,
         default=[],
         metavar="PROTOCOL",
-        help="application protocol; may be repeated, in order of preference",
+        help=f"application protocol; may be repeated, in order of preference{otherwise}",
     )
 
 
-def add_choices(group: argparse._ArgumentGroup) -> None:
+def add_choices(group: argparse._ArgumentGroup, of: str = "") -> None:
     """Declare what is left to negotiation: versions, ciphers, groups."""
+    for which, what, default in (("min", "oldest", "1.2"), ("max", "newest", "1.3")):
+        group.add_argument(
+            f"--{of}tls-{which}",
+            choices=tuple(_VERSIONS),
+            default=default,
+            help=f"{what} version; default {default}",
+        )
     group.add_argument(
-        "--tls-min", choices=tuple(_VERSIONS), default="1.2", help="oldest version; default 1.2"
-    )
-    group.add_argument(
-        "--tls-max", choices=tuple(_VERSIONS), default="1.3", help="newest version; default 1.3"
-    )
-    group.add_argument(
-        "--ciphers",
+        f"--{of}ciphers",
         type=_ciphers,
         metavar="LIST",
         help=f"ciphers in order of preference, out of {', '.join(_AEADS)}; "
         "default: all but the last",
     )
     group.add_argument(
-        "--groups",
+        f"--{of}groups",
         type=_groups,
         default=(),
         metavar="LIST",

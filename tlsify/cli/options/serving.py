@@ -13,17 +13,18 @@ from tlsify.cli.options import addresses, logs, redirection, renewal
 from tlsify.cli.options import common as shared
 from tlsify.cli.options import server as server_options
 from tlsify.connection.stillness import SEND_TIMEOUT
+from tlsify.credentials.key_files import fingerprint
 from tlsify.errors import ConfigError, UsageError
 from tlsify.passing.proxies import Proxies
+from tlsify.serving.plan import ServerPlan
 from tlsify.serving.reexec import SYSTEMD, Inherited
-from tlsify.serving.server import ServerPlan
 from tlsify.system import listening, sandbox
 from tlsify.system.sandbox import Reach, Sandboxing
 
 if TYPE_CHECKING:
     import argparse
     import socket
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from cryptography.x509 import Certificate
 
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from tlsify.config import ServerConfig
     from tlsify.credentials.key_pair import KeyPair
     from tlsify.logs.access import AccessLog
-    from tlsify.serving.server import Service
+    from tlsify.serving.plan import Provision
 
 _log = logging.getLogger("tlsify")
 
@@ -77,6 +78,14 @@ def add_arguments(parser: argparse.ArgumentParser, *, listen: str | None) -> Non
         metavar="S",
         help="seconds for which a client may leave sent data unread before the connection is cut; "
         f"default {SEND_TIMEOUT:g}",
+    )
+    group.add_argument(
+        "--drain-delay",
+        type=shared.seconds,
+        default=0,
+        metavar="S",
+        help="seconds after SIGTERM in which connections are still accepted, while /readyz answers "
+        "503, so that load balancers learn of the end; default 0",
     )
     group.add_argument(
         "--drain",
@@ -145,7 +154,7 @@ def add_reports(group: argparse._ArgumentGroup) -> None:
         "--metrics",
         type=Address.to_listen,
         metavar="HOST:PORT|unix:PATH",
-        help="plain HTTP address that answers GET /metrics and /healthz",
+        help="plain HTTP address that answers GET /metrics, /readyz and /livez",
     )
 
 
@@ -160,26 +169,32 @@ def _number(text: str) -> int:
 def plan(  # noqa: PLR0913 - each is a matter of its own
     arguments: argparse.Namespace,
     options: GlobalOptions,
-    service: Callable[[], Service],
+    provide: Callable[[], Provision],
     *,
     reach: Callable[[], Reach] = Reach,
     load: Callable[[], ServerConfig] | None = None,
     on_ready: Callable[[], None] = lambda: None,
     access_log: AccessLog | None = None,
     speaks_http: bool = True,
+    watched: Sequence[Path] = (),
+    is_plain: bool = False,
+    is_inline: bool = False,
 ) -> ServerPlan:
     """Make a plan of them, and listen.
 
     Args:
         arguments: parsed, `server_options` among them; ``listen`` is a list of addresses.
         options: of the command.
-        service: makes a worker's service.
+        provide: returns what workers serve with, now and on each reload.
         reach: what workers need, if no more than this is within their reach; when it changes,
             all is reloaded.
         load: gives the configuration; `server_options.configure` if None.
         on_ready: called when every worker accepts connections.
         access_log: opened.
         speaks_http: whether clients that speak no TLS get an answer where it is HTTP.
+        watched: files whose change means a reload, besides those of `server_options`.
+        is_plain: whether clients speak no TLS: then there is no configuration.
+        is_inline: as `ServerPlan` has it.
 
     Raises:
         ConfigError: there is no address, or no sandbox where one is required.
@@ -192,7 +207,7 @@ def plan(  # noqa: PLR0913 - each is a matter of its own
     estate = Inherited.inherit()
     estate.await_workers()
     try:
-        listeners = _listeners(arguments, estate)
+        listeners = _listeners(arguments, estate, deferred=not is_plain)
         metrics = estate.listen("metrics", arguments.metrics)
         plain_http = redirection.listen(arguments, estate, listeners)
         if automatic is not None and automatic.board is not None:
@@ -211,22 +226,29 @@ def plan(  # noqa: PLR0913 - each is a matter of its own
 
     if os.geteuid() == 0 and arguments.user is None and not estate.is_rehearsal:
         _log.warning("workers run as root: name a user for them (--user)")
+    own = (lambda: None) if is_plain else server_options.watch(arguments)
+
+    def files() -> object:
+        return own(), fingerprint(watched)
+
     return ServerPlan(
         listeners=listeners,
-        load=load or (lambda: server_options.configure(arguments)),
+        load=None if is_plain else load or (lambda: server_options.configure(arguments)),
         policy=shared.policy(options),
-        service=service,
+        provide=provide,
         workers=arguments.workers,
         limits=Limits(arguments.max_connections, arguments.max_handshakes, arguments.per_address),
+        drain_delay=arguments.drain_delay,
         drain_seconds=arguments.drain,
         metrics=metrics,
         plain_http=plain_http,
-        watch=_watch(server_options.watch(arguments), reach, sandboxing),
+        watch=_watch(files, reach, sandboxing),
         reach=reach,
         sandboxing=sandboxing,
         account=arguments.user,
         on_ready=ready,
-        stranger=redirection.stranger(arguments) if speaks_http else None,
+        stranger=redirection.stranger(arguments) if speaks_http and not is_plain else None,
+        is_inline=is_inline,
         access_log=access_log,
         proxies=arguments.accept_proxy,
         isolation=server_options.isolation(arguments, arguments.workers, sandboxing),
@@ -247,10 +269,19 @@ def examine(
     Raises:
         ConfigError: a server could not be started with them.
     """
-    redirection.check(arguments)
-    logs.examine(arguments)
+    check(arguments)
     arguments.automatic = _automatic(arguments)
     return server_options.configure(arguments, otherwise=otherwise)
+
+
+def check(arguments: argparse.Namespace) -> None:
+    """Check the arguments apart from those for TLS.
+
+    Raises:
+        ConfigError: they do not go together, or the access log cannot be written.
+    """
+    redirection.check(arguments)
+    logs.examine(arguments)
 
 
 def _automatic(arguments: argparse.Namespace, *, prepare: bool = False) -> Automatic | None:
@@ -278,7 +309,9 @@ def identity(path: str | Path) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
-def _listeners(arguments: argparse.Namespace, estate: Inherited) -> list[socket.socket]:
+def _listeners(
+    arguments: argparse.Namespace, estate: Inherited, *, deferred: bool
+) -> list[socket.socket]:
     found: list[socket.socket] = []
     if not arguments.listen:
         found = estate.claim(SYSTEMD, listening.inherited)
@@ -294,9 +327,9 @@ def _listeners(arguments: argparse.Namespace, estate: Inherited) -> list[socket.
     for address in dict.fromkeys(addresses):
 
         def listen(address: Address = address) -> list[socket.socket]:
-            # TLS's clients speak first.
+            # TLS's clients speak first, and others may not.
             return listening.listen_on(
-                address, number=number, reuse_port=arguments.reuse_port, deferred=True
+                address, number=number, reuse_port=arguments.reuse_port, deferred=deferred
             )
 
         found = found + estate.claim(str(address), listen)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from importlib import import_module
+from itertools import starmap
 from typing import TYPE_CHECKING
 
 from tlsify.cli import parser
@@ -25,10 +26,12 @@ if TYPE_CHECKING:
     from tlsify.config import KtlsPolicy, ServerConfig
     from tlsify.credentials.key_pair import KeyPair
     from tlsify.errors import KtlsUnavailable
-    from tlsify.serving.backends import Backend
+    from tlsify.serving.backend.address import Backend
 
-    Examine = Callable[[argparse.Namespace], ServerConfig]
-    Reach = Callable[[argparse.Namespace], dict[Backend, OSError | None]]
+    Examine = Callable[[argparse.Namespace], ServerConfig | None]
+    Reach = Callable[[argparse.Namespace, KtlsPolicy], dict[Backend, Exception | None]]
+
+_REMEDY = "start it, or correct its address"
 
 
 def examine(path: Path) -> tuple[ExitCode, list[Finding]]:
@@ -52,14 +55,17 @@ def examine(path: Path) -> tuple[ExitCode, list[Finding]]:
             hint="check configurations of serve, forward or listen",
         )
     config, policy = look(given), shared.policy(options)
-    establish.prepare(config, policy)
+    pairs: tuple[KeyPair, ...] = ()
+    if config is not None:
+        establish.prepare(config, policy)
+        pairs = () if config.provisional else (config.key_pair, *config.more_key_pairs)
     refusal = host_refusal(policy)
     reach: Reach | None = getattr(module, "reach_backends", None)
     findings = [
         Finding("configuration", "configuration", ok=True, detail=f"{path}, for {verb}"),
-        *map(_certificate, () if config.provisional else (config.key_pair, *config.more_key_pairs)),
+        *map(_certificate, pairs),
         *(() if given.automatic is None else given.automatic.findings()),
-        *(() if reach is None else map(_backend, *zip(*reach(given).items(), strict=True))),
+        *(() if reach is None else starmap(_backend, reach(given, policy).items())),
         _offload(refusal, policy),
     ]
     blocked = any(finding.blocking for finding in findings)
@@ -79,13 +85,16 @@ def _certificate(pair: KeyPair) -> Finding:
     )
 
 
-def _backend(backend: Backend, failure: OSError | None) -> Finding:
+def _backend(backend: Backend, failure: Exception | None) -> Finding:
+    told = "takes connections"
+    if failure is not None:
+        told = explain(failure) if isinstance(failure, OSError) else str(failure)
     return Finding(
         "backend",
         f"backend {backend}",
         ok=failure is None,
-        detail="takes connections" if failure is None else explain(failure),
-        remedy=None if failure is None else "start it, or correct its address",
+        detail=told,
+        remedy=None if failure is None else getattr(failure, "hint", _REMEDY),
     )
 
 

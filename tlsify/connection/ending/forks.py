@@ -20,6 +20,7 @@ _MOMENT = 0.2  # seconds
 # In a process's flags: it was forked, and runs its parent's program (include/linux/sched.h).
 _PF_FORKNOEXEC = 0x40
 _FLAGS = 9 - 3  # in /proc/PID/stat, behind the name (proc_pid_stat(5))
+_PIECE = 2**12  # bytes
 
 # Forks that this process has seen, as parent or as child.
 seen = 0
@@ -40,15 +41,22 @@ def _on_birth() -> None:
     _on_fork()
 
 
-def _read(path: str) -> str:
-    with open(path, encoding="utf-8", errors="replace") as file:
-        return file.read()
+def _read(path: str) -> bytes:
+    """Read a file of /proc by system calls alone.
+
+    A connection may be collected so late that Python has neither ``open`` nor codecs any more.
+    """
+    number = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return b"".join(iter(lambda: os.read(number, _PIECE), b""))
+    finally:
+        os.close(number)
 
 
 def _was_forked() -> bool:
     """Return whether this process was forked before this module was imported, by /proc."""
     with contextlib.suppress(OSError):
-        told = _read("/proc/self/stat").rpartition(")")[2].split()
+        told = _read("/proc/self/stat").rpartition(b")")[2].split()
         return bool(int(told[_FLAGS]) & _PF_FORKNOEXEC)
     return False
 

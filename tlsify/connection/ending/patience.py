@@ -21,6 +21,8 @@ _FIRST_LOOK, _LAST_LOOK = 0.004, 1.0
 # struct tcp_info of include/uapi/linux/tcp.h, as far as tcpi_bytes_acked and tcpi_bytes_received
 # (Linux 4.1).
 _INFO = struct.Struct("=B x B B 4x 96x 16x Q Q")
+# The same struct: tcpi_notsent_bytes, tcpi_bytes_sent and tcpi_bytes_retrans (Linux 4.19).
+_WRITTEN = struct.Struct("=144x I 52x Q Q")
 _ESTABLISHED, _FIN_WAIT2, _CLOSE = 1, 5, 7  # of include/net/tcp_states.h
 
 
@@ -103,6 +105,16 @@ def unread(sock: socket.socket) -> int:
 def received(sock: socket.socket) -> int:
     """Return the number of bytes received on a TCP connection and acknowledged, in total."""
     return tcp_progress(sock).received
+
+
+def written(sock: socket.socket) -> tuple[int, int]:
+    """Return the number of bytes that TCP was given to send, ever; and how many of them it has not.
+
+    No other thread of Python's runs until the caller's next step.
+    """
+    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _WRITTEN.size)
+    unsent, sent, repeated = _WRITTEN.unpack(info)
+    return sent - repeated + unsent, unsent
 
 
 def _count(sock: socket.socket, request: int) -> int:

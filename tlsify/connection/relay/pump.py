@@ -179,8 +179,14 @@ class Relay:
             self._note(failure)
 
     def leave(self) -> None:
-        """Release `join` in a forked child, where no thread carries the connection."""
+        """Close both sides in a forked child: they would hide the parent's end; free `join`."""
+        self.network.close()
+        self._program.close()
         self._running.release()
+
+    def is_lost(self, program_end: socket.socket) -> bool:
+        """Return whether the process with the relay has ended without a verdict, in its child."""
+        return self._verdict.is_lost(program_end)
 
     def _pump(self, events: dict[int, int]) -> bool:
         if self._patience is not None and self._patience.is_over():

@@ -5,12 +5,15 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+import select
 import threading
 from typing import TYPE_CHECKING, ClassVar
 
 from tlsify.tls.explain import truncated
 
 if TYPE_CHECKING:
+    import socket
+
     from tlsify.errors import TlsifyError
 
 _UNDER_WAY, _GOOD, _CUT, _BROKEN = range(4)
@@ -81,6 +84,16 @@ class Verdict:
         if code == _BROKEN:
             return OSError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
         return None
+
+    def is_lost(self, program_end: socket.socket) -> bool:
+        """Return whether the process that would give the verdict has ended, for a child."""
+        if self.is_ours or program_end.fileno() == -1:
+            return False
+        poller = select.poll()
+        poller.register(program_end, 0)
+        # In this order: a relay gives its verdict before it closes its socket.
+        is_over = bool(poller.poll(0))
+        return is_over and self._is_current() and self._page[self._at + 2] == _UNDER_WAY
 
     def _is_current(self) -> bool:
         return int.from_bytes(self._page[self._at : self._at + 2]) == self._generation

@@ -6,66 +6,20 @@ import asyncio
 import errno
 import logging
 import os
-import socket
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from tlsify.errors import BackendError, ConfigError
-from tlsify.serving.backends import Backend, Backends, Rule, parse_several
+from tlsify.errors import BackendError, IdentityError
+from tlsify.serving.backend.address import Backend
+from tlsify.serving.backend.choice import Backends
+from tlsify.serving.backend.routes import Rule, Traits
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
-    from pathlib import Path
 
 A, B = Backend("127.0.0.1", 1), Backend("127.0.0.1", 2)
 ALL = (Rule(None, None, (A, B)),)
-
-
-@given(st.text())
-def test_any_text(text: str) -> None:
-    """Anything is a backend or a ConfigError, and a rule or a ConfigError."""
-    for parse in (Backend.to_connect, Rule.parse):
-        try:
-            parse(text)
-        except ConfigError:
-            continue
-
-
-def test_several() -> None:
-    """Commas stand between them."""
-    assert parse_several("127.0.0.1:1,127.0.0.1:2") == (A, B)
-    with pytest.raises(ConfigError):
-        parse_several("127.0.0.1:1,")
-
-
-@pytest.mark.parametrize("text", ["", "h2", "=127.0.0.1:1", "sni:=127.0.0.1:1", "h2=", "h2=nobody"])
-def test_no_rule(text: str) -> None:
-    """A rule has two halves."""
-    with pytest.raises(ConfigError):
-        Rule.parse(text)
-
-
-@pytest.mark.parametrize(
-    ("rule", "alpn", "name", "fits"),
-    [
-        ("h2=a:1", b"h2", None, True),
-        ("h2=a:1", b"http/1.1", None, False),
-        ("h2=a:1", None, None, False),
-        ("sni:www.example.org=a:1", None, "www.example.org", True),
-        ("sni:WWW.example.org.=a:1", b"h2", "www.Example.org.", True),
-        ("sni:www.example.org=a:1", None, "example.org", False),
-        ("sni:www.example.org=a:1", None, None, False),
-        ("sni:*.example.org=a:1", None, "www.example.org", True),
-        ("sni:*.example.org=a:1", None, "a.www.example.org", False),
-        ("sni:*.example.org=a:1", None, "example.org", False),
-    ],
-)
-def test_rules(rule: str, alpn: bytes | None, name: str | None, *, fits: bool) -> None:
-    """Protocols are compared byte by byte, names as names."""
-    assert Rule.parse(rule).fits(alpn, name) is fits
 
 
 class Attempts:
@@ -88,7 +42,7 @@ class Attempts:
 
 def reach(backends: Backends, attempt: Callable[[Backend, float], Awaitable[Backend]]) -> Backend:
     """Pass one connection."""
-    return asyncio.run(backends.reach(None, None, attempt))
+    return asyncio.run(backends.reach(Traits(), attempt))[0]
 
 
 def test_first_rule_decides() -> None:
@@ -99,7 +53,7 @@ def test_first_rule_decides() -> None:
 
     async def run() -> list[Backend]:
         return [
-            await backends.reach(alpn, name, attempt)
+            (await backends.reach(Traits(alpn, name), attempt))[0]
             for alpn, name in ((b"h2", "name"), (None, "name"), (None, None))
         ]
 
@@ -192,59 +146,21 @@ def test_nobody_else_may_be_asked() -> None:
     assert reach(backends, Attempts(up={A, B})) == B  # the slow one comes last
 
 
-# -- connecting
+def test_wrong_certificate(caplog: pytest.LogCaptureFixture) -> None:
+    """A handshake that fails is a refusal as any other: the next is asked, and the log says why."""
 
+    class Wrong(Attempts):
+        async def __call__(self, backend: Backend, seconds: float) -> Backend:
+            if backend == A:
+                self.tried.append(backend)
+                raise IdentityError("it is somebody else")
+            return await super().__call__(backend, seconds)
 
-def connect(backend: Backend, seconds: float = 5) -> socket.socket:
-    """Connect one stream."""
-    return asyncio.run(backend.connect(seconds))
-
-
-@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
-def test_connect_to_an_address(host: str) -> None:
-    """An address is connected to, and so is a name; nothing waits for more to send."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        with connect(Backend(host, listener.getsockname()[1])) as sock:
-            assert sock.getpeername() == listener.getsockname()
-            assert sock.gettimeout() == 0
-            assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
-        listener.accept()[0].close()
-        port = listener.getsockname()[1]
-    with pytest.raises(ConnectionRefusedError):
-        connect(Backend(host, port))
-
-
-def test_name_that_does_not_exist() -> None:
-    """It is an error as any other of a backend."""
-    with pytest.raises(OSError, match=r".+"):
-        connect(Backend("name.invalid", 80))
-
-
-def test_backend_that_does_not_answer() -> None:
-    """Who drops packets is too slow."""
-    with socket.socket() as full:
-        full.bind(("127.0.0.1", 0))
-        full.listen(0)
-        backend = Backend(*full.getsockname())
-        with connect(backend), pytest.raises(TimeoutError):
-            connect(backend, 0.05)
-
-
-@pytest.mark.parametrize("is_abstract", [False, True])
-def test_connect_to_a_path(tmp_path: Path, *, is_abstract: bool) -> None:
-    """A path is connected to, in the file system or not; a full queue is no connection."""
-    name = f"@{tmp_path}" if is_abstract else str(tmp_path / "socket")
-    backend = Backend.to_connect(f"unix:{name}")
-    with pytest.raises((FileNotFoundError, ConnectionRefusedError)):
-        connect(backend)
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(name.replace("@", "\0", 1) if is_abstract else name)
-        listener.listen(0)
-        with connect(backend), pytest.raises(BlockingIOError):
-            connect(backend)
-
-
-def test_path_that_is_too_long() -> None:
-    """What the kernel has no room for is an error as any other, and leaves nothing open."""
-    with pytest.raises(OSError, match="too long"):
-        connect(Backend(path="x" * 200))
+    attempt = Wrong(up={B})
+    backends = Backends(ALL, 60)
+    assert reach(backends, attempt) == B
+    assert caplog.messages == ["backend 127.0.0.1:1 takes no connections: it is somebody else"]
+    attempt.up = set()
+    with pytest.raises(BackendError, match="it is somebody else"):
+        reach(backends, attempt)
+    assert attempt.tried == [A, B, B, A]  # and not once more: that is certain

@@ -1,0 +1,79 @@
+"""TLS to a server behind: megabytes for each second of one core, with clients of either kind."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import time
+from typing import TYPE_CHECKING
+
+from scripts.bench import client, peers, servers, tunnels
+from scripts.bench.credentials import make
+from scripts.bench.interleave import Contender, Experiment, Turn
+from scripts.bench.suites.relay import carry
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from scripts.bench.plan import Plan
+    from scripts.bench.tunnels import Start
+
+_NOTE = (
+    "Processor time of the program in between alone; the client, and stunnel as the server behind, "
+    "share the other core. TLS 1.3, AES-GCM, one connection. With TLS on both sides stunnel takes "
+    "two services in one process."
+)
+
+
+def _contenders(*, is_client: bool) -> dict[str, Start]:
+    mode = "require" if peers.IN_GUEST else "off"
+    return {
+        f"tlsify forward, {'kernel' if peers.IN_GUEST else 'relay'}": tunnels.forward(
+            mode, is_client=is_client
+        ),
+        "stunnel": tunnels.stunnel(is_client=is_client),
+        "haproxy": tunnels.haproxy(is_client=is_client),
+    }
+
+
+def experiments(plan: Plan) -> Iterator[Experiment]:
+    """Return one experiment for each kind of client and direction."""
+    for kind, is_client in (("plaintext to TLS", True), ("TLS to TLS", False)):
+        for way, command in (("to the server", "<"), ("from the server", ">")):
+            starts = _contenders(is_client=is_client)
+            yield Experiment(
+                title=f"{kind}, {way}",
+                contenders=tuple(
+                    _contender(plan, name, start, command, has_tls=not is_client)
+                    for name, start in starts.items()
+                ),
+                figure="rate",
+                unit="MB per second of CPU",
+                reference="stunnel",
+                more_is_better=True,
+                note=_NOTE,
+            )
+
+
+def _contender(plan: Plan, name: str, begin: Start, command: str, *, has_tls: bool) -> Contender:
+    @contextlib.contextmanager
+    def start() -> Iterator[Turn]:
+        setting = plan.setting(make(plan.folder, "ECDSA"))
+        behind = dataclasses.replace(setting, core=plan.load_core)
+        with servers.stunnel(behind) as server:
+            here = dataclasses.replace(setting, backend=server.port)
+            with begin(here) as running:
+                size = 2**21 if plan.smoke else 2**29
+
+                def turn() -> dict[str, float]:
+                    before = running.cpu()
+                    work = (running.port, command, size, has_tls)
+                    (found,) = client.in_children(plan.load_core, carry, *work)
+                    time.sleep(0 if plan.smoke else 0.2)
+                    spent = running.cpu() - before
+                    rate = size / 1e6 / spent if spent else 0.0
+                    return {"rate": rate, "wall MB/s": size / 1e6 / found["seconds"]}
+
+                yield turn
+
+    return Contender(name, start)
