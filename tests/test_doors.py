@@ -77,6 +77,7 @@ def test_setsockopt_has_few_doors() -> None:
         "connection/stream.py",
     }
     expected |= {
+        "connection/relay/inline.py",
         "connection/relay/loads.py",
         "connection/relay/pump.py",
         "sslcontext/socket.py",
