@@ -9,10 +9,12 @@ import logging
 import os
 import socket
 import warnings
+from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from tlsify.config import ClosePolicy
-from tlsify.connection.ending import forks
+from tlsify.connection import exit as interpreter
+from tlsify.connection.ending import files, forks
 from tlsify.connection.ending.patience import Death
 from tlsify.connection.polling import LowWater, limit, patient
 from tlsify.connection.setup import keepalive
@@ -73,8 +75,7 @@ class TLSSocket(socket.socket):
         self._low_water = LowWater(self)
         self._broken: OSError | None = None
         self.death = Death(self)
-        # Records that may have been sent since the kernel was asked for their number.
-        self._unchecked = 0
+        self._unchecked = 0  # records, at most, since the kernel was asked for their number
         try:
             self.settimeout(timeout)
         except OSError:  # no other process has the connection
@@ -129,10 +130,12 @@ class TLSSocket(socket.socket):
             received = end
         self._share.used = forks.seen
         if not received:
+            interpreter.detain()
             self.handoff.raise_failure()
         return received
 
     def _judge(self, error: Truncated) -> None:
+        interpreter.detain()
         if self._closing is ClosePolicy.STRICT:
             raise error
         _log.info("the peer ended the stream without close_notify")
@@ -161,6 +164,7 @@ class TLSSocket(socket.socket):
                     raise
                 except OSError as exc:
                     self.death.note(exc)
+                    interpreter.detain()
                     raise
                 self._low_water.fall()
                 if at_once:
@@ -180,10 +184,9 @@ class TLSSocket(socket.socket):
     def _serve_parked(self) -> None:
         """Check for a KeyUpdate behind the received data, which poll does not report.
 
-        Kernels that can rekey decrypt a KeyUpdate along with the data in front of it, and from
-        then on poll is silent (net/tls/tls_main.c tls_sk_poll). The next receive reports an end
-        that is found here, because this one returns data. Ending the receiving direction makes poll
-        report the socket for that call.
+        Kernels that can rekey decrypt it along with the data in front, and from then on poll is
+        silent (net/tls/tls_main.c tls_sk_poll). An end that is found here is for the next receive:
+        ending the receiving direction makes poll report the socket for that call.
         """
         channel = self._channel
         if channel is None or not capabilities().rekey:
@@ -212,11 +215,15 @@ class TLSSocket(socket.socket):
             TimeoutError: the send buffer had no room in time.
             BlockingIOError: non-blocking, and the send buffer has no room.
         """
-        if self._channel is None:
-            self._share.used = forks.seen
-            return super().send(data, flags)
-        flags = patient(flags, self._timeout)
-        return self._transmit(self._channel, lambda: super(TLSSocket, self).send(data, flags))
+        try:
+            if self._channel is None:
+                self._share.used = forks.seen
+                return super().send(data, flags)
+            flags = patient(flags, self._timeout)
+            return self._transmit(self._channel, lambda: super(TLSSocket, self).send(data, flags))
+        except OSError:
+            interpreter.detain()
+            raise
 
     def sendall(self, data: ReadableBuffer, flags: int = 0, /) -> None:
         """Send all of ``data``; raises as `send`."""
@@ -225,11 +232,7 @@ class TLSSocket(socket.socket):
             view = view[self.send(view[:_TURN], flags) :]
 
     def sendfile(self, file: _SendableFile, offset: int = 0, count: int | None = None) -> int:
-        """Send a file's bytes from the kernel's own cache, as ``socket.sendfile``.
-
-        Raises:
-            ValueError: non-blocking, or an impossible offset or count.
-        """
+        """Send a file's bytes from the kernel's own cache; arguments are ``socket.sendfile``'s."""
         self._share.used = forks.seen
         if self._channel is None:
             return super().sendfile(file, offset, count)
@@ -244,10 +247,7 @@ class TLSSocket(socket.socket):
         try:
             while count is None or total < count:
                 size = _TURN if count is None else min(_TURN, count - total)
-
-                def attempt(start: int = offset + total, size: int = size) -> int:
-                    return os.sendfile(self.fileno(), source, start, size)
-
+                attempt = partial(os.sendfile, self.fileno(), source, offset + total, size)
                 sent = self._transmit(self._channel, attempt)
                 if not sent:
                     break
@@ -285,6 +285,10 @@ class TLSSocket(socket.socket):
             channel.settle_if_free()
         return sent
 
+    def makefile(self, *arguments: Any, **options: Any) -> Any:
+        """Make a file object; its buffer is also sent at the interpreter's end."""
+        return files.flushed(super().makefile(*arguments, **options), self)
+
     # -- closing
 
     def shutdown(self, how: int, /) -> None:
@@ -307,10 +311,7 @@ class TLSSocket(socket.socket):
     def unwrap(self) -> None:
         """Close in both directions: send close_notify, and wait for the peer's.
 
-        Data that still arrives is discarded.
-
-        Raises:
-            As `recv`.
+        Data that still arrives is discarded; raises as `recv`.
         """
         self.shutdown(socket.SHUT_WR)
         scratch = bytearray(2**16)
@@ -336,9 +337,8 @@ class TLSSocket(socket.socket):
         """End a forgotten connection, without close_notify."""
         if self.fileno() != -1:
             warnings.warn(f"unclosed {self!r}", ResourceWarning, stacklevel=1, source=self)
-            # A caller that waits for something else is not delayed.
             self.cut()
-            self._timeout = 0.0
+            self._timeout = 0.0  # a caller that waits for something else is not delayed
             self._real_close()
 
     def _real_close(self, *args: Any) -> None:

@@ -67,6 +67,7 @@ class Relay:
         self.local_address = forks.address(sock.getsockname)
         self.peer_address = forks.address(sock.getpeername)
         self._verdict = Verdict()
+        self.is_lost = self._verdict.is_lost
         program_end, self._program = program_pair()
         self._ends = [program_end]
         self._inode = forks.inode(program_end)
@@ -184,10 +185,6 @@ class Relay:
         self._program.close()
         self._running.release()
 
-    def is_lost(self, program_end: socket.socket) -> bool:
-        """Return whether the process with the relay has ended without a verdict, in its child."""
-        return self._verdict.is_lost(program_end)
-
     def _pump(self, events: dict[int, int]) -> bool:
         if self._patience is not None and self._patience.is_over():
             self._give_up()  # also of a peer that sends on and on, and takes nothing
@@ -259,6 +256,8 @@ class Relay:
             # All that the program has sent is in the socketpair by now, or was refused.
             with suppress(OSError):
                 self._program.shutdown(socket.SHUT_RD)
+            if not self.is_settled:  # for a thread that goes on receiving
+                self._failure = interpreter.ended()
             self._lose_program()
         self._half_closed |= bool(program & select.POLLRDHUP)
         if program & (select.POLLHUP | select.POLLERR):
