@@ -24,9 +24,11 @@ import pytest
 
 from tlsify.codepoints import AlertDescription, ContentType, HandshakeType, ProtocolVersion
 from tlsify.config import ClientConfig, KtlsMode, KtlsPolicy, ServerConfig
+from tlsify.connection import establish
 from tlsify.connection.ending.patience import unacknowledged
 from tlsify.connection.establish import accept, connect
 from tlsify.connection.handoff import Handoff, Offload
+from tlsify.connection.setup import handshake
 from tlsify.connection.stream import TLSSocket
 from tlsify.keys import Direction
 from tlsify.ktls import uapi, ulp
@@ -518,8 +520,24 @@ def backlog(port: int) -> int:
     raise AssertionError("nobody listens")
 
 
+def _make_inline(
+    sock: socket.socket, config: ClientConfig | ServerConfig, policy: KtlsPolicy
+) -> Handoff:
+    """Do a handshake for a caller that carries the data itself."""
+    sock = establish.take(sock)
+    with establish.PendingConnection(sock, config, policy) as opening:
+        handshake.run(sock, opening.engine, config.timeout)
+        return opening.commit(is_inline=True)
+
+
 class Lab:
-    """Makes connections over either offload, and takes them down at the end of the test."""
+    """Makes connections over either offload, and takes them down at the end of the test.
+
+    Attributes:
+        is_inline: whether those with a peer made by hand are for `aio.pump.carry`.
+    """
+
+    is_inline = False
 
     def __init__(self, trust: TrustAnchors, key_pair: KeyPair) -> None:
         """Keep what configurations are made of."""
@@ -582,7 +600,8 @@ class Lab:
         """Connect a server's hand-off with a client made by hand."""
         ours, theirs = self.tcp()
         client, server = self.configs(version)
-        other = Endpoint(lambda: accept(theirs, server, policy))
+        make = _make_inline if self.is_inline else accept
+        other = Endpoint(lambda: make(theirs, server, policy))
         self.peers.append(ours)
         peer = RawPeer(ours, client)
         return self.keep(other.result()), peer
@@ -595,7 +614,8 @@ class Lab:
         client, server = self.configs(version)
         self.peers.append(theirs)
         other = Endpoint(lambda: RawPeer(theirs, server))
-        handoff = self.keep(connect(ours, client, policy))
+        make = _make_inline if self.is_inline else connect
+        handoff = self.keep(make(ours, client, policy))
         return handoff, other.result()
 
     def far_on(

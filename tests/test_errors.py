@@ -11,7 +11,6 @@ from tlsify.codepoints import AlertDescription
 from tlsify.errors import (
     AgentError,
     BackendError,
-    ChallengeAnswered,
     ConfigError,
     ConnectionCut,
     DeadlineExceeded,
@@ -44,7 +43,6 @@ EXIT_CODES = {
     UsageError: ExitCode.USAGE,
     KeyHolderError: ExitCode.SYSTEM,
     NoCertificate: ExitCode.CONFIG,
-    ChallengeAnswered: ExitCode.HANDSHAKE,
     NetworkError: ExitCode.NETWORK,
     BackendError: ExitCode.NETWORK,
     HandshakeError: ExitCode.HANDSHAKE,

@@ -217,12 +217,6 @@ class NoCertificate(HandshakeError):
     general_hint = "see what the server's log says of ACME"
 
 
-class ChallengeAnswered(HandshakeError):
-    """An ACME authority has looked at a challenge, which is no connection (RFC 8737)."""
-
-    general_hint = "nothing is wrong: the authority goes on"
-
-
 # Errors that end a TCP connection: from the peer, from silence, from the network (ICMP, icmp(7)).
 _BY_THE_PEER = Truncated.general_hint
 _BY_SILENCE = "nothing came back for a long time: the peer may be down, or the network to it"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import select
 from types import SimpleNamespace
@@ -216,6 +217,22 @@ def test_server_of_another(authority: trustme.CA, trust: TrustAnchors, folder: F
     error = failure(odd, trust, folder)
     assert error.event is Event.ACME_UNREACHABLE
     assert odd.server.requests == []
+
+
+def test_folder_that_takes_nothing(
+    leaf: trustme.LeafCert, trust: TrustAnchors, folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error of the disk is none of the authority's."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "planted")
+
+    board = Board()
+    monkeypatch.setattr(board, "publish", refuse)
+    with Odd(leaf).server as server:
+        client = Client(Authority(f"{server.url}/directory", trust), folder, Deadline(60))
+        with pytest.raises(OSError, match="planted"):
+            client.obtain((_NAME,), board)
 
 
 def test_account(leaf: trustme.LeafCert, trust: TrustAnchors, folder: Folder) -> None:

@@ -33,7 +33,7 @@ from tlsify.connection import establish
 from tlsify.credentials.anchors import TrustAnchors
 from tlsify.credentials.key_pair import KeyPair
 from tlsify.credentials.self_signed import make_key_pair
-from tlsify.errors import ChallengeAnswered, ConfigError, HandshakeError
+from tlsify.errors import ConfigError, HandshakeError
 from tlsify.logs.messages import NOTICE
 from tlsify.metrics.counters import Event
 from tlsify.renewal import attempts
@@ -42,6 +42,7 @@ from tlsify.renewal.report import Report
 from tlsify.renewal.web import Deadline
 from tlsify.serving.plain_http import PlainHttp, Redirector
 from tlsify.system.process import fork, status_of
+from tlsify.tls.challenge import ChallengeAnswered
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

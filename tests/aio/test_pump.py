@@ -7,7 +7,7 @@ import contextlib
 import hashlib
 import socket
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -35,6 +35,14 @@ if TYPE_CHECKING:
     from tlsify.connection.handoff import Handoff
 
 both = pytest.mark.parametrize("policy", OFFLOADS)
+
+
+@pytest.fixture(autouse=True)
+def _inline(lab: Lab) -> None:
+    """Make connections as forward does."""
+    lab.is_inline = True
+
+
 BIG = 2**22
 
 
@@ -317,3 +325,127 @@ def test_cancelled(lab: Lab, policy: KtlsPolicy) -> None:
     if handed.relay is not None:
         assert handed.relay.join(10)
     check_descriptors(before)
+
+
+# -- TLS on both sides, or on the backend's alone
+
+
+def between(lab: Lab, policy: KtlsPolicy, **how: Any) -> tuple[RawPeer, RawPeer, Endpoint[None]]:
+    """Return a TLS client, a TLS backend, and what is between them."""
+    (near, client), (far, backend) = lab.server(policy), lab.client(policy)
+
+    async def run() -> None:
+        await carry(near, far, by(how.pop("closing", None)), buffer(), **how)
+
+    return client, backend, Endpoint(lambda: asyncio.run(run(), debug=True))
+
+
+@both
+def test_tls_on_both_sides(lab: Lab, policy: KtlsPolicy) -> None:
+    """Each direction ends for itself; a greeting comes first."""
+    client, backend, work = between(lab, policy, greeting=b"220 ")
+    client.send_data(b"request")
+    assert backend.recv_data(7) == b"request"
+    client.close_notify()
+    assert backend.recv() == CLOSE_NOTIFY
+    backend.send_data(b"answer")
+    backend.close_notify()
+    assert client.recv_data(10) == b"220 answer"
+    assert client.recv() == CLOSE_NOTIFY
+    work.result()
+
+
+@both
+@pytest.mark.parametrize(
+    ("request_", "is_relaxed", "is_after", "is_cut"),
+    [
+        (b"GET / HTTP/1.1\r\n\r\n", False, False, True),
+        (b"GET / HTTP/1.1\r\n\r\n", False, True, False),  # it has hung up behind its client
+        (b"QUIT\r\n", False, True, True),
+        (b"QUIT\r\n", True, False, False),
+    ],
+)
+def test_backend_that_hangs_up(
+    lab: Lab,
+    policy: KtlsPolicy,
+    request_: bytes,
+    *,
+    is_relaxed: bool,
+    is_after: bool,
+    is_cut: bool,
+) -> None:
+    """Without close_notify it has cut its answer, unless that cannot be."""
+    client, backend, work = between(lab, policy, is_relaxed=is_relaxed)
+    client.send_data(request_)
+    assert backend.recv_data(len(request_)) == request_
+    backend.send_data(b"answer")
+    assert client.recv_data(6) == b"answer"
+    if is_after:
+        client.close_notify()
+        assert backend.recv() == CLOSE_NOTIFY
+    backend.sock.shutdown(socket.SHUT_WR)
+    if is_cut:
+        with contextlib.suppress(ConnectionResetError):
+            assert client.recv() is None
+        with pytest.raises(Truncated):
+            work.result()
+    else:
+        assert client.recv() == CLOSE_NOTIFY
+        if not is_after:
+            client.close_notify()
+        work.result()
+
+
+@both
+def test_half_an_answer_behind_the_client(lab: Lab, policy: KtlsPolicy) -> None:
+    """What is sent after the client's end may be cut, in HTTP as well."""
+    client, backend, work = between(lab, policy)
+    client.send_data(b"GET / HTTP/1.1\r\n\r\n")
+    client.close_notify()
+    backend.recv_data(18)
+    assert backend.recv() == CLOSE_NOTIFY
+    backend.send_data(b"half")
+    assert client.recv_data(4) == b"half"
+    backend.sock.shutdown(socket.SHUT_WR)
+    with contextlib.suppress(ConnectionResetError):
+        assert client.recv() is None
+    with pytest.raises(Truncated):
+        work.result()
+
+
+@both
+def test_client_without_tls(lab: Lab, policy: KtlsPolicy) -> None:
+    """It gets all that has come before a cut, and then a reset."""
+    far, backend = lab.client(policy)
+    ours, client = lab.tcp()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**12)
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2**12)
+    sides = Plain(ours), far
+    work = Endpoint(lambda: asyncio.run(carry(*sides, by(None), buffer()), debug=True))
+    for _ in range(8):
+        backend.send_data(bytes(2**12))
+    backend.sock.shutdown(socket.SHUT_WR)
+    assert recv_exactly(client, 2**15) == bytes(2**15)
+    with pytest.raises(ConnectionResetError):
+        client.recv(1)
+    with pytest.raises(Truncated):
+        work.result()
+
+
+@both
+def test_neither_side_reads(lab: Lab, policy: KtlsPolicy) -> None:
+    """Both wait for as long as that lasts, and then have all of it."""
+    client, backend, work = between(lab, policy)
+
+    def send(peer: RawPeer) -> None:
+        for _ in range(400):
+            peer.send_data(bytes(2**14))
+        peer.close_notify()
+
+    senders = [Endpoint(partial(send, peer)) for peer in (client, backend)]
+    for peer in (client, backend):
+        assert peer.recv_data(400 * 2**14) == bytes(400 * 2**14)
+        assert peer.recv() == CLOSE_NOTIFY
+    for each in senders:
+        each.result()
+    work.result()

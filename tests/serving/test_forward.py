@@ -62,6 +62,14 @@ if TYPE_CHECKING:
 # How long backends are waited for that will not do, in seconds: a guest needs more for one attempt.
 SHORT = 2.0 if EXPECT_KTLS else 0.1
 both = pytest.mark.parametrize("policy", OFFLOADS)
+
+
+@pytest.fixture(autouse=True)
+def _inline(lab: Lab) -> None:
+    """Make connections as forward does."""
+    lab.is_inline = True
+
+
 STRICT = ClosePolicy.STRICT
 
 

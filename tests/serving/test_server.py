@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import errno
 import os
 import re
@@ -597,8 +596,6 @@ def test_descriptors_for_all(
     monkeypatch.setattr(resource, "getrlimit", lambda _: (infinity, infinity))
     assert within(_plan(Limits(), authority)).connections is None
     monkeypatch.setattr(resource, "getrlimit", lambda _: (1064, 1064))
-    both_ways = dataclasses.replace(_plan(Limits(), authority), is_tls_both_ways=True)
-    assert within(both_ways).connections == 332, "two relays take more"
     monkeypatch.setattr(serving, "host_refusal", lambda _: None)
     assert within(_plan(Limits(), authority)).connections == 1000, "the kernel's take fewer"
 

@@ -12,8 +12,8 @@ from tests.doubles import EnginePair
 from tlsify.codepoints import AlertDescription, ProtocolVersion
 from tlsify.config import ClientConfig, ServerConfig
 from tlsify.credentials.self_signed import make_key_pair
-from tlsify.errors import ChallengeAnswered, HandshakeError, NoCertificate, PeerAlert
-from tlsify.tls.challenge import PROTOCOL
+from tlsify.errors import HandshakeError, NoCertificate, PeerAlert
+from tlsify.tls.challenge import PROTOCOL, ChallengeAnswered
 
 if TYPE_CHECKING:
     from tlsify.credentials.key_pair import KeyPair

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import re
@@ -68,6 +69,7 @@ class Client:
 
         Raises:
             AcmeError: there is none.
+            OSError: the folder takes no challenges for other servers.
         """
         key = ec.generate_private_key(ec.SECP256R1())
         with _explained(self._network):
@@ -169,20 +171,18 @@ class Client:
         )
 
 
-class _explained:  # noqa: N801 - as contextlib's own
+@contextlib.contextmanager
+def _explained(network: _Network) -> Iterator[None]:
     """Turn what the package raises, of an authority that may send anything, into an AcmeError."""
-
-    def __init__(self, network: _Network) -> None:
-        self._network = network
-
-    def __enter__(self) -> None:
-        """Begin."""
-
-    def __exit__(self, kind: object, exc: BaseException | None, _: object) -> None:
-        """Raise it."""
-        if isinstance(exc, Exception) and not isinstance(exc, AcmeError):
-            event, why, hint = _explain(exc)
-            raise AcmeError(event, why, wait=self._network.wait, hint=hint) from exc
+    try:
+        yield
+    except AcmeError:
+        raise
+    except Exception as exc:
+        if isinstance(exc, OSError) and exc.errno:  # the folder's; requests' own have none
+            raise
+        event, why, hint = _explain(exc)
+        raise AcmeError(event, why, wait=network.wait, hint=hint) from exc
 
 
 _IN_TIME = "the authority has not decided in time"

@@ -35,6 +35,7 @@ class Acceptor(Admission):
 
     Attributes:
         stranger: answers clients that speak no TLS (`tls.engine.Engine`); None: by an alert.
+        is_inline: whether data is carried by `pump.carry` alone.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class Acceptor(Admission):
         """
         super().__init__(listeners, limits)
         self.stranger: Callable[[bytes], bytes] | None = None
+        self.is_inline = False
         self._serve = serve
         self._config = config
         self._policy = policy
@@ -103,8 +105,10 @@ class Acceptor(Admission):
             seconds = await self._learn_name(arrival, self._config.timeout)
             if seconds is None:
                 return None
-            sock, stranger = arrival.opening.sock, self.stranger
-            handed = await hand_over(sock, self._config, self._policy, seconds, stranger)
+            sock, stranger, is_inline = arrival.opening.sock, self.stranger, self.is_inline
+            handed = await hand_over(
+                sock, self._config, self._policy, seconds, stranger, is_inline=is_inline
+            )
         except FAILURES as exc:
             self._note_failure(arrival, exc)
             return None

@@ -31,6 +31,8 @@ async def hand_over(
     policy: KtlsPolicy | None = None,
     timeout: float | None = None,
     stranger: Stranger | None = None,
+    *,
+    is_inline: bool = False,
 ) -> Handoff:
     """Do a handshake without blocking the loop, and hand the connection over.
 
@@ -40,6 +42,7 @@ async def hand_over(
         policy: when to offload; AUTO if None.
         timeout: seconds for the handshake; the configuration's own if None.
         stranger: answers a peer that speaks no TLS, as an `Engine` has it.
+        is_inline: whether the caller carries the data by `pump.carry`, which needs no thread.
 
     Raises:
         As `establish.connect`.
@@ -65,7 +68,7 @@ async def hand_over(
             if exc.errno is not None:  # as in `handshake.run`
                 raise
             raise handshake.too_slow(seconds, engine) from exc
-        handed = opening.commit()
+        handed = opening.commit(is_inline=is_inline)
         handed.sock.settimeout(0)
         return handed
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from tlsify.connection.stream import TLSSocket
 from tlsify.errors import (
     SHORTAGES,
-    ChallengeAnswered,
     ConfigError,
     DeadlineExceeded,
     HandshakeError,
@@ -22,6 +21,7 @@ from tlsify.errors import (
     Truncated,
 )
 from tlsify.metrics.counters import HANDSHAKE_OUTCOMES, Event, count
+from tlsify.tls.challenge import ChallengeAnswered
 
 if TYPE_CHECKING:
     from tlsify.connection.handoff import Handoff

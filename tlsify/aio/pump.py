@@ -11,9 +11,12 @@ from typing import TYPE_CHECKING
 
 from tlsify.connection.ending.patience import Patience, unacknowledged_by_tcp
 from tlsify.connection.plain import Plain
+from tlsify.connection.relay.inline import InlineRelay
+from tlsify.connection.relay.loads import ROOM_SIZE
 from tlsify.connection.stream import TLSSocket
 from tlsify.connection.traffic import Traffic
 from tlsify.errors import TlsifyError, Truncated
+from tlsify.tls.room import RecordBuffer
 
 if TYPE_CHECKING:
     import socket
@@ -22,21 +25,23 @@ if TYPE_CHECKING:
     from tlsify.connection.ending.closing import Closing
     from tlsify.connection.handoff import Handoff
 
-_BUFFER = 2**18
+_PIECE = 2**18
+# Seconds between two looks whether a peer's message, for which data has to wait, has come.
+_HELD = 0.02
 # How many bytes one direction may carry before others get a turn, and as how many a few count.
 _TURN, _FEW = 2**20, 2**16
 
 
-def buffer() -> memoryview:
+def buffer() -> RecordBuffer:
     """Make the buffer for `carry`; one is enough for all connections of a loop."""
-    return memoryview(bytearray(_BUFFER))
+    return RecordBuffer(ROOM_SIZE)
 
 
 async def carry(
     client: Handoff | Plain,
     backend: Handoff | Plain,
     closing: Closing,
-    scratch: memoryview,
+    scratch: RecordBuffer,
     traffic: Traffic | None = None,
     *,
     is_relaxed: bool = False,
@@ -90,7 +95,7 @@ class _Carriage:
         client: Handoff | Plain,
         backend: Handoff | Plain,
         closing: Closing,
-        scratch: memoryview,
+        scratch: RecordBuffer,
         traffic: Traffic | None = None,
         *,
         is_relaxed: bool = False,
@@ -101,6 +106,7 @@ class _Carriage:
         self._scratch = scratch
         self._traffic = Traffic() if traffic is None else traffic
         self._broken: set[socket.socket] = set()
+        self._is_parting = False  # the client has ended, and no data has come since
         for sock in (self._client, self._backend):
             sock.settimeout(0)
 
@@ -109,8 +115,15 @@ class _Carriage:
         await self._carry(self._client, self._backend, lambda: self._closing.is_relaxed)
 
     async def outbound(self, greeting: bytes = b"") -> None:
-        """Carry the backend's data, behind a greeting."""
-        await self._carry(self._backend, self._client, lambda: self._is_relaxed, greeting)
+        """Carry the backend's data, behind a greeting.
+
+        Servers of HTTP hang up without close_notify when their client has: no answer is missing.
+        """
+
+        def is_relaxed() -> bool:
+            return self._is_relaxed or (self._is_parting and self._closing.is_relaxed)
+
+        await self._carry(self._backend, self._client, is_relaxed, greeting)
 
     async def _carry(
         self,
@@ -121,7 +134,7 @@ class _Carriage:
     ) -> None:
         try:
             if first:
-                self._scratch[: len(first)] = first
+                self._scratch.view[: len(first)] = first
                 await self._pass_on(sink, len(first))
             await self._flow(source, sink)
         except _SinkBroken:
@@ -133,6 +146,7 @@ class _Carriage:
         if source in self._broken and not isinstance(source, TLSSocket):
             # A reset is told once, and it was to a send: this may be no end of data at all.
             raise OSError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
+        self._is_parting |= source is self._client
         _end(sink)
 
     async def _flow(self, source: socket.socket, sink: socket.socket) -> None:
@@ -153,21 +167,30 @@ class _Carriage:
     async def _receive(self, sock: socket.socket) -> int:
         while True:
             try:
-                size = sock.recv_into(self._scratch)
+                if isinstance(sock, InlineRelay):
+                    size = sock.receive(self._scratch)
+                else:
+                    size = sock.recv_into(self._scratch.view, _PIECE)
             except (BlockingIOError, InterruptedError):
                 await readable(sock)
             else:
                 if sock is self._client:
-                    self._closing.look(self._scratch[:size])
+                    self._closing.look(self._scratch.view[:size])
                     self._traffic.received += size
+                elif size:
+                    self._is_parting = False
                 return size
 
     async def _send(self, sock: socket.socket, size: int) -> None:
-        sent = 0
-        with contextlib.suppress(BlockingIOError, InterruptedError):
-            sent = sock.send(self._scratch[:size])
+        if isinstance(sock, InlineRelay):
+            await _seal(sock, self._scratch.view[:size])
+            sent = size
+        else:
+            sent = 0
+            with contextlib.suppress(BlockingIOError, InterruptedError):
+                sent = sock.send(self._scratch.view[:size])
         if sent < size:
-            rest = bytes(self._scratch[sent:size])  # others may use the buffer meanwhile
+            rest = bytes(self._scratch.view[sent:size])  # others may use the buffer meanwhile
             await asyncio.get_running_loop().sock_sendall(sock, rest)
         if sock is self._client:
             self._traffic.sent += size
@@ -188,6 +211,26 @@ async def readable(sock: socket.socket) -> None:
         loop.remove_reader(sock)
 
 
+async def _seal(sock: InlineRelay, data: memoryview) -> None:
+    """Send data, and wait until the network has taken all records."""
+    sock.put(data)
+    while not sock.flush():
+        await _writable(sock)
+    while sock.is_waiting:
+        await asyncio.sleep(_HELD)
+        sock.flush()
+
+
+async def _writable(sock: socket.socket) -> None:
+    loop = asyncio.get_running_loop()
+    ready = asyncio.Event()
+    loop.add_writer(sock, ready.set)
+    try:
+        await ready.wait()
+    finally:
+        loop.remove_writer(sock)
+
+
 def _end(sock: socket.socket) -> None:
     """Signal the end of data to a side; a receive from it shows whether it has gone."""
     with contextlib.suppress(OSError):
@@ -196,7 +239,9 @@ def _end(sock: socket.socket) -> None:
 
 def _stream(connection: Handoff | Plain) -> socket.socket:
     """Return a socket that speaks plain text."""
-    return connection.sock if isinstance(connection, Plain) else TLSSocket(connection)
+    if isinstance(connection, Plain) or isinstance(connection.sock, InlineRelay):
+        return connection.sock
+    return TLSSocket(connection)
 
 
 async def _delivered(sock: socket.socket) -> None:

@@ -206,7 +206,7 @@ def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
         speaks_http=bool(arguments.redirect_http or _HTTP & set(arguments.alpn)),
         watched=backend_options.files(arguments),
         is_plain=arguments.connect,
-        is_tls_both_ways=not arguments.connect and bool(_secured(rules)),
+        is_inline=True,
     )
     with plan.estate:
         _check_loops(rules, map(_address, plan.listeners))  # of systemd
@@ -270,10 +270,6 @@ def reach_backends(
         return dict(zip(backends, failures, strict=True))
 
     return asyncio.run(reach_all())
-
-
-def _secured(rules: Sequence[Rule]) -> list[Backend]:
-    return [backend for rule in rules for backend in rule.backends if backend.is_tls]
 
 
 def _backends_of(rules: Sequence[Rule], listener: socket.socket) -> Sequence[Backend]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from tlsify.codepoints import ProtocolVersion
 from tlsify.connection import control
 from tlsify.connection.handoff import Handoff, Offload, Reason
+from tlsify.connection.relay.inline import InlineRelay
 from tlsify.connection.relay.pump import Relay
 from tlsify.connection.setup import keylog, session_store
 from tlsify.connection.setup.eligibility import attempt, capabilities, suite_refusal
@@ -56,6 +57,7 @@ class Ready(NamedTuple):
         refusal: why not, if that is known already.
         slot: place for sessions that later connections may resume.
         key_log: where to disclose the secrets.
+        is_inline: whether the caller carries the data itself, if it is relayed (`InlineRelay`).
     """
 
     sock: socket.socket
@@ -64,6 +66,7 @@ class Ready(NamedTuple):
     refusal: KtlsUnavailable | None
     slot: SessionSlot | None
     key_log: StrPath | None
+    is_inline: bool = False
 
 
 def commit(ready: Ready) -> Handoff:
@@ -182,6 +185,10 @@ def _start_relay(
         tunnel = Tunnel(ready.engine, time.monotonic)
     elif keys is not None:
         tunnel = keyed_tunnel.KeyedTunnel(negotiated, keys, time.monotonic)
+    if ready.is_inline:
+        inline = InlineRelay(ready.sock, tunnel, keep)
+        relayed(reason.code)
+        return Handoff(inline, Offload.RELAY, reason, negotiated, None, inline)
     timeout = ready.sock.gettimeout()
     try:
         relay = Relay(ready.sock, tunnel, keep)

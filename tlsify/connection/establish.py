@@ -119,10 +119,16 @@ class PendingConnection:
                 self.engine.keys.wipe()
             self.engine.release()
 
-    def commit(self) -> Handoff:
+    def commit(self, *, is_inline: bool = False) -> Handoff:
         """Install the keys, or start the relay (`tlsify.connection.commit`)."""
         ready = commit.Ready(
-            self._sock, self.engine, self._policy, self._refusal, self._slot, self._key_log
+            self._sock,
+            self.engine,
+            self._policy,
+            self._refusal,
+            self._slot,
+            self._key_log,
+            is_inline,
         )
         return commit.commit(ready)
 

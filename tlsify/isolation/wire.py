@@ -11,6 +11,7 @@ from tlsify import errors
 from tlsify.codepoints import AlertDescription, CipherSuite
 from tlsify.errors import HandshakeError, TlsifyError
 from tlsify.keys import Keys, TrafficKeys
+from tlsify.tls.challenge import ChallengeAnswered
 from tlsify.tls.negotiated import Negotiated
 from tlsify.tls.record import HEADER_LENGTH, MAX_CIPHERTEXT, split_records
 
@@ -35,7 +36,7 @@ _ERRORS: dict[str, type[TlsifyError]] = {
         errors.PeerMisbehaved,
         errors.IdentityError,
         errors.NoCertificate,
-        errors.ChallengeAnswered,
+        ChallengeAnswered,
     )
 }
 # Of texts in errors, which may quote a peer, in bytes; and how many names one may have.

@@ -89,7 +89,7 @@ class ServerPlan:
         isolation: of the private keys from workers; None lets them have these.
         errands: what is to be done now and then, in processes of their own, with the rights that
             the supervisor has.
-        is_tls_both_ways: whether connections have TLS towards the client and away from it.
+        is_inline: whether data is carried by `pump.carry` alone.
         estate: descriptors for SIGUSR2 to pass on, and those passed on to us; the caller closes it.
     """
 
@@ -113,5 +113,5 @@ class ServerPlan:
     access_log: AccessLog | None = None
     isolation: Isolation | None = None
     errands: Sequence[Errand] = ()
-    is_tls_both_ways: bool = False
+    is_inline: bool = False
     estate: Inherited = field(default_factory=Inherited)

@@ -52,8 +52,6 @@ _log = logging.getLogger("tlsify")
 # socket, or three on the relay path, and the file that is sent on it.
 _OWN_DESCRIPTORS = 64
 _PER_OFFLOADED, _PER_RELAYED = 2, 4
-# Descriptors of a second relay, where a connection has TLS on both sides.
-_MORE_RELAYED = 2
 # When a worker looks for garbage. The command that it was forked from does so rarely, for a quick
 # start; here each connection leaves some forty objects that know each other.
 _GARBAGE = (2_000, 10, 5)
@@ -238,8 +236,6 @@ def _within_means(plan: ServerPlan) -> Limits:
     is_relaying = host_refusal(plan.policy) is not None
     own = _OWN_DESCRIPTORS + BOUNDS.at_once * len(plan.plain_http.listeners)
     each = _PER_RELAYED if is_relaying else _PER_OFFLOADED
-    if is_relaying and plan.is_tls_both_ways:
-        each += _MORE_RELAYED
     most = _descriptors(own, each, plan.workers)
     limits = plan.limits
     if most is None or (limits.connections is not None and limits.connections <= most):
@@ -330,6 +326,7 @@ def _acceptor(
     if config is None:
         return PlainAcceptor(listeners, service.serve, limits)
     acceptor = Acceptor(listeners, service.serve, config, plan.policy, limits)
+    acceptor.is_inline = plan.is_inline
     acceptor.stranger = plan.stranger
     return acceptor
 

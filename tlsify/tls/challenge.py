@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from tlsify.codepoints import AlertDescription
 from tlsify.config import ClientConfig, ServerConfig
-from tlsify.errors import ChallengeAnswered, NoCertificate, PeerMisbehaved
+from tlsify.errors import HandshakeError, NoCertificate, PeerMisbehaved
 from tlsify.tls.openssl import drain
 
 if TYPE_CHECKING:
@@ -15,6 +15,12 @@ if TYPE_CHECKING:
     from tlsify.tls.client_hello import ClientHello
 
 PROTOCOL = b"acme-tls/1"
+
+
+class ChallengeAnswered(HandshakeError):
+    """An ACME authority has looked at a challenge, which is no connection (RFC 8737)."""
+
+    general_hint = "nothing is wrong: the authority goes on"
 
 
 def answer(config: ClientConfig | ServerConfig, hello: ClientHello) -> ServerConfig | None:

@@ -44,6 +44,21 @@ def test_package_that_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert "tlsify[acme]" in caught.value.hint
 
 
+def test_key_of_another_account(tmp_path: Path) -> None:
+    """It is the authority's text; what cannot be one is refused at the start."""
+    path, words = tmp_path / "key", ("--acme-dir", tmp_path / "acme", "--acme-eab-kid", "kid")
+    for text, expected in (("zWNDZM6eQGHWpSRTPal5eIUYFTu7EajV==\n", True), ("{}", False)):
+        path.write_text(text)
+        arguments = parsed(*_AGREED, *words, "--acme-eab-key", path)
+        if expected:
+            found = automatic.read(arguments).certificates
+            assert found is not None
+            assert found.authority.binding == ("kid", text.strip().rstrip("="))
+            continue
+        with pytest.raises(ConfigError, match="holds no key in base64url"):
+            automatic.read(arguments)
+
+
 def test_default_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is systemd's, or the system's or the user's own place for state."""
     monkeypatch.setenv("HOME", str(tmp_path))

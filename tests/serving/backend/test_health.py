@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import threading
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
@@ -162,11 +163,14 @@ def test_tls(lab: Lab, policy: KtlsPolicy) -> None:
         Security({backend: client}, policy),
     )
 
+    is_down = threading.Event()
+
     def serve() -> None:
         for status in (500, 200):
             with TLSSocket(accept(listener.accept()[0], server, RELAY)) as stream:
                 assert stream.recv(2**10).startswith(b"GET /x HTTP/1.1\r\n")
                 stream.sendall(b"HTTP/1.1 %d x\r\n\r\n" % status)
+            assert is_down.wait(60)
 
     async def connect(where: Backend, seconds: float) -> object:
         return (await security.connect(where, seconds))[0]
@@ -176,6 +180,7 @@ def test_tls(lab: Lab, policy: KtlsPolicy) -> None:
         health = HealthChecks(backends, connect, checks)  # type: ignore[arg-type]
         health.begin()
         await become(backends, up=False)
+        is_down.set()
         await become(backends, up=True)
         await health.end()
 

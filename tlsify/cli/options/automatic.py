@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.util import find_spec
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from tlsify.credentials.key_pair import KeyPair
 
 _DNS, _HTTP, _HTTPS = 53, 80, 443
+_BASE64 = re.compile(r"[A-Za-z0-9_-]+")
 
 
 class Automatic(NamedTuple):
@@ -187,7 +189,13 @@ def _authority(arguments: argparse.Namespace) -> Authority:
     named, kid = arguments.acme_ca, arguments.acme_eab_kid
     binding = None
     if kid is not None:
-        key = read_file(arguments.acme_eab_key, "key of --acme-eab-key").decode("latin-1").strip()
+        key = read_file(arguments.acme_eab_key, "key of --acme-eab-key").decode("latin-1")
+        key = key.strip().rstrip("=")
+        if _BASE64.fullmatch(key) is None:
+            raise ConfigError(
+                f"{arguments.acme_eab_key} holds no key in base64url",
+                hint="it must be the text that the authority has given, and no more",
+            )
         binding = kid, key
     return Authority(
         directory=arguments.acme_directory,

@@ -178,7 +178,7 @@ def plan(  # noqa: PLR0913 - each is a matter of its own
     speaks_http: bool = True,
     watched: Sequence[Path] = (),
     is_plain: bool = False,
-    is_tls_both_ways: bool = False,
+    is_inline: bool = False,
 ) -> ServerPlan:
     """Make a plan of them, and listen.
 
@@ -194,7 +194,7 @@ def plan(  # noqa: PLR0913 - each is a matter of its own
         speaks_http: whether clients that speak no TLS get an answer where it is HTTP.
         watched: files whose change means a reload, besides those of `server_options`.
         is_plain: whether clients speak no TLS: then there is no configuration.
-        is_tls_both_ways: whether connections have TLS towards the client and away from it.
+        is_inline: as `ServerPlan` has it.
 
     Raises:
         ConfigError: there is no address, or no sandbox where one is required.
@@ -248,7 +248,7 @@ def plan(  # noqa: PLR0913 - each is a matter of its own
         account=arguments.user,
         on_ready=ready,
         stranger=redirection.stranger(arguments) if speaks_http and not is_plain else None,
-        is_tls_both_ways=is_tls_both_ways,
+        is_inline=is_inline,
         access_log=access_log,
         proxies=arguments.accept_proxy,
         isolation=server_options.isolation(arguments, arguments.workers, sandboxing),

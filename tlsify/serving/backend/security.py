@@ -90,7 +90,8 @@ class Security:
                 name = config.server_name or backend.host
                 with closed_on_error(sock):
                     await upgrade(sock, backend.starttls, name, seconds)
-            handed = await hand_over(sock, config, self._policy, end - loop.time())
+            left = end - loop.time()
+            handed = await hand_over(sock, config, self._policy, left, is_inline=True)
         except FAILURES as exc:
             backend_handshake(name_of(outcome(exc)))
             raise
