@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import socket
 import weakref
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from tlsify.connection.stream import TLSSocket
 
 
 class Descriptor(socket.socket):
@@ -20,7 +16,7 @@ class Descriptor(socket.socket):
         is_taken: whether the descriptor has got another owner.
     """
 
-    def __init__(self, owner: TLSSocket) -> None:
+    def __init__(self, owner: socket.socket) -> None:
         """Share the descriptor of an object."""
         super().__init__(fileno=owner.fileno())
         self.settimeout(None)  # not `socket.setdefaulttimeout`'s: the owner's timeouts are its own
