@@ -143,6 +143,8 @@ class _Carried:
         self.peer_address: Any = told.peer
         self.is_shut = self.was_reset = False
 
+    network = None  # only the forwarder has it
+
     @property
     def failure(self) -> TlsifyError | OSError | None:
         """Return the error that ended the peer's direction: a cut ends both directions.
@@ -167,12 +169,6 @@ class _Carried:
         return 0
 
     def progress(self) -> None:
-        """Return None: only the forwarder has the connection itself."""
-
-    def set_option(self, *arguments: Any) -> None:
-        """Do nothing: only the forwarder has the connection itself."""
-
-    def option(self, *arguments: Any) -> None:
         """Return None: only the forwarder has the connection itself."""
 
     def end_in_order(self) -> None:

@@ -24,7 +24,8 @@ def test_tcp_options(lab: Lab, policy: KtlsPolicy) -> None:
     stream, peer = lab.stream(policy)
     stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     relay = stream.handoff.relay
-    below = stream if relay is None else relay.network  # type: ignore[attr-defined]
+    below = stream if relay is None else relay.network
+    assert below is not None
     assert below.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
     for option in (
         (socket.IPPROTO_TCP, socket.TCP_INFO, 1),

@@ -392,7 +392,7 @@ def test_ragged_end(lab: Lab, context: Fixed, policy: KtlsPolicy, *, suppress: b
 def _network(client: SSLSocket) -> Iterator[socket.socket]:
     """Return the connection below a client, past TLS."""
     relay = client.handoff.relay
-    below: Any = client if relay is None else relay.network  # type: ignore[attr-defined]
+    below: Any = client if relay is None else relay.network
     with socket.socket(fileno=os.dup(below.fileno())) as sock:
         yield sock
 

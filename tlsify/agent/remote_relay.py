@@ -51,6 +51,8 @@ class RemoteRelay:
         self.local_address = _address(sock.getsockname)
         self.peer_address = _address(sock.getpeername)
 
+    network = None  # only the agent has it
+
     @property
     def failure(self) -> TlsifyError | OSError | None:
         """Return the error that ended the peer's direction: call it after the end of the stream.
@@ -75,12 +77,6 @@ class RemoteRelay:
         return 0
 
     def progress(self) -> None:
-        """Return None: only the agent has the connection itself."""
-
-    def set_option(self, *arguments: Any) -> None:
-        """Do nothing: only the agent has the connection itself."""
-
-    def option(self, *arguments: Any) -> None:
         """Return None: only the agent has the connection itself."""
 
     def end_in_order(self) -> None:

@@ -54,6 +54,10 @@ class Carrier(Protocol):
     dies_with_process: bool  # and whether this process does with it (`forks.is_short_lived`)
 
     @property
+    def network(self) -> socket.socket | None:
+        """Return the connection's own socket; None if another process has it."""
+
+    @property
     def failure(self) -> TlsifyError | OSError | None:
         """Return the error that ended the peer's direction; None if there is none."""
 
@@ -72,12 +76,6 @@ class Carrier(Protocol):
         Raises:
             OSError: the connection is over.
         """
-
-    def set_option(self, *arguments: Any) -> None:
-        """Set an option on the connection, if it is available here."""
-
-    def option(self, *arguments: Any) -> Any:
-        """Return an option of the connection; None if it is not available here."""
 
     def end_in_order(self) -> None:
         """Make every later end of the program's data a clean one, with close_notify."""

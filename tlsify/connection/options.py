@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -44,18 +45,17 @@ class ConnectionSocket(socket.socket):
     def setsockopt(self, level: int, *arguments: Any) -> None:
         """Set an option; those of TCP and IP are the connection's, also where that is a relay's."""
         relay = self._relay()
-        if relay is not None and _is_networks(level, *arguments[:1]):
-            relay.set_option(level, *arguments)
-        else:
+        if relay is None or not _is_networks(level, *arguments[:1]):
             super().setsockopt(level, *arguments)
+        elif relay.network is not None:
+            with contextlib.suppress(OSError):  # it may have ended
+                relay.network.setsockopt(level, *arguments)
 
     def getsockopt(self, level: int, *arguments: Any) -> Any:
         """Return an option, likewise."""
         relay = self._relay()
-        if relay is not None and _is_networks(level, *arguments[:1]):
-            found = relay.option(level, *arguments)
-            if found is not None:
-                return found
+        if relay is not None and relay.network and _is_networks(level, *arguments[:1]):
+            return relay.network.getsockopt(level, *arguments)
         return super().getsockopt(level, *arguments)
 
     def getpeername(self) -> Any:

@@ -29,7 +29,8 @@ both = pytest.mark.parametrize("policy", OFFLOADS)
 
 def network(handed: Handoff) -> socket.socket:
     """Return the socket that is connected to the peer."""
-    below: socket.socket = handed.sock if handed.relay is None else handed.relay.network  # type: ignore[attr-defined]
+    below = handed.sock if handed.relay is None else handed.relay.network
+    assert below is not None
     return below
 
 

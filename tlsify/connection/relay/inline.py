@@ -54,7 +54,8 @@ class InlineRelay(socket.socket):
         self.local_address = forks.address(self.getsockname)
         self.peer_address = forks.address(self.getpeername)
         # Nagle would add the peer's delayed acknowledgement to an answer in two pieces.
-        self.set_option(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        with suppress(OSError):
+            self.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._records = b""  # sealed, and not yet taken by the network
         self._received = self._sent = 0
         self._is_settled = False  # the peer's direction has ended, as `failure` says
@@ -62,6 +63,11 @@ class InlineRelay(socket.socket):
         self._send_error: OSError | None = None
         with suppress(OSError):  # as the next call will tell
             self.flush()
+
+    @property
+    def network(self) -> socket.socket:
+        """The connection's own socket, which this is."""
+        return self
 
     def settimeout(self, _value: float | None, /) -> None:
         """Never wait, whatever is asked for."""
@@ -223,15 +229,6 @@ class InlineRelay(socket.socket):
     def is_lost(self, program_end: socket.socket) -> bool:  # noqa: ARG002 - `Carrier` has it
         """Return False: there is nothing else that could end."""
         return False
-
-    def set_option(self, *arguments: Any) -> None:
-        """Set an option on the connection, unless it has ended."""
-        with suppress(OSError):
-            self.setsockopt(*arguments)
-
-    def option(self, *arguments: Any) -> Any:
-        """Return an option of the connection."""
-        return self.getsockopt(*arguments)
 
     def under_way(self) -> int:
         """Return how many bytes, records included, the peer has yet to acknowledge."""

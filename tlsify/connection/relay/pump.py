@@ -7,7 +7,7 @@ import select
 import socket
 import threading
 from contextlib import closing, suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tlsify.connection import exit as interpreter
 from tlsify.connection.ending import forks, patience
@@ -59,7 +59,8 @@ class Relay:
         self._tunnel = tunnel
         self._keep = keep
         # Nagle would add the peer's delayed acknowledgement to an answer in two pieces.
-        self.set_option(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        with suppress(OSError):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         # None for a connection that is already broken; the pump finds out why.
         self.local_address = forks.address(sock.getsockname)
         self.peer_address = forks.address(sock.getpeername)
@@ -110,15 +111,6 @@ class Relay:
         if is_over := self._running.acquire(timeout=-1 if timeout is None else timeout):
             self._running.release()
         return is_over
-
-    def set_option(self, *arguments: Any) -> None:
-        """Set an option on the connection, unless it has ended."""
-        with suppress(OSError):
-            self.network.setsockopt(*arguments)
-
-    def option(self, *arguments: Any) -> Any:
-        """Return an option of the connection; raise OSError where there is none, or it is over."""
-        return self.network.getsockopt(*arguments)
 
     def end_in_order(self) -> None:
         """Make every later end of the program's data a clean one, with close_notify."""
