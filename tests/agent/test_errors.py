@@ -35,6 +35,8 @@ ERRORS: list[errors.TlsifyError] = [
     errors.ResourceError(OSError(errno.EMFILE, "too many"), "no relay"),
     errors.KeyHolderError("gone"),
     errors.UsageError("no such word"),
+    errors.ProxyHeaderError("none"),
+    errors.NoCertificate("not yet"),
 ]
 
 

@@ -158,7 +158,7 @@ def test_keys_that_were_never_derived(lab: Lab, monkeypatch: pytest.MonkeyPatch)
     ("kind", "says"),
     [
         ("thread", "can't start new thread"),
-        ("socketpair", "EMFILE: Too many open files"),
+        ("socketpair", "ENFILE: Too many open files in system"),
         ("mmap", "ENOMEM: Cannot allocate memory"),
     ],
 )

@@ -34,6 +34,8 @@ NUMBERS: dict[int, type[errors.TlsifyError | OSError]] = {
     20: errors.ResourceError,
     21: errors.KeyHolderError,
     22: errors.UsageError,
+    23: errors.ProxyHeaderError,
+    24: errors.NoCertificate,
 }
 _NUMBER_OF: dict[type, int] = {kind: number for number, kind in NUMBERS.items()}
 _ATTRIBUTES: dict[type[Exception], tuple[str, ...]] = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import threading
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
@@ -64,7 +65,7 @@ async def checking(checks: Checks) -> AsyncIterator[tuple[Site, Backends, Backen
     security = Security({}, KtlsPolicy())
 
     async def connect(where: Backend, seconds: float) -> object:
-        return (await security.connect(where, seconds))[0]
+        return (await security.connect(where, seconds, is_inline=False))[0]
 
     health = HealthChecks(backends, connect, checks)  # type: ignore[arg-type]
     health.begin()
@@ -123,6 +124,22 @@ def test_answers(answer: bytes, caplog: pytest.LogCaptureFixture) -> None:
     ]
 
 
+def test_backend_that_a_client_found_down() -> None:
+    """It needs as many good checks as any other, however many there have been before."""
+
+    async def run() -> None:
+        checks = Checks("/x", interval=0.001, rise=5)
+        async with checking(checks) as (site, backends, backend):
+            while len(site.requests) < 2 * checks.rise:  # noqa: ASYNC110 - as above
+                await asyncio.sleep(0.001)
+            backends.fall(backend, "refused")
+            seen = len(site.requests)
+            await become(backends, up=True)
+            assert len(site.requests) >= seen + checks.rise - 1
+
+    asyncio.run(run())
+
+
 def test_connection() -> None:
     """Without a path a connection is enough; a single failure has nothing down."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -162,20 +179,24 @@ def test_tls(lab: Lab, policy: KtlsPolicy) -> None:
         Security({backend: client}, policy),
     )
 
+    is_down = threading.Event()
+
     def serve() -> None:
         for status in (500, 200):
             with TLSSocket(accept(listener.accept()[0], server, RELAY)) as stream:
                 assert stream.recv(2**10).startswith(b"GET /x HTTP/1.1\r\n")
                 stream.sendall(b"HTTP/1.1 %d x\r\n\r\n" % status)
+            assert is_down.wait(60)
 
     async def connect(where: Backend, seconds: float) -> object:
-        return (await security.connect(where, seconds))[0]
+        return (await security.connect(where, seconds, is_inline=False))[0]
 
     async def run() -> None:
         checks = Checks("/x", interval=0.001, rise=1, fall=1, seconds=60)
         health = HealthChecks(backends, connect, checks)  # type: ignore[arg-type]
         health.begin()
         await become(backends, up=False)
+        is_down.set()
         await become(backends, up=True)
         await health.end()
 

@@ -118,6 +118,14 @@ class Relay:
         with suppress(OSError):
             self.network.setsockopt(*arguments)
 
+    def option(self, *arguments: Any) -> Any:
+        """Return an option of the connection.
+
+        Raises:
+            OSError: there is no such option, or the connection has ended.
+        """
+        return self.network.getsockopt(*arguments)
+
     def end_in_order(self) -> None:
         """Make every later end of the program's data a clean one, with close_notify."""
         self._verdict.end_in_order()
