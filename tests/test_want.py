@@ -40,7 +40,6 @@ from tlsify.agent.server import Worker
 from tlsify.codepoints import ContentType
 from tlsify.config import ClientConfig, KtlsPolicy
 from tlsify.connection import event_thread
-from tlsify.connection import exit as interpreter
 from tlsify.connection.relay.verdict import Verdict
 from tlsify.errors import ExitCode, TlsifyError
 from tlsify.metrics.counters import counters
@@ -72,7 +71,6 @@ def _anew(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def _forget() -> None:
     """Make the next connection take everything that a process's first one takes."""
     until(lambda: not _carriers())
-    interpreter._watcher._is_watching = False
     Verdict._free.clear()
 
 

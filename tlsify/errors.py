@@ -337,7 +337,8 @@ class ResourceError(TlsifyError):
     def __init__(self, error: OSError | RuntimeError | MemoryError, what: str) -> None:
         """Store Python's error, RuntimeError for a thread that cannot start, and the shortage."""
         if isinstance(error, RuntimeError):
-            said, hint = str(error), None
+            said = str(error)
+            hint = "connect before the program's end" if "interpreter" in said else None
         elif isinstance(error, OSError) and error.errno:
             said, hint = f"{errno_name(error.errno)}: {error.strerror}", SHORTAGES.get(error.errno)
         else:

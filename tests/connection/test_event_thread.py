@@ -17,7 +17,6 @@ import pytest
 from tests.doubles import until
 from tests.want import Want
 from tlsify.connection import event_thread
-from tlsify.connection import exit as interpreter
 from tlsify.connection.event_thread import EventThread, Interest
 from tlsify.connection.relay import threads as relay_threads
 
@@ -238,7 +237,6 @@ def test_nothing_to_be_had(thread: EventThread[Echo], pairs: Pairs, kind: str) -
     """Nothing is left of the try, and the next one goes well."""
     before = set(os.listdir("/proc/self/fd"))
     ours, theirs = pairs[0]
-    interpreter._watcher._is_watching = False
     with Want(kind, 0), pytest.raises((OSError, RuntimeError)):
         thread.add(Echo(theirs))
     assert set(os.listdir("/proc/self/fd")) == before

@@ -144,6 +144,96 @@ def test_program_that_closes_nothing(peer: Peer, mode: str, program: str) -> Non
     assert arrived == Arrived(0 if program == "idle" else SIZE, in_order=False)
 
 
+# What programs still do at their end: its text, and what their peers see of it.
+_LAST_WORDS = {
+    "an open connection in atexit": (
+        "stream = TLSSocket(opened())\natexit.register(lambda: stream.sendall(bytes(N)))",
+        Arrived(SIZE, in_order=False),
+    ),
+    "a new one in atexit": (
+        (
+            "def report():\n"
+            "    with TLSSocket(opened()) as stream: stream.sendall(bytes(N))\n"
+            "atexit.register(report)"
+        ),
+        Arrived(SIZE, in_order=True),
+    ),
+    "a file's buffer": (
+        "stream = TLSSocket(opened()); file = stream.makefile('wb', N); file.write(bytes(N - 1))",
+        Arrived(SIZE - 1, in_order=False),
+    ),
+    "daemons": (
+        (
+            "stream = TLSSocket(opened()); stream.sendall(bytes(N))\n"
+            "def work(call):\n"
+            "    while True: call()\n"
+            "for call in (lambda: stream.sendall(b'1'), lambda: stream.recv(1) or 1 / 0):\n"
+            "    threading.Thread(target=work, args=[call], daemon=True).start()"
+        ),
+        None,
+    ),
+    "after a fork": (
+        (
+            "stream = TLSSocket(opened()); stream.sendall(bytes(N))\n"
+            "if not os.fork(): os._exit(0)\n"
+            "os.wait()"
+        ),
+        Arrived(SIZE, in_order=False),
+    ),
+    "a process of multiprocessing": (
+        (
+            "import multiprocessing\n"
+            "def work():\n"
+            "    global stream\n"
+            "    stream = TLSSocket(opened()); stream.sendall(bytes(N))\n"
+            "child = multiprocessing.get_context('fork').Process(target=work)\n"
+            "child.start(); child.join()"
+        ),
+        Arrived(SIZE, in_order=False),
+    ),
+}
+# What comes too late is an error, and no end in order.
+_TOO_LATE = """
+import atexit
+@atexit.register
+def report():
+    for attempt in (lambda: stream.sendall(bytes(N)), lambda: stream.recv(1), connect_again):
+        try: print("done", attempt(), flush=True)
+        except (OSError, TlsifyError) as exc: print(exc, flush=True)
+def connect_again():
+    with TLSSocket(opened()) as second: second.sendall(b"second")
+"""
+
+
+@both
+@pytest.mark.parametrize("program", _LAST_WORDS)
+def test_last_words(peer: Peer, mode: str, program: str) -> None:
+    """What a program sends at its end arrives, and it ends without a complaint."""
+    serving = Endpoint(peer.serve)
+    text, expected = _LAST_WORDS[program]
+    text = f"{_PRELUDE}import atexit\n{text}"
+    # A process with threads that forks is warned by Python, from 3.12 on.
+    words = [sys.executable, "-W", "ignore:This process:DeprecationWarning", "-c", text]
+    words += [str(peer.port), mode]
+    done = subprocess.run(words, timeout=60, check=True, capture_output=True, text=True)
+    assert not done.stderr
+    arrived = serving.result()
+    assert arrived == expected or (expected is None and arrived.size >= SIZE)
+
+
+def test_too_late(peer: Peer) -> None:
+    """Connections have ended for a callback that atexit had before tlsify was imported."""
+    both_served = [Endpoint(peer.serve) for _ in range(2)]
+    program = f"{_TOO_LATE}{_PRELUDE}from tlsify import TlsifyError\nstream = TLSSocket(opened())"
+    words = [sys.executable, "-c", program, str(peer.port), "off"]
+    done = subprocess.run(words, timeout=60, check=True, stdout=subprocess.PIPE, text=True)
+    sent, received, connected = done.stdout.splitlines()
+    assert "Broken pipe" in sent
+    assert "ended the connection" in received
+    assert "the interpreter is ending" in connected
+    assert [each.result() for each in both_served] == [Arrived(0, in_order=False)] * 2
+
+
 @both
 def test_interrupted(peer: Peer, mode: str, tmp_path: Path) -> None:
     """Ctrl-C ends a program that waits for a peer, however idle that is."""

@@ -19,6 +19,7 @@ from tlsify.agent.config_cache import policy
 from tlsify.agent.errors import describe
 from tlsify.agent.fields import Message
 from tlsify.connection.establish import PendingConnection, drop_past_keys
+from tlsify.connection.exit import await_carriers
 from tlsify.connection.relay.pump import Relay
 from tlsify.connection.setup import handshake
 from tlsify.connection.setup.dialing import closed_on_error
@@ -97,9 +98,7 @@ class Worker:
         stop()
         with self._changed:
             self._changed.wait_for(lambda: not self._waiting and not self._busy)
-        for thread in threading.enumerate():  # of relays, which hold the last bytes
-            if thread is not threading.current_thread() and not thread.daemon:
-                thread.join()
+        await_carriers()  # the threads of relays
 
     @staticmethod
     def _told(patience: float) -> signal.struct_siginfo | None:

@@ -316,6 +316,8 @@ class Channel(Sender):
 
     def end_with_interpreter(self) -> None:
         """Deliver sent data (`linger.Ends`); leave a connection that other processes have."""
+        if self._ending is not None and self._ending.take(self):
+            return  # its end in order is under way
         if (
             self.sock.fileno() != -1
             and linger.is_owed(self.sock)

@@ -89,12 +89,18 @@ class EventThread(Generic[_Task]):
 
         Raises:
             OSError: no descriptor or memory is available for the thread's poller.
-            RuntimeError: no thread is available.
+            RuntimeError: no thread is available, or the interpreter ends first.
         """
         with self._lock:
             if not self.is_running:
                 self._start()
             self._leave(task)
+
+    def stand_by(self) -> None:
+        """Start the thread, for connections that are made when no thread can start any more."""
+        with self._lock, contextlib.suppress(OSError, RuntimeError, MemoryError):
+            if not self.is_running:
+                self._start()
 
     def _leave(self, task: _Task) -> None:
         """Leave a connection to the thread, or to the next one."""
@@ -168,7 +174,8 @@ class EventThread(Generic[_Task]):
             self._watched.update((task, {}) for task in new)
             del self._new[: len(new)]
             is_idle = not self._watched
-            if is_idle and (self._is_idle or interpreter.has_begun()) and not self._new:
+            ends = interpreter.has_begun() or (self._is_idle and not interpreter.is_near())
+            if is_idle and ends and not self._new:
                 self.is_running = self._is_idle = False
                 self._close()
                 return False
@@ -179,7 +186,7 @@ class EventThread(Generic[_Task]):
 
     def _wait(self) -> dict[_Task, dict[int, int]]:
         """Wait for events or times; return the connections that are due, with their events."""
-        wait = None if self._watched else _IDLE
+        wait = None if self._watched or interpreter.is_near() else _IDLE
         if self._watched and self._times:
             wait = max(0.0, self._times[0][0] - time.monotonic())
         found: dict[_Task, dict[int, int]] = {}

@@ -301,9 +301,9 @@ class Sender:
             receiver.wipe()
             return None
         self.sock = socket.socket(fileno=self.sock.detach())
-        ending = Ending(self.sock, alert, receiver)
-        linger.finish(ending)
-        return ending
+        self._ending = Ending(self.sock, alert, receiver)
+        linger.finish(self._ending)
+        return self._ending
 
     def _duplicate(self) -> socket.socket:
         return socket.socket(fileno=os.dup(self.sock.fileno()))

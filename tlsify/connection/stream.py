@@ -10,11 +10,13 @@ import os
 import socket
 import time
 import warnings
+from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from tlsify.config import ClosePolicy
+from tlsify.connection import exit as interpreter
 from tlsify.connection.descriptor import Descriptor
-from tlsify.connection.ending import forks
+from tlsify.connection.ending import files, forks
 from tlsify.connection.ending.patience import Death
 from tlsify.connection.options import ConnectionSocket
 from tlsify.connection.polling import LowWater, limit, patient
@@ -39,8 +41,7 @@ _log = logging.getLogger("tlsify")
 # Bytes to send before another thread, or the answer to a KeyUpdate, gets a turn.
 _TURN = 2**22
 # After how many records the kernel is asked how many there were, and for how many a receive counts.
-_CHECK_EVERY = 2**16
-_RECORDS_PER_RECEIVE = 2**12
+_CHECK_EVERY, _RECORDS_PER_RECEIVE = 2**16, 2**12
 
 
 class TLSSocket(ConnectionSocket):
@@ -77,8 +78,7 @@ class TLSSocket(ConnectionSocket):
         self._low_water = LowWater(self._descriptor)
         self._broken: OSError | None = None
         self.death = handoff.death = Death(self._descriptor)
-        # Records that may have been sent since the kernel was asked for their number.
-        self._unchecked = 0
+        self._unchecked = 0  # records, at most, since the kernel was asked for their number
         try:
             self.settimeout(timeout)
         except OSError:  # no other process has the connection
@@ -135,10 +135,12 @@ class TLSSocket(ConnectionSocket):
             received = end
         self._share.used = forks.seen
         if not received:
+            interpreter.detain()
             self.handoff.raise_failure()
         return received
 
     def _judge(self, error: Truncated) -> None:
+        interpreter.detain()
         if self._closing is ClosePolicy.STRICT:
             raise error
         _log.info("the peer ended the stream without close_notify")
@@ -167,6 +169,7 @@ class TLSSocket(ConnectionSocket):
                     raise
                 except OSError as exc:
                     self.death.note(exc)
+                    interpreter.detain()
                     raise
                 self._low_water.fall()
                 if at_once:
@@ -186,10 +189,9 @@ class TLSSocket(ConnectionSocket):
     def _serve_parked(self) -> None:
         """Check for a KeyUpdate behind the received data, which poll does not report.
 
-        Kernels that can rekey decrypt a KeyUpdate along with the data in front of it, and from
-        then on poll is silent (net/tls/tls_main.c tls_sk_poll). The next receive reports an end
-        that is found here, because this one returns data. Ending the receiving direction makes poll
-        report the socket for that call.
+        Kernels that can rekey decrypt it along with the data in front, and from then on poll is
+        silent (net/tls/tls_main.c tls_sk_poll). An end that is found here is for the next receive:
+        ending the receiving direction makes poll report the socket for that call.
         """
         channel = self._channel
         if channel is None or not capabilities().rekey:
@@ -218,11 +220,15 @@ class TLSSocket(ConnectionSocket):
             TimeoutError: the send buffer had no room in time.
             BlockingIOError: non-blocking, and the send buffer has no room.
         """
-        if self._channel is None:
-            self._share.used = forks.seen
-            return super().send(data, flags)
-        flags = patient(flags, self._timeout)
-        return self._transmit(self._channel, lambda: super(TLSSocket, self).send(data, flags))
+        try:
+            if self._channel is None:
+                self._share.used = forks.seen
+                return super().send(data, flags)
+            flags = patient(flags, self._timeout)
+            return self._transmit(self._channel, lambda: super(TLSSocket, self).send(data, flags))
+        except OSError:
+            interpreter.detain()
+            raise
 
     def sendall(self, data: ReadableBuffer, flags: int = 0) -> None:
         """Send all of ``data``; raises as `send`."""
@@ -231,11 +237,7 @@ class TLSSocket(ConnectionSocket):
             view = view[self.send(view[:_TURN], flags) :]
 
     def sendfile(self, file: _SendableFile, offset: int = 0, count: int | None = None) -> int:
-        """Send a file, as ``socket.sendfile``: a plain one from the kernel's own cache.
-
-        Raises:
-            ValueError: non-blocking, a text file, or an impossible offset or count.
-        """
+        """Send a file, as ``socket.sendfile``: a plain one from the kernel's own cache."""
         self._share.used = forks.seen
         source = plain_files.descriptor(file)
         if source is None:
@@ -249,10 +251,7 @@ class TLSSocket(ConnectionSocket):
         try:
             while count is None or total < count:
                 size = _TURN if count is None else min(_TURN, count - total)
-
-                def attempt(start: int = offset + total, size: int = size) -> int:
-                    return os.sendfile(self.fileno(), source, start, size)
-
+                attempt = partial(os.sendfile, self.fileno(), source, offset + total, size)
                 sent = self._transmit(self._channel, attempt)
                 if not sent:
                     break
@@ -290,6 +289,10 @@ class TLSSocket(ConnectionSocket):
             channel.settle_if_free()
         return sent
 
+    def makefile(self, *arguments: Any, **options: Any) -> Any:
+        """Make a file object, whose buffer is also sent at the interpreter's end."""
+        return files.flushed(super().makefile(*arguments, **options), self)
+
     # -- closing
 
     def shutdown(self, how: int, /) -> None:
@@ -316,6 +319,7 @@ class TLSSocket(ConnectionSocket):
 
         Raises:
             As `recv`.
+        Data that still arrives is discarded; raises as `recv`.
         """
         self.shutdown(socket.SHUT_WR)
         scratch = bytearray(2**16)
@@ -343,9 +347,8 @@ class TLSSocket(ConnectionSocket):
         """End a forgotten connection, without close_notify."""
         if self.fileno() != -1:
             warnings.warn(f"unclosed {self!r}", ResourceWarning, stacklevel=1, source=self)
-            # A caller that waits for something else is not delayed.
             self.cut()
-            self._timeout = 0.0
+            self._timeout = 0.0  # a caller that waits for something else is not delayed
             self._real_close()
 
     def _real_close(self, *args: Any) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import logging
 import os
@@ -13,13 +12,12 @@ import weakref
 from typing import Protocol
 
 from tlsify.codepoints import ContentType
+from tlsify.connection import exit as interpreter
 from tlsify.connection.ending.patience import Patience, unacknowledged, unread
 from tlsify.connection.event_thread import EventThread, Interest
-from tlsify.connection.exit import CarrierThread
 from tlsify.errors import TlsifyError
 from tlsify.ktls import ulp
 from tlsify.metrics.counters import Event, count
-from tlsify.system import process
 
 _log = logging.getLogger("tlsify")
 
@@ -215,12 +213,17 @@ class _Lingerer(EventThread[Ending]):
             super()._open()
 
     def add(self, task: Ending) -> None:
+        if interpreter.has_begun():  # a thread would be stopped in its midst
+            self._leave(task)
+            self.finish()
+            return
         try:
             super().add(task)
         except (RuntimeError, MemoryError) as exc:
-            self._fail([*self._taken(), task], exc)
-            if not threading.main_thread().is_alive():  # no further thread can start
-                self.finish()
+            if interpreter.is_near():  # no thread can start any more, and the end finishes it
+                self._leave(task)
+            else:
+                self._fail([*self._taken(), task], exc)
 
     def _fail(self, left: list[Ending], exc: BaseException) -> None:
         """Leave connections to the next call, which may never come; no peer has to wait for it.
@@ -263,14 +266,6 @@ def finish(ending: Ending) -> None:
         _lingerer.add(ending)
 
 
-def await_all() -> None:
-    """Wait until all connections have ended, or have been given up."""
-    _lingerer.finish()
-    for thread in threading.enumerate():
-        if isinstance(thread, CarrierThread) and thread.name == _THREAD:
-            thread.join()
-
-
 class Ends(Protocol):
     """A connection that is open when the interpreter ends."""
 
@@ -288,10 +283,5 @@ def _end_all() -> None:
             connection.end_with_interpreter()
 
 
-def _at_exit() -> None:
-    _end_all()
-    await_all()
-
-
-atexit.register(_at_exit)
-process.before_end(_end_all)
+interpreter.at(interpreter.Moment.END, _end_all)
+interpreter.at(interpreter.Moment.FINISH, _lingerer.finish)

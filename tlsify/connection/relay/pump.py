@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import logging
 import select
 import socket
 import threading
@@ -25,8 +24,6 @@ if TYPE_CHECKING:
     from tlsify.tls.keyed_tunnel import KeyedTunnel
     from tlsify.tls.negotiated import Resumable
     from tlsify.tls.tunnel import Tunnel
-
-_log = logging.getLogger("tlsify")
 
 # Seconds between checks, at the interpreter's end, for other processes with the program's end.
 _LOOK = 0.5
@@ -67,6 +64,7 @@ class Relay:
         self.local_address = forks.address(sock.getsockname)
         self.peer_address = forks.address(sock.getpeername)
         self._verdict = Verdict()
+        self.is_lost = self._verdict.is_lost
         program_end, self._program = program_pair()
         self._ends = [program_end]
         self._inode = forks.inode(program_end)
@@ -119,11 +117,7 @@ class Relay:
             self.network.setsockopt(*arguments)
 
     def option(self, *arguments: Any) -> Any:
-        """Return an option of the connection.
-
-        Raises:
-            OSError: there is no such option, or the connection has ended.
-        """
+        """Return an option of the connection; raise OSError where there is none, or it is over."""
         return self.network.getsockopt(*arguments)
 
     def end_in_order(self) -> None:
@@ -191,10 +185,6 @@ class Relay:
         self.network.close()
         self._program.close()
         self._running.release()
-
-    def is_lost(self, program_end: socket.socket) -> bool:
-        """Return whether the process with the relay has ended without a verdict, in its child."""
-        return self._verdict.is_lost(program_end)
 
     def _pump(self, events: dict[int, int]) -> bool:
         if self._patience is not None and self._patience.is_over():
@@ -267,6 +257,8 @@ class Relay:
             # All that the program has sent is in the socketpair by now, or was refused.
             with suppress(OSError):
                 self._program.shutdown(socket.SHUT_RD)
+            if not self.is_settled:  # for a thread that goes on receiving
+                self._failure = interpreter.ended()
             self._lose_program()
         self._half_closed |= bool(program & select.POLLRDHUP)
         if program & (select.POLLHUP | select.POLLERR):

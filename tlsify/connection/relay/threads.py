@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 
+from tlsify.connection import exit as interpreter
 from tlsify.connection.event_thread import EventThread, Task
 from tlsify.errors import SHORTAGES, ResourceError, TlsifyError
 from tlsify.metrics.counters import Event, count
@@ -54,3 +55,4 @@ def _after_fork() -> None:
 
 
 os.register_at_fork(after_in_child=_after_fork)
+interpreter.at(interpreter.Moment.APPROACH, _threads[0].stand_by)
