@@ -14,7 +14,7 @@ _ROOT = Path(__file__).resolve().parents[2]
 
 
 _SUITES = ("startup", "handshakes", "relay")
-_MORE = ("engine", "agent", "handoff", "pieces", "first_byte", "scale", "bulk", "http2")
+_MORE = ("tunnel", "engine", "agent", "handoff", "pieces", "first_byte", "scale", "bulk", "http2")
 
 
 @pytest.mark.parametrize(
