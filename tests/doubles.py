@@ -530,6 +530,19 @@ def _make_inline(
         return opening.commit(is_inline=True)
 
 
+_streams: list[socket.socket] = []
+
+
+class _Kept(Handoff):
+    """A hand-off whose TLSSocket lives until the end of the test, used or not."""
+
+    __slots__ = ()
+
+    def belong_to(self, owner: socket.socket, descriptor: socket.socket) -> None:
+        _streams.append(owner)
+        super().belong_to(owner, descriptor)
+
+
 class Lab:
     """Makes connections over either offload, and takes them down at the end of the test.
 
@@ -554,6 +567,7 @@ class Lab:
         for sock in self.peers:
             sock.close()
         self._stack.close()
+        _streams.clear()
 
     def configs(
         self, version: ProtocolVersion = ProtocolVersion.TLSv1_3
@@ -583,6 +597,7 @@ class Lab:
         assert handoff.offload is (Offload.KERNEL if handoff.relay is None else Offload.RELAY)
         self._stack.callback(end)
         handoff.sock.settimeout(60)
+        handoff.__class__ = _Kept
         return handoff
 
     def pair(

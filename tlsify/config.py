@@ -126,7 +126,8 @@ class ClientConfig:
             )
         if any(len(pin) != _PIN_LENGTH for pin in self.pins):
             raise ConfigError("a pin is not a SHA-256 digest", hint="a pin has 32 bytes")
-        _check_alpn(self.alpn)
+        check_alpn(self.alpn)
+        check_timeout(self.timeout)
         _check_choices(self.versions, self.aeads, self.groups)
 
     @classmethod
@@ -202,15 +203,35 @@ class ServerConfig:
                 "client verification requires trust anchors",
                 hint="name the authority that issues their certificates",
             )
-        _check_alpn(self.alpn)
+        check_alpn(self.alpn)
+        check_timeout(self.timeout)
         _check_choices(self.versions, self.aeads, self.groups)
 
 
-def _check_alpn(protocols: Iterable[bytes]) -> None:
+def check_alpn(protocols: Iterable[bytes]) -> None:
+    """Check the lengths of ALPN protocols (RFC 7301 3.1)."""
     for protocol in protocols:
         if not 0 < len(protocol) <= _MAX_ALPN_LENGTH:
             msg = f"ALPN protocol of {len(protocol)} bytes"
             raise ConfigError(msg, hint="1 to 255 bytes are allowed")
+
+
+def check_timeout(seconds: float) -> None:
+    """Check the time limit of a handshake."""
+    if not seconds > 0:
+        raise ConfigError(
+            f"a handshake cannot take {seconds} seconds", hint="allow more than 0 seconds for it"
+        )
+
+
+def check_groups(names: Iterable[str]) -> None:
+    """Check the names of key exchange groups."""
+    for name in names:
+        if NamedGroup.parse(name) is None:
+            raise ConfigError(
+                f'"{name}" is no key exchange group',
+                hint=f"there are {', '.join(group.name for group in NamedGroup)}",
+            )
 
 
 def _check_choices(
@@ -220,9 +241,4 @@ def _check_choices(
         raise ConfigError(
             "no protocol version and cipher left to negotiate", hint="allow at least one of each"
         )
-    for name in groups:
-        if NamedGroup.parse(name) is None:
-            raise ConfigError(
-                f'"{name}" is no key exchange group',
-                hint=f"there are {', '.join(group.name for group in NamedGroup)}",
-            )
+    check_groups(groups)

@@ -172,6 +172,9 @@ class _Carried:
     def set_option(self, *arguments: Any) -> None:
         """Do nothing: only the forwarder has the connection itself."""
 
+    def option(self, *arguments: Any) -> None:
+        """Return None: only the forwarder has the connection itself."""
+
     def end_in_order(self) -> None:
         """Do nothing: the forwarder treats every end as a clean one."""
 

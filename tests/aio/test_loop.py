@@ -203,6 +203,16 @@ def test_errors_as_programs_expect_them(run: Run, pair: Pair) -> None:
         assert isinstance(caught.value.__cause__, IdentityError)
         with socket.create_connection(address) as sock, pytest.raises(ValueError, match="hostname"):
             await loop.create_connection(Echo, sock=sock, ssl=pair.client(RELAY))
+        for refused in (
+            lambda: loop.create_connection(
+                Echo, *address, ssl=pair.client(RELAY), ssl_handshake_timeout=0
+            ),
+            lambda: loop.create_server(
+                Echo, HERE, 0, ssl=pair.server(RELAY), ssl_handshake_timeout=-1
+            ),
+        ):
+            with pytest.raises(ValueError, match="positive"):
+                await refused()
         ours, theirs = socket.socketpair()
         theirs.sendall(b"GET / HTTP/1.0\r\n\r\n")
         theirs.shutdown(socket.SHUT_WR)

@@ -574,21 +574,42 @@ def test_file_that_cannot_be_read(run: Run, lab: Lab, policy: KtlsPolicy) -> Non
     run(work())
 
 
+class Masked(io.BytesIO):
+    """A file that reads other bytes than its descriptor has."""
+
+    def __init__(self, content: bytes) -> None:
+        """Borrow a descriptor."""
+        super().__init__(content)
+        self._other = io.FileIO(__file__)
+
+    def fileno(self) -> int:
+        """Return the other one's."""
+        return self._other.fileno()
+
+    def close(self) -> None:
+        """Close both."""
+        self._other.close()
+        super().close()
+
+
 @both
-def test_file_in_memory(run: Run, lab: Lab, policy: KtlsPolicy) -> None:
-    """What is no file for the kernel is copied."""
+@pytest.mark.parametrize("kind", [io.BytesIO, Masked])
+def test_file_in_memory(run: Run, lab: Lab, policy: KtlsPolicy, kind: type[io.BytesIO]) -> None:
+    """What is no file for the kernel is copied, as its own ``read`` has it."""
     content = bytes(range(256)) * 2000
 
     async def work() -> None:
         async with serving(lab.configs()[1], policy) as server:
             peer = await raw_peer(lab, server)
             protocol = await server.first()
+            file = kind(content)
             sending = asyncio.create_task(
-                sendfile(protocol.transport, io.BytesIO(content), 256, len(content) - 500)
+                sendfile(protocol.transport, file, 256, len(content) - 500)
             )
             expected = content[256:-244]
             assert await asyncio.to_thread(peer.recv_data, len(expected)) == expected
             assert await sending == len(expected)
+            file.close()
             protocol.transport.close()
 
     run(work())

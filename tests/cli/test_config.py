@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.cli.forked import refused
+from tlsify.cli import parser
+from tlsify.cli.migration import ghostunnel, hitch, stunnel
+from tlsify.cli.options import config_file
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -89,6 +92,84 @@ def test_ghostunnel() -> None:
     done = refused("config", "import", "--from", "ghostunnel", "--", *words)
     assert done.status == 0
     assert tomllib.loads(done.out.decode())["client-cert"] == "require"
+
+
+_ALL_OF_STUNNEL = """
+debug = 5
+setuid = nobody
+[s]
+{mode}
+accept = 127.0.0.1:1
+connect = localhost:80
+connect = 81
+cert = a.pem
+verifyChain = yes
+CAfile = ca.pem
+CRLfile = crl.pem
+checkHost = a.example
+ciphers = ECDHE+AES128
+curves = X25519
+sslVersion = TLSv1.3
+TIMEOUTidle = 60
+TIMEOUTconnect = 3
+"""
+_ALL_OF_HITCH = """
+frontend = "[*]:443"
+backend = "[::1]:80"
+pem-file = { cert = "a" private-key = "k" ocsp-resp-file = "o" }
+pem-dir = "certs"
+ocsp-dir = "x"
+workers = 2
+user = "nobody"
+tls-protos = TLSv1.2
+ciphers = "ECDHE+AES128"
+ecdh-curve = "X25519"
+alpn-protos = "h2, http/1.1"
+client-verify = required
+client-verify-ca = "ca.pem"
+write-proxy-v1 = on
+syslog = on
+log-level = 1
+backend-connect-timeout = 3
+ssl-handshake-timeout = 9
+"""
+_ALL_OF_GHOSTUNNEL = {
+    "server": (
+        "--keystore=s.pem",
+        "--allow-dns=x",
+        "--proxy-protocol",
+        "--auto-acme-cert=x.example",
+    ),
+    "client": ("--cert=c", "--key=k", "--override-server-name=x", "--verify-uri=spiffe:x.example"),
+}
+_DRAFTS = {
+    "server-of-stunnel": stunnel.translate(_ALL_OF_STUNNEL.format(mode="protocol = proxy"), "x"),
+    "client-of-stunnel": stunnel.translate(_ALL_OF_STUNNEL.format(mode="client = yes"), "x"),
+    "program-of-stunnel": stunnel.translate("[s]\naccept = 1\nexec = /bin/cat\ncert = a\n", "x"),
+    "hitch": hitch.translate(_ALL_OF_HITCH, "x"),
+    **{
+        f"{mode}-of-ghostunnel": ghostunnel.translate(
+            [
+                *(mode, "--listen=127.0.0.1:1", "--target=localhost:2", "--cacert=ca", *words),
+                *("--connect-timeout=2s", "--max-concurrent-conns=9", "--status=127.0.0.1:3"),
+                *("--shutdown-timeout=1m", "--cipher-suites=AES", "--syslog"),
+            ]
+        )
+        for mode, words in _ALL_OF_GHOSTUNNEL.items()
+    },
+}
+
+
+@pytest.mark.parametrize("name", _DRAFTS)
+def test_options_exist(tmp_path: Path, name: str) -> None:
+    """What is written is what the verb reads."""
+    (draft,) = _DRAFTS[name]
+    words = config_file.read(_write(tmp_path / "a.toml", draft.write()))
+    ours, rest = parser.divide(words.spell([], []))
+    verb, _ = parser.read_options(ours)
+    given = parser.read_words(verb, rest)
+    assert verb == draft.verb
+    assert given.listen
 
 
 @pytest.mark.parametrize(

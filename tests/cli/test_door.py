@@ -222,7 +222,8 @@ class Late(door.Door):
         return [] if self._places and self._places.free == 0 else found
     def _look_after(self, now):
         if self._places.free == 0:
-            self._waiting = self._waiting or [door.Newcomer(self._listeners[0].dup(), b"x", "x")]
+            newcomer = door.Newcomer(self._listeners[0].dup(), b"x", "x", now)
+            self._waiting = self._waiting or [newcomer]
             now += 1000
         super()._look_after(now)
 door.Door = Late

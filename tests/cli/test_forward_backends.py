@@ -166,6 +166,7 @@ def test_many_listeners(pki: Pki, tmp_path: Path) -> None:
                 assert client.recv(1) == b""
             assert serving_mail.result() == b"EHLO client\r\n"
             assert tunnel.stop().succeeded() == b""
+            assert not path.exists()
 
 
 class Configured(Tunnel):

@@ -168,10 +168,10 @@ def test_path_that_is_silent(lab: Lab, policy: KtlsPolicy, clock: Callable[[floa
 def test_peer_that_does_not_end(
     lab: Lab, policy: KtlsPolicy | None, clock: Callable[[float], None]
 ) -> None:
-    """Once we have, and it has all, it has to do something; before that it need not."""
+    """Once we have, and it has all, it has to do something, unless it may think."""
     handed, peer = serve(lab, policy)
     settle(handed)
-    watch = Watch(handed, Bounds(send=60))
+    watch, patient = Watch(handed, Bounds(send=60)), Watch(handed, Bounds(None, 60, may_think=True))
     clock(3600)
     assert watch.look() is None
     handed.shutdown()
@@ -180,11 +180,12 @@ def test_peer_that_does_not_end(
     before = received(handed)
     peer.send_data(b"x")
     until(lambda: received(handed) > before)
-    assert watch.look() is None
+    assert watch.look() is patient.look() is None
     clock(59)
     assert watch.look() is None
     clock(1)
     assert watch.look() is Stillness.UNENDED
+    assert patient.look() is None
 
 
 @every

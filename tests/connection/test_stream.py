@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import select
 import socket
+import tempfile
+import threading
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -21,7 +26,6 @@ from tests.doubles import (
     until,
 )
 from tlsify.codepoints import AlertDescription, ContentType
-from tlsify.connection.handoff import Offload
 from tlsify.connection.stream import TLSSocket
 from tlsify.errors import HandshakeError, PeerAlert, PeerMisbehaved, Truncated
 from tlsify.ktls.probe import capabilities
@@ -29,7 +33,7 @@ from tlsify.tls.messages import KeyUpdateRequest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
+    from typing import BinaryIO
 
     from tlsify.config import KtlsPolicy
 
@@ -42,23 +46,6 @@ SHORT = 0.05
 def _send_for_ever(send: Callable[[], object]) -> None:
     for _ in range(10000):
         send()
-
-
-@both
-def test_tcp_options(lab: Lab, policy: KtlsPolicy) -> None:
-    """They are set on the connection, wherever it is; after its end nobody minds."""
-    stream, peer = lab.stream(policy)
-    stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    relay = stream.handoff.relay
-    below = stream if relay is None else relay.network  # type: ignore[attr-defined]
-    assert below.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
-    stream.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2**16)
-    if relay is not None:
-        peer.close_notify()
-        peer.sock.close()
-        stream.shutdown(socket.SHUT_RDWR)
-        assert relay.join(20)
-        stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 0)
 
 
 # -- receiving
@@ -366,6 +353,49 @@ def test_makefile(lab: Lab, policy: KtlsPolicy) -> None:
     assert peer.recv() is None
 
 
+class Counting:
+    """A wrapper that counts what is read of a file, with a descriptor that has other bytes."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        """Wrap a file."""
+        self._file, self.seen = file, 0
+
+    def fileno(self) -> int:
+        """Return the file's own."""
+        return self._file.fileno()
+
+    def read(self, size: int) -> bytes:
+        """Read, in capitals."""
+        data = self._file.read(size)
+        self.seen += len(data)
+        return data.upper()
+
+
+@both
+def test_files_that_have_to_be_read(lab: Lab, policy: KtlsPolicy, tmp_path: Path) -> None:
+    """What a file's descriptor has may be something else, or nothing: then its read counts."""
+    stream, peer = lab.stream(policy)
+    (tmp_path / "file").write_bytes(b"text")
+    with (tmp_path / "file").open("rb") as file:
+        wrapper = Counting(file)
+        assert stream.sendfile(wrapper) == wrapper.seen == 4  # type: ignore[arg-type]
+        assert peer.recv_data(4) == b"TEXT"
+    with Path("/proc/self/cmdline").open("rb") as file:
+        expected = file.read()
+        file.seek(0)
+        assert stream.sendfile(file) == len(expected)
+        assert peer.recv_data(len(expected)) == expected
+    with Path("/dev/zero").open("rb") as file:
+        assert stream.sendfile(file, 0, 100) == 100
+        assert peer.recv_data(100) == bytes(100)
+    with (tmp_path / "file").open("wb") as file, pytest.raises(io.UnsupportedOperation):
+        stream.sendfile(file)
+    with tempfile.TemporaryFile() as file:
+        file.write(b"not flushed")
+        assert stream.sendfile(file, 4) == 7
+        assert peer.recv_data(7) == b"flushed"
+
+
 # -- closing
 
 
@@ -423,6 +453,26 @@ def test_unwrap(lab: Lab, policy: KtlsPolicy) -> None:
 
 
 @both
+def test_unwrap_of_a_peer_that_goes_on(lab: Lab, policy: KtlsPolicy) -> None:
+    """The timeout is that of the whole, whatever comes meanwhile."""
+    stream, peer = lab.stream(policy)
+    stream.settimeout(SHORT)
+    ended = threading.Event()
+
+    def go_on() -> None:
+        with contextlib.suppress(OSError):
+            while not ended.is_set():
+                peer.send_data(b"x")
+
+    sending = Endpoint(go_on)
+    with pytest.raises(TimeoutError):
+        stream.unwrap()
+    ended.set()
+    stream.close()
+    sending.result()
+
+
+@both
 def test_unwrap_of_a_cut_connection(lab: Lab, policy: KtlsPolicy) -> None:
     """A peer that does not say goodbye is reported."""
     stream, peer = lab.stream(policy)
@@ -442,23 +492,3 @@ def test_close_with_a_full_send_buffer(lab: Lab) -> None:
     stream.close()
     assert stream.fileno() == -1
     reset(peer.sock)
-
-
-# -- the rest
-
-
-@both
-def test_addresses(lab: Lab, policy: KtlsPolicy) -> None:
-    """They are the TCP connection's, whoever holds it."""
-    stream, peer = lab.stream(policy)
-    assert stream.getpeername() == peer.sock.getsockname()
-    assert stream.getsockname() == peer.sock.getpeername()
-
-
-@both
-def test_dup(lab: Lab, policy: KtlsPolicy) -> None:
-    """A second object on the same records is refused."""
-    stream, _peer = lab.stream(policy)
-    with pytest.raises(NotImplementedError):
-        stream.dup()
-    assert stream.offload is (Offload.KERNEL if policy is KERNEL else Offload.RELAY)

@@ -57,8 +57,8 @@ def folder(tmp_path: Path) -> Path:
     ("line", "offered"),
     [
         ("tlsify ", {*VERBS, *ABOUT}),
-        ("tlsify co", {"connect", "completion"}),
-        ("tlsify --ktls con", {"connect"}),
+        ("tlsify co", {"connect", "completion", "config"}),
+        ("tlsify --ktls con", {"connect", "config"}),
         ("tlsify --ktls=", _ALL_MODES),
         ("tlsify --ktls=req", {"require"}),
         ("tlsify --ktls=require li", {"listen"}),
@@ -73,6 +73,7 @@ def folder(tmp_path: Path) -> Path:
         ("tlsify connect --cert ch", {"chain.pem", "children"}),
         ("tlsify --ktls=auto connect --ca ch", {"chain.pem", "children"}),
         ("tlsify serve ch", {"children"}),
+        ("tlsify serve --hsts ch", {"children"}),
         ("tlsify accept --per", set()),
         ("tlsify listen 127.0.0.1 7000 -- sha256su", {"sha256sum"}),
     ],

@@ -85,6 +85,7 @@ class Arena:
             "keeper": self._keeper,
             "pump": self._pump,
             "forward": self._forward,
+            "tunnel": self._tunnel,
         }
         plays.get(cell.door, self._program)(cell, carrier)
 
@@ -219,10 +220,33 @@ class Arena:
                 if cell.program != "wait" and cell.peer not in AWAY:
                     self._read(cell, peer)
 
+    def _tunnel(self, cell: Cell, carrier: str) -> None:
+        with self._peer(cell) as peer:
+            _, port = peer.listen()
+            patience = _SHORT if cell.peer == "never" else _LONG
+            words = [f"--ktls={MODES[carrier]}", "forward", "--connect", "--close", _policy(cell)]
+            words += ["--backend-ca", str(self._files.ca), "--backend-servername", HOST]
+            words += ["--send-timeout", str(patience), "127.0.0.1:0", f"127.0.0.1:{port}"]
+            with Process(self._template, command=words, patience=patience) as process:
+                where = "127.0.0.1", _port(process)
+                (worker,) = psutil.Process(process.pid).children()
+                idle = worker.num_fds()
+                with socket.create_connection(where, PATIENCE) as client:
+                    peer.accept()
+                    peer.act()
+                    if cell.answer.told == "reset":
+                        until(lambda: _has_ended(client))
+                    told = self._as_backend(cell, peer, client, worker)
+                _expect("told", told, cell.answer.told)
+                if cell.peer == "never":
+                    until(lambda: worker.num_fds() <= idle)
+                if cell.program != "wait" and cell.peer not in AWAY:
+                    self._read(cell, peer)
+
     def _as_backend(
         self, cell: Cell, peer: Peer, backend: socket.socket, worker: psutil.Process
     ) -> str:
-        """Act as the program; return what it was told."""
+        """Act as the program, which has no TLS; return what it was told."""
         try:
             backend.sendall(bytes(SIZE))
             if cell.program == "wait":

@@ -245,6 +245,25 @@ DOORS = {
         is_client=False,
         relaxed=_RELAXED,
     ),
+    "tunnel": Door(
+        "`tlsify forward --connect LISTEN HOST:PORT`: the client is the program; killed is "
+        "`forward`",
+        {
+            **_all(
+                ("return", "exit", "raise", "_exit", *_FORKS, "drop"),
+                "any end of a client ends or resets its plain TCP connection",
+            ),
+        },
+        {"leaves": "only further bytes distinguish an absent server from a slow one"},
+        {
+            ("close", "data"): (
+                Answer(Sees.TRUE),
+                "a client that closes with unread data resets its own connection",
+            ),
+            "abort": (Answer(Sees.CUT), "a client that resets its connection loses its sent data"),
+        },
+        relaxed=_RELAXED,
+    ),
     "receiver": Door(
         "`tlsify.receiver`, behind `tlsify forward --pass-fd` (on the kernel path `--aware`)",
         {"_exit": "the child would be the worker"},

@@ -49,6 +49,17 @@ def test_files(folder: Folder) -> None:
     assert folder.read("long") is None
 
 
+def test_folder_that_is_not_made(tmp_path: Path) -> None:
+    """Where it is only looked at, it may be missing; it may not be another kind of thing."""
+    folder = Folder(tmp_path / "folder", "the folder").check(make=False)
+    assert not folder.path.exists()
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to("nowhere")
+    for name in ("file", "link"):
+        with pytest.raises(ConfigError, match="ENOTDIR"):
+            Folder(tmp_path / name, "the folder").check(make=False)
+
+
 def test_place_that_cannot_be_private(tmp_path: Path) -> None:
     """Neither a folder that others may read is used, nor a link, nor what is none."""
     (tmp_path / "open").mkdir(mode=0o755)

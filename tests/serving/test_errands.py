@@ -174,8 +174,7 @@ def test_something_that_is_watched(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = [0]
     beside = Beside(lambda _: Report(70.0), watch=lambda: seen[0])
     beside.tend()
-    seen[0] = 1  # while it is at work
-    beside.tend()
+    seen[0] = 1  # by its own work
     beside.reap()
     beside.tend()
     with pytest.raises(ChildProcessError):

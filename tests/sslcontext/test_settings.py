@@ -23,6 +23,7 @@ from tlsify.sslcontext.context import SSLContext
 from tlsify.sslcontext.settings import Settings
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     import trustme
@@ -229,9 +230,58 @@ def test_other_settings(files: Path) -> None:
     assert context.keylog_filename == str(config.key_log) == str(files / "keys")
     context.keylog_filename = None
     assert context.server_config().key_log is None
-    context.set_ecdh_curve("no such group")
-    with pytest.raises(ConfigError, match="no such group"):
-        context.server_config()
+
+
+_BAD: dict[str, tuple[type[Exception], Callable[[SSLContext, Path], object]]] = {
+    "no file": (FileNotFoundError, lambda context, files: context.load_cert_chain(files / "none")),
+    "a folder": (IsADirectoryError, lambda context, files: context.load_cert_chain(files)),
+    "no key": (ssl.SSLError, lambda context, files: context.load_cert_chain(files / "cert.pem")),
+    "other key": (
+        ssl.SSLError,
+        lambda context, files: context.load_cert_chain(files / "ca.pem", files / "key.pem"),
+    ),
+    "no anchors": (
+        FileNotFoundError,
+        lambda context, files: context.load_verify_locations(files / "none"),
+    ),
+    "unusable anchors": (
+        ssl.SSLError,
+        lambda context, files: context.load_verify_locations(files / "key.pem"),
+    ),
+    "empty protocol": (ssl.SSLError, lambda context, _: context.set_alpn_protocols([""])),
+    "long protocol": (ssl.SSLError, lambda context, _: context.set_alpn_protocols(["x" * 256])),
+    "group": (ValueError, lambda context, _: context.set_ecdh_curve("no such group")),
+    "time": (ValueError, lambda context, _: setattr(context, "handshake_timeout", 0)),
+    "negative time": (ValueError, lambda context, _: setattr(context, "handshake_timeout", -1)),
+    "key log": (
+        FileNotFoundError,
+        lambda context, files: setattr(context, "keylog_filename", files / "none" / "keys"),
+    ),
+    "key log in a folder": (
+        IsADirectoryError,
+        lambda context, files: setattr(context, "keylog_filename", files),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", _BAD)
+def test_bad_settings(files: Path, name: str) -> None:
+    """They show when they are set, as an error of tlsify and of the kind that `ssl` has."""
+    context = _server(files)
+    before = context.wishes
+    expected, set_it = _BAD[name]
+    with pytest.raises(ConfigError) as raised:
+        set_it(context, files)
+    error: Exception = raised.value
+    assert isinstance(error, expected)
+    assert isinstance(error, OSError) is issubclass(expected, OSError)
+    assert "Errno" not in str(error)
+    if isinstance(error, OSError) and not isinstance(error, ssl.SSLError):
+        assert error.errno
+        assert error.filename
+    assert raised.value.hint
+    assert context.wishes == before
+    assert context.handshake_timeout == 30
 
 
 def test_what_cannot_be_meant(files: Path) -> None:

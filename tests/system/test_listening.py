@@ -151,6 +151,18 @@ def test_forgetting(tmp_path: Path) -> None:
     assert not path.exists()
 
 
+def test_forgetting_disturbs_nobody(tmp_path: Path) -> None:
+    """Workers may still have the socket: nothing connects to it."""
+    path = tmp_path / "socket"
+    sock = listening.listen_at(path)
+    with sock.dup() as other:
+        listening.forget(sock)
+        other.settimeout(0)
+        with pytest.raises(BlockingIOError):
+            other.accept()
+    assert not path.exists()
+
+
 def test_forgetting_what_another_has(tmp_path: Path) -> None:
     """Where another socket listens at the path by now, it stays."""
     path = tmp_path / "socket"

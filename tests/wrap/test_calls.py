@@ -11,6 +11,8 @@ import socket
 import ssl
 from typing import TYPE_CHECKING, Any, cast
 
+import pytest
+
 from tests import doubles
 from tests.wrap.wrapped import CARRIERS, ECHO_TWICE, RELAY, Wrapped, needs_seccomp
 from tlsify.wrap.calls import Calls, Ports
@@ -148,19 +150,53 @@ for _ in range({len(endings)}):
         assert program.end() == 0
 
 
-def test_killed_supervisor(pki: Pki) -> None:
-    """The program ends with it: nothing would answer its calls."""
+@CARRIERS
+def test_killed_supervisor(pki: Pki, carrier: str) -> None:
+    """The program ends with it: nothing would answer its calls. Its clients see truncation."""
     source = """
 listener = listen()
+sock, _ = listener.accept()
+sock.sendall(b"data")
 print(os.getpid(), flush=True)
 listener.accept()
 """
-    with Wrapped(pki, RELAY, source) as program:
+    with Wrapped(pki, carrier, source) as program, program.connect() as client:
         pid = int(program.line())
+        assert client.recv(4) == b"data"
         pidfd = os.pidfd_open(pid)
         program.signal(signal.SIGKILL)
         assert select.select([pidfd], [], [], 60)[0]
         os.close(pidfd)
+        with pytest.raises((ssl.SSLEOFError, ConnectionError)):
+            client.recv(1)
+
+
+@CARRIERS
+def test_end_that_cannot_be_looked_at(pki: Pki, carrier: str) -> None:
+    """Without any descriptor for looks an exit is what it was, and a killed process is, too."""
+    source = """
+import resource
+def leave(action):
+    sock, _ = listener.accept()
+    sock.sendall(b"data")
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.prlimit(os.getppid(), resource.RLIMIT_NOFILE, (3, hard))
+    action()
+listener = listen()
+if KILLED:
+    leave(lambda: os.kill(os.getpid(), signal.SIGKILL))
+leave(lambda: os._exit(0))
+"""
+    for killed in (False, True):
+        with Wrapped(pki, carrier, source.replace("KILLED", str(killed))) as program:
+            with program.connect() as client:
+                assert client.recv(4) == b"data"
+                if killed:
+                    with pytest.raises((ssl.SSLEOFError, ConnectionError)):
+                        client.recv(1)
+                else:
+                    assert client.recv(1) == b""
+            assert program.end() == (137 if killed else 0)
 
 
 def test_process_that_has_ended_meanwhile(lab: Lab) -> None:

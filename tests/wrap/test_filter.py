@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import struct
 
 import pytest
 
-from tlsify.system.bpf import IF_EQUAL, LOAD, RETURN, UNLESS_BELOW
+from tlsify.system.bpf import IF_ANY_BIT, IF_EQUAL, LOAD, RETURN, UNLESS_BELOW
 from tlsify.system.forbidden_calls import ARCHITECTURES
 from tlsify.wrap import filter as wrap_filter
 
@@ -17,9 +18,9 @@ BASE = 256
 MACHINES = pytest.mark.parametrize("machine", ARCHITECTURES)
 
 
-def run(code: bytes, number: int, arch: int, first: int) -> int:
+def run(code: bytes, number: int, arch: int, first: int, second: int = 0) -> int:
     """Interpret a filter, on struct seccomp_data."""
-    data = struct.pack("<iIQ6Q", number, arch, 0, first, *range(5))
+    data = struct.pack("<iIQ6Q", number, arch, 0, first, second, *range(4))
     program = list(struct.iter_unpack("=HBBI", code))
     at = accumulator = 0
     while True:
@@ -30,7 +31,11 @@ def run(code: bytes, number: int, arch: int, first: int) -> int:
         elif operation == RETURN:
             return int(value)
         else:
-            found = {IF_EQUAL: accumulator == value, UNLESS_BELOW: accumulator >= value}[operation]
+            found = {
+                IF_EQUAL: accumulator == value,
+                UNLESS_BELOW: accumulator >= value,
+                IF_ANY_BIT: accumulator & value,
+            }[operation]
             at += then if found else otherwise
 
 
@@ -48,11 +53,29 @@ def test_calls(machine: str) -> None:
         name: tuple(run(code, number, ARCHITECTURES[machine], fd) for fd in (BASE - 1, BASE, 2**20))
         for name, number in numbers.items()
     }
-    always = ("listen", "accept", "accept4", "bind", "exit_group", "shutdown")
+    always = {"listen", "accept", "accept4", "bind", "exit_group", "shutdown", "clone"}
+    always |= {"fork", "vfork", "pidfd_getfd", "socketpair"} & set(numbers)
     expected = dict.fromkeys(numbers, (ALLOWED, ASKED, ASKED)) | dict.fromkeys(always, (ASKED,) * 3)
-    assert found == expected
-    others = set(range(500)) - set(numbers.values()) - {425}
+    assert found == expected | {"socket": (ALLOWED,) * 3}
+    others = set(range(500)) - set(numbers.values()) - {425, 435}
     assert {run(code, each, ARCHITECTURES[machine], BASE) for each in others} == {ALLOWED}
+
+
+@MACHINES
+def test_calls_that_depend_on_what_they_do(machine: str) -> None:
+    """A thread shares descriptors, and only UNIX domain sockets carry some."""
+    code = wrap_filter.build(machine, BASE, reads=True)
+    numbers = table(machine)
+
+    def ask(name: str, first: int, second: int = 0) -> bool:
+        return run(code, numbers[name], ARCHITECTURES[machine], first, second) == ASKED
+
+    thread = 0x3D0F00
+    assert [ask("clone", flags) for flags in (17, thread, 0x4111)] == [True, False, True]
+    assert [ask("socket", family) for family in (1, 2, 10, 16)] == [True, False, False, False]
+    commands = [fcntl.F_DUPFD, fcntl.F_DUPFD_CLOEXEC, fcntl.F_GETFL, fcntl.F_SETFD]
+    assert [ask("fcntl", BASE, each) for each in commands] == [True, True, False, False]
+    assert [ask("fcntl", BASE - 1, each) for each in commands] == [False] * 4
 
 
 @MACHINES
@@ -63,7 +86,7 @@ def test_bare(machine: str) -> None:
     found = {
         name for name, n in numbers.items() if run(code, n, ARCHITECTURES[machine], BASE) == ASKED
     }
-    assert found == set(numbers) - set(wrap_filter.READS)
+    assert found == set(numbers) - set(wrap_filter.READS) - {"socket"}
 
 
 @MACHINES
@@ -74,7 +97,7 @@ def test_ways_past_the_filter(machine: str) -> None:
     for number in table(machine).values():
         assert run(code, number, 0x40000003, BASE) == NOT_THERE  # i386's
         assert run(code, number | 0x40000000, own, BASE) == NOT_THERE  # x32's
-    assert run(code, 425, own, 8) == NOT_THERE
+    assert [run(code, each, own, 8) for each in (425, 435)] == [NOT_THERE] * 2
 
 
 def test_other_architectures() -> None:

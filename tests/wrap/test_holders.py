@@ -17,6 +17,7 @@ from tlsify.wrap.holders import (
     children,
     descendants,
     has_descriptors,
+    has_thread,
     holders,
     process_of,
     socket_at,
@@ -85,6 +86,8 @@ def test_process_of_a_thread() -> None:
     thread.start()
     thread.join()
     assert found == [os.getpid()]
+    tid = threading.get_native_id()
+    assert [has_thread(pid, tid) for pid in (tid, os.getppid(), 2**22 + 1)] == [True, False, False]
     with pytest.raises(ProcessLookupError):
         process_of(2**22 + 1)
 

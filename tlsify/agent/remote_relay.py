@@ -80,6 +80,9 @@ class RemoteRelay:
     def set_option(self, *arguments: Any) -> None:
         """Do nothing: only the agent has the connection itself."""
 
+    def option(self, *arguments: Any) -> None:
+        """Return None: only the agent has the connection itself."""
+
     def end_in_order(self) -> None:
         """Notify the agent; otherwise it treats the program's end as a cut."""
         with contextlib.suppress(OSError):

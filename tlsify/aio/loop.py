@@ -115,7 +115,7 @@ class ByTlsify:
             return await parent.connect_accepted_socket(protocol_factory, sock, ssl=ssl, **options)
         with _ssl_errors():
             terms = server_terms(None, ssl)
-            terms = terms._replace(timeout=options.get("ssl_handshake_timeout"))
+            terms = terms._replace(timeout=_timeout(options))
             return await connect_on(protocol_factory, sock, terms)
 
     async def start_tls(
@@ -174,7 +174,15 @@ class ByTlsify:
 def _translated(options: dict[str, Any]) -> dict[str, Any]:
     """Name the options as tlsify does."""
     kept = {key: value for key, value in options.items() if not key.startswith("ssl_")}
-    return kept | {"timeout": options.get("ssl_handshake_timeout")}
+    return kept | {"timeout": _timeout(options)}
+
+
+def _timeout(options: dict[str, Any]) -> float | None:
+    """Return the time limit of a handshake, as asyncio checks it."""
+    seconds: float | None = options.get("ssl_handshake_timeout")
+    if seconds is not None and seconds <= 0:
+        raise ValueError(f"ssl_handshake_timeout should be a positive number, got {seconds}")
+    return seconds
 
 
 class EventLoop(ByTlsify, asyncio.SelectorEventLoop):

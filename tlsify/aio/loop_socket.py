@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("tlsify")
 
-_IPV4_PARTS = 2  # of an address; IPv6 has four
 # Between two looks whether what was sent has gone out, in seconds.
 _BETWEEN_LOOKS = 0.005
 
@@ -56,15 +55,6 @@ class LoopSocket(TLSSocket):
         self.sends_file = False
         self.on_cut: Callable[[OSError], None] | None = None
         super().__init__(handoff, closing)
-
-    @property
-    def family(self) -> socket.AddressFamily:
-        """The family of the addresses that `getpeername` gives, also where that is a relay's."""
-        relay = self.handoff.relay
-        address = None if relay is None else relay.peer_address or relay.local_address
-        if not isinstance(address, tuple):
-            return socket.AddressFamily(super().family)
-        return socket.AF_INET if len(address) == _IPV4_PARTS else socket.AF_INET6
 
     def recv(self, bufsize: int, flags: int = 0, /) -> bytes:
         """Receive as `TLSSocket.recv`; raises OSError only."""

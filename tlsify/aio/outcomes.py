@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tlsify.connection.stream import TLSSocket
 from tlsify.errors import (
     SHORTAGES,
     ConfigError,
@@ -69,7 +68,7 @@ def name_of(event: Event) -> str:
 def count_cut(handed: Handoff) -> None:
     """Count a connection that was cut; truncations on the kernel path are already counted."""
     if handed.relay is None:
-        if isinstance(handed.sock, TLSSocket) and handed.sock.death.number:
+        if handed.death is not None and handed.death.number:
             count(Event.BROKEN)
     elif isinstance(handed.relay.failure, Truncated):
         count(Event.TRUNCATED)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+import io
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from tlsify.system import plain_files
 
 if TYPE_CHECKING:
     from typing import BinaryIO
@@ -13,6 +16,33 @@ if TYPE_CHECKING:
 # How many bytes one connection may send before others get a turn. Twice as many take a third longer
 # for each byte, and a quarter as many likewise (docs/benchmarks/notes.md).
 _TURN = 2**21
+
+
+class _Read:
+    """A file for asyncio to read, piece by piece, since its descriptor will not do."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+
+    def fileno(self) -> NoReturn:
+        raise io.UnsupportedOperation("the file has to be read")
+
+    def readinto(self, buffer: memoryview) -> int:
+        data = self._file.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+
+def sendable(file: Any) -> Any:
+    """Return a file that loops send as its ``read`` has it: by its descriptor only if that will do.
+
+    asyncio's own loops send the bytes of any descriptor: of a wrapper that decrypts, other ones
+    than it reads, and of a file in /proc none.
+    """
+    return file if plain_files.descriptor(file) is not None else _Read(file)
 
 
 async def pour(sock: LoopSocket, file: BinaryIO, offset: int, count: int | None) -> int:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from tlsify.aio.foreign_transport import ForeignTransport
 from tlsify.aio.loop_socket import LoopSocket
+from tlsify.aio.send_file import sendable
 from tlsify.config import ClosePolicy
 from tlsify.sslcontext.facts import TLSInfo
 from tlsify.sslcontext.transport_object import TransportSSLObject
@@ -201,6 +202,8 @@ async def send_file(
     if transport.is_closing() and transport.get_extra_info("handoff") is not None:
         raise ConnectionResetError(errno.ECONNRESET, "the transport is closing")
     _check(file, offset, count)
+    if transport.get_extra_info("handoff") is not None:
+        file = sendable(file)
     if isinstance(transport, ForeignTransport):
         return await keep_promise(transport, transport.sendfile(file, offset, count), count)
     sock = transport.get_extra_info("tls_socket")

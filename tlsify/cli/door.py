@@ -28,6 +28,7 @@ from tlsify.system import listening
 from tlsify.system.process import StopRequests, await_threads, fork
 from tlsify.system.service_manager import ServiceManager, notify, watchdog_period
 from tlsify.system.signal_pipe import SignalPipe
+from tlsify.system.terminal import Terminal
 
 if TYPE_CHECKING:
     import socket
@@ -36,8 +37,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("tlsify")
 
 _SIGNALS = (*STOP_SIGNALS, signal.SIGHUP, signal.SIGUSR1, signal.SIGCHLD)
-# How long to wait, in seconds, where accepting or forking fails.
-_PAUSE = 1.0
+_PAUSE = 1.0  # seconds, where accepting or forking fails
 # Seconds between two warnings that places are short.
 _WARNING_INTERVAL = 60.0
 _STALLED = "its handshake has stalled"
@@ -103,6 +103,7 @@ class Door:
         self._requests = StopRequests()
         self._resume_at: float | None = None
         self._looked = 0.0  # when what was due by then was done
+        self._terminal = Terminal()
         self._pipe = SignalPipe()
         self._poller = select.epoll()
         self._patience = limits.patience
@@ -181,7 +182,8 @@ class Door:
                 self._bury(pid, code)
         if signal.SIGUSR1 in numbers:
             self.reopen_logs()
-        if STOP_SIGNALS.intersection(numbers):
+        is_hung_up = signal.SIGHUP in numbers and self._terminal.is_gone()
+        if is_hung_up or STOP_SIGNALS.intersection(numbers):
             self._leaving = self._requests.insist()  # running programs go on without us
             self._stop()
         elif signal.SIGHUP in numbers and not self._stopping:

@@ -171,8 +171,11 @@ def prepare(config: ServerConfig, policy: KtlsPolicy, previous: ServerConfig | N
             (`context.succeed`).
 
     Raises:
-        ConfigError: OpenSSL refuses a certificate, its key, or the groups.
+        ConfigError: OpenSSL refuses a certificate, its key, or the groups; or the key log cannot
+            be written.
     """
+    if config.key_log is not None:
+        keylog.append(config.key_log, b"")
     if previous is not None:
         context.succeed(previous, config)
     for aeads in choices(config, policy):

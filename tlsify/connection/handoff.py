@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import weakref
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from tlsify.connection.control import Channel
-    from tlsify.connection.ending.patience import Progress
+    from tlsify.connection.ending.patience import Death, Progress
     from tlsify.errors import TlsifyError
     from tlsify.tls.negotiated import Negotiated
 
@@ -75,6 +76,9 @@ class Carrier(Protocol):
     def set_option(self, *arguments: Any) -> None:
         """Set an option on the connection, if it is available here."""
 
+    def option(self, *arguments: Any) -> Any:
+        """Return an option of the connection; None if it is not available here."""
+
     def end_in_order(self) -> None:
         """Make every later end of the program's data a clean one, with close_notify."""
 
@@ -94,9 +98,10 @@ class Handoff:
         relay: None on the kernel path.
         share: this process's share in the connection.
         is_cut: whether every later end is without close_notify.
+        death: error that a TLSSocket has met, past its own life; None without one.
     """
 
-    sock: socket.socket
+    _sock: socket.socket
     offload: Offload
     reason: Reason | None
     negotiated: Negotiated
@@ -104,7 +109,23 @@ class Handoff:
     relay: Carrier | None
     share: Share = field(default_factory=Share)
     is_cut: bool = False
+    death: Death | None = None
     _is_parted: bool = False
+    _owner: weakref.ref[socket.socket] | None = None
+
+    @property
+    def sock(self) -> socket.socket:
+        """Return the program's socket."""
+        owner = None if self._owner is None else self._owner()
+        return self._sock if owner is None else owner
+
+    @sock.setter
+    def sock(self, sock: socket.socket) -> None:
+        self._sock, self._owner = sock, None
+
+    def belong_to(self, owner: socket.socket, descriptor: socket.socket) -> None:
+        """Have a TLSSocket as ``sock``, without keeping it alive, and its descriptor after it."""
+        self._sock, self._owner = descriptor, weakref.ref(owner)
 
     @property
     def peer_closed(self) -> bool:

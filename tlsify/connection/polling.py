@@ -14,6 +14,7 @@ from tlsify.ktls import probe
 _NEW = 66
 _TIMEVAL = struct.Struct("=qq" if socket.SO_RCVTIMEO == _NEW else "@ll")
 _MICROSECONDS = 1_000_000
+_LONGEST = 2**63 / 1e9  # seconds, as Python counts them: 64 bits of nanoseconds
 
 
 def timeval(seconds: float) -> bytes:
@@ -25,7 +26,15 @@ def timeval(seconds: float) -> bytes:
 
 
 def limit(sock: socket.socket, seconds: float) -> None:
-    """Set the timeout of each system call on a socket, in seconds; 0 is no limit."""
+    """Set the timeout of each system call on a socket, in seconds; 0 is no limit.
+
+    Raises:
+        ValueError, OverflowError: such a timeout cannot be, as for any socket of Python's.
+    """
+    if seconds < 0:
+        raise ValueError("Timeout value out of range")
+    if seconds > _LONGEST:
+        raise OverflowError("timeout is too large")
     packed = timeval(seconds)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, packed)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, packed)

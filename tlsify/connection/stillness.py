@@ -28,10 +28,12 @@ class Bounds(NamedTuple):
             not reading.
         send: without the peer's reading any of its outstanding data, though its TCP answers; or,
             after our own end and with all data received, without any action of the peer's.
+        may_think: whether a peer may do nothing for any time after our own end: it may be at work.
     """
 
     idle: float | None = None
     send: float | None = None
+    may_think: bool = False
 
 
 class Stillness(Enum):
@@ -58,7 +60,7 @@ class Watch:
         """Begin now."""
         self._handed = handed
         self._bounds = bounds
-        self.pause = min(each for each in (*bounds, math.inf) if each is not None) / _LOOKS
+        self.pause = min(each for each in (*bounds[:2], math.inf) if each is not None) / _LOOKS
         self._moved_at = self._taken_at = time.monotonic()
         self._seen: tuple[int, int] | None = None
         self._is_told = False
@@ -80,12 +82,13 @@ class Watch:
             return None  # its progress is unknown
         self._note(now, progress, owed)
         still, untaken = now - self._moved_at, now - self._taken_at
-        idle, send = (math.inf if each is None else each for each in self._bounds)
+        idle, send = (math.inf if each is None else each for each in self._bounds[:2])
         if untaken >= send:
             return self._found(Stillness.UNREAD, send)
         if still >= idle:  # closing loses outstanding data, and the peer would not notice
             return self._found(Stillness.UNREAD if owed else Stillness.IDLE, idle)
-        if still >= send and not owed and progress is not None and progress.has_ended:
+        has_ended = progress is not None and progress.has_ended and not self._bounds.may_think
+        if still >= send and not owed and has_ended:
             return self._found(Stillness.UNENDED, send)
         return None
 

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import io
 import logging
+import math
 import os
 import socket
+import time
 import warnings
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from tlsify.config import ClosePolicy
 from tlsify.connection import exit as interpreter
+from tlsify.connection.descriptor import Descriptor
 from tlsify.connection.ending import files, forks
 from tlsify.connection.ending.patience import Death
+from tlsify.connection.options import ConnectionSocket
 from tlsify.connection.polling import LowWater, limit, patient
-from tlsify.connection.setup import keepalive
 from tlsify.connection.setup.eligibility import capabilities
 from tlsify.errors import TlsifyError, Truncated
+from tlsify.system import plain_files
 from tlsify.tls.record import MAX_PLAINTEXT
 
 if TYPE_CHECKING:
@@ -42,7 +45,7 @@ _CHECK_EVERY = 2**16
 _RECORDS_PER_RECEIVE = 2**12
 
 
-class TLSSocket(socket.socket):
+class TLSSocket(ConnectionSocket):
     """An established connection for Python programs: read, write, sendfile, close.
 
     It serves all control records, so that ``recv`` returns data, ``b""`` after the peer's
@@ -64,17 +67,18 @@ class TLSSocket(socket.socket):
         """
         timeout = handoff.sock.gettimeout()
         super().__init__(fileno=handoff.sock.detach())
-        handoff.sock = self
         self.handoff = handoff
+        self._descriptor = Descriptor(self)
+        handoff.belong_to(self, self._descriptor)
         self._closing = closing
         self._channel = handoff.channel
         if self._channel is not None:
-            self._channel.sock = self
+            self._channel.sock = self._descriptor
         self._share = handoff.share
         self._timeout: float | None = None
-        self._low_water = LowWater(self)
+        self._low_water = LowWater(self._descriptor)
         self._broken: OSError | None = None
-        self.death = Death(self)
+        self.death = handoff.death = Death(self._descriptor)
         self._unchecked = 0  # records, at most, since the kernel was asked for their number
         try:
             self.settimeout(timeout)
@@ -110,6 +114,8 @@ class TLSSocket(socket.socket):
 
     def recv_into(self, buffer: WriteableBuffer, nbytes: int = 0, flags: int = 0) -> int:
         """Receive into a buffer, as `recv`; return the number of bytes."""
+        if nbytes < 0:
+            raise ValueError("negative buffersize in recv_into")
         view = memoryview(buffer).cast("B")[: nbytes or None]
         if not len(view):
             return 0
@@ -225,23 +231,22 @@ class TLSSocket(socket.socket):
             interpreter.detain()
             raise
 
-    def sendall(self, data: ReadableBuffer, flags: int = 0, /) -> None:
+    def sendall(self, data: ReadableBuffer, flags: int = 0) -> None:
         """Send all of ``data``; raises as `send`."""
         view = memoryview(data).cast("B")
         while view:
             view = view[self.send(view[:_TURN], flags) :]
 
     def sendfile(self, file: _SendableFile, offset: int = 0, count: int | None = None) -> int:
-        """Send a file's bytes from the kernel's own cache; arguments are ``socket.sendfile``'s."""
+        """Send a file, as ``socket.sendfile``, whose errors it raises: a plain one uncopied."""
         self._share.used = forks.seen
+        source = plain_files.descriptor(file)
+        if source is None:
+            return self._sendfile_use_send(file, offset, count)  # type: ignore[attr-defined,no-any-return]
         if self._channel is None:
             return super().sendfile(file, offset, count)
         if self._timeout == 0:
             raise ValueError("non-blocking sockets are not supported")
-        try:
-            source = file.fileno()  # type: ignore[attr-defined]
-        except (AttributeError, io.UnsupportedOperation):
-            return self._sendfile_use_send(file, offset, count)  # type: ignore[attr-defined,no-any-return]
         self._check_sendfile_params(file, offset, count)  # type: ignore[attr-defined]
         total = 0
         try:
@@ -311,12 +316,14 @@ class TLSSocket(socket.socket):
     def unwrap(self) -> None:
         """Close in both directions: send close_notify, and wait for the peer's.
 
-        Data that still arrives is discarded; raises as `recv`.
+        Data that still arrives is discarded, until the timeout is over; raises as `recv`.
         """
         self.shutdown(socket.SHUT_WR)
         scratch = bytearray(2**16)
+        until = math.inf if self._timeout is None else time.monotonic() + self._timeout
         while self.recv_into(scratch):
-            pass
+            if time.monotonic() > until:
+                self._raise_timeout()
 
     def abort(self) -> None:
         """Close without close_notify: the peer sees truncation. Sent data still arrives."""
@@ -345,9 +352,20 @@ class TLSSocket(socket.socket):
         # socket.close calls this once the last file object made from the socket is closed too.
         if self.fileno() == -1:
             return
+        self.handoff.sock = self  # weak references are the first that garbage collection clears
         wait = self.handoff.part(in_order=True)
+        if self._descriptor.is_taken:  # the connection ends in the background
+            super().detach()
+        self._descriptor.leave()
         super()._real_close(*args)  # type: ignore[misc]
+        self.handoff.sock = self._descriptor
         wait(None)
+
+    def detach(self) -> int:
+        """Return the descriptor's number, and leave it to the caller."""
+        self._descriptor.leave()
+        self.handoff.sock = self._descriptor
+        return super().detach()
 
     # -- what else differs from a plain socket
 
@@ -358,15 +376,7 @@ class TLSSocket(socket.socket):
         else:
             limit(self, value or 0.0)
             super().settimeout(0 if value == 0 else None)
-        self._timeout = value
-
-    def setsockopt(self, level: int, *arguments: Any) -> None:
-        """Set an option; TCP's are the connection's, also where that is the relay's."""
-        relay = self.handoff.relay
-        if relay is not None and keepalive.is_networks(level, *arguments[:1]):
-            relay.set_option(level, *arguments)
-        else:
-            super().setsockopt(level, *arguments)
+        self._timeout = None if value is None else float(value)
 
     def setblocking(self, flag: bool, /) -> None:  # noqa: FBT001 - socket's own signature
         """Wait for ever, or never."""
@@ -376,25 +386,12 @@ class TLSSocket(socket.socket):
         """Return what `settimeout` set."""
         return self._timeout
 
+    @property
+    def timeout(self) -> float | None:
+        """What `gettimeout` returns."""
+        return self._timeout
+
     def _raise_timeout(self) -> NoReturn:
         if self._timeout:
             raise TimeoutError("timed out")
         raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
-
-    def getpeername(self) -> Any:
-        """Return the peer's address, also where the connection itself is the relay's."""
-        relay = self.handoff.relay
-        return super().getpeername() if relay is None else forks.known(relay.peer_address)
-
-    def getsockname(self) -> Any:
-        """Return our own address, likewise."""
-        relay = self.handoff.relay
-        return super().getsockname() if relay is None else forks.known(relay.local_address)
-
-    def __getstate__(self) -> NoReturn:
-        """Refuse: a pickle cannot hold a connection."""
-        raise TypeError("a TLSSocket cannot be pickled: see Handoff.detach, or fork")
-
-    def dup(self) -> NoReturn:
-        """Refuse: two objects would serve the same control records."""
-        raise NotImplementedError("a TLSSocket cannot be duplicated")

@@ -35,14 +35,20 @@ class Folder:
         self.path = path
         self._what = what
 
-    def check(self) -> Self:
-        """Make the folder if there is none, and check that it is private.
+    def check(self, *, make: bool = True) -> Self:
+        """Check that the folder is private, and ours.
+
+        Args:
+            make: whether it is made if there is none, which is no error otherwise.
 
         Raises:
-            ConfigError: it cannot be made, or others may use it.
+            ConfigError: it cannot be made or used, or others may use it.
         """
-        with self._opened():
+        with contextlib.nullcontext() if self._is_missing(make=make) else self._opened():
             return self
+
+    def _is_missing(self, *, make: bool) -> bool:
+        return not make and not os.path.lexists(self.path)
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[int]:

@@ -104,7 +104,7 @@ class _Service:
         greeting: bytes = b"",
     ) -> None:
         alpn = None if isinstance(client, Plain) else client.negotiated.alpn
-        work = carry(
+        work: Awaitable[None] = carry(
             client,
             backend,
             Closing(self._closing, alpn),
@@ -113,6 +113,9 @@ class _Service:
             is_relaxed=self._closing is ClosePolicy.RELAXED,
             greeting=greeting,
         )
+        if isinstance(client, Plain):  # the other side is a server of others
+            bounds = Bounds(send=self._bounds.send, may_think=True)
+            work = watched(work, backend, bounds, lambda: False)
         await watched(work, client, self._bounds, lambda: _end(client, backend))
 
 
@@ -172,7 +175,7 @@ class Forwarding(_Service):
             alpn = None if isinstance(client, Plain) else client.negotiated.alpn
 
             async def connect(backend: Backend, seconds: float) -> tuple[Handoff | Plain, bytes]:
-                return await self._security.connect(backend, seconds, header, alpn)
+                return await self._security.connect(backend, seconds, header, alpn, is_inline=True)
 
             try:
                 chosen, (backend, greeting) = await self._reach(client, visit, connect)
@@ -211,7 +214,9 @@ class Forwarding(_Service):
     async def _check(self, backend: Backend, seconds: float) -> Handoff | Plain:
         """Connect for a check of our own."""
         header = {None: b"", "1": proxy_text.UNKNOWN, "2": proxy_protocol.LOCAL}
-        found, _ = await self._security.connect(backend, seconds, header[self._proxy_version])
+        found, _ = await self._security.connect(
+            backend, seconds, header[self._proxy_version], is_inline=False
+        )
         return found
 
 

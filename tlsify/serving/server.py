@@ -96,11 +96,14 @@ def run(plan: ServerPlan) -> None:
         watchdog=service_manager.watchdog_period(),
         errands=Errands(plan.errands, office.send_off),
     )
+    paths = office.paths()
     try:
         supervisor.run(plan.workers, work, duty, estate.workers)
     finally:
-        for sock in (*plan.metrics, *plan.plain_http.listeners):
+        for sock in plan.metrics:
             listening.forget(sock)
+        for path in paths:
+            listening.remove(path)
 
 
 class _Office:
@@ -139,12 +142,15 @@ class _Office:
             retire(config)
 
     def close(self) -> None:
-        passed = self.plan.estate.sockets.get(SYSTEMD, ())
         for sock in (*self.plan.listeners, *self.plan.plain_http.listeners):
-            if sock in passed:
-                sock.close()
-            else:
-                listening.forget(sock)
+            sock.close()
+
+    def paths(self) -> list[str]:
+        """Return the paths that are to be removed, once no worker listens there any more."""
+        passed = self.plan.estate.sockets.get(SYSTEMD, ())
+        own = (sock for sock in self.plan.listeners if sock not in passed)
+        names = (sock.getsockname() for sock in (*own, *self.plan.plain_http.listeners))
+        return [name for name in names if isinstance(name, str) and name]
 
     def send_off(self, errand: Errand) -> None:
         """Leave, in the process of an errand, what is the server's, and give up other rights."""

@@ -16,6 +16,7 @@ from tlsify.serving.heartbeats import Heartbeats
 from tlsify.system.process import StopRequests
 from tlsify.system.service_manager import ServiceManager
 from tlsify.system.signal_pipe import SignalPipe
+from tlsify.system.terminal import Terminal
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -70,6 +71,7 @@ class _Supervisor:
         self._look_at = now
         self._manager = ServiceManager(duty.notify, duty.watchdog)
         self._hearts = Heartbeats(duty.patience, now)
+        self._terminal = Terminal()
         self._pipe = SignalPipe()
 
     # -- the loop
@@ -136,8 +138,8 @@ class _Supervisor:
         return min(due)
 
     def _heed(self, numbers: bytes) -> None:
-        asked = [number for number in numbers if number in STOP_SIGNALS]
-        if asked:
+        is_hung_up = signal.SIGHUP in numbers and self._terminal.is_gone()
+        if is_hung_up or STOP_SIGNALS.intersection(numbers):
             at_once = self._requests.insist()
             if at_once or not self._is_leaving():
                 self._stop()

@@ -9,7 +9,7 @@ import threading
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
-from tlsify.config import ClientConfig, KtlsPolicy, ServerConfig
+from tlsify.config import ClientConfig, KtlsPolicy, ServerConfig, check_timeout
 from tlsify.connection.establish import prepare
 from tlsify.connection.setup.dialing import closed_on_error
 from tlsify.connection.stream import TLSSocket
@@ -17,6 +17,7 @@ from tlsify.credentials.anchors import TrustAnchors
 from tlsify.errors import ConfigError
 from tlsify.names import ReferenceIdentifier, canonical
 from tlsify.sslcontext.answers import NO_SESSION
+from tlsify.sslcontext.errors import setting
 from tlsify.sslcontext.object import SSLObject
 from tlsify.sslcontext.settings import Settings
 from tlsify.sslcontext.socket import SSLSocket
@@ -50,7 +51,6 @@ class SSLContext(Settings):
 
     Attributes:
         policy: when to offload.
-        handshake_timeout: seconds for the whole handshake, if the socket's own timeout is longer.
         resumption: whether a server sends tickets (`ServerConfig.resumption`).
         identities: identities to accept: by a client instead of the ``server_hostname``, by a
             server that requests certificates instead of any.
@@ -71,6 +71,17 @@ class SSLContext(Settings):
         self._made_of: object = None
         self._server: ServerConfig | None = None
         self._clients: OrderedDict[str | None, ClientConfig] = OrderedDict()
+
+    @property
+    def handshake_timeout(self) -> float:
+        """Seconds for the whole handshake, if the socket's own timeout is longer."""
+        return self._handshake_timeout
+
+    @handshake_timeout.setter
+    @setting(ValueError)
+    def handshake_timeout(self, seconds: float) -> None:
+        check_timeout(seconds)
+        self._handshake_timeout = seconds
 
     @classmethod
     def for_server(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import re
 import ssl
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from tlsify.codepoints import AlertDescription
 from tlsify.errors import (
+    ConfigError,
     DeadlineExceeded,
     HandshakeError,
     IdentityError,
@@ -18,6 +20,9 @@ from tlsify.errors import (
     Truncated,
 )
 from tlsify.tls.openssl import verify_error
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 # Names that `ssl` has for a peer's alerts (openssl/sslerr.h): SSL 3.0's, and two of TLS 1.3.
 _SSL3 = {
@@ -97,16 +102,56 @@ def again(error: OSError) -> OSError:
     return copy.copy(error)
 
 
-def want_read() -> ssl.SSLWantReadError:
+def _config_error(kind: type[Exception]) -> Any:
+    """Return a class of errors that are a ConfigError and of another kind."""
+    body = {"__str__": lambda self: self.args[0], "__module__": ConfigError.__module__}
+    return type("ConfigError", (ConfigError, kind), body)
+
+
+@contextlib.contextmanager
+def setting(kind: type[Exception] = ssl.SSLError) -> Iterator[None]:
+    """Raise a ConfigError that is of the kind that `ssl` raises for a bad setting, too.
+
+    Programs expect its own errors, and those of the system where a file cannot be read.
+
+    Args:
+        kind: where no file is at fault.
+    """
+    try:
+        yield
+    except ConfigError as exc:
+        cause = exc.__cause__
+        found = _config_error(type(cause) if isinstance(cause, OSError) else kind)
+        error = found(str(exc), hint=exc.hint)
+        if isinstance(cause, OSError):
+            error.errno, error.strerror = cause.errno, cause.strerror
+            error.filename = cause.filename
+        raise error from exc
+
+
+class _SocketWantsRead(ssl.SSLWantReadError, BlockingIOError):
+    """SSLWantReadError that asyncio's loops take for what it is."""
+
+
+class _SocketWantsWrite(ssl.SSLWantWriteError, BlockingIOError):
+    """SSLWantWriteError, likewise."""
+
+
+def would_block(*, reading: bool) -> OSError:
+    """Return the error of a non-blocking socket: `ssl`'s, and at the same time any socket's."""
+    return want_read(_SocketWantsRead) if reading else want_write(_SocketWantsWrite)
+
+
+def want_read(kind: type[ssl.SSLWantReadError] = ssl.SSLWantReadError) -> ssl.SSLWantReadError:
     """Return the error for a call that needs more from the peer."""
     said = "The operation did not complete (read)"
-    return made(ssl.SSLWantReadError, ssl.SSL_ERROR_WANT_READ, None, said, library=None)
+    return made(kind, ssl.SSL_ERROR_WANT_READ, None, said, library=None)
 
 
-def want_write() -> ssl.SSLWantWriteError:
+def want_write(kind: type[ssl.SSLWantWriteError] = ssl.SSLWantWriteError) -> ssl.SSLWantWriteError:
     """Return the error for a call that needs room to write."""
     said = "The operation did not complete (write)"
-    return made(ssl.SSLWantWriteError, ssl.SSL_ERROR_WANT_WRITE, None, said, library=None)
+    return made(kind, ssl.SSL_ERROR_WANT_WRITE, None, said, library=None)
 
 
 def both_closed() -> ssl.SSLZeroReturnError:

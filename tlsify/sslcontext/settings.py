@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from cryptography import x509
 
 from tlsify.codepoints import DEFAULT_AEADS, Aead, CipherSuite, ProtocolVersion
+from tlsify.config import check_alpn, check_groups
+from tlsify.connection.setup import keylog
 from tlsify.credentials.anchors import Anchor, TrustAnchors, read_anchors
 from tlsify.credentials.key_pair import KeyPair
 from tlsify.credentials.parse import decrypt_key, parse_crls
 from tlsify.credentials.reading import read_file
 from tlsify.errors import ConfigError
+from tlsify.sslcontext.errors import setting
 from tlsify.sslcontext.facts import describe
 from tlsify.trust import store
 
@@ -73,6 +76,7 @@ class Settings(ssl.SSLContext):
             )
         self.wishes = Wishes()
 
+    @setting()
     def load_cert_chain(
         self,
         certfile: StrOrBytesPath,
@@ -88,6 +92,7 @@ class Settings(ssl.SSLContext):
         others = (other for other in self.wishes.pairs if type(other.key) is not type(pair.key))
         self.wishes = replace(self.wishes, pairs=(*others, pair))
 
+    @setting()
     def add_cert_chain(
         self,
         certfile: StrOrBytesPath,
@@ -98,6 +103,7 @@ class Settings(ssl.SSLContext):
         pair = _load_pair(certfile, keyfile, password)
         self.wishes = replace(self.wishes, more_pairs=(*self.wishes.more_pairs, pair))
 
+    @setting()
     def load_verify_locations(
         self,
         cafile: StrOrBytesPath | None = None,
@@ -135,11 +141,14 @@ class Settings(ssl.SSLContext):
         """Trust the system's store."""
         self.load_default_certs()
 
+    @setting()
     def set_alpn_protocols(self, alpn_protocols: Iterable[str]) -> None:
         """Offer, or choose from, some protocols, most wanted first."""
         encoded = tuple(name.encode("ascii") for name in alpn_protocols)
+        check_alpn(encoded)
         self.wishes = replace(self.wishes, alpn=encoded)
 
+    @setting()
     def set_ciphers(self, cipherlist: str, /) -> None:
         """Choose among tlsify's suites by OpenSSL's cipher list; for TLS 1.3, by its AEADs, too.
 
@@ -169,8 +178,10 @@ class Settings(ssl.SSLContext):
         }
         return [cipher for cipher in super().get_ciphers() if cipher["name"] in names]
 
+    @setting(ValueError)
     def set_ecdh_curve(self, name: str, /) -> None:
         """Allow one key exchange group only."""
+        check_groups([_CURVES.get(name, name)])
         self.wishes = replace(self.wishes, groups=(_CURVES.get(name, name),))
 
     @property
@@ -179,8 +190,12 @@ class Settings(ssl.SSLContext):
         return None if self.wishes.key_log is None else str(self.wishes.key_log)
 
     @keylog_filename.setter
+    @setting()
     def keylog_filename(self, name: StrOrBytesPath | None) -> None:
-        self.wishes = replace(self.wishes, key_log=None if name is None else _path(name))
+        path = None if name is None else _path(name)
+        if path is not None:
+            keylog.append(path, b"")  # whether it can be written must show now
+        self.wishes = replace(self.wishes, key_log=path)
 
     def get_ca_certs(self, binary_form: bool = False) -> Any:
         """List the anchors loaded by name; the system's are not among them."""

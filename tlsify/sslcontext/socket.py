@@ -17,7 +17,7 @@ from tlsify.connection.setup.dialing import closed_on_error
 from tlsify.connection.stream import TLSSocket
 from tlsify.errors import TlsifyError
 from tlsify.sslcontext.answers import Answers
-from tlsify.sslcontext.errors import again, ssl_error, want_read, want_write
+from tlsify.sslcontext.errors import again, ssl_error, would_block
 from tlsify.sslcontext.facts import TLSInfo
 
 if TYPE_CHECKING:
@@ -108,8 +108,10 @@ class SSLSocket(Answers, TLSSocket):
             ssl.SSLError: it failed; the peer got its alert, and the connection is over.
             TimeoutError: the handshake took too long.
             ValueError: the socket is non-blocking.
-            OSError: the connection broke.
+            OSError: the connection broke, or there is none.
         """
+        if self.fileno() == -1:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
         self._begin()
 
     def _begin(self) -> TLSInfo:
@@ -173,7 +175,7 @@ class SSLSocket(Answers, TLSSocket):
     def _take(self, handed: Handoff) -> TLSInfo:
         """Take over the established connection, under the descriptor's old number."""
         verified = isinstance(self._config, ServerConfig) or self._config.verify
-        os.dup2(handed.sock.fileno(), self.fileno(), inheritable=False)
+        os.dup2(handed.sock.fileno(), self.fileno(), inheritable=self.get_inheritable())
         handed.sock.close()
         return self._adopt(handed, verified=verified)
 
@@ -229,27 +231,16 @@ class SSLSocket(Answers, TLSSocket):
             self.do_handshake()
         return number
 
-    def getpeername(self) -> Any:
-        """Return the peer's address."""
-        return socket.socket.getpeername(self) if self._facts is None else super().getpeername()
-
-    def getsockname(self) -> Any:
-        """Return our own address."""
-        return socket.socket.getsockname(self) if self._facts is None else super().getsockname()
-
-    def setsockopt(self, level: int, *arguments: Any) -> None:
-        """Set an option of the connection."""
-        if self._facts is None:
-            socket.socket.setsockopt(self, level, *arguments)
-        else:
-            super().setsockopt(level, *arguments)
-
     def shutdown(self, how: int, /) -> None:
         """End a direction, with close_notify if there has been a handshake."""
         if self._facts is None:
             socket.socket.shutdown(self, how)
         else:
             super().shutdown(how)
+
+    def detach(self) -> int:
+        """Return the descriptor's number, and leave it to the caller."""
+        return socket.socket.detach(self) if self._facts is None else super().detach()
 
     def cut(self) -> None:
         """Make every later end one without close_notify, if there has been a handshake."""
@@ -264,14 +255,14 @@ class SSLSocket(Answers, TLSSocket):
 
     # -- data
 
-    def recv(self, bufsize: int = 1024, flags: int = 0, /) -> bytes:
+    def recv(self, buflen: int = 1024, flags: int = 0) -> bytes:
         """Receive as `TLSSocket.recv`; raises OSError only.
 
         Where it may not wait, and nothing is there, that is SSLWantReadError.
         """
         self._begin()
         try:
-            return super().recv(bufsize, flags)
+            return super().recv(buflen, flags)
         except BlockingIOError as exc:
             raise self._want(exc, reading=True) from exc
         except TlsifyError as exc:
@@ -287,7 +278,7 @@ class SSLSocket(Answers, TLSSocket):
         except TlsifyError as exc:
             raise ssl_error(exc, is_established=True) from exc
 
-    def send(self, data: ReadableBuffer, flags: int = 0, /) -> int:
+    def send(self, data: ReadableBuffer, flags: int = 0) -> int:
         """Send as `TLSSocket.send`; raises OSError only. So does ``sendall``.
 
         Where it may not wait, and there is no room, that is SSLWantWriteError.
@@ -301,10 +292,8 @@ class SSLSocket(Answers, TLSSocket):
             raise ssl_error(exc, is_established=True) from exc
 
     def _want(self, exc: BlockingIOError, *, reading: bool) -> OSError:
-        """Raise `ssl`'s error, unless MSG_DONTWAIT was given, which `ssl` does not have."""
-        if self.gettimeout() != 0:
-            return exc
-        return want_read() if reading else want_write()
+        """Return `ssl`'s error, unless MSG_DONTWAIT was given, which `ssl` does not have."""
+        return exc if self.gettimeout() != 0 else would_block(reading=reading)
 
     def sendfile(self, file: _SendableFile, offset: int = 0, count: int | None = None) -> int:
         """Send as `TLSSocket.sendfile`; raises OSError only."""
@@ -313,21 +302,6 @@ class SSLSocket(Answers, TLSSocket):
             return super().sendfile(file, offset, count)
         except TlsifyError as exc:
             raise ssl_error(exc, is_established=True) from exc
-
-    def recvmsg(self, bufsize: int, ancbufsize: int = 0, flags: int = 0, /) -> Any:
-        """Receive as ``socket.recvmsg``, once there has been a handshake."""
-        self._begin()
-        return super().recvmsg(bufsize, ancbufsize, flags)
-
-    def recvmsg_into(self, buffers: Any, ancbufsize: int = 0, flags: int = 0, /) -> Any:
-        """Receive as ``socket.recvmsg_into``, once there has been a handshake."""
-        self._begin()
-        return super().recvmsg_into(buffers, ancbufsize, flags)
-
-    def sendmsg(self, buffers: Any, *arguments: Any) -> int:
-        """Send as ``socket.sendmsg``, once there has been a handshake."""
-        self._begin()
-        return super().sendmsg(buffers, *arguments)
 
     def read(self, len: int = 1024, buffer: WriteableBuffer | None = None) -> bytes | int:
         """Receive as `recv`, or as `recv_into`."""
@@ -352,4 +326,4 @@ class SSLSocket(Answers, TLSSocket):
     def _no_datagrams(self, *_: object, **__: object) -> NoReturn:
         raise NotImplementedError("a TLS connection is a stream: use send and recv")
 
-    sendto = recvfrom = recvfrom_into = _no_datagrams
+    sendto = recvfrom = recvfrom_into = sendmsg = recvmsg = recvmsg_into = _no_datagrams

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 # linux/bpf_common.h: load a word, or a byte, from an absolute offset; mask; jumps; return.
 LOAD, LOAD_BYTE, MASK = 0x20, 0x30, 0x54
-IF_EQUAL, UNLESS_BELOW = 0x15, 0x35
+IF_EQUAL, UNLESS_BELOW, IF_ANY_BIT = 0x15, 0x35, 0x45
 RETURN, RETURN_VALUE = 0x06, 0x16
 SUBTRACT = 0x14
 INSTRUCTION = struct.Struct("=HBBI")

@@ -28,6 +28,8 @@ _HINTS = {
     "the socket, or choose another port",
 }
 _FIRST = 3  # sd_listen_fds(3)
+# The paths of the sockets that this process has made, by the sockets' own numbers.
+_own: dict[int, tuple[int, int, int]] = {}
 
 
 def listen_on(
@@ -181,6 +183,7 @@ def listen_at(path: Path, backlog: int = BACKLOG) -> socket.socket:
             path.unlink()
             bind(sock, str(path))
         sock.listen(backlog)
+        _own[_number(sock)] = _identity(path)
     except OSError as exc:
         sock.close()
         raise NetworkError(
@@ -204,10 +207,25 @@ def is_left_over(path: str | Path, kind: socket.SocketKind = socket.SOCK_STREAM)
 
 def forget(sock: socket.socket) -> None:
     """Close a socket that listens, and remove its path if it has one."""
-    name = sock.getsockname() if sock.fileno() != -1 else ""
+    name, made = "", None
+    if sock.fileno() != -1:
+        name, made = sock.getsockname(), _own.pop(_number(sock), None)
     sock.close()
     if isinstance(name, str) and name:
+        with contextlib.suppress(OSError):
+            if made == _identity(name):  # known without a connection to our workers
+                os.unlink(name)
+                return
         remove(name)
+
+
+def _number(sock: socket.socket) -> int:
+    return os.fstat(sock.fileno()).st_ino
+
+
+def _identity(path: str | Path) -> tuple[int, int, int]:
+    found = os.stat(path)
+    return found.st_dev, found.st_ino, found.st_ctime_ns  # numbers are given again
 
 
 def remove(path: str) -> None:

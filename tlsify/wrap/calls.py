@@ -8,6 +8,7 @@ import errno
 import logging
 import os
 import socket
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from tlsify.connection.ending.forks import inode
@@ -15,13 +16,14 @@ from tlsify.errors import TlsifyError
 from tlsify.logs.messages import NOTICE
 from tlsify.system.listening import BACKLOG, spell
 from tlsify.system.os_errors import explain
+from tlsify.wrap.copies import Copies
 from tlsify.wrap.door import Door, Lobby
-from tlsify.wrap.holders import Hold, holders, process_of, socket_at
+from tlsify.wrap.holders import Hold, has_thread, process_of, socket_at, still_held
 from tlsify.wrap.launch import take
 from tlsify.wrap.steering import Group, Place, is_tcp, obstacle
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from typing import Any
 
     from tlsify.aio.acceptor import Acceptor
@@ -90,6 +92,7 @@ class Calls:
         self._pidfds: dict[int, int] = {}
         self._orderly: set[int] = set()
         self._complaints: set[tuple[object, object]] = set()
+        self._copies = Copies(self._find)
         self._answers: dict[str, Callable[[Call], None]] = {
             "listen": self._listen,
             "accept": self._accept,
@@ -115,7 +118,10 @@ class Calls:
 
     def _answer(self, call: Call) -> None:
         try:
-            self._answers.get(call.name, self._read)(call)
+            if self._copies.note(call):
+                self._notifications.go_on(call)
+            else:
+                self._answers.get(call.name, self._read)(call)
         except (TlsifyError, OSError) as exc:
             self._refuse(call, exc)
         except Exception:  # noqa: BLE001 - a bug of ours must not make plaintext possible
@@ -175,6 +181,7 @@ class Calls:
         if member is None or member not in self._doors:
             theirs = self._tcp_socket(call)
             if theirs is None or not _is_listening(theirs):
+                self._copies.found_way()  # it may be a UNIX domain socket
                 self._notifications.go_on(call)
                 return
             # The program has inherited it, and it listened before.
@@ -251,7 +258,7 @@ class Calls:
             self._attempt(self._check_door, member)
 
     def _check_door(self, member: int) -> None:
-        if (hold := _still_held(member, self._seen[member])) is not None:
+        if (hold := still_held(member, self._seen[member])) is not None:
             self._seen[member] = hold
         else:
             self._leave(member)
@@ -306,10 +313,15 @@ class Calls:
     def _close(self, call: Call) -> None:
         if (descriptor := self._find(call)) is not None:
             hold = Hold(process_of(call.tid), call.descriptor)
-            others = {each.hold for each in self._descriptors.values()} - {descriptor.hold}
-            descriptor.closed(hold, others)
-            self._watch(descriptor)
+            if hold == descriptor.hold and self._copies.has_none(descriptor, self._holds):
+                descriptor.closed_everywhere()
+            else:
+                descriptor.closed(hold, self._holds() - {descriptor.hold})
+                self._watch(descriptor)
         self._notifications.go_on(call)
+
+    def _holds(self) -> set[Hold]:
+        return {each.hold for each in self._descriptors.values()}
 
     def check_connections(self) -> None:
         """End connections that the program has closed without a call that tells: by exec, say."""
@@ -321,7 +333,10 @@ class Calls:
 
     def _exit(self, call: Call) -> None:
         if not call.arguments[0] & _SUCCESS:
-            self._orderly.add(process_of(call.tid))
+            try:
+                self._orderly.add(process_of(call.tid))
+            except OSError:  # for want of a descriptor: this look needs none
+                self._orderly.update(p for p in self._holding() if has_thread(p, call.tid))
         self._notifications.go_on(call)
 
     def _watch(self, descriptor: Descriptor) -> None:
@@ -343,24 +358,28 @@ class Calls:
         if (pidfd := self._pidfds.pop(pid, None)) is not None:
             asyncio.get_running_loop().remove_reader(pidfd)
             os.close(pidfd)
-        for descriptor in self._held_by(pid):
-            self._attempt(descriptor.left, pid, in_order=pid in self._orderly)
+        for descriptor in [each for each in self._descriptors.values() if pid in each.held_in]:
+            is_last = partial(self._copies.has_none, descriptor, self._holds)
+            self._attempt(descriptor.left, pid, is_last, in_order=pid in self._orderly)
             self._watch(descriptor)
         self._orderly.discard(pid)
 
-    def _held_by(self, pid: int) -> Iterator[Descriptor]:
-        yield from [each for each in self._descriptors.values() if pid in each.held_in]
-
     def forget_processes(self) -> None:
         """Forget ends of processes that had no connection."""
+        self._copies.forget()
         self._orderly = {
-            pid for pid in self._orderly if pid in self._pidfds or os.path.exists(f"/proc/{pid}")
+            pid for pid in self._orderly if pid in self._holding() or os.path.exists(f"/proc/{pid}")
         }
+
+    def _holding(self) -> set[int]:
+        return {pid for each in self._descriptors.values() for pid in each.held_in}
 
     async def part(self) -> None:
         """End everything, once no process is left."""
         for pid in list(self._pidfds):
             self._has_ended(pid)
+        for descriptor in list(self._descriptors.values()):
+            descriptor.left_by_all(in_order=descriptor.held_in <= self._orderly)
         doors = self.doors()
         self.check_doors()
         for door in doors:
@@ -373,13 +392,3 @@ def _is_listening(sock: socket.socket) -> bool:
         return True
     sock.close()
     return False
-
-
-def _still_held(member: int, hold: Hold) -> Hold | None:
-    """Return where a listening socket is open; None if nowhere."""
-    try:
-        if socket_at(*hold) == member:
-            return hold
-    except PermissionError:
-        return hold
-    return next(holders(member), None)

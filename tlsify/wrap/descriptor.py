@@ -9,6 +9,7 @@ import fcntl
 import os
 import socket
 import struct
+import time
 from typing import TYPE_CHECKING
 
 from tlsify.connection.ending.forks import inode
@@ -19,7 +20,7 @@ from tlsify.wrap.holders import Hold, has_descriptors, holders, process_of, sock
 from tlsify.wrap.waiting import WaitingCalls
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Callable, Collection
 
     from tlsify.connection.handoff import Handoff
     from tlsify.wrap.notifications import Call, Notifications
@@ -49,6 +50,8 @@ class Descriptor:
         number: what it was given to the program as.
         hold: where it was seen last.
         held_in: processes that may have a descriptor of it.
+        delivered_at: when, as ``time.monotonic`` has it.
+        is_copied: whether a call has made another descriptor of it.
         ended: done at the end, with what has broken the stream, if anything: the program has closed
             it. `Unclosed` is raised if it has not.
     """
@@ -73,6 +76,8 @@ class Descriptor:
         self._users: set[int] = set()
         self.inode = inode(handed.sock)
         self.held_in = {hold.pid}
+        self.delivered_at = time.monotonic()
+        self.is_copied = False
         self.ended: asyncio.Future[Exception | None] = self._loop.create_future()
         self._tend()
 
@@ -195,6 +200,10 @@ class Descriptor:
                 return
         self._notifications.succeed(call)
 
+    def closed_everywhere(self) -> None:
+        """End the connection: its only descriptor is about to be closed."""
+        self._end(in_order=not self._is_to_be_reset())
+
     def closed(self, hold: Hold, passed_over: Collection[Hold]) -> None:
         """One descriptor is about to be closed: the last one ends the connection.
 
@@ -216,7 +225,7 @@ class Descriptor:
         if rest:
             self._go_on_with(rest)
         elif all(map(has_descriptors, others)):
-            self._end(in_order=not self._is_to_be_reset())
+            self.closed_everywhere()
 
     def check(self) -> None:
         """See whether the program has closed it by a call that is not asked about, such as exec.
@@ -226,19 +235,24 @@ class Descriptor:
         if not self._is_held() and all(map(has_descriptors, self.held_in)):
             self._end(in_order=True)
 
-    def left(self, pid: int, *, in_order: bool) -> None:
+    def left(self, pid: int, is_last: Callable[[], bool], *, in_order: bool) -> None:
         """A process that had it has ended: the last one ends the connection.
 
         If one has been killed, whoever closes the connection later may not know what is missing.
 
         Args:
             pid: the process.
+            is_last: returns whether no other can have it.
             in_order: whether that is an end in good order.
         """
         self.held_in.discard(pid)
         self._is_broken |= not in_order
-        if not self._is_held():
+        if is_last() or not self._is_held():
             self._end(in_order=True)
+
+    def left_by_all(self, *, in_order: bool) -> None:
+        """End the connection: no process is left that could have it."""
+        self._end(in_order=in_order)
 
     def _is_held(self) -> bool:
         """Return whether a process still has it."""

@@ -4,31 +4,52 @@ from __future__ import annotations
 
 import ctypes
 import errno
-from typing import TYPE_CHECKING
+import fcntl
+import socket
+from typing import TYPE_CHECKING, TypeAlias
 
 from tlsify.system import libc
-from tlsify.system.bpf import IF_EQUAL, LOAD, RETURN, UNLESS_BELOW, Program, assemble
+from tlsify.system.bpf import IF_ANY_BIT, IF_EQUAL, LOAD, RETURN, UNLESS_BELOW, Program, assemble
 from tlsify.system.forbidden_calls import ALLOW, ARCH, ARCHITECTURES, ERRNO, NUMBER, X32
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
-_ASK = 0x7FC00000  # SECCOMP_RET_USER_NOTIF
-_FIRST_ARGUMENT = 16  # the lower half, on little-endian machines: a descriptor has no more
+_Code: TypeAlias = "list[tuple[int, int, int, int]]"
+_Table: TypeAlias = "Mapping[str, tuple[int | None, int | None]]"
+
+_ASKED = (RETURN, 0, 0, 0x7FC00000)  # SECCOMP_RET_USER_NOTIF
+_ALLOWED = (RETURN, 0, 0, ALLOW)
+_EITHER = (_ASKED, _ALLOWED)
+# The lower halves, on little-endian machines: descriptors and flags have no more.
+_FIRST_ARGUMENT, _SECOND_ARGUMENT = 16, 24
 _SET_MODE_FILTER, _NEW_LISTENER = 1, 8
 # Numbers on x86-64 and on aarch64.
 _SECCOMP = (317, 277)
-_ALWAYS = {
+_ALWAYS: _Table = {
     "listen": (50, 201), "accept": (43, 202), "accept4": (288, 242), "bind": (49, 200),
     "exit_group": (231, 94), "shutdown": (48, 210),
 }  # fmt: skip
-_OF_CONNECTIONS = {"close": (3, 57), "splice": (275, 76)}
-READS = {
+_OF_CONNECTIONS: _Table = {"close": (3, 57), "splice": (275, 76)}
+# What may copy a connection's descriptor, or make a way to send it; some by their arguments.
+# aarch64 has fewer of them.
+_COPYING: _Table = {"fork": (57, None), "vfork": (58, None), "pidfd_getfd": (438, 438),
+            "socketpair": (53, 199)}  # fmt: skip
+_CLONE, _SOCKET, _FCNTL = {"clone": (56, 220)}, {"socket": (41, 198)}, {"fcntl": (72, 25)}
+_COPYING_A_CONNECTION: _Table = {"dup": (32, 23), "dup2": (33, None), "dup3": (292, 24)}
+_CLONE_FILES = 0x400
+_F_DUPFD_CLOEXEC = 1030
+READS: _Table = {
     "read": (0, 63), "readv": (19, 65), "recvfrom": (45, 207), "recvmsg": (47, 212),
     "recvmmsg": (299, 243),
 }  # fmt: skip
 # It would send and receive without calls that a filter sees.
 _IO_URING_SETUP = 425
+# A filter sees no flags of it; C libraries go on with clone.
+_CLONE3 = 435
+
+
+_WHATEVER, _WHERE = (_ALWAYS, _COPYING), (_OF_CONNECTIONS, _COPYING_A_CONNECTION)
 
 
 def is_supported(machine: str) -> bool:
@@ -38,8 +59,11 @@ def is_supported(machine: str) -> bool:
 
 def names(machine: str) -> dict[int, str]:
     """Return the names of the calls that the supervisor may be asked about, by number."""
-    at = _column(machine)
-    return {each[at]: name for name, each in (_ALWAYS | _OF_CONNECTIONS | READS).items()}
+    return {
+        number: name
+        for table in (*_WHATEVER, _CLONE, _SOCKET, *_WHERE, _FCNTL, READS)
+        for name, number in _numbers(machine, table)
+    }
 
 
 def build(machine: str, base: int, *, reads: bool) -> bytes:
@@ -50,10 +74,25 @@ def build(machine: str, base: int, *, reads: bool) -> bytes:
         base: descriptors from this number on may be connections.
         reads: whether to ask about reading from these.
     """
-    at = _column(machine)
-    always = [each[at] for each in _ALWAYS.values()]
-    ranged = [each[at] for each in (_OF_CONNECTIONS | (READS if reads else {})).values()]
     refusal = (RETURN, 0, 0, ERRNO | errno.ENOSYS)
+    rules: list[tuple[_Table, _Code]] = [
+        *((table, [_ASKED]) for table in _WHATEVER),
+        (_CLONE, [(LOAD, 0, 0, _FIRST_ARGUMENT), (IF_ANY_BIT, 1, 0, _CLONE_FILES), *_EITHER]),
+        (_SOCKET, [(LOAD, 0, 0, _FIRST_ARGUMENT), (IF_EQUAL, 0, 1, socket.AF_UNIX), *_EITHER]),
+        *((table, _from(base, [_ASKED])) for table in (*_WHERE, *([READS] if reads else []))),
+        (
+            _FCNTL,
+            _from(
+                base,
+                [
+                    (LOAD, 0, 0, _SECOND_ARGUMENT),
+                    (IF_EQUAL, 1, 0, fcntl.F_DUPFD),
+                    (IF_EQUAL, 0, 1, _F_DUPFD_CLOEXEC),
+                    *_EITHER,
+                ],
+            ),
+        ),
+    ]
     return assemble(
         [
             (LOAD, 0, 0, ARCH),
@@ -63,31 +102,42 @@ def build(machine: str, base: int, *, reads: bool) -> bytes:
             (UNLESS_BELOW, 0, 1, X32),
             refusal,
             *_if_equal(_IO_URING_SETUP, [refusal]),
-            *(each for number in always for each in _if_equal(number, [(RETURN, 0, 0, _ASK)])),
-            *(each for number in ranged for each in _if_equal(number, _from(base, _ASK))),
-            (RETURN, 0, 0, ALLOW),
+            *_if_equal(_CLONE3, [refusal]),
+            *(
+                each
+                for table, then in rules
+                for _, number in _numbers(machine, table)
+                for each in _if_equal(number, then)
+            ),
+            _ALLOWED,
         ]
     )
+
+
+def _numbers(machine: str, table: _Table) -> Iterable[tuple[str, int]]:
+    """Return the calls of a table that an architecture has, with their numbers."""
+    at = _column(machine)
+    for name, numbers in table.items():
+        if (number := numbers[at]) is not None:
+            yield name, number
 
 
 def _column(machine: str) -> int:
     return list(ARCHITECTURES).index(machine)
 
 
-def _if_equal(
-    number: int, then: list[tuple[int, int, int, int]]
-) -> Iterable[tuple[int, int, int, int]]:
+def _if_equal(number: int, then: _Code) -> _Code:
     """Do something for one call; it has to return."""
     return [(IF_EQUAL, 0, len(then), number), *then]
 
 
-def _from(base: int, action: int) -> list[tuple[int, int, int, int]]:
-    """Return an action for descriptors from a number on; others are the program's own."""
+def _from(base: int, then: _Code) -> _Code:
+    """Do something for descriptors from a number on; others are the program's own."""
     return [
         (LOAD, 0, 0, _FIRST_ARGUMENT),
-        (UNLESS_BELOW, 0, 1, base),
-        (RETURN, 0, 0, action),
-        (RETURN, 0, 0, ALLOW),
+        (UNLESS_BELOW, 1, 0, base),
+        _ALLOWED,
+        *then,
     ]
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 # A process or descriptor that has gone meanwhile, or is not ours to see. Any other failure, such as
 # EMFILE, says nothing of what is there, and must not be taken for "nothing".
-_GONE = (FileNotFoundError, ProcessLookupError, PermissionError)
+GONE = (FileNotFoundError, ProcessLookupError, PermissionError)
 
 # Sockets in which no descriptor can wait: what a socket is does not change.
 _not_unix: set[str] = set()
@@ -75,6 +75,16 @@ def holders(inode: int, passed_over: Collection[Hold] = ()) -> Iterator[Hold]:
             yield hold
 
 
+def still_held(inode: int, hold: Hold) -> Hold | None:
+    """Return where a socket is open, which was somewhere; None if nowhere."""
+    try:
+        if socket_at(*hold) == inode:
+            return hold
+    except PermissionError:
+        return hold
+    return next(holders(inode), None)
+
+
 def waiting(passed_over: Collection[Hold] = ()) -> list[int]:
     """Return how many descriptors wait in each AF_UNIX socket of the processes below.
 
@@ -86,29 +96,57 @@ def waiting(passed_over: Collection[Hold] = ()) -> list[int]:
     Raises:
         OSError: one cannot tell.
     """
-    found = []
-    for (pid, number), link in _descriptors(passed_over):
+    return [count for *_, count in unix_sockets(passed_over)]
+
+
+def unix_sockets(passed_over: Collection[Hold] = ()) -> Iterator[tuple[Hold, str, int]]:
+    """Find the AF_UNIX sockets of the processes below, and how many descriptors wait in each.
+
+    Args:
+        passed_over: as `holders` has it.
+
+    Raises:
+        OSError: one cannot tell.
+    """
+    for hold, link in _descriptors(passed_over):
         if link.startswith("socket:") and link not in _not_unix:
-            with contextlib.suppress(*_GONE):
-                said = Path(f"/proc/{pid}/fdinfo/{number}").read_text(encoding="utf-8")
-                _, is_unix, count = said.partition("scm_fds:")
-                if is_unix:
-                    found.append(int(count.split()[0]))
-                else:
+            with contextlib.suppress(*GONE):
+                count = _waiting_at(hold)
+                if count is None:
                     _not_unix.add(link)
+                else:
+                    yield hold, link, count
     if len(_not_unix) > _MOST:
         _not_unix.clear()
-    return found
+
+
+def waiting_in(hold: Hold, link: str) -> int:
+    """Return how many descriptors wait in a socket that `unix_sockets` has found.
+
+    Raises:
+        LookupError: it is not there any more.
+        OSError: one cannot tell.
+    """
+    with contextlib.suppress(*GONE):
+        if os.readlink(f"/proc/{hold.pid}/fd/{hold.number}") == link:
+            return _waiting_at(hold) or 0
+    raise LookupError(link)
+
+
+def _waiting_at(hold: Hold) -> int | None:
+    said = Path(f"/proc/{hold.pid}/fdinfo/{hold.number}").read_text(encoding="utf-8")
+    _, is_unix, count = said.partition("scm_fds:")
+    return int(count.split()[0]) if is_unix else None
 
 
 def _descriptors(passed_over: Collection[Hold]) -> Iterator[tuple[Hold, str]]:
     """Return the descriptors of all processes below this one, and what they are."""
     for pid in descendants(os.getpid()):
-        with contextlib.suppress(*_GONE), os.scandir(f"/proc/{pid}/fd") as entries:
+        with contextlib.suppress(*GONE), os.scandir(f"/proc/{pid}/fd") as entries:
             for entry in entries:
                 hold = Hold(pid, int(entry.name))
                 if hold not in passed_over:
-                    with contextlib.suppress(*_GONE):
+                    with contextlib.suppress(*GONE):
                         yield hold, os.readlink(entry.path)
 
 
@@ -120,6 +158,11 @@ def has_descriptors(pid: int) -> bool:
         except (FileNotFoundError, ProcessLookupError):
             return False
     return True
+
+
+def has_thread(pid: int, tid: int) -> bool:
+    """Return whether a thread is a process's, without a descriptor for that."""
+    return os.path.exists(f"/proc/{pid}/task/{tid}")
 
 
 def descendants(pid: int) -> Iterator[int]:
@@ -137,10 +180,10 @@ def children(pid: int) -> Iterator[int]:
     Raises:
         OSError: one cannot tell.
     """
-    with contextlib.suppress(*_GONE):
+    with contextlib.suppress(*GONE):
         for task in os.listdir(f"/proc/{pid}/task"):
             with (
-                contextlib.suppress(*_GONE),
+                contextlib.suppress(*GONE),
                 open(f"/proc/{pid}/task/{task}/children", encoding="utf-8") as found,
             ):
                 yield from map(int, found.read().split())

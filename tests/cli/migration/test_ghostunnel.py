@@ -54,6 +54,21 @@ def test_server() -> None:
     assert lost == {"disable-authentication": NOTE, "cacert": NOTE}
 
 
+def test_automatic_certificates() -> None:
+    """They are so here, too."""
+    found, lost = one(
+        *(*_SERVER, "--auto-acme-cert=x.example", "--auto-acme-email=a@x.example"),
+        *("--auto-acme-agree-to-tos", "--auto-acme-ca=https://ca.example/", "--allow-all"),
+    )
+    assert {name: value for name, value in found.items() if name.startswith("acme")} == {
+        "acme": ["x.example"],
+        "acme-email": "a@x.example",
+        "acme-agree-tos": True,
+        "acme-directory": "https://ca.example/",
+    }
+    assert lost == {"allow-all": NOTE}
+
+
 def test_client() -> None:
     """All is about the backend."""
     found, lost = one(
@@ -80,7 +95,7 @@ def test_client() -> None:
     [
         *((flag, NOTE) for flag in ("--allow-all", "--timed-reload=1s", "--status=:1")),
         *((flag, NOTE) for flag in ("--listen=systemd:x", "--quiet=all", "--use-landlock")),
-        *((flag, LOST) for flag in ("--metrics-url=x", "--auto-acme-cert=x", "--target=http://x")),
+        *((flag, LOST) for flag in ("--metrics-url=x", "--target=http://x")),
         *((flag, SECURITY) for flag in ("--allow-cn=x", "--allow-ou=x", "--allow-policy=x")),
         *((flag, SECURITY) for flag in ("--keystore=s.p12", "--storepass=x", "--what=x")),
         *((flag, SECURITY) for flag in ("--use-workload-api", "--cipher-suites=RC4")),

@@ -37,6 +37,7 @@ def one(text: str) -> tuple[dict[str, object], dict[str, Weight]]:
         ('ciphers = "ECDHE+AES128+AESGCM"', {"ciphers": "aes-128-gcm"}),
         ('alpn-protos = "h2, http/1.1"', {"alpn": ["h2", "http/1.1"]}),
         ("write-proxy-v2 = on", {"proxy-protocol": "2"}),
+        ('ocsp-dir = "x"', {"ocsp-fetch": True}),
         ("write-proxy-v1 = on\nwrite-proxy-v2 = off", {"proxy-protocol": "1"}),
         (
             'client-verify = required\nclient-verify-ca = "ca"\nuser = "a"\ngroup = "b"',
@@ -70,8 +71,8 @@ def test_addresses() -> None:
 @pytest.mark.parametrize(
     ("line", "weight"),
     [
-        *((line, NOTE) for line in ("daemon = on", "sni-nomatch-abort = off", "write-ip = off")),
-        *((line, LOST) for line in ("write-ip = on", "proxy-proxy = on", 'ocsp-dir = "x"')),
+        *((line, NOTE) for line in ("daemon = on", "write-ip = off", "ocsp-resp-tmo = 5")),
+        *((line, LOST) for line in ("write-ip = on", "proxy-proxy = on")),
         *((line, SECURITY) for line in ("sni-nomatch-abort = on", 'ciphers = "RC4"', "what = 1")),
         *((line, SECURITY) for line in ('ecdh-curve = "x"', "tls-protos = SSLv3")),
     ],

@@ -155,3 +155,11 @@ def test_no_good_end(pair: tuple[Handoff, InlineRelay, RawPeer], end: str) -> No
             receive(sock)
     assert isinstance(sock.failure, expected)
     handed.abort()
+
+
+@pytest.mark.parametrize("name", ["send", "sendall", "sendmsg", "sendfile", "recv", "recv_into"])
+def test_sockets_own_calls(pair: tuple[Handoff, InlineRelay, RawPeer], name: str) -> None:
+    """What would put plain text beside the records, or read these, is refused."""
+    _, sock, _ = pair
+    with pytest.raises(TypeError, match="use receive and put"):
+        getattr(sock, name)(b"plain text")

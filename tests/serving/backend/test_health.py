@@ -65,7 +65,7 @@ async def checking(checks: Checks) -> AsyncIterator[tuple[Site, Backends, Backen
     security = Security({}, KtlsPolicy())
 
     async def connect(where: Backend, seconds: float) -> object:
-        return (await security.connect(where, seconds))[0]
+        return (await security.connect(where, seconds, is_inline=False))[0]
 
     health = HealthChecks(backends, connect, checks)  # type: ignore[arg-type]
     health.begin()
@@ -124,6 +124,22 @@ def test_answers(answer: bytes, caplog: pytest.LogCaptureFixture) -> None:
     ]
 
 
+def test_backend_that_a_client_found_down() -> None:
+    """It needs as many good checks as any other, however many there have been before."""
+
+    async def run() -> None:
+        checks = Checks("/x", interval=0.001, rise=5)
+        async with checking(checks) as (site, backends, backend):
+            while len(site.requests) < 2 * checks.rise:  # noqa: ASYNC110 - as above
+                await asyncio.sleep(0.001)
+            backends.fall(backend, "refused")
+            seen = len(site.requests)
+            await become(backends, up=True)
+            assert len(site.requests) >= seen + checks.rise - 1
+
+    asyncio.run(run())
+
+
 def test_connection() -> None:
     """Without a path a connection is enough; a single failure has nothing down."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -173,7 +189,7 @@ def test_tls(lab: Lab, policy: KtlsPolicy) -> None:
             assert is_down.wait(60)
 
     async def connect(where: Backend, seconds: float) -> object:
-        return (await security.connect(where, seconds))[0]
+        return (await security.connect(where, seconds, is_inline=False))[0]
 
     async def run() -> None:
         checks = Checks("/x", interval=0.001, rise=1, fall=1, seconds=60)

@@ -126,6 +126,10 @@ class _Translation:
             "max-tls-version": self._newest,
             "max-concurrent-conns": self._maximum,
             "status": self._status,
+            "auto-acme-cert": lambda setting: draft.add("acme", setting.value),
+            "auto-acme-email": self._plainly("acme-email"),
+            **dict.fromkeys(("auto-acme-ca", "auto-acme-testca"), self._plainly("acme-directory")),
+            "auto-acme-agree-to-tos": lambda _: draft.options.update({"acme-agree-tos": True}),
             "override-server-name": self._plainly("backend-servername"),
             "proxy-protocol": lambda _: draft.options.update({"proxy-protocol": "2"}),
             "syslog": lambda _: draft.options.update({"syslog": True}),
@@ -145,8 +149,6 @@ class _Translation:
             draft.endanger(setting, _UNSAFE[kind])
         elif name in _NEEDLESS:
             draft.note(setting, _NEEDLESS[name])
-        elif name.startswith("auto-acme-"):
-            draft.lose(setting, "see tlsify help certificates")
         elif name in _LOST:
             draft.lose(setting, _LOST[name])
         else:

@@ -224,8 +224,11 @@ def _translate(draft: Draft, setting: Setting) -> None:
         translation(draft, setting)
     elif name in _NEEDLESS:
         draft.note(setting, _NEEDLESS[name])
+    elif name == "ocsp-dir":
+        draft.options["ocsp-fetch"] = True
+        draft.note(setting, "responses are kept in tlsify's own folder")
     elif name.startswith("ocsp-"):
-        draft.lose(setting, "name a response by ocsp (tlsify help certificates)")
+        draft.note(setting, "tlsify decides that by itself")
     elif not _is_on(setting) and name in {*_SWITCHED, *_UNSAFE}:
         draft.note(setting, "as it is in tlsify")
     elif name in _LOST:

@@ -145,15 +145,15 @@ def read(arguments: argparse.Namespace, *, prepare: bool = False) -> Automatic:
         path = arguments.ocsp_dir or _state("ocsp", prepare=prepare)
         responses = Folder(path, "the folder of OCSP responses")
     if not wanted:
-        if prepare and responses is not None:
-            responses.check()
+        if responses is not None:
+            responses.check(make=prepare)
         return Automatic(responses=responses)
     _check(arguments, wanted)
     path = arguments.acme_dir or _state("acme", prepare=prepare)
     folder = Folder(path, "the folder of ACME certificates")
-    for each in (folder, responses) if prepare else ():
+    for each in (folder, responses):
         if each is not None:
-            each.check()
+            each.check(make=prepare)
     board = Board()
     renewal = Renewal(_authority(arguments), wanted, folder, board)
     if prepare:

@@ -7,7 +7,7 @@ import logging
 import os
 import socket
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from tlsify.connection.ending import forks, patience
 from tlsify.connection.relay.loads import READ_SIZE, Flow, enter, leave
@@ -69,6 +69,17 @@ class InlineRelay(socket.socket):
 
     # -- data
 
+    def _refuse(self, *_: object, **_options: object) -> NoReturn:
+        """Refuse what would go past TLS.
+
+        Raises:
+            TypeError: always.
+        """
+        raise TypeError("this socket has records: use receive and put")
+
+    send = sendall = sendto = sendmsg = sendmsg_afalg = sendfile = makefile = _refuse
+    recv = recv_into = recvfrom = recvfrom_into = recvmsg = recvmsg_into = _refuse
+
     def receive(self, room: RecordBuffer) -> int:
         """Receive data into a room; return its size, or 0 once the peer has sent close_notify.
 
@@ -81,7 +92,7 @@ class InlineRelay(socket.socket):
         while not self._is_settled:
             records = enter()
             try:
-                size = self.recv_into(records.view, READ_SIZE)
+                size = super().recv_into(records.view, READ_SIZE)
                 opened = self._tunnel.receive(records.view[:size], room) if size else 0
             except BlockingIOError:
                 raise
@@ -159,7 +170,7 @@ class InlineRelay(socket.socket):
         sent = 0
         try:
             if due:
-                sent = self.send(due)
+                sent = super().send(due)
         except BlockingIOError:
             pass
         except OSError as exc:
@@ -217,6 +228,10 @@ class InlineRelay(socket.socket):
         """Set an option on the connection, unless it has ended."""
         with suppress(OSError):
             self.setsockopt(*arguments)
+
+    def option(self, *arguments: Any) -> Any:
+        """Return an option of the connection."""
+        return self.getsockopt(*arguments)
 
     def under_way(self) -> int:
         """Return how many bytes, records included, the peer has yet to acknowledge."""

@@ -119,6 +119,10 @@ class Relay:
         with suppress(OSError):
             self.network.setsockopt(*arguments)
 
+    def option(self, *arguments: Any) -> Any:
+        """Return an option of the connection; raises OSError."""
+        return self.network.getsockopt(*arguments)
+
     def end_in_order(self) -> None:
         """Make every later end of the program's data a clean one, with close_notify."""
         self._verdict.end_in_order()
@@ -248,11 +252,8 @@ class Relay:
         return self._patience
 
     def _act(self, network: int, program: int) -> None:
-        if (
-            interpreter.has_begun()
-            and not self._program_gone
-            and not forks.is_left_to_others(self._inode)
-        ):
+        ends = interpreter.has_begun() and not self._program_gone
+        if ends and not forks.is_left_to_others(self._inode):
             # All that the program has sent is in the socketpair by now, or was refused.
             with suppress(OSError):
                 self._program.shutdown(socket.SHUT_RD)

@@ -28,11 +28,3 @@ def keep_alive(sock: socket.socket) -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     except OSError:
         return
-
-
-def is_networks(level: int, option: int) -> bool:
-    """Return whether an option is one of the TCP connection, wherever that is."""
-    return level == socket.IPPROTO_TCP or (level, option) == (
-        socket.SOL_SOCKET,
-        socket.SO_KEEPALIVE,
-    )

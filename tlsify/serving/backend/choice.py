@@ -133,6 +133,10 @@ class Backends:
         """Return all backends, each once."""
         return list(dict.fromkeys(each for rule in self._rules for each in rule.backends))
 
+    def is_down(self, backend: Backend) -> bool:
+        """Return whether a backend is tried after the others."""
+        return backend in self._down
+
     def fall(self, backend: Backend, failure: str) -> None:
         """Note that a backend takes no connections."""
         if backend not in self._down:

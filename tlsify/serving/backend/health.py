@@ -79,7 +79,9 @@ class HealthChecks:
             failure = await self._check(backend)
             if failure is None:
                 count(Event.HEALTH_CHECK_OK)
-                successes, failures = successes + 1, 0
+                # A client may have found it down since the last one.
+                successes = successes + 1 if self._backends.is_down(backend) else 0
+                failures = 0
                 if successes >= self._checks.rise:
                     self._backends.rise(backend)
             else:

@@ -39,7 +39,13 @@ class Security:
         self._with_alpn: dict[tuple[Backend, bytes], ClientConfig] = {}
 
     async def connect(
-        self, backend: Backend, seconds: float, header: bytes = b"", alpn: bytes | None = None
+        self,
+        backend: Backend,
+        seconds: float,
+        header: bytes = b"",
+        alpn: bytes | None = None,
+        *,
+        is_inline: bool = False,
     ) -> tuple[Handoff | Plain, bytes]:
         """Connect to a backend, with TLS if it speaks it.
 
@@ -48,6 +54,7 @@ class Security:
             seconds: limit for all of it.
             header: what it gets first, in front of TLS.
             alpn: as for `hand_over`.
+            is_inline: likewise.
 
         Returns:
             The connection, and what the client is to get first.
@@ -63,14 +70,20 @@ class Security:
             if not backend.is_tls:
                 return Plain(sock), b""
             left = seconds - (loop.time() - began)
-            handed = await self.hand_over(backend, sock, alpn, left)
+            handed = await self.hand_over(backend, sock, alpn, left, is_inline=is_inline)
         except BaseException:
             sock.close()
             raise
         return handed, greeting(backend.starttls)
 
     async def hand_over(
-        self, backend: Backend, sock: socket.socket, alpn: bytes | None, seconds: float
+        self,
+        backend: Backend,
+        sock: socket.socket,
+        alpn: bytes | None,
+        seconds: float,
+        *,
+        is_inline: bool = False,
     ) -> Handoff:
         """Do the handshake with a backend.
 
@@ -79,6 +92,7 @@ class Security:
             sock: connected to it; it belongs to this call.
             alpn: protocol that was agreed on with the client, or None.
             seconds: limit for it.
+            is_inline: as `aio.handshake.hand_over` has it.
 
         Raises:
             As `aio.handshake.hand_over`.
@@ -91,7 +105,7 @@ class Security:
                 with closed_on_error(sock):
                     await upgrade(sock, backend.starttls, name, seconds)
             left = end - loop.time()
-            handed = await hand_over(sock, config, self._policy, left, is_inline=True)
+            handed = await hand_over(sock, config, self._policy, left, is_inline=is_inline)
         except FAILURES as exc:
             backend_handshake(name_of(outcome(exc)))
             raise
