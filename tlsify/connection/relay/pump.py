@@ -241,11 +241,8 @@ class Relay:
         return self._patience
 
     def _act(self, network: int, program: int) -> None:
-        if (
-            interpreter.has_begun()
-            and not self._program_gone
-            and not forks.is_left_to_others(self._inode)
-        ):
+        ends = interpreter.has_begun() and not self._program_gone
+        if ends and not forks.is_left_to_others(self._inode):
             # All that the program has sent is in the socketpair by now, or was refused.
             with suppress(OSError):
                 self._program.shutdown(socket.SHUT_RD)
