@@ -64,6 +64,8 @@ ELSEWHERE: dict[str, set[str]] = {
     "more_key_pairs": set(),
     "resumption": set(),
     "keep_chain": set(),  # answers have the leaf
+    "acme_challenge": set(),  # of servers whose certificates renew themselves
+    "provisional": set(),
     "mode": {"ktls"},
 }
 

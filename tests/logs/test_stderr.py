@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.want import no_descriptors
 from tlsify.logs.stderr import Stderr
 from tlsify.metrics.counters import Event, counters
 
@@ -77,6 +78,17 @@ def test_without_a_reader(kind: str, tmp_path: Path) -> None:
             read += os.read(reading, 2**16)
         assert read.count(b"lost") == 1
         assert os.get_blocking(2)
+    os.close(reading)
+    os.close(writing)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "socket"])
+def test_without_descriptors(kind: str, tmp_path: Path) -> None:
+    """A server that has none left can say so."""
+    reading, writing = ends(kind, tmp_path)
+    with stderr(writing) as ours, no_descriptors():
+        ours.put("none left")
+    assert os.read(reading, 100) == b"none left\n"
     os.close(reading)
     os.close(writing)
 

@@ -129,7 +129,7 @@ class Worker:
                         _log.warning("sessions wait for others to end: %s", exc)
                     self._is_short = True
                     return False
-            self._is_short = False
+                self._is_short = False
             return True
 
     def _serve(self) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from tlsify.metrics.counters import Event, count
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import TextIO
 
     _Stream = logging.StreamHandler[TextIO]
@@ -58,12 +59,14 @@ def _write(line: bytes) -> int:
     The open file may belong to other programs, too, so that it stays as it is: one that blocks.
     """
     mode = os.fstat(_NUMBER).st_mode
-    if stat.S_ISSOCK(mode):
-        with socket.socket(fileno=os.dup(_NUMBER)) as sock:
+    if stat.S_ISSOCK(mode) and (number := _opened(lambda: os.dup(_NUMBER))) is not None:
+        with socket.socket(fileno=number) as sock:
             return sock.send(line, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
-    if stat.S_ISFIFO(mode):
-        with contextlib.suppress(PermissionError):  # another user's
-            return _write_anew(line)
+    if stat.S_ISFIFO(mode) and (number := _opened(_open_anew)) is not None:
+        try:
+            return os.write(number, line)
+        finally:
+            os.close(number)
     if not stat.S_ISREG(mode):
         poller = select.poll()
         poller.register(_NUMBER, select.POLLOUT)
@@ -72,9 +75,13 @@ def _write(line: bytes) -> int:
     return os.write(_NUMBER, line)
 
 
-def _write_anew(line: bytes) -> int:
-    number = os.open(f"/proc/self/fd/{_NUMBER}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+def _opened(attempt: Callable[[], int]) -> int | None:
+    """Return a descriptor; None where there is none left, or it is another user's."""
     try:
-        return os.write(number, line)
-    finally:
-        os.close(number)
+        return attempt()
+    except OSError:
+        return None
+
+
+def _open_anew() -> int:
+    return os.open(f"/proc/self/fd/{_NUMBER}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
