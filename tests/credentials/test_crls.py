@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from tests.conftest import make_crl
 from tlsify.credentials import crls
@@ -16,6 +20,8 @@ if TYPE_CHECKING:
 
     import trustme
 
+DAY = timedelta(days=1)
+
 
 def test_file(authority: trustme.CA, tmp_path: Path) -> None:
     """All the lists of a file are read; one that is not there is named."""
@@ -25,3 +31,17 @@ def test_file(authority: trustme.CA, tmp_path: Path) -> None:
     assert crls.load(str(path)) == parse_crls(pem, "it")
     with pytest.raises(ConfigError, match=r"cannot read revocation list .*absent"):
         crls.load(tmp_path / "absent")
+
+
+def test_lists_that_are_not_valid_now(authority: trustme.CA) -> None:
+    """OpenSSL refuses each certificate of the issuer then, which a warning says in advance."""
+    (good,) = parse_crls(make_crl(authority), "it")
+    assert crls.amiss(good) is None
+    now = datetime.now(UTC)
+    for begin, end, said in (
+        (now - 2 * DAY, now - DAY, "ended on"),
+        (now + DAY, now + 2 * DAY, "begins on"),
+    ):
+        key = ec.generate_private_key(ec.SECP256R1())
+        builder = x509.CertificateRevocationListBuilder(good.issuer, begin, end)
+        assert said in str(crls.amiss(builder.sign(key, hashes.SHA256())))

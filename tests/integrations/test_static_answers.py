@@ -110,6 +110,8 @@ def test_h3_versions(site: Host, policy: KtlsPolicy) -> None:
     assert refused("GET /text.txt HTTP/2.0", "Host: example.org") == 505
     assert refused("GET /text.txt HTTP/1.1") == 400  # no Host
     assert refused(*GET, "Host: example.org") == 400
+    for host in ("", "a b", "/../", 'e"vil', "[::1", "a:b"):
+        assert refused("GET /text.txt HTTP/1.1", f"Host: {host}") == 400
     assert refused("GET /text.txt HTTP/1.0", "Connection: close") == 200
 
 
@@ -198,6 +200,8 @@ def test_h6_names(site: Host, policy: KtlsPolicy) -> None:
         for path in ("/%", "/%4", "/%zz", "/100%", "/%%34"):
             assert browser.ask(path).status == 400, path
         assert _is_whole(browser.send("GET http://other/text.txt HTTP/1.1", "Host: example.org"))
+        for host in ("[::1]:443", "a_b.%41:", "192.0.2.1:1"):
+            assert _is_whole(browser.send("GET /text.txt HTTP/1.1", f"Host: {host}"))
 
     site.visit(work, policy)
 

@@ -74,10 +74,13 @@ def test_states() -> None:
     before = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
     manager.reloading()
     manager.ready("2 workers")
-    manager.stopping("draining")
+    manager.stopping("draining", 1.5)
     ready, reloading, *rest = told
     assert ready == "READY=1"
-    assert rest == ["READY=1\nSTATUS=2 workers", "STOPPING=1\nSTATUS=draining"]
+    assert rest == [
+        "READY=1\nSTATUS=2 workers",
+        "STOPPING=1\nSTATUS=draining\nEXTEND_TIMEOUT_USEC=1500000",
+    ]
     word, moment = reloading.splitlines()
     assert word == "RELOADING=1"
     assert int(moment.removeprefix("MONOTONIC_USEC=")) >= before

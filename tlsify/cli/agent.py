@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,7 @@ from tlsify.serving import supervisor
 from tlsify.serving.duty import SupervisorHooks
 from tlsify.serving.warm_up import rehearse
 from tlsify.system import service_manager
-from tlsify.system.process import end_with
+from tlsify.system.process import end_with, ignore
 from tlsify.system.sandbox import renounce
 
 if TYPE_CHECKING:
@@ -109,6 +110,7 @@ def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
         _files(arguments), alpn=tuple(arguments.alpn), resumption=arguments.resumption
     )
     configs.prepare(KtlsPolicy())
+    ignore([signal.SIGUSR1, signal.SIGUSR2])  # which a whole service may be sent
     rehearse()
     place: Listener | Inherited
     if arguments.fd is None:

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("tlsify")
 
-_SIGNALS = (*STOP_SIGNALS, signal.SIGHUP, signal.SIGUSR1, signal.SIGCHLD)
+_SIGNALS = (*STOP_SIGNALS, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCHLD)
 _PAUSE = 1.0  # seconds, where accepting or forking fails
 # Seconds between two warnings that places are short.
 _WARNING_INTERVAL = 60.0

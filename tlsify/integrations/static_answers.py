@@ -7,6 +7,7 @@ import errno
 import logging
 import math
 import os
+import re
 import time
 from dataclasses import dataclass
 from functools import partial
@@ -33,6 +34,10 @@ _NOT_FOUND = 404
 # Seconds that the list of a folder is good for, and how many lists are kept.
 _FRESH, _MOST_LISTS = 1.0, 16
 _METHODS = ("GET", "HEAD")
+# A host, which a URI of HTTPS cannot do without, and perhaps a port (RFC 3986 3.2.2).
+_HOST = re.compile(
+    r"(?:\[[0-9A-Za-z:.]+\]|(?:[0-9A-Za-z._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})+)(?::[0-9]*)?"
+)
 # What a file that cannot be opened is to the client. Others are faults of the host.
 _STATUSES = {
     errno.EACCES: 403,
@@ -265,4 +270,7 @@ def _fault(request: Request) -> int:
         return 505 if version > HTTP11 else 400
     if version == HTTP10 and request.field("Transfer-Encoding") is not None:
         return 400  # where its content ends is not sure (RFC 9112 6.1)
-    return 400 if request.hosts > 1 or (not request.hosts and version == HTTP11) else 0
+    host = request.field("Host")
+    if host is None:
+        return 400 if version == HTTP11 else 0
+    return 400 if request.hosts > 1 or _HOST.fullmatch(host) is None else 0

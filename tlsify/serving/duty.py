@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 # Seconds without a sign of life after which a worker is killed.
 _PATIENCE = 30.0
+# Seconds beyond their drain in which workers end, or are killed.
+_LAST_STEPS = 10.0
 
 # Workers that an earlier program in this process has left: pid and slot in the counters.
 Former: TypeAlias = dict[int, int]
@@ -70,3 +72,8 @@ class SupervisorHooks:
     watchdog: float | None = None
     patience: float = _PATIENCE
     errands: Errands = field(default_factory=lambda: Errands((), _nothing))
+
+    @property
+    def end_seconds(self) -> float | None:
+        """Seconds from a request to end within which all workers have ended; None for any time."""
+        return None if self.drain is None else self.leave + self.drain + _LAST_STEPS

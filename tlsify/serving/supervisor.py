@@ -348,7 +348,7 @@ class _Supervisor:
         """Return whether all goes on for a while: others have to learn first that it will end."""
         if self._leave_at is None and self._duty.leave and self._current is not None:
             self._leave_at = time.monotonic() + self._duty.leave
-            self._manager.stopping(f"draining in {self._duty.leave:g} s")
+            self._manager.stopping(f"draining in {self._duty.leave:g} s", self._duty.end_seconds)
             self._set_gauges()
         return self._leave_at is not None
 
@@ -357,7 +357,7 @@ class _Supervisor:
             return
         self._stopping = True
         self._duty.errands.end()
-        self._manager.stopping("draining")
+        self._manager.stopping("draining", self._duty.end_seconds)
         self._set_gauges()
         self._duty.on_stop()
         self._drain(self._all())

@@ -82,9 +82,15 @@ class ServiceManager:
         microseconds = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
         self._send(f"RELOADING=1\nMONOTONIC_USEC={microseconds}")
 
-    def stopping(self, status: str = "") -> None:
-        """The service has begun to end."""
-        self._send("STOPPING=1" + _status(status))
+    def stopping(self, status: str = "", seconds: float | None = None) -> None:
+        """The service has begun to end.
+
+        Args:
+            status: what it does meanwhile.
+            seconds: how long that may take at most, which may be more than ``TimeoutStopSec``.
+        """
+        more = "" if seconds is None else f"\nEXTEND_TIMEOUT_USEC={seconds * 1e6:.0f}"
+        self._send("STOPPING=1" + _status(status) + more)
 
     def feed(self, now: float, *, alive: bool = True) -> None:
         """Send ``WATCHDOG=1`` if it is due, twice in each period; not for a service that hangs.

@@ -13,7 +13,7 @@ from tlsify.cli.options import common as shared
 from tlsify.config import KtlsMode, ServerConfig
 from tlsify.connection import establish
 from tlsify.connection.setup.eligibility import host_refusal
-from tlsify.credentials import ocsp
+from tlsify.credentials import crls, ocsp
 from tlsify.credentials.key_files import SUFFIXES, Files, amiss, find, fingerprint, watched
 from tlsify.credentials.parse import parse_certificates
 from tlsify.credentials.reading import read_file
@@ -168,7 +168,11 @@ def configure(
         ConfigError: a file is unusable, or there is no certificate.
     """
     automatic: Automatic | None = arguments.automatic
-    pairs = _key_pairs(arguments, _log.debug if quiet else _log.warning, otherwise)
+    tell = _log.debug if quiet else _log.warning
+    pairs = _key_pairs(arguments, tell, otherwise)
+    lists = shared.crls(arguments)
+    for complaint in filter(None, map(crls.amiss, lists)):
+        tell("%s: %s: each certificate of that issuer is refused", arguments.crl, complaint)
     pair, *more = pairs or [make_key_pair(["localhost"])]
     return ServerConfig(
         key_pair=pair,
@@ -178,7 +182,7 @@ def configure(
         client_trust=_client_trust(arguments),
         client_required=arguments.client_cert == "require",
         client_identities=tuple(arguments.client_ref_id),
-        crls=shared.crls(arguments),
+        crls=lists,
         alpn=tuple(arguments.alpn),
         versions=shared.versions(arguments),
         aeads=shared.aeads(arguments),

@@ -13,6 +13,7 @@ from tlsify.cli.options import config_file
 from tlsify.config import KtlsMode
 from tlsify.connection import establish
 from tlsify.connection.setup.eligibility import host_refusal
+from tlsify.credentials import crls
 from tlsify.credentials.key_files import amiss
 from tlsify.errors import ExitCode, UsageError
 from tlsify.status.host import Finding
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable
     from pathlib import Path
+
+    from cryptography.x509 import CertificateRevocationList
 
     from tlsify.config import KtlsPolicy, ServerConfig
     from tlsify.credentials.key_pair import KeyPair
@@ -64,6 +67,7 @@ def examine(path: Path) -> tuple[ExitCode, list[Finding]]:
     findings = [
         Finding("configuration", "configuration", ok=True, detail=f"{path}, for {verb}"),
         *map(_certificate, pairs),
+        *map(_revocation_list, () if config is None else config.crls),
         *(() if given.automatic is None else given.automatic.findings()),
         *(() if reach is None else starmap(_backend, reach(given, policy).items())),
         _offload(refusal, policy),
@@ -82,6 +86,17 @@ def _certificate(pair: KeyPair) -> Finding:
         ok=not complaints,
         detail="; ".join([detail, *complaints]),
         remedy="put a better one in its place" if complaints else None,
+    )
+
+
+def _revocation_list(found: CertificateRevocationList) -> Finding:
+    complaint = crls.amiss(found)
+    return Finding(
+        "revocation-list",
+        "revocation list",
+        ok=complaint is None,
+        detail=complaint or f"of {found.issuer.rfc4514_string()}",
+        remedy=None if complaint is None else "fetch the issuer's latest one",
     )
 
 
