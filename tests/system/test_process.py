@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import pwd
 import resource
@@ -241,6 +242,24 @@ def handlers() -> Iterator[list[int]]:
         os.read(reader, 1)
     os.close(reader)
     os.close(writer)
+
+
+def test_letting_go_above_the_limit() -> None:
+    """Numbers that the limit allows no more are closed; others stay taken."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    reading, writing = os.pipe()
+    high = fcntl.fcntl(writing, fcntl.F_DUPFD_CLOEXEC, 200)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (high, hard))
+    try:
+        process.let_go([high, writing])
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert os.read(reading, 1) == b""
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(high)
+    assert os.path.samestat(os.fstat(writing), os.stat(os.devnull))
+    for number in (reading, writing):
+        os.close(number)
 
 
 def test_signal_to_a_child_just_forked(handlers: list[int]) -> None:

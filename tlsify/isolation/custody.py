@@ -13,7 +13,7 @@ from weakref import WeakSet
 
 from tlsify.codepoints import Aead
 from tlsify.credentials.parse import parse_certificates
-from tlsify.errors import ResourceError, TlsifyError, WorkerError
+from tlsify.errors import ResourceError, TlsifyError, WorkerError, said
 from tlsify.isolation import wire
 from tlsify.isolation.custodian import IGNORED, LOAD, MAX_MESSAGE, Task, be_custodian
 from tlsify.isolation.remote_engine import IsolatedServer, Rendezvous, ShownCertificate
@@ -75,7 +75,8 @@ class Custody:
         except (OSError, EOFError) as exc:
             self.deaths()
             raise WorkerError(
-                f"the process that reads the keys has ended: {exc}", hint="see what it said before"
+                f"the process that reads the keys has ended: {said(exc)}",
+                hint="see what it said before",
             ) from exc
         except TlsifyError:
             self.leave()  # the rest of the answer would be taken for the next one

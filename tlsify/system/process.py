@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import grp
 import os
@@ -121,9 +122,18 @@ def let_go(descriptors: Iterable[int]) -> None:
     try:
         for number in descriptors:
             if number != nothing:
-                os.dup2(nothing, number, inheritable=False)
+                _take(number, nothing)
     finally:
         os.close(nothing)
+
+
+def _take(number: int, nothing: int) -> None:
+    try:
+        os.dup2(nothing, number, inheritable=False)
+    except OSError as exc:
+        if exc.errno != errno.EBADF:  # which a number above the limit gives: it cannot come again
+            raise
+        os.close(number)
 
 
 _endings: list[Callable[[], object]] = []
