@@ -323,6 +323,21 @@ def test_folder_that_is_replaced(pki: Pki, tmp_path: Path, wanted: str, *, is_li
         server.stop().succeeded()
 
 
+def test_idle_clients_make_room(pki: Pki, folder: Path) -> None:
+    """Where all places are taken, one that asks for nothing more is not kept from others."""
+    context = pki.client_context()
+    with (
+        Served(*_words(pki, folder, "--max-connections", "1")) as server,
+        server.connect() as sock,
+        context.wrap_socket(sock, server_hostname="localhost") as idle,
+    ):
+        idle.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert idle.recv(100).startswith(b"HTTP/1.1 200")
+        assert server.fetch(context)[0] == 200
+        while idle.recv(2**16):  # a clean end
+            pass
+
+
 def test_key_log_that_cannot_be_written(pki: Pki, folder: Path, tmp_path: Path) -> None:
     """The server does not start, rather than refuse each client."""
     path = tmp_path / "keys"

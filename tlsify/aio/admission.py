@@ -227,21 +227,23 @@ class Admission:
         _log.log(messages.NOTICE, "connection refused: %s", why, extra={"peer": name})
         self.refused(name, "per_address", why, 0.0)
 
+    def is_full(self) -> bool:
+        """Return whether newcomers have to wait for the end of a connection."""
+        most = self._limits.connections
+        return self.is_crowded() or (most is not None and len(self._arrivals) >= most)
+
     def _has_room(self) -> bool:
         """Return whether a place is free; take one from a stalled handshake if necessary."""
-        limits, is_crowded = self._limits, self.is_crowded()
-        if is_crowded or (
-            limits.connections is not None and len(self._arrivals) >= limits.connections
-        ):
+        if self.is_full():
             event = Event.FULL_OF_CONNECTIONS
-        elif len(self._half_open) >= limits.handshakes:
+        elif len(self._half_open) >= self._limits.handshakes:
             event = Event.FULL_OF_HANDSHAKES
         else:
             return True
         count(event)
         stalled = self._half_open.stalled(asyncio.get_running_loop().time(), pressing=True)
         if not isinstance(stalled, PendingHandshake):
-            self._rest(_ACCEPT_PAUSE if is_crowded else stalled)
+            self._rest(_ACCEPT_PAUSE if self.is_crowded() else stalled)
             return False
         self._evict(stalled)
         if event is Event.FULL_OF_CONNECTIONS:

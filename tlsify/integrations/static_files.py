@@ -16,7 +16,7 @@ from tlsify.logs.access import CLEAN, AccessLog, Subject, ending
 from tlsify.system import sandbox
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from tlsify.connection.handoff import Handoff
     from tlsify.http.answer import Answer
@@ -28,6 +28,8 @@ _REQUEST = 30.0
 # The same while we drain: a client that has just got an answer may be sending its next request,
 # which closing would lose.
 _KEEP_ALIVE_DRAINING = 3.0
+# The first one while newcomers have to wait for a place.
+_KEEP_ALIVE_FULL = 1.0
 # How often to look. That is one timer for all: each request would set several of its own.
 _LOOK = 0.5
 
@@ -61,10 +63,16 @@ class Site:
         self._folder = folder
         self._living: set[HttpProtocol] = set()
         self._draining = False
+        self._is_full: Callable[[], bool] = lambda: False
         self._looking: asyncio.Task[None]
 
-    async def start(self) -> None:
-        """Begin to look after connections; keep to the folder if no other one is within reach."""
+    async def start(self, is_full: Callable[[], bool] = lambda: False) -> None:
+        """Begin to look after connections; keep to the folder if no other one is within reach.
+
+        Args:
+            is_full: whether idle connections are to make room for others.
+        """
+        self._is_full = is_full
         if sandbox.in_force().landlock:
             self._folder.pin()
         self._looking = asyncio.create_task(self._look())
@@ -102,7 +110,7 @@ class Site:
     async def _look(self) -> None:
         while True:
             await asyncio.sleep(_LOOK)
-            limits = (_KEEP_ALIVE, _REQUEST)
+            limits = (_KEEP_ALIVE_FULL if self._is_full() else _KEEP_ALIVE, _REQUEST)
             if self._draining:
                 limits = (_KEEP_ALIVE_DRAINING, _KEEP_ALIVE_DRAINING)
             for protocol in list(self._living):

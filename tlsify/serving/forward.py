@@ -67,7 +67,7 @@ class _Service:
         self._access_log = access_log
         self._scratch = buffer()
 
-    async def start(self) -> None:
+    async def start(self, _is_full: Callable[[], bool] = lambda: False) -> None:
         """Do nothing: backends may start later than we."""
 
     def backends(self) -> Mapping[str, bool]:
@@ -152,7 +152,7 @@ class Forwarding(_Service):
         if checks is not None:
             self._health = HealthChecks(backends, self._check, checks)
 
-    async def start(self) -> None:
+    async def start(self, _is_full: Callable[[], bool] = lambda: False) -> None:
         """Begin to check backends; they may start later than we."""
         if self._health is not None:
             self._health.begin()

@@ -25,8 +25,12 @@ if TYPE_CHECKING:
 class Service(Protocol):
     """Service for connections, in one worker."""
 
-    async def start(self) -> None:
-        """Prepare; called before the first connection."""
+    async def start(self, is_full: Callable[[], bool], /) -> None:
+        """Prepare; called before the first connection.
+
+        Args:
+            is_full: whether newcomers have to wait for the end of a connection.
+        """
 
     async def serve(self, client: Any) -> None:
         """Serve one connection until it is closed; if cancelled, it has to go.

@@ -287,9 +287,9 @@ async def _serve(
     signal.signal(signal.SIGTERM, lambda *_: loop.call_soon_threadsafe(stop.set))
     _show_life(loop)
     service = provision.service()
-    await service.start()
     limits = plan.limits.part(post.index, plan.workers)
     acceptor = _acceptor(plan, config, service, listeners, limits)
+    await service.start(acceptor.is_full)
     acceptor.proxies = plan.proxies
     if plan.access_log is not None:
         acceptor.refused = plan.access_log.refused
