@@ -17,15 +17,19 @@ import pytest
 import tlsify.tls.certificates  # who is somebody else by then cannot import it
 from tests.doubles import check_descriptors, descriptors
 from tests.strangers import UID, as_stranger, only_root
+from tlsify.acme.board import Board
+from tlsify.acme.sharing import Sharing
 from tlsify.addresses import Address
 from tlsify.agent.listener import Listener
 from tlsify.cli import serve
+from tlsify.cli.options import automatic
 from tlsify.config import ClientConfig
 from tlsify.connection.setup.keylog import append
 from tlsify.connection.setup.session_store import Origin, SessionStore, StoredSession
 from tlsify.credentials.self_signed import make_key_pair
 from tlsify.errors import ConfigError
 from tlsify.receiver import Receiver
+from tlsify.renewal.folder import Folder
 from tlsify.status import census, roster
 from tlsify.system import listening
 from tlsify.system.modes import bind, make_private, write_public
@@ -109,6 +113,24 @@ def _write_ca(folder: Path) -> None:
         serve._Stopgap(arguments).give()
 
 
+def _renewal(folder: Path) -> None:
+    for _ in range(2):
+        made = Folder(folder / "acme", "the folder").check()
+        with made.locked() as is_ours:
+            assert is_ours
+        made.write("a.pem", b"secret")
+        sharing = Sharing(made, Board())
+        sharing.join()
+        os.close(sharing._presence)
+
+
+def _state(folder: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STATE_DIRECTORY", str(folder / "a/b"))
+        for _ in range(2):
+            automatic._state("acme", prepare=True)
+
+
 # What makes something: the modes of all that it makes, in the order of their paths.
 _MAKERS: dict[Callable[[Path], None], list[int]] = {
     _agent: [0o700, 0o600],
@@ -119,6 +141,8 @@ _MAKERS: dict[Callable[[Path], None], list[int]] = {
     _tickets: [0o700, 0o600, 0o600],
     _cache: [0o700, 0o700, 0o700, 0o700, 0o600],
     _write_ca: [0o644],
+    _renewal: [0o700, 0o600, 0o600, 0o600],
+    _state: [0o700, 0o700],
 }
 
 
@@ -171,6 +195,8 @@ def test_nobody_else_makes_anything() -> None:
     }
     assert found == {
         "system/modes.py",
+        "acme/sharing.py",
+        "renewal/folder.py",
         "connection/setup/keylog.py",
         "status/roster.py",
         "connection/setup/session_store.py",

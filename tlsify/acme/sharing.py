@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from tlsify.acme import board as boards
 from tlsify.renewal.web import Deadline
+from tlsify.system.modes import own_alone
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -44,6 +45,7 @@ class Sharing:
         """
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
         self._presence = os.open(self._folder.path / _SERVERS, flags, 0o600)
+        own_alone(self._presence)
         fcntl.flock(self._presence, fcntl.LOCK_SH)
 
     def _is_alone(self) -> bool:

@@ -84,8 +84,9 @@ def announce(text: str) -> None:
     try:
         print(f"{_PROGRAM}: {text}", flush=True)
     except OSError as exc:
-        with open(os.devnull, "wb") as nowhere:  # for what is still in the stream, too
-            os.dup2(nowhere.fileno(), sys.stdout.fileno())
+        nowhere = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+        os.dup2(nowhere, sys.stdout.fileno())  # for what is still in the stream, too
+        os.close(nowhere)
         logging.getLogger("tlsify").warning("cannot write to stdout: %s", exc)
 
 

@@ -24,6 +24,7 @@ from tlsify.renewal.staples import Staples, Subject, file_of, responders
 from tlsify.renewal.web import Place
 from tlsify.serving.errands import Errand
 from tlsify.status.host import Finding
+from tlsify.system.modes import make_private
 from tlsify.system.sandbox import Reach, resolvers
 from tlsify.trust import store
 
@@ -219,7 +220,8 @@ def _state(name: str, *, prepare: bool) -> Path:
         folder /= "tlsify"
     if prepare:
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            for each in (*reversed(folder.parents), folder):
+                make_private(each)
         except OSError as exc:
             raise ConfigError(
                 f"cannot make {folder}: {exc.strerror}", hint=f"name a folder with --{name}-dir"
