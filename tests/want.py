@@ -55,6 +55,12 @@ class _Epoll:
     def __init__(self, *arguments: Any, **named: Any) -> None:
         self._real = _epoll(*arguments, **named)
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._real.close()
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self._real, name)
 
