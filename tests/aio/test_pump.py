@@ -389,10 +389,13 @@ def test_backend_that_hangs_up(
             assert client.recv() is None
         with pytest.raises(Truncated):
             work.result()
+    elif is_after:  # which may also be half an answer, if the client reads on
+        with contextlib.suppress(ConnectionResetError):
+            assert client.recv() is None
+        work.result()
     else:
         assert client.recv() == CLOSE_NOTIFY
-        if not is_after:
-            client.close_notify()
+        client.close_notify()
         work.result()
 
 

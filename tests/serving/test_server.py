@@ -69,7 +69,7 @@ class Lines(asyncio.Protocol):
         self.transport.write(f"{os.getpid()} {os.geteuid()} ".encode() + data)
 
 class Service:
-    async def start(self):
+    async def start(self, is_full):
         if os.path.exists(folder / "fails"):
             raise RuntimeError("planted")
     async def serve(self, handed):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import errno
 import logging
 from dataclasses import dataclass
@@ -117,6 +118,7 @@ class Admission:
     def begin(self) -> None:
         """Begin to accept."""
         self._loop = asyncio.get_running_loop()
+        self._context = contextvars.copy_context()
         for listener in self._listeners:
             listener.settimeout(0)
         self._listen()
@@ -213,7 +215,8 @@ class Admission:
         if self._origins.enter(where, is_proxy=is_proxied):
             loop = asyncio.get_running_loop()
             arrival = Arrival(PendingHandshake(sock, where, loop.time()), name, is_proxied)
-            task = loop.create_task(self._attend(arrival))
+            # Not that of the connection whose end has had us accept again.
+            task = loop.create_task(self._attend(arrival), context=self._context.copy())
             self._arrivals[task] = arrival
             self._enter_opening(arrival.opening, task)
             task.add_done_callback(self._ended)

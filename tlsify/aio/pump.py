@@ -77,14 +77,16 @@ async def carry(
             each.cancel()
         await asyncio.gather(*flows, return_exceptions=True)
         backend.abort()
-        try:
-            if isinstance(client, Plain) and isinstance(exc, Exception):
-                await _delivered(client.sock)
-        finally:
+        if isinstance(exc, Exception):
+            await _cut(client)
+        else:
             client.abort()
         raise
     with contextlib.closing(backend):
-        client.close()
+        if carriage.is_unsure:
+            await _cut(client)
+        else:
+            client.close()
 
 
 class _Carriage:
@@ -107,6 +109,7 @@ class _Carriage:
         self._traffic = Traffic() if traffic is None else traffic
         self._broken: set[socket.socket] = set()
         self._is_parting = False  # the client has ended, and no data has come since
+        self.is_unsure = False  # the backend has hung up then, which may be half an answer
         for sock in (self._client, self._backend):
             sock.settimeout(0)
 
@@ -117,7 +120,8 @@ class _Carriage:
     async def outbound(self, greeting: bytes = b"") -> None:
         """Carry the backend's data, behind a greeting.
 
-        Servers of HTTP hang up without close_notify when their client has: no answer is missing.
+        Servers of HTTP hang up without close_notify when their client has: no answer is missing,
+        unless the client has ended its own direction alone. So it gets no close_notify either.
         """
 
         def is_relaxed() -> bool:
@@ -143,11 +147,17 @@ class _Carriage:
         except Truncated:
             if not is_relaxed():
                 raise
+            if source is self._backend and not self._is_relaxed:
+                self.is_unsure = True
+                return
         if source in self._broken and not isinstance(source, TLSSocket):
             # A reset is told once, and it was to a send: this may be no end of data at all.
             raise OSError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
         self._is_parting |= source is self._client
         _end(sink)
+        with contextlib.suppress(OSError):  # as a receive from it shows
+            while isinstance(sink, InlineRelay) and not sink.flush():
+                await _writable(sink)
 
     async def _flow(self, source: socket.socket, sink: socket.socket) -> None:
         carried = 0
@@ -242,6 +252,15 @@ def _stream(connection: Handoff | Plain) -> socket.socket:
     if isinstance(connection, Plain) or isinstance(connection.sock, InlineRelay):
         return connection.sock
     return TLSSocket(connection)
+
+
+async def _cut(client: Handoff | Plain) -> None:
+    """End a connection without an end of its data, behind all that was sent."""
+    try:
+        if isinstance(client, Plain):
+            await _delivered(client.sock)
+    finally:
+        client.abort()
 
 
 async def _delivered(sock: socket.socket) -> None:

@@ -7,10 +7,25 @@ import socket
 import struct
 from typing import TYPE_CHECKING, Self
 
+from tlsify.connection.ending import linger
+
 if TYPE_CHECKING:
     from types import TracebackType
 
 _AT_ONCE = struct.pack("=ii", 1, 0)  # struct linger: on, no time
+
+
+class _Rest:
+    """Receives what nobody wants any more (`linger.Receiver`)."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+
+    def discard(self, scratch: memoryview) -> int:
+        return self._sock.recv_into(scratch, 0, socket.MSG_DONTWAIT)
+
+    def wipe(self) -> None:
+        """Do nothing: there is no secret."""
 
 
 class Plain:
@@ -35,8 +50,17 @@ class Plain:
             self.sock.shutdown(socket.SHUT_WR)
 
     def close(self) -> None:
-        """End both directions."""
-        self.sock.close()
+        """End both directions, in the background while the peer has not received all data.
+
+        With unread input a mere close would reset the connection, and lose what is on its way.
+        """
+        if self.sock.fileno() == -1:
+            return
+        if linger.is_owed(self.sock):
+            sock = socket.socket(fileno=self.sock.detach())
+            linger.finish(linger.Ending(sock, None, _Rest(sock)))
+        else:
+            self.sock.close()
 
     def abort(self) -> None:
         """End both directions with RST, so that the peer sees a cut, where that can be told."""
