@@ -86,3 +86,39 @@ def test_arrival_that_nobody_admits() -> None:
     assert [each.is_admitted for each in seen] == [False]
     assert seen[0].opening.sock.fileno() == -1
     check_descriptors(before)
+
+
+def test_newcomer_after_a_proxys_client() -> None:
+    """Whoever is accepted because another has left its handshake is known by its own name."""
+
+    class Passing(Admission):
+        def __init__(self, listener: socket.socket) -> None:
+            super().__init__([listener], Limits(handshakes=1))
+            self.proxies = Proxies.parse("127.0.0.2")
+            self.is_named, self.may_go_on = asyncio.Event(), asyncio.Event()
+            self.told: asyncio.Queue[Header | None] = asyncio.Queue()
+
+        async def _attend(self, arrival: Arrival) -> None:
+            await self._learn_name(arrival, 60)
+            self.is_named.set()
+            await self.may_go_on.wait()
+            self._leave_opening(arrival.opening)
+            self._look_again()
+            self.told.put_nowait(proxies.told.get())
+
+    async def run() -> list[Header | None]:
+        listener = socket.create_server(("127.0.0.1", 0))
+        address = listener.getsockname()
+        async with Passing(listener) as admission:
+            with socket.create_connection(address, source_address=("127.0.0.2", 0)) as behind:
+                behind.sendall(b"PROXY TCP4 192.0.2.1 198.51.100.2 7 443\r\n")
+                await admission.is_named.wait()
+                with socket.create_connection(address):
+                    while admission._is_listening:  # noqa: ASYNC110 - until that one has to wait
+                        await asyncio.sleep(0)
+                    admission.may_go_on.set()
+                    return [await admission.told.get() for _ in range(2)]
+
+    first, second = asyncio.run(run())
+    assert first is not None
+    assert second is None

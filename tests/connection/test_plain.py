@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 
 import pytest
@@ -32,3 +33,21 @@ def test_cut(tcp_pair: SocketPair) -> None:
         raise ZeroDivisionError
     with pytest.raises(ConnectionResetError):
         theirs.recv(1)
+
+
+def test_close_with_unread_input(tcp_pair: SocketPair) -> None:
+    """What was sent arrives, and its end; a reset for what nobody has read would drop it."""
+    ours, theirs = tcp_pair
+    theirs.sendall(b"unread")
+    ours.setblocking(False)
+    sent = 0
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            sent += ours.send(bytes(2**16))
+    Plain(ours).close()
+    assert ours.fileno() == -1
+    theirs.sendall(b"unread, too")
+    received = 0
+    while size := len(theirs.recv(2**16)):
+        received += size
+    assert received == sent
