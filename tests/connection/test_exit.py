@@ -167,7 +167,8 @@ _LAST_WORDS = {
             "stream = TLSSocket(opened()); stream.sendall(bytes(N))\n"
             "def work(call):\n"
             "    while True: call()\n"
-            "for call in (lambda: stream.sendall(b'1'), lambda: stream.recv(1) or 1 / 0):\n"
+            "wait = threading.Event().wait\n"  # behind the answer to our close_notify
+            "for call in (lambda: stream.sendall(b'1'), lambda: stream.recv(1) or wait()):\n"
             "    threading.Thread(target=work, args=[call], daemon=True).start()"
         ),
         None,

@@ -766,7 +766,8 @@ def test_lists_that_are_fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     folder = static_answers.Folder(tmp_path, rules=static_answers.Rules(listing=True))
 
     def listed(target: str = "/") -> Any:
-        return folder.answer(Request("GET", target, HTTP11, {}, 1, persists=True)).content
+        request = Request("GET", target, HTTP11, {"host": "x"}, 1, persists=True)
+        return folder.answer(request).content
 
     monkeypatch.setattr(static_answers, "_FRESH", math.inf)
     monkeypatch.setattr(static_answers, "_MOST_LISTS", 2)
