@@ -47,6 +47,7 @@ class _End:
 
     def __init__(self, *, has_begun: bool = False) -> None:
         self.is_near = False
+        self.is_under_way = has_begun  # connections may have ended
         self.has_begun = has_begun
         self.is_over = threading.Event()
         self.bell = process.out_of_the_way(os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC))
@@ -89,6 +90,7 @@ def at(moment: Moment, call: Callable[[], object]) -> None:
 def end() -> None:
     """End all connections, and wait until what was sent on them is out."""
     _reach(Moment.FLUSH)
+    _end.is_under_way = True
     _reach(Moment.END)
     _end.ring()
     await_carriers()
@@ -114,7 +116,7 @@ def detain() -> None:
     Python stops it a moment later, wherever it is, and until then it would report an error. It goes
     on if that takes long: another callback may wait for something that the thread holds.
     """
-    if _end.has_begun and threading.current_thread().daemon:
+    if _end.is_under_way and threading.current_thread().daemon:
         _end.is_over.wait()
         time.sleep(_MOMENT)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
-import math
 import os
 import socket
 import time
@@ -167,9 +166,10 @@ class TLSSocket(ConnectionSocket):
                     # A broken connection reports its error to one call, and an end to the others.
                     self.death.refuse()
                     raise
-                except OSError as exc:
-                    self.death.note(exc)
-                    interpreter.detain()
+                except (OSError, TlsifyError) as exc:
+                    if isinstance(exc, OSError):
+                        self.death.note(exc)
+                    interpreter.detain()  # the peer may answer our FIN with an alert
                     raise
                 self._low_water.fall()
                 if at_once:
@@ -323,7 +323,7 @@ class TLSSocket(ConnectionSocket):
         """
         self.shutdown(socket.SHUT_WR)
         scratch = bytearray(2**16)
-        until = math.inf if self._timeout is None else time.monotonic() + self._timeout
+        until = float("inf") if self._timeout is None else time.monotonic() + self._timeout
         while self.recv_into(scratch):
             if time.monotonic() > until:
                 self._raise_timeout()
