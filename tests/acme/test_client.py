@@ -236,7 +236,7 @@ def test_folder_that_takes_nothing(
 
 
 def test_account(leaf: trustme.LeafCert, trust: TrustAnchors, folder: Folder) -> None:
-    """Its key is kept for each authority; one that cannot be read is replaced."""
+    """Its key is kept for each authority; another thing in its place is not replaced."""
     odd = Odd(leaf)
     with odd.server:
         authority = Authority(f"{odd.server.url}/directory", trust)
@@ -245,7 +245,9 @@ def test_account(leaf: trustme.LeafCert, trust: TrustAnchors, folder: Folder) ->
         (path,) = folder.path.glob(".account-*.pem")
         assert path.stat().st_mode & 0o777 == 0o600
         path.write_bytes(b"garbage")
-        assert Client(authority, folder, Deadline(60))._key != keys[0]
+        with pytest.raises(AcmeError, match=r"account-.* is no unencrypted key"):
+            Client(authority, folder, Deadline(60))
+        assert path.read_bytes() == b"garbage"
         other = Authority(f"{odd.server.url}//directory", trust)
         assert Client(other, folder, Deadline(60))._key not in keys
 

@@ -116,9 +116,9 @@ def test_duplicate(pki: Pki, carrier: str) -> None:
 import fcntl
 listener = listen()
 for copy in (
-    os.dup, lambda fd: os.dup2(fd, 9), lambda fd: os.dup2(fd, 9, inheritable=False),
-    lambda fd: fcntl.fcntl(fd, fcntl.F_DUPFD, 5),
-    lambda fd: fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 5),
+    os.dup, lambda fd: os.dup2(fd, 20), lambda fd: os.dup2(fd, 30, inheritable=False),
+    lambda fd: fcntl.fcntl(fd, fcntl.F_DUPFD, 40),
+    lambda fd: fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 50),
 ):
     sock, _ = listener.accept()
     number = copy(sock.fileno())

@@ -224,7 +224,7 @@ def test_key_that_changes_while_threads_write(
     sizes = {received.count(letter) for letter in b"abc"}
     assert sizes == {4 * 40 * 2**14}
     assert len(received) == 3 * 4 * 40 * 2**14
-    assert tls_stat()["TlsTxRekeyOk"] >= before["TlsTxRekeyOk"] + 3
+    assert tls_stat()["TlsTxRekeyOk"] > before["TlsTxRekeyOk"]
 
 
 @pytest.mark.ktls

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import requests
 from acme import challenges, client, errors, messages
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from josepy import b64, jwa, jwk
@@ -306,18 +307,27 @@ def _request(key: ec.EllipticCurvePrivateKey, names: tuple[str, ...]) -> bytes:
 
 
 def _account_key(folder: Folder, directory: str) -> ec.EllipticCurvePrivateKey:
-    """Return the key of the account with an authority, made if there is none."""
+    """Return the key of the account with an authority, made if there is none.
+
+    Raises:
+        AcmeError: there is another thing in its place, which may be worth keeping.
+    """
     name = f".account-{hashlib.sha256(directory.encode()).hexdigest()[:16]}.pem"
-    if (pem := folder.read(name)) is not None:
-        try:
-            key = serialization.load_pem_private_key(pem, None)
-        except ValueError:
-            key = None
-        if isinstance(key, ec.EllipticCurvePrivateKey):
-            return key
-    made = ec.generate_private_key(ec.SECP256R1())
-    folder.write(name, _pem(made))
-    return made
+    pem = folder.read(name)
+    if pem is None:
+        made = ec.generate_private_key(ec.SECP256R1())
+        folder.write(name, _pem(made))
+        return made
+    key = None
+    with contextlib.suppress(ValueError, TypeError, UnsupportedAlgorithm):
+        key = serialization.load_pem_private_key(pem, None)
+    if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP256R1):
+        raise AcmeError(
+            Event.ACME_NOT_STORED,
+            f"{folder.path / name} is no unencrypted key for P-256",
+            hint="move it away to begin with a new account",
+        )
+    return key
 
 
 def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:

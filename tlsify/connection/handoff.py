@@ -274,6 +274,9 @@ class Handoff:
         elif self.relay is not None:
             if ends and in_order:
                 self.relay.end_in_order()
+            if ends and self.share.is_shared:  # another process's copy is no reason to go on
+                with contextlib.suppress(OSError):
+                    self.sock.shutdown(socket.SHUT_RDWR)
             if may_wait and not self.share.is_shared:
                 return self.relay.join
         return _is_out

@@ -155,11 +155,14 @@ class _News:
 def _stdout() -> int:
     """Return a descriptor of our own for stdout: a keeper lets go of the other.
 
-    A pipe is opened anew, not to wait: between `poll` and `write` another worker may fill it.
+    A pipe or terminal is opened anew, not to wait: it may have room for the beginning of a line, or
+    another worker may fill it between `poll` and `write`.
     """
-    if stat.S_ISFIFO(os.fstat(1).st_mode):
+    mode = os.fstat(1).st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISSOCK(mode)):
+        flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
         with contextlib.suppress(OSError):  # another user's
-            return os.open("/proc/self/fd/1", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            return os.open("/proc/self/fd/1", flags)
     return fcntl.fcntl(1, fcntl.F_DUPFD_CLOEXEC, _ABOVE_STREAMS)
 
 

@@ -62,7 +62,8 @@ def _write(line: bytes) -> int:
     if stat.S_ISSOCK(mode) and (number := _opened(lambda: os.dup(_NUMBER))) is not None:
         with socket.socket(fileno=number) as sock:
             return sock.send(line, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
-    if stat.S_ISFIFO(mode) and (number := _opened(_open_anew)) is not None:
+    is_plain = stat.S_ISREG(mode) or stat.S_ISSOCK(mode)
+    if not is_plain and (number := _opened(_open_anew)) is not None:
         try:
             return os.write(number, line)
         finally:
@@ -84,4 +85,5 @@ def _opened(attempt: Callable[[], int]) -> int | None:
 
 
 def _open_anew() -> int:
-    return os.open(f"/proc/self/fd/{_NUMBER}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+    return os.open(f"/proc/self/fd/{_NUMBER}", flags)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import gc
+import os
 import socket
+import time
+import weakref
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -18,6 +22,9 @@ if TYPE_CHECKING:
 
 class _File:
     closed = is_flushed = False
+
+    def writable(self) -> bool:
+        return True
 
     def flush(self) -> None:
         self.is_flushed = True
@@ -69,4 +76,21 @@ def _is_full(stream: TLSSocket) -> bool:
     with suppress(BlockingIOError):
         while True:
             stream.send(bytes(2**16))
-    return not files._has_room(stream)
+    return not files._has_room(stream, time.monotonic() + 0.01)
+
+
+class _Socket(socket.socket):
+    file: object
+
+
+def test_file_that_its_socket_has() -> None:
+    """The two are collected together; a file that is only read is left alone."""
+    sock = _Socket()
+    sock.file = files.flushed(sock.makefile("wb"), sock)
+    held, number = weakref.ref(sock), len(files._open)
+    files.flushed(sock.makefile("rb"), sock).close()
+    assert len(files._open) == number
+    os.close(sock.detach())
+    del sock
+    gc.collect()
+    assert held() is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import select
+import time
 import weakref
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
@@ -21,12 +22,16 @@ class File(Protocol):
     def closed(self) -> bool:
         """Whether it was closed."""
 
+    def writable(self) -> bool:
+        """Return whether there may be something in its buffer to send."""
+
     def flush(self) -> None:
         """Send what is in the buffer."""
 
 
 _File = TypeVar("_File", bound=File)
-_open: weakref.WeakKeyDictionary[File, socket.socket] = weakref.WeakKeyDictionary()
+# Each with its socket, which may in turn have the file.
+_open: weakref.WeakKeyDictionary[File, weakref.ref[socket.socket]] = weakref.WeakKeyDictionary()
 
 
 def flushed(file: _File, sock: socket.socket) -> _File:
@@ -34,26 +39,28 @@ def flushed(file: _File, sock: socket.socket) -> _File:
 
     Python flushes it when it collects it, and by then a connection may have ended.
     """
-    _open[file] = sock
+    if file.writable():
+        _open[file] = weakref.ref(sock)
     return file
 
 
 def _flush_all() -> None:
-    for file, sock in list(_open.items()):
+    deadline = time.monotonic() + patience.PATIENCE
+    for file, held in list(_open.items()):
         with contextlib.suppress(OSError, ValueError):  # its connection has broken, or was closed
-            if not file.closed and _has_room(sock):
+            if (sock := held()) is not None and not file.closed and _has_room(sock, deadline):
                 sock.settimeout(patience.PATIENCE)
                 file.flush()
 
 
-def _has_room(sock: socket.socket) -> bool:
-    """Return whether data can be sent, within the time that a peer has to read.
+def _has_room(sock: socket.socket, deadline: float) -> bool:
+    """Return whether data can be sent, within the time that all peers have together.
 
     Where it cannot, another thread may hold the file, and a flush would wait for that one.
     """
     poller = select.poll()
     poller.register(sock, select.POLLOUT)
-    return bool(poller.poll(patience.PATIENCE * 1000))
+    return bool(poller.poll(max(deadline - time.monotonic(), 0) * 1000))
 
 
 interpreter.at(interpreter.Moment.FLUSH, _flush_all)
