@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import signal
 import socket
@@ -11,7 +12,16 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.doubles import until
-from tests.wrap.wrapped import ECHO_TWICE, RELAY, SERVE, Wrapped, needs_seccomp, read_all
+from tests.wrap.wrapped import (
+    CARRIERS,
+    ECHO_TWICE,
+    RELAY,
+    SERVE,
+    Wrapped,
+    needs_seccomp,
+    read_all,
+)
+from tlsify.wrap.descriptor import Descriptor
 
 if TYPE_CHECKING:
     from tests.cli.conftest import Pki
@@ -145,6 +155,31 @@ signal.pause()
         until(lambda: _is_refused(program))
         program.ask_to_end()
         assert program.end() == 128 + signal.SIGTERM
+
+
+@CARRIERS
+def test_ends_behind_a_shut_door(pki: Pki, carrier: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a program leaves open ends in order although it has closed its listener before.
+
+    That may take a while: a key that is being changed comes first.
+    """
+    say_goodbye = Descriptor.say_goodbye
+
+    async def later(descriptor: Descriptor) -> None:
+        await asyncio.sleep(0.02)
+        await say_goodbye(descriptor)
+
+    monkeypatch.setattr(Descriptor, "say_goodbye", later)
+    source = """
+listener = listen()
+sock, _ = listener.accept()
+listener.close()
+socket.socket().bind(("127.0.0.1", 0))  # where closed listeners are looked for
+sock.sendall(b"last words")
+os._exit(0)
+"""
+    with Wrapped(pki, carrier, source) as program, program.connect() as client:
+        assert read_all(client) == b"last words"
 
 
 def test_inherited_listener(pki: Pki) -> None:

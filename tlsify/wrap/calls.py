@@ -85,7 +85,7 @@ class Calls:
         self._notifications = notifications
         self._acceptor = acceptor
         self._ports = ports
-        self._lobby = Lobby(notifications, numbers, self._delivered, access_log)
+        self._lobby = Lobby(notifications, numbers, self._delivered, access_log, set())
         self._doors: dict[int, Door] = {}  # by the inodes of the program's sockets
         self._seen: dict[int, Hold] = {}
         self._descriptors: dict[int, Descriptor] = {}
@@ -375,15 +375,16 @@ class Calls:
         return {pid for each in self._descriptors.values() for pid in each.held_in}
 
     async def part(self) -> None:
-        """End everything, once no process is left."""
+        """End everything, once no process is left: what the program has ended, in good order."""
         for pid in list(self._pidfds):
             self._has_ended(pid)
         for descriptor in list(self._descriptors.values()):
             descriptor.left_by_all(in_order=descriptor.held_in <= self._orderly)
         doors = self.doors()
         self.check_doors()
+        await asyncio.gather(*self._lobby.delivering, return_exceptions=True)
         for door in doors:
-            await door.part()
+            await door.acceptor.drain(0)
 
 
 def _is_listening(sock: socket.socket) -> bool:

@@ -45,12 +45,14 @@ class Lobby(NamedTuple):
         numbers: for connections' descriptors.
         delivered: called with each connection that the program gets.
         access_log: gets a line for each.
+        delivering: connections that the program has, or has just ended; of doors that are shut, too.
     """
 
     notifications: Notifications
     numbers: Numbers
     delivered: Callable[[Descriptor], None]
     access_log: AccessLog | None
+    delivering: set[asyncio.Task[Any]]
 
 
 class _Arrival(NamedTuple):
@@ -89,7 +91,6 @@ class Door:
         self._waiting = WaitingCalls(lobby.notifications)
         self._waits_at: dict[int, int] = {}  # members, by the threads that wait
         self._turn = 0
-        self._parting: set[asyncio.Task[Any]] = set()
         self.acceptor = acceptor([group.ours], self.serve)
         self.acceptor.begin()
 
@@ -139,8 +140,8 @@ class Door:
             try:
                 descriptor = await self._deliver(handed)
                 if task is not None:
-                    self._parting.add(task)
-                    task.add_done_callback(self._parting.discard)
+                    self._lobby.delivering.add(task)
+                    task.add_done_callback(self._lobby.delivering.discard)
                 try:
                     if (error := await descriptor.ended) is not None:
                         visit.end = ending(error)
@@ -182,11 +183,6 @@ class Door:
         members = list(self.members.values())
         member = members[self._turn % len(members)]
         self._knocks[arrival] = Knock(self.group, member, self._known)
-
-    async def part(self) -> None:
-        """Wait until connections that the program has ended are gone; cut the others."""
-        await asyncio.gather(*self._parting, return_exceptions=True)
-        await self.acceptor.drain(0)
 
     # -- calls
 
