@@ -15,10 +15,14 @@ from tests.doubles import Endpoint
 from tests.interop.programs import AS_ROOT
 from tlsify.cli import main
 from tlsify.errors import ExitCode
+from tlsify.metrics import counters
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+
+_COUNTS = counters._CELL * counters._WIDTH
 
 
 class Forked:
@@ -61,6 +65,7 @@ class Forked:
             sys.stdin = os.fdopen(0)
             sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1) for number in (1, 2))
             logging.root.handlers.clear()  # pytest's
+            counters._memory = counters._Memory(memoryview(bytearray(_COUNTS)).cast("q"))  # its own
             warnings.simplefilter("always", ResourceWarning)
             with self._within:
                 status = self._command(words)
