@@ -14,7 +14,7 @@ from tlsify.logs.file import LONGEST, LogFile
 from tlsify.metrics.counters import counters
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 
@@ -148,9 +148,10 @@ def test_pipe(tmp_path: Path) -> None:
     assert lost() == before + 2
 
 
-def test_pipe_as_stdout() -> None:
+@pytest.mark.parametrize("ends", [os.pipe, os.openpty], ids=["pipe", "terminal"])
+def test_stdout_without_a_reader(ends: Callable[[], tuple[int, int]]) -> None:
     """It keeps nobody waiting either, whoever else fills it: `poll` is no promise."""
-    reader, writer = os.pipe()
+    reader, writer = ends()
     if (pid := os.fork()) == 0:
         os.dup2(writer, 1)
         file = LogFile("-")

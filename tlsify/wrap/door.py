@@ -45,7 +45,7 @@ class Lobby(NamedTuple):
         numbers: for connections' descriptors.
         delivered: called with each connection that the program gets.
         access_log: gets a line for each.
-        delivering: connections that the program has, or has just ended; of doors that are shut, too.
+        delivering: connections that the program has or has just ended; of shut doors, too.
     """
 
     notifications: Notifications

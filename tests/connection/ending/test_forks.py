@@ -121,6 +121,28 @@ def test_whoever_is_last(lab: Lab, policy: KtlsPolicy) -> None:
 
 
 @both
+@pytest.mark.parametrize("in_order", [True, False], ids=["closed", "aborted"])
+def test_end_while_another_has_it(lab: Lab, policy: KtlsPolicy, *, in_order: bool) -> None:
+    """Who serves it ends it, though the parent, which does not, has its copy for good."""
+    stream, peer = lab.stream(policy)
+
+    def serve() -> None:
+        stream.sendall(b"from the child")
+        if in_order:
+            stream.close()
+        else:
+            stream.abort()
+
+    assert _status(_fork(serve)) == 0
+    assert peer.recv_data(14) == b"from the child"
+    if in_order:
+        _ended_in_order(peer)
+    else:
+        assert peer.recv() is None
+    stream.abort()
+
+
+@both
 def test_handshake_in_the_child(lab: Lab, policy: KtlsPolicy) -> None:
     """What it has sent arrives, though it ends without waiting for any thread."""
     ours, theirs = lab.tcp()
