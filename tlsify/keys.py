@@ -5,13 +5,14 @@ from __future__ import annotations
 import ctypes
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from tlsify.codepoints import CipherSuite
 
 IV_LENGTH = 12
 SEQ_LIMIT = 2**64
+_memset: Any = ctypes.memset  # it takes bytes, too, of which its type knows nothing
 
 
 class Direction(Enum):
@@ -71,7 +72,7 @@ def wipe(*secrets: bytes | bytearray) -> None:
         if isinstance(secret, bytearray):
             secret[:] = bytes(len(secret))
         elif len(secret) > 1:  # Python has each shorter one only once
-            ctypes.memset(ctypes.c_char_p(secret), 0, len(secret))
+            _memset(secret, 0, len(secret))
 
 
 class Keys(NamedTuple):

@@ -70,7 +70,7 @@ def test_who_makes_room(lab: Lab, silent: SilentNewcomers) -> None:
     assert silent.excess(0.0) is first
     assert silent.wait_for(first)
     assert silent.wait_for(second)
-    until(lambda: isinstance(silent._pending.stalled(3.0, pressing=True), tuple))
+    until(lambda: getattr(silent._pending.stalled(3.0, pressing=True), "sock", None) is first.sock)
     assert silent.excess(3.0) is first
     assert len(silent) == 2
 

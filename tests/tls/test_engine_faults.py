@@ -30,6 +30,7 @@ from tlsify.names import ReferenceIdentifier
 from tlsify.tls import connection_factory, context
 from tlsify.tls.client_hello import MAX_LENGTH
 from tlsify.tls.engine import Engine
+from tlsify.tls.ration import ALLOWANCE, RECORD_COST
 from tlsify.tls.record import (
     HEADER_LENGTH,
     encode_plain_alert,
@@ -519,6 +520,15 @@ def test_alert_instead_of_the_clients_finished(version: ProtocolVersion) -> None
     assert caught.value.alert is AlertDescription.unknown_ca
 
 
+@pytest.mark.parametrize("version", ProtocolVersion)
+def test_alert_behind_the_client_hello(version: ProtocolVersion) -> None:
+    """A client that gives up at once is heard, even if all of it comes together."""
+    pair = EnginePair(replace(CLIENT, versions=versions(version)), SERVER)
+    with pytest.raises(PeerAlert, match="internal_error") as caught:
+        pair.server.feed(pair.client.output() + encode_plain_alert(AlertDescription.internal_error))
+    assert caught.value.alert is AlertDescription.internal_error
+
+
 def test_warning_in_front_of_our_own_refusal() -> None:
     """A warning that was passed over does not get the blame for what follows."""
     client = Engine(replace(CLIENT, versions=versions(TLS12)))
@@ -568,7 +578,8 @@ def test_answer_in_too_many_records(version: ProtocolVersion) -> None:
     first, *_ = split_records(pair.client.output())
     pair.server.feed(first)
     pair.client.feed(split_records(pair.server.output())[0])
-    pair.client._allowance.left = len(warning)
+    pair.client._framer.length = 0
+    pair.client._framer.count += ALLOWANCE // RECORD_COST
     with pytest.raises(PeerMisbehaved, match="too many records") as caught:
         pair.client.feed(warning)
     assert caught.value.alert is not None

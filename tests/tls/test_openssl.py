@@ -72,42 +72,58 @@ def test_drained(monkeypatch: pytest.MonkeyPatch, flights: int, *, lean: bool) -
     assert openssl.drain(connection) == b""
 
 
-@pytest.mark.parametrize("lean", [True, False])
-def test_alerts_heard(monkeypatch: pytest.MonkeyPatch, *, lean: bool) -> None:
-    """Each alert is told with the connection that it belongs to, and nothing else needs be."""
-    if not lean:
-        monkeypatch.setattr(openssl, "_lib", SimpleNamespace())
-    heard = []
-    context = SSL.Context(SSL.TLS_METHOD)
-    openssl.hear(context, lambda *told: heard.append(told))
-    victim, other = (SSL.Connection(context, None) for _ in range(2))
-    for connection in (victim, other):
-        connection.set_accept_state()
-    victim.bio_write(b"\x16\x03\x03\x00\x04\x02\x00\x00\x00")
-    for connection in (victim, other):
-        with pytest.raises(SSL.Error):
-            connection.do_handshake()
-    alerts = [(who, value & 0xFF) for who, where, value in heard if where & SSL.SSL_CB_ALERT]
-    assert alerts == [(victim, 10)]
-
-
 class Listener:
-    """App data of a connection: what it hears of secrets."""
+    """App data of a connection: what it hears of secrets and alerts."""
 
     def __init__(self) -> None:
         """Start with nothing."""
         self.lines: list[bytes] = []
+        self.alerts: list[int] = []
+        self.messages = 0
 
     def on_key_log(self, line: bytes) -> None:
         """Keep a line."""
         self.lines.append(line)
+
+    def on_alert(self, *, sent: bool, description: int) -> None:
+        """Keep an alert that was sent."""
+        assert sent
+        self.alerts.append(description)
+
+    def on_message(self) -> None:
+        """Count it."""
+        self.messages += 1
+
+
+def _no_binding(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(openssl, "_lib", SimpleNamespace())
+    monkeypatch.setattr(openssl, "_telling", None)
+
+
+@pytest.mark.parametrize("lean", [True, False])
+def test_alerts_heard(monkeypatch: pytest.MonkeyPatch, *, lean: bool) -> None:
+    """Each alert is told to the connection that it belongs to, if that is to hear of them."""
+    if not lean:
+        _no_binding(monkeypatch)
+    context = SSL.Context(SSL.TLS_METHOD)
+    openssl.hear_all(context)
+    victim, other = (SSL.Connection(context, None) for _ in range(2))
+    for connection in (victim, other):
+        connection.set_app_data(Listener())
+        connection.set_accept_state()
+        openssl.hear(connection)
+    victim.bio_write(b"\x16\x03\x03\x00\x04\x02\x00\x00\x00")
+    for connection in (victim, other):
+        with pytest.raises(SSL.Error):
+            connection.do_handshake()
+    assert (victim.get_app_data().alerts, other.get_app_data().alerts) == ([10], [])
 
 
 @pytest.mark.parametrize("lean", [True, False])
 def test_handshake_and_its_secrets(monkeypatch: pytest.MonkeyPatch, *, lean: bool) -> None:
     """Two sides come to their end by what each has to say, and both hear the same secrets."""
     if not lean:
-        monkeypatch.setattr(openssl, "_lib", SimpleNamespace())
+        _no_binding(monkeypatch)
     pair = make_key_pair(["x"])
     sides: list[SSL.Connection] = []
     heard: list[Listener] = []
@@ -115,10 +131,12 @@ def test_handshake_and_its_secrets(monkeypatch: pytest.MonkeyPatch, *, lean: boo
         context = SSL.Context(SSL.TLS_METHOD)
         context.use_certificate(pair.chain[0])
         context.use_privatekey(pair.key)
-        openssl.log_keys(context)
+        openssl.hear_all(context)
+        openssl.log_keys(context, whole=start is SSL.Connection.set_connect_state)
         sides.append(SSL.Connection(context, None))
         heard.append(Listener())
         sides[-1].set_app_data(heard[-1])
+        openssl.hear(sides[-1])
         start(sides[-1])
     client, server = sides
     is_finished, hello = openssl.advance(client, b"")
@@ -129,9 +147,15 @@ def test_handshake_and_its_secrets(monkeypatch: pytest.MonkeyPatch, *, lean: boo
     is_finished, finished = openssl.advance(client, flight)
     assert is_finished
     assert openssl.advance(server, finished)[0]
-    assert len(heard[0].lines) == len(heard[1].lines) == 5
-    assert sorted(heard[0].lines) == sorted(heard[1].lines)
+    labels = [line.split()[0] for line in heard[0].lines]
+    assert {b"CLIENT_TRAFFIC_SECRET_0", b"EXPORTER_SECRET"} < set(labels)
+    assert len(labels) == 5
+    some = [line for line in heard[0].lines if not lean or b"_TRAFFIC_SECRET_0 " in line]
+    assert sorted(heard[1].lines) == sorted(some)
+    assert heard[0].messages
+    assert heard[1].messages
     another = SSL.Connection(server.get_context(), None)
+    another.set_app_data(Listener())
     another.set_accept_state()
     with pytest.raises(SSL.Error):
         openssl.advance(another, b"\x16\x03\x03\0\4\2\0\0\0")

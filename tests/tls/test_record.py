@@ -15,6 +15,7 @@ from tlsify.tls.record import (
     decode_header,
     encode_plain_alert,
     encode_record,
+    last_alert,
     split_records,
 )
 
@@ -164,3 +165,24 @@ def test_empty_record() -> None:
 def test_plain_alert(description: AlertDescription) -> None:
     """An alert before any key is seven bytes, fatal."""
     assert encode_plain_alert(description) == bytes([21, 3, 3, 0, 2, 2, description])
+
+
+@pytest.mark.parametrize(
+    ("flight", "alert"),
+    [
+        (b"", None),
+        (encode_plain_alert(AlertDescription.internal_error), AlertDescription.internal_error),
+        (
+            encode_record(ContentType.handshake, b"hello")
+            + encode_plain_alert(AlertDescription.decode_error),
+            AlertDescription.decode_error,
+        ),
+        (encode_record(ContentType.handshake, b"\x02\x28"), None),
+        (encode_record(ContentType.alert, b"\x02\x28" + bytes(24)), None),  # sealed by TLS 1.2
+        (encode_record(ContentType.application_data, b"\x02\x28\x15" + bytes(16)), None),
+        (encode_record(ContentType.alert, b"\x02\xff"), None),
+    ],
+)
+def test_last_alert(flight: bytes, alert: AlertDescription | None) -> None:
+    """The alert at the end of a flight is read, unless it is sealed or of no known kind."""
+    assert last_alert(flight) is alert

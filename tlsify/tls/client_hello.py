@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from tlsify.codepoints import AlertDescription, ContentType, HandshakeType
 from tlsify.errors import PeerAlert, PeerMisbehaved
-from tlsify.tls.record import HEADER_LENGTH, MAX_PLAINTEXT
+from tlsify.tls.record import HEADER_LENGTH, MAX_PLAINTEXT, split_records
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,11 +45,33 @@ class ClientHello(NamedTuple):
 
 
 class HelloCollector:
-    """Collects handshake fragments until one ClientHello is complete."""
+    """Collects a client's first records until its ClientHello is complete."""
 
     def __init__(self) -> None:
         """Start with nothing."""
+        self._records: list[bytes] = []
         self._buffer = bytearray()
+
+    def add(self, records: bytes) -> ClientHello | None:
+        """Add whole records; return the hello once it is complete.
+
+        Raises:
+            PeerAlert: an alert came instead.
+            PeerMisbehaved: anything else did, or the hello is too long or malformed.
+        """
+        self._records.append(records)
+        for record in split_records(records):
+            if record[0] != ContentType.handshake:
+                raise _not_a_hello(record[0])
+            if (hello := self.feed(record[HEADER_LENGTH:])) is not None:
+                return hello
+        return None
+
+    def take(self) -> bytes:
+        """Return all records that were added, and forget them."""
+        records = b"".join(self._records)
+        self._records.clear()
+        return records
 
     def feed(self, fragment: bytes) -> ClientHello | None:
         """Add the payload of one handshake record; return the hello once it is complete.
@@ -60,22 +82,25 @@ class HelloCollector:
         if not fragment:  # RFC 8446 5.1; without this, empty records could go on for ever
             msg = "empty handshake record"
             raise PeerMisbehaved(msg, alert=AlertDescription.unexpected_message)
-        self._buffer += fragment
         buffer = self._buffer
+        buffer += fragment
         if buffer[0] != HandshakeType.client_hello:
             raise PeerMisbehaved(
                 f"handshake starts with message type {buffer[0]}, not a ClientHello",
                 alert=AlertDescription.unexpected_message,
             )
+        if len(buffer) < _HANDSHAKE_HEADER:
+            return None
         length = int.from_bytes(buffer[1:_HANDSHAKE_HEADER], "big")
-        if len(buffer) >= _HANDSHAKE_HEADER and length > MAX_LENGTH:
+        if length > MAX_LENGTH:
             raise PeerMisbehaved(
                 f"ClientHello of {length} bytes exceeds {MAX_LENGTH}",
                 alert=AlertDescription.illegal_parameter,
             )
-        if len(buffer) < _HANDSHAKE_HEADER + length:
+        end = _HANDSHAKE_HEADER + length
+        if len(buffer) < end:
             return None
-        return decode_client_hello(bytes(buffer[_HANDSHAKE_HEADER : _HANDSHAKE_HEADER + length]))
+        return decode_client_hello(bytes(buffer[_HANDSHAKE_HEADER:end]))
 
 
 def shortest(received: bytes) -> int:
@@ -121,7 +146,7 @@ def _missing(message: bytes) -> int:
     return max(_HANDSHAKE_HEADER + (length if is_known else 0) - len(message), 0)
 
 
-def not_a_hello(content_type: int) -> PeerAlert | PeerMisbehaved:
+def _not_a_hello(content_type: int) -> PeerAlert | PeerMisbehaved:
     """Build the error for a record of another type instead of a ClientHello."""
     if content_type == ContentType.alert:
         return PeerAlert("the client sent an alert instead of a ClientHello")

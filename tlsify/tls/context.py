@@ -14,7 +14,7 @@ from tlsify.config import ClientConfig, ServerConfig
 from tlsify.credentials.pem import as_file, malformed
 from tlsify.errors import ConfigError
 from tlsify.tls.certificates import load
-from tlsify.tls.openssl import hear, log_keys, set_groups, share_trust
+from tlsify.tls.openssl import hear_all, log_keys, set_groups, share_trust
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -66,15 +66,6 @@ class Observer(Protocol):
         """Choose a protocol, or return NO_OVERLAPPING_PROTOCOLS; it must not raise."""
 
 
-def _hear(connection: SSL.Connection, where: int, value: int) -> None:
-    observer: Observer = connection.get_app_data()
-    if where & SSL.SSL_CB_ALERT:
-        sent = bool(where & SSL.SSL_CB_WRITE)
-        observer.on_alert(sent=sent, description=value & 0xFF)
-    elif where & SSL.SSL_CB_EXIT and value == 1:
-        observer.on_message()
-
-
 def _verify(
     connection: SSL.Connection, certificate: crypto.X509, error: int, depth: int, valid: int
 ) -> bool:
@@ -100,8 +91,8 @@ def _new_context(
     context.set_options(_OPTIONS if tickets else _OPTIONS | SSL.OP_NO_TICKET)
     context.set_mode(SSL.MODE_RELEASE_BUFFERS)
     context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
-    log_keys(context)
-    hear(context, _hear)
+    hear_all(context)
+    log_keys(context, whole=config.key_log is not None)
     _use_groups(context, config.groups)
     return context
 

@@ -11,29 +11,28 @@ from tlsify.codepoints import (
     Aead,
     AlertDescription,
     CipherSuite,
-    ContentType,
     ProtocolVersion,
 )
 from tlsify.config import ClientConfig, ServerConfig
 from tlsify.errors import HandshakeError, PeerMisbehaved, TlsifyError
 from tlsify.keys import wipe
 from tlsify.tls import challenge, conclusion, handshake_keys
-from tlsify.tls.client_hello import HelloCollector, check_alpn, not_a_hello
+from tlsify.tls.client_hello import HelloCollector, check_alpn
 from tlsify.tls.connection_factory import Connections
 from tlsify.tls.explain import cut_short, handshake_failure, peer_alert
-from tlsify.tls.openssl import advance, drain, dump_session, load_session
-from tlsify.tls.ration import Allowance
+from tlsify.tls.openssl import advance, drain, dump_session, hear, load_session
+from tlsify.tls.ration import is_overdrawn, overdrawn
 from tlsify.tls.record import (
     CHANGE_CIPHER_SPEC,
     FIRST_FLIGHT,
-    HEADER_LENGTH,
     NO_RECORD,
     SHORTEST_LAST,
     Framer,
     encode_plain_alert,
+    last_alert,
     split_records,
 )
-from tlsify.tls.verify import PeerVerifier
+from tlsify.tls.verify import verifier
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -65,6 +64,20 @@ class Engine:
 
     is_remote: ClassVar[Literal[False]] = False  # as `isolation.remote_engine` has one
 
+    is_client = False
+    server_name: str | None = None
+    keys: Keys | None = None
+    stranger: Stranger | None = None
+    _connection: SSL.Connection | None = None
+    _negotiated: Negotiated | None = None
+    _is_challenge = False
+    _max_fragment_length: int | None = None
+    _output = b""
+    _held = b""  # what OpenSSL is to get with the next record
+    _last_flight = b""
+    _alert_sent: AlertDescription | None = None
+    _alert_received: int | None = None
+
     def __init__(
         self,
         config: ClientConfig | ServerConfig,
@@ -90,43 +103,31 @@ class Engine:
         """
         self._aeads = config.aeads if aeads is None else aeads
         self._use(config, now)
-        self.is_client = isinstance(config, ClientConfig)
-        self._is_challenge = False
-        self._connection: SSL.Connection | None = None
-        self._framer = Framer(SHORTEST_LAST if self.is_client else FIRST_FLIGHT)
-        self.server_name = config.server_name if isinstance(config, ClientConfig) else None
-        self._max_fragment_length: int | None = None
-        self._collector = HelloCollector()
-        self._first_flight = bytearray()
-        self._output = b""
         self._wants_keys = keys
-        self._allowance = Allowance()
-        self._held = b""  # what OpenSSL is to get with the next record
         self._tickets: list[bytes] = []
-        self._last_flight = b""
         self._received: list[bytes] = []  # since ChangeCipherSpec: TLS 1.2 counts from there
-        self._alert_sent: AlertDescription | None = None
-        self._alert_received: int | None = None
-        self.stranger: Stranger | None = None
         self._key_log: list[bytes] = []
         self.on_key_log = self._key_log.append
-        self._negotiated: Negotiated | None = None
-        self.keys: Keys | None = None
         if isinstance(config, ClientConfig):
+            self._framer = Framer(SHORTEST_LAST)
+            self.is_client = True
+            self.server_name = config.server_name
             connection = self._connect()
+            hear(connection)
             if self.server_name is not None:
                 connection.set_tlsext_host_name(self.server_name.encode("ascii"))
             connection.set_connect_state()
             if session is not None:
                 load_session(connection, session)
             self._advance(connection)
+        else:
+            self._framer = Framer(FIRST_FLIGHT)
+            self._collector = HelloCollector()
 
     def _use(self, config: ClientConfig | ServerConfig, now: float = 0.0) -> None:
         self._config = config
         self._connections = Connections(config, self._aeads, now)
-        self._resumes = isinstance(config, ServerConfig) and config.resumption
-        self._verifies = isinstance(config, ClientConfig) or config.client_trust is not None
-        self._judge = PeerVerifier(config)
+        self._judge = verifier(config)
 
     def _connect(self, wanted: str | None = None) -> SSL.Connection:
         connection = self._connections.make(wanted)
@@ -157,41 +158,45 @@ class Engine:
         if not data:
             raise cut_short(self.server_name)
         framer = self._framer
-        while records := self._cut(data):
-            self._process(records)
+        while True:
+            try:
+                records = framer.feed(data)
+            except PeerMisbehaved as error:
+                self._meet(error, framer.pending)
+                raise
+            if records:
+                self._process(records)
             if not framer.pending:
                 return
             if self._negotiated is not None:
                 raise TlsifyError("bytes behind the handshake were read")
+            if not framer.is_faulty:
+                return
             data = b""
 
-    def _cut(self, data: bytes) -> bytes:
-        try:
-            return self._framer.feed(data)
-        except PeerMisbehaved as error:
-            pending = self._framer.pending
-            is_first = not self._framer.count
-            answer = self.stranger(pending) if self.stranger is not None and is_first else b""
-            if answer:
-                self._output += answer
-                error.is_answered = True
-            else:
-                self.refuse(error, pending)
-            raise
+    def _meet(self, error: PeerMisbehaved, pending: bytes) -> None:
+        """Answer a peer that has sent no record, in its own protocol if it has begun so."""
+        stranger = None if self._framer.count else self.stranger
+        if stranger is not None and (answer := stranger(pending)):
+            self._output += answer
+            error.is_answered = True
+        else:
+            self.refuse(error, pending)
 
     def _process(self, records: bytes) -> None:
-        connection = self._connection
+        connection, framer = self._connection, self._framer
         try:
-            self._allowance.take(len(records), self._framer.count)
+            if is_overdrawn(framer.length, framer.count):
+                raise overdrawn()
             if connection is None:
                 self._greet(records)
-            elif records == CHANGE_CIPHER_SPEC and self._framer.pending:
+            elif records == CHANGE_CIPHER_SPEC and framer.pending:
                 self._held += records  # the next one has begun to come: OpenSSL gets both
             else:
                 self._advance(connection, self._held + records)
         except HandshakeError as exc:
             exc.server_name = self.server_name
-            if self._allowance.left < 0:
+            if is_overdrawn(framer.length, framer.count):
                 self.refuse(exc, NO_RECORD)
             elif self._connection is None and exc.alert is not None:
                 self._output += encode_plain_alert(exc.alert)
@@ -199,25 +204,20 @@ class Engine:
 
     def _greet(self, records: bytes) -> None:
         """Collect a ClientHello, find out what to show for it, and have OpenSSL begin with it."""
-        self._first_flight += records
-        for record in split_records(records):
-            if record[0] != ContentType.handshake:
-                raise not_a_hello(record[0])
-            if (hello := self._collector.feed(record[HEADER_LENGTH:])) is not None:
-                break
-        else:
+        if (hello := self._collector.add(records)) is None:
             return
-        self.server_name = hello.server_name
+        self.server_name, self._max_fragment_length = hello.server_name, hello.max_fragment_length
         if (shown := challenge.answer(self._config, hello)) is not None:
             self._use(shown)
             self._is_challenge = True
         check_alpn(hello.alpn, self._config.alpn)  # `on_alpn` must not raise
-        self._max_fragment_length = hello.max_fragment_length
         connection = self._connect(hello.server_name)
         connection.set_accept_state()
-        flight = bytes(self._first_flight)
-        self._first_flight.clear()
-        self._advance(connection, flight)
+        if self._framer.count > 1:  # there may be an alert behind it
+            hear(connection)
+        self._advance(connection, self._collector.take())
+        # Alerts are not sealed until a flight has been sent, so that `last_alert` can read them.
+        hear(connection)
 
     def _advance(self, connection: SSL.Connection, records: bytes = b"") -> None:
         self._held = b""
@@ -283,7 +283,7 @@ class Engine:
 
     def take_key_log(self) -> bytes:
         """Return the lines that the configuration's ``key_log`` asks for, and wipe all."""
-        lines = b"".join(line + b"\n" for line in self._key_log if self._config.key_log is not None)
+        lines = b"" if self._config.key_log is None else b"\n".join([*self._key_log, b""])
         wipe(*self._key_log)
         self._key_log.clear()
         return lines
@@ -323,7 +323,8 @@ class Engine:
         self, certificate: crypto.X509, error: int, depth: int, *, valid: bool
     ) -> bool:
         """Check one certificate of the path."""
-        return self._judge.hear(certificate, error, depth, valid=valid)
+        judge = self._judge
+        return judge is not None and judge.hear(certificate, error, depth, valid=valid)
 
     def on_alpn(self, offered: list[bytes]) -> bytes | _NoOverlappingProtocols:
         """Choose the first of the server's own protocols that the client offers (RFC 7301 3.2)."""
@@ -335,13 +336,15 @@ class Engine:
     # -- the end, good or bad
 
     def _explain(self, exc: SSL.Error, emitted: bytes) -> HandshakeError:
-        rejection = self._judge.rejection
+        rejection = None if self._judge is None else self._judge.rejection
         if rejection is not None and rejection.alert is not None:
             # OpenSSL knows nothing of the reason and would say internal_error.
             server = None if self.is_client else self._connection
             self._output += handshake_keys.refusal(server, self._key_log, rejection.alert)
             return rejection
         self._output += emitted
+        if self._alert_sent is None:
+            self._alert_sent = last_alert(emitted)
         if rejection is not None:
             rejection.alert = self._alert_sent
             return rejection
@@ -357,12 +360,13 @@ class Engine:
             raise answered
         suite = CipherSuite.from_openssl(connection.get_cipher_name() or "")
         tickets: list[bytes] = []
+        resumes = isinstance(self._config, ServerConfig) and self._config.resumption
         if suite.version is _TLS_1_3 and not self.is_client:
             # All that a TLS 1.3 server emits after the client's Finished is tickets, under the
             # application key. Held back where nothing is resumed, they leave TX at sequence
             # number 0.
             tickets = split_records(emitted)
-        if tickets and not self._resumes:
+        if tickets and not resumes:
             self._tickets = tickets
         else:
             self._output += emitted
@@ -370,13 +374,13 @@ class Engine:
             is_client=self.is_client,
             server_name=self.server_name,
             max_fragment_length=self._max_fragment_length,
-            certificate=self._check_peer(connection) if self._verifies else None,
+            certificate=self._check_peer(connection),
             config=self._config,
             key_log=self._key_log if self._wants_keys else None,
             last_flight=self._last_flight,
             received=self._received,
             tickets=tickets,
-            sends_tickets=self._resumes,
+            sends_tickets=resumes,
         )
         self._negotiated, self.keys = conclusion.conclude(connection, suite, seen)
         if self._config.key_log is None:
@@ -384,10 +388,9 @@ class Engine:
 
     def _check_peer(self, connection: SSL.Connection) -> bytes | None:
         judge = self._judge
-        if (
-            not judge.heard
-            and (error := judge.judge(connection.get_peer_certificate())) is not None
-        ):
+        if judge is None or judge.heard:
+            return None if judge is None else judge.shown
+        if (error := judge.judge(connection.get_peer_certificate())) is not None:
             # A resumed handshake shows no certificate to `on_certificate`. That its path was once
             # verified, against the same anchors, is for the session's store to know
             # (`session_store.Origin`); a mixed-up session must at least not name another peer.

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from OpenSSL import SSL, _util, crypto
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable, Sequence
 
 _lib, _ffi = _util.lib, _util.ffi
 # pyOpenSSL's weak references to its connections, by OpenSSL's own; to call one is all it takes.
-_connections = getattr(getattr(SSL.Connection, "_reverse_mapping", None), "data", None)
+_connections: Any = getattr(getattr(SSL.Connection, "_reverse_mapping", None), "data", None)
 _TELLING = SSL.SSL_CB_ALERT | SSL.SSL_CB_EXIT
+# The one letter by which CLIENT_TRAFFIC_SECRET_0 and its like differ from other labels.
+_TRAFFIC_AT, _TRAFFIC = 7, b"T"
 _MASTER_SECRET = 48  # bytes, RFC 5246 8.1
 _NO_START_LINE = 108  # PEM_R_NO_START_LINE, openssl/pemerr.h
 _ROOM = 2**14  # several times what one side says at a time in a handshake
@@ -83,43 +85,56 @@ def _drain_in_public(connection: SSL.Connection) -> bytes:
         return output
 
 
-def hear(context: SSL.Context, told: Callable[[SSL.Connection, int, int], None]) -> None:
-    """Have OpenSSL tell of a Context's connections each alert, and where it stops at a message.
+def hear(connection: SSL.Connection) -> None:
+    """Have OpenSSL tell of alerts, and of steps that are done, to a connection's app data.
 
     It reports every step of a handshake, and the public ``Context.set_info_callback`` looks up the
     connection for each of them, wanted or not.
-
-    Args:
-        context: not yet in use.
-        told: takes what ``set_info_callback`` takes.
     """
-    if _connections is None or not hasattr(_lib, "SSL_CTX_set_info_callback"):
-        context.set_info_callback(told)
-        return
-
-    def tell(ssl: object, where: int, value: int) -> None:
-        if where & _TELLING:
-            told(_connections[ssl](), where, value)
-
-    held = _ffi.callback("void (*)(const SSL *, int, int)", tell)
-    context._info_callback = held
-    _lib.SSL_CTX_set_info_callback(context._context, held)
+    if _telling is not None:
+        _lib.SSL_set_info_callback(connection._ssl, _telling)
 
 
-def log_keys(context: SSL.Context) -> None:
+def hear_all(context: SSL.Context) -> None:
+    """Do it for all connections of a Context not yet in use, where `hear` cannot."""
+    if _telling is None:
+        context.set_info_callback(_tell)
+
+
+def _tell(connection: SSL.Connection, where: int, value: int) -> None:
+    observer = connection.get_app_data()
+    if where & SSL.SSL_CB_ALERT:
+        observer.on_alert(sent=bool(where & SSL.SSL_CB_WRITE), description=value & 0xFF)
+    elif where & SSL.SSL_CB_EXIT and value == 1:
+        observer.on_message()
+
+
+def _tell_some(ssl: object, where: int, value: int) -> None:
+    if where & _TELLING:
+        _tell(_connections[ssl](), where, value)
+
+
+_telling = None
+if _connections is not None and hasattr(_lib, "SSL_set_info_callback"):
+    _telling = _ffi.callback("void (*)(const SSL *, int, int)", _tell_some)
+
+
+def log_keys(context: SSL.Context, *, whole: bool) -> None:
     """Have OpenSSL tell of a Context's secrets: ``on_key_log`` of a connection's app data.
 
     The public ``Context.set_keylog_callback`` has three more calls between, for each of five lines.
 
     Args:
         context: not yet in use.
+        whole: whether all lines are wanted, or only those of application traffic.
     """
     if _connections is None or not hasattr(_lib, "SSL_CTX_set_keylog_callback"):
         context.set_keylog_callback(_tell_key_log)
         return
 
-    def tell(ssl: object, line: object) -> None:
-        _connections[ssl]()._app_data.on_key_log(_ffi.string(line))
+    def tell(ssl: object, line: Sequence[bytes]) -> None:
+        if whole or line[_TRAFFIC_AT] == _TRAFFIC:
+            _connections[ssl]()._app_data.on_key_log(_ffi.string(line))
 
     held = _ffi.callback("void (*)(const SSL *, const char *)", tell)
     context._keylog_callback = held

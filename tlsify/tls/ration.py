@@ -22,34 +22,21 @@ RECORD_COST = 2**8
 ALLOWANCE = 2**11 * RECORD_COST
 
 
-@dataclass(slots=True)
-class Allowance:
-    """Remaining budget of a handshake.
+def is_overdrawn(length: int, records: int) -> bool:
+    """Return whether the records of a handshake have cost more than they may.
 
-    Attributes:
-        left: in bytes.
+    Args:
+        length: bytes of all of them so far.
+        records: their number.
     """
+    return RECORD_COST * records - length > ALLOWANCE
 
-    left: int = ALLOWANCE
-    _records: int = 0
 
-    def take(self, length: int, records: int) -> None:
-        """Pay for what has come.
-
-        Args:
-            length: of it, in bytes.
-            records: how many there were in all.
-
-        Raises:
-            PeerMisbehaved: there were too many.
-        """
-        self.left += length - RECORD_COST * (records - self._records)
-        self._records = records
-        if self.left < 0:
-            raise PeerMisbehaved(
-                "too many records for the handshake in them",
-                alert=AlertDescription.unexpected_message,
-            )
+def overdrawn() -> PeerMisbehaved:
+    """Build the error for them."""
+    return PeerMisbehaved(
+        "too many records for the handshake in them", alert=AlertDescription.unexpected_message
+    )
 
 
 @dataclass(slots=True)

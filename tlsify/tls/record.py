@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from typing import NamedTuple
 
 from tlsify.codepoints import AlertDescription, AlertLevel, ContentType
@@ -21,8 +22,10 @@ FIRST_FLIGHT = 2**12
 SHORTEST_LAST = 22
 CHANGE_CIPHER_SPEC = b"\x14\x03\x03\x00\x01\x01"
 _LEGACY_VERSION = 0x0303
+_PLAIN_ALERT = HEADER_LENGTH + 2
 _MAJOR_VERSION = 3
 _CONTENT_TYPES = frozenset(map(int, ContentType))  # hashing members takes Python code
+_HEADER = struct.Struct(">BBxH").unpack_from  # content type, major version, length
 
 
 class RecordHeader(NamedTuple):
@@ -94,14 +97,17 @@ class Framer:
         ahead: how many bytes are known to come at least, from a record boundary on, before the
             stream is the caller's; to be read at once where a header alone would be.
         count: how many records were returned.
+        length: how many bytes they have.
         pending: bytes read and not yet returned; empty at a record boundary.
+        is_faulty: whether these are known to be no record; to go on then raises the error.
     """
 
     def __init__(self, ahead: int = 0) -> None:
         """Start at a record boundary."""
         self.ahead = ahead
-        self.count = 0
+        self.count = self.length = 0
         self.pending = b""
+        self.is_faulty = False
 
     def need(self) -> int:
         """Maximum number of bytes to read, always 1 or more, once nothing whole is pending."""
@@ -122,12 +128,13 @@ class Framer:
         stream = self.pending + data if self.pending else data
         end, size = 0, len(stream)
         while size - end >= HEADER_LENGTH:
-            length = stream[end + 3] << 8 | stream[end + 4]
-            if not (
-                stream[end] in _CONTENT_TYPES
-                and stream[end + 1] == _MAJOR_VERSION
-                and length <= MAX_CIPHERTEXT
+            content_type, major, length = _HEADER(stream, end)
+            if (
+                content_type not in _CONTENT_TYPES
+                or major != _MAJOR_VERSION
+                or length > MAX_CIPHERTEXT
             ):
+                self.is_faulty = True
                 if not end:
                     self.pending = stream
                     decode_header(stream[:HEADER_LENGTH])
@@ -136,15 +143,23 @@ class Framer:
                 break
             end += HEADER_LENGTH + length
             self.count += 1
+        self.length += end
         self.pending = stream[end:]
         return stream[:end]
 
 
 def split_records(stream: bytes) -> list[bytes]:
     """Cut what an engine emitted into whole records (headers included), taking it at its word."""
-    records, start = [], 0
-    while start < len(stream):
+    records, start, size = [], 0, len(stream)
+    while start < size:
         end = start + HEADER_LENGTH + int.from_bytes(stream[start + 3 : start + 5], "big")
         records.append(stream[start:end])
         start = end
     return records
+
+
+def last_alert(flight: bytes) -> AlertDescription | None:
+    """Return the alert that a flight of whole records ends with; None if it is sealed, or none."""
+    last = split_records(flight)[-1:]
+    is_plain = last and len(last[0]) == _PLAIN_ALERT and last[0][0] == ContentType.alert
+    return AlertDescription.known(last[0][-1]) if is_plain else None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import itertools
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from cryptography.hazmat.primitives import hashes
@@ -24,17 +23,21 @@ _HASHES: dict[str, hashes.HashAlgorithm] = {"sha256": hashes.SHA256(), "sha384":
 
 
 def _keyed(secret: _Octets, hash_name: str) -> HMAC:
-    """Return an HMAC to be copied for each message, which costs half of making one."""
+    """Return an HMAC to be copied for each message, which costs less than another one."""
     return HMAC(secret, _HASHES[hash_name])
 
 
-def _mac(keyed: HMAC, message: bytes | bytearray, length: int) -> bytearray:
-    """Return the beginning of a MAC, and leave no other copy of it."""
+def _digest(keyed: HMAC, message: bytes) -> bytes:
     one = keyed.copy()
     one.update(message)
-    whole = one.finalize()
-    wanted = bytearray(memoryview(whole)[:length])
+    return one.finalize()
+
+
+def _take(whole: bytes, length: int) -> bytearray:
+    """Return the beginning of a secret that a library has returned, and leave no other copy."""
+    wanted = bytearray(whole)
     wipe(whole)
+    del wanted[length:]
     return wanted
 
 
@@ -49,7 +52,9 @@ def expand_label(secret: _Octets, label: bytes, length: int, hash_name: str) -> 
         length: bytes wanted, no more than the hash's output has.
         hash_name: "sha256" or "sha384".
     """
-    return _mac(_keyed(secret, hash_name), _info(label, length), length)
+    keyed = _keyed(secret, hash_name)
+    keyed.update(_info(label, length))
+    return _take(keyed.finalize(), length)
 
 
 @functools.cache
@@ -60,9 +65,14 @@ def _info(label: bytes, length: int) -> bytes:
 
 def traffic_keys(suite: CipherSuite, secret: _Octets, seq: int = 0) -> TrafficKeys:
     """Derive the write key and iv of a TLS 1.3 traffic secret (RFC 8446 7.3)."""
-    keyed, key_length = _keyed(secret, suite.hash_name), suite.aead.key_length
-    key = _mac(keyed, _info(b"key", key_length), key_length)
-    return TrafficKeys(suite, key, _mac(keyed, _info(b"iv", IV_LENGTH), IV_LENGTH), seq)
+    key_length = suite.aead.key_length
+    key = _keyed(secret, suite.hash_name)
+    iv = key.copy()
+    key.update(_info(b"key", key_length))
+    iv.update(_info(b"iv", IV_LENGTH))
+    return TrafficKeys(
+        suite, _take(key.finalize(), key_length), _take(iv.finalize(), IV_LENGTH), seq
+    )
 
 
 def next_secret(suite: CipherSuite, secret: _Octets) -> bytearray:
@@ -72,13 +82,15 @@ def next_secret(suite: CipherSuite, secret: _Octets) -> bytearray:
 
 def prf(secret: _Octets, label: bytes, seed: bytes, length: int, hash_name: str) -> bytearray:
     """Compute the TLS 1.2 pseudorandom function (RFC 5246 5)."""
-    seed, keyed, size = label + seed, _keyed(secret, hash_name), _HASHES[hash_name].digest_size
-    output, a = bytearray(length), bytearray(seed)
+    keyed, size = _keyed(secret, hash_name), _HASHES[hash_name].digest_size
+    output = bytearray(length + size)  # whose last block is cut
+    a = seed = label + seed
     for start in range(0, length, size):
-        a = _mac(keyed, a, size)
-        block = _mac(keyed, a + seed, min(size, length - start))
+        a = _digest(keyed, a)
+        block = _digest(keyed, a + seed)
         output[start : start + size] = block
         wipe(block)
+    del output[length:]
     return output
 
 
@@ -114,15 +126,20 @@ def key_block(
     """
     key_length = suite.aead.key_length
     iv_length = _SALT_LENGTH if suite.aead.has_explicit_nonce else IV_LENGTH
+    ivs = 2 * key_length
     block = prf(
         master_secret,
         b"key expansion",
         server_random + client_random,
-        2 * (key_length + iv_length),
+        ivs + 2 * iv_length,
         suite.hash_name,
     )
-    cuts = [0, key_length, 2 * key_length, 2 * key_length + iv_length, len(block)]
-    halves = KeyBlock(*(block[a:b] for a, b in itertools.pairwise(cuts)))
+    halves = KeyBlock(
+        block[:key_length],
+        block[key_length:ivs],
+        block[ivs : ivs + iv_length],
+        block[ivs + iv_length :],
+    )
     wipe(block)
     return halves
 

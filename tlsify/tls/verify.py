@@ -20,6 +20,12 @@ if TYPE_CHECKING:
 _UNABLE_TO_GET_CRL = 3  # openssl/x509_vfy.h
 
 
+def verifier(config: ClientConfig | ServerConfig) -> PeerVerifier | None:
+    """Return what judges a peer; None for a server that asks its clients for no certificate."""
+    asks = isinstance(config, ClientConfig) or config.client_trust is not None
+    return PeerVerifier(config) if asks else None
+
+
 class PeerVerifier:
     """Judges one peer, inside the handshake: a wrong one never gets our Finished.
 
