@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import select
+import socket
 
 import pytest
 
@@ -19,6 +20,7 @@ from tests.doubles import (
 )
 from tests.want import Want
 from tlsify.config import KtlsPolicy
+from tlsify.connection.ending.patience import tcp_progress
 from tlsify.connection.establish import accept, connect
 from tlsify.connection.handoff import Offload
 from tlsify.connection.relay import threads as relay_threads
@@ -27,6 +29,7 @@ from tlsify.errors import (
     ConfigError,
     KtlsUnavailable,
     ResourceError,
+    Truncated,
 )
 from tlsify.ktls import ulp
 from tlsify.ktls.probe import capabilities
@@ -36,6 +39,7 @@ from tlsify.tls.record import split_records
 pytestmark = pytest.mark.each_kernel
 
 AUTO = KtlsPolicy()
+_CLOSE_WAIT = 8  # of include/net/tcp_states.h
 
 
 @pytest.mark.parametrize("timeout", [None, 0.5])
@@ -50,6 +54,18 @@ def test_timeout_stays(lab: Lab, policy: KtlsPolicy, timeout: float | None) -> N
         assert handed.sock.gettimeout() == timeout
         stream = TLSSocket(handed)
         assert stream.gettimeout() == timeout
+
+
+@pytest.mark.parametrize("policy", OFFLOADS)
+@pytest.mark.parametrize("said", [b"", b"\x16\x03\x01\x02"], ids=["nothing", "a part"])
+def test_client_that_leaves_at_once(lab: Lab, policy: KtlsPolicy, said: bytes) -> None:
+    """It has ended the handshake: that the kernel takes no such connection is beside the point."""
+    ours, theirs = lab.tcp()
+    ours.sendall(said)
+    ours.shutdown(socket.SHUT_WR)
+    until(lambda: tcp_progress(theirs).state == _CLOSE_WAIT)
+    with pytest.raises(Truncated):
+        accept(theirs, lab.configs()[1], policy)
 
 
 # -- the decision

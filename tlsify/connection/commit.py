@@ -138,12 +138,12 @@ def _session(ready: Ready, negotiated: Negotiated, keys: Keys | None) -> Session
 
 def _install(ready: Ready, negotiated: Negotiated, keys: Keys | None) -> KtlsUnavailable | None:
     """Install both keys, or none; return the refusal that leads to the relay."""
-    if ready.refusal is not None:
-        return ready.refusal
-    if keys is None:
-        msg = "keys that were never derived"  # the engine was made for a relay
-        raise TlsifyError(msg)
     try:
+        if ready.refusal is not None:
+            return attempt(ready.policy, _refuse, ready.refusal)
+        if keys is None:
+            msg = "keys that were never derived"  # the engine was made for a relay
+            raise TlsifyError(msg)
         refusal = attempt(ready.policy, _install_rx, ready, negotiated, keys.rx)
         if refusal is None:
             _install_tx(ready, keys.tx)
@@ -152,6 +152,10 @@ def _install(ready: Ready, negotiated: Negotiated, keys: Keys | None) -> KtlsUna
         ready.engine.release()
         raise
     return refusal
+
+
+def _refuse(refusal: KtlsUnavailable) -> None:
+    raise refusal
 
 
 def _install_rx(ready: Ready, negotiated: Negotiated, keys: TrafficKeys) -> None:
