@@ -152,6 +152,11 @@ class InlineRelay(socket.socket):
         """Whether data has to wait for the rest of a message of the peer's."""
         return self._tunnel.is_waiting and not self._is_settled
 
+    @property
+    def is_out(self) -> bool:
+        """Whether the network has taken all that was sealed."""
+        return not self._records
+
     def flush(self) -> bool:
         """Send what is due; return whether all is out.
 
@@ -165,11 +170,15 @@ class InlineRelay(socket.socket):
                 self._write(room.view[:size])
         finally:
             leave(room)
-        is_out = not self._records
-        if is_out and self._is_ended and not self._tunnel.is_waiting and not self._has_shut_down:
+        if (
+            self.is_out
+            and self._is_ended
+            and not self._tunnel.is_waiting
+            and not self._has_shut_down
+        ):
             self._has_shut_down = True
             super().shutdown(socket.SHUT_WR)
-        return is_out
+        return self.is_out
 
     def _write(self, records: bytes | memoryview) -> None:
         due = self._records + bytes(records) if self._records else records
