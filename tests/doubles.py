@@ -525,9 +525,9 @@ def _make_inline(
 ) -> Handoff:
     """Do a handshake for a caller that carries the data itself."""
     sock = establish.take(sock)
-    with establish.PendingConnection(sock, config, policy) as opening:
+    with establish.PendingConnection(sock, config, policy, is_inline=True) as opening:
         handshake.run(sock, opening.engine, config.timeout)
-        return opening.commit(is_inline=True)
+        return opening.commit()
 
 
 _streams: list[socket.socket] = []

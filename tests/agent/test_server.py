@@ -181,7 +181,9 @@ def test_out_of_threads(bound: Agent, files: Files) -> None:
         for _ in range(3):
             with tcp() as (ours, theirs):
                 peer = serving(files, theirs)
-                with pytest.raises(ResourceError, match="cannot be relayed: can't start") as caught:
+                with pytest.raises(
+                    ResourceError, match="no thread to relay connections: can't start"
+                ) as caught:
                     agent.connect(bound.place, ours, files.request())
                 assert "TasksMax" in caught.value.hint
                 with pytest.raises(ssl.SSLEOFError):  # that was no end in good order
@@ -201,15 +203,18 @@ def test_out_of_threads(bound: Agent, files: Files) -> None:
 @as_root
 def test_threads_come_back(bound: Agent, files: Files) -> None:
     """Sessions wait for one that hangs only as long as there are no threads."""
-    with tcp() as (ours, theirs):
+    with tcp() as (ours, theirs), tcp() as (more, others):
+        hanging = [Endpoint(lambda: agent.connect(bound.place, ours, files.request()))]
+        assert theirs.recv(1, socket.MSG_PEEK) == b"\x16"  # and a second thread waits
         with bound.without_threads():
-            hanging = Endpoint(lambda: agent.connect(bound.place, ours, files.request()))
-            assert theirs.recv(1, socket.MSG_PEEK) == b"\x16"
+            hanging.append(Endpoint(lambda: agent.connect(bound.place, more, files.request())))
+            assert others.recv(1, socket.MSG_PEEK) == b"\x16"
         converse(bound.place, files)
-        assert not hanging.done
-        peer = serving(files, theirs)
-        hanging.result().close()
-        peer.result()
+        for each, sock in zip(hanging, (theirs, others), strict=True):
+            assert not each.done
+            peer = serving(files, sock)
+            each.result().close()
+            peer.result()
     bound.at_rest()
     assert bound.stop()[0] == 0
 
@@ -217,11 +222,12 @@ def test_threads_come_back(bound: Agent, files: Files) -> None:
 @as_root
 def test_end_without_threads(bound: Agent, files: Files) -> None:
     """It ends when it is told to, and what it is at before that."""
-    with bound.without_threads(), tcp() as (ours, theirs):
+    with tcp() as (ours, theirs):
         hanging = Endpoint(lambda: agent.connect(bound.place, ours, files.request()))
         assert theirs.recv(1, socket.MSG_PEEK) == b"\x16"
-        bound.process.terminate()
-        until(lambda: not bound.place.exists(), PATIENCE)
+        with bound.without_threads():
+            bound.process.terminate()
+            until(lambda: not bound.place.exists(), PATIENCE)
         assert bound.process.poll() is None
         theirs.shutdown(socket.SHUT_RDWR)
         with pytest.raises((TlsifyError, OSError)):

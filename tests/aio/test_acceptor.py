@@ -21,10 +21,12 @@ from tests.doubles import (
     OFFLOADS,
     RELAY,
     Lab,
+    backlog,
     check_descriptors,
     descriptors,
     reset,
 )
+from tests.want import Want
 from tlsify.acme.board import Board
 from tlsify.aio import pending
 from tlsify.aio.acceptor import Acceptor
@@ -41,7 +43,7 @@ from tlsify.passing.proxy_protocol import Header
 from tlsify.tls.challenge import PROTOCOL
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Iterator
     from pathlib import Path
 
     import trustme
@@ -570,34 +572,44 @@ def test_clients_behind_a_proxy(
     asyncio.run(run())
 
 
+@contextlib.contextmanager
+def no_descriptor() -> Iterator[None]:
+    """Take all descriptors of this process, as long as the block lasts."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    highest = max(int(number) for number in os.listdir("/proc/self/fd"))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 1, hard))
+    taken = []
+    try:
+        with contextlib.suppress(OSError):
+            while True:
+                taken.append(os.dup(0))
+        yield
+    finally:
+        for number in taken:
+            os.close(number)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def no_relay() -> bool:
+    """Return whether no thread is left of the relays of earlier tests."""
+    return not any(isinstance(each, CarrierThread) for each in threading.enumerate())
+
+
 def test_no_descriptor_left(
     server_config: ServerConfig, client_context: ssl.SSLContext, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Who connects meanwhile waits, in no time of ours, and is served once there are some again."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
 
     async def run() -> None:
         async with serving(server_config, RELAY) as server:
-            await come_true(  # relays of earlier tests
-                lambda: not any(isinstance(each, CarrierThread) for each in threading.enumerate())
-            )
+            await come_true(no_relay)
             before = counted(Event.ACCEPT_FAILED)
             sock = socket.socket()
             sock.setblocking(False)
-            highest = max(int(number) for number in os.listdir("/proc/self/fd"))
-            resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 1, hard))
-            taken = []
-            try:
-                with contextlib.suppress(OSError):
-                    while True:
-                        taken.append(os.dup(0))
+            with no_descriptor():
                 await asyncio.get_running_loop().sock_connect(sock, server.address)
                 await come_true(lambda: counted(Event.ACCEPT_FAILED) >= before + 3)
                 assert counted(Event.ACCEPT_FAILED) < before + 10, "it spins"
-            finally:
-                for number in taken:
-                    os.close(number)
-                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
             reader, writer = await asyncio.open_connection(
                 sock=sock, ssl=client_context, server_hostname="example.org"
             )
@@ -608,6 +620,51 @@ def test_no_descriptor_left(
     asyncio.run(run())
     said = [record.message for record in caplog.records if "accept() failed" in record.message]
     assert len(said) == 1, "it says so once"
+
+
+def test_stalled_handshakes_give_up_descriptors(
+    server_config: ServerConfig, client_context: ssl.SSLContext
+) -> None:
+    """Where there are no others, the oldest from where most come are closed for a newcomer."""
+
+    async def run() -> None:
+        async with serving(server_config, RELAY) as server:
+            await come_true(no_relay)
+            peers = [await stalled(server) for _ in range(20)]
+            await accepted(server, 20)
+            before = counted(Event.HANDSHAKE_EVICTED)
+            with socket.socket() as sock:
+                sock.setblocking(False)
+                with no_descriptor():
+                    await asyncio.get_running_loop().sock_connect(sock, server.address)
+                    reader, writer = await asyncio.open_connection(
+                        sock=sock, ssl=client_context, server_hostname="example.org"
+                    )
+                    writer.write(b"hello")
+                    assert await reader.readexactly(5) == b"hello"
+                assert 0 < counted(Event.HANDSHAKE_EVICTED) - before < 20
+                assert await peers[0][0].read() == b"", "the oldest was let go"
+                await leave(writer, *(each for _, each in peers))
+
+    asyncio.run(run())
+
+
+def test_no_thread_for_a_relay(server_config: ServerConfig, client_context: ssl.SSLContext) -> None:
+    """A client waits in the listening socket, without a handshake, until there is a thread."""
+
+    async def run() -> None:
+        async with serving(server_config, RELAY) as server:
+            await come_true(no_relay)
+            before = counted(Event.ACCEPT_FAILED)
+            with Want("thread", 0):
+                asking = asyncio.create_task(converse(server, client_context, b"hello"))
+                await come_true(lambda: counted(Event.ACCEPT_FAILED) >= before + 2)
+                assert backlog(server.address[1]) == 1
+                assert server.acceptor.connections == 0
+            assert await asking == b"hello"
+        await come_true(no_relay)
+
+    asyncio.run(run())
 
 
 # -- how handshakes end

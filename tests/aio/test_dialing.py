@@ -14,6 +14,7 @@ import uvloop
 
 from tests.connection.setup.test_dialing import KINDS, PATIENCE, Names, alive, dead, named, refusing
 from tests.doubles import check_descriptors, descriptors
+from tests.want import Want
 from tlsify.aio import dialing
 
 if TYPE_CHECKING:
@@ -125,6 +126,25 @@ def test_many_at_once(named: Names) -> None:
         asyncio.run(work(1))
     assert named.asked == 1
     assert not dialing._under_way
+
+
+def test_no_thread_for_a_look_up(named: Names) -> None:
+    """What was found last is tried; a name of which nothing is known cannot be."""
+
+    async def work() -> None:
+        (await dialing.connect("several.test", 1)).close()
+        with Want("thread", 0):
+            (await dialing.connect("several.test", 1)).close()
+            with pytest.raises(OSError, match="no thread to look the name up"):
+                await dialing.connect("several.test", 2)
+
+    with alive() as found:
+        named.known["several.test"] = [found]
+        asyncio.run(work())
+    assert named.asked == 1
+    for number in range(200):
+        dialing._keep((number,), [])
+    assert len(dialing._found) == 64
 
 
 def test_name_that_does_not_exist() -> None:

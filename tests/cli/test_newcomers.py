@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import select
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ import pytest
 
 from tests.cli.forked import Forked
 from tests.cli.test_door import Hall
-from tests.doubles import until
+from tests.doubles import descriptors, until
 from tlsify.cli.newcomers import Newcomer, SilentNewcomers
 
 if TYPE_CHECKING:
@@ -134,6 +135,26 @@ pending._LEAST, descriptor_limit._SILENT = 0.0, 16
         clients[-1].sendall(_STARTED)
         assert clients[0].recv(1) == b""
         hall.enter()
+        assert "connection refused: its handshake has stalled" in hall.end_with_clients()
+
+
+def test_descriptors_of_the_silent() -> None:
+    """Where there is no other descriptor, the oldest give up theirs, and the log says so."""
+    with Hall(1, _ALL_SAID, patience=60.0) as hall:
+        silent = [hall.dial() for _ in range(8)]
+        for each in silent:
+            each.sendall(_STARTED[:3])
+        until(lambda: len(descriptors(hall.process.pid)) > len(silent) + 4)
+        hall.take_turns()
+        taken = {int(each.split()[0]) for each in descriptors(hall.process.pid)}
+        lowest = next(number for number in range(1024) if number not in taken)
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.prlimit(hall.process.pid, resource.RLIMIT_NOFILE, (lowest, hard))
+        hall.enter().sendall(b"e")
+        assert silent[0].recv(1) == b""
+        silent[-1].settimeout(0)
+        with pytest.raises(BlockingIOError):
+            silent[-1].recv(1)
         assert "connection refused: its handshake has stalled" in hall.end_with_clients()
 
 

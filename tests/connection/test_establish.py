@@ -17,16 +17,20 @@ from tests.doubles import (
     reset,
     until,
 )
+from tests.want import Want
 from tlsify.config import KtlsPolicy
 from tlsify.connection.establish import accept, connect
 from tlsify.connection.handoff import Offload
+from tlsify.connection.relay import threads as relay_threads
 from tlsify.connection.stream import TLSSocket
 from tlsify.errors import (
     ConfigError,
     KtlsUnavailable,
+    ResourceError,
 )
 from tlsify.ktls import ulp
 from tlsify.ktls.probe import capabilities
+from tlsify.tls.engine import Engine
 from tlsify.tls.record import split_records
 
 pytestmark = pytest.mark.each_kernel
@@ -130,3 +134,16 @@ def test_framing_of_what_the_middleman_sees(lab: Lab) -> None:
     middleman.join()
     for seen in (middleman.from_left, middleman.from_right):
         assert b"".join(split_records(bytes(seen))) == bytes(seen)
+
+
+def test_no_thread_for_a_relay(lab: Lab) -> None:
+    """It fails before the handshake: the peer gets no answer to its ClientHello."""
+    until(lambda: not any(each.is_running for each in relay_threads._threads))
+    ours, theirs = lab.tcp()
+    client, server = lab.configs()
+    ours.sendall(Engine(client).output())
+    with Want("thread", 1), pytest.raises(ResourceError, match="no thread to relay") as caught:
+        accept(theirs, server, RELAY)
+    assert "ulimit -u" in caught.value.hint
+    with pytest.raises(ConnectionResetError):
+        ours.recv(1)

@@ -130,6 +130,28 @@ def test_one_thread_for_all(thread: EventThread[Echo], pairs: Pairs) -> None:
         end(ours)
 
 
+def test_one_that_is_held(thread: EventThread[Echo], pairs: Pairs) -> None:
+    """It is there before its first connection, and ends once nobody holds it any more."""
+    with Want("thread", 1), pytest.raises(RuntimeError):
+        thread.hold("first")
+    assert not thread.is_running
+    for holder in ("first", "second"):
+        thread.hold(holder)
+    thread.let_go("first")
+    ours, theirs = pairs[0]
+    with Want("thread", 1) as want:
+        thread.add(Echo(theirs))
+    assert not want.has_failed
+    ours.sendall(b"held")
+    assert ours.recv(100) == b"held"
+    ours.close()
+    until(lambda: not len(thread))
+    assert threads() == 1
+    thread.let_go("second")
+    thread.let_go("second")
+    end(ours)
+
+
 def test_one_that_fails(thread: EventThread[Echo], pairs: Pairs) -> None:
     """It is closed, and told why; the others go on, even if that fails, too."""
     (first, theirs), (second, others) = pairs[:2]

@@ -224,7 +224,14 @@ def test_last_words(peer: Peer, mode: str, program: str) -> None:
 
 def test_too_late(peer: Peer) -> None:
     """Connections have ended for a callback that atexit had before tlsify was imported."""
-    both_served = [Endpoint(peer.serve) for _ in range(2)]
+
+    def serve() -> Arrived | None:
+        try:
+            return peer.serve()
+        except (ssl.SSLError, ConnectionError):
+            return None
+
+    both_served = [Endpoint(serve) for _ in range(2)]
     program = f"{_TOO_LATE}{_PRELUDE}from tlsify import TlsifyError\nstream = TLSSocket(opened())"
     words = [sys.executable, "-c", program, str(peer.port), "off"]
     done = subprocess.run(words, timeout=60, check=True, stdout=subprocess.PIPE, text=True)
@@ -232,7 +239,8 @@ def test_too_late(peer: Peer) -> None:
     assert "Broken pipe" in sent
     assert "ended the connection" in received
     assert "the interpreter is ending" in connected
-    assert [each.result() for each in both_served] == [Arrived(0, in_order=False)] * 2
+    arrived = {each.result() for each in both_served}
+    assert arrived == {Arrived(0, in_order=False), None}, "without a thread there is no handshake"
 
 
 @both

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.doubles import check_descriptors, descriptors
+from tests.want import Want
 from tlsify.http.answer import short
 from tlsify.http.endpoint import Bounds, Endpoint, request_line
 
@@ -130,6 +131,22 @@ def test_crowd_from_one_place() -> None:
             assert (await reader.readuntil(b"25\n")).startswith(b"HTTP/1.1 200 ")
             for _, each in [*crowd, (reader, writer)]:
                 each.close()
+
+    asyncio.run(run())
+
+
+def test_no_descriptor_left() -> None:
+    """The oldest client gives up its own."""
+
+    async def run() -> None:
+        async with answering(Bounds(seconds=3600)) as address:
+            silent, writer = await asyncio.open_connection(*address)
+            assert await ask(address, ANSWER, ends=True)  # so that the silent one is there, too
+            with Want("accept", 1) as want:
+                assert await ask(address, ANSWER, ends=True)
+                assert want.has_failed
+            assert await silent.read() == b""
+            writer.close()
 
     asyncio.run(run())
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import socket
 import ssl
+import threading
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from tests.conftest import HOST
-from tests.doubles import RELAY, Endpoint, check_descriptors, descriptors, until
+from tests.doubles import RELAY, Endpoint, backlog, check_descriptors, descriptors, until
 from tests.want import Want
 from tlsify.aio.loop_socket import LoopSocket
 from tlsify.errors import ConfigError
@@ -106,6 +107,25 @@ def test_listening(
         made.close()
         assert [each.recv(9) for each in silent] == [b""] * 3
     check_descriptors(before)
+
+
+def test_no_thread_for_a_relay(context: SSLContext, python: ssl.SSLContext) -> None:
+    """A client waits in the listening socket, without a handshake, until there is a thread."""
+    until(lambda: not any(each.name == "tlsify-relay" for each in threading.enumerate()))
+    failed = counters()["accept_failed"]
+    done: queue.SimpleQueue[Handoff] = queue.SimpleQueue()
+    made = Handshakes(context, 2)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = listener.getsockname()
+        made.listen(listener, lambda _, handed: done.put(handed))
+        with Want("thread", 0):
+            sock = socket.create_connection(address, 60)
+            client = Endpoint(lambda: python.wrap_socket(sock, server_hostname=HOST))
+            until(lambda: counters()["accept_failed"] >= failed + 2)
+            assert backlog(address[1]) == 1
+        with client.result(), done.get(timeout=60):
+            pass
+        made.close()
 
 
 def test_no_thread(lab: Lab, handshakes: Handshakes, python: ssl.SSLContext) -> None:

@@ -28,6 +28,7 @@ from tests.doubles import (
     until,
     vanish,
 )
+from tests.want import Want
 from tlsify.aio import watching
 from tlsify.config import ClosePolicy
 from tlsify.connection.adoption import adopt
@@ -117,6 +118,25 @@ def receive(listener: socket.socket) -> tuple[socket.socket, ConnectionInfo]:
 
 
 # -- plaintext to backends
+
+
+def test_names_are_known_from_the_start() -> None:
+    """A backend is looked up before the first client comes, when there may be no thread for it."""
+
+    async def work(port: int) -> None:
+        backend = Backend("localhost", port)
+        service = Forwarding(to(backend), STRICT)
+        await service.start()
+        for thread in threading.enumerate():
+            if thread.name == "tlsify-look-up":
+                await asyncio.to_thread(thread.join)
+        await asyncio.sleep(0.0)
+        with Want("thread", 0):
+            (await backend.connect(5)).close()
+        await service.stop()
+
+    with listening(("127.0.0.1", 0)) as listener:
+        asyncio.run(work(listener.getsockname()[1]))
 
 
 @pytest.mark.each_kernel

@@ -13,6 +13,7 @@ import pytest
 
 from tlsify.wrap.notifications import Call, Notifications
 from tlsify.wrap.process_memory import encode_address, write_address
+from tlsify.wrap.threads import Thread
 
 NAMES: dict[socket.AddressFamily, tuple[Any, ...]] = {
     socket.AF_INET: ("192.0.2.1", 4711),
@@ -34,7 +35,11 @@ class _Valid(Notifications):
 
 def _write(at: int, length_at: int, data: bytes, *, is_valid: bool = True) -> None:
     call = Call(1, threading.get_native_id(), "accept", (3, at, length_at, 0, 0, 0))
-    write_address(_Valid(is_valid=is_valid), call, at, length_at, data)
+    thread = Thread(call.tid)
+    try:
+        write_address(_Valid(is_valid=is_valid), call, thread, data)
+    finally:
+        thread.close()
 
 
 @pytest.mark.parametrize("family", NAMES)

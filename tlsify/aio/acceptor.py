@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from typing import TYPE_CHECKING, TypeAlias
 
 from tlsify.aio.admission import Admission, Arrival
 from tlsify.aio.handshake import hand_over
 from tlsify.aio.outcomes import FAILURES, USUAL, count_cut, name_of, outcome
+from tlsify.config import KtlsPolicy
 from tlsify.connection.establish import drop_past_keys
+from tlsify.connection.relay import threads
+from tlsify.connection.setup.eligibility import host_refusal
 from tlsify.errors import ConfigError, TlsifyError
 from tlsify.logs import messages
 from tlsify.metrics.counters import Event, Gauge, change, count, handshake_took
@@ -20,7 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from tlsify.aio.limits import Limits
-    from tlsify.config import KtlsPolicy, ServerConfig
+    from tlsify.aio.pending import PendingHandshake
+    from tlsify.config import ServerConfig
     from tlsify.connection.handoff import Handoff
 
     Serve: TypeAlias = Callable[[Handoff], Awaitable[None]]
@@ -61,7 +66,7 @@ class Acceptor(Admission):
         self.is_inline = False
         self._serve = serve
         self._config = config
-        self._policy = policy
+        self._policy = policy or KtlsPolicy()
         self._is_short = False
         self._chore: asyncio.TimerHandle | None = None
 
@@ -84,6 +89,31 @@ class Acceptor(Admission):
         """Do periodic work: past ticket keys must be dropped even without new connections."""
         drop_past_keys()
         self._chore = asyncio.get_running_loop().call_later(_CHORE_PAUSE, self._do_chores)
+
+    # A thread for relays is there before a handshake is, and as long as any is under way.
+
+    @functools.cached_property
+    def _takes_threads(self) -> bool:
+        return not self.is_inline and host_refusal(self._policy) is not None
+
+    def _accept(self, listener: socket.socket) -> bool:
+        try:
+            return super()._accept(listener)
+        finally:
+            self._spare_thread()
+
+    def _provide(self, listener: socket.socket) -> None:
+        super()._provide(listener)
+        if self._takes_threads:
+            threads.hold(self)
+
+    def _leave_opening(self, opening: PendingHandshake) -> None:
+        super()._leave_opening(opening)
+        self._spare_thread()
+
+    def _spare_thread(self) -> None:
+        if not self._opening:
+            threads.let_go(self)
 
     async def _attend(self, arrival: Arrival) -> None:
         messages.peer.set(arrival.name)
@@ -138,6 +168,7 @@ class Acceptor(Admission):
         if isinstance(exc, ConfigError):  # the client has no part in that
             level = logging.WARNING
         elif kind is Event.HANDSHAKE_RESOURCES:
+            self._leave_opening(arrival.opening)  # others are to make room
             level = logging.INFO if self._is_short else logging.WARNING
             self._is_short = True
             self._pause_for_want()

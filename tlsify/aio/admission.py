@@ -6,13 +6,16 @@ import asyncio
 import contextvars
 import errno
 import logging
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self, TypeAlias
 
 from tlsify.aio import proxy_header
+from tlsify.aio.descriptors import SpareDescriptors
 from tlsify.aio.limits import Limits, Origins
 from tlsify.aio.pending import PendingHandshake, PendingHandshakes, origin
 from tlsify.connection.setup.keepalive import keep_alive
+from tlsify.errors import ResourceError
 from tlsify.logs import messages
 from tlsify.metrics.counters import Event, Gauge, change, count
 from tlsify.passing import proxies
@@ -29,6 +32,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger("tlsify")
 
 _ACCEPT_PAUSE = 0.1  # seconds
+# Seconds between two warnings that there is nothing to accept with.
+_WARNING_INTERVAL = 60.0
 # What accept(2) says of a connection that is gone, rather than of us: it may be called again.
 _GONE = {
     errno.ECONNABORTED,
@@ -69,12 +74,12 @@ class Arrival:
 class Admission:
     """Accepts on listening sockets, and attends to each connection; `_attend` says how.
 
-    If descriptors or memory run out it pauses, and new connections wait in the queue: other
-    processes that listen on the same socket may accept them meanwhile.
+    If descriptors, threads or memory run out it pauses, and new connections wait in the queue:
+    other processes that listen on the same socket may accept them meanwhile.
 
-    A flood of connections with stalled handshakes keeps no client out for long: once
-    all places for handshakes are taken, one that has been silent for two seconds makes room for
-    each newcomer, first of those from the address that has the most.
+    A flood of connections with stalled handshakes keeps no client out for long: once all places for
+    handshakes are taken, or all descriptors, the oldest makes room for each newcomer, first of
+    those from the address that has the most.
 
     Attributes:
         refused: told of clients that are refused, as `AccessLog.refused`.
@@ -100,6 +105,9 @@ class Admission:
         self._origins = Origins(self._limits.per_address)
         self._loop: asyncio.AbstractEventLoop | None = None  # since `begin`
         self._is_listening = self._is_failing = False
+        self._next_warning = 0.0
+        self._spare = SpareDescriptors()
+        self._wanted = 0
         self._resumption: asyncio.TimerHandle | None = None
 
     @property
@@ -195,19 +203,37 @@ class Admission:
         if not self._has_room():
             return False
         try:
+            self._provide(listener)
             sock, name = listener.accept()
         except BlockingIOError:  # another process was quicker
             return False
-        except OSError as exc:
-            if exc.errno not in _GONE:
+        except (OSError, ResourceError) as exc:
+            if getattr(exc, "errno", None) not in _GONE:
                 count(Event.ACCEPT_FAILED)
-                if not self._is_failing:
-                    _log.warning("accept() failed, retrying in 0.1 s: %s", exc)
+                self._warn(exc)
                 self._pause_for_want()
             return False
         self._is_failing = False
         self.admit(sock, name)
         return True
+
+    def _warn(self, exc: Exception) -> None:
+        """Log why nothing is accepted, once in a while."""
+        now = asyncio.get_running_loop().time()
+        if not self._is_failing and now >= self._next_warning:
+            self._next_warning = now + _WARNING_INTERVAL
+            _log.warning("accept() failed, retrying in 0.1 s: %s", exc)
+
+    def _provide(self, listener: socket.socket) -> None:
+        """Make sure that there is what a connection takes, besides its own descriptor.
+
+        Raises:
+            OSError: all descriptors are taken, or nearly all.
+            ResourceError: no thread is available.
+        """
+        self._wanted = self._spare.missing(listener)
+        if self._wanted:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
     def admit(self, sock: socket.socket, name: object) -> None:
         """Serve a connection that was accepted, here or on a socket that is not ours."""
@@ -246,7 +272,7 @@ class Admission:
         else:
             return True
         count(event)
-        stalled = self._half_open.stalled(asyncio.get_running_loop().time(), pressing=True)
+        stalled = self._stalled()
         if not isinstance(stalled, PendingHandshake):
             self._rest(_ACCEPT_PAUSE if self.is_crowded() else stalled)
             return False
@@ -255,6 +281,10 @@ class Admission:
             self._rest()  # which it is until that task has run
             return False
         return True
+
+    def _stalled(self) -> PendingHandshake | float | None:
+        """Find a handshake that makes room for a newcomer, as `PendingHandshakes.stalled`."""
+        return self._half_open.stalled(asyncio.get_running_loop().time(), pressing=True)
 
     def _evict(self, opening: PendingHandshake) -> None:
         task = self._opening[opening]
@@ -336,6 +366,14 @@ class Admission:
             self._listen()
 
     def _pause_for_want(self) -> None:
-        """Pause, for want of descriptors, threads or memory: a moment later there may be some."""
+        """Pause, for want of descriptors, threads or memory: a moment later there may be some.
+
+        Stalled handshakes that give up their own shorten that, once for each newcomer.
+        """
+        wanted = left = max(self._wanted, 1)
+        while left and isinstance(stalled := self._stalled(), PendingHandshake):
+            self._evict(stalled)
+            left -= 1
+        may_suffice = left < wanted and not self._is_failing
         self._is_failing = True
-        self._rest(_ACCEPT_PAUSE)
+        self._rest(None if may_suffice else _ACCEPT_PAUSE)

@@ -15,6 +15,9 @@ from tlsify.connection.setup.keepalive import keep_alive
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+# What a look-up for `connect` asks for, unless its caller wants something else.
+STREAM = {"family": 0, "type": socket.SOCK_STREAM, "proto": 0, "flags": 0}
+
 _Key: TypeAlias = "tuple[object, ...]"
 
 
@@ -27,6 +30,9 @@ class _Outcome(NamedTuple):
 
 # Look-ups in progress: callers with the same arguments share one.
 _under_way: dict[_Key, asyncio.Future[_Outcome]] = {}
+# What look-ups have found, the last ones: where there is no thread for another, it is used again.
+_found: dict[_Key, list[Address]] = {}
+_MOST_FOUND = 64
 
 
 async def connect(
@@ -125,7 +131,8 @@ async def look_up(host: Any, port: Any, **wanted: int) -> list[Address]:
     if (numeric := dialing.read(host, port, **wanted)) is not None:
         return numeric
     loop = asyncio.get_running_loop()
-    key = (loop, host, port, *sorted(wanted.items()))
+    name = (host, port, *sorted(wanted.items()))
+    key = (loop, *name)
     if (future := _under_way.get(key)) is None:
         future = loop.create_future()
 
@@ -141,12 +148,25 @@ async def look_up(host: Any, port: Any, **wanted: int) -> list[Address]:
             except RuntimeError:  # the loop was closed
                 _under_way.pop(key, None)
 
-        dialing.start_look_up(work)
+        try:
+            dialing.start_look_up(work)
+        except OSError:
+            if (known := _found.get(name)) is None:
+                raise
+            return known
         _under_way[key] = future  # `settle` comes in a later round of the loop
     found, failure = await asyncio.shield(future)
     if failure is not None:
         raise failure
+    _keep(name, found)
     return found
+
+
+def _keep(name: _Key, found: list[Address]) -> None:
+    _found.pop(name, None)
+    _found[name] = found
+    if len(_found) > _MOST_FOUND:
+        del _found[next(iter(_found))]
 
 
 def _ask(attempt: Callable[[], Any]) -> _Outcome:

@@ -56,7 +56,9 @@ async def hand_over(
             async with asyncio.timeout(seconds):
                 if isinstance(config, ServerConfig):
                     await _await_greeting(sock)
-                opening = PendingConnection(sock, config, policy or KtlsPolicy())
+                opening = PendingConnection(
+                    sock, config, policy or KtlsPolicy(), is_inline=is_inline
+                )
                 stack.enter_context(opening)
                 engine = opening.engine
                 engine.stranger = stranger
@@ -68,7 +70,7 @@ async def hand_over(
             if exc.errno is not None:  # as in `handshake.run`
                 raise
             raise handshake.too_slow(seconds, engine) from exc
-        handed = opening.commit(is_inline=is_inline)
+        handed = opening.commit()
         handed.sock.settimeout(0)
         return handed
 
@@ -78,7 +80,7 @@ async def _await_greeting(sock: socket.socket) -> None:
     greeting = Greeting(sock)
     try:
         while not greeting.has_come():
-            await _readable(loop, sock)
+            await readable(loop, sock)
     except BaseException:
         greeting.drop()
         raise
@@ -102,16 +104,14 @@ async def _drive(sock: socket.socket, engine: Engine | RemoteEngine) -> None:
             spent += loop.time() - began
             if engine.is_remote:
                 for what in engine.attend():
-                    await (
-                        asyncio.sleep(what) if isinstance(what, float) else _readable(loop, what)
-                    )
+                    await (asyncio.sleep(what) if isinstance(what, float) else readable(loop, what))
         except HandshakeError:
             with contextlib.suppress(OSError):  # the peer may have gone, and need no alert
                 await loop.sock_sendall(sock, engine.output())
             raise
 
 
-async def _readable(loop: asyncio.AbstractEventLoop, sock: socket.socket) -> None:
+async def readable(loop: asyncio.AbstractEventLoop, sock: socket.socket) -> None:
     """Wait until a socket is readable, or closed by its other end."""
     ready = asyncio.Event()
     number = sock.fileno()

@@ -138,7 +138,7 @@ class InlineSocket:
     @property
     def is_out(self) -> bool:
         """Whether the network has taken all that was sealed."""
-        return self.network.is_out
+        return not self.network.has_records
 
     @property
     def is_waiting(self) -> bool:

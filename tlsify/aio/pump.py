@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from tlsify.connection.ending.patience import Patience, unacknowledged_by_tcp
 from tlsify.connection.plain import Plain
 from tlsify.connection.relay.inline import InlineRelay
-from tlsify.connection.relay.loads import ROOM_SIZE
+from tlsify.connection.relay.loads import READ_SIZE, ROOM_SIZE
 from tlsify.connection.stream import TLSSocket
 from tlsify.connection.traffic import Traffic
 from tlsify.errors import TlsifyError, Truncated
@@ -20,12 +20,11 @@ from tlsify.tls.room import RecordBuffer
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from tlsify.connection.ending.closing import Closing
     from tlsify.connection.handoff import Handoff
 
-_PIECE = 2**18
 # Seconds between two looks whether a peer's message, for which data has to wait, has come.
 _HELD = 0.02
 # How many bytes one direction may carry before others get a turn, and as how many a few count.
@@ -161,7 +160,14 @@ class _Carriage:
 
     async def _flow(self, source: socket.socket, sink: socket.socket) -> None:
         carried = 0
-        while size := await self._receive(source):
+        while True:
+            try:
+                size = self._receive(source)
+            except (BlockingIOError, InterruptedError):
+                await readable(source)
+                continue
+            if not size:
+                return
             await self._pass_on(sink, size)
             carried += max(size, _FEW)
             if carried >= _TURN:
@@ -170,40 +176,37 @@ class _Carriage:
 
     async def _pass_on(self, sink: socket.socket, size: int) -> None:
         try:
-            await self._send(sink, size)
+            if (rest := self._send(sink, size)) is not None:
+                await rest
         except (TlsifyError, OSError) as exc:
             raise _SinkBroken from exc
-
-    async def _receive(self, sock: socket.socket) -> int:
-        while True:
-            try:
-                if isinstance(sock, InlineRelay):
-                    size = sock.receive(self._scratch)
-                else:
-                    size = sock.recv_into(self._scratch.view, _PIECE)
-            except (BlockingIOError, InterruptedError):
-                await readable(sock)
-            else:
-                if sock is self._client:
-                    self._closing.look(self._scratch.view[:size])
-                    self._traffic.received += size
-                elif size:
-                    self._is_parting = False
-                return size
-
-    async def _send(self, sock: socket.socket, size: int) -> None:
-        if isinstance(sock, InlineRelay):
-            await _seal(sock, self._scratch.view[:size])
-            sent = size
-        else:
-            sent = 0
-            with contextlib.suppress(BlockingIOError, InterruptedError):
-                sent = sock.send(self._scratch.view[:size])
-        if sent < size:
-            rest = bytes(self._scratch.view[sent:size])  # others may use the buffer meanwhile
-            await asyncio.get_running_loop().sock_sendall(sock, rest)
-        if sock is self._client:
+        if sink is self._client:
             self._traffic.sent += size
+
+    def _receive(self, sock: socket.socket) -> int:
+        if isinstance(sock, InlineRelay):
+            size = sock.receive(self._scratch)
+        else:
+            size = sock.recv_into(self._scratch.view, READ_SIZE)
+        if sock is self._client:
+            self._closing.look(self._scratch.view[:size])
+            self._traffic.received += size
+        elif size:
+            self._is_parting = False
+        return size
+
+    def _send(self, sock: socket.socket, size: int) -> Awaitable[None] | None:
+        """Send what the network takes; return what waits for the rest."""
+        if isinstance(sock, InlineRelay):
+            sock.put(self._scratch.view[:size])
+            return None if sock.is_out else _sealed(sock)
+        sent = 0
+        with contextlib.suppress(BlockingIOError, InterruptedError):
+            sent = sock.send(self._scratch.view[:size])
+        if sent == size:
+            return None
+        rest = bytes(self._scratch.view[sent:size])  # others may use the buffer meanwhile
+        return asyncio.get_running_loop().sock_sendall(sock, rest)
 
 
 class _SinkBroken(Exception):
@@ -221,9 +224,8 @@ async def readable(sock: socket.socket) -> None:
         loop.remove_reader(sock)
 
 
-async def _seal(sock: InlineRelay, data: memoryview) -> None:
-    """Send data, and wait until the network has taken all records."""
-    sock.put(data)
+async def _sealed(sock: InlineRelay) -> None:
+    """Wait until the network has taken all records."""
     while not sock.flush():
         await _writable(sock)
     while sock.is_waiting:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import logging
 import math
@@ -17,7 +18,7 @@ from tlsify.aio.pending import origin
 from tlsify.cli.descriptor_limit import DescriptorLimit
 from tlsify.cli.messages import fail, guarded
 from tlsify.cli.newcomers import Newcomer, SilentNewcomers
-from tlsify.cli.places import Place, Places
+from tlsify.cli.places import Place, Places, ShortageLog
 from tlsify.connection.setup.handshake import too_slow
 from tlsify.errors import ExitCode, TlsifyError, errno_name
 from tlsify.logs import messages
@@ -38,8 +39,7 @@ _log = logging.getLogger("tlsify")
 
 _SIGNALS = (*STOP_SIGNALS, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCHLD)
 _PAUSE = 1.0  # seconds, where accepting or forking fails
-# Seconds between two warnings that places are short.
-_WARNING_INTERVAL = 60.0
+_NO_DESCRIPTOR = {errno.EMFILE, errno.ENFILE}
 _STALLED = "its handshake has stalled"
 
 
@@ -110,7 +110,8 @@ class Door:
         self._silent = SilentNewcomers(self._poller, silent, limits.patience or 0.0)
         self._polled: set[int] = set()
         self._manager = ServiceManager(notify, watchdog_period())
-        self._shortage = _Shortage()
+        self._shortage = ShortageLog()
+        self._is_short = False
 
     # -- the loop
 
@@ -224,6 +225,7 @@ class Door:
             if not isinstance(exc, ConnectionError):
                 self._pause("accept", exc)
             return
+        self._is_short = False
         newcomer = Newcomer(sock, origin(name), name, time.monotonic())
         if self._has_enough(newcomer.origin):
             why = f"its address has reached its limit of connections ({self._per_address})"
@@ -296,8 +298,18 @@ class Door:
             self._shortage.note(now, newcomers=1)
 
     def _pause(self, what: str, exc: OSError) -> None:
+        """Pause for want of something; a newcomer that has stalled shortens that, once."""
+        self._resume_at = now = time.monotonic()
+        stalled = self._silent.stalled(now) if exc.errno in _NO_DESCRIPTOR else None
+        may_suffice = stalled is not None and not self._is_short
+        self._is_short = True
+        if stalled is not None:
+            self._refuse(stalled, name_of(Event.HANDSHAKE_EVICTED), _STALLED)
+            self._shortage.note(now, newcomers=1)
+        if may_suffice:
+            return
         _log.warning("cannot %s: %s: %s", what, errno_name(exc.errno or 0), exc.strerror)
-        self._resume_at = time.monotonic() + _PAUSE
+        self._resume_at = now + _PAUSE
 
     # -- places
 
@@ -377,24 +389,3 @@ class Door:
 def _prefix(newcomer: Newcomer) -> str:
     """Return how an error line about a connection begins; in JSON the address is a field."""
     return "" if messages.is_json() else f"{spell_address(newcomer.address)}: "
-
-
-class _Shortage:
-    """Tells the log that places are short, once in a while."""
-
-    def __init__(self) -> None:
-        self._next = 0.0
-        self._handshakes = self._newcomers = 0
-
-    def note(self, now: float, *, handshakes: int = 0, newcomers: int = 0) -> None:
-        self._handshakes += handshakes
-        self._newcomers += newcomers
-        if now >= self._next:
-            _log.warning(
-                "places are short: %d handshakes took too long and made room, %d connections were "
-                "closed",
-                self._handshakes,
-                self._newcomers,
-            )
-            self._next = now + _WARNING_INTERVAL
-            self._handshakes = self._newcomers = 0

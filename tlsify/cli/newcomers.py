@@ -95,10 +95,12 @@ class SilentNewcomers:
         """Return the newcomer that makes room for another, if all places here are taken."""
         if len(self) < self._limit:
             return None
-        stalled = self._pending.stalled(now, pressing=True)
-        if isinstance(stalled, PendingHandshake):
-            return self._leave(stalled.sock.fileno())
-        return self._leave(next(reversed(self._by_number)))
+        return self.stalled(now) or self._leave(next(reversed(self._by_number)))
+
+    def stalled(self, now: float) -> Newcomer | None:
+        """Return the newcomer that makes room where a descriptor is wanted, if one has stalled."""
+        found = self._pending.stalled(now, pressing=True)
+        return self._leave(found.sock.fileno()) if isinstance(found, PendingHandshake) else None
 
     def late(self, now: float) -> list[Newcomer]:
         """Return those whose ClientHello has taken too long."""

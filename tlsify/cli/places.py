@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -11,12 +12,16 @@ if TYPE_CHECKING:
 
     from tlsify.cli.newcomers import Newcomer
 
+_log = logging.getLogger("tlsify")
+
 # How long a handshake may take before it makes room for others, in seconds: where handshakes take
 # long in general, four times that, but no longer than ten.
 _PATIENCE, _USUAL, _LONGEST = 2.0, 4.0, 10.0
 _SMOOTHING = 0.1
 # How many newcomers are accepted to wait for such a place; the others wait in the listening socket.
 _ROOM = 16
+# Seconds between two warnings that places are short.
+_WARNING_INTERVAL = 60.0
 # With stalled handshakes in more than this part of all places an origin counts as a hog.
 _PART = 8
 
@@ -171,3 +176,26 @@ class Places:
 
     def _patience(self) -> float:
         return max(_PATIENCE, min(_USUAL * self._usual, _LONGEST))
+
+
+class ShortageLog:
+    """Tells the log that places are short, once in a while."""
+
+    def __init__(self) -> None:
+        """Begin with nothing to tell."""
+        self._next = 0.0
+        self._handshakes = self._newcomers = 0
+
+    def note(self, now: float, *, handshakes: int = 0, newcomers: int = 0) -> None:
+        """Count what has made room; log the numbers if the last time is long ago."""
+        self._handshakes += handshakes
+        self._newcomers += newcomers
+        if now >= self._next:
+            _log.warning(
+                "places are short: %d handshakes took too long and made room, %d connections were "
+                "closed",
+                self._handshakes,
+                self._newcomers,
+            )
+            self._next = now + _WARNING_INTERVAL
+            self._handshakes = self._newcomers = 0

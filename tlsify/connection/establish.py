@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Self
 
 from tlsify.config import ClientConfig, KtlsPolicy, ServerConfig
 from tlsify.connection import commit
+from tlsify.connection.relay import threads
 from tlsify.connection.setup import handshake, keylog, session_store
 from tlsify.connection.setup.dialing import closed_on_error
 from tlsify.connection.setup.eligibility import attempt, cipher_refusal, host_refusal, offloadable
 from tlsify.connection.setup.keepalive import keep_alive
-from tlsify.errors import KtlsUnavailable, ReasonCode
+from tlsify.errors import KtlsUnavailable, ReasonCode, ResourceError
 from tlsify.isolation import remote_engine
 from tlsify.ktls import ulp
 from tlsify.tls import connection_factory, context
@@ -85,9 +86,20 @@ class PendingConnection:
     """
 
     def __init__(
-        self, sock: socket.socket, config: ClientConfig | ServerConfig, policy: KtlsPolicy
+        self,
+        sock: socket.socket,
+        config: ClientConfig | ServerConfig,
+        policy: KtlsPolicy,
+        *,
+        is_inline: bool = False,
     ) -> None:
         """Attach the ULP if the policy wants it, and start the engine.
+
+        Args:
+            sock: connected.
+            config: decides the role.
+            policy: when to offload.
+            is_inline: whether the caller carries the data itself, if it is relayed (`InlineRelay`).
 
         Raises:
             KtlsUnavailable: the policy requires the kernel, which cannot.
@@ -95,6 +107,7 @@ class PendingConnection:
         """
         self._sock = sock
         self._policy = policy
+        self._is_inline = is_inline
         self._key_log = config.key_log
         if self._key_log is not None:
             keylog.append(self._key_log, b"")  # whether it can be written must show now
@@ -110,16 +123,28 @@ class PendingConnection:
         )
 
     def __enter__(self) -> Self:
+        """Make sure that there will be a thread for a relay.
+
+        Raises:
+            ResourceError: none is available, and the peer has heard nothing yet.
+        """
+        if self._refusal is not None and not self._is_inline:
+            try:
+                threads.hold(self)
+            except ResourceError:
+                self.engine.release()
+                raise
         return self
 
     def __exit__(self, failed: type[BaseException] | None, *_: object) -> None:
-        """Wipe the keys of a handshake that has failed after all, such as in its last flight."""
+        """Let the thread go; wipe the keys of a handshake that has failed in its last flight."""
+        threads.let_go(self)
         if failed is not None:
             if self.engine.keys is not None:
                 self.engine.keys.wipe()
             self.engine.release()
 
-    def commit(self, *, is_inline: bool = False) -> Handoff:
+    def commit(self) -> Handoff:
         """Install the keys, or start the relay (`tlsify.connection.commit`)."""
         ready = commit.Ready(
             self._sock,
@@ -128,7 +153,7 @@ class PendingConnection:
             self._refusal,
             self._slot,
             self._key_log,
-            is_inline,
+            self._is_inline,
         )
         return commit.commit(ready)
 

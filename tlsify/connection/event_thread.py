@@ -77,6 +77,7 @@ class EventThread(Generic[_Task]):
         self._times: list[tuple[float, int, _Task]] = []
         self._due: dict[_Task, float] = {}  # the only one of a task's times that counts
         self._order = itertools.count()
+        self._holders: set[object] = set()
         self.is_running = self._is_idle = False
         self._poller: select.epoll | None = None
         self._bell = -1
@@ -95,6 +96,28 @@ class EventThread(Generic[_Task]):
             if not self.is_running:
                 self._start()
             self._leave(task)
+
+    def hold(self, holder: object) -> None:
+        """Start the thread, unless it runs, and keep it for a connection that may come.
+
+        Args:
+            holder: has it kept until `let_go`.
+
+        Raises:
+            As `add`.
+        """
+        with self._lock:
+            if not self.is_running:
+                self._start()
+            self._holders.add(holder)
+
+    def let_go(self, holder: object) -> None:
+        """End a hold; a no-op if there is none."""
+        with self._lock:
+            if holder in self._holders:
+                self._holders.remove(holder)
+                if not self and self._bell != -1:
+                    os.eventfd_write(self._bell, 1)
 
     def stand_by(self) -> None:
         """Start the thread, for connections that are made when no thread can start any more."""
@@ -173,9 +196,9 @@ class EventThread(Generic[_Task]):
             # In this order, so that a fork meanwhile finds each in one of the two (`forget`).
             self._watched.update((task, {}) for task in new)
             del self._new[: len(new)]
-            is_idle = not self._watched
-            ends = interpreter.has_begun() or (self._is_idle and not interpreter.is_near())
-            if is_idle and ends and not self._new:
+            is_idle = not self._watched and not self._holders
+            is_over = is_idle and self._is_idle and not interpreter.is_near()
+            if not self and (is_over or interpreter.has_begun()):
                 self.is_running = self._is_idle = False
                 self._close()
                 return False
@@ -186,7 +209,8 @@ class EventThread(Generic[_Task]):
 
     def _wait(self) -> dict[_Task, dict[int, int]]:
         """Wait for events or times; return the connections that are due, with their events."""
-        wait = None if self._watched or interpreter.is_near() else _IDLE
+        has_reason = self._watched or self._holders or interpreter.is_near()
+        wait = None if has_reason else _IDLE
         if self._watched and self._times:
             wait = max(0.0, self._times[0][0] - time.monotonic())
         found: dict[_Task, dict[int, int]] = {}

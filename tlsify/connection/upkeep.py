@@ -36,10 +36,16 @@ class Upkeep:
     The right to send (`Sender.writing`) is taken: nothing else in this process sends.
     """
 
-    def __init__(self, channel: Channel) -> None:
-        """Begin; `look` has to be called from now on."""
+    def __init__(self, channel: Channel, *, is_new: bool = False) -> None:
+        """Begin; `look` has to be called from now on.
+
+        Args:
+            channel: the connection's.
+            is_new: whether nothing has been sent yet.
+        """
         self._channel = channel
-        self._look_at = self._not_before = 0.0
+        self._look_at = time.monotonic() + _LOOK if is_new else 0.0
+        self._not_before = 0.0
         self._change: _Change | None = None
         self._patience: Patience | None = None
         self._is_over = False

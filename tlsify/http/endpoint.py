@@ -92,7 +92,9 @@ class Endpoint:
             sock, name = self._listener.accept()
         except (BlockingIOError, ConnectionError):  # another's, or gone
             return False
-        except OSError:  # out of descriptors: later there may be one
+        except OSError:  # out of descriptors: later there may be one, such as the oldest client's
+            if self._asking:
+                self._make_room()
             loop.remove_reader(self._listener)
             loop.call_later(_ACCEPT_PAUSE, self._listen)
             return False

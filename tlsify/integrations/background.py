@@ -9,11 +9,13 @@ import threading
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from tlsify.aio.handshake import hand_over
+from tlsify.aio.handshake import hand_over, readable
 from tlsify.aio.limits import most_handshakes
 from tlsify.aio.outcomes import FAILURES
 from tlsify.aio.pending import PendingHandshake, PendingHandshakes, origin
-from tlsify.errors import DeadlineExceeded
+from tlsify.connection.relay import threads
+from tlsify.connection.setup.eligibility import host_refusal
+from tlsify.errors import DeadlineExceeded, ResourceError
 from tlsify.metrics.counters import Event, count
 
 if TYPE_CHECKING:
@@ -157,20 +159,44 @@ class Handshakes:
     ) -> None:
         is_failing = False
         while True:
+            await readable(loop, listener)
             try:
-                sock, address = await loop.sock_accept(listener)
-            except OSError as exc:
+                sock, address = self._accept_one(listener)
+            except BlockingIOError:
+                continue
+            except (OSError, ResourceError) as exc:
                 count(Event.ACCEPT_FAILED)
-                if not is_failing:
-                    _log.warning("accept() failed, retrying in %s s: %s", _ACCEPT_PAUSE, exc)
+                found = self._find_stalled(loop, pressing=True)
+                if isinstance(found, PendingHandshake) and not is_failing:  # which makes room
+                    await asyncio.wait([self._tasks[found.sock]], timeout=_ACCEPT_PAUSE)
+                else:
+                    if not is_failing:
+                        _log.warning("accept() failed, retrying in %s s: %s", _ACCEPT_PAUSE, exc)
+                    await asyncio.sleep(_ACCEPT_PAUSE)
                 is_failing = True
-                await asyncio.sleep(_ACCEPT_PAUSE)
                 continue
             is_failing = False
             self._begin(loop, sock, partial(done, address))
             await asyncio.sleep(0)
             async with self._turn:  # as long as one waits for a place, others do so in the kernel
                 pass
+
+    def _accept_one(self, listener: socket.socket) -> tuple[socket.socket, Any]:
+        """Accept a connection once there is a thread for its relay, which it keeps until `_ended`.
+
+        Raises:
+            OSError: as of ``accept``.
+            ResourceError: there is no thread.
+        """
+        if host_refusal(self._context.policy) is None:
+            return listener.accept()
+        threads.hold(self)
+        try:
+            sock, address = listener.accept()
+            threads.hold(sock)
+        finally:
+            threads.let_go(self)
+        return sock, address
 
     def _begin(
         self,
@@ -183,6 +209,7 @@ class Handshakes:
         task.add_done_callback(partial(self._ended, sock, failed))
 
     def _ended(self, sock: socket.socket, failed: Failed, task: asyncio.Task[None]) -> None:
+        threads.let_go(sock)
         try:
             error = task.exception()
         except asyncio.CancelledError as exc:

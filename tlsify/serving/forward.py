@@ -148,17 +148,22 @@ class Forwarding(_Service):
         super().__init__(backends, closing, bounds, access_log)
         self._proxy_version = proxy_version
         self._security = security or Security({}, KtlsPolicy())
+        self._names: asyncio.Future[list[BaseException | None]] | None = None
         self._health: HealthChecks | None = None
         if checks is not None:
             self._health = HealthChecks(backends, self._check, checks)
 
     async def start(self, _is_full: Callable[[], bool] = lambda: False) -> None:
-        """Begin to check backends; they may start later than we."""
+        """Look names up, and begin to check backends; they may start later than we."""
+        names = (each.look_up() for each in self._backends.known())
+        self._names = asyncio.gather(*names, return_exceptions=True)  # clients wait for none of it
         if self._health is not None:
             self._health.begin()
 
     async def stop(self) -> None:
         """Check no more."""
+        if self._names is not None:
+            self._names.cancel()
         if self._health is not None:
             await self._health.end()
 

@@ -21,6 +21,7 @@ from tlsify.wrap.door import Door, Lobby
 from tlsify.wrap.holders import Hold, has_thread, process_of, socket_at, still_held
 from tlsify.wrap.launch import take
 from tlsify.wrap.steering import Group, Place, is_tcp, obstacle
+from tlsify.wrap.threads import Threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from tlsify.wrap.descriptor import Descriptor
     from tlsify.wrap.notifications import Call, Notifications
     from tlsify.wrap.numbers import Numbers
+    from tlsify.wrap.threads import Thread
 
 _log = logging.getLogger("tlsify")
 
@@ -85,14 +87,14 @@ class Calls:
         self._notifications = notifications
         self._acceptor = acceptor
         self._ports = ports
-        self._lobby = Lobby(notifications, numbers, self._delivered, access_log, set())
+        self._lobby = Lobby(notifications, Threads(), numbers, self._delivered, access_log, set())
         self._doors: dict[int, Door] = {}  # by the inodes of the program's sockets
         self._seen: dict[int, Hold] = {}
         self._descriptors: dict[int, Descriptor] = {}
         self._pidfds: dict[int, int] = {}
         self._orderly: set[int] = set()
         self._complaints: set[tuple[object, object]] = set()
-        self._copies = Copies(self._find)
+        self._copies = Copies(lambda call: self._look(call)[1])
         self._answers: dict[str, Callable[[Call], None]] = {
             "listen": self._listen,
             "accept": self._accept,
@@ -177,7 +179,7 @@ class Calls:
         self._notifications.succeed(call)
 
     def _accept(self, call: Call) -> None:
-        member = socket_at(call.tid, call.descriptor)
+        _, member = self._lobby.threads.look(call.tid, call.descriptor)
         if member is None or member not in self._doors:
             theirs = self._tcp_socket(call)
             if theirs is None or not _is_listening(theirs):
@@ -243,7 +245,7 @@ class Calls:
             theirs.close()
             raise
         self._doors[member] = door
-        self._seen[member] = Hold(process_of(call.tid), call.descriptor)
+        self._seen[member] = Hold(self._lobby.threads.of(call.tid).pid, call.descriptor)
         _log.log(NOTICE, "TLS on %s", spell(theirs))
         return member
 
@@ -276,23 +278,25 @@ class Calls:
         descriptor.ended.add_done_callback(lambda _: self._descriptors.pop(descriptor.inode, None))
         self._watch(descriptor)
 
-    def _find(self, call: Call) -> Descriptor | None:
-        found = socket_at(call.tid, call.descriptor)
-        return None if found is None else self._descriptors.get(found)
+    def _look(self, call: Call) -> tuple[Thread, Descriptor | None]:
+        """Return the thread that calls, and the connection that it is about, if it is about one."""
+        thread, found = self._lobby.threads.look(call.tid, call.descriptor)
+        return thread, None if found is None else self._descriptors.get(found)
 
     def _read(self, call: Call) -> None:
-        if (descriptor := self._find(call)) is None:
+        thread, descriptor = self._look(call)
+        if descriptor is None:
             self._notifications.go_on(call)
         else:
-            descriptor.used_by(call.tid)
+            descriptor.held_in.add(thread.pid)
             self._watch(descriptor)
             descriptor.read(call)
 
     def _shut_down(self, call: Call) -> None:
-        if (descriptor := self._find(call)) is not None:
+        if (descriptor := self._look(call)[1]) is not None:
             descriptor.shut_down(call)
         elif call.arguments[1] in {socket.SHUT_RD, socket.SHUT_RDWR}:
-            member = socket_at(call.tid, call.descriptor)
+            _, member = self._lobby.threads.look(call.tid, call.descriptor)
             if member is None or member not in self._doors:
                 self._notifications.go_on(call)
                 return
@@ -305,14 +309,15 @@ class Calls:
 
     def _splice(self, call: Call) -> None:
         """Refuse it for connections: some kernels lose data (docs/handoff.md, R13)."""
-        if self._find(call) is None:
+        if self._look(call)[1] is None:
             self._notifications.go_on(call)
         else:
             self._notifications.fail(call, errno.EINVAL)
 
     def _close(self, call: Call) -> None:
-        if (descriptor := self._find(call)) is not None:
-            hold = Hold(process_of(call.tid), call.descriptor)
+        thread, descriptor = self._look(call)
+        if descriptor is not None:
+            hold = Hold(thread.pid, call.descriptor)
             if hold == descriptor.hold and self._copies.has_none(descriptor, self._holds):
                 descriptor.closed_everywhere()
             else:

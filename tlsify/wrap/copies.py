@@ -6,7 +6,7 @@ import os
 import time
 from typing import TYPE_CHECKING
 
-from tlsify.wrap.holders import process_of, unix_sockets, waiting_in
+from tlsify.wrap.holders import Queue, process_of, unix_sockets
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 # Seconds for which a call that was let go on may take to happen.
 _MOMENT = 1.0
+_KEPT = 32  # sockets of AF_UNIX that take a descriptor each
 
 
 class Copies:
@@ -35,7 +36,7 @@ class Copies:
         self._find = find
         self._forks: dict[int, float] = {}
         self._copied_at = 0.0
-        self._unix: dict[str, Hold] = {}
+        self._unix: list[Queue] = []
         self._unix_found_at, self._unix_changed_at = 0.0, time.monotonic()
         self._notes: dict[str, Callable[[Call], None]] = (
             dict.fromkeys(("fork", "vfork", "clone"), self._note_fork)
@@ -95,10 +96,15 @@ class Copies:
         """Return whether a descriptor waits in a socket of AF_UNIX."""
         if self._unix_changed_at + _MOMENT < self._unix_found_at:
             try:
-                return any(waiting_in(hold, link) for link, hold in self._unix.items())
+                return any(queue.waiting() for queue in self._unix)
             except LookupError:  # closed there, and perhaps not elsewhere
                 pass
         found_at, found = time.monotonic(), list(unix_sockets(passed_over()))
-        self._unix = {link: hold for hold, link, _ in found}
+        for queue in self._unix:
+            queue.close()
+        holds = {link: hold for hold, link, _ in found}
+        self._unix = [
+            Queue(hold, link, is_kept=at < _KEPT) for at, (link, hold) in enumerate(holds.items())
+        ]
         self._unix_found_at = found_at
         return any(count for *_, count in found)

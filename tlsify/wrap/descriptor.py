@@ -16,7 +16,7 @@ from tlsify.connection.ending.forks import inode
 from tlsify.connection.polling import LowWater, receive_limit
 from tlsify.connection.upkeep import Upkeep
 from tlsify.errors import TlsifyError
-from tlsify.wrap.holders import Hold, has_descriptors, holders, process_of, socket_at, waiting
+from tlsify.wrap.holders import Hold, has_descriptors, holders, socket_at, waiting
 from tlsify.wrap.waiting import WaitingCalls
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class Descriptor:
         self._ours = handed.sock.fileno()
         self._readers = WaitingCalls(notifications)
         self._low_water = LowWater(handed.sock)
-        self._upkeep = None if handed.channel is None else Upkeep(handed.channel)
+        self._upkeep = None if handed.channel is None else Upkeep(handed.channel, is_new=True)
         self._next_upkeep: asyncio.TimerHandle | None = None
         self._farewell: asyncio.Task[None] | None = None
         self._looks = 0
@@ -73,23 +73,12 @@ class Descriptor:
         self._failure: int | None = None
         self._error: Exception | None = None
         self._is_broken = False
-        self._users: set[int] = set()
         self.inode = inode(handed.sock)
         self.held_in = {hold.pid}
         self.delivered_at = time.monotonic()
         self.is_copied = False
         self.ended: asyncio.Future[Exception | None] = self._loop.create_future()
         self._tend()
-
-    def used_by(self, tid: int) -> None:
-        """Note a thread that uses it: its process may have it since a fork.
-
-        Raises:
-            ProcessLookupError: it has ended.
-        """
-        if tid not in self._users:
-            self.held_in.add(process_of(tid))
-            self._users.add(tid)
 
     # -- reading
 

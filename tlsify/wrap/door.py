@@ -16,7 +16,7 @@ from tlsify.connection.polling import receive_limit
 from tlsify.logs import messages
 from tlsify.logs.access import ending, visiting
 from tlsify.wrap.descriptor import Descriptor
-from tlsify.wrap.holders import Hold, process_of
+from tlsify.wrap.holders import Hold
 from tlsify.wrap.knock import Knock, take
 from tlsify.wrap.process_memory import encode_address, write_address
 from tlsify.wrap.waiting import WaitingCalls
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from tlsify.wrap.notifications import Call, Notifications
     from tlsify.wrap.numbers import Numbers
     from tlsify.wrap.steering import Group
+    from tlsify.wrap.threads import Thread, Threads
 
 _log = logging.getLogger("tlsify")
 
@@ -42,6 +43,7 @@ class Lobby(NamedTuple):
 
     Attributes:
         notifications: to answer calls.
+        threads: that call.
         numbers: for connections' descriptors.
         delivered: called with each connection that the program gets.
         access_log: gets a line for each.
@@ -49,6 +51,7 @@ class Lobby(NamedTuple):
     """
 
     notifications: Notifications
+    threads: Threads
     numbers: Numbers
     delivered: Callable[[Descriptor], None]
     access_log: AccessLog | None
@@ -221,11 +224,10 @@ class Door:
         """Give a call a client that is ready; return whether the program has it now."""
         notifications = self._lobby.notifications
         try:
-            pid = process_of(call.tid)
+            thread = self._lobby.threads.of(call.tid)
             address = encode_address(self.group.place.family, arrival.name)
-            _, at, length_at, *_ = call.arguments
-            write_address(notifications, call, at, length_at, address)
-            number = self._hand_over(call, arrival.handed)
+            write_address(notifications, call, thread, address)
+            number = self._hand_over(call, thread, arrival)
         except ProcessLookupError:
             return False
         except OSError as exc:
@@ -236,31 +238,35 @@ class Door:
             return False
         # The program has it: first see to its end, whatever goes wrong with the rest.
         self._ready.remove(arrival)
-        descriptor = Descriptor(arrival.handed, notifications, Hold(pid, number))
+        descriptor = Descriptor(arrival.handed, notifications, Hold(thread.pid, number))
         arrival.delivered.set_result(descriptor)
         self._lobby.delivered(descriptor)
-        self._take_back(self._knocks.pop(arrival, None))
         return True
 
-    def _hand_over(self, call: Call, handed: Handoff) -> int | None:
-        flags = _flags(call)
-        ours = handed.sock.fileno()
-        status = fcntl.fcntl(ours, fcntl.F_GETFL) & ~os.O_NONBLOCK
-        blocking = os.O_NONBLOCK if flags & socket.SOCK_NONBLOCK else 0
-        fcntl.fcntl(ours, fcntl.F_SETFL, status | blocking)
-        number = self._lobby.numbers.free(call.tid)
-        if number is None:
+    def _hand_over(self, call: Call, thread: Thread, arrival: _Arrival) -> int | None:
+        flags, ours = _flags(call), arrival.handed.sock.fileno()
+        os.set_blocking(ours, not flags & socket.SOCK_NONBLOCK)
+        free = self._lobby.numbers.free(thread)
+        if free is None:
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         close_on_exec = bool(flags & socket.SOCK_CLOEXEC)
-        return self._lobby.notifications.give(call, ours, number, close_on_exec=close_on_exec)
+        # The knock goes first: a program that finds it afterwards comes to accept once more.
+        was_told, number = self._take_back(arrival), None
+        try:
+            number = self._lobby.notifications.give(call, ours, free, close_on_exec=close_on_exec)
+        finally:
+            if number is None and was_told:
+                self._knock(arrival)
+        return number
 
-    def _take_back(self, knock: Knock | None) -> None:
-        """Take the knock of a delivered client out of the program's queue.
+    def _take_back(self, arrival: _Arrival) -> bool:
+        """Take the knock of a client out of the program's queue; return whether there was one.
 
         Others that are met on the way there are repeated.
         """
+        knock = self._knocks.pop(arrival, None)
         if knock is None:
-            return
+            return False
         knock.look()
         if knock.has_arrived:
             for found in take(knock.member, self._known, self.acceptor.admit):
@@ -268,6 +274,7 @@ class Door:
                     break
                 self._repeat(found)
         knock.withdraw()
+        return True
 
     def _repeat(self, knock: Knock) -> None:
         for arrival, each in list(self._knocks.items()):

@@ -42,6 +42,7 @@ class Knock:
         self._group = group
         self._known = known
         self._sock: socket.socket | None = None
+        self._watched: int | None = None
         self._timer: asyncio.TimerHandle | None = None
         self.member = member
         self.port = 0
@@ -56,9 +57,13 @@ class Knock:
             self.port = self._sock.getsockname()[1]
             self._known[self.port] = self
             self._sock.connect_ex(address)
-            self._loop.add_writer(self._sock, self.look)
         except OSError as exc:
             self._try_again(exc)
+            return
+        self.look()
+        if self._sock is not None and not self.has_arrived:
+            self._watched = self._sock.fileno()
+            self._loop.add_writer(self._watched, self.look)
 
     def _try_again(self, why: OSError) -> None:
         if not self._has_failed:
@@ -69,7 +74,7 @@ class Knock:
         self._timer = self._loop.call_later(_PAUSE, self._begin)
 
     def look(self) -> None:
-        """Note that the connection has been made, if it has: on loopback that is soon."""
+        """Note that the connection has been made, if it has: on loopback that is at once."""
         if self._sock is None or self.has_arrived:
             return
         try:
@@ -80,7 +85,7 @@ class Knock:
         except OSError as exc:  # the program has closed its socket, for instance
             self._try_again(exc)
             return
-        self._loop.remove_writer(self._sock)
+        self._watch_no_more()
 
     def withdraw(self) -> None:
         """End the connection; what waits in the program's queue stays there."""
@@ -99,10 +104,15 @@ class Knock:
         self._close()
 
     def _close(self) -> None:
+        self._watch_no_more()
         sock, self._sock = self._sock, None
         if sock is not None:
-            self._loop.remove_writer(sock)
             sock.close()
+
+    def _watch_no_more(self) -> None:
+        if self._watched is not None:
+            self._loop.remove_writer(self._watched)
+            self._watched = None
 
 
 def take(

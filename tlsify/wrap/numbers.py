@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import resource
-from typing import Self
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from tlsify.wrap.threads import Thread
 
 # What select(2) can do. Programs that use it, and write past its end with higher numbers, have
 # mostly been given a limit that protects them.
@@ -44,25 +46,25 @@ class Numbers:
         limits = resource.getrlimit(resource.RLIMIT_NOFILE)
         return cls(*(_MOST if each == resource.RLIM_INFINITY else each for each in limits))
 
-    def free(self, tid: int) -> int | None:
+    def free(self, thread: Thread) -> int | None:
         """Return a number that a process has not got; None if there is none.
 
         Args:
-            tid: one of its threads, all of which wait or may open something else meanwhile.
+            thread: one of its threads, all of which wait or may open something else meanwhile.
 
         Raises:
             ProcessLookupError: it has ended.
         """
         most = _MOST
         with contextlib.suppress(PermissionError):  # it is another user's
-            soft, _ = resource.prlimit(tid, resource.RLIMIT_NOFILE)
+            soft, _ = resource.prlimit(thread.pid, resource.RLIMIT_NOFILE)
             most = _MOST if soft == resource.RLIM_INFINITY else soft
         for at, (begin, limit) in enumerate(zip(self._begins, self._ends, strict=True)):
             end = min(limit, most)
             number = min(self._next[at], end - 1)
             for _ in range(end - begin):
                 following = number - 1 if number > begin else end - 1
-                if not os.path.lexists(f"/proc/{tid}/fd/{number}"):
+                if not thread.has(number):
                     self._next[at] = following
                     return number
                 number = following

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tlsify.wrap.notifications import Call, Notifications
+    from tlsify.wrap.threads import Thread
 
 _LENGTH = struct.Struct("=i")
 _IPV4, _IPV6 = struct.Struct("=HH4s8x"), struct.Struct("=HHI16sI")
@@ -29,24 +30,25 @@ def encode_address(family: int, name: tuple[Any, ...]) -> bytes:
     return _IPV6.pack(family, port, socket.htonl(flow), socket.inet_pton(family, host), scope)
 
 
-def write_address(
-    notifications: Notifications, call: Call, at: int, length_at: int, address: bytes
-) -> None:
+def write_address(notifications: Notifications, call: Call, thread: Thread, address: bytes) -> None:
     """Write an address where a call wants it, as accept(2): as much as there is room for.
+
+    The call's second argument is where to, or 0 for nowhere; the third is where the size of the
+    room is, and the address's own is written.
 
     Args:
         notifications: where the call is from.
         call: waits.
-        at: where to write; 0 for nowhere.
-        length_at: where the size of the room is, and the address's own is written.
+        thread: that calls.
         address: encoded.
 
     Raises:
         OSError: EFAULT or EINVAL, as the call would fail; ESRCH, it has ended.
     """
+    _, at, length_at, *_ = call.arguments
     if not at:
         return
-    memory = os.open(f"/proc/{call.tid}/mem", os.O_RDWR | os.O_CLOEXEC)
+    memory = thread.open_memory()
     try:
         # Only now it is certain whose memory that is.
         if not notifications.is_valid(call):

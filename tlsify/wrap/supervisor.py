@@ -52,9 +52,10 @@ _BY_TERMINAL = {signal.SIGINT, signal.SIGQUIT, signal.SIGWINCH}
 # Seconds between looks: at sockets that the program may have closed, and at connections that it may
 # have closed without a call that tells.
 _DOORS, _CONNECTIONS = 1.0, 5.0
-# Descriptors that connections do not get, so that the program can be looked at; and how many each
-# connection takes at most: its socket, its knock, and later one for its process.
-_RESERVE, _EACH = 64, 3
+# Descriptors that connections do not get, so that the program can be looked at (`threads`,
+# `copies`); and how many each connection takes at most: its socket, its knock, and later one for
+# its process.
+_RESERVE, _EACH = 128, 3
 _PARTING = 3.0  # seconds for peers to read what the program has sent, once it has ended
 _GARBAGE = (2_000, 10, 5)  # as of workers (`serving.server`)
 _SIGNALLED = 128  # and the signal's number: how shells spell such an end

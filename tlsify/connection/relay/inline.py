@@ -154,8 +154,13 @@ class InlineRelay(socket.socket):
 
     @property
     def is_out(self) -> bool:
-        """Whether the network has taken all that was sealed."""
-        return not self._records
+        """Whether the network has all data that was put here, and nothing else waits."""
+        return not (self._records or self._tunnel.waiting or self._tunnel.is_waiting)
+
+    @property
+    def has_records(self) -> bool:
+        """Whether the network has yet to take some of what was sealed: `flush` goes on."""
+        return bool(self._records)
 
     def flush(self) -> bool:
         """Send what is due; return whether all is out.
@@ -170,15 +175,11 @@ class InlineRelay(socket.socket):
                 self._write(room.view[:size])
         finally:
             leave(room)
-        if (
-            self.is_out
-            and self._is_ended
-            and not self._tunnel.is_waiting
-            and not self._has_shut_down
-        ):
+        is_out = not self._records
+        if is_out and self._is_ended and not self._tunnel.is_waiting and not self._has_shut_down:
             self._has_shut_down = True
             super().shutdown(socket.SHUT_WR)
-        return self.is_out
+        return is_out
 
     def _write(self, records: bytes | memoryview) -> None:
         due = self._records + bytes(records) if self._records else records

@@ -35,6 +35,26 @@ def run(relay: Task) -> None:
         min(others, key=len).add(relay)
 
 
+def hold(holder: object) -> None:
+    """Keep a thread for a relay that `holder` may start, before anything is promised to a peer.
+
+    Raises:
+        ResourceError: no thread, descriptor or memory is available for the first one.
+    """
+    running = (each for each in _threads if each.is_running)
+    try:
+        next(running, _threads[0]).hold(holder)
+    except (OSError, RuntimeError, MemoryError) as exc:
+        count(Event.SHORTAGE)
+        raise ResourceError(exc, "no thread to relay connections") from exc
+
+
+def let_go(holder: object) -> None:
+    """End a hold; a no-op if there is none."""
+    for each in _threads:
+        each.let_go(holder)
+
+
 def failed(exc: BaseException) -> TlsifyError:
     """Log that a relay has failed, and count it if that was for want; return its error."""
     failure: TlsifyError

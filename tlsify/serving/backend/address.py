@@ -85,6 +85,15 @@ class Backend(NamedTuple):
             return self.connect_here(socket.SOCK_STREAM)
         return await dialing.connect(self.host, self.port, seconds)
 
+    async def look_up(self) -> None:
+        """Look its name up, so that it is known when there is no thread for that.
+
+        Raises:
+            OSError: there is no such name, or it cannot be looked up now.
+        """
+        if not self.path:
+            await dialing.look_up(self.host, self.port, **dialing.STREAM)
+
     def connect_here(self, kind: socket.SocketKind) -> socket.socket:
         """Connect to a path.
 
