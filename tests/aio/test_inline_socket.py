@@ -12,6 +12,7 @@ from tlsify.aio.inline_socket import InlineSocket
 from tlsify.codepoints import AlertDescription
 from tlsify.config import ClosePolicy
 from tlsify.connection.relay.inline import InlineRelay
+from tlsify.connection.relay.loads import READ_SIZE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from tests.doubles import RawPeer
 
-BIG = bytes(2**18)
+BIG = bytes(READ_SIZE)
 
 
 @pytest.fixture
