@@ -69,6 +69,26 @@ while served < 8:
         assert program.end() == 0
 
 
+def test_nothing_is_left_to_accept(pki: Pki) -> None:
+    """A program that has its client is not woken up for it again."""
+    source = """
+import select
+listener = listen()
+poll = select.poll()
+poll.register(listener, select.POLLIN)
+for _ in range(4):
+    poll.poll()
+    sock, _ = listener.accept()
+    sock.sendall(b"%d" % len(poll.poll(0)))
+    sock.close()
+"""
+    with Wrapped(pki, RELAY, source) as program:
+        for _ in range(4):
+            with program.connect() as client:
+                assert read_all(client) == b"0"
+        assert program.end() == 0
+
+
 def test_threads_and_signals(pki: Pki) -> None:
     """Several threads accept, and signals interrupt them: no client is lost."""
     source = (
