@@ -96,7 +96,7 @@ def test_the_command_line_prevails(write: Callable[[str], Path]) -> None:
         ('verb = "serve"\n[timeout]\na = 1', '"timeout" is a text or a number'),
         ('verb = "serve"\ntimeout = "\\u0000"', '"timeout" has a NUL byte'),
         ('verb = "serve"\n[cert]\na = "b"', '"cert" is a text or a number'),
-        ('verb = "forward"\n[backend-for]\na = "b"', '"backend-for" has a table for each "a"'),
+        ('verb = "forward"\n[backend-for]\na = "b"', '"backend-for" needs a table for "a"'),
         ('verb = "forward"\n[backend-for.a]\nca = []\ncrl = {}', '"a=crl" is a text or'),
         ('verb = "serve"\noperands = "x"', '"operands" is a list'),
         ('verb = "serve"\noperands = [[]]', '"operands" is a text or a number'),

@@ -142,7 +142,7 @@ def _settings(name: str, tables: dict[str, object]) -> Iterator[str]:
     """Spell tables of settings: whose they are, the setting, and its value."""
     for owner, table in tables.items():
         if not isinstance(table, dict):
-            raise _Misfit(f'"{name}" has a table for each "{owner}"')
+            raise _Misfit(f'"{name}" needs a table for "{owner}"')
         for setting, value in table.items():
             what = f"{owner}={setting}"
             if isinstance(value, list):
