@@ -157,6 +157,11 @@ class InlineRelay(socket.socket):
         """Whether the network has all data that was put here, and nothing else waits."""
         return not (self._records or self._tunnel.waiting or self._tunnel.is_waiting)
 
+    @property
+    def has_records(self) -> bool:
+        """Whether the network has yet to take some of what was sealed: `flush` goes on."""
+        return bool(self._records)
+
     def flush(self) -> bool:
         """Send what is due; return whether all is out.
 
