@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.doubles import CLOSE_NOTIFY, RELAY, Lab, until
-from tlsify.aio.inline_socket import InlineSocket
+from tlsify.aio.inline_socket import PIECE, InlineSocket
 from tlsify.codepoints import AlertDescription
 from tlsify.config import ClosePolicy
 from tlsify.connection.relay.inline import InlineRelay
-from tlsify.connection.relay.loads import READ_SIZE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 
     from tests.doubles import RawPeer
 
-BIG = bytes(READ_SIZE)
+BIG = bytes(PIECE)
 
 
 @pytest.fixture
@@ -89,6 +88,7 @@ def test_sending(connect: Callable[..., tuple[InlineSocket, RawPeer]], tmp_path:
     while sock.is_out:
         size += sock.send(BIG + b"further")
     assert size % len(BIG) == 0
+    assert len(sock.network._records) < len(BIG) + 2**13  # all that is kept of it here
     with pytest.raises(BlockingIOError):
         sock.send(b"more")
     assert not sock.flush()

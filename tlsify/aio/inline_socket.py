@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from tlsify.aio.loop_socket import raise_os_error
 from tlsify.config import ClosePolicy
-from tlsify.connection.relay.loads import READ_SIZE, enter, leave
+from tlsify.connection.relay.loads import enter, leave
 from tlsify.errors import TlsifyError, Truncated
 
 if TYPE_CHECKING:
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from tlsify.connection.relay.inline import InlineRelay
 
 _log = logging.getLogger("tlsify")
+
+# Most bytes that are sealed at once: so much stays here of what a peer does not take.
+PIECE = 2**17
 
 
 class InlineSocket:
@@ -123,7 +126,7 @@ class InlineSocket:
         """
         if not self.flush() or self.is_waiting:
             raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
-        piece = bytes(memoryview(data)[:READ_SIZE])  # an error would keep a view of the buffer
+        piece = bytes(memoryview(data)[:PIECE])  # an error would keep a view of the buffer
         try:
             self.network.put(memoryview(piece))
         except OSError as exc:
@@ -132,7 +135,7 @@ class InlineSocket:
 
     def send_file(self, source: int, offset: int, size: int) -> int:
         """Send some of a file, as `LoopSocket.send_file`."""
-        piece = os.pread(source, min(size, READ_SIZE), offset)
+        piece = os.pread(source, min(size, PIECE), offset)
         return self.send(piece) if piece else 0
 
     @property

@@ -66,7 +66,7 @@ async def carry(
         HandshakeError: a TLS side was cut, or misbehaved.
         OSError: one of the two was cut.
     """
-    carriage = _Carriage(client, backend, closing, scratch, traffic, is_relaxed=is_relaxed)
+    carriage = Carriage(client, backend, closing, scratch, traffic, is_relaxed=is_relaxed)
     work = carriage.inbound(), carriage.outbound(greeting)
     flows = [asyncio.ensure_future(each) for each in work]
     try:
@@ -88,8 +88,8 @@ async def carry(
             client.close()
 
 
-class _Carriage:
-    """One connection's two directions."""
+class Carriage:
+    """One connection's two directions; `carry` has them until both have ended."""
 
     def __init__(
         self,
@@ -128,6 +128,10 @@ class _Carriage:
 
         await self._carry(self._backend, self._client, is_relaxed, greeting)
 
+    async def discard(self) -> None:
+        """Drop the client's data, until it ends: nobody wants it any more."""
+        await self._flow(self._client, None)
+
     async def _carry(
         self,
         source: socket.socket,
@@ -158,7 +162,7 @@ class _Carriage:
             while isinstance(sink, InlineRelay) and not sink.flush():
                 await _writable(sink)
 
-    async def _flow(self, source: socket.socket, sink: socket.socket) -> None:
+    async def _flow(self, source: socket.socket, sink: socket.socket | None) -> None:
         carried = 0
         while True:
             try:
@@ -168,7 +172,8 @@ class _Carriage:
                 continue
             if not size:
                 return
-            await self._pass_on(sink, size)
+            if sink is not None:
+                await self._pass_on(sink, size)
             carried += max(size, _FEW)
             if carried >= _TURN:
                 carried = 0
