@@ -37,7 +37,7 @@ from tlsify.tls import schedule
 from tlsify.tls.engine import Engine
 from tlsify.tls.messages import KeyUpdateRequest, encode_key_update
 from tlsify.tls.protection import open_record, seal_record
-from tlsify.tls.record import split_records
+from tlsify.tls.record import HEADER_LENGTH, split_records
 from tlsify.tls.room import RecordBuffer
 from tlsify.tls.tunnel import ROOM_BEYOND
 
@@ -469,8 +469,13 @@ class RawPeer:
         """Receive and open one record: content type and payload; None at the end of the stream.
 
         Tickets, which OpenSSL sends where the records are its own, are passed over.
+
+        Raises:
+            EOFError: the stream ends in the midst of a record.
         """
         while record := self.recv_raw():
+            if len(record) < HEADER_LENGTH + int.from_bytes(record[3:5], "big"):
+                raise EOFError("the end in the midst of a record")
             opened = open_record(self._rx, self._rx_seq, record)
             self._rx_seq += 1
             if opened[0] != ContentType.handshake or opened[1][0] == HandshakeType.key_update:
