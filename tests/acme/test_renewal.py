@@ -240,13 +240,21 @@ def test_revoked(site: Site) -> None:
     client._client.revoke(site.pair().chain[0], 1)
     schedule = json.loads(site.folder.read(site.wanted.schedule) or b"")
     site.folder.write(site.wanted.schedule, json.dumps({**schedule, "ask_at": 0}).encode())
-    before = site.pair().chain[0].serial_number
+    before = site.pair()
     report = site.work()
     assert report.events == ()  # an hour later
     assert 3590 < report.pause <= 3600
     os.utime(site.path, (0, 0))
+    replaced = site.pebble.count("is a replacement of")
     assert site.work().events == (Event.ACME_OBTAINED,)
-    assert site.pair().chain[0].serial_number != before
+    assert site.pair().chain[0].serial_number != before.chain[0].serial_number
+    assert site.pebble.count("is a replacement of") == replaced + 1
+    # Only one certificate may take its place: for another one it is not named.
+    with site._answered():
+        client = Client(site.authority, site.folder, Deadline(60))
+        pem = client.obtain(site.wanted.names, site.board, before.chain[0])
+    assert KeyPair.from_pem(pem, pem).names == site.wanted.names
+    assert site.pebble.count("is a replacement of") == replaced + 1
 
 
 def test_wrong_challenge(

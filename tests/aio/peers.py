@@ -7,9 +7,12 @@ import socket
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
-from tests.doubles import RawPeer
+import pytest
+
+from tests.doubles import OFFLOADS, RawPeer
 from tlsify.aio import acceptor
 from tlsify.aio.transport import attach, sendfile
+from tlsify.config import KtlsMode, KtlsPolicy
 
 if TYPE_CHECKING:
     import ssl
@@ -17,8 +20,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.doubles import Lab
-    from tlsify.config import KtlsPolicy, ServerConfig
+    from tlsify.config import ServerConfig
     from tlsify.connection.handoff import Handoff
+
+
+# As RELAY, but without a thread.
+INLINE = KtlsPolicy(KtlsMode.OFF)
+CARRIERS = (*OFFLOADS, pytest.param(INLINE, id="inline"))
 
 
 class Echo(asyncio.Protocol):
@@ -104,7 +112,9 @@ async def serving(
         await attach(factory, handed)
         assert handed.sock.fileno() == -1
 
-    async with acceptor.Acceptor([listener], serve, config, policy):
+    accepting = acceptor.Acceptor([listener], serve, config, policy)
+    accepting.is_inline = policy is INLINE
+    async with accepting:
         yield server
     assert listener.fileno() == -1
     for protocol in server.protocols:

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.aio.peers import Echo, raw_peer, serving
-from tests.doubles import CLOSE_NOTIFY, OFFLOADS, RELAY, Lab, RawPeer
+from tests.aio.peers import CARRIERS, INLINE, Echo, raw_peer, serving
+from tests.doubles import CLOSE_NOTIFY, RELAY, Lab, RawPeer
 from tlsify.aio.foreign_transport import ForeignTransport
 from tlsify.aio.loop_socket import LoopSocket
 from tlsify.aio.transport import sendfile
+from tlsify.codepoints import ContentType
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
 
     Run = Callable[[Any], Any]
 
-both = pytest.mark.parametrize("policy", OFFLOADS)
+every = pytest.mark.parametrize("policy", CARRIERS)
+relayed = pytest.mark.parametrize("policy", [RELAY, INLINE], ids=["relay", "inline"])
 
 
 @asynccontextmanager
@@ -36,7 +38,8 @@ async def connected(
         peer = await raw_peer(lab, server)
         protocol = await server.first()
         is_own = isinstance(asyncio.get_running_loop(), asyncio.SelectorEventLoop)
-        assert isinstance(protocol.transport, ForeignTransport) is not is_own
+        is_foreign = isinstance(protocol.transport, ForeignTransport)
+        assert is_foreign is (policy is INLINE or not is_own)
         yield protocol, peer
         if not protocol.ended.done():
             protocol.transport.abort()
@@ -61,7 +64,7 @@ class Metered(Echo):
         self.resumed.set()
 
 
-@both
+@every
 def test_flow(run: Run, lab: Lab, policy: KtlsPolicy) -> None:
     """A peer that does not read makes the protocol pause, until it does; nothing is lost."""
     chunk, total = bytes(2**16), 0
@@ -89,7 +92,7 @@ def test_flow(run: Run, lab: Lab, policy: KtlsPolicy) -> None:
     run(work())
 
 
-@both
+@every
 def test_reading_paused(run: Run, lab: Lab, policy: KtlsPolicy) -> None:
     """What comes meanwhile comes afterwards."""
 
@@ -111,7 +114,7 @@ def test_reading_paused(run: Run, lab: Lab, policy: KtlsPolicy) -> None:
     run(work())
 
 
-@both
+@every
 def test_end_while_reading_is_paused(run: Run, lab: Lab, policy: KtlsPolicy) -> None:
     """It comes afterwards, behind the data, and the answer still goes out."""
     eof = asyncio.Event()
@@ -145,7 +148,7 @@ def test_end_while_reading_is_paused(run: Run, lab: Lab, policy: KtlsPolicy) -> 
     run(work())
 
 
-@both
+@every
 @pytest.mark.parametrize("size", [4, 4_000_000])
 def test_half_close(run: Run, lab: Lab, policy: KtlsPolicy, size: int) -> None:
     """write_eof ends our direction, behind what was written; the peer's goes on."""
@@ -183,6 +186,45 @@ def test_half_close(run: Run, lab: Lab, policy: KtlsPolicy, size: int) -> None:
     run(work())
 
 
+@relayed
+@pytest.mark.parametrize("how", ["reading", "paused", "pausing", "file"])
+def test_half_a_message(run: Run, lab: Lab, policy: KtlsPolicy, tmp_path: Path, how: str) -> None:
+    """Data waits for the rest of a message of the peer's, whatever the transport does meanwhile."""
+    data = bytes(1_000_000)
+    path = tmp_path / "file"
+    path.write_bytes(data)
+    heard = asyncio.Event()
+
+    class Heard(Echo):
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            heard.set()
+
+    async def work() -> None:
+        async with connected(lab, policy, Heard) as (protocol, peer):
+            transport = protocol.transport
+            peer.sock.sendall(peer.data(b"?") + peer.seal(ContentType.handshake, b"\x18\0\0\1"))
+            await heard.wait()
+            if how == "paused":
+                transport.pause_reading()
+            transport.write(b"first")
+            if how == "file":
+                with path.open("rb") as file:
+                    sending = asyncio.create_task(sendfile(transport, file))
+                    await asyncio.sleep(0)
+                    peer.sock.sendall(peer.seal(ContentType.handshake, b"\0"))
+                    assert await sending == len(data)
+            else:
+                transport.write(data)
+                if how == "pausing":
+                    transport.pause_reading()
+                transport.write_eof()
+                peer.sock.sendall(peer.seal(ContentType.handshake, b"\0"))
+            assert await asyncio.to_thread(peer.recv_data, len(data) + 6) == b"?first" + data
+
+    run(work())
+
+
 def test_bytes_only(run: Run, lab: Lab) -> None:
     """Anything else is the program's mistake; nothing at all is no mistake."""
 
@@ -205,7 +247,7 @@ def test_bytes_only(run: Run, lab: Lab) -> None:
     run(work())
 
 
-@both
+@every
 def test_buffered_protocol(run: Run, lab: Lab, policy: KtlsPolicy) -> None:
     """One that brings its own buffer; and a protocol may follow another."""
     ended = asyncio.Event()
@@ -221,6 +263,9 @@ def test_buffered_protocol(run: Run, lab: Lab, policy: KtlsPolicy) -> None:
 
         def buffer_updated(self, nbytes: int) -> None:
             self.transport.write(self.buffer[:nbytes])
+            self.transport.pause_reading()
+            loop = asyncio.get_running_loop()
+            loop.call_soon(loop.call_soon, self.transport.resume_reading)
 
         def connection_lost(self, exc: Exception | None) -> None:
             assert exc is None
@@ -276,12 +321,13 @@ class Empty(asyncio.BufferedProtocol):
         self._behind.connection_lost(exc)
 
 
+@relayed
 @pytest.mark.parametrize("where", ["data_received", "eof_received", "get_buffer"])
-def test_protocol_that_fails(reporting: Run, lab: Lab, where: str) -> None:
+def test_protocol_that_fails(reporting: Run, lab: Lab, where: str, policy: KtlsPolicy) -> None:
     """The loop hears of it, and the connection ends."""
 
     async def work() -> None:
-        async with connected(lab, RELAY, Failing) as (protocol, peer):
+        async with connected(lab, policy, Failing) as (protocol, peer):
             assert isinstance(protocol, Failing)
             protocol.where = where
             if where == "get_buffer":
@@ -295,11 +341,12 @@ def test_protocol_that_fails(reporting: Run, lab: Lab, where: str) -> None:
     assert isinstance(report["exception"], expected)
 
 
-def test_protocol_that_fails_to_pause(reporting: Run, lab: Lab) -> None:
+@relayed
+def test_protocol_that_fails_to_pause(reporting: Run, lab: Lab, policy: KtlsPolicy) -> None:
     """The loop hears of it, and the connection goes on."""
 
     async def work() -> None:
-        async with connected(lab, RELAY, Failing) as (protocol, peer):
+        async with connected(lab, policy, Failing) as (protocol, peer):
             protocol.transport.set_write_buffer_limits(high=0)
             protocol.transport.write(bytes(4_000_000))
             await asyncio.to_thread(peer.recv_data, 4_000_000)
@@ -308,13 +355,14 @@ def test_protocol_that_fails_to_pause(reporting: Run, lab: Lab) -> None:
     assert isinstance(report["exception"], ZeroDivisionError)
 
 
-def test_one_thing_at_a_time(run: Run, lab: Lab, tmp_path: Path) -> None:
+@relayed
+def test_one_thing_at_a_time(run: Run, lab: Lab, tmp_path: Path, policy: KtlsPolicy) -> None:
     """While a file is sent nothing else can be; closing meanwhile is an error of the sending."""
     path = tmp_path / "file"
     path.write_bytes(bytes(30_000_000))
 
     async def work() -> None:
-        async with connected(lab, RELAY) as (protocol, _peer):
+        async with connected(lab, policy) as (protocol, _peer):
             transport = protocol.transport
             transport.write(bytes(4_000_000))
             with path.open("rb") as file:

@@ -21,7 +21,7 @@ from tests.doubles import (
     recv_exactly,
     reset,
 )
-from tlsify.aio.pump import _Carriage, buffer, carry
+from tlsify.aio.pump import Carriage, buffer, carry
 from tlsify.codepoints import ContentType
 from tlsify.config import ClosePolicy
 from tlsify.connection.ending.closing import Closing
@@ -290,7 +290,7 @@ def test_busy_connection_leaves_room(lab: Lab) -> None:
     async def run() -> None:
         left, right = socket.socketpair()
         with right, Endless(fileno=left.detach()) as endless:
-            carriage = _Carriage(Plain(endless), Plain(right), by(None), buffer())
+            carriage = Carriage(Plain(endless), Plain(right), by(None), buffer())
             busy = asyncio.ensure_future(carriage._flow(endless, endless))
             await carry(handed, Plain(quiet_plain), by(None), buffer())
             busy.cancel()

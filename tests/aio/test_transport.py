@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.aio.peers import Echo, converse, raw_peer, serving, talk
+from tests.aio.peers import CARRIERS, INLINE, Echo, converse, raw_peer, serving, talk
 from tests.doubles import (
     CLOSE_NOTIFY,
     KERNEL,
-    OFFLOADS,
     RELAY,
     Lab,
     Middleman,
@@ -44,7 +43,7 @@ if TYPE_CHECKING:
 
     Run = Callable[[Any], Any]
 
-both = pytest.mark.parametrize("policy", OFFLOADS)
+both = pytest.mark.parametrize("policy", CARRIERS)
 SECRET = b"plain text that must not be seen "
 BIG = 4_000_000
 
@@ -99,7 +98,7 @@ def test_facts(
                 assert (("commonName", "client.example"),) in ask("peercert")["subject"]
                 assert ask("peercert") == facts.getpeercert()
                 assert facts.server_side
-                assert ask("ktls") == ("policy-off" if policy is RELAY else "kernel")
+                assert ask("ktls") == ("kernel" if policy is KERNEL else "policy-off")
                 assert ask("peername") == tls.getsockname()
                 assert ask("sockname") == tls.getpeername()
                 assert ask("socket").family == socket.AF_INET
@@ -192,8 +191,10 @@ def test_sendfile_on_the_wire(
             middleman = await asyncio.to_thread(fetch, server.address)
             assert len(middleman.from_right) > len(content)
             assert SECRET not in middleman.from_right
-            assert await server.protocols[0].sent == sum(calls) == len(content)
-            assert len(calls) > 1
+            assert await server.protocols[0].sent == len(content)
+            if policy is not INLINE:  # which has to seal it
+                assert sum(calls) == len(content)
+                assert len(calls) > 1
 
     run(work())
 

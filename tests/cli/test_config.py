@@ -71,7 +71,10 @@ def test_several_services(tmp_path: Path) -> None:
     refused("config", "import", path, "--output", tmp_path).failed(96, "a.toml is there already")
     assert (tmp_path / "a.toml").read_text() == "mine"
     assert not (tmp_path / ".._b_c.toml").exists()
-    refused("config", "import", path, "--output", tmp_path / "none").failed(96, "cannot write")
+    refused("config", "import", path, "--output", tmp_path / "new")
+    assert (tmp_path / "new/a.toml").exists()
+    nowhere = tmp_path / "no/where"
+    refused("config", "import", path, "--output", nowhere).failed(96, "cannot make", str(nowhere))
 
 
 def test_loss_of_security(tmp_path: Path) -> None:

@@ -127,8 +127,12 @@ def test_tls_on_both_sides(pki: Pki, carrier: str) -> None:
 
 
 def test_many_listeners(pki: Pki, tmp_path: Path) -> None:
-    """A file has one for each backend; a mail server is asked for TLS, a client is greeted."""
-    with backend(pki) as web, backend(pki) as mail, socket.socket() as bound:
+    """A file has one for each backend; a mail server is asked for TLS, a client is greeted.
+
+    The second backend has another authority, and wants a certificate.
+    """
+    other = backend(pki, pki.bad["self-signed"], pki.authority)
+    with backend(pki) as web, other as mail, socket.socket() as bound:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind((LOOPBACK, 0))
         port = bound.getsockname()[1]
@@ -139,6 +143,9 @@ def test_many_listeners(pki: Pki, tmp_path: Path) -> None:
             f'backend-ca = "{pki.authority}"\n'
             f'route = ["listen:{LOOPBACK}:{port}={web.where}",\n'
             f'  "listen:unix:{path}={mail.where.replace("tls:", "tls+smtp:")}"]\n'
+            f'[backend-for."{mail.where.removeprefix("tls:")}"]\n'
+            f'ca = "{pki.bad["self-signed"].certificate}"\n'
+            f'cert = "{pki.good.certificate}"\nkey = "{pki.good.key}"\n'
         )
         with Configured(config) as tunnel:
             lines = [tunnel.line, read_line(tunnel.process.stdout)]

@@ -117,6 +117,22 @@ def test_folder_by_two_names(pki: Pki, tmp_path: Path) -> None:
         server.stop().succeeded()
 
 
+def test_one_descriptor(pki: Pki, folder: Path) -> None:
+    """A relayed connection is on the server's own loop: neither thread nor socketpair is for it."""
+    context, counts = pki.client_context(), []
+    with Served("--ktls=off", *_words(pki, folder)) as server, ExitStack() as stack:
+        (worker,) = server.workers()
+        for _ in range(3):
+            sock = stack.enter_context(server.connect())
+            tls = context.wrap_socket(sock, server_hostname="localhost")
+            stack.enter_context(tls)
+            tls.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert tls.recv(100).startswith(b"HTTP/1.1 200")
+            counts.append((len(descriptors(worker)), len(os.listdir(f"/proc/{worker}/task"))))
+    (first, threads), *_ = counts
+    assert counts == [(first + more, threads) for more in range(3)]
+
+
 def test_one_application_protocol(served: Served, pki: Pki, folder: Path) -> None:
     """HTTP/1.1 is agreed on, or 1.0 with a client that speaks no newer; there is no option."""
     for offered in (["h2", "http/1.1"], ["http/1.0", "http/1.1"], ["http/1.0"]):

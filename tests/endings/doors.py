@@ -357,13 +357,13 @@ class ByWrap(Door):
 
         execute.become = become  # type: ignore[assignment]
         credentials = ["--cert", self.job["cert"], "--key", self.job["key"]]
-        sys.exit(main(["--ktls=require", "wrap", *credentials, "--", sys.executable]))
+        sys.exit(main([f"--ktls={self.job['ktls']}", "wrap", *credentials, "--", sys.executable]))
 
     async def open(self) -> None:
         """Accept."""
         self.sock, _ = self.listener.accept()
         is_kernel = self.sock.getsockopt(socket.IPPROTO_TCP, _TCP_ULP, 4).startswith(b"tls")
-        self.offload = "kernel" if is_kernel else ""
+        self.offload = "kernel" if is_kernel else "relay"
 
     async def send(self, data: bytes) -> None:
         """As without TLS."""

@@ -120,7 +120,6 @@ class Door:
         differs: answers of its own, by program and peer, or by program alone, and why.
         carried: those of the relay alone, likewise, by program and peer.
         statuses: of programs whose end is not that of their process, and why.
-        kernel_only: whether there is no relay.
         is_client: whether the program connects; its peer is a server then.
         relaxed: why a FIN alone is met with ClosePolicy.RELAXED, if it is.
     """
@@ -131,7 +130,6 @@ class Door:
     differs: dict[tuple[str, str] | str, tuple[Answer, str]] = field(default_factory=dict)
     carried: dict[tuple[str, str], tuple[Answer, str]] = field(default_factory=dict)
     statuses: dict[str, tuple[int, str]] = field(default_factory=dict)
-    kernel_only: bool = False
     is_client: bool = True
     relaxed: str = ""
 
@@ -297,7 +295,6 @@ DOORS = {
         },
         statuses={"kill": (128 + signal.SIGKILL, "the command ends as shells spell it")},
         is_client=False,
-        kernel_only=True,
     ),
 }
 
@@ -360,8 +357,8 @@ def answer(door: str, program: str, peer: str, carrier: str = "") -> Answer | st
 
 def cells(carrier: str) -> Iterator[Cell]:
     """Return all that have an answer, which are the same on every carrier."""
-    for door, there in DOORS.items():
-        for program in PROGRAMS if carrier == "kernel" or not there.kernel_only else ():
+    for door in DOORS:
+        for program in PROGRAMS:
             for peer in PEERS:
                 found = answer(door, program, peer, carrier)
                 if isinstance(found, Answer):

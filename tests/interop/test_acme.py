@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import pwd
 import re
 import signal
 import socket
 import ssl
 import urllib.request
-from contextlib import suppress
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,14 +19,13 @@ from cryptography import x509
 
 from tests.acme.pebble import Pebble, free_ports
 from tests.cli.forked import Forked, refused
-from tests.cli.harness import LOOPBACK, Served
+from tests.cli.harness import LOOPBACK, REFUSED, Served
 from tests.doubles import until
 from tlsify.credentials.parse import encoded
 from tlsify.credentials.presented import read
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     import trustme
 
@@ -211,3 +213,43 @@ def test_check_of_a_configuration(pebble: Pebble, tmp_path: Path) -> None:
     out = refused("check", "--config", path).succeeded().decode()
     assert "f.example: none yet" in out
     assert not (tmp_path / "acme").exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give up rights")
+def test_rights_given_up(pebble: Pebble, tmp_path: Path) -> None:
+    """The folder stays root's, workers have another user, and a renewal goes as the first order.
+
+    Until then a certificate whose file is gone, or is none any more, is shown as it was.
+    """
+    folder, name = tmp_path / "acme", "i.example"
+    line = [
+        *("serve", "--ktls=off", "--listen", f"{LOOPBACK}:{pebble.tls_port}", "--user", "nobody"),
+        *("--isolate-key", *words(pebble, folder, name)),
+    ]
+    with TemporaryDirectory() as site, ExitStack() as stack:
+        Path(site).chmod(0o755)
+        running = stack.enter_context(Served(*line, site))
+        path = folder / f"{name}.pem"
+        until(path.exists)
+        until(lambda: has(pebble.tls_port, name))
+        before = shown(pebble.tls_port, name)
+
+        def renewed() -> bool:
+            now = shown(pebble.tls_port, name)
+            assert now is not None
+            return now != before
+
+        for change in (path.unlink, lambda: path.write_bytes(b"none")):
+            change()
+            running.process.send_signal(signal.SIGHUP)
+            until(renewed)
+            before = shown(pebble.tls_port, name)
+        users = [Path(f"/proc/{it}").stat().st_uid for it in running.workers()]
+        assert pwd.getpwnam("nobody").pw_uid in users
+        for each in (folder, *folder.iterdir()):
+            assert (each.stat().st_uid, each.stat().st_mode & 0o77) == (0, 0), each
+        outcome = running.stop()
+    assert outcome.status == 0
+    said = REFUSED.sub("", outcome.err)
+    assert said.count("ACME: a new certificate") == 3
+    assert "kept as it was until ACME replaces it" in said

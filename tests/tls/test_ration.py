@@ -34,6 +34,14 @@ def test_earned(received: int, now: float, left: float) -> None:
         assert ration.left == left
 
 
+def test_fewer_bytes_than_before() -> None:
+    """They cost nothing, and are not earned twice."""
+    ration = _spent()
+    for received, left in [(5 + 2 * BYTES_FOR_ONE, 2), (5, 2), (5 + 3 * BYTES_FOR_ONE, 3)]:
+        ration.earn(received, 100.0)
+        assert ration.left == left
+
+
 def test_time_before_the_first() -> None:
     """It is counted from the first control record on: before that there is enough anyway."""
     ration = Ration(left=0)

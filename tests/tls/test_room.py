@@ -6,7 +6,7 @@ import pytest
 from OpenSSL import SSL
 
 from tlsify.tls import room as room_module
-from tlsify.tls.room import RecordBuffer, records_waiting, write_whole
+from tlsify.tls.room import RecordBuffer, lend, records_waiting, seal, write_whole
 
 
 def pair() -> tuple[SSL.Connection, SSL.Connection]:
@@ -54,3 +54,27 @@ def test_absent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(room_module, "_lib", object())
     assert records_waiting(client) == 0
     write_whole(client)
+
+
+def test_records_that_are_read_where_they_are() -> None:
+    """What comes in pieces is one stream, and each piece may go once it has been read."""
+    client, server = pair()
+    hello = RecordBuffer(2**14)
+    size = hello.read_records(client, 0)
+    errors = []
+    for start, end in ((0, 3), (3, 50), (50, size)):
+        piece = hello.view[start:end]
+        lend(server, piece)
+        with pytest.raises(SSL.Error) as found:
+            server.do_handshake()
+        errors.append(found.type)
+        piece[:] = bytes(len(piece))
+    # All of it is understood: the server has no certificate to answer with.
+    assert errors == [SSL.WantReadError, SSL.WantReadError, SSL.Error]
+
+
+def test_error_of_a_send() -> None:
+    """It is pyOpenSSL's, too: here that the handshake is not finished."""
+    client, _ = pair()
+    with pytest.raises(SSL.WantReadError):
+        seal(client, b"data")

@@ -15,9 +15,10 @@ import pytest
 
 from tests import doubles
 from tests.wrap.wrapped import CARRIERS, ECHO_TWICE, RELAY, Wrapped, needs_seccomp
-from tlsify.wrap.calls import Calls, Ports
+from tlsify.wrap.calls import Calls
 from tlsify.wrap.descriptor import Descriptor
 from tlsify.wrap.holders import Hold
+from tlsify.wrap.ports import Ports
 
 if TYPE_CHECKING:
     from tests.cli.conftest import Pki
@@ -83,13 +84,6 @@ def test_plain_port(pki: Pki) -> None:
                 client.sendall(b"hello")
                 assert client.recv(5) == b"hello"
         assert program.end() == 0
-
-
-def test_ports() -> None:
-    """Those that are named, or all but those that are not to have TLS."""
-    chosen = Ports(frozenset({443, 444}), frozenset({444}))
-    assert [chosen.have(port) for port in (443, 444, 80)] == [True, False, False]
-    assert [Ports(plain=frozenset({80})).have(port) for port in (443, 80)] == [True, False]
 
 
 _ENDINGS = {

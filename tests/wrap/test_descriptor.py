@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.doubles import CLOSE_NOTIFY, RawPeer
-from tests.wrap.wrapped import KERNEL, RELAY, Wrapped, needs_seccomp, read_all
+from tests.wrap.wrapped import CARRIERS, KERNEL, RELAY, Wrapped, needs_seccomp, read_all
 from tlsify.codepoints import Aead, AlertDescription
 from tlsify.config import ClientConfig
 from tlsify.connection import sender, upkeep
@@ -85,16 +85,15 @@ _PEERS = {
 }
 
 
-@pytest.mark.ktls
-@pytest.mark.each_kernel
-def test_what_it_reads(pki: Pki, trust: TrustAnchors) -> None:
+@CARRIERS
+def test_what_it_reads(pki: Pki, trust: TrustAnchors, carrier: str) -> None:
     """Data, then 0 or ECONNRESET: no record that is not data is ever seen."""
-    with Wrapped(pki, KERNEL, _READ_ALL) as program:
+    with Wrapped(pki, carrier, _READ_ALL) as program:
         for act, expected in _PEERS.items():
             peer = _peer(trust, program)
             with peer.sock:
                 act(peer)
-                can_be = act is not _update_key or capabilities().rekey
+                can_be = act is not _update_key or carrier == RELAY or capabilities().rekey
                 assert program.line().strip() == (expected if can_be else _RESET), act
 
 
@@ -137,9 +136,8 @@ def test_records_that_come_with_data(pki: Pki, trust: TrustAnchors) -> None:
             assert program.line() == f"{['first', '']}\n"
 
 
-@pytest.mark.ktls
-@pytest.mark.each_kernel
-def test_calls_that_do_not_wait(pki: Pki, trust: TrustAnchors) -> None:
+@CARRIERS
+def test_calls_that_do_not_wait(pki: Pki, trust: TrustAnchors, carrier: str) -> None:
     """EAGAIN as without TLS, by flag, option or limit; sending ends before receiving does."""
     source = """
 import struct
@@ -161,7 +159,7 @@ sock.sendall(b"go")
 sock.shutdown(socket.SHUT_WR)
 print([sock.recv(5), sock.recv(5)], flush=True)
 """
-    with Wrapped(pki, KERNEL, source) as program:
+    with Wrapped(pki, carrier, source) as program:
         peer = _peer(trust, program)
         with peer.sock:
             assert program.line() == f"{[errno.EAGAIN] * 3}\n"
@@ -258,11 +256,3 @@ def test_bare(pki: Pki, trust: TrustAnchors) -> None:
             _close(peer)
             assert program.line() == f"{errno.EIO}\n"
             assert peer.recv() == CLOSE_NOTIFY
-
-
-def test_relayed(pki: Pki) -> None:
-    """On a relay, which the command refuses, reads need no help."""
-    with Wrapped(pki, RELAY, _READ_ALL) as program, program.connect() as client:
-        client.sendall(b"data")
-        client.unwrap()
-        assert program.line() == "data\n"

@@ -47,13 +47,14 @@ def table(machine: str) -> dict[str, int]:
 @MACHINES
 def test_calls(machine: str) -> None:
     """Listening and ends of processes always, connections by their numbers, nothing else."""
-    code = wrap_filter.build(machine, BASE, reads=True)
+    code = wrap_filter.build(machine, BASE, reads=True, names=True)
     numbers = table(machine)
     found = {
         name: tuple(run(code, number, ARCHITECTURES[machine], fd) for fd in (BASE - 1, BASE, 2**20))
         for name, number in numbers.items()
     }
     always = {"listen", "accept", "accept4", "bind", "exit_group", "shutdown", "clone"}
+    always |= set(wrap_filter.NAMES)
     always |= {"fork", "vfork", "pidfd_getfd", "socketpair"} & set(numbers)
     expected = dict.fromkeys(numbers, (ALLOWED, ASKED, ASKED)) | dict.fromkeys(always, (ASKED,) * 3)
     assert found == expected | {"socket": (ALLOWED,) * 3}
@@ -80,13 +81,13 @@ def test_calls_that_depend_on_what_they_do(machine: str) -> None:
 
 @MACHINES
 def test_bare(machine: str) -> None:
-    """Reads are left alone, ends of connections are not."""
+    """Reads, and names, are left alone, ends of connections are not."""
     code = wrap_filter.build(machine, BASE, reads=False)
     numbers = table(machine)
     found = {
         name for name, n in numbers.items() if run(code, n, ARCHITECTURES[machine], BASE) == ASKED
     }
-    assert found == set(numbers) - set(wrap_filter.READS) - {"socket"}
+    assert found == set(numbers) - {*wrap_filter.READS, *wrap_filter.NAMES, "socket"}
 
 
 @MACHINES

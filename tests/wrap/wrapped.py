@@ -12,8 +12,6 @@ import pytest
 from tests.cli.forked import Forked
 from tests.cli.harness import PATIENCE
 from tlsify.cli import main
-from tlsify.cli import wrap as verb
-from tlsify.cli.options import common
 from tlsify.serving import changes
 from tlsify.wrap import supervisor
 
@@ -70,16 +68,6 @@ def _quickly(words: list[str]) -> int:
     return main(words)
 
 
-def _by_any_carrier(words: list[str]) -> int:
-    """Run the command where the kernel has no TLS: all but the carrier is the same.
-
-    The command itself refuses, since a program that accepts a relay's socketpair would find that
-    its peer has no address.
-    """
-    verb._policy = common.policy
-    return _quickly(words)
-
-
 class Wrapped(Forked):
     """A program under ``tlsify wrap``.
 
@@ -99,8 +87,7 @@ class Wrapped(Forked):
         usual = ("--cert", pki.good.certificate, "--key", pki.good.key)
         given = map(str, credentials or usual)
         program = ("--", sys.executable, "-I", "-S", "-c", LISTEN + source)
-        command = _quickly if carrier == KERNEL else _by_any_carrier
-        super().__init__(carrier, "wrap", *given, *words, *program, command=command)
+        super().__init__(carrier, "wrap", *given, *words, *program, command=_quickly)
         self._pki = pki
         line = self.line()
         if not line.strip().isdigit():

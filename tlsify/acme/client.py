@@ -16,6 +16,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from josepy import b64, jwa, jwk
+from josepy.json_util import field
 
 from tlsify.acme.failures import AcmeError
 from tlsify.acme.settings import TLS_ALPN_01
@@ -61,12 +62,18 @@ class Client:
             directory = client.ClientV2.get_directory(authority.directory, self._network)
             self._client = client.ClientV2(directory, self._network)
 
-    def obtain(self, names: tuple[str, ...], board: Board | Sharing) -> bytes:
+    def obtain(
+        self,
+        names: tuple[str, ...],
+        board: Board | Sharing,
+        former: x509.Certificate | None = None,
+    ) -> bytes:
         """Obtain a certificate with a new key; return its chain, and the key, in PEM.
 
         Args:
             names: for the certificate.
             board: where challenges are published while they are pending.
+            former: the authority's certificate that this one replaces.
 
         Raises:
             AcmeError: there is none.
@@ -75,7 +82,7 @@ class Client:
         key = ec.generate_private_key(ec.SECP256R1())
         with _explained(self._network):
             self._register()
-            order = self._client.new_order(_request(key, names))
+            order = self._order(_request(key, names), former)
             try:
                 self._answer(order, names, board)
                 order = self._client.poll_authorizations(order, self._end())
@@ -84,6 +91,23 @@ class Client:
             order = self._client.finalize_order(order, self._end())
             chain = str(order.fullchain_pem).encode("ascii")
         return chain.rstrip() + b"\n" + _pem(key)
+
+    def _order(self, csr: bytes, former: x509.Certificate | None) -> messages.OrderResource:
+        """Order, in the place of a certificate if the authority wants to know (RFC 9773 5).
+
+        It may refuse that, for example if another server has replaced the same one.
+        """
+        with contextlib.suppress(KeyError):
+            self._client.directory["renewalInfo"]
+            self._network.replaces = "" if former is None else _identifier(former)
+        try:
+            return self._client.new_order(csr)
+        except (messages.Error, errors.ConflictError) as exc:
+            is_limit = isinstance(exc, messages.Error) and exc.code == "rateLimited"
+            if is_limit or not self._network.replaces:
+                raise
+            self._network.replaces = ""
+            return self._client.new_order(csr)
 
     def renewal_time(self, leaf: bytes) -> tuple[float | None, float]:
         """Return when the authority would have a certificate renewed, and when to ask again.
@@ -227,24 +251,34 @@ class _Network(client.ClientNetwork):
 
     Attributes:
         wait: seconds that the authority has asked for in its last answer.
+        replaces: identifier of the certificate that an order replaces; empty for none.
     """
 
     def __init__(self, key: jwk.JWK, authority: Authority, deadline: web.Deadline) -> None:
         super().__init__(key, alg=jwa.ES256, user_agent="tlsify")
         self.wait = 0.0
+        self.replaces = ""
         self.session.trust_env = False
         self.session.adapters.clear()
         self.session.mount("", _Adapter(self, authority, deadline))
 
-    def post(self, *args: Any, **kwargs: Any) -> requests.Response:
+    def post(self, url: str, body: Any, *args: Any, **kwargs: Any) -> requests.Response:
         """Send a request, again if its nonce is not wanted: the authority may have restarted."""
+        if self.replaces and isinstance(body, messages.NewOrder):
+            body = _Replacement(identifiers=body.identifiers, replaces=self.replaces)
         for _ in range(_NONCES - 1):
             try:
-                return super().post(*args, **kwargs)
+                return super().post(url, body, *args, **kwargs)
             except messages.Error as exc:
                 if exc.code != "badNonce":
                     raise
-        return super().post(*args, **kwargs)
+        return super().post(url, body, *args, **kwargs)
+
+
+class _Replacement(messages.NewOrder):
+    """An order as the package does not know it yet."""
+
+    replaces: str = field("replaces", omitempty=True)
 
 
 class _Adapter(requests.adapters.BaseAdapter):
@@ -297,6 +331,18 @@ def _seconds(field: str | None) -> float:
     except ValueError:
         return 0.0
     return max((moment - datetime.now(UTC)).total_seconds(), 0.0)
+
+
+def _identifier(certificate: x509.Certificate) -> str:
+    """Return how an authority knows its certificate (RFC 9773 4.1); empty if it does not."""
+    try:
+        found = certificate.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value
+    except (x509.ExtensionNotFound, ValueError):
+        return ""
+    number = certificate.serial_number
+    serial = number.to_bytes(number.bit_length() // 8 + 1, "big")  # as DER has it
+    issuer = found.key_identifier
+    return "" if issuer is None else ".".join(b64.b64encode(it).decode() for it in (issuer, serial))
 
 
 def _request(key: ec.EllipticCurvePrivateKey, names: tuple[str, ...]) -> bytes:

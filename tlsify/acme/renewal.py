@@ -124,7 +124,7 @@ class Renewal:
         event, least = Event.ACME_NOT_STORED, 0.0
         try:
             attempts.begin(self.folder, wanted.attempts)
-            self._obtain(wanted, deadline)
+            self._obtain(wanted, found, deadline)
         except AcmeError as exc:
             event, why, hint, least = exc.event, str(exc), exc.hint, exc.wait
         except OSError as exc:
@@ -146,8 +146,8 @@ class Renewal:
         )  # fmt: skip
         return Report(pause, (event,))
 
-    def _obtain(self, wanted: Wanted, deadline: Deadline) -> None:
-        """Put a new certificate in its place.
+    def _obtain(self, wanted: Wanted, found: KeyPair | None, deadline: Deadline) -> None:
+        """Put a new certificate in its place, where another one may have been found.
 
         Raises:
             AcmeError: there is none.
@@ -158,8 +158,11 @@ class Renewal:
 
         names = ", ".join(wanted.names)
         _log.info("ACME: ordering a certificate for %s from %s", names, self.authority.directory)
+        is_theirs = self._schedule(wanted).directory == self.authority.directory
+        former = found.chain[0] if found is not None and is_theirs else None
         with self.folder.reserved():
-            pem = Client(self.authority, self.folder, deadline).obtain(wanted.names, self.sharing)
+            client = Client(self.authority, self.folder, deadline)
+            pem = client.obtain(wanted.names, self.sharing, former)
         pair = KeyPair.from_pem(pem, pem)
         if not _has_names(pair, wanted) or pair.not_after.timestamp() <= time.time():
             raise AcmeError(

@@ -40,7 +40,7 @@ class Acceptor(Admission):
 
     Attributes:
         stranger: answers clients that speak no TLS (`tls.engine.Engine`); None: by an alert.
-        is_inline: whether data is carried by `pump.carry` alone.
+        is_inline: whether `pump.carry` or a transport carries the data, which needs no thread.
     """
 
     def __init__(

@@ -14,6 +14,7 @@ from tlsify.aio import proxy_header
 from tlsify.aio.descriptors import SpareDescriptors
 from tlsify.aio.limits import Limits, Origins
 from tlsify.aio.pending import PendingHandshake, PendingHandshakes, origin
+from tlsify.connection.setup.keepalive import keep_alive
 from tlsify.errors import ResourceError
 from tlsify.logs import messages
 from tlsify.metrics.counters import Event, Gauge, change, count
@@ -129,6 +130,7 @@ class Admission:
         self._context = contextvars.copy_context()
         for listener in self._listeners:
             listener.settimeout(0)
+            keep_alive(listener)  # its connections have it from there, without a call for each
         self._listen()
 
     def stop(self) -> None:

@@ -1,4 +1,4 @@
-"""A transport for loops that are not asyncio's own, such as uvloop, on their public methods."""
+"""A transport on a loop's public methods: for any loop, and for records that are ours to seal."""
 
 from __future__ import annotations
 
@@ -13,12 +13,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from typing import BinaryIO
 
+    from tlsify.aio.inline_socket import InlineSocket
     from tlsify.aio.loop_socket import LoopSocket
 
 _READ_SIZE = 2**18
 _HIGH_WATER = 2**16
 # How much of a file is sent before others get their turn.
 _TURN = 2**21
+# Seconds between two looks for a message of the peer's that data has to wait for.
+_HELD = 0.02
 
 
 class ForeignTransport(asyncio.Transport):
@@ -32,7 +35,7 @@ class ForeignTransport(asyncio.Transport):
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        sock: LoopSocket,
+        sock: LoopSocket | InlineSocket,
         protocol: asyncio.BaseProtocol,
         waiter: asyncio.Future[None] | None,
         extra: dict[str, Any],
@@ -40,7 +43,7 @@ class ForeignTransport(asyncio.Transport):
         """Begin in the loop's next round; arguments are those of `transport.make_transport`."""
         self._sock = sock
         addresses = {"sockname": _known(sock.getsockname), "peername": _known(sock.getpeername)}
-        super().__init__({**extra, **addresses, "socket": TransportSocket(sock)})
+        super().__init__({**extra, **addresses, "socket": TransportSocket(sock.network)})
         self._loop = loop
         self._fd = sock.fileno()
         self._buffer = bytearray()
@@ -48,6 +51,7 @@ class ForeignTransport(asyncio.Transport):
         self._eof_read = self._eof_written = False
         self._limits = (_HIGH_WATER // 4, _HIGH_WATER)
         self._full = False  # the protocol was asked to pause
+        self._look: asyncio.TimerHandle | None = None
         self._sending: asyncio.Future[None] | None = None  # a file; what it waits for now
         self.set_protocol(protocol)
         loop.call_soon(protocol.connection_made, self)
@@ -87,6 +91,7 @@ class ForeignTransport(asyncio.Transport):
         if self.is_reading():
             self._paused = True
             self._loop.remove_reader(self._fd)
+            self._await_room()
 
     def resume_reading(self) -> None:
         """Resume reading after `pause_reading`."""
@@ -97,15 +102,20 @@ class ForeignTransport(asyncio.Transport):
     def _watch(self) -> None:
         if self.is_reading() and not self._eof_read:
             self._loop.add_reader(self._fd, self._read_ready)
+            if self._sock.is_readable:
+                self._loop.call_soon(self._read_ready)
 
     def _read_ready(self) -> None:
-        if not self.is_reading():
+        if not self.is_reading() or self._eof_read:
             return
         try:
             if not (self._take_into() if self._buffered else self._take()):
                 self._end()
         except Exception as exc:  # noqa: BLE001 - a bug of the protocol ends its connection only
             self._fail(exc, "a protocol failed in receiving")
+        if self._sock.is_readable and not self._eof_read:
+            self._loop.call_soon(self._read_ready)
+        self._await_room()  # for the answer to a KeyUpdate
 
     def _take(self) -> bool:
         """Pass on available data; return False at the end of the stream."""
@@ -157,26 +167,40 @@ class ForeignTransport(asyncio.Transport):
             except OSError as exc:
                 self._lose(exc)
                 return
-            if not view:
-                return
-            self._loop.add_writer(self._fd, self._write_ready)
         self._buffer += view
+        self._await_room()
         self._weigh()
 
+    def _await_room(self) -> None:
+        """Go on, if anything is left, once there is room, and a message of the peer's is whole."""
+        if self._over or (self._sock.is_out and not self._buffer):
+            return
+        if not self._sock.is_waiting:
+            self._loop.add_writer(self._fd, self._write_ready)
+            return
+        self._loop.remove_writer(self._fd)
+        if self._look is None and not self.is_reading():
+            self._look = self._loop.call_later(_HELD, self._write_ready)
+
     def _write_ready(self) -> None:
+        self._look = None
         if self._over:
             return
         try:
-            del self._buffer[: self._sock.send(self._buffer)]
+            if not self.is_reading():
+                self._sock.look()
+            if self._sock.flush() and self._buffer:
+                del self._buffer[: self._sock.send(self._buffer)]
         except (BlockingIOError, InterruptedError):
+            self._await_room()
             return
         except OSError as exc:
             self._lose(exc)
             return
-        if not self._buffer:
-            self._loop.remove_writer(self._fd)
+        self._loop.remove_writer(self._fd)
+        self._await_room()
         self._weigh()  # which may lead to more being written
-        if self._buffer:
+        if self._buffer or not self._sock.is_out:
             return
         if self._sending is not None:
             _settle(self._sending)
@@ -201,6 +225,7 @@ class ForeignTransport(asyncio.Transport):
             self._sock.shutdown(socket.SHUT_WR)
         except OSError as exc:
             self._lose(exc)
+        self._await_room()
 
     def get_write_buffer_size(self) -> int:
         """Return the number of bytes that wait to be sent."""
@@ -281,6 +306,7 @@ class ForeignTransport(asyncio.Transport):
                 file.seek(offset + total)
             if resume:
                 self.resume_reading()
+            self._await_room()
         return total
 
     def _send_some(self, file: BinaryIO, offset: int, size: int) -> int:
@@ -293,6 +319,10 @@ class ForeignTransport(asyncio.Transport):
         return self._sock.send_file(source, offset, size)
 
     async def _writable(self) -> None:
+        if self._sock.is_waiting:
+            await asyncio.sleep(_HELD)
+            self._sock.look()
+            return
         self._sending = waiting = self._loop.create_future()
         self._loop.add_writer(self._fd, _settle, waiting)
         try:

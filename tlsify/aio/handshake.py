@@ -42,7 +42,7 @@ async def hand_over(
         policy: when to offload; AUTO if None.
         timeout: seconds for the handshake; the configuration's own if None.
         stranger: answers a peer that speaks no TLS, as an `Engine` has it.
-        is_inline: whether the caller carries the data by `pump.carry`, which needs no thread.
+        is_inline: whether the caller carries the data by `pump.carry`, or attaches a transport.
 
     Raises:
         As `establish.connect`.

@@ -6,7 +6,7 @@ import errno
 import logging
 import os
 import socket
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from tlsify.config import ClosePolicy
 from tlsify.connection.ending import forks
@@ -36,7 +36,14 @@ class LoopSocket(TLSSocket):
     Attributes:
         sends_file: whether asyncio is sending a file.
         on_cut: called with the error for the socket's user, just before the socket is closed.
+        is_readable: as `InlineSocket` has it, likewise the next two: the kernel has all data.
+        is_out: whether nothing is held back here.
+        is_waiting: whether data has to wait for the peer.
     """
+
+    is_readable: ClassVar[bool] = False
+    is_out: ClassVar[bool] = True
+    is_waiting: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -61,21 +68,21 @@ class LoopSocket(TLSSocket):
         try:
             return super().recv(bufsize, flags)
         except (TlsifyError, OSError) as exc:
-            _raise_os_error(exc)
+            raise_os_error(exc)
 
     def recv_into(self, buffer: WriteableBuffer, nbytes: int = 0, flags: int = 0) -> int:
         """Receive as `TLSSocket.recv_into`; raises OSError only."""
         try:
             return super().recv_into(buffer, nbytes, flags)
         except (TlsifyError, OSError) as exc:
-            _raise_os_error(exc)
+            raise_os_error(exc)
 
     def send(self, data: ReadableBuffer, flags: int = 0, /) -> int:
         """Send as `TLSSocket.send`; raises OSError only."""
         try:
             return super().send(data, flags)
         except (TlsifyError, OSError) as exc:
-            _raise_os_error(exc)
+            raise_os_error(exc)
 
     def sendmsg(
         self,
@@ -96,7 +103,7 @@ class LoopSocket(TLSSocket):
         try:
             return self._transmit(channel, lambda: socket.socket.sendmsg(self, buffers, (), flags))
         except (TlsifyError, OSError) as exc:
-            _raise_os_error(exc)
+            raise_os_error(exc)
 
     def send_file(self, source: int, offset: int, size: int) -> int:
         """Send some of a file, without waiting; raises OSError only.
@@ -118,7 +125,19 @@ class LoopSocket(TLSSocket):
         except (TlsifyError, OSError) as exc:
             if isinstance(exc, OSError) and not self.death.number:
                 raise  # it may be the file's
-            _raise_os_error(exc)
+            raise_os_error(exc)
+
+    def flush(self) -> bool:
+        """Return True: nothing is held back here."""
+        return True
+
+    def look(self) -> None:
+        """Do nothing: what has come is in the kernel."""
+
+    @property
+    def network(self) -> socket.socket:
+        """The socket itself, which has the connection's options and addresses."""
+        return self
 
     def leave(self, loop: asyncio.AbstractEventLoop, tell: Callable[[], object]) -> None:
         """Send outstanding data before the protocol learns that the connection is over.
@@ -156,7 +175,7 @@ class LoopSocket(TLSSocket):
             on_close()
 
 
-def _raise_os_error(exc: TlsifyError | OSError) -> NoReturn:
+def raise_os_error(exc: TlsifyError | OSError) -> NoReturn:
     """Convert tlsify's errors to connection errors; the cause is logged."""
     if isinstance(exc, BlockingIOError | InterruptedError):
         raise exc

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from tlsify.connection.ending.patience import Patience, unacknowledged_by_tcp
 from tlsify.connection.plain import Plain
 from tlsify.connection.relay.inline import InlineRelay
-from tlsify.connection.relay.loads import ROOM_SIZE
+from tlsify.connection.relay.loads import READ_SIZE, ROOM_SIZE
 from tlsify.connection.stream import TLSSocket
 from tlsify.connection.traffic import Traffic
 from tlsify.errors import TlsifyError, Truncated
@@ -20,12 +20,11 @@ from tlsify.tls.room import RecordBuffer
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from tlsify.connection.ending.closing import Closing
     from tlsify.connection.handoff import Handoff
 
-_PIECE = 2**18
 # Seconds between two looks whether a peer's message, for which data has to wait, has come.
 _HELD = 0.02
 # How many bytes one direction may carry before others get a turn, and as how many a few count.
@@ -67,7 +66,7 @@ async def carry(
         HandshakeError: a TLS side was cut, or misbehaved.
         OSError: one of the two was cut.
     """
-    carriage = _Carriage(client, backend, closing, scratch, traffic, is_relaxed=is_relaxed)
+    carriage = Carriage(client, backend, closing, scratch, traffic, is_relaxed=is_relaxed)
     work = carriage.inbound(), carriage.outbound(greeting)
     flows = [asyncio.ensure_future(each) for each in work]
     try:
@@ -89,8 +88,8 @@ async def carry(
             client.close()
 
 
-class _Carriage:
-    """One connection's two directions."""
+class Carriage:
+    """One connection's two directions; `carry` has them until both have ended."""
 
     def __init__(
         self,
@@ -129,6 +128,10 @@ class _Carriage:
 
         await self._carry(self._backend, self._client, is_relaxed, greeting)
 
+    async def discard(self) -> None:
+        """Drop the client's data, until it ends: nobody wants it any more."""
+        await self._flow(self._client, None)
+
     async def _carry(
         self,
         source: socket.socket,
@@ -159,10 +162,18 @@ class _Carriage:
             while isinstance(sink, InlineRelay) and not sink.flush():
                 await _writable(sink)
 
-    async def _flow(self, source: socket.socket, sink: socket.socket) -> None:
+    async def _flow(self, source: socket.socket, sink: socket.socket | None) -> None:
         carried = 0
-        while size := await self._receive(source):
-            await self._pass_on(sink, size)
+        while True:
+            try:
+                size = self._receive(source)
+            except (BlockingIOError, InterruptedError):
+                await readable(source)
+                continue
+            if not size:
+                return
+            if sink is not None:
+                await self._pass_on(sink, size)
             carried += max(size, _FEW)
             if carried >= _TURN:
                 carried = 0
@@ -170,40 +181,37 @@ class _Carriage:
 
     async def _pass_on(self, sink: socket.socket, size: int) -> None:
         try:
-            await self._send(sink, size)
+            if (rest := self._send(sink, size)) is not None:
+                await rest
         except (TlsifyError, OSError) as exc:
             raise _SinkBroken from exc
-
-    async def _receive(self, sock: socket.socket) -> int:
-        while True:
-            try:
-                if isinstance(sock, InlineRelay):
-                    size = sock.receive(self._scratch)
-                else:
-                    size = sock.recv_into(self._scratch.view, _PIECE)
-            except (BlockingIOError, InterruptedError):
-                await readable(sock)
-            else:
-                if sock is self._client:
-                    self._closing.look(self._scratch.view[:size])
-                    self._traffic.received += size
-                elif size:
-                    self._is_parting = False
-                return size
-
-    async def _send(self, sock: socket.socket, size: int) -> None:
-        if isinstance(sock, InlineRelay):
-            await _seal(sock, self._scratch.view[:size])
-            sent = size
-        else:
-            sent = 0
-            with contextlib.suppress(BlockingIOError, InterruptedError):
-                sent = sock.send(self._scratch.view[:size])
-        if sent < size:
-            rest = bytes(self._scratch.view[sent:size])  # others may use the buffer meanwhile
-            await asyncio.get_running_loop().sock_sendall(sock, rest)
-        if sock is self._client:
+        if sink is self._client:
             self._traffic.sent += size
+
+    def _receive(self, sock: socket.socket) -> int:
+        if isinstance(sock, InlineRelay):
+            size = sock.receive(self._scratch)
+        else:
+            size = sock.recv_into(self._scratch.view, READ_SIZE)
+        if sock is self._client:
+            self._closing.look(self._scratch.view[:size])
+            self._traffic.received += size
+        elif size:
+            self._is_parting = False
+        return size
+
+    def _send(self, sock: socket.socket, size: int) -> Awaitable[None] | None:
+        """Send what the network takes; return what waits for the rest."""
+        if isinstance(sock, InlineRelay):
+            sock.put(self._scratch.view[:size])
+            return None if sock.is_out else _sealed(sock)
+        sent = 0
+        with contextlib.suppress(BlockingIOError, InterruptedError):
+            sent = sock.send(self._scratch.view[:size])
+        if sent == size:
+            return None
+        rest = bytes(self._scratch.view[sent:size])  # others may use the buffer meanwhile
+        return asyncio.get_running_loop().sock_sendall(sock, rest)
 
 
 class _SinkBroken(Exception):
@@ -221,9 +229,8 @@ async def readable(sock: socket.socket) -> None:
         loop.remove_reader(sock)
 
 
-async def _seal(sock: InlineRelay, data: memoryview) -> None:
-    """Send data, and wait until the network has taken all records."""
-    sock.put(data)
+async def _sealed(sock: InlineRelay) -> None:
+    """Wait until the network has taken all records."""
     while not sock.flush():
         await _writable(sock)
     while sock.is_waiting:

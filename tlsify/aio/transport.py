@@ -12,9 +12,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from tlsify.aio.foreign_transport import ForeignTransport
+from tlsify.aio.inline_socket import InlineSocket
 from tlsify.aio.loop_socket import LoopSocket
 from tlsify.aio.send_file import sendable
 from tlsify.config import ClosePolicy
+from tlsify.connection.relay.inline import InlineRelay
 from tlsify.sslcontext.facts import TLSInfo
 from tlsify.sslcontext.transport_object import TransportSSLObject
 
@@ -101,7 +103,12 @@ def begin(
 ) -> tuple[asyncio.Transport, asyncio.Future[None]]:
     """Attach without waiting; return a future that is settled when the connection is closed."""
     closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    sock = LoopSocket(handed, closing, lambda: _settle(closed))
+    network, on_close = handed.sock, partial(_settle, closed)
+    sock: LoopSocket | InlineSocket
+    if isinstance(network, InlineRelay):
+        sock = InlineSocket(handed, network, closing, on_close)
+    else:
+        sock = LoopSocket(handed, closing, on_close)
     try:
         return make_transport(factory(), sock, context), closed
     except BaseException:
@@ -111,7 +118,7 @@ def begin(
 
 def make_transport(
     protocol: asyncio.BaseProtocol,
-    sock: LoopSocket,
+    sock: LoopSocket | InlineSocket,
     context: object = None,
     waiter: asyncio.Future[None] | None = None,
     *,
@@ -145,7 +152,7 @@ def make_transport(
     sock.settimeout(0)
     token = _current.set(handed)
     try:
-        if isinstance(loop, asyncio.SelectorEventLoop):
+        if isinstance(loop, asyncio.SelectorEventLoop) and isinstance(sock, LoopSocket):
             return _LoopTransport(loop, sock, protocol, waiter, extra)
         return ForeignTransport(loop, sock, protocol, waiter, extra)
     finally:

@@ -50,7 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output",
         type=Path,
         metavar="DIR",
-        help="folder to write NAME.toml to, for each service; default: stdout, for one service",
+        help="folder to write NAME.toml to, for each service; made if it is missing; default: "
+        "stdout, for one service",
     )
     parser.add_argument(
         "--lossy",
@@ -109,6 +110,12 @@ def _translate(arguments: argparse.Namespace) -> list[Draft]:
 
 def _write(drafts: Sequence[Draft], folder: Path) -> None:
     """Write all of them, or none where one of the files is there already."""
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as exc:
+        raise ConfigError(
+            f"cannot make {folder}: {exc.strerror}", hint="name a folder that can be made"
+        ) from exc
     paths = [folder / f"{_UNUSUAL.sub('_', draft.name) or 'service'}.toml" for draft in drafts]
     for path in paths:
         if path.exists() or paths.count(path) > 1:

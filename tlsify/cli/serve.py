@@ -94,6 +94,7 @@ def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
         load=load,
         on_ready=ready,
         access_log=access_log,
+        is_inline=True,
     )
     # The path may be a link, which is followed anew by each generation of workers.
     watch = plan.watch or (lambda: None)

@@ -1,4 +1,4 @@
-"""tlsify wrap: TLS for an unmodified server, whose connections are the kernel's."""
+"""tlsify wrap: TLS for an unmodified server, which runs under a supervisor."""
 
 from __future__ import annotations
 
@@ -14,27 +14,26 @@ from tlsify.cli.options import serving as serving_options
 from tlsify.cli.program import execute
 from tlsify.config import KtlsMode
 from tlsify.connection.setup.eligibility import host_refusal
-from tlsify.errors import ExitCode, KtlsUnavailable, UsageError
+from tlsify.errors import ExitCode, UsageError
 from tlsify.http import plain
 from tlsify.serving.configuration import Configuration
 from tlsify.system import listening
 from tlsify.system.sandbox import Sandboxing
 from tlsify.wrap import inherited, supervisor
-from tlsify.wrap.calls import Ports
 from tlsify.wrap.launch import launch
 from tlsify.wrap.numbers import Numbers
+from tlsify.wrap.ports import Ports
 
 if TYPE_CHECKING:
     import argparse
 
     from tlsify.cli.parser import GlobalOptions
-    from tlsify.config import KtlsPolicy, ServerConfig
+    from tlsify.config import ServerConfig
 
 DESCRIPTION = "Run a server that speaks no TLS, and have its clients speak TLS with it."
 _ALPN = [b"http/1.1"]
 _LAST_PORT = 65535
 _HTTP = {b"http/1.1", b"http/1.0", b"h2"}
-_RELAYED = "put tlsify forward in front of the program instead: it relays where the kernel cannot"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -92,7 +91,10 @@ def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
     path = execute.find(arguments.program[0])
     if isinstance(path, ExitCode):
         return path
-    policy = _policy(options)
+    policy = shared.policy(options)
+    refusal = host_refusal(policy)
+    if refusal is not None and policy.mode is KtlsMode.REQUIRE:
+        raise refusal
     inherited.check(ports.have)
     numbers = Numbers.of_this_process()
     access_log = logs.access_log(arguments, options)
@@ -101,6 +103,7 @@ def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
         partial(execute.become, path, arguments.program),
         numbers.base,
         reads=not arguments.bare,
+        names=policy.mode is not KtlsMode.REQUIRE,
         private=[] if arguments.key_fd is None else [arguments.key_fd],
     )
     isolation = server_options.isolation(arguments, len(os.sched_getaffinity(0)), Sandboxing.AUTO)
@@ -154,17 +157,3 @@ def _check(arguments: argparse.Namespace) -> Ports:
             hint="name it with --port or with --plain-port",
         )
     return ports
-
-
-def _policy(options: GlobalOptions) -> KtlsPolicy:
-    """Require the kernel: a descriptor of a relay is not what a program accepts.
-
-    Raises:
-        KtlsUnavailable: it cannot.
-    """
-    policy = shared.policy(options)
-    if (refusal := host_refusal(policy)) is not None:
-        raise KtlsUnavailable(
-            refusal.step, refusal.errno, refusal.sentence, code=refusal.code, hint=_RELAYED
-        )
-    return policy._replace(mode=KtlsMode.REQUIRE)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from tlsify.connection.control import Channel
+    from tlsify.connection.ending.linger import Ending
     from tlsify.connection.ending.patience import Death, Progress
     from tlsify.errors import TlsifyError
     from tlsify.tls.negotiated import Negotiated
@@ -266,20 +267,26 @@ class Handoff:
         if may_wait is None:
             may_wait = self.sock.gettimeout() != 0
         may_wait = may_wait and self.dies_with_process
-        if self.channel is not None:
-            if not ends:
-                self.channel.wipe()
-            elif (ending := self.channel.part(self.channel, in_order=in_order)) and may_wait:
-                return ending.wait
-        elif self.relay is not None:
-            if ends and in_order:
-                self.relay.end_in_order()
-            if ends and self.share.is_shared:  # another process's copy is no reason to go on
-                with contextlib.suppress(OSError):
-                    self.sock.shutdown(socket.SHUT_RDWR)
-            if may_wait and not self.share.is_shared:
-                return self.relay.join
+        if not ends and self.channel is not None:
+            self.channel.wipe()
+        if ends and (ending := self._part(in_order=in_order)) is not None:
+            return ending.wait if may_wait else _is_out
+        if may_wait and self.relay is not None and not self.share.is_shared:
+            return self.relay.join
         return _is_out
+
+    def _part(self, *, in_order: bool) -> Ending | None:
+        """End both directions, of other copies, too; return what goes on in the background."""
+        if self.channel is not None:
+            ending = self.channel.part(self.channel, in_order=in_order)
+            if ending is not None:
+                return ending
+        elif self.relay is not None and in_order:
+            self.relay.end_in_order()
+        if self.share.is_shared:  # another process's copy is no reason to go on
+            with contextlib.suppress(OSError):
+                self.sock.shutdown(socket.SHUT_RDWR)
+        return None
 
     def detach(self) -> tuple[int, bytearray]:
         """Return the descriptor and the state, for another process to `adopt`.

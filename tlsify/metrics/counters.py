@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 class Event(Enum):
     """A counted event, by its name in reports."""
 
+    __hash__ = object.__hash__  # Enum's own takes Python code
+
     KEY_UPDATE_RECEIVED = "key_update_received"
     KEY_UPDATE_SENT = "key_update_sent"
     # The peer changed its keys, and the kernel that has ours cannot follow.
@@ -126,6 +128,8 @@ HANDSHAKE_OUTCOMES = {
 
 class Gauge(Enum):
     """Something that there is now, more or less of it."""
+
+    __hash__ = object.__hash__
 
     CONNECTIONS = "connections"
     HANDSHAKES = "handshakes"

@@ -93,7 +93,7 @@ class ServerPlan:
         isolation: of the private keys from workers; None lets them have these.
         errands: what is to be done now and then, in processes of their own, with the rights that
             the supervisor has.
-        is_inline: whether data is carried by `pump.carry` alone.
+        is_inline: whether `pump.carry` or a transport carries the data, which needs no thread.
         estate: descriptors for SIGUSR2 to pass on, and those passed on to us; the caller closes it.
     """
 

@@ -57,10 +57,12 @@ class Ration:
         """Grant more for what has come, and for the time since the last call.
 
         Args:
-            received: bytes on the connection so far, of any kind.
+            received: bytes on the connection so far, of any kind; may be too few, for a moment.
             now: monotonic, in seconds.
         """
         since = now if self._since is None else self._since
+        # What the kernel says of two moments: data that came between them counts as unread.
+        received = max(received, self._received)
         earned = (received - self._received) / BYTES_FOR_ONE + (now - since) / SECONDS_FOR_ONE
         self._received, self._since = received, now
         self.left = min(self.left + earned, MOST)

@@ -1,4 +1,4 @@
-"""Buffers that OpenSSL writes into directly, and that sockets receive into and send from."""
+"""Buffers that OpenSSL reads and writes directly, and that sockets receive into and send from."""
 
 from __future__ import annotations
 
@@ -51,6 +51,38 @@ class RecordBuffer:
             len(self.view) - offset,
         )
         return max(size, 0)
+
+
+def lend(connection: SSL.Connection, records: bytes | memoryview) -> None:
+    """Have OpenSSL read records where they are; ``Connection.bio_write`` would copy them.
+
+    They have to stay until the next call. What came before must have been read: it is forgotten.
+
+    Raises:
+        MemoryError: there is no memory.
+    """
+    bio = _lib.BIO_new_mem_buf(_ffi.from_buffer(records), len(records))
+    if bio == _ffi.NULL:
+        raise MemoryError
+    _lib.BIO_set_mem_eof_return(bio, -1)
+    _lib.SSL_set_bio(connection._ssl, bio, connection._from_ssl)
+    connection._into_ssl = bio
+
+
+def seal(connection: SSL.Connection, plaintext: bytes | memoryview) -> int:
+    """Write as ``Connection.send``, whose checks cost more than they help here.
+
+    Returns:
+        How many bytes, at least one.
+
+    Raises:
+        SSL.Error: as there.
+    """
+    ssl = connection._ssl
+    size: int = _lib.SSL_write(ssl, _ffi.from_buffer(plaintext), len(plaintext))
+    if size <= 0:
+        connection._raise_ssl_error(ssl, size)
+    return size
 
 
 def records_waiting(connection: SSL.Connection) -> int:

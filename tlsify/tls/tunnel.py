@@ -12,7 +12,7 @@ from tlsify.tls.explain import library_failure, peer_alert
 from tlsify.tls.openssl import drain
 from tlsify.tls.ration import Ration, exceeded
 from tlsify.tls.record import MAX_CIPHERTEXT, NO_RECORD
-from tlsify.tls.room import records_waiting, write_whole
+from tlsify.tls.room import lend, records_waiting, seal, write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,8 +22,10 @@ if TYPE_CHECKING:
     from tlsify.tls.negotiated import Resumable
     from tlsify.tls.room import RecordBuffer
 
-# How much OpenSSL gets at once: its buffers grow to that, and do not shrink again.
+# How much OpenSSL seals at once: its buffer grows to that, and does not shrink again.
 _PIECE = 2**16
+# How much it opens at once: a peer earns control records with it (`ration`).
+_LENT = 2**18
 # What OpenSSL may have of a record that is not yet whole.
 ROOM_BEYOND = MAX_CIPHERTEXT
 
@@ -116,7 +118,7 @@ class Tunnel:
         view = memoryview(plaintext)
         try:
             while view:
-                view = view[self._connection.send(view) :]
+                view = view[seal(self._connection, view) :]
         except SSL.WantReadError:
             self._held += view
         except SSL.Error as exc:  # it has read on, and found something wrong
@@ -160,14 +162,22 @@ class Tunnel:
             `failure`: a PeerAlert, or a PeerMisbehaved.
         """
         size = 0
-        for start in range(0, len(records), _PIECE):
-            if self._failure is not None or self._peer_closed:
+        for start in range(0, len(records), _LENT):
+            if self._is_over:
                 break
-            self._received += self._connection.bio_write(records[start : start + _PIECE])
+            piece = records[start : start + _LENT]
+            self._received += len(piece)
+            lend(self._connection, piece)
             size = self._open(room, size)
+        if self._is_over:  # OpenSSL may not have read all of them
+            lend(self._connection, b"")
         if self._held or self._closing:
             self._resume()
         return size
+
+    @property
+    def _is_over(self) -> bool:
+        return self._failure is not None or self._peer_closed
 
     def _open(self, room: RecordBuffer, size: int) -> int:
         """Have OpenSSL open all it has; gives where the plaintext in the room ends then."""
@@ -190,7 +200,7 @@ class Tunnel:
 
     def _refuse_flood(self, room: RecordBuffer, size: int) -> None:
         """Have OpenSSL say the alert that is due: it finds fault with what we add."""
-        self._connection.bio_write(NO_RECORD)
+        lend(self._connection, NO_RECORD)
         try:
             room.read_plaintext(self._connection, size)
         except SSL.Error as exc:

@@ -9,7 +9,7 @@ import logging
 import os
 import socket
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from tlsify.connection.ending.forks import inode
 from tlsify.errors import TlsifyError
@@ -20,6 +20,7 @@ from tlsify.wrap.copies import Copies
 from tlsify.wrap.door import Door, Lobby
 from tlsify.wrap.holders import Hold, has_thread, process_of, socket_at, still_held
 from tlsify.wrap.launch import take
+from tlsify.wrap.relay.passage import Passages
 from tlsify.wrap.steering import Group, Place, is_tcp, obstacle
 from tlsify.wrap.threads import Threads
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from tlsify.wrap.descriptor import Descriptor
     from tlsify.wrap.notifications import Call, Notifications
     from tlsify.wrap.numbers import Numbers
+    from tlsify.wrap.ports import Ports
     from tlsify.wrap.threads import Thread
 
 _log = logging.getLogger("tlsify")
@@ -48,24 +50,14 @@ class _NoTls(TlsifyError):
     errno = errno.EACCES
 
 
-class Ports(NamedTuple):
-    """Which of the program's TCP ports get TLS.
+class Calls:
+    """All that a wrapped program asks, and what it has: doors and connections.
 
     Attributes:
-        wrapped: these alone; empty for all.
-        plain: not these.
+        carrier: of its connections' records, in words.
     """
 
-    wrapped: frozenset[int] = frozenset()
-    plain: frozenset[int] = frozenset()
-
-    def have(self, port: int) -> bool:
-        """Return whether a port gets it."""
-        return port not in self.plain and (not self.wrapped or port in self.wrapped)
-
-
-class Calls:
-    """All that a wrapped program asks, and what it has: doors and connections."""
+    carrier = "kernel TLS"
 
     def __init__(
         self,
@@ -87,7 +79,11 @@ class Calls:
         self._notifications = notifications
         self._acceptor = acceptor
         self._ports = ports
-        self._lobby = Lobby(notifications, Threads(), numbers, self._delivered, access_log, set())
+        threads = Threads()
+        passages = Passages(notifications, threads)
+        self._lobby = Lobby(
+            notifications, threads, numbers, self._delivered, passages, access_log, set()
+        )
         self._doors: dict[int, Door] = {}  # by the inodes of the program's sockets
         self._seen: dict[int, Hold] = {}
         self._descriptors: dict[int, Descriptor] = {}
@@ -104,6 +100,7 @@ class Calls:
             "shutdown": self._shut_down,
             "exit_group": self._exit,
             "splice": self._splice,
+            **dict.fromkeys(("getsockname", "getpeername"), passages.names.answer),
         }
 
     def answer(self) -> None:
@@ -246,7 +243,7 @@ class Calls:
             raise
         self._doors[member] = door
         self._seen[member] = Hold(self._lobby.threads.of(call.tid).pid, call.descriptor)
-        _log.log(NOTICE, "TLS on %s", spell(theirs))
+        _log.log(NOTICE, "TLS on %s (%s)", spell(theirs), self.carrier)
         return member
 
     def _bind(self, call: Call) -> None:
@@ -275,6 +272,7 @@ class Calls:
 
     def _delivered(self, descriptor: Descriptor) -> None:
         self._descriptors[descriptor.inode] = descriptor
+        descriptor.has_no_copy = partial(self._copies.has_none, descriptor, self._holds)
         descriptor.ended.add_done_callback(lambda _: self._descriptors.pop(descriptor.inode, None))
         self._watch(descriptor)
 
@@ -318,7 +316,7 @@ class Calls:
         thread, descriptor = self._look(call)
         if descriptor is not None:
             hold = Hold(thread.pid, call.descriptor)
-            if hold == descriptor.hold and self._copies.has_none(descriptor, self._holds):
+            if hold == descriptor.hold and descriptor.has_no_copy():
                 descriptor.closed_everywhere()
             else:
                 descriptor.closed(hold, self._holds() - {descriptor.hold})
@@ -364,8 +362,7 @@ class Calls:
             asyncio.get_running_loop().remove_reader(pidfd)
             os.close(pidfd)
         for descriptor in [each for each in self._descriptors.values() if pid in each.held_in]:
-            is_last = partial(self._copies.has_none, descriptor, self._holds)
-            self._attempt(descriptor.left, pid, is_last, in_order=pid in self._orderly)
+            self._attempt(descriptor.left, pid, in_order=pid in self._orderly)
             self._watch(descriptor)
         self._orderly.discard(pid)
 

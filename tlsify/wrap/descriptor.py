@@ -10,7 +10,7 @@ import os
 import socket
 import struct
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from tlsify.connection.ending.forks import inode
 from tlsify.connection.polling import LowWater, receive_limit
@@ -21,9 +21,15 @@ from tlsify.wrap.waiting import WaitingCalls
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
+    from typing import TypeAlias
 
+    from tlsify.connection.control import Channel
     from tlsify.connection.handoff import Handoff
     from tlsify.wrap.notifications import Call, Notifications
+    from tlsify.wrap.relay.passage import ProgramEnd
+
+    # What a program is given: a connection itself, or its end of a relayed one.
+    Given: TypeAlias = Handoff | ProgramEnd
 
 _LINGER = struct.Struct("=ii")
 _RESET = _LINGER.pack(1, 0)
@@ -52,14 +58,17 @@ class Descriptor:
         held_in: processes that may have a descriptor of it.
         delivered_at: when, as ``time.monotonic`` has it.
         is_copied: whether a call has made another descriptor of it.
+        has_no_copy: returns whether it is nowhere but where it was delivered, as far as is known
+            without a look at all descriptors.
         ended: done at the end, with what has broken the stream, if anything: the program has closed
             it. `Unclosed` is raised if it has not.
     """
 
-    def __init__(self, handed: Handoff, notifications: Notifications, hold: Hold) -> None:
+    def __init__(self, handed: Given, notifications: Notifications, hold: Hold) -> None:
         """Begin when it has been delivered."""
         self._loop = asyncio.get_running_loop()
         self._handed = handed
+        self._source = cast("Channel | ProgramEnd", handed.channel or handed)
         self._notifications = notifications
         self.number, self.hold = hold.number, hold
         self._ours = handed.sock.fileno()
@@ -77,10 +86,24 @@ class Descriptor:
         self.held_in = {hold.pid}
         self.delivered_at = time.monotonic()
         self.is_copied = False
+        self.has_no_copy: Callable[[], bool] = lambda: False
         self.ended: asyncio.Future[Exception | None] = self._loop.create_future()
         self._tend()
 
     # -- reading
+
+    def are_reads_asked(self) -> bool:
+        """Return whether all reads are asked about: no process has it by another number."""
+        if not self._notifications.reads:
+            return False
+        try:
+            if self.has_no_copy():
+                return True
+            return {each.number for each in holders(self.inode)} <= {self.number} and not any(
+                waiting()
+            )
+        except OSError:
+            return False
 
     def read(self, call: Call) -> None:
         """Answer a call that reads."""
@@ -114,12 +137,9 @@ class Descriptor:
         Raises:
             BlockingIOError: nothing is there.
         """
-        channel = self._handed.channel
-        if channel is None:
-            return None  # the relay's: records are its affair
         while self._failure is None:
             try:
-                if channel.serve_until_data(socket.MSG_DONTWAIT):
+                if self._source.serve_until_data(socket.MSG_DONTWAIT):
                     self._low_water.fall()
                     return None
                 self._failure = 0
@@ -224,19 +244,18 @@ class Descriptor:
         if not self._is_held() and all(map(has_descriptors, self.held_in)):
             self._end(in_order=True)
 
-    def left(self, pid: int, is_last: Callable[[], bool], *, in_order: bool) -> None:
+    def left(self, pid: int, *, in_order: bool) -> None:
         """A process that had it has ended: the last one ends the connection.
 
         If one has been killed, whoever closes the connection later may not know what is missing.
 
         Args:
             pid: the process.
-            is_last: returns whether no other can have it.
             in_order: whether that is an end in good order.
         """
         self.held_in.discard(pid)
         self._is_broken |= not in_order
-        if is_last() or not self._is_held():
+        if self.has_no_copy() or not self._is_held():
             self._end(in_order=True)
 
     def left_by_all(self, *, in_order: bool) -> None:

@@ -19,6 +19,7 @@ from tlsify.wrap.descriptor import Descriptor
 from tlsify.wrap.holders import Hold
 from tlsify.wrap.knock import Knock, take
 from tlsify.wrap.process_memory import encode_address, write_address
+from tlsify.wrap.relay.passage import Passages, ProgramEnd
 from tlsify.wrap.waiting import WaitingCalls
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from tlsify.aio.acceptor import Acceptor
     from tlsify.connection.handoff import Handoff
     from tlsify.logs.access import AccessLog
+    from tlsify.wrap.descriptor import Given
     from tlsify.wrap.notifications import Call, Notifications
     from tlsify.wrap.numbers import Numbers
     from tlsify.wrap.steering import Group
@@ -46,6 +48,7 @@ class Lobby(NamedTuple):
         threads: that call.
         numbers: for connections' descriptors.
         delivered: called with each connection that the program gets.
+        passages: of relayed connections.
         access_log: gets a line for each.
         delivering: connections that the program has or has just ended; of shut doors, too.
     """
@@ -54,6 +57,7 @@ class Lobby(NamedTuple):
     threads: Threads
     numbers: Numbers
     delivered: Callable[[Descriptor], None]
+    passages: Passages
     access_log: AccessLog | None
     delivering: set[asyncio.Task[Any]]
 
@@ -61,7 +65,7 @@ class Lobby(NamedTuple):
 class _Arrival(NamedTuple):
     """A client after its handshake."""
 
-    handed: Handoff
+    handed: Given
     name: tuple[Any, ...]
     delivered: asyncio.Future[Descriptor]
 
@@ -138,10 +142,12 @@ class Door:
     async def serve(self, handed: Handoff) -> None:
         """Have the program take a connection, and wait until it has ended (`Acceptor`)."""
         task = asyncio.current_task()
-        with visiting(self._lobby.access_log, handed) as visit:
-            visit.traffic = None  # the program's affair
+
+        async def attend(given: Given) -> None:
             try:
-                descriptor = await self._deliver(handed)
+                descriptor = await self._deliver(given)
+                if isinstance(given, ProgramEnd):
+                    given.delivered.set_result(descriptor.are_reads_asked)
                 if task is not None:
                     self._lobby.delivering.add(task)
                     task.add_done_callback(self._lobby.delivering.discard)
@@ -153,10 +159,18 @@ class Door:
                 # Also where the program has the descriptor still: a signal has interrupted `close`.
                 await descriptor.say_goodbye()
             except BaseException:  # what was cut must not look complete
-                handed.abort()
+                given.abort()
                 raise
 
-    async def _deliver(self, handed: Handoff) -> Descriptor:
+        with visiting(self._lobby.access_log, handed) as visit:
+            if handed.channel is None:
+                family = self.group.place.family
+                await self._lobby.passages.serve(handed, family, visit, attend)
+            else:
+                visit.traffic = None  # the program's affair
+                await attend(handed)
+
+    async def _deliver(self, handed: Given) -> Descriptor:
         name: Any = messages.peer.get()
         arrival = _Arrival(handed, name, asyncio.get_running_loop().create_future())
         self._ready.append(arrival)

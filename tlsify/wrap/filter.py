@@ -43,6 +43,7 @@ READS: _Table = {
     "read": (0, 63), "readv": (19, 65), "recvfrom": (45, 207), "recvmsg": (47, 212),
     "recvmmsg": (299, 243),
 }  # fmt: skip
+NAMES: _Table = {"getsockname": (51, 204), "getpeername": (52, 205)}
 # It would send and receive without calls that a filter sees.
 _IO_URING_SETUP = 425
 # A filter sees no flags of it; C libraries go on with clone.
@@ -61,22 +62,23 @@ def names(machine: str) -> dict[int, str]:
     """Return the names of the calls that the supervisor may be asked about, by number."""
     return {
         number: name
-        for table in (*_WHATEVER, _CLONE, _SOCKET, *_WHERE, _FCNTL, READS)
+        for table in (*_WHATEVER, _CLONE, _SOCKET, *_WHERE, _FCNTL, READS, NAMES)
         for name, number in _numbers(machine, table)
     }
 
 
-def build(machine: str, base: int, *, reads: bool) -> bytes:
+def build(machine: str, base: int, *, reads: bool, names: bool = False) -> bytes:
     """Write the filter.
 
     Args:
         machine: as ``uname -m`` has it; a supported one.
         base: descriptors from this number on may be connections.
         reads: whether to ask about reading from these.
+        names: whether to ask about the addresses of sockets.
     """
     refusal = (RETURN, 0, 0, ERRNO | errno.ENOSYS)
     rules: list[tuple[_Table, _Code]] = [
-        *((table, [_ASKED]) for table in _WHATEVER),
+        *((table, [_ASKED]) for table in (*_WHATEVER, *([NAMES] if names else []))),
         (_CLONE, [(LOAD, 0, 0, _FIRST_ARGUMENT), (IF_ANY_BIT, 1, 0, _CLONE_FILES), *_EITHER]),
         (_SOCKET, [(LOAD, 0, 0, _FIRST_ARGUMENT), (IF_EQUAL, 0, 1, socket.AF_UNIX), *_EITHER]),
         *((table, _from(base, [_ASKED])) for table in (*_WHERE, *([READS] if reads else []))),

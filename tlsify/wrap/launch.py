@@ -61,7 +61,12 @@ class Launch(NamedTuple):
 
 
 def launch(
-    become: Callable[[], int], base: int, *, reads: bool, private: Collection[int] = ()
+    become: Callable[[], int],
+    base: int,
+    *,
+    reads: bool,
+    names: bool = False,
+    private: Collection[int] = (),
 ) -> Launch:
     """Fork the child, before anything secret is in our memory: it is the program's to look at.
 
@@ -71,6 +76,7 @@ def launch(
         become: executes the program; returns an exit status if it could not.
         base: as `filter.build` has it.
         reads: likewise.
+        names: likewise.
         private: descriptors that the program must not have.
 
     Raises:
@@ -80,7 +86,7 @@ def launch(
     machine = os.uname().machine
     if not call_filter.is_supported(machine):
         raise _obstacle(f"the system calls of {machine} are not known to tlsify", errno.ENOSYS)
-    code = call_filter.build(machine, base, reads=reads)
+    code = call_filter.build(machine, base, reads=reads, names=names)
     become_reaper()
     parent = os.getpid()
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -90,7 +96,7 @@ def launch(
         _be_child(parent, theirs, install, become, [ours.fileno(), *private])
     theirs.close()
     try:
-        notifications = _meet(pid, ours, machine)
+        notifications = _meet(pid, ours, machine, reads=reads)
     except BaseException:
         ours.close()
         os.kill(pid, signal.SIGKILL)
@@ -138,7 +144,7 @@ def _adopt_environment(parent: int) -> None:
     os.environ.pop("LISTEN_PIDFDID", None)  # of the parent, too; it need not be there
 
 
-def _meet(pid: int, channel: socket.socket, machine: str) -> Notifications:
+def _meet(pid: int, channel: socket.socket, machine: str, *, reads: bool) -> Notifications:
     """Take the descriptor on which the child's calls are asked about out of the child.
 
     That is also a test: the supervisor takes listening sockets out of the program in the same way.
@@ -154,7 +160,7 @@ def _meet(pid: int, channel: socket.socket, machine: str) -> Notifications:
         raise _obstacle("pidfd_getfd", exc.errno or 0) from exc
     finally:
         os.close(pidfd)
-    notifications = Notifications(taken, call_filter.names(machine))
+    notifications = Notifications(taken, call_filter.names(machine), reads=reads)
     if not notifications.can_give():
         notifications.close()
         raise _obstacle("this kernel is older than Linux 5.14", errno.EINVAL)

@@ -60,15 +60,20 @@ class Notifications:
 
     A call may end while it is looked at: its thread was killed, or a signal has interrupted it.
     Then there is nobody to answer, which is no error.
+
+    Attributes:
+        reads: whether reads of connections are asked about.
     """
 
-    def __init__(self, descriptor: int, names: Mapping[int, str]) -> None:
+    def __init__(self, descriptor: int, names: Mapping[int, str], *, reads: bool = True) -> None:
         """Take over the descriptor.
 
         Args:
             descriptor: of `filter.install`.
             names: of the calls, by number.
+            reads: as `filter.build` has it.
         """
+        self.reads = reads
         self.descriptor = descriptor
         self._names = names
         self._poll = select.poll()

@@ -16,6 +16,7 @@ from weakref import WeakSet
 from tlsify.aio.acceptor import Acceptor
 from tlsify.aio.limits import Limits
 from tlsify.connection.ending import patience
+from tlsify.connection.setup.eligibility import host_refusal
 from tlsify.errors import TlsifyError
 from tlsify.http.endpoint import Endpoint
 from tlsify.metrics.counters import Event, Gauge, count, put
@@ -27,8 +28,9 @@ from tlsify.serving.server import expiries
 from tlsify.status import roster
 from tlsify.system import listening
 from tlsify.system.process import await_threads
-from tlsify.wrap.calls import Calls, Ports
+from tlsify.wrap.calls import Calls
 from tlsify.wrap.holders import children
+from tlsify.wrap.ports import Ports
 from tlsify.wrap.signals import SignalOrigins
 
 if TYPE_CHECKING:
@@ -54,8 +56,8 @@ _BY_TERMINAL = {signal.SIGINT, signal.SIGQUIT, signal.SIGWINCH}
 _DOORS, _CONNECTIONS = 1.0, 5.0
 # Descriptors that connections do not get, so that the program can be looked at (`threads`,
 # `copies`); and how many each connection takes at most: its socket, its knock, and later one for
-# its process.
-_RESERVE, _EACH = 128, 3
+# its process; and on the relay path a pair.
+_RESERVE, _PER_OFFLOADED, _PER_RELAYED = 128, 3, 5
 _PARTING = 3.0  # seconds for peers to read what the program has sent, once it has ended
 _GARBAGE = (2_000, 10, 5)  # as of workers (`serving.server`)
 _SIGNALLED = 128  # and the signal's number: how shells spell such an end
@@ -119,7 +121,6 @@ def run(plan: WrapPlan) -> int:
     finally:
         for path in paths:
             listening.remove(path)
-    patience.hurry(_PARTING)
     await_threads()
     return supervisor.status
 
@@ -146,6 +147,10 @@ class _Supervisor:
         notifications = plan.launch.notifications
         access_log = plan.access_log
         self._calls = Calls(notifications, plan.numbers, self._accept_on, plan.ports, access_log)
+        self._each = _PER_OFFLOADED
+        if (refusal := host_refusal(plan.policy)) is not None:
+            self._each = _PER_RELAYED
+            self._calls.carrier = f"relay: {refusal.code}"
 
     def _accept_on(
         self, listeners: Sequence[socket.socket], serve: Callable[..., object]
@@ -153,6 +158,7 @@ class _Supervisor:
         plan = self._plan
         acceptor = Acceptor(listeners, serve, self._config, plan.policy, plan.limits)  # type: ignore[arg-type]
         acceptor.stranger = plan.stranger
+        acceptor.is_inline = True
         if plan.access_log is not None:
             acceptor.refused = plan.access_log.refused
         acceptor.is_crowded = self._is_crowded
@@ -164,7 +170,7 @@ class _Supervisor:
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         if soft == resource.RLIM_INFINITY:
             return False
-        most = (soft - min(_RESERVE, soft // 2)) // _EACH
+        most = (soft - min(_RESERVE, soft // 2)) // self._each
         return sum(each.connections for each in self._acceptors) >= max(most, 1)
 
     async def run(self) -> None:
@@ -197,6 +203,7 @@ class _Supervisor:
             for task in tasks:
                 task.cancel()
             loop.remove_reader(notifications.descriptor)
+            patience.hurry(_PARTING)
             await self._calls.part()
         notifications.close()
 

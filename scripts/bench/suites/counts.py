@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from scripts.bench.interleave import Turn
     from scripts.bench.plan import Plan
+    from scripts.bench.servers import Running
 
 # Calls whose result is how many bytes they carried between user space and the kernel.
 _READING = ("read", "readv", "pread64", "preadv", "recvfrom", "recvmsg")
@@ -76,9 +77,8 @@ def _contender(plan: Plan, name: str, work: Work) -> Contender:
         with site.start(plan.setting(make(plan.folder, "ECDSA"))) as running:
 
             def turn() -> dict[str, float]:
-                pids = [pid for program in running.programs for pid in program.pids()]
                 trace = plan.folder / "trace"
-                with carried_by(kernel=site.ktls), _traced(strace, pids, trace):
+                with carried_by(kernel=site.ktls), traced(strace, running, trace):
                     (found,) = client.in_children(
                         plan.load_core, _load, running.port, path, work, site.tls
                     )
@@ -101,7 +101,9 @@ def _load(port: int, path: str, work: Work, tls: bool) -> dict[str, float]:
 
 
 @contextlib.contextmanager
-def _traced(strace: peers.Words, pids: list[int], trace: Path) -> Iterator[None]:
+def traced(strace: peers.Words, running: Running, trace: Path) -> Iterator[None]:
+    """Write a server's system calls into a file, until the block ends."""
+    pids = [pid for program in running.programs for pid in program.pids()]
     words = [*strace.words, "-f", "-qq", "-s", "0", "-o", str(trace)]
     for pid in pids:
         words += ["-p", str(pid)]

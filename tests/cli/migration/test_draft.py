@@ -40,3 +40,11 @@ def test_keys_in_the_files_of_their_certificates() -> None:
         "cert": ["a.pem"],
         "program": ["prog", "-x"],
     }
+
+
+def test_secrets() -> None:
+    """No password gets into a message or a file."""
+    draft = Draft("a")
+    draft.lose(Setting("protocolPassword", "sesame", "conf", 1), "why")
+    assert "sesame" not in draft.write()
+    assert "protocolPassword = ***" in draft.write()

@@ -6,6 +6,7 @@ import tomllib
 
 import pytest
 
+from tests.cli.migration.reading import read_back
 from tlsify.cli.migration import ghostunnel
 from tlsify.cli.migration.draft import Weight
 from tlsify.errors import ConfigError
@@ -17,13 +18,24 @@ _SERVER = ("server", "--listen", "a:1", "--target=b:2")
 def one(*words: str) -> tuple[dict[str, object], dict[str, Weight]]:
     """Translate a command line; return its file and what is not carried over."""
     (draft,) = ghostunnel.translate(words)
-    return tomllib.loads(draft.write()), {each.setting.name: each.weight for each in draft.remarks}
+    weights = {each.setting.name: each.weight for each in draft.remarks}
+    is_whole = all(each is NOTE for each in weights.values())
+    return read_back(draft) if is_whole else tomllib.loads(draft.write()), weights
 
 
 def test_server() -> None:
     """Clients have to show a certificate, unless they need not."""
     found, lost = one(
-        *(*_SERVER, "--keystore", "s.pem", "--cacert", "ca", "--allow-dns", "x", "--allow-uri=u:v"),
+        *(
+            *_SERVER,
+            "--keystore",
+            "s.pem",
+            "--cacert",
+            "ca",
+            "--allow-dns",
+            "x",
+            "--allow-uri=u:v.example",
+        ),
         *("--proxy-protocol", "--connect-timeout", "2s", "--shutdown-timeout=1m30s"),
         *("--cipher-suites", "CHACHA,AES", "--max-tls-version=TLS1.2", "--max-concurrent-conns=9"),
     )
@@ -32,7 +44,7 @@ def test_server() -> None:
         "client-cert": "require",
         "client-ca": "ca",
         "listen": ["a:1"],
-        "client-ref-id": ["dns:x", "uri:u:v"],
+        "client-ref-id": ["dns:x", "uri:u:v.example"],
         "proxy-protocol": "2",
         "connect-timeout": 2.0,
         "drain": 90.0,
@@ -73,7 +85,7 @@ def test_client() -> None:
     """All is about the backend."""
     found, lost = one(
         *("client", "--listen=unix:/run/x", "--target", "b:2", "--cert=c", "--key=k"),
-        *("--cacert=ca", "--override-server-name=n", "--verify-ip=192.0.2.1", "--syslog"),
+        *("--cacert=ca", "--override-server-name=n", "--verify-dns=n", "--syslog"),
     )
     assert found == {
         "verb": "forward",
@@ -83,11 +95,28 @@ def test_client() -> None:
         "backend-key": "k",
         "backend-ca": "ca",
         "backend-servername": "n",
-        "backend-ref-id": ["ip:192.0.2.1"],
+        "backend-ref-id": ["dns:n"],
         "syslog": True,
         "operands": ["b:2"],
     }
     assert lost == {}
+
+
+def test_names_of_a_server() -> None:
+    """They are verified besides the host's by ghostunnel, and in its place by tlsify."""
+    words = ("client", "--listen=a:1", "--target=b.example:2", "--disable-authentication")
+    for flag, weight in (
+        ("--verify-dns=b.example", None),
+        ("--verify-dns=c.example", SECURITY),
+        ("--verify-ip=192.0.2.1", SECURITY),
+        ("--verify-uri=spiffe://b/*", SECURITY),
+    ):
+        assert one(*words, flag)[1].get(flag[2:].partition("=")[0]) is weight
+
+
+def test_server_that_names_no_clients() -> None:
+    """Such a command does not start, so the translation must not accept all of them."""
+    assert one(*_SERVER, "--allow-unsafe-cipher-suites")[1]["server"] is SECURITY
 
 
 @pytest.mark.parametrize(
@@ -96,6 +125,8 @@ def test_client() -> None:
         *((flag, NOTE) for flag in ("--allow-all", "--timed-reload=1s", "--status=:1")),
         *((flag, NOTE) for flag in ("--listen=systemd:x", "--quiet=all", "--use-landlock")),
         *((flag, LOST) for flag in ("--metrics-url=x", "--target=http://x")),
+        *((flag, LOST) for flag in ("--target=systemd:x", "--status=systemd:x")),
+        *((flag, SECURITY) for flag in ("--allow-uri=spiffe://a/b", "--allow-dns=*.x")),
         *((flag, SECURITY) for flag in ("--allow-cn=x", "--allow-ou=x", "--allow-policy=x")),
         *((flag, SECURITY) for flag in ("--keystore=s.p12", "--storepass=x", "--what=x")),
         *((flag, SECURITY) for flag in ("--use-workload-api", "--cipher-suites=RC4")),

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.cli.migration.reading import read_back
 from tlsify.cli.migration import stunnel
 from tlsify.cli.migration.draft import Weight
 from tlsify.errors import ConfigError
@@ -24,7 +25,9 @@ _CLIENT = "[s]\nclient = yes\naccept = ::1:143\nconnect = mail.example:993\n"
 def one(text: str) -> tuple[dict[str, object], dict[str, Weight]]:
     """Translate a configuration with one service; return its file and what is not carried over."""
     (draft,) = stunnel.translate(text, "conf")
-    return tomllib.loads(draft.write()), {each.setting.name: each.weight for each in draft.remarks}
+    weights = {each.setting.name: each.weight for each in draft.remarks}
+    is_whole = all(each is NOTE for each in weights.values())
+    return read_back(draft) if is_whole else tomllib.loads(draft.write()), weights
 
 
 @pytest.mark.parametrize(
@@ -50,8 +53,8 @@ def one(text: str) -> tuple[dict[str, object], dict[str, Weight]]:
         ("sslVersion = TLSv1.3", {"tls-min": "1.3"}),
         ("sslVersionMin = TLSv1.2\nsslVersionMax = TLSv1.2", {"tls-max": "1.2"}),
         ("options = NO_TLSv1.2", {"tls-min": "1.3"}),
-        ("setuid = a\nsetgid = b\nsyslog = yes\ndebug = daemon.7", {
-            "user": "a:b", "syslog": True, "log-level": "debug"
+        ("setuid = root\nsetgid = root\nsyslog = yes\ndebug = daemon.7", {
+            "user": "root:root", "syslog": True, "log-level": "debug"
         }),
         ("debug = err\nTIMEOUTidle = 60\nTIMEOUTbusy = 9\nTIMEOUTconnect = 3", {
             "log-level": "error", "idle": 60, "timeout": 9, "connect-timeout": 3
@@ -93,11 +96,44 @@ def test_client(lines: str, options: dict[str, object]) -> None:
     assert found == base | options
 
 
+# Of stunnel's manual: each may stand in a service, whatever it says there.
+_ALL = """
+accept CApath CAfile cert checkEmail checkHost checkIP chroot ciphers ciphersuites client
+compression config connect CRLfile CRLpath curves debug delay EGD engine engineCtrl
+engineDefault engineId engineNum exec execArgs fips foreground iconActive ident include key
+libwrap local log logId OCSP OCSPaia OCSPflag OCSPnonce OCSPrequire options output pid protocol
+protocolAuthentication protocolDomain protocolHeader protocolHost protocolPassword
+protocolUsername PSKidentity PSKsecrets pty redirect renegotiation requireCert reset retry
+RNDbytes RNDfile RNDoverwrite securityLevel service sessiond sessionCacheSize
+sessionCacheTimeout sessionResume setgid setuid sni socket sslVersion sslVersionMax
+sslVersionMin stack syslog ticketKeySecret ticketMacSecret TIMEOUTbusy TIMEOUTclose
+TIMEOUTconnect TIMEOUTidle TIMEOUTocsp transparent verify verifyChain verifyPeer
+"""
+
+
+@pytest.mark.parametrize("base", [_SERVER, _CLIENT])
+def test_no_line_is_passed_over(base: str) -> None:
+    """Each is in the file that is written, or named."""
+    before, number = stunnel.translate(base, "conf")[0].write(), base.count("\n") + 1
+    for name in _ALL.split():
+        if name == "sni" and base is _SERVER:
+            continue
+        (draft,) = stunnel.translate(f"{base}{name} = yes\n", "conf")
+        named = {each.setting.number for each in draft.remarks}
+        assert number in named or draft.write() != before, name
+
+
 @pytest.mark.parametrize(
     ("line", "weight"),
     [
         *((line, NOTE) for line in ("pid = x", "foreground = yes", "options = NO_SSLv3")),
         *((line, NOTE) for line in ("libwrap = no", "TIMEOUTclose = 0", "renegotiation = no")),
+        *((line, NOTE) for line in ("options = NO_SSLv2\noptions = NO_SSLv3",)),
+        *(
+            (line, SECURITY)
+            for line in ("checkHost = .example.org\nverifyChain = yes\nCAfile = x",)
+        ),
+        *((line, LOST) for line in ("protocolHost = x:1", "protocolPassword = x")),
         *((line, NOTE) for line in ("securityLevel = 2", "CAfile = x", "checkHost = x")),
         *((line, LOST) for line in ("chroot = /x", "transparent = source", "protocol = smtp")),
         *((line, LOST) for line in ("include = conf.d", "local = 192.0.2.1", "setgid = x")),
@@ -106,6 +142,7 @@ def test_client(lines: str, options: dict[str, object]) -> None:
         *((line, SECURITY) for line in ("options = ALL", "securityLevel = 3", "config = X:y")),
         *((line, SECURITY) for line in ("ciphers = RC4", "curve = sect163k1", "whatever = x")),
         *((line, SECURITY) for line in ("cert = pkcs11:x", "cert = a.p12", "verifyChain = yes")),
+        *((line, SECURITY) for line in ("verify = 5",)),
         *((line, SECURITY) for line in ("sslVersion = TLSv1", "sslVersionMax = TLSv9")),
     ],
 )

@@ -23,6 +23,7 @@ def _setting(value: str) -> Setting:
         (["ECDHE+AES128", "TLS_AES_256_GCM_SHA384"], None),
         (["ECDHE+AESCCM"], "aes-128-ccm"),
         (["AES128-SHA"], None),
+        (["PSK"], None),
         (["DHE-RSA-AES128-GCM-SHA256"], None),
         (["nonsense"], None),
         (["\u20ac"], None),

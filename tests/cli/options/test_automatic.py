@@ -81,8 +81,11 @@ def test_default_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert str(responses.path) == "/var/lib/private/x/ocsp"
 
 
-def test_certificate_that_is_to_come(tmp_path: Path) -> None:
-    """A server waits for it only if it has no other; one of no use is left to be replaced."""
+def test_certificate_that_is_to_come(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A server waits for it only if it has no other; one of no use is left to be replaced.
+
+    One that the server has had stays, whatever becomes of its file.
+    """
     arguments = parsed(*_AGREED, "--acme-dir", tmp_path / "acme")
     arguments.automatic = automatic.read(arguments, prepare=True)
     assert server_options.configure(arguments).provisional
@@ -105,6 +108,12 @@ def test_certificate_that_is_to_come(tmp_path: Path) -> None:
     arguments.cert = [tmp_path / "b.pem"]
     config = server_options.configure(arguments)
     assert (config.provisional, config.key_pair.chain) == (False, other.chain)
+    for damage in (lambda: None, lambda: path.write_bytes(b"garbage")):
+        damage()
+        caplog.clear()
+        config = server_options.configure(arguments)
+        assert [it.chain for it in config.more_key_pairs] == [pair.chain]
+        assert caplog.text.count("kept as it was until ACME replaces it") == 1
 
 
 def test_response_that_was_fetched(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from tlsify.cli.options import backend as backend_options
 from tlsify.cli.parser import verb_parser
 from tlsify.codepoints import Aead, ProtocolVersion
-from tlsify.errors import UsageError
+from tlsify.errors import ConfigError, UsageError
 from tlsify.names import ReferenceIdentifier
 from tlsify.serving.backend.address import Backend
 
@@ -74,3 +74,56 @@ def test_no_tls() -> None:
     for words in (["--backend-no-verify"], ["--backend-tls-min", "1.3"], ["--backend-pin", "x"]):
         with pytest.raises((UsageError, SystemExit)):
             read(":1", "a.example:1", *words)
+
+
+def test_settings_of_one_backend(pki: Pki, tmp_path: Path) -> None:
+    """They take the place of what is said for all; what belongs together is replaced together."""
+    pins = [f"sha256//{each * 43}=" for each in "AB"]
+    both = tmp_path / "both.pem"
+    both.write_bytes(pki.good.certificate.read_bytes() + pki.good.key.read_bytes())
+    words: list[str | Path] = ["--backend-cert", pki.good.certificate]
+    words += ["--backend-key", pki.good.key, "--backend-ref-id", "dns:all.example"]
+    words += ["--backend-pin", pins[0], "--backend-tls-min", "1.3", "--backend-alpn", "h2"]
+    for setting in (f"cert={both}", f"ca={pki.authority}", "servername=alone.example"):
+        words += ["--backend-for", f"b.example:2={setting}"]
+    for setting in (f"pin={pins[0]}", f"pin={pins[1]}", "no-verify", "tls-min=1.2"):
+        words += ["--backend-for", f"tls:b.example:2={setting}"]
+    given = read("--connect", *words, ":1", "--route", "listen::9=b.example:2", "a.example:1")
+    configs = backend_options.configure(given, given.rules)
+    ours, others = configs[B], configs[A]
+    assert [len(each.pins) for each in (others, ours)] == [1, 2]
+    assert [str(each.identities[0]) for each in (others, ours)] == [
+        "dns:all.example",
+        "dns:alone.example",
+    ]
+    assert (others.verify, ours.verify) == (True, False)
+    assert [len(each.versions) for each in (others, ours)] == [1, 2]
+    assert ours.alpn == others.alpn == (b"h2",)
+    assert ours.trust is not others.trust
+    assert set(backend_options.files(given)) == {
+        *(pki.authority, both, pki.good.certificate, pki.good.key)
+    }
+
+
+@pytest.mark.parametrize(
+    ("setting", "complaint"),
+    [
+        ("b.example:2", "no setting"),
+        ("b.example:2=", "no setting"),
+        ("b.example:2=starttls=smtp", "unrecognized"),
+        ("b.example:2=timeout=2", "unrecognized"),
+        ("b.example:2=ca", "expected one argument"),
+        ("b.example:2=tls-min=1.1", "invalid choice"),
+        ("b.example:2=pin=x", "pin"),
+        ("b.example=ca=x", "b.example"),
+        ("c.example:2=ca=x", "no backend"),
+        ("b.example:2=key=x", "without --backend-cert"),
+    ],
+)
+def test_settings_that_are_none(
+    capfd: pytest.CaptureFixture[str], setting: str, complaint: str
+) -> None:
+    """Each is an error of usage that names what is wrong."""
+    with pytest.raises((ConfigError, SystemExit)) as found:
+        read("--connect", ":1", "b.example:2", "--backend-for", setting)
+    assert complaint in f"{found.value}{capfd.readouterr().err}"

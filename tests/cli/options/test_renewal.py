@@ -18,8 +18,9 @@ _AGREED = ("--acme", "a.example", "--acme-agree-tos")
     ("words", "said"),
     [
         (("--acme", "a.example"), "--acme-agree-tos"),
-        (("--acme", "*.example"), "wildcard needs DNS-01"),
-        (("--acme", "192.0.2.1"), "is an address"),
+        (("--acme", "*.example"), "wildcard proven by DNS"),
+        (("--acme", "*.example"), "--cert-dir"),
+        (("--acme", "192.0.2.1"), 'the address "192.0.2.1"'),
         (("--acme", "a..example"), "a..example"),
         (("--acme", ",".join(f"{number}.example" for number in range(101))), "100 names"),
         ((*_AGREED, "--acme", "a.example,b.example"), "two certificates of --acme begin with a.ex"),

@@ -20,6 +20,7 @@ import pytest
 from tests.doubles import CLOSE_NOTIFY, OFFLOADS, RELAY, Lab, RawPeer, until
 from tlsify.connection.ending import forks
 from tlsify.connection.ending.forks import Share, inode, is_held_elsewhere, is_left_to_others
+from tlsify.connection.ending.patience import unacknowledged
 from tlsify.connection.establish import accept
 from tlsify.connection.stream import TLSSocket
 from tlsify.errors import Truncated
@@ -123,11 +124,15 @@ def test_whoever_is_last(lab: Lab, policy: KtlsPolicy) -> None:
 @both
 @pytest.mark.parametrize("in_order", [True, False], ids=["closed", "aborted"])
 def test_end_while_another_has_it(lab: Lab, policy: KtlsPolicy, *, in_order: bool) -> None:
-    """Who serves it ends it, though the parent, which does not, has its copy for good."""
+    """Who serves it ends it, though the parent, which does not, has its copy for good.
+
+    It does also where nothing is left to be delivered.
+    """
     stream, peer = lab.stream(policy)
 
     def serve() -> None:
         stream.sendall(b"from the child")
+        until(lambda: not unacknowledged(stream))
         if in_order:
             stream.close()
         else:

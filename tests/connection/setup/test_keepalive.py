@@ -12,6 +12,7 @@ import pytest
 
 from tests.doubles import KERNEL, OFFLOADS, RELAY, Endpoint, RawPeer, vanish
 from tlsify.aio import dialing
+from tlsify.aio.acceptor import Acceptor
 from tlsify.aio.handshake import hand_over
 from tlsify.connection.establish import accept, connect
 from tlsify.connection.setup import keepalive
@@ -67,6 +68,23 @@ def test_on_a_loop(lab: Lab, policy: KtlsPolicy) -> None:
             await dialing.connect(*listener.getsockname()) as sock,
         ):
             assert times(sock) == OURS
+
+    asyncio.run(run())
+
+
+def test_accepted(lab: Lab) -> None:
+    """What a server accepts has it already, from the socket that listens."""
+
+    async def serve(_: Handoff) -> None:
+        raise AssertionError
+
+    async def run() -> None:
+        listener = socket.create_server(("127.0.0.1", 0))
+        async with Acceptor([listener], serve, lab.configs()[1], RELAY):
+            with socket.create_connection(listener.getsockname()):
+                sock, _ = listener.accept()  # before the acceptor's turn
+                with sock:
+                    assert times(sock) == OURS
 
     asyncio.run(run())
 

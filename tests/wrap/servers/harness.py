@@ -21,6 +21,7 @@ from tests.doubles import until
 from tests.interop.programs import free_port
 from tests.wrap.servers.table import Ground, Server
 from tests.wrap.servers.talks import TALKS, Talk
+from tests.wrap.wrapped import RELAY
 from tlsify.wrap.holders import descendants
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class Served(Forked):
         talk: what its clients say.
     """
 
-    def __init__(self, pki: Pki, place: Path, server: Server, megabytes: int) -> None:
+    def __init__(self, pki: Pki, place: Path, server: Server, megabytes: int, carrier: str) -> None:
         """Start it, and wait until it listens.
 
         Args:
@@ -56,6 +57,7 @@ class Served(Forked):
             place: where it has its files; other users may enter it.
             server: which.
             megabytes: size of the file that it serves.
+            carrier: option of the command.
         """
         self.server = server
         program = server.program
@@ -66,7 +68,7 @@ class Served(Forked):
         self.talk: Talk = TALKS[server.talk](self.ground.root, server.upload)
         credentials = ("--cert", pki.good.certificate, "--key", pki.good.key)
         words = ("--", found, *server.words(self.ground))
-        super().__init__("--ktls=require", "wrap", *credentials, *words)
+        super().__init__(carrier, "wrap", *credentials, *words)
         try:
             until(lambda: "TLS on" in self.said(), PATIENCE)
         except AssertionError as error:
@@ -100,10 +102,12 @@ class Served(Forked):
         self.signal(self.server.reload)
         until(lambda: set(descendants(self._pid)) - before or "graceful" in self._complaints())
 
-    def keep(self, name: str, **shown: object) -> None:
+    def keep(self, name: str, carrier: str, **shown: object) -> None:
         """Write down what it has shown, if somebody collects that."""
         if EVIDENCE is not None:
-            where = {"guest": provision.GUEST, "kernel": platform.release()}
+            is_relay = carrier == RELAY
+            where = {"guest": "relay" if is_relay else provision.GUEST}
+            where |= {"kernel": platform.release()}
             row = {"wrapped": name, "release": self.release(), **where, **shown}
             with Path(EVIDENCE).open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
@@ -115,7 +119,8 @@ class Served(Forked):
     def stop(self) -> None:
         """End it in good order; nothing of it is left."""
         self.signal(self.server.end)
-        assert self.end() == self.server.status, self.said()
+        status = self.end()
+        assert status == self.server.status, (status, self.said())
 
     def sendfile_calls(self, work: Callable[[], object]) -> int:
         """Return how many calls of sendfile it makes meanwhile."""

@@ -197,7 +197,7 @@ SERVERS = {
     "nginx, reuseport": _any_nginx("reuseport"),
     "nginx, deferred": _any_nginx("reuseport deferred", is_quick=True),
     "nginx, daemon": _any_nginx(daemon=True),
-    "lighttpd": Server("lighttpd", _lighttpd, ("-v",), reload=signal.SIGUSR1),
+    "lighttpd": Server("lighttpd", _lighttpd, ("-v",), end=signal.SIGINT, reload=signal.SIGUSR1),
     "haproxy": Server("haproxy", _haproxy(), ("-v",), status=_KILLED, is_proxy=True, is_quick=True),
     "haproxy, master": Server(
         "haproxy", _haproxy("-W"), ("-v",), reload=signal.SIGUSR2, is_proxy=True

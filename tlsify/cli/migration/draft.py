@@ -7,6 +7,16 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
 
+from tlsify.errors import ConfigError
+from tlsify.names import ReferenceIdentifier
+
+# What the kinds of identities are called in a message.
+_KINDS = {
+    "dns": "DNS name, which has no wildcards",
+    "ip": "IP address",
+    "uri": "URI, but SCHEME:HOST without a path or wildcards",
+}
+
 
 class Weight(StrEnum):
     """How much a setting matters that is not carried over."""
@@ -14,6 +24,13 @@ class Weight(StrEnum):
     NOTE = "note"  # nothing is lost, or it is done in another way
     LOST = "lost"  # the service differs
     SECURITY = "security"  # a peer could do, or see, what it could not before
+
+
+# Settings whose values are passwords, or keys.
+_SECRET = frozenset(
+    {"protocolpassword", "protocolusername", "storepass", "pkcs11-pin", "enginectrl"}
+    | {"ticketkeysecret", "ticketmacsecret"}
+)
 
 
 class Setting(NamedTuple):
@@ -37,8 +54,9 @@ class Setting(NamedTuple):
         return f"{self.source}:{self.number}"
 
     def __str__(self) -> str:
-        """Spell it for a message."""
-        return f"{self.name} = {self.value}" if self.value else self.name
+        """Spell it for a message, and for a file that others may read."""
+        value = "***" if self.name.lower() in _SECRET else self.value
+        return f"{self.name} = {value}" if self.value else self.name
 
 
 class Remark(NamedTuple):
@@ -86,6 +104,16 @@ class Draft:
         found = self.options.setdefault(option, [])
         if isinstance(found, list) and value not in found:
             found.append(value)
+
+    def identify(self, option: str, kind: str, setting: Setting) -> None:
+        """Add an identity to those that are accepted, if tlsify can compare it as it is meant."""
+        identity = f"{kind}:{setting.value}"
+        try:
+            ReferenceIdentifier.parse(identity).canonical()
+        except ConfigError:
+            self.endanger(setting, f"tlsify compares no such {_KINDS[kind]}: see {option}")
+        else:
+            self.add(option, identity)
 
     def note(self, setting: Setting, why: str) -> None:
         """Remark that nothing is lost."""

@@ -20,7 +20,10 @@ _SWITCHES = frozenset(
         *("keychain-require-token", "skip-resolve"),
     }
 )
+_ODD = {"allow-unsafe-cipher-suites"}  # it allows no client
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+# Addresses of sockets that systemd or launchd passes.
+_PASSED = ("systemd:", "launchd:")
 _DURATION = re.compile(r"([0-9.]+)(ms|s|m|h)")
 # Names by which peers are accepted: what follows allow- and verify-, in old spellings, too.
 _KINDS = {
@@ -85,7 +88,13 @@ def translate(words: Sequence[str]) -> list[Draft]:
         draft.options["client-cert"] = "require"
         draft.options["client-ca"] = "system"
     is_open = "disable-authentication" in names
-    translation = _Translation(draft, is_client=is_client, is_open=is_open)
+    if not (is_client or is_open or any(name.startswith("allow-") for name in names - _ODD)):
+        draft.endanger(
+            Setting("server", "", "word", 1), "ghostunnel wants an allow- flag: see client-ref-id"
+        )
+    targets = [each.value for each in settings if each.name in {"target", "override-server-name"}]
+    hosts = {host.rpartition(":")[0].strip("[]") or host for host in targets[-1:]}
+    translation = _Translation(draft, hosts, is_client=is_client, is_open=is_open)
     for setting in settings:
         if setting.name:
             translation.translate(setting)
@@ -113,8 +122,9 @@ def _settings(words: Sequence[str]) -> Iterator[Setting]:
 class _Translation:
     """What the flags say, one after the other."""
 
-    def __init__(self, draft: Draft, *, is_client: bool, is_open: bool) -> None:
+    def __init__(self, draft: Draft, hosts: set[str], *, is_client: bool, is_open: bool) -> None:
         self._draft = draft
+        self._hosts = hosts
         self._of = "backend-" if is_client else ""
         self._is_client, self._is_open = is_client, is_open
         self._translations: dict[str, Callable[[Setting], None]] = {
@@ -144,7 +154,9 @@ class _Translation:
         if (translation := self._translations.get(name)) is not None:
             translation(setting)
         elif is_peer and kind in _KINDS:
-            draft.add(f"{self._of or 'client-'}ref-id", f"{_KINDS[kind]}:{setting.value}")
+            draft.identify(f"{self._of or 'client-'}ref-id", _KINDS[kind], setting)
+            if self._is_client and setting.value not in self._hosts:
+                draft.endanger(setting, "instead of the server's name, and not besides it")
         elif is_peer and kind in _UNSAFE:
             draft.endanger(setting, _UNSAFE[kind])
         elif name in _NEEDLESS:
@@ -161,14 +173,14 @@ class _Translation:
         return lambda setting: self._draft.options.update({option: _seconds(setting)})
 
     def _listen(self, setting: Setting) -> None:
-        if setting.value.startswith(("systemd:", "launchd:")):
+        if setting.value.startswith(_PASSED):
             self._draft.note(setting, "without listen tlsify takes the sockets that systemd passes")
         else:
             self._draft.add("listen", setting.value)
 
     def _target(self, setting: Setting) -> None:
-        if setting.value.startswith(("http:", "https:")):
-            self._draft.lose(setting, "write HOST:PORT")
+        if setting.value.startswith(("http:", "https:", *_PASSED)):
+            self._draft.lose(setting, "write HOST:PORT, or unix:PATH")
         else:
             self._draft.operands = [setting.value]
 
@@ -212,6 +224,9 @@ class _Translation:
             self._draft.options["max-connections"] = setting.value
 
     def _status(self, setting: Setting) -> None:
+        if setting.value.startswith(_PASSED):
+            self._draft.lose(setting, "write metrics = HOST:PORT, or unix:PATH")
+            return
         self._draft.options["metrics"] = setting.value.partition("://")[2] or setting.value
         self._draft.note(setting, "/metrics and /healthz by plain HTTP, not /_metrics and /_status")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from tlsify.cli.migration import suites
 from tlsify.cli.migration.draft import Draft, Setting
@@ -62,28 +62,35 @@ def translate(text: str, name: str) -> list[Draft]:
     """
     draft = Draft("hitch")
     chains: list[tuple[str, str | None, str | None]] = []
+    lists: dict[str, Setting] = {}
     for setting, block in _settings(text, name):
         if setting.name == "frontend":
             _add_frontend(draft, setting, block)
         elif setting.name == "pem-file":
-            found = {each.name: each.value for each in block}
-            chain = found.get("cert", setting.value)
-            chains.append((chain, found.get("private-key"), found.get("ocsp-resp-file")))
+            chains.append(_pair(draft, setting, block))
+        elif setting.name in {"ciphers", "ciphersuites"}:
+            lists[setting.name] = setting
         elif setting.name in _ALONE:
             draft.options[_ALONE[setting.name]] = setting.value
         else:
             _translate(draft, setting)
+    if lists:
+        suites.ciphers(draft, "", *lists.values())
     if "user" in draft.options and "group" in draft.options:
         draft.options["user"] = f"{draft.options['user']}:{draft.options['group']}"
     draft.options.pop("group", None)
-    # hitch's default is the last one, tlsify's the first.
-    for chain, key, answer in reversed(chains):
-        draft.pairs.append((chain, key or chain))
-        if answer is not None:
-            draft.add("ocsp", answer)
+    _add_pairs(draft, chains)
     if not draft.operands:
         raise ConfigError(f"{name}: there is no backend", hint='hitch has: backend = "[HOST]:PORT"')
     return [draft]
+
+
+class _Token(NamedTuple):
+    """A token: a mark, which is a brace or an equals sign, or a text."""
+
+    text: str
+    mark: str
+    number: int
 
 
 def _settings(text: str, name: str) -> Iterator[tuple[Setting, list[Setting]]]:
@@ -91,44 +98,63 @@ def _settings(text: str, name: str) -> Iterator[tuple[Setting, list[Setting]]]:
     tokens = list(_tokens(text))
     at = 0
     while at < len(tokens):
-        setting, at = _setting(tokens, at, name)
+        setting, at, is_block = _setting(tokens, at, name)
         block: list[Setting] = []
-        if setting.value == "{":
-            while at < len(tokens) and tokens[at][0] != "}":
-                inner, at = _setting(tokens, at, name)
+        if is_block:
+            while at < len(tokens) and tokens[at].mark != "}":
+                inner, at, _ = _setting(tokens, at, name)
                 block.append(inner)
             at += 1
-            setting = setting._replace(value="")
         yield setting, block
 
 
-def _setting(tokens: list[tuple[str, int]], at: int, name: str) -> tuple[Setting, int]:
-    """Return the setting at a place, and where the next is."""
-    if at + 2 >= len(tokens) or tokens[at + 1][0] != "=" or tokens[at + 2][0] in "}=":
-        number = tokens[min(at, len(tokens) - 1)][1]
+def _setting(tokens: list[_Token], at: int, name: str) -> tuple[Setting, int, bool]:
+    """Return the setting at a place, where the next is, and whether a block begins there."""
+    if at + 2 >= len(tokens) or tokens[at + 1].mark != "=" or tokens[at + 2].mark in {"}", "="}:
+        number = tokens[min(at, len(tokens) - 1)].number
         raise ConfigError(
             f"{name}:{number}: this is no setting",
             hint="hitch's are OPTION = VALUE, or OPTION = { ... }",
         )
-    option, number = tokens[at]
-    value = tokens[at + 2][0]
-    at += 3
+    option, _, number = tokens[at]
+    at += 2
+    if tokens[at].mark == "{":
+        return Setting(option, "", name, number), at + 1, True
     # Words without quotes go on to the end of the line: versions are such a list.
-    words = [value]
-    while at < len(tokens) and tokens[at][1] == number and value != "{" and tokens[at][0] != "}":
-        words.append(tokens[at][0])
+    words = []
+    while at < len(tokens) and tokens[at].number == number and tokens[at].mark != "}":
+        words.append(tokens[at].text or tokens[at].mark)
         at += 1
-    return Setting(option, " ".join(words), name, number), at
+    return Setting(option, " ".join(words), name, number), at, False
 
 
-def _tokens(text: str) -> Iterator[tuple[str, int]]:
+def _tokens(text: str) -> Iterator[_Token]:
     """Return each token and the number of its line."""
     for number, line in enumerate(text.splitlines(), 1):
         for found in _TOKEN.finditer(line):
             quoted, mark, word = found.groups()
-            token = quoted if quoted is not None else mark or word
-            if token is not None:
-                yield token, number
+            if mark or word or quoted is not None:
+                yield _Token(word or quoted or "", mark or "", number)
+
+
+def _add_pairs(draft: Draft, chains: list[tuple[str, str | None, str | None]]) -> None:
+    # hitch's default is the last one, tlsify's the first.
+    for chain, key, answer in reversed(chains):
+        draft.pairs.append((chain, key or chain))
+        if answer is not None:
+            draft.add("ocsp", answer)
+
+
+def _pair(
+    draft: Draft, setting: Setting, block: list[Setting]
+) -> tuple[str, str | None, str | None]:
+    """Return the files of a certificate: its chain, its key, and its OCSP response."""
+    found = {each.name: each for each in block}
+    taken = [found.pop(name, None) for name in ("cert", "private-key", "ocsp-resp-file")]
+    for each in found.values():
+        draft.endanger(each, "tlsify knows no such setting of a certificate")
+    chain, key, answer = (each and each.value for each in taken)
+    return chain or setting.value, key, answer
 
 
 def _add_frontend(draft: Draft, setting: Setting, block: list[Setting]) -> None:
@@ -199,8 +225,6 @@ def _add_level(draft: Draft, setting: Setting) -> None:
 
 _TRANSLATIONS: dict[str, Callable[[Draft, Setting], None]] = {
     "backend": _add_backend,
-    "ciphers": lambda draft, setting: suites.ciphers(draft, "", setting),
-    "ciphersuites": lambda draft, setting: suites.ciphers(draft, "", setting),
     "ecdh-curve": lambda draft, setting: suites.groups(draft, "", setting),
     "tls-protos": _add_versions,
     "alpn-protos": _add_protocols,

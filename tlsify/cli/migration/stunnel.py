@@ -18,6 +18,11 @@ _LEVELS = ("error", "error", "error", "error", "warning", "notice", "info", "deb
 _LEVEL_NAMES = ("emerg", "alert", "crit", "err", "warning", "notice", "info", "debug")
 _STRICTEST = 2  # OpenSSL's security level, in tlsify
 _STARTTLS = {"pgsql": "postgres", **{name: name for name in ("imap", "nntp", "pop3", "smtp")}}
+# What it is told of protocols, besides their names.
+_OF_PROTOCOLS = tuple(
+    f"protocol{each}"
+    for each in ("Authentication", "Domain", "Header", "Host", "Password", "Username")
+)
 # What says how stunnel runs, not what it does, or what tlsify does by itself.
 _NEEDLESS = {
     **dict.fromkeys(
@@ -245,6 +250,8 @@ def _translate_pair(draft: Draft, service: _Service, of: str) -> None:
             draft.endanger(setting, "tlsify reads keys from files and descriptors only")
             return
     if chain is None:
+        if key is not None:
+            draft.lose(key, "there is no cert for it")
         return
     if chain.value.endswith((".p12", ".pfx")):
         draft.endanger(chain, "write it as PEM: openssl pkcs12 -in FILE -nodes -out FILE.pem")
@@ -274,10 +281,13 @@ def _translate_versions(draft: Draft, service: _Service, of: str) -> None:
     allowed = set(suites.between("all", "all"))
     said: list[Setting] = []
     for setting in service.all("options"):
-        version = setting.value.removeprefix("NO_")
-        if setting.value.startswith("NO_") and version in allowed:
+        version = setting.value.removeprefix("NO_").replace("v1_", "v1.")
+        if setting.value.startswith("NO_") and version in suites.between("all", "all"):
             allowed.discard(version)
-            said.append(setting)
+            if version in suites.OURS:
+                said.append(setting)
+            else:
+                draft.note(setting, "tlsify never speaks a version older than TLS 1.2")
         elif setting.value in _ALWAYS or setting.value.startswith("-NO_"):
             draft.note(setting, "tlsify decides that by itself")
         else:
@@ -295,6 +305,9 @@ def _translate_versions(draft: Draft, service: _Service, of: str) -> None:
 
 
 def _translate_protocol(draft: Draft, service: _Service, *, is_client: bool) -> None:
+    for more in _OF_PROTOCOLS:
+        for each in service.all(more):
+            draft.lose(each, "tlsify asks for TLS, and for nothing else, in the other protocol")
     setting = service.last("protocol")
     if setting is None:
         return

@@ -12,7 +12,10 @@ if TYPE_CHECKING:
     from tlsify.cli.migration.draft import Draft, Setting
 
 _VERSIONS = ("SSLv2", "SSLv3", "TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3")
-_OURS = {"TLSv1.2": "1.2", "TLSv1.3": "1.3"}
+# tlsify's names of the versions that it has.
+OURS = {"TLSv1.2": "1.2", "TLSv1.3": "1.3"}
+# With certificates, and not with keys that are known beforehand.
+_AUTHENTICATED = ("ECDHE-ECDSA-", "ECDHE-RSA-")
 # In tlsify's own order, by what stands in the names of TLS 1.2's suites, and of TLS 1.3's.
 _CIPHERS = {
     "aes-128-gcm": ("AES128-GCM", "AES_128_GCM"),
@@ -64,7 +67,7 @@ def _named(text: str) -> list[str] | None:
         names = text.split(":")
     else:
         try:
-            names = [name for name in allowed_by(text) if name.startswith("ECDHE-")]
+            names = [name for name in allowed_by(text) if name.startswith(_AUTHENTICATED)]
         except ValueError:
             return None
 
@@ -100,7 +103,7 @@ def versions(draft: Draft, of: str, allowed: Iterable[str], setting: Setting) ->
         setting: says so.
     """
     names = set(allowed)
-    ours = [number for name, number in _OURS.items() if name in names]
+    ours = [number for name, number in OURS.items() if name in names]
     if not ours:
         draft.endanger(setting, "tlsify has TLS 1.2 and 1.3 only")
         return
@@ -108,7 +111,7 @@ def versions(draft: Draft, of: str, allowed: Iterable[str], setting: Setting) ->
         draft.options[f"{of}tls-min"] = ours[0]
     if ours[-1] != "1.3":
         draft.options[f"{of}tls-max"] = ours[-1]
-    if names - set(_OURS):
+    if names - set(OURS):
         draft.note(setting, "tlsify never speaks a version older than TLS 1.2")
 
 

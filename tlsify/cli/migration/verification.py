@@ -83,7 +83,7 @@ def of_clients(draft: Draft, settings: Settings) -> None:
         draft.options["crl"] = wanted.crl.value
     for kind, names in wanted.names.items():
         for name in names:
-            draft.add("client-ref-id", f"{kind}:{name.value}")
+            draft.identify("client-ref-id", kind, name)
 
 
 def of_server(draft: Draft, settings: Settings, client: Setting) -> None:
@@ -120,10 +120,12 @@ def of_server(draft: Draft, settings: Settings, client: Setting) -> None:
         draft.options["backend-crl"] = wanted.crl.value
     for kind, names in wanted.names.items():
         for name in names:
-            draft.add("backend-ref-id", f"{kind}:{name.value}")
+            draft.identify("backend-ref-id", kind, name)
 
 
 def _remark(draft: Draft, wanted: _Wanted) -> None:
+    if wanted.level is not None and wanted.level.value not in set("01234"):
+        draft.endanger(wanted.level, "stunnel has levels from 0 to 4")
     for setting in wanted.emails:
         draft.endanger(setting, "tlsify knows peers by DNS name, IP address, service or URI")
     for setting in wanted.others:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from tlsify.acme.board import Board
 from tlsify.acme.renewal import Renewal
@@ -41,18 +41,21 @@ _DNS, _HTTP, _HTTPS = 53, 80, 443
 _BASE64 = re.compile(r"[A-Za-z0-9_-]+")
 
 
-class Automatic(NamedTuple):
+@dataclass(frozen=True)
+class Automatic:
     """What renews itself.
 
     Attributes:
         certificates: by ACME; None if there are none.
         board: for their challenges.
         responses: folder of OCSP responses; None if none are fetched.
+        loaded: certificates by ACME as they were last read, by their files.
     """
 
     certificates: Renewal | None = None
     board: Board | None = None
     responses: Folder | None = None
+    loaded: dict[Path, KeyPair] = field(default_factory=dict)
 
     def files(self) -> list[Files]:
         """Return where certificates are, or will be."""
@@ -63,13 +66,24 @@ class Automatic(NamedTuple):
         return [Files(name, path, path) for name, path in paths]
 
     def load(self, tell: Callable[..., None]) -> Iterator[tuple[str, KeyPair]]:
-        """Read the certificates by ACME that are there; one that is unusable is to be replaced."""
+        """Read the certificates by ACME that are there.
+
+        One that is gone, or has become unusable, is shown as it was until it has been replaced.
+        """
         for files in self.files():
+            path, trouble = files.chain, None
             try:
-                if files.chain.exists():
-                    yield str(files.chain), files.load()
+                if path.exists():
+                    self.loaded[path] = files.load()
+                elif path in self.loaded:
+                    trouble = f"{path} is gone"
             except ConfigError as exc:
-                tell("left out until ACME replaces it: %s", exc)
+                trouble = str(exc)
+            if trouble is not None:
+                becomes = "kept as it was" if path in self.loaded else "left out"
+                tell("%s until ACME replaces it: %s", becomes, trouble)
+            if path in self.loaded:
+                yield str(path), self.loaded[path]
 
     def stapled(self, name: str, pair: KeyPair, tell: Callable[..., None]) -> KeyPair:
         """Return a certificate with its response, if there is one of use, and no other."""

@@ -12,9 +12,11 @@ from tlsify.credentials.reading import read_file
 from tlsify.errors import ConfigError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 _VERB, _OPERANDS, _PROGRAM = "verb", "operands", "program"
+# Of `forward`: its values, settings of backends, may be a table for each backend.
+_SETTINGS = "backend_for"
 
 
 class Words(NamedTuple):
@@ -121,12 +123,34 @@ def _spell(parser: argparse.ArgumentParser, given: Mapping[str, object]) -> Iter
         elif action.nargs == "?" and isinstance(value, bool) and isinstance(action.const, str):
             if value:
                 yield f"{word}={action.const}"
-        elif isinstance(value, list):
-            if not isinstance(action, argparse._AppendAction):
-                raise _Misfit(f'"{name}" takes one value')
-            yield from (f"{word}={text}" for text in _texts(name, value))
         else:
-            yield f"{word}={_text(name, value)}"
+            yield from (f"{word}={text}" for text in _values(action, name, value))
+
+
+def _values(action: argparse.Action, name: str, value: object) -> Iterable[str]:
+    """Spell the values of an option."""
+    if isinstance(value, dict) and action.dest == _SETTINGS:
+        return _settings(name, value)
+    if not isinstance(value, list):
+        return [_text(name, value)]
+    if not isinstance(action, argparse._AppendAction):
+        raise _Misfit(f'"{name}" takes one value')
+    return _texts(name, value)
+
+
+def _settings(name: str, tables: dict[str, object]) -> Iterator[str]:
+    """Spell tables of settings: whose they are, the setting, and its value."""
+    for owner, table in tables.items():
+        if not isinstance(table, dict):
+            raise _Misfit(f'"{name}" needs a table for "{owner}"')
+        for setting, value in table.items():
+            what = f"{owner}={setting}"
+            if isinstance(value, list):
+                yield from (f"{what}={text}" for text in _texts(what, value))
+            elif isinstance(value, bool):
+                yield from [what] if value else []
+            else:
+                yield f"{what}={_text(what, value)}"
 
 
 def _texts(name: str, value: object) -> list[str]:

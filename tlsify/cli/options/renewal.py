@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from tlsify.acme.settings import CHALLENGES, LETS_ENCRYPT, Wanted
-from tlsify.errors import ConfigError
+from tlsify.errors import ConfigError, UsageError
 from tlsify.names import canonical, is_ip_address
 
 _MOST_NAMES = 100  # of a certificate: Let's Encrypt's limit
@@ -88,20 +88,25 @@ def _names(text: str) -> Wanted:
     """Parse the names of a certificate, for argparse.
 
     Raises:
-        ArgumentTypeError: there is none, or one that cannot be proven.
+        ArgumentTypeError: there is none.
+        UsageError: one of them can only be proven in another way.
     """
     found = []
     for name in text.split(","):
         if "*" in name:
-            raise argparse.ArgumentTypeError(
-                f'"{name}": a wildcard needs DNS-01: use another client'
+            raise UsageError(
+                f'--acme cannot get "{name}": authorities want a wildcard proven by DNS (DNS-01)',
+                hint="get it with certbot or acme.sh, and name its folder with --cert-dir",
             )
         try:
             spelled = canonical(name)
         except ConfigError as exc:
             raise argparse.ArgumentTypeError(str(exc)) from exc
         if is_ip_address(spelled):
-            raise argparse.ArgumentTypeError(f'"{name}" is an address: name a host')
+            raise UsageError(
+                f'--acme cannot get a certificate for the address "{name}"',
+                hint="name a host, or get it with certbot or acme.sh, and use --cert",
+            )
         found.append(spelled)
     if len(found) > _MOST_NAMES:
         raise argparse.ArgumentTypeError(f"a certificate has {_MOST_NAMES} names at most")

@@ -152,6 +152,16 @@ class InlineRelay(socket.socket):
         """Whether data has to wait for the rest of a message of the peer's."""
         return self._tunnel.is_waiting and not self._is_settled
 
+    @property
+    def is_out(self) -> bool:
+        """Whether the network has all data that was put here, and nothing else waits."""
+        return not (self._records or self._tunnel.waiting or self._tunnel.is_waiting)
+
+    @property
+    def has_records(self) -> bool:
+        """Whether the network has yet to take some of what was sealed: `flush` goes on."""
+        return bool(self._records)
+
     def flush(self) -> bool:
         """Send what is due; return whether all is out.
 

@@ -1,0 +1,1 @@
+"""Tests of relayed connections of wrapped programs."""
