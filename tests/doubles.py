@@ -30,6 +30,7 @@ from tlsify.connection.establish import accept, connect
 from tlsify.connection.handoff import Handoff, Offload
 from tlsify.connection.setup import handshake
 from tlsify.connection.stream import TLSSocket
+from tlsify.errors import PeerMisbehaved
 from tlsify.keys import Direction
 from tlsify.ktls import uapi, ulp
 from tlsify.ktls.probe import capabilities
@@ -385,6 +386,10 @@ def new_session_ticket(ticket: bytes = b"ticket") -> bytes:
     return bytes([HandshakeType.new_session_ticket]) + len(body).to_bytes(3, "big") + body
 
 
+class HalfRecord(PeerMisbehaved):
+    """The last record, of which the end has not come."""
+
+
 class RawPeer:
     """A peer that does a real handshake and then builds and opens every record by hand."""
 
@@ -471,11 +476,11 @@ class RawPeer:
         Tickets, which OpenSSL sends where the records are its own, are passed over.
 
         Raises:
-            EOFError: the stream ends in the midst of a record.
+            HalfRecord: the stream ends in the midst of a record.
         """
         while record := self.recv_raw():
             if len(record) < HEADER_LENGTH + int.from_bytes(record[3:5], "big"):
-                raise EOFError("the end in the midst of a record")
+                raise HalfRecord("half a record", alert=AlertDescription.bad_record_mac)
             opened = open_record(self._rx, self._rx_seq, record)
             self._rx_seq += 1
             if opened[0] != ContentType.handshake or opened[1][0] == HandshakeType.key_update:
