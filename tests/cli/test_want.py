@@ -159,9 +159,10 @@ _VERBS_AND_KINDS = [
     pytest.param(
         verb,
         kind,
-        marks=[pytest.mark.occasional]
-        if kind == "open" or (isolated and kind not in _HOLDERS_TAKE)
-        else [],
+        marks=[
+            *([pytest.mark.timeout(1800)] if kind == "open" else []),  # fifty starts, emulated
+            *([pytest.mark.occasional] if kind == "open" or is_told else []),
+        ],
     )
     for verb, isolated in (
         ("serve", False),
@@ -171,6 +172,7 @@ _VERBS_AND_KINDS = [
     )
     for kind in KINDS
     if not kind.endswith("sockopt")
+    for is_told in (isolated and kind not in _HOLDERS_TAKE,)
 ]
 
 
