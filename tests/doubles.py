@@ -30,6 +30,7 @@ from tlsify.connection.establish import accept, connect
 from tlsify.connection.handoff import Handoff, Offload
 from tlsify.connection.setup import handshake
 from tlsify.connection.stream import TLSSocket
+from tlsify.errors import PeerMisbehaved
 from tlsify.keys import Direction
 from tlsify.ktls import uapi, ulp
 from tlsify.ktls.probe import capabilities
@@ -37,7 +38,7 @@ from tlsify.tls import schedule
 from tlsify.tls.engine import Engine
 from tlsify.tls.messages import KeyUpdateRequest, encode_key_update
 from tlsify.tls.protection import open_record, seal_record
-from tlsify.tls.record import split_records
+from tlsify.tls.record import HEADER_LENGTH, split_records
 from tlsify.tls.room import RecordBuffer
 from tlsify.tls.tunnel import ROOM_BEYOND
 
@@ -385,6 +386,10 @@ def new_session_ticket(ticket: bytes = b"ticket") -> bytes:
     return bytes([HandshakeType.new_session_ticket]) + len(body).to_bytes(3, "big") + body
 
 
+class HalfRecord(PeerMisbehaved):
+    """The last record, of which the end has not come."""
+
+
 class RawPeer:
     """A peer that does a real handshake and then builds and opens every record by hand."""
 
@@ -469,8 +474,13 @@ class RawPeer:
         """Receive and open one record: content type and payload; None at the end of the stream.
 
         Tickets, which OpenSSL sends where the records are its own, are passed over.
+
+        Raises:
+            HalfRecord: the stream ends in the midst of a record.
         """
         while record := self.recv_raw():
+            if len(record) < HEADER_LENGTH + int.from_bytes(record[3:5], "big"):
+                raise HalfRecord("half a record", alert=AlertDescription.bad_record_mac)
             opened = open_record(self._rx, self._rx_seq, record)
             self._rx_seq += 1
             if opened[0] != ContentType.handshake or opened[1][0] == HandshakeType.key_update:

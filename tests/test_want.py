@@ -26,6 +26,7 @@ from tests.doubles import (
     OFFLOADS,
     RELAY,
     Endpoint,
+    HalfRecord,
     Lab,
     RawPeer,
     check_descriptors,
@@ -112,6 +113,8 @@ def _be_peer(
                     end = "close_notify" if record == CLOSE_NOTIFY else "alert"
         except ConnectionError:
             end = "reset"
+        except HalfRecord:  # kernels drop what they have sent of a record in part
+            end = "cut"
         with contextlib.suppress(OSError):
             peer.close_notify()
     return Seen(received, end)
@@ -202,7 +205,8 @@ def test_sockets(lab: Lab, policy: KtlsPolicy, kind: str, way: str, door: str) -
             life = _live(lab, door, policy, way)
         has_failed = want.has_failed
         assert _is_named(life.error)
-        assert life.seen.received == life.sent
+        is_whole = is_relayed or life.seen.end == "close_notify"
+        assert life.seen.received == life.sent or (has_failed and not is_whole)
         # On the kernel path close_notify may have to wait, and nobody is there to do so.
         may_be_cut = has_failed and not is_relayed and kind in {"thread", "dup"}
         usual = {"close_notify", "cut"} if may_be_cut else {"close_notify"}

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import logging
 import os
 import re
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import atheris
@@ -74,6 +76,15 @@ def main() -> int:
     return int(bool(broken))
 
 
+def _feed(name: str, data: bytes) -> None:
+    """Feed a target; leave what breaks it, as libFuzzer does not always."""
+    try:
+        TARGETS[name].feed(data)
+    except BaseException:
+        (FOUND / f"{name}-{hashlib.sha256(data).hexdigest()[:16]}").write_bytes(data)
+        raise
+
+
 def _fuzz(name: str, flags: list[str]) -> tuple[int, str]:
     """Fuzz one target in a child; return its exit status, and what libFuzzer says."""
     with tempfile.TemporaryFile() as log:
@@ -83,7 +94,7 @@ def _fuzz(name: str, flags: list[str]) -> tuple[int, str]:
                 os.dup2(log.fileno(), stream)
             bounds = [f"-max_len={_LONGEST}", f"-timeout={_SLOWEST}", f"-rss_limit_mb={_MEMORY}"]
             words = [sys.argv[0], *bounds, f"-artifact_prefix={FOUND}/{name}-", *flags]
-            atheris.Setup(words, TARGETS[name].feed)
+            atheris.Setup(words, partial(_feed, name))
             atheris.Fuzz()
             os._exit(1)  # Fuzz has ended the process by now
         _, status = os.waitpid(pid, 0)

@@ -6,11 +6,17 @@ import os
 import resource
 import socket
 
+from tests.cli.forked import Forked
 from tlsify.aio.descriptors import SpareDescriptors
 
 
 def test_missing() -> None:
     """Near the limit they are counted, gaps among the low numbers included, until it is far."""
+    with Forked(command=_check_missing) as child:  # where no other thread has any
+        assert child.end() == 0
+
+
+def _check_missing(_words: list[str]) -> int:
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     number = 8 * 4
     spare = SpareDescriptors()
@@ -24,7 +30,7 @@ def test_missing() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limits[1]))
             kept = min(16, limit // 8)
             found = [spare.missing(sock)]
-            for _ in range(kept):
+            for _gap in range(kept):
                 os.close(taken.pop(0))  # the lowest
                 found.append(spare.missing(sock))
             assert found == [*range(kept, -1, -1)]
@@ -38,3 +44,4 @@ def test_missing() -> None:
             for each in taken:
                 os.close(each)
         assert spare.missing(sock) == 0
+    return 0

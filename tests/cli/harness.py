@@ -99,6 +99,13 @@ def read_line(stream: IO[bytes] | None) -> str:
     return stream.readline().decode()
 
 
+def read_message(stream: IO[bytes] | None) -> str:
+    """Read the next line of a log, apart from what servers tell root."""
+    while AS_ROOT.match(line := read_line(stream)):
+        pass
+    return line
+
+
 def pause(process: subprocess.Popen[bytes]) -> None:
     """Stop it, and wait until it stands."""
     process.send_signal(signal.SIGSTOP)

@@ -33,6 +33,7 @@ from tests.cli.harness import (
     pause,
     read_all,
     read_line,
+    read_message,
     run,
     start,
 )
@@ -62,7 +63,7 @@ class Listening(Running):
             stdin=subprocess.DEVNULL,
         )
         is_json = "--log-format=json" in words
-        line = read_line(self.process.stderr if is_json else self.process.stdout)
+        line = read_message(self.process.stderr) if is_json else read_line(self.process.stdout)
         assert line, finish(self.process).err
         said = json.loads(line)["message"] if is_json else line
         self.port = int(said.rpartition(":")[2])
@@ -317,7 +318,7 @@ def test_reload(pki: Pki, tmp_path: Path) -> None:
         shown.key.write_bytes(b"nonsense")
         server.process.send_signal(signal.SIGHUP)
         while "reload failed, keeping the current certificate" not in (
-            line := read_line(server.process.stderr)
+            line := read_message(server.process.stderr)
         ):
             assert line
         assert subject() == after
@@ -402,9 +403,9 @@ def test_no_descriptors_left(pki: Pki) -> None:
         resource.prlimit(pid, resource.RLIMIT_NOFILE, (free, 4096))
         context, sock = pki.client_context(), server.dial()
         client = Endpoint(lambda: context.wrap_socket(sock, server_hostname="localhost"))
-        assert "EMFILE" in read_line(server.process.stderr)
+        assert "EMFILE" in read_message(server.process.stderr)
         ticks = _cpu(pid)
-        assert "EMFILE" in read_line(server.process.stderr)  # a second later
+        assert "EMFILE" in read_message(server.process.stderr)  # a second later
         assert _cpu(pid) - ticks < 20
         resource.prlimit(pid, resource.RLIMIT_NOFILE, (4096, 4096))
         with client.result() as stream:

@@ -28,7 +28,7 @@ PATIENCE = 60.0 + SIZE / 100_000
 TIMEOUT = 100.0 + 4 * PATIENCE
 _CHUNK = 2**16
 # What servers tell root, who may well be the one that runs tests.
-AS_ROOT = re.compile(r"^.*(workers run as root|--isolate-key keeps .* only).*\n", re.MULTILINE)
+AS_ROOT = re.compile(r"^.*(s run as root|--isolate-key keeps .* only).*\n", re.MULTILINE)
 
 
 def require(program: str) -> None:

@@ -61,6 +61,8 @@ def test_ways_to_spell_an_answer(answer: bytes) -> None:
         (b"HTTP/1.1 2\r\n\r\n", "no HTTP"),
         (reply(b"whole")[:-1], "cut short"),
         (_CHUNKED + b"5\r\nwhole", "cut short"),
+        (_CHUNKED + b"f" * 20 + b"\r\nwhole", "cut short"),
+        (_HEAD + b"Content-Length: " + b"9" * 20 + b"\r\n\r\nwhole", "cut short"),
         (_CHUNKED + b"zz\r\nwhole\r\n0\r\n\r\n", "cut short"),
         (_HEAD + b"X: " + b"x" * 2**17, "longer than 131072 bytes"),
         (_HEAD + b"X: y\r\n" * 2000 + b"\r\n", "no HTTP"),

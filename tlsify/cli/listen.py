@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import time
 from contextlib import ExitStack
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
     from tlsify.config import KtlsPolicy, ServerConfig
     from tlsify.connection.handoff import Handoff
     from tlsify.logs.access import AccessLog
+
+_log = logging.getLogger("tlsify")
 
 DESCRIPTION = "Listen for TLS clients, and run a program on each connection."
 _LIMIT = 40  # as tcpserver and its successors have it
@@ -121,6 +124,8 @@ def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
         listeners = [stack.enter_context(sock) for sock in _listeners(arguments, stack)]
         rehearse()  # loads modules that the user may be unable to read
         server_options.become(arguments.user)
+        if os.geteuid() == 0 and "TLS_UID" not in os.environ:
+            _log.warning("programs run as root: name a user for them (--user)")
         configuration.warn_of_readable_keys()
 
         reception = _Reception(arguments, policy, access_log)

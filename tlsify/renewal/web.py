@@ -234,4 +234,7 @@ def _parse(received: bytes, method: str, *, is_cut: bool) -> Answer:
     response.begin()
     if is_cut and response.length is None and not response.chunked:
         raise ValueError("nothing shows where it ends")
-    return Answer(response.status, response.msg, response.read())
+    try:
+        return Answer(response.status, response.msg, response.read())
+    except OverflowError as exc:
+        raise ValueError("a length beyond all memory") from exc

@@ -164,6 +164,7 @@ class Forwarding(_Service):
         """Check no more."""
         if self._names is not None:
             self._names.cancel()
+            await asyncio.gather(self._names, return_exceptions=True)
         if self._health is not None:
             await self._health.end()
 

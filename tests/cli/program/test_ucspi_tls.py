@@ -15,7 +15,7 @@ from tests.cli.harness import (
     PATIENCE,
     finish,
     read_all,
-    read_line,
+    read_message,
     start,
 )
 from tests.cli.test_listen import Listening
@@ -82,7 +82,7 @@ def test_upgrade_with_variables(pki: Pki) -> None:
             received = b""
             while received != b"sealed x":
                 received += stream.recv(100)
-            assert read_line(server.process.stderr) == "SSL_PROTOCOL=TLSv1.3\n"
+            assert read_message(server.process.stderr) == "SSL_PROTOCOL=TLSv1.3\n"
             stream.unwrap().close()
         server.stop()
 

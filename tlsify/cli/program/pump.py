@@ -13,7 +13,7 @@ from tlsify.cli import streams
 from tlsify.connection.stillness import Bounds, Stillness, Watch
 from tlsify.connection.stream import TLSSocket
 from tlsify.connection.traffic import Traffic
-from tlsify.errors import DeadlineExceeded, TlsifyError, Truncated
+from tlsify.errors import DeadlineExceeded, ResourceError, TlsifyError, Truncated
 from tlsify.metrics.counters import Event, count
 
 if TYPE_CHECKING:
@@ -72,14 +72,19 @@ def pump(  # noqa: PLR0913 - most are left alone
         HandshakeError: the connection ended badly.
         RekeyUnsupported: the sending key has protected enough, and no other can follow it.
         OSError: likewise, or one of the descriptors failed: ``filename`` tells which.
+        ResourceError: no thread is available; the connection was cut.
     """
     with TLSSocket(handoff, closing) as stream, contextlib.ExitStack() as stack:
         sending = _Sending(stream, source, end, traffic or Traffic())
-        sending.start()
-        if idle is not None:
-            idling = _Idling(stream, sending, Bounds(idle))
-            stack.callback(idling.stop.set)
-            idling.start()
+        try:
+            sending.start()
+            if idle is not None:
+                idling = _Idling(stream, sending, Bounds(idle))
+                stack.callback(idling.stop.set)
+                idling.start()
+        except RuntimeError as exc:
+            handoff.abort()
+            raise ResourceError(exc, "no thread to carry the connection") from exc
         try:
             _receive(stream, sink, sending, is_server=is_server)
         except Exception as exc:
