@@ -16,6 +16,7 @@ from tlsify.aio.foreign_transport import ForeignTransport
 from tlsify.aio.loop_socket import LoopSocket
 from tlsify.aio.transport import sendfile
 from tlsify.codepoints import ContentType
+from tlsify.connection.ending import patience
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -62,6 +63,20 @@ class Metered(Echo):
         """Keep it."""
         self.told.append("resume")
         self.resumed.set()
+
+
+class Heard(Echo):
+    """Tells when data has come."""
+
+    def __init__(self) -> None:
+        """Begin with nothing."""
+        super().__init__()
+        self.heard = asyncio.Event()
+
+    def data_received(self, data: bytes) -> None:
+        """Answer, and tell."""
+        super().data_received(data)
+        self.heard.set()
 
 
 @every
@@ -187,25 +202,20 @@ def test_half_close(run: Run, lab: Lab, policy: KtlsPolicy, size: int) -> None:
 
 
 @relayed
-@pytest.mark.parametrize("how", ["reading", "paused", "pausing", "file"])
+@pytest.mark.parametrize("how", ["reading", "paused", "brief", "pausing", "closing", "file"])
 def test_half_a_message(run: Run, lab: Lab, policy: KtlsPolicy, tmp_path: Path, how: str) -> None:
     """Data waits for the rest of a message of the peer's, whatever the transport does meanwhile."""
-    data = bytes(1_000_000)
+    data = b"" if how == "brief" else bytes(1_000_000)
     path = tmp_path / "file"
     path.write_bytes(data)
-    heard = asyncio.Event()
-
-    class Heard(Echo):
-        def data_received(self, data: bytes) -> None:
-            super().data_received(data)
-            heard.set()
 
     async def work() -> None:
         async with connected(lab, policy, Heard) as (protocol, peer):
+            assert isinstance(protocol, Heard)
             transport = protocol.transport
             peer.sock.sendall(peer.data(b"?") + peer.seal(ContentType.handshake, b"\x18\0\0\1"))
-            await heard.wait()
-            if how == "paused":
+            await protocol.heard.wait()
+            if how in {"paused", "brief"}:
                 transport.pause_reading()
             transport.write(b"first")
             if how == "file":
@@ -218,11 +228,57 @@ def test_half_a_message(run: Run, lab: Lab, policy: KtlsPolicy, tmp_path: Path, 
                 transport.write(data)
                 if how == "pausing":
                     transport.pause_reading()
-                transport.write_eof()
+                if how == "closing":
+                    transport.close()
+                elif how != "brief":
+                    transport.write_eof()
                 peer.sock.sendall(peer.seal(ContentType.handshake, b"\0"))
             assert await asyncio.to_thread(peer.recv_data, len(data) + 6) == b"?first" + data
 
     run(work())
+
+
+@pytest.mark.parametrize("end", ["cut", "silence"])
+@pytest.mark.parametrize("how", ["paused", "closing", "file"])
+def test_half_a_message_for_ever(
+    run: Run, lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str, end: str
+) -> None:
+    """A peer that completes one message and begins the next holds nothing, gone or idle."""
+    path = tmp_path / "file"
+    path.write_bytes(bytes(1_000_000))
+    if end == "silence":
+        monkeypatch.setattr(patience, "PATIENCE", 0)
+
+    async def work() -> None:
+        async with connected(lab, INLINE, Heard) as (protocol, peer):
+            assert isinstance(protocol, Heard)
+            transport = protocol.transport
+            half = b"\x18\0\0\1"
+            peer.sock.sendall(peer.data(b"?") + peer.seal(ContentType.handshake, half))
+            await protocol.heard.wait()
+            rest = peer.seal(ContentType.handshake, b"\0")
+            peer.turn_key()
+            rest += peer.data(b"!") + peer.seal(ContentType.handshake, half)
+            if how == "file":
+                with path.open("rb") as file:
+                    sending = asyncio.create_task(sendfile(transport, file))
+                    await asyncio.sleep(0)
+                    _send_last(peer, rest, end)
+                    with pytest.raises(BrokenPipeError):
+                        await sending
+            else:
+                transport.write(path.read_bytes())
+                transport.pause_reading() if how == "paused" else transport.close()
+                _send_last(peer, rest, end)
+                assert isinstance(await protocol.ended, BrokenPipeError)
+
+    run(work())
+
+
+def _send_last(peer: RawPeer, records: bytes, end: str) -> None:
+    peer.sock.sendall(records)
+    if end == "cut":
+        peer.sock.shutdown(socket.SHUT_WR)
 
 
 def test_bytes_only(run: Run, lab: Lab) -> None:

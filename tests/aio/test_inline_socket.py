@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.doubles import CLOSE_NOTIFY, RELAY, Lab, until
+from tlsify.aio import inline_socket
 from tlsify.aio.inline_socket import PIECE, InlineSocket
-from tlsify.codepoints import AlertDescription
+from tlsify.codepoints import AlertDescription, ContentType
 from tlsify.config import ClosePolicy
+from tlsify.connection.ending import patience
 from tlsify.connection.relay.inline import InlineRelay
+from tlsify.tls.messages import KeyUpdateRequest, encode_key_update
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
     from tests.doubles import RawPeer
 
 BIG = bytes(PIECE)
+KEY_UPDATE = encode_key_update(KeyUpdateRequest.update_not_requested)
 
 
 @pytest.fixture
@@ -131,6 +135,73 @@ def test_os_errors_only(connect: Callable[..., tuple[InlineSocket, RawPeer]]) ->
     with pytest.raises(ConnectionAbortedError, match="internal_error"):
         until(lambda: _ends(sock))
     sock.close()
+
+
+@pytest.mark.parametrize("end", ["rest", "cut", "silence"])
+def test_half_a_message(
+    connect: Callable[..., tuple[InlineSocket, RawPeer]], monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    """A look finds what comes behind kept data, up to a limit; what waits counts as not taken."""
+    sock, peer = connect()
+    peer.send(ContentType.handshake, KEY_UPDATE[:4])
+    wait_for_input(sock)
+    with pytest.raises(BlockingIOError):
+        sock.recv(9)
+    until(lambda: not sock.network.under_way())
+    assert sock.send(b"answer") == 6
+    assert sock.network.under_way() == 6
+    with pytest.raises(BlockingIOError):
+        sock.send(b"more")
+    rest = peer.seal(ContentType.handshake, KEY_UPDATE[4:])
+    peer.turn_key()
+    peer.sock.sendall(rest + peer.data(b"data") + peer.seal(ContentType.handshake, KEY_UPDATE[:4]))
+    until(lambda: _looks(sock) and sock.is_readable)
+    assert sock.is_waiting
+    if end == "rest":
+        peer.send(ContentType.handshake, KEY_UPDATE[4:])
+        wait_for_input(sock)
+        with monkeypatch.context() as limited:
+            limited.setattr(inline_socket, "READ_SIZE", 4)
+            sock.look()
+        assert sock.is_waiting
+        sock.look()
+        assert peer.recv_data(6) == b"answer"
+    else:
+        if end == "cut":
+            peer.sock.shutdown(socket.SHUT_WR)
+        else:
+            sock.network._patience = patience.Patience(sock.network, 0)
+        until(lambda: _looks(sock) and not sock.is_waiting)
+        with pytest.raises(BrokenPipeError):
+            sock.send(b"more")
+        assert sock.recv(9) == b"data"
+        if end == "cut":
+            assert sock.recv(9) == b""
+        else:
+            with pytest.raises(ConnectionAbortedError, match="midst of a handshake message"):
+                sock.recv(9)
+        assert peer.recv() is None, "which is no end in good order"
+    sock.abort()
+
+
+def _looks(sock: InlineSocket) -> bool:
+    sock.look()
+    return sock.flush()
+
+
+def test_half_a_message_and_the_end(
+    connect: Callable[..., tuple[InlineSocket, RawPeer]],
+) -> None:
+    """Nothing is kept for a message that will never be whole."""
+    sock, peer = connect()
+    peer.send(ContentType.handshake, KEY_UPDATE[:4])
+    peer.sock.shutdown(socket.SHUT_WR)
+    until(lambda: _ends(sock))
+    assert sock.send(b"lost") == 4
+    with pytest.raises(BrokenPipeError):
+        sock.send(b"more")
+    assert peer.recv() is None
+    sock.abort()
 
 
 def test_end_is_told_once(connect: Callable[..., tuple[InlineSocket, RawPeer]]) -> None:

@@ -24,10 +24,11 @@ from tests.doubles import (
 from tlsify.aio.pump import Carriage, buffer, carry
 from tlsify.codepoints import ContentType
 from tlsify.config import ClosePolicy
+from tlsify.connection.ending import patience
 from tlsify.connection.ending.closing import Closing
 from tlsify.connection.plain import Plain
 from tlsify.connection.stream import TLSSocket
-from tlsify.errors import Truncated
+from tlsify.errors import HandshakeError, Truncated
 
 if TYPE_CHECKING:
     from tests.doubles import Lab, RawPeer
@@ -452,3 +453,17 @@ def test_neither_side_reads(lab: Lab, policy: KtlsPolicy) -> None:
     for each in senders:
         each.result()
     work.result()
+
+
+def test_half_a_message(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that never completes one is given up, idle though it is."""
+    monkeypatch.setattr(patience, "PATIENCE", 0)
+    peer, backend, work = arrange(lab, RELAY)
+    peer.sock.sendall(peer.data(b"?") + peer.seal(ContentType.handshake, b"\x18\0\0\1"))
+    assert recv_exactly(backend, 1) == b"?"
+    backend.sendall(b"answer")
+    with pytest.raises(HandshakeError, match="midst of a handshake message"):
+        work.result()
+    assert peer.recv() is None
+    with pytest.raises(ConnectionResetError):
+        backend.recv(1)

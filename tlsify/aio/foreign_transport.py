@@ -173,14 +173,14 @@ class ForeignTransport(asyncio.Transport):
 
     def _await_room(self) -> None:
         """Go on, if anything is left, once there is room, and a message of the peer's is whole."""
-        if self._over or (self._sock.is_out and not self._buffer):
+        if self._over:
             return
-        if not self._sock.is_waiting:
+        if self._sock.is_waiting:
+            self._loop.remove_writer(self._fd)
+            if self._look is None and not self.is_reading():
+                self._look = self._loop.call_later(_HELD, self._write_ready)
+        elif self._buffer or not self._sock.is_out:
             self._loop.add_writer(self._fd, self._write_ready)
-            return
-        self._loop.remove_writer(self._fd)
-        if self._look is None and not self.is_reading():
-            self._look = self._loop.call_later(_HELD, self._write_ready)
 
     def _write_ready(self) -> None:
         self._look = None
@@ -346,8 +346,8 @@ class ForeignTransport(asyncio.Transport):
         if not self._closing:
             self._closing = True
             self._loop.remove_reader(self._fd)
-            if not self._buffer:
-                self._lose(None)
+            # Nobody else will receive the message that data may be waiting for.
+            self._await_room() if self._buffer else self._lose(None)
 
     def abort(self) -> None:
         """Close at once, without close_notify."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from tlsify.aio.loop_socket import raise_os_error
 from tlsify.config import ClosePolicy
-from tlsify.connection.relay.loads import enter, leave
+from tlsify.connection.relay.loads import READ_SIZE, enter, leave
 from tlsify.errors import TlsifyError, Truncated
 
 if TYPE_CHECKING:
@@ -95,11 +95,11 @@ class InlineSocket:
     def look(self) -> None:
         """Open the rest of a message that data waits for, without receiving; raises OSError only.
 
-        Data in front of that is kept, but no more than comes at once.
+        Data in front of that is kept, up to a limit: then the patience with the peer runs out.
         """
-        if self.is_waiting and not self.is_readable:
+        if self.is_waiting and not self.network.join() and len(self._rest) < READ_SIZE:
             with contextlib.suppress(BlockingIOError):
-                self._rest = self._receive()
+                self._rest += self._receive()
 
     def _receive(self) -> bytes:
         room = enter()

@@ -6,12 +6,11 @@ from typing import TYPE_CHECKING
 
 from tlsify.codepoints import AlertDescription
 from tlsify.credentials.pem import spell_pin
-from tlsify.errors import IdentityError, PeerAlert, PeerMisbehaved, Truncated
+from tlsify.errors import HandshakeError, IdentityError, PeerAlert, PeerMisbehaved, Truncated
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from tlsify.errors import HandshakeError
     from tlsify.names import ReferenceIdentifier
 
 # X509_V_ERR numbers (openssl/x509_vfy.h). None of these may lead a user to trust more than he
@@ -180,6 +179,11 @@ def cut_short(server_name: str | None = None) -> Truncated:
     )
     found.server_name = server_name
     return found
+
+
+def unfinished() -> HandshakeError:
+    """Build the error for a handshake message whose rest has not come, though data waits for it."""
+    return HandshakeError("the peer stopped in the midst of a handshake message")
 
 
 def truncated() -> Truncated:

@@ -93,6 +93,11 @@ class KeyedTunnel:
         return False
 
     @property
+    def held(self) -> int:
+        """Return 0, likewise."""
+        return 0
+
+    @property
     def waiting(self) -> int:
         """Return the number of bytes that ``output_into`` would write."""
         return len(self._output)

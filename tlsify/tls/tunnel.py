@@ -82,7 +82,12 @@ class Tunnel:
     @property
     def is_waiting(self) -> bool:
         """Whether plaintext or close_notify has to wait for more of the peer's records."""
-        return bool(self._held) or self._closing
+        return self.held > 0
+
+    @property
+    def held(self) -> int:
+        """Return how many bytes have to wait so; close_notify counts as one."""
+        return len(self._held) + self._closing
 
     @property
     def waiting(self) -> int:

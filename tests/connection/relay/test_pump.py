@@ -458,6 +458,8 @@ def test_cut_meanwhile(lab: Lab) -> None:
     peer.send(ContentType.handshake, _TICKET[:40])
     until(lambda: not queued(relay.network))
     stream.sendall(b"lost")
+    until(lambda: relay._tunnel.is_waiting)
+    until(lambda: relay.under_way() == 4)
     peer.sock.shutdown(socket.SHUT_WR)
     with pytest.raises(Truncated):
         stream.recv(9)

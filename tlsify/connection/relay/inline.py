@@ -13,7 +13,7 @@ from tlsify.connection.ending import forks, patience
 from tlsify.connection.relay.loads import READ_SIZE, Flow, enter, leave
 from tlsify.connection.relay.pump import Relay
 from tlsify.metrics.counters import Event, count
-from tlsify.tls.explain import truncated
+from tlsify.tls.explain import truncated, unfinished
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -61,6 +61,7 @@ class InlineRelay(socket.socket):
         self._is_settled = False  # the peer's direction has ended, as `failure` says
         self._is_ended = self._has_shut_down = self._in_order = False  # our own
         self._send_error: OSError | None = None
+        self._patience: patience.Patience | None = None  # while data waits for the peer
         with suppress(OSError):  # as the next call will tell
             self.flush()
 
@@ -132,6 +133,24 @@ class InlineRelay(socket.socket):
 
     def _settle(self, failure: TlsifyError | OSError | None) -> None:
         self._is_settled, self.failure = True, failure
+        self._drop_held()
+
+    def _drop_held(self) -> None:
+        """End our direction, without close_notify, where data waits for what will never come."""
+        if self._is_settled and self._tunnel.is_waiting:
+            self._tunnel.drop()
+            self._is_ended = True
+
+    def _lose_patience(self) -> None:
+        """Give the peer up when data has waited too long for the rest of a message."""
+        if not self.is_waiting:
+            self._patience = None
+        elif self._patience is None:
+            self._patience = patience.Patience(self)
+        elif self._patience.is_over():
+            self._settle(unfinished())
+            with suppress(OSError):
+                super().shutdown(socket.SHUT_RD)  # it wakes whoever waits for the peer's data
 
     def put(self, data: memoryview) -> None:
         """Seal data, as much as a room holds, and send what the network takes; `flush` the rest.
@@ -140,12 +159,13 @@ class InlineRelay(socket.socket):
             OSError: our direction has ended, or the connection broke.
         """
         if self._is_ended or self._send_error is not None:
-            raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+            raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE)) from self.failure
         room = enter()
         try:
             self._write(room.view[: self._tunnel.send_into(data, room)])
         finally:
             leave(room)
+        self._drop_held()
 
     @property
     def is_waiting(self) -> bool:
@@ -168,6 +188,7 @@ class InlineRelay(socket.socket):
         Raises:
             OSError: the connection broke.
         """
+        self._lose_patience()
         room = enter()
         try:
             self._write(b"")
@@ -203,6 +224,7 @@ class InlineRelay(socket.socket):
         if how != socket.SHUT_RD and not self._is_ended:
             self._is_ended = True
             self._tunnel.close()
+            self._drop_held()
             with suppress(OSError):
                 self.flush()
         if how != socket.SHUT_WR:
@@ -242,9 +264,10 @@ class InlineRelay(socket.socket):
 
     def under_way(self) -> int:
         """Return how many bytes, records included, the peer has yet to acknowledge."""
+        waiting = len(self._records) + self._tunnel.held
         with suppress(OSError, ValueError):
-            return len(self._records) + patience.unacknowledged_by_tcp(self)
-        return len(self._records)
+            waiting += patience.unacknowledged_by_tcp(self)
+        return waiting
 
     def progress(self) -> patience.Progress:
         """Return the connection's progress by TCP's counts; without TCP, by our own.

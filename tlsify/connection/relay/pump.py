@@ -15,12 +15,13 @@ from tlsify.connection.event_thread import Interest
 from tlsify.connection.relay.loads import READ_SIZE, Flow, Load, end, mask, program_pair
 from tlsify.connection.relay.threads import failed, run
 from tlsify.connection.relay.verdict import Verdict
-from tlsify.errors import HandshakeError, TlsifyError, Truncated
-from tlsify.tls.explain import truncated
+from tlsify.errors import TlsifyError, Truncated
+from tlsify.tls.explain import truncated, unfinished
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from tlsify.errors import HandshakeError
     from tlsify.tls.keyed_tunnel import KeyedTunnel
     from tlsify.tls.negotiated import Resumable
     from tlsify.tls.tunnel import Tunnel
@@ -133,7 +134,7 @@ class Relay:
 
         Data in a UNIX domain socket counts as the peer's, as data that its TCP has received does.
         """
-        waiting = len(self.to_network)
+        waiting = len(self.to_network) + self._tunnel.held
         with suppress(OSError, ValueError):  # closed at the end
             waiting += patience.unread(self._program)
             waiting += patience.unacknowledged_by_tcp(self.network)
@@ -194,7 +195,7 @@ class Relay:
 
     def _give_up(self) -> None:
         if self._tunnel.is_waiting:
-            self._note(HandshakeError("the peer stopped in the midst of a handshake message"))
+            self._note(unfinished())
         elif not self.is_settled:
             self._note(TimeoutError(errno.ETIMEDOUT, "the peer has not read the sent data"))
 
