@@ -20,15 +20,20 @@ from tests.doubles import (
     descriptors,
     recv_exactly,
     reset,
+    until,
 )
-from tlsify.aio.pump import Carriage, buffer, carry
+from tlsify.aio import pump
+from tlsify.aio.pump import Carriage, buffer, carry, readable
 from tlsify.codepoints import ContentType
 from tlsify.config import ClosePolicy
 from tlsify.connection.ending import patience
 from tlsify.connection.ending.closing import Closing
+from tlsify.connection.ending.patience import unacknowledged, unread
 from tlsify.connection.plain import Plain
+from tlsify.connection.relay.inline import InlineRelay
 from tlsify.connection.stream import TLSSocket
 from tlsify.errors import HandshakeError, Truncated
+from tlsify.tls.messages import KeyUpdateRequest, encode_key_update
 
 if TYPE_CHECKING:
     from tests.doubles import Lab, RawPeer
@@ -206,6 +211,26 @@ def test_client_that_says_goodbye_and_takes_no_more(lab: Lab, policy: KtlsPolicy
     reset(peer.sock)
     backend.sendall(b"thanks")
     backend.close()
+    work.result()
+
+
+@both
+def test_reset_that_is_told_to_a_send(lab: Lab, policy: KtlsPolicy) -> None:
+    """What a client has sent in front of its close_notify is whole, and its end a good one."""
+    handed, peer = lab.server(policy)
+    ours, backend = lab.tcp()
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+    backend.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**14)
+    work = carrying(handed, ours, ClosePolicy.STRICT)
+    size = 7 * 2**14
+    for _ in range(7):
+        peer.send_data(bytes(2**14))
+    peer.close_notify()
+    until(lambda: not unacknowledged(peer.sock))
+    reset(peer.sock)
+    backend.sendall(b"an answer to nobody")
+    until(lambda: not unread(ours))
+    assert recv_exactly(backend, size + 1) == bytes(size)
     work.result()
 
 
@@ -434,6 +459,36 @@ def test_client_without_tls(lab: Lab, policy: KtlsPolicy) -> None:
         client.recv(1)
     with pytest.raises(Truncated):
         work.result()
+
+
+def test_data_that_was_held(lab: Lab) -> None:
+    """It waits for a message of the peer's to be whole, and then for room in the network."""
+    handed, peer = lab.server(RELAY)
+    relay = handed.sock
+    assert isinstance(relay, InlineRelay)
+    relay.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+    update = encode_key_update(KeyUpdateRequest.update_not_requested)
+    data = memoryview(bytes(2**18))
+
+    async def receive(piece: bytes) -> None:
+        peer.sock.sendall(peer.seal(ContentType.handshake, piece))
+        await readable(relay)
+        with pytest.raises(BlockingIOError):
+            relay.receive(buffer())
+
+    async def work() -> None:
+        await receive(update[:4])
+        relay.put(data)
+        assert relay.is_waiting
+        sealed = asyncio.ensure_future(pump._sealed(relay))
+        await receive(update[4:])
+        assert relay.has_records
+        received = asyncio.ensure_future(asyncio.to_thread(peer.recv_data, len(data)))
+        await sealed
+        assert relay.is_out
+        assert await received == data
+
+    asyncio.run(work())
 
 
 @both

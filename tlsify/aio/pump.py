@@ -153,8 +153,8 @@ class Carriage:
             if source is self._backend and not self._is_relaxed:
                 self.is_unsure = True
                 return
-        if source in self._broken and not isinstance(source, TLSSocket):
-            # A reset is told once, and it was to a send: this may be no end of data at all.
+        if source in self._broken and not isinstance(source, TLSSocket | InlineRelay):
+            # A reset is told once, and it was to a send: without TLS this may be no end at all.
             raise OSError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
         self._is_parting |= source is self._client
         _end(sink)
@@ -230,12 +230,12 @@ async def readable(sock: socket.socket) -> None:
 
 
 async def _sealed(sock: InlineRelay) -> None:
-    """Wait until the network has taken all records."""
-    while not sock.flush():
-        await _writable(sock)
-    while sock.is_waiting:
-        await asyncio.sleep(_HELD)
-        sock.flush()
+    """Wait until the network has taken all that was put there."""
+    while not sock.is_out:
+        if not sock.flush():
+            await _writable(sock)
+        elif sock.is_waiting:
+            await asyncio.sleep(_HELD)
 
 
 async def _writable(sock: socket.socket) -> None:

@@ -91,6 +91,18 @@ def test_rest_of_the_data_at_a_close(pair: tuple[Handoff, InlineRelay, RawPeer])
     assert peer.recv() is None
 
 
+def test_more_than_a_room_has(pair: tuple[Handoff, InlineRelay, RawPeer]) -> None:
+    """It arrives, too, however much was put here before there was room in the network."""
+    handed, sock, peer = pair
+    size = fill(sock)
+    for _ in range(4):
+        sock.put(BIG)
+    handed.close()
+    size += 4 * len(BIG)
+    assert peer.recv_data(size) == bytes(size)
+    assert peer.recv() == CLOSE_NOTIFY
+
+
 def test_rest_of_the_data_at_an_abort(pair: tuple[Handoff, InlineRelay, RawPeer]) -> None:
     """What was taken arrives; the end is a cut."""
     handed, sock, peer = pair

@@ -174,8 +174,8 @@ class InlineRelay(socket.socket):
 
     @property
     def is_out(self) -> bool:
-        """Whether the network has all data that was put here, and nothing else waits."""
-        return not (self._records or self._tunnel.waiting or self._tunnel.is_waiting)
+        """Whether the network has all that it will get of what was put here, and of answers."""
+        return self._has_shut_down or not (self._records or self._tunnel.waiting or self.is_waiting)
 
     @property
     def has_records(self) -> bool:
@@ -188,6 +188,8 @@ class InlineRelay(socket.socket):
         Raises:
             OSError: the connection broke.
         """
+        if self._has_shut_down:
+            return True
         self._lose_patience()
         room = enter()
         try:
@@ -197,7 +199,7 @@ class InlineRelay(socket.socket):
         finally:
             leave(room)
         is_out = not self._records
-        if is_out and self._is_ended and not self._tunnel.is_waiting and not self._has_shut_down:
+        if is_out and self._is_ended and not self._tunnel.is_waiting:
             self._has_shut_down = True
             super().shutdown(socket.SHUT_WR)
         return is_out
@@ -292,12 +294,7 @@ class _Remainder(Relay):
         has_shut_down: bool,
     ) -> None:
         super().__init__(sock, tunnel)
-
-        def fill(room: RecordBuffer) -> int:
-            room.view[: len(records)] = records
-            return len(records)
-
-        self.to_network.take_on(fill)
+        self.to_network.hold(records)
         self._program_gone = True
         self._outbound = Flow.DONE if has_shut_down else Flow.DRAINING
         self._inbound = Flow.DISCARDING

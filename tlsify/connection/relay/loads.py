@@ -76,8 +76,8 @@ def enter() -> RecordBuffer:
 
 
 def leave(room: RecordBuffer) -> None:
-    """Return a buffer to the pool."""
-    if len(rooms) < SPARE_ROOMS:
+    """Return a buffer to the pool, if it is one of its size."""
+    if len(rooms) < SPARE_ROOMS and len(room.view) == ROOM_SIZE:
         rooms.append(room)
 
 
@@ -130,6 +130,14 @@ class Load:
             self._room = room
         else:
             leave(room)
+
+    def hold(self, records: bytes) -> None:
+        """Take on what is there already, in an empty load: it may be more than a room has."""
+        if records:
+            self._room = RecordBuffer(len(records))
+            self._room.view[:] = records
+            self._start, self._end = 0, len(records)
+            self.taken += len(records)
 
     def send(self, sock: socket.socket) -> None:
         """Send all.
