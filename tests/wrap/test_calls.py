@@ -15,9 +15,11 @@ import pytest
 
 from tests import doubles
 from tests.wrap.wrapped import CARRIERS, ECHO_TWICE, RELAY, Wrapped, needs_seccomp
+from tlsify.wrap import copies
 from tlsify.wrap.calls import Calls
 from tlsify.wrap.descriptor import Descriptor
 from tlsify.wrap.holders import Hold
+from tlsify.wrap.numbers import Numbers
 from tlsify.wrap.ports import Ports
 
 if TYPE_CHECKING:
@@ -92,6 +94,8 @@ _ENDINGS = {
     "failure": ("os._exit(1)", False),
     "killed": ("os.kill(os.getpid(), signal.SIGKILL)", False),
     "reset": ("reset(); sock.close()", False),
+    "reset at an exit": ("reset(); os._exit(0)", False),
+    "reset by another call": ("reset(); os.dup2(0, sock.fileno())", False),
     "exec": ('os.execv("/bin/true", ["true"])', True),
     "child": ("child(); os._exit(0)", True),
     "killed child": ("child(); os.kill(os.getpid(), signal.SIGKILL)", False),
@@ -199,7 +203,7 @@ def test_process_that_has_ended_meanwhile(lab: Lab) -> None:
     async def work() -> None:
         _, handed = lab.pair(doubles.RELAY)
         unused = cast("Any", None)
-        calls = Calls(unused, unused, unused, Ports())
+        calls = Calls(unused, Numbers.of_this_process(), unused, Ports())
         number = handed.sock.fileno()
         descriptor = Descriptor(handed, unused, Hold(os.getpid(), number))
         descriptor.held_in.add(2**22 + 1)
@@ -261,5 +265,39 @@ os._exit(0)
         with program.connect() as client:
             assert program.line() == "closed\n"
             with program.connect():
+                assert [client.recv(2), client.recv(1)] == [b"ok", b""]
+        assert program.end() == 0
+
+
+@CARRIERS
+def test_connection_that_has_arrived(
+    pki: Pki, carrier: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that another process has received is that process's, whatever its sender does."""
+    monkeypatch.setattr(copies, "_MOMENT", 0.0)
+    source = """
+listener = listen()
+ours, theirs = socket.socketpair()
+if os.fork() == 0:
+    for _ in range(3):
+        sock = socket.socket(fileno=socket.recv_fds(theirs, 1, 1)[1][0])
+        theirs.send(b"!")
+        sock.sendall(sock.recv(9))
+        sock.close()
+    os._exit(0)
+for _ in range(3):
+    sock, _ = listener.accept()
+    socket.send_fds(ours, [b"."], [sock.fileno()])
+    ours.recv(1)
+    sock.close()
+    print("closed", flush=True)
+os.wait()
+os._exit(0)
+"""
+    with Wrapped(pki, carrier, source) as program:
+        for _ in range(3):
+            with program.connect() as client:
+                assert program.line() == "closed\n"
+                client.sendall(b"ok")
                 assert [client.recv(2), client.recv(1)] == [b"ok", b""]
         assert program.end() == 0

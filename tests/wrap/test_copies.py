@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from tests.cli.conftest import Pki
 
 _PID = os.getpid()
+_BASE = 256
 
 
 def descriptor(**changes: object) -> Any:
@@ -60,9 +61,11 @@ def test_what_copies() -> None:
         ("clone", _PID, (False, True)),
         ("vfork", 2**22 + 1, (False, False)),
         ("pidfd_getfd", _PID, (False, False)),
+        ("sendmsg", _PID, (False, False)),
+        ("sendmmsg", _PID, (False, False)),
     ]:
         ours.is_copied = False
-        copies = Copies(lambda _: ours)
+        copies = Copies(lambda _: ours, _BASE)
         assert copies.note(call(name, tid)) == (name != "read")
         ours.delivered_at = others.delivered_at = time.monotonic()
         found = tuple(copies.has_none(each, list) for each in (ours, others))
@@ -74,13 +77,13 @@ def test_what_copies() -> None:
 @pytest.mark.usefixtures("found")
 def test_other_processes() -> None:
     """One that was seen to use it has it, too."""
-    assert not Copies(lambda _: None).has_none(descriptor(held_in={_PID, 1}), list)
+    assert not Copies(lambda _: None, _BASE).has_none(descriptor(held_in={_PID, 1}), list)
 
 
 def test_descriptors_that_wait(monkeypatch: pytest.MonkeyPatch, found: list[Any]) -> None:
     """They are looked for where there are sockets for them: in all, or in those that are known."""
     monkeypatch.setattr(module, "_MOMENT", 0.0)
-    copies = Copies(lambda _: None)
+    copies = Copies(lambda _: None, _BASE)
     ours, theirs = socket.socketpair()
     with ours, theirs, forked(theirs.fileno()) as (_, child):
         number = theirs.fileno()
@@ -100,9 +103,17 @@ def test_descriptors_that_wait(monkeypatch: pytest.MonkeyPatch, found: list[Any]
         assert not copies.has_none(descriptor(), list)
 
 
+def test_sockets_whose_calls_are_not_asked_about(found: list[Any]) -> None:
+    """Whatever they may have sent, they are not waited for."""
+    found.append((Hold(_PID, _BASE), "socket:[1]", 0))
+    assert not Copies(lambda _: None, _BASE).has_none(descriptor(), list)
+    found[0] = (Hold(_PID, _BASE - 1), "socket:[1]", 0)
+    assert Copies(lambda _: None, _BASE).has_none(descriptor(), list)
+
+
 def test_forgotten_processes() -> None:
     """What has ended is forgotten."""
-    copies = Copies(lambda _: None)
+    copies = Copies(lambda _: None, _BASE)
     copies.note(call("fork"))
     copies._forks[2**22 + 1] = 1.0
     copies.forget()

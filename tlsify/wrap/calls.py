@@ -90,7 +90,7 @@ class Calls:
         self._pidfds: dict[int, int] = {}
         self._orderly: set[int] = set()
         self._complaints: set[tuple[object, object]] = set()
-        self._copies = Copies(lambda call: self._look(call)[1])
+        self._copies = Copies(lambda call: self._look(call)[1], numbers.base)
         self._answers: dict[str, Callable[[Call], None]] = {
             "listen": self._listen,
             "accept": self._accept,
@@ -324,7 +324,9 @@ class Calls:
         self._notifications.go_on(call)
 
     def _holds(self) -> set[Hold]:
-        return {each.hold for each in self._descriptors.values()}
+        """Return where connections are, by numbers whose ends are asked about."""
+        holds = (each.hold for each in self._descriptors.values())
+        return {hold for hold in holds if hold.number >= self._lobby.numbers.base}
 
     def check_connections(self) -> None:
         """End connections that the program has closed without a call that tells: by exec, say."""

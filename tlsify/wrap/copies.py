@@ -27,22 +27,25 @@ class Copies:
     about; what they do is found by looks (`holders`), but only where there has been one.
     """
 
-    def __init__(self, find: Callable[[Call], Descriptor | None]) -> None:
+    def __init__(self, find: Callable[[Call], Descriptor | None], base: int) -> None:
         """Begin before the program does.
 
         Args:
             find: returns the connection that a call is about, if it is about one.
+            base: descriptors from this number on send others without being asked about.
         """
         self._find = find
+        self._base = base
         self._forks: dict[int, float] = {}
         self._copied_at = 0.0
         self._unix: list[Queue] = []
         self._unix_found_at, self._unix_changed_at = 0.0, time.monotonic()
+        self._is_any_beyond = False
         self._notes: dict[str, Callable[[Call], None]] = (
             dict.fromkeys(("fork", "vfork", "clone"), self._note_fork)
             | dict.fromkeys(("dup", "dup2", "dup3", "fcntl"), self._note_copy)
             | dict.fromkeys(("socket", "socketpair"), lambda _: self.found_way())
-            | {"pidfd_getfd": lambda _: self._note_any()}
+            | dict.fromkeys(("pidfd_getfd", "sendmsg", "sendmmsg"), lambda _: self._note_any())
         )
 
     def note(self, call: Call) -> bool:
@@ -89,7 +92,7 @@ class Copies:
             not descriptor.is_copied
             and descriptor.held_in <= {pid}
             and copied_at + _MOMENT < descriptor.delivered_at
-            and not self._is_any_waiting(passed_over)
+            and not (self._is_any_waiting(passed_over) or self._is_any_beyond)
         )
 
     def _is_any_waiting(self, passed_over: Callable[[], Collection[Hold]]) -> bool:
@@ -107,4 +110,5 @@ class Copies:
             Queue(hold, link, is_kept=at < _KEPT) for at, (link, hold) in enumerate(holds.items())
         ]
         self._unix_found_at = found_at
+        self._is_any_beyond = any(hold.number >= self._base for hold, *_ in found)
         return any(count for *_, count in found)

@@ -154,6 +154,8 @@ class Descriptor:
     def _is_non_blocking(self, call: Call) -> bool:
         if fcntl.fcntl(self._ours, fcntl.F_GETFL) & os.O_NONBLOCK:
             return True
+        if call.name == "preadv2":
+            return bool(call.arguments[5] & os.RWF_NOWAIT)
         at = {"recvfrom": 3, "recvmsg": 2, "recvmmsg": 3}.get(call.name)
         return at is not None and bool(call.arguments[at] & socket.MSG_DONTWAIT)
 
@@ -211,7 +213,7 @@ class Descriptor:
 
     def closed_everywhere(self) -> None:
         """End the connection: its only descriptor is about to be closed."""
-        self._end(in_order=not self._is_to_be_reset())
+        self._end(in_order=True)
 
     def closed(self, hold: Hold, passed_over: Collection[Hold]) -> None:
         """One descriptor is about to be closed: the last one ends the connection.
@@ -318,7 +320,8 @@ class Descriptor:
         return option == _RESET
 
     def _end(self, *, in_order: bool) -> None:
-        self._finish(None if in_order and not self._is_broken else Unclosed())
+        is_cut = self._is_broken or self._is_to_be_reset() or not in_order
+        self._finish(Unclosed() if is_cut else None)
 
     def _finish(self, error: Exception | None) -> None:
         if self.ended.done():

@@ -35,13 +35,15 @@ _OF_CONNECTIONS: _Table = {"close": (3, 57), "splice": (275, 76)}
 # aarch64 has fewer of them.
 _COPYING: _Table = {"fork": (57, None), "vfork": (58, None), "pidfd_getfd": (438, 438),
             "socketpair": (53, 199)}  # fmt: skip
+# What may send a connection to another process. The program's own sockets have lower numbers.
+_SENDING: _Table = {"sendmsg": (46, 211), "sendmmsg": (307, 269)}
 _CLONE, _SOCKET, _FCNTL = {"clone": (56, 220)}, {"socket": (41, 198)}, {"fcntl": (72, 25)}
 _COPYING_A_CONNECTION: _Table = {"dup": (32, 23), "dup2": (33, None), "dup3": (292, 24)}
 _CLONE_FILES = 0x400
 _F_DUPFD_CLOEXEC = 1030
 READS: _Table = {
     "read": (0, 63), "readv": (19, 65), "recvfrom": (45, 207), "recvmsg": (47, 212),
-    "recvmmsg": (299, 243),
+    "recvmmsg": (299, 243), "preadv2": (327, 286),
 }  # fmt: skip
 NAMES: _Table = {"getsockname": (51, 204), "getpeername": (52, 205)}
 # It would send and receive without calls that a filter sees.
@@ -62,7 +64,7 @@ def names(machine: str) -> dict[int, str]:
     """Return the names of the calls that the supervisor may be asked about, by number."""
     return {
         number: name
-        for table in (*_WHATEVER, _CLONE, _SOCKET, *_WHERE, _FCNTL, READS, NAMES)
+        for table in (*_WHATEVER, _SENDING, _CLONE, _SOCKET, *_WHERE, _FCNTL, READS, NAMES)
         for name, number in _numbers(machine, table)
     }
 
@@ -79,6 +81,7 @@ def build(machine: str, base: int, *, reads: bool, names: bool = False) -> bytes
     refusal = (RETURN, 0, 0, ERRNO | errno.ENOSYS)
     rules: list[tuple[_Table, _Code]] = [
         *((table, [_ASKED]) for table in (*_WHATEVER, *([NAMES] if names else []))),
+        (_SENDING, _below(base, [_ASKED])),
         (_CLONE, [(LOAD, 0, 0, _FIRST_ARGUMENT), (IF_ANY_BIT, 1, 0, _CLONE_FILES), *_EITHER]),
         (_SOCKET, [(LOAD, 0, 0, _FIRST_ARGUMENT), (IF_EQUAL, 0, 1, socket.AF_UNIX), *_EITHER]),
         *((table, _from(base, [_ASKED])) for table in (*_WHERE, *([READS] if reads else []))),
@@ -138,6 +141,16 @@ def _from(base: int, then: _Code) -> _Code:
     return [
         (LOAD, 0, 0, _FIRST_ARGUMENT),
         (UNLESS_BELOW, 1, 0, base),
+        _ALLOWED,
+        *then,
+    ]
+
+
+def _below(base: int, then: _Code) -> _Code:
+    """Do something for descriptors below a number."""
+    return [
+        (LOAD, 0, 0, _FIRST_ARGUMENT),
+        (UNLESS_BELOW, 0, 1, base),
         _ALLOWED,
         *then,
     ]
