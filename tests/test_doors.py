@@ -85,6 +85,7 @@ def test_setsockopt_has_few_doors() -> None:
     isolation = {"isolation/custody.py", "isolation/remote_engine.py"}  # of local sockets
     expected |= isolation
     expected |= {"wrap/knock.py", "wrap/steering.py"}  # of listeners, and of knocks at them
+    expected.add("wrap/relay/pair.py")
     assert users("setsockopt") == expected
     assert set(options("system/listening.py")) == {"TCP_DEFER_ACCEPT"}
     assert set(options("aio/dialing.py")) | set(options("cli/forward.py")) == {"TCP_NODELAY"}

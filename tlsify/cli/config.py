@@ -12,7 +12,7 @@ from tlsify.cli.migration.draft import Weight
 from tlsify.credentials.reading import read_file
 from tlsify.errors import ConfigError, ExitCode, UsageError
 from tlsify.logs.text import printable
-from tlsify.system.modes import write_public
+from tlsify.system.modes import make_private, write_public
 
 if TYPE_CHECKING:
     import argparse
@@ -111,7 +111,7 @@ def _translate(arguments: argparse.Namespace) -> list[Draft]:
 def _write(drafts: Sequence[Draft], folder: Path) -> None:
     """Write all of them, or none where one of the files is there already."""
     try:
-        folder.mkdir(exist_ok=True)
+        make_private(folder)
     except OSError as exc:
         raise ConfigError(
             f"cannot make {folder}: {exc.strerror}", hint="name a folder that can be made"

@@ -112,10 +112,9 @@ class PendingConnection:
         if self._key_log is not None:
             keylog.append(self._key_log, b"")  # whether it can be written must show now
         keep_alive(sock)
-        self._refusal: KtlsUnavailable | None = None
-        refusal = attempt(policy, self._attach, config.aeads)
-        if refusal is not None:
-            self._refusal = refusal
+        # Of a peer that has ended its direction the handshake finds out what it has got to say.
+        put_off = {ReasonCode.NOT_ESTABLISHED}
+        self._refusal = attempt(policy, self._attach, config.aeads, put_off=put_off)
         aeads = config.aeads if self._refusal else offloadable(config.aeads, policy)
         self._slot = _slot(sock, config, aeads) if isinstance(config, ClientConfig) else None
         session = None if self._slot is None else self._slot.session
@@ -166,11 +165,9 @@ class PendingConnection:
         try:
             ulp.attach(self._sock)
         except KtlsUnavailable as exc:
-            if exc.code != ReasonCode.NOT_ESTABLISHED:
-                raise
-            _raise_end(self._sock)
-            # The peer has ended its direction: the handshake says so, and what it has got to say.
-            self._refusal = exc.with_traceback(None)
+            if exc.code == ReasonCode.NOT_ESTABLISHED:
+                _raise_end(self._sock)
+            raise
 
 
 def _isolated(config: ClientConfig | ServerConfig, aeads: tuple[Aead, ...]) -> RemoteEngine | None:

@@ -11,7 +11,7 @@ from tlsify.errors import KtlsUnavailable, ReasonCode
 from tlsify.ktls import probe
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from tlsify.codepoints import CipherSuite
     from tlsify.ktls.probe import Capabilities
@@ -97,8 +97,19 @@ def offloadable(wanted: tuple[Aead, ...], policy: KtlsPolicy) -> tuple[Aead, ...
     return offloaded + tuple(aead for aead in wanted if aead not in offloaded)
 
 
-def attempt(policy: KtlsPolicy, step: Callable[..., None], *args: object) -> KtlsUnavailable | None:
+def attempt(
+    policy: KtlsPolicy,
+    step: Callable[..., None],
+    *args: object,
+    put_off: Collection[str] = (),
+) -> KtlsUnavailable | None:
     """Try a step of the offload; return the refusal, which leads to the relay.
+
+    Args:
+        policy: when to offload.
+        step: raises KtlsUnavailable if the kernel refuses.
+        args: of the step.
+        put_off: codes of refusals that are returned whatever the policy: a later step decides.
 
     Raises:
         KtlsUnavailable: the policy requires the kernel.
@@ -106,7 +117,7 @@ def attempt(policy: KtlsPolicy, step: Callable[..., None], *args: object) -> Ktl
     try:
         step(*args)
     except KtlsUnavailable as exc:
-        if policy.mode is KtlsMode.REQUIRE:
+        if policy.mode is KtlsMode.REQUIRE and exc.code not in put_off:
             raise
         # Its traceback has the caller's frame, which keeps it: all of a connection would live on
         # in that circle until garbage is looked for.
