@@ -346,8 +346,9 @@ class ForeignTransport(asyncio.Transport):
         if not self._closing:
             self._closing = True
             self._loop.remove_reader(self._fd)
-            # Nobody else will receive the message that data may be waiting for.
-            self._await_room() if self._buffer else self._lose(None)
+            if not self._buffer:
+                self._lose(None)
+            self._await_room()  # nobody else receives what data may be waiting for
 
     def abort(self) -> None:
         """Close at once, without close_notify."""
