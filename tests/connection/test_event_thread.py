@@ -17,6 +17,7 @@ import pytest
 from tests.doubles import until
 from tests.want import Want
 from tlsify.connection import event_thread
+from tlsify.connection import exit as interpreter
 from tlsify.connection.event_thread import EventThread, Interest
 from tlsify.connection.relay import threads as relay_threads
 
@@ -128,6 +129,27 @@ def test_one_thread_for_all(thread: EventThread[Echo], pairs: Pairs) -> None:
         ours.sendall(b"again")
         assert ours.recv(100) == b"again"
         end(ours)
+
+
+def test_last_connection_at_the_interpreters_end(
+    thread: EventThread[Echo], pairs: Pairs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may come with the bell, and be over at once: nothing rings again, and the thread ends."""
+    poll, is_waiting = thread._poll, threading.Event()
+
+    def wait(seconds: float | None) -> list[tuple[int, int]]:
+        is_waiting.set()
+        return poll(seconds)
+
+    monkeypatch.setattr(thread, "_poll", wait)
+    thread.hold(thread)
+    assert is_waiting.wait(60)
+    monkeypatch.setattr(interpreter, "is_near", lambda: True)
+    monkeypatch.setattr(interpreter, "has_begun", lambda: True)
+    ours, theirs = pairs[0]
+    ours.close()
+    thread.add(Echo(theirs))
+    until(lambda: not threads())
 
 
 def test_one_that_is_held(thread: EventThread[Echo], pairs: Pairs) -> None:

@@ -213,6 +213,8 @@ class EventThread(Generic[_Task]):
         wait = None if has_reason else _IDLE
         if self._watched and self._times:
             wait = max(0.0, self._times[0][0] - time.monotonic())
+        elif not self._watched and interpreter.has_begun():
+            wait = 0.0  # its bell may have been news before the last connection was over
         found: dict[_Task, dict[int, int]] = {}
         for number, events in self._poll(wait):
             if number == self._bell:
