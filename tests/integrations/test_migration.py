@@ -161,10 +161,11 @@ def compare(words: list[str], config: Path, port: int, folder: Path) -> list[obj
     [
         ("", 0),
         ("verifyChain = yes\nCAfile = {folder}/ca.pem\nprotocol = proxy", 2),
-        ("sslVersionMin = TLSv1.2\nsslVersionMax = TLSv1.2\nciphers = ECDHE+AES256:!SHA", 6),
+        ("verifyChain = yes\nrequireCert = no\nCAfile = {folder}/ca.pem", 0),
+        ("sslversionmin = tlsv1.2\nsslVersionMax = TLSv1.2\nciphers = ECDHE+AES256:!SHA", 6),
         ("sslVersion = TLSv1.3\nverify = 1\nCAfile = {folder}/ca.pem", 4),
     ],
-    ids=["plain", "verification", "suites", "version"],
+    ids=["plain", "verification", "optional", "suites", "version"],
 )
 def test_stunnel(folder: Path, lines: str, refusals: int) -> None:
     """Versions, ciphers, certificates of clients, and the PROXY header."""

@@ -7,11 +7,12 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tlsify.cli import parser as parsers
 from tlsify.cli.migration import ghostunnel, hitch, stunnel
-from tlsify.cli.migration.draft import Weight
+from tlsify.cli.migration.draft import Setting, Weight
+from tlsify.cli.options import config_file
 from tlsify.credentials.reading import read_file
 from tlsify.errors import ConfigError, ExitCode, UsageError
-from tlsify.logs.text import printable
 from tlsify.system.modes import make_private, write_public
 
 if TYPE_CHECKING:
@@ -75,9 +76,11 @@ def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
     """Translate, report, and write."""
     del options
     drafts = _translate(arguments)
+    for draft in drafts:
+        _try(draft)
     remarks = dict.fromkeys(remark for draft in drafts for remark in draft.remarks)
     for remark in sorted(remarks, key=lambda remark: remark.setting.number):
-        print(printable(str(remark)), file=sys.stderr)
+        print(remark, file=sys.stderr)
     unsafe = sum(remark.weight is Weight.SECURITY for remark in remarks)
     if unsafe and not arguments.lossy:
         raise ConfigError(
@@ -106,6 +109,17 @@ def _translate(arguments: argparse.Namespace) -> list[Draft]:
         is_hitch = _FRONTEND.search(text) is not None and _SECTION.search(text) is None
         origin = "hitch" if is_hitch else "stunnel"
     return _FILES[origin](text, arguments.file.name)
+
+
+def _try(draft: Draft) -> None:
+    """Remark on what tlsify itself would not accept of a file, such as a user unknown here."""
+    try:
+        words = config_file.parse(draft.write().encode(), draft.name)
+        why = parsers.verb_parser(words.verb).refusal([*words.options, *words.operands])
+    except ConfigError as exc:
+        why = str(exc)
+    if why is not None:
+        draft.lose(Setting(f"{draft.verb} refuses the file", "", draft.name), why)
 
 
 def _write(drafts: Sequence[Draft], folder: Path) -> None:

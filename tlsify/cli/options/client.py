@@ -82,8 +82,14 @@ def choose(
     """Return what name to send (SNI) unless it is an address, and which identities to accept.
 
     Raises:
-        ConfigError: no identity is given to verify, or there can be no such name.
+        ConfigError: no identity is given to verify, or there can be no such name, or what is to be
+            verified is not.
     """
+    if arguments.no_verify and (arguments.ref_id or arguments.crl):
+        raise UsageError(
+            "--no-verify, and what it leaves without effect: --ref-id or --crl",
+            hint="leave it out, or these; --pin is looked at in any case",
+        )
     name = arguments.servername or host
     identities = tuple(arguments.ref_id or ())
     if not identities and name is not None:
