@@ -32,6 +32,9 @@ def test_include_of_nothing(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "no", "\0"):
         (service,) = sections.read(f"[s]\ninclude = {path}\n", "conf")
         assert service.last("include")
+    with pytest.raises(ConfigError, match=r"no .service") as caught:
+        sections.read("include = /nowhere\n", "conf")
+    assert "includes" in str(caught.value.hint)
     (tmp_path / "a").write_text(f"include = {tmp_path}\n")
     with pytest.raises(ConfigError, match="include each other"):
         sections.read(f"include = {tmp_path}\n", "conf")

@@ -83,10 +83,17 @@ def read(text: str, name: str) -> list[Service]:
         name: of the file, for messages.
 
     Raises:
-        ConfigError: it is none of stunnel's.
+        ConfigError: it is none of stunnel's, or has no service.
     """
     reader = _Reader()
     reader.read(text, name)
+    if not reader.sections:
+        raise ConfigError(
+            f"{name}: there is no [service]",
+            hint="make the folder readable that it includes"
+            if reader.unread
+            else 'for inetd, see "tlsify accept --help"',
+        )
     return [Service(section, found) for section, found in reader.sections]
 
 
@@ -98,6 +105,7 @@ class _Reader:
         self._found = self._common
         self._depth = 0
         self.sections: list[tuple[str, list[Setting]]] = []
+        self.unread = False
 
     def read(self, text: str, name: str) -> None:
         for number, raw in enumerate(text.removeprefix("\ufeff").splitlines(), 1):
@@ -124,6 +132,7 @@ class _Reader:
             files = sorted(path for path in Path(setting.value).iterdir() if path.is_file())
             texts = [(path.read_text("utf-8"), path.name) for path in files]
         except (OSError, ValueError):
+            self.unread = True
             return False
         self._depth += 1
         if self._depth > _DEEPEST:

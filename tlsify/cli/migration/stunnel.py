@@ -112,14 +112,9 @@ def translate(text: str, name: str) -> list[Draft]:
     Raises:
         ConfigError: it is none of stunnel's, or has no service.
     """
-    services = sections.read(text, name)
-    if not services:
-        raise ConfigError(
-            f"{name}: there is no [service]", hint='for inetd, see "tlsify accept --help"'
-        )
     drafts: list[Draft] = []
     slaves = []
-    for service in services:
+    for service in sections.read(text, name):
         client = service.last("client")
         if not sections.is_on(client):
             client = None
