@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import errno
 import json
 import logging
 import os
@@ -364,6 +365,23 @@ def test_disk_that_is_full(site: Site) -> None:
         site.folder.remove(site.wanted.attempts)
     assert (site.path.read_bytes(), site.pebble.orders) == (before, orders)
     assert site.work().events == (Event.ACME_OBTAINED,)
+
+
+def test_disk_that_is_full_at_the_end(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A certificate that has come is one, and not ordered again of the same authority."""
+    site.work()
+    other = site.pebble.directory.replace("localhost", "LOCALHOST")
+    site.authority = site.authority._replace(directory=other)
+    write = Folder.write
+
+    def fail(folder: Folder, name: str, content: bytes) -> None:
+        if name == site.wanted.schedule:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(folder, name, content)
+
+    monkeypatch.setattr(Folder, "write", fail)
+    assert site.work().events == (Event.ACME_OBTAINED,)
+    assert site.work().events == ()
 
 
 def test_folder_that_is_not_private_any_more(site: Site) -> None:

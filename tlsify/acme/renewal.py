@@ -187,7 +187,10 @@ class Renewal:
                 Event.ACME_MALFORMED, "the authority has issued it for other names, or expired"
             )
         self.folder.write(wanted.file, pem)
-        self._plan(wanted, _Schedule(self.authority.directory))
+        try:
+            self._plan(wanted, _Schedule(self.authority.directory))
+        except OSError:  # none is as good, unless it is of the authority before
+            self.folder.remove(wanted.schedule)
 
     def load(self, wanted: Wanted) -> KeyPair | None:
         """Return the certificate that is there; None if there is none that can be used.
