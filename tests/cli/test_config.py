@@ -60,17 +60,23 @@ def test_programs(tmp_path: Path, text: str, words: tuple[str, ...]) -> None:
 
 def test_several_services(tmp_path: Path) -> None:
     """Each gets a file; nothing that is there is written over."""
-    services = [_SERVICE.format(name=name, port=1) for name in ("a", "../b c")]
+    services = [_SERVICE.format(name=name, port=1) for name in ("a", "../b c", "a")]
     path = _write(tmp_path / "conf", *services)
-    refused("config", "import", path).failed(100, "several services: a, ../b c", "--output")
+    refused("config", "import", path).failed(100, "several services: a, ../b c, a", "--output")
     done = refused("config", "import", path, "--output", tmp_path)
-    assert done.out.decode().split() == [f"{tmp_path}/a.toml", f"{tmp_path}/.._b_c.toml"]
+    names = ("a.toml", ".._b_c.toml", "a.2.toml")
+    assert done.out.decode().split() == [f"{tmp_path}/{name}" for name in names]
+    (tmp_path / "a.2.toml").unlink()
     assert tomllib.loads((tmp_path / "a.toml").read_text())["operands"] == ["localhost:80"]
     (tmp_path / "a.toml").write_text("mine")
     (tmp_path / ".._b_c.toml").unlink()
     refused("config", "import", path, "--output", tmp_path).failed(96, "a.toml is there already")
     assert (tmp_path / "a.toml").read_text() == "mine"
     assert not (tmp_path / ".._b_c.toml").exists()
+    too_long = _write(tmp_path / "long", *services, _SERVICE.format(name="b" * 300, port=1))
+    outcome = refused("config", "import", too_long, "--output", tmp_path / "new")
+    outcome.failed(96, "cannot write", "File name too long")
+    assert list((tmp_path / "new").iterdir()) == []
     refused("config", "import", path, "--output", tmp_path / "new")
     assert (tmp_path / "new/a.toml").exists()
     nowhere = tmp_path / "no/where"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 import sys
 from pathlib import Path
@@ -130,15 +132,36 @@ def _write(drafts: Sequence[Draft], folder: Path) -> None:
         raise ConfigError(
             f"cannot make {folder}: {exc.strerror}", hint="name a folder that can be made"
         ) from exc
-    paths = [folder / f"{_UNUSUAL.sub('_', draft.name) or 'service'}.toml" for draft in drafts]
+    paths = [folder / f"{name}.toml" for name in _names(drafts)]
     for path in paths:
-        if path.exists() or paths.count(path) > 1:
+        if os.path.lexists(path):
             raise ConfigError(f"{path} is there already", hint="name another folder for --output")
-    for path, draft in zip(paths, drafts, strict=True):
-        try:
-            write_public(path, draft.write().encode())
-        except OSError as exc:
-            raise ConfigError(
-                f"cannot write {path}: {exc.strerror}", hint="name an existing, writable folder"
-            ) from exc
-        print(f"{path}")
+    with contextlib.ExitStack() as undone:
+        for path, draft in zip(paths, drafts, strict=True):
+            undone.callback(_remove, path)
+            try:
+                write_public(path, draft.write().encode())
+            except OSError as exc:
+                raise ConfigError(
+                    f"cannot write {path}: {exc.strerror}", hint="name an existing, writable folder"
+                ) from exc
+        undone.pop_all()
+    print(*paths, sep="\n")
+
+
+def _remove(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        path.unlink()
+
+
+def _names(drafts: Sequence[Draft]) -> list[str]:
+    """Return a name for each file; of services with the same one, all but the first get numbers."""
+    found: list[str] = []
+    for draft in drafts:
+        name = stem = _UNUSUAL.sub("_", draft.name) or "service"
+        number = 1
+        while name in found:
+            number += 1
+            name = f"{stem}.{number}"
+        found.append(name)
+    return found
