@@ -81,6 +81,9 @@ def test_automatic_certificates() -> None:
         "acme-directory": "https://ca.example/",
     }
     assert lost == {"allow-all": NOTE}
+    words = ("--auto-acme-testca=https://test.example/", "--auto-acme-ca=https://ca.example/")
+    found, _ = one(*_SERVER, "--auto-acme-cert=x.example", *words)
+    assert found["acme-directory"] == "https://test.example/"
 
 
 def test_client() -> None:

@@ -75,6 +75,7 @@ def translate(words: Sequence[str]) -> list[Draft]:
         ConfigError: it is none of ghostunnel's.
     """
     settings = list(_without_those_off(_settings(words)))
+    settings.sort(key=lambda each: each.name == "auto-acme-testca")  # which replaces auto-acme-ca
     modes = [each.value for each in settings if not each.name]
     if modes not in (["server"], ["client"]):
         raise ConfigError(
