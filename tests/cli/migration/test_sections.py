@@ -26,6 +26,15 @@ def test_include(tmp_path: Path) -> None:
     assert two == [*common, ("b:3", "4"), ("conf:3", "5")]
 
 
+def test_line_ends() -> None:
+    """Lines end where stunnel ends them, and nowhere within a value."""
+    (service,) = sections.read("[s]\r\nx = 1\u2028verify = 2\r\n\x0cy = 2", "conf")
+    assert [(each.name, each.value) for each in service.rest()] == [
+        ("x", "1\u2028verify = 2"),
+        ("y", "2"),
+    ]
+
+
 def test_include_of_nothing(tmp_path: Path) -> None:
     """A folder that cannot be read, or not as text, stays a setting; none ends the reading."""
     (tmp_path / "a").write_bytes(b"\xff")

@@ -155,7 +155,7 @@ def _no_setting(name: str, token: _Token) -> ConfigError:
 
 def _tokens(text: str) -> Iterator[_Token]:
     """Return each token and the number of its line."""
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         for found in _TOKEN.finditer(line):
             quoted, mark, word = found.groups()
             if mark or word or quoted is not None:

@@ -108,8 +108,8 @@ class _Reader:
         self.unread = False
 
     def read(self, text: str, name: str) -> None:
-        for number, raw in enumerate(text.removeprefix("\ufeff").splitlines(), 1):
-            line = raw.strip()
+        for number, raw in enumerate(text.removeprefix("\ufeff").split("\n"), 1):
+            line = raw.replace("\r", "").strip()
             if not line or line[0] in ";#":
                 continue
             if (head := _SECTION.fullmatch(line)) is not None:
