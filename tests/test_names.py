@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 import time
@@ -100,6 +101,15 @@ def test_no_name(typed: str) -> None:
     assert caught.value.hint
     assert str(caught.value).isprintable()
     assert time.process_time() - began < 30, "it takes time without end"
+
+
+@pytest.mark.parametrize("typed", ["a..b", ".a", "a" * 64, "b." + "a" * 64 + ".c"])
+def test_what_no_resolver_is_asked(typed: str) -> None:
+    """What Python refuses to look up is refused as a name, and not in the midst of a connection."""
+    with pytest.raises(ValueError, match="label"):
+        socket.getaddrinfo(typed, 1)
+    with pytest.raises(ConfigError, match="neither a host's name nor"):
+        to_look_up(typed)
 
 
 def test_what_only_a_resolver_knows() -> None:

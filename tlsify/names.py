@@ -122,11 +122,15 @@ def canonical(host: str) -> str:
     name = to_ascii(bare).lower().removesuffix(".")
     labels = name.split(".")
     if len(name) > _MAX_NAME or not all(map(_is_label, labels)) or _is_number(labels[-1]):
-        raise ConfigError(
-            f"{host!r} is neither a host's name nor an address",
-            hint="write it alone, as example.org or 192.0.2.1: no scheme, port or path",
-        )
+        raise _no_name(host)
     return name
+
+
+def _no_name(host: str) -> ConfigError:
+    return ConfigError(
+        f"{host!r} is neither a host's name nor an address",
+        hint="write it alone, as example.org or 192.0.2.1: no scheme, port or path",
+    )
 
 
 def to_look_up(host: str) -> str:
@@ -141,6 +145,10 @@ def to_look_up(host: str) -> str:
         ConfigError: there can be no such name.
     """
     name = to_ascii(_without_brackets(host))
+    labels = name.removesuffix(".").split(".")
+    # Python itself refuses these, and by an error that is none of the network's.
+    if name and not all(0 < len(label) <= _MAX_LABEL for label in labels):
+        raise _no_name(host)
     return name if "." in name[:-1] else name.removesuffix(".")
 
 

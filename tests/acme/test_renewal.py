@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import errno
 import json
 import logging
 import os
@@ -211,6 +212,8 @@ def test_lifetime(site: Site, left: dt.timedelta, renewed: bool) -> None:
     orders = site.pebble.orders
     assert site.work().events == ((Event.ACME_OBTAINED,) if renewed else ())
     assert site.pebble.orders - orders == renewed
+    site.put(left, came=200 * _DAY)  # by a clock that has been set back since
+    assert site.work().events == ((Event.ACME_OBTAINED,) if renewed else ())
 
 
 def test_what_else_makes_for_a_new_one(site: Site) -> None:
@@ -300,6 +303,34 @@ def test_binding_that_is_missing_or_wrong(site: Site) -> None:
         site.folder.remove(site.wanted.attempts)
 
 
+def test_account_that_is_deactivated(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+    """Nothing helps but a new one, which is said; the old one's key is left."""
+    site.work()
+    account = Client(site.authority, site.folder, Deadline(60))
+    account._register()
+    registration = account._network.account
+    assert registration is not None
+    account._client.deactivate_registration(registration)
+    site.put(_DAY)
+    assert site.work(insisting=True).events == (Event.ACME_REFUSED,)
+    (key,) = site.folder.path.glob(".account-*.pem")
+    assert f"hint: move {key} away" in caplog.text
+    key.rename(site.folder.path / "old")
+    site.folder.remove(site.wanted.attempts)
+    assert site.work().events == (Event.ACME_OBTAINED,)
+
+
+def test_file_that_cannot_be_read(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+    """It is named, and the other certificates are renewed."""
+    bad = Wanted(("bad.example",))
+    (site.folder.path / bad.file).mkdir()
+    renewal = Renewal(site.authority, [bad, site.wanted], site.folder, site.board)
+    with site._answered():
+        report = renewal.work()
+    assert report.events == (Event.ACME_NOT_STORED, Event.ACME_OBTAINED)
+    assert f"ACME: {site.folder.path / bad.file}: EISDIR" in caplog.text
+
+
 def test_two_at_once(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of two servers with one folder one orders; the other answers, and finds what that brings."""
     monkeypatch.setattr(sharing, "_NOTICE", 0.5)
@@ -334,6 +365,23 @@ def test_disk_that_is_full(site: Site) -> None:
         site.folder.remove(site.wanted.attempts)
     assert (site.path.read_bytes(), site.pebble.orders) == (before, orders)
     assert site.work().events == (Event.ACME_OBTAINED,)
+
+
+def test_disk_that_is_full_at_the_end(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A certificate that has come is one, and not ordered again of the same authority."""
+    site.work()
+    other = site.pebble.directory.replace("localhost", "LOCALHOST")
+    site.authority = site.authority._replace(directory=other)
+    write = Folder.write
+
+    def fail(folder: Folder, name: str, content: bytes) -> None:
+        if name == site.wanted.schedule:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(folder, name, content)
+
+    monkeypatch.setattr(Folder, "write", fail)
+    assert site.work().events == (Event.ACME_OBTAINED,)
+    assert site.work().events == ()
 
 
 def test_folder_that_is_not_private_any_more(site: Site) -> None:

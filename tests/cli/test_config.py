@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
     from tests.cli.harness import Outcome
 
-_SERVICE = "[{name}]\naccept = {port}\nconnect = 80\n"
-_HITCH = 'frontend = "[*]:443"\nbackend = "[::1]:80"\n'
+_SERVICE = "[{name}]\naccept = {port}\nconnect = 80\ncert = c\n"
+_HITCH = 'frontend = "[*]:443"\nbackend = "[::1]:80"\npem-file = "c"\n'
 
 
 def _write(path: Path, *lines: str) -> Path:
@@ -39,7 +39,7 @@ def test_one_service(tmp_path: Path) -> None:
     assert done.status == 0
     assert tomllib.loads(done.out.decode())["listen"] == ["0.0.0.0:1"]
     places = [line.partition(": ")[0] for line in _lines(done)]
-    assert places == ["stunnel.conf:1", "stunnel.conf:5"]
+    assert places == ["stunnel.conf:1", "stunnel.conf:6"]
 
 
 @pytest.mark.parametrize(
@@ -60,17 +60,23 @@ def test_programs(tmp_path: Path, text: str, words: tuple[str, ...]) -> None:
 
 def test_several_services(tmp_path: Path) -> None:
     """Each gets a file; nothing that is there is written over."""
-    services = [_SERVICE.format(name=name, port=1) for name in ("a", "../b c")]
+    services = [_SERVICE.format(name=name, port=1) for name in ("a", "../b c", "a")]
     path = _write(tmp_path / "conf", *services)
-    refused("config", "import", path).failed(100, "several services: a, ../b c", "--output")
+    refused("config", "import", path).failed(100, "several services: a, ../b c, a", "--output")
     done = refused("config", "import", path, "--output", tmp_path)
-    assert done.out.decode().split() == [f"{tmp_path}/a.toml", f"{tmp_path}/.._b_c.toml"]
+    names = ("a.toml", ".._b_c.toml", "a.2.toml")
+    assert done.out.decode().split() == [f"{tmp_path}/{name}" for name in names]
+    (tmp_path / "a.2.toml").unlink()
     assert tomllib.loads((tmp_path / "a.toml").read_text())["operands"] == ["localhost:80"]
     (tmp_path / "a.toml").write_text("mine")
     (tmp_path / ".._b_c.toml").unlink()
     refused("config", "import", path, "--output", tmp_path).failed(96, "a.toml is there already")
     assert (tmp_path / "a.toml").read_text() == "mine"
     assert not (tmp_path / ".._b_c.toml").exists()
+    too_long = _write(tmp_path / "long", *services, _SERVICE.format(name="b" * 300, port=1))
+    outcome = refused("config", "import", too_long, "--output", tmp_path / "new")
+    outcome.failed(96, "cannot write", "File name too long")
+    assert list((tmp_path / "new").iterdir()) == []
     refused("config", "import", path, "--output", tmp_path / "new")
     assert (tmp_path / "new/a.toml").exists()
     nowhere = tmp_path / "no/where"
@@ -82,11 +88,21 @@ def test_loss_of_security(tmp_path: Path) -> None:
     path = _write(tmp_path / "conf", _SERVICE.format(name="a", port=1), "libwrap = yes\n")
     done = refused("config", "import", path)
     assert (done.status, done.out) == (96, b"")
-    assert _lines(done)[0].startswith("conf:4: security: libwrap = yes: ")
+    assert _lines(done)[0].startswith("conf:5: security: libwrap = yes: ")
     assert _lines(done)[1].startswith("tlsify: error: 1 ")
     done = refused("config", "import", "--lossy", path)
     assert done.status == 0
-    assert done.out.startswith(b"# conf:4: security: libwrap = yes: ")
+    assert done.out.startswith(b"# conf:5: security: libwrap = yes: ")
+
+
+def test_what_tlsify_refuses(tmp_path: Path) -> None:
+    """A file that tlsify would not read is written with that remark, and not without a word."""
+    path = _write(tmp_path / "conf", _SERVICE.format(name="a", port=1), "setuid = no-such-user\n")
+    done = refused("config", "import", path)
+    assert done.status == 0
+    remark = "a: lost: forward refuses the file: argument --user: no such user or group"
+    assert _lines(done)[0].startswith(remark)
+    assert done.out.decode().startswith(f"# {remark}")
 
 
 def test_ghostunnel() -> None:

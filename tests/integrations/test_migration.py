@@ -161,10 +161,11 @@ def compare(words: list[str], config: Path, port: int, folder: Path) -> list[obj
     [
         ("", 0),
         ("verifyChain = yes\nCAfile = {folder}/ca.pem\nprotocol = proxy", 2),
-        ("sslVersionMin = TLSv1.2\nsslVersionMax = TLSv1.2\nciphers = ECDHE+AES256:!SHA", 6),
+        ("verifyChain = yes\nrequireCert = no\nCAfile = {folder}/ca.pem", 0),
+        ("sslversionmin = tlsv1.2\nsslVersionMax = TLSv1.2\nciphers = ECDHE+AES256:!SHA", 6),
         ("sslVersion = TLSv1.3\nverify = 1\nCAfile = {folder}/ca.pem", 4),
     ],
-    ids=["plain", "verification", "suites", "version"],
+    ids=["plain", "verification", "optional", "suites", "version"],
 )
 def test_stunnel(folder: Path, lines: str, refusals: int) -> None:
     """Versions, ciphers, certificates of clients, and the PROXY header."""
@@ -230,16 +231,23 @@ def secure_backend(folder: Path, name: str) -> Iterator[int]:
         ("verifyChain = yes\nCAfile = {folder}/ca.pem\ncheckHost = other.example", ""),
         ("verifyPeer = yes\nCAfile = {folder}/localhost.pem\nsni = x.example", "x.example False"),
         ("verifyPeer = yes\nCAfile = {folder}/other.example.pem", ""),
+        ("verifyPeer = yes\nCAfile = {folder}/both.pem\ncheckHost = localhost", "localhost False"),
+        ("verifyPeer = yes\nCAfile = {folder}/both.pem\ncheckHost = other.example", ""),
         (
             "verifyChain = yes\nCAfile = {folder}/ca.pem\ncert = {folder}/client.example.pem",
             "localhost True",
         ),
     ],
-    ids=["chain", "wrong-chain", "wrong-name", "peer", "wrong-peer", "certificate"],
+    ids=[
+        *("chain", "wrong-chain", "wrong-name", "peer", "wrong-peer", "peer-and-name"),
+        *("wrong-name-of-peer", "certificate"),
+    ],
 )
 def test_stunnel_as_a_client(folder: Path, lines: str, answer: str) -> None:
     """Which servers it accepts, and what it tells them."""
     port, config = free_port(), folder / "stunnel.conf"
+    both = (folder / f"{name}.pem" for name in ("localhost", "other.example"))
+    (folder / "both.pem").write_bytes(b"".join(path.read_bytes() for path in both))
 
     def ask() -> str:
         with (
@@ -286,7 +294,8 @@ def test_hitch(folder: Path, lines: list[str], refusals: int) -> None:
     with ExitStack() as stack:
         behind = stack.enter_context(backend(b"backend"))
         config.write_text(
-            f'frontend = "[{LOOPBACK}]:{port}"\nbackend = "[{LOOPBACK}]:{behind}"\nworkers = 1\n'
+            f'frontend = {{ host = "{LOOPBACK}" port = "{port}" sni-nomatch-abort = f }};\n'
+            f'backend = "[{LOOPBACK}]:{behind}"\nworkers = 1\nchroot = ""\n'
             f'pem-file = "{folder}/other.example.pem"\npem-file = "{folder}/localhost.pem"\n'
             + ('user = "nobody"\n' if os.geteuid() == 0 else "")
             + "\n".join(lines).format(folder=folder)

@@ -91,10 +91,14 @@ def test_wish_of_the_authority(folder: Folder, clock: Callable[[float], None]) -
 
 
 def test_clock_that_is_set(folder: Folder, clock: Callable[[float], None]) -> None:
-    """Back: no pause is longer than it was. Ahead: it is over."""
+    """Back: a pause ends all the same, and at once if it was far. Ahead: it is over."""
     read(folder).begin(folder, _NAME)
-    clock(-1e8)
+    clock(-PAUSES[0] / 2)
     assert read(folder).left() == PAUSES[0]
+    clock(PAUSES[0])
+    assert read(folder).left() == PAUSES[0] / 2
+    clock(-1e8)
+    assert read(folder).left() == 0
     clock(2e8)
     assert read(folder).left() == 0
 

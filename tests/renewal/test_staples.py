@@ -143,6 +143,7 @@ def test_when(folder: Folder) -> None:
             (-2 * DAY, -DAY, None, True),
             (DAY, DAY, 2 * DAY, True),  # or the clock was set back
             (-DAY, DAY, 9 * DAY, False),
+            (-5 * DAY, DAY, 4 * DAY, True),  # it came by a clock that was ahead
         ):
             folder.write(name, respond(AUTHORITY, it.pair, begin=begin, end=end))
             os.utime(folder.path / name, (then := (now() + came).timestamp(), then))
@@ -264,6 +265,16 @@ def test_answer_of_no_use(folder: Folder, caplog: pytest.LogCaptureFixture) -> N
         assert it.asked == 2
     assert "status 500" in caplog.text
     assert "status 302" in caplog.text
+
+
+def test_file_that_cannot_be_read(folder: Folder, caplog: pytest.LogCaptureFixture) -> None:
+    """It is named; the process does not give up all others."""
+    with Responder(lambda pair: respond(AUTHORITY, pair, begin=-DAY, end=9 * DAY)) as it:
+        (folder.path / file_of(it.pair.chain[0])).mkdir()
+        (folder.path / "another.ocsp").mkdir()
+        with Responder(lambda pair: respond(AUTHORITY, pair, begin=-DAY, end=9 * DAY)) as other:
+            assert work(folder, it.pair, other.pair).events == (*FAILED, *GOOD)
+    assert "EISDIR" in caplog.text
 
 
 def test_revoked(folder: Folder, caplog: pytest.LogCaptureFixture) -> None:

@@ -56,6 +56,7 @@ class Client:
         """
         self._authority = authority
         self._deadline = deadline
+        self._account = folder.path / _account(authority.directory)
         self._key = jwk.JWKEC(key=_account_key(folder, authority.directory))
         self._network = _Network(self._key, authority, deadline)
         with _explained(self._network):
@@ -151,6 +152,15 @@ class Client:
         )
         try:
             self._client.new_account(wanted)
+        except messages.Error as exc:
+            if exc.code != "unauthorized":
+                raise
+            # RFC 8555 7.3.6: an account that was deactivated stays so.
+            raise AcmeError(
+                Event.ACME_REFUSED,
+                f"the authority refuses the account: {exc}",
+                hint=f"move {self._account} away to begin with a new account",
+            ) from exc
         except errors.ConflictError as exc:
             body = messages.Registration()
             self._network.account = messages.RegistrationResource(body=body, uri=exc.location)
@@ -352,13 +362,18 @@ def _request(key: ec.EllipticCurvePrivateKey, names: tuple[str, ...]) -> bytes:
     return builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
 
 
+def _account(directory: str) -> str:
+    """Return the name of the file with the key of the account with an authority."""
+    return f".account-{hashlib.sha256(directory.encode()).hexdigest()[:16]}.pem"
+
+
 def _account_key(folder: Folder, directory: str) -> ec.EllipticCurvePrivateKey:
     """Return the key of the account with an authority, made if there is none.
 
     Raises:
         AcmeError: there is another thing in its place, which may be worth keeping.
     """
-    name = f".account-{hashlib.sha256(directory.encode()).hexdigest()[:16]}.pem"
+    name = _account(directory)
     pem = folder.read(name)
     if pem is None:
         made = ec.generate_private_key(ec.SECP256R1())

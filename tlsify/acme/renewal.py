@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import logging
@@ -42,6 +43,14 @@ _SOONEST, _SOONEST_WISH = 1 / 6, 3600.0
 _ASK, _LONGEST_ASK = 6 * 3600.0, 24 * 3600.0
 _LONGEST_TEXT = 500
 _MINUTE = 60
+_WRITABLE = "see that this user can write there"
+_HINTS = {
+    errno.ENOSPC: "make room there",
+    errno.EDQUOT: "make room there",
+    errno.EROFS: "make its file system writable again",
+    errno.ENOLCK: "use a folder on a file system with locks (flock)",
+    errno.EOPNOTSUPP: "use a folder on a file system with locks (flock)",
+}
 
 
 @dataclass(slots=True)
@@ -94,9 +103,14 @@ class Renewal:
                     return Report.of(self._turn(insisting=insisting))
             self.sharing.follow()
         except OSError as exc:
-            _log.error("ACME: %s: %s", self.folder.path, _spell(exc))
-            return Report(LONGEST_PAUSE, (Event.ACME_NOT_STORED,))
+            return self._failed(exc)
         return Report(0.0)
+
+    def _failed(self, exc: OSError) -> Report:
+        path = self.folder.path / str(exc.filename or "")
+        hint = _HINTS.get(exc.errno or 0, _WRITABLE)
+        _log.error("ACME: %s: %s; nothing is renewed there; hint: %s", path, _spell(exc), hint)
+        return Report(LONGEST_PAUSE, (Event.ACME_NOT_STORED,))
 
     def _turn(self, *, insisting: bool) -> Iterator[Report]:
         deadline = Deadline(_TURN)
@@ -106,7 +120,11 @@ class Renewal:
             except TimeoutError:
                 yield Report(0.0)
                 return
-            yield self._renew(wanted, Deadline(left), insisting=insisting)
+            try:
+                report = self._renew(wanted, Deadline(left), insisting=insisting)
+            except OSError as exc:  # of one file: the others may do
+                report = self._failed(exc)
+            yield report
 
     def _renew(self, wanted: Wanted, deadline: Deadline, *, insisting: bool) -> Report:
         found = self.load(wanted)
@@ -128,7 +146,7 @@ class Renewal:
         except AcmeError as exc:
             event, why, hint, least = exc.event, str(exc), exc.hint, exc.wait
         except OSError as exc:
-            why, hint = f"{self.folder.path}: {_spell(exc)}", "make room there"
+            why, hint = f"{self.folder.path}: {_spell(exc)}", _HINTS.get(exc.errno or 0, _WRITABLE)
         except TlsifyError as exc:
             event, why, hint = Event.ACME_MALFORMED, str(exc), exc.hint
         else:
@@ -169,7 +187,10 @@ class Renewal:
                 Event.ACME_MALFORMED, "the authority has issued it for other names, or expired"
             )
         self.folder.write(wanted.file, pem)
-        self._plan(wanted, _Schedule(self.authority.directory))
+        try:
+            self._plan(wanted, _Schedule(self.authority.directory))
+        except OSError:  # none is as good, unless it is of the authority before
+            self.folder.remove(wanted.schedule)
 
     def load(self, wanted: Wanted) -> KeyPair | None:
         """Return the certificate that is there; None if there is none that can be used.
@@ -201,9 +222,11 @@ class Renewal:
         schedule = self._schedule(wanted)
         if not _has_names(pair, wanted) or schedule.directory != self.authority.directory:
             return 0.0
-        end = pair.not_after.timestamp()
-        life = end - leaf.not_valid_before_utc.timestamp()
-        came = min(self.folder.written(wanted.file).timestamp(), now)
+        began, end = leaf.not_valid_before_utc.timestamp(), pair.not_after.timestamp()
+        life = end - began
+        came = self.folder.written(wanted.file).timestamp()
+        if came > now:  # by another clock, which says nothing
+            came = began
         due = max(end - life * (_LEFT + _SPREAD * _share(pair)), came + life * _SOONEST)
         if due > now >= schedule.ask_at or schedule.ask_at - now > _LONGEST_ASK:
             schedule = self._ask(wanted, pair, schedule, deadline)

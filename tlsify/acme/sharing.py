@@ -41,12 +41,16 @@ class Sharing:
         """Show other servers, for as long as this process or a fork of it lives, that there is one.
 
         Raises:
-            OSError: there can be no lock in the folder.
+            OSError: there can be no lock in the folder, and so no renewal.
         """
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
-        self._presence = os.open(self._folder.path / _SERVERS, flags, 0o600)
-        own_alone(self._presence)
-        fcntl.flock(self._presence, fcntl.LOCK_SH)
+        with contextlib.ExitStack() as undone:
+            presence = os.open(self._folder.path / _SERVERS, flags, 0o600)
+            undone.callback(os.close, presence)
+            own_alone(presence)
+            fcntl.flock(presence, fcntl.LOCK_SH)
+            undone.pop_all()
+        self._presence = presence
 
     def _is_alone(self) -> bool:
         """Return whether no other server has the folder: then our lock can be an exclusive one.

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tlsify.cli import parser as parsers
 from tlsify.cli.migration import ghostunnel, hitch, stunnel
-from tlsify.cli.migration.draft import Weight
+from tlsify.cli.migration.draft import Setting, Weight
+from tlsify.cli.options import config_file
 from tlsify.credentials.reading import read_file
 from tlsify.errors import ConfigError, ExitCode, UsageError
-from tlsify.logs.text import printable
 from tlsify.system.modes import make_private, write_public
 
 if TYPE_CHECKING:
@@ -75,9 +78,11 @@ def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
     """Translate, report, and write."""
     del options
     drafts = _translate(arguments)
+    for draft in drafts:
+        _try(draft)
     remarks = dict.fromkeys(remark for draft in drafts for remark in draft.remarks)
     for remark in sorted(remarks, key=lambda remark: remark.setting.number):
-        print(printable(str(remark)), file=sys.stderr)
+        print(remark, file=sys.stderr)
     unsafe = sum(remark.weight is Weight.SECURITY for remark in remarks)
     if unsafe and not arguments.lossy:
         raise ConfigError(
@@ -108,6 +113,17 @@ def _translate(arguments: argparse.Namespace) -> list[Draft]:
     return _FILES[origin](text, arguments.file.name)
 
 
+def _try(draft: Draft) -> None:
+    """Remark on what tlsify itself would not accept of a file, such as a user unknown here."""
+    try:
+        words = config_file.parse(draft.write().encode(), draft.name)
+        why = parsers.verb_parser(words.verb).refusal([*words.options, *words.operands])
+    except ConfigError as exc:
+        why = str(exc)
+    if why is not None:
+        draft.lose(Setting(f"{draft.verb} refuses the file", "", draft.name), why)
+
+
 def _write(drafts: Sequence[Draft], folder: Path) -> None:
     """Write all of them, or none where one of the files is there already."""
     try:
@@ -116,15 +132,36 @@ def _write(drafts: Sequence[Draft], folder: Path) -> None:
         raise ConfigError(
             f"cannot make {folder}: {exc.strerror}", hint="name a folder that can be made"
         ) from exc
-    paths = [folder / f"{_UNUSUAL.sub('_', draft.name) or 'service'}.toml" for draft in drafts]
+    paths = [folder / f"{name}.toml" for name in _names(drafts)]
     for path in paths:
-        if path.exists() or paths.count(path) > 1:
+        if os.path.lexists(path):
             raise ConfigError(f"{path} is there already", hint="name another folder for --output")
-    for path, draft in zip(paths, drafts, strict=True):
-        try:
-            write_public(path, draft.write().encode())
-        except OSError as exc:
-            raise ConfigError(
-                f"cannot write {path}: {exc.strerror}", hint="name an existing, writable folder"
-            ) from exc
-        print(f"{path}")
+    with contextlib.ExitStack() as undone:
+        for path, draft in zip(paths, drafts, strict=True):
+            undone.callback(_remove, path)
+            try:
+                write_public(path, draft.write().encode())
+            except OSError as exc:
+                raise ConfigError(
+                    f"cannot write {path}: {exc.strerror}", hint="name an existing, writable folder"
+                ) from exc
+        undone.pop_all()
+    print(*paths, sep="\n")
+
+
+def _remove(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        path.unlink()
+
+
+def _names(drafts: Sequence[Draft]) -> list[str]:
+    """Return a name for each file; of services with the same one, all but the first get numbers."""
+    found: list[str] = []
+    for draft in drafts:
+        name = stem = _UNUSUAL.sub("_", draft.name) or "service"
+        number = 1
+        while name in found:
+            number += 1
+            name = f"{stem}.{number}"
+        found.append(name)
+    return found

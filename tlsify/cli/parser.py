@@ -169,14 +169,18 @@ class _Parser(argparse.ArgumentParser):
         return words, []
 
     def _accepts(self, words: list[str]) -> bool:
+        return self.refusal(words) is None
+
+    def refusal(self, words: list[str]) -> str | None:
+        """Return the error in words, of which nothing comes; None if there is none."""
         self._asking = True
         try:
             self.read(words)
-        except (argparse.ArgumentError, UsageError):
-            return False
+        except (argparse.ArgumentError, UsageError) as exc:
+            return str(exc)
         finally:
             self._asking = False
-        return True
+        return None
 
     def error(self, message: str, hint: str | None = None) -> NoReturn:
         """End with exit code 100."""

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     _Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 _LOCAL = "unix:"
+_MAPPED = 96  # bits in front of an IPv4 address
 
 # What a proxy has told of the connection that the calling code serves.
 told: ContextVar[Header | None] = ContextVar("tlsify_told_by_proxy", default=None)
@@ -43,7 +44,7 @@ class Proxies(NamedTuple):
             if word == _LOCAL:
                 continue
             try:
-                networks.append(ipaddress.ip_network(word.strip("[]")))
+                networks.append(_network(word.strip("[]")))
             except ValueError as exc:
                 raise ConfigError(
                     f'"{word}" is no address or network of a proxy: {exc}',
@@ -63,3 +64,18 @@ class Proxies(NamedTuple):
         if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
             address = address.ipv4_mapped
         return any(address in network for network in self.networks)
+
+
+def _network(word: str) -> _Network:
+    """Parse an address or a network; an IPv4 one is itself, also as IPv6 sockets spell it.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    found = ipaddress.ip_network(word)
+    if isinstance(found, ipaddress.IPv4Network) or found.prefixlen < _MAPPED:
+        return found
+    mapped = found.network_address.ipv4_mapped
+    if mapped is None:
+        return found
+    return ipaddress.IPv4Network((mapped, found.prefixlen - _MAPPED))

@@ -59,11 +59,12 @@ class Attempts:
     def left(self, pause: float | None = None) -> float:
         """Return the seconds until the next attempt, or what is left of another pause.
 
-        A clock that was set back makes none of them longer than the pause.
+        A clock that was set back makes none of them longer than twice the pause: what was tried
+        further ahead than that was tried by another clock.
         """
         pause = self.pause if pause is None else min(self.pause, pause)
-        since = time.time() - self.tried
-        return 0.0 if since >= pause else pause if since < 0 else pause - since
+        left = self.tried + pause - time.time()
+        return 0.0 if left > 2 * pause else min(max(left, 0.0), pause)
 
     def turn(self, *, insisting: bool) -> float:
         """Return the seconds until the next attempt, none of which are left for one who insists.

@@ -156,11 +156,15 @@ class Staples:
 
     def _left(self, subject: Subject) -> tuple[float, float]:
         """Return the seconds until a response is due, and from when on it may come along."""
-        kept = self._kept(subject)
+        try:
+            kept, came = self._kept(subject), self._folder.written(subject.file)
+        except OSError:  # what is to replace it says why
+            kept = None
         if kept is None:
             return 0.0, 0.0
-        now, came = datetime.now(UTC), self._folder.written(subject.file)
-        came = min(came, now)  # the clock may have been set back
+        now = datetime.now(UTC)
+        if came > now:  # by another clock, which says nothing
+            came = kept.this_update_utc
         end = kept.next_update_utc or came + _UNLIMITED
         due = came + max((end - came) * _PART, _SOONEST)
         soon = (end - kept.this_update_utc) * _TOGETHER
@@ -209,7 +213,9 @@ class Staples:
         """Remove responses of certificates that are no more; another server's are in use still."""
         ours = {subject.file for subject in self._subjects}
         for path in self._folder.path.glob("*.ocsp"):
-            if path.name not in ours and _is_long_past(self._folder.read(path.name)):
+            if path.name in ours or not path.is_file():
+                continue
+            if _is_long_past(self._folder.read(path.name)):
                 self._folder.remove(path.name)
                 self._folder.remove(f".{path.name}.json")
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import tomllib
 
+import pytest
+
 from tlsify.cli.migration.draft import Draft, Setting, Weight
 
 
@@ -15,7 +17,7 @@ def test_file() -> None:
     draft.operands = ["unix:/run/\n"]
     draft.pairs = [("a.pem", "a.pem"), ("b.pem", "b.key")]
     draft.note(Setting("pid", "x", "conf", 1), "not needed")
-    draft.lose(Setting("local", "y\nverb = 1", "conf", 2), "no")
+    draft.lose(Setting("local", "y\nverb = 1\x01", "conf", 2), "no")
     text = draft.write()
     assert tomllib.loads(text) == {
         "verb": "forward",
@@ -27,7 +29,7 @@ def test_file() -> None:
         "key": ["a.pem", "b.key"],
         "operands": ["unix:/run/\n"],
     }
-    assert "# conf:2: lost: local = y\n# verb = 1: no\n" in text
+    assert "# conf:2: lost: local = y\\nverb = 1\\x01: no\n" in text
     assert "pid" not in text
     assert [remark.weight for remark in draft.remarks] == [Weight.NOTE, Weight.LOST]
 
@@ -42,9 +44,19 @@ def test_keys_in_the_files_of_their_certificates() -> None:
     }
 
 
-def test_secrets() -> None:
-    """No password gets into a message or a file."""
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *((name, "sesame") for name in ("protocolPassword", "ticketKeySecret", "pkcs11-pin")),
+        *((name, "sesame") for name in ("protocolPasswrd", "providerParameter", "engineCtrl")),
+        ("cert", "pkcs11:token=x;pin-value=sesame?pin-value=sesame"),
+        ("proxy", "http://user:sesame@proxy.example:3128"),
+    ],
+)
+def test_secrets(name: str, value: str) -> None:
+    """No password gets into a message or a file, whether it is all of a value or a part of it."""
     draft = Draft("a")
-    draft.lose(Setting("protocolPassword", "sesame", "conf", 1), "why")
+    draft.lose(Setting(name, value, "conf", 1), "why")
     assert "sesame" not in draft.write()
-    assert "protocolPassword = ***" in draft.write()
+    assert f"{name} = " in draft.write()
+    assert "***" in draft.write()

@@ -12,7 +12,8 @@ from tlsify.cli.migration.draft import Weight
 from tlsify.errors import ConfigError
 
 NOTE, LOST, SECURITY = Weight
-_SERVER = ("server", "--listen", "a:1", "--target=b:2")
+_ADDRESSES = ("--listen", "a:1", "--target=b:2")
+_SERVER = ("server", *_ADDRESSES, "--keystore=base")
 
 
 def one(*words: str) -> tuple[dict[str, object], dict[str, Weight]]:
@@ -27,7 +28,7 @@ def test_server() -> None:
     """Clients have to show a certificate, unless they need not."""
     found, lost = one(
         *(
-            *_SERVER,
+            *("server", *_ADDRESSES),
             "--keystore",
             "s.pem",
             "--cacert",
@@ -55,7 +56,8 @@ def test_server() -> None:
         "operands": ["b:2"],
     }
     assert lost == {}
-    found, lost = one(*_SERVER, "--disable-authentication", "--cacert=ca", "--key=k", "--cert=c")
+    words = ("--disable-authentication", "--cacert=ca", "--key=k", "--cert=c")
+    found, lost = one("server", *_ADDRESSES, *words)
     assert found == {
         "verb": "forward",
         "listen": ["a:1"],
@@ -79,6 +81,9 @@ def test_automatic_certificates() -> None:
         "acme-directory": "https://ca.example/",
     }
     assert lost == {"allow-all": NOTE}
+    words = ("--auto-acme-testca=https://test.example/", "--auto-acme-ca=https://ca.example/")
+    found, _ = one(*_SERVER, "--auto-acme-cert=x.example", *words)
+    assert found["acme-directory"] == "https://test.example/"
 
 
 def test_client() -> None:
@@ -119,12 +124,30 @@ def test_server_that_names_no_clients() -> None:
     assert one(*_SERVER, "--allow-unsafe-cipher-suites")[1]["server"] is SECURITY
 
 
+def test_switches() -> None:
+    """The last of a switch and its opposite counts: no client is let in by one that is off."""
+    off = ("--disable-authentication", "--no-disable-authentication", "--allow-all")
+    found, lost = one(*_SERVER, *off, "--no-allow-all", "--no-proxy-protocol")
+    assert (found["client-cert"], lost["server"]) == ("require", SECURITY)
+    assert "proxy-protocol" not in found
+    found, _ = one(*_SERVER, "--no-disable-authentication", "--disable-authentication")
+    assert "client-cert" not in found
+    with pytest.raises(ConfigError, match="takes no value"):
+        one(*_SERVER, "--disable-authentication=false")
+
+
+def test_server_without_a_certificate() -> None:
+    """It may have one from its environment, which does not show."""
+    assert one("server", *_ADDRESSES, "--allow-all")[1] == {"allow-all": NOTE, "keystore": LOST}
+
+
 @pytest.mark.parametrize(
     ("flag", "weight"),
     [
         *((flag, NOTE) for flag in ("--allow-all", "--timed-reload=1s", "--status=:1")),
         *((flag, NOTE) for flag in ("--listen=systemd:x", "--quiet=all", "--use-landlock")),
-        *((flag, LOST) for flag in ("--metrics-url=x", "--target=http://x")),
+        *((flag, LOST) for flag in ("--metrics-url=x", "--shutdown-timeout=0s")),
+        *((flag, LOST) for flag in ("--target=http://x", "--connect-timeout=0us")),
         *((flag, LOST) for flag in ("--target=systemd:x", "--status=systemd:x")),
         *((flag, SECURITY) for flag in ("--allow-uri=spiffe://a/b", "--allow-dns=*.x")),
         *((flag, SECURITY) for flag in ("--allow-cn=x", "--allow-ou=x", "--allow-policy=x")),

@@ -14,7 +14,7 @@ from tlsify.cli.migration.draft import Weight
 from tlsify.errors import ConfigError
 
 NOTE, LOST, SECURITY = Weight
-_BASE = 'frontend = "[*]:443"\nbackend = "[127.0.0.1]:6086"\n'
+_BASE = 'frontend = "[*]:443"\nbackend = "[127.0.0.1]:6086"\npem-file = "base"\n'
 
 
 def one(text: str) -> tuple[dict[str, object], dict[str, Weight]]:
@@ -29,12 +29,17 @@ def one(text: str) -> tuple[dict[str, object], dict[str, Weight]]:
     ("lines", "options"),
     [
         ("# nothing", {}),
-        ('pem-file = "a"  # comment\npem-file="b"', {"cert": ["b", "a"]}),
+        ('pem-file = "a"  # comment\npem-file="b"', {"cert": ["b", "a", "base"]}),
         (
             'pem-file = {\n cert = "a"\n private-key = "k"\n ocsp-resp-file = "o" }',
-            {"cert": ["a"], "key": ["k"], "ocsp": ["o"]},
+            {"cert": ["a", "base"], "key": ["k", "base"], "ocsp": ["o"]},
         ),
-        ('pem-dir = "certs/"', {"cert-dir": "certs/"}),
+        (
+            'pem-file = { cert = "a" private-key = "k" ocsp-verify-staple = y };',
+            {"cert": ["a", "base"], "key": ["k", "base"]},
+        ),
+        ('user = ""\nchroot = ""\nciphers = ""\nclient-verify-ca = "x"', {}),
+        ("write-proxy-v2 = Y, sni-nomatch-abort = f", {"proxy-protocol": "2"}),
         ("tls-protos = TLSv1.3", {"tls-min": "1.3"}),
         ("tls-protos = TLSv1.0 TLSv1.1 TLSv1.2\nworkers = 4", {"tls-max": "1.2", "workers": "4"}),
         ('ciphers = "ECDHE+AES128+AESGCM"', {"ciphers": "aes-128-gcm"}),
@@ -57,8 +62,27 @@ def one(text: str) -> tuple[dict[str, object], dict[str, Weight]]:
 def test_settings(lines: str, options: dict[str, object]) -> None:
     """What is carried over."""
     found, _ = one(f"{_BASE}{lines}\n")
-    base = {"verb": "forward", "listen": [":443"], "operands": ["127.0.0.1:6086"]}
+    base = {
+        "verb": "forward",
+        "listen": [":443"],
+        "cert": ["base"],
+        "operands": ["127.0.0.1:6086"],
+    }
     assert found == base | options
+
+
+@pytest.mark.parametrize(
+    "frontend",
+    [
+        'frontend = "[*]:443+a.pem"',
+        'frontend = { host = "*" port = "443" pem-file = "a.pem" }',
+        'frontend = {\n pem-file = {\n cert = "a.pem"\n }\n sni-nomatch-abort = off\n}',
+    ],
+)
+def test_certificate_of_the_only_frontend(frontend: str) -> None:
+    """It is the service's."""
+    found, _ = one(f'{frontend}\ntls-protos = TLSv1.3\nbackend = "[127.0.0.1]:80"\n')
+    assert (found["listen"], found["cert"], found["tls-min"]) == ([":443"], ["a.pem"], "1.3")
 
 
 def test_addresses() -> None:
@@ -67,11 +91,11 @@ def test_addresses() -> None:
         'frontend = "[::1]:1"\nfrontend = "localhost:2"\n'
         'frontend = {\n host = "*"\n port = "3"\n}\n'
         'frontend = "[*]:4+a.pem"\nfrontend = { host = "x"\nport = "5"\nciphers = "y"\n}\n'
-        'backend = "/run/b"\n'
+        'frontend = ""\nbackend = "/run/b"\n'
     )
     assert found["listen"] == ["[::1]:1", "localhost:2", ":3", ":4", "x:5"]
     assert found["operands"] == ["unix:/run/b"]
-    assert lost == {"frontend": LOST, "ciphers": SECURITY}
+    assert lost == {"pem-file": LOST, "ciphers": SECURITY}
 
 
 @pytest.mark.parametrize(
@@ -79,6 +103,9 @@ def test_addresses() -> None:
     [
         *((line, NOTE) for line in ("daemon = on", "write-ip = off", "ocsp-resp-tmo = 5")),
         *((line, LOST) for line in ("write-ip = on", "proxy-proxy = on")),
+        *((line, LOST) for line in ('pem-dir = "x"', 'group = "x"')),
+        *((line, SECURITY) for line in ("sni-nomatch-abort = Y", "client-verify = optional")),
+        *((line, SECURITY) for line in ("client-verify = maybe",)),
         *((line, SECURITY) for line in ("sni-nomatch-abort = on", 'ciphers = "RC4"', "what = 1")),
         *((line, SECURITY) for line in ('ecdh-curve = "x"', "tls-protos = SSLv3")),
         ('what = "="', SECURITY),
@@ -93,7 +120,10 @@ def test_what_is_not_carried_over(line: str, weight: Weight) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "frontend", "backend =", "= x", 'backend = "nonsense"', 'frontend = "[*]:443"', "a = {"],
+    [
+        *("", "frontend", "backend =", "= x", 'backend = "nonsense"', 'frontend = "[*]:443"'),
+        *("a = {", "pem-file = {", "a = { b = { c = { d = 1 } } }", f"{_BASE}syslog = perhaps"),
+    ],
 )
 def test_no_configuration(text: str) -> None:
     """It says where it ends."""
@@ -102,7 +132,7 @@ def test_no_configuration(text: str) -> None:
     assert str(caught.value).startswith("conf:")
 
 
-@given(st.text('{}="# \n[]:*+abk1', max_size=60))
+@given(st.text('{}="# \n[]:*+abk1,\x01', max_size=60))
 def test_any_text(text: str) -> None:
     """It is translated into TOML, or refused."""
     try:

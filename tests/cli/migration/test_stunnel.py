@@ -15,10 +15,12 @@ from tlsify.cli.migration.draft import Weight
 from tlsify.errors import ConfigError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.cli.conftest import Pki
 
 NOTE, LOST, SECURITY = Weight
-_SERVER = "[s]\naccept = 443\nconnect = 80\n"
+_SERVER = "cert = s.pem\n[s]\naccept = 443\nconnect = 80\n"
 _CLIENT = "[s]\nclient = yes\naccept = ::1:143\nconnect = mail.example:993\n"
 
 
@@ -34,8 +36,8 @@ def one(text: str) -> tuple[dict[str, object], dict[str, Weight]]:
     ("lines", "options"),
     [
         ("", {}),
-        ("cert = a.pem", {"cert": ["a.pem"]}),
-        ("cert = a.pem\nkey = a.key", {"cert": ["a.pem"], "key": ["a.key"]}),
+        ("key = a.key", {"key": ["a.key"]}),
+        ("key =\nCAfile =", {}),
         ("protocol = proxy", {"proxy-protocol": "1"}),
         (
             "verifyChain = yes\nCAfile = ca.pem\nCRLfile = crl.pem\ncheckHost = a\ncheckHost = b",
@@ -47,12 +49,21 @@ def one(text: str) -> tuple[dict[str, object], dict[str, Weight]]:
             },
         ),
         ("verify = 2\nCApath = cas", {"client-cert": "require", "client-ca": "cas"}),
+        ("verifyChain = YES\nCAfile = ca\nrequireCert = no", {
+            "client-cert": "request", "client-ca": "ca"
+        }),
+        ("chroot = /jail\nverifyChain = yes\nCApath = /cas\nchroot = no", {
+            "client-cert": "require", "client-ca": "no/cas"
+        }),
         ("verify = 1\nCAfile = ca", {"client-cert": "request", "client-ca": "ca"}),
         ("ciphersuites = TLS_AES_128_GCM_SHA256", {"ciphers": "aes-128-gcm"}),
         ("curves = X25519", {"groups": "x25519"}),
         ("sslVersion = TLSv1.3", {"tls-min": "1.3"}),
         ("sslVersionMin = TLSv1.2\nsslVersionMax = TLSv1.2", {"tls-max": "1.2"}),
+        ("sslversion = tlsv1.3", {"tls-min": "1.3"}),
         ("options = NO_TLSv1.2", {"tls-min": "1.3"}),
+        ("options = no_tlsv1_2\noptions = no_sslv3\noptions = ALL", {"tls-min": "1.3"}),
+        ("options = -NO_TLSv1_3\noptions = NO_TLSv1.3", {}),
         ("setuid = root\nsetgid = root\nsyslog = yes\ndebug = daemon.7", {
             "user": "root:root", "syslog": True, "log-level": "debug"
         }),
@@ -65,7 +76,12 @@ def test_server(lines: str, options: dict[str, object]) -> None:
     """What is carried over, in front of the service or in it."""
     for text in (f"{lines}\n{_SERVER}", f"{_SERVER}{lines}\n"):
         found, _ = one(text)
-        base = {"verb": "forward", "listen": ["0.0.0.0:443"], "operands": ["localhost:80"]}
+        base = {
+            "verb": "forward",
+            "listen": ["0.0.0.0:443"],
+            "cert": ["s.pem"],
+            "operands": ["localhost:80"],
+        }
         assert found == base | options
 
 
@@ -82,6 +98,7 @@ def test_server(lines: str, options: dict[str, object]) -> None:
         ("protocol = pgsql\nsslVersion = TLSv1.3", {
             "backend-starttls": "postgres", "backend-tls-min": "1.3"
         }),
+        ("protocol = ldap", {"backend-starttls": "ldap"}),
     ],
 )  # fmt: skip
 def test_client(lines: str, options: dict[str, object]) -> None:
@@ -118,7 +135,11 @@ def test_no_line_is_passed_over(base: str) -> None:
     for name in _ALL.split():
         if name == "sni" and base is _SERVER:
             continue
-        (draft,) = stunnel.translate(f"{base}{name} = yes\n", "conf")
+        try:
+            (draft,) = stunnel.translate(f"{base}{name} = yes\n", "conf")
+        except ConfigError as exc:  # an address
+            assert str(exc).startswith(f"conf:{number}: ")
+            continue
         named = {each.setting.number for each in draft.remarks}
         assert number in named or draft.write() != before, name
 
@@ -136,10 +157,18 @@ def test_no_line_is_passed_over(base: str) -> None:
         *((line, LOST) for line in ("protocolHost = x:1", "protocolPassword = x")),
         *((line, NOTE) for line in ("securityLevel = 2", "CAfile = x", "checkHost = x")),
         *((line, LOST) for line in ("chroot = /x", "transparent = source", "protocol = smtp")),
-        *((line, LOST) for line in ("include = conf.d", "local = 192.0.2.1", "setgid = x")),
+        *(
+            (line, LOST)
+            for line in ("exec = /bin/x\nclient = yes", "local = 192.0.2.1", "setgid = x")
+        ),
+        *((line, LOST) for line in ("CApath = x\nCAfile = y\nverifyChain = yes", "execArgs = x y")),
+        *((line, LOST) for line in ("socket = l:IP_TOS=8", "key = x\ncert =")),
+        *((line, NOTE) for line in ("socket = l:TCP_NODELAY=1", "options = -NO_SSLv3")),
+        *((line, SECURITY) for line in ("include = /nowhere", "requireCert = yes", "CRLpath = x")),
+        *((line, SECURITY) for line in ("socket = a:SO_BINDTODEVICE=eth0",)),
         *((line, SECURITY) for line in ("libwrap = yes", "PSKsecrets = x", "fips = yes")),
         *((line, SECURITY) for line in ("verifyPeer = yes", "OCSP = http://x", "checkEmail = x")),
-        *((line, SECURITY) for line in ("options = ALL", "securityLevel = 3", "config = X:y")),
+        *((line, SECURITY) for line in ("options = ODD", "securityLevel = 3", "config = X:y")),
         *((line, SECURITY) for line in ("ciphers = RC4", "curve = sect163k1", "whatever = x")),
         *((line, SECURITY) for line in ("cert = pkcs11:x", "cert = a.p12", "verifyChain = yes")),
         *((line, SECURITY) for line in ("verify = 5",)),
@@ -174,35 +203,77 @@ def test_addresses() -> None:
 
 def test_program() -> None:
     """It is run by `listen`; its first argument is its name there."""
-    found, lost = one("TIMEOUTidle = 5\n[s]\naccept = 1\nexec = /bin/p\nexecArgs = p -a b\n")
-    assert found == {"verb": "listen", "listen": ["0.0.0.0:1"], "program": ["/bin/p", "-a", "b"]}
-    assert lost == {"TIMEOUTidle": LOST}
+    found, lost = one(
+        "cert = c\nTIMEOUTidle = 5\nprotocol = proxy\n"
+        "[s]\naccept = 1\nexec = /bin/p\nexecArgs = p -a b\n"
+    )
+    assert found == {
+        "verb": "listen",
+        "listen": ["0.0.0.0:1"],
+        "cert": ["c"],
+        "program": ["/bin/p", "-a", "b"],
+    }
+    assert lost == {"TIMEOUTidle": LOST, "protocol": LOST}
 
 
-def test_names() -> None:
-    """A service for a name becomes a route, if all else that is about TLS is the same."""
-    master = f"cert = a\n{_SERVER}cert = b\n"
-    found, lost = one(f"{master}[t]\nsni = s:*.t.example\nsni = s:t\ncert = c\nconnect = 81\n")
-    assert found["cert"] == ["b", "c"]
-    assert found["route"] == ["sni:*.t.example=localhost:81", "sni:t=localhost:81"]
-    assert lost == {}
-    _, lost = one(f"{master}[t]\nsni = s:t\nverifyChain = yes\nCAfile = x\nconnect = 81\n")
-    assert lost == {"sni": SECURITY}
-    with pytest.raises(ConfigError, match=r"no service \[x\]"):
-        one(f"{master}[t]\nsni = x:t\nconnect = 1\n")
+def test_sections_of_one_name() -> None:
+    """Each is a service, as in stunnel."""
+    drafts = stunnel.translate(f"{_SERVER}[s]\naccept = 444\nconnect = 81\n", "conf")
+    assert [draft.options["listen"] for draft in drafts] == [["0.0.0.0:443"], ["0.0.0.0:444"]]
 
 
-def test_pins(pki: Pki) -> None:
-    """A peer that is known by its certificate is known by its key."""
-    found, lost = one(f"{_CLIENT}verifyPeer = yes\nCAfile = {pki.good.certificate}\n")
-    assert found["backend-no-verify"] is True
-    pins = found["backend-pin"]
-    assert isinstance(pins, list)
-    assert all(str(pin).startswith("sha256//") for pin in pins)
-    assert lost == {"CAfile": NOTE}
-    for file in ("", "CAfile = /nowhere\n"):
-        _, lost = one(f"{_CLIENT}verifyPeer = yes\n{file}")
+def test_what_is_missing() -> None:
+    """A service that lacks what tlsify cannot do without is named."""
+    for text, missing in {
+        "[s]\nconnect = 80\ncert = c\n": "accept",
+        "[s]\naccept = 80\ncert = c\n": "connect",
+        "[s]\naccept = 80\nconnect = 81\n": "cert",
+    }.items():
+        (draft,) = stunnel.translate(text, "conf")
+        assert [str(remark).split(": ")[:3] for remark in draft.remarks] == [["s", "lost", missing]]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "accept = *:443",
+        "accept = 1 ; comment",
+        "connect = HOST:PORT",
+        "connect =",
+    ],
+)
+def test_no_address(line: str) -> None:
+    """The line is named, whatever stunnel makes of it."""
+    with pytest.raises(ConfigError, match=r"^conf:5: ") as caught:
+        one(f"{_SERVER}{line}\n")
+    assert caught.value.hint
+
+
+def test_pins(pki: Pki, tmp_path: Path) -> None:
+    """A peer that is known by its certificate is known by its key, if that has a right name."""
+    known = tmp_path / "known.pem"
+    known.write_bytes(pki.good.certificate.read_bytes())
+    client = f"{_CLIENT}verifyPeer = yes\n"
+    for name in ("", "checkHost = localhost\n"):
+        found, lost = one(f"{client}CAfile = {known}\n{name}")
+        assert found["backend-no-verify"] is True
+        assert "backend-ref-id" not in found  # it would not be looked at
+        pins = found["backend-pin"]
+        assert isinstance(pins, list)
+        assert all(str(pin).startswith("sha256//") for pin in pins)
+        assert lost == {"CAfile": NOTE}
+    for lines in (
+        "",
+        "CAfile = /nowhere\n",
+        f"CAfile = {known}\ncheckHost = another.example\n",
+        f"CAfile = {known}\ncheckHost = .example\n",
+        f"CAfile = {known}\nCRLfile = x\ncheckHost = another.example\n",
+    ):
+        found, lost = one(f"{client}{lines}")
         assert SECURITY in lost.values()
+        assert "backend-no-verify" not in found  # not even by --lossy
+    _, lost = one(f"{client}CAfile = {known}\nCRLfile = x\n")
+    assert lost["CRLfile"] is SECURITY
 
 
 @pytest.mark.parametrize("text", ["", "accept = 1\n", "[s]\nnonsense\n"])
@@ -214,7 +285,7 @@ def test_no_configuration(text: str) -> None:
     assert caught.value.hint
 
 
-@given(st.text("[]=;#\n s:/1axy", max_size=60))
+@given(st.text("[]=;#\n s:/1axy\x01", max_size=60))
 def test_any_text(text: str) -> None:
     """It is translated into TOML, or refused."""
     try:

@@ -36,6 +36,15 @@ def test_folder_of_no_use(tmp_path: Path) -> None:
         refused(*line).failed(96, said)
 
 
+def test_folder_without_locks(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The server starts with the certificates that are there, and says what it cannot do."""
+    tmp_path.chmod(0o700)
+    (tmp_path / ".servers").mkdir()  # a file system that is read-only fails in the same call
+    found = automatic.read(parsed(*_AGREED, "--acme-dir", tmp_path), prepare=True)
+    assert found.certificates is not None
+    assert f"nothing can be renewed in {tmp_path}: EISDIR" in caplog.text
+
+
 def test_package_that_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The error names the extra."""
     monkeypatch.setattr(automatic, "find_spec", lambda _: None)

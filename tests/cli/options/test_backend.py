@@ -67,6 +67,22 @@ def test_everything_said(pki: Pki, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert set(backend_options.files(given)) == {pki.authority, combined}
 
 
+def test_what_is_to_be_verified() -> None:
+    """A backend without a name needs one; what no-verify leaves without effect is no option."""
+    for words, said in (
+        (["tls:unix:/b"], "add --backend-servername NAME or --backend-ref-id"),
+        (["b.example:2", "--backend-no-verify", "--backend-ref-id", "dns:x"], "leave it out"),
+    ):
+        given = read("--connect", ":1", *words)
+        with pytest.raises(UsageError) as caught:
+            backend_options.configure(given, given.rules)
+        assert said in str(caught.value.hint)
+    own = ["--backend-ref-id", "dns:x", "--backend-for", "b.example:2=no-verify"]
+    given = read("--connect", ":1", *own, "b.example:2")
+    (config,) = backend_options.configure(given, given.rules).values()
+    assert not config.verify
+
+
 def test_no_tls() -> None:
     """Without TLS to any backend there is nothing to configure, and nothing may be said."""
     given = read(":1", "a.example:1")

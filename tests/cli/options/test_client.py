@@ -116,6 +116,8 @@ def test_warning(caplog: pytest.LogCaptureFixture) -> None:
         (("--keylog",), "h", "--keylog without a file"),
         (("--ca", "/nonexistent"), "h", "/nonexistent"),
         (("--crl", "/nonexistent"), "h", "/nonexistent"),
+        (("--no-verify", "--ref-id", "dns:h"), "h", "without effect: --ref-id"),
+        (("--no-verify", "--crl", "x"), "h", "without effect: --ref-id or --crl"),
         (("--cert", "x"), "h", "cannot read certificate x"),
         (("--key", "x"), "h", "without its certificate"),
         (("--cert", "x", "--key", "x", "--key-fd", "5"), "h", "exclude"),

@@ -6,11 +6,14 @@ import asyncio
 import errno
 import logging
 import os
+import time
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tlsify.errors import BackendError, IdentityError
+from tlsify.serving.backend import choice
 from tlsify.serving.backend.address import Backend
 from tlsify.serving.backend.choice import Backends
 from tlsify.serving.backend.routes import Rule, Traits
@@ -61,7 +64,7 @@ def test_first_rule_decides() -> None:
 
 
 def test_failover(caplog: pytest.LogCaptureFixture) -> None:
-    """The next takes over, is asked first from then on, and the first is back once it answers."""
+    """The next takes over, and is asked first for some time, or until it fails itself."""
     backends, attempt = Backends(ALL, 5), Attempts(up={B})
     assert [reach(backends, attempt) for _ in range(3)] == [B] * 3
     assert attempt.tried == [A, B, B, B]
@@ -76,6 +79,22 @@ def test_failover(caplog: pytest.LogCaptureFixture) -> None:
         "backend 127.0.0.1:2 takes no connections: ECONNREFUSED: Connection refused",
         "backend 127.0.0.1:1 takes connections again",
     ]
+
+
+@pytest.mark.parametrize("is_checked", [False, True])
+def test_return(is_checked: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One connection after some seconds finds out; where there are health checks, none does."""
+    backends, attempt = Backends(ALL, 5), Attempts(up={B})
+    backends.is_checked = is_checked
+    reach(backends, attempt)
+    attempt.tried.clear()
+    now = [time.monotonic() + 11]
+    monkeypatch.setattr(choice, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    assert [reach(backends, attempt) for _ in range(2)] == [B, B]
+    assert attempt.tried == ([B, B] if is_checked else [A, B, B])
+    attempt.up = {A, B}
+    now[0] += 11
+    assert [reach(backends, attempt) for _ in range(2)] == ([B, B] if is_checked else [A, A])
 
 
 class Late(Attempts):

@@ -125,6 +125,27 @@ def test_answers(answer: bytes, caplog: pytest.LogCaptureFixture) -> None:
     ]
 
 
+def test_bug(caplog: pytest.LogCaptureFixture) -> None:
+    """It is logged as one, and the next check is another."""
+    backends = Backends([Rule(None, None, (Backend("a", 1),))], 5)
+    asked: list[float] = []
+
+    async def connect(_: Backend, seconds: float) -> object:
+        asked.append(seconds)
+        raise ValueError("a bug")
+
+    async def run() -> None:
+        health = HealthChecks(backends, connect, Checks(None, interval=0.001))  # type: ignore[arg-type]
+        health.begin()
+        await become(backends, up=False)
+        await health.end()
+
+    asyncio.run(run())
+    assert len(asked) >= 3
+    assert "bug in a health check" in caplog.text
+    assert "takes no connections: ValueError('a bug')" in caplog.text
+
+
 def test_backend_that_a_client_found_down() -> None:
     """It needs as many good checks as any other, however many there have been before."""
 

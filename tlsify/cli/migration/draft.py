@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
 
 from tlsify.errors import ConfigError
+from tlsify.logs.text import printable
 from tlsify.names import ReferenceIdentifier
 
 # What the kinds of identities are called in a message.
@@ -26,11 +28,10 @@ class Weight(StrEnum):
     SECURITY = "security"  # a peer could do, or see, what it could not before
 
 
-# Settings whose values are passwords, or keys.
-_SECRET = frozenset(
-    {"protocolpassword", "protocolusername", "storepass", "pkcs11-pin", "enginectrl"}
-    | {"ticketkeysecret", "ticketmacsecret"}
-)
+# Settings whose values are passwords, or keys: theirs, and those that have a typing error.
+_SECRET = re.compile(r"pass|secret$|pin$|username|enginectrl|parameter", re.IGNORECASE)
+# The same in a part of a value: of a URI for PKCS #11 (RFC 7512), and of a URL.
+_SECRET_PART = re.compile(r"(?<=pin-value=)[^;&?]*|(?<=://)[^/@]*(?=@)")
 
 
 class Setting(NamedTuple):
@@ -50,12 +51,12 @@ class Setting(NamedTuple):
 
     @property
     def place(self) -> str:
-        """Spell where it stands, such as ``stunnel.conf:12``."""
-        return f"{self.source}:{self.number}"
+        """Spell where it stands, such as ``stunnel.conf:12``; alone if it does not stand there."""
+        return f"{self.source}:{self.number}" if self.number else self.source
 
     def __str__(self) -> str:
         """Spell it for a message, and for a file that others may read."""
-        value = "***" if self.name.lower() in _SECRET else self.value
+        value = "***" if _SECRET.search(self.name) else _SECRET_PART.sub("***", self.value)
         return f"{self.name} = {value}" if self.value else self.name
 
 
@@ -74,7 +75,7 @@ class Remark(NamedTuple):
 
     def __str__(self) -> str:
         """Spell it as a line."""
-        return f"{self.setting.place}: {self.weight}: {self.setting}: {self.why}"
+        return printable(f"{self.setting.place}: {self.weight}: {self.setting}: {self.why}")
 
 
 @dataclass(slots=True)
@@ -115,6 +116,10 @@ class Draft:
         else:
             self.add(option, identity)
 
+    def miss(self, option: str, why: str) -> None:
+        """Remark that the other program has not said what the service needs."""
+        self.lose(Setting(option, "", self.name), f"there is none: {why}")
+
     def note(self, setting: Setting, why: str) -> None:
         """Remark that nothing is lost."""
         self.remarks.append(Remark(setting, Weight.NOTE, why))
@@ -130,7 +135,7 @@ class Draft:
     def write(self) -> str:
         """Return the text of the file, with a comment for each setting that is lost."""
         lost = [remark for remark in self.remarks if remark.weight is not Weight.NOTE]
-        lines = [f"# {line}" for remark in lost for line in str(remark).splitlines()]
+        lines = [f"# {remark}" for remark in lost]
         given: dict[str, object] = {"verb": self.verb, **self.options}
         if self.pairs:
             chains, keys = (list(each) for each in zip(*self.pairs, strict=True))

@@ -10,7 +10,7 @@ from tlsify.cli.migration.draft import Draft, Setting
 from tlsify.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
 _SWITCHES = frozenset(
     {
@@ -21,10 +21,10 @@ _SWITCHES = frozenset(
     }
 )
 _ODD = {"allow-unsafe-cipher-suites"}  # it allows no client
-_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_UNITS = {"ns": 1e-9, "us": 1e-6, "\u00b5s": 1e-6, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 # Addresses of sockets that systemd or launchd passes.
 _PASSED = ("systemd:", "launchd:")
-_DURATION = re.compile(r"([0-9.]+)(ms|s|m|h)")
+_DURATION = re.compile(r"([0-9]+\.?[0-9]*)(ns|us|\u00b5s|ms|s|m|h)")
 # Names by which peers are accepted: what follows allow- and verify-, in old spellings, too.
 _KINDS = {
     "dns": "dns",
@@ -47,6 +47,8 @@ _NEEDLESS = {
     "metrics-interval": "Prometheus asks by itself",
     "allow-unsafe-cipher-suites": "tlsify has none",
 }
+# Flags that say where the certificate comes from.
+_CERTIFICATES = ("keystore", "cert", "key", "auto-acme-cert", "use-workload-api", "pkcs11-module")
 _CIPHERS = {"AES": ["aes-128-gcm", "aes-256-gcm"], "CHACHA": ["chacha20-poly1305"]}
 _LOST = {
     **dict.fromkeys(("metrics-graphite", "metrics-url"), "see metrics, for Prometheus"),
@@ -72,7 +74,8 @@ def translate(words: Sequence[str]) -> list[Draft]:
     Raises:
         ConfigError: it is none of ghostunnel's.
     """
-    settings = list(_settings(words))
+    settings = list(_without_those_off(_settings(words)))
+    settings.sort(key=lambda each: each.name == "auto-acme-testca")  # which replaces auto-acme-ca
     modes = [each.value for each in settings if not each.name]
     if modes not in (["server"], ["client"]):
         raise ConfigError(
@@ -98,6 +101,8 @@ def translate(words: Sequence[str]) -> list[Draft]:
     for setting in settings:
         if setting.name:
             translation.translate(setting)
+    if not is_client and names.isdisjoint(_CERTIFICATES):
+        draft.miss("keystore", "name it in cert; ghostunnel may have it by $KEYSTORE_PATH")
     return [draft]
 
 
@@ -112,11 +117,21 @@ def _settings(words: Sequence[str]) -> Iterator[Setting]:
             continue
         at = number
         name, equals, value = word.removeprefix("--").partition("=")
-        if name not in _SWITCHES and not equals:
+        if name.removeprefix("no-") in _SWITCHES:
+            if equals:
+                raise ConfigError(f"{word}: --{name} takes no value", hint=f"write --{name}")
+        elif not equals:
             if not left:
                 raise ConfigError(f"--{name} has no value", hint="write the whole command line")
             value, number = left.pop(0), number + 1
         yield Setting(name, value, "word", at)
+
+
+def _without_those_off(settings: Iterable[Setting]) -> Iterator[Setting]:
+    """Leave out switches that are off: of --SWITCH and --no-SWITCH the last one counts."""
+    found = list(settings)
+    last = {each.name.removeprefix("no-"): each.name for each in found}
+    return (each for each in found if last.get(each.name) == each.name)
 
 
 class _Translation:
@@ -170,7 +185,13 @@ class _Translation:
         return lambda setting: self._draft.options.update({option: setting.value})
 
     def _duration(self, option: str) -> Callable[[Setting], None]:
-        return lambda setting: self._draft.options.update({option: _seconds(setting)})
+        def translate(setting: Setting) -> None:
+            if seconds := _seconds(setting):
+                self._draft.options[option] = seconds
+            else:
+                self._draft.lose(setting, f"{option} is more than 0")
+
+        return translate
 
     def _listen(self, setting: Setting) -> None:
         if setting.value.startswith(_PASSED):

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
-from tlsify.cli.migration import suites, verification
+from tlsify.addresses import Address
+from tlsify.cli.migration import by_name, sections, suites, verification
 from tlsify.cli.migration.draft import Draft, Setting
 from tlsify.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable
 
-_SECTION = re.compile(r"\[(.*)\]")
-_YES = "yes"
+    from tlsify.cli.migration.sections import Service
+
 _LEVELS = ("error", "error", "error", "error", "warning", "notice", "info", "debug")
 _LEVEL_NAMES = ("emerg", "alert", "crit", "err", "warning", "notice", "info", "debug")
 _STRICTEST = 2  # OpenSSL's security level, in tlsify
-_STARTTLS = {"pgsql": "postgres", **{name: name for name in ("imap", "nntp", "pop3", "smtp")}}
+_STARTTLS = {
+    "pgsql": "postgres",
+    **{name: name for name in ("imap", "ldap", "nntp", "pop3", "smtp")},
+}
 # What it is told of protocols, besides their names.
 _OF_PROTOCOLS = tuple(
     f"protocol{each}"
@@ -42,17 +45,15 @@ _NEEDLESS = {
     **dict.fromkeys(("ticketkeysecret", "ticketmacsecret"), "ticket keys are made at random"),
     "renegotiation": "tlsify never renegotiates",
     "timeoutclose": "the peer has 30 seconds to take the end",
-    "requirecert": "see verifyChain",
-    "socket": "TCP keepalive and TCP_NODELAY are set",
     "dhparam": "tlsify has no finite-field groups",
 }
 _LOST = {
     "chroot": "workers are confined by Landlock instead (sandbox)",
-    "include": "import the files in that folder one by one",
     "transparent": "tlsify does not use clients' addresses; see proxy-protocol",
     "local": "tlsify leaves the source address to the system",
     "redirect": "a client without a valid certificate is refused",
     "retry": "let systemd start it again",
+    "execargs": "there is no program for them",
     "pty": "PROG gets sockets, and no terminal",
 }
 _UNSAFE = {
@@ -66,14 +67,29 @@ _UNSAFE = {
     "psksecrets": "tlsify has no pre-shared keys",
     "pskidentity": "tlsify has no pre-shared keys",
     "config": "tlsify passes no commands to OpenSSL",
+    "include": "the files in that folder cannot be read here: whatever they say is missing",
 }
-# Of `options`: what tlsify does in any case.
+# Of `options`: what tlsify does in any case, and what it is stricter about.
 _ALWAYS = frozenset(
     {
-        *("NO_COMPRESSION", "NO_RENEGOTIATION"),
+        *("NO_COMPRESSION", "NO_RENEGOTIATION", "ALL", "PRIORITIZE_CHACHA", "TLSEXT_PADDING"),
         *("NO_TICKET", "SINGLE_DH_USE", "SINGLE_ECDH_USE", "CIPHER_SERVER_PREFERENCE"),
         *("NO_SESSION_RESUMPTION_ON_RENEGOTIATION", "DONT_INSERT_EMPTY_FRAGMENTS"),
+        *("LEGACY_SERVER_CONNECT", "ALLOW_UNSAFE_LEGACY_RENEGOTIATION", "TLS_ROLLBACK_BUG"),
+        *("MICROSOFT_SESS_ID_BUG", "NETSCAPE_CHALLENGE_BUG", "SSLREF2_REUSE_CERT_TYPE_BUG"),
+        *("MICROSOFT_BIG_SSLV3_BUFFER", "SSLEAY_080_CLIENT_DH_BUG", "TLS_D5_BUG"),
+        *("TLS_BLOCK_PADDING_BUG", "NETSCAPE_REUSE_CIPHER_CHANGE_BUG", "CRYPTOPRO_TLSEXT_BUG"),
     }
+)
+# Of `socket`: what no peer sees, and what tlsify sets by itself.
+_UNSEEN = (
+    "TCP_NODELAY",
+    "SO_KEEPALIVE",
+    "TCP_KEEP",
+    "SO_REUSEADDR",
+    "SO_LINGER",
+    "SO_RCV",
+    "SO_SND",
 )
 
 
@@ -86,43 +102,6 @@ _SPANS = {
 _TIMES = {"TIMEOUTbusy": "timeout", "TIMEOUTconnect": "connect-timeout", "TIMEOUTidle": "idle"}
 
 
-# What is the same in tlsify for all names at an address.
-_OF_ALL_NAMES = (
-    *("client-cert", "client-ca", "client-ref-id", "crl", "ciphers", "groups"),
-    *("tls-min", "tls-max", "proxy-protocol"),
-)
-
-
-class _Service:
-    """One section, with what the lines in front of all sections say for it."""
-
-    def __init__(self, name: str, settings: list[Setting]) -> None:
-        self.name = name
-        self._left: dict[str, list[Setting]] = {}
-        for setting in settings:
-            self._left.setdefault(setting.name.lower(), []).append(setting)
-
-    def all(self, name: str) -> list[Setting]:
-        """Take all settings of a name, in their order."""
-        return self._left.pop(name.lower(), [])
-
-    def last(self, name: str) -> Setting | None:
-        """Take the setting that counts."""
-        found = self.all(name)
-        return found[-1] if found else None
-
-    def is_on(self, name: str) -> bool:
-        """Take a switch."""
-        found = self.last(name)
-        return found is not None and found.value.lower() == _YES
-
-    def rest(self) -> Iterator[Setting]:
-        """Take all that is left."""
-        for found in self._left.values():
-            yield from found
-        self._left.clear()
-
-
 def translate(text: str, name: str) -> list[Draft]:
     """Translate a configuration.
 
@@ -133,60 +112,33 @@ def translate(text: str, name: str) -> list[Draft]:
     Raises:
         ConfigError: it is none of stunnel's, or has no service.
     """
-    services = list(_services(text, name))
-    if not services:
-        raise ConfigError(
-            f"{name}: there is no [service]", hint='for inetd, see "tlsify accept --help"'
-        )
-    drafts: dict[str, Draft] = {}
+    drafts: list[Draft] = []
     slaves = []
-    for service in services:
+    for service in sections.read(text, name):
         client = service.last("client")
-        if client is not None and client.value.lower() != _YES:
+        if not sections.is_on(client):
             client = None
         if client is None and (patterns := service.all("sni")):
             slaves.append((service, patterns))
         else:
-            drafts[service.name] = _translate(service, client)
+            drafts.append(_translate(service, client))
     for service, patterns in slaves:
-        slave = _translate(service, None)
+        slave = _translate(service, None, is_slave=True)
         for pattern in patterns:
-            _add_slave(drafts, slave, pattern)
-    return list(drafts.values())
+            by_name.add(drafts, slave, pattern)
+    return drafts
 
 
-def _services(text: str, name: str) -> Iterator[_Service]:
-    common: list[Setting] = []
-    found = common
-    section = ""
-    for number, raw in enumerate(text.removeprefix("\ufeff").splitlines(), 1):
-        line = raw.strip()
-        if not line or line[0] in ";#":
-            continue
-        if (head := _SECTION.fullmatch(line)) is not None:
-            if section:
-                yield _Service(section, found)
-            section, found = head[1].strip(), list(common)
-            continue
-        option, equals, value = line.partition("=")
-        if not equals:
-            raise ConfigError(
-                f"{name}:{number}: {line!r} is no setting",
-                hint="stunnel's lines are OPTION = VALUE",
-            )
-        found.append(Setting(option.strip(), value.strip(), name, number))
-    if section:
-        yield _Service(section, found)
-
-
-def _translate(service: _Service, client: Setting | None) -> Draft:
+def _translate(service: Service, client: Setting | None, *, is_slave: bool = False) -> Draft:
     draft = Draft(service.name)
     of = "backend-" if client is not None else ""
     if client is not None:
         draft.options["connect"] = True
     for setting in service.all("accept"):
-        draft.add("listen", _to_listen(setting.value))
-    _translate_target(draft, service)
+        draft.add("listen", _address(setting, _to_listen, Address.to_listen))
+    if "listen" not in draft.options and not is_slave:
+        draft.miss("accept", "without listen tlsify takes the sockets that systemd passes")
+    _translate_target(draft, service, is_client=client is not None)
     _translate_pair(draft, service, of)
     if client is not None:
         verification.of_server(draft, service, client)
@@ -221,30 +173,50 @@ def _to_connect(value: str) -> str:
     return f"{_bracketed(host) or 'localhost'}:{port}"
 
 
+def _address(
+    setting: Setting, translated: Callable[[str], str], check: Callable[[str], object]
+) -> str:
+    """Translate an address.
+
+    Raises:
+        ConfigError: it is none, neither there nor here.
+    """
+    text = translated(setting.value)
+    try:
+        check(text)
+    except ConfigError as exc:
+        raise ConfigError(f"{setting.place}: {setting}: {exc}", hint=exc.hint) from exc
+    return text
+
+
 def _bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host and not host.startswith("[") else host
 
 
-def _translate_target(draft: Draft, service: _Service) -> None:
+def _translate_target(draft: Draft, service: Service, *, is_client: bool) -> None:
     """Translate `connect` or `exec`."""
     backends = service.all("connect")
     failover = service.last("failover")
-    if (path := service.last("exec")) is not None:
+    path = service.last("exec")
+    if path is not None and is_client:
+        draft.lose(path, 'a client has a backend, and no program: see "tlsify connect --help"')
+    elif path is not None:
         if backends:
             draft.lose(backends[0], "connect and exec at once")
         arguments = service.last("execArgs")
         words = arguments.value.split() if arguments is not None else []
         draft.verb, draft.program = "listen", [path.value, *words[1:]]
         return
-    draft.operands = [",".join(_to_connect(each.value) for each in backends)] if backends else []
+    found = [_address(each, _to_connect, Address.to_connect) for each in backends]
+    draft.operands = [",".join(found)] if found else []
     if not backends:
-        draft.lose(Setting("connect", "", service.name), "there is none: name the backend")
-    if len(backends) > 1 and (failover is None or failover.value != "prio"):
+        draft.miss("connect", "name the backend")
+    if len(backends) > 1 and (failover is None or failover.value.lower() != "prio"):
         draft.options["balance"] = "round-robin"
 
 
-def _translate_pair(draft: Draft, service: _Service, of: str) -> None:
-    chain, key = service.last("cert"), service.last("key")
+def _translate_pair(draft: Draft, service: Service, of: str) -> None:
+    chain, key = service.file("cert"), service.file("key")
     for setting in (chain, key):
         if setting is not None and setting.value.startswith("pkcs11:"):
             draft.endanger(setting, "tlsify reads keys from files and descriptors only")
@@ -252,6 +224,8 @@ def _translate_pair(draft: Draft, service: _Service, of: str) -> None:
     if chain is None:
         if key is not None:
             draft.lose(key, "there is no cert for it")
+        if not of:
+            draft.miss("cert", "name the certificate and its key, in cert and key")
         return
     if chain.value.endswith((".p12", ".pfx")):
         draft.endanger(chain, "write it as PEM: openssl pkcs12 -in FILE -nodes -out FILE.pem")
@@ -262,7 +236,7 @@ def _translate_pair(draft: Draft, service: _Service, of: str) -> None:
         draft.pairs.append((chain.value, path))
 
 
-def _translate_tls(draft: Draft, service: _Service, of: str) -> None:
+def _translate_tls(draft: Draft, service: Service, of: str) -> None:
     lists = [service.last("ciphers"), service.last("ciphersuites")]
     if named := [setting for setting in lists if setting is not None]:
         suites.ciphers(draft, of, *named)
@@ -277,21 +251,22 @@ def _translate_tls(draft: Draft, service: _Service, of: str) -> None:
     _translate_versions(draft, service, of)
 
 
-def _translate_versions(draft: Draft, service: _Service, of: str) -> None:
-    allowed = set(suites.between("all", "all"))
-    said: list[Setting] = []
+def _translate_versions(draft: Draft, service: Service, of: str) -> None:
+    known = {f"NO_{name.upper()}": name for name in suites.between("all", "all")}
+    allowed, cleared, said = set(known.values()), set[str](), list[Setting]()
     for setting in service.all("options"):
-        version = setting.value.removeprefix("NO_").replace("v1_", "v1.")
-        if setting.value.startswith("NO_") and version in suites.between("all", "all"):
-            allowed.discard(version)
-            if version in suites.OURS:
-                said.append(setting)
-            else:
-                draft.note(setting, "tlsify never speaks a version older than TLS 1.2")
-        elif setting.value in _ALWAYS or setting.value.startswith("-NO_"):
+        option = setting.value.upper().removeprefix("-").replace("V1_", "V1.")
+        version, is_cleared = known.get(option), setting.value.startswith("-")
+        if version in suites.OURS:
+            said.append(setting)
+            (cleared.add if is_cleared else allowed.discard)(version)
+        elif version is not None:
+            draft.note(setting, "tlsify never speaks a version older than TLS 1.2")
+        elif is_cleared or option in _ALWAYS:
             draft.note(setting, "tlsify decides that by itself")
         else:
             draft.endanger(setting, "tlsify passes no options to OpenSSL")
+    allowed |= cleared  # whatever comes first
     for name, (first, last) in _SPANS.items():
         if (limit := service.last(name)) is not None:
             try:
@@ -304,7 +279,7 @@ def _translate_versions(draft: Draft, service: _Service, of: str) -> None:
         suites.versions(draft, of, allowed, said[-1])
 
 
-def _translate_protocol(draft: Draft, service: _Service, *, is_client: bool) -> None:
+def _translate_protocol(draft: Draft, service: Service, *, is_client: bool) -> None:
     for more in _OF_PROTOCOLS:
         for each in service.all(more):
             draft.lose(each, "tlsify asks for TLS, and for nothing else, in the other protocol")
@@ -312,7 +287,7 @@ def _translate_protocol(draft: Draft, service: _Service, *, is_client: bool) -> 
     if setting is None:
         return
     name = setting.value.lower()
-    if name == "proxy" and not is_client:
+    if name == "proxy" and not is_client and draft.verb == "forward":
         draft.options["proxy-protocol"] = "1"
     elif is_client and name in _STARTTLS:
         draft.options["backend-starttls"] = _STARTTLS[name]
@@ -320,7 +295,7 @@ def _translate_protocol(draft: Draft, service: _Service, *, is_client: bool) -> 
         draft.lose(setting, "tlsify does not speak it on this side")
 
 
-def _translate_process(draft: Draft, service: _Service) -> None:
+def _translate_process(draft: Draft, service: Service) -> None:
     user, group = service.last("setuid"), service.last("setgid")
     if user is not None:
         draft.options["user"] = user.value + (f":{group.value}" if group is not None else "")
@@ -338,7 +313,7 @@ def _translate_process(draft: Draft, service: _Service) -> None:
             draft.note(level, "see log-level")
 
 
-def _translate_times(draft: Draft, service: _Service) -> None:
+def _translate_times(draft: Draft, service: Service) -> None:
     for theirs, ours in _TIMES.items():
         if (setting := service.last(theirs)) is None:
             continue
@@ -352,33 +327,26 @@ def _translate_times(draft: Draft, service: _Service) -> None:
             draft.lose(setting, "tlsify wants seconds, more than 0")
 
 
-def _remark_on_rest(draft: Draft, service: _Service) -> None:
+def _remark_on_sockets(draft: Draft, service: Service) -> None:
+    for setting in service.all("socket"):
+        option = setting.value.partition(":")[2].partition("=")[0].strip().upper()
+        if option.startswith(_UNSEEN):
+            draft.note(setting, "TCP keepalive and TCP_NODELAY are set")
+        elif option == "SO_BINDTODEVICE":
+            draft.endanger(setting, "tlsify listens at an address, whatever device leads there")
+        else:
+            draft.lose(setting, "tlsify sets no such option of its sockets")
+
+
+def _remark_on_rest(draft: Draft, service: Service) -> None:
+    _remark_on_sockets(draft, service)
     for setting in service.rest():
         name = setting.name.lower()
         if name in _NEEDLESS:
             draft.note(setting, _NEEDLESS[name])
-        elif setting.value.lower() in {"no", "none"} and name in {*_LOST, *_UNSAFE}:
+        elif setting.value.lower() in {"", "no", "none"} and name in {*_LOST, *_UNSAFE}:
             draft.note(setting, "as it is in tlsify")
         elif name in _LOST:
             draft.lose(setting, _LOST[name])
         else:
             draft.endanger(setting, _UNSAFE.get(name, "tlsify knows no such setting"))
-
-
-def _add_slave(drafts: dict[str, Draft], slave: Draft, pattern: Setting) -> None:
-    """Add a section that is about one name to the one that listens."""
-    master, _, name = pattern.value.partition(":")
-    draft = drafts.get(master)
-    if draft is None:
-        raise ConfigError(
-            f"{pattern.place}: there is no service [{master}]", hint="correct the name in sni"
-        )
-    draft.remarks += slave.remarks
-    draft.pairs += [pair for pair in slave.pairs if pair not in draft.pairs]
-    for backend in slave.operands:
-        draft.add("route", f"sni:{name}={backend}")
-    for option in _OF_ALL_NAMES:
-        if draft.options.get(option) != slave.options.get(option):
-            draft.endanger(
-                pattern, f"[{master}] has another {option}, and tlsify one for all names"
-            )

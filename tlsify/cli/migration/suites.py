@@ -118,9 +118,14 @@ def versions(draft: Draft, of: str, allowed: Iterable[str], setting: Setting) ->
 def between(oldest: str, newest: str) -> list[str]:
     """Return OpenSSL's names of the versions from one to another.
 
+    Args:
+        oldest: in any case; "all" for the oldest that there is.
+        newest: the same of the newest.
+
     Raises:
         ValueError: one of them is unknown.
     """
-    first = 0 if oldest == "all" else _VERSIONS.index(oldest)
-    last = len(_VERSIONS) - 1 if newest == "all" else _VERSIONS.index(newest)
+    names = [name.lower() for name in _VERSIONS]
+    first = 0 if oldest.lower() == "all" else names.index(oldest.lower())
+    last = len(names) - 1 if newest.lower() == "all" else names.index(newest.lower())
     return list(_VERSIONS[first : last + 1])

@@ -3,59 +3,63 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from tlsify.cli.migration.sections import is_on
+from tlsify.credentials.pem import read_pem
+from tlsify.errors import ConfigError
+from tlsify.names import ReferenceIdentifier
+from tlsify.tls import certificates
+from tlsify.tls.identity import presents
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from tlsify.cli.migration.draft import Draft, Setting
+    from tlsify.cli.migration.sections import Service
 
 
-class Settings(Protocol):
-    """A service's settings, each of which can be taken once."""
-
-    def all(self, name: str) -> list[Setting]:
-        """Take all settings of a name."""
-
-    def last(self, name: str) -> Setting | None:
-        """Take the setting that counts."""
-
-    def is_on(self, name: str) -> bool:
-        """Take a switch."""
-
-
-_YES = "yes"
 _NAMES = {"checkHost": "dns", "checkIP": "ip"}
-_OCSP = ("OCSP", "OCSPaia", "OCSPflag", "OCSPnonce", "OCSPrequire", "CRLpath")
+_OCSP = ("OCSP", "OCSPaia", "OCSPflag", "OCSPnonce", "OCSPrequire")
+_SHOWN = "see client-cert; a server always shows a certificate"
 
 
 class _Wanted:
     """What is to be verified."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Service) -> None:
         self.chain, self.peer = settings.last("verifyChain"), settings.last("verifyPeer")
+        self.is_chain, self.is_peer = is_on(self.chain), is_on(self.peer)
         self.level = settings.last("verify")
-        self.authorities = settings.last("CAfile") or settings.last("CApath")
-        settings.all("CApath")
-        self.crl = settings.last("CRLfile")
+        self.certificate = settings.last("requireCert")
+        self.folder = _below(settings.root, settings.file("CApath"))
+        file = settings.file("CAfile")
+        self.authorities = file or self.folder
+        self.more = self.folder if file is not None else None
+        self.crl = settings.file("CRLfile")
+        self.crls = settings.file("CRLpath")
         self.names = {kind: settings.all(name) for name, kind in _NAMES.items()}
         self.emails = settings.all("checkEmail")
         self.others = [each for name in _OCSP for each in settings.all(name)]
 
     def is_by_chain(self) -> bool:
         """Return whether there has to be a path to an authority."""
-        return _is_yes(self.chain) or (
-            self.level is not None and self.level.value in {"1", "2", "3"}
-        )
+        return self.is_chain or (self.level is not None and self.level.value in {"1", "2", "3"})
 
     def is_by_peer(self) -> bool:
         """Return whether the peer's own certificate has to be known."""
-        return _is_yes(self.peer) or (self.level is not None and self.level.value in {"3", "4"})
+        return self.is_peer or (self.level is not None and self.level.value in {"3", "4"})
+
+    def is_certificate_optional(self) -> bool:
+        """Return whether a client without a certificate is let through: the last line decides."""
+        if self.level is not None and self.level.value == "1":
+            return True
+        if self.certificate is None or is_on(self.certificate):
+            return False
+        others = (each for each in (self.chain, self.peer, self.level) if each is not None)
+        return all(
+            each.source == self.certificate.source and each.number < self.certificate.number
+            for each in others
+        )
 
     def first(self) -> Setting | None:
         """Return a setting that wants verification; None if none does."""
@@ -63,18 +67,20 @@ class _Wanted:
         return next((each for each in (self.peer, self.chain, self.level) if each and wanted), None)
 
 
-def of_clients(draft: Draft, settings: Settings) -> None:
+def of_clients(draft: Draft, settings: Service) -> None:
     """Translate what a server verifies of its clients."""
     wanted = _Wanted(settings)
     _remark(draft, wanted)
     said = wanted.first()
     if said is None:
         _remark_on_idle(draft, wanted)
+        if wanted.certificate is not None and is_on(wanted.certificate):
+            why = "tlsify requires no certificate that it does not verify: see client-cert"
+            draft.endanger(wanted.certificate, why)
         return
     if wanted.is_by_peer():
         draft.endanger(said, "tlsify accepts clients by authority and name, not by certificate")
-    is_optional = wanted.level is not None and wanted.level.value == "1"
-    draft.options["client-cert"] = "request" if is_optional else "require"
+    draft.options["client-cert"] = "request" if wanted.is_certificate_optional() else "require"
     if wanted.authorities is None:
         draft.endanger(said, "there are no authorities (CAfile)")
     else:
@@ -86,7 +92,7 @@ def of_clients(draft: Draft, settings: Settings) -> None:
             draft.identify("client-ref-id", kind, name)
 
 
-def of_server(draft: Draft, settings: Settings, client: Setting) -> None:
+def of_server(draft: Draft, settings: Service, client: Setting) -> None:
     """Translate what a client verifies of its server, which tlsify does in any case.
 
     Args:
@@ -99,6 +105,8 @@ def of_server(draft: Draft, settings: Settings, client: Setting) -> None:
     said = wanted.first()
     if said is None:
         _remark_on_idle(draft, wanted)
+        if wanted.certificate is not None and is_on(wanted.certificate):
+            draft.note(wanted.certificate, _SHOWN)
         draft.note(
             client,
             "stunnel verifies no server here, tlsify does, by the system's authorities; name "
@@ -106,16 +114,24 @@ def of_server(draft: Draft, settings: Settings, client: Setting) -> None:
         )
         return
     if wanted.is_by_peer():
-        _pin(draft, wanted.authorities, said)
-        if not wanted.is_by_chain():
-            draft.options["backend-no-verify"] = True
-    if wanted.is_by_chain():
-        if wanted.authorities is not None:
-            draft.options["backend-ca"] = wanted.authorities.value
-        if not any(wanted.names.values()):
-            draft.note(
-                said, "tlsify verifies the name, too: that of connect, or backend-servername"
-            )
+        _pin(draft, wanted, said)
+    if not wanted.is_by_chain():
+        if "backend-pin" in draft.options:
+            draft.options["backend-no-verify"] = True  # and so neither names nor lists
+        if wanted.crl is not None:
+            draft.endanger(wanted.crl, "tlsify reads no list if the path is not verified")
+        return
+    _verify_path(draft, wanted, said)
+
+
+def _verify_path(draft: Draft, wanted: _Wanted, said: Setting) -> None:
+    """Translate the verification of a server's path, and of its names."""
+    if wanted.authorities is not None:
+        draft.options["backend-ca"] = wanted.authorities.value
+    else:
+        draft.note(said, "there is no CAfile: tlsify trusts the system's authorities")
+    if not any(wanted.names.values()):
+        draft.note(said, "tlsify verifies the name, too: that of connect, or backend-servername")
     if wanted.crl is not None:
         draft.options["backend-crl"] = wanted.crl.value
     for kind, names in wanted.names.items():
@@ -131,6 +147,16 @@ def _remark(draft: Draft, wanted: _Wanted) -> None:
     for setting in wanted.others:
         if setting.value.lower() != "no":
             draft.endanger(setting, "tlsify asks no responder about its peers: see crl")
+    if wanted.crls is not None:
+        draft.endanger(wanted.crls, "tlsify reads lists from one file: see crl")
+    if wanted.more is not None:
+        draft.lose(wanted.more, "tlsify has one place for authorities: put them into CAfile")
+    elif wanted.folder is not None:
+        draft.note(wanted.folder, "of a folder tlsify reads *.pem and *.crt, whatever their hashes")
+    if wanted.certificate is not None and not (
+        wanted.first() is None and is_on(wanted.certificate)
+    ):
+        draft.note(wanted.certificate, _SHOWN)
 
 
 def _remark_on_idle(draft: Draft, wanted: _Wanted) -> None:
@@ -141,28 +167,45 @@ def _remark_on_idle(draft: Draft, wanted: _Wanted) -> None:
             draft.note(setting, "without verifyChain or verifyPeer stunnel does not use it")
 
 
-def _pin(draft: Draft, file: Setting | None, said: Setting) -> None:
-    """Pin the public keys of the certificates in a file."""
+def _pin(draft: Draft, wanted: _Wanted, said: Setting) -> None:
+    """Pin the public keys of the certificates in a file, of those that have an accepted name."""
+    file = wanted.authorities
     if file is None:
         draft.endanger(said, "there are no certificates (CAfile)")
         return
     try:
-        found = x509.load_pem_x509_certificates(Path(file.value).read_bytes())
-    except (OSError, ValueError) as exc:
+        names = _identifiers(wanted)
+        found = [
+            certificates.key_hash(certificates.load(der))
+            for der in read_pem(Path(file.value).read_bytes(), "it")
+            if not names or presents(der, names)
+        ]
+    except (OSError, ConfigError, ValueError) as exc:
         draft.endanger(file, f"its certificates cannot be pinned: {exc}")
         return
-    for pin in _pins(found):
-        draft.add("backend-pin", pin)
+    if not all(found) or not found:
+        draft.endanger(file, "its certificates cannot be pinned: none that can has such a name")
+        return
+    for digest in found:
+        draft.add("backend-pin", f"sha256//{base64.b64encode(digest).decode()}")
     draft.note(file, "the public keys of its certificates are pinned")
 
 
-def _pins(certificates: Sequence[x509.Certificate]) -> list[str]:
-    keys = (
-        each.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-        for each in certificates
+def _identifiers(wanted: _Wanted) -> tuple[ReferenceIdentifier, ...]:
+    """Return the names of which a peer has to have one.
+
+    Raises:
+        ConfigError: tlsify has no such names.
+    """
+    return tuple(
+        ReferenceIdentifier.parse(f"{kind}:{name.value}").canonical()
+        for kind, names in wanted.names.items()
+        for name in names
     )
-    return [f"sha256//{base64.b64encode(hashlib.sha256(key).digest()).decode()}" for key in keys]
 
 
-def _is_yes(setting: Setting | None) -> bool:
-    return setting is not None and setting.value.lower() == _YES
+def _below(root: str, folder: Setting | None) -> Setting | None:
+    """Return a folder as it is called outside of chroot."""
+    if folder is None or not root:
+        return folder
+    return folder._replace(value=f"{root.rstrip('/')}/{folder.value.lstrip('/')}")

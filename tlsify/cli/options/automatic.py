@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from dataclasses import dataclass, field, replace
@@ -25,6 +26,7 @@ from tlsify.renewal.web import Place
 from tlsify.serving.errands import Errand
 from tlsify.status.host import Finding
 from tlsify.system.modes import make_private
+from tlsify.system.os_errors import explain
 from tlsify.system.sandbox import Reach, resolvers
 from tlsify.trust import store
 
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
 
     from tlsify.config import ServerConfig
     from tlsify.credentials.key_pair import KeyPair
+
+_log = logging.getLogger("tlsify")
 
 _DNS, _HTTP, _HTTPS = 53, 80, 443
 _BASE64 = re.compile(r"[A-Za-z0-9_-]+")
@@ -172,7 +176,10 @@ def read(arguments: argparse.Namespace, *, prepare: bool = False) -> Automatic:
     board = Board()
     renewal = Renewal(_authority(arguments), wanted, folder, board)
     if prepare:
-        renewal.sharing.join()
+        try:
+            renewal.sharing.join()
+        except OSError as exc:  # the certificates that are there do without it
+            _log.warning("ACME: nothing can be renewed in %s: %s", path, explain(exc))
     return Automatic(renewal, board, responses)
 
 

@@ -158,9 +158,13 @@ def configure(arguments: argparse.Namespace, rules: Iterable[Rule]) -> dict[Back
             if own.session_store is not None:
                 _prepare_store(own.session_store, arguments.user)
             bases[alone] = client_options.configure(
-                own, backend.host or None, has_environment=False, at_once=at_once
+                own,
+                backend.host or None,
+                of=_OF,
+                has_environment=False,
+                at_once=at_once,
             )
-        name, identities = client_options.choose(own, backend.host or None)
+        name, identities = client_options.choose(own, backend.host or None, _OF)
         found[backend] = replace(bases[alone], server_name=name, identities=identities)
     return found
 
@@ -199,8 +203,10 @@ def _own(arguments: argparse.Namespace, address: Address | None = None) -> Names
     # What goes together is replaced together.
     if "cert" in alone:
         found["key"] = None
-    if "servername" in alone:
+    if "servername" in alone or "no_verify" in alone:
         found["ref_id"] = None
+    if "no_verify" in alone:
+        found["crl"] = None
     return Namespace(**found | alone)
 
 

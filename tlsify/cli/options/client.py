@@ -77,20 +77,32 @@ def _name(text: str) -> str:
 
 
 def choose(
-    arguments: argparse.Namespace, host: str | None
+    arguments: argparse.Namespace, host: str | None, of: str = ""
 ) -> tuple[str | None, tuple[ReferenceIdentifier, ...]]:
     """Return what name to send (SNI) unless it is an address, and which identities to accept.
 
+    Args:
+        arguments: parsed.
+        host: name or address that the user wants to reach, if given.
+        of: stands in front of the options' names.
+
     Raises:
-        ConfigError: no identity is given to verify, or there can be no such name.
+        ConfigError: no identity is given to verify, or there can be no such name, or what is to be
+            verified is not.
     """
+    if arguments.no_verify and (arguments.ref_id or arguments.crl):
+        raise UsageError(
+            f"--{of}no-verify, and what it leaves without effect: --{of}ref-id or --{of}crl",
+            hint=f"leave it out, or these; --{of}pin is looked at in any case",
+        )
     name = arguments.servername or host
     identities = tuple(arguments.ref_id or ())
     if not identities and name is not None:
         identities = (reading(ReferenceIdentifier.for_host, name),)
     if not identities and not arguments.no_verify:
         raise UsageError(
-            "no server name or identity to verify", hint="add --servername NAME or --ref-id"
+            "no server name or identity to verify",
+            hint=f"add --{of}servername NAME or --{of}ref-id",
         )
     return name, identities
 
@@ -99,6 +111,7 @@ def configure(
     arguments: argparse.Namespace,
     host: str | None,
     *,
+    of: str = "",
     has_environment: bool = True,
     at_once: bool = False,
 ) -> ClientConfig:
@@ -107,13 +120,14 @@ def configure(
     Args:
         arguments: parsed.
         host: name or address that the user wants to reach, if given.
+        of: as for `choose`.
         has_environment: whether it says what no argument does.
         at_once: as `shared.load_trust` has it.
 
     Raises:
         ConfigError: a file is unusable, or no identity is given to verify.
     """
-    server_name, identities = choose(arguments, host)
+    server_name, identities = choose(arguments, host, of)
     if arguments.no_verify and not arguments.pin:
         _log.warning("the peer is not verified")
     trusted, key_pair = arguments.ca, None

@@ -72,8 +72,17 @@ def read(path: Path) -> Words:
     Raises:
         ConfigError: unreadable, no TOML, or not what the command line could say, too.
     """
+    return parse(read_file(path, "configuration"), str(path))
+
+
+def parse(content: bytes, path: str) -> Words:
+    """Read the content of a file.
+
+    Raises:
+        ConfigError: no TOML, or not what the command line could say, too.
+    """
     try:
-        given = tomllib.loads(read_file(path, "configuration").decode())
+        given = tomllib.loads(content.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
         raise ConfigError(f"{path}: {exc}", hint="see toml.io for the format") from exc
     verb = given.pop(_VERB, None)

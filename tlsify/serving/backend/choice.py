@@ -6,6 +6,7 @@ import asyncio
 import errno
 import logging
 import socket
+import time
 from typing import TYPE_CHECKING, TypeVar
 
 from tlsify.aio.outcomes import FAILURES
@@ -27,6 +28,8 @@ _OURS = {"peer": None}
 
 # Seconds to wait before all backends are tried again; doubled each time, up to the second value.
 _PAUSE, _LONGEST_PAUSE = 0.02, 1.0
+# Seconds for which a backend that has failed is asked after the others.
+_REST = 10.0
 # What may pass by itself; any other error is an answer, and will be the same in a moment.
 _PASSING = {
     errno.EAGAIN, errno.EINTR, errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM,
@@ -37,9 +40,10 @@ _PASSING = {
 class Backends:
     """Finds a backend that takes a connection.
 
-    One that has failed is tried after the others until it has been reached again, or, with health
-    checks, until these have it up again. If all fail, it begins anew after a pause for as long as
-    that may help: until the time is over, or not at all where each of them has refused.
+    One that has failed is tried after the others, apart from one connection every some seconds,
+    until it has been reached again, or, with health checks, until these have it up again. If all
+    fail, it begins anew after a pause for as long as that may help: until the time is over, or not
+    at all where each of them has refused.
 
     Attributes:
         is_checked: whether there are health checks.
@@ -66,7 +70,7 @@ class Backends:
         self._rules = tuple(rules)
         self._timeout = timeout
         self._retry = retry
-        self._down: set[Backend] = set()
+        self._down: dict[Backend, float] = {}  # until when each is tried after the others
         self._order = Order(balance)
 
     async def reach(
@@ -92,10 +96,12 @@ class Backends:
         began, pause = loop.time(), _PAUSE
         failures: dict[Backend, Exception] = {}  # the last of each
         while True:
-            for backend in self._order.of(backends, self._down):
+            for backend in self._order.of(backends, self._resting()):
                 left = began + max(self._timeout, self._retry) - loop.time()
                 if left <= 0 and failures:
                     break  # a limit of ours is no fault of theirs
+                if backend in self._down:  # the next connection need not wait for this one
+                    self._rest(backend)
                 try:
                     with self._order.trying(backend):
                         found = await attempt(backend, min(self._timeout / len(backends), left))
@@ -137,17 +143,25 @@ class Backends:
         """Return whether a backend is tried after the others."""
         return backend in self._down
 
+    def _resting(self) -> list[Backend]:
+        """Return the backends that are asked after the others."""
+        now = time.monotonic()
+        return [each for each, until in self._down.items() if self.is_checked or now < until]
+
+    def _rest(self, backend: Backend) -> None:
+        self._down[backend] = time.monotonic() + _REST
+
     def fall(self, backend: Backend, failure: str) -> None:
         """Note that a backend takes no connections."""
         if backend not in self._down:
-            self._down.add(backend)
+            self._rest(backend)
             count(Event.BACKEND_DOWN)
             _log.warning("backend %s takes no connections: %s", backend, failure, extra=_OURS)
 
     def rise(self, backend: Backend) -> None:
         """Note that a backend takes connections."""
         if backend in self._down:
-            self._down.discard(backend)
+            del self._down[backend]
             _log.warning("backend %s takes connections again", backend, extra=_OURS)
 
 

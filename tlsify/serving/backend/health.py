@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
     # Connects to a backend within some seconds, as for a client.
     Connect: TypeAlias = Callable[[Backend, float], Awaitable[Handoff | Plain]]
+
+_log = logging.getLogger("tlsify")
 
 _STATUS_LINE = re.compile(rb"HTTP/1\.[01] ([23])[0-9][0-9][ \r]")
 _LONGEST = 2**10
@@ -104,6 +107,9 @@ class HealthChecks:
             return explain(exc)
         except (*FAILURES, BackendError) as exc:
             return str(exc)
+        except Exception as exc:  # noqa: BLE001 - nothing else has a backend up again
+            _log.exception("bug in a health check")
+            return repr(exc)
         return None
 
 
