@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from tlsify.credentials.reading import TRUST_ANCHORS, read_file
+from tlsify.errors import TlsifyError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -147,8 +149,8 @@ def _pin(draft: Draft, file: Setting | None, said: Setting) -> None:
         draft.endanger(said, "there are no certificates (CAfile)")
         return
     try:
-        found = x509.load_pem_x509_certificates(Path(file.value).read_bytes())
-    except (OSError, ValueError) as exc:
+        found = x509.load_pem_x509_certificates(read_file(file.value, TRUST_ANCHORS))
+    except (TlsifyError, ValueError) as exc:
         draft.endanger(file, f"its certificates cannot be pinned: {exc}")
         return
     for pin in _pins(found):
