@@ -14,6 +14,7 @@ from tlsify.aio import proxy_header
 from tlsify.aio.descriptors import SpareDescriptors
 from tlsify.aio.limits import Limits, Origins
 from tlsify.aio.pending import PendingHandshake, PendingHandshakes, origin
+from tlsify.connection.relay import threads
 from tlsify.connection.setup.keepalive import keep_alive
 from tlsify.errors import ResourceError
 from tlsify.logs import messages
@@ -85,6 +86,8 @@ class Admission:
         refused: told of clients that are refused, as `AccessLog.refused`.
         is_crowded: whether there is no room for more, here or in other acceptors of this process.
         proxies: whose connections begin with a PROXY header; None: nobody's.
+        keeps_thread: whether there is a thread for relays from the first connection to the last:
+            records that a peer has yet to take when its connection is closed are left to it.
     """
 
     def __init__(self, listeners: Sequence[socket.socket], limits: Limits | None = None) -> None:
@@ -97,6 +100,7 @@ class Admission:
         self.refused: Refused = lambda *_: None
         self.is_crowded: Callable[[], bool] = lambda: False
         self.proxies: Proxies | None = None
+        self.keeps_thread = False
         self._listeners = list(listeners)
         self._limits = limits or Limits()
         self._arrivals: dict[asyncio.Task[None], Arrival] = {}
@@ -139,6 +143,7 @@ class Admission:
         for listener in self._listeners:
             listener.close()
         self._listeners.clear()
+        self._let_thread_go()
 
     async def drain(self, seconds: float | None, *, sweep: bool = False) -> None:
         """Stop accepting, and wait for all connections to end.
@@ -234,6 +239,12 @@ class Admission:
         self._wanted = self._spare.missing(listener)
         if self._wanted:
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        if self.keeps_thread:
+            threads.hold(self)
+
+    def _let_thread_go(self) -> None:
+        if not (self._listeners or self._arrivals):
+            threads.let_go(self)
 
     def admit(self, sock: socket.socket, name: object) -> None:
         """Serve a connection that was accepted, here or on a socket that is not ours."""
@@ -357,6 +368,7 @@ class Admission:
             sock.close()  # one that was cancelled before it began has closed nothing
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.error("bug in a connection", exc_info=error)
+        self._let_thread_go()
         self._look_again()
 
     def _look_again(self) -> None:

@@ -148,7 +148,9 @@ class _Supervisor:
         access_log = plan.access_log
         self._calls = Calls(notifications, plan.numbers, self._accept_on, plan.ports, access_log)
         self._each = _PER_OFFLOADED
-        if (refusal := host_refusal(plan.policy)) is not None:
+        refusal = host_refusal(plan.policy)
+        self._is_relayed = refusal is not None
+        if refusal is not None:
             self._each = _PER_RELAYED
             self._calls.carrier = f"relay: {refusal.code}"
 
@@ -159,6 +161,7 @@ class _Supervisor:
         acceptor = Acceptor(listeners, serve, self._config, plan.policy, plan.limits)  # type: ignore[arg-type]
         acceptor.stranger = plan.stranger
         acceptor.is_inline = True
+        acceptor.keeps_thread = self._is_relayed
         if plan.access_log is not None:
             acceptor.refused = plan.access_log.refused
         acceptor.is_crowded = self._is_crowded
