@@ -19,6 +19,7 @@ from tlsify.connection.ending import patience
 from tlsify.connection.setup.eligibility import host_refusal
 from tlsify.errors import TlsifyError
 from tlsify.http.endpoint import Endpoint
+from tlsify.logs.messages import NOTICE
 from tlsify.metrics.counters import Event, Gauge, count, put
 from tlsify.metrics.exposition import About, Scrape
 from tlsify.serving.changes import Changes
@@ -60,6 +61,10 @@ _DOORS, _CONNECTIONS = 1.0, 5.0
 _RESERVE, _PER_OFFLOADED, _PER_RELAYED = 128, 3, 5
 _PARTING = 3.0  # seconds for peers to read what the program has sent, once it has ended
 _GARBAGE = (2_000, 10, 5)  # as of workers (`serving.server`)
+_AS_ROOT = (
+    "the supervisor's and the program's processes run as root: start tlsify as another user, "
+    "unless the program changes its user itself"
+)
 _SIGNALLED = 128  # and the signal's number: how shells spell such an end
 
 
@@ -108,6 +113,8 @@ def run(plan: WrapPlan) -> int:
     except BaseException:
         plan.launch.cancel()
         raise
+    if os.geteuid() == 0:
+        _log.log(NOTICE, _AS_ROOT)
     _allow_descriptors()
     gc.freeze()
     gc.set_threshold(*_GARBAGE)
