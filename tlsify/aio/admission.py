@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import errno
 import logging
@@ -86,8 +87,8 @@ class Admission:
         refused: told of clients that are refused, as `AccessLog.refused`.
         is_crowded: whether there is no room for more, here or in other acceptors of this process.
         proxies: whose connections begin with a PROXY header; None: nobody's.
-        keeps_thread: whether there is a thread for relays from the first connection to the last:
-            records that a peer has yet to take when its connection is closed are left to it.
+        keeps_thread: whether there is a thread for relays as long as connections may be: records
+            that a peer has yet to take when its connection is closed are left to it.
     """
 
     def __init__(self, listeners: Sequence[socket.socket], limits: Limits | None = None) -> None:
@@ -135,6 +136,9 @@ class Admission:
         for listener in self._listeners:
             listener.settimeout(0)
             keep_alive(listener)  # its connections have it from there, without a call for each
+        if self.keeps_thread:
+            with contextlib.suppress(ResourceError):  # the first connection waits for one
+                threads.hold(self)
         self._listen()
 
     def stop(self) -> None:
