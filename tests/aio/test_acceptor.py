@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import errno
 import logging
 import os
 import resource
@@ -693,6 +694,28 @@ def test_thread_for_the_rest(server_config: ServerConfig, client_context: ssl.SS
             )
             assert await reader.read() == bytes(sent)
             writer.close()
+        await come_true(no_relay)
+
+    asyncio.run(run())
+
+
+def test_no_memory_to_begin_with(
+    server_config: ServerConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An acceptor that cannot begin leaves neither a listening socket nor a thread."""
+
+    def lack(*_: object) -> None:
+        raise OSError(errno.ENOMEM, "no memory")
+
+    async def run() -> None:
+        await come_true(no_relay)
+        listener = socket.create_server(("127.0.0.1", 0))
+        acceptor = Acceptor([listener], lack, server_config, RELAY)  # type: ignore[arg-type]
+        acceptor.keeps_thread = True
+        monkeypatch.setattr(asyncio.get_running_loop(), "add_reader", lack)
+        with pytest.raises(OSError, match="no memory"):
+            acceptor.begin()
+        assert listener.fileno() == -1
         await come_true(no_relay)
 
     asyncio.run(run())

@@ -130,7 +130,7 @@ class Admission:
         await self.drain(0)
 
     def begin(self) -> None:
-        """Begin to accept."""
+        """Begin to accept; raises OSError, and closes its sockets, if there is no memory for it."""
         self._loop = asyncio.get_running_loop()
         self._context = contextvars.copy_context()
         for listener in self._listeners:
@@ -139,7 +139,11 @@ class Admission:
         if self.keeps_thread:
             with contextlib.suppress(ResourceError):  # the first connection waits for one
                 threads.hold(self)
-        self._listen()
+        try:
+            self._listen()
+        except OSError:
+            self.stop()
+            raise
 
     def stop(self) -> None:
         """Accept no more, at once, also while the loop is not running; connections go on."""
