@@ -62,6 +62,7 @@ def test_file_within_its_bound(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(CONTENT)
     (tmp_path / "link").symlink_to("file")
     assert read(tmp_path / "link", MOST) == CONTENT
+    assert read("/proc/sys/kernel/ostype", MOST) == b"Linux\n", "a file without a size"
     assert read("/dev/null", MOST, waits=True) == b""
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import TypeAlias
+    from typing import BinaryIO, TypeAlias
 
     from _typeshed import StrPath
 
@@ -35,13 +35,22 @@ def read(path: StrPath, most: int, *, waits: bool = False) -> bytes:
     with open(path, "rb", opener=_open) as file:
         state = os.fstat(file.fileno())
         if stat.S_ISREG(state.st_mode):
-            content = file.read(most + 1) if state.st_size <= most else None
+            content = _read(file, state.st_size, most)
         elif waits:
             content = _drain(file.fileno(), most)
         else:
             raise OSError(errno.EINVAL, "it is not a regular file")
     if content is None or len(content) > most:
         raise too_large(most)
+    return content
+
+
+def _read(file: BinaryIO, size: int, most: int) -> bytes | None:
+    if size > most:
+        return None
+    content = file.read(size + 1)
+    if len(content) > size:  # it grows, or is one of /proc's
+        content += file.read(most + 1 - len(content))
     return content
 
 
