@@ -227,6 +227,7 @@ def test_pair_that_is_being_replaced(
         ({"trust": "relative.pem"}, "no absolute path"),
         ({"trust": "/nonexistent"}, "cannot read"),
         ({"session_store": "here"}, "no absolute path"),
+        ({"crls": "/dev/zero"}, "is no file"),
         ({"certificate": "/nonexistent", "key": "/nonexistent"}, "cannot read"),
         ({"versions": (0x0301,)}, "769"),
         ({"aeads": ("ROT13",)}, "ROT13"),

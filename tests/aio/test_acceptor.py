@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import errno
 import logging
 import os
 import resource
@@ -30,6 +31,7 @@ from tests.want import Want
 from tlsify.acme.board import Board
 from tlsify.aio import pending
 from tlsify.aio.acceptor import Acceptor
+from tlsify.aio.inline_socket import PIECE
 from tlsify.aio.limits import Limits
 from tlsify.aio.transport import attach
 from tlsify.codepoints import AlertDescription, ContentType
@@ -51,6 +53,7 @@ if TYPE_CHECKING:
     from tlsify.config import KtlsPolicy, ServerConfig
     from tlsify.connection.handoff import Handoff
 from tlsify.connection.exit import CarrierThread
+from tlsify.connection.relay.inline import InlineRelay
 
 both = pytest.mark.parametrize("policy", OFFLOADS)
 CLIENTS = 50
@@ -662,6 +665,57 @@ def test_no_thread_for_a_relay(server_config: ServerConfig, client_context: ssl.
                 assert backlog(server.address[1]) == 1
                 assert server.acceptor.connections == 0
             assert await asking == b"hello"
+        await come_true(no_relay)
+
+    asyncio.run(run())
+
+
+def test_thread_for_the_rest(server_config: ServerConfig, client_context: ssl.SSLContext) -> None:
+    """Records that a client has yet to take arrive behind a close, though no thread can start."""
+    sent = 0
+
+    async def serve(handed: Handoff) -> None:
+        nonlocal sent
+        assert isinstance(handed.sock, InlineRelay)
+        with Want("thread", 0):
+            while handed.sock.flush():
+                handed.sock.put(memoryview(bytes(PIECE)))
+                sent += PIECE
+            handed.close()
+
+    async def run() -> None:
+        await come_true(no_relay)
+        acceptor = Acceptor([socket.create_server(("127.0.0.1", 0))], serve, server_config, RELAY)
+        acceptor.is_inline = acceptor.keeps_thread = True
+        async with acceptor:
+            (listener,) = acceptor._listeners
+            reader, writer = await asyncio.open_connection(
+                *listener.getsockname(), ssl=client_context, server_hostname="example.org"
+            )
+            assert await reader.read() == bytes(sent)
+            writer.close()
+        await come_true(no_relay)
+
+    asyncio.run(run())
+
+
+def test_no_memory_to_begin_with(
+    server_config: ServerConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An acceptor that cannot begin leaves neither a listening socket nor a thread."""
+
+    def lack(*_: object) -> None:
+        raise OSError(errno.ENOMEM, "no memory")
+
+    async def run() -> None:
+        await come_true(no_relay)
+        listener = socket.create_server(("127.0.0.1", 0))
+        acceptor = Acceptor([listener], lack, server_config, RELAY)  # type: ignore[arg-type]
+        acceptor.keeps_thread = True
+        monkeypatch.setattr(asyncio.get_running_loop(), "add_reader", lack)
+        with pytest.raises(OSError, match="no memory"):
+            acceptor.begin()
+        assert listener.fileno() == -1
         await come_true(no_relay)
 
     asyncio.run(run())

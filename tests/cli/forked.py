@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import TYPE_CHECKING, NoReturn, Self
 
 from tests.cli.harness import PATIENCE, Outcome
-from tests.doubles import Endpoint
+from tests.doubles import Endpoint, descriptors
 from tests.interop.programs import AS_ROOT
 from tlsify.cli import main
 from tlsify.errors import ExitCode
@@ -95,6 +95,10 @@ class Forked:
         while not found.endswith(b"\n") and (more := os.read(self.output, 1)):
             found += more
         return found.decode()
+
+    def descriptors(self) -> int:
+        """Return how many descriptors it has open."""
+        return len(descriptors(self._pid))
 
     def ask_to_end(self) -> None:
         """Send SIGTERM."""

@@ -6,15 +6,15 @@ import os
 import re
 import signal
 import socket
-from contextlib import AbstractContextManager, suppress
-from http.client import HTTPException
+from contextlib import AbstractContextManager, ExitStack, closing, suppress
+from http.client import HTTPConnection, HTTPException
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING, TypeAlias, cast
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias, cast
 
 import pytest
 
 from tests.cli.forked import Forked
-from tests.cli.harness import LOOPBACK, Server, fetch, over_tls
+from tests.cli.harness import LOOPBACK, PATIENCE, Server, fetch, over_tls
 from tests.doubles import Endpoint
 from tests.want import KINDS, Want
 from tlsify.errors import ExitCode
@@ -98,6 +98,68 @@ def test_program(pki: Pki, kind: str, carrier: str) -> None:
     assert lacked or kind not in {"fork", "socketpair", "dup"}
 
 
+class _Peer(NamedTuple):
+    """The other side of a command that carries stdin and stdout.
+
+    Attributes:
+        words: for the command.
+        sock: of the command, if it takes one.
+        result: waits for its end.
+    """
+
+    words: tuple[str | int | Path, ...]
+    sock: socket.socket | None
+    result: Callable[[], object]
+
+
+def _send(stream: ssl.SSLSocket) -> None:
+    stream.sendall(bytes(SIZE))
+    stream.shutdown(socket.SHUT_RDWR)  # the command may have been forked with a copy
+
+
+def _connect(pki: Pki) -> _Peer:
+    server = Server(_unless_cut(over_tls(pki.good.server_context(), _send)))
+
+    def end() -> object:
+        with suppress(OSError):  # it may never have come to connect
+            socket.create_connection((LOOPBACK, server.port)).close()
+        return server.result()
+
+    return _Peer(("connect", "--ca", pki.authority, "localhost", server.port), None, end)
+
+
+def _ssl_client(pki: Pki) -> _Peer:
+    server = Server(_unless_cut(over_tls(pki.good.server_context(), _send)))
+    sock = socket.create_connection((LOOPBACK, server.port))
+    words = ("ssl_client", "-s", sock.fileno(), "-n", "localhost", "--ca", pki.authority)
+    return _Peer(words, sock, server.result)
+
+
+def _accept(pki: Pki) -> _Peer:
+    with socket.create_server((LOOPBACK, 0)) as listener:
+        ours = socket.create_connection(listener.getsockname())
+        theirs, _ = listener.accept()
+
+    def ask() -> None:
+        with pki.client_context().wrap_socket(ours, server_hostname="localhost") as stream:
+            _send(stream)
+
+    words = ("accept", "--cert", pki.good.certificate, "--key", pki.good.key)
+    peer = Endpoint(lambda: _unless_cut(lambda _: ask())(ours))
+    return _Peer((*words, "--fd", theirs.fileno()), theirs, peer.result)
+
+
+def _unless_cut(work: Callable[[socket.socket], object]) -> Callable[[socket.socket], None]:
+    def serve(sock: socket.socket) -> None:
+        with sock, suppress(OSError):
+            work(sock)
+
+    return serve
+
+
+_STREAMS = {"connect": _connect, "ssl_client": _ssl_client, "accept": _accept}
+
+
 @pytest.mark.parametrize(
     "kind",
     [
@@ -105,26 +167,25 @@ def test_program(pki: Pki, kind: str, carrier: str) -> None:
         for kind in KINDS
     ],
 )
+@pytest.mark.parametrize("door", _STREAMS)
 @each_carrier
-def test_standard_streams(pki: Pki, kind: str, carrier: str) -> None:
+def test_standard_streams(pki: Pki, kind: str, door: str, carrier: str) -> None:
     """All comes out, or an error names what was lacking; the peer's end is never for nothing."""
 
-    def serve(sock: socket.socket) -> None:
-        with suppress(OSError):
-            over_tls(pki.good.server_context(), lambda stream: stream.sendall(bytes(SIZE)))(sock)
-
     def live(want: Want) -> None:
-        server = Server(serve)
-        options = ("--ignore-eof", "--close=relaxed", "--idle=60", "--ca", pki.authority)
-        with Forked(carrier, "connect", *options, "localhost", server.port, within=want) as command:
+        (verb, *words), sock, result = _STREAMS[door](pki)
+        words = ["--close=relaxed", *words]
+        if door != "ssl_client":
+            words = ["--ignore-eof", "--idle=60", *words]
+        with Forked(carrier, verb, *words, within=want) as command:
+            if sock is not None:
+                sock.close()
             size = 0
             while received := os.read(command.output, 2**16):
                 size += len(received)
             status = command.end()
-            if want.has_failed and status:
-                with suppress(OSError):  # it may never have come to connect
-                    socket.create_connection((LOOPBACK, server.port)).close()
-            server.result()
+            assert not status or "tlsify: hint: " in command.said()
+            result()
         assert status == 0 or want.has_failed
         others = {ExitCode.KTLS, ExitCode.COMMIT} if "require" in carrier else set()
         assert status in {0, ExitCode.SYSTEM, *others}
@@ -133,9 +194,16 @@ def test_standard_streams(pki: Pki, kind: str, carrier: str) -> None:
     assert _until_enough(kind, live) or kind != "thread"
 
 
+class Backend(NamedTuple):
+    """Ports of a server."""
+
+    plain: int
+    tls: int
+
+
 @pytest.fixture
-def backend(tmp_path: Path) -> Iterator[int]:
-    """A server of HTTP."""
+def backend(pki: Pki, tmp_path: Path) -> Iterator[Backend]:
+    """Servers of HTTP, without TLS and with it."""
 
     class Handler(SimpleHTTPRequestHandler):
         def __init__(self, *arguments: object) -> None:
@@ -145,11 +213,18 @@ def backend(tmp_path: Path) -> Iterator[int]:
             pass
 
     (tmp_path / "index.html").write_bytes(b"index")
-    with ThreadingHTTPServer((LOOPBACK, 0), Handler) as server:
-        serving = Endpoint(server.serve_forever)
-        yield server.server_address[1]
-        server.shutdown()
-        serving.result()
+    with ExitStack() as stack:
+        servers = [stack.enter_context(ThreadingHTTPServer((LOOPBACK, 0), Handler)) for _ in "ab"]
+        servers[1].socket = stack.enter_context(
+            pki.good.server_context().wrap_socket(
+                servers[1].socket, server_side=True, do_handshake_on_connect=False
+            )
+        )
+        serving = [Endpoint(server.serve_forever) for server in servers]
+        yield Backend(*(server.server_address[1] for server in servers))
+        for server, each in zip(servers, serving, strict=True):
+            server.shutdown()
+            each.result()
 
 
 # What fails of options is ignored, or fails one connection, as everywhere. Of key holders these are
@@ -161,43 +236,54 @@ _VERBS_AND_KINDS = [
         kind,
         marks=[
             *([pytest.mark.timeout(1800)] if kind == "open" else []),  # fifty starts, emulated
-            *([pytest.mark.occasional] if kind == "open" or is_told else []),
+            *([pytest.mark.occasional] if kind == "open" or kind not in usual else []),
         ],
     )
-    for verb, isolated in (
-        ("serve", False),
-        ("serve --isolate-key", True),
-        ("forward", False),
-        ("listen", False),
+    for verb, usual in (
+        ("serve", KINDS),
+        ("serve --isolate-key", _HOLDERS_TAKE),
+        ("forward", KINDS),
+        ("forward tls", {"socket"}),
+        ("forward --connect", {"thread"}),
+        ("listen", KINDS),
     )
     for kind in KINDS
     if not kind.endswith("sockopt")
-    for is_told in (isolated and kind not in _HOLDERS_TAKE,)
 ]
 
 
-def _words(verb: str, pki: Pki, folder: Path, backend: int) -> tuple[str | Path, ...]:
-    given = ("--cert", pki.good.certificate, "--key", pki.good.key)
-    words: tuple[str | Path, ...] = (*verb.split(), *given, "--access-log", folder / "log")
-    if verb == "listen":
+def _words(verb: str, pki: Pki, folder: Path, backend: Backend) -> tuple[str | Path, ...]:
+    name, _, rest = verb.partition(" ")
+    words: tuple[str | Path, ...] = (name, "--access-log", folder / "log")
+    if rest != "--connect":
+        words += ("--cert", pki.good.certificate, "--key", pki.good.key)
+    if name == "listen":
         return (*words, f"{LOOPBACK}:0", "--", *_ANSWER)
     words += ("--workers", "1")
-    if verb == "forward":
-        return (*words, f"{LOOPBACK}:0", f"{LOOPBACK}:{backend}")
-    return (*words, "--listen", f"{LOOPBACK}:0", folder)
+    if name == "serve":
+        return (*words, *rest.split(), "--listen", f"{LOOPBACK}:0", folder)
+    if not rest:
+        return (*words, f"{LOOPBACK}:0", f"{LOOPBACK}:{backend.plain}")
+    words += ("--backend-ca", pki.authority)
+    words += ("--connect",) if rest == "--connect" else ()
+    return (*words, f"{LOOPBACK}:0", f"tls:localhost:{backend.tls}")
 
 
 @pytest.mark.parametrize(("verb", "kind"), _VERBS_AND_KINDS)
 @each_carrier
-def test_server(pki: Pki, tmp_path: Path, backend: int, verb: str, kind: str, carrier: str) -> None:
+def test_server(
+    pki: Pki, tmp_path: Path, backend: Backend, verb: str, kind: str, carrier: str
+) -> None:
     """It does not start, and says why, or all but one client are served, and it can be ended."""
-    words, context = _words(verb, pki, tmp_path, backend), pki.client_context()
+    words = _words(verb, pki, tmp_path, backend)
+    context = None if verb == "forward --connect" else pki.client_context()
 
     def live(want: Want) -> None:
         with Forked(carrier, *words, within=want) as command:
             line = command.line()
             if not line:
                 assert command.end() == ExitCode.SYSTEM
+                assert "tlsify: hint: " in command.said()
                 assert want.has_failed
                 return
             port = int(re.findall(r":(\d+)\b", line)[0])
@@ -209,9 +295,14 @@ def test_server(pki: Pki, tmp_path: Path, backend: int, verb: str, kind: str, ca
     _until_enough(kind, live)
 
 
-def _ask(context: ssl.SSLContext, port: int) -> bytes:
+def _ask(context: ssl.SSLContext | None, port: int) -> bytes:
+    """Fetch a page, without TLS if there is no context."""
     try:
-        return fetch(port, context)[1]
+        if context is not None:
+            return fetch(port, context)[1]
+        with closing(HTTPConnection(LOOPBACK, port, timeout=PATIENCE)) as connection:
+            connection.request("GET", "/")
+            return connection.getresponse().read()
     except (OSError, HTTPException):
         return b""
 
@@ -228,7 +319,7 @@ class _Interruptions(AbstractContextManager[None]):
 
 
 @pytest.mark.parametrize("verb", ["serve", "serve --isolate-key", "forward", "listen"])
-def test_interrupted_server(pki: Pki, tmp_path: Path, backend: int, verb: str) -> None:
+def test_interrupted_server(pki: Pki, tmp_path: Path, backend: Backend, verb: str) -> None:
     """No system call of the process that does all, or looks after all, minds (EINTR)."""
     with Forked(
         "--ktls=off", *_words(verb, pki, tmp_path, backend), within=_Interruptions()

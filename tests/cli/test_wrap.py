@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.cli.forked import refused
-from tests.wrap.wrapped import RELAY, Wrapped, needs_seccomp
+from tests.wrap.wrapped import RELAY, Wrapped, needs_seccomp, read_all
 from tlsify.wrap import launch as launching
 
 if TYPE_CHECKING:
@@ -52,3 +54,33 @@ def test_where_it_cannot_work(pki: Pki, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(launching, "take", forbidden)
     with pytest.raises(AssertionError, match=r"pidfd_getfd: EPERM.*\n.*--cap-add SYS_PTRACE"):
         Wrapped(pki, RELAY, "listen()")
+
+
+# Tells its own rights, and those of its parent.
+_RIGHTS = """
+with listen() as listener:
+    sock, _ = listener.accept()
+for each in ("self", os.getppid()):
+    with open(f"/proc/{each}/status", "rb") as file:
+        sock.sendall(b"".join(l for l in file if l.startswith((b"No", b"Sec", b"CapB"))))
+"""
+
+
+@needs_seccomp
+def test_rights(pki: Pki) -> None:
+    """The supervisor has given up what it does not need, and the program has what it had."""
+    with Wrapped(pki, RELAY, _RIGHTS) as command:
+        with command.connect() as client:
+            lines = read_all(client).decode().splitlines()
+        assert command.end() == 0
+        assert ("run as root" in command.said()) is (os.geteuid() == 0)
+    own, supervisors = (
+        dict(line.split(":\t") for line in lines[at : at + len(lines) // 2])
+        for at in (0, len(lines) // 2)
+    )
+    for found in (own, supervisors):
+        assert (found["NoNewPrivs"], found["Seccomp"]) == ("1", "2")
+    ours = Path("/proc/self/status").read_text()
+    assert f"CapBnd:\t{own['CapBnd']}\n" in ours
+    if os.geteuid() == 0:
+        assert int(supervisors["CapBnd"], 16) == 0

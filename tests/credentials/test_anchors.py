@@ -71,7 +71,7 @@ def test_folder_with_a_broken_anchor(folder: Path) -> None:
 def test_folder_inside_the_folder(folder: Path) -> None:
     """A folder named like a certificate is named in the error."""
     (folder / "sub.pem").mkdir()
-    with pytest.raises(ConfigError, match=r"cannot read trust anchor .*sub\.pem"):
+    with pytest.raises(ConfigError, match=r"cannot read trust anchors .*sub\.pem"):
         TrustAnchors.load(folder)
 
 
@@ -81,7 +81,7 @@ def test_unreadable_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     def refuse(_: Path) -> list[str]:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(os, "listdir", refuse)
+    monkeypatch.setattr(os, "scandir", refuse)
     with pytest.raises(ConfigError, match=r"cannot read trust anchors .*Permission denied"):
         TrustAnchors.load(folder)
 

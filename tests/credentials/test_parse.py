@@ -63,6 +63,12 @@ def test_no_list(data: bytes) -> None:
         parse_crls(data, "it")
 
 
+def test_many_beginnings() -> None:
+    """Lists that begin, and never end, are read in a time that their size is worth."""
+    with pytest.raises(ConfigError):
+        parse_crls(b"-----BEGIN X509 CRL-----\nMII\n" * 100_000, "it")
+
+
 def test_certificate_instead_of_a_list(authority: trustme.CA) -> None:
     """A certificate is no list of withdrawn ones."""
     with pytest.raises(ConfigError, match="no usable certificate revocation list"):

@@ -27,6 +27,9 @@ pytestmark = [
 ]
 
 
+_PIDFD_GETFD = 438
+
+
 def _call(number: int) -> None:
     """Call the kernel with arguments that no call succeeds with."""
     libc.call("syscall", ctypes.c_long(number), *[ctypes.c_long(-1)] * 6)
@@ -68,6 +71,19 @@ def test_program() -> None:
 def test_other_way_in() -> None:
     """The same calls by x32's numbers are none either."""
     assert tried(renounce, lambda: _call(0x40000000 + 520)) == [errno.EPERM]  # x32's execve
+
+
+def test_calls_that_are_needed() -> None:
+    """A process may have a call that the others have not, and no other."""
+
+    def renounce_all_but_one() -> None:
+        renounce(but=["pidfd_getfd"])
+
+    def take() -> None:
+        libc.call("syscall", _PIDFD_GETFD, os.pidfd_open(os.getpid()), 0, 0)
+
+    assert tried(renounce_all_but_one, take, lambda: os.execv("/", ["x"])) == [None, errno.EPERM]
+    assert tried(renounce, take) == [errno.EPERM]
 
 
 def test_program_of_the_filter() -> None:

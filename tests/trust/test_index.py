@@ -152,7 +152,7 @@ def test_second_start_reads_nothing(
 ) -> None:
     """As long as nothing changes no file is opened again."""
     first = index(root, source)
-    monkeypatch.setattr(module, "read_file", None)
+    monkeypatch.setattr(module, "read_files", None)
     assert index(root, source).folder == first.folder
 
 

@@ -61,7 +61,7 @@ with listen() as listener:
 )
 
 
-def _quickly(words: list[str]) -> int:
+def quickly(words: list[str]) -> int:
     """Run the command, which looks more often at what no call tells of."""
     supervisor._DOORS = supervisor._CONNECTIONS = 0.05
     changes._INTERVAL = changes._SETTLE = 0.05
@@ -87,7 +87,7 @@ class Wrapped(Forked):
         usual = ("--cert", pki.good.certificate, "--key", pki.good.key)
         given = map(str, credentials or usual)
         program = ("--", sys.executable, "-I", "-S", "-c", LISTEN + source)
-        super().__init__(carrier, "wrap", *given, *words, *program, command=_quickly)
+        super().__init__(carrier, "wrap", *given, *words, *program, command=quickly)
         self._pki = pki
         line = self.line()
         if not line.strip().isdigit():
@@ -101,10 +101,7 @@ class Wrapped(Forked):
 
     def connect(self, host: str = "127.0.0.1") -> ssl.SSLSocket:
         """Connect a client, for which truncation is an error."""
-        sock = socket.create_connection((host, self.port), PATIENCE)
-        return self._pki.client_context().wrap_socket(
-            sock, server_hostname="localhost", suppress_ragged_eofs=False
-        )
+        return connect(self._pki, host, self.port)
 
     def ask(self, host: str = "127.0.0.1") -> None:
         """Be a client of a program that has `SERVE`."""
@@ -113,6 +110,14 @@ class Wrapped(Forked):
             own, port, *_ = client.getsockname()
             found = read_all(client).decode()
             assert found.replace("::ffff:", "") == f"hello from {own} {port}"
+
+
+def connect(pki: Pki, host: str, port: int) -> ssl.SSLSocket:
+    """Connect a client, for which truncation is an error."""
+    sock = socket.create_connection((host, port), PATIENCE)
+    return pki.client_context().wrap_socket(
+        sock, server_hostname="localhost", suppress_ragged_eofs=False
+    )
 
 
 def read_all(client: ssl.SSLSocket) -> bytes:

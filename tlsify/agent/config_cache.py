@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import stat
 import threading
 import time
 from collections import OrderedDict
@@ -296,6 +298,10 @@ def _path(text: str) -> Path:
         raise ConfigError(
             f"{path} is no absolute path", hint="the agent's current folder is not the requester's"
         )
+    with contextlib.suppress(OSError):  # what is missing is the reader's to report
+        mode = path.stat().st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise ConfigError(f"{path} is no file", hint="the agent waits for no writer of a pipe")
     return path
 
 

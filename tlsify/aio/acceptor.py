@@ -112,7 +112,7 @@ class Acceptor(Admission):
         self._spare_thread()
 
     def _spare_thread(self) -> None:
-        if not self._opening:
+        if not (self._opening or self.keeps_thread):
             threads.let_go(self)
 
     async def _attend(self, arrival: Arrival) -> None:

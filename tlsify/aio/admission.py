@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import errno
 import logging
@@ -14,6 +15,7 @@ from tlsify.aio import proxy_header
 from tlsify.aio.descriptors import SpareDescriptors
 from tlsify.aio.limits import Limits, Origins
 from tlsify.aio.pending import PendingHandshake, PendingHandshakes, origin
+from tlsify.connection.relay import threads
 from tlsify.connection.setup.keepalive import keep_alive
 from tlsify.errors import ResourceError
 from tlsify.logs import messages
@@ -85,6 +87,8 @@ class Admission:
         refused: told of clients that are refused, as `AccessLog.refused`.
         is_crowded: whether there is no room for more, here or in other acceptors of this process.
         proxies: whose connections begin with a PROXY header; None: nobody's.
+        keeps_thread: whether there is a thread for relays as long as connections may be: records
+            that a peer has yet to take when its connection is closed are left to it.
     """
 
     def __init__(self, listeners: Sequence[socket.socket], limits: Limits | None = None) -> None:
@@ -97,6 +101,7 @@ class Admission:
         self.refused: Refused = lambda *_: None
         self.is_crowded: Callable[[], bool] = lambda: False
         self.proxies: Proxies | None = None
+        self.keeps_thread = False
         self._listeners = list(listeners)
         self._limits = limits or Limits()
         self._arrivals: dict[asyncio.Task[None], Arrival] = {}
@@ -125,13 +130,20 @@ class Admission:
         await self.drain(0)
 
     def begin(self) -> None:
-        """Begin to accept."""
+        """Begin to accept; raises OSError, and closes its sockets, if there is no memory for it."""
         self._loop = asyncio.get_running_loop()
         self._context = contextvars.copy_context()
         for listener in self._listeners:
             listener.settimeout(0)
             keep_alive(listener)  # its connections have it from there, without a call for each
-        self._listen()
+        if self.keeps_thread:
+            with contextlib.suppress(ResourceError):  # the first connection waits for one
+                threads.hold(self)
+        try:
+            self._listen()
+        except OSError:
+            self.stop()
+            raise
 
     def stop(self) -> None:
         """Accept no more, at once, also while the loop is not running; connections go on."""
@@ -139,6 +151,7 @@ class Admission:
         for listener in self._listeners:
             listener.close()
         self._listeners.clear()
+        self._let_thread_go()
 
     async def drain(self, seconds: float | None, *, sweep: bool = False) -> None:
         """Stop accepting, and wait for all connections to end.
@@ -234,6 +247,12 @@ class Admission:
         self._wanted = self._spare.missing(listener)
         if self._wanted:
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        if self.keeps_thread:
+            threads.hold(self)
+
+    def _let_thread_go(self) -> None:
+        if not (self._listeners or self._arrivals):
+            threads.let_go(self)
 
     def admit(self, sock: socket.socket, name: object) -> None:
         """Serve a connection that was accepted, here or on a socket that is not ours."""
@@ -357,6 +376,7 @@ class Admission:
             sock.close()  # one that was cancelled before it began has closed nothing
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.error("bug in a connection", exc_info=error)
+        self._let_thread_go()
         self._look_again()
 
     def _look_again(self) -> None:

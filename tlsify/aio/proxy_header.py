@@ -35,7 +35,9 @@ async def receive(sock: socket.socket, seconds: float) -> Header:
     except TimeoutError as exc:
         if exc.errno is not None:  # TCP has given the peer up
             raise
-        raise DeadlineExceeded(f"no PROXY header within {seconds:.3g} seconds") from exc
+        raise DeadlineExceeded(
+            f"no PROXY header within {seconds:.3g} seconds", hint=ProxyHeaderError.general_hint
+        ) from exc
 
 
 async def _receive(sock: socket.socket) -> Header:

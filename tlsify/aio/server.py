@@ -11,7 +11,7 @@ from asyncio.trsock import TransportSocket
 from typing import TYPE_CHECKING, Any
 
 from tlsify.aio.acceptor import Acceptor
-from tlsify.aio.streams import LIMIT, StreamProtocol, Terms, server_terms
+from tlsify.aio.streams import LIMIT, StreamProtocol, Terms, not_for_servers, server_terms
 from tlsify.aio.transport import begin
 from tlsify.config import ClosePolicy, ServerConfig
 from tlsify.errors import ConfigError
@@ -44,7 +44,7 @@ class Server(asyncio.AbstractServer):
     ) -> None:
         """Prepare to serve; the listeners belong to the server from here on."""
         if not isinstance(terms.config, ServerConfig):
-            raise ConfigError("a server requires a ServerConfig, not a ClientConfig")
+            raise not_for_servers()
         self._factory = factory
         self._listeners = tuple(listeners)
         self._terms = terms

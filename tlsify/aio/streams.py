@@ -169,6 +169,14 @@ def server_terms(
     return Terms(config, policy or KtlsPolicy(), None)
 
 
+def not_for_servers() -> ConfigError:
+    """Return the error for a client's configuration in the place of a server's."""
+    return ConfigError(
+        "a server requires a ServerConfig, not a ClientConfig",
+        hint="make a ServerConfig of its certificate and key",
+    )
+
+
 def _refuse_both(config: object) -> None:
     if config is not None:
         raise ConfigError("both config and ssl were given", hint="give one of them")
@@ -326,7 +334,7 @@ async def start_tls(
     """
     if isinstance(config, ClientConfig | ServerConfig):
         if server_side and isinstance(config, ClientConfig):
-            raise ConfigError("a server requires a ServerConfig, not a ClientConfig")
+            raise not_for_servers()
         terms = Terms(config, policy or KtlsPolicy(), None)
     elif server_side:
         terms = server_terms(None, config, policy)

@@ -13,7 +13,7 @@ from tlsify.cli import parser as parsers
 from tlsify.cli.migration import ghostunnel, hitch, stunnel
 from tlsify.cli.migration.draft import Setting, Weight
 from tlsify.cli.options import config_file
-from tlsify.credentials.reading import read_file
+from tlsify.credentials.reading import CONFIGURATION, read_file
 from tlsify.errors import ConfigError, ExitCode, UsageError
 from tlsify.system.modes import make_private, write_public
 
@@ -103,7 +103,7 @@ def _translate(arguments: argparse.Namespace) -> list[Draft]:
     if arguments.origin == _WORDS:
         return ghostunnel.translate(arguments.program)
     try:
-        text = read_file(arguments.file, "configuration").decode()
+        text = read_file(arguments.file, CONFIGURATION).decode()
     except UnicodeDecodeError as exc:
         raise ConfigError(f"{arguments.file} is no text: {exc}", hint="write it in UTF-8") from exc
     origin = arguments.origin

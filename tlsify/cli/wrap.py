@@ -18,7 +18,7 @@ from tlsify.errors import ExitCode, UsageError
 from tlsify.http import plain
 from tlsify.serving.configuration import Configuration
 from tlsify.system import listening
-from tlsify.system.sandbox import Sandboxing
+from tlsify.system.sandbox import Sandboxing, renounce
 from tlsify.wrap import inherited, supervisor
 from tlsify.wrap.launch import launch
 from tlsify.wrap.numbers import Numbers
@@ -106,6 +106,7 @@ def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
         names=policy.mode is not KtlsMode.REQUIRE,
         private=[] if arguments.key_fd is None else [arguments.key_fd],
     )
+    renounce(but=["pidfd_getfd"])  # by which it takes the program's listening sockets
     isolation = server_options.isolation(arguments, len(os.sched_getaffinity(0)), Sandboxing.AUTO)
     alpn = arguments.alpn = arguments.alpn or _ALPN
     speaks_http = arguments.redirect_http or bool(_HTTP & set(alpn))

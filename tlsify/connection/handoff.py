@@ -164,7 +164,12 @@ class Handoff:
         """
         self._refuse_detached()
         if self.channel is None:
-            raise RekeyUnsupported("relay", 0, "OpenSSL has the keys, and changes them by itself")
+            raise RekeyUnsupported(
+                "relay",
+                0,
+                "OpenSSL has the keys, and changes them by itself",
+                hint="nothing has to be done: ask for it where handoff.relay is None",
+            )
         with self.channel.writing:
             self.channel.key_update(request=request)
 

@@ -107,9 +107,10 @@ class Sender:
             OSError: the connection broke, or its sending direction has ended.
         """
         if not self.session.can_rekey:
-            tls13 = self.session.version is ProtocolVersion.TLSv1_3
-            reason = "this kernel cannot rekey" if tls13 else "TLS 1.2 has no KeyUpdate"
-            raise RekeyUnsupported("TLS_TX", 0, reason)
+            reason, hint = "this kernel cannot rekey", None
+            if self.session.version is not ProtocolVersion.TLSv1_3:
+                reason, hint = "TLS 1.2 has no KeyUpdate", "use TLS 1.3"
+            raise RekeyUnsupported("TLS_TX", 0, reason, hint=hint)
         if self.session.close_notify_sent:
             raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
         self._update(KeyUpdateRequest(request), 0)

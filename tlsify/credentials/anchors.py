@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from tlsify.credentials.pem import no_anchors, read_pem
-from tlsify.credentials.reading import files_in, read_file
+from tlsify.credentials.reading import TRUST_ANCHORS, files_in, read_file, read_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -69,13 +69,13 @@ class TrustAnchors:
         Raises:
             ConfigError: unreadable, or nothing usable in it.
         """
-        files = files_in(path, ANCHOR_SUFFIXES, "trust anchors")
+        files = files_in(path, ANCHOR_SUFFIXES, TRUST_ANCHORS.name)
         if files is None:
-            return cls.of(read_anchors(read_file(path, "trust anchors"), str(path)))
+            return cls.of(read_anchors(read_file(path, TRUST_ANCHORS), str(path)))
         anchors = [
             anchor
-            for file in files
-            for anchor in read_anchors(read_file(file, "trust anchor"), file)
+            for file, pem in read_files(path, files, TRUST_ANCHORS)
+            for anchor in read_anchors(pem, str(file))
         ]
         if not anchors:
             raise no_anchors(path)

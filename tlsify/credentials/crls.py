@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from tlsify.credentials.parse import parse_crls
-from tlsify.credentials.reading import read_file
+from tlsify.credentials.reading import REVOCATION_LIST, read_file
 
 if TYPE_CHECKING:
     from _typeshed import StrPath
@@ -20,7 +20,7 @@ def load(path: StrPath) -> tuple[x509.CertificateRevocationList, ...]:
         ConfigError: it cannot be read, or holds none.
         ResourceError: no descriptor or memory is available.
     """
-    return parse_crls(read_file(path, "revocation list"), str(path))
+    return parse_crls(read_file(path, REVOCATION_LIST), str(path))
 
 
 def amiss(found: x509.CertificateRevocationList) -> str | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import stat
 from collections import Counter
 from datetime import UTC, datetime
@@ -13,8 +12,9 @@ from cryptography import x509
 from tlsify.credentials import ocsp, traefik
 from tlsify.credentials.key_pair import KeyPair
 from tlsify.credentials.pem import read_pem
-from tlsify.credentials.reading import read_file, unreadable
+from tlsify.credentials.reading import CERTIFICATE, PRIVATE_KEY, read_file, unreadable
 from tlsify.errors import ConfigError
+from tlsify.system import whole_files
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
@@ -48,12 +48,14 @@ class Files(NamedTuple):
         chain: PEM, leaf first.
         key: PEM; the same file, if both are in it.
         ocsp: DER, if there is a response.
+        is_listed: whether they were found in a folder, in which nothing may wait for a pipe.
     """
 
     name: str
     chain: Path
     key: Path
     ocsp: Path | None = None
+    is_listed: bool = False
 
     def load(self) -> KeyPair:
         """Read them.
@@ -66,7 +68,7 @@ class Files(NamedTuple):
         except ConfigError as exc:
             named = str(exc) if str(self.chain) in str(exc) else f"{self.chain}: {exc}"
             raise ConfigError(named, hint=exc.hint) from exc
-        return pair if self.ocsp is None else with_ocsp(pair, self.ocsp)
+        return pair if self.ocsp is None else with_ocsp(pair, self.ocsp, waits=not self.is_listed)
 
     def read(self) -> tuple[bytes, bytes]:
         """Return chain and key, in PEM.
@@ -74,7 +76,12 @@ class Files(NamedTuple):
         Raises:
             ConfigError: one of the files cannot be read.
         """
-        return read_file(self.chain, "certificate"), read_file(self.key, "private key")
+        waits = not self.is_listed
+        return self.read_chain(), read_file(self.key, PRIVATE_KEY, waits=waits)
+
+    def read_chain(self) -> bytes:
+        """Return the chain alone; raises as `read`."""
+        return read_file(self.chain, CERTIFICATE, waits=not self.is_listed)
 
     @property
     def open_to_all(self) -> bool:
@@ -100,7 +107,7 @@ class _Traefiks(Files):
         """
         state = fingerprint([path])
         for name, pair in traefik.read(path).items():
-            found = cls(name, path, path)
+            found = cls(name, path, path, is_listed=True)
             found._pair, found._state = pair, state
             yield found
 
@@ -118,13 +125,15 @@ class _Traefiks(Files):
             raise ConfigError(f"{self.name} is gone", hint="try again") from exc
 
 
-def with_ocsp(pair: KeyPair, path: Path) -> KeyPair:
+def with_ocsp(pair: KeyPair, path: Path, *, waits: bool = True) -> KeyPair:
     """Return the key pair with an OCSP response; `KeyPair.staple` checks its validity.
+
+    ``waits`` is `read_file`'s.
 
     Raises:
         ConfigError: the file cannot be read, or holds no response.
     """
-    return KeyPair(pair.chain, pair.key, ocsp.load(path))
+    return KeyPair(pair.chain, pair.key, ocsp.load(path, waits=waits))
 
 
 class Found(NamedTuple):
@@ -154,7 +163,7 @@ def find(folder: Path) -> Found:
             where some have no key, that one of all the files holds no certificate.
     """
     try:
-        found = [files for path in sorted(folder.iterdir()) for files in _of(path)]
+        found = [files for name in whole_files.names(folder) for files in _of(folder / name)]
         keys = {files.key for files in found if files.key != files.chain}
         found = [files for files in found if files.chain not in keys]
         left = _leave(found)
@@ -191,14 +200,16 @@ def _of(path: Path) -> Iterator[Files]:
     elif path.suffix not in _CHAIN_SUFFIXES and path.name not in _LAYOUTS:
         return
     response = path.parent / f"{name}.ocsp"
-    yield Files(name, chain, _key_of(chain), response if response.exists() else None)
+    staple = response if response.exists() else None
+    yield Files(name, chain, _key_of(chain), staple, is_listed=True)
 
 
 def _key_of(chain: Path) -> Path:
     """Find a certificate's key; if there is none, the file that it should be in."""
     pattern = _LAYOUTS.get(chain.name, "")
     if pattern == _CALLED_AFTER_IT:
-        inside = sorted(chain.parent.glob(pattern))
+        folder = chain.parent
+        inside = [folder / name for name in whole_files.names(folder) if name.endswith(".key")]
         called = chain.with_name(f"{chain.parent.name.removesuffix(_ECC)}.key")
         return inside[0] if len(inside) == 1 and called not in inside else called
     usual = chain.with_name(pattern) if pattern else chain.with_suffix(".key")
@@ -208,7 +219,7 @@ def _key_of(chain: Path) -> Path:
     for path in places:
         if path.exists():
             return path
-    return chain if b"PRIVATE KEY-----" in read_file(chain, "certificate") else usual
+    return chain if b"PRIVATE KEY-----" in read_file(chain, CERTIFICATE, waits=False) else usual
 
 
 def _leave(found: list[Files]) -> dict[Path, str]:
@@ -229,7 +240,7 @@ def _leave(found: list[Files]) -> dict[Path, str]:
 
 
 def _first(files: Files) -> bytes:
-    chain = files.read()[0] if files.key.exists() else read_file(files.chain, "certificate")
+    chain = files.read()[0] if files.key.exists() else files.read_chain()
     return read_pem(chain, str(files.chain))[0]
 
 
@@ -289,7 +300,7 @@ def _states(path: Path, depth: int, suffixes: Collection[str] | None) -> Iterato
         if not stat.S_ISDIR(state.st_mode):
             yield str(path), state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns
         elif depth:
-            for name in sorted(os.listdir(path)):
+            for name in whole_files.names(path):
                 inside = path / name
                 counts = suffixes is None or inside.suffix in suffixes or inside.is_dir()
                 if counts and not name.startswith("."):

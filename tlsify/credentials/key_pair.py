@@ -11,7 +11,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from tlsify.credentials.ocsp import objection
 from tlsify.credentials.parse import encoded, parse_certificates, parse_key
 from tlsify.credentials.presented import read
-from tlsify.credentials.reading import read_file
+from tlsify.credentials.reading import CERTIFICATE, PRIVATE_KEY, read_file
 from tlsify.errors import ConfigError
 from tlsify.names import IdKind
 
@@ -95,4 +95,4 @@ class KeyPair:
     @classmethod
     def load(cls, chain: StrPath, key: StrPath) -> Self:
         """Read both files and parse them (`from_pem`)."""
-        return cls.from_pem(read_file(chain, "certificate"), read_file(key, "private key"))
+        return cls.from_pem(read_file(chain, CERTIFICATE), read_file(key, PRIVATE_KEY))

@@ -9,7 +9,7 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.x509.ocsp import load_der_ocsp_response
 
-from tlsify.credentials.reading import read_file
+from tlsify.credentials.reading import OCSP_RESPONSE, read_file
 from tlsify.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from cryptography.x509.ocsp import OCSPSingleResponse
 
 
-def load(path: StrPath) -> bytes:
-    """Read a response in DER, as ``openssl ocsp -respout`` writes it.
+def load(path: StrPath, *, waits: bool = True) -> bytes:
+    """Read a response in DER, as ``openssl ocsp -respout`` writes it; `read_file` has more.
 
     Raises:
         ConfigError: it cannot be read, or is no OCSP response.
     """
-    der = read_file(path, "OCSP response")
+    der = read_file(path, OCSP_RESPONSE, waits=waits)
     try:
         load_der_ocsp_response(der)
     except ValueError as exc:

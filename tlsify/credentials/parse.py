@@ -25,7 +25,7 @@ PrivateKey: TypeAlias = (
 
 # Without headers, which have hyphens: an encrypted key's (RFC 1421) are the library's to read.
 _PRIVATE_KEY = re.compile(rb"-----BEGIN ([A-Z ]*PRIVATE KEY)-----([^-]*)-----END \1-----")
-_PEM_CRL = re.compile(rb"-----BEGIN X509 CRL-----.*?-----END X509 CRL-----", re.DOTALL)
+_PEM_CRL = re.compile(rb"-----BEGIN X509 CRL-----[^-]*-----END X509 CRL-----")
 
 
 def parse_certificates(pem: bytes, what: str) -> tuple[x509.Certificate, ...]:

@@ -4,68 +4,90 @@ from __future__ import annotations
 
 import errno
 import os
-import select
-import stat
-import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from tlsify.errors import unusable
+from tlsify.system import whole_files
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Iterable, Iterator
 
     from _typeshed import StrPath
 
     from tlsify.errors import TlsifyError
 
-# Seconds for all that comes through a pipe, and bytes of it: whoever waits has other duties.
-_PATIENCE, _MOST = 5.0, 2**24
+
+class Kind(NamedTuple):
+    """What a file is expected to hold: its name in messages, and the bytes that are read at most.
+
+    docs/limits.md lists them.
+    """
+
+    name: str
+    most: int
 
 
-def unreadable(path: StrPath, what: str, exc: OSError) -> TlsifyError:
-    """Return the error for a file or folder that cannot be read: its own, or a shortage of ours."""
-    return unusable(f"cannot read {what} {path}", exc, "check the path and its permissions")
+CERTIFICATE = Kind("certificate", 2**20)
+PRIVATE_KEY = Kind("private key", 2**20)  # the file may have the chain, too
+# In all of a folder, too. The largest stores of distributions have 0.6 MB.
+TRUST_ANCHORS = Kind("trust anchors", 2**24)
+# Of a million certificates. A process takes some ten bytes for each of a file's.
+REVOCATION_LIST = Kind("revocation list", 2**26)
+OCSP_RESPONSE = Kind("OCSP response", 2**18)
+TRAEFIKS = Kind("certificates", 2**24)
+CONFIGURATION = Kind("configuration", 2**18)
 
 
-def read_file(path: StrPath, what: str) -> bytes:
+def unreadable(
+    path: StrPath, what: str, exc: OSError, hint: str = "check the path and its permissions"
+) -> TlsifyError:
+    """Return the error for a file or folder that cannot be read: its own, or a shortage of ours.
+
+    ``hint`` is for all but excess and shortage.
+    """
+    if exc.errno == errno.EFBIG:
+        hint = 'check that it is the right one, and see "tlsify help limits"'
+    return unusable(f"cannot read {what} {path}", exc, hint)
+
+
+def read_file(path: StrPath, kind: Kind, *, waits: bool = True) -> bytes:
     """Read a file that the configuration names, or a pipe that is being written.
 
+    Args:
+        path: of the file.
+        kind: of the file.
+        waits: whether a pipe may be in its place; of a folder's files none may be.
+
     Raises:
-        ConfigError: it cannot be read, or only from a writer who does not write.
+        ConfigError: it cannot be read, or only from a writer who does not write; or it is too
+            large.
         ResourceError: no descriptor or memory is available.
     """
     try:
-        with open(path, "rb", opener=_open) as file:
-            number = file.fileno()
-            is_file = stat.S_ISREG(os.fstat(number).st_mode)
-            return file.read() if is_file else _drain(number)
+        return whole_files.read(path, kind.most, waits=waits)
     except OSError as exc:
-        raise unreadable(path, what, exc) from exc
+        raise unreadable(path, kind.name, exc) from exc
 
 
-def _open(path: str, flags: int) -> int:
-    """Open what may be a pipe, which would block until it has a writer."""
-    return os.open(path, flags | os.O_NONBLOCK)
-
-
-def _drain(pipe: int) -> bytes:
-    """Read a pipe, or a device, to its end.
+def read_files(
+    folder: StrPath, paths: Iterable[StrPath], kind: Kind
+) -> Iterator[tuple[StrPath, bytes]]:
+    """Read files of a folder, which together have no more bytes than one of their kind may have.
 
     Raises:
-        OSError: that does not come, or not soon enough.
+        ConfigError: one of them cannot be read, or they are too large.
+        ResourceError: no descriptor or memory is available.
     """
-    content = b""
-    poller = select.poll()
-    poller.register(pipe, select.POLLIN)
-    deadline = time.monotonic() + _PATIENCE
-    while len(content) <= _MOST:
-        if not poller.poll(max(deadline - time.monotonic(), 0) * 1000):
-            raise TimeoutError(errno.ETIMEDOUT, "nobody writes to this pipe")
-        piece = os.read(pipe, _MOST)
-        if not piece:
-            return content
-        content += piece
-    raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+    left = kind.most
+    for path in paths:
+        try:
+            content = whole_files.read(path, left)
+        except OSError as exc:
+            if exc.errno == errno.EFBIG:
+                raise unreadable(folder, kind.name, whole_files.too_large(kind.most)) from exc
+            raise unreadable(path, kind.name, exc) from exc
+        left -= len(content)
+        yield path, content
 
 
 def files_in(folder: StrPath, suffixes: Collection[str], what: str) -> list[str] | None:
@@ -78,7 +100,7 @@ def files_in(folder: StrPath, suffixes: Collection[str], what: str) -> list[str]
     if not os.path.isdir(folder):
         return None
     try:
-        names = sorted(os.listdir(folder))
+        names = whole_files.names(folder)
     except OSError as exc:
         raise unreadable(folder, what, exc) from exc
     return [os.path.join(folder, name) for name in names if os.path.splitext(name)[1] in suffixes]

@@ -6,7 +6,7 @@ import binascii
 import json
 from typing import TYPE_CHECKING, Any
 
-from tlsify.credentials.reading import read_file
+from tlsify.credentials.reading import TRAEFIKS, read_file
 from tlsify.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ def read(path: Path) -> dict[str, tuple[bytes, bytes]]:
     Raises:
         ConfigError: it cannot be read, or is in another format.
     """
-    return _parse(read_file(path, "certificates"), str(path))
+    return _parse(read_file(path, TRAEFIKS, waits=False), str(path))
 
 
 def _parse(content: bytes, path: str) -> dict[str, tuple[bytes, bytes]]:

@@ -9,6 +9,7 @@ from typing import NamedTuple, NoReturn
 
 from tlsify.codepoints import Aead, AlertDescription, CipherSuite, ContentType
 from tlsify.errors import (
+    SHORTAGES,
     ConfigError,
     KtlsUnavailable,
     PeerMisbehaved,
@@ -133,7 +134,11 @@ def install(sock: socket.socket, direction: Direction, keys: TrafficKeys) -> Non
             ) from exc
         if number == errno.ENOMEM:
             raise KtlsUnavailable(
-                step, number, "the kernel has no memory for the key", code=ReasonCode.NO_MEMORY
+                step,
+                number,
+                "the kernel has no memory for the key",
+                code=ReasonCode.NO_MEMORY,
+                hint=SHORTAGES[number],
             ) from exc
         raise KtlsUnavailable(
             step,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Self
 
 from tlsify.errors import ConfigError, errno_name
+from tlsify.system import whole_files
 from tlsify.system.modes import make_private, open_private, own_alone
 
 if TYPE_CHECKING:
@@ -72,11 +74,13 @@ class Folder:
             OSError: it cannot be read.
         """
         try:
-            with (self.path / name).open("rb") as file:
-                content = file.read(MAX_FILE + 1)
+            return whole_files.read(self.path / name, MAX_FILE)
         except FileNotFoundError:
             return None
-        return content if len(content) <= MAX_FILE else None
+        except OSError as exc:
+            if exc.errno == errno.EFBIG:
+                return None
+            raise
 
     def written(self, name: str) -> datetime:
         """Return when a file was written.

@@ -329,11 +329,14 @@ def _acceptor(
     listeners: list[socket.socket],
     limits: Limits,
 ) -> Admission:
+    acceptor: Admission
     if config is None:
-        return PlainAcceptor(listeners, service.serve, limits)
-    acceptor = Acceptor(listeners, service.serve, config, plan.policy, limits)
-    acceptor.is_inline = plan.is_inline
-    acceptor.stranger = plan.stranger
+        acceptor = PlainAcceptor(listeners, service.serve, limits)
+    else:
+        acceptor = Acceptor(listeners, service.serve, config, plan.policy, limits)
+        acceptor.is_inline = plan.is_inline
+        acceptor.stranger = plan.stranger
+    acceptor.keeps_thread = plan.is_inline and host_refusal(plan.policy) is not None
     return acceptor
 
 

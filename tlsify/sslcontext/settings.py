@@ -16,7 +16,7 @@ from tlsify.connection.setup import keylog
 from tlsify.credentials.anchors import Anchor, TrustAnchors, read_anchors
 from tlsify.credentials.key_pair import KeyPair
 from tlsify.credentials.parse import decrypt_key, parse_crls
-from tlsify.credentials.reading import read_file
+from tlsify.credentials.reading import CERTIFICATE, PRIVATE_KEY, REVOCATION_LIST, read_file
 from tlsify.errors import ConfigError
 from tlsify.sslcontext.errors import setting
 from tlsify.sslcontext.facts import describe
@@ -35,6 +35,8 @@ _EXCLUDED = {
     ProtocolVersion.TLSv1_2: ssl.OP_NO_TLSv1_2,
     ProtocolVersion.TLSv1_3: ssl.OP_NO_TLSv1_3,
 }
+# As Python's ssl has it, in one file.
+_ANCHORS_AND_LISTS = REVOCATION_LIST._replace(name="trust anchors")
 _CURVES = {"prime256v1": "P-256"}
 
 
@@ -120,7 +122,7 @@ class Settings(ssl.SSLContext):
         found: list[Anchor] = []
         crls: list[x509.CertificateRevocationList] = []
         if cafile is not None:
-            pem = read_file(_path(cafile), "trust anchors")
+            pem = read_file(_path(cafile), _ANCHORS_AND_LISTS)
             if b"-----BEGIN X509 CRL-----" in pem:
                 crls += parse_crls(pem, str(_path(cafile)))
             if b"CERTIFICATE-----" in pem or not crls:
@@ -286,8 +288,8 @@ def _path(name: StrOrBytesPath) -> Path:
 def _load_pair(
     certfile: StrOrBytesPath, keyfile: StrOrBytesPath | None, password: Password | None
 ) -> KeyPair:
-    chain = read_file(_path(certfile), "certificate")
-    key = chain if keyfile is None else read_file(_path(keyfile), "private key")
+    chain = read_file(_path(certfile), CERTIFICATE)
+    key = chain if keyfile is None else read_file(_path(keyfile), PRIVATE_KEY)
     if password is not None:
         secret = password() if callable(password) else password
         key = decrypt_key(key, secret.encode() if isinstance(secret, str) else bytes(secret))

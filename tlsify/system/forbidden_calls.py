@@ -5,9 +5,13 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+from typing import TYPE_CHECKING
 
 from tlsify.system import libc
 from tlsify.system.bpf import IF_EQUAL, LOAD, RETURN, UNLESS_BELOW, Program, assemble
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
 
 _PR_SET_SECCOMP, _MODE_FILTER = 22, 2
 ALLOW, ERRNO = 0x7FFF0000, 0x00050000
@@ -36,26 +40,29 @@ _CALLS = {
 }  # fmt: skip
 
 
-def forbid() -> None:
+def forbid(but: Collection[str] = ()) -> None:
     """Make such calls fail with EPERM, in this thread and all its threads and children.
 
     There is no way back, and ``no_new_privs`` has to be set.
+
+    Args:
+        but: names of calls that this process needs.
 
     Raises:
         OSError: the kernel refuses, or the numbers of this architecture's calls are not known.
 
     Source: Documentation/userspace-api/seccomp_filter.rst.
     """
-    code = _filter(os.uname().machine)
+    code = _filter(os.uname().machine, but)
     program = Program.of(code)
     libc.call("prctl", _PR_SET_SECCOMP, _MODE_FILTER, ctypes.byref(program), 0, 0)
 
 
-def _filter(machine: str) -> bytes:
+def _filter(machine: str, but: Collection[str] = ()) -> bytes:
     """Write the filter for an architecture."""
     if machine not in ARCHITECTURES:
         raise OSError(errno.ENOSYS, f"no filter for {machine}")
-    numbers = [each[machine == "aarch64"] for each in _CALLS.values()]
+    numbers = [each[machine == "aarch64"] for name, each in _CALLS.items() if name not in but]
     # Jumps count from the next instruction on; the two ends are the last ones.
     tests = [(UNLESS_BELOW, X32), *((IF_EQUAL, number) for number in numbers)]
     found = [

@@ -18,7 +18,7 @@ from tlsify.system.forbidden_calls import forbid
 from tlsify.system.process import forgo_rights
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
 # asm-generic/unistd.h: the same numbers on every architecture.
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
@@ -130,10 +130,13 @@ def confine(reach: Reach, sandboxing: Sandboxing) -> int:
     return version
 
 
-def renounce() -> None:
+def renounce(but: Collection[str] = ()) -> None:
     """Give up executing programs, and gaining rights by it, as far as the kernel supports it.
 
-    System calls that none of our processes needs are gone, too (`forbidden_calls`).
+    System calls that our processes do not need are gone, too (`forbidden_calls`).
+
+    Args:
+        but: names of such calls that this process needs.
 
     Raises:
         OSError: the kernel refuses the latter.
@@ -141,7 +144,7 @@ def renounce() -> None:
     global _in_force
     forgo_rights()
     try:
-        forbid()
+        forbid(but)
     except OSError as exc:
         _log.info("no filter of system calls: %s", exc.strerror)
     else:

@@ -183,7 +183,10 @@ def cut_short(server_name: str | None = None) -> Truncated:
 
 def unfinished() -> HandshakeError:
     """Build the error for a handshake message whose rest has not come, though data waits for it."""
-    return HandshakeError("the peer stopped in the midst of a handshake message")
+    return HandshakeError(
+        "the peer stopped in the midst of a handshake message",
+        hint="the peer hangs, or a device in between has cut the message: connect again",
+    )
 
 
 def truncated() -> Truncated:

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 
 from tlsify.credentials.anchors import ANCHOR_SUFFIXES
 from tlsify.credentials.pem import malformed, no_anchors, read_pem
-from tlsify.credentials.reading import read_file, unreadable
+from tlsify.credentials.reading import TRUST_ANCHORS, read_files, unreadable
 from tlsify.errors import ConfigError
 from tlsify.system.modes import is_own, make_private, own_alone
 from tlsify.system.process import has_foreign_rights
+from tlsify.system.whole_files import entries
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -58,24 +59,23 @@ def survey(source: Path) -> Survey:
 
     Raises:
         ConfigError: an entry is not a file, or there is no file.
-        OSError: the folder cannot be read.
+        OSError: the folder cannot be read, or has too many names.
     """
     found = []
-    with os.scandir(source) as entries:
-        for entry in entries:
-            name = entry.name
-            if not name.endswith(ANCHOR_SUFFIXES) or name in ANCHOR_SUFFIXES:
-                continue
-            try:
-                now = entry.stat()
-            except OSError as exc:
-                raise unreadable(source / name, "trust anchor", exc) from exc
-            if not stat.S_ISREG(now.st_mode):
-                raise ConfigError(
-                    f"trust anchor {source / name} is not a file",
-                    hint="move it away: every .pem and .crt in the folder has to be a certificate",
-                )
-            found.append((name, now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns))
+    for entry in entries(source):
+        name = entry.name
+        if not name.endswith(ANCHOR_SUFFIXES) or name in ANCHOR_SUFFIXES:
+            continue
+        try:
+            now = entry.stat()
+        except OSError as exc:
+            raise unreadable(source / name, "trust anchor", exc) from exc
+        if not stat.S_ISREG(now.st_mode):
+            raise ConfigError(
+                f"trust anchor {source / name} is not a file",
+                hint="move it away: every .pem and .crt in the folder has to be a certificate",
+            )
+        found.append((name, now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns))
     if not found:
         raise no_anchors(source)
     found.sort()
@@ -191,13 +191,13 @@ class Cache:
 
     def _tidy(self) -> None:
         """Remove indexes in excess, outdated ones, and remains of crashed processes."""
-        entries = list(self._root.iterdir())
-        origins = [path for path in entries if re.fullmatch(_ORIGIN, path.name)]
+        found = list(self._root.iterdir())
+        origins = [path for path in found if re.fullmatch(_ORIGIN, path.name)]
         origins.sort(key=lambda path: path.lstat().st_mtime_ns, reverse=True)
         for path in origins[SOURCES:]:
             path.unlink()
         current = {_name(path.name, str(path.readlink())) for path in origins[:SOURCES]}
-        for path in entries:
+        for path in found:
             if re.fullmatch(_NEW, path.name) and _is_abandoned(path):
                 path.unlink()
             elif re.fullmatch(_INDEX, path.name) and path.name not in current:
@@ -209,7 +209,7 @@ def _name(origin: str, text: str) -> str:
     return f"{origin}.{text[:_TOKEN_LENGTH]}"
 
 
-def _links(source: Path, names: Iterable[str]) -> list[tuple[str, Path]]:
+def _links(source: Path, names: Sequence[str]) -> list[tuple[str, Path]]:
     """Read every file, and return the links that OpenSSL needs.
 
     Raises:
@@ -219,9 +219,8 @@ def _links(source: Path, names: Iterable[str]) -> list[tuple[str, Path]]:
     from tlsify.tls.certificates import is_read_so, name_hashes  # noqa: PLC0415 - rarely needed
 
     held: dict[str, dict[str, int]] = {}
-    for name in names:
-        path = source / name
-        pem = read_file(path, "trust anchor")
+    contents = read_files(source, [source / name for name in names], TRUST_ANCHORS)
+    for name, (path, pem) in zip(names, contents, strict=True):
         found = read_pem(pem, str(path))
         try:
             held[name] = name_hashes(found)

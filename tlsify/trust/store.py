@@ -10,9 +10,10 @@ import stat
 from typing import TYPE_CHECKING
 
 from tlsify.credentials.anchors import Lookup, TrustAnchors
-from tlsify.credentials.reading import unreadable
+from tlsify.credentials.reading import TRUST_ANCHORS, unreadable
 from tlsify.errors import ConfigError
 from tlsify.system.process import has_foreign_rights
+from tlsify.system.whole_files import too_large
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -90,7 +91,7 @@ def system(environment: Mapping[str, str] | None = None) -> TrustAnchors:
             OpenSSL; None takes this process's, unless it runs with another user's rights.
 
     Raises:
-        ConfigError: there is no store.
+        ConfigError: there is no store, or its file is too large.
     """
     if environment is None:
         environment = {} if has_foreign_rights() else os.environ
@@ -104,8 +105,18 @@ def system(environment: Mapping[str, str] | None = None) -> TrustAnchors:
         hint = "install ca-certificates, or name the authority to trust with --ca"
     if not files and not folders:
         raise ConfigError("this system has no store of trust anchors", hint=hint)
+    for file in files:
+        _check_size(file)  # OpenSSL reads it whole
     content = repr((files, folders)).encode()
     return TrustAnchors(lookup=Lookup(tuple(files), tuple(folders), chosen=False, content=content))
+
+
+def _check_size(file: AnyPath) -> None:
+    try:
+        if os.path.getsize(file) > TRUST_ANCHORS.most:
+            raise too_large(TRUST_ANCHORS.most)
+    except OSError as exc:
+        raise unreadable(file, TRUST_ANCHORS.name, exc) from exc
 
 
 def read_later(anchors: TrustAnchors) -> Sequence[str]:

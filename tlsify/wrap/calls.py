@@ -229,6 +229,7 @@ class Calls:
             if (why := obstacle(theirs)) is not None:
                 raise _NoTls(f"no TLS on {spell(theirs)}: {why}")
             self.check_doors()
+            hold = Hold(self._lobby.threads.of(call.tid).pid, call.descriptor)
             place = Place.of(theirs)
             door = next((each for each in self.doors() if each.group.place == place), None)
             if door is None:
@@ -241,8 +242,7 @@ class Calls:
         except BaseException:
             theirs.close()
             raise
-        self._doors[member] = door
-        self._seen[member] = Hold(self._lobby.threads.of(call.tid).pid, call.descriptor)
+        self._doors[member], self._seen[member] = door, hold
         _log.log(NOTICE, "TLS on %s (%s)", spell(theirs), self.carrier)
         return member
 

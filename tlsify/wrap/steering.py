@@ -137,7 +137,11 @@ class Group:
         _listen(theirs, backlog)
         self.ours = _beside(theirs, self.place)
         self._order = [theirs, self.ours]
-        self._steer()
+        try:
+            self._steer()
+        except BaseException:
+            self.ours.close()
+            raise
 
     def join(self, theirs: socket.socket, backlog: int) -> None:
         """Have another socket of the program listen, as its workers do with SO_REUSEPORT.

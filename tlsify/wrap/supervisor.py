@@ -19,6 +19,7 @@ from tlsify.connection.ending import patience
 from tlsify.connection.setup.eligibility import host_refusal
 from tlsify.errors import TlsifyError
 from tlsify.http.endpoint import Endpoint
+from tlsify.logs.messages import NOTICE
 from tlsify.metrics.counters import Event, Gauge, count, put
 from tlsify.metrics.exposition import About, Scrape
 from tlsify.serving.changes import Changes
@@ -60,6 +61,10 @@ _DOORS, _CONNECTIONS = 1.0, 5.0
 _RESERVE, _PER_OFFLOADED, _PER_RELAYED = 128, 3, 5
 _PARTING = 3.0  # seconds for peers to read what the program has sent, once it has ended
 _GARBAGE = (2_000, 10, 5)  # as of workers (`serving.server`)
+_AS_ROOT = (
+    "the supervisor's and the program's processes run as root: start tlsify as another user, "
+    "unless the program changes its user itself"
+)
 _SIGNALLED = 128  # and the signal's number: how shells spell such an end
 
 
@@ -108,6 +113,8 @@ def run(plan: WrapPlan) -> int:
     except BaseException:
         plan.launch.cancel()
         raise
+    if os.geteuid() == 0:
+        _log.log(NOTICE, _AS_ROOT)
     _allow_descriptors()
     gc.freeze()
     gc.set_threshold(*_GARBAGE)
@@ -148,7 +155,9 @@ class _Supervisor:
         access_log = plan.access_log
         self._calls = Calls(notifications, plan.numbers, self._accept_on, plan.ports, access_log)
         self._each = _PER_OFFLOADED
-        if (refusal := host_refusal(plan.policy)) is not None:
+        refusal = host_refusal(plan.policy)
+        self._is_relayed = refusal is not None
+        if refusal is not None:
             self._each = _PER_RELAYED
             self._calls.carrier = f"relay: {refusal.code}"
 
@@ -159,6 +168,7 @@ class _Supervisor:
         acceptor = Acceptor(listeners, serve, self._config, plan.policy, plan.limits)  # type: ignore[arg-type]
         acceptor.stranger = plan.stranger
         acceptor.is_inline = True
+        acceptor.keeps_thread = self._is_relayed
         if plan.access_log is not None:
             acceptor.refused = plan.access_log.refused
         acceptor.is_crowded = self._is_crowded

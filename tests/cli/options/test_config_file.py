@@ -83,6 +83,9 @@ def test_the_command_line_prevails(write: Callable[[str], Path]) -> None:
     ("text", "complaint"),
     [
         ("verb = ", "Invalid value"),
+        pytest.param("a = " + "[" * 10_000, "nested too deeply", id="depth"),
+        pytest.param("a = " + "1" * 5000, "Exceeds the limit", id="digits"),
+        pytest.param(".".join("a" * 100_000) + " = 1", "more than 1000 dots", id="parts"),
         ("listen = 1", "is missing, or not a verb"),
         ('verb = "dance"', "is missing, or not a verb"),
         ("verb = []", "is missing, or not a verb"),

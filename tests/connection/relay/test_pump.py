@@ -32,7 +32,7 @@ from tlsify.connection.relay import loads
 from tlsify.connection.relay import pump as relay_module
 from tlsify.connection.relay.pump import Relay
 from tlsify.connection.stream import TLSSocket
-from tlsify.errors import HandshakeError, PeerMisbehaved, TlsifyError, Truncated
+from tlsify.errors import DeadlineExceeded, HandshakeError, PeerMisbehaved, TlsifyError, Truncated
 from tlsify.tls.messages import KeyUpdateRequest, encode_key_update
 from tlsify.tls.record import MAX_PLAINTEXT
 
@@ -226,9 +226,13 @@ def test_program_gone_and_peer_stuck(lab: Lab, monkeypatch: pytest.MonkeyPatch) 
     """A peer that takes nothing keeps the relay of a closed program only so long."""
     monkeypatch.setattr(patience, "PATIENCE", 0.1)
     server, _peer = lab.server(RELAY)
+    relay = running(server)
+    relay.network.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2**13)
     fill(server.sock, bytes(2**16))
     server.sock.close()
-    assert running(server).join(10)
+    assert relay.join(10)
+    assert isinstance(relay.failure, DeadlineExceeded)
+    assert "hangs" in relay.failure.hint
 
 
 def test_program_gone_and_peer_quiet(lab: Lab) -> None:
@@ -448,6 +452,7 @@ def test_ending_meanwhile(
     else:
         assert peer.recv() is None
         assert isinstance(relay.failure, HandshakeError)
+        assert "hangs" in relay.failure.hint
     assert relay.join(60)
 
 

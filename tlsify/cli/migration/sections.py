@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tlsify.cli.migration.draft import Setting
-from tlsify.errors import ConfigError
+from tlsify.credentials.reading import CONFIGURATION, read_files
+from tlsify.errors import ConfigError, TlsifyError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -129,14 +130,21 @@ class _Reader:
     def _include(self, setting: Setting) -> bool:
         """Read all files of a folder, in the order of their names; return whether it is there."""
         try:
-            files = sorted(path for path in Path(setting.value).iterdir() if path.is_file())
-            texts = [(path.read_text("utf-8"), path.name) for path in files]
-        except (OSError, ValueError):
+            folder = Path(setting.value)
+            files = sorted(path for path in folder.iterdir() if path.is_file())
+            texts = [
+                (content.decode(), Path(path).name)
+                for path, content in read_files(folder, files, CONFIGURATION)
+            ]
+        except (OSError, TlsifyError, ValueError):
             self.unread = True
             return False
         self._depth += 1
         if self._depth > _DEEPEST:
-            raise ConfigError(f"{setting.place}: {setting}: folders include each other")
+            raise ConfigError(
+                f"{setting.place}: {setting}: folders include each other",
+                hint="take one of the include lines away",
+            )
         for text, name in texts:
             self.read(text, name)
         self._depth -= 1

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import base64
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tlsify.cli.migration.sections import is_on
 from tlsify.credentials.pem import read_pem
-from tlsify.errors import ConfigError
+from tlsify.credentials.reading import TRUST_ANCHORS, read_file
+from tlsify.errors import TlsifyError
 from tlsify.names import ReferenceIdentifier
 from tlsify.tls import certificates
 from tlsify.tls.identity import presents
@@ -177,10 +177,10 @@ def _pin(draft: Draft, wanted: _Wanted, said: Setting) -> None:
         names = _identifiers(wanted)
         found = [
             certificates.key_hash(certificates.load(der))
-            for der in read_pem(Path(file.value).read_bytes(), "it")
+            for der in read_pem(read_file(file.value, TRUST_ANCHORS), "it")
             if not names or presents(der, names)
         ]
-    except (OSError, ConfigError, ValueError) as exc:
+    except (TlsifyError, ValueError) as exc:
         draft.endanger(file, f"its certificates cannot be pinned: {exc}")
         return
     if not all(found) or not found:

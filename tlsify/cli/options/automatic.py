@@ -18,7 +18,7 @@ from tlsify.addresses import Address
 from tlsify.cli.options import common as shared
 from tlsify.credentials.key_files import Files
 from tlsify.credentials.ocsp import objection
-from tlsify.credentials.reading import read_file
+from tlsify.credentials.reading import Kind, read_file
 from tlsify.errors import ConfigError, UsageError
 from tlsify.renewal.folder import Folder
 from tlsify.renewal.staples import Staples, Subject, file_of, responders
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("tlsify")
 
 _DNS, _HTTP, _HTTPS = 53, 80, 443
+_BINDING_KEY = Kind("key of --acme-eab-key", 2**12)
 _BASE64 = re.compile(r"[A-Za-z0-9_-]+")
 
 
@@ -67,7 +68,7 @@ class Automatic:
             return []
         folder, wanted = self.certificates.folder, self.certificates.wanted
         paths = [(it.names[0], folder.path / it.file) for it in wanted]
-        return [Files(name, path, path) for name, path in paths]
+        return [Files(name, path, path, is_listed=True) for name, path in paths]
 
     def load(self, tell: Callable[..., None]) -> Iterator[tuple[str, KeyPair]]:
         """Read the certificates by ACME that are there.
@@ -211,7 +212,7 @@ def _authority(arguments: argparse.Namespace) -> Authority:
     named, kid = arguments.acme_ca, arguments.acme_eab_kid
     binding = None
     if kid is not None:
-        key = read_file(arguments.acme_eab_key, "key of --acme-eab-key").decode("latin-1")
+        key = read_file(arguments.acme_eab_key, _BINDING_KEY).decode("latin-1")
         key = key.strip().rstrip("=")
         if _BASE64.fullmatch(key) is None:
             raise ConfigError(

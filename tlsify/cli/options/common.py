@@ -11,10 +11,11 @@ from tlsify.cli.options import addresses
 from tlsify.codepoints import DEFAULT_AEADS, Aead, NamedGroup, ProtocolVersion
 from tlsify.config import ClosePolicy, KtlsMode, KtlsPolicy
 from tlsify.credentials.anchors import TrustAnchors
-from tlsify.credentials.reading import read_file
-from tlsify.errors import UsageError, unusable
+from tlsify.credentials.reading import CERTIFICATE, PRIVATE_KEY, read_file, unreadable
+from tlsify.errors import UsageError
 from tlsify.names import ReferenceIdentifier
 from tlsify.system.process import let_go
+from tlsify.system.whole_files import too_large
 from tlsify.trust import store
 
 if TYPE_CHECKING:
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 _MAX_COUNT = 1024
 _MAX_SECONDS = 1e6  # what poll takes in milliseconds
 _MAX_DESCRIPTOR = 2**20
-_MAX_PEM = 2**20
 _MAX_ALPN = 255  # RFC 7301 3.1
 _AEADS = {
     "aes-128-gcm": Aead.AES_GCM_128,
@@ -152,7 +152,7 @@ def key_pair(arguments: argparse.Namespace) -> KeyPair | None:
     chain, key = found
     if key is not None:
         return key_files.Files(str(chain), chain, key).load()
-    return key_pair.KeyPair.from_pem(read_file(chain, "certificate"), read_key(arguments.key_fd))
+    return key_pair.KeyPair.from_pem(read_file(chain, CERTIFICATE), read_key(arguments.key_fd))
 
 
 def key_pair_files(
@@ -193,14 +193,16 @@ def read_key(number: int) -> bytes:
     """Read a PEM key from a descriptor.
 
     Raises:
-        ConfigError: it cannot be read.
+        ConfigError: it cannot be read, or has more than a key's file.
     """
     try:
-        pem = streams.read_all(number, _MAX_PEM)
+        pem = streams.read_all(number, PRIVATE_KEY.most + 1)
+        if len(pem) > PRIVATE_KEY.most:
+            raise too_large(PRIVATE_KEY.most)
         let_go([number])  # a reload finds nothing there, rather than what has its number then
     except OSError as exc:
-        what = f"cannot read the private key from descriptor {number}"
-        raise unusable(what, exc, "leave it open for the command") from exc
+        place = f"from descriptor {number}"
+        raise unreadable(place, "the private key", exc, "leave it open for the command") from exc
     return pem
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from tlsify.cli import parser
-from tlsify.credentials.reading import read_file
+from tlsify.credentials.reading import CONFIGURATION, read_file
 from tlsify.errors import ConfigError, UsageError
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 _VERB, _OPERANDS, _PROGRAM = "verb", "operands", "program"
 # Of `forward`: its values, settings of backends, may be a table for each backend.
 _SETTINGS = "backend_for"
+_MOST_DOTS = 1000  # in a line
 
 
 class Words(NamedTuple):
@@ -72,7 +73,7 @@ def read(path: Path) -> Words:
     Raises:
         ConfigError: unreadable, no TOML, or not what the command line could say, too.
     """
-    return parse(read_file(path, "configuration"), str(path))
+    return parse(read_file(path, CONFIGURATION), str(path))
 
 
 def parse(content: bytes, path: str) -> Words:
@@ -82,9 +83,13 @@ def parse(content: bytes, path: str) -> Words:
         ConfigError: no TOML, or not what the command line could say, too.
     """
     try:
+        # A key of many parts would take time and memory by the square of their number.
+        if any(line.count(b".") > _MOST_DOTS for line in content.split(b"\n")):
+            raise ValueError(f"a line has more than {_MOST_DOTS} dots")
         given = tomllib.loads(content.decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
-        raise ConfigError(f"{path}: {exc}", hint="see toml.io for the format") from exc
+    except (ValueError, RecursionError) as exc:
+        said = exc if isinstance(exc, ValueError) else "it is nested too deeply"
+        raise ConfigError(f"{path}: {said}", hint="see toml.io for the format") from exc
     verb = given.pop(_VERB, None)
     if not isinstance(verb, str) or verb not in parser.VERBS:
         raise UsageError(

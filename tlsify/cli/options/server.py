@@ -16,7 +16,7 @@ from tlsify.connection.setup.eligibility import host_refusal
 from tlsify.credentials import crls, ocsp
 from tlsify.credentials.key_files import SUFFIXES, Files, amiss, find, fingerprint, watched
 from tlsify.credentials.parse import parse_certificates
-from tlsify.credentials.reading import read_file
+from tlsify.credentials.reading import CERTIFICATE, read_file
 from tlsify.credentials.self_signed import make_key_pair
 from tlsify.errors import TlsifyError, UsageError
 from tlsify.system.process import Account
@@ -144,7 +144,7 @@ def chains(arguments: argparse.Namespace) -> Iterator[tuple[Certificate, ...]]:
     if arguments.key_fd is not None and arguments.cert:
         paths.append(arguments.cert[0])
     for path in paths:
-        yield parse_certificates(read_file(path, "certificate"), str(path))
+        yield parse_certificates(read_file(path, CERTIFICATE), str(path))
 
 
 def _automatic_files(arguments: argparse.Namespace) -> list[Files]:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("tlsify")
 
+_TURNS = 16
+
 
 class InlineRelay(socket.socket):
     """A connection whose records its one user opens and seals, in the calls on it.
@@ -311,13 +313,16 @@ def _is_owed(sock: socket.socket) -> bool:
 def _finish(
     sock: socket.socket, tunnel: Tunnel | KeyedTunnel, records: bytes, *, has_shut_down: bool
 ) -> None:
-    """Leave the end of a connection to a thread; without one FIN goes out at once."""
+    """Leave the end of a connection to a thread; without one, or a pair, FIN goes out at once."""
     try:
         _Remainder(sock, tunnel, records, has_shut_down=has_shut_down).start().close()
     except (OSError, RuntimeError, MemoryError) as exc:
         count(Event.SHORTAGE)
-        _log.warning("a connection ends without close_notify: %s", exc)
+        how = "before its peer has everything" if has_shut_down else "without close_notify"
+        _log.warning("a connection ends %s: %s", how, exc)
         tunnel.release()
         with suppress(OSError):
             sock.shutdown(socket.SHUT_WR)
+            for _ in range(_TURNS):  # unread input would make it a reset, which loses what was sent
+                sock.recv(READ_SIZE, socket.MSG_DONTWAIT)
         sock.close()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import select
 import socket
 import threading
@@ -15,7 +14,7 @@ from tlsify.connection.event_thread import Interest
 from tlsify.connection.relay.loads import READ_SIZE, Flow, Load, end, mask, program_pair
 from tlsify.connection.relay.threads import failed, run
 from tlsify.connection.relay.verdict import Verdict
-from tlsify.errors import TlsifyError, Truncated
+from tlsify.errors import DeadlineExceeded, TlsifyError, Truncated
 from tlsify.tls.explain import truncated, unfinished
 
 if TYPE_CHECKING:
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
 _LOOK = 0.5
 # Bytes of OpenSSL's own answers that may wait for a peer that does not read.
 _MAX_ANSWERS = 2**16
+_UNREAD = "the peer's program hangs, or reads too slowly: see its log"
 
 
 class Relay:
@@ -197,7 +197,7 @@ class Relay:
         if self._tunnel.is_waiting:
             self._note(unfinished())
         elif not self.is_settled:
-            self._note(TimeoutError(errno.ETIMEDOUT, "the peer has not read the sent data"))
+            self._note(DeadlineExceeded("the peer has not read the sent data", hint=_UNREAD))
 
     def interest(self) -> Interest:
         """Return the events that can be acted on.
