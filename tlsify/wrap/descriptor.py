@@ -13,6 +13,7 @@ import time
 from typing import TYPE_CHECKING, cast
 
 from tlsify.connection.ending.forks import inode
+from tlsify.connection.ending.linger import never_wait
 from tlsify.connection.polling import LowWater, receive_limit
 from tlsify.connection.upkeep import Upkeep
 from tlsify.errors import TlsifyError
@@ -327,6 +328,7 @@ class Descriptor:
         if self.ended.done():
             return
         self.let_go()
+        never_wait(self._handed.sock)
         if error is None:
             self.ended.set_result(self._error)
         else:
