@@ -259,6 +259,7 @@ class Calls:
     def _check_door(self, member: int) -> None:
         if (hold := still_held(member, self._seen[member])) is not None:
             self._seen[member] = hold
+            self._doors[member].look(member)
         else:
             self._leave(member)
 

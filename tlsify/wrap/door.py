@@ -137,6 +137,10 @@ class Door:
             self._lobby.notifications.fail(call, errno.EINVAL)
         return True
 
+    def look(self, member: int) -> None:
+        """See whether the program has set other options on a socket: no call tells of that."""
+        self.group.inheritance.look(self.members[member])
+
     # -- clients
 
     async def serve(self, handed: Handoff) -> None:
@@ -176,7 +180,7 @@ class Door:
         self._ready.append(arrival)
         while (call := self._waiting.first()) is not None:
             self._waiting.forget(call.tid)
-            if self._give(call, arrival):
+            if self._give(call, arrival, self._waits_at[call.tid]):
                 break
         else:
             self._knock(arrival)
@@ -214,7 +218,7 @@ class Door:
         if _flags(call) & ~_KNOWN_FLAGS:
             self._lobby.notifications.fail(call, errno.EINVAL)
         elif self._ready:
-            self._give(call, self._ready[0])
+            self._give(call, self._ready[0], member)
         else:
             for _ in take(sock, self._known, self.acceptor.admit):
                 pass  # of clients that others have taken, or that have gone
@@ -234,13 +238,14 @@ class Door:
         for found in take(sock, self._known, self.acceptor.admit):
             self._repeat(found)
 
-    def _give(self, call: Call, arrival: _Arrival) -> bool:
+    def _give(self, call: Call, arrival: _Arrival, member: int) -> bool:
         """Give a call a client that is ready; return whether the program has it now."""
         notifications = self._lobby.notifications
         try:
             thread = self._lobby.threads.of(call.tid)
             address = encode_address(self.group.place.family, arrival.name)
             write_address(notifications, call, thread, address)
+            self.group.inheritance.pass_on(self.members[member], arrival.handed.sock)
             number = self._hand_over(call, thread, arrival)
         except ProcessLookupError:
             return False
