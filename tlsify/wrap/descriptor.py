@@ -149,7 +149,9 @@ class Descriptor:
                     raise
             except (TlsifyError, OSError) as exc:
                 self._error = exc
-                self._failure = getattr(exc, "errno", None) or errno.ECONNRESET
+                number = getattr(exc, "errno", None) or errno.EPIPE
+                # TCP calls a reset behind the client's FIN so, which POSIX knows of writes alone.
+                self._failure = errno.ECONNRESET if number == errno.EPIPE else number
         return self._failure
 
     def _is_non_blocking(self, call: Call) -> bool:

@@ -8,14 +8,14 @@ import re
 import signal
 import socket
 import ssl
-from functools import partialmethod
+from functools import partial, partialmethod
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.cli.conftest import Pki
 from tests.doubles import CLOSE_NOTIFY, RawPeer, descriptors, reset, until
-from tests.wrap.wrapped import RELAY, SERVE, Wrapped, needs_seccomp, read_all
+from tests.wrap.wrapped import CARRIERS, RELAY, SERVE, Wrapped, needs_seccomp, read_all
 from tlsify.codepoints import ProtocolVersion
 from tlsify.config import ClientConfig
 from tlsify.connection import commit
@@ -169,6 +169,43 @@ def test_client_that_leaves(pki: Pki) -> None:
             assert client.recv(1)
             reset(client)
             assert int(program.line()) in {errno.ECONNRESET, errno.EPIPE}
+
+
+@CARRIERS
+def test_reset_behind_an_end(pki: Pki, trust: TrustAnchors, carrier: str) -> None:
+    """A program that waits for nothing else hears of it, and finds the end that was there."""
+    source = """
+import select
+listener = listen()
+def read():
+    try:
+        return sock.recv(100).decode()
+    except OSError as exc:
+        return exc.errno
+for first in (0, 2) * 2:
+    sock, _ = listener.accept()
+    found = [read() for _ in range(first)]
+    poll = select.poll()
+    poll.register(sock, 0)
+    print("waits", flush=True)
+    poll.poll(60_000)
+    print(found + [read() for _ in range(3 - first)], flush=True)
+    sock.close()
+"""
+    with Wrapped(pki, carrier, source) as program:
+        for is_whole in (True, True, False, False):
+            peer = _raw(trust, program)
+            peer.send_data(b"data")
+            if is_whole:
+                peer.close_notify()
+            peer.sock.shutdown(socket.SHUT_WR)
+            assert program.line() == "waits\n"
+            if carrier == RELAY:
+                until(partial(_has_been_read, peer.sock))
+            reset(peer.sock)
+            end: object = "" if is_whole else errno.ECONNRESET
+            assert program.line() == f"{['data', end, end]}\n"
+        assert program.end() == 0
 
 
 def _say(client: ssl.SSLSocket) -> None:
