@@ -16,7 +16,7 @@ from typing import Any
 
 import trustme
 
-from tests.interop.programs import free_port
+from tests.ports import free_port
 
 HERE = Path(__file__).parent
 PROJECT = HERE.parents[1]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Self
 
 from tests.doubles import until
+from tests.ports import free_port
 from tests.provision import find
 
 if TYPE_CHECKING:
@@ -19,13 +19,6 @@ if TYPE_CHECKING:
 
 # An account elsewhere, to which an account can be bound.
 BINDING = ("kid-1", "zWNDZM6eQGHWpSRTPal5eIUYFTu7EajVIoguysqZ9wG44nMEtx3MUAsUDkMTQ12W")
-
-
-def free_ports(number: int) -> list[int]:
-    """Return ports that nobody listens on."""
-    with ExitStack() as stack:
-        found = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(number)]
-        return [sock.getsockname()[1] for sock in found]
 
 
 class Pebble:
@@ -48,7 +41,7 @@ class Pebble:
             authority: issues its server's certificate.
             bound: whether accounts have to be bound to one elsewhere.
         """
-        ports = free_ports(6)
+        ports = [free_port() for _ in range(6)]
         self._port, self._management, self._names, self._names_management = ports[:4]
         self.tls_port, self.http_port = ports[4:]
         self.directory = f"https://localhost:{self._port}/dir"

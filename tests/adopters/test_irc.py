@@ -9,7 +9,8 @@ import pytest
 
 from tests.adopters.recipes import recipe
 from tests.doubles import until
-from tests.interop.programs import PATIENCE, TIMEOUT, free_port, require
+from tests.interop.programs import PATIENCE, TIMEOUT, require
+from tests.ports import free_port
 from tests.provision import find
 from tlsify.errors import ExitCode
 

@@ -12,7 +12,8 @@ import pytest
 
 from tests.adopters.recipes import recipe
 from tests.doubles import until
-from tests.interop.programs import PATIENCE, TIMEOUT, Program, free_port, require
+from tests.interop.programs import PATIENCE, TIMEOUT, Program, require
+from tests.ports import free_port
 from tests.provision import find
 
 if TYPE_CHECKING:

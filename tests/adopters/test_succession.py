@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.adopters.recipes import PROJECT, RELAY, Place
-from tests.interop.programs import PATIENCE, TIMEOUT, Program, free_port
+from tests.interop.programs import PATIENCE, TIMEOUT, Program
+from tests.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -18,7 +18,7 @@ from typing import Any
 
 from tests.browser.tunnel import Kind, Tunnel
 from tests.doubles import until
-from tests.interop.programs import free_port
+from tests.ports import free_port
 
 _STAT = Path("/proc/net/tls_stat")
 

@@ -15,7 +15,7 @@ from typing import Any, Self
 
 from tests.browser.tunnel import Kind, Tunnel
 from tests.doubles import until
-from tests.interop.programs import free_port
+from tests.ports import free_port
 from tlsify.status.census import VARIABLE
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from tests.browser import tunnel
 from tests.browser.tunnel import Kind, Tunnel
-from tests.interop.programs import free_port
+from tests.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -16,7 +16,7 @@ from tests.cli.harness import ENVIRONMENT, LOOPBACK, PATIENCE, Served, in_thread
 from tests.cli.ordeal import scrape, undergo
 from tests.cli.swarm import Load
 from tests.doubles import until
-from tests.interop.programs import free_port
+from tests.ports import free_port
 
 if TYPE_CHECKING:
     from pathlib import Path

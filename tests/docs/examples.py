@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from tests.doubles import until
-from tests.interop.programs import PATIENCE, Program, free_port, require
+from tests.interop.programs import PATIENCE, Program, require
+from tests.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

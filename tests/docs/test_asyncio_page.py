@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.interop.programs import TIMEOUT, Program, free_port
+from tests.interop.programs import TIMEOUT, Program
+from tests.ports import free_port
 
 if TYPE_CHECKING:
     import trustme

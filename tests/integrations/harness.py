@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from tests.doubles import ends
-from tests.interop.programs import Program, free_port
+from tests.interop.programs import Program
+from tests.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -17,7 +17,8 @@ from tests.cli.conftest import Credentials, Pki
 from tests.cli.forked import Forked
 from tests.cli.harness import CARRIERS, LOOPBACK, PATIENCE
 from tests.doubles import Endpoint, until
-from tests.interop.programs import TIMEOUT, Program, free_port
+from tests.interop.programs import TIMEOUT, Program
+from tests.ports import free_port
 from tests.provision import find
 
 if TYPE_CHECKING:

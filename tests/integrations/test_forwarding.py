@@ -17,7 +17,8 @@ from tests.cli.conftest import Credentials, Pki
 from tests.cli.front import Front
 from tests.cli.harness import CARRIERS
 from tests.doubles import until
-from tests.interop.programs import TIMEOUT, Program, free_port, require
+from tests.interop.programs import TIMEOUT, Program, require
+from tests.ports import free_port
 from tests.provision import GUEST
 
 if TYPE_CHECKING:

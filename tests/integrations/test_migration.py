@@ -15,7 +15,8 @@ import pytest
 from tests.cli.forked import Forked, refused
 from tests.cli.harness import LOOPBACK, PATIENCE
 from tests.doubles import ends
-from tests.interop.programs import TIMEOUT, Program, free_port
+from tests.interop.programs import TIMEOUT, Program
+from tests.ports import free_port
 from tests.provision import find
 from tlsify.passing import proxy_protocol
 

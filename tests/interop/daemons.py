@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.interop.programs import PATIENCE, Program, free_port
+from tests.interop.programs import PATIENCE, Program
+from tests.ports import free_port
 from tests.provision import find
 
 if TYPE_CHECKING:

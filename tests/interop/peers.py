@@ -16,7 +16,8 @@ from tests.interop.matrix import (
     needs_rsa,
     openssl_options,
 )
-from tests.interop.programs import PATIENCE, Program, free_port
+from tests.interop.programs import PATIENCE, Program
+from tests.ports import free_port
 from tlsify.codepoints import ProtocolVersion
 from tlsify.config import ClientConfig, ServerConfig
 from tlsify.names import ReferenceIdentifier

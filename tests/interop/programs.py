@@ -36,13 +36,6 @@ def require(program: str) -> None:
     find(program)
 
 
-def free_port() -> int:
-    """Find a port of 127.0.0.1 that nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-        return port
-
-
 class Program:
     """One running program; its standard input stays open until it is closed or fed to its end.
 

@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING
 import pytest
 from cryptography import x509
 
-from tests.acme.pebble import Pebble, free_ports
+from tests.acme.pebble import Pebble
 from tests.cli.forked import Forked, refused
 from tests.cli.harness import LOOPBACK, REFUSED, Served
 from tests.doubles import until
+from tests.ports import free_port
 from tlsify.credentials.parse import encoded
 from tlsify.credentials.presented import read
 
@@ -87,7 +88,7 @@ def metrics(port: int) -> str:
 def test_server_without_a_certificate(pebble: Pebble, tmp_path: Path) -> None:
     """It begins to serve once it has one, by itself; after a restart it has it at once."""
     (tmp_path / "index.html").touch()
-    (metric,) = free_ports(1)
+    metric = free_port()
     line = [
         *("serve", "--ktls=off", "--listen", f"{LOOPBACK}:{pebble.tls_port}", "--workers", 2),
         *(
@@ -155,7 +156,7 @@ def test_challenge_by_http(pebble: Pebble, tmp_path: Path) -> None:
 
 def test_server_that_goes_on(pebble: Pebble, tmp_path: Path) -> None:
     """Without its authority it serves what it has; SIGHUP tries again; a new program takes over."""
-    folder, (other,) = tmp_path / "acme", free_ports(1)
+    folder, other = tmp_path / "acme", free_port()
     line = [
         *("serve", "--ktls=off", "--listen", f"{LOOPBACK}:{pebble.tls_port}"),
         *words(pebble, folder, "e.example"),

@@ -21,7 +21,8 @@ from tests.interop.peers import (
     openssl_trust,
     receive_exactly,
 )
-from tests.interop.programs import PATIENCE, TIMEOUT, Program, free_port, require
+from tests.interop.programs import PATIENCE, TIMEOUT, Program, require
+from tests.ports import free_port
 from tlsify.codepoints import AlertDescription, CipherSuite
 from tlsify.config import KtlsPolicy
 from tlsify.connection.establish import accept, connect

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import subprocess
 from typing import TYPE_CHECKING
 
@@ -12,6 +11,7 @@ from tests.certificates import certify, respond, save
 from tests.cli.forked import Forked
 from tests.cli.harness import LOOPBACK
 from tests.doubles import until
+from tests.ports import free_port
 from tests.provision import find
 from tests.renewal.answering import Answering, reply
 from tests.renewal.test_staples import AUTHORITY
@@ -45,8 +45,7 @@ def test_server_that_fetches(tmp_path: Path) -> None:
         issuer = parse_certificates(AUTHORITY.cert_pem.bytes(), "the authority")
         save(KeyPair((*pair.chain, *issuer), pair.key), *2 * (tmp_path / "it.pem",))
         (tmp_path / "site").mkdir()
-        with socket.create_server((LOOPBACK, 0)) as free:
-            port = free.getsockname()[1]
+        port = free_port()
         line: list[str | int | Path] = [
             *("serve", "--ktls=off", "--listen", f"{LOOPBACK}:{port}", "--isolate-key"),
             *(

@@ -17,7 +17,8 @@ from tests.interop.peers import (
     openssl_trust,
     swap_files,
 )
-from tests.interop.programs import TIMEOUT, Program, free_port, require
+from tests.interop.programs import TIMEOUT, Program, require
+from tests.ports import free_port
 from tlsify.codepoints import CipherSuite, ProtocolVersion
 from tlsify.config import KtlsMode, KtlsPolicy
 from tlsify.connection.establish import accept, connect

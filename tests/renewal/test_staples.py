@@ -18,8 +18,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, load_pem_priv
 from cryptography.x509.ocsp import OCSPCertStatus, OCSPResponderEncoding, OCSPResponseBuilder
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from tests.acme.pebble import free_ports
 from tests.certificates import DAY, certify, now, refusal_to_answer, respond
+from tests.ports import free_port
 from tests.provision import find
 from tests.renewal.answering import Answering, reply
 from tlsify.credentials import ocsp
@@ -113,7 +113,7 @@ def openssl(folder: Path, port: int, pair: KeyPair, state: str) -> Iterator[None
 @pytest.mark.interop
 def test_responder_of_openssl(tmp_path: Path, folder: Folder) -> None:
     """Its response is stapled; one that says "revoked" is stored, and not stapled."""
-    (port,) = free_ports(1)
+    port = free_port()
     pair = certify(AUTHORITY, "a.example", responder=f"http://127.0.0.1:{port}")
     with openssl(tmp_path, port, pair, "V"):
         report = work(folder, pair)

@@ -21,7 +21,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from tests.conftest import HOST
 from tests.doubles import KERNEL, OFFLOADS, RELAY, Endpoint, Lab, check_descriptors, descriptors
-from tests.interop.programs import Program, free_port
+from tests.interop.programs import Program
+from tests.ports import free_port
 from tlsify.connection.stream import TLSSocket
 from tlsify.errors import ConfigError
 from tlsify.names import ReferenceIdentifier

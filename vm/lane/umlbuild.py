@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 VM = Path(__file__).resolve().parents[1]
 CONFIG = VM / "uml.config"
-PATCH = VM / "uml-x86-crypto.diff"
+PATCHES = (VM / "uml-x86-crypto.diff", VM / "uml-host-mappings.diff")
 
 SELECTION = apt.Selection(
     ("trixie", "trixie-security", "trixie-backports"), ("linux-source",), "linux-source-"
 )
-# What the patch's Makefile builds from copies of arch/x86/crypto.
+# What the first patch's Makefile builds from copies of arch/x86/crypto.
 COPIED = ("aesni-intel_glue.c", "aesni-intel_asm.S", "aes-*.S")
 # Program that must be there, and the Debian package that has it.
 NEEDED = {"gcc": "gcc", "make": "make", "patch": "patch", "perl": "perl", "xz": "xz-utils"}
@@ -59,7 +59,7 @@ def kernel() -> Path:
 def build() -> Path:
     """Return the folder of the kernel, built if it is not there."""
     debs = apt.select("uml", SELECTION)
-    key = cache.digest("uml 1", debs, cache.file_digest(CONFIG, PATCH), COPIED)
+    key = cache.digest("uml 1", debs, cache.file_digest(CONFIG, *PATCHES), COPIED)
     what = "building the quick lane's kernel (about ten minutes)"
     return cache.build("uml", key, what, lambda folder: _build(folder, debs))
 
@@ -84,7 +84,8 @@ def _build(folder: Path, debs: list[str]) -> None:
     for pattern in COPIED:
         for path in (source / "arch/x86/crypto").glob(pattern):
             shutil.copy(path, copies)
-    _run(["patch", "-p1", "--batch", "-i", str(PATCH)], source)
+    for patch in PATCHES:
+        _run(["patch", "-p1", "--batch", "-i", str(patch)], source)
     make = ["make", "ARCH=um", f"-j{os.cpu_count()}"]
     _run([*make, "allnoconfig", f"KCONFIG_ALLCONFIG={CONFIG}"], source, environment)
     _run([*make, "linux"], source, environment)

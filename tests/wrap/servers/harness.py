@@ -18,7 +18,7 @@ from tests import provision
 from tests.cli.forked import Forked
 from tests.cli.harness import PATIENCE
 from tests.doubles import until
-from tests.interop.programs import free_port
+from tests.ports import free_port
 from tests.wrap.servers.table import Ground, Server
 from tests.wrap.servers.talks import TALKS, Talk
 from tests.wrap.wrapped import RELAY
