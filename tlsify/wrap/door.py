@@ -70,6 +70,13 @@ class _Arrival(NamedTuple):
     delivered: asyncio.Future[Descriptor]
 
 
+class _NoListener(ConnectionRefusedError):
+    """The program listens no more where a client is ready."""
+
+    def __init__(self) -> None:
+        super().__init__(errno.ECONNREFUSED, "the program stopped listening")
+
+
 class Door:
     """One address: its sockets, clients that are ready, and calls that wait for some.
 
@@ -175,6 +182,8 @@ class Door:
                 await attend(handed)
 
     async def _deliver(self, handed: Given) -> Descriptor:
+        if not self.members:
+            raise _NoListener
         name: Any = messages.peer.get()
         arrival = _Arrival(handed, name, asyncio.get_running_loop().create_future())
         self._ready.append(arrival)
@@ -188,9 +197,7 @@ class Door:
             return await arrival.delivered
         except asyncio.CancelledError:
             if arrival.delivered.cancelled():
-                raise ConnectionRefusedError(
-                    errno.ECONNREFUSED, "the program stopped listening"
-                ) from None
+                raise _NoListener from None
             raise
         finally:
             if arrival in self._ready:  # cancelled: the server ends
