@@ -86,10 +86,19 @@ _PEERS = {
 }
 
 
+# As inetd does for a program.
+_MOVE = """
+    os.dup2(sock.fileno(), 0)
+    sock.close()
+    sock = socket.socket(fileno=0)
+"""
+
+
 @CARRIERS
-def test_what_it_reads(pki: Pki, trust: TrustAnchors, carrier: str) -> None:
+@pytest.mark.parametrize("move", ["", _MOVE], ids=["", "stdin"])
+def test_what_it_reads(pki: Pki, trust: TrustAnchors, carrier: str, move: str) -> None:
     """Data, then 0 or ECONNRESET: no record that is not data is ever seen."""
-    with Wrapped(pki, carrier, _READ_ALL) as program:
+    with Wrapped(pki, carrier, _READ_ALL.replace("    try:", move + "    try:", 1)) as program:
         for act, expected in _PEERS.items():
             peer = _peer(trust, program)
             with peer.sock:
