@@ -48,6 +48,7 @@ from tests.cli.harness import (
 from tests.connection.setup.test_dialing import KINDS, Names, alive, dead, named
 from tests.conversations import CONVERSATIONS
 from tests.doubles import Endpoint, RawPeer, recv_exactly, reset
+from tests.ports import free_port
 from tests.provision import find
 from tlsify.addresses import Address
 from tlsify.cli import connect
@@ -394,8 +395,7 @@ def test_stalled_server(pki: Pki, sent: bytes) -> None:
 
 def test_port_closed(pki: Pki) -> None:
     """A port on which nobody listens gives 102."""
-    with socket.create_server((LOOPBACK, 0)) as listener:
-        port = listener.getsockname()[1]
+    port = free_port()
     run(*_connect(pki, port)).failed(102, f"127.0.0.1:{port}: ECONNREFUSED: Connection refused")
 
 

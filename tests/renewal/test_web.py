@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.doubles import Endpoint
+from tests.ports import free_port
 from tests.renewal.answering import CUT, Answering, reply
 from tlsify.renewal import web
 from tlsify.renewal.web import Deadline, Place, Request, WebError, fetch
@@ -123,8 +124,7 @@ def test_slow_drip(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_server_that_is_not_there_or_another(authority: trustme.CA) -> None:
     """Errors of the network and of TLS keep their reason."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
+    port = free_port()
     with pytest.raises(WebError, match=f"http://127.0.0.1:{port}: ECONNREFUSED"):
         fetch(Request(f"http://127.0.0.1:{port}/"), Deadline(60))
     leaf = authority.issue_cert("localhost")

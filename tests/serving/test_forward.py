@@ -28,6 +28,7 @@ from tests.doubles import (
     until,
     vanish,
 )
+from tests.ports import free_port
 from tests.want import Want
 from tlsify.aio import watching
 from tlsify.config import ClosePolicy
@@ -216,9 +217,7 @@ def test_nobody_there(lab: Lab, policy: KtlsPolicy, request_: bytes) -> None:
     handed, peer = lab.server(policy)
     if request_:
         peer.send_data(request_)
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        address = listener.getsockname()
-    work = serving(Forwarding(to(Backend(*address), timeout=3600), STRICT), handed)
+    work = serving(Forwarding(to(Backend("127.0.0.1", free_port()), timeout=3600), STRICT), handed)
     expect_cut(peer)
     with pytest.raises(BackendError, match="ECONNREFUSED"):
         work.result()

@@ -25,6 +25,7 @@ from tests.doubles import (
     recv_exactly,
     reset,
 )
+from tests.ports import free_port
 from tests.want import no_descriptors
 from tlsify.sslcontext.socket import SSLSocket
 
@@ -429,8 +430,7 @@ def test_client(context: Fixed, policy: KtlsPolicy) -> None:
 
 def test_nobody_there(context: Fixed) -> None:
     """A connection that fails has no handshake."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        address = listener.getsockname()
+    address = ("127.0.0.1", free_port())
     with SSLSocket(socket.socket(), context, server_side=False, server_hostname=HOST) as client:
         assert client.connect_ex(address) != 0
         client.do_handshake_on_connect = True

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from tests import doubles
+from tests.ports import free_port
 from tests.wrap.wrapped import CARRIERS, ECHO_TWICE, RELAY, Wrapped, needs_seccomp
 from tlsify.wrap import copies
 from tlsify.wrap.calls import Calls
@@ -77,8 +78,7 @@ unix.accept()
 
 def test_plain_port(pki: Pki) -> None:
     """A port that is named stays as the program has it."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
+    port = free_port()
     source = ECHO_TWICE.replace("listen()", f"listen(port={port})")
     with Wrapped(pki, RELAY, source, "--plain-port", str(port)) as program:
         for _ in range(2):

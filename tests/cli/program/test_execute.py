@@ -35,6 +35,7 @@ from tests.cli.harness import (
 )
 from tests.doubles import Endpoint, RawPeer, recv_exactly, until
 from tests.interop.programs import require
+from tests.ports import free_port
 from tlsify.cli.program import execute
 from tlsify.codepoints import AlertDescription, ContentType
 from tlsify.config import ServerConfig
@@ -252,9 +253,7 @@ def test_handshake_that_fails(pki: Pki, tmp_path: Path) -> None:
         server = Server(misbehave)
         _check_never_started(pki, tmp_path, server.port, status, *words)
         server.result()
-    with socket.create_server((LOOPBACK, 0)) as listener:
-        port = listener.getsockname()[1]
-    _check_never_started(pki, tmp_path, port, 102)
+    _check_never_started(pki, tmp_path, free_port(), 102)
 
 
 @pytest.mark.usefixtures("lacks_ktls")

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.ports import free_port
 from tlsify.errors import ConfigError
 from tlsify.serving.backend.address import Backend, check_protocol, parse_several
 
@@ -96,9 +97,8 @@ def test_connect_to_an_address(host: str) -> None:
             assert sock.gettimeout() == 0
             assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
         listener.accept()[0].close()
-        port = listener.getsockname()[1]
     with pytest.raises(ConnectionRefusedError):
-        connect(Backend(host, port))
+        connect(Backend(host, free_port()))
 
 
 def test_name_that_does_not_exist() -> None:

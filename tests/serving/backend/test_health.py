@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.doubles import OFFLOADS, RELAY, Endpoint, check_descriptors, descriptors
+from tests.ports import free_port
 from tlsify.config import KtlsPolicy
 from tlsify.connection.establish import accept
 from tlsify.connection.stream import TLSSocket
@@ -142,8 +143,7 @@ def test_backend_that_a_client_found_down() -> None:
 
 def test_connection() -> None:
     """Without a path a connection is enough; a single failure has nothing down."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        backend = Backend(*listener.getsockname())
+    backend = Backend("127.0.0.1", free_port())
     backends = Backends([Rule(None, None, (backend,))], 5)
     failures = [ConnectionRefusedError(111, "x"), ConnectionRefusedError(111, "x")]
     asked = asyncio.Event()
