@@ -9,6 +9,7 @@ import logging
 import os
 import socket
 from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tlsify.connection.ending.forks import inode
@@ -19,6 +20,7 @@ from tlsify.wrap.descriptor import Descriptor
 from tlsify.wrap.holders import Hold
 from tlsify.wrap.knock import Knock, take
 from tlsify.wrap.process_memory import encode_address, write_address
+from tlsify.wrap.relay import pair
 from tlsify.wrap.relay.passage import Passages, ProgramEnd
 from tlsify.wrap.waiting import WaitingCalls
 
@@ -175,8 +177,8 @@ class Door:
 
         with visiting(self._lobby.access_log, handed) as visit:
             if handed.channel is None:
-                family = self.group.place.family
-                await self._lobby.passages.serve(handed, family, visit, attend)
+                make = partial(pair.make, self.group.place.family, self.group.inheritance.prepare)
+                await self._lobby.passages.serve(handed, make, visit, attend)
             else:
                 visit.traffic = None  # the program's affair
                 await attend(handed)

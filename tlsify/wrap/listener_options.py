@@ -221,10 +221,18 @@ class Inheritance:
             theirs: where it accepts.
             given: what it is about to be given.
         """
+        self._give(self._current(theirs), given, _GIVEN)
+
+    def prepare(self, listener: socket.socket) -> None:
+        """Set it on a listening socket whose next connection the program is given."""
+        for theirs in list(self._known)[:1]:
+            self._give(self._current(theirs), listener, _GIVEN)
+
+    def _current(self, theirs: socket.socket) -> _Options:
         options, looked_at = self._known.get(theirs, (None, 0.0))
         if options is None or looked_at + _PAUSE < time.monotonic():
-            options = self.look(theirs)
-        self._give(options, given, _GIVEN)
+            return self.look(theirs)
+        return options
 
     def _give(
         self, options: _Options, sock: socket.socket, place: int, before: _Options | None = None

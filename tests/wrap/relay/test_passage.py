@@ -9,7 +9,7 @@ import signal
 import socket
 import ssl
 from functools import partial, partialmethod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -287,10 +287,10 @@ def test_want(pki: Pki, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
     """Where there can be no pair a client is cut, and others may come; the first want is told."""
     make, wants = pair.make, [errno.EMFILE, errno.ENFILE]
 
-    async def make_later(family: int) -> tuple[pair.OurEnd, socket.socket]:
+    async def make_later(*words: Any) -> tuple[pair.OurEnd, socket.socket]:
         if wants:
             raise OSError(wants[0], os.strerror(wants.pop(0)))
-        return await make(family)
+        return await make(*words)
 
     monkeypatch.setattr(pair, "make", make_later)
     log = tmp_path / "log"

@@ -20,7 +20,6 @@ from tlsify.connection.plain import Plain
 from tlsify.errors import ResourceError, Truncated
 from tlsify.logs.access import ending
 from tlsify.metrics.counters import Event, count
-from tlsify.wrap.relay import pair
 from tlsify.wrap.relay.names import Names
 
 if TYPE_CHECKING:
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
     from tlsify.wrap.relay.pair import OurEnd
     from tlsify.wrap.threads import Threads
 
+    Make: TypeAlias = Callable[[], Coroutine[Any, Any, tuple[OurEnd, socket.socket]]]
     Serve: TypeAlias = Callable[["ProgramEnd"], Coroutine[Any, Any, None]]
     Task: TypeAlias = asyncio.Future[None]
 
@@ -117,12 +117,12 @@ class Passages:
         self._scratch = buffer()
         self._is_short = False
 
-    async def serve(self, client: Handoff, family: int, visit: Visit, serve: Serve) -> None:
+    async def serve(self, client: Handoff, make: Make, visit: Visit, serve: Serve) -> None:
         """Carry a connection's data until both sides have ended.
 
         Args:
             client: whose records are not the kernel's; it is closed here, or aborted.
-            family: of the program's listening socket.
+            make: makes a pair (`pair.make`).
             visit: is told how much was carried, and how the client has ended.
             serve: gives the program its end, and lasts until the program has ended it.
 
@@ -130,7 +130,7 @@ class Passages:
             ResourceError: there can be no pair.
             OSError: the connection broke; or what ``serve`` raises.
         """
-        ours, theirs = await self._make_pair(family)
+        ours, theirs = await self._make_pair(make)
         with contextlib.closing(theirs), contextlib.ExitStack() as stack:
             stack.callback(ours.close)
             if (carrier := client.relay) is not None:
@@ -141,9 +141,9 @@ class Passages:
             end = ProgramEnd(theirs, ours)
             await _Passage(client, ours, end, carriage).carry(serve(end), visit)
 
-    async def _make_pair(self, family: int) -> tuple[OurEnd, socket.socket]:
+    async def _make_pair(self, make: Make) -> tuple[OurEnd, socket.socket]:
         try:
-            made = await pair.make(family)
+            made = await make()
         except OSError as exc:
             failure = ResourceError(exc, "the connection cannot be relayed")
             count(Event.SHORTAGE)
