@@ -124,6 +124,22 @@ def test_values_that_go_back() -> None:
                 assert ours.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
 
 
+@pytest.mark.own_kernel
+def test_mptcp() -> None:
+    """A socket of MPTCP, as Go's servers have, has what it can have on this kernel."""
+    try:
+        theirs = socket.socket(proto=262)
+    except OSError:
+        pytest.skip("no MPTCP here")
+    with theirs:
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        theirs.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        theirs.bind(("127.0.0.1", 0))
+        with Group(theirs, 1).ours as ours:
+            assert ours.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
+            assert ours.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+
+
 def test_address_that_is_not_there() -> None:
     """A program may listen at one that this host has not got yet; so does our socket."""
     with socket.socket() as theirs:

@@ -12,7 +12,7 @@ from tlsify.connection.setup.keepalive import keep_alive
 from tlsify.system.os_errors import explain
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 _log = logging.getLogger("tlsify")
 
@@ -128,14 +128,10 @@ class _Options:
     def __init__(self, sock: socket.socket) -> None:
         """Look at it."""
         self._usual = _usual(sock)
-        found = {each: each.of(sock) for each in self._usual}
-        self.values = {
-            each: value
-            for each, value in found.items()
-            if value is not None and value != self._usual[each]
-        }
+        found = _values(sock, self._usual)
+        self.values = {each: value for each, value in found.items() if value != self._usual[each]}
         if _ALIVE in self.values:  # or the times would be ours
-            self.values |= {each: found[each] or b"" for each in _TIMES}
+            self.values |= {each: found[each] for each in _TIMES if each in found}
 
     def give(
         self, sock: socket.socket, place: int, before: _Options | None = None
@@ -169,9 +165,14 @@ def _usual(sock: socket.socket) -> Mapping[_Option, bytes]:
     kind = sock.family, sock.proto
     if kind not in _defaults:
         with socket.socket(sock.family, socket.SOCK_STREAM, sock.proto) as new:
-            found = ((each, each.of(new)) for each in OPTIONS)
-            _defaults[kind] = {each: value for each, value in found if value is not None}
+            _defaults[kind] = _values(new, OPTIONS)
     return _defaults[kind]
+
+
+def _values(sock: socket.socket, options: Iterable[_Option]) -> dict[_Option, bytes]:
+    """Return the options of a socket that it has: MPTCP has some of TCP's on later kernels only."""
+    found = ((each, each.of(sock)) for each in options)
+    return {each: value for each, value in found if value is not None}
 
 
 class Inheritance:
