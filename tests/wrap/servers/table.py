@@ -168,6 +168,10 @@ def _busybox(ground: Ground) -> list[str | Path]:
     return ["httpd", "-f", "-p", f"127.0.0.1:{ground.port}", "-h", ground.root]
 
 
+def _netcat(ground: Ground) -> list[str | Path]:
+    return ["nc", "-ll", "-p", str(ground.port), "-e", "cat"]
+
+
 def _socat(ground: Ground) -> list[str | Path]:
     return [f"TCP-LISTEN:{ground.port},bind=127.0.0.1,reuseaddr,fork", "EXEC:cat"]
 
@@ -229,6 +233,9 @@ SERVERS = {
     ),
     "busybox httpd, static": Server(
         "busybox-static", _busybox, (), keeps_alive=False, status=_KILLED
+    ),
+    "busybox nc, inetd's way": Server(
+        "busybox", _netcat, (), talk="echo", status=_KILLED, is_quick=True
     ),
     "redis": Server("redis-server", _redis, talk="redis"),
     "socat": Server("socat", _socat, ("-V",), talk="echo", status=_KILLED, is_quick=True),
