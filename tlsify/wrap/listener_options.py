@@ -22,8 +22,8 @@ _OURS, _GIVEN = 1, 2
 _BOTH = _OURS | _GIVEN
 _ROOM = 16  # bytes; the longest is the name of a congestion control
 _PAUSE = 0.01  # seconds between two looks at a socket that has many clients
-# asm-generic/socket.h, where Python has no name for it.
 _INT = struct.Struct("=i")
+# asm-generic/socket.h, where Python has no name for it.
 _BUFFER_LOCKS, _FORCE = 72, {socket.SO_SNDBUF: 32, socket.SO_RCVBUF: 33}
 
 
