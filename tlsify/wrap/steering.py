@@ -89,6 +89,14 @@ def is_tcp(sock: socket.socket) -> bool:
     return sock.getsockopt(socket.SOL_SOCKET, _PROTOCOL) in {socket.IPPROTO_TCP, _MPTCP, _SMC}
 
 
+def is_listening(sock: socket.socket) -> bool:
+    """Return whether a socket listens; close it otherwise."""
+    if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        return True
+    sock.close()
+    return False
+
+
 def obstacle(sock: socket.socket) -> str | None:
     """Return why a bound socket cannot be knocked at; None if it can."""
     if sock.family == _AF_SMC or sock.getsockopt(socket.SOL_SOCKET, _PROTOCOL) == _SMC:
