@@ -20,9 +20,10 @@ def test_limits_are_rounded_up(seconds: float, expected: tuple[int, int]) -> Non
     assert struct.unpack("@ll", timeval(seconds)) == expected
 
 
+@pytest.mark.parametrize("usual", [1, 3])
 @pytest.mark.parametrize("partial", [True, False])
-def test_mark(monkeypatch: pytest.MonkeyPatch, *, partial: bool) -> None:
-    """It is above what has come, until all of it may wake again."""
+def test_mark(monkeypatch: pytest.MonkeyPatch, *, partial: bool, usual: int) -> None:
+    """It is above what has come, until all of it may wake again that did before."""
     monkeypatch.setattr(probe, "polls_partial_records", lambda: partial)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         ours = socket.create_connection(listener.getsockname())
@@ -30,9 +31,10 @@ def test_mark(monkeypatch: pytest.MonkeyPatch, *, partial: bool) -> None:
     with ours, theirs:
         theirs.sendall(b"part")
         assert ours.recv(4, socket.MSG_PEEK | socket.MSG_WAITALL) == b"part"
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, usual)
         mark = LowWater(ours)
         assert mark.rise() is partial
         assert not mark.rise(), "which is no reason to try again"
-        assert ours.getsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT) == (5 if partial else 1)
+        assert ours.getsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT) == (5 if partial else usual)
         mark.fall()
-        assert ours.getsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT) == 1
+        assert ours.getsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT) == usual

@@ -86,6 +86,7 @@ def test_plain_port(pki: Pki) -> None:
                 client.sendall(b"hello")
                 assert client.recv(5) == b"hello"
         assert program.end() == 0
+        assert program.said().count(f"no TLS on 127.0.0.1:{port}: --plain-port names it") == 1
 
 
 _ENDINGS = {

@@ -16,6 +16,7 @@ from tlsify.connection import sender, upkeep
 from tlsify.ktls.diag import tls_stat
 from tlsify.ktls.probe import capabilities
 from tlsify.tls.messages import KeyUpdateRequest
+from tlsify.wrap import supervisor
 
 if TYPE_CHECKING:
     from tests.cli.conftest import Pki
@@ -85,10 +86,19 @@ _PEERS = {
 }
 
 
+# As inetd does for a program.
+_MOVE = """
+    os.dup2(sock.fileno(), 0)
+    sock.close()
+    sock = socket.socket(fileno=0)
+"""
+
+
 @CARRIERS
-def test_what_it_reads(pki: Pki, trust: TrustAnchors, carrier: str) -> None:
+@pytest.mark.parametrize("move", ["", _MOVE], ids=["", "stdin"])
+def test_what_it_reads(pki: Pki, trust: TrustAnchors, carrier: str, move: str) -> None:
     """Data, then 0 or ECONNRESET: no record that is not data is ever seen."""
-    with Wrapped(pki, carrier, _READ_ALL) as program:
+    with Wrapped(pki, carrier, _READ_ALL.replace("    try:", move + "    try:", 1)) as program:
         for act, expected in _PEERS.items():
             peer = _peer(trust, program)
             with peer.sock:
@@ -258,3 +268,23 @@ def test_bare(pki: Pki, trust: TrustAnchors) -> None:
             _close(peer)
             assert program.line() == f"{errno.EIO}\n"
             assert peer.recv() == CLOSE_NOTIFY
+
+
+@CARRIERS
+def test_close_that_would_wait(pki: Pki, carrier: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that takes nothing does not keep the supervisor, whatever SO_LINGER says."""
+    monkeypatch.setattr(supervisor, "_PARTING", 0.1)
+    source = """
+listener = listen()
+listener.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, bytes((1,)) + bytes(5) + bytes((1, 0)))
+sock, _ = listener.accept()
+sock.settimeout(0)
+try:
+    while True:
+        sock.send(bytes(2**16))
+except BlockingIOError:
+    print(sock.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, 8).hex(), flush=True)
+"""
+    with Wrapped(pki, carrier, source) as program, program.connect():
+        assert program.line() == "0100000000000100\n"
+        assert program.end() == 0

@@ -6,7 +6,8 @@ import asyncio
 import errno
 import signal
 import socket
-from contextlib import ExitStack
+import ssl
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
 import pytest
@@ -200,6 +201,41 @@ os._exit(0)
 """
     with Wrapped(pki, carrier, source) as program, program.connect() as client:
         assert read_all(client) == b"last words"
+
+
+@CARRIERS
+def test_handshake_behind_a_shut_door(pki: Pki, carrier: str) -> None:
+    """Nobody is left to serve a client whose handshake ends when the program listens no more."""
+    source = """
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+listener = listen()
+signal.sigwait({signal.SIGUSR1})
+listener.close()
+socket.socket().bind(("127.0.0.1", 0))  # where closed listeners are looked for
+print("closed", flush=True)
+signal.pause()
+"""
+    with Wrapped(pki, carrier, source) as program, socket.create_connection(program.server) as sock:
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        client = pki.client_context().wrap_bio(incoming, outgoing, server_hostname="localhost")
+        while True:
+            try:
+                client.do_handshake()
+                break
+            except ssl.SSLWantReadError:
+                sock.sendall(outgoing.read())
+                incoming.write(sock.recv(2**16))
+        program.signal(signal.SIGUSR1)
+        assert program.line() == "closed\n"
+        sock.sendall(outgoing.read())
+        with suppress(ConnectionResetError):
+            while data := sock.recv(2**16):
+                incoming.write(data)
+        with pytest.raises(ssl.SSLWantReadError):  # there is neither data nor an end of it
+            client.read()
+        program.ask_to_end()
+        assert program.end() == 128 + signal.SIGTERM
+        assert "bug" not in program.said()
 
 
 def test_inherited_listener(pki: Pki) -> None:

@@ -11,6 +11,7 @@ import pytest
 from tlsify.system.bpf import IF_ANY_BIT, IF_EQUAL, LOAD, RETURN, UNLESS_BELOW
 from tlsify.system.forbidden_calls import ARCHITECTURES
 from tlsify.wrap import filter as wrap_filter
+from tlsify.wrap.filter import Questions
 
 ALLOWED, ASKED = 0x7FFF0000, 0x7FC00000
 NOT_THERE = 0x50000 | errno.ENOSYS
@@ -18,9 +19,9 @@ BASE = 256
 MACHINES = pytest.mark.parametrize("machine", ARCHITECTURES)
 
 
-def run(code: bytes, number: int, arch: int, first: int, second: int = 0) -> int:
+def run(code: bytes, number: int, arch: int, first: int, second: int = 0, third: int = 9) -> int:
     """Interpret a filter, on struct seccomp_data."""
-    data = struct.pack("<iIQ6Q", number, arch, 0, first, second, *range(4))
+    data = struct.pack("<iIQ6Q", number, arch, 0, first, second, third, *range(3))
     program = list(struct.iter_unpack("=HBBI", code))
     at = accumulator = 0
     while True:
@@ -47,7 +48,7 @@ def table(machine: str) -> dict[str, int]:
 @MACHINES
 def test_calls(machine: str) -> None:
     """Listening and ends of processes always, connections by their numbers, nothing else."""
-    code = wrap_filter.build(machine, BASE, reads=True, names=True)
+    code = wrap_filter.build(machine, BASE, Questions(names=True))
     numbers = table(machine)
     found = {
         name: tuple(run(code, number, ARCHITECTURES[machine], fd) for fd in (BASE - 1, BASE, 2**20))
@@ -66,7 +67,7 @@ def test_calls(machine: str) -> None:
 @MACHINES
 def test_calls_that_depend_on_what_they_do(machine: str) -> None:
     """A thread shares descriptors, and only UNIX domain sockets carry some."""
-    code = wrap_filter.build(machine, BASE, reads=True)
+    code = wrap_filter.build(machine, BASE, Questions())
     numbers = table(machine)
 
     def ask(name: str, first: int, second: int = 0) -> bool:
@@ -81,9 +82,23 @@ def test_calls_that_depend_on_what_they_do(machine: str) -> None:
 
 
 @MACHINES
+def test_reads_of_stdin(machine: str) -> None:
+    """They are asked about where that is wanted, but for those of single bytes."""
+    code = wrap_filter.build(machine, BASE, Questions(stdin=True))
+    numbers, arch = table(machine), ARCHITECTURES[machine]
+    for name in wrap_filter.READS:
+        found = [
+            run(code, numbers[name], arch, fd, third=size) == ASKED
+            for fd in (0, 1, BASE - 1, BASE, 2**20)
+            for size in (1, 2)
+        ]
+        assert found == [name != "read", True, *[False] * 4, *[True] * 4]
+
+
+@MACHINES
 def test_bare(machine: str) -> None:
     """Reads, and names, are left alone, ends of connections are not."""
-    code = wrap_filter.build(machine, BASE, reads=False)
+    code = wrap_filter.build(machine, BASE, Questions(reads=False))
     numbers = table(machine)
     found = {
         name for name, n in numbers.items() if run(code, n, ARCHITECTURES[machine], BASE) == ASKED
@@ -95,7 +110,7 @@ def test_bare(machine: str) -> None:
 @MACHINES
 def test_ways_past_the_filter(machine: str) -> None:
     """Calls by other numbers, and io_uring, are not there."""
-    code = wrap_filter.build(machine, BASE, reads=True)
+    code = wrap_filter.build(machine, BASE, Questions())
     own = ARCHITECTURES[machine]
     for number in table(machine).values():
         assert run(code, number, 0x40000003, BASE) == NOT_THERE  # i386's

@@ -14,6 +14,7 @@ import pytest
 from tests.wrap.wrapped import needs_seccomp
 from tlsify.errors import ConfigError
 from tlsify.wrap import filter as call_filter
+from tlsify.wrap.filter import Questions
 from tlsify.wrap.holders import children
 from tlsify.wrap.launch import Launch, launch
 from tlsify.wrap.notifications import Notifications
@@ -30,7 +31,7 @@ pytestmark = needs_seccomp
 @contextmanager
 def launched(become: Callable[[], int], private: Collection[int] = ()) -> Iterator[Launch]:
     """Have a child wait to become something."""
-    found = launch(become, 256, reads=True, private=private)
+    found = launch(become, 256, Questions(), private=private)
     try:
         yield found
     finally:
@@ -107,7 +108,7 @@ def test_end_of_all() -> None:
 
 def test_cancelled() -> None:
     """A child that is not to go on becomes nothing."""
-    found = launch(lambda: os.write(2, b"it was run"), 256, reads=True)
+    found = launch(lambda: os.write(2, b"it was run"), 256, Questions())
     found.cancel()
     with pytest.raises(ChildProcessError):
         os.waitpid(found.pid, 0)
@@ -151,7 +152,7 @@ def test_refusals(machine: str | None, step: str, monkeypatch: pytest.MonkeyPatc
         monkeypatch.setattr(Notifications, "can_give", lambda _: False)
     before = set(children(os.getpid()))
     with pytest.raises(ConfigError, match=step) as caught:
-        launch(lambda: 0, 256, reads=True)
+        launch(lambda: 0, 256, Questions())
     assert "tlsify help forward" in caught.value.hint
     assert set(children(os.getpid())) == before
 

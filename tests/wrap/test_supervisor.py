@@ -70,6 +70,7 @@ while True:
         assert program.line() == "daemon\n"
         for _ in range(2):
             program.ask()
+        until(lambda: "first process has ended, with status 3; others" in program.said())
         program.signal(signal.SIGTERM)
         assert program.end() == 3
 

@@ -137,7 +137,9 @@ class _Parser(argparse.ArgumentParser):
         """End with what may be meant by the first word that is not known."""
         from tlsify.cli import suggestions
 
-        word = next((each for each in words if each.startswith("-")), words[0])
+        takes_program = self.get_default("program") == []
+        options = [] if takes_program else [each for each in words if each.startswith("-")]
+        word = [*options, *words][0]
         page = f'see "{self.prog} --help"'
         if word.startswith("-"):
             name = word.partition("=")[0]
@@ -145,7 +147,7 @@ class _Parser(argparse.ArgumentParser):
             if self.prog == PROGRAM:
                 page += "; options of a verb stand behind it"
             self.error(f"there is no option {name}", suggestions.hint(name, known, page))
-        elif self.get_default("program") == []:
+        elif takes_program:
             page = f'put "--" in front of a program: -- {" ".join(words)}'
         self.error(f'"{word}" is one word too many', page)
 
@@ -153,6 +155,9 @@ class _Parser(argparse.ArgumentParser):
         """Report a value that cannot be as what it is: a word that is wrong."""
         try:
             return super()._get_value(action, arg_string)
+        except argparse.ArgumentError as exc:
+            exc.message = exc.message.replace("invalid _", "invalid ")  # of a function's name
+            raise
         except ConfigError as exc:
             message = str(argparse.ArgumentError(action, str(exc)))
             raise UsageError(message, hint=exc.hint) from exc

@@ -20,6 +20,7 @@ from tlsify.serving.configuration import Configuration
 from tlsify.system import listening
 from tlsify.system.sandbox import Sandboxing, renounce
 from tlsify.wrap import inherited, supervisor
+from tlsify.wrap.filter import Questions
 from tlsify.wrap.launch import launch
 from tlsify.wrap.numbers import Numbers
 from tlsify.wrap.ports import Ports
@@ -102,8 +103,11 @@ def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
     launched = launch(
         partial(execute.become, path, arguments.program),
         numbers.base,
-        reads=not arguments.bare,
-        names=policy.mode is not KtlsMode.REQUIRE,
+        Questions(
+            reads=not arguments.bare,
+            stdin=refusal is None,
+            names=policy.mode is not KtlsMode.REQUIRE,
+        ),
         private=[] if arguments.key_fd is None else [arguments.key_fd],
     )
     renounce(but=["pidfd_getfd"])  # by which it takes the program's listening sockets

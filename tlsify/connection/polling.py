@@ -56,9 +56,10 @@ class LowWater:
     """The mark above which poll finds a socket readable (socket(7) SO_RCVLOWAT)."""
 
     def __init__(self, sock: socket.socket) -> None:
-        """Begin at 1, as sockets do."""
+        """Begin where it is."""
         self._sock = sock
-        self._mark = 1
+        self._mark = 0
+        self._usual: int | None = None  # the program's own, while ours is there
 
     def rise(self) -> bool:
         """Keep poll quiet until more has come than now; True asks for one more try.
@@ -68,11 +69,15 @@ class LowWater:
         """
         if not probe.polls_partial_records():
             return False
-        return self._set(unread(self._sock) + 1)
+        if self._usual is None:
+            self._usual = self._mark = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT)
+        return self._set(max(unread(self._sock) + 1, self._usual))
 
     def fall(self) -> None:
-        """Make all data wake pollers again."""
-        self._set(1)
+        """Make data wake pollers again as before."""
+        if self._usual is not None:
+            self._set(self._usual)
+            self._usual = None
 
     def _set(self, mark: int) -> bool:
         if mark == self._mark:

@@ -21,7 +21,7 @@ from tlsify.wrap.door import Door, Lobby
 from tlsify.wrap.holders import Hold, has_thread, process_of, socket_at, still_held
 from tlsify.wrap.launch import take
 from tlsify.wrap.relay.passage import Passages
-from tlsify.wrap.steering import Group, Place, is_tcp, obstacle
+from tlsify.wrap.steering import Group, Place, is_listening, is_tcp, obstacle
 from tlsify.wrap.threads import Threads
 
 if TYPE_CHECKING:
@@ -88,6 +88,7 @@ class Calls:
         self._seen: dict[int, Hold] = {}
         self._descriptors: dict[int, Descriptor] = {}
         self._pidfds: dict[int, int] = {}
+        self._plain: set[int] = set()
         self._orderly: set[int] = set()
         self._complaints: set[tuple[object, object]] = set()
         self._copies = Copies(lambda call: self._look(call)[1], numbers.base)
@@ -179,7 +180,7 @@ class Calls:
         _, member = self._lobby.threads.look(call.tid, call.descriptor)
         if member is None or member not in self._doors:
             theirs = self._tcp_socket(call)
-            if theirs is None or not _is_listening(theirs):
+            if theirs is None or not is_listening(theirs):
                 self._copies.found_way()  # it may be a UNIX domain socket
                 self._notifications.go_on(call)
                 return
@@ -220,7 +221,11 @@ class Calls:
     def _is_wanted(self, theirs: socket.socket) -> bool:
         if not theirs.getsockname()[1]:  # listen(2) would bind it
             theirs.bind(("", 0))
-        return self._ports.have(theirs.getsockname()[1])
+        why = self._ports.refusal(port := theirs.getsockname()[1])
+        if why is not None and port not in self._plain:
+            self._plain.add(port)
+            _log.log(NOTICE, "no TLS on %s: %s", spell(theirs), why)
+        return why is None
 
     def _open(self, call: Call, theirs: socket.socket, backlog: int) -> int:
         """Open a door for a socket, or have it join one; return its inode."""
@@ -259,6 +264,7 @@ class Calls:
     def _check_door(self, member: int) -> None:
         if (hold := still_held(member, self._seen[member])) is not None:
             self._seen[member] = hold
+            self._doors[member].look(member)
         else:
             self._leave(member)
 
@@ -389,11 +395,3 @@ class Calls:
         await asyncio.gather(*self._lobby.delivering, return_exceptions=True)
         for door in doors:
             await door.acceptor.drain(0)
-
-
-def _is_listening(sock: socket.socket) -> bool:
-    """Return whether a socket listens; close it otherwise."""
-    if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-        return True
-    sock.close()
-    return False

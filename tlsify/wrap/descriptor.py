@@ -13,6 +13,7 @@ import time
 from typing import TYPE_CHECKING, cast
 
 from tlsify.connection.ending.forks import inode
+from tlsify.connection.ending.linger import never_wait
 from tlsify.connection.polling import LowWater, receive_limit
 from tlsify.connection.upkeep import Upkeep
 from tlsify.errors import TlsifyError
@@ -148,7 +149,9 @@ class Descriptor:
                     raise
             except (TlsifyError, OSError) as exc:
                 self._error = exc
-                self._failure = getattr(exc, "errno", None) or errno.ECONNRESET
+                number = getattr(exc, "errno", None) or errno.EPIPE
+                # TCP calls a reset behind the client's FIN so, which POSIX knows of writes alone.
+                self._failure = errno.ECONNRESET if number == errno.EPIPE else number
         return self._failure
 
     def _is_non_blocking(self, call: Call) -> bool:
@@ -327,6 +330,7 @@ class Descriptor:
         if self.ended.done():
             return
         self.let_go()
+        never_wait(self._handed.sock)
         if error is None:
             self.ended.set_result(self._error)
         else:

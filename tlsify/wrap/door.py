@@ -9,6 +9,7 @@ import logging
 import os
 import socket
 from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tlsify.connection.ending.forks import inode
@@ -19,6 +20,7 @@ from tlsify.wrap.descriptor import Descriptor
 from tlsify.wrap.holders import Hold
 from tlsify.wrap.knock import Knock, take
 from tlsify.wrap.process_memory import encode_address, write_address
+from tlsify.wrap.relay import pair
 from tlsify.wrap.relay.passage import Passages, ProgramEnd
 from tlsify.wrap.waiting import WaitingCalls
 
@@ -68,6 +70,13 @@ class _Arrival(NamedTuple):
     handed: Given
     name: tuple[Any, ...]
     delivered: asyncio.Future[Descriptor]
+
+
+class _NoListener(ConnectionRefusedError):
+    """The program listens no more where a client is ready."""
+
+    def __init__(self) -> None:
+        super().__init__(errno.ECONNREFUSED, "the program stopped listening")
 
 
 class Door:
@@ -137,6 +146,10 @@ class Door:
             self._lobby.notifications.fail(call, errno.EINVAL)
         return True
 
+    def look(self, member: int) -> None:
+        """See whether the program has set other options on a socket: no call tells of that."""
+        self.group.inheritance.look(self.members[member])
+
     # -- clients
 
     async def serve(self, handed: Handoff) -> None:
@@ -164,19 +177,21 @@ class Door:
 
         with visiting(self._lobby.access_log, handed) as visit:
             if handed.channel is None:
-                family = self.group.place.family
-                await self._lobby.passages.serve(handed, family, visit, attend)
+                make = partial(pair.make, self.group.place.family, self.group.inheritance.prepare)
+                await self._lobby.passages.serve(handed, make, visit, attend)
             else:
                 visit.traffic = None  # the program's affair
                 await attend(handed)
 
     async def _deliver(self, handed: Given) -> Descriptor:
+        if not self.members:
+            raise _NoListener
         name: Any = messages.peer.get()
         arrival = _Arrival(handed, name, asyncio.get_running_loop().create_future())
         self._ready.append(arrival)
         while (call := self._waiting.first()) is not None:
             self._waiting.forget(call.tid)
-            if self._give(call, arrival):
+            if self._give(call, arrival, self._waits_at[call.tid]):
                 break
         else:
             self._knock(arrival)
@@ -184,9 +199,7 @@ class Door:
             return await arrival.delivered
         except asyncio.CancelledError:
             if arrival.delivered.cancelled():
-                raise ConnectionRefusedError(
-                    errno.ECONNREFUSED, "the program stopped listening"
-                ) from None
+                raise _NoListener from None
             raise
         finally:
             if arrival in self._ready:  # cancelled: the server ends
@@ -214,7 +227,7 @@ class Door:
         if _flags(call) & ~_KNOWN_FLAGS:
             self._lobby.notifications.fail(call, errno.EINVAL)
         elif self._ready:
-            self._give(call, self._ready[0])
+            self._give(call, self._ready[0], member)
         else:
             for _ in take(sock, self._known, self.acceptor.admit):
                 pass  # of clients that others have taken, or that have gone
@@ -234,13 +247,14 @@ class Door:
         for found in take(sock, self._known, self.acceptor.admit):
             self._repeat(found)
 
-    def _give(self, call: Call, arrival: _Arrival) -> bool:
+    def _give(self, call: Call, arrival: _Arrival, member: int) -> bool:
         """Give a call a client that is ready; return whether the program has it now."""
         notifications = self._lobby.notifications
         try:
             thread = self._lobby.threads.of(call.tid)
             address = encode_address(self.group.place.family, arrival.name)
             write_address(notifications, call, thread, address)
+            self.group.inheritance.pass_on(self.members[member], arrival.handed.sock)
             number = self._hand_over(call, thread, arrival)
         except ProcessLookupError:
             return False

@@ -6,7 +6,7 @@ import ctypes
 import errno
 import fcntl
 import socket
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from tlsify.system import libc
 from tlsify.system.bpf import IF_ANY_BIT, IF_EQUAL, LOAD, RETURN, UNLESS_BELOW, Program, assemble
@@ -22,7 +22,7 @@ _ASKED = (RETURN, 0, 0, 0x7FC00000)  # SECCOMP_RET_USER_NOTIF
 _ALLOWED = (RETURN, 0, 0, ALLOW)
 _EITHER = (_ASKED, _ALLOWED)
 # The lower halves, on little-endian machines: descriptors and flags have no more.
-_FIRST_ARGUMENT, _SECOND_ARGUMENT = 16, 24
+_FIRST_ARGUMENT, _SECOND_ARGUMENT, _THIRD_ARGUMENT = 16, 24, 32
 _SET_MODE_FILTER, _NEW_LISTENER = 1, 8
 # Numbers on x86-64 and on aarch64.
 _SECCOMP = (317, 277)
@@ -55,6 +55,20 @@ _CLONE3 = 435
 _WHATEVER, _WHERE = (_ALWAYS, _COPYING), (_OF_CONNECTIONS, _COPYING_A_CONNECTION)
 
 
+class Questions(NamedTuple):
+    """Calls that the supervisor is asked about or not, as it needs them.
+
+    Attributes:
+        reads: from descriptors that may be connections.
+        stdin: likewise from descriptor 0, where inetd's programs have their connection.
+        names: the addresses of sockets.
+    """
+
+    reads: bool = True
+    stdin: bool = False
+    names: bool = False
+
+
 def is_supported(machine: str) -> bool:
     """Return whether the numbers of an architecture's system calls are known."""
     return machine in ARCHITECTURES
@@ -69,22 +83,22 @@ def names(machine: str) -> dict[int, str]:
     }
 
 
-def build(machine: str, base: int, *, reads: bool, names: bool = False) -> bytes:
+def build(machine: str, base: int, questions: Questions) -> bytes:
     """Write the filter.
 
     Args:
         machine: as ``uname -m`` has it; a supported one.
         base: descriptors from this number on may be connections.
-        reads: whether to ask about reading from these.
-        names: whether to ask about the addresses of sockets.
+        questions: which calls to ask about that need not always be.
     """
     refusal = (RETURN, 0, 0, ERRNO | errno.ENOSYS)
     rules: list[tuple[_Table, _Code]] = [
-        *((table, [_ASKED]) for table in (*_WHATEVER, *([NAMES] if names else []))),
+        *((table, [_ASKED]) for table in (*_WHATEVER, *([NAMES] if questions.names else []))),
         (_SENDING, _below(base, [_ASKED])),
         (_CLONE, [(LOAD, 0, 0, _FIRST_ARGUMENT), (IF_ANY_BIT, 1, 0, _CLONE_FILES), *_EITHER]),
         (_SOCKET, [(LOAD, 0, 0, _FIRST_ARGUMENT), (IF_EQUAL, 0, 1, socket.AF_UNIX), *_EITHER]),
-        *((table, _from(base, [_ASKED])) for table in (*_WHERE, *([READS] if reads else []))),
+        *((table, _from(base, [_ASKED])) for table in _WHERE),
+        *(_reads(base, stdin=questions.stdin) if questions.reads else []),
         (
             _FCNTL,
             _from(
@@ -143,6 +157,28 @@ def _from(base: int, then: _Code) -> _Code:
         (UNLESS_BELOW, 1, 0, base),
         _ALLOWED,
         *then,
+    ]
+
+
+def _reads(base: int, *, stdin: bool) -> list[tuple[_Table, _Code]]:
+    if not stdin:
+        return [(READS, _from(base, [_ASKED]))]
+    others = {name: numbers for name, numbers in READS.items() if name != "read"}
+    beginning = (LOAD, 0, 0, _FIRST_ARGUMENT)
+    return [
+        (others, [beginning, (UNLESS_BELOW, 1, 0, base), (IF_EQUAL, 0, 1, 0), *_EITHER]),
+        # Shells read a file or pipe byte by byte: much slower, if each were asked about.
+        (
+            {"read": READS["read"]},
+            [
+                beginning,
+                (UNLESS_BELOW, 3, 0, base),
+                (IF_EQUAL, 0, 3, 0),
+                (LOAD, 0, 0, _THIRD_ARGUMENT),
+                (IF_EQUAL, 1, 0, 1),
+                *_EITHER,
+            ],
+        ),
     ]
 
 

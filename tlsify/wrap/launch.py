@@ -63,9 +63,8 @@ class Launch(NamedTuple):
 def launch(
     become: Callable[[], int],
     base: int,
+    questions: call_filter.Questions,
     *,
-    reads: bool,
-    names: bool = False,
     private: Collection[int] = (),
 ) -> Launch:
     """Fork the child, before anything secret is in our memory: it is the program's to look at.
@@ -75,8 +74,7 @@ def launch(
     Args:
         become: executes the program; returns an exit status if it could not.
         base: as `filter.build` has it.
-        reads: likewise.
-        names: likewise.
+        questions: likewise.
         private: descriptors that the program must not have.
 
     Raises:
@@ -86,7 +84,7 @@ def launch(
     machine = os.uname().machine
     if not call_filter.is_supported(machine):
         raise _obstacle(f"the system calls of {machine} are not known to tlsify", errno.ENOSYS)
-    code = call_filter.build(machine, base, reads=reads, names=names)
+    code = call_filter.build(machine, base, questions)
     become_reaper()
     parent = os.getpid()
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -96,7 +94,7 @@ def launch(
         _be_child(parent, theirs, install, become, [ours.fileno(), *private])
     theirs.close()
     try:
-        notifications = _meet(pid, ours, machine, reads=reads)
+        notifications = _meet(pid, ours, machine, reads=questions.reads)
     except BaseException:
         ours.close()
         os.kill(pid, signal.SIGKILL)

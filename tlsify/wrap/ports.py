@@ -18,4 +18,10 @@ class Ports(NamedTuple):
 
     def have(self, port: int) -> bool:
         """Return whether a port gets it."""
-        return port not in self.plain and (not self.wrapped or port in self.wrapped)
+        return self.refusal(port) is None
+
+    def refusal(self, port: int) -> str | None:
+        """Return why a port does not get it; None if it does."""
+        if port in self.plain:
+            return "--plain-port names it"
+        return "--port does not name it" if self.wrapped and port not in self.wrapped else None

@@ -25,6 +25,7 @@ from tlsify.system.bpf import (
 )
 from tlsify.system.listening import BACKLOG
 from tlsify.wrap.holders import holders
+from tlsify.wrap.listener_options import Inheritance
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -88,6 +89,14 @@ def is_tcp(sock: socket.socket) -> bool:
     return sock.getsockopt(socket.SOL_SOCKET, _PROTOCOL) in {socket.IPPROTO_TCP, _MPTCP, _SMC}
 
 
+def is_listening(sock: socket.socket) -> bool:
+    """Return whether a socket listens; close it otherwise."""
+    if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        return True
+    sock.close()
+    return False
+
+
 def obstacle(sock: socket.socket) -> str | None:
     """Return why a bound socket cannot be knocked at; None if it can."""
     if sock.family == _AF_SMC or sock.getsockopt(socket.SOL_SOCKET, _PROTOCOL) == _SMC:
@@ -118,6 +127,7 @@ class Group:
     Attributes:
         ours: listening.
         place: the address.
+        inheritance: passes on the options of the program's.
     """
 
     def __init__(self, theirs: socket.socket, backlog: int) -> None:
@@ -135,7 +145,8 @@ class Group:
             raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
         theirs.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         _listen(theirs, backlog)
-        self.ours = _beside(theirs, self.place)
+        self.inheritance = Inheritance()
+        self.ours = _beside(theirs, self.place, self.inheritance)
         self._order = [theirs, self.ours]
         try:
             self._steer()
@@ -158,6 +169,7 @@ class Group:
         last = self._order.pop()
         if at < len(self._order):
             self._order[at] = last
+        self.inheritance.forget(theirs)
         theirs.close()
         if self._order != [self.ours]:
             self._steer()
@@ -203,7 +215,7 @@ def _strangers(place: Place) -> list[int]:
     return [each for each in found if next(holders(each), None) is None]
 
 
-def _beside(theirs: socket.socket, place: Place) -> socket.socket:
+def _beside(theirs: socket.socket, place: Place, inheritance: Inheritance) -> socket.socket:
     """Return a socket that listens where another one does.
 
     The kernel lets one user's sockets share an address; the program may have another user.
@@ -215,6 +227,7 @@ def _beside(theirs: socket.socket, place: Place) -> socket.socket:
             ours.setsockopt(socket.SOL_SOCKET, option, 1)
         if place.family == socket.AF_INET6:
             ours.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, place.only_v6)
+        inheritance.begin(ours, theirs)  # some decide on where it may be bound
         ours.bind(place.name)
         ours.listen(BACKLOG)
     except BaseException:

@@ -149,6 +149,7 @@ class _Supervisor:
         self._ours = set(children(os.getpid())) - {plan.launch.pid}
         self._first: int | None = plan.launch.pid
         self._is_over = asyncio.Event()
+        self._has_told = False  # that the first process has left others behind
         self._acceptors: WeakSet[Acceptor] = WeakSet()  # of closed doors, too, as long as they last
         self.status = 0
         notifications = plan.launch.notifications
@@ -234,6 +235,10 @@ class _Supervisor:
                 self.status = code if code >= 0 else _SIGNALLED - code
         if self._is_childless():
             self._is_over.set()
+        elif self._first is None and not self._has_told:
+            self._has_told = True
+            message = "the program's first process has ended, with status %d; others of it go on"
+            _log.log(NOTICE, message, self.status)
 
     def _is_childless(self) -> bool:
         """Return whether no process of the program's is left; one that cannot tell says no."""

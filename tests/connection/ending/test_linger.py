@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import struct
 import threading
 import time
 import warnings
@@ -171,6 +172,17 @@ def test_peer_that_never_reads(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> Non
         assert record[0] == ContentType.application_data
         received += len(record[1])
     assert received == sent
+
+
+@pytest.mark.parametrize("seconds", [0, 60])
+def test_close_that_would_wait(seconds: int) -> None:
+    """The thread of all endings waits for no peer; a reset that a program wants is one."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("=ii", 1, seconds))
+        linger.Ending(ours.dup(), None).close()
+        found = ours.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, 8)
+        assert struct.unpack("=ii", found) == (not seconds, seconds)
 
 
 @pytest.mark.ktls

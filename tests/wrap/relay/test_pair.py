@@ -27,6 +27,21 @@ def test_pair(family: int) -> None:
     asyncio.run(work())
 
 
+def test_options() -> None:
+    """The program's end has a buffer of the size that it wants from the beginning."""
+
+    async def work() -> None:
+        def prepare(listener: socket.socket) -> None:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+
+        ours, theirs = await pair.make(socket.AF_INET, prepare)
+        with ours, theirs:
+            assert theirs.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) == 4096
+            assert ours.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) > 4096
+
+    asyncio.run(work())
+
+
 def test_stranger(monkeypatch: pytest.MonkeyPatch) -> None:
     """A stranger who is first at the address gets nothing."""
     strangers: list[socket.socket] = []

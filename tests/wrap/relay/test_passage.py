@@ -8,14 +8,14 @@ import re
 import signal
 import socket
 import ssl
-from functools import partialmethod
-from typing import TYPE_CHECKING
+from functools import partial, partialmethod
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.cli.conftest import Pki
 from tests.doubles import CLOSE_NOTIFY, RawPeer, descriptors, reset, until
-from tests.wrap.wrapped import RELAY, SERVE, Wrapped, needs_seccomp, read_all
+from tests.wrap.wrapped import CARRIERS, RELAY, SERVE, Wrapped, needs_seccomp, read_all
 from tlsify.codepoints import ProtocolVersion
 from tlsify.config import ClientConfig
 from tlsify.connection import commit
@@ -171,6 +171,43 @@ def test_client_that_leaves(pki: Pki) -> None:
             assert int(program.line()) in {errno.ECONNRESET, errno.EPIPE}
 
 
+@CARRIERS
+def test_reset_behind_an_end(pki: Pki, trust: TrustAnchors, carrier: str) -> None:
+    """A program that waits for nothing else hears of it, and finds the end that was there."""
+    source = """
+import select
+listener = listen()
+def read():
+    try:
+        return sock.recv(100).decode()
+    except OSError as exc:
+        return exc.errno
+for first in (0, 2) * 2:
+    sock, _ = listener.accept()
+    found = [read() for _ in range(first)]
+    poll = select.poll()
+    poll.register(sock, 0)
+    print("waits", flush=True)
+    poll.poll(60_000)
+    print(found + [read() for _ in range(3 - first)], flush=True)
+    sock.close()
+"""
+    with Wrapped(pki, carrier, source) as program:
+        for is_whole in (True, True, False, False):
+            peer = _raw(trust, program)
+            peer.send_data(b"data")
+            if is_whole:
+                peer.close_notify()
+            peer.sock.shutdown(socket.SHUT_WR)
+            assert program.line() == "waits\n"
+            if carrier == RELAY:
+                until(partial(_has_been_read, peer.sock))
+            reset(peer.sock)
+            end: object = "" if is_whole else errno.ECONNRESET
+            assert program.line() == f"{['data', end, end]}\n"
+        assert program.end() == 0
+
+
 def _say(client: ssl.SSLSocket) -> None:
     client.sendall(b"x")
 
@@ -250,10 +287,10 @@ def test_want(pki: Pki, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
     """Where there can be no pair a client is cut, and others may come; the first want is told."""
     make, wants = pair.make, [errno.EMFILE, errno.ENFILE]
 
-    async def make_later(family: int) -> tuple[pair.OurEnd, socket.socket]:
+    async def make_later(*words: Any) -> tuple[pair.OurEnd, socket.socket]:
         if wants:
             raise OSError(wants[0], os.strerror(wants.pop(0)))
-        return await make(family)
+        return await make(*words)
 
     monkeypatch.setattr(pair, "make", make_later)
     log = tmp_path / "log"

@@ -51,7 +51,6 @@ class Server:
         end: the signal that ends it in good order.
         status: its exit status then.
         answers_half: whether it answers a client that has ended its direction.
-        is_moved: whether it moves connections to other numbers: its reads are not asked about then.
         keeps_alive: whether it takes a second request on a connection.
         reload: the signal that replaces its processes, while it goes on serving; 0 for none.
         is_proxy: whether another server is behind it.
@@ -66,7 +65,6 @@ class Server:
     end: int = signal.SIGTERM
     status: int = 0
     answers_half: bool = True
-    is_moved: bool = False
     keeps_alive: bool = True
     reload: int = 0
     is_proxy: bool = False
@@ -170,6 +168,10 @@ def _busybox(ground: Ground) -> list[str | Path]:
     return ["httpd", "-f", "-p", f"127.0.0.1:{ground.port}", "-h", ground.root]
 
 
+def _netcat(ground: Ground) -> list[str | Path]:
+    return ["nc", "-ll", "-p", str(ground.port), "-e", "cat"]
+
+
 def _socat(ground: Ground) -> list[str | Path]:
     return [f"TCP-LISTEN:{ground.port},bind=127.0.0.1,reuseaddr,fork", "EXEC:cat"]
 
@@ -227,10 +229,13 @@ SERVERS = {
     ),
     "uvicorn": Server(sys.executable, _python(*_UVICORN), "uvicorn", status=_KILLED),
     "busybox httpd": Server(
-        "busybox", _busybox, (), is_moved=True, keeps_alive=False, status=_KILLED, is_quick=True
+        "busybox", _busybox, (), keeps_alive=False, status=_KILLED, is_quick=True
     ),
     "busybox httpd, static": Server(
-        "busybox-static", _busybox, (), is_moved=True, keeps_alive=False, status=_KILLED
+        "busybox-static", _busybox, (), keeps_alive=False, status=_KILLED
+    ),
+    "busybox nc, inetd's way": Server(
+        "busybox", _netcat, (), talk="echo", status=_KILLED, is_quick=True
     ),
     "redis": Server("redis-server", _redis, talk="redis"),
     "socat": Server("socat", _socat, ("-V",), talk="echo", status=_KILLED, is_quick=True),

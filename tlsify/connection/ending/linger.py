@@ -7,6 +7,7 @@ import logging
 import os
 import select
 import socket
+import struct
 import threading
 import weakref
 from typing import Protocol
@@ -25,6 +26,7 @@ _log = logging.getLogger("tlsify")
 _SCRATCH = 2**16
 _TURNS = 16
 _THREAD = "tlsify-linger"
+_LINGER = struct.Struct("=ii")
 
 
 class Receiver(Protocol):
@@ -126,6 +128,7 @@ class Ending:
 
     def close(self) -> None:
         """Close the socket."""
+        never_wait(self.sock)
         self.sock.close()
 
     leave = close
@@ -182,6 +185,18 @@ def _scratch() -> memoryview:
         _local.scratch = memoryview(bytearray(_SCRATCH))
     scratch: memoryview = _local.scratch
     return scratch
+
+
+def never_wait(sock: socket.socket) -> None:
+    """Have a close by this thread, which has others to serve, not wait for the peer.
+
+    A program may have asked for that, of its own close (socket(7) SO_LINGER with a time).
+    """
+    with contextlib.suppress(OSError):
+        option = sock.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER.size)
+        is_on, seconds = _LINGER.unpack(option)
+        if is_on and seconds:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER.pack(0, 0))
 
 
 def has_room(sock: socket.socket) -> bool:

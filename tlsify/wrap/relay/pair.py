@@ -8,6 +8,10 @@ import itertools
 import os
 import socket
 import struct
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 # Of 127.99.87.0/24, each in its turn: an address has as many ports as TCP has, and those of past
 # connections are taken for a minute.
@@ -43,11 +47,14 @@ class OurEnd(socket.socket):
         return size
 
 
-async def make(family: int) -> tuple[OurEnd, socket.socket]:
+async def make(
+    family: int, prepare: Callable[[socket.socket], None] = lambda _: None
+) -> tuple[OurEnd, socket.socket]:
     """Make a pair, which no other process can join.
 
     Args:
         family: AF_INET or AF_INET6, as the program's listening socket has it.
+        prepare: called with the listening socket that the program's end inherits its options from.
 
     Returns:
         Our end, and the program's.
@@ -66,6 +73,7 @@ async def make(family: int) -> tuple[OurEnd, socket.socket]:
                 host = f"::ffff:{host}"
                 for each in (ours, listener):
                     each.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+            prepare(listener)
             listener.bind((host, 0))
             listener.listen()
             for each in (ours, listener):

@@ -15,12 +15,11 @@ from tlsify.aio.pump import Carriage, buffer
 from tlsify.config import ClosePolicy
 from tlsify.connection.ending.closing import Closing
 from tlsify.connection.ending.forks import known
-from tlsify.connection.ending.patience import Patience, unacknowledged, unread
+from tlsify.connection.ending.patience import Patience, has_died, unacknowledged, unread
 from tlsify.connection.plain import Plain
 from tlsify.errors import ResourceError, Truncated
 from tlsify.logs.access import ending
 from tlsify.metrics.counters import Event, count
-from tlsify.wrap.relay import pair
 from tlsify.wrap.relay.names import Names
 
 if TYPE_CHECKING:
@@ -33,14 +32,15 @@ if TYPE_CHECKING:
     from tlsify.wrap.relay.pair import OurEnd
     from tlsify.wrap.threads import Threads
 
+    Make: TypeAlias = Callable[[], Coroutine[Any, Any, tuple[OurEnd, socket.socket]]]
     Serve: TypeAlias = Callable[["ProgramEnd"], Coroutine[Any, Any, None]]
     Task: TypeAlias = asyncio.Future[None]
 
 
 _log = logging.getLogger("tlsify")
 
-# Seconds between looks whether a program has read, by calls that are not asked about, what came in
-# front of a cut.
+# Seconds between looks: whether a program has read, by calls that are not asked about, what came in
+# front of a cut; and whether a client has gone whose data has ended.
 _FIRST_LOOK, _LAST_LOOK = 0.02, 1.0
 
 
@@ -54,6 +54,7 @@ class ProgramEnd:
         sock: a duplicate.
         channel: None: no record of TLS comes here.
         cut: why the client's data has ended, if in no good order, and reads are to fail there.
+        is_whole: whether it has ended in good order, and reads are to end there, come what may.
         was_read: done once the program has read by a call that is asked about.
         delivered: done once the program has it, with what returns whether all reads are asked
             about.
@@ -61,6 +62,7 @@ class ProgramEnd:
 
     channel = None
     cut: Exception | None = None
+    is_whole = False
 
     def __init__(self, sock: socket.socket, ours: OurEnd) -> None:
         """Use both ends, which are another's to close."""
@@ -79,8 +81,12 @@ class ProgramEnd:
         """
         if not self.was_read.done():
             self.was_read.set_result(None)
-        if self.sock.recv(1, flags | socket.MSG_PEEK):
-            return True
+        try:
+            if self.sock.recv(1, flags | socket.MSG_PEEK):
+                return True
+        except ConnectionResetError:  # the client has gone behind its end
+            if not self.is_whole:
+                raise
         if self.cut is not None:
             raise self.cut
         return False
@@ -111,12 +117,12 @@ class Passages:
         self._scratch = buffer()
         self._is_short = False
 
-    async def serve(self, client: Handoff, family: int, visit: Visit, serve: Serve) -> None:
+    async def serve(self, client: Handoff, make: Make, visit: Visit, serve: Serve) -> None:
         """Carry a connection's data until both sides have ended.
 
         Args:
             client: whose records are not the kernel's; it is closed here, or aborted.
-            family: of the program's listening socket.
+            make: makes a pair (`pair.make`).
             visit: is told how much was carried, and how the client has ended.
             serve: gives the program its end, and lasts until the program has ended it.
 
@@ -124,7 +130,7 @@ class Passages:
             ResourceError: there can be no pair.
             OSError: the connection broke; or what ``serve`` raises.
         """
-        ours, theirs = await self._make_pair(family)
+        ours, theirs = await self._make_pair(make)
         with contextlib.closing(theirs), contextlib.ExitStack() as stack:
             stack.callback(ours.close)
             if (carrier := client.relay) is not None:
@@ -135,9 +141,9 @@ class Passages:
             end = ProgramEnd(theirs, ours)
             await _Passage(client, ours, end, carriage).carry(serve(end), visit)
 
-    async def _make_pair(self, family: int) -> tuple[OurEnd, socket.socket]:
+    async def _make_pair(self, make: Make) -> tuple[OurEnd, socket.socket]:
         try:
-            made = await pair.make(family)
+            made = await make()
         except OSError as exc:
             failure = ResourceError(exc, "the connection cannot be relayed")
             count(Event.SHORTAGE)
@@ -156,6 +162,7 @@ class _Passage:
     ) -> None:
         self._client, self._ours, self._theirs = client, ours, theirs
         self._carriage = carriage
+        self._is_untold = False  # the client has gone, and the program finds out when it writes
         self._inbound = asyncio.ensure_future(carriage.inbound())
         self._outbound = asyncio.ensure_future(carriage.outbound())
 
@@ -191,16 +198,33 @@ class _Passage:
 
     async def _loss(self, serving: Task, *flows: Task) -> BaseException | None:
         """Wait for an end; return what the client was lost by, or None: the program has ended."""
-        left = set(flows)
+        left, pause = set(flows), _FIRST_LOOK
         while not serving.done():
-            await asyncio.wait({serving, *left}, return_when=asyncio.FIRST_COMPLETED)
+            # Nothing else tells of a client that has gone behind the end of its data.
+            is_quiet = left == {self._outbound} and not self._is_untold
+            waiting, timeout = {serving, *left}, pause if is_quiet else None
+            await asyncio.wait(waiting, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
             for each in [each for each in left if each.done()]:
                 left.remove(each)
                 if (error := each.exception()) is not None and not serving.done():
                     return error
-            if self._outbound.done() and not self._ours.has_ended and not serving.done():
+            self._theirs.is_whole |= self._inbound.done() and not self._inbound.exception()
+            is_gone, pause = is_quiet and self._has_gone(), min(2 * pause, _LAST_LOOK)
+            is_broken = self._outbound.done() and not self._ours.has_ended
+            if (is_gone or is_broken) and not serving.done():
                 return ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
         return None
+
+    def _has_gone(self) -> bool:
+        """Return whether the client has, and the program still finds an end as it was."""
+        if not has_died(self._client.sock) or not self._theirs.delivered.done():
+            return False
+        self._is_untold = not self._are_reads_asked()
+        return not self._is_untold
+
+    def _are_reads_asked(self) -> bool:
+        """Return whether the program has the connection, and reads it by calls that are."""
+        return self._theirs.delivered.done() and self._theirs.delivered.result()()
 
     async def _can_tell(self, serving: Task) -> bool:
         """Return whether the program's reads can be failed, so that it may go on writing.
@@ -214,9 +238,11 @@ class _Passage:
         await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
         waited = {serving, was_read, self._outbound}  # the last ends where the client leaves, too
         while not any(each.done() for each in waited) and unread(self._theirs.sock):
+            if has_died(self._client.sock):  # nobody is left to be answered
+                return False
             await asyncio.wait(waited, timeout=pause, return_when=asyncio.FIRST_COMPLETED)
             pause = min(2 * pause, _LAST_LOOK)
-        return delivered.done() and delivered.result()()
+        return self._are_reads_asked()
 
     async def _finish(self) -> None:
         """Deliver what the program has left, if its client takes that; then end the connection."""
