@@ -86,6 +86,8 @@ def test_setsockopt_has_few_doors() -> None:
     expected |= isolation
     expected |= {"wrap/knock.py", "wrap/steering.py"}  # of listeners, and of knocks at them
     expected.add("wrap/relay/pair.py")
+    expected.add("wrap/listener_options.py")  # which connections inherit
+    expected.add("connection/ending/linger.py")  # which waits for nobody
     assert users("setsockopt") == expected
     assert set(options("system/listening.py")) == {"TCP_DEFER_ACCEPT"}
     assert set(options("aio/dialing.py")) | set(options("cli/forward.py")) == {"TCP_NODELAY"}
@@ -144,6 +146,7 @@ def test_nothing_is_swallowed() -> None:
     others |= {"system/children.py", "status/roster.py", "http/protocol.py"}
     others |= {"isolation/custodian.py", "isolation/holder.py"}
     others |= {"wrap/calls.py", "wrap/supervisor.py"}
+    others.add("serving/backend/health.py")
     others.add("acme/client.py")  # where a package reads what an authority sends
     assert broad == {"cli/messages.py", "sslcontext/facts.py"} | others
 

@@ -52,7 +52,7 @@ def server(place: Place) -> Iterator[int]:
     (place.folder / "ngircd.conf").chmod(0o644)
     own = {"0.0.0.0:6697": "127.0.0.1:0", "6667": plain}
     with place.start(f"exec {find('ngircd')} --nodaemon --config ngircd.conf") as daemon:
-        daemon.dial(plain).close()
+        daemon.await_port(plain)
         with place.serving(recipe("irc-serve", own)) as port:
             yield port
 

@@ -158,7 +158,7 @@ def smtp(place: Place) -> Iterator[Server]:
     with _folder(place) as folder:
         (folder / "conf").write_text(_EXIM.format(folder=folder, port=port))
         with Program([program, "-C", str(folder / "conf"), "-bdf"]) as server:
-            server.dial(port).close()
+            server.await_port(port)
             yield Server(port, folder / "mail/new")
 
 
@@ -176,7 +176,7 @@ def imap(place: Place) -> Iterator[Server]:
         text = _DOVECOT.format(folder=folder, port=port, password=_PASSWORD)
         (folder / "conf").write_text(text)
         with Program([program, "-F", "-c", str(folder / "conf")]) as server:
-            server.dial(port).close()
+            server.await_port(port)
             yield Server(port, folder / "mail/new")
             server.terminate()
             server.status()

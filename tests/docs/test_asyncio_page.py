@@ -33,7 +33,7 @@ def test_examples(tmp_path: Path, authority: trustme.CA, server: int) -> None:
         text = BLOCKS[block].replace("8443", str(port))
         (tmp_path / name).write_text(f"import os\nos.chdir({str(tmp_path)!r})\n{text}")
     with Program([sys.executable, str(tmp_path / "server.py")]) as running:
-        running.dial(port).close()
+        running.await_port(port)
         with Program([sys.executable, str(tmp_path / "client.py")]) as asking:
             assert asking.status() == 0
             ktls, _, answer = asking.output().decode().partition(" ")

@@ -124,7 +124,7 @@ class Served:
         """Wait until it listens."""
         with ExitStack() as stack:
             stack.enter_context(self.program)
-            self.program.dial(self.task.port).close()
+            self.program.await_port(self.task.port)
             stack.pop_all()
         return self
 

@@ -119,7 +119,7 @@ def test_rolling_restart(pki: Pki, tmp_path: Path, carrier: str) -> None:
         balancer = stack.enter_context(
             Program([find("haproxy"), "-db", "-q", "-f", f"{tmp_path}/haproxy.cfg"])
         )
-        balancer.dial(place).close()
+        balancer.await_port(place)
         asking = Asking(pki, place)
         for number, server in enumerate(servers):
             server.ask_to_end()

@@ -204,7 +204,7 @@ def test_behind_haproxy(pki: Pki, tmp_path: Path, carrier: str, sends: str) -> N
         text = _BALANCER.format(place=place, front=f"{HERE}:{front.port}", sends=sends)
         (tmp_path / "haproxy.cfg").write_text(text)
         with Program(["haproxy", "-db", "-q", "-f", f"{tmp_path}/haproxy.cfg"]) as balancer:
-            balancer.dial(port).close()
+            balancer.await_port(port)
             front.port = port
             browser = Browser(front, pki)
             judge(browser)

@@ -147,7 +147,7 @@ def translated(config: Path) -> Iterator[None]:
 def compare(words: list[str], config: Path, port: int, folder: Path) -> list[object]:
     """Expect the same of both; return it."""
     with Program(words) as original:
-        original.dial(port).close()
+        original.await_port(port)
         expected = observe(port, folder)
         original.terminate()
         ends(original.process)
@@ -265,7 +265,7 @@ def test_stunnel_as_a_client(folder: Path, lines: str, answer: str) -> None:
             + lines.format(folder=folder)
         )
         with Program([find("stunnel4"), str(config)]) as original:
-            original.dial(port).close()
+            original.await_port(port)
             assert ask() == answer
             original.terminate()
             ends(original.process)

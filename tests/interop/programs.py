@@ -134,6 +134,11 @@ class Program:
             self.process.wait(0.02)
             pytest.fail(f"it ended too soon: {self.errors()}")
 
+    def await_port(self, port: int) -> None:
+        """Wait until the program listens on a port; raises as `dial`."""
+        with contextlib.suppress(ConnectionResetError):  # it does, and wants nothing of a stranger
+            self.dial(port).close()
+
     def dial(self, port: int) -> socket.socket:
         """Connect to a port as soon as the program listens there.
 

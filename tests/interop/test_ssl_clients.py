@@ -33,7 +33,7 @@ def _context(site: Site, policy: KtlsPolicy) -> SSLContext:
 def test_smtplib(site: Site, policy: KtlsPolicy) -> None:
     """STARTTLS with exim."""
     with running(exim, site.ec) as (program, port):
-        program.dial(port).close()
+        program.await_port(port)
         with smtplib.SMTP("localhost", port, timeout=PATIENCE) as client:
             client.starttls(context=_context(site, policy))
             assert isinstance(client.sock, SSLSocket)
@@ -45,7 +45,7 @@ def test_smtplib(site: Site, policy: KtlsPolicy) -> None:
 def test_imaplib(site: Site, policy: KtlsPolicy) -> None:
     """STARTTLS with dovecot."""
     with running(dovecot("imap"), site.ec) as (program, port):
-        program.dial(port).close()
+        program.await_port(port)
         with imaplib.IMAP4("localhost", port, timeout=PATIENCE) as client:
             client.starttls(_context(site, policy))
             assert isinstance(client.sock, SSLSocket)
@@ -56,7 +56,7 @@ def test_imaplib(site: Site, policy: KtlsPolicy) -> None:
 def test_poplib(site: Site, policy: KtlsPolicy) -> None:
     """STLS with dovecot."""
     with running(dovecot("pop3"), site.ec) as (program, port):
-        program.dial(port).close()
+        program.await_port(port)
         client = poplib.POP3("localhost", port, timeout=PATIENCE)
         client.stls(_context(site, policy))
         assert "UIDL" in client.capa()
@@ -67,7 +67,7 @@ def test_poplib(site: Site, policy: KtlsPolicy) -> None:
 def test_ftplib(site: Site, policy: KtlsPolicy) -> None:
     """AUTH TLS with vsftpd."""
     with running(vsftpd, site.ec) as (program, port):
-        program.dial(port).close()
+        program.await_port(port)
         client = ftplib.FTP_TLS(context=_context(site, policy), timeout=PATIENCE)
         client.connect("localhost", port)
         assert client.auth().startswith("234")

@@ -348,6 +348,6 @@ def test_document(files: Path) -> None:
     for name, text in (("server.py", server), ("client.py", client)):
         (files / name).write_text(f"import os\nos.chdir({str(files)!r})\n{text}")
     with Program([sys.executable, str(files / "server.py")]) as running:
-        running.dial(port).close()
+        running.await_port(port)
         with Program([sys.executable, str(files / "client.py")]) as asking:
             assert re.fullmatch(rb"[a-z-]+ 200\n", asking.output())

@@ -44,8 +44,8 @@ while True:
 """
 _USUAL = {"fork", "thread", "dup"}
 # What a supervisor takes; without kernel TLS there is a thread for relays, too.
-_TAKEN = {"fork", "dup", "socketpair", "socket", "accept", "epoll", "open", "write", "mmap"}
-_RELAYS_TAKE = {"thread", "epoll_ctl", "eventfd"}
+_TAKEN = {"fork", "dup", "socketpair", "socket", "accept", "open", "write", "mmap"}
+_RELAYS_TAKE = {"thread", "epoll", "epoll_ctl", "eventfd"}
 
 
 @pytest.mark.parametrize(

@@ -110,7 +110,7 @@ def test_answers(answer: bytes, caplog: pytest.LogCaptureFixture) -> None:
             sock.close()
             backends.leave(chosen)
             assert backends.state() == {str(backend): False}
-            site.answer = b"HTTP/1.1 302 Found\r\n\r\n"
+            site.answer = b"HTTP/1.1 302\n" if answer else b"HTTP/1.1 302 Found\r\n\r\n"
             await become(backends, up=True)
 
     before = counters()

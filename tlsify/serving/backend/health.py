@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("tlsify")
 
-_STATUS_LINE = re.compile(rb"HTTP/1\.[01] ([23])[0-9][0-9][ \r]")
+_STATUS_LINE = re.compile(rb"HTTP/1\.[01] ([23])[0-9][0-9][ \r\n]")
 _LONGEST = 2**10
 
 
