@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import socket
@@ -22,15 +23,12 @@ def free_port() -> int:
     The kernel gives the ports of its own range to whoever binds port 0 or connects, so it is below
     that range. Each process has its stretch there; tests run in several.
     """
-    for port in _ports(os.getpid()):
-        with socket.socket() as probe:
-            # Without SO_REUSEADDR: what is in TIME_WAIT was somebody's a moment ago.
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-        return port
-    raise AssertionError("unreachable: the ports go round")
+    while True:
+        port = next(_ports(os.getpid()))
+        # Without SO_REUSEADDR: what is in TIME_WAIT was somebody's a moment ago.
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 @cache

@@ -6,6 +6,7 @@ import contextlib
 import os
 import select
 import socket
+import struct
 import threading
 from typing import TYPE_CHECKING
 
@@ -222,13 +223,18 @@ def test_close_with_bytes_under_way(lab: Lab) -> None:
     assert running(server).join(10)
 
 
-def test_program_gone_and_peer_stuck(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("lingers", [False, True])
+def test_program_gone_and_peer_stuck(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, *, lingers: bool
+) -> None:
     """A peer that takes nothing keeps the relay of a closed program only so long."""
     monkeypatch.setattr(patience, "PATIENCE", 0.1)
     server, _peer = lab.server(RELAY)
     relay = running(server)
     relay.network.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2**13)
     fill(server.sock, bytes(2**16))
+    if lingers:  # which is of the program's close, not of one by a thread that has others to serve
+        relay.network.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("=ii", 1, 60))
     server.sock.close()
     assert relay.join(10)
     assert isinstance(relay.failure, DeadlineExceeded)

@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from tlsify.connection.ending import forks, patience
+from tlsify.connection.ending.linger import never_wait
 from tlsify.connection.relay.loads import READ_SIZE, Flow, enter, leave
 from tlsify.connection.relay.pump import Relay
 from tlsify.metrics.counters import Event, count
@@ -325,4 +326,5 @@ def _finish(
             sock.shutdown(socket.SHUT_WR)
             for _ in range(_TURNS):  # unread input would make it a reset, which loses what was sent
                 sock.recv(READ_SIZE, socket.MSG_DONTWAIT)
+        never_wait(sock)
         sock.close()

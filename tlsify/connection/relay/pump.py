@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from tlsify.connection import exit as interpreter
 from tlsify.connection.ending import forks, patience
+from tlsify.connection.ending.linger import never_wait
 from tlsify.connection.event_thread import Interest
 from tlsify.connection.relay.loads import READ_SIZE, Flow, Load, end, mask, program_pair
 from tlsify.connection.relay.threads import failed, run
@@ -157,6 +158,7 @@ class Relay:
 
     def close(self) -> None:
         """Close both sides, and call the watcher."""
+        never_wait(self.network)
         try:
             with closing(self.network), closing(self._program):
                 self._tunnel.release()  # 40 KiB, even while references to this object remain
