@@ -140,7 +140,7 @@ def test_unread_bytes_show_while_it_lasts(run: Run, lab: Lab, policy: KtlsPolicy
         task = asyncio.create_task(hand_over(ours, lab.configs()[1], policy))
         for _ in range(5):
             await asyncio.sleep(0)
-        theirs.sendall(b"\x00\x04")
+        theirs.sendall(b"\x00\x04" + bytes(4))  # all that is waited for
         until(lambda: silence(ours) == 0)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
