@@ -235,23 +235,6 @@ def test_folder_that_takes_nothing(
             client.obtain((_NAME,), board)
 
 
-def test_account(leaf: trustme.LeafCert, trust: TrustAnchors, folder: Folder) -> None:
-    """Its key is kept for each authority; another thing in its place is not replaced."""
-    odd = Odd(leaf)
-    with odd.server:
-        authority = Authority(f"{odd.server.url}/directory", trust)
-        keys = [Client(authority, folder, Deadline(60))._key for _ in range(2)]
-        assert keys[0] == keys[1]
-        (path,) = folder.path.glob(".account-*.pem")
-        assert path.stat().st_mode & 0o777 == 0o600
-        path.write_bytes(b"garbage")
-        with pytest.raises(AcmeError, match=r"account-.* is no unencrypted key"):
-            Client(authority, folder, Deadline(60))
-        assert path.read_bytes() == b"garbage"
-        other = Authority(f"{odd.server.url}//directory", trust)
-        assert Client(other, folder, Deadline(60))._key not in keys
-
-
 @pytest.mark.parametrize(
     ("field", "seconds"),
     [

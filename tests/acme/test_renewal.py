@@ -286,6 +286,8 @@ def test_wrong_challenge(
     assert site.pebble.orders - orders == 1
     ((names, _, why),) = site.renewal.survey()
     assert (names, "until" in why) == ("a.example", True)
+    site.wanted = Wanted(("a.example", "b.example"))
+    assert site.work().events == (Event.ACME_CHALLENGE_FAILED,)  # an order of its own: at once
 
 
 def test_server_out_of_reach(pebble: Pebble, tmp_path: Path) -> None:

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 import requests
 from acme import challenges, client, errors, messages
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from josepy import b64, jwa, jwk
 from josepy.json_util import field
 
+from tlsify.acme.account import account_key, file_name, pem, register
 from tlsify.acme.failures import AcmeError
 from tlsify.acme.settings import TLS_ALPN_01
 from tlsify.errors import TlsifyError
@@ -56,8 +56,8 @@ class Client:
         """
         self._authority = authority
         self._deadline = deadline
-        self._account = folder.path / _account(authority.directory)
-        self._key = jwk.JWKEC(key=_account_key(folder, authority.directory))
+        self._account = folder.path / file_name(authority.directory)
+        self._key = account_key(folder, authority.directory)
         self._network = _Network(self._key, authority, deadline)
         with _explained(self._network):
             directory = client.ClientV2.get_directory(authority.directory, self._network)
@@ -91,7 +91,7 @@ class Client:
                 board.clear()
             order = self._client.finalize_order(order, self._end())
             chain = str(order.fullchain_pem).encode("ascii")
-        return chain.rstrip() + b"\n" + _pem(key)
+        return chain.rstrip() + b"\n" + pem(key)
 
     def _order(self, csr: bytes, former: x509.Certificate | None) -> messages.OrderResource:
         """Order, in the place of a certificate if the authority wants to know (RFC 9773 5).
@@ -132,38 +132,7 @@ class Client:
         return datetime.now() + timedelta(seconds=self._deadline.left(_LONGEST_WAIT))  # noqa: DTZ005
 
     def _register(self) -> None:
-        """Use the account of our key, which the authority makes if it has none."""
-        directory, authority = self._client.directory, self._authority
-        binding = None
-        if authority.binding is not None:
-            binding = messages.ExternalAccountBinding.from_data(
-                self._key.public_key(), *authority.binding, directory
-            )
-        elif self._client.external_account_required():
-            raise AcmeError(
-                Event.ACME_REFUSED,
-                "the authority wants an account with it to be named",
-                hint="add --acme-eab-kid and --acme-eab-key",
-            )
-        wanted = messages.NewRegistration.from_data(
-            email=authority.email,
-            terms_of_service_agreed=True,
-            external_account_binding=binding,
-        )
-        try:
-            self._client.new_account(wanted)
-        except messages.Error as exc:
-            if exc.code != "unauthorized":
-                raise
-            # RFC 8555 7.3.6: an account that was deactivated stays so.
-            raise AcmeError(
-                Event.ACME_REFUSED,
-                f"the authority refuses the account: {exc}",
-                hint=f"move {self._account} away to begin with a new account",
-            ) from exc
-        except errors.ConflictError as exc:
-            body = messages.Registration()
-            self._network.account = messages.RegistrationResource(body=body, uri=exc.location)
+        register(self._client, self._key, self._authority, self._account)
 
     def _answer(
         self, order: messages.OrderResource, names: tuple[str, ...], board: Board | Sharing
@@ -360,40 +329,3 @@ def _request(key: ec.EllipticCurvePrivateKey, names: tuple[str, ...]) -> bytes:
     alternatives = x509.SubjectAlternativeName([x509.DNSName(name) for name in names])
     builder = builder.add_extension(alternatives, critical=False)
     return builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
-
-
-def _account(directory: str) -> str:
-    """Return the name of the file with the key of the account with an authority."""
-    return f".account-{hashlib.sha256(directory.encode()).hexdigest()[:16]}.pem"
-
-
-def _account_key(folder: Folder, directory: str) -> ec.EllipticCurvePrivateKey:
-    """Return the key of the account with an authority, made if there is none.
-
-    Raises:
-        AcmeError: there is another thing in its place, which may be worth keeping.
-    """
-    name = _account(directory)
-    pem = folder.read(name)
-    if pem is None:
-        made = ec.generate_private_key(ec.SECP256R1())
-        folder.write(name, _pem(made))
-        return made
-    key = None
-    with contextlib.suppress(ValueError, TypeError, UnsupportedAlgorithm):
-        key = serialization.load_pem_private_key(pem, None)
-    if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP256R1):
-        raise AcmeError(
-            Event.ACME_NOT_STORED,
-            f"{folder.path / name} is no unencrypted key for P-256",
-            hint="move it away to begin with a new account",
-        )
-    return key
-
-
-def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
-    return key.private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),
-    )

@@ -131,7 +131,7 @@ class Renewal:
         left = 0.0 if found is None else self._left(wanted, found, deadline)
         if left > 0:
             return Report(left)
-        attempts = Attempts.read(self.folder, wanted.attempts)
+        attempts = self._attempts(wanted)
         if (wait := attempts.turn(insisting=insisting)) > 0:
             _log.log(
                 messages.NOTICE,
@@ -209,12 +209,19 @@ class Renewal:
         """Find, for each certificate, its names, what there is of it, and what is wrong with it."""
         for wanted in self.wanted:
             pair = self.load(wanted)
-            attempts = Attempts.read(self.folder, wanted.attempts)
+            attempts = self._attempts(wanted)
             state = "none yet" if pair is None else f"until {pair.not_after:%Y-%m-%d}"
             why = attempts.why and f"{state}; {attempts.why}"
             yield ", ".join(wanted.names), f"{state}, by {self.authority.directory}", why
 
     # -- when
+
+    def _attempts(self, wanted: Wanted) -> Attempts:
+        """Return what has become of the last attempts; a corrected order does not wait for them."""
+        directory, binding = self.authority.directory, self.authority.binding or ("",)
+        spelled = "\n".join((directory, self.authority.challenge, binding[0], *wanted.names))
+        what = hashlib.sha256(spelled.encode()).hexdigest()[:16]
+        return Attempts.read(self.folder, wanted.attempts, what)
 
     def _left(self, wanted: Wanted, pair: KeyPair, deadline: Deadline) -> float:
         """Return the seconds until a certificate is to be renewed, or the authority asked."""

@@ -29,16 +29,23 @@ class Attempts:
         tried: when the last one began, in seconds since 1970.
         pause: seconds from there to the next.
         why: what the last one failed of.
+        what: was attempted, as the caller spells it.
     """
 
     failures: int = 0
     tried: float = 0.0
     pause: float = 0.0
     why: str = ""
+    what: str = ""
 
     @classmethod
-    def read(cls, folder: Folder, name: str) -> Attempts:
+    def read(cls, folder: Folder, name: str, what: str = "") -> Attempts:
         """Return what a file of the folder says; nothing has been tried if it says nothing sound.
+
+        Args:
+            folder: the place.
+            name: of the file.
+            what: is to be attempted; failures of something else do not count.
 
         Raises:
             OSError: it cannot be read.
@@ -50,11 +57,13 @@ class Attempts:
                 float(found["tried"]),
                 float(found["pause"]),
                 str(found["why"])[:_LONGEST_TEXT],
+                str(found.get("what", "")),
             )
         except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
-            return cls()
+            return cls(what=what)
         # Comparisons are false with what is no number.
-        return read if 0 <= read.pause <= max(PAUSES) * (1 + _SPREAD) else cls()
+        is_sound = 0 <= read.pause <= max(PAUSES) * (1 + _SPREAD)
+        return read if is_sound and read.what == what else cls(what=what)
 
     def left(self, pause: float | None = None) -> float:
         """Return the seconds until the next attempt, or what is left of another pause.
