@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 import shtab
 
-from tlsify.cli import pages
-from tlsify.cli.help import TOPICS
+from tlsify.cli.help import TOPICS, listed_pages
 from tlsify.cli.parser import Attached
 from tlsify.starttls.upgrade import PROTOCOLS
 
@@ -30,7 +29,7 @@ _KINDS = {
     "PORT": {"bash": "", "zsh": "_ports"},
 }
 # Values that are too many for --help, or more than argparse is to decide on.
-_CHOICES = {"starttls": tuple(PROTOCOLS), "topic": (*TOPICS, *pages.titles())}
+_CHOICES = {"starttls": tuple(PROTOCOLS), "topic": (*TOPICS, *listed_pages())}
 _MODES = ("auto", "require", "off")
 _FISH_VALUES = re.compile(r'( -(?:xka|ka|fa) ")([^"(]+)"')
 

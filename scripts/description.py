@@ -14,7 +14,8 @@ from typing import Any
 from hatchling.metadata.plugin.interface import MetadataHookInterface
 
 _LINK = re.compile(r"\[([^\]]+)\]\((?!https?://|#|mailto:)([^)\s]+)\)")
-_PAGE = re.compile(r"docs/(?:cli/)?([\w-]+)\.md")
+_PAGE = re.compile(r"docs/((?:cli/)?[\w-]+)\.md")
+_VERBS = {path.stem for path in (Path(__file__).parent.parent / "docs/cli").glob("*.md")}
 
 
 def description(readme: str, source: str | None) -> str:
@@ -32,9 +33,9 @@ def description(readme: str, source: str | None) -> str:
         page = _PAGE.fullmatch(target.partition("#")[0])
         if page is None:
             return words
-        return (
-            f"`tlsify help {page[1]}`" if words == page[0] else f"{words} (`tlsify help {page[1]}`)"
-        )
+        # The name of a verb alone shows its options.
+        command = f"`tlsify help {'docs/' if page[1] in _VERBS else ''}{page[1]}`"
+        return command if words == page[0] else f"{words} ({command})"
 
     return _LINK.sub(absolute, readme)
 

@@ -82,10 +82,18 @@ def _definitions(table: nodes.table) -> nodes.definition_list:
 
 
 def _reference(reference: nodes.reference, all_names: Collection[str]) -> nodes.Node:
-    """Refer to another man page if the link leads to one; else there are just its words."""
+    """Keep a link's words, and refer to another man page if it leads to one.
+
+    Words that are the page's name, or its path, need not be kept beside it.
+    """
     target = reference.get("refuri", "").partition("#")[0].removeprefix("cli/")
     name = "tlsify" if target == "../cli.md" else f"tlsify-{target.removesuffix('.md')}"
-    return _manual(name) if name in all_names else nodes.Text(reference.astext())
+    words = " ".join(reference.astext().split())
+    if name not in all_names:
+        return nodes.Text(words)
+    if words in {name, name.replace("-", " "), name.removeprefix("tlsify-"), "docs/cli.md"}:
+        return _manual(name)
+    return nodes.inline("", "", nodes.Text(f"{words} (see "), _manual(name), nodes.Text(")"))
 
 
 def _manual(name: str) -> nodes.inline:

@@ -36,7 +36,14 @@ def main(prefix: Path) -> None:
         assert list(prefix.glob(name)), f"there is no {prefix}/{name}"
     page = subprocess.run([command, "help", "handoff"], capture_output=True, text=True, check=True)
     assert page.stdout.startswith("# The contract"), page.stdout
-    for name in ("README.md", "handoff.md", "operations.md", "cli/serve.md", "examples/receiver.c"):
+    for name in (
+        "README.md",
+        "handoff.md",
+        "operations.md",
+        "cli/serve.md",
+        "design/0019-calls-that-ask.md",
+        "examples/receiver.c",
+    ):
         assert (files("tlsify") / "docs" / name).is_file(), f"the package has no page {name}"
     assert (files("tlsify") / "py.typed").is_file()
     with tempfile.TemporaryDirectory() as folder:

@@ -28,7 +28,10 @@ def test_pages() -> None:
     """Each is listed with its title, and shown as it is."""
     assert refused("help", "handoff").succeeded().decode() == pages.text("handoff")
     listed = refused("help", "pages").succeeded().decode().splitlines()
-    assert dict(re.split(r" +", line, maxsplit=1) for line in listed) == pages.titles()
+    shown = dict(re.split(r" +", line, maxsplit=1) for line in listed)
+    assert [*shown.values()] == [*pages.titles().values()]
+    assert not {*shown} & {*TOPICS}, "a verb's own name shows the verb's help"
+    assert all((pages.text(name) or "").startswith(f"# {title}\n") for name, title in shown.items())
     refused("help", "handof").failed(100, "did you mean handoff?")
 
 

@@ -27,7 +27,16 @@ def test_a_page_is_found_by_either_name(name: str) -> None:
     assert pages.text(name) == (PROJECT / "docs/handoff.md").read_text()
 
 
-@pytest.mark.parametrize("name", ["", "nothing", "../README", "README", "/etc/passwd", "cli/"])
+def test_every_page_that_a_page_refers_to_is_there() -> None:
+    """The index and the design notes included; figures and the project's own files are not."""
+    for path in [*(PROJECT / "docs").glob("*.md"), *(PROJECT / "docs/design").glob("*.md")]:
+        for link in re.findall(r"\]\(([^:)#]+\.md)", path.read_text()):
+            target = (path.parent / link).resolve().relative_to(PROJECT)
+            if target.parts[0] == "docs" and "benchmarks" not in target.parts:
+                assert pages.text(str(target)) is not None, (path, link)
+
+
+@pytest.mark.parametrize("name", ["", "nothing", "../README", "/etc/passwd", "cli/", "design"])
 def test_nothing_else_is_a_page(name: str) -> None:
     """Least of all another file."""
     assert pages.text(name) is None

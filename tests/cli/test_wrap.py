@@ -73,7 +73,8 @@ def test_rights(pki: Pki) -> None:
         with command.connect() as client:
             lines = read_all(client).decode().splitlines()
         assert command.end() == 0
-        assert ("run as root" in command.said()) is (os.geteuid() == 0)
+        warning = "tlsify: warning: the supervisor's and the program's processes run as root"
+        assert (warning in command.said()) is (os.geteuid() == 0)
     own, supervisors = (
         dict(line.split(":\t") for line in lines[at : at + len(lines) // 2])
         for at in (0, len(lines) // 2)

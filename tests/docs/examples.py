@@ -79,8 +79,13 @@ class Reader:
         self._ports = dict(ports)
         self._running = ExitStack()
 
-    def follow(self, page: Path) -> None:
-        """Run all that is on a page; each has to end well, and print what the page says."""
+    def follow(self, page: Path) -> list[str]:
+        """Run all that is on a page; each has to end well, and print what the page says.
+
+        Returns:
+            What each printed.
+        """
+        printed = []
         for program in _PROGRAMS:
             if re.search(rf"\b{program} |^```{program}$", page.read_text(), re.MULTILINE):
                 require(program)
@@ -93,6 +98,8 @@ class Reader:
                 else:
                     said = self._place.succeed(self._command(example)).replace("\r\n", "\n")
                     assert example.output is None or said == self._here(example.output), said
+                    printed.append(said)
+        return printed
 
     def _start(self, example: Example) -> None:
         own = _OWN_PORT.search(example.text)

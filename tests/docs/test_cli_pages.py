@@ -206,3 +206,13 @@ def test_man_page_is_well_formed(name: str) -> None:
     # A date would have to be changed by hand, or would change by itself.
     complaints = [line for line in lint.stdout.splitlines() if "missing date" not in line]
     assert complaints == []
+
+
+def test_man_pages_keep_the_words_of_links() -> None:
+    """Unless these are the name of the other page, whose form is a man page's."""
+    folder = PROJECT / "share/man/man1"
+    checked, connected = (
+        (folder / f"tlsify-{verb}.1").read_text() for verb in ("check", "connect")
+    )
+    assert r"it checks a configuration file (see \fBtlsify\fP(1))" in checked
+    assert r"a \fBtlsify\-agent\fP(1)" in connected

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from tests.docs.examples import PROJECT
+from tlsify.cli import pages
+from tlsify.cli.help import TOPICS
 
 _LINK = re.compile(r"\]\(([^)]*)\)")
 
@@ -36,6 +38,9 @@ def test_no_link_of_the_description_is_dead(source: str | None) -> None:
         assert all(link.startswith("https://") for link in links)
         assert "[A written contract]" not in text
         assert "A written contract (`tlsify help handoff`)" in text
+        named = re.findall(r"`tlsify help ([^`]+)`", text)
+        assert {"docs/wrap", "cli/forward", "tunnels"} <= {*named}
+        assert all(pages.text(name) and name not in TOPICS for name in named), named
         return
     for link in links:
         path, _, _ = link.removeprefix(f"{source}/blob/main/").partition("#")

@@ -143,11 +143,16 @@ os.kill(os.getpid(), 9)
 
 
 def test_key_isolation(pki: Pki) -> None:
-    """Handshakes may be done by processes that alone have the key; all end with the program."""
+    """Handshakes may be done by processes that alone have the key; all end with the program.
+
+    The supervisor, which relays, can still read the file: a warning says so.
+    """
     with Wrapped(pki, RELAY, ECHO_TWICE, "--isolate-key") as program:
         for _ in range(2):
             program.ask()
         assert program.end() == 0
+        assert f"--isolate-key keeps {pki.good.key} out of memory only" in program.said()
+        assert "; use --key-fd\n" in program.said()
 
 
 def test_key_from_a_descriptor(pki: Pki) -> None:

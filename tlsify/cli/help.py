@@ -29,6 +29,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def listed_pages() -> dict[str, str]:
+    """Return the title of each page by a name that shows it: a verb's own name shows the verb."""
+    return {
+        f"docs/{name}" if name in TOPICS else name: title for name, title in pages.titles().items()
+    }
+
+
 def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
     """Print what --help prints, the table of exit codes, the list of pages, or a page."""
     del options
@@ -38,7 +45,7 @@ def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
     elif topic == _EXIT_CODES:
         print(*exit_codes.lines(), sep="\n")
     elif topic == _PAGES:
-        titles = pages.titles()
+        titles = listed_pages()
         width = max(map(len, titles))
         print(*(f"{name:{width}}  {title}" for name, title in titles.items()), sep="\n")
     elif topic in TOPICS:
@@ -49,7 +56,7 @@ def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
         raise UsageError(
             f'there is no help on "{topic}"',
             hint=suggestions.hint(
-                topic, (*TOPICS, *pages.titles()), f"topics: {', '.join(TOPICS)}"
+                topic, (*TOPICS, *listed_pages()), f"topics: {', '.join(TOPICS)}"
             ),
         )
     return ExitCode.OK

@@ -8,17 +8,19 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
 
-_SUFFIX = ".md"
+_SUFFIX, _INDEX = ".md", "README"
 
 
 def titles() -> dict[str, str]:
-    """Return the title of each page by its name, such as "handoff" or "cli/serve"."""
+    """Return the title of each page by its name, such as "handoff" or "cli/serve".
+
+    The index and the design notes, to which pages refer, are left out.
+    """
     found = {}
-    for prefix, folder in (("", _folder()), ("cli/", _folder() / "cli")):
-        for page in folder.iterdir():
-            if page.name.endswith(_SUFFIX) and page.name != "README.md":
-                title = page.read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ")
-                found[prefix + page.name.removesuffix(_SUFFIX)] = title
+    for name, page in _pages("", "cli/").items():
+        if name != _INDEX:
+            title = page.read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ")
+            found[name] = title
     return dict(sorted(found.items()))
 
 
@@ -28,10 +30,18 @@ def text(name: str) -> str | None:
     Args:
         name: "handoff", or, as messages and other pages refer to it, "docs/handoff.md".
     """
-    name = name.removeprefix("docs/").removesuffix(_SUFFIX)
-    if name not in titles():
-        return None
-    return (_folder() / f"{name}{_SUFFIX}").read_text(encoding="utf-8")
+    page = _pages("", "cli/", "design/").get(name.removeprefix("docs/").removesuffix(_SUFFIX))
+    return None if page is None else page.read_text(encoding="utf-8")
+
+
+def _pages(*prefixes: str) -> dict[str, Traversable]:
+    """Return the files of the pages in some folders, by their names."""
+    return {
+        prefix + page.name.removesuffix(_SUFFIX): page
+        for prefix in prefixes
+        for page in (_folder() / prefix).iterdir()
+        if page.name.endswith(_SUFFIX)
+    }
 
 
 def _folder() -> Traversable:

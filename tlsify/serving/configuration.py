@@ -110,14 +110,19 @@ class Configuration:
         """Return how many custodians have ended unbidden: `load` starts another one."""
         return 0 if self._custody is None else self._custody.deaths()
 
-    def warn_of_readable_keys(self) -> None:
-        """Warn if this process, which is not to have the keys, could read them from their files."""
+    def warn_of_readable_keys(self, remedy: str = "use --user, or a kernel with Landlock") -> None:
+        """Warn if this process, which is not to have the keys, could read them from their files.
+
+        Args:
+            remedy: an imperative, for the message.
+        """
         for path in self._key_files:
             if _is_readable(path):
                 _log.warning(
                     "--isolate-key keeps %s out of memory only: processes with connections may "
-                    "read the file; use --user, or a kernel with Landlock",
+                    "read the file; %s",
                     path,
+                    remedy,
                 )
                 return
 

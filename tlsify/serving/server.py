@@ -48,8 +48,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("tlsify")
 
-# Descriptors that a worker needs apart from connections, and descriptors of each connection: the
-# socket, or three on the relay path, and the file that is sent on it.
+# Descriptors that a worker needs apart from connections, and the most of each connection: the
+# socket, or three where a relay has a pair of its own, and the file that is sent on it.
 _OWN_DESCRIPTORS = 64
 _PER_OFFLOADED, _PER_RELAYED = 2, 4
 # When a worker looks for garbage. The command that it was forked from does so rarely, for a quick

@@ -1,4 +1,4 @@
-"""Errors of Python's `ssl`, in the place of tlsify's own and of OpenSSL's."""
+"""Errors of Python's `ssl`, instead of tlsify's own and of OpenSSL's."""
 
 from __future__ import annotations
 

@@ -114,7 +114,8 @@ def run(plan: WrapPlan) -> int:
         plan.launch.cancel()
         raise
     if os.geteuid() == 0:
-        _log.log(NOTICE, _AS_ROOT)
+        _log.warning(_AS_ROOT)
+    plan.configuration.warn_of_readable_keys("use --key-fd")
     _allow_descriptors()
     gc.freeze()
     gc.set_threshold(*_GARBAGE)
