@@ -15,7 +15,7 @@ from tlsify.config import check_alpn, check_groups
 from tlsify.connection.setup import keylog
 from tlsify.credentials.anchors import Anchor, TrustAnchors, read_anchors
 from tlsify.credentials.key_pair import KeyPair
-from tlsify.credentials.parse import decrypt_key, parse_crls
+from tlsify.credentials.parse import decrypt_key, has_crls, parse_crls
 from tlsify.credentials.reading import CERTIFICATE, PRIVATE_KEY, REVOCATION_LIST, read_file
 from tlsify.errors import ConfigError
 from tlsify.sslcontext.errors import setting
@@ -123,7 +123,7 @@ class Settings(ssl.SSLContext):
         crls: list[x509.CertificateRevocationList] = []
         if cafile is not None:
             pem = read_file(_path(cafile), _ANCHORS_AND_LISTS)
-            if b"-----BEGIN X509 CRL-----" in pem:
+            if has_crls(pem):
                 crls += parse_crls(pem, str(_path(cafile)))
             if b"CERTIFICATE-----" in pem or not crls:
                 found += read_anchors(pem, str(_path(cafile)))
