@@ -237,8 +237,7 @@ class Settings(ssl.SSLContext):
         found = store.system()
         if not wishes.anchors or found.lookup is None:
             return found
-        content = repr((found.lookup.content, wishes.anchors)).encode()
-        return TrustAnchors(lookup=replace(found.lookup, anchors=wishes.anchors, content=content))
+        return TrustAnchors(lookup=replace(found.lookup, anchors=wishes.anchors))
 
     # -- what cannot be meant
 

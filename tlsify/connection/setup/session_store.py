@@ -62,7 +62,7 @@ class Origin:
         alpn: protocols offered.
         identities: reference identifiers, spelled out.
         verify: whether the peer was verified at all.
-        trust: digest of the trust anchors; empty stands for the system's.
+        trust: digest of the trust anchors, the system's included.
         pins: keys accepted.
         crls: digest of the revocation lists; empty if there are none.
         certificate: digest of the client's own certificate; empty if it has none.
