@@ -9,7 +9,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import trustme
@@ -101,6 +101,7 @@ def test_every_difference_counts() -> None:
     origins = [ORIGIN, *(Origin.of(config, ADDRESS) for config in CHANGES.values())]
     origins.append(Origin.of(CONFIG, ("192.0.2.1", 8443)))
     origins.append(Origin.of(CONFIG, ADDRESS, (Aead.AES_GCM_128,)))
+    origins += [Origin.of(CONFIG, path) for path in ("/run/a", "/run/b", b"\0a", "443", "")]
     assert len({origin.digest() for origin in origins}) == len(origins) == len(set(origins))
 
 
@@ -121,7 +122,9 @@ def test_peer_without_a_name() -> None:
     """Where no name is sent the address takes its place."""
     nameless = ClientConfig(verify=False)
     assert Origin.of(nameless, ADDRESS).host == "192.0.2.1"
-    assert Origin.of(nameless, ADDRESS) != Origin.of(nameless, ("192.0.2.2", 443))
+    others: list[Any] = [("192.0.2.2", 443), ("fe80::1", 443, 0, 1), ("fe80::1", 443, 0, 2)]
+    others += ["/run/a", "/run/b", b"\0a", ""]
+    assert len({Origin.of(nameless, address) for address in (ADDRESS, *others)}) == 1 + len(others)
 
 
 ORIGINS = st.builds(
