@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -203,7 +204,42 @@ def test_becoming_somebody() -> None:
 
 def test_becoming_oneself() -> None:
     """It takes no rights."""
-    Account(os.geteuid(), os.getegid(), ()).become()
+    Account(os.geteuid(), os.getegid(), tuple(os.getgroups())).become()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can begin as somebody else")
+@pytest.mark.parametrize(
+    ("users", "groups", "more", "is_dropped"),
+    [
+        ((0, 5, 0), (6, 6, 6), [7], True),
+        ((5, 5, 0), (6, 6, 6), [7], True),
+        ((0, 5, 5), (0, 6, 0), [], True),
+        ((5, 0, 0), (6, 0, 0), [0, 8], True),
+        ((5, 5, 5), (6, 6, 6), [6, 7], True),
+        ((5, 5, 5), (6, 6, 0), [], True),
+        ((5, 5, 5), (6, 6, 6), [8], False),
+    ],
+)
+def test_becoming_oneself_alone(
+    users: tuple[int, int, int], groups: tuple[int, int, int], more: list[int], *, is_dropped: bool
+) -> None:
+    """Ids that were put aside, and groups of before, are given up; or that is refused."""
+    pid = os.fork()
+    if not pid:
+        status = 1
+        with contextlib.suppress(BaseException):
+            os.setgroups(more)
+            os.setresgid(*groups)
+            os.setresuid(*users)
+            try:
+                Account(5, 6, (7,)).become()
+            except ConfigError:
+                status = 2
+            else:
+                ids = (os.getresuid(), os.getresgid()) == ((5,) * 3, (6,) * 3)
+                status = not (ids and {*os.getgroups()} <= {6, 7})
+        os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == (0 if is_dropped else 2)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can begin as somebody else")
