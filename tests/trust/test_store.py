@@ -294,6 +294,7 @@ def _by_folder(path: Path) -> TrustAnchors:
 def _by_context(**where: Any) -> TrustAnchors:
     context = SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.load_verify_locations(**where)
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     return context.client_config(HOST).trust
 
 

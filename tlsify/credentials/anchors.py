@@ -35,8 +35,9 @@ class Lookup:
         files: the system's PEM files, read as a whole before the first handshake.
         folders: in OpenSSL's own layout, searched by subject whenever a path is built.
         chosen: whether the caller has chosen every one: each then is an anchor, be it self-signed
-            or not, which is not said of the system's.
-        content: of chosen anchors, any bytes that others have different ones of.
+            or not, which is not said of the system's, nor wanted by each `SSLContext`.
+        content: any bytes that other anchors have different ones of; none stand for the state of
+            the files and folders.
         lease: object that must live as long as the folders are needed.
         anchors: certificates in memory.
     """
@@ -76,11 +77,11 @@ class TrustAnchors:
             found = self.lookup
             if found is None:
                 content = state_of_default(file, folder)
-            elif found.chosen:
-                content = found.content
             else:
-                content = state_of(found.files, found.folders)
-                content += b"".join(anchor.der for anchor in found.anchors)
+                content = found.content or state_of(found.files, found.folders)
+                content = b"".join(
+                    [bytes([found.chosen]), content, *(a.der for a in found.anchors)]
+                )
             object.__setattr__(self, "_content", content)
         return self._content
 
@@ -108,9 +109,7 @@ class TrustAnchors:
     @classmethod
     def of(cls, anchors: Iterable[Anchor]) -> Self:
         """Return trust in exactly these certificates."""
-        held = tuple(anchors)
-        content = b"".join(anchor.der for anchor in held)
-        return cls(lookup=Lookup((), (), chosen=True, content=content, anchors=held))
+        return cls(lookup=Lookup((), (), chosen=True, anchors=tuple(anchors)))
 
 
 def read_anchors(pem: bytes, what: str) -> Iterator[Anchor]:

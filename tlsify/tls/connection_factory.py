@@ -129,7 +129,7 @@ def _digest_of_clients(config: ServerConfig) -> bytes:
     if config.client_trust is None:
         return b""
     return digest(
-        bytes([config.client_required]),
+        bytes([config.client_required, config.crl_check_all]),
         digest_of_anchors(config.client_trust),
         digest(*sorted(str(identity).encode() for identity in config.client_identities)),
         digest(*sorted(map(encoded, config.crls))),

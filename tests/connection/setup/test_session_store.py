@@ -77,6 +77,7 @@ def mode(path: Path) -> int:
 
 LOOKUP = Lookup((), (Path("anchors"),), chosen=True, content=b"a")
 
+LISTS = parse_crls(make_crl(trustme.CA()), "it")
 CHANGES = {
     "host": replace(CONFIG, server_name="www.example.org"),
     "alpn": replace(CONFIG, alpn=(b"h2",)),
@@ -84,12 +85,14 @@ CHANGES = {
     "verify": replace(CONFIG, verify=False),
     "trust": replace(CONFIG, trust=TrustAnchors(make_key_pair(["a"]).chain)),
     "no trust": replace(CONFIG, trust=TrustAnchors(())),
+    "partial paths": replace(CONFIG, trust=TrustAnchors(lookup=replace(LOOKUP, chosen=False))),
     "folder": replace(CONFIG, trust=TrustAnchors(lookup=LOOKUP)),
     "folder that has changed": replace(
         CONFIG, trust=TrustAnchors(lookup=replace(LOOKUP, content=b"b"))
     ),
     "pins": replace(CONFIG, pins=(bytes(32),)),
-    "crls": replace(CONFIG, crls=parse_crls(make_crl(trustme.CA()), "it")),
+    "crls": replace(CONFIG, crls=LISTS),
+    "crls of all": replace(CONFIG, crls=LISTS, crl_check_all=True),
     "certificate": replace(CONFIG, key_pair=make_key_pair(["b"])),
     "versions": replace(CONFIG, versions=frozenset({ProtocolVersion.TLSv1_3})),
     "aeads": replace(CONFIG, aeads=(Aead.AES_GCM_256,)),

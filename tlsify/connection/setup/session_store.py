@@ -65,6 +65,7 @@ class Origin:
         trust: digest of the trust anchors, the system's included.
         pins: keys accepted.
         crls: digest of the revocation lists; empty if there are none.
+        crl_check_all: whether every issuer must have one.
         certificate: digest of the client's own certificate; empty if it has none.
         versions: protocol versions offered.
         aeads: record protection offered. A server may insist on a TLS 1.2 session's own.
@@ -78,6 +79,7 @@ class Origin:
     trust: bytes
     pins: tuple[bytes, ...]
     crls: bytes
+    crl_check_all: bool
     certificate: bytes
     versions: tuple[int, ...]
     aeads: tuple[str, ...]
@@ -107,6 +109,7 @@ class Origin:
             trust=digest_of_anchors(config.trust),
             pins=tuple(sorted(config.pins)),
             crls=digest(*sorted(map(encoded, config.crls))) if config.crls else b"",
+            crl_check_all=config.crl_check_all,
             certificate=digest(encoded(chain[0])) if chain else b"",
             versions=tuple(sorted(config.versions)),
             aeads=tuple(aead.name for aead in (config.aeads if aeads is None else aeads)),
