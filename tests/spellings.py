@@ -74,6 +74,7 @@ def bad(pem: bytes) -> dict[str, tuple[bytes, str]]:
         "the last cut off": (pem + _STRANGER[:-60], "cut off or damaged"),
         "cut off": (pem[:-60], "cut off or damaged"),
         "the first cut off": (_STRANGER[:-60] + pem, "cut off or damaged"),
+        "its BEGIN line is damaged": (_STRANGER + pem.replace(b"B", b"8", 1), "cut off or damaged"),
         "its END line is cut off": (pem.rstrip()[:-1], "cut off or damaged"),
         "a line is missing": (pem.replace(pem.splitlines()[2] + b"\n", b""), "cut off or damaged"),
         "a wrong character": (pem.replace(b"M", b"!", 1), "cut off or damaged"),

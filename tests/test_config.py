@@ -136,6 +136,14 @@ def test_lists_without_verification() -> None:
     assert ClientConfig(identities=(HOST,), crls=crls).crls == crls
 
 
+def test_lists_of_all_issuers_without_lists(made: KeyPair) -> None:
+    """That cannot be meant."""
+    with pytest.raises(ConfigError, match="there is none"):
+        ClientConfig(identities=(HOST,), crl_check_all=True)
+    with pytest.raises(ConfigError, match="there is none"):
+        ServerConfig(key_pair=made, client_trust=TrustAnchors(), crl_check_all=True)
+
+
 def test_wishes_about_clients_without_anchors(made: KeyPair) -> None:
     """Clients that must be verified must be so against something."""
     wishes: list[dict[str, Any]] = [

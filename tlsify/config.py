@@ -72,6 +72,7 @@ class ClientConfig:
             of these, in addition to all other checks; empty allows any key.
         crls: revocation lists: the peer's issuer must have one here, and a certificate on a list is
             refused, at any depth; empty disables the check.
+        crl_check_all: whether every other issuer on the path must have a list, too.
         alpn: protocols to offer, most wanted first.
         versions: protocol versions to offer.
         aeads: record protection to offer, most wanted first.
@@ -97,6 +98,7 @@ class ClientConfig:
     trust: TrustAnchors = field(default_factory=TrustAnchors)
     pins: tuple[bytes, ...] = ()
     crls: tuple[x509.CertificateRevocationList, ...] = ()
+    crl_check_all: bool = False
     alpn: tuple[bytes, ...] = ()
     versions: frozenset[ProtocolVersion] = frozenset(ProtocolVersion)
     aeads: tuple[Aead, ...] = DEFAULT_AEADS
@@ -124,6 +126,7 @@ class ClientConfig:
                 "revocation lists mean nothing without verification",
                 hint="leave the lists out, or verify",
             )
+        _check_lists(self)
         if any(len(pin) != _PIN_LENGTH for pin in self.pins):
             raise ConfigError("a pin is not a SHA-256 digest", hint="a pin has 32 bytes")
         check_alpn(self.alpn)
@@ -154,6 +157,7 @@ class ServerConfig:
         client_identities: a client's certificate must match at least one of them; empty allows any
             with a path to ``client_trust``.
         crls: revocation lists for clients' certificates, as `ClientConfig` has them.
+        crl_check_all: likewise.
         alpn: protocols to choose from, most wanted first; empty ignores what clients offer.
         versions: protocol versions to accept.
         aeads: record protection to accept, most wanted first.
@@ -182,6 +186,7 @@ class ServerConfig:
     client_required: bool = False
     client_identities: tuple[ReferenceIdentifier, ...] = ()
     crls: tuple[x509.CertificateRevocationList, ...] = ()
+    crl_check_all: bool = False
     alpn: tuple[bytes, ...] = ()
     versions: frozenset[ProtocolVersion] = frozenset(ProtocolVersion)
     aeads: tuple[Aead, ...] = DEFAULT_AEADS
@@ -203,6 +208,7 @@ class ServerConfig:
                 "client verification requires trust anchors",
                 hint="name the authority that issues their certificates",
             )
+        _check_lists(self)
         check_alpn(self.alpn)
         check_timeout(self.timeout)
         _check_choices(self.versions, self.aeads, self.groups)
@@ -232,6 +238,13 @@ def check_groups(names: Iterable[str]) -> None:
                 f'"{name}" is no key exchange group',
                 hint=f"there are {', '.join(group.name for group in NamedGroup)}",
             )
+
+
+def _check_lists(config: ClientConfig | ServerConfig) -> None:
+    if config.crl_check_all and not config.crls:
+        raise ConfigError(
+            "every issuer is to have a revocation list, and there is none", hint="give the lists"
+        )
 
 
 def _check_choices(

@@ -16,9 +16,12 @@ from hypothesis import strategies as st
 
 from tests.agent.harness import HOST, PATIENCE, Agent, Files, echo, serving, start, tcp
 from tests.doubles import Endpoint, until
+from tests.system.test_scm_rights import Overtaken
 from tlsify import agent
 from tlsify.agent import client, wire
+from tlsify.agent.config_cache import Configs
 from tlsify.agent.errors import revive
+from tlsify.agent.server import Worker
 from tlsify.connection.stream import TLSSocket
 from tlsify.errors import AgentError, DeadlineExceeded, ResourceError, TlsifyError
 from tlsify.system import scm_rights
@@ -315,6 +318,17 @@ def test_somebody_else(files: Files) -> None:
 
 
 # -- the pair
+
+
+def test_pair_of_several_workers() -> None:
+    """A message comes whole, although another worker took a shorter one just before."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, Overtaken(fileno=theirs.detach()) as shared:
+        scm_rights.send(ours, b"\1")
+        scm_rights.send(ours, wire.encode(wire.Open()), ours.fileno())
+        channel = Worker(shared, Configs(), 1)._next()
+        assert channel is not None
+        channel.close()
 
 
 def test_pair(files: Files) -> None:

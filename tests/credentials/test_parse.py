@@ -54,13 +54,26 @@ def test_lists_in_pem_and_der(authority: trustme.CA) -> None:
     assert parse_crls(b"two:\n" + pem + authority.cert_pem.bytes() + pem, "it") == (one, one)
 
 
-@pytest.mark.parametrize(
-    "data", [b"", b"garbage", b"-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n"]
-)
+@pytest.mark.parametrize("data", [b"", b"garbage"])
 def test_no_list(data: bytes) -> None:
     """The file without one is named."""
     with pytest.raises(ConfigError, match="it holds no usable certificate revocation list"):
         parse_crls(data, "it")
+
+
+def test_list_that_is_not_whole(authority: trustme.CA) -> None:
+    """It is never left out, since it may be the one that names the peer's certificate."""
+    pem = make_crl(authority)
+    for damaged in (
+        pem[: len(pem) // 2],
+        pem[:-3],
+        pem.replace(b"BEGIN", b"BEG1N"),
+        pem.replace(b"\n", b"\n-", 2),
+        b"-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n",
+    ):
+        for file in (damaged, pem + damaged, damaged + pem):
+            with pytest.raises(ConfigError, match="revocation list that is cut off"):
+                parse_crls(file, "it")
 
 
 def test_many_beginnings() -> None:

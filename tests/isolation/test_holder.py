@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import threading
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.doubles import until
+from tests.system.test_scm_rights import Overtaken
 from tests.tls.test_tunnel import CLIENT, SERVER
 from tlsify.isolation import holder as holders
 from tlsify.isolation import wire
@@ -29,11 +31,18 @@ if TYPE_CHECKING:
 def rendezvous() -> Iterator[Rendezvous]:
     """The way to a holder, which ends once that is left."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with _holding(theirs):
+        made = Rendezvous(ours.detach())
+        yield made
+        made.leave()
+
+
+@contextlib.contextmanager
+def _holding(theirs: socket.socket) -> Iterator[None]:
+    """Run a holder until its rendezvous is left."""
     thread = threading.Thread(target=Holder(theirs, SERVER, (SERVER.aeads,)).run)
     thread.start()
-    made = Rendezvous(ours.detach())
-    yield made
-    made.leave()
+    yield
     thread.join(60)
     assert not thread.is_alive()
 
@@ -95,8 +104,22 @@ def test_nonsense_later(said: bytes, rendezvous: Rendezvous) -> None:
     assert _works(rendezvous)
 
 
-def test_too_much_at_the_beginning(rendezvous: Rendezvous) -> None:
-    """It is refused, and its descriptor closed."""
+def test_two_sizes_and_two_holders() -> None:
+    """A request is received whole, although another holder took a shorter one just before."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    made = Rendezvous(ours.detach())
+    with (
+        _channel(made, b"short"),
+        _channel(made, _request(Engine(CLIENT))) as channel,
+        _holding(Overtaken(fileno=theirs.detach())),
+    ):
+        assert _answer(channel).output
+        made.leave()
+
+
+def test_too_much_at_the_beginning(rendezvous: Rendezvous, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is refused, and its descriptor closed; others do not wait for that."""
+    monkeypatch.setattr(holders, "_PAUSE", 3600)
     with _channel(rendezvous, bytes(wire.MAX_REQUEST + 1)) as channel:
         assert channel.recv(1) == b""
     assert _works(rendezvous)
@@ -151,9 +174,6 @@ def test_chores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(holders, "drop_past_keys", dropped.append)
     monkeypatch.setattr(holders, "CHORE_PAUSE", 0.0)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    thread = threading.Thread(target=Holder(theirs, SERVER, (SERVER.aeads,)).run)
-    thread.start()
-    until(lambda: len(dropped) > 1)
-    ours.close()
-    thread.join(60)
-    assert not thread.is_alive()
+    with _holding(theirs):
+        until(lambda: len(dropped) > 1)
+        ours.close()

@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from tests.conftest import HOST
+from tests.conftest import HOST, make_crl
 from tests.doubles import KERNEL, OFFLOADS, RELAY, Endpoint, Lab, check_descriptors, descriptors
 from tests.interop.programs import Program
 from tests.ports import free_port
+from tests.sslcontext.test_object import Side, shake
 from tlsify.connection.stream import TLSSocket
 from tlsify.errors import ConfigError
 from tlsify.names import ReferenceIdentifier
@@ -323,6 +324,72 @@ def test_required_kernel(server: SSLContext, files: Path, lab: Lab) -> None:
         ours.close()
         with pytest.raises(OSError, match=r"."):
             running.result()
+
+
+# What is loaded, whether as the system's store, the flags, and whether that is enough for a peer
+# whose certificate has an intermediate between it and the root.
+_PARTIAL = ssl.VERIFY_X509_PARTIAL_CHAIN
+_LEAF, _CHAIN = ssl.VERIFY_CRL_CHECK_LEAF, ssl.VERIFY_CRL_CHECK_CHAIN
+_FLAGS = [
+    ("root", False, 0, True),
+    ("middle", False, 0, False),
+    ("middle", False, _PARTIAL, True),
+    ("middle", True, 0, False),
+    ("middle", True, _PARTIAL, True),
+    ("root, list of middle", False, _LEAF, True),
+    ("root, list of root", False, _LEAF, False),
+    ("root, list of middle", False, _CHAIN, False),
+    ("root, list of middle, list of root", False, _CHAIN, True),
+]
+
+
+@pytest.mark.parametrize("by_server", [False, True])
+@pytest.mark.parametrize(("loaded", "system", "flags", "is_enough"), _FLAGS)
+def test_verify_flags(
+    tmp_path: Path,
+    authority: trustme.CA,
+    monkeypatch: pytest.MonkeyPatch,
+    loaded: str,
+    flags: int,
+    *,
+    system: bool,
+    is_enough: bool,
+    by_server: bool,
+) -> None:
+    """A peer is judged as Python's own context judges it, with the same error."""
+    middle = authority.create_child_ca()
+    contents = {
+        "root": authority.cert_pem.bytes(),
+        "middle": middle.cert_pem.bytes(),
+        "list of root": make_crl(authority),
+        "list of middle": make_crl(middle),
+    }
+    path, pair = tmp_path / "loaded.pem", tmp_path / "pair.pem"
+    path.write_bytes(b"".join(contents[name] for name in loaded.split(", ")))
+    middle.issue_cert(HOST).private_key_and_cert_chain_pem.write_to_path(pair)
+    verdicts = []
+    for kind in (ssl.SSLContext, SSLContext):
+        if system:
+            monkeypatch.setenv("SSL_CERT_FILE", str(path))
+        client, server = kind(ssl.PROTOCOL_TLS_CLIENT), kind(ssl.PROTOCOL_TLS_SERVER)
+        judge, other = (server, client) if by_server else (client, server)
+        server.load_cert_chain(pair)
+        client.load_cert_chain(pair)
+        if by_server:
+            client.check_hostname = False
+            client.verify_mode = ssl.CERT_NONE
+            server.verify_mode = ssl.CERT_REQUIRED
+        if system:
+            judge.load_default_certs()
+        else:
+            judge.load_verify_locations(path)
+        judge.verify_flags |= flags
+        sides = Side(client, server_hostname=HOST), Side(server, server_side=True)
+        shake(*sides)
+        verdicts.append(sides[by_server].said[-1])
+        assert other.verify_flags == ssl.VERIFY_X509_TRUSTED_FIRST
+    assert verdicts[0] == verdicts[1]
+    assert (verdicts[1] is None) == is_enough
 
 
 def test_nothing_left(files: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -203,7 +204,47 @@ def test_becoming_somebody() -> None:
 
 def test_becoming_oneself() -> None:
     """It takes no rights."""
-    Account(os.geteuid(), os.getegid(), ()).become()
+    Account(os.geteuid(), os.getegid(), tuple(os.getgroups())).become()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can begin as somebody else")
+@pytest.mark.parametrize(
+    ("users", "groups", "more", "left"),
+    [
+        ((0, 5, 0), (6, 6, 6), [7], {7}),
+        ((5, 5, 0), (6, 6, 6), [7], {7}),
+        ((0, 5, 5), (0, 6, 0), [], {7}),
+        ((5, 0, 0), (6, 0, 0), [0, 8], {7}),
+        ((5, 5, 5), (6, 6, 6), [6, 7], {6, 7}),
+        ((5, 5, 5), (6, 6, 6), [8], {8}),
+        ((5, 5, 5), (6, 6, 0), [], set()),
+        ((5, 5, 5), (8, 8, 8), [], None),
+        ((9, 9, 9), (6, 6, 6), [], None),
+    ],
+)
+def test_becoming_oneself_alone(
+    users: tuple[int, int, int],
+    groups: tuple[int, int, int],
+    more: list[int],
+    left: set[int] | None,
+) -> None:
+    """Ids that were put aside, and groups of before, are given up; or that is refused."""
+    pid = os.fork()
+    if not pid:
+        status = 1
+        with contextlib.suppress(BaseException):
+            os.setgroups(more)
+            os.setresgid(*groups)
+            os.setresuid(*users)
+            try:
+                Account(5, 6, (7,)).become()
+            except ConfigError:
+                status = 2
+            else:
+                ids = (os.getresuid(), os.getresgid()) == ((5,) * 3, (6,) * 3)
+                status = not (ids and {*os.getgroups()} == left)
+        os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == (2 if left is None else 0)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can begin as somebody else")

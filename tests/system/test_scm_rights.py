@@ -5,7 +5,7 @@ from __future__ import annotations
 import array
 import os
 import socket
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
@@ -15,11 +15,25 @@ from tests.doubles import check_descriptors, descriptors
 from tests.want import no_descriptors
 from tlsify.errors import AgentError
 from tlsify.system import scm_rights
+from tlsify.system.scm_rights import DescriptorLost
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 Pair = tuple[socket.socket, socket.socket]
+
+
+class Overtaken(socket.socket):
+    """A socket that another process reads, too: the first time it is quicker by one message."""
+
+    is_overtaken = False
+
+    def recvmsg_into(self, *arguments: Any) -> Any:
+        """Receive what is left."""
+        if not self.is_overtaken:
+            self.is_overtaken = True
+            self.recv(1)
+        return super().recvmsg_into(*arguments)
 
 
 @pytest.fixture
@@ -67,6 +81,21 @@ def test_any_message(message: bytes) -> None:
             os.close(number or -1)
 
 
+def test_several_readers() -> None:
+    """A longer message than the one that another reader takes comes whole; a room has its bound."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, Overtaken(fileno=theirs.detach()) as shared:
+        for message in (b"short", b"message", b"m" * 9):
+            scm_rights.send(ours, message)
+        room = bytearray(8)
+        assert scm_rights.receive_into(shared, room) == (7, None)
+        assert room[:7] == b"message"
+        with pytest.raises(AgentError, match="too many bytes"):
+            scm_rights.receive_into(shared, room)
+        ours.close()
+        assert scm_rights.receive_into(shared, room) == (0, None)
+
+
 def test_end(pair: Pair) -> None:
     """After the last message comes an empty one."""
     scm_rights.send(pair[0], b"last")
@@ -105,7 +134,7 @@ def test_too_many(pair: Pair, count: int) -> None:
 def test_no_room_for_it(pair: Pair) -> None:
     """Where this process has no descriptor left, that is what is said, and the next one comes."""
     scm_rights.send(pair[0], b"m", pair[0].fileno())
-    with no_descriptors(), pytest.raises(AgentError, match="can open no more") as caught:
+    with no_descriptors(), pytest.raises(DescriptorLost, match="can open no more") as caught:
         scm_rights.receive(pair[1], 100)
     assert "ulimit" in str(caught.value.hint)
     scm_rights.send(pair[0], b"m", pair[0].fileno())

@@ -114,12 +114,32 @@ def test_srv() -> None:
     assert not accepts(found, "dns:example.net")
 
 
-def test_uri() -> None:
+@pytest.mark.parametrize("spelled", ["sip:voice.example.edu", "SIP:Voice.Example.edu"])
+@pytest.mark.parametrize("slashes", ["", "//"])
+def test_uri(spelled: str, slashes: str) -> None:
     """A URI-ID fits scheme and host, and nothing else."""
-    found = named(x509.UniformResourceIdentifier("sip:voice.example.edu"))
-    assert accepts(found, "uri:sip:voice.example.edu")
-    assert not accepts(found, "uri:https:voice.example.edu")
-    assert not accepts(found, "uri:sip:example.edu")
+    found = named(x509.UniformResourceIdentifier(spelled.replace(":", f":{slashes}")))
+    for form in ("sip:voice.example.edu", "sip://voice.example.edu", "sip://voice.example.edu/"):
+        assert accepts(found, f"uri:{form}")
+    for other in ("https:voice.example.edu", "https://voice.example.edu", "sip:example.edu"):
+        assert not accepts(found, f"uri:{other}")
+    assert not accepts(found, "dns:voice.example.edu")
+    assert not listed(found)[0].endswith(" (unusable)")
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        *("//user@a.example", "user@a.example", "//a.example:443", "//a.example/way", "a.example/"),
+        *("//a.example?b", "//a.example#b", "//a.example//", "///a.example", "/a.example"),
+        *("//*.example", "//a.example.", "//192.0.2.1", "//", "a.example;b=c", "//a.example/@b"),
+    ],
+)
+def test_uri_of_more_than_a_host(rest: str) -> None:
+    """What a URI names at a host, such as a user, is not the host (RFC 5922 7.1)."""
+    found = named(x509.UniformResourceIdentifier(f"sip:{rest}"))
+    assert not accepts(found, "uri:sip:a.example", "uri:sip:b", "dns:a.example")
+    assert listed(found) == (f"uri:sip:{rest} (unusable)",)
 
 
 def test_one_of_several_is_enough() -> None:

@@ -27,8 +27,11 @@ from tlsify.config import ClientConfig, ServerConfig
 from tlsify.credentials.anchors import TrustAnchors
 from tlsify.credentials.key_pair import KeyPair
 from tlsify.credentials.self_signed import make_key_pair
+from tlsify.credentials.system_store import BUNDLES
 from tlsify.errors import ConfigError, HandshakeError, IdentityError
 from tlsify.sslcontext.context import SSLContext
+from tlsify.tls.certificates import digest_of_anchors
+from tlsify.tls.connection_factory import Connections
 from tlsify.trust import store as module
 from tlsify.trust.store import load, system
 
@@ -291,6 +294,7 @@ def _by_folder(path: Path) -> TrustAnchors:
 def _by_context(**where: Any) -> TrustAnchors:
     context = SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.load_verify_locations(**where)
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     return context.client_config(HOST).trust
 
 
@@ -527,7 +531,7 @@ def test_no_store(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_store_of_this_host(chain: KeyPair) -> None:
     """Wherever it is, it holds authorities, and not the tests' one."""
-    if not any(map(os.path.exists, module.BUNDLES)):
+    if not any(map(os.path.exists, BUNDLES)):
         pytest.skip("this host has no trust store")
     anchors = system({})
     assert not accepts(anchors, chain)
@@ -549,6 +553,28 @@ def test_store_that_the_environment_names(
     assert accepts(system({"SSL_CERT_FILE": "/nonexistent", "SSL_CERT_DIR": folders}), chain)
     path.write_bytes(STRANGERS[0])
     assert not accepts(system({"SSL_CERT_FILE": str(path)}), chain)
+
+
+@pytest.mark.parametrize("make", [system, TrustAnchors])
+def test_system_s_store_that_changes(
+    tmp_path: Path,
+    chain: KeyPair,
+    monkeypatch: pytest.MonkeyPatch,
+    make: Callable[[], TrustAnchors],
+) -> None:
+    """What sessions were verified by is what the store held before OpenSSL read any of it."""
+    path = tmp_path / "it.pem"
+    monkeypatch.setenv("SSL_CERT_FILE", str(path))
+    path.write_bytes(STRANGERS[0])
+    before, of_client, of_server = make(), make(), make()
+    digests = {digest_of_anchors(before)}
+    client = replace(ClientConfig.for_host(HOST), trust=of_client, session_store=tmp_path)
+    for config in (client, ServerConfig(key_pair=chain, client_trust=of_server)):
+        Connections(config, config.aeads)
+    path.write_bytes(STRANGERS[0] + STRANGERS[1])
+    digests |= {digest_of_anchors(each) for each in (before, of_client, of_server)}
+    assert len(digests) == 1
+    assert digest_of_anchors(make()) not in digests
 
 
 def _folder_of(path: Path, tmp_path: Path) -> Path:

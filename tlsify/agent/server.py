@@ -191,11 +191,12 @@ class Worker:
         Raises:
             AgentError: the message is not that.
         """
-        message, sock = _receive(self._source)
-        if not message:
+        room = bytearray(wire.Open.limit)  # other workers may take a message that is looked at
+        size, descriptor = scm_rights.receive_into(self._source, room)
+        if not size:
             os.kill(os.getpid(), signal.SIGTERM)  # what `run` waits for
             return None
-        return _with_socket(lambda: wire.decode(message, wire.Open), sock)[1]
+        return _with_socket(lambda: wire.decode(room[:size], wire.Open), descriptor)[1]
 
 
 def serve(channel: socket.socket, configs: Configs) -> None:
@@ -227,8 +228,8 @@ def _answer(channel: socket.socket, configs: Configs) -> Relay | None:
     """Handle the request; return the relay, if there is one."""
     channel.settimeout(_REQUEST_TIME)
     try:
-        message, sock = _receive(channel)
-        request, sock = _with_socket(lambda: wire.decode_request(bytes(message)), sock)
+        message, descriptor = scm_rights.receive(channel, wire.MAX_REQUEST)
+        request, sock = _with_socket(lambda: wire.decode_request(bytes(message)), descriptor)
     except AgentError as exc:
         exc.untouched = True
         raise
@@ -331,19 +332,15 @@ def _is_gone(channel: socket.socket) -> bool:
     return bool(poller.poll(0))
 
 
-def _receive(channel: socket.socket) -> tuple[bytearray, socket.socket | None]:
-    message, descriptor = scm_rights.receive(channel, wire.MAX_REQUEST)
-    return message, None if descriptor is None else scm_rights.as_socket(descriptor)
-
-
-def _with_socket(decode: Callable[[], M], sock: socket.socket | None) -> tuple[M, socket.socket]:
+def _with_socket(decode: Callable[[], M], descriptor: int | None) -> tuple[M, socket.socket]:
     """Read a message that has to come with a socket.
 
     Raises:
         AgentError: it is another one, or came without; nothing is left open.
     """
-    if sock is None:
+    if descriptor is None:
         raise AgentError("a message came without its descriptor", untouched=True)
+    sock = scm_rights.as_socket(descriptor)
     try:
         return decode(), sock
     except AgentError:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 
 from tlsify.credentials.pem import no_anchors, read_pem
 from tlsify.credentials.reading import TRUST_ANCHORS, files_in, read_file, read_files
+from tlsify.credentials.system_store import state_of, state_of_default
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -34,8 +35,9 @@ class Lookup:
         files: the system's PEM files, read as a whole before the first handshake.
         folders: in OpenSSL's own layout, searched by subject whenever a path is built.
         chosen: whether the caller has chosen every one: each then is an anchor, be it self-signed
-            or not, which is not said of the system's.
-        content: any bytes that other anchors have different ones of.
+            or not, which is not said of the system's, nor wanted by each `SSLContext`.
+        content: any bytes that other anchors have different ones of; none stand for the state of
+            the files and folders.
         lease: object that must live as long as the folders are needed.
         anchors: certificates in memory.
     """
@@ -43,7 +45,7 @@ class Lookup:
     files: tuple[Path | str, ...]
     folders: tuple[Path | str, ...]
     chosen: bool
-    content: bytes = field(repr=False)
+    content: bytes = field(default=b"", repr=False)
     lease: object = field(default=None, repr=False)
     anchors: tuple[Anchor, ...] = field(default=(), repr=False)
 
@@ -59,6 +61,29 @@ class TrustAnchors:
 
     certificates: tuple[x509.Certificate, ...] | None = None
     lookup: Lookup | None = None
+    _content: bytes = field(default=b"", init=False, repr=False)
+
+    def content(self, file: str, folder: str) -> bytes:
+        """Return bytes that other anchors than those of `lookup` have different ones of.
+
+        Of the system's store it is the state when they were first asked for, and so before OpenSSL
+        reads anything: a handshake may accept what the store no longer holds.
+
+        Args:
+            file: where OpenSSL looks by default.
+            folder: likewise.
+        """
+        if not self._content:
+            found = self.lookup
+            if found is None:
+                content = state_of_default(file, folder)
+            else:
+                content = found.content or state_of(found.files, found.folders)
+                content = b"".join(
+                    [bytes([found.chosen]), content, *(a.der for a in found.anchors)]
+                )
+            object.__setattr__(self, "_content", content)
+        return self._content
 
     @classmethod
     def load(cls, path: StrPath) -> Self:
@@ -84,9 +109,7 @@ class TrustAnchors:
     @classmethod
     def of(cls, anchors: Iterable[Anchor]) -> Self:
         """Return trust in exactly these certificates."""
-        held = tuple(anchors)
-        content = b"".join(anchor.der for anchor in held)
-        return cls(lookup=Lookup((), (), chosen=True, content=content, anchors=held))
+        return cls(lookup=Lookup((), (), chosen=True, anchors=tuple(anchors)))
 
 
 def read_anchors(pem: bytes, what: str) -> Iterator[Anchor]:

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ed448 import Ed448PrivateKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
-from tlsify.credentials.pem import malformed, read_pem
+from tlsify.credentials.pem import malformed, read_blocks, read_pem
 from tlsify.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ PrivateKey: TypeAlias = (
 
 # Without headers, which have hyphens: an encrypted key's (RFC 1421) are the library's to read.
 _PRIVATE_KEY = re.compile(rb"-----BEGIN ([A-Z ]*PRIVATE KEY)-----([^-]*)-----END \1-----")
-_PEM_CRL = re.compile(rb"-----BEGIN X509 CRL-----[^-]*-----END X509 CRL-----")
+_CRL = "X509 CRL"
 
 
 def parse_certificates(pem: bytes, what: str) -> tuple[x509.Certificate, ...]:
@@ -40,6 +40,11 @@ def parse_certificates(pem: bytes, what: str) -> tuple[x509.Certificate, ...]:
         raise malformed(what) from exc
 
 
+def has_crls(pem: bytes) -> bool:
+    """Return whether a PEM file has revocation lists, or what is left of them."""
+    return f"{_CRL}-----".encode() in pem
+
+
 def parse_crls(data: bytes, what: str) -> tuple[x509.CertificateRevocationList, ...]:
     """Read one or more PEM certificate revocation lists, or one in DER (RFC 5280 5).
 
@@ -47,10 +52,11 @@ def parse_crls(data: bytes, what: str) -> tuple[x509.CertificateRevocationList, 
         ConfigError: there is none, or one is malformed.
     """
     try:
-        if blocks := _PEM_CRL.findall(data):
-            return tuple(map(x509.load_pem_x509_crl, blocks))
-        return (x509.load_der_x509_crl(data),)
+        blocks = read_blocks(data, (_CRL.encode(),))
+        return tuple(map(x509.load_der_x509_crl, blocks or (data,)))
     except (ValueError, x509.InvalidVersion) as exc:
+        if has_crls(data):
+            raise malformed(what, "certificate revocation list", _CRL) from exc
         raise ConfigError(
             f"{what} holds no usable certificate revocation list",
             hint='it must be DER, or contain "-----BEGIN X509 CRL-----"',

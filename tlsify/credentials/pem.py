@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _PIN = re.compile(r"sha256//([A-Za-z0-9+/]{43}=)")
 _LABELS = (b"CERTIFICATE", b"X509 CERTIFICATE")
 # Base64 has no hyphen, so a BEGIN without an END costs no second pass.
-_CERTIFICATE = rb"-----BEGIN (%b)-----([^-]*)-----END \1-----" % b"|".join(_LABELS)
+_BLOCK = rb"-----BEGIN (%b)-----([^-]*)-----END \1-----"
 _TRUSTED = b"-----BEGIN TRUSTED CERTIFICATE-----"
 _BLANKS = b" \t\r\n"
 _DER = b"\x30\x82"
@@ -49,28 +49,41 @@ def read_pem(pem: bytes, what: str) -> tuple[bytes, ...]:
 
     Source: RFC 7468.
     """
-    begun = sum(pem.count(b"-----BEGIN %b-----" % label) for label in _LABELS)
     if _TRUSTED in pem:
         raise ConfigError(
             f"{what} holds a TRUSTED CERTIFICATE, whose trust settings tlsify does not apply",
             hint="convert it to a plain certificate: openssl x509 -in FILE -out FILE.pem",
         )
-    if not begun:
-        raise ConfigError(f"{what} holds no usable PEM certificate", hint=_instead(pem))
-    found = re.findall(_CERTIFICATE, pem)
-    if len(found) != begun:
-        raise malformed(what)
-    return tuple(_decode(body, what) for _, body in found)
-
-
-def _decode(body: bytes, what: str) -> bytes:
     try:
-        der = binascii.a2b_base64(body.translate(None, _BLANKS), strict_mode=True)
-        ((tag, _),) = elements(der)
-    except ValueError as exc:  # which binascii.Error is
+        found = read_blocks(pem, _LABELS)
+    except ValueError as exc:
         raise malformed(what) from exc
+    if not found:
+        raise ConfigError(f"{what} holds no usable PEM certificate", hint=_instead(pem))
+    return found
+
+
+def read_blocks(pem: bytes, labels: tuple[bytes, ...]) -> tuple[bytes, ...]:
+    """Find the blocks of a PEM file that have one of some labels.
+
+    Returns:
+        DER, of which only the outermost length was checked.
+
+    Raises:
+        ValueError: one of them is not whole.
+    """
+    found = re.findall(_BLOCK % b"|".join(labels), pem)
+    for mark in (b"BEGIN", b"END"):
+        if sum(pem.count(b"-----%b %b-----" % (mark, label)) for label in labels) != len(found):
+            raise ValueError("a block is cut off")
+    return tuple(_decode(body) for _, body in found)
+
+
+def _decode(body: bytes) -> bytes:
+    der = binascii.a2b_base64(body.translate(None, _BLANKS), strict_mode=True)
+    ((tag, _),) = elements(der)
     if tag != SEQUENCE:
-        raise malformed(what)
+        raise ValueError("it is no SEQUENCE")
     return der
 
 
@@ -83,11 +96,11 @@ def _instead(content: bytes) -> str:
     return 'it must contain "-----BEGIN CERTIFICATE-----"'
 
 
-def malformed(what: str) -> ConfigError:
-    """Return the error for a file with a malformed certificate."""
+def malformed(what: str, kind: str = "PEM certificate", label: str = "CERTIFICATE") -> ConfigError:
+    """Return the error for a file with a malformed certificate, or something else of one label."""
     return ConfigError(
-        f"{what} holds a PEM certificate that is cut off or damaged",
-        hint='each must be whole, from "-----BEGIN CERTIFICATE-----" to its END line',
+        f"{what} holds a {kind} that is cut off or damaged",
+        hint=f'each must be whole, from "-----BEGIN {label}-----" to its END line',
     )
 
 

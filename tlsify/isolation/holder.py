@@ -12,6 +12,7 @@ from tlsify.errors import AgentError, PeerMisbehaved, TlsifyError
 from tlsify.isolation import wire
 from tlsify.keys import wipe
 from tlsify.system import scm_rights
+from tlsify.system.scm_rights import DescriptorLost
 from tlsify.tls.context import drop_past_keys
 from tlsify.tls.engine import Engine
 
@@ -47,6 +48,7 @@ class Holder:
         self._rendezvous = rendezvous
         self._config = config
         self._choices = choices
+        self._room = bytearray(wire.MAX_REQUEST)
         self._sessions: dict[int, _Session] = {}
         self._is_short = False
         self._poller = select.epoll()
@@ -76,18 +78,23 @@ class Holder:
     def _welcome(self) -> bool:
         """Receive one invitation, with a request; return whether there was any."""
         try:
-            request, number = scm_rights.receive(self._rendezvous, wire.MAX_REQUEST)
+            # Another holder may take a message between a look at its size and its receipt.
+            size, number = scm_rights.receive_into(self._rendezvous, self._room)
         except BlockingIOError:  # another holder was quicker
             return True
         except (AgentError, OSError) as exc:
-            if not self._is_short:
+            is_short = not isinstance(exc, AgentError) or isinstance(exc, DescriptorLost)
+            if not (is_short and self._is_short):
                 _log.warning("key holder: a handshake is refused: %s", exc)
-            self._is_short = True
-            time.sleep(_PAUSE)
+            self._is_short = is_short
+            if is_short:
+                time.sleep(_PAUSE)
             return True
+        request = bytes(self._room[:size])
+        self._room[:size] = bytes(size)
         self._is_short = False
         if number is not None:
-            self._begin(number, bytes(request))
+            self._begin(number, request)
         return bool(request)
 
     def _begin(self, number: int, request: bytes) -> None:

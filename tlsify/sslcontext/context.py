@@ -34,7 +34,7 @@ _log = logging.getLogger("tlsify")
 # How many servers' configurations a client keeps.
 _CLIENTS = 64
 _CRL_CHECK = ssl.VERIFY_CRL_CHECK_LEAF | ssl.VERIFY_CRL_CHECK_CHAIN
-# What may be asked for: the rest is always so, as `docs/sslcontext.md` says.
+# All that may be asked for; docs/sslcontext.md says so. VERIFY_X509_TRUSTED_FIRST always holds.
 _VERIFY_FLAGS = _CRL_CHECK | ssl.VERIFY_X509_TRUSTED_FIRST | ssl.VERIFY_X509_PARTIAL_CHAIN
 _CLIENT_CERT: dict[str, ssl.VerifyMode] = {
     "none": ssl.CERT_NONE,
@@ -110,7 +110,7 @@ class SSLContext(Settings):
         context = cls(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(certfile, keyfile)
         if cafile is not None:
-            context.load_verify_locations(cafile)
+            context._trust_alone(cafile)
         context.verify_mode = _CLIENT_CERT[client_cert or ("request" if cafile else "none")]
         context.set_alpn_protocols(alpn)
         context.policy = policy or context.policy
@@ -137,10 +137,15 @@ class SSLContext(Settings):
         if cafile is None:
             context.load_default_certs()
         else:
-            context.load_verify_locations(cafile)
+            context._trust_alone(cafile)
         context.set_alpn_protocols(alpn)
         context.policy = policy or context.policy
         return context
+
+    def _trust_alone(self, cafile: StrOrBytesPath) -> None:
+        """Trust each certificate in a file, be it self-signed or not, as elsewhere in tlsify."""
+        self.load_verify_locations(cafile)
+        self.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
 
     # -- configurations
 
@@ -245,6 +250,7 @@ class SSLContext(Settings):
             )
         return {
             "crls": wishes.crls if checks else (),
+            "crl_check_all": checks and self.verify_flags & _CRL_CHECK == _CRL_CHECK,
             "alpn": wishes.alpn,
             "versions": self.versions(),
             "aeads": wishes.aeads,

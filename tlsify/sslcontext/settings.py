@@ -13,9 +13,9 @@ from cryptography import x509
 from tlsify.codepoints import DEFAULT_AEADS, Aead, CipherSuite, ProtocolVersion
 from tlsify.config import check_alpn, check_groups
 from tlsify.connection.setup import keylog
-from tlsify.credentials.anchors import Anchor, TrustAnchors, read_anchors
+from tlsify.credentials.anchors import Anchor, Lookup, TrustAnchors, read_anchors
 from tlsify.credentials.key_pair import KeyPair
-from tlsify.credentials.parse import decrypt_key, parse_crls
+from tlsify.credentials.parse import decrypt_key, has_crls, parse_crls
 from tlsify.credentials.reading import CERTIFICATE, PRIVATE_KEY, REVOCATION_LIST, read_file
 from tlsify.errors import ConfigError
 from tlsify.sslcontext.errors import setting
@@ -53,6 +53,9 @@ class Wishes:
     aeads: tuple[Aead, ...] = DEFAULT_AEADS
     groups: tuple[str, ...] = ()
     key_log: Path | None = None
+
+
+_NO_STORE = Lookup((), (), chosen=False)
 
 
 class Settings(ssl.SSLContext):
@@ -123,7 +126,7 @@ class Settings(ssl.SSLContext):
         crls: list[x509.CertificateRevocationList] = []
         if cafile is not None:
             pem = read_file(_path(cafile), _ANCHORS_AND_LISTS)
-            if b"-----BEGIN X509 CRL-----" in pem:
+            if has_crls(pem):
                 crls += parse_crls(pem, str(_path(cafile)))
             if b"CERTIFICATE-----" in pem or not crls:
                 found += read_anchors(pem, str(_path(cafile)))
@@ -227,18 +230,15 @@ class Settings(ssl.SSLContext):
             ConfigError: nothing was.
         """
         wishes = self.wishes
-        if not wishes.system:
-            if not wishes.anchors:
-                raise ConfigError(
-                    "verification requires trust anchors, and none were loaded",
-                    hint="call load_verify_locations or load_default_certs",
-                )
-            return TrustAnchors.of(wishes.anchors)
-        found = store.system()
-        if not wishes.anchors or found.lookup is None:
-            return found
-        content = repr((found.lookup.content, wishes.anchors)).encode()
-        return TrustAnchors(lookup=replace(found.lookup, anchors=wishes.anchors, content=content))
+        if not (wishes.system or wishes.anchors):
+            raise ConfigError(
+                "verification requires trust anchors, and none were loaded",
+                hint="call load_verify_locations or load_default_certs",
+            )
+        is_partial = bool(self.verify_flags & ssl.VERIFY_X509_PARTIAL_CHAIN)
+        found = store.system().lookup if wishes.system else None
+        found = replace(found or _NO_STORE, chosen=is_partial, anchors=wishes.anchors)
+        return TrustAnchors(lookup=found)
 
     # -- what cannot be meant
 

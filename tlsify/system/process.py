@@ -303,20 +303,31 @@ class Account(NamedTuple):
         return cls(user, group, ())
 
     def become(self) -> None:
-        """Drop every other privilege, for good; a no-op if already that account.
+        """Drop every other privilege, for good; a no-op if there is none.
+
+        A process that is the account already, and is no root, keeps the groups that it has.
 
         Raises:
             ConfigError: only root may.
         """
-        if (self.user, self.group) == (os.geteuid(), os.getegid()):
+        has_others = not {self.group, *self.groups}.issuperset(os.getgroups())
+        users, groups = (self.user,) * 3, (self.group,) * 3
+        is_self = (users, groups) == (os.getresuid(), os.getresgid())
+        if is_self and not has_others:
             return
         try:
-            os.setgroups(self.groups)
-            os.setresgid(self.group, self.group, self.group)
-            os.setresuid(self.user, self.user, self.user)
+            if 0 in os.getresuid():
+                os.seteuid(0)  # its rights may have been put aside, and are needed to lose them
+            try:
+                os.setgroups(self.groups)
+            except PermissionError:
+                if has_others and not is_self:  # a service manager may have given it more groups
+                    raise
+            os.setresgid(*groups)
+            os.setresuid(*users)
         except OSError as exc:
             raise ConfigError(
                 f"cannot become user {self.user}, group {self.group}: {exc.strerror}",
-                hint="only root may change its user",
+                hint="only root may change its user, or leave its groups",
             ) from exc
         protect_process()  # setuid made it readable again, where fs.suid_dumpable says so

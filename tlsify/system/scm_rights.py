@@ -16,6 +16,10 @@ _ROOM = socket.CMSG_LEN(_ITEM)
 _CREDENTIALS = struct.Struct("=3i")
 
 
+class DescriptorLost(AgentError):
+    """This process could not open the descriptor that came: it has too many open files."""
+
+
 def send(channel: socket.socket, message: bytes | bytearray, descriptor: int | None = None) -> None:
     """Send one message, with one descriptor or none.
 
@@ -39,7 +43,7 @@ def receive(channel: socket.socket, limit: int, flags: int = 0) -> tuple[bytearr
     """Receive one message, and the descriptor that came with it.
 
     Args:
-        channel: AF_UNIX and SOCK_SEQPACKET.
+        channel: AF_UNIX and SOCK_SEQPACKET; another reader must not take a message meanwhile.
         limit: most bytes that a message may have.
         flags: of ``recvmsg``; with MSG_PEEK the message stays, and the descriptor is a copy.
 
@@ -48,16 +52,34 @@ def receive(channel: socket.socket, limit: int, flags: int = 0) -> tuple[bytearr
         the caller's to close.
 
     Raises:
-        AgentError: the message is longer, or has more than one descriptor, or its descriptor does
-            not fit into this process; none is left open.
+        AgentError: as `receive_into`.
         OSError: as ``recvmsg``.
     """
     # Messages are mostly short, and room for the longest would have to be cleared each time.
     size = channel.recv_into(bytearray(1), 1, flags | socket.MSG_PEEK | socket.MSG_TRUNC)
     message = bytearray(min(max(size, 1), limit))
-    size, ancillary, told, _ = channel.recvmsg_into(
-        [message], _ROOM, flags | socket.MSG_CMSG_CLOEXEC
-    )
+    size, descriptor = receive_into(channel, message, flags)
+    del message[size:]
+    return message, descriptor
+
+
+def receive_into(channel: socket.socket, room: bytearray, flags: int = 0) -> tuple[int, int | None]:
+    """Receive one message as `receive` does, on a channel that may have several readers.
+
+    Args:
+        channel: AF_UNIX and SOCK_SEQPACKET.
+        room: for the message; as long as the longest may be.
+        flags: as `receive`.
+
+    Returns:
+        The message's length, 0 at the end; and the descriptor, which is the caller's to close.
+
+    Raises:
+        AgentError: the message is longer, or has more than one descriptor, or its descriptor does
+            not fit into this process (`DescriptorLost`); none is left open.
+        OSError: as ``recvmsg``.
+    """
+    size, ancillary, told, _ = channel.recvmsg_into([room], _ROOM, flags | socket.MSG_CMSG_CLOEXEC)
     descriptors = array.array("i")
     for level, kind, data in ancillary:
         if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
@@ -68,7 +90,7 @@ def receive(channel: socket.socket, limit: int, flags: int = 0) -> tuple[bytearr
         if told & socket.MSG_CTRUNC and not descriptors:
             # The kernel takes as many as there is room for, and stops at the first that it cannot
             # install (net/core/scm.c, scm_detach_fds).
-            raise AgentError(
+            raise DescriptorLost(
                 "the descriptor of a message was lost: this process can open no more of them",
                 untouched=False,
                 hint="raise its limit on open files (ulimit -n, LimitNOFILE=)",
@@ -78,8 +100,7 @@ def receive(channel: socket.socket, limit: int, flags: int = 0) -> tuple[bytearr
             f"a message with {'too many bytes' if is_long else 'too many descriptors'} came",
             untouched=False,
         )
-    del message[size:]
-    return message, descriptors[0] if descriptors else None
+    return size, descriptors[0] if descriptors else None
 
 
 def as_socket(descriptor: int) -> socket.socket:

@@ -8,7 +8,7 @@ from cryptography.hazmat.primitives import hashes
 from OpenSSL import crypto
 
 from tlsify.credentials.parse import encoded
-from tlsify.tls.openssl import read_as_found
+from tlsify.tls.openssl import default_places, read_as_found
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -73,10 +73,10 @@ def key_hash(certificate: crypto.X509) -> bytes:
 
 
 def digest_of_anchors(trust: TrustAnchors) -> bytes:
-    """Return a digest that identifies trust anchors; empty for the system's."""
+    """Return a digest that identifies trust anchors (`TrustAnchors.content`)."""
     if trust.certificates is not None:
         return digest(*sorted(map(encoded, trust.certificates)))
-    return b"" if trust.lookup is None else digest(trust.lookup.content)
+    return digest(trust.content(*default_places()))
 
 
 def digest(*parts: bytes) -> bytes:

@@ -72,8 +72,8 @@ class _Shown:
     def __init__(self, config: ServerConfig) -> None:
         check(config)
         self._choice = Choice(config.key_pair, config.more_key_pairs)
+        self._clients = _digest_of_clients(config)  # before the system's store is read
         self._judging = contexts.judging_clients(config)
-        self._clients = _digest_of_clients(config)
         # A thousand certificates need no Context each before a client asks for them. Only a caller
         # that has taken one out of its list may use it (`openssl.move`).
         self._idle: dict[tuple[tuple[Aead, ...], Group], list[SSL.Context]] = {}
@@ -129,7 +129,7 @@ def _digest_of_clients(config: ServerConfig) -> bytes:
     if config.client_trust is None:
         return b""
     return digest(
-        bytes([config.client_required]),
+        bytes([config.client_required, config.crl_check_all]),
         digest_of_anchors(config.client_trust),
         digest(*sorted(str(identity).encode() for identity in config.client_identities)),
         digest(*sorted(map(encoded, config.crls))),

@@ -13,7 +13,7 @@ from tlsify.codepoints import Aead, CipherSuite, NamedGroup, ProtocolVersion
 from tlsify.config import ClientConfig, ServerConfig
 from tlsify.credentials.pem import as_file, malformed
 from tlsify.errors import ConfigError
-from tlsify.tls.certificates import load
+from tlsify.tls.certificates import digest_of_anchors, load
 from tlsify.tls.openssl import hear_all, log_keys, set_groups, share_trust
 
 if TYPE_CHECKING:
@@ -196,6 +196,8 @@ def _name_authorities(context: SSL.Context, trust: TrustAnchors) -> None:
 def _client_context(config: ClientConfig, aeads: tuple[Aead, ...]) -> SSL.Context:
     context = _new_context(config, aeads, tickets=config.session_store is not None)
     if config.verify:
+        if config.session_store is not None:
+            digest_of_anchors(config.trust)  # before the system's store is read: sessions keep it
         _use_trust(context, config.trust, config.crls)
     if config.verify or config.pins:
         context.set_verify(SSL.VERIFY_PEER, _verify)

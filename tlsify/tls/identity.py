@@ -52,7 +52,18 @@ def _spellings(identity: ReferenceIdentifier) -> Iterator[Presented]:
 
 
 def _folded(name: Presented) -> Presented:
-    return name if name.kind is IdKind.IP else name._replace(value=name.value.lower())
+    """Spell an entry in lower case, and a URI of a host without what only separates.
+
+    A URI with a user, port or path stays whole, and so is no host's: it names something there.
+    """
+    if name.kind is IdKind.IP:
+        return name
+    value = name.value.lower()
+    if name.kind is IdKind.URI:
+        scheme, colon, rest = value.partition(b":")
+        if rest.startswith(b"//"):  # RFC 3986 3.2
+            value = scheme + colon + rest.removeprefix(b"//").removesuffix(b"/")
+    return name._replace(value=value)
 
 
 def _is_usable(name: Presented) -> bool:

@@ -234,6 +234,14 @@ def read_as_found(pem: bytes) -> list[crypto.X509] | None:
     return found if is_end else None
 
 
+def default_places() -> tuple[str, str]:
+    """Return the file and the folder where OpenSSL looks for trust anchors by default."""
+    wanted = "X509_get_default_cert_file", "X509_get_default_cert_dir"
+    found = [_ffi.string(getattr(_lib, name)()).decode() for name in wanted if hasattr(_lib, name)]
+    file, folder = found if len(found) == len(wanted) else ("", "")
+    return file, folder
+
+
 def set_groups(context: SSL.Context, names: Iterable[str]) -> bool:
     """Set a Context's groups, in order of preference; return False if OpenSSL lacks one."""
     if not hasattr(_lib, "SSL_CTX_set1_curves_list"):

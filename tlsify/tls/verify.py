@@ -43,7 +43,7 @@ class PeerVerifier:
         self._verifies = True
         self._pins: tuple[bytes, ...] = ()
         self._identities: tuple[ReferenceIdentifier, ...] = ()
-        self._has_lists = bool(config.crls)
+        self._has_lists, self._needs_all = bool(config.crls), config.crl_check_all
         if isinstance(config, ClientConfig):
             self._verifies = config.verify
             self._pins = config.pins
@@ -73,9 +73,10 @@ class PeerVerifier:
     def _overlooks(self, error: int, depth: int) -> bool:
         """Only the peer's own issuer must have a revocation list: authorities seldom publish one.
 
-        Without verification nothing is wrong with any path.
+        The configuration may say otherwise. Without verification nothing is wrong with any path.
         """
-        return not self._verifies or (self._has_lists and error == _UNABLE_TO_GET_CRL and depth > 0)
+        is_overlooked = self._has_lists and not self._needs_all and depth > 0
+        return not self._verifies or (is_overlooked and error == _UNABLE_TO_GET_CRL)
 
     def judge(self, certificate: crypto.X509 | None) -> IdentityError | None:
         """Return the error in the names, or the key, of the peer's own certificate.

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from tlsify.credentials.anchors import Lookup, TrustAnchors
 from tlsify.credentials.reading import TRUST_ANCHORS, unreadable
+from tlsify.credentials.system_store import BUNDLES, FOLDERS
 from tlsify.errors import ConfigError
 from tlsify.system.process import has_foreign_rights
 from tlsify.system.whole_files import too_large
@@ -24,15 +25,6 @@ if TYPE_CHECKING:
 
 # The search for the system's store has paths as text: pathlib's import takes several times as long.
 
-# Where distributions keep their store: in one file, and in OpenSSL's own layout.
-BUNDLES = (
-    "/etc/ssl/certs/ca-certificates.crt",  # Debian, Arch, Alpine, Gentoo
-    "/etc/pki/tls/certs/ca-bundle.crt",  # Fedora
-    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",  # the same, under its own name
-    "/etc/ssl/ca-bundle.pem",  # openSUSE
-    "/etc/ssl/cert.pem",  # Alpine, OpenBSD
-)
-FOLDERS = ("/etc/ssl/certs", "/etc/pki/ca-trust/extracted/pem/directory-hash")
 _HASHED = re.compile(r"[0-9a-f]{8}\.\d+")
 _FEW = 16  # links in such a folder that may be local additions, and not the whole store
 
@@ -107,8 +99,7 @@ def system(environment: Mapping[str, str] | None = None) -> TrustAnchors:
         raise ConfigError("this system has no store of trust anchors", hint=hint)
     for file in files:
         _check_size(file)  # OpenSSL reads it whole
-    content = repr((files, folders)).encode()
-    return TrustAnchors(lookup=Lookup(tuple(files), tuple(folders), chosen=False, content=content))
+    return TrustAnchors(lookup=Lookup(tuple(files), tuple(folders), chosen=False))
 
 
 def _check_size(file: AnyPath) -> None:

@@ -9,7 +9,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import trustme
@@ -77,6 +77,7 @@ def mode(path: Path) -> int:
 
 LOOKUP = Lookup((), (Path("anchors"),), chosen=True, content=b"a")
 
+LISTS = parse_crls(make_crl(trustme.CA()), "it")
 CHANGES = {
     "host": replace(CONFIG, server_name="www.example.org"),
     "alpn": replace(CONFIG, alpn=(b"h2",)),
@@ -84,12 +85,14 @@ CHANGES = {
     "verify": replace(CONFIG, verify=False),
     "trust": replace(CONFIG, trust=TrustAnchors(make_key_pair(["a"]).chain)),
     "no trust": replace(CONFIG, trust=TrustAnchors(())),
+    "partial paths": replace(CONFIG, trust=TrustAnchors(lookup=replace(LOOKUP, chosen=False))),
     "folder": replace(CONFIG, trust=TrustAnchors(lookup=LOOKUP)),
     "folder that has changed": replace(
         CONFIG, trust=TrustAnchors(lookup=replace(LOOKUP, content=b"b"))
     ),
     "pins": replace(CONFIG, pins=(bytes(32),)),
-    "crls": replace(CONFIG, crls=parse_crls(make_crl(trustme.CA()), "it")),
+    "crls": replace(CONFIG, crls=LISTS),
+    "crls of all": replace(CONFIG, crls=LISTS, crl_check_all=True),
     "certificate": replace(CONFIG, key_pair=make_key_pair(["b"])),
     "versions": replace(CONFIG, versions=frozenset({ProtocolVersion.TLSv1_3})),
     "aeads": replace(CONFIG, aeads=(Aead.AES_GCM_256,)),
@@ -101,6 +104,7 @@ def test_every_difference_counts() -> None:
     origins = [ORIGIN, *(Origin.of(config, ADDRESS) for config in CHANGES.values())]
     origins.append(Origin.of(CONFIG, ("192.0.2.1", 8443)))
     origins.append(Origin.of(CONFIG, ADDRESS, (Aead.AES_GCM_128,)))
+    origins += [Origin.of(CONFIG, path) for path in ("/run/a", "/run/b", b"\0a", "443", "")]
     assert len({origin.digest() for origin in origins}) == len(origins) == len(set(origins))
 
 
@@ -121,7 +125,9 @@ def test_peer_without_a_name() -> None:
     """Where no name is sent the address takes its place."""
     nameless = ClientConfig(verify=False)
     assert Origin.of(nameless, ADDRESS).host == "192.0.2.1"
-    assert Origin.of(nameless, ADDRESS) != Origin.of(nameless, ("192.0.2.2", 443))
+    others: list[Any] = [("192.0.2.2", 443), ("fe80::1", 443, 0, 1), ("fe80::1", 443, 0, 2)]
+    others += ["/run/a", "/run/b", b"\0a", ""]
+    assert len({Origin.of(nameless, address) for address in (ADDRESS, *others)}) == 1 + len(others)
 
 
 ORIGINS = st.builds(

@@ -13,7 +13,7 @@ import stat
 import time
 from dataclasses import astuple, dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from tlsify.connection.setup import session_writer
 from tlsify.credentials.parse import encoded
@@ -58,26 +58,28 @@ class Origin:
 
     Attributes:
         host: name sent as SNI, or the peer's address if none is.
-        port: the peer's.
+        port: the peer's; of a UNIX socket the path.
         alpn: protocols offered.
         identities: reference identifiers, spelled out.
         verify: whether the peer was verified at all.
-        trust: digest of the trust anchors; empty stands for the system's.
+        trust: digest of the trust anchors, the system's included.
         pins: keys accepted.
         crls: digest of the revocation lists; empty if there are none.
+        crl_check_all: whether every issuer must have one.
         certificate: digest of the client's own certificate; empty if it has none.
         versions: protocol versions offered.
         aeads: record protection offered. A server may insist on a TLS 1.2 session's own.
     """
 
     host: str
-    port: int
+    port: int | str
     alpn: tuple[bytes, ...]
     identities: tuple[str, ...]
     verify: bool
     trust: bytes
     pins: tuple[bytes, ...]
     crls: bytes
+    crl_check_all: bool
     certificate: bytes
     versions: tuple[int, ...]
     aeads: tuple[str, ...]
@@ -86,7 +88,7 @@ class Origin:
     def of(
         cls,
         config: ClientConfig,
-        address: tuple[str, int, *tuple[int, ...]],
+        address: tuple[Any, ...] | str | bytes,
         aeads: tuple[Aead, ...] | None = None,
     ) -> Self:
         """Return the origin of a connection.
@@ -97,15 +99,17 @@ class Origin:
             aeads: as `tls.engine.Engine` was given them.
         """
         chain = config.key_pair and config.key_pair.chain
+        host, port = _place(address)
         return cls(
-            host=config.server_name or address[0],
-            port=address[1],
+            host=config.server_name or host,
+            port=port,
             alpn=config.alpn,
             identities=tuple(sorted(map(str, config.identities))),
             verify=config.verify,
             trust=digest_of_anchors(config.trust),
             pins=tuple(sorted(config.pins)),
             crls=digest(*sorted(map(encoded, config.crls))) if config.crls else b"",
+            crl_check_all=config.crl_check_all,
             certificate=digest(encoded(chain[0])) if chain else b"",
             versions=tuple(sorted(config.versions)),
             aeads=tuple(aead.name for aead in (config.aeads if aeads is None else aeads)),
@@ -114,6 +118,16 @@ class Origin:
     def digest(self) -> bytes:
         """Return a 32-byte digest that identifies this origin."""
         return digest(*map(_encode, astuple(self)))
+
+
+def _place(address: tuple[Any, ...] | str | bytes) -> tuple[str, int | str]:
+    """Return the host and port of an address; of a UNIX socket, which has neither, its path."""
+    if not isinstance(address, tuple):
+        path = f"unix:{os.fsdecode(address)}"  # empty for a socketpair
+        return path, path
+    host, port, *rest = address
+    zone = f"%{rest[1]}" if len(rest) > 1 and rest[1] else ""
+    return f"{host}{zone}", port
 
 
 def _encode(value: object) -> bytes:
