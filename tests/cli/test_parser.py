@@ -128,6 +128,13 @@ def test_options_of_the_command() -> None:
     assert rest == ["--config=x"], "check has one of its own"
 
 
+def test_help_of_an_optional_value() -> None:
+    """It shows where the value stands: in the option's word, or in one of its own."""
+    text = refused("forward", "--help").out.decode()
+    for told in ("--redirect-http[=HOST:PORT]", "--proxy-protocol[={1,2}]", "--access-log [FILE]"):
+        assert f"\n  {told} " in text.replace("\n    ", "     "), told
+
+
 _MISUSE = {
     "no-verb-but-options": (["--ktls", "-v"], "a verb is required", "tlsify help"),
     "unknown-verb": (["conect"], '"conect"', "did you mean connect?"),
@@ -156,6 +163,13 @@ _MISUSE = {
     "no-port": (["wrap", "--port", "0", "--", "x"], "invalid port value: '0'", "wrap --help"),
     "missing-folder": (["serve"], "DIR is missing", "tlsify serve --help"),
     "swallowed-folder": (["serve", "--access-log", "www"], "DIR is missing", "--access-log=FILE"),
+    "value-behind-a-blank": (
+        ["forward", "--redirect-http", ":80", ":443", "h:1"],
+        '":80" behind --redirect-http',
+        "write --redirect-http=:80, or",
+    ),
+    "seconds-behind-a-blank": (["serve", "--hsts", "300", "/"], '"300" behind', "--hsts=300"),
+    "choice-behind-a-blank": (["forward", "--proxy-protocol", "1"], '"1"', "--proxy-protocol=1"),
     "one-word-too-many": (["serve", "/", "/"], "one word too many", "tlsify"),
 }
 

@@ -109,11 +109,16 @@ class _Parser(argparse.ArgumentParser):
     def format_help(self) -> str:
         """Write it as wide as the terminal is."""
         self.formatter_class = self._help
-        return super().format_help()
+        text = super().format_help()
+        for action in self._actions:
+            if isinstance(action, Attached):
+                (name,) = action.option_strings
+                text = text.replace(f"{name} [", f"{name}[=")  # as it has to be written
+        return text
 
     def read(self, words: list[str]) -> argparse.Namespace:
         """Parse, and see whether all of it goes together."""
-        self._words = words = list(self._attached(words))
+        self._words = words = list(self.attached(words))
         parse = self.parse_known_intermixed_args if self.is_mixed else self.parse_known_args
         given, unknown = parse(words)
         if unknown:
@@ -124,14 +129,33 @@ class _Parser(argparse.ArgumentParser):
             self.complete(given)
         return given
 
-    def _attached(self, words: list[str]) -> Iterator[str]:
+    def attached(self, words: list[str]) -> Iterator[str]:
         """Write out the value of each option that has it in its own word, or stands without."""
         for at, word in enumerate(words):
             if word == "--":
                 yield from words[at:]
                 return
             action = self._option_string_actions.get(word)
-            yield f"{word}={action.const}" if isinstance(action, Attached) else word
+            if not isinstance(action, Attached):
+                yield word
+                continue
+            following = "".join(words[at + 1 : at + 2])
+            if self._is_value(action, following):
+                self.error(
+                    f'"{following}" behind {word} is not its value, which stands in the same word',
+                    f"write {word}={following}, or put {word} last",
+                )
+            yield f"{word}={action.const}"
+
+    def _is_value(self, action: Attached, word: str) -> bool:
+        """Return whether a word that stands behind a bare option may be meant as its value."""
+        if not word or word.startswith("-"):
+            return False
+        try:
+            self._check_value(action, self._get_value(action, word))
+        except (argparse.ArgumentError, UsageError):
+            return False
+        return True
 
     def _refuse(self, words: list[str]) -> NoReturn:
         """End with what may be meant by the first word that is not known."""

@@ -79,6 +79,13 @@ def test_the_command_line_prevails(write: Callable[[str], Path]) -> None:
     assert expanded.index("--ktls=require") < expanded.index("--ktls=off")
 
 
+def test_option_without_its_value_in_front_of_operands(write: Callable[[str], Path]) -> None:
+    """A bare option of the command line does not meet the file's operands."""
+    path = write('verb = "forward"\noperands = [":443", "h:1"]')
+    words = expand([f"--config={path}", "forward", "--redirect-http"])
+    assert words == ["forward", "--redirect-http=", ":443", "h:1"]
+
+
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [

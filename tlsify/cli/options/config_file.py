@@ -64,7 +64,7 @@ def expand(arguments: Sequence[str]) -> list[str]:
             top.error(f"{named[0]} is for {words.verb}, not for {verb}")
     elif rest:
         top.error("no verb in front of its options")
-    return words.spell(others, rest)
+    return words.spell(others, list(parser.verb_parser(words.verb).attached(rest)))
 
 
 def read(path: Path) -> Words:
