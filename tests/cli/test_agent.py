@@ -171,7 +171,9 @@ def test_bad_descriptor() -> None:
 def test_bad_key_pairs(files: Files, folder: Path) -> None:
     """A pair is a pair, and has to be usable before anybody asks for it."""
     place = folder / "agent"
-    refused("agent", "--cert", files.certificate, place).failed(96, "no usable PEM private key")
+    refused("agent", "--cert", files.certificate, place).failed(
+        96, f"{files.certificate} holds no private key"
+    )
     words = ("--cert", files.certificate, "--cert", files.certificate, "--key", files.key)
     refused("agent", *words, place).failed(100, "--cert", "--key")
     refused("agent", "--cert", files.certificate, "--key", files.trust, place).failed(

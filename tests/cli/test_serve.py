@@ -760,7 +760,7 @@ def _private(source: Path, folder: Path) -> Path:
 _PAIRS: dict[str, tuple[Callable[[Pki, Path], list[str | Path]], list[str]]] = {
     "cert-without-key": (
         lambda p, _: ["--cert", p.good.certificate],
-        ["good.pem: ", "no usable PEM private key", "name a file"],
+        ["good.pem holds no private key", "--key FILE or KEYFILE"],
     ),
     "key-without-cert": (
         lambda p, _: ["--key", p.good.key],
@@ -780,7 +780,7 @@ _PAIRS: dict[str, tuple[Callable[[Pki, Path], list[str | Path]], list[str]]] = {
     ),
     "key-is-no-key": (
         lambda p, d: ["--cert", p.good.certificate, "--key", _private(p.authority, d)],
-        ["no usable PEM private key", "BEGIN PRIVATE KEY"],
+        ["/private holds no private key", "--key FILE"],
     ),
     "cert-is-no-cert": (
         lambda p, _: ["--cert", p.good.key, "--key", p.good.key],
@@ -788,11 +788,11 @@ _PAIRS: dict[str, tuple[Callable[[Pki, Path], list[str | Path]], list[str]]] = {
     ),
     "key-of-another": (
         lambda p, _: ["--cert", p.good.certificate, "--key", p.bad["expired"].key],
-        ["does not belong", "first certificate"],
+        ["expired.key does not belong", "good.pem", "first certificate"],
     ),
     "key-encrypted": (
         lambda p, d: ["--cert", p.good.certificate, "--key", _encrypted(p, d)],
-        ["encrypted", "unencrypted"],
+        ["encrypted.key holds an encrypted private key", "unencrypted"],
     ),
     "write-ca-with-cert": (
         lambda p, d: [*_PAIRS["good"][0](p, d), "--write-ca", d / "ca.pem"],

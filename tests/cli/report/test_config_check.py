@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.certificates import DAY, certify, save
 from tests.cli.forked import refused
 from tests.cli.harness import run
 
@@ -61,6 +62,26 @@ def test_all_is_well(place: Path, verb: str) -> None:
     assert [each["code"] for each in found] == ["configuration", "certificate", "policy-off"]
     assert [each["ok"] for each in found] == [True, True, None]
     assert found[1]["detail"].startswith("example.org, www.example.org: ")
+
+
+def test_key_beside_the_configuration(place: Path) -> None:
+    """It is used where none is named, as the unit has it, and the report says so."""
+    (place / "key.pem").rename(key := place / "tlsify.key")
+    path = _write(place, **_of("serve", place), ktls="off", key=None)
+    told = refused("check", "--config", path).succeeded().decode()
+    assert f"info key                        KEYFILE={key}, as" in " ".join(told.split("\n"))
+    refused("--config", path).failed(96, f"{place}/cert.pem holds no private key")
+
+
+def test_certificate_that_has_expired(place: Path, authority: trustme.CA) -> None:
+    """It is a finding, with the day on which it expired, and no number of days."""
+    pair = certify(authority, "a.example", begin=-2 * DAY, end=-DAY)
+    save(pair, place / "cert.pem", place / "key.pem")
+    path = _write(place, **_of("serve", place), ktls="off")
+    outcome = refused("check", "--config", path, "--json")
+    (found,) = (f for f in json.loads(outcome.out)["findings"] if f["code"] == "certificate")
+    assert found["detail"].startswith("a.example; the certificate expired on ")
+    assert (outcome.status, found["ok"], found["remedy"]) == (0, False, "replace it")
 
 
 def test_an_address_in_use_is_none_of_its_business(place: Path) -> None:

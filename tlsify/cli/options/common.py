@@ -152,7 +152,9 @@ def key_pair(arguments: argparse.Namespace) -> KeyPair | None:
     chain, key = found
     if key is not None:
         return key_files.Files(str(chain), chain, key).load()
-    return key_pair.KeyPair.from_pem(read_file(chain, CERTIFICATE), read_key(arguments.key_fd))
+    number = arguments.key_fd
+    pem = read_file(chain, CERTIFICATE), read_key(number)
+    return key_pair.KeyPair.from_pem(*pem, chain, f"descriptor {number}")
 
 
 def key_pair_files(
