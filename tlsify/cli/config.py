@@ -14,7 +14,7 @@ from tlsify.cli.migration import ghostunnel, hitch, stunnel
 from tlsify.cli.migration.draft import Setting, Weight
 from tlsify.cli.options import config_file
 from tlsify.credentials.reading import CONFIGURATION, read_file
-from tlsify.errors import ConfigError, ExitCode, UsageError
+from tlsify.errors import ConfigError, ExitCode, UsageError, said
 from tlsify.system.modes import make_private, write_public
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ def _write(drafts: Sequence[Draft], folder: Path) -> None:
         make_private(folder)
     except OSError as exc:
         raise ConfigError(
-            f"cannot make {folder}: {exc.strerror}", hint="name a folder that can be made"
+            f"cannot make {folder}: {said(exc)}", hint="name a folder that can be made"
         ) from exc
     paths = [folder / f"{name}.toml" for name in _names(drafts)]
     for path in paths:
@@ -143,7 +143,7 @@ def _write(drafts: Sequence[Draft], folder: Path) -> None:
                 write_public(path, draft.write().encode())
             except OSError as exc:
                 raise ConfigError(
-                    f"cannot write {path}: {exc.strerror}", hint="name an existing, writable folder"
+                    f"cannot write {path}: {said(exc)}", hint="name an existing, writable folder"
                 ) from exc
         undone.pop_all()
     print(*paths, sep="\n")

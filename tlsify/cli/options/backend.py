@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple, NoReturn
 from tlsify.aio.limits import MOST_HANDSHAKES
 from tlsify.cli.options import client as client_options
 from tlsify.connection.setup.session_store import SessionStore
-from tlsify.errors import ConfigError, UsageError
+from tlsify.errors import ConfigError, UsageError, said
 from tlsify.serving.backend.address import Backend, check_protocol
 
 if TYPE_CHECKING:
@@ -230,6 +230,6 @@ def _prepare_store(folder: Path, account: Account | None) -> None:
             with suppress(OSError):
                 folder.rmdir()
             raise ConfigError(
-                f"cannot give session folder {folder} to --user: {exc.strerror}",
+                f"cannot give session folder {folder} to --user: {said(exc)}",
                 hint="make it, mode 0700, as that user",
             ) from exc
