@@ -126,6 +126,31 @@ def is_same(listener: Address, target: Address) -> bool:
     return is_ip_address(host) and _is_of_this_host(host)
 
 
+def overlap(one: Address, other: Address) -> bool:
+    """Return whether two listeners cannot both have their addresses; names are not looked up."""
+    if one.path or other.path:
+        return bool(one.path and other.path) and _real(one.path) == _real(other.path)
+    if one.port != other.port or not one.port:
+        return False
+    return any(
+        here == there or (there in UNSPECIFIED and _is_of_family(here, there))
+        for first, second in ((one, other), (other, one))
+        for here in _hosts(first.host)
+        for there in _hosts(second.host)
+    )
+
+
+def _is_of_family(host: str, address: str) -> bool:
+    return is_ip_address(host) and (":" in host) == (":" in address)
+
+
+def _hosts(host: str) -> tuple[str, ...]:
+    """Return what a listener listens on, as far as that needs no look-up."""
+    if not host:
+        return tuple(UNSPECIFIED)
+    return ("127.0.0.1", "::1") if host == "localhost" else (host,)
+
+
 def _real(path: str) -> str:
     return path if path.startswith("@") else os.path.realpath(path)
 

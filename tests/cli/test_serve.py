@@ -9,9 +9,10 @@ import signal
 import socket
 import ssl
 import subprocess
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from functools import partial
 from http.client import HTTPSConnection
+from importlib import import_module
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,7 +25,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from tests.cli.forked import refused
+from tests.cli.forked import Forked, refused
 from tests.cli.harness import (
     CARRIERS,
     ENVIRONMENT,
@@ -376,6 +377,28 @@ def test_workers_of_root(pki: Pki, folder: Path, words: tuple[str, ...]) -> None
         process.terminate()
         _, err = process.communicate()
     assert err.count(b"--user") == (not words)
+
+
+def test_user_that_it_cannot_become() -> None:
+    """It is an error of the command, before a port is listened on or a worker made."""
+
+    @contextmanager
+    def as_another() -> Iterator[None]:
+        # These may be root's alone.
+        for name in ("cli.serve", "integrations.static_answers", "integrations.static_files"):
+            import_module(f"tlsify.{name}")
+        if os.geteuid() == 0:
+            os.setresuid(12345, 12345, 12345)
+        yield
+
+    words = ("serve", "--listen", f"{LOOPBACK}:0", "--user", "daemon", "/")
+    with Forked(*words, within=as_another()) as command:
+        assert command.line() == ""
+        assert command.end() == 96
+        told = command.said()
+    assert told.count("\n") == 2, told
+    assert "cannot become user" in told
+    assert "EPERM" in told
 
 
 def test_authorities_of_a_folder(pki: Pki, folder: Path, tmp_path: Path) -> None:

@@ -203,7 +203,9 @@ def test_becoming_somebody() -> None:
 
 def test_becoming_oneself() -> None:
     """It takes no rights."""
-    Account(os.geteuid(), os.getegid(), ()).become()
+    own = Account(os.geteuid(), os.getegid(), ())
+    own.check()
+    own.become()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can begin as somebody else")

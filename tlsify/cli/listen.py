@@ -110,11 +110,7 @@ def complete(arguments: argparse.Namespace) -> None:
 
 def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
     """Serve until SIGTERM or SIGINT."""
-    if not arguments.program:
-        raise _no_program()
-    path = execute.find(arguments.program[0])
-    if isinstance(path, ExitCode):
-        return path
+    _check(arguments)
     policy = shared.policy(options)
     isolation = server_options.isolation(arguments, len(os.sched_getaffinity(0)), Sandboxing.AUTO)
     configuration = Configuration(lambda: server_options.configure(arguments), policy, isolation)
@@ -155,14 +151,20 @@ def examine(arguments: argparse.Namespace) -> ServerConfig:
     Raises:
         ConfigError: one of them, or a file, is unusable.
     """
-    if not arguments.program:
-        raise _no_program()
+    _check(arguments)
     logs.examine(arguments)
     return server_options.configure(arguments)
 
 
-def _no_program() -> UsageError:
-    return UsageError("there is no program to run", hint="add -- PROG ARG...")
+def _check(arguments: argparse.Namespace) -> None:
+    """Check that there is a program, and that the addresses go together.
+
+    Raises:
+        UsageError: there is none, or one address is in the way of another.
+        ProgramError: it cannot be run.
+    """
+    execute.check(arguments.program)
+    addresses.check_apart([("--listen", address) for address in arguments.listen])
 
 
 class _Reception(NamedTuple):

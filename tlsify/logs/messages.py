@@ -72,6 +72,15 @@ def install(level: int, form: str = TEXT, *, syslog: bool = False, is_server: bo
     logging.basicConfig(handlers=[handler], level=level)
 
 
+def check_syslog() -> None:
+    """Check that there is a syslog.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    _syslog().close()
+
+
 def announce(text: str) -> None:
     """Announce that a server is ready: a line on stdout, or a message where messages are JSON.
 

@@ -12,7 +12,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, NamedTuple, Self
 
-from tlsify.errors import ConfigError, ResourceError
+from tlsify.errors import ConfigError, ResourceError, errno_name
 from tlsify.system import libc
 
 if TYPE_CHECKING:
@@ -311,12 +311,40 @@ class Account(NamedTuple):
         if (self.user, self.group) == (os.geteuid(), os.getegid()):
             return
         try:
-            os.setgroups(self.groups)
-            os.setresgid(self.group, self.group, self.group)
-            os.setresuid(self.user, self.user, self.user)
+            self._switch()
         except OSError as exc:
-            raise ConfigError(
-                f"cannot become user {self.user}, group {self.group}: {exc.strerror}",
-                hint="only root may change its user",
-            ) from exc
+            raise self._refusal(exc.errno or 0) from exc
         protect_process()  # setuid made it readable again, where fs.suid_dumpable says so
+
+    def check(self) -> None:
+        """Check, in a child, that this process may become the account.
+
+        Raises:
+            ConfigError: only root may.
+        """
+        if (self.user, self.group) == (os.geteuid(), os.getegid()):
+            return
+        pid = os.fork()
+        if pid == 0:
+            status = errno.EPERM
+            try:
+                self._switch()
+                status = 0
+            except OSError as exc:
+                status = exc.errno or status
+            finally:
+                os._exit(status)
+        if (status := os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])) != 0:
+            raise self._refusal(status)
+
+    def _switch(self) -> None:
+        os.setgroups(self.groups)
+        os.setresgid(self.group, self.group, self.group)
+        os.setresuid(self.user, self.user, self.user)
+
+    def _refusal(self, number: int) -> ConfigError:
+        return ConfigError(
+            f"cannot become user {self.user}, group {self.group}: "
+            f"{errno_name(number)}: {os.strerror(number)}",
+            hint="only root may change its user: start it as root, or leave --user out",
+        )

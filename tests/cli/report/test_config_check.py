@@ -11,6 +11,7 @@ import pytest
 from tests.certificates import DAY, certify, save
 from tests.cli.forked import refused
 from tests.cli.harness import run
+from tlsify.logs import messages
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -44,6 +45,7 @@ VERBS = {
     "forward": {"verb": "forward", "operands": ["127.0.0.1:0", "unix:/run/backend"]},
     "pass-fd": {"verb": "forward", "operands": ["127.0.0.1:0"], "pass-fd": "unix:/run/workers"},
     "listen": {"verb": "listen", "operands": ["127.0.0.1", 0], "program": ["cat"]},
+    "wrap": {"verb": "wrap", "program": ["cat"]},
 }
 
 
@@ -107,6 +109,14 @@ def test_an_address_in_use_is_none_of_its_business(place: Path) -> None:
         ("pass-fd", {"pass-fd": "127.0.0.1:1"}, 100, "a descriptor cannot be sent to 127.0.0.1:1"),
         ("listen", {"program": []}, 100, "there is no program to run"),
         ("listen", {"operands": ["127.0.0.1"]}, 100, "has no port"),
+        ("listen", {"program": ["nosuchprog"]}, 127, "cannot run nosuchprog: not found"),
+        ("listen", {"program": ["PLACE/cert.pem"]}, 126, "cert.pem: not executable"),
+        ("listen", {"listen": [":7701", "127.0.0.1:7701"]}, 100, "in each other's way"),
+        ("wrap", {"program": ["nosuchprog"]}, 127, "cannot run nosuchprog: not found"),
+        ("serve", {"ocsp-fetch": True, "ocsp-dir": "/nowhere/x"}, 96, "/nowhere/x: ENOENT"),
+        ("serve", {"listen": [":7701"], "metrics": "127.0.0.1:7701"}, 100, "other's way"),
+        ("forward", {"metrics": "[::1]:7701", "redirect-http": ":7701"}, 100, "other's way"),
+        ("serve", {"write-ca": "PLACE/ca.pem"}, 100, "--write-ca saves"),
     ],
 )
 def test_what_is_wrong(
@@ -117,6 +127,14 @@ def test_what_is_wrong(
     path = _write(place, **values)
     refused("check", "--config", str(path)).failed(status, complaint)
     refused("--config", str(path)).failed(status, complaint)
+
+
+def test_without_syslog(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that asks for it needs one, wherever the check writes its own messages."""
+    monkeypatch.setattr(messages, "_SYSLOG", "/nowhere")
+    path = _write(place, **_of("serve", place), syslog=True)
+    for words in (["check", "--config"], ["--config"]):
+        refused(*words, path).failed(96, "syslog", "ENOENT")
 
 
 def test_other_verbs(place: Path) -> None:

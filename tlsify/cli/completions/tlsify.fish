@@ -359,7 +359,7 @@ complete -c tlsify -n '_shtab_tlsify_using config' -l output -xka "(__fish_compl
 complete -c tlsify -n '_shtab_tlsify_using config' -l lossy -d 'write files even if settings that matter to security are not carried over'
 complete -c tlsify -n '_shtab_tlsify_using config; and test $_shtab_tlsify_npos -eq 0' -ka "import\t''" -d translate
 complete -c tlsify -n '_shtab_tlsify_using config; and test $_shtab_tlsify_npos -eq 1' -ka "(__fish_complete_path (commandline -ct))" -d 'configuration of stunnel or hitch'
-complete -c tlsify -n '_shtab_tlsify_using; and test $_shtab_tlsify_npos -eq 0' -a check -d 'Try kernel TLS on loopback connections, and explain what does not work. The exit status is 0 if TLS 1.3 with AES-GCM is offloaded in both directions, 103 otherwise.'
+complete -c tlsify -n '_shtab_tlsify_using; and test $_shtab_tlsify_npos -eq 0' -a check -d 'Try kernel TLS on loopback connections, and explain what does not work. The exit status is 0 if TLS 1.3 with AES-GCM is offloaded in both directions, 103 otherwise. With --config it is 0 if the service would start, or the service'"'"'s own.'
 complete -c tlsify -n '_shtab_tlsify_using check' -s h -l help -d 'show this help message and exit'
 complete -c tlsify -n '_shtab_tlsify_using check' -l config -xka "(__fish_complete_path (commandline -ct))" -d 'check a configuration file, and what it names, without starting anything'
 complete -c tlsify -n '_shtab_tlsify_using check' -l json -d 'print one JSON object'

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from itertools import combinations
 from typing import TYPE_CHECKING, TypeVar
 
-from tlsify.addresses import Address
+from tlsify.addresses import Address, overlap
 from tlsify.errors import ConfigError, UsageError
 from tlsify.names import is_ip_address
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 T = TypeVar("T")
 
@@ -53,6 +54,24 @@ def add_listen(parser: argparse.ArgumentParser | argparse._ArgumentGroup, otherw
         help="address to listen on: HOST:PORT, [ADDR]:PORT, :PORT for every interface, or "
         f"unix:PATH; may be repeated; default: {otherwise}",
     )
+
+
+def check_apart(listeners: Sequence[tuple[str, Address]], *, reuse_port: bool = False) -> None:
+    """Check that no listener is in the way of another; one that is named twice is not.
+
+    Args:
+        listeners: addresses, each with the option that names it.
+        reuse_port: whether those of the same option may share a port.
+
+    Raises:
+        UsageError: two of them cannot both be listened on.
+    """
+    for one, other in combinations(dict.fromkeys(listeners), 2):
+        if overlap(one[1], other[1]) and not (reuse_port and one[0] == other[0]):
+            raise UsageError(
+                f"{one[0]} {one[1]} and {other[0]} {other[1]} are in each other's way",
+                hint="choose another port for one of them",
+            )
 
 
 def local_path(text: str) -> str:

@@ -197,12 +197,13 @@ def plan(  # noqa: PLR0913 - each is a matter of its own
         is_inline: as `ServerPlan` has it.
 
     Raises:
-        ConfigError: there is no address, or no sandbox where one is required.
+        ConfigError: there is no address, or as `check`.
         NetworkError: it cannot be listened on.
     """
+    check(arguments)
+    if arguments.user is not None:
+        arguments.user.check()
     sandboxing = Sandboxing(arguments.sandbox)
-    if sandboxing is Sandboxing.REQUIRE and (missing := sandbox.refusal()) is not None:
-        raise ConfigError(f"no sandbox: {missing}", hint=sandbox.HINT)
     automatic = arguments.automatic = _automatic(arguments, prepare=True)
     estate = Inherited.inherit()
     estate.await_workers()
@@ -278,10 +279,23 @@ def check(arguments: argparse.Namespace) -> None:
     """Check the arguments apart from those for TLS.
 
     Raises:
-        ConfigError: they do not go together, or the access log cannot be written.
+        ConfigError: they do not go together, the access log cannot be written, or there is no
+            sandbox where one is required.
     """
     redirection.check(arguments)
     logs.examine(arguments)
+    listeners = [
+        *(("--listen", each) for each in arguments.listen),
+        ("--metrics", arguments.metrics),
+        ("--redirect-http", arguments.redirect_http),
+    ]
+    addresses.check_apart(
+        [(option, each) for option, each in listeners if isinstance(each, Address)],
+        reuse_port=arguments.reuse_port,
+    )
+    is_required = Sandboxing(arguments.sandbox) is Sandboxing.REQUIRE
+    if is_required and (missing := sandbox.refusal()) is not None:
+        raise ConfigError(f"no sandbox: {missing}", hint=sandbox.HINT)
 
 
 def _automatic(arguments: argparse.Namespace, *, prepare: bool = False) -> Automatic | None:

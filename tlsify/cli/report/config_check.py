@@ -17,6 +17,7 @@ from tlsify.connection.setup.eligibility import host_refusal
 from tlsify.credentials import crls
 from tlsify.credentials.key_files import amiss
 from tlsify.errors import ExitCode, UsageError
+from tlsify.logs.messages import check_syslog
 from tlsify.status.host import Finding
 from tlsify.system.os_errors import explain
 
@@ -61,6 +62,8 @@ def examine(path: Path) -> tuple[ExitCode, list[Finding]]:
     key = _key_of_unit(path, given)
     if key is not None:
         os.environ["KEYFILE"] = str(key)
+    if options.syslog:
+        check_syslog()
     config, policy = look(given), shared.policy(options)
     pairs: tuple[KeyPair, ...] = ()
     if config is not None:
