@@ -10,7 +10,7 @@ from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, cast
 
 from tlsify.addresses import Address
-from tlsify.cli.options import addresses
+from tlsify.cli.options import addresses, numbers
 from tlsify.cli.options import client as client_options
 from tlsify.cli.options import common as shared
 from tlsify.cli.program import cuts, outcome, ucspi
@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     shared.add_timing(parser, "for name lookup, connection and handshake together")
     parser.add_argument(
         "--fd",
-        type=shared.descriptor,
+        type=numbers.descriptor,
         metavar="N",
         help="connected socket to use instead of HOST:PORT",
     )

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from tlsify.addresses import Address
 from tlsify.aio.outcomes import name_of, outcome
 from tlsify.cli.door import Door, DoorLimits
-from tlsify.cli.options import addresses, logs
+from tlsify.cli.options import addresses, logs, numbers
 from tlsify.cli.options import common as shared
 from tlsify.cli.options import server as server_options
 from tlsify.cli.program import cuts, execute, ucspi, ucspi_tls
@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("limits")
     group.add_argument(
         "--limit",
-        type=shared.count,
+        type=numbers.count,
         default=_LIMIT,
         metavar="N",
         help="maximum concurrent connections, each until its program and its keeper have ended; "
@@ -60,14 +60,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--per-address",
-        type=shared.count,
+        type=numbers.count,
         metavar="N",
         help="maximum concurrent connections from one IPv4 address or IPv6 /64; further ones "
         "are closed; default: no limit",
     )
     group.add_argument(
         "--backlog",
-        type=shared.count,
+        type=numbers.count,
         default=listening.BACKLOG,
         metavar="N",
         help=f"maximum length of the queue of waiting connections; default {listening.BACKLOG}",

@@ -179,9 +179,6 @@ class _Parser(argparse.ArgumentParser):
         """Report a value that cannot be as what it is: a word that is wrong."""
         try:
             return super()._get_value(action, arg_string)
-        except argparse.ArgumentError as exc:
-            exc.message = exc.message.replace("invalid _", "invalid ")  # of a function's name
-            raise
         except ConfigError as exc:
             message = str(argparse.ArgumentError(action, str(exc)))
             raise UsageError(message, hint=exc.hint) from exc

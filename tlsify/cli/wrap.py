@@ -11,6 +11,7 @@ from tlsify.cli.options import common as shared
 from tlsify.cli.options import logs
 from tlsify.cli.options import server as server_options
 from tlsify.cli.options import serving as serving_options
+from tlsify.cli.options.numbers import whole
 from tlsify.cli.program import execute
 from tlsify.config import KtlsMode
 from tlsify.connection.setup.eligibility import host_refusal
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 DESCRIPTION = "Run a server that speaks no TLS, and have its clients speak TLS with it."
 _ALPN = [b"http/1.1"]
-_LAST_PORT = 65535
+_port = whole(1, 65535)
 _HTTP = {b"http/1.1", b"http/1.0", b"h2"}
 
 
@@ -76,14 +77,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "PROG listens and speaks as without TLS. The exit status is its own; signals go to it."
     )
     parser.set_defaults(program=[])
-
-
-def _port(text: str) -> int:
-    """Read a port, for argparse."""
-    number = int(text)
-    if not 1 <= number <= _LAST_PORT:
-        raise ValueError(text)
-    return number
 
 
 def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
