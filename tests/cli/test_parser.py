@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 import pytest
@@ -176,6 +177,16 @@ _MISUSE = {
     "choice-behind-a-blank": (["forward", "--proxy-protocol", "1"], '"1"', "--proxy-protocol=1"),
     "one-word-too-many": (["serve", "/", "/"], "one word too many", "tlsify"),
 }
+
+
+@pytest.mark.parametrize("words", [["serv"], ["serve", "--nonsense"], ["--config", "/nowhere"]])
+def test_misuse_in_json(words: list[str]) -> None:
+    """It is one object, too, whether the verb is known by then or not."""
+    outcome = refused("--log-format=json", *words)
+    told = json.loads(outcome.err)
+    assert told["level"] == "error"
+    assert told["message"]
+    assert told["hint"]
 
 
 @pytest.mark.parametrize(("words", "word", "page"), _MISUSE.values(), ids=_MISUSE)

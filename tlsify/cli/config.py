@@ -119,7 +119,7 @@ def _try(draft: Draft) -> None:
         words = config_file.parse(draft.write().encode(), draft.name)
         why = parsers.verb_parser(words.verb).refusal([*words.options, *words.operands])
     except ConfigError as exc:
-        why = str(exc)
+        why = str(exc).removeprefix(f"{draft.name}: ")
     if why is not None:
         draft.lose(Setting(f"{draft.verb} refuses the file", "", draft.name), why)
 
