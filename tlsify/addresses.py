@@ -126,6 +126,12 @@ def is_same(listener: Address, target: Address) -> bool:
     return is_ip_address(host) and _is_of_this_host(host)
 
 
+def is_whole(word: str) -> bool:
+    """Return whether a word looks like an address with its port, or a path."""
+    is_bare = ":" in word and is_ip_address(word)
+    return ":" in word and not is_bare and "://" not in word and word[-1] != "]"
+
+
 def overlap(one: Address, other: Address) -> bool:
     """Return whether two listeners cannot both have their addresses; names are not looked up."""
     if one.path or other.path:

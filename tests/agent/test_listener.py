@@ -62,7 +62,7 @@ def test_live_agent_is_left_alone(folder: Path) -> None:
             sock.setblocking(False)
             with suppress(BlockingIOError):
                 sock.connect(str(folder / "agent"))
-        with pytest.raises(ConfigError, match="an agent lives at"):
+        with pytest.raises(ConfigError, match="an agent is already running at"):
             Listener(folder / "agent")
         for sock in waiting:
             sock.close()

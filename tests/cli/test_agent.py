@@ -188,7 +188,7 @@ def test_bad_key_pairs(files: Files, folder: Path) -> None:
 def test_bad_places(folder: Path) -> None:
     """The folder has to be private, and nobody there."""
     with Agent() as it:
-        refused("agent", it.place).failed(96, "an agent lives at", "end it first")
+        refused("agent", it.place).failed(96, "an agent is already running at", "stop it first")
     folder.chmod(0o755)
     refused("agent", folder / "agent").failed(96, "is not private", "chmod 700")
     refused("agent", folder / "none" / "none" / "agent").failed(96, "cannot listen at")

@@ -147,6 +147,8 @@ _MISUSE = {
     "misspelled-global": (["check", "--verbos"], "no option --verbos", "mean --verbose?"),
     "another-program's": (["serve", "-p", "7002", "www"], "no option -p", "mean --listen?"),
     "no-dashes": (["connect", "h", "1", "cat", "x"], '"cat"', "-- cat x"),
+    "no-dashes-nor-a-port": (["connect", "h:1", "cat", "x"], '"cat" is one', "-- cat x"),
+    "unknown-option-in-front": (["connect", "--nonsense", "h:1", "x"], "no option --nonsense", "-"),
     "no-dashes-behind-an-address": (["listen", "127.0.0.1:1", "cat"], '"cat"', "-- cat"),
     "no-dashes-and-an-option": (["wrap", "python3", "-m", "x"], '"python3"', "-- python3 -m x"),
     "abbreviated-option": (["check", "--js"], "--js", "tlsify check --help"),

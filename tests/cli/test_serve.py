@@ -799,7 +799,11 @@ _PAIRS: dict[str, tuple[Callable[[Pki, Path], list[str | Path]], list[str]]] = {
     ),
     "key-is-a-folder": (
         lambda p, d: ["--cert", p.good.certificate, "--key", d],
-        ["cannot read private key", "permissions"],
+        ["cannot read private key", "EISDIR", "name a file in it"],
+    ),
+    "cert-is-a-folder": (
+        lambda p, d: ["--cert", d, "--key", p.good.key],
+        ["cannot read certificate", "EISDIR", "--cert-dir"],
     ),
     "key-is-no-key": (
         lambda p, d: ["--cert", p.good.certificate, "--key", _private(p.authority, d)],

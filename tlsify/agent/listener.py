@@ -105,7 +105,7 @@ def _clear(path: Path) -> None:
     except FileNotFoundError:
         return
     if not is_left_over(path, socket.SOCK_SEQPACKET):
-        raise ConfigError(f"an agent lives at {path}", hint="use it, or end it first")
+        raise ConfigError(f"an agent is already running at {path}", hint="use it, or stop it first")
     path.unlink()
 
 

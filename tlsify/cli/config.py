@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--from",
         dest="origin",
         choices=[*_FILES, _WORDS],
-        help="program that it is of; default: what it looks like",
+        help="program that FILE belongs to; default: detected from its contents",
     )
     parser.add_argument(
         "--output",
@@ -86,7 +86,8 @@ def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
     unsafe = sum(remark.weight is Weight.SECURITY for remark in remarks)
     if unsafe and not arguments.lossy:
         raise ConfigError(
-            f"{unsafe} settings that matter to security cannot be carried over: nothing is written",
+            f"{unsafe} setting(s) that matter to security cannot be carried over: "
+            "nothing is written",
             hint='change the lines marked "security" above, or do without them by --lossy',
         )
     if arguments.output is not None:

@@ -230,4 +230,5 @@ def _dial(server: Address, timeout: float) -> socket.socket:
             raise NetworkError(f"{what}: {exc}") from exc
         if exc.errno in {*SHORTAGES, errno.EAGAIN}:
             raise ResourceError(exc, what) from exc
-        raise NetworkError(f"{what}: {explain(exc)}") from exc
+        hint = "check the path, and whether the server runs" if server.path else None
+        raise NetworkError(f"{what}: {explain(exc)}", hint=hint) from exc

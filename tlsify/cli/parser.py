@@ -122,7 +122,7 @@ class _Parser(argparse.ArgumentParser):
         parse = self.parse_known_intermixed_args if self.is_mixed else self.parse_known_args
         given, unknown = parse(words)
         if unknown:
-            self._refuse(unknown)
+            self._refuse(unknown, given)
         if self.misuse is not None and (message := self.misuse(given)) is not None:
             self.error(message)
         if self.complete is not None and not self._asking:
@@ -157,11 +157,16 @@ class _Parser(argparse.ArgumentParser):
             return False
         return True
 
-    def _refuse(self, words: list[str]) -> NoReturn:
+    def _refuse(self, words: list[str], given: argparse.Namespace) -> NoReturn:
         """End with what may be meant by the first word that is not known."""
+        from tlsify.addresses import is_whole
         from tlsify.cli import suggestions
 
         takes_program = self.get_default("program") == []
+        operands = [getattr(given, each.dest) for each in self._get_positional_actions()]
+        if takes_program and operands and all(operands) and is_whole(operands[0]):
+            at = self._words.index(words[0])
+            words = [*(each for each in operands[1:] if each in self._words[:at]), *words]
         options = [] if takes_program else [each for each in words if each.startswith("-")]
         word = [*options, *words][0]
         page = f'see "{self.prog} --help"'

@@ -354,7 +354,7 @@ complete -c tlsify -n '_shtab_tlsify_using wrap' -l metrics -x -d 'plain HTTP ad
 complete -c tlsify -n '_shtab_tlsify_using wrap' -l redirect-http -d 'redirect clients that speak plain HTTP on a port for TLS to HTTPS; without it they get status 400'
 complete -c tlsify -n '_shtab_tlsify_using; and test $_shtab_tlsify_npos -eq 0' -a config -d 'Translate the configuration of stunnel or hitch, or a command line of ghostunnel, into configuration files for tlsify, and say of each line what is not carried over.'
 complete -c tlsify -n '_shtab_tlsify_using config' -s h -l help -d 'show this help message and exit'
-complete -c tlsify -n '_shtab_tlsify_using config' -l from -xka "stunnel\t'' hitch\t'' ghostunnel\t''" -d 'program that it is of; default: what it looks like'
+complete -c tlsify -n '_shtab_tlsify_using config' -l from -xka "stunnel\t'' hitch\t'' ghostunnel\t''" -d 'program that FILE belongs to; default: detected from its contents'
 complete -c tlsify -n '_shtab_tlsify_using config' -l output -xka "(__fish_complete_directories)" -d 'folder to write NAME.toml to, for each service; made if it is missing; default: stdout, for one service'
 complete -c tlsify -n '_shtab_tlsify_using config' -l lossy -d 'write files even if settings that matter to security are not carried over'
 complete -c tlsify -n '_shtab_tlsify_using config; and test $_shtab_tlsify_npos -eq 0' -ka "import\t''" -d translate

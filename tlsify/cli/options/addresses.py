@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import combinations
 from typing import TYPE_CHECKING, TypeVar
 
-from tlsify.addresses import Address, overlap
+from tlsify.addresses import Address, is_whole, overlap
 from tlsify.errors import ConfigError, UsageError
 from tlsify.names import is_ip_address
 
@@ -22,11 +22,16 @@ def address(host: str, port: str | None, parse: Callable[[str], Address]) -> Add
     Raises:
         UsageError: it is none.
     """
-    is_bare = ":" in host and is_ip_address(host)
-    if port is not None and ":" in host and not is_bare and "://" not in host and host[-1] != "]":
+    if port is not None and is_whole(host):
         raise UsageError(
             f'"{port}" is one word too many', hint=f'put "--" in front of a program: -- {port}'
         )
+    if port is not None and is_whole(port):
+        raise UsageError(
+            f'"{host}" in front of {port} is one word too many',
+            hint="write HOST:PORT alone; if it is the value of an option, --OPTION=VALUE",
+        )
+    is_bare = ":" in host and is_ip_address(host)
     text = host if port is None else f"[{host}]:{port}" if is_bare else f"{host}:{port}"
     return reading(parse, text)
 
