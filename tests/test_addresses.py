@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tlsify.addresses import Address, is_same
+from tlsify.addresses import Address, is_same, overlap
 from tlsify.errors import ConfigError
 
 
@@ -104,6 +104,33 @@ def test_other_habits(text: str, message: str, hint: str) -> None:
 def test_forwarding_to_oneself(listener: str, target: str, same: bool) -> None:
     """It is found by what is written, and by what this host's own addresses are."""
     assert is_same(Address.to_listen(listener), Address.to_connect(target)) is same
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "expected"),
+    [
+        ("127.0.0.1:1", "127.0.0.1:1", True),
+        ("127.0.0.1:0", "127.0.0.1:0", False),
+        ("127.0.0.1:1", "127.0.0.1:2", False),
+        ("127.0.0.1:1", "127.0.0.2:1", False),
+        (":1", ":1", True),
+        (":1", "127.0.0.2:1", True),
+        (":1", "[::1]:1", True),
+        ("0.0.0.0:1", "192.0.2.1:1", True),
+        ("0.0.0.0:1", "[::]:1", False),
+        ("0.0.0.0:1", "[::1]:1", False),
+        ("localhost:1", "127.0.0.1:1", True),
+        ("localhost:1", "[::]:1", True),
+        ("name.example:1", "name.example:1", True),
+        (":1", "name.example:1", False),
+        ("unix:x", "unix:./x", True),
+        (":1", "unix:x", False),
+    ],
+)
+def test_listeners_in_the_way(one: str, other: str, *, expected: bool) -> None:
+    """It is found by what is written: either of the two may be for every interface."""
+    pair = Address.to_listen(one), Address.to_listen(other)
+    assert overlap(*pair) is overlap(*pair[::-1]) is expected
 
 
 def test_relative_path_that_leads_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

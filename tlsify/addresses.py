@@ -126,6 +126,37 @@ def is_same(listener: Address, target: Address) -> bool:
     return is_ip_address(host) and _is_of_this_host(host)
 
 
+def is_whole(word: str) -> bool:
+    """Return whether a word looks like an address with its port, or a path."""
+    is_bare = ":" in word and is_ip_address(word)
+    return ":" in word and not is_bare and "://" not in word and word[-1] != "]"
+
+
+def overlap(one: Address, other: Address) -> bool:
+    """Return whether two listeners cannot both have their addresses; names are not looked up."""
+    if one.path or other.path:
+        return bool(one.path and other.path) and _real(one.path) == _real(other.path)
+    if one.port != other.port or not one.port:
+        return False
+    return any(
+        here == there or (there in UNSPECIFIED and _is_of_family(here, there))
+        for first, second in ((one, other), (other, one))
+        for here in _hosts(first.host)
+        for there in _hosts(second.host)
+    )
+
+
+def _is_of_family(host: str, address: str) -> bool:
+    return is_ip_address(host) and (":" in host) == (":" in address)
+
+
+def _hosts(host: str) -> tuple[str, ...]:
+    """Return what a listener listens on, as far as that needs no look-up."""
+    if not host:
+        return tuple(UNSPECIFIED)
+    return ("127.0.0.1", "::1") if host == "localhost" else (host,)
+
+
 def _real(path: str) -> str:
     return path if path.startswith("@") else os.path.realpath(path)
 

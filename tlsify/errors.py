@@ -354,13 +354,9 @@ def unusable(what: str, error: OSError | ValueError, hint: str) -> ConfigError |
         error: of the system call, or Python's before it.
         hint: for all but a shortage.
     """
-    if isinstance(error, OSError):
-        if error.errno in SHORTAGES:
-            return ResourceError(error, what)
-        what = f"{what}: {error.strerror or error}"
-    else:
-        what = f"{what}: {error}"
-    return ConfigError(what, hint=hint)
+    if isinstance(error, OSError) and error.errno in SHORTAGES:
+        return ResourceError(error, what)
+    return ConfigError(f"{what}: {said(error)}", hint=hint)
 
 
 class DeadlineExceeded(TlsifyError, TimeoutError):

@@ -13,7 +13,7 @@ from tlsify.config import ClosePolicy
 from tlsify.connection.adoption import adopt
 from tlsify.connection.handoff import Handoff, Offload, Reason
 from tlsify.connection.stream import TLSSocket
-from tlsify.errors import AgentError, ConfigError, TlsifyError
+from tlsify.errors import AgentError, ConfigError, TlsifyError, said
 from tlsify.keys import wipe
 from tlsify.passing.metadata import MAX_MESSAGE, ConnectionInfo
 from tlsify.system import scm_rights
@@ -247,7 +247,7 @@ def _listen(where: str | os.PathLike[str], mode: int) -> socket.socket:
         sock.listen(_BACKLOG)
     except (OSError, ValueError) as exc:
         sock.close()
-        reason = exc.strerror if isinstance(exc, OSError) and exc.strerror else str(exc)
+        reason = said(exc)
         raise ConfigError(
             f"cannot listen at {path}: {reason}",
             hint="name an unused socket, by a path of at most 107 bytes",

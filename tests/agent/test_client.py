@@ -128,12 +128,12 @@ def check_untouched(place: agent.Place, files: Files, why: str) -> None:
 
 def test_absent(files: Files, tmp_path: Path) -> None:
     """Where no agent is, the connection stays as it was."""
-    check_untouched(tmp_path / "none", files, "no agent at .*/none: No such file")
+    check_untouched(tmp_path / "none", files, "no agent at .*/none: ENOENT: No such file")
     check_untouched(str(tmp_path / ("x" * 200)), files, "no agent at .*: AF_UNIX path too long")
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours:
         theirs.close()
-        check_untouched(ours, files, "no agent at the inherited socket: Broken pipe")
+        check_untouched(ours, files, "no agent at the inherited socket: EPIPE: Broken pipe")
         check_untouched(ours.fileno(), files, "Broken pipe")
     check_untouched(9999, files, "Bad file descriptor")
 
@@ -141,7 +141,7 @@ def test_absent(files: Files, tmp_path: Path) -> None:
 def test_nothing_to_ask_with(files: Files, tmp_path: Path) -> None:
     """It is not the agent that is missing where we have no descriptor left."""
     with Want("socket", 1):
-        check_untouched(tmp_path / "none", files, "cannot ask the agent at .*/none: Too many")
+        check_untouched(tmp_path / "none", files, "cannot ask the agent at .*/none: ENFILE: Too")
 
 
 def test_dead(files: Files) -> None:

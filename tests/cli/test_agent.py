@@ -171,7 +171,9 @@ def test_bad_descriptor() -> None:
 def test_bad_key_pairs(files: Files, folder: Path) -> None:
     """A pair is a pair, and has to be usable before anybody asks for it."""
     place = folder / "agent"
-    refused("agent", "--cert", files.certificate, place).failed(96, "no usable PEM private key")
+    refused("agent", "--cert", files.certificate, place).failed(
+        96, f"{files.certificate} holds no private key"
+    )
     words = ("--cert", files.certificate, "--cert", files.certificate, "--key", files.key)
     refused("agent", *words, place).failed(100, "--cert", "--key")
     refused("agent", "--cert", files.certificate, "--key", files.trust, place).failed(
@@ -186,7 +188,7 @@ def test_bad_key_pairs(files: Files, folder: Path) -> None:
 def test_bad_places(folder: Path) -> None:
     """The folder has to be private, and nobody there."""
     with Agent() as it:
-        refused("agent", it.place).failed(96, "an agent lives at", "end it first")
+        refused("agent", it.place).failed(96, "an agent is already running at", "stop it first")
     folder.chmod(0o755)
     refused("agent", folder / "agent").failed(96, "is not private", "chmod 700")
     refused("agent", folder / "none" / "none" / "agent").failed(96, "cannot listen at")

@@ -100,7 +100,7 @@ def test_what_tlsify_refuses(tmp_path: Path) -> None:
     path = _write(tmp_path / "conf", _SERVICE.format(name="a", port=1), "setuid = no-such-user\n")
     done = refused("config", "import", path)
     assert done.status == 0
-    remark = "a: lost: forward refuses the file: argument --user: no such user or group"
+    remark = 'a: lost: forward refuses the file: "user": no such user or group'
     assert _lines(done)[0].startswith(remark)
     assert done.out.decode().startswith(f"# {remark}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 import pytest
@@ -128,6 +129,13 @@ def test_options_of_the_command() -> None:
     assert rest == ["--config=x"], "check has one of its own"
 
 
+def test_help_of_an_optional_value() -> None:
+    """It shows where the value stands: in the option's word, or in one of its own."""
+    text = refused("forward", "--help").out.decode()
+    for told in ("--redirect-http[=HOST:PORT]", "--proxy-protocol[={1,2}]", "--access-log [FILE]"):
+        assert f"\n  {told} " in text.replace("\n    ", "     "), told
+
+
 _MISUSE = {
     "no-verb-but-options": (["--ktls", "-v"], "a verb is required", "tlsify help"),
     "unknown-verb": (["conect"], '"conect"', "did you mean connect?"),
@@ -139,6 +147,8 @@ _MISUSE = {
     "misspelled-global": (["check", "--verbos"], "no option --verbos", "mean --verbose?"),
     "another-program's": (["serve", "-p", "7002", "www"], "no option -p", "mean --listen?"),
     "no-dashes": (["connect", "h", "1", "cat", "x"], '"cat"', "-- cat x"),
+    "no-dashes-nor-a-port": (["connect", "h:1", "cat", "x"], '"cat" is one', "-- cat x"),
+    "unknown-option-in-front": (["connect", "--nonsense", "h:1", "x"], "no option --nonsense", "-"),
     "no-dashes-behind-an-address": (["listen", "127.0.0.1:1", "cat"], '"cat"', "-- cat"),
     "no-dashes-and-an-option": (["wrap", "python3", "-m", "x"], '"python3"', "-- python3 -m x"),
     "abbreviated-option": (["check", "--js"], "--js", "tlsify check --help"),
@@ -149,15 +159,36 @@ _MISUSE = {
     "missing-port": (["connect", "h"], "has no port", "write h:PORT"),
     "port-is-a-word": (["connect", "h", "nought"], "'nought'", "/etc/services"),
     "port-too-large": (["connect", "h", "65536"], "65536", "65535"),
-    "timeout-zero": (["connect", "--timeout", "0", "h", "1"], "'0'", "tlsify connect --help"),
+    "timeout-zero": (["connect", "--timeout", "0", "h", "1"], '"0" is', "tlsify connect --help"),
     "timeout-vast": (["connect", "--timeout", "1e300", "h", "1"], "1e300", "connect --help"),
-    "timeout-nan": (["serve", "--timeout", "nan", "/"], "'nan'", "tlsify serve --help"),
-    "no-workers": (["serve", "--workers", "0", "/"], "'0'", "tlsify serve --help"),
-    "no-port": (["wrap", "--port", "0", "--", "x"], "invalid port value: '0'", "wrap --help"),
+    "timeout-nan": (
+        ["serve", "--timeout", "nan", "/"],
+        '"nan" is not a number of seconds above 0',
+        "tlsify serve --help",
+    ),
+    "no-workers": (["serve", "--workers", "0", "/"], '"0" is not a whole', "from 1 to 1024"),
+    "no-port": (["wrap", "--port", "0", "--", "x"], "from 1 to 65535", "wrap --help"),
     "missing-folder": (["serve"], "DIR is missing", "tlsify serve --help"),
     "swallowed-folder": (["serve", "--access-log", "www"], "DIR is missing", "--access-log=FILE"),
+    "value-behind-a-blank": (
+        ["forward", "--redirect-http", ":80", ":443", "h:1"],
+        '":80" behind --redirect-http',
+        "write --redirect-http=:80, or",
+    ),
+    "seconds-behind-a-blank": (["serve", "--hsts", "300", "/"], '"300" behind', "--hsts=300"),
+    "choice-behind-a-blank": (["forward", "--proxy-protocol", "1"], '"1"', "--proxy-protocol=1"),
     "one-word-too-many": (["serve", "/", "/"], "one word too many", "tlsify"),
 }
+
+
+@pytest.mark.parametrize("words", [["serv"], ["serve", "--nonsense"], ["--config", "/nowhere"]])
+def test_misuse_in_json(words: list[str]) -> None:
+    """It is one object, too, whether the verb is known by then or not."""
+    outcome = refused("--log-format=json", *words)
+    told = json.loads(outcome.err)
+    assert told["level"] == "error"
+    assert told["message"]
+    assert told["hint"]
 
 
 @pytest.mark.parametrize(("words", "word", "page"), _MISUSE.values(), ids=_MISUSE)

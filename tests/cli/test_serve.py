@@ -9,9 +9,10 @@ import signal
 import socket
 import ssl
 import subprocess
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from functools import partial
 from http.client import HTTPSConnection
+from importlib import import_module
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,7 +25,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from tests.cli.forked import refused
+from tests.cli.forked import Forked, refused
 from tests.cli.harness import (
     CARRIERS,
     ENVIRONMENT,
@@ -376,6 +377,28 @@ def test_workers_of_root(pki: Pki, folder: Path, words: tuple[str, ...]) -> None
         process.terminate()
         _, err = process.communicate()
     assert err.count(b"--user") == (not words)
+
+
+def test_user_that_it_cannot_become() -> None:
+    """It is an error of the command, before a port is listened on or a worker made."""
+
+    @contextmanager
+    def as_another() -> Iterator[None]:
+        # These may be root's alone.
+        for name in ("cli.serve", "integrations.static_answers", "integrations.static_files"):
+            import_module(f"tlsify.{name}")
+        if os.geteuid() == 0:
+            os.setresuid(12345, 12345, 12345)
+        yield
+
+    words = ("serve", "--listen", f"{LOOPBACK}:0", "--user", "daemon", "/")
+    with Forked(*words, within=as_another()) as command:
+        assert command.line() == ""
+        assert command.end() == 96
+        told = command.said()
+    assert told.count("\n") == 2, told
+    assert "cannot become user" in told
+    assert "EPERM" in told
 
 
 def test_authorities_of_a_folder(pki: Pki, folder: Path, tmp_path: Path) -> None:
@@ -760,7 +783,7 @@ def _private(source: Path, folder: Path) -> Path:
 _PAIRS: dict[str, tuple[Callable[[Pki, Path], list[str | Path]], list[str]]] = {
     "cert-without-key": (
         lambda p, _: ["--cert", p.good.certificate],
-        ["good.pem: ", "no usable PEM private key", "name a file"],
+        ["good.pem holds no private key", "--key FILE or KEYFILE"],
     ),
     "key-without-cert": (
         lambda p, _: ["--key", p.good.key],
@@ -776,11 +799,15 @@ _PAIRS: dict[str, tuple[Callable[[Pki, Path], list[str | Path]], list[str]]] = {
     ),
     "key-is-a-folder": (
         lambda p, d: ["--cert", p.good.certificate, "--key", d],
-        ["cannot read private key", "permissions"],
+        ["cannot read private key", "EISDIR", "name a file in it"],
+    ),
+    "cert-is-a-folder": (
+        lambda p, d: ["--cert", d, "--key", p.good.key],
+        ["cannot read certificate", "EISDIR", "--cert-dir"],
     ),
     "key-is-no-key": (
         lambda p, d: ["--cert", p.good.certificate, "--key", _private(p.authority, d)],
-        ["no usable PEM private key", "BEGIN PRIVATE KEY"],
+        ["/private holds no private key", "--key FILE"],
     ),
     "cert-is-no-cert": (
         lambda p, _: ["--cert", p.good.key, "--key", p.good.key],
@@ -788,11 +815,11 @@ _PAIRS: dict[str, tuple[Callable[[Pki, Path], list[str | Path]], list[str]]] = {
     ),
     "key-of-another": (
         lambda p, _: ["--cert", p.good.certificate, "--key", p.bad["expired"].key],
-        ["does not belong", "first certificate"],
+        ["expired.key does not belong", "good.pem", "first certificate"],
     ),
     "key-encrypted": (
         lambda p, d: ["--cert", p.good.certificate, "--key", _encrypted(p, d)],
-        ["encrypted", "unencrypted"],
+        ["encrypted.key holds an encrypted private key", "unencrypted"],
     ),
     "write-ca-with-cert": (
         lambda p, d: [*_PAIRS["good"][0](p, d), "--write-ca", d / "ca.pem"],

@@ -144,9 +144,9 @@ def test_without_ktls() -> None:
     [
         (["--json", "--prometheus"], "not allowed with"),
         (["--watch", "--prometheus"], "exclude each other"),
-        (["--watch", "0"], "'0'"),
+        (["--watch", "0"], '"0" is not a number of seconds above 0'),
         (["--watch", "-1"], "-1"),
-        (["--watch", "nan"], "'nan'"),
+        (["--watch", "nan"], '"nan"'),
         (["--watch", "1e300"], "1e300"),
         (["443"], "443"),
     ],

@@ -39,8 +39,8 @@ def test_lists_that_are_not_valid_now(authority: trustme.CA) -> None:
     assert crls.amiss(good) is None
     now = datetime.now(UTC)
     for begin, end, said in (
-        (now - 2 * DAY, now - DAY, "ended on"),
-        (now + DAY, now + 2 * DAY, "begins on"),
+        (now - 2 * DAY, now - DAY, "expired on"),
+        (now + DAY, now + 2 * DAY, "is not valid before"),
     ):
         key = ec.generate_private_key(ec.SECP256R1())
         builder = x509.CertificateRevocationListBuilder(good.issuer, begin, end)

@@ -85,7 +85,7 @@ def test_chain_in_the_wrong_order(authority: trustme.CA, made: KeyPair) -> None:
 
 def test_encrypted_key(made: KeyPair) -> None:
     """There is nobody to ask for the passphrase."""
-    with pytest.raises(ConfigError, match="is encrypted"):
+    with pytest.raises(ConfigError, match="holds an encrypted"):
         KeyPair.from_pem(made.certificate_pem(), pem(made.key, b"passphrase"))
 
 
@@ -106,7 +106,7 @@ def test_key_on_a_curve_that_nobody_knows() -> None:
     body = base64.encodebytes(der.replace(known, strange)).decode()
     text = f"-----BEGIN PRIVATE KEY-----\n{body}-----END PRIVATE KEY-----\n"
     with pytest.raises(ConfigError, match="of a kind that TLS servers do not use"):
-        parse_key(text.encode())
+        parse_key(text.encode(), "it")
 
 
 @pytest.mark.parametrize(
@@ -210,7 +210,7 @@ def one_line(file: bytes) -> bytes:
 )
 def test_formats_of_a_key(key: PrivateKey, file: bytes) -> None:
     """What older tools write is read as well."""
-    assert parse_key(file).public_key() == key.public_key()
+    assert parse_key(file, "it").public_key() == key.public_key()
 
 
 @pytest.mark.parametrize(
@@ -229,13 +229,15 @@ def test_formats_of_a_key(key: PrivateKey, file: bytes) -> None:
             "no usable PEM private key",
             id="OpenSSH",
         ),
-        pytest.param(old_pem(EC_KEY, b"secret"), "is encrypted", id="SEC 1, encrypted"),
+        pytest.param(
+            old_pem(EC_KEY, b"secret"), "holds an encrypted private key", id="SEC 1, encrypted"
+        ),
     ],
 )
 def test_key_in_another_form(file: bytes, said: str) -> None:
     """What is no PEM that can be read is refused, and what is needed is told."""
     with pytest.raises(ConfigError, match=said) as caught:
-        parse_key(file)
+        parse_key(file, "it")
     assert "key" in caught.value.hint
 
 

@@ -44,8 +44,8 @@ def test_good_response(tmp_path: Path) -> None:
     [
         ({"status": OCSPCertStatus.REVOKED}, "says revoked"),
         ({"status": OCSPCertStatus.UNKNOWN}, "says unknown"),
-        ({"begin": -2 * DAY, "end": -DAY}, "ended on 20"),
-        ({"begin": DAY, "end": 2 * DAY}, "begins on 20"),
+        ({"begin": -2 * DAY, "end": -DAY}, "expired on 20"),
+        ({"begin": DAY, "end": 2 * DAY}, "is not valid before 20"),
     ],
 )
 def test_response_not_to_be_shown(changes: dict[str, Any], said: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import re
 import resource
 import shlex
 import shutil
@@ -83,10 +84,10 @@ def test_the_drop_in_of_wrap_is_no_misuse() -> None:
     assert "nginx.pem" in outcome.err
 
 
-def _service() -> configparser.SectionProxy:
+def _service(drop_in: str = "") -> configparser.SectionProxy:
     unit = configparser.ConfigParser(strict=False, interpolation=None, delimiters=("=",))
     unit.optionxform = str  # type: ignore[assignment,method-assign]
-    unit.read(UNITS / "tlsify@.service")
+    unit.read_string(drop_in or (UNITS / "tlsify@.service").read_text())
     return unit["Service"]
 
 
@@ -157,6 +158,58 @@ def test_rights_of_the_service() -> None:
     for name in ("AmbientCapabilities", "CapabilityBoundingSet"):
         assert service[name] == "CAP_NET_BIND_SERVICE"
     assert service["NoNewPrivileges"] == "yes"
+
+
+# Where a call has no name in the C library.
+_BY_NUMBER = {
+    "system/sandbox.py": {
+        "landlock_create_ruleset",
+        "landlock_add_rule",
+        "landlock_restrict_self",
+    },
+    "wrap/filter.py": {"seccomp"},
+    "wrap/launch.py": {"pidfd_getfd"},
+}
+_CALLED = re.compile(r'libc\.call\(\s*"(\w+)"|\b(?:os|signal|socket|resource|fcntl)\.(\w+)\(')
+
+
+def _expand(name: str, sets: dict[str, set[str]]) -> set[str]:
+    """Return the calls of a set, or of a set in it."""
+    if not name.startswith("@"):
+        return {name}
+    return {call for each in sets[name] for call in _expand(each, sets)}
+
+
+def test_system_calls_of_the_service() -> None:
+    """Each that a module makes by its name is allowed; two of wrap's with its drop-in only."""
+    require("systemd-analyze")
+    listed = subprocess.run(
+        ["systemd-analyze", "syscall-filter"], capture_output=True, text=True, check=True
+    )
+    sets: dict[str, set[str]] = {}
+    for block in listed.stdout.split("\n\n"):
+        name, *calls = [line.strip() for line in block.strip().splitlines()]
+        if name.startswith("@"):
+            sets[name] = {call for call in calls if call[0] != "#"}
+    known = {call for name in sets for call in _expand(name, sets)} - {"syscall", "execv"}
+    page = (UNITS.parent / "docs/operations.md").read_text()
+    drop_in = _service(page.partition("```ini\n")[2].partition("```")[0])
+    by_unit, by_drop_in = (
+        {call for name in each["SystemCallFilter"].split() for call in _expand(name, sets)}
+        for each in (_service(), drop_in)
+    )
+    by_number, refused_by_unit = set(), set()
+    root = UNITS.parent / "tlsify"
+    for path in root.rglob("*.py"):
+        module = str(path.relative_to(root))
+        made = {name or other for name, other in _CALLED.findall(path.read_text())}
+        by_number |= {module} if "syscall" in made else set()
+        made = made & known | _BY_NUMBER.get(module, set())
+        assert made <= by_unit | (by_drop_in if module.startswith("wrap/") else set()), module
+        refused_by_unit |= made - by_unit
+    assert refused_by_unit | {"seccomp"} == by_drop_in, "some versions of systemd allow seccomp"
+    assert by_number == _BY_NUMBER.keys()
+    assert (drop_in["Type"], drop_in["WatchdogSec"]) == ("exec", "0")
 
 
 def test_signals_of_the_service() -> None:

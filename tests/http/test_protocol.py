@@ -441,7 +441,7 @@ def test_file_that_cannot_be_read(
         assert place.wire.end == "aborted"
 
     _run(work())
-    assert caplog.messages == ["connection ended: a file cannot be read: it is broken"]
+    assert caplog.messages == ["connection ended: a file cannot be read: EIO: it is broken"]
 
 
 def test_bug(folder: Path, caplog: pytest.LogCaptureFixture) -> None:

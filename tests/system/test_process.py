@@ -204,7 +204,9 @@ def test_becoming_somebody() -> None:
 
 def test_becoming_oneself() -> None:
     """It takes no rights."""
-    Account(os.geteuid(), os.getegid(), tuple(os.getgroups())).become()
+    own = Account(os.geteuid(), os.getegid(), tuple(os.getgroups()))
+    own.check()
+    own.become()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can begin as somebody else")
@@ -236,8 +238,10 @@ def test_becoming_oneself_alone(
             os.setgroups(more)
             os.setresgid(*groups)
             os.setresuid(*users)
+            account = Account(5, 6, (7,))
             try:
-                Account(5, 6, (7,)).become()
+                account.check()
+                account.become()
             except ConfigError:
                 status = 2
             else:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from tlsify.agent import wire
 from tlsify.agent.awaiting import PATIENCE, Watch
 from tlsify.agent.errors import revive
-from tlsify.errors import SHORTAGES, AgentError
+from tlsify.errors import SHORTAGES, AgentError, said
 from tlsify.keys import wipe
 from tlsify.system import scm_rights
 
@@ -94,7 +94,7 @@ def _ask(place: Place, message: bytes, sock: socket.socket) -> socket.socket:
     except (OSError, ValueError) as exc:
         if channel is not None:
             channel.close()
-        reason = exc.strerror if isinstance(exc, OSError) and exc.strerror else exc
+        reason = said(exc)
         if isinstance(exc, OSError) and exc.errno in SHORTAGES:
             raise AgentError(
                 f"cannot ask the agent at {_name(place)}: {reason}",

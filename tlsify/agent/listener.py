@@ -9,7 +9,7 @@ import socket
 import stat
 from typing import TYPE_CHECKING
 
-from tlsify.errors import ConfigError, unusable
+from tlsify.errors import ConfigError, said, unusable
 from tlsify.system.listening import is_left_over
 from tlsify.system.modes import bind, make_private, open_private
 
@@ -105,7 +105,7 @@ def _clear(path: Path) -> None:
     except FileNotFoundError:
         return
     if not is_left_over(path, socket.SOCK_SEQPACKET):
-        raise ConfigError(f"an agent lives at {path}", hint="use it, or end it first")
+        raise ConfigError(f"an agent is already running at {path}", hint="use it, or stop it first")
     path.unlink()
 
 
@@ -126,7 +126,7 @@ class Inherited:
             self.sock = socket.socket(fileno=number)
         except OSError as exc:
             raise ConfigError(
-                f"descriptor {number} is no socket: {exc.strerror}",
+                f"descriptor {number} is no socket: {said(exc)}",
                 hint="pass one end of a socketpair",
             ) from exc
         if not _is_channel(self.sock):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tlsify.cli.options import common as shared
+from tlsify.cli.options import numbers
 from tlsify.cli.options import server as server_options
 from tlsify.cli.program import cuts, outcome, ucspi
 from tlsify.cli.program.descriptors import hand_on, take_socket
@@ -29,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     shared.add_timing(parser, "for the handshake")
     parser.add_argument(
         "--fd",
-        type=shared.descriptor,
+        type=numbers.descriptor,
         metavar="N",
         help="connected socket; default 0, as inetd passes it",
     )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from tlsify.agent.config_cache import Configs
 from tlsify.agent.listener import Inherited, Listener
 from tlsify.agent.server import Worker
-from tlsify.cli.options import addresses
+from tlsify.cli.options import addresses, numbers
 from tlsify.cli.options import common as shared
 from tlsify.config import KtlsPolicy
 from tlsify.connection.establish import drop_past_keys
@@ -40,20 +40,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's own options."""
     parser.add_argument(
         "--fd",
-        type=shared.descriptor,
+        type=numbers.descriptor,
         metavar="N",
         help="inherited end of a socketpair to serve until the other end is closed",
     )
     parser.add_argument(
         "--workers",
-        type=shared.count,
+        type=numbers.count,
         default=len(os.sched_getaffinity(0)),
         metavar="N",
         help="worker processes; default: one for each processor",
     )
     parser.add_argument(
         "--sessions",
-        type=shared.count,
+        type=numbers.count,
         default=_SESSIONS,
         metavar="N",
         help="maximum concurrent handshakes of each worker; further ones wait; default %(default)s",

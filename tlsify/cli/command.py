@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
 
+_JSON = "--log-format=json"
 _PROGRAMS = ("ssl_client",)
 # Verbs that act on the signals of `early_signals`.
 _SERVERS = ("serve", "forward", "listen", "agent")
@@ -64,6 +65,10 @@ def _words() -> list[str]:
 
 def _dispatch(arguments: Sequence[str], signals: Iterable[int]) -> int:
     ours, rest = divide(arguments)
+    if _JSON in ours:  # of errors in what follows, too
+        from tlsify.logs import messages
+
+        messages.install(messages.LEVELS["notice"], messages.JSON)
     if any(map(is_config, ours)):
         from tlsify.cli.options import config_file
 

@@ -14,7 +14,7 @@ from tlsify.cli.migration import ghostunnel, hitch, stunnel
 from tlsify.cli.migration.draft import Setting, Weight
 from tlsify.cli.options import config_file
 from tlsify.credentials.reading import CONFIGURATION, read_file
-from tlsify.errors import ConfigError, ExitCode, UsageError
+from tlsify.errors import ConfigError, ExitCode, UsageError, said
 from tlsify.system.modes import make_private, write_public
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--from",
         dest="origin",
         choices=[*_FILES, _WORDS],
-        help="program that it is of; default: what it looks like",
+        help="program that FILE belongs to; default: detected from its contents",
     )
     parser.add_argument(
         "--output",
@@ -86,7 +86,8 @@ def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
     unsafe = sum(remark.weight is Weight.SECURITY for remark in remarks)
     if unsafe and not arguments.lossy:
         raise ConfigError(
-            f"{unsafe} settings that matter to security cannot be carried over: nothing is written",
+            f"{unsafe} setting(s) that matter to security cannot be carried over: "
+            "nothing is written",
             hint='change the lines marked "security" above, or do without them by --lossy',
         )
     if arguments.output is not None:
@@ -119,7 +120,7 @@ def _try(draft: Draft) -> None:
         words = config_file.parse(draft.write().encode(), draft.name)
         why = parsers.verb_parser(words.verb).refusal([*words.options, *words.operands])
     except ConfigError as exc:
-        why = str(exc)
+        why = str(exc).removeprefix(f"{draft.name}: ")
     if why is not None:
         draft.lose(Setting(f"{draft.verb} refuses the file", "", draft.name), why)
 
@@ -130,7 +131,7 @@ def _write(drafts: Sequence[Draft], folder: Path) -> None:
         make_private(folder)
     except OSError as exc:
         raise ConfigError(
-            f"cannot make {folder}: {exc.strerror}", hint="name a folder that can be made"
+            f"cannot make {folder}: {said(exc)}", hint="name a folder that can be made"
         ) from exc
     paths = [folder / f"{name}.toml" for name in _names(drafts)]
     for path in paths:
@@ -143,7 +144,7 @@ def _write(drafts: Sequence[Draft], folder: Path) -> None:
                 write_public(path, draft.write().encode())
             except OSError as exc:
                 raise ConfigError(
-                    f"cannot write {path}: {exc.strerror}", hint="name an existing, writable folder"
+                    f"cannot write {path}: {said(exc)}", hint="name an existing, writable folder"
                 ) from exc
         undone.pop_all()
     print(*paths, sep="\n")

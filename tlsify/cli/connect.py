@@ -10,7 +10,7 @@ from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, cast
 
 from tlsify.addresses import Address
-from tlsify.cli.options import addresses
+from tlsify.cli.options import addresses, numbers
 from tlsify.cli.options import client as client_options
 from tlsify.cli.options import common as shared
 from tlsify.cli.program import cuts, outcome, ucspi
@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     shared.add_timing(parser, "for name lookup, connection and handshake together")
     parser.add_argument(
         "--fd",
-        type=shared.descriptor,
+        type=numbers.descriptor,
         metavar="N",
         help="connected socket to use instead of HOST:PORT",
     )
@@ -230,4 +230,5 @@ def _dial(server: Address, timeout: float) -> socket.socket:
             raise NetworkError(f"{what}: {exc}") from exc
         if exc.errno in {*SHORTAGES, errno.EAGAIN}:
             raise ResourceError(exc, what) from exc
-        raise NetworkError(f"{what}: {explain(exc)}") from exc
+        hint = "check the path, and whether the server runs" if server.path else None
+        raise NetworkError(f"{what}: {explain(exc)}", hint=hint) from exc

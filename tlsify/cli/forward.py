@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from tlsify.addresses import Address, is_same
 from tlsify.aio.outcomes import FAILURES
-from tlsify.cli.options import addresses, balancing, logs
+from tlsify.cli.options import addresses, balancing, logs, numbers
 from tlsify.cli.options import backend as backend_options
 from tlsify.cli.options import common as shared
 from tlsify.cli.options import server as server_options
@@ -101,7 +101,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     balancing.add_arguments(group)
     group.add_argument(
         "--connect-timeout",
-        type=shared.seconds,
+        type=numbers.seconds,
         default=_PATIENCE,
         metavar="S",
         help="seconds within which a backend has to accept a connection, TLS included; default "
@@ -109,14 +109,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--retry",
-        type=shared.seconds,
+        type=numbers.seconds_or_0,
         metavar="S",
         help="seconds to keep trying while every backend refuses, as during a restart; default "
         "0, with --pass-fd that of --connect-timeout",
     )
     group.add_argument(
         "--idle",
-        type=shared.seconds,
+        type=numbers.seconds,
         metavar="S",
         help="seconds without a byte in either direction after which a connection is closed "
         "cleanly; default: never",

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from tlsify.addresses import Address
 from tlsify.aio.outcomes import name_of, outcome
 from tlsify.cli.door import Door, DoorLimits
-from tlsify.cli.options import addresses, logs
+from tlsify.cli.options import addresses, logs, numbers
 from tlsify.cli.options import common as shared
 from tlsify.cli.options import server as server_options
 from tlsify.cli.program import cuts, execute, ucspi, ucspi_tls
@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("limits")
     group.add_argument(
         "--limit",
-        type=shared.count,
+        type=numbers.count,
         default=_LIMIT,
         metavar="N",
         help="maximum concurrent connections, each until its program and its keeper have ended; "
@@ -60,14 +60,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--per-address",
-        type=shared.count,
+        type=numbers.count,
         metavar="N",
         help="maximum concurrent connections from one IPv4 address or IPv6 /64; further ones "
         "are closed; default: no limit",
     )
     group.add_argument(
         "--backlog",
-        type=shared.count,
+        type=numbers.count,
         default=listening.BACKLOG,
         metavar="N",
         help=f"maximum length of the queue of waiting connections; default {listening.BACKLOG}",
@@ -110,11 +110,7 @@ def complete(arguments: argparse.Namespace) -> None:
 
 def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
     """Serve until SIGTERM or SIGINT."""
-    if not arguments.program:
-        raise _no_program()
-    path = execute.find(arguments.program[0])
-    if isinstance(path, ExitCode):
-        return path
+    _check(arguments)
     policy = shared.policy(options)
     isolation = server_options.isolation(arguments, len(os.sched_getaffinity(0)), Sandboxing.AUTO)
     configuration = Configuration(lambda: server_options.configure(arguments), policy, isolation)
@@ -155,14 +151,20 @@ def examine(arguments: argparse.Namespace) -> ServerConfig:
     Raises:
         ConfigError: one of them, or a file, is unusable.
     """
-    if not arguments.program:
-        raise _no_program()
+    _check(arguments)
     logs.examine(arguments)
     return server_options.configure(arguments)
 
 
-def _no_program() -> UsageError:
-    return UsageError("there is no program to run", hint="add -- PROG ARG...")
+def _check(arguments: argparse.Namespace) -> None:
+    """Check that there is a program, and that the addresses go together.
+
+    Raises:
+        UsageError: there is none, or one address is in the way of another.
+        ProgramError: it cannot be run.
+    """
+    execute.check(arguments.program)
+    addresses.check_apart([("--listen", address) for address in arguments.listen])
 
 
 class _Reception(NamedTuple):

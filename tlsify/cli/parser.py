@@ -109,35 +109,64 @@ class _Parser(argparse.ArgumentParser):
     def format_help(self) -> str:
         """Write it as wide as the terminal is."""
         self.formatter_class = self._help
-        return super().format_help()
+        text = super().format_help()
+        for action in self._actions:
+            if isinstance(action, Attached):
+                (name,) = action.option_strings
+                text = text.replace(f"{name} [", f"{name}[=")  # as it has to be written
+        return text
 
     def read(self, words: list[str]) -> argparse.Namespace:
         """Parse, and see whether all of it goes together."""
-        self._words = words = list(self._attached(words))
+        self._words = words = list(self.attached(words))
         parse = self.parse_known_intermixed_args if self.is_mixed else self.parse_known_args
         given, unknown = parse(words)
         if unknown:
-            self._refuse(unknown)
+            self._refuse(unknown, given)
         if self.misuse is not None and (message := self.misuse(given)) is not None:
             self.error(message)
         if self.complete is not None and not self._asking:
             self.complete(given)
         return given
 
-    def _attached(self, words: list[str]) -> Iterator[str]:
+    def attached(self, words: list[str]) -> Iterator[str]:
         """Write out the value of each option that has it in its own word, or stands without."""
         for at, word in enumerate(words):
             if word == "--":
                 yield from words[at:]
                 return
             action = self._option_string_actions.get(word)
-            yield f"{word}={action.const}" if isinstance(action, Attached) else word
+            if not isinstance(action, Attached):
+                yield word
+                continue
+            following = "".join(words[at + 1 : at + 2])
+            if self._is_value(action, following):
+                self.error(
+                    f'"{following}" behind {word} is not its value, which stands in the same word',
+                    f"write {word}={following}, or put {word} last",
+                )
+            yield f"{word}={action.const}"
 
-    def _refuse(self, words: list[str]) -> NoReturn:
+    def _is_value(self, action: Attached, word: str) -> bool:
+        """Return whether a word that stands behind a bare option may be meant as its value."""
+        if not word or word.startswith("-"):
+            return False
+        try:
+            self._check_value(action, self._get_value(action, word))
+        except (argparse.ArgumentError, UsageError):
+            return False
+        return True
+
+    def _refuse(self, words: list[str], given: argparse.Namespace) -> NoReturn:
         """End with what may be meant by the first word that is not known."""
+        from tlsify.addresses import is_whole
         from tlsify.cli import suggestions
 
         takes_program = self.get_default("program") == []
+        operands = [getattr(given, each.dest) for each in self._get_positional_actions()]
+        if takes_program and operands and all(operands) and is_whole(operands[0]):
+            at = self._words.index(words[0])
+            words = [*(each for each in operands[1:] if each in self._words[:at]), *words]
         options = [] if takes_program else [each for each in words if each.startswith("-")]
         word = [*options, *words][0]
         page = f'see "{self.prog} --help"'
@@ -155,9 +184,6 @@ class _Parser(argparse.ArgumentParser):
         """Report a value that cannot be as what it is: a word that is wrong."""
         try:
             return super()._get_value(action, arg_string)
-        except argparse.ArgumentError as exc:
-            exc.message = exc.message.replace("invalid _", "invalid ")  # of a function's name
-            raise
         except ConfigError as exc:
             message = str(argparse.ArgumentError(action, str(exc)))
             raise UsageError(message, hint=exc.hint) from exc

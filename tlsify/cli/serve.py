@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from tlsify.cli.parser import GlobalOptions
     from tlsify.config import ServerConfig
     from tlsify.credentials.key_pair import KeyPair
+    from tlsify.integrations.static_answers import Rules
 
 DESCRIPTION = "Serve the files of a folder over HTTPS (HTTP/1.1), with kernel TLS where possible."
 
@@ -49,26 +50,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
     """Serve until SIGTERM or SIGINT."""
-    try:
-        from tlsify.integrations import static_answers, static_files
-    except ModuleNotFoundError as exc:
-        raise ConfigError(
-            f"serve needs the package {exc.name}", hint='install "tlsify[serve]"'
-        ) from exc
-    site.check(arguments)
-    rules = site.rules(arguments)
-    _folder(arguments.directory)
+    rules = _rules(arguments)
+    from tlsify.integrations import static_answers, static_files  # an extra, which is there
+
     path = arguments.directory.absolute()
     stopgap = _Stopgap(arguments)
     access_log = logs.access_log(arguments, options)
 
     def load() -> ServerConfig:
         config = server_options.configure(arguments, otherwise=stopgap.give)
-        if arguments.write_ca is not None and not stopgap.is_made:
-            raise UsageError(
-                "--write-ca saves a certificate made in the absence of --cert",
-                hint="leave one of the two out",
-            )
+        _check_write_ca(arguments, is_made=stopgap.is_made)
         return config
 
     def ready() -> None:
@@ -111,9 +102,41 @@ def examine(arguments: argparse.Namespace) -> ServerConfig:
     Raises:
         ConfigError: it could not be served with them.
     """
-    _folder(arguments.directory)
+    _rules(arguments)
+    made: list[KeyPair] = []
+
+    def make() -> KeyPair:
+        made.append(make_key_pair(["localhost"]))
+        return made[0]
+
+    config = serving_options.examine(arguments, make)
+    _check_write_ca(arguments, is_made=bool(made))
+    return config
+
+
+def _rules(arguments: argparse.Namespace) -> Rules:
+    """Return what is served, and check that it can be.
+
+    Raises:
+        ConfigError: a package or the folder is missing, or options do not go together.
+    """
+    try:
+        rules = site.rules(arguments)
+    except ModuleNotFoundError as exc:
+        raise ConfigError(
+            f"serve needs the package {exc.name}", hint='install "tlsify[serve]"'
+        ) from exc
     site.check(arguments)
-    return serving_options.examine(arguments, lambda: make_key_pair(["localhost"]))
+    _folder(arguments.directory)
+    return rules
+
+
+def _check_write_ca(arguments: argparse.Namespace, *, is_made: bool) -> None:
+    if arguments.write_ca is not None and not is_made:
+        raise UsageError(
+            "--write-ca saves a certificate made in the absence of --cert",
+            hint="leave one of the two out",
+        )
 
 
 def _folder(path: Path) -> Path:

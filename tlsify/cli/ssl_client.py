@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from tlsify.cli.options import client as client_options
 from tlsify.cli.options import common as shared
+from tlsify.cli.options import numbers
 from tlsify.cli.program import cuts, ucspi
 from tlsify.cli.program.descriptors import take_socket
 from tlsify.cli.program.pump import pump
@@ -34,14 +35,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's own options: busybox's, -I as Alpine's helper has it, and connect's."""
     parser.add_argument(
         "-s",
-        type=shared.descriptor,
+        type=numbers.descriptor,
         required=True,
         dest="fd",
         metavar="FD",
         help="the connected socket",
     )
     parser.add_argument(
-        "-r", type=shared.descriptor, dest="read_fd", metavar="FD", help="the same socket again"
+        "-r", type=numbers.descriptor, dest="read_fd", metavar="FD", help="the same socket again"
     )
     parser.add_argument("-n", dest="host", metavar="NAME", help="name to send (SNI) and to accept")
     parser.add_argument(

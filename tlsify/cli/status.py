@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 from tlsify.cli.messages import flush_stdout
-from tlsify.cli.options.common import seconds
+from tlsify.cli.options.numbers import seconds
 from tlsify.cli.report import machine, table, terminal
 from tlsify.errors import ExitCode
 from tlsify.ktls.diag import enter_network

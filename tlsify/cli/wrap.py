@@ -11,10 +11,11 @@ from tlsify.cli.options import common as shared
 from tlsify.cli.options import logs
 from tlsify.cli.options import server as server_options
 from tlsify.cli.options import serving as serving_options
+from tlsify.cli.options.numbers import whole
 from tlsify.cli.program import execute
 from tlsify.config import KtlsMode
 from tlsify.connection.setup.eligibility import host_refusal
-from tlsify.errors import ExitCode, UsageError
+from tlsify.errors import UsageError
 from tlsify.http import plain
 from tlsify.serving.configuration import Configuration
 from tlsify.system import listening
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 DESCRIPTION = "Run a server that speaks no TLS, and have its clients speak TLS with it."
 _ALPN = [b"http/1.1"]
-_LAST_PORT = 65535
+_port = whole(1, 65535)
 _HTTP = {b"http/1.1", b"http/1.0", b"h2"}
 
 
@@ -78,20 +79,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(program=[])
 
 
-def _port(text: str) -> int:
-    """Read a port, for argparse."""
-    number = int(text)
-    if not 1 <= number <= _LAST_PORT:
-        raise ValueError(text)
-    return number
-
-
 def run(arguments: argparse.Namespace, options: GlobalOptions) -> int:
     """Run the program until its last process has ended."""
-    ports = _check(arguments)
-    path = execute.find(arguments.program[0])
-    if isinstance(path, ExitCode):
-        return path
+    path, ports = _check(arguments)
     policy = shared.policy(options)
     refusal = host_refusal(policy)
     if refusal is not None and policy.mode is KtlsMode.REQUIRE:
@@ -147,18 +137,18 @@ def examine(arguments: argparse.Namespace) -> ServerConfig:
     return server_options.configure(arguments)
 
 
-def _check(arguments: argparse.Namespace) -> Ports:
-    """Return which ports get TLS.
+def _check(arguments: argparse.Namespace) -> tuple[str, Ports]:
+    """Return the program's path, and which ports get TLS.
 
     Raises:
         UsageError: there is no program, or a port cannot be both.
+        ProgramError: it cannot be run.
     """
-    if not arguments.program:
-        raise UsageError("there is no program to run", hint="add -- PROG ARG...")
+    path = execute.check(arguments.program)
     ports = Ports(frozenset(arguments.port), frozenset(arguments.plain_port))
     for port in ports.wrapped & ports.plain:
         raise UsageError(
             f"port {port} cannot both get TLS and stay without it",
             hint="name it with --port or with --plain-port",
         )
-    return ports
+    return path, ports

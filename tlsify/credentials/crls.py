@@ -31,7 +31,7 @@ def amiss(found: x509.CertificateRevocationList) -> str | None:
     issuer, now = found.issuer.rfc4514_string(), datetime.now(UTC)
     begin, end = found.last_update_utc, found.next_update_utc
     if end is not None and end < now:
-        return f"the revocation list of {issuer} ended on {end:%Y-%m-%d %H:%M:%S} UTC"
+        return f"the revocation list of {issuer} expired on {end:%Y-%m-%d %H:%M:%S} UTC"
     if begin > now:
-        return f"the revocation list of {issuer} begins on {begin:%Y-%m-%d %H:%M:%S} UTC"
+        return f"the revocation list of {issuer} is not valid before {begin:%Y-%m-%d %H:%M:%S} UTC"
     return None

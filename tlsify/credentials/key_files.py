@@ -63,11 +63,7 @@ class Files(NamedTuple):
         Raises:
             ConfigError: one of them is unusable; the message names it.
         """
-        try:
-            pair = KeyPair.from_pem(*self.read())
-        except ConfigError as exc:
-            named = str(exc) if str(self.chain) in str(exc) else f"{self.chain}: {exc}"
-            raise ConfigError(named, hint=exc.hint) from exc
+        pair = KeyPair.from_pem(*self.read(), self.chain, self.key)
         return pair if self.ocsp is None else with_ocsp(pair, self.ocsp, waits=not self.is_listed)
 
     def read(self) -> tuple[bytes, bytes]:
@@ -122,7 +118,7 @@ class _Traefiks(Files):
         try:
             return traefik.read(self.chain)[self.name]
         except KeyError as exc:
-            raise ConfigError(f"{self.name} is gone", hint="try again") from exc
+            raise ConfigError(f"{self.chain}: {self.name} is gone", hint="try again") from exc
 
 
 def with_ocsp(pair: KeyPair, path: Path, *, waits: bool = True) -> KeyPair:
@@ -263,10 +259,10 @@ def amiss(pair: KeyPair) -> list[str]:
     leaf, now = pair.chain[0], datetime.now(UTC)
     found = []
     if pair.not_after < now:
-        found.append(f"the certificate ended on {pair.not_after:%Y-%m-%d %H:%M:%S} UTC")
+        found.append(f"the certificate expired on {pair.not_after:%Y-%m-%d %H:%M:%S} UTC")
     if leaf.not_valid_before_utc > now:
         begin = leaf.not_valid_before_utc
-        found.append(f"the certificate begins on {begin:%Y-%m-%d %H:%M:%S} UTC")
+        found.append(f"the certificate is not valid before {begin:%Y-%m-%d %H:%M:%S} UTC")
     objection = None if pair.ocsp is None else ocsp.objection(pair.ocsp, leaf, now)
     if objection is not None:
         found.append(f"{objection}: it is not stapled")

@@ -73,21 +73,27 @@ class KeyPair:
         return None if objection(self.ocsp, self.chain[0], datetime.now(UTC)) else self.ocsp
 
     @classmethod
-    def from_pem(cls, chain: bytes, key: bytes) -> Self:
-        """Parse a PEM chain and an unencrypted PEM key.
+    def from_pem(
+        cls,
+        chain: bytes,
+        key: bytes,
+        chain_from: StrPath = "the certificate file",
+        key_from: StrPath = "the key file",
+    ) -> Self:
+        """Parse a PEM chain and an unencrypted PEM key; messages say where they are from.
 
         Raises:
             ConfigError: one of them is unusable, or they do not belong together.
         """
-        certificates = parse_certificates(chain, "the certificate file")
-        private = parse_key(key)
+        certificates = parse_certificates(chain, str(chain_from))
+        private = parse_key(key, str(key_from))
         try:
             fits = private.public_key() == certificates[0].public_key()
         except (ValueError, UnsupportedAlgorithm):  # of a key that ours is certainly not
             fits = False
         if not fits:
             raise ConfigError(
-                "the private key does not belong to the certificate",
+                f"the private key of {key_from} does not belong to the certificate of {chain_from}",
                 hint="the first certificate in the file must be the key's own",
             )
         return cls(certificates, private)
@@ -95,4 +101,4 @@ class KeyPair:
     @classmethod
     def load(cls, chain: StrPath, key: StrPath) -> Self:
         """Read both files and parse them (`from_pem`)."""
-        return cls.from_pem(read_file(chain, CERTIFICATE), read_file(key, PRIVATE_KEY))
+        return cls.from_pem(read_file(chain, CERTIFICATE), read_file(key, PRIVATE_KEY), chain, key)

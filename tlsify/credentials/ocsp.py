@@ -58,10 +58,10 @@ def objection(der: bytes, certificate: Certificate, now: datetime) -> str | None
     if said.certificate_status.name != "GOOD":
         return f"the OCSP response says {said.certificate_status.name.lower()}"
     if said.this_update_utc > now:
-        return f"the OCSP response begins on {said.this_update_utc:%Y-%m-%d %H:%M:%S} UTC"
+        return f"the OCSP response is not valid before {said.this_update_utc:%Y-%m-%d %H:%M:%S} UTC"
     end = said.next_update_utc
     if end is not None and end <= now:
-        return f"the OCSP response ended on {end:%Y-%m-%d %H:%M:%S} UTC"
+        return f"the OCSP response expired on {end:%Y-%m-%d %H:%M:%S} UTC"
     return None
 
 

@@ -25,6 +25,7 @@ PrivateKey: TypeAlias = (
 
 # Without headers, which have hyphens: an encrypted key's (RFC 1421) are the library's to read.
 _PRIVATE_KEY = re.compile(rb"-----BEGIN ([A-Z ]*PRIVATE KEY)-----([^-]*)-----END \1-----")
+_CERTIFICATE, _KEY = b"-----BEGIN CERTIFICATE-----", b"PRIVATE KEY-----"
 _CRL = "X509 CRL"
 
 
@@ -63,14 +64,19 @@ def parse_crls(data: bytes, what: str) -> tuple[x509.CertificateRevocationList, 
         ) from exc
 
 
-def parse_key(pem: bytes) -> PrivateKey:
+def parse_key(pem: bytes, what: str) -> PrivateKey:
     """Read an unencrypted PEM key that a certificate for TLS may have: the first of a file.
 
     As with certificates, blanks within it and whatever is around it make no difference.
 
     Raises:
-        ConfigError: it is encrypted, malformed, or of another kind.
+        ConfigError: there is none, or it is encrypted, malformed, or of another kind.
     """
+    if _CERTIFICATE in pem and _KEY not in pem:
+        raise ConfigError(
+            f"{what} holds no private key",
+            hint="name the key's file, too: --key FILE or KEYFILE, for backends --backend-key FILE",
+        )
     if found := _PRIVATE_KEY.search(pem):
         label, body = found.groups()
         lines = (b"-----BEGIN %b-----" % label, *body.split(), b"-----END %b-----" % label)
@@ -82,16 +88,17 @@ def parse_key(pem: bytes) -> PrivateKey:
         pass
     except TypeError as exc:
         raise ConfigError(
-            "the private key is encrypted", hint="give an unencrypted key file of mode 0600"
+            f"{what} holds an encrypted private key",
+            hint="give an unencrypted key file of mode 0600",
         ) from exc
     except ValueError as exc:
         raise ConfigError(
-            "the key file holds no usable PEM private key",
+            f"{what} holds no usable PEM private key",
             hint='name a file that contains "-----BEGIN PRIVATE KEY-----", and all of the key',
         ) from exc
     if not isinstance(private, PrivateKey):
         raise ConfigError(
-            "the private key is of a kind that TLS servers do not use",
+            f"{what} holds a private key of a kind that TLS servers do not use",
             hint="use an RSA (2048 bits or more), EC (P-256, P-384 or P-521) or Ed25519 key",
         )
     return private
@@ -105,7 +112,7 @@ def encoded(
     return signed.public_bytes(encoding.PEM if pem else encoding.DER)
 
 
-def decrypt_key(pem: bytes, password: bytes) -> bytes:
+def decrypt_key(pem: bytes, password: bytes, what: str) -> bytes:
     """Decrypt a PEM key; return an unencrypted key unchanged.
 
     Raises:
@@ -118,7 +125,8 @@ def decrypt_key(pem: bytes, password: bytes) -> bytes:
         return pem
     except ValueError as exc:
         raise ConfigError(
-            "the private key cannot be decrypted", hint="check the password and the key file"
+            f"the private key of {what} cannot be decrypted",
+            hint="check the password and the key file",
         ) from exc
     form = library.Encoding.PEM, library.PrivateFormat.PKCS8, library.NoEncryption()
     return bytes(key.private_bytes(*form))

@@ -36,6 +36,8 @@ REVOCATION_LIST = Kind("revocation list", 2**26)
 OCSP_RESPONSE = Kind("OCSP response", 2**18)
 TRAEFIKS = Kind("certificates", 2**24)
 CONFIGURATION = Kind("configuration", 2**18)
+# Where a folder may be named instead.
+_FOLDERS = {CERTIFICATE.name: "; a folder of certificates is for --cert-dir of servers"}
 
 
 def unreadable(
@@ -45,7 +47,9 @@ def unreadable(
 
     ``hint`` is for all but excess and shortage.
     """
-    if exc.errno == errno.EFBIG:
+    if exc.errno == errno.EISDIR:
+        hint = f"name a file in it{_FOLDERS.get(what, '')}"
+    elif exc.errno == errno.EFBIG:
         hint = 'check that it is the right one, and see "tlsify help limits"'
     return unusable(f"cannot read {what} {path}", exc, hint)
 

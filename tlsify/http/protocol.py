@@ -8,6 +8,7 @@ import logging
 from io import FileIO
 from typing import TYPE_CHECKING, NamedTuple, cast
 
+from tlsify.errors import said
 from tlsify.http.answer import Answer, FilePart, refusal
 from tlsify.http.request import HTTP10, BadRequest, Reader, Request
 
@@ -331,4 +332,4 @@ def _shortened(size: int, part: FilePart) -> OSError:
 
 
 def _log_unreadable(exc: OSError) -> None:
-    _log.warning("connection ended: a file cannot be read: %s", exc.strerror)
+    _log.warning("connection ended: a file cannot be read: %s", said(exc))

@@ -137,7 +137,7 @@ class Folder:
         except OSError as exc:
             status = _STATUSES.get(exc.errno or 0, 500)
             if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-                _log.warning("cannot open %a: %s", b"/".join(names), exc.strerror)
+                _log.warning("cannot open %a: %s", b"/".join(names), exc)
             return refusal(status)
 
     def _folder(self, request: Request, target: Target) -> Answer:

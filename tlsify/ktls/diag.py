@@ -12,7 +12,7 @@ from sys import byteorder
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tlsify.codepoints import Aead, ProtocolVersion
-from tlsify.errors import ConfigError
+from tlsify.errors import ConfigError, said
 from tlsify.ktls import uapi
 from tlsify.ktls.crypto_info import LAYOUT
 from tlsify.system import libc
@@ -275,7 +275,7 @@ def enter_network(name: str) -> None:
         with open(place, "rb") as namespace:
             libc.call("setns", namespace.fileno(), _CLONE_NEWNET)
     except (OSError, ValueError) as exc:
-        reason = exc.strerror if isinstance(exc, OSError) and exc.strerror else "no such name"
+        reason = said(exc) if isinstance(exc, OSError) else "no such name"
         raise ConfigError(
             f"cannot enter the network namespace {name}: {reason}",
             hint="as root, name one of those that `ip netns` lists, or a process's PID",

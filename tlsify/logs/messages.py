@@ -69,7 +69,19 @@ def install(level: int, form: str = TEXT, *, syslog: bool = False, is_server: bo
         handler.setFormatter(_Text(_timed_head(), is_marked=not is_journal()))
     if level > logging.INFO:
         handler.addFilter(_Flood())
+    former = [each for each in logging.root.handlers if isinstance(each.formatter, _Text | _Json)]
+    for each in former:  # installed before all options were known
+        logging.root.removeHandler(each)
     logging.basicConfig(handlers=[handler], level=level)
+
+
+def check_syslog() -> None:
+    """Check that there is a syslog.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    _syslog().close()
 
 
 def announce(text: str) -> None:

@@ -37,31 +37,44 @@ class Folder:
         self.path = path
         self._what = what
 
-    def check(self, *, make: bool = True) -> Self:
+    def check(self, *, make: bool = True, parents: bool = False) -> Self:
         """Check that the folder is private, and ours.
 
         Args:
-            make: whether it is made if there is none, which is no error otherwise.
+            make: whether it is made if there is none; otherwise it only has to be possible.
+            parents: whether its parents would be made, too.
 
         Raises:
             ConfigError: it cannot be made or used, or others may use it.
         """
-        with contextlib.nullcontext() if self._is_missing(make=make) else self._opened():
-            return self
-
-    def _is_missing(self, *, make: bool) -> bool:
-        return not make and not os.path.lexists(self.path)
+        if make or os.path.lexists(self.path):
+            with self._opened():
+                return self
+        with self._refused():
+            parent = self.path.absolute().parent
+            while parents and not parent.exists():
+                parent = parent.parent
+            os.stat(parent / ".")  # a folder
+            if not os.access(parent, os.W_OK | os.X_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return self
 
     @contextlib.contextmanager
-    def _opened(self) -> Iterator[int]:
+    def _refused(self) -> Iterator[None]:
+        """Raise an error of the system's as one of the configuration."""
         try:
-            make_private(self.path)
-            number = open_private(self.path, self._what)
+            yield
         except OSError as exc:
             raise ConfigError(
                 f"{self._what} {self.path}: {errno_name(exc.errno or 0)}: {exc.strerror}",
                 hint="name a folder whose parent exists and is yours",
             ) from exc
+
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[int]:
+        with self._refused():
+            make_private(self.path)
+            number = open_private(self.path, self._what)
         try:
             yield number
         finally:

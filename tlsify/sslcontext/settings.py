@@ -288,12 +288,14 @@ def _path(name: StrOrBytesPath) -> Path:
 def _load_pair(
     certfile: StrOrBytesPath, keyfile: StrOrBytesPath | None, password: Password | None
 ) -> KeyPair:
-    chain = read_file(_path(certfile), CERTIFICATE)
-    key = chain if keyfile is None else read_file(_path(keyfile), PRIVATE_KEY)
+    chain_path, key_path = _path(certfile), _path(keyfile or certfile)
+    chain = read_file(chain_path, CERTIFICATE)
+    key = chain if keyfile is None else read_file(key_path, PRIVATE_KEY)
     if password is not None:
         secret = password() if callable(password) else password
-        key = decrypt_key(key, secret.encode() if isinstance(secret, str) else bytes(secret))
-    return KeyPair.from_pem(chain, key)
+        secret = secret.encode() if isinstance(secret, str) else bytes(secret)
+        key = decrypt_key(key, secret, str(key_path))
+    return KeyPair.from_pem(chain, key, chain_path, key_path)
 
 
 def _read_data(data: str | ReadableBuffer) -> Iterable[Anchor]:

@@ -26,9 +26,9 @@ def be_child(work: Callable[[], object], name: str) -> NoReturn:
         work()
         status = 0
     except TlsifyError as exc:
-        _log.critical("%s failed: %s", name, exc)
+        _log.error("%s failed: %s", name, exc, extra={"hint": exc.hint})
     except OSError as exc:
-        _log.critical("%s failed: %s: %s", name, errno_name(exc.errno or 0), exc.strerror)
+        _log.error("%s failed: %s: %s", name, errno_name(exc.errno or 0), exc.strerror)
     except Exception:  # noqa: BLE001 - a bug must not unwind the parent's frames either
         _log.exception("%s failed", name)
     finally:

@@ -12,7 +12,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, NamedTuple, Self
 
-from tlsify.errors import ConfigError, ResourceError
+from tlsify.errors import ConfigError, ResourceError, errno_name
 from tlsify.system import libc
 
 if TYPE_CHECKING:
@@ -310,24 +310,60 @@ class Account(NamedTuple):
         Raises:
             ConfigError: only root may.
         """
-        has_others = not {self.group, *self.groups}.issuperset(os.getgroups())
-        users, groups = (self.user,) * 3, (self.group,) * 3
-        is_self = (users, groups) == (os.getresuid(), os.getresgid())
-        if is_self and not has_others:
+        if self._is_all():
             return
         try:
-            if 0 in os.getresuid():
-                os.seteuid(0)  # its rights may have been put aside, and are needed to lose them
-            try:
-                os.setgroups(self.groups)
-            except PermissionError:
-                if has_others and not is_self:  # a service manager may have given it more groups
-                    raise
-            os.setresgid(*groups)
-            os.setresuid(*users)
+            self._switch()
         except OSError as exc:
-            raise ConfigError(
-                f"cannot become user {self.user}, group {self.group}: {exc.strerror}",
-                hint="only root may change its user, or leave its groups",
-            ) from exc
+            raise self._refusal(exc.errno or 0) from exc
         protect_process()  # setuid made it readable again, where fs.suid_dumpable says so
+
+    def check(self) -> None:
+        """Check, in a child, that this process may become the account.
+
+        Raises:
+            ConfigError: only root may.
+        """
+        if self._is_all():
+            return
+        pid = os.fork()
+        if pid == 0:
+            status = errno.EPERM
+            try:
+                self._switch()
+                status = 0
+            except OSError as exc:
+                status = exc.errno or status
+            finally:
+                os._exit(status)
+        if (status := os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])) != 0:
+            raise self._refusal(status)
+
+    def _is_self(self) -> bool:
+        return ((self.user,) * 3, (self.group,) * 3) == (os.getresuid(), os.getresgid())
+
+    def _has_other_groups(self) -> bool:
+        return not {self.group, *self.groups}.issuperset(os.getgroups())
+
+    def _is_all(self) -> bool:
+        """Return whether the process is the account, and nothing else."""
+        return self._is_self() and not self._has_other_groups()
+
+    def _switch(self) -> None:
+        if 0 in os.getresuid():
+            os.seteuid(0)  # its rights may have been put aside, and are needed to lose them
+        try:
+            os.setgroups(self.groups)
+        except PermissionError:
+            # A service manager may have given more groups to a process that is the account.
+            if self._has_other_groups() and not self._is_self():
+                raise
+        os.setresgid(self.group, self.group, self.group)
+        os.setresuid(self.user, self.user, self.user)
+
+    def _refusal(self, number: int) -> ConfigError:
+        return ConfigError(
+            f"cannot become user {self.user}, group {self.group}: "
+            f"{errno_name(number)}: {os.strerror(number)}",
+            hint="only root may change its user: start it as root, or leave --user out",
+        )

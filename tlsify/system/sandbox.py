@@ -12,7 +12,7 @@ import sys
 from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple
 
-from tlsify.errors import ConfigError, errno_name
+from tlsify.errors import ConfigError, said
 from tlsify.system import libc
 from tlsify.system.forbidden_calls import forbid
 from tlsify.system.process import forgo_rights
@@ -121,7 +121,7 @@ def confine(reach: Reach, sandboxing: Sandboxing) -> int:
         version = abi()
         _confine(reach, version)
     except OSError as exc:
-        why = f"no sandbox: landlock: {errno_name(exc.errno or 0)}: {exc.strerror}"
+        why = f"no sandbox: landlock: {said(exc)}"
         if sandboxing is Sandboxing.REQUIRE:
             raise ConfigError(why, hint=HINT) from exc
         _log.info("%s", why)
@@ -146,7 +146,7 @@ def renounce(but: Collection[str] = ()) -> None:
     try:
         forbid(but)
     except OSError as exc:
-        _log.info("no filter of system calls: %s", exc.strerror)
+        _log.info("no filter of system calls: %s", exc)
     else:
         _in_force = _in_force._replace(seccomp=True)
 

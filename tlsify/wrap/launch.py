@@ -30,7 +30,8 @@ _HINTS = {
     errno.EBUSY: "a wrapped program, or a container with such an agent, has a supervisor already; "
     + _ELSEWHERE,
     errno.EPERM: "allow this process to reach its child: Docker needs --cap-add SYS_PTRACE, Yama "
-    "a kernel.yama.ptrace_scope below 2; or " + _ELSEWHERE,
+    "a kernel.yama.ptrace_scope below 2, a systemd unit seccomp and pidfd_getfd in its "
+    "SystemCallFilter; or " + _ELSEWHERE,
 }
 
 

@@ -29,6 +29,7 @@ def test_one_word_or_two(words: tuple[str, str | None], expected: Address) -> No
     [
         (("h", None), "has no port", "write h:PORT"),
         (("h:1", "cat"), '"cat" is one word too many', 'put "--"'),
+        (("maybe", "h:1"), '"maybe" in front of h:1', "--OPTION=VALUE"),
         (("https://h/", "443"), "is a URL", "write h:443"),
     ],
 )

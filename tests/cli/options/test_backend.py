@@ -71,7 +71,7 @@ def test_what_is_to_be_verified() -> None:
     """A backend without a name needs one; what no-verify leaves without effect is no option."""
     for words, said in (
         (["tls:unix:/b"], "add --backend-servername NAME or --backend-ref-id"),
-        (["b.example:2", "--backend-no-verify", "--backend-ref-id", "dns:x"], "leave it out"),
+        (["b.example:2", "--backend-no-verify", "--backend-ref-id=dns:x"], "drop --backend-no-v"),
     ):
         given = read("--connect", ":1", *words)
         with pytest.raises(UsageError) as caught:
@@ -132,7 +132,7 @@ def test_settings_of_one_backend(pki: Pki, tmp_path: Path) -> None:
         ("b.example:2=tls-min=1.1", "invalid choice"),
         ("b.example:2=pin=x", "pin"),
         ("b.example=ca=x", "b.example"),
-        ("c.example:2=ca=x", "no backend"),
+        ("c.example:2=ca=x", "no backend with TLS has the address c.example:2"),
         ("b.example:2=key=x", "without --backend-cert"),
     ],
 )

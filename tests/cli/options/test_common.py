@@ -3,45 +3,14 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.doubles import Endpoint
-from tlsify.cli.options.common import count, policy, read_key, seconds
+from tlsify.cli.options.common import policy, read_key
 from tlsify.cli.parser import GlobalOptions
 from tlsify.config import KtlsMode, KtlsPolicy
 from tlsify.errors import ConfigError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-
-@pytest.mark.parametrize(
-    ("read", "text", "value"),
-    [
-        (seconds, "0.5", 0.5),
-        (seconds, "1e6", 1e6),
-        (count, "1", 1),
-        (count, "1024", 1024),
-    ],
-)
-def test_readable(read: Callable[[str], Any], text: str, value: object) -> None:
-    """Everything within bounds is read as what it says."""
-    assert read(text) == value
-
-
-@pytest.mark.parametrize(
-    ("read", "text"),
-    [
-        *((seconds, text) for text in ("", "soon", "0", "-1", "nan", "inf", "1e7", "1e300")),
-        *((count, text) for text in ("", "many", "0", "-1", "1025", "1.5")),
-    ],
-)
-def test_out_of_bounds(read: Callable[[str], Any], text: str) -> None:
-    """Anything else is a ValueError, which argparse reports as misuse."""
-    with pytest.raises(ValueError):  # noqa: PT011 - the message is argparse's
-        read(text)
 
 
 @pytest.mark.parametrize(

@@ -79,6 +79,13 @@ def test_the_command_line_prevails(write: Callable[[str], Path]) -> None:
     assert expanded.index("--ktls=require") < expanded.index("--ktls=off")
 
 
+def test_option_without_its_value_in_front_of_operands(write: Callable[[str], Path]) -> None:
+    """A bare option of the command line does not meet the file's operands."""
+    path = write('verb = "forward"\noperands = [":443", "h:1"]')
+    words = expand([f"--config={path}", "forward", "--redirect-http"])
+    assert words == ["forward", "--redirect-http=", ":443", "h:1"]
+
+
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
@@ -92,18 +99,23 @@ def test_the_command_line_prevails(write: Callable[[str], Path]) -> None:
         ('verb = "serve"\nfoo = 1', '"foo" is no option of tlsify serve'),
         ('verb = "serve"\nhelp = true', '"help" is no option of tlsify serve'),
         ('verb = "serve"\nversion = true', '"version" is no option of tlsify serve'),
-        ('verb = "serve"\nresumption = 1', '"resumption" is true or false'),
-        ('verb = "serve"\nverbose = "yes"', '"verbose" is true or false'),
-        ('verb = "serve"\ntimeout = true', '"timeout" is a text or a number'),
+        ('verb = "serve"\nresumption = 1', '"resumption" must be true or false'),
+        ('verb = "serve"\nverbose = "yes"', '"verbose" must be true or false'),
+        ('verb = "serve"\ntimeout = true', '"timeout" must be a text or a number'),
         ('verb = "serve"\ntimeout = [1]', '"timeout" takes one value'),
-        ('verb = "serve"\n[timeout]\na = 1', '"timeout" is a text or a number'),
+        ('verb = "serve"\n[timeout]\na = 1', '"timeout" must be a text or a number'),
         ('verb = "serve"\ntimeout = "\\u0000"', '"timeout" has a NUL byte'),
-        ('verb = "serve"\n[cert]\na = "b"', '"cert" is a text or a number'),
+        ('verb = "serve"\n[cert]\na = "b"', '"cert" must be a text or a number'),
         ('verb = "forward"\n[backend-for]\na = "b"', '"backend-for" needs a table for "a"'),
-        ('verb = "forward"\n[backend-for.a]\nca = []\ncrl = {}', '"a=crl" is a text or'),
-        ('verb = "serve"\noperands = "x"', '"operands" is a list'),
-        ('verb = "serve"\noperands = [[]]', '"operands" is a text or a number'),
-        ('verb = "listen"\nprogram = "cat"', '"program" is a list'),
+        ('verb = "forward"\n[backend-for.a]\nca = []\ncrl = {}', '"a=crl" must be a text or'),
+        ('verb = "serve"\noperands = "x"', '"operands" must be a list'),
+        ('verb = "serve"\noperands = [[]]', '"operands" must be a text or a number'),
+        ('verb = "serve"\nworkers = 0', '"workers": "0" is not a whole number from 1 to 1024'),
+        ('verb = "serve"\nlisten = [":1", "x"]', '"listen": "x" has no port'),
+        ('verb = "serve"\nktls = "on"', "\"ktls\": invalid choice: 'on'"),
+        ('verb = "serve"\nhsts = "soon"', '"hsts": "soon" is not a whole number'),
+        ('verb = "forward"\nprogram = ["x"]', '"program" is not for forward'),
+        ('verb = "listen"\nprogram = "cat"', '"program" must be a list'),
     ],
 )
 def test_mistakes(write: Callable[[str], Path], text: str, complaint: str) -> None:
@@ -121,12 +133,6 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     refused("--config", str(tmp_path / "none")).failed(96, "cannot read configuration")
     (tmp_path / "bytes").write_bytes(b"\xff")
     refused("--config", str(tmp_path / "bytes")).failed(96, "can't decode byte")
-
-
-def test_values_are_judged_as_words_are(write: Callable[[str], Path]) -> None:
-    """What argparse or the verb says of a word it says of the file's."""
-    path = write('verb = "serve"\nworkers = -1\noperands = ["."]')
-    refused("--config", str(path)).failed(100, "--workers")
 
 
 def test_another_verb(write: Callable[[str], Path]) -> None:

@@ -143,6 +143,15 @@ def test_key_from_a_descriptor_and_a_folder(pki: Pki, folder: Path) -> None:
     assert len(config.more_key_pairs) == 2
 
 
+def test_useless_key_from_a_descriptor(pki: Pki) -> None:
+    """The error names the descriptor, not the certificate's file."""
+    with pki.authority.open("rb") as source:
+        number = os.dup(source.fileno())
+        words = ("--cert", pki.good.certificate, "--key-fd", number)
+        with pytest.raises(ConfigError, match=f"^descriptor {number} holds no private key"):
+            server_options.configure(parse(*words))
+
+
 def test_half_of_a_pair(pki: Pki, folder: Path) -> None:
     """As many keys as certificates, and one from a descriptor at most."""
     with pytest.raises(ConfigError, match="each --cert goes together"):
@@ -185,7 +194,7 @@ def test_what_is_amiss(pki: Pki, tmp_path: Path, caplog: pytest.LogCaptureFixtur
     assert server_options.configure(words)
     open_key, expired = caplog.messages
     assert "any user can read" in open_key
-    assert "the certificate ended on" in expired
+    assert "the certificate expired on" in expired
 
 
 def test_groups(pki: Pki) -> None:

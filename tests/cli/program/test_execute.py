@@ -196,7 +196,7 @@ def test_script_without_interpreter(pki: Pki, tmp_path: Path) -> None:
     script.write_text("#!/nonexistent\n")
     script.chmod(0o755)
     server = Server(over_tls(pki.good.server_context(), converse))
-    run(*_connect(pki, server.port, str(script))).failed(126, "No such file", "interpreter")
+    run(*_connect(pki, server.port, str(script))).failed(126, "ENOENT: No such file", "interpreter")
     assert server.result() == b""
 
 

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.certificates import DAY, certify, save
 from tests.cli.forked import refused
 from tests.cli.harness import run
+from tlsify.logs import messages
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -43,6 +45,7 @@ VERBS = {
     "forward": {"verb": "forward", "operands": ["127.0.0.1:0", "unix:/run/backend"]},
     "pass-fd": {"verb": "forward", "operands": ["127.0.0.1:0"], "pass-fd": "unix:/run/workers"},
     "listen": {"verb": "listen", "operands": ["127.0.0.1", 0], "program": ["cat"]},
+    "wrap": {"verb": "wrap", "program": ["cat"]},
 }
 
 
@@ -61,6 +64,26 @@ def test_all_is_well(place: Path, verb: str) -> None:
     assert [each["code"] for each in found] == ["configuration", "certificate", "policy-off"]
     assert [each["ok"] for each in found] == [True, True, None]
     assert found[1]["detail"].startswith("example.org, www.example.org: ")
+
+
+def test_key_beside_the_configuration(place: Path) -> None:
+    """It is used where none is named, as the unit has it, and the report says so."""
+    (place / "key.pem").rename(key := place / "tlsify.key")
+    path = _write(place, **_of("serve", place), ktls="off", key=None)
+    told = refused("check", "--config", path).succeeded().decode()
+    assert f"info key                        KEYFILE={key}, as" in " ".join(told.split("\n"))
+    refused("--config", path).failed(96, f"{place}/cert.pem holds no private key")
+
+
+def test_certificate_that_has_expired(place: Path, authority: trustme.CA) -> None:
+    """It is a finding, with the day on which it expired, and no number of days."""
+    pair = certify(authority, "a.example", begin=-2 * DAY, end=-DAY)
+    save(pair, place / "cert.pem", place / "key.pem")
+    path = _write(place, **_of("serve", place), ktls="off")
+    outcome = refused("check", "--config", path, "--json")
+    (found,) = (f for f in json.loads(outcome.out)["findings"] if f["code"] == "certificate")
+    assert found["detail"].startswith("a.example; the certificate expired on ")
+    assert (outcome.status, found["ok"], found["remedy"]) == (0, False, "replace it")
 
 
 def test_an_address_in_use_is_none_of_its_business(place: Path) -> None:
@@ -86,6 +109,14 @@ def test_an_address_in_use_is_none_of_its_business(place: Path) -> None:
         ("pass-fd", {"pass-fd": "127.0.0.1:1"}, 100, "a descriptor cannot be sent to 127.0.0.1:1"),
         ("listen", {"program": []}, 100, "there is no program to run"),
         ("listen", {"operands": ["127.0.0.1"]}, 100, "has no port"),
+        ("listen", {"program": ["nosuchprog"]}, 127, "cannot run nosuchprog: not found"),
+        ("listen", {"program": ["PLACE/cert.pem"]}, 126, "cert.pem: not executable"),
+        ("listen", {"listen": [":7701", "127.0.0.1:7701"]}, 100, "in each other's way"),
+        ("wrap", {"program": ["nosuchprog"]}, 127, "cannot run nosuchprog: not found"),
+        ("serve", {"ocsp-fetch": True, "ocsp-dir": "/nowhere/x"}, 96, "/nowhere/x: ENOENT"),
+        ("serve", {"listen": [":7701"], "metrics": "127.0.0.1:7701"}, 100, "other's way"),
+        ("forward", {"metrics": "[::1]:7701", "redirect-http": ":7701"}, 100, "other's way"),
+        ("serve", {"write-ca": "PLACE/ca.pem"}, 100, "--write-ca saves"),
     ],
 )
 def test_what_is_wrong(
@@ -96,6 +127,14 @@ def test_what_is_wrong(
     path = _write(place, **values)
     refused("check", "--config", str(path)).failed(status, complaint)
     refused("--config", str(path)).failed(status, complaint)
+
+
+def test_without_syslog(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that asks for it needs one, wherever the check writes its own messages."""
+    monkeypatch.setattr(messages, "_SYSLOG", "/nowhere")
+    path = _write(place, **_of("serve", place), syslog=True)
+    for words in (["check", "--config"], ["--config"]):
+        refused(*words, path).failed(96, "syslog", "ENOENT")
 
 
 def test_other_verbs(place: Path) -> None:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from itertools import combinations
 from typing import TYPE_CHECKING, TypeVar
 
-from tlsify.addresses import Address
+from tlsify.addresses import Address, is_whole, overlap
 from tlsify.errors import ConfigError, UsageError
 from tlsify.names import is_ip_address
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 T = TypeVar("T")
 
@@ -21,11 +22,16 @@ def address(host: str, port: str | None, parse: Callable[[str], Address]) -> Add
     Raises:
         UsageError: it is none.
     """
-    is_bare = ":" in host and is_ip_address(host)
-    if port is not None and ":" in host and not is_bare and "://" not in host and host[-1] != "]":
+    if port is not None and is_whole(host):
         raise UsageError(
             f'"{port}" is one word too many', hint=f'put "--" in front of a program: -- {port}'
         )
+    if port is not None and is_whole(port):
+        raise UsageError(
+            f'"{host}" in front of {port} is one word too many',
+            hint="write HOST:PORT alone; if it is the value of an option, --OPTION=VALUE",
+        )
+    is_bare = ":" in host and is_ip_address(host)
     text = host if port is None else f"[{host}]:{port}" if is_bare else f"{host}:{port}"
     return reading(parse, text)
 
@@ -53,6 +59,24 @@ def add_listen(parser: argparse.ArgumentParser | argparse._ArgumentGroup, otherw
         help="address to listen on: HOST:PORT, [ADDR]:PORT, :PORT for every interface, or "
         f"unix:PATH; may be repeated; default: {otherwise}",
     )
+
+
+def check_apart(listeners: Sequence[tuple[str, Address]], *, reuse_port: bool = False) -> None:
+    """Check that no listener is in the way of another; one that is named twice is not.
+
+    Args:
+        listeners: addresses, each with the option that names it.
+        reuse_port: whether those of the same option may share a port.
+
+    Raises:
+        UsageError: two of them cannot both be listened on.
+    """
+    for one, other in combinations(dict.fromkeys(listeners), 2):
+        if overlap(one[1], other[1]) and not (reuse_port and one[0] == other[0]):
+            raise UsageError(
+                f"{one[0]} {one[1]} and {other[0]} {other[1]} are in each other's way",
+                hint="choose another port for one of them",
+            )
 
 
 def local_path(text: str) -> str:

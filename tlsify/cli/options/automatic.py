@@ -19,7 +19,7 @@ from tlsify.cli.options import common as shared
 from tlsify.credentials.key_files import Files
 from tlsify.credentials.ocsp import objection
 from tlsify.credentials.reading import Kind, read_file
-from tlsify.errors import ConfigError, UsageError
+from tlsify.errors import ConfigError, UsageError, said
 from tlsify.renewal.folder import Folder
 from tlsify.renewal.staples import Staples, Subject, file_of, responders
 from tlsify.renewal.web import Place
@@ -166,14 +166,14 @@ def read(arguments: argparse.Namespace, *, prepare: bool = False) -> Automatic:
         responses = Folder(path, "the folder of OCSP responses")
     if not wanted:
         if responses is not None:
-            responses.check(make=prepare)
+            responses.check(make=prepare, parents=arguments.ocsp_dir is None)
         return Automatic(responses=responses)
     _check(arguments, wanted)
     path = arguments.acme_dir or _state("acme", prepare=prepare)
     folder = Folder(path, "the folder of ACME certificates")
-    for each in (folder, responses):
+    for each, named in ((folder, arguments.acme_dir), (responses, arguments.ocsp_dir)):
         if each is not None:
-            each.check(make=prepare)
+            each.check(make=prepare, parents=named is None)
     board = Board()
     renewal = Renewal(_authority(arguments), wanted, folder, board)
     if prepare:
@@ -246,6 +246,6 @@ def _state(name: str, *, prepare: bool) -> Path:
                 make_private(each)
         except OSError as exc:
             raise ConfigError(
-                f"cannot make {folder}: {exc.strerror}", hint=f"name a folder with --{name}-dir"
+                f"cannot make {folder}: {said(exc)}", hint=f"name a folder with --{name}-dir"
             ) from exc
     return folder / name

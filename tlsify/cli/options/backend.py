@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple, NoReturn
 from tlsify.aio.limits import MOST_HANDSHAKES
 from tlsify.cli.options import client as client_options
 from tlsify.connection.setup.session_store import SessionStore
-from tlsify.errors import ConfigError, UsageError
+from tlsify.errors import ConfigError, UsageError, said
 from tlsify.serving.backend.address import Backend, check_protocol
 
 if TYPE_CHECKING:
@@ -123,15 +123,17 @@ def secured(arguments: argparse.Namespace, rules: Iterable[Rule]) -> list[Rule]:
     """
     starttls, always = arguments.backend_starttls or "", arguments.connect
     found = [rule.secured(starttls, always=always) for rule in rules]
-    known = {backend.address for rule in found for backend in rule.backends if backend.is_tls}
+    backends = [backend for rule in found for backend in rule.backends]
+    known = dict.fromkeys(backend.address for backend in backends if backend.is_tls)
     for address in _addresses(arguments):
         if address not in known:
+            others = ", ".join(map(str, known))
             raise UsageError(
-                f"--backend-for is about {address}, and there is no backend with TLS",
-                hint="write the address as it stands in BACKEND or --route",
+                f"--backend-for: no backend with TLS has the address {address}",
+                hint=f"these have TLS: {others}" if others else "write tls:HOST:PORT for a backend",
             )
     said = [name for name, value in vars(_own(arguments)).items() if _is_said(name, value)]
-    if said and not any(backend.is_tls for rule in found for backend in rule.backends):
+    if said and not known:
         raise UsageError(
             f"--{_OF}{said[0].replace('_', '-')} is about TLS to backends, and none speaks it",
             hint="write tls:HOST:PORT for a backend that does",
@@ -230,6 +232,6 @@ def _prepare_store(folder: Path, account: Account | None) -> None:
             with suppress(OSError):
                 folder.rmdir()
             raise ConfigError(
-                f"cannot give session folder {folder} to --user: {exc.strerror}",
+                f"cannot give session folder {folder} to --user: {said(exc)}",
                 hint="make it, mode 0700, as that user",
             ) from exc

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tlsify.cli.options import common as shared
+from tlsify.cli.options import numbers
 from tlsify.errors import ConfigError
 from tlsify.serving.backend.health import Checks
 from tlsify.serving.backend.order import Balance
@@ -35,21 +35,21 @@ def add_arguments(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         "--health-interval",
-        type=shared.seconds,
+        type=numbers.seconds,
         default=_DEFAULT.interval,
         metavar="S",
         help=f"seconds between two checks of a backend; default {_DEFAULT.interval:g}",
     )
     group.add_argument(
         "--health-rise",
-        type=shared.count,
+        type=numbers.count,
         default=_DEFAULT.rise,
         metavar="N",
         help=f"checks in a row that have a backend up again; default {_DEFAULT.rise}",
     )
     group.add_argument(
         "--health-fall",
-        type=shared.count,
+        type=numbers.count,
         default=_DEFAULT.fall,
         metavar="N",
         help=f"failed checks in a row that have a backend down; default {_DEFAULT.fall}",

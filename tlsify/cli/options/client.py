@@ -92,8 +92,8 @@ def choose(
     """
     if arguments.no_verify and (arguments.ref_id or arguments.crl):
         raise UsageError(
-            f"--{of}no-verify, and what it leaves without effect: --{of}ref-id or --{of}crl",
-            hint=f"leave it out, or these; --{of}pin is looked at in any case",
+            f"--{of}no-verify leaves --{of}ref-id and --{of}crl without effect",
+            hint=f"drop --{of}no-verify, or those options; --{of}pin is still checked",
         )
     name = arguments.servername or host
     identities = tuple(arguments.ref_id or ())

@@ -7,7 +7,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from tlsify.cli import streams
-from tlsify.cli.options import addresses
+from tlsify.cli.options import addresses, numbers
 from tlsify.codepoints import DEFAULT_AEADS, Aead, NamedGroup, ProtocolVersion
 from tlsify.config import ClosePolicy, KtlsMode, KtlsPolicy
 from tlsify.credentials.anchors import TrustAnchors
@@ -26,9 +26,6 @@ if TYPE_CHECKING:
     from tlsify.cli.parser import GlobalOptions
     from tlsify.credentials.key_pair import KeyPair
 
-_MAX_COUNT = 1024
-_MAX_SECONDS = 1e6  # what poll takes in milliseconds
-_MAX_DESCRIPTOR = 2**20
 _MAX_ALPN = 255  # RFC 7301 3.1
 _AEADS = {
     "aes-128-gcm": Aead.AES_GCM_128,
@@ -48,14 +45,6 @@ def policy(options: GlobalOptions) -> KtlsPolicy:
     )
 
 
-def seconds(text: str) -> float:
-    """Read a positive number of seconds, for argparse."""
-    number = float(text)
-    if not 0 < number <= _MAX_SECONDS:
-        raise ValueError(text)
-    return number
-
-
 def path(text: str) -> Path:
     """Parse the name of a file or folder, for argparse."""
     from pathlib import Path  # most clients name none, and are spared its import
@@ -70,22 +59,6 @@ def identity(text: str) -> ReferenceIdentifier:
         ConfigError: it is none, or its name is not valid for its kind.
     """
     return ReferenceIdentifier.parse(text).canonical()
-
-
-def count(text: str) -> int:
-    """Read a number of processes, for argparse."""
-    number = int(text)
-    if not 1 <= number <= _MAX_COUNT:
-        raise ValueError(text)
-    return number
-
-
-def descriptor(text: str) -> int:
-    """Read the number of a descriptor, for argparse."""
-    number = int(text)
-    if not 0 <= number <= _MAX_DESCRIPTOR:
-        raise ValueError(text)
-    return number
 
 
 # -- flags that clients and servers have in common
@@ -124,7 +97,10 @@ def add_key_pair(
     if of:
         return
     group.add_argument(
-        "--key-fd", type=descriptor, metavar="N", help="descriptor to read the private key from"
+        "--key-fd",
+        type=numbers.descriptor,
+        metavar="N",
+        help="descriptor to read the private key from",
     )
 
 
@@ -152,7 +128,9 @@ def key_pair(arguments: argparse.Namespace) -> KeyPair | None:
     chain, key = found
     if key is not None:
         return key_files.Files(str(chain), chain, key).load()
-    return key_pair.KeyPair.from_pem(read_file(chain, CERTIFICATE), read_key(arguments.key_fd))
+    number = arguments.key_fd
+    pem = read_file(chain, CERTIFICATE), read_key(number)
+    return key_pair.KeyPair.from_pem(*pem, chain, f"descriptor {number}")
 
 
 def key_pair_files(
@@ -367,7 +345,7 @@ def add_timing(parser: argparse.ArgumentParser, what: str) -> None:
     """Declare --timeout and --close."""
     parser.add_argument(
         "--timeout",
-        type=seconds,
+        type=numbers.seconds,
         default=30.0,
         metavar="S",
         help=f"seconds {what}; default 30",

@@ -64,7 +64,7 @@ def expand(arguments: Sequence[str]) -> list[str]:
             top.error(f"{named[0]} is for {words.verb}, not for {verb}")
     elif rest:
         top.error("no verb in front of its options")
-    return words.spell(others, rest)
+    return words.spell(others, list(parser.verb_parser(words.verb).attached(rest)))
 
 
 def read(path: Path) -> Words:
@@ -97,22 +97,24 @@ def parse(content: bytes, path: str) -> Words:
             hint=f'write verb = "...": {", ".join(parser.VERBS)}',
         )
     top = parser.top_parser()
+    own = parser.verb_parser(verb)
+    if own.get_default(_PROGRAM) is None and _PROGRAM in given:
+        raise UsageError(
+            f'{path}: "{_PROGRAM}" is not for {verb}, which runs none',
+            hint="leave it out: listen, wrap, connect and accept run a program",
+        )
     try:
         operands, program = (_texts(name, given.pop(name, [])) for name in (_OPERANDS, _PROGRAM))
         general = {name: given.pop(name) for name in list(given) if _option(top, name) is not None}
-        return Words(
-            list(_spell(top, general)),
-            verb,
-            list(_spell(parser.verb_parser(verb), given)),
-            operands,
-            program,
-        )
+        return Words(list(_spell(top, general)), verb, list(_spell(own, given)), operands, program)
     except _Misfit as exc:
-        raise UsageError(f"{path}: {exc}", hint=f'see "tlsify {verb} --help"') from exc
+        raise UsageError(f"{path}: {exc}", hint=exc.hint or f'see "tlsify {verb} --help"') from exc
 
 
 class _Misfit(Exception):
-    pass
+    def __init__(self, message: str, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.hint = hint
 
 
 def _option(parser: argparse.ArgumentParser, name: str) -> argparse.Action | None:
@@ -131,14 +133,32 @@ def _spell(parser: argparse.ArgumentParser, given: Mapping[str, object]) -> Iter
         word = "--" + name.replace("_", "-")
         if action.nargs == 0:
             if not isinstance(value, bool):
-                raise _Misfit(f'"{name}" is true or false')
+                raise _Misfit(f'"{name}" must be true or false', f"write {name} = true")
             if value:
                 yield word
         elif action.nargs == "?" and isinstance(value, bool) and isinstance(action.const, str):
             if value:
                 yield f"{word}={action.const}"
         else:
-            yield from (f"{word}={text}" for text in _values(action, name, value))
+            for text in _values(action, name, value):
+                _check(parser, action, name, text)
+                yield f"{word}={text}"
+
+
+def _check(parser: argparse.ArgumentParser, action: argparse.Action, name: str, text: str) -> None:
+    """Check that an option takes a value, while it is known where that stands.
+
+    Raises:
+        _Misfit: it does not.
+    """
+    try:
+        # Not our parser's own, whose errors name the option as it stands on a command line.
+        value = argparse.ArgumentParser._get_value(parser, action, text)
+        parser._check_value(action, value)
+    except argparse.ArgumentError as exc:
+        raise _Misfit(f'"{name}": {exc.message}') from exc
+    except ConfigError as exc:
+        raise _Misfit(f'"{name}": {exc}', exc.hint) from exc
 
 
 def _values(action: argparse.Action, name: str, value: object) -> Iterable[str]:
@@ -148,7 +168,7 @@ def _values(action: argparse.Action, name: str, value: object) -> Iterable[str]:
     if not isinstance(value, list):
         return [_text(name, value)]
     if not isinstance(action, argparse._AppendAction):
-        raise _Misfit(f'"{name}" takes one value')
+        raise _Misfit(f'"{name}" takes one value', "write it without brackets")
     return _texts(name, value)
 
 
@@ -156,7 +176,7 @@ def _settings(name: str, tables: dict[str, object]) -> Iterator[str]:
     """Spell tables of settings: whose they are, the setting, and its value."""
     for owner, table in tables.items():
         if not isinstance(table, dict):
-            raise _Misfit(f'"{name}" needs a table for "{owner}"')
+            raise _Misfit(f'"{name}" needs a table for "{owner}"', f'write [{name}."{owner}"]')
         for setting, value in table.items():
             what = f"{owner}={setting}"
             if isinstance(value, list):
@@ -169,13 +189,14 @@ def _settings(name: str, tables: dict[str, object]) -> Iterator[str]:
 
 def _texts(name: str, value: object) -> list[str]:
     if not isinstance(value, list):
-        raise _Misfit(f'"{name}" is a list')
+        example = '["/srv/www"]' if name == _OPERANDS else '["...", "..."]'
+        raise _Misfit(f'"{name}" must be a list', f"write {name} = {example}")
     return [_text(name, each) for each in value]
 
 
 def _text(name: str, value: object) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise _Misfit(f'"{name}" is a text or a number')
+        raise _Misfit(f'"{name}" must be a text or a number', f'write {name} = "..."')
     text = str(value)
     if "\0" in text:
         raise _Misfit(f'"{name}" has a NUL byte')

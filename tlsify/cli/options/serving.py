@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from tlsify.addresses import Address
 from tlsify.aio.limits import MOST_HANDSHAKES, Limits
-from tlsify.cli.options import addresses, logs, redirection, renewal
+from tlsify.cli.options import addresses, logs, numbers, redirection, renewal
 from tlsify.cli.options import common as shared
 from tlsify.cli.options import server as server_options
 from tlsify.connection.stillness import SEND_TIMEOUT
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("tlsify")
 
 _DRAIN = 30.0
-_MAX_NUMBER = 10_000_000
+_number = numbers.whole(1, 10_000_000)
 
 
 def add_arguments(parser: argparse.ArgumentParser, *, listen: str | None) -> None:
@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, listen: str | None) -> Non
     )
     parser.set_defaults(default_listen=listen)
     group.add_argument(
-        "--workers", type=shared.count, default=1, metavar="N", help="worker processes; default 1"
+        "--workers", type=numbers.count, default=1, metavar="N", help="worker processes; default 1"
     )
     group.add_argument(
         "--reuse-port",
@@ -73,7 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, listen: str | None) -> Non
     add_limits(group, "of all workers", "of each worker")
     group.add_argument(
         "--send-timeout",
-        type=shared.seconds,
+        type=numbers.seconds,
         default=SEND_TIMEOUT,
         metavar="S",
         help="seconds for which a client may leave sent data unread before the connection is cut; "
@@ -81,7 +81,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, listen: str | None) -> Non
     )
     group.add_argument(
         "--drain-delay",
-        type=shared.seconds,
+        type=numbers.seconds_or_0,
         default=0,
         metavar="S",
         help="seconds after SIGTERM in which connections are still accepted, while /readyz answers "
@@ -89,7 +89,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, listen: str | None) -> Non
     )
     group.add_argument(
         "--drain",
-        type=shared.seconds,
+        type=numbers.seconds,
         default=_DRAIN,
         metavar="S",
         help="seconds that connections have to finish when the server stops or reloads; "
@@ -139,7 +139,7 @@ def add_limits(group: argparse._ArgumentGroup, whole: str, part: str) -> None:
     )
     group.add_argument(
         "--timeout",
-        type=shared.seconds,
+        type=numbers.seconds,
         default=30.0,
         metavar="S",
         help="seconds for each handshake; default 30",
@@ -156,14 +156,6 @@ def add_reports(group: argparse._ArgumentGroup) -> None:
         metavar="HOST:PORT|unix:PATH",
         help="plain HTTP address that answers GET /metrics, /readyz and /livez",
     )
-
-
-def _number(text: str) -> int:
-    """Read how many there may be, for argparse."""
-    number = int(text)
-    if not 1 <= number <= _MAX_NUMBER:
-        raise ValueError(text)
-    return number
 
 
 def plan(  # noqa: PLR0913 - each is a matter of its own
@@ -197,12 +189,13 @@ def plan(  # noqa: PLR0913 - each is a matter of its own
         is_inline: as `ServerPlan` has it.
 
     Raises:
-        ConfigError: there is no address, or no sandbox where one is required.
+        ConfigError: there is no address, or as `check`.
         NetworkError: it cannot be listened on.
     """
+    check(arguments)
+    if arguments.user is not None:
+        arguments.user.check()
     sandboxing = Sandboxing(arguments.sandbox)
-    if sandboxing is Sandboxing.REQUIRE and (missing := sandbox.refusal()) is not None:
-        raise ConfigError(f"no sandbox: {missing}", hint=sandbox.HINT)
     automatic = arguments.automatic = _automatic(arguments, prepare=True)
     estate = Inherited.inherit()
     estate.await_workers()
@@ -278,10 +271,23 @@ def check(arguments: argparse.Namespace) -> None:
     """Check the arguments apart from those for TLS.
 
     Raises:
-        ConfigError: they do not go together, or the access log cannot be written.
+        ConfigError: they do not go together, the access log cannot be written, or there is no
+            sandbox where one is required.
     """
     redirection.check(arguments)
     logs.examine(arguments)
+    listeners = [
+        *(("--listen", each) for each in arguments.listen),
+        ("--metrics", arguments.metrics),
+        ("--redirect-http", arguments.redirect_http),
+    ]
+    addresses.check_apart(
+        [(option, each) for option, each in listeners if isinstance(each, Address)],
+        reuse_port=arguments.reuse_port,
+    )
+    is_required = Sandboxing(arguments.sandbox) is Sandboxing.REQUIRE
+    if is_required and (missing := sandbox.refusal()) is not None:
+        raise ConfigError(f"no sandbox: {missing}", hint=sandbox.HINT)
 
 
 def _automatic(arguments: argparse.Namespace, *, prepare: bool = False) -> Automatic | None:

@@ -7,6 +7,7 @@ import os
 import re
 from typing import TYPE_CHECKING
 
+from tlsify.cli.options import numbers
 from tlsify.cli.parser import Attached
 from tlsify.errors import ConfigError
 
@@ -64,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--hsts",
         action=Attached,
         const=str(_YEAR),
-        type=_age,
+        type=numbers.whole(0, _MAX_AGE),
         metavar="SECONDS",
         help="have browsers use HTTPS alone for that long (Strict-Transport-Security); "
         f"{_YEAR}, a year, if there is no SECONDS; 0 revokes it",
@@ -142,14 +143,6 @@ def _value(text: str) -> str:
     if not _VALUE.fullmatch(text):
         raise argparse.ArgumentTypeError(f"{text!a} is no value of a field")
     return text
-
-
-def _age(text: str) -> int:
-    """Read a number of whole seconds, which may be 0, for argparse."""
-    number = int(text)
-    if not 0 <= number <= _MAX_AGE:
-        raise ValueError(text)
-    return number
 
 
 def _name(text: str) -> bytes:

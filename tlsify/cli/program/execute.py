@@ -14,13 +14,13 @@ from tlsify.cli.messages import fail
 from tlsify.cli.program import ucspi
 from tlsify.cli.program.descriptors import let_go
 from tlsify.connection.keeper import Keeper
-from tlsify.errors import ExitCode
+from tlsify.errors import ExitCode, TlsifyError, UsageError, errno_name
 from tlsify.keys import wipe
 from tlsify.system.process import THE_PROGRAMS, fork_for, ignore, status_of
 from tlsify.system.sandbox import Reach, Sandboxing, confine, renounce
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from tlsify.config import ClosePolicy
     from tlsify.connection.handoff import Handoff
@@ -34,6 +34,22 @@ _MAX_MESSAGE = 2**17
 # connection: nothing more, or the session's state. It sends nothing at all if it fails.
 _NOTHING, _KEPT, _AWARE = b"", b"k", b"a"
 _LENGTH = struct.Struct("!I")
+
+
+class ProgramError(TlsifyError):
+    """A program cannot be run."""
+
+
+class NotFoundError(ProgramError):
+    """There is no program of this name."""
+
+    exit_code = ExitCode.NOT_FOUND
+
+
+class NotExecutableError(ProgramError):
+    """The file may not be run."""
+
+    exit_code = ExitCode.NOT_EXECUTABLE
 
 
 def run(
@@ -60,12 +76,11 @@ def run(
         In the parent, why there is no program; in the child, once the connection is over.
 
     Raises:
+        ProgramError: there is no such program.
         TlsifyError: in the child: the connection failed, or ended badly.
         OSError: likewise.
     """
     path = find(program[0])
-    if isinstance(path, ExitCode):
-        return path
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     pid = fork_for("the connection")
     if pid == 0:
@@ -101,25 +116,37 @@ def become(path: str, program: list[str]) -> int:
     try:
         os.execv(path, program)
     except OSError as exc:
-        fail(f"cannot run {path}: {exc.strerror}", "see whether its interpreter exists")
+        hint = "check that the interpreter in its #! line exists"
+        fail(f"cannot run {path}: {errno_name(exc.errno or 0)}: {exc.strerror}", hint)
     return ExitCode.NOT_EXECUTABLE
 
 
-def find(name: str) -> str | ExitCode:
-    """Find a program in PATH.
+def check(program: Sequence[str]) -> str:
+    """Return the path of a program that has to be named.
 
-    Returns:
-        Its path, or why it cannot be run; the error was printed.
+    Raises:
+        UsageError: it is not.
+        ProgramError: it cannot be run.
+    """
+    if not program:
+        raise UsageError("there is no program to run", hint="add -- PROG ARG...")
+    return find(program[0])
+
+
+def find(name: str) -> str:
+    """Return the path of a program in PATH.
+
+    Raises:
+        ProgramError: it cannot be run.
     """
     path = shutil.which(name)
     if path is not None:
         return path
-    exists = shutil.which(name, mode=os.F_OK) is not None
-    if exists:
-        fail(f"cannot run {name}: not executable", "make it executable, or name another program")
-        return ExitCode.NOT_EXECUTABLE
-    fail(f"cannot run {name}: not found", "check its name and PATH")
-    return ExitCode.NOT_FOUND
+    if shutil.which(name, mode=os.F_OK) is None:
+        raise NotFoundError(f"cannot run {name}: not found", hint="check its name and PATH")
+    raise NotExecutableError(
+        f"cannot run {name}: not executable", hint="make it executable, or name another program"
+    )
 
 
 # -- the child

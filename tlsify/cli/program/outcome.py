@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from tlsify.cli import streams
 from tlsify.cli.messages import Ended
 from tlsify.cli.options import common as shared
+from tlsify.cli.options import numbers
 from tlsify.cli.program.descriptors import check_unix_socket, let_go
 from tlsify.cli.program.ucspi import SERVER_PLACES
 from tlsify.config import ClosePolicy, KtlsMode, KtlsPolicy
@@ -37,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("connection hand-over")
     group.add_argument(
         "--send-fd",
-        type=shared.descriptor,
+        type=numbers.descriptor,
         metavar="N",
         help="send a descriptor of the connection through the AF_UNIX socket N, and exit",
     )
@@ -56,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--session-fd",
-        type=shared.descriptor,
+        type=numbers.descriptor,
         metavar="N",
         help="descriptor to write the secret session state to; for --aware without PROG",
     )
@@ -67,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--idle",
-        type=shared.seconds,
+        type=numbers.seconds,
         metavar="S",
         help="seconds without a byte in either direction after which the connection is closed; "
         "for stdin and stdout; default: never",

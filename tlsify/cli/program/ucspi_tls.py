@@ -62,8 +62,6 @@ def run(
     Source: https://www.fehcom.de/ipnet/ucspi-ssl/ucspi-tls.html.
     """
     path = execute.find(program[0])
-    if isinstance(path, ExitCode):
-        return path
     keep_alive(sock)  # also in plain text
     asked, asking = socket.socketpair()
     reading, feeding = os.pipe()

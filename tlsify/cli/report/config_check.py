@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+import os
+from datetime import UTC, datetime, timedelta
 from importlib import import_module
 from itertools import starmap
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ from tlsify.connection.setup.eligibility import host_refusal
 from tlsify.credentials import crls
 from tlsify.credentials.key_files import amiss
 from tlsify.errors import ExitCode, UsageError
+from tlsify.logs.messages import check_syslog
 from tlsify.status.host import Finding
 from tlsify.system.os_errors import explain
 
@@ -55,8 +57,13 @@ def examine(path: Path) -> tuple[ExitCode, list[Finding]]:
     if look is None:
         raise UsageError(
             f"{path}: no check for {verb}",
-            hint="check configurations of serve, forward or listen",
+            hint="check configurations of serve, forward, listen or wrap",
         )
+    key = _key_of_unit(path, given)
+    if key is not None:
+        os.environ["KEYFILE"] = str(key)
+    if options.syslog:
+        check_syslog()
     config, policy = look(given), shared.policy(options)
     pairs: tuple[KeyPair, ...] = ()
     if config is not None:
@@ -66,6 +73,7 @@ def examine(path: Path) -> tuple[ExitCode, list[Finding]]:
     reach: Reach | None = getattr(module, "reach_backends", None)
     findings = [
         Finding("configuration", "configuration", ok=True, detail=f"{path}, for {verb}"),
+        *([] if key is None else [_named_by_unit(key)]),
         *map(_certificate, pairs),
         *map(_revocation_list, () if config is None else config.crls),
         *(() if given.automatic is None else given.automatic.findings()),
@@ -76,16 +84,29 @@ def examine(path: Path) -> tuple[ExitCode, list[Finding]]:
     return ExitCode.KTLS if blocked else ExitCode.OK, findings
 
 
+def _key_of_unit(path: Path, given: argparse.Namespace) -> Path | None:
+    """Return the key that `tlsify@.service` names where nothing else does, if it is there."""
+    key = path.with_suffix(".key")
+    is_named = given.key or given.key_fd is not None or "KEYFILE" in os.environ
+    return key if not is_named and key.exists() else None
+
+
+def _named_by_unit(key: Path) -> Finding:
+    return Finding("key", "key", ok=None, detail=f"KEYFILE={key}, as tlsify@.service sets it")
+
+
 def _certificate(pair: KeyPair) -> Finding:
     complaints = list(amiss(pair))
-    left = pair.not_after - datetime.now(UTC)
-    detail = f"{', '.join(pair.names) or 'no name'}: {left.days} days left"
+    days = (pair.not_after - datetime.now(UTC)) / timedelta(days=1)
+    detail = f"{', '.join(pair.names) or 'no name'}"
+    if days >= 0:
+        detail += f": {int(days)} days left"
     return Finding(
         "certificate",
         "certificate",
         ok=not complaints,
         detail="; ".join([detail, *complaints]),
-        remedy="put a better one in its place" if complaints else None,
+        remedy="replace it" if complaints else None,
     )
 
 

@@ -122,7 +122,9 @@ def check_protocol(protocol: str) -> str:
     """
     if protocol not in PROTOCOLS:
         known = ", ".join(each for each in PROTOCOLS if refusal(each) is None)
-        raise ConfigError(f'"{protocol}" is no protocol for STARTTLS', hint=f"choose of {known}")
+        raise ConfigError(
+            f'"{protocol}" is no protocol for STARTTLS', hint=f"choose one of {known}"
+        )
     if (why := refusal(protocol)) is not None:
         raise ConfigError(
             f"STARTTLS of {protocol} cannot be forwarded: {why.reason}", hint=why.hint
