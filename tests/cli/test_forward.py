@@ -391,7 +391,7 @@ def test_drain(pki: Pki) -> None:
         ),
         (["127.0.0.1:0", "nobody"], ExitCode.USAGE, "write nobody:PORT"),
         (["127.0.0.1:0", "http://b:1"], ExitCode.USAGE, '"http://b:1" is a URL'),
-        (["127.0.0.1:0", "b:1", "--retry", "0"], ExitCode.USAGE, "--retry"),
+        (["127.0.0.1:0", "b:1", "--retry", "-1"], ExitCode.USAGE, "--retry"),
         (["127.0.0.1:0", "b:1", "--idle", "0"], ExitCode.USAGE, "--idle"),
         (["127.0.0.1:0", "b:1", "--send-timeout", "x"], ExitCode.USAGE, "--send-timeout"),
         (["127.0.0.1:0", "--pass-fd", "b:1"], ExitCode.USAGE, "cannot be sent to b:1"),

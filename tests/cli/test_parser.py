@@ -14,6 +14,9 @@ from tlsify.cli.parser import ABOUT, VERBS, divide, top_parser, verb_parser
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
+
+    from tests.cli.harness import Outcome
 
 _PLACES = {
     "before-the-verb": ["--ktls", "connect", "h", "1"],
@@ -184,7 +187,17 @@ _MISUSE = {
 @pytest.mark.parametrize("words", [["serv"], ["serve", "--nonsense"], ["--config", "/nowhere"]])
 def test_misuse_in_json(words: list[str]) -> None:
     """It is one object, too, whether the verb is known by then or not."""
-    outcome = refused("--log-format=json", *words)
+    _is_object(refused("--log-format=json", *words))
+
+
+def test_mistake_in_a_file_in_json(tmp_path: Path) -> None:
+    """Likewise where it is the file that asks for it."""
+    path = tmp_path / "tlsify.toml"
+    path.write_text('verb = "serve"\nlistn = 1\nlog-format = "json"')
+    _is_object(refused("--config", path))
+
+
+def _is_object(outcome: Outcome) -> None:
     told = json.loads(outcome.err)
     assert told["level"] == "error"
     assert told["message"]

@@ -52,7 +52,9 @@ def test_where_it_cannot_work(pki: Pki, monkeypatch: pytest.MonkeyPatch) -> None
         raise PermissionError(1, "not permitted")
 
     monkeypatch.setattr(launching, "take", forbidden)
-    with pytest.raises(AssertionError, match=r"pidfd_getfd: EPERM.*\n.*--cap-add SYS_PTRACE"):
+    with pytest.raises(
+        AssertionError, match=r"pidfd_getfd: EPERM.*\n.*SYS_PTRACE.*SystemCallFilter"
+    ):
         Wrapped(pki, RELAY, "listen()")
 
 

@@ -55,12 +55,12 @@ def test_command(
     ("name", "words", "said"),
     [
         ("uvicorn", ["no:app"], "--ssl-certfile"),
-        ("uvicorn", ["no:app", "--ssl-certfile", "/nowhere"], "/nowhere: No such file"),
+        ("uvicorn", ["no:app", "--ssl-certfile", "/nowhere"], "/nowhere: ENOENT: No such"),
         ("hypercorn", ["no:app"], "--certfile and --keyfile"),
         (
             "hypercorn",
             ["no:app", "--certfile", "/nowhere", "--keyfile", "/no"],
-            "/nowhere: No such",
+            "/nowhere: ENOENT: No such",
         ),
         ("gunicorn", ["no:app"], "--certfile and --keyfile"),
         ("gunicorn", ["no:app", "--certfile", "/a", "-k", "gevent"], "use sync, gthread, asgi"),

@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import tomllib
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tlsify.cli import parser
 from tlsify.credentials.reading import CONFIGURATION, read_file
 from tlsify.errors import ConfigError, UsageError
+from tlsify.logs import messages
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 _VERB, _OPERANDS, _PROGRAM = "verb", "operands", "program"
 # Of `forward`: its values, settings of backends, may be a table for each backend.
 _SETTINGS = "backend_for"
+_FORMAT = ("log-format", "log_format")
 _MOST_DOTS = 1000  # in a line
 
 
@@ -56,7 +58,11 @@ def expand(arguments: Sequence[str]) -> list[str]:
         top.error(f"{parser.CONFIG} stands twice")
     if not named[0]:
         raise UsageError(f"{parser.CONFIG} without a file", hint=f"write {parser.CONFIG} FILE")
-    words = read(Path(named[0]))
+    path = Path(named[0])
+    given = _load(read_file(path, CONFIGURATION), str(path))
+    if messages.JSON in {str(given.get(name)) for name in _FORMAT}:  # of errors in the rest, too
+        messages.install(messages.LEVELS["notice"], messages.JSON)
+    words = _words(given, str(path))
     others = [word for word in ours if word != "--" and not parser.is_config(word)]
     if others and not others[-1].startswith("-"):
         verb = others.pop()
@@ -82,14 +88,31 @@ def parse(content: bytes, path: str) -> Words:
     Raises:
         ConfigError: no TOML, or not what the command line could say, too.
     """
+    return _words(_load(content, path), path)
+
+
+def _load(content: bytes, path: str) -> dict[str, Any]:
+    """Return the values of a file.
+
+    Raises:
+        ConfigError: no TOML.
+    """
     try:
         # A key of many parts would take time and memory by the square of their number.
         if any(line.count(b".") > _MOST_DOTS for line in content.split(b"\n")):
             raise ValueError(f"a line has more than {_MOST_DOTS} dots")
-        given = tomllib.loads(content.decode())
+        return tomllib.loads(content.decode())
     except (ValueError, RecursionError) as exc:
         said = exc if isinstance(exc, ValueError) else "it is nested too deeply"
         raise ConfigError(f"{path}: {said}", hint="see toml.io for the format") from exc
+
+
+def _words(given: dict[str, Any], path: str) -> Words:
+    """Return the words for a file's values, which are used up.
+
+    Raises:
+        UsageError: they are not what the command line could say, too.
+    """
     verb = given.pop(_VERB, None)
     if not isinstance(verb, str) or verb not in parser.VERBS:
         raise UsageError(
