@@ -17,7 +17,7 @@ from tlsify.connection import exit as interpreter
 from tlsify.connection.descriptor import Descriptor
 from tlsify.connection.ending import files, forks
 from tlsify.connection.ending.patience import Death
-from tlsify.connection.options import ConnectionSocket
+from tlsify.connection.message_calls import MessageCalls
 from tlsify.connection.polling import LowWater, limit, patient
 from tlsify.connection.setup.eligibility import capabilities
 from tlsify.errors import TlsifyError, Truncated
@@ -43,7 +43,7 @@ _TURN = 2**22
 _CHECK_EVERY, _RECORDS_PER_RECEIVE = 2**16, 2**12
 
 
-class TLSSocket(ConnectionSocket):
+class TLSSocket(MessageCalls):
     """An established connection for Python programs: read, write, sendfile, close.
 
     It serves all control records, so that ``recv`` returns data, ``b""`` after the peer's
@@ -220,12 +220,14 @@ class TLSSocket(ConnectionSocket):
             TimeoutError: the send buffer had no room in time.
             BlockingIOError: non-blocking, and the send buffer has no room.
         """
+        return self._send_once(partial(super().send, data), flags)
+
+    def _send_once(self, attempt: Callable[[int], int], flags: int) -> int:
         try:
             if self._channel is None:
                 self._share.used = forks.seen
-                return super().send(data, flags)
-            flags = patient(flags, self._timeout)
-            return self._transmit(self._channel, lambda: super(TLSSocket, self).send(data, flags))
+                return attempt(flags)
+            return self._transmit(self._channel, partial(attempt, patient(flags, self._timeout)))
         except OSError:
             interpreter.detain()
             raise
@@ -319,7 +321,6 @@ class TLSSocket(ConnectionSocket):
 
         Raises:
             As `recv`.
-        Data that still arrives is discarded; raises as `recv`.
         """
         self.shutdown(socket.SHUT_WR)
         scratch = bytearray(2**16)
