@@ -10,6 +10,7 @@ import contextlib
 import itertools
 import select
 import socket
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
@@ -998,6 +999,22 @@ def test_chacha_has_no_limit(
         tls.sendall(b"x")
     assert peer.recv_data(20) == b"x" * 20
     watch.check()
+
+
+def test_short_records_count_each(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Data for a peer that wants short records wears a key out sooner."""
+    if not _can_rekey():
+        pytest.skip("this kernel cannot rekey")
+    limit = Aead.AES_GCM_128.record_limit
+    assert limit is not None
+    handoff, peer = lab.far_on(monkeypatch, Aead.AES_GCM_128, TLS13, limit // 2)
+    monkeypatch.setattr(stream, "_CHECK_EVERY", 4)
+    handoff.negotiated = replace(handoff.negotiated, max_fragment_length=512)
+    tls = TLSSocket(handoff)
+    tls.sendall(bytes(2000))
+    assert peer.recv_data(2000) == bytes(2000)
+    tls.sendall(b"x")
+    assert peer.recv() == (HANDSHAKE, KEY_UPDATE)
 
 
 def test_sendfile_counts_too(lab: Lab, monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:

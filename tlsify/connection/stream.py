@@ -39,8 +39,11 @@ _log = logging.getLogger("tlsify")
 
 # Bytes to send before another thread, or the answer to a KeyUpdate, gets a turn.
 _TURN = 2**22
-# After how many records the kernel is asked how many there were, and for how many a receive counts.
-_CHECK_EVERY, _RECORDS_PER_RECEIVE = 2**16, 2**12
+# Records between two questions to the kernel how many there were (`sender.KEY_LIMIT_MARGIN`).
+_CHECK_EVERY = 2**16
+# What a receive counts for: 64 MiB that may be sent in answer to it past us, on the bare
+# descriptor. The margin allows for four times as much.
+_RECORDS_PER_RECEIVE = 2**26 // MAX_PLAINTEXT
 
 
 class TLSSocket(MessageCalls):
@@ -78,6 +81,7 @@ class TLSSocket(MessageCalls):
         self._broken: OSError | None = None
         self.death = handoff.death = Death(self._descriptor)
         self._unchecked = 0  # records, at most, since the kernel was asked for their number
+        self._longest = handoff.negotiated.longest
         try:
             self.settimeout(timeout)
         except OSError:  # no other process has the connection
@@ -177,7 +181,6 @@ class TLSSocket(MessageCalls):
                 break
         finally:
             channel.reading.release()
-        # The receiving thread may be answering with sendfile on the bare descriptor, past us.
         self._unchecked += _RECORDS_PER_RECEIVE
         return received
 
@@ -285,7 +288,7 @@ class TLSSocket(MessageCalls):
             raise
         finally:
             channel.writing.release()
-        self._unchecked += sent // MAX_PLAINTEXT + 1
+        self._unchecked += sent // self._longest + 1
         # A KeyUpdate that came meanwhile could not be answered: we were sending.
         if channel.session.update_due:
             channel.settle_if_free()
@@ -382,17 +385,8 @@ class TLSSocket(MessageCalls):
             super().settimeout(0 if value == 0 else None)
         self._timeout = None if value is None else float(value)
 
-    def setblocking(self, flag: bool, /) -> None:  # noqa: FBT001 - socket's own signature
-        """Wait for ever, or never."""
-        self.settimeout(None if flag else 0.0)
-
     def gettimeout(self) -> float | None:
         """Return what `settimeout` set."""
-        return self._timeout
-
-    @property
-    def timeout(self) -> float | None:
-        """What `gettimeout` returns."""
         return self._timeout
 
     def _raise_timeout(self) -> NoReturn:

@@ -71,7 +71,7 @@ class KeyedTunnel:
             rx_secret=bytearray(keys.rx_secret),
         )
         self._tx, self._rx = _Sequence(keys.tx), _Sequence(keys.rx)
-        self._longest = min(negotiated.max_fragment_length or MAX_PLAINTEXT, MAX_PLAINTEXT)
+        self._longest = negotiated.longest
         self._output = bytearray()
         self._pending = b""
         self._received = 0
