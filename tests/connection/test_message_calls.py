@@ -13,7 +13,6 @@ from tlsify.aio.loop_socket import LoopSocket
 from tlsify.codepoints import ContentType
 from tlsify.connection.stream import TLSSocket
 from tlsify.errors import Truncated
-from tlsify.ktls.probe import capabilities
 from tlsify.tls.messages import KeyUpdateRequest, encode_key_update
 
 if TYPE_CHECKING:
@@ -125,10 +124,9 @@ def test_sendmsg_after_a_reset(lab: Lab) -> None:
 
 
 @pytest.mark.ktls
+@pytest.mark.rekey
 def test_sendmsg_sends_a_key_update_first(lab: Lab) -> None:
     """It precedes the next data record, and never comes amid another thread's data."""
-    if not capabilities().rekey:
-        pytest.skip("this kernel cannot rekey")
     stream, peer = lab.stream(KERNEL)
     channel = stream.handoff.channel
     assert channel is not None
