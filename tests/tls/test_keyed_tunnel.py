@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.doubles import EnginePair, flipped, opened
 from tests.tls.test_tunnel import CLIENT, SERVER, TLS12, TLS13, VERSIONS
 from tlsify.codepoints import Aead, AlertDescription, ContentType, ProtocolVersion
-from tlsify.errors import HandshakeError, PeerAlert, PeerMisbehaved
+from tlsify.errors import HandshakeError, PeerAlert, PeerMisbehaved, RekeyUnsupported
 from tlsify.tls.keyed_tunnel import KeyedTunnel
 from tlsify.tls.messages import KeyUpdateRequest, encode_key_update
 from tlsify.tls.protection import open_record, seal_record
@@ -146,7 +146,7 @@ def test_bytes_that_are_no_record(
     """Each has its alert, which the peer can open."""
     client, server, _ = tunnels(version)
     assert told(server, stream) == b""
-    assert server.failure is not None
+    assert isinstance(server.failure, HandshakeError)
     assert server.failure.alert is alert
     with pytest.raises(PeerAlert, match=alert.name):
         opened(client, said(server))
@@ -193,13 +193,27 @@ def test_key_that_wears_out(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(split_records(records)) == 24
 
 
+def test_key_that_wears_out_for_good(monkeypatch: pytest.MonkeyPatch) -> None:
+    """TLS 1.2 cannot change it: within the limit there is still an alert."""
+    client, server, _ = tunnels(TLS12)
+    monkeypatch.setattr(Aead, "record_limit", property(lambda _: 8))
+    records = split_records(b"".join(said(server, b"x") for _ in range(20)))
+    assert len(records) == 8 - 1  # Finished was the first
+    assert opened(client, b"".join(records)) == b"x" * 6
+    with pytest.raises(PeerAlert, match="internal_error"):
+        opened(client, b"")
+    assert isinstance(server.failure, RekeyUnsupported)
+    server.close()
+    assert not said(server)
+
+
 def test_flood() -> None:
     """Control records beyond their ration end the connection."""
     _, server, keys = tunnels(TLS13)
     for number in range(MOST + 1):
         assert server.failure is None
         told(server, sealed(keys, ContentType.application_data, b"", number))
-    assert server.failure is not None
+    assert isinstance(server.failure, HandshakeError)
     assert server.failure.alert is AlertDescription.unexpected_message
 
 
@@ -210,7 +224,7 @@ def test_data_inside_a_message() -> None:
     assert told(server, sealed(keys, ContentType.handshake, update[:3])) == b""
     assert not said(server), "no alert yet"
     told(server, sealed(keys, ContentType.application_data, b"data", 1))
-    assert server.failure is not None
+    assert isinstance(server.failure, HandshakeError)
     assert server.failure.alert is AlertDescription.unexpected_message
 
 

@@ -13,12 +13,19 @@ from hypothesis import strategies as st
 from tests.conftest import HOST
 from tests.doubles import EnginePair, flipped, new_session_ticket, opened
 from tests.meetings import Meeting
-from tlsify.codepoints import AlertDescription, ContentType, ProtocolVersion
+from tlsify.codepoints import Aead, AlertDescription, ContentType, ProtocolVersion
 from tlsify.config import ClientConfig, ServerConfig
 from tlsify.credentials.anchors import TrustAnchors
 from tlsify.credentials.self_signed import make_key_pair
-from tlsify.errors import HandshakeError, PeerAlert, PeerMisbehaved, TlsifyError
+from tlsify.errors import (
+    HandshakeError,
+    PeerAlert,
+    PeerMisbehaved,
+    RekeyUnsupported,
+    TlsifyError,
+)
 from tlsify.names import ReferenceIdentifier
+from tlsify.tls import wear
 from tlsify.tls.engine import Engine
 from tlsify.tls.messages import KeyUpdateRequest, encode_key_update
 from tlsify.tls.protection import open_record, seal_record
@@ -68,6 +75,55 @@ def test_data_both_ways(version: ProtocolVersion, data: bytes, piece: int) -> No
             found += opened(sink, stream[start : start + piece])
         assert found == data
         assert source.output() == b""
+
+
+@pytest.fixture
+def few_records(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have a key protect ten records of data at most."""
+    monkeypatch.setattr(Aead, "record_limit", property(lambda _: 10 + wear._SPARE))
+
+
+@pytest.mark.usefixtures("few_records")
+@pytest.mark.parametrize("version", ProtocolVersion)
+@pytest.mark.parametrize(("size", "times"), [(1, 10), (MAX_PLAINTEXT, 10), (40_000, 3)])
+def test_key_that_wears_out(version: ProtocolVersion, size: int, times: int) -> None:
+    """OpenSSL does not change it: the connection ends before the limit, and says why."""
+    client, server, _ = settled(version)
+    for _ in range(times):
+        client.send(bytes(size))
+        assert client.failure is None
+    assert len(split_records(client.output())) <= 10
+    for _ in range(2):
+        client.send(bytes(size))
+        assert isinstance(client.failure, RekeyUnsupported)
+    client.close()
+    assert client.output() == b""
+    assert server.failure is None
+
+
+@pytest.mark.usefixtures("few_records")
+@pytest.mark.parametrize("with_data", [False, True])
+def test_key_that_the_peer_has_changed(*, with_data: bool) -> None:
+    """A KeyUpdate that asks for one begins the count anew; one that does not, does not."""
+    client, server, keys = settled(TLS13)
+    secret, now, number = bytes(keys.tx_secret), keys.tx, keys.tx.seq
+    kinds = [KeyUpdateRequest.update_requested] * 3 + [KeyUpdateRequest.update_not_requested]
+    for request in kinds:
+        for _ in range(9):
+            server.send(b"x")
+        assert server.failure is None
+        update = seal_record(now, number, ContentType.handshake, encode_key_update(request))
+        secret, number = bytes(next_secret(now.suite, secret)), 0
+        now = traffic_keys(now.suite, secret)
+        if with_data:  # else OpenSSL answers when something is sent
+            update += seal_record(now, number, ContentType.application_data, b"data")
+            number = 1
+        assert opened(server, update) == (b"data" if with_data else b"")
+    assert opened(client, server.output()) == b"x" * 36
+    server.send(b"xx")
+    assert server.failure is None
+    server.send(b"x")
+    assert server.failure is not None
 
 
 @pytest.mark.parametrize("version", ProtocolVersion)

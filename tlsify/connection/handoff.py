@@ -169,8 +169,8 @@ class Handoff:
             raise RekeyUnsupported(
                 "relay",
                 0,
-                "OpenSSL has the keys, and changes them by itself",
-                hint="nothing has to be done: ask for it where handoff.relay is None",
+                "OpenSSL has the keys, and changes them only if the peer asks for it",
+                hint="ask for it where handoff.relay is None",
             )
         with self.channel.writing:
             self.channel.key_update(request=request)
