@@ -168,7 +168,7 @@ class Channel(Sender):
     def _refuse_failed(self) -> None:
         """A kernel whose record parser has stopped would let the next receive wait for ever."""
         if self.session.failure is not None:
-            raise self.session.failure
+            raise self.session.failure.with_traceback(None)  # or each call would lengthen it
 
     def _refuse_interruption(self) -> None:
         if self.session.unfinished:  # RFC 8446 5.1

@@ -203,7 +203,7 @@ class Handoff:
             return
         is_lost = self.relay.is_lost(self.sock)
         if (failure := self.relay.failure) is not None:
-            raise failure
+            raise failure.with_traceback(None)  # or it would get longer with each call
         if is_lost:
             raise truncated()
 

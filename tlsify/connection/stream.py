@@ -156,7 +156,7 @@ class TLSSocket(MessageCalls):
         self._share.used = forks.seen
         try:
             if self._broken is not None:
-                raise self._broken
+                raise self._broken.with_traceback(None)
             while True:
                 try:
                     received = attempt(flags)

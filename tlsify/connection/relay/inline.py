@@ -117,7 +117,7 @@ class InlineRelay(socket.socket):
             if opened:
                 return opened
         if self.failure is not None:
-            raise self.failure
+            raise self.failure.with_traceback(None)
         return 0
 
     def _look(self, size: int) -> None:
