@@ -81,6 +81,14 @@ def opened(tunnel: Tunnel, records: bytes) -> bytes:
     return bytes(room.view[:size])
 
 
+def emitted(tunnel: Tunnel) -> bytes:
+    """Return the records that a tunnel has for its peer."""
+    room, records = RecordBuffer(2**16), b""
+    while size := tunnel.output_into(room):
+        records += room.view[:size]
+    return records
+
+
 def keys_of(engine: Engine) -> Keys:
     """Return the keys of a finished handshake."""
     assert engine.keys is not None

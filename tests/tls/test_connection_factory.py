@@ -14,7 +14,7 @@ from OpenSSL import SSL
 
 from tests.certificates import DAY, KEYS, certify, respond, self_signed
 from tests.conftest import make_crl
-from tests.doubles import VERSIONS, EnginePair, context_for, opened
+from tests.doubles import VERSIONS, EnginePair, context_for, emitted, opened
 from tests.meetings import Meeting
 from tlsify.codepoints import (
     DEFAULT_AEADS,
@@ -112,9 +112,9 @@ def test_name_in_the_relay() -> None:
     context._made.pop(server)
     gc.collect()
     theirs.send(b"hello")
-    assert opened(ours, theirs.output()) == b"hello"
+    assert opened(ours, emitted(theirs)) == b"hello"
     ours.close()
-    assert opened(theirs, ours.output()) == b""
+    assert opened(theirs, emitted(ours)) == b""
     assert theirs.peer_closed
 
 

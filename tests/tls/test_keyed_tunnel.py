@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.doubles import EnginePair, flipped, opened
+from tests.doubles import EnginePair, emitted, flipped, opened
 from tests.tls.test_tunnel import CLIENT, SERVER, TLS12, TLS13, VERSIONS
 from tlsify.codepoints import Aead, AlertDescription, ContentType, ProtocolVersion
 from tlsify.errors import HandshakeError, PeerAlert, PeerMisbehaved, RekeyUnsupported
@@ -65,7 +65,7 @@ def test_data_both_ways(version: ProtocolVersion, aead: Aead, data: bytes, piece
     """What goes in comes out, however the records are cut on the way."""
     client, server, _ = tunnels(version, aead)
     client.send(data)
-    stream, found = client.output(), b""
+    stream, found = emitted(client), b""
     for start in range(0, len(stream), piece):
         found += told(server, stream[start : start + piece])
     assert found == data
@@ -90,7 +90,7 @@ def test_close(version: ProtocolVersion) -> None:
     client, server, _ = tunnels(version)
     client.send(b"last words")
     client.close()
-    assert told(server, client.output() + b"rubbish") == b"last words"
+    assert told(server, emitted(client) + b"rubbish") == b"last words"
     assert server.peer_closed
     assert told(server, b"rubbish") == b""
     assert server.failure is None

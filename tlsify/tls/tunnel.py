@@ -10,7 +10,6 @@ from tlsify.codepoints import AlertDescription, ProtocolVersion
 from tlsify.errors import TlsifyError
 from tlsify.tls import ticket_reader
 from tlsify.tls.explain import library_failure, peer_alert
-from tlsify.tls.openssl import drain
 from tlsify.tls.ration import Ration, exceeded
 from tlsify.tls.record import MAX_CIPHERTEXT, NO_RECORD
 from tlsify.tls.room import lend, records_waiting, seal, write_whole
@@ -86,7 +85,7 @@ class Tunnel:
 
     @property
     def failure(self) -> HandshakeError | RekeyUnsupported | None:
-        """Return the error that ended the connection; ``output()`` holds the alert that is due."""
+        """Return the error that ended the connection; ``output_into`` has the alert that is due."""
         return self._failure
 
     @property
@@ -101,17 +100,15 @@ class Tunnel:
 
     @property
     def waiting(self) -> int:
-        """Return the number of bytes that ``output`` would return."""
+        """Return the number of bytes that ``output_into`` would write."""
         return len(self._output) + records_waiting(self._connection)
 
-    def output(self) -> bytes:
-        """Return the records that have to be sent to the peer now; empty if none."""
-        output = bytes(self._output) + drain(self._connection)
-        self._output.clear()
-        return output
-
     def output_into(self, room: RecordBuffer, offset: int = 0) -> int:
-        """Write as ``output``, into a buffer as far as it suffices; return the number of bytes."""
+        """Write the records that have to be sent into a buffer, as far as it suffices.
+
+        Returns:
+            The number of bytes; 0 if there are none.
+        """
         if not self._output:
             return room.read_records(self._connection, offset)
         size = min(len(self._output), len(room.view) - offset)
@@ -120,7 +117,7 @@ class Tunnel:
         return size
 
     def send(self, plaintext: bytes | memoryview) -> None:
-        """Protect plaintext of any length; the records are then in ``output()``.
+        """Protect plaintext of any length; ``output_into`` then has the records.
 
         What has to wait (`is_waiting`) is kept, and protected once the records for it have come.
         Of a connection that failed nothing more is sent.
@@ -241,7 +238,7 @@ class Tunnel:
         return [] if found is None else [found]
 
     def close(self) -> None:
-        """Add close_notify to ``output()``, now or as soon as possible; no data follows it.
+        """Add close_notify to the output, now or as soon as possible; no data follows it.
 
         A connection that failed has said its alert already.
         """
