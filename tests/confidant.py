@@ -9,6 +9,9 @@ from __future__ import annotations
 import json
 import socket
 import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import tlsify
@@ -34,16 +37,29 @@ def connection(
     policy: KtlsPolicy,
     stop: Callable[[], None],
 ) -> None:
-    """Have a connection made, and close it."""
+    """Have a connection made, ask how much its key has protected, and close it."""
     if isinstance(config, ClientConfig):
         handed = tlsify.connect(sock, config, policy)
     else:
         handed = tlsify.accept(sock, config, policy)
+    handed.refresh()
     stop()
     handed.close()
     if handed.relay is not None:
         handed.relay.join(60)
     stop()
+
+
+def stored(
+    sock: socket.socket,
+    config: ClientConfig | ServerConfig,
+    policy: KtlsPolicy,
+    stop: Callable[[], None],
+) -> None:
+    """Do it as a client that stores sessions."""
+    assert isinstance(config, ClientConfig)
+    with tempfile.TemporaryDirectory() as folder:
+        connection(sock, replace(config, session_store=Path(folder)), policy, stop)
 
 
 def derived_keys(
@@ -79,8 +95,8 @@ def main() -> None:
         parent.recv(1)
 
     protect_process()
-    work = {"connection": connection, "derived_keys": derived_keys}[told["work"]]
-    work(sock, config, KtlsPolicy(KtlsMode(told["ktls"])), stop)
+    works = {"connection": connection, "stored": stored, "derived_keys": derived_keys}
+    works[told["work"]](sock, config, KtlsPolicy(KtlsMode(told["ktls"])), stop)
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ from tlsify.errors import PeerMisbehaved
 from tlsify.keys import Direction
 from tlsify.ktls import uapi, ulp
 from tlsify.ktls.probe import capabilities
-from tlsify.tls import schedule
+from tlsify.tls import context, schedule
 from tlsify.tls.engine import Engine
 from tlsify.tls.messages import KeyUpdateRequest, encode_key_update
 from tlsify.tls.protection import open_record, seal_record
@@ -46,6 +46,8 @@ if TYPE_CHECKING:
     import subprocess
     from collections.abc import Callable
     from types import ModuleType
+
+    from OpenSSL import SSL
 
     from tlsify.codepoints import Aead
     from tlsify.credentials.anchors import TrustAnchors
@@ -79,10 +81,25 @@ def opened(tunnel: Tunnel, records: bytes) -> bytes:
     return bytes(room.view[:size])
 
 
+def emitted(tunnel: Tunnel) -> bytes:
+    """Return the records that a tunnel has for its peer."""
+    room, records = RecordBuffer(2**16), b""
+    while size := tunnel.output_into(room):
+        records += room.view[:size]
+    return records
+
+
 def keys_of(engine: Engine) -> Keys:
     """Return the keys of a finished handshake."""
     assert engine.keys is not None
     return engine.keys
+
+
+def context_for(
+    config: ClientConfig | ServerConfig, aeads: tuple[Aead, ...], now: float = 0.0
+) -> SSL.Context:
+    """Return the Context that connections of a configuration begin with."""
+    return context.current(context.contexts_of(config), config, aeads, now)
 
 
 class EnginePair:

@@ -10,6 +10,7 @@ import contextlib
 import itertools
 import select
 import socket
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
@@ -730,6 +731,32 @@ def test_answer_between_the_turns_of_a_writer(lab: Lab, monkeypatch: pytest.Monk
     assert seen_at[0] % 2**16 == 0
 
 
+@pytest.mark.rekey
+@pytest.mark.parametrize("call", ["refresh", "service"])
+def test_answer_behind_a_writer_to_the_bare_descriptor(lab: Lab, call: str) -> None:
+    """What ``service`` could not answer while it wrote is answered before its next data."""
+    handoff, peer = lab.server(KERNEL)
+    handoff.sock.settimeout(None)
+    assert handoff.channel is not None
+    with handoff.channel.writing:
+        handoff.sock.sendall(b"one")
+        peer.sock.sendall(peer.key_update(REQUESTED))
+        assert handoff.service()
+        handoff.sock.sendall(b"two")
+    peer.send_data(b"x")
+    getattr(handoff, call)()
+    with handoff.channel.writing:
+        handoff.sock.sendall(b"three")
+    assert [peer.recv() for _ in range(3)] == [
+        (ContentType.application_data, b"one"),
+        (ContentType.application_data, b"two"),
+        (HANDSHAKE, KEY_UPDATE),
+    ]
+    peer.follow_key_update()
+    assert peer.recv_data(5) == b"three"
+    assert handoff.sock.recv(9) == b"x"
+
+
 @pytest.mark.heavy
 @pytest.mark.rekey
 def test_answer_beside_the_end(lab: Lab) -> None:
@@ -998,6 +1025,21 @@ def test_chacha_has_no_limit(
         tls.sendall(b"x")
     assert peer.recv_data(20) == b"x" * 20
     watch.check()
+
+
+@pytest.mark.rekey
+def test_short_records_count_each(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Data for a peer that wants short records wears a key out sooner."""
+    limit = Aead.AES_GCM_128.record_limit
+    assert limit is not None
+    handoff, peer = lab.far_on(monkeypatch, Aead.AES_GCM_128, TLS13, limit // 2)
+    monkeypatch.setattr(stream, "_CHECK_EVERY", 4)
+    handoff.negotiated = replace(handoff.negotiated, max_fragment_length=512)
+    tls = TLSSocket(handoff)
+    tls.sendall(bytes(2000))
+    assert peer.recv_data(2000) == bytes(2000)
+    tls.sendall(b"x")
+    assert peer.recv() == (HANDSHAKE, KEY_UPDATE)
 
 
 def test_sendfile_counts_too(lab: Lab, monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Self
 
 import pytest
 
-from tests.doubles import OFFLOADS, RELAY, VERSIONS, Lab, keys_of
+from tests.doubles import KERNEL, OFFLOADS, RELAY, VERSIONS, Lab, keys_of
 from tests.memory import holds
 from tlsify.codepoints import ProtocolVersion
 from tlsify.connection.setup import handshake
@@ -84,7 +84,7 @@ class Process:
 
     def __exit__(self, *_: object) -> None:
         """Have it end."""
-        with self._ours, self._process:
+        with self._process, self._ours:  # closed first, in case it waits for more
             self._ours.send(b"x")
         assert self._process.returncode == 0
 
@@ -101,6 +101,15 @@ def test_connection(lab: Lab, role: str, version: ProtocolVersion, policy: KtlsP
             assert process.found == process.traffic
         else:
             assert process.found == set()
+        process.go_on()
+        assert process.found == set()
+
+
+@pytest.mark.ktls
+def test_stored_sessions(lab: Lab) -> None:
+    """A client that waits for tickets has what they are read with, until it closes."""
+    with Process(lab, "stored", "client", ProtocolVersion.TLSv1_3, KERNEL) as process:
+        assert process.found > process.traffic
         process.go_on()
         assert process.found == set()
 

@@ -51,6 +51,7 @@ class ReasonCode(StrEnum):
     MAX_FRAGMENT_LENGTH = "max-fragment-length"
     FORBIDDEN = "forbidden"
     NO_MEMORY = "no-memory"
+    SHORTAGE = "shortage"
     NOT_AVAILABLE = "not-available"
     NO_LOOPBACK = "no-loopback"
     ULP_PRESET = "ulp-preset"

@@ -8,6 +8,7 @@ import select
 import socket
 import tempfile
 import threading
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -316,6 +317,22 @@ def test_partial_record_does_not_wake_poll(lab: Lab) -> None:
     peer.send_data(b"x")
     assert readable(stream, 5000)
     assert stream.recv_into(bytearray(9)) == 1
+
+
+@both
+def test_error_that_is_raised_again(lab: Lab, policy: KtlsPolicy) -> None:
+    """Its traceback is that of the call, whose frames it keeps, and not of all calls before."""
+    cut, peer = lab.stream(policy)
+    peer.sock.shutdown(socket.SHUT_WR)
+    refused, peer = lab.stream(policy)
+    peer.send_alert(AlertDescription.internal_error)
+    for stream, kind in ((cut, Truncated), (refused, PeerAlert)):
+        lengths = []
+        for _ in range(4):
+            with pytest.raises(kind) as raised:
+                stream.recv(9)
+            lengths.append(len(list(traceback.walk_tb(raised.value.__traceback__))))
+        assert lengths[1:] == lengths[1:2] * 3
 
 
 # -- sending

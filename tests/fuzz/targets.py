@@ -21,7 +21,7 @@ import trustme
 
 from tests.certificates import certify, raw, respond
 from tests.conversations import CONVERSATIONS, OWN, SERVER, follow
-from tests.doubles import EnginePair
+from tests.doubles import EnginePair, emitted
 from tlsify import names
 from tlsify.agent import fields, wire
 from tlsify.cli.options import config_file
@@ -268,7 +268,7 @@ def relayed_records(data: bytes) -> None:
                 kind = cast("ContentType", piece[0])
                 record = seal_record(tx, tx.seq + number, kind, piece[1:])
                 tunnel.receive(record, room)
-                tunnel.output()
+                emitted(tunnel)
 
 
 # -- files, and what is beside TLS

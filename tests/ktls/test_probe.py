@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import tomllib
@@ -14,13 +15,15 @@ from pyroute2.netlink import genlmsg
 from pyroute2.netlink.exceptions import NetlinkError
 from pyroute2.netlink.generic import GenericNetlinkSocket
 
+from tests.doubles import own_clock
 from tlsify.codepoints import Aead, CipherSuite, ProtocolVersion
-from tlsify.errors import ConfigError, KtlsUnavailable, RekeyUnsupported
+from tlsify.errors import SHORTAGES, ConfigError, KtlsUnavailable, RekeyUnsupported
 from tlsify.keys import Direction
 from tlsify.ktls import diag, probe, ulp
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Callable
 
     from tlsify.keys import TrafficKeys
 
@@ -157,6 +160,102 @@ def test_no_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.refusal is not None
     assert found.refusal.code == "no-loopback"
     assert found.refusal.errno == errno.EADDRNOTAVAIL
+
+
+def _kept(failures: list[OSError], monkeypatch: pytest.MonkeyPatch) -> Callable[[], Any]:
+    """Return the probe with an answer of its own; its first loopback connections fail so."""
+    original = probe.loopback_pair
+
+    def pair() -> Any:
+        if failures:
+            raise failures.pop(0)
+        return original()
+
+    monkeypatch.setattr(probe, "loopback_pair", pair)
+    return probe._kept(probe._in_want)(probed)
+
+
+@pytest.mark.parametrize(
+    ("failure", "code", "said"),
+    [
+        (OSError(errno.EMFILE, ""), "shortage", "Too many open files"),
+        (OSError(errno.ENOBUFS, ""), "shortage", "No buffer space"),
+        (TimeoutError("timed out"), "no-loopback", "has timed out"),
+        (
+            KtlsUnavailable("TLS_TX", errno.ENOMEM, "no memory", code="no-memory"),
+            "no-memory",
+            "no memory",
+        ),
+    ],
+    ids=repr,
+)
+def test_shortage_passes(
+    monkeypatch: pytest.MonkeyPatch, failure: OSError, code: str, said: str
+) -> None:
+    """It is named, and the next connection tries again; what the kernel says then holds."""
+    go = own_clock(monkeypatch, probe)
+    wanted = probed()
+    asked = _kept([failure] * 2, monkeypatch)
+    for _ in range(2):
+        found = asked()
+        assert found.refusal is not None
+        assert found.refusal.code == code
+        assert said in found.refusal.sentence
+        assert found.refusal.hint == SHORTAGES.get(failure.errno or 0)
+        assert not found.supported
+        if isinstance(failure, TimeoutError):
+            go(60)
+    assert asked() == wanted
+    assert asked() is asked()
+    go(1e9)
+    assert asked() is asked()
+
+
+def test_time_limit_is_not_waited_for_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wait of seconds is not repeated for each connection."""
+    go = own_clock(monkeypatch, probe)
+    asked_for = 0
+
+    def ask() -> bool:
+        nonlocal asked_for
+        asked_for += 1
+        go(5)
+        raise TimeoutError("timed out")
+
+    asked = probe._kept(lambda _: False)(ask)
+    for pause, times in ((0, 1), (59, 1), (1, 2)):
+        go(pause)
+        assert asked() is False
+        assert asked_for == times
+
+
+def test_shortage_in_the_midst(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It costs neither a cipher nor the change of keys, whichever call it comes in."""
+    calls = fails_at = 0
+
+    def install(*_: object) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == fails_at:
+            raise KtlsUnavailable("TLS_RX", errno.ENOMEM, "no memory", code="no-memory")
+
+    monkeypatch.setattr(ulp, "attach", lambda _sock: None)
+    monkeypatch.setattr(ulp, "install", install)
+    found = None
+    while found is None:
+        fails_at, calls = fails_at + 1, 0
+        with contextlib.suppress(KtlsUnavailable):
+            found = probed()
+    assert calls == fails_at - 1 > len(Aead) * len(Direction)
+    assert found.rekey
+
+    def no_memory(*_: object) -> NoReturn:
+        raise OSError(errno.ENOBUFS, "No buffer space")
+
+    fails_at = 0
+    monkeypatch.setattr(ulp, "recv_record", no_memory)
+    with pytest.raises(OSError, match="No buffer space"):
+        probed()
 
 
 def test_kernel_that_takes_half(monkeypatch: pytest.MonkeyPatch) -> None:

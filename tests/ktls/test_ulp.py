@@ -7,6 +7,7 @@ import os
 import select
 import socket
 from contextlib import closing
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -368,6 +369,22 @@ def test_kernel_and_userspace_agree(tcp_pair: Pair, suite: CipherSuite) -> None:
         assert ulp.recv_record(ours, 9) == (ContentType.application_data, payload, True)
 
 
+class _Keyed(socket.socket):
+    """A socket that has a key, and keeps what it returns of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.returned: list[bytes] = []
+        self.installed = b""
+
+    def getsockopt(self, *_: int) -> bytes:  # type: ignore[override]
+        self.returned.append(bytes(pack(make_keys(seq=5))))
+        return self.returned[-1]
+
+    def setsockopt(self, *args: Any) -> None:
+        self.installed = bytes(bytearray(args[2]))
+
+
 @needs_ktls
 def test_next_seq(tcp_pair: Pair) -> None:
     """It counts records in each direction from where the key began."""
@@ -393,6 +410,15 @@ def test_next_seq(tcp_pair: Pair) -> None:
     assert ulp.next_seq(ours, Direction.RX, Aead.AES_GCM_128) == 11
     with pytest.raises(OSError, match=os.strerror(errno.EINVAL)):
         ulp.next_seq(ours, Direction.RX, Aead.AES_GCM_256)
+
+
+def test_keys_that_the_kernel_returns_are_wiped() -> None:
+    """The whole key comes along with the number, and is not left in memory."""
+    with _Keyed() as sock:
+        assert ulp.next_seq(sock, Direction.TX, Aead.AES_GCM_128) == 5
+        ulp.reinstall(sock, Direction.TX, Aead.AES_GCM_128)
+        assert sock.installed[-8:] == bytes(7) + b"\5"
+        assert [any(each) for each in sock.returned] == [False, False]
 
 
 @needs_ktls

@@ -13,9 +13,11 @@ from OpenSSL import SSL
 
 from tests.conftest import HOST
 from tests.doubles import KERNEL, RELAY, Endpoint, Lab, RawPeer
-from tlsify.codepoints import ContentType
+from tlsify.codepoints import Aead, ContentType
 from tlsify.config import KtlsPolicy
+from tlsify.metrics.counters import counters
 from tlsify.sslcontext.context import SSLContext
+from tlsify.tls import wear
 from tlsify.tls.messages import KeyUpdateRequest, encode_key_update
 from tlsify.tls.openssl import drain
 
@@ -383,6 +385,22 @@ def test_key_update(lab: Lab, files: Files) -> None:
     assert peer.recv() == (ContentType.handshake, answer)
     peer.follow_key_update()
     assert peer.recv_data(6) == b"answer"
+
+
+def test_key_that_wears_out(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The object fails before a key has protected too much."""
+    before = counters()["key_limit_reached"]
+    monkeypatch.setattr(Aead, "record_limit", property(lambda _: 2 + wear._SPARE))
+    client = Side(files.client(ours=True), server_hostname=HOST)
+    server = Side(files.server(ours=False), server_side=True)
+    shake(client, server)
+    assert client.do("write", b"one") == client.do("write", b"two") == 3
+    for call in (("write", b"x"), ("write", b"x"), ("unwrap",)):
+        with pytest.raises(ssl.SSLError, match="could not be changed"):
+            getattr(client.tls, call[0])(*call[1:])
+    assert counters()["key_limit_reached"] == before + 1
+    carry(client, server)
+    assert server.do("read", 9) == b"one"
 
 
 def test_half_a_message(lab: Lab, files: Files) -> None:

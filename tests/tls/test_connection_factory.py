@@ -14,7 +14,7 @@ from OpenSSL import SSL
 
 from tests.certificates import DAY, KEYS, certify, respond, self_signed
 from tests.conftest import make_crl
-from tests.doubles import VERSIONS, EnginePair, opened
+from tests.doubles import VERSIONS, EnginePair, context_for, emitted, opened
 from tests.meetings import Meeting
 from tlsify.codepoints import (
     DEFAULT_AEADS,
@@ -112,9 +112,9 @@ def test_name_in_the_relay() -> None:
     context._made.pop(server)
     gc.collect()
     theirs.send(b"hello")
-    assert opened(ours, theirs.output()) == b"hello"
+    assert opened(ours, emitted(theirs)) == b"hello"
     ours.close()
-    assert opened(theirs, ours.output()) == b""
+    assert opened(theirs, emitted(ours)) == b""
     assert theirs.peer_closed
 
 
@@ -153,7 +153,7 @@ def _verifying(kind: str, version: ProtocolVersion) -> Engine:
     """A client that can verify the signatures of one kind of key only."""
     config = client("a.example", version)
     algorithms = {"ec": b"ECDSA+SHA256", "rsa": b"rsa_pss_rsae_sha256:RSA+SHA256"}[kind]
-    made = context.context_for(config, config.aeads)
+    made = context_for(config, config.aeads)
     assert openssl._lib.SSL_CTX_set1_sigalgs_list(made._context, algorithms) == 1
     return Engine(config)
 
@@ -234,7 +234,7 @@ def ask(server: ServerConfig, name: str, version: ProtocolVersion = TLS13) -> As
         heard.append(response)
         return True
 
-    made = context.context_for(config, config.aeads)
+    made = context_for(config, config.aeads)
     made.set_ocsp_client_callback(hear)
     pair = EnginePair(config, server)
     pair.client = engine = Engine.__new__(Engine)
@@ -447,8 +447,8 @@ def test_ring_is_inherited() -> None:
     context.prepare(before, DEFAULT_AEADS, 0.0)
     assert context.succeed(before, after)
     context.prepare(after, DEFAULT_AEADS, 3 * context.PERIOD)
-    later = context.context_for(after, DEFAULT_AEADS, 5 * context.PERIOD)
-    assert later is context.context_for(before, DEFAULT_AEADS, 5 * context.PERIOD)
+    later = context_for(after, DEFAULT_AEADS, 5 * context.PERIOD)
+    assert later is context_for(before, DEFAULT_AEADS, 5 * context.PERIOD)
     assert (DEFAULT_AEADS, 0) not in context._made[after]
 
 

@@ -15,7 +15,7 @@ from OpenSSL import SSL
 
 from tests.certificates import self_signed
 from tests.conftest import HOST, issue
-from tests.doubles import EnginePair
+from tests.doubles import EnginePair, context_for
 from tlsify.codepoints import DEFAULT_AEADS, Aead, CipherSuite, ProtocolVersion
 from tlsify.config import ClientConfig, ServerConfig
 from tlsify.credentials.anchors import TrustAnchors
@@ -26,7 +26,6 @@ from tlsify.tls.context import (
     PERIOD,
     RING,
     TICKET_LIFETIME,
-    context_for,
     drop_past_keys,
     prepare,
 )

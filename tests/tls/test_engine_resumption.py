@@ -13,7 +13,7 @@ import pytest
 import trustme
 
 from tests.conftest import HOST
-from tests.doubles import keys_of
+from tests.doubles import context_for, keys_of
 from tests.meetings import Meeting
 from tlsify.codepoints import Aead, CipherSuite, ContentType, ProtocolVersion
 from tlsify.config import ClientConfig, ServerConfig
@@ -168,7 +168,7 @@ def test_fresh_key_exchange(both: Configs) -> None:
         assert resume(both, session).ours.group
     allow_no_dhe_kex = 1 << 10
     for config in both:
-        options = context.context_for(replace(config), config.aeads).set_options(0)
+        options = context_for(replace(config), config.aeads).set_options(0)
         assert not options & allow_no_dhe_kex
 
 

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.doubles import EnginePair, flipped, opened
+from tests.doubles import EnginePair, emitted, flipped, opened
 from tests.tls.test_tunnel import CLIENT, SERVER, TLS12, TLS13, VERSIONS
 from tlsify.codepoints import Aead, AlertDescription, ContentType, ProtocolVersion
-from tlsify.errors import HandshakeError, PeerAlert, PeerMisbehaved
+from tlsify.errors import HandshakeError, PeerAlert, PeerMisbehaved, RekeyUnsupported
 from tlsify.tls.keyed_tunnel import KeyedTunnel
 from tlsify.tls.messages import KeyUpdateRequest, encode_key_update
 from tlsify.tls.protection import open_record, seal_record
@@ -65,7 +65,7 @@ def test_data_both_ways(version: ProtocolVersion, aead: Aead, data: bytes, piece
     """What goes in comes out, however the records are cut on the way."""
     client, server, _ = tunnels(version, aead)
     client.send(data)
-    stream, found = client.output(), b""
+    stream, found = emitted(client), b""
     for start in range(0, len(stream), piece):
         found += told(server, stream[start : start + piece])
     assert found == data
@@ -90,7 +90,7 @@ def test_close(version: ProtocolVersion) -> None:
     client, server, _ = tunnels(version)
     client.send(b"last words")
     client.close()
-    assert told(server, client.output() + b"rubbish") == b"last words"
+    assert told(server, emitted(client) + b"rubbish") == b"last words"
     assert server.peer_closed
     assert told(server, b"rubbish") == b""
     assert server.failure is None
@@ -146,7 +146,7 @@ def test_bytes_that_are_no_record(
     """Each has its alert, which the peer can open."""
     client, server, _ = tunnels(version)
     assert told(server, stream) == b""
-    assert server.failure is not None
+    assert isinstance(server.failure, HandshakeError)
     assert server.failure.alert is alert
     with pytest.raises(PeerAlert, match=alert.name):
         opened(client, said(server))
@@ -193,13 +193,27 @@ def test_key_that_wears_out(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(split_records(records)) == 24
 
 
+def test_key_that_wears_out_for_good(monkeypatch: pytest.MonkeyPatch) -> None:
+    """TLS 1.2 cannot change it: within the limit there is still an alert."""
+    client, server, _ = tunnels(TLS12)
+    monkeypatch.setattr(Aead, "record_limit", property(lambda _: 8))
+    records = split_records(b"".join(said(server, b"x") for _ in range(20)))
+    assert len(records) == 8 - 1  # Finished was the first
+    assert opened(client, b"".join(records)) == b"x" * 6
+    with pytest.raises(PeerAlert, match="internal_error"):
+        opened(client, b"")
+    assert isinstance(server.failure, RekeyUnsupported)
+    server.close()
+    assert not said(server)
+
+
 def test_flood() -> None:
     """Control records beyond their ration end the connection."""
     _, server, keys = tunnels(TLS13)
     for number in range(MOST + 1):
         assert server.failure is None
         told(server, sealed(keys, ContentType.application_data, b"", number))
-    assert server.failure is not None
+    assert isinstance(server.failure, HandshakeError)
     assert server.failure.alert is AlertDescription.unexpected_message
 
 
@@ -210,7 +224,7 @@ def test_data_inside_a_message() -> None:
     assert told(server, sealed(keys, ContentType.handshake, update[:3])) == b""
     assert not said(server), "no alert yet"
     told(server, sealed(keys, ContentType.application_data, b"data", 1))
-    assert server.failure is not None
+    assert isinstance(server.failure, HandshakeError)
     assert server.failure.alert is AlertDescription.unexpected_message
 
 

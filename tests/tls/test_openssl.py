@@ -106,12 +106,12 @@ def test_alerts_heard(monkeypatch: pytest.MonkeyPatch, *, lean: bool) -> None:
     if not lean:
         _no_binding(monkeypatch)
     context = SSL.Context(SSL.TLS_METHOD)
-    openssl.hear_all(context)
+    openssl.observe_all(context)
     victim, other = (SSL.Connection(context, None) for _ in range(2))
     for connection in (victim, other):
         connection.set_app_data(Listener())
         connection.set_accept_state()
-        openssl.hear(connection)
+        openssl.observe(connection)
     victim.bio_write(b"\x16\x03\x03\x00\x04\x02\x00\x00\x00")
     for connection in (victim, other):
         with pytest.raises(SSL.Error):
@@ -131,12 +131,12 @@ def test_handshake_and_its_secrets(monkeypatch: pytest.MonkeyPatch, *, lean: boo
         context = SSL.Context(SSL.TLS_METHOD)
         context.use_certificate(pair.chain[0])
         context.use_privatekey(pair.key)
-        openssl.hear_all(context)
+        openssl.observe_all(context)
         openssl.log_keys(context, whole=start is SSL.Connection.set_connect_state)
         sides.append(SSL.Connection(context, None))
         heard.append(Listener())
         sides[-1].set_app_data(heard[-1])
-        openssl.hear(sides[-1])
+        openssl.observe(sides[-1])
         start(sides[-1])
     client, server = sides
     is_finished, hello = openssl.advance(client, b"")

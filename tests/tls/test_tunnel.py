@@ -11,14 +11,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import HOST
-from tests.doubles import EnginePair, flipped, new_session_ticket, opened
+from tests.doubles import EnginePair, emitted, flipped, new_session_ticket, opened
 from tests.meetings import Meeting
-from tlsify.codepoints import AlertDescription, ContentType, ProtocolVersion
+from tlsify.codepoints import Aead, AlertDescription, ContentType, ProtocolVersion
 from tlsify.config import ClientConfig, ServerConfig
 from tlsify.credentials.anchors import TrustAnchors
 from tlsify.credentials.self_signed import make_key_pair
-from tlsify.errors import HandshakeError, PeerAlert, PeerMisbehaved, TlsifyError
+from tlsify.errors import (
+    HandshakeError,
+    PeerAlert,
+    PeerMisbehaved,
+    RekeyUnsupported,
+    TlsifyError,
+)
 from tlsify.names import ReferenceIdentifier
+from tlsify.tls import wear
 from tlsify.tls.engine import Engine
 from tlsify.tls.messages import KeyUpdateRequest, encode_key_update
 from tlsify.tls.protection import open_record, seal_record
@@ -52,7 +59,7 @@ def tunnels(version: ProtocolVersion) -> tuple[Tunnel, Tunnel, Keys]:
 def settled(version: ProtocolVersion) -> tuple[Tunnel, Tunnel, Keys]:
     """As `tunnels`, with the server's tickets delivered."""
     client, server, keys = tunnels(version)
-    assert opened(client, server.output()) == b""
+    assert opened(client, emitted(server)) == b""
     return client, server, keys
 
 
@@ -63,11 +70,60 @@ def test_data_both_ways(version: ProtocolVersion, data: bytes, piece: int) -> No
     client, server, _ = settled(version)
     for source, sink in ((client, server), (server, client)):
         source.send(data)
-        stream, found = source.output(), bytearray()
+        stream, found = emitted(source), bytearray()
         for start in range(0, len(stream), piece):
             found += opened(sink, stream[start : start + piece])
         assert found == data
-        assert source.output() == b""
+        assert emitted(source) == b""
+
+
+@pytest.fixture
+def few_records(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have a key protect ten records of data at most."""
+    monkeypatch.setattr(Aead, "record_limit", property(lambda _: 10 + wear._SPARE))
+
+
+@pytest.mark.usefixtures("few_records")
+@pytest.mark.parametrize("version", ProtocolVersion)
+@pytest.mark.parametrize(("size", "times"), [(1, 10), (MAX_PLAINTEXT, 10), (40_000, 3)])
+def test_key_that_wears_out(version: ProtocolVersion, size: int, times: int) -> None:
+    """OpenSSL does not change it: the connection ends before the limit, and says why."""
+    client, server, _ = settled(version)
+    for _ in range(times):
+        client.send(bytes(size))
+        assert client.failure is None
+    assert len(split_records(emitted(client))) <= 10
+    for _ in range(2):
+        client.send(bytes(size))
+        assert isinstance(client.failure, RekeyUnsupported)
+    client.close()
+    assert emitted(client) == b""
+    assert server.failure is None
+
+
+@pytest.mark.usefixtures("few_records")
+@pytest.mark.parametrize("with_data", [False, True])
+def test_key_that_the_peer_has_changed(*, with_data: bool) -> None:
+    """A KeyUpdate that asks for one begins the count anew; one that does not, does not."""
+    client, server, keys = settled(TLS13)
+    secret, now, number = bytes(keys.tx_secret), keys.tx, keys.tx.seq
+    kinds = [KeyUpdateRequest.update_requested] * 3 + [KeyUpdateRequest.update_not_requested]
+    for request in kinds:
+        for _ in range(9):
+            server.send(b"x")
+        assert server.failure is None
+        update = seal_record(now, number, ContentType.handshake, encode_key_update(request))
+        secret, number = bytes(next_secret(now.suite, secret)), 0
+        now = traffic_keys(now.suite, secret)
+        if with_data:  # else OpenSSL answers when something is sent
+            update += seal_record(now, number, ContentType.application_data, b"data")
+            number = 1
+        assert opened(server, update) == (b"data" if with_data else b"")
+    assert opened(client, emitted(server)) == b"x" * 36
+    server.send(b"xx")
+    assert server.failure is None
+    server.send(b"x")
+    assert server.failure is not None
 
 
 @pytest.mark.parametrize("version", ProtocolVersion)
@@ -75,7 +131,7 @@ def test_records_are_of_legal_size(version: ProtocolVersion) -> None:
     """Plaintext of any length leaves in records that every peer accepts."""
     client, _, _ = settled(version)
     client.send(bytes(100_000))
-    records = split_records(client.output())
+    records = split_records(emitted(client))
     assert len(records) == 7
     assert all(len(record) <= MAX_CIPHERTEXT + 5 for record in records)
 
@@ -97,14 +153,14 @@ def test_nothing_to_send() -> None:
     """No plaintext, no record."""
     client, _, _ = settled(TLS13)
     client.send(b"")
-    assert client.output() == b""
+    assert emitted(client) == b""
 
 
 def test_tickets_are_due_at_once() -> None:
     """The tickets that the engine held back go out in front of all data."""
     client, server, keys = tunnels(TLS13)
     server.send(b"data")
-    records = split_records(server.output())
+    records = split_records(emitted(server))
     assert len(records) > 1
     kinds = [open_record(keys.rx, seq, record)[0] for seq, record in enumerate(records)]
     assert kinds == [ContentType.handshake] * (len(records) - 1) + [ContentType.application_data]
@@ -123,12 +179,12 @@ def test_close(version: ProtocolVersion) -> None:
     client, server, _ = settled(version)
     client.send(b"last words")
     client.close()
-    assert opened(server, client.output()) == b"last words"
+    assert opened(server, emitted(client)) == b"last words"
     assert server.peer_closed
     assert not client.peer_closed
     server.send(b"answer")
     server.close()
-    assert opened(client, server.output()) == b"answer"
+    assert opened(client, emitted(server)) == b"answer"
     assert client.peer_closed
 
 
@@ -137,7 +193,7 @@ def test_bytes_behind_close_notify(version: ProtocolVersion) -> None:
     """What comes after the peer's end is not read."""
     client, server, _ = settled(version)
     client.close()
-    assert opened(server, client.output() + b"rubbish") == b""
+    assert opened(server, emitted(client) + b"rubbish") == b""
     assert opened(server, b"more rubbish") == b""
     assert server.peer_closed
 
@@ -147,9 +203,9 @@ def test_closing_twice(version: ProtocolVersion) -> None:
     """A second close says nothing new and raises nothing."""
     client, _, _ = settled(version)
     client.close()
-    assert client.output()
+    assert emitted(client)
     client.close()
-    assert client.output() == b""
+    assert emitted(client) == b""
 
 
 def sealed(keys: Keys, content_type: ContentType, payload: bytes) -> bytes:
@@ -165,7 +221,7 @@ def test_fatal_alert(version: ProtocolVersion) -> None:
     with pytest.raises(PeerAlert, match="internal_error") as caught:
         opened(server, sealed(keys, ContentType.alert, alert))
     assert caught.value.alert is AlertDescription.internal_error
-    assert server.output() == b""
+    assert emitted(server) == b""
     assert not server.peer_closed
 
 
@@ -178,9 +234,9 @@ def test_damaged_record(version: ProtocolVersion) -> None:
         opened(server, record)
     assert caught.value.alert is AlertDescription.bad_record_mac
     with pytest.raises(PeerAlert, match="bad_record_mac"):
-        opened(client, server.output())
+        opened(client, emitted(server))
     server.close()
-    assert server.output() == b""
+    assert emitted(server) == b""
 
 
 @settings(max_examples=40)
@@ -193,7 +249,7 @@ def test_arbitrary_bytes(version: ProtocolVersion, pieces: list[bytes]) -> None:
             assert opened(server, piece) == b""
     except HandshakeError:
         server.close()
-    server.output()
+    emitted(server)
 
 
 @settings(max_examples=60)
@@ -206,7 +262,7 @@ def test_arbitrary_protected_record(
     try:
         found = opened(server, sealed(keys, content_type, payload))
     except HandshakeError as error:
-        assert isinstance(error, PeerAlert) or (error.alert is not None) == bool(server.output())
+        assert isinstance(error, PeerAlert) or (error.alert is not None) == bool(emitted(server))
     else:
         assert found == (payload if content_type == ContentType.application_data else b"")
 
@@ -218,7 +274,7 @@ def test_key_update(request_update: KeyUpdateRequest) -> None:
     update = encode_key_update(request_update)
     assert opened(server, sealed(keys, ContentType.handshake, update)) == b""
     server.send(b"data")
-    records = split_records(server.output())
+    records = split_records(emitted(server))
     assert len(records) == 1 + request_update
 
 
@@ -229,7 +285,7 @@ def test_renegotiation() -> None:
     client, keys = Tunnel(pair.client), pair.keys[1]
     request = seal_record(keys.tx, 1, ContentType.handshake, bytes(4))
     assert opened(client, request) == b""
-    (record,) = split_records(client.output())
+    (record,) = split_records(emitted(client))
     answer = open_record(keys.rx, 1, record)
     assert answer == (ContentType.alert, bytes([1, AlertDescription.no_renegotiation]))
     data = seal_record(keys.tx, 2, ContentType.application_data, b"data")
@@ -251,7 +307,7 @@ def test_plaintext_in_front_of_a_bad_record(version: ProtocolVersion) -> None:
     """Data that came in good order is not lost to what follows it."""
     client, server, keys = settled(version)
     client.send(b"data")
-    stream = client.output() + b"\x17\x03\x03\x00\x20" + bytes(32)
+    stream = emitted(client) + b"\x17\x03\x03\x00\x20" + bytes(32)
     assert opened(server, stream) == b"data"
     with pytest.raises(PeerMisbehaved):
         opened(server, b"")
@@ -265,7 +321,7 @@ def resuming(version: ProtocolVersion, session: bytes | None = None) -> tuple[Tu
     """Finish a handshake that wants sessions; return the client and what the server sent it."""
     met = Meeting(Engine(_storing(version), session=session), RESUMING)
     assert met.ours.resumed is (session is not None)
-    return Tunnel(met.client), b"".join(met.beyond) + Tunnel(met.server).output()
+    return Tunnel(met.client), b"".join(met.beyond) + emitted(Tunnel(met.server))
 
 
 def _storing(version: ProtocolVersion) -> ClientConfig:
@@ -366,7 +422,7 @@ def test_flood_of_key_updates(count: int, *, passes: bool) -> None:
         opened(client, records)
     assert caught.value.alert is AlertDescription.unexpected_message
     with pytest.raises(PeerAlert, match="unexpected_message"):
-        opened(server, client.output())
+        opened(server, emitted(client))
 
 
 def test_flood_that_ends_within_a_record() -> None:
@@ -374,7 +430,7 @@ def test_flood_that_ends_within_a_record() -> None:
     client, _, keys = tunnels(TLS13)
     with pytest.raises(PeerMisbehaved, match="too many control records"):
         opened(client, _updates(keys, MOST + 1) + b"\x17\x03\x03\x01")
-    assert client.output()
+    assert emitted(client)
 
 
 def test_key_updates_with_data_between_them() -> None:

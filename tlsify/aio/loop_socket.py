@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import socket
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from tlsify.config import ClosePolicy
@@ -15,6 +14,7 @@ from tlsify.errors import TlsifyError
 
 if TYPE_CHECKING:
     import asyncio
+    import socket
     from collections.abc import Callable, Iterable
 
     from _typeshed import ReadableBuffer, WriteableBuffer
@@ -92,16 +92,9 @@ class LoopSocket(TLSSocket):
         address: Any = None,
         /,
     ) -> int:
-        """Send several pieces as one, which Python 3.12's transports do; raises OSError only.
-
-        With ancillary data it is a control record: those are the channel's own.
-        """
-        channel = self._channel
-        self._share.used = forks.seen
-        if ancdata or channel is None:
-            return super().sendmsg(buffers, ancdata, flags, address)
+        """Send several pieces as one, which Python 3.12's transports do; raises OSError only."""
         try:
-            return self._transmit(channel, lambda: socket.socket.sendmsg(self, buffers, (), flags))
+            return super().sendmsg(buffers, ancdata, flags, address)
         except (TlsifyError, OSError) as exc:
             raise_os_error(exc)
 

@@ -86,7 +86,7 @@ class Channel(Sender):
             if record.content_type == ContentType.application_data and record.payload:
                 self._refuse_interruption()
                 return record.payload
-            self._serve_seen(record, flags)
+            self._serve_seen(record, peeked=bool(flags & socket.MSG_PEEK))
         return b""
 
     def receive_into(self, buffer: memoryview, flags: int = 0) -> int:
@@ -102,7 +102,8 @@ class Channel(Sender):
             if content_type == ContentType.application_data and size:
                 self._refuse_interruption()
                 return size
-            self._serve_seen(ulp.Record(content_type, bytes(buffer[:size]), complete), flags)
+            record = ulp.Record(content_type, bytes(buffer[:size]), complete)
+            self._serve_seen(record, peeked=bool(flags & socket.MSG_PEEK))
         return 0
 
     def service(self, flags: int = 0) -> bool:
@@ -153,12 +154,12 @@ class Channel(Sender):
             return False
         if upcoming.content_type == ContentType.application_data and upcoming.payload:
             return True
-        self._serve_seen(upcoming, socket.MSG_PEEK)
+        self._serve_seen(upcoming, peeked=True)
         return False
 
-    def _serve_seen(self, record: ulp.Record, flags: int) -> None:
-        """Serve a record that is not the caller's; one that was only peeked at is received."""
-        if flags & socket.MSG_PEEK:
+    def _serve_seen(self, record: ulp.Record, *, peeked: bool) -> None:
+        """Serve a record that is not the caller's; if it was peeked at, receive it first."""
+        if peeked:
             self.serve(ulp.Record(record.content_type, b"", complete=False))
         elif record.content_type == ContentType.application_data:
             self.serve(record._replace(complete=True))
@@ -168,7 +169,7 @@ class Channel(Sender):
     def _refuse_failed(self) -> None:
         """A kernel whose record parser has stopped would let the next receive wait for ever."""
         if self.session.failure is not None:
-            raise self.session.failure
+            raise self.session.failure.with_traceback(None)  # or each call would lengthen it
 
     def _refuse_interruption(self) -> None:
         if self.session.unfinished:  # RFC 8446 5.1

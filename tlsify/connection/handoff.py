@@ -135,7 +135,8 @@ class Handoff:
         """Serve the record that made a plain read of ``sock`` fail with EIO, or return 0 bytes.
 
         A KeyUpdate that asks for one in return is answered at once: other threads that write to
-        ``sock`` must hold ``channel.writing``, or a record may get in between.
+        ``sock`` must hold ``channel.writing``, or a record may get in between. If one of them holds
+        it just now, the next `service` or `refresh` answers.
 
         Returns:
             False once the peer has sent close_notify. On the relay path there is nothing to
@@ -150,6 +151,7 @@ class Handoff:
         if self.channel is None:
             self.raise_failure()
             return self.relay is not None and not self.relay.join(0)
+        self.channel.settle_if_free()
         return self.channel.service()
 
     def key_update(self, *, request: bool = False) -> None:
@@ -167,17 +169,18 @@ class Handoff:
             raise RekeyUnsupported(
                 "relay",
                 0,
-                "OpenSSL has the keys, and changes them by itself",
-                hint="nothing has to be done: ask for it where handoff.relay is None",
+                "OpenSSL has the keys, and changes them only if the peer asks for it",
+                hint="ask for it where handoff.relay is None",
             )
         with self.channel.writing:
             self.channel.key_update(request=request)
 
     def refresh(self) -> None:
-        """Check the usage of the sending key, and change the key near its limit.
+        """Send the answer to a KeyUpdate if one is due; change the sending key near its limit.
 
-        TLSSocket does it by itself. A program that writes to the bare descriptor must call it every
-        few million records: 2**24 of AES-GCM are too many (RFC 8446 5.5).
+        TLSSocket does both by itself. A program that writes to the bare descriptor must call it
+        every few million records: 2**24 of AES-GCM are too many (RFC 8446 5.5). A thread that
+        writes while another calls `service` calls it whenever it has released ``channel.writing``.
 
         Raises:
             RekeyUnsupported: the key is used up and cannot be changed: the connection was ended.
@@ -185,6 +188,7 @@ class Handoff:
         """
         if self.channel is not None:
             with self.channel.writing:
+                self.channel.settle()
                 self.channel.refresh()
 
     def raise_failure(self) -> None:
@@ -199,7 +203,7 @@ class Handoff:
             return
         is_lost = self.relay.is_lost(self.sock)
         if (failure := self.relay.failure) is not None:
-            raise failure
+            raise failure.with_traceback(None)  # or it would get longer with each call
         if is_lost:
             raise truncated()
 

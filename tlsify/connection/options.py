@@ -68,6 +68,15 @@ class ConnectionSocket(socket.socket):
         relay = self._relay()
         return super().getsockname() if relay is None else forks.known(relay.local_address)
 
+    def setblocking(self, flag: bool, /) -> None:  # noqa: FBT001 - socket's own signature
+        """Wait for ever, or never."""
+        self.settimeout(None if flag else 0.0)
+
+    @property
+    def timeout(self) -> float | None:
+        """What `gettimeout` returns."""
+        return self.gettimeout()
+
     def __getstate__(self) -> NoReturn:
         """Refuse: a pickle cannot hold a connection."""
         raise TypeError("a TLSSocket cannot be pickled: see Handoff.detach, or fork")

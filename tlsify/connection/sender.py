@@ -17,6 +17,7 @@ from tlsify.keys import Direction
 from tlsify.ktls import ulp
 from tlsify.metrics.counters import Event, count
 from tlsify.tls.messages import KeyUpdateRequest, encode_alert, encode_key_update
+from tlsify.tls.wear import worn_out
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -201,12 +202,7 @@ class Sender:
         if sent >= limit - KEY_LIMIT_MARGIN:
             count(Event.KEY_LIMIT_REACHED)
             self.abort(AlertDescription.internal_error)
-            raise RekeyUnsupported(
-                "TLS_TX",
-                0,
-                f"{sent} records were sent with one key, and it could not be changed",
-                hint="connect again for more; Linux 6.14 and TLS 1.3 can change the key",
-            )
+            raise worn_out("TLS_TX", sent)
         return is_worn
 
     # -- closing

@@ -17,7 +17,7 @@ from tlsify.connection import exit as interpreter
 from tlsify.connection.descriptor import Descriptor
 from tlsify.connection.ending import files, forks
 from tlsify.connection.ending.patience import Death
-from tlsify.connection.options import ConnectionSocket
+from tlsify.connection.message_calls import MessageCalls
 from tlsify.connection.polling import LowWater, limit, patient
 from tlsify.connection.setup.eligibility import capabilities
 from tlsify.errors import TlsifyError, Truncated
@@ -39,11 +39,14 @@ _log = logging.getLogger("tlsify")
 
 # Bytes to send before another thread, or the answer to a KeyUpdate, gets a turn.
 _TURN = 2**22
-# After how many records the kernel is asked how many there were, and for how many a receive counts.
-_CHECK_EVERY, _RECORDS_PER_RECEIVE = 2**16, 2**12
+# Records between two questions to the kernel how many there were (`sender.KEY_LIMIT_MARGIN`).
+_CHECK_EVERY = 2**16
+# What a receive counts for: 64 MiB that may be sent in answer to it past us, on the bare
+# descriptor. The margin allows for four times as much.
+_RECORDS_PER_RECEIVE = 2**26 // MAX_PLAINTEXT
 
 
-class TLSSocket(ConnectionSocket):
+class TLSSocket(MessageCalls):
     """An established connection for Python programs: read, write, sendfile, close.
 
     It serves all control records, so that ``recv`` returns data, ``b""`` after the peer's
@@ -78,6 +81,7 @@ class TLSSocket(ConnectionSocket):
         self._broken: OSError | None = None
         self.death = handoff.death = Death(self._descriptor)
         self._unchecked = 0  # records, at most, since the kernel was asked for their number
+        self._longest = handoff.negotiated.longest
         try:
             self.settimeout(timeout)
         except OSError:  # no other process has the connection
@@ -152,7 +156,7 @@ class TLSSocket(ConnectionSocket):
         self._share.used = forks.seen
         try:
             if self._broken is not None:
-                raise self._broken
+                raise self._broken.with_traceback(None)
             while True:
                 try:
                     received = attempt(flags)
@@ -177,7 +181,6 @@ class TLSSocket(ConnectionSocket):
                 break
         finally:
             channel.reading.release()
-        # The receiving thread may be answering with sendfile on the bare descriptor, past us.
         self._unchecked += _RECORDS_PER_RECEIVE
         return received
 
@@ -220,12 +223,14 @@ class TLSSocket(ConnectionSocket):
             TimeoutError: the send buffer had no room in time.
             BlockingIOError: non-blocking, and the send buffer has no room.
         """
+        return self._send_once(partial(super().send, data), flags)
+
+    def _send_once(self, attempt: Callable[[int], int], flags: int) -> int:
         try:
             if self._channel is None:
                 self._share.used = forks.seen
-                return super().send(data, flags)
-            flags = patient(flags, self._timeout)
-            return self._transmit(self._channel, lambda: super(TLSSocket, self).send(data, flags))
+                return attempt(flags)
+            return self._transmit(self._channel, partial(attempt, patient(flags, self._timeout)))
         except OSError:
             interpreter.detain()
             raise
@@ -283,7 +288,7 @@ class TLSSocket(ConnectionSocket):
             raise
         finally:
             channel.writing.release()
-        self._unchecked += sent // MAX_PLAINTEXT + 1
+        self._unchecked += sent // self._longest + 1
         # A KeyUpdate that came meanwhile could not be answered: we were sending.
         if channel.session.update_due:
             channel.settle_if_free()
@@ -319,7 +324,6 @@ class TLSSocket(ConnectionSocket):
 
         Raises:
             As `recv`.
-        Data that still arrives is discarded; raises as `recv`.
         """
         self.shutdown(socket.SHUT_WR)
         scratch = bytearray(2**16)
@@ -381,17 +385,8 @@ class TLSSocket(ConnectionSocket):
             super().settimeout(0 if value == 0 else None)
         self._timeout = None if value is None else float(value)
 
-    def setblocking(self, flag: bool, /) -> None:  # noqa: FBT001 - socket's own signature
-        """Wait for ever, or never."""
-        self.settimeout(None if flag else 0.0)
-
     def gettimeout(self) -> float | None:
         """Return what `settimeout` set."""
-        return self._timeout
-
-    @property
-    def timeout(self) -> float | None:
-        """What `gettimeout` returns."""
         return self._timeout
 
     def _raise_timeout(self) -> NoReturn:

@@ -5,23 +5,73 @@ from __future__ import annotations
 import os
 import select
 import socket
+import time
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
-from functools import cache
-from typing import TYPE_CHECKING, NamedTuple
+from functools import wraps
+from math import inf
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias, TypeVar, cast
 
 from tlsify.codepoints import Aead, CipherSuite, ProtocolVersion
-from tlsify.errors import ConfigError, KtlsUnavailable, PeerMisbehaved, ReasonCode, RekeyUnsupported
+from tlsify.errors import (
+    SHORTAGES,
+    ConfigError,
+    KtlsUnavailable,
+    PeerMisbehaved,
+    ReasonCode,
+    RekeyUnsupported,
+)
 from tlsify.keys import IV_LENGTH, Direction, TrafficKeys
 from tlsify.ktls import ulp
 from tlsify.ktls.advisories import Advisory, known_bad
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+    from functools import _Wrapped
+
+T = TypeVar("T")
+# What a try may fail with.
+_Failure: TypeAlias = "KtlsUnavailable | RekeyUnsupported | OSError"
 
 _PROBE_TIMEOUT = 5.0
+# Seconds until connections wait once more for a host whose loopback drops packets.
+_REST = 60.0
 # Milliseconds; over loopback the bytes are there before sendall returns.
 _PARTIAL_RECORD_WAIT = 5
+
+
+def _refuse_passing(error: _Failure) -> None:
+    """Raise an error that says nothing of the kernel: a shortage, or a wait that was too long."""
+    if error.errno in SHORTAGES or isinstance(error, TimeoutError):
+        raise error
+
+
+def _kept(
+    in_want: Callable[[_Failure], T],
+) -> Callable[[Callable[[], T]], _Wrapped[[], T, [], T]]:
+    """Keep an answer for the life of the process, unless a shortage or a time limit has made it.
+
+    Args:
+        in_want: returns the answer if asking has raised a passing error.
+    """
+
+    def keep(ask: Callable[[], T]) -> _Wrapped[[], T, [], T]:
+        until, answer = 0.0, cast("T | None", None)
+
+        @wraps(ask)
+        def asked() -> T:
+            nonlocal until, answer
+            if answer is None or time.monotonic() >= until:
+                try:
+                    answer, until = ask(), inf
+                except (KtlsUnavailable, RekeyUnsupported, OSError) as exc:
+                    answer = in_want(exc)
+                    until = time.monotonic() + _REST if isinstance(exc, TimeoutError) else 0.0
+            return answer
+
+        return asked
+
+    return keep
 
 
 class Refusal(NamedTuple):
@@ -96,14 +146,18 @@ def _try_suite(suite: CipherSuite) -> Iterator[Direction]:
             ulp.attach(sock)
             try:
                 ulp.install(sock, direction, keys)
-            except KtlsUnavailable:
+            except KtlsUnavailable as exc:
+                _refuse_passing(exc)
                 continue
             taken.append(direction)
         if len(taken) == len(Direction):
             sender.sendall(b"probe")
             try:
                 record = ulp.recv_record(receiver, 16)
-            except (PeerMisbehaved, OSError):
+            except PeerMisbehaved:
+                return
+            except OSError as exc:
+                _refuse_passing(exc)
                 return
             if record is None or record.payload != b"probe":
                 return
@@ -117,12 +171,13 @@ def _try_rekey() -> bool:
         try:
             ulp.install(sock, Direction.TX, keys)
             ulp.install(sock, Direction.TX, _keys(keys.suite))
-        except (KtlsUnavailable, RekeyUnsupported):
+        except (KtlsUnavailable, RekeyUnsupported) as exc:
+            _refuse_passing(exc)
             return False
     return True
 
 
-@cache
+@_kept(lambda _: False)
 def polls_partial_records() -> bool:
     """Return whether poll reports a socket readable on which only part of a record has come.
 
@@ -135,7 +190,8 @@ def polls_partial_records() -> bool:
             sender, receiver = stack.enter_context(loopback_pair())
             ulp.attach(receiver)
             ulp.install(receiver, Direction.RX, _keys(suite))
-        except (KtlsUnavailable, PermissionError):
+        except (KtlsUnavailable, PermissionError) as exc:
+            _refuse_passing(exc)
             return False
         sender.sendall(b"\x17\x03\x03\x00\x40partial")
         poller = select.poll()
@@ -163,7 +219,19 @@ def _refused(errno: int, code: str, sentence: str, hint: str | None = None) -> C
     )
 
 
-@cache
+def _in_want(error: _Failure) -> Capabilities:
+    """Return the answer as long as the kernel cannot be tried."""
+    number = error.errno or 0
+    if isinstance(error, KtlsUnavailable):
+        return _refused(number, error.code, error.sentence, SHORTAGES.get(number))
+    if isinstance(error, TimeoutError):
+        sentence = "a TCP connection over 127.0.0.1, to try kernel TLS with, has timed out"
+        return _refused(number, ReasonCode.NO_LOOPBACK, sentence)
+    sentence = f"{os.strerror(number)}: kernel TLS cannot be tried out now"
+    return _refused(number, ReasonCode.SHORTAGE, sentence, SHORTAGES.get(number))
+
+
+@_kept(_in_want)
 def capabilities() -> Capabilities:
     """Try everything once; the answer holds for the life of the process."""
     try:
@@ -177,10 +245,12 @@ def capabilities() -> Capabilities:
         )
         rekey = _try_rekey()
     except KtlsUnavailable as exc:
+        _refuse_passing(exc)
         return _refused(exc.errno, exc.code, exc.sentence, exc.hint)
     except ConfigError as exc:
         return _refused(0, ReasonCode.ULP_PRESET, str(exc), exc.hint)
     except OSError as exc:
+        _refuse_passing(exc)
         return _refused(
             exc.errno or 0, ReasonCode.NO_LOOPBACK, "no TCP connection over 127.0.0.1", None
         )

@@ -158,7 +158,10 @@ def next_seq(sock: socket.socket, direction: Direction, aead: Aead) -> int:
         OSError: the direction has no key (EBUSY), or another cipher's (EINVAL).
     """
     packed = sock.getsockopt(uapi.SOL_TLS, _OPTION[direction], LAYOUT[aead].size)
-    return unpack_seq(packed)
+    try:
+        return unpack_seq(packed)
+    finally:
+        wipe(packed)  # the key is in it
 
 
 def reinstall(sock: socket.socket, direction: Direction, aead: Aead) -> None:
@@ -170,7 +173,11 @@ def reinstall(sock: socket.socket, direction: Direction, aead: Aead) -> None:
     Source: net/tls/tls_main.c do_tls_setsockopt_conf.
     """
     option = _OPTION[direction]
-    sock.setsockopt(uapi.SOL_TLS, option, sock.getsockopt(uapi.SOL_TLS, option, LAYOUT[aead].size))
+    packed = sock.getsockopt(uapi.SOL_TLS, option, LAYOUT[aead].size)
+    try:
+        sock.setsockopt(uapi.SOL_TLS, option, packed)
+    finally:
+        wipe(packed)
 
 
 def is_keyed(sock: socket.socket, direction: Direction, suite: CipherSuite | None = None) -> bool:

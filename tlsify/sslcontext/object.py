@@ -12,7 +12,7 @@ from tlsify.config import ClientConfig, KtlsMode
 from tlsify.connection.handoff import Reason
 from tlsify.connection.setup import keylog
 from tlsify.connection.setup.eligibility import memory_refusal
-from tlsify.errors import ConfigError, ResourceError, TlsifyError
+from tlsify.errors import ConfigError, RekeyUnsupported, ResourceError, TlsifyError
 from tlsify.metrics.counters import Event, count, relayed
 from tlsify.sslcontext.answers import Answers
 from tlsify.sslcontext.errors import again, both_closed, made, ssl_error, want_read
@@ -294,6 +294,8 @@ class SSLObject(Answers, ssl.SSLObject):
             self._outgoing.write(bytes(room.view[:size]))
             if size == len(room.view):  # there may be more
                 self._flush(tunnel)
+        if isinstance(tunnel.failure, RekeyUnsupported):
+            count(Event.KEY_LIMIT_REACHED)
         self._check(tunnel)
         return plain.nbytes
 

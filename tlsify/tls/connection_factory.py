@@ -28,7 +28,7 @@ class Connections:
     def __init__(
         self, config: ClientConfig | ServerConfig, aeads: tuple[Aead, ...], now: float = 0.0
     ) -> None:
-        """Make what they have in common, as `context.context_for` takes it.
+        """Make what they have in common, as `context.current` takes it.
 
         Raises:
             ConfigError: OpenSSL refuses a certificate, its key, or the groups.

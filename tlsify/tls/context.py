@@ -14,7 +14,7 @@ from tlsify.config import ClientConfig, ServerConfig
 from tlsify.credentials.pem import as_file, malformed
 from tlsify.errors import ConfigError
 from tlsify.tls.certificates import digest_of_anchors, load
-from tlsify.tls.openssl import hear_all, log_keys, set_groups, share_trust
+from tlsify.tls.openssl import log_keys, observe_all, set_groups, share_trust
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -91,7 +91,7 @@ def _new_context(
     context.set_options(_OPTIONS if tickets else _OPTIONS | SSL.OP_NO_TICKET)
     context.set_mode(SSL.MODE_RELEASE_BUFFERS)
     context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
-    hear_all(context)
+    observe_all(context)
     log_keys(context, whole=config.key_log is not None)
     _use_groups(context, config.groups)
     return context
@@ -280,12 +280,13 @@ class Contexts(dict[tuple[tuple[Aead, ...], int], SSL.Context]):
 _made: WeakKeyDictionary[ClientConfig | ServerConfig, Contexts] = WeakKeyDictionary()
 
 
-def context_for(
-    config: ClientConfig | ServerConfig, aeads: tuple[Aead, ...], now: float = 0.0
+def current(
+    contexts: Contexts, config: ClientConfig | ServerConfig, aeads: tuple[Aead, ...], now: float
 ) -> SSL.Context:
     """Return the Context that connections of a configuration begin with.
 
     Args:
+        contexts: the configuration's (`contexts_of`).
         config: frozen, so that one Context serves all its connections; where a server resumes,
             one serves those of a period, and that of an earlier period is dropped.
         aeads: record protection to negotiate, most wanted first.
@@ -294,13 +295,6 @@ def context_for(
     Raises:
         ConfigError: OpenSSL refuses a client's certificate or key, or the groups.
     """
-    return current(contexts_of(config), config, aeads, now)
-
-
-def current(
-    contexts: Contexts, config: ClientConfig | ServerConfig, aeads: tuple[Aead, ...], now: float
-) -> SSL.Context:
-    """Return as `context_for`, from what `contexts_of` has found."""
     period = 0
     if _rotates(config):
         period = _period(now)
@@ -311,7 +305,7 @@ def current(
 def prepare(config: ServerConfig, aeads: tuple[Aead, ...], now: float) -> None:
     """Make the Contexts of the periods to come, for the processes about to be forked to share.
 
-    Arguments and errors are those of `context_for`. Without resumption this makes one Context.
+    Arguments and errors are those of `current`. Without resumption this makes one Context.
     """
     contexts = contexts_of(config)
     periods = range(_period(now), _period(now) + RING) if _rotates(config) else range(1)
@@ -347,7 +341,7 @@ def _essence(config: ServerConfig) -> tuple[object, ...]:
 def drop_past_keys(now: float) -> None:
     """Drop the Contexts of past periods, and so their ticket keys.
 
-    `context_for` does as much, but a process that only forks and waits, or has no connections, must
+    `current` does as much, but a process that only forks and waits, or has no connections, must
     call this now and then, or the keys of a past period live on in it. A connection in userspace
     (`tunnel`) holds on to its own Context until it ends.
     """

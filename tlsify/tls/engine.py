@@ -20,7 +20,7 @@ from tlsify.tls import challenge, conclusion, handshake_keys
 from tlsify.tls.client_hello import HelloCollector, check_alpn
 from tlsify.tls.connection_factory import Connections
 from tlsify.tls.explain import cut_short, handshake_failure, peer_alert
-from tlsify.tls.openssl import advance, drain, dump_session, hear, load_session
+from tlsify.tls.openssl import advance, drain, dump_session, load_session, observe
 from tlsify.tls.ration import is_overdrawn, overdrawn
 from tlsify.tls.record import (
     CHANGE_CIPHER_SPEC,
@@ -113,7 +113,7 @@ class Engine:
             self.is_client = True
             self.server_name = config.server_name
             connection = self._connect()
-            hear(connection)
+            observe(connection)
             if self.server_name is not None:
                 connection.set_tlsext_host_name(self.server_name.encode("ascii"))
             connection.set_connect_state()
@@ -214,10 +214,10 @@ class Engine:
         connection = self._connect(hello.server_name)
         connection.set_accept_state()
         if self._framer.count > 1:  # there may be an alert behind it
-            hear(connection)
+            observe(connection)
         self._advance(connection, self._collector.take())
         # Alerts are not sealed until a flight has been sent, so that `last_alert` can read them.
-        hear(connection)
+        observe(connection)
 
     def _advance(self, connection: SSL.Connection, records: bytes = b"") -> None:
         self._held = b""

@@ -11,10 +11,12 @@ from tlsify.tls.messages import KeyUpdateRequest, encode_alert, encode_key_updat
 from tlsify.tls.protection import open_record, seal_record
 from tlsify.tls.record import HEADER_LENGTH, MAX_PLAINTEXT, decode_header
 from tlsify.tls.session import Fail, InstallKeys, SendRecord, Session, UpdateKeys
+from tlsify.tls.wear import worn_out
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from tlsify.errors import RekeyUnsupported
     from tlsify.keys import Keys
     from tlsify.tls.negotiated import Negotiated, Resumable
     from tlsify.tls.room import RecordBuffer
@@ -71,7 +73,7 @@ class KeyedTunnel:
             rx_secret=bytearray(keys.rx_secret),
         )
         self._tx, self._rx = _Sequence(keys.tx), _Sequence(keys.rx)
-        self._longest = min(negotiated.max_fragment_length or MAX_PLAINTEXT, MAX_PLAINTEXT)
+        self._longest = negotiated.longest
         self._output = bytearray()
         self._pending = b""
         self._received = 0
@@ -83,7 +85,7 @@ class KeyedTunnel:
         return self._session.peer_closed
 
     @property
-    def failure(self) -> HandshakeError | None:
+    def failure(self) -> HandshakeError | RekeyUnsupported | None:
         """Return the error that ended the connection; ``output_into`` has the alert that is due."""
         return self._session.failure
 
@@ -116,9 +118,10 @@ class KeyedTunnel:
     def send_into(self, plaintext: memoryview, room: RecordBuffer) -> int:
         """Protect plaintext of any length; write the records as ``output_into`` does."""
         for start in range(0, len(plaintext), self._longest):
+            if self._session.failure is None:
+                self._refresh()
             if self._session.failure is not None:
                 break
-            self._refresh()
             piece = bytes(plaintext[start : start + self._longest])
             self._seal(ContentType.application_data, piece)
         return self.output_into(room)
@@ -127,10 +130,13 @@ class KeyedTunnel:
         self._output += seal_record(self._tx.keys, self._tx.take(), content_type, payload)
 
     def _refresh(self) -> None:
-        """Change the sending key before it has protected too much (RFC 8446 5.5), if possible."""
+        """Change the sending key before it has protected too much (RFC 8446 5.5), or end."""
         limit = self._session.suite.aead.record_limit
         if limit is not None and self._session.can_rekey and self._tx.next >= limit // 2:
             self._update_key(KeyUpdateRequest.update_not_requested)
+        elif limit is not None and self._tx.next >= limit - 1:
+            self._session.failure = worn_out("relay", self._tx.next)
+            self._seal(ContentType.alert, encode_alert(AlertDescription.internal_error))
 
     def _update_key(self, request: KeyUpdateRequest) -> None:
         self._seal(ContentType.handshake, encode_key_update(request))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from tlsify.codepoints import CipherSuite, ProtocolVersion
 from tlsify.errors import PeerMisbehaved
 from tlsify.tls import messages
+from tlsify.tls.record import MAX_PLAINTEXT
 
 if TYPE_CHECKING:
     from cryptography import x509
@@ -49,6 +50,11 @@ class Negotiated:
     def version(self) -> ProtocolVersion:
         """Protocol version, from the suite."""
         return self.suite.version
+
+    @property
+    def longest(self) -> int:
+        """Bytes of plaintext in the longest record that we may send."""
+        return min(self.max_fragment_length or MAX_PLAINTEXT, MAX_PLAINTEXT)
 
     @property
     def peer_certificate(self) -> x509.Certificate | None:

@@ -85,8 +85,8 @@ def _drain_in_public(connection: SSL.Connection) -> bytes:
         return output
 
 
-def hear(connection: SSL.Connection) -> None:
-    """Have OpenSSL tell of alerts, and of steps that are done, to a connection's app data.
+def observe(connection: SSL.Connection) -> None:
+    """Have OpenSSL report alerts, and steps that are done, to a connection's app data.
 
     It reports every step of a handshake, and the public ``Context.set_info_callback`` looks up the
     connection for each of them, wanted or not.
@@ -95,8 +95,8 @@ def hear(connection: SSL.Connection) -> None:
         _lib.SSL_set_info_callback(connection._ssl, _telling)
 
 
-def hear_all(context: SSL.Context) -> None:
-    """Do it for all connections of a Context not yet in use, where `hear` cannot."""
+def observe_all(context: SSL.Context) -> None:
+    """Do it for all connections of a Context not yet in use, where `observe` cannot."""
     if _telling is None:
         context.set_info_callback(_tell)
 

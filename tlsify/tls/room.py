@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from OpenSSL import SSL
 
 _lib, _ffi = _util.lib, _util.ffi
+_anywhere = _ffi.new("char **")  # for an address that nothing reads
 
 
 class RecordBuffer:
@@ -89,7 +90,7 @@ def records_waiting(connection: SSL.Connection) -> int:
     """Return the number of bytes that ``Connection.bio_read`` could return; 0 if unknown."""
     if not hasattr(_lib, "BIO_get_mem_data"):
         return 0
-    size: int = _lib.BIO_get_mem_data(connection._from_ssl, _ffi.new("char **"))
+    size: int = _lib.BIO_get_mem_data(connection._from_ssl, _anywhere)
     return size
 
 

@@ -13,7 +13,13 @@ from tlsify.codepoints import (
     HandshakeType,
     ProtocolVersion,
 )
-from tlsify.errors import HandshakeError, KeyUpdateRefused, PeerMisbehaved, TlsifyError
+from tlsify.errors import (
+    HandshakeError,
+    KeyUpdateRefused,
+    PeerMisbehaved,
+    RekeyUnsupported,
+    TlsifyError,
+)
 from tlsify.keys import Direction, TrafficKeys, wipe
 from tlsify.tls.client_hello import MAX_LENGTH
 from tlsify.tls.explain import peer_alert
@@ -142,7 +148,7 @@ class Session:
     update_due: bool = False
     updates_sent: int = 0
     updates_received: int = 0
-    failure: HandshakeError | None = None
+    failure: HandshakeError | RekeyUnsupported | None = None
 
     @property
     def version(self) -> ProtocolVersion:

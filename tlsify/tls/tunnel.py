@@ -6,18 +6,19 @@ from typing import TYPE_CHECKING
 
 from OpenSSL import SSL
 
-from tlsify.codepoints import AlertDescription
+from tlsify.codepoints import AlertDescription, ProtocolVersion
+from tlsify.errors import TlsifyError
 from tlsify.tls import ticket_reader
 from tlsify.tls.explain import library_failure, peer_alert
-from tlsify.tls.openssl import drain
 from tlsify.tls.ration import Ration, exceeded
 from tlsify.tls.record import MAX_CIPHERTEXT, NO_RECORD
 from tlsify.tls.room import lend, records_waiting, seal, write_whole
+from tlsify.tls.wear import Wear
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tlsify.errors import HandshakeError, PeerAlert, PeerMisbehaved
+    from tlsify.errors import HandshakeError, PeerAlert, PeerMisbehaved, RekeyUnsupported
     from tlsify.tls.engine import Engine
     from tlsify.tls.negotiated import Resumable
     from tlsify.tls.room import RecordBuffer
@@ -33,6 +34,9 @@ ROOM_BEYOND = MAX_CIPHERTEXT
 class Tunnel:
     """An established connection whose keys OpenSSL keeps; tickets and KeyUpdate are its affair.
 
+    It changes the sending key if the peer asks for that, and never by itself: the bindings lack
+    ``SSL_key_update``. A key that has protected enough ends the connection, without an alert.
+
     Attributes:
         is_client: the role.
     """
@@ -47,6 +51,11 @@ class Tunnel:
         Raises:
             TlsifyError: its handshake is not finished.
         """
+        if (negotiated := engine.result()) is None:
+            raise TlsifyError("the handshake is not finished")
+        self._wear = Wear(negotiated)
+        self._has_key_updates = negotiated.version is ProtocolVersion.TLSv1_3
+        self._emitted = 0  # bytes of records, before the present call of OpenSSL's
         self.is_client = engine.is_client
         self._output = bytearray(engine.take_tickets())
         self._connection = engine.take_connection()
@@ -59,7 +68,7 @@ class Tunnel:
         self._close_notify_received = False
         self._alert_sent: AlertDescription | None = None
         self._peer_closed = False
-        self._failure: HandshakeError | None = None
+        self._failure: HandshakeError | RekeyUnsupported | None = None
         # While a handshake message of the peer's is here in part, OpenSSL sends nothing: plaintext
         # and close_notify wait for the rest of it.
         self._held = bytearray()
@@ -75,8 +84,8 @@ class Tunnel:
         return self._peer_closed
 
     @property
-    def failure(self) -> HandshakeError | None:
-        """Return the error that ended the connection; ``output()`` holds the alert that is due."""
+    def failure(self) -> HandshakeError | RekeyUnsupported | None:
+        """Return the error that ended the connection; ``output_into`` has the alert that is due."""
         return self._failure
 
     @property
@@ -91,17 +100,15 @@ class Tunnel:
 
     @property
     def waiting(self) -> int:
-        """Return the number of bytes that ``output`` would return."""
+        """Return the number of bytes that ``output_into`` would write."""
         return len(self._output) + records_waiting(self._connection)
 
-    def output(self) -> bytes:
-        """Return the records that have to be sent to the peer now; empty if none."""
-        output = bytes(self._output) + drain(self._connection)
-        self._output.clear()
-        return output
-
     def output_into(self, room: RecordBuffer, offset: int = 0) -> int:
-        """Write as ``output``, into a buffer as far as it suffices; return the number of bytes."""
+        """Write the records that have to be sent into a buffer, as far as it suffices.
+
+        Returns:
+            The number of bytes; 0 if there are none.
+        """
         if not self._output:
             return room.read_records(self._connection, offset)
         size = min(len(self._output), len(room.view) - offset)
@@ -110,7 +117,7 @@ class Tunnel:
         return size
 
     def send(self, plaintext: bytes | memoryview) -> None:
-        """Protect plaintext of any length; the records are then in ``output()``.
+        """Protect plaintext of any length; ``output_into`` then has the records.
 
         What has to wait (`is_waiting`) is kept, and protected once the records for it have come.
         Of a connection that failed nothing more is sent.
@@ -123,7 +130,14 @@ class Tunnel:
         view = memoryview(plaintext)
         try:
             while view:
-                view = view[seal(self._connection, view) :]
+                if (worn := self._wear.refusal(len(view))) is not None:
+                    self._failure = worn
+                    self.drop()
+                    return
+                self._emitted = records_waiting(self._connection)
+                size = seal(self._connection, view)
+                self._wear.add(size)
+                view = view[size:]
         except SSL.WantReadError:
             self._held += view
         except SSL.Error as exc:  # it has read on, and found something wrong
@@ -143,8 +157,8 @@ class Tunnel:
         self._closing = False
 
     def _fail(self, exc: SSL.Error) -> None:
-        self._failure = self._explain(exc)
-        self._failure.__cause__ = exc
+        self._failure = failure = self._explain(exc)
+        failure.__cause__ = exc
         self.drop()
 
     def send_into(self, plaintext: memoryview, room: RecordBuffer) -> int:
@@ -173,6 +187,7 @@ class Tunnel:
             piece = records[start : start + _LENT]
             self._received += len(piece)
             lend(self._connection, piece)
+            self._emitted = records_waiting(self._connection)
             size = self._open(room, size)
         if self._is_over:  # OpenSSL may not have read all of them
             lend(self._connection, b"")
@@ -223,7 +238,7 @@ class Tunnel:
         return [] if found is None else [found]
 
     def close(self) -> None:
-        """Add close_notify to ``output()``, now or as soon as possible; no data follows it.
+        """Add close_notify to the output, now or as soon as possible; no data follows it.
 
         A connection that failed has said its alert already.
         """
@@ -255,7 +270,12 @@ class Tunnel:
             self._alert_received = description
 
     def on_message(self) -> None:
-        """Count a ticket or a KeyUpdate: there are to be few of them for the data between them."""
+        """Count a ticket or a KeyUpdate: there are to be few of them for the data between them.
+
+        One that has added to the output is ours, an answer, and a new key follows it.
+        """
+        if self._has_key_updates and records_waiting(self._connection) > self._emitted:
+            self._wear.renew()
         self._ration.earn(self._received, self._clock())
         self._is_flooded |= not self._ration.spend()
 

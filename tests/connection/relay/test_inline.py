@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import socket
+import traceback
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.doubles import CLOSE_NOTIFY, RELAY, Lab, reset, until
-from tlsify.codepoints import ContentType
+from tests.doubles import CLOSE_NOTIFY, RELAY, Lab, readable, reset, until
+from tlsify.codepoints import Aead, ContentType
 from tlsify.connection.relay import inline
 from tlsify.connection.relay.inline import InlineRelay
 from tlsify.connection.relay.loads import ROOM_SIZE
-from tlsify.errors import PeerMisbehaved, Truncated
+from tlsify.errors import PeerMisbehaved, RekeyUnsupported, Truncated
 from tlsify.metrics.counters import counters
+from tlsify.tls import wear
 from tlsify.tls.messages import KeyUpdateRequest
+from tlsify.tls.record import MAX_PLAINTEXT
 from tlsify.tls.room import RecordBuffer
 
 if TYPE_CHECKING:
@@ -177,3 +180,33 @@ def test_sockets_own_calls(pair: tuple[Handoff, InlineRelay, RawPeer], name: str
     _, sock, _ = pair
     with pytest.raises(TypeError, match="use receive and put"):
         getattr(sock, name)(b"plain text")
+
+
+def test_key_that_wears_out(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both directions end before the limit: the peer sees a cut, the program the cause."""
+    before = counters()["key_limit_reached"]
+    monkeypatch.setattr(Aead, "record_limit", property(lambda _: 10 + wear._SPARE))
+    lab.is_inline = True
+    handed, peer = lab.server(RELAY)
+    sock = handed.sock
+    assert isinstance(sock, InlineRelay)
+    sock.put(memoryview(bytes(10)))
+    sock.put(BIG)
+    assert readable(sock, 0)
+    frames = []
+    for _ in range(2):
+        with pytest.raises(RekeyUnsupported, match="could not be changed") as raised:
+            receive(sock)
+        frames.append(len(list(traceback.walk_tb(raised.value.__traceback__))))
+    assert frames[0] == frames[1]
+    with pytest.raises(BrokenPipeError):
+        sock.put(BIG)
+    until(sock.flush)
+    assert peer.recv_data(10) == bytes(10)
+    rest = 0
+    while (record := peer.recv()) is not None:
+        assert record[0] == ContentType.application_data
+        rest += len(record[1])
+    assert rest <= 9 * MAX_PLAINTEXT
+    handed.close()
+    assert counters()["key_limit_reached"] == before + 1

@@ -25,7 +25,7 @@ from tests.doubles import (
     reset,
     until,
 )
-from tlsify.codepoints import AlertDescription, ContentType
+from tlsify.codepoints import Aead, AlertDescription, ContentType
 from tlsify.config import ClosePolicy
 from tlsify.connection.ending import patience
 from tlsify.connection.establish import accept, connect
@@ -33,7 +33,16 @@ from tlsify.connection.relay import loads
 from tlsify.connection.relay import pump as relay_module
 from tlsify.connection.relay.pump import Relay
 from tlsify.connection.stream import TLSSocket
-from tlsify.errors import DeadlineExceeded, HandshakeError, PeerMisbehaved, TlsifyError, Truncated
+from tlsify.errors import (
+    DeadlineExceeded,
+    HandshakeError,
+    PeerMisbehaved,
+    RekeyUnsupported,
+    TlsifyError,
+    Truncated,
+)
+from tlsify.metrics.counters import counters
+from tlsify.tls import wear
 from tlsify.tls.messages import KeyUpdateRequest, encode_key_update
 from tlsify.tls.record import MAX_PLAINTEXT
 
@@ -588,3 +597,21 @@ def test_unread_data_costs_nothing(lab: Lab) -> None:
     assert peer.recv_data(len(content)) == content
     assert peer.recv() == CLOSE_NOTIFY
     assert peer.recv() is None
+
+
+def test_key_that_wears_out(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both directions end before the limit: the peer sees a cut, the program the cause."""
+    before = counters()["key_limit_reached"]
+    monkeypatch.setattr(Aead, "record_limit", property(lambda _: 10 + wear._SPARE))
+    stream, peer = lab.stream(RELAY)
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        stream.sendall(bytes(2**20))
+    size = 0
+    while (record := peer.recv()) is not None:
+        assert record[0] == ContentType.application_data
+        size += len(record[1])
+    assert 0 < size <= 10 * MAX_PLAINTEXT
+    for _ in range(2):
+        with pytest.raises(RekeyUnsupported, match="could not be changed"):
+            stream.recv(9)
+    assert counters()["key_limit_reached"] == before + 1

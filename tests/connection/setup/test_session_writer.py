@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.connection.setup.test_session_store import FAR, ORIGIN
+from tests.doubles import until
 from tests.want import Want
 from tlsify.connection.setup import session_store, session_writer
 from tlsify.connection.setup.session_store import SessionStore
@@ -21,14 +22,19 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+def is_idle() -> bool:
+    """Return whether all jobs are done."""
+    return not session_writer._writer._is_running
+
+
 @pytest.fixture
 def disk() -> Iterator[threading.Event]:
     """A slow disk, until it is set; nothing is under way before or afterwards."""
-    assert session_writer.wait(60)
+    until(is_idle)
     event = threading.Event()
     yield event
     event.set()
-    assert session_writer.wait(60)
+    until(is_idle)
 
 
 def test_in_the_background_in_order(disk: threading.Event) -> None:
@@ -37,10 +43,10 @@ def test_in_the_background_in_order(disk: threading.Event) -> None:
     session_writer.write("", disk.wait)
     for number in range(3):
         session_writer.write("", partial(done.append, number))
-    assert not session_writer.wait(0)
+    assert not is_idle()
     assert not done
     disk.set()
-    assert session_writer.wait(60)
+    until(is_idle)
     assert done == [0, 1, 2]
 
 
@@ -63,7 +69,7 @@ def test_waiting_for_a_subject(disk: threading.Event) -> None:
     goes_on.set()
     session_writer.wait_for("own", 60)
     assert done == ["own"]
-    assert not session_writer.wait(0)
+    assert not is_idle()
 
 
 def test_too_many(disk: threading.Event, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,7 +87,7 @@ def test_too_many(disk: threading.Event, monkeypatch: pytest.MonkeyPatch) -> Non
     for number in range(5):
         session_writer.write("", partial(done.append, number))
     disk.set()
-    assert session_writer.wait(60)
+    until(is_idle)
     assert done == [0, 1]
 
 
@@ -101,7 +107,7 @@ def test_store_on_a_slow_disk(
     monkeypatch.setattr(session_store, "_write_file", lambda *_: disk.wait())
     slot = SessionStore(tmp_path / "store").slot(ORIGIN)
     slot.keep(Resumable(b"session", FAR, resumed=False))
-    assert not session_writer.wait(0)
+    assert not is_idle()
 
 
 def test_forked_child(disk: threading.Event) -> None:
@@ -111,5 +117,5 @@ def test_forked_child(disk: threading.Event) -> None:
         warnings.simplefilter("ignore", DeprecationWarning)  # of threads and fork
         pid = os.fork()
     if not pid:
-        os._exit(not session_writer.wait(0))
+        os._exit(not is_idle())
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0

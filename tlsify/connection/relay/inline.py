@@ -13,6 +13,7 @@ from tlsify.connection.ending import forks, patience
 from tlsify.connection.ending.linger import never_wait
 from tlsify.connection.relay.loads import READ_SIZE, Flow, enter, leave
 from tlsify.connection.relay.pump import Relay
+from tlsify.errors import RekeyUnsupported
 from tlsify.metrics.counters import Event, count
 from tlsify.tls.explain import truncated, unfinished
 
@@ -116,7 +117,7 @@ class InlineRelay(socket.socket):
             if opened:
                 return opened
         if self.failure is not None:
-            raise self.failure
+            raise self.failure.with_traceback(None)
         return 0
 
     def _look(self, size: int) -> None:
@@ -136,6 +137,8 @@ class InlineRelay(socket.socket):
 
     def _settle(self, failure: TlsifyError | OSError | None) -> None:
         self._is_settled, self.failure = True, failure
+        if isinstance(failure, RekeyUnsupported):
+            count(Event.KEY_LIMIT_REACHED)
         self._drop_held()
 
     def _drop_held(self) -> None:
@@ -151,9 +154,14 @@ class InlineRelay(socket.socket):
         elif self._patience is None:
             self._patience = patience.Patience(self)
         elif self._patience.is_over():
-            self._settle(unfinished())
-            with suppress(OSError):
-                super().shutdown(socket.SHUT_RD)  # it wakes whoever waits for the peer's data
+            self._give_up(unfinished())
+
+    def _give_up(self, failure: TlsifyError) -> None:
+        """End both directions, ours without close_notify."""
+        self._settle(failure)
+        self._is_ended = True
+        with suppress(OSError):
+            super().shutdown(socket.SHUT_RD)  # it wakes whoever waits for the peer's data
 
     def put(self, data: memoryview) -> None:
         """Seal data, as much as a room holds, and send what the network takes; `flush` the rest.
@@ -169,6 +177,9 @@ class InlineRelay(socket.socket):
         finally:
             leave(room)
         self._drop_held()
+        worn = self._tunnel.failure
+        if not self._is_settled and isinstance(worn, RekeyUnsupported):
+            self._give_up(worn)
 
     @property
     def is_waiting(self) -> bool:
@@ -287,6 +298,8 @@ class InlineRelay(socket.socket):
 
 class _Remainder(Relay):
     """The end of a connection: its last records, FIN, and input until all has arrived."""
+
+    _is_remainder = True
 
     def __init__(
         self,

@@ -15,13 +15,13 @@ from tlsify.connection.event_thread import Interest
 from tlsify.connection.relay.loads import READ_SIZE, Flow, Load, end, mask, program_pair
 from tlsify.connection.relay.threads import failed, run
 from tlsify.connection.relay.verdict import Verdict
-from tlsify.errors import DeadlineExceeded, TlsifyError, Truncated
+from tlsify.errors import DeadlineExceeded, RekeyUnsupported, TlsifyError, Truncated
+from tlsify.metrics.counters import Event, count
 from tlsify.tls.explain import truncated, unfinished
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tlsify.errors import HandshakeError
     from tlsify.tls.keyed_tunnel import KeyedTunnel
     from tlsify.tls.negotiated import Resumable
     from tlsify.tls.tunnel import Tunnel
@@ -40,6 +40,8 @@ class Relay:
     peer, ``shutdown(SHUT_WR)`` sends close_notify, and the end of the stream is the peer's.
     Truncation is in ``failure``. A program's end that is merely lost is a cut (`end_in_order`).
     """
+
+    _is_remainder = False  # of a connection whose failure has been counted
 
     def __init__(
         self,
@@ -330,8 +332,10 @@ class Relay:
         self._inbound = Flow.DONE if self._program_gone else Flow.DRAINING
         self._look_at_tunnel()
 
-    def _fail(self, failure: HandshakeError | OSError) -> None:
+    def _fail(self, failure: TlsifyError | OSError) -> None:
         """End both directions; data from before the failure is still passed on."""
+        if isinstance(failure, RekeyUnsupported) and not self._is_remainder:
+            count(Event.KEY_LIMIT_REACHED)
         self._note(failure)
         self._outbound = Flow.DRAINING if self._outbound is not Flow.DONE else Flow.DONE
         self._inbound = Flow.DONE if self._program_gone else Flow.DRAINING

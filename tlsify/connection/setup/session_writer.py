@@ -49,10 +49,6 @@ class _Writer:
                 self._current, job = self._jobs.popleft()
             job()
 
-    def wait(self, seconds: float) -> bool:
-        with self._changed:
-            return self._changed.wait_for(lambda: not self._is_running, seconds)
-
     def wait_for(self, subject: object, seconds: float) -> None:
         with self._changed:
             first = [each for each in self._jobs if each[0] == subject]
@@ -80,11 +76,6 @@ def write(subject: object, job: Callable[[], object]) -> None:
         job: called once.
     """
     _writer.add(subject, job)
-
-
-def wait(seconds: float) -> bool:
-    """Wait until all jobs are done, for some seconds at most; return whether they are."""
-    return _writer.wait(seconds)
 
 
 def wait_for(subject: object, seconds: float) -> None:

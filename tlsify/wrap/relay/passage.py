@@ -88,7 +88,7 @@ class ProgramEnd:
             if not self.is_whole:
                 raise
         if self.cut is not None:
-            raise self.cut
+            raise self.cut.with_traceback(None)
         return False
 
     def shutdown(self) -> None:
