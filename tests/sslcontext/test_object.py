@@ -394,13 +394,14 @@ def test_key_that_wears_out(files: Files, monkeypatch: pytest.MonkeyPatch) -> No
     client = Side(files.client(ours=True), server_hostname=HOST)
     server = Side(files.server(ours=False), server_side=True)
     shake(client, server)
-    assert client.do("write", b"one") == client.do("write", b"two") == 3
+    full = bytes(2**14)
+    assert client.do("write", full) == client.do("write", full) == 2**14
     for call in (("write", b"x"), ("write", b"x"), ("unwrap",)):
         with pytest.raises(ssl.SSLError, match="could not be changed"):
             getattr(client.tls, call[0])(*call[1:])
     assert counters()["key_limit_reached"] == before + 1
     carry(client, server)
-    assert server.do("read", 9) == b"one"
+    assert server.do("read", 2**14) == full
 
 
 def test_half_a_message(lab: Lab, files: Files) -> None:

@@ -16,15 +16,23 @@ from tlsify.tls.wear import _SPARE, Wear
     ("aead", "limit"),
     [(Aead.AES_GCM_256, 2**24), (Aead.AES_CCM_128, 2**23), (Aead.CHACHA20_POLY1305, None)],
 )
-@pytest.mark.parametrize("longest", [None, 512])
-def test_limit(aead: Aead, limit: int | None, longest: int | None) -> None:
-    """It is the cipher's, in records of the length that the peer takes."""
+@pytest.mark.parametrize(("size", "worth"), [(2**14, 1), (2**16, 4), (100, 10 / 1028)])
+def test_limit(aead: Aead, limit: int | None, size: int, worth: float) -> None:
+    """It is that of the cipher, in full records; short ones count for what they are."""
     found, _ = EnginePair(CLIENT, SERVER, (aead,)).run()
-    worn = Wear(replace(found, max_fragment_length=longest))
-    size = (longest or 2**14) * ((limit or 2**40) - _SPARE)
-    worn.add(size - 1)
-    assert worn.refusal(0) is None
-    error = worn.refusal(1)
-    assert (error is None) == (limit is None)
+    worn = Wear(found)
+    left = int(((limit or 2**40) - _SPARE) / worth)
+    worn._blocks = (left - 1) * worn._blocks_of(size)
+    assert worn.refusal(size) is None
+    worn.add(size)
+    assert (worn.refusal(size) is None) == (limit is None)
     worn.renew()
     assert worn.refusal(size) is None
+
+
+def test_short_records() -> None:
+    """Those for a peer that wants them wear a key out sooner."""
+    found, _ = EnginePair(CLIENT, SERVER).run()
+    worn, sooner = Wear(found), Wear(replace(found, max_fragment_length=512))
+    assert worn._blocks_of(2**14) == 1028
+    assert sooner._blocks_of(2**14) == 1024 + 32 * 4

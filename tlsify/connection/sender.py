@@ -202,7 +202,7 @@ class Sender:
         if sent >= limit - KEY_LIMIT_MARGIN:
             count(Event.KEY_LIMIT_REACHED)
             self.abort(AlertDescription.internal_error)
-            raise worn_out("TLS_TX", sent)
+            raise worn_out("TLS_TX", f"{sent} records")
         return is_worn
 
     # -- closing

@@ -135,7 +135,7 @@ class KeyedTunnel:
         if limit is not None and self._session.can_rekey and self._tx.next >= limit // 2:
             self._update_key(KeyUpdateRequest.update_not_requested)
         elif limit is not None and self._tx.next >= limit - 1:
-            self._session.failure = worn_out("relay", self._tx.next)
+            self._session.failure = worn_out("relay", f"{self._tx.next} records")
             self._seal(ContentType.alert, encode_alert(AlertDescription.internal_error))
 
     def _update_key(self, request: KeyUpdateRequest) -> None:
