@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from array import array
 from contextlib import asynccontextmanager
 from select import select
 from typing import TYPE_CHECKING, Any
@@ -299,6 +300,41 @@ def test_bytes_only(run: Run, lab: Lab) -> None:
             assert transport.get_write_buffer_limits() == (10, 40)
             assert "fd=" in repr(transport)
             assert transport.get_protocol() is protocol
+
+    run(work())
+
+
+@every
+def test_buffer_used_again(run: Run, lab: Lab, policy: KtlsPolicy) -> None:
+    """What is written counts as it is at that moment, and as its bytes; then it is the caller's."""
+
+    async def work() -> None:
+        async with connected(lab, policy, Metered) as (protocol, peer):
+            assert isinstance(protocol, Metered)
+            transport, expected = protocol.transport, bytearray()
+            block = bytearray(2**16)
+            while not protocol.told:
+                block[:] = bytes([len(expected) >> 16 & 0x7F]) * len(block)
+                expected += block
+                transport.write(memoryview(block))
+                await asyncio.sleep(0)
+            numbers = memoryview(array("I", range(5000)))
+            one, nothing = bytearray(b"one"), bytearray()
+            parts: list[bytes | bytearray | memoryview[int]] = [one, numbers, b"two", nothing]
+            transport.write(block)
+            transport.write(numbers)
+            transport.writelines(part for part in parts)
+            expected += block + bytes(numbers) + b"".join(parts)
+            block.clear()
+            one.clear()
+            nothing.extend(b"more")
+            assert await asyncio.to_thread(peer.recv_data, len(expected)) == expected
+            transport.write(memoryview(array("I", [1, 2, 3])))
+            transport.writelines([])
+            transport.writelines([b"end", b""])
+            last = bytes(array("I", [1, 2, 3])) + b"end"
+            assert await asyncio.to_thread(peer.recv_data, len(last)) == last
+            assert not transport.get_write_buffer_size()
 
     run(work())
 

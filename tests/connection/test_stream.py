@@ -298,6 +298,19 @@ def test_timeout_is_told(lab: Lab, policy: KtlsPolicy) -> None:
     assert stream.gettimeout() == 1.5
 
 
+@both
+def test_buffer_of_a_call_that_would_block(lab: Lab, policy: KtlsPolicy) -> None:
+    """It is the caller's again, also to change its size."""
+    stream, _peer = lab.stream(policy)
+    stream.setblocking(False)
+    buffer = bytearray(2**20)
+    for call in (stream.recv_into, stream.send):
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                call(buffer)
+        buffer.extend(b"more")
+
+
 @pytest.mark.ktls
 def test_partial_record_does_not_wake_poll(lab: Lab) -> None:
     """After BlockingIOError poll stays silent until more has come, also before Linux 6.5."""

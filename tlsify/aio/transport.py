@@ -21,7 +21,7 @@ from tlsify.sslcontext.facts import TLSInfo
 from tlsify.sslcontext.transport_object import TransportSSLObject
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterable
     from typing import BinaryIO
 
     from tlsify.connection.handoff import Handoff
@@ -44,11 +44,23 @@ def current() -> Handoff | None:
 
 
 class _LoopTransport(selector_events._SelectorSocketTransport):  # type: ignore[name-defined,misc]
-    """asyncio's own, which does not distinguish closing from aborting a socket."""
+    """asyncio's own, which does not distinguish closing from aborting a socket.
+
+    Nor does it copy what it queues: from Python 3.12 on a buffer that is used again would change
+    what the peer gets, and a view of anything but bytes be miscounted.
+    """
 
     _loop: asyncio.AbstractEventLoop
     _sock: LoopSocket
     _empty_waiter: asyncio.Future[None] | None
+
+    def write(self, data: bytes | bytearray | memoryview[Any]) -> None:
+        """Send data, at once if it fits, and never waiting for it."""
+        super().write(bytes(data) if isinstance(data, bytearray | memoryview) else data)
+
+    def writelines(self, list_of_data: Iterable[bytes | bytearray | memoryview[Any]]) -> None:
+        """Send several pieces as one."""
+        self.write(b"".join(list_of_data))
 
     def _force_close(self, exc: BaseException | None) -> None:
         if not self._conn_lost:  # that is, unless it is being closed in order already
