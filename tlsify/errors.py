@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copyreg
 import errno as _errno
 from enum import IntEnum, StrEnum
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -86,6 +87,12 @@ class TlsifyError(Exception):
         """Store a message, one line in lower case without a full stop, and a remedy."""
         super().__init__(message)
         self.hint = hint or self.general_hint
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Return what pickle and copy need: pools of processes send each other errors."""
+        names = ("args", "errno", "strerror", "filename")
+        state = {each: getattr(self, each) for each in names if getattr(self, each, None)}
+        return copyreg.__newobj__, (type(self),), state | vars(self)  # type: ignore[attr-defined]
 
 
 def said(error: object) -> str:
