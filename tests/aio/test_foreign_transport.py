@@ -471,8 +471,11 @@ def test_one_thing_at_a_time(run: Run, lab: Lab, tmp_path: Path, policy: KtlsPol
     run(work())
 
 
-def test_forgotten(lab: Lab) -> None:
+@pytest.mark.parametrize("is_error", [False, True])
+def test_forgotten(lab: Lab, monkeypatch: pytest.MonkeyPatch, *, is_error: bool) -> None:
     """A transport that nobody closes is closed with a warning, as any other resource."""
+    raised: list[str] = []
+    monkeypatch.setattr("sys.unraisablehook", lambda error: raised.append(str(error.exc_value)))
 
     async def work() -> None:
         handed, peer = lab.server(RELAY)
@@ -480,9 +483,13 @@ def test_forgotten(lab: Lab) -> None:
         transport = ForeignTransport(loop, LoopSocket(handed), asyncio.Protocol(), None, {})
         await asyncio.sleep(0)
         transport.pause_reading()
-        with pytest.warns(ResourceWarning, match="unclosed <ForeignTransport"):
+        if is_error:
             del transport
+        else:
+            with pytest.warns(ResourceWarning, match="unclosed <ForeignTransport"):
+                del transport
         assert handed.sock.fileno() == -1
         assert await asyncio.to_thread(peer.recv) is None, "which is no end in good order"
 
     asyncio.run(work())
+    assert [text.split()[:2] for text in raised] == [["unclosed", "<ForeignTransport"]] * is_error

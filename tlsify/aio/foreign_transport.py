@@ -67,8 +67,8 @@ class ForeignTransport(asyncio.Transport):
     def __del__(self) -> None:
         """Close a forgotten connection."""
         if self._sock.fileno() != -1:
+            self._sock.abort()  # first: with -W error the warning is an error
             warnings.warn(f"unclosed {self!r}", ResourceWarning, stacklevel=1, source=self)
-            self._sock.abort()
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
         """Switch to another protocol."""

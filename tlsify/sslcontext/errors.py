@@ -114,7 +114,7 @@ def _config_error(kind: Any) -> Any:
     return type("ConfigError", (ConfigError, kind), body)
 
 
-def _blank(kind: type[Exception]) -> Any:
+def _blank(kind: Any) -> Any:
     """Return such an error, of which pickle and copy set the attributes."""
     found = _config_error(kind)
     return found.__new__(found)
@@ -133,8 +133,8 @@ def setting(kind: type[Exception] = ssl.SSLError) -> Iterator[None]:
         yield
     except ConfigError as exc:
         cause = exc.__cause__
-        found = _config_error(type(cause) if isinstance(cause, OSError) else kind)
-        error = found(str(exc), hint=exc.hint)
+        wanted: Any = type(cause) if isinstance(cause, OSError) else kind
+        error = _config_error(wanted)(str(exc), hint=exc.hint)
         if isinstance(cause, OSError):
             error.errno, error.strerror = cause.errno, cause.strerror
             error.filename = cause.filename
