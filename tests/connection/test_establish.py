@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import select
 import socket
+import ssl
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -36,6 +38,9 @@ from tlsify.ktls.probe import capabilities
 from tlsify.tls.engine import Engine
 from tlsify.tls.record import split_records
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 pytestmark = pytest.mark.each_kernel
 
 AUTO = KtlsPolicy()
@@ -54,6 +59,51 @@ def test_timeout_stays(lab: Lab, policy: KtlsPolicy, timeout: float | None) -> N
         assert handed.sock.gettimeout() == timeout
         stream = TLSSocket(handed)
         assert stream.gettimeout() == timeout
+
+
+_UNUSABLE: dict[str, tuple[Callable[[socket.socket], socket.socket], str]] = {
+    "new": (lambda _: socket.socket(), "not connected"),
+    "bound": (lambda _: socket.create_server(("127.0.0.1", 0)), "not connected"),
+    "datagrams": (lambda _: socket.socket(type=socket.SOCK_DGRAM), "not connected"),
+    "unix": (lambda _: socket.socket(socket.AF_UNIX), "not connected"),
+    "ssl": (
+        lambda sock: ssl.create_default_context().wrap_socket(
+            sock, server_hostname="example.org", do_handshake_on_connect=False
+        ),
+        "has TLS already",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", _UNUSABLE)
+def test_socket_that_is_no_plain_connection(lab: Lab, kind: str) -> None:
+    """It is refused, and left as it was; a peer hears nothing."""
+    ours, theirs = lab.tcp()
+    make, said = _UNUSABLE[kind]
+    with make(ours) as sock:
+        client, server = lab.configs()
+        cases: tuple[tuple[Any, Any], ...] = ((connect, client), (accept, server))
+        for establish, config in cases:
+            with pytest.raises(ConfigError, match=said):
+                establish(sock, config)
+            assert sock.fileno() != -1
+        theirs.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            theirs.recv(1)
+
+
+def test_configuration_of_the_other_role(lab: Lab) -> None:
+    """It is refused, as is anything that is none: both sides would wait for a ClientHello."""
+    ours, theirs = lab.tcp()
+    client, server = lab.configs()
+    cases: tuple[tuple[Any, Any], ...] = ((connect, server), (accept, client), (connect, None))
+    for establish, config in cases:
+        with pytest.raises(ConfigError, match=r"requires a (Client|Server)Config, not a"):
+            establish(ours, config)
+    assert ours.fileno() != -1
+    theirs.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        theirs.recv(1)
 
 
 @pytest.mark.parametrize("policy", OFFLOADS)

@@ -179,7 +179,7 @@ def _settle(closed: asyncio.Future[None]) -> None:
 
 
 async def sendfile(
-    transport: asyncio.Transport, file: BinaryIO, offset: int = 0, count: int | None = None
+    transport: asyncio.WriteTransport, file: BinaryIO, offset: int = 0, count: int | None = None
 ) -> int:
     """Send a file's bytes from the kernel's own cache, on any loop.
 
@@ -208,7 +208,7 @@ async def sendfile(
 
 async def send_file(
     native: Callable[..., Awaitable[int]],
-    transport: asyncio.Transport,
+    transport: asyncio.WriteTransport,
     file: BinaryIO,
     offset: int,
     count: int | None,
@@ -248,7 +248,7 @@ def _check(file: BinaryIO, offset: int, count: int | None) -> None:
 
 async def _send(
     native: Callable[..., Awaitable[int]],
-    transport: asyncio.Transport,
+    transport: asyncio.WriteTransport,
     sock: LoopSocket,
     file: BinaryIO,
     offset: int,
@@ -286,7 +286,7 @@ async def _send(
 
 
 async def keep_promise(
-    transport: asyncio.Transport, sending: Awaitable[int], count: int | None
+    transport: asyncio.WriteTransport, sending: Awaitable[int], count: int | None
 ) -> int:
     """Wait for a file to be sent; abort the connection if that is less than was promised.
 
@@ -314,7 +314,7 @@ async def keep_promise(
     return sent
 
 
-def _cut(transport: asyncio.Transport) -> bool:
+def _cut(transport: asyncio.WriteTransport) -> bool:
     """Abort without close_notify, so that the peer sees truncation; return whether it is ours."""
     if transport.get_extra_info("handoff") is None:
         return False
