@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from tlsify.aio.foreign_transport import ForeignTransport
 from tlsify.aio.inline_socket import InlineSocket
+from tlsify.aio.introduction import introduce
 from tlsify.aio.loop_socket import LoopSocket
 from tlsify.aio.send_file import sendable
 from tlsify.config import ClosePolicy
@@ -53,6 +54,19 @@ class _LoopTransport(selector_events._SelectorSocketTransport):  # type: ignore[
     _loop: asyncio.AbstractEventLoop
     _sock: LoopSocket
     _empty_waiter: asyncio.Future[None] | None
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        sock: LoopSocket,
+        protocol: asyncio.BaseProtocol,
+        waiter: asyncio.Future[None] | None,
+        extra: dict[str, Any],
+    ) -> None:
+        """Begin as `ForeignTransport` does: asyncio goes on with a protocol that has failed."""
+        super().__init__(loop, sock, asyncio.Protocol(), None, extra)
+        self.set_protocol(protocol)
+        loop.call_soon(introduce, self, protocol, waiter)
 
     def write(self, data: bytes | bytearray | memoryview[Any]) -> None:
         """Send data, at once if it fits, and never waiting for it."""
