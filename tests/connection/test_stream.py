@@ -299,6 +299,19 @@ def test_timeout_is_told(lab: Lab, policy: KtlsPolicy) -> None:
 
 
 @both
+def test_waiting_for_all(lab: Lab, policy: KtlsPolicy) -> None:
+    """MSG_WAITALL waits for all without a timeout only, as with any socket of Python's."""
+    stream, peer = lab.stream(policy)
+    peer.send_data(b"one")
+    stream.settimeout(600)
+    assert stream.recv(6, socket.MSG_WAITALL) == b"one"
+    stream.settimeout(None)
+    peer.send_data(b"two")
+    peer.send_data(b"three")
+    assert stream.recv(8, socket.MSG_WAITALL) == b"twothree"
+
+
+@both
 def test_buffer_of_a_call_that_would_block(lab: Lab, policy: KtlsPolicy) -> None:
     """It is the caller's again, also to change its size."""
     stream, _peer = lab.stream(policy)
