@@ -30,7 +30,7 @@ class Failing(Echo):
 
 @pytest.mark.parametrize("policy", OFFLOADS)
 def test_failing_client(reporting: Run, lab: Lab, policy: KtlsPolicy) -> None:
-    """The connection is cut, and the caller gets the error."""
+    """The connection is cut, and the caller gets the error, which the loop reports, too."""
     client, server = lab.configs()
     ours, theirs = lab.tcp()
     made: list[Failing] = []
@@ -48,7 +48,8 @@ def test_failing_client(reporting: Run, lab: Lab, policy: KtlsPolicy) -> None:
         peer = await asyncio.to_thread(other.result)
         assert await asyncio.to_thread(peer.recv) is None
 
-    assert not reporting(work())
+    (report,) = reporting(work())
+    assert isinstance(report["exception"], ZeroDivisionError)
 
 
 @pytest.mark.parametrize("policy", CARRIERS)

@@ -18,17 +18,16 @@ def introduce(
     Args:
         transport: of the connection.
         protocol: its ``connection_made`` is called.
-        waiter: gets its result, or the error; without one the loop reports the error.
+        waiter: gets its result, or the error, which the loop reports, too.
     """
     try:
         protocol.connection_made(transport)
     except BaseException as exc:
         transport.abort()
-        if waiter is None or waiter.done() or not isinstance(exc, Exception):
-            raise
-        waiter.set_exception(exc)
-    else:
-        settle(waiter)
+        if waiter is not None and not waiter.done():
+            waiter.set_exception(exc)
+        raise
+    settle(waiter)
 
 
 def settle(waiter: asyncio.Future[None] | None) -> None:
