@@ -184,6 +184,19 @@ def test_client_that_has_gone(lab: Lab) -> None:
     assert theirs.fileno() == -1
 
 
+@pytest.mark.parametrize("policy", OFFLOADS)
+def test_peer_that_has_gone(lab: Lab, policy: KtlsPolicy) -> None:
+    """A connection that was reset has been one: its own error is raised, on either side of it."""
+    client, server = lab.configs()
+    for is_client in (True, False):
+        ours, theirs = lab.tcp()
+        sock, other = (ours, theirs) if is_client else (theirs, ours)
+        reset(other)
+        assert select.select([sock], [], [], 20)[0]
+        with pytest.raises(ConnectionError):
+            connect(sock, client, policy) if is_client else accept(sock, server, policy)
+
+
 def test_framing_of_what_the_middleman_sees(lab: Lab) -> None:
     """Even the relay's last byte is a whole record, so nothing unprotected can hide behind it."""
     ours, left = lab.tcp()

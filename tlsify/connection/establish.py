@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
 Role = TypeVar("Role", ClientConfig, ServerConfig)
 
-# linux/tcp.h struct tcp_info up to tcpi_segs_out.
-_SEGMENTS_OUT = struct.Struct("=136xI")
+# linux/tcp.h struct tcp_info up to tcpi_segs_out and tcpi_segs_in.
+_SEGMENTS = struct.Struct("=136xII")
 _ROLES: dict[type, tuple[str, str]] = {
     ClientConfig: ("client", "make one of the server's name: ClientConfig.for_host"),
     ServerConfig: ("server", "make a ServerConfig of its certificate and key"),
@@ -127,17 +127,17 @@ def _is_connection(sock: socket.socket) -> bool:
         sock.getpeername()
     except OSError as exc:
         if exc.errno == errno.ENOTCONN:
-            return _has_sent(sock)
+            return _has_had_segments(sock)
     return True
 
 
-def _has_sent(sock: socket.socket) -> bool:
-    """Return whether TCP has ever sent a segment on a socket."""
+def _has_had_segments(sock: socket.socket) -> bool:
+    """Return whether TCP has ever sent or received on a socket."""
     try:
-        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _SEGMENTS_OUT.size)
+        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _SEGMENTS.size)
     except OSError:  # no TCP
         return False
-    return len(info) < _SEGMENTS_OUT.size or _SEGMENTS_OUT.unpack(info)[0] > 0
+    return len(info) < _SEGMENTS.size or any(_SEGMENTS.unpack(info))
 
 
 class PendingConnection:
