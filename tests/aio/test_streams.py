@@ -425,7 +425,7 @@ def test_settings_of_another_kind(
         ),
         (aio.create_connection, {"ssl": True}, "requires tlsify's SSLContext, not builtins.bool"),
         (aio.create_connection, {"config": server_config}, "client requires a ClientConfig"),
-        (aio.create_connection, {"config": python}, "client requires a ClientConfig, not a SSLC"),
+        (aio.create_connection, {"config": python}, "client requires a ClientConfig, not SSLC"),
         (aio.create_server, {"ssl": python}, "requires tlsify's SSLContext"),
         (aio.create_server, {"config": client_config}, "server requires a ServerConfig"),
     )

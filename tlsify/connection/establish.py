@@ -82,7 +82,7 @@ def of_role(config: object, wanted: type[Role]) -> Role:
         return config
     role, hint = _ROLES[wanted]
     given = type(config).__name__
-    raise ConfigError(f"a {role} requires a {wanted.__name__}, not a {given}", hint=hint)
+    raise ConfigError(f"a {role} requires a {wanted.__name__}, not {given}", hint=hint)
 
 
 def hand_over(
@@ -110,7 +110,7 @@ def take(sock: socket.socket) -> socket.socket:
         )
     if not _is_connection(sock):
         raise ConfigError(
-            "the socket is not connected",
+            "the socket is no connected stream",
             hint="pass one that connect() or accept() has connected",
         )
     timeout = sock.gettimeout()
@@ -120,13 +120,13 @@ def take(sock: socket.socket) -> socket.socket:
 
 
 def _is_connection(sock: socket.socket) -> bool:
-    """Return whether a socket is connected, or has been: of that the handshake knows the error."""
+    """Return whether a stream is connected, or was: of that the handshake finds the error."""
     if sock.type != socket.SOCK_STREAM:
         return False
     try:
         sock.getpeername()
     except OSError as exc:
-        if exc.errno == errno.ENOTCONN:
+        if exc.errno in {errno.ENOTCONN, errno.EBADF}:
             return _has_had_segments(sock)
     return True
 
