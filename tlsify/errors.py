@@ -228,22 +228,16 @@ class NoCertificate(HandshakeError):
 _BY_THE_PEER = Truncated.general_hint
 _BY_SILENCE = "nothing came back for a long time: the peer may be down, or the network to it"
 _BY_THE_NETWORK = "the network reports that it cannot reach the peer any more"
+_UNREACHABLE = (
+    "EHOSTUNREACH", "ENETUNREACH", "EHOSTDOWN", "ENETDOWN", "ENETRESET", "ENONET", "ECONNREFUSED",
+    "ENOPROTOOPT", "EPROTO", "EOPNOTSUPP",
+)  # fmt: skip
 CUTS = {
     _errno.ECONNRESET: _BY_THE_PEER,
     _errno.ECONNABORTED: _BY_THE_PEER,
     _errno.EPIPE: _BY_THE_PEER,
     _errno.ETIMEDOUT: _BY_SILENCE,
-    _errno.EHOSTUNREACH: _BY_THE_NETWORK,
-    _errno.ENETUNREACH: _BY_THE_NETWORK,
-    _errno.EHOSTDOWN: _BY_THE_NETWORK,
-    _errno.ENETDOWN: _BY_THE_NETWORK,
-    _errno.ENETRESET: _BY_THE_NETWORK,
-    _errno.ENONET: _BY_THE_NETWORK,
-    _errno.ECONNREFUSED: _BY_THE_NETWORK,
-    _errno.ENOPROTOOPT: _BY_THE_NETWORK,
-    _errno.EPROTO: _BY_THE_NETWORK,
-    _errno.EOPNOTSUPP: _BY_THE_NETWORK,
-}
+} | {getattr(_errno, name): _BY_THE_NETWORK for name in _UNREACHABLE}
 
 
 class ConnectionCut(TlsifyError):
