@@ -11,7 +11,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
-from cryptography.x509.oid import NameOID, ObjectIdentifier
+from cryptography.x509.oid import AuthorityInformationAccessOID, NameOID, ObjectIdentifier
 
 from tests.conftest import HOST
 from tlsify.codepoints import CipherSuite
@@ -23,8 +23,16 @@ DAY = dt.timedelta(days=1)
 KEY = ec.generate_private_key(ec.SECP256R1())
 
 
-def make_certificate(subject: x509.Name, *names: x509.GeneralName, serial: int = 0xABC) -> bytes:
-    """Issue a certificate, in DER."""
+def make_certificate(
+    subject: x509.Name, *more: x509.GeneralName | x509.ExtensionType, serial: int = 0xABC
+) -> bytes:
+    """Issue a certificate, in DER.
+
+    Args:
+        subject: its name.
+        more: alternative names, and other extensions.
+        serial: its number.
+    """
     begin = dt.datetime(2031, 1, 5, 9, 4, 3, tzinfo=dt.UTC)
     builder = (
         x509.CertificateBuilder()
@@ -35,8 +43,10 @@ def make_certificate(subject: x509.Name, *names: x509.GeneralName, serial: int =
         .not_valid_before(begin)
         .not_valid_after(begin + 300 * DAY)
     )
-    if names:
-        extension = x509.SubjectAlternativeName(names)
+    extensions = [each for each in more if isinstance(each, x509.ExtensionType)]
+    if names := [each for each in more if isinstance(each, x509.GeneralName)]:
+        extensions.append(x509.SubjectAlternativeName(names))
+    for extension in extensions:
         builder = builder.add_extension(extension, critical=False)
     return builder.sign(KEY, hashes.SHA256()).public_bytes(Encoding.DER)
 
@@ -59,6 +69,11 @@ def facts_of(
         return TLSInfo(handed, verified=verified)
 
 
+def _access(method: ObjectIdentifier, *names: x509.GeneralName) -> list[x509.AccessDescription]:
+    return [x509.AccessDescription(method, name) for name in names]
+
+
+_HERE, _THERE = (x509.UniformResourceIdentifier(f"http://{each}.example") for each in "ab")
 SAMPLES: dict[str, tuple[Any, ...]] = {
     "plain": (x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "a")]),),
     "empty": (x509.Name([]), x509.DNSName("example.org")),
@@ -97,6 +112,29 @@ SAMPLES: dict[str, tuple[Any, ...]] = {
         x509.DirectoryName(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "dir")])),
         x509.OtherName(ObjectIdentifier("1.3.6.1.4.1.99999.3"), b"\x0c\x01x"),
     ),
+    "addresses of its authority": (
+        x509.Name([]),
+        x509.AuthorityInformationAccess(
+            _access(AuthorityInformationAccessOID.OCSP, _HERE, x509.DNSName("no.uri"), _THERE)
+            + _access(AuthorityInformationAccessOID.CA_ISSUERS, _THERE)
+            + _access(ObjectIdentifier("1.3.6.1.4.1.99999.4"), _HERE)
+        ),
+        x509.CRLDistributionPoints(
+            [
+                x509.DistributionPoint(None, None, None, [x509.DNSName("issuer")]),
+                x509.DistributionPoint([x509.DNSName("no.uri"), _HERE], None, None, None),
+                x509.DistributionPoint([_THERE, _HERE], None, None, None),
+            ]
+        ),
+    ),
+    "no address of its authority": (
+        x509.Name([]),
+        x509.AuthorityInformationAccess(
+            _access(AuthorityInformationAccessOID.OCSP, x509.DNSName("no.uri"))
+        ),
+    ),
 }
 
-VICTIM = make_certificate(*SAMPLES["names of all kinds"])
+VICTIM = make_certificate(
+    *SAMPLES["names of all kinds"], *SAMPLES["addresses of its authority"][1:]
+)

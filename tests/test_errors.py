@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import errno
+import pickle
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -35,6 +38,9 @@ from tlsify.errors import (
     WorkerError,
     errno_name,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 EXIT_CODES = {
     AgentError: ExitCode.AGENT,
@@ -124,6 +130,39 @@ def test_refused_before_asking_the_kernel() -> None:
     error = KtlsUnavailable("TCP_ULP", 0, "known bad", code="bad-kernel")
     assert str(error) == "TCP_ULP: known bad"
     assert (error.code, error.sentence) == ("bad-kernel", "known bad")
+
+
+def _made(kind: type[TlsifyError]) -> TlsifyError:
+    """Make an error with all that it can have."""
+    error: TlsifyError
+    if issubclass(kind, KtlsUnavailable):
+        error = kind("TCP_ULP", errno.ENOENT, "no", code="no-tls-ulp", hint="mend it")
+    elif issubclass(kind, KtlsError):
+        error = kind("TLS_TX", errno.EINVAL, "no", hint="mend it")
+    elif issubclass(kind, ConnectionCut):
+        error = kind(OSError(errno.ETIMEDOUT, "timed out"), "sendmsg: ")
+    elif issubclass(kind, ResourceError):
+        error = kind(OSError(errno.EMFILE, "too many"), "no descriptor")
+    elif issubclass(kind, AgentError):
+        error = kind("no", untouched=True)
+    elif issubclass(kind, IdentityError):
+        error = kind("no", mismatches=["dns:a"], alert=AlertDescription.unknown_ca)
+    elif issubclass(kind, HandshakeError):
+        error = kind("no", alert=AlertDescription.decode_error)
+    else:
+        error = kind("no", hint="mend it")
+    error.add_note("on a connection")
+    return error
+
+
+@pytest.mark.parametrize("kind", EXIT_CODES)
+@pytest.mark.parametrize("copied", [copy.copy, lambda error: pickle.loads(pickle.dumps(error))])
+def test_copies(kind: type[TlsifyError], copied: Callable[[TlsifyError], TlsifyError]) -> None:
+    """An error is the same on the other side of a process pool, which hangs at one that is not."""
+    error = _made(kind)
+    found = copied(error)
+    assert type(found) is kind
+    assert (str(found), found.args, vars(found)) == (str(error), error.args, vars(error))
 
 
 @pytest.mark.parametrize(

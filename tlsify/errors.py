@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copyreg
 import errno as _errno
 from enum import IntEnum, StrEnum
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -87,6 +88,12 @@ class TlsifyError(Exception):
         """Store a message, one line in lower case without a full stop, and a remedy."""
         super().__init__(message)
         self.hint = hint or self.general_hint
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Return what pickle and copy need: pools of processes send each other errors."""
+        names = ("args", "errno", "strerror", "filename")
+        state = {each: getattr(self, each) for each in names if getattr(self, each, None)}
+        return copyreg.__newobj__, (type(self),), state | vars(self)  # type: ignore[attr-defined]
 
 
 def said(error: object) -> str:
@@ -222,22 +229,16 @@ class NoCertificate(HandshakeError):
 _BY_THE_PEER = Truncated.general_hint
 _BY_SILENCE = "nothing came back for a long time: the peer may be down, or the network to it"
 _BY_THE_NETWORK = "the network reports that it cannot reach the peer any more"
+_UNREACHABLE = (
+    "EHOSTUNREACH", "ENETUNREACH", "EHOSTDOWN", "ENETDOWN", "ENETRESET", "ENONET", "ECONNREFUSED",
+    "ENOPROTOOPT", "EPROTO", "EOPNOTSUPP",
+)  # fmt: skip
 CUTS = {
     _errno.ECONNRESET: _BY_THE_PEER,
     _errno.ECONNABORTED: _BY_THE_PEER,
     _errno.EPIPE: _BY_THE_PEER,
     _errno.ETIMEDOUT: _BY_SILENCE,
-    _errno.EHOSTUNREACH: _BY_THE_NETWORK,
-    _errno.ENETUNREACH: _BY_THE_NETWORK,
-    _errno.EHOSTDOWN: _BY_THE_NETWORK,
-    _errno.ENETDOWN: _BY_THE_NETWORK,
-    _errno.ENETRESET: _BY_THE_NETWORK,
-    _errno.ENONET: _BY_THE_NETWORK,
-    _errno.ECONNREFUSED: _BY_THE_NETWORK,
-    _errno.ENOPROTOOPT: _BY_THE_NETWORK,
-    _errno.EPROTO: _BY_THE_NETWORK,
-    _errno.EOPNOTSUPP: _BY_THE_NETWORK,
-}
+} | {getattr(_errno, name): _BY_THE_NETWORK for name in _UNREACHABLE}
 
 
 class ConnectionCut(TlsifyError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from array import array
 from contextlib import asynccontextmanager
 from select import select
 from typing import TYPE_CHECKING, Any
@@ -304,6 +305,41 @@ def test_bytes_only(run: Run, lab: Lab) -> None:
 
 
 @every
+def test_buffer_used_again(run: Run, lab: Lab, policy: KtlsPolicy) -> None:
+    """What is written counts as it is at that moment, and as its bytes; then it is the caller's."""
+
+    async def work() -> None:
+        async with connected(lab, policy, Metered) as (protocol, peer):
+            assert isinstance(protocol, Metered)
+            transport, expected = protocol.transport, bytearray()
+            block = bytearray(2**16)
+            while not protocol.told:
+                block[:] = bytes([len(expected) >> 16 & 0x7F]) * len(block)
+                expected += block
+                transport.write(memoryview(block))
+                await asyncio.sleep(0)
+            numbers = memoryview(array("I", range(5000)))
+            one, nothing = bytearray(b"one"), bytearray()
+            parts: list[bytes | bytearray | memoryview[int]] = [one, numbers, b"two", nothing]
+            transport.write(block)
+            transport.write(numbers)
+            transport.writelines(part for part in parts)
+            expected += block + bytes(numbers) + b"".join(parts)
+            block.clear()
+            one.clear()
+            nothing.extend(b"more")
+            assert await asyncio.to_thread(peer.recv_data, len(expected)) == expected
+            transport.write(memoryview(array("I", [1, 2, 3])))
+            transport.writelines([])
+            transport.writelines([b"end", b""])
+            last = bytes(array("I", [1, 2, 3])) + b"end"
+            assert await asyncio.to_thread(peer.recv_data, len(last)) == last
+            assert not transport.get_write_buffer_size()
+
+    run(work())
+
+
+@every
 def test_buffered_protocol(run: Run, lab: Lab, policy: KtlsPolicy) -> None:
     """One that brings its own buffer; and a protocol may follow another."""
     ended = asyncio.Event()
@@ -435,8 +471,11 @@ def test_one_thing_at_a_time(run: Run, lab: Lab, tmp_path: Path, policy: KtlsPol
     run(work())
 
 
-def test_forgotten(lab: Lab) -> None:
+@pytest.mark.parametrize("is_error", [False, True])
+def test_forgotten(lab: Lab, monkeypatch: pytest.MonkeyPatch, *, is_error: bool) -> None:
     """A transport that nobody closes is closed with a warning, as any other resource."""
+    raised: list[str] = []
+    monkeypatch.setattr("sys.unraisablehook", lambda error: raised.append(str(error.exc_value)))
 
     async def work() -> None:
         handed, peer = lab.server(RELAY)
@@ -444,9 +483,13 @@ def test_forgotten(lab: Lab) -> None:
         transport = ForeignTransport(loop, LoopSocket(handed), asyncio.Protocol(), None, {})
         await asyncio.sleep(0)
         transport.pause_reading()
-        with pytest.warns(ResourceWarning, match="unclosed <ForeignTransport"):
+        if is_error:
             del transport
+        else:
+            with pytest.warns(ResourceWarning, match="unclosed <ForeignTransport"):
+                del transport
         assert handed.sock.fileno() == -1
         assert await asyncio.to_thread(peer.recv) is None, "which is no end in good order"
 
     asyncio.run(work())
+    assert [text.split()[:2] for text in raised] == [["unclosed", "<ForeignTransport"]] * is_error

@@ -412,6 +412,32 @@ def test_start_tls_where_it_cannot_be(
     run(work())
 
 
+def test_settings_of_another_kind(
+    run: Run, client_config: ClientConfig, server_config: ServerConfig
+) -> None:
+    """They are refused before anything is opened: by what they are, and what they should be."""
+    python = ssl.create_default_context()
+    cases: tuple[tuple[Any, dict[str, Any], str], ...] = (
+        (
+            aio.create_connection,
+            {"ssl": python},
+            "requires tlsify's SSLContext, not ssl.SSLContext",
+        ),
+        (aio.create_connection, {"ssl": True}, "requires tlsify's SSLContext, not builtins.bool"),
+        (aio.create_connection, {"config": server_config}, "client requires a ClientConfig"),
+        (aio.create_connection, {"config": python}, "client requires a ClientConfig, not SSLC"),
+        (aio.create_server, {"ssl": python}, "requires tlsify's SSLContext"),
+        (aio.create_server, {"config": client_config}, "server requires a ServerConfig"),
+    )
+
+    async def work() -> None:
+        for function, options, said in cases:
+            with pytest.raises(ConfigError, match=said):
+                await function(Echo, HERE, 1, **options)
+
+    run(work())
+
+
 def test_start_tls_on_a_connection_that_breaks(
     run: Run, lab: Lab, client_config: ClientConfig
 ) -> None:

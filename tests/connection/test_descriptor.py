@@ -19,26 +19,35 @@ both = pytest.mark.parametrize("policy", OFFLOADS)
 
 
 @both
-@pytest.mark.parametrize("is_cyclic", [False, True])
-def test_dropped(lab: Lab, policy: KtlsPolicy, *, is_cyclic: bool) -> None:
-    """The last reference closes, without close_notify; a cycle's end does when it is collected."""
+@pytest.mark.parametrize("how", ["plain", "cycle", "error"])
+def test_dropped(lab: Lab, policy: KtlsPolicy, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    """The last reference closes, without close_notify; a cycle's end does when it is collected.
+
+    It does so, too, where the warning is an error (-W error).
+    """
     ours, theirs = lab.tcp()
     client, server = lab.configs()
     other = Endpoint(lambda: RawPeer(theirs, server))
     handoff = connect(ours, client, policy)
     streams, peer = [TLSSocket(handoff)], other.result()
-    if is_cyclic:
+    if how == "cycle":
         vars(streams[0])["itself"] = streams
     streams[0].sendall(b"sent")
 
     def drop() -> None:
         nonlocal streams
         streams = []
-        if is_cyclic:
+        if how == "cycle":
             gc.collect()
 
-    with pytest.warns(ResourceWarning, match="unclosed"):
+    if how == "error":
+        raised: list[type[BaseException]] = []
+        monkeypatch.setattr("sys.unraisablehook", lambda error: raised.append(error.exc_type))
         drop()
+        assert raised == [ResourceWarning]
+    else:
+        with pytest.warns(ResourceWarning, match="unclosed"):
+            drop()
     assert handoff.sock.fileno() == -1
     with theirs:
         assert peer.recv_data(4) == b"sent"

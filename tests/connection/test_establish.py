@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import select
 import socket
+import ssl
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -36,6 +38,9 @@ from tlsify.ktls.probe import capabilities
 from tlsify.tls.engine import Engine
 from tlsify.tls.record import split_records
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 pytestmark = pytest.mark.each_kernel
 
 AUTO = KtlsPolicy()
@@ -54,6 +59,59 @@ def test_timeout_stays(lab: Lab, policy: KtlsPolicy, timeout: float | None) -> N
         assert handed.sock.gettimeout() == timeout
         stream = TLSSocket(handed)
         assert stream.gettimeout() == timeout
+
+
+def _closed() -> socket.socket:
+    sock = socket.socket()
+    sock.close()
+    return sock
+
+
+_UNUSABLE: dict[str, tuple[Callable[[socket.socket], socket.socket], str]] = {
+    "new": (lambda _: socket.socket(), "no connected stream"),
+    "bound": (lambda _: socket.create_server(("127.0.0.1", 0)), "no connected stream"),
+    "datagrams": (lambda _: socket.socket(type=socket.SOCK_DGRAM), "no connected stream"),
+    "unix": (lambda _: socket.socket(socket.AF_UNIX), "no connected stream"),
+    "closed": (lambda _: _closed(), "no connected stream"),
+    "ssl": (
+        lambda sock: ssl.create_default_context().wrap_socket(
+            sock, server_hostname="example.org", do_handshake_on_connect=False
+        ),
+        "has TLS already",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", _UNUSABLE)
+def test_socket_that_is_no_plain_connection(lab: Lab, kind: str) -> None:
+    """It is refused, and left as it was; a peer hears nothing."""
+    ours, theirs = lab.tcp()
+    make, said = _UNUSABLE[kind]
+    with make(ours) as sock:
+        before = sock.fileno()
+        client, server = lab.configs()
+        cases: tuple[tuple[Any, Any], ...] = ((connect, client), (accept, server))
+        for establish, config in cases:
+            with pytest.raises(ConfigError, match=said):
+                establish(sock, config)
+            assert sock.fileno() == before
+        theirs.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            theirs.recv(1)
+
+
+def test_configuration_of_the_other_role(lab: Lab) -> None:
+    """It is refused, as is anything that is none: both sides would wait for a ClientHello."""
+    ours, theirs = lab.tcp()
+    client, server = lab.configs()
+    cases: tuple[tuple[Any, Any], ...] = ((connect, server), (accept, client), (connect, None))
+    for establish, config in cases:
+        with pytest.raises(ConfigError, match=r"requires a (Client|Server)Config, not "):
+            establish(ours, config)
+    assert ours.fileno() != -1
+    theirs.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        theirs.recv(1)
 
 
 @pytest.mark.parametrize("policy", OFFLOADS)
@@ -132,6 +190,19 @@ def test_client_that_has_gone(lab: Lab) -> None:
     with pytest.raises(ConnectionResetError):
         accept(theirs, lab.configs()[1], KERNEL)
     assert theirs.fileno() == -1
+
+
+@pytest.mark.parametrize("policy", OFFLOADS)
+def test_peer_that_has_gone(lab: Lab, policy: KtlsPolicy) -> None:
+    """A connection that was reset has been one: its own error is raised, on either side of it."""
+    client, server = lab.configs()
+    for is_client in (True, False):
+        ours, theirs = lab.tcp()
+        sock, other = (ours, theirs) if is_client else (theirs, ours)
+        reset(other)
+        assert select.select([sock], [], [], 20)[0]
+        with pytest.raises(ConnectionError):
+            connect(sock, client, policy) if is_client else accept(sock, server, policy)
 
 
 def test_framing_of_what_the_middleman_sees(lab: Lab) -> None:

@@ -292,6 +292,28 @@ def test_nothing_to_be_had(thread: EventThread[Echo], pairs: Pairs, kind: str) -
     end(ours)
 
 
+def test_bell_that_the_program_has_closed(
+    thread: EventThread[Echo], pairs: Pairs, tmp_path: Path
+) -> None:
+    """Nothing is written into the file that has its number now, nor is that closed."""
+    (ours, theirs), (_, others) = pairs[:2]
+    path = tmp_path / "file"
+    thread.add(Echo(theirs))
+    ours.sendall(b"data")
+    assert ours.recv(100) == b"data"
+    assert thread._bell is not None
+    number = thread._bell.number
+    with path.open("wb", buffering=0) as file:
+        os.dup2(file.fileno(), number)
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            thread.add(Echo(others))
+        assert len(thread) == 1
+        end(ours)
+        until(lambda: not thread.is_running)
+        os.close(number)
+    assert path.read_bytes() == b""
+
+
 def test_forked_child(
     thread: EventThread[Echo],
     pairs: Pairs,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import ssl
@@ -12,13 +13,19 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
-from tests.doubles import Endpoint, until
+from tests.connection.ending.test_forks import _fork
+from tests.doubles import OFFLOADS, Endpoint, until
+from tlsify import ClientConfig, TLSSocket, connect
+from tlsify.connection import exit as interpreter
+from tlsify.system.process import status_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
     import trustme
+
+    from tlsify.config import KtlsPolicy
 
 SIZE = 600_000
 _SLOW = 2**16  # bytes, after which the peer waits a moment
@@ -220,6 +227,26 @@ def test_last_words(peer: Peer, mode: str, program: str) -> None:
     assert not done.stderr
     arrived = serving.result()
     assert arrived == expected or (expected is None and arrived.size >= SIZE)
+
+
+@pytest.mark.parametrize("policy", OFFLOADS)
+def test_daemon_that_closes_all_descriptors(peer: Peer, policy: KtlsPolicy, tmp_path: Path) -> None:
+    """Its later connections work, and nothing is written into files that have got the numbers."""
+    serving, path = Endpoint(peer.serve), tmp_path / "file"
+
+    def be_daemon() -> None:
+        bell = interpreter.bell()
+        os.closerange(3, 2**12)
+        files = [path.open("ab", buffering=0) for _ in range(100)]
+        assert bell in {file.fileno() for file in files}
+        sock = socket.create_connection(("127.0.0.1", peer.port))
+        stream = TLSSocket(connect(sock, ClientConfig(verify=False), policy))
+        stream.sendall(bytes(SIZE))
+        interpreter.end()
+
+    assert status_of(_fork(be_daemon)) == 0
+    assert serving.result() == Arrived(SIZE, in_order=False)
+    assert path.read_bytes() == b""
 
 
 def test_too_late(peer: Peer) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 from typing import TYPE_CHECKING
 
@@ -42,6 +43,27 @@ def test_tcp_options(lab: Lab, policy: KtlsPolicy) -> None:
         stream.shutdown(socket.SHUT_RDWR)
         assert relay.join(20)
         stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 0)
+
+
+@both
+@pytest.mark.parametrize(
+    ("level", "option", "value", "number"),
+    [
+        (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 0, errno.EINVAL),
+        (socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"bogus", errno.ENOENT),
+        (socket.IPPROTO_TCP, socket.TCP_MAXSEG, 1, errno.EINVAL),
+        (socket.IPPROTO_TCP, 9999, 1, errno.ENOPROTOOPT),
+        (socket.IPPROTO_IP, socket.IP_TTL, 5000, errno.EINVAL),
+    ],
+)
+def test_refused_options(
+    lab: Lab, policy: KtlsPolicy, level: int, option: int, value: int | bytes, number: int
+) -> None:
+    """What the kernel refuses is an error, wherever the connection is."""
+    stream, _peer = lab.stream(policy)
+    with pytest.raises(OSError, match="Errno") as caught:
+        stream.setsockopt(level, option, value)
+    assert caught.value.errno == number
 
 
 @both

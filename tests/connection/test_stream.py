@@ -299,6 +299,32 @@ def test_timeout_is_told(lab: Lab, policy: KtlsPolicy) -> None:
     assert stream.gettimeout() == 1.5
 
 
+@both
+def test_waiting_for_all(lab: Lab, policy: KtlsPolicy) -> None:
+    """MSG_WAITALL waits for all without a timeout only, as with any socket of Python's."""
+    stream, peer = lab.stream(policy)
+    peer.send_data(b"one")
+    stream.settimeout(600)
+    assert stream.recv(6, socket.MSG_WAITALL) == b"one"
+    stream.settimeout(None)
+    peer.send_data(b"two")
+    peer.send_data(b"three")
+    assert stream.recv(8, socket.MSG_WAITALL) == b"twothree"
+
+
+@both
+def test_buffer_of_a_call_that_would_block(lab: Lab, policy: KtlsPolicy) -> None:
+    """It is the caller's again, also to change its size."""
+    stream, _peer = lab.stream(policy)
+    stream.setblocking(False)
+    buffer = bytearray(2**20)
+    for call in (stream.recv_into, stream.send):
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                call(buffer)
+        buffer.extend(b"more")
+
+
 @pytest.mark.ktls
 def test_partial_record_does_not_wake_poll(lab: Lab) -> None:
     """After BlockingIOError poll stays silent until more has come, also before Linux 6.5."""

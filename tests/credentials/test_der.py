@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tlsify.credentials.der import SEQUENCE, elements
+from tlsify.credentials.der import SEQUENCE, elements, whole
 
 
 def encode(tag: int, content: bytes) -> bytes:
@@ -31,7 +31,9 @@ def encode(tag: int, content: bytes) -> bytes:
 )
 def test_written_and_read(parts: list[tuple[int, bytes]]) -> None:
     """What was written is read, with lengths of any size."""
-    assert list(elements(b"".join(encode(*part) for part in parts))) == parts
+    encoded = [encode(*part) for part in parts]
+    assert list(elements(b"".join(encoded))) == parts
+    assert list(whole(b"".join(encoded))) == encoded
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import ssl
 from typing import NamedTuple
 
@@ -9,6 +11,7 @@ import pytest
 
 from tlsify.codepoints import AlertDescription as Alert
 from tlsify.errors import (
+    ConfigError,
     DeadlineExceeded,
     HandshakeError,
     IdentityError,
@@ -19,7 +22,7 @@ from tlsify.errors import (
     TlsifyError,
     Truncated,
 )
-from tlsify.sslcontext.errors import ssl_error
+from tlsify.sslcontext.errors import setting, ssl_error
 
 
 class Made(NamedTuple):
@@ -84,6 +87,22 @@ def test_verification() -> None:
     named = ssl_error(IdentityError("not that name", mismatches=["dns:other"]))
     assert isinstance(named, ssl.SSLCertVerificationError)
     assert (named.verify_code, named.verify_message) == (1, "not that name")
+
+
+@pytest.mark.parametrize("kind", [ssl.SSLError, ValueError, FileNotFoundError])
+def test_copies_of_settings_errors(kind: type[Exception]) -> None:
+    """They are of both kinds in another process, too."""
+    error = ConfigError("unusable", hint="mend it")
+    if issubclass(kind, OSError):
+        error.__cause__ = kind(2, "none", "file")
+    with pytest.raises(ConfigError) as caught, setting(kind):
+        raise error
+    for found in (pickle.loads(pickle.dumps(caught.value)), copy.copy(caught.value)):
+        assert type(found) is type(caught.value)
+        assert isinstance(found, kind)
+        assert (str(found), found.hint) == ("unusable", "mend it")
+        for name in ("errno", "strerror", "filename"):
+            assert getattr(found, name, None) == getattr(caught.value, name, None)
 
 
 def test_timeout() -> None:

@@ -6,6 +6,7 @@ import ssl
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import trustme
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import (
@@ -26,8 +27,6 @@ from tlsify.tls.certificates import digest_of_anchors
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
-
-    import trustme
 
     from tlsify.credentials.key_pair import KeyPair
 
@@ -136,9 +135,15 @@ def test_anchors(files: Path, authority: trustme.CA) -> None:
         assert context.get_ca_certs(binary_form=True) == [der]
         assert context.get_ca_certs() == pure.get_ca_certs()
         assert context.cert_store_stats() == pure.cert_store_stats()
+    other = trustme.CA().cert_pem.bytes().decode()
+    two = [der, ssl.PEM_cert_to_DER_cert(other)]
+    for data in (pem + other, b"".join(two), memoryview(b"".join(two))):
+        context = Settings(CLIENT)
+        context.load_verify_locations(cadata=data)
+        assert context.get_ca_certs(binary_form=True) == two
     with pytest.raises(TypeError):
         SSLContext(CLIENT).load_verify_locations()
-    for garbage in ("garbage", b"garbage"):
+    for garbage in ("garbage", b"garbage", b"", der + b"garbage", der[:-1]):
         with pytest.raises(ConfigError, match="cadata"):
             SSLContext(CLIENT).load_verify_locations(cadata=garbage)
 

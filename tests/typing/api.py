@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from pathlib import Path
+from typing import BinaryIO
 
 import tlsify
+from tlsify import aio
 
 
 def client() -> bytes:
@@ -50,6 +53,12 @@ def server(listener: socket.socket) -> None:
         while handed.service():
             pass
         handed.shutdown()
+
+
+async def streams(writer: asyncio.StreamWriter, config: tlsify.ClientConfig, file: BinaryIO) -> int:
+    """Pass a writer's transport where the loop's own functions take it."""
+    made = await aio.start_tls(writer.transport, asyncio.Protocol(), config)
+    return await aio.sendfile(made, file) + await aio.sendfile(writer.transport, file)
 
 
 def host() -> bool:

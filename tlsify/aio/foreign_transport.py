@@ -10,6 +10,8 @@ from asyncio.trsock import TransportSocket
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from tlsify.aio.introduction import introduce, settle
+
 if TYPE_CHECKING:
     from typing import BinaryIO
 
@@ -54,10 +56,8 @@ class ForeignTransport(asyncio.Transport):
         self._look: asyncio.TimerHandle | None = None
         self._sending: asyncio.Future[None] | None = None  # a file; what it waits for now
         self.set_protocol(protocol)
-        loop.call_soon(protocol.connection_made, self)
+        loop.call_soon(introduce, self, protocol, waiter)
         loop.call_soon(self._watch)
-        if waiter is not None:
-            loop.call_soon(_settle, waiter)
 
     def __repr__(self) -> str:
         """Show the descriptor, and how the connection is."""
@@ -67,8 +67,8 @@ class ForeignTransport(asyncio.Transport):
     def __del__(self) -> None:
         """Close a forgotten connection."""
         if self._sock.fileno() != -1:
+            self._sock.abort()  # first: with -W error the warning is an error
             warnings.warn(f"unclosed {self!r}", ResourceWarning, stacklevel=1, source=self)
-            self._sock.abort()
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
         """Switch to another protocol."""
@@ -203,7 +203,7 @@ class ForeignTransport(asyncio.Transport):
         if self._buffer or not self._sock.is_out:
             return
         if self._sending is not None:
-            _settle(self._sending)
+            settle(self._sending)
         if self._closing:
             self._lose(None)
         elif self._eof_written:
@@ -324,7 +324,7 @@ class ForeignTransport(asyncio.Transport):
             self._sock.look()
             return
         self._sending = waiting = self._loop.create_future()
-        self._loop.add_writer(self._fd, _settle, waiting)
+        self._loop.add_writer(self._fd, settle, waiting)
         try:
             await waiting
         finally:
@@ -385,7 +385,7 @@ class ForeignTransport(asyncio.Transport):
         finally:
             self._sock.close()
             if self._sending is not None:
-                _settle(self._sending)
+                settle(self._sending)
 
 
 def _known(ask: Any) -> Any:
@@ -393,8 +393,3 @@ def _known(ask: Any) -> Any:
         return ask()
     except OSError:
         return None
-
-
-def _settle(waiter: asyncio.Future[None]) -> None:
-    if not waiter.done():
-        waiter.set_result(None)

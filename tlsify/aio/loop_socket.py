@@ -170,11 +170,14 @@ class LoopSocket(TLSSocket):
 
 def raise_os_error(exc: TlsifyError | OSError) -> NoReturn:
     """Convert tlsify's errors to connection errors; the cause is logged."""
-    if isinstance(exc, BlockingIOError | InterruptedError):
-        raise exc
-    _log.info("connection ended: %s", exc)
-    if isinstance(exc, ConnectionError):
-        raise exc
-    if isinstance(exc, OSError):  # as TCP's ETIMEDOUT, which would be taken for a time limit's
-        raise ConnectionAbortedError(exc.errno, exc.strerror) from exc
-    raise ConnectionAbortedError(errno.ECONNABORTED, str(exc)) from exc
+    try:
+        if isinstance(exc, BlockingIOError | InterruptedError):
+            raise exc
+        _log.info("connection ended: %s", exc)
+        if isinstance(exc, ConnectionError):
+            raise exc
+        if isinstance(exc, OSError):  # as TCP's ETIMEDOUT, which would be taken for a time limit's
+            raise ConnectionAbortedError(exc.errno, exc.strerror) from exc
+        raise ConnectionAbortedError(errno.ECONNABORTED, str(exc)) from exc
+    finally:
+        del exc  # or its traceback, which has this frame, would keep the caller's buffer

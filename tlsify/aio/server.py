@@ -11,9 +11,10 @@ from asyncio.trsock import TransportSocket
 from typing import TYPE_CHECKING, Any
 
 from tlsify.aio.acceptor import Acceptor
-from tlsify.aio.streams import LIMIT, StreamProtocol, Terms, not_for_servers, server_terms
+from tlsify.aio.streams import LIMIT, StreamProtocol, Terms, server_terms
 from tlsify.aio.transport import begin
 from tlsify.config import ClosePolicy, ServerConfig
+from tlsify.connection.establish import of_role
 from tlsify.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -43,14 +44,13 @@ class Server(asyncio.AbstractServer):
         backlog: int,
     ) -> None:
         """Prepare to serve; the listeners belong to the server from here on."""
-        if not isinstance(terms.config, ServerConfig):
-            raise not_for_servers()
+        config = of_role(terms.config, ServerConfig)
         self._factory = factory
         self._listeners = tuple(listeners)
         self._terms = terms
         self._backlog = backlog
         self._loop = asyncio.get_running_loop()
-        self._acceptor = Acceptor(listeners, self._serve, terms.config, terms.policy, limits)
+        self._acceptor = Acceptor(listeners, self._serve, config, terms.policy, limits)
         self._transports: weakref.WeakSet[asyncio.Transport] = weakref.WeakSet()
         self._serving = False
         self._ended = asyncio.Event()

@@ -12,7 +12,7 @@ from tlsify.aio.handshake import hand_over
 from tlsify.aio.loop_socket import LoopSocket
 from tlsify.aio.transport import make_transport
 from tlsify.config import ClientConfig, ClosePolicy, KtlsPolicy, ServerConfig
-from tlsify.connection.establish import take
+from tlsify.connection.establish import of_role, take
 from tlsify.errors import ConfigError
 from tlsify.names import to_look_up
 
@@ -146,7 +146,7 @@ def client_terms(
         ConfigError: they contradict each other, or there is no name to verify.
     """
     if ssl is not None:
-        _refuse_both(config)
+        _refuse_other(ssl, config)
         return Terms(ssl.client_config(name), policy or ssl.policy, ssl)
     if config is None:
         if not name:
@@ -154,7 +154,7 @@ def client_terms(
                 "no server name to verify the certificate against", hint="give host, config or ssl"
             )
         config = ClientConfig.for_host(name)
-    return Terms(config, policy or KtlsPolicy(), None)
+    return Terms(of_role(config, ClientConfig), policy or KtlsPolicy(), None)
 
 
 def server_terms(
@@ -162,24 +162,22 @@ def server_terms(
 ) -> Terms:
     """Return the settings of a server's arguments; raises as `client_terms`."""
     if ssl is not None:
-        _refuse_both(config)
+        _refuse_other(ssl, config)
         return Terms(ssl.server_config(), policy or ssl.policy, ssl)
     if config is None:
         raise ConfigError("a server needs a certificate", hint="give config or ssl")
-    return Terms(config, policy or KtlsPolicy(), None)
+    return Terms(of_role(config, ServerConfig), policy or KtlsPolicy(), None)
 
 
-def not_for_servers() -> ConfigError:
-    """Return the error for a client's configuration in the place of a server's."""
-    return ConfigError(
-        "a server requires a ServerConfig, not a ClientConfig",
-        hint="make a ServerConfig of its certificate and key",
-    )
-
-
-def _refuse_both(config: object) -> None:
+def _refuse_other(ssl: object, config: object) -> None:
+    """Refuse a context that is not tlsify's, and one beside a configuration."""
     if config is not None:
         raise ConfigError("both config and ssl were given", hint="give one of them")
+    if not hasattr(ssl, "client_config"):  # its class takes long to import
+        raise ConfigError(
+            f"ssl requires tlsify's SSLContext, not {type(ssl).__module__}.{type(ssl).__name__}",
+            hint="make one of tlsify.sslcontext.context, or give config",
+        )
 
 
 async def connect_on(
@@ -255,9 +253,7 @@ async def _connect(
     return await _take_socket(transport)
 
 
-async def _take_socket(
-    transport: asyncio.Transport, behind: asyncio.BaseProtocol | None = None
-) -> socket.socket:
+async def _take_socket(transport: Any, behind: asyncio.BaseProtocol | None = None) -> socket.socket:
     """Take over the connection of a plain transport, once that has sent everything.
 
     Raises:
@@ -305,7 +301,7 @@ class _Upgraded(asyncio.Protocol):
 
 
 async def start_tls(
-    transport: asyncio.Transport,
+    transport: asyncio.WriteTransport,
     protocol: asyncio.BaseProtocol,
     config: ClientConfig | ServerConfig | SSLContext,
     *,
@@ -333,8 +329,8 @@ async def start_tls(
         As `create_connection`; the protocol has been told that the connection is lost, too.
     """
     if isinstance(config, ClientConfig | ServerConfig):
-        if server_side and isinstance(config, ClientConfig):
-            raise not_for_servers()
+        if server_side:
+            of_role(config, ServerConfig)
         terms = Terms(config, policy or KtlsPolicy(), None)
     elif server_side:
         terms = server_terms(None, config, policy)

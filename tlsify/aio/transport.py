@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from tlsify.aio.foreign_transport import ForeignTransport
 from tlsify.aio.inline_socket import InlineSocket
+from tlsify.aio.introduction import introduce
 from tlsify.aio.loop_socket import LoopSocket
 from tlsify.aio.send_file import sendable
 from tlsify.config import ClosePolicy
@@ -21,7 +22,7 @@ from tlsify.sslcontext.facts import TLSInfo
 from tlsify.sslcontext.transport_object import TransportSSLObject
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterable
     from typing import BinaryIO
 
     from tlsify.connection.handoff import Handoff
@@ -44,11 +45,36 @@ def current() -> Handoff | None:
 
 
 class _LoopTransport(selector_events._SelectorSocketTransport):  # type: ignore[name-defined,misc]
-    """asyncio's own, which does not distinguish closing from aborting a socket."""
+    """asyncio's own, which does not distinguish closing from aborting a socket.
+
+    Nor does it copy what it queues: from Python 3.12 on a buffer that is used again would change
+    what the peer gets, and a view of anything but bytes be miscounted.
+    """
 
     _loop: asyncio.AbstractEventLoop
     _sock: LoopSocket
     _empty_waiter: asyncio.Future[None] | None
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        sock: LoopSocket,
+        protocol: asyncio.BaseProtocol,
+        waiter: asyncio.Future[None] | None,
+        extra: dict[str, Any],
+    ) -> None:
+        """Begin as `ForeignTransport` does: asyncio goes on with a protocol that has failed."""
+        super().__init__(loop, sock, asyncio.Protocol(), None, extra)
+        self.set_protocol(protocol)
+        loop.call_soon(introduce, self, protocol, waiter)
+
+    def write(self, data: bytes | bytearray | memoryview[Any]) -> None:
+        """Send data, at once if it fits, and never waiting for it."""
+        super().write(bytes(data) if isinstance(data, bytearray | memoryview) else data)
+
+    def writelines(self, list_of_data: Iterable[bytes | bytearray | memoryview[Any]]) -> None:
+        """Send several pieces as one."""
+        self.write(b"".join(list_of_data))
 
     def _force_close(self, exc: BaseException | None) -> None:
         if not self._conn_lost:  # that is, unless it is being closed in order already
@@ -167,7 +193,7 @@ def _settle(closed: asyncio.Future[None]) -> None:
 
 
 async def sendfile(
-    transport: asyncio.Transport, file: BinaryIO, offset: int = 0, count: int | None = None
+    transport: asyncio.WriteTransport, file: BinaryIO, offset: int = 0, count: int | None = None
 ) -> int:
     """Send a file's bytes from the kernel's own cache, on any loop.
 
@@ -196,7 +222,7 @@ async def sendfile(
 
 async def send_file(
     native: Callable[..., Awaitable[int]],
-    transport: asyncio.Transport,
+    transport: asyncio.WriteTransport,
     file: BinaryIO,
     offset: int,
     count: int | None,
@@ -236,7 +262,7 @@ def _check(file: BinaryIO, offset: int, count: int | None) -> None:
 
 async def _send(
     native: Callable[..., Awaitable[int]],
-    transport: asyncio.Transport,
+    transport: asyncio.WriteTransport,
     sock: LoopSocket,
     file: BinaryIO,
     offset: int,
@@ -274,7 +300,7 @@ async def _send(
 
 
 async def keep_promise(
-    transport: asyncio.Transport, sending: Awaitable[int], count: int | None
+    transport: asyncio.WriteTransport, sending: Awaitable[int], count: int | None
 ) -> int:
     """Wait for a file to be sent; abort the connection if that is less than was promised.
 
@@ -302,7 +328,7 @@ async def keep_promise(
     return sent
 
 
-def _cut(transport: asyncio.Transport) -> bool:
+def _cut(transport: asyncio.WriteTransport) -> bool:
     """Abort without close_notify, so that the peer sees truncation; return whether it is ours."""
     if transport.get_extra_info("handoff") is None:
         return False

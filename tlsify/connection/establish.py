@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
+import struct
+import sys
 import time
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, TypeVar
 
 from tlsify.config import ClientConfig, KtlsPolicy, ServerConfig
 from tlsify.connection import commit
@@ -14,7 +17,7 @@ from tlsify.connection.setup import handshake, keylog, session_store
 from tlsify.connection.setup.dialing import closed_on_error
 from tlsify.connection.setup.eligibility import attempt, cipher_refusal, host_refusal, offloadable
 from tlsify.connection.setup.keepalive import keep_alive
-from tlsify.errors import KtlsUnavailable, ReasonCode, ResourceError
+from tlsify.errors import ConfigError, KtlsUnavailable, ReasonCode, ResourceError
 from tlsify.isolation import remote_engine
 from tlsify.ktls import ulp
 from tlsify.tls import connection_factory, context
@@ -25,6 +28,15 @@ if TYPE_CHECKING:
     from tlsify.connection.handoff import Handoff
     from tlsify.connection.setup.session_store import SessionSlot
     from tlsify.isolation.remote_engine import RemoteEngine
+
+Role = TypeVar("Role", ClientConfig, ServerConfig)
+
+# linux/tcp.h struct tcp_info up to tcpi_segs_out and tcpi_segs_in.
+_SEGMENTS = struct.Struct("=136xII")
+_ROLES: dict[type, tuple[str, str]] = {
+    ClientConfig: ("client", "make one of the server's name: ClientConfig.for_host"),
+    ServerConfig: ("server", "make a ServerConfig of its certificate and key"),
+}
 
 
 def connect(sock: socket.socket, config: ClientConfig, policy: KtlsPolicy | None = None) -> Handoff:
@@ -37,7 +49,8 @@ def connect(sock: socket.socket, config: ClientConfig, policy: KtlsPolicy | None
         policy: when to offload; AUTO if None.
 
     Raises:
-        ConfigError: the configuration or the socket is unusable; nothing was sent.
+        ConfigError: the configuration or the socket is unusable; nothing was sent. A socket that is
+            no connection, or has TLS already, is left as it was.
         IdentityError: the peer is not one of the accepted identities.
         HandshakeError: the handshake failed.
         DeadlineExceeded: the handshake took longer than ``config.timeout``.
@@ -46,6 +59,7 @@ def connect(sock: socket.socket, config: ClientConfig, policy: KtlsPolicy | None
         ResourceError: no thread or descriptor is available for a relay; the connection was cut.
         OSError: the connection broke.
     """
+    of_role(config, ClientConfig)
     return hand_over(take(sock), config, policy)
 
 
@@ -54,7 +68,21 @@ def accept(sock: socket.socket, config: ServerConfig, policy: KtlsPolicy | None 
 
     Arguments and errors are those of `connect`.
     """
+    of_role(config, ServerConfig)
     return hand_over(take(sock), config, policy)
+
+
+def of_role(config: object, wanted: type[Role]) -> Role:
+    """Return a configuration that is one of a role.
+
+    Raises:
+        ConfigError: it is of the other role, or no configuration.
+    """
+    if isinstance(config, wanted):
+        return config
+    role, hint = _ROLES[wanted]
+    given = type(config).__name__
+    raise ConfigError(f"a {role} requires a {wanted.__name__}, not {given}", hint=hint)
 
 
 def hand_over(
@@ -70,11 +98,46 @@ def hand_over(
 
 
 def take(sock: socket.socket) -> socket.socket:
-    """Move the connection out of the caller's object, which the caller may close or drop."""
+    """Move the connection out of the caller's object, which the caller may close or drop.
+
+    Raises:
+        ConfigError: it is no connection that TLS can begin on.
+    """
+    tls = sys.modules.get("ssl")  # not imported for this: it takes its time
+    if tls is not None and isinstance(sock, tls.SSLSocket):
+        raise ConfigError(
+            "the socket has TLS already", hint="TLS within TLS: see SSLContext.wrap_bio"
+        )
+    if not _is_connection(sock):
+        raise ConfigError(
+            "the socket is no connected stream",
+            hint="pass one that connect() or accept() has connected",
+        )
     timeout = sock.gettimeout()
     taken = socket.socket(fileno=sock.detach())
     taken.settimeout(timeout)
     return taken
+
+
+def _is_connection(sock: socket.socket) -> bool:
+    """Return whether a stream is connected, or was: of that the handshake finds the error."""
+    if sock.type != socket.SOCK_STREAM:
+        return False
+    try:
+        sock.getpeername()
+    except OSError as exc:
+        if exc.errno in {errno.ENOTCONN, errno.EBADF}:
+            return _has_had_segments(sock)
+    return True
+
+
+def _has_had_segments(sock: socket.socket) -> bool:
+    """Return whether TCP has ever sent or received on a socket."""
+    try:
+        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _SEGMENTS.size)
+    except OSError:  # no TCP
+        return False
+    return len(info) < _SEGMENTS.size or any(_SEGMENTS.unpack(info))
 
 
 class PendingConnection:

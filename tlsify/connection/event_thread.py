@@ -15,7 +15,7 @@ from typing import Generic, NamedTuple, Protocol, TypeVar
 from tlsify.connection import exit as interpreter
 from tlsify.connection.exit import CarrierThread
 from tlsify.errors import SHORTAGES
-from tlsify.system import process
+from tlsify.system.own_descriptor import OwnDescriptor
 
 # Seconds that a thread outlives the last of its connections, for the next one.
 _IDLE = 0.05
@@ -80,7 +80,8 @@ class EventThread(Generic[_Task]):
         self._holders: set[object] = set()
         self.is_running = self._is_idle = False
         self._poller: select.epoll | None = None
-        self._bell = -1
+        self._bell: OwnDescriptor | None = None
+        self._last_bell = -1  # the interpreter's
 
     def __len__(self) -> int:
         return len(self._watched) + len(self._new)
@@ -116,8 +117,9 @@ class EventThread(Generic[_Task]):
         with self._lock:
             if holder in self._holders:
                 self._holders.remove(holder)
-                if not self and self._bell != -1:
-                    os.eventfd_write(self._bell, 1)
+                if not self:
+                    with contextlib.suppress(OSError):
+                        self._ring()
 
     def stand_by(self) -> None:
         """Start the thread, for connections that are made when no thread can start any more."""
@@ -127,9 +129,12 @@ class EventThread(Generic[_Task]):
 
     def _leave(self, task: _Task) -> None:
         """Leave a connection to the thread, or to the next one."""
+        self._ring()
         self._new.append(task)
-        if self._bell != -1:
-            os.eventfd_write(self._bell, 1)
+
+    def _ring(self) -> None:
+        if self._bell is not None:
+            os.eventfd_write(self._bell.check(), 1)
 
     def _start(self) -> None:
         self.is_running = True
@@ -144,20 +149,22 @@ class EventThread(Generic[_Task]):
     def _open(self) -> None:
         if self._poller is None:
             self._poller = select.epoll()
-        self._bell = process.out_of_the_way(os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC))
+        self._bell = OwnDescriptor(os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC))
         self._register_bells(self._poller)
 
     def _register_bells(self, poller: select.epoll) -> None:
-        poller.register(self._bell, select.EPOLLIN)
+        if self._bell is not None:
+            poller.register(self._bell.number, select.EPOLLIN)
         # It stays readable for good, which is news only once.
-        poller.register(interpreter.bell(), select.EPOLLIN | select.EPOLLET)
+        self._last_bell = interpreter.bell()
+        poller.register(self._last_bell, select.EPOLLIN | select.EPOLLET)
 
     def _close(self) -> None:
         if self._poller is not None:
             self._poller.close()
-        if self._bell != -1:
-            os.close(self._bell)
-        self._poller, self._bell = None, -1
+        if self._bell is not None:
+            self._bell.close()
+        self._poller = self._bell = None
         self._times.clear()
         self._due.clear()
 
@@ -190,7 +197,7 @@ class EventThread(Generic[_Task]):
     def _take(self) -> bool:
         """Add new connections; return False, which ends the thread, if none are left."""
         with self._lock:
-            if self._bell == -1:
+            if self._bell is None:
                 self._open()
             new = list(self._new)  # a finalizer may add another one meanwhile
             # In this order, so that a fork meanwhile finds each in one of the two (`forget`).
@@ -217,12 +224,12 @@ class EventThread(Generic[_Task]):
             wait = 0.0  # its bell may have been news before the last connection was over
         found: dict[_Task, dict[int, int]] = {}
         for number, events in self._poll(wait):
-            if number == self._bell:
-                os.eventfd_read(self._bell)
+            if self._bell is not None and number == self._bell.number:
+                os.eventfd_read(number)
             elif number in self._owners:
                 found.setdefault(self._owners[number], {})[number] = events
             else:  # the interpreter's end concerns all of them
-                if number != interpreter.bell():
+                if number != self._last_bell:
                     with contextlib.suppress(OSError):  # for want of a descriptor: the next time
                         self._renew()
                 found |= {task: found.get(task, {}) for task in self._watched}
@@ -235,7 +242,7 @@ class EventThread(Generic[_Task]):
         return found
 
     def _poll(self, wait: float | None) -> list[tuple[int, int]]:
-        if self._poller is None or self._bell == -1:
+        if self._poller is None or self._bell is None:
             time.sleep(_PAUSE if wait is None else min(wait, _PAUSE))
             return []
         return self._poller.poll(wait)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import socket
 import sys
 import threading
 import time
@@ -12,6 +13,7 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from tlsify.system import last_callback, process
+from tlsify.system.own_descriptor import OwnDescriptor
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,21 +52,36 @@ class _End:
         self.is_under_way = has_begun  # connections may have ended
         self.has_begun = has_begun
         self.is_over = threading.Event()
-        self.bell = process.out_of_the_way(os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC))
+        self._bell = _new_bell()
         if has_begun:
             self.ring()
 
+    def bell(self) -> int:
+        if not self._bell.is_ours():
+            self._bell = _new_bell()
+            if self.has_begun:
+                self.ring()
+        return self._bell.number
+
     def ring(self) -> None:
         self.has_begun = True
-        os.eventfd_write(self.bell, 1)
+        if self._bell.is_ours():
+            bell = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM, 0, self._bell.number)
+            bell.shutdown(socket.SHUT_RD)
+            bell.detach()
 
     def forget(self) -> None:
         """In a forked child, which has none of its parent's threads: a bell of its own."""
-        before = self.bell
+        before = self._bell
         # If there is none to be had: its parent's, which may wake it once too often.
         with contextlib.suppress(OSError):
             self.__init__()  # type: ignore[misc]
-            os.close(before)
+            before.close()
+
+
+def _new_bell() -> OwnDescriptor:
+    """Return a socket, which ended is readable for good, and which has an inode of its own."""
+    return OwnDescriptor(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).detach())
 
 
 _end = _End(has_begun=last_callback.has_passed)
@@ -152,8 +169,12 @@ def _is_the_programs(thread: threading.Thread) -> bool:
 
 
 def bell() -> int:
-    """Return the descriptor that becomes readable, for good, at the interpreter's end."""
-    return _end.bell
+    """Return the descriptor that becomes readable, for good, at the interpreter's end.
+
+    Raises:
+        OSError: the program has closed it, and no other one is available.
+    """
+    return _end.bell()
 
 
 def is_near() -> bool:

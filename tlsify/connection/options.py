@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import socket
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -48,8 +48,11 @@ class ConnectionSocket(socket.socket):
         if relay is None or not _is_networks(level, *arguments[:1]):
             super().setsockopt(level, *arguments)
         elif relay.network is not None:
-            with contextlib.suppress(OSError):  # it may have ended
+            try:
                 relay.network.setsockopt(level, *arguments)
+            except OSError as exc:
+                if exc.errno != errno.EBADF:  # the connection has ended
+                    raise
 
     def getsockopt(self, level: int, *arguments: Any) -> Any:
         """Return an option, likewise."""

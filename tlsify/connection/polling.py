@@ -48,8 +48,11 @@ def receive_limit(sock: socket.socket) -> float | None:
 
 
 def patient(flags: int, timeout: float | None) -> int:
-    """Wait for the timeout, MSG_DONTWAIT or not, as Python's own sockets do."""
-    return flags & ~socket.MSG_DONTWAIT if timeout else flags
+    """Return the flags of a call with a time limit: Python's own sockets ignore two of them then.
+
+    They wait until there is something, MSG_DONTWAIT or not, and for no more, MSG_WAITALL or not.
+    """
+    return flags & ~(socket.MSG_DONTWAIT | socket.MSG_WAITALL) if timeout else flags
 
 
 class LowWater:

@@ -350,10 +350,11 @@ class TLSSocket(MessageCalls):
     def __del__(self) -> None:
         """End a forgotten connection, without close_notify."""
         if self.fileno() != -1:
-            warnings.warn(f"unclosed {self!r}", ResourceWarning, stacklevel=1, source=self)
+            text = f"unclosed {self!r}"
             self.cut()
             self._timeout = 0.0  # a caller that waits for something else is not delayed
-            self._real_close()
+            self._real_close()  # first: with -W error the warning is an error
+            warnings.warn(text, ResourceWarning, stacklevel=1, source=self)
 
     def _real_close(self, *args: Any) -> None:
         # socket.close calls this once the last file object made from the socket is closed too.

@@ -17,13 +17,26 @@ def elements(der: bytes) -> Iterator[tuple[int, bytes]]:
     Raises:
         ValueError: something else is there, or half of one.
     """
+    for start, begin, end in _spans(der):
+        yield der[start], der[begin:end]
+
+
+def whole(der: bytes) -> Iterator[bytes]:
+    """Yield consecutive elements, each with its identifier and length; raises as `elements`."""
+    for start, _, end in _spans(der):
+        yield der[start:end]
+
+
+def _spans(der: bytes) -> Iterator[tuple[int, int, int]]:
+    """Yield the start of each element, that of its contents, and their end."""
     start = 0
     while start < len(der):
         begin, length = _length(der, start + 1)
-        if der[start] & _LONG_TAG == _LONG_TAG or begin + length > len(der):
+        end = begin + length
+        if der[start] & _LONG_TAG == _LONG_TAG or end > len(der):
             raise ValueError("no element, or half of one")
-        yield der[start], der[begin : begin + length]
-        start = begin + length
+        yield start, begin, end
+        start = end
 
 
 def _length(der: bytes, start: int) -> tuple[int, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import socket
 import sys
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple
 
 from tlsify.codepoints import Aead, AlertDescription, CipherSuite, ContentType
 from tlsify.errors import (
@@ -255,7 +255,8 @@ def recv_record(sock: socket.socket, size: int, flags: int = 0) -> Record | None
     try:
         payload, control, msg_flags, _ = sock.recvmsg(size, _RECORD_TYPE_SPACE, flags)
     except OSError as exc:
-        _raise_receive_error(sock, exc)
+        _refuse_record(sock, exc)
+        raise
     content_type = record_type(control)
     if content_type is None:
         return None
@@ -273,7 +274,8 @@ def recv_record_into(
     try:
         count, control, msg_flags, _ = sock.recvmsg_into([buffer], _RECORD_TYPE_SPACE, flags)
     except OSError as exc:
-        _raise_receive_error(sock, exc)
+        _refuse_record(sock, exc)
+        raise
     return record_type(control), count, bool(msg_flags & socket.MSG_EOR)
 
 
@@ -293,7 +295,12 @@ def bad_record(number: int | None) -> PeerMisbehaved | None:
     return PeerMisbehaved(f"recvmsg: {errno_name(number)}: {what}", alert=alert)
 
 
-def _raise_receive_error(sock: socket.socket, exc: OSError) -> NoReturn:
+def _refuse_record(sock: socket.socket, exc: OSError) -> None:
+    """Raise what an error of receiving means; return if it is the caller's to raise.
+
+    Raised here, its traceback would have this frame, which has the error: a ring that keeps the
+    caller's buffer.
+    """
     number = exc.errno or 0
     if number in _RECEIVE_ERRORS:
         # Until it is read, the pending error makes the alert's sendmsg fail too (net/tls/tls_sw.c
@@ -303,4 +310,3 @@ def _raise_receive_error(sock: socket.socket, exc: OSError) -> NoReturn:
         raise PeerMisbehaved(f"recvmsg: {errno_name(number)}: {what}", alert=alert) from exc
     if number == uapi.EKEYEXPIRED:
         raise TlsifyError("recvmsg: EKEYEXPIRED: a KeyUpdate was not acted on") from exc
-    raise exc

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import re
 import ssl
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -102,10 +103,21 @@ def again(error: OSError) -> OSError:
     return copy.copy(error)
 
 
-def _config_error(kind: type[Exception]) -> Any:
-    """Return a class of errors that are a ConfigError and of another kind."""
-    body = {"__str__": lambda self: self.args[0], "__module__": ConfigError.__module__}
+@functools.cache
+def _config_error(kind: Any) -> Any:
+    """Return the class of errors that are a ConfigError and of another kind."""
+    body = {
+        "__str__": lambda self: self.args[0],
+        "__module__": ConfigError.__module__,
+        "__reduce__": lambda self: (_blank, (kind,), ConfigError.__reduce__(self)[2]),
+    }
     return type("ConfigError", (ConfigError, kind), body)
+
+
+def _blank(kind: Any) -> Any:
+    """Return such an error, of which pickle and copy set the attributes."""
+    found = _config_error(kind)
+    return found.__new__(found)
 
 
 @contextlib.contextmanager
@@ -121,8 +133,8 @@ def setting(kind: type[Exception] = ssl.SSLError) -> Iterator[None]:
         yield
     except ConfigError as exc:
         cause = exc.__cause__
-        found = _config_error(type(cause) if isinstance(cause, OSError) else kind)
-        error = found(str(exc), hint=exc.hint)
+        wanted: Any = type(cause) if isinstance(cause, OSError) else kind
+        error = _config_error(wanted)(str(exc), hint=exc.hint)
         if isinstance(cause, OSError):
             error.errno, error.strerror = cause.errno, cause.strerror
             error.filename = cause.filename

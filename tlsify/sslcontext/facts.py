@@ -7,8 +7,10 @@ from ipaddress import IPv6Address
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, overload
 
 from cryptography import x509
+from cryptography.x509.oid import AuthorityInformationAccessOID
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from datetime import datetime
 
     from tlsify.connection.handoff import Reason
@@ -47,6 +49,11 @@ _ATTRIBUTES = {
     "1.3.6.1.4.1.311.60.2.1.1": "jurisdictionLocalityName",
     "1.3.6.1.4.1.311.60.2.1.2": "jurisdictionStateOrProvinceName",
     "1.3.6.1.4.1.311.60.2.1.3": "jurisdictionCountryName",
+}
+
+_ACCESS = {
+    "OCSP": AuthorityInformationAccessOID.OCSP,
+    "caIssuers": AuthorityInformationAccessOID.CA_ISSUERS,
 }
 
 # Relative distinguished names, each of one or more (attribute, value).
@@ -165,12 +172,31 @@ def describe(der: bytes) -> dict[str, Any]:
             "notAfter": _time(certificate.not_valid_after_utc),
         }
         for extension in certificate.extensions:
-            if isinstance(extension.value, x509.SubjectAlternativeName):
-                said["subjectAltName"] = tuple(map(_general_name, extension.value))
+            said |= _extension(extension.value)
     except Exception as exc:  # noqa: BLE001 - the peer wrote it, and cryptography has many errors
         _log.info("the peer's certificate cannot be read: %s", exc)
         return {}
     return said
+
+
+def _extension(value: x509.ExtensionType) -> dict[str, tuple[Any, ...]]:
+    """Return what `ssl` tells of an extension: names of the peer, addresses of its authority."""
+    if isinstance(value, x509.SubjectAlternativeName):
+        return {"subjectAltName": tuple(map(_general_name, value))}
+    found: dict[str, tuple[Any, ...]] = {}
+    if isinstance(value, x509.AuthorityInformationAccess):
+        for key, method in _ACCESS.items():
+            found[key] = _uris(
+                each.access_location for each in value if each.access_method == method
+            )
+    if isinstance(value, x509.CRLDistributionPoints):
+        names = (name for point in value for name in point.full_name or ())
+        found["crlDistributionPoints"] = _uris(names)
+    return {key: uris for key, uris in found.items() if uris}
+
+
+def _uris(names: Iterable[x509.GeneralName]) -> tuple[str, ...]:
+    return tuple(name.value for name in names if isinstance(name, x509.UniformResourceIdentifier))
 
 
 def _even(digits: str) -> str:

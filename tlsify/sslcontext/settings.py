@@ -14,6 +14,7 @@ from tlsify.codepoints import DEFAULT_AEADS, Aead, CipherSuite, ProtocolVersion
 from tlsify.config import check_alpn, check_groups
 from tlsify.connection.setup import keylog
 from tlsify.credentials.anchors import Anchor, Lookup, TrustAnchors, read_anchors
+from tlsify.credentials.der import whole
 from tlsify.credentials.key_pair import KeyPair
 from tlsify.credentials.parse import decrypt_key, has_crls, parse_crls
 from tlsify.credentials.reading import CERTIFICATE, PRIVATE_KEY, REVOCATION_LIST, read_file
@@ -301,11 +302,18 @@ def _load_pair(
 def _read_data(data: str | ReadableBuffer) -> Iterable[Anchor]:
     if isinstance(data, str):
         return read_anchors(data.encode("ascii", "replace"), "cadata")
-    encoded = bytes(data)
     try:
-        x509.load_der_x509_certificate(encoded)
+        found = tuple(whole(bytes(data)))
+        for each in found:
+            x509.load_der_x509_certificate(each)
     except (ValueError, x509.InvalidVersion) as exc:
-        raise ConfigError(
-            "cadata holds no usable certificate", hint="bytes are one DER certificate"
-        ) from exc
-    return (Anchor(encoded, "cadata"),)
+        raise _no_certificate() from exc
+    if not found:
+        raise _no_certificate()
+    return tuple(Anchor(each, "cadata") for each in found)
+
+
+def _no_certificate() -> ConfigError:
+    return ConfigError(
+        "cadata holds no usable certificate", hint="bytes are DER certificates, one after another"
+    )

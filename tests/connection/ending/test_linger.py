@@ -305,7 +305,7 @@ def test_no_descriptor_for_the_thread(lab: Lab, kind: str) -> None:
         second = _owing(lab)
         linger.finish(second[0])
         until(lambda: linger._lingerer._watched)
-    until(lambda: linger._lingerer._bell != -1)
+    until(lambda: linger._lingerer._bell is not None)
     _read_all(second[1])
     second[0].wait()
     until(lambda: _threads() == 0)
