@@ -15,19 +15,17 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 from tlsify.config import ClosePolicy
 from tlsify.connection import exit as interpreter
 from tlsify.connection.descriptor import Descriptor
-from tlsify.connection.ending import files, forks
+from tlsify.connection.ending import forks
 from tlsify.connection.ending.patience import Death
-from tlsify.connection.options import ConnectionSocket
+from tlsify.connection.file_calls import TURN, FileCalls
 from tlsify.connection.polling import LowWater, limit, patient
 from tlsify.connection.setup.eligibility import capabilities
 from tlsify.errors import TlsifyError, Truncated
-from tlsify.system import plain_files
 from tlsify.tls.record import MAX_PLAINTEXT
 
 if TYPE_CHECKING:
     import threading
     from collections.abc import Callable
-    from socket import _SendableFile
 
     from _typeshed import ReadableBuffer, WriteableBuffer
 
@@ -37,13 +35,11 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 _log = logging.getLogger("tlsify")
 
-# Bytes to send before another thread, or the answer to a KeyUpdate, gets a turn.
-_TURN = 2**22
 # After how many records the kernel is asked how many there were, and for how many a receive counts.
 _CHECK_EVERY, _RECORDS_PER_RECEIVE = 2**16, 2**12
 
 
-class TLSSocket(ConnectionSocket):
+class TLSSocket(FileCalls):
     """An established connection for Python programs: read, write, sendfile, close.
 
     It serves all control records, so that ``recv`` returns data, ``b""`` after the peer's
@@ -72,7 +68,7 @@ class TLSSocket(ConnectionSocket):
         self._channel = handoff.channel
         if self._channel is not None:
             self._channel.sock = self._descriptor
-        self._share = handoff.share
+        self._share, self._calls = handoff.share, handoff.calls
         self._timeout: float | None = None
         self._low_water = LowWater(self._descriptor)
         self._broken: OSError | None = None
@@ -128,14 +124,17 @@ class TLSSocket(ConnectionSocket):
     def _relayed(self, attempt: Callable[[], T], end: T) -> T:
         """Receive from the relay; return ``end`` at a clean end."""
         try:
-            received = attempt()
+            with self._calls.receives:
+                received = attempt()
         except ConnectionResetError:
             # A relay that ends with unread data resets its socketpair; the relay knows the cause.
             received = end
         self._share.used = forks.seen
         if not received:
             interpreter.detain()
-            self.handoff.raise_failure()
+            self._calls.check(received)
+            if not self._calls.are_deaf:
+                self.handoff.raise_failure()
         return received
 
     def _judge(self, error: Truncated) -> None:
@@ -171,6 +170,7 @@ class TLSSocket(ConnectionSocket):
                         self.death.note(exc)
                     interpreter.detain()  # the peer may answer our FIN with an alert
                     raise
+                self._calls.check(received)
                 self._low_water.fall()
                 if at_once:
                     self._serve_parked()
@@ -182,9 +182,12 @@ class TLSSocket(ConnectionSocket):
         return received
 
     def _take_turn(self, lock: threading.Lock) -> None:
-        """Acquire a lock within the socket's timeout."""
+        """Acquire a lock within the socket's timeout, unless another thread has closed."""
         if not lock.acquire(timeout=-1 if self._timeout is None else self._timeout):
             self._raise_timeout()
+        if self.fileno() == -1:  # the channel may go on without us, with another descriptor
+            lock.release()
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
 
     def _serve_parked(self) -> None:
         """Check for a KeyUpdate behind the received data, which poll does not report.
@@ -221,11 +224,12 @@ class TLSSocket(ConnectionSocket):
             BlockingIOError: non-blocking, and the send buffer has no room.
         """
         try:
-            if self._channel is None:
-                self._share.used = forks.seen
-                return super().send(data, flags)
-            flags = patient(flags, self._timeout)
-            return self._transmit(self._channel, lambda: super(TLSSocket, self).send(data, flags))
+            with self._calls.sends:
+                if self._channel is None:
+                    self._share.used = forks.seen
+                    return super().send(data, flags)
+                attempt = partial(super().send, data, patient(flags, self._timeout))
+                return self._transmit(self._channel, attempt)
         except OSError:
             interpreter.detain()
             raise
@@ -233,33 +237,9 @@ class TLSSocket(ConnectionSocket):
     def sendall(self, data: ReadableBuffer, flags: int = 0) -> None:
         """Send all of ``data``; raises as `send`."""
         view = memoryview(data).cast("B")
-        while view:
-            view = view[self.send(view[:_TURN], flags) :]
-
-    def sendfile(self, file: _SendableFile, offset: int = 0, count: int | None = None) -> int:
-        """Send a file, as ``socket.sendfile``: a plain one from the kernel's own cache."""
-        self._share.used = forks.seen
-        source = plain_files.descriptor(file)
-        if source is None:
-            return self._sendfile_use_send(file, offset, count)  # type: ignore[attr-defined,no-any-return]
-        if self._channel is None:
-            return super().sendfile(file, offset, count)
-        if self._timeout == 0:
-            raise ValueError("non-blocking sockets are not supported")
-        self._check_sendfile_params(file, offset, count)  # type: ignore[attr-defined]
-        total = 0
-        try:
-            while count is None or total < count:
-                size = _TURN if count is None else min(_TURN, count - total)
-                attempt = partial(os.sendfile, self.fileno(), source, offset + total, size)
-                sent = self._transmit(self._channel, attempt)
-                if not sent:
-                    break
-                total += sent
-        finally:
-            if total and hasattr(file, "seek"):
-                file.seek(offset + total)
-        return total
+        with self._calls.sends:
+            while view:
+                view = view[self.send(view[:TURN], flags) :]
 
     def _transmit(self, channel: Channel, attempt: Callable[[], int]) -> int:
         """Send once, after all control records that are due; no other thread sends meanwhile."""
@@ -289,15 +269,15 @@ class TLSSocket(ConnectionSocket):
             channel.settle_if_free()
         return sent
 
-    def makefile(self, *arguments: Any, **options: Any) -> Any:
-        """Make a file object, whose buffer is also sent at the interpreter's end."""
-        return files.flushed(super().makefile(*arguments, **options), self)
-
     # -- closing
 
     def shutdown(self, how: int, /) -> None:
         """End the sending direction with close_notify, the receiving one, or both."""
         channel = self._channel
+        if how != socket.SHUT_RD and not self._calls.finish_sending():
+            self.handoff.tear()
+        if how != socket.SHUT_WR:
+            self.handoff.deafen()
         if how != socket.SHUT_RD and self.handoff.relay is not None and not self.handoff.is_cut:
             self.handoff.relay.end_in_order()
         if how != socket.SHUT_RD and channel is not None and not channel.close_notify():
