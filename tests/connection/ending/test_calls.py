@@ -14,7 +14,17 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from tests.connection.ending.test_forks import _fork, _status
-from tests.doubles import CLOSE_NOTIFY, KERNEL, OFFLOADS, RELAY, Endpoint, Lab, RawPeer, until
+from tests.doubles import (
+    CLOSE_NOTIFY,
+    KERNEL,
+    OFFLOADS,
+    RELAY,
+    Endpoint,
+    Lab,
+    RawPeer,
+    readable,
+    until,
+)
 from tlsify.connection.ending import calls
 from tlsify.connection.ending.calls import Callers, ProgramEnd
 from tlsify.connection.stream import TLSSocket
@@ -138,6 +148,7 @@ def test_close_while_another_thread_receives(
     handed, sock, peer = _open(lab, policy, door)
     receiving = Endpoint(lambda: sock.recv_into(bytearray(9)) if into else sock.recv(9))
     until(lambda: _is_receiving(handed))
+    assert not readable(sock, 10)
     _close(handed, sock, door)
     assert peer.recv() == CLOSE_NOTIFY
     assert peer.recv() is None
