@@ -121,7 +121,7 @@ class Hall:
         """Ask it to end; return what it has said on stderr."""
         self.process.send_signal(signal.SIGTERM)
         _, said = self.process.communicate(timeout=PATIENCE)
-        assert self.process.returncode == 0
+        assert self.process.returncode == 0, said.decode()
         return said.decode()
 
     def end_with_clients(self) -> str:
@@ -196,6 +196,32 @@ def test_handshakes_in_time() -> None:
         order(third, b"h")
         second.close()
         order(fourth, b"h")
+
+
+def test_handshake_that_ends_by_itself() -> None:
+    """Its process has closed all that it had, and is not known to have ended: newcomers wait."""
+    settings = """places._PATIENCE = 0.0
+class Late(door.Door):
+    def _bury(self, *ended):
+        self.ended = ended
+        os.write(1, b"ended\\n")
+    def _heed(self, numbers):
+        if signal.SIGUSR1 in numbers:
+            super()._bury(*self.ended)
+        super()._heed(numbers)
+door.Door = Late
+"""
+    with Hall(1, settings) as hall:
+        hall.dial().close()
+        assert read_line(hall.process.stdout) == "ended\n"
+        newcomer = hall.dial("127.0.0.2")
+        hall.take_turns()
+        hall.process.send_signal(signal.SIGUSR1)
+        order(newcomer, b"h")
+        hall.stack.close()
+        assert read_line(hall.process.stdout) == "ended\n"
+        hall.process.send_signal(signal.SIGUSR1)
+        assert "stalled" not in hall.end()
 
 
 def test_flood() -> None:

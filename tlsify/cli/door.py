@@ -283,7 +283,7 @@ class Door:
             self._waiting.remove(newcomer)
         for place in self._places.victims(self._waiting, now):
             self._hear(place)
-            if self._places.is_opening(place):  # still
+            if self._places.is_opening(place) and place.lifeline != -1:  # still, and not ending
                 about = {"peer": place.address}
                 _log.log(messages.NOTICE, "connection refused: %s", _STALLED, extra=about)
                 end = name_of(Event.HANDSHAKE_EVICTED)
@@ -359,6 +359,8 @@ class Door:
 
     def _hear(self, place: Place) -> None:
         """Read what a connection's processes say, or that they are gone."""
+        if place.lifeline == -1:  # and SIGCHLD has not come yet
+            return
         try:
             said = os.read(place.lifeline, 16)
         except BlockingIOError:
