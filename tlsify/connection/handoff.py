@@ -332,16 +332,15 @@ class Handoff:
         if not self.calls.finish_sending():
             self.tear()
             in_order = False
-        is_receiving = bool(self.calls.receives)
+        is_over = self.share.is_shared or bool(self.calls.receives)
         if self.channel is not None:
-            is_receiving = self.channel.reading.locked()
+            is_over |= in_order or self.channel.reading.locked()  # FIN has to follow close_notify
             ending = self.channel.part(self.channel, in_order=in_order)
             if ending is not None:
                 return ending
         elif self.relay is not None and in_order:
             self.relay.end_in_order()
-        # No fork's copy and no thread's call is a reason to go on; other copies were passed on.
-        if self.share.is_shared or is_receiving:
+        if is_over:  # no fork's copy and no thread's call is a reason to go on
             self._wake()
         return None
 
