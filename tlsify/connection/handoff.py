@@ -118,12 +118,8 @@ class Handoff:
 
     def __post_init__(self) -> None:
         """Count the calls on a relay's socketpair."""
-        if self.relay is not None and not self._is_inline:
+        if self.relay is not None and self.relay.network is not self._sock:
             self._sock = ProgramEnd(self._sock, self.calls)
-
-    @property
-    def _is_inline(self) -> bool:
-        return self.relay is not None and self.relay.network is self._sock
 
     @property
     def sock(self) -> socket.socket:
@@ -256,11 +252,10 @@ class Handoff:
 
     def _wake(self) -> None:
         """End both directions for every copy of the descriptor, and for calls under way."""
+        is_inline = self.relay is not None and self.relay.network is self.sock
+        kind = type(self.sock) if is_inline else socket.socket  # a TLSSocket would say close_notify
         with contextlib.suppress(OSError):
-            if self._is_inline:
-                self.sock.shutdown(socket.SHUT_RDWR)
-            else:  # a TLSSocket's own would send close_notify
-                socket.socket.shutdown(self.sock, socket.SHUT_RDWR)
+            kind.shutdown(self.sock, socket.SHUT_RDWR)
 
     def close(self) -> None:
         """End both directions cleanly; the last bytes go out in the background.
