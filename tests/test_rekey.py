@@ -706,7 +706,7 @@ def test_answer_gets_in_front_of_the_next_data(lab: Lab) -> None:
 @pytest.mark.rekey
 def test_answer_between_the_turns_of_a_writer(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     """A long sendall answers in the midst of its data, at the end of its turn."""
-    monkeypatch.setattr(stream, "_TURN", 2**16)
+    monkeypatch.setattr(stream, "TURN", 2**16)
     tls, peer = lab.stream(KERNEL)
     tls.settimeout(None)
     tls.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2**15)

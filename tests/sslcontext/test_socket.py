@@ -7,8 +7,10 @@ import contextlib
 import errno
 import os
 import select
+import signal
 import socket
 import ssl
+import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -22,12 +24,15 @@ from tests.doubles import (
     Lab,
     check_descriptors,
     descriptors,
+    queued,
     recv_exactly,
     reset,
+    until,
 )
 from tests.ports import free_port
 from tests.want import no_descriptors
 from tlsify.sslcontext.socket import SSLSocket
+from tlsify.tls.record import split_records
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -487,6 +492,42 @@ def test_closed_while_a_file_is_open(lab: Lab, context: Fixed, policy: KtlsPolic
     assert served.fileno() == -1
     with client:
         assert client.recv(1) == b""
+
+
+@pytest.mark.parametrize("server_side", [False, True])
+def test_interrupted_handshake(lab: Lab, context: Fixed, *, server_side: bool) -> None:
+    """It does not begin anew, neither in the signal handler nor after it: one hello goes out."""
+    ours, theirs = lab.tcp()
+    sock = SSLSocket(ours, context, server_side=server_side, server_hostname=HOST)
+
+    def handle(*_: object) -> NoReturn:
+        for call in (lambda: sock.recv(1), lambda: sock.send(b"x"), sock.do_handshake):
+            with pytest.raises(ConnectionAbortedError, match="interrupted"):
+                call()
+        raise KeyboardInterrupt
+
+    def interrupt() -> None:
+        if server_side:
+            theirs.sendall(b"\x16\x03\x01")
+            until(lambda: not queued(sock))
+        else:
+            assert theirs.recv(1, socket.MSG_PEEK)
+        signal.pthread_kill(main, signal.SIGUSR1)
+
+    main = threading.get_ident()
+    before = signal.signal(signal.SIGUSR1, handle)
+    interrupting = Endpoint(interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            sock.do_handshake()
+    finally:
+        interrupting.result()
+        signal.signal(signal.SIGUSR1, before)
+    with pytest.raises(ConnectionAbortedError, match="interrupted"):
+        sock.do_handshake()
+    with sock:
+        said = b"".join(iter(lambda: theirs.recv(2**16), b""))
+    assert len(split_records(said)) == (0 if server_side else 1)
 
 
 def test_concurrent_stall(listener: SSLSocket, python: ssl.SSLContext) -> None:

@@ -47,6 +47,7 @@ class Channel(Sender):
     Attributes:
         reading: the right to receive.
         intake: takes the tickets that come; None drops them.
+        is_deaf: whether the program has ended the receiving direction: its end is no cut then.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class Channel(Sender):
         """Take over a socket directly after its keys were installed."""
         super().__init__(sock, session)
         self.intake = intake
+        self.is_deaf = False
         self.reading = threading.Lock()
         linger.open_connections.add(self)
 
@@ -68,7 +70,7 @@ class Channel(Sender):
             flags: as for ``recvmsg``.
 
         Returns:
-            Data; empty once the peer has sent close_notify.
+            Data; empty once the peer has sent close_notify, or behind the program's own SHUT_RD.
 
         Raises:
             Truncated: the stream ended without close_notify.
@@ -82,7 +84,8 @@ class Channel(Sender):
             except PeerMisbehaved as error:
                 self.fail(error)
             if record is None:
-                self._truncated()
+                self._end()
+                break
             if record.content_type == ContentType.application_data and record.payload:
                 self._refuse_interruption()
                 return record.payload
@@ -98,7 +101,8 @@ class Channel(Sender):
             except PeerMisbehaved as error:
                 self.fail(error)
             if content_type is None:
-                self._truncated()
+                self._end()
+                break
             if content_type == ContentType.application_data and size:
                 self._refuse_interruption()
                 return size
@@ -140,6 +144,8 @@ class Channel(Sender):
             if self._serve_next(flags):
                 self._refuse_interruption()
                 return True
+            if self.is_deaf:
+                break
         return False
 
     def _serve_next(self, flags: int) -> bool:
@@ -150,7 +156,7 @@ class Channel(Sender):
             self.fail(error)
         if upcoming is None:
             if not self.session.peer_closed:
-                self._truncated()
+                self._end()
             return False
         if upcoming.content_type == ContentType.application_data and upcoming.payload:
             return True
@@ -192,8 +198,15 @@ class Channel(Sender):
                 with contextlib.suppress(OSError):
                     self.sock.shutdown(socket.SHUT_RD)
 
-    def _truncated(self) -> NoReturn:
+    def _end(self) -> None:
+        """Refuse an end of the stream without close_notify, unless it is the program's own.
+
+        Raises:
+            Truncated: it is the peer's.
+        """
         self._refuse_failed()
+        if self.is_deaf:
+            return
         count(Event.TRUNCATED)
         self.session.failure = truncated()
         raise self.session.failure

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import socket
 import weakref
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 
 from tlsify.connection.ending import forks
+from tlsify.connection.ending.calls import Calls, ProgramEnd
 from tlsify.connection.ending.forks import Share
 from tlsify.errors import ConfigError, RekeyUnsupported
 from tlsify.tls import serialize
@@ -98,6 +100,7 @@ class Handoff:
         share: this process's share in the connection.
         is_cut: whether every later end is without close_notify.
         death: error that a TLSSocket has met, past its own life; None without one.
+        calls: those that threads are in. On the kernel path those of a TLSSocket alone are known.
     """
 
     _sock: socket.socket
@@ -109,8 +112,14 @@ class Handoff:
     share: Share = field(default_factory=Share)
     is_cut: bool = False
     death: Death | None = None
+    calls: Calls = field(default_factory=Calls)
     _is_parted: bool = False
     _owner: weakref.ref[socket.socket] | None = None
+
+    def __post_init__(self) -> None:
+        """Count the calls on a relay's socketpair."""
+        if self.relay is not None and self.relay.network is not self._sock:
+            self._sock = ProgramEnd(self._sock, self.calls)
 
     @property
     def sock(self) -> socket.socket:
@@ -212,10 +221,13 @@ class Handoff:
 
         It does not wait for the peer: if the send buffer is full, the rest goes out in the
             background.
-        Another thread that holds ``channel.writing`` has half a second at most to release it; then
-        FIN goes out alone.
+        Another thread that is sending, or holds ``channel.writing``, has half a second at most to
+        be done; then FIN goes out alone (`tear`).
         """
         self._refuse_detached()
+        if not self.calls.finish_sending():
+            self.tear()
+            return
         if self.channel is not None:
             self.channel.shut_down()
             return
@@ -224,8 +236,36 @@ class Handoff:
         with contextlib.suppress(OSError):
             self.sock.shutdown(socket.SHUT_WR)
 
+    def tear(self) -> None:
+        """End our direction amid another thread's data, without close_notify: it gets EPIPE.
+
+        On the relay the receiving direction ends, too.
+        """
+        self.is_cut = True
+        if self.channel is not None:
+            self.channel.abort(None)
+            return
+        self.calls.refusal = self.calls.refusal or errno.ECONNABORTED
+        self._wake()
+
+    def deafen(self) -> None:
+        """Have the end of the receiving direction be the program's own, not a cut."""
+        self.calls.are_deaf = True
+        if self.channel is not None:
+            self.channel.is_deaf = True
+
+    def _wake(self) -> None:
+        """End both directions for every copy of the descriptor, and for calls under way."""
+        is_inline = self.relay is not None and self.relay.network is self.sock
+        kind = type(self.sock) if is_inline else socket.socket  # a TLSSocket would say close_notify
+        with contextlib.suppress(OSError):
+            kind.shutdown(self.sock, socket.SHUT_RDWR)
+
     def close(self) -> None:
         """End both directions cleanly; the last bytes go out in the background.
+
+        Another thread that is sending has half a second at most to be done; then the end is without
+        close_notify. Other threads' calls end.
 
         That holds in the process that serves the connection, or alone has it. If a fork has shared
         it, and this process has not used it since, only this process's copy is closed. A detached
@@ -286,15 +326,21 @@ class Handoff:
 
     def _part(self, *, in_order: bool) -> Ending | None:
         """End both directions, of other copies, too; return what goes on in the background."""
+        self.calls.refusal = errno.EBADF
+        self.deafen()
+        if not self.calls.finish_sending():
+            self.tear()
+            in_order = False
+        is_over = self.share.is_shared or bool(self.calls.receives)
         if self.channel is not None:
+            is_over |= in_order or self.channel.reading.locked()  # FIN has to follow close_notify
             ending = self.channel.part(self.channel, in_order=in_order)
             if ending is not None:
                 return ending
         elif self.relay is not None and in_order:
             self.relay.end_in_order()
-        if self.share.is_shared:  # another process's copy is no reason to go on
-            with contextlib.suppress(OSError):
-                self.sock.shutdown(socket.SHUT_RDWR)
+        if is_over:  # no fork's copy and no thread's call is a reason to go on
+            self._wake()
         return None
 
     def detach(self) -> tuple[int, bytearray]:

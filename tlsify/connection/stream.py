@@ -15,19 +15,18 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 from tlsify.config import ClosePolicy
 from tlsify.connection import exit as interpreter
 from tlsify.connection.descriptor import Descriptor
-from tlsify.connection.ending import files, forks
+from tlsify.connection.ending import forks
 from tlsify.connection.ending.patience import Death
+from tlsify.connection.file_calls import TURN, FileCalls
 from tlsify.connection.message_calls import MessageCalls
 from tlsify.connection.polling import LowWater, limit, patient
 from tlsify.connection.setup.eligibility import capabilities
 from tlsify.errors import TlsifyError, Truncated
-from tlsify.system import plain_files
 from tlsify.tls.record import MAX_PLAINTEXT
 
 if TYPE_CHECKING:
     import threading
     from collections.abc import Callable
-    from socket import _SendableFile
 
     from _typeshed import ReadableBuffer, WriteableBuffer
 
@@ -37,8 +36,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 _log = logging.getLogger("tlsify")
 
-# Bytes to send before another thread, or the answer to a KeyUpdate, gets a turn.
-_TURN = 2**22
 # Records between two questions to the kernel how many there were (`sender.KEY_LIMIT_MARGIN`).
 _CHECK_EVERY = 2**16
 # What a receive counts for: 64 MiB that may be sent in answer to it past us, on the bare
@@ -46,7 +43,7 @@ _CHECK_EVERY = 2**16
 _RECORDS_PER_RECEIVE = 2**26 // MAX_PLAINTEXT
 
 
-class TLSSocket(MessageCalls):
+class TLSSocket(MessageCalls, FileCalls):
     """An established connection for Python programs: read, write, sendfile, close.
 
     It serves all control records, so that ``recv`` returns data, ``b""`` after the peer's
@@ -75,7 +72,7 @@ class TLSSocket(MessageCalls):
         self._channel = handoff.channel
         if self._channel is not None:
             self._channel.sock = self._descriptor
-        self._share = handoff.share
+        self._share, self._calls = handoff.share, handoff.calls
         self._timeout: float | None = None
         self._low_water = LowWater(self._descriptor)
         self._broken: OSError | None = None
@@ -132,14 +129,17 @@ class TLSSocket(MessageCalls):
     def _relayed(self, attempt: Callable[[], T], end: T) -> T:
         """Receive from the relay; return ``end`` at a clean end."""
         try:
-            received = attempt()
+            with self._calls.receives:
+                received = attempt()
         except ConnectionResetError:
             # A relay that ends with unread data resets its socketpair; the relay knows the cause.
             received = end
         self._share.used = forks.seen
         if not received:
             interpreter.detain()
-            self.handoff.raise_failure()
+            self._calls.check(received)
+            if not self._calls.are_deaf:
+                self.handoff.raise_failure()
         return received
 
     def _judge(self, error: Truncated) -> None:
@@ -175,6 +175,7 @@ class TLSSocket(MessageCalls):
                         self.death.note(exc)
                     interpreter.detain()  # the peer may answer our FIN with an alert
                     raise
+                self._calls.check(received)
                 self._low_water.fall()
                 if at_once:
                     self._serve_parked()
@@ -185,9 +186,12 @@ class TLSSocket(MessageCalls):
         return received
 
     def _take_turn(self, lock: threading.Lock) -> None:
-        """Acquire a lock within the socket's timeout."""
+        """Acquire a lock within the socket's timeout, unless another thread has closed."""
         if not lock.acquire(timeout=-1 if self._timeout is None else self._timeout):
             self._raise_timeout()
+        if self.fileno() == -1:  # the channel may go on without us, with another descriptor
+            lock.release()
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
 
     def _serve_parked(self) -> None:
         """Check for a KeyUpdate behind the received data, which poll does not report.
@@ -227,10 +231,12 @@ class TLSSocket(MessageCalls):
 
     def _send_once(self, attempt: Callable[[int], int], flags: int) -> int:
         try:
-            if self._channel is None:
-                self._share.used = forks.seen
-                return attempt(flags)
-            return self._transmit(self._channel, partial(attempt, patient(flags, self._timeout)))
+            with self._calls.sends:
+                if self._channel is None:
+                    self._share.used = forks.seen
+                    return attempt(flags)
+                flags = patient(flags, self._timeout)
+                return self._transmit(self._channel, partial(attempt, flags))
         except OSError:
             interpreter.detain()
             raise
@@ -238,33 +244,9 @@ class TLSSocket(MessageCalls):
     def sendall(self, data: ReadableBuffer, flags: int = 0) -> None:
         """Send all of ``data``; raises as `send`."""
         view = memoryview(data).cast("B")
-        while view:
-            view = view[self.send(view[:_TURN], flags) :]
-
-    def sendfile(self, file: _SendableFile, offset: int = 0, count: int | None = None) -> int:
-        """Send a file, as ``socket.sendfile``: a plain one from the kernel's own cache."""
-        self._share.used = forks.seen
-        source = plain_files.descriptor(file)
-        if source is None:
-            return self._sendfile_use_send(file, offset, count)  # type: ignore[attr-defined,no-any-return]
-        if self._channel is None:
-            return super().sendfile(file, offset, count)
-        if self._timeout == 0:
-            raise ValueError("non-blocking sockets are not supported")
-        self._check_sendfile_params(file, offset, count)  # type: ignore[attr-defined]
-        total = 0
-        try:
-            while count is None or total < count:
-                size = _TURN if count is None else min(_TURN, count - total)
-                attempt = partial(os.sendfile, self.fileno(), source, offset + total, size)
-                sent = self._transmit(self._channel, attempt)
-                if not sent:
-                    break
-                total += sent
-        finally:
-            if total and hasattr(file, "seek"):
-                file.seek(offset + total)
-        return total
+        with self._calls.sends:
+            while view:
+                view = view[self.send(view[:TURN], flags) :]
 
     def _transmit(self, channel: Channel, attempt: Callable[[], int]) -> int:
         """Send once, after all control records that are due; no other thread sends meanwhile."""
@@ -294,15 +276,15 @@ class TLSSocket(MessageCalls):
             channel.settle_if_free()
         return sent
 
-    def makefile(self, *arguments: Any, **options: Any) -> Any:
-        """Make a file object, whose buffer is also sent at the interpreter's end."""
-        return files.flushed(super().makefile(*arguments, **options), self)
-
     # -- closing
 
     def shutdown(self, how: int, /) -> None:
         """End the sending direction with close_notify, the receiving one, or both."""
         channel = self._channel
+        if how != socket.SHUT_RD and not self._calls.finish_sending():
+            self.handoff.tear()
+        if how != socket.SHUT_WR:
+            self.handoff.deafen()
         if how != socket.SHUT_RD and self.handoff.relay is not None and not self.handoff.is_cut:
             self.handoff.relay.end_in_order()
         if how != socket.SHUT_RD and channel is not None and not channel.close_notify():

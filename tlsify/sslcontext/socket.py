@@ -127,18 +127,23 @@ class SSLSocket(Answers, TLSSocket):
             self._refuse_unconnected()
             if self.gettimeout() == 0:
                 raise ValueError("tlsify's handshake needs a socket that may wait")
+            # Until it is done it has failed: whoever begins anew, a signal handler, say, or the
+            # program after Ctrl-C, would send a second ClientHello.
+            self._failure = _interrupted()
             try:
-                handed = self._hand_over()
-            except (TlsifyError, OSError) as exc:
+                facts = self._take(self._hand_over())
+            except BaseException as exc:
                 # A later call on this object must not send a byte in clear.
                 with contextlib.suppress(OSError):
                     socket.socket.shutdown(self, socket.SHUT_RDWR)
-                _log.info("handshake failed: %s", exc)
-                self._failure = again(exc if isinstance(exc, OSError) else ssl_error(exc))
+                _log.info("handshake failed: %s", exc or type(exc).__name__)
                 if isinstance(exc, OSError):
-                    raise
-                raise again(self._failure) from exc
-            self._facts = facts = self._take(handed)
+                    self._failure = again(exc)
+                elif isinstance(exc, TlsifyError):
+                    self._failure = again(ssl_error(exc))
+                    raise again(self._failure) from exc
+                raise
+            self._failure, self._facts = None, facts
             return facts
 
     def _refuse_unconnected(self) -> None:
@@ -279,7 +284,7 @@ class SSLSocket(Answers, TLSSocket):
             raise ssl_error(exc, is_established=True) from exc
 
     def send(self, data: ReadableBuffer, flags: int = 0) -> int:
-        """Send as `TLSSocket.send`; raises OSError only. So does ``sendall``.
+        """Send as `TLSSocket.send`; raises OSError only.
 
         Where it may not wait, and there is no room, that is SSLWantWriteError.
         """
@@ -290,6 +295,11 @@ class SSLSocket(Answers, TLSSocket):
             raise self._want(exc, reading=False) from exc
         except TlsifyError as exc:
             raise ssl_error(exc, is_established=True) from exc
+
+    def sendall(self, data: ReadableBuffer, flags: int = 0) -> None:
+        """Send all, as `send`."""
+        self._begin()
+        super().sendall(data, flags)
 
     def _want(self, exc: BlockingIOError, *, reading: bool) -> OSError:
         """Return `ssl`'s error, unless MSG_DONTWAIT was given, which `ssl` does not have."""
@@ -327,3 +337,9 @@ class SSLSocket(Answers, TLSSocket):
         raise NotImplementedError("a TLS connection is a stream: use send and recv")
 
     sendto = recvfrom = recvfrom_into = sendmsg = recvmsg = recvmsg_into = _no_datagrams
+
+
+def _interrupted() -> OSError:
+    return ConnectionAbortedError(
+        errno.ECONNABORTED, "the handshake was interrupted, and cannot go on; hint: connect again"
+    )

@@ -24,6 +24,8 @@ _PIECE = 2**12  # bytes
 
 # Forks that this process has seen, as parent or as child.
 seen = 0
+# Forks in which this process, or one that it was forked from, was the child.
+births = 0
 # Whether this process was forked without a new program, and the sockets that it has inherited.
 is_child = False
 _inherited: frozenset[int] = frozenset()
@@ -35,8 +37,9 @@ def _on_fork() -> None:
 
 
 def _on_birth() -> None:
-    global is_child, _inherited
+    global is_child, births, _inherited
     is_child = True
+    births += 1
     _inherited = frozenset(_inodes())
     _on_fork()
 

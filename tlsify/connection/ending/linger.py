@@ -136,6 +136,8 @@ class Ending:
     def _complete(self) -> None:
         if self._receiver is not None:
             self._receiver.wipe()
+            with contextlib.suppress(OSError):  # a thread may still wait in a receive
+                self.sock.shutdown(socket.SHUT_RD)
         self._done.set()
 
     def _part(self) -> bool:
