@@ -267,7 +267,11 @@ def _client(request: wire.ClientRequest) -> ClientConfig:
 
 def _common(request: wire.Request) -> dict[str, Any]:
     """Return the settings common to client and server; absent ones have their defaults."""
-    values: dict[str, Any] = {"alpn": request.alpn, "groups": request.groups}
+    values: dict[str, Any] = {
+        "alpn": request.alpn,
+        "groups": request.groups,
+        "crl_check_all": request.crl_check_all,
+    }
     try:
         if request.versions:
             values["versions"] = frozenset(map(ProtocolVersion, request.versions))

@@ -65,6 +65,7 @@ class Request(Message):
         rekey_required: do not offload TLS 1.3 where the kernel cannot follow a KeyUpdate.
         any_kernel: offload even on a kernel known to be bad.
         crls: file of revocation lists for the peer's certificate.
+        crl_check_all: every issuer on its path must have one.
         key_log: file to append the handshake's secrets to.
     """
 
@@ -78,6 +79,7 @@ class Request(Message):
     rekey_required: bool = one(33, FLAG, default=False)
     any_kernel: bool = one(34, FLAG, default=False)
     crls: str | None = one(13, TEXT, default=None)
+    crl_check_all: bool = one(20, FLAG, default=False)
     key_log: str | None = one(14, TEXT, default=None)
 
 
