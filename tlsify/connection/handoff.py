@@ -11,7 +11,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 
 from tlsify.connection.ending import forks
-from tlsify.connection.ending.calls import Calls, ProgramEnd
+from tlsify.connection.ending.calls import Calls, CountedSocket
 from tlsify.connection.ending.forks import Share
 from tlsify.errors import ConfigError, RekeyUnsupported
 from tlsify.tls import serialize
@@ -119,7 +119,7 @@ class Handoff:
     def __post_init__(self) -> None:
         """Count the calls on a relay's socketpair."""
         if self.relay is not None and self.relay.network is not self._sock:
-            self._sock = ProgramEnd(self._sock, self.calls)
+            self._sock = CountedSocket(self._sock, self.calls)
 
     @property
     def sock(self) -> socket.socket:

@@ -90,8 +90,7 @@ class Holder:
             if is_short:
                 time.sleep(_PAUSE)
             return True
-        request = bytes(self._room[:size])
-        self._room[:size] = bytes(size)
+        request = bytes(memoryview(self._room)[:size])
         self._is_short = False
         if number is not None:
             self._begin(number, request)

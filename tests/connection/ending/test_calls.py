@@ -27,7 +27,7 @@ from tests.doubles import (
     until,
 )
 from tlsify.connection.ending import calls
-from tlsify.connection.ending.calls import Callers, ProgramEnd
+from tlsify.connection.ending.calls import Callers, CountedSocket
 from tlsify.connection.stream import TLSSocket
 from tlsify.metrics.counters import counters
 from tlsify.sslcontext.socket import SSLSocket
@@ -312,7 +312,7 @@ def test_every_call_is_counted() -> None:
     ours, theirs = socket.socketpair()
     counted = calls.Calls()
     counted.refusal = errno.EBADF
-    with theirs, ProgramEnd(ours, counted) as end, end.dup() as copy:
+    with theirs, CountedSocket(ours, counted) as end, end.dup() as copy:
         theirs.sendall(b"abcdef")
         buffer = bytearray(1)
         for sock in (end, copy):

@@ -132,10 +132,10 @@ def secured(arguments: argparse.Namespace, rules: Iterable[Rule]) -> list[Rule]:
                 f"--backend-for: no backend with TLS has the address {address}",
                 hint=f"these have TLS: {others}" if others else "write tls:HOST:PORT for a backend",
             )
-    said = [name for name, value in vars(_own(arguments)).items() if _is_said(name, value)]
-    if said and not known:
+    named = [name for name, value in vars(_own(arguments)).items() if _is_said(name, value)]
+    if named and not known:
         raise UsageError(
-            f"--{_OF}{said[0].replace('_', '-')} is about TLS to backends, and none speaks it",
+            f"--{_OF}{named[0].replace('_', '-')} is about TLS to backends, and none speaks it",
             hint="write tls:HOST:PORT for a backend that does",
         )
     return found

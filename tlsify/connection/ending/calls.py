@@ -93,7 +93,7 @@ class Calls:
             raise OSError(self.refusal, os.strerror(self.refusal))
 
 
-class ProgramEnd(socket.socket):
+class CountedSocket(socket.socket):
     """The program's end of a relay's socketpair, which counts the calls of its methods.
 
     Those on its number (``os.read``, another library) cannot be known.
@@ -106,11 +106,11 @@ class ProgramEnd(socket.socket):
         self.settimeout(timeout)
         self._calls = calls
 
-    def dup(self) -> ProgramEnd:
+    def dup(self) -> CountedSocket:
         """Duplicate the descriptor."""
         made = socket.socket(self.family, self.type, self.proto, os.dup(self.fileno()))
         made.settimeout(self.gettimeout())
-        return ProgramEnd(made, self._calls)
+        return CountedSocket(made, self._calls)
 
     def _receive(self, call: Callable[..., T], *arguments: Any, **options: Any) -> T:
         with self._calls.receives:
