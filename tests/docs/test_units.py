@@ -229,5 +229,5 @@ def test_descriptors_of_the_service(monkeypatch: pytest.MonkeyPatch) -> None:
     service = _service()
     hard = int(service["LimitNOFILE"])
     monkeypatch.setattr(resource, "getrlimit", lambda _: (hard, hard))
-    assert server._descriptors(server._OWN_DESCRIPTORS, server._PER_RELAYED, 1) == 16368
+    assert server._descriptors(server._OWN_DESCRIPTORS, server._PER_INLINE, 1) == 32736
     assert int(service["TasksMax"]) == 4096

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import os
 import re
@@ -595,6 +596,8 @@ def test_descriptors_for_all(
     monkeypatch.setattr(resource, "getrlimit", lambda _: (infinity, infinity))
     assert within(_plan(Limits(), authority)).connections is None
     monkeypatch.setattr(resource, "getrlimit", lambda _: (1064, 1064))
+    inline = dataclasses.replace(_plan(Limits(), authority), is_inline=True)
+    assert within(inline).connections == 1000, "a relay in the loop has no pair"
     monkeypatch.setattr(serving, "host_refusal", lambda _: None)
     assert within(_plan(Limits(), authority)).connections == 1000, "the kernel's take fewer"
 

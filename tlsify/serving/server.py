@@ -49,9 +49,9 @@ if TYPE_CHECKING:
 _log = logging.getLogger("tlsify")
 
 # Descriptors that a worker needs apart from connections, and the most of each connection: the
-# socket, or three where a relay has a pair of its own, and the file that is sent on it.
+# socket, and the file that is sent on it or the backend's; two more where a relay has a pair.
 _OWN_DESCRIPTORS = 64
-_PER_OFFLOADED, _PER_RELAYED = 2, 4
+_PER_INLINE, _PER_RELAYED = 2, 4
 # When a worker looks for garbage. The command that it was forked from does so rarely, for a quick
 # start; here each connection leaves some forty objects that know each other.
 _GARBAGE = (2_000, 10, 5)
@@ -239,9 +239,9 @@ def _within_means(plan: ServerPlan) -> Limits:
     A server that has run out of them can neither accept nor open the file that it is asked for. So
     further connections wait in the backlog.
     """
-    is_relaying = host_refusal(plan.policy) is not None
+    has_pairs = not plan.is_inline and host_refusal(plan.policy) is not None
     own = _OWN_DESCRIPTORS + BOUNDS.at_once * len(plan.plain_http.listeners)
-    each = _PER_RELAYED if is_relaying else _PER_OFFLOADED
+    each = _PER_RELAYED if has_pairs else _PER_INLINE
     most = _descriptors(own, each, plan.workers)
     limits = plan.limits
     if most is None or (limits.connections is not None and limits.connections <= most):
