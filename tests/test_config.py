@@ -121,6 +121,16 @@ def test_nothing_left_to_negotiate(
         ServerConfig(key_pair=made, versions=versions, aeads=aeads)
 
 
+@pytest.mark.parametrize("seconds", [0, -1.0, float("nan"), float("inf"), 1e30, 1e6 + 1])
+def test_time_that_cannot_be(seconds: float, made: KeyPair) -> None:
+    """It is refused here, and not by the first handshake."""
+    with pytest.raises(ConfigError, match="a handshake cannot take"):
+        ClientConfig(identities=(HOST,), timeout=seconds)
+    with pytest.raises(ConfigError, match="a handshake cannot take"):
+        ServerConfig(key_pair=made, timeout=seconds)
+    assert ClientConfig(identities=(HOST,), timeout=10**6).timeout == 10**6
+
+
 @pytest.mark.parametrize("length", [0, 20, 31, 33, 44])
 def test_pin_of_a_wrong_length(length: int) -> None:
     """A digest of another kind would never match."""

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _MAX_ALPN_LENGTH = 255
 _PIN_LENGTH = 32
+_MAX_SECONDS = 10**6  # what poll takes in milliseconds
 
 
 class KtlsMode(Enum):
@@ -224,9 +225,10 @@ def check_alpn(protocols: Iterable[bytes]) -> None:
 
 def check_timeout(seconds: float) -> None:
     """Check the time limit of a handshake."""
-    if not seconds > 0:
+    if not 0 < seconds <= _MAX_SECONDS:
         raise ConfigError(
-            f"a handshake cannot take {seconds} seconds", hint="allow more than 0 seconds for it"
+            f"a handshake cannot take {seconds} seconds",
+            hint=f"allow more than 0 seconds for it, up to {_MAX_SECONDS}",
         )
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import select
 import socket
-import ssl
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -23,7 +22,7 @@ from tests.doubles import (
 from tests.want import Want
 from tlsify.config import KtlsPolicy
 from tlsify.connection.ending.patience import tcp_progress
-from tlsify.connection.establish import accept, connect
+from tlsify.connection.establish import PendingConnection, accept, connect
 from tlsify.connection.handoff import Offload
 from tlsify.connection.relay import threads as relay_threads
 from tlsify.connection.stream import TLSSocket
@@ -37,9 +36,6 @@ from tlsify.ktls import ulp
 from tlsify.ktls.probe import capabilities
 from tlsify.tls.engine import Engine
 from tlsify.tls.record import split_records
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 pytestmark = pytest.mark.each_kernel
 
@@ -59,45 +55,6 @@ def test_timeout_stays(lab: Lab, policy: KtlsPolicy, timeout: float | None) -> N
         assert handed.sock.gettimeout() == timeout
         stream = TLSSocket(handed)
         assert stream.gettimeout() == timeout
-
-
-def _closed() -> socket.socket:
-    sock = socket.socket()
-    sock.close()
-    return sock
-
-
-_UNUSABLE: dict[str, tuple[Callable[[socket.socket], socket.socket], str]] = {
-    "new": (lambda _: socket.socket(), "no connected stream"),
-    "bound": (lambda _: socket.create_server(("127.0.0.1", 0)), "no connected stream"),
-    "datagrams": (lambda _: socket.socket(type=socket.SOCK_DGRAM), "no connected stream"),
-    "unix": (lambda _: socket.socket(socket.AF_UNIX), "no connected stream"),
-    "closed": (lambda _: _closed(), "no connected stream"),
-    "ssl": (
-        lambda sock: ssl.create_default_context().wrap_socket(
-            sock, server_hostname="example.org", do_handshake_on_connect=False
-        ),
-        "has TLS already",
-    ),
-}
-
-
-@pytest.mark.parametrize("kind", _UNUSABLE)
-def test_socket_that_is_no_plain_connection(lab: Lab, kind: str) -> None:
-    """It is refused, and left as it was; a peer hears nothing."""
-    ours, theirs = lab.tcp()
-    make, said = _UNUSABLE[kind]
-    with make(ours) as sock:
-        before = sock.fileno()
-        client, server = lab.configs()
-        cases: tuple[tuple[Any, Any], ...] = ((connect, client), (accept, server))
-        for establish, config in cases:
-            with pytest.raises(ConfigError, match=said):
-                establish(sock, config)
-            assert sock.fileno() == before
-        theirs.setblocking(False)
-        with pytest.raises(BlockingIOError):
-            theirs.recv(1)
 
 
 def test_configuration_of_the_other_role(lab: Lab) -> None:
@@ -173,12 +130,14 @@ def test_kernel_as_a_matter_of_course(lab: Lab) -> None:
 
 @pytest.mark.ktls
 def test_socket_that_has_a_ulp_already(lab: Lab) -> None:
-    """Somebody else's keys may be on it, so it is refused and closed."""
+    """Somebody else's keys may be on it, so it is refused, and left as it was."""
     ours, _theirs = lab.tcp()
     ulp.attach(ours)
-    with pytest.raises(ConfigError, match="EEXIST"):
+    with pytest.raises(ConfigError, match="in the kernel"):
         connect(ours, lab.configs()[0], AUTO)
-    assert ours.fileno() == -1
+    with pytest.raises(ConfigError, match="EEXIST"):
+        PendingConnection(ours, lab.configs()[0], AUTO)
+    assert ours.fileno() != -1
 
 
 @pytest.mark.ktls

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import select
+import signal
 import socket
 import threading
 import traceback
@@ -30,7 +32,7 @@ from tlsify.ktls.probe import capabilities
 from tlsify.tls.messages import KeyUpdateRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from tlsify.config import KtlsPolicy
 
@@ -218,6 +220,29 @@ def test_broken_connection_stays_broken(lab: Lab, policy: KtlsPolicy, told: str)
     for _ in range(3):
         with pytest.raises(ConnectionError):
             stream.sendall(b"x")
+
+
+@both
+def test_reset_amid_a_send(lab: Lab, policy: KtlsPolicy) -> None:
+    """It raises, whatever number of bytes the kernel says that it has taken."""
+    stream, peer = lab.stream(policy)
+    stream.settimeout(None)
+    sending = Endpoint(lambda: _send_for_ever(lambda: stream.sendall(bytes(2**24))))
+    until(lambda: not select.select([], [stream], [], 0)[1])
+    reset(peer.sock)
+    with pytest.raises(ConnectionError):
+        sending.result()
+
+
+@pytest.mark.ktls
+@pytest.mark.parametrize("size", [1, 2**14])
+def test_reset_that_no_call_was_told(lab: Lab, size: int) -> None:
+    """Sending fails soon, though the kernel takes all of it without an error."""
+    stream, peer = lab.stream(KERNEL)
+    reset(peer.sock)
+    until(lambda: stream.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))  # that clears it
+    with pytest.raises(ConnectionResetError):
+        _send_for_ever(lambda: stream.sendall(bytes(size)))
 
 
 # -- timeouts
@@ -453,3 +478,74 @@ def test_close_with_a_full_send_buffer(lab: Lab) -> None:
     stream.close()
     assert stream.fileno() == -1
     reset(peer.sock)
+
+
+# -- signal handlers, which run in the midst of this thread's own calls
+
+
+@pytest.fixture
+def alarmed() -> Iterator[Callable[[Callable[[], None]], None]]:
+    """Give a function that has another called each millisecond, amid what this thread does."""
+    before = signal.getsignal(signal.SIGALRM)
+
+    def start(call: Callable[[], None]) -> None:
+        signal.signal(signal.SIGALRM, lambda *_: call())
+        signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
+
+    yield start
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@both
+def test_send_amid_a_send(
+    lab: Lab, policy: KtlsPolicy, alarmed: Callable[[Callable[[], None]], None]
+) -> None:
+    """What a handler sends goes out between two records of the send that it has interrupted."""
+    stream, peer = lab.stream(policy)
+    stream.settimeout(None)
+    peer.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**16)
+    is_heard = threading.Event()
+
+    def interrupt() -> None:
+        if is_heard.is_set() or select.select([], [stream], [], 0)[1]:
+            return  # its send is not held up yet
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        is_heard.set()
+        stream.sendall(b"!")
+
+    def read() -> None:
+        assert is_heard.wait(60)
+        assert any(b"!" in payload for _, payload in iter(peer.recv, None))
+        reset(peer.sock)
+
+    reading = Endpoint(read)
+    alarmed(interrupt)
+    with pytest.raises(OSError, match=r"reset|Broken"):
+        stream.sendall(bytes(2**24))
+    reading.result()
+
+
+@pytest.mark.ktls
+def test_receive_amid_a_receive(lab: Lab, alarmed: Callable[[Callable[[], None]], None]) -> None:
+    """It is refused: it would wait for ever for the one that it has interrupted."""
+    stream, peer = lab.stream(KERNEL)
+    stream.settimeout(None)
+    said: list[int | None] = []
+
+    channel = stream.handoff.channel
+    assert channel is not None
+
+    def interrupt() -> None:
+        if not channel.receiver:
+            return
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        try:
+            stream.recv(9)
+        except OSError as exc:
+            said.append(exc.errno)
+        peer.send_data(b"data")
+
+    alarmed(interrupt)
+    assert stream.recv(9) == b"data"
+    assert said == [errno.EDEADLK]

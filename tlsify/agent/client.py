@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from tlsify.agent import wire
 from tlsify.agent.awaiting import PATIENCE, Watch
 from tlsify.agent.errors import revive
+from tlsify.connection.setup.plaintext import check_plaintext
 from tlsify.errors import SHORTAGES, AgentError, said
 from tlsify.keys import wipe
 from tlsify.system import scm_rights
@@ -35,6 +36,7 @@ def connect(place: Place, sock: socket.socket, request: wire.ClientRequest) -> H
         request: identities to accept, and when to offload.
 
     Raises:
+        ConfigError: the socket is no connection, or has TLS already, and is left as it was.
         AgentError: no agent runs, or it has died; ``untouched`` says whether the handshake may
             still be done on this connection.
         TlsifyError: as `establish.connect`.
@@ -52,6 +54,7 @@ def accept(place: Place, sock: socket.socket, request: wire.ServerRequest) -> Ha
 
 
 def _hand_over(place: Place, sock: socket.socket, request: wire.Request) -> Handoff:
+    check_plaintext(sock)
     message = wire.encode_request(request)
     timeout = sock.gettimeout()
     watch = Watch(sock, request)

@@ -46,6 +46,7 @@ class Channel(Sender):
 
     Attributes:
         reading: the right to receive.
+        receiver: the thread that a `TLSSocket` has given it to; 0 for none.
         intake: takes the tickets that come; None drops them.
         is_deaf: whether the program has ended the receiving direction: its end is no cut then.
     """
@@ -58,6 +59,7 @@ class Channel(Sender):
         self.intake = intake
         self.is_deaf = False
         self.reading = threading.Lock()
+        self.receiver = 0
         linger.open_connections.add(self)
 
     # -- receiving

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import socket
-import struct
-import sys
 import time
 from typing import TYPE_CHECKING, Self, TypeVar
 
@@ -17,6 +14,7 @@ from tlsify.connection.setup import handshake, keylog, session_store
 from tlsify.connection.setup.dialing import closed_on_error
 from tlsify.connection.setup.eligibility import attempt, cipher_refusal, host_refusal, offloadable
 from tlsify.connection.setup.keepalive import keep_alive
+from tlsify.connection.setup.plaintext import check_plaintext, refuse_kernel_tls
 from tlsify.errors import ConfigError, KtlsUnavailable, ReasonCode, ResourceError
 from tlsify.isolation import remote_engine
 from tlsify.ktls import ulp
@@ -31,8 +29,6 @@ if TYPE_CHECKING:
 
 Role = TypeVar("Role", ClientConfig, ServerConfig)
 
-# linux/tcp.h struct tcp_info up to tcpi_segs_out and tcpi_segs_in.
-_SEGMENTS = struct.Struct("=136xII")
 _ROLES: dict[type, tuple[str, str]] = {
     ClientConfig: ("client", "make one of the server's name: ClientConfig.for_host"),
     ServerConfig: ("server", "make a ServerConfig of its certificate and key"),
@@ -103,41 +99,11 @@ def take(sock: socket.socket) -> socket.socket:
     Raises:
         ConfigError: it is no connection that TLS can begin on.
     """
-    tls = sys.modules.get("ssl")  # not imported for this: it takes its time
-    if tls is not None and isinstance(sock, tls.SSLSocket):
-        raise ConfigError(
-            "the socket has TLS already", hint="TLS within TLS: see SSLContext.wrap_bio"
-        )
-    if not _is_connection(sock):
-        raise ConfigError(
-            "the socket is no connected stream",
-            hint="pass one that connect() or accept() has connected",
-        )
+    check_plaintext(sock)
     timeout = sock.gettimeout()
     taken = socket.socket(fileno=sock.detach())
     taken.settimeout(timeout)
     return taken
-
-
-def _is_connection(sock: socket.socket) -> bool:
-    """Return whether a stream is connected, or was: of that the handshake finds the error."""
-    if sock.type != socket.SOCK_STREAM:
-        return False
-    try:
-        sock.getpeername()
-    except OSError as exc:
-        if exc.errno in {errno.ENOTCONN, errno.EBADF}:
-            return _has_had_segments(sock)
-    return True
-
-
-def _has_had_segments(sock: socket.socket) -> bool:
-    """Return whether TCP has ever sent or received on a socket."""
-    try:
-        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _SEGMENTS.size)
-    except OSError:  # no TCP
-        return False
-    return len(info) < _SEGMENTS.size or any(_SEGMENTS.unpack(info))
 
 
 class PendingConnection:
@@ -178,6 +144,8 @@ class PendingConnection:
         # Of a peer that has ended its direction the handshake finds out what it has got to say.
         put_off = {ReasonCode.NOT_ESTABLISHED}
         self._refusal = attempt(policy, self._attach, config.aeads, put_off=put_off)
+        if self._refusal is not None:
+            refuse_kernel_tls(sock)  # others, `_attach` has refused
         aeads = config.aeads if self._refusal else offloadable(config.aeads, policy)
         self._slot = _slot(sock, config, aeads) if isinstance(config, ClientConfig) else None
         session = None if self._slot is None else self._slot.session

@@ -46,6 +46,8 @@ class Sender:
         sock: keyed in both directions.
         session: the socket's own.
         writing: the right to send.
+        sender: the thread that a `TLSSocket` has given it to; 0 for none.
+        is_amid_data: whether that thread is in a system call that sends data.
     """
 
     def __init__(self, sock: socket.socket, session: Session) -> None:
@@ -53,6 +55,7 @@ class Sender:
         self.sock = sock
         self.session = session
         self.writing = threading.Lock()
+        self.sender, self.is_amid_data = 0, False
         self._ending: Ending | None = None
         self._is_ending = False
 
@@ -93,6 +96,18 @@ class Sender:
                 raise
         self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)  # reading the error clears it
         return attempt()
+
+    def interject(self, attempt: Callable[[], T]) -> T:
+        """Send in the midst of this thread's own send, as a signal handler or a destructor does.
+
+        Its data goes between two records, as it goes between two system calls on any socket.
+
+        Raises:
+            OSError: as ``sendmsg``; EDEADLK if the thread is about to change its key.
+        """
+        if not self.is_amid_data:
+            raise OSError(errno.EDEADLK, "this thread is preparing to send")
+        return self.pass_over(attempt)
 
     # -- keys
 

@@ -7,6 +7,7 @@ import errno
 import logging
 import os
 import socket
+import threading
 import time
 import warnings
 from functools import partial
@@ -25,7 +26,6 @@ from tlsify.errors import TlsifyError, Truncated
 from tlsify.tls.record import MAX_PLAINTEXT
 
 if TYPE_CHECKING:
-    import threading
     from collections.abc import Callable
 
     from _typeshed import ReadableBuffer, WriteableBuffer
@@ -38,6 +38,9 @@ _log = logging.getLogger("tlsify")
 
 # Records between two questions to the kernel how many there were (`sender.KEY_LIMIT_MARGIN`).
 _CHECK_EVERY = 2**16
+# Records between two questions whether TCP has the connection yet. A reset amid a send may be told
+# to no call: that one returns what it has taken, and so do all later ones (`patience.Death`).
+_PROVE_EVERY = 16
 # What a receive counts for: 64 MiB that may be sent in answer to it past us, on the bare
 # descriptor. The margin allows for four times as much.
 _RECORDS_PER_RECEIVE = 2**26 // MAX_PLAINTEXT
@@ -78,6 +81,7 @@ class TLSSocket(MessageCalls, FileCalls):
         self._broken: OSError | None = None
         self.death = handoff.death = Death(self._descriptor)
         self._unchecked = 0  # records, at most, since the kernel was asked for their number
+        self._unproven = 0  # likewise, since it was asked whether the connection lives
         self._longest = handoff.negotiated.longest
         try:
             self.settimeout(timeout)
@@ -152,7 +156,8 @@ class TLSSocket(MessageCalls, FileCalls):
         """Receive, one thread at a time: no other thread may between a KeyUpdate and its key."""
         flags = patient(flags, self._timeout)
         at_once = self._timeout == 0 or bool(flags & socket.MSG_DONTWAIT)
-        self._take_turn(channel.reading)
+        self._take_turn(channel.reading, channel.receiver)
+        channel.receiver = threading.get_ident()
         self._share.used = forks.seen
         try:
             if self._broken is not None:
@@ -181,12 +186,15 @@ class TLSSocket(MessageCalls, FileCalls):
                     self._serve_parked()
                 break
         finally:
+            channel.receiver = 0
             channel.reading.release()
         self._unchecked += _RECORDS_PER_RECEIVE
         return received
 
-    def _take_turn(self, lock: threading.Lock) -> None:
+    def _take_turn(self, lock: threading.Lock, holder: int = 0) -> None:
         """Acquire a lock within the socket's timeout, unless another thread has closed."""
+        if holder == threading.get_ident():  # a signal handler would wait for ever
+            raise OSError(errno.EDEADLK, "this thread is in a call that receives")
         if not lock.acquire(timeout=-1 if self._timeout is None else self._timeout):
             self._raise_timeout()
         if self.fileno() == -1:  # the channel may go on without us, with another descriptor
@@ -250,7 +258,10 @@ class TLSSocket(MessageCalls, FileCalls):
 
     def _transmit(self, channel: Channel, attempt: Callable[[], int]) -> int:
         """Send once, after all control records that are due; no other thread sends meanwhile."""
+        if channel.sender == (thread := threading.get_ident()):
+            return channel.interject(attempt)
         self._take_turn(channel.writing)
+        channel.sender = thread
         self._share.used = forks.seen
         try:
             # The kernel reports a broken connection once; afterwards it accepts data and drops it.
@@ -261,6 +272,7 @@ class TLSSocket(MessageCalls, FileCalls):
             if self._unchecked >= _CHECK_EVERY:
                 self._unchecked = 0
                 channel.refresh()
+            channel.is_amid_data = True
             sent = channel.pass_over(attempt)
         except BlockingIOError:
             self._raise_timeout()
@@ -269,8 +281,14 @@ class TLSSocket(MessageCalls, FileCalls):
             channel.tell_reader(exc)
             raise
         finally:
+            channel.sender, channel.is_amid_data = 0, False
             channel.writing.release()
-        self._unchecked += sent // self._longest + 1
+        records = sent // self._longest + 1
+        self._unchecked += records
+        self._unproven += records
+        if self._unproven >= _PROVE_EVERY:
+            self._unproven = 0
+            self.death.look()
         # A KeyUpdate that came meanwhile could not be answered: we were sending.
         if channel.session.update_due:
             channel.settle_if_free()

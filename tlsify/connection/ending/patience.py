@@ -142,6 +142,16 @@ class Death:
         if not self.number and (isinstance(exc, ConnectionError) or has_died(self._sock)):
             self.number = exc.errno or errno.ECONNRESET
 
+    def look(self) -> None:
+        """Find an end that the kernel has reported to no call.
+
+        A send that is under way when a reset comes returns the number of bytes that it has taken,
+        and uses the error up; each later one takes a record, and fails unseen with EPIPE
+        (net/tls/tls_sw.c tls_sw_sendmsg_locked, net/core/stream.c sk_stream_error).
+        """
+        if not self.number and has_died(self._sock):
+            self.number = errno.ECONNRESET
+
     def refuse(self) -> None:
         """Raise the connection's error, if it has one."""
         if self.number:
