@@ -506,10 +506,12 @@ def test_send_amid_a_send(
     stream.settimeout(None)
     peer.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**16)
     is_heard = threading.Event()
+    channel = stream.handoff.channel
 
     def interrupt() -> None:
-        if is_heard.is_set() or select.select([], [stream], [], 0)[1]:
-            return  # its send is not held up yet
+        is_held_up = channel is None or channel.is_amid_data  # and not about to send
+        if is_heard.is_set() or not is_held_up or select.select([], [stream], [], 0)[1]:
+            return
         signal.setitimer(signal.ITIMER_REAL, 0)
         is_heard.set()
         stream.sendall(b"!")
