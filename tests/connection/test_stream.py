@@ -7,9 +7,10 @@ import errno
 import select
 import signal
 import socket
+import tempfile
 import threading
 import traceback
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 import pytest
 
@@ -234,15 +235,27 @@ def test_reset_amid_a_send(lab: Lab, policy: KtlsPolicy) -> None:
         sending.result()
 
 
+_WAYS: dict[str, Callable[[TLSSocket, IO[bytes]], object]] = {
+    "a byte": lambda stream, _: stream.sendall(b"x"),
+    "a record": lambda stream, _: stream.sendall(bytes(2**14)),
+    "sendmsg": lambda stream, _: stream.sendmsg([b"x", bytes(2**14)]),
+    "sendfile": lambda stream, file: stream.sendfile(file, 0),
+    "makefile": lambda stream, _: stream.makefile("wb", 0).write(bytes(2**14)),
+}
+
+
 @pytest.mark.ktls
-@pytest.mark.parametrize("size", [1, 2**14])
-def test_reset_that_no_call_was_told(lab: Lab, size: int) -> None:
+@pytest.mark.parametrize("way", _WAYS)
+def test_reset_that_no_call_was_told(lab: Lab, way: str) -> None:
     """Sending fails soon, though the kernel takes all of it without an error."""
     stream, peer = lab.stream(KERNEL)
     reset(peer.sock)
     until(lambda: stream.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))  # that clears it
-    with pytest.raises(ConnectionResetError):
-        _send_for_ever(lambda: stream.sendall(bytes(size)))
+    with tempfile.TemporaryFile() as file:
+        file.write(bytes(2**14))
+        file.flush()
+        with pytest.raises(ConnectionResetError):
+            _send_for_ever(lambda: _WAYS[way](stream, file))
 
 
 # -- timeouts

@@ -14,7 +14,7 @@ from tests.doubles import queued, until
 from tests.endings.harness import Process, Template
 from tests.endings.peers import HOST, PATIENCE, Contexts, Peer, Seen
 from tests.endings.programs import LINE
-from tests.endings.table import AWAY, DOORS, PROGRAMS, SIZE, Cell
+from tests.endings.table import AWAY, DOORS, PROGRAMS, SIZE, TIMES, Cell
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -145,7 +145,7 @@ class Arena:
     def _keeper(self, cell: Cell, carrier: str) -> None:
         with self._peer(cell) as peer:
             _, port = peer.listen()
-            size = f"size={10 * SIZE if cell.peer in AWAY else SIZE}\n"
+            size = f"size={_size(cell)}\n"
             prog = ["--", "sh", "-c", size + _SAY + _PROGS[cell.program]]
             with self._start(cell, command=self._connect(cell, carrier, port, *prog)) as process:
                 peer.accept()
@@ -177,7 +177,7 @@ class Arena:
                 peer.accept()
                 peer.act()
                 with suppress(BrokenPipeError):
-                    process.stdin.write(bytes(SIZE))
+                    process.stdin.write(bytes(_size(cell)))
                 if cell.program == "kill":
                     process.kill()
                     self._read(cell, peer)
@@ -211,7 +211,7 @@ class Arena:
                 with backend:
                     backend.settimeout(PATIENCE)
                     peer.act()
-                    if cell.answer.told == "reset":  # it has come as far as here
+                    if cell.peer == "resets":  # it has come as far as here
                         until(lambda: _has_ended(backend))
                     told = self._as_backend(cell, peer, backend, worker)
                 _expect("told", told, cell.answer.told)
@@ -234,7 +234,7 @@ class Arena:
                 with socket.create_connection(where, PATIENCE) as client:
                     peer.accept()
                     peer.act()
-                    if cell.answer.told == "reset":
+                    if cell.peer == "resets":
                         until(lambda: _has_ended(client))
                     told = self._as_backend(cell, peer, client, worker)
                 _expect("told", told, cell.answer.told)
@@ -248,7 +248,7 @@ class Arena:
     ) -> str:
         """Act as the program, which has no TLS; return what it was told."""
         try:
-            backend.sendall(bytes(SIZE))
+            backend.sendall(bytes(_size(cell)))
             if cell.program == "wait":
                 backend.shutdown(socket.SHUT_WR)
                 self._read(cell, peer)
@@ -315,6 +315,11 @@ def _expect(what: str, found: object, right: object) -> None:
     """Compare; in a module of pytest's own ``assert`` would say the same."""
     if found != right:
         raise AssertionError(f"{what}: {found}, not {right}")
+
+
+def _size(cell: Cell) -> int:
+    """Return how much a program sends, if it sends until it is told that nobody is there."""
+    return TIMES.get(cell.peer, 1) * SIZE
 
 
 def _policy(cell: Cell) -> str:

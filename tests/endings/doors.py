@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import select
 import socket
 import socketserver
 import sys
@@ -117,8 +118,12 @@ class ByHandoff(Door):
         self.offload = self.handed.offload.value
 
     async def send(self, data: bytes) -> None:
-        """Send as any program does."""
+        """Send as docs/handoff.md says (R25)."""
         self.handed.sock.sendall(data)
+        poller = select.poll()
+        poller.register(self.handed.sock, 0)
+        if poller.poll(0):
+            raise ConnectionResetError
 
     async def receive(self) -> bytes:
         """Receive as docs/handoff.md says."""

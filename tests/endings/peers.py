@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import ssl
+import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple, Self
 
@@ -68,6 +69,7 @@ class Peer:
         self._sock.settimeout(PATIENCE)
         self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _ROOM)
         self._tls: ssl.SSLSocket | None = None
+        self._breaking = threading.Thread(target=self._break)
 
     def __enter__(self) -> Self:
         """Be there."""
@@ -75,6 +77,8 @@ class Peer:
 
     def __exit__(self, *_: object) -> None:
         """Be gone."""
+        if self._breaking.is_alive():
+            self._breaking.join()
         self._sock.close()
         if self._tls is not None:
             self._tls.close()
@@ -120,6 +124,15 @@ class Peer:
             self.tls.close()
         elif self._behaviour == "resets":
             reset(self.tls)
+        elif self._behaviour == "breaks":
+            self._breaking.start()
+
+    def _break(self) -> None:
+        """Read half of what others get, and reset the connection while more is on its way."""
+        size = 0
+        while size < SIZE // 2:
+            size += len(self.tls.recv(2**16))
+        reset(self.tls)
 
     def read(self) -> Seen:
         """Read to the end."""

@@ -12,7 +12,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from tests.endings.doors import DOORS, Door, drive
-from tests.endings.table import AWAY, SIZE
+from tests.endings.table import SIZE, TIMES
 from tlsify.cli import main
 from tlsify.connection import keeper
 from tlsify.connection.ending import patience
@@ -81,9 +81,8 @@ def _in_a_child(work: Callable[[], object], beside: Callable[[], object] = int) 
 
 
 async def _send(door: Door) -> None:
-    # To somebody who has gone until that is told, which takes more than is kept on the way.
-    times = 10 if door.job["peer"] in AWAY else 1
-    for _ in range(times * _PIECES):
+    # To somebody who goes until that is told.
+    for _ in range(TIMES.get(door.job["peer"], 1) * _PIECES):
         await door.send(bytes(SIZE // _PIECES))
     await door.flush()
 

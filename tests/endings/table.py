@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 # What a program sends: more than a peer that does not read has room for.
 SIZE = 600_000
+# How many times as much to a peer that goes: more than is kept on the way.
+TIMES = {"leaves": 10, "resets": 10, "breaks": 40}
 
 
 class Sees(Enum):
@@ -38,10 +40,11 @@ PEERS = {
     "cut": "has ended its direction with FIN alone, and reads slowly",
     "leaves": "has sent close_notify and closed its socket",
     "resets": "has reset the connection",
+    "breaks": "reads on, and resets the connection amid what the program sends",
     "never": "reads nothing until the program's patience has run out",
 }
 READING = ("slow", "tickets", "data", "half", "cut")
-AWAY = ("leaves", "resets")
+AWAY = ("leaves", "resets", "breaks")
 
 
 class Answer(NamedTuple):
@@ -143,6 +146,9 @@ _RELAXED = "`--close relaxed`; where such an end is a cut, both directions end"
 _PLAIN = "a carried descriptor is a plain socket, for any worker: its end is the end of the data"
 _UNREAD = "closing a plain socket with unread data resets it, which counts as a cut"
 _DEFAULT = "`closing=ClosePolicy.RELAXED`, the default there; strict, it is an error that aborts"
+_UNTOLD = {
+    "breaks": "the kernel may tell no call of such a reset (R25), and the program knows of no TLS"
+}
 _NO_TICKETS = {"tickets": "a client sends no tickets"}
 _ON_A_LOOP = _all(_FORKS, "a running loop does not survive a fork") | {
     "drop": "the loop keeps its connections",
@@ -204,7 +210,10 @@ DOORS = {
                 "the command ends when the server has, as at a terminal",
             ),
             ("wait", "cut"): (Answer(Sees.TRUE, "cut"), "the same; `--close strict`"),
-            ("wait", "resets"): (Answer(Sees.GONE, "cut"), "exit status 99 for every kind of cut"),
+            **{
+                ("wait", peer): (Answer(Sees.GONE, "cut"), "exit status 99 for every kind of cut")
+                for peer in ("resets", "breaks")
+            },
         },
     ),
     "socketserver": Door(
@@ -282,7 +291,7 @@ DOORS = {
     "wrap": Door(
         "`tlsify wrap -- PROG`, whose sockets know no TLS",
         {"_exit": "`serve-in-child` is the same"},
-        _NO_TICKETS,
+        _NO_TICKETS | _UNTOLD,
         {
             "return": (Answer(Sees.WHOLE), "exit status 0 is an orderly end of PROG"),
             "drop": (Answer(Sees.WHOLE), "Python closes a socket that is dropped"),
@@ -305,7 +314,7 @@ _SAMPLED_DOOR = "TLSSocket"
 _SAMPLED_PROGRAMS = {"close", "wait", "return", "serve-in-child", "abort"}
 _SAMPLE = {
     **dict.fromkeys(PROGRAMS, ("tickets",)),
-    "close": ("tickets", "data", "resets", "never"),
+    "close": ("tickets", "data", "resets", "breaks", "never"),
     "wait": ("tickets", "half", "cut"),
     "return": ("tickets", "never"),
     "drop": ("data",),

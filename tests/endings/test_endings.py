@@ -33,6 +33,7 @@ def arena(
 
 # Whose kernels may differ: where records and the end of TCP meet.
 _EACH_KERNEL = {
+    "TLSSocket-close-breaks",
     "TLSSocket-return-tickets",
     "agent-close-tickets",
     "keeper-close-tickets",
