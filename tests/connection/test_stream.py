@@ -20,6 +20,7 @@ from tests.doubles import (
     OFFLOADS,
     Endpoint,
     Lab,
+    RawPeer,
     flipped,
     new_session_ticket,
     readable,
@@ -249,13 +250,32 @@ _WAYS: dict[str, Callable[[TLSSocket, IO[bytes]], object]] = {
 def test_reset_that_no_call_was_told(lab: Lab, way: str) -> None:
     """Sending fails soon, though the kernel takes all of it without an error."""
     stream, peer = lab.stream(KERNEL)
+    _reset_in_secret(stream, peer)
+    with _file(2**14) as file, pytest.raises(ConnectionResetError):
+        _send_for_ever(lambda: _WAYS[way](stream, file))
+
+
+@pytest.mark.ktls
+@pytest.mark.parametrize("way", ["sendall", "sendfile"])
+def test_rest_after_such_a_reset(lab: Lab, way: str) -> None:
+    """What cannot be sent any more is told by the same call, however little it is."""
+    stream, peer = lab.stream(KERNEL)
+    _reset_in_secret(stream, peer)
+    with _file(2**15) as file, pytest.raises(ConnectionResetError):
+        stream.sendall(bytes(2**15)) if way == "sendall" else stream.sendfile(file)
+
+
+def _reset_in_secret(stream: TLSSocket, peer: RawPeer) -> None:
     reset(peer.sock)
     until(lambda: stream.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))  # that clears it
+
+
+@contextlib.contextmanager
+def _file(size: int) -> Iterator[IO[bytes]]:
     with tempfile.TemporaryFile() as file:
-        file.write(bytes(2**14))
-        file.flush()
-        with pytest.raises(ConnectionResetError):
-            _send_for_ever(lambda: _WAYS[way](stream, file))
+        file.write(bytes(size))
+        file.seek(0)
+        yield file
 
 
 # -- timeouts
@@ -497,12 +517,19 @@ def test_close_with_a_full_send_buffer(lab: Lab) -> None:
 
 
 @pytest.fixture
-def alarmed() -> Iterator[Callable[[Callable[[], None]], None]]:
-    """Give a function that has another called each millisecond, amid what this thread does."""
+def interrupt() -> Iterator[Callable[[Callable[[], bool], Callable[[], None]], None]]:
+    """Give a function that has a call made once, amid what this thread does, when it is so far."""
     before = signal.getsignal(signal.SIGALRM)
+    begun: list[bool] = []
 
-    def start(call: Callable[[], None]) -> None:
-        signal.signal(signal.SIGALRM, lambda *_: call())
+    def start(is_so_far: Callable[[], bool], call: Callable[[], None]) -> None:
+        def handle(*_: object) -> None:
+            if not begun and is_so_far():
+                begun.append(True)  # another signal may be waiting
+                signal.setitimer(signal.ITIMER_REAL, 0)
+                call()
+
+        signal.signal(signal.SIGALRM, handle)
         signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
 
     yield start
@@ -512,7 +539,9 @@ def alarmed() -> Iterator[Callable[[Callable[[], None]], None]]:
 
 @both
 def test_send_amid_a_send(
-    lab: Lab, policy: KtlsPolicy, alarmed: Callable[[Callable[[], None]], None]
+    lab: Lab,
+    policy: KtlsPolicy,
+    interrupt: Callable[[Callable[[], bool], Callable[[], None]], None],
 ) -> None:
     """What a handler sends goes out between two records of the send that it has interrupted."""
     stream, peer = lab.stream(policy)
@@ -521,11 +550,11 @@ def test_send_amid_a_send(
     is_heard = threading.Event()
     channel = stream.handoff.channel
 
-    def interrupt() -> None:
-        is_held_up = channel is None or channel.is_amid_data  # and not about to send
-        if is_heard.is_set() or not is_held_up or select.select([], [stream], [], 0)[1]:
-            return
-        signal.setitimer(signal.ITIMER_REAL, 0)
+    def is_held_up() -> bool:
+        is_sending = channel is None or channel.is_amid_data  # and not about to
+        return is_sending and not select.select([], [stream], [], 0)[1]
+
+    def send() -> None:
         is_heard.set()
         stream.sendall(b"!")
 
@@ -535,32 +564,30 @@ def test_send_amid_a_send(
         reset(peer.sock)
 
     reading = Endpoint(read)
-    alarmed(interrupt)
-    with pytest.raises(OSError, match=r"reset|Broken"):
+    interrupt(is_held_up, send)
+    with pytest.raises(ConnectionError):
         stream.sendall(bytes(2**24))
     reading.result()
 
 
 @pytest.mark.ktls
-def test_receive_amid_a_receive(lab: Lab, alarmed: Callable[[Callable[[], None]], None]) -> None:
+def test_receive_amid_a_receive(
+    lab: Lab, interrupt: Callable[[Callable[[], bool], Callable[[], None]], None]
+) -> None:
     """It is refused: it would wait for ever for the one that it has interrupted."""
     stream, peer = lab.stream(KERNEL)
     stream.settimeout(None)
     said: list[int | None] = []
-
     channel = stream.handoff.channel
     assert channel is not None
 
-    def interrupt() -> None:
-        if not channel.receiver:
-            return
-        signal.setitimer(signal.ITIMER_REAL, 0)
+    def receive() -> None:
         try:
             stream.recv(9)
         except OSError as exc:
             said.append(exc.errno)
         peer.send_data(b"data")
 
-    alarmed(interrupt)
+    interrupt(lambda: bool(channel.receiver), receive)
     assert stream.recv(9) == b"data"
     assert said == [errno.EDEADLK]

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from tlsify.connection.control import Channel
     from tlsify.connection.ending.calls import Calls
     from tlsify.connection.ending.forks import Share
+    from tlsify.connection.ending.patience import Death
 
 # Bytes to send before another thread, or the answer to a KeyUpdate, gets a turn.
 TURN = 2**22
@@ -29,6 +30,7 @@ class FileCalls(ConnectionSocket):
     _share: Share
     _calls: Calls
     _timeout: float | None
+    death: Death
 
     def sendfile(self, file: _SendableFile, offset: int = 0, count: int | None = None) -> int:
         """Send a file, as ``socket.sendfile``: a plain one from the kernel's own cache."""
@@ -56,6 +58,8 @@ class FileCalls(ConnectionSocket):
                 if not sent:
                     break
                 total += sent
+                if sent < size:  # the file's end, or something has come between
+                    self.death.look()
         finally:
             if total and hasattr(file, "seek"):
                 file.seek(offset + total)

@@ -254,7 +254,10 @@ class TLSSocket(MessageCalls, FileCalls):
         view = memoryview(data).cast("B")
         with self._calls.sends:
             while view:
-                view = view[self.send(view[:TURN], flags) :]
+                sent = self.send(view[:TURN], flags)
+                view = view[sent:]
+                if view and sent < TURN:  # something has come between
+                    self.death.look()
 
     def _transmit(self, channel: Channel, attempt: Callable[[], int]) -> int:
         """Send once, after all control records that are due; no other thread sends meanwhile."""
