@@ -314,6 +314,38 @@ def test_bell_that_the_program_has_closed(
     assert path.read_bytes() == b""
 
 
+def test_bell_that_is_closed_when_it_has_rung(
+    thread: EventThread[Echo], pairs: Pairs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is read from the file that has its number now, and the connections go on."""
+    (ours, theirs), _ = pairs[:2]
+    path = tmp_path / "file"
+    path.write_bytes(bytes(100))
+    poll = thread._poll
+    taken: list[int] = []
+
+    with path.open("rb", buffering=0) as file:
+
+        def close_then(wait: float | None) -> list[tuple[int, int]]:
+            found = poll(wait)
+            if thread._bell is not None and thread._bell.number in dict(found) and not taken:
+                taken.append(thread._bell.number)
+                os.dup2(file.fileno(), taken[0])
+            return found
+
+        monkeypatch.setattr(thread, "_poll", close_then)
+        thread.add(Echo(theirs))
+        ours.sendall(b"data")
+        assert ours.recv(100) == b"data"
+        until(lambda: taken)
+        ours.sendall(b"more")
+        assert ours.recv(100) == b"more"
+        assert file.tell() == 0
+        end(ours)
+        until(lambda: not thread.is_running)
+        os.close(taken[0])
+
+
 def test_forked_child(
     thread: EventThread[Echo],
     pairs: Pairs,

@@ -153,7 +153,7 @@ class EventThread(Generic[_Task]):
         self._register_bells(self._poller)
 
     def _register_bells(self, poller: select.epoll) -> None:
-        if self._bell is not None:
+        if self._bell is not None and self._bell.is_ours():
             poller.register(self._bell.number, select.EPOLLIN)
         # It stays readable for good, which is news only once.
         self._last_bell = interpreter.bell()
@@ -224,7 +224,7 @@ class EventThread(Generic[_Task]):
             wait = 0.0  # its bell may have been news before the last connection was over
         found: dict[_Task, dict[int, int]] = {}
         for number, events in self._poll(wait):
-            if self._bell is not None and number == self._bell.number:
+            if self._bell is not None and number == self._bell.number and self._bell.is_ours():
                 os.eventfd_read(number)
             elif number in self._owners:
                 found.setdefault(self._owners[number], {})[number] = events
