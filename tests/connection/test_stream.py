@@ -28,6 +28,7 @@ from tests.doubles import (
     until,
 )
 from tlsify.codepoints import AlertDescription, ContentType
+from tlsify.config import ClosePolicy
 from tlsify.connection.stream import TLSSocket
 from tlsify.errors import HandshakeError, PeerAlert, PeerMisbehaved, Truncated
 from tlsify.ktls.probe import capabilities
@@ -263,6 +264,17 @@ def test_rest_after_such_a_reset(lab: Lab, way: str) -> None:
     _reset_in_secret(stream, peer)
     with _file(2**15) as file, pytest.raises(ConnectionResetError):
         stream.sendall(bytes(2**15)) if way == "sendall" else stream.sendfile(file)
+
+
+@pytest.mark.ktls
+@pytest.mark.parametrize("closing", ClosePolicy)
+def test_end_after_such_a_reset(lab: Lab, closing: ClosePolicy) -> None:
+    """It is no end of the peer's, which a relaxed policy would take for a clean one."""
+    handed, peer = lab.server(KERNEL)
+    with TLSSocket(handed, closing) as stream:
+        _reset_in_secret(stream, peer)
+        with pytest.raises(ConnectionResetError):
+            stream.recv(9)
 
 
 def _reset_in_secret(stream: TLSSocket, peer: RawPeer) -> None:

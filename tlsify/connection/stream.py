@@ -173,7 +173,7 @@ class TLSSocket(MessageCalls, FileCalls):
                     raise
                 except Truncated:
                     # A broken connection reports its error to one call, and an end to the others.
-                    self.death.refuse()
+                    self.death.refuse_end(has_shut_down=channel.session.close_notify_sent)
                     raise
                 except (OSError, TlsifyError) as exc:
                     if isinstance(exc, OSError):

@@ -152,6 +152,16 @@ class Death:
         if not self.number and has_died(self._sock):
             self.number = errno.ECONNRESET
 
+    def refuse_end(self, *, has_shut_down: bool) -> None:
+        """Raise the error of a connection whose end looks like the peer's.
+
+        Args:
+            has_shut_down: whether we have sent FIN: after the peer's, TCP is then as after a reset.
+        """
+        if not has_shut_down:
+            self.look()
+        self.refuse()
+
     def refuse(self) -> None:
         """Raise the connection's error, if it has one."""
         if self.number:
