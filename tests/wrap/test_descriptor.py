@@ -275,8 +275,11 @@ def test_close_that_would_wait(pki: Pki, carrier: str, monkeypatch: pytest.Monke
     """A client that takes nothing does not keep the supervisor, whatever SO_LINGER says."""
     monkeypatch.setattr(supervisor, "_PARTING", 0.1)
     source = """
-listener = listen()
+listener = socket.socket()
 listener.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, bytes((1,)) + bytes(5) + bytes((1, 0)))
+listener.bind(("127.0.0.1", 0))
+listener.listen()
+print(listener.getsockname()[1], flush=True)
 sock, _ = listener.accept()
 sock.settimeout(0)
 try:
