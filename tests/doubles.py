@@ -8,13 +8,14 @@ import fcntl
 import functools
 import os
 import select
+import signal
 import socket
 import struct
 import termios
 import threading
 import time
 from collections import deque
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -44,7 +45,7 @@ from tlsify.tls.tunnel import ROOM_BEYOND
 
 if TYPE_CHECKING:
     import subprocess
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from types import ModuleType
 
     from OpenSSL import SSL
@@ -275,6 +276,29 @@ def until(condition: Callable[[], object], timeout: float = 60) -> None:
         waited = time.monotonic() - started
         assert waited < timeout, "it did not come true in time"
         select.select([], [], [], min(0.0005 + waited / 16, 0.02))
+
+
+@contextmanager
+def interrupted(handler: Callable[[], None]) -> Iterator[None]:
+    """Have a signal handler run again and again in the midst of what this thread does.
+
+    Not by SIGALRM, which is the time limit's of a test.
+    """
+    before = signal.signal(signal.SIGUSR1, lambda *_: handler())
+    is_over, thread = threading.Event(), threading.get_ident()
+
+    def interrupt() -> None:
+        while not is_over.wait(0.0003):
+            signal.pthread_kill(thread, signal.SIGUSR1)
+
+    interrupting = threading.Thread(target=interrupt)
+    interrupting.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        interrupting.join()
+        signal.signal(signal.SIGUSR1, before)
 
 
 def ends(process: subprocess.Popen[AnyStr], timeout: float = 60) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import select
-import signal
 import socket
 import tempfile
 import threading
@@ -22,6 +21,7 @@ from tests.doubles import (
     Lab,
     RawPeer,
     flipped,
+    interrupted,
     new_session_ticket,
     readable,
     reset,
@@ -528,33 +528,8 @@ def test_close_with_a_full_send_buffer(lab: Lab) -> None:
 # -- signal handlers, which run in the midst of this thread's own calls
 
 
-@pytest.fixture
-def interrupt() -> Iterator[Callable[[Callable[[], bool], Callable[[], None]], None]]:
-    """Give a function that has a call made once, amid what this thread does, when it is so far."""
-    before = signal.getsignal(signal.SIGALRM)
-    begun: list[bool] = []
-
-    def start(is_so_far: Callable[[], bool], call: Callable[[], None]) -> None:
-        def handle(*_: object) -> None:
-            if not begun and is_so_far():
-                begun.append(True)  # another signal may be waiting
-                signal.setitimer(signal.ITIMER_REAL, 0)
-                call()
-
-        signal.signal(signal.SIGALRM, handle)
-        signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
-
-    yield start
-    signal.setitimer(signal.ITIMER_REAL, 0)
-    signal.signal(signal.SIGALRM, before)
-
-
 @both
-def test_send_amid_a_send(
-    lab: Lab,
-    policy: KtlsPolicy,
-    interrupt: Callable[[Callable[[], bool], Callable[[], None]], None],
-) -> None:
+def test_send_amid_a_send(lab: Lab, policy: KtlsPolicy) -> None:
     """What a handler sends goes out between two records of the send that it has interrupted."""
     stream, peer = lab.stream(policy)
     stream.settimeout(None)
@@ -562,13 +537,11 @@ def test_send_amid_a_send(
     is_heard = threading.Event()
     channel = stream.handoff.channel
 
-    def is_held_up() -> bool:
-        is_sending = channel is None or channel.is_amid_data  # and not about to
-        return is_sending and not select.select([], [stream], [], 0)[1]
-
     def send() -> None:
-        is_heard.set()
-        stream.sendall(b"!")
+        is_sending = channel is None or channel.writing.is_mine()
+        if is_sending and not is_heard.is_set() and not select.select([], [stream], [], 0)[1]:
+            is_heard.set()
+            stream.sendall(b"!")
 
     def read() -> None:
         assert is_heard.wait(60)
@@ -576,16 +549,35 @@ def test_send_amid_a_send(
         reset(peer.sock)
 
     reading = Endpoint(read)
-    interrupt(is_held_up, send)
-    with pytest.raises(ConnectionError):
+    with interrupted(send), pytest.raises(ConnectionError):
         stream.sendall(bytes(2**24))
     reading.result()
 
 
+@both
+def test_sends_amid_any_step(lab: Lab, policy: KtlsPolicy) -> None:
+    """A handler may send whenever the signal comes."""
+    stream, peer = lab.stream(policy)
+    stream.settimeout(None)
+    marks = sent = 0
+
+    def send() -> None:
+        nonlocal marks
+        stream.sendall(b"!")
+        marks += 1
+
+    reading = Endpoint(lambda: b"".join(payload for _, payload in iter(peer.recv, None)))
+    with interrupted(send):
+        while marks < 500:
+            stream.sendall(b".")
+            sent += 1
+    stream.shutdown(socket.SHUT_WR)
+    data = reading.result()
+    assert (data.count(b"!"), data.count(b".")) == (marks, sent)
+
+
 @pytest.mark.ktls
-def test_receive_amid_a_receive(
-    lab: Lab, interrupt: Callable[[Callable[[], bool], Callable[[], None]], None]
-) -> None:
+def test_receive_amid_a_receive(lab: Lab) -> None:
     """It is refused: it would wait for ever for the one that it has interrupted."""
     stream, peer = lab.stream(KERNEL)
     stream.settimeout(None)
@@ -594,12 +586,14 @@ def test_receive_amid_a_receive(
     assert channel is not None
 
     def receive() -> None:
+        if said or not channel.reading.is_mine():
+            return
         try:
             stream.recv(9)
         except OSError as exc:
             said.append(exc.errno)
         peer.send_data(b"data")
 
-    interrupt(lambda: bool(channel.receiver), receive)
-    assert stream.recv(9) == b"data"
+    with interrupted(receive):
+        assert stream.recv(9) == b"data"
     assert said == [errno.EDEADLK]

@@ -6,7 +6,6 @@ import contextlib
 import errno
 import logging
 import socket
-import threading
 import time
 from typing import TYPE_CHECKING, NoReturn
 
@@ -15,6 +14,7 @@ from tlsify.connection.ending import forks, linger
 from tlsify.connection.ending.linger import Ending
 from tlsify.connection.ending.patience import received, unread
 from tlsify.connection.sender import Sender
+from tlsify.connection.turn import Turn
 from tlsify.errors import HandshakeError, KeyUpdateRefused, PeerAlert, PeerMisbehaved
 from tlsify.keys import Direction
 from tlsify.ktls import ulp
@@ -46,7 +46,6 @@ class Channel(Sender):
 
     Attributes:
         reading: the right to receive.
-        receiver: the thread that a `TLSSocket` has given it to; 0 for none.
         intake: takes the tickets that come; None drops them.
         is_deaf: whether the program has ended the receiving direction: its end is no cut then.
     """
@@ -58,8 +57,7 @@ class Channel(Sender):
         super().__init__(sock, session)
         self.intake = intake
         self.is_deaf = False
-        self.reading = threading.Lock()
-        self.receiver = 0
+        self.reading = Turn()
         linger.open_connections.add(self)
 
     # -- receiving

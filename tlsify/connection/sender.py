@@ -6,12 +6,12 @@ import contextlib
 import errno
 import os
 import socket
-import threading
 from typing import TYPE_CHECKING, TypeVar
 
 from tlsify.codepoints import AlertDescription, ContentType, ProtocolVersion
 from tlsify.connection.ending import linger
 from tlsify.connection.ending.linger import Ending
+from tlsify.connection.turn import Turn
 from tlsify.errors import KtlsError, RekeyUnsupported
 from tlsify.keys import Direction
 from tlsify.ktls import ulp
@@ -46,16 +46,15 @@ class Sender:
         sock: keyed in both directions.
         session: the socket's own.
         writing: the right to send.
-        sender: the thread that a `TLSSocket` has given it to; 0 for none.
-        is_amid_data: whether that thread is in a system call that sends data.
+        is_changing_key: whether a KeyUpdate is being sent, or its key installed.
     """
 
     def __init__(self, sock: socket.socket, session: Session) -> None:
         """Take over a socket directly after its keys were installed."""
         self.sock = sock
         self.session = session
-        self.writing = threading.Lock()
-        self.sender, self.is_amid_data = 0, False
+        self.writing = Turn()
+        self.is_changing_key = False
         self._ending: Ending | None = None
         self._is_ending = False
 
@@ -96,18 +95,6 @@ class Sender:
                 raise
         self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)  # reading the error clears it
         return attempt()
-
-    def interject(self, attempt: Callable[[], T]) -> T:
-        """Send in the midst of this thread's own send, as a signal handler or a destructor does.
-
-        Its data goes between two records, as it goes between two system calls on any socket.
-
-        Raises:
-            OSError: as ``sendmsg``; EDEADLK if the thread is about to change its key.
-        """
-        if not self.is_amid_data:
-            raise OSError(errno.EDEADLK, "this thread is preparing to send")
-        return self.pass_over(attempt)
 
     # -- keys
 
@@ -150,11 +137,15 @@ class Sender:
                 self.writing.release()
 
     def _update(self, request: KeyUpdateRequest, flags: int) -> None:
-        following = self.session.next_generation(Direction.TX)
+        self.is_changing_key = True
         try:
-            self.change_key(following, request, flags)
+            following = self.session.next_generation(Direction.TX)
+            try:
+                self.change_key(following, request, flags)
+            finally:
+                following.wipe()
         finally:
-            following.wipe()
+            self.is_changing_key = False
 
     def change_key(
         self,

@@ -7,7 +7,6 @@ import errno
 import logging
 import os
 import socket
-import threading
 import time
 import warnings
 from functools import partial
@@ -22,6 +21,7 @@ from tlsify.connection.file_calls import TURN, FileCalls
 from tlsify.connection.message_calls import MessageCalls
 from tlsify.connection.polling import LowWater, limit, patient
 from tlsify.connection.setup.eligibility import capabilities
+from tlsify.connection.turn import refusal
 from tlsify.errors import TlsifyError, Truncated
 from tlsify.tls.record import MAX_PLAINTEXT
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from tlsify.connection.control import Channel
     from tlsify.connection.handoff import Handoff, Offload
+    from tlsify.connection.turn import Turn
 
 T = TypeVar("T")
 _log = logging.getLogger("tlsify")
@@ -156,8 +157,7 @@ class TLSSocket(MessageCalls, FileCalls):
         """Receive, one thread at a time: no other thread may between a KeyUpdate and its key."""
         flags = patient(flags, self._timeout)
         at_once = self._timeout == 0 or bool(flags & socket.MSG_DONTWAIT)
-        self._take_turn(channel.reading, channel.receiver)
-        channel.receiver = threading.get_ident()
+        self._take_turn(channel.reading)
         self._share.used = forks.seen
         try:
             if self._broken is not None:
@@ -186,19 +186,18 @@ class TLSSocket(MessageCalls, FileCalls):
                     self._serve_parked()
                 break
         finally:
-            channel.receiver = 0
             channel.reading.release()
         self._unchecked += _RECORDS_PER_RECEIVE
         return received
 
-    def _take_turn(self, lock: threading.Lock, holder: int = 0) -> None:
-        """Acquire a lock within the socket's timeout, unless another thread has closed."""
-        if holder == threading.get_ident():  # a signal handler would wait for ever
-            raise OSError(errno.EDEADLK, "this thread is in a call that receives")
-        if not lock.acquire(timeout=-1 if self._timeout is None else self._timeout):
+    def _take_turn(self, turn: Turn) -> None:
+        """Wait for a turn, within the socket's timeout, unless another thread has closed."""
+        if not turn.acquire(timeout=-1 if self._timeout is None else self._timeout):
+            if turn.is_mine():
+                raise refusal()
             self._raise_timeout()
         if self.fileno() == -1:  # the channel may go on without us, with another descriptor
-            lock.release()
+            turn.release()
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))
 
     def _serve_parked(self) -> None:
@@ -260,11 +259,14 @@ class TLSSocket(MessageCalls, FileCalls):
                     self.death.look()
 
     def _transmit(self, channel: Channel, attempt: Callable[[], int]) -> int:
-        """Send once, after all control records that are due; no other thread sends meanwhile."""
-        if channel.sender == (thread := threading.get_ident()):
-            return channel.interject(attempt)
-        self._take_turn(channel.writing)
-        channel.sender = thread
+        """Send once, after all control records that are due; no other thread sends meanwhile.
+
+        A signal handler or a destructor may send in the midst of its own thread's send: its data
+        goes between two records, as it goes between two system calls on any socket.
+        """
+        is_within = channel.writing.is_mine()
+        if not is_within or channel.is_changing_key:
+            self._take_turn(channel.writing)
         self._share.used = forks.seen
         try:
             # The kernel reports a broken connection once; afterwards it accepts data and drops it.
@@ -275,7 +277,6 @@ class TLSSocket(MessageCalls, FileCalls):
             if self._unchecked >= _CHECK_EVERY:
                 self._unchecked = 0
                 channel.refresh()
-            channel.is_amid_data = True
             sent = channel.pass_over(attempt)
         except BlockingIOError:
             self._raise_timeout()
@@ -284,8 +285,8 @@ class TLSSocket(MessageCalls, FileCalls):
             channel.tell_reader(exc)
             raise
         finally:
-            channel.sender, channel.is_amid_data = 0, False
-            channel.writing.release()
+            if not is_within:
+                channel.writing.release()
         records = sent // self._longest + 1
         self._unchecked += records
         self._unproven += records

@@ -49,7 +49,7 @@ class Upkeep:
         self._change: _Change | None = None
         self._patience: Patience | None = None
         self._is_over = False
-        channel.writing.acquire()
+        channel.writing.lend()
 
     @property
     def is_due(self) -> bool:
@@ -109,7 +109,7 @@ class Upkeep:
                         self._channel.sock.shutdown(socket.SHUT_WR)
                     return self._patience.pause()
         self._is_over, self._change = True, None
-        self._channel.writing.release()
+        self._channel.writing.return_lent()
         return None
 
 
