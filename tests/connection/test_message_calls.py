@@ -130,14 +130,15 @@ def test_sendmsg_sends_a_key_update_first(lab: Lab) -> None:
     stream, peer = lab.stream(KERNEL)
     channel = stream.handoff.channel
     assert channel is not None
-    with channel.writing:
-        peer.sock.sendall(peer.key_update(KeyUpdateRequest.update_requested))
-        peer.send_data(b"x")
-        assert stream.recv(9) == b"x"
-        stream.settimeout(0)
-        with pytest.raises(BlockingIOError):
-            stream.sendmsg([b"amid"])
-        stream.settimeout(60)
+    channel.writing.lend()
+    peer.sock.sendall(peer.key_update(KeyUpdateRequest.update_requested))
+    peer.send_data(b"x")
+    assert stream.recv(9) == b"x"
+    stream.settimeout(0)
+    with pytest.raises(BlockingIOError):
+        stream.sendmsg([b"amid"])
+    stream.settimeout(60)
+    channel.writing.return_lent()
     stream.sendmsg([b"next"])
     assert peer.recv() == (ContentType.handshake, UPDATE)
     peer.follow_key_update()
