@@ -106,6 +106,8 @@ def test_what_tls_does_not_have(lab: Lab, policy: KtlsPolicy) -> None:
     for call in refused:
         with pytest.raises(NotImplementedError, match="TLS connection"):
             call()
+    with pytest.raises(TypeError, match="writable"):
+        stream.recvmsg_into([bytearray(2), bytes(2)])
     assert stream.recv(9) == b"data"
     stream.sendall(b"data")
     assert peer.recv_data(4) == b"data"

@@ -576,6 +576,89 @@ def test_sends_amid_any_step(lab: Lab, policy: KtlsPolicy) -> None:
     assert (data.count(b"!"), data.count(b".")) == (marks, sent)
 
 
+class _Alarm(Exception):
+    """A signal handler's."""
+
+
+def _raise_amid(call: Callable[[], object], times: int) -> None:
+    """Have a handler raise in the midst of calls, at any step."""
+    is_armed, raised = False, 0
+
+    def alarm() -> None:
+        nonlocal is_armed, raised
+        if is_armed:
+            is_armed = False
+            raised += 1
+            raise _Alarm
+
+    with interrupted(alarm):
+        while raised < times:
+            with contextlib.suppress(_Alarm):
+                is_armed = True
+                call()
+                is_armed = False
+
+
+@both
+def test_handler_that_raises_amid_a_send(lab: Lab, policy: KtlsPolicy) -> None:
+    """Wherever it comes, later sends go out, other threads' too, and the end is in order."""
+    stream, peer = lab.stream(policy)
+    stream.settimeout(60)
+    reading = Endpoint(lambda: list(iter(peer.recv, None)))
+    _raise_amid(lambda: stream.send(b"data"), 300)
+    assert Endpoint(lambda: stream.send(b"more")).result() == 4
+    stream.shutdown(socket.SHUT_WR)
+    *_, more, end = reading.result()
+    assert more is not None
+    assert (more[1], end) == (b"more", CLOSE_NOTIFY)
+
+
+@both
+def test_handler_that_raises_amid_a_receive(lab: Lab, policy: KtlsPolicy) -> None:
+    """Wherever it comes, later calls receive what comes."""
+    stream, peer = lab.stream(policy)
+    stream.settimeout(60)
+    is_over = threading.Event()
+
+    def feed() -> None:
+        while not is_over.is_set():
+            peer.send_data(b"data")
+        peer.send_data(b"last")
+
+    feeding = Endpoint(feed)
+    _raise_amid(lambda: stream.recv(9), 1000)
+    is_over.set()
+    while not stream.recv(2**16).endswith(b"last"):
+        pass
+    feeding.result()
+
+
+@both
+def test_dontwait_while_another_thread_is_in_a_call(lab: Lab, policy: KtlsPolicy) -> None:
+    """It does not wait for that one, either."""
+    stream, peer = lab.stream(policy)
+    stream.settimeout(None)
+    calls = stream.handoff.calls
+    receiving = Endpoint(lambda: stream.recv(9))
+    until(lambda: calls.receives or _is_taken(stream, "reading"))
+    with pytest.raises(BlockingIOError):
+        stream.recv(9, socket.MSG_DONTWAIT)
+    peer.send_data(b"data")
+    assert receiving.result() == b"data"
+    sending = Endpoint(lambda: stream.sendall(bytes(2**24)))
+    until(lambda: calls.sends and not select.select([], [stream], [], 0)[1])
+    with pytest.raises(BlockingIOError):
+        stream.send(bytes(2**24), socket.MSG_DONTWAIT)
+    reset(peer.sock)
+    with pytest.raises(ConnectionError):
+        sending.result()
+
+
+def _is_taken(stream: TLSSocket, name: str) -> bool:
+    channel = stream.handoff.channel
+    return channel is not None and bool(getattr(channel, name).locked())
+
+
 @pytest.mark.ktls
 def test_receive_amid_a_receive(lab: Lab) -> None:
     """It is refused: it would wait for ever for the one that it has interrupted."""

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from tests.doubles import interrupted, until
+from tests.doubles import Endpoint, interrupted, until
 from tlsify.connection.turn import Turn
 
 
@@ -29,8 +29,8 @@ def test_turns_of_threads() -> None:
     assert not turn.acquire(blocking=False)
     assert not turn.acquire(timeout=0.01)
     leave.set()
-    with turn:
-        assert turn.is_mine()
+    assert turn.acquire()
+    turn.release()
     holder.join(60)
     assert not turn.locked()
 
@@ -45,7 +45,23 @@ def test_own_turn() -> None:
         assert turn.is_mine()
     assert caught.value.errno == errno.EDEADLK
     assert not turn.locked()
+
+
+def test_turn_that_an_exception_has_left() -> None:
+    """Its thread is in no call any more, and neither it nor another waits for it."""
+    turn = Turn()
     assert turn.acquire()
+    assert not turn.is_mine()
+    assert turn.acquire()
+
+    def take() -> None:
+        assert turn.acquire(timeout=60)
+
+    for _ in range(2):
+        Endpoint(take).result()
+    assert turn.acquire()
+    turn.release()
+    assert not turn.locked()
 
 
 def test_signal_between_any_two_steps() -> None:
@@ -61,9 +77,8 @@ def test_signal_between_any_two_steps() -> None:
 
     with interrupted(look):
         while min(found.values()) < 200:
-            assert turn.acquire()
-            assert turn.is_mine()
-            turn.release()
+            with turn:
+                assert turn.is_mine()
     assert not turn.locked()
 
 

@@ -48,6 +48,8 @@ class MessageCalls(ConnectionSocket):
         """Receive as `recv`, into several buffers, each filled before the next."""
         _refuse_ancillary(ancbufsize)
         views = [memoryview(buffer).cast("B") for buffer in buffers]
+        if any(view.readonly for view in views):  # before anything is received
+            raise TypeError("recvmsg_into() argument 1 must be writable buffers")
         data = memoryview(self.recv(sum(map(len, views)), flags))
         size = len(data)
         for view in views:

@@ -157,7 +157,7 @@ class TLSSocket(MessageCalls, FileCalls):
         """Receive, one thread at a time: no other thread may between a KeyUpdate and its key."""
         flags = patient(flags, self._timeout)
         at_once = self._timeout == 0 or bool(flags & socket.MSG_DONTWAIT)
-        self._take_turn(channel.reading)
+        self._take_turn(channel.reading, flags)
         self._share.used = forks.seen
         try:
             if self._broken is not None:
@@ -190,9 +190,10 @@ class TLSSocket(MessageCalls, FileCalls):
         self._unchecked += _RECORDS_PER_RECEIVE
         return received
 
-    def _take_turn(self, turn: Turn) -> None:
+    def _take_turn(self, turn: Turn, flags: int) -> None:
         """Wait for a turn, within the socket's timeout, unless another thread has closed."""
-        if not turn.acquire(timeout=-1 if self._timeout is None else self._timeout):
+        seconds = -1 if self._timeout is None else self._timeout
+        if not turn.acquire(blocking=not flags & socket.MSG_DONTWAIT, timeout=seconds):
             if turn.is_mine():
                 raise refusal()
             self._raise_timeout()
@@ -243,7 +244,7 @@ class TLSSocket(MessageCalls, FileCalls):
                     self._share.used = forks.seen
                     return attempt(flags)
                 flags = patient(flags, self._timeout)
-                return self._transmit(self._channel, partial(attempt, flags))
+                return self._transmit(self._channel, partial(attempt, flags), flags)
         except OSError:
             interpreter.detain()
             raise
@@ -258,22 +259,21 @@ class TLSSocket(MessageCalls, FileCalls):
                 if view and sent < TURN:  # something has come between
                     self.death.look()
 
-    def _transmit(self, channel: Channel, attempt: Callable[[], int]) -> int:
+    def _transmit(self, channel: Channel, attempt: Callable[[], int], flags: int = 0) -> int:
         """Send once, after all control records that are due; no other thread sends meanwhile.
 
-        A signal handler or a destructor may send in the midst of its own thread's send: its data
-        goes between two records, as it goes between two system calls on any socket.
+        What a signal handler sends within its own thread's send goes between two records.
         """
         is_within = channel.writing.is_mine()
         if not is_within or channel.is_changing_key:
-            self._take_turn(channel.writing)
+            self._take_turn(channel.writing, flags)
         self._share.used = forks.seen
         try:
             # The kernel reports a broken connection once; afterwards it accepts data and drops it.
             self.death.refuse()
             if channel.session.close_notify_sent:
                 raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
-            channel.settle()
+            channel.settle(flags & socket.MSG_DONTWAIT)
             if self._unchecked >= _CHECK_EVERY:
                 self._unchecked = 0
                 channel.refresh()

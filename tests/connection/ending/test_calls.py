@@ -23,6 +23,7 @@ from tests.doubles import (
     HalfRecord,
     Lab,
     RawPeer,
+    call_within,
     readable,
     until,
 )
@@ -288,22 +289,35 @@ def test_child_that_closes_while_the_parent_receives(
 def test_callers() -> None:
     """A call may be part of another, and a child has none of its parent's."""
     callers = Callers()
-    assert callers.wait(0)
-    with callers:
+
+    def child() -> None:
+        assert not callers
+        assert callers.wait(60)
         with callers:
             assert callers
-        assert callers
-        assert not callers.wait(60)  # not for itself
-        assert not Endpoint(lambda: callers.wait(0)).result()
+        assert not callers
 
-        def child() -> None:
-            assert not callers
-            assert callers.wait(60)
+    def call() -> None:
+        assert callers.wait(0)
+        with callers:
             with callers:
                 assert callers
-            assert not callers
+            assert callers
+            assert not callers.wait(60)  # not for itself
+            assert not Endpoint(lambda: callers.wait(0)).result()
+            assert _status(_fork(child)) == 0
+        assert not callers
 
-        assert _status(_fork(child)) == 0
+    call_within(call)
+
+
+def test_call_that_an_exception_has_left() -> None:
+    """It is none any more, for its own thread and for others."""
+    callers = Callers()
+    callers.__enter__()
+    assert Endpoint(lambda: callers.wait(60)).result()
+    callers.__enter__()
+    assert callers.wait(60)
     assert not callers
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import threading
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from tlsify.connection.ending import forks
+from tlsify.connection.midst import is_in_call
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,7 +46,15 @@ class Callers:
             self._left.set()
 
     def __bool__(self) -> bool:
-        return bool(self._threads) and self._births == forks.births
+        if not self._threads or self._births != forks.births:
+            return False
+        for thread in set(self._threads):
+            begun = self._threads.count(thread)
+            if not is_in_call(thread):  # an exception has left them
+                with contextlib.suppress(ValueError):  # another thread finds the same
+                    for _ in range(begun):
+                        self._threads.remove(thread)
+        return bool(self._threads)
 
     def wait(self, timeout: float) -> bool:
         """Wait until no call is under way; return whether none is.
@@ -56,7 +66,9 @@ class Callers:
         self._left = left = threading.Event()
         if not self:
             return True
-        return threading.get_ident() not in self._threads and left.wait(timeout)
+        if threading.get_ident() in self._threads:
+            return False
+        return left.wait(timeout) or not self
 
 
 class Calls:
