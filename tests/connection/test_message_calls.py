@@ -140,7 +140,7 @@ def test_sendmsg_sends_a_key_update_first(lab: Lab) -> None:
     with pytest.raises(BlockingIOError):
         stream.sendmsg([b"amid"])
     stream.settimeout(60)
-    channel.writing.return_lent()
+    channel.writing.release()
     stream.sendmsg([b"next"])
     assert peer.recv() == (ContentType.handshake, UPDATE)
     peer.follow_key_update()

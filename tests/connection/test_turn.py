@@ -89,7 +89,7 @@ def test_lent_turn() -> None:
     assert turn.locked()
     assert not turn.is_mine()
     assert not turn.acquire()
-    threading.Thread(target=turn.return_lent).start()
+    threading.Thread(target=turn.release).start()
     until(lambda: not turn.locked())
     with turn, pytest.raises(OSError, match="midst"):
         turn.lend()

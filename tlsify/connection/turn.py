@@ -8,6 +8,7 @@ import time
 
 from tlsify.connection.midst import is_in_call
 
+_KEY = "owner"
 _LENT = -1  # instead of a thread
 # Seconds until a thread that waits looks whether the owner still is in its call.
 _LOOK = 0.2
@@ -26,13 +27,14 @@ class Turn:
     raises, the call may be left before it is able to give the turn back.
     """
 
-    __slots__ = ("_is_programs", "_lock", "_owner")
+    __slots__ = ("_freed", "_is_programs", "_owner", "_waiting")
 
     def __init__(self) -> None:
         """Begin with nobody's."""
-        self._lock = threading.RLock()  # notes its owner in the same step
-        self._owner = 0
+        self._owner: dict[str, int] = {}  # taken and noted in one step, between which none comes
         self._is_programs = False
+        self._waiting = 0
+        self._freed = threading.Event()
 
     def acquire(self, *, blocking: bool = True, timeout: float = -1) -> bool:
         """Take it for a call of this package, as ``threading.Lock.acquire``.
@@ -40,64 +42,60 @@ class Turn:
         Returns:
             Whether it was taken: at once False if this thread has it already, or if it is lent.
         """
-        if self._is_owned() and not self._mend():
+        thread = threading.get_ident()
+        if self._owner.get(_KEY) == thread and self.is_mine():
             return False
-        until = time.monotonic() + timeout if blocking and timeout >= 0 else None
-        while True:
-            lock = self._lock
-            if not lock.acquire(blocking=False):
+        if self._owner.setdefault(_KEY, thread) == thread:
+            return True
+        return blocking and self._wait(thread, time.monotonic() + timeout if timeout >= 0 else None)
+
+    def _wait(self, thread: int, until: float | None) -> bool:
+        self._waiting += 1
+        try:
+            while True:
+                self._freed.clear()
+                owner = self._owner.setdefault(_KEY, thread)
                 left = _LOOK if until is None else min(_LOOK, until - time.monotonic())
-                if not blocking or left <= 0:
-                    return False
-                if not lock.acquire(timeout=left):
+                if owner in {thread, _LENT} or left <= 0:
+                    return owner == thread
+                if not self._freed.wait(left):
                     self._mend()
-                    continue
-            if lock is self._lock and self._owner != _LENT:
-                self._owner = threading.get_ident()
-                return True
-            lock.release()
-            if lock is self._lock:
-                return False
+        finally:
+            self._waiting -= 1
 
     def release(self) -> None:
         """Give it back; only its owner may."""
-        self._owner = 0
-        self._lock.release()
+        self._owner.pop(_KEY, None)
+        if self._waiting:
+            self._freed.set()
 
-    def _mend(self) -> bool:
-        """Take it from a thread whose call is over; return whether that was so."""
+    def _mend(self) -> None:
+        """Take it from a thread whose call is over."""
         with _mending:
-            owner = threading.get_ident() if self._is_owned() else self._owner
-            is_left_behind = owner > 0 and not self._is_programs and not is_in_call(owner)
-            if is_left_behind:
-                self._lock, self._owner = threading.RLock(), 0
-        return is_left_behind
+            owner = self._owner.get(_KEY, _LENT)
+            if owner != _LENT and not self._is_programs and not is_in_call(owner):
+                self.release()
 
     def lend(self) -> None:
-        """Take it for no thread: whichever comes may `return_lent`.
+        """Take it for no thread: whichever comes may release it.
 
         Raises:
             OSError: EDEADLK: this thread has it already, or it is lent.
         """
         if not self.acquire():
             raise refusal()
-        self._owner = _LENT
-        self._lock.release()
-
-    def return_lent(self) -> None:
-        """Give back what was lent."""
-        self._owner = 0
+        self._owner[_KEY] = _LENT
 
     def is_mine(self) -> bool:
         """Return whether this thread has it, in a call that was interrupted or by ``with``."""
-        return self._is_owned() and not self._mend()
+        thread = threading.get_ident()
+        if self._owner.get(_KEY) == thread:
+            self._mend()
+        return self._owner.get(_KEY) == thread
 
     def locked(self) -> bool:
         """Return whether anybody has it."""
-        return self._owner != 0
-
-    def _is_owned(self) -> bool:
-        return self._lock._is_owned()  # type: ignore[attr-defined, no-any-return]
+        return bool(self._owner)
 
     def __enter__(self) -> None:
         """Take it for as long as the program wants."""

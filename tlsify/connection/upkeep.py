@@ -109,7 +109,7 @@ class Upkeep:
                         self._channel.sock.shutdown(socket.SHUT_WR)
                     return self._patience.pause()
         self._is_over, self._change = True, None
-        self._channel.writing.return_lent()
+        self._channel.writing.release()
         return None
 
 
