@@ -188,6 +188,46 @@ def test_backend_that_takes_no_more(lab: Lab, policy: KtlsPolicy) -> None:
         work.result()
 
 
+class _Full(socket.socket):
+    """Has no room until it is told otherwise."""
+
+    is_full = True
+
+    def __init__(self, number: int) -> None:
+        super().__init__(fileno=number)
+        self.was_tried = asyncio.Event()
+
+    def send(self, data: memoryview, *_: int) -> int:  # type: ignore[override]
+        if self.is_full:
+            self.was_tried.set()
+            raise BlockingIOError
+        return super().send(data)
+
+
+@both
+@pytest.mark.parametrize("is_for_a_client", [False, True])
+def test_reset_amid_both_directions(lab: Lab, policy: KtlsPolicy, *, is_for_a_client: bool) -> None:
+    """The side without TLS is reset while one task waits to send to it, the other to receive."""
+    secure, peer = (lab.client if is_for_a_client else lab.server)(policy)
+    ours, other = lab.tcp()
+    peer.send_data(b"for one that crashes")
+
+    async def run() -> None:
+        with _Full(ours.detach()) as full:
+            sides: list[Handoff | Plain] = [secure, Plain(full)]
+            near, far = reversed(sides) if is_for_a_client else sides
+            work = asyncio.ensure_future(carry(near, far, by(None), buffer()))
+            await full.was_tried.wait()
+            reset(other)
+            await asyncio.sleep(0)  # whereupon both tasks' descriptors are ready
+            full.is_full = False
+            await work
+
+    with pytest.raises(ConnectionResetError):
+        asyncio.run(run(), debug=True)
+    assert peer.recv() is None
+
+
 @both
 def test_client_that_goes_away(lab: Lab, policy: KtlsPolicy) -> None:
     """The backend need not send to nobody."""

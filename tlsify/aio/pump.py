@@ -211,7 +211,7 @@ class Carriage:
         if sent == size:
             return None
         rest = bytes(self._scratch.view[sent:size])  # others may use the buffer meanwhile
-        return asyncio.get_running_loop().sock_sendall(sock, rest)
+        return _sent(sock, rest)
 
 
 class _SinkBroken(Exception):
@@ -227,6 +227,19 @@ async def readable(sock: socket.socket) -> None:
         await ready.wait()
     finally:
         loop.remove_reader(sock)
+
+
+async def _sent(sock: socket.socket, rest: bytes) -> None:
+    """Send what had no room, in the task that notes how that failed.
+
+    The loop's own `sock_sendall` sends in a callback: the other direction's task may run before the
+    error is noted, and take a reset that nobody tells it of for an end.
+    """
+    view = memoryview(rest)
+    while view:
+        await _writable(sock)
+        with contextlib.suppress(BlockingIOError, InterruptedError):
+            view = view[sock.send(view) :]
 
 
 async def _sealed(sock: InlineRelay) -> None:
