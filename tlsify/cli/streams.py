@@ -51,8 +51,14 @@ def write(number: int, data: ReadableBuffer) -> None:
     """
     view = memoryview(data).cast("B")
     while view:
+        view = view[write_some(number, view) :]
+
+
+def write_some(number: int, data: ReadableBuffer) -> int:
+    """Write what there is room for, as soon as there is any; return how much; raises as `write`."""
+    while True:
         try:
-            view = view[os.write(number, view) :]
+            return os.write(number, data)
         except BlockingIOError:
             _wait(number, select.POLLOUT)
         except OSError as exc:

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
+import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.doubles import CLOSE_NOTIFY, OFFLOADS, RELAY, Endpoint, Lab, vanish
-from tlsify.cli.program.pump import pump
+from tests.doubles import CLOSE_NOTIFY, OFFLOADS, RELAY, Endpoint, Lab, reset, until, vanish
+from tlsify.cli import streams
+from tlsify.cli.program.pump import _Sending, pump
 from tlsify.config import ClosePolicy
+from tlsify.connection.ending.patience import unread
 from tlsify.connection.setup import keepalive
 from tlsify.errors import DeadlineExceeded, PeerMisbehaved, Truncated
 from tlsify.metrics.counters import counters
 
 if TYPE_CHECKING:
+    from tests.doubles import RawPeer
     from tlsify.config import KtlsPolicy
 
 each_offload = pytest.mark.parametrize("policy", OFFLOADS)
@@ -106,6 +111,56 @@ def test_reader_that_is_gone(lab: Lab) -> None:
     assert str(raised.value.filename).startswith("descriptor ")
     os.close(pipes.into)
     os.close(pipes._source)
+
+
+@each_offload
+@pytest.mark.parametrize("is_server", [False, True])
+@pytest.mark.parametrize("is_tcp", [False, True])
+def test_reset_that_is_told_to_a_write(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, policy: KtlsPolicy, *, is_server: bool, is_tcp: bool
+) -> None:
+    """Behind it a read from the same socket finds an end, which the peer must not see as one."""
+    handoff, peer = (lab.server if is_server else lab.client)(policy)
+    ours, other = lab.tcp() if is_tcp else socket.socketpair()
+    is_told, name, read, join = threading.Event(), streams._named, streams.read, _Sending.cause
+
+    def note(error: OSError, number: int) -> OSError:
+        is_told.set()
+        return name(error, number)
+
+    def read_behind_it(number: int, size: int) -> bytes:
+        assert is_told.wait(60)
+        return read(number, size)
+
+    def wait_for_both(sending: _Sending, seen: Exception) -> Exception:
+        assert sending.over.wait(60)
+        return join(sending, seen)
+
+    monkeypatch.setattr(streams, "_named", note)
+    monkeypatch.setattr(streams, "read", read_behind_it)
+    monkeypatch.setattr(_Sending, "cause", wait_for_both)
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+    source, sink = os.dup(ours.fileno()), os.dup(ours.detach())
+    carrier = Endpoint(lambda: pump(handoff, ClosePolicy.STRICT, source, sink, is_server=is_server))
+    sending = Endpoint(lambda: _send(peer, 64))
+    until(lambda: unread(other) > 0)
+    if is_tcp:
+        reset(other)
+    else:
+        other.close()  # in front of unread data, and of a write that waits for room
+    with pytest.raises(ConnectionError):
+        carrier.result()
+    sending.result()
+    with suppress(OSError):
+        assert peer.recv() is None
+    for number in (source, sink):
+        os.close(number)
+
+
+def _send(peer: RawPeer, records: int) -> None:
+    with suppress(OSError):
+        for _ in range(records):
+            peer.send_data(bytes(2**14))
 
 
 @each_offload

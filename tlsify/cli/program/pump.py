@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import select
 import socket
 import threading
 from typing import TYPE_CHECKING
@@ -75,7 +76,8 @@ def pump(  # noqa: PLR0913 - most are left alone
         ResourceError: no thread is available; the connection was cut.
     """
     with TLSSocket(handoff, closing) as stream, contextlib.ExitStack() as stack:
-        sending = _Sending(stream, source, end, traffic or Traffic())
+        writing = _Writing(source, sink, is_server=is_server)
+        sending = _Sending(stream, source, end, traffic or Traffic(), writing)
         try:
             sending.start()
             if idle is not None:
@@ -107,7 +109,7 @@ def _receive(stream: TLSSocket, sink: int, sending: _Sending, *, is_server: bool
         while data := stream.recv(_CHUNK):
             sending.moved += 1
             sending.traffic.received += len(data)
-            streams.write(sink, data)
+            sending.writing.write(data)
     except BrokenPipeError as exc:
         if is_server and exc.filename is not None:
             sending.over.wait()
@@ -115,6 +117,46 @@ def _receive(stream: TLSSocket, sink: int, sending: _Sending, *, is_server: bool
     if is_server:
         os.close(sink)
         sending.over.wait()
+
+
+class _Writing:
+    """Writes what is received, and knows whether the source's end may be a reset.
+
+    Source and sink may be one socket, which tells its error once: a read finds an end behind that.
+    """
+
+    def __init__(self, source: int, sink: int, *, is_server: bool) -> None:
+        self._source, self._sink = source, sink
+        self._is_server = is_server
+        self._lock = threading.Lock()
+        self._was_reset = False
+
+    def write(self, data: bytes) -> None:
+        """Write all of it; raises as `streams.write`."""
+        view = memoryview(data)
+        with self._lock:
+            try:
+                while view:
+                    view = view[streams.write_some(self._sink, view) :]
+            except BrokenPipeError:
+                # A write that took a part may have used the error up (net/unix/af_unix.c).
+                is_midst = len(view) < len(data)
+                self._was_reset = not self._is_server or (
+                    is_midst and os.path.sameopenfile(self._source, self._sink)
+                )
+                raise
+            except OSError:
+                self._was_reset = True
+                raise
+
+    def was_reset(self) -> bool:
+        """Return whether an end of the source is none, for which the connection is to be cut."""
+        poller = select.poll()
+        poller.register(self._sink, 0)
+        if not poller.poll(0):  # a write that is under way may take any time
+            return False
+        with self._lock:
+            return self._was_reset
 
 
 class _Sending(threading.Thread):
@@ -128,16 +170,23 @@ class _Sending(threading.Thread):
         over: whether there is nothing to wait for any more.
         moved: how often something has come or gone.
         traffic: counts the same in bytes.
+        writing: what the other thread does meanwhile.
     """
 
     def __init__(
-        self, stream: TLSSocket, source: int, end: Callable[[TLSSocket], None], traffic: Traffic
+        self,
+        stream: TLSSocket,
+        source: int,
+        end: Callable[[TLSSocket], None],
+        traffic: Traffic,
+        writing: _Writing,
     ) -> None:
         super().__init__(daemon=True)
         self._stream = stream
         self._source = source
         self._end = end
         self.traffic = traffic
+        self.writing = writing
         self.is_complete = False
         self.failure: TlsifyError | OSError | None = None
         self.over = threading.Event()
@@ -164,6 +213,8 @@ class _Sending(threading.Thread):
                 self.moved += 1
                 self.traffic.sent += len(data)
                 self.is_sending = False
+            if self.writing.was_reset():
+                return
             self._end(self._stream)
         except (TlsifyError, OSError) as exc:
             if isinstance(exc, OSError) and exc.filename is None:
