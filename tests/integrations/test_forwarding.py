@@ -121,8 +121,8 @@ def test_nginx(pki: Pki, tmp_path: Path, carrier: str, *, is_path: bool) -> None
     names = ["proxy_protocol_addr", "proxy_protocol_port", "proxy_protocol_server_port"]
     names += [f"proxy_protocol_tlv_{name}" for name in ("alpn", "authority", "ssl_version")]
     names += [f"proxy_protocol_tlv_{name}" for name in ("ssl_cn", "ssl_cipher", "ssl_verify")]
-    path = f"unix:{tmp_path}/nginx.sock"
-    where = path if is_path else f"{HERE}:{free_port()}"
+    port = free_port()
+    where = f"unix:{tmp_path}/nginx.sock" if is_path else f"{HERE}:{port}"
     text = _NGINX.format(
         folder=tmp_path,
         where=where,
@@ -133,6 +133,10 @@ def test_nginx(pki: Pki, tmp_path: Path, carrier: str, *, is_path: bool) -> None
     server = Program(["nginx", "-c", f"{tmp_path}/nginx.conf", "-e", f"{tmp_path}/early.log"])
     words = (*asking(pki), "--alpn", "http/1.1", "--proxy-protocol", f"{HERE}:0", where)
     with server, Front(pki, *words, carrier=carrier) as front:
+        if is_path:
+            until((tmp_path / "nginx.sock").exists)
+        else:
+            server.await_port(port)
         browser = Browser(front, pki)
         judge(browser)
         told = browser.get("told", more=("-w", " %{local_port}")).decode().split()
@@ -158,11 +162,13 @@ frontend front
 def test_haproxy(pki: Pki, tmp_path: Path) -> None:
     """So does haproxy, where the protocol comes from."""
     require("haproxy")
-    where = f"{HERE}:{free_port()}"
+    port = free_port()
+    where = f"{HERE}:{port}"
     text = _HAPROXY.format(where=where, more="%[fc_pp_authority] %[fc_rcvd_proxy]")
     (tmp_path / "haproxy.cfg").write_text(text)
     server = Program(["haproxy", "-db", "-q", "-f", f"{tmp_path}/haproxy.cfg"])
     with server, Front(pki, "--proxy-protocol", f"{HERE}:0", where) as front:
+        server.await_port(port)
         told = Browser(front, pki).get("", more=("-w", " %{local_port}")).decode().split()
     assert told == [HERE, told[-1], "localhost", "1", told[-1]]
 
@@ -184,7 +190,8 @@ listen front
 @pytest.mark.usefixtures("site")
 def test_behind_haproxy(pki: Pki, tmp_path: Path, carrier: str, sends: str) -> None:
     """The client's address passes through: from haproxy's header to the log, and to nginx."""
-    where, log = f"{HERE}:{free_port()}", tmp_path / "access"
+    backend, log = free_port(), tmp_path / "access"
+    where = f"{HERE}:{backend}"
     (tmp_path / "nginx.conf").write_text(
         _NGINX.format(
             folder=tmp_path,
@@ -199,6 +206,7 @@ def test_behind_haproxy(pki: Pki, tmp_path: Path, carrier: str, sends: str) -> N
     version = "2" if sends.endswith("v2") else "1"
     words = ("--accept-proxy", HERE, f"--access-log={log}", f"--proxy-protocol={version}")
     with server, Front(pki, *words, f"{HERE}:0", where, carrier=carrier) as front:
+        server.await_port(backend)
         port = free_port()
         place = f"{HERE}:{port}"
         text = _BALANCER.format(place=place, front=f"{HERE}:{front.port}", sends=sends)
@@ -225,6 +233,7 @@ def test_lighttpd(pki: Pki, site: Path, tmp_path: Path) -> None:
     server = Program(["lighttpd", "-D", "-f", f"{tmp_path}/lighttpd.conf"])
     words = ("--proxy-protocol", f"{HERE}:0", f"{HERE}:{port}")
     with server, Front(pki, *words) as front:
+        server.await_port(port)
         judge(Browser(front, pki))
 
 
@@ -259,6 +268,8 @@ def test_http2_to_a_backend_of_its_own(pki: Pki, carrier: str) -> None:
         for port, name in zip(ports, ("two", "one"), strict=True)
     )
     with two, one, Front(pki, *words, f"{HERE}:0", f"{HERE}:{ports[1]}", carrier=carrier) as front:
+        for server, port in zip((two, one), ports, strict=True):
+            server.await_port(port)
         browser = Browser(front, pki)
         assert browser.get("", more=("--http2",)) == b"2 two"
         assert browser.get("", more=("--http1.1",)) == b"1.1 one"
