@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import select
 import socket
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.doubles import OFFLOADS, RELAY, Lab
+from tests.doubles import KERNEL, OFFLOADS, RELAY, Lab
 from tlsify.aio.loop_socket import LoopSocket
-from tlsify.codepoints import AlertDescription
+from tlsify.codepoints import AlertDescription, ContentType
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,6 +54,25 @@ def test_sending(lab: Lab, policy: KtlsPolicy, tmp_path: Path) -> None:
         assert stream.send_file(file.fileno(), 3, 4) == 4
         assert stream.send_file(file.fileno(), 10, 4) == 0
         assert peer.recv_data(18) == b"one two three 3456"
+
+
+@pytest.mark.ktls
+@pytest.mark.parametrize("pieces", [False, True])
+def test_sending_learns_of_bytes_that_are_no_record(lab: Lab, *, pieces: bool) -> None:
+    """The kernel's EINVAL is about the peer, which gets its alert."""
+    handoff, peer = lab.server(KERNEL)
+    with LoopSocket(handoff) as stream:
+        stream.settimeout(0)
+        peer.sock.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        poller = select.poll()
+        poller.register(stream, 0)
+        assert poller.poll(60_000) == [(stream.fileno(), select.POLLERR)]
+        with pytest.raises(ConnectionAbortedError, match="a record header is not TLS"):
+            stream.sendmsg([b"da", b"ta"]) if pieces else stream.send(b"data")
+        while (record := peer.recv()) is not None and record[0] != ContentType.alert:
+            pass
+        assert record is not None
+        assert record[1][1] == AlertDescription.protocol_version
 
 
 @both

@@ -13,7 +13,7 @@ from tests.doubles import KERNEL, OFFLOADS, Lab, check_descriptors, descriptors
 from tlsify.aio.loop_socket import LoopSocket
 from tlsify.aio.pump import readable
 from tlsify.aio.send_file import pour
-from tlsify.codepoints import ContentType
+from tlsify.codepoints import AlertDescription, ContentType
 from tlsify.ktls.probe import capabilities
 from tlsify.tls.messages import KeyUpdateRequest
 
@@ -124,6 +124,38 @@ def test_peer_that_goes_away(lab: Lab, policy: KtlsPolicy, file: Path) -> None:
 
     asyncio.run(work())
     check_descriptors(before)
+
+
+@pytest.mark.ktls
+@pytest.mark.parametrize(
+    ("sent", "alert"),
+    [
+        (b"GET / HTTP/1.1\r\n\r\n", AlertDescription.protocol_version),
+        (b"\x17\x03\x03\xff\xff", AlertDescription.record_overflow),
+    ],
+)
+def test_bytes_that_are_no_record(
+    lab: Lab, file: Path, sent: bytes, alert: AlertDescription
+) -> None:
+    """They end the connection, with an alert, and are no fault of the file."""
+
+    def receive(peer: RawPeer) -> AlertDescription:
+        while True:
+            received = peer.recv()
+            assert received is not None
+            if received[0] == ContentType.alert:
+                return AlertDescription(received[1][1])
+
+    async def work() -> None:
+        with connected(lab, KERNEL) as (stream, peer), file.open("rb") as source:
+            sending = asyncio.create_task(pour(stream, source, 0, SIZE))
+            await asyncio.sleep(0)
+            peer.sock.sendall(sent)
+            with pytest.raises(ConnectionAbortedError, match="a record"):
+                await sending
+            assert await asyncio.to_thread(receive, peer) is alert
+
+    asyncio.run(work())
 
 
 @pytest.mark.ktls

@@ -237,6 +237,27 @@ def test_reset_amid_a_send(lab: Lab, policy: KtlsPolicy) -> None:
         sending.result()
 
 
+@both
+@pytest.mark.parametrize("told", ["alert", "bad record"])
+def test_end_amid_a_send_that_the_peer_does_not_read(
+    lab: Lab, policy: KtlsPolicy, told: str
+) -> None:
+    """It raises at once, since nothing that is sent would be taken any more."""
+    stream, peer = lab.stream(policy)
+    stream.settimeout(None)
+    sending = Endpoint(lambda: stream.sendall(bytes(2**24)))
+    until(lambda: not select.select([], [stream], [], 0)[1])
+    if told == "alert":
+        peer.send_alert(AlertDescription.internal_error)
+    else:
+        peer.sock.sendall(flipped(peer.data(b"data")))
+    with pytest.raises(PeerAlert if told == "alert" else PeerMisbehaved):
+        stream.recv(9)
+    with pytest.raises(BrokenPipeError):
+        sending.result()
+    reset(peer.sock)
+
+
 _WAYS: dict[str, Callable[[TLSSocket, IO[bytes]], object]] = {
     "a byte": lambda stream, _: stream.sendall(b"x"),
     "a record": lambda stream, _: stream.sendall(bytes(2**14)),

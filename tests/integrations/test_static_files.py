@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import http.client
 import json
+import logging
+import os
 import socket
 import ssl
 from contextlib import closing, suppress
@@ -298,6 +300,32 @@ def test_access_log(site: Host, tmp_path: Path, policy: KtlsPolicy) -> None:
     assert first["received"] > part["received"] > 0
     assert 0 < cut["sent"] < _HUGE
     assert (cut["status"], cut["end"].startswith("ECONN")) == (200, True)
+
+
+@pytest.mark.parametrize("policy", OFFLOADS)
+@pytest.mark.parametrize("sent", [b"GET / HTTP/1.1\r\n\r\n", b"\x17\x03\x03\xff\xff"])
+def test_access_log_of_bytes_that_are_no_record(
+    site: Host,
+    tmp_path: Path,
+    policy: KtlsPolicy,
+    sent: bytes,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """They are the client's fault, though it is a send that learns of them, not the file's."""
+    path = tmp_path / "log"
+
+    def work(browser: Browser) -> None:
+        _ask_for_much(site, browser)
+        with socket.socket(fileno=os.dup(browser.sock.fileno())) as bare:
+            bare.sendall(sent)
+        until(path.read_text)
+        with pytest.raises((ssl.SSLError, ConnectionError)):
+            _read_on(browser)
+
+    site.visit(work, policy, access_log=AccessLog(LogFile(str(path)), JSON))
+    (line,) = map(json.loads, path.read_text().splitlines())
+    assert (line["status"], line["end"]) == (200, "peer_misbehaved")
+    assert not [each for each in caplog.records if each.levelno >= logging.WARNING]
 
 
 def test_client_that_reads_nothing_of_many_answers(

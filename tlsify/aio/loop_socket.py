@@ -5,12 +5,15 @@ from __future__ import annotations
 import errno
 import logging
 import os
+from contextlib import suppress
+from socket import SO_ERROR, SOL_SOCKET
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from tlsify.config import ClosePolicy
 from tlsify.connection.ending import forks
 from tlsify.connection.stream import TLSSocket
-from tlsify.errors import TlsifyError
+from tlsify.errors import PeerMisbehaved, TlsifyError
+from tlsify.ktls import ulp
 
 if TYPE_CHECKING:
     import asyncio
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
 
     from _typeshed import ReadableBuffer, WriteableBuffer
 
+    from tlsify.connection.control import Channel
     from tlsify.connection.handoff import Handoff
 
 _log = logging.getLogger("tlsify")
@@ -82,7 +86,7 @@ class LoopSocket(TLSSocket):
         try:
             return super().send(data, flags)
         except (TlsifyError, OSError) as exc:
-            raise_os_error(exc)
+            self._raise(exc)
 
     def sendmsg(
         self,
@@ -96,7 +100,7 @@ class LoopSocket(TLSSocket):
         try:
             return super().sendmsg(buffers, ancdata, flags, address)
         except (TlsifyError, OSError) as exc:
-            raise_os_error(exc)
+            self._raise(exc)
 
     def send_file(self, source: int, offset: int, size: int) -> int:
         """Send some of a file, without waiting; raises OSError only.
@@ -114,11 +118,43 @@ class LoopSocket(TLSSocket):
         if channel is None:
             return os.sendfile(self.fileno(), source, offset, size)
         try:
-            return self._transmit(channel, lambda: os.sendfile(self.fileno(), source, offset, size))
+            return self._transmit(channel, lambda: self._pour(channel, source, offset, size))
         except (TlsifyError, OSError) as exc:
-            if isinstance(exc, OSError) and not self.death.number:
-                raise  # it may be the file's
-            raise_os_error(exc)
+            is_files = not self.death.number and channel.session.failure is None
+            if isinstance(exc, OSError) and is_files:
+                raise
+            self._raise(exc)
+
+    def _pour(self, channel: Channel, source: int, offset: int, size: int) -> int:
+        """Send some of a file; EINVAL is the file's error then, not the socket's.
+
+        The kernel reports bytes that are no record to a send (net/tls/tls_sw.c tls_err_abort), and
+        may keep the error: reading it clears it, or the alert would fail, too.
+        """
+        try:
+            return os.sendfile(self.fileno(), source, offset, size)
+        except OSError as exc:
+            if exc.errno != errno.EINVAL and ulp.bad_record(exc.errno) is None:
+                raise
+            self.getsockopt(SOL_SOCKET, SO_ERROR)
+            if exc.errno != errno.EINVAL:
+                raise
+        if not channel.session.peer_closed:
+            with suppress(BlockingIOError):
+                os.sendfile(self.fileno(), source, offset, 1)  # a file's error comes again
+            channel.fail(ulp.bad_header())
+        return os.sendfile(self.fileno(), source, offset, size)
+
+    def _raise(self, exc: TlsifyError | OSError) -> NoReturn:
+        """Raise what ended a send: that may be what was received (`Channel.tell_reader`)."""
+        failure = None
+        if (channel := self._channel) is not None:
+            if isinstance(exc, OSError) and exc.errno == errno.EINVAL:
+                self.getsockopt(SOL_SOCKET, SO_ERROR)
+                with suppress(PeerMisbehaved):
+                    channel.fail(ulp.bad_header())
+            failure = channel.session.failure
+        raise_os_error(failure or exc)
 
     def flush(self) -> bool:
         """Return True: nothing is held back here."""

@@ -120,8 +120,9 @@ class Site:
 def _record(log: AccessLog, subject: Subject, handed: Handoff, sent: Sent) -> None:
     """Write a line about a request, or about what was none."""
     request, error = sent.request, sent.error
-    if handed.relay is not None and isinstance(error, ConnectionError):
-        error = handed.relay.failure or error  # here it is only the relay that has gone
+    receiving = handed.relay if handed.channel is None else handed.channel.session
+    if receiving is not None and isinstance(error, ConnectionError):
+        error = receiving.failure or error  # a send knows only that it came too late
     end = CLEAN if error is None else ending(error)
     line = size = asked = referer = agent = None
     if isinstance(request, Request):

@@ -295,6 +295,12 @@ def bad_record(number: int | None) -> PeerMisbehaved | None:
     return PeerMisbehaved(f"recvmsg: {errno_name(number)}: {what}", alert=alert)
 
 
+def bad_header() -> PeerMisbehaved:
+    """Return what the peer did, by EINVAL of a call that has no other reason for it."""
+    what, alert = _RECEIVE_ERRORS[errno.EINVAL]
+    return PeerMisbehaved(f"recvmsg: EINVAL: {what}", alert=alert)
+
+
 def _refuse_record(sock: socket.socket, exc: OSError) -> None:
     """Raise what an error of receiving means; return if it is the caller's to raise.
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from tlsify.connection.ending.forks import inode
 from tlsify.connection.polling import receive_limit
 from tlsify.logs import messages
-from tlsify.logs.access import ending, visiting
+from tlsify.logs.access import CLEAN, ending, visiting
 from tlsify.wrap.descriptor import Descriptor
 from tlsify.wrap.holders import Hold
 from tlsify.wrap.knock import Knock, take
@@ -165,7 +165,7 @@ class Door:
                     self._lobby.delivering.add(task)
                     task.add_done_callback(self._lobby.delivering.discard)
                 try:
-                    if (error := await descriptor.ended) is not None:
+                    if (error := await descriptor.ended) is not None and visit.end == CLEAN:
                         visit.end = ending(error)
                 finally:
                     descriptor.let_go()

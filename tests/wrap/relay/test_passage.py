@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.cli.conftest import Pki
-from tests.doubles import CLOSE_NOTIFY, RawPeer, descriptors, reset, until
+from tests.doubles import CLOSE_NOTIFY, RawPeer, descriptors, flipped, reset, until
 from tests.wrap.wrapped import CARRIERS, RELAY, SERVE, Wrapped, needs_seccomp, read_all
-from tlsify.codepoints import ProtocolVersion
+from tlsify.codepoints import AlertDescription, ProtocolVersion
 from tlsify.config import ClientConfig
 from tlsify.connection import commit
 from tlsify.errors import KtlsUnavailable, ReasonCode
@@ -169,6 +169,37 @@ def test_client_that_leaves(pki: Pki) -> None:
             assert client.recv(1)
             reset(client)
             assert int(program.line()) in {errno.ECONNRESET, errno.EPIPE}
+
+
+@pytest.mark.parametrize(
+    ("sent", "end"),
+    [
+        (lambda peer: peer.send_alert(AlertDescription.internal_error), "peer_alert"),
+        (lambda peer: peer.sock.sendall(flipped(peer.data(b"x"))), "peer_misbehaved"),
+    ],
+    ids=["alert", "bad record"],
+)
+def test_log_of_an_end_amid_an_answer(
+    pki: Pki, trust: TrustAnchors, tmp_path: Path, sent: Callable[[RawPeer], object], end: str
+) -> None:
+    """It has what the client has done, not that the program's side was reset therefore."""
+    source = """
+sock, _ = listen().accept()
+sock.sendall(b"begun")
+try:
+    sock.recv(1)
+except OSError as exc:
+    print(exc.errno, flush=True)
+"""
+    log = tmp_path / "log"
+    with Wrapped(pki, RELAY, source, f"--access-log={log}") as program:
+        peer = _raw(trust, program)
+        with peer.sock:
+            assert peer.recv()
+            sent(peer)
+            assert int(program.line()) == errno.ECONNRESET
+            until(lambda: "connection" in log.read_text())
+    assert f" end={end} " in log.read_text()
 
 
 @CARRIERS

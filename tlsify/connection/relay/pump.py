@@ -318,10 +318,8 @@ class Relay:
                 self._fail(self._tunnel.failure)
         elif self._tunnel.peer_closed and not self.is_settled:
             self._note(None)
-            self._inbound = Flow.DONE if self._program_gone else Flow.DRAINING
         if self.is_settled and self._tunnel.is_waiting:  # for a message that will never come
-            self._outbound = Flow.DRAINING
-            self._tunnel.drop()
+            self._take_no_more()
 
     def _end_inbound(self) -> None:
         """The peer's stream has ended without close_notify: its direction, not ours."""
@@ -329,7 +327,6 @@ class Relay:
             self._fail(self._send_error)
             return
         self._note(truncated())
-        self._inbound = Flow.DONE if self._program_gone else Flow.DRAINING
         self._look_at_tunnel()
 
     def _fail(self, failure: TlsifyError | OSError) -> None:
@@ -337,14 +334,20 @@ class Relay:
         if isinstance(failure, RekeyUnsupported) and not self._is_remainder:
             count(Event.KEY_LIMIT_REACHED)
         self._note(failure)
+        self._take_no_more()
+
+    def _take_no_more(self) -> None:
+        """End our direction; a peer that reads nothing must not hold up the program's sends."""
         self._outbound = Flow.DRAINING if self._outbound is not Flow.DONE else Flow.DONE
-        self._inbound = Flow.DONE if self._program_gone else Flow.DRAINING
         self._tunnel.drop()
+        with suppress(OSError):
+            self._program.shutdown(socket.SHUT_RD)
 
     def _note(self, failure: TlsifyError | OSError | None) -> None:
         """Store how the peer's direction has ended, and call the callback."""
         self._failure = failure
         self._verdict.give(failure, cut=isinstance(failure, Truncated))
+        self._inbound = Flow.DONE if self._program_gone else Flow.DRAINING
         self.is_settled = True
         self._watcher()
 
