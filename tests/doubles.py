@@ -289,10 +289,9 @@ def call_within(inner: Callable[[], None]) -> None:
 # A process of its own: a thread would need the interpreter's lock, and come at few moments.
 _INTERRUPT = """
 import os, select, signal
-parent = os.getppid()
-while os.getppid() == parent:
-    os.kill(parent, signal.SIGUSR1)
+while os.read(0, 1):
     select.select([], [], [], 0.0003)
+    os.kill(os.getppid(), signal.SIGUSR1)
 """
 
 
@@ -302,12 +301,23 @@ def interrupted(handler: Callable[[], None]) -> Iterator[None]:
 
     Not by SIGALRM, which is the time limit's of a test.
     """
-    before = signal.signal(signal.SIGUSR1, lambda *_: handler())
-    with subprocess.Popen([sys.executable, "-ISc", _INTERRUPT]) as interrupting:
+    reading, writing = os.pipe()
+
+    def handle(*_: object) -> None:
+        try:
+            handler()
+        finally:
+            os.write(writing, b"x")  # for the next one
+
+    before = signal.signal(signal.SIGUSR1, handle)
+    with subprocess.Popen([sys.executable, "-ISc", _INTERRUPT], stdin=reading) as interrupting:
+        os.close(reading)
+        os.write(writing, b"x")
         try:
             yield
         finally:
-            interrupting.kill()
+            signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+            os.close(writing)
             interrupting.wait()
             signal.signal(signal.SIGUSR1, before)
 

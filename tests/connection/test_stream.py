@@ -575,6 +575,7 @@ def test_send_amid_a_send(lab: Lab, policy: KtlsPolicy) -> None:
     reading.result()
 
 
+@pytest.mark.heavy
 @both
 def test_sends_amid_any_step(lab: Lab, policy: KtlsPolicy) -> None:
     """A handler may send whenever the signal comes."""
@@ -620,6 +621,7 @@ def _raise_amid(call: Callable[[], object], times: int) -> None:
                 is_armed = False
 
 
+@pytest.mark.heavy
 @both
 def test_handler_that_raises_amid_a_send(lab: Lab, policy: KtlsPolicy) -> None:
     """Wherever it comes, later sends go out, other threads' too, and the end is in order."""
@@ -634,6 +636,7 @@ def test_handler_that_raises_amid_a_send(lab: Lab, policy: KtlsPolicy) -> None:
     assert (more[1], end) == (b"more", CLOSE_NOTIFY)
 
 
+@pytest.mark.heavy
 @both
 def test_handler_that_raises_amid_a_receive(lab: Lab, policy: KtlsPolicy) -> None:
     """Wherever it comes, later calls receive what comes."""

@@ -147,14 +147,17 @@ class LoopSocket(TLSSocket):
 
     def _raise(self, exc: TlsifyError | OSError) -> NoReturn:
         """Raise what ended a send: that may be what was received (`Channel.tell_reader`)."""
-        failure = None
-        if (channel := self._channel) is not None:
-            if isinstance(exc, OSError) and exc.errno == errno.EINVAL:
-                self.getsockopt(SOL_SOCKET, SO_ERROR)
-                with suppress(PeerMisbehaved):
-                    channel.fail(ulp.bad_header())
-            failure = channel.session.failure
-        raise_os_error(failure or exc)
+        try:
+            failure = None
+            if (channel := self._channel) is not None:
+                if isinstance(exc, OSError) and exc.errno == errno.EINVAL:
+                    self.getsockopt(SOL_SOCKET, SO_ERROR)
+                    with suppress(PeerMisbehaved):
+                        channel.fail(ulp.bad_header())
+                failure = channel.session.failure
+            raise_os_error(failure or exc)
+        finally:
+            del exc  # as there
 
     def flush(self) -> bool:
         """Return True: nothing is held back here."""
