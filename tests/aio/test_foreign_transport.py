@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.aio.peers import CARRIERS, INLINE, Echo, raw_peer, serving
-from tests.doubles import CLOSE_NOTIFY, RELAY, Lab, RawPeer, reset
+from tests.doubles import CLOSE_NOTIFY, OFFLOADS, RELAY, Lab, RawPeer, reset
 from tlsify.aio.foreign_transport import ForeignTransport
 from tlsify.aio.loop_socket import LoopSocket
 from tlsify.aio.transport import sendfile
@@ -384,7 +384,7 @@ class Listener(Echo):
         self.received += data
 
 
-@every
+@pytest.mark.parametrize("policy", OFFLOADS)
 @pytest.mark.parametrize("end", ["fin", "close_notify", "alert"])
 @pytest.mark.parametrize("is_reset", [False, True], ids=["", "reset"])
 def test_end_right_behind_data(
