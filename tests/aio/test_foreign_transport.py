@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.aio.peers import CARRIERS, INLINE, Echo, raw_peer, serving
-from tests.doubles import CLOSE_NOTIFY, RELAY, Lab, RawPeer
+from tests.doubles import CLOSE_NOTIFY, OFFLOADS, RELAY, Lab, RawPeer, reset
 from tlsify.aio.foreign_transport import ForeignTransport
 from tlsify.aio.loop_socket import LoopSocket
 from tlsify.aio.transport import sendfile
-from tlsify.codepoints import ContentType
+from tlsify.codepoints import AlertDescription, ContentType
 from tlsify.connection.ending import patience
 
 if TYPE_CHECKING:
@@ -372,6 +372,39 @@ def test_buffered_protocol(run: Run, lab: Lab, policy: KtlsPolicy) -> None:
             assert await asyncio.to_thread(peer.recv) == CLOSE_NOTIFY
             await ended.wait()
             protocol.ended.set_result(None)
+
+    run(work())
+
+
+class Listener(Echo):
+    """Answers nothing, so that no sending finds that the connection is over."""
+
+    def data_received(self, data: bytes) -> None:
+        """Keep it."""
+        self.received += data
+
+
+@pytest.mark.parametrize("policy", OFFLOADS)
+@pytest.mark.parametrize("end", ["fin", "close_notify", "alert"])
+@pytest.mark.parametrize("is_reset", [False, True], ids=["", "reset"])
+def test_end_right_behind_data(
+    run: Run, lab: Lab, policy: KtlsPolicy, end: str, *, is_reset: bool
+) -> None:
+    """It is found with the data; poll need not report it again, as on uvloop after a reset."""
+
+    async def work() -> None:
+        async with connected(lab, policy, Listener) as (protocol, peer):
+            # The loop, which is waiting for this function, finds all of it at once.
+            peer.send_data(b"a part")
+            if end == "close_notify":
+                peer.close_notify()
+            elif end == "alert":
+                peer.send_alert(AlertDescription.internal_error)
+            elif not is_reset:
+                peer.sock.shutdown(socket.SHUT_WR)
+            if is_reset:
+                reset(peer.sock)
+            await protocol.ended
 
     run(work())
 

@@ -2,6 +2,8 @@
 
 ``/scheme``, ``/peer`` (the client's common name, or "-"), ``/offload`` ("kernel", or "relay" and
 the reason's code), ``/file``, ``/sendfiles`` (os.sendfile calls so far), ``/echo``.
+With WSGI also answers of unknown length: ``/whole``, and those that fail: ``/bug``, ``/reset``,
+``/written``.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 _sendfile = os.sendfile
 _calls = 0
@@ -61,6 +63,17 @@ def told(environ: dict[str, Any]) -> dict[str, str]:
     return {"peer": environ.get("SSL_CLIENT_S_DN_CN", "-"), "offload": environ["TLSIFY_KTLS"]}
 
 
+# How an answer of unknown length ends, by page. A server may take ConnectionResetError for its
+# client's, though it is the application's.
+_FAILURES = {"/whole": None, "/bug": ZeroDivisionError, "/reset": ConnectionResetError}
+
+
+def _part(failure: type[Exception] | None) -> Iterator[bytes]:
+    yield b"half"
+    if failure is not None:
+        raise failure
+
+
 def wsgi(
     file: str, facts: Callable[[dict[str, Any]], dict[str, str]]
 ) -> Callable[[dict[str, Any], Any], Any]:
@@ -79,6 +92,12 @@ def wsgi(
             opened = open(file, "rb")
             wrapper = environ.get("wsgi.file_wrapper")
             return wrapper(opened, 2**16) if wrapper else iter(lambda: opened.read(2**16), b"")
+        if path in _FAILURES:
+            start_response("200 OK", [("Content-Type", "text/plain")])
+            return _part(_FAILURES[path])
+        if path == "/written":
+            start_response("200 OK", [("Content-Type", "text/plain")])(b"half")
+            raise ZeroDivisionError
         length = int(environ.get("CONTENT_LENGTH") or 0)
         body = environ["wsgi.input"].read(length) if length else b""
         said = {"scheme": environ["wsgi.url_scheme"], **facts(environ)}

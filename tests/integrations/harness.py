@@ -170,6 +170,24 @@ class Served:
         with closing(self.connect(context)) as sock:
             return self.ask(sock, path, body)
 
+    def ends_cleanly(self, path: str) -> bool:
+        """Ask for an answer whose length only its end tells; return whether that is clean."""
+        sock = socket.create_connection(("127.0.0.1", self.task.port), timeout=60)
+        with self.context().wrap_socket(
+            sock, server_hostname="example.org", suppress_ragged_eofs=False
+        ) as tls:
+            tls.sendall(f"GET {path} HTTP/1.0\r\n\r\n".encode())
+            received = b""
+            try:
+                while piece := tls.recv(2**16):
+                    received += piece
+            except ssl.SSLEOFError:
+                is_clean = False
+            else:
+                is_clean = True
+        assert received.endswith(b"\r\n\r\nhalf"), received
+        return is_clean
+
     def judge(
         self, server: str, package: str, *, client: str = "client.example", keeps_alive: bool = True
     ) -> Row:

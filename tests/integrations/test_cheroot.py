@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.integrations.harness import Served, arrange
-from tests.integrations.trials import PATHS, Server, trials
+from tests.integrations.trials import PATHS, Server, trials, update_key
 from tests.interop.programs import TIMEOUT
 
 if TYPE_CHECKING:
@@ -17,8 +17,11 @@ if TYPE_CHECKING:
 
     import trustme
 
+    from tests.doubles import Lab
+
+CHEROOT = Server("cheroot", "cheroot_wsgi", "cheroot", interruptible=False)
 test_what_it_shows, test_what_it_endures = trials(
-    Server("cheroot", "cheroot_wsgi", "cheroot", interruptible=False),
+    CHEROOT,
     Server("CherryPy", "cherrypy_app", "CherryPy", started="Bus STARTED"),
 )
 
@@ -37,3 +40,13 @@ def test_silent_clients_take_no_thread(tmp_path: Path, authority: trustme.CA, kt
         assert "Traceback" not in served.program.errors()
         served.program.wait_for_error("Bus STARTED")
         served.interrupt()
+
+
+@pytest.mark.interop
+@pytest.mark.timeout(TIMEOUT)
+@pytest.mark.parametrize("ktls", PATHS)
+def test_key_update_behind_a_request(
+    tmp_path: Path, authority: trustme.CA, lab: Lab, ktls: str
+) -> None:
+    """The selector, by which cheroot then waits for the next request, would not be told of it."""
+    update_key(CHEROOT, tmp_path, authority, ktls, lab.configs()[0])

@@ -11,11 +11,13 @@ import pytest
 
 from tests.doubles import until
 from tests.integrations.harness import Served, arrange
-from tests.integrations.trials import Server, trials
+from tests.integrations.trials import PATHS, Server, break_off, trials, update_key
 from tests.interop.programs import TIMEOUT
 
 if TYPE_CHECKING:
     import trustme
+
+    from tests.doubles import Lab
 
 pytestmark = [pytest.mark.interop, pytest.mark.timeout(TIMEOUT)]
 
@@ -36,6 +38,23 @@ THREADS = Server(
     options={"worker": "ThreadWorker"},
 )
 test_what_it_shows, test_what_it_endures = trials(SYNC, THREADS)
+
+
+@pytest.mark.parametrize("ktls", PATHS)
+@pytest.mark.parametrize("server", [SYNC, THREADS], ids=["sync", "gthread"])
+def test_answer_that_breaks_off(
+    tmp_path: Path, authority: trustme.CA, server: Server, ktls: str
+) -> None:
+    """The worker would half-close in good order; the client sees no clean end."""
+    break_off(server, tmp_path, authority, ktls)
+
+
+@pytest.mark.parametrize("ktls", PATHS)
+def test_key_update_behind_a_request(
+    tmp_path: Path, authority: trustme.CA, lab: Lab, ktls: str
+) -> None:
+    """The poller, which then waits for the next request, would not be told of it."""
+    update_key(THREADS, tmp_path, authority, ktls, lab.configs()[0])
 
 
 def test_stalled_handshakes_end(tmp_path: Path, authority: trustme.CA) -> None:

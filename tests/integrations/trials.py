@@ -11,15 +11,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
-from tests.doubles import reset
+from tests.doubles import RawPeer, reset
 from tests.integrations.harness import Served, arrange
 from tests.interop.programs import TIMEOUT
+from tlsify.tls.messages import KeyUpdateRequest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     import trustme
+
+    from tlsify.config import ClientConfig
 
 # For parametrize: what a program is told (`Task.ktls`).
 PATHS = (
@@ -131,6 +134,37 @@ def endure(server: Server, folder: Path, authority: trustme.CA, ktls: str) -> No
         if server.interruptible:
             served.program.wait_for_error(server.started)
             served.interrupt()
+
+
+def break_off(server: Server, folder: Path, authority: trustme.CA, ktls: str) -> None:
+    """An answer that its application did not finish is not taken for a whole one."""
+    task = arrange(folder, authority, ktls, **server.options)
+    with Served(server.program, task, authority) as served:
+        assert served.ends_cleanly("/whole")
+        for path in ("/bug", "/reset", "/written"):
+            assert not served.ends_cleanly(path), path
+        assert served.ask_anew(served.context(), "/scheme") == b"https"
+
+
+def update_key(
+    server: Server, folder: Path, authority: trustme.CA, ktls: str, config: ClientConfig
+) -> None:
+    """Right behind a request comes a KeyUpdate; the connection's next request is answered, too."""
+    task = arrange(folder, authority, ktls, **server.options)
+    with (
+        Served(server.program, task, authority),
+        socket.create_connection(("127.0.0.1", task.port), timeout=60) as sock,
+    ):
+        peer = RawPeer(sock, config)
+        request = b"POST /echo HTTP/1.1\r\nHost: example.org\r\nContent-Length: 5\r\n\r\nhello"
+        update = KeyUpdateRequest.update_not_requested
+        for _ in range(3):
+            sock.sendall(peer.data(request) + peer.key_update(update))
+            received = b""
+            while not received.endswith(b"\r\n\r\nhello"):
+                record = peer.recv()
+                assert record is not None, received
+                received += record[1]
 
 
 def _vanish(served: Served) -> None:

@@ -40,12 +40,10 @@ class LoopSocket(TLSSocket):
     Attributes:
         sends_file: whether asyncio is sending a file.
         on_cut: called with the error for the socket's user, just before the socket is closed.
-        is_readable: as `InlineSocket` has it, likewise the next two: the kernel has all data.
-        is_out: whether nothing is held back here.
+        is_out: as `InlineSocket` has it, likewise the next: whether nothing is held back here.
         is_waiting: whether data has to wait for the peer.
     """
 
-    is_readable: ClassVar[bool] = False
     is_out: ClassVar[bool] = True
     is_waiting: ClassVar[bool] = False
 
@@ -158,6 +156,14 @@ class LoopSocket(TLSSocket):
             raise_os_error(failure or exc)
         finally:
             del exc  # as there
+
+    @property
+    def is_readable(self) -> bool:
+        """Whether an end was found behind data: libuv gives up a socket that poll finds broken."""
+        if (channel := self._channel) is None:
+            return False
+        session = channel.session
+        return session.peer_closed or (self._broken or session.failure) is not None
 
     def flush(self) -> bool:
         """Return True: nothing is held back here."""

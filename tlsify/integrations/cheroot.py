@@ -14,6 +14,7 @@ from cheroot.ssl import Adapter as BaseAdapter
 
 from tlsify.integrations.background import Handshakes
 from tlsify.integrations.variables import variables
+from tlsify.integrations.waiting import is_ready
 from tlsify.sslcontext.context import SSLContext
 from tlsify.sslcontext.socket import SSLSocket
 
@@ -43,6 +44,19 @@ class _Socket(SSLSocket):
 
 def _drop(exc: ssl.SSLError) -> NoReturn:
     raise errors.FatalSSLAlert(*exc.args) from exc
+
+
+class _Reader(StreamReader):
+    """Has cheroot go on at once where its selector would not tell."""
+
+    def __init__(self, sock: socket, mode: str, bufsize: int) -> None:
+        super().__init__(sock, mode, bufsize)
+        self._sock = sock
+
+    def has_data(self) -> bool:
+        if super().has_data():  # type: ignore[no-untyped-call]
+            return True
+        return isinstance(self._sock, SSLSocket) and is_ready(self._sock)
 
 
 class _Variables(Mapping[str, str]):
@@ -177,4 +191,4 @@ class Adapter(BaseAdapter):
 
     def makefile(self, sock: socket, mode: str = "r", bufsize: int = -1) -> Any:
         """Make the file that cheroot reads or writes."""
-        return (StreamReader if "r" in mode else StreamWriter)(sock, mode, bufsize)
+        return (_Reader if "r" in mode else StreamWriter)(sock, mode, bufsize)

@@ -19,13 +19,14 @@ from tlsify.errors import ConfigError, TlsifyError, said
 from tlsify.integrations.background import Handshakes
 from tlsify.integrations.command import reported, require_certificate
 from tlsify.integrations.variables import variables
+from tlsify.integrations.waiting import is_ready
 from tlsify.metrics.counters import Event
 from tlsify.sslcontext.context import SSLContext
 from tlsify.sslcontext.socket import SSLSocket
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Iterator
 
     from tlsify.config import KtlsPolicy
     from tlsify.connection.handoff import Handoff
@@ -42,13 +43,21 @@ _USUAL = {Event.HANDSHAKE_TRUNCATED, Event.HANDSHAKE_BROKEN}
 
 
 class _Socket(SSLSocket):
-    """Has gunicorn log a handshake that takes too long in one line, as it does any other."""
+    """Has gunicorn log a handshake that takes too long in one line, as it does any other.
+
+    And has it close at once, instead of half-closing in good order, behind a part of an answer.
+    """
 
     def _establish(self) -> TLSInfo:
         try:
             return super()._establish()
         except TimeoutError as exc:
             raise ssl.SSLError(ssl.SSL_ERROR_SSL, str(exc)) from exc
+
+    def shutdown(self, how: int, /) -> None:
+        if self._facts is not None and self.handoff.is_cut:
+            raise ConnectionAbortedError("the answer broke off")
+        super().shutdown(how)
 
 
 _made: dict[tuple[Any, ...], SSLContext] = {}
@@ -106,6 +115,26 @@ class _Plain:
         return getattr(self._cfg, name)
 
 
+class _Answer:
+    """An application's answer: unless it is whole, the connection ends without close_notify."""
+
+    def __init__(self, parts: Iterable[bytes], cut: Callable[[], None]) -> None:
+        self._parts = parts
+        self._cut = cut
+        self._is_whole = False
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield from self._parts
+        self._is_whole = True
+
+    def close(self) -> None:
+        """Close it; gunicorn does so in any case."""
+        if not self._is_whole:
+            self._cut()
+        if hasattr(self._parts, "close"):
+            self._parts.close()
+
+
 class _Worker:
     """Common parts of both workers."""
 
@@ -128,9 +157,21 @@ class _Worker:
 
         def told(environ: dict[str, Any], start_response: Any) -> Any:
             sock = environ["gunicorn.socket"]
-            if isinstance(sock, SSLSocket):
-                environ.update(variables(sock.facts))
-            return application(environ, start_response)
+            if not isinstance(sock, SSLSocket):
+                return application(environ, start_response)
+            environ.update(variables(sock.facts))
+
+            def cut() -> None:
+                if start_response.__self__.headers_sent:
+                    sock.cut()
+
+            try:
+                answer = application(environ, start_response)
+            except BaseException:
+                cut()
+                raise
+            is_file = isinstance(answer, environ["wsgi.file_wrapper"])
+            return answer if is_file else _Answer(answer, cut)
 
         self.wsgi = told
 
@@ -159,6 +200,11 @@ class _Connection(gthread.TConn):  # type: ignore[misc]
             self.initialized = True
             self.sock.settimeout(None)
             self.parser = get_parser(self.cfg, self.sock, self.client)
+
+    def set_timeout(self) -> None:
+        """Prepare to wait by the poller for the next request."""
+        super().set_timeout()
+        is_ready(self.sock)
 
 
 class _Queue(gthread.PollableMethodQueue):  # type: ignore[misc]

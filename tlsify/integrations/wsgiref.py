@@ -64,7 +64,11 @@ class WSGIRequestHandler(simple_server.WSGIRequestHandler):
         return super().get_environ() | variables(self.connection.facts)
 
     def handle(self) -> None:
-        """Answer one request."""
+        """Answer one request.
+
+        Raises:
+            ConnectionAbortedError: the answer broke off; the server ends without close_notify.
+        """
         self.raw_requestline = self.rfile.readline(_LONGEST_LINE + 1)
         if len(self.raw_requestline) > _LONGEST_LINE:
             self.requestline = self.request_version = self.command = ""
@@ -80,6 +84,8 @@ class WSGIRequestHandler(simple_server.WSGIRequestHandler):
             responder.connection = self.connection
             responder.request_handler = self
             responder.run(cast("Any", self.server).get_app())
+            if responder.headers_sent:  # reset at the end of an answer; any error is past
+                raise ConnectionAbortedError("the answer broke off")
 
 
 def make_server(host: str, port: int, application: Any, context: SSLContext) -> WSGIServer:
