@@ -155,7 +155,7 @@ class LoopSocket(TLSSocket):
                 failure = channel.session.failure
             raise_os_error(failure or exc)
         finally:
-            del exc  # as there
+            del exc  # as in `raise_os_error`
 
     @property
     def is_readable(self) -> bool:

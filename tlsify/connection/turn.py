@@ -31,7 +31,7 @@ class Turn:
 
     def __init__(self) -> None:
         """Begin with nobody's."""
-        self._owner: dict[str, int] = {}  # taken and noted in one step, between which none comes
+        self._owner: dict[str, int] = {}  # setdefault takes it and notes by whom in one step
         self._is_programs = False
         self._waiting = 0
         self._freed = threading.Event()
@@ -89,8 +89,9 @@ class Turn:
     def is_mine(self) -> bool:
         """Return whether this thread has it, in a call that was interrupted or by ``with``."""
         thread = threading.get_ident()
-        if self._owner.get(_KEY) == thread:
-            self._mend()
+        if self._owner.get(_KEY) != thread:
+            return False
+        self._mend()
         return self._owner.get(_KEY) == thread
 
     def locked(self) -> bool:

@@ -50,7 +50,7 @@ class Callers:
             return False
         for thread in set(self._threads):
             begun = self._threads.count(thread)
-            if not is_in_call(thread):  # an exception has left them
+            if not is_in_call(thread):  # an exception has come before their end was noted
                 with contextlib.suppress(ValueError):  # another thread finds the same
                     for _ in range(begun):
                         self._threads.remove(thread)
